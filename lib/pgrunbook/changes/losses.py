@@ -1,0 +1,62 @@
+"""What a down script would lose: the rows of tables it drops, the values of columns it drops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pglast
+import psycopg
+from pglast import ast, enums
+from psycopg import sql
+
+from pgrunbook.changes.plan import Change
+from pgrunbook.database.connection import Connection
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Something that a step drops, and how many rows or values are in it now (None: could not be counted)."""
+
+    migration: str
+    what: str
+    holds: int | None
+    unit: str
+
+
+def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
+    """Return what the changes drop, with what it holds now; [] when they drop no table and no column.
+
+    A table or column that is not there (any more, or yet) holds nothing.
+    """
+    found = []
+    for change in changes:
+        for step in change.steps:
+            for schema, table, column in _dropped(pglast.parse_sql(step.sql)[0].stmt):
+                what = ".".join(filter(None, [schema, table, column]))
+                holds = _count(conn, schema, table, column)
+                found.append(Loss(change.migration, what, holds, "values" if column else "rows"))
+    return found
+
+
+def _dropped(node: object) -> Iterator[tuple[str | None, str, str | None]]:
+    if isinstance(node, ast.DropStmt) and node.removeType == enums.ObjectType.OBJECT_TABLE:
+        for entry in node.objects:
+            names = [part.sval for part in entry]
+            yield (names[-2] if len(names) > 1 else None), names[-1], None
+    if isinstance(node, ast.AlterTableStmt):
+        for cmd in node.cmds:
+            if enums.AlterTableType(cmd.subtype).name == "AT_DropColumn":
+                yield node.relation.schemaname, node.relation.relname, cmd.name
+
+
+def _count(conn: Connection, schema: str | None, table: str, column: str | None) -> int | None:
+    name = sql.Identifier(schema, table) if schema else sql.Identifier(table)
+    where = sql.SQL(" WHERE {} IS NOT NULL").format(sql.Identifier(column)) if column else sql.SQL("")
+    try:
+        row = conn.execute(sql.SQL("SELECT count(*) FROM {}{}").format(name, where)).fetchone()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+        return 0
+    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
+        return None
+    return int(str(row[0])) if row else 0

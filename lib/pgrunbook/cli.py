@@ -1,0 +1,245 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pgrunbook.errors import RunbookError, WrongInput
+
+if TYPE_CHECKING:
+    from pgrunbook.record.kernel import EarlyKernel
+    from pgrunbook.record.run import Run
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Runbooks as Jupyter notebooks, for changing a PostgreSQL database safely.",
+)  # fmt: skip
+servers = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL server.")
+app.add_typer(servers, name="server")
+early_kernels: list[EarlyKernel] = []
+
+
+@app.command()
+def run(
+    runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")] = "",
+    target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
+    parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value.")] = [],  # noqa: B006
+    resume: Annotated[str, typer.Option(help="Go on with this run instead.")] = "",
+) -> None:
+    """Run a runbook headless. Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate."""
+    from pgrunbook import runbook as books
+
+    early = early_kernels.pop() if early_kernels else None
+    if resume:
+        made, code = books.resume(resume, early)
+    else:
+        if not runbook or not target:
+            raise WrongInput("name a runbook and a target", hint="pgrunbook run release --target demo")
+        made, code = books.run(runbook, target, _pairs(parameter), early)
+    sys.stderr.write(f"{made.status}: {made.folder}\n")
+    if code:
+        sys.stderr.write(f"Go on with it: pgrunbook run --resume {made.run_id}\n" if code == 1 else "")
+        sys.exit(code)
+
+
+@app.command()
+def start(
+    runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")],
+    target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")],
+    parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value.")] = [],  # noqa: B006
+    lab: Annotated[bool, typer.Option(help="Open JupyterLab on it.")] = True,
+) -> None:
+    """Make a run with working copies of its notebooks, and open JupyterLab there."""
+    import os
+
+    from pgrunbook import home
+    from pgrunbook import runbook as books
+
+    made = books.start(runbook, target, _pairs(parameter))
+    sys.stdout.write(f"{made.folder}\n")
+    if not lab:
+        return
+    first = made.folder / made.parts[0].notebook
+    environment = {**os.environ, "PGRUNBOOK_HOME": str(home.project_dir()), "PGRUNBOOK_OUTPUTS": str(home.outputs_dir())}
+    arguments = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={made.folder}", str(first)]
+    if os.geteuid() == 0:
+        arguments.append("--allow-root")
+    os.execve(sys.executable, arguments, environment)
+
+
+@app.command("runs")
+def runs_(
+    target: Annotated[str, typer.Option(help="Only the runs on this target.")] = "",
+    most: Annotated[int, typer.Option(help="How many, the newest.")] = 20,
+) -> None:
+    """List the runs: when, what, on which target, and how each stands."""
+    from pgrunbook.record import run as records
+
+    rows, unreadable = [], []
+    for folder in records.folders():
+        try:
+            made = records.load(folder)
+        except WrongInput as exc:
+            unreadable.append(str(exc))
+            continue
+        if not target or made.target == target:
+            rows.append(made)
+    _print_runs(rows[-most:])
+    sys.stderr.write("".join(f"{text}\n" for text in unreadable))
+
+
+@app.command()
+def show(run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its end.")]) -> None:
+    """Show one run: its procedures, and the last events of its journal."""
+    from pgrunbook.record import journal
+    from pgrunbook.record import run as records
+    from pgrunbook.record.show import Table
+
+    made = records.find(run_id)
+    sys.stdout.write(f"{made.run_id}: {made.standing()}, {made.runbook} on {made.target} by {made.operator}\n")
+    sys.stdout.write(f"{made.folder}\n\n")
+    parts = [(p.procedure, p.status, p.started_at, p.ended_at, p.says) for p in made.parts]
+    sys.stdout.write(f"{Table(['procedure', 'status', 'started', 'ended', 'says'], parts)!r}\n\n")
+    events = journal.read(made.journal.path)
+    last = [(e.get("at", ""), e["event"], _told(e)) for e in events if not e["event"].startswith("cell-")]
+    sys.stdout.write(f"{Table(['at', 'event', ''], last[-25:])!r}\n")
+
+
+@app.command()
+def status(target: Annotated[str, typer.Option(help="Only this target.")] = "") -> None:
+    """Show each target: whether it answers, its version, what is pending, and whether a run is at work."""
+    from pgrunbook import target as targets
+    from pgrunbook.record.show import Table
+
+    chosen = [targets.load(target)] if target else list(targets.load_all().values())
+    rows, failed = [], []
+    for one in chosen:
+        try:
+            rows.append(_standing(one))
+        except RunbookError as exc:
+            rows.append((one.name, "-", "-", "-", exc.message))
+            failed.append(exc)
+    headings = ["target", "server", "version", "pending", "now"]
+    sys.stdout.write(f"{Table(headings, rows, empty='targets.toml declares no target.')!r}\n")
+    if failed:
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    rows: Annotated[int, typer.Option(min=1, max=100_000_000, help="Rows in the largest table.")] = 200_000,
+    only_set_up: Annotated[bool, typer.Option("--only-set-up", help="Make the database, run nothing.")] = False,
+) -> None:
+    """Make the demo database anew; release, restore and roll back on it; show the runs."""
+    from pgrunbook import demo as demos
+
+    made = [demos.set_up(rows)]
+    code = 0
+    if not only_set_up:
+        done, code = demos.show_off()
+        made += done
+    _print_runs(made)
+    sys.stdout.write(f"\nThe record of each is its folder below:\n{made[-1].folder.parent}\n")
+    sys.exit(code)
+
+
+@servers.command("start")
+def server_start(name: Annotated[str, typer.Option(help="The server's name.")] = "main") -> None:
+    """Start the server; it is made first where there is none."""
+    _print_server(_server(name).start())
+
+
+@servers.command("stop")
+def server_stop(name: Annotated[str, typer.Option(help="The server's name.")] = "main") -> None:
+    """Stop the server."""
+    _print_server(_server(name).stop())
+
+
+@servers.command("status")
+def server_status(name: Annotated[str, typer.Option(help="Only this one.")] = "") -> None:
+    """Show the servers and whether they run."""
+    from pgrunbook.branches.server import Server, server_names
+
+    for one in [name] if name else server_names() or ["main"]:
+        _print_server(Server(one).status())
+
+
+@servers.command("destroy")
+def server_destroy(name: Annotated[str, typer.Option(help="The server's name.")]) -> None:
+    """Stop the server and remove its data, its backups and its archive."""
+    _print_server(_server(name).destroy())
+
+
+@servers.command("backup")
+def server_backup(name: Annotated[str, typer.Option(help="The server's name.")] = "main") -> None:
+    """Take a base backup: a restore begins with one."""
+    from pgrunbook.branches import backup
+
+    taken = backup.take_base_backup(_server(name))
+    sys.stdout.write(f"{taken.id}: {taken.bytes / 1024 / 1024:,.0f} MB, up to LSN {taken.stop_lsn}\n")
+
+
+def _server(name: str) -> Any:
+    from pgrunbook.branches.server import Server
+
+    return Server(name)
+
+
+def _print_server(found: Any) -> None:
+    pid = f", process {found.pid}" if found.pid else ""
+    major = f" (PostgreSQL {found.major})" if found.major else ""
+    sys.stdout.write(f"{found.name}: {found.state.value}{major}{pid}\n  data {found.data_dir}\n  socket {found.socket_dir}\n")
+
+
+def _print_runs(made: list[Run]) -> None:
+    from pgrunbook.record.show import Table
+
+    rows = [(r.run_id, r.target, r.standing(), r.how, _took(r), " ".join(f"{p.procedure}:{p.status}" for p in r.parts)) for r in made]
+    headings = ["run", "target", "status", "how", "took", "procedures"]
+    sys.stdout.write(f"{Table(headings, rows, empty='No run yet.')!r}\n")
+
+
+def _took(made: Run) -> str:
+    from datetime import datetime
+
+    if not made.ended_at:
+        return "-"
+    span = datetime.fromisoformat(made.ended_at) - datetime.fromisoformat(made.started_at)
+    return f"{span.total_seconds():.1f} s"
+
+
+def _told(event: dict[str, Any]) -> str:
+    passed_over = ("seq", "at", "event", "pid")
+    return ", ".join(f"{k} {v}" for k, v in event.items() if k not in passed_over)[:160]
+
+
+def _standing(target: Any) -> tuple[object, ...]:
+    from pgrunbook import history as histories
+    from pgrunbook.database import activity, locks
+    from pgrunbook.database.connection import connect
+
+    with connect(target, purpose="status") as conn:
+        who = activity.identity(conn)
+        server = f"PostgreSQL {who.server_version}, {who.role}"
+        now = locks.run_in_progress(conn) or "no run"
+        if target.migrations is None:
+            return (target.name, server, "-", "-", now)
+        history = histories.read(conn, target)
+        problems = history.problems()
+        told = f"{len(history.pending())}" + (f", {len(problems)} problems" if problems else "")
+        return (target.name, server, history.version() or "(none)", told, now)
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise WrongInput(f'parameter "{text}" has no value', hint="Write it as key=value.")
+        if key in pairs:
+            raise WrongInput(f'parameter "{key}" is given twice')
+        pairs[key] = value
+    return pairs

@@ -1,0 +1,104 @@
+"""Who the database is, who is in it, and what goes on: read by every procedure before it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.rows import class_row, dict_row
+
+from pgrunbook.database import queries
+from pgrunbook.database.connection import Connection
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The server and database at the other end of a connection."""
+
+    server_version: str
+    server_version_num: int
+    database: str
+    size_bytes: int
+    in_recovery: bool
+    session_user: str
+    superuser: bool
+    system_identifier: str
+    backend_pid: int
+    archive_mode: str
+    started_at: datetime
+
+    @property
+    def role(self) -> str:
+        """Primary or replica."""
+        return "replica" if self.in_recovery else "primary"
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """The client sessions of one application and user."""
+
+    application: str
+    username: str
+    sessions: int
+    active: int
+    idle_in_transaction: int
+    oldest_s: float
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """A session that another one waits for; the head of a lock queue does not wait itself."""
+
+    pid: int
+    application: str
+    username: str
+    state: str
+    xact_age_s: float
+    query: str
+    waits_too: bool
+    waits_for: str
+    waited_ms: float
+
+    def __str__(self) -> str:
+        role = "stands in" if self.waits_too else "heads"
+        return (
+            f'Process {self.pid} ("{self.application}", {self.state} for {self.xact_age_s:.0f} s) '
+            f"{role} the lock queue for {self.waits_for}."
+        )
+
+
+def identity(conn: Connection) -> Identity:
+    """Return who the server and database are."""
+    with conn.cursor(row_factory=class_row(Identity)) as cur:
+        row = cur.execute(queries.load("activity")["identity"]).fetchone()
+    assert row is not None  # noqa: S101 - the query has no FROM: it returns one row
+    return row
+
+
+def sessions(conn: Connection) -> list[Sessions]:
+    """Return who else is connected to this database, most sessions first; [] when nobody is."""
+    with conn.cursor(row_factory=class_row(Sessions)) as cur:
+        return cur.execute(queries.load("activity")["sessions"]).fetchall()
+
+
+def blockers(conn: Connection, pid: int) -> list[Blocker]:
+    """Return the sessions that the given one waits for, the head of the queue first; [] when it does not wait.
+
+    pg_blocking_pids locks the lock manager for a moment: poll it ten times a second at most
+    (https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SESSION).
+    """
+    with conn.cursor(row_factory=class_row(Blocker)) as cur:
+        return cur.execute(queries.load("activity")["blockers"], {"pid": pid}).fetchall()
+
+
+def row(conn: Connection, name: str) -> dict[str, Any]:
+    """Return the first row of a named query of ``activity.sql`` as a dict; {} when it has none."""
+    with conn.cursor(row_factory=dict_row) as cur:
+        return cur.execute(queries.load("activity")[name]).fetchone() or {}
+
+
+def rows(conn: Connection, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a named query of ``activity.sql`` as dicts."""
+    with conn.cursor(row_factory=dict_row) as cur:
+        return cur.execute(queries.load("activity")[name]).fetchall()

@@ -1,0 +1,103 @@
+"""What a change can leave behind, how many rows there are, and how fast a query is: read by validate."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from pgrunbook.database import queries
+from pgrunbook.database.connection import Connection
+
+COUNT_EXACTLY_BELOW_ROWS = 2_000_000
+TIMES = 5
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that is not as it should be: what it is, where, and what to do about it."""
+
+    kind: str
+    name: str
+    where: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A query's median of a few runs, or why it could not be run."""
+
+    median_ms: float | None
+    error: str = ""
+
+
+def leftovers(conn: Connection) -> list[Leftover]:
+    """Return invalid indexes, constraints NOT VALID and sequences behind their column; [] when all is well."""
+    found = [
+        Leftover("invalid index", r["name"], r["table_name"], f"DROP INDEX CONCURRENTLY {r['name']}; then build it again.")
+        for r in _rows(conn, "invalid_indexes")
+    ]
+    found += [
+        Leftover("constraint not validated", r["name"], r["table_name"],
+                 f"ALTER TABLE {r['table_name']} VALIDATE CONSTRAINT {r['name']};")
+        for r in _rows(conn, "unvalidated_constraints")
+    ]  # fmt: skip
+    for row in _rows(conn, "owned_sequences"):
+        highest = _highest(conn, row)
+        if highest is not None and row["increment"] > 0 and highest > (row["last_value"] or 0):
+            advice = f"SELECT setval('{row['name']}', {highest}); the next insert would fail or repeat a key."
+            found.append(Leftover("sequence behind its column", row["name"],
+                                  f"{row['table_name']}.{row['column_name']}", advice))  # fmt: skip
+    return found
+
+
+def row_counts(conn: Connection) -> dict[str, tuple[int, bool]]:
+    """Return for each table its number of rows, and whether that was counted (big tables are estimated)."""
+    counts: dict[str, tuple[int, bool]] = {}
+    for row in _rows(conn, "tables"):
+        if row["rows_estimate"] >= COUNT_EXACTLY_BELOW_ROWS:
+            counts[row["name"]] = (row["rows_estimate"], False)
+            continue
+        query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(row["schema_name"], row["relation"]))
+        try:
+            number = conn.execute(query).fetchone()
+            counts[row["name"]] = (int(str(number[0])) if number else 0, True)
+        except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
+            counts[row["name"]] = (row["rows_estimate"], False)
+    return counts
+
+
+def time_query(conn: Connection, query: str) -> Timing:
+    """Return the median time of a few runs of a query, in a transaction that is read only and aborted.
+
+    A statement that writes is refused by the server, so that measuring changes nothing.
+    """
+    taken = []
+    try:
+        for _ in range(TIMES):
+            with conn.transaction(force_rollback=True):
+                conn.execute("SET TRANSACTION READ ONLY")
+                start = time.perf_counter()
+                conn.execute(query.encode()).fetchall()
+                taken.append((time.perf_counter() - start) * 1000)
+    except psycopg.Error as exc:
+        return Timing(None, exc.diag.message_primary or str(exc))
+    return Timing(round(statistics.median(taken), 3))
+
+
+def _highest(conn: Connection, row: dict[str, Any]) -> int | None:
+    query = sql.SQL("SELECT max({})::bigint FROM {}").format(
+        sql.Identifier(row["column_name"]), sql.Identifier(row["schema_name"], row["relation"])
+    )
+    found = conn.execute(query).fetchone()
+    return None if found is None or found[0] is None else int(str(found[0]))
+
+
+def _rows(conn: Connection, name: str) -> list[dict[str, Any]]:
+    with conn.cursor(row_factory=dict_row) as cur:
+        return cur.execute(queries.load("health")[name]).fetchall()

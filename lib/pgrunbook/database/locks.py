@@ -1,0 +1,124 @@
+"""One runner at a time, and who stands in our way while we wait for a lock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import psycopg
+
+from pgrunbook.database import queries
+from pgrunbook.database.activity import Blocker, blockers
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.errors import Blocked
+from pgrunbook.target import Target
+
+# "pgru" and "book": a pair of its own, which shows in pg_locks as classid and objid.
+LOCK_KEY = (0x70677275, 0x626F6F6B)
+POLL_S = 0.1
+
+
+@contextmanager
+def one_runner(target: Target, run_id: str, *, wait_s: float = 10.0) -> Iterator[None]:
+    """Hold this database's run lock while the body runs; nobody else can migrate it meanwhile.
+
+    The lock is asked for by polling, on a session of its own that is never inside a transaction:
+    a session that waits for a lock holds a snapshot, and CREATE INDEX CONCURRENTLY would wait for it.
+
+    Raises Blocked when another runner still holds it after ``wait_s`` seconds.
+    Locks: one session-level advisory lock, which the server releases when this process is gone.
+    """
+    deadline = time.monotonic() + wait_s
+    with connect(target, purpose=f"holds the run lock for {run_id}") as conn:
+        while not _try_lock(conn):
+            if time.monotonic() >= deadline:
+                raise _in_progress(conn, target, wait_s)
+            time.sleep(POLL_S)
+        yield
+
+
+def run_in_progress(conn: Connection) -> str:
+    """Return who holds this database's run lock, as a phrase; "" when nobody does."""
+    found = conn.execute(
+        queries.load("activity")["lock_holder"], {"classid": LOCK_KEY[0], "objid": LOCK_KEY[1]}
+    ).fetchone()
+    if found is None:
+        return ""
+    pid, application, age_s = found
+    return f'process {pid} ("{application}", for {age_s:.0f} s)'
+
+
+class Watch:
+    """Watches one backend from a second session and notes whom it waits for, and how long.
+
+    The session is opened only once a statement has run for ``after_s``: most never wait at all.
+    ``blockers`` holds the last look at each blocker, ``waits`` the (start, end) of each wait in
+    seconds of ``time.monotonic``.
+    """
+
+    def __init__(self, target: Target, pid: int, *, after_s: float = 0.15) -> None:
+        self.blockers: dict[int, Blocker] = {}
+        self.waits: list[tuple[float, float]] = []
+        self._target, self._pid, self._after_s = target, pid, after_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def waited_ms(self) -> float:
+        """How long the backend was seen waiting, in all."""
+        return sum(end - start for start, end in self.waits) * 1000
+
+    def told(self) -> str:
+        """Return who stood in the way, the longest standing first; "" when nobody was seen."""
+        heads = sorted(self.blockers.values(), key=lambda b: (b.waits_too, -b.xact_age_s))
+        return " ".join(str(blocker) for blocker in heads[:3])
+
+    def _look(self) -> None:
+        if self._over.wait(self._after_s):
+            return
+        try:
+            with connect(self._target, purpose="watches lock waits") as conn:
+                while True:
+                    self._note(blockers(conn, self._pid))
+                    if self._over.wait(POLL_S):
+                        return
+        except (psycopg.Error, Blocked):
+            return  # the watch only adds to what the step itself reports; without a session it sees nobody
+
+    def _note(self, found: list[Blocker]) -> None:
+        if not found:
+            return
+        now = time.monotonic()
+        start = now - max(blocker.waited_ms for blocker in found) / 1000
+        self.blockers.update({blocker.pid: blocker for blocker in found})
+        if self.waits and start <= self.waits[-1][0] + POLL_S:
+            self.waits[-1] = (self.waits[-1][0], now)
+        else:
+            self.waits.append((start, now))
+
+
+def _try_lock(conn: Connection) -> bool:
+    found = conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s::int, %s::int)", LOCK_KEY).fetchone()
+    return found == (True,)
+
+
+def _in_progress(conn: Connection, target: Target, wait_s: float) -> Blocked:
+    return Blocked(
+        f'another run is in progress on target "{target.name}"',
+        detail=f"{run_in_progress(conn) or 'another session'} holds the run lock; waited {wait_s:.0f} s.".capitalize(),
+        state="Nothing changed by this run.",
+        hint="Wait until it has ended (pgrunbook runs), then run the same command again.",
+    )

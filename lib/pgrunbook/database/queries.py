@@ -1,0 +1,111 @@
+"""Named queries from ``sql/<module>.sql``, and the steady view of a database in which they are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow, tuple_row
+
+from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, Connection
+from pgrunbook.errors import Blocked
+
+_HEADING = re.compile(r"^-- name: (\w+)\n-- a row is: (.+)\n", re.M)
+
+# Whatever of a session's settings shows in the text that the server makes of definitions and values, and
+# row_security, without which a policy would hide rows silently instead of raising an error.
+_SETTINGS = {
+    "search_path": "",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "quote_all_identifiers": "off",
+    "row_security": "off",
+    "jit": "off",
+}
+
+
+@cache
+def load(module: str) -> Mapping[str, str]:
+    """Return the queries of ``sql/<module>.sql`` by their names.
+
+    Each stands under two lines, ``-- name: lock_queue`` and ``-- a row is: a session that waits for a lock``.
+
+    Raises ValueError when a name comes twice, or text stands under no name.
+    """
+    return parse(resources.files(__package__).joinpath("sql", f"{module}.sql").read_text(encoding="utf-8"))
+
+
+def parse(text: str) -> Mapping[str, str]:
+    """Return the queries of a file's text by their names. Raises ValueError as :func:`load` does."""
+    before, *parts = _HEADING.split(text)
+    if before.strip() or text.count("-- name:") != len(parts) // 3:
+        raise ValueError('a query stands under "-- name: ..." and a line "-- a row is: ..."')
+    names = parts[0::3]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a query's name comes twice: {', '.join(sorted(names))}")
+    return MappingProxyType(dict(zip(names, (query.strip() for query in parts[2::3]), strict=True)))
+
+
+@contextmanager
+def steady(
+    conn: Connection,
+    *,
+    lock_timeout_ms: int = READ_LOCK_TIMEOUT_MS,
+    statement_timeout_ms: int = READ_STATEMENT_TIMEOUT_MS,
+) -> Iterator[psycopg.Cursor[TupleRow]]:
+    """Give a cursor that sees one state of the database, under settings that make its text comparable.
+
+    Outside a transaction it opens one of its own, repeatable read and read only. Inside the caller's it just
+    reads, under the caller's isolation level, and sets the settings back; when a statement fails, the abort
+    of the caller's transaction does that.
+
+    Raises Blocked when a lock could not be had within ``lock_timeout_ms``.
+    """
+    wanted = _SETTINGS | {
+        "lock_timeout": str(lock_timeout_ms),
+        "statement_timeout": str(statement_timeout_ms),
+    }
+    try:
+        with _own_transaction(conn) as cursor:
+            before = _set_locally(cursor, wanted)
+            yield cursor
+            _set_locally(cursor, before)
+    except psycopg.errors.LockNotAvailable as exc:
+        raise Blocked(
+            f"could not read the database within lock_timeout ({lock_timeout_ms} ms)",
+            detail=str(exc).strip(),
+            state="Nothing changed; the transaction that read is aborted.",
+            hint="Somebody changes the schema now; wait until that is done, then run this again.",
+        ) from exc
+
+
+@contextmanager
+def _own_transaction(conn: Connection) -> Iterator[psycopg.Cursor[TupleRow]]:
+    cursor = psycopg.Cursor(conn, row_factory=tuple_row)
+    if conn.info.transaction_status != TransactionStatus.IDLE:
+        yield cursor
+        return
+    with conn.transaction():
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield cursor
+
+
+def _set_locally(cursor: psycopg.Cursor[TupleRow], settings: Mapping[str, str]) -> dict[str, str]:
+    """Set them for the transaction that is open; return what they were."""
+    cursor.execute(
+        "SELECT s.key, pg_catalog.current_setting(s.key), pg_catalog.set_config(s.key, s.value, true)"
+        " FROM pg_catalog.json_each_text(%s::json) AS s",
+        [json.dumps(dict(settings))],
+    )
+    return {name: before for name, before, _ in cursor.fetchall()}

@@ -1,0 +1,209 @@
+"""Is it safe to start: one check per thing that can hurt a change, for prepare and migrate."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pgrunbook.database import activity, locks
+from pgrunbook.database.activity import Identity
+from pgrunbook.database.connection import Connection
+
+MB = 1024 * 1024
+LEAST_FREE_BYTES = 256 * MB
+
+
+class Level(StrEnum):
+    """What a check says: go on, look at it, do not start, or it could not be known."""
+
+    GOOD = "ok"
+    WARN = "look"
+    STOP = "stop"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on a finding stops the run."""
+
+    transaction_age_s: float = 300
+    replay_lag_bytes: int = 256 * MB
+    slot_retained_bytes: int = 4096 * MB
+    wraparound_percent: float = 75
+    free_disk_percent: float = 10
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was looked at, what was found, the limit, the verdict and what to do."""
+
+    name: str
+    found: str
+    limit: str
+    level: Level
+    advice: str = ""
+
+
+def checks(
+    conn: Connection, who: Identity, limits: Limits, *, data_dir: Path | None, needs_restore_point: bool
+) -> list[Check]:
+    """Return every check, in the order in which an operator wants to know.
+
+    ``data_dir`` is the server's data directory where it lies on this machine; SQL cannot tell the free
+    disk space, so without it that check says so.
+    """
+    probes: list[Callable[[], Check]] = [
+        lambda: _primary(who),
+        lambda: _rights(conn, needs_restore_point),
+        lambda: _pooler(conn),
+        lambda: _other_run(conn),
+        lambda: _oldest_transaction(conn, limits),
+        lambda: _archive(conn, who, needs_restore_point),
+        lambda: _replication(conn, who, limits),
+        lambda: _slots(conn, who, limits),
+        lambda: _vacuum(conn),
+        lambda: _wraparound(conn, limits),
+        lambda: _disk(who, limits, data_dir),
+    ]
+    return [probe() for probe in probes]
+
+
+def _primary(who: Identity) -> Check:
+    if who.in_recovery:
+        return Check("primary", "a replica", "primary", Level.STOP, "Name the primary in targets.toml.")
+    return Check("primary", "primary", "primary", Level.GOOD)
+
+
+def _rights(conn: Connection, needs_restore_point: bool) -> Check:
+    may = activity.row(conn, "rights")
+    lacking = []
+    if not may["may_create_schema"]:
+        lacking.append("CREATE on the database (for schema pgrunbook)")
+    if needs_restore_point and not may["may_create_restore_point"]:
+        lacking.append("EXECUTE on pg_create_restore_point(text) and pg_switch_wal()")
+    if lacking:
+        return Check("rights", "lacks " + "; ".join(lacking), "all", Level.STOP, "GRANT what is missing.")
+    if may["not_owned"]:
+        found = f"{may['not_owned']} relations belong to others"
+        return Check("rights", found, "owner", Level.WARN, "Only their owner can ALTER them.")
+    if not may["may_read_stats"]:
+        advice = "GRANT pg_monitor: without it blockers show no query."
+        return Check("rights", "cannot see what others run", "pg_read_all_stats", Level.WARN, advice)
+    return Check("rights", "all that is needed", "all", Level.GOOD)
+
+
+def _pooler(conn: Connection) -> Check:
+    """A pooler answers the start-up with a process id of its own, so it differs from the backend's."""
+    seen = conn.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+    if seen == (conn.info.backend_pid,):
+        return Check("pooler", "none", "none", Level.GOOD)
+    advice = "Connect directly: SET and advisory locks do not survive transaction pooling."
+    return Check("pooler", "a pooler stands between", "none", Level.STOP, advice)
+
+
+def _other_run(conn: Connection) -> Check:
+    holder = locks.run_in_progress(conn)
+    if holder:
+        return Check("other runs", holder, "none", Level.STOP, "Wait until it has ended: pgrunbook runs.")
+    return Check("other runs", "none", "none", Level.GOOD)
+
+
+def _oldest_transaction(conn: Connection, limits: Limits) -> Check:
+    limit = f"{limits.transaction_age_s:g} s"
+    oldest = activity.row(conn, "oldest_transaction")
+    if not oldest:
+        return Check("oldest transaction", "none open", limit, Level.GOOD)
+    who = f'process {oldest["pid"]}, "{oldest["application"]}"' if oldest["pid"] else oldest["application"]
+    found = f"{oldest['age_s']:.0f} s ({who}, {oldest['state']})"
+    if oldest["age_s"] > limits.transaction_age_s:
+        advice = "Locks will queue behind it; end it, or wait."
+        return Check("oldest transaction", found, limit, Level.STOP, advice)
+    level = Level.WARN if oldest["age_s"] > limits.transaction_age_s / 5 else Level.GOOD
+    return Check("oldest transaction", found, limit, level, "Look whom it serves." if level is Level.WARN else "")
+
+
+def _archive(conn: Connection, who: Identity, needed: bool) -> Check:
+    if who.in_recovery:
+        return Check("WAL archive", "not asked on a replica", "working", Level.UNKNOWN)
+    found = activity.row(conn, "archiver")
+    if found["archive_mode"] == "off":
+        level = Level.STOP if needed else Level.WARN
+        advice = "Turn archive_mode on, or set restore_points = false for this target and know what that means."
+        return Check("WAL archive", "off: no restore point can be restored", "working", level, advice)
+    if found["failing"]:
+        told = f"last attempt failed: {found['last_failed_wal']} at {found['last_failed_time']:%H:%M:%S}Z"
+        return Check("WAL archive", told, "working", Level.STOP, "Look into the server's log.")
+    return Check("WAL archive", f"last archived {found['last_archived_wal'] or 'nothing yet'}", "working", Level.GOOD)
+
+
+def _replication(conn: Connection, who: Identity, limits: Limits) -> Check:
+    limit = _size(limits.replay_lag_bytes)
+    if who.in_recovery:
+        return Check("replication lag", "not asked on a replica", limit, Level.UNKNOWN)
+    lag = activity.row(conn, "replication")
+    if not lag["standbys"]:
+        return Check("replication lag", "no standby", limit, Level.GOOD)
+    found = f"{_size(lag['replay_lag_bytes'])} at the furthest of {lag['standbys']}"
+    if lag["replay_lag_bytes"] > limits.replay_lag_bytes:
+        return Check("replication lag", found, limit, Level.STOP, "Let the standby catch up first.")
+    return Check("replication lag", found, limit, Level.GOOD)
+
+
+def _slots(conn: Connection, who: Identity, limits: Limits) -> Check:
+    limit = _size(limits.slot_retained_bytes)
+    if who.in_recovery:
+        return Check("replication slots", "not asked on a replica", limit, Level.UNKNOWN)
+    lag = activity.row(conn, "replication")
+    if not lag["slots"]:
+        return Check("replication slots", "none", limit, Level.GOOD)
+    found = f"{_size(lag['slot_retained_bytes'])} held back by the furthest of {lag['slots']}"
+    if lag["slot_retained_bytes"] > limits.slot_retained_bytes:
+        advice = "A slot nobody reads fills the disk: find its reader, or drop it."
+        return Check("replication slots", found, limit, Level.STOP, advice)
+    return Check("replication slots", found, limit, Level.GOOD)
+
+
+def _vacuum(conn: Connection) -> Check:
+    at_work = activity.rows(conn, "vacuums")
+    if not at_work:
+        return Check("vacuum at work", "none", "none on our tables", Level.GOOD)
+    found = ", ".join(f"{v['table_name']} ({v['phase']})" for v in at_work)
+    if any(v["prevents_wraparound"] for v in at_work):
+        advice = "It does not step aside for us: wait until it has ended."
+        return Check("vacuum at work", f"{found}, to prevent wraparound", "none on our tables", Level.WARN, advice)
+    return Check("vacuum at work", found, "none on our tables", Level.WARN, "It steps aside when we ask for its lock.")
+
+
+def _wraparound(conn: Connection, limits: Limits) -> Check:
+    used = activity.row(conn, "wraparound")
+    limit = f"{limits.wraparound_percent:g} %"
+    found = f"{used['percent']:.1f} % of the transaction ids"
+    if used["percent"] > limits.wraparound_percent:
+        return Check("wraparound", found, limit, Level.STOP, "VACUUM FREEZE the oldest tables first.")
+    return Check("wraparound", found, limit, Level.GOOD)
+
+
+def _disk(who: Identity, limits: Limits, data_dir: Path | None) -> Check:
+    limit = f"{limits.free_disk_percent:g} % and the database's size"
+    if data_dir is None:
+        advice = "SQL cannot tell: look on the server, or at the provider's page."
+        return Check("free disk", "not to be seen from here", limit, Level.UNKNOWN, advice)
+    usage = shutil.disk_usage(data_dir)
+    percent = 100 * usage.free / usage.total
+    found = f"{_size(usage.free)} ({percent:.0f} %); the database has {_size(who.size_bytes)}"
+    if usage.free < max(who.size_bytes / 2, LEAST_FREE_BYTES):
+        return Check("free disk", found, limit, Level.STOP, "A rewrite needs as much again as the table: make room.")
+    if percent < limits.free_disk_percent or usage.free < who.size_bytes:
+        return Check("free disk", found, limit, Level.WARN, "Enough for small changes only.")
+    return Check("free disk", found, limit, Level.GOOD)
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TB"

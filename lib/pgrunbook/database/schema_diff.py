@@ -1,0 +1,106 @@
+"""Difference between two schema snapshots, object by object; prepare, validate and rollback show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pgrunbook.database.schema import Column, Relation, SchemaObject, Snapshot
+
+Change = Literal["added", "removed", "changed", "moved"]
+
+_SIGNS: dict[Change, str] = {"added": "+", "removed": "-", "changed": "~", "moved": ">"}
+_LINE_CHARS = 100
+
+
+@dataclass(frozen=True, order=True)
+class Difference:
+    """One object that differs: ``before`` and ``after`` tell both sides in the words of SQL, "" for absent.
+
+    "moved" is said of a table's columns (kind "column order") whose relative order differs.
+    """
+
+    kind: str
+    name: str
+    change: Change
+    before: str
+    after: str
+
+    def line(self) -> str:
+        """Tell the difference in one line, long definitions shortened to where they differ."""
+        before, after = " ".join(self.before.split()), " ".join(self.after.split())
+        if self.change in ("changed", "moved"):
+            before, after = _around_difference(before, after)
+            told = f"{before or '(nothing)'} -> {after or '(nothing)'}"
+        else:
+            told = _shortened(before or after)
+        return f"{_SIGNS[self.change]} {self.kind} {self.name}" + (f": {told}" if told else "")
+
+
+def diff(a: Snapshot, b: Snapshot) -> list[Difference]:
+    """Return what has to be told to get from ``a`` to ``b``, sorted by kind and name; [] when they are equal.
+
+    The columns of a table that is only on one side are told with the table.
+    """
+    before, after = _by_name(a), _by_name(b)
+    gone, come = _columns_of_missing(a, b), _columns_of_missing(b, a)
+    found = list(_moved(a, b))
+    for key in before.keys() | after.keys():
+        old, new = before.get(key), after.get(key)
+        if old is None and new is not None and not (isinstance(new, Column) and new.relation in come):
+            found.append(Difference(*key, "added", "", _told(new, come)))
+        elif new is None and old is not None and not (isinstance(old, Column) and old.relation in gone):
+            found.append(Difference(*key, "removed", _told(old, gone), ""))
+        elif old is not None and new is not None and _placeless(old) != _placeless(new):
+            found.append(Difference(*key, "changed", old.describe(), new.describe()))
+    return sorted(found)
+
+
+def _by_name(snapshot: Snapshot) -> dict[tuple[str, str], SchemaObject]:
+    return {(obj.kind, obj.name): obj for obj in snapshot.objects}
+
+
+def _columns(snapshot: Snapshot) -> dict[str, list[Column]]:
+    tables: dict[str, list[Column]] = {}
+    for column in sorted(snapshot.of(Column), key=lambda column: column.position):
+        tables.setdefault(column.relation, []).append(column)
+    return tables
+
+
+def _columns_of_missing(here: Snapshot, there: Snapshot) -> dict[str, list[Column]]:
+    """Return the columns of relations that only ``here`` has."""
+    known = {relation.name for relation in there.of(Relation)}
+    return {name: columns for name, columns in _columns(here).items() if name not in known}
+
+
+def _told(obj: SchemaObject, columns: dict[str, list[Column]]) -> str:
+    if not isinstance(obj, Relation) or obj.name not in columns:
+        return obj.describe()
+    told = (f"{column.name.removeprefix(obj.name + '.')} {column.describe()}" for column in columns[obj.name])
+    return f"({', '.join(told)}) {obj.describe()}"
+
+
+def _placeless(obj: SchemaObject) -> SchemaObject:
+    return obj._replace(position=0) if isinstance(obj, Column) else obj
+
+
+def _moved(a: Snapshot, b: Snapshot) -> Iterator[Difference]:
+    after = _columns(b)
+    for name, columns in _columns(a).items():
+        old, new = [c.column_name for c in columns], [c.column_name for c in after.get(name, [])]
+        if [c for c in old if c in new] != [c for c in new if c in old]:
+            yield Difference("column order", name, "moved", f"({', '.join(old)})", f"({', '.join(new)})")
+
+
+def _around_difference(before: str, after: str) -> tuple[str, str]:
+    if len(before) <= _LINE_CHARS and len(after) <= _LINE_CHARS:
+        return before, after
+    same = next((i for i, pair in enumerate(zip(before, after, strict=False)) if len(set(pair)) == 2), 0)
+    start = max(0, before.rfind(" ", 0, max(0, same - 20)) + 1)
+    lead = "... " if start else ""
+    return lead + _shortened(before[start:]), lead + _shortened(after[start:])
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LINE_CHARS else text[: _LINE_CHARS - 4].rstrip() + " ..."

@@ -1,0 +1,158 @@
+-- name: identity
+-- a row is: the server and database that this session is in
+SELECT
+    pg_catalog.current_setting('server_version') AS server_version,
+    pg_catalog.current_setting('server_version_num')::int AS server_version_num,
+    pg_catalog.current_database() AS database,
+    pg_catalog.pg_database_size(pg_catalog.current_database()) AS size_bytes,
+    pg_catalog.pg_is_in_recovery() AS in_recovery,
+    session_user::text AS session_user,
+    (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) AS superuser,
+    (SELECT c.system_identifier::text FROM pg_catalog.pg_control_system() c) AS system_identifier,
+    pg_catalog.pg_backend_pid() AS backend_pid,
+    pg_catalog.current_setting('archive_mode') AS archive_mode,
+    pg_catalog.pg_postmaster_start_time() AS started_at
+
+-- name: sessions
+-- a row is: the client sessions of one application and user in this database
+SELECT
+    coalesce(nullif(a.application_name, ''), '(no name)') AS application,
+    a.usename::text AS username,
+    count(*)::int AS sessions,
+    count(*) FILTER (WHERE a.state = 'active')::int AS active,
+    count(*) FILTER (WHERE a.state LIKE 'idle in transaction%')::int AS idle_in_transaction,
+    coalesce(max(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)), 0)::float8 AS oldest_s
+FROM pg_catalog.pg_stat_activity a
+WHERE a.datname = pg_catalog.current_database()
+  AND a.backend_type = 'client backend'
+  AND a.pid <> pg_catalog.pg_backend_pid()
+GROUP BY 1, 2
+ORDER BY 3 DESC, 1, 2
+
+-- name: oldest_transaction
+-- a row is: the open transaction that began first, of those that can hold us up in this database
+SELECT
+    x.pid,
+    x.application,
+    x.state,
+    x.age_s
+FROM (
+    SELECT
+        a.pid,
+        coalesce(nullif(a.application_name, ''), a.backend_type) AS application,
+        a.state,
+        extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8 AS age_s
+    FROM pg_catalog.pg_stat_activity a
+    WHERE a.datname = pg_catalog.current_database()
+      AND a.xact_start IS NOT NULL
+      AND a.pid <> pg_catalog.pg_backend_pid()
+      AND a.backend_type IN ('client backend', 'walsender')
+    UNION ALL
+    SELECT
+        NULL,
+        'prepared transaction ' || p.gid,
+        'prepared',
+        extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::float8
+    FROM pg_catalog.pg_prepared_xacts p
+    WHERE p.database = pg_catalog.current_database()
+) x
+ORDER BY x.age_s DESC
+LIMIT 1
+
+-- name: replication
+-- a row is: the standby furthest behind, and the slot that holds back most WAL
+SELECT
+    (SELECT count(*)::int FROM pg_catalog.pg_stat_replication) AS standbys,
+    (
+        SELECT coalesce(max(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), r.replay_lsn)), 0)::bigint
+        FROM pg_catalog.pg_stat_replication r
+    ) AS replay_lag_bytes,
+    (SELECT count(*)::int FROM pg_catalog.pg_replication_slots) AS slots,
+    (
+        SELECT coalesce(max(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)), 0)::bigint
+        FROM pg_catalog.pg_replication_slots s
+    ) AS slot_retained_bytes
+
+-- name: archiver
+-- a row is: how far the archiver is, and whether its last attempt failed
+SELECT
+    pg_catalog.current_setting('archive_mode') AS archive_mode,
+    a.last_archived_wal,
+    a.last_archived_time,
+    a.last_failed_wal,
+    a.last_failed_time,
+    coalesce(a.last_failed_time > coalesce(a.last_archived_time, '-infinity'), false) AS failing,
+    CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL
+         ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END AS current_wal
+FROM pg_catalog.pg_stat_archiver a
+
+-- name: vacuums
+-- a row is: a vacuum at work in this database
+SELECT
+    v.relid::regclass::text AS table_name,
+    v.phase,
+    a.query LIKE '%to prevent wraparound%' AS prevents_wraparound
+FROM pg_catalog.pg_stat_progress_vacuum v
+JOIN pg_catalog.pg_stat_activity a USING (pid)
+WHERE v.datid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+ORDER BY 1
+
+-- name: wraparound
+-- a row is: how much of the transaction ids this database has used up since its last freeze, in percent
+SELECT
+    pg_catalog.age(d.datfrozenxid)::bigint AS age,
+    (100.0 * pg_catalog.age(d.datfrozenxid) / 2147483647)::float8 AS percent
+FROM pg_catalog.pg_database d
+WHERE d.datname = pg_catalog.current_database()
+
+-- name: rights
+-- a row is: what the current user may do here of what a migration needs
+SELECT
+    pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') AS may_create_schema,
+    pg_catalog.has_function_privilege('pg_catalog.pg_create_restore_point(text)', 'EXECUTE')
+        AND pg_catalog.has_function_privilege('pg_catalog.pg_switch_wal()', 'EXECUTE') AS may_create_restore_point,
+    pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS may_read_stats,
+    (
+        SELECT count(*)::int
+        FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S')
+          AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+          AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')
+          AND NOT EXISTS (
+              SELECT FROM pg_catalog.pg_depend d
+              WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+          )
+    ) AS not_owned
+
+-- name: lock_holder
+-- a row is: the session that holds the advisory lock of a run
+SELECT
+    l.pid,
+    coalesce(nullif(a.application_name, ''), '(no name)') AS application,
+    coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - a.backend_start), 0)::float8 AS age_s
+FROM pg_catalog.pg_locks l
+LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory'
+  AND l.granted
+  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+  AND l.classid = %(classid)s
+  AND l.objid = %(objid)s
+  AND l.objsubid = 2
+
+-- name: blockers
+-- a row is: a session that stands before the given one in a lock queue, the head of the queue first
+SELECT
+    b.pid,
+    coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend'), '(no name)') AS application,
+    coalesce(a.usename::text, '') AS username,
+    coalesce(a.state, 'prepared transaction') AS state,
+    coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start), 0)::float8 AS xact_age_s,
+    left(coalesce(a.query, ''), 200) AS query,
+    pg_catalog.pg_blocking_pids(b.pid) <> '{}' AS waits_too,
+    coalesce(w.relation::regclass::text, w.locktype) AS waits_for,
+    coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - w.waitstart) * 1000, 0)::float8 AS waited_ms
+FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(%(pid)s)) AS b (pid)
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid
+LEFT JOIN pg_catalog.pg_locks w ON w.pid = %(pid)s AND NOT w.granted
+ORDER BY waits_too, xact_age_s DESC

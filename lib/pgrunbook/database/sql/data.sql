@@ -1,0 +1,59 @@
+-- name: tables
+-- a row is: a table that holds rows of its own, or a partitioned table for all its partitions
+SELECT n.nspname::text AS schema,
+       c.relname::text AS name
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p')
+  AND NOT c.relispartition
+  AND n.nspname !~ '^pg_'
+  AND n.nspname <> 'information_schema'
+  AND n.nspname <> ALL (%(leave_out)s::text[])
+  AND n.nspname || '.' || c.relname <> ALL (%(leave_out)s::text[])
+  AND pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) <> ALL (%(leave_out)s::text[])
+  AND NOT EXISTS (SELECT
+                  FROM pg_catalog.pg_depend AS e
+                  WHERE e.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                    AND e.objid = c.oid
+                    AND e.deptype = 'e')
+ORDER BY schema COLLATE "C", name COLLATE "C";
+
+-- name: columns
+-- a row is: a column of one of the named tables, by code point of its name, with its base type below domains and its place in the primary key
+WITH RECURSIVE named AS (
+    SELECT c.oid,
+           c.relkind,
+           n.nspname,
+           c.relname
+    FROM pg_catalog.json_to_recordset(%(tables)s::json) AS t (schema text, name text)
+    JOIN pg_catalog.pg_namespace AS n ON n.nspname = t.schema
+    JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.name
+), base AS (
+    SELECT a.attrelid,
+           a.attnum,
+           a.atttypid AS type
+    FROM named AS c
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+    WHERE a.attnum > 0
+      AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.attrelid,
+           b.attnum,
+           t.typbasetype
+    FROM base AS b
+    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
+    WHERE t.typtype = 'd'
+)
+SELECT c.nspname::text AS schema,
+       c.relname::text AS name,
+       c.relkind = 'p' AS partitioned,
+       a.attname::text AS column_name,
+       t.oid::pg_catalog.regtype::text AS type,
+       pg_catalog.array_position(i.indkey::smallint[], a.attnum) AS key_place
+FROM named AS c
+LEFT JOIN base AS b ON b.attrelid = c.oid AND NOT EXISTS (SELECT FROM pg_catalog.pg_type AS d WHERE d.oid = b.type AND d.typtype = 'd')
+LEFT JOIN pg_catalog.pg_type AS t ON t.oid = b.type
+LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
+LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = c.oid AND i.indisprimary
+WHERE c.relkind IN ('r', 'p', 'm')
+ORDER BY schema COLLATE "C", name COLLATE "C", column_name COLLATE "C";

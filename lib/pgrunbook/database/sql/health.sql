@@ -1,0 +1,51 @@
+-- name: invalid_indexes
+-- a row is: an index that is not valid or not ready, left by a failed CREATE INDEX CONCURRENTLY as a rule
+SELECT i.indexrelid::regclass::text AS name, i.indrelid::regclass::text AS table_name
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE NOT (i.indisvalid AND i.indisready)
+  AND c.relkind = 'i'
+  AND n.nspname !~ '^pg_'
+ORDER BY 1
+
+-- name: unvalidated_constraints
+-- a row is: a constraint that is NOT VALID: new rows obey it, old rows were never looked at
+SELECT c.conname::text AS name, coalesce(nullif(c.conrelid, 0)::regclass::text, c.contypid::regtype::text) AS table_name
+FROM pg_catalog.pg_constraint c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+WHERE NOT c.convalidated
+  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+ORDER BY 2, 1
+
+-- name: owned_sequences
+-- a row is: a sequence that feeds a column, and that column
+SELECT
+    s.seqrelid::regclass::text AS name,
+    a.attrelid::regclass::text AS table_name,
+    n.nspname::text AS schema_name,
+    c.relname::text AS relation,
+    a.attname::text AS column_name,
+    s.seqincrement AS increment,
+    pg_catalog.pg_sequence_last_value(s.seqrelid) AS last_value
+FROM pg_catalog.pg_sequence s
+JOIN pg_catalog.pg_depend d
+    ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = s.seqrelid
+    AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
+JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ORDER BY 1
+
+-- name: tables
+-- a row is: a table that holds rows of the application, with the planner's estimate of their number
+SELECT
+    n.nspname::text AS schema_name,
+    c.relname::text AS relation,
+    c.oid::regclass::text AS name,
+    greatest(c.reltuples, 0)::bigint AS rows_estimate
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r'
+  AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgrunbook')
+ORDER BY 1, 2

@@ -1,0 +1,98 @@
+-- name: create
+-- a row is: nothing; makes the schema in which the database itself remembers what runs did
+CREATE SCHEMA IF NOT EXISTS pgrunbook;
+COMMENT ON SCHEMA pgrunbook IS 'What pgrunbook did to this database. Not part of the application.';
+CREATE TABLE IF NOT EXISTS pgrunbook.step (
+    run_id text NOT NULL,
+    migration text NOT NULL,
+    direction text NOT NULL CHECK (direction IN ('up', 'down')),
+    step int NOT NULL,
+    state text NOT NULL CHECK (state IN ('intended', 'done', 'taken back')),
+    kind text NOT NULL,
+    sha256 text NOT NULL,
+    file_sha256 text NOT NULL,
+    plan_digest text NOT NULL,
+    schema_before text,
+    schema_after text,
+    started_at timestamptz NOT NULL,
+    ended_at timestamptz,
+    backend_pid int NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
+    session_user_name text NOT NULL DEFAULT session_user,
+    transaction_id xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    PRIMARY KEY (run_id, migration, direction, step)
+);
+CREATE TABLE IF NOT EXISTS pgrunbook.restore_point (
+    name text PRIMARY KEY,
+    run_id text NOT NULL,
+    lsn pg_lsn NOT NULL,
+    version text,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+)
+
+-- name: exists
+-- a row is: whether this database has a record of its own
+SELECT pg_catalog.to_regclass('pgrunbook.step') IS NOT NULL
+
+-- name: write
+-- a row is: one step that a run means to do, or has done
+INSERT INTO pgrunbook.step (
+    run_id, migration, direction, step, state, kind, sha256, file_sha256, plan_digest,
+    schema_before, schema_after, started_at, ended_at
+)
+VALUES (
+    %(run_id)s, %(migration)s, %(direction)s, %(step)s, %(state)s, %(kind)s, %(sha256)s, %(file_sha256)s,
+    %(plan_digest)s, %(schema_before)s, %(schema_after)s, pg_catalog.now(),
+    CASE WHEN %(state)s = 'done' THEN pg_catalog.clock_timestamp() END
+)
+ON CONFLICT (run_id, migration, direction, step) DO UPDATE
+SET state = excluded.state, ended_at = excluded.ended_at, backend_pid = excluded.backend_pid,
+    transaction_id = excluded.transaction_id, plan_digest = excluded.plan_digest
+
+-- name: of_migration
+-- a row is: a step of one migration's text that was done, or meant to be done, and not taken back
+SELECT DISTINCT s.step, s.state
+FROM pgrunbook.step s
+WHERE s.migration = %(migration)s
+  AND s.file_sha256 = %(file_sha256)s
+  AND s.direction = %(direction)s
+  AND s.state IN ('intended', 'done')
+
+-- name: take_back
+-- a row is: nothing; the steps of a migration that was just taken back, or put back, count no more
+UPDATE pgrunbook.step
+SET state = 'taken back'
+WHERE migration = %(migration)s AND direction = %(direction)s AND state <> 'taken back'
+
+-- name: applied_by_run
+-- a row is: a migration that a run has applied wholly and nobody has taken back, newest first
+SELECT s.migration
+FROM pgrunbook.step s
+WHERE s.run_id = %(run_id)s AND s.direction = 'up' AND s.kind = 'history row' AND s.state = 'done'
+ORDER BY s.ended_at DESC, s.migration DESC
+
+-- name: last_history_step
+-- a row is: the last migration that was applied or taken back by a run, and the schema after it
+SELECT s.run_id, s.migration, s.direction, s.schema_before, s.schema_after, s.ended_at
+FROM pgrunbook.step s
+WHERE s.kind = 'history row' AND s.ended_at IS NOT NULL
+ORDER BY s.ended_at DESC
+LIMIT 1
+
+-- name: history_step
+-- a row is: how the schema was before and after a migration was applied, where a rehearsal told
+SELECT s.run_id, s.schema_before, s.schema_after
+FROM pgrunbook.step s
+WHERE s.migration = %(migration)s AND s.direction = 'up' AND s.kind = 'history row' AND s.state = 'done'
+ORDER BY s.ended_at DESC
+LIMIT 1
+
+-- name: write_restore_point
+-- a row is: nothing; a named place in the WAL that was made by a run
+INSERT INTO pgrunbook.restore_point (name, run_id, lsn, version)
+VALUES (%(name)s, %(run_id)s, %(lsn)s, %(version)s)
+
+-- name: restore_points
+-- a row is: a restore point that this database remembers, newest first
+SELECT r.name, r.run_id, r.lsn::text AS lsn, r.version, r.created_at
+FROM pgrunbook.restore_point r
+ORDER BY r.created_at DESC

@@ -1,0 +1,93 @@
+"""The demo: the Zeitwork example on a server of our own, released, restored and taken back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from psycopg import sql
+
+from pgrunbook import home, runbook
+from pgrunbook import history as histories
+from pgrunbook import target as targets
+from pgrunbook.branches import backup
+from pgrunbook.branches.server import Server
+from pgrunbook.changes import plan as plans
+from pgrunbook.changes.execute import Execution
+from pgrunbook.database import activity
+from pgrunbook.database.connection import connect
+from pgrunbook.database.schema import snapshot
+from pgrunbook.errors import WrongInput
+from pgrunbook.record import run as runs
+from pgrunbook.record.run import Part, Run, Status
+from pgrunbook.target import Target
+
+TARGET = "demo"
+HISTORY = 2  # the migrations that the demo database starts with; the rest is pending
+RESTORED = "demo-restored"
+
+
+def set_up(rows: int, target_name: str = TARGET) -> Run:
+    """Make the demo database anew, with its history and ``rows`` rows in the largest table; return the run.
+
+    Raises WrongInput when the target is not on an embedded server: nothing else is ever dropped.
+    """
+    target = targets.load(target_name)
+    if target.server is None or target.database is None:
+        raise WrongInput(f'target "{target_name}" is not a database of an embedded server, so the demo leaves it alone')
+    run = runs.create("set-up", target.name, {"rows": rows}, how="headless")
+    run.hold()
+    server = Server(target.server)
+    server.start()
+    _create_database(server, target.database)
+    _apply_history(target, run)
+    _load_data(target, rows)
+    run.journal.write("demo-made", rows=rows)
+    taken = backup.take_base_backup(server)
+    run.journal.write("base-backup-taken", id=taken.id, stop_lsn=taken.stop_lsn, bytes=taken.bytes)
+    run.parts = [Part("set-up", "", Status.DONE, run.started_at, runs.stamp(), f"{rows:,} rows in the largest table")]
+    run.status, run.ended_at = Status.DONE, runs.stamp()
+    run.save()
+    run.release()
+    return run
+
+
+def show_off() -> tuple[list[Run], int]:
+    """Run the release, the restore and the rollback on the demo target; return the runs and the exit code."""
+    Server(RESTORED).destroy()  # what an earlier demo left
+    done = []
+    for name, given in (
+        ("release", {}),
+        ("restore", {"name": RESTORED}),
+        ("rollback", {}),
+    ):
+        run, exit_code = runbook.run(name, TARGET, given)
+        done.append(run)
+        if exit_code:
+            return done, exit_code
+    return done, 0
+
+
+def _create_database(server: Server, name: str) -> None:
+    with server.connect(purpose="demo") as conn:
+        conn.execute("SET statement_timeout = '60s'")
+        conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+
+def _apply_history(target: Target, run: Run) -> None:
+    with connect(target, purpose="demo") as conn:
+        history = histories.read(conn, target)
+        plan = plans.Plan(
+            direction="up", target=target.name,
+            base=plans.base(activity.identity(conn), snapshot(conn), history),
+            attempts=1, rehearsed="the demo's history", changes=plans.up(target, history.pending()[:HISTORY]),
+        )  # fmt: skip
+        Execution(plan, target, run.run_id, conn, history, run.journal).run()
+
+
+def _load_data(target: Target, rows: int) -> None:
+    path = home.project_dir() / "examples" / "zeitwork" / "data.sql"
+    with connect(target, purpose="demo data") as conn:
+        conn.execute("SET statement_timeout = '30min'")
+        conn.execute("SELECT set_config('zeitwork.rows', %s, false)", [str(rows)])
+        conn.execute(Path(path).read_bytes())

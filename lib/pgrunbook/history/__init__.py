@@ -1,0 +1,86 @@
+"""The migrations folder and the history table of a target, behind one protocol.
+
+``read`` says the state of every migration; ``prepare_table``, ``record`` and ``unrecord`` give the
+statements that keep the history table as the tool itself would keep it, so that both may be used in turn.
+"""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.errors import WrongInput
+from pgrunbook.history.drizzle import Drizzle
+from pgrunbook.history.folder import find_folder
+from pgrunbook.history.plain import Plain
+from pgrunbook.history.state import Applied, Command, Entry, History, Migration, State, Tool
+from pgrunbook.target import Target
+
+__all__ = [
+    "Applied",
+    "Command",
+    "Entry",
+    "History",
+    "Migration",
+    "State",
+    "Tool",
+    "prepare_table",
+    "read",
+    "record",
+    "unrecord",
+]
+
+TOOLS: dict[str, Tool] = {tool.kind: tool for tool in (Drizzle(), Plain())}
+
+
+def read(conn: Connection, target: Target) -> History:
+    """Return the state of every migration of the target's folder and history table.
+
+    Raises WrongInput when the folder or the history table cannot be understood, Blocked when the
+    history table is locked for longer than the connection's lock_timeout.
+    """
+    if target.migrations is None:
+        raise WrongInput(
+            f'target "{target.name}" names no migrations folder',
+            hint=f'Add migrations = "path/of/the/folder" to section [{target.name}] of targets.toml.',
+        )
+    try:
+        folder, kind = find_folder(target.migrations, target.history)
+        return TOOLS[kind].read(conn, target, folder)
+    except OSError as exc:
+        raise WrongInput(
+            f"could not read {exc.filename}",
+            detail=f"{exc.strerror}.",
+            hint="Put it where it can be read by this user, or correct migrations in targets.toml.",
+        ) from exc
+
+
+def prepare_table(history: History) -> list[sql.Composed]:
+    """Return the DDL that creates the history table as the tool itself would, [] when it exists.
+
+    Locks: none on existing tables.
+    """
+    return [] if history.exists else TOOLS[history.kind].prepare_table(history)
+
+
+def record(history: History, migration: Migration) -> Command:
+    """Return the INSERT that the tool itself would send, for the migration's own transaction.
+
+    Locks: RowExclusiveLock on the history table.
+    """
+    return TOOLS[history.kind].record(history, migration)
+
+
+def unrecord(history: History, entry: Entry) -> Command:
+    """Return the DELETE of exactly the one row behind the entry; the caller checks that rowcount is 1.
+
+    Raises WrongInput when the entry is not in the history table.
+    Locks: RowExclusiveLock on the history table.
+    """
+    if entry.applied is None:
+        raise WrongInput(
+            f'cannot take "{entry.name}" out of {history.qualified_table}',
+            detail="It has no row there: it is not applied.",
+            hint="Name a migration that is applied.",
+        )
+    return TOOLS[history.kind].unrecord(history, entry.applied)

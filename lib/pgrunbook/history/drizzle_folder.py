@@ -1,0 +1,153 @@
+"""Drizzle's two folder layouts: a journal with NNNN_tag.sql (0.x), and NAME/migration.sql (1.0)."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pgrunbook.errors import WrongInput
+from pgrunbook.history.folder import is_down, is_drizzle_directory, read_migration, read_text, sql_files
+from pgrunbook.history.state import Migration
+
+JOURNAL = Path("meta") / "_journal.json"
+DIALECTS = frozenset({"postgresql", "pg", None})
+SIGNS = " _-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$"  # in the order of the collation
+
+
+def has_journal(folder: Path) -> bool:
+    """Tell whether the folder is of Drizzle 0.x's layout."""
+    return (folder / JOURNAL).exists()
+
+
+def read_folder(folder: Path) -> list[Migration]:
+    """Return the migrations in the order in which Drizzle applies them.
+
+    Raises WrongInput when the journal and the files do not agree, or the layouts are mixed.
+    """
+    directories = [path for path in folder.iterdir() if is_drizzle_directory(path)]
+    if has_journal(folder) and directories:
+        raise WrongInput(
+            f"{folder} mixes Drizzle's two layouts",
+            detail=f"It has {JOURNAL} and {len(directories)} folders with a migration.sql, "
+            f"{min(path.name for path in directories)} among them.",
+            hint='Run "drizzle-kit up" of drizzle-kit 1.0, which turns the journal into folders.',
+        )
+    if not has_journal(folder) and not directories:
+        raise WrongInput(
+            f"{folder} has no {JOURNAL}",
+            detail="Without it the times by which Drizzle knows its migrations are not known.",
+            hint="Bring it back from git; drizzle-kit writes it beside the migrations.",
+        )
+    migrations = _read_journal(folder) if has_journal(folder) else _read_directories(directories)
+    _expect_no_stray(folder, migrations)
+    return migrations
+
+
+def _read_directories(directories: list[Path]) -> list[Migration]:
+    ordered = sorted(directories, key=lambda path: name_order(path.name))
+    return [
+        read_migration(p / "migration.sql", p / "down.sql", name=p.name, ordinal=n, when_ms=_folder_ms(p))
+        for n, p in enumerate(ordered)
+    ]
+
+
+def name_order(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Return the sort key that orders ASCII names as JavaScript's localeCompare does.
+
+    That is Unicode's root collation: signs, digits, letters, and the letters' case only where all else is
+    equal, small first (https://www.unicode.org/reports/tr10/). Other letters come last, by code point.
+    """
+    return [(SIGNS.find(c) if c in SIGNS else len(SIGNS), c.lower()) for c in name], name.swapcase()
+
+
+def _folder_ms(path: Path) -> int:
+    """The UTC time in the first 14 characters, as Drizzle's formatToMillis reads it."""
+    digits = path.name[:14]
+    try:
+        if not re.fullmatch(r"[0-9]{14}", digits):
+            raise ValueError("it is not of the form YYYYMMDDHHMMSS")
+        moment = datetime.strptime(digits, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    except ValueError as exc:
+        raise WrongInput(
+            f"cannot read the time in the name of {path}",
+            detail=f'"{digits}": {exc}.',
+            hint="Give the folder the name that drizzle-kit gave it: YYYYMMDDHHMMSS_name, in UTC.",
+        ) from exc
+    return int(moment.timestamp()) * 1000
+
+
+def _read_journal(folder: Path) -> list[Migration]:
+    entries = _journal_entries(folder / JOURNAL)
+    tags = [tag for tag, _ in entries]
+    twice = sorted({tag for tag in tags if tags.count(tag) > 1})
+    if twice:
+        raise _broken(folder / JOURNAL, f'"{twice[0]}" is in it {tags.count(twice[0])} times.')
+    for tag in tags:
+        if not (folder / f"{tag}.sql").is_file():
+            raise WrongInput(
+                f"could not find {folder / f'{tag}.sql'}",
+                detail=f'{JOURNAL} has an entry "{tag}", and Drizzle stops there.',
+                hint="Bring the file back from git, or take the entry out if it was never applied.",
+            )
+    return [
+        read_migration(folder / f"{tag}.sql", folder / f"{tag}.down.sql", name=tag, ordinal=n, when_ms=when)
+        for n, (tag, when) in enumerate(entries)
+    ]
+
+
+def _journal_entries(path: Path) -> list[tuple[str, int]]:
+    try:
+        journal = json.loads(read_text(path))
+    except json.JSONDecodeError as exc:
+        raise _broken(path, f"Line {exc.lineno}, column {exc.colno}: {exc.msg}.") from exc
+    except RecursionError as exc:
+        raise _broken(path, "It is nested too deep.") from exc
+    entries = journal.get("entries") if isinstance(journal, dict) else None
+    if not isinstance(entries, list):
+        raise _broken(path, 'It has no list "entries".')
+    if journal.get("dialect") not in DIALECTS:
+        raise _broken(path, f"It is of dialect {journal['dialect']!r}, not postgresql.")
+    if not entries:
+        raise WrongInput(
+            f"{path.parent.parent} holds no migration",
+            detail=f"{JOURNAL} has no entries.",
+            hint="Generate the first migration, or correct migrations in targets.toml.",
+        )
+    return [_journal_entry(path, number, entry) for number, entry in enumerate(entries)]
+
+
+def _journal_entry(path: Path, number: int, entry: object) -> tuple[str, int]:
+    tag, when = (entry.get("tag"), entry.get("when")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(tag, str) or tag != Path(tag).name:
+        raise _broken(path, f'Entry {number} has no "tag" that is the name of a file.')
+    if not isinstance(when, int) or isinstance(when, bool):
+        raise _broken(path, f'Entry {number} ("{tag}") has no "when" in whole milliseconds.')
+    return tag, when
+
+
+def _expect_no_stray(folder: Path, migrations: list[Migration]) -> None:
+    known = {path for m in migrations for path in (m.path, m.down_path)}
+    stray = [path for path in sql_files(folder) if path not in known]
+    if not stray:
+        return
+    if is_down(stray[0]):
+        detail = "It is the way back of a migration that is not there."
+    elif has_journal(folder):
+        detail = f"{JOURNAL} has no entry for it, so Drizzle would never apply it."
+    else:
+        detail = "Here a migration is a folder with a migration.sql, so Drizzle would never apply it."
+    raise WrongInput(
+        f"{stray[0]} is not a migration that Drizzle knows",
+        detail=detail,
+        hint='Take it out of the folder, or generate it with "drizzle-kit generate --custom".',
+    )
+
+
+def _broken(path: Path, detail: str) -> WrongInput:
+    return WrongInput(
+        f"could not read the journal {path}",
+        detail=detail,
+        hint="Bring it back from git, or mend it by hand; a merge may have broken it.",
+    )

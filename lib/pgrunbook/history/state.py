@@ -1,0 +1,160 @@
+"""What is known of each migration; shown by prepare and validate, used by migrate and rollback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from psycopg import sql
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.target import Target
+
+Command = tuple[sql.Composed, tuple[object, ...]]
+
+
+class State(StrEnum):
+    """Where a migration stands between the folder and the history table."""
+
+    APPLIED = "applied"
+    PENDING = "pending"
+    EDITED = "edited"  # after it was applied: its text, or the name or time it is known by
+    OUT_OF_ORDER = "out_of_order"  # pending although a newer one is applied
+    MISSING = "missing"  # applied, but not in the folder
+    DUPLICATE = "duplicate"  # one more row for a migration that is applied
+
+
+PROBLEMS = frozenset({State.EDITED, State.OUT_OF_ORDER, State.MISSING, State.DUPLICATE})
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One migration of the folder. ``sql`` is the file's exact text, ``hash`` the sha256 of its bytes."""
+
+    name: str
+    path: Path
+    sql: str = field(repr=False)
+    hash: str
+    ordinal: int
+    when_ms: int | None = None
+    down_path: Path | None = None
+    down_sql: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One row of the history table. ``applied_at`` is None where the table does not tell it.
+
+    Drizzle's created_at is when the migration was generated, so it is not taken for ``applied_at``.
+    """
+
+    name: str | None
+    hash: str | None
+    applied_at: datetime | None
+    row: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The state of one migration.
+
+    ``note`` is a sentence for the operator, with the way out where the state is a problem.
+    ``content_known`` is False for a row without a hash, or without a file: an edit would not be seen.
+    """
+
+    name: str
+    state: State
+    migration: Migration | None
+    applied: Applied | None
+    note: str = ""
+    content_known: bool = True
+
+
+@dataclass(frozen=True)
+class History:
+    """The folder and the history table, compared. ``entries`` are in the folder's order, rows
+    without a file where they would stand; ``rows`` are in the table's order."""
+
+    kind: str
+    regime: str
+    folder: Path
+    schema: str
+    table: str
+    exists: bool
+    schema_exists: bool
+    how_found: str
+    entries: tuple[Entry, ...]
+    rows: tuple[Applied, ...]
+
+    @property
+    def qualified_table(self) -> str:
+        """The history table's name for people, as in "drizzle.__drizzle_migrations"."""
+        return f"{self.schema}.{self.table}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The history table's name for statements without parameters."""
+        return sql.Identifier(self.schema, self.table)
+
+    @property
+    def identifier_beside_params(self) -> sql.Identifier:
+        """The same for statements with parameters, in which psycopg takes each "%" for a placeholder."""
+        return sql.Identifier(self.schema.replace("%", "%%"), self.table.replace("%", "%%"))
+
+    def pending(self, *, out_of_order: bool = False) -> list[Migration]:
+        """Return the migrations to apply, in order; with ``out_of_order`` those that an operator
+        chose to apply although a newer one is applied, too."""
+        wanted = {State.PENDING, State.OUT_OF_ORDER} if out_of_order else {State.PENDING}
+        return [e.migration for e in self.entries if e.migration is not None and e.state in wanted]
+
+    def problems(self, *, out_of_order: bool = False) -> list[Entry]:
+        """Return the entries that stop a migrate; ``out_of_order`` as in :meth:`pending`."""
+        tolerated = {State.OUT_OF_ORDER} if out_of_order else set()
+        return [entry for entry in self.entries if entry.state in PROBLEMS - tolerated]
+
+    def applied(self) -> list[Entry]:
+        """Return one entry for each migration that has a row, in order, [] when nothing is applied."""
+        known = {State.APPLIED, State.EDITED, State.MISSING}
+        return [entry for entry in self.entries if entry.state in known]
+
+    def version(self) -> str | None:
+        """Return the name of the newest applied migration by the folder's order, None when there is none."""
+        applied = self.applied()
+        return applied[-1].name if applied else None
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of the table's rows, in order: equal only while the history is unchanged."""
+        rows = [{column: _plainly(value) for column, value in row.row.items()} for row in self.rows]
+        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+class Tool(Protocol):
+    """A migration tool whose folder and history table we can read and keep."""
+
+    @property
+    def kind(self) -> str:
+        """The tool's name in targets.toml."""
+
+    def read(self, conn: Connection, target: Target, folder: Path) -> History:
+        """Compare the folder with the history table."""
+
+    def prepare_table(self, history: History) -> list[sql.Composed]:
+        """Give the DDL of a history table that does not exist yet."""
+
+    def record(self, history: History, migration: Migration) -> Command:
+        """Give the INSERT of one row."""
+
+    def unrecord(self, history: History, applied: Applied) -> Command:
+        """Give the DELETE of one row."""
+
+
+def _plainly(value: object) -> object:
+    """One spelling for a value, whatever the session's time zone."""
+    if isinstance(value, datetime):
+        return (value.astimezone(UTC) if value.tzinfo else value).isoformat()
+    return value if isinstance(value, int | str | None) else str(value)

@@ -1,0 +1,146 @@
+"""The history table in the database: which one it is, and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.errors import Blocked, RunbookError, WrongInput
+
+# A row is one table of that name that is not the system's, with its columns and their types.
+TABLES = """
+SELECT n.nspname::text AS schema,
+       c.relname::text AS name,
+       array_agg(a.attname::text ORDER BY a.attnum) AS columns,
+       array_agg(pg_catalog.format_type(a.atttypid, NULL) ORDER BY a.attnum) AS types
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+ WHERE c.relname = ANY (%s)
+   AND c.relkind IN ('r', 'p')
+   AND n.nspname NOT LIKE 'pg\\_%%'
+   AND n.nspname <> 'information_schema'
+ GROUP BY n.nspname, c.relname
+ ORDER BY n.nspname, c.relname
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A history table: ``columns`` maps each name to its type, {} when the table does not exist yet."""
+
+    schema: str
+    name: str
+    columns: dict[str, str]
+    how_found: str = ""
+
+    @property
+    def exists(self) -> bool:
+        """Whether the table is in the database."""
+        return bool(self.columns)
+
+    @property
+    def qualified(self) -> str:
+        """The name for people."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The name for statements."""
+        return sql.Identifier(self.schema, self.name)
+
+
+def tables_named(conn: Connection, names: set[str], *, schema: str | None) -> list[Table]:
+    """Return the tables with one of the names, in the schema or (None) in any, [] when there is none."""
+    rows = _fetch(conn, sql.SQL(TABLES), (sorted(names),), what="the catalog")
+    found = [Table(str(row["schema"]), str(row["name"]), _columns(row)) for row in rows]
+    return [table for table in found if schema in (None, table.schema)]
+
+
+def the_one(
+    tables: list[Table], is_ours: Callable[[Table], bool], *, known: str, preferred: str = ""
+) -> Table | None:
+    """Return the table that is ours by its columns, None when there is no table at all.
+
+    ``preferred`` is the qualified name of the one to take where several are.
+    Raises WrongInput when several are ours, and when there are tables but none of a known shape.
+    """
+    ours = [table for table in tables if is_ours(table)]
+    if len(ours) > 1:
+        named = [table for table in ours if table.qualified == preferred]
+        if not named:
+            raise _several(ours)
+        ours = named
+    if ours:
+        return replace(ours[0], how_found="found in the database")
+    if tables:
+        raise unknown_columns(tables[0], known=known)
+    return None
+
+
+def unknown_columns(table: Table, *, known: str) -> WrongInput:
+    """Return the error for a history table that is of no shape we know."""
+    told = ", ".join(f"{name} {kind}" for name, kind in table.columns.items())
+    return WrongInput(
+        f"cannot read the history table {table.qualified}: its columns are unknown",
+        detail=f"It has ({told}); known are {known}.",
+        hint="Name the right table in targets.toml: history_schema and history_table.",
+    )
+
+
+def _several(tables: list[Table]) -> WrongInput:
+    return WrongInput(
+        f"found {len(tables)} history tables: {', '.join(table.qualified for table in tables)}",
+        detail="Which of them counts is not known, and the wrong one would run migrations again.",
+        hint="Name the right one in targets.toml: history_schema and history_table.",
+    )
+
+
+def schema_exists(conn: Connection, schema: str) -> bool:
+    """Tell whether the database has the schema."""
+    query = sql.SQL("SELECT 1 AS one FROM pg_catalog.pg_namespace WHERE nspname = %s")
+    return bool(_fetch(conn, query, (schema,), what="the catalog"))
+
+
+def fetch_rows(
+    conn: Connection, table: Table, columns: sql.Composable, order: sql.Composable
+) -> list[dict[str, object]]:
+    """Return the table's rows in the given order. Locks: AccessShareLock on the history table."""
+    query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(columns, table.identifier, order)
+    return _fetch(conn, query, None, what=f"the history table {table.qualified}")
+
+
+def _fetch(
+    conn: Connection, query: sql.SQL | sql.Composed, params: tuple[object, ...] | None, *, what: str
+) -> list[dict[str, object]]:
+    try:
+        with conn.cursor(row_factory=dict_row) as cursor:
+            return list(cursor.execute(query, params))
+    except psycopg.Error as exc:
+        raise _could_not_read(what, exc) from exc
+
+
+def _could_not_read(what: str, exc: psycopg.Error) -> RunbookError:
+    detail = exc.diag.message_primary or str(exc)
+    if isinstance(exc, psycopg.errors.LockNotAvailable | psycopg.errors.QueryCanceled):
+        return Blocked(
+            f"could not read {what}",
+            detail=detail,
+            hint="Somebody holds AccessExclusiveLock on it, perhaps another migrator; "
+            "wait for it, then run it again.",
+        )
+    return WrongInput(
+        f"could not read {what}",
+        detail=detail,
+        hint="Connect as a role that may read it: it needs USAGE on the schema and SELECT on the table.",
+    )
+
+
+def _columns(row: dict[str, Any]) -> dict[str, str]:
+    return dict(zip(row["columns"], row["types"], strict=True))

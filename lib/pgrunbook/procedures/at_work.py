@@ -1,0 +1,179 @@
+"""What migrate and rollback do alike: the restore point, the execution with its live table, the picture."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pgrunbook.branches import archive, backup
+from pgrunbook.branches.server import Server
+from pgrunbook.changes.execute import Execution, StepResult, StepState
+from pgrunbook.changes.plan import Plan
+from pgrunbook.database import locks, steps
+from pgrunbook.database.connection import connect
+from pgrunbook.errors import RunbookError
+from pgrunbook.history import History
+from pgrunbook.procedures.here import Here
+from pgrunbook.record import journal
+from pgrunbook.record.show import BAD, GOOD, PLAIN, QUIET, WARN, Bar, Card, Cell, Table, Timeline
+
+TONES = {
+    StepState.WAITING: QUIET,
+    StepState.RUNNING: WARN,
+    StepState.RAN: WARN,
+    StepState.DONE: GOOD,
+    StepState.DONE_BEFORE: QUIET,
+    StepState.FAILED: BAD,
+}
+COLOURS = {"running": "#2da44e", "waiting": "#cf222e"}
+REDRAW_S = 0.2
+ARCHIVED_WITHIN_S = 60.0
+
+
+def events(here: Here, procedure: str) -> list[dict[str, Any]]:
+    """Return what the journal of this run says of a procedure's work so far."""
+    return [e for e in journal.read(here.run.journal.path) if e.get("procedure", procedure) == procedure]
+
+
+def take_restore_point(here: Here, plan: Plan, when: str) -> Card:
+    """Make a named restore point and wait until the archive holds it; one that this run made counts.
+
+    Raises Blocked when the archive does not take it in time, Refused where archiving is off.
+    """
+    name = f"{when}_{here.run.run_id}"[:63]
+    if not here.target.restore_points:
+        here.facts["restore_point"] = "none: restore_points = false for this target"
+        here.journal("restore-point-left-out", reason="restore_points = false")
+        return Card("Restore point", [("taken", Cell("no: restore_points = false for this target", WARN))], tone=WARN)
+    if not plan.changes:
+        here.facts["restore_point"] = "none: nothing to do"
+        return Card("Restore point", [("taken", Cell("no: there is nothing to do", QUIET))])
+    _see_base_backup(here)
+    steps.create(here.conn)
+    known = next((p for p in steps.restore_points(here.conn) if p.name == name), None)
+    if known is None:
+        lsn = archive.create_restore_point(here.conn, name)
+        here.journal("restore-point-created", name=name, lsn=lsn)
+        # The row lies behind the point: a restore to it ends just before, and the database does not know it there.
+        steps.write_restore_point(here.conn, name, here.run.run_id, lsn, plan.base.version)
+    else:
+        lsn = known.lsn
+    waited_s = archive.wait_archived(here.conn, lsn, ARCHIVED_WITHIN_S)
+    here.facts["restore_point"] = name
+    here.journal("restore-point-archived", name=name, lsn=lsn, waited_s=round(waited_s, 3))
+    facts: list[tuple[str, object]] = [
+        ("name", name),
+        ("LSN", lsn),
+        ("in the archive", Cell(f"yes, after {waited_s:.2f} s", GOOD)),
+        ("to go back to it", f"pgrunbook run restore --target {here.target.name} -p to={name}"),
+    ]
+    return Card("Restore point" + (" (taken before)" if known else ""), facts)
+
+
+def _see_base_backup(here: Here) -> None:
+    """A restore point can be restored only with a base backup before it: see that a server of ours has one."""
+    if here.target.server is None:
+        return
+    server = Server(here.target.server)
+    if not backup.list_base_backups(server):
+        taken = backup.take_base_backup(server)
+        here.journal("base-backup-taken", id=taken.id, stop_lsn=taken.stop_lsn, bytes=taken.bytes)
+
+
+def execute(here: Here, plan: Plan, history: History) -> Table:
+    """Execute the plan under this database's run lock; return the table of steps at the end.
+
+    Raises what Execution.run raises, and Blocked when another runner is at work.
+    """
+    live = _Live(here)
+    with (
+        locks.one_runner(here.target, here.run.run_id),
+        connect(here.target, purpose=f"{here.procedure} {here.run.run_id}") as conn,
+    ):
+        work = Execution(plan, here.target, here.run.run_id, conn, history, here.run.journal, live.redraw)
+        try:
+            results = work.run()
+        except RunbookError:
+            here.facts["results"] = work.results
+            live.finish(work.results)
+            raise
+    here.facts["results"] = results
+    table = table_of(results)
+    live.finish(results)
+    return here.keep_table(f"{here.procedure}-steps", table)
+
+
+def table_of(results: list[StepResult]) -> Table:
+    """Return the table of steps: state, attempts, time, waiting, rows and who stood in the way."""
+    rows = [
+        (
+            r.migration,
+            r.step.number,
+            Cell(r.step.kind, under=r.step.sql),
+            Cell(r.state, TONES[r.state]),
+            r.attempt or "",
+            f"{r.ran_ms:,.0f}" if r.attempt else "",
+            Cell(f"{r.waited_ms:,.0f}" if r.attempt else "", WARN if r.waited_ms > 1 else PLAIN),
+            "" if r.rows is None else f"{r.rows:,}",
+            " ".join([r.blockers, *r.notices]).strip(),
+        )
+        for r in results
+    ]
+    headings = ["migration", "step", "statement", "state", "attempt", "ms", "waited ms", "rows", "notes"]
+    return Table(headings, rows, empty="Nothing to do.")
+
+
+def timeline(results: list[StepResult]) -> Timeline:
+    """Return the picture of what ran and what waited, one lane per step."""
+    begun = [s.start for r in results for s in r.stretches]
+    zero = min(begun, default=0.0)
+    lanes = [
+        (
+            f"{r.migration} {r.step.number}: {r.step.kind}",
+            [
+                Bar(
+                    (s.start - zero) * 1000, (s.end - zero) * 1000, COLOURS[s.kind],
+                    f"{s.kind} {(s.end - s.start) * 1000:.0f} ms",
+                )
+                for s in sorted(r.stretches, key=lambda s: s.kind)
+            ],
+        )
+        for r in results
+        if r.stretches
+    ]  # fmt: skip
+    title = "What ran, and what waited for a lock" if lanes else "Nothing ran"
+    return Timeline(title, lanes, [("running", COLOURS["running"]), ("waiting for a lock", COLOURS["waiting"])])
+
+
+class _Live:
+    """One display that is redrawn a few times a second, and taken away when the final table stands."""
+
+    def __init__(self, here: Here) -> None:
+        self._here = here
+        self._handle: Any = None
+        self._began_at = self._drawn_at = time.monotonic()
+
+    def redraw(self, results: list[StepResult]) -> None:
+        now = time.monotonic()
+        if now - self._drawn_at < REDRAW_S:
+            return
+        self._drawn_at = now
+        self._draw(table_of(results))
+
+    def finish(self, results: list[StepResult]) -> None:
+        """Leave the table as it ended: it is all that a record of a failed execution has to show."""
+        if self._handle is not None or any(r.state is StepState.FAILED for r in results):
+            self._draw(table_of(results))
+
+    def _draw(self, table: Table) -> None:
+        try:
+            from IPython import get_ipython
+            from IPython.display import display
+        except ImportError:
+            return
+        if get_ipython() is None:
+            return
+        if self._handle is None:
+            self._handle = display(table, display_id=True)
+        else:
+            self._handle.update(table)

@@ -1,0 +1,194 @@
+"""Migrate: do exactly that. The steps of notebooks/migrate.ipynb, in order."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pgrunbook import history as histories
+from pgrunbook.branches.server import Server
+from pgrunbook.changes import plan as plans
+from pgrunbook.changes import rehearsal
+from pgrunbook.changes.execute import StepResult, StepState
+from pgrunbook.changes.plan import Plan
+from pgrunbook.database import readiness
+from pgrunbook.database.readiness import Level, Limits
+from pgrunbook.database.schema import Snapshot, snapshot
+from pgrunbook.database.schema_diff import diff
+from pgrunbook.errors import Broken, Refused
+from pgrunbook.history import History
+from pgrunbook.procedures import at_work
+from pgrunbook.procedures import here as heres
+from pgrunbook.procedures.here import Here
+from pgrunbook.record.show import GOOD, WARN, Banner, Card, Cell, Table, Timeline
+
+
+class Parameters(heres.Parameters):
+    """What migrate is told."""
+
+    out_of_order: bool = False
+    max_transaction_age_s: int = Field(default=300, ge=1, le=86_400)
+
+
+def begin(**given: object) -> Here:
+    """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
+    return heres.begin("migrate", Parameters, given)
+
+
+def meet_the_target(here: Here) -> Card:
+    """Show who is at the other end. Raises Unreachable, Refused for a replica."""
+    return here.meet_the_target()
+
+
+def is_it_still_so(here: Here) -> Card:
+    """Compare the database with what the plan was made for; without a plan, make one now.
+
+    Raises Refused when the base of the plan is no longer so, or a pre-check says stop.
+    """
+    history = histories.read(here.conn, here.target)
+    now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
+    path = here.run.folder / "plan.json"
+    prepared = path.is_file()
+    plan = plans.read(path) if prepared else _plan_now(here, history, now)
+    here.facts.update(history=history, plan=plan, version_before=history.version())
+    resumed = _check_base(here, plan, history, now)
+    _check_readiness(here)
+    origin = "frozen by prepare in this run" if prepared else "made now: not prepared, so nothing is promised"
+    here.journal("base-checked", digest=plan.digest, prepared=prepared, resumed=resumed)
+    return Card(
+        "The plan fits the database",
+        [
+            ("plan", plan.digest),
+            ("origin", Cell(origin, GOOD if prepared else WARN)),
+            ("schema", "goes on after what this plan has applied already" if resumed else "unchanged since the plan"),
+            ("to do", f"{len(plan.changes)} migrations, {len(plan.steps())} steps"),
+        ],
+    )
+
+
+def take_restore_point(here: Here) -> Card:
+    """Make a named restore point and see it archived, so that a restore to this moment is possible.
+
+    Raises Blocked when the archive does not take it in time.
+    """
+    return at_work.take_restore_point(here, here.facts["plan"], "before")
+
+
+def execute_plan(here: Here) -> Table:
+    """Execute the plan, step by step, with a table that is redrawn as it goes.
+
+    Raises Blocked, StatementFailed, Interrupted and Unreachable, each with what is applied now.
+    """
+    return at_work.execute(here, here.facts["plan"], here.facts["history"])
+
+
+def what_it_took(here: Here) -> Timeline:
+    """Draw when each step ran, waited and was tried again."""
+    return at_work.timeline(here.facts["results"])
+
+
+def where_are_we(here: Here) -> Table:
+    """Show the history before and after."""
+    history = histories.read(here.conn, here.target)
+    here.facts["version_after"] = history.version()
+    left = history.pending()
+    rows = [
+        ("version", here.facts["version_before"] or "(none)", history.version() or "(none)"),
+        ("applied", len(here.facts["history"].applied()), len(history.applied())),
+        ("pending", len(here.facts["history"].pending()), len(left)),
+    ]
+    here.journal("history-after", version=history.version(), pending=[m.name for m in left])
+    return Table(["", "before", "after"], rows)
+
+
+def verdict(here: Here) -> Banner:
+    """Say what is applied now, and what to open next."""
+    results: list[StepResult] = here.facts["results"]
+    ran = [r for r in results if r.state is StepState.DONE]
+    version = here.facts["version_after"] or "(none)"
+    facts = [
+        ("steps", f"{len(ran)} run, {len(results) - len(ran)} done before"),
+        ("time", f"{sum(r.ran_ms for r in ran):,.0f} ms, of it {sum(r.waited_ms for r in ran):,.0f} ms waiting for locks"),
+        ("restore point", here.facts["restore_point"]),
+    ]
+    return here.verdict(f"The database is at version {version}.", facts, then="validate.ipynb in this run's folder")
+
+
+def _plan_now(here: Here, history: History, now: Snapshot) -> Plan:
+    problems = history.problems(out_of_order=here.parameters.out_of_order)
+    if problems:
+        raise Refused(
+            f"the migrations folder and {history.qualified_table} do not fit together",
+            detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in problems),
+            hint="Open prepare.ipynb: it shows every migration and its way out.",
+        )
+    pending = history.pending(out_of_order=here.parameters.out_of_order)
+    plan = Plan(
+        direction="up", target=here.target.name, base=plans.base(here.identity, now, history),
+        attempts=here.target.attempts, rehearsed="not rehearsed: migrate was run without prepare",
+        changes=plans.up(here.target, pending),
+    )  # fmt: skip
+    here.run.keep("schema-before.json", now.to_json())
+    here.run.keep("plan.json", plan.text())
+    here.run.keep("plan.sql", plan.sql())
+    here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()))
+    return plan
+
+
+def _check_base(here: Here, plan: Plan, history: History, now: Snapshot) -> bool:
+    """Return whether this goes on with a plan that is partly applied. Raises Refused when it does not fit."""
+    if (plan.base.system_identifier, plan.base.database) != (here.identity.system_identifier, here.identity.database):
+        raise Refused(
+            "the plan was made for another database",
+            detail=f"It names {plan.base.database} of system {plan.base.system_identifier}; "
+            f"this is {here.identity.database} of system {here.identity.system_identifier}.",
+            hint="Make a new plan: start a new run.",
+        )
+    applied = {entry.name for entry in history.applied()}
+    done = [change for change in plan.changes if change.migration in applied]
+    begun = any(e["event"] in ("committed", "step-ran") for e in at_work.events(here, "migrate"))
+    if done != list(plan.changes[: len(done)]):
+        raise Broken(
+            "the plan was applied in another order, or by somebody else",
+            detail=f"Applied of it: {', '.join(c.migration for c in done)}.",
+            hint="Look at the history, then start a new run.",
+        )
+    if not done and not begun and plan.base.history_fingerprint != history.fingerprint():
+        raise Refused(
+            "the history table changed since the plan was made",
+            detail=f"The plan was made at version {plan.base.version or '(none)'}; "
+            f"the history is at {history.version() or '(none)'}.",
+            hint="Start a new run: its plan will fit.",
+        )
+    expected = done[-1].schema_after if done else plan.base.schema_fingerprint
+    if expected is not None and expected != now.fingerprint and not (begun or done):
+        _refuse_drift(here, now)
+    return bool(done or begun)
+
+
+def _refuse_drift(here: Here, now: Snapshot) -> None:
+    path = here.run.folder / "schema-before.json"
+    before = Snapshot.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    lines = [d.line() for d in diff(before, now)] if before else ["the snapshot of prepare is gone"]
+    raise Refused(
+        "the schema changed since the plan was made",
+        detail="; ".join(lines[:12]) + (f"; and {len(lines) - 12} more" if len(lines) > 12 else ""),
+        hint="Find out who changed it; then start a new run, whose plan is made for what is there now.",
+    )
+
+
+def _check_readiness(here: Here) -> None:
+    server = Server(here.target.server) if here.target.server else None
+    found = readiness.checks(
+        here.conn, here.identity, Limits(transaction_age_s=here.parameters.max_transaction_age_s),
+        data_dir=server.data_dir if server else None, needs_restore_point=here.target.restore_points,
+    )  # fmt: skip
+    here.journal("checked", checks={c.name: c.level for c in found})
+    # Another run is not refused here: taking the run lock waits for it, and says who has it.
+    stops = [c for c in found if c.level is Level.STOP and c.name != "other runs"]
+    if stops:
+        raise Refused(
+            f"it is not safe to start: {', '.join(c.name for c in stops)}",
+            detail="; ".join(f"{c.name}: {c.found} (limit {c.limit})" for c in stops),
+            hint=" ".join(c.advice for c in stops),
+        )
+

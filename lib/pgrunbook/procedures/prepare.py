@@ -1,0 +1,256 @@
+"""Prepare: know before you touch. The steps of notebooks/prepare.ipynb, in order."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any
+
+from pydantic import Field
+
+from pgrunbook import history as histories
+from pgrunbook.branches.server import Server
+from pgrunbook.changes import plan as plans
+from pgrunbook.changes import rehearsal
+from pgrunbook.changes.generate import generate_migrations
+from pgrunbook.changes.statements import Type
+from pgrunbook.database import health, readiness, steps
+from pgrunbook.database.readiness import Level, Limits
+from pgrunbook.database.schema import snapshot
+from pgrunbook.errors import Refused
+from pgrunbook.history import State
+from pgrunbook.procedures import here as heres
+from pgrunbook.procedures.here import Here
+from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
+
+TYPE_TONE = {Type.COMPATIBLE: GOOD, Type.BREAKING: BAD, Type.DATA: WARN}
+STATE_TONE = {State.APPLIED: QUIET, State.PENDING: GOOD}
+
+
+class Parameters(heres.Parameters):
+    """What prepare is told."""
+
+    generate: bool = False
+    rehearse: bool = True
+    out_of_order: bool = False
+    max_transaction_age_s: int = Field(default=300, ge=1, le=86_400)
+
+
+def begin(**given: object) -> Here:
+    """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
+    return heres.begin("prepare", Parameters, given)
+
+
+def meet_the_target(here: Here) -> Card:
+    """Show who is at the other end. Raises Unreachable, Refused for a replica."""
+    return here.meet_the_target()
+
+
+def generate(here: Here) -> Table:
+    """Where ``generate`` is set, let the Drizzle package write its pending migrations, and show them.
+
+    Raises WrongInput when there is no package or no node, StatementFailed when drizzle-kit fails.
+    """
+    if not here.parameters.generate:
+        return Table(["file", "what"], [], empty="Not asked for (generate = False): the folder is taken as it is.")
+    before, after = generate_migrations(here.target)
+    rows = [
+        (name, Cell("changed" if name in before else "new", WARN, under=_diff(name, before.get(name, ""), text)))
+        for name, text in sorted(after.items())
+        if before.get(name) != text
+    ]
+    here.journal("generated", files=[row[0] for row in rows])
+    return Table(["file", "what"], rows, empty="drizzle-kit found nothing to generate.")
+
+
+def is_it_safe_to_start(here: Here) -> Table:
+    """Show one row per pre-check, and refuse when one of them says stop."""
+    server = Server(here.target.server) if here.target.server else None
+    found = readiness.checks(
+        here.conn,
+        here.identity,
+        Limits(transaction_age_s=here.parameters.max_transaction_age_s),
+        data_dir=server.data_dir if server else None,
+        needs_restore_point=here.target.restore_points,
+    )
+    rows = [(c.name, c.found, c.limit, Cell(c.level, heres.stop_tone(c.level)), c.advice) for c in found]
+    table = here.keep_table("is-it-safe-to-start", Table(["check", "found", "limit", "verdict", "what to do"], rows))
+    here.journal("checked", checks={c.name: c.level for c in found})
+    stops = [c for c in found if c.level is Level.STOP]
+    if stops:
+        raise Refused(
+            f"it is not safe to start: {', '.join(c.name for c in stops)}",
+            detail="; ".join(f"{c.name}: {c.found} (limit {c.limit})" for c in stops),
+            hint=" ".join(c.advice for c in stops),
+        )
+    return table
+
+
+def what_is_pending(here: Here) -> Table:
+    """Show every migration and its state; refuse when the history and the folder do not fit together."""
+    history = histories.read(here.conn, here.target)
+    here.facts["history"] = history
+    rows = [
+        (e.name, Cell(e.state.replace("_", " "), STATE_TONE.get(e.state, BAD)), _applied_at(e), e.note)
+        for e in history.entries
+    ]
+    title = f"{history.regime}; history table {history.qualified_table} ({history.how_found})"
+    here.journal("history-read", kind=history.kind, table=history.qualified_table, version=history.version(),
+                 pending=[m.name for m in history.pending(out_of_order=here.parameters.out_of_order)])  # fmt: skip
+    problems = history.problems(out_of_order=here.parameters.out_of_order)
+    if problems:
+        raise Refused(
+            f"the migrations folder and {history.qualified_table} do not fit together",
+            detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in problems),
+            hint="Nothing is applied until this is settled; the sentence of each migration says how.",
+        )
+    return here.keep_table("what-is-pending", Table(["migration", "state", "applied at", "note"], rows, title=title))
+
+
+def what_will_it_do(here: Here) -> Table:
+    """Show each pending statement: type, whether it runs in the transaction, what it names, its SQL."""
+    pending = here.facts["history"].pending(out_of_order=here.parameters.out_of_order)
+    changes = plans.up(here.target, pending)
+    here.facts["changes"] = changes
+    rows = [
+        (
+            change.migration,
+            step.number,
+            Cell(step.kind, under=step.sql),
+            Cell(step.type, TYPE_TONE[step.type]),
+            ", ".join(step.objects),
+            step.policy,
+            change.way_back,
+        )
+        for change in changes
+        for step in change.steps
+    ]
+    headings = ["migration", "step", "statement", "type", "touches", "runs", "way back"]
+    return here.keep_table("what-will-it-do", Table(headings, rows, empty="Nothing is pending."))
+
+
+def rehearse(here: Here) -> Card:
+    """Take the pending migrations up on an empty branch, and keep the schema they end in as the promise.
+
+    Raises StatementFailed for a statement that would fail even without rows.
+    """
+    history, changes = here.facts["history"], here.facts["changes"]
+    now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
+    here.facts["schema"] = now
+    here.run.keep("schema-before.json", now.to_json())
+    if not here.parameters.rehearse or not changes:
+        why = "nothing is pending" if not changes else "not rehearsed: rehearse = False"
+        here.facts["rehearsed"] = why
+        return Card("Rehearsal", [("result", Cell(why, WARN if changes else QUIET))], tone=WARN)
+    migrations = history.pending(out_of_order=here.parameters.out_of_order)
+    backs = plans.down(here.target, [m for m in migrations if m.down_sql is not None])
+    done = rehearsal.rehearse(here.target, history, changes, backs, now)
+    here.facts["rehearsal"] = done
+    here.facts["rehearsed"] = "on an empty branch with the target's schema, without rows"
+    here.run.keep("schema-promised.json", done.end.to_json())
+    here.journal("rehearsed", fingerprint=done.end.fingerprint, unlike=done.unlike)
+    facts: list[tuple[str, object]] = [
+        ("branch", here.facts["rehearsed"]),
+        ("statements", f"all {sum(len(c.steps) for c in changes)} accepted by the server"),
+        ("schema before", now.fingerprint[:16]),
+        ("schema promised", done.end.fingerprint[:16]),
+        ("not compared", ", ".join(name for _, name in done.unlike) or "nothing: the branch had exactly this schema"),
+    ]
+    return Card("Rehearsal", facts, tone=WARN if done.unlike else GOOD)
+
+
+def prove_the_way_back(here: Here) -> Table:
+    """Show for each migration whether its down script was seen to lead back to the same schema."""
+    done = here.facts.get("rehearsal")
+    ways = done.ways if done else ()
+    rows = [(w.migration, Cell("yes" if w.proven else "no", GOOD if w.proven else WARN), w.says) for w in ways]
+    here.journal("ways-back", proven=[w.migration for w in ways if w.proven])
+    return Table(["migration", "way back proven", "how"], rows, empty=f"Nothing to prove: {here.facts['rehearsed']}.")
+
+
+def measure_before(here: Here) -> Table:
+    """Count rows and time the critical queries as they are now; validate compares with this."""
+    counts = health.row_counts(here.conn)
+    timings = {name: health.time_query(here.conn, query) for name, query in here.target.critical_queries.items()}
+    measured = {
+        "rows": {table: list(count) for table, count in counts.items()},
+        "queries_ms": {name: timing.median_ms for name, timing in timings.items()},
+    }
+    left = [leftover.name for leftover in health.leftovers(here.conn)]
+    here.run.keep("leftovers-before.json", json.dumps(left, ensure_ascii=False) + "\n")
+    here.run.keep("measured-before.json", json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
+    rows: list[tuple[object, ...]] = [(t, f"{n:,}" + ("" if exact else " (estimate)")) for t, (n, exact) in counts.items()]
+    rows += [(f"query: {n}", Cell(t.error, WARN) if t.error else f"{t.median_ms:,.1f} ms") for n, t in timings.items()]
+    return here.keep_table("measured-before", Table(["table or query", "now"], rows))
+
+
+def freeze_the_plan(here: Here) -> Card:
+    """Freeze what will be executed into ``plan.json`` and ``plan.sql``, and show its digest."""
+    history, done = here.facts["history"], here.facts.get("rehearsal")
+    changes = here.facts["changes"]
+    if done:
+        schemas = [done.before, *done.after]
+        changes = tuple(
+            change.model_copy(update={"schema_before": a.fingerprint, "schema_after": b.fingerprint})
+            for change, a, b in zip(changes, schemas[:-1], schemas[1:], strict=True)
+        )
+    plan = plans.Plan(
+        direction="up",
+        target=here.target.name,
+        base=plans.base(here.identity, here.facts["schema"], history),
+        attempts=here.target.attempts,
+        rehearsed=here.facts["rehearsed"],
+        changes=changes,
+    )
+    here.facts["plan"] = plan
+    here.run.keep("plan.json", plan.text())
+    here.run.keep("plan.sql", plan.sql())
+    here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()))
+    return Card(
+        "Plan",
+        [
+            ("digest", plan.digest),
+            ("from version", plan.base.version or "(none)"),
+            ("migrations", len(plan.changes)),
+            ("steps", len(plan.steps())),
+            ("timeouts", f"lock {here.target.lock_timeout_ms} ms, statement {here.target.statement_timeout_ms} ms"),
+            ("files", "plan.json, plan.sql"),
+        ],
+    )
+
+
+def verdict(here: Here) -> Banner:
+    """Say what was found, and what to open next."""
+    plan = here.facts["plan"]
+    drift = _drift(here)
+    facts = [("plan", plan.digest[:16]), ("pending", len(plan.changes)), ("since the last run", drift)]
+    state = "Nothing changed in the database; the plan is frozen."
+    then = f"pgrunbook run release --target {here.target.name}, or migrate.ipynb in this run's folder"
+    return here.verdict(state, facts, then=then if plan.changes else "nothing: no migration is pending")
+
+
+def _drift(here: Here) -> str:
+    """Whether the schema is still as the last run left it, where one recorded it."""
+    last = steps.last_history_step(here.conn)
+    recorded = last and last["schema_after" if last["direction"] == "up" else "schema_before"]
+    if not recorded:
+        return "not known: no run recorded the schema here"
+    if recorded == here.facts["schema"].fingerprint:
+        return "the schema is as the last run left it"
+    return f"DRIFT: the schema is not as run {last['run_id'] if last else ''} left it"
+
+
+def _applied_at(entry: Any) -> str:
+    if entry.applied is None:
+        return ""
+    return f"{entry.applied.applied_at:%Y-%m-%d %H:%M}Z" if entry.applied.applied_at else "not recorded"
+
+
+def _diff(name: str, before: str, after: str) -> str:
+    return "\n".join(difflib.unified_diff(before.splitlines(), after.splitlines(), "before", name, lineterm=""))
+
+
+__all__ = [
+    "begin", "meet_the_target", "generate", "is_it_safe_to_start", "what_is_pending", "what_will_it_do",
+    "rehearse", "prove_the_way_back", "measure_before", "freeze_the_plan", "verdict",
+]  # fmt: skip

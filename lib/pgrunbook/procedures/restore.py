@@ -1,0 +1,250 @@
+"""Restore: to any moment, beside the living. The steps of notebooks/restore.ipynb, in order."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from pgrunbook.branches import archive, backup, cluster
+from pgrunbook.branches.point import Point, parse_point
+from pgrunbook.branches.server import Server
+from pgrunbook.database import data, steps
+from pgrunbook.database.connection import connect
+from pgrunbook.errors import Refused, Unreachable, WrongInput
+from pgrunbook.procedures import here as heres
+from pgrunbook.procedures.here import Here
+from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
+from pgrunbook.target import Target
+
+LAST = "last-restore-point"
+
+
+class Parameters(heres.Parameters):
+    """What restore is told: the point (a restore point's name, an LSN, a time with zone), and a name."""
+
+    to: str = LAST
+    name: str = ""
+
+
+def begin(**given: object) -> Here:
+    """Check the parameters and find or make the run. Raises WrongInput, Blocked.
+
+    A time without a zone is refused here, before anything is looked at.
+    """
+    here = heres.begin("restore", Parameters, given)
+    if here.parameters.to != LAST:
+        parse_point(here.parameters.to)
+    return here
+
+
+def meet_the_target(here: Here) -> Card:
+    """Show who is at the other end; a target that does not answer can be restored all the same."""
+    _source(here)
+    try:
+        here.facts["alive"] = True
+        return here.meet_the_target()
+    except Unreachable as exc:
+        here.facts["alive"] = False
+        here.journal("target-silent", error=exc.lines())
+        facts = [("answers", Cell(f"no: {exc.detail}", BAD)), ("so", "it is restored, and compared with nothing")]
+        return Card(f"Target {here.target.name}", facts, tone=BAD)
+
+
+def what_can_be_restored(here: Here) -> Picture:
+    """Show the window that can be restored as a time line: backups, restore points, archived WAL."""
+    source = _source(here)
+    backups = backup.list_base_backups(source)
+    window = backup.window(source)
+    if window is None:
+        raise Refused(
+            f'nothing of target "{here.target.name}" can be restored',
+            detail=f"Server {source.name} has {len(backups)} base backups and no archived WAL behind one.",
+            hint="A base backup is taken with the first restore point (migrate), or by: pgrunbook server backup.",
+        )
+    points = steps.restore_points(here.conn) if here.facts["alive"] else []
+    here.facts.update(window=window, points=points, backups=backups)
+    return _timeline(window, backups, points)
+
+
+def choose_the_point(here: Here) -> Card:
+    """Resolve the point to restore to, and say what lies after it. Raises WrongInput when there is no such point."""
+    wanted = here.parameters.to
+    known = {p.name: p for p in here.facts["points"]}
+    if wanted == LAST:
+        if known:
+            wanted = next(iter(known))
+        else:
+            found = archive.restore_points(_source(here))
+            if not found:
+                raise WrongInput(
+                    "there is no restore point to restore to",
+                    detail="No run made one here, and none is in the archived WAL.",
+                    hint="Name an LSN or a time with zone: to = '2026-11-22T16:54:31Z'.",
+                )
+            wanted = found[-1].name
+    point = parse_point(wanted)
+    here.facts["point"] = point
+    made = known.get(wanted)
+    facts: list[tuple[str, object]] = [("restore to", str(point))]
+    if made is not None:
+        ago = datetime.now(UTC) - made.created_at
+        facts += [
+            ("made by run", made.run_id),
+            ("LSN", made.lsn),
+            ("database version there", made.version or "(none)"),
+            ("not in it", Cell(f"what was written in the last {_span(ago)}", WARN)),
+        ]
+    here.journal("point-chosen", to=str(point), lsn=made.lsn if made else point.lsn)
+    return Card("The point", facts)
+
+
+def restore_to_branch(here: Here) -> Card:
+    """Copy the base backup, replay the WAL to the point, and open it as a new server beside the old one.
+
+    Raises Refused when the new server's name is taken, WrongInput when the point lies outside the window.
+    """
+    point: Point = here.facts["point"]
+    name = here.parameters.name or f"restored-{here.run.run_id[-4:]}"
+    here.journal("restore-started", name=name, to=str(point))
+    started = time.monotonic()
+    done = cluster.restore(_source(here), point, name=name, progress=_Journaled(here))
+    here.facts["restored"] = done
+    m = done.measures
+    here.journal("restored", name=name, end_lsn=m.end_lsn, copy_s=round(m.copy_s, 3), replay_s=round(m.replay_s, 3),
+                 replayed_bytes=m.replayed_bytes, recovery_time_s=round(time.monotonic() - started, 3))  # fmt: skip
+    return Card(
+        f"Server {name}",
+        [
+            ("base backup", f"{done.backup.id}, {done.backup.bytes / 1024 / 1024:,.0f} MB, copied in {m.copy_s:.2f} s"),
+            ("WAL replayed", f"{m.replayed_bytes / 1024 / 1024:,.1f} MB in {m.replay_s:.2f} s"),
+            ("opened", f"in {m.promote_s:.2f} s"),
+            ("recovery time", f"{time.monotonic() - started:.2f} s in all"),
+            ("socket", str(done.server.socket_dir)),
+        ],
+        tone=GOOD,
+    )
+
+
+def is_it_the_point(here: Here) -> Card:
+    """Show what proves that the new server stands at the point: read while it stood still there."""
+    m = here.facts["restored"].measures
+    last = f"{m.last_transaction_at:%Y-%m-%d %H:%M:%S.%f %Z}" if m.last_transaction_at else "none was replayed"
+    return Card(
+        "Where it stands",
+        [("asked for", str(here.facts["point"])), ("reached LSN", m.end_lsn), ("last transaction", last),
+         ("the server says", m.told)],
+        tone=GOOD,
+    )  # fmt: skip
+
+
+def how_does_it_differ(here: Here) -> Table:
+    """Compare the restored database with the living one, table by table: rows and checksums."""
+    headings = ["table", "rows there", "rows today", "missing today", "changed", "new today", "verdict"]
+    if not here.facts["alive"]:
+        return Table(headings, [], empty="The target does not answer: there is nothing to compare with.")
+    beside = _beside(here)
+    with connect(beside, purpose="compares") as old:
+        old.execute("SET statement_timeout = 0")
+        here.conn.execute("SET statement_timeout = 0")
+        then, now = data.checksums(old), data.checksums(here.conn)
+        rows = []
+        counts = []
+        for table in sorted(then.keys() | now.keys(), key=str):
+            a, b = then.get(table), now.get(table)
+            if a is None or b is None:
+                told = Cell("only today" if a is None else "only there", WARN)
+                rows.append((str(table), a.rows if a else "-", b.rows if b else "-", "", "", "", told))
+            elif a == b:
+                rows.append((str(table), f"{a.rows:,}", f"{b.rows:,}", 0, 0, 0, Cell("equal", QUIET)))
+            else:
+                d = data.difference(old, here.conn, table)
+                counts.append((str(table), d.missing, d.changed, d.new))
+                rows.append((str(table), f"{a.rows:,}", f"{b.rows:,}", f"{d.missing:,}", f"{d.changed:,}", f"{d.new:,}",
+                             Cell("different", WARN)))  # fmt: skip
+    here.facts["differences"] = counts
+    here.journal("compared", different=[c[0] for c in counts], equal=len(rows) - len(counts))
+    return here.keep_table("how-does-it-differ", Table(headings, rows))
+
+
+def differences_drawn(here: Here) -> Picture | Card:
+    """Draw missing, changed and new rows per table that differs."""
+    counts = here.facts.get("differences") or []
+    if not counts:
+        return Card("Differences", [("drawn", "none: no table differs in its rows")])
+    picture, axes = figure(8, 1.4 + 0.5 * len(counts))
+    left = [0] * len(counts)
+    for part, (label, colour) in enumerate((("missing today", "#cf222e"), ("changed", "#bf8700"), ("new today", "#2da44e")), 1):
+        values = [c[part] for c in counts]
+        axes.barh([c[0] for c in counts], values, left=left, label=label, color=colour)
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    axes.set_xlabel("rows")
+    axes.invert_yaxis()
+    axes.legend(frameon=False)
+    told = "; ".join(f"{t}: {m:,} missing today, {c:,} changed, {n:,} new" for t, m, c, n in counts)
+    return Picture.of(picture, f"Rows that differ: {told}")
+
+
+def what_next(here: Here) -> Table:
+    """Show the three ways to go on from here, with what each does and costs."""
+    server = here.facts["restored"].server
+    rows = [
+        ("look", "Read the restored data beside the living", f'psql -h "{server.socket_dir}" -U postgres {here.target.database}'),
+        ("salvage", "Copy chosen rows back by hand; what the application wrote since is kept",
+         f'pg_dump -h "{server.socket_dir}" -U postgres -t <table> --data-only {here.target.database}'),
+        ("leave", "Stop the restored server; its files stay", f"pgrunbook server stop --name {server.name}"),
+        ("remove", "Remove the restored server and its files", f"pgrunbook server destroy --name {server.name}"),
+    ]  # fmt: skip
+    return Table(["way", "what it does", "command"], rows)
+
+
+def verdict(here: Here) -> Banner:
+    """Say where the restored database is, and that the old one was not touched."""
+    done = here.facts["restored"]
+    state = f"The database as it was at {done.point} runs as server {done.server.name}; the target was only read."
+    facts = [("recovery time", f"{done.measures.copy_s + done.measures.replay_s:.2f} s"), ("reached", done.measures.end_lsn)]
+    return here.verdict(state, facts, then=f"pgrunbook server destroy --name {done.server.name}, when it is not needed any more")
+
+
+class _Journaled:
+    """Writes the progress of a restore into the journal, once a second at most."""
+
+    def __init__(self, here: Here) -> None:
+        self._here, self._last = here, 0.0
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if time.monotonic() - self._last > 1.0:
+            self._last = time.monotonic()
+            self._here.journal("restore-progress", what=what, bytes=done, of=total)
+
+
+def _source(here: Here) -> Server:
+    if here.target.server is None:
+        raise Refused(
+            f'target "{here.target.name}" cannot be restored from here',
+            detail="Only a server of ours has base backups and an archive that we can read.",
+            hint="Restore with your provider's tool; its backups are not to be reached from here yet.",
+        )
+    return Server(here.target.server)
+
+
+def _beside(here: Here) -> Target:
+    restored = here.facts["restored"].server
+    return here.target.model_copy(update={"name": f"{here.target.name}, restored", "server": restored.name})
+
+
+def _span(ago: timedelta) -> str:
+    seconds = int(ago.total_seconds())
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
+
+
+def _timeline(window: backup.Window, backups: list[backup.BaseBackup], points: list[steps.RestorePoint]) -> Picture:
+    picture, axes = figure(9, 2.2)
+    axes.barh(["can be restored"], [window.latest_at - window.earliest_at], left=[window.earliest_at], color="#b6e3ff", height=0.5)
+    axes.plot([b.ended_at for b in backups], ["can be restored"] * len(backups), "s", color="#0969da", label="base backup")
+    shown = [p for p in points if p.created_at >= window.earliest_at]
+    axes.plot([p.created_at for p in shown], ["can be restored"] * len(shown), "|", ms=26, mew=2, color="#cf222e", label="restore point")
+    axes.set_xlabel("time (UTC)")
+    axes.tick_params(axis="x", labelrotation=20)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.35), ncols=2)
+    told = f"from {window.earliest_at:%Y-%m-%d %H:%M:%S}Z to {window.latest_at:%Y-%m-%d %H:%M:%S}Z"
+    return Picture.of(picture, f"Can be restored {told}: {len(backups)} base backups, {len(shown)} restore points.")

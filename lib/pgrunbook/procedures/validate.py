@@ -1,0 +1,232 @@
+"""Validate: prove it. The steps of notebooks/validate.ipynb, in order."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import Field
+
+from pgrunbook import history as histories
+from pgrunbook.changes import plan as plans
+from pgrunbook.changes import rehearsal
+from pgrunbook.changes.plan import Plan
+from pgrunbook.changes.statements import Type
+from pgrunbook.database import health
+from pgrunbook.database.schema import Snapshot, snapshot
+from pgrunbook.errors import Broken, WrongInput
+from pgrunbook.procedures import here as heres
+from pgrunbook.procedures.here import Here
+from pgrunbook.record import journal
+from pgrunbook.record import run as runs
+from pgrunbook.record.run import Run
+from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
+
+# Below this a ratio says nothing: a query that took 2 ms and takes 5 is not slow.
+SLOW_FROM_MS = 50.0
+
+
+class Parameters(heres.Parameters):
+    """What validate is told."""
+
+    of_run: str = ""
+    max_slowdown: float = Field(default=2.0, ge=1.0, le=1000.0)
+
+
+def begin(**given: object) -> Here:
+    """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
+    here = heres.begin("validate", Parameters, given)
+    here.facts["problems"] = []
+    return here
+
+
+def meet_the_target(here: Here) -> Card:
+    """Show who is at the other end, and against which run's promise it is held. Raises Unreachable."""
+    promise = _promising_run(here)
+    here.facts["promise"] = promise
+    card = here.meet_the_target()
+    told = promise.run_id if promise else Cell("no run on this target made a plan", WARN)
+    return Card(card.title, [*card.facts, ("held against", told)], card.tone)
+
+
+def schema_as_promised(here: Here) -> Table:
+    """Compare the schema with the one that the rehearsal ended in; show differences by object."""
+    promise = here.facts["promise"]
+    history = histories.read(here.conn, here.target)
+    now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
+    here.run.keep("schema-validated.json", now.to_json())
+    path = promise.folder / "schema-promised.json" if promise else None
+    headings = ["object", "name", "change", "promised", "found"]
+    if path is None or not path.is_file():
+        here.journal("schema-not-compared", fingerprint=now.fingerprint)
+        return Table(headings, [], empty="Nothing was promised: no rehearsal was made. This says nothing about the schema.")
+    promised = Snapshot.from_json(path.read_text(encoding="utf-8"))
+    unlike = next((e["unlike"] for e in _events(promise, "rehearsed")), [])
+    found = rehearsal.unexpected(promised, now, unlike)
+    left = [m.name for m in history.pending()]
+    rows: list[tuple[object, ...]] = [
+        (d.kind, d.name, Cell(d.change, BAD), d.before[:300], d.after[:300]) for d in found
+    ]
+    here.journal("schema-compared", differences=len(found), fingerprint=now.fingerprint, promised=promised.fingerprint)
+    if found:
+        here.facts["problems"].append(f"the schema differs from the promised one in {len(found)} objects")
+    planned = _plan(promise)
+    still = [c.migration for c in planned.changes if c.migration in left] if planned else []
+    if still:
+        here.facts["problems"].append(f"still pending: {', '.join(still)}")
+    title = f"found {now.fingerprint[:16]}, promised {promised.fingerprint[:16]}"
+    return here.keep_table(
+        "schema-differences", Table(headings, rows, title=title, empty=f"Equal: {len(now.objects)} objects as promised.")
+    )
+
+
+def nothing_left_behind(here: Here) -> Table:
+    """Show invalid indexes, constraints not validated, and sequences behind their column."""
+    found = health.leftovers(here.conn)
+    before = _known_before(here)
+    rows = []
+    for left in found:
+        old = left.name in before
+        rows.append((Cell(left.kind, WARN if old else BAD), left.name, left.where, "before as well" if old else left.advice))
+        if not old:
+            here.facts["problems"].append(f"{left.kind}: {left.name}")
+    here.journal("leftovers", found=[f"{left.kind}: {left.name}" for left in found])
+    return Table(["what", "name", "of", "what to do"], rows, empty="Nothing: indexes valid, constraints validated, sequences ahead.")
+
+
+def data_as_promised(here: Here) -> Table:
+    """Compare the number of rows per table with those that prepare counted."""
+    before = _measured(here).get("rows", {})
+    plan = _plan(here.facts["promise"]) if here.facts["promise"] else None
+    touched = {o.rpartition(".")[2] for _, s in (plan.steps() if plan else []) if s.type is Type.DATA for o in s.objects}
+    rows = []
+    for table, (now, exact) in health.row_counts(here.conn).items():
+        then = before.get(table, [None, exact])[0]
+        change = None if then is None else now - then
+        meant = table.rpartition(".")[2].strip('"') in touched
+        rows.append((table, _number(then), _number(now) + ("" if exact else " (estimate)"), _changed(change, meant)))
+    return here.keep_table("data-as-promised", Table(["table", "rows before", "rows now", "change"], rows))
+
+
+def queries_as_fast(here: Here) -> Card | Picture:
+    """Time the critical queries again; return a picture of before and after, or a sentence without them."""
+    before = _measured(here).get("queries_ms", {})
+    timings = {n: health.time_query(here.conn, q) for n, q in here.target.critical_queries.items()}
+    for name, timing in timings.items():
+        was = before.get(name)
+        if timing.error and was is not None:
+            here.facts["problems"].append(f'query "{name}" fails: {timing.error}')
+        elif was and timing.median_ms and timing.median_ms > max(SLOW_FROM_MS, was * here.parameters.max_slowdown):
+            here.facts["problems"].append(f'query "{name}" takes {timing.median_ms:.0f} ms, before {was:.0f} ms')
+    here.journal("queries-timed", ms={n: t.median_ms for n, t in timings.items()}, before=before)
+    if not timings:
+        return Card("Critical queries", [("timed", "none: the target names no critical_queries")])
+    here.facts["queries"] = {n: (before.get(n), t.median_ms) for n, t in timings.items()}
+    return _bars(here.facts["queries"], here.parameters.max_slowdown)
+
+
+def checklist(here: Here) -> Table:
+    """Show the guide's seven boxes, each with the evidence that this run has for it, or that it has none."""
+    promise = here.facts["promise"]
+    plan = _plan(promise) if promise else None
+    names = {e["event"] for e in _events(promise)} if promise else set()
+    proven = next((e["proven"] for e in _events(promise, "ways-back")), []) if promise else []
+    rehearsed = plan.rehearsed if plan and "rehearsed" in names else ""
+    counts = {t: sum(s.type is t for _, s in plan.steps()) for t in Type} if plan else {}
+    impact = ", ".join(f"{n} {t}" for t, n in counts.items() if n)
+    evidence = [
+        ("schema changes reviewed by team", f"plan {plan.digest[:16]}; who approved it is not recorded yet" if plan else ""),
+        ("migration tested in development branch", rehearsed),
+        ("rollback script prepared and tested", f"there and back: {', '.join(proven)}" if proven else ""),
+        ("performance impact assessed", "critical queries timed before and after" if here.facts.get("queries") else ""),
+        ("monitoring alerts configured", ""),
+        ("documentation updated", ""),
+        ("customer impact evaluated", f"statements: {impact}" if impact else ""),
+    ]
+    rows = [(box, Cell("evidence", GOOD) if told else Cell("none", QUIET), told) for box, told in evidence]
+    return here.keep_table("checklist", Table(["box", "", "what proves it"], rows))
+
+
+def verdict(here: Here) -> Banner:
+    """Say whether all is as promised. Raises Broken, with every problem, when it is not."""
+    problems = here.facts["problems"]
+    if problems:
+        raise Broken(
+            f"the database is not as promised: {problems[0]}",
+            detail="; ".join(problems),
+            state="The migrations are applied; validate changed nothing.",
+            hint=f"Take them back: pgrunbook run rollback --target {here.target.name}, or mend what is named.",
+        )
+    promised = here.facts["promise"] is not None and (here.facts["promise"].folder / "schema-promised.json").is_file()
+    state = "The database is as promised." if promised else "Nothing wrong was found; nothing had been promised."
+    return here.verdict(state, [], then="nothing: the release is done")
+
+
+def _promising_run(here: Here) -> Run | None:
+    """The named run, else this one when it has a plan, else the last one on this target that has."""
+    if here.parameters.of_run:
+        run = runs.find(here.parameters.of_run)
+        if run.target != here.target.name:
+            raise WrongInput(f"run {run.run_id} is of target {run.target}, not of {here.target.name}")
+        return run
+    for folder in (here.run.folder, *reversed(runs.folders())):
+        if (folder / "plan.json").is_file():
+            run = runs.load(folder)
+            if run.target == here.target.name:
+                return run
+    return None
+
+
+def _plan(run: Run) -> Plan | None:
+    path = run.folder / "plan.json"
+    return plans.read(path) if path.is_file() else None
+
+
+def _events(run: Run, *names: str) -> list[dict[str, Any]]:
+    return [e for e in journal.read(run.journal.path) if not names or e["event"] in names]
+
+
+def _measured(here: Here) -> dict[str, Any]:
+    promise = here.facts["promise"]
+    path = promise.folder / "measured-before.json" if promise else None
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+
+
+def _known_before(here: Here) -> set[str]:
+    """Names of indexes and constraints that were invalid before the run: it is not to blame for them."""
+    promise = here.facts["promise"]
+    path = promise.folder / "leftovers-before.json" if promise else None
+    return set(json.loads(path.read_text(encoding="utf-8"))) if path and path.is_file() else set()
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _changed(change: int | None, meant: bool) -> Cell:
+    if change is None:
+        return Cell("new table" if not meant else "not counted before", QUIET)
+    if not change:
+        return Cell("0", QUIET)
+    return Cell(f"{change:+,}" + (" (a data statement)" if meant else " (not by the plan: traffic?)"), GOOD if meant else WARN)
+
+
+def _bars(queries: dict[str, tuple[float | None, float | None]], max_slowdown: float) -> Picture:
+    names = list(queries)
+    picture, axes = figure(8, 1.2 + 0.6 * len(names))
+    before = [queries[n][0] or 0 for n in names]
+    axes.barh([p + 0.2 for p in range(len(names))], before, 0.36, label="before", color="#8c959f")
+    now = [queries[n][1] or 0 for n in names]
+    axes.barh([p - 0.2 for p in range(len(names))], now, 0.36, label="now", color="#2da44e")
+    for place, was in enumerate(before):
+        limit = max(SLOW_FROM_MS, was * max_slowdown)
+        axes.plot([limit, limit], [place - 0.4, place + 0.4], color="#cf222e", label="" if place else "limit")
+    axes.set_yticks(list(range(len(names))), names)
+    axes.set_xlabel("median of 5 runs, ms")
+    axes.legend(frameon=False)
+    told = "; ".join(f"{n}: {_ms(was)} before, {_ms(is_now)} now" for n, (was, is_now) in queries.items())
+    return Picture.of(picture, f"Critical queries: {told}")
+
+
+def _ms(value: float | None) -> str:
+    return "not timed" if value is None else f"{value:.1f} ms"

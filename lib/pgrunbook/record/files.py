@@ -1,0 +1,51 @@
+"""Files of a record, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from pgrunbook.errors import RecordFailed
+
+RECORD_FAILED_HINT = "Make room or mend the folder, then run the same command again: it goes on where the database is."
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old text or the new, never a part.
+
+    Raises RecordFailed when the disk is full or the folder cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as exc:
+        raise _failed(path, exc) from exc
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+        sync_folder(path.parent)
+    except OSError as exc:
+        Path(temporary).unlink(missing_ok=True)
+        raise _failed(path, exc) from exc
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a new name in it outlives a crash."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _failed(path: Path, exc: OSError) -> RecordFailed:
+    return RecordFailed(
+        f"could not write the record {path.name}",
+        detail=f"{path}: {exc.strerror or exc}.",
+        state="The database is as the last recorded step left it; no step runs that cannot be recorded.",
+        hint=RECORD_FAILED_HINT,
+    )

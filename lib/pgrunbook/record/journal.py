@@ -1,0 +1,104 @@
+"""The journal of a run: an append-only file, written before and after each thing that is done."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pgrunbook.errors import RecordFailed
+from pgrunbook.record.files import RECORD_FAILED_HINT
+
+Event = dict[str, Any]
+
+
+class Journal:
+    """Append events to ``journal.jsonl``, each flushed to disk before the caller goes on.
+
+    The runner and the kernel write to the same file: a lock on it keeps their lines whole and numbered.
+    A line that a crash cut off is left where it is, closed with a newline, and reported by :func:`read`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, event: str, **facts: object) -> Event:
+        """Append one event and return it, with its number and time.
+
+        Raises RecordFailed when it cannot be written and flushed: nothing may be done that is not recorded.
+        """
+        try:
+            with self.path.open("a+b", buffering=0) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                torn, seq = _end(file.fileno())
+                line: Event = {
+                    "seq": seq + 1,
+                    "at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+                    "event": event,
+                    "pid": os.getpid(),
+                    **facts,
+                }
+                _append(file.fileno(), (b"\n" if torn else b"") + _encoded(line) + b"\n")
+                return line
+        except OSError as exc:
+            raise RecordFailed(
+                "could not write the journal of this run",
+                detail=f'{self.path}: {exc.strerror or exc}; the event was "{event}".',
+                state="The database is as its own record (schema pgrunbook) says; no step runs unrecorded.",
+                hint=RECORD_FAILED_HINT,
+            ) from exc
+
+
+def read(path: Path) -> list[Event]:
+    """Return the events of a journal, oldest first; [] where there is none.
+
+    What a crash left of a line stands as an event ``torn`` with its text.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return list(_events(raw))
+
+
+def _events(raw: bytes) -> Iterator[Event]:
+    for line in raw.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            yield {"event": "torn", "text": line.decode("utf-8", "replace")}
+
+
+def _encoded(line: Event) -> bytes:
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str).encode()
+
+
+def _append(handle: int, line: bytes) -> None:
+    written = os.write(handle, line)
+    if written != len(line):
+        raise OSError(28, "No space left on device (a part of the line was written)")
+    os.fsync(handle)
+
+
+def _end(handle: int) -> tuple[bool, int]:
+    """Return whether the last line is cut off, and the number of the last whole event."""
+    if not os.fstat(handle).st_size:
+        return False, 0
+    size = os.fstat(handle).st_size
+    window = 4096
+    while True:
+        start = max(0, size - window)
+        tail = os.pread(handle, size - start, start)
+        torn = not tail.endswith(b"\n")
+        for line in reversed(tail.splitlines()[(1 if start else 0) :]):
+            try:
+                return torn, int(json.loads(line)["seq"])
+            except (ValueError, KeyError, TypeError):
+                continue
+        if not start:
+            return torn, 0
+        window *= 4

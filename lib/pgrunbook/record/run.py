@@ -1,0 +1,200 @@
+"""A run: one execution of a runbook on one target, and its folder in ``outputs/``."""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+import re
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
+
+from pgrunbook import home
+from pgrunbook.errors import Blocked, RecordFailed, WrongInput
+from pgrunbook.record.files import write_atomically
+from pgrunbook.record.journal import Journal
+
+RUN_FILE = "run.json"
+JOURNAL_FILE = "journal.jsonl"
+RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{4}")
+
+
+class Status(StrEnum):
+    """How a run, or a procedure of it, stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    REFUSED = "refused"
+    INTERRUPTED = "interrupted"
+    BROKEN_OFF = "broken off"  # said to be running, but nobody holds it: its process was killed
+
+
+@dataclass
+class Part:
+    """One procedure of a run: its notebook and how it stands."""
+
+    procedure: str
+    notebook: str
+    status: Status = Status.WAITING
+    started_at: str = ""
+    ended_at: str = ""
+    says: str = ""
+
+
+@dataclass
+class Run:
+    """The folder of a run and what ``run.json`` says of it."""
+
+    folder: Path
+    run_id: str
+    runbook: str
+    target: str
+    parameters: dict[str, Any]
+    how: str
+    status: Status = Status.RUNNING
+    operator: str = ""
+    machine: str = ""
+    started_at: str = ""
+    ended_at: str = ""
+    parts: list[Part] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    _held: IO[bytes] | None = None
+
+    @property
+    def journal(self) -> Journal:
+        """The journal of this run."""
+        return Journal(self.folder / JOURNAL_FILE)
+
+    def save(self) -> None:
+        """Write ``run.json``, whole. Raises RecordFailed as write_atomically does."""
+        facts = {key: value for key, value in self.__dict__.items() if key not in ("folder", "_held")}
+        facts["parts"] = [asdict(part) for part in self.parts]
+        write_atomically(self.folder / RUN_FILE, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+    def keep(self, name: str, text: str) -> Path:
+        """Write a piece of evidence (plan.json, a table as CSV) into the run folder; return its path."""
+        path = self.folder / name
+        write_atomically(path, text)
+        return path
+
+    def hold(self) -> None:
+        """Take the run folder for this process, until it ends.
+
+        Raises Blocked when another living process has it.
+        """
+        if self._held is not None:
+            return
+        file = (self.folder / ".held").open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().decode() or "unknown"
+            file.close()
+            raise Blocked(
+                f"run {self.run_id} is already in use",
+                detail=f"Process {holder} works in {self.folder}.",
+                hint="Wait until it has ended (pgrunbook runs), or stop that process.",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        self._held = file
+
+    def release(self) -> None:
+        """Give the run folder back."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def is_held(self) -> bool:
+        """Tell whether a living process works in the run folder."""
+        if self._held is not None:
+            return True
+        try:
+            with (self.folder / ".held").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def standing(self) -> Status:
+        """Return the status as it is: ``broken off`` where run.json says running and nobody is at work."""
+        if self.status is Status.RUNNING and not self.is_held():
+            return Status.BROKEN_OFF
+        return self.status
+
+
+def create(runbook: str, target: str, parameters: Mapping[str, Any], *, how: str) -> Run:
+    """Make the folder of a new run and return it.
+
+    Raises RecordFailed when the folder cannot be made.
+    """
+    now = datetime.now(UTC)
+    plain = "-".join(re.findall(r"[a-z0-9]+", f"{runbook}-{target}".lower()))
+    run_id = f"{now:%Y%m%dT%H%M%SZ}-{plain}-{secrets.token_hex(2)}"
+    folder = home.outputs_dir() / run_id
+    try:
+        folder.mkdir(parents=True)
+    except OSError as exc:
+        raise RecordFailed(
+            "could not make the folder of this run",
+            detail=f"{folder}: {exc.strerror or exc}.",
+            hint="Make the outputs folder writable, or name another one in PGRUNBOOK_OUTPUTS.",
+        ) from exc
+    run = Run(folder, run_id, runbook, target, dict(parameters), how)
+    run.operator, run.machine, run.started_at = getpass.getuser(), socket.gethostname(), stamp(now)
+    run.save()
+    return run
+
+
+def load(folder: Path) -> Run:
+    """Return the run of a folder. Raises WrongInput when it holds no readable ``run.json``."""
+    try:
+        facts = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        parts = [Part(**{**part, "status": Status(part["status"])}) for part in facts.pop("parts")]
+        return Run(folder=folder, parts=parts, **{**facts, "status": Status(facts["status"])})
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise WrongInput(f"could not read the run in {folder}", detail=str(exc)) from exc
+
+
+def find(run_id: str) -> Run:
+    """Return the run of that id, or of the only id that begins or ends so.
+
+    Raises WrongInput when there is none, or more than one.
+    """
+    every = [folder.name for folder in folders()]
+    found = [name for name in every if name == run_id] or [
+        name for name in every if run_id and (name.startswith(run_id) or name.endswith(run_id))
+    ]
+    if len(found) != 1:
+        raise WrongInput(
+            f'could not find the run "{run_id}"',
+            detail=f"{home.outputs_dir()} holds {len(found)} runs whose id begins or ends so.",
+            hint="See the ids with: pgrunbook runs",
+        )
+    return load(home.outputs_dir() / found[0])
+
+
+def folders() -> list[Path]:
+    """Return the folders of all runs, oldest first."""
+    outputs = home.outputs_dir()
+    if not outputs.is_dir():
+        return []
+    return sorted(folder for folder in outputs.iterdir() if (folder / RUN_FILE).is_file())
+
+
+def stamp(moment: datetime | None = None) -> str:
+    """Return a time as records spell it: UTC, to the millisecond, with Z."""
+    return (moment or datetime.now(UTC)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
