@@ -133,9 +133,7 @@ def test_a_restore_ends_at_the_point_while_the_source_goes_on(
     assert events(past.source) == [1, 2, 3, 4]
 
 
-def test_a_restored_server_keeps_its_past_to_itself(
-    past: Past, restored_to: Callable[[Point], Restored]
-) -> None:
+def test_a_restored_server_keeps_its_past_to_itself(past: Past, restored_to: Callable[[Point], Restored]) -> None:
     """It archives to its own archive, takes no archive setting along, and can be stopped and started."""
     before = sorted(path.name for path in past.source.archive_dir.iterdir())
     new = restored_to(Point(name=past.name, at_lsn=past.name_lsn)).server
@@ -350,9 +348,7 @@ def test_a_point_is_read_from_text() -> None:
     assert parse_point("2026-01-02T12:00:00Z") == Point(time=noon)
     assert parse_point("2026-01-02 13:00:00+01:00") == Point(time=noon)
     assert parse_point("2026-01-02 12:00 UTC") == Point(time=noon)
-    assert parse_point("20261122T165431Z-release-demo-7f3a") == Point(
-        name="20261122T165431Z-release-demo-7f3a"
-    )
+    assert parse_point("20261122T165431Z-release-demo-7f3a") == Point(name="20261122T165431Z-release-demo-7f3a")
     assert str(parse_point("before-release")) == 'restore point "before-release"'
 
 

@@ -100,9 +100,7 @@ def folder_of(folder: Path, major: str, names: list[str] | None = None) -> Path:
 
 
 def journal_of(folder: Path, entries: list[tuple[str, int]]) -> Path:
-    listed = [
-        {"idx": n, "when": when, "tag": tag, "breakpoints": True} for n, (tag, when) in enumerate(entries)
-    ]
+    listed = [{"idx": n, "when": when, "tag": tag, "breakpoints": True} for n, (tag, when) in enumerate(entries)]
     return write(
         folder,
         {"meta/_journal.json": json.dumps({"version": "7", "dialect": "postgresql", "entries": listed})},
@@ -134,9 +132,7 @@ def sha(text: str) -> str:
 
 
 @LAYOUTS
-def test_after_ours_drizzle_finds_nothing(
-    drizzle: Path, conn: Connection, tmp_path: Path, major: str
-) -> None:
+def test_after_ours_drizzle_finds_nothing(drizzle: Path, conn: Connection, tmp_path: Path, major: str) -> None:
     """Its migrate() sends nothing and leaves the table as it is, row by row."""
     folder = folder_of(tmp_path, major)
     apply(conn, read(conn, folder))
@@ -185,9 +181,7 @@ def test_we_take_turns(drizzle: Path, conn: Connection, tmp_path: Path, major: s
 
 
 @LAYOUTS
-def test_after_a_rollback_both_find_it_pending(
-    drizzle: Path, conn: Connection, tmp_path: Path, major: str
-) -> None:
+def test_after_a_rollback_both_find_it_pending(drizzle: Path, conn: Connection, tmp_path: Path, major: str) -> None:
     """The way back lies beside the migration, and Drizzle does not mind it."""
     folder = folder_of(tmp_path, major)
     down = f"{NAMES[2]}/down.sql" if major == "1" else f"{NAMES[2]}.down.sql"
@@ -214,9 +208,7 @@ def test_out_of_order_is_an_error_and_can_be_applied_on_purpose(
 
     assert states(found)[NAMES[1]] is State.OUT_OF_ORDER
     assert [entry.name for entry in found.problems()] == NAMES[1:2]
-    assert ("skips it without a word" if major == "0" else "applies it all the same") in found.problems()[
-        0
-    ].note
+    assert ("skips it without a word" if major == "0" else "applies it all the same") in found.problems()[0].note
     assert found.pending() == found.problems(out_of_order=True) == []
     apply(conn, found, found.pending(out_of_order=True))
     before = rows_of(conn)
@@ -300,9 +292,7 @@ def test_a_table_of_the_betas_is_kept_until_drizzle_upgrades_it(
     assert rows_of(conn) == before
 
 
-def test_a_row_without_a_name_is_known_by_its_time_and_hash(
-    drizzle: Path, conn: Connection, tmp_path: Path
-) -> None:
+def test_a_row_without_a_name_is_known_by_its_time_and_hash(drizzle: Path, conn: Connection, tmp_path: Path) -> None:
     """A Drizzle 0.x that went on after the upgrade leaves such rows, and 1.0 would run them again."""
     folder = folder_of(tmp_path, "1")
     run_drizzle(drizzle, "1", conn, folder)
@@ -365,8 +355,7 @@ def test_a_second_row_is_a_duplicate(conn: Connection, tmp_path: Path, major: st
     assert [entry.state for entry in found.entries] == ["applied", "duplicate", "applied", "applied"]
     [problem] = found.problems()
     assert problem.note == (
-        "Recorded twice, in rows 1 and 4: it may have run twice. "
-        "Look what it did to the database, then delete row 4."
+        "Recorded twice, in rows 1 and 4: it may have run twice. Look what it did to the database, then delete row 4."
     )
     roll_back(conn, found, problem)
     assert read(conn, folder).problems() == []
@@ -394,9 +383,7 @@ def test_the_journals_times_count_to_the_millisecond(conn: Connection, tmp_path:
     assert [entry.state for entry in read(conn, tmp_path).entries] == ["out_of_order", "edited"]
 
 
-def test_one_of_the_same_time_as_the_newest_is_skipped_too(
-    drizzle: Path, conn: Connection, tmp_path: Path
-) -> None:
+def test_one_of_the_same_time_as_the_newest_is_skipped_too(drizzle: Path, conn: Connection, tmp_path: Path) -> None:
     """Drizzle 0.x applies what is later than its newest row, and nothing else."""
     folder = journal_of(folder_of(tmp_path, "0", NAMES[:2]), [(NAMES[0], FIRST_MS)])
     (folder / f"{NAMES[1]}.sql").rename(tmp_path / "later")
@@ -452,9 +439,7 @@ def test_a_configuration_belongs_to_the_folder_that_it_writes(
 ) -> None:
     """It may lie far above; one of another application does not count."""
     folder = folder_of(tmp_path / "src" / "db" / "deep" / "sql", "1")
-    write(
-        tmp_path, {"drizzle.config.ts": f"export default {{ out: '{out}', migrations: {{ schema: 'ops' }} }}"}
-    )
+    write(tmp_path, {"drizzle.config.ts": f"export default {{ out: '{out}', migrations: {{ schema: 'ops' }} }}"})
     assert read(conn, folder).qualified_table == expected
 
 
@@ -534,9 +519,7 @@ def test_unknown_columns_are_refused(conn: Connection, tmp_path: Path, columns: 
     told = message_of(conn, folder_of(tmp_path, "0")).splitlines()
     assert told[0] == "cannot read the history table public.__drizzle_migrations: its columns are unknown"
     assert told[1].startswith("Detail: It has (id integer, hash text")
-    assert told[1].endswith(
-        "known are Drizzle's (id, hash, created_at) and (id, hash, created_at, name, applied_at)."
-    )
+    assert told[1].endswith("known are Drizzle's (id, hash, created_at) and (id, hash, created_at, name, applied_at).")
 
 
 def test_an_upgraded_table_and_a_journal_are_refused(drizzle: Path, conn: Connection, tmp_path: Path) -> None:

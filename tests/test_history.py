@@ -37,9 +37,7 @@ def socket_dir() -> Iterator[Path]:
     options = f"-c listen_addresses='' -c unix_socket_directories='{base}' -c fsync=off"
 
     def run(program: str, *arguments: str) -> None:
-        subprocess.run(
-            [BINARIES / program, *arguments], check=True, user=user, cwd=base, stdout=subprocess.DEVNULL
-        )
+        subprocess.run([BINARIES / program, *arguments], check=True, user=user, cwd=base, stdout=subprocess.DEVNULL)
 
     run("initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
     run("pg_ctl", "-D", str(data), "-o", options, "-l", str(base / "log"), "-w", "start")
@@ -74,9 +72,7 @@ def states(found: history.History) -> dict[str, State]:
     return {entry.name: entry.state for entry in found.entries}
 
 
-def apply(
-    conn: Connection, found: history.History, migrations: list[history.Migration] | None = None
-) -> None:
+def apply(conn: Connection, found: history.History, migrations: list[history.Migration] | None = None) -> None:
     """What the executor does, in its smallest form: each migration and its row in one transaction."""
     for statement in history.prepare_table(found):
         conn.execute(statement)

@@ -19,10 +19,7 @@ TABLE = "CREATE TABLE schema_migrations (version text, applied_at timestamptz)"
 
 
 def versions(conn: Connection, table: str = "schema_migrations") -> list[str]:
-    return [
-        str(version)
-        for (version,) in conn.execute(f"SELECT version FROM {table} ORDER BY applied_at, version")
-    ]
+    return [str(version) for (version,) in conn.execute(f"SELECT version FROM {table} ORDER BY applied_at, version")]
 
 
 def numbered(folder: Path, *names: str) -> Path:
@@ -75,9 +72,7 @@ def test_rows_are_written_in_the_form_of_those_before(
 ) -> None:
     """A table that holds numbers is understood, and goes on holding numbers."""
     numbered(tmp_path, "0001_a", "0002_b")
-    conn.execute(
-        f"CREATE TABLE schema_migrations (version {kind} PRIMARY KEY, applied_at timestamp DEFAULT now())"
-    )
+    conn.execute(f"CREATE TABLE schema_migrations (version {kind} PRIMARY KEY, applied_at timestamp DEFAULT now())")
     conn.execute(f"INSERT INTO schema_migrations VALUES {rows}")
     found = read(conn, tmp_path)
     assert states(found) == {"0001_a": State.APPLIED, "0002_b": State.PENDING}
@@ -129,9 +124,7 @@ def test_of_two_rows_the_older_counts(conn: Connection, tmp_path: Path) -> None:
     """One without a time is taken for the older, and the later one for the one too many."""
     numbered(tmp_path, "0001_a")
     conn.execute(TABLE)
-    conn.execute(
-        "INSERT INTO schema_migrations VALUES ('0001_a', now()), ('0001_a', '2026-01-01'), ('0001_a', NULL)"
-    )
+    conn.execute("INSERT INTO schema_migrations VALUES ('0001_a', now()), ('0001_a', '2026-01-01'), ('0001_a', NULL)")
     told = [entry.applied.applied_at for entry in read(conn, tmp_path).entries]
     assert told[0] is None
     assert told[1] < told[2]
@@ -149,9 +142,7 @@ def test_rows_without_a_file_are_missing_and_stand_in_their_place(conn: Connecti
     """A row that nobody can read as a number comes last."""
     numbered(tmp_path, "0001_a", "0003_c")
     conn.execute(TABLE)
-    conn.execute(
-        "INSERT INTO schema_migrations VALUES ('0001_a', now()), ('0002_gone', now()), ('baseline', NULL)"
-    )
+    conn.execute("INSERT INTO schema_migrations VALUES ('0001_a', now()), ('0002_gone', now()), ('baseline', NULL)")
     found = read(conn, tmp_path)
     assert [(e.name, e.state) for e in found.entries] == [
         ("0001_a", State.APPLIED),

@@ -90,7 +90,7 @@ COMMENT ON CONSTRAINT total_check ON app.orders IS 'why'
 COMMENT ON DOMAIN app.positive IS 'above zero'
 GRANT SELECT ON app.users TO runbook_reader
 GRANT SELECT (id) ON app.orders TO runbook_reader
-ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO runbook_reader
+ALTER DEFAULT PRIVILEGES IN SCHEMA "Odd Name" GRANT USAGE ON SEQUENCES TO runbook_reader
 """.strip().split("\n")
 
 # One property each, one after the other. "= " at the start: pg_dump must see no difference either.
@@ -251,11 +251,21 @@ class Server:
 
     def dump(self, database: str) -> tuple[str, ...]:
         """Return what pg_dump says, as sorted statements."""
+        return self.dumping(database)()
+
+    def dumping(self, database: str) -> Callable[[], tuple[str, ...]]:
+        """Start pg_dump; the result waits for it."""
         command = [self.programs / "pg_dump", "-s", "-h", self.socket_dir, "-U", "postgres", database]
-        text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-        noise = ("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config")
-        lines = [line for line in text.splitlines() if not line.startswith(noise)]
-        return tuple(sorted(part.strip() for part in "\n".join(lines).split("\n\n") if part.strip()))
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+        def result() -> tuple[str, ...]:
+            text, _ = process.communicate(timeout=60)
+            assert process.returncode == 0
+            noise = ("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config")
+            lines = [line for line in text.splitlines() if not line.startswith(noise)]
+            return tuple(sorted(part.strip() for part in "\n".join(lines).split("\n\n") if part.strip()))
+
+        return result
 
 
 def _programs() -> dict[int, Path]:
@@ -334,15 +344,22 @@ def states(server: Server) -> dict[str, tuple[State, State]]:
     server.run("base", *BASE)
     server.run("postgres", "CREATE DATABASE changing TEMPLATE base")
     found = {}
-    before = State(server.snapshot("changing"), server.dump("changing"))
-    for change in CHANGES:
-        if (statements := _for_version(change, server.version)) is None:
-            continue
-        server.run("changing", *statements.split("; "))
-        after = State(server.snapshot("changing"), server.dump("changing"))
-        found[change] = before, after
-        before = after
+    with server.connect("changing") as conn:
+        before = _state(server, conn)
+        for change in CHANGES:
+            if (statements := _for_version(change, server.version)) is None:
+                continue
+            for statement in statements.split("; "):
+                conn.execute(statement)
+            after = _state(server, conn)
+            found[change] = before, after
+            before = after
     return found
+
+
+def _state(server: Server, conn: psycopg.Connection[tuple[object, ...]]) -> State:
+    dumped = server.dumping("changing")
+    return State(snapshot(conn), dumped())
 
 
 def _for_version(change: str, version: int) -> str | None:
@@ -353,9 +370,7 @@ def _for_version(change: str, version: int) -> str | None:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_fingerprint_differs_exactly_when_pg_dump_differs(
-    states: dict[str, tuple[State, State]], change: str
-) -> None:
+def test_fingerprint_differs_exactly_when_pg_dump_differs(states: dict[str, tuple[State, State]], change: str) -> None:
     """What pg_dump sees, the fingerprint sees; what it does not see leaves the fingerprint as it was."""
     if change not in states:
         pytest.skip("PostgreSQL 18 is the first to know this")
@@ -409,7 +424,9 @@ def test_every_index_is_told_in_the_words_of_pg_get_indexdef(
             "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index"
             " WHERE indrelid >= 16384 AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)"
         ).fetchall()
-    told = {f"{i.relation.rpartition('.')[0]}.{i.name.rpartition('.')[2]}": i.definition for i in _objects(states, Index)}
+    told = {
+        f"{i.relation.rpartition('.')[0]}.{i.name.rpartition('.')[2]}": i.definition for i in _objects(states, Index)
+    }
     expected = {name: definition for name, definition in rows if not str(name).startswith("pg_toast.")}
     assert len(expected) >= 16
     assert {name: told.get(str(name)) for name in expected} == expected
@@ -437,7 +454,9 @@ def test_stored_snapshot_that_is_none_is_refused() -> None:
 
 def test_versions_tell_the_same_tables_alike(server: Server, database: Callable[..., str]) -> None:
     """Tables, constraints, indexes, sequences, functions, types and grants do not show the major version."""
-    portable = [words for words in BASE if not words.startswith(("CREATE VIEW", "CREATE MATERIALIZED", "CREATE POLICY"))]
+    portable = [
+        words for words in BASE if not words.startswith(("CREATE VIEW", "CREATE MATERIALIZED", "CREATE POLICY"))
+    ]
     told = server.snapshot(database(*portable))
     _fingerprints[server.version] = told.fingerprint
     assert len(set(_fingerprints.values())) == 1
@@ -528,7 +547,9 @@ def test_invalid_index_shows(server: Server, database: Callable[..., str]) -> No
     with pytest.raises(psycopg.errors.UniqueViolation):
         server.run(a, "CREATE UNIQUE INDEX CONCURRENTLY broken ON t (b)")
     (difference,) = diff(before, server.snapshot(a))
-    assert difference.line() == "+ index public.t.broken: CREATE UNIQUE INDEX broken ON public.t USING btree (b) INVALID"
+    assert (
+        difference.line() == "+ index public.t.broken: CREATE UNIQUE INDEX broken ON public.t USING btree (b) INVALID"
+    )
 
 
 def test_passwords_of_user_mappings_are_not_read(states: dict[str, tuple[State, State]]) -> None:

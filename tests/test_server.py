@@ -19,7 +19,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgrunbook import home
 from pgrunbook.branches import server as server_module
 from pgrunbook.branches.binaries import installation, server_account
 from pgrunbook.branches.server import Server, ServerState, server_names
@@ -28,26 +27,24 @@ from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable, WrongI
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account run the server")
 
 
-def new_state(name: str = "state") -> Path:
+@contextlib.contextmanager
+def new_state(name: str = "state") -> Iterator[Path]:
     """A state directory that the server's account can reach; pytest's own directories shut it out."""
     base = Path(tempfile.mkdtemp(prefix="pgr-"))
     base.chmod(0o755)
-    return base / name
-
-
-def remove_state(state: Path) -> None:
-    for name in server_names():
-        Server(name).destroy()
-    shutil.rmtree(state.parent)
+    with pytest.MonkeyPatch.context() as env:
+        env.setenv("PGRUNBOOK_STATE", str(base / name))
+        env.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
+        yield base / name
+        for server in server_names():
+            Server(server).destroy()
+    shutil.rmtree(base)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def state() -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as env:
-        env.setenv("PGRUNBOOK_STATE", str(new_state()))
-        env.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
-        yield home.state_dir()
-        remove_state(home.state_dir())
+    with new_state() as state:
+        yield state
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +62,10 @@ def server(made: Server) -> Server:
 
 
 @pytest.fixture
-def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def elsewhere(request: pytest.FixtureRequest) -> Iterator[Path]:
     """Another, empty state directory, whose name may be given as the parameter."""
-    state = new_state(getattr(request, "param", "state"))
-    monkeypatch.setenv("PGRUNBOOK_STATE", str(state))
-    yield state
-    remove_state(state)
+    with new_state(getattr(request, "param", "state")) as state:
+        yield state
 
 
 def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
@@ -187,9 +182,7 @@ def busy(server: Server, seconds: float) -> tuple[int, threading.Thread]:
 
     def work() -> None:
         ends = f"clock_timestamp() + '{seconds} s'"
-        loop = (
-            f"DO $$ DECLARE e timestamptz := {ends}; BEGIN WHILE clock_timestamp() < e LOOP END LOOP; END $$"
-        )
+        loop = f"DO $$ DECLARE e timestamptz := {ends}; BEGIN WHILE clock_timestamp() < e LOOP END LOOP; END $$"
         with contextlib.suppress(psycopg.OperationalError):  # the connection ends with the session
             conn.execute(loop)
         conn.close()
@@ -217,9 +210,7 @@ def test_the_start_waits_for_sessions_that_outlive_a_killed_server(server: Serve
     session.join()
 
 
-def test_a_session_that_never_ends_is_named_and_left_alone(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_that_never_ends_is_named_and_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The start gives up and destroy refuses, with the process id; nothing is signalled or removed."""
     monkeypatch.setattr(server_module, "START_ATTEMPTS", 2)
     pid, session = busy(server, seconds=25)

@@ -63,7 +63,11 @@ def start(
     if not lab:
         return
     first = made.folder / made.parts[0].notebook
-    environment = {**os.environ, "PGRUNBOOK_HOME": str(home.project_dir()), "PGRUNBOOK_OUTPUTS": str(home.outputs_dir())}
+    environment = {
+        **os.environ,
+        "PGRUNBOOK_HOME": str(home.project_dir()),
+        "PGRUNBOOK_OUTPUTS": str(home.outputs_dir()),
+    }
     arguments = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={made.folder}", str(first)]
     if os.geteuid() == 0:
         arguments.append("--allow-root")
@@ -191,13 +195,25 @@ def _server(name: str) -> Any:
 def _print_server(found: Any) -> None:
     pid = f", process {found.pid}" if found.pid else ""
     major = f" (PostgreSQL {found.major})" if found.major else ""
-    sys.stdout.write(f"{found.name}: {found.state.value}{major}{pid}\n  data {found.data_dir}\n  socket {found.socket_dir}\n")
+    sys.stdout.write(
+        f"{found.name}: {found.state.value}{major}{pid}\n  data {found.data_dir}\n  socket {found.socket_dir}\n"
+    )
 
 
 def _print_runs(made: list[Run]) -> None:
     from pgrunbook.record.show import Table
 
-    rows = [(r.run_id, r.target, r.standing(), r.how, _took(r), " ".join(f"{p.procedure}:{p.status}" for p in r.parts)) for r in made]
+    rows = [
+        (
+            r.run_id,
+            r.target,
+            r.standing(),
+            r.how,
+            _took(r),
+            " ".join(f"{p.procedure}:{p.status}" for p in r.parts),
+        )
+        for r in made
+    ]
     headings = ["run", "target", "status", "how", "took", "procedures"]
     sys.stdout.write(f"{Table(headings, rows, empty='No run yet.')!r}\n")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from psycopg import sql
 
-from pgrunbook import home, runbook
 from pgrunbook import history as histories
+from pgrunbook import home, runbook
 from pgrunbook import target as targets
 from pgrunbook.branches import backup
 from pgrunbook.branches.server import Server

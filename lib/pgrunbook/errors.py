@@ -13,9 +13,7 @@ class RunbookError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, message: str, *, detail: str = "", state: str = NOTHING_CHANGED, hint: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, detail: str = "", state: str = NOTHING_CHANGED, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.detail = detail

@@ -92,7 +92,10 @@ def typed(book: Book, target: str, given: Mapping[str, str]) -> dict[str, dict[s
             )
     parameters: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
-        mine = {"target": target, **{k: v for k, v in given.items() if k in model.model_fields or k not in known}}
+        mine = {
+            "target": target,
+            **{k: v for k, v in given.items() if k in model.model_fields or k not in known},
+        }
         typed_ones = heres.checked(name, model, mine, from_text=True)
         parameters[name] = typed_ones.model_dump(mode="json", exclude_unset=True)
     return parameters
@@ -197,7 +200,9 @@ def _take_back(made: Run, procedure: str, progress: Progress) -> None:
     _execute(made, part, {"target": made.target, "of_run": made.run_id}, progress, None)
 
 
-def _execute(made: Run, part: Part, parameters: dict[str, Any], progress: Progress, early: EarlyKernel | None) -> Outcome:
+def _execute(
+    made: Run, part: Part, parameters: dict[str, Any], progress: Progress, early: EarlyKernel | None
+) -> Outcome:
     """Run one notebook through papermill and our engine; keep what an earlier attempt left."""
     kernel = early or EarlyKernel()
     _keep_earlier(made.folder / part.notebook)
@@ -210,16 +215,17 @@ def _execute(made: Run, part: Part, parameters: dict[str, Any], progress: Progre
     finally:
         kernel.end()
         part.ended_at = runs.stamp()
-    part.status, part.says = outcome.status, outcome.says[0] if outcome.says else _verdict(made, part.procedure)
+    part.status, part.says = (
+        outcome.status,
+        outcome.says[0] if outcome.says else _verdict(made, part.procedure),
+    )
     made.save()
     made.journal.write("notebook-ended", procedure=part.procedure, status=part.status, says=list(outcome.says))
     progress.ended(part, outcome.says)
     return outcome
 
 
-def _papermill(
-    made: Run, part: Part, parameters: dict[str, Any], kernel: EarlyKernel, progress: Progress
-) -> Outcome:
+def _papermill(made: Run, part: Part, parameters: dict[str, Any], kernel: EarlyKernel, progress: Progress) -> Outcome:
     papermill = _import_papermill()
     from papermill.exceptions import PapermillExecutionError
 

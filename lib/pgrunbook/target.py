@@ -16,7 +16,9 @@ from pgrunbook.errors import WrongInput
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 
 SECRET_NAME = re.compile(r"passw(or)?d|passphrase|secret|token|api_?key|private_?key|credential|\bdsn\b", re.I)
-SECRET_VALUE = re.compile(r"://[^/\s:@]*:[^/\s@]+@|\bpassword\s*=|-----BEGIN [A-Z ]*PRIVATE KEY|\bpscale_(pw|tkn)_", re.I)
+SECRET_VALUE = re.compile(
+    r"://[^/\s:@]*:[^/\s@]+@|\bpassword\s*=|-----BEGIN [A-Z ]*PRIVATE KEY|\bpscale_(pw|tkn)_", re.I
+)
 
 
 class Target(BaseModel):

@@ -87,8 +87,7 @@ def installation() -> Installation:
         version, reason = _version(found.bindir, account)
     if version is None:
         raise WrongInput(
-            f"cannot run PostgreSQL from {found.bindir}"
-            + (f' as account "{account.name}"' if account else ""),
+            f"cannot run PostgreSQL from {found.bindir}" + (f' as account "{account.name}"' if account else ""),
             detail=reason,
             hint="Let that account read and execute it, or name another installation in PGRUNBOOK_PG_BINDIR.",
         )

@@ -183,11 +183,7 @@ def _backup_before(source: Server, point: Point) -> BaseBackup:
     backups = list_base_backups(source)
     aim = point.lsn or point.at_lsn
     for backup in reversed(backups):
-        if (
-            lsn_number(backup.stop_lsn) <= lsn_number(aim)
-            if aim
-            else backup.ended_at <= cast(datetime, point.time)
-        ):
+        if lsn_number(backup.stop_lsn) <= lsn_number(aim) if aim else backup.ended_at <= cast(datetime, point.time):
             return backup
     oldest = f"The oldest ended at {backups[0].ended_at}, LSN {backups[0].stop_lsn}." if backups else ""
     raise WrongInput(
@@ -278,9 +274,7 @@ def _replay(
     )
 
 
-def _wait_paused(
-    conn: Connection, backup: BaseBackup, aim: str | None, tell: Progress, ends_at: float
-) -> None:
+def _wait_paused(conn: Connection, backup: BaseBackup, aim: str | None, tell: Progress, ends_at: float) -> None:
     start = lsn_number(backup.start_lsn)
     total = lsn_number(aim) - start if aim else None
     query = "SELECT pg_catalog.pg_get_wal_replay_pause_state(), pg_catalog.pg_last_wal_replay_lsn()"

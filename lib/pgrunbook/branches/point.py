@@ -79,9 +79,7 @@ def _time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(re.sub(r"\s*(UTC|GMT)$", "Z", text))
     except ValueError as exc:
-        raise WrongInput(
-            f'"{text}" is not a time', detail=f"{exc}.", hint="Write it as 2026-11-22T16:54:31Z."
-        ) from exc
+        raise WrongInput(f'"{text}" is not a time', detail=f"{exc}.", hint="Write it as 2026-11-22T16:54:31Z.") from exc
     if time.tzinfo is None:
         raise WrongInput(
             f'time "{text}" has no zone',

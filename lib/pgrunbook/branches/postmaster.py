@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 CONNECT_TIMEOUT_S = 2.0
+RESIDENTS_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ class Postmaster:
                     return None  # a container without CAP_SYS_PTRACE
                 continue  # not dumpable: an agent that keeps secrets, never PostgreSQL
         return sorted(found)
+
+    def lasting_residents(self) -> list[int] | None:
+        """Return the residents that are still there when those of a killed server had time to end."""
+        ends_at = time.monotonic() + RESIDENTS_TIMEOUT_S
+        while (found := self.residents()) and time.monotonic() < ends_at:
+            time.sleep(0.05)
+        return found
 
     def _listener(self) -> int | None:
         with socket.socket(socket.AF_UNIX) as client:

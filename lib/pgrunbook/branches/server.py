@@ -44,9 +44,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
 LOCK_TIMEOUT_S = 120
-RESIDENTS_TIMEOUT_S = 3
 START_ATTEMPTS = 20
 START_PAUSE_S = 0.5
+OUTLIVED = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
 
 
@@ -150,7 +150,7 @@ class Server:
         """
         with self.lock():
             self.stop()
-            residents = self._residents_that_stay()
+            residents = self._postmaster.lasting_residents()
             if residents:
                 raise Blocked(
                     f'could not destroy server "{self.name}"',
@@ -183,9 +183,8 @@ class Server:
 
     def connect(self, *, purpose: str = "server", database: str = "postgres") -> Connection:
         """Open an autocommit connection as postgres. Raises Unreachable when the server does not answer."""
-        return connect(
-            Target(name=f"server {self.name}", server=self.name, database=database), purpose=purpose
-        )
+        target = Target(name=f"server {self.name}", server=self.name, database=database)
+        return connect(target, purpose=purpose)
 
     def pid(self) -> int | None:
         """Return the process id of the running server, None when it does not run."""
@@ -230,11 +229,10 @@ class Server:
     def launch(self, *, timeout_s: int = START_TIMEOUT_S, more: Mapping[str, str] | None = None) -> None:
         """Start the postmaster of a server that is there and does not run; the caller holds the lock.
 
-        ``more`` are settings for this start alone.
-
-        A killed postmaster leaves backends that hold its shared memory until they notice; PostgreSQL refuses
-        to start beside them, so that is tried START_ATTEMPTS times. Where nobody reaps the dead postmaster
-        (a container without an init), PostgreSQL takes it for living until they are gone and we clear up.
+        ``more`` are settings for this start alone. A killed postmaster leaves backends that hold its shared
+        memory until they notice; PostgreSQL refuses to start beside them, so that is tried START_ATTEMPTS
+        times. Where nobody reaps the dead postmaster (a container without an init), PostgreSQL takes it for
+        living until they are gone and we clear up.
         """
         self._check_ownership()
         settings = datadir.settings(self.installation, self.name, self.socket_dir, more or {})
@@ -251,7 +249,7 @@ class Server:
             if done.returncode == 0:
                 return
             told = self.log_since(told_before)
-            outlived = "pre-existing shared memory block" in told or self._postmaster.residents()
+            outlived = any(text in told for text in OUTLIVED)
             if not outlived or self.pid() or attempt == START_ATTEMPTS:
                 raise self._did_not_start(told or done.stderr, attempt)
             time.sleep(START_PAUSE_S)
@@ -352,13 +350,6 @@ class Server:
             return self.data_dir.is_dir()
         except PermissionError as exc:
             raise self._of_another(self.dir) from exc
-
-    def _residents_that_stay(self) -> list[int]:
-        """Return the processes that still work here when those of a killed server had time to end."""
-        ends_at = time.monotonic() + RESIDENTS_TIMEOUT_S
-        while (found := self._postmaster.residents()) and time.monotonic() < ends_at:
-            time.sleep(0.05)
-        return found or []
 
     def _owner(self) -> int:
         return self.installation.account.uid if self.installation.account else os.geteuid()

@@ -50,7 +50,11 @@ def leftover_of(conn: Connection, step: Step) -> sql.Composed | None:
 def _index(conn: Connection, schema: str | None, name: str) -> bool | None:
     """Return whether an index is valid, None where there is no index of that name."""
     row = conn.execute(
-        "SELECT i.indisvalid AND i.indisready FROM pg_catalog.pg_index i WHERE i.indexrelid = pg_catalog.to_regclass(%s)",
+        """
+        SELECT i.indisvalid AND i.indisready
+        FROM pg_catalog.pg_index i
+        WHERE i.indexrelid = pg_catalog.to_regclass(%s)
+        """,
         [_regclass(schema, name)],
     ).fetchone()
     return None if row is None else row[0] is True

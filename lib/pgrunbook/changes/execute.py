@@ -182,9 +182,8 @@ class Execution:
 
         def attempt(number: int) -> None:
             self._drop_leftover(change, step)
-            self.conn.execute(
-                f"SET lock_timeout = {step.lock_timeout_ms}; SET statement_timeout = {step.statement_timeout_ms}".encode()
-            )
+            limits = f"SET lock_timeout = {step.lock_timeout_ms}; SET statement_timeout = {step.statement_timeout_ms}"
+            self.conn.execute(limits.encode())
             try:
                 self._send(change, step, number)
             finally:
@@ -205,7 +204,10 @@ class Execution:
         if statement is None:
             return
         self.journal.write(
-            "leftover-dropped", migration=change.migration, step=step.number, sql=statement.as_string(self.conn)
+            "leftover-dropped",
+            migration=change.migration,
+            step=step.number,
+            sql=statement.as_string(self.conn),
         )
         self.conn.execute(statement)
 
@@ -260,14 +262,28 @@ class Execution:
         except (psycopg.Error, KeyboardInterrupt) as exc:
             failed = next((s for s in group if self._result(change, s).state is StepState.RUNNING), None)
             error = trouble.explain(
-                exc, self.target, self.plan, change, failed, self.conn, self.committed, self._result_text(change, failed)
+                exc,
+                self.target,
+                self.plan,
+                change,
+                failed,
+                self.conn,
+                self.committed,
+                self._result_text(change, failed),
             )
             self._fail(change, failed, error)
             raise error from (None if isinstance(exc, KeyboardInterrupt) else exc)
 
     def _gave_up(self, change: Change, exc: psycopg.Error) -> Blocked:
         running = next((r for r in self.results if r.state is StepState.RUNNING), None)
-        error = trouble.gave_up(exc, self.plan, change, running.step if running else None, self.committed, running.blockers if running else "")
+        error = trouble.gave_up(
+            exc,
+            self.plan,
+            change,
+            running.step if running else None,
+            self.committed,
+            running.blockers if running else "",
+        )
         self._fail(change, running.step if running else None, error)
         return error
 

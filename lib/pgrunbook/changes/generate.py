@@ -51,7 +51,9 @@ def _package(target: Target) -> Path:
         )
     scripts = json.loads((candidate / "package.json").read_text(encoding="utf-8")).get("scripts", {})
     if "db:generate" not in scripts:
-        raise WrongInput(f"{candidate / 'package.json'} has no script db:generate", hint="Add it: drizzle-kit generate.")
+        raise WrongInput(
+            f"{candidate / 'package.json'} has no script db:generate", hint="Add it: drizzle-kit generate."
+        )
     if shutil.which("npm") is None:
         raise WrongInput("cannot generate migrations without node", hint="Install node, or set generate = False.")
     if not (candidate / "node_modules").is_dir():

@@ -147,7 +147,12 @@ def _dump(server: Server, target: Target) -> str:
     keywords = target.conninfo()
     keywords = {**conninfo_to_dict(keywords.pop("conninfo", "")), **keywords}  # type: ignore[dict-item]
     environment = {LIBPQ_VARIABLES[k]: str(v) for k, v in keywords.items() if k in LIBPQ_VARIABLES}
-    command = [str(server.program("pg_dump")), "--schema-only", "--no-tablespaces", "--lock-wait-timeout=2000"]
+    command = [
+        str(server.program("pg_dump")),
+        "--schema-only",
+        "--no-tablespaces",
+        "--lock-wait-timeout=2000",
+    ]
     command.append("--exclude-schema=pgrunbook")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG") or k in ("PGSERVICEFILE", "PGPASSFILE")}
     done = subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, check=False)
@@ -201,7 +206,8 @@ def _run(conn: Connection, change: Change, step: Step) -> None:
             f"{exc.diag.message_primary or ' '.join(str(exc).split())}",
             detail=exc.diag.message_detail or "It failed on an empty branch that has the target's schema.",
             state="Nothing changed in the target: it failed in a rehearsal.",
-            hint=exc.diag.message_hint or "Correct the migration. Where it needs rows to succeed, prepare with rehearse = False.",
+            hint=exc.diag.message_hint
+            or "Correct the migration. Where it needs rows to succeed, prepare with rehearse = False.",
         ) from exc
 
 

@@ -125,7 +125,11 @@ def _where_needed(statement: Statement, later: list[Statement]) -> Statement:
     A label that was added in a transaction cannot be used before its commit
     (https://www.postgresql.org/docs/current/sql-altertype.html, Notes).
     """
-    added = re.match(r"ALTER\s+TYPE\s.*?\sADD\s+VALUE\s+(?:IF\s+NOT\s+EXISTS\s+)?('(?:[^']|'')*')", statement.sql, re.I | re.S)
+    added = re.match(
+        r"ALTER\s+TYPE\s.*?\sADD\s+VALUE\s+(?:IF\s+NOT\s+EXISTS\s+)?('(?:[^']|'')*')",
+        statement.sql,
+        re.I | re.S,
+    )
     if added and any(added.group(1) in other.sql for other in later):
         return replace(statement, policy=Policy.ALONE)
     return statement
@@ -168,8 +172,8 @@ _KINDS: dict[str, str] = {
     "MergeStmt": "MERGE", "TruncateStmt": "TRUNCATE", "SelectStmt": "SELECT", "DoStmt": "DO", "CallStmt": "CALL",
     "CommentStmt": "COMMENT", "VariableSetStmt": "SET", "LockStmt": "LOCK", "CopyStmt": "COPY",
     "RefreshMatViewStmt": "REFRESH MATERIALIZED VIEW", "ClusterStmt": "CLUSTER", "ReindexStmt": "REINDEX",
-    "CreateStatsStmt": "CREATE STATISTICS", "AlterOwnerStmt": "ALTER OWNER", "AlterObjectSchemaStmt": "ALTER SET SCHEMA",
-    "DropOwnedStmt": "DROP OWNED", "AlterDefaultPrivilegesStmt": "ALTER DEFAULT PRIVILEGES",
+    "CreateStatsStmt": "CREATE STATISTICS", "AlterOwnerStmt": "ALTER OWNER",
+    "AlterObjectSchemaStmt": "ALTER SET SCHEMA", "DropOwnedStmt": "DROP OWNED", "AlterDefaultPrivilegesStmt": "ALTER DEFAULT PRIVILEGES",
     "CreatePublicationStmt": "CREATE PUBLICATION", "AlterPublicationStmt": "ALTER PUBLICATION",
     "CreateRoleStmt": "CREATE ROLE", "AlterRoleStmt": "ALTER ROLE", "DropRoleStmt": "DROP ROLE",
 }  # fmt: skip
@@ -197,7 +201,12 @@ def _kind(node: Any) -> str:
 
 
 def _object_word(kind: Any) -> str:
-    return str(enums.ObjectType(kind).name).removeprefix("OBJECT_").replace("_", " ").replace("MATVIEW", "MATERIALIZED VIEW")
+    return (
+        str(enums.ObjectType(kind).name)
+        .removeprefix("OBJECT_")
+        .replace("_", " ")
+        .replace("MATVIEW", "MATERIALIZED VIEW")
+    )
 
 
 def _subcommand(cmd: Any) -> str:
@@ -211,7 +220,14 @@ _BREAKING_SUBCOMMANDS = {
     "AT_ForceRowSecurity", "AT_SetUnLogged", "AT_DropIdentity", "AT_DropExpression", "AT_DetachPartition",
     "AT_EnableAlwaysRule", "AT_EnableRule", "AT_AddIdentity",
 }  # fmt: skip
-_HARMLESS_DROPS = {"OBJECT_INDEX", "OBJECT_STATISTIC_EXT", "OBJECT_POLICY", "OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_PUBLICATION"}
+_HARMLESS_DROPS = {
+    "OBJECT_INDEX",
+    "OBJECT_STATISTIC_EXT",
+    "OBJECT_POLICY",
+    "OBJECT_TRIGGER",
+    "OBJECT_RULE",
+    "OBJECT_PUBLICATION",
+}
 
 
 def _type(node: Any) -> Type:
@@ -219,7 +235,10 @@ def _type(node: Any) -> Type:
         return Type.DATA
     match node:
         case ast.RenameStmt():
-            harmless = node.renameType in (enums.ObjectType.OBJECT_INDEX, enums.ObjectType.OBJECT_TABCONSTRAINT)
+            harmless = node.renameType in (
+                enums.ObjectType.OBJECT_INDEX,
+                enums.ObjectType.OBJECT_TABCONSTRAINT,
+            )
             return Type.COMPATIBLE if harmless else Type.BREAKING
         case ast.DropStmt():
             harmless = enums.ObjectType(node.removeType).name in _HARMLESS_DROPS
@@ -263,7 +282,14 @@ def _is_foreign_call(part: Any) -> bool:
     """A function outside pg_catalog, as far as its name tells, may write; the few that are known do not."""
     if not isinstance(part, ast.FuncCall):
         return False
-    return part.funcname[-1].sval not in ("set_config", "current_setting", "pg_sleep", "count", "now", "setval")
+    return part.funcname[-1].sval not in (
+        "set_config",
+        "current_setting",
+        "pg_sleep",
+        "count",
+        "now",
+        "setval",
+    )
 
 
 def _walk(node: Any) -> Iterator[Any]:
@@ -302,5 +328,3 @@ def _dotted(entry: Any) -> str:
     parts = entry if isinstance(entry, tuple) else (entry,)
     texts: list[str] = [p.sval for p in parts if isinstance(p, ast.String)]
     return ".".join(texts)
-
-

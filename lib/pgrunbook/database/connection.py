@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 from psycopg import sql
 
@@ -28,7 +30,7 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
         f"-c lock_timeout={READ_LOCK_TIMEOUT_MS} -c statement_timeout={READ_STATEMENT_TIMEOUT_MS} "
         "-c client_connection_check_interval=1000 -c idle_in_transaction_session_timeout=600000"
     )
-    keywords = target.conninfo()
+    keywords: dict[str, Any] = {**target.conninfo()}
     address = keywords.pop("conninfo", "")
     try:
         return psycopg.connect(

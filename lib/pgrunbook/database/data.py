@@ -193,9 +193,7 @@ def _sum(cursor: psycopg.Cursor[TupleRow], table: _Table) -> TableSum:
 def _bucket_sums(
     cursor: psycopg.Cursor[TupleRow], table: _Table, types: dict[str, str], key: tuple[str, ...]
 ) -> dict[int, tuple[int, str]]:
-    query = sql.SQL(
-        "SELECT {} AS bucket, pg_catalog.count(*), pg_catalog.sum({})::text FROM {} AS t GROUP BY bucket"
-    )
+    query = sql.SQL("SELECT {} AS bucket, pg_catalog.count(*), pg_catalog.sum({})::text FROM {} AS t GROUP BY bucket")
     cursor.execute(query.format(_bucket(types, key), _hash(types), table.source()))
     return {bucket: (rows, checksum) for bucket, rows, checksum in cursor.fetchall()}
 
@@ -247,9 +245,7 @@ def _hashable(name: str, type_: str) -> sql.Composable:
         return sql.SQL(send).format(column)
     # What the type's output function writes: for types without hash, for those that take for equal what
     # looks different, and for those whose hash depends on OIDs (enums, also in arrays and composites).
-    return sql.SQL(
-        'CASE WHEN {0} IS DISTINCT FROM NULL THEN pg_catalog.concat({0}) COLLATE "C" END'
-    ).format(column)
+    return sql.SQL('CASE WHEN {0} IS DISTINCT FROM NULL THEN pg_catalog.concat({0}) COLLATE "C" END').format(column)
 
 
 def _text(types: dict[str, str], key: tuple[str, ...]) -> sql.Composable:

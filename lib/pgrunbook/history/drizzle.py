@@ -79,9 +79,7 @@ class Drizzle:
 
     def unrecord(self, history: History, applied: Applied) -> Command:
         """Give the DELETE of that row, by its primary key and its hash."""
-        statement = sql.SQL("DELETE FROM {} WHERE id = %s AND hash = %s").format(
-            history.identifier_beside_params
-        )
+        statement = sql.SQL("DELETE FROM {} WHERE id = %s AND hash = %s").format(history.identifier_beside_params)
         return statement, (applied.row["id"], applied.hash)
 
 
@@ -98,8 +96,7 @@ def _regime(folder: Path, table: Table) -> Regime:
         raise WrongInput(
             f"{folder} is of Drizzle 0.x, but {table.qualified} was upgraded by Drizzle 1.0",
             detail=f"The folder has {drizzle_folder.JOURNAL}; the table has the column name.",
-            hint='Run "drizzle-kit up" of drizzle-kit 1.0 on the folder, '
-            "or take the folder from where that was done.",
+            hint='Run "drizzle-kit up" of drizzle-kit 1.0 on the folder, or take the folder from where that was done.',
         )
     return Regime.JOURNAL
 

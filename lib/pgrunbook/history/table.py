@@ -63,9 +63,7 @@ def tables_named(conn: Connection, names: set[str], *, schema: str | None) -> li
     return [table for table in found if schema in (None, table.schema)]
 
 
-def the_one(
-    tables: list[Table], is_ours: Callable[[Table], bool], *, known: str, preferred: str = ""
-) -> Table | None:
+def the_one(tables: list[Table], is_ours: Callable[[Table], bool], *, known: str, preferred: str = "") -> Table | None:
     """Return the table that is ours by its columns, None when there is no table at all.
 
     ``preferred`` is the qualified name of the one to take where several are.
@@ -132,8 +130,7 @@ def _could_not_read(what: str, exc: psycopg.Error) -> RunbookError:
         return Blocked(
             f"could not read {what}",
             detail=detail,
-            hint="Somebody holds AccessExclusiveLock on it, perhaps another migrator; "
-            "wait for it, then run it again.",
+            hint="Somebody holds AccessExclusiveLock on it, perhaps another migrator; wait for it, then run it again.",
         )
     return WrongInput(
         f"could not read {what}",

@@ -95,11 +95,11 @@ def execute(here: Here, plan: Plan, history: History) -> Table:
             results = work.run()
         except RunbookError:
             here.facts["results"] = work.results
-            live.finish(work.results)
+            live.finish(work.results, failed=True)
             raise
     here.facts["results"] = results
     table = table_of(results)
-    live.finish(results)
+    live.finish(results, failed=False)
     return here.keep_table(f"{here.procedure}-steps", table)
 
 
@@ -160,10 +160,12 @@ class _Live:
         self._drawn_at = now
         self._draw(table_of(results))
 
-    def finish(self, results: list[StepResult]) -> None:
-        """Leave the table as it ended: it is all that a record of a failed execution has to show."""
-        if self._handle is not None or any(r.state is StepState.FAILED for r in results):
+    def finish(self, results: list[StepResult], *, failed: bool) -> None:
+        """Leave the table as it ended where the step failed; else it is taken away, as the step returns it."""
+        if failed:
             self._draw(table_of(results))
+        elif self._handle is not None:
+            self._draw(Table([], [], empty="Every step ended:"))
 
     def _draw(self, table: Table) -> None:
         try:

@@ -30,6 +30,7 @@ from pgrunbook.record.show import BAD, GOOD, WARN, Banner, Card, Cell, Table
 from pgrunbook.target import SECRET_NAME, SECRET_VALUE, Target
 
 RUNNER = "PGRUNBOOK_RUNNER"  # set in the kernel by our runner: the id of the run whose folder it holds
+OURS = "of_pgrunbook"  # marks our recorder among the kernel's hooks
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
 
 
@@ -90,7 +91,10 @@ class Here:
             ("database", f"{who.database}, {who.size_bytes / 1024 / 1024:,.0f} MB"),
             ("we are", who.session_user + (" (superuser)" if who.superuser else "")),
             ("connected", connected),
-            ("protected", Cell("PROTECTED" if self.target.protected else "no", BAD if self.target.protected else "plain")),
+            (
+                "protected",
+                Cell("PROTECTED" if self.target.protected else "no", BAD if self.target.protected else "plain"),
+            ),
         ]
         self.journal("target-met", server_version=who.server_version, database=who.database,
                      system_identifier=who.system_identifier, session_user=who.session_user)  # fmt: skip
@@ -246,7 +250,9 @@ def _note_part(run: Run, procedure: str, status: Status, says: str = "") -> None
     else:
         part.ended_at = runs.stamp()
         worst = [p.status for p in run.parts if p.status is not Status.DONE]
-        run.status = worst[-1] if worst and worst[-1] is not Status.WAITING else (Status.RUNNING if worst else Status.DONE)
+        run.status = (
+            worst[-1] if worst and worst[-1] is not Status.WAITING else (Status.RUNNING if worst else Status.DONE)
+        )
         run.ended_at = runs.stamp() if run.status is not Status.RUNNING else ""
     run.save()
 
@@ -276,9 +282,9 @@ def _record_cells(run: Run, procedure: str) -> None:
             _note_part(run, procedure, _status_of(error), str(error).splitlines()[0] if str(error) else "")
 
     for name, hook in (("pre_run_cell", before), ("post_run_cell", after)):
-        for old in [h for h in shell.events.callbacks[name] if getattr(h, "of_pgrunbook", False)]:
+        for old in [h for h in shell.events.callbacks[name] if getattr(h, OURS, False)]:
             shell.events.unregister(name, old)  # the set-up cell was run again: one recorder is enough
-        hook.of_pgrunbook = True  # type: ignore[attr-defined]
+        setattr(hook, OURS, True)
         shell.events.register(name, hook)
 
 

@@ -59,7 +59,10 @@ def is_it_still_so(here: Here) -> Card:
         [
             ("plan", plan.digest),
             ("origin", Cell(origin, GOOD if prepared else WARN)),
-            ("schema", "goes on after what this plan has applied already" if resumed else "unchanged since the plan"),
+            (
+                "schema",
+                "goes on after what this plan has applied already" if resumed else "unchanged since the plan",
+            ),
             ("to do", f"{len(plan.changes)} migrations, {len(plan.steps())} steps"),
         ],
     )
@@ -107,7 +110,10 @@ def verdict(here: Here) -> Banner:
     version = here.facts["version_after"] or "(none)"
     facts = [
         ("steps", f"{len(ran)} run, {len(results) - len(ran)} done before"),
-        ("time", f"{sum(r.ran_ms for r in ran):,.0f} ms, of it {sum(r.waited_ms for r in ran):,.0f} ms waiting for locks"),
+        (
+            "time",
+            f"{sum(r.ran_ms for r in ran):,.0f} ms, of it {sum(r.waited_ms for r in ran):,.0f} ms waiting for locks",
+        ),
         ("restore point", here.facts["restore_point"]),
     ]
     return here.verdict(f"The database is at version {version}.", facts, then="validate.ipynb in this run's folder")
@@ -136,7 +142,10 @@ def _plan_now(here: Here, history: History, now: Snapshot) -> Plan:
 
 def _check_base(here: Here, plan: Plan, history: History, now: Snapshot) -> bool:
     """Return whether this goes on with a plan that is partly applied. Raises Refused when it does not fit."""
-    if (plan.base.system_identifier, plan.base.database) != (here.identity.system_identifier, here.identity.database):
+    if (plan.base.system_identifier, plan.base.database) != (
+        here.identity.system_identifier,
+        here.identity.database,
+    ):
         raise Refused(
             "the plan was made for another database",
             detail=f"It names {plan.base.database} of system {plan.base.system_identifier}; "
@@ -191,4 +200,3 @@ def _check_readiness(here: Here) -> None:
             detail="; ".join(f"{c.name}: {c.found} (limit {c.limit})" for c in stops),
             hint=" ".join(c.advice for c in stops),
         )
-

@@ -55,7 +55,10 @@ def generate(here: Here) -> Table:
         return Table(["file", "what"], [], empty="Not asked for (generate = False): the folder is taken as it is.")
     before, after = generate_migrations(here.target)
     rows = [
-        (name, Cell("changed" if name in before else "new", WARN, under=_diff(name, before.get(name, ""), text)))
+        (
+            name,
+            Cell("changed" if name in before else "new", WARN, under=_diff(name, before.get(name, ""), text)),
+        )
         for name, text in sorted(after.items())
         if before.get(name) != text
     ]
@@ -154,7 +157,10 @@ def rehearse(here: Here) -> Card:
         ("statements", f"all {sum(len(c.steps) for c in changes)} accepted by the server"),
         ("schema before", now.fingerprint[:16]),
         ("schema promised", done.end.fingerprint[:16]),
-        ("not compared", ", ".join(name for _, name in done.unlike) or "nothing: the branch had exactly this schema"),
+        (
+            "not compared",
+            ", ".join(name for _, name in done.unlike) or "nothing: the branch had exactly this schema",
+        ),
     ]
     return Card("Rehearsal", facts, tone=WARN if done.unlike else GOOD)
 
@@ -170,7 +176,7 @@ def prove_the_way_back(here: Here) -> Table:
 
 def measure_before(here: Here) -> Table:
     """Count rows and time the critical queries as they are now; validate compares with this."""
-    counts = health.row_counts(here.conn)
+    counts = health.row_counts(here.conn, leave_out=here.facts["history"].qualified_table)
     timings = {name: health.time_query(here.conn, query) for name, query in here.target.critical_queries.items()}
     measured = {
         "rows": {table: list(count) for table, count in counts.items()},
@@ -179,7 +185,9 @@ def measure_before(here: Here) -> Table:
     left = [leftover.name for leftover in health.leftovers(here.conn)]
     here.run.keep("leftovers-before.json", json.dumps(left, ensure_ascii=False) + "\n")
     here.run.keep("measured-before.json", json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
-    rows: list[tuple[object, ...]] = [(t, f"{n:,}" + ("" if exact else " (estimate)")) for t, (n, exact) in counts.items()]
+    rows: list[tuple[object, ...]] = [
+        (t, f"{n:,}" + ("" if exact else " (estimate)")) for t, (n, exact) in counts.items()
+    ]
     rows += [(f"query: {n}", Cell(t.error, WARN) if t.error else f"{t.median_ms:,.1f} ms") for n, t in timings.items()]
     return here.keep_table("measured-before", Table(["table or query", "now"], rows))
 
@@ -213,7 +221,10 @@ def freeze_the_plan(here: Here) -> Card:
             ("from version", plan.base.version or "(none)"),
             ("migrations", len(plan.changes)),
             ("steps", len(plan.steps())),
-            ("timeouts", f"lock {here.target.lock_timeout_ms} ms, statement {here.target.statement_timeout_ms} ms"),
+            (
+                "timeouts",
+                f"lock {here.target.lock_timeout_ms} ms, statement {here.target.statement_timeout_ms} ms",
+            ),
             ("files", "plan.json, plan.sql"),
         ],
     )
@@ -251,6 +262,15 @@ def _diff(name: str, before: str, after: str) -> str:
 
 
 __all__ = [
-    "begin", "meet_the_target", "generate", "is_it_safe_to_start", "what_is_pending", "what_will_it_do",
-    "rehearse", "prove_the_way_back", "measure_before", "freeze_the_plan", "verdict",
+    "begin",
+    "freeze_the_plan",
+    "generate",
+    "is_it_safe_to_start",
+    "measure_before",
+    "meet_the_target",
+    "prove_the_way_back",
+    "rehearse",
+    "verdict",
+    "what_is_pending",
+    "what_will_it_do",
 ]  # fmt: skip

@@ -46,7 +46,10 @@ def meet_the_target(here: Here) -> Card:
     except Unreachable as exc:
         here.facts["alive"] = False
         here.journal("target-silent", error=exc.lines())
-        facts = [("answers", Cell(f"no: {exc.detail}", BAD)), ("so", "it is restored, and compared with nothing")]
+        facts = [
+            ("answers", Cell(f"no: {exc.detail}", BAD)),
+            ("so", "it is restored, and compared with nothing"),
+        ]
         return Card(f"Target {here.target.name}", facts, tone=BAD)
 
 
@@ -115,7 +118,10 @@ def restore_to_branch(here: Here) -> Card:
     return Card(
         f"Server {name}",
         [
-            ("base backup", f"{done.backup.id}, {done.backup.bytes / 1024 / 1024:,.0f} MB, copied in {m.copy_s:.2f} s"),
+            (
+                "base backup",
+                f"{done.backup.id}, {done.backup.bytes / 1024 / 1024:,.0f} MB, copied in {m.copy_s:.2f} s",
+            ),
             ("WAL replayed", f"{m.replayed_bytes / 1024 / 1024:,.1f} MB in {m.replay_s:.2f} s"),
             ("opened", f"in {m.promote_s:.2f} s"),
             ("recovery time", f"{time.monotonic() - started:.2f} s in all"),
@@ -147,7 +153,7 @@ def how_does_it_differ(here: Here) -> Table:
         old.execute("SET statement_timeout = 0")
         here.conn.execute("SET statement_timeout = 0")
         then, now = data.checksums(old), data.checksums(here.conn)
-        rows = []
+        rows: list[tuple[object, ...]] = []
         counts = []
         for table in sorted(then.keys() | now.keys(), key=str):
             a, b = then.get(table), now.get(table)
@@ -173,7 +179,9 @@ def differences_drawn(here: Here) -> Picture | Card:
         return Card("Differences", [("drawn", "none: no table differs in its rows")])
     picture, axes = figure(8, 1.4 + 0.5 * len(counts))
     left = [0] * len(counts)
-    for part, (label, colour) in enumerate((("missing today", "#cf222e"), ("changed", "#bf8700"), ("new today", "#2da44e")), 1):
+    for part, (label, colour) in enumerate(
+        (("missing today", "#cf222e"), ("changed", "#bf8700"), ("new today", "#2da44e")), 1
+    ):
         values = [c[part] for c in counts]
         axes.barh([c[0] for c in counts], values, left=left, label=label, color=colour)
         left = [a + b for a, b in zip(left, values, strict=True)]
@@ -187,10 +195,11 @@ def differences_drawn(here: Here) -> Picture | Card:
 def what_next(here: Here) -> Table:
     """Show the three ways to go on from here, with what each does and costs."""
     server = here.facts["restored"].server
+    there = f'-h "{server.socket_dir}" -U postgres {here.target.database}'
     rows = [
-        ("look", "Read the restored data beside the living", f'psql -h "{server.socket_dir}" -U postgres {here.target.database}'),
+        ("look", "Read the restored data beside the living", f"psql {there}"),
         ("salvage", "Copy chosen rows back by hand; what the application wrote since is kept",
-         f'pg_dump -h "{server.socket_dir}" -U postgres -t <table> --data-only {here.target.database}'),
+         f"pg_dump -t <table> --data-only {there}"),
         ("leave", "Stop the restored server; its files stay", f"pgrunbook server stop --name {server.name}"),
         ("remove", "Remove the restored server and its files", f"pgrunbook server destroy --name {server.name}"),
     ]  # fmt: skip
@@ -201,8 +210,15 @@ def verdict(here: Here) -> Banner:
     """Say where the restored database is, and that the old one was not touched."""
     done = here.facts["restored"]
     state = f"The database as it was at {done.point} runs as server {done.server.name}; the target was only read."
-    facts = [("recovery time", f"{done.measures.copy_s + done.measures.replay_s:.2f} s"), ("reached", done.measures.end_lsn)]
-    return here.verdict(state, facts, then=f"pgrunbook server destroy --name {done.server.name}, when it is not needed any more")
+    facts = [
+        ("recovery time", f"{done.measures.copy_s + done.measures.replay_s:.2f} s"),
+        ("reached", done.measures.end_lsn),
+    ]
+    return here.verdict(
+        state,
+        facts,
+        then=f"pgrunbook server destroy --name {done.server.name}, when it is not needed any more",
+    )
 
 
 class _Journaled:
@@ -239,10 +255,30 @@ def _span(ago: timedelta) -> str:
 
 def _timeline(window: backup.Window, backups: list[backup.BaseBackup], points: list[steps.RestorePoint]) -> Picture:
     picture, axes = figure(9, 2.2)
-    axes.barh(["can be restored"], [window.latest_at - window.earliest_at], left=[window.earliest_at], color="#b6e3ff", height=0.5)
-    axes.plot([b.ended_at for b in backups], ["can be restored"] * len(backups), "s", color="#0969da", label="base backup")
+    axes.barh(
+        ["can be restored"],
+        [window.latest_at - window.earliest_at],
+        left=[window.earliest_at],
+        color="#b6e3ff",
+        height=0.5,
+    )
+    axes.plot(
+        [b.ended_at for b in backups],
+        ["can be restored"] * len(backups),
+        "s",
+        color="#0969da",
+        label="base backup",
+    )
     shown = [p for p in points if p.created_at >= window.earliest_at]
-    axes.plot([p.created_at for p in shown], ["can be restored"] * len(shown), "|", ms=26, mew=2, color="#cf222e", label="restore point")
+    axes.plot(
+        [p.created_at for p in shown],
+        ["can be restored"] * len(shown),
+        "|",
+        ms=26,
+        mew=2,
+        color="#cf222e",
+        label="restore point",
+    )
     axes.set_xlabel("time (UTC)")
     axes.tick_params(axis="x", labelrotation=20)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.35), ncols=2)

@@ -10,7 +10,7 @@ from pgrunbook.changes import rehearsal
 from pgrunbook.changes.losses import losses
 from pgrunbook.changes.plan import Plan
 from pgrunbook.database import steps
-from pgrunbook.database.schema import snapshot
+from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Broken, Refused, WrongInput
 from pgrunbook.history import Entry, History, Migration
@@ -55,7 +55,13 @@ def what_goes_back(here: Here) -> Table:
         _make_plan(here, history, _chosen(here, history))
     plan = here.facts["plan"]
     rows = [
-        (change.migration, step.number, Cell(step.kind, under=step.sql), ", ".join(step.objects), plan.rehearsed)
+        (
+            change.migration,
+            step.number,
+            Cell(step.kind, under=step.sql),
+            ", ".join(step.objects),
+            plan.rehearsed,
+        )
         for change in plan.changes
         for step in change.steps
     ]
@@ -80,7 +86,9 @@ def what_about_new_rows(here: Here) -> Table:
     if lost and not here.parameters.lose_rows:
         raise Refused(
             f"the rollback would lose what {lost[0].what} holds",
-            detail="; ".join(f"{loss.what}: {loss.holds if loss.holds is not None else 'unknown'} {loss.unit}" for loss in lost),
+            detail="; ".join(
+                f"{loss.what}: {loss.holds if loss.holds is not None else 'unknown'} {loss.unit}" for loss in lost
+            ),
             hint="Keep a copy of it first; then run it again with lose_rows = True.",
         )
     return Table(["migration", "drops", "which holds"], rows, empty="Nothing is dropped: no row is lost.")
@@ -110,22 +118,24 @@ def schema_as_before(here: Here) -> Table:
     now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
     here.run.keep("schema-after-rollback.json", now.to_json())
     path = here.run.folder / "schema-promised-rollback.json"
-    expected = [("the rehearsal's end", plan.changes[-1].schema_after), ("recorded before the migration", here.facts.get("recorded"))]
-    rows = [
-        (name, fingerprint[:16], Cell("equal" if fingerprint == now.fingerprint else "different", GOOD if fingerprint == now.fingerprint else BAD))
-        for name, fingerprint in expected
-        if fingerprint
-    ]  # fmt: skip
+    expected = [
+        ("the rehearsal's end", plan.changes[-1].schema_after),
+        ("recorded before the migration", here.facts.get("recorded")),
+    ]
+    equal, different = Cell("equal", GOOD), Cell("different", BAD)
+    rows = [(name, f[:16], equal if f == now.fingerprint else different) for name, f in expected if f]
     here.journal("schema-compared", fingerprint=now.fingerprint, expected=dict(expected))
     if any(fingerprint not in (None, now.fingerprint) for _, fingerprint in expected):
         lines = ["see schema-after-rollback.json"]
         if path.is_file():
-            lines = [d.line() for d in diff(rehearsal.Snapshot.from_json(path.read_text(encoding="utf-8")), now)]
+            lines = [d.line() for d in diff(Snapshot.from_json(path.read_text(encoding="utf-8")), now)]
         raise Broken(
             "the schema is not as it was before the migrations",
-            detail="; ".join(lines[:12]) or "It equals the rehearsal's end, and not what was recorded before the migration.",
+            detail="; ".join(lines[:12])
+            or "It equals the rehearsal's end, and not what was recorded before the migration.",
             state=f"The down scripts ran and are committed; the history is at {history.version() or '(none)'}.",
-            hint=f"Restore beside it and compare: pgrunbook run restore --target {here.target.name} -p to={here.facts['restore_point']}",
+            hint="Restore beside it and compare: "
+            f"pgrunbook run restore --target {here.target.name} -p to={here.facts['restore_point']}",
         )
     return Table(headings, rows, empty="Nothing to compare with: not rehearsed, and no run recorded it.")
 
@@ -141,12 +151,14 @@ def verdict(here: Here) -> Banner:
         ("restore point", here.facts["restore_point"]),
     ]
     state = f"The database is at version {version}."
-    return here.verdict(state, facts, then=f"pgrunbook run release --target {here.target.name}, when the migration is mended")
+    return here.verdict(
+        state, facts, then=f"pgrunbook run release --target {here.target.name}, when the migration is mended"
+    )
 
 
 def _chosen(here: Here, history: History) -> list[Entry]:
     """Return the entries to take back, newest first. Raises Refused, WrongInput."""
-    stops = [e for e in history.problems(out_of_order=True)]
+    stops = history.problems(out_of_order=True)
     if stops:
         raise Refused(
             f"the migrations folder and {history.qualified_table} do not fit together",
@@ -234,5 +246,3 @@ def _refuse_one_way(done: rehearsal.Rehearsal) -> None:
             detail=bad[0].says,
             hint="Correct the down script; nothing is run on the target that failed on a branch.",
         )
-
-

@@ -53,15 +53,20 @@ def schema_as_promised(here: Here) -> Table:
     """Compare the schema with the one that the rehearsal ended in; show differences by object."""
     promise = here.facts["promise"]
     history = histories.read(here.conn, here.target)
+    here.facts["history_table"] = history.qualified_table
     now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
     here.run.keep("schema-validated.json", now.to_json())
     path = promise.folder / "schema-promised.json" if promise else None
     headings = ["object", "name", "change", "promised", "found"]
     if path is None or not path.is_file():
         here.journal("schema-not-compared", fingerprint=now.fingerprint)
-        return Table(headings, [], empty="Nothing was promised: no rehearsal was made. This says nothing about the schema.")
+        return Table(
+            headings,
+            [],
+            empty="Nothing was promised: no rehearsal was made. This says nothing about the schema.",
+        )
     promised = Snapshot.from_json(path.read_text(encoding="utf-8"))
-    unlike = next((e["unlike"] for e in _events(promise, "rehearsed")), [])
+    unlike: list[tuple[str, str]] = next((e["unlike"] for e in _events(promise, "rehearsed")), [])
     found = rehearsal.unexpected(promised, now, unlike)
     left = [m.name for m in history.pending()]
     rows: list[tuple[object, ...]] = [
@@ -76,7 +81,8 @@ def schema_as_promised(here: Here) -> Table:
         here.facts["problems"].append(f"still pending: {', '.join(still)}")
     title = f"found {now.fingerprint[:16]}, promised {promised.fingerprint[:16]}"
     return here.keep_table(
-        "schema-differences", Table(headings, rows, title=title, empty=f"Equal: {len(now.objects)} objects as promised.")
+        "schema-differences",
+        Table(headings, rows, title=title, empty=f"Equal: {len(now.objects)} objects as promised."),
     )
 
 
@@ -87,20 +93,33 @@ def nothing_left_behind(here: Here) -> Table:
     rows = []
     for left in found:
         old = left.name in before
-        rows.append((Cell(left.kind, WARN if old else BAD), left.name, left.where, "before as well" if old else left.advice))
+        rows.append(
+            (
+                Cell(left.kind, WARN if old else BAD),
+                left.name,
+                left.where,
+                "before as well" if old else left.advice,
+            )
+        )
         if not old:
             here.facts["problems"].append(f"{left.kind}: {left.name}")
     here.journal("leftovers", found=[f"{left.kind}: {left.name}" for left in found])
-    return Table(["what", "name", "of", "what to do"], rows, empty="Nothing: indexes valid, constraints validated, sequences ahead.")
+    return Table(
+        ["what", "name", "of", "what to do"],
+        rows,
+        empty="Nothing: indexes valid, constraints validated, sequences ahead.",
+    )
 
 
 def data_as_promised(here: Here) -> Table:
     """Compare the number of rows per table with those that prepare counted."""
     before = _measured(here).get("rows", {})
     plan = _plan(here.facts["promise"]) if here.facts["promise"] else None
-    touched = {o.rpartition(".")[2] for _, s in (plan.steps() if plan else []) if s.type is Type.DATA for o in s.objects}
+    touched = {
+        o.rpartition(".")[2] for _, s in (plan.steps() if plan else []) if s.type is Type.DATA for o in s.objects
+    }
     rows = []
-    for table, (now, exact) in health.row_counts(here.conn).items():
+    for table, (now, exact) in health.row_counts(here.conn, leave_out=here.facts["history_table"]).items():
         then = before.get(table, [None, exact])[0]
         change = None if then is None else now - then
         meant = table.rpartition(".")[2].strip('"') in touched
@@ -130,15 +149,20 @@ def checklist(here: Here) -> Table:
     promise = here.facts["promise"]
     plan = _plan(promise) if promise else None
     names = {e["event"] for e in _events(promise)} if promise else set()
-    proven = next((e["proven"] for e in _events(promise, "ways-back")), []) if promise else []
+    proven: list[str] = next((e["proven"] for e in _events(promise, "ways-back")), []) if promise else []
+    one_way = [c.migration for c in plan.changes if c.migration not in proven] if plan else []
+    back = f"there and back: {', '.join(proven)}" + (f"; no way back: {', '.join(one_way)}" if one_way else "")
     rehearsed = plan.rehearsed if plan and "rehearsed" in names else ""
     counts = {t: sum(s.type is t for _, s in plan.steps()) for t in Type} if plan else {}
     impact = ", ".join(f"{n} {t}" for t, n in counts.items() if n)
     evidence = [
-        ("schema changes reviewed by team", f"plan {plan.digest[:16]}; who approved it is not recorded yet" if plan else ""),
+        ("schema changes reviewed by team", ""),
         ("migration tested in development branch", rehearsed),
-        ("rollback script prepared and tested", f"there and back: {', '.join(proven)}" if proven else ""),
-        ("performance impact assessed", "critical queries timed before and after" if here.facts.get("queries") else ""),
+        ("rollback script prepared and tested", back if proven else ""),
+        (
+            "performance impact assessed",
+            "critical queries timed before and after" if here.facts.get("queries") else "",
+        ),
         ("monitoring alerts configured", ""),
         ("documentation updated", ""),
         ("customer impact evaluated", f"statements: {impact}" if impact else ""),
@@ -208,7 +232,10 @@ def _changed(change: int | None, meant: bool) -> Cell:
         return Cell("new table" if not meant else "not counted before", QUIET)
     if not change:
         return Cell("0", QUIET)
-    return Cell(f"{change:+,}" + (" (a data statement)" if meant else " (not by the plan: traffic?)"), GOOD if meant else WARN)
+    return Cell(
+        f"{change:+,}" + (" (a data statement)" if meant else " (not by the plan: traffic?)"),
+        GOOD if meant else WARN,
+    )
 
 
 def _bars(queries: dict[str, tuple[float | None, float | None]], max_slowdown: float) -> Picture:
@@ -223,7 +250,7 @@ def _bars(queries: dict[str, tuple[float | None, float | None]], max_slowdown: f
         axes.plot([limit, limit], [place - 0.4, place + 0.4], color="#cf222e", label="" if place else "limit")
     axes.set_yticks(list(range(len(names))), names)
     axes.set_xlabel("median of 5 runs, ms")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     told = "; ".join(f"{n}: {_ms(was)} before, {_ms(is_now)} now" for n, (was, is_now) in queries.items())
     return Picture.of(picture, f"Critical queries: {told}")
 

@@ -34,7 +34,12 @@ class Progress:
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bars
 
-            columns = (TextColumn("{task.fields[name]:9}"), BarColumn(24), TimeElapsedColumn(), TextColumn("{task.description}"))
+            columns = (
+                TextColumn("{task.fields[name]:9}"),
+                BarColumn(24),
+                TimeElapsedColumn(),
+                TextColumn("{task.description}"),
+            )
             self._bars = Bars(*columns, console=Console(stderr=True))
             self._bars.start()
             self._thread.start()

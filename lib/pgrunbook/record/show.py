@@ -68,9 +68,7 @@ class Table:
         if not self.rows:
             return f"{title}<div style='color:{COLOURS[QUIET]}'>{escape(self.empty)}</div>"
         head = "".join(f"<th style='{CELL}font-weight:600'>{escape(h)}</th>" for h in self.headings)
-        body = "".join(
-            "<tr>" + "".join(_html_cell(value) for value in row) + "</tr>" for row in self.rows[: self.most]
-        )
+        body = "".join("<tr>" + "".join(_html_cell(value) for value in row) + "</tr>" for row in self.rows[: self.most])
         more = len(self.rows) - self.most
         foot = f"<div style='color:{COLOURS[QUIET]}'>... and {more} more</div>" if more > 0 else ""
         return (
@@ -159,12 +157,12 @@ class Timeline:
         return repr(Table(["lane", "from ms", "for ms", "what"], rows, title=self.title))
 
     def _repr_html_(self) -> str:
-        left, width, lane_px, top = 300, 620, 20, 26
+        left, width, lane_px, top = 330, 600, 20, 26
         whole = max((bar.end_ms for _, bars in self.lanes for bar in bars), default=1.0) or 1.0
         height = top + lane_px * len(self.lanes) + 34
         parts = [
-            f"<svg role='img' aria-label='{escape(self.title)}' viewBox='0 0 {left + width + 20} {height}' "
-            f"width='{left + width + 20}' style='max-width:100%;font:12px sans-serif;background:#fff'>",
+            f"<svg role='img' viewBox='0 0 {left + width + 20} {height}' width='{left + width + 20}' "
+            + "style='max-width:100%;font:12px sans-serif;background:#fff'>",
             f"<text x='0' y='14' font-weight='600' fill='#1f2328'>{escape(self.title)}</text>",
         ]
         for tick in _ticks(whole):

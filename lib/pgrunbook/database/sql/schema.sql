@@ -116,13 +116,21 @@ SELECT r.name AS relation,
        CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::pg_catalog.regcollation::text END AS collation,
        a.attnotnull AS not_null,
        -- From PostgreSQL 18 on a NOT NULL is a constraint too; it is told where it says more than NOT NULL.
-       CASE WHEN k.oid IS NOT NULL AND (k.conname <> r.relname || '_' || a.attname || '_not_null' OR NOT k.convalidated
-                                        OR k.connoinherit OR k.conislocal AND k.coninhcount > 0)
-            THEN pg_catalog.concat_ws(' ',
-                                      CASE WHEN k.conname <> r.relname || '_' || a.attname || '_not_null' THEN 'CONSTRAINT ' || pg_catalog.quote_ident(k.conname) END,
-                                      CASE WHEN k.connoinherit THEN 'NO INHERIT' END,
-                                      CASE WHEN NOT k.convalidated THEN 'NOT VALID' END,
-                                      CASE WHEN k.conislocal AND k.coninhcount > 0 THEN 'LOCAL' END) END AS not_null_detail,
+       -- A partition's has its parent's name when made as a partition, its own when attached: neither is told.
+       CASE WHEN k.oid IS NOT NULL
+            THEN nullif(pg_catalog.concat_ws(' ',
+                                             CASE WHEN k.conname <> r.relname || '_' || a.attname || '_not_null'
+                                                       AND NOT (k.coninhcount > 0
+                                                                AND EXISTS (SELECT
+                                                                            FROM pg_catalog.pg_inherits AS h
+                                                                            JOIN pg_catalog.pg_constraint AS p ON p.conrelid = h.inhparent
+                                                                            WHERE h.inhrelid = k.conrelid
+                                                                              AND p.contype = 'n'
+                                                                              AND p.conname = k.conname))
+                                                  THEN 'CONSTRAINT ' || pg_catalog.quote_ident(k.conname) END,
+                                             CASE WHEN k.connoinherit THEN 'NO INHERIT' END,
+                                             CASE WHEN NOT k.convalidated THEN 'NOT VALID' END,
+                                             CASE WHEN k.conislocal AND k.coninhcount > 0 THEN 'LOCAL' END), '') END AS not_null_detail,
        -- A default names no column, and without a relation pg_get_expr is spared opening it: half the time.
        pg_catalog.pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END) AS expression,
        CASE a.attgenerated WHEN 's' THEN 'STORED' WHEN 'v' THEN 'VIRTUAL' END AS generated,
@@ -817,7 +825,7 @@ WITH object (name, letter, owner, acl, base) AS (
            d.defaclacl,
            CASE WHEN d.defaclnamespace = 0
                 THEN pg_catalog.acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END::"char", d.defaclrole)
-                ELSE '{}' END
+           END
     FROM pg_catalog.pg_default_acl AS d
     LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = d.defaclnamespace
     WHERE d.defaclnamespace = 0

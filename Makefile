@@ -1,0 +1,47 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup setup-dev demo test lint lab bench notebooks clean
+
+setup: .venv/.ready
+setup-dev: .venv/.ready-dev
+
+.venv/.ready: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pgrunbook needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready requirements-dev.txt
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+demo: setup  ## make the demo database; release, restore and roll back on it
+	$(BIN)/pgrunbook demo
+
+lab: setup  ## JupyterLab on the notebooks; the demo database is made where there is none
+	@$(BIN)/pgrunbook status --target demo >/dev/null 2>&1 || $(BIN)/pgrunbook demo --only-set-up
+	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/prepare.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+
+test: setup-dev
+	$(BIN)/pytest -n 2 --dist loadfile
+
+lint: setup-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup-dev  ## writes BENCHMARKS.md
+	$(BIN)/python tests/bench/bench.py
+
+notebooks: setup-dev  ## refresh the stored outputs that nbval compares
+	$(BIN)/python tests/refresh_notebooks.py
+
+clean:  ## take away what setup made; servers and runs stay (pgrunbook server destroy, outputs/)
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find lib tests examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf lib/pgrunbook.egg-info

