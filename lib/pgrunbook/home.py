@@ -55,13 +55,13 @@ def state_dir() -> Path:
 
 
 def socket_dir(server: str) -> Path:
-    """Return the directory of an embedded server's socket, short enough for every system.
+    """Return the directory of an embedded server's socket, in a form that every system and libpq take.
 
-    It lies in the state directory where that is short, else in the temporary directory,
-    under a name made of the user and the state directory.
+    It lies in the state directory where that is short and has no comma (libpq takes a comma in a host
+    for the end of it), else in the temporary directory, under a name made of the user and the state directory.
     """
     beside_the_data = state_dir() / "sockets" / server
-    if len(os.fsencode(beside_the_data)) <= SOCKET_DIR_MAX_BYTES:
+    if len(os.fsencode(beside_the_data)) <= SOCKET_DIR_MAX_BYTES and "," not in str(beside_the_data):
         return beside_the_data
     key = hashlib.sha256(os.fsencode(beside_the_data)).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"pgrunbook-{os.geteuid()}-{key}"

@@ -41,8 +41,6 @@ class Target(BaseModel):
     history_table: str | None = None
     protected: bool = False
     restore_points: bool = True
-    backups: Path | None = None
-    archive: Path | None = None
     lock_timeout_ms: Milliseconds = 2_000
     statement_timeout_ms: Milliseconds = 60_000
     attempts: Annotated[int, Field(ge=1, le=100)] = 5
@@ -119,12 +117,9 @@ def _target(path: Path, name: str, options: object) -> Target:
         told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
         raise WrongInput(f'target "{name}" in {path} is not right', detail=told) from exc
     # Folders are told from where targets.toml lies, so that a run means the same from everywhere.
-    near = {
-        field: path.parent / getattr(target, field)
-        for field in ("migrations", "backups", "archive")
-        if getattr(target, field) is not None
-    }
-    return target.model_copy(update=near)
+    if target.migrations is None:
+        return target
+    return target.model_copy(update={"migrations": path.parent / target.migrations})
 
 
 def _refuse_secrets(path: Path, name: str, options: dict[str, object]) -> None:
