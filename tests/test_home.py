@@ -18,7 +18,7 @@ def test_a_socket_lies_beside_the_data_where_the_path_is_short(monkeypatch: pyte
 
 @pytest.mark.parametrize("state", ["/srv/" + "long/" * 30, "/srv/a,b"])
 def test_a_socket_lies_elsewhere_where_the_path_would_not_do(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
-    """A path that is too long for a socket, or that libpq would split, is not used; the same state gives the same one."""
+    """A path that is too long for a socket, or that libpq would split, is not used; the same state gives one place."""
     monkeypatch.setenv("PGRUNBOOK_STATE", state)
     found = home.socket_dir("main")
     assert len(str(found)) <= home.SOCKET_DIR_MAX_BYTES

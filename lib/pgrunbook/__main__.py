@@ -10,11 +10,11 @@ from pgrunbook.errors import RunbookError
 def main() -> None:
     """Run the command line; an error of ours is told in its own form, without a traceback."""
     early = None
-    if sys.argv[1:2] == ["run"] and not {"-h", "--help"} & set(sys.argv):
-        from pgrunbook.record.kernel import EarlyKernel
-
-        early = EarlyKernel()
     try:
+        if sys.argv[1:2] == ["run"] and not {"-h", "--help"} & set(sys.argv):
+            from pgrunbook.record.kernel import EarlyKernel
+
+            early = EarlyKernel("pgrunbook.procedures.at_work")
         from pgrunbook import cli
 
         if early is not None:

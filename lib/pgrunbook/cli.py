@@ -11,7 +11,7 @@ from pgrunbook.errors import RunbookError, WrongInput
 
 if TYPE_CHECKING:
     from pgrunbook.record.kernel import EarlyKernel
-    from pgrunbook.record.run import Run
+    from pgrunbook.record.run import Part, Run, Status
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -30,48 +30,52 @@ def run(
     resume: Annotated[str, typer.Option(help="Go on with this run instead.")] = "",
 ) -> None:
     """Run a runbook headless. Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate."""
+    from pgrunbook import headless
     from pgrunbook import runbook as books
 
     early = early_kernels.pop() if early_kernels else None
     if resume:
+        if runbook or target or parameter:
+            raise WrongInput(
+                "--resume goes on with a run as it was begun",
+                detail="Its runbook, target and parameters are in its record.",
+                hint=f"pgrunbook run --resume {resume}",
+            )
         made, code = books.resume(resume, early)
     else:
-        if not runbook or not target:
-            raise WrongInput("name a runbook and a target", hint="pgrunbook run release --target demo")
+        _refuse_without(runbook, target, "run")
         made, code = books.run(runbook, target, _pairs(parameter), early)
     sys.stderr.write(f"{made.status}: {made.folder}\n")
     if code:
-        sys.stderr.write(f"Go on with it: pgrunbook run --resume {made.run_id}\n" if code == 1 else "")
+        following = headless.next_step(made)
+        sys.stderr.write(f"{following}\n" if following else "")
         sys.exit(code)
 
 
 @app.command()
 def start(
-    runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")],
-    target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")],
+    runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")] = "",
+    target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
     parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value.")] = [],  # noqa: B006
+    resume: Annotated[str, typer.Option(help="Open this run again instead.")] = "",
     lab: Annotated[bool, typer.Option(help="Open JupyterLab on it.")] = True,
 ) -> None:
     """Make a run with working copies of its notebooks, and open JupyterLab there."""
-    import os
-
-    from pgrunbook import home
     from pgrunbook import runbook as books
+    from pgrunbook.record import run as records
 
-    made = books.start(runbook, target, _pairs(parameter))
+    if resume:
+        made = records.find(resume)
+        if made.how != "by hand":
+            raise WrongInput(
+                f"run {made.run_id} was not made by hand", hint=f"Go on with it: pgrunbook run --resume {made.run_id}"
+            )
+    else:
+        _refuse_without(runbook, target, "start")
+        made = books.start(runbook, target, _pairs(parameter))
     sys.stdout.write(f"{made.folder}\n")
-    if not lab:
-        return
-    first = made.folder / made.parts[0].notebook
-    environment = {
-        **os.environ,
-        "PGRUNBOOK_HOME": str(home.project_dir()),
-        "PGRUNBOOK_OUTPUTS": str(home.outputs_dir()),
-    }
-    arguments = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={made.folder}", str(first)]
-    if os.geteuid() == 0:
-        arguments.append("--allow-root")
-    os.execve(sys.executable, arguments, environment)
+    if lab:
+        _open_lab(made)
 
 
 @app.command("runs")
@@ -105,7 +109,7 @@ def show(run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, 
     made = records.find(run_id)
     sys.stdout.write(f"{made.run_id}: {made.standing()}, {made.runbook} on {made.target} by {made.operator}\n")
     sys.stdout.write(f"{made.folder}\n\n")
-    parts = [(p.procedure, p.status, p.started_at, p.ended_at, p.says) for p in made.parts]
+    parts = [(p.procedure, status, p.started_at, p.ended_at, p.says) for p, status in _parts(made)]
     sys.stdout.write(f"{Table(['procedure', 'status', 'started', 'ended', 'says'], parts)!r}\n\n")
     events = journal.read(made.journal.path)
     last = [(e.get("at", ""), e["event"], _told(e)) for e in events if not e["event"].startswith("cell-")]
@@ -210,12 +214,20 @@ def _print_runs(made: list[Run]) -> None:
             r.standing(),
             r.how,
             _took(r),
-            " ".join(f"{p.procedure}:{p.status}" for p in r.parts),
+            " ".join(f"{p.procedure}:{status}" for p, status in _parts(r)),
         )
         for r in made
     ]
     headings = ["run", "target", "status", "how", "took", "procedures"]
     sys.stdout.write(f"{Table(headings, rows, empty='No run yet.')!r}\n")
+
+
+def _parts(made: Run) -> list[tuple[Part, Status]]:
+    """Return each part with its status as it is: at work only where somebody is."""
+    from pgrunbook.record.run import Status
+
+    at_work = made.is_held()
+    return [(p, p.status if at_work or p.status is not Status.RUNNING else Status.BROKEN_OFF) for p in made.parts]
 
 
 def _took(made: Run) -> str:
@@ -247,6 +259,34 @@ def _standing(target: Any) -> tuple[object, ...]:
         problems = history.problems()
         told = f"{len(history.pending())}" + (f", {len(problems)} problems" if problems else "")
         return (target.name, server, history.version() or "(none)", told, now)
+
+
+def _refuse_without(runbook: str, target: str, command: str) -> None:
+    lacking = " and ".join(name for name, given in (("a runbook", runbook), ("a target", target)) if not given)
+    if lacking:
+        raise WrongInput(
+            f"{lacking} must be named",
+            detail="The runbooks are the files of runbooks/; the targets stand in targets.toml.",
+            hint=f"For example: pgrunbook {command} release --target demo",
+        )
+
+
+def _open_lab(made: Run) -> None:
+    import os
+
+    from pgrunbook import home
+
+    environment = {
+        **os.environ,
+        "PGRUNBOOK_HOME": str(home.project_dir()),
+        "PGRUNBOOK_OUTPUTS": str(home.outputs_dir()),
+    }
+    first = next((p for p in made.parts if p.status != "done"), made.parts[0])
+    arguments = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={made.folder}"]
+    arguments.append(str(made.folder / first.notebook))
+    if os.geteuid() == 0:
+        arguments.append("--allow-root")
+    os.execve(sys.executable, arguments, environment)
 
 
 def _pairs(given: list[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@
    crash between the two, the catalog says which it was.
 4. A transaction that could not get a lock, or that was the victim of a deadlock, is aborted and tried
    again, a bounded number of times, and the journal says who stood in the way.
+5. What a migration SETs holds for that migration: it neither reaches our own rows nor the next one.
 """
 
 from __future__ import annotations
@@ -15,66 +16,38 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from itertools import groupby
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.errors import Diagnostic
 
 from pgrunbook import history as histories
 from pgrunbook.changes import trouble
 from pgrunbook.changes.alone import leftover_of, really_done
 from pgrunbook.changes.plan import Change, Plan, Step
+from pgrunbook.changes.results import Results, StepResult, StepState, Stretch
 from pgrunbook.changes.statements import Policy
-from pgrunbook.database import locks, steps
-from pgrunbook.database.connection import Connection, run_locally
-from pgrunbook.errors import Blocked, RunbookError
+from pgrunbook.changes.trouble import Scene
+from pgrunbook.database import connection, locks, steps
+from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, RESET_SESSION, Connection
+from pgrunbook.errors import RecordFailed, RunbookError, StatementFailed
 from pgrunbook.history import History
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
+
+__all__ = ["Execution", "StepResult", "StepState", "Stretch"]
 
 log = logging.getLogger(__name__)
 
 RETRIED = (pg.LockNotAvailable, pg.DeadlockDetected)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
-
-
-class StepState(StrEnum):
-    """How a step stands in this execution."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    RAN = "ran, not committed"
-    DONE = "done"
-    DONE_BEFORE = "done before"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A stretch of time that a step spent, in seconds of ``time.monotonic``."""
-
-    kind: str  # running, waiting, pause
-    start: float
-    end: float
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What became of a step: attempts, time, rows touched, and who stood in its way."""
-
-    migration: str
-    step: Step
-    state: StepState = StepState.WAITING
-    attempt: int = 0
-    ran_ms: float = 0.0
-    waited_ms: float = 0.0
-    rows: int | None = None
-    blockers: str = ""
-    notices: tuple[str, ...] = ()
-    stretches: tuple[Stretch, ...] = ()
+MOST_NOTICES = 50
+RECORD_LIMITS = {"lock_timeout_ms": READ_LOCK_TIMEOUT_MS, "statement_timeout_ms": READ_STATEMENT_TIMEOUT_MS}
+# For this transaction only: what the migration has set comes back with the next one.
+OURSELVES = ("SET LOCAL SESSION AUTHORIZATION DEFAULT", "SET LOCAL ROLE TO DEFAULT")
 
 
 @dataclass
@@ -88,140 +61,155 @@ class Execution:
     history: History
     journal: Journal
     on_change: Callable[[list[StepResult]], None] = lambda _: None
-    results: list[StepResult] = field(default_factory=list)
     committed: list[str] = field(default_factory=list)
     _notices: list[str] = field(default_factory=list)
+    _doing: str = ""
 
     def __post_init__(self) -> None:
-        self.results = [StepResult(change.migration, step) for change, step in self.plan.steps()]
-        self.conn.add_notice_handler(lambda diagnostic: self._notices.append(diagnostic.message_primary or ""))
+        self._results = Results(self.plan, self.on_change)
+        self._digest = self.plan.digest
+        self._pid = self.conn.info.backend_pid
+        self.conn.add_notice_handler(self._notice)
+
+    @property
+    def results(self) -> list[StepResult]:
+        """What became of each step so far, in the plan's order."""
+        return self._results.all
 
     def run(self) -> list[StepResult]:
         """Execute every step that the database does not show as done; return what became of each.
 
         Raises Blocked when a lock was not to be had in the plan's attempts, StatementFailed when the server
         refused a statement, Interrupted when we were told to stop, Unreachable when the connection
-        was lost. Each says what of the plan is applied now.
+        was lost, Refused when the folder changed since the plan was made. Each says what is applied now.
         Locks: those of the statements, each under its lock_timeout.
         """
-        steps.create(self.conn)
-        if not self.history.exists:
-            for statement in histories.prepare_table(self.history):
-                self.conn.execute(statement)
-            self.history = replace(self.history, exists=True, schema_exists=True)
+        trouble.check_folder(self.plan, self.history)
+        self._prepare()
+        applied = {entry.name for entry in self.history.applied()}
+        texts = {change.migration: change.file_sha256 for change in self.plan.changes}
+        begun = steps.of_plan(self.conn, texts, self.plan.direction)
         for change in self.plan.changes:
-            if self._is_done(change):
-                self._mark(change, StepState.DONE_BEFORE)
+            if (change.migration in applied) == (self.plan.direction == "up"):
+                self._results.mark(change, change.steps, StepState.DONE_BEFORE)
                 self.journal.write("migration-done-before", migration=change.migration)
                 continue
-            self._execute(change)
+            self._execute(change, begun.get(change.migration, {}))
             self.committed.append(change.migration)
         return self.results
 
+    def _prepare(self) -> None:
+        steps.create(self.conn)
+        if self.history.exists:
+            return
+        try:
+            for statement in histories.prepare_table(self.history):
+                self.conn.execute(statement)
+        except psycopg.Error as exc:
+            raise StatementFailed(
+                f"could not make the history table {self.history.qualified_table}",
+                detail=exc.diag.message_primary or trouble.one_line(exc),
+                hint="GRANT what is missing to the user of this target.",
+            ) from exc
+        self.history = replace(self.history, exists=True, schema_exists=True)
+
     # -- one migration
 
-    def _is_done(self, change: Change) -> bool:
-        applied = any(entry.name == change.migration for entry in self.history.applied())
-        return applied if self.plan.direction == "up" else not applied
-
-    def _execute(self, change: Change) -> None:
+    def _execute(self, change: Change, begun: dict[int, bool]) -> None:
+        """Execute a migration; ``begun`` are its steps that have a row, and whether they are done."""
         self.journal.write("migration-started", migration=change.migration, direction=self.plan.direction)
-        done = steps.of_migration(self.conn, change.migration, change.file_sha256, self.plan.direction)
-        if len(change.steps) + 1 in done:
-            done = {}  # it was done wholly, and its history row was changed by somebody else: the history counts
+        if begun.get(len(change.steps) + 1):
+            # It was done wholly, and somebody else changed its history row: the history counts.
+            steps.take_back(self.conn, change.migration, self.plan.direction)
+            begun = {}
         groups = [(policy, list(some)) for policy, some in groupby(change.steps, key=lambda s: s.policy)]
+        if not groups or groups[-1][0] is Policy.ALONE:
+            groups.append((Policy.TOGETHER, []))  # the history row has a transaction of its own then
         for number, (policy, group) in enumerate(groups, 1):
-            left = [step for step in group if done.get(step.number) != "done"]
-            for step in group:
-                if step not in left:
-                    self._set(change, step, state=StepState.DONE_BEFORE)
+            done = [step for step in group if begun.get(step.number)]
+            self._go_past(change, done)
+            left = [step for step in group if step not in done]
             if policy is Policy.ALONE:
                 for step in left:
-                    self._alone(change, step, meant_before=step.number in done)
-            elif left and number < len(groups):
-                self._together(change, left, last=False)
-        ends_together = bool(groups) and groups[-1][0] is Policy.TOGETHER
-        rest = [s for s in groups[-1][1] if done.get(s.number) != "done"] if ends_together else []
-        self._together(change, rest, last=True)
+                    self._alone(change, step, meant_before=step.number in begun)
+            elif left or number == len(groups):
+                self._together(change, left, last=number == len(groups))
         log.info("%s: %s committed", self.plan.direction, change.migration)
 
-    def _together(self, change: Change, group: list[Step], *, last: bool) -> None:
+    def _go_past(self, change: Change, done: Sequence[Step]) -> None:
+        """Steps that an earlier run committed are not done again, but for what they set for this session."""
+        for step in done:
+            if step.kind == "SET" or "set_config" in step.sql:
+                with self._telling(change, [step]):
+                    self.conn.execute(step.sql.encode())
+                self.journal.write("setting-restored", migration=change.migration, step=step.number)
+        self._results.mark(change, done, StepState.DONE_BEFORE)
+
+    def _together(self, change: Change, group: Sequence[Step], *, last: bool) -> None:
         """Send the steps, and with the last of them the history row, in one transaction."""
 
         def attempt(number: int) -> None:
-            with self.conn.transaction():
-                for step in group:
-                    run_locally(
-                        self.conn,
-                        lock_timeout_ms=step.lock_timeout_ms,
-                        statement_timeout_ms=step.statement_timeout_ms,
-                    )
+            with connection.transaction(self.conn, **(_limits(group[0]) if group else RECORD_LIMITS)):
+                for place, step in enumerate(group):
+                    if place:
+                        connection.limit_locally(self.conn, **_limits(step))
                     self._send(change, step, number)
+                self._doing = "record"
                 self._note_in_database(change, group, last=last)
-            for step in group:
-                self._set(change, step, state=StepState.DONE)
+                self._doing = "commit"
+            self._results.mark(change, group, StepState.DONE)
 
         self._with_attempts(change, group, attempt)
-        self.journal.write(
-            "committed",
-            migration=change.migration,
-            direction=self.plan.direction,
-            steps=[step.number for step in group],
-            whole_migration=last,
-        )
+        self._journal_commit(change, group, whole_migration=last)
 
     def _alone(self, change: Change, step: Step, *, meant_before: bool) -> None:
         """Run a step outside a transaction, once the catalog shows that it is not done already."""
-        if meant_before and really_done(self.conn, step):
-            self._write_step(change, step, "done")
-            self._set(change, step, state=StepState.DONE_BEFORE)
-            self.journal.write("step-found-done", migration=change.migration, step=step.number)
-            return
         if not meant_before:
-            self._write_step(change, step, "intended")
+            self._note_alone(change, step, "intended")
 
         def attempt(number: int) -> None:
-            self._drop_leftover(change, step)
-            limits = f"SET lock_timeout = {step.lock_timeout_ms}; SET statement_timeout = {step.statement_timeout_ms}"
-            self.conn.execute(limits.encode())
-            try:
-                self._send(change, step, number)
-            finally:
-                if not self.conn.broken:
-                    self.conn.execute("RESET lock_timeout; RESET statement_timeout")
-            self._set(change, step, state=StepState.DONE)
+            connection.limit(self.conn, **_limits(step))
+            self._clear_leftover(change, step)
+            if (meant_before or number > 1) and really_done(self.conn, step):
+                self.journal.write("step-found-done", migration=change.migration, step=step.number)
+                self._results.set(change, step, state=StepState.DONE_BEFORE)
+                return
+            self._send(change, step, number)
+            self._results.set(change, step, state=StepState.DONE)
 
-        self._with_attempts(change, [step], attempt)
-        self._write_step(change, step, "done")
-        self.journal.write(
-            "committed", migration=change.migration, direction=self.plan.direction,
-            steps=[step.number], whole_migration=False,
-        )  # fmt: skip
+        try:
+            self._with_attempts(change, [step], attempt)
+        except RunbookError as exc:
+            if isinstance(exc.__cause__, psycopg.Error) and not self.conn.closed:
+                with contextlib.suppress(psycopg.Error):
+                    connection.reset(self.conn)
+                    steps.withdraw(self.conn, self._key(change), step.number)
+            raise
+        self._note_alone(change, step, "done")
+        if self._results.of(change, step).state is StepState.DONE:
+            self._journal_commit(change, [step], whole_migration=False)
 
-    def _drop_leftover(self, change: Change, step: Step) -> None:
-        """An index that CREATE INDEX CONCURRENTLY left invalid is dropped before the next attempt."""
+    def _clear_leftover(self, change: Change, step: Step) -> None:
+        """What a cut-off attempt left (an invalid index) is cleared away before the next one."""
         statement = leftover_of(self.conn, step)
         if statement is None:
             return
-        self.journal.write(
-            "leftover-dropped",
-            migration=change.migration,
-            step=step.number,
-            sql=statement.as_string(self.conn),
-        )
+        told = statement.as_string(self.conn)
+        self.journal.write("leftover-dropped", migration=change.migration, step=step.number, sql=told)
         self.conn.execute(statement)
 
     # -- one step
 
     def _send(self, change: Change, step: Step, attempt: int) -> None:
-        self._set(change, step, state=StepState.RUNNING, attempt=attempt)
+        self._doing = "send"
+        self._results.set(change, step, state=StepState.RUNNING, attempt=attempt)
+        facts = {"migration": change.migration, "direction": self.plan.direction, "step": step.number}
         self.journal.write(
-            "step-started", migration=change.migration, direction=self.plan.direction, step=step.number,
-            kind=step.kind, sha256=step.sha256, attempt=attempt, policy=step.policy,
-        )  # fmt: skip
+            "step-started", **facts, kind=step.kind, sha256=step.sha256, attempt=attempt, policy=step.policy
+        )
         self._notices.clear()
         start = time.monotonic()
-        watch = locks.Watch(self.target, self.conn.info.backend_pid)
+        watch = locks.Watch(self.target, self._pid)
         try:
             with watch:
                 cursor = self.conn.execute(step.sql.encode())
@@ -229,151 +217,149 @@ class Execution:
             end = time.monotonic()
             self._note_time(change, step, watch, start, end)
         rows = cursor.rowcount if cursor.rowcount >= 0 else None
-        self._set(change, step, state=StepState.RAN, rows=rows, notices=tuple(self._notices))
-        result = self._result(change, step)
+        self._results.set(change, step, state=StepState.RAN, rows=rows)
+        notices = self._results.of(change, step).notices
         self.journal.write(
-            "step-ran", migration=change.migration, direction=self.plan.direction, step=step.number,
-            attempt=attempt, ms=round((end - start) * 1000, 1), waited_ms=round(watch.waited_ms, 1), rows=rows,
-            **({"blockers": watch.told()} if watch.blockers else {}),
-            **({"notices": result.notices} if result.notices else {}),
+            "step-ran", **facts, attempt=attempt, ms=round((end - start) * 1000, 1),
+            waited_ms=round(watch.waited_ms, 1), rows=rows,
+            **({"blockers": watch.told()} if watch.blockers else {}), **({"notices": notices} if notices else {}),
         )  # fmt: skip
         log.info("%s step %s: %s in %.0f ms", change.migration, step.number, step.kind, (end - start) * 1000)
 
-    def _with_attempts(self, change: Change, group: list[Step], attempt: Callable[[int], None]) -> None:
+    def _with_attempts(self, change: Change, group: Sequence[Step], attempt: Callable[[int], None]) -> None:
         """Call ``attempt`` until it succeeds; again only after a lock timeout or a deadlock."""
         for number in range(1, self.plan.attempts + 1):
             with self._telling(change, group):
                 try:
                     return attempt(number)
                 except RETRIED as exc:
-                    self._note_attempt(change, number, exc)
-                    if number == self.plan.attempts:
-                        raise self._gave_up(change, exc) from exc
-            pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (number - 1))
-            with self._telling(change, group):
-                time.sleep(pause)
+                    self._note_attempt(change, group, number, exc)
+                    if number == self.plan.attempts or self.conn.closed:
+                        raise
+                    self._results.mark(change, group, StepState.WAITING)
+                    time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (number - 1)))
         return None
 
     @contextlib.contextmanager
-    def _telling(self, change: Change, group: list[Step]) -> Iterator[None]:
+    def _telling(self, change: Change, group: Sequence[Step]) -> Iterator[None]:
         """Turn whatever ends an attempt into an error of ours that says what is applied now."""
         try:
             yield
-        except (psycopg.Error, KeyboardInterrupt) as exc:
-            failed = next((s for s in group if self._result(change, s).state is StepState.RUNNING), None)
-            error = trouble.explain(
-                exc,
-                self.target,
-                self.plan,
-                change,
-                failed,
-                self.conn,
-                self.committed,
-                self._result_text(change, failed),
-            )
-            self._fail(change, failed, error)
+        except (psycopg.Error, RunbookError, KeyboardInterrupt) as exc:
+            scene = self._scene(change, group)
+            if isinstance(exc, RETRIED):
+                error: RunbookError = trouble.gave_up(exc, scene, self.conn)
+            else:
+                error = trouble.explain(exc, scene, self.conn)
+            if scene.step is not None:
+                self._results.set(change, scene.step, state=StepState.FAILED)
+            if not isinstance(exc, RecordFailed):
+                self.journal.write(
+                    "step-failed", migration=change.migration, direction=self.plan.direction,
+                    step=scene.step.number if scene.step else None, error=error.lines(), kind=type(error).__name__,
+                )  # fmt: skip
+            if error is exc:
+                raise
             raise error from (None if isinstance(exc, KeyboardInterrupt) else exc)
 
-    def _gave_up(self, change: Change, exc: psycopg.Error) -> Blocked:
-        running = next((r for r in self.results if r.state is StepState.RUNNING), None)
-        error = trouble.gave_up(
-            exc,
-            self.plan,
-            change,
-            running.step if running else None,
-            self.committed,
-            running.blockers if running else "",
-        )
-        self._fail(change, running.step if running else None, error)
-        return error
-
-    def _fail(self, change: Change, step: Step | None, error: RunbookError) -> None:
-        if step is not None:
-            self._set(change, step, state=StepState.FAILED)
-        self.journal.write(
-            "step-failed", migration=change.migration, direction=self.plan.direction,
-            step=step.number if step else None, error=error.lines(), kind=type(error).__name__,
+    def _scene(self, change: Change, group: Sequence[Step]) -> Scene:
+        step = self._results.running(change, group)
+        result = self._results.of(change, step) if step else None
+        return Scene(
+            self.target, self.plan, change, step, self._doing, self.history.qualified_table,
+            blockers=result.blockers if result else "", ran_ms=result.ran_ms if result else 0.0,
+            committed=self.committed, backend_pid=self._pid,
         )  # fmt: skip
 
     # -- the database's record
 
-    def _note_in_database(self, change: Change, group: list[Step], *, last: bool) -> None:
-        for step in group:
-            self._write_step(change, step, "done")
-        if not last:
-            return
-        self._write_history_row(change)
-        opposite = "down" if self.plan.direction == "up" else "up"
-        steps.take_back(self.conn, change.migration, opposite)
-        steps.write(
-            self.conn, **self._row(change), step=len(change.steps) + 1, state="done", kind="history row",
-            sha256=change.file_sha256, schema_before=change.schema_before, schema_after=change.schema_after,
-        )  # fmt: skip
+    def _note_in_database(self, change: Change, group: Sequence[Step], *, last: bool) -> None:
+        """Write our rows at the end of the transaction, as ourselves, in one round trip."""
+        rows = [_row(step) for step in group]
+        written = None
+        with self.conn.pipeline():
+            for statement in RESET_SESSION if last else OURSELVES:
+                self.conn.execute(statement.encode())
+            if not last:
+                self.conn.execute(b"SET LOCAL lock_timeout = %d" % READ_LOCK_TIMEOUT_MS)
+                self.conn.execute(b"SET LOCAL statement_timeout = %d" % READ_STATEMENT_TIMEOUT_MS)
+            if last:
+                written = self.conn.execute(*self._history_command(change))
+                steps.take_back(self.conn, change.migration, "down" if self.plan.direction == "up" else "up")
+                rows.append(_history_row(change))
+            steps.write(self.conn, self._key(change), "done", rows)
+        if written is not None and written.rowcount != 1:
+            raise trouble.history_moved(self.history.qualified_table, change)
 
-    def _write_history_row(self, change: Change) -> None:
+    def _history_command(self, change: Change) -> histories.Command:
         entry = next(e for e in self.history.entries if e.name == change.migration)
-        if self.plan.direction == "up":
-            if entry.migration is None:
-                raise AssertionError(f"{change.migration} has no file, and still came into the plan")
-            query, values = histories.record(self.history, entry.migration)
-        else:
-            query, values = histories.unrecord(self.history, entry)
-        if self.conn.execute(query, values).rowcount != 1:
-            raise trouble.history_moved(self.history.qualified_table, change, self.committed)
+        if self.plan.direction == "down":
+            return histories.unrecord(self.history, entry)
+        assert entry.migration is not None  # noqa: S101 - check_folder saw it
+        return histories.record(self.history, entry.migration)
 
-    def _write_step(self, change: Change, step: Step, state: str) -> None:
-        steps.write(
-            self.conn, **self._row(change), step=step.number, state=state, kind=step.kind, sha256=step.sha256,
-            schema_before=None, schema_after=None,
-        )  # fmt: skip
+    def _note_alone(self, change: Change, step: Step, state: str) -> None:
+        self._doing = "record"
+        with self._telling(change, []), connection.transaction(self.conn, **RECORD_LIMITS):
+            self.conn.execute("; ".join(OURSELVES).encode())
+            steps.write(self.conn, self._key(change), state, [_row(step)])
 
-    def _row(self, change: Change) -> dict[str, object]:
+    def _key(self, change: Change) -> dict[str, object]:
         return {
             "run_id": self.run_id,
             "migration": change.migration,
             "direction": self.plan.direction,
             "file_sha256": change.file_sha256,
-            "plan_digest": self.plan.digest,
+            "plan_digest": self._digest,
         }
 
-    # -- results
+    # -- the journal, and the results
 
-    def _result(self, change: Change, step: Step) -> StepResult:
-        return self.results[self._index(change, step)]
+    def _journal_commit(self, change: Change, group: Sequence[Step], *, whole_migration: bool) -> None:
+        self.journal.write(
+            "committed", migration=change.migration, direction=self.plan.direction,
+            steps=[step.number for step in group], whole_migration=whole_migration,
+        )  # fmt: skip
 
-    def _result_text(self, change: Change, step: Step | None) -> str:
-        return self._result(change, step).blockers if step else ""
-
-    def _index(self, change: Change, step: Step) -> int:
-        return next(
-            i for i, r in enumerate(self.results) if r.migration == change.migration and r.step.number == step.number
-        )
-
-    def _set(self, change: Change, step: Step, **facts: object) -> None:
-        index = self._index(change, step)
-        self.results[index] = replace(self.results[index], **facts)  # type: ignore[arg-type]
-        self.on_change(self.results)
-
-    def _mark(self, change: Change, state: StepState) -> None:
-        for step in change.steps:
-            self._set(change, step, state=state)
+    def _notice(self, diagnostic: Diagnostic) -> None:
+        severity = "" if diagnostic.severity == "NOTICE" else f"{diagnostic.severity}: "
+        if len(self._notices) < MOST_NOTICES:
+            self._notices.append(f"{severity}{diagnostic.message_primary}")
+        elif len(self._notices) == MOST_NOTICES:
+            self._notices.append(f"(only the first {MOST_NOTICES} notices are kept)")
 
     def _note_time(self, change: Change, step: Step, watch: locks.Watch, start: float, end: float) -> None:
-        before = self._result(change, step)
+        before = self._results.of(change, step)
         waits = [Stretch("waiting", max(start, a), min(end, b)) for a, b in watch.waits]
-        self._set(
+        self._results.set(
             change, step,
             ran_ms=(end - start) * 1000,
             waited_ms=before.waited_ms + watch.waited_ms,
             blockers=watch.told() or before.blockers,
+            notices=tuple(self._notices),
             stretches=(*before.stretches, Stretch("running", start, end), *waits),
         )  # fmt: skip
 
-    def _note_attempt(self, change: Change, number: int, exc: psycopg.Error) -> None:
-        running = next((r for r in self.results if r.state is StepState.RUNNING), None)
+    def _note_attempt(self, change: Change, group: Sequence[Step], number: int, exc: psycopg.Error) -> None:
+        step = self._results.running(change, group)
         self.journal.write(
             "attempt-failed", migration=change.migration, direction=self.plan.direction, attempt=number,
             of=self.plan.attempts, sqlstate=exc.sqlstate, message=str(exc).splitlines()[0],
-            step=running.step.number if running else None, blockers=running.blockers if running else "",
+            step=step.number if step else None, blockers=self._results.of(change, step).blockers if step else "",
         )  # fmt: skip
         log.info("%s attempt %s of %s failed: %s", change.migration, number, self.plan.attempts, exc.sqlstate)
+
+
+def _limits(step: Step) -> dict[str, int]:
+    return {"lock_timeout_ms": step.lock_timeout_ms, "statement_timeout_ms": step.statement_timeout_ms}
+
+
+def _row(step: Step) -> dict[str, object]:
+    return {"step": step.number, "kind": step.kind, "sha256": step.sha256}
+
+
+def _history_row(change: Change) -> dict[str, object]:
+    return {
+        "step": len(change.steps) + 1, "kind": "history row", "sha256": change.file_sha256,
+        "schema_before": change.schema_before, "schema_after": change.schema_after,
+    }  # fmt: skip

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from pgrunbook.errors import StatementFailed, WrongInput
+from pgrunbook.history import drizzle_config
 from pgrunbook.target import Target
 
 TIMEOUT_S = 300
@@ -19,8 +20,7 @@ def generate_migrations(target: Target) -> tuple[dict[str, str], dict[str, str]]
     Raises WrongInput when there is no Drizzle package, no node or nothing installed, StatementFailed
     when drizzle-kit fails or asks a question.
     """
-    package = _package(target)
-    folder = package / "migrations"
+    package, folder = _package(target)
     before = _files(folder)
     try:
         done = subprocess.run(
@@ -38,27 +38,37 @@ def generate_migrations(target: Target) -> tuple[dict[str, str], dict[str, str]]
     return before, _files(folder)
 
 
-def _package(target: Target) -> Path:
-    folder = target.migrations
-    for candidate in (folder, folder.parent) if folder else ():
-        if (candidate / "drizzle.config.ts").is_file():
+def _package(target: Target) -> tuple[Path, Path]:
+    """Return the package and its migrations folder; the target names either of them."""
+    named = target.migrations
+    for package in (named, named.parent) if named else ():
+        if any((package / name).is_file() for name in drizzle_config.NAMES):
             break
     else:
         raise WrongInput(
             f'target "{target.name}" has no Drizzle package to generate from',
-            detail=f"There is no drizzle.config.ts in or above {folder}.",
+            detail=f"There is no drizzle.config.ts in or above {named}.",
             hint="Set generate = False, or name the package's migrations folder in targets.toml.",
         )
-    scripts = json.loads((candidate / "package.json").read_text(encoding="utf-8")).get("scripts", {})
-    if "db:generate" not in scripts:
-        raise WrongInput(
-            f"{candidate / 'package.json'} has no script db:generate", hint="Add it: drizzle-kit generate."
-        )
+    if "db:generate" not in _scripts(package / "package.json"):
+        raise WrongInput(f"{package / 'package.json'} has no script db:generate", hint="Add it: drizzle-kit generate.")
     if shutil.which("npm") is None:
         raise WrongInput("cannot generate migrations without node", hint="Install node, or set generate = False.")
-    if not (candidate / "node_modules").is_dir():
-        raise WrongInput(f"the packages of {candidate} are not installed", hint=f"Run npm ci in {candidate}.")
-    return candidate
+    if not (package / "node_modules").is_dir():
+        raise WrongInput(f"the packages of {package} are not installed", hint=f"Run npm ci in {package}.")
+    if named != package:
+        return package, named or package
+    return package, package / (drizzle_config.read_config(package).out or "drizzle")
+
+
+def _scripts(file: Path) -> dict[str, str]:
+    try:
+        scripts: dict[str, str] = json.loads(file.read_text(encoding="utf-8")).get("scripts", {})
+    except (OSError, ValueError, AttributeError) as exc:
+        raise WrongInput(
+            f"could not read {file}", detail=" ".join(str(exc).split()), hint="Correct it, or set generate = False."
+        ) from exc
+    return scripts
 
 
 def _files(folder: Path) -> dict[str, str]:

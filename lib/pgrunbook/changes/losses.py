@@ -1,4 +1,4 @@
-"""What a down script would lose: the rows of tables it drops, the values of columns it drops."""
+"""What a down script would lose: the rows of tables it drops or empties, the values of columns it drops."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ class Loss:
 
 
 def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
-    """Return what the changes drop, with what it holds now; [] when they drop no table and no column.
+    """Return what the changes drop or empty, with what it holds now; [] when they touch no table and no column.
 
-    A table or column that is not there (any more, or yet) holds nothing.
+    A table or column that is not there (any more, or yet) holds nothing. What DELETE, UPDATE and code take
+    away cannot be told before the fact.
     """
     found = []
     for change in changes:
         for step in change.steps:
-            for schema, table, column in _dropped(pglast.parse_sql(step.sql)[0].stmt):
+            node = pglast.parse_sql(step.sql)[0].stmt
+            for schema, table, column in (*_dropped(node), *_in_schemas(conn, node)):
                 what = ".".join(filter(None, [schema, table, column]))
                 holds = _count(conn, schema, table, column)
                 found.append(Loss(change.migration, what, holds, "values" if column else "rows"))
@@ -44,10 +46,28 @@ def _dropped(node: object) -> Iterator[tuple[str | None, str, str | None]]:
         for entry in node.objects:
             names = [part.sval for part in entry]
             yield (names[-2] if len(names) > 1 else None), names[-1], None
+    if isinstance(node, ast.TruncateStmt):
+        for relation in node.relations:
+            yield relation.schemaname, relation.relname, None
     if isinstance(node, ast.AlterTableStmt):
         for cmd in node.cmds:
             if enums.AlterTableType(cmd.subtype).name == "AT_DropColumn":
                 yield node.relation.schemaname, node.relation.relname, cmd.name
+
+
+def _in_schemas(conn: Connection, node: object) -> Iterator[tuple[str, str, None]]:
+    """The tables of the schemas that a DROP SCHEMA takes with it."""
+    if not (isinstance(node, ast.DropStmt) and node.removeType == enums.ObjectType.OBJECT_SCHEMA):
+        return
+    query = """
+        SELECT n.nspname, c.relname
+        FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = ANY(%s) AND c.relkind = 'r'
+        ORDER BY 1, 2
+    """
+    for schema, table in conn.execute(query, [[entry.sval for entry in node.objects]]):
+        yield str(schema), str(table), None
 
 
 def _count(conn: Connection, schema: str | None, table: str, column: str | None) -> int | None:
@@ -55,8 +75,16 @@ def _count(conn: Connection, schema: str | None, table: str, column: str | None)
     where = sql.SQL(" WHERE {} IS NOT NULL").format(sql.Identifier(column)) if column else sql.SQL("")
     try:
         row = conn.execute(sql.SQL("SELECT count(*) FROM {}{}").format(name, where)).fetchone()
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+    except (
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.UndefinedColumn,
+        psycopg.errors.InvalidSchemaName,
+    ):
         return 0
-    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
+    except (
+        psycopg.errors.QueryCanceled,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.InsufficientPrivilege,
+    ):
         return None
     return int(str(row[0])) if row else 0

@@ -10,17 +10,18 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pgrunbook.changes import statements
+from pgrunbook.changes import kinds, statements
 from pgrunbook.changes.statements import Policy, Type
 from pgrunbook.database.activity import Identity
+from pgrunbook.database.connection import RESET_SESSION
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import History, Migration
 from pgrunbook.target import Target
 
 Direction = Literal["up", "down"]
-# A statement that runs alone (CONCURRENTLY, VACUUM) takes as long as the table is big, and waits
-# for old snapshots without making others wait: an hour, where the rest has seconds.
+# A statement that runs alone takes as long as the table is big. One that also waits without making others
+# wait (CONCURRENTLY, plain VACUUM) may wait as long; every other (VACUUM FULL) would hold up a queue.
 LONG_TIMEOUT_MS = 3_600_000
 
 
@@ -122,8 +123,10 @@ def build_steps(sql: str, file: str, target: Target) -> tuple[Step, ...]:
             type=s.type,
             policy=s.policy,
             objects=s.objects,
-            lock_timeout_ms=target.lock_timeout_ms if s.policy is Policy.TOGETHER else LONG_TIMEOUT_MS,
-            statement_timeout_ms=target.statement_timeout_ms if s.policy is Policy.TOGETHER else LONG_TIMEOUT_MS,
+            lock_timeout_ms=LONG_TIMEOUT_MS
+            if s.policy is Policy.ALONE and kinds.waits_without_harm(s.kind)
+            else target.lock_timeout_ms,
+            statement_timeout_ms=LONG_TIMEOUT_MS if s.policy is Policy.ALONE else target.statement_timeout_ms,
         )
         for number, s in enumerate(statements.parse(sql, file), 1)
     )
@@ -213,4 +216,5 @@ def _psql(change: Change, direction: Direction) -> list[str]:
     if not inside:
         lines.append("BEGIN;")
     row = "inserted into" if direction == "up" else "deleted from"
-    return [*lines, f"-- here the row of {change.migration} is {row} the history table", "COMMIT;"]
+    end = "; ".join(RESET_SESSION) + ";  -- what it set does not reach the next one"
+    return [*lines, f"-- here the row of {change.migration} is {row} the history table", "COMMIT;", end]

@@ -10,18 +10,19 @@ import os
 import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
 from pgrunbook.changes.plan import Change, Step
 from pgrunbook.changes.statements import Policy
+from pgrunbook.database import connection, locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
@@ -33,7 +34,10 @@ SERVER = "rehearsal"
 LIBPQ_VARIABLES = {
     "host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD",
     "dbname": "PGDATABASE", "service": "PGSERVICE", "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT",
-    "passfile": "PGPASSFILE", "channel_binding": "PGCHANNELBINDING",
+    "passfile": "PGPASSFILE", "channel_binding": "PGCHANNELBINDING", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY",
+    "sslcrl": "PGSSLCRL", "sslnegotiation": "PGSSLNEGOTIATION", "gssencmode": "PGGSSENCMODE",
+    "krbsrvname": "PGKRBSRVNAME", "connect_timeout": "PGCONNECT_TIMEOUT", "options": "PGOPTIONS",
+    "target_session_attrs": "PGTARGETSESSIONATTRS", "require_auth": "PGREQUIREAUTH",
 }  # fmt: skip
 
 
@@ -114,48 +118,89 @@ def empty_branch(target: Target) -> Iterator[Connection]:
     """
     server = Server(SERVER)
     server.start()
-    name = f"empty_{secrets.token_hex(6)}"
+    name = f"empty_{os.getpid()}_{secrets.token_hex(6)}"
     branch = Target(name=f"empty branch of {target.name}", server=SERVER, database=name)
-    with connect(target, purpose="copies the schema") as source, server.connect(purpose="branch") as admin:
-        _make_roles(source, admin)
-        encoding = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
+    dump = _dump(server, target)
+    with server.connect(purpose="branch") as admin:
+        with connect(target, purpose="copies the schema") as source:
+            _make_empty_database(source, admin, name)
+        try:
+            _load(server, branch, dump)
+            with connect(branch, purpose="rehearses") as conn:
+                _limit(conn)
+                yield conn
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _make_empty_database(source: Connection, admin: Connection, name: str) -> None:
+    """Make a database, and the source's roles: those are the cluster's, and owners and grants need them.
+
+    What earlier rehearsals left is cleared away first: databases of processes that are gone, and, where
+    nobody else rehearses now, the roles that their migrations created.
+    """
+    encoding = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
+    wanted = {
+        str(role) for (role,) in source.execute("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_'")
+    }
+    connection.limit(admin, lock_timeout_ms=60_000, statement_timeout_ms=60_000)
+    admin.execute("SELECT pg_catalog.pg_advisory_lock(%s, %s)", locks.LOCK_KEY)
+    try:
+        others = _clear_databases(admin)
+        there = {str(role) for (role,) in admin.execute("SELECT rolname FROM pg_catalog.pg_roles")}
+        for role in sorted(wanted - there):
+            admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        for role in sorted(there - wanted) if not others else ():
+            with suppress(psycopg.Error):  # the server's own roles, which nobody can drop
+                admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
         # A C locale goes with every encoding, and no order of text is part of a schema.
         admin.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'").format(
                 sql.Identifier(name), sql.Literal(encoding[0])
             )
         )
-        try:
-            _load(server, branch, _dump(server, target))
-            with connect(branch, purpose="rehearses") as conn:
-                conn.execute("SET statement_timeout = '10min'; SET lock_timeout = '10s'")
-                yield conn
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    finally:
+        admin.execute("SELECT pg_catalog.pg_advisory_unlock(%s, %s)", locks.LOCK_KEY)
 
 
-def _make_roles(source: Connection, admin: Connection) -> None:
-    """Roles are the cluster's, not the database's: owners and grants need them on the branch as well."""
-    there = {row[0] for row in admin.execute("SELECT rolname FROM pg_catalog.pg_roles")}
-    for (role,) in source.execute("SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_'"):
-        if role not in there:
-            admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(str(role))))
+def _clear_databases(admin: Connection) -> list[str]:
+    """Drop the branches of processes that are gone; return those of living ones."""
+    found = admin.execute("SELECT datname FROM pg_catalog.pg_database WHERE datname ~ '^empty_[0-9]+_'").fetchall()
+    living = []
+    for (database,) in found:
+        if _is_alive(int(str(database).split("_")[1])):
+            living.append(str(database))
+        else:
+            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(str(database))))
+    return living
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True
+
+
+def _limit(conn: Connection) -> None:
+    connection.limit(conn, lock_timeout_ms=10_000, statement_timeout_ms=600_000)
 
 
 def _dump(server: Server, target: Target) -> str:
     """The address goes by environment: arguments are seen by everybody on the machine."""
+    with connect(target, purpose="copies the schema"):
+        pass  # so that an address that does not work is told as everywhere
     keywords = target.conninfo()
     keywords = {**conninfo_to_dict(keywords.pop("conninfo", "")), **keywords}  # type: ignore[dict-item]
     environment = {LIBPQ_VARIABLES[k]: str(v) for k, v in keywords.items() if k in LIBPQ_VARIABLES}
-    command = [
-        str(server.program("pg_dump")),
-        "--schema-only",
-        "--no-tablespaces",
-        "--lock-wait-timeout=2000",
-    ]
-    command.append("--exclude-schema=pgrunbook")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG") or k in ("PGSERVICEFILE", "PGPASSFILE")}
-    done = subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, check=False)
+    # A subscription holds the address of its publisher, and is no part of a schema.
+    command = [str(server.program("pg_dump")), "--schema-only", "--no-tablespaces", "--no-subscriptions"]
+    command += ["--lock-wait-timeout=2000", "--exclude-schema=pgrunbook"]
+    env = {**os.environ, **environment}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise Unreachable(
             f'could not copy the schema of target "{target.name}"',
@@ -168,7 +213,7 @@ def _dump(server: Server, target: Target) -> str:
 def _load(server: Server, branch: Target, dump: str) -> None:
     command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
     command += ["-U", "postgres", "-d", str(branch.database)]
-    done = subprocess.run(command, input=dump, capture_output=True, text=True, check=False, cwd=Path("/"))
+    done = subprocess.run(command, input=dump, capture_output=True, text=True, encoding="utf-8", check=False, cwd="/")
     if done.returncode:
         raise Unreachable(
             "could not make an empty branch of the schema",
@@ -187,6 +232,12 @@ def _apply(conn: Connection, change: Change) -> None:
         together = []
         _run(conn, change, step)
     _send(conn, change, together)
+    if conn.info.transaction_status == TransactionStatus.IDLE:
+        connection.reset(conn)
+        _limit(conn)
+    else:  # what it set goes with the transaction that the caller aborts, but not into the way back
+        for statement in connection.RESET_SESSION:
+            conn.execute(statement.encode())
 
 
 def _send(conn: Connection, change: Change, group: Sequence[Step]) -> None:

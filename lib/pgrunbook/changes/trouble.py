@@ -2,121 +2,204 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import psycopg
 from psycopg import errors as pg
+from psycopg.pq import TransactionStatus
 
+from pgrunbook.changes.alone import leftover_of
 from pgrunbook.changes.plan import Change, Plan, Step
 from pgrunbook.changes.statements import Policy
 from pgrunbook.database import steps
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.errors import Blocked, Broken, Interrupted, RunbookError, StatementFailed, Unreachable
+from pgrunbook.errors import Blocked, Broken, Interrupted, Refused, RunbookError, StatementFailed, Unreachable
+from pgrunbook.history import History
 from pgrunbook.target import Target
 
+GONE_WITHIN_S = 5.0
+POLL_S = 0.1
 
-def explain(
-    exc: BaseException,
-    target: Target,
-    plan: Plan,
-    change: Change,
-    step: Step | None,
-    conn: Connection,
-    committed: list[str],
-    blockers: str,
-) -> RunbookError:
+
+@dataclass(frozen=True)
+class Scene:
+    """Where an attempt ended: the step that was being sent, or else what was done with the migration.
+
+    ``doing`` is "record" while the rows of the history and of schema pgrunbook are written, "commit"
+    behind them. ``blockers`` tells who was seen in the way, ``ran_ms`` how long the step ran.
+    """
+
+    target: Target
+    plan: Plan
+    change: Change
+    step: Step | None
+    doing: str
+    history_table: str
+    blockers: str
+    ran_ms: float
+    committed: Sequence[str]
+    backend_pid: int
+
+    def where(self) -> str:
+        """The step for people, with its file and line; the migration where no step was being sent."""
+        if self.step is None:
+            return self.change.migration
+        step = self.step
+        return f"step {step.number} of {self.change.migration} ({step.kind}; {step.file}, line {step.line})"
+
+
+def explain(exc: BaseException, scene: Scene, conn: Connection) -> RunbookError:
     """Return the error for what ended an attempt at a migration."""
-    where = _where(change, step)
-    state = state_now(plan, change, step, committed)
     if isinstance(exc, KeyboardInterrupt):
         return Interrupted(
-            f"stopped in {where}",
-            detail="The statement was cancelled in the server, because this run was told to stop.",
-            state=state,
+            f"stopped in {scene.where()}",
+            detail="What was running in the server was cancelled, because this run was told to stop.",
+            state=state_now(scene, conn),
             hint="Run the same run again with --resume: it goes on at the first step not done.",
         )
-    if conn.broken or conn.closed:
-        return _lost(exc, target, plan, change, where)
-    assert isinstance(exc, psycopg.Error)  # noqa: S101 - the caller catches these two only
-    if isinstance(exc, pg.QueryCanceled):
-        limit = step.statement_timeout_ms if step else 0
-        return StatementFailed(
-            f"{where} did not end within its statement_timeout ({limit} ms)",
-            detail=blockers or _one_line(exc),
-            state=state,
-            hint="Raise statement_timeout_ms, or make the statement do less at a time; then run it again.",
-        )
+    if conn.closed:
+        return _lost(exc, scene)
+    state = state_now(scene, conn)
+    if isinstance(exc, RunbookError):
+        exc.state = state
+        return exc
+    assert isinstance(exc, psycopg.Error)  # noqa: S101 - the caller catches these only
+    if isinstance(exc, pg.QueryCanceled) and scene.step is not None:
+        return _cancelled(exc, scene, scene.step, state)
+    verb = {"record": "record", "commit": "commit"}.get(scene.doing, "run") if scene.step is None else "run"
     return StatementFailed(
-        f"could not run {where}: {exc.diag.message_primary or _one_line(exc)}",
+        f"could not {verb} {scene.where()}: {exc.diag.message_primary or one_line(exc)}",
         detail=" ".join(filter(None, [exc.diag.message_detail, exc.diag.context])),
         state=state,
         hint=exc.diag.message_hint or "Correct the migration, and start a new run: its plan will have another digest.",
     )
 
 
-def gave_up(
-    exc: psycopg.Error, plan: Plan, change: Change, step: Step | None, committed: list[str], blockers: str
-) -> Blocked:
+def gave_up(exc: psycopg.Error, scene: Scene, conn: Connection) -> Blocked:
     """Return the error for a lock that was not to be had in the plan's attempts."""
-    what = ", ".join(step.objects[:3]) if step and step.objects else change.migration
-    why = f"lock_timeout {step.lock_timeout_ms} ms" if step else "lock_timeout"
+    what, why = scene.history_table, "lock_timeout"
+    if scene.step is not None:
+        what = ", ".join(scene.step.objects[:3]) or scene.change.migration
+        why = f"lock_timeout {scene.step.lock_timeout_ms} ms"
     if isinstance(exc, pg.DeadlockDetected):
         why = "deadlock"
     return Blocked(
-        f'could not lock "{what}" in {plan.attempts} attempts ({why})',
-        detail=blockers or exc.diag.message_detail or _one_line(exc),
-        state=state_now(plan, change, step, committed),
+        f'could not lock "{what}" in {scene.plan.attempts} attempts ({why})',
+        detail=scene.blockers or exc.diag.message_detail or one_line(exc),
+        state=state_now(scene, conn),
         hint="End the process that heads the queue or wait for it, then run the same run again with --resume.",
     )
 
 
-def history_moved(table: str, change: Change, committed: list[str]) -> Broken:
+def history_moved(table: str, change: Change) -> Broken:
     """Return the error for a history row that was not there, or was there more than once."""
-    done = f"Applied by this run before it: {', '.join(committed)}." if committed else "Nothing changed."
     return Broken(
         f"could not write exactly one row of {change.migration} in {table}",
         detail="Somebody else changed the history table while this run was at work.",
-        state=f"The migration was aborted. {done}",
         hint="Look at the history table; then start a new run.",
     )
 
 
-def state_now(plan: Plan, change: Change, step: Step | None, committed: list[str]) -> str:
-    """Return one sentence about what of the plan is in the database now."""
-    verb = "applied" if plan.direction == "up" else "taken back"
-    before = f" {verb.capitalize()} by this run before it: {', '.join(committed)}." if committed else ""
-    split = any(s.policy is Policy.ALONE for s in change.steps)
-    if not split:
-        return f"{change.migration} was aborted as a whole: nothing of it is {verb}.{before}"
-    at = step.number if step else len(change.steps)
-    return (
-        f"{change.migration} runs in several transactions: its steps before step {at} are done and stay so, "
-        f"step {at} is not, and the history table does not list it.{before}"
+def check_folder(plan: Plan, history: History) -> None:
+    """See that the folder still holds what the plan was made of: its hashes go into the history table.
+
+    Raises Refused when it does not.
+    """
+    entries = {entry.name: entry for entry in history.entries}
+    for change in plan.changes:
+        entry = entries.get(change.migration)
+        file = entry.migration if entry else None
+        if plan.direction == "up" and (file is None or file.hash != change.file_sha256):
+            is_now = "is not there any more" if file is None else "was edited"
+            raise Refused(
+                f"{change.migration} {is_now} since the plan was made",
+                detail="Its statements stand in the plan, but its row in the history table is made of the file.",
+                hint="Put the file back as it was, or start a new run, whose plan is made of the new text.",
+            )
+
+
+def state_now(scene: Scene, conn: Connection) -> str:
+    """Return what of the migration is in the database now, as the database itself shows it."""
+    try:
+        if conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
+            with connect(scene.target, purpose="asks what is done") as asking:
+                return _shown(scene, asking)
+        return _shown(scene, conn)
+    except (psycopg.Error, RunbookError):
+        return _not_known(scene)
+
+
+def one_line(exc: BaseException) -> str:
+    """Return a driver's message in one line."""
+    return " ".join(str(exc).split())[:400]
+
+
+def _shown(scene: Scene, conn: Connection) -> str:
+    change, verb = scene.change, "applied" if scene.plan.direction == "up" else "taken back"
+    rows = steps.of_plan(conn, {change.migration: change.file_sha256}, scene.plan.direction).get(change.migration, {})
+    done = sorted(number for number, is_done in rows.items() if is_done)
+    said = f"{change.migration} was aborted as a whole: nothing of it is {verb}."
+    if len(change.steps) + 1 in done:
+        said = f"{change.migration} is {verb} as a whole."
+    elif done:
+        listed = ", ".join(map(str, done))
+        lists = "does not list it yet" if scene.plan.direction == "up" else "lists it still"
+        said = f"Of {change.migration} these steps are done and stay so: {listed}; the history table {lists}."
+    alone = scene.step is not None and scene.step.policy is Policy.ALONE
+    leftover = leftover_of(conn, scene.step) if scene.step and alone else None
+    if leftover is not None:
+        said += f" It left something invalid, which the next attempt clears away: {leftover.as_string(conn)}."
+    if scene.committed:
+        said += f" {verb.capitalize()} by this run before it: {', '.join(scene.committed)}."
+    return said
+
+
+def _cancelled(exc: pg.QueryCanceled, scene: Scene, step: Step, state: str) -> StatementFailed:
+    if scene.ran_ms < step.statement_timeout_ms:
+        return StatementFailed(
+            f"{scene.where()} was cancelled in the server",
+            detail=f"{one_line(exc)}; it had run for {scene.ran_ms:.0f} ms.",
+            state=state,
+            hint="Somebody or something called pg_cancel_backend: find out who, then run the same run with --resume.",
+        )
+    return StatementFailed(
+        f"{scene.where()} did not end within its statement_timeout ({step.statement_timeout_ms} ms)",
+        detail=scene.blockers or one_line(exc),
+        state=state,
+        hint="Raise statement_timeout_ms, or make the statement do less at a time; then start a new run.",
     )
 
 
-def _where(change: Change, step: Step | None) -> str:
-    if step is None:
-        return f"{change.migration}"
-    return f"step {step.number} of {change.migration} ({step.kind}; {step.file}, line {step.line})"
-
-
-def _lost(exc: BaseException, target: Target, plan: Plan, change: Change, where: str) -> Unreachable:
-    """The connection is gone, and with it the answer to COMMIT: ask the database what it shows."""
+def _lost(exc: BaseException, scene: Scene) -> Unreachable:
+    """The connection is gone, and with it the answer to COMMIT: ask the database, once the old session has ended."""
     try:
-        with connect(target, purpose="asks what is done") as conn:
-            done = steps.of_migration(conn, change.migration, change.file_sha256, plan.direction)
-        shown = sorted(number for number, state in done.items() if state == "done")
-        state = f"The database shows steps {shown} of {change.migration} as done." if shown else (
-            f"The database shows nothing of {change.migration} as done."
-        )  # fmt: skip
+        with connect(scene.target, purpose="asks what is done") as conn:
+            state = f"Not known yet: process {scene.backend_pid} is still at work on it in the server."
+            if _is_gone(conn, scene.backend_pid):
+                state = _shown(scene, conn)
     except (psycopg.Error, RunbookError):
-        state = f"Not known, the server does not answer: {change.migration} is either wholly done or not at all."
+        state = _not_known(scene)
     return Unreachable(
-        f"lost the connection in {where}",
-        detail=_one_line(exc),
+        f"lost the connection in {scene.where()}",
+        detail=one_line(exc),
         state=state,
         hint="When the server answers again, run the same run with --resume: it goes on from what the database shows.",
     )
 
 
-def _one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:400]
+def _not_known(scene: Scene) -> str:
+    split = any(step.policy is Policy.ALONE for step in scene.change.steps)
+    each = "each step of" if split else "the whole of"
+    return f"Not known, the server does not answer: {each} {scene.change.migration} is either done or as it was."
+
+
+def _is_gone(conn: Connection, pid: int) -> bool:
+    deadline = time.monotonic() + GONE_WITHIN_S
+    query = "SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = %s"
+    while conn.execute(query, [pid]).fetchone() is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True

@@ -48,7 +48,10 @@ class Sessions:
 
 @dataclass(frozen=True)
 class Blocker:
-    """A session that another one waits for; the head of a lock queue does not wait itself."""
+    """A session that another one waits for; the head of a lock queue does not wait itself.
+
+    ``pid`` is 0 for a prepared transaction, which has no process.
+    """
 
     pid: int
     application: str
@@ -62,10 +65,13 @@ class Blocker:
 
     def __str__(self) -> str:
         role = "stands in" if self.waits_too else "heads"
-        return (
-            f'Process {self.pid} ("{self.application}", {self.state} for {self.xact_age_s:.0f} s) '
-            f"{role} the lock queue for {self.waits_for}."
-        )
+        who = f'Process {self.pid} ("{self.application}", {self.state}'
+        if not self.pid:
+            who = f'Nobody ("{self.application}", {self.state}'
+        does = f"{role} the lock queue for {self.waits_for}"
+        if self.waits_for in ("transactionid", "virtualxid"):
+            does = "has to end its transaction first"
+        return f"{who} for {self.xact_age_s:.0f} s) {does}."
 
 
 def identity(conn: Connection) -> Identity:
@@ -84,6 +90,8 @@ def sessions(conn: Connection) -> list[Sessions]:
 
 def blockers(conn: Connection, pid: int) -> list[Blocker]:
     """Return the sessions that the given one waits for, the head of the queue first; [] when it does not wait.
+
+    We who look are left out: CREATE INDEX CONCURRENTLY waits for each snapshot, and ours is gone at once.
 
     pg_blocking_pids locks the lock manager for a moment: poll it ten times a second at most
     (https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SESSION).

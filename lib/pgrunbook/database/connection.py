@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
-from pgrunbook.errors import RunbookError, Unreachable
+from pgrunbook.errors import Broken, RunbookError, Unreachable, WrongInput
 from pgrunbook.target import Target
 
 CONNECT_TIMEOUT_S = 10
 READ_LOCK_TIMEOUT_MS = 2_000
 READ_STATEMENT_TIMEOUT_MS = 30_000
+OPTIONS = (
+    f"-c lock_timeout={READ_LOCK_TIMEOUT_MS} -c statement_timeout={READ_STATEMENT_TIMEOUT_MS} "
+    "-c client_connection_check_interval=1000 -c idle_in_transaction_session_timeout=600000 -c idle_session_timeout=0"
+)
+# Each of the three leaves something that the others reset.
+RESET_SESSION = ("RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL")
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -23,15 +33,14 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
     ``purpose`` ends up in ``application_name``, so that everybody who looks at pg_stat_activity
     sees who we are. The server ends the session's statement within a second when our process is gone
     (client_connection_check_interval, https://www.postgresql.org/docs/current/runtime-config-connection.html).
+    Nothing is prepared on the server: what a migration does to the session cannot get in our way.
 
-    Raises Unreachable when the server does not answer or does not let us in.
+    Raises Unreachable when the server does not answer or does not let us in, WrongInput when the
+    address cannot be understood.
     """
-    options = (
-        f"-c lock_timeout={READ_LOCK_TIMEOUT_MS} -c statement_timeout={READ_STATEMENT_TIMEOUT_MS} "
-        "-c client_connection_check_interval=1000 -c idle_in_transaction_session_timeout=600000"
-    )
     keywords: dict[str, Any] = {**target.conninfo()}
     address = keywords.pop("conninfo", "")
+    given = _given(target, address)
     try:
         return psycopg.connect(
             address,
@@ -39,27 +48,78 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
             autocommit=True,
             application_name=f"pgrunbook {purpose}"[:63],
             connect_timeout=CONNECT_TIMEOUT_S,
-            options=options,
+            options=f"{given.get('options') or ''} {OPTIONS}".strip(),
+            prepare_threshold=None,
         )
-    except psycopg.OperationalError as exc:
-        raise _unreachable(target, str(exc)) from None  # libpq's own text may quote the address
+    except psycopg.Error as exc:
+        raise _unreachable(target, _without_secret(str(exc), given)) from None  # its text may quote the address
 
 
-def run_locally(conn: Connection, *, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
+@contextmanager
+def transaction(conn: Connection, *, lock_timeout_ms: int, statement_timeout_ms: int) -> Iterator[None]:
+    """Run the body in a transaction under both timeouts, which begins in a single round trip.
+
+    Raises Broken when the server answers COMMIT with something else.
+    """
+    conn.execute(b"BEGIN; " + _limits("LOCAL", lock_timeout_ms, statement_timeout_ms))
+    try:
+        yield
+    except BaseException:
+        if not conn.closed:
+            with suppress(psycopg.Error):
+                conn.execute("ROLLBACK")
+        raise
+    told = conn.execute("COMMIT").statusmessage
+    if told != "COMMIT":
+        raise Broken(f"the server answered COMMIT with {told}", state="The transaction was aborted.")
+
+
+def limit_locally(conn: Connection, *, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
     """Set both timeouts for the transaction that is open on the connection."""
-    conn.execute(
-        sql.SQL("SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}").format(
-            sql.Literal(lock_timeout_ms), sql.Literal(statement_timeout_ms)
-        )
+    conn.execute(_limits("LOCAL", lock_timeout_ms, statement_timeout_ms))
+
+
+def limit(conn: Connection, *, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
+    """Set both timeouts for the session."""
+    conn.execute(_limits("SESSION", lock_timeout_ms, statement_timeout_ms))
+
+
+def reset(conn: Connection) -> None:
+    """Take back whatever SET a migration left in the session: it holds for that migration only."""
+    conn.execute("; ".join(RESET_SESSION).encode())
+
+
+def _limits(scope: str, lock_timeout_ms: int, statement_timeout_ms: int) -> bytes:
+    settings = sql.SQL("SET {0} lock_timeout = {1}; SET {0} statement_timeout = {2}")
+    return (
+        settings.format(sql.SQL(scope), sql.Literal(lock_timeout_ms), sql.Literal(statement_timeout_ms))
+        .as_string()
+        .encode()
     )
+
+
+def _given(target: Target, address: str) -> dict[str, Any]:
+    try:
+        return conninfo_to_dict(address)
+    except psycopg.ProgrammingError:
+        raise WrongInput(
+            f'cannot read the address of target "{target.name}"',
+            detail=f"The environment variable {target.url_from} does not hold a connection URL of PostgreSQL.",
+            hint="Write postgresql://user@host/database; in a password, @ : / and % are written as %40 %3A %2F %25.",
+        ) from None
+
+
+def _without_secret(text: str, given: dict[str, Any]) -> str:
+    for secret in filter(None, [given.get("password"), given.get("sslpassword")]):
+        for spelling in (str(secret), quote(str(secret), safe="")):
+            text = text.replace(spelling, "***")
+    return " ".join(text.split())
 
 
 def _unreachable(target: Target, reason: str) -> RunbookError:
     hint = "Check that the server runs, the service file, and that this machine is let in."
     if target.server is not None:
         hint = f"Start it: pgrunbook server start --name {target.server}; for the demo database: pgrunbook demo."
-    return Unreachable(
-        f'could not connect to target "{target.name}"',
-        detail=" ".join(reason.split()),
-        hint=hint,
-    )
+    elif "unsupported startup parameter" in reason:
+        hint = "A pooler stands between: name the server's own address. What we need does not survive pooling."
+    return Unreachable(f'could not connect to target "{target.name}"', detail=reason, hint=hint)

@@ -16,6 +16,11 @@ from pgrunbook.database.connection import Connection
 
 COUNT_EXACTLY_BELOW_ROWS = 2_000_000
 TIMES = 5
+NOT_TO_BE_READ = (
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.InsufficientPrivilege,
+)
 
 
 @dataclass(frozen=True)
@@ -48,21 +53,29 @@ def leftovers(conn: Connection) -> list[Leftover]:
         for r in _rows(conn, "invalid_indexes")
     ]
     found += [
-        Leftover("constraint not validated", r["name"], r["table_name"],
-                 f"ALTER TABLE {r['table_name']} VALIDATE CONSTRAINT {r['name']};")
+        Leftover("constraint not validated", r["name"], r["table_name"], r["advice"])
         for r in _rows(conn, "unvalidated_constraints")
-    ]  # fmt: skip
+    ]
     for row in _rows(conn, "owned_sequences"):
-        highest = _highest(conn, row)
-        if highest is not None and row["increment"] > 0 and highest > (row["last_value"] or 0):
-            advice = f"SELECT setval('{row['name']}', {highest}); the next insert would fail or repeat a key."
-            found.append(Leftover("sequence behind its column", row["name"],
-                                  f"{row['table_name']}.{row['column_name']}", advice))  # fmt: skip
+        where = f"{row['table_name']}.{row['column_name']}"
+        try:
+            highest = _highest(conn, row)
+        except NOT_TO_BE_READ as exc:
+            found.append(_not_looked_at(row["name"], where, str(exc.diag.message_primary)))
+            continue
+        if row["last_value"] is None:
+            found.append(_not_looked_at(row["name"], where, f"permission denied for sequence {row['name']}"))
+            continue
+        if highest is not None and row["increment"] > 0 and highest > row["last_value"]:
+            advice = f"SELECT setval({sql.quote(row['name'])}, {highest}); the next insert would fail or repeat a key."
+            found.append(Leftover("sequence behind its column", row["name"], where, advice))
     return found
 
 
 def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int, bool]]:
-    """Return for each table its number of rows, and whether that was counted (big tables are estimated).
+    """Return for each table its number of rows, and whether that was counted.
+
+    Big tables, and those that are locked or not ours to read, are estimated.
 
     ``leave_out`` is a table by its qualified name: the history table, which every migration changes.
     """
@@ -77,7 +90,7 @@ def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int,
         try:
             number = conn.execute(query).fetchone()
             counts[row["name"]] = (int(str(number[0])) if number else 0, True)
-        except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
+        except NOT_TO_BE_READ:
             counts[row["name"]] = (row["rows_estimate"], False)
     return counts
 
@@ -85,7 +98,8 @@ def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int,
 def time_query(conn: Connection, query: str) -> Timing:
     """Return the median time of a few runs of a query, in a transaction that is read only and aborted.
 
-    A statement that writes is refused by the server, so that measuring changes nothing.
+    A statement that writes is refused by the server, and so is more than one, which could end the
+    transaction: measuring changes nothing.
     """
     taken = []
     try:
@@ -93,14 +107,19 @@ def time_query(conn: Connection, query: str) -> Timing:
             with conn.transaction(force_rollback=True):
                 conn.execute("SET TRANSACTION READ ONLY")
                 start = time.perf_counter()
-                conn.execute(query.encode()).fetchall()
+                conn.execute(query.encode(), binary=True).fetchall()  # binary: the protocol for one statement only
                 taken.append((time.perf_counter() - start) * 1000)
     except psycopg.Error as exc:
         return Timing(None, exc.diag.message_primary or str(exc))
     return Timing(round(statistics.median(taken), 3))
 
 
+def _not_looked_at(name: str, where: str, why: str) -> Leftover:
+    return Leftover("sequence not looked at", name, where, f"It could not be compared with its column: {why}.")
+
+
 def _highest(conn: Connection, row: dict[str, Any]) -> int | None:
+    """The highest value in the column, None where it has no row. Raises as the server does."""
     query = sql.SQL("SELECT max({})::bigint FROM {}").format(
         sql.Identifier(row["column_name"]), sql.Identifier(row["schema_name"], row["relation"])
     )

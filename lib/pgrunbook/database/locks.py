@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ import psycopg
 from pgrunbook.database import queries
 from pgrunbook.database.activity import Blocker, blockers
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.errors import Blocked
+from pgrunbook.errors import Blocked, RunbookError
 from pgrunbook.target import Target
+
+log = logging.getLogger(__name__)
 
 # "pgru" and "book": a pair of its own, which shows in pg_locks as classid and objid.
 LOCK_KEY = (0x70677275, 0x626F6F6B)
@@ -95,8 +98,9 @@ class Watch:
                     self._note(blockers(conn, self._pid))
                     if self._over.wait(POLL_S):
                         return
-        except (psycopg.Error, Blocked):
-            return  # the watch only adds to what the step itself reports; without a session it sees nobody
+        except (psycopg.Error, RunbookError) as exc:
+            # The watch only adds to what the step itself reports.
+            log.warning("lock waits are not watched: no second session (%s); blockers stay unnamed", _first_line(exc))
 
     def _note(self, found: list[Blocker]) -> None:
         if not found:
@@ -118,7 +122,11 @@ def _try_lock(conn: Connection) -> bool:
 def _in_progress(conn: Connection, target: Target, wait_s: float) -> Blocked:
     return Blocked(
         f'another run is in progress on target "{target.name}"',
-        detail=f"{run_in_progress(conn) or 'another session'} holds the run lock; waited {wait_s:.0f} s.".capitalize(),
+        detail=f"The run lock is held by {run_in_progress(conn) or 'another session'}; waited {wait_s:g} s.",
         state="Nothing changed by this run.",
         hint="Wait until it has ended (pgrunbook runs), then run the same command again.",
     )
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).partition("\n")[0]

@@ -63,16 +63,19 @@ def steady(
     *,
     lock_timeout_ms: int = READ_LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = READ_STATEMENT_TIMEOUT_MS,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[psycopg.Cursor[TupleRow]]:
     """Give a cursor that sees one state of the database, under settings that make its text comparable.
 
     Outside a transaction it opens one of its own, repeatable read and read only. Inside the caller's it just
     reads, under the caller's isolation level, and sets the settings back; when a statement fails, the abort
-    of the caller's transaction does that.
+    of the caller's transaction does that. ``settings`` are set beside the usual ones.
 
     Raises Blocked when a lock could not be had within ``lock_timeout_ms``.
     """
-    wanted = _SETTINGS | {
+    wanted = {
+        **_SETTINGS,
+        **settings,
         "lock_timeout": str(lock_timeout_ms),
         "statement_timeout": str(statement_timeout_ms),
     }

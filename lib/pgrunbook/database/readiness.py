@@ -80,8 +80,8 @@ def _primary(who: Identity) -> Check:
 def _rights(conn: Connection, needs_restore_point: bool) -> Check:
     may = activity.row(conn, "rights")
     lacking = []
-    if not may["may_create_schema"]:
-        lacking.append("CREATE on the database (for schema pgrunbook)")
+    if not may["may_keep_the_record"]:
+        lacking.append("CREATE on the database (for schema pgrunbook), or INSERT and UPDATE on its tables")
     if needs_restore_point and not may["may_create_restore_point"]:
         lacking.append("EXECUTE on pg_create_restore_point(text) and pg_switch_wal()")
     if lacking:
@@ -114,6 +114,10 @@ def _other_run(conn: Connection) -> Check:
 def _oldest_transaction(conn: Connection, limits: Limits) -> Check:
     limit = f"{limits.transaction_age_s:g} s"
     oldest = activity.row(conn, "oldest_transaction")
+    sees_all = activity.row(conn, "rights")["may_read_stats"]
+    if not sees_all and (not oldest or oldest["age_s"] <= limits.transaction_age_s):
+        advice = "GRANT pg_monitor; a transaction that nobody sees holds up locks all the same."
+        return Check("oldest transaction", "those of others are not to be seen", limit, Level.UNKNOWN, advice)
     if not oldest:
         return Check("oldest transaction", "none open", limit, Level.GOOD)
     who = f'process {oldest["pid"]}, "{oldest["application"]}"' if oldest["pid"] else oldest["application"]
@@ -133,8 +137,11 @@ def _archive(conn: Connection, who: Identity, needed: bool) -> Check:
         level = Level.STOP if needed else Level.WARN
         advice = "Turn archive_mode on, or set restore_points = false for this target and know what that means."
         return Check("WAL archive", "off: no restore point can be restored", "working", level, advice)
+    if found["goes_nowhere"]:
+        advice = "Set archive_library or archive_command, or restore_points = false and know what that means."
+        return Check("WAL archive", "on, but goes nowhere", "working", Level.STOP if needed else Level.WARN, advice)
     if found["failing"]:
-        told = f"last attempt failed: {found['last_failed_wal']} at {found['last_failed_time']:%H:%M:%S}Z"
+        told = f"last attempt failed: {found['last_failed_wal']} at {found['last_failed_utc']}Z"
         return Check("WAL archive", told, "working", Level.STOP, "Look into the server's log.")
     return Check("WAL archive", f"last archived {found['last_archived_wal'] or 'nothing yet'}", "working", Level.GOOD)
 
@@ -147,6 +154,9 @@ def _replication(conn: Connection, who: Identity, limits: Limits) -> Check:
     if not lag["standbys"]:
         return Check("replication lag", "no standby", limit, Level.GOOD)
     found = f"{_size(lag['replay_lag_bytes'])} at the furthest of {lag['standbys']}"
+    if lag["standbys_without_lag"]:
+        found = f"not to be seen for {lag['standbys_without_lag']} of {lag['standbys']}"
+        return Check("replication lag", found, limit, Level.UNKNOWN, "GRANT pg_monitor, or look on the standby.")
     if lag["replay_lag_bytes"] > limits.replay_lag_bytes:
         return Check("replication lag", found, limit, Level.STOP, "Let the standby catch up first.")
     return Check("replication lag", found, limit, Level.GOOD)
@@ -163,6 +173,10 @@ def _slots(conn: Connection, who: Identity, limits: Limits) -> Check:
     if lag["slot_retained_bytes"] > limits.slot_retained_bytes:
         advice = "A slot nobody reads fills the disk: find its reader, or drop it."
         return Check("replication slots", found, limit, Level.STOP, advice)
+    if lag["slots_without_reader"]:
+        found += f"; nobody reads {lag['slots_without_reader']}"
+        advice = "It keeps WAL until it is read: find its reader, or drop it."
+        return Check("replication slots", found, limit, Level.WARN, advice)
     return Check("replication slots", found, limit, Level.GOOD)
 
 

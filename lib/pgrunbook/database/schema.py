@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import psycopg
-from psycopg.rows import TupleRow, tuple_row
+from psycopg.rows import RowFactory, TupleRow
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load, steady
@@ -26,6 +26,10 @@ from pgrunbook.errors import Broken
 OURS = ("pgrunbook",)
 
 _FORMAT = 1
+
+# In a catalog that was never analysed, as a new branch's is, the planner expects one row where thousands are,
+# and loops: 580 ms for 1,500 indexes, which hash joins read in 15 ms. In a settled one it makes no difference.
+_PLANNER = {"enable_nestloop": "off"}
 _PLAIN_NAME = re.compile("[a-z_][a-z0-9_$]*")
 
 
@@ -326,26 +330,39 @@ def snapshot(conn: Connection, *, leave_out: Collection[str] = OURS) -> Snapshot
     Raises Blocked when somebody holds a lock that keeps definitions from being read.
     Locks: AccessShareLock on views and tables, while their definitions are read.
     """
-    with steady(conn) as cursor:
+    with steady(conn, settings=_PLANNER) as cursor:
         return Snapshot(conn.info.server_version, _read(cursor, list(leave_out)))
 
 
 def _read(cursor: psycopg.Cursor[TupleRow], leave_out: list[str]) -> tuple[SchemaObject, ...]:
     conn, queries = cursor.connection, load("schema")
-    schemas, left_out = cursor.execute(queries["scope"], {"leave_out": leave_out}).fetchone() or ("{}", "{}")
     quoted = ['"' + name.replace('"', '""') + '"' for name in leave_out]
+    # What may be the name of a relation, wherever the dot stands: the server need not look at the others.
+    last_parts = [
+        name[dot + 1 :].removeprefix('"').removesuffix('"').replace('""', '"')
+        for name in leave_out
+        for dot, char in enumerate(name)
+        if char == "."
+    ]
+    cursor.execute(queries["scope"], {"leave_out": leave_out, "last_parts": last_parts})
+    schemas, left_out = cursor.fetchone() or ("{}", "{}")
     parameters = {"schemas": schemas, "left_out": left_out, "left_schemas": leave_out + quoted}
     if conn.info.server_version < 150000:
         queries = {**queries, "publications": queries["publications_14"]}
     rows: dict[type[SchemaObject], list[SchemaObject]] = {cls: [] for cls in _CLASSES.values()}
     with conn.pipeline():
-        cursors = ((name, psycopg.Cursor(conn, row_factory=tuple_row)) for name in _CLASSES)
-        answers = {name: cursor.execute(queries[name], parameters) for name, cursor in cursors}
+        cursors = {name: psycopg.Cursor(conn, row_factory=_maker(cls)) for name, cls in _CLASSES.items()}
+        for name, answer in cursors.items():
+            answer.execute(queries[name], parameters)
         # Inside the pipeline, so that these rows are taken apart while the server works on the next query.
-        for name, cls in _CLASSES.items():
-            rows[cls].extend(cls(*row) for row in answers[name].fetchall())
+        for name, answer in cursors.items():
+            rows[_CLASSES[name]].extend(answer.fetchall())
     # By code point, in Python: the server sorts by the database's collation. A row starts with its name.
     return tuple(obj for group in rows.values() for obj in sorted(group))
+
+
+def _maker(cls: type[SchemaObject]) -> RowFactory[SchemaObject]:
+    return lambda _: cls._make
 
 
 def _json(value: object) -> str:

@@ -6,14 +6,18 @@ a statement that cannot run in a transaction has a row before it (intended) and 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg
 from psycopg.rows import class_row, dict_row
 
 from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
+from pgrunbook.errors import StatementFailed
 
 SCHEMA = "pgrunbook"
 
@@ -30,8 +34,22 @@ class RestorePoint:
 
 
 def create(conn: Connection) -> None:
-    """Make schema pgrunbook and its tables where they are not there yet."""
-    conn.execute(_sql("create"))
+    """Make schema pgrunbook and its tables where they are not there yet; two runs may do it at once.
+
+    Raises StatementFailed when the server refuses it.
+    """
+    if exist(conn):
+        return
+    try:
+        conn.execute(_sql("create"))
+    except psycopg.Error as exc:
+        if not conn.closed and exist(conn):
+            return  # another run made it meanwhile
+        raise StatementFailed(
+            "could not make schema pgrunbook, in which the database remembers what runs did",
+            detail=exc.diag.message_primary or " ".join(str(exc).split()),
+            hint="GRANT CREATE on the database to the user of this target.",
+        ) from exc
 
 
 def exist(conn: Connection) -> bool:
@@ -39,23 +57,33 @@ def exist(conn: Connection) -> bool:
     return conn.execute(_sql("exists")).fetchone() == (True,)
 
 
-def write(conn: Connection, **row: object) -> None:
-    """Write the row of a step; ``state`` is ``intended`` or ``done``.
+def write(conn: Connection, key: Mapping[str, object], state: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write the rows of steps in one statement; ``state`` is ``intended`` or ``done``.
 
+    ``key`` is what they share: run_id, migration, direction, file_sha256, plan_digest. A row has
+    step, kind and sha256, and schema_before and schema_after where they are known.
     Locks: RowExclusiveLock on pgrunbook.step, held until the transaction ends.
     """
-    conn.execute(_sql("write"), row)
+    conn.execute(_sql("write"), {**key, "state": state, "steps": json.dumps(rows)})
 
 
-def of_migration(conn: Connection, migration: str, file_sha256: str, direction: str) -> dict[int, str]:
-    """Return the state (intended, done) of each step of a migration that has one, by its number."""
+def of_plan(conn: Connection, migrations: Mapping[str, str], direction: str) -> dict[str, dict[int, bool]]:
+    """Return which steps of migrations (name to sha256 of the file) have a row, and whether they are done.
+
+    A step that is there and not done was meant to be done when something broke off.
+    """
+    found: dict[str, dict[int, bool]] = {}
     if not exist(conn):
-        return {}
-    found: dict[int, str] = {}
-    keys = {"migration": migration, "file_sha256": file_sha256, "direction": direction}
-    for step, state in conn.execute(_sql("of_migration"), keys):
-        found[int(str(step))] = "done" if "done" in (state, found.get(int(str(step)))) else str(state)
+        return found
+    names = {"migrations": list(migrations), "file_sha256s": list(migrations.values()), "direction": direction}
+    for migration, step, done in conn.execute(_sql("of_plan"), names):
+        found.setdefault(str(migration), {})[int(str(step))] = done is True
     return found
+
+
+def withdraw(conn: Connection, key: Mapping[str, object], step: int) -> None:
+    """Take back the intention to do a step: the server said that it was not done."""
+    conn.execute(_sql("withdraw"), {**key, "step": step})
 
 
 def take_back(conn: Connection, migration: str, direction: str) -> None:

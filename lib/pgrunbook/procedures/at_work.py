@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from pgrunbook import history as histories
 from pgrunbook.branches import archive, backup
+from pgrunbook.branches.point import NAME_MAX_BYTES
 from pgrunbook.branches.server import Server
 from pgrunbook.changes.execute import Execution, StepResult, StepState
 from pgrunbook.changes.plan import Plan
 from pgrunbook.database import locks, steps
-from pgrunbook.database.connection import connect
-from pgrunbook.errors import RunbookError
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.errors import Refused, RunbookError
 from pgrunbook.history import History
 from pgrunbook.procedures.here import Here
 from pgrunbook.record import journal
@@ -40,7 +42,7 @@ def take_restore_point(here: Here, plan: Plan, when: str) -> Card:
 
     Raises Blocked when the archive does not take it in time, Refused where archiving is off.
     """
-    name = f"{when}_{here.run.run_id}"[:63]
+    here.at_work()
     if not here.target.restore_points:
         here.facts["restore_point"] = "none: restore_points = false for this target"
         here.journal("restore-point-left-out", reason="restore_points = false")
@@ -50,14 +52,7 @@ def take_restore_point(here: Here, plan: Plan, when: str) -> Card:
         return Card("Restore point", [("taken", Cell("no: there is nothing to do", QUIET))])
     _see_base_backup(here)
     steps.create(here.conn)
-    known = next((p for p in steps.restore_points(here.conn) if p.name == name), None)
-    if known is None:
-        lsn = archive.create_restore_point(here.conn, name)
-        here.journal("restore-point-created", name=name, lsn=lsn)
-        # The row lies behind the point: a restore to it ends just before, and the database does not know it there.
-        steps.write_restore_point(here.conn, name, here.run.run_id, lsn, plan.base.version)
-    else:
-        lsn = known.lsn
+    name, lsn, before = _restore_point(here, when, plan.base.version)
     waited_s = archive.wait_archived(here.conn, lsn, ARCHIVED_WITHIN_S)
     here.facts["restore_point"] = name
     here.journal("restore-point-archived", name=name, lsn=lsn, waited_s=round(waited_s, 3))
@@ -67,7 +62,35 @@ def take_restore_point(here: Here, plan: Plan, when: str) -> Card:
         ("in the archive", Cell(f"yes, after {waited_s:.2f} s", GOOD)),
         ("to go back to it", f"pgrunbook run restore --target {here.target.name} -p to={name}"),
     ]
-    return Card("Restore point" + (" (taken before)" if known else ""), facts)
+    return Card("Restore point" + (" (taken before)" if before else ""), facts)
+
+
+def _restore_point(here: Here, when: str, version: str | None) -> tuple[str, str, bool]:
+    """Return name and LSN of this run's restore point, and whether it was there before: a run has one.
+
+    A name that stood in the WAL twice could not be restored, so one that a crash left in doubt is not used again.
+    """
+    run_id = here.run.run_id
+    for point in steps.restore_points(here.conn):
+        if point.run_id == run_id and point.name.startswith(f"{when}_"):
+            return point.name, point.lsn, True
+    told = [e for e in events(here, here.procedure) if e["event"].startswith("restore-point-")]
+    made = next((e for e in reversed(told) if e["event"] == "restore-point-created"), None)
+    if made is None:
+        name = _name(when, run_id, attempt=1 + sum(e["event"] == "restore-point-meant" for e in told))
+        here.journal("restore-point-meant", name=name)
+        lsn = archive.create_restore_point(here.conn, name)
+        made = {"name": name, "lsn": lsn}
+        here.journal("restore-point-created", **made)
+    # The row lies behind the point: a restore to it ends just before, and the database does not know it there.
+    steps.write_restore_point(here.conn, made["name"], run_id, made["lsn"], version)
+    return made["name"], made["lsn"], False
+
+
+def _name(when: str, run_id: str, attempt: int) -> str:
+    end = f"_{attempt}" if attempt > 1 else ""
+    whole = f"{when}_{run_id}{end}"
+    return whole if len(whole) <= NAME_MAX_BYTES else f"{when}_{run_id[:16]}{run_id[-5:]}{end}"
 
 
 def _see_base_backup(here: Here) -> None:
@@ -85,12 +108,14 @@ def execute(here: Here, plan: Plan, history: History) -> Table:
 
     Raises what Execution.run raises, and Blocked when another runner is at work.
     """
+    here.at_work()
     live = _Live(here)
     with (
         locks.one_runner(here.target, here.run.run_id),
         connect(here.target, purpose=f"{here.procedure} {here.run.run_id}") as conn,
     ):
-        work = Execution(plan, here.target, here.run.run_id, conn, history, here.run.journal, live.redraw)
+        now = _history_now(here, conn, history)
+        work = Execution(plan, here.target, here.run.run_id, conn, now, here.run.journal, live.redraw)
         try:
             results = work.run()
         except RunbookError:
@@ -101,6 +126,26 @@ def execute(here: Here, plan: Plan, history: History) -> Table:
     table = table_of(results)
     live.finish(results, failed=False)
     return here.keep_table(f"{here.procedure}-steps", table)
+
+
+def _history_now(here: Here, conn: Connection, seen: History) -> History:
+    """Read the history again now that nobody else can write it: what was seen may be old.
+
+    While we waited for the run lock, another runner may have committed; or this very run, where it was
+    killed while the server was still at its last statement.
+    """
+    now = histories.read(conn, here.target)
+    if now.fingerprint() == seen.fingerprint():
+        return now
+    last = steps.last_history_step(conn)
+    if last is None or last["run_id"] != here.run.run_id:
+        raise Refused(
+            "the history table changed while this run was waiting",
+            detail=f"It was at version {seen.version() or '(none)'}, and is at {now.version() or '(none)'} now.",
+            hint="Look what the other run did (pgrunbook runs); then start a new run, whose plan will fit.",
+        )
+    here.journal("history-moved-by-this-run", version=now.version())
+    return now
 
 
 def table_of(results: list[StepResult]) -> Table:
@@ -168,11 +213,9 @@ class _Live:
             self._draw(Table([], [], empty="Every step ended:"))
 
     def _draw(self, table: Table) -> None:
-        try:
-            from IPython import get_ipython
-            from IPython.display import display
-        except ImportError:
-            return
+        from IPython import get_ipython
+        from IPython.display import display
+
         if get_ipython() is None:
             return
         if self._handle is None:

@@ -9,29 +9,42 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
+from functools import wraps
 from html import escape
 from pathlib import Path
-from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
+import psycopg
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from pgrunbook import target as targets
 from pgrunbook.database import activity
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.errors import Refused, RunbookError, WrongInput
+from pgrunbook.errors import (
+    NOTHING_CHANGED,
+    Blocked,
+    Interrupted,
+    Refused,
+    RunbookError,
+    StatementFailed,
+    Unreachable,
+    WrongInput,
+)
+from pgrunbook.procedures import cells
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
 from pgrunbook.record.show import BAD, GOOD, WARN, Banner, Card, Cell, Table
 from pgrunbook.target import SECRET_NAME, SECRET_VALUE, Target
 
 RUNNER = "PGRUNBOOK_RUNNER"  # set in the kernel by our runner: the id of the run whose folder it holds
-OURS = "of_pgrunbook"  # marks our recorder among the kernel's hooks
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
+CHANGING = "The history table and schema pgrunbook say what is done; an open transaction was aborted."
+View = TypeVar("View")
+_begun: list[Here] = []  # what this kernel works on: one at a time
 
 
 class Parameters(BaseModel):
@@ -51,6 +64,7 @@ class Here:
     target: Target
     parameters: Any
     facts: dict[str, Any] = field(default_factory=dict)
+    changing: bool = False
     _conn: Connection | None = None
     _identity: Identity | None = None
 
@@ -60,6 +74,11 @@ class Here:
         if self._conn is None or self._conn.closed:
             self._conn = connect(self.target, purpose=f"{self.procedure} {self.run.run_id}")
         return self._conn
+
+    def close(self) -> None:
+        """Close the connection for reading."""
+        if self._conn is not None:
+            self._conn.close()
 
     @property
     def identity(self) -> Identity:
@@ -112,8 +131,38 @@ class Here:
         self.journal("verdict", outcome=Status.DONE, says=state)
         if not _headless():
             _note_part(self.run, self.procedure, Status.DONE, state)
+            self.run.release()  # the next notebook of this run has a kernel of its own
         every = [*facts, ("record", self.run.folder.name), ("next", then)]
         return Banner("done", state, every)
+
+    def note_error(self, error: BaseException) -> None:
+        """Keep run.json true when a cell failed where no runner does it; the folder is free for others then."""
+        if _headless() or self._part_status() is Status.DONE:
+            return
+        _note_part(self.run, self.procedure, _status_of(error), str(error).partition("\n")[0])
+        self.run.release()
+
+    def at_work(self) -> None:
+        """Take the run again before something is changed: a cell that failed before it let go of it.
+
+        Raises Blocked when another process has the run meanwhile.
+        """
+        self.changing = True
+        if not _headless():
+            self.run.hold()
+            _note_part(self.run, self.procedure, Status.RUNNING)
+
+    def show(self, view: object) -> None:
+        """Show a view beside what the step returns, or above the error that it raises."""
+        from IPython import get_ipython
+
+        if get_ipython() is not None:
+            from IPython.display import display
+
+            display(view)
+
+    def _part_status(self) -> Status | None:
+        return next((p.status for p in self.run.parts if p.procedure == self.procedure), None)
 
     def __repr__(self) -> str:
         return f"{self.procedure} on {self.target.name}, run {self.run.run_id}"
@@ -133,20 +182,38 @@ class Here:
 def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) -> Here:
     """Check the parameters, find or make the run, start the recorder; return what the steps share.
 
+    A set-up cell that is run again ends what it began before.
+
     Raises WrongInput for a parameter or target that is not right, Blocked when the run folder is in use.
     """
     parameters = checked(procedure, model, given)
     target = targets.load(parameters.target)
+    _leave()
     run = _find_run(procedure, parameters)
     if not _headless():
         run.hold()
         _note_part(run, procedure, Status.RUNNING)
-    _record_cells(run, procedure)
+    here = Here(procedure, run, target, parameters)
+    _begun.append(here)
+    cells.record(run.journal, procedure, here.note_error)
     run.journal.write(
         "procedure-started", procedure=procedure, target=target.name, parameters=parameters.model_dump(mode="json"),
         how=_how(),
     )  # fmt: skip
-    return Here(procedure, run, target, parameters)
+    return here
+
+
+def step(function: Callable[[Here], View]) -> Callable[[Here], View]:
+    """Make a function a step: what the server says and no mechanism explained, is told in our own form."""
+
+    @wraps(function)
+    def told(here: Here) -> View:
+        try:
+            return function(here)
+        except psycopg.Error as exc:
+            raise _explained(here, exc) from exc
+
+    return told
 
 
 def checked(
@@ -168,9 +235,34 @@ def checked(
     except ValidationError as exc:
         raise WrongInput(
             f"the parameters of {procedure} are not right",
-            detail="; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors()),
+            detail="; ".join(_wrong(error) for error in exc.errors()),
             hint=f"{procedure} knows: {', '.join(model.model_fields)}.",
         ) from None
+
+
+def _wrong(error: ErrorDetails) -> str:
+    name, given = ".".join(map(str, error["loc"])), error["input"]
+    if error["type"] == "extra_forbidden":
+        return f"{name} is not known"
+    if error["type"] == "missing":
+        return f"{name} is missing"
+    return f"{name} is {given!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _explained(here: Here, exc: psycopg.Error) -> RunbookError:
+    said = exc.diag.message_primary or " ".join(str(exc).split())
+    facts = {"detail": exc.diag.message_detail or "", "state": CHANGING if here.changing else NOTHING_CHANGED}
+    if isinstance(exc, psycopg.errors.InsufficientPrivilege):
+        hint = "Let the owner GRANT it to the role of this target, or name another role."
+        return Refused(f'the role of target "{here.target.name}" may not: {said}', **facts, hint=hint)
+    if isinstance(exc, psycopg.errors.LockNotAvailable | psycopg.errors.QueryCanceled):
+        hint = "Wait, or find who holds the lock (pg_blocking_pids); then run this cell again."
+        return Blocked(f'could not read target "{here.target.name}" in time: {said}', **facts, hint=hint)
+    if isinstance(exc, psycopg.OperationalError):
+        hint = "When the server answers again, run this cell again, or the run with --resume."
+        return Unreachable(f'lost the connection to target "{here.target.name}": {said}', **facts, hint=hint)
+    hint = "Look into the server's log; then run this cell again."
+    return StatementFailed(f'target "{here.target.name}" refused a statement of ours: {said}', **facts, hint=hint)
 
 
 def _find_run(procedure: str, parameters: Parameters) -> Run:
@@ -229,7 +321,7 @@ def _last_run(procedure: str, this: Run) -> str:
         part = next((p for p in run.parts if p.procedure == procedure), None)
         if run.target == this.target and part is not None:
             standing = part.status if part.status is not Status.RUNNING else run.standing()
-            link = escape(str(folder / part.notebook))
+            link = escape(str(folder / part.notebook if part.notebook else folder))
             says = escape(f": {part.says}" if part.says else "")
             return (
                 f"<div style='margin-top:6px'>Last run of {procedure} here: <b>{standing}</b>{says} "
@@ -240,60 +332,43 @@ def _last_run(procedure: str, this: Run) -> str:
 
 def _note_part(run: Run, procedure: str, status: Status, says: str = "") -> None:
     """Keep run.json up to date where no runner does it."""
+    run.parts = runs.load(run.folder).parts  # the other notebooks of this run have kernels of their own
     part = next((p for p in run.parts if p.procedure == procedure), None)
     if part is None:
-        part = Part(procedure, f"{procedure}.ipynb")
+        part = Part(procedure, "")  # opened elsewhere: the run folder holds its evidence, not the notebook
         run.parts.append(part)
     part.status, part.says = status, says
     if status is Status.RUNNING:
-        part.started_at, run.status = runs.stamp(), Status.RUNNING
+        part.started_at, part.ended_at = runs.stamp(), ""
     else:
         part.ended_at = runs.stamp()
-        worst = [p.status for p in run.parts if p.status is not Status.DONE]
-        run.status = (
-            worst[-1] if worst and worst[-1] is not Status.WAITING else (Status.RUNNING if worst else Status.DONE)
-        )
-        run.ended_at = runs.stamp() if run.status is not Status.RUNNING else ""
+    run.status = _status_of_all([p.status for p in run.parts])
+    run.ended_at = runs.stamp() if run.status not in (Status.RUNNING, Status.WAITING) else ""
     run.save()
 
 
-def _record_cells(run: Run, procedure: str) -> None:
-    """Write every cell that runs in this kernel into the journal, also those run twice or changed."""
-    from IPython import get_ipython
+def _status_of_all(parts: list[Status]) -> Status:
+    """Somebody at work counts first, then what went wrong, then what is still to be opened."""
+    wrong = [s for s in parts if s not in (Status.RUNNING, Status.WAITING, Status.DONE)]
+    if Status.RUNNING in parts:
+        return Status.RUNNING
+    return wrong[-1] if wrong else Status.WAITING if Status.WAITING in parts else Status.DONE
 
-    shell = get_ipython()
-    if shell is None:
-        return
-    started = {"at": monotonic()}
 
-    def before(info: Any) -> None:
-        started["at"] = monotonic()
-        digest = sha256(str(info.raw_cell).encode()).hexdigest()
-        run.journal.write("cell-started", procedure=procedure, cell=info.cell_id, source_sha256=digest)
-
-    def after(result: Any) -> None:
-        error = result.error_before_exec or result.error_in_exec
-        took_ms = round((monotonic() - started["at"]) * 1000, 1)
-        told = {"error": error.lines() if isinstance(error, RunbookError) else [str(error)[:500]],
-                "kind": type(error).__name__} if error else {}  # fmt: skip
-        run.journal.write("cell-ended", procedure=procedure, cell=result.info.cell_id if result.info else None,
-                          ok=error is None, ms=took_ms, **told)  # fmt: skip
-        if error is not None and not _headless():
-            _note_part(run, procedure, _status_of(error), str(error).splitlines()[0] if str(error) else "")
-
-    for name, hook in (("pre_run_cell", before), ("post_run_cell", after)):
-        for old in [h for h in shell.events.callbacks[name] if getattr(h, OURS, False)]:
-            shell.events.unregister(name, old)  # the set-up cell was run again: one recorder is enough
-        setattr(hook, OURS, True)
-        shell.events.register(name, hook)
+def _leave() -> None:
+    """End what this kernel began before: the set-up cell is run again."""
+    while _begun:
+        earlier = _begun.pop()
+        earlier.close()
+        if not _headless() and earlier._part_status() is Status.RUNNING:
+            _note_part(earlier.run, earlier.procedure, Status.INTERRUPTED, "the set-up cell was run again")
+        earlier.run.release()
 
 
 def _status_of(error: BaseException) -> Status:
     if isinstance(error, Refused):
         return Status.REFUSED
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Interrupted":
-        return Status.INTERRUPTED
-    return Status.FAILED
+    return Status.INTERRUPTED if isinstance(error, KeyboardInterrupt | Interrupted) else Status.FAILED
 
 
 def stop_tone(level: str) -> str:

@@ -21,6 +21,8 @@ from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
 from pgrunbook.record.show import GOOD, WARN, Banner, Card, Cell, Table, Timeline
 
+UNPREPARED = "not rehearsed: migrate was run without prepare"
+
 
 class Parameters(heres.Parameters):
     """What migrate is told."""
@@ -34,11 +36,13 @@ def begin(**given: object) -> Here:
     return heres.begin("migrate", Parameters, given)
 
 
+@heres.step
 def meet_the_target(here: Here) -> Card:
     """Show who is at the other end. Raises Unreachable, Refused for a replica."""
     return here.meet_the_target()
 
 
+@heres.step
 def is_it_still_so(here: Here) -> Card:
     """Compare the database with what the plan was made for; without a plan, make one now.
 
@@ -47,12 +51,12 @@ def is_it_still_so(here: Here) -> Card:
     history = histories.read(here.conn, here.target)
     now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
     path = here.run.folder / "plan.json"
-    prepared = path.is_file()
-    plan = plans.read(path) if prepared else _plan_now(here, history, now)
+    plan = plans.read(path) if path.is_file() else _plan_now(here, history, now)
+    prepared = plan.rehearsed != UNPREPARED
     here.facts.update(history=history, plan=plan, version_before=history.version())
     resumed = _check_base(here, plan, history, now)
     _check_readiness(here)
-    origin = "frozen by prepare in this run" if prepared else "made now: not prepared, so nothing is promised"
+    origin = "frozen by prepare in this run" if prepared else "made by migrate: nothing was rehearsed or promised"
     here.journal("base-checked", digest=plan.digest, prepared=prepared, resumed=resumed)
     return Card(
         "The plan fits the database",
@@ -68,6 +72,7 @@ def is_it_still_so(here: Here) -> Card:
     )
 
 
+@heres.step
 def take_restore_point(here: Here) -> Card:
     """Make a named restore point and see it archived, so that a restore to this moment is possible.
 
@@ -76,6 +81,7 @@ def take_restore_point(here: Here) -> Card:
     return at_work.take_restore_point(here, here.facts["plan"], "before")
 
 
+@heres.step
 def execute_plan(here: Here) -> Table:
     """Execute the plan, step by step, with a table that is redrawn as it goes.
 
@@ -84,11 +90,13 @@ def execute_plan(here: Here) -> Table:
     return at_work.execute(here, here.facts["plan"], here.facts["history"])
 
 
+@heres.step
 def what_it_took(here: Here) -> Timeline:
     """Draw when each step ran, waited and was tried again."""
     return at_work.timeline(here.facts["results"])
 
 
+@heres.step
 def where_are_we(here: Here) -> Table:
     """Show the history before and after."""
     history = histories.read(here.conn, here.target)
@@ -103,6 +111,7 @@ def where_are_we(here: Here) -> Table:
     return Table(["", "before", "after"], rows)
 
 
+@heres.step
 def verdict(here: Here) -> Banner:
     """Say what is applied now, and what to open next."""
     results: list[StepResult] = here.facts["results"]
@@ -130,7 +139,7 @@ def _plan_now(here: Here, history: History, now: Snapshot) -> Plan:
     pending = history.pending(out_of_order=here.parameters.out_of_order)
     plan = Plan(
         direction="up", target=here.target.name, base=plans.base(here.identity, now, history),
-        attempts=here.target.attempts, rehearsed="not rehearsed: migrate was run without prepare",
+        attempts=here.target.attempts, rehearsed=UNPREPARED,
         changes=plans.up(here.target, pending),
     )  # fmt: skip
     here.run.keep("schema-before.json", now.to_json())
@@ -152,6 +161,7 @@ def _check_base(here: Here, plan: Plan, history: History, now: Snapshot) -> bool
             f"this is {here.identity.database} of system {here.identity.system_identifier}.",
             hint="Make a new plan: start a new run.",
         )
+    _refuse_edited(plan, history)
     applied = {entry.name for entry in history.applied()}
     done = [change for change in plan.changes if change.migration in applied]
     begun = any(e["event"] in ("committed", "step-ran") for e in at_work.events(here, "migrate"))
@@ -169,9 +179,24 @@ def _check_base(here: Here, plan: Plan, history: History, now: Snapshot) -> bool
             hint="Start a new run: its plan will fit.",
         )
     expected = done[-1].schema_after if done else plan.base.schema_fingerprint
+    # In the middle of a migration with several transactions the schema is on its way, and no rehearsal stopped there.
     if expected is not None and expected != now.fingerprint and not (begun or done):
         _refuse_drift(here, now)
     return bool(done or begun)
+
+
+def _refuse_edited(plan: Plan, history: History) -> None:
+    """The row of the history table is made of the file: it must be the one that the plan was made of."""
+    files = {entry.name: entry.migration for entry in history.entries}
+    for change in plan.changes:
+        file = files.get(change.migration)
+        if file is None or file.hash != change.file_sha256:
+            raise Refused(
+                f"{change.migration} was {'edited' if file else 'removed'} since the plan was made",
+                detail=f"The plan holds the text with sha256 {change.file_sha256[:16]}; "
+                + (f"the file has {file.hash[:16]} now." if file else "its file is not there any more."),
+                hint="Put the file back as it was and go on, or start a new run, whose plan is made of what is there.",
+            )
 
 
 def _refuse_drift(here: Here, now: Snapshot) -> None:

@@ -41,11 +41,13 @@ def begin(**given: object) -> Here:
     return heres.begin("prepare", Parameters, given)
 
 
+@heres.step
 def meet_the_target(here: Here) -> Card:
     """Show who is at the other end. Raises Unreachable, Refused for a replica."""
     return here.meet_the_target()
 
 
+@heres.step
 def generate(here: Here) -> Table:
     """Where ``generate`` is set, let the Drizzle package write its pending migrations, and show them.
 
@@ -66,6 +68,7 @@ def generate(here: Here) -> Table:
     return Table(["file", "what"], rows, empty="drizzle-kit found nothing to generate.")
 
 
+@heres.step
 def is_it_safe_to_start(here: Here) -> Table:
     """Show one row per pre-check, and refuse when one of them says stop."""
     server = Server(here.target.server) if here.target.server else None
@@ -81,6 +84,7 @@ def is_it_safe_to_start(here: Here) -> Table:
     here.journal("checked", checks={c.name: c.level for c in found})
     stops = [c for c in found if c.level is Level.STOP]
     if stops:
+        here.show(table)
         raise Refused(
             f"it is not safe to start: {', '.join(c.name for c in stops)}",
             detail="; ".join(f"{c.name}: {c.found} (limit {c.limit})" for c in stops),
@@ -89,6 +93,7 @@ def is_it_safe_to_start(here: Here) -> Table:
     return table
 
 
+@heres.step
 def what_is_pending(here: Here) -> Table:
     """Show every migration and its state; refuse when the history and the folder do not fit together."""
     history = histories.read(here.conn, here.target)
@@ -100,16 +105,19 @@ def what_is_pending(here: Here) -> Table:
     title = f"{history.regime}; history table {history.qualified_table} ({history.how_found})"
     here.journal("history-read", kind=history.kind, table=history.qualified_table, version=history.version(),
                  pending=[m.name for m in history.pending(out_of_order=here.parameters.out_of_order)])  # fmt: skip
+    table = here.keep_table("what-is-pending", Table(["migration", "state", "applied at", "note"], rows, title=title))
     problems = history.problems(out_of_order=here.parameters.out_of_order)
     if problems:
+        here.show(table)
         raise Refused(
             f"the migrations folder and {history.qualified_table} do not fit together",
             detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in problems),
             hint="Nothing is applied until this is settled; the sentence of each migration says how.",
         )
-    return here.keep_table("what-is-pending", Table(["migration", "state", "applied at", "note"], rows, title=title))
+    return table
 
 
+@heres.step
 def what_will_it_do(here: Here) -> Table:
     """Show each pending statement: type, whether it runs in the transaction, what it names, its SQL."""
     pending = here.facts["history"].pending(out_of_order=here.parameters.out_of_order)
@@ -132,6 +140,7 @@ def what_will_it_do(here: Here) -> Table:
     return here.keep_table("what-will-it-do", Table(headings, rows, empty="Nothing is pending."))
 
 
+@heres.step
 def rehearse(here: Here) -> Card:
     """Take the pending migrations up on an empty branch, and keep the schema they end in as the promise.
 
@@ -165,6 +174,7 @@ def rehearse(here: Here) -> Card:
     return Card("Rehearsal", facts, tone=WARN if done.unlike else GOOD)
 
 
+@heres.step
 def prove_the_way_back(here: Here) -> Table:
     """Show for each migration whether its down script was seen to lead back to the same schema."""
     done = here.facts.get("rehearsal")
@@ -174,6 +184,7 @@ def prove_the_way_back(here: Here) -> Table:
     return Table(["migration", "way back proven", "how"], rows, empty=f"Nothing to prove: {here.facts['rehearsed']}.")
 
 
+@heres.step
 def measure_before(here: Here) -> Table:
     """Count rows and time the critical queries as they are now; validate compares with this."""
     counts = health.row_counts(here.conn, leave_out=here.facts["history"].qualified_table)
@@ -192,11 +203,13 @@ def measure_before(here: Here) -> Table:
     return here.keep_table("measured-before", Table(["table or query", "now"], rows))
 
 
+@heres.step
 def freeze_the_plan(here: Here) -> Card:
     """Freeze what will be executed into ``plan.json`` and ``plan.sql``, and show its digest."""
     history, done = here.facts["history"], here.facts.get("rehearsal")
     changes = here.facts["changes"]
-    if done:
+    # A branch on another version words some objects otherwise: its fingerprints say nothing about the target then.
+    if done and not done.unlike:
         schemas = [done.before, *done.after]
         changes = tuple(
             change.model_copy(update={"schema_before": a.fingerprint, "schema_after": b.fingerprint})
@@ -230,6 +243,7 @@ def freeze_the_plan(here: Here) -> Card:
     )
 
 
+@heres.step
 def verdict(here: Here) -> Banner:
     """Say what was found, and what to open next."""
     plan = here.facts["plan"]
@@ -259,18 +273,3 @@ def _applied_at(entry: Any) -> str:
 
 def _diff(name: str, before: str, after: str) -> str:
     return "\n".join(difflib.unified_diff(before.splitlines(), after.splitlines(), "before", name, lineterm=""))
-
-
-__all__ = [
-    "begin",
-    "freeze_the_plan",
-    "generate",
-    "is_it_safe_to_start",
-    "measure_before",
-    "meet_the_target",
-    "prove_the_way_back",
-    "rehearse",
-    "verdict",
-    "what_is_pending",
-    "what_will_it_do",
-]  # fmt: skip

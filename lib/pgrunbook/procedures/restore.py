@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from pgrunbook.branches import archive, backup, cluster
 from pgrunbook.branches.point import Point, parse_point
 from pgrunbook.branches.server import Server
 from pgrunbook.database import data, steps
-from pgrunbook.database.connection import connect
+from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Refused, Unreachable, WrongInput
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
@@ -37,6 +39,7 @@ def begin(**given: object) -> Here:
     return here
 
 
+@heres.step
 def meet_the_target(here: Here) -> Card:
     """Show who is at the other end; a target that does not answer can be restored all the same."""
     _source(here)
@@ -53,6 +56,7 @@ def meet_the_target(here: Here) -> Card:
         return Card(f"Target {here.target.name}", facts, tone=BAD)
 
 
+@heres.step
 def what_can_be_restored(here: Here) -> Picture:
     """Show the window that can be restored as a time line: backups, restore points, archived WAL."""
     source = _source(here)
@@ -69,6 +73,7 @@ def what_can_be_restored(here: Here) -> Picture:
     return _timeline(window, backups, points)
 
 
+@heres.step
 def choose_the_point(here: Here) -> Card:
     """Resolve the point to restore to, and say what lies after it. Raises WrongInput when there is no such point."""
     wanted = here.parameters.to
@@ -85,9 +90,10 @@ def choose_the_point(here: Here) -> Card:
                     hint="Name an LSN or a time with zone: to = '2026-11-22T16:54:31Z'.",
                 )
             wanted = found[-1].name
-    point = parse_point(wanted)
+    point, made = parse_point(wanted), known.get(wanted)
+    if made is not None:
+        point = replace(point, at_lsn=made.lsn)  # saves searching the WAL for it, and shows that replay ended there
     here.facts["point"] = point
-    made = known.get(wanted)
     facts: list[tuple[str, object]] = [("restore to", str(point))]
     if made is not None:
         ago = datetime.now(UTC) - made.created_at
@@ -101,13 +107,15 @@ def choose_the_point(here: Here) -> Card:
     return Card("The point", facts)
 
 
+@heres.step
 def restore_to_branch(here: Here) -> Card:
     """Copy the base backup, replay the WAL to the point, and open it as a new server beside the old one.
 
     Raises Refused when the new server's name is taken, WrongInput when the point lies outside the window.
     """
     point: Point = here.facts["point"]
-    name = here.parameters.name or f"restored-{here.run.run_id[-4:]}"
+    here.at_work()
+    name = here.parameters.name or _free_name(here)
     here.journal("restore-started", name=name, to=str(point))
     started = time.monotonic()
     done = cluster.restore(_source(here), point, name=name, progress=_Journaled(here))
@@ -131,6 +139,7 @@ def restore_to_branch(here: Here) -> Card:
     )
 
 
+@heres.step
 def is_it_the_point(here: Here) -> Card:
     """Show what proves that the new server stands at the point: read while it stood still there."""
     m = here.facts["restored"].measures
@@ -143,35 +152,33 @@ def is_it_the_point(here: Here) -> Card:
     )  # fmt: skip
 
 
+@heres.step
 def how_does_it_differ(here: Here) -> Table:
     """Compare the restored database with the living one, table by table: rows and checksums."""
     headings = ["table", "rows there", "rows today", "missing today", "changed", "new today", "verdict"]
     if not here.facts["alive"]:
         return Table(headings, [], empty="The target does not answer: there is nothing to compare with.")
-    beside = _beside(here)
-    with connect(beside, purpose="compares") as old:
-        old.execute("SET statement_timeout = 0")
-        here.conn.execute("SET statement_timeout = 0")
+    rows: list[tuple[object, ...]] = []
+    counts: list[tuple[str, int, int, int]] = []
+    with connect(_beside(here), purpose="compares") as old:
         then, now = data.checksums(old), data.checksums(here.conn)
-        rows: list[tuple[object, ...]] = []
-        counts = []
-        for table in sorted(then.keys() | now.keys(), key=str):
+        for table in sorted(then.keys() | now.keys()):
             a, b = then.get(table), now.get(table)
-            if a is None or b is None:
-                told = Cell("only today" if a is None else "only there", WARN)
-                rows.append((str(table), a.rows if a else "-", b.rows if b else "-", "", "", "", told))
-            elif a == b:
-                rows.append((str(table), f"{a.rows:,}", f"{b.rows:,}", 0, 0, 0, Cell("equal", QUIET)))
+            if a == b:
+                rows.append((*_counted(table, a, b), 0, 0, 0, Cell("equal", QUIET)))
+            elif a is None or b is None:
+                rows.append(
+                    (*_counted(table, a, b), "", "", "", Cell("only today" if a is None else "only there", WARN))
+                )
             else:
-                d = data.difference(old, here.conn, table)
-                counts.append((str(table), d.missing, d.changed, d.new))
-                rows.append((str(table), f"{a.rows:,}", f"{b.rows:,}", f"{d.missing:,}", f"{d.changed:,}", f"{d.new:,}",
-                             Cell("different", WARN)))  # fmt: skip
+                rows.append((*_counted(table, a, b), *_compared(old, here, table, counts)))
     here.facts["differences"] = counts
-    here.journal("compared", different=[c[0] for c in counts], equal=len(rows) - len(counts))
+    here.journal("compared", different=[str(row[0]) for row in rows if str(row[-1]) != "equal"],
+                 equal=sum(str(row[-1]) == "equal" for row in rows))  # fmt: skip
     return here.keep_table("how-does-it-differ", Table(headings, rows))
 
 
+@heres.step
 def differences_drawn(here: Here) -> Picture | Card:
     """Draw missing, changed and new rows per table that differs."""
     counts = here.facts.get("differences") or []
@@ -192,6 +199,7 @@ def differences_drawn(here: Here) -> Picture | Card:
     return Picture.of(picture, f"Rows that differ: {told}")
 
 
+@heres.step
 def what_next(here: Here) -> Table:
     """Show the three ways to go on from here, with what each does and costs."""
     server = here.facts["restored"].server
@@ -206,6 +214,7 @@ def what_next(here: Here) -> Table:
     return Table(["way", "what it does", "command"], rows)
 
 
+@heres.step
 def verdict(here: Here) -> Banner:
     """Say where the restored database is, and that the old one was not touched."""
     done = here.facts["restored"]
@@ -219,6 +228,31 @@ def verdict(here: Here) -> Banner:
         facts,
         then=f"pgrunbook server destroy --name {done.server.name}, when it is not needed any more",
     )
+
+
+def _counted(table: data.TableName, a: data.TableSum | None, b: data.TableSum | None) -> tuple[object, ...]:
+    return _plain(table), f"{a.rows:,}" if a else "-", f"{b.rows:,}" if b else "-"
+
+
+def _plain(table: data.TableName) -> str:
+    return f"{table.schema}.{table.name}"
+
+
+def _compared(
+    old: Connection, here: Here, table: data.TableName, counts: list[tuple[str, int, int, int]]
+) -> tuple[object, ...]:
+    """Return what differs in a table's rows; where a migration lies between, in the columns that both sides have."""
+    try:
+        found = data.difference(old, here.conn, table, shared_columns=True)
+    except WrongInput as exc:
+        return "", "", "", Cell(f"not compared: {exc.detail}", WARN)
+    if found:
+        counts.append((_plain(table), found.missing, found.changed, found.new))
+    apart = f"only one side has the columns {', '.join(found.columns_apart)}" if found.columns_apart else ""
+    rows = "different" if found else "equal in the columns of both" if apart else "equal values of other types"
+    verdict = "; ".join(filter(None, [rows, apart]))
+    samples = "\n".join(f"{sample.change}: {sample.key}" for sample in found.samples)
+    return f"{found.missing:,}", f"{found.changed:,}", f"{found.new:,}", Cell(verdict, WARN, under=samples)
 
 
 class _Journaled:
@@ -241,6 +275,13 @@ def _source(here: Here) -> Server:
             hint="Restore with your provider's tool; its backups are not to be reached from here yet.",
         )
     return Server(here.target.server)
+
+
+def _free_name(here: Here) -> str:
+    """A run that was broken off and goes on leaves what it restored before where it is."""
+    name = f"restored-{here.run.run_id[-4:]}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(free for free in names if not Server(free).dir.exists())
 
 
 def _beside(here: Here) -> Target:

@@ -34,11 +34,13 @@ def begin(**given: object) -> Here:
     return heres.begin("rollback", Parameters, given)
 
 
+@heres.step
 def meet_the_target(here: Here) -> Card:
     """Show who is at the other end. Raises Unreachable, Refused for a replica."""
     return here.meet_the_target()
 
 
+@heres.step
 def what_goes_back(here: Here) -> Table:
     """Show the migrations and their inverse steps, newest first, proven on an empty branch.
 
@@ -47,7 +49,7 @@ def what_goes_back(here: Here) -> Table:
     history = histories.read(here.conn, here.target)
     here.facts.update(history=history, version_before=history.version())
     path = here.run.folder / "rollback-plan.json"
-    if path.is_file():
+    if path.is_file() and _begun(here):
         plan = plans.read(path)  # this run was broken off and goes on: what it meant to do stands
         here.facts["plan"] = plan
         here.journal("rollback-goes-on", digest=plan.digest)
@@ -70,6 +72,7 @@ def what_goes_back(here: Here) -> Table:
     return here.keep_table("what-goes-back", Table(headings, rows, empty=empty))
 
 
+@heres.step
 def what_about_new_rows(here: Here) -> Table:
     """Show what the down scripts drop and what it holds now; refuse to lose rows unless told to.
 
@@ -82,23 +85,28 @@ def what_about_new_rows(here: Here) -> Table:
         for loss in found
     ]  # fmt: skip
     here.journal("losses", found={loss.what: loss.holds for loss in found})
+    table = Table(["migration", "drops", "which holds"], rows, empty="Nothing is dropped: no row is lost.")
     lost = [loss for loss in found if loss.holds != 0]
     if lost and not here.parameters.lose_rows:
+        here.show(table)
         raise Refused(
             f"the rollback would lose what {lost[0].what} holds",
             detail="; ".join(
                 f"{loss.what}: {loss.holds if loss.holds is not None else 'unknown'} {loss.unit}" for loss in lost
             ),
-            hint="Keep a copy of it first; then run it again with lose_rows = True.",
+            hint="Keep a copy of it first; then: "
+            f"pgrunbook run rollback --target {here.target.name} {_told(here)}-p lose_rows=true",
         )
-    return Table(["migration", "drops", "which holds"], rows, empty="Nothing is dropped: no row is lost.")
+    return table
 
 
+@heres.step
 def take_restore_point(here: Here) -> Card:
     """Make a named restore point of its own and see it archived. Raises Blocked."""
     return at_work.take_restore_point(here, here.facts["plan"], "rollback")
 
 
+@heres.step
 def take_back(here: Here) -> Table:
     """Run the down scripts, newest first, each with the removal of its history row in one transaction.
 
@@ -107,6 +115,7 @@ def take_back(here: Here) -> Table:
     return at_work.execute(here, here.facts["plan"], here.facts["history"])
 
 
+@heres.step
 def schema_as_before(here: Here) -> Table:
     """Compare the schema with the one before the migrations. Raises Broken when it is another one."""
     history = histories.read(here.conn, here.target)
@@ -125,7 +134,9 @@ def schema_as_before(here: Here) -> Table:
     equal, different = Cell("equal", GOOD), Cell("different", BAD)
     rows = [(name, f[:16], equal if f == now.fingerprint else different) for name, f in expected if f]
     here.journal("schema-compared", fingerprint=now.fingerprint, expected=dict(expected))
+    table = Table(headings, rows, empty="Nothing to compare with: not rehearsed, and no run recorded it.")
     if any(fingerprint not in (None, now.fingerprint) for _, fingerprint in expected):
+        here.show(table)
         lines = ["see schema-after-rollback.json"]
         if path.is_file():
             lines = [d.line() for d in diff(Snapshot.from_json(path.read_text(encoding="utf-8")), now)]
@@ -137,9 +148,10 @@ def schema_as_before(here: Here) -> Table:
             hint="Restore beside it and compare: "
             f"pgrunbook run restore --target {here.target.name} -p to={here.facts['restore_point']}",
         )
-    return Table(headings, rows, empty="Nothing to compare with: not rehearsed, and no run recorded it.")
+    return table
 
 
+@heres.step
 def verdict(here: Here) -> Banner:
     """Say what is taken back, and what to open next."""
     plan: Plan = here.facts["plan"]
@@ -154,6 +166,17 @@ def verdict(here: Here) -> Banner:
     return here.verdict(
         state, facts, then=f"pgrunbook run release --target {here.target.name}, when the migration is mended"
     )
+
+
+def _told(here: Here) -> str:
+    """Return the choice that this rollback was told, as parameters of the command line."""
+    if here.parameters.of_run:
+        return f"-p of_run={here.parameters.of_run} "
+    return f"-p migrations={here.parameters.migrations} " if here.parameters.migrations != 1 else ""
+
+
+def _begun(here: Here) -> bool:
+    return any(e["event"] == "migration-started" and e["direction"] == "down" for e in at_work.events(here, "rollback"))
 
 
 def _chosen(here: Here, history: History) -> list[Entry]:

@@ -40,6 +40,7 @@ def begin(**given: object) -> Here:
     return here
 
 
+@heres.step
 def meet_the_target(here: Here) -> Card:
     """Show who is at the other end, and against which run's promise it is held. Raises Unreachable."""
     promise = _promising_run(here)
@@ -49,6 +50,7 @@ def meet_the_target(here: Here) -> Card:
     return Card(card.title, [*card.facts, ("held against", told)], card.tone)
 
 
+@heres.step
 def schema_as_promised(here: Here) -> Table:
     """Compare the schema with the one that the rehearsal ended in; show differences by object."""
     promise = here.facts["promise"]
@@ -86,6 +88,7 @@ def schema_as_promised(here: Here) -> Table:
     )
 
 
+@heres.step
 def nothing_left_behind(here: Here) -> Table:
     """Show invalid indexes, constraints not validated, and sequences behind their column."""
     found = health.leftovers(here.conn)
@@ -111,6 +114,7 @@ def nothing_left_behind(here: Here) -> Table:
     )
 
 
+@heres.step
 def data_as_promised(here: Here) -> Table:
     """Compare the number of rows per table with those that prepare counted."""
     before = _measured(here).get("rows", {})
@@ -124,9 +128,12 @@ def data_as_promised(here: Here) -> Table:
         change = None if then is None else now - then
         meant = table.rpartition(".")[2].strip('"') in touched
         rows.append((table, _number(then), _number(now) + ("" if exact else " (estimate)"), _changed(change, meant)))
+    gone = [table for table in before if table not in {row[0] for row in rows}]
+    rows += [(table, _number(before[table][0]), "-", Cell("gone", WARN)) for table in gone]
     return here.keep_table("data-as-promised", Table(["table", "rows before", "rows now", "change"], rows))
 
 
+@heres.step
 def queries_as_fast(here: Here) -> Card | Picture:
     """Time the critical queries again; return a picture of before and after, or a sentence without them."""
     before = _measured(here).get("queries_ms", {})
@@ -144,6 +151,7 @@ def queries_as_fast(here: Here) -> Card | Picture:
     return _bars(here.facts["queries"], here.parameters.max_slowdown)
 
 
+@heres.step
 def checklist(here: Here) -> Table:
     """Show the guide's seven boxes, each with the evidence that this run has for it, or that it has none."""
     promise = here.facts["promise"]
@@ -171,6 +179,7 @@ def checklist(here: Here) -> Table:
     return here.keep_table("checklist", Table(["box", "", "what proves it"], rows))
 
 
+@heres.step
 def verdict(here: Here) -> Banner:
     """Say whether all is as promised. Raises Broken, with every problem, when it is not."""
     problems = here.facts["problems"]
@@ -178,8 +187,8 @@ def verdict(here: Here) -> Banner:
         raise Broken(
             f"the database is not as promised: {problems[0]}",
             detail="; ".join(problems),
-            state="The migrations are applied; validate changed nothing.",
-            hint=f"Take them back: pgrunbook run rollback --target {here.target.name}, or mend what is named.",
+            state="Validate changed nothing; what is applied stays applied.",
+            hint=f"Mend what is named, or take back what was applied: {_way_back(here)}",
         )
     promised = here.facts["promise"] is not None and (here.facts["promise"].folder / "schema-promised.json").is_file()
     state = "The database is as promised." if promised else "Nothing wrong was found; nothing had been promised."
@@ -195,10 +204,19 @@ def _promising_run(here: Here) -> Run | None:
         return run
     for folder in (here.run.folder, *reversed(runs.folders())):
         if (folder / "plan.json").is_file():
-            run = runs.load(folder)
+            try:
+                run = runs.load(folder)
+            except WrongInput:
+                continue  # a folder that cannot be read promises nothing; `pgrunbook runs` names it
             if run.target == here.target.name:
                 return run
     return None
+
+
+def _way_back(here: Here) -> str:
+    promise = here.facts["promise"]
+    of_run = f" -p of_run={promise.run_id}" if promise else ""
+    return f"pgrunbook run rollback --target {here.target.name}{of_run}"
 
 
 def _plan(run: Run) -> Plan | None:

@@ -67,10 +67,19 @@ def read(path: Path) -> list[Event]:
 
 def _events(raw: bytes) -> Iterator[Event]:
     for line in raw.splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            yield {"event": "torn", "text": line.decode("utf-8", "replace")}
+        whole = _event(line)
+        yield whole if whole is not None else {"event": "torn", "text": line.decode("utf-8", "replace")}
+
+
+def _event(line: bytes) -> Event | None:
+    """Return the event that a line holds, None where it holds none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    if isinstance(found, dict) and isinstance(found.get("seq"), int) and isinstance(found.get("event"), str):
+        return found
+    return None
 
 
 def _encoded(line: Event) -> bytes:
@@ -95,10 +104,8 @@ def _end(handle: int) -> tuple[bool, int]:
         tail = os.pread(handle, size - start, start)
         torn = not tail.endswith(b"\n")
         for line in reversed(tail.splitlines()[(1 if start else 0) :]):
-            try:
-                return torn, int(json.loads(line)["seq"])
-            except (ValueError, KeyError, TypeError):
-                continue
+            if (last := _event(line)) is not None:
+                return torn, int(last["seq"])
         if not start:
             return torn, 0
         window *= 4

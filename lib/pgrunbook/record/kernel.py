@@ -1,12 +1,12 @@
 """A kernel that boots while the rest of the program is still being imported.
 
-Measured on two cores: a kernel is ready 0.5 s after its start, and importing papermill takes 0.4 s;
-side by side they cost what the longer one costs. The kernel listens on sockets in a private folder
-instead of TCP ports, which others on the machine could listen to.
+It imports what notebooks need before it answers, side by side with the runner, which imports papermill.
+It listens on sockets in a private folder instead of TCP ports, which others on the machine could reach.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -14,44 +14,72 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
+
+from pgrunbook.errors import RecordFailed
+
+PREFIX = "pgrb-"
+YOUNG_S = 60
+PATH_MAX_BYTES = 107 - len("/pgrb-12345678/k-5")  # what a socket's path may be, less what we put behind it
+# An import that fails is told by the notebook's own set-up cell, where it can be read in the record.
+# What is imported stays, so that looking for garbage in it costs a fifth of the boot for nothing.
+BOOT = """
+import contextlib, gc, importlib, sys
+gc.disable()
+for name in sys.argv.pop().split():
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
+from ipykernel import kernelapp
+gc.freeze()
+gc.enable()
+kernelapp.launch_new_instance()
+"""
 
 
 class EarlyKernel:
     """A running ipykernel process, to be adopted by a kernel manager or ended."""
 
-    def __init__(self) -> None:
-        # Short, since a socket's path holds 107 bytes; mkdtemp makes it 0700.
-        self.folder = Path(tempfile.mkdtemp(prefix="pgrb-"))
-        self.connection_file = self.folder / "kernel.json"
-        facts = {
-            "transport": "ipc",
-            "ip": str(self.folder / "k"),
-            "key": secrets.token_hex(32),
-            "signature_scheme": "hmac-sha256",
-            "kernel_name": "python3",
-            **{f"{name}_port": port for port, name in enumerate(("shell", "iopub", "stdin", "control", "hb"), 1)},
-        }
-        self.connection_file.write_text(json.dumps(facts))
-        self.connection_file.chmod(0o600)
-        self.log = (self.folder / "log").open("wb")
+    def __init__(self, imports: str = "") -> None:
+        """Start the kernel; it imports the modules named in ``imports`` (with blanks between) as it boots.
+
+        Raises RecordFailed when the temporary folder does not take its files.
+        """
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_temporary()))  # mkdtemp makes it 0700
+            self.log = (self.folder / "log").open("wb")
+            fcntl.flock(self.log, fcntl.LOCK_EX)  # the kernel inherits the lock: it holds while either of us lives
+            self.connection_file = self.folder / "kernel.json"
+            self.connection_file.write_text(json.dumps(_connection(self.folder)))
+            self.connection_file.chmod(0o600)
+        except OSError as exc:
+            raise RecordFailed(
+                "could not make the folder of the kernel's sockets",
+                detail=f"{exc.filename or _temporary()}: {exc.strerror or exc}.",
+                hint="Make room there, or name another folder in TMPDIR.",
+            ) from exc
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ipykernel_launcher", "-f", str(self.connection_file),
-             "--HistoryManager.enabled=False", "--quiet"],
+            # -P: no module of the working directory is taken for one of Python's own
+            [sys.executable, "-P", "-c", BOOT, "-f", str(self.connection_file),
+             "--HistoryManager.enabled=False", "--quiet", imports],
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,  # Ctrl-C is for the runner, which interrupts the kernel itself
             env={**os.environ, "JPY_PARENT_PID": str(os.getpid()), "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
         )  # fmt: skip
+        self._context: Any = None
+        _sweep()
 
     def manager(self) -> Any:
         """Return a jupyter_client kernel manager that owns this process."""
+        import zmq
         from jupyter_client.manager import AsyncKernelManager
         from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
         manager = AsyncKernelManager(connection_file=str(self.connection_file))
+        manager.context.setsockopt(zmq.RECONNECT_IVL, 5)  # ms; by default 100 are lost where the kernel is not up yet
         manager.load_connection_file()
         provisioner = LocalProvisioner(parent=manager, kernel_id=secrets.token_hex(8), kernel_spec=None)
         provisioner.process = self.process
@@ -60,6 +88,7 @@ class EarlyKernel:
         provisioner.connection_info = manager.get_connection_info()
         manager.provisioner = provisioner
         manager._attempted_start = True
+        self._context = manager.context
         return manager
 
     def end(self) -> None:
@@ -68,4 +97,38 @@ class EarlyKernel:
             self.process.kill()
         self.process.wait()
         self.log.close()
+        if self._context is not None:
+            self._context.destroy(linger=0)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _temporary() -> Path:
+    """Return the temporary folder, or /tmp where its path is too long for a socket in it."""
+    chosen = Path(tempfile.gettempdir())
+    return chosen if len(os.fsencode(chosen)) <= PATH_MAX_BYTES else Path("/tmp")  # noqa: S108  # mkdtemp is safe there
+
+
+def _connection(folder: Path) -> dict[str, object]:
+    ports = {f"{name}_port": port for port, name in enumerate(("shell", "iopub", "stdin", "control", "hb"), 1)}
+    return {
+        "transport": "ipc",
+        "ip": str(folder / "k"),
+        "key": secrets.token_hex(32),
+        "signature_scheme": "hmac-sha256",
+        "kernel_name": "python3",
+        **ports,
+    }
+
+
+def _sweep() -> None:
+    """Remove the folders that runners left which were killed: their lock is free, as nobody who held it lives."""
+    for folder in _temporary().glob(f"{PREFIX}*"):
+        try:
+            facts = folder.lstat()
+            if facts.st_uid != os.geteuid() or time.time() - facts.st_mtime < YOUNG_S:
+                continue
+            with (folder / "log").open("rb") as log:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue  # in use, or somebody else's, or gone by now

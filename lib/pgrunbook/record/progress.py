@@ -38,7 +38,8 @@ class Progress:
                 TextColumn("{task.fields[name]:9}"),
                 BarColumn(24),
                 TimeElapsedColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("[{task.fields[colour]}]{task.fields[status]}[/]"),
+                TextColumn("{task.description}", markup=False),  # it quotes names and errors, which may hold [brackets]
             )
             self._bars = Bars(*columns, console=Console(stderr=True))
             self._bars.start()
@@ -57,7 +58,7 @@ class Progress:
         """A procedure begins."""
         self._started_at, self._cell = time.monotonic(), ""
         if self._bars is not None:
-            self._task = self._bars.add_task("starting", name=name, total=None)
+            self._task = self._bars.add_task("starting", name=name, total=None, status="", colour="default")
 
     def cell(self, cell: Any) -> None:
         """A code cell begins."""
@@ -70,7 +71,9 @@ class Progress:
         took_s = time.monotonic() - self._started_at
         if self._bars is not None:
             colour = COLOURS.get(part.status, "red")
-            self._bars.update(self._task, total=1, completed=1, description=f"[{colour}]{part.status}[/] {part.says}")
+            self._bars.update(
+                self._task, total=1, completed=1, status=part.status, colour=colour, description=part.says
+            )
         else:
             sys.stderr.write(f"{part.procedure:9} {part.status:11} {took_s:6.1f} s  {part.says}\n")
         if says:

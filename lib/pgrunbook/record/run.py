@@ -14,16 +14,19 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pgrunbook import home
 from pgrunbook.errors import Blocked, RecordFailed, WrongInput
-from pgrunbook.record.files import write_atomically
+from pgrunbook.record.files import RECORD_FAILED_HINT, write_atomically
 from pgrunbook.record.journal import Journal
 
 RUN_FILE = "run.json"
 JOURNAL_FILE = "journal.jsonl"
+HELD_FILE = ".held"
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{4}")
+
+_HELD: dict[Path, int] = {}  # what this process holds, whichever object asks: a set-up cell may be run again
 
 
 class Status(StrEnum):
@@ -67,7 +70,6 @@ class Run:
     ended_at: str = ""
     parts: list[Part] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
-    _held: IO[bytes] | None = None
 
     @property
     def journal(self) -> Journal:
@@ -76,7 +78,7 @@ class Run:
 
     def save(self) -> None:
         """Write ``run.json``, whole. Raises RecordFailed as write_atomically does."""
-        facts = {key: value for key, value in self.__dict__.items() if key not in ("folder", "_held")}
+        facts = {key: value for key, value in self.__dict__.items() if key != "folder"}
         facts["parts"] = [asdict(part) for part in self.parts]
         write_atomically(self.folder / RUN_FILE, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
@@ -87,41 +89,45 @@ class Run:
         return path
 
     def hold(self) -> None:
-        """Take the run folder for this process, until it ends.
+        """Take the run folder for this process, until it ends or gives it back.
 
-        Raises Blocked when another living process has it.
+        Raises Blocked when another living process has it, RecordFailed when the folder cannot be written.
         """
-        if self._held is not None:
+        if self.folder in _HELD:
             return
-        file = (self.folder / ".held").open("a+b")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle = os.open(self.folder / HELD_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as exc:
+            raise RecordFailed(
+                f"could not take the folder of run {self.run_id}",
+                detail=f"{self.folder}: {exc.strerror or exc}.",
+                hint=RECORD_FAILED_HINT,
+            ) from exc
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().decode() or "unknown"
-            file.close()
+            holder = os.pread(handle, 20, 0).decode() or "unknown"
+            os.close(handle)
             raise Blocked(
                 f"run {self.run_id} is already in use",
                 detail=f"Process {holder} works in {self.folder}.",
                 hint="Wait until it has ended (pgrunbook runs), or stop that process.",
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        file.flush()
-        self._held = file
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        _HELD[self.folder] = handle
 
     def release(self) -> None:
         """Give the run folder back."""
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        if self.folder in _HELD:
+            os.close(_HELD.pop(self.folder))
 
     def is_held(self) -> bool:
         """Tell whether a living process works in the run folder."""
-        if self._held is not None:
+        if self.folder in _HELD:
             return True
         try:
-            with (self.folder / ".held").open("rb") as file:
+            with (self.folder / HELD_FILE).open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False

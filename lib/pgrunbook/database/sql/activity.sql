@@ -62,12 +62,21 @@ LIMIT 1
 -- name: replication
 -- a row is: the standby furthest behind, and the slot that holds back most WAL
 SELECT
-    (SELECT count(*)::int FROM pg_catalog.pg_stat_replication) AS standbys,
+    (SELECT count(*)::int FROM pg_catalog.pg_stat_replication r WHERE r.state IS DISTINCT FROM 'backup') AS standbys,
+    (
+        SELECT count(*)::int FROM pg_catalog.pg_stat_replication r
+        WHERE r.state IS DISTINCT FROM 'backup' AND r.replay_lsn IS NULL
+    ) AS standbys_without_lag,
     (
         SELECT coalesce(max(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), r.replay_lsn)), 0)::bigint
         FROM pg_catalog.pg_stat_replication r
     ) AS replay_lag_bytes,
     (SELECT count(*)::int FROM pg_catalog.pg_replication_slots) AS slots,
+    (
+        SELECT coalesce(pg_catalog.string_agg(s.slot_name::text, ', ' ORDER BY s.slot_name), '')
+        FROM pg_catalog.pg_replication_slots s
+        WHERE NOT s.active
+    ) AS slots_without_reader,
     (
         SELECT coalesce(max(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)), 0)::bigint
         FROM pg_catalog.pg_replication_slots s
@@ -80,7 +89,9 @@ SELECT
     a.last_archived_wal,
     a.last_archived_time,
     a.last_failed_wal,
-    a.last_failed_time,
+    pg_catalog.to_char(a.last_failed_time AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS last_failed_utc,
+    pg_catalog.current_setting('archive_command') IN ('', '(disabled)')
+        AND coalesce(pg_catalog.current_setting('archive_library', true), '') = '' AS goes_nowhere,
     coalesce(a.last_failed_time > coalesce(a.last_archived_time, '-infinity'), false) AS failing,
     CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL
          ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END AS current_wal
@@ -108,7 +119,12 @@ WHERE d.datname = pg_catalog.current_database()
 -- name: rights
 -- a row is: what the current user may do here of what a migration needs
 SELECT
-    pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') AS may_create_schema,
+    CASE
+        WHEN r.step IS NULL THEN pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
+        ELSE pg_catalog.has_schema_privilege(r.schema, 'USAGE')
+            AND pg_catalog.has_table_privilege(r.step, 'INSERT')
+            AND pg_catalog.has_table_privilege(r.step, 'UPDATE')
+    END AS may_keep_the_record,
     pg_catalog.has_function_privilege('pg_catalog.pg_create_restore_point(text)', 'EXECUTE')
         AND pg_catalog.has_function_privilege('pg_catalog.pg_switch_wal()', 'EXECUTE') AS may_create_restore_point,
     pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS may_read_stats,
@@ -124,6 +140,14 @@ SELECT
               WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
           )
     ) AS not_owned
+FROM (
+    SELECT
+        min(n.oid) AS schema,
+        min(c.oid) AS step
+    FROM pg_catalog.pg_namespace n
+    JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'step'
+    WHERE n.nspname = 'pgrunbook'
+) r
 
 -- name: lock_holder
 -- a row is: the session that holds the advisory lock of a run
@@ -144,15 +168,30 @@ WHERE l.locktype = 'advisory'
 -- a row is: a session that stands before the given one in a lock queue, the head of the queue first
 SELECT
     b.pid,
-    coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend'), '(no name)') AS application,
-    coalesce(a.usename::text, '') AS username,
-    coalesce(a.state, 'prepared transaction') AS state,
-    coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start), 0)::float8 AS xact_age_s,
+    coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend'), x.gid, '(no name)')
+        AS application,
+    coalesce(a.usename::text, x.owner::text, '') AS username,
+    coalesce(a.state, CASE WHEN b.pid = 0 THEN 'prepared transaction' ELSE 'state not to be seen' END) AS state,
+    coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - coalesce(a.xact_start, x.prepared)), 0)::float8
+        AS xact_age_s,
     left(coalesce(a.query, ''), 200) AS query,
     pg_catalog.pg_blocking_pids(b.pid) <> '{}' AS waits_too,
     coalesce(w.relation::regclass::text, w.locktype) AS waits_for,
     coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - w.waitstart) * 1000, 0)::float8 AS waited_ms
-FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(%(pid)s)) AS b (pid)
+FROM (
+    SELECT DISTINCT u.pid
+    FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(%(pid)s)) AS u (pid)
+    WHERE u.pid <> pg_catalog.pg_backend_pid()
+) b
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid
 LEFT JOIN pg_catalog.pg_locks w ON w.pid = %(pid)s AND NOT w.granted
+LEFT JOIN LATERAL (
+    SELECT p.gid, p.owner, p.prepared
+    FROM pg_catalog.pg_locks h
+    JOIN pg_catalog.pg_locks t ON t.virtualtransaction = h.virtualtransaction AND t.locktype = 'transactionid'
+    JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = t.transactionid
+    WHERE b.pid = 0 AND h.pid IS NULL AND t.granted AND (h.relation = w.relation OR h.transactionid = w.transactionid)
+    ORDER BY p.prepared
+    LIMIT 1
+) x ON true
 ORDER BY waits_too, xact_age_s DESC

@@ -16,7 +16,7 @@ WHERE c.relkind IN ('r', 'p')
                   WHERE e.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                     AND e.objid = c.oid
                     AND e.deptype = 'e')
-ORDER BY schema COLLATE "C", name COLLATE "C";
+ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C";
 
 -- name: columns
 -- a row is: a column of one of the named tables, by code point of its name, with its base type below domains and its place in the primary key
@@ -56,4 +56,4 @@ LEFT JOIN pg_catalog.pg_type AS t ON t.oid = b.type
 LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
 LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = c.oid AND i.indisprimary
 WHERE c.relkind IN ('r', 'p', 'm')
-ORDER BY schema COLLATE "C", name COLLATE "C", column_name COLLATE "C";
+ORDER BY c.nspname COLLATE "C", c.relname COLLATE "C", a.attname COLLATE "C";

@@ -11,7 +11,15 @@ ORDER BY 1
 
 -- name: unvalidated_constraints
 -- a row is: a constraint that is NOT VALID: new rows obey it, old rows were never looked at
-SELECT c.conname::text AS name, coalesce(nullif(c.conrelid, 0)::regclass::text, c.contypid::regtype::text) AS table_name
+SELECT
+    c.conname::text AS name,
+    coalesce(nullif(c.conrelid, 0)::regclass::text, c.contypid::regtype::text) AS table_name,
+    pg_catalog.format(
+        'ALTER %s %s VALIDATE CONSTRAINT %I;',
+        CASE WHEN c.conrelid = 0 THEN 'DOMAIN' ELSE 'TABLE' END,
+        coalesce(nullif(c.conrelid, 0)::regclass::text, c.contypid::regtype::text),
+        c.conname
+    ) AS advice
 FROM pg_catalog.pg_constraint c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
 WHERE NOT c.convalidated
@@ -27,7 +35,10 @@ SELECT
     c.relname::text AS relation,
     a.attname::text AS column_name,
     s.seqincrement AS increment,
-    pg_catalog.pg_sequence_last_value(s.seqrelid) AS last_value
+    CASE
+        WHEN pg_catalog.has_sequence_privilege(s.seqrelid, 'USAGE, SELECT')
+        THEN coalesce(pg_catalog.pg_sequence_last_value(s.seqrelid), s.seqstart - s.seqincrement)
+    END AS last_value
 FROM pg_catalog.pg_sequence s
 JOIN pg_catalog.pg_depend d
     ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = s.seqrelid
@@ -35,6 +46,7 @@ JOIN pg_catalog.pg_depend d
 JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname !~ '^pg_'
 ORDER BY 1
 
 -- name: tables

@@ -4,8 +4,9 @@ WITH named AS (
     SELECT c.oid
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE n.nspname || '.' || c.relname = ANY (%(leave_out)s::text[])
-       OR pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) = ANY (%(leave_out)s::text[])
+    WHERE c.relname = ANY (%(last_parts)s::text[])
+      AND (n.nspname || '.' || c.relname = ANY (%(leave_out)s::text[])
+           OR pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) = ANY (%(leave_out)s::text[]))
 )
 SELECT ARRAY(SELECT n.oid
              FROM pg_catalog.pg_namespace AS n

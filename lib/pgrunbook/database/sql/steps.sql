@@ -31,37 +31,55 @@ CREATE TABLE IF NOT EXISTS pgrunbook.restore_point (
 
 -- name: exists
 -- a row is: whether this database has a record of its own
-SELECT pg_catalog.to_regclass('pgrunbook.step') IS NOT NULL
+SELECT count(*) = 2
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'pgrunbook' AND c.relname IN ('step', 'restore_point')
 
 -- name: write
--- a row is: one step that a run means to do, or has done
+-- a row is: nothing; steps that a run means to do, or has done
 INSERT INTO pgrunbook.step (
     run_id, migration, direction, step, state, kind, sha256, file_sha256, plan_digest,
     schema_before, schema_after, started_at, ended_at
 )
-VALUES (
-    %(run_id)s, %(migration)s, %(direction)s, %(step)s, %(state)s, %(kind)s, %(sha256)s, %(file_sha256)s,
-    %(plan_digest)s, %(schema_before)s, %(schema_after)s, pg_catalog.now(),
+SELECT
+    %(run_id)s, %(migration)s, %(direction)s, s.step, %(state)s, s.kind, s.sha256, %(file_sha256)s,
+    %(plan_digest)s, s.schema_before, s.schema_after, pg_catalog.now(),
     CASE WHEN %(state)s = 'done' THEN pg_catalog.clock_timestamp() END
-)
+FROM pg_catalog.jsonb_to_recordset(%(steps)s::jsonb)
+    AS s (step int, kind text, sha256 text, schema_before text, schema_after text)
 ON CONFLICT (run_id, migration, direction, step) DO UPDATE
-SET state = excluded.state, ended_at = excluded.ended_at, backend_pid = excluded.backend_pid,
-    transaction_id = excluded.transaction_id, plan_digest = excluded.plan_digest
+SET state = excluded.state, kind = excluded.kind, sha256 = excluded.sha256, file_sha256 = excluded.file_sha256,
+    plan_digest = excluded.plan_digest, schema_before = excluded.schema_before, schema_after = excluded.schema_after,
+    ended_at = excluded.ended_at, backend_pid = excluded.backend_pid, transaction_id = excluded.transaction_id
 
--- name: of_migration
--- a row is: a step of one migration's text that was done, or meant to be done, and not taken back
-SELECT DISTINCT s.step, s.state
+-- name: of_plan
+-- a row is: a step that was done, or meant to be done, and not taken back, of the migrations and texts named
+SELECT
+    s.migration,
+    s.step,
+    pg_catalog.bool_or(s.state = 'done') AS done
 FROM pgrunbook.step s
-WHERE s.migration = %(migration)s
-  AND s.file_sha256 = %(file_sha256)s
-  AND s.direction = %(direction)s
+JOIN ROWS FROM (
+    pg_catalog.unnest(%(migrations)s::text[]),
+    pg_catalog.unnest(%(file_sha256s)s::text[])
+) AS p (migration, file_sha256) USING (migration, file_sha256)
+WHERE s.direction = %(direction)s
   AND s.state IN ('intended', 'done')
+GROUP BY 1, 2
 
 -- name: take_back
 -- a row is: nothing; the steps of a migration that was just taken back, or put back, count no more
 UPDATE pgrunbook.step
 SET state = 'taken back'
 WHERE migration = %(migration)s AND direction = %(direction)s AND state <> 'taken back'
+
+-- name: withdraw
+-- a row is: nothing; a step that was meant to be done, and of which the server said that it was not
+UPDATE pgrunbook.step
+SET state = 'taken back'
+WHERE run_id = %(run_id)s AND migration = %(migration)s AND direction = %(direction)s AND step = %(step)s
+  AND state = 'intended'
 
 -- name: applied_by_run
 -- a row is: a migration that a run has applied wholly and nobody has taken back, newest first

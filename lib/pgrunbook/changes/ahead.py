@@ -1,0 +1,269 @@
+"""The catalog ahead of a statement: what the statements after it find, as far as it can be told without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.changes.alter_table import SERIAL
+from pgrunbook.changes.catalog import Catalog, Column, Constraint, Index, Key, Standing, Table, Weight
+from pgrunbook.changes.syntax import (
+    Name,
+    columns_in,
+    constraint_kind,
+    dotted,
+    object_kind,
+    relation,
+    relations_in,
+    strings,
+    subcommand,
+    text,
+    type_word,
+)
+from pgrunbook.changes.type_change import kind_of
+
+_SUFFIX = {"PRIMARY": "pkey", "UNIQUE": "key", "FOREIGN": "fkey", "CHECK": "check", "EXCLUSION": "excl"}
+_KIND = {"PRIMARY": "p", "UNIQUE": "u", "FOREIGN": "f", "CHECK": "c", "EXCLUSION": "x", "NOTNULL": "n"}
+
+
+def after(catalog: Catalog, node: Any) -> Catalog:
+    """Return the catalog as it is when a statement has run."""
+    match node:
+        case ast.CreateStmt():
+            return _with(catalog, _created(catalog, node))
+        case ast.CreateTableAsStmt():
+            kind = "m" if object_kind(node.objtype) == "MATVIEW" else "r"
+            return _with(catalog, _filled(catalog, _new(catalog, relation(node.into.rel), kind), node.query))
+        case ast.InsertStmt():
+            table = catalog.find(relation(node.relation))
+            if table.standing is Standing.NEW:
+                return _with(catalog, _filled(catalog, table, node.selectStmt))
+            return catalog
+        case ast.ViewStmt():
+            return _with(catalog, _new(catalog, relation(node.view), "v"))
+        case ast.IndexStmt():
+            return _indexed(catalog, node)
+        case ast.RenameStmt():
+            return _renamed(catalog, node)
+        case ast.DropStmt():
+            return _dropped(catalog, node)
+        case ast.AlterTableStmt() if object_kind(node.objtype) in ("TABLE", "FOREIGN_TABLE"):
+            return _altered(catalog, node)
+    return catalog
+
+
+def _with(catalog: Catalog, *tables: Table, gone: tuple[Key, ...] = ()) -> Catalog:
+    kept = {key: table for key, table in catalog.tables.items() if key not in gone}
+    return replace(catalog, tables=MappingProxyType({**kept, **{table.key: table for table in tables}}))
+
+
+def _new(catalog: Catalog, name: Name, kind: str) -> Table:
+    schema = name.schema
+    if schema is None:
+        schema = next((s for s in catalog.search_path if s != "pg_catalog"), "public") if catalog.connected else ""
+    return Table(schema, name.name, Standing.NEW, kind=kind, rows_estimate=0)
+
+
+def _filled(catalog: Catalog, table: Table, query: Any) -> Table:
+    """A new table that is filled from others holds as many rows as the biggest of them, and is no new one."""
+    sources = [catalog.find(name) for name in relations_in(query)]
+    big = [source for source in sources if catalog.weight(source) is not Weight.NOTHING]
+    if not big:
+        return table
+    counts = [catalog.rows_estimate(source) for source in big]
+    known = Standing.UNKNOWN if None in counts else Standing.THERE
+    rows = None if known is Standing.UNKNOWN else max(count or 0 for count in counts)
+    return replace(table, standing=known, rows_estimate=rows, table_bytes=max(source.table_bytes for source in big))
+
+
+def _created(catalog: Catalog, node: Any) -> Table:
+    there = catalog.find(relation(node.relation))
+    if node.if_not_exists and there.standing in (Standing.THERE, Standing.NEW):
+        return there
+    table = _new(catalog, relation(node.relation), "p" if node.partspec else "r")
+    for part in node.tableElts or ():
+        match part:
+            case ast.ColumnDef():
+                table = _with_column(catalog, table, part)
+            case ast.Constraint():
+                table = _with_constraint(catalog, table, part, ())
+            case ast.TableLikeClause():
+                source = catalog.find(relation(part.relation))
+                table = replace(table, columns={**table.columns, **source.columns})
+    return replace(table, parents=tuple(catalog.find(relation(p)).key for p in node.inhRelations or ()))
+
+
+def _with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
+    if definition.typeName is None:
+        return table
+    word = type_word(definition.typeName)
+    kind = kind_of(word, catalog)
+    kinds = {constraint_kind(c): c for c in definition.constraints or ()}
+    column = Column(
+        name=definition.colname,
+        type=word.text,
+        base=kind.base,
+        modifiers=kind.modifiers,
+        checked=kind.checked,
+        not_null=bool({"NOTNULL", "PRIMARY", "IDENTITY"} & kinds.keys()) or word.name in SERIAL,
+        default=text(kinds["DEFAULT"].raw_expr) if "DEFAULT" in kinds else None,
+        identity="IDENTITY" in kinds,
+        generated="GENERATED" in kinds,
+    )
+    table = replace(table, columns={**table.columns, column.name: column})
+    for constraint in kinds.values():
+        if constraint_kind(constraint) in _KIND and constraint_kind(constraint) != "NOTNULL":
+            table = _with_constraint(catalog, table, constraint, (definition.colname,))
+    return table
+
+
+def _with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple[str, ...]) -> Table:
+    kind = constraint_kind(node)
+    if kind not in _KIND:
+        return table
+    columns = strings(node.fk_attrs) or strings(node.keys) or of_column
+    if kind == "CHECK":
+        columns = columns or tuple(sorted(columns_in(node.raw_expr)))
+    partner = None
+    if kind == "FOREIGN":
+        itself = relation(node.pktable).name == table.name and table.standing is Standing.NEW
+        partner = table if itself else catalog.find(relation(node.pktable))
+    middle = "_".join(columns) + "_" if kind != "PRIMARY" and columns else ""
+    name = node.conname or f"{table.name}_{middle}{_SUFFIX.get(kind, 'not_null')}"
+    constraint = Constraint(
+        name=name,
+        kind=_KIND[kind],
+        columns=columns,
+        valid=not node.skip_validation,
+        definition=f"CHECK ({text(node.raw_expr)})" if kind == "CHECK" else "",
+        partner=partner.key if partner else None,
+        partner_columns=strings(node.pk_attrs) or (_primary_key(partner) if partner else ()),
+        on_delete=node.fk_del_action if kind == "FOREIGN" else "a",
+        index=name if kind in ("PRIMARY", "UNIQUE", "EXCLUSION") else None,
+    )
+    table = replace(table, constraints=(*table.constraints, constraint))
+    if kind in ("PRIMARY", "UNIQUE") and node.indexname is None:
+        index = Index(table.schema, name, columns, frozenset(columns), unique=True, primary=kind == "PRIMARY")
+        table = replace(table, indexes=(*table.indexes, index))
+    if kind == "NOTNULL" and constraint.valid:
+        table = _changed_column(table, columns[0], not_null=True)
+    return table
+
+
+def _primary_key(table: Table) -> tuple[str, ...]:
+    return next((index.keys for index in table.indexes if index.primary), ())
+
+
+def _changed_column(table: Table, name: str, **changes: Any) -> Table:
+    column = table.columns.get(name)
+    if column is None:
+        return table
+    return replace(table, columns={**table.columns, name: replace(column, **changes)})
+
+
+def _indexed(catalog: Catalog, node: Any) -> Catalog:
+    table = catalog.find(relation(node.relation))
+    keys = tuple(part.name or "" for part in node.indexParams)
+    name = node.idxname or f"{table.name}_{'_'.join(key or 'expr' for key in keys)}_idx"
+    if any(index.name == name for index in table.indexes) or table.standing is Standing.MISSING:
+        return catalog
+    uses = frozenset(keys) - {""} | columns_in(node.indexParams) | columns_in(node.whereClause)
+    plain = "" not in keys and node.whereClause is None
+    index = Index(table.schema, name, keys, uses, node.unique, plain=plain, partial=node.whereClause is not None)
+    return _with(catalog, replace(table, indexes=(*table.indexes, index)))
+
+
+def _renamed(catalog: Catalog, node: Any) -> Catalog:
+    if node.relation is None:
+        return catalog
+    table = catalog.find(relation(node.relation))
+    if object_kind(node.renameType) == "TABLE":
+        if table.standing is Standing.UNKNOWN:
+            return _with(catalog, replace(table, name=node.newname))
+        return _with(catalog, replace(table, name=node.newname), gone=(table.key,))
+    if object_kind(node.renameType) == "COLUMN" and node.subname in table.columns:
+        columns = {node.newname if name == node.subname else name: column for name, column in table.columns.items()}
+        columns[node.newname] = replace(columns[node.newname], name=node.newname)
+        return _with(catalog, replace(table, columns=columns))
+    return catalog
+
+
+def _dropped(catalog: Catalog, node: Any) -> Catalog:
+    if object_kind(node.removeType) in ("TABLE", "VIEW", "MATVIEW"):
+        return _with(catalog, gone=tuple(catalog.find(dotted(entry)).key for entry in node.objects))
+    if object_kind(node.removeType) == "INDEX":
+        for entry in node.objects:
+            known = catalog.index(dotted(entry))
+            if known:
+                table, index = known
+                catalog = _with(catalog, replace(table, indexes=tuple(i for i in table.indexes if i is not index)))
+    return catalog
+
+
+def _altered(catalog: Catalog, node: Any) -> Catalog:
+    table = catalog.find(relation(node.relation))
+    if table.standing is Standing.MISSING:
+        return catalog
+    for cmd in node.cmds:
+        change = _CHANGES.get(subcommand(cmd))
+        if change is not None:
+            table = change(catalog, table, cmd)
+    return _with(catalog, table)
+
+
+def _drop_column(_catalog: Catalog, table: Table, cmd: Any) -> Table:
+    return replace(
+        table,
+        columns={name: column for name, column in table.columns.items() if name != cmd.name},
+        indexes=tuple(index for index in table.indexes if cmd.name not in index.uses),
+        constraints=tuple(c for c in table.constraints if cmd.name not in c.columns),
+    )
+
+
+def _alter_type(catalog: Catalog, table: Table, cmd: Any) -> Table:
+    word = type_word(cmd.def_.typeName)
+    kind = kind_of(word, catalog)
+    return _changed_column(
+        table, cmd.name, type=word.text, base=kind.base, modifiers=kind.modifiers, checked=kind.checked
+    )
+
+
+def _validated(_catalog: Catalog, table: Table, cmd: Any) -> Table:
+    constraints = tuple(replace(c, valid=True) if c.name == cmd.name else c for c in table.constraints)
+    return replace(table, constraints=constraints)
+
+
+def _without_constraint(_catalog: Catalog, table: Table, cmd: Any) -> Table:
+    return replace(table, constraints=tuple(c for c in table.constraints if c.name != cmd.name))
+
+
+def _default(_catalog: Catalog, table: Table, cmd: Any) -> Table:
+    return _changed_column(table, cmd.name, default=text(cmd.def_) if cmd.def_ is not None else None)
+
+
+def _attached(catalog: Catalog, table: Table, cmd: Any) -> Table:
+    return replace(table, children=(*table.children, catalog.find(relation(cmd.def_.name)).key))
+
+
+def _detached(catalog: Catalog, table: Table, cmd: Any) -> Table:
+    gone = catalog.find(relation(cmd.def_.name)).key
+    return replace(table, children=tuple(key for key in table.children if key != gone))
+
+
+_CHANGES: dict[str, Callable[[Catalog, Table, Any], Table]] = {
+    "AddColumn": lambda catalog, table, cmd: _with_column(catalog, table, cmd.def_),
+    "DropColumn": _drop_column,
+    "AlterColumnType": _alter_type,
+    "SetNotNull": lambda _, table, cmd: _changed_column(table, cmd.name, not_null=True),
+    "DropNotNull": lambda _, table, cmd: _changed_column(table, cmd.name, not_null=False),
+    "AddConstraint": lambda catalog, table, cmd: _with_constraint(catalog, table, cmd.def_, ()),
+    "ValidateConstraint": _validated,
+    "DropConstraint": _without_constraint,
+    "ColumnDefault": _default,
+    "AttachPartition": _attached,
+    "DetachPartition": _detached,
+}

@@ -1,0 +1,346 @@
+"""What the subcommands of ALTER TABLE lock, read, rewrite and lose; ``changes.effects`` uses it.
+
+Source: https://www.postgresql.org/docs/current/sql-altertable.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.changes import found as fx
+from pgrunbook.changes.catalog import Column, Constraint, Standing, Table
+from pgrunbook.changes.proofs import fits_partition, proves_not_null
+from pgrunbook.changes.syntax import Name, constraint_kind, functions_in, relation, strings, subcommand, type_word
+from pgrunbook.changes.type_change import TypeChange, judge, kind_of
+
+SERIAL = {"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"}
+
+_WEAKER = {
+    "SetStatistics": fx.SHARE_UPDATE_EXCLUSIVE, "SetOptions": fx.SHARE_UPDATE_EXCLUSIVE,
+    "ResetOptions": fx.SHARE_UPDATE_EXCLUSIVE, "ClusterOn": fx.SHARE_UPDATE_EXCLUSIVE,
+    "DropCluster": fx.SHARE_UPDATE_EXCLUSIVE, "ValidateConstraint": fx.SHARE_UPDATE_EXCLUSIVE,
+    "AttachPartition": fx.SHARE_UPDATE_EXCLUSIVE, "DetachPartitionFinalize": fx.SHARE_UPDATE_EXCLUSIVE,
+    "EnableTrig": fx.SHARE_ROW_EXCLUSIVE, "EnableAlwaysTrig": fx.SHARE_ROW_EXCLUSIVE,
+    "EnableReplicaTrig": fx.SHARE_ROW_EXCLUSIVE, "EnableTrigAll": fx.SHARE_ROW_EXCLUSIVE,
+    "EnableTrigUser": fx.SHARE_ROW_EXCLUSIVE, "DisableTrig": fx.SHARE_ROW_EXCLUSIVE,
+    "DisableTrigAll": fx.SHARE_ROW_EXCLUSIVE, "DisableTrigUser": fx.SHARE_ROW_EXCLUSIVE,
+}  # fmt: skip
+_RECURSE = {
+    "AddColumn", "DropColumn", "AlterColumnType", "SetNotNull", "DropNotNull", "AddConstraint", "DropConstraint",
+    "ValidateConstraint", "ColumnDefault", "SetStorage", "SetCompression", "SetStatistics", "SetExpression",
+    "DropExpression",
+}  # fmt: skip
+# Storage parameters that plans or pages depend on at once; the others leave readers and writers alone.
+_STRONG_OPTIONS = {
+    "user_catalog_table", "security_barrier", "security_invoker", "check_option", "fastupdate", "buffering",
+    "gin_pending_list_limit", "pages_per_range", "autosummarize",
+}  # fmt: skip
+# Built in, and giving another value for each row; what is not known counts as volatile too.
+_STABLE = {
+    "now", "transaction_timestamp", "statement_timestamp", "current_setting", "lower", "upper", "concat", "md5",
+    "to_jsonb", "jsonb_build_object", "json_build_object", "timezone", "date_trunc", "make_interval", "coalesce",
+}  # fmt: skip
+
+
+def mode_of(cmd: Any) -> str:
+    """Return the lock that a subcommand takes on its table."""
+    word = subcommand(cmd)
+    if word in ("SetRelOptions", "ResetRelOptions", "ReplaceRelOptions"):
+        strong = any(item.defname in _STRONG_OPTIONS for item in cmd.def_ or ())
+        return fx.ACCESS_EXCLUSIVE if strong else fx.SHARE_UPDATE_EXCLUSIVE
+    if word == "AddConstraint" and constraint_kind(cmd.def_) == "FOREIGN":
+        return fx.SHARE_ROW_EXCLUSIVE
+    if word == "DetachPartition" and cmd.def_.concurrent:
+        return fx.SHARE_UPDATE_EXCLUSIVE
+    return _WEAKER.get(word, fx.ACCESS_EXCLUSIVE)
+
+
+def tell(found: fx.Found, node: Any) -> None:
+    """Note what ALTER TABLE does (also ALTER VIEW, ALTER SEQUENCE and the like, which the parser calls so)."""
+    table = found.catalog.find(relation(node.relation))
+    if table.standing is Standing.MISSING and node.missing_ok:
+        return
+    mode = max((mode_of(cmd) for cmd in node.cmds), key=fx.MODES.index)
+    recurses = node.relation.inh and any(subcommand(cmd) in _RECURSE for cmd in node.cmds)
+    members = found.catalog.below(table) if recurses else [table]
+    for member in members:
+        found.lock(member, mode)
+    for cmd in node.cmds:
+        handler = _HANDLERS.get(subcommand(cmd))
+        if handler is not None:
+            handler(found, table, cmd)
+
+
+def tell_index(found: fx.Found, node: Any) -> None:
+    """Note what ALTER INDEX does, which the parser calls ALTER TABLE too."""
+    name = relation(node.relation)
+    known = found.catalog.index(name)
+    label = known[1].label if known else str(name)
+    if known or not (found.catalog.connected and node.missing_ok):
+        for cmd in node.cmds:
+            found.locks.add((label, mode_of(cmd)))
+
+
+def is_volatile(found: fx.Found, expression: Any) -> bool:
+    """Whether an expression may give another value for each row."""
+    for name in functions_in(expression):
+        if name in _STABLE:
+            continue
+        known = found.catalog.volatile_functions.get(name)
+        if known is None:
+            found.cannot_know(f"whether function {name} is volatile; it is taken for volatile")
+        if known is not False:
+            return True
+    return False
+
+
+def _add_column(found: fx.Found, table: Table, cmd: Any) -> None:
+    definition = cmd.def_
+    if cmd.missing_ok and definition.colname in table.columns:
+        return
+    word = type_word(definition.typeName)
+    kinds = {constraint_kind(c): c for c in definition.constraints or ()}
+    default = kinds["DEFAULT"].raw_expr if "DEFAULT" in kinds else None
+    generated = kinds.get("GENERATED")
+    stored = generated is not None and generated.generated_kind != "v"
+    filled = word.name in SERIAL or "IDENTITY" in kinds or stored
+    if filled or kind_of(word, found.catalog).checked or (default is not None and is_volatile(found, default)):
+        found.rewrite(table)
+    if "CHECK" in kinds or {"UNIQUE", "PRIMARY"} & kinds.keys():
+        found.scan(table)
+    if "FOREIGN" in kinds:
+        found.lock_family(found.catalog.find(relation(kinds["FOREIGN"].pktable)), fx.SHARE_ROW_EXCLUSIVE)
+        if default is not None:
+            found.scan(table)
+    needs = {"NOTNULL", "PRIMARY"} & kinds.keys()
+    if needs and default is None and not filled and generated is None:
+        found.fails[f"{table.label} must hold no row: {definition.colname} is NOT NULL and has no value for them"] = (
+            None
+        )
+        found.scan(table)
+
+
+def _drop_column(found: fx.Found, table: Table, cmd: Any) -> None:
+    if found.catalog.connected and cmd.name not in table.columns and table.standing is not Standing.NEW:
+        return
+    name = f"{table.label}.{cmd.name}"
+    found.lose(f"the values of column {name}")
+    cascade = cmd.behavior == 1
+    for member in found.catalog.below(table):
+        for index in member.indexes:
+            if cmd.name in index.uses:
+                found.lose(f"index {index.label}")
+                found.locks.add((index.label, fx.ACCESS_EXCLUSIVE))
+    for constraint in table.constraints:
+        if cmd.name in constraint.columns and constraint.kind != "n":
+            _drop_constraint_of(found, table, constraint, cascade=cascade)
+    for dependent in table.dependents:
+        if cmd.name in dependent.columns:
+            _drop_dependent(found, dependent.kind, dependent.name, name, cascade=cascade)
+
+
+def _drop_dependent(found: fx.Found, kind: str, name: str, of: str, *, cascade: bool) -> None:
+    if kind == "sequence":
+        found.locks.add((name, fx.ACCESS_EXCLUSIVE))
+        found.lose(f"sequence {name}")
+    elif kind == "statistics" or cascade:
+        found.lose(f"{kind} {name}")
+        if kind in ("view", "materialized view"):
+            found.locks.add((name, fx.ACCESS_EXCLUSIVE))
+    else:
+        found.fails[f"{kind} {name} depends on {of}"] = None
+
+
+def _drop_constraint_of(found: fx.Found, table: Table, constraint: Constraint, *, cascade: bool) -> None:
+    found.lose(f"constraint {constraint.name} on {table.label}")
+    if constraint.partner is not None:
+        found.lock(found.catalog.at(constraint.partner), fx.ACCESS_EXCLUSIVE)
+    if constraint.kind in ("p", "u"):
+        for other, key in found.catalog.references_to(table):
+            if set(key.partner_columns) == set(constraint.columns):
+                if cascade:
+                    found.lose(f"foreign key {key.name} on {other.label}")
+                    found.lock(other, fx.ACCESS_EXCLUSIVE)
+                else:
+                    found.fails[f"foreign key {key.name} of {other.label} depends on {constraint.name}"] = None
+        for index in table.indexes:
+            if index.name == constraint.index:
+                found.locks.add((index.label, fx.ACCESS_EXCLUSIVE))
+
+
+def _alter_type(found: fx.Found, table: Table, cmd: Any) -> None:
+    change = judge(table.columns.get(cmd.name), cmd, found.catalog)
+    if not change.known and table.standing is not Standing.NEW:
+        found.cannot_know(f"the type of {table.label}.{cmd.name} before; it is taken for one that has to be rewritten")
+    if change.rewrites:
+        found.rewrite(table)
+    for member in found.catalog.below(table):
+        _follow_type(found, member, cmd.name, change)
+    for dependent in table.of_kind("view", "materialized view", "rule", "policy", "generated column"):
+        if cmd.name in dependent.columns:
+            found.fails[f"{dependent.kind} {dependent.name} uses {table.label}.{cmd.name}"] = None
+    found.lose(f"the statistics of column {table.label}.{cmd.name}")
+
+
+def _follow_type(found: fx.Found, table: Table, column: str, change: TypeChange) -> None:
+    """Indexes, checks and foreign keys over a column whose type changes are made anew."""
+    for index in table.indexes:
+        if column in index.uses:
+            found.locks.add((index.label, fx.ACCESS_EXCLUSIVE))
+            if not change.rewrites and change.rebuilds(index):
+                found.rebuilds[index.label] = None
+                found.scans[table.label] = None
+    for constraint in table.constraints:
+        if column not in constraint.columns:
+            continue
+        if constraint.kind == "c" and constraint.valid:
+            found.scan(table)
+        if constraint.partner is not None:
+            found.lock(found.catalog.at(constraint.partner), fx.ACCESS_EXCLUSIVE)
+    for other, key in found.catalog.references_to(table):
+        if column in key.partner_columns:
+            found.lock(other, fx.ACCESS_EXCLUSIVE)
+            if change.rewrites or change.reindexes:
+                found.scan(other)
+
+
+def _set_not_null(found: fx.Found, table: Table, cmd: Any) -> None:
+    for member in found.catalog.below(table):
+        column = member.columns.get(cmd.name)
+        if (column is None or not column.not_null) and not proves_not_null(member, cmd.name):
+            found.scans[member.label] = None
+    if not table.holds_rows_itself:
+        found.scans.pop(table.label, None)
+
+
+def _add_constraint(found: fx.Found, table: Table, cmd: Any) -> None:
+    node = cmd.def_
+    match constraint_kind(node):
+        case "FOREIGN":
+            found.lock_family(found.catalog.find(relation(node.pktable)), fx.SHARE_ROW_EXCLUSIVE)
+            if not node.skip_validation:
+                found.scan(table)
+        case "CHECK" if not node.skip_validation:
+            found.scan(table)
+        case "NOTNULL" if not node.skip_validation:
+            name = strings(node.keys)[0]
+            _set_not_null(found, table, ast.AlterTableCmd(name=name))
+        case "PRIMARY" | "UNIQUE" | "EXCLUSION":
+            _add_key(found, table, node)
+
+
+def _add_key(found: fx.Found, table: Table, node: Any) -> None:
+    if node.indexname is None:
+        found.scan(table)
+        return
+    if constraint_kind(node) != "PRIMARY":
+        return
+    known = found.catalog.index(Name(None, node.indexname))
+    for key in known[1].keys if known else ():
+        _set_not_null(found, table, ast.AlterTableCmd(name=key))
+    if known is None:
+        found.cannot_know(f"whether the columns of index {node.indexname} are NOT NULL; if not, the table is read")
+        found.scan(table)
+
+
+def _drop_constraint(found: fx.Found, table: Table, cmd: Any) -> None:
+    for constraint in table.constraints:
+        if constraint.name == cmd.name:
+            _drop_constraint_of(found, table, constraint, cascade=cmd.behavior == 1)
+            return
+    if found.catalog.connected and cmd.missing_ok:
+        return
+    found.lose(f"constraint {cmd.name} on {table.label}")
+    if not found.catalog.connected:
+        found.cannot_know(f"whether {cmd.name} is a foreign key; if so, the other table is locked too")
+
+
+def _validate(found: fx.Found, table: Table, cmd: Any) -> None:
+    known = [constraint for constraint in table.constraints if constraint.name == cmd.name]
+    if known and known[0].valid:
+        return
+    found.scan(table)
+    if known and known[0].partner is not None:
+        found.lock_family(found.catalog.at(known[0].partner), fx.ROW_SHARE)
+
+
+def _attach(found: fx.Found, table: Table, cmd: Any) -> None:
+    child = found.catalog.find(relation(cmd.def_.name))
+    found.lock_family(child, fx.ACCESS_EXCLUSIVE)
+    covered = all(any(index.keys == own.keys for own in child.indexes) for index in table.indexes)
+    if not fits_partition(child, cmd.def_.bound, table) or not covered:
+        found.scan(child)
+    for key in table.foreign_keys():
+        if key.partner is not None:
+            found.lock(found.catalog.at(key.partner), fx.SHARE_ROW_EXCLUSIVE)
+    for sibling in (found.catalog.at(name) for name in table.children):
+        if sibling.bound == "DEFAULT":
+            found.lock_family(sibling, fx.ACCESS_EXCLUSIVE)
+            found.scan(sibling)
+
+
+def _detach(found: fx.Found, table: Table, cmd: Any) -> None:
+    for member in found.catalog.below(found.catalog.find(relation(cmd.def_.name))):
+        found.lock(member, fx.ACCESS_EXCLUSIVE)
+    _default_partition(found, table)
+
+
+def _default_partition(found: fx.Found, table: Table) -> None:
+    for sibling in (found.catalog.at(name) for name in table.children):
+        if sibling.bound == "DEFAULT":
+            found.lock(sibling, fx.ACCESS_EXCLUSIVE)
+
+
+def _inherit(found: fx.Found, _table: Table, cmd: Any) -> None:
+    mode = fx.SHARE_UPDATE_EXCLUSIVE if subcommand(cmd) == "AddInherit" else fx.ACCESS_SHARE
+    found.lock(found.catalog.find(relation(cmd.def_)), mode)
+
+
+def _rewrite(found: fx.Found, table: Table, cmd: Any) -> None:
+    persistence = {"SetLogged": "p", "SetUnLogged": "u"}.get(subcommand(cmd))
+    if persistence is None or table.persistence != persistence or table.standing is Standing.UNKNOWN:
+        found.rewrite(table)
+        for index in table.indexes:
+            found.locks.add((index.label, fx.ACCESS_EXCLUSIVE))
+
+
+def _sequence(found: fx.Found, table: Table, cmd: Any) -> None:
+    mode = fx.ACCESS_EXCLUSIVE if subcommand(cmd) == "DropIdentity" else fx.SHARE_ROW_EXCLUSIVE
+    for dependent in table.of_kind("sequence"):
+        if cmd.name in dependent.columns:
+            found.locks.add((dependent.name, mode))
+
+
+def _cluster_on(found: fx.Found, table: Table, cmd: Any) -> None:
+    for index in table.indexes:
+        if index.name == cmd.name:
+            found.locks.add((index.label, fx.SHARE_UPDATE_EXCLUSIVE))
+
+
+def _set_expression(found: fx.Found, table: Table, cmd: Any) -> None:
+    column: Column | None = table.columns.get(cmd.name)
+    if column is None or column.generated:
+        found.rewrite(table)
+
+
+def _owned(table: Table) -> Iterable[str]:
+    return (dependent.name for dependent in table.of_kind("sequence"))
+
+
+def lock_owned(found: fx.Found, table: Table) -> None:
+    """Note the locks on a table's sequences, which follow it to another schema or owner, or into a DROP."""
+    for name in _owned(table):
+        found.locks.add((name, fx.ACCESS_EXCLUSIVE))
+
+
+_HANDLERS = {
+    "AddColumn": _add_column, "DropColumn": _drop_column, "AlterColumnType": _alter_type,
+    "SetNotNull": _set_not_null, "AddConstraint": _add_constraint, "DropConstraint": _drop_constraint,
+    "ValidateConstraint": _validate, "AttachPartition": _attach, "DetachPartition": _detach,
+    "AddInherit": _inherit, "DropInherit": _inherit, "SetLogged": _rewrite, "SetUnLogged": _rewrite,
+    "SetTableSpace": _rewrite, "SetAccessMethod": _rewrite, "AddIdentity": _sequence, "SetIdentity": _sequence,
+    "DropIdentity": _sequence, "ClusterOn": _cluster_on, "SetExpression": _set_expression,
+}  # fmt: skip

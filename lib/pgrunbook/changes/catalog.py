@@ -1,0 +1,282 @@
+"""What a judgement of statements needs to know of one database: sizes, uses and dependencies of what they touch.
+
+``read`` asks a database once for all statements; ``UNKNOWN`` is the catalog of nobody's database, in which every
+table counts as big and busy. ``changes.ahead`` tells what becomes of a catalog when a statement has run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from functools import cached_property
+from types import MappingProxyType
+
+from pgrunbook.changes.syntax import Name, quoted
+
+SMALL_ROWS = 10_000
+SMALL_BYTES = 8 * 1024 * 1024
+
+Key = tuple[str, str]
+
+
+class Standing(Enum):
+    """Whether a relation is in the database, made by a statement before, not there, or nobody knows."""
+
+    THERE = "there"
+    NEW = "new"
+    MISSING = "missing"
+    UNKNOWN = "unknown"
+
+
+class Weight(Enum):
+    """What holding a lock on a table, or reading it, costs others."""
+
+    NOTHING = "new or empty"
+    SMALL = "small"
+    BIG = "big, or of unknown size"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; ``base`` is the internal name of its type below domains, ``modifiers`` what stood in parentheses."""
+
+    name: str
+    type: str
+    base: str
+    modifiers: tuple[int, ...] = ()
+    checked: bool = False
+    not_null: bool = False
+    default: str | None = None
+    identity: bool = False
+    generated: bool = False
+    collation: str | None = None
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index; "" in ``keys`` is an expression, ``uses`` are all columns that it cannot be without."""
+
+    schema: str
+    name: str
+    keys: tuple[str, ...]
+    uses: frozenset[str]
+    unique: bool = False
+    primary: bool = False
+    valid: bool = True
+    plain: bool = True
+    partial: bool = False
+    bytes: int = 0
+    scans: int = 0
+
+    @property
+    def label(self) -> str:
+        """The name as SQL needs it."""
+        return f"{quoted(self.schema)}.{quoted(self.name)}" if self.schema else quoted(self.name)
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A constraint; ``kind`` as in pg_constraint (c, f, n, p, u, x), ``partner`` is what a foreign key refers to."""
+
+    name: str
+    kind: str
+    columns: tuple[str, ...] = ()
+    valid: bool = True
+    definition: str = ""
+    partner: Key | None = None
+    partner_columns: tuple[str, ...] = ()
+    on_delete: str = "a"
+    index: str | None = None
+
+
+@dataclass(frozen=True)
+class Dependent:
+    """A view, trigger, policy, publication ...; () in ``columns`` means the relation as a whole."""
+
+    kind: str
+    name: str
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A relation (table, partition, view, materialized view, sequence ...) and what hangs on it.
+
+    ``rows_estimate`` is None where nobody knows; ``reads`` and ``writes`` count since the statistics were reset.
+    """
+
+    schema: str
+    name: str
+    standing: Standing
+    kind: str = "r"
+    persistence: str = "p"
+    rows_estimate: int | None = None
+    table_bytes: int = 0
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    indexes: tuple[Index, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    dependents: tuple[Dependent, ...] = ()
+    parents: tuple[Key, ...] = ()
+    children: tuple[Key, ...] = ()
+    bound: str | None = None
+    row_security: bool = False
+    reads: int = 0
+    writes: int = 0
+    vacuumed_at: datetime | None = None
+
+    @property
+    def key(self) -> Key:
+        """Schema and name."""
+        return (self.schema, self.name)
+
+    @property
+    def label(self) -> str:
+        """The name as SQL needs it."""
+        return f"{quoted(self.schema)}.{quoted(self.name)}" if self.schema else quoted(self.name)
+
+    @property
+    def index_bytes(self) -> int:
+        """The size of all indexes."""
+        return sum(index.bytes for index in self.indexes)
+
+    @property
+    def holds_rows_itself(self) -> bool:
+        """Whether it has a heap: a table, partition or materialized view."""
+        return self.kind in ("r", "m")
+
+    @property
+    def weight(self) -> Weight:
+        """What a lock or a scan costs others, for this relation alone (:meth:`Catalog.weight` adds partitions)."""
+        if self.standing in (Standing.NEW, Standing.MISSING) or self.rows_estimate == 0:
+            return Weight.NOTHING
+        if self.standing is Standing.UNKNOWN or self.rows_estimate is None:
+            return Weight.BIG
+        small = self.rows_estimate <= SMALL_ROWS and self.table_bytes <= SMALL_BYTES
+        return Weight.SMALL if small else Weight.BIG
+
+    def foreign_keys(self) -> Iterator[Constraint]:
+        """Yield the foreign keys of the table itself."""
+        return (constraint for constraint in self.constraints if constraint.kind == "f")
+
+    def of_kind(self, *kinds: str) -> Iterator[Dependent]:
+        """Yield the dependents of these kinds."""
+        return (dependent for dependent in self.dependents if dependent.kind in kinds)
+
+
+@dataclass(frozen=True)
+class TypeFact:
+    """A type that statements name; ``base`` lies below a domain, ``checked`` is true for one with conditions."""
+
+    kind: str
+    base: str
+    modifiers: tuple[int, ...]
+    checked: bool
+    valid_constraints: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Use:
+    """A statement that the server has counted (pg_stat_statements), as it stands there."""
+
+    query: str
+    calls: int
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What is known of a database; ``connected`` is false where nobody was asked."""
+
+    connected: bool = False
+    major: int | None = None
+    time_zone: str | None = None
+    search_path: tuple[str, ...] = ("public",)
+    tables: Mapping[Key, Table] = field(default_factory=lambda: MappingProxyType({}))
+    types: Mapping[str, TypeFact] = field(default_factory=dict)
+    binary_casts: Set[tuple[str, str]] = frozenset()
+    volatile_functions: Mapping[str, bool] = field(default_factory=dict)
+    uses: tuple[Use, ...] = ()
+    uses_known: bool = False
+
+    def find(self, name: Name) -> Table:
+        """Return the relation of that name, found by the search path; its ``standing`` tells whether it is there."""
+        # Where nobody was asked, a name without schema lies in "", which stands for the default one.
+        schemas = [name.schema] if name.schema else ["", *self.search_path]
+        if not self.connected and name.schema in self.search_path:
+            schemas.append("")
+        for schema in schemas:
+            if (schema, name.name) in self.tables:
+                return self.tables[schema, name.name]
+        if not self.connected:
+            return Table(name.schema or "", name.name, Standing.UNKNOWN)
+        schema = name.schema or next((s for s in self.search_path if s != "pg_catalog"), "public")
+        return Table(schema, name.name, Standing.MISSING)
+
+    def at(self, key: Key) -> Table:
+        """Return the relation with that schema and name."""
+        return self.find(Name(key[0] or None, key[1]))
+
+    def index(self, name: Name) -> tuple[Table, Index] | None:
+        """Return the index of that name with its table, None where it is not known."""
+        for table in self.tables.values():
+            for index in table.indexes:
+                if index.name == name.name and (name.schema is None or name.schema == index.schema):
+                    return table, index
+        return None
+
+    def below(self, table: Table) -> list[Table]:
+        """Return a table with its partitions and inheritance children, itself first."""
+        found = {table.key: table}
+        waiting = list(table.children)
+        while waiting:
+            child = self.at(waiting.pop())
+            if child.key not in found:
+                found[child.key] = child
+                waiting.extend(child.children)
+        return list(found.values())
+
+    def weight(self, table: Table) -> Weight:
+        """Return what a lock on a table costs others, its partitions counted."""
+        family = self.below(table)
+        if any(member.weight is Weight.BIG for member in family):
+            return Weight.BIG
+        rows = sum(member.rows_estimate or 0 for member in family if member.weight is not Weight.NOTHING)
+        if rows > SMALL_ROWS:
+            return Weight.BIG
+        return Weight.NOTHING if all(member.weight is Weight.NOTHING for member in family) else Weight.SMALL
+
+    def rows_estimate(self, table: Table) -> int | None:
+        """Return how many rows a table holds with its partitions, None where nobody knows."""
+        counts = [t.rows_estimate for t in self.below(table) if t.holds_rows_itself]
+        if table.standing is Standing.NEW:
+            return 0
+        return None if any(count is None for count in counts) else sum(count or 0 for count in counts)
+
+    def bytes(self, table: Table) -> int:
+        """Return the size of a table with its partitions and all their indexes."""
+        return sum(member.table_bytes + member.index_bytes for member in self.below(table))
+
+    def references_to(self, table: Table) -> list[tuple[Table, Constraint]]:
+        """Return the foreign keys of other tables (and its own) that refer to a table."""
+        return self._incoming.get(table.key, [])
+
+    def labelled(self, label: str) -> Table | None:
+        """Return the relation with that label, as effects tell it; None where it is not known."""
+        return self._by_label.get(label)
+
+    @cached_property
+    def _incoming(self) -> dict[Key, list[tuple[Table, Constraint]]]:
+        found: dict[Key, list[tuple[Table, Constraint]]] = {}
+        for other in self.tables.values():
+            for constraint in other.foreign_keys():
+                if constraint.partner is not None:
+                    found.setdefault(constraint.partner, []).append((other, constraint))
+        return found
+
+    @cached_property
+    def _by_label(self) -> dict[str, Table]:
+        return {table.label: table for table in self.tables.values()}
+
+
+UNKNOWN = Catalog()

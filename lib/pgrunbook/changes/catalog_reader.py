@@ -1,0 +1,253 @@
+"""Reading from a database what ``changes.catalog`` holds, in one snapshot and ten queries."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+from pglast import ast
+from psycopg import sql
+from psycopg.rows import namedtuple_row
+
+from pgrunbook.changes.catalog import Catalog, Column, Constraint, Dependent, Index, Standing, Table, TypeFact, Use
+from pgrunbook.changes.routines import bodies
+from pgrunbook.changes.statements import Statement
+from pgrunbook.changes.syntax import Name, dotted, functions_in, object_kind, relation, tree, type_word, walk
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import load, steady
+
+PAGE_BYTES = 8_192
+GUESSED_ROW_BYTES = 100
+MOST_USES = 5_000
+
+# How much of a type's modifier is the length of a value's header, where the modifier counts it.
+_HEADER = 4
+
+
+def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
+    """Return what the statements' judgement needs of this database.
+
+    Raises Blocked when somebody holds a table exclusively for longer than the lock_timeout of reading.
+
+    Locks: AccessShareLock on the touched tables, for the moment in which their sizes are read.
+    """
+    wanted = _Wanted(statements)
+    queries = load("catalog")
+    session: Any = psycopg.Cursor(conn, row_factory=namedtuple_row).execute(queries["session"].encode()).fetchone()
+    asked = {"names": json.dumps(wanted.names()), "path": list(session.search_path), **wanted.lists()}
+    with steady(conn) as plain:
+        cursor = psycopg.Cursor(plain.connection, row_factory=namedtuple_row)
+
+        def rows(query: str, **arguments: object) -> list[Any]:
+            return cursor.execute(queries[query].encode(), arguments or None).fetchall()
+
+        relations = rows("relations", **asked)
+        oids = {"oids": [relation.oid for relation in relations]}
+        parts = {name: rows(name, **oids) for name in ("columns", "indexes", "constraints", "dependents")}
+        catalog = Catalog(
+            connected=True,
+            major=session.major,
+            time_zone=session.time_zone,
+            search_path=tuple(session.search_path),
+            tables=_tables(relations, parts),
+            types={row.name: _type_fact(row) for row in rows("types", types=asked["types"])},
+            binary_casts=frozenset((row.source, row.target) for row in rows("binary_casts")),
+            volatile_functions={row.name: row.volatile for row in rows("functions", functions=asked["functions"])},
+        )
+    uses = _uses(conn, queries["statement_statistics"])
+    return catalog if uses is None else replace(catalog, uses=tuple(uses), uses_known=True)
+
+
+class _Wanted:
+    """The names in the statements: of relations, of schemas that are dropped, of types and of functions."""
+
+    def __init__(self, statements: Iterable[Statement]) -> None:
+        self.relations: dict[Name, None] = {}
+        self.schemas: set[str] = set()
+        self.types: set[str] = set()
+        self.functions: set[str] = set()
+        for statement in statements:
+            for node in (tree(statement.sql), *bodies(tree(statement.sql))):
+                self._add(node)
+
+    def names(self) -> list[dict[str, str | None]]:
+        return [{"schema": name.schema, "name": name.name} for name in self.relations]
+
+    def lists(self) -> dict[str, list[str]]:
+        return {"schemas": sorted(self.schemas), "types": sorted(self.types), "functions": sorted(self.functions)}
+
+    def _add(self, node: Any) -> None:
+        for part in walk(node):
+            match part:
+                case ast.RangeVar():
+                    self.relations[relation(part)] = None
+                case ast.TypeName() if part.names:
+                    self.types.add(type_word(part).name)
+        self.functions.update(functions_in(node))
+        match node:
+            case ast.DropStmt():
+                self._add_dropped(object_kind(node.removeType), node.objects)
+            case ast.AlterDomainStmt():
+                self.types.add(dotted(node.typeName).name)
+            case ast.CommentStmt() if isinstance(node.object, tuple):
+                self._add_commented(object_kind(node.objtype), node.object)
+            case ast.RenameStmt() if isinstance(node.object, tuple):
+                self.types.add(dotted(node.object).name)
+
+    def _add_dropped(self, kind: str, objects: Sequence[Any]) -> None:
+        for entry in objects:
+            if kind == "SCHEMA":
+                self.schemas.add(dotted(entry).name)
+            elif kind in ("TRIGGER", "POLICY", "RULE"):
+                self.relations[dotted(entry[:-1])] = None
+            elif kind in ("TYPE", "DOMAIN"):
+                self.types.add(dotted(entry).name)
+            else:
+                self.relations[dotted(entry)] = None
+
+    def _add_commented(self, kind: str, names: Sequence[Any]) -> None:
+        inner = kind in ("COLUMN", "TABCONSTRAINT", "TRIGGER", "POLICY", "RULE")
+        self.relations[dotted(names[:-1] if inner and len(names) > 1 else names)] = None
+
+
+def _tables(relations: Sequence[Any], parts: dict[str, list[Any]]) -> dict[tuple[str, str], Table]:
+    keys = {row.oid: (row.schema, row.name) for row in relations}
+    of: dict[str, dict[int, list[Any]]] = {}
+    for name, rows in parts.items():
+        of[name] = defaultdict(list)
+        for row in rows:
+            of[name][row.oid].append(row)
+    return {
+        (row.schema, row.name): Table(
+            schema=row.schema,
+            name=row.name,
+            standing=Standing.THERE,
+            kind=row.kind,
+            persistence=row.persistence,
+            rows_estimate=_rows_estimate(row),
+            table_bytes=row.table_bytes,
+            columns={c.name: _column(c) for c in of["columns"][row.oid]},
+            indexes=tuple(_index(i) for i in of["indexes"][row.oid]),
+            constraints=tuple(_constraint(c) for c in of["constraints"][row.oid]),
+            dependents=tuple(Dependent(d.kind, d.name, tuple(d.columns)) for d in of["dependents"][row.oid]),
+            parents=tuple(keys[oid] for oid in row.parents if oid in keys),
+            children=tuple(keys[oid] for oid in row.children if oid in keys),
+            bound=row.bound,
+            row_security=row.row_security,
+            reads=row.scans,
+            writes=row.writes,
+            vacuumed_at=row.vacuumed_at,
+        )
+        for row in relations
+    }
+
+
+def _rows_estimate(row: Any) -> int | None:
+    """Rows as the planner counts them: density at the last ANALYZE, times the pages of today.
+
+    Source: https://www.postgresql.org/docs/current/row-estimation-examples.html
+    """
+    if row.kind in ("v", "f", "S"):
+        return None
+    if row.heap_bytes == 0:
+        return 0
+    live, pages = int(row.live_rows_estimate or 0), int(row.heap_bytes) // PAGE_BYTES
+    if row.reltuples >= 0 and row.pages > 0:
+        # At least one: only a table without a page is sure to be empty.
+        density = float(row.reltuples) / int(row.pages)
+        return max(round(density * pages), live, 1)
+    return live or max(1, pages * PAGE_BYTES // GUESSED_ROW_BYTES)
+
+
+def _column(row: Any) -> Column:
+    return Column(
+        name=row.name,
+        type=row.type,
+        base=row.base,
+        modifiers=_modifiers(row.base, row.modifier),
+        checked=row.checked,
+        not_null=row.not_null,
+        default=row.default_sql,
+        identity=row.identity,
+        generated=row.generated,
+        collation=row.collation,
+    )
+
+
+def _modifiers(base: str, modifier: int) -> tuple[int, ...]:
+    """Return what stood in parentheses behind the type; () where nothing did."""
+    if modifier < 0:
+        return ()
+    match base:
+        case "varchar" | "bpchar" | "_varchar" | "_bpchar":
+            return (modifier - _HEADER,)
+        case "numeric" | "_numeric":
+            packed = modifier - _HEADER
+            return (packed >> 16 & 0xFFFF, ((packed & 0x7FF) ^ 1024) - 1024)
+        case "interval":
+            precision = modifier & 0xFFFF
+            return (modifier >> 16, *(() if precision == 0xFFFF else (precision,)))
+        case _:
+            return (modifier,)
+
+
+def _index(row: Any) -> Index:
+    return Index(
+        schema=row.schema,
+        name=row.name,
+        keys=tuple(row.keys),
+        uses=frozenset(row.uses),
+        unique=row.unique,
+        primary=row.primary,
+        valid=row.valid,
+        plain=row.plain,
+        partial=row.partial,
+        bytes=row.bytes,
+        scans=row.scans,
+    )
+
+
+def _constraint(row: Any) -> Constraint:
+    return Constraint(
+        name=row.name,
+        kind=row.kind,
+        columns=tuple(row.columns),
+        valid=row.valid,
+        definition=row.definition,
+        partner=(row.partner_schema, row.partner_name) if row.partner_name else None,
+        partner_columns=tuple(row.partner_columns),
+        on_delete=row.on_delete,
+        index=row.index,
+    )
+
+
+def _type_fact(row: Any) -> TypeFact:
+    return TypeFact(
+        row.kind, row.base, _modifiers(row.base, row.modifier), row.checked, frozenset(row.valid_constraints)
+    )
+
+
+def _uses(conn: Connection, where: str) -> Iterator[Use] | None:
+    """Return the statements that the server has counted, None where it does not count or does not tell.
+
+    The extension can be installed and yet not be loaded, or hide others' statements from us.
+    """
+    try:
+        with conn.transaction():
+            found = conn.execute(where.encode()).fetchone()
+            if found is None:
+                return None
+            counted = conn.execute(
+                sql.SQL(
+                    "SELECT s.query, s.calls FROM {} AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.dbid"
+                    " WHERE d.datname = pg_catalog.current_database() AND s.query IS NOT NULL"
+                    " ORDER BY s.calls DESC LIMIT {}"
+                ).format(sql.Identifier(str(found[0]), "pg_stat_statements"), sql.Literal(MOST_USES))
+            ).fetchall()
+    except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.InsufficientPrivilege):
+        return None
+    return iter([Use(str(query), int(str(calls))) for query, calls in counted])

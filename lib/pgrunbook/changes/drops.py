@@ -1,0 +1,147 @@
+"""What DROP and TRUNCATE lock and lose, with all that CASCADE takes along; ``changes.effects`` uses it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgrunbook.changes import found as fx
+from pgrunbook.changes.alter_table import lock_owned
+from pgrunbook.changes.catalog import Standing, Table
+from pgrunbook.changes.syntax import Name, dotted, object_kind, relation
+
+CASCADE = 1
+
+
+def tell(found: fx.Found, node: Any) -> None:
+    """Note what DROP does to each object that it names."""
+    kind = object_kind(node.removeType)
+    for entry in node.objects:
+        if kind in ("TRIGGER", "POLICY", "RULE"):
+            found.lock_family(found.catalog.find(dotted(entry[:-1])), fx.ACCESS_EXCLUSIVE)
+            found.lose(f"{kind.lower()} {entry[-1].sval} on {dotted(entry[:-1])}")
+        elif kind in ("TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"):
+            drop_relation(found, found.catalog.find(dotted(entry)), cascade=node.behavior == CASCADE)
+        elif kind == "INDEX":
+            _drop_index(found, dotted(entry), node)
+        else:
+            _drop_named(found, kind, dotted(entry), cascade=node.behavior == CASCADE)
+
+
+def _drop_named(found: fx.Found, kind: str, name: Name, *, cascade: bool) -> None:
+    if kind in ("TYPE", "DOMAIN"):
+        _drop_type(found, name, cascade=cascade)
+    elif kind == "SCHEMA":
+        _drop_schema(found, name.name, cascade=cascade)
+    else:
+        _drop_other(found, kind, name, cascade=cascade)
+
+
+def drop_relation(found: fx.Found, table: Table, *, cascade: bool) -> None:
+    """Note what it means that a table, view, materialized view or sequence goes."""
+    if table.standing is Standing.MISSING:
+        return
+    family = found.catalog.below(table)
+    gone = {member.key for member in family}
+    for member in family:
+        found.lock(member, fx.ACCESS_EXCLUSIVE)
+        lock_owned(found, member)
+        if member.kind in ("r", "p"):
+            found.lose(f"table {member.label} with its rows")
+        for key in member.foreign_keys():
+            if key.partner is not None:
+                found.lock(found.catalog.at(key.partner), fx.ACCESS_EXCLUSIVE)
+        for other, key in found.catalog.references_to(member):
+            if other.key not in gone:
+                _drop_incoming(found, member, other, key.name, cascade=cascade)
+        _drop_dependents(found, member, cascade=cascade)
+    for parent in table.parents:
+        found.lock(found.catalog.at(parent), fx.ACCESS_EXCLUSIVE)
+    if table.kind in ("v", "m", "S"):
+        found.lose(f"{ {'v': 'view', 'm': 'materialized view', 'S': 'sequence'}[table.kind] } {table.label}")
+
+
+def _drop_dependents(found: fx.Found, table: Table, *, cascade: bool) -> None:
+    for dependent in table.of_kind("view", "materialized view", "function"):
+        if cascade:
+            found.lose(f"{dependent.kind} {dependent.name}")
+            if dependent.kind != "function":
+                found.locks.add((dependent.name, fx.ACCESS_EXCLUSIVE))
+        else:
+            found.fails[f"{dependent.kind} {dependent.name} depends on {table.label}"] = None
+
+
+def _drop_incoming(found: fx.Found, table: Table, other: Table, name: str, *, cascade: bool) -> None:
+    if cascade:
+        found.lose(f"foreign key {name} on {other.label}")
+        found.lock(other, fx.ACCESS_EXCLUSIVE)
+    else:
+        found.fails[f"foreign key {name} of {other.label} depends on {table.label}"] = None
+
+
+def _drop_index(found: fx.Found, name: Name, node: Any) -> None:
+    known = found.catalog.index(name)
+    if known is None and found.catalog.connected:
+        return
+    mode = fx.SHARE_UPDATE_EXCLUSIVE if node.concurrent else fx.ACCESS_EXCLUSIVE
+    found.locks.add((known[1].label if known else str(name), mode))
+    found.lose(f"index {known[1].label if known else name}")
+    if known is None:
+        found.cannot_know("the table of the index; it is locked in the same mode")
+    else:
+        found.lock_family(known[0], mode)
+
+
+def _drop_type(found: fx.Found, name: Name, *, cascade: bool) -> None:
+    if not found.catalog.connected:
+        found.cannot_know(f"which columns are of type {name}")
+    for table in found.catalog.tables.values():
+        for column in table.columns.values():
+            if column.type.rpartition(".")[2].strip('"').removesuffix("[]") != name.name:
+                continue
+            if cascade:
+                found.lock(table, fx.ACCESS_EXCLUSIVE)
+                found.lose(f"the values of column {table.label}.{column.name}")
+            else:
+                found.fails[f"column {table.label}.{column.name} is of type {name}"] = None
+
+
+def _drop_schema(found: fx.Found, schema: str, *, cascade: bool) -> None:
+    for table in list(found.catalog.tables.values()):
+        if table.schema == schema and cascade:
+            drop_relation(found, table, cascade=True)
+        elif table.schema == schema:
+            found.fails[f"{table.label} is in schema {schema}"] = None
+    if not found.catalog.connected:
+        found.cannot_know(f"what is in schema {schema}")
+
+
+def _drop_other(found: fx.Found, kind: str, name: Name, *, cascade: bool) -> None:
+    found.lose(f"{kind.lower().replace('_', ' ')} {name}")
+    if kind == "STATISTIC_EXT":
+        for table in found.catalog.tables.values():
+            if any(dependent.name == name.name for dependent in table.of_kind("statistics")):
+                found.lock(table, fx.SHARE_UPDATE_EXCLUSIVE)
+    elif kind in ("FUNCTION", "PROCEDURE", "EXTENSION", "ROUTINE") and cascade:
+        found.cannot_know(f"what depends on {kind.lower()} {name} and goes with it")
+
+
+def tell_truncate(found: fx.Found, node: Any) -> None:
+    """Note what TRUNCATE does; CASCADE follows foreign keys to tables that refer to it."""
+    waiting = [found.catalog.find(relation(part)) for part in node.relations]
+    named = {table.key for table in waiting}
+    seen: set[tuple[str, str]] = set()
+    while waiting:
+        table = waiting.pop()
+        if table.key in seen:
+            continue
+        for member in found.catalog.below(table):
+            seen.add(member.key)
+            found.lock(member, fx.ACCESS_EXCLUSIVE)
+            found.lose(f"the rows of {member.label}")
+            if member.holds_rows_itself:
+                found.empties[member.label] = None
+        for other, key in found.catalog.references_to(table):
+            if node.behavior == CASCADE:
+                waiting.append(other)
+            elif other.key not in named:
+                found.fails[f"foreign key {key.name} of {other.label} depends on {table.label}"] = None

@@ -1,0 +1,149 @@
+"""Lock modes and whom they block, and the effects of a statement while they are gathered, for ``changes.effects``.
+
+Source: https://www.postgresql.org/docs/current/explicit-locking.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pgrunbook.changes.catalog import Catalog, Standing, Table
+
+ACCESS_SHARE = "AccessShareLock"
+ROW_SHARE = "RowShareLock"
+ROW_EXCLUSIVE = "RowExclusiveLock"
+SHARE_UPDATE_EXCLUSIVE = "ShareUpdateExclusiveLock"
+SHARE = "ShareLock"
+SHARE_ROW_EXCLUSIVE = "ShareRowExclusiveLock"
+EXCLUSIVE = "ExclusiveLock"
+ACCESS_EXCLUSIVE = "AccessExclusiveLock"
+
+# Weakest first; which of them a mode waits for is PostgreSQL's table of conflicts.
+MODES = (ACCESS_SHARE, ROW_SHARE, ROW_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE, SHARE, SHARE_ROW_EXCLUSIVE, EXCLUSIVE,
+         ACCESS_EXCLUSIVE)  # fmt: skip
+CONFLICTS: dict[str, frozenset[str]] = {
+    ACCESS_SHARE: frozenset(MODES[7:]),
+    ROW_SHARE: frozenset(MODES[6:]),
+    ROW_EXCLUSIVE: frozenset(MODES[4:]),
+    SHARE_UPDATE_EXCLUSIVE: frozenset(MODES[3:]),
+    SHARE: frozenset({ROW_EXCLUSIVE, *MODES[3:]}) - {SHARE},
+    SHARE_ROW_EXCLUSIVE: frozenset(MODES[2:]),
+    EXCLUSIVE: frozenset(MODES[1:]),
+    ACCESS_EXCLUSIVE: frozenset(MODES),
+}
+_WHO = {
+    "readers": ACCESS_SHARE,
+    "row locks": ROW_SHARE,
+    "writers": ROW_EXCLUSIVE,
+    "vacuum": SHARE_UPDATE_EXCLUSIVE,
+    "schema changes": ACCESS_EXCLUSIVE,
+}
+
+
+@dataclass(frozen=True, order=True)
+class Lock:
+    """A lock on one object, its mode spelt as in pg_locks."""
+
+    object: str
+    mode: str
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Who waits while it is held: of readers, row locks, writers, vacuum and schema changes."""
+        return blocks(self.mode)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What a statement does; objects by name, those that it makes itself left out.
+
+    A mode that a stronger one on the same object covers is left out, and so are the locks on a table's own
+    indexes unless they are stronger than the table's. ``scans`` are read from end to end, ``rewrites`` are
+    written anew with all their indexes, ``rebuilds`` are single indexes, ``empties`` lose all rows at once.
+    """
+
+    locks: tuple[Lock, ...] = ()
+    scans: tuple[str, ...] = ()
+    rewrites: tuple[str, ...] = ()
+    rebuilds: tuple[str, ...] = ()
+    empties: tuple[str, ...] = ()
+    loses: tuple[str, ...] = ()
+    fails: tuple[str, ...] = ()
+    unsure: tuple[str, ...] = ()
+
+    def mode_on(self, label: str) -> str | None:
+        """Return the strongest mode on an object, None where it is not locked."""
+        found = [lock.mode for lock in self.locks if lock.object == label]
+        return max(found, key=MODES.index) if found else None
+
+
+def blocks(mode: str) -> tuple[str, ...]:
+    """Return who waits while a lock of this mode is held."""
+    return tuple(who for who, theirs in _WHO.items() if theirs in CONFLICTS[mode])
+
+
+def covers(mode: str, other: str) -> bool:
+    """Whether everybody who waits for the other mode waits for this one too."""
+    return CONFLICTS[mode] >= CONFLICTS[other]
+
+
+def strongest(locks: Iterable[tuple[str, str]]) -> tuple[Lock, ...]:
+    """Return pairs of object and mode as locks, sorted, without those that another one covers."""
+    pairs = sorted(set(locks))
+    return tuple(
+        Lock(name, mode)
+        for name, mode in pairs
+        if not any(name == n and mode != m and covers(m, mode) for n, m in pairs)
+    )
+
+
+@dataclass
+class Found:
+    """Effects while they are gathered."""
+
+    catalog: Catalog
+    locks: set[tuple[str, str]] = field(default_factory=set)
+    scans: dict[str, None] = field(default_factory=dict)
+    rewrites: dict[str, None] = field(default_factory=dict)
+    rebuilds: dict[str, None] = field(default_factory=dict)
+    empties: dict[str, None] = field(default_factory=dict)
+    loses: dict[str, None] = field(default_factory=dict)
+    fails: dict[str, None] = field(default_factory=dict)
+    unsure: dict[str, None] = field(default_factory=dict)
+
+    def effects(self) -> Effects:
+        """Return what was found."""
+        lists = (self.scans, self.rewrites, self.rebuilds, self.empties, self.loses, self.fails, self.unsure)
+        return Effects(strongest(self.locks), *(tuple(found) for found in lists))
+
+    def lock(self, table: Table, mode: str) -> None:
+        """Note a lock on a relation that is there."""
+        if table.standing is not Standing.MISSING:
+            self.locks.add((table.label, mode))
+
+    def lock_family(self, table: Table, mode: str) -> None:
+        """Note a lock on a table and everything below it."""
+        for member in self.catalog.below(table):
+            self.lock(member, mode)
+
+    def scan(self, table: Table) -> None:
+        """Note that a table is read from end to end, partition by partition."""
+        for member in self.catalog.below(table):
+            if member.holds_rows_itself and member.standing is not Standing.MISSING:
+                self.scans[member.label] = None
+
+    def rewrite(self, table: Table) -> None:
+        """Note that a table is written anew, and read for it."""
+        self.scan(table)
+        for member in self.catalog.below(table):
+            if member.holds_rows_itself and member.standing is not Standing.MISSING:
+                self.rewrites[member.label] = None
+
+    def lose(self, what: str) -> None:
+        """Note something that is gone afterwards."""
+        self.loses[what] = None
+
+    def cannot_know(self, what: str) -> None:
+        """Note what the text and the catalog do not tell."""
+        self.unsure[what] = None

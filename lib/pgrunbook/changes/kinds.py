@@ -1,0 +1,269 @@
+"""What a statement is: its kind, the guide's type, whether it needs to run alone, and the objects it names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+from pglast import ast, enums
+
+
+class Type(StrEnum):
+    """The guide's three types of a migration, told for each statement.
+
+    ``compatible``: running code goes on as before. ``breaking``: running code that reads or writes
+    what is touched may fail. ``data``: rows change.
+    """
+
+    COMPATIBLE = "backward compatible"
+    BREAKING = "breaking"
+    DATA = "data"
+
+
+class Policy(StrEnum):
+    """Whether a statement runs in its migration's transaction, or cannot and runs alone."""
+
+    TOGETHER = "in the migration's transaction"
+    ALONE = "alone"
+
+
+_NEVER_IN_A_TRANSACTION = (
+    ast.CreatedbStmt | ast.DropdbStmt | ast.CreateTableSpaceStmt | ast.DropTableSpaceStmt | ast.AlterSystemStmt
+    | ast.CreateSubscriptionStmt | ast.AlterSubscriptionStmt | ast.DropSubscriptionStmt
+)  # fmt: skip
+
+
+def cannot_run_in_a_transaction(node: Any) -> bool:
+    """Tell whether the server refuses a statement inside a transaction block, whatever it is about."""
+    match node:
+        case ast.IndexStmt() | ast.DropStmt():
+            return bool(node.concurrent)
+        case ast.ReindexStmt():
+            wide = node.kind in (
+                enums.ReindexObjectType.REINDEX_OBJECT_SCHEMA,
+                enums.ReindexObjectType.REINDEX_OBJECT_SYSTEM,
+                enums.ReindexObjectType.REINDEX_OBJECT_DATABASE,
+            )
+            return wide or _has_option(node.params, "concurrently")
+        case ast.VacuumStmt():
+            return bool(node.is_vacuumcmd)
+        case ast.ClusterStmt():
+            return node.relation is None
+        case ast.DiscardStmt():
+            return bool(node.target == enums.DiscardMode.DISCARD_ALL)
+        case ast.AlterDatabaseStmt():
+            return _has_option(node.options, "tablespace")
+        case ast.AlterTableStmt():
+            return _detaches_concurrently(node)
+    return isinstance(node, _NEVER_IN_A_TRANSACTION)
+
+
+def waits_without_harm(kind: str) -> bool:
+    """Tell whether others go on while a statement of this kind waits for its locks.
+
+    It waits for old snapshots, or for a lock that conflicts with no reader and no writer
+    (https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-TABLES).
+    """
+    return "CONCURRENTLY" in kind or kind == "VACUUM"
+
+
+_KINDS: dict[str, str] = {
+    "CreateStmt": "CREATE TABLE", "CreateTableAsStmt": "CREATE TABLE AS", "ViewStmt": "CREATE VIEW",
+    "IndexStmt": "CREATE INDEX", "CreateSchemaStmt": "CREATE SCHEMA", "CreateSeqStmt": "CREATE SEQUENCE",
+    "AlterSeqStmt": "ALTER SEQUENCE", "CreateEnumStmt": "CREATE TYPE", "CompositeTypeStmt": "CREATE TYPE",
+    "CreateRangeStmt": "CREATE TYPE", "CreateDomainStmt": "CREATE DOMAIN",
+    "AlterDomainStmt": "ALTER DOMAIN", "CreateFunctionStmt": "CREATE FUNCTION", "CreateTrigStmt": "CREATE TRIGGER",
+    "CreatePolicyStmt": "CREATE POLICY", "AlterPolicyStmt": "ALTER POLICY", "CreateExtensionStmt": "CREATE EXTENSION",
+    "RuleStmt": "CREATE RULE", "InsertStmt": "INSERT", "UpdateStmt": "UPDATE", "DeleteStmt": "DELETE",
+    "MergeStmt": "MERGE", "TruncateStmt": "TRUNCATE", "SelectStmt": "SELECT", "DoStmt": "DO", "CallStmt": "CALL",
+    "CommentStmt": "COMMENT", "VariableSetStmt": "SET", "LockStmt": "LOCK", "CopyStmt": "COPY",
+    "RefreshMatViewStmt": "REFRESH MATERIALIZED VIEW", "ClusterStmt": "CLUSTER",
+    "CreateStatsStmt": "CREATE STATISTICS", "AlterOwnerStmt": "ALTER OWNER",
+    "AlterObjectSchemaStmt": "ALTER SET SCHEMA", "DropOwnedStmt": "DROP OWNED",
+    "AlterDefaultPrivilegesStmt": "ALTER DEFAULT PRIVILEGES",
+    "CreatePublicationStmt": "CREATE PUBLICATION", "AlterPublicationStmt": "ALTER PUBLICATION",
+    "CreateRoleStmt": "CREATE ROLE", "AlterRoleStmt": "ALTER ROLE", "DropRoleStmt": "DROP ROLE",
+    "CreatedbStmt": "CREATE DATABASE", "DropdbStmt": "DROP DATABASE",
+    "CreateTableSpaceStmt": "CREATE TABLESPACE", "DropTableSpaceStmt": "DROP TABLESPACE",
+}  # fmt: skip
+
+
+def kind(node: Any) -> str:
+    """Return a statement's kind, in the words of the manual."""
+    name = type(node).__name__
+    match node:
+        case ast.AlterTableStmt():
+            what = _object_word(node.objtype)
+            concurrently = " CONCURRENTLY" if _detaches_concurrently(node) else ""
+            return f"ALTER {what} " + ", ".join(dict.fromkeys(_subcommand(cmd) for cmd in node.cmds)) + concurrently
+        case ast.RenameStmt():
+            return f"RENAME {_object_word(node.renameType)}"
+        case ast.DropStmt():
+            return f"DROP {_object_word(node.removeType)}" + (" CONCURRENTLY" if node.concurrent else "")
+        case ast.IndexStmt():
+            return f"CREATE {'UNIQUE ' if node.unique else ''}INDEX{' CONCURRENTLY' if node.concurrent else ''}"
+        case ast.GrantStmt() | ast.GrantRoleStmt():
+            return "GRANT" if node.is_grant else "REVOKE"
+        case ast.VacuumStmt():
+            full = " FULL" if _has_option(node.options, "full") else ""
+            return f"VACUUM{full}" if node.is_vacuumcmd else "ANALYZE"
+        case ast.ReindexStmt():
+            return "REINDEX" + (" CONCURRENTLY" if _has_option(node.params, "concurrently") else "")
+        case ast.AlterEnumStmt():
+            return "ALTER TYPE RENAME VALUE" if node.oldVal is not None else "ALTER TYPE ADD VALUE"
+        case ast.SelectStmt() if node.intoClause is not None:
+            return "SELECT INTO"
+        case ast.CreateTableAsStmt() if node.objtype == enums.ObjectType.OBJECT_MATVIEW:
+            return "CREATE MATERIALIZED VIEW"
+    return _KINDS.get(name, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removesuffix("Stmt")).upper())
+
+
+def _object_word(kind: Any) -> str:
+    return (
+        str(enums.ObjectType(kind).name)
+        .removeprefix("OBJECT_")
+        .replace("_", " ")
+        .replace("MATVIEW", "MATERIALIZED VIEW")
+    )
+
+
+def _subcommand(cmd: Any) -> str:
+    """AT_AlterColumnType -> ALTER COLUMN TYPE."""
+    name = enums.AlterTableType(cmd.subtype).name.removeprefix("AT_")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).upper()
+
+
+_BREAKING_SUBCOMMANDS = {
+    "AT_DropColumn", "AT_AlterColumnType", "AT_SetNotNull", "AT_AddConstraint", "AT_EnableRowSecurity",
+    "AT_ForceRowSecurity", "AT_SetUnLogged", "AT_DropIdentity", "AT_DropExpression", "AT_DetachPartition",
+    "AT_EnableAlwaysRule", "AT_EnableRule", "AT_AddIdentity",
+}  # fmt: skip
+_HARMLESS_DROPS = {
+    "OBJECT_INDEX",
+    "OBJECT_STATISTIC_EXT",
+    "OBJECT_POLICY",
+    "OBJECT_TRIGGER",
+    "OBJECT_RULE",
+    "OBJECT_PUBLICATION",
+}
+
+
+def type_of(node: Any) -> Type:
+    """Return which of the guide's types a statement has, as far as its text tells."""
+    if _changes_rows(node):
+        return Type.DATA
+    match node:
+        case ast.RenameStmt():
+            harmless = node.renameType in (
+                enums.ObjectType.OBJECT_INDEX,
+                enums.ObjectType.OBJECT_TABCONSTRAINT,
+            )
+            return Type.COMPATIBLE if harmless else Type.BREAKING
+        case ast.DropStmt():
+            harmless = enums.ObjectType(node.removeType).name in _HARMLESS_DROPS
+            return Type.COMPATIBLE if harmless else Type.BREAKING
+        case ast.AlterTableStmt():
+            return Type.BREAKING if any(_breaks(cmd) for cmd in node.cmds) else Type.COMPATIBLE
+        case ast.IndexStmt():
+            return Type.BREAKING if node.unique else Type.COMPATIBLE
+        case ast.AlterEnumStmt():
+            return Type.BREAKING if node.oldVal is not None else Type.COMPATIBLE
+        case ast.GrantStmt() | ast.GrantRoleStmt():
+            return Type.COMPATIBLE if node.is_grant else Type.BREAKING
+        case ast.AlterObjectSchemaStmt() | ast.DropOwnedStmt() | ast.DropRoleStmt() | ast.CreatePolicyStmt():
+            return Type.BREAKING
+        case ast.RuleStmt() | ast.CreateTrigStmt() | ast.AlterDomainStmt() | ast.LockStmt():
+            return Type.BREAKING
+    return Type.COMPATIBLE
+
+
+def _breaks(cmd: Any) -> bool:
+    name = enums.AlterTableType(cmd.subtype).name
+    if name == "AT_ColumnDefault":
+        return cmd.def_ is None
+    if name != "AT_AddColumn":
+        return name in _BREAKING_SUBCOMMANDS
+    kinds = {enums.ConstrType(c.contype).name for c in cmd.def_.constraints or ()}
+    serial = str(cmd.def_.typeName.names[-1].sval).endswith(("serial", "serial2", "serial4", "serial8"))
+    filled = serial or {"CONSTR_DEFAULT", "CONSTR_IDENTITY", "CONSTR_GENERATED"} & kinds
+    return bool({"CONSTR_NOTNULL", "CONSTR_PRIMARY"} & kinds) and not filled
+
+
+def _changes_rows(node: Any) -> bool:
+    """DML, also inside WITH; code that we cannot see into counts as changing rows."""
+    opaque = ast.DoStmt | ast.CallStmt | ast.TruncateStmt
+    dml = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
+    if isinstance(node, opaque | dml):
+        return True
+    if isinstance(node, ast.CopyStmt):
+        return bool(node.is_from)
+    if not isinstance(node, ast.SelectStmt):
+        return False
+    return any(isinstance(part, dml) or _is_foreign_call(part) for part in _walk(node))
+
+
+def _is_foreign_call(part: Any) -> bool:
+    """A function outside pg_catalog, as far as its name tells, may write; the few that are known do not."""
+    if not isinstance(part, ast.FuncCall):
+        return False
+    return part.funcname[-1].sval not in (
+        "set_config",
+        "current_setting",
+        "pg_sleep",
+        "count",
+        "now",
+        "setval",
+    )
+
+
+def _has_option(options: Any, name: str) -> bool:
+    """Tell whether an option is on: named alone, or with anything but a no."""
+    for option in options or ():
+        if isinstance(option, ast.DefElem) and option.defname == name:
+            value = getattr(option.arg, "sval", None) or getattr(option.arg, "ival", True)
+            return str(value).lower() not in ("false", "off", "0", "no")
+    return False
+
+
+def _detaches_concurrently(node: Any) -> bool:
+    return any(isinstance(cmd.def_, ast.PartitionCmd) and bool(cmd.def_.concurrent) for cmd in node.cmds)
+
+
+def _walk(node: Any) -> Iterator[Any]:
+    if isinstance(node, ast.Node):
+        yield node
+        for slot in node:
+            yield from _walk(getattr(node, slot))
+    elif isinstance(node, tuple):
+        for part in node:
+            yield from _walk(part)
+
+
+def objects(node: Any) -> Iterator[str]:
+    """Yield the names of what a statement names first: relations, or the objects of a DROP."""
+    seen: set[str] = set()
+    named: list[str] = []
+    if isinstance(node, ast.DropStmt):
+        named = [_dotted(entry) for entry in node.objects]
+    elif isinstance(node, ast.AlterEnumStmt | ast.CreateEnumStmt):
+        named = [_dotted(node.typeName)]
+    else:
+        named = [_relation(part) for part in _walk(node) if isinstance(part, ast.RangeVar)]
+    for name in named:
+        if name and name not in seen:
+            seen.add(name)
+            yield name
+
+
+def _relation(part: Any) -> str:
+    return f"{part.schemaname}.{part.relname}" if part.schemaname else str(part.relname)
+
+
+def _dotted(entry: Any) -> str:
+    if isinstance(entry, ast.TypeName):
+        entry = entry.names
+    parts = entry if isinstance(entry, tuple) else (entry,)
+    texts: list[str] = [p.sval for p in parts if isinstance(p, ast.String)]
+    return ".".join(texts)

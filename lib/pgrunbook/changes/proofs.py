@@ -1,0 +1,76 @@
+"""Constraints that let PostgreSQL skip reading a table, as ``changes.effects`` needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pglast
+from pglast import ast, enums
+from pglast.parser import ParseError
+
+from pgrunbook.changes.catalog import Table
+from pgrunbook.changes.syntax import walk
+
+
+def proves_not_null(table: Table, column: str) -> bool:
+    """Whether a validated CHECK says that a column is NOT NULL (or a NOT NULL does, from PostgreSQL 18 on)."""
+    for constraint in table.constraints:
+        if constraint.valid and constraint.kind == "n" and column in constraint.columns:
+            return True
+        is_check = constraint.valid and constraint.kind == "c"
+        if is_check and any(_is_not_null(part, column) for part in _conjuncts(constraint.definition)):
+            return True
+    return False
+
+
+def fits_partition(table: Table, bound: Any, parent: Table) -> bool:
+    """Whether a validated CHECK of a table to attach names the bounds of its partition.
+
+    PostgreSQL proves it; here the same constants with IS NOT NULL count as the proof, and nothing else does.
+    """
+    if bound is None or bound.is_default:
+        return False
+    wanted = {
+        value.sval
+        for part in (*(bound.lowerdatums or ()), *(bound.upperdatums or ()), *(bound.listdatums or ()))
+        for value in _constants(part)
+    }
+    for constraint in table.constraints:
+        if constraint.kind == "c" and constraint.valid and constraint.definition:
+            said = {value.sval for part in _conjuncts(constraint.definition) for value in _constants(part)}
+            nulls = any(_is_not_null(part, None) for part in _conjuncts(constraint.definition))
+            known_not_null = all(table.columns[c].not_null for c in constraint.columns if c in table.columns)
+            if wanted and wanted <= said and (nulls or known_not_null) and parent.kind == "p":
+                return True
+    return False
+
+
+def _conjuncts(definition: str) -> Iterator[Any]:
+    """Yield the parts of CHECK (a AND b AND ...) as pg_get_constraintdef prints it, or as it was written."""
+    condition = definition.strip().removeprefix("CHECK").removesuffix("NOT VALID").strip()
+    try:
+        expression = pglast.parse_sql(f"SELECT {condition}")[0].stmt.targetList[0].val
+    except ParseError:
+        return
+    waiting = [expression]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, ast.BoolExpr) and part.boolop == enums.BoolExprType.AND_EXPR:
+            waiting.extend(part.args)
+        else:
+            yield part
+
+
+def _is_not_null(part: Any, column: str | None) -> bool:
+    if not isinstance(part, ast.NullTest) or part.nulltesttype != enums.NullTestType.IS_NOT_NULL:
+        return False
+    named = isinstance(part.arg, ast.ColumnRef) and getattr(part.arg.fields[-1], "sval", None)
+    return bool(named) and column in (None, named)
+
+
+def _constants(part: Any) -> Iterator[ast.String]:
+    for node in walk(part):
+        if isinstance(node, ast.A_Const) and not node.isnull:
+            value = node.val
+            yield ast.String(sval=str(getattr(value, "sval", None) or getattr(value, "fval", None) or value.ival))

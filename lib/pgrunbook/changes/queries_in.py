@@ -1,0 +1,106 @@
+"""What reading and writing rows locks, scans and loses; ``changes.effects`` uses it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.changes import found as fx
+from pgrunbook.changes.catalog import Constraint, Table
+from pgrunbook.changes.syntax import functions_in, relation, relations_in, strings, walk
+
+Writing = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
+
+_SEQUENCES = {"nextval", "setval", "currval", "lastval"}
+_QUIET = {"count", "sum", "min", "max", "avg", "now", "coalesce", "set_config", "current_setting", "pg_sleep"}
+
+
+def plan(found: fx.Found, node: Any) -> None:
+    """Note what PostgreSQL locks to plan a query that it does not run."""
+    for name in relations_in(node):
+        found.lock_family(found.catalog.find(name), fx.ACCESS_SHARE)
+    _writes(found, node, runs=False)
+
+
+def read(found: fx.Found, node: Any) -> None:
+    """Note what a query locks; a SELECT can also write, in WITH or through a function."""
+    locking = any(isinstance(part, ast.LockingClause) for part in walk(node))
+    for name in relations_in(node):
+        found.lock_family(found.catalog.find(name), fx.ROW_SHARE if locking else fx.ACCESS_SHARE)
+    if isinstance(node, ast.SelectStmt) and node.whereClause is None and node.limitCount is None:
+        for source in node.fromClause or ():
+            if isinstance(source, ast.RangeVar):
+                found.scan(found.catalog.find(relation(source)))
+    for function in functions_in(node):
+        if found.catalog.volatile_functions.get(function, False) and function not in _QUIET | _SEQUENCES:
+            found.cannot_know(f"what function {function} does")
+    _writes(found, node, runs=True)
+
+
+def tell(found: fx.Found, node: Any) -> None:
+    """Note what INSERT, UPDATE, DELETE or MERGE does."""
+    for name in relations_in(node):
+        if name != relation(node.relation):
+            found.lock_family(found.catalog.find(name), fx.ACCESS_SHARE)
+    if isinstance(node, ast.InsertStmt) and isinstance(node.selectStmt, ast.SelectStmt):
+        for part in node.selectStmt.fromClause or ():
+            if isinstance(part, ast.RangeVar) and node.selectStmt.whereClause is None:
+                found.scan(found.catalog.find(relation(part)))
+    _writes(found, node, runs=True)
+
+
+def _writes(found: fx.Found, node: Any, *, runs: bool) -> None:
+    for part in walk(node):
+        if isinstance(part, Writing):
+            _write(found, part, runs=runs)
+
+
+def _write(found: fx.Found, node: Any, *, runs: bool) -> None:
+    table = found.catalog.find(relation(node.relation))
+    if isinstance(node, ast.InsertStmt):
+        found.lock(table, fx.ROW_EXCLUSIVE)
+        if table.children:
+            found.cannot_know(f"into which partition of {table.label} the rows go")
+    else:
+        found.lock_family(table, fx.ROW_EXCLUSIVE)
+        if getattr(node, "whereClause", None) is None and runs and not isinstance(node, ast.MergeStmt):
+            found.scan(table)
+    if runs:
+        _check_keys(found, table, node)
+        if list(table.of_kind("trigger")):
+            found.cannot_know(f"what the triggers of {table.label} do")
+    if isinstance(node, ast.DeleteStmt):
+        found.lose(f"rows of {table.label}")
+
+
+def _check_keys(found: fx.Found, table: Table, node: Any) -> None:
+    """Foreign keys are checked for the rows that change, and followed where they cascade."""
+    if isinstance(node, ast.InsertStmt):
+        named = set(strings(tuple(ast.String(sval=c.name) for c in node.cols or ())))
+        for key in table.foreign_keys():
+            if key.partner is not None and (not named or named & set(key.columns)):
+                found.lock(found.catalog.at(key.partner), fx.ROW_SHARE)
+    elif isinstance(node, ast.UpdateStmt):
+        changed = {target.name for target in node.targetList}
+        for key in table.foreign_keys():
+            if key.partner is not None and changed & set(key.columns):
+                found.lock(found.catalog.at(key.partner), fx.ROW_SHARE)
+        for other, key in found.catalog.references_to(table):
+            if changed & set(key.partner_columns):
+                found.lock(other, fx.ROW_EXCLUSIVE)
+    elif isinstance(node, ast.DeleteStmt):
+        _follow_delete(found, table, {table.key})
+
+
+def _follow_delete(found: fx.Found, table: Table, seen: set[tuple[str, str]]) -> None:
+    for other, key in found.catalog.references_to(table):
+        found.lock(other, fx.ROW_EXCLUSIVE if _writes_there(key) else fx.ROW_SHARE)
+        if key.on_delete == "c":
+            found.lose(f"rows of {other.label}, by foreign key {key.name}")
+            if other.key not in seen:
+                _follow_delete(found, other, seen | {other.key})
+
+
+def _writes_there(key: Constraint) -> bool:
+    return key.on_delete in ("c", "n", "d")

@@ -1,0 +1,73 @@
+"""What became of each step of an execution: shown live by migrate and rollback, and kept at their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from pgrunbook.changes.plan import Change, Plan, Step
+
+
+class StepState(StrEnum):
+    """How a step stands in this execution."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    RAN = "ran, commit not seen"
+    DONE = "done"
+    DONE_BEFORE = "done before"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of time that a step spent, in seconds of ``time.monotonic``."""
+
+    kind: str  # running, waiting
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of a step: attempts, time, rows touched, and who stood in its way."""
+
+    migration: str
+    step: Step
+    state: StepState = StepState.WAITING
+    attempt: int = 0
+    ran_ms: float = 0.0
+    waited_ms: float = 0.0
+    rows: int | None = None
+    blockers: str = ""
+    notices: tuple[str, ...] = ()
+    stretches: tuple[Stretch, ...] = ()
+
+
+class Results:
+    """The results of a plan's steps, in order; tells ``on_change`` of each change."""
+
+    def __init__(self, plan: Plan, on_change: Callable[[list[StepResult]], None]) -> None:
+        self.all = [StepResult(change.migration, step) for change, step in plan.steps()]
+        self._places = {(r.migration, r.step.number): place for place, r in enumerate(self.all)}
+        self._on_change = on_change
+
+    def of(self, change: Change, step: Step) -> StepResult:
+        """Return the result of a step."""
+        return self.all[self._places[change.migration, step.number]]
+
+    def set(self, change: Change, step: Step, **facts: object) -> None:
+        """Change what is known of a step."""
+        place = self._places[change.migration, step.number]
+        self.all[place] = replace(self.all[place], **facts)  # type: ignore[arg-type]
+        self._on_change(self.all)
+
+    def mark(self, change: Change, group: Sequence[Step], state: StepState) -> None:
+        """Set the state of several steps of a migration."""
+        for step in group:
+            self.set(change, step, state=state)
+
+    def running(self, change: Change, group: Sequence[Step]) -> Step | None:
+        """Return the step that is being sent, None where none is."""
+        return next((step for step in group if self.of(change, step).state is StepState.RUNNING), None)

@@ -1,0 +1,300 @@
+"""What each kind of statement locks, reads, rewrites and loses; ``changes.effects`` asks it.
+
+Source: https://www.postgresql.org/docs/current/explicit-locking.html and the page of each command
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.changes import alter_table, drops, queries_in
+from pgrunbook.changes import found as fx
+from pgrunbook.changes.catalog import Index, Standing, Table
+from pgrunbook.changes.routines import block
+from pgrunbook.changes.syntax import (
+    Name,
+    constraint_kind,
+    dotted,
+    object_kind,
+    options,
+    relation,
+    relations_in,
+    text,
+    tree,
+    walk,
+)
+
+GRANT_LOCKS_FROM = 18
+
+
+def tell(found: fx.Found, node: Any) -> None:
+    """Note what a statement does."""
+    handler = _HANDLERS.get(type(node).__name__)
+    if handler is not None:
+        handler(found, node)
+
+
+def _table(found: fx.Found, node: Any) -> Table:
+    return found.catalog.find(relation(node))
+
+
+def _alter_table(found: fx.Found, node: Any) -> None:
+    if object_kind(node.objtype) == "INDEX":
+        alter_table.tell_index(found, node)
+    elif object_kind(node.objtype) != "TYPE":
+        alter_table.tell(found, node)
+
+
+def _create_index(found: fx.Found, node: Any) -> None:
+    table = _table(found, node.relation)
+    mode = fx.SHARE_UPDATE_EXCLUSIVE if node.concurrent else fx.SHARE
+    if node.if_not_exists and node.idxname and found.catalog.index(Name(table.schema or None, node.idxname)):
+        found.lock(table, mode)
+        return
+    if node.relation.inh:
+        found.lock_family(table, mode)
+        found.scan(table)
+    else:
+        found.lock(table, mode)
+        if table.kind != "p":
+            found.scan(table)
+
+
+def _reindex(found: fx.Found, node: Any) -> None:
+    if node.relation is None:
+        found.cannot_know("which tables REINDEX of a whole schema or database locks, one after the other")
+        return
+    concurrent = "concurrently" in options(node.params)
+    known = found.catalog.index(relation(node.relation))
+    is_index = node.kind == 0
+    if is_index and known is None:
+        found.locks.add((str(relation(node.relation)), _index_mode(concurrent=concurrent)))
+        found.cannot_know("the table of the index; it is locked too")
+        return
+    table = known[0] if known and is_index else _table(found, node.relation)
+    chosen = (known[1],) if known and is_index else None
+    for member in found.catalog.below(table) if chosen is None else [table]:
+        found.lock(member, fx.SHARE_UPDATE_EXCLUSIVE if concurrent else fx.SHARE)
+        _rebuild(found, member, chosen or member.indexes, _index_mode(concurrent=concurrent))
+
+
+def _index_mode(*, concurrent: bool) -> str:
+    return fx.SHARE_UPDATE_EXCLUSIVE if concurrent else fx.ACCESS_EXCLUSIVE
+
+
+def _rebuild(found: fx.Found, table: Table, indexes: tuple[Index, ...], mode: str) -> None:
+    for index in indexes:
+        found.locks.add((index.label, mode))
+        found.rebuilds[index.label] = None
+        found.scan(table)
+
+
+def _cluster(found: fx.Found, node: Any) -> None:
+    if node.relation is None:
+        found.cannot_know("which tables CLUSTER without a name rewrites")
+        return
+    table = _table(found, node.relation)
+    found.lock(table, fx.ACCESS_EXCLUSIVE)
+    found.rewrite(table)
+
+
+def _vacuum(found: fx.Found, node: Any) -> None:
+    chosen = options(node.options)
+    full = node.is_vacuumcmd and "full" in chosen
+    for target in node.rels or ():
+        table = _table(found, target.relation)
+        found.lock_family(table, fx.ACCESS_EXCLUSIVE if full else fx.SHARE_UPDATE_EXCLUSIVE)
+        if full:
+            found.rewrite(table)
+    if not node.rels:
+        found.cannot_know("which tables VACUUM or ANALYZE without a name touches: all that it may")
+
+
+def _rename(found: fx.Found, node: Any) -> None:
+    kind = object_kind(node.renameType)
+    if kind == "INDEX" or (node.relation is not None and found.catalog.index(relation(node.relation))):
+        known = found.catalog.index(relation(node.relation))
+        found.locks.add((known[1].label if known else str(relation(node.relation)), fx.SHARE_UPDATE_EXCLUSIVE))
+    elif node.relation is not None:
+        table = _table(found, node.relation)
+        recurses = kind in ("COLUMN", "TABCONSTRAINT", "TRIGGER") and node.relation.inh
+        (found.lock_family if recurses else found.lock)(table, fx.ACCESS_EXCLUSIVE)
+
+
+def _set_schema(found: fx.Found, node: Any) -> None:
+    if node.relation is not None:
+        table = _table(found, node.relation)
+        found.lock(table, fx.ACCESS_EXCLUSIVE)
+        alter_table.lock_owned(found, table)
+
+
+def _create_table(found: fx.Found, node: Any) -> None:
+    for parent in node.inhRelations or ():
+        table = _table(found, parent)
+        found.lock(table, fx.ACCESS_EXCLUSIVE if node.partbound else fx.SHARE_UPDATE_EXCLUSIVE)
+        if node.partbound:
+            for sibling in (found.catalog.at(key) for key in table.children):
+                if sibling.bound == "DEFAULT":
+                    found.lock(sibling, fx.ACCESS_EXCLUSIVE)
+                    found.scan(sibling)
+    own = relation(node.relation)
+    for part in walk(node):
+        if isinstance(part, ast.TableLikeClause):
+            found.lock(_table(found, part.relation), fx.ACCESS_SHARE)
+        elif isinstance(part, ast.Constraint) and constraint_kind(part) == "FOREIGN" and relation(part.pktable) != own:
+            found.lock_family(_table(found, part.pktable), fx.SHARE_ROW_EXCLUSIVE)
+
+
+def _create_trigger(found: fx.Found, node: Any) -> None:
+    found.lock_family(_table(found, node.relation), fx.SHARE_ROW_EXCLUSIVE)
+    if node.constrrel is not None:
+        found.lock(_table(found, node.constrrel), fx.ACCESS_SHARE)
+
+
+def _exclusively(attribute: str) -> Callable[[fx.Found, Any], None]:
+    def tell_it(found: fx.Found, node: Any) -> None:
+        found.lock(_table(found, getattr(node, attribute)), fx.ACCESS_EXCLUSIVE)
+
+    return tell_it
+
+
+def _create_view(found: fx.Found, node: Any) -> None:
+    queries_in.plan(found, node.query)
+    view = _table(found, node.view)
+    if node.replace and view.standing is not Standing.UNKNOWN:
+        found.lock(view, fx.ACCESS_EXCLUSIVE)
+    elif node.replace:
+        found.locks.add((view.label, fx.ACCESS_EXCLUSIVE))
+
+
+def _create_as(found: fx.Found, node: Any) -> None:
+    queries_in.read(found, node.query)
+
+
+def _refresh(found: fx.Found, node: Any) -> None:
+    view = _table(found, node.relation)
+    found.lock(view, fx.EXCLUSIVE if node.concurrent else fx.ACCESS_EXCLUSIVE)
+    if not node.concurrent:
+        found.rewrite(view)
+    for table in found.catalog.tables.values():
+        if any(dependent.name == view.label for dependent in table.of_kind("materialized view")):
+            found.lock(table, fx.ACCESS_SHARE)
+    found.cannot_know("which tables the materialized view reads, unless a statement names them")
+
+
+def _create_statistics(found: fx.Found, node: Any) -> None:
+    for source in node.relations or ():
+        found.lock(_table(found, source), fx.SHARE_UPDATE_EXCLUSIVE)
+
+
+def _publication(found: fx.Found, node: Any) -> None:
+    for name in relations_in(node):
+        found.lock_family(found.catalog.find(name), fx.SHARE_UPDATE_EXCLUSIVE)
+
+
+def _comment(found: fx.Found, node: Any) -> None:
+    kind = object_kind(node.objtype)
+    if kind in ("TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"):
+        found.lock(found.catalog.find(dotted(node.object)), fx.SHARE_UPDATE_EXCLUSIVE)
+    elif kind == "COLUMN":
+        found.lock(found.catalog.find(dotted(node.object[:-1])), fx.SHARE_UPDATE_EXCLUSIVE)
+    elif kind in ("TABCONSTRAINT", "TRIGGER", "POLICY", "RULE"):
+        found.lock(found.catalog.find(dotted(node.object[:-1])), fx.ACCESS_SHARE)
+
+
+def _grant(found: fx.Found, node: Any) -> None:
+    """PostgreSQL 18 locks what it grants on; whom AccessShareLock blocks is told by its name."""
+    if (found.catalog.major or GRANT_LOCKS_FROM) >= GRANT_LOCKS_FROM:
+        for part in node.objects or ():
+            if isinstance(part, ast.RangeVar):
+                found.lock(_table(found, part), fx.ACCESS_SHARE)
+
+
+def _sequence(found: fx.Found, node: Any) -> None:
+    if isinstance(node, ast.AlterSeqStmt):
+        found.lock(_table(found, node.sequence), fx.SHARE_ROW_EXCLUSIVE)
+    owner = options(node.options).get("owned_by")
+    if isinstance(owner, tuple) and len(owner) > 1:
+        found.lock(found.catalog.find(dotted(owner[:-1])), fx.ACCESS_SHARE)
+
+
+def _alter_domain(found: fx.Found, node: Any) -> None:
+    """A new or validated condition of a domain is checked in every table that uses it."""
+    checks = node.subtype in ("C", "O") and not (node.def_ is not None and node.def_.skip_validation)
+    if not (checks or node.subtype == "V"):
+        return
+    name = dotted(node.typeName)
+    if not found.catalog.connected:
+        found.cannot_know(f"which tables use domain {name}; they are locked and read")
+    for table in found.catalog.tables.values():
+        if table.holds_rows_itself and any(_of_domain(c.type, name) for c in table.columns.values()):
+            found.lock(table, fx.SHARE)
+            found.scan(table)
+
+
+def _of_domain(type_text: str, domain: Name) -> bool:
+    return type_text.rpartition(".")[2].strip('"') == domain.name
+
+
+def _create_function(found: fx.Found, node: Any) -> None:
+    """A body in SQL is parsed when the function is made, and what it reads is locked for that."""
+    if node.sql_body is not None:
+        queries_in.plan(found, node.sql_body)
+        return
+    chosen = options(node.options)
+    if getattr(chosen.get("language"), "sval", "") == "sql" and isinstance(chosen.get("as"), tuple):
+        try:
+            queries_in.plan(found, tree(chosen["as"][0].sval))
+        except (ValueError, IndexError):
+            found.cannot_know("what the function's body reads")
+
+
+def _do(found: fx.Found, node: Any) -> None:
+    code = block(text(node))
+    for inner, _ in code.nodes:
+        tell(found, inner)
+    if code.dynamic or not code.readable:
+        found.cannot_know("what the code in the block runs that it puts together itself")
+
+
+def _explain(found: fx.Found, node: Any) -> None:
+    if "analyze" in options(node.options):
+        tell(found, node.query)
+    else:
+        queries_in.plan(found, node.query)
+
+
+def _copy(found: fx.Found, node: Any) -> None:
+    if node.relation is not None:
+        found.lock(_table(found, node.relation), fx.ROW_EXCLUSIVE if node.is_from else fx.ACCESS_SHARE)
+        if not node.is_from:
+            found.scan(_table(found, node.relation))
+    else:
+        queries_in.read(found, node.query)
+
+
+def _lock(found: fx.Found, node: Any) -> None:
+    for target in node.relations:
+        (found.lock_family if target.inh else found.lock)(_table(found, target), fx.MODES[node.mode - 1])
+
+
+def _call(found: fx.Found, _node: Any) -> None:
+    found.cannot_know("what the procedure does")
+
+
+_HANDLERS: dict[str, Callable[[fx.Found, Any], None]] = {
+    "AlterTableStmt": _alter_table, "IndexStmt": _create_index, "ReindexStmt": _reindex, "ClusterStmt": _cluster,
+    "VacuumStmt": _vacuum, "RenameStmt": _rename, "AlterObjectSchemaStmt": _set_schema, "CreateStmt": _create_table,
+    "CreateTrigStmt": _create_trigger, "CreatePolicyStmt": _exclusively("table"), "AlterPolicyStmt":
+    _exclusively("table"), "RuleStmt": _exclusively("relation"), "ViewStmt": _create_view,
+    "CreateTableAsStmt": _create_as, "RefreshMatViewStmt": _refresh, "CreateStatsStmt": _create_statistics,
+    "CreatePublicationStmt": _publication, "AlterPublicationStmt": _publication, "CommentStmt": _comment,
+    "GrantStmt": _grant, "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence, "AlterDomainStmt": _alter_domain,
+    "CreateFunctionStmt": _create_function, "DoStmt": _do, "ExplainStmt": _explain, "CopyStmt": _copy,
+    "LockStmt": _lock, "CallStmt": _call, "DropStmt": drops.tell, "TruncateStmt": drops.tell_truncate,
+    "SelectStmt": queries_in.read, "InsertStmt": queries_in.tell, "UpdateStmt": queries_in.tell,
+    "DeleteStmt": queries_in.tell, "MergeStmt": queries_in.tell,
+}  # fmt: skip

@@ -1,0 +1,147 @@
+"""SQL as trees of PostgreSQL's parser: names, types and constants in it, and text made from it again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import pglast
+from pglast import ast, enums, keywords
+from pglast.stream import RawStream
+
+_PLAIN_NAME = re.compile("[a-z_][a-z0-9_$]*")
+_NOT_BARE = keywords.RESERVED_KEYWORDS | keywords.TYPE_FUNC_NAME_KEYWORDS | keywords.COL_NAME_KEYWORDS
+
+
+class Name(NamedTuple):
+    """A name as it is written; ``schema`` is None where it is found by the search path."""
+
+    schema: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return ".".join(quoted(part) for part in self if part)
+
+
+class TypeWord(NamedTuple):
+    """A type as it is written: ``varchar(50)[]`` is ("varchar", (50,), True)."""
+
+    name: str
+    modifiers: tuple[int, ...]
+    array: bool
+    text: str
+
+
+@lru_cache(maxsize=4096)
+def tree(sql: str) -> Any:
+    """Return the node of a single statement. It is shared: look at it, do not change it."""
+    return pglast.parse_sql(sql)[0].stmt
+
+
+def changed(sql: str, change: Callable[[Any], None]) -> str:
+    """Return a statement's text after ``change`` has worked on a tree of its own."""
+    node = pglast.parse_sql(sql)[0].stmt
+    change(node)
+    return text(node)
+
+
+def text(node: Any) -> str:
+    """Return a node as SQL on one line."""
+    return str(RawStream()(node))
+
+
+def walk(node: Any) -> Iterator[Any]:
+    """Yield a node and every node below it, outermost first."""
+    if isinstance(node, ast.Node):
+        yield node
+        for slot in node:
+            yield from walk(getattr(node, slot))
+    elif isinstance(node, tuple):
+        for part in node:
+            yield from walk(part)
+
+
+@lru_cache(maxsize=65_536)
+def quoted(name: str) -> str:
+    """Return an identifier as SQL needs it, in quotes only where they are needed."""
+    if _PLAIN_NAME.fullmatch(name) and name not in _NOT_BARE:
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+def relation(node: Any) -> Name:
+    """Return the name in a RangeVar."""
+    return Name(node.schemaname, node.relname)
+
+
+def dotted(entry: Any) -> Name:
+    """Return the name in a list of Strings, as DROP and COMMENT hold it."""
+    if isinstance(entry, ast.TypeName):
+        entry = entry.names
+    if isinstance(entry, ast.ObjectWithArgs):
+        entry = entry.objname
+    parts = entry if isinstance(entry, tuple) else (entry,)
+    words = [part.sval for part in parts if isinstance(part, ast.String)] or [text(entry)]
+    return Name(words[-2] if len(words) > 1 else None, words[-1])
+
+
+def strings(nodes: Any) -> tuple[str, ...]:
+    """Return the texts of a list of Strings; () for None."""
+    return tuple(part.sval for part in nodes or () if isinstance(part, ast.String))
+
+
+def type_word(node: Any) -> TypeWord:
+    """Return what a TypeName says."""
+    modifiers = tuple(
+        mod.val.ival for mod in node.typmods or () if isinstance(mod, ast.A_Const) and isinstance(mod.val, ast.Integer)
+    )
+    return TypeWord(node.names[-1].sval, modifiers, bool(node.arrayBounds), text(node))
+
+
+def enum_name(kind: type[Any], value: Any) -> str:
+    """Return the name of an enum's value without its prefix: ("AlterTableType", 0) is "AddColumn"."""
+    return str(kind(value).name).partition("_")[2]
+
+
+def subcommand(cmd: Any) -> str:
+    """Return the word for a subcommand of ALTER TABLE: "AddColumn", "SetNotNull" ..."""
+    return enum_name(enums.AlterTableType, cmd.subtype)
+
+
+def constraint_kind(node: Any) -> str:
+    """Return "FOREIGN", "CHECK", "NOTNULL" ... for a Constraint."""
+    return enum_name(enums.ConstrType, node.contype)
+
+
+def object_kind(value: Any) -> str:
+    """Return "TABLE", "INDEX", "MATVIEW" ... for an ObjectType."""
+    return enum_name(enums.ObjectType, value)
+
+
+def options(node: Any) -> dict[str, Any]:
+    """Return the DefElems of a list by their names; the value is their argument's node."""
+    return {item.defname: item.arg for item in node or () if isinstance(item, ast.DefElem)}
+
+
+def columns_in(node: Any) -> set[str]:
+    """Return the last words of every column reference below a node; "*" for a star."""
+    found = set()
+    for part in walk(node):
+        if isinstance(part, ast.ColumnRef):
+            last = part.fields[-1]
+            found.add("*" if isinstance(last, ast.A_Star) else last.sval)
+    return found
+
+
+def functions_in(node: Any) -> list[str]:
+    """Return the names of the functions called below a node, without their schemas."""
+    return [part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall)]
+
+
+def relations_in(node: Any) -> list[Name]:
+    """Return the relations named below a node, each once, in order; names of WITH queries are left out."""
+    own = {part.ctename for part in walk(node) if isinstance(part, ast.CommonTableExpr)}
+    found = (relation(part) for part in walk(node) if isinstance(part, ast.RangeVar))
+    return list(dict.fromkeys(name for name in found if name.schema or name.name not in own))

@@ -1,0 +1,347 @@
+-- name: session
+-- a row is: what the session's settings decide
+SELECT pg_catalog.current_setting('server_version_num')::integer / 10000 AS major,
+       pg_catalog.current_setting('TimeZone') AS time_zone,
+       pg_catalog.current_schemas(true)::text[] AS search_path;
+
+-- name: relations
+-- a row is: a relation that is named, or one that shares its fate: partitions, inheritance, foreign keys
+WITH RECURSIVE named AS (
+    SELECT c.oid
+    FROM pg_catalog.json_to_recordset(%(names)s::json) AS t (schema text, name text)
+    JOIN pg_catalog.pg_class AS c ON c.relname = t.name
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = t.schema
+       OR t.schema IS NULL AND n.nspname = ANY (%(path)s::text[])
+    UNION
+    SELECT c.oid
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = ANY (%(schemas)s::text[])
+    UNION
+    SELECT a.attrelid
+    FROM pg_catalog.pg_type AS t
+    JOIN pg_catalog.pg_attribute AS a ON a.atttypid = t.oid AND NOT a.attisdropped
+    WHERE t.typname = ANY (%(types)s::text[])
+      AND t.typtype <> 'b'
+), whole AS (
+    SELECT coalesce(i.indrelid, named.oid) AS oid
+    FROM named
+    LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = named.oid
+), below AS (
+    SELECT oid
+    FROM whole
+    UNION
+    SELECT h.inhrelid
+    FROM below
+    JOIN pg_catalog.pg_inherits AS h ON h.inhparent = below.oid
+), family AS (
+    SELECT oid
+    FROM below
+    UNION
+    SELECT h.inhparent
+    FROM family
+    JOIN pg_catalog.pg_inherits AS h ON h.inhrelid = family.oid
+), touched AS (
+    SELECT oid
+    FROM family
+    UNION
+    SELECT k.confrelid
+    FROM family
+    JOIN pg_catalog.pg_constraint AS k ON k.conrelid = family.oid AND k.contype = 'f'
+    UNION
+    SELECT k.conrelid
+    FROM family
+    JOIN pg_catalog.pg_constraint AS k ON k.confrelid = family.oid AND k.contype = 'f'
+)
+SELECT c.oid::bigint AS oid,
+       n.nspname::text AS schema,
+       c.relname::text AS name,
+       c.relkind::text AS kind,
+       c.relpersistence::text AS persistence,
+       c.reltuples::float8 AS reltuples,
+       c.relpages AS pages,
+       CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS heap_bytes,
+       CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END AS table_bytes,
+       c.relrowsecurity AS row_security,
+       ARRAY(SELECT h.inhparent::bigint FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid) AS parents,
+       ARRAY(SELECT h.inhrelid::bigint FROM pg_catalog.pg_inherits AS h WHERE h.inhparent = c.oid) AS children,
+       pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound,
+       s.n_live_tup AS live_rows_estimate,
+       coalesce(s.seq_scan, 0) + coalesce(s.idx_scan, 0) AS scans,
+       coalesce(s.n_tup_ins, 0) + coalesce(s.n_tup_upd, 0) + coalesce(s.n_tup_del, 0) AS writes,
+       greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at
+FROM touched
+JOIN pg_catalog.pg_class AS c ON c.oid = touched.oid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_stat_user_tables AS s ON s.relid = c.oid
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+  AND n.nspname !~ '^pg_'
+  AND n.nspname <> 'information_schema';
+
+-- name: columns
+-- a row is: a column of a touched relation, with its type below domains
+WITH RECURSIVE base AS (
+    SELECT a.attrelid,
+           a.attnum,
+           a.atttypid AS type,
+           a.atttypmod AS modifier,
+           false AS checked
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = ANY (%(oids)s::oid[])
+      AND a.attnum > 0
+      AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.attrelid,
+           b.attnum,
+           t.typbasetype,
+           t.typtypmod,
+           b.checked OR t.typnotnull OR EXISTS (SELECT
+                                                FROM pg_catalog.pg_constraint AS k
+                                                WHERE k.contypid = t.oid)
+    FROM base AS b
+    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
+    WHERE t.typtype = 'd'
+)
+SELECT a.attrelid::bigint AS oid,
+       a.attname::text AS name,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       t.typname::text AS base,
+       b.modifier,
+       b.checked,
+       a.attnotnull AS not_null,
+       pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_sql,
+       a.attidentity <> '' AS identity,
+       a.attgenerated <> '' AS generated,
+       (SELECT l.collname::text
+        FROM pg_catalog.pg_collation AS l
+        WHERE l.oid = a.attcollation
+          AND l.collname <> 'default') AS collation
+FROM base AS b
+JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
+LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ORDER BY a.attrelid, a.attnum;
+
+-- name: indexes
+-- a row is: an index of a touched relation; "" stands for a key that is an expression
+SELECT i.indrelid::bigint AS oid,
+       n.nspname::text AS schema,
+       c.relname::text AS name,
+       ARRAY(SELECT coalesce(a.attname::text, '')
+             FROM pg_catalog.unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, place)
+             LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+             WHERE k.place <= i.indnkeyatts
+             ORDER BY k.place) AS keys,
+       ARRAY(SELECT a.attname::text
+             FROM pg_catalog.pg_attribute AS a
+             WHERE a.attrelid = i.indrelid
+               AND (a.attnum = ANY (i.indkey::smallint[])
+                    OR EXISTS (SELECT
+                               FROM pg_catalog.pg_depend AS d
+                               WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                                 AND d.objid = i.indexrelid
+                                 AND d.refobjid = i.indrelid
+                                 AND d.refobjsubid = a.attnum))
+               AND a.attnum > 0) AS uses,
+       i.indisunique AS "unique",
+       i.indisprimary AS "primary",
+       i.indisvalid AS valid,
+       i.indexprs IS NULL AND i.indpred IS NULL AS plain,
+       i.indpred IS NOT NULL AS partial,
+       CASE WHEN c.relkind = 'i' THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS bytes,
+       coalesce(s.idx_scan, 0) AS scans
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_stat_user_indexes AS s ON s.indexrelid = i.indexrelid
+WHERE i.indrelid = ANY (%(oids)s::oid[])
+ORDER BY i.indrelid, c.relname COLLATE "C";
+
+-- name: constraints
+-- a row is: a constraint of a touched relation, with the relation that a foreign key refers to
+SELECT k.conrelid::bigint AS oid,
+       k.conname::text AS name,
+       k.contype::text AS kind,
+       ARRAY(SELECT a.attname::text
+             FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
+             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+             ORDER BY u.place) AS columns,
+       k.convalidated AS valid,
+       pg_catalog.pg_get_constraintdef(k.oid) AS definition,
+       pn.nspname::text AS partner_schema,
+       p.relname::text AS partner_name,
+       ARRAY(SELECT a.attname::text
+             FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
+             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.attnum
+             ORDER BY u.place) AS partner_columns,
+       k.confdeltype::text AS on_delete,
+       ix.relname::text AS index
+FROM pg_catalog.pg_constraint AS k
+LEFT JOIN pg_catalog.pg_class AS p ON p.oid = k.confrelid
+LEFT JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace
+LEFT JOIN pg_catalog.pg_class AS ix ON ix.oid = k.conindid AND k.contype IN ('p', 'u', 'x')
+WHERE k.conrelid = ANY (%(oids)s::oid[])
+ORDER BY k.conrelid, k.conname COLLATE "C";
+
+-- name: dependents
+-- a row is: something that depends on a touched relation, or on one of its columns; views also through views
+WITH RECURSIVE seen AS (
+    SELECT r.oid AS root,
+           NULL::smallint AS attnum,
+           r.oid AS relation
+    FROM pg_catalog.unnest(%(oids)s::oid[]) AS r (oid)
+    UNION
+    SELECT seen.root,
+           coalesce(seen.attnum, nullif(d.refobjsubid, 0)::smallint),
+           w.ev_class
+    FROM seen
+    JOIN pg_catalog.pg_depend AS d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = seen.relation
+    JOIN pg_catalog.pg_rewrite AS w ON w.oid = d.objid AND w.ev_class <> seen.relation
+    WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+), direct AS (
+    SELECT r.oid AS root,
+           nullif(d.refobjsubid, 0)::smallint AS attnum,
+           d.classid,
+           d.objid,
+           d.deptype
+    FROM pg_catalog.unnest(%(oids)s::oid[]) AS r (oid)
+    JOIN pg_catalog.pg_depend AS d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = r.oid
+    UNION ALL
+    SELECT c.oid,
+           NULL,
+           d.classid,
+           d.objid,
+           d.deptype
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_depend AS d ON d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.refobjid = c.reltype
+    WHERE c.oid = ANY (%(oids)s::oid[])
+      AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+), found AS (
+    SELECT seen.root,
+           CASE v.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END AS kind,
+           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(v.relname) AS name,
+           seen.attnum
+    FROM seen
+    JOIN pg_catalog.pg_class AS v ON v.oid = seen.relation
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = v.relnamespace
+    WHERE seen.relation <> seen.root
+      AND v.relkind IN ('v', 'm')
+    UNION
+    SELECT direct.root, 'rule', w.rulename::text, direct.attnum
+    FROM direct
+    JOIN pg_catalog.pg_rewrite AS w ON w.oid = direct.objid AND w.ev_class = direct.root AND w.rulename <> '_RETURN'
+    WHERE direct.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+    UNION
+    SELECT direct.root, 'function', p.oid::pg_catalog.regprocedure::text, direct.attnum
+    FROM direct
+    JOIN pg_catalog.pg_proc AS p ON p.oid = direct.objid
+    WHERE direct.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+    UNION
+    SELECT direct.root, 'trigger', t.tgname::text, direct.attnum
+    FROM direct
+    JOIN pg_catalog.pg_trigger AS t ON t.oid = direct.objid AND NOT t.tgisinternal
+    WHERE direct.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
+    UNION
+    SELECT direct.root, 'policy', y.polname::text, direct.attnum
+    FROM direct
+    JOIN pg_catalog.pg_policy AS y ON y.oid = direct.objid
+    WHERE direct.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass
+    UNION
+    SELECT direct.root, 'statistics', x.stxname::text, direct.attnum
+    FROM direct
+    JOIN pg_catalog.pg_statistic_ext AS x ON x.oid = direct.objid
+    WHERE direct.classid = 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass
+    UNION
+    SELECT direct.root, 'publication', b.pubname::text, direct.attnum
+    FROM direct
+    JOIN pg_catalog.pg_publication_rel AS r ON r.oid = direct.objid
+    JOIN pg_catalog.pg_publication AS b ON b.oid = r.prpubid
+    WHERE direct.classid = 'pg_catalog.pg_publication_rel'::pg_catalog.regclass
+    UNION
+    SELECT r.oid, 'publication', b.pubname::text, NULL
+    FROM pg_catalog.pg_publication AS b
+    CROSS JOIN pg_catalog.unnest(%(oids)s::oid[]) AS r (oid)
+    WHERE b.puballtables
+    UNION
+    SELECT direct.root, 'generated column', a.attname::text, direct.attnum
+    FROM direct
+    JOIN pg_catalog.pg_attrdef AS f ON f.oid = direct.objid AND f.adrelid = direct.root AND f.adnum <> direct.attnum
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+    WHERE direct.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+    UNION
+    SELECT direct.root,
+           'sequence',
+           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(s.relname),
+           direct.attnum
+    FROM direct
+    JOIN pg_catalog.pg_class AS s ON s.oid = direct.objid AND s.relkind = 'S'
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = s.relnamespace
+    WHERE direct.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND direct.deptype IN ('a', 'i')
+)
+SELECT found.root::bigint AS oid,
+       found.kind,
+       found.name,
+       coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attname IS NOT NULL), '{}') AS columns
+FROM found
+LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = found.root AND a.attnum = found.attnum
+GROUP BY found.root, found.kind, found.name
+ORDER BY found.root, found.kind, found.name COLLATE "C";
+
+-- name: types
+-- a row is: a type by a name that the statements use, with what lies below it when it is a domain
+WITH RECURSIVE base AS (
+    SELECT t.oid AS root,
+           t.oid AS type,
+           -1 AS modifier,
+           false AS checked
+    FROM pg_catalog.pg_type AS t
+    WHERE t.typname = ANY (%(types)s::text[])
+    UNION ALL
+    SELECT b.root,
+           t.typbasetype,
+           t.typtypmod,
+           b.checked OR t.typnotnull OR EXISTS (SELECT
+                                                FROM pg_catalog.pg_constraint AS k
+                                                WHERE k.contypid = t.oid)
+    FROM base AS b
+    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
+    WHERE t.typtype = 'd'
+)
+SELECT r.typname::text AS name,
+       r.typtype::text AS kind,
+       t.typname::text AS base,
+       b.modifier,
+       b.checked,
+       ARRAY(SELECT k.conname::text
+             FROM pg_catalog.pg_constraint AS k
+             WHERE k.contypid = r.oid
+               AND k.convalidated) AS valid_constraints
+FROM base AS b
+JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
+JOIN pg_catalog.pg_type AS r ON r.oid = b.root;
+
+-- name: binary_casts
+-- a row is: a pair of types between which PostgreSQL needs no conversion
+SELECT s.typname::text AS source,
+       t.typname::text AS target
+FROM pg_catalog.pg_cast AS c
+JOIN pg_catalog.pg_type AS s ON s.oid = c.castsource
+JOIN pg_catalog.pg_type AS t ON t.oid = c.casttarget
+WHERE c.castmethod = 'b';
+
+-- name: functions
+-- a row is: a function by a name that the statements use, and whether one of that name is volatile
+SELECT p.proname::text AS name,
+       pg_catalog.bool_or(p.provolatile = 'v') AS volatile
+FROM pg_catalog.pg_proc AS p
+WHERE p.proname = ANY (%(functions)s::text[])
+GROUP BY p.proname;
+
+-- name: statement_statistics
+-- a row is: the schema in which pg_stat_statements is installed
+SELECT n.nspname::text AS schema
+FROM pg_catalog.pg_extension AS e
+JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+WHERE e.extname = 'pg_stat_statements';

@@ -1,0 +1,241 @@
+"""How the engine runs the cells of a notebook: in order, each to an honest end, and with a way to be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from queue import Empty
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+import nbformat
+from jupyter_core.utils import ensure_event_loop
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.util import run_hook, run_sync
+from papermill.clientwrap import PapermillNotebookClient
+
+from pgrunbook.errors import Unreachable
+
+GRACE_S = 15.0
+PREPARING_S = 0.1  # between what a kernel says when it takes a cell up and the cell's first line
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SAYS_SO = {"Interrupted", "KeyboardInterrupt"}  # errors of a cell that say themselves that it was stopped
+
+
+class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill ships no types
+    """nbclient with the order of papermill, an honest end for each cell, and a way to be stopped."""
+
+    on_cell: Callable[[Any], None] | None = None
+    grace_s: float = GRACE_S
+    first_code: str = ""
+    stopped_by: str = ""
+    timed_out: bool = False
+    killed_by_us: bool = False
+    _at_cells: bool = False
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self._told, self._told_again, self._begun = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def execute(self, **options: Any) -> Any:
+        """Start a kernel where there is none, and run the cells.
+
+        Raises Unreachable when the kernel does not start.
+        """
+        self.reset_execution_trackers()
+        with ExitStack() as kernel:
+            kernel.callback(_close_loop)
+            kernel.callback(self._leave_kernel)
+            try:
+                kernel.enter_context(self.setup_kernel(**options))
+                if self.first_code:
+                    self.wait_for_reply(self.kc.execute(self.first_code, silent=True))
+            except RuntimeError as exc:  # nbclient's DeadKernelError is one too
+                if not self.stopped_by:
+                    raise _no_kernel(exc) from exc
+            self._at_cells = True
+            self.papermill_execute_cells()
+        return self.nb
+
+    def papermill_execute_cells(self) -> None:
+        """Run the cells in order; the first that fails, for whatever reason, is marked so and ends the run."""
+        for index, cell in enumerate(self.nb.cells):
+            if self.stopped_by and cell.cell_type == "code":
+                cell.outputs = [_error("Stopped", f"the run was told to stop ({self.stopped_by}) before this cell")]
+                return
+            try:
+                self.nb_man.cell_start(cell, index)
+                if self.on_cell is not None and cell.cell_type == "code":
+                    self.on_cell(cell)
+                run_sync(self._run_cell)(cell, index)
+            except (CellExecutionError, CellTimeoutError, DeadKernelError) as exc:
+                self._note_failure(cell, index, exc)
+                return
+            except BaseException as exc:
+                self._note_failure(cell, index, exc)
+                raise
+            finally:
+                self.nb_man.cell_complete(cell, cell_index=index)
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """End the cell that runs, and the run with it, at SIGTERM, SIGINT or SIGHUP; a signal that is ignored stays so.
+
+        Signals come to the main thread only: elsewhere the caller has to see to them.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        heeded = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._stop) for number in heeded}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def start_new_kernel_client(self) -> Any:
+        """Connect to the kernel; nbclient's own way then waits 0.2 s for messages that nobody asked for."""
+        return run_sync(self._connect)()
+
+    def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
+        """Note that the kernel has begun the cell; the rest is papermill's."""
+        if msg["msg_type"] == "execute_input":
+            self._begun.set()
+        return super().process_message(msg, cell, cell_index)
+
+    def _get_timeout(self, _: Any) -> None:
+        """Return None for nbclient, which would never kill a cell that ignores the interrupt."""
+
+    async def _connect(self) -> Any:
+        self.kc = self.km.client()
+        self.kc.start_channels()
+        self.kc.allow_stdin = False
+        deadline = monotonic() + self.startup_timeout
+        while monotonic() < deadline:
+            self.kc.kernel_info()
+            with suppress(Empty):
+                await self.kc.get_shell_msg(timeout=1)
+                await self.kc.get_iopub_msg(timeout=0.2)  # outputs come only from here on
+                await run_hook(self.on_notebook_start, notebook=self.nb)
+                return self.kc
+            if not await self.km.is_alive():
+                raise DeadKernelError("the kernel died as it started")
+        raise RuntimeError(f"the kernel did not answer within {self.startup_timeout} s")
+
+    async def _run_cell(self, cell: Any, index: int) -> None:
+        self._begun.clear()
+        self._loop = asyncio.get_running_loop()
+        watch = asyncio.create_task(self._end_in_time(super()._get_timeout(cell)))
+        try:
+            await self.async_execute_cell(cell, index)
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+        if self.timed_out:
+            raise CellTimeoutError("the cell ended too late, and after it was interrupted")
+
+    async def _end_in_time(self, limit_s: float | None) -> None:
+        """End the cell that runs when it takes too long or the run is told to stop.
+
+        1. Wait for either.
+        2. Interrupt the cell, once the kernel has begun it: one that is idle ignores the signal, and
+           one that just prepares the cell may lose it. psycopg then cancels the statement in the
+           server, and our own code says in the record what state the database is in; a killed
+           kernel could do neither.
+        3. When it has not ended in time, or we are told a second time, kill the kernel.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._told.wait()
+        except TimeoutError:
+            self.timed_out = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.grace_s):
+                await self._begun.wait()
+                await asyncio.sleep(PREPARING_S)
+                self._signal(signal.SIGINT)
+                await self._told_again.wait()
+        self._kill()
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        told = self._told_again if self.stopped_by else self._told
+        self.stopped_by = signal.Signals(number).name
+        if self._loop is None:
+            told.set()
+        else:
+            self._loop.call_soon_threadsafe(told.set)
+        if not self._at_cells:
+            self._kill()  # it starts, and has nothing to lose
+
+    def _leave_kernel(self) -> None:
+        """Close our ends, and end a kernel that is ours where setup_kernel did not come to it."""
+        if self.owns_km and self.km is not None and self.km.has_kernel:
+            self._cleanup_kernel()
+        elif self.kc is not None:
+            self.kc.stop_channels()
+
+    def _kill(self) -> None:
+        self.killed_by_us = True
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # To the kernel alone, not to its group as jupyter_client does: a server that a cell started is in it.
+        process = getattr(getattr(self.km, "provisioner", None), "process", None)
+        if process is not None and process.poll() is None:
+            os.kill(process.pid, number)
+
+    def _note_failure(self, cell: Any, index: int, exc: BaseException) -> None:
+        """Put the reason into the cell where the kernel could not, and mark the cell as failed."""
+        if cell.cell_type == "code":
+            errors = [output for output in cell.outputs if output.output_type == "error"]
+            for output in errors:
+                if output.ename == "SystemExit":
+                    # papermill takes SystemExit with 0 or nothing for success; a step that ends its kernel is none.
+                    output.evalue = f"{output.evalue or 0} (a cell ended the kernel: this counts as failed)"
+            if reason := self._reason(exc, {output.ename for output in errors}):
+                cell.outputs.insert(len(cell.outputs) - len(errors), _error(*reason))
+        self.nb_man.cell_exception(cell, cell_index=index, exception=exc)
+
+    def _reason(self, exc: BaseException, told: set[str]) -> tuple[str, str] | None:
+        late = f", nor within {self.grace_s:g} s of being interrupted" if self.killed_by_us else ""
+        if self.timed_out:
+            return "CellTimeout", f"the cell did not end within {self.timeout} s{late}"
+        if self.stopped_by and not told & SAYS_SO:
+            return "Stopped", f"the run was told to stop ({self.stopped_by}) in this cell" + (
+                ", which did not end in time and was killed" if self.killed_by_us else ""
+            )
+        if told:
+            return None
+        if isinstance(exc, DeadKernelError):
+            return "KernelDied", "the kernel died in this cell"
+        return type(exc).__name__, str(exc) or "the run was stopped in this cell"
+
+
+def _close_loop() -> None:
+    """Close the event loop that nbclient made for us, and left, as asyncio.run would."""
+    loop = ensure_event_loop()
+    if not loop.is_running():
+        loop.close()
+        asyncio.set_event_loop(None)
+
+
+def _error(name: str, says: str) -> Any:
+    state = "State: as the database says (schema pgrunbook, history table); an open transaction was aborted."
+    hint = "Hint: go on at the first step not done: pgrunbook run --resume, or run this notebook again."
+    return nbformat.v4.new_output("error", ename=name, evalue=says, traceback=[says, state, hint])
+
+
+def _no_kernel(exc: BaseException) -> Unreachable:
+    return Unreachable(
+        "could not start the kernel that runs the notebook",
+        detail=f"{str(exc).rstrip('.')}.",
+        hint="See what it says: python -m ipykernel_launcher.",
+    )

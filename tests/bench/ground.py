@@ -1,0 +1,116 @@
+"""The ground that everything is measured on: one embedded server in a temporary state directory, fsync on."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from psycopg import sql
+
+from pgrunbook import home
+from pgrunbook.branches import backup
+from pgrunbook.branches.server import Server, server_names
+
+ROOT = Path(__file__).parents[2]
+DATABASE = "bench"
+EMPTY = "bench_empty"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A folder for generated files, and a running server."""
+
+    folder: Path
+    server: Server
+
+    def new_database(self) -> None:
+        """Make the database anew as a clone of the empty one, and let the server settle."""
+        with self.server.connect(purpose="bench") as conn:
+            conn.execute("SET statement_timeout = '60s'")
+            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(DATABASE)))
+            conn.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(DATABASE), sql.Identifier(EMPTY))
+            )
+            conn.execute("CHECKPOINT")
+
+    @contextmanager
+    def autovacuum_off(self) -> Iterator[None]:
+        """Keep autovacuum away, so that nothing changes the statistics while the body measures."""
+        with self.server.connect(purpose="bench") as conn:
+            conn.execute("ALTER SYSTEM SET autovacuum = off")
+            conn.execute("SELECT pg_reload_conf()")
+            try:
+                yield
+            finally:
+                conn.execute("ALTER SYSTEM RESET autovacuum")
+                conn.execute("SELECT pg_reload_conf()")
+
+    def settle(self) -> None:
+        """Give the database the statistics that autovacuum would give it in time."""
+        with self.server.connect(purpose="bench", database=DATABASE) as conn:
+            conn.execute("SET statement_timeout = '60s'")
+            conn.execute("VACUUM ANALYZE")
+
+    def count(self, query: str) -> int:
+        """Return the number that a query finds in the database."""
+        with self.server.connect(purpose="bench", database=DATABASE) as conn:
+            row = conn.execute(query.encode()).fetchone()
+        return int(str(row[0])) if row else 0
+
+
+@contextmanager
+def state(folder: Path, targets: Path) -> Iterator[None]:
+    """Let pgrunbook keep its servers and runs in a folder; its servers are gone afterwards."""
+    meant = {
+        "PGRUNBOOK_HOME": str(ROOT),
+        "PGRUNBOOK_STATE": str(folder / "state"),
+        "PGRUNBOOK_OUTPUTS": str(folder / "outputs"),
+        "PGRUNBOOK_TARGETS": str(targets),
+        "PGRUNBOOK_SERVER_FSYNC": "on",
+    }
+    before = dict(os.environ)
+    os.environ.update(meant)
+    os.environ.pop("PGRUNBOOK_RUNNER", None)
+    try:
+        yield
+    finally:
+        for name in server_names():
+            Server(name).destroy()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """Give a temporary folder that the server's account may enter."""
+    with tempfile.TemporaryDirectory(prefix="pgrunbook-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@contextmanager
+def ground(folder: Path, targets: Path) -> Iterator[Ground]:
+    """Give a running server with an empty database to clone and a base backup, which restore points need."""
+    with state(folder, targets):
+        server = Server("main")
+        server.start()
+        with server.connect(purpose="bench") as conn:
+            conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(EMPTY)))
+        backup.take_base_backup(server)
+        yield Ground(folder, server)
+
+
+def socket_dir() -> str:
+    """Return the directory of the server's socket, for the peers."""
+    return str(home.socket_dir("main"))
+
+
+def version(package: str) -> str:
+    """Return the version of an installed package."""
+    return metadata.version(package)

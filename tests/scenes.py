@@ -1,0 +1,150 @@
+"""What the scenes of several test modules are made of: a plan executed, sessions in the background, waiting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+
+from pgrunbook import history as histories
+from pgrunbook.changes import plan as plans
+from pgrunbook.changes.execute import Execution, StepResult
+from pgrunbook.changes.plan import Plan
+from pgrunbook.database import activity
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.schema import snapshot
+from pgrunbook.errors import RunbookError
+from pgrunbook.record import journal
+from pgrunbook.record.journal import Journal
+from pgrunbook.target import Target
+
+RUN = "20261122T165431Z-release-demo-7f3a"
+
+
+def plan_of(target: Target, *, direction: plans.Direction = "up") -> Plan:
+    """Plan what is pending, or the way back of what is applied."""
+    with connect(target, purpose="plans") as conn:
+        history = histories.read(conn, target)
+        applied = [entry.migration for entry in reversed(history.applied()) if entry.migration]
+        return Plan(
+            direction=direction,
+            target=target.name,
+            base=plans.base(activity.identity(conn), snapshot(conn, leave_out=["pgrunbook"]), history),
+            attempts=target.attempts,
+            rehearsed="no",
+            changes=plans.up(target, history.pending()) if direction == "up" else plans.down(target, applied),
+        )
+
+
+def execute(
+    target: Target, plan: Plan | None = None, *, run_id: str = RUN, seen: Callable[[Execution], None] = lambda _: None
+) -> list[StepResult]:
+    """Execute a plan as migrate does, on a session of its own."""
+    plan = plan or plan_of(target)
+    with connect(target, purpose=f"migrate {run_id}") as conn:
+        work = Execution(plan, target, run_id, conn, histories.read(conn, target), Journal(journal_of(target)))
+        seen(work)
+        return work.run()
+
+
+def error_of(act: Callable[[], object]) -> RunbookError:
+    """Return the error of ours that the call ends in."""
+    try:
+        act()
+    except RunbookError as exc:
+        return exc
+    raise AssertionError("it did not fail")
+
+
+def journal_of(target: Target) -> Path:
+    """Return the path of the journal that the scenes of a target write."""
+    assert target.migrations is not None
+    return target.migrations.parent / "journal.jsonl"
+
+
+def events(target: Target, *kinds: str) -> list[dict[str, object]]:
+    """Return the journal's events of these kinds."""
+    return [event for event in journal.read(journal_of(target)) if event["event"] in kinds]
+
+
+@contextmanager
+def session(target: Target, *statements: str, name: str = "billing") -> Iterator[Connection]:
+    """Somebody else's session: inside a transaction once statements are given, aborted at the end."""
+    with connect(target, purpose="other") as conn:
+        conn.execute(f"SET application_name = '{name}'; SET lock_timeout = 0; SET statement_timeout = 0")
+        if statements:
+            conn.execute("BEGIN")
+        for statement in statements:
+            conn.execute(statement.encode())
+        yield conn
+        if not conn.closed:
+            conn.execute("ROLLBACK")
+
+
+@contextmanager
+def meanwhile(act: Callable[[], object]) -> Iterator[Future[object]]:
+    """Run something in the background while the body runs."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(act)
+
+
+def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
+    """Poll until the condition holds."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
+
+
+def is_at(target: Target, text: str) -> Callable[[], bool]:
+    """Tell whether an active session is at a statement that holds the text."""
+    query = "SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND strpos(query, %s) > 0"
+
+    def look() -> bool:
+        with connect(target, purpose="looks") as conn:
+            return conn.execute(query, [text]).fetchone() is not None
+
+    return look
+
+
+def waits(target: Target, application: str = "migrate") -> Callable[[], bool]:
+    """Tell whether a session of ours waits for a lock."""
+    query = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE %s"
+
+    def look() -> bool:
+        with connect(target, purpose="looks") as conn:
+            return conn.execute(query, [f"%{application}%"]).fetchone() is not None
+
+    return look
+
+
+def kill(target: Target, application: str = "migrate") -> int:
+    """Terminate our sessions by the name they go by; return how many."""
+    query = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name LIKE %s AND datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with connect(target, purpose="ends sessions") as conn:
+        return len(conn.execute(query, [f"pgrunbook {application}%"]).fetchall())
+
+
+@contextmanager
+def interrupted_when(condition: Callable[[], object]) -> Iterator[None]:
+    """Send this process a SIGINT, as Ctrl-C does, once the condition holds."""
+
+    def watch() -> None:
+        with suppress(AssertionError, psycopg.Error):
+            until(condition)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    thread.join()

@@ -1,0 +1,263 @@
+"""The command line: what it shows, and what it says of input that is not right, with which exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from acting import has_begun, newest_run, pgrunbook, wait_until
+from conftest import ROOT, do
+from pgrunbook.__main__ import main
+from pgrunbook.record import run as runs
+from pgrunbook.record.run import Status
+from pgrunbook.target import Target
+
+Project = Callable[..., Target]
+FOLDER = {"0001_a.sql": "CREATE TABLE a (id int);"}
+FORM = ("Detail: ", "State: ", "Hint: ")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; return its exit code and what it wrote."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["pgrunbook", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def in_form(text: str) -> list[str]:
+    """Return the lines of an error, which must be one message, then Detail, State and Hint as far as they are there."""
+    lines = text.strip().splitlines()
+    assert not lines[0].startswith(FORM)
+    labels = [line.partition(" ")[0] for line in lines[1:]]
+    assert labels == [label for label in ("Detail:", "State:", "Hint:") if label in labels], text
+    assert "State:" in labels
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "a runbook and a target must be named"),
+        (["run", "release"], "a target must be named"),
+        (["run", "--target", "demo"], "a runbook must be named"),
+        (["start"], "a runbook and a target must be named"),
+        (["run", "deploy", "--target", "demo"], 'there is no runbook "deploy"'),
+        (["run", "release", "--target", "nowhere"], 'target "nowhere" is not declared'),
+        (["start", "release", "--target", "nowhere", "--no-lab"], 'target "nowhere" is not declared'),
+        (["run", "release", "--target", "demo", "-p", "x"], 'parameter "x" has no value'),
+        (["run", "release", "--target", "demo", "-p", "x=1"], 'parameter "x" is not known'),
+        (["run", "rollback", "--target", "demo", "-p", "migrations=1e5"], "the parameters of rollback are not right"),
+        (["run", "rollback", "--target", "demo", "-p", "migrations=1", "-p", "migrations=2"],
+         'parameter "migrations" is given twice'),
+        (["run", "release", "--target", "demo", "-p", "password=hunter2"], 'parameter "password" looks like a secret'),
+        (["run", "release", "--resume", "x"], "--resume goes on with a run as it was begun"),
+        (["run", "--resume", "x", "-p", "a=b"], "--resume goes on with a run as it was begun"),
+        (["run", "--resume", "20990101"], 'could not find the run "20990101"'),
+        (["show", "20990101"], 'could not find the run "20990101"'),
+        (["start", "--resume", "20990101"], 'could not find the run "20990101"'),
+        (["status", "--target", "nowhere"], 'target "nowhere" is not declared'),
+        (["server", "start", "--name", "../x"], '"../x" cannot be the name of a server'),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_wrong_use_is_told_before_anything_starts(
+    arguments: list[str], message: str, project: Project, command: Command
+) -> None:
+    """Exit code 2, one error in our form, no run folder, and no secret repeated."""
+    project(folder=FOLDER, database="never-asked")
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert in_form(err)[0] == message
+    assert "hunter2" not in err
+    assert not runs.folders()
+
+
+def test_an_option_that_is_not_known_is_wrong_use(command: Command) -> None:
+    """What typer refuses ends with 2 as well."""
+    assert command("run", "--nonsense")[0] == 2
+    assert command("nonsense")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "could not read "),
+        ("[demo", "could not read "),
+        ("demo = 1", '"demo" in '),
+        ("[demo]\nserver = 'main'\nservice = 'x'", 'target "demo" must name exactly one of'),
+        ("[demo]\nserver = 'main'\npassword = 'hunter2'", 'option "password" of target "demo" looks like a secret'),
+        ("[demo]\nserver = 'main'\nattempts = 0", 'target "demo" in '),
+        ("[demo]\nurl_from = 'NOT_SET_ANYWHERE'\nmigrations = '.'", 'could not find the address of target "demo"'),
+    ],
+)
+def test_a_targets_file_that_is_not_right_is_told(
+    text: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """Missing, broken, or with an option that cannot be: the file and the option are named."""
+    file = tmp_path / "targets.toml"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setenv("PGRUNBOOK_TARGETS", str(file))
+    monkeypatch.setenv("PGRUNBOOK_HOME", str(ROOT))
+    monkeypatch.setenv("PGRUNBOOK_OUTPUTS", str(tmp_path / "outputs"))
+    code, _, err = command("run", "restore" if "url_from" not in (text or "") else "prepare", "--target", "demo")
+    assert code == 2
+    lines = err.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(message))
+    in_form("\n".join(lines[start : start + 4]).partition("\nfailed:")[0])
+    assert "hunter2" not in err
+
+
+def test_without_a_project_the_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """Run in the wrong folder, every command says where it looked."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PGRUNBOOK_HOME", "PGRUNBOOK_OUTPUTS", "PGRUNBOOK_TARGETS"):
+        monkeypatch.delenv(name, raising=False)
+    for arguments in (["runs"], ["status"], ["show", "x"], ["run", "release", "--target", "demo"]):
+        code, _, err = command(*arguments)
+        assert code == 2
+        assert in_form(err)[0] == "could not find targets.toml"
+
+
+def test_an_outputs_folder_that_cannot_be_is_told(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """A file where the folder should be: nothing is run that could not be recorded."""
+    project(folder=FOLDER)
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("PGRUNBOOK_OUTPUTS", str(tmp_path / "file"))
+    code, _, err = command("run", "release", "--target", "demo")
+    assert code == 1
+    assert in_form(err)[0] == "could not make the folder of this run"
+    assert "PGRUNBOOK_OUTPUTS" in err
+
+
+BROKEN_JOURNAL = {"meta/_journal.json": "{", "0000_a.sql": "SELECT 1"}
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "message"),
+    [
+        (None, 2, "migrations"),
+        ({}, 2, "migrations"),
+        (BROKEN_JOURNAL, 2, "_journal.json"),
+        ({"0001_a.sql": b"SELECT '\xff';"}, 2, "0001_a.sql"),
+        ({"0001_a.sql": b"CREATE TABEL a (id int);"}, 2, "0001_a.sql"),
+    ],
+    ids=["missing", "empty", "broken journal", "not UTF-8", "does not parse"],
+)
+def test_a_folder_that_cannot_be_used_is_told(
+    files: dict[str, str | bytes] | None, code: int, message: str, project: Project, tmp_path: Path, command: Command
+) -> None:
+    """The folder, or the file and line in it, is named; the target is not touched."""
+    project(folder=FOLDER)
+    folder = tmp_path / "migrations-demo"
+    (folder / "0001_a.sql").unlink()
+    if files is None:
+        folder.rmdir()
+    for name, content in (files or {}).items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    found, _, err = command("run", "prepare", "--target", "demo")
+    assert found == code
+    told = err.partition("\nfailed: ")[0].splitlines()[1:]
+    lines = in_form("\n".join(told))
+    assert message in lines[0]
+    assert "State: Nothing changed in the database." in lines
+
+
+def test_a_history_table_that_nobody_knows_is_told(project: Project, command: Command) -> None:
+    """Its columns are named, and it is not written to."""
+    target = project()
+    do(target, "ALTER TABLE drizzle.__drizzle_migrations ADD COLUMN surprise int")
+    code, _, err = command("run", "migrate", "--target", "demo")
+    assert code == 2
+    assert "surprise" in err
+    in_form("\n".join(err.partition("\nfailed: ")[0].splitlines()[1:]))
+
+
+def test_a_target_that_does_not_answer_is_told(project: Project, command: Command) -> None:
+    """Exit code 1, which server, and how to start it; status shows it beside the others."""
+    project(folder=FOLDER, server="nothere")
+    code, _, err = command("run", "prepare", "--target", "demo")
+    assert code == 1
+    lines = in_form("\n".join(err.partition("\nfailed: ")[0].splitlines()[1:]))
+    assert lines[0] == 'could not connect to target "demo"'
+    assert "pgrunbook server start --name nothere" in lines[-1]
+    assert "Go on with it: pgrunbook run --resume " in err
+    code, out, _ = command("status")
+    assert code == 1
+    assert 'could not connect to target "demo"' in out
+
+
+def test_runs_show_and_status_tell_how_things_stand(project: Project, command: Command) -> None:
+    """A table of runs, one run with its last events, the targets with what is pending; each for eyes at 3 a.m."""
+    target = project(folder={**FOLDER, "0002_b.sql": "SELECT pg_sleep(60);"})
+    assert command("runs") == (0, "No run yet.\n", "")
+    code, out, _ = command("status")
+    assert code == 0
+    assert out.splitlines()[1].split("  ")[0] == "demo"
+    assert "(none)" in out
+    assert out.rstrip().endswith("no run")
+    with pgrunbook("run", "migrate", "--target", "demo") as process:
+        wait_until(lambda: has_begun("migrate", "0002_b"))
+        _, out, _ = command("runs")
+        assert " running " in out
+        _, out, _ = command("status")
+        assert "0001_a" in out
+        assert "process " in out
+        assert "holds the run lock for " in out
+        code, _, err = command("run", "--resume", str(newest_run() and newest_run().run_id))  # type: ignore[union-attr]
+        assert code == 1
+        assert in_form(err)[0].endswith("is already in use")
+        process.kill()
+    made = newest_run()
+    assert made is not None
+    _, out, _ = command("runs")
+    assert " broken off " in out
+    assert "migrate:broken off" in out
+    code, out, _ = command("show", made.run_id[-4:])
+    assert code == 0
+    assert out.startswith(f"{made.run_id}: broken off, migrate on demo by ")
+    assert "step-started" in out
+    assert "broken off" in out.splitlines()[4]
+    (made.folder.parent / "20990101T000000Z-migrate-demo-0000").mkdir()
+    (made.folder.parent / "20990101T000000Z-migrate-demo-0000" / "run.json").write_text("{")
+    code, out, err = command("runs")
+    assert code == 0
+    assert made.run_id in out
+    assert "could not read the run in" in err
+    assert command("runs", "--target", "other")[1] == "No run yet.\n"
+    assert target.name == "demo"
+
+
+def test_a_run_by_hand_is_opened_again_and_not_resumed(project: Project, command: Command) -> None:
+    """start makes working copies; --resume leads back to them; run --resume says so."""
+    project(folder=FOLDER)
+    code, out, err = command("start", "release", "--target", "demo", "--no-lab", "-p", "rehearse=no")
+    assert (code, err) == (0, "")
+    made = runs.load(Path(out.strip()))
+    assert (made.status, [p.notebook for p in made.parts]) == (
+        Status.WAITING, ["prepare.ipynb", "migrate.ipynb", "validate.ipynb"]
+    )  # fmt: skip
+    assert command("start", "--resume", made.run_id, "--no-lab") == (0, out, "")
+    code, _, err = command("run", "--resume", made.run_id)
+    assert code == 2
+    assert in_form(err)[-1] == f"Hint: Open its notebooks again: pgrunbook start --resume {made.run_id}"

@@ -1,0 +1,224 @@
+"""Connections: named, limited, and silent about secrets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from conftest import do, rows
+from pgrunbook.branches.server import Server
+from pgrunbook.database import connection
+from pgrunbook.database.connection import connect, limit, limit_locally, reset, transaction
+from pgrunbook.errors import RunbookError, Unreachable, WrongInput
+from pgrunbook.target import Target
+from scenes import error_of, is_at, kill, until
+
+Project = Callable[..., Target]
+SECRET = "s3cr€t/p@ss"  # noqa: S105 - it must not be seen
+ENCODED = "s3cr%E2%82%ACt%2Fp%40ss"
+
+
+def test_a_session_says_who_it_is_and_ends_what_takes_too_long(project: Project) -> None:
+    """A name for pg_stat_activity, both timeouts, and no end by idleness while it holds a lock."""
+    with connect(project(folder={}), purpose="migrate " + "x" * 80) as conn:
+        assert conn.autocommit
+        shown = conn.execute(
+            "SELECT current_setting('application_name'), current_setting('lock_timeout'),"
+            " current_setting('statement_timeout'), current_setting('idle_session_timeout'),"
+            " current_setting('client_connection_check_interval')"
+        ).fetchone()
+    assert shown == (("pgrunbook migrate " + "x" * 80)[:63], "2s", "30s", "0", "1s")
+
+
+def test_a_transaction_holds_to_its_limits_and_leaves_none(project: Project) -> None:
+    """Both timeouts hold inside, and are as before behind it."""
+    with connect(project(folder={})) as conn:
+        with transaction(conn, lock_timeout_ms=7, statement_timeout_ms=11_000):
+            assert settings(conn) == ("7ms", "11s")
+            limit_locally(conn, lock_timeout_ms=8, statement_timeout_ms=12_000)
+            assert settings(conn) == ("8ms", "12s")
+        assert settings(conn) == ("2s", "30s")
+        limit(conn, lock_timeout_ms=9, statement_timeout_ms=13_000)
+        assert settings(conn) == ("9ms", "13s")
+        reset(conn)
+        assert settings(conn) == ("2s", "30s")
+
+
+def settings(conn: connection.Connection) -> object:
+    return conn.execute("SELECT current_setting('lock_timeout'), current_setting('statement_timeout')").fetchone()
+
+
+def within(conn: connection.Connection, *acts: Callable[[], object]) -> None:
+    """Do something in a transaction."""
+    with transaction(conn, lock_timeout_ms=1, statement_timeout_ms=9_000):
+        for act in acts:
+            act()
+
+
+def failing(error: type[BaseException]) -> Callable[[], object]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+def test_a_transaction_is_there_as_a_whole_or_not_at_all(project: Project) -> None:
+    """Aborted for whatever reason, the session can be used again."""
+    target = project(folder={})
+    with connect(target) as conn:
+        for error in (ValueError, KeyboardInterrupt):
+            with pytest.raises(error):
+                within(conn, lambda: conn.execute("CREATE TABLE a ()"), failing(error))
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            within(conn, lambda: conn.execute("CREATE TABLE a (); SELECT 1 / 0"))
+        assert rows(target, "SELECT to_regclass('a')") == [(None,)]
+        within(conn, lambda: conn.execute("CREATE TABLE a ()"))
+    assert rows(target, "SELECT to_regclass('a')::text") == [("a",)]
+
+
+def test_a_commit_that_commits_nothing_is_an_error(project: Project) -> None:
+    """The server answers ROLLBACK to the COMMIT of a transaction that failed, and calls that success."""
+    with connect(project(folder={})) as conn:
+
+        def swallow() -> None:
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                conn.execute("SELECT 1 / 0")
+
+        error = error_of(lambda: within(conn, swallow))
+    assert str(error) == "the server answered COMMIT with ROLLBACK\nState: The transaction was aborted."
+
+
+def test_a_transaction_whose_session_ended_raises_what_ended_it(project: Project) -> None:
+    """And not that it could not be aborted."""
+    target = project(folder={})
+    with connect(target, purpose="migrate") as conn, pytest.raises(psycopg.errors.AdminShutdown):
+        within(conn, lambda: kill(target), lambda: conn.execute("SELECT 1"))
+
+
+def test_what_a_session_prepares_is_nobodys_trouble(project: Project) -> None:
+    """A migration may DEALLOCATE ALL: we prepare nothing that would be gone."""
+    with connect(project(folder={})) as conn:
+        for number in range(20):
+            assert conn.execute("SELECT %s::int", [number]).fetchone() == (number,)
+        assert conn.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+
+
+def test_a_server_that_does_not_run_is_told_with_the_way_to_start_it(session_env: pytest.MonkeyPatch) -> None:
+    """With the name it has in targets.toml."""
+    assert session_env
+    error = error_of(lambda: connect(Target(name="demo", server="not-there")))
+    assert isinstance(error, Unreachable)
+    assert error.exit_code == 1
+    lines = str(error).splitlines()
+    assert lines[0] == 'could not connect to target "demo"'
+    assert lines[1].startswith("Detail: ")
+    assert lines[2:] == [
+        "State: Nothing changed in the database.",
+        "Hint: Start it: pgrunbook server start --name not-there; for the demo database: pgrunbook demo.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://deploy:{}@nowhere.invalid/db",
+        "postgresql://deploy:{}@127.0.0.1:1/db",
+        "postgresql://deploy@127.0.0.1:1/db?password={}",
+    ],
+)
+def test_an_address_that_does_not_answer_is_told_without_its_password(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither as it is written in the URL nor as it is meant."""
+    monkeypatch.setenv("ADDRESS", address.format(ENCODED))
+    error = error_of(lambda: connect(Target(name="prod", url_from="ADDRESS")))
+    assert isinstance(error, Unreachable)
+    assert error.hint == "Check that the server runs, the service file, and that this machine is let in."
+    assert_silent(error)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://deploy:{0}@host:no-port/db",
+        "postgresql://deploy:{1}@host/db",
+        "postgresql://deploy:{0}@host/db?nonsense=1",
+        "deploy:{0}@host",
+        "mysql://deploy:{0}@host/db",
+        "host=h password={0} and then",
+    ],
+)
+def test_an_address_that_cannot_be_read_is_told_without_a_word_of_it(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libpq's own messages quote the address: they are not shown."""
+    monkeypatch.setenv("ADDRESS", address.format(ENCODED, SECRET))
+    error = error_of(lambda: connect(Target(name="prod", url_from="ADDRESS")))
+    assert_silent(error)
+    if isinstance(error, WrongInput):
+        assert str(error) == (
+            'cannot read the address of target "prod"\n'
+            "Detail: The environment variable ADDRESS does not hold a connection URL of PostgreSQL.\n"
+            "State: Nothing changed in the database.\n"
+            "Hint: Write postgresql://user@host/database; in a password, @ : / and % are written as %40 %3A %2F %25."
+        )
+
+
+def assert_silent(error: RunbookError) -> None:
+    """Neither the error nor what it was raised from holds the password."""
+    for text in (str(error), repr(error.__cause__), "".join(error._render_traceback_())):
+        for secret in (SECRET, ENCODED, "p@ss", "s3cr"):
+            assert secret not in text
+    assert error.__cause__ is None
+    assert error.__suppress_context__
+
+
+def test_a_wrong_password_is_not_shown(session_env: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server says whom it refused; the password stands nowhere."""
+    assert session_env
+    server = Server("asks")
+    server.start()
+    try:
+        with server.connect() as conn:
+            conn.execute("CREATE ROLE deploy LOGIN PASSWORD 'right'")
+            hba = conn.execute("SHOW hba_file").fetchone()
+        file = Path(str(hba[0])) if hba else Path()
+        server.do("tee", str(file), text="local all deploy scram-sha-256\nlocal all all trust\n")
+        with server.connect() as conn:
+            conn.execute("SELECT pg_reload_conf()")
+        monkeypatch.setenv("ADDRESS", f"postgresql://deploy:{ENCODED}@/postgres?host={server.socket_dir}")
+        error = error_of(lambda: connect(Target(name="prod", url_from="ADDRESS")))
+        assert 'password authentication failed for user "deploy"' in error.detail
+        assert_silent(error)
+    finally:
+        server.destroy()
+
+
+def test_options_of_the_address_are_kept_beside_ours(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL may set a search_path or name a provider's endpoint; our limits come on top."""
+    address = project(folder={}).conninfo()
+    url = f"postgresql://postgres@/{address['dbname']}?host={address['host']}&options=-c%20search_path%3Dapp"
+    monkeypatch.setenv("ADDRESS", url)
+    with connect(Target(name="prod", url_from="ADDRESS")) as conn:
+        found = conn.execute("SELECT current_setting('search_path'), current_setting('lock_timeout')").fetchone()
+    assert found == ("app", "2s")
+
+
+def test_a_statement_ends_when_its_client_is_gone(project: Project) -> None:
+    """Killed without a word, we leave nothing running in the server."""
+    target = project(folder={})
+    script = (
+        "import sys; from pgrunbook.target import Target; from pgrunbook.database.connection import connect; "
+        "connect(Target(name='d', server='main', database=sys.argv[1])).execute('SELECT pg_sleep(25)')"
+    )
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script, str(target.database)])
+    until(is_at(target, "pg_sleep(25)"))
+    process.kill()
+    process.wait()
+    until(lambda: not is_at(target, "pg_sleep(25)")(), within_s=15)
+    do(target, "SELECT 1")

@@ -1,0 +1,320 @@
+"""What effects says of a statement, against what real servers do when they run it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pgrunbook.branches.binaries import installation
+from pgrunbook.changes.catalog import UNKNOWN, Catalog
+from pgrunbook.changes.catalog_reader import read
+from pgrunbook.changes.effects import Effects, Lock, blocks, covers, effects, strongest
+from pgrunbook.changes.found import ACCESS_EXCLUSIVE, SHARE
+from pgrunbook.changes.refusals import refusals
+from pgrunbook.changes.statements import Statement, parse
+from pgrunbook.changes.syntax import tree
+
+FOLDER = Path(__file__).parent / "effects"
+SETUP = (FOLDER / "setup.sql").read_text()
+OLD = Path("/usr/lib/postgresql")
+VERSIONS = ["wheel", *sorted(path.parent.name for path in OLD.glob("*/bin") if int(path.parent.name) >= 14)]
+
+
+def _cases() -> dict[str, int]:
+    """Return the statements with the oldest version that knows them."""
+    found = {}
+    for line in (FOLDER / "cases.sql").read_text().splitlines():
+        if line and not line.startswith("--"):
+            _, version, statement = line.split(" ", 2) if line.startswith("from ") else ("", "0", line)
+            found[statement] = int(version)
+    return found
+
+
+CASES = _cases()
+PLANNED = (
+    "SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "EXPLAIN", "DO", "CREATE TABLE", "CREATE M", "REFRESH", "TRUNCATE",
+)  # fmt: skip
+NOT_KNOWN = {
+    "DROP FUNCTION shop.touch() CASCADE": "what depends on function shop.touch and goes with it",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a server did with a statement; relations by name, indexes apart."""
+
+    locks: frozenset[tuple[str, str]]
+    index_locks: frozenset[tuple[str, str]]
+    new_files: frozenset[str]
+    new_index_files: frozenset[str]
+    scanned: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Past:
+    """A database as setup.sql makes it, with everything that was there before a statement."""
+
+    conn: psycopg.Connection[tuple[object, ...]]
+    major: int
+    kinds: dict[str, str]
+    oids: dict[int, str]
+    table_of: dict[str, str]
+    catalog: Catalog
+
+    def files(self) -> dict[str, object]:
+        """Return the file of every relation that was there, by name: an index can come back as another one."""
+        rows = self.conn.execute(
+            "SELECT c.oid::regclass::text, c.relfilenode FROM pg_class AS c JOIN pg_namespace AS n"
+            " ON n.oid = c.relnamespace WHERE n.nspname IN ('shop', 'public')"
+        ).fetchall()
+        return {str(name): file for name, file in rows if str(name) in self.kinds}
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def past(request: pytest.FixtureRequest) -> Iterator[Past]:
+    bindir = installation().bindir if request.param == "wheel" else OLD / request.param / "bin"
+    folder = Path(tempfile.mkdtemp(prefix="pgr-"))
+    account = installation().account
+    if account is not None:
+        shutil.chown(folder, account.name)
+    who, data = account and account.name, folder / "data"
+    options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c autovacuum=off"
+    if request.param != "wheel" or installation().has_library("pg_stat_statements"):
+        options += " -c shared_preload_libraries=pg_stat_statements"
+    _do(who, bindir / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+    _do(who, bindir / "pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start")
+    try:
+        with psycopg.connect(host=str(folder), user="postgres", dbname="postgres", autocommit=True) as conn:
+            conn.execute("SET TimeZone = 'Europe/Berlin'")
+            conn.execute(SETUP.encode())
+            yield _past(conn)
+    finally:
+        _do(who, bindir / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+def _do(account: str | None, *command: object) -> None:
+    user = {} if account is None else {"user": account, "group": pwd.getpwnam(account).pw_gid, "extra_groups": []}
+    env = {**os.environ, "LC_ALL": "C"}
+    subprocess.run([*map(str, command)], check=True, stdout=subprocess.DEVNULL, env=env, cwd="/", **user)  # type: ignore[call-overload]
+
+
+def _past(conn: psycopg.Connection[tuple[object, ...]]) -> Past:
+    statements = [s for case in CASES for s in parse(case, "cases.sql")]
+    rows = conn.execute(
+        "SELECT c.oid::bigint, c.oid::regclass::text, c.relkind::text, i.indrelid::regclass::text FROM pg_class AS c"
+        " LEFT JOIN pg_index AS i ON i.indexrelid = c.oid WHERE c.relnamespace = 'shop'::regnamespace"
+    ).fetchall()
+    return Past(
+        conn,
+        conn.info.server_version // 10_000,
+        {str(name): str(kind) for _, name, kind, _ in rows},
+        {int(str(oid)): str(name) for oid, name, _, _ in rows},
+        {str(name): str(table) for _, name, _, table in rows if table},
+        read(conn, statements),
+    )
+
+
+def _run(past: Past, statement: str) -> Seen:
+    conn, before = past.conn, past.files()
+    conn.execute("SELECT pg_stat_force_next_flush()" if past.major >= 15 else "SELECT pg_sleep(0.5)")
+    conn.execute("SELECT 1")
+    with conn.transaction(force_rollback=True):
+        if statement.startswith("COPY"):
+            with conn.cursor().copy(statement.encode()) as copy:
+                list(copy)
+        else:
+            conn.execute(statement.encode())
+        oids = list(past.oids)
+        held = conn.execute(
+            "SELECT relation::bigint, mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation = ANY (%s)", [oids]
+        ).fetchall()
+        read_now = conn.execute(
+            "SELECT relid::bigint FROM pg_stat_xact_all_tables WHERE seq_scan > 0 AND relid = ANY (%s)", [oids]
+        ).fetchall()
+        new = {name for name, file in past.files().items() if file != before[name]}
+    locks = {(past.oids[int(str(oid))], str(mode)) for oid, mode in held}
+    indexes = {pair for pair in locks if past.kinds[pair[0]] in "iI"}
+    return Seen(
+        frozenset(locks - indexes),
+        frozenset(indexes),
+        frozenset(name for name in new if past.kinds[name] in "rm"),
+        frozenset(name for name in new if past.kinds[name] == "i"),
+        frozenset(past.oids[int(str(oid))] for (oid,) in read_now),
+    )
+
+
+@pytest.mark.parametrize("statement", CASES)
+def test_effects_are_what_the_server_does(past: Past, statement: str) -> None:
+    """Locks, new files and scans of every kind of statement are as the server shows them."""
+    if past.major < CASES[statement]:
+        pytest.skip(f"PostgreSQL {past.major} does not know it")
+    told = effects(tree(statement), past.catalog)
+    seen = _run(past, statement)
+    assert told.fails == ()
+    if statement in NOT_KNOWN:
+        assert NOT_KNOWN[statement] in told.unsure
+        return
+    _same_locks(past, told, seen)
+    assert {*told.rewrites, *told.empties} == seen.new_files
+    rebuilt = {*told.rebuilds, *(i for i, table in past.table_of.items() if table in (*told.rewrites, *told.empties))}
+    assert rebuilt & past.kinds.keys() == seen.new_index_files
+    _same_scans(statement, told, seen)
+
+
+def _same_locks(past: Past, told: Effects, seen: Seen) -> None:
+    def is_index(lock: Lock) -> bool:
+        return past.kinds.get(lock.object, "") in ("i", "I")
+
+    # A sequence in a default is read by nextval, which blocks nobody but ALTER SEQUENCE: not told.
+    counted = {pair for pair in seen.locks if past.kinds[pair[0]] != "S" or pair[1] != "RowExclusiveLock"}
+    assert [lock for lock in told.locks if not is_index(lock)] == list(strongest(counted))
+    told_of_indexes = {lock for lock in told.locks if is_index(lock)}
+    assert told_of_indexes <= set(strongest(seen.index_locks))
+    for lock in set(strongest(seen.index_locks)) - told_of_indexes:
+        table = told.mode_on(past.table_of[lock.object])
+        assert table is not None, lock
+        assert covers(table, lock.mode), lock
+
+
+def _same_scans(statement: str, told: Effects, seen: Seen) -> None:
+    """Queries are read as the planner likes; so is the other side of a foreign key. TRUNCATE counts as a scan."""
+    if statement.startswith(PLANNED):
+        assert set(told.scans) <= seen.scanned
+        return
+    partners = {lock.object for lock in told.locks} if "FOREIGN KEY" in statement or " TYPE " in statement else set()
+    assert set(told.scans) <= seen.scanned
+    assert seen.scanned - set(told.scans) <= partners
+
+
+@pytest.mark.parametrize("statement", ["ALTER TABLE shop.users ALTER COLUMN seen TYPE timestamp"])
+def test_time_zone_decides_about_timestamps(past: Past, statement: str) -> None:
+    """In a session in UTC a timestamp with and without zone are the same number: nothing is rewritten."""
+    past.conn.execute("SET TimeZone = 'UTC'")
+    try:
+        catalog = read(past.conn, parse(statement, "x.sql"))
+        told, seen = effects(tree(statement), catalog), _run(past, statement)
+    finally:
+        past.conn.execute("SET TimeZone = 'Europe/Berlin'")
+    assert told.rewrites == ()
+    assert seen.new_files == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("statement", "locks"),
+    [
+        ("CREATE INDEX CONCURRENTLY new ON shop.plain (b)", {("shop.plain", "ShareUpdateExclusiveLock")}),
+        ("REINDEX TABLE CONCURRENTLY shop.plain",
+         {("shop.plain", "ShareUpdateExclusiveLock"), ("shop.plain_a", "ShareUpdateExclusiveLock")}),
+        ("DROP INDEX CONCURRENTLY shop.plain_a",
+         {("shop.plain", "ShareUpdateExclusiveLock"), ("shop.plain_a", "ShareUpdateExclusiveLock")}),
+        ("VACUUM shop.plain", {("shop.plain", "ShareUpdateExclusiveLock")}),
+        ("VACUUM FULL shop.plain", {("shop.plain", "AccessExclusiveLock")}),
+    ],
+)  # fmt: skip
+def test_what_runs_outside_a_transaction_is_known_too(past: Past, statement: str, locks: set[tuple[str, str]]) -> None:
+    """A second session that holds a conflicting lock sees exactly the mode that effects tells, waiting."""
+    told = {(lock.object, lock.mode) for lock in effects(tree(statement), past.catalog).locks}
+    assert told == locks
+    table_mode = next(mode for name, mode in locks if name == "shop.plain")
+    host = past.conn.info.host
+    seen: set[str] = set()
+    with (
+        psycopg.connect(host=host, user="postgres", dbname="postgres", autocommit=True) as other,
+        psycopg.connect(host=host, user="postgres", dbname="postgres", autocommit=True) as watcher,
+        past.conn.transaction(force_rollback=True),
+    ):
+        past.conn.execute("LOCK TABLE shop.plain IN SHARE UPDATE EXCLUSIVE MODE")
+        other.execute("SET lock_timeout = '300ms'")
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(_gives_up, other, statement)
+            while not running.done():
+                seen |= _waiting(watcher, other.info.backend_pid)
+        running.result()
+    assert table_mode in seen
+
+
+def _waiting(watcher: psycopg.Connection[tuple[object, ...]], pid: int) -> set[str]:
+    rows = watcher.execute(
+        "SELECT mode FROM pg_locks WHERE pid = %s AND relation = 'shop.plain'::regclass::oid AND NOT granted", [pid]
+    ).fetchall()
+    return {str(mode) for (mode,) in rows}
+
+
+def _gives_up(conn: psycopg.Connection[tuple[object, ...]], statement: str) -> None:
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        conn.execute(statement.encode())
+
+
+def test_enough_kinds_are_compared() -> None:
+    """Every statement is another one, and there are many."""
+    assert len(CASES) > 200
+
+
+def _one(text: str) -> Statement:
+    (statement,) = parse(text, "x.sql")
+    return statement
+
+
+def test_modes_block_whom_postgresql_says() -> None:
+    """Readers wait for AccessExclusiveLock alone, writers for ShareLock and above."""
+    assert blocks(ACCESS_EXCLUSIVE) == ("readers", "row locks", "writers", "vacuum", "schema changes")
+    assert blocks(SHARE) == ("writers", "vacuum", "schema changes")
+    assert blocks("RowExclusiveLock") == ("schema changes",)
+    assert blocks("ShareUpdateExclusiveLock") == ("vacuum", "schema changes")
+
+
+def test_without_a_catalog_the_text_is_taken_for_what_it_says() -> None:
+    """Names stay as they are written, and what the text cannot tell is said."""
+    told = effects(tree(_one("ALTER TABLE users ALTER COLUMN age TYPE bigint").sql), UNKNOWN)
+    assert told.locks == (Lock("users", ACCESS_EXCLUSIVE),)
+    assert told.rewrites == ("users",)
+    assert told.unsure
+    dropped = effects(tree("DROP INDEX users_email"), UNKNOWN)
+    assert dropped.locks == (Lock("users_email", ACCESS_EXCLUSIVE),)
+    assert dropped.unsure == ("the table of the index; it is locked in the same mode",)
+
+
+def test_dependents_make_statements_fail_or_are_lost(past: Past) -> None:
+    """What a view or a foreign key stops is told before the server says it; CASCADE tells what goes along."""
+    fails = {
+        "ALTER TABLE shop.users ALTER COLUMN memory TYPE bigint": "view shop.rich uses shop.users.memory",
+        "DROP TABLE shop.orders": "foreign key items_order_id_fkey of shop.items depends on shop.orders",
+        "ALTER TABLE shop.users DROP COLUMN memory": "view shop.rich depends on shop.users.memory",
+    }
+    for statement, reason in fails.items():
+        assert reason in effects(tree(statement), past.catalog).fails
+        with pytest.raises(psycopg.Error), past.conn.transaction(force_rollback=True):
+            past.conn.execute(statement.encode())
+    told = effects(tree("DROP TABLE shop.users CASCADE"), past.catalog)
+    assert "view shop.rich" in told.loses
+    assert "foreign key orders_user on shop.orders" in told.loses
+
+
+def test_statements_that_the_server_counts_are_read(past: Past) -> None:
+    """A column that pg_stat_statements shows in use is refused; where the extension is not made, nobody knows."""
+    drop = [_one("ALTER TABLE shop.users DROP COLUMN doc")]
+    assert not read(past.conn, drop).uses_known
+    try:
+        past.conn.execute("CREATE EXTENSION pg_stat_statements")
+    except psycopg.errors.FeatureNotSupported:
+        pytest.skip("this server comes without pg_stat_statements")
+    try:
+        past.conn.execute("SELECT pg_stat_statements_reset()")
+        for _ in range(3):
+            past.conn.execute("SELECT doc FROM shop.users WHERE id = 1")
+        (refusal,) = refusals(drop, read(past.conn, drop), set())
+    finally:
+        past.conn.execute("DROP EXTENSION pg_stat_statements")
+    assert refusal.object == "shop.users.doc"
+    assert refusal.reason == "the column is in use: 3 calls in pg_stat_statements"

@@ -1,0 +1,204 @@
+"""The house holds together: one name per procedure everywhere, and the rules of notebooks and of the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import typer
+
+from conftest import ROOT
+from pgrunbook import cli, runbook
+from pgrunbook.target import Target
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LIBRARY = sorted((ROOT / "lib" / "pgrunbook").rglob("*.py"))
+SKELETON = ["**Purpose.**", "**When to use.**", "**What it changes.**", "**Parameters.**", "**Steps.**"]
+FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.Try, ast.With)
+CHANGES_STATE = {"take_restore_point", "execute_plan", "take_back", "restore_to_branch"}
+LONGEST_CELL = 8
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def test_every_notebook_has_a_module_a_test_and_a_place_in_the_command_line() -> None:
+    """prepare.ipynb, procedures/prepare.py, tests/test_prepare.py, and `pgrunbook run prepare`."""
+    names = {path.stem for path in NOTEBOOKS}
+    assert names == set(runbook.PROCEDURES)
+    for name in names:
+        assert (ROOT / "lib" / "pgrunbook" / "procedures" / f"{name}.py").is_file()
+        assert (ROOT / "tests" / f"test_{name}.py").is_file()
+
+
+@every_notebook
+def test_a_notebook_has_one_parameters_cell_that_agrees_with_its_model(path: Path) -> None:
+    """Names, order, defaults and types of the cell are those of the procedure's model; set-up passes them all on."""
+    cells = code_cells(path)
+    tagged = [cell for cell in cells if "parameters" in tags(cell)]
+    assert [cell.id for cell in tagged] == ["parameters"] == [cells[0].id]
+    assert cells[1].id == "set-up"
+    given: dict[str, Any] = {}
+    exec(tagged[0].source, {}, given)  # noqa: S102 - it is assignments of literals, as the next test makes sure
+    fields = runbook.PROCEDURES[path.stem].Parameters.model_fields
+    assert list(given) == list(fields)
+    for name, value in given.items():
+        if name == "target":
+            assert value == "demo"
+            continue
+        assert (value, type(value)) == (fields[name].default, fields[name].annotation)
+    passed = {word.arg for call in calls(cells[1].source) for word in call.keywords}
+    assert passed == set(fields)
+
+
+@every_notebook
+def test_a_notebook_tells_and_shows_while_lib_does(path: Path) -> None:
+    """Short cells of plain calls: no def, class, loop, try, SQL, magic or input(); text before each."""
+    cells = nbformat.read(path, as_version=4).cells
+    for before, cell in pairwise(cells):
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", cell.id)
+        if cell.cell_type != "code":
+            continue
+        assert before.cell_type == "markdown", f"{cell.id} has no text before it"
+        assert len(cell.source.splitlines()) <= LONGEST_CELL
+        assert not re.search(r"^\s*[%!]|\binput\(|\b(SELECT|INSERT|UPDATE|DELETE|ALTER|CREATE|DROP)\b", cell.source)
+        assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, FORBIDDEN)]
+        if cell.id == "parameters":
+            assert all(isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant)
+                       for line in ast.parse(cell.source).body)  # fmt: skip
+        elif cell.id != "set-up":
+            assert before.id == f"about-{cell.id}"
+            assert cell.source == f"{path.stem}.{cell.id.replace('-', '_')}(here)"
+    assert len({cell.id for cell in cells}) == len(cells)
+
+
+@every_notebook
+def test_a_notebook_has_the_skeleton(path: Path) -> None:
+    """Purpose, When to use, What it changes, Parameters, Steps; at the end Result and If it failed."""
+    cells = nbformat.read(path, as_version=4).cells
+    places = [cells[0].source.find(heading) for heading in SKELETON]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert cells[0].source.startswith(f"# {path.stem.capitalize()}: ")
+    assert [cell.id for cell in cells[-2:]] == ["result", "if-it-failed"]
+    assert cells[-2].source.startswith("## Result\n")
+    assert cells[-1].source.startswith("## If it failed\n")
+    for name in runbook.PROCEDURES[path.stem].Parameters.model_fields:
+        assert f"- `{name}`: " in cells[0].source
+
+
+@every_notebook
+def test_the_steps_of_a_notebook_are_the_functions_of_its_module_in_order(path: Path) -> None:
+    """Each public function is a step, from begin to verdict, and nothing else is."""
+    module = import_module(f"pgrunbook.procedures.{path.stem}")
+    tree = ast.parse(Path(str(module.__file__)).read_text())
+    public = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    steps = [cell.id.replace("-", "_") for cell in code_cells(path)[2:]]
+    assert public == ["begin", *steps]
+    assert (steps[0], steps[-1]) == ("meet_the_target", "verdict")
+
+
+@every_notebook
+def test_cells_that_change_the_database_are_tagged(path: Path) -> None:
+    """An operator, and a reviewer of the diff, sees which cells are to be feared."""
+    for cell in code_cells(path):
+        assert ("changes-state" in tags(cell)) == (cell.id.replace("-", "_") in CHANGES_STATE), cell.id
+        assert tags(cell) <= {"parameters", "changes-state", "nbval-check-output"}
+
+
+@every_notebook
+def test_a_notebook_keeps_only_the_outputs_that_are_compared(path: Path) -> None:
+    """Outputs stand in cells tagged nbval-check-output, there always, and nowhere else; no counts, no stray facts."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    for cell in code_cells(path):
+        assert bool(cell.outputs) == ("nbval-check-output" in tags(cell)), cell.id
+        assert cell.outputs or cell.execution_count is None
+        for output in cell.outputs:
+            assert not re.search(r"\d{8}T\d{6}Z|/tmp|/var|/root|/home", str(output)), cell.id
+
+
+def test_every_named_query_is_used() -> None:
+    """A query that no code names is gone."""
+    code = "\n".join(path.read_text() for path in LIBRARY)
+    for path in (ROOT / "lib" / "pgrunbook" / "database" / "sql").glob("*.sql"):
+        for name in re.findall(r"^-- name: (\w+)$", path.read_text(), re.M):
+            assert re.search(rf"[\"']{name}[\"']", code), f"{path.name} has {name}, which nobody asks for"
+
+
+def test_the_readme_names_every_command_target_option_and_runbook() -> None:
+    """Who reads the README has read of everything that can be done."""
+    readme = (ROOT / "README.md").read_text()
+    for command in commands():
+        assert f"pgrunbook {command}" in readme, f"the README does not name the command {command}"
+    for option in Target.model_fields.keys() - {"name"}:
+        assert f"`{option}`" in readme, f"the README does not name the target's option {option}"
+    for path in (ROOT / "runbooks").glob("*.yaml"):
+        assert f"pgrunbook run {path.stem}" in readme or f"`{path.stem}`" in readme
+    for path in NOTEBOOKS:
+        assert f"notebooks/{path.name}" in readme
+
+
+def test_no_error_is_passed_over_in_silence() -> None:
+    """`except: pass` is nowhere, nor an except without a kind of error."""
+    for path in LIBRARY:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            where = f"{path.name}, line {node.lineno}"
+            assert node.type is not None, where
+            everything = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+            silent = all(isinstance(line, ast.Pass) for line in node.body)
+            assert not (everything and silent), where
+
+
+def test_modules_are_small_and_imports_of_procedures_do_not_cross() -> None:
+    """A module has 400 lines at most, a function 60; a procedure never imports another."""
+    for path in LIBRARY:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert int(str(node.end_lineno)) - node.lineno < 60, f"{path.name}: {node.name}"
+    for name in runbook.PROCEDURES:
+        text = (ROOT / "lib" / "pgrunbook" / "procedures" / f"{name}.py").read_text()
+        for other in runbook.PROCEDURES.keys() - {name}:
+            assert not re.search(rf"procedures(\.| import .*\b){other}\b", text)
+
+
+def test_no_path_of_a_machine_is_in_a_file() -> None:
+    """What works here works everywhere."""
+    for folder in ("lib", "notebooks", "runbooks"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".ipynb", ".yaml", ".sql"):
+                assert str(ROOT) not in path.read_text(), path
+
+
+def code_cells(path: Path) -> list[Any]:
+    """Return the code cells of a notebook."""
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def tags(cell: Any) -> set[str]:
+    """Return the tags of a cell."""
+    return set(cell.metadata.get("tags", []))
+
+
+def calls(source: str) -> list[ast.Call]:
+    """Return the calls in a cell."""
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+
+
+def commands() -> Iterator[str]:
+    """Yield every command of the command line, with the words before it."""
+    group = typer.main.get_command(cli.app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        yield from (f"{name} {one}" for one in inner) if inner else [name]

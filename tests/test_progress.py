@@ -1,0 +1,62 @@
+"""What the terminal shows while a run is at work."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgrunbook.record.progress import Progress
+from pgrunbook.record.run import Part, Status
+
+SAYS = ('could not apply "0001_[/red]"', "Detail: array [1:2] of [bold]", "Hint: Mend it.")
+
+SHOW = f"""
+from pathlib import Path
+from pgrunbook.record.progress import Progress
+from pgrunbook.record.run import Part, Status
+with Progress("release on demo", Path("journal.jsonl")) as progress:
+    progress.procedure("migrate")
+    progress.cell({{"id": "execute-plan"}})
+    progress.ended(Part("migrate", "01-migrate.ipynb", Status.FAILED, says={SAYS[0]!r}), {SAYS!r})
+"""
+
+
+def test_a_log_gets_plain_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """One for each procedure, then its error; no colours, no bars."""
+    with Progress("release on demo", tmp_path / "journal.jsonl") as progress:
+        progress.procedure("migrate")
+        progress.cell({"id": "execute-plan"})
+        progress.ended(Part("migrate", "01-migrate.ipynb", Status.FAILED, says=SAYS[0]), SAYS)
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.split()[:2] == ["migrate", "failed"]
+    assert first.endswith(SAYS[0])
+    assert rest == list(SAYS)
+
+
+def test_a_terminal_shows_errors_as_they_are(tmp_path: Path) -> None:
+    """An error quotes names from the database; brackets in them are no markup."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen([sys.executable, "-c", SHOW], stderr=theirs, cwd=tmp_path, env=environment) as shown:
+        os.close(theirs)
+        text = b"".join(_read(ours)).decode()
+    os.close(ours)
+    assert shown.returncode == 0, text
+    for line in SAYS:
+        assert line in text
+    assert "failed" in text
+
+
+def _read(handle: int) -> list[bytes]:
+    parts = []
+    try:
+        while part := os.read(handle, 4096):
+            parts.append(part)
+    except OSError:  # how Linux says that the other end of a terminal is closed
+        pass
+    return parts

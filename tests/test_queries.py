@@ -1,0 +1,84 @@
+"""The loader of named queries, and the steady view in which they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+
+import psycopg
+import pytest
+from psycopg.pq import TransactionStatus
+
+import test_schema
+from pgrunbook.database import queries, schema
+
+server = test_schema.server
+database = test_schema.database
+
+
+def test_queries_are_loaded_by_name() -> None:
+    """A query comes without its heading, and the same file is read once."""
+    found = queries.parse("-- name: one\n-- a row is: a number\nSELECT 1;\n\n-- name: two\n-- a row is: b\nSELECT 2;\n")
+    assert dict(found) == {"one": "SELECT 1;", "two": "SELECT 2;"}
+    assert queries.load("schema") is queries.load("schema")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SELECT 1;", 'a query stands under "-- name: ..." and a line "-- a row is: ..."'),
+        ("-- name: one\nSELECT 1;", 'a query stands under "-- name: ..." and a line "-- a row is: ..."'),
+        ("-- name: a\n-- a row is: x\n1\n-- name: a\n-- a row is: x\n2", "a query's name comes twice: a, a"),
+    ],
+)
+def test_file_that_breaks_the_rules_is_refused(text: str, message: str) -> None:
+    """Text under no name, a query that does not say what a row is, and a name used twice are errors."""
+    with pytest.raises(ValueError, match="query") as error:
+        queries.parse(text)
+    assert str(error.value) == message
+
+
+def test_every_file_of_queries_is_well_formed() -> None:
+    """All files beside the loader can be loaded."""
+    folder = resources.files("pgrunbook.database").joinpath("sql")
+    modules = [entry.name.removesuffix(".sql") for entry in folder.iterdir() if entry.name.endswith(".sql")]
+    assert "schema" in modules
+    assert all(queries.load(module) for module in modules)
+
+
+def test_rows_have_the_fields_of_their_class(server: test_schema.Server) -> None:
+    """A query for the schema gives the columns that its class names, in that order."""
+    parameters = {"schemas": "{}", "left_out": "{}", "left_schemas": []}
+    with server.connect("postgres") as conn:
+        for name, cls in schema._CLASSES.items():
+            query = queries.load("schema")[name]
+            if name == "publications" and server.version < 15:
+                query = queries.load("schema")["publications_14"]
+            columns = conn.execute(query, parameters).description or []
+            assert tuple(column.name for column in columns) == cls._fields, name
+
+
+def test_steady_view_sees_no_later_commit_and_cannot_write(
+    server: test_schema.Server, database: Callable[..., str]
+) -> None:
+    """What others commit after the first read does not show, and a write is refused."""
+    name = database("CREATE TABLE t (a integer)")
+    with server.connect(name) as conn, server.connect(name) as other:
+        with queries.steady(conn) as cursor:
+            assert cursor.execute("SELECT count(*) FROM public.t").fetchone() == (0,)
+            other.execute("INSERT INTO t VALUES (1)")
+            assert cursor.execute("SELECT count(*) FROM public.t").fetchone() == (0,)
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), queries.steady(conn) as cursor:
+            cursor.execute("INSERT INTO public.t VALUES (2)")
+        assert conn.info.transaction_status == TransactionStatus.IDLE
+
+
+def test_steady_view_makes_text_comparable(server: test_schema.Server, database: Callable[..., str]) -> None:
+    """The session's own formats do not show in it, and are there again afterwards."""
+    query = "SELECT '2026-01-31 12:00+00'::timestamptz::text, '1 day'::interval::text, '\\x01'::bytea::text"
+    with server.connect(database()) as conn:
+        conn.execute("SET DateStyle = German; SET TimeZone = 'Asia/Tokyo'; SET IntervalStyle = iso_8601")
+        with queries.steady(conn, statement_timeout_ms=1234) as cursor:
+            assert cursor.execute(query).fetchone() == ("2026-01-31 12:00:00+00", "1 day", "\\x01")
+            assert cursor.execute("SHOW statement_timeout").fetchone() == ("1234ms",)
+        assert conn.execute(query).fetchone() == ("31.01.2026 21:00:00 JST", "P1D", "\\x01")

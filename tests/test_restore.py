@@ -1,0 +1,156 @@
+"""notebooks/restore.ipynb: to any moment, beside the living."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from acting import cells, completed, error, events, notebook, outputs, run
+from conftest import ROOT, do, rows
+from pgrunbook import demo
+from pgrunbook import target as targets
+from pgrunbook.branches.server import Server, ServerState
+from pgrunbook.record.run import Run, Status
+from pgrunbook.target import Target
+
+FOLDER = {
+    "0001_a.sql": "CREATE TABLE a (id int PRIMARY KEY, b text);",
+    "0002_b.sql": "ALTER TABLE a ADD COLUMN c text;",
+}
+
+
+@pytest.fixture
+def restored() -> Iterator[Callable[..., tuple[Run, int]]]:
+    """Run restore on target demo; the servers that it made go with the test."""
+    names = []
+
+    def restore(**given: str) -> tuple[Run, int]:
+        made, code = run("restore", **given)
+        names.extend(str(e["name"]) for e in events(made, "restored"))
+        return made, code
+
+    yield restore
+    for name in names:
+        Server(name).destroy()
+
+
+Restore = Callable[..., tuple[Run, int]]
+
+
+def test_a_database_comes_back_at_a_restore_point_an_lsn_and_a_time(
+    project: Callable[..., Target], restored: Restore
+) -> None:
+    """Beside the living one; rows written since are new, deleted ones missing, changed ones changed."""
+    target = project(folder={"0001_a.sql": FOLDER["0001_a.sql"]})
+    assert run("migrate")[1] == 0
+    do(target, "INSERT INTO a SELECT n, 'as it was' FROM generate_series(1, 100) AS n")
+    files = Path(str(target.migrations))
+    (files / "0002_b.sql").write_text("CREATE TABLE other (id int)")
+    migrated, code = run("migrate")
+    assert code == 0
+    ((moment, lsn),) = rows(target, "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', "
+                            "'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), pg_current_wal_insert_lsn()")  # fmt: skip
+    do(target, "DELETE FROM a WHERE id <= 5; UPDATE a SET b = 'spoilt' WHERE id BETWEEN 6 AND 9; "
+       "INSERT INTO a VALUES (101, 'since'), (102, 'since')")  # fmt: skip
+
+    made, code = restored(name="by-point")
+    assert (code, made.status, completed(made)) == (0, Status.DONE, True)
+    assert "before_" + migrated.run_id in outputs(made, "is-it-the-point")
+    assert '"before_' + migrated.run_id in events(made, "verdict")[0]["says"]
+    table = {line.split()[0]: line.split()[1:] for line in outputs(made, "how-does-it-differ").splitlines()[1:]}
+    assert table["public.a"] == ["100", "97", "5", "4", "2", "different"]
+    assert table["public.other"][-2:] == ["only", "today"]
+    compared = next(c for c in notebook(made).cells if c.id == "how-does-it-differ")
+    assert "missing: 1" in compared.outputs[0].data["text/html"]
+    assert "public.a: 5 missing today, 4 changed, 2 new" in outputs(made, "differences-drawn")
+    assert Server("by-point").status().state is ServerState.RUNNING
+    beside = target.model_copy(update={"server": "by-point"})
+    assert rows(beside, "SELECT count(*) FROM a WHERE b = 'as it was'") == [(100,)]
+    assert rows(target, "SELECT count(*) FROM a") == [(97,)]
+
+    there = "SELECT count(*), count(DISTINCT b), to_regclass('other') IS NOT NULL FROM a"
+    for to, name in ((str(lsn), "by-lsn"), (str(moment), "by-time")):
+        made, code = restored(to=to, name=name)
+        assert (code, made.status) == (0, Status.DONE)
+        assert rows(target.model_copy(update={"server": name}), there) == [(100, 1, True)]
+
+
+def test_what_cannot_be_restored_is_said_before_anything_is_copied(project: Callable[..., Target]) -> None:
+    """A time without zone, a point that is not there and a name that is taken: each with its own exit code."""
+    project(folder=FOLDER)
+    made, code = run("restore", to="2026-11-22 16:54:31")
+    assert (code, made.status, cells(made)["set-up"]) == (2, Status.FAILED, "failed")
+    assert error(made).splitlines() == [
+        'time "2026-11-22 16:54:31" has no zone',
+        "Detail: It would be another moment on every machine.",
+        "State: Nothing changed in the database.",
+        "Hint: Write 2026-11-22T16:54:31Z for UTC, or with an offset as +01:00.",
+    ]
+    made, code = run("restore", to="no-such-point")
+    assert (code, made.status, cells(made)["restore-to-branch"]) == (2, Status.FAILED, "failed")
+    assert error(made).startswith('could not find restore point "no-such-point" in the WAL of server "main"')
+
+    assert run("migrate")[1] == 0
+    made, code = run("restore", name="main")
+    assert (code, made.status) == (3, Status.REFUSED)
+    assert error(made).startswith('refused to restore over server "main"')
+    made, code = run("restore", name="../elsewhere")
+    assert (code, made.status) == (2, Status.FAILED)
+    assert error(made).startswith('"../elsewhere" cannot be the name of a server')
+
+
+def test_a_table_with_other_columns_since_is_shown_as_such(project: Callable[..., Target], restored: Restore) -> None:
+    """A migration between then and now does not hide the tables that can be compared."""
+    target = project(folder={"0001_a.sql": FOLDER["0001_a.sql"] + "CREATE TABLE b (id int PRIMARY KEY);"})
+    assert run("migrate")[1] == 0
+    assert target.migrations is not None
+    (target.migrations / "0002_b.sql").write_text(FOLDER["0002_b.sql"])
+    assert run("migrate")[1] == 0
+    do(target, "INSERT INTO a VALUES (1, 'x', 'y'); INSERT INTO b VALUES (1)")
+    made, code = restored()
+    assert (code, made.status, completed(made)) == (0, Status.DONE, True)
+    assert events(made, "restored")[0]["name"] == f"restored-{made.run_id[-4:]}"
+    shown = outputs(made, "how-does-it-differ")
+    lines = {line.split()[0]: line for line in shown.splitlines()}
+    assert lines["public.a"].endswith(" 1          different; only one side has the columns c")
+    assert lines["public.b"].endswith("different")
+
+
+def test_a_database_that_is_not_on_a_server_of_ours_is_refused(
+    project: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a server of ours has backups that we can read; the refusal says where to look."""
+    monkeypatch.setenv("ADDRESS_OF_TESTS", "postgresql://nobody@localhost:1/nothing")
+    project(folder=FOLDER, server=None, database=None, url_from="ADDRESS_OF_TESTS")
+    made, code = run("restore")
+    assert (code, made.status) == (3, Status.REFUSED)
+    assert error(made).splitlines()[0] == 'target "demo" cannot be restored from here'
+
+
+@pytest.mark.usefixtures("site")
+def test_a_server_that_is_down_can_be_restored_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored: Restore
+) -> None:
+    """The newest restore point is found in the WAL; what cannot be compared is said."""
+    file = tmp_path / "targets.toml"
+    folder = ROOT / "examples" / "zeitwork" / "packages" / "database" / "migrations"
+    file.write_text(f'[demo]\nserver = "lost"\ndatabase = "zeitwork"\nmigrations = "{folder}"\n')
+    monkeypatch.setenv("PGRUNBOOK_TARGETS", str(file))
+    monkeypatch.setenv("PGRUNBOOK_OUTPUTS", str(tmp_path / "outputs"))
+    lost = Server("lost")
+    try:
+        demo.set_up(1000)
+        migrated, code = run("migrate")
+        assert code == 0
+        lost.stop()
+        made, code = restored(name="saved")
+        assert (code, made.status, completed(made)) == (0, Status.DONE, True)
+        assert "answers  no: " in outputs(made, "meet-the-target")
+        assert "before_" + migrated.run_id in outputs(made, "choose-the-point")
+        assert "The target does not answer" in outputs(made, "how-does-it-differ")
+        beside = targets.load("demo").model_copy(update={"server": "saved"})
+        assert rows(beside, "SELECT to_regclass('audit_logs'), count(*) FROM sessions") == [(None, 1000)]
+    finally:
+        lost.destroy()

@@ -1,0 +1,172 @@
+"""The statements of a migration file: where each stands, how it runs, and what is refused."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pgrunbook.changes.statements import Policy, Statement, parse
+from pgrunbook.errors import WrongInput
+
+STDIN = (
+    "m.sql, line 2: COPY FROM STDIN cannot run from a migration file\n"
+    "Detail: The data after it is for psql, not for the server.\n"
+    "State: Nothing changed in the database.\n"
+    "Hint: Write the rows as INSERT, or load them in a procedure of its own."
+)
+
+
+def statements(text: str) -> list[tuple[int, str]]:
+    return [(s.line, s.sql) for s in parse(text, "m.sql")]
+
+
+def error_of(text: str) -> str:
+    with pytest.raises(WrongInput) as caught:
+        parse(text, "m.sql")
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def policies(text: str) -> list[bool]:
+    """Say of each statement whether it runs alone."""
+    return [s.policy is Policy.ALONE for s in parse(text, "m.sql")]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", []),
+        ("-- nothing\n/* at all */;;\n", []),
+        ("\ufeffSELECT 1", [(1, "SELECT 1")]),
+        ("SELECT 1;\r\nSELECT 2;\r\n", [(1, "SELECT 1"), (2, "SELECT 2")]),
+        ("SELECT 1;--> statement-breakpoint\n\nSELECT 2;", [(1, "SELECT 1"), (3, "SELECT 2")]),
+        ("-- é🚀\nSELECT 'é🚀';\nSELECT \"Ünï\"", [(2, "SELECT 'é🚀'"), (3, 'SELECT "Ünï"')]),
+        ("/* a\n/* b */ c */\nSELECT 1 -- end\n; SELECT 2 /* e */", [(3, "SELECT 1"), (4, "SELECT 2")]),
+        ("SELECT $é$ ; $é$;\nSELECT ';'", [(1, "SELECT $é$ ; $é$"), (2, "SELECT ';'")]),
+        (
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END;\nSELECT 3",
+            [(1, "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END"), (2, "SELECT 3")],
+        ),
+    ],
+)
+def test_each_statement_is_its_exact_text_and_the_line_it_begins_on(text: str, found: list[tuple[int, str]]) -> None:
+    """Comments around it are left out, also nested ones; characters beyond ASCII count as one."""
+    assert statements(text) == found
+
+
+def test_a_statement_is_known_by_the_hash_of_its_text() -> None:
+    """The same statement after another comment has the same hash."""
+    one, two = parse("SELECT 1", "m.sql")[0], parse("-- c\nSELECT 1;", "m.sql")[0]
+    assert one.sha256 == two.sha256 == "e004ebd5b5532a4b85984a62f8ad48a81aa3460c1ca07701f386135d72cdecf5"
+    assert isinstance(one, Statement)
+
+
+def test_a_file_of_a_megabyte_is_read_in_seconds() -> None:
+    """Characters beyond ASCII do not make the time grow with the square of the size."""
+    text = ";\n".join(f"INSERT INTO t VALUES ({i}, 'é text {i}')" for i in range(20_000))
+    start = time.process_time()
+    found = parse(text, "m.sql")
+    assert (len(found), found[-1].line) == (20_000, 20_000)
+    assert time.process_time() - start < 30
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("SELECT 1;\nSELEKT 2;", 'm.sql, line 2: syntax error at or near "SELEKT"\nDetail: The line is: SELEKT 2;'),
+        (
+            "SELECT 'é';\nALTER TABEL é",
+            'm.sql, line 2: syntax error at or near "TABEL"\nDetail: The line is: ALTER TABEL é',
+        ),
+        ("é foo", 'm.sql, line 1: syntax error at or near "é"\nDetail: The line is: é foo'),
+        ("CREATE TABLE a (\n\n", "m.sql, line 1: syntax error at end of input\nDetail: The line is: CREATE TABLE a ("),
+        (
+            "\n SELECT 'abc",
+            "m.sql, line 2: unterminated quoted string at or near \"'abc\"\nDetail: The line is: SELECT 'abc",
+        ),
+        ("SELECT 1\x0b;\nSELECT 2 2", 'm.sql, line 2: syntax error at or near "2"\nDetail: The line is: SELECT 2 2'),
+    ],
+)
+def test_what_does_not_parse_is_told_with_file_and_line_in_the_parsers_words(text: str, told: str) -> None:
+    """The line itself stands in the error."""
+    state = "State: Nothing changed in the database."
+    assert error_of(text) == f"{told}\n{state}\nHint: Correct the file; PostgreSQL's own parser could not read it."
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("SELECT 1;\n\\c other", "\\c other"), ("\nSELECT 1 \\gexec", "SELECT 1 \\gexec")]
+)
+def test_commands_of_psql_are_told_as_such(text: str, line: str) -> None:
+    """The server never sees them."""
+    assert error_of(text) == (
+        'm.sql, line 2: syntax error at or near "\\"\n'
+        f"Detail: The line is: {line}\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: Commands that begin with \\ are psql's own: take them out of the migration."
+    )
+
+
+@pytest.mark.parametrize("text", ["\nCOPY a FROM STDIN", "\nCOPY a (b) FROM stdin WITH (FORMAT csv);\n1,2\n\\.\n"])
+def test_rows_for_copy_are_refused(text: str) -> None:
+    """Also where the rows behind it are what does not parse."""
+    assert error_of(text) == STDIN
+
+
+@pytest.mark.parametrize("text", ["BEGIN", "COMMIT", "START TRANSACTION", "ROLLBACK", "SAVEPOINT a", "END"])
+def test_a_migration_opens_and_ends_no_transaction(text: str) -> None:
+    """It would commit without its history row."""
+    assert error_of(f"SELECT 1;\n{text};") == (
+        "m.sql, line 2: a migration cannot hold BEGIN, COMMIT or ROLLBACK\n"
+        "Detail: The migration and its history row are committed in one transaction, which we open.\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: Take the statement out; a statement that cannot run in a transaction is run alone anyway."
+    )
+
+
+def test_a_zero_byte_is_refused() -> None:
+    """The parser would take it for the end of the file, and the statements behind it would never run."""
+    assert error_of("SELECT 1;\n\0DROP TABLE a;") == (
+        "m.sql, line 2: holds a zero byte\n"
+        "Detail: PostgreSQL would read the file up to there and pass over the rest.\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: Take it out; a file in UTF-16 is to be saved as UTF-8."
+    )
+
+
+def test_a_concurrent_index_needs_a_name() -> None:
+    """After a crash it is found again by its name."""
+    assert error_of("CREATE INDEX CONCURRENTLY ON a (b)") == (
+        "m.sql, line 1: CREATE INDEX CONCURRENTLY needs a name for its index\n"
+        "Detail: An attempt that is cut off leaves an invalid index, which could not be told from others.\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: Write CREATE INDEX CONCURRENTLY name ON ..."
+    )
+    assert policies("CREATE INDEX ON a (b)") == [False]
+
+
+@pytest.mark.parametrize(
+    ("text", "alone"),
+    [
+        ("UPDATE a SET m = 'new'", True),
+        ("INSERT INTO a VALUES (E'new')", True),
+        ("INSERT INTO a VALUES ('{old,new}')", True),
+        ("ALTER TABLE a ALTER m SET DEFAULT 'new'::mood", True),
+        ("CREATE FUNCTION f() RETURNS mood LANGUAGE sql AS $$ SELECT 'new'::mood $$", True),
+        ("UPDATE a SET m = 'newer'", False),
+        ('UPDATE a SET "new" = 1', False),
+        ("SELECT 1 -- 'new'", False),
+    ],
+)
+def test_a_new_label_runs_alone_only_where_a_later_statement_uses_it(text: str, alone: bool) -> None:
+    """In one transaction the server would refuse to use it; otherwise the migration stays whole."""
+    assert policies(f"ALTER TYPE mood ADD /* */ VALUE 'new'; {text}") == [alone, False]
+    assert policies(f"{text}\n; ALTER TYPE mood ADD VALUE 'new'") == [False, False]
+
+
+def test_a_label_of_a_type_that_the_same_transaction_made_runs_with_it() -> None:
+    """The server allows that, and the migration stays whole."""
+    text = "CREATE TYPE m AS ENUM (); {} ALTER TYPE m ADD VALUE 'it''s'; SELECT 'it''s'::m"
+    assert policies(text.format("")) == [False, False, False]
+    assert policies(text.format("VACUUM;")) == [False, True, True, False]
+    assert policies("ALTER TYPE m RENAME VALUE 'a' TO 'new'; SELECT 'new'::m") == [False, False]

@@ -1,0 +1,89 @@
+"""notebooks/validate.ipynb: prove it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from acting import cells, completed, error, events, go_on_with, outputs, run
+from conftest import do
+from pgrunbook.record.run import Status
+from pgrunbook.target import Target
+
+Project = Callable[..., Target]
+
+FOLDER = {
+    "0001_a.sql": "CREATE TABLE a (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, b text);",
+    "0001_a.down.sql": "DROP TABLE a;",
+}
+QUERIES = {"the slow one": "SELECT pg_sleep(seconds) FROM knob"}
+
+
+def test_a_database_as_promised_is_shown_as_such(project: Project) -> None:
+    """Schema equal, nothing left behind, rows explained by the plan, the checklist with its evidence."""
+    project(critical_queries={"projects": "SELECT count(*) FROM projects", "broken": "SELECT nonsense"})
+    made, code = run("prepare")
+    assert code == 0
+    made, code = go_on_with(made, "migrate")
+    assert code == 0
+    made, code = go_on_with(made, "validate")
+    assert (code, made.status, completed(made)) == (0, Status.DONE, True)
+    assert "objects as promised" in outputs(made, "schema-as-promised")
+    assert outputs(made, "nothing-left-behind").startswith("Nothing: ")
+    sessions = next(line for line in outputs(made, "data-as-promised").splitlines() if line.startswith("sessions"))
+    assert "(a data statement)" in sessions
+    assert "-" in sessions
+    assert "not by the plan" not in outputs(made, "data-as-promised")
+    assert "projects: " in outputs(made, "queries-as-fast")
+    assert "not timed before, not timed now" in outputs(made, "queries-as-fast")
+    boxes = outputs(made, "checklist")
+    assert "no way back: 0003_fill_status_and_config" in boxes
+    assert "critical queries timed before and after" in boxes
+    assert made.parts[-1].says == "The database is as promised."
+
+
+def test_each_thing_that_is_not_as_promised_is_named(project: Project) -> None:
+    """An object changed by hand, an invalid index, a sequence behind and a slower query: all in one error."""
+    target = project(folder=FOLDER, critical_queries=QUERIES)
+    do(target, "CREATE TABLE knob (seconds float8); INSERT INTO knob VALUES (0); CREATE TABLE twice (id int); "
+       "INSERT INTO twice VALUES (1), (1)")  # fmt: skip
+    made, code = run("prepare")
+    assert code == 0
+    made, code = go_on_with(made, "migrate")
+    assert code == 0
+    do(target, "ALTER TABLE a ALTER COLUMN b SET NOT NULL; UPDATE knob SET seconds = 0.06; "
+       "INSERT INTO a (id, b) OVERRIDING SYSTEM VALUE VALUES (7, 'by hand')")  # fmt: skip
+    with pytest.raises(Exception, match="could not create unique index"):
+        do(target, "CREATE UNIQUE INDEX CONCURRENTLY twice_key ON twice (id)")
+
+    made, code = go_on_with(made, "validate")
+    assert (code, made.status) == (1, Status.FAILED)
+    states = cells(made)
+    assert states.pop("verdict") == "failed"
+    assert set(states.values()) == {"completed"}  # every look is taken before the verdict
+    lines = error(made).splitlines()
+    assert lines[0] == "the database is not as promised: the schema differs from the promised one in 2 objects"
+    assert "invalid index: twice_key" in lines[1]
+    assert "sequence behind its column: a_id_seq" in lines[1]
+    assert 'query "the slow one" takes ' in lines[1]
+    assert lines[2] == "State: Validate changed nothing; what is applied stays applied."
+    assert lines[3].endswith(f"pgrunbook run rollback --target demo -p of_run={made.run_id}")
+    assert "public.a.b" in outputs(made, "schema-as-promised")
+    assert "DROP INDEX CONCURRENTLY twice_key" in outputs(made, "nothing-left-behind")
+    assert "setval('a_id_seq', 7)" in outputs(made, "nothing-left-behind")
+    assert not events(made, "verdict") or events(made, "verdict")[-1]["procedure"] == "migrate"
+
+
+def test_without_a_promise_nothing_is_said_to_be_kept(project: Project) -> None:
+    """Validate alone looks, and says that it compared with nothing; a run of another target is wrong input."""
+    project(folder=FOLDER)
+    made, code = run("validate")
+    assert (code, made.status) == (0, Status.DONE)
+    assert "no run on this target made a plan" in outputs(made, "meet-the-target")
+    assert outputs(made, "schema-as-promised").startswith("Nothing was promised")
+    assert made.parts[0].says == "Nothing wrong was found; nothing had been promised."
+    project(folder=FOLDER, name="other")
+    other, code = run("validate", "other", of_run=made.run_id)
+    assert (code, other.status) == (2, Status.FAILED)
+    assert error(other).splitlines()[0] == f"run {made.run_id} is of target demo, not of other"
