@@ -13,6 +13,7 @@ setup-dev: .venv/.ready-dev
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -r requirements.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q lib
 	@touch $@
 
 .venv/.ready-dev: .venv/.ready requirements-dev.txt

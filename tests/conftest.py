@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +42,11 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def session_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
+def session_env() -> Iterator[pytest.MonkeyPatch]:
     """Everything that tests make lies in temporary folders."""
     patch = pytest.MonkeyPatch()
-    base = tmp_path_factory.mktemp("site")
+    base = Path(tempfile.mkdtemp(prefix="pgrb-site-"))  # pytest's own are 0700; the server runs as another account
     base.chmod(0o755)
-    for parent in base.parents:  # pytest makes its folders 0700, and the server runs as another account
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/") and "pytest" in parent.name:
-            parent.chmod(0o755)
     patch.setenv("PGRUNBOOK_HOME", str(ROOT))
     patch.setenv("PGRUNBOOK_STATE", str(base / "state"))
     patch.setenv("PGRUNBOOK_OUTPUTS", str(base / "outputs"))
@@ -56,6 +54,7 @@ def session_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.Mon
     patch.delenv("PGRUNBOOK_RUNNER", raising=False)
     yield patch
     patch.undo()
+    shutil.rmtree(base, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

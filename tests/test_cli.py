@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -261,3 +262,48 @@ def test_a_run_by_hand_is_opened_again_and_not_resumed(project: Project, command
     code, _, err = command("run", "--resume", made.run_id)
     assert code == 2
     assert in_form(err)[-1] == f"Hint: Open its notebooks again: pgrunbook start --resume {made.run_id}"
+
+
+def test_review_judges_files_for_a_pull_request(command: Command, tmp_path: Path) -> None:
+    """Exit 1 at or above --fail-on; JSON has the documented form."""
+    file = tmp_path / "0001_a.sql"
+    file.write_text("CREATE INDEX i ON big (a);\n")
+    code, out, _ = command("review", str(file))
+    assert code == 1
+    assert "index-not-concurrent" in out
+    assert "CREATE INDEX CONCURRENTLY i ON big (a);" in out
+    assert command("review", str(file), "--fail-on", "never")[0] == 0
+    code, out, _ = command("review", str(file), "--json")
+    (found,) = json.loads(out)
+    assert (code, found["line"], found["locks"]) == (1, 1, [{"object": "big", "mode": "ShareLock"}])
+    assert set(found) == {"file", "line", "statement", "type", "locks", "hazards"}
+    code, out, _ = command("review", str(file), "--sarif")
+    assert json.loads(out)["version"] == "2.1.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fail-on", "note"], '--fail-on "note" is not known'),
+        (["--json", "--sarif"], "--json and --sarif exclude each other"),
+        (["--target", "nowhere"], 'target "nowhere" is not declared'),
+    ],
+)
+def test_review_refuses_wrong_use(
+    command: Command, project: Project, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    """One clear error, exit 2."""
+    project(folder=FOLDER)
+    file = tmp_path / "0001_a.sql"
+    file.write_text("SELECT 1;\n")
+    code, _, err = command("review", str(file), *arguments)
+    assert (code, in_form(err)[0]) == (2, message)
+
+
+def test_review_names_file_and_line_of_what_does_not_parse(command: Command, tmp_path: Path) -> None:
+    """The parser's own words, and no traceback."""
+    file = tmp_path / "0001_a.sql"
+    file.write_text("SELECT 1;\nSELCT 2;\n")
+    code, _, err = command("review", str(file))
+    assert code == 2
+    assert in_form(err)[0].endswith('0001_a.sql, line 2: syntax error at or near "SELCT"')

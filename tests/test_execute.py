@@ -472,6 +472,36 @@ def test_a_migration_that_drops_our_own_schema_is_aborted(project: Project) -> N
     assert len(rows(target, STEPS)) == 2
 
 
+@pytest.mark.parametrize(
+    "text", ["ALTER TABLE schema_migrations OWNER TO heir", "ALTER SCHEMA pgrunbook OWNER TO heir"]
+)
+def test_a_migration_that_gives_our_tables_away_is_aborted(
+    project: Project, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user of the target could not write its rows any more: what cannot be recorded is not applied."""
+    target = project(folder={"0001_a.sql": "CREATE TABLE a ()", "0002_b.sql": f"CREATE TABLE b (); {text}"})
+    do(
+        target,
+        "CREATE ROLE heir; CREATE ROLE deploy LOGIN; GRANT heir TO deploy; GRANT ALL ON SCHEMA public TO heir, deploy",
+    )
+    do(target, f"GRANT CREATE ON DATABASE {target.database} TO heir, deploy")
+    address = target.conninfo()
+    monkeypatch.setenv("ADDRESS", f"postgresql://deploy@/{address['dbname']}?host={address['host']}")
+    weak = target.model_copy(update={"server": None, "database": None, "url_from": "ADDRESS"})
+    try:
+        (target.migrations / "0002_b.sql").rename(target.migrations.parent / "0002_b.sql")
+        execute(weak)
+        (target.migrations.parent / "0002_b.sql").rename(target.migrations / "0002_b.sql")
+        do(target, "ALTER ROLE deploy NOINHERIT; REVOKE heir FROM deploy; GRANT heir TO deploy")
+        error = error_of(lambda: execute(weak))
+        assert error.message.startswith("could not record 0002_b: permission denied for ")
+        assert error.state == "0002_b was aborted as a whole: nothing of it is applied."
+        assert versions(target) == ["0001_a"]
+        assert "b" not in tables(target)
+    finally:
+        do(target, "DROP OWNED BY heir, deploy CASCADE; DROP ROLE heir, deploy")
+
+
 # -- statements that run alone
 
 
@@ -700,10 +730,29 @@ def test_ctrl_c_in_the_pause_between_two_attempts_stops_it(project: Project, mon
     monkeypatch.setattr(executing, "LONGEST_PAUSE_S", 3600)
     target = project(folder={"0001_a.sql": "LOCK TABLE a"}, lock_timeout_ms=50)
     do(target, "CREATE TABLE a ()")
-    with session(target, "LOCK TABLE a"), interrupted_when(lambda: events(target, "attempt-failed")):
-        error = error_of(lambda: execute(target))
+    seen: list[Execution] = []
+
+    def it_pauses() -> bool:
+        return bool(seen and seen[0].results[0].attempt == 1 and seen[0].results[0].state is StepState.WAITING)
+
+    with session(target, "LOCK TABLE a"), interrupted_when(it_pauses):
+        error = error_of(lambda: execute(target, seen=seen.append))
     assert isinstance(error, Interrupted)
     assert error.message == "stopped in 0001_a"
+
+
+def test_ctrl_c_behind_a_commit_is_told_as_applied(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The State line is what the database shows, not where we were."""
+    target = project(folder={"0001_a.sql": "CREATE TABLE a ()", "0002_b.sql": "CREATE TABLE b ()"})
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Execution, "_journal_commit", interrupt)
+    error = error_of(lambda: execute(target))
+    assert isinstance(error, Interrupted)
+    assert (error.message, error.state) == ("stopped in 0001_a", "0001_a is applied as a whole.")
+    assert versions(target) == ["0001_a"]
 
 
 def test_a_history_row_deleted_by_hand_means_apply_it_again(project: Project) -> None:

@@ -15,7 +15,8 @@ import pytest
 import typer
 
 from conftest import ROOT
-from pgrunbook import cli, runbook
+from pgrunbook import cli
+from pgrunbook.procedures import parameters
 from pgrunbook.target import Target
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -31,7 +32,7 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 def test_every_notebook_has_a_module_a_test_and_a_place_in_the_command_line() -> None:
     """prepare.ipynb, procedures/prepare.py, tests/test_prepare.py, and `pgrunbook run prepare`."""
     names = {path.stem for path in NOTEBOOKS}
-    assert names == set(runbook.PROCEDURES)
+    assert names == set(parameters.OF)
     for name in names:
         assert (ROOT / "lib" / "pgrunbook" / "procedures" / f"{name}.py").is_file()
         assert (ROOT / "tests" / f"test_{name}.py").is_file()
@@ -46,7 +47,7 @@ def test_a_notebook_has_one_parameters_cell_that_agrees_with_its_model(path: Pat
     assert cells[1].id == "set-up"
     given: dict[str, Any] = {}
     exec(tagged[0].source, {}, given)  # noqa: S102 - it is assignments of literals, as the next test makes sure
-    fields = runbook.PROCEDURES[path.stem].Parameters.model_fields
+    fields = parameters.OF[path.stem].model_fields
     assert list(given) == list(fields)
     for name, value in given.items():
         if name == "target":
@@ -89,7 +90,7 @@ def test_a_notebook_has_the_skeleton(path: Path) -> None:
     assert [cell.id for cell in cells[-2:]] == ["result", "if-it-failed"]
     assert cells[-2].source.startswith("## Result\n")
     assert cells[-1].source.startswith("## If it failed\n")
-    for name in runbook.PROCEDURES[path.stem].Parameters.model_fields:
+    for name in parameters.OF[path.stem].model_fields:
         assert f"- `{name}`: " in cells[0].source
 
 
@@ -167,9 +168,9 @@ def test_modules_are_small_and_imports_of_procedures_do_not_cross() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert int(str(node.end_lineno)) - node.lineno < 60, f"{path.name}: {node.name}"
-    for name in runbook.PROCEDURES:
+    for name in parameters.OF:
         text = (ROOT / "lib" / "pgrunbook" / "procedures" / f"{name}.py").read_text()
-        for other in runbook.PROCEDURES.keys() - {name}:
+        for other in parameters.OF.keys() - {name}:
             assert not re.search(rf"procedures(\.| import .*\b){other}\b", text)
 
 

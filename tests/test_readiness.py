@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -318,30 +319,30 @@ def test_a_replica_is_refused_and_its_lag_watched(own_server: Server, standby: T
 
 
 @pytest.fixture
-def pooler(site: Site, project: Project, tmp_path: Path) -> Iterator[Callable[[str], Target]]:
+def pooler(site: Site, project: Project) -> Iterator[Callable[[str], Target]]:
     """A pgbouncer in transaction mode before the server; it refuses our settings unless told to pass over them."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
     address = project(folder={}).conninfo()
     running: list[subprocess.Popen[bytes]] = []
+    folder = Path(tempfile.mkdtemp(prefix="pgrb-pooler-"))  # which the server's account can read
+    folder.chmod(0o755)
     patch = pytest.MonkeyPatch()
 
     def start(ignored: str) -> Target:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        (tmp_path / "users").write_text('"postgres" ""\n')
-        (tmp_path / "ini").write_text(
+        (folder / "users").write_text('"postgres" ""\n')
+        (folder / "ini").write_text(
             f"[databases]\n* = host={address['host']}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
-            f"unix_socket_dir =\nauth_type = any\nauth_file = {tmp_path / 'users'}\npool_mode = transaction\n"
+            f"unix_socket_dir =\nauth_type = any\nauth_file = {folder / 'users'}\npool_mode = transaction\n"
             f"ignore_startup_parameters = {ignored}\n[databases]\n{address['dbname']} = host={address['host']} "
             f"user=postgres\n"
         )
-        for path in (tmp_path, *tmp_path.parents[:2]):
-            path.chmod(0o755)
         account = site.server.installation.account
-        running.append(subprocess.Popen([program, "-q", str(tmp_path / "ini")], user=account.name if account else None))
+        running.append(subprocess.Popen([program, "-q", str(folder / "ini")], user=account.name if account else None))
 
         def is_up() -> bool:
             with socket.socket() as probe:
@@ -355,6 +356,7 @@ def pooler(site: Site, project: Project, tmp_path: Path) -> Iterator[Callable[[s
     for process in running:
         process.terminate()
         process.wait()
+    shutil.rmtree(folder)
     patch.undo()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from pgrunbook.errors import RunbookError
@@ -9,6 +10,8 @@ from pgrunbook.errors import RunbookError
 
 def main() -> None:
     """Run the command line; an error of ours is told in its own form, without a traceback."""
+    # What imports make stays: collecting while it is made, and once more at the very end, costs 0.3 s.
+    gc.disable()
     early = None
     try:
         if sys.argv[1:2] == ["run"] and not {"-h", "--help"} & set(sys.argv):
@@ -19,6 +22,7 @@ def main() -> None:
 
         if early is not None:
             cli.early_kernels.append(early)
+        gc.enable()
         cli.app()
     except RunbookError as exc:
         sys.stderr.write(f"{exc}\n")
@@ -26,6 +30,7 @@ def main() -> None:
     finally:
         if early is not None:
             early.end()
+        gc.freeze()
 
 
 if __name__ == "__main__":

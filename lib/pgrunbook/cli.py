@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -134,6 +135,31 @@ def status(target: Annotated[str, typer.Option(help="Only this target.")] = "") 
     sys.stdout.write(f"{Table(headings, rows, empty='targets.toml declares no target.')!r}\n")
     if failed:
         sys.exit(1)
+
+
+@app.command()
+def review(
+    files: Annotated[list[Path], typer.Argument(help="Migration files, in the order in which they would run.")],
+    target: Annotated[str, typer.Option(help="Judge on this target; without one, from the text alone.")] = "",
+    fail_on: Annotated[str, typer.Option(help="Exit 1 at or above this: error, warning or never.")] = "error",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code scanning.")] = False,
+) -> None:
+    """Say what migration files would lock, rewrite, break or lose, and the way out; for pull requests."""
+    from pgrunbook.changes import review as reviews
+
+    floor: reviews.FailOn
+    match fail_on:
+        case "error" | "warning" | "never":
+            floor = fail_on
+        case _:
+            raise WrongInput(f'--fail-on "{fail_on}" is not known', hint="It is error, warning or never.")
+    if json and sarif:
+        raise WrongInput("--json and --sarif exclude each other")
+    form: reviews.Form = "json" if json else "sarif" if sarif else "text"
+    text, code = reviews.run(files, target=target or None, fail_on=floor, form=form)
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.exit(code)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import sys
@@ -9,20 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
-from pgrunbook import history as histories
 from pgrunbook import home
 from pgrunbook import target as targets
-from pgrunbook.database import steps
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import RecordFailed, RunbookError, WrongInput
-from pgrunbook.procedures import here as heres
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.kernel import EarlyKernel
 from pgrunbook.record.progress import Progress
-from pgrunbook.record.run import Part, Run, Status
+from pgrunbook.record.run import RUNNER, Part, Run, Status
 
 EXIT_CODES = {"WrongInput": 2, "Refused": 3}
 STOPPED = "the run was told to stop between two cells"
@@ -95,8 +90,10 @@ def import_papermill() -> Any:
     if blocked:
         sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # makes its import fail, which jsonschema allows for
     try:
+        gc.disable()  # what is made here stays
         import papermill
     finally:
+        gc.enable()
         if blocked:
             del sys.modules["rfc3987_syntax"]
     return papermill
@@ -148,6 +145,12 @@ def _next(made: Run, on_failure: str | None, outcome: Outcome) -> str:
 
 def _standing(made: Run) -> str:
     """Return what of this run is in the database, as the database itself says."""
+    import psycopg  # imported for this alone: the runner of a run that goes well has no need of it
+
+    from pgrunbook import history as histories
+    from pgrunbook.database import steps
+    from pgrunbook.database.connection import connect
+
     try:
         target = targets.load(made.target)
         with connect(target, purpose="asks what is applied") as conn:
@@ -194,7 +197,7 @@ def _papermill(made: Run, part: Part, kernel: EarlyKernel, progress: Progress) -
     environment = {
         "PGRUNBOOK_HOME": str(home.project_dir()),
         "PGRUNBOOK_OUTPUTS": str(home.outputs_dir()),
-        heres.RUNNER: made.run_id,
+        RUNNER: made.run_id,
     }
     manager = kernel.manager()
     first = f"import os; os.chdir({str(made.folder)!r}); os.environ.update({environment!r})"

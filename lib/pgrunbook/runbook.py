@@ -6,7 +6,6 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import yaml
@@ -15,15 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pgrunbook import headless, home
 from pgrunbook import target as targets
 from pgrunbook.errors import Refused, RunbookError, WrongInput
-from pgrunbook.procedures import here as heres
-from pgrunbook.procedures import migrate, prepare, restore, rollback, validate
+from pgrunbook.procedures import parameters as parameters_of
 from pgrunbook.record import run as runs
 from pgrunbook.record.kernel import EarlyKernel
 from pgrunbook.record.run import Part, Run, Status
-
-PROCEDURES: dict[str, ModuleType] = {
-    "prepare": prepare, "migrate": migrate, "validate": validate, "rollback": rollback, "restore": restore,
-}  # fmt: skip
 
 
 class Book(BaseModel):
@@ -43,12 +37,12 @@ def load(name: str) -> Book:
     """
     path = home.project_dir() / "runbooks" / f"{name}.yaml"
     if not path.is_file():
-        if name in PROCEDURES:
+        if name in parameters_of.OF:
             return Book(title=name, procedures=(name,))
         there = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise WrongInput(
             f'there is no runbook "{name}"',
-            detail=f"Runbooks: {', '.join(there)}. Procedures: {', '.join(PROCEDURES)}.",
+            detail=f"Runbooks: {', '.join(there)}. Procedures: {', '.join(parameters_of.OF)}.",
             hint="Correct the name: pgrunbook run <runbook> --target <target>.",
         )
     try:
@@ -58,11 +52,11 @@ def load(name: str) -> Book:
         raise _unreadable(path, told) from exc
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise _unreadable(path, " ".join(str(exc).split())[:400]) from exc
-    unknown = [p for p in (*book.procedures, *filter(None, [book.on_failure])) if p not in PROCEDURES]
+    unknown = [p for p in (*book.procedures, *filter(None, [book.on_failure])) if p not in parameters_of.OF]
     if unknown:
         raise WrongInput(
             f"{path.name} names procedures that do not exist: {', '.join(unknown)}",
-            hint=f"There are: {', '.join(PROCEDURES)}.",
+            hint=f"There are: {', '.join(parameters_of.OF)}.",
         )
     return book
 
@@ -74,7 +68,7 @@ def typed(book: Book, target: str, given: Mapping[str, str]) -> dict[str, dict[s
     """
     if "target" in given:
         raise WrongInput("the target is not a parameter", hint="Name it with --target.")
-    models = {name: PROCEDURES[name].Parameters for name in book.procedures}
+    models = {name: parameters_of.OF[name] for name in book.procedures}
     known = {key for model in models.values() for key in model.model_fields}
     for key in given:
         if key not in known and not targets.SECRET_NAME.search(key):
@@ -89,7 +83,7 @@ def typed(book: Book, target: str, given: Mapping[str, str]) -> dict[str, dict[s
             "target": target,
             **{k: v for k, v in given.items() if k in model.model_fields or k not in known},
         }
-        typed_ones = heres.checked(name, model, mine, from_text=True)
+        typed_ones = parameters_of.checked(name, model, mine, from_text=True)
         parameters[name] = typed_ones.model_dump(mode="json", exclude_unset=True)
     return parameters
 

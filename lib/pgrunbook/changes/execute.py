@@ -94,7 +94,10 @@ class Execution:
                 self._results.mark(change, change.steps, StepState.DONE_BEFORE)
                 self.journal.write("migration-done-before", migration=change.migration)
                 continue
-            self._execute(change, begun.get(change.migration, {}))
+            try:
+                self._execute(change, begun.get(change.migration, {}))
+            except KeyboardInterrupt as exc:  # between two attempts at something
+                raise trouble.explain(exc, self._scene(change, ()), self.conn) from None
             self.committed.append(change.migration)
         return self.results
 

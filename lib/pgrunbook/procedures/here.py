@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 from pgrunbook import target as targets
 from pgrunbook.database import activity
@@ -35,24 +33,16 @@ from pgrunbook.errors import (
     WrongInput,
 )
 from pgrunbook.procedures import cells
+from pgrunbook.procedures.parameters import Parameters, checked
 from pgrunbook.record import run as runs
-from pgrunbook.record.run import Part, Run, Status
+from pgrunbook.record.run import RUNNER, Part, Run, Status
 from pgrunbook.record.show import BAD, GOOD, WARN, Banner, Card, Cell, Table
-from pgrunbook.target import SECRET_NAME, SECRET_VALUE, Target
+from pgrunbook.target import Target
 
-RUNNER = "PGRUNBOOK_RUNNER"  # set in the kernel by our runner: the id of the run whose folder it holds
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
 CHANGING = "The history table and schema pgrunbook say what is done; an open transaction was aborted."
 View = TypeVar("View")
 _begun: list[Here] = []  # what this kernel works on: one at a time
-
-
-class Parameters(BaseModel):
-    """What every procedure is told. Unknown names are refused, and nothing is converted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    target: str
 
 
 @dataclass
@@ -214,39 +204,6 @@ def step(function: Callable[[Here], View]) -> Callable[[Here], View]:
             raise _explained(here, exc) from exc
 
     return told
-
-
-def checked(
-    procedure: str, model: type[Parameters], given: Mapping[str, object], *, from_text: bool = False
-) -> Parameters:
-    """Return the parameters as the procedure's model has them; with ``from_text`` each is given as text.
-
-    Raises WrongInput when one is unknown, missing, mistyped, out of range or looks like a secret.
-    """
-    for name, value in given.items():
-        if SECRET_NAME.search(name) or (isinstance(value, str) and SECRET_VALUE.search(value)):
-            raise WrongInput(
-                f'parameter "{name}" looks like a secret',
-                detail="Parameters are written into the record in clear.",
-                hint="Name a target; targets.toml names a libpq service or an environment variable.",
-            )
-    try:
-        return model.model_validate_strings(given) if from_text else model.model_validate(given)
-    except ValidationError as exc:
-        raise WrongInput(
-            f"the parameters of {procedure} are not right",
-            detail="; ".join(_wrong(error) for error in exc.errors()),
-            hint=f"{procedure} knows: {', '.join(model.model_fields)}.",
-        ) from None
-
-
-def _wrong(error: ErrorDetails) -> str:
-    name, given = ".".join(map(str, error["loc"])), error["input"]
-    if error["type"] == "extra_forbidden":
-        return f"{name} is not known"
-    if error["type"] == "missing":
-        return f"{name} is missing"
-    return f"{name} is {given!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _explained(here: Here, exc: psycopg.Error) -> RunbookError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
 from pgrunbook.changes import plan as plans
@@ -19,21 +17,15 @@ from pgrunbook.history import History
 from pgrunbook.procedures import at_work
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
+from pgrunbook.procedures.parameters import Migrate
 from pgrunbook.record.show import GOOD, WARN, Banner, Card, Cell, Table, Timeline
 
 UNPREPARED = "not rehearsed: migrate was run without prepare"
 
 
-class Parameters(heres.Parameters):
-    """What migrate is told."""
-
-    out_of_order: bool = False
-    max_transaction_age_s: int = Field(default=300, ge=1, le=86_400)
-
-
 def begin(**given: object) -> Here:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
-    return heres.begin("migrate", Parameters, given)
+    return heres.begin("migrate", Migrate, given)
 
 
 @heres.step

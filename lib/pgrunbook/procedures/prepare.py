@@ -6,39 +6,32 @@ import difflib
 import json
 from typing import Any
 
-from pydantic import Field
-
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
+from pgrunbook.changes import catalog_reader, rehearsal
 from pgrunbook.changes import plan as plans
-from pgrunbook.changes import rehearsal
 from pgrunbook.changes.generate import generate_migrations
+from pgrunbook.changes.hazards import Timeouts, Transactions
+from pgrunbook.changes.review import Finding, review
+from pgrunbook.changes.scenes import script
 from pgrunbook.changes.statements import Type
 from pgrunbook.database import health, readiness, steps
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
 from pgrunbook.errors import Refused
-from pgrunbook.history import State
+from pgrunbook.history import Migration, State
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
+from pgrunbook.procedures.parameters import Prepare
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 
 TYPE_TONE = {Type.COMPATIBLE: GOOD, Type.BREAKING: BAD, Type.DATA: WARN}
 STATE_TONE = {State.APPLIED: QUIET, State.PENDING: GOOD}
 
 
-class Parameters(heres.Parameters):
-    """What prepare is told."""
-
-    generate: bool = False
-    rehearse: bool = True
-    out_of_order: bool = False
-    max_transaction_age_s: int = Field(default=300, ge=1, le=86_400)
-
-
 def begin(**given: object) -> Here:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
-    return heres.begin("prepare", Parameters, given)
+    return heres.begin("prepare", Prepare, given)
 
 
 @heres.step
@@ -119,24 +112,27 @@ def what_is_pending(here: Here) -> Table:
 
 @heres.step
 def what_will_it_do(here: Here) -> Table:
-    """Show each pending statement: type, whether it runs in the transaction, what it names, its SQL."""
+    """Show each pending statement: its type, whom it locks out of what, what it rewrites, and its hazards."""
     pending = here.facts["history"].pending(out_of_order=here.parameters.out_of_order)
     changes = plans.up(here.target, pending)
     here.facts["changes"] = changes
+    found = _judged(here, pending)
     rows = [
         (
             change.migration,
             step.number,
             Cell(step.kind, under=step.sql),
             Cell(step.type, TYPE_TONE[step.type]),
-            ", ".join(step.objects),
-            step.policy,
+            _locked(finding),
+            ", ".join(finding.effects.rewrites) or "nothing",
+            _hazards(finding),
             change.way_back,
         )
         for change in changes
-        for step in change.steps
+        for step, finding in zip(change.steps, found[change.migration], strict=True)
     ]
-    headings = ["migration", "step", "statement", "type", "touches", "runs", "way back"]
+    headings = ["migration", "step", "statement", "type", "locks out", "rewrites", "hazards", "way back"]
+    here.journal("judged", hazards={name: [h.id for f in some for h in f.hazards] for name, some in found.items()})
     return here.keep_table("what-will-it-do", Table(headings, rows, empty="Nothing is pending."))
 
 
@@ -252,6 +248,35 @@ def verdict(here: Here) -> Banner:
     state = "Nothing changed in the database; the plan is frozen."
     then = f"pgrunbook run release --target {here.target.name}, or migrate.ipynb in this run's folder"
     return here.verdict(state, facts, then=then if plan.changes else "nothing: no migration is pending")
+
+
+def _judged(here: Here, pending: list[Migration]) -> dict[str, list[Finding]]:
+    """Judge the pending statements on this very database, each migration a transaction of its own."""
+    read = script([(migration.name, migration.sql) for migration in pending])
+    timeouts = Timeouts(here.target.lock_timeout_ms, here.target.statement_timeout_ms)
+    catalog = catalog_reader.read(here.conn, read.statements)
+    by_file: dict[str, list[Finding]] = {migration.name: [] for migration in pending}
+    for finding in review(read, catalog, transactions=Transactions.FILE, timeouts=timeouts):
+        by_file[finding.file].append(finding)
+    return by_file
+
+
+def _locked(finding: Finding) -> Cell:
+    """Whom the statement keeps waiting while it runs, object by object."""
+    told = [f"{lock.object}: {', '.join(lock.blocks)}" for lock in finding.effects.locks if "writers" in lock.blocks]
+    modes = "\n".join(f"{lock.object} {lock.mode}" for lock in finding.effects.locks)
+    readers = any("readers" in lock.blocks for lock in finding.effects.locks)
+    return Cell("; ".join(told) or "nobody", BAD if readers else WARN if told else QUIET, under=modes, fold="modes")
+
+
+def _hazards(finding: Finding) -> Cell:
+    """The hazards by name, the worst in front; what each does and the way out unfold below."""
+    worst_first = sorted(finding.hazards, key=lambda hazard: -hazard.severity.rank)
+    if not worst_first:
+        return Cell("none known", QUIET)
+    told = "\n\n".join(f"{h.severity} {h.id}: {h.effect}\n{h.way_out}" for h in worst_first)
+    tone = BAD if worst_first[0].severity.value == "error" else WARN
+    return Cell(", ".join(dict.fromkeys(h.id for h in worst_first)), tone, under=told, fold="way out")
 
 
 def _drift(here: Here) -> str:

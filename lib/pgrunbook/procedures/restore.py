@@ -15,17 +15,9 @@ from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Refused, Unreachable, WrongInput
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
+from pgrunbook.procedures.parameters import LAST, Restore
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.target import Target
-
-LAST = "last-restore-point"
-
-
-class Parameters(heres.Parameters):
-    """What restore is told: the point (a restore point's name, an LSN, a time with zone), and a name."""
-
-    to: str = LAST
-    name: str = ""
 
 
 def begin(**given: object) -> Here:
@@ -33,7 +25,7 @@ def begin(**given: object) -> Here:
 
     A time without a zone is refused here, before anything is looked at.
     """
-    here = heres.begin("restore", Parameters, given)
+    here = heres.begin("restore", Restore, given)
     if here.parameters.to != LAST:
         parse_point(here.parameters.to)
     return here
@@ -252,7 +244,7 @@ def _compared(
     rows = "different" if found else "equal in the columns of both" if apart else "equal values of other types"
     verdict = "; ".join(filter(None, [rows, apart]))
     samples = "\n".join(f"{sample.change}: {sample.key}" for sample in found.samples)
-    return f"{found.missing:,}", f"{found.changed:,}", f"{found.new:,}", Cell(verdict, WARN, under=samples)
+    return f"{found.missing:,}", f"{found.changed:,}", f"{found.new:,}", Cell(verdict, WARN, under=samples, fold="rows")
 
 
 class _Journaled:

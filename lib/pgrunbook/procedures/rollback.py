@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from pgrunbook import history as histories
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes import rehearsal
@@ -17,21 +15,14 @@ from pgrunbook.history import Entry, History, Migration
 from pgrunbook.procedures import at_work
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
+from pgrunbook.procedures.parameters import Rollback
 from pgrunbook.record import run as runs
 from pgrunbook.record.show import BAD, GOOD, Banner, Card, Cell, Table
 
 
-class Parameters(heres.Parameters):
-    """What rollback is told: how many of the last migrations, or all that one run applied."""
-
-    migrations: int = Field(default=1, ge=1, le=1000)
-    of_run: str = ""
-    lose_rows: bool = False
-
-
 def begin(**given: object) -> Here:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
-    return heres.begin("rollback", Parameters, given)
+    return heres.begin("rollback", Rollback, given)
 
 
 @heres.step

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import Field
-
 from pgrunbook import history as histories
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes import rehearsal
@@ -17,6 +15,7 @@ from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.errors import Broken, WrongInput
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
+from pgrunbook.procedures.parameters import Validate
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
@@ -26,16 +25,9 @@ from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Pi
 SLOW_FROM_MS = 50.0
 
 
-class Parameters(heres.Parameters):
-    """What validate is told."""
-
-    of_run: str = ""
-    max_slowdown: float = Field(default=2.0, ge=1.0, le=1000.0)
-
-
 def begin(**given: object) -> Here:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
-    here = heres.begin("validate", Parameters, given)
+    here = heres.begin("validate", Validate, given)
     here.facts["problems"] = []
     return here
 

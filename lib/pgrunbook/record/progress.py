@@ -75,7 +75,8 @@ class Progress:
                 self._task, total=1, completed=1, status=part.status, colour=colour, description=part.says
             )
         else:
-            sys.stderr.write(f"{part.procedure:9} {part.status:11} {took_s:6.1f} s  {part.says}\n")
+            told = "" if says else part.says  # an error's first line follows with the rest of it
+            sys.stderr.write(f"{part.procedure:9} {part.status:11} {took_s:6.1f} s  {told}".rstrip() + "\n")
         if says:
             text = "\n".join(says) + "\n"
             if self._bars is not None:

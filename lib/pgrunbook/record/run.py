@@ -23,6 +23,7 @@ from pgrunbook.record.journal import Journal
 
 RUN_FILE = "run.json"
 JOURNAL_FILE = "journal.jsonl"
+RUNNER = "PGRUNBOOK_RUNNER"  # set in the kernel by our runner: the id of the run whose folder it holds
 HELD_FILE = ".held"
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{4}")
 
@@ -149,7 +150,8 @@ def create(runbook: str, target: str, parameters: Mapping[str, Any], *, how: str
     """
     now = datetime.now(UTC)
     plain = "-".join(re.findall(r"[a-z0-9]+", f"{runbook}-{target}".lower()))
-    run_id = f"{now:%Y%m%dT%H%M%SZ}-{plain}-{secrets.token_hex(2)}"
+    # Its end begins with the milliseconds, so that runs of one second sort as they began.
+    run_id = f"{now:%Y%m%dT%H%M%SZ}-{plain}-{now.microsecond // 1000:03x}{secrets.token_hex(1)[0]}"
     folder = home.outputs_dir() / run_id
     try:
         folder.mkdir(parents=True)
@@ -198,7 +200,8 @@ def folders() -> list[Path]:
     outputs = home.outputs_dir()
     if not outputs.is_dir():
         return []
-    return sorted(folder for folder in outputs.iterdir() if (folder / RUN_FILE).is_file())
+    there = (folder for folder in outputs.iterdir() if (folder / RUN_FILE).is_file())
+    return sorted(there, key=lambda folder: (folder.name[:16], folder.name[-4:]))
 
 
 def stamp(moment: datetime | None = None) -> str:

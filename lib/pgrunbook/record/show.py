@@ -30,11 +30,12 @@ STEPS_MS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A value with a tone (good, warn, bad, quiet) and, folded under it, a longer text."""
+    """A value with a tone (good, warn, bad, quiet) and, folded under it, a longer text under a title."""
 
     text: object
     tone: str = PLAIN
     under: str = ""
+    fold: str = "SQL"
 
     def __str__(self) -> str:
         return _text(self.text)
@@ -224,12 +225,12 @@ def _text(value: object) -> str:
 
 def _html_cell(value: object, *, border: bool = True) -> str:
     tone = value.tone if isinstance(value, Cell) else PLAIN
-    under = value.under if isinstance(value, Cell) else ""
+    under, fold = (value.under, value.fold) if isinstance(value, Cell) else ("", "")
     style = CELL if border else "padding:2px 0;text-align:left;"
     weight = "font-weight:600;" if tone in (GOOD, BAD, WARN) else ""
     folded = (
-        f"<details><summary style='color:{COLOURS[QUIET]}'>SQL</summary><pre style='margin:4px 0;white-space:"
-        f"pre-wrap;max-width:70em'>{escape(under)}</pre></details>"
+        f"<details><summary style='color:{COLOURS[QUIET]}'>{escape(fold)}</summary>"
+        f"<pre style='margin:4px 0;white-space:pre-wrap;max-width:70em'>{escape(under)}</pre></details>"
         if under
         else ""
     )

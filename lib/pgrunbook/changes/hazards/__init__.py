@@ -1,0 +1,24 @@
+"""The hazards of statements: each rule is found by its id, judged on one database, with its way out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from pgrunbook.changes.hazards import code, columns, constraints, copies, design, indexes, rows, sessions, tables
+from pgrunbook.changes.hazards.rule import RULES, Hazard, Note, Rule, Scene, Severity, Timeouts, Transactions
+
+DESIGN = "design-"
+
+__all__ = [
+    "DESIGN", "RULES", "Hazard", "Note", "Rule", "Scene", "Severity", "Timeouts", "Transactions", "find", "modules",
+]  # fmt: skip
+
+modules = (code, columns, constraints, copies, design, indexes, rows, sessions, tables)
+
+
+def find(scenes: Sequence[Scene], *, design_rules: Collection[str] = ()) -> Iterator[tuple[Scene, list[Hazard]]]:
+    """Yield each scene with its hazards, worst first; rules of design only where they are switched on."""
+    chosen = [rule for rule in RULES.values() if not rule.id.startswith(DESIGN) or rule.id in design_rules]
+    for scene in scenes:
+        found = dict.fromkeys(hazard for rule in chosen for hazard in rule.hazards(scene))
+        yield scene, sorted(found, key=lambda hazard: -hazard.severity.rank)

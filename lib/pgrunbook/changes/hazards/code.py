@@ -1,0 +1,207 @@
+"""Hazards of code in migrations: loops in DO blocks, ended sessions, statements that run where a plan was asked for."""
+
+# ruff: noqa: S608 - ways out are shown to people and not run
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast, enums
+
+from pgrunbook.changes.hazards.columns import batches
+from pgrunbook.changes.hazards.rows import written
+from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
+from pgrunbook.changes.routines import Block, block
+from pgrunbook.changes.syntax import columns_in, functions_in, options, quoted, relation, subcommand, text, walk
+
+_LOOP = "DO $$ BEGIN LOOP UPDATE a SET b_new = b WHERE id IN (SELECT id FROM a WHERE b_new IS NULL LIMIT 9);"
+_BY_RANGE = (
+    "WITH batch AS (SELECT id FROM a WHERE id > 0 ORDER BY id LIMIT 1000)"
+    " UPDATE a SET c = 1 WHERE id IN (SELECT id FROM batch);"
+)
+
+
+def _block(scene: Scene) -> Block | None:
+    return block(text(scene.node)) if isinstance(scene.node, ast.DoStmt) else None
+
+
+def _in_loops(scene: Scene) -> Iterator[Any]:
+    code = _block(scene)
+    for node, in_loop in code.nodes if code else ():
+        if in_loop and isinstance(node, ast.UpdateStmt | ast.DeleteStmt | ast.InsertStmt):
+            yield node
+
+
+@rule(
+    "loop-in-one-transaction",
+    Severity.ERROR,
+    bad=_LOOP + " EXIT WHEN NOT FOUND; END LOOP; END $$;",
+    good=_BY_RANGE,
+)
+def loop(scene: Scene) -> Iterator[Note]:
+    """A loop in a DO block changes rows batch by batch, and yet in one transaction."""
+    nodes, code = list(_in_loops(scene)), _block(scene)
+    if not nodes or code is None:
+        return
+    sleeps = any("pg_sleep" in functions_in(node) for node in scene.nodes)
+    commits = " Its COMMIT works only where nobody has opened a transaction around it." if code.commits else ""
+    node = nodes[0]
+    yield Note(
+        "All rows of all batches stay locked to the end, nobody sees any progress, no vacuum cleans up meanwhile, and"
+        f" one error takes everything back.{' The sleep holds all locks as well.' if sleeps else ''}{commits}",
+        _batched(scene, node),
+    )
+
+
+def _batched(scene: Scene, node: Any) -> str:
+    table = scene.table(node.relation)
+    if isinstance(node, ast.UpdateStmt):
+        sets = ", ".join(f"{quoted(t.name)} = {text(t.val)}" for t in node.targetList if t.val is not None)
+        changes = " OR ".join(f"{quoted(t.name)} IS DISTINCT FROM {text(t.val)}" for t in node.targetList if t.val)
+        return batches(table, sets, f"({changes})") + "\n-- from the client (procedure: backfill)"
+    return f"-- from the client, by key range of {table.label}, one transaction each (procedure: backfill)"
+
+
+@rule(
+    "loop-without-end",
+    Severity.ERROR,
+    bad=_LOOP + " EXIT WHEN NOT FOUND; END LOOP; END $$;",
+    good=_BY_RANGE,
+)
+def without_end(scene: Scene) -> Iterator[Note]:
+    """A loop runs until no row is left that its own UPDATE may leave as it was."""
+    for node in _in_loops(scene):
+        if not isinstance(node, ast.UpdateStmt):
+            continue
+        for target in node.targetList:
+            if isinstance(target.val, ast.A_Const) or not columns_in(target.val):
+                continue
+            asked = any(
+                isinstance(part, ast.NullTest)
+                and part.nulltesttype == enums.NullTestType.IS_NULL
+                and target.name in columns_in(part.arg)
+                for part in walk(node.whereClause)
+            )
+            if asked:
+                source = ", ".join(sorted(columns_in(target.val)))
+                yield Note(
+                    f"Where {source} is NULL, {quoted(target.name)} stays NULL and is found again: the loop never"
+                    " ends.",
+                    _batched(scene, node),
+                )
+
+
+@rule(
+    "batch-without-order",
+    Severity.WARNING,
+    bad="UPDATE a SET c = 1 WHERE id IN (SELECT id FROM a WHERE c IS NULL LIMIT 1000);",
+    good=_BY_RANGE,
+)
+def without_order(scene: Scene) -> Iterator[Note]:
+    """A batch is cut with LIMIT and without ORDER BY."""
+    for node in written(scene):
+        for part in walk(node):
+            if isinstance(part, ast.SelectStmt) and part.limitCount is not None and not part.sortClause:
+                table = relation(node.relation)
+                yield Note(
+                    f"Each batch reads over the rows of {table} that are done, so that the whole takes the square of"
+                    " its size; and two writers lock rows in different order, until one is ended for a deadlock.",
+                    f"SELECT id FROM {table} WHERE id > $last AND ... ORDER BY id LIMIT 1000 FOR NO KEY UPDATE",
+                )
+
+
+@rule(
+    "backfill-loses-writes",
+    Severity.ERROR,
+    bad="ALTER TABLE a ADD COLUMN b_new bigint; UPDATE a SET b_new = b WHERE id BETWEEN 1 AND 1000;",
+    good="ALTER TABLE a ADD COLUMN b_new bigint; CREATE TRIGGER same BEFORE INSERT OR UPDATE ON a FOR EACH ROW"
+    " EXECUTE FUNCTION same(); UPDATE a SET b_new = b WHERE id BETWEEN 1 AND 1000;",
+)
+def backfill_loses_writes(scene: Scene) -> Iterator[Note]:
+    """A new column is filled from another one that goes on changing, and nothing keeps them equal."""
+    for node in written(scene):
+        if not isinstance(node, ast.UpdateStmt) or node.fromClause:
+            continue
+        table = scene.table(node.relation)
+        if not others_see(table) or _has_trigger(scene, table.name) or list(table.of_kind("trigger")):
+            continue
+        for target in node.targetList:
+            source = columns_in(target.val) - {target.name}
+            if source and _is_new(scene, table.name, target.name):
+                old, new = sorted(source)[0], quoted(target.name)
+                yield Note(
+                    f"What is written to {quoted(old)} after its row was passed does not reach {new}, and a row that"
+                    f" comes in has no {new}: the two differ for good, and nobody is told.",
+                    f"CREATE TRIGGER {quoted(table.name + '_both')} BEFORE INSERT OR UPDATE ON {table.label} FOR EACH"
+                    f" ROW EXECUTE FUNCTION ...();  -- sets {new} from {quoted(old)}; before the first batch\n"
+                    + batches(table, f"{new} = {text(target.val)}", f"{new} IS DISTINCT FROM {text(target.val)}")
+                    + f"\nSELECT count(*) FROM {table.label} WHERE {new} IS DISTINCT FROM {text(target.val)};  -- 0",
+                )
+
+
+def _has_trigger(scene: Scene, table: str) -> bool:
+    return any(isinstance(s.node, ast.CreateTrigStmt) and s.node.relation.relname == table for s in scene.earlier)
+
+
+def _is_new(scene: Scene, table: str, column: str) -> bool:
+    added = any(
+        subcommand(cmd) == "AddColumn" and cmd.def_.colname == column and altered.name == table
+        for other in scene.earlier
+        for altered, cmd in other.altered()
+    )
+    return added or column.endswith("_new")
+
+
+@rule(
+    "session-terminated",
+    Severity.ERROR,
+    bad="SELECT pg_terminate_backend(4711);",
+    good="SELECT pg_cancel_backend(4711);",
+)
+def terminated(scene: Scene) -> Iterator[Note]:
+    """Sessions of others are ended."""
+    for node in scene.nodes:
+        if "pg_terminate_backend" in functions_in(node):
+            yield Note(
+                "It can hit the one that waits instead of the one that blocks, a pid that another session has by now, a"
+                " WAL sender, or this very migration; what it interrupts is taken back, which lasts.",
+                "SELECT pid, backend_start, state, pg_blocking_pids(pid) FROM pg_stat_activity"
+                " WHERE cardinality(pg_blocking_pids(pid)) > 0;\n"
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = ... AND backend_start = '...';"
+                "  -- procedure: troubleshoot",
+            )
+
+
+@rule(
+    "explain-analyze-writes",
+    Severity.ERROR,
+    bad="EXPLAIN ANALYZE DELETE FROM sessions WHERE id = 1;",
+    good="EXPLAIN DELETE FROM sessions WHERE id = 1;",
+)
+def explain_writes(scene: Scene) -> Iterator[Note]:
+    """EXPLAIN ANALYZE runs a statement that changes rows."""
+    if _analyzes(scene) and any(True for _ in written(scene)):
+        yield Note(
+            "The rows are changed for good: ANALYZE executes what it explains.",
+            f"BEGIN;\n{scene.statement.sql};\nROLLBACK;  -- or EXPLAIN alone",
+        )
+
+
+@rule(
+    "explain-analyze-runs",
+    Severity.NOTE,
+    bad="EXPLAIN ANALYZE SELECT * FROM deployments WHERE state = 'x';",
+    good="EXPLAIN SELECT * FROM deployments WHERE state = 'x';",
+)
+def explain_runs(scene: Scene) -> Iterator[Note]:
+    """EXPLAIN ANALYZE runs the query that it explains."""
+    if _analyzes(scene) and not any(True for _ in written(scene)):
+        yield Note(
+            "It takes as long as the query, and what its functions write is written.",
+            f"EXPLAIN {text(scene.node.query)};  -- or with SET LOCAL statement_timeout = '5s'",
+        )
+
+
+def _analyzes(scene: Scene) -> bool:
+    return isinstance(scene.node, ast.ExplainStmt) and "analyze" in options(scene.node.options)

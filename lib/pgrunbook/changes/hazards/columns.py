@@ -1,0 +1,288 @@
+"""Hazards of adding, changing, renaming and dropping columns."""
+
+# ruff: noqa: S608 - ways out are shown to people and not run
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.changes.alter_table import SERIAL, is_volatile
+from pgrunbook.changes.catalog import Table
+from pgrunbook.changes.found import Found
+from pgrunbook.changes.hazards import estimates
+from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
+from pgrunbook.changes.syntax import constraint_kind, object_kind, quoted, subcommand, text, type_word
+from pgrunbook.changes.type_change import judge, kind_of
+from pgrunbook.changes.usage import uses_of
+
+
+def key_of(table: Table) -> str:
+    """Return the column to walk a table by: its primary key's first, else ``id``."""
+    primary = next((index for index in table.indexes if index.primary and index.keys), None)
+    return quoted(primary.keys[0]) if primary else "id"
+
+
+def batches(table: Table, assignment: str, condition: str) -> str:
+    """Return an UPDATE of one batch by key range, to be repeated from the last key on."""
+    key = key_of(table)
+    also = "" if condition == "true" else f" AND {condition}"
+    return (
+        f"WITH batch AS (SELECT {key} FROM {table.label} WHERE {key} > $last ORDER BY {key} LIMIT 1000)\n"
+        f"UPDATE {table.label} SET {assignment} WHERE {key} IN (SELECT {key} FROM batch){also};"
+        "  -- one transaction each, $last = the greatest key of the batch"
+    )
+
+
+def not_null_steps(table: Table, column: str) -> str:
+    """Return the statements that make a column NOT NULL without reading the table under a lock."""
+    name = quoted(f"{column}_not_null")
+    return (
+        f"ALTER TABLE {table.label} ADD CONSTRAINT {name} CHECK ({quoted(column)} IS NOT NULL) NOT VALID;\n"
+        f"ALTER TABLE {table.label} VALIDATE CONSTRAINT {name};  -- in a transaction of its own\n"
+        f"ALTER TABLE {table.label} ALTER COLUMN {quoted(column)} SET NOT NULL;\n"
+        f"ALTER TABLE {table.label} DROP CONSTRAINT {name};"
+    )
+
+
+def _added(scene: Scene) -> Iterator[tuple[Table, Any, dict[str, Any]]]:
+    for table, cmd in scene.altered():
+        if subcommand(cmd) == "AddColumn" and not (cmd.missing_ok and cmd.def_.colname in table.columns):
+            yield table, cmd.def_, {constraint_kind(c): c for c in cmd.def_.constraints or ()}
+
+
+@rule(
+    "add-column-rewrites",
+    Severity.ERROR,
+    bad="ALTER TABLE orders ADD COLUMN token uuid DEFAULT gen_random_uuid();",
+    good="ALTER TABLE orders ADD COLUMN made timestamptz DEFAULT now();",
+)
+def add_rewrites(scene: Scene) -> Iterator[Note]:
+    """A new column gets another value in each row, so that the table is written anew."""
+    for table, definition, kinds in _added(scene):
+        default = kinds["DEFAULT"].raw_expr if "DEFAULT" in kinds else None
+        word = type_word(definition.typeName)
+        stored = "GENERATED" in kinds and kinds["GENERATED"].generated_kind != "v"
+        volatile = default is not None and is_volatile(Found(scene.catalog), default)
+        checked = kind_of(word, scene.catalog).checked
+        if not (volatile or stored or checked or "IDENTITY" in kinds or word.name in SERIAL):
+            continue
+        column = quoted(definition.colname)
+        value = text(default) if default is not None else "..."
+        lines = [f"ALTER TABLE {table.label} ADD COLUMN {column} {word.text.removesuffix('serial') or word.text};"]
+        if default is not None:
+            lines.append(f"ALTER TABLE {table.label} ALTER COLUMN {column} SET DEFAULT {value};")
+        lines.append(batches(table, f"{column} = {value}", f"{column} IS NULL"))
+        time = estimates.rewriting(scene.catalog, table)
+        yield Note(f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock).", "\n".join(lines), table)
+
+
+@rule(
+    "add-column-not-null",
+    Severity.ERROR,
+    bad="ALTER TABLE orders ADD COLUMN state text NOT NULL;",
+    good="ALTER TABLE orders ADD COLUMN state text NOT NULL DEFAULT 'new';",
+)
+def add_not_null(scene: Scene) -> Iterator[Note]:
+    """A new column is NOT NULL and has no value for the rows that are there."""
+    for table, definition, kinds in _added(scene):
+        filled = {"DEFAULT", "IDENTITY", "GENERATED"} & kinds.keys() or type_word(definition.typeName).name in SERIAL
+        if not {"NOTNULL", "PRIMARY"} & kinds.keys() or filled:
+            continue
+        column, rows = quoted(definition.colname), scene.catalog.rows_estimate(table)
+        if not others_see(table) or rows == 0:
+            continue
+        there = "any row" if rows is None else f"about {rows:,} rows"
+        yield Note(
+            f"It fails where {table.label} holds {there}; and running code that does not know {column} cannot insert.",
+            f"ALTER TABLE {table.label} ADD COLUMN {column} {type_word(definition.typeName).text};\n"
+            + batches(table, f"{column} = ...", f"{column} IS NULL")
+            + "\n"
+            + not_null_steps(table, definition.colname),
+        )
+
+
+@rule(
+    "add-column-checks-rows",
+    Severity.ERROR,
+    bad="ALTER TABLE orders ADD COLUMN total integer CHECK (total > 0);",
+    good="ALTER TABLE orders ADD COLUMN total integer;",
+)
+def add_checks(scene: Scene) -> Iterator[Note]:
+    """A new column brings a condition or a key along, for which the table is read under its strongest lock."""
+    for table, definition, kinds in _added(scene):
+        for word in ("CHECK", "UNIQUE", "PRIMARY"):
+            if word in kinds:
+                column = quoted(definition.colname)
+                then = (
+                    f"ALTER TABLE {table.label} ADD CONSTRAINT {quoted(definition.colname + '_check')}"
+                    f" CHECK ({text(kinds[word].raw_expr)}) NOT VALID;  -- then VALIDATE"
+                    if word == "CHECK"
+                    else f"CREATE UNIQUE INDEX CONCURRENTLY ... ON {table.label} ({column});"
+                )
+                yield Note(
+                    f"Readers and writers of {table.label} wait {estimates.reading(scene.catalog, table)}.",
+                    f"ALTER TABLE {table.label} ADD COLUMN {column} {type_word(definition.typeName).text};\n{then}",
+                    table,
+                )
+
+
+@rule(
+    "column-type-rewrites",
+    Severity.ERROR,
+    bad="ALTER TABLE orders ALTER COLUMN total TYPE bigint;",
+    good="ALTER TABLE orders ALTER COLUMN total SET DEFAULT 0;",
+)
+def type_rewrites(scene: Scene) -> Iterator[Note]:
+    """A column's new type needs other bytes, so that the table and all its indexes are written anew."""
+    for table, cmd in scene.altered():
+        if subcommand(cmd) != "AlterColumnType":
+            continue
+        change = judge(table.columns.get(cmd.name), cmd, scene.catalog)
+        if not change.rewrites:
+            continue
+        time = estimates.rewriting(scene.catalog, table)
+        perhaps = "" if change.known else " The type it has now decides; it is not known here."
+        old, new = quoted(cmd.name), quoted(f"{cmd.name}_new")
+        yield Note(
+            f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock), the disk needs room for a second"
+            f" copy, and the column's statistics are lost.{perhaps}",
+            f"ALTER TABLE {table.label} ADD COLUMN {new} {change.new};\n"
+            f"-- a trigger that writes {new} from {old} and {old} from {new}, before the first batch\n"
+            + batches(table, f"{new} = {old}", f"{new} IS DISTINCT FROM {old}")
+            + f"\n-- constraints NOT VALID and VALIDATE, indexes CONCURRENTLY on {new}\n"
+            f"BEGIN; SET LOCAL lock_timeout = '200ms';\n"
+            f"ALTER TABLE {table.label} RENAME COLUMN {old} TO {quoted(cmd.name + '_old')};\n"
+            f"ALTER TABLE {table.label} RENAME COLUMN {new} TO {old}; COMMIT;  -- procedure: backfill",
+            table,
+        )
+
+
+@rule(
+    "column-type-rebuilds-index",
+    Severity.ERROR,
+    there="CREATE TABLE users (id integer PRIMARY KEY, name text); CREATE INDEX users_lower ON users (lower(name));",
+    bad="ALTER TABLE users ALTER COLUMN name TYPE varchar;",
+    good="DROP INDEX CONCURRENTLY users_lower; ALTER TABLE users ALTER COLUMN name TYPE varchar;",
+)
+def type_rebuilds(scene: Scene) -> Iterator[Note]:
+    """A column's new type leaves the table as it is, but an index over it is built anew, or a CHECK is checked."""
+    for table, cmd in scene.altered():
+        if subcommand(cmd) == "AlterColumnType" and not scene.effects.rewrites and scene.effects.scans:
+            what = ", ".join(scene.effects.rebuilds) or "a CHECK over it"
+            yield Note(
+                f"Readers and writers of {table.label} wait for {what}, {estimates.reading(scene.catalog, table)}.",
+                "-- drop the index or the CHECK first, and make it again CONCURRENTLY or NOT VALID afterwards",
+                table,
+            )
+
+
+@rule(
+    "change-under-dependents",
+    Severity.ERROR,
+    bad="CREATE TABLE a (b integer); CREATE VIEW v AS SELECT b FROM a; ALTER TABLE a ALTER COLUMN b TYPE bigint;",
+    good="CREATE TABLE a (b integer); ALTER TABLE a ALTER COLUMN b TYPE bigint;",
+)
+def under_dependents(scene: Scene) -> Iterator[Note]:
+    """Something depends on what is changed or dropped, and PostgreSQL refuses."""
+    reasons = [*scene.effects.fails, *_views_before(scene)]
+    for reason in reasons:
+        if "must hold no row" not in reason:
+            yield Note(
+                f"It fails: {reason}.",
+                "-- in one transaction: drop what depends on it, make this change, make it again with its grants",
+            )
+
+
+def _views_before(scene: Scene) -> Iterator[str]:
+    """Views that these files themselves make over a column that changes."""
+    for table, cmd in scene.altered():
+        if subcommand(cmd) in ("AlterColumnType", "DropColumn"):
+            for other in scene.earlier:
+                if isinstance(other.node, ast.ViewStmt | ast.CreateTableAsStmt):
+                    query = text(other.node.query)
+                    if table.name in query and cmd.name in query:
+                        yield f"a view of {other.statement.file}, line {other.statement.line} reads {cmd.name}"
+
+
+@rule(
+    "rename-column",
+    Severity.ERROR,
+    bad="ALTER TABLE nodes RENAME COLUMN ip TO internal_ip;",
+    good="ALTER TABLE nodes ADD COLUMN internal_ip text;",
+)
+def rename_column(scene: Scene) -> Iterator[Note]:
+    """A column gets another name while code that uses the old one runs."""
+    node = scene.node
+    if not isinstance(node, ast.RenameStmt) or object_kind(node.renameType) != "COLUMN" or node.relation is None:
+        return
+    table, old, new = scene.table(node.relation), quoted(node.subname), quoted(node.newname)
+    if not others_see(table):
+        return
+    yield Note(
+        f"From its commit on, every statement that names {table.label}.{old} fails, and after a rollback every one"
+        f" that names {new}; views keep the old name, functions with text bodies break."
+        + _counted(scene, table, [node.subname]),
+        f"ALTER TABLE {table.label} ADD COLUMN {new} ...;\n"
+        f"-- a trigger that keeps {old} and {new} equal\n"
+        + batches(table, f"{new} = {old}", f"{new} IS DISTINCT FROM {old}")
+        + f"\n-- readers, then writers move to {new}; {old} is dropped a release later (procedure: backfill)",
+    )
+
+
+@rule(
+    "drop-column",
+    Severity.ERROR,
+    bad="ALTER TABLE projects DROP COLUMN old;",
+    good="ALTER TABLE projects ALTER COLUMN old DROP NOT NULL;",
+)
+def drop_column(scene: Scene) -> Iterator[Note]:
+    """A column goes with its values, while code may still read it."""
+    for table, cmd in scene.altered():
+        if subcommand(cmd) != "DropColumn" or not others_see(table):
+            continue
+        if scene.catalog.connected and cmd.name not in table.columns:
+            continue
+        column = quoted(cmd.name)
+        goes = [lost for lost in scene.effects.loses if not lost.startswith("the values")]
+        along = f" With it goes: {', '.join(goes)}." if goes else ""
+        yield Note(
+            f"The values of {table.label}.{column} are gone for good, and code with a cached list of columns"
+            f" fails.{along}{_counted(scene, table, [cmd.name])}",
+            f"-- 1. release code that neither reads nor writes it; 2. keep the values:\n"
+            f"CREATE TABLE {quoted(f'{table.name}_{cmd.name}_kept')} AS SELECT {key_of(table)}, {column} FROM"
+            f" {table.label};\n"
+            f"ALTER TABLE {table.label} ALTER COLUMN {column} DROP NOT NULL;\n"
+            f"-- 3. wait until nothing asks for it, then, by itself:\nSET lock_timeout = '2s';\n"
+            f"ALTER TABLE {table.label} DROP COLUMN {column};",
+        )
+
+
+def _counted(scene: Scene, table: Table, columns: list[str]) -> str:
+    if not scene.catalog.uses_known:
+        return ""
+    calls = sum(use.calls for use in uses_of(scene.catalog, table, columns[0]))
+    return f" pg_stat_statements counts {calls:,} calls that use it." if calls else ""
+
+
+@rule(
+    "set-not-null-scans",
+    Severity.ERROR,
+    bad="ALTER TABLE orders ALTER COLUMN total SET NOT NULL;",
+    good="ALTER TABLE orders ADD CONSTRAINT total_there CHECK (total IS NOT NULL) NOT VALID;",
+)
+def set_not_null(scene: Scene) -> Iterator[Note]:
+    """SET NOT NULL reads the whole table under its strongest lock, because no validated CHECK proves it."""
+    for table, cmd in scene.altered():
+        adds = subcommand(cmd) == "AddConstraint" and constraint_kind(cmd.def_) == "NOTNULL"
+        adds = adds and not cmd.def_.skip_validation
+        if (subcommand(cmd) == "SetNotNull" or adds) and scene.effects.scans:
+            column = cmd.name if subcommand(cmd) == "SetNotNull" else cmd.def_.keys[0].sval
+            time = estimates.reading(scene.catalog, table)
+            yield Note(
+                f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock).",
+                not_null_steps(table, column),
+                table,
+            )

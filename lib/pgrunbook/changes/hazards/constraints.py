@@ -1,0 +1,249 @@
+"""Hazards of constraints: foreign keys, checks, keys, partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.changes.catalog import Table
+from pgrunbook.changes.hazards import estimates
+from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
+from pgrunbook.changes.syntax import constraint_kind, quoted, relation, strings, subcommand, text
+
+
+def added_keys(scene: Scene) -> Iterator[tuple[Table, Any, tuple[str, ...], Any]]:
+    """Yield each foreign key that a statement makes: its table, what it refers to, its columns, its node."""
+    for table, cmd in scene.altered():
+        if subcommand(cmd) == "AddConstraint" and constraint_kind(cmd.def_) == "FOREIGN":
+            yield table, cmd.def_.pktable, strings(cmd.def_.fk_attrs), cmd.def_
+        elif subcommand(cmd) == "AddColumn":
+            yield from _of_columns(table, (cmd.def_,))
+    if isinstance(scene.node, ast.CreateStmt):
+        table = scene.table(scene.node.relation)
+        yield from _of_columns(table, scene.node.tableElts or ())
+        for part in scene.node.tableElts or ():
+            if isinstance(part, ast.Constraint) and constraint_kind(part) == "FOREIGN":
+                yield table, part.pktable, strings(part.fk_attrs), part
+
+
+def _of_columns(table: Table, parts: Any) -> Iterator[tuple[Table, Any, tuple[str, ...], Any]]:
+    for part in parts:
+        for node in (getattr(part, "constraints", None) or ()) if isinstance(part, ast.ColumnDef) else ():
+            if constraint_kind(node) == "FOREIGN":
+                yield table, node.pktable, (part.colname,), node
+
+
+def has_index(table: Table, columns: tuple[str, ...]) -> bool:
+    """Whether an index begins with the columns, in whatever order, and covers all rows."""
+    return any(
+        set(index.keys[: len(columns)]) == set(columns) and index.valid and not index.partial for index in table.indexes
+    )
+
+
+@rule(
+    "foreign-key-validates",
+    Severity.ERROR,
+    bad="ALTER TABLE orders ADD CONSTRAINT c FOREIGN KEY (user_id) REFERENCES users (id);",
+    good="ALTER TABLE orders ADD CONSTRAINT c FOREIGN KEY (user_id) REFERENCES users (id) NOT VALID;",
+)
+def foreign_key_validates(scene: Scene) -> Iterator[Note]:
+    """A foreign key checks all rows while writers of both tables wait."""
+    for table, cmd in scene.altered():
+        if subcommand(cmd) != "AddConstraint" or constraint_kind(cmd.def_) != "FOREIGN" or cmd.def_.skip_validation:
+            continue
+        partner = scene.table(cmd.def_.pktable)
+        name = quoted(cmd.def_.conname or f"{table.name}_{'_'.join(strings(cmd.def_.fk_attrs))}_fkey")
+        columns = ", ".join(map(quoted, strings(cmd.def_.fk_attrs)))
+        there = ", ".join(map(quoted, strings(cmd.def_.pk_attrs)))
+        rest = {"c": " ON DELETE CASCADE", "n": " ON DELETE SET NULL", "r": " ON DELETE RESTRICT"}
+        yield Note(
+            f"Every INSERT, UPDATE and DELETE on {table.label} and on {partner.label} waits"
+            f" {estimates.reading(scene.catalog, table)} (ShareRowExclusiveLock on both).",
+            f"ALTER TABLE {table.label} ADD CONSTRAINT {name} FOREIGN KEY ({columns}) REFERENCES {partner.label}"
+            f"{f' ({there})' if there else ''}{rest.get(cmd.def_.fk_del_action, '')} NOT VALID;\n"
+            f"ALTER TABLE {table.label} VALIDATE CONSTRAINT {name};  -- in a transaction of its own",
+            table,
+        )
+
+
+@rule(
+    "foreign-key-locks-both",
+    Severity.WARNING,
+    bad="ALTER TABLE orders ADD COLUMN user_id integer REFERENCES users (id);",
+    good="ALTER TABLE orders ADD COLUMN user_id integer;",
+)
+def foreign_key_inline(scene: Scene) -> Iterator[Note]:
+    """A new column brings a foreign key along, so that two tables are locked in one step."""
+    for table, target, columns, _ in added_keys(scene):
+        if isinstance(scene.node, ast.AlterTableStmt) and subcommand(scene.node.cmds[0]) == "AddColumn":
+            partner = scene.table(target)
+            column = quoted(columns[0])
+            yield Note(
+                f"{table.label} is locked for readers too (AccessExclusiveLock) while it waits for"
+                f" {partner.label}, whose writers wait as well (ShareRowExclusiveLock).",
+                f"ALTER TABLE {table.label} ADD COLUMN {column} ...;\n"
+                f"ALTER TABLE {table.label} ADD FOREIGN KEY ({column}) REFERENCES {partner.label} NOT VALID;\n"
+                f"ALTER TABLE {table.label} VALIDATE CONSTRAINT ...;  -- in a transaction of its own",
+                table,
+            )
+
+
+@rule(
+    "foreign-key-without-index",
+    Severity.WARNING,
+    bad="CREATE TABLE orders (id int PRIMARY KEY, user_id int REFERENCES users (id) ON DELETE CASCADE);",
+    good="CREATE TABLE orders (id int PRIMARY KEY, user_id int REFERENCES users (id));"
+    " CREATE INDEX ON orders (user_id);",
+)
+def foreign_key_without_index(scene: Scene) -> Iterator[Note]:
+    """No index begins with a foreign key's columns."""
+    for table, target, columns, node in added_keys(scene):
+        final = scene.final.at(table.key)
+        if has_index(final, columns) or not columns:
+            continue
+        partner = scene.table(target)
+        listed = ", ".join(map(quoted, columns))
+        finds = "finds the rows to delete" if node.fk_del_action == "c" else "looks for rows"
+        perhaps = " (as far as these files tell)" if others_see(table) and not scene.catalog.connected else ""
+        yield Note(
+            f"Each DELETE on {partner.label}, and each UPDATE of its key, {finds} by reading the whole of"
+            f" {table.label}{perhaps}.",
+            f"CREATE INDEX CONCURRENTLY {quoted('_'.join((table.name, *columns)))} ON {table.label} ({listed});",
+        )
+
+
+@rule(
+    "check-validates",
+    Severity.ERROR,
+    bad="ALTER TABLE orders ADD CONSTRAINT total_check CHECK (total > 0);",
+    good="ALTER TABLE orders ADD CONSTRAINT total_check CHECK (total > 0) NOT VALID;",
+)
+def check_validates(scene: Scene) -> Iterator[Note]:
+    """A CHECK reads all rows while readers and writers wait."""
+    for table, cmd in scene.altered():
+        if subcommand(cmd) == "AddConstraint" and constraint_kind(cmd.def_) == "CHECK" and not cmd.def_.skip_validation:
+            name = quoted(cmd.def_.conname or f"{table.name}_check")
+            yield Note(
+                f"Readers and writers of {table.label} wait {estimates.reading(scene.catalog, table)}"
+                " (AccessExclusiveLock).",
+                f"ALTER TABLE {table.label} ADD CONSTRAINT {name} CHECK ({text(cmd.def_.raw_expr)}) NOT VALID;\n"
+                f"ALTER TABLE {table.label} VALIDATE CONSTRAINT {name};  -- in a transaction of its own",
+                table,
+            )
+
+
+@rule(
+    "validate-with-add",
+    Severity.WARNING,
+    bad="BEGIN; ALTER TABLE orders ADD CONSTRAINT c CHECK (total > 0) NOT VALID;"
+    " ALTER TABLE orders VALIDATE CONSTRAINT c; COMMIT;",
+    good="ALTER TABLE orders VALIDATE CONSTRAINT c;",
+)
+def validate_with_add(scene: Scene) -> Iterator[Note]:
+    """A constraint is validated in the transaction that added it, under the lock of adding it."""
+    for table, cmd in scene.altered():
+        if subcommand(cmd) != "ValidateConstraint":
+            continue
+        for other in scene.earlier:
+            names = [c.def_.conname for _, c in other.altered() if subcommand(c) == "AddConstraint"]
+            if cmd.name in names and scene.with_other(other):
+                yield Note(
+                    f"{table.label} stays locked as ADD CONSTRAINT locked it,"
+                    f" {estimates.reading(scene.catalog, table)}.",
+                    f"{scene.statement.sql};  -- in a migration, or a transaction, of its own",
+                    table,
+                )
+
+
+@rule(
+    "key-builds-index",
+    Severity.ERROR,
+    bad="ALTER TABLE orders ADD CONSTRAINT orders_num UNIQUE (num);",
+    good="ALTER TABLE orders ADD CONSTRAINT orders_num UNIQUE USING INDEX orders_num;",
+)
+def key_builds_index(scene: Scene) -> Iterator[Note]:
+    """A primary key, unique or exclusion constraint builds its index while readers and writers wait."""
+    for table, cmd in scene.altered():
+        kind = constraint_kind(cmd.def_) if subcommand(cmd) == "AddConstraint" else ""
+        if kind not in ("PRIMARY", "UNIQUE", "EXCLUSION") or cmd.def_.indexname:
+            continue
+        columns = ", ".join(map(quoted, strings(cmd.def_.keys)))
+        name = quoted(cmd.def_.conname or f"{table.name}_{'pkey' if kind == 'PRIMARY' else 'key'}")
+        word = "PRIMARY KEY" if kind == "PRIMARY" else "UNIQUE"
+        way = (
+            f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON {table.label} ({columns});\n"
+            f"ALTER TABLE {table.label} ADD CONSTRAINT {name} {word} USING INDEX {name};"
+        )
+        if kind == "EXCLUSION":
+            way = "-- PostgreSQL builds it only like this: in a window, or by the procedure swap"
+        if kind == "PRIMARY":
+            way += "\n-- before that, each column NOT NULL through a validated CHECK"
+        yield Note(
+            f"Readers and writers of {table.label} wait {estimates.indexing(scene.catalog, table)}"
+            " (AccessExclusiveLock).",
+            way,
+            table,
+        )
+
+
+@rule(
+    "partition-is-read",
+    Severity.ERROR,
+    bad="ALTER TABLE log ATTACH PARTITION log_27 FOR VALUES FROM ('2027-01-01') TO ('2028-01-01');",
+    good="ALTER TABLE log DETACH PARTITION log_25 CONCURRENTLY;",
+)
+def partition_is_read(scene: Scene) -> Iterator[Note]:
+    """A table to attach as a partition is read under its strongest lock, or a partition leaves under one."""
+    for table, cmd in scene.altered():
+        if subcommand(cmd) == "AttachPartition" and scene.effects.scans:
+            child = scene.table(cmd.def_.name)
+            yield Note(
+                f"Readers and writers of {', '.join(scene.effects.scans)} wait"
+                f" {estimates.reading(scene.catalog, child)}.",
+                f"ALTER TABLE {child.label} ADD CONSTRAINT fits CHECK (...the bounds...) NOT VALID;\n"
+                f"ALTER TABLE {child.label} VALIDATE CONSTRAINT fits;\n"
+                f"-- an index like each of {table.label}'s, CONCURRENTLY; then\n{scene.statement.sql};",
+                child,
+            )
+        if subcommand(cmd) == "DetachPartition" and not cmd.def_.concurrent:
+            yield Note(
+                f"Readers and writers of {table.label} wait (AccessExclusiveLock).",
+                f"ALTER TABLE {table.label} DETACH PARTITION {relation(cmd.def_.name)} CONCURRENTLY;",
+                table,
+            )
+
+
+@rule(
+    "soft-delete-with-unique",
+    Severity.NOTE,
+    bad="CREATE TABLE users (id int PRIMARY KEY, email text UNIQUE, deleted_at timestamptz);",
+    good="CREATE TABLE users (id int PRIMARY KEY, email text, deleted_at timestamptz);"
+    " CREATE UNIQUE INDEX ON users (email) WHERE deleted_at IS NULL;",
+)
+def soft_delete(scene: Scene) -> Iterator[Note]:
+    """A table has rows that count as deleted, and a unique key that still counts them."""
+    adds = isinstance(scene.node, ast.CreateStmt | ast.AlterTableStmt) and "deleted_at" in _new_columns(scene)
+    if not adds:
+        return
+    table = scene.final.find(relation(scene.node.relation))
+    unique = [i for i in table.indexes if i.unique and not i.primary and not i.partial]
+    for index in unique or ():
+        keys = ", ".join(map(quoted, index.keys))
+        yield Note(
+            f"A deleted row of {table.label} keeps its {keys} taken: nobody can use it again.",
+            f"CREATE UNIQUE INDEX CONCURRENTLY ... ON {table.label} ({keys}) WHERE deleted_at IS NULL;",
+        )
+    if not unique and others_see(table):
+        yield Note(
+            f"Rows of {table.label} that count as deleted stay in every index and every query that does not leave"
+            " them out; a unique key over them has to.",
+            f"CREATE UNIQUE INDEX CONCURRENTLY ... ON {table.label} (...) WHERE deleted_at IS NULL;",
+        )
+
+
+def _new_columns(scene: Scene) -> set[str]:
+    if isinstance(scene.node, ast.CreateStmt):
+        return {part.colname for part in scene.node.tableElts or () if isinstance(part, ast.ColumnDef)}
+    return {cmd.def_.colname for _, cmd in scene.altered() if subcommand(cmd) == "AddColumn"}

@@ -1,0 +1,260 @@
+"""Hazards of changing a table or column through a copy: what is lost between copy and swap, and after it."""
+
+# ruff: noqa: S608 - ways out are shown to people and not run
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.changes.catalog import Table
+from pgrunbook.changes.hazards import estimates
+from pgrunbook.changes.hazards.rows import written
+from pgrunbook.changes.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
+from pgrunbook.changes.syntax import columns_in, object_kind, quoted, relation, subcommand
+
+_SWAP = """\
+BEGIN; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '5s';
+LOCK TABLE {old}, {new} IN ACCESS EXCLUSIVE MODE;
+-- play what the trigger has written down since the copy, until nothing is left; compare counts
+ALTER TABLE {old} RENAME TO {kept}; ALTER TABLE {new} RENAME TO {name};
+-- re-point foreign keys (NOT VALID), views, sequences (OWNED BY), grants, policies, publications
+-- a trigger that writes back into {kept}; COMMIT;  -- procedure: swap"""
+
+
+def _source(node: Any) -> Any:
+    """Return the RangeVar of INSERT ... SELECT ... FROM one table; None for another INSERT."""
+    query = getattr(node, "selectStmt", None)
+    sources = getattr(query, "fromClause", None) or ()
+    only = next(iter(sources), None) if len(sources) == 1 else None
+    return only if isinstance(only, ast.RangeVar) else None
+
+
+@rule(
+    "insert-select-unbatched",
+    Severity.WARNING,
+    bad="INSERT INTO archive (id, at) SELECT id, at FROM events;",
+    good="INSERT INTO archive (id, at) SELECT id, at FROM events WHERE id > 0 ORDER BY id LIMIT 1000;",
+)
+def insert_select(scene: Scene) -> Iterator[Note]:
+    """A whole table is copied in one transaction."""
+    for node in written(scene):
+        if not isinstance(node, ast.InsertStmt) or _source(node) is None:
+            continue
+        query = node.selectStmt
+        if query.whereClause is None and query.limitCount is None and not query.groupClause:
+            table = scene.table(_source(node))
+            yield Note(
+                f"One transaction is open {estimates.changing(scene.catalog, table)}: vacuum cannot clean up anywhere"
+                " behind it, replicas lag, and an error takes everything back.",
+                f"INSERT INTO {relation(node.relation)} (...) SELECT ... FROM {table.label} WHERE id > $last ORDER BY"
+                " id LIMIT 1000;  -- one transaction each (procedure: backfill)",
+                table,
+            )
+
+
+@rule(
+    "copy-loses-writes",
+    Severity.ERROR,
+    bad="INSERT INTO projects_new SELECT * FROM projects; ALTER TABLE projects RENAME TO projects_old;"
+    " ALTER TABLE projects_new RENAME TO projects;",
+    good="INSERT INTO archive (id) SELECT id FROM projects;",
+)
+def loses_writes(scene: Scene) -> Iterator[Note]:
+    """A table is copied to take the place of the one that is written meanwhile."""
+    for node in written(scene):
+        source = _source(node) if isinstance(node, ast.InsertStmt) else None
+        if source is None:
+            continue
+        names = {source.relname, node.relation.relname}
+        renamed = {s.node.relation.relname for s in scene.later if _renames_table(s)}
+        if (names <= renamed or node.relation.relname == f"{source.relname}_new") and others_see(scene.table(source)):
+            old, new = relation(source), relation(node.relation)
+            yield Note(
+                f"What is inserted, updated or deleted in {old} after the copy has read it is not in {new}, and lost"
+                " with the swap.",
+                f"-- before the copy: a trigger on {old} that writes every change into {new} or into a log\n"
+                + _SWAP.format(old=old, new=new, kept=quoted(source.relname + "_old"), name=quoted(source.relname)),
+            )
+
+
+def _renames_table(scene: Scene) -> bool:
+    return isinstance(scene.node, ast.RenameStmt) and object_kind(scene.node.renameType) == "TABLE"
+
+
+@rule(
+    "copy-by-position",
+    Severity.WARNING,
+    bad="INSERT INTO projects_new SELECT * FROM projects;",
+    good="INSERT INTO projects_new (id, name) SELECT id, name FROM projects;",
+)
+def by_position(scene: Scene) -> Iterator[Note]:
+    """Rows are copied column by column in whatever order the columns stand."""
+    for node in written(scene):
+        source = _source(node) if isinstance(node, ast.InsertStmt) and not node.cols else None
+        if source is not None and "*" in columns_in(node.selectStmt.targetList):
+            new, old = relation(node.relation), relation(source)
+            yield Note(
+                f"Where the order in {new} is another one, values end up in other columns; generated columns and"
+                " GENERATED ALWAYS identities refuse it.",
+                f"INSERT INTO {new} (id, ...) OVERRIDING SYSTEM VALUE SELECT id, ... FROM {old};\n"
+                "SELECT setval(pg_get_serial_sequence(...), max(id)) ...;  -- a copied identity starts at 1",
+            )
+
+
+@rule(
+    "like-leaves-behind",
+    Severity.WARNING,
+    bad="CREATE TABLE projects_new (LIKE projects INCLUDING ALL);",
+    good="CREATE TABLE projects_new (id int PRIMARY KEY, name text);",
+)
+def like(scene: Scene) -> Iterator[Note]:
+    """LIKE copies a table without much that belongs to it."""
+    if not isinstance(scene.node, ast.CreateStmt):
+        return
+    for part in scene.node.tableElts or ():
+        if not isinstance(part, ast.TableLikeClause):
+            continue
+        table = scene.table(part.relation)
+        new = relation(scene.node.relation)
+        yield Note(
+            f"{new} comes without {_left_behind(scene, table)}. Indexes get other names, a serial default still asks"
+            f" the sequence that {table.label} owns, an identity starts at 1 again.",
+            f"-- after it: the foreign keys of {table.label} (NOT VALID, then VALIDATE), triggers, ALTER TABLE {new}"
+            " ENABLE ROW LEVEL SECURITY and the policies, OWNER TO, GRANT, REPLICA IDENTITY, SET (fillfactor ...),"
+            " publications;\nALTER SEQUENCE ... OWNED BY ...;  SELECT setval(...);  -- procedure: swap does and checks"
+            " all of it",
+        )
+
+
+def _left_behind(scene: Scene, table: Table) -> str:
+    if not scene.catalog.connected:
+        return (
+            "foreign keys in both directions, triggers, row level security and policies, owner and grants, replica"
+            " identity, storage parameters, publications, rules and the table's comment"
+        )
+    found = [f"foreign key {key.name}" for key in table.foreign_keys()]
+    found += [f"foreign key {key.name} of {other.label}" for other, key in scene.catalog.references_to(table)]
+    found += [f"{d.kind} {d.name}" for d in table.of_kind("trigger", "policy", "rule", "publication")]
+    found += ["row level security"] if table.row_security else []
+    return ", ".join([*found, "owner, grants, replica identity, storage parameters and the table's comment"])
+
+
+def _pair(scene: Scene) -> tuple[Scene, str, str, str] | None:
+    """Return the rename that gave way to this one: a -> x before, and now b -> a; (scene, a, b, x)."""
+    node = scene.node
+    if not isinstance(node, ast.RenameStmt):
+        return None
+    column = object_kind(node.renameType) == "COLUMN"
+    for other in scene.earlier:
+        theirs = other.node
+        if not isinstance(theirs, ast.RenameStmt) or theirs.renameType != node.renameType:
+            continue
+        if theirs.newname == (node.subname if column else node.relation.relname):
+            continue  # it is renamed back
+        if column and theirs.relation.relname == node.relation.relname and theirs.subname == node.newname:
+            return other, node.newname, node.subname, theirs.newname
+        if object_kind(node.renameType) == "TABLE" and theirs.relation.relname == node.newname:
+            return other, node.newname, node.relation.relname, theirs.newname
+    return None
+
+
+@rule(
+    "renames-not-atomic",
+    Severity.ERROR,
+    bad="ALTER TABLE a RENAME COLUMN b TO b_old; ALTER TABLE a RENAME COLUMN b_new TO b;",
+    good="BEGIN; ALTER TABLE a RENAME COLUMN b TO b_old; ALTER TABLE a RENAME COLUMN b_new TO b; COMMIT;",
+)
+def not_atomic(scene: Scene) -> Iterator[Note]:
+    """Two renames that belong together are not sure to be committed together."""
+    pair = _pair(scene)
+    if pair is None or scene.with_other(pair[0]):
+        return
+    other, name, _, _ = pair
+    unless = " unless what runs this file makes it one transaction" if scene.perhaps_with(other) else ""
+    yield Note(
+        f"Between the two there is no {quoted(name)}, and every statement that names it fails{unless}; if the second"
+        " one waits for a lock, for as long.",
+        f"BEGIN; SET LOCAL lock_timeout = '200ms';\n{other.statement.sql};\n{scene.statement.sql};\nCOMMIT;",
+        severity=Severity.ERROR if scene.transactions is not Transactions.UNKNOWN else None,
+    )
+
+
+@rule(
+    "column-swap",
+    Severity.ERROR,
+    bad="ALTER TABLE a RENAME COLUMN b TO b_old; ALTER TABLE a RENAME COLUMN b_new TO b;",
+    good="ALTER TABLE a ADD COLUMN b_new bigint;",
+)
+def column_swap(scene: Scene) -> Iterator[Note]:
+    """A column takes the name of another one."""
+    pair = _pair(scene)
+    if pair is None or object_kind(scene.node.renameType) != "COLUMN":
+        return
+    _, name, new, kept = map(str, pair)
+    table = scene.table(scene.node.relation)
+    yield Note(
+        f"Views, indexes, foreign keys, checks, defaults, grants and publications stay with {quoted(kept)}: reports"
+        f" go on reading it as {quoted(name)} was, and its DROP fails or takes them along. Code that runs reads other"
+        " values under the same name.",
+        f"-- first: SELECT count(*) FROM {table.label} WHERE {quoted(new)} IS DISTINCT FROM ...{quoted(name)};\n"
+        "-- in one transaction with the renames: defaults, NOT NULL, constraints, grants and views for the new"
+        f" {quoted(name)}, and a trigger that writes {quoted(kept)}, for the way back (procedure: backfill)",
+    )
+
+
+@rule(
+    "table-swap",
+    Severity.ERROR,
+    bad="BEGIN; ALTER TABLE p RENAME TO p_old; ALTER TABLE p_new RENAME TO p; COMMIT;",
+    good="ALTER TABLE p RENAME TO p_old;",
+)
+def table_swap(scene: Scene) -> Iterator[Note]:
+    """A table takes the name of another one."""
+    pair = _pair(scene)
+    if pair is None or object_kind(scene.node.renameType) != "TABLE":
+        return
+    _, name, new, kept = map(str, pair)
+    old = next((t for t in scene.catalog.tables.values() if t.name == kept), None)
+    follow = [f"{d.kind} {d.name}" for d in old.dependents] if old else []
+    follow += [f"foreign key {key.name} of {o.label}" for o, key in scene.catalog.references_to(old)] if old else []
+    what = ", ".join(follow) or "views, foreign keys, functions, sequences and publications"
+    unlocked = "" if scene.timeouts.lock_ms else " Nothing bounds the wait for the lock."
+    yield Note(
+        f"{what} stay with {quoted(kept)}: they show old rows, and refuse new ones. Nothing compares the two before,"
+        f" and nothing writes back after.{unlocked}",
+        _SWAP.format(old=quoted(name), new=quoted(new), kept=quoted(kept), name=quoted(name))
+        + f"\nANALYZE {quoted(name)};",
+    )
+
+
+@rule(
+    "drop-after-swap",
+    Severity.ERROR,
+    bad="ALTER TABLE projects RENAME TO projects_old; DROP TABLE projects_old;",
+    good="ALTER TABLE projects RENAME TO projects_old;",
+)
+def drop_after_swap(scene: Scene) -> Iterator[Note]:
+    """What was renamed away is dropped, and with it the way back."""
+    for what in _given_up(scene):
+        yield Note(
+            f"Without a trigger that writes back, the way back to {what} loses all writes since the swap; a sequence"
+            " that it owns, and the default of the live table that asks it, go with it or stop the DROP.",
+            f"-- gates first: nothing reads {what} (pg_stat_user_tables), counts and checksums agree, the new one has"
+            " run for as long as was agreed;\nALTER SEQUENCE ... OWNED BY ...;  -- then the DROP, in a later release",
+        )
+
+
+def _given_up(scene: Scene) -> Iterator[str]:
+    node = scene.node
+    moved = {s.node.newname for s in scene.earlier if isinstance(s.node, ast.RenameStmt)}
+    if isinstance(node, ast.DropStmt) and object_kind(node.removeType) == "TABLE":
+        for entry in node.objects:
+            name = entry[-1].sval
+            if name in moved or name.endswith("_old"):
+                yield quoted(name)
+    for table, cmd in scene.altered():
+        if subcommand(cmd) == "DropColumn" and (cmd.name in moved or cmd.name.endswith("_old")):
+            yield f"{table.label}.{quoted(cmd.name)}"

@@ -1,0 +1,108 @@
+"""The guide's rules of design; off unless they are switched on by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pglast import ast
+
+from pgrunbook.changes.hazards.constraints import added_keys, has_index
+from pgrunbook.changes.hazards.rule import Note, Scene, Severity, rule
+from pgrunbook.changes.syntax import options, quoted, relation
+
+AUDIT = ("created_at", "updated_at")
+
+
+@rule(
+    "design-uuid-key",
+    Severity.WARNING,
+    bad="CREATE TABLE a (id bigint PRIMARY KEY);",
+    good="CREATE TABLE a (id uuid PRIMARY KEY DEFAULT gen_random_uuid());",
+)
+def uuid_key(scene: Scene) -> Iterator[Note]:
+    """A new table has no UUID as its primary key."""
+    node = scene.node
+    if not isinstance(node, ast.CreateStmt) or node.partbound or node.inhRelations or _is_copy(node):
+        return
+    table = scene.final.find(relation(node.relation))
+    key = next((index for index in table.indexes if index.primary), None)
+    columns = key.keys if key else ()
+    if len(columns) != 1 or table.columns[columns[0]].base != "uuid":
+        yield Note(
+            f"{table.label} has {'a key of ' + ', '.join(columns) if columns else 'no primary key'}.",
+            "id uuid PRIMARY KEY DEFAULT gen_random_uuid()  -- or uuidv7() from PostgreSQL 18 on, which keeps new rows"
+            " together",
+        )
+
+
+@rule(
+    "design-audit-columns",
+    Severity.WARNING,
+    bad="CREATE TABLE a (id uuid PRIMARY KEY);",
+    good="CREATE TABLE a (id uuid PRIMARY KEY, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL);",
+)
+def audit_columns(scene: Scene) -> Iterator[Note]:
+    """A new table does not tell when its rows were made and changed."""
+    node = scene.node
+    if not isinstance(node, ast.CreateStmt) or node.partbound or node.inhRelations or _is_copy(node):
+        return
+    table = scene.final.find(relation(node.relation))
+    missing = [name for name in AUDIT if name not in table.columns]
+    if missing:
+        yield Note(
+            f"{table.label} has no {' and no '.join(missing)}.",
+            ",\n".join(f"{name} timestamptz NOT NULL DEFAULT now()" for name in missing),
+        )
+
+
+def _is_copy(node: ast.CreateStmt) -> bool:
+    return any(isinstance(part, ast.TableLikeClause) for part in node.tableElts or ())
+
+
+@rule(
+    "design-foreign-key-indexed",
+    Severity.ERROR,
+    bad="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id));",
+    good="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id)); CREATE INDEX ON a (b);",
+)
+def foreign_key_indexed(scene: Scene) -> Iterator[Note]:
+    """A foreign key has no index."""
+    for table, _, columns, _ in added_keys(scene):
+        if columns and not has_index(scene.final.at(table.key), columns):
+            listed = ", ".join(map(quoted, columns))
+            yield Note(
+                f"The foreign key ({listed}) of {table.label} has no index.",
+                f"CREATE INDEX CONCURRENTLY {quoted('_'.join((table.name, *columns)))} ON {table.label} ({listed});",
+            )
+
+
+@rule(
+    "design-foreign-key-cascades",
+    Severity.WARNING,
+    bad="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id));",
+    good="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id) ON DELETE CASCADE);",
+)
+def foreign_key_cascades(scene: Scene) -> Iterator[Note]:
+    """A foreign key does not say what becomes of its rows when the other one goes."""
+    for table, target, columns, node in added_keys(scene):
+        if node.fk_del_action not in ("c", "n", "d"):
+            listed = ", ".join(map(quoted, columns))
+            yield Note(
+                f"A row of {relation(target)} cannot be deleted while {table.label} refers to it.",
+                f"FOREIGN KEY ({listed}) REFERENCES {relation(target)} ON DELETE CASCADE",
+            )
+
+
+@rule(
+    "design-concurrently",
+    Severity.ERROR,
+    bad="CREATE INDEX ON a (b);",
+    good="CREATE INDEX CONCURRENTLY a_b ON a (b);",
+)
+def concurrently(scene: Scene) -> Iterator[Note]:
+    """An index is made or dropped without CONCURRENTLY, whatever the size of its table."""
+    node = scene.node
+    makes = isinstance(node, ast.IndexStmt) and not node.concurrent and scene.table(node.relation).kind != "p"
+    rebuilds = isinstance(node, ast.ReindexStmt) and "concurrently" not in options(node.params)
+    if makes or rebuilds:
+        yield Note("Writers of the table wait.", "-- write CONCURRENTLY")

@@ -1,0 +1,179 @@
+"""Hazards of building, dropping and rebuilding indexes."""
+
+# ruff: noqa: S608 - ways out are shown to people and not run
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.changes.hazards import estimates
+from pgrunbook.changes.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
+from pgrunbook.changes.syntax import changed, dotted, object_kind, options, quoted, relation
+
+ENOUGH_FOR_AN_INDEX_MS = 20 * 60_000
+
+
+@rule(
+    "index-not-concurrent",
+    Severity.ERROR,
+    bad="CREATE INDEX orders_user ON orders (user_id);",
+    good="CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
+)
+def not_concurrent(scene: Scene) -> Iterator[Note]:
+    """An index is built with writers locked out of its table."""
+    node = scene.node
+    if not isinstance(node, ast.IndexStmt) or node.concurrent:
+        return
+    table = scene.table(node.relation)
+    if not node.relation.inh and table.kind == "p":
+        return
+    time = estimates.indexing(scene.catalog, table)
+    effect = f"Every INSERT, UPDATE and DELETE on {table.label} waits {time} (ShareLock)."
+    if table.kind == "p" or table.children:
+        name = quoted(node.idxname) if node.idxname else "the index"
+        steps = [_on_only(scene), *(f"CREATE INDEX CONCURRENTLY ... ON {'.'.join(map(quoted, c))} ...; ALTER INDEX"
+                                    f" {name} ATTACH PARTITION ...;" for c in table.children)]  # fmt: skip
+        yield Note(effect, "\n".join(steps), on=table)
+        return
+    yield Note(effect, _concurrently(scene) + "  -- outside a transaction; then look at pg_index.indisvalid", on=table)
+
+
+def _concurrently(scene: Scene) -> str:
+    def change(node: Any) -> None:
+        node.concurrent = True
+        node.if_not_exists = False
+
+    return changed(scene.statement.sql, change) + ";"
+
+
+def _on_only(scene: Scene) -> str:
+    def change(node: Any) -> None:
+        node.relation.inh = False
+
+    return changed(scene.statement.sql, change) + ";"
+
+
+@rule(
+    "index-if-not-exists",
+    Severity.WARNING,
+    bad="CREATE INDEX CONCURRENTLY IF NOT EXISTS orders_user ON orders (user_id);",
+    good="CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
+)
+def if_not_exists(scene: Scene) -> Iterator[Note]:
+    """IF NOT EXISTS takes an INVALID index of that name, or another one, for the index that is wanted."""
+    node = scene.node
+    if isinstance(node, ast.IndexStmt) and node.if_not_exists and others_see(scene.table(node.relation)):
+        name = quoted(node.idxname)
+        table = scene.table(node.relation)
+        known = next((index for index in table.indexes if index.name == node.idxname), None)
+        state = " It is there now, and INVALID." if known and not known.valid else ""
+        yield Note(
+            f"After a build that broke off, {name} is there but INVALID: it costs every write, serves no read,"
+            f" and this statement passes over it.{state}",
+            f"DROP INDEX CONCURRENTLY IF EXISTS {name};\n{_concurrently(scene)}",
+        )
+
+
+@rule(
+    "index-validity-unchecked",
+    Severity.NOTE,
+    bad="CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
+    good="CREATE INDEX orders_user ON ONLY orders (user_id);",
+)
+def validity_unchecked(scene: Scene) -> Iterator[Note]:
+    """A concurrent build that breaks off leaves an INVALID index behind."""
+    node = scene.node
+    if isinstance(node, ast.IndexStmt) and node.concurrent and scene.transactions is Transactions.UNKNOWN:
+        name = quoted(node.idxname) if node.idxname else "the index"
+        yield Note(
+            f"A deadlock, a duplicate key or a timeout leaves {name} behind as INVALID, and nobody says so.",
+            f"SELECT indisvalid FROM pg_index WHERE indexrelid = '{name}'::regclass;\n"
+            f"DROP INDEX CONCURRENTLY {name};  -- where it is false, then build it again",
+        )
+
+
+@rule(
+    "concurrently-in-transaction",
+    Severity.ERROR,
+    bad="BEGIN; CREATE INDEX CONCURRENTLY orders_user ON orders (user_id); COMMIT;",
+    good="CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
+)
+def in_transaction(scene: Scene) -> Iterator[Note]:
+    """A statement that cannot run in a transaction stands between BEGIN and COMMIT."""
+    node = scene.node
+    concurrent = getattr(node, "concurrent", False) or "concurrently" in options(getattr(node, "params", None))
+    if scene.transaction is not None and concurrent and not isinstance(node, ast.RefreshMatViewStmt):
+        yield Note("PostgreSQL refuses it, and the transaction is aborted.", f"{scene.statement.sql};  -- by itself")
+
+
+@rule(
+    "index-build-under-timeout",
+    Severity.WARNING,
+    bad="SET statement_timeout = '5s'; CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
+    good="SET statement_timeout = 0; CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
+)
+def under_timeout(scene: Scene) -> Iterator[Note]:
+    """A concurrent build runs under a statement_timeout that was meant for short statements."""
+    node = scene.node
+    if not isinstance(node, ast.IndexStmt) or not node.concurrent:
+        return
+    table = scene.table(node.relation)
+    if 0 < scene.timeouts.statement_ms < ENOUGH_FOR_AN_INDEX_MS:
+        yield Note(
+            f"After {scene.timeouts.statement_ms} ms the build is cancelled and an INVALID index is left; it needs"
+            f" two reads of {table.label}, and waits for every older transaction.",
+            f"SET statement_timeout = 0;\n{scene.statement.sql};",
+            on=table,
+        )
+
+
+@rule(
+    "drop-index-not-concurrent",
+    Severity.ERROR,
+    bad="DROP INDEX orders_user;",
+    good="DROP INDEX CONCURRENTLY orders_user;",
+)
+def drop_not_concurrent(scene: Scene) -> Iterator[Note]:
+    """An index is dropped with readers and writers locked out of its table."""
+    node = scene.node
+    if not isinstance(node, ast.DropStmt) or object_kind(node.removeType) != "INDEX" or node.concurrent:
+        return
+    for entry in node.objects:
+        known = scene.catalog.index(dotted(entry))
+        if known is None and scene.catalog.connected:
+            continue
+        table = known[0].label if known else "its table"
+        used = f" Plans have used it {known[1].scans:,} times." if known and known[1].scans else ""
+        yield Note(
+            f"It waits for every statement on {table}, and every later one, readers too, waits behind it"
+            f" (AccessExclusiveLock).{used}",
+            f"DROP INDEX CONCURRENTLY IF EXISTS {dotted(entry)};  -- outside a transaction, one index each",
+            on=known[0] if known else None,
+        )
+
+
+@rule(
+    "reindex-not-concurrent",
+    Severity.ERROR,
+    bad="REINDEX TABLE orders;",
+    good="REINDEX TABLE CONCURRENTLY orders;",
+)
+def reindex(scene: Scene) -> Iterator[Note]:
+    """Indexes are rebuilt with writers, and readers that would use them, locked out."""
+    node = scene.node
+    if not isinstance(node, ast.ReindexStmt) or "concurrently" in options(node.params):
+        return
+    what = str(relation(node.relation)) if node.relation else quoted(node.name or "")
+    word = ("INDEX", "TABLE", "SCHEMA", "SYSTEM", "DATABASE")[node.kind]
+    known = scene.catalog.index(relation(node.relation)) if node.relation and word == "INDEX" else None
+    table = known[0] if known else scene.table(node.relation) if node.relation and word == "TABLE" else None
+    time = estimates.indexing(scene.catalog, table) if table else "for as long as the rebuild takes"
+    yield Note(
+        f"Writers of the table wait {time} (ShareLock), and so do readers whose plan looks at an index that is being"
+        " rebuilt (AccessExclusiveLock on the index).",
+        f"REINDEX {word} CONCURRENTLY {what};  -- then drop what is left INVALID under a name with _ccnew or _ccold",
+        on=table,
+    )

@@ -1,0 +1,359 @@
+"""Hazards of changing rows: without batches, by conditions that stay true, by values that do not fit."""
+
+# ruff: noqa: S608 - ways out are shown to people and not run
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast, enums
+
+from pgrunbook.changes.catalog import Standing, Table
+from pgrunbook.changes.hazards import estimates
+from pgrunbook.changes.hazards.columns import batches, key_of
+from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
+from pgrunbook.changes.syntax import columns_in, functions_in, quoted, relation, text, walk
+
+BATCH_AT_MOST = 50_000
+_WIDE = {"int8", "bigint", "numeric", "float8", "float4", "text"}
+_FACTOR = 10
+
+
+def written(scene: Scene) -> Iterator[Any]:
+    """Yield every INSERT, UPDATE and DELETE of a statement, in WITH and in DO blocks too."""
+    for node in scene.nodes:
+        if isinstance(node, ast.SelectStmt | ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt):
+            yield from (p for p in walk(node) if isinstance(p, ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt))
+
+
+def bounded(table: Table, node: Any) -> bool:
+    """Whether a condition can only be met by few rows: constants for a unique key, a key range, a LIMIT."""
+    limits = [part.limitCount for part in walk(node) if isinstance(part, ast.SelectStmt)]
+    for limit in limits:
+        if limit is not None and not (isinstance(limit, ast.A_Const) and getattr(limit.val, "ival", 0) > BATCH_AT_MOST):
+            return True
+    keys = {index.keys[0] for index in table.indexes if index.unique and len(index.keys) == 1} or {"id", "uuid"}
+    ranges: dict[str, set[str]] = {}
+    for part in _conjuncts(node.whereClause):
+        if isinstance(part, ast.CurrentOfExpr):
+            return True
+        if not isinstance(part, ast.A_Expr) or not isinstance(part.lexpr, ast.ColumnRef):
+            continue
+        column = getattr(part.lexpr.fields[-1], "sval", "")
+        if column not in keys or columns_in(part.rexpr):
+            continue
+        if part.kind == enums.A_Expr_Kind.AEXPR_BETWEEN or part.name[-1].sval == "=":
+            return True
+        ranges.setdefault(column, set()).add(part.name[-1].sval[0])
+    return any({"<", ">"} <= signs for signs in ranges.values())
+
+
+def _conjuncts(node: Any) -> Iterator[Any]:
+    if isinstance(node, ast.BoolExpr) and node.boolop == enums.BoolExprType.AND_EXPR:
+        for part in node.args:
+            yield from _conjuncts(part)
+    elif node is not None:
+        yield node
+
+
+def condition(node: Any) -> str:
+    """Return the WHERE of a statement as text, "true" where it has none."""
+    return text(node.whereClause) if node.whereClause is not None else "true"
+
+
+@rule(
+    "update-unbatched",
+    Severity.ERROR,
+    bad="UPDATE projects SET status = 'active' WHERE status IS NULL;",
+    good="UPDATE projects SET status = 'active' WHERE id > 0 AND id <= 1000 AND status IS NULL;",
+)
+def update_unbatched(scene: Scene) -> Iterator[Note]:
+    """An UPDATE can touch all rows in one transaction."""
+    for node in written(scene):
+        table = scene.table(node.relation)
+        if not isinstance(node, ast.UpdateStmt) or bounded(table, node):
+            continue
+        sets = ", ".join(f"{quoted(t.name)} = {text(t.val)}" for t in node.targetList if t.val is not None)
+        time = estimates.changing(scene.catalog, table)
+        yield Note(
+            f"Every row it has changed stays locked for other writers {time}; each leaves a dead row and WAL behind,"
+            " replicas lag, and an error takes all of it back.",
+            batches(table, sets, condition(node)),
+            table,
+        )
+
+
+@rule(
+    "delete-unbatched",
+    Severity.ERROR,
+    bad="DELETE FROM sessions WHERE created_at < now() - interval '30 days';",
+    good="DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE created_at < now() - interval '30 days'"
+    " ORDER BY id LIMIT 1000);",
+)
+def delete_unbatched(scene: Scene) -> Iterator[Note]:
+    """A DELETE can take all rows in one transaction, for good."""
+    for node in written(scene):
+        table = scene.table(node.relation)
+        if not isinstance(node, ast.DeleteStmt) or bounded(table, node) or is_history(table.name):
+            continue
+        key, where = key_of(table), condition(node)
+        cascades = [f"{other.label} ({fk.name})" for other, fk in scene.catalog.references_to(table)]
+        follow = f" Foreign keys follow it into {', '.join(cascades)}." if cascades else ""
+        slow = _unindexed(table, node)
+        yield Note(
+            f"Each row stays locked {estimates.changing(scene.catalog, table)}, and none comes back.{follow}{slow}",
+            f"SELECT count(*) FROM {table.label} WHERE {where};  -- look first\n"
+            f"CREATE TABLE {quoted(table.name + '_deleted')} AS SELECT * FROM {table.label} WHERE {where};\n"
+            f"WITH batch AS (SELECT {key} FROM {table.label} WHERE {key} > $last AND ({where})"
+            f" ORDER BY {key} LIMIT 1000)\n"
+            f"DELETE FROM {table.label} WHERE {key} IN (SELECT {key} FROM batch);  -- one transaction each",
+            table,
+        )
+
+
+def _unindexed(table: Table, node: Any) -> str:
+    columns = columns_in(node.whereClause) - {"*"}
+    if table.standing is not Standing.THERE or not columns:
+        return ""
+    if any(index.keys and index.keys[0] in columns for index in table.indexes):
+        return ""
+    return f" No index begins with {' or '.join(sorted(columns))}: each batch would read the whole table."
+
+
+@rule(
+    "update-writes-done-rows",
+    Severity.WARNING,
+    bad="UPDATE orgs SET flag = true;",
+    good="UPDATE orgs SET flag = true WHERE id = 1 AND flag IS DISTINCT FROM true;",
+)
+def writes_done_rows(scene: Scene) -> Iterator[Note]:
+    """An UPDATE sets a constant also where it stands already."""
+    for node in written(scene):
+        if not isinstance(node, ast.UpdateStmt) or node.fromClause:
+            continue
+        table = scene.table(node.relation)
+        constants = [t for t in node.targetList if isinstance(t.val, ast.A_Const)]
+        if constants and not {t.name for t in node.targetList} & columns_in(node.whereClause):
+            target = constants[0]
+            yield Note(
+                f"Rows of {table.label} that have the value are written again, with their index entries.",
+                f"... WHERE {_also(node)}{quoted(target.name)} IS DISTINCT FROM {text(target.val)}",
+                table,
+            )
+
+
+def _also(node: Any) -> str:
+    return "" if node.whereClause is None else f"({condition(node)}) AND "
+
+
+@rule(
+    "backfill-leaves-nulls",
+    Severity.WARNING,
+    bad="UPDATE projects SET status = 'active' WHERE status IS NULL;",
+    good="ALTER TABLE projects ALTER COLUMN status SET DEFAULT 'active';"
+    " UPDATE projects SET status = 'active' WHERE status IS NULL;",
+)
+def leaves_nulls(scene: Scene) -> Iterator[Note]:
+    """NULLs are filled while nothing stops new ones from coming in."""
+    for node in written(scene):
+        if not isinstance(node, ast.UpdateStmt):
+            continue
+        table = scene.table(node.relation)
+        for target in node.targetList:
+            column = table.columns.get(target.name)
+            constant = isinstance(target.val, ast.A_Const)
+            if not constant or not _asks_null(node.whereClause, target.name):
+                continue
+            if (column is not None and (column.default or column.not_null)) or _default_set(scene, table, target.name):
+                continue
+            yield Note(
+                f"Rows that come in meanwhile have no {quoted(target.name)} again, and stay so.",
+                f"ALTER TABLE {table.label} ALTER COLUMN {quoted(target.name)} SET DEFAULT {text(target.val)};"
+                "  -- first; then the batches; then SET NOT NULL through a validated CHECK",
+                table,
+            )
+
+
+def _asks_null(where: Any, column: str) -> bool:
+    return any(
+        isinstance(part, ast.NullTest) and part.nulltesttype == enums.NullTestType.IS_NULL
+        and column in columns_in(part.arg)
+        for part in walk(where)
+    )  # fmt: skip
+
+
+def _default_set(scene: Scene, table: Table, column: str) -> bool:
+    return any(
+        cmd.name == column and cmd.def_ is not None
+        for other in scene.earlier
+        for altered, cmd in other.altered()
+        if altered.name == table.name
+    )
+
+
+@rule(
+    "jsonb-set-on-any-value",
+    Severity.ERROR,
+    bad="UPDATE deployments SET config = jsonb_set(config, '{version}', '2') WHERE config->>'version' IS NULL;",
+    good="UPDATE deployments SET config = jsonb_set(config, '{version}', '2')"
+    " WHERE id = 1 AND jsonb_typeof(config) = 'object';",
+)
+def jsonb_set(scene: Scene) -> Iterator[Note]:
+    """jsonb_set works on values that may be no object, or NULL."""
+    for node in written(scene):
+        calls = set(functions_in(getattr(node, "targetList", None))) if isinstance(node, ast.UpdateStmt) else set()
+        if not calls & {"jsonb_set", "jsonb_insert", "jsonb_set_lax"}:
+            continue
+        if "jsonb_typeof" in functions_in(node.whereClause):
+            continue
+        table = scene.table(node.relation)
+        column = quoted(node.targetList[0].name)
+        yield Note(
+            f"One array or scalar in {table.label}.{column} fails the whole UPDATE; a NULL stays NULL, is written all"
+            " the same and found again by the same condition: a loop over it never ends. The old value is not kept.",
+            f"UPDATE {table.label} SET {column} = {text(node.targetList[0].val)}\n"
+            f"WHERE jsonb_typeof({column}) = 'object' AND NOT {column} ? '...';"
+            f"  -- in batches; keep ({key_of(table)}, {column}) in a table first",
+        )
+
+
+@rule(
+    "integer-overflow",
+    Severity.WARNING,
+    bad="UPDATE instances SET cpu_new = cpu * 1000 WHERE id = 1;",
+    good="UPDATE instances SET cpu_new = cpu::bigint * 1000 WHERE id = 1;",
+)
+def overflow(scene: Scene) -> Iterator[Note]:
+    """A product may not fit into an integer, which fails everything."""
+    for node in written(scene):
+        if not isinstance(node, ast.UpdateStmt):
+            continue
+        table = scene.table(node.relation)
+        for target in node.targetList:
+            product = target.val
+            if not isinstance(product, ast.A_Expr) or not product.name or product.name[-1].sval != "*":
+                continue
+            sides = (product.lexpr, product.rexpr)
+            factor = max((getattr(getattr(s, "val", None), "ival", 0) or 0 for s in sides), default=0)
+            source = next((s for s in sides if isinstance(s, ast.ColumnRef)), None)
+            if source is None or factor < _FACTOR:
+                continue
+            name = source.fields[-1].sval
+            known = table.columns.get(name)
+            if known is not None and known.base in _WIDE:
+                continue
+            yield Note(
+                f"From {quoted(name)} = {2**31 // factor:,} on: integer out of range, and the whole statement is"
+                " taken back.",
+                f"SELECT max({quoted(name)}) FROM {table.label};  -- first\n"
+                f"... SET {quoted(target.name)} = {quoted(name)}::bigint * {factor}  -- into a bigint column",
+                table if others_see(table) else None,
+            )
+
+
+@rule(
+    "not-in-with-nulls",
+    Severity.WARNING,
+    bad="DELETE FROM orders WHERE id = 1 AND user_id NOT IN (SELECT owner FROM projects);",
+    good="DELETE FROM orders WHERE id = 1 AND NOT EXISTS (SELECT FROM projects WHERE owner = user_id);",
+)
+def not_in(scene: Scene) -> Iterator[Note]:
+    """NOT IN over a query finds nothing at all as soon as the query gives one NULL."""
+    for node in scene.nodes:
+        for part in walk(node):
+            if not isinstance(part, ast.BoolExpr) or part.boolop != enums.BoolExprType.NOT_EXPR:
+                continue
+            inner = part.args[0]
+            if isinstance(inner, ast.SubLink) and inner.subLinkType == enums.SubLinkType.ANY_SUBLINK:
+                if _never_null(scene, inner.subselect):
+                    continue
+                yield Note(
+                    "One NULL among the values, and no row is found: nothing is deleted, updated or shown.",
+                    f"NOT EXISTS (SELECT FROM ... WHERE ... = {text(inner.testexpr)})",
+                )
+
+
+def _never_null(scene: Scene, query: Any) -> bool:
+    if not query.fromClause or not isinstance(query.fromClause[0], ast.RangeVar):
+        return False
+    table, value = scene.table(query.fromClause[0]), query.targetList[0].val
+    column = table.columns.get(value.fields[-1].sval) if isinstance(value, ast.ColumnRef) and not isinstance(
+        value.fields[-1], ast.A_Star) else None  # fmt: skip
+    return column is not None and column.not_null
+
+
+_HISTORY = {
+    "schema_migrations", "__drizzle_migrations", "flyway_schema_history", "alembic_version", "_prisma_migrations",
+    "django_migrations", "knex_migrations", "goose_db_version", "pgmigrations", "sequelizemeta", "databasechangelog",
+    "ar_internal_metadata", "changes", "typeorm_migrations", "_sqlx_migrations", "atlas_schema_revisions",
+}  # fmt: skip
+
+
+def is_history(name: str) -> bool:
+    """Whether a table is where a tool remembers applied migrations."""
+    return name.lower() in _HISTORY - {"changes"}
+
+
+@rule(
+    "history-edited-by-hand",
+    Severity.ERROR,
+    bad="DELETE FROM schema_migrations WHERE version = '0003';",
+    good="DELETE FROM sessions WHERE id = 3;",
+)
+def history(scene: Scene) -> Iterator[Note]:
+    """A table in which a tool remembers applied migrations is written by hand."""
+    for node in written(scene):
+        if is_history(node.relation.relname):
+            name = relation(node.relation)
+            yield Note(
+                f"{name} then tells of a schema that is not there: the next run applies a migration twice, or never.",
+                f"-- procedure rollback takes a migration and its row in {name} back in one transaction, and checks"
+                " that both are there before",
+            )
+
+
+@rule(
+    "duplicates-kept-by-tie",
+    Severity.WARNING,
+    bad="DELETE FROM a WHERE id = 1 AND at <> (SELECT min(at) FROM a WHERE id = 1);",
+    good="DELETE FROM a WHERE ctid IN (SELECT ctid FROM (SELECT ctid, row_number() OVER (PARTITION BY id ORDER BY at)"
+    " AS n FROM a) AS x WHERE n > 1 LIMIT 1000);",
+)
+def ties(scene: Scene) -> Iterator[Note]:
+    """Duplicates are told apart by a minimum or maximum that several of them can share, or that can be NULL."""
+    for node in written(scene):
+        if not isinstance(node, ast.DeleteStmt):
+            continue
+        for part in walk(node.whereClause):
+            if isinstance(part, ast.A_Expr) and part.name and part.name[-1].sval == "<>":
+                query = getattr(part.rexpr, "subselect", None)
+                if query is not None and {"min", "max"} & set(functions_in(query)):
+                    table = relation(node.relation)
+                    yield Note(
+                        f"Rows of {table} that tie stay, both of them; rows with NULL are never deleted.",
+                        f"DELETE FROM {table} WHERE ctid IN (SELECT ctid FROM (SELECT ctid, row_number() OVER"
+                        f" (PARTITION BY ... ORDER BY ...) AS n FROM {table}) AS d WHERE n > 1);\n"
+                        f"ALTER TABLE {table} ADD PRIMARY KEY ...;  -- so that it cannot come again",
+                    )
+
+
+@rule(
+    "now-against-time-without-zone",
+    Severity.NOTE,
+    there="CREATE TABLE sessions (id int PRIMARY KEY, at timestamp, zoned timestamptz);",
+    bad="DELETE FROM sessions WHERE id = 1 AND at < now();",
+    good="DELETE FROM sessions WHERE id = 1 AND zoned < now();",
+)
+def now_without_zone(scene: Scene) -> Iterator[Note]:
+    """now() is compared with a time that has no zone."""
+    for node in written(scene):
+        table = scene.table(node.relation)
+        for part in walk(getattr(node, "whereClause", None)):
+            if isinstance(part, ast.A_Expr) and {"now", "clock_timestamp"} & set(functions_in(part)):
+                for name in columns_in(part) & table.columns.keys():
+                    if table.columns[name].base == "timestamp":
+                        yield Note(
+                            f"Which rows of {table.label} it finds depends on the TimeZone of the session, by hours.",
+                            f"SET LOCAL TimeZone = 'UTC';  -- the zone in which {quoted(name)} was written",
+                        )

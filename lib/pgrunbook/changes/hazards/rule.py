@@ -1,0 +1,186 @@
+"""Hazards as data, the rules that find them, and the scene in which a rule judges one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.changes.catalog import Catalog, Standing, Table, Weight
+from pgrunbook.changes.found import Effects
+from pgrunbook.changes.routines import bodies
+from pgrunbook.changes.statements import Policy, Statement
+from pgrunbook.changes.syntax import relation
+
+
+class Severity(StrEnum):
+    """How bad: an error stops traffic or loses data, a warning may, a note is worth knowing."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+    @property
+    def rank(self) -> int:
+        """Higher is worse."""
+        return ("note", "warning", "error").index(self)
+
+
+class Transactions(StrEnum):
+    """What runs in one transaction: every statement alone, a file, all files; unknown where nobody said."""
+
+    STATEMENT = "statement"
+    FILE = "file"
+    ALL = "all"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """What is dangerous in a statement: when it is, who waits or what is lost, and what to write instead."""
+
+    id: str
+    severity: Severity
+    condition: str
+    effect: str
+    way_out: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """The timeouts in force when a statement begins, in ms; 0 is none."""
+
+    lock_ms: int = 0
+    statement_ms: int = 0
+
+
+@dataclass
+class Scene:
+    """A statement among the others, with the catalog as it finds it; ``final`` is the catalog after all of them.
+
+    ``transaction`` counts the BEGINs of the files; None outside of them.
+    """
+
+    statement: Statement
+    node: Any
+    effects: Effects
+    catalog: Catalog
+    timeouts: Timeouts
+    transaction: int | None
+    transactions: Transactions
+    position: int
+    scenes: Sequence[Scene] = field(default_factory=list, repr=False)
+    final: Catalog = field(default_factory=Catalog, repr=False)
+
+    @property
+    def earlier(self) -> Sequence[Scene]:
+        """The scenes before, in order."""
+        return self.scenes[: self.position]
+
+    @property
+    def later(self) -> Sequence[Scene]:
+        """The scenes after, in order."""
+        return self.scenes[self.position + 1 :]
+
+    @cached_property
+    def nodes(self) -> list[Any]:
+        """The statement's node and those of the statements inside it (a DO block's, EXPLAIN's)."""
+        return [self.node, *bodies(self.node)]
+
+    def table(self, name: Any) -> Table:
+        """Return the relation that a RangeVar names."""
+        return self.catalog.find(relation(name))
+
+    def with_other(self, other: Scene) -> bool:
+        """Whether both statements are sure to be committed together."""
+        if self.transaction is not None or other.transaction is not None:
+            return self.transaction == other.transaction
+        if Policy.ALONE in (self.statement.policy, other.statement.policy):
+            return False
+        same_file = self.statement.file == other.statement.file
+        return self.transactions is Transactions.ALL or (self.transactions is Transactions.FILE and same_file)
+
+    def perhaps_with(self, other: Scene) -> bool:
+        """Whether both statements may be committed together, as far as anybody said."""
+        if self.with_other(other):
+            return True
+        nobody_said = self.transactions is Transactions.UNKNOWN and self.transaction is None
+        return nobody_said and other.transaction is None and not (self.is_alone or other.is_alone)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether PostgreSQL refuses the statement in a transaction; a label of an enum is our runner's choice."""
+        return self.statement.policy is Policy.ALONE and not isinstance(self.node, ast.AlterEnumStmt)
+
+    def altered(self) -> Iterator[tuple[Table, Any]]:
+        """Yield each subcommand of ALTER TABLE with its table; nothing for other statements."""
+        if isinstance(self.node, ast.AlterTableStmt):
+            for cmd in self.node.cmds:
+                yield self.table(self.node.relation), cmd
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a rule found: the effect and the way out; ``on`` is the table whose size decides how bad it is."""
+
+    effect: str
+    way_out: str
+    on: Table | None = None
+    severity: Severity | None = None
+
+
+Check = Callable[[Scene], Iterator[Note]]
+SQL = str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One hazard that can be found, with an example of it and one of what is right; a tuple is several files.
+
+    ``there`` makes a database for the examples to run on; without it they are judged without one.
+    """
+
+    id: str
+    severity: Severity
+    condition: str
+    check: Check
+    bad: SQL
+    good: SQL
+    there: str = ""
+
+    def hazards(self, scene: Scene) -> Iterator[Hazard]:
+        """Yield what the rule finds in a scene; on new and empty tables nothing, on small ones a note."""
+        for note in self.check(scene):
+            severity = note.severity or self.severity
+            if note.on is not None:
+                weight = scene.catalog.weight(note.on)
+                if weight is Weight.NOTHING:
+                    continue
+                severity = Severity.NOTE if weight is Weight.SMALL else severity
+            where = scene.statement
+            yield Hazard(self.id, severity, self.condition, note.effect, note.way_out, where.file, where.line)
+
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(name: str, severity: Severity, *, bad: SQL, good: SQL, there: str = "") -> Callable[[Check], Check]:
+    """Register a check under an id; its docstring is the hazard's condition."""
+
+    def register(check: Check) -> Check:
+        condition = (check.__doc__ or "").strip().splitlines()[0]
+        RULES[name] = Rule(name, severity, condition, check, bad, good, there)
+        return check
+
+    return register
+
+
+def others_see(table: Table) -> bool:
+    """Whether a table may hold rows that somebody reads: it was not made by these statements."""
+    return table.standing in (Standing.THERE, Standing.UNKNOWN)

@@ -1,0 +1,160 @@
+"""Hazards of what surrounds a statement: timeouts, transactions, locks that are held to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pglast import ast
+
+from pgrunbook.changes.catalog import Weight
+from pgrunbook.changes.found import (
+    ACCESS_EXCLUSIVE,
+    CONFLICTS,
+    EXCLUSIVE,
+    ROW_EXCLUSIVE,
+    SHARE,
+    SHARE_ROW_EXCLUSIVE,
+    Lock,
+)
+from pgrunbook.changes.hazards.rule import Note, Scene, Severity, Transactions, rule
+from pgrunbook.changes.syntax import dotted
+
+LONG_LOCK_TIMEOUT_MS = 10_000
+_QUEUE = (SHARE, SHARE_ROW_EXCLUSIVE, EXCLUSIVE, ACCESS_EXCLUSIVE)
+
+
+def _queueing(scene: Scene) -> list[Lock]:
+    """Return the locks for which a statement queues before others' writes or reads, on tables that others use."""
+    found = []
+    for lock in scene.effects.locks:
+        table = scene.catalog.labelled(lock.object)
+        light = table is not None and scene.catalog.weight(table) is Weight.NOTHING
+        if lock.mode in _QUEUE and not light:
+            found.append(lock)
+    return found
+
+
+@rule(
+    "lock-without-timeout",
+    Severity.WARNING,
+    bad="ALTER TABLE projects ADD COLUMN description text;",
+    good="SET lock_timeout = '2s'; ALTER TABLE projects ADD COLUMN description text;",
+)
+def without_timeout(scene: Scene) -> Iterator[Note]:
+    """A strong lock is asked for, and nothing bounds the wait."""
+    locks = _queueing(scene)
+    bounded = 0 < scene.timeouts.lock_ms <= LONG_LOCK_TIMEOUT_MS
+    if not locks or bounded or isinstance(scene.node, ast.DoStmt):
+        return
+    who = "readers and writers" if any(lock.mode == ACCESS_EXCLUSIVE for lock in locks) else "writers"
+    names = ", ".join(dict.fromkeys(lock.object for lock in locks))
+    long = f" It may wait {scene.timeouts.lock_ms:,} ms." if scene.timeouts.lock_ms else ""
+    yield Note(
+        f"While it waits behind one long reader, all {who} of {names} wait behind it, for as long as that reader"
+        f" takes.{long}",
+        f"SET lock_timeout = '2s';\n{scene.statement.sql};  -- and try again, a bounded number of times",
+    )
+
+
+@rule(
+    "set-local-without-transaction",
+    Severity.WARNING,
+    bad="SET LOCAL lock_timeout = '2s';",
+    good="BEGIN; SET LOCAL lock_timeout = '2s'; COMMIT;",
+)
+def set_local(scene: Scene) -> Iterator[Note]:
+    """SET LOCAL stands outside of a transaction, where it does nothing."""
+    node = scene.node
+    alone = scene.transaction is None and scene.transactions in (Transactions.STATEMENT, Transactions.UNKNOWN)
+    if isinstance(node, ast.VariableSetStmt) and node.is_local and alone:
+        yield Note(
+            f"{node.name} stays as it was, with a warning that nobody reads, unless what runs the file opens a"
+            " transaction.",
+            f"{scene.statement.sql.replace('LOCAL ', '').replace('local ', '')};",
+        )
+
+
+@rule(
+    "locks-held-to-the-end",
+    Severity.WARNING,
+    bad=("ALTER TABLE a ADD COLUMN b text;", "UPDATE c SET d = 1;"),
+    good=("ALTER TABLE a ADD COLUMN b text;", "ALTER TABLE c ADD COLUMN d text;"),
+)
+def held(scene: Scene) -> Iterator[Note]:
+    """A strong lock is held while later statements of the same transaction read or write whole tables."""
+    locks = [lock for lock in _queueing(scene) if ROW_EXCLUSIVE in CONFLICTS[lock.mode]]
+    if not locks or _told_before(scene):
+        return
+    slow = next((s for s in scene.later if scene.perhaps_with(s) and _is_slow(s)), None)
+    if slow is None:
+        return
+    who = "Readers and writers" if any(lock.mode == ACCESS_EXCLUSIVE for lock in locks) else "Writers"
+    drizzle = " where the files run in one transaction, as Drizzle runs all that are pending"
+    sure = "" if scene.with_other(slow) else drizzle
+    names = ", ".join(dict.fromkeys(lock.object for lock in locks))
+    yield Note(
+        f"{who} of {names} wait until {slow.statement.file}, line {slow.statement.line} is done too, and all is"
+        f" committed{sure}.",
+        f"-- {scene.statement.file} and {slow.statement.file} in transactions of their own, the slow one in batches",
+    )
+
+
+def _told_before(scene: Scene) -> bool:
+    """One hazard for each file is enough: the first lock of it is held for longest."""
+    same_file = [s for s in scene.earlier if s.statement.file == scene.statement.file]
+    return any(scene.perhaps_with(other) and _queueing(other) for other in same_file)
+
+
+def _is_slow(scene: Scene) -> bool:
+    if isinstance(scene.node, ast.DoStmt):
+        return True
+    for label in (*scene.effects.scans, *scene.effects.rewrites):
+        table = scene.catalog.labelled(label)
+        if table is None or scene.catalog.weight(table) is Weight.BIG:
+            return not isinstance(scene.node, ast.SelectStmt | ast.ExplainStmt)
+    return isinstance(scene.node, ast.UpdateStmt | ast.DeleteStmt) and scene.catalog.weight(
+        scene.table(scene.node.relation)
+    ) is Weight.BIG  # fmt: skip
+
+
+@rule(
+    "enum-value-used-at-once",
+    Severity.ERROR,
+    bad="BEGIN; ALTER TYPE mood ADD VALUE 'glad'; UPDATE a SET m = 'glad' WHERE id = 1; COMMIT;",
+    good="ALTER TYPE mood ADD VALUE 'glad'; UPDATE a SET m = 'sad' WHERE id = 1;",
+)
+def enum_value(scene: Scene) -> Iterator[Note]:
+    """A new label of an enum is used in the transaction that adds it."""
+    node = scene.node
+    if not isinstance(node, ast.AlterEnumStmt) or node.oldVal is not None:
+        return
+    for other in scene.later:
+        if f"'{node.newVal}'" in other.statement.sql and scene.perhaps_with(other):
+            sure = "" if scene.with_other(other) else " where both run in one transaction"
+            yield Note(
+                f"Line {other.statement.line} fails{sure}: the label cannot be used before the commit.",
+                f"ALTER TYPE {dotted(node.typeName)} ADD VALUE '{node.newVal}';  -- in a migration before this one",
+                severity=Severity.ERROR if not sure else Severity.WARNING,
+            )
+            return
+
+
+@rule(
+    "table-locked-by-hand",
+    Severity.WARNING,
+    bad="LOCK TABLE projects;",
+    good="SELECT id FROM projects WHERE id = 1 FOR UPDATE;",
+)
+def locked(scene: Scene) -> Iterator[Note]:
+    """A table is locked as a whole, to the end of the transaction."""
+    if isinstance(scene.node, ast.LockStmt):
+        for part in scene.node.relations:
+            table = scene.table(part)
+            mode = scene.effects.mode_on(table.label) or ACCESS_EXCLUSIVE
+            if mode in _QUEUE and not (mode == ACCESS_EXCLUSIVE and scene.timeouts.lock_ms and scene.transaction):
+                who = "reads or writes" if mode == ACCESS_EXCLUSIVE else "writes"
+                yield Note(
+                    f"Whoever {who} {table.label} waits until the commit.",
+                    f"SET LOCAL lock_timeout = '200ms';\n{scene.statement.sql};  -- the last thing before the commit",
+                    table,
+                )

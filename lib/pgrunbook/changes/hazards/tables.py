@@ -1,0 +1,225 @@
+"""Hazards of dropping, renaming and rewriting whole tables, and of what columns are declared as."""
+
+# ruff: noqa: S608 - ways out are shown to people and not run
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.changes.hazards import estimates
+from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
+from pgrunbook.changes.syntax import constraint_kind, dotted, object_kind, options, quoted, relation, subcommand
+
+_TIMES = {"timestamp"}
+
+
+def new_columns(scene: Scene) -> Iterator[tuple[str, Any]]:
+    """Yield the columns that a statement makes, each with its table's name as it is written."""
+    if isinstance(scene.node, ast.CreateStmt):
+        for part in scene.node.tableElts or ():
+            if isinstance(part, ast.ColumnDef) and part.typeName is not None:
+                yield str(relation(scene.node.relation)), part
+    for table, cmd in scene.altered():
+        if subcommand(cmd) == "AddColumn":
+            yield table.label, cmd.def_
+
+
+@rule("drop-table", Severity.ERROR, bad="DROP TABLE projects;", good="DROP TABLE IF EXISTS pg_temp.projects;")
+def drop_table(scene: Scene) -> Iterator[Note]:
+    """A table goes with its rows."""
+    node = scene.node
+    if not isinstance(node, ast.DropStmt) or object_kind(node.removeType) != "TABLE":
+        return
+    for entry in node.objects:
+        table = scene.catalog.find(dotted(entry))
+        if not others_see(table) or table.schema == "pg_temp":
+            continue
+        rows = scene.catalog.rows_estimate(table)
+        held = "its rows" if rows is None else f"about {rows:,} rows"
+        along = [lost for lost in scene.effects.loses if not lost.startswith("table ")]
+        yield Note(
+            f"{table.label} and {held} are gone for good; tables that it refers to are locked as well"
+            f" (AccessExclusiveLock).{' With it goes: ' + ', '.join(along) + '.' if along else ''}",
+            f"ALTER TABLE {table.label} RENAME TO {quoted(table.name + '_dropped')};  -- wait, dump it, then\n"
+            f"SET lock_timeout = '2s';\nDROP TABLE {quoted(table.name + '_dropped')};  -- by itself",
+            severity=Severity.NOTE if rows == 0 else None,
+        )
+
+
+@rule("truncate", Severity.ERROR, bad="TRUNCATE orders;", good="DELETE FROM orders WHERE id = 7;")
+def truncate(scene: Scene) -> Iterator[Note]:
+    """All rows of a table go at once, under its strongest lock."""
+    if isinstance(scene.node, ast.TruncateStmt):
+        for part in scene.node.relations:
+            table = scene.table(part)
+            yield Note(
+                f"{', '.join(scene.effects.loses)} are gone for good; readers and writers wait.",
+                f"CREATE TABLE {quoted(table.name + '_kept')} AS TABLE {table.label};  -- then delete in batches",
+                severity=None if others_see(table) else Severity.NOTE,
+            )
+
+
+@rule(
+    "drop-cascade",
+    Severity.ERROR,
+    bad="DROP TYPE mood CASCADE;",
+    good="DROP TYPE mood;",
+)
+def drop_cascade(scene: Scene) -> Iterator[Note]:
+    """CASCADE drops what nobody has named."""
+    node = scene.node
+    cascades = isinstance(node, ast.DropStmt | ast.TruncateStmt) and node.behavior == 1
+    for _, cmd in scene.altered():
+        cascades = cascades or (subcommand(cmd) in ("DropColumn", "DropConstraint") and cmd.behavior == 1)
+    if cascades:
+        named = ", ".join(scene.effects.loses)
+        yield Note(
+            f"What depends on it goes along without a word: {named or 'not known here'}.",
+            "-- leave CASCADE out, and drop each dependent by its name after you have looked at it",
+        )
+
+
+@rule(
+    "if-exists-hides",
+    Severity.NOTE,
+    bad="ALTER TABLE projects DROP COLUMN IF EXISTS old;",
+    good="ALTER TABLE projects DROP COLUMN old;",
+)
+def if_exists(scene: Scene) -> Iterator[Note]:
+    """IF EXISTS passes in silence in the wrong database, in the wrong schema and for a misspelt name."""
+    node = scene.node
+    missing_ok = isinstance(node, ast.DropStmt) and node.missing_ok
+    for _, cmd in scene.altered():
+        missing_ok = missing_ok or (subcommand(cmd) in ("DropColumn", "DropConstraint") and cmd.missing_ok)
+    if missing_ok:
+        sql = scene.statement.sql
+        yield Note(
+            "A migration that did nothing looks like one that worked.",
+            f"{sql.replace(' IF EXISTS', '').replace(' if exists', '')};",
+        )
+
+
+@rule(
+    "rename-table",
+    Severity.ERROR,
+    bad="ALTER TABLE projects RENAME TO works;",
+    good="CREATE VIEW works AS SELECT * FROM projects;",
+)
+def rename_table(scene: Scene) -> Iterator[Note]:
+    """A table gets another name, or another schema, while code that uses the old one runs."""
+    node = scene.node
+    if isinstance(node, ast.RenameStmt) and object_kind(node.renameType) == "TABLE":
+        new = quoted(node.newname)
+    elif isinstance(node, ast.AlterObjectSchemaStmt) and node.relation is not None:
+        new = f"{quoted(node.newschema)}.{quoted(node.relation.relname)}"
+    else:
+        return
+    table = scene.table(node.relation)
+    if others_see(table):
+        yield Note(
+            f"From its commit on, every statement that names {table.label} fails; views, foreign keys and cached plans"
+            " follow the table, not the name.",
+            f"BEGIN; SET LOCAL lock_timeout = '200ms';\n{scene.statement.sql};\n"
+            f"CREATE VIEW {table.label} AS SELECT * FROM {new};  -- until no code uses the old name\nCOMMIT;",
+        )
+
+
+@rule("table-rewritten", Severity.ERROR, bad="VACUUM FULL orders;", good="VACUUM orders;")
+def rewritten(scene: Scene) -> Iterator[Note]:
+    """VACUUM FULL, CLUSTER, or another storage writes a whole table anew under its strongest lock."""
+    node = scene.node
+    full = isinstance(node, ast.VacuumStmt) and node.is_vacuumcmd and "full" in options(node.options)
+    words = {"SetLogged", "SetUnLogged", "SetTableSpace", "SetAccessMethod", "SetExpression"}
+    stored = any(subcommand(cmd) in words for _, cmd in scene.altered()) and scene.effects.rewrites
+    if not (full or stored or isinstance(node, ast.ClusterStmt)):
+        return
+    for label in scene.effects.rewrites or ("every table",):
+        table = scene.catalog.labelled(label)
+        time = estimates.rewriting(scene.catalog, table) if table else "for as long as it takes to write it anew"
+        yield Note(
+            f"Readers and writers of {label} wait {time} (AccessExclusiveLock).",
+            "VACUUM (ANALYZE) ...;  -- mostly enough; to shrink a table that is read meanwhile: procedure swap",
+            table,
+        )
+
+
+@rule(
+    "materialized-view-locked",
+    Severity.ERROR,
+    bad="REFRESH MATERIALIZED VIEW totals;",
+    good="REFRESH MATERIALIZED VIEW CONCURRENTLY totals;",
+)
+def refresh(scene: Scene) -> Iterator[Note]:
+    """A materialized view is refreshed with its readers locked out."""
+    node = scene.node
+    if isinstance(node, ast.RefreshMatViewStmt) and not node.concurrent:
+        view = scene.table(node.relation)
+        yield Note(
+            f"Readers of {view.label} wait for as long as its query runs (AccessExclusiveLock).",
+            f"CREATE UNIQUE INDEX CONCURRENTLY ... ON {view.label} (...);\n"
+            f"REFRESH MATERIALIZED VIEW CONCURRENTLY {view.label};",
+            view,
+        )
+
+
+@rule(
+    "timestamp-without-zone",
+    Severity.WARNING,
+    bad="CREATE TABLE a (id int PRIMARY KEY, made timestamp NOT NULL);",
+    good="CREATE TABLE a (id int PRIMARY KEY, made timestamptz NOT NULL);",
+)
+def without_zone(scene: Scene) -> Iterator[Note]:
+    """A column holds a time without saying where."""
+    for table, definition in new_columns(scene):
+        if definition.typeName.names[-1].sval in _TIMES:
+            column = quoted(definition.colname)
+            yield Note(
+                f"What now() writes to {table}.{column} depends on each session's TimeZone, and the hour that the clock"
+                " goes through twice cannot be told.",
+                f"{column} timestamptz NOT NULL DEFAULT now()",
+            )
+
+
+@rule(
+    "default-but-nullable",
+    Severity.NOTE,
+    bad="ALTER TABLE orgs ADD COLUMN flag boolean DEFAULT false;",
+    good="ALTER TABLE orgs ADD COLUMN flag boolean NOT NULL DEFAULT false;",
+)
+def nullable(scene: Scene) -> Iterator[Note]:
+    """A flag or a time has a default, and yet can be NULL."""
+    for table, definition in new_columns(scene):
+        kinds = {constraint_kind(c) for c in definition.constraints or ()}
+        word = definition.typeName.names[-1].sval
+        if word in ("bool", "timestamp", "timestamptz") and "DEFAULT" in kinds and not kinds & {"NOTNULL", "PRIMARY"}:
+            column = quoted(definition.colname)
+            yield Note(
+                f"{table}.{column} has one state more than anybody thinks of; NOT NULL costs nothing here, where the"
+                " default fills all rows at once.",
+                f"{column} {'boolean' if word == 'bool' else 'timestamptz'} NOT NULL DEFAULT ...",
+            )
+
+
+@rule(
+    "updated-at-stays",
+    Severity.NOTE,
+    bad="CREATE TABLE a (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now());",
+    good="CREATE TABLE a (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now());"
+    " CREATE TRIGGER touch BEFORE UPDATE ON a FOR EACH ROW EXECUTE FUNCTION touch();",
+)
+def updated_at(scene: Scene) -> Iterator[Note]:
+    """A column that should tell of the last change has a default, and nothing that changes it."""
+    for table, definition in new_columns(scene):
+        if definition.colname in ("updated_at", "modified_at") and not _gets_trigger(scene, table):
+            yield Note(
+                f"An UPDATE leaves {table}.{definition.colname} at the time of the INSERT.",
+                f"CREATE TRIGGER touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION ...();",
+            )
+
+
+def _gets_trigger(scene: Scene, table: str) -> bool:
+    makes = (other.node for other in scene.scenes if isinstance(other.node, ast.CreateTrigStmt))
+    return any(str(relation(node.relation)) == table for node in makes)

@@ -1,0 +1,204 @@
+"""Review of migration files: every statement with its locks and hazards, as text, JSON or SARIF."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pgrunbook import target as targets
+from pgrunbook.changes import catalog_reader, hazards, squawk
+from pgrunbook.changes.catalog import UNKNOWN, Catalog
+from pgrunbook.changes.effects import Effects
+from pgrunbook.changes.hazards import Hazard, Severity, Timeouts, Transactions
+from pgrunbook.changes.sarif import sarif
+from pgrunbook.changes.scenes import Script, script, stage
+from pgrunbook.changes.statements import Type
+from pgrunbook.database.connection import connect
+from pgrunbook.errors import WrongInput
+
+Form = Literal["text", "json", "sarif"]
+FailOn = Literal["error", "warning", "never"]
+File = tuple[str, str]
+
+LONGEST_SHOWN = 160
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A statement with all that is known of it; ``hazards`` is () for one that is safe here."""
+
+    file: str
+    line: int
+    statement: str
+    type: Type
+    effects: Effects
+    hazards: tuple[Hazard, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the documented form: file, line, statement, type, locks and hazards."""
+        return {
+            "file": self.file,
+            "line": self.line,
+            "statement": self.statement,
+            "type": str(self.type),
+            "locks": [{"object": lock.object, "mode": lock.mode} for lock in self.effects.locks],
+            "hazards": [
+                {"id": h.id, "severity": str(h.severity), "effect": h.effect, "way_out": h.way_out}
+                for h in self.hazards
+            ],
+        }
+
+
+def review(
+    files: Sequence[File] | Script,
+    catalog: Catalog | None = None,
+    *,
+    transactions: Transactions = Transactions.UNKNOWN,
+    timeouts: Timeouts | None = None,
+    design_rules: Collection[str] = (),
+    with_squawk: bool = True,
+) -> list[Finding]:
+    """Return every statement of the files with its hazards, in order.
+
+    Without a catalog the text alone is judged, and tables that the files do not make count as big and busy.
+    ``timeouts`` are those that are in force before a file sets its own.
+
+    Raises WrongInput, with file and line, for what does not parse.
+    """
+    read = files if isinstance(files, Script) else script(files)
+    scenes = stage(read, catalog or UNKNOWN, transactions=transactions, timeouts=timeouts)
+    beside = _from_squawk(read, catalog or UNKNOWN, transactions) if with_squawk else {}
+    found = [
+        Finding(
+            scene.statement.file,
+            scene.statement.line,
+            scene.statement.sql,
+            scene.statement.type,
+            scene.effects,
+            (*own, *beside.get(scene.position, ())),
+        )
+        for scene, own in hazards.find(scenes, design_rules=design_rules)
+    ]
+    begins = [_begin(name, line) for name, line in read.begins]
+    order = {name: number for number, (name, _) in enumerate(read.texts)}
+    return sorted([*begins, *found], key=lambda finding: (order[finding.file], finding.line))
+
+
+def fails(findings: Iterable[Finding], fail_on: FailOn) -> bool:
+    """Whether a hazard is as bad as ``fail_on``, or worse."""
+    if fail_on == "never":
+        return False
+    return any(h.severity.rank >= Severity(fail_on).rank for finding in findings for h in finding.hazards)
+
+
+def run(files: list[Path], *, target: str | None, fail_on: FailOn, form: Form) -> tuple[str, int]:
+    """Review files for the command line; return what to print and the code to exit with.
+
+    With a target its database is read, and the files are judged as our own runner runs them: each in a
+    transaction, under the target's timeouts.
+
+    Raises WrongInput when a file or the target cannot be read, Unreachable when the database cannot.
+    """
+    read = script([(str(path), _text(path)) for path in files])
+    chosen = targets.load(target) if target is not None else None
+    catalog, timeouts = None, None
+    with connect(chosen, purpose="review") if chosen is not None else nullcontext() as conn:
+        if conn is not None and chosen is not None:
+            catalog = catalog_reader.read(conn, read.statements)
+            timeouts = Timeouts(chosen.lock_timeout_ms, chosen.statement_timeout_ms)
+    findings = review(
+        read,
+        catalog,
+        transactions=Transactions.UNKNOWN if chosen is None else Transactions.FILE,
+        timeouts=timeouts,
+    )
+    return _formed(findings, form), int(fails(findings, fail_on))
+
+
+def _formed(findings: Sequence[Finding], form: Form) -> str:
+    if form == "json":
+        return json.dumps([finding.to_json() for finding in findings], indent=2, ensure_ascii=False)
+    notice = squawk.missing()
+    if form == "sarif":
+        found = [(finding.statement, hazard) for finding in findings for hazard in finding.hazards]
+        return json.dumps(sarif(found, notice), indent=2, ensure_ascii=False)
+    return as_text(findings, notice)
+
+
+def as_text(findings: Sequence[Finding], notice: str | None = None) -> str:
+    """Return a block for each statement with a hazard, and a last line that counts them."""
+    blocks = ["\n".join(_block(finding)) for finding in findings if finding.hazards]
+    counts = [sum(h.severity is s for f in findings for h in f.hazards) for s in Severity]
+    total = ", ".join(f"{n} {s}{'' if n == 1 else 's'}" for n, s in zip(counts, Severity, strict=True) if n)
+    number = f"{len(findings)} statement{'' if len(findings) == 1 else 's'}"
+    return "\n\n".join([*blocks, f"{number}: {total or 'no hazards'}", *([f"Note: {notice}"] if notice else [])])
+
+
+def _block(finding: Finding) -> list[str]:
+    statement = " ".join(finding.statement.split())
+    shown = statement if len(statement) <= LONGEST_SHOWN else statement[: LONGEST_SHOWN - 3] + "..."
+    lines = [f"{finding.file}:{finding.line}: {shown}"]
+    locks = ", ".join(f"{lock.object} {lock.mode}" for lock in finding.effects.locks)
+    lines += [f"  locks: {locks}"] if locks else []
+    for hazard in finding.hazards:
+        lines.append(f"  {hazard.severity}: {hazard.id}: {hazard.condition}")
+        lines.append(f"    {hazard.effect}")
+        lines += [f"      {line}" for line in hazard.way_out.splitlines()]
+    return lines
+
+
+def _begin(name: str, line: int) -> Finding:
+    hazard = Hazard(
+        "transaction-in-file",
+        Severity.NOTE,
+        "A file opens a transaction itself.",
+        "pgrunbook refuses to run it: a migration and its row in the history table are one transaction already.",
+        "-- take BEGIN and COMMIT out; what has to be committed before goes into a migration of its own",
+        name,
+        line,
+    )
+    return Finding(name, line, "BEGIN", Type.COMPATIBLE, Effects(), (hazard,))
+
+
+def _from_squawk(read: Script, catalog: Catalog, transactions: Transactions) -> dict[int, list[Hazard]]:
+    """Return squawk's hazards by the position of the statement that they belong to."""
+    together = transactions in (Transactions.FILE, Transactions.ALL)
+    found: dict[int, list[Hazard]] = {}
+    for finding in squawk.findings(read.texts, major=catalog.major, in_transaction=together):
+        hazard = finding.hazard
+        mine = [
+            number
+            for number, statement in enumerate(read.statements)
+            if statement.file == hazard.file and statement.line <= hazard.line
+        ]
+        if mine:
+            found.setdefault(_at(read, mine, finding), []).append(hazard)
+    return {number: list(dict.fromkeys(hazards)) for number, hazards in found.items()}
+
+
+def _at(read: Script, candidates: Sequence[int], finding: squawk.Finding) -> int:
+    """Return the last statement that begins before the finding's place, of several on a line the right one."""
+    text = dict(read.texts)[finding.hazard.file]
+    lines = text.splitlines(keepends=True)
+    place = sum(map(len, lines[: finding.hazard.line - 1])) + finding.column
+    start, chosen = 0, candidates[0]
+    for number, statement in enumerate(read.statements):
+        if statement.file != finding.hazard.file:
+            continue
+        start = text.find(statement.sql, start)
+        if start >= place:
+            break
+        chosen = number
+        start += len(statement.sql)
+    return chosen
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise WrongInput(f"could not read {path}", detail=str(exc)) from exc

@@ -1,0 +1,78 @@
+"""Queries that safe forms put into their steps: is it done, what was left, what is to be taken away.
+
+Each is complete in itself, so that a plan can hold it as text.
+"""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from pgrunbook.changes.safe_forms.sql_text import name, text
+from pgrunbook.changes.safe_forms.table import Relation
+from pgrunbook.database.queries import load
+
+
+def none_of(query: str) -> str:
+    """Return the query for whether another is false."""
+    return f"SELECT NOT ({query})"
+
+
+def is_index_valid(schema: str, index: str) -> str:
+    """Return the query for whether an index is there, and valid."""
+    return _filled("is_index_valid", index=name(schema, index))
+
+
+def is_index_there(schema: str, index: str) -> str:
+    """Return the query for whether an index is there, valid or not."""
+    return _filled("is_relation_there", relation=name(schema, index))
+
+
+def is_partition(table: Relation) -> str:
+    """Return the query for whether a table is a partition."""
+    return _filled("is_partition", relation=table.sql)
+
+
+def drop_index(schema: str, index: str) -> str:
+    """Return the query for the statement that drops an index, concurrently where it is not partitioned."""
+    return _filled("drop_index", index=name(schema, index))
+
+
+def drop_invalid_index(schema: str, index: str) -> str:
+    """Return the query for the statement that drops what a build that was cut off has left.
+
+    Source: https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY
+    """
+    return _filled("drop_invalid_index", index=name(schema, index))
+
+
+def drop_constraint(table: Relation, constraint: str) -> str:
+    """Return the query for the statement that drops a constraint which the table itself was given."""
+    return _filled("drop_constraint", relation=table.sql, name=constraint)
+
+
+def drop_column(table: Relation, column: str) -> str:
+    """Return the query for the statement that drops a column."""
+    return _filled("drop_column", relation=table.sql, name=column)
+
+
+def rebuild_if_invalid(schema: str, index: str) -> str:
+    """Return the query for the statement that makes an index whole whose removal was cut off."""
+    return _filled("rebuild_if_invalid", index=name(schema, index))
+
+
+def drop_reindex_leftovers(table: Relation) -> str:
+    """Return the query for the statements that drop what a rebuild that was cut off has left.
+
+    Source: https://www.postgresql.org/docs/current/sql-reindex.html#SQL-REINDEX-CONCURRENTLY
+    """
+    return _filled("drop_reindex_leftovers", relation=table.sql)
+
+
+def finalize_detach(parent: Relation, partition: Relation) -> str:
+    """Return the query for the statement that ends a DETACH PARTITION CONCURRENTLY that was cut off."""
+    return _filled("finalize_detach", parent=parent.sql, relation=partition.sql)
+
+
+def _filled(query: str, **values: str) -> str:
+    template = sql.SQL(load("safe_forms")[query])
+    return text(template.format(**{key: sql.Literal(value) for key, value in values.items()}))

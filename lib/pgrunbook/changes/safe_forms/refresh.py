@@ -1,0 +1,45 @@
+"""Safe form of REFRESH MATERIALIZED VIEW: CONCURRENTLY, where a unique index tells the rows apart."""
+
+from __future__ import annotations
+
+from pglast import ast
+
+from pgrunbook.changes.safe_forms.sql_text import changed, printed
+from pgrunbook.changes.safe_forms.step import Case, SafeStep
+
+
+class Refresh:
+    """REFRESH MATERIALIZED VIEW -> CONCURRENTLY, in a transaction of its own."""
+
+    name = "refresh"
+    differs: tuple[str, ...] = ()
+
+    @classmethod
+    def applies(cls, case: Case) -> bool:
+        """Only for one that holds rows, WITH DATA, and with a unique index on columns alone."""
+        node = case.node
+        if not isinstance(node, ast.RefreshMatViewStmt) or node.concurrent or node.skipData:
+            return False
+        view = case.facts.relation(node.relation)
+        return view is not None and view.is_populated and can_be_concurrent(case, view.oid)
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+
+    def expand(self) -> tuple[SafeStep, ...]:
+        """Return one step."""
+        node = changed(self.case.node, concurrent=True)
+        return (SafeStep(sql=printed(node), says="Refresh it while readers go on reading.", quick=False),)
+
+    def undo(self) -> tuple[str, ...]:
+        """Nothing is left of one that was cut off."""
+        return ()
+
+    def explain(self) -> str:
+        """Say why."""
+        return "REFRESH keeps readers out until the query has ended; CONCURRENTLY writes only what has changed."
+
+
+def can_be_concurrent(case: Case, oid: int) -> bool:
+    """Tell whether a materialized view has a unique index that CONCURRENTLY can use."""
+    return any(row["is_plain_unique"] and row["is_valid"] for row in case.facts.rows("indexes_of", oid=oid))

@@ -1,0 +1,197 @@
+"""Safe form of an UPDATE or DELETE of many rows: batches, where each part means what the whole means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pglast import ast, enums
+
+from pgrunbook.changes.safe_forms.sql_text import changed, mapped, parsed, printed
+from pgrunbook.changes.safe_forms.step import RANGE, Batches, Case, SafeStep
+from pgrunbook.changes.safe_forms.table import Relation, column_names, function_names, walk
+
+V = enums.SQLValueFunctionOp
+# Each is the time at which the transaction began, and so another one in each batch: the loop's stands in.
+_TIMES = {V.SVFOP_CURRENT_TIMESTAMP: "", V.SVFOP_LOCALTIMESTAMP: "::timestamp", V.SVFOP_CURRENT_DATE: "::date"}
+_TIME_FUNCTIONS = ("now", "transaction_timestamp")
+_SYSTEM_COLUMNS = {"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
+
+
+class Rows:
+    """UPDATE or DELETE -> a loop of short transactions, each over a range of the table's key."""
+
+    name = "batches"
+    differs: tuple[str, ...] = ()
+
+    @classmethod
+    def applies(cls, case: Case) -> bool:
+        """For a table of more rows than one batch, and a statement that can be split."""
+        return is_unbounded(case) and whole_because(case) is None
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        table = case.facts.relation(case.node.relation)
+        if table is None:
+            raise AssertionError("the form does not apply")
+        self.table = table
+        keys = case.facts.rows("keys", oid=table.oid)
+        self.key: tuple[str, ...] = tuple(keys[0]["columns"]) if keys else ()
+        self.types: tuple[str, ...] = tuple(keys[0]["types"]) if keys else ()
+
+    def expand(self) -> tuple[SafeStep, ...]:
+        """Return one step, which is a loop."""
+        node = mapped(self.case.node, _pinned)
+        relation = changed(node.relation, schemaname=self.table.schema, relname=self.table.name)
+        node = changed(node, relation=relation)
+        batches = Batches(
+            schema=self.table.schema,
+            table=self.table.name,
+            alias=_alias(self.case.node),
+            statement=printed(changed(node, whereClause=_with_range(node.whereClause))),
+            key=self.key,
+            key_types=self.types,
+            rows=self.case.batch_rows,
+        )
+        by = ", ".join(self.key) if self.key else "pages"
+        says = f"{self.case.statement.kind} {batches.rows} rows at a time, by ranges of {by}; each is committed."
+        return (SafeStep(sql=printed(node), says=says, quick=False, batches=batches),)
+
+    def undo(self) -> tuple[str, ...]:
+        """Nothing is taken away: what was committed is data, and only the way back that keeps data restores it."""
+        return ()
+
+    def explain(self) -> str:
+        """Say why."""
+        return (
+            "One statement for all rows keeps every row locked until the last one is done, and leaves as many dead "
+            "rows behind; the loop locks few rows for moments, and goes on where it was stopped."
+        )
+
+
+def is_unbounded(case: Case) -> bool:
+    """Tell whether a statement may change more rows than one batch."""
+    if not isinstance(case.node, ast.UpdateStmt | ast.DeleteStmt):
+        return False
+    table = case.facts.relation(case.node.relation)
+    if table is None or table.kind not in "rp" or table.is_temporary:
+        return False
+    if _names_single_rows(case, table):
+        return False
+    return case.facts.has_rows_beyond(table, case.batch_rows)
+
+
+def whole_because(case: Case) -> str | None:
+    """Return why a statement would mean something else in parts, None where it would not."""
+    table = case.facts.relation(case.node.relation)
+    if table is None:
+        return "its table is not there yet"
+    return next(_reasons(case, table), None)
+
+
+def _reasons(case: Case, table: Relation) -> Iterator[str]:
+    node = case.node
+    if node.withClause:
+        yield "its WITH would be evaluated again for each part"
+    if node.returningClause if hasattr(node, "returningClause") else getattr(node, "returningList", None):
+        yield "RETURNING gives all rows at once"
+    if getattr(node, "fromClause", None) or getattr(node, "usingClause", None):
+        yield "it joins another table, whose rows may change between the parts"
+    yield from _reasons_in_expressions(case, table)
+    yield from _reasons_in_table(case, table)
+
+
+def _reasons_in_expressions(case: Case, table: Relation) -> Iterable[str]:
+    node, facts = case.node, case.facts
+    for part in walk((node.whereClause, getattr(node, "targetList", None))):
+        if isinstance(part, ast.RangeVar):
+            other = facts.relation(part)
+            if other is None or other.kind not in "rp":
+                yield f'it reads "{part.relname}", of which it cannot be told what it reads'
+            elif other.oid == table.oid or other.is_partition or table.is_partition or table.is_partitioned:
+                yield f'it reads rows of "{part.relname}", which earlier parts would have changed'
+        if isinstance(part, ast.SQLValueFunction) and part.op in _OTHER_TIMES:
+            yield "it takes the time of its transaction, which would be another one in each part"
+    if _SYSTEM_COLUMNS & set(column_names((node.whereClause, getattr(node, "targetList", None)))):
+        yield "it uses a system column, which changes from part to part"
+    called = function_names((node.whereClause, getattr(node, "targetList", None))) - set(_TIME_FUNCTIONS)
+    in_where = function_names(node.whereClause)
+    known = {row["name"]: row for row in facts.rows("functions", names=sorted(called))}
+    for name in sorted(called):
+        row = known.get(name)
+        if row is None or (not row["is_immutable"] and not row["is_builtin"]):
+            yield f'it calls "{name}", which may read rows that earlier parts have changed'
+        elif row["is_volatile"] and name in in_where:
+            yield f'it chooses rows by "{name}", which gives another value each time'
+
+
+def _reasons_in_table(case: Case, table: Relation) -> Iterable[str]:
+    node, facts = case.node, case.facts
+    is_update = isinstance(node, ast.UpdateStmt)
+    if table.has_children and node.relation.inh:
+        yield "the table has children, whose rows no common key puts in order"
+    if table.has_rules:
+        yield "the table has rules"
+    for trigger in facts.rows("triggers", oid=table.oid):
+        if trigger["on_update" if is_update else "on_delete"] and not trigger["for_each_row"]:
+            yield f'trigger "{trigger["name"]}" would fire once for each part'
+    for key in facts.rows("entangled", oid=table.oid):
+        if not is_update or key["is_deferrable"]:
+            kind = "between rows of the table" if key["is_self"] else "checked only at the end"
+            yield f'foreign key "{key["name"]}" is {kind}'
+    if is_update:
+        assigned = {target.name for target in node.targetList}
+        unique = assigned & {row["name"] for row in facts.rows("unique_columns", oid=table.oid)}
+        if unique:
+            yield f"it changes {', '.join(sorted(unique))}, which must be unique at the end, not after each part"
+    if not facts.rows("keys", oid=table.oid) and (is_update or table.is_partitioned):
+        yield "the table has no key by which to tell the rows that are done"
+
+
+_OTHER_TIMES = {
+    V.SVFOP_CURRENT_TIME, V.SVFOP_CURRENT_TIME_N, V.SVFOP_LOCALTIME, V.SVFOP_LOCALTIME_N,
+    V.SVFOP_CURRENT_TIMESTAMP_N, V.SVFOP_LOCALTIMESTAMP_N,
+}  # fmt: skip
+
+
+def _names_single_rows(case: Case, table: Relation) -> bool:
+    """Tell whether the condition gives every column of a key its value, or a list of values."""
+    given = set(_given_columns(case.node.whereClause))
+    return any(set(key["columns"]) <= given for key in case.facts.rows("keys", oid=table.oid))
+
+
+def _given_columns(where: Any) -> Iterable[str]:
+    if isinstance(where, ast.BoolExpr) and where.boolop == enums.BoolExprType.AND_EXPR:
+        for part in where.args:
+            yield from _given_columns(part)
+    if not isinstance(where, ast.A_Expr) or not isinstance(where.lexpr, ast.ColumnRef):
+        return
+    kinds = (enums.A_Expr_Kind.AEXPR_OP, enums.A_Expr_Kind.AEXPR_IN)
+    varies = any(isinstance(part, ast.ColumnRef | ast.SubLink) for part in walk(where.rexpr))
+    if where.kind in kinds and where.name[-1].sval == "=" and not varies:
+        yield where.lexpr.fields[-1].sval
+
+
+def _alias(node: Any) -> str:
+    return str(node.relation.alias.aliasname if node.relation.alias else node.relation.relname)
+
+
+def _with_range(where: Any) -> Any:
+    marker = ast.ColumnRef(fields=(ast.String(sval=RANGE),))
+    if where is None:
+        return marker
+    is_and = isinstance(where, ast.BoolExpr) and where.boolop == enums.BoolExprType.AND_EXPR
+    return ast.BoolExpr(boolop=enums.BoolExprType.AND_EXPR, args=(marker, *(where.args if is_and else (where,))))
+
+
+def _pinned(node: Any) -> Any:
+    """Put the loop's time in place of the transaction's."""
+    cast: str | None = None
+    if isinstance(node, ast.SQLValueFunction):
+        cast = _TIMES.get(node.op)
+    elif isinstance(node, ast.FuncCall) and node.funcname[-1].sval in _TIME_FUNCTIONS and not node.args:
+        cast = ""
+    if cast is None:
+        return node
+    text = f"SELECT pg_catalog.current_setting('pgrunbook.started_at')::timestamptz{cast}"
+    return parsed(text).targetList[0].val

@@ -1,0 +1,135 @@
+"""What safe forms are made of: the case that a form judges, and the steps, gates and expansions it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from pgrunbook.changes.safe_forms.table import Facts
+from pgrunbook.changes.statements import Policy, Statement
+
+# The word in a batch's statement that stands for its range of the key.
+RANGE = "pgrunbook_range"
+
+Procedure = Literal["swap", "backfill", "expand and contract", "troubleshoot"]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A statement that is executed as a loop of transactions, over ranges of a table's key.
+
+    ``statement`` is the UPDATE or DELETE with the word ``pgrunbook_range`` as a condition, which each batch
+    replaces by its range of the key of ``alias``. An empty ``key`` stands for ranges of pages (ctid), which is for
+    DELETE only. The setting ``pgrunbook.started_at`` is, in every batch, the time at which the loop began.
+    """
+
+    schema: str
+    table: str
+    alias: str
+    statement: str
+    key: tuple[str, ...]
+    key_types: tuple[str, ...]
+    rows: int = 1_000
+    fires_triggers: bool = True
+
+
+@dataclass(frozen=True)
+class SafeStep:
+    """One step of a safe form, which can be run again after a crash.
+
+    A step in a transaction is done when the executor's own row, written in that transaction, says so. One that
+    cannot be in a transaction has two queries. Before every attempt each row of ``leftovers`` is a statement that
+    clears away what an attempt left half done, and is executed alone. Before every attempt but the first, ``done``
+    says whether the effect is there; at the first, what is there was not made by us.
+
+    A ``quick`` step reads no row and may take a strong lock, for moments; any other may take long, and takes no
+    lock that a reader or writer would wait for. A step with ``own_transaction`` is committed before the next one,
+    and what came before it is committed first.
+    """
+
+    sql: str
+    says: str
+    policy: Policy = Policy.TOGETHER
+    own_transaction: bool = True
+    quick: bool = True
+    batches: Batches | None = None
+    done: str | None = None
+    leftovers: str | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What has no safe form: why, what it does to others, and the procedure that reaches the same end."""
+
+    id: str
+    says: str
+    procedure: Procedure
+    how: str
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A statement and what is executed in its place.
+
+    ``form`` is "" where the statement is executed as it is written; ``explains`` says why in both cases.
+    Each row of each query of ``undo`` is a statement that takes away a helper, or an object half made, when
+    the sequence is abandoned. ``differs`` lists where the end differs from that of the statement as written.
+    """
+
+    statement: Statement
+    form: str
+    explains: str
+    steps: tuple[SafeStep, ...]
+    undo: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+    gate: Gate | None = None
+    off: str = ""
+
+
+@dataclass
+class Memory:
+    """What the statements before will have changed: names that are taken, by schema, and columns made NOT NULL."""
+
+    names: dict[str, set[str]] = field(default_factory=dict)
+    not_null: set[tuple[str, str]] = field(default_factory=set)
+
+    def taken(self, schema: str) -> set[str]:
+        """The names in a schema, to be read and added to."""
+        return self.names.setdefault(schema, set())
+
+
+@dataclass(frozen=True)
+class Case:
+    """A statement, its parse tree, and the database that it is judged on."""
+
+    statement: Statement
+    node: Any
+    facts: Facts
+    fresh: frozenset[str] = frozenset()
+    memory: Memory = field(default_factory=Memory)
+    batch_rows: int = 1_000
+
+
+class Form(Protocol):
+    """The verbs of a safe form; a form holds one case and changes nothing."""
+
+    name: str
+
+    @classmethod
+    def applies(cls, case: Case) -> bool:
+        """Tell whether the form is for this statement, on this database."""
+
+    def __init__(self, case: Case) -> None: ...
+
+    def expand(self) -> tuple[SafeStep, ...]:
+        """Return the steps, in order."""
+
+    def undo(self) -> tuple[str, ...]:
+        """Return the queries for the statements that take helpers away."""
+
+    def explain(self) -> str:
+        """Say in a sentence or two what is executed and why."""
+
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """Name the differences that the form makes by nature."""

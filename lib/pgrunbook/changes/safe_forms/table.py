@@ -1,0 +1,171 @@
+"""What safe forms ask the catalog: the relation behind a name, its columns, partitions, keys and indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pglast import ast
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import load
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation that is there; ``kind`` is pg_class.relkind."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    is_partition: bool = False
+    is_populated: bool = True
+    has_children: bool = False
+    has_rules: bool = False
+    is_temporary: bool = False
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether it is a partitioned table."""
+        return self.kind == "p"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The name for composed SQL."""
+        return sql.Identifier(self.schema, self.name)
+
+    @property
+    def sql(self) -> str:
+        """The quoted, qualified name."""
+        return self.identifier.as_string(None)
+
+
+@dataclass(frozen=True)
+class Partition(Relation):
+    """A table somewhere below a partitioned table."""
+
+    parent: int = 0
+    is_leaf: bool = True
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; ``not_null_name`` is that of its NOT NULL constraint, None before PostgreSQL 18."""
+
+    name: str
+    type: str
+    not_null: bool
+    not_null_name: str | None
+    not_null_valid: bool
+    proven_not_null: bool
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index by its name."""
+
+    oid: int
+    schema: str
+    name: str
+    is_partitioned: bool
+    is_valid: bool
+    is_exclusion: bool
+    constraint_name: str | None
+    table_schema: str
+    table_name: str
+    is_partition: bool
+
+
+class Facts:
+    """The catalog of the database that is judged, asked for one thing at a time."""
+
+    def __init__(self, conn: Connection) -> None:
+        self.conn = conn
+
+    @cached_property
+    def version(self) -> int:
+        """The server's major version."""
+        return self.conn.info.server_version // 10_000
+
+    def relation(self, node: ast.RangeVar) -> Relation | None:
+        """Return the relation that a name in a statement means now, None where there is none."""
+        found = self.rows("relation", name=self._name(node))
+        return Relation(**found[0]) if found else None
+
+    def index(self, parts: Iterable[str]) -> Index | None:
+        """Return the index of a name, None where there is none."""
+        found = self.rows("index", name=sql.Identifier(*parts).as_string(None))
+        return Index(**found[0]) if found else None
+
+    def partitions(self, table: Relation) -> list[Partition]:
+        """Return all tables below a partitioned table, parents first; [] for any other table."""
+        if not table.is_partitioned:
+            return []
+        rows = self.rows("partitions", oid=table.oid)
+        return [Partition(kind="r" if row["is_leaf"] else "p", is_partition=True, **row) for row in rows]
+
+    def columns(self, table: Relation) -> dict[str, Column]:
+        """Return the columns of a table by name, in their order."""
+        return {row["name"]: Column(**row) for row in self.rows("columns", oid=table.oid)}
+
+    def taken_names(self, schema: str) -> set[str]:
+        """Return the names of the relations and constraints in a schema."""
+        return {row["name"] for row in self.rows("taken_names", schema=sql.Identifier(schema).as_string(None))}
+
+    def constraint_names(self, schema: str) -> set[str]:
+        """Return the names of the constraints in a schema."""
+        return {row["name"] for row in self.rows("constraint_names", schema=sql.Identifier(schema).as_string(None))}
+
+    def has_rows_beyond(self, table: Relation, limit: int) -> bool:
+        """Tell whether a table holds more rows than that; counts no further."""
+        query = sql.SQL(load("safe_forms")["rows_up_to"])
+        composed = query.format(table=table.identifier, limit=sql.Literal(limit + 1))
+        found = self.conn.execute(composed).fetchone()
+        return found is not None and int(str(found[0])) > limit
+
+    def volatile(self, node: Any) -> bool:
+        """Tell whether an expression may give another value for each row; True where a function is not known."""
+        called = function_names(node)
+        known = {row["name"]: row["is_volatile"] for row in self.rows("functions", names=sorted(called))}
+        return any(known.get(name, True) for name in called)
+
+    def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
+        """Return the rows of a named query."""
+        with self.conn.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(load("safe_forms")[query].encode(), parameters).fetchall()
+
+    @staticmethod
+    def _name(node: ast.RangeVar) -> str:
+        parts = [node.schemaname, node.relname] if node.schemaname else [node.relname]
+        return sql.Identifier(*parts).as_string(None)
+
+
+def function_names(node: Any) -> set[str]:
+    """Return the last names of the functions that are called in a tree."""
+    return {part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall)}
+
+
+def column_names(node: Any) -> list[str]:
+    """Return the names of the columns in an expression, each once, in the order they come."""
+    found = [
+        part.fields[-1].sval
+        for part in walk(node)
+        if isinstance(part, ast.ColumnRef) and isinstance(part.fields[-1], ast.String)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def walk(node: Any) -> Iterable[Any]:
+    """Give every node of a tree, from the top."""
+    if isinstance(node, ast.Node):
+        yield node
+        for slot in node:
+            yield from walk(getattr(node, slot))
+    elif isinstance(node, tuple):
+        for part in node:
+            yield from walk(part)

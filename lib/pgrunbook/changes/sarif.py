@@ -1,0 +1,64 @@
+"""Hazards in SARIF 2.1.0, the form in which code hosts show findings beside the lines of a pull request.
+
+Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+from pgrunbook.changes.hazards import Hazard
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+def sarif(found: Sequence[tuple[str, Hazard]], notice: str | None = None) -> dict[str, Any]:
+    """Return one run with a result for each pair of statement and hazard; ``notice`` tells of what was left out."""
+    rules = {hazard.id: hazard.condition for _, hazard in found}
+    places = {name: number for number, name in enumerate(rules)}
+    invocation: dict[str, Any] = {"executionSuccessful": True}
+    if notice:
+        invocation["toolExecutionNotifications"] = [{"level": "note", "message": {"text": notice}}]
+    return {
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "pgrunbook",
+                        "version": version("pgrunbook"),
+                        "rules": [
+                            {"id": name, "shortDescription": {"text": condition}} for name, condition in rules.items()
+                        ],
+                    }
+                },
+                "invocations": [invocation],
+                "results": [_result(statement, hazard, places[hazard.id]) for statement, hazard in found],
+            }
+        ],
+    }
+
+
+def _result(statement: str, hazard: Hazard, place: int) -> dict[str, Any]:
+    mark = hashlib.sha256(f"{hazard.id}\n{statement}".encode()).hexdigest()
+    return {
+        "ruleId": hazard.id,
+        "ruleIndex": place,
+        "level": str(hazard.severity),
+        "message": {"text": f"{hazard.effect}\n\nInstead:\n{hazard.way_out}"},
+        "locations": [
+            {
+                "physicalLocation": {
+                    "artifactLocation": {"uri": quote(PurePath(hazard.file).as_posix())},
+                    "region": {"startLine": hazard.line},
+                }
+            }
+        ],
+        "partialFingerprints": {"statement/v1": mark},
+    }

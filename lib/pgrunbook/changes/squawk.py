@@ -1,0 +1,118 @@
+"""What squawk says of files, as hazards beside our own (https://squawkhq.com/docs/rules)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgrunbook.changes.hazards.rule import Hazard, Severity
+
+TIMEOUT_S = 60
+
+# Rules whose subject our own rules judge on the database; what these leave out is harmless there.
+SAID_BETTER: Mapping[str, tuple[str, ...]] = {
+    "adding-field-with-default": ("add-column-rewrites",),
+    "adding-foreign-key-constraint": ("foreign-key-validates", "foreign-key-locks-both"),
+    "adding-not-nullable-field": ("set-not-null-scans", "add-column-not-null"),
+    "adding-primary-key-constraint": ("key-builds-index", "add-column-checks-rows"),
+    "adding-required-field": ("add-column-not-null",),
+    "adding-serial-primary-key-field": ("add-column-rewrites", "key-builds-index"),
+    "ban-concurrent-index-creation-in-transaction": ("concurrently-in-transaction",),
+    "ban-drop-column": ("drop-column",),
+    "ban-drop-table": ("drop-table",),
+    "ban-truncate-cascade": ("drop-cascade",),
+    "changing-column-type": ("column-type-rewrites", "column-type-rebuilds-index"),
+    "constraint-missing-not-valid": ("foreign-key-validates", "check-validates"),
+    "disallowed-unique-constraint": ("key-builds-index",),
+    "prefer-timestamp-tz": ("timestamp-without-zone",),
+    "prefer-timestamptz": ("timestamp-without-zone",),
+    "renaming-column": ("rename-column",),
+    "renaming-table": ("rename-table",),
+    "require-concurrent-index-creation": ("index-not-concurrent",),
+    "require-concurrent-index-deletion": ("drop-index-not-concurrent",),
+    "require-concurrent-reindex": ("reindex-not-concurrent",),
+    "require-lock-timeout": ("lock-without-timeout",),
+    "require-timeout-settings": ("lock-without-timeout",),
+    "transaction-nesting": ("transaction-in-file",),
+}
+# Advice that is wrong for us: every statement that we send has a statement_timeout, a file is taken back as a
+# whole, and IF NOT EXISTS hides what is there.
+LEFT_OUT = frozenset({"prefer-robust-stmts", "require-statement-timeout"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A hazard and where squawk saw it begin: a line and a column, both counted from 1."""
+
+    hazard: Hazard
+    column: int
+
+
+def program() -> Path | None:
+    """Return squawk's program: the one beside this Python, else the one on the PATH; None where there is none."""
+    beside = Path(sys.executable).parent / "squawk"
+    found = str(beside) if beside.is_file() else shutil.which("squawk")
+    return Path(found) if found else None
+
+
+def findings(
+    files: Sequence[tuple[str, str]], *, major: int | None = None, in_transaction: bool = False
+) -> list[Finding]:
+    """Return what squawk finds in pairs of name and SQL that our own rules do not say better.
+
+    Returns [] where there is no squawk, or where it does not answer; :func:`missing` says which.
+    """
+    found = program()
+    if found is None or not files:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        names = {}
+        for number, (name, sql) in enumerate(files):
+            path = Path(folder) / f"{number:05}.sql"
+            path.write_text(sql, encoding="utf-8")
+            names[path.name] = name
+        command = [str(found), "--reporter", "json"]
+        command += ["--pg-version", f"{major}.0"] if major else []
+        command += ["--assume-in-transaction"] if in_transaction else []
+        try:
+            told = subprocess.run(
+                [*command, *sorted(names)], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            ).stdout
+            said = json.loads(told or "[]")
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            return []
+    return [_finding(item, names[Path(item["file"]).name]) for item in said if _counts(item["rule_name"])]
+
+
+def missing() -> str | None:
+    """Return a note where squawk is not there, with what is missing for it; None where it is."""
+    if program() is not None:
+        return None
+    return "squawk is not installed: its rules were not asked (pip install squawk-cli)"
+
+
+def _counts(rule: str) -> bool:
+    return rule not in SAID_BETTER and rule not in LEFT_OUT
+
+
+def _finding(item: dict[str, object], file: str) -> Finding:
+    rule = str(item["rule_name"])
+    severity = Severity.ERROR if item["level"] == "Error" else Severity.WARNING
+    if rule.startswith("prefer-"):
+        severity = Severity.NOTE
+    hazard = Hazard(
+        id=f"squawk-{rule}",
+        severity=severity,
+        condition=str(item["message"]),
+        effect=str(item["message"]),
+        way_out=f"-- {item['help'] or f'https://squawkhq.com/docs/{rule}'}",
+        file=file,
+        line=int(str(item["line"])) + 1,
+    )
+    return Finding(hazard, int(str(item["column"])) + 1)

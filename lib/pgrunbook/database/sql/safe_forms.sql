@@ -1,0 +1,361 @@
+-- name: relation
+-- a row is: a relation by its name, as the search_path of the session finds it
+SELECT c.oid::bigint AS oid,
+       n.nspname::text AS schema,
+       c.relname::text AS name,
+       c.relkind::text AS kind,
+       c.relispartition AS is_partition,
+       c.relispopulated AS is_populated,
+       c.relkind <> 'p' AND c.relhassubclass AS has_children,
+       c.relhasrules AS has_rules,
+       c.relpersistence = 't' AS is_temporary
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid = pg_catalog.to_regclass(%(name)s)
+
+-- name: partitions
+-- a row is: a table below a partitioned table, parents before their children
+SELECT t.relid::oid::bigint AS oid,
+       n.nspname::text AS schema,
+       c.relname::text AS name,
+       t.parentrelid::oid::bigint AS parent,
+       t.isleaf AS is_leaf
+FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS t
+JOIN pg_catalog.pg_class AS c ON c.oid = t.relid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE t.level > 0
+ORDER BY t.level,
+         n.nspname,
+         c.relname
+
+-- name: columns
+-- a row is: a column of a table, with the name of its NOT NULL constraint (from PostgreSQL 18 on)
+SELECT a.attname::text AS name,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       a.attnotnull AS not_null,
+       k.conname::text AS not_null_name,
+       coalesce(k.convalidated, a.attnotnull) AS not_null_valid,
+       EXISTS (SELECT
+               FROM pg_catalog.pg_constraint AS p
+               WHERE p.conrelid = a.attrelid
+                 AND p.contype = 'c'
+                 AND p.convalidated
+                 AND pg_catalog.pg_get_constraintdef(p.oid)
+                     = 'CHECK ((' || pg_catalog.quote_ident(a.attname) || ' IS NOT NULL))') AS proven_not_null
+FROM pg_catalog.pg_attribute AS a
+LEFT JOIN pg_catalog.pg_constraint AS k
+  ON k.conrelid = a.attrelid
+ AND k.contype = 'n'
+ AND k.conkey = ARRAY[a.attnum]
+WHERE a.attrelid = %(oid)s::oid
+  AND a.attnum > 0
+  AND NOT a.attisdropped
+ORDER BY a.attnum
+
+-- name: taken_names
+-- a row is: a name that no new relation or constraint of a schema should be given
+SELECT c.relname::text AS name
+FROM pg_catalog.pg_class AS c
+WHERE c.relnamespace = %(schema)s::text::pg_catalog.regnamespace
+UNION
+SELECT k.conname::text
+FROM pg_catalog.pg_constraint AS k
+WHERE k.connamespace = %(schema)s::text::pg_catalog.regnamespace
+
+-- name: constraint_names
+-- a row is: the name of a constraint in a schema
+SELECT k.conname::text AS name
+FROM pg_catalog.pg_constraint AS k
+WHERE k.connamespace = %(schema)s::text::pg_catalog.regnamespace
+
+-- name: keys
+-- a row is: a unique index by which a table's rows can be walked through, best first
+SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
+       pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY u.place) AS types
+FROM pg_catalog.pg_index AS i
+CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, place)
+LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
+WHERE i.indrelid = %(oid)s::oid
+  AND m.amname = 'btree'
+  AND i.indisunique
+  AND i.indisvalid
+  AND i.indimmediate
+  AND i.indpred IS NULL
+  AND i.indexprs IS NULL
+  AND u.place <= i.indnkeyatts
+GROUP BY i.indexrelid, i.indisprimary
+HAVING bool_and(a.attnotnull)
+ORDER BY i.indisprimary DESC, count(*), i.indexrelid
+
+-- name: unique_columns
+-- a row is: a column that takes part in a unique or exclusion index, or in the partition key
+SELECT DISTINCT a.attname::text AS name
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = %(oid)s::oid
+  AND a.attnum > 0
+  AND (EXISTS (SELECT
+               FROM pg_catalog.pg_index AS i
+               WHERE i.indrelid = a.attrelid
+                 AND (i.indisunique OR i.indisexclusion)
+                 AND (a.attnum = ANY (i.indkey::int2[])
+                      OR (i.indexprs IS NOT NULL
+                          AND EXISTS (SELECT
+                                      FROM pg_catalog.pg_depend AS d
+                                      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                                        AND d.objid = i.indexrelid
+                                        AND d.refobjid = a.attrelid
+                                        AND d.refobjsubid = a.attnum))))
+       OR EXISTS (SELECT
+                  FROM pg_catalog.pg_partitioned_table AS p
+                  WHERE p.partrelid = a.attrelid
+                    AND (a.attnum = ANY (p.partattrs::int2[]) OR p.partexprs IS NOT NULL)))
+
+-- name: triggers
+-- a row is: a trigger that fires on UPDATE (16) or DELETE (8) of a table or its partitions
+SELECT t.tgname::text AS name,
+       t.tgtype & 1 = 1 AS for_each_row,
+       t.tgtype & 16 <> 0 AS on_update,
+       t.tgtype & 8 <> 0 AS on_delete
+FROM pg_catalog.pg_trigger AS t
+WHERE NOT t.tgisinternal
+  AND t.tgenabled <> 'D'
+  AND t.tgtype & 24 <> 0
+  AND t.tgrelid IN (SELECT %(oid)s::oid
+                    UNION ALL
+                    SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS p)
+ORDER BY t.tgname
+
+-- name: entangled
+-- a row is: a foreign key for which it matters that rows change together
+SELECT k.conname::text AS name,
+       k.conrelid = k.confrelid AS is_self,
+       k.condeferrable AS is_deferrable
+FROM pg_catalog.pg_constraint AS k
+WHERE k.contype = 'f'
+  AND %(oid)s::oid IN (k.conrelid, k.confrelid)
+  AND (k.conrelid = k.confrelid OR k.condeferrable)
+
+-- name: functions
+-- a row is: a function by its name, in whatever schema; volatile counts for all of the name
+SELECT p.proname::text AS name,
+       pg_catalog.bool_or(p.provolatile = 'v') AS is_volatile,
+       pg_catalog.bool_and(p.provolatile = 'i') AS is_immutable,
+       pg_catalog.bool_and(p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace) AS is_builtin
+FROM pg_catalog.pg_proc AS p
+WHERE p.proname = ANY (%(names)s)
+GROUP BY p.proname
+
+-- name: rows_up_to
+-- a row is: how the rows of a table are counted, up to a limit; the name is put in
+SELECT count(*) AS rows
+FROM (SELECT FROM {table} LIMIT {limit}) AS found
+
+-- name: index
+-- a row is: an index by its name
+SELECT i.indexrelid::oid::bigint AS oid,
+       n.nspname::text AS schema,
+       c.relname::text AS name,
+       c.relkind = 'I' AS is_partitioned,
+       i.indisvalid AS is_valid,
+       i.indisexclusion AS is_exclusion,
+       k.conname::text AS constraint_name,
+       tn.nspname::text AS table_schema,
+       t.relname::text AS table_name,
+       c.relispartition AS is_partition
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_class AS t ON t.oid = i.indrelid
+JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.relnamespace
+LEFT JOIN pg_catalog.pg_constraint AS k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
+WHERE i.indexrelid = pg_catalog.to_regclass(%(name)s)
+
+-- name: indexes_of
+-- a row is: an index of a table
+SELECT c.relname::text AS name,
+       n.nspname::text AS schema,
+       i.indisvalid AS is_valid,
+       i.indisexclusion AS is_exclusion,
+       c.relispartition AS is_partition,
+       i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL AS is_plain_unique,
+       pg_catalog.pg_get_indexdef(i.indexrelid) AS definition
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE i.indrelid = %(oid)s::oid
+ORDER BY c.relname
+
+-- name: partitioning
+-- a row is: how a partitioned table is partitioned, and its default partition
+SELECT pg_catalog.pg_get_partkeydef(p.partrelid) AS key,
+       nullif(p.partdefid, 0)::bigint AS default_oid,
+       n.nspname::text AS default_schema,
+       c.relname::text AS default_name
+FROM pg_catalog.pg_partitioned_table AS p
+LEFT JOIN pg_catalog.pg_class AS c ON c.oid = p.partdefid
+LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE p.partrelid = %(oid)s::oid
+
+-- name: partition_constraint
+-- a row is: the condition that a partition's place puts on its rows
+SELECT pg_catalog.pg_get_partition_constraintdef(%(oid)s::oid) AS condition
+
+-- name: type_change
+-- a row is: the type that a column has, and whether values need no work to be of another
+SELECT pg_catalog.format_type(a.atttypid, NULL) AS from_type,
+       a.atttypmod AS from_typmod,
+       pg_catalog.format_type(pg_catalog.to_regtype(%(type)s), NULL) AS to_type,
+       a.atttypid = pg_catalog.to_regtype(%(type)s) AS is_same,
+       EXISTS (SELECT
+               FROM pg_catalog.pg_cast AS k
+               WHERE k.castsource = a.atttypid
+                 AND k.casttarget = pg_catalog.to_regtype(%(type)s)
+                 AND k.castmethod = 'b') AS is_binary
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = %(oid)s::oid
+  AND a.attname = %(column)s
+
+-- name: constrained_domain
+-- a row is: whether a type is a domain that refuses values
+SELECT t.typtype = 'd'
+       AND (t.typnotnull
+            OR t.typbasetype <> 0
+            AND EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.contypid = t.oid)) AS is_constrained
+FROM pg_catalog.pg_type AS t
+WHERE t.oid = pg_catalog.to_regtype(%(type)s)
+
+-- name: may_silence_triggers
+-- a row is: whether this session may set session_replication_role
+SELECT r.rolsuper AS may
+FROM pg_catalog.pg_roles AS r
+WHERE r.rolname = current_user
+
+-- name: create_batch
+-- a row is: nothing; makes the table in which the progress of batches is kept
+CREATE SCHEMA IF NOT EXISTS pgrunbook;
+CREATE TABLE IF NOT EXISTS pgrunbook.batch (
+    name text PRIMARY KEY,
+    pass int NOT NULL,
+    last_key text[],
+    end_key text[],
+    batches bigint NOT NULL,
+    rows bigint NOT NULL,
+    is_done boolean NOT NULL,
+    started_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+)
+
+-- name: batch_exists
+-- a row is: whether the table of progress is there
+SELECT pg_catalog.to_regclass('pgrunbook.batch') IS NOT NULL AS is_there
+
+-- name: read_batch
+-- a row is: how far a loop of batches has come
+SELECT b.pass, b.last_key, b.end_key, b.batches, b.rows, b.is_done, b.started_at::text AS started_at
+FROM pgrunbook.batch AS b
+WHERE b.name = %(name)s
+FOR UPDATE
+
+-- name: begin_batch
+-- a row is: a loop of batches that begins now
+INSERT INTO pgrunbook.batch (name, pass, last_key, end_key, batches, rows, is_done, started_at)
+VALUES (%(name)s, 1, NULL, %(end_key)s, 0, 0, %(is_done)s, pg_catalog.clock_timestamp())
+RETURNING pass, last_key, end_key, batches, rows, is_done, started_at::text AS started_at
+
+-- name: write_batch
+-- a row is: nothing; a batch is done, in the transaction that did it
+UPDATE pgrunbook.batch
+SET pass = %(pass)s,
+    last_key = %(last_key)s,
+    end_key = %(end_key)s,
+    batches = %(batches)s,
+    rows = %(rows)s,
+    is_done = %(is_done)s,
+    updated_at = pg_catalog.clock_timestamp()
+WHERE name = %(name)s
+
+-- name: is_index_valid
+-- a row is: whether an index is there, and valid
+SELECT EXISTS (SELECT
+               FROM pg_catalog.pg_index AS i
+               WHERE i.indexrelid = pg_catalog.to_regclass({index})
+                 AND i.indisvalid
+                 AND i.indisready)
+
+-- name: is_relation_there
+-- a row is: whether a table or an index is there, valid or not
+SELECT pg_catalog.to_regclass({relation}) IS NOT NULL
+
+-- name: is_partition
+-- a row is: whether a table is a partition
+SELECT EXISTS (SELECT
+               FROM pg_catalog.pg_class AS c
+               WHERE c.oid = pg_catalog.to_regclass({relation})
+                 AND c.relispartition)
+
+-- name: drop_index
+-- a row is: the statement that drops an index; not for one that goes with its constraint or its partitioned index
+SELECT CASE c.relkind WHEN 'I' THEN 'DROP INDEX ' ELSE 'DROP INDEX CONCURRENTLY ' END || {index} AS statement
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+WHERE i.indexrelid = pg_catalog.to_regclass({index})
+  AND NOT c.relispartition
+  AND NOT EXISTS (SELECT
+                  FROM pg_catalog.pg_constraint AS k
+                  WHERE k.conindid = i.indexrelid
+                    AND k.contype IN ('p', 'u', 'x'))
+
+-- name: drop_invalid_index
+-- a row is: the statement that drops an index which a build that was cut off has left
+SELECT 'DROP INDEX CONCURRENTLY ' || {index} AS statement
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+WHERE i.indexrelid = pg_catalog.to_regclass({index})
+  AND c.relkind = 'i'
+  AND NOT c.relispartition
+  AND NOT i.indisvalid
+
+-- name: drop_constraint
+-- a row is: the statement that drops a constraint which the table itself was given
+SELECT 'ALTER TABLE ' || {relation} || ' DROP CONSTRAINT ' || pg_catalog.quote_ident(k.conname) AS statement
+FROM pg_catalog.pg_constraint AS k
+WHERE k.conrelid = pg_catalog.to_regclass({relation})
+  AND k.conname = {name}
+  AND k.coninhcount = 0
+
+-- name: drop_column
+-- a row is: the statement that drops a column
+SELECT 'ALTER TABLE ' || {relation} || ' DROP COLUMN ' || pg_catalog.quote_ident(a.attname) AS statement
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = pg_catalog.to_regclass({relation})
+  AND a.attname = {name}
+  AND a.attnum > 0
+  AND NOT a.attisdropped
+
+-- name: rebuild_if_invalid
+-- a row is: the statement that makes an index whole again whose removal was cut off
+SELECT 'REINDEX INDEX CONCURRENTLY ' || {index} AS statement
+FROM pg_catalog.pg_index AS i
+WHERE i.indexrelid = pg_catalog.to_regclass({index})
+  AND NOT i.indisvalid
+  AND i.indislive
+
+-- name: drop_reindex_leftovers
+-- a row is: the statement that drops an index which a REINDEX CONCURRENTLY that was cut off has left
+SELECT pg_catalog.format('DROP INDEX CONCURRENTLY %I.%I', n.nspname, c.relname) AS statement
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE NOT i.indisvalid
+  AND c.relname ~ '_cc(new|old)[0-9]*$'
+  AND pg_catalog.to_regclass({relation}) IN
+      (i.indrelid, (SELECT r.oid FROM pg_catalog.pg_class AS r WHERE r.reltoastrelid = i.indrelid))
+
+-- name: finalize_detach
+-- a row is: the statement that ends a DETACH PARTITION CONCURRENTLY that was cut off
+SELECT 'ALTER TABLE ' || {parent} || ' DETACH PARTITION ' || {relation} || ' FINALIZE' AS statement
+FROM pg_catalog.pg_inherits AS h
+WHERE h.inhrelid = pg_catalog.to_regclass({relation})
+  AND h.inhdetachpending

@@ -1,0 +1,210 @@
+"""Reviews of files, first of the guide's own SQL: every unsafe statement there gets its finding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pgrunbook.changes.hazards import RULES
+from pgrunbook.changes.review import Finding, as_text, fails, review, run
+from pgrunbook.changes.scenes import script
+from pgrunbook.database.connection import connect
+from pgrunbook.errors import WrongInput
+from pgrunbook.target import Target
+
+GUIDE = Path(__file__).parent / "guide"
+
+# Defect of the guide -> the section, the beginning of its statement, and the hazard that tells it.
+DEFECTS = [
+    (15, "backward-compatible", "ALTER TABLE projects ADD", "lock-without-timeout"),
+    (16, "backward-compatible", "CREATE TABLE audit_logs", "timestamp-without-zone"),
+    (16, "backward-compatible", "CREATE TABLE audit_logs", "default-but-nullable"),
+    (16, "schema-design", "CREATE TABLE designed", "updated-at-stays"),
+    (17, "backward-compatible", "CREATE INDEX", "index-not-concurrent"),
+    (18, "breaking", "ALTER TABLE projects DROP", "drop-column"),
+    (19, "breaking", "ALTER TABLE instances ALTER", "column-type-rewrites"),
+    (20, "breaking", "ALTER TABLE nodes RENAME", "rename-column"),
+    (21, "data", "UPDATE projects", "update-unbatched"),
+    (21, "data", "UPDATE projects", "backfill-leaves-nulls"),
+    (22, "data", "UPDATE deployments", "jsonb-set-on-any-value"),
+    (23, "data", "DELETE FROM sessions", "delete-unbatched"),
+    (28, "online", "DO", "loop-in-one-transaction"),
+    (29, "online", "DO", "loop-without-end"),
+    (30, "online", "DO", "batch-without-order"),
+    (31, "online", "DO", "backfill-loses-writes"),
+    (32, "online", "DO", "integer-overflow"),
+    (33, "online", "ALTER TABLE instances RENAME COLUMN cpu_new", "renames-not-atomic"),
+    (33, "online", "ALTER TABLE instances RENAME COLUMN cpu_new", "column-swap"),
+    (34, "online", "ALTER TABLE instances DROP", "drop-after-swap"),
+    (35, "blue-green", "INSERT INTO projects_new", "copy-loses-writes"),
+    (35, "blue-green", "INSERT INTO projects_new", "insert-select-unbatched"),
+    (36, "blue-green", "CREATE TABLE projects_new", "like-leaves-behind"),
+    (37, "blue-green", "DROP TABLE projects_old", "drop-after-swap"),
+    (38, "blue-green", "ALTER TABLE projects_new RENAME", "table-swap"),
+    (39, "blue-green", "INSERT INTO projects_new", "copy-by-position"),
+    (40, "blue-green", "ALTER TABLE projects RENAME", "lock-without-timeout"),
+    (40, "blue-green", "ALTER TABLE projects_new RENAME", "table-swap"),
+    (40, "blue-green", "BEGIN", "transaction-in-file"),
+    (41, "blue-green", "DROP TABLE projects_old", "drop-table"),
+    (42, "staged", "ALTER TABLE organisations ADD", "default-but-nullable"),
+    (42, "staged", "UPDATE organisations SET new_feature_enabled = TRUE", "update-writes-done-rows"),
+    (42, "staged", "ALTER TABLE organisations DROP", "drop-column"),
+    (44, "manual-rollback", "ALTER TABLE projects DROP", "drop-column"),
+    (44, "manual-rollback", "ALTER TABLE projects DROP", "if-exists-hides"),
+    (44, "manual-rollback", "DROP INDEX", "drop-index-not-concurrent"),
+    (44, "manual-rollback", "DROP INDEX", "if-exists-hides"),
+    (44, "manual-rollback", "ALTER TABLE nodes RENAME", "rename-column"),
+    (44, "manual-rollback", "DELETE FROM schema_migrations", "history-edited-by-hand"),
+    (45, "schema-design", "CREATE TABLE designed", "foreign-key-without-index"),
+    (45, "schema-design", "ALTER TABLE deployments ADD FOREIGN KEY", "foreign-key-validates"),
+    (45, "schema-design", "ALTER TABLE deployments ADD FOREIGN KEY", "foreign-key-without-index"),
+    (46, "schema-design", "CREATE TABLE designed", "soft-delete-with-unique"),
+    (46, "schema-design", "CREATE INDEX CONCURRENTLY", "index-validity-unchecked"),
+    (51, "troubleshooting", "SELECT pg_terminate_backend", "session-terminated"),
+    (52, "troubleshooting", "DELETE FROM schema_migrations", "duplicates-kept-by-tie"),
+    (52, "troubleshooting", "DELETE FROM schema_migrations", "history-edited-by-hand"),
+    (53, "troubleshooting", "REINDEX", "reindex-not-concurrent"),
+    (53, "troubleshooting", "EXPLAIN ANALYZE", "explain-analyze-runs"),
+]
+
+
+def _section(name: str) -> list[Finding]:
+    return review([(f"{name}.sql", (GUIDE / f"{name}.sql").read_text())], with_squawk=False)
+
+
+@pytest.mark.parametrize(("defect", "section", "begins", "hazard"), DEFECTS)
+def test_each_defect_of_the_guide_has_its_finding(defect: int, section: str, begins: str, hazard: str) -> None:
+    """Fed with the guide's SQL, the review says what is wrong with it and what to do instead."""
+    found = [f for f in _section(section) if f.statement.startswith(begins)]
+    assert found, defect
+    told = {h.id: h for finding in found for h in finding.hazards}
+    assert hazard in told
+    assert told[hazard].way_out
+
+
+def test_all_defects_in_sql_are_covered() -> None:
+    """The acceptance list is complete, and every id in it is a rule."""
+    wanted = {*range(15, 24), *range(28, 42), 44, 45, 46, 51, 52, 53}
+    assert wanted <= {defect for defect, *_ in DEFECTS}
+    assert {hazard for *_, hazard in DEFECTS} <= RULES.keys() | {"transaction-in-file"}
+
+
+def test_the_guide_as_one_set_has_its_findings_too() -> None:
+    """A swap does not make a live table a new one: what follows is found all the same."""
+    files = [(p.name, p.read_text()) for p in sorted(GUIDE.glob("*.sql"))]
+    found = review(files, with_squawk=False)
+    drop = next(f for f in found if f.statement.startswith("ALTER TABLE projects DROP COLUMN deprecated"))
+    assert "drop-column" in {h.id for h in drop.hazards}
+
+
+def test_harmless_statements_have_no_hazard() -> None:
+    """What blocks nobody for long is let pass without a word."""
+    sql = "SET lock_timeout = '2s'; ALTER TABLE a ADD COLUMN b text; ANALYZE a; SELECT 1; CREATE TABLE x (id int);"
+    assert [f.hazards for f in review([("a.sql", sql)], with_squawk=False)] == [()] * 5
+
+
+def test_json_form_is_the_documented_one(tmp_path: Path) -> None:
+    """A list of objects with exactly the documented keys."""
+    file = tmp_path / "0001.sql"
+    file.write_text("-- why\n\nCREATE INDEX orders_user\n  ON orders (user_id);\nDROP TABLE b;\n")
+    text, code = run([file], target=None, fail_on="error", form="json")
+    first, second = json.loads(text)
+    assert code == 1
+    assert list(first) == ["file", "line", "statement", "type", "locks", "hazards"]
+    assert (first["file"], first["line"], first["type"]) == (str(file), 3, "backward compatible")
+    assert first["locks"] == [{"object": "orders", "mode": "ShareLock"}]
+    assert list(first["hazards"][0]) == ["id", "severity", "effect", "way_out"]
+    assert first["hazards"][0]["id"] == "index-not-concurrent"
+    assert (second["line"], second["type"]) == (5, "breaking")
+
+
+@pytest.mark.parametrize(
+    ("sql", "fail_on", "code"),
+    [
+        ("DROP TABLE a;", "error", 1),
+        ("ALTER TABLE a ADD COLUMN b text;", "error", 0),
+        ("ALTER TABLE a ADD COLUMN b text;", "warning", 1),
+        ("SELECT 1;", "warning", 0),
+        ("DROP TABLE a;", "never", 0),
+    ],
+)
+def test_exit_code_is_decided_by_the_worst_hazard(tmp_path: Path, sql: str, fail_on: str, code: int) -> None:
+    """1 at or above the severity that was asked for."""
+    file = tmp_path / "a.sql"
+    file.write_text(sql)
+    assert run([file], target=None, fail_on=fail_on, form="text")[1] == code  # type: ignore[arg-type]
+
+
+def test_sarif_form_has_a_result_for_each_hazard(tmp_path: Path) -> None:
+    """The log has one run, rules with descriptions, and results with level, place and a stable mark."""
+    file = tmp_path / "with space.sql"
+    file.write_text("SELECT 1;\nDROP TABLE a;\n")
+    log = json.loads(run([file], target=None, fail_on="error", form="sarif")[0])
+    assert log["version"] == "2.1.0"
+    (one,) = log["runs"]
+    names = [rule["id"] for rule in one["tool"]["driver"]["rules"]]
+    assert "drop-table" in names
+    for result in one["results"]:
+        assert names[result["ruleIndex"]] == result["ruleId"]
+        assert result["level"] in ("error", "warning", "note")
+        place = result["locations"][0]["physicalLocation"]
+        assert place["region"]["startLine"] == 2
+        assert " " not in place["artifactLocation"]["uri"]
+        assert result["partialFingerprints"]["statement/v1"]
+
+
+def test_text_form_reads_from_the_place_to_the_way_out(tmp_path: Path) -> None:
+    """One block for each statement with a hazard, and a line that counts them."""
+    file = tmp_path / "a.sql"
+    file.write_text("SELECT 1;\nREINDEX TABLE orders;\n")
+    text = as_text(review([("a.sql", file.read_text())], with_squawk=False))
+    lines = text.splitlines()
+    assert lines[0] == "a.sql:2: REINDEX TABLE orders"
+    assert lines[1] == "  locks: orders ShareLock"
+    assert lines[2].startswith("  error: reindex-not-concurrent: ")
+    assert any(line.startswith("      REINDEX TABLE CONCURRENTLY orders;") for line in lines)
+    assert lines[-1].startswith("2 statements: 1 error, ")
+
+
+def test_transactions_in_files_are_read_and_told() -> None:
+    """BEGIN and COMMIT do not stop a review; the statements keep their lines."""
+    read = script([("a.sql", "BEGIN;\nSELECT 1;\nCOMMIT;\n\nSELECT 2;")])
+    assert [(p.statement.sql, p.statement.line, p.transaction is None) for p in read.placed] == [
+        ("SELECT 1", 2, False),
+        ("SELECT 2", 5, True),
+    ]
+    (begin, *_) = review(read, with_squawk=False)
+    assert (begin.line, begin.hazards[0].id) == (1, "transaction-in-file")
+
+
+def test_what_does_not_parse_is_told_with_its_place(tmp_path: Path) -> None:
+    """File and line of what the parser could not read."""
+    with pytest.raises(WrongInput, match=r"a\.sql, line 2: syntax error"):
+        review([("a.sql", "SELECT 1;\nSELEC 2;")])
+    with pytest.raises(WrongInput, match="could not read"):
+        run([tmp_path / "none.sql"], target=None, fail_on="error", form="text")
+
+
+def test_a_target_decides_by_its_own_tables(project: Callable[..., Target], tmp_path: Path) -> None:
+    """With a target the size of its tables, its locks and its timeouts count."""
+    target = project()
+    with connect(target, purpose="test") as conn:
+        conn.execute("CREATE TABLE wide (id int PRIMARY KEY, email varchar(50)); INSERT INTO wide VALUES (1, 'x')")
+        conn.execute("CREATE VIEW emails AS SELECT email FROM wide")
+    file = tmp_path / "a.sql"
+    file.write_text("CREATE INDEX wide_email ON wide (email);\nALTER TABLE wide ALTER COLUMN email TYPE text;\n")
+    index, change = json.loads(run([file], target="demo", fail_on="error", form="json")[0])
+    assert index["locks"] == [{"object": "public.wide", "mode": "ShareLock"}]
+    assert {(h["id"], h["severity"]) for h in index["hazards"]} == {("index-not-concurrent", "note")}
+    assert "change-under-dependents" in {h["id"] for h in change["hazards"]}
+    assert any("public.emails" in h["effect"] for h in change["hazards"])
+
+
+def test_fails_is_a_question_of_rank() -> None:
+    """A warning fails where warnings do, not where errors do."""
+    found = review([("a.sql", "ALTER TABLE a ADD COLUMN b text;")], with_squawk=False)
+    assert not fails(found, "error")
+    assert fails(found, "warning")

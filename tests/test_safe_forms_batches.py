@@ -1,0 +1,157 @@
+"""The loop of batches: every row once, whatever happens meanwhile, and on from where it was stopped."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+import safe_forms_stage
+import test_schema
+from pgrunbook.changes.safe_forms import Batches, Progress, run_batches
+from safe_forms_stage import Conn, Stage, plan, wait_until
+
+server = test_schema.server
+home = safe_forms_stage.home
+stage = safe_forms_stage.stage
+
+PLUS_ONE = Batches(
+    schema="public",
+    table="t",
+    alias="t",
+    statement="UPDATE t SET c = t.c + 1000 WHERE pgrunbook_range AND t.id <> 50",
+    key=("id",),
+    key_types=("integer",),
+    rows=30,
+)
+
+
+def test_every_row_is_changed_once(stage: Stage) -> None:
+    """A statement that would change a row again each time it runs changes each row once, by ranges of the key."""
+    told: list[Progress] = []
+    done = run_batches(stage.conn, PLUS_ONE, resume_from="one", on_batch=told.append)
+    assert (done.is_done, done.batches, done.rows) == (True, 7, 199)
+    assert [progress.last_key for progress in told[:3]] == [("30",), ("60",), ("90",)]
+    assert _values(stage.conn, "SELECT count(*) FROM t WHERE c BETWEEN 1001 AND 1050") == [199]
+
+
+def test_loop_that_is_done_is_not_done_again(stage: Stage) -> None:
+    """The progress row says so, and nothing is changed."""
+    first = run_batches(stage.conn, PLUS_ONE, resume_from="one")
+    assert run_batches(stage.conn, PLUS_ONE, resume_from="one") == first
+    assert _values(stage.conn, "SELECT count(*) FROM t WHERE c > 2000") == [0]
+
+
+def test_killed_loop_goes_on_behind_the_last_commit(stage: Stage) -> None:
+    """Its session is ended in the middle of a batch; the next one does the rest, and no row twice."""
+    with stage.session() as victim, stage.session() as other:
+        other.execute("BEGIN; UPDATE t SET b = b WHERE id = 100")
+        pid = victim.info.backend_pid
+        waits = f"SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted"
+
+        def kill_when_waiting() -> None:
+            wait_until(lambda: _values(stage.conn, waits) == [1])
+            stage.conn.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+        thread = threading.Thread(target=kill_when_waiting)
+        thread.start()
+        with pytest.raises(psycopg.OperationalError):
+            run_batches(victim, PLUS_ONE, resume_from="one")
+        thread.join(timeout=30)
+        other.rollback()
+    assert _values(stage.conn, "SELECT rows FROM pgrunbook.batch") == [89]
+    assert run_batches(stage.conn, PLUS_ONE, resume_from="one").rows == 199
+    assert _values(stage.conn, "SELECT count(*) FROM t WHERE c BETWEEN 1001 AND 1050") == [199]
+
+
+def test_row_that_is_locked_ends_the_batch_and_not_the_loop(stage: Stage) -> None:
+    """After a lock timeout what was committed stays, and the same call goes on."""
+    with stage.session() as other:
+        other.execute("BEGIN; UPDATE t SET b = b WHERE id = 100")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            run_batches(stage.conn, PLUS_ONE, resume_from="one", lock_timeout_ms=50)
+        other.rollback()
+    assert run_batches(stage.conn, PLUS_ONE, resume_from="one").rows == 199
+
+
+def test_rows_that_come_behind_the_end_get_one_more_pass(stage: Stage) -> None:
+    """What is inserted behind the largest key of the start is changed too, once; the loop does not run after it."""
+
+    def insert(_: Progress) -> None:
+        with stage.session() as other:
+            other.execute("INSERT INTO t (id, c) SELECT max(id) + 1, 5 FROM t")
+
+    done = run_batches(stage.conn, PLUS_ONE, resume_from="one", on_batch=insert)
+    assert done.number == 2
+    assert 199 < done.rows < 215
+    assert _values(stage.conn, "SELECT count(*) FROM t WHERE c > 2000") == [0]
+
+
+def test_row_that_stays_as_it_is_does_not_hold_the_loop_up(stage: Stage) -> None:
+    """Progress is the key: a statement that leaves its own condition true ends all the same."""
+    still = replace(PLUS_ONE, statement="UPDATE t SET b = b WHERE pgrunbook_range AND t.b IS NOT NULL")
+    assert run_batches(stage.conn, still, resume_from="one").rows == 200
+
+
+def test_each_batch_holds_its_own_rows_only(stage: Stage) -> None:
+    """Between two batches nothing is locked, and inside one the table's lock lets others write."""
+    stage.conn.execute(
+        "CREATE TABLE seen (mode text);"
+        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen SELECT l.mode"
+        " FROM pg_locks AS l WHERE l.pid = pg_backend_pid() AND l.relation = 't'::regclass; RETURN NEW; END $$;"
+        "CREATE TRIGGER look BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION look()"
+    )
+
+    def write(_: Progress) -> None:
+        with stage.session() as other:
+            other.execute("DELETE FROM seen; UPDATE t SET b = 'mine' WHERE id = 1")
+
+    run_batches(stage.conn, PLUS_ONE, resume_from="one", on_batch=write)
+    run_batches(stage.conn, PLUS_ONE, resume_from="two")
+    assert set(_values(stage.conn, "SELECT mode FROM seen")) <= {"AccessShareLock", "RowExclusiveLock"}
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        ("numeric(12,3)", "(i::numeric / 7)"), ("text", "chr(64 + i % 26) || i"), ("char(9)", "i::text"),
+        ("timestamptz", "'2026-01-01'::timestamptz + i * interval '1 second 1 us'"), ("uuid", "md5(i::text)::uuid"),
+        ("bytea", "decode(md5(i::text), 'hex')"), ("double precision", "i / 3.0::float8"), ("app.positive", "i"),
+        ("date", "'2026-01-01'::date + i"), ("interval", "i * interval '1 hour'"), ("bigint", "-i"),
+        ("inet", "'10.0.0.0'::inet + i"), ("text COLLATE \"C\"", "CASE WHEN i % 2 = 0 THEN 'a' ELSE 'B' END || i"),
+    ],
+)  # fmt: skip
+def test_key_of_any_type_is_walked_through(stage: Stage, type_: str, value: str) -> None:
+    """Also beside a second column, and in a session that writes dates in another way."""
+    conn = stage.conn
+    conn.execute(f'CREATE TABLE k (a {type_}, "B b" integer, n integer DEFAULT 0, PRIMARY KEY (a, "B b"))')
+    conn.execute(f"INSERT INTO k SELECT {value}, j FROM generate_series(1, 40) AS i, generate_series(1, 3) AS j")
+    conn.execute("SET DateStyle = 'SQL, DMY'; SET TimeZone = 'Asia/Tokyo'")
+    (expansion,) = plan(conn, "UPDATE k SET n = n + 1", batch_rows=7)
+    assert expansion.steps[0].batches is not None
+    done = run_batches(conn, expansion.steps[0].batches, resume_from="k")
+    assert (done.rows, done.batches) == (120, 18)
+    assert _values(conn, "SELECT DISTINCT n FROM k") == [1]
+
+
+def test_empty_table_is_done_at_once(stage: Stage) -> None:
+    """There is no largest key, and so nothing to do."""
+    stage.conn.execute("DELETE FROM t")
+    assert run_batches(stage.conn, PLUS_ONE, resume_from="one").batches == 0
+
+
+def test_pages_are_walked_through_where_there_is_no_key(stage: Stage) -> None:
+    """DELETE goes over ranges of pages, and once more over all of them."""
+    stage.conn.execute("INSERT INTO keyless SELECT i, repeat('x', 900) FROM generate_series(1, 400) AS i")
+    (expansion,) = plan(stage.conn, "DELETE FROM keyless WHERE a % 2 = 0", batch_rows=100)
+    assert expansion.steps[0].batches is not None
+    done = run_batches(stage.conn, expansion.steps[0].batches, resume_from="pages")
+    assert done.rows == 250
+    assert done.batches > 20
+    assert _values(stage.conn, "SELECT count(*) FROM keyless") == [250]
+
+
+def _values(conn: Conn, query: str) -> list[object]:
+    return [row[0] for row in conn.execute(query).fetchall()]

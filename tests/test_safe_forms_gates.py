@@ -1,0 +1,155 @@
+"""What has no safe form, what needs none, and what the operator decides."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+import safe_forms_stage
+import test_schema
+from pgrunbook.changes import statements
+from pgrunbook.changes.safe_forms import gate, plan_forms
+from safe_forms_stage import Stage, perform, plan
+
+server = test_schema.server
+home = safe_forms_stage.home
+stage = safe_forms_stage.stage
+
+GATES = [
+    ("vacuum-full", "VACUUM FULL t"),
+    ("vacuum-full", "VACUUM (FULL, ANALYZE) t"),
+    ("cluster", "CLUSTER t USING t_pkey"),
+    ("rewrite", "ALTER TABLE t SET UNLOGGED"),
+    ("rename", "ALTER TABLE t RENAME TO tt"),
+    ("rename", "ALTER TABLE t RENAME COLUMN a TO aa"),
+    ("drop", "DROP TABLE t"),
+    ("drop", "ALTER TABLE t DROP COLUMN a"),
+    ("type-change", "ALTER TABLE t ALTER a TYPE bigint"),
+    ("type-change", "ALTER TABLE t ALTER b TYPE varchar(50)"),
+    ("type-change", "ALTER TABLE q ALTER b TYPE varchar(5)"),
+    ("type-change", "ALTER TABLE t ALTER a TYPE integer USING a + 1"),
+    ("exclusion-constraint", "ALTER TABLE t ADD EXCLUDE (a WITH =)"),
+    ("stored-generated", "ALTER TABLE t ADD COLUMN g integer GENERATED ALWAYS AS (a * 2) STORED"),
+    ("constrained-domain", "ALTER TABLE t ADD COLUMN g app.positive"),
+    ("no-key", "ALTER TABLE keyless ADD COLUMN g uuid DEFAULT gen_random_uuid()"),
+    ("refresh-without-key", "DROP INDEX mv_c; REFRESH MATERIALIZED VIEW mv"),
+]
+WHOLE = [
+    ("its WITH would be evaluated again", "WITH x AS (SELECT 1) UPDATE t SET c = 1"),
+    ("RETURNING", "DELETE FROM t RETURNING id"),
+    ("it joins another table", "UPDATE t SET c = u.id FROM u WHERE u.id = t.a"),
+    ("it joins another table", "DELETE FROM t USING u WHERE u.id = t.a"),
+    ('it reads rows of "t"', "UPDATE t SET c = (SELECT max(c) FROM t AS o) WHERE true"),
+    ('it reads rows of "t"', "DELETE FROM t WHERE id NOT IN (SELECT min(id) FROM t GROUP BY c)"),
+    ('it reads "mv"', "DELETE FROM t WHERE c IN (SELECT c FROM mv)"),
+    ("system column", "DELETE FROM t WHERE ctid > '(0,5)'"),
+    ("system column", "DELETE FROM t WHERE t.xmin::text > '5'"),
+    ("it changes id", "UPDATE t SET id = id + 1"),
+    ("it changes code", "UPDATE u SET code = upper(code)"),
+    ("it changes at", "UPDATE p SET at = at + 1"),
+    ('it chooses rows by "random"', "DELETE FROM t WHERE random() < 0.5"),
+    ('it calls "count_t"', "UPDATE t SET c = count_t()"),
+    ("no key", "UPDATE keyless SET b = 'x'"),
+    ("no common key", "DELETE FROM parent"),
+    ("time of its transaction", "UPDATE t SET b = LOCALTIME::text"),
+    ('trigger "whole"', "UPDATE tree SET parent_id = NULL"),
+    ('foreign key "tree_parent_id_fkey"', "DELETE FROM tree"),
+]
+PLAIN = [
+    "ALTER TABLE q ALTER b TYPE varchar(50)",
+    "ALTER TABLE q ALTER b TYPE text",
+    "ALTER TABLE t ADD COLUMN n integer",
+    "ALTER TABLE t ADD COLUMN n timestamptz NOT NULL DEFAULT now()",
+    "ALTER TABLE t ADD COLUMN IF NOT EXISTS a float DEFAULT random()",
+    "ALTER TABLE t ADD CHECK (a > 0) NOT VALID",
+    "ALTER TABLE u ALTER id SET NOT NULL",
+    "UPDATE t SET c = 5 WHERE id = 7",
+    "DELETE FROM t WHERE b = 'x' AND id IN (1, 2, 3)",
+    "CREATE INDEX ON ONLY p (v)",
+    "CREATE INDEX IF NOT EXISTS t_b ON t (b)",
+    "DROP INDEX t_b CASCADE",
+    "ALTER TABLE q DETACH PARTITION q_rest",
+    "INSERT INTO u VALUES (77, 'x')",
+]
+
+
+@pytest.mark.parametrize(("id_", "migration"), GATES)
+def test_statement_without_safe_form_meets_its_gate(stage: Stage, id_: str, migration: str) -> None:
+    """The gate says why and which procedure does it, and the statement stays in the plan as it is written."""
+    *before, last = migration.split("; ")
+    for statement in before:
+        stage.conn.execute(statement)
+    (expansion,) = plan(stage.conn, last)
+    assert expansion.gate is not None
+    assert expansion.gate.id == id_
+    assert expansion.gate.says
+    assert expansion.gate.how
+    assert [step.sql for step in expansion.steps] == [last]
+    assert gate(expansion.statement, stage.conn) == expansion.gate
+
+
+@pytest.mark.parametrize(("reason", "statement"), WHOLE)
+def test_statement_that_means_something_else_in_parts_is_not_split(stage: Stage, reason: str, statement: str) -> None:
+    """It meets a gate with the reason."""
+    stage.conn.execute(
+        "CREATE FUNCTION count_t() RETURNS integer STABLE LANGUAGE sql AS 'SELECT count(*)::int FROM t';"
+        "CREATE TABLE tree (id integer PRIMARY KEY, parent_id integer REFERENCES tree);"
+        "INSERT INTO tree SELECT i, nullif(i - 1, 0) FROM generate_series(1, 30) AS i;"
+        "CREATE TRIGGER whole AFTER UPDATE ON tree FOR EACH STATEMENT EXECUTE FUNCTION app.touch()"
+    )
+    (expansion,) = plan(stage.conn, statement, batch_rows=15)
+    assert expansion.gate is not None
+    assert expansion.gate.id == "cannot-be-split"
+    assert reason in expansion.gate.says
+
+
+@pytest.mark.parametrize("statement", PLAIN)
+def test_statement_that_is_quick_stays_as_it_is(stage: Stage, statement: str) -> None:
+    """No form and no gate: it is executed as it is written."""
+    (expansion,) = plan(stage.conn, statement, batch_rows=15)
+    assert (expansion.form, expansion.gate) == ("", None)
+    assert [step.sql for step in expansion.steps] == [statement]
+
+
+def test_index_that_is_there_but_invalid_is_built_again(stage: Stage) -> None:
+    """IF NOT EXISTS would pass over what a failed build has left; the safe form drops it first."""
+    stage.conn.execute("INSERT INTO t (id, b) VALUES (998, 'x'), (999, 'x')")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        stage.conn.execute("CREATE UNIQUE INDEX CONCURRENTLY trap ON t (b)")
+    perform(stage.conn, plan(stage.conn, "CREATE INDEX IF NOT EXISTS trap ON t (b)"))
+    row = stage.conn.execute("SELECT indisvalid, indisunique FROM pg_index WHERE indexrelid = 'trap'::regclass")
+    assert row.fetchone() == (True, False)
+
+
+def test_table_of_the_same_release_needs_no_safe_form(stage: Stage) -> None:
+    """Made by this migration or one before it: nobody else uses it."""
+    sql = "CREATE TABLE new_one (a int); CREATE INDEX ON new_one (a); ALTER TABLE t ADD CHECK (a > 0)"
+    assert [expansion.form for expansion in plan(stage.conn, sql)] == ["", "", "alter-table"]
+    assert [expansion.form for expansion in plan(stage.conn, sql, fresh={"t"})] == ["", "", ""]
+    assert plan(stage.conn, "DROP TABLE t", fresh={"t"})[0].gate is not None
+
+
+def test_operator_switches_a_safe_form_off(stage: Stage) -> None:
+    """By file and line, with a reason that stays with the plan."""
+    found = statements.parse("CREATE INDEX ON t (a);\nCREATE INDEX ON t (c)", "0001.sql")
+    first, second = plan_forms(found, stage.conn, off={"0001.sql:2": "nobody writes at night"})
+    assert (first.form, first.off) == ("create-index", "")
+    assert (second.form, second.off) == ("", "nobody writes at night")
+    assert second.steps[0].sql == "CREATE INDEX ON t (c)"
+
+
+def test_names_behind_a_search_path_are_not_guessed(stage: Stage) -> None:
+    """What the file's own search_path makes of a name is not known before."""
+    expansions = plan(stage.conn, "CREATE INDEX ON t (a); SET search_path = app; CREATE INDEX ON t (a)")
+    assert [expansion.form for expansion in expansions] == ["create-index", "", ""]
+
+
+def test_short_alter_tables_of_several_tables_do_not_wait_for_each_other(stage: Stage) -> None:
+    """Those of one table stay in one transaction, each table has its own; one table alone stays as it is."""
+    sql = "ALTER TABLE t ADD x int; ALTER TABLE t ADD y int; ALTER TABLE t ADD z int; ALTER TABLE u ADD x int"
+    first, *joined, last = plan(stage.conn, sql)
+    assert [len(expansion.steps) for expansion in (first, *joined, last)] == [1, 0, 0, 1]
+    assert first.steps[0].sql == "ALTER TABLE t ADD x int;\nALTER TABLE t ADD y int;\nALTER TABLE t ADD z int"
+    assert first.steps[0].own_transaction
+    assert last.steps[0].own_transaction
+    assert not plan(stage.conn, "ALTER TABLE t ADD x int; ALTER TABLE t ADD y int")[0].steps[0].own_transaction

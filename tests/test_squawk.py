@@ -1,0 +1,63 @@
+"""What squawk says beside our own rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pgrunbook.changes import squawk
+from pgrunbook.changes.hazards import RULES, Severity
+from pgrunbook.changes.review import review, run
+
+
+def test_findings_come_as_hazards_with_their_place() -> None:
+    """Each finding is a hazard of the statement that it is about, also of several on a line."""
+    sql = "SELECT 1; CREATE TABLE a (id bigint primary key,\n name char(10)); SELECT 2;"
+    found = review([("a.sql", sql)])
+    with_squawk = {f.statement.split()[0]: [h for h in f.hazards if h.id.startswith("squawk-")] for f in found}
+    assert [h.id for h in with_squawk["CREATE"]] == ["squawk-ban-char-field"]
+    assert with_squawk["SELECT"] == []
+    assert with_squawk["CREATE"][0].line == 2
+
+
+def test_what_our_rules_say_better_is_left_to_them() -> None:
+    """The same statement is not told of twice, and what is harmless for us stays harmless."""
+    sql = "CREATE INDEX i ON a (b); ALTER TABLE a DROP COLUMN c; ALTER TABLE a RENAME TO b;"
+    found = [h.id for finding in review([("a.sql", sql)]) for h in finding.hazards]
+    assert {"index-not-concurrent", "drop-column", "rename-table"} <= set(found)
+    assert not [name for name in found if name.startswith("squawk-")]
+
+
+def test_the_map_names_our_own_rules() -> None:
+    """Every rule that is said to be better is there."""
+    named = {ours for rules in squawk.SAID_BETTER.values() for ours in rules}
+    assert named <= RULES.keys() | {"transaction-in-file"}
+    assert not squawk.LEFT_OUT & squawk.SAID_BETTER.keys()
+
+
+def test_without_squawk_a_note_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A missing squawk is told in the last line, and nothing fails."""
+    monkeypatch.setattr(squawk, "program", lambda: None)
+    file = tmp_path / "a.sql"
+    file.write_text("SELECT 1;")
+    text, code = run([file], target=None, fail_on="error", form="text")
+    assert code == 0
+    assert text == (
+        "1 statement: no hazards\n\nNote: squawk is not installed: its rules were not asked (pip install squawk-cli)"
+    )
+    assert "squawk is not installed" in run([file], target=None, fail_on="error", form="sarif")[0]
+
+
+def test_several_files_and_versions_are_asked_at_once() -> None:
+    """Findings carry the names of the files that were given, whatever they are."""
+    files = [("x/ä b.sql", "CREATE TABLE a (id serial primary key);"), ("-y", "SELECT 1;")]
+    found = squawk.findings(files, major=18, in_transaction=True)
+    assert {f.hazard.file for f in found} == {"x/ä b.sql"}
+    assert {f.hazard.severity for f in found} <= set(Severity)
+
+
+def test_a_squawk_that_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What squawk cannot say is left out."""
+    monkeypatch.setattr(squawk, "program", lambda: Path("/nonexistent/squawk"))
+    assert squawk.findings([("a.sql", "SELECT 1;")]) == []
