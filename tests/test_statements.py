@@ -170,3 +170,29 @@ def test_a_label_of_a_type_that_the_same_transaction_made_runs_with_it() -> None
     assert policies(text.format("")) == [False, False, False]
     assert policies(text.format("VACUUM;")) == [False, True, True, False]
     assert policies("ALTER TYPE m RENAME VALUE 'a' TO 'new'; SELECT 'new'::m") == [False, False]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE ROLE a LOGIN PASSWORD 'hunter2'",
+        "CREATE USER a ENCRYPTED PASSWORD 'hunter2'",
+        "ALTER ROLE a PASSWORD 'hunter2'",
+        "CREATE USER MAPPING FOR a SERVER s OPTIONS (user 'a', password 'hunter2')",
+        "CREATE SUBSCRIPTION s CONNECTION 'host=h password=hunter2' PUBLICATION p",
+    ],
+)
+def test_a_password_in_clear_is_refused_and_not_repeated(text: str) -> None:
+    """What a migration holds ends up in the record of every run."""
+    with pytest.raises(WrongInput) as caught:
+        parse(f"SELECT 1;\n{text};\n", "m.sql")
+    assert str(caught.value).startswith("m.sql, line 2: a migration cannot hold a password\nDetail: ")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["ALTER ROLE a PASSWORD NULL", "CREATE ROLE a NOLOGIN", "ALTER ROLE a SET x = 'password'"]
+)
+def test_a_role_without_a_password_is_a_statement_like_any_other(text: str) -> None:
+    """Only the secret is kept out."""
+    assert len(parse(text, "m.sql")) == 1

@@ -128,6 +128,17 @@ def test_a_file_that_cannot_be_read(write: Write) -> None:
             'target "demo" in {file} is not right\nDetail: lock_timeout: Extra inputs are not permitted\n{state}',
         ),
         (
+            '[demo]\nserver = "a"\nname = "b"',
+            (
+                'target "demo" in {file} is not right\nDetail: name: the section\'s heading is the name.\n{state}\n'
+                "Hint: Take the option out, or rename the section."
+            ),
+        ),
+        (
+            '[demo]\nserver = "a"\nlock_timeout_ms = true',
+            'target "demo" in {file} is not right\nDetail: lock_timeout_ms: Input should be a valid integer\n{state}',
+        ),
+        (
             '[demo]\nserver = "a"\nattempts = 0\nhistory = "flyway"',
             TWO_WRONG,
         ),
@@ -159,3 +170,17 @@ def test_secrets_are_refused_and_not_repeated(write: Write, key: str, value: str
         f"Detail: {file} is read by everybody who runs a runbook, and copied into records.\n"
         f"{STATE}\n{SECRET_HINT}"
     )
+
+
+def test_secrets_in_a_query_are_refused(write: Write) -> None:
+    """Critical queries are copied into records as well."""
+    write('[demo]\nserver = "a"\n[demo.critical_queries]\nx = "SELECT dblink(\'host=h password=hunter2\')"')
+    assert told().startswith('option "x" of target "demo" looks like a secret\n')
+    assert "hunter2" not in told()
+
+
+def test_the_operators_own_environment_does_not_reach_the_embedded_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PGPORT and PGHOSTADDR are about other servers."""
+    monkeypatch.setenv("PGRUNBOOK_STATE", "/srv/pgr")
+    found = Target(name="demo", server="main").conninfo()
+    assert (found["host"], found["hostaddr"], found["port"]) == ("/srv/pgr/sockets/main", "", "5432")

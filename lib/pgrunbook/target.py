@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pgrunbook import home
 from pgrunbook.errors import WrongInput
 
-Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
+Milliseconds = Annotated[int, Field(ge=1, le=86_400_000, strict=True)]
 
 SECRET_NAME = re.compile(r"passw(or)?d|passphrase|secret|token|api_?key|private_?key|credential|\bdsn\b", re.I)
 SECRET_VALUE = re.compile(
@@ -43,7 +43,7 @@ class Target(BaseModel):
     restore_points: bool = True
     lock_timeout_ms: Milliseconds = 2_000
     statement_timeout_ms: Milliseconds = 60_000
-    attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    attempts: Annotated[int, Field(ge=1, le=100, strict=True)] = 5
     critical_queries: dict[str, str] = {}
 
     def conninfo(self) -> dict[str, str]:
@@ -52,8 +52,11 @@ class Target(BaseModel):
         Raises WrongInput when the environment variable is not set.
         """
         if self.server is not None:
+            # Named in full: what the operator's PGPORT or PGHOSTADDR say is about other servers.
             return {
                 "host": str(home.socket_dir(self.server)),
+                "hostaddr": "",
+                "port": "5432",
                 "user": "postgres",
                 "dbname": self.database or "postgres",
             }
@@ -105,6 +108,12 @@ def _target(path: Path, name: str, options: object) -> Target:
     if not isinstance(options, dict):
         raise WrongInput(f'"{name}" in {path} is not a section', hint=f"Write [{name}] and its options below.")
     _refuse_secrets(path, name, options)
+    if "name" in options:
+        raise WrongInput(
+            f'target "{name}" in {path} is not right',
+            detail="name: the section's heading is the name.",
+            hint="Take the option out, or rename the section.",
+        )
     ways = [way for way in ("server", "service", "url_from") if way in options]
     if len(ways) != 1:
         raise WrongInput(
@@ -124,6 +133,8 @@ def _target(path: Path, name: str, options: object) -> Target:
 
 def _refuse_secrets(path: Path, name: str, options: dict[str, object]) -> None:
     for key, value in options.items():
+        if isinstance(value, dict):
+            _refuse_secrets(path, name, value)
         if SECRET_NAME.search(key) or (isinstance(value, str) and SECRET_VALUE.search(value)):
             raise WrongInput(
                 f'option "{key}" of target "{name}" looks like a secret',
