@@ -108,3 +108,12 @@ def test_every_line_is_json_for_other_programs(path: Path) -> None:
     """jq and friends read it line by line; what JSON has no word for is written as text."""
     Journal(path).write("odd", folder=path.parent)
     assert json.loads(path.read_text())["folder"] == str(path.parent)
+
+
+def test_a_note_stands_in_order_with_what_is_written_after_it(tmp_path: Path) -> None:
+    """It is numbered like every event, and read like one, before and after the next one flushes it."""
+    kept = Journal(tmp_path / "journal.jsonl")
+    kept.note("migration-started", migration="0001")
+    assert [e["event"] for e in journal.read(kept.path)] == ["migration-started"]
+    kept.write("step-started", step=1)
+    assert [(e["seq"], e["event"]) for e in journal.read(kept.path)] == [(1, "migration-started"), (2, "step-started")]

@@ -120,7 +120,8 @@ class Execution:
 
     def _execute(self, change: Change, begun: dict[int, bool]) -> None:
         """Execute a migration; ``begun`` are its steps that have a row, and whether they are done."""
-        self.journal.write("migration-started", migration=change.migration, direction=self.plan.direction)
+        # The event of the first step, which is written before anything is sent, flushes this one with it.
+        self.journal.note("migration-started", migration=change.migration, direction=self.plan.direction)
         if begun.get(len(change.steps) + 1):
             # It was done wholly, and somebody else changed its history row: the history counts.
             steps.take_back(self.conn, change.migration, self.plan.direction)
@@ -222,7 +223,7 @@ class Execution:
         rows = cursor.rowcount if cursor.rowcount >= 0 else None
         self._results.set(change, step, state=StepState.RAN, rows=rows)
         notices = self._results.of(change, step).notices
-        self.journal.write(
+        self.journal.note(
             "step-ran", **facts, attempt=attempt, ms=round((end - start) * 1000, 1),
             waited_ms=round(watch.waited_ms, 1), rows=rows,
             **({"blockers": watch.told()} if watch.blockers else {}), **({"notices": notices} if notices else {}),
