@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "zeitwork" / "packages" / "database" / "migrations"
 ROWS = 2_000
 DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C, which a shell turns off for what it starts in the background: tests send it to themselves."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
