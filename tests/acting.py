@@ -15,8 +15,10 @@ from typing import Any
 
 import nbformat
 
-from pgrunbook import runbook
+from pgrunbook import demo, runbook
+from pgrunbook import target as targets
 from pgrunbook.database.connection import connect
+from pgrunbook.procedures import parameters
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
@@ -33,7 +35,11 @@ main()
 
 
 def run(name: str, target: str = "demo", /, **given: str) -> tuple[Run, int]:
-    """Run a runbook or a procedure headless, in this process."""
+    """Run a runbook or a procedure headless, in this process; the example's gates are accepted, as in the demo."""
+    folder = targets.load(target).migrations
+    knows = any("accept" in parameters.OF[procedure].model_fields for procedure in runbook.load(name).procedures)
+    if knows and folder is not None and (folder / "0004_widen_memory_rename_ip.sql").is_file():
+        given.setdefault("accept", demo.ACCEPTED)
     return runbook.run(name, target, given)
 
 

@@ -8,10 +8,8 @@ import psycopg
 import pytest
 
 from conftest import do
-from pgrunbook.changes import plan as plans
-from pgrunbook.changes.alone import leftover_of, really_done
-from pgrunbook.changes.plan import Step
-from pgrunbook.database.connection import connect
+from pgrunbook.changes.alone import done, leftovers
+from pgrunbook.database.connection import Connection, connect
 from pgrunbook.target import Target
 
 Project = Callable[..., Target]
@@ -22,13 +20,18 @@ SETTING = (
 )
 
 
-def step_of(text: str) -> Step:
-    (step,) = plans.build_steps(text, "m.sql", Target(name="demo", server="main"))
-    return step
+def is_done(conn: Connection, text: str) -> bool:
+    query = done(text)
+    return query is not None and conn.execute(query.encode()).fetchone() == (True,)
+
+
+def left_by(conn: Connection, text: str) -> list[str]:
+    query = leftovers(text)
+    return [str(row[0]) for row in conn.execute(query.encode())] if query else []
 
 
 @pytest.mark.parametrize(
-    ("text", "done"),
+    ("text", "expected"),
     [
         ('CREATE INDEX CONCURRENTLY "I ""x" ON "S s"."T" (n)', True),
         ('CREATE INDEX CONCURRENTLY IF NOT EXISTS "I ""x" ON "S s"."T" (n)', True),
@@ -54,13 +57,13 @@ def step_of(text: str) -> Step:
         ("ALTER SYSTEM SET work_mem = '4MB'", False),
     ],
 )
-def test_the_catalog_tells_whether_a_step_took_effect(project: Project, text: str, done: bool) -> None:
+def test_the_catalog_tells_whether_a_step_took_effect(project: Project, text: str, expected: bool) -> None:
     """By its very object; what may be run twice is run again."""
     target = project(folder={})
     do(target, SETTING)
     with connect(target) as conn:
-        assert really_done(conn, step_of(text)) is done
-        assert leftover_of(conn, step_of(text)) is None
+        assert is_done(conn, text) is expected
+        assert left_by(conn, text) == []
 
 
 def test_an_invalid_index_is_not_done_and_is_cleared_away(project: Project) -> None:
@@ -68,20 +71,17 @@ def test_an_invalid_index_is_not_done_and_is_cleared_away(project: Project) -> N
     target = project(folder={})
     do(target, SETTING)
     do(target, 'INSERT INTO "S s"."T" VALUES (1), (1)')
-    step = step_of('CREATE UNIQUE INDEX CONCURRENTLY "U u" ON "S s"."T" (n)')
+    text = 'CREATE UNIQUE INDEX CONCURRENTLY "U u" ON "S s"."T" (n)'
     with pytest.raises(psycopg.errors.UniqueViolation):
-        do(target, step.sql)
+        do(target, text)
     with connect(target) as conn:
-        assert not really_done(conn, step)
-        assert leftover_of(conn, step_of('CREATE INDEX CONCURRENTLY "U u" ON other (n)')) is None
-        statement = leftover_of(conn, step)
-        assert statement is not None
-        assert statement.as_string(conn) == 'DROP INDEX CONCURRENTLY IF EXISTS "S s"."U u"'
-        conn.execute(statement)
-        assert leftover_of(conn, step) is None
+        assert not is_done(conn, text)
+        assert left_by(conn, 'CREATE INDEX CONCURRENTLY "U u" ON other (n)') == []
+        assert left_by(conn, text) == ['DROP INDEX CONCURRENTLY IF EXISTS "S s"."U u"']
+        conn.execute(left_by(conn, text)[0])
+        assert left_by(conn, text) == []
 
 
-def test_nothing_is_left_over_by_what_runs_in_a_transaction(project: Project) -> None:
+def test_nothing_is_left_over_by_what_runs_in_a_transaction() -> None:
     """A plain CREATE INDEX leaves nothing, and other statements even less."""
-    with connect(project(folder={})) as conn:
-        assert [leftover_of(conn, step_of(text)) for text in ("CREATE INDEX i ON a (n)", "SELECT 1")] == [None, None]
+    assert [leftovers(text) for text in ("CREATE INDEX i ON a (n)", "SELECT 1")] == [None, None]

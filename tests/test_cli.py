@@ -64,6 +64,8 @@ def in_form(text: str) -> list[str]:
         (["run", "rollback", "--target", "demo", "-p", "migrations=1e5"], "the parameters of rollback are not right"),
         (["run", "rollback", "--target", "demo", "-p", "migrations=1", "-p", "migrations=2"],
          'parameter "migrations" is given twice'),
+        (["run", "release", "--target", "demo", "-p", "accept=a.sql"], "the parameters of prepare are not right"),
+        (["run", "migrate", "--target", "demo", "-p", "approved=yes"], "the parameters of migrate are not right"),
         (["run", "release", "--target", "demo", "-p", "password=hunter2"], 'parameter "password" looks like a secret'),
         (["run", "release", "--resume", "x"], "--resume goes on with a run as it was begun"),
         (["run", "--resume", "x", "-p", "a=b"], "--resume goes on with a run as it was begun"),

@@ -115,7 +115,7 @@ def test_a_statement_that_would_fail_fails_on_the_branch(project: Project) -> No
         'step 2 of 0001_a (ALTER TABLE ADD COLUMN; 0001_a.sql, line 3) would fail: relation "nobody" does not exist'
     )
     assert "State: Nothing changed in the target: it failed in a rehearsal." in lines
-    assert cells(made)["rehearse"] == "failed"
+    assert cells(made)["make-it-safe"] == "failed"
 
 
 def test_a_role_without_rights_is_refused_with_what_it_lacks(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

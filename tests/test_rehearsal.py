@@ -10,8 +10,8 @@ import pytest
 from conftest import do, rows
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
+from pgrunbook.changes import empty_branch, rehearsal
 from pgrunbook.changes import plan as plans
-from pgrunbook.changes import rehearsal
 from pgrunbook.changes.rehearsal import Rehearsal
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Snapshot, snapshot
@@ -54,7 +54,7 @@ def rehearse(target: Target) -> Rehearsal:
 
 
 def branches() -> list[object]:
-    with Server(rehearsal.SERVER).connect() as conn:
+    with Server(empty_branch.SERVER).connect() as conn:
         return conn.execute("SELECT datname FROM pg_database WHERE datname LIKE 'empty%'").fetchall()
 
 
@@ -174,12 +174,12 @@ def test_branches_of_processes_that_are_gone_are_cleared_away(project: Project) 
     """A rehearsal that was killed leaves its branch; the next one drops it, and leaves those of the living."""
     target = project(folder={"0001_a.sql": "SELECT 1"})
     rehearse(target)
-    with Server(rehearsal.SERVER).connect() as conn:
+    with Server(empty_branch.SERVER).connect() as conn:
         conn.execute("CREATE DATABASE empty_1_living")
         conn.execute("CREATE DATABASE empty_999999999_gone")
     rehearse(target)
     assert branches() == [("empty_1_living",)]
-    with Server(rehearsal.SERVER).connect() as conn:
+    with Server(empty_branch.SERVER).connect() as conn:
         conn.execute("DROP DATABASE empty_1_living")
 
 

@@ -203,6 +203,69 @@ def test_a_target_decides_by_its_own_tables(project: Callable[..., Target], tmp_
     assert any("public.emails" in h["effect"] for h in change["hazards"])
 
 
+RELEASE = "CREATE TABLE bare (id bigint PRIMARY KEY);\nDROP TABLE wide;\n"
+
+
+def reviewed(declare: Callable[..., Target], tmp_path: Path, form: str = "json", **options: object) -> tuple[str, int]:
+    """Review a release on a target with these options, in which the table that it drops holds a row."""
+    with connect(declare(**options), purpose="test") as conn:
+        conn.execute("CREATE TABLE wide (id uuid PRIMARY KEY); INSERT INTO wide VALUES (gen_random_uuid())")
+    file = tmp_path / "a.sql"
+    file.write_text(RELEASE)
+    return run([file], target="demo", fail_on="error", form=form)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        (None, set()),
+        ("design-uuid-key", {"design-uuid-key"}),
+        ("all", {"design-uuid-key", "design-audit-columns"}),
+    ],
+)
+def test_a_target_switches_rules_of_design_on(
+    project: Callable[..., Target], tmp_path: Path, rules: str | None, found: set[str]
+) -> None:
+    """None by default, those that it names, or all of them."""
+    make, _ = json.loads(reviewed(project, tmp_path, design_rules=rules)[0])
+    assert {hazard["id"] for hazard in make["hazards"] if hazard["id"].startswith("design-")} == found
+
+
+def test_a_rule_of_design_that_does_not_exist_is_refused(project: Callable[..., Target], tmp_path: Path) -> None:
+    """A rule that is spelt wrong would be a rule that is off: all that there are are listed."""
+    with pytest.raises(WrongInput) as wrong:
+        reviewed(project, tmp_path, design_rules="design-uuid")
+    known = ", ".join(name for name in RULES if name.startswith("design-"))
+    assert str(wrong.value) == (
+        'target "demo" switches on rules of design that do not exist: design-uuid\n'
+        f"Detail: There are: {known}; all is all of them.\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: Correct design_rules in targets.toml."
+    )
+
+
+def test_safe_migrations_mode_is_shown_as_an_error_with_the_way_through(
+    project: Callable[..., Target], tmp_path: Path
+) -> None:
+    """What the release would refuse, the pull request says: the object, the reason, and the parameter."""
+    text, code = reviewed(project, tmp_path, safe_migrations=True)
+    make, drop = json.loads(text)
+    assert code == 1
+    assert "refused-in-safe-migrations-mode" not in {hazard["id"] for hazard in make["hazards"]}
+    assert drop["hazards"][0] == {
+        "id": "refused-in-safe-migrations-mode",
+        "severity": "error",
+        "effect": "public.wide: the table holds rows (about 1).",
+        "way_out": "-- keep it, or name it in prepare's parameter allow_loss: "
+        "pgrunbook run release --target demo -p allow_loss=public.wide",
+    }
+
+
+def test_without_safe_migrations_mode_nothing_is_refused(project: Callable[..., Target], tmp_path: Path) -> None:
+    """The mode is the operator's choice."""
+    assert "refused-in-safe-migrations-mode" not in reviewed(project, tmp_path)[0]
+
+
 def test_fails_is_a_question_of_rank() -> None:
     """A warning fails where warnings do, not where errors do."""
     found = review([("a.sql", "ALTER TABLE a ADD COLUMN b text;")], with_squawk=False)

@@ -6,10 +6,24 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pgrunbook.record.lanes import LOOKS, MOST, Lane, Lanes, LockBar, Points
 from pgrunbook.record.show import BAD, GOOD, Banner, Bar, Card, Cell, Picture, Table, Timeline, figure
+from pgrunbook.record.svg import duration
 
 EVIL = "<script>alert('x')</script> & \"y\""
 SAFE = "&lt;script&gt;"
+TEXT = "{http://www.w3.org/2000/svg}text"
+RECT = "{http://www.w3.org/2000/svg}rect"
+
+
+def drawn(view: Timeline | Lanes) -> ElementTree.Element:
+    """Return a picture as the tree of its parts."""
+    svg = view._repr_html_().replace("<svg ", "<svg xmlns='http://www.w3.org/2000/svg' ", 1)
+    return ElementTree.fromstring(svg)  # noqa: S314 - our own
+
+
+def said(view: Timeline | Lanes) -> list[str]:
+    return [str(part.text) for part in drawn(view).iter(TEXT)]
 
 
 def test_a_table_in_words() -> None:
@@ -44,10 +58,11 @@ def test_a_table_gives_its_rows_as_a_frame() -> None:
         Card(EVIL, [(EVIL, EVIL)], tone=BAD),
         Banner(EVIL, EVIL, [(EVIL, EVIL)]),
         Timeline(EVIL, [(EVIL, [Bar(0, 5, "#fff", EVIL)])], [(EVIL, "#fff")]),
+        Lanes(EVIL, [Lane(EVIL, [LockBar(0, 5, "readers", EVIL)], [LockBar(0, 5, "waiting", EVIL)], (0, 5), (0, 5))]),
     ],
-    ids=["table", "empty table", "card", "banner", "timeline"],
+    ids=["table", "empty table", "card", "banner", "timeline", "lanes"],
 )
-def test_names_from_the_database_are_text_and_never_markup(view: Table | Card | Banner | Timeline) -> None:
+def test_names_from_the_database_are_text_and_never_markup(view: Table | Card | Banner | Timeline | Lanes) -> None:
     """A table may be called anything; the words have it as it is."""
     html = view._repr_html_()
     assert "<script" not in html.lower()
@@ -69,8 +84,7 @@ def test_names_from_the_database_are_text_and_never_markup(view: Table | Card | 
 def test_the_axis_of_a_timeline_has_few_round_ticks(whole_ms: float, labels: list[str]) -> None:
     """From a fraction of a millisecond to three hours."""
     line = Timeline("t", [("lane", [Bar(0, whole_ms, "#fff")])])
-    svg = ElementTree.fromstring(line._repr_html_().replace("<svg ", "<svg xmlns='http://www.w3.org/2000/svg' ", 1))  # noqa: S314
-    texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text") if text.get("text-anchor") == "middle"]
+    texts = [text.text for text in drawn(line).iter(TEXT) if text.get("text-anchor") == "middle"]
     assert texts == labels
 
 
@@ -78,6 +92,88 @@ def test_a_timeline_without_bars_is_drawn() -> None:
     """Nothing ran: no division by nothing."""
     for lanes in ([], [("lane", [])], [("lane", [Bar(0, 0, "#fff")])]):
         ElementTree.fromstring(Timeline("Nothing ran", lanes)._repr_html_())  # noqa: S314
+
+
+INDEX = Lane(
+    "CREATE INDEX orders_user ON orders (user_id)",
+    plain=[LockBar(0, 100, "waiting", "waits"), LockBar(100, 2_100, "writers", "ShareLock on public.orders")],
+    safe=[LockBar(0, 4, "nobody"), LockBar(4, 2_900, "nobody"), LockBar(50, 54, "readers"), LockBar(52, 58, "readers")],
+    plain_span=(0, 2_100),
+    safe_span=(0, 2_900),
+)
+VACUUM = Lane("VACUUM users", safe_span=(2_900, 3_000))
+LATENCY: dict[str, Points] = {"plain": [(100, 3), (0, 4_750)], "safe": [(0, 6)]}
+
+
+def test_lanes_show_each_statement_as_it_is_written_and_by_the_safe_plan() -> None:
+    """Two labelled rows a statement, whom each locked out and for how long, and where it was not run at all."""
+    texts = said(Lanes("Rehearsal", [INDEX, VACUUM]))
+    assert texts[:2] == ["Rehearsal", "statement"]
+    assert INDEX.name in texts
+    assert (texts.count("plain"), texts.count("safe")) == (2, 2)
+    assert {"writers 2.0 s", "readers 8 ms", "not run", "nobody"} <= set(texts)
+    assert {"0 ms", "500 ms", "1 s", "3 s"} <= set(texts)
+
+
+def test_bars_of_lanes_are_told_apart_without_colour() -> None:
+    """The more are locked out, the taller; waiting is hatched; one that is too short to see is drawn all the same."""
+    picture = drawn(Lanes("Rehearsal", [INDEX]))
+    bars = [part for part in picture.iter(RECT) if part.get("fill") != "#f6f8fa"]
+    heights: dict[str | None, set[float]] = {}
+    for bar in bars:
+        heights.setdefault(bar.get("fill"), set()).add(float(bar.get("height") or 0))
+    readers, writers, nobody = (LOOKS[kind].colour for kind in ("readers", "writers", "nobody"))
+    assert (readers, writers, nobody) == ("#cf222e", "#bc4c00", "#2da44e")
+    assert min(heights[readers]) > max(heights[writers]) > max(heights[nobody])
+    assert all(float(bar.get("width") or 0) >= 2 for bar in bars)
+    hatches = list(picture.iter("{http://www.w3.org/2000/svg}path"))
+    assert len(hatches) == 2  # the bar, and the legend
+    assert "ShareLock on public.orders" in [part.text for part in picture.iter("{http://www.w3.org/2000/svg}title")]
+
+
+def test_lanes_keep_one_axis_for_both_runs_and_the_traffic() -> None:
+    """The same moment stands at the same place in every lane and in the line of latency."""
+    picture = drawn(Lanes("Rehearsal", [INDEX], {"plain": [(0, 1), (2_900, 4_750)]}))
+    lines = [part.get("points", "").split() for part in picture.iter("{http://www.w3.org/2000/svg}polyline")]
+    ends = [line[-1].partition(",")[0] for line in lines]
+    assert ends.count("804.0") >= 2  # the safe plan's whole time, and the latency's last point
+    texts = said(Lanes("Rehearsal", [INDEX], LATENCY))
+    assert {"slowest transaction", "of the traffic, ms", "5,000", "2,500"} <= set(texts)
+    assert {"plain: up to 4.8 s", "safe: up to 6 ms"} <= set(texts)
+    assert "of the traffic, ms" not in said(Lanes("Rehearsal", [INDEX], {"plain": []}))
+
+
+def test_lanes_are_bounded() -> None:
+    """Forty are drawn, on about a page; the picture says how many are not."""
+    picture = Lanes("Rehearsal", [Lane(f"statement {n}", plain_span=(n, n + 1)) for n in range(MOST + 12)], LATENCY)
+    texts = said(picture)
+    assert "... and 12 more statements" in texts
+    assert (f"statement {MOST - 1}" in texts, f"statement {MOST}" in texts) == (True, False)
+    assert float(str(drawn(picture).get("viewBox")).split()[-1]) < 1_300
+    assert "No statement was run." in said(Lanes("Rehearsal", []))
+
+
+def test_lanes_in_words() -> None:
+    """For logs: how long each took and whom it locked out; overlapping locks count once."""
+    lines = repr(Lanes("Rehearsal", [INDEX, VACUUM], LATENCY)).splitlines()
+    assert lines[0] == "Rehearsal"
+    assert [line.split()[-6:] for line in lines[2:4]] == [
+        ["plain", "0", "2100", "0", "2000", "100"],
+        ["safe", "0", "2900", "8", "0", "0"],
+    ]
+    assert "not run" in lines[4]
+    assert lines[-1] == "slowest transaction of the traffic, ms: plain 4,750, safe 6"
+    assert repr(Lanes("Rehearsal", [])) == "Rehearsal\nNo statement was run."
+
+
+@pytest.mark.parametrize(
+    ("value_ms", "told"),
+    [(0, "0.0 ms"), (0.44, "0.4 ms"), (0.96, "1 ms"), (12.3, "12 ms"), (999.4, "999 ms"), (999.6, "1.0 s"),
+     (2_100, "2.1 s"), (99_960, "100 s"), (125_000, "2.1 min"), (45 * 60_000, "45 min"), (1e9, "16,667 min")],
+)  # fmt: skip
+def test_a_duration_has_two_or_three_digits(value_ms: float, told: str) -> None:
+    """From a fraction of a millisecond to days."""
+    assert duration(value_ms) == told
 
 
 def test_a_picture_is_told_in_words_as_well() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import do, rows
 from pgrunbook.database import steps
-from pgrunbook.database.connection import connect
+from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import StatementFailed
 from pgrunbook.target import Target
 from scenes import error_of
@@ -87,14 +87,18 @@ def test_steps_are_known_by_migration_text_and_direction(target: Target) -> None
         steps.write(conn, key(direction="down"), "done", [row(9)])
         steps.write(conn, key("0002_b"), "intended", [row(1)])
         both = {"0001_a": "f", "0002_b": "f"}
-        assert steps.of_plan(conn, both, "up") == {"0001_a": {1: True, 2: True, 3: False}, "0002_b": {1: False}}
+        assert told(conn, both) == {"0001_a": {1: True, 2: True, 3: False}, "0002_b": {1: False}}
         assert steps.of_plan(conn, {"0001_a": "edited"}, "up") == {}
-        steps.withdraw(conn, key("0002_b"), 1)
-        steps.withdraw(conn, key(), 1)
-        assert steps.of_plan(conn, both, "up") == {"0001_a": {1: True, 2: True, 3: False}}
+        steps.withdraw(conn, key("0002_b"), [1])
+        steps.withdraw(conn, key(), [1])
+        assert told(conn, both) == {"0001_a": {2: True, 3: False}}
         steps.take_back(conn, "0001_a", "up")
         assert steps.of_plan(conn, both, "up") == {}
-        assert steps.of_plan(conn, both, "down") == {"0001_a": {9: True}}
+        assert told(conn, both, "down") == {"0001_a": {9: True}}
+
+
+def told(conn: Connection, migrations: dict[str, str], direction: str = "up") -> dict[str, dict[int, bool]]:
+    return {name: dict(begun.steps) for name, begun in steps.of_plan(conn, migrations, direction).items()}
 
 
 def test_a_step_that_was_meant_becomes_done(target: Target) -> None:

@@ -172,6 +172,39 @@ def test_secrets_are_refused_and_not_repeated(write: Write, key: str, value: str
     )
 
 
+def test_what_is_not_said_is_careful(write: Write) -> None:
+    """Defaults: no rule of design, no safe-migrations mode, small batches, a minute of patience for a lock."""
+    write('[demo]\nserver = "a"\n')
+    found = targets.load("demo")
+    assert (found.design_rules, found.safe_migrations) == ((), False)
+    assert (found.batch_rows, found.lock_patience_ms) == (1_000, 60_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"), [('"all"', ("all",)), ('["design-uuid-key", "x"]', ("design-uuid-key", "x")), ("[]", ())]
+)
+def test_rules_of_design_are_a_list_or_one_word(write: Write, text: str, rules: tuple[str, ...]) -> None:
+    """Their ids are checked where they are known."""
+    write(f'[demo]\nserver = "a"\nsafe_migrations = true\ndesign_rules = {text}\n')
+    assert (targets.load("demo").design_rules, targets.load("demo").safe_migrations) == (rules, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "told_"),
+    [
+        ("batch_rows = 0", "batch_rows: Input should be greater than or equal to 1"),
+        ("batch_rows = 1_000_001", "batch_rows: Input should be less than or equal to 1000000"),
+        ("lock_patience_ms = 0", "lock_patience_ms: Input should be greater than or equal to 1"),
+        ('safe_migrations = "yes"', "safe_migrations: Input should be a valid boolean"),
+        ("design_rules = [1]", "design_rules.0: Input should be a valid string"),
+    ],
+)
+def test_options_out_of_bounds_are_refused(write: Write, option: str, told_: str) -> None:
+    """A mode of safety is on or off, and never on by mistake of spelling."""
+    file = write(f'[demo]\nserver = "a"\n{option}\n')
+    assert told() == f'target "demo" in {file} is not right\nDetail: {told_}\n{STATE}'
+
+
 def test_secrets_in_a_query_are_refused(write: Write) -> None:
     """Critical queries are copied into records as well."""
     write('[demo]\nserver = "a"\n[demo.critical_queries]\nx = "SELECT dblink(\'host=h password=hunter2\')"')

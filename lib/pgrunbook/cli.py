@@ -27,7 +27,7 @@ early_kernels: list[EarlyKernel] = []
 def run(
     runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")] = "",
     target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
-    parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value.")] = [],  # noqa: B006
+    parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value; of a list: key=a,b.")] = [],  # noqa: B006
     resume: Annotated[str, typer.Option(help="Go on with this run instead.")] = "",
 ) -> None:
     """Run a runbook headless. Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate."""
@@ -57,7 +57,7 @@ def run(
 def start(
     runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")] = "",
     target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
-    parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value.")] = [],  # noqa: B006
+    parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value; of a list: key=a,b.")] = [],  # noqa: B006
     resume: Annotated[str, typer.Option(help="Open this run again instead.")] = "",
     lab: Annotated[bool, typer.Option(help="Open JupyterLab on it.")] = True,
 ) -> None:

@@ -8,12 +8,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pgrunbook import home
 from pgrunbook.errors import WrongInput
 
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000, strict=True)]
+Words = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 
 SECRET_NAME = re.compile(r"passw(or)?d|passphrase|secret|token|api_?key|private_?key|credential|\bdsn\b", re.I)
 SECRET_VALUE = re.compile(
@@ -26,6 +27,12 @@ class Target(BaseModel):
 
     Exactly one way to reach it: ``server`` (the embedded server of that name), ``service`` (libpq's
     pg_service.conf) or ``url_from`` (the name of an environment variable that holds the connection URL).
+
+    ``design_rules`` are the ids of the rules of design that are switched on; ``changes.hazards.design`` knows
+    them, and "all" is all of them. With ``safe_migrations`` a migration is refused that loses what is in use,
+    unless the operator names the object. ``batch_rows`` is how many rows a safe form changes in a transaction.
+    ``lock_patience_ms`` is how long in all a step looks for a moment without old transactions in its way before
+    it asks for its lock anyway; ``lock_timeout_ms`` then bounds how long it waits for that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +51,10 @@ class Target(BaseModel):
     lock_timeout_ms: Milliseconds = 2_000
     statement_timeout_ms: Milliseconds = 60_000
     attempts: Annotated[int, Field(ge=1, le=100, strict=True)] = 5
+    lock_patience_ms: Milliseconds = 60_000
+    batch_rows: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 1_000
+    safe_migrations: Annotated[bool, Field(strict=True)] = False
+    design_rules: Words = ()
     critical_queries: dict[str, str] = {}
 
     def conninfo(self) -> dict[str, str]:

@@ -2,52 +2,47 @@
 
 1. The database says what is done: its history table for whole migrations, schema pgrunbook for the
    steps of one that cannot run in a single transaction.
-2. The steps of a migration that run together are sent in one transaction, which ends with the row of
-   the history table and the rows of our own record: all of it is there, or nothing.
-3. A statement that must run alone has a row before it (intended) and one after it (done). After a
-   crash between the two, the catalog says which it was.
-4. A transaction that could not get a lock, or that was the victim of a deadlock, is aborted and tried
-   again, a bounded number of times, and the journal says who stood in the way.
+2. The steps of a migration that run together are sent in one transaction, which ends with the rows of
+   our own record, and the last one with the row of the history table: all of it is there, or nothing.
+3. A statement that must run alone, and a loop of batches, has a row before it (intended) and one after
+   it (done). After a crash between the two, the catalog or the loop's own row says how far it came.
+4. Before a transaction asks for a lock that others would wait for, we look who is in its way. One that
+   could not get a lock, or was the victim of a deadlock, is aborted and tried again, a bounded number
+   of times, and the journal says who stood in the way.
 5. What a migration SETs holds for that migration: it neither reaches our own rows nor the next one.
+6. A statement that the server refuses takes its helpers with it: what its safe form had made is undone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.errors import Diagnostic
 
 from pgrunbook import history as histories
-from pgrunbook.changes import trouble
-from pgrunbook.changes.alone import leftover_of, really_done
+from pgrunbook.changes import asking, trouble
+from pgrunbook.changes.account import Account, Observer
+from pgrunbook.changes.marks import RECORD_LIMITS, Marks
 from pgrunbook.changes.plan import Change, Plan, Step
-from pgrunbook.changes.results import Results, StepResult, StepState, Stretch
-from pgrunbook.changes.statements import Policy
+from pgrunbook.changes.results import StepResult, StepState, Stretch
+from pgrunbook.changes.safe_forms import Progress, run_batches
 from pgrunbook.changes.trouble import Scene
-from pgrunbook.database import connection, locks, steps
-from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, RESET_SESSION, Connection
+from pgrunbook.database import connection, locks, look, steps
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.steps import Begun
 from pgrunbook.errors import RecordFailed, RunbookError, StatementFailed
 from pgrunbook.history import History
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
 
-__all__ = ["Execution", "StepResult", "StepState", "Stretch"]
-
-log = logging.getLogger(__name__)
+__all__ = ["Execution", "Observer", "StepResult", "StepState", "Stretch"]
 
 RETRIED = (pg.LockNotAvailable, pg.DeadlockDetected)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
-MOST_NOTICES = 50
-RECORD_LIMITS = {"lock_timeout_ms": READ_LOCK_TIMEOUT_MS, "statement_timeout_ms": READ_STATEMENT_TIMEOUT_MS}
-# For this transaction only: what the migration has set comes back with the next one.
-OURSELVES = ("SET LOCAL SESSION AUTHORIZATION DEFAULT", "SET LOCAL ROLE TO DEFAULT")
 
 
 @dataclass
@@ -61,15 +56,16 @@ class Execution:
     history: History
     journal: Journal
     on_change: Callable[[list[StepResult]], None] = lambda _: None
+    observer: Observer | None = None
     committed: list[str] = field(default_factory=list)
-    _notices: list[str] = field(default_factory=list)
     _doing: str = ""
 
     def __post_init__(self) -> None:
-        self._results = Results(self.plan, self.on_change)
-        self._digest = self.plan.digest
+        self._account = Account(self.plan, self.journal, self.on_change, self.observer)
+        self._results = self._account.results
+        self._marks = Marks(self.conn, self.plan, self.run_id, self.history)
         self._pid = self.conn.info.backend_pid
-        self.conn.add_notice_handler(self._notice)
+        self.conn.add_notice_handler(self._account.notice)
 
     @property
     def results(self) -> list[StepResult]:
@@ -81,7 +77,8 @@ class Execution:
 
         Raises Blocked when a lock was not to be had in the plan's attempts, StatementFailed when the server
         refused a statement, Interrupted when we were told to stop, Unreachable when the connection
-        was lost, Refused when the folder changed since the plan was made. Each says what is applied now.
+        was lost, Refused when the folder changed since the plan was made, or when another plan has begun a
+        migration. Each says what is applied now.
         Locks: those of the statements, each under its lock_timeout.
         """
         trouble.check_folder(self.plan, self.history)
@@ -92,10 +89,10 @@ class Execution:
         for change in self.plan.changes:
             if (change.migration in applied) == (self.plan.direction == "up"):
                 self._results.mark(change, change.steps, StepState.DONE_BEFORE)
-                self.journal.write("migration-done-before", migration=change.migration)
+                self._account.event("migration-done-before", change)
                 continue
             try:
-                self._execute(change, begun.get(change.migration, {}))
+                self._execute(change, begun.get(change.migration))
             except KeyboardInterrupt as exc:  # between two attempts at something
                 raise trouble.explain(exc, self._scene(change, ()), self.conn) from None
             self.committed.append(change.migration)
@@ -114,31 +111,30 @@ class Execution:
                 detail=exc.diag.message_primary or trouble.one_line(exc),
                 hint="GRANT what is missing to the user of this target.",
             ) from exc
-        self.history = replace(self.history, exists=True, schema_exists=True)
+        self.history = self._marks.history = replace(self.history, exists=True, schema_exists=True)
 
     # -- one migration
 
-    def _execute(self, change: Change, begun: dict[int, bool]) -> None:
-        """Execute a migration; ``begun`` are its steps that have a row, and whether they are done."""
-        # The event of the first step, which is written before anything is sent, flushes this one with it.
-        self.journal.note("migration-started", migration=change.migration, direction=self.plan.direction)
-        if begun.get(len(change.steps) + 1):
+    def _execute(self, change: Change, begun: Begun | None) -> None:
+        """Execute a migration, of which ``begun`` tells what is there already."""
+        self._account.begun(change)
+        rows = begun.steps if begun else {}
+        if begun and begun.whole:
             # It was done wholly, and somebody else changed its history row: the history counts.
             steps.take_back(self.conn, change.migration, self.plan.direction)
-            begun = {}
-        groups = [(policy, list(some)) for policy, some in groupby(change.steps, key=lambda s: s.policy)]
-        if not groups or groups[-1][0] is Policy.ALONE:
-            groups.append((Policy.TOGETHER, []))  # the history row has a transaction of its own then
-        for number, (policy, group) in enumerate(groups, 1):
-            done = [step for step in group if begun.get(step.number)]
+            rows = {}
+        elif begun and not begun.sha256s.items() <= {s.number: s.sha256 for s in change.steps}.items():
+            raise trouble.begun_elsewhere(change.migration, begun)
+        segments = change.segments()
+        for number, segment in enumerate(segments, 1):
+            done = [step for step in segment.steps if rows.get(step.number)]
             self._go_past(change, done)
-            left = [step for step in group if step not in done]
-            if policy is Policy.ALONE:
-                for step in left:
-                    self._alone(change, step, meant_before=step.number in begun)
-            elif left or number == len(groups):
-                self._together(change, left, last=number == len(groups))
-        log.info("%s: %s committed", self.plan.direction, change.migration)
+            left = [step for step in segment.steps if step not in done]
+            last = number == len(segments)
+            if segment.kind == "together" and (left or last):
+                self._together(change, left, last=last)
+            for step in left if segment.kind != "together" else ():
+                self._alone(change, step, meant_before=step.number in rows)
 
     def _go_past(self, change: Change, done: Sequence[Step]) -> None:
         """Steps that an earlier run committed are not done again, but for what they set for this session."""
@@ -146,103 +142,176 @@ class Execution:
             if step.kind == "SET" or "set_config" in step.sql:
                 with self._telling(change, [step]):
                     self.conn.execute(step.sql.encode())
-                self.journal.write("setting-restored", migration=change.migration, step=step.number)
+                self._account.event("setting-restored", change, step=step.number)
         self._results.mark(change, done, StepState.DONE_BEFORE)
 
     def _together(self, change: Change, group: Sequence[Step], *, last: bool) -> None:
         """Send the steps, and with the last of them the history row, in one transaction."""
 
         def attempt(number: int) -> None:
-            with connection.transaction(self.conn, **(_limits(group[0]) if group else RECORD_LIMITS)):
+            self._look(change, group)
+            limits = [self._limits(step, number) for step in group]
+            with connection.transaction(self.conn, **(limits[0] if limits else RECORD_LIMITS)):
                 for place, step in enumerate(group):
                     if place:
-                        connection.limit_locally(self.conn, **_limits(step))
-                    self._send(change, step, number)
+                        connection.limit_locally(self.conn, **limits[place])
+                    self._send(change, step, number, self._execute_sql)
                 self._doing = "record"
-                self._note_in_database(change, group, last=last)
+                self._marks.done(change, group, last=last)
                 self._doing = "commit"
-            self._results.mark(change, group, StepState.DONE)
+            self._account.done(change, group)
 
         self._with_attempts(change, group, attempt)
-        self._journal_commit(change, group, whole_migration=last)
+        self._account.committed(change, group, whole_migration=last)
+
+    def _look(self, change: Change, group: Sequence[Step]) -> None:
+        """Wait until nobody old is in the way of the locks that the steps will ask for, or patience is over."""
+        wanted = asking.wanted(group)
+        if not wanted:
+            return
+        self._doing = "look"
+        start = time.monotonic()
+        found = look.until_free(
+            self.conn,
+            wanted,
+            patience_ms=self.target.lock_patience_ms / self.plan.attempts,
+            on_wait=lambda holders, left_ms: self._account.looking(change, group[0], holders, left_ms),
+        )
+        if found.holders:
+            self._account.looked(change, group[0], found, start)
 
     def _alone(self, change: Change, step: Step, *, meant_before: bool) -> None:
-        """Run a step outside a transaction, once the catalog shows that it is not done already."""
+        """Run a step outside a transaction, once the catalog shows that it is not done already; or its batches."""
         if not meant_before:
-            self._note_alone(change, step, "intended")
+            self._mark_alone(change, step, "intended")
+        progress: list[Progress] = []
 
         def attempt(number: int) -> None:
-            connection.limit(self.conn, **_limits(step))
-            self._clear_leftover(change, step)
-            if (meant_before or number > 1) and really_done(self.conn, step):
-                self.journal.write("step-found-done", migration=change.migration, step=step.number)
+            progress.clear()
+            connection.limit(self.conn, **self._limits(step, number))
+            self._clear(change, step.leftovers)
+            if (meant_before or number > 1) and self._is_done(step):
+                self._account.event("step-found-done", change, step=step.number)
                 self._results.set(change, step, state=StepState.DONE_BEFORE)
                 return
-            self._send(change, step, number)
-            self._results.set(change, step, state=StepState.DONE)
+            self._send(change, step, number, self._batches(change, progress) if step.batches else self._execute_sql)
+            self._account.done(change, [step])
 
         try:
-            self._with_attempts(change, [step], attempt)
+            self._with_attempts(change, [step], attempt, made_progress=lambda: bool(progress))
         except RunbookError as exc:
-            if isinstance(exc.__cause__, psycopg.Error) and not self.conn.closed:
+            if step.batches is None and isinstance(exc.__cause__, psycopg.Error) and not self.conn.closed:
                 with contextlib.suppress(psycopg.Error):
                     connection.reset(self.conn)
-                    steps.withdraw(self.conn, self._key(change), step.number)
+                    self._marks.withdraw(change, [step])
             raise
-        self._note_alone(change, step, "done")
+        self._mark_alone(change, step, "done")
         if self._results.of(change, step).state is StepState.DONE:
-            self._journal_commit(change, [step], whole_migration=False)
+            self._account.committed(change, [step], whole_migration=False)
 
-    def _clear_leftover(self, change: Change, step: Step) -> None:
-        """What a cut-off attempt left (an invalid index) is cleared away before the next one."""
-        statement = leftover_of(self.conn, step)
-        if statement is None:
+    def _mark_alone(self, change: Change, step: Step, state: str) -> None:
+        self._doing = "record"
+        with self._telling(change, []):
+            self._marks.alone(change, step, state)
+
+    def _batches(self, change: Change, progress: list[Progress]) -> Callable[[Step], int | None]:
+        """Return what runs a step as its loop of transactions; ``progress`` gets the last batch of this attempt."""
+
+        def told(step: Step, now: Progress) -> None:
+            progress[:] = [now]
+            self._account.batch(change, step, now.batches, now.rows)
+
+        def run(step: Step) -> int:
+            assert step.batches is not None  # noqa: S101 - the caller saw it
+            done = run_batches(
+                self.conn,
+                step.batches,
+                resume_from=f"{self.plan.direction}:{change.migration}:{change.file_sha256}:{step.number}",
+                on_batch=lambda now: told(step, now),
+                lock_timeout_ms=step.lock_timeout_ms,
+                statement_timeout_ms=step.statement_timeout_ms,
+            )
+            return done.rows
+
+        return run
+
+    def _is_done(self, step: Step) -> bool:
+        return step.done is not None and self.conn.execute(step.done.encode()).fetchone() == (True,)
+
+    def _clear(self, change: Change, query: str | None) -> None:
+        """Execute the statements that a query gives: they clear away what a cut-off attempt, or a safe form, left."""
+        for (statement,) in self.conn.execute(query.encode()).fetchall() if query else ():
+            self._account.event("leftover-dropped", change, sql=str(statement))
+            self.conn.execute(str(statement).encode())
+
+    def _undo_statement(self, change: Change, step: Step) -> None:
+        """Take away what the safe form of a refused statement has made; not where rows were filled meanwhile."""
+        mine = change.of_statement(step.statement)
+        there = [s for s in mine if self._results.of(change, s).state in (StepState.DONE, StepState.DONE_BEFORE)]
+        if any(s.batches is not None for s in mine):
             return
-        told = statement.as_string(self.conn)
-        self.journal.write("leftover-dropped", migration=change.migration, step=step.number, sql=told)
-        self.conn.execute(statement)
+        try:
+            connection.limit(self.conn, **RECORD_LIMITS)
+            self._clear(change, step.leftovers)
+            for query in change.statements[step.statement - 1].undo if there else ():
+                self._clear(change, query)
+            if there:
+                self._marks.withdraw(change, there)
+                self._results.mark(change, there, StepState.UNDONE)
+        except psycopg.Error as exc:
+            self._account.event("not-undone", change, error=trouble.one_line(exc))
 
     # -- one step
 
-    def _send(self, change: Change, step: Step, attempt: int) -> None:
+    def _execute_sql(self, step: Step) -> int | None:
+        """Send a step's SQL; return the rows of its last statement, None where it has none."""
+        cursor = self.conn.execute(step.sql.encode())
+        while cursor.nextset():
+            pass
+        return cursor.rowcount if cursor.rowcount >= 0 else None
+
+    def _send(self, change: Change, step: Step, attempt: int, execute: Callable[[Step], int | None]) -> None:
         self._doing = "send"
-        self._results.set(change, step, state=StepState.RUNNING, attempt=attempt)
-        facts = {"migration": change.migration, "direction": self.plan.direction, "step": step.number}
-        self.journal.write(
-            "step-started", **facts, kind=step.kind, sha256=step.sha256, attempt=attempt, policy=step.policy
-        )
-        self._notices.clear()
+        self._account.begins(change, step, attempt)
         start = time.monotonic()
         watch = locks.Watch(self.target, self._pid)
         try:
             with watch:
-                cursor = self.conn.execute(step.sql.encode())
+                rows = execute(step)
         finally:
-            end = time.monotonic()
-            self._note_time(change, step, watch, start, end)
-        rows = cursor.rowcount if cursor.rowcount >= 0 else None
-        self._results.set(change, step, state=StepState.RAN, rows=rows)
-        notices = self._results.of(change, step).notices
-        self.journal.note(
-            "step-ran", **facts, attempt=attempt, ms=round((end - start) * 1000, 1),
-            waited_ms=round(watch.waited_ms, 1), rows=rows,
-            **({"blockers": watch.told()} if watch.blockers else {}), **({"notices": notices} if notices else {}),
-        )  # fmt: skip
-        log.info("%s step %s: %s in %.0f ms", change.migration, step.number, step.kind, (end - start) * 1000)
+            self._account.ended(change, step, watch, start, time.monotonic())
+        self._account.ran(change, step, attempt, watch, rows)
 
-    def _with_attempts(self, change: Change, group: Sequence[Step], attempt: Callable[[int], None]) -> None:
-        """Call ``attempt`` until it succeeds; again only after a lock timeout or a deadlock."""
-        for number in range(1, self.plan.attempts + 1):
+    def _limits(self, step: Step, attempt: int) -> dict[str, int]:
+        lock_timeout_ms = asking.lock_timeout_ms(step, attempt, self.plan.attempts)
+        return {"lock_timeout_ms": lock_timeout_ms, "statement_timeout_ms": step.statement_timeout_ms}
+
+    # -- when it does not come through
+
+    def _with_attempts(
+        self,
+        change: Change,
+        group: Sequence[Step],
+        attempt: Callable[[int], None],
+        made_progress: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Call ``attempt`` until it succeeds; again only after a lock timeout or a deadlock.
+
+        Attempts count from the beginning again where the last one got further.
+        """
+        number = 1
+        while True:
             with self._telling(change, group):
                 try:
                     return attempt(number)
                 except RETRIED as exc:
-                    self._note_attempt(change, group, number, exc)
-                    if number == self.plan.attempts or self.conn.closed:
+                    number = 1 if made_progress() else number
+                    self._account.attempt_failed(change, group, number, exc)
+                    if number >= self.plan.attempts or self.conn.closed:
                         raise
                     self._results.mark(change, group, StepState.WAITING)
                     time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (number - 1)))
-        return None
+                    number += 1
 
     @contextlib.contextmanager
     def _telling(self, change: Change, group: Sequence[Step]) -> Iterator[None]:
@@ -250,18 +319,19 @@ class Execution:
         try:
             yield
         except (psycopg.Error, RunbookError, KeyboardInterrupt) as exc:
+            self._account.aborted(change)
             scene = self._scene(change, group)
             if isinstance(exc, RETRIED):
                 error: RunbookError = trouble.gave_up(exc, scene, self.conn)
             else:
+                if isinstance(exc, psycopg.Error) and scene.step is not None and not self.conn.closed:
+                    self._undo_statement(change, scene.step)
                 error = trouble.explain(exc, scene, self.conn)
             if scene.step is not None:
                 self._results.set(change, scene.step, state=StepState.FAILED)
             if not isinstance(exc, RecordFailed):
-                self.journal.write(
-                    "step-failed", migration=change.migration, direction=self.plan.direction,
-                    step=scene.step.number if scene.step else None, error=error.lines(), kind=type(error).__name__,
-                )  # fmt: skip
+                number = scene.step.number if scene.step else None
+                self._account.event("step-failed", change, step=number, error=error.lines(), kind=type(error).__name__)
             if error is exc:
                 raise
             raise error from (None if isinstance(exc, KeyboardInterrupt) else exc)
@@ -274,96 +344,3 @@ class Execution:
             blockers=result.blockers if result else "", ran_ms=result.ran_ms if result else 0.0,
             committed=self.committed, backend_pid=self._pid,
         )  # fmt: skip
-
-    # -- the database's record
-
-    def _note_in_database(self, change: Change, group: Sequence[Step], *, last: bool) -> None:
-        """Write our rows at the end of the transaction, as ourselves, in one round trip."""
-        rows = [_row(step) for step in group]
-        written = None
-        with self.conn.pipeline():
-            for statement in RESET_SESSION if last else OURSELVES:
-                self.conn.execute(statement.encode())
-            if not last:
-                self.conn.execute(b"SET LOCAL lock_timeout = %d" % READ_LOCK_TIMEOUT_MS)
-                self.conn.execute(b"SET LOCAL statement_timeout = %d" % READ_STATEMENT_TIMEOUT_MS)
-            if last:
-                written = self.conn.execute(*self._history_command(change))
-                steps.take_back(self.conn, change.migration, "down" if self.plan.direction == "up" else "up")
-                rows.append(_history_row(change))
-            steps.write(self.conn, self._key(change), "done", rows)
-        if written is not None and written.rowcount != 1:
-            raise trouble.history_moved(self.history.qualified_table, change)
-
-    def _history_command(self, change: Change) -> histories.Command:
-        entry = next(e for e in self.history.entries if e.name == change.migration)
-        if self.plan.direction == "down":
-            return histories.unrecord(self.history, entry)
-        assert entry.migration is not None  # noqa: S101 - check_folder saw it
-        return histories.record(self.history, entry.migration)
-
-    def _note_alone(self, change: Change, step: Step, state: str) -> None:
-        self._doing = "record"
-        with self._telling(change, []), connection.transaction(self.conn, **RECORD_LIMITS):
-            self.conn.execute("; ".join(OURSELVES).encode())
-            steps.write(self.conn, self._key(change), state, [_row(step)])
-
-    def _key(self, change: Change) -> dict[str, object]:
-        return {
-            "run_id": self.run_id,
-            "migration": change.migration,
-            "direction": self.plan.direction,
-            "file_sha256": change.file_sha256,
-            "plan_digest": self._digest,
-        }
-
-    # -- the journal, and the results
-
-    def _journal_commit(self, change: Change, group: Sequence[Step], *, whole_migration: bool) -> None:
-        self.journal.write(
-            "committed", migration=change.migration, direction=self.plan.direction,
-            steps=[step.number for step in group], whole_migration=whole_migration,
-        )  # fmt: skip
-
-    def _notice(self, diagnostic: Diagnostic) -> None:
-        severity = "" if diagnostic.severity == "NOTICE" else f"{diagnostic.severity}: "
-        if len(self._notices) < MOST_NOTICES:
-            self._notices.append(f"{severity}{diagnostic.message_primary}")
-        elif len(self._notices) == MOST_NOTICES:
-            self._notices.append(f"(only the first {MOST_NOTICES} notices are kept)")
-
-    def _note_time(self, change: Change, step: Step, watch: locks.Watch, start: float, end: float) -> None:
-        before = self._results.of(change, step)
-        waits = [Stretch("waiting", max(start, a), min(end, b)) for a, b in watch.waits]
-        self._results.set(
-            change, step,
-            ran_ms=(end - start) * 1000,
-            waited_ms=before.waited_ms + watch.waited_ms,
-            blockers=watch.told() or before.blockers,
-            notices=tuple(self._notices),
-            stretches=(*before.stretches, Stretch("running", start, end), *waits),
-        )  # fmt: skip
-
-    def _note_attempt(self, change: Change, group: Sequence[Step], number: int, exc: psycopg.Error) -> None:
-        step = self._results.running(change, group)
-        self.journal.write(
-            "attempt-failed", migration=change.migration, direction=self.plan.direction, attempt=number,
-            of=self.plan.attempts, sqlstate=exc.sqlstate, message=str(exc).splitlines()[0],
-            step=step.number if step else None, blockers=self._results.of(change, step).blockers if step else "",
-        )  # fmt: skip
-        log.info("%s attempt %s of %s failed: %s", change.migration, number, self.plan.attempts, exc.sqlstate)
-
-
-def _limits(step: Step) -> dict[str, int]:
-    return {"lock_timeout_ms": step.lock_timeout_ms, "statement_timeout_ms": step.statement_timeout_ms}
-
-
-def _row(step: Step) -> dict[str, object]:
-    return {"step": step.number, "kind": step.kind, "sha256": step.sha256}
-
-
-def _history_row(change: Change) -> dict[str, object]:
-    return {
-        "step": len(change.steps) + 1, "kind": "history row", "sha256": change.file_sha256,
-        "schema_before": change.schema_before, "schema_after": change.schema_after,
-    }  # fmt: skip

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pgrunbook.changes import kinds, statements
-from pgrunbook.changes.statements import Policy, Type
+from pgrunbook.changes import alone, kinds, statements
+from pgrunbook.changes.safe_forms.step import Batches, Expansion, Gate, SafeStep
+from pgrunbook.changes.statements import Policy, Statement, Type
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.connection import RESET_SESSION
 from pgrunbook.database.schema import Snapshot
@@ -20,9 +21,13 @@ from pgrunbook.history import History, Migration
 from pgrunbook.target import Target
 
 Direction = Literal["up", "down"]
+WayBack = Literal["down script", "none", "the migration itself"]
 # A statement that runs alone takes as long as the table is big. One that also waits without making others
 # wait (CONCURRENTLY, plain VACUUM) may wait as long; every other (VACUUM FULL) would hold up a queue.
 LONG_TIMEOUT_MS = 3_600_000
+# The key of the gate that a plan without a proof meets.
+REHEARSAL = "rehearsal"
+UNPROVEN_HOW = "Let it be rehearsed on a branch, or know that nothing about its end is promised."
 
 
 class Frozen(BaseModel):
@@ -31,10 +36,35 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class LockOn(Frozen):
+    """A lock that a step takes on something that others can see: its name as SQL needs it, the mode as in pg_locks."""
+
+    object: str
+    mode: str
+
+
+class Estimate(Frozen):
+    """What a step is expected to take, and what that was measured on.
+
+    ``lock_ms`` is how long it holds a lock that readers or writers wait for.
+    """
+
+    duration_ms: float
+    lock_ms: float
+    wal_bytes: int
+    basis: str
+
+
 class Step(Frozen):
-    """One statement to execute, and how."""
+    """What is sent in one go, and how: a statement as it is written, or a part of its safe form.
+
+    ``statement`` is the number of the written statement that it stands for. ``sql`` may hold several statements.
+    ``done`` and ``leftovers`` are the queries of :class:`SafeStep` for what runs alone, ``batches`` makes a step
+    a loop of transactions.
+    """
 
     number: int
+    statement: int
     sql: str
     sha256: str
     file: str
@@ -43,8 +73,47 @@ class Step(Frozen):
     type: Type
     policy: Policy
     objects: tuple[str, ...]
+    form: str = ""
+    says: str = ""
+    own_transaction: bool = False
+    quick: bool = False
+    done: str | None = None
+    leftovers: str | None = None
+    batches: Batches | None = None
+    locks: tuple[LockOn, ...] = ()
     lock_timeout_ms: int
     statement_timeout_ms: int
+    estimate: Estimate | None = None
+
+
+class Written(Frozen):
+    """A statement as it stands in the file, and what is executed in its place: see :class:`Expansion`."""
+
+    number: int
+    sql: str
+    sha256: str
+    file: str
+    line: int
+    kind: str
+    type: Type
+    form: str = ""
+    explains: str = ""
+    undo: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+    gate: Gate | None = None
+    off: str = ""
+
+    @property
+    def key(self) -> str:
+        """What an operator names it by: file and line."""
+        return f"{self.file}:{self.line}"
+
+
+class Segment(NamedTuple):
+    """Steps that are committed together; of those that run alone, or in batches, there is one."""
+
+    kind: Literal["together", "alone", "batches"]
+    steps: tuple[Step, ...]
 
 
 class Change(Frozen):
@@ -52,10 +121,33 @@ class Change(Frozen):
 
     migration: str
     file_sha256: str
-    way_back: Literal["down script", "none", "the migration itself"]
+    way_back: WayBack
+    statements: tuple[Written, ...] = ()
     steps: tuple[Step, ...]
     schema_before: str | None = None
     schema_after: str | None = None
+
+    def segments(self) -> list[Segment]:
+        """Return the steps by transaction; the last one, which may be empty, takes the row of the history table."""
+        found: list[Segment] = []
+        joins = False
+        for step in self.steps:
+            kind: Literal["together", "alone", "batches"] = "together"
+            if step.batches is not None or step.policy is Policy.ALONE:
+                kind = "alone" if step.batches is None else "batches"
+            own = kind != "together" or step.own_transaction
+            if joins and not own:
+                found[-1] = Segment("together", (*found[-1].steps, step))
+            else:
+                found.append(Segment(kind, (step,)))
+            joins = not own
+        if not found or found[-1].kind != "together":
+            found.append(Segment("together", ()))
+        return found
+
+    def of_statement(self, number: int) -> list[Step]:
+        """Return the steps that stand for one written statement."""
+        return [step for step in self.steps if step.statement == number]
 
 
 class Base(Frozen):
@@ -69,16 +161,46 @@ class Base(Frozen):
     version: str | None
 
 
-class Plan(Frozen):
-    """What will be executed on which target, from which state."""
+class OpenGate(NamedTuple):
+    """Something that somebody has to accept before the plan is executed; ``key`` names it."""
 
-    format: Literal[1] = 1
+    key: str
+    migration: str
+    gate: Gate
+
+
+class Plan(Frozen):
+    """What will be executed on which target, from which state.
+
+    ``unproven`` says why the plan is not proven on a branch, "" where it is; ``accepted`` are the gates that
+    the operator has named.
+    """
+
+    format: Literal[2] = 2
     direction: Direction
     target: str
     base: Base
     attempts: int
     rehearsed: str
+    unproven: str = ""
+    accepted: tuple[str, ...] = ()
     changes: tuple[Change, ...]
+
+    def gates(self) -> list[OpenGate]:
+        """Return every gate of the plan, accepted or not: statements without a safe form, and a missing proof."""
+        found = [
+            OpenGate(written.key, change.migration, written.gate)
+            for change in self.changes
+            for written in change.statements
+            if written.gate is not None
+        ]
+        if self.unproven and self.changes:
+            found.insert(0, OpenGate(REHEARSAL, "", Gate("not-proven", self.unproven, "troubleshoot", UNPROVEN_HOW)))
+        return found
+
+    def open_gates(self) -> list[OpenGate]:
+        """Return the gates that nobody has accepted."""
+        return [gate for gate in self.gates() if gate.key not in self.accepted]
 
     @property
     def digest(self) -> str:
@@ -111,38 +233,20 @@ class Plan(Frozen):
 
 
 def build_steps(sql: str, file: str, target: Target) -> tuple[Step, ...]:
-    """Return the steps of a file, each under the target's timeouts. Raises WrongInput as parse does."""
-    return tuple(
-        Step(
-            number=number,
-            sql=s.sql,
-            sha256=s.sha256,
-            file=file,
-            line=s.line,
-            kind=s.kind,
-            type=s.type,
-            policy=s.policy,
-            objects=s.objects,
-            lock_timeout_ms=LONG_TIMEOUT_MS
-            if s.policy is Policy.ALONE and kinds.waits_without_harm(s.kind)
-            else target.lock_timeout_ms,
-            statement_timeout_ms=LONG_TIMEOUT_MS if s.policy is Policy.ALONE else target.statement_timeout_ms,
-        )
-        for number, s in enumerate(statements.parse(sql, file), 1)
-    )
+    """Return the steps of a file as it is written, under the target's timeouts. Raises WrongInput as parse does."""
+    return as_written("", "", "none", statements.parse(sql, file), target).steps
 
 
 def up(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
-    """Return the changes that apply migrations, in order."""
+    """Return the changes that apply migrations as they are written, in order."""
     return tuple(
-        Change(
-            migration=m.name,
-            file_sha256=m.hash,
-            way_back="down script" if m.down_sql is not None else "none",
-            steps=build_steps(m.sql, m.path.name, target),
-        )
-        for m in migrations
+        as_written(m.name, m.hash, way_back(m), statements.parse(m.sql, m.path.name), target) for m in migrations
     )
+
+
+def way_back(migration: Migration) -> Literal["down script", "none"]:
+    """Return how a migration is taken back."""
+    return "down script" if migration.down_sql is not None else "none"
 
 
 def down(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
@@ -151,13 +255,40 @@ def down(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
     Every migration must have a down script; the caller refuses those that have none.
     """
     return tuple(
-        Change(
-            migration=m.name,
-            file_sha256=m.hash,
-            way_back="the migration itself",
-            steps=build_steps(m.down_sql or "", m.down_path.name if m.down_path else m.name, target),
+        as_written(
+            m.name,
+            m.hash,
+            "the migration itself",
+            statements.parse(m.down_sql or "", m.down_path.name if m.down_path else m.name),
+            target,
         )
         for m in migrations
+    )
+
+
+def as_written(migration: str, file_sha256: str, back: WayBack, written: Sequence[Statement], target: Target) -> Change:
+    """Return a change whose statements are executed as they stand in the file."""
+    plain = [
+        Expansion(s, "", "", (SafeStep(s.sql, "", s.policy, own_transaction=False, quick=False),)) for s in written
+    ]
+    return expanded(migration, file_sha256, back, plain, target)
+
+
+def expanded(
+    migration: str, file_sha256: str, back: WayBack, expansions: Sequence[Expansion], target: Target
+) -> Change:
+    """Return a change of which each statement is executed as its expansion says."""
+    found = [
+        _step(target, expansion, number, step)
+        for number, expansion in enumerate(expansions, 1)
+        for step in expansion.steps
+    ]
+    return Change(
+        migration=migration,
+        file_sha256=file_sha256,
+        way_back=back,
+        statements=tuple(_written(expansion, number) for number, expansion in enumerate(expansions, 1)),
+        steps=tuple(step.model_copy(update={"number": number}) for number, step in enumerate(found, 1)),
     )
 
 
@@ -197,24 +328,65 @@ def _canonical(plan: Plan) -> str:
     return json.dumps(plan.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def _written(expansion: Expansion, number: int) -> Written:
+    s = expansion.statement
+    return Written(
+        number=number, sql=s.sql, sha256=s.sha256, file=s.file, line=s.line, kind=s.kind, type=s.type,
+        form=expansion.form, explains=expansion.explains, undo=expansion.undo, differs=expansion.differs,
+        gate=expansion.gate, off=expansion.off,
+    )  # fmt: skip
+
+
+def _step(target: Target, expansion: Expansion, statement: int, step: SafeStep) -> Step:
+    s = expansion.statement
+    first = s if step.sql == s.sql else statements.parse(step.sql, s.file)[0]
+    is_alone = step.policy is Policy.ALONE
+    waits_long = is_alone and kinds.waits_without_harm(first.kind)
+    takes_long = is_alone or (bool(expansion.form) and not step.quick and step.batches is None)
+    as_it_is = is_alone and not expansion.form
+    return Step(
+        number=1, statement=statement, sql=step.sql, sha256=hashlib.sha256(step.sql.encode()).hexdigest(),
+        file=s.file, line=s.line, kind=first.kind, type=s.type, policy=step.policy,
+        objects=first.objects or s.objects, form=expansion.form, says=step.says,
+        own_transaction=step.own_transaction, quick=step.quick,
+        done=alone.done(step.sql) if as_it_is else step.done,
+        leftovers=alone.leftovers(step.sql) if as_it_is else step.leftovers,
+        batches=step.batches,
+        lock_timeout_ms=LONG_TIMEOUT_MS if waits_long else target.lock_timeout_ms,
+        statement_timeout_ms=LONG_TIMEOUT_MS if takes_long else target.statement_timeout_ms,
+    )  # fmt: skip
+
+
 def _psql(change: Change, direction: Direction) -> list[str]:
     lines: list[str] = []
-    inside = False
-    for step in change.steps:
-        alone = step.policy is Policy.ALONE
-        if inside and alone:
-            lines.append("COMMIT;")
-        if not inside and not alone:
-            lines.append("BEGIN;")
-        inside = not alone
-        local = "" if alone else "LOCAL "
-        lines += [
-            f"SET {local}lock_timeout = {step.lock_timeout_ms};",
-            f"SET {local}statement_timeout = {step.statement_timeout_ms};",
-            f"{step.sql};",
-        ]
-    if not inside:
-        lines.append("BEGIN;")
     row = "inserted into" if direction == "up" else "deleted from"
+    segments = change.segments()
+    for number, segment in enumerate(segments, 1):
+        together = segment.kind == "together"
+        lines += ["BEGIN;"] if together else []
+        for step in segment.steps:
+            lines += [*_said(step), *_limits(step, "LOCAL " if together else ""), f"{step.sql};"]
+        if number == len(segments):
+            lines.append(f"-- here the row of {change.migration} is {row} the history table")
+        lines += ["COMMIT;"] if together else []
     end = "; ".join(RESET_SESSION) + ";  -- what it set does not reach the next one"
-    return [*lines, f"-- here the row of {change.migration} is {row} the history table", "COMMIT;", end]
+    return [*lines, end]
+
+
+def _said(step: Step) -> list[str]:
+    """Say above a part of a safe form what it is for."""
+    if not step.form:
+        return []
+    lines = [f"-- {step.file}, line {step.line}: {step.says}"]
+    if step.batches is not None:
+        by = ", ".join(step.batches.key) or "pages"
+        lines.append(f"-- pgrunbook loops over ranges of {by}, and commits after each {step.batches.rows} rows;")
+        lines.append("-- psql does the same at once:")
+    return lines
+
+
+def _limits(step: Step, local: str) -> list[str]:
+    return [
+        f"SET {local}lock_timeout = {step.lock_timeout_ms};",
+        f"SET {local}statement_timeout = {step.statement_timeout_ms};",
+    ]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+import json
+import shlex
+from collections.abc import Collection, Iterator, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.ahead import after
-from pgrunbook.changes.catalog import Catalog, Constraint, Standing, Table
+from pgrunbook.changes.ahead import after, moves
+from pgrunbook.changes.catalog import Catalog, Constraint, Key, Standing, Table
+from pgrunbook.changes.drops import CASCADE, emptied
+from pgrunbook.changes.routines import bodies
 from pgrunbook.changes.statements import Statement
 from pgrunbook.changes.syntax import dotted, object_kind, quoted, relation, subcommand, tree
 from pgrunbook.changes.usage import uses_of
+from pgrunbook.errors import Refused
 
-CASCADE = 1
+PARAMETER = "allow_loss"
 _USERS = ("view", "materialized view", "rule", "function", "trigger", "policy", "generated column", "publication")
 
 
@@ -26,70 +31,141 @@ class Refusal:
     reason: str
     file: str
     line: int
+    sql: str = field(default="", repr=False)
 
 
 def refusals(statements: Sequence[Statement], catalog: Catalog, allowed: Collection[str]) -> list[Refusal]:
     """Return what the statements must not do here, in order; [] when all of it is harmless or allowed.
 
-    Refused are dropping a table that holds rows, dropping a column that is in use, and breaking a foreign key.
+    Refused are dropping or emptying a table that holds rows, dropping a column that is in use, and breaking a
+    foreign key of a table that holds rows; also inside of DO, as far as it can be read. What the statements
+    themselves have made is theirs to drop.
     An object is allowed by its name, with its schema or without: ``orders``, ``public.orders.total``.
     """
-    found = []
+    found: list[Refusal] = []
+    made: frozenset[Key] = frozenset()
     for statement in statements:
         node = tree(statement.sql)
-        for name, reason in _reasons(node, catalog):
-            if not _is_allowed(name, allowed):
-                found.append(Refusal(name, reason, statement.file, statement.line))
-        catalog = after(catalog, node)
+        for part in (node, *bodies(node)):
+            for name, reason in _reasons(part, catalog, made):
+                if not _is_allowed(name, allowed):
+                    found.append(Refusal(name, reason, statement.file, statement.line, statement.sql))
+            made = _made(part, catalog, made)
+            catalog = after(catalog, part)
     return list(dict.fromkeys(found))
+
+
+def refused(found: Sequence[Refusal], target: str, allowed: Collection[str] = ()) -> Refused:
+    """Return the error that tells these refusals; its hint names them beside what was allowed already."""
+    number = len({(one.file, one.line, one.sql) for one in found})
+    told = f"{number} statements lose" if number > 1 else "1 statement loses"
+    return Refused(
+        f"refused in safe-migrations mode: {told} something that is in use",
+        detail="; ".join(f"{one.file}:{one.line}: {one.object}: {one.reason}" for one in found),
+        hint=f"Keep it, or name what may be lost: {way_through([*allowed, *(one.object for one in found)], target)}",
+    )
+
+
+def way_through(objects: Collection[str], target: str) -> str:
+    """Return the command that lets these objects be lost, as a shell takes it."""
+    named = list(dict.fromkeys(objects))
+    value = json.dumps(named, ensure_ascii=False) if any("," in name for name in named) else ",".join(named)
+    return f"pgrunbook run release --target {shlex.quote(target)} -p {shlex.quote(f'{PARAMETER}={value}')}"
 
 
 def _is_allowed(name: str, allowed: Collection[str]) -> bool:
     return name in allowed or name.partition(".")[2] in allowed
 
 
-def _reasons(node: Any, catalog: Catalog) -> Iterator[tuple[str, str]]:
-    if isinstance(node, ast.DropStmt):
-        yield from _dropped(node, catalog)
-    elif isinstance(node, ast.AlterTableStmt):
-        table = catalog.find(relation(node.relation))
-        if table.standing in (Standing.NEW, Standing.MISSING):
-            return
-        for cmd in node.cmds:
-            if subcommand(cmd) == "DropColumn":
-                yield from _column(table, cmd.name, catalog)
-            elif subcommand(cmd) == "DropConstraint":
-                yield from _constraint(table, cmd.name, catalog, cascade=cmd.behavior == CASCADE)
+def _made(node: Any, catalog: Catalog, made: frozenset[Key]) -> frozenset[Key]:
+    """Return the tables that the statements have made so far, under the names that they have now."""
+    match node:
+        case ast.CreateStmt():
+            table = catalog.find(relation(node.relation))
+        case ast.CreateTableAsStmt():
+            table = catalog.find(relation(node.into.rel))
+        case _:
+            moved = moves(catalog, node)
+            return made - {*moved, *moved.values()} | {moved[key] for key in made & moved.keys()}
+    return made if table.standing is Standing.THERE else made | {table.key}
 
 
-def _dropped(node: Any, catalog: Catalog) -> Iterator[tuple[str, str]]:
+def _reasons(node: Any, catalog: Catalog, made: Set[Key]) -> Iterator[tuple[str, str]]:
+    match node:
+        case ast.DropStmt():
+            yield from _dropped(node, catalog, made)
+        case ast.TruncateStmt():
+            yield from _truncated(node, catalog, made)
+        case ast.DropOwnedStmt():
+            for role in node.roles:
+                yield f"owned by {role.rolename or 'us'}", "nobody knows whether tables with rows go with their owner"
+        case ast.AlterTableStmt():
+            table = catalog.find(relation(node.relation))
+            for cmd in node.cmds if _counts(table, made) else ():
+                if subcommand(cmd) == "DropColumn":
+                    yield from _column(table, cmd.name, catalog)
+                elif subcommand(cmd) == "DropConstraint":
+                    yield from _constraint(table, cmd.name, catalog, cascade=cmd.behavior == CASCADE)
+
+
+def _counts(table: Table, made: Set[Key]) -> bool:
+    return table.key not in made and table.standing not in (Standing.NEW, Standing.MISSING)
+
+
+def _dropped(node: Any, catalog: Catalog, made: Set[Key]) -> Iterator[tuple[str, str]]:
     kind, cascade = object_kind(node.removeType), node.behavior == CASCADE
-    named = [catalog.find(dotted(entry)) for entry in node.objects] if kind == "TABLE" else []
+    names = [dotted(entry) for entry in node.objects]
+    named = [catalog.find(name) for name in names] if kind == "TABLE" else []
     if kind == "SCHEMA" and cascade:
-        schemas = {dotted(entry).name for entry in node.objects}
+        schemas = {name.name for name in names}
         named = [table for table in catalog.tables.values() if table.schema in schemas and table.kind in ("r", "p")]
-    for table in named:
-        yield from _table(table, {t.key for t in named}, catalog)
+    if cascade and (kind == "EXTENSION" or (kind == "SCHEMA" and not catalog.connected)):
+        for name in names:
+            yield str(name), f"nobody knows whether tables or columns with rows go with the {kind.lower()}"
+    together = {member.key for table in named for member in catalog.below(table)}
+    for table in _outermost(named):
+        if _counts(table, made):
+            yield from _rows(table, catalog)
+            yield from _incoming(table, together, catalog)
     if kind in ("TYPE", "DOMAIN") and cascade:
-        types = {dotted(entry).name for entry in node.objects}
-        for table in catalog.tables.values():
-            for column in table.columns.values():
-                if column.type.rpartition(".")[2].strip('"') in types and table.rows_estimate != 0:
-                    name = f"{table.label}.{quoted(column.name)}"
-                    yield name, "the column goes with its type, and the table holds rows"
+        yield from _typed({name.name for name in names}, catalog, made)
 
 
-def _table(table: Table, together: set[tuple[str, str]], catalog: Catalog) -> Iterator[tuple[str, str]]:
-    if table.standing in (Standing.NEW, Standing.MISSING):
-        return
-    rows = catalog.rows_estimate(table)
+def _typed(types: Set[str], catalog: Catalog, made: Set[Key]) -> Iterator[tuple[str, str]]:
+    for table in catalog.tables.values():
+        for column in table.columns.values():
+            base = column.type.rpartition(".")[2].removesuffix("[]").strip('"')
+            if base in types and _counts(table, made) and catalog.rows_estimate(table) != 0:
+                yield f"{table.label}.{quoted(column.name)}", "the column goes with its type, and the table holds rows"
+
+
+def _truncated(node: Any, catalog: Catalog, made: Set[Key]) -> Iterator[tuple[str, str]]:
+    """TRUNCATE empties what it names; with CASCADE what refers to that as well, and so on."""
+    for table in _outermost(emptied(catalog, node)):
+        if _counts(table, made):
+            yield from _rows(table, catalog, verb="is emptied, and it holds")
+
+
+def _outermost(tables: Sequence[Table]) -> list[Table]:
+    """Leave out partitions whose table is there itself."""
+    keys = {table.key for table in tables}
+    return [table for table in tables if not keys & set(table.parents)]
+
+
+def _rows(table: Table, catalog: Catalog, *, verb: str = "holds") -> Iterator[tuple[str, str]]:
+    # The rows of a foreign table are on another server, which nobody asked.
+    elsewhere = any(member.kind == "f" for member in catalog.below(table))
+    rows = None if elsewhere else catalog.rows_estimate(table)
     if rows is None:
         yield table.label, "nobody knows whether the table holds rows"
     elif rows > 0:
-        yield table.label, f"the table holds rows (about {rows:,})"
+        yield table.label, f"the table {verb} rows (about {rows:,})"
+
+
+def _incoming(table: Table, together: Set[Key], catalog: Catalog) -> Iterator[tuple[str, str]]:
     for other, key in catalog.references_to(table):
-        if other.key not in together:
-            yield f"{other.label}.{quoted(key.name)}", f"the foreign key refers to {table.label}"
+        if other.key not in together and catalog.rows_estimate(other) != 0:
+            yield _key(other, key), f"the foreign key refers to {table.label}"
 
 
 def _column(table: Table, name: str, catalog: Catalog) -> Iterator[tuple[str, str]]:
@@ -104,10 +180,10 @@ def _column(table: Table, name: str, catalog: Catalog) -> Iterator[tuple[str, st
     elif table.standing is Standing.UNKNOWN:
         yield label, "nobody knows whether the column is in use"
     for constraint in table.constraints:
-        if name in constraint.columns and constraint.kind == "f":
+        if name in constraint.columns and constraint.kind == "f" and catalog.rows_estimate(table) != 0:
             yield _key(table, constraint), f"the foreign key goes with column {label}"
     for other, constraint in catalog.references_to(table):
-        if name in constraint.partner_columns:
+        if name in constraint.partner_columns and catalog.rows_estimate(other) != 0:
             yield _key(other, constraint), f"the foreign key refers to column {label}"
 
 
@@ -115,10 +191,10 @@ def _constraint(table: Table, name: str, catalog: Catalog, *, cascade: bool) -> 
     for constraint in table.constraints:
         if constraint.name != name:
             continue
-        if constraint.kind == "f":
+        if constraint.kind == "f" and catalog.rows_estimate(table) != 0:
             yield _key(table, constraint), "the foreign key is dropped"
         for other, key in catalog.references_to(table) if cascade and constraint.kind in ("p", "u") else ():
-            if set(key.partner_columns) == set(constraint.columns):
+            if set(key.partner_columns) == set(constraint.columns) and catalog.rows_estimate(other) != 0:
                 yield _key(other, key), f"the foreign key needs {name}, and goes by CASCADE"
 
 

@@ -1,44 +1,45 @@
-"""A rehearsal on an empty branch: the schema of the target, without its rows, taken up and down again.
+"""A rehearsal on empty branches: the schema of the target, without its rows, taken up and down again.
 
-It says before the fact which schema the plan ends in, which statements the server would refuse, and
-whether each down script leads back. What depends on rows (times, locks, values) it cannot say.
+It chooses the safe forms on the way, and says before the fact which schema the plan ends in, which
+statements the server would refuse, whether the safe plan ends where the plain SQL does, and whether each
+down script leads back. What depends on rows (times, locks, values) it cannot say.
+
+1. On one branch the plain statements are executed, one by one; before each one its safe form is chosen.
+2. Each migration with a down script is taken down and up again there.
+3. Where a safe form was chosen, the plan is executed on a second branch, as migrate would; after each
+   migration the schemas must be equal, but for what the form declares.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
-import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psycopg
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from pgrunbook import history as histories
-from pgrunbook.branches.server import Server
-from pgrunbook.changes.plan import Change, Step
+from pgrunbook.changes import draft, statements
+from pgrunbook.changes import plan as plans
+from pgrunbook.changes.empty_branch import SchemaCopy, copy_schema
+from pgrunbook.changes.execute import Execution
+from pgrunbook.changes.plan import Change, Plan, Step
+from pgrunbook.changes.safe_forms import Planner
+from pgrunbook.changes.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 from pgrunbook.changes.statements import Policy
-from pgrunbook.database import connection, locks
+from pgrunbook.database import activity, connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
-from pgrunbook.errors import StatementFailed, Unreachable
-from pgrunbook.history import History
+from pgrunbook.errors import Refused, RunbookError, StatementFailed
+from pgrunbook.history import History, Migration
+from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
 
-SERVER = "rehearsal"
-LIBPQ_VARIABLES = {
-    "host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD",
-    "dbname": "PGDATABASE", "service": "PGSERVICE", "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT",
-    "passfile": "PGPASSFILE", "channel_binding": "PGCHANNELBINDING", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY",
-    "sslcrl": "PGSSLCRL", "sslnegotiation": "PGSSLNEGOTIATION", "gssencmode": "PGGSSENCMODE",
-    "krbsrvname": "PGKRBSRVNAME", "connect_timeout": "PGCONNECT_TIMEOUT", "options": "PGOPTIONS",
-    "target_session_attrs": "PGTARGETSESSIONATTRS", "require_auth": "PGREQUIREAUTH",
-}  # fmt: skip
+RUN_ID = "rehearsal"
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,17 @@ class Way:
 class Rehearsal:
     """The schemas on the way: ``before``, and one after each change, in order.
 
-    ``unlike`` names the objects that the branch could not copy exactly (another server version words
-    them otherwise); they are left out of every comparison with the target.
+    ``changes`` is what was rehearsed, with safe forms where they were asked for; ``declared`` are the
+    differences that these make by nature. ``unlike`` names the objects that the branch could not copy exactly
+    (another server version words them otherwise); they are left out of every comparison with the target.
     """
 
     before: Snapshot
     after: tuple[Snapshot, ...]
     ways: tuple[Way, ...]
     unlike: tuple[tuple[str, str], ...]
+    changes: tuple[Change, ...] = ()
+    declared: tuple[Difference, ...] = ()
 
     @property
     def end(self) -> Snapshot:
@@ -77,17 +81,86 @@ def leave_out(history: History) -> list[str]:
 def rehearse(
     target: Target, history: History, changes: Sequence[Change], backs: Sequence[Change], here: Snapshot
 ) -> Rehearsal:
-    """Take the changes up on an empty branch, one by one, each that has a way back also down and up again.
+    """Take changes as they are written up on an empty branch, each that has a way back also down and up again.
 
-    ``backs`` are the down changes of the same migrations, where there are any; ``here`` is the target's
-    schema now.
+    ``backs`` are the changes of the same migrations in the other direction, where there are any; ``here`` is
+    the target's schema now.
 
     Raises StatementFailed for a statement that the server refuses even without rows, Unreachable when
     no empty branch is to be had.
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
+    return _plain(copy_schema(target), history, changes, backs, here, lambda *_: None)
+
+
+def rehearse_safely(
+    target: Target,
+    history: History,
+    migrations: Sequence[Migration],
+    here: Snapshot,
+    conn: Connection,
+    *,
+    off: Mapping[str, str],
+) -> Rehearsal:
+    """Choose the safe form of each statement, and prove on a second empty branch that all end in the same schema.
+
+    ``conn`` leads to the target, whose rows tell what is large; ``off`` maps a statement's file and line to the
+    reason for which its safe form is switched off.
+
+    Raises as :func:`rehearse` does, and Refused when the safe plan ends in another schema.
+    """
+    schema = copy_schema(target)
+    parsed = {m.name: statements.parse(m.sql, m.path.name) for m in migrations}
+    backs = plans.down(target, [m for m in migrations if m.down_sql is not None])
+    planner: Planner | None = None
+    drafted: dict[str, Change] = {}
+
+    def choose(branch: Connection, change: Change, step: Step | None) -> None:
+        nonlocal planner
+        if planner is None:
+            planner = Planner(branch, off=off, batch_rows=target.batch_rows, rows_conn=conn, applied=True)
+        if step is not None:
+            planner.expand(parsed[change.migration][step.number - 1])
+        else:
+            migration = next(m for m in migrations if m.name == change.migration)
+            drafted[change.migration] = draft.change(target, migration, planner.end_file())
+
+    plain = _plain(schema, history, plans.up(target, migrations), backs, here, choose)
+    changes = draft.with_locks([drafted[m.name] for m in migrations], conn)
+    if not any(step.form for change in changes for step in change.steps):
+        return replace(plain, changes=changes)
+    after, declared = _safe(schema, history, changes, plain)
+    return replace(plain, after=after, changes=changes, declared=declared)
+
+
+def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, str]]) -> list[Difference]:
+    """Return where a schema differs from the promised one, without what could not be compared."""
+    passed_over = {tuple(pair) for pair in unlike}
+    return [d for d in diff(promised, found) if (d.kind, d.name) not in passed_over]
+
+
+def as_declared(difference: Difference, change: Change) -> bool:
+    """Tell whether a safe form of the change has declared that it makes this difference."""
+    declared = {text for statement in change.statements for text in statement.differs}
+    own = "INHERITED" in difference.before and "LOCAL" in difference.after
+    return NOT_NULL_OF_PARTITIONS in declared and difference.change == "changed" and own
+
+
+# What is called before each step of a change, and at its end with no step.
+_Hook = Callable[[Connection, Change, Step | None], None]
+
+
+def _plain(
+    schema: SchemaCopy,
+    history: History,
+    changes: Sequence[Change],
+    backs: Sequence[Change],
+    here: Snapshot,
+    hook: _Hook,
+) -> Rehearsal:
     left = leave_out(history)
-    with empty_branch(target) as conn:
+    with schema.branch() as branch, connect(branch, purpose="rehearses") as conn:
+        _limit(conn)
         before = snapshot(conn, leave_out=left)
         unlike = tuple((d.kind, d.name) for d in diff(here, before))
         for statement in histories.prepare_table(history):
@@ -97,155 +170,81 @@ def rehearse(
         ways: list[Way] = []
         scripts = {back.migration: back for back in backs}
         for change in changes:
-            _apply(conn, change)
+            _apply(conn, change, hook)
             after.append(snapshot(conn, leave_out=left))
             earlier = after[-2] if len(after) > 1 else before
             ways.append(_way_back(conn, change, scripts.get(change.migration), earlier, after[-1], left))
-    return Rehearsal(before, tuple(after), tuple(ways), unlike)
+    return Rehearsal(before, tuple(after), tuple(ways), unlike, tuple(changes))
 
 
-def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, str]]) -> list[Difference]:
-    """Return where a schema differs from the promised one, without what could not be compared."""
-    passed_over = {tuple(pair) for pair in unlike}
-    return [d for d in diff(promised, found) if (d.kind, d.name) not in passed_over]
+def _safe(
+    schema: SchemaCopy, history: History, changes: Sequence[Change], plain: Rehearsal
+) -> tuple[tuple[Snapshot, ...], tuple[Difference, ...]]:
+    """Execute the plan as migrate would; return the schema after each change, and the declared differences.
+
+    Raises Refused where a schema is another one than that of the plain statements.
+    """
+    left = leave_out(history)
+    after: list[Snapshot] = []
+    declared: dict[Difference, None] = {}
+    with schema.branch() as branch, connect(branch, purpose="rehearses") as conn, _journal() as journal:
+        own = histories.read(conn, branch)
+        for change, wanted in zip(changes, plain.after, strict=True):
+            execute(branch, conn, own, change, journal)
+            own = replace(own, exists=True, schema_exists=True)
+            after.append(snapshot(conn, leave_out=left))
+            found = [d for d in diff(wanted, after[-1]) if d not in declared]
+            other = [d for d in found if not as_declared(d, change)]
+            if other:
+                raise Refused(
+                    f"the safe plan of {change.migration} ends in another schema than its SQL",
+                    detail="; ".join(d.line() for d in other[:8]),
+                    state="Nothing changed in the target: this was seen on a branch.",
+                    hint="Switch the safe form off for the statement (safe_forms_off), and report this.",
+                )
+            declared.update(dict.fromkeys(found))
+    return tuple(after), tuple(declared)
+
+
+def execute(branch: Target, conn: Connection, history: History, change: Change, journal: Journal) -> None:
+    """Execute one change on a branch, exactly as migrate does. Raises StatementFailed with the target's state."""
+    base = plans.base(activity.identity(conn), Snapshot(0, ()), history)
+    plan = Plan(direction="up", target=branch.name, base=base, attempts=3, rehearsed="on a branch", changes=(change,))
+    try:
+        Execution(plan, branch, RUN_ID, conn, history, journal).run()
+    except RunbookError as exc:
+        raise StatementFailed(
+            f"the safe plan would fail: {exc.message}",
+            detail=exc.detail,
+            state="Nothing changed in the target: it failed in a rehearsal.",
+            hint="Switch the safe form off for the statement (safe_forms_off), or write it otherwise.",
+        ) from exc
+    connection.reset(conn)
 
 
 @contextmanager
-def empty_branch(target: Target) -> Iterator[Connection]:
-    """Give a connection to an empty copy of the target's schema, on a server of ours; dropped afterwards.
-
-    Raises Unreachable when the schema cannot be copied.
-    """
-    server = Server(SERVER)
-    server.start()
-    name = f"empty_{os.getpid()}_{secrets.token_hex(6)}"
-    branch = Target(name=f"empty branch of {target.name}", server=SERVER, database=name)
-    dump = _dump(server, target)
-    with server.connect(purpose="branch") as admin:
-        with connect(target, purpose="copies the schema") as source:
-            _make_empty_database(source, admin, name)
-        try:
-            _load(server, branch, dump)
-            with connect(branch, purpose="rehearses") as conn:
-                _limit(conn)
-                yield conn
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def _make_empty_database(source: Connection, admin: Connection, name: str) -> None:
-    """Make a database, and the source's roles: those are the cluster's, and owners and grants need them.
-
-    What earlier rehearsals left is cleared away first: databases of processes that are gone, and, where
-    nobody else rehearses now, the roles that their migrations created.
-    """
-    encoding = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
-    wanted = {
-        str(role) for (role,) in source.execute("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_'")
-    }
-    connection.limit(admin, lock_timeout_ms=60_000, statement_timeout_ms=60_000)
-    admin.execute("SELECT pg_catalog.pg_advisory_lock(%s, %s)", locks.LOCK_KEY)
-    try:
-        others = _clear_databases(admin)
-        there = {str(role) for (role,) in admin.execute("SELECT rolname FROM pg_catalog.pg_roles")}
-        for role in sorted(wanted - there):
-            admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
-        for role in sorted(there - wanted) if not others else ():
-            with suppress(psycopg.Error):  # the server's own roles, which nobody can drop
-                admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
-        # A C locale goes with every encoding, and no order of text is part of a schema.
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'").format(
-                sql.Identifier(name), sql.Literal(encoding[0])
-            )
-        )
-    finally:
-        admin.execute("SELECT pg_catalog.pg_advisory_unlock(%s, %s)", locks.LOCK_KEY)
-
-
-def _clear_databases(admin: Connection) -> list[str]:
-    """Drop the branches of processes that are gone; return those of living ones."""
-    found = admin.execute("SELECT datname FROM pg_catalog.pg_database WHERE datname ~ '^empty_[0-9]+_'").fetchall()
-    living = []
-    for (database,) in found:
-        if _is_alive(int(str(database).split("_")[1])):
-            living.append(str(database))
-        else:
-            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(str(database))))
-    return living
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is another user's
-    return True
+def _journal() -> Iterator[Journal]:
+    with tempfile.TemporaryDirectory(prefix="pgrunbook-") as folder:
+        yield Journal(Path(folder) / "journal.jsonl")
 
 
 def _limit(conn: Connection) -> None:
     connection.limit(conn, lock_timeout_ms=10_000, statement_timeout_ms=600_000)
 
 
-def _dump(server: Server, target: Target) -> str:
-    """The address goes by environment: arguments are seen by everybody on the machine."""
-    with connect(target, purpose="copies the schema"):
-        pass  # so that an address that does not work is told as everywhere
-    keywords = target.conninfo()
-    keywords = {**conninfo_to_dict(keywords.pop("conninfo", "")), **keywords}  # type: ignore[dict-item]
-    environment = {LIBPQ_VARIABLES[k]: str(v) for k, v in keywords.items() if k in LIBPQ_VARIABLES}
-    # A subscription holds the address of its publisher, and is no part of a schema.
-    command = [str(server.program("pg_dump")), "--schema-only", "--no-tablespaces", "--no-subscriptions"]
-    command += ["--lock-wait-timeout=2000", "--exclude-schema=pgrunbook"]
-    env = {**os.environ, **environment}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
-    if done.returncode:
-        raise Unreachable(
-            f'could not copy the schema of target "{target.name}"',
-            detail=" ".join(done.stderr.split())[:600],
-            hint="Plan without a rehearsal (rehearse = False), and know that nothing is promised then.",
-        )
-    return done.stdout
-
-
-def _load(server: Server, branch: Target, dump: str) -> None:
-    command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
-    command += ["-U", "postgres", "-d", str(branch.database)]
-    done = subprocess.run(command, input=dump, capture_output=True, text=True, encoding="utf-8", check=False, cwd="/")
-    if done.returncode:
-        raise Unreachable(
-            "could not make an empty branch of the schema",
-            detail=" ".join(done.stderr.split())[:600],
-            hint="Plan without a rehearsal (rehearse = False), and know that nothing is promised then.",
-        )
-
-
-def _apply(conn: Connection, change: Change) -> None:
-    together: list[Step] = []
-    for step in change.steps:
-        if step.policy is Policy.TOGETHER:
-            together.append(step)
-            continue
-        _send(conn, change, together)
-        together = []
-        _run(conn, change, step)
-    _send(conn, change, together)
+def _apply(conn: Connection, change: Change, hook: _Hook = lambda *_: None) -> None:
+    for segment in change.segments():
+        with conn.transaction() if segment.kind == "together" else nullcontext():
+            for step in segment.steps:
+                hook(conn, change, step)
+                _run(conn, change, step)
+    hook(conn, change, None)
     if conn.info.transaction_status == TransactionStatus.IDLE:
         connection.reset(conn)
         _limit(conn)
     else:  # what it set goes with the transaction that the caller aborts, but not into the way back
         for statement in connection.RESET_SESSION:
             conn.execute(statement.encode())
-
-
-def _send(conn: Connection, change: Change, group: Sequence[Step]) -> None:
-    if not group:
-        return
-    with conn.transaction():
-        for step in group:
-            _run(conn, change, step)
 
 
 def _run(conn: Connection, change: Change, step: Step) -> None:

@@ -13,25 +13,30 @@ class StepState(StrEnum):
     """How a step stands in this execution."""
 
     WAITING = "waiting"
+    LOOKING = "looking for a free moment"
     RUNNING = "running"
     RAN = "ran, commit not seen"
     DONE = "done"
     DONE_BEFORE = "done before"
     FAILED = "failed"
+    UNDONE = "done and undone"
 
 
 @dataclass(frozen=True)
 class Stretch:
     """A stretch of time that a step spent, in seconds of ``time.monotonic``."""
 
-    kind: str  # running, waiting
+    kind: str  # running, waiting, looking
     start: float
     end: float
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What became of a step: attempts, time, rows touched, and who stood in its way."""
+    """What became of a step: attempts, time, rows touched, and who stood in its way.
+
+    ``waited_ms`` went by in the lock queue, ``looked_ms`` before it was entered: nobody waits behind that.
+    """
 
     migration: str
     step: Step
@@ -39,6 +44,7 @@ class StepResult:
     attempt: int = 0
     ran_ms: float = 0.0
     waited_ms: float = 0.0
+    looked_ms: float = 0.0
     rows: int | None = None
     blockers: str = ""
     notices: tuple[str, ...] = ()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,18 +12,21 @@ from pgrunbook import target as targets
 from pgrunbook.changes import catalog_reader, hazards, squawk
 from pgrunbook.changes.catalog import UNKNOWN, Catalog
 from pgrunbook.changes.effects import Effects
-from pgrunbook.changes.hazards import Hazard, Severity, Timeouts, Transactions
+from pgrunbook.changes.hazards import Hazard, Severity, Timeouts, Transactions, design
+from pgrunbook.changes.refusals import PARAMETER, Refusal, refusals, way_through
 from pgrunbook.changes.sarif import sarif
 from pgrunbook.changes.scenes import Script, script, stage
 from pgrunbook.changes.statements import Type
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import WrongInput
+from pgrunbook.target import Target
 
 Form = Literal["text", "json", "sarif"]
 FailOn = Literal["error", "warning", "never"]
 File = tuple[str, str]
 
 LONGEST_SHOWN = 160
+REFUSED = "refused-in-safe-migrations-mode"
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,23 @@ def review(
     return sorted([*begins, *found], key=lambda finding: (order[finding.file], finding.line))
 
 
+def with_refusals(findings: Iterable[Finding], found: Sequence[Refusal], target: str) -> list[Finding]:
+    """Return the findings with what safe-migrations mode refuses of each as its first hazards."""
+    more: dict[tuple[str, int, str], list[Hazard]] = {}
+    for one in found:
+        hazard = Hazard(
+            REFUSED,
+            Severity.ERROR,
+            "The target is in safe-migrations mode, and the statement loses something that is in use.",
+            f"{one.object}: {one.reason}.",
+            f"-- keep it, or name it in prepare's parameter {PARAMETER}: {way_through([one.object], target)}",
+            one.file,
+            one.line,
+        )
+        more.setdefault((one.file, one.line, one.sql), []).append(hazard)
+    return [replace(f, hazards=(*more.get((f.file, f.line, f.statement), ()), *f.hazards)) for f in findings]
+
+
 def fails(findings: Iterable[Finding], fail_on: FailOn) -> bool:
     """Whether a hazard is as bad as ``fail_on``, or worse."""
     if fail_on == "never":
@@ -99,24 +118,23 @@ def run(files: list[Path], *, target: str | None, fail_on: FailOn, form: Form) -
     """Review files for the command line; return what to print and the code to exit with.
 
     With a target its database is read, and the files are judged as our own runner runs them: each in a
-    transaction, under the target's timeouts.
+    transaction, under the target's timeouts, by its rules of design, and in its safe-migrations mode.
 
     Raises WrongInput when a file or the target cannot be read, Unreachable when the database cannot.
     """
     read = script([(str(path), _text(path)) for path in files])
-    chosen = targets.load(target) if target is not None else None
-    catalog, timeouts = None, None
-    with connect(chosen, purpose="review") if chosen is not None else nullcontext() as conn:
-        if conn is not None and chosen is not None:
-            catalog = catalog_reader.read(conn, read.statements)
-            timeouts = Timeouts(chosen.lock_timeout_ms, chosen.statement_timeout_ms)
-    findings = review(
-        read,
-        catalog,
-        transactions=Transactions.UNKNOWN if chosen is None else Transactions.FILE,
-        timeouts=timeouts,
-    )
+    findings = review(read) if target is None else _on(targets.load(target), read)
     return _formed(findings, form), int(fails(findings, fail_on))
+
+
+def _on(target: Target, read: Script) -> list[Finding]:
+    rules = design.design_rules(target)
+    with connect(target, purpose="review") as conn:
+        catalog = catalog_reader.read(conn, read.statements)
+    timeouts = Timeouts(target.lock_timeout_ms, target.statement_timeout_ms)
+    findings = review(read, catalog, transactions=Transactions.FILE, timeouts=timeouts, design_rules=rules)
+    found = refusals(read.statements, catalog, ()) if target.safe_migrations else []
+    return with_refusals(findings, found, target.name)
 
 
 def _formed(findings: Sequence[Finding], form: Form) -> str:

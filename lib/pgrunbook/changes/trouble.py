@@ -10,17 +10,17 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
-from pgrunbook.changes.alone import leftover_of
 from pgrunbook.changes.plan import Change, Plan, Step
-from pgrunbook.changes.statements import Policy
 from pgrunbook.database import steps
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.steps import Begun
 from pgrunbook.errors import Blocked, Broken, Interrupted, Refused, RunbookError, StatementFailed, Unreachable
 from pgrunbook.history import History
 from pgrunbook.target import Target
 
 GONE_WITHIN_S = 5.0
 POLL_S = 0.1
+STAYS = "steps are done and stay so"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def explain(exc: BaseException, scene: Scene, conn: Connection) -> RunbookError:
         f"could not {verb} {scene.where()}: {exc.diag.message_primary or one_line(exc)}",
         detail=" ".join(filter(None, [exc.diag.message_detail, exc.diag.context])),
         state=state,
-        hint=exc.diag.message_hint or "Correct the migration, and start a new run: its plan will have another digest.",
+        hint=exc.diag.message_hint or _after_refusal(state),
     )
 
 
@@ -99,6 +99,16 @@ def history_moved(table: str, change: Change) -> Broken:
         f"could not write exactly one row of {change.migration} in {table}",
         detail="Somebody else changed the history table while this run was at work.",
         hint="Look at the history table; then start a new run.",
+    )
+
+
+def begun_elsewhere(migration: str, begun: Begun) -> Refused:
+    """Return the error for a migration that another plan has brought half way."""
+    return Refused(
+        f"{migration} was begun by run {begun.run_id}, and not brought to its end",
+        detail="That run's plan goes another way. Steps of it that are done: "
+        f"{', '.join(str(n) for n, done in sorted(begun.steps.items()) if done) or 'none for certain'}.",
+        hint=f"Go on with that run: pgrunbook run release --resume {begun.run_id}.",
     )
 
 
@@ -138,22 +148,29 @@ def one_line(exc: BaseException) -> str:
 
 def _shown(scene: Scene, conn: Connection) -> str:
     change, verb = scene.change, "applied" if scene.plan.direction == "up" else "taken back"
-    rows = steps.of_plan(conn, {change.migration: change.file_sha256}, scene.plan.direction).get(change.migration, {})
-    done = sorted(number for number, is_done in rows.items() if is_done)
+    begun = steps.of_plan(conn, {change.migration: change.file_sha256}, scene.plan.direction).get(change.migration)
+    done = sorted(number for number, is_done in begun.steps.items() if is_done) if begun else []
     said = f"{change.migration} was aborted as a whole: nothing of it is {verb}."
-    if len(change.steps) + 1 in done:
+    if begun and begun.whole:
         said = f"{change.migration} is {verb} as a whole."
     elif done:
         listed = ", ".join(map(str, done))
         lists = "does not list it yet" if scene.plan.direction == "up" else "lists it still"
-        said = f"Of {change.migration} these steps are done and stay so: {listed}; the history table {lists}."
-    alone = scene.step is not None and scene.step.policy is Policy.ALONE
-    leftover = leftover_of(conn, scene.step) if scene.step and alone else None
-    if leftover is not None:
-        said += f" It left something invalid, which the next attempt clears away: {leftover.as_string(conn)}."
+        said = f"Of {change.migration} these {STAYS}: {listed}; the history table {lists}."
+    query = scene.step.leftovers if scene.step else None
+    left = [str(row[0]) for row in conn.execute(query.encode())] if query else []
+    if left:
+        said += f" It left something invalid, which the next attempt clears away: {'; '.join(left)}."
     if scene.committed:
         said += f" {verb.capitalize()} by this run before it: {', '.join(scene.committed)}."
     return said
+
+
+def _after_refusal(state: str) -> str:
+    """What to do about a statement that was refused depends on what stays of its migration."""
+    if STAYS in state:
+        return "Mend what it met there, leave the file as it is, and run the same run again with --resume."
+    return "Correct the migration, and start a new run: its plan will have another digest."
 
 
 def _cancelled(exc: pg.QueryCanceled, scene: Scene, step: Step, state: str) -> StatementFailed:
@@ -190,7 +207,7 @@ def _lost(exc: BaseException, scene: Scene) -> Unreachable:
 
 
 def _not_known(scene: Scene) -> str:
-    split = any(step.policy is Policy.ALONE for step in scene.change.steps)
+    split = len(scene.change.segments()) > 1
     each = "each step of" if split else "the whole of"
     return f"Not known, the server does not answer: {each} {scene.change.migration} is either done or as it was."
 

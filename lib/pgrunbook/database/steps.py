@@ -33,17 +33,30 @@ class RestorePoint:
     created_at: datetime
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What there is of a migration: its steps that have a row, and whether each is done.
+
+    ``sha256s`` are the texts that were executed; ``whole`` is whether it came to its end, ``run_id`` the last run.
+    """
+
+    steps: Mapping[int, bool]
+    sha256s: Mapping[int, str]
+    whole: bool
+    run_id: str
+
+
 def create(conn: Connection) -> None:
     """Make schema pgrunbook and its tables where they are not there yet; two runs may do it at once.
 
     Raises StatementFailed when the server refuses it.
     """
-    if exist(conn):
+    if _is_complete(conn):
         return
     try:
         conn.execute(_sql("create"))
     except psycopg.Error as exc:
-        if not conn.closed and exist(conn):
+        if not conn.closed and _is_complete(conn):
             return  # another run made it meanwhile
         raise StatementFailed(
             "could not make schema pgrunbook, in which the database remembers what runs did",
@@ -67,27 +80,34 @@ def write(conn: Connection, key: Mapping[str, object], state: str, rows: Sequenc
     conn.execute(_sql("write"), {**key, "state": state, "steps": json.dumps(rows)})
 
 
-def of_plan(conn: Connection, migrations: Mapping[str, str], direction: str) -> dict[str, dict[int, bool]]:
-    """Return which steps of migrations (name to sha256 of the file) have a row, and whether they are done.
+def of_plan(conn: Connection, migrations: Mapping[str, str], direction: str) -> dict[str, Begun]:
+    """Return what there is of migrations (name to sha256 of the file) that were begun in a direction.
 
     A step that is there and not done was meant to be done when something broke off.
     """
-    found: dict[str, dict[int, bool]] = {}
+    found: dict[str, Begun] = {}
     if not exist(conn):
         return found
     names = {"migrations": list(migrations), "file_sha256s": list(migrations.values()), "direction": direction}
-    for migration, step, done in conn.execute(_sql("of_plan"), names):
-        found.setdefault(str(migration), {})[int(str(step))] = done is True
+    for row in conn.execute(_sql("of_plan"), names):
+        migration, step, done, is_whole, run_id, sha256 = row
+        name = str(migration)
+        before = found.get(name, Begun({}, {}, False, ""))
+        number = int(str(step))
+        is_done = done is True or before.steps.get(number, False)
+        whole = before.whole or (is_whole is True and done is True)
+        texts = {**before.sha256s, number: str(sha256)}
+        found[name] = Begun({**before.steps, number: is_done}, texts, whole, str(run_id))
     return found
 
 
-def withdraw(conn: Connection, key: Mapping[str, object], step: int) -> None:
-    """Take back the intention to do a step: the server said that it was not done."""
-    conn.execute(_sql("withdraw"), {**key, "step": step})
+def withdraw(conn: Connection, key: Mapping[str, object], numbers: Sequence[int]) -> None:
+    """Take back that steps were meant to be done, or done: the server refused them, or they were undone."""
+    conn.execute(_sql("withdraw"), {**key, "steps": list(numbers)})
 
 
 def take_back(conn: Connection, migration: str, direction: str) -> None:
-    """Mark the steps of a migration in one direction as taken back: it went the other way now."""
+    """Mark the steps of a migration in one direction as taken back, its batches too: it went the other way now."""
     conn.execute(_sql("take_back"), {"migration": migration, "direction": direction})
 
 
@@ -119,6 +139,10 @@ def restore_points(conn: Connection) -> list[RestorePoint]:
         return []
     with conn.cursor(row_factory=class_row(RestorePoint)) as cur:
         return cur.execute(_sql("restore_points")).fetchall()
+
+
+def _is_complete(conn: Connection) -> bool:
+    return conn.execute(_sql("complete")).fetchone() == (True,)
 
 
 def _one(conn: Connection, name: str, **keys: object) -> dict[str, Any] | None:

@@ -21,13 +21,15 @@ from pgrunbook.record.show import BAD, GOOD, PLAIN, QUIET, WARN, Bar, Card, Cell
 
 TONES = {
     StepState.WAITING: QUIET,
+    StepState.LOOKING: WARN,
     StepState.RUNNING: WARN,
     StepState.RAN: WARN,
     StepState.DONE: GOOD,
     StepState.DONE_BEFORE: QUIET,
     StepState.FAILED: BAD,
+    StepState.UNDONE: WARN,
 }
-COLOURS = {"running": "#2da44e", "waiting": "#cf222e"}
+COLOURS = {"running": "#2da44e", "waiting": "#cf222e", "looking": "#bf8700"}
 REDRAW_S = 0.2
 ARCHIVED_WITHIN_S = 60.0
 
@@ -154,9 +156,10 @@ def table_of(results: list[StepResult]) -> Table:
         (
             r.migration,
             r.step.number,
-            Cell(r.step.kind, under=r.step.sql),
+            Cell(f"{r.step.kind}{' in batches' if r.step.batches else ''}", under=r.step.sql),
             Cell(r.state, TONES[r.state]),
             r.attempt or "",
+            f"{r.looked_ms:,.0f}" if r.looked_ms else "",
             f"{r.ran_ms:,.0f}" if r.attempt else "",
             Cell(f"{r.waited_ms:,.0f}" if r.attempt else "", WARN if r.waited_ms > 1 else PLAIN),
             "" if r.rows is None else f"{r.rows:,}",
@@ -164,7 +167,7 @@ def table_of(results: list[StepResult]) -> Table:
         )
         for r in results
     ]
-    headings = ["migration", "step", "statement", "state", "attempt", "ms", "waited ms", "rows", "notes"]
+    headings = ["migration", "step", "statement", "state", "attempt", "looked ms", "ms", "waited ms", "rows", "notes"]
     return Table(headings, rows, empty="Nothing to do.")
 
 
@@ -187,7 +190,8 @@ def timeline(results: list[StepResult]) -> Timeline:
         if r.stretches
     ]  # fmt: skip
     title = "What ran, and what waited for a lock" if lanes else "Nothing ran"
-    return Timeline(title, lanes, [("running", COLOURS["running"]), ("waiting for a lock", COLOURS["waiting"])])
+    legend = {"running": "running", "waiting": "waiting in a lock queue", "looking": "looking for a free moment"}
+    return Timeline(title, lanes, [(says, COLOURS[kind]) for kind, says in legend.items()])
 
 
 class _Live:

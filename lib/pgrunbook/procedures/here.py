@@ -163,7 +163,11 @@ class Here:
             [
                 ("run", self.run.run_id),
                 ("record", str(self.run.folder)),
-                *[(n, v) for n, v in self.parameters.model_dump().items() if n != "target" and v not in (None, "")],
+                *[
+                    (n, v)
+                    for n, v in self.parameters.model_dump().items()
+                    if n != "target" and v not in (None, "", (), {})
+                ],
             ],
         )._repr_html_()
         return html + _last_run(self.procedure, self.run) + _engine_note()

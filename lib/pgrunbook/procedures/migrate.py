@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
+from pgrunbook.changes import draft, rehearsal
 from pgrunbook.changes import plan as plans
-from pgrunbook.changes import rehearsal
 from pgrunbook.changes.execute import StepResult, StepState
 from pgrunbook.changes.plan import Plan
 from pgrunbook.database import readiness
@@ -46,6 +46,7 @@ def is_it_still_so(here: Here) -> Card:
     plan = plans.read(path) if path.is_file() else _plan_now(here, history, now)
     prepared = plan.rehearsed != UNPREPARED
     here.facts.update(history=history, plan=plan, version_before=history.version())
+    _check_approval(here, plan)
     resumed = _check_base(here, plan, history, now)
     _check_readiness(here)
     origin = "frozen by prepare in this run" if prepared else "made by migrate: nothing was rehearsed or promised"
@@ -131,14 +132,38 @@ def _plan_now(here: Here, history: History, now: Snapshot) -> Plan:
     pending = history.pending(out_of_order=here.parameters.out_of_order)
     plan = Plan(
         direction="up", target=here.target.name, base=plans.base(here.identity, now, history),
-        attempts=here.target.attempts, rehearsed=UNPREPARED,
-        changes=plans.up(here.target, pending),
+        attempts=here.target.attempts, rehearsed=UNPREPARED, unproven=UNPREPARED,
+        accepted=(*here.parameters.accept, plans.REHEARSAL),
+        changes=draft.unproven(here.target, here.conn, pending, here.parameters.safe_forms_off),
     )  # fmt: skip
     here.run.keep("schema-before.json", now.to_json())
     here.run.keep("plan.json", plan.text())
     here.run.keep("plan.sql", plan.sql())
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()))
     return plan
+
+
+def _check_approval(here: Here, plan: Plan) -> None:
+    """See that the plan is the approved one, where one was named, and that somebody accepted each of its gates."""
+    if not plan.digest.startswith(here.parameters.approved):
+        raise Refused(
+            "the plan is not the one that was approved",
+            detail=f"Approved was {here.parameters.approved}; the plan of this run has digest {plan.digest}.",
+            hint="Have this plan approved (freeze-the-plan shows it), or name the run whose plan was.",
+        )
+    accepted = {*plan.accepted, *here.parameters.accept}
+    left = [gate for gate in plan.gates() if gate.key not in accepted]
+    here.journal(
+        "gates", accepted=sorted(accepted), open=[gate.key for gate in left], approved=here.parameters.approved
+    )
+    if left:
+        keys = ",".join(gate.key for gate in left)
+        raise Refused(
+            f"the plan has {len(left)} {'gate' if len(left) == 1 else 'gates'} that nobody has accepted",
+            detail=" ".join(f"{gate.key}: {gate.gate.says}. {gate.gate.how}" for gate in left),
+            hint="Do it the way that each gate says, in other migrations; or, where this may be: "
+            f"pgrunbook run release --target {here.target.name} -p accept={keys}",
+        )
 
 
 def _check_base(here: Here, plan: Plan, history: History, now: Snapshot) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pgrunbook.errors import WrongInput
 from pgrunbook.target import SECRET_NAME, SECRET_VALUE
@@ -13,8 +16,51 @@ from pgrunbook.target import SECRET_NAME, SECRET_VALUE
 LAST = "last-restore-point"
 
 
+def _listed(given: object) -> object:
+    """A list as a notebook has it, or as text: comma-separated, or in JSON where a name holds a comma."""
+    if isinstance(given, str):
+        given = _json(given, list) if given.startswith("[") else [part for part in given.split(",") if part.strip()]
+    if not isinstance(given, list | tuple):
+        raise PydanticCustomError("not_a_list", "It should be a list")
+    return tuple(given)
+
+
+def _mapped(given: object) -> object:
+    return _json(given, dict) if isinstance(given, str) else given
+
+
+def _json(given: str, kind: type) -> object:
+    try:
+        found = json.loads(given)
+    except ValueError:
+        found = None
+    if not isinstance(found, kind):
+        raise PydanticCustomError("not_json", "It is not a JSON {kind}", {"kind": "list" if kind is list else "object"})
+    return found
+
+
+def _place(given: str) -> str:
+    if not re.fullmatch(r"\S.*:[1-9][0-9]*", given):
+        raise PydanticCustomError("not_a_place", "A statement is named as file:line")
+    return given
+
+
+def _digest(given: str) -> str:
+    if not re.fullmatch("([0-9a-f]{12,64})?", given):
+        raise PydanticCustomError("not_a_digest", "It should be the digest of a plan, or its first 12 digits or more")
+    return given
+
+
+Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Place = Annotated[Word, AfterValidator(_place)]
+Names = Annotated[tuple[Word, ...], BeforeValidator(_listed)]
+Places = Annotated[tuple[Place, ...], BeforeValidator(_listed)]
+Digest = Annotated[str, AfterValidator(_digest)]
+Reasons = Annotated[dict[Place, Word], BeforeValidator(_mapped)]
+
+
 class Parameters(BaseModel):
-    """What every procedure is told. Unknown names are refused, and nothing is converted."""
+    """What every procedure is told. Unknown names are refused, and nothing is converted but text to lists."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -22,17 +68,34 @@ class Parameters(BaseModel):
 
 
 class Prepare(Parameters):
-    """What prepare is told."""
+    """What prepare is told.
+
+    ``allow_loss`` names objects that may be lost in safe-migrations mode, ``accept`` the gates (each by its
+    statement) that the operator accepts, ``safe_forms_off`` statements to run as they are written, with the reason.
+    The rehearsal is ``with_data`` as far as ``most_mb`` go, under ``load`` transactions a second.
+    """
 
     generate: bool = False
     rehearse: bool = True
+    with_data: bool = True
+    most_mb: int = Field(default=5_000, ge=1)
+    load: int = Field(default=0, ge=0, le=10_000)
+    accept: Places = ()
+    allow_loss: Names = ()
+    safe_forms_off: Reasons = {}
     out_of_order: bool = False
     max_transaction_age_s: int = Field(default=300, ge=1, le=86_400)
 
 
 class Migrate(Parameters):
-    """What migrate is told."""
+    """What migrate is told.
 
+    ``approved`` is the digest of the plan that somebody approved, or how it begins; the rest is as in prepare.
+    """
+
+    approved: Digest = ""
+    accept: Places = ()
+    safe_forms_off: Reasons = {}
     out_of_order: bool = False
     max_transaction_age_s: int = Field(default=300, ge=1, le=86_400)
 
@@ -76,7 +139,7 @@ def checked(
     Raises WrongInput when one is unknown, missing, mistyped, out of range or looks like a secret.
     """
     for name, value in given.items():
-        if SECRET_NAME.search(name) or (isinstance(value, str) and SECRET_VALUE.search(value)):
+        if SECRET_NAME.search(name) or any(SECRET_VALUE.search(text) for text in _texts(value)):
             raise WrongInput(
                 f'parameter "{name}" looks like a secret',
                 detail="Parameters are written into the record in clear.",
@@ -90,6 +153,17 @@ def checked(
             detail="; ".join(_wrong(error) for error in exc.errors()),
             hint=f"{procedure} knows: {', '.join(model.model_fields)}.",
         ) from None
+
+
+def _texts(value: object) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case list() | tuple():
+            for part in value:
+                yield from _texts(part)
+        case dict():
+            yield from _texts([*value.keys(), *value.values()])
 
 
 def _wrong(error: ErrorDetails) -> str:

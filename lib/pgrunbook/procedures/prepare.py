@@ -8,24 +8,28 @@ from typing import Any
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import catalog_reader, rehearsal
+from pgrunbook.changes import catalog_reader, draft, refusals, rehearsal, safe_forms, statements, trouble
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes.generate import generate_migrations
 from pgrunbook.changes.hazards import Timeouts, Transactions
+from pgrunbook.changes.hazards.design import design_rules
+from pgrunbook.changes.refusals import Refusal
 from pgrunbook.changes.review import Finding, review
 from pgrunbook.changes.scenes import script
-from pgrunbook.changes.statements import Type
+from pgrunbook.changes.statements import Statement, Type
 from pgrunbook.database import health, readiness, steps
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
-from pgrunbook.errors import Refused
-from pgrunbook.history import Migration, State
+from pgrunbook.errors import Refused, WrongInput
+from pgrunbook.history import History, Migration, State
 from pgrunbook.procedures import here as heres
+from pgrunbook.procedures import plan_views
 from pgrunbook.procedures.here import Here
 from pgrunbook.procedures.parameters import Prepare
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 
 TYPE_TONE = {Type.COMPATIBLE: GOOD, Type.BREAKING: BAD, Type.DATA: WARN}
+Judged = tuple[Statement, Finding]
 STATE_TONE = {State.APPLIED: QUIET, State.PENDING: GOOD}
 
 
@@ -107,67 +111,77 @@ def what_is_pending(here: Here) -> Table:
             detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in problems),
             hint="Nothing is applied until this is settled; the sentence of each migration says how.",
         )
+    pending = {m.name: m.hash for m in history.pending(out_of_order=here.parameters.out_of_order)}
+    for name, begun in steps.of_plan(here.conn, pending, "up").items():
+        if not begun.whole and begun.run_id != here.run.run_id:
+            here.show(table)
+            raise trouble.begun_elsewhere(name, begun)
     return table
 
 
 @heres.step
 def what_will_it_do(here: Here) -> Table:
-    """Show each pending statement: its type, whom it locks out of what, what it rewrites, and its hazards."""
+    """Show each pending statement as it is written: its type, whom it locks out, what it rewrites, its hazards.
+
+    Raises Refused for what safe-migrations mode does not let pass, WrongInput for what cannot be parsed.
+    """
     pending = here.facts["history"].pending(out_of_order=here.parameters.out_of_order)
-    changes = plans.up(here.target, pending)
-    here.facts["changes"] = changes
-    found = _judged(here, pending)
+    found, refused = _judged(here, pending)
     rows = [
         (
-            change.migration,
-            step.number,
-            Cell(step.kind, under=step.sql),
-            Cell(step.type, TYPE_TONE[step.type]),
+            name,
+            number,
+            Cell(statement.kind, under=statement.sql),
+            Cell(statement.type, TYPE_TONE[statement.type]),
             _locked(finding),
             ", ".join(finding.effects.rewrites) or "nothing",
             _hazards(finding),
-            change.way_back,
         )
-        for change in changes
-        for step, finding in zip(change.steps, found[change.migration], strict=True)
+        for name, pairs in found.items()
+        for number, (statement, finding) in enumerate(pairs, 1)
     ]
-    headings = ["migration", "step", "statement", "type", "locks out", "rewrites", "hazards", "way back"]
-    here.journal("judged", hazards={name: [h.id for f in some for h in f.hazards] for name, some in found.items()})
-    return here.keep_table("what-will-it-do", Table(headings, rows, empty="Nothing is pending."))
+    headings = ["migration", "statement", "as it is written", "type", "locks out", "rewrites", "hazards"]
+    hazards = {name: [h.id for _, f in pairs for h in f.hazards] for name, pairs in found.items()}
+    here.journal("judged", hazards=hazards, refused=[refusal.object for refusal in refused])
+    table = here.keep_table("what-will-it-do", Table(headings, rows, empty="Nothing is pending."))
+    if refused:
+        here.show(table)
+        raise refusals.refused(refused, here.target.name, here.parameters.allow_loss)
+    return table
+
+
+@heres.step
+def make_it_safe(here: Here) -> Table:
+    """Choose what is executed in each statement's place, and prove on empty branches that it ends in the same schema.
+
+    Raises StatementFailed for a statement that would fail even without rows, Refused where the ends differ.
+    """
+    history, given = here.facts["history"], here.parameters
+    pending = history.pending(out_of_order=given.out_of_order)
+    now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
+    here.facts["schema"] = now
+    here.run.keep("schema-before.json", now.to_json())
+    _check_places(here, history)
+    if not given.rehearse or not pending:
+        here.facts["changes"] = draft.unproven(here.target, here.conn, pending, given.safe_forms_off)
+        here.facts["rehearsed"] = "not rehearsed: rehearse = False" if pending else "nothing is pending"
+        return plan_views.statements(here.facts["changes"], title="Not proven: rehearse = False." if pending else "")
+    done = rehearsal.rehearse_safely(here.target, history, pending, now, here.conn, off=given.safe_forms_off)
+    here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
+    here.run.keep("schema-promised.json", done.end.to_json())
+    declared = [difference.line() for difference in done.declared]
+    here.journal("proven-equal", fingerprint=done.end.fingerprint, unlike=done.unlike, declared=declared)
+    title = "Proven on empty branches: after each migration the schema is the one that the plain SQL ends in"
+    title += f", but for what the safe forms declare: {'; '.join(declared)}." if declared else "."
+    if done.unlike:
+        title += f" Not compared: {', '.join(name for _, name in done.unlike)}."
+    return here.keep_table("make-it-safe", plan_views.statements(done.changes, title=title))
 
 
 @heres.step
 def rehearse(here: Here) -> Card:
-    """Take the pending migrations up on an empty branch, and keep the schema they end in as the promise.
-
-    Raises StatementFailed for a statement that would fail even without rows.
-    """
-    history, changes = here.facts["history"], here.facts["changes"]
-    now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
-    here.facts["schema"] = now
-    here.run.keep("schema-before.json", now.to_json())
-    if not here.parameters.rehearse or not changes:
-        why = "nothing is pending" if not changes else "not rehearsed: rehearse = False"
-        here.facts["rehearsed"] = why
-        return Card("Rehearsal", [("result", Cell(why, WARN if changes else QUIET))], tone=WARN)
-    migrations = history.pending(out_of_order=here.parameters.out_of_order)
-    backs = plans.down(here.target, [m for m in migrations if m.down_sql is not None])
-    done = rehearsal.rehearse(here.target, history, changes, backs, now)
-    here.facts["rehearsal"] = done
-    here.facts["rehearsed"] = "on an empty branch with the target's schema, without rows"
-    here.run.keep("schema-promised.json", done.end.to_json())
-    here.journal("rehearsed", fingerprint=done.end.fingerprint, unlike=done.unlike)
-    facts: list[tuple[str, object]] = [
-        ("branch", here.facts["rehearsed"]),
-        ("statements", f"all {sum(len(c.steps) for c in changes)} accepted by the server"),
-        ("schema before", now.fingerprint[:16]),
-        ("schema promised", done.end.fingerprint[:16]),
-        (
-            "not compared",
-            ", ".join(name for _, name in done.unlike) or "nothing: the branch had exactly this schema",
-        ),
-    ]
-    return Card("Rehearsal", facts, tone=WARN if done.unlike else GOOD)
+    """Placeholder."""
+    return Card("Rehearsal", [("result", here.facts["rehearsed"])])
 
 
 @heres.step
@@ -217,26 +231,16 @@ def freeze_the_plan(here: Here) -> Card:
         base=plans.base(here.identity, here.facts["schema"], history),
         attempts=here.target.attempts,
         rehearsed=here.facts["rehearsed"],
+        unproven="" if done else "it was not rehearsed: nothing about its end is promised",
+        accepted=(*here.parameters.accept, *([] if here.parameters.rehearse else [plans.REHEARSAL])),
         changes=changes,
     )
     here.facts["plan"] = plan
     here.run.keep("plan.json", plan.text())
     here.run.keep("plan.sql", plan.sql())
-    here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()))
-    return Card(
-        "Plan",
-        [
-            ("digest", plan.digest),
-            ("from version", plan.base.version or "(none)"),
-            ("migrations", len(plan.changes)),
-            ("steps", len(plan.steps())),
-            (
-                "timeouts",
-                f"lock {here.target.lock_timeout_ms} ms, statement {here.target.statement_timeout_ms} ms",
-            ),
-            ("files", "plan.json, plan.sql"),
-        ],
-    )
+    here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()),
+                 gates=[gate.key for gate in plan.gates()], open=[gate.key for gate in plan.open_gates()])  # fmt: skip
+    return plan_views.plan(plan, here.target)
 
 
 @heres.step
@@ -244,21 +248,47 @@ def verdict(here: Here) -> Banner:
     """Say what was found, and what to open next."""
     plan = here.facts["plan"]
     drift = _drift(here)
+    left = plan.open_gates()
     facts = [("plan", plan.digest[:16]), ("pending", len(plan.changes)), ("since the last run", drift)]
     state = "Nothing changed in the database; the plan is frozen."
     then = f"pgrunbook run release --target {here.target.name}, or migrate.ipynb in this run's folder"
+    if left:
+        keys = ",".join(gate.key for gate in left)
+        state += f" {len(left)} of its gates must be accepted before it is executed."
+        then = f"look at each gate; then: pgrunbook run release --target {here.target.name} -p accept={keys}"
     return here.verdict(state, facts, then=then if plan.changes else "nothing: no migration is pending")
 
 
-def _judged(here: Here, pending: list[Migration]) -> dict[str, list[Finding]]:
+def _check_places(here: Here, history: History) -> None:
+    """See that every statement that a parameter names is in the folder. Raises WrongInput."""
+    migrations = [entry.migration for entry in history.entries if entry.migration is not None]
+    named = {*here.parameters.accept, *here.parameters.safe_forms_off}
+    files = {m.path.name: m for m in migrations if any(place.startswith(f"{m.path.name}:") for place in named)}
+    there = {safe_forms.key(s) for name, m in files.items() for s in statements.parse(m.sql, name)}
+    wrong = sorted(named - there)
+    if wrong:
+        raise WrongInput(
+            f"no statement begins at {', '.join(wrong)}",
+            detail=f"Statements are named by file and line: {', '.join(sorted(there)) or 'no such file is there'}.",
+            hint="Correct the parameter accept or safe_forms_off; make-it-safe names every statement.",
+        )
+
+
+def _judged(here: Here, pending: list[Migration]) -> tuple[dict[str, list[Judged]], list[Refusal]]:
     """Judge the pending statements on this very database, each migration a transaction of its own."""
+    parsed = [s for migration in pending for s in statements.parse(migration.sql, migration.path.name)]
     read = script([(migration.name, migration.sql) for migration in pending])
     timeouts = Timeouts(here.target.lock_timeout_ms, here.target.statement_timeout_ms)
     catalog = catalog_reader.read(here.conn, read.statements)
-    by_file: dict[str, list[Finding]] = {migration.name: [] for migration in pending}
-    for finding in review(read, catalog, transactions=Transactions.FILE, timeouts=timeouts):
-        by_file[finding.file].append(finding)
-    return by_file
+    found: dict[str, list[Judged]] = {migration.name: [] for migration in pending}
+    rules = design_rules(here.target)
+    judged = review(read, catalog, transactions=Transactions.FILE, timeouts=timeouts, design_rules=rules)
+    for statement, finding in zip(parsed, judged, strict=True):
+        found[finding.file].append((statement, finding))
+    refused = []
+    if here.target.safe_migrations:
+        refused = refusals.refusals(read.statements, catalog, here.parameters.allow_loss)
+    return found, refused
 
 
 def _locked(finding: Finding) -> Cell:

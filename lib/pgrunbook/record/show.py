@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from pgrunbook.record import svg
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -19,13 +21,7 @@ GOOD, WARN, BAD, PLAIN, QUIET = "good", "warn", "bad", "plain", "quiet"
 COLOURS = {GOOD: "#1a7f37", WARN: "#9a6700", BAD: "#cf222e", PLAIN: "inherit", QUIET: "#6e7781"}
 FILLS = {GOOD: "#dafbe1", WARN: "#fff8c5", BAD: "#ffebe9", PLAIN: "#f6f8fa", QUIET: "#f6f8fa"}
 CELL = "padding:3px 10px;text-align:left;vertical-align:top;border-bottom:1px solid #d0d7de;"
-SVG = "max-width:100%;font:12px sans-serif;background:#fff"
 TALLEST_PX = 520
-MINUTE_MS = 60_000.0
-STEPS_MS = (
-    *(digit * 10.0**power for power in range(-1, 4) for digit in (1, 2, 5)),
-    *(MINUTE_MS * minutes for minutes in (1, 2, 5, 10, 30, 60, 120, 360, 720, 1440, 7200)),
-)
 
 
 @dataclass(frozen=True)
@@ -166,48 +162,24 @@ class Timeline:
     def _repr_html_(self) -> str:
         left, width, lane_px, top = 330, 600, 20, 26
         whole = max((bar.end_ms for _, bars in self.lanes for bar in bars), default=1.0) or 1.0
-        height, whole_px = top + lane_px * len(self.lanes) + 34, left + width + 20
-        parts = [
-            f"<svg role='img' viewBox='0 0 {whole_px} {height}' width='{whole_px}' style='{SVG}'>",
-            f"<text x='0' y='14' font-weight='600' fill='#1f2328'>{escape(self.title)}</text>",
-        ]
-        for tick, label in _ticks(whole):
-            x = left + width * tick / whole
-            parts.append(
-                f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{top}' y2='{height - 30}' stroke='#d0d7de'/>"
-                f"<text x='{x:.1f}' y='{height - 16}' text-anchor='middle' fill='#57606a'>{label}</text>"
-            )
+        bottom = top + lane_px * len(self.lanes) + 4
+        parts = [*svg.time_axis(left, width, whole, top, bottom)]
         for number, (name, bars) in enumerate(self.lanes):
             y = top + lane_px * number
             label = name if len(name) <= 44 else name[:43] + "…"
-            parts.append(f"<text x='{left - 8}' y='{y + 13}' text-anchor='end' fill='#1f2328'>{escape(label)}</text>")
+            parts.append(svg.words(left - 8, y + 13, label, text_anchor="end"))
             for bar in bars:
                 x = left + width * bar.start_ms / whole
                 wide = max(1.5, width * (bar.end_ms - bar.start_ms) / whole)
-                parts.append(
-                    f"<rect x='{x:.1f}' y='{y + 3}' width='{wide:.1f}' height='{lane_px - 6}' "
-                    f"fill='{bar.colour}'><title>{escape(bar.tip)}</title></rect>"
-                )
+                parts.append(svg.bar(x, y + 3, wide, lane_px - 6, bar.colour, tip=bar.tip))
         x = 0.0
         for name, colour in self.legend:
-            parts.append(
-                f"<rect x='{x}' y='{height - 12}' width='10' height='10' fill='{colour}'/>"
-                f"<text x='{x + 14}' y='{height - 3}' fill='#57606a'>{escape(name)}</text>"
-            )
+            parts += [
+                svg.bar(x, bottom + 18, 10, 10, colour),
+                svg.words(x + 14, bottom + 27, name, fill=svg.QUIET),
+            ]
             x += 30 + 6.5 * len(name)
-        return "".join([*parts, "</svg>"])
-
-
-def _ticks(whole_ms: float) -> list[tuple[float, str]]:
-    """Return at most nine round moments of a stretch of time, each with its label."""
-    step = next((step for step in STEPS_MS if whole_ms / step <= 8), whole_ms)
-    return [(step * i, _time(step * i, step)) for i in range(int(whole_ms / step + 1e-9) + 1)]
-
-
-def _time(value_ms: float, step_ms: float) -> str:
-    if step_ms >= MINUTE_MS:
-        return f"{value_ms / MINUTE_MS:g} min"
-    return f"{value_ms / 1000:g} s" if value_ms >= 1000 else f"{value_ms:g} ms"
+        return svg.picture(self.title, left + width + 20, bottom + 30, parts)
 
 
 def _bare(value: object) -> Any:

@@ -7,10 +7,29 @@ from collections.abc import Iterator
 from pglast import ast
 
 from pgrunbook.changes.hazards.constraints import added_keys, has_index
-from pgrunbook.changes.hazards.rule import Note, Scene, Severity, rule
+from pgrunbook.changes.hazards.rule import RULES, Note, Scene, Severity, rule
 from pgrunbook.changes.syntax import options, quoted, relation
+from pgrunbook.errors import WrongInput
+from pgrunbook.target import Target
 
 AUDIT = ("created_at", "updated_at")
+ALL = "all"
+
+
+def design_rules(target: Target) -> tuple[str, ...]:
+    """Return the ids of the rules of design that a target switches on, "all" told in full; () for none.
+
+    Raises WrongInput when an id is not one of them.
+    """
+    known = tuple(name for name in RULES if name.startswith("design-"))
+    unknown = [name for name in target.design_rules if name not in (*known, ALL)]
+    if unknown:
+        raise WrongInput(
+            f'target "{target.name}" switches on rules of design that do not exist: {", ".join(unknown)}',
+            detail=f"There are: {', '.join(known)}; {ALL} is all of them.",
+            hint="Correct design_rules in targets.toml.",
+        )
+    return known if ALL in target.design_rules else tuple(name for name in known if name in target.design_rules)
 
 
 @rule(

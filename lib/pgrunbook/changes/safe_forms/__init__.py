@@ -30,6 +30,71 @@ FORMS: tuple[type[Form], ...] = (
 )  # fmt: skip
 
 
+class Planner:
+    """Chooses what is executed in place of each statement of a release, one statement after the other.
+
+    Each is judged on the connection's database as it is then. Where the caller executes every statement there
+    before the next one is asked about (``applied``), what the release made itself is seen by its age. Where
+    it does not, an earlier statement's table is known by its name, and what is not there needs no safe form.
+    ``rows_conn`` leads to the database whose rows count, where the first one is empty.
+    """
+
+    def __init__(
+        self,
+        conn: Connection,
+        *,
+        off: Mapping[str, str] | None = None,
+        fresh: Collection[str] = (),
+        batch_rows: int = BATCH_ROWS,
+        rows_conn: Connection | None = None,
+        applied: bool = False,
+    ) -> None:
+        self._facts = Facts(conn, rows_conn)
+        self._off, self._made, self._batch_rows = off or {}, set(fresh), batch_rows
+        self._memory = Memory()
+        self._moved = False
+        self._seen: list[tuple[Expansion, str]] = []
+        self._before = self._facts.relation_oids() if applied else None
+
+    def expand(self, statement: Statement) -> Expansion:
+        """Return what is executed in place of the next statement; several of a file are joined by :meth:`end_file`.
+
+        Raises WrongInput when a safe form could not be written down truly.
+        Locks: AccessShareLock on tables of which it is asked whether they hold more than ``batch_rows`` rows.
+        """
+        node = parsed(statement.sql)
+        case = Case(statement, node, self._facts, frozenset(self._made), self._memory, self._batch_rows)
+        if key(statement) in self._off:
+            reason = self._off[key(statement)]
+            found = _as_written(statement, f"Its safe form is switched off: {reason}", off=reason)
+        elif self._moved:
+            found = _as_written(statement, "The file sets search_path before it: its names may mean others.")
+        elif self._is_fresh(case):
+            found = _as_written(statement, "Its table is made by this release: nobody else uses it yet.")
+        else:
+            found = _expansion(case)
+        self._seen.append((found, "" if self._is_fresh(case) else _locked_table(found, self._facts)))
+        self._moved = self._moved or _sets_search_path(node)
+        self._made |= _makes(node)
+        if self._before is not None:
+            self._memory = Memory()  # what an earlier statement did is there to be seen
+        return found
+
+    def end_file(self) -> list[Expansion]:
+        """Return the expansions of the file that ends here, each table's short statements in one transaction."""
+        found, self._seen, self._moved = _apart(self._seen), [], False
+        return found
+
+    def _is_fresh(self, case: Case) -> bool:
+        relation = getattr(case.node, "relation", None)
+        if not isinstance(relation, ast.RangeVar):
+            return False
+        if self._before is None:
+            return _is_named(relation, case.fresh)
+        there = self._facts.relation(relation)
+        return there is not None and there.oid not in self._before
+
+
 def plan_forms(
     statements: Sequence[Statement],
     conn: Connection,
@@ -38,31 +103,15 @@ def plan_forms(
     fresh: Collection[str] = (),
     batch_rows: int = BATCH_ROWS,
 ) -> list[Expansion]:
-    """Return what is executed in place of each statement of a migration, in order.
+    """Return what is executed in place of each statement of a migration, judged on the database as it is now.
 
-    Each is judged on the connection's database as it is now. A table in ``fresh``, or one that an earlier
-    statement makes, is seen by nobody else and needs no safe form; neither does one that is not there. ``off`` maps
-    the :func:`key` of a statement to the reason for which the operator wants it executed as it is written.
-
-    Raises WrongInput when a safe form could not be written down truly.
-    Locks: AccessShareLock on tables of which it is asked whether they hold more than ``batch_rows`` rows.
+    ``off`` maps the :func:`key` of a statement to the reason for which the operator wants it executed as it is
+    written; a table in ``fresh`` is seen by nobody else. Raises and locks as :class:`Planner` does.
     """
-    made, wanted, facts = set(fresh), off or {}, Facts(conn)
-    memory = Memory()
-    found: list[Expansion] = []
-    moved = False
+    planner = Planner(conn, off=off, fresh=fresh, batch_rows=batch_rows)
     for statement in statements:
-        case = Case(statement, parsed(statement.sql), facts, frozenset(made), memory, batch_rows)
-        if key(statement) in wanted:
-            reason = wanted[key(statement)]
-            found.append(_as_written(statement, f"Its safe form is switched off: {reason}", off=reason))
-        elif moved:
-            found.append(_as_written(statement, "The file sets search_path before it: its names may mean others."))
-        else:
-            found.append(_expansion(case))
-        moved = moved or _sets_search_path(case.node)
-        made |= _makes(case.node)
-    return _apart(found, facts, frozenset(made))
+        planner.expand(statement)
+    return planner.end_file()
 
 
 def gate(statement: Statement, conn: Connection, *, batch_rows: int = BATCH_ROWS) -> Gate | None:
@@ -76,8 +125,6 @@ def key(statement: Statement) -> str:
 
 
 def _expansion(case: Case) -> Expansion:
-    if _is_fresh(case):
-        return _as_written(case.statement, "Its table is made by this release: nobody else uses it yet.")
     barrier = gates.find(case)
     if barrier is not None:
         return replace(_as_written(case.statement, f"No safe form: {barrier.says}."), gate=barrier)
@@ -101,46 +148,45 @@ def _as_written(statement: Statement, explains: str, *, off: str = "") -> Expans
     return Expansion(statement, "", explains, (step,), off=off)
 
 
-def _apart(found: list[Expansion], facts: Facts, fresh: frozenset[str]) -> list[Expansion]:
-    """Give short ALTER TABLEs of several tables a transaction for each table.
+def _apart(seen: Sequence[tuple[Expansion, str]]) -> list[Expansion]:
+    """Give ALTER TABLEs of several tables, and renames, a transaction for each table.
 
-    A lock is held to the end of its transaction: joined with the wait for the next table's, the first table
-    would stand still for both. Statements of one table stay together: the lock is waited for once.
+    A lock is held to the end of its transaction: joined with the wait for the next table's, or with its
+    rewriting, the first table would stand still for both. Statements of one table stay together: the lock is
+    waited for once.
     """
-    tables = [_locked_table(expansion, facts, fresh) for expansion in found]
+    found, tables = [expansion for expansion, _ in seen], [table for _, table in seen]
     if len({table for table in tables if table}) < 2:
         return found
     apart: list[Expansion] = []
     for expansion, table in zip(found, tables, strict=True):
-        before = apart[-1] if apart else None
-        if table and before is not None and tables[len(apart) - 1] == table:
+        if table and apart and tables[len(apart) - 1] == table:
             first = next(e for e in reversed(apart) if e.steps)
             place = apart.index(first)
             joined = replace(first.steps[0], sql=f"{first.steps[0].sql};\n{expansion.statement.sql}")
             apart[place] = replace(first, steps=(joined,))
             says = f"Joined with {key(first.statement)}: the same table's lock is waited for once."
-            apart.append(replace(expansion, explains=says, steps=()))
+            apart.append(replace(expansion, explains=_also(expansion, says), steps=()))
             continue
         if table:
             own = replace(expansion.steps[0], own_transaction=True)
             says = "In a transaction of its own: its lock is not held while another table's is waited for."
-            expansion = replace(expansion, steps=(own,), explains=says)  # noqa: PLW2901
+            expansion = replace(expansion, steps=(own,), explains=_also(expansion, says))  # noqa: PLW2901
         apart.append(expansion)
     return apart
 
 
-def _locked_table(expansion: Expansion, facts: Facts, fresh: frozenset[str]) -> str:
+def _also(expansion: Expansion, says: str) -> str:
+    return f"{expansion.explains} {says}" if expansion.gate else says
+
+
+def _locked_table(expansion: Expansion, facts: Facts) -> str:
     """Return the table that an ALTER TABLE executed as written locks, "" for anything else."""
     node = parsed(expansion.statement.sql)
-    if expansion.form or expansion.gate or expansion.off or not isinstance(node, ast.AlterTableStmt):
+    if expansion.form or expansion.off or not isinstance(node, ast.AlterTableStmt | ast.RenameStmt):
         return ""
-    table = facts.relation(node.relation)
-    return "" if table is None or _is_named(node.relation, fresh) else table.sql
-
-
-def _is_fresh(case: Case) -> bool:
-    relation = getattr(case.node, "relation", None)
-    return isinstance(relation, ast.RangeVar) and _is_named(relation, case.fresh)
+    table = facts.relation(node.relation) if node.relation is not None else None
+    return "" if table is None else table.sql
 
 
 def _is_named(relation: ast.RangeVar, names: Collection[str]) -> bool:
@@ -168,6 +214,6 @@ def _sets_search_path(node: object) -> bool:
 
 
 __all__ = [
-    "FORMS", "Batches", "Case", "Expansion", "Facts", "Form", "Gate", "Progress", "Relation", "SafeStep",
+    "FORMS", "Batches", "Case", "Expansion", "Facts", "Form", "Gate", "Planner", "Progress", "Relation", "SafeStep",
     "gate", "key", "plan_forms", "run_batches",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from pgrunbook.changes.safe_forms.step import RANGE, Batches
+from pgrunbook.database import steps
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 
@@ -58,8 +59,7 @@ def run_batches(
     stays, the batch that failed is aborted, and the same call goes on behind the last batch that was committed.
     Locks: RowExclusiveLock on the table, and the rows of one batch.
     """
-    if conn.execute(_query("batch_exists")).fetchone() != (True,):
-        conn.execute(_query("create_batch"))
+    steps.create(conn)
     while True:
         with conn.transaction():
             _set_locally(conn, lock_timeout_ms, statement_timeout_ms)

@@ -13,6 +13,16 @@ FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.oid = pg_catalog.to_regclass(%(name)s)
 
+-- name: relation_oids
+-- a row is: a relation that is there
+SELECT c.oid::bigint AS oid
+FROM pg_catalog.pg_class AS c
+WHERE c.relkind IN ('r', 'p', 'm', 'v', 'f')
+
+-- name: is_relation_named
+-- a row is: whether a table of this name is there
+SELECT pg_catalog.to_regclass(%(name)s) IS NOT NULL
+
 -- name: partitions
 -- a row is: a table below a partitioned table, parents before their children
 SELECT t.relid::oid::bigint AS oid,
@@ -231,25 +241,6 @@ WHERE t.oid = pg_catalog.to_regtype(%(type)s)
 SELECT r.rolsuper AS may
 FROM pg_catalog.pg_roles AS r
 WHERE r.rolname = current_user
-
--- name: create_batch
--- a row is: nothing; makes the table in which the progress of batches is kept
-CREATE SCHEMA IF NOT EXISTS pgrunbook;
-CREATE TABLE IF NOT EXISTS pgrunbook.batch (
-    name text PRIMARY KEY,
-    pass int NOT NULL,
-    last_key text[],
-    end_key text[],
-    batches bigint NOT NULL,
-    rows bigint NOT NULL,
-    is_done boolean NOT NULL,
-    started_at timestamptz NOT NULL,
-    updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
-)
-
--- name: batch_exists
--- a row is: whether the table of progress is there
-SELECT pg_catalog.to_regclass('pgrunbook.batch') IS NOT NULL AS is_there
 
 -- name: read_batch
 -- a row is: how far a loop of batches has come

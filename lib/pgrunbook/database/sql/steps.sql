@@ -27,7 +27,25 @@ CREATE TABLE IF NOT EXISTS pgrunbook.restore_point (
     lsn pg_lsn NOT NULL,
     version text,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+CREATE TABLE IF NOT EXISTS pgrunbook.batch (
+    name text PRIMARY KEY,
+    pass int NOT NULL,
+    last_key text[],
+    end_key text[],
+    batches bigint NOT NULL,
+    rows bigint NOT NULL,
+    is_done boolean NOT NULL,
+    started_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 )
+
+-- name: complete
+-- a row is: whether all that create makes is there
+SELECT count(*) = 3
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'pgrunbook' AND c.relname IN ('step', 'restore_point', 'batch')
 
 -- name: exists
 -- a row is: whether this database has a record of its own
@@ -58,7 +76,10 @@ SET state = excluded.state, kind = excluded.kind, sha256 = excluded.sha256, file
 SELECT
     s.migration,
     s.step,
-    pg_catalog.bool_or(s.state = 'done') AS done
+    s.state = 'done' AS done,
+    s.kind = 'history row' AS is_whole,
+    s.run_id,
+    s.sha256
 FROM pgrunbook.step s
 JOIN ROWS FROM (
     pg_catalog.unnest(%(migrations)s::text[]),
@@ -66,20 +87,23 @@ JOIN ROWS FROM (
 ) AS p (migration, file_sha256) USING (migration, file_sha256)
 WHERE s.direction = %(direction)s
   AND s.state IN ('intended', 'done')
-GROUP BY 1, 2
+ORDER BY s.started_at, s.step
 
 -- name: take_back
 -- a row is: nothing; the steps of a migration that was just taken back, or put back, count no more
+WITH forgotten AS (
+    DELETE FROM pgrunbook.batch
+    WHERE pg_catalog.starts_with(name, %(direction)s || ':' || %(migration)s || ':')
+)
 UPDATE pgrunbook.step
 SET state = 'taken back'
 WHERE migration = %(migration)s AND direction = %(direction)s AND state <> 'taken back'
 
 -- name: withdraw
--- a row is: nothing; a step that was meant to be done, and of which the server said that it was not
+-- a row is: nothing; steps that were meant to be done and were not, or were done and undone
 UPDATE pgrunbook.step
 SET state = 'taken back'
-WHERE run_id = %(run_id)s AND migration = %(migration)s AND direction = %(direction)s AND step = %(step)s
-  AND state = 'intended'
+WHERE run_id = %(run_id)s AND migration = %(migration)s AND direction = %(direction)s AND step = ANY (%(steps)s)
 
 -- name: applied_by_run
 -- a row is: a migration that a run has applied wholly and nobody has taken back, newest first

@@ -1,0 +1,148 @@
+"""What an execution tells while it works: the journal's events, the results of its steps, and its observer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import psycopg
+from psycopg.errors import Diagnostic
+
+from pgrunbook.changes.plan import Change, Plan, Step
+from pgrunbook.changes.results import Results, StepResult, StepState, Stretch
+from pgrunbook.database.locks import Watch
+from pgrunbook.database.look import Holder, Look
+from pgrunbook.record.journal import Journal
+
+log = logging.getLogger(__name__)
+MOST_NOTICES = 50
+
+
+class Observer(Protocol):
+    """Who looks on while a plan is executed: a rehearsal does."""
+
+    def begins(self, change: Change, step: Step, attempt: int) -> None:
+        """Be told right before a step is sent; inside its transaction, where it has one."""
+
+    def ran(self, change: Change, step: Step, rows: int | None) -> None:
+        """Be told right after it ran, before its transaction is committed."""
+
+    def committed(self, change: Change, steps: Sequence[Step]) -> None:
+        """Be told that steps are committed."""
+
+    def aborted(self, change: Change) -> None:
+        """Be told that an attempt was aborted: what began in it does not count."""
+
+
+class Account:
+    """Keeps the account of one execution."""
+
+    def __init__(
+        self, plan: Plan, journal: Journal, on_change: Callable[[list[StepResult]], None], observer: Observer | None
+    ) -> None:
+        self.results = Results(plan, on_change)
+        self._plan, self._journal, self._observer = plan, journal, observer
+        self._notices: list[str] = []
+
+    def event(self, event: str, change: Change, **facts: object) -> None:
+        """Write an event about a migration, flushed to disk."""
+        self._journal.write(event, migration=change.migration, direction=self._plan.direction, **facts)
+
+    def begun(self, change: Change) -> None:
+        """Note that a migration begins; the event of its first step, which comes before it is sent, flushes this."""
+        self._journal.note("migration-started", migration=change.migration, direction=self._plan.direction)
+
+    def begins(self, change: Change, step: Step, attempt: int) -> None:
+        """Write ahead that a step is sent now."""
+        self.results.set(change, step, state=StepState.RUNNING, attempt=attempt)
+        facts = {"kind": step.kind, "sha256": step.sha256, "attempt": attempt, "policy": step.policy}
+        self.event("step-started", change, step=step.number, **facts)
+        self._notices.clear()
+        if self._observer:
+            self._observer.begins(change, step, attempt)
+
+    def ended(self, change: Change, step: Step, watch: Watch, start: float, end: float) -> None:
+        """Keep how long a step took, whatever became of it, and who stood in its way; times are monotonic, in s."""
+        before = self.results.of(change, step)
+        waits = [Stretch("waiting", max(start, a), min(end, b)) for a, b in watch.waits]
+        self.results.set(
+            change, step,
+            ran_ms=(end - start) * 1000,
+            waited_ms=before.waited_ms + watch.waited_ms,
+            blockers=watch.told() or before.blockers,
+            notices=tuple(self._notices),
+            stretches=(*before.stretches, Stretch("running", start, end), *waits),
+        )  # fmt: skip
+
+    def ran(self, change: Change, step: Step, attempt: int, watch: Watch, rows: int | None) -> None:
+        """Note that a step ran; the event of its commit flushes this."""
+        if self._observer:
+            self._observer.ran(change, step, rows)
+        self.results.set(change, step, state=StepState.RAN, rows=rows)
+        result = self.results.of(change, step)
+        self._journal.note(
+            "step-ran", migration=change.migration, direction=self._plan.direction, step=step.number,
+            attempt=attempt, ms=round(result.ran_ms, 1), waited_ms=round(watch.waited_ms, 1), rows=rows,
+            **({"blockers": watch.told()} if watch.blockers else {}),
+            **({"notices": result.notices} if result.notices else {}),
+        )  # fmt: skip
+        log.info("%s step %s: %s in %.0f ms", change.migration, step.number, step.kind, result.ran_ms)
+
+    def batch(self, change: Change, step: Step, batches: int, rows: int) -> None:
+        """Note that a batch of a step is committed."""
+        self.results.set(change, step, rows=rows)
+        self._journal.note("batch", migration=change.migration, step=step.number, batch=batches, rows=rows)
+
+    def done(self, change: Change, group: Sequence[Step]) -> None:
+        """Keep that steps are done: the server said that they are committed."""
+        self.results.mark(change, group, StepState.DONE)
+        if self._observer:
+            self._observer.committed(change, group)
+
+    def committed(self, change: Change, group: Sequence[Step], *, whole_migration: bool) -> None:
+        """Write that steps are committed."""
+        self.event("committed", change, steps=[step.number for step in group], whole_migration=whole_migration)
+
+    def looking(self, change: Change, step: Step, holders: Sequence[Holder], left_ms: float) -> None:
+        """Show who is in the way while nothing is asked for."""
+        names = "; ".join(map(str, holders[:3]))
+        said = f"Looking for a free moment, {left_ms / 1000:.0f} s left: {names}."
+        self.results.set(change, step, state=StepState.LOOKING, blockers=said)
+
+    def looked(self, change: Change, step: Step, look: Look, start: float) -> None:
+        """Write what came of looking, where somebody was in the way."""
+        end = "" if look.free else f"Not free within {look.waited_ms / 1000:.1f} s: "
+        before = self.results.of(change, step)
+        self.results.set(
+            change, step, state=StepState.WAITING, looked_ms=before.looked_ms + look.waited_ms,
+            blockers=end + "; ".join(map(str, look.holders[:3])) + ".",
+            stretches=(*before.stretches, Stretch("looking", start, time.monotonic())),
+        )  # fmt: skip
+        self.event("looked", change, step=step.number, free=look.free, waited_ms=round(look.waited_ms, 1),
+                   holders=[str(holder) for holder in look.holders[:10]])  # fmt: skip
+
+    def attempt_failed(self, change: Change, group: Sequence[Step], number: int, exc: psycopg.Error) -> None:
+        """Write that an attempt could not get its locks, and who stood in the way."""
+        self.aborted(change)
+        step = self.results.running(change, group)
+        self.event(
+            "attempt-failed", change, attempt=number, of=self._plan.attempts, sqlstate=exc.sqlstate,
+            message=str(exc).splitlines()[0], step=step.number if step else None,
+            blockers=self.results.of(change, step).blockers if step else "",
+        )  # fmt: skip
+        log.info("%s attempt %s of %s failed: %s", change.migration, number, self._plan.attempts, exc.sqlstate)
+
+    def aborted(self, change: Change) -> None:
+        """Tell the observer that the attempt does not count."""
+        if self._observer:
+            self._observer.aborted(change)
+
+    def notice(self, diagnostic: Diagnostic) -> None:
+        """Keep what the server says beside its answer."""
+        severity = "" if diagnostic.severity == "NOTICE" else f"{diagnostic.severity}: "
+        if len(self._notices) < MOST_NOTICES:
+            self._notices.append(f"{severity}{diagnostic.message_primary}")
+        elif len(self._notices) == MOST_NOTICES:
+            self._notices.append(f"(only the first {MOST_NOTICES} notices are kept)")

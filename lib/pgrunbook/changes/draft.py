@@ -1,0 +1,58 @@
+"""Drafting the plan: each statement with its safe form, and each step with the locks that it will ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pgrunbook.changes import catalog_reader, statements
+from pgrunbook.changes import plan as plans
+from pgrunbook.changes.effects import strongest
+from pgrunbook.changes.plan import Change, LockOn
+from pgrunbook.changes.safe_forms import Expansion, Planner
+from pgrunbook.changes.scenes import script, stage
+from pgrunbook.database.connection import Connection
+from pgrunbook.history import Migration
+from pgrunbook.target import Target
+
+
+def unproven(
+    target: Target, conn: Connection, migrations: Sequence[Migration], off: Mapping[str, str]
+) -> tuple[Change, ...]:
+    """Return the changes for migrations, judged on the database as it is now, without a branch to try them on.
+
+    ``off`` maps a statement's file and line to the reason for which its safe form is switched off.
+
+    Raises WrongInput for what cannot be parsed, or cannot be written down truly.
+    Locks: AccessShareLock on tables of which it is asked whether they are large.
+    """
+    planner = Planner(conn, off=off, batch_rows=target.batch_rows)
+    found = []
+    for migration in migrations:
+        for statement in statements.parse(migration.sql, migration.path.name):
+            planner.expand(statement)
+        found.append(change(target, migration, planner.end_file()))
+    return with_locks(found, conn)
+
+
+def change(target: Target, migration: Migration, expansions: Sequence[Expansion]) -> Change:
+    """Return the change that executes a migration's statements as expanded."""
+    return plans.expanded(migration.name, migration.hash, plans.way_back(migration), expansions, target)
+
+
+def with_locks(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...]:
+    """Return the changes, each step with the locks that it will take on what is there in this database now.
+
+    They are told from the text and the catalog, one step after the other, as the review does.
+    """
+    texts = [(c.migration, ";\n".join(step.sql for step in c.steps)) for c in changes]
+    read = script(texts)
+    scenes = iter(stage(read, catalog_reader.read(conn, read.statements)))
+    found = []
+    for one in changes:
+        steps = []
+        for step in one.steps:
+            told = [next(scenes) for _ in statements.parse(step.sql, step.file)]
+            locks = strongest((lock.object, lock.mode) for scene in told for lock in scene.effects.locks)
+            steps.append(step.model_copy(update={"locks": tuple(LockOn(object=o.object, mode=o.mode) for o in locks)}))
+        found.append(one.model_copy(update={"steps": tuple(steps)}))
+    return tuple(found)

@@ -1,0 +1,88 @@
+"""The rows that an execution leaves in the database beside the work itself: the history's, and our own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pgrunbook import history as histories
+from pgrunbook.changes import trouble
+from pgrunbook.changes.plan import Change, Plan, Step
+from pgrunbook.database import connection, steps
+from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, RESET_SESSION, Connection
+from pgrunbook.history import History
+
+RECORD_LIMITS = {"lock_timeout_ms": READ_LOCK_TIMEOUT_MS, "statement_timeout_ms": READ_STATEMENT_TIMEOUT_MS}
+# For this transaction only: what the migration has set comes back with the next one.
+OURSELVES = ("SET LOCAL SESSION AUTHORIZATION DEFAULT", "SET LOCAL ROLE TO DEFAULT")
+
+
+@dataclass
+class Marks:
+    """Writes the rows of one execution, as ourselves, whatever role a migration has set."""
+
+    conn: Connection
+    plan: Plan
+    run_id: str
+    history: History
+
+    def __post_init__(self) -> None:
+        self._digest = self.plan.digest
+
+    def done(self, change: Change, group: Sequence[Step], *, last: bool) -> None:
+        """Write at the end of a transaction, in one round trip, that its steps are done; with the last the migration.
+
+        Raises Broken when the history row was not there, or was there more than once.
+        """
+        rows = [_row(step) for step in group]
+        written = None
+        with self.conn.pipeline():
+            for statement in RESET_SESSION if last else OURSELVES:
+                self.conn.execute(statement.encode())
+            if not last:
+                self.conn.execute(b"SET LOCAL lock_timeout = %d" % READ_LOCK_TIMEOUT_MS)
+                self.conn.execute(b"SET LOCAL statement_timeout = %d" % READ_STATEMENT_TIMEOUT_MS)
+            if last:
+                written = self.conn.execute(*self._history_command(change))
+                steps.take_back(self.conn, change.migration, "down" if self.plan.direction == "up" else "up")
+                rows.append(_history_row(change))
+            steps.write(self.conn, self._key(change), "done", rows)
+        if written is not None and written.rowcount != 1:
+            raise trouble.history_moved(self.history.qualified_table, change)
+
+    def alone(self, change: Change, step: Step, state: str) -> None:
+        """Write in a transaction of its own that a step is meant to be done, or is done."""
+        with connection.transaction(self.conn, **RECORD_LIMITS):
+            self.conn.execute("; ".join(OURSELVES).encode())
+            steps.write(self.conn, self._key(change), state, [_row(step)])
+
+    def withdraw(self, change: Change, group: Sequence[Step]) -> None:
+        """Take back that steps were meant to be done, or done."""
+        steps.withdraw(self.conn, self._key(change), [step.number for step in group])
+
+    def _history_command(self, change: Change) -> histories.Command:
+        entry = next(e for e in self.history.entries if e.name == change.migration)
+        if self.plan.direction == "down":
+            return histories.unrecord(self.history, entry)
+        assert entry.migration is not None  # noqa: S101 - check_folder saw it
+        return histories.record(self.history, entry.migration)
+
+    def _key(self, change: Change) -> dict[str, object]:
+        return {
+            "run_id": self.run_id,
+            "migration": change.migration,
+            "direction": self.plan.direction,
+            "file_sha256": change.file_sha256,
+            "plan_digest": self._digest,
+        }
+
+
+def _row(step: Step) -> dict[str, object]:
+    return {"step": step.number, "kind": step.kind, "sha256": step.sha256}
+
+
+def _history_row(change: Change) -> dict[str, object]:
+    return {
+        "step": len(change.steps) + 1, "kind": "history row", "sha256": change.file_sha256,
+        "schema_before": change.schema_before, "schema_after": change.schema_after,
+    }  # fmt: skip

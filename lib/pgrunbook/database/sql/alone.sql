@@ -1,0 +1,56 @@
+-- name: index_is_valid
+-- a row is: whether a table has an index of that name which is valid
+SELECT EXISTS (SELECT
+               FROM pg_catalog.pg_index AS i
+               JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+               WHERE i.indrelid = pg_catalog.to_regclass({table})
+                 AND c.relname = {index}
+                 AND i.indisvalid
+                 AND i.indisready)
+
+-- name: invalid_index
+-- a row is: the statement that drops the index which a build that was cut off has left on this table
+SELECT pg_catalog.format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname) AS statement
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE i.indrelid = pg_catalog.to_regclass({table})
+  AND c.relname = {index}
+  AND NOT (i.indisvalid AND i.indisready)
+
+-- name: relation_is_gone
+-- a row is: whether no relation has this name
+SELECT pg_catalog.to_regclass({relation}) IS NULL
+
+-- name: label_is_there
+-- a row is: whether an enum has a label
+SELECT EXISTS (SELECT
+               FROM pg_catalog.pg_enum AS e
+               WHERE e.enumtypid = pg_catalog.to_regtype({type})
+                 AND e.enumlabel = {label})
+
+-- name: partition_is_gone
+-- a row is: whether a table is no partition
+SELECT NOT EXISTS (SELECT
+                   FROM pg_catalog.pg_class AS c
+                   WHERE c.oid = pg_catalog.to_regclass({partition})
+                     AND c.relispartition)
+
+-- name: pending_detach
+-- a row is: the statement that ends a DETACH PARTITION CONCURRENTLY that was cut off
+SELECT pg_catalog.format('ALTER TABLE %s DETACH PARTITION %s FINALIZE', {parent}, {partition}) AS statement
+FROM pg_catalog.pg_inherits AS h
+WHERE h.inhrelid = pg_catalog.to_regclass({partition})
+  AND h.inhdetachpending
+
+-- name: database_is_there
+-- a row is: whether the server has a database
+SELECT EXISTS (SELECT FROM pg_catalog.pg_database AS d WHERE d.datname = {name})
+
+-- name: tablespace_is_there
+-- a row is: whether the server has a tablespace
+SELECT EXISTS (SELECT FROM pg_catalog.pg_tablespace AS t WHERE t.spcname = {name})
+
+-- name: subscription_is_there
+-- a row is: whether the server has a subscription
+SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription AS s WHERE s.subname = {name})

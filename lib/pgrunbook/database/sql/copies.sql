@@ -1,0 +1,76 @@
+-- name: source
+-- a row is: what a copy of this session's database has to hold and to be like
+SELECT
+    pg_catalog.current_database() AS database,
+    pg_catalog.pg_database_size(pg_catalog.current_database()) AS database_bytes,
+    (
+        SELECT sum(CASE WHEN pg_catalog.has_database_privilege(d.oid, 'CONNECT')
+                        THEN pg_catalog.pg_database_size(d.oid) END)::bigint
+        FROM pg_catalog.pg_database d
+    ) AS server_bytes,
+    pg_catalog.getdatabaseencoding()::text AS encoding,
+    (SELECT pg_catalog.array_agg(r.rolname::text ORDER BY r.rolname) FROM pg_catalog.pg_roles r WHERE r.rolname !~ '^pg_')
+        AS roles,
+    (
+        SELECT coalesce(pg_catalog.string_agg(t.spcname::text, ', ' ORDER BY t.spcname), '')
+        FROM pg_catalog.pg_tablespace t
+        WHERE t.spcname NOT IN ('pg_default', 'pg_global')
+    ) AS tablespaces
+
+-- name: settings
+-- a row is: a setting that this session has from its database or its role, and where names are looked for
+SELECT
+    x.name,
+    CASE
+        WHEN x.name = 'search_path'
+        THEN pg_catalog.replace(
+            pg_catalog.current_setting(x.name), '"$user"', pg_catalog.quote_ident(session_user::text)
+        )
+        ELSE pg_catalog.current_setting(x.name)
+    END AS setting
+FROM (
+    SELECT pg_catalog.split_part(c.line, '=', 1) AS name
+    FROM pg_catalog.pg_db_role_setting r
+    CROSS JOIN LATERAL pg_catalog.unnest(r.setconfig) AS c (line)
+    WHERE r.setdatabase IN (0, (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()))
+      AND r.setrole IN (0, (SELECT u.oid FROM pg_catalog.pg_roles u WHERE u.rolname = session_user))
+    UNION
+    SELECT 'search_path'
+) x
+LEFT JOIN pg_catalog.pg_settings s ON s.name = x.name
+WHERE s.source IS DISTINCT FROM 'client'
+  AND x.name !~ 'preload_libraries$'
+  AND x.name NOT IN ('role', 'session_authorization')
+  AND pg_catalog.current_setting(x.name, true) IS NOT NULL
+ORDER BY x.name
+
+-- name: prepared
+-- a row is: a prepared transaction of this database, which came along with its locks
+SELECT p.gid
+FROM pg_catalog.pg_prepared_xacts p
+WHERE p.database = pg_catalog.current_database()
+ORDER BY p.prepared
+
+-- name: size
+-- a row is: a table by the name that SQL gives it, with its bytes and the planner's guess of its rows, NULL where it has none
+SELECT
+    n.nspname::text AS schema_name,
+    c.relname::text AS relation,
+    x.bytes,
+    CASE
+        WHEN x.analyzed AND x.pages > 0 THEN (x.tuples * (x.bytes / 8192.0) / x.pages)::bigint
+    END AS rows_estimate
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (
+    SELECT
+        coalesce(sum(pg_catalog.pg_relation_size(m.oid)), 0)::bigint AS bytes,
+        coalesce(sum(m.relpages), 0) AS pages,
+        coalesce(sum(m.reltuples), 0)::float8 AS tuples,
+        coalesce(pg_catalog.bool_and(m.reltuples >= 0), false) AS analyzed
+    FROM pg_catalog.pg_class m
+    WHERE m.relkind IN ('r', 'm')
+      AND (m.oid = c.oid OR m.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t))
+) x
+WHERE c.oid = pg_catalog.to_regclass(%(name)s)
+  AND c.relkind IN ('r', 'p', 'm')
