@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
 
-from pgrunbook.changes.catalog import Catalog, Standing, Use, Weight
+from pgrunbook.changes.ahead import after
+from pgrunbook.changes.catalog import Catalog, Standing, Table, Use, Weight
 from pgrunbook.changes.catalog_reader import read
+from pgrunbook.changes.effects import Lock, effects
+from pgrunbook.changes.found import ACCESS_EXCLUSIVE
 from pgrunbook.changes.hazards import Transactions
 from pgrunbook.changes.review import review
 from pgrunbook.changes.statements import parse
-from pgrunbook.changes.syntax import Name
+from pgrunbook.changes.syntax import Name, tree
 from pgrunbook.changes.usage import uses_of
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.target import Target
@@ -66,6 +70,73 @@ def test_touched_tables_are_read_with_all_that_hangs_on_them(conn: Connection) -
     assert ("sequence", "public.users_id_seq", ("id",)) in names
     ((orders, key),) = found.references_to(users)
     assert (orders.label, key.columns, key.on_delete) == ('"Odd"."Orders"', ("user_id",), "c")
+
+
+@pytest.mark.parametrize(
+    ("sql", "read"),
+    [
+        ("TRUNCATE users CASCADE", {"users", "Orders", "lines", "remarks", "replies"}),
+        ("DO $$ BEGIN TRUNCATE users CASCADE; END $$", {"users", "Orders", "lines", "remarks", "replies"}),
+        ("DELETE FROM users", {"users", "Orders", "lines", "remarks"}),
+        ("WITH gone AS (DELETE FROM users RETURNING id) SELECT id FROM gone", {"users", "Orders", "lines", "remarks"}),
+        ("TRUNCATE users", {"users", "Orders"}),
+        ("DROP TABLE users CASCADE", {"users", "Orders"}),
+        ("UPDATE users SET email = 'x'", {"users", "Orders"}),
+    ],
+)
+def test_foreign_keys_are_read_as_far_as_a_statement_follows_them(conn: Connection, sql: str, read: set[str]) -> None:
+    """TRUNCATE ... CASCADE goes through all, DELETE up to the first without ON DELETE CASCADE, others one hop."""
+    conn.execute('CREATE TABLE lines (id int PRIMARY KEY, order_id int REFERENCES "Odd"."Orders" ON DELETE CASCADE)')
+    conn.execute("CREATE TABLE remarks (id int PRIMARY KEY, line_id int REFERENCES lines)")
+    conn.execute("CREATE TABLE replies (remark_id int REFERENCES remarks)")
+    assert {table.name for table in catalog_of(conn, sql).tables.values()} - {"users_id_seq"} == read
+
+
+@pytest.mark.parametrize("name", ["mood", '"Mood"'])
+def test_tables_that_use_a_type_only_as_an_array_are_read(conn: Connection, name: str) -> None:
+    """DROP TYPE ... CASCADE takes their columns as well."""
+    conn.execute(f"CREATE TYPE {name} AS ENUM ('good'); CREATE TABLE felt (moods {name}[], many {name}[][])".encode())
+    drop = f"DROP TYPE {name} CASCADE"
+    told = effects(tree(drop), catalog_of(conn, drop))
+    assert told.locks == (Lock("public.felt", ACCESS_EXCLUSIVE),)
+    assert told.loses == ("the values of column public.felt.moods", "the values of column public.felt.many")
+
+
+def test_a_type_of_the_system_reads_no_table(conn: Connection) -> None:
+    """Not even as an array, or every migration would read the whole database."""
+    conn.execute("CREATE TABLE words (them text[])")
+    assert catalog_of(conn, "SELECT '{a}'::text[], 'a'::text").tables == {}
+
+
+@pytest.mark.parametrize(
+    ("sql", "there", "gone"),
+    [
+        ('ALTER TABLE users SET SCHEMA "Odd"', '"Odd".users', "public.users"),
+        ('ALTER TABLE users RENAME TO "People"', 'public."People"', "public.users"),
+        ("ALTER SCHEMA public RENAME TO new", "new.users", "public.users"),
+        ('ALTER TABLE log SET SCHEMA "Odd"', '"Odd".log', "public.log"),
+        ('ALTER VIEW mails SET SCHEMA "Odd"', '"Odd".mails', "public.mails"),
+        ('ALTER VIEW mails RENAME TO "Mails"', 'public."Mails"', "public.mails"),
+        ('ALTER SCHEMA "Odd" RENAME TO new', 'new."Orders"', '"Odd"."Orders"'),
+    ],
+)
+def test_what_moves_is_found_as_the_server_has_it_then(conn: Connection, sql: str, there: str, gone: str) -> None:
+    """Under its new name with its sequences, indexes, views, partitions and foreign keys in both directions."""
+    touched = '; SELECT FROM users, "Odd"."Orders", log, log_1, mails, mails_too, users_id_seq'
+    told = after(catalog_of(conn, sql + touched), tree(sql))
+    conn.execute(sql.encode())
+    found = catalog_of(conn, "SELECT FROM " + ", ".join(table.label for table in told.tables.values()))
+    assert told.labelled(there)
+    assert told.labelled(gone) is None
+    assert {key: _lasting(table) for key, table in told.tables.items()} == {
+        key: _lasting(table) for key, table in found.tables.items()
+    }
+
+
+def _lasting(table: Table) -> Table:
+    """What counts of a table but its statistics, which come late, and the text of keys, which nobody reads."""
+    constraints = tuple(replace(c, definition="") if c.kind == "f" else c for c in table.constraints)
+    return replace(table, rows_estimate=0, table_bytes=0, reads=0, writes=0, vacuumed_at=None, constraints=constraints)
 
 
 def test_partitions_count_for_their_parent(conn: Connection) -> None:

@@ -261,6 +261,75 @@ def test_enough_kinds_are_compared() -> None:
     assert len(CASES) > 200
 
 
+DEEP = """
+CREATE SCHEMA deep;
+CREATE TABLE deep.users (id integer PRIMARY KEY, best integer);
+CREATE TABLE deep.orders (id integer PRIMARY KEY, user_id integer REFERENCES deep.users ON DELETE CASCADE);
+CREATE TABLE deep.items (id integer PRIMARY KEY, order_id integer REFERENCES deep.orders ON DELETE CASCADE);
+CREATE TABLE deep.notes (id integer PRIMARY KEY, item_id integer REFERENCES deep.items);
+CREATE TABLE deep.marks (id integer PRIMARY KEY, item_id integer REFERENCES deep.items ON DELETE SET NULL);
+CREATE TABLE deep.footnotes (note_id integer REFERENCES deep.notes ON DELETE CASCADE);
+CREATE TABLE deep.stays (id integer PRIMARY KEY, user_id integer REFERENCES deep.users ON DELETE CASCADE, at date)
+    PARTITION BY RANGE (id);
+CREATE TABLE deep.stays_1 PARTITION OF deep.stays FOR VALUES FROM (1) TO (10);
+CREATE TABLE deep.nights (stay_id integer REFERENCES deep.stays ON DELETE CASCADE);
+CREATE TABLE deep.heirs (at date) INHERITS (deep.orders);
+CREATE TABLE deep.fixed (user_id integer REFERENCES deep.users ON DELETE RESTRICT);
+INSERT INTO deep.users VALUES (1, 1);
+INSERT INTO deep.orders VALUES (1, 1);
+INSERT INTO deep.items VALUES (1, 1);
+INSERT INTO deep.marks VALUES (1, 1);
+INSERT INTO deep.stays VALUES (1, 1, '2026-01-01');
+INSERT INTO deep.nights VALUES (1);
+INSERT INTO deep.heirs VALUES (2, 1, '2026-01-01');
+ALTER TABLE deep.users ADD FOREIGN KEY (best) REFERENCES deep.items ON DELETE CASCADE DEFERRABLE;
+"""
+
+
+@pytest.fixture
+def deep(past: Past) -> Iterator[Past]:
+    """The server with tables that refer to each other over many hops, in a ring, with partitions and heirs."""
+    past.conn.execute(DEEP.encode())
+    yield past
+    past.conn.execute("DROP SCHEMA deep CASCADE")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "TRUNCATE deep.users CASCADE",
+        "TRUNCATE deep.stays_1 CASCADE",
+        "TRUNCATE ONLY deep.orders CASCADE",
+        "TRUNCATE deep.orders CASCADE",
+        "TRUNCATE deep.stays, deep.nights",
+        "TRUNCATE deep.footnotes",
+        "DELETE FROM deep.users",
+        "DELETE FROM deep.orders",
+        "DELETE FROM deep.items",
+        "DELETE FROM deep.marks",
+        "WITH gone AS (DELETE FROM deep.users RETURNING id) SELECT count(*) FROM gone",
+    ],
+)
+def test_foreign_keys_are_followed_as_far_as_the_server_does(deep: Past, statement: str) -> None:
+    """TRUNCATE ... CASCADE and ON DELETE CASCADE lock every table on the way, and no other; TRUNCATE empties it."""
+    told = effects(tree(statement), read(deep.conn, [_one(statement)]))
+    size = (
+        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'deep'::regnamespace AND relkind IN ('r', 'p')"
+    )
+    files = f"SELECT name, pg_relation_filenode(name::regclass) FROM ({size}) AS t (name)".encode()
+    with deep.conn.transaction(force_rollback=True):
+        before = dict(deep.conn.execute(files).fetchall())
+        deep.conn.execute(statement.encode())
+        held = deep.conn.execute(
+            "SELECT c.oid::regclass::text, l.mode FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation"
+            " WHERE l.pid = pg_backend_pid() AND c.relnamespace = 'deep'::regnamespace AND c.relkind IN ('r', 'p')"
+        ).fetchall()
+        emptied = {name for name, file in deep.conn.execute(files).fetchall() if file != before[name]}
+    assert told.fails == ()
+    assert list(told.locks) == list(strongest((str(name), str(mode)) for name, mode in held))
+    assert set(told.empties) == emptied
+
+
 def _one(text: str) -> Statement:
     (statement,) = parse(text, "x.sql")
     return statement

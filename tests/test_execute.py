@@ -14,12 +14,13 @@ from conftest import do, rows
 from pgrunbook import history as histories
 from pgrunbook import target as targets
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import execute as executing
+from pgrunbook.changes import asking
 from pgrunbook.changes.account import Account
-from pgrunbook.changes.execute import Execution, StepState
+from pgrunbook.changes.execute import Execution, StepResult, StepState
 from pgrunbook.database import locks, steps
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Broken, Interrupted, RecordFailed, Refused, StatementFailed, Unreachable
+from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
 from scenes import (
     RUN,
@@ -45,7 +46,7 @@ STEPS = "SELECT migration, step, state, kind FROM pgrunbook.step ORDER BY migrat
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other at once."""
-    monkeypatch.setattr(executing, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(asking, "FIRST_PAUSE_S", 0.05)
 
 
 def versions(target: Target) -> list[object]:
@@ -56,7 +57,7 @@ def tables(target: Target) -> set[object]:
     return {name for (name,) in rows(target, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
 
 
-def states(results: list[executing.StepResult]) -> list[StepState]:
+def states(results: list[StepResult]) -> list[StepState]:
     return [result.state for result in results]
 
 
@@ -215,7 +216,7 @@ def test_a_history_table_that_cannot_be_made_is_told(project: Project) -> None:
         conn.execute("SET ROLE limited")
         steps.create(conn)
         conn.execute(f"RESET ROLE; REVOKE CREATE ON DATABASE {target.database} FROM limited; SET ROLE limited")
-        work = Execution(plan, target, RUN, conn, history, executing.Journal(journal_of(target)))
+        work = Execution(plan, target, RUN, conn, history, Journal(journal_of(target)))
         error = error_of(work.run)
         conn.execute("RESET ROLE; DROP OWNED BY limited; DROP ROLE limited")
     assert str(error) == (
@@ -727,8 +728,8 @@ def test_ctrl_c_cancels_the_statement_in_the_server(project: Project) -> None:
 
 def test_ctrl_c_in_the_pause_between_two_attempts_stops_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not wait for the pause to end."""
-    monkeypatch.setattr(executing, "FIRST_PAUSE_S", 3600)
-    monkeypatch.setattr(executing, "LONGEST_PAUSE_S", 3600)
+    monkeypatch.setattr(asking, "FIRST_PAUSE_S", 3600)
+    monkeypatch.setattr(asking, "LONGEST_PAUSE_S", 3600)
     target = project(folder={"0001_a.sql": "LOCK TABLE a"}, lock_timeout_ms=50)
     do(target, "CREATE TABLE a ()")
     seen: list[Execution] = []

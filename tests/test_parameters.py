@@ -13,8 +13,8 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.procedures.parameters import OF, Migrate, Parameters, Prepare, checked
 
 KNOWS = (
-    "Hint: prepare knows: target, generate, rehearse, out_of_order, max_transaction_age_s, allow_loss, accept, "
-    "safe_forms_off, with_data, most_mb, load."
+    "Hint: prepare knows: target, generate, rehearse, with_data, most_mb, load, accept, allow_loss, safe_forms_off, "
+    "out_of_order, max_transaction_age_s."
 )
 
 

@@ -123,16 +123,19 @@ class Account:
         self.event("looked", change, step=step.number, free=look.free, waited_ms=round(look.waited_ms, 1),
                    holders=[str(holder) for holder in look.holders[:10]])  # fmt: skip
 
-    def attempt_failed(self, change: Change, group: Sequence[Step], number: int, exc: psycopg.Error) -> None:
-        """Write that an attempt could not get its locks, and who stood in the way."""
+    def attempt_failed(
+        self, change: Change, group: Sequence[Step], number: int, counted: int, exc: psycopg.Error
+    ) -> None:
+        """Write that an attempt could not get its locks, and who stood in the way; some are not counted."""
         self.aborted(change)
         step = self.results.running(change, group)
         self.event(
-            "attempt-failed", change, attempt=number, of=self._plan.attempts, sqlstate=exc.sqlstate,
+            "attempt-failed", change, attempt=number, counted=counted, of=self._plan.attempts, sqlstate=exc.sqlstate,
             message=str(exc).splitlines()[0], step=step.number if step else None,
             blockers=self.results.of(change, step).blockers if step else "",
         )  # fmt: skip
-        log.info("%s attempt %s of %s failed: %s", change.migration, number, self._plan.attempts, exc.sqlstate)
+        log.info("%s attempt %s (%s of %s) failed: %s", change.migration, number, counted, self._plan.attempts,
+                 exc.sqlstate)  # fmt: skip
 
     def aborted(self, change: Change) -> None:
         """Tell the observer that the attempt does not count."""

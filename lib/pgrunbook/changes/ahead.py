@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from pgrunbook.changes.syntax import (
     constraint_kind,
     dotted,
     object_kind,
+    quoted,
     relation,
     relations_in,
     strings,
@@ -28,6 +29,8 @@ from pgrunbook.changes.type_change import kind_of
 
 _SUFFIX = {"PRIMARY": "pkey", "UNIQUE": "key", "FOREIGN": "fkey", "CHECK": "check", "EXCLUSION": "excl"}
 _KIND = {"PRIMARY": "p", "UNIQUE": "u", "FOREIGN": "f", "CHECK": "c", "EXCLUSION": "x", "NOTNULL": "n"}
+_RELATIONS = {"TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"}
+_NAMED_BY_LABEL = ("view", "materialized view", "sequence")
 
 
 def after(catalog: Catalog, node: Any) -> Catalog:
@@ -47,13 +50,91 @@ def after(catalog: Catalog, node: Any) -> Catalog:
             return _with(catalog, _new(catalog, relation(node.view), "v"))
         case ast.IndexStmt():
             return _indexed(catalog, node)
-        case ast.RenameStmt():
-            return _renamed(catalog, node)
+        case ast.RenameStmt() if object_kind(node.renameType) == "COLUMN" and node.relation is not None:
+            return _renamed_column(catalog, node)
+        case ast.RenameStmt() | ast.AlterObjectSchemaStmt():
+            moved = moves(catalog, node)
+            return _moved(catalog, moved, _labels(catalog, node, moved))
         case ast.DropStmt():
             return _dropped(catalog, node)
         case ast.AlterTableStmt() if object_kind(node.objtype) in ("TABLE", "FOREIGN_TABLE"):
             return _altered(catalog, node)
     return catalog
+
+
+def moves(catalog: Catalog, node: Any) -> dict[Key, Key]:
+    """Return the relations to which a statement gives another name or schema, old key to new; {} when to none.
+
+    A table takes its sequences along to another schema, but not its partitions.
+
+    Source: https://www.postgresql.org/docs/current/sql-altertable.html, SET SCHEMA
+    """
+    match node:
+        case ast.RenameStmt() if object_kind(node.renameType) == "SCHEMA":
+            return {key: (node.newname, key[1]) for key in catalog.tables if _is_in(catalog, key, node.subname)}
+        case ast.RenameStmt() if object_kind(node.renameType) in _RELATIONS:
+            table = catalog.find(relation(node.relation))
+            return {} if table.standing is Standing.MISSING else {table.key: (table.schema, node.newname)}
+        case ast.AlterObjectSchemaStmt() if object_kind(node.objectType) in _RELATIONS:
+            table = catalog.find(relation(node.relation))
+            known = (catalog.labelled(dependent.name) for dependent in table.of_kind("sequence"))
+            together = [] if table.standing is Standing.MISSING else [table, *filter(None, known)]
+            return {member.key: (node.newschema, member.name) for member in together}
+    return {}
+
+
+def _is_in(catalog: Catalog, key: Key, schema: str) -> bool:
+    # Where nobody was asked, "" stands for the default schema.
+    return key[0] == schema or (key[0] == "" and schema in catalog.search_path)
+
+
+def _labels(catalog: Catalog, node: Any, moved: Mapping[Key, Key]) -> dict[str, str]:
+    """Return how that is called which hangs on tables, old label to new; most of it is not read itself."""
+    found = {str(Name(*old)): str(Name(*new)) for old, new in moved.items()}
+    match node:
+        case ast.AlterObjectSchemaStmt() if moved:
+            table = catalog.find(relation(node.relation))
+            hanging, old, new = table.of_kind("sequence"), table.schema, node.newschema
+        case ast.RenameStmt() if object_kind(node.renameType) == "SCHEMA":
+            everything = (d for table in catalog.tables.values() for d in table.of_kind(*_NAMED_BY_LABEL))
+            hanging, old, new = everything, node.subname, node.newname
+        case _:
+            return found
+    prefix = quoted(old) + "."
+    names = {dependent.name for dependent in hanging if dependent.name.startswith(prefix)}
+    return found | {name: f"{quoted(new)}.{name.removeprefix(prefix)}" for name in names}
+
+
+def _moved(catalog: Catalog, moved: Mapping[Key, Key], labels: Mapping[str, str]) -> Catalog:
+    """Return the catalog with new names, also where other tables refer to them."""
+    if not moved and not labels:
+        return catalog
+    there = {key: _following(table, moved, labels) for key, table in catalog.tables.items()}
+    tables = {key: table for key, table in there.items() if key not in moved}
+    for key, (schema, name) in moved.items():
+        table = there.get(key) or catalog.at(key)
+        indexes = tuple(replace(index, schema=schema) for index in table.indexes)
+        tables[schema, name] = replace(table, schema=schema, name=name, indexes=indexes)
+    return replace(catalog, tables=MappingProxyType(tables))
+
+
+def _following(table: Table, moved: Mapping[Key, Key], labels: Mapping[str, str]) -> Table:
+    def new(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+        return tuple(moved.get(key, key) for key in keys)
+
+    return replace(
+        table,
+        constraints=tuple(
+            replace(c, partner=moved[c.partner]) if c.partner is not None and c.partner in moved else c
+            for c in table.constraints
+        ),
+        dependents=tuple(
+            replace(d, name=labels[d.name]) if d.kind in _NAMED_BY_LABEL and d.name in labels else d
+            for d in table.dependents
+        ),
+        parents=new(table.parents),
+        children=new(table.children),
+    )
 
 
 def _with(catalog: Catalog, *tables: Table, gone: tuple[Key, ...] = ()) -> Catalog:
@@ -177,15 +258,9 @@ def _indexed(catalog: Catalog, node: Any) -> Catalog:
     return _with(catalog, replace(table, indexes=(*table.indexes, index)))
 
 
-def _renamed(catalog: Catalog, node: Any) -> Catalog:
-    if node.relation is None:
-        return catalog
+def _renamed_column(catalog: Catalog, node: Any) -> Catalog:
     table = catalog.find(relation(node.relation))
-    if object_kind(node.renameType) == "TABLE":
-        if table.standing is Standing.UNKNOWN:
-            return _with(catalog, replace(table, name=node.newname))
-        return _with(catalog, replace(table, name=node.newname), gone=(table.key,))
-    if object_kind(node.renameType) == "COLUMN" and node.subname in table.columns:
+    if node.subname in table.columns:
         columns = {node.newname if name == node.subname else name: column for name, column in table.columns.items()}
         columns[node.newname] = replace(columns[node.newname], name=node.newname)
         return _with(catalog, replace(table, columns=columns))
@@ -195,6 +270,9 @@ def _renamed(catalog: Catalog, node: Any) -> Catalog:
 def _dropped(catalog: Catalog, node: Any) -> Catalog:
     if object_kind(node.removeType) in ("TABLE", "VIEW", "MATVIEW"):
         return _with(catalog, gone=tuple(catalog.find(dotted(entry)).key for entry in node.objects))
+    if object_kind(node.removeType) == "SCHEMA":
+        schemas = {dotted(entry).name for entry in node.objects}
+        return _with(catalog, gone=tuple(key for key in catalog.tables if key[0] in schemas))
     if object_kind(node.removeType) == "INDEX":
         for entry in node.objects:
             known = catalog.index(dotted(entry))

@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from pgrunbook.changes.catalog import Catalog, Column, Constraint, Dependent, Index, Standing, Table, TypeFact, Use
+from pgrunbook.changes.drops import CASCADE
 from pgrunbook.changes.routines import bodies
 from pgrunbook.changes.statements import Statement
 from pgrunbook.changes.syntax import Name, dotted, functions_in, object_kind, relation, tree, type_word, walk
@@ -23,6 +24,11 @@ from pgrunbook.database.queries import load, steady
 PAGE_BYTES = 8_192
 GUESSED_ROW_BYTES = 100
 MOST_USES = 5_000
+
+# The actions of foreign keys, as in pg_constraint.confdeltype, along which a statement reaches further tables:
+# TRUNCATE ... CASCADE follows them all, DELETE only ON DELETE CASCADE.
+_TRUNCATE_FOLLOWS = "arcnd"
+_DELETE_FOLLOWS = "c"
 
 # How much of a type's modifier is the length of a value's header, where the modifier counts it.
 _HEADER = 4
@@ -63,13 +69,17 @@ def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
 
 
 class _Wanted:
-    """The names in the statements: of relations, of schemas that are dropped, of types and of functions."""
+    """The names in the statements: of relations, of schemas dropped or renamed, of types and of functions.
+
+    ``cascades`` are the actions of the foreign keys that the statements follow from table to table.
+    """
 
     def __init__(self, statements: Iterable[Statement]) -> None:
         self.relations: dict[Name, None] = {}
         self.schemas: set[str] = set()
         self.types: set[str] = set()
         self.functions: set[str] = set()
+        self.cascades: set[str] = set()
         for statement in statements:
             for node in (tree(statement.sql), *bodies(tree(statement.sql))):
                 self._add(node)
@@ -78,7 +88,8 @@ class _Wanted:
         return [{"schema": name.schema, "name": name.name} for name in self.relations]
 
     def lists(self) -> dict[str, list[str]]:
-        return {"schemas": sorted(self.schemas), "types": sorted(self.types), "functions": sorted(self.functions)}
+        found = {"schemas": self.schemas, "types": self.types, "functions": self.functions, "cascades": self.cascades}
+        return {name: sorted(words) for name, words in found.items()}
 
     def _add(self, node: Any) -> None:
         for part in walk(node):
@@ -87,6 +98,10 @@ class _Wanted:
                     self.relations[relation(part)] = None
                 case ast.TypeName() if part.names:
                     self.types.add(type_word(part).name)
+                case ast.TruncateStmt() if part.behavior == CASCADE:
+                    self.cascades.update(_TRUNCATE_FOLLOWS)
+                case ast.DeleteStmt():
+                    self.cascades.update(_DELETE_FOLLOWS)
         self.functions.update(functions_in(node))
         match node:
             case ast.DropStmt():
@@ -95,7 +110,9 @@ class _Wanted:
                 self.types.add(dotted(node.typeName).name)
             case ast.CommentStmt() if isinstance(node.object, tuple):
                 self._add_commented(object_kind(node.objtype), node.object)
-            case ast.RenameStmt() if isinstance(node.object, tuple):
+            case ast.RenameStmt() if object_kind(node.renameType) == "SCHEMA":
+                self.schemas.add(node.subname)
+            case ast.RenameStmt() | ast.AlterObjectSchemaStmt() if isinstance(node.object, tuple):
                 self.types.add(dotted(node.object).name)
 
     def _add_dropped(self, kind: str, objects: Sequence[Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pgrunbook.changes import found as fx
 from pgrunbook.changes.alter_table import lock_owned
-from pgrunbook.changes.catalog import Standing, Table
+from pgrunbook.changes.catalog import Catalog, Standing, Table
 from pgrunbook.changes.syntax import Name, dotted, object_kind, relation
 
 CASCADE = 1
@@ -96,7 +96,7 @@ def _drop_type(found: fx.Found, name: Name, *, cascade: bool) -> None:
         found.cannot_know(f"which columns are of type {name}")
     for table in found.catalog.tables.values():
         for column in table.columns.values():
-            if column.type.rpartition(".")[2].strip('"').removesuffix("[]") != name.name:
+            if column.type.rpartition(".")[2].removesuffix("[]").strip('"') != name.name:
                 continue
             if cascade:
                 found.lock(table, fx.ACCESS_EXCLUSIVE)
@@ -127,21 +127,36 @@ def _drop_other(found: fx.Found, kind: str, name: Name, *, cascade: bool) -> Non
 
 def tell_truncate(found: fx.Found, node: Any) -> None:
     """Note what TRUNCATE does; CASCADE follows foreign keys to tables that refer to it."""
-    waiting = [found.catalog.find(relation(part)) for part in node.relations]
-    named = {table.key for table in waiting}
-    seen: set[tuple[str, str]] = set()
-    while waiting:
-        table = waiting.pop()
-        if table.key in seen:
-            continue
-        for member in found.catalog.below(table):
-            seen.add(member.key)
-            found.lock(member, fx.ACCESS_EXCLUSIVE)
-            found.lose(f"the rows of {member.label}")
-            if member.holds_rows_itself:
-                found.empties[member.label] = None
+    tables = emptied(found.catalog, node)
+    together = {table.key for table in tables}
+    for table in tables:
+        found.lock(table, fx.ACCESS_EXCLUSIVE)
+        found.lose(f"the rows of {table.label}")
+        if table.holds_rows_itself:
+            found.empties[table.label] = None
         for other, key in found.catalog.references_to(table):
-            if node.behavior == CASCADE:
-                waiting.append(other)
-            elif other.key not in named:
+            if other.key not in together:
                 found.fails[f"foreign key {key.name} of {other.label} depends on {table.label}"] = None
+
+
+def emptied(catalog: Catalog, node: Any) -> list[Table]:
+    """Return the tables that TRUNCATE empties: those that it names, and with CASCADE all that refer to them.
+
+    What it names is emptied with all that inherits from it; what CASCADE reaches only with its partitions.
+
+    Source: https://www.postgresql.org/docs/current/sql-truncate.html
+    """
+    named = [(catalog.find(relation(part)), part.inh) for part in node.relations]
+    found = {member.key: member for table, inh in named for member in (catalog.below(table) if inh else [table])}
+    waiting = list(found.values()) if node.behavior == CASCADE else []
+    while waiting:
+        for other, _ in catalog.references_to(waiting.pop()):
+            new = {member.key: member for member in with_partitions(catalog, other) if member.key not in found}
+            found |= new
+            waiting += new.values()
+    return list(found.values())
+
+
+def with_partitions(catalog: Catalog, table: Table) -> list[Table]:
+    """Return a table with its partitions, without those that only inherit: foreign keys are followed so."""
+    return catalog.below(table) if table.kind == "p" else [table]

@@ -6,9 +6,9 @@
    our own record, and the last one with the row of the history table: all of it is there, or nothing.
 3. A statement that must run alone, and a loop of batches, has a row before it (intended) and one after
    it (done). After a crash between the two, the catalog or the loop's own row says how far it came.
-4. Before a transaction asks for a lock that others would wait for, we look who is in its way. One that
-   could not get a lock, or was the victim of a deadlock, is aborted and tried again, a bounded number
-   of times, and the journal says who stood in the way.
+4. Before a transaction asks for a lock that others would wait for, we look who is in its way
+   (``changes.asking``). One that could not get a lock, or was the victim of a deadlock, is aborted and tried
+   again, within bounds, and the journal says who stood in the way.
 5. What a migration SETs holds for that migration: it neither reaches our own rows nor the next one.
 6. A statement that the server refuses takes its helpers with it: what its safe form had made is undone.
 """
@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,8 +25,9 @@ import psycopg
 from psycopg import errors as pg
 
 from pgrunbook import history as histories
-from pgrunbook.changes import asking, trouble
+from pgrunbook.changes import trouble
 from pgrunbook.changes.account import Account, Observer
+from pgrunbook.changes.asking import Patience
 from pgrunbook.changes.marks import RECORD_LIMITS, Marks
 from pgrunbook.changes.plan import Change, Plan, Step
 from pgrunbook.changes.results import StepResult, StepState, Stretch
@@ -42,7 +44,6 @@ from pgrunbook.target import Target
 __all__ = ["Execution", "Observer", "StepResult", "StepState", "Stretch"]
 
 RETRIED = (pg.LockNotAvailable, pg.DeadlockDetected)
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 
 
 @dataclass
@@ -148,9 +149,9 @@ class Execution:
     def _together(self, change: Change, group: Sequence[Step], *, last: bool) -> None:
         """Send the steps, and with the last of them the history row, in one transaction."""
 
-        def attempt(number: int) -> None:
-            self._look(change, group)
-            limits = [self._limits(step, number) for step in group]
+        def attempt(number: int, patience: Patience) -> None:
+            self._look(change, group, patience)
+            limits = [_limits(step, patience) for step in group]
             with connection.transaction(self.conn, **(limits[0] if limits else RECORD_LIMITS)):
                 for place, step in enumerate(group):
                     if place:
@@ -164,19 +165,19 @@ class Execution:
         self._with_attempts(change, group, attempt)
         self._account.committed(change, group, whole_migration=last)
 
-    def _look(self, change: Change, group: Sequence[Step]) -> None:
+    def _look(self, change: Change, group: Sequence[Step], patience: Patience) -> None:
         """Wait until nobody old is in the way of the locks that the steps will ask for, or patience is over."""
-        wanted = asking.wanted(group)
-        if not wanted:
+        if not patience.wanted:
             return
         self._doing = "look"
         start = time.monotonic()
         found = look.until_free(
             self.conn,
-            wanted,
-            patience_ms=self.target.lock_patience_ms / self.plan.attempts,
+            patience.wanted,
+            patience_ms=patience.left_ms,
             on_wait=lambda holders, left_ms: self._account.looking(change, group[0], holders, left_ms),
         )
+        patience.looked(free=found.free)
         if found.holders:
             self._account.looked(change, group[0], found, start)
 
@@ -186,9 +187,10 @@ class Execution:
             self._mark_alone(change, step, "intended")
         progress: list[Progress] = []
 
-        def attempt(number: int) -> None:
+        def attempt(number: int, patience: Patience) -> None:
             progress.clear()
-            connection.limit(self.conn, **self._limits(step, number))
+            self._look(change, [step], patience)
+            connection.limit(self.conn, **_limits(step, patience))
             self._clear(change, step.leftovers)
             if (meant_before or number > 1) and self._is_done(step):
                 self._account.event("step-found-done", change, step=step.number)
@@ -282,36 +284,31 @@ class Execution:
             self._account.ended(change, step, watch, start, time.monotonic())
         self._account.ran(change, step, attempt, watch, rows)
 
-    def _limits(self, step: Step, attempt: int) -> dict[str, int]:
-        lock_timeout_ms = asking.lock_timeout_ms(step, attempt, self.plan.attempts)
-        return {"lock_timeout_ms": lock_timeout_ms, "statement_timeout_ms": step.statement_timeout_ms}
-
     # -- when it does not come through
 
     def _with_attempts(
         self,
         change: Change,
         group: Sequence[Step],
-        attempt: Callable[[int], None],
+        attempt: Callable[[int, Patience], None],
         made_progress: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Call ``attempt`` until it succeeds; again only after a lock timeout or a deadlock.
-
-        Attempts count from the beginning again where the last one got further.
-        """
-        number = 1
-        while True:
+        """Call ``attempt`` until it succeeds; again only after a lock timeout or a deadlock, within bounds."""
+        patience = Patience(group, self.target.lock_patience_ms, self.plan.attempts)
+        for number in itertools.count(1):
             with self._telling(change, group):
                 try:
-                    return attempt(number)
+                    return attempt(number, patience)
                 except RETRIED as exc:
-                    number = 1 if made_progress() else number
-                    self._account.attempt_failed(change, group, number, exc)
-                    if number >= self.plan.attempts or self.conn.closed:
+                    if made_progress():
+                        patience.begin_again()
+                    self._account.attempt_failed(change, group, number, patience.attempt, exc)
+                    pause_s = patience.again_in_s(counts=isinstance(exc, pg.DeadlockDetected))
+                    if pause_s is None or self.conn.closed:
                         raise
                     self._results.mark(change, group, StepState.WAITING)
-                    time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (number - 1)))
-                    number += 1
+                    time.sleep(pause_s)
+        return None
 
     @contextlib.contextmanager
     def _telling(self, change: Change, group: Sequence[Step]) -> Iterator[None]:
@@ -344,3 +341,7 @@ class Execution:
             blockers=result.blockers if result else "", ran_ms=result.ran_ms if result else 0.0,
             committed=self.committed, backend_pid=self._pid,
         )  # fmt: skip
+
+
+def _limits(step: Step, patience: Patience) -> dict[str, int]:
+    return {"lock_timeout_ms": patience.lock_timeout_ms(step), "statement_timeout_ms": step.statement_timeout_ms}

@@ -46,7 +46,8 @@ class LockOn(Frozen):
 class Estimate(Frozen):
     """What a step is expected to take, and what that was measured on.
 
-    ``lock_ms`` is how long it holds a lock that readers or writers wait for.
+    ``lock_ms`` is how long it holds a lock that readers or writers wait for; what reads rows is scaled up to the
+    target's number of them.
     """
 
     duration_ms: float

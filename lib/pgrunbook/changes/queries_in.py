@@ -8,6 +8,7 @@ from pglast import ast
 
 from pgrunbook.changes import found as fx
 from pgrunbook.changes.catalog import Constraint, Table
+from pgrunbook.changes.drops import with_partitions
 from pgrunbook.changes.syntax import functions_in, relation, relations_in, strings, walk
 
 Writing = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
@@ -90,16 +91,22 @@ def _check_keys(found: fx.Found, table: Table, node: Any) -> None:
             if changed & set(key.partner_columns):
                 found.lock(other, fx.ROW_EXCLUSIVE)
     elif isinstance(node, ast.DeleteStmt):
-        _follow_delete(found, table, {table.key})
+        _follow_delete(found, table)
 
 
-def _follow_delete(found: fx.Found, table: Table, seen: set[tuple[str, str]]) -> None:
-    for other, key in found.catalog.references_to(table):
-        found.lock(other, fx.ROW_EXCLUSIVE if _writes_there(key) else fx.ROW_SHARE)
-        if key.on_delete == "c":
-            found.lose(f"rows of {other.label}, by foreign key {key.name}")
-            if other.key not in seen:
-                _follow_delete(found, other, seen | {other.key})
+def _follow_delete(found: fx.Found, table: Table) -> None:
+    """What refers to a deleted row is looked at, or written; what goes with it takes along others in turn."""
+    waiting = found.catalog.below(table)
+    seen = {member.key for member in waiting}
+    while waiting:
+        for other, key in found.catalog.references_to(waiting.pop()):
+            members = with_partitions(found.catalog, other)
+            for member in members:
+                found.lock(member, fx.ROW_EXCLUSIVE if _writes_there(key) else fx.ROW_SHARE)
+            if key.on_delete == "c":
+                found.lose(f"rows of {other.label}, by foreign key {key.name}")
+                waiting += [member for member in members if member.key not in seen]
+                seen |= {member.key for member in members}
 
 
 def _writes_there(key: Constraint) -> bool:

@@ -25,7 +25,7 @@ from pgrunbook import history as histories
 from pgrunbook.changes import draft, statements
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes.empty_branch import SchemaCopy, copy_schema
-from pgrunbook.changes.execute import Execution
+from pgrunbook.changes.execute import Execution, Observer
 from pgrunbook.changes.plan import Change, Plan, Step
 from pgrunbook.changes.safe_forms import Planner
 from pgrunbook.changes.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
@@ -187,10 +187,10 @@ def _safe(
     left = leave_out(history)
     after: list[Snapshot] = []
     declared: dict[Difference, None] = {}
-    with schema.branch() as branch, connect(branch, purpose="rehearses") as conn, _journal() as journal:
+    with schema.branch() as branch, connect(branch, purpose="rehearses") as conn, journal() as told:
         own = histories.read(conn, branch)
         for change, wanted in zip(changes, plain.after, strict=True):
-            execute(branch, conn, own, change, journal)
+            execute(branch, conn, own, change, told)
             own = replace(own, exists=True, schema_exists=True)
             after.append(snapshot(conn, leave_out=left))
             found = [d for d in diff(wanted, after[-1]) if d not in declared]
@@ -206,12 +206,19 @@ def _safe(
     return tuple(after), tuple(declared)
 
 
-def execute(branch: Target, conn: Connection, history: History, change: Change, journal: Journal) -> None:
+def execute(
+    branch: Target,
+    conn: Connection,
+    history: History,
+    change: Change,
+    journal: Journal,
+    observer: Observer | None = None,
+) -> None:
     """Execute one change on a branch, exactly as migrate does. Raises StatementFailed with the target's state."""
     base = plans.base(activity.identity(conn), Snapshot(0, ()), history)
     plan = Plan(direction="up", target=branch.name, base=base, attempts=3, rehearsed="on a branch", changes=(change,))
     try:
-        Execution(plan, branch, RUN_ID, conn, history, journal).run()
+        Execution(plan, branch, RUN_ID, conn, history, journal, observer=observer).run()
     except RunbookError as exc:
         raise StatementFailed(
             f"the safe plan would fail: {exc.message}",
@@ -223,7 +230,8 @@ def execute(branch: Target, conn: Connection, history: History, change: Change, 
 
 
 @contextmanager
-def _journal() -> Iterator[Journal]:
+def journal() -> Iterator[Journal]:
+    """Give a journal for what is done on a branch; it is no part of the run's."""
     with tempfile.TemporaryDirectory(prefix="pgrunbook-") as folder:
         yield Journal(Path(folder) / "journal.jsonl")
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pgrunbook.changes.effects import blocks
+from pgrunbook.changes.observe import HeldLock
 from pgrunbook.changes.plan import Change, Plan, Written
+from pgrunbook.changes.trial import Run, StatementSeen, Trial
+from pgrunbook.record.lanes import NOTICED_MS, Blocks, Lane, Lanes, LockBar
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Card, Cell, Table
 from pgrunbook.target import Target
 
@@ -51,6 +55,92 @@ def plan(plan: Plan, target: Target) -> Card:
         said = "accepted" if accepted else "NOT ACCEPTED"
         facts.append((f"gate {gate.key}", Cell(f"{said}: {says}", WARN if accepted else BAD)))
     return Card("Plan", facts, tone=BAD if plan.open_gates() else GOOD)
+
+
+def picture(trial: Trial) -> Lanes:
+    """Return the picture of a rehearsal: a lane per statement, plain above safe."""
+    lanes = [
+        Lane(
+            f"{seen.migration} {seen.statement}: {' '.join(seen.sql.split())[:60]}",
+            _bars(seen.plain),
+            _bars(seen.safe),
+            _span(seen.plain),
+            _span(seen.safe),
+        )
+        for seen in trial.statements
+    ]
+    ways = {"plain": trial.plain_traffic, "safe": trial.safe_traffic}
+    felt = {name: list(told.slots) for name, told in ways.items() if told is not None}
+    return Lanes("Locks held, as it is written and by the plan", lanes, felt)
+
+
+def observed(trial: Trial) -> Table:
+    """Return one row per written statement: how long others were locked out, and what it cost, both ways."""
+    rows = [
+        (
+            seen.migration,
+            seen.statement,
+            Cell(seen.form or "as it is written", under=seen.sql),
+            _locked_out(seen.plain),
+            _locked_out(seen.safe),
+            *(f"{plain} | {safe}" for plain, safe in zip(_cost(seen.plain), _cost(seen.safe), strict=True)),
+            _rewrites(seen),
+        )
+        for seen in trial.statements
+    ]
+    headings = ["migration", "statement", "executed as", "locks out, plain", "locks out, plan"]
+    headings += ["ms, plain | plan", "rows", "WAL kB", "rewrites"]
+    return Table(headings, rows, empty="Nothing was rehearsed.")
+
+
+def longest_ms(run: Run | None, who: str) -> float:
+    """Return for how long at a stretch a statement held a lock that those wait for (readers, writers)."""
+    held = [lock.held_ms for lock in run.locks if who in blocks(lock.mode)] if run else []
+    return max(held, default=0.0)
+
+
+def _bars(run: Run | None) -> list[LockBar]:
+    bars = []
+    for lock in run.locks if run else ():
+        if lock.waited_ms:
+            waited = f"{lock.object} {lock.mode}, waited {lock.waited_ms:.0f} ms"
+            bars.append(LockBar(lock.from_ms - lock.waited_ms, lock.from_ms, "waiting", waited))
+        told = f"{lock.object} {lock.mode}, held {lock.held_ms:.0f} ms"
+        bars.append(LockBar(lock.from_ms, lock.to_ms, _whom(lock), told))
+    return [bar for bar in bars if bar.blocks != "nobody"] or bars
+
+
+def _whom(lock: HeldLock) -> Blocks:
+    kept = blocks(lock.mode)
+    return "readers" if "readers" in kept else "writers" if "writers" in kept else "nobody"
+
+
+def _span(run: Run | None) -> tuple[float, float] | None:
+    return None if run is None else (run.started_ms, run.started_ms + run.duration_ms)
+
+
+def _locked_out(run: Run | None) -> Cell:
+    if run is None:
+        return Cell("not run by itself", QUIET)
+    under = "\n".join(f"{o.object} {o.mode} held {o.held_ms:.1f} ms, waited {o.waited_ms:.1f} ms" for o in run.locks)
+    for who, tone in (("readers", BAD), ("writers", WARN)):
+        held_ms = longest_ms(run, who)
+        if held_ms:
+            felt = tone if held_ms >= NOTICED_MS else QUIET
+            return Cell(f"{who} {held_ms:,.0f} ms", felt, under=under, fold="locks")
+    return Cell("nobody", GOOD, under=under, fold="locks")
+
+
+def _cost(run: Run | None) -> tuple[str, str, str]:
+    if run is None:
+        return ("-", "-", "-")
+    return (f"{run.duration_ms:,.0f}", "-" if run.rows is None else f"{run.rows:,}", f"{run.wal_bytes / 1024:,.0f}")
+
+
+def _rewrites(seen: StatementSeen) -> Cell:
+    plain, safe = (run.rewrites if run else () for run in (seen.plain, seen.safe))
+    under = f"plain: {', '.join(plain) or 'nothing'}\nplan: {', '.join(safe) or 'nothing'}"
+    return Cell(f"{len(plain)} | {len(safe)}", WARN if safe else QUIET, under=under, fold="which")
 
 
 def _executed(change: Change, statement: Written) -> Cell:

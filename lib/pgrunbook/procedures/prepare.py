@@ -8,7 +8,7 @@ from typing import Any
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import catalog_reader, draft, refusals, rehearsal, safe_forms, statements, trouble
+from pgrunbook.changes import catalog_reader, draft, refusals, rehearsal, safe_forms, statements, trial, trouble
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes.generate import generate_migrations
 from pgrunbook.changes.hazards import Timeouts, Transactions
@@ -26,6 +26,7 @@ from pgrunbook.procedures import here as heres
 from pgrunbook.procedures import plan_views
 from pgrunbook.procedures.here import Here
 from pgrunbook.procedures.parameters import Prepare
+from pgrunbook.record.lanes import Lanes
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 
 TYPE_TONE = {Type.COMPATIBLE: GOOD, Type.BREAKING: BAD, Type.DATA: WARN}
@@ -179,9 +180,29 @@ def make_it_safe(here: Here) -> Table:
 
 
 @heres.step
-def rehearse(here: Here) -> Card:
-    """Placeholder."""
-    return Card("Rehearsal", [("result", here.facts["rehearsed"])])
+def rehearse(here: Here) -> Lanes | Card:
+    """Execute the plain SQL and the plan on a branch with the target's rows; show whom each statement locked out.
+
+    Raises Refused where no such branch may be made or the rows differ at the end, StatementFailed for what fails.
+    """
+    done, given = here.facts.get("rehearsal"), here.parameters
+    if not done or not given.with_data or not done.changes:
+        why = here.facts["rehearsed"] if not done or not done.changes else "not with rows: with_data = False"
+        return Card("Rehearsal", [("result", Cell(why, WARN if done and done.changes else QUIET))], tone=WARN)
+    pending = here.facts["history"].pending(out_of_order=given.out_of_order)
+    ways = trial.rehearse(
+        here.target, pending, done, here.conn, most_bytes=given.most_mb * 1024 * 1024, per_second=given.load
+    )
+    seen = ways.trial
+    here.facts.update(changes=trial.with_estimates(done.changes, ways), rehearsed=f"with rows: {seen.branch}")
+    here.run.keep("rehearsal.json", seen.text())
+    here.journal("rehearsed", branch=seen.branch, made_s=seen.made_s, compared=seen.compared,
+                 tables={t.table: [t.target_rows, t.branch_rows] for t in seen.tables})  # fmt: skip
+    rows = [(t.table, f"{t.target_rows:,}", f"{t.branch_rows:,}") for t in seen.tables]
+    title = f"Branch: {seen.branch}, made in {seen.made_s:.1f} s"
+    here.show(Table(["table", "rows in the target", "rows on the branch"], rows, title=title))
+    here.show(here.keep_table("rehearsed", plan_views.observed(seen)))
+    return plan_views.picture(seen)
 
 
 @heres.step

@@ -60,7 +60,7 @@ def schema_as_promised(here: Here) -> Table:
             empty="Nothing was promised: no rehearsal was made. This says nothing about the schema.",
         )
     promised = Snapshot.from_json(path.read_text(encoding="utf-8"))
-    unlike: list[tuple[str, str]] = next((e["unlike"] for e in _events(promise, "rehearsed")), [])
+    unlike: list[tuple[str, str]] = next((e["unlike"] for e in _events(promise, "proven-equal")), [])
     found = rehearsal.unexpected(promised, now, unlike)
     left = [m.name for m in history.pending()]
     rows: list[tuple[object, ...]] = [
@@ -126,6 +126,34 @@ def data_as_promised(here: Here) -> Table:
 
 
 @heres.step
+def as_estimated(here: Here) -> Table:
+    """Show for each step how long it was expected to take, on what basis, and how long it took."""
+    promise = here.facts["promise"]
+    plan = _plan(promise) if promise else None
+    took = {(e["migration"], e["step"]): e for e in _events(promise, "step-ran")} if promise else {}
+    rows = []
+    for change, step in plan.steps() if plan else []:
+        ran = took.get((change.migration, step.number))
+        expected = step.estimate
+        if ran is None:
+            continue
+        rows.append(
+            (
+                change.migration,
+                step.number,
+                Cell(step.kind, under=step.sql),
+                f"{expected.duration_ms:,.0f}" if expected else "-",
+                f"{ran['ms']:,.0f}",
+                f"{ran['waited_ms']:,.0f}",
+                f"{expected.lock_ms:,.0f}" if expected else "-",
+                expected.basis if expected else "not rehearsed with rows",
+            )
+        )
+    headings = ["migration", "step", "statement", "ms expected", "ms", "ms waited", "ms locked, expected", "basis"]
+    return here.keep_table("as-estimated", Table(headings, rows, empty="No step ran in the run that is validated."))
+
+
+@heres.step
 def queries_as_fast(here: Here) -> Card | Picture:
     """Time the critical queries again; return a picture of before and after, or a sentence without them."""
     before = _measured(here).get("queries_ms", {})
@@ -152,7 +180,7 @@ def checklist(here: Here) -> Table:
     proven: list[str] = next((e["proven"] for e in _events(promise, "ways-back")), []) if promise else []
     one_way = [c.migration for c in plan.changes if c.migration not in proven] if plan else []
     back = f"there and back: {', '.join(proven)}" + (f"; no way back: {', '.join(one_way)}" if one_way else "")
-    rehearsed = plan.rehearsed if plan and "rehearsed" in names else ""
+    rehearsed = plan.rehearsed if plan and "proven-equal" in names else ""
     counts = {t: sum(s.type is t for _, s in plan.steps()) for t in Type} if plan else {}
     impact = ", ".join(f"{n} {t}" for t, n in counts.items() if n)
     evidence = [

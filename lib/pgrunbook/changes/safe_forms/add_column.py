@@ -32,6 +32,7 @@ SERIAL = {
     **dict.fromkeys(("bigserial", "serial8"), "bigint"),
     **dict.fromkeys(("smallserial", "serial2"), "smallint"),
 }
+VALUES_OF, OWN_VALUES = 'values of "', '": each row gets one of its own, given in the order of the key'
 _ON_THE_TABLE = (K.CONSTR_CHECK, K.CONSTR_UNIQUE, K.CONSTR_PRIMARY, K.CONSTR_FOREIGN)
 _ATTRIBUTES = {
     K.CONSTR_ATTR_DEFERRABLE: {"deferrable": True},
@@ -61,6 +62,13 @@ class Column:
         """The type behind serial, "" for any other."""
         names = self.cmd.def_.typeName.names
         return SERIAL.get(names[-1].sval, "") if len(names) == 1 else ""
+
+
+def differing_column(declared: str) -> str | None:
+    """Return the column whose values a form declares to differ, None where it declares something else."""
+    if not (declared.startswith(VALUES_OF) and declared.endswith(OWN_VALUES)):
+        return None
+    return declared.removeprefix(VALUES_OF).removesuffix(OWN_VALUES)
 
 
 def taken_apart(cmd: Any) -> Column:
@@ -131,7 +139,7 @@ def fill(case: Case, table: Relation, column: Column, naming: Naming) -> Piece:
             )
         piece.undo += proof.undo
     piece.last += swap
-    piece.differs.append(f'values of "{column.name}": each row gets one of its own, given in the order of the key')
+    piece.differs.append(f"{VALUES_OF}{column.name}{OWN_VALUES}")
     return piece
 
 

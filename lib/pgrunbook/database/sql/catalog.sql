@@ -21,7 +21,7 @@ WITH RECURSIVE named AS (
     UNION
     SELECT a.attrelid
     FROM pg_catalog.pg_type AS t
-    JOIN pg_catalog.pg_attribute AS a ON a.atttypid = t.oid AND NOT a.attisdropped
+    JOIN pg_catalog.pg_attribute AS a ON a.atttypid IN (t.oid, t.typarray) AND NOT a.attisdropped
     WHERE t.typname = ANY (%(types)s::text[])
       AND t.typtype <> 'b'
 ), whole AS (
@@ -42,17 +42,25 @@ WITH RECURSIVE named AS (
     SELECT h.inhparent
     FROM family
     JOIN pg_catalog.pg_inherits AS h ON h.inhrelid = family.oid
-), touched AS (
+), reached AS (
     SELECT oid
     FROM family
+    UNION
+    SELECT k.conrelid
+    FROM reached
+    JOIN pg_catalog.pg_constraint AS k ON k.confrelid = reached.oid AND k.contype = 'f'
+    WHERE k.confdeltype = ANY (%(cascades)s::"char"[])
+), touched AS (
+    SELECT oid
+    FROM reached
     UNION
     SELECT k.confrelid
     FROM family
     JOIN pg_catalog.pg_constraint AS k ON k.conrelid = family.oid AND k.contype = 'f'
     UNION
     SELECT k.conrelid
-    FROM family
-    JOIN pg_catalog.pg_constraint AS k ON k.confrelid = family.oid AND k.contype = 'f'
+    FROM reached
+    JOIN pg_catalog.pg_constraint AS k ON k.confrelid = reached.oid AND k.contype = 'f'
 )
 SELECT c.oid::bigint AS oid,
        n.nspname::text AS schema,

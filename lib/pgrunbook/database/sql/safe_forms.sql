@@ -137,6 +137,22 @@ WHERE NOT t.tgisinternal
                     SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS p)
 ORDER BY t.tgname
 
+-- name: row_triggers
+-- a row is: a trigger of a user's on a table
+SELECT t.tgname::text AS name
+FROM pg_catalog.pg_trigger AS t
+WHERE t.tgrelid = %(oid)s::oid
+  AND NOT t.tgisinternal
+  AND t.tgenabled <> 'D'
+
+-- name: defaults
+-- a row is: a column of a table that has a default
+SELECT a.attname::text AS name,
+       pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS value
+FROM pg_catalog.pg_attrdef AS d
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+WHERE d.adrelid = %(oid)s::oid
+
 -- name: entangled
 -- a row is: a foreign key for which it matters that rows change together
 SELECT k.conname::text AS name,

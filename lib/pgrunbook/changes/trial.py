@@ -1,0 +1,354 @@
+"""A rehearsal with the target's rows: the plain SQL and the plan on two databases alike, and watched; for prepare.
+
+1. A branch holds the target's data, twice; how many rows it holds is compared with the target.
+2. The plain SQL is executed on one database, the plan on the other, each as migrate would, with an observer
+   beside it, and with traffic where it is asked for.
+3. Both must end with the same rows in every table that was touched.
+
+What was seen is kept as ``rehearsal.json``, of which ``schemas/rehearsal.schema.json`` tells the form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pgrunbook import history as histories
+from pgrunbook.branches import copies
+from pgrunbook.branches.copies import Copy
+from pgrunbook.branches.server import Server
+from pgrunbook.changes import plan as plans
+from pgrunbook.changes import rehearsal, same_rows
+from pgrunbook.changes.effects import blocks
+from pgrunbook.changes.load import Traffic, traffic
+from pgrunbook.changes.observe import HeldLock, Observed, Observer
+from pgrunbook.changes.plan import LONG_TIMEOUT_MS, Change, Estimate, Step
+from pgrunbook.changes.rehearsal import Rehearsal
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.schema import Column, Relation, Snapshot
+from pgrunbook.errors import Refused
+from pgrunbook.history import Migration
+from pgrunbook.target import Target
+
+SLOT_MS = 50.0
+WEAKEST_OF_WRITERS = "RowExclusiveLock"
+SPARED = "Nothing changed in the target: this was seen on a branch."
+
+
+class _Seen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TableRows(_Seen):
+    """The rows of a table in the target and on the branch, counted, or estimated where it is big."""
+
+    table: str
+    target_rows: int
+    branch_rows: int
+
+
+class Run(_Seen):
+    """What one way of executing a statement did; times in ms since that way's run began."""
+
+    started_ms: float
+    duration_ms: float
+    rows: int | None
+    wal_bytes: int
+    dead_rows: int
+    rewrites: tuple[str, ...]
+    locks: tuple[HeldLock, ...]
+
+
+class StatementSeen(_Seen):
+    """A written statement, as it is and by the plan; None where another statement's steps did its work."""
+
+    migration: str
+    statement: int
+    file: str
+    line: int
+    sql: str
+    form: str
+    plain: Run | None
+    safe: Run | None
+
+
+class MigrationEnd(_Seen):
+    """Whether a migration ends the same both ways; ``declared`` are the differences that are so by nature."""
+
+    migration: str
+    equivalent: bool
+    differences: tuple[str, ...]
+    declared: tuple[str, ...]
+
+
+class TrafficSeen(_Seen):
+    """What the traffic felt: ``slots`` are pairs of time and the slowest transaction then, in ms."""
+
+    per_second: int
+    transactions: int
+    worst_ms: float
+    p99_ms: float
+    failed: str
+    slots: tuple[tuple[float, float], ...]
+
+
+class Trial(_Seen):
+    """What a rehearsal with the target's rows has shown."""
+
+    format: Literal[1] = 1
+    target: str
+    branch: str
+    made_s: float
+    tables: tuple[TableRows, ...]
+    statements: tuple[StatementSeen, ...]
+    migrations: tuple[MigrationEnd, ...]
+    compared: tuple[str, ...]
+    plain_traffic: TrafficSeen | None
+    safe_traffic: TrafficSeen | None
+
+    def text(self) -> str:
+        """Return the text of ``rehearsal.json``."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Ways:
+    """What the steps of the plan did, by migration and number, beside what is kept."""
+
+    trial: Trial
+    steps: Mapping[tuple[str, int], Observed]
+
+
+def rehearse(
+    target: Target,
+    migrations: Sequence[Migration],
+    proven: Rehearsal,
+    conn: Connection,
+    *,
+    most_bytes: int,
+    per_second: int = 0,
+) -> Ways:
+    """Execute the plain SQL and the plan on a branch with the target's rows; return what both did.
+
+    ``proven`` is the rehearsal on empty branches, ``conn`` leads to the target.
+
+    Raises Refused when no such branch may be made, when it holds fewer rows than the target, or when the rows
+    differ at the end; StatementFailed for a statement that fails on these rows; Unreachable when the data
+    cannot be copied.
+    """
+    plain = plans.up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations)
+    touched = _tables(proven)
+    with copies.with_data(target, most_bytes=most_bytes) as copy:
+        with connect(copy.safe, purpose="counts rows") as branch:
+            beside = copies.rows_beside(conn, branch, touched)
+            _refuse_smaller(target, beside)
+            wandering = same_rows.wandering(
+                [s.sql for c in plain for s in c.statements],
+                [text for c in proven.changes for s in c.statements for text in s.differs],
+                branch,
+            )
+        leave = _changed_columns(proven)
+        loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
+        one = _run(copy, copy.plain, plain, loaded, leave, per_second)
+        other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
+        with connect(copy.plain, purpose="compares") as a, connect(copy.safe, purpose="compares") as b:
+            tables = same_rows.named(b, dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
+            equality = same_rows.compare(a, b, tables, wandering)
+    _refuse_other_rows(equality.differences)
+    trial = Trial(
+        target=target.name,
+        branch=copy.how,
+        made_s=round(copy.made_s, 2),
+        tables=tuple(TableRows(table=t, target_rows=n, branch_rows=m) for t, n, m in beside),
+        statements=tuple(_statements(proven.changes, one, other)),
+        migrations=tuple(_ends(proven, equality.passed_over)),
+        compared=equality.compared,
+        plain_traffic=one.traffic,
+        safe_traffic=other.traffic,
+    )
+    return Ways(trial, other.by_step())
+
+
+def with_estimates(changes: Sequence[Change], ways: Ways) -> tuple[Change, ...]:
+    """Return the changes, each step with what it is expected to take: as on the branch, scaled by the rows."""
+    share = {table.table: table for table in ways.trial.tables}
+    found = []
+    for change in changes:
+        steps = []
+        for step in change.steps:
+            seen = ways.steps.get((change.migration, step.number))
+            steps.append(step if seen is None else step.model_copy(update={"estimate": _estimate(step, seen, share)}))
+        found.append(change.model_copy(update={"steps": tuple(steps)}))
+    return tuple(found)
+
+
+def _estimate(step: Step, seen: Observed, share: Mapping[str, TableRows]) -> Estimate:
+    tables = [share[lock.object] for lock in step.locks if lock.object in share]
+    largest = max(tables, key=lambda table: table.target_rows, default=None)
+    scale = 1.0
+    if largest is not None and largest.branch_rows and not step.quick:
+        scale = max(1.0, largest.target_rows / largest.branch_rows)
+    told = f"measured on {largest.branch_rows:,} of {largest.target_rows:,} rows" if largest else "measured once"
+    held = [lock.held_ms for lock in seen.locks if {"readers", "writers"} & set(blocks(lock.mode))]
+    return Estimate(
+        duration_ms=round(seen.duration_ms * scale, 1),
+        lock_ms=round(max(held, default=0.0) * scale, 1),
+        wal_bytes=int(seen.wal_bytes * scale),
+        basis=told,
+    )
+
+
+@dataclass(frozen=True)
+class _Way:
+    observed: tuple[Observed, ...]
+    traffic: TrafficSeen | None
+
+    def by_step(self) -> dict[tuple[str, int], Observed]:
+        return {(o.migration, o.step): o for o in self.observed}
+
+    def written(self) -> list[str]:
+        """Return what was locked for writing, or more strongly."""
+        weaker = ("AccessShareLock", "RowShareLock")
+        return [lock.object for o in self.observed for lock in o.locks if lock.mode not in weaker]
+
+
+def _run(
+    copy: Copy,
+    branch: Target,
+    changes: Sequence[Change],
+    tables: Sequence[str],
+    leave: Mapping[str, set[str]],
+    per_second: int,
+) -> _Way:
+    with (
+        rehearsal.journal() as journal,
+        connect(branch, purpose="rehearses") as conn,
+        Observer(branch, conn) as observer,
+        _traffic(copy.server, branch, tables, leave, per_second, observer.began) as told,
+    ):
+        history = histories.read(conn, branch)
+        for change in changes:
+            rehearsal.execute(branch, conn, history, change, journal, observer)
+    return _Way(observer.results, _told(told, per_second) if told is not None else None)
+
+
+@contextmanager
+def _traffic(
+    server: Server, branch: Target, tables: Sequence[str], leave: Mapping[str, set[str]], per_second: int, began: float
+) -> Iterator[Traffic | None]:
+    if not per_second or not tables:
+        yield None
+        return
+    with traffic(server, branch, tables, per_second=per_second, leave_columns=leave, began=began) as told:
+        yield told
+
+
+def _told(told: Traffic, per_second: int) -> TrafficSeen:
+    ordered = sorted(latency.ms for latency in told.latencies)
+    slots: dict[int, float] = {}
+    for latency in told.latencies:
+        slot = int(latency.at_ms // SLOT_MS)
+        slots[slot] = max(slots.get(slot, 0.0), latency.ms)
+    return TrafficSeen(
+        per_second=per_second,
+        transactions=told.transactions,
+        worst_ms=round(ordered[-1], 1) if ordered else 0.0,
+        p99_ms=round(ordered[int(len(ordered) * 0.99)], 1) if ordered else 0.0,
+        failed=told.failed,
+        slots=tuple((slot * SLOT_MS, round(worst, 2)) for slot, worst in sorted(slots.items())),
+    )
+
+
+def _statements(changes: Sequence[Change], one: _Way, other: _Way) -> Iterator[StatementSeen]:
+    ran, planned = one.by_step(), other.by_step()
+    for change in changes:
+        for statement in change.statements:
+            mine = [planned.get((change.migration, s.number)) for s in change.of_statement(statement.number)]
+            yield StatementSeen(
+                migration=change.migration,
+                statement=statement.number,
+                file=statement.file,
+                line=statement.line,
+                sql=statement.sql,
+                form=statement.form,
+                plain=_joined([ran.get((change.migration, statement.number))]),
+                safe=_joined(mine),
+            )
+
+
+def _joined(seen: Sequence[Observed | None]) -> Run | None:
+    """Return what the steps of a statement did together; None where none of them was seen."""
+    there = [o for o in seen if o is not None]
+    if not there:
+        return None
+    rows = [o.rows for o in there if o.rows is not None]
+    first, last = there[0], there[-1]
+    return Run(
+        started_ms=round(first.started_ms, 1),
+        duration_ms=round(last.started_ms + last.duration_ms - first.started_ms, 1),
+        rows=max(rows) if rows else None,
+        wal_bytes=sum(o.wal_bytes for o in there),
+        dead_rows=sum(o.dead_rows for o in there),
+        rewrites=tuple(dict.fromkeys(name for o in there for name in o.rewrites)),
+        locks=tuple(lock for o in there for lock in o.locks),
+    )
+
+
+def _ends(proven: Rehearsal, passed_over: Sequence[str]) -> Iterator[MigrationEnd]:
+    """What differed otherwise was refused: each that comes here ends the same."""
+    for change in proven.changes:
+        by_form = [text for statement in change.statements for text in statement.differs]
+        yield MigrationEnd(
+            migration=change.migration, equivalent=True, differences=(), declared=(*by_form, *passed_over)
+        )
+
+
+def _tables(proven: Rehearsal) -> list[str]:
+    """Return the tables that were there before and that the plan locks, by their names in SQL."""
+    tables = {r.name for r in proven.before.of(Relation) if r.kind in ("table", "partitioned table", "partition")}
+    locked = dict.fromkeys(lock.object for c in proven.changes for s in c.steps for lock in s.locks)
+    return [name for name in locked if name in tables]
+
+
+def _new_tables(proven: Rehearsal) -> list[str]:
+    before = {r.name for r in proven.before.of(Relation)}
+    return [r.name for r in proven.end.of(Relation) if r.name not in before]
+
+
+def _changed_columns(proven: Rehearsal) -> dict[str, set[str]]:
+    """Return the columns that the plan adds, drops, renames or retypes: the traffic leaves them alone."""
+    before, after = _columns(proven.before), _columns(proven.end)
+    return {table: {name for name, _ in before[table] ^ after.get(table, set())} for table in before}
+
+
+def _columns(snapshot: Snapshot) -> dict[str, set[tuple[str, str]]]:
+    found: dict[str, set[tuple[str, str]]] = {}
+    for column in snapshot.of(Column):
+        found.setdefault(column.relation, set()).add((column.column_name, column.type))
+    return found
+
+
+def _refuse_smaller(target: Target, beside: Sequence[copies.Beside]) -> None:
+    short = [b for b in beside if b.falls_short]
+    if short:
+        raise Refused(
+            f'the branch holds fewer rows than target "{target.name}"',
+            detail="; ".join(f"{b.table}: {b.branch_rows:,} of {b.target_rows:,}" for b in short),
+            state=SPARED,
+            hint="Find out why (unlogged tables are empty in a base backup), or prepare with with_data = False.",
+        )
+
+
+def _refuse_other_rows(differences: Sequence[str]) -> None:
+    if differences:
+        raise Refused(
+            "the safe plan ends with other rows than the plain SQL",
+            detail="; ".join(differences[:8]),
+            state=SPARED,
+            hint="Switch the safe form off for the statement (safe_forms_off), and report this.",
+        )

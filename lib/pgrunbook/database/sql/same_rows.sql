@@ -1,0 +1,9 @@
+-- name: tables
+-- a row is: a table, partition or materialized view with rows of its own, by the name that SQL has for it
+SELECT n.nspname::text AS schema,
+       c.relname::text AS name
+FROM pg_catalog.unnest(%(labels)s::text[]) WITH ORDINALITY AS l (label, place)
+JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(l.label)
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm')
+ORDER BY l.place
