@@ -39,7 +39,8 @@ lint: setup-dev
 bench: setup-dev  ## writes BENCHMARKS.md
 	$(BIN)/python tests/bench/bench.py
 
-notebooks: setup-dev  ## refresh the stored outputs that nbval compares
+notebooks: setup-dev  ## refresh the stored outputs that nbval compares, and the JSON Schemas
+	$(BIN)/python tests/refresh_schemas.py
 	$(BIN)/python tests/refresh_notebooks.py
 
 clean:  ## take away what setup made; servers and runs stay (pgrunbook server destroy, outputs/)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -115,6 +115,16 @@ def show(run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, 
     events = journal.read(made.journal.path)
     last = [(e.get("at", ""), e["event"], _told(e)) for e in events if not e["event"].startswith("cell-")]
     sys.stdout.write(f"{Table(['at', 'event', ''], last[-25:])!r}\n")
+
+
+@app.command()
+def schema(
+    file: Annotated[Literal["plan", "rehearsal"], typer.Argument(help="Of plan.json, or of rehearsal.json.")],
+) -> None:
+    """Print the JSON Schema of a file that prepare leaves in the run folder, for your own automation."""
+    from pgrunbook.changes import contracts
+
+    sys.stdout.write(contracts.kept(file))
 
 
 @app.command()

@@ -14,8 +14,10 @@ from typing import Any
 
 import breakdown
 import peers as all_peers
+import planning
 import rounds
 import schema_500
+import traffic
 from ground import ROOT, Ground, ground, state, temporary, version
 
 from pgrunbook.record import journal
@@ -43,10 +45,18 @@ def main() -> None:
     with temporary() as folder:
         plain = all_peers.write_plain(folder / "migrations")
         targets = folder / "targets.toml"
-        targets.write_text(f'[bench]\nserver = "main"\ndatabase = "bench"\nmigrations = "{plain}"\n')
+        targets.write_text(
+            f'[bench]\nserver = "main"\ndatabase = "bench"\nmigrations = "{plain}"\n' + planning.section(folder)
+        )
         with ground(folder, targets) as site:
             parts = [fifty_migrations(site, plain, asked.rounds), schema(site, asked.rounds * 2)]
+            parts.append(planning.prepare(site, asked.demos))
+            say("prepare of many migrations: measured")
+            parts.append(traffic.traffic(site))
+            say("traffic: measured")
             server = site.server.installation.version
+    parts.append(planning.locks(asked.demos))
+    say("locks: measured")
     parts.append(demo(asked.demos))
     lines = [*head(began, load, server), *(line for part in parts for line in ["", *part])]
     WRITTEN.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,20 @@
+"""Write the JSON Schemas that the package keeps, as the models say them now; run by ``make notebooks``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from pgrunbook.changes import contracts
+
+SCHEMAS = Path(contracts.__file__).parent / "schemas"
+
+
+def main() -> None:
+    """Write every schema."""
+    for name in get_args(contracts.Name):
+        (SCHEMAS / f"{name}.schema.json").write_text(contracts.made(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
