@@ -84,6 +84,7 @@ def locks(count: int) -> Lines:
         )
         for way in ("plain", "safe")
     ]
+    on = f"prepare's rehearsal on a branch with {DEMO_ROWS:,} rows in the largest table, under {LOAD} transactions"
     return [
         "## Locks of the example's migrations",
         "",
