@@ -130,6 +130,12 @@ def _plan_now(here: Here, history: History, now: Snapshot) -> Plan:
             hint="Open prepare.ipynb: it shows every migration and its way out.",
         )
     pending = history.pending(out_of_order=here.parameters.out_of_order)
+    if here.target.safe_migrations:
+        raise Refused(
+            f'target "{here.target.name}" is in safe-migrations mode, and nothing was prepared',
+            detail="What a plan loses is looked at by prepare, which is where it may be named.",
+            hint=f"pgrunbook run release --target {here.target.name}",
+        )
     plan = Plan(
         direction="up", target=here.target.name, base=plans.base(here.identity, now, history),
         attempts=here.target.attempts, rehearsed=UNPREPARED, unproven=UNPREPARED,

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import difflib
 import json
+import shutil
+from collections.abc import Sequence
 from typing import Any
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import catalog_reader, draft, refusals, rehearsal, safe_forms, statements, trial, trouble
+from pgrunbook.changes import (
+    catalog_reader,
+    draft,
+    known,
+    refusals,
+    rehearsal,
+    room,
+    safe_forms,
+    statements,
+    trial,
+    trouble,
+)
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes.generate import generate_migrations
 from pgrunbook.changes.hazards import Timeouts, Transactions
 from pgrunbook.changes.hazards.design import design_rules
+from pgrunbook.changes.plan import Change
 from pgrunbook.changes.refusals import Refusal
 from pgrunbook.changes.review import Finding, review
 from pgrunbook.changes.scenes import script
@@ -168,6 +182,7 @@ def make_it_safe(here: Here) -> Table:
         here.facts["rehearsed"] = "not rehearsed: rehearse = False" if pending else "nothing is pending"
         return plan_views.statements(here.facts["changes"], title="Not proven: rehearse = False." if pending else "")
     done = rehearsal.rehearse_safely(here.target, history, pending, now, here.conn, off=given.safe_forms_off)
+    _check_room(here, done.changes)
     here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
     here.run.keep("schema-promised.json", done.end.to_json())
     declared = [difference.line() for difference in done.declared]
@@ -295,9 +310,18 @@ def _check_places(here: Here, history: History) -> None:
         )
 
 
+def _check_room(here: Here, changes: Sequence[Change]) -> None:
+    """See that the disk has room for what is built, where it can be seen from here. Raises Refused."""
+    found = room.needs(here.conn, changes)
+    here.journal("room-needed", steps=[[need.migration, need.step.number, need.bytes] for need in found[:10]])
+    if here.target.server is not None:
+        room.refuse_without(found, shutil.disk_usage(Server(here.target.server).data_dir).free)
+
+
 def _judged(here: Here, pending: list[Migration]) -> tuple[dict[str, list[Judged]], list[Refusal]]:
     """Judge the pending statements on this very database, each migration a transaction of its own."""
     parsed = [s for migration in pending for s in statements.parse(migration.sql, migration.path.name)]
+    known.refuse_unknown(here.conn, parsed)
     read = script([(migration.name, migration.sql) for migration in pending])
     timeouts = Timeouts(here.target.lock_timeout_ms, here.target.statement_timeout_ms)
     catalog = catalog_reader.read(here.conn, read.statements)

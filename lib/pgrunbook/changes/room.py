@@ -1,0 +1,57 @@
+"""Room on the disk for what a plan builds: an index beside the rows, a table written once more; for prepare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pgrunbook.changes.plan import Change, Step
+from pgrunbook.database.connection import Connection
+from pgrunbook.errors import Refused
+
+INDEX_BUILDS = ("CREATE INDEX", "CREATE UNIQUE INDEX", "REINDEX")
+REWRITING_GATES = ("type-change", "rewrite", "vacuum-full", "cluster", "stored-generated")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a step needs at its peak, at the most: as much again as what it reads, and its WAL."""
+
+    migration: str
+    step: Step
+    bytes: int
+
+
+def needs(conn: Connection, changes: Sequence[Change]) -> list[Need]:
+    """Return the steps that build something, with the room that each needs, largest first; [] for none.
+
+    An index is taken to be as large as its table at the most, and WAL and archive to hold it once more.
+    """
+    found = []
+    for change in changes:
+        gates = {s.number: s.gate.id for s in change.statements if s.gate is not None}
+        for step in change.steps:
+            rewrites = gates.get(step.statement) in REWRITING_GATES
+            if rewrites or step.kind.startswith(INDEX_BUILDS):
+                found.append(Need(change.migration, step, 2 * _size(conn, step, with_indexes=rewrites)))
+    return sorted((need for need in found if need.bytes), key=lambda need: -need.bytes)
+
+
+def refuse_without(found: Sequence[Need], free_bytes: int) -> None:
+    """Raise Refused where the step that needs most has not enough room."""
+    if not found or found[0].bytes <= free_bytes:
+        return
+    need = found[0]
+    raise Refused(
+        f"not enough disk for step {need.step.number} of {need.migration} ({need.step.kind})",
+        detail=f"It may need {need.bytes / 1024 / 1024:,.0f} MB at its peak (what it builds, and its WAL); "
+        f"free are {free_bytes / 1024 / 1024:,.0f} MB.",
+        hint="Make room on the server's disk, then prepare again.",
+    )
+
+
+def _size(conn: Connection, step: Step, *, with_indexes: bool) -> int:
+    function = "pg_total_relation_size" if with_indexes else "pg_table_size"
+    query = f"SELECT coalesce(sum(pg_catalog.{function}(pg_catalog.to_regclass(n))), 0) FROM unnest(%s::text[]) AS n"  # noqa: S608
+    row = conn.execute(query.encode(), [[lock.object for lock in step.locks]]).fetchone()
+    return int(str(row[0])) if row else 0
