@@ -149,6 +149,24 @@ def test_what_is_empty_or_made_by_the_release_itself_is_let_pass(shop: Connectio
     assert of(shop, sql) == []
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET search_path = old; DROP TABLE used",
+        "SELECT set_config('search_path', 'old', false); TRUNCATE used",
+        "SET LOCAL search_path TO old; ALTER TABLE used DROP COLUMN id",
+    ],
+)
+def test_a_bare_name_behind_a_search_path_may_mean_anything(shop: Connection, sql: str) -> None:
+    """It is refused by its bare name, and let pass by it; with its schema it is judged as ever."""
+    statements = parse(sql, "0001_a.sql")
+    catalog = catalog_reader.read(shop, statements)
+    assert [one.object for one in refusals(statements, catalog, ())] == ["used"]
+    assert refusals(statements, catalog, ["used"]) == []
+    named = parse("SET search_path = old; DROP TABLE old.empty", "0001_a.sql")
+    assert refusals(named, catalog_reader.read(shop, named), ()) == []
+
+
 def test_a_table_is_not_made_where_it_was_there_already(shop: Connection) -> None:
     """IF NOT EXISTS makes nothing of a table with rows."""
     assert [one.object for one in of(shop, "CREATE TABLE IF NOT EXISTS items (a int); DROP TABLE items")] == [

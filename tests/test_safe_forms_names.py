@@ -9,7 +9,7 @@ import safe_forms_stage
 import test_schema
 from pgrunbook.changes.safe_forms import names
 from pgrunbook.changes.safe_forms.sql_text import parsed
-from safe_forms_stage import Stage
+from safe_forms_stage import Stage, perform, plan
 
 server = test_schema.server
 home = safe_forms_stage.home
@@ -62,3 +62,16 @@ def test_columns_of_an_index_are_named_as_the_server_names_them(stage: Stage, li
         "SELECT attname::text FROM pg_attribute WHERE attrelid = 'made'::regclass ORDER BY attnum"
     ).fetchall()
     assert names.index_columns(parsed(statement)) == [row[0] for row in rows]
+
+
+@pytest.mark.parametrize("fresh", [(), ("t",)])
+def test_an_index_that_is_written_without_a_name_gets_the_one_that_the_server_chooses(
+    stage: Stage, fresh: tuple[str, ...]
+) -> None:
+    """CONCURRENTLY as well: what a build that is cut off leaves is known by it, on a table just made too."""
+    (expansion,) = plan(stage.conn, "CREATE INDEX CONCURRENTLY ON t (c, lower(b))", fresh=fresh)
+    (step,) = expansion.steps
+    assert step.sql.startswith("CREATE INDEX CONCURRENTLY t_c_lower_idx ON public.t ")
+    assert step.leftovers is not None
+    perform(stage.conn, [expansion])
+    assert stage.conn.execute(step.done or "").fetchone() == (True,)

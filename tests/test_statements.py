@@ -134,17 +134,6 @@ def test_a_zero_byte_is_refused() -> None:
     )
 
 
-def test_a_concurrent_index_needs_a_name() -> None:
-    """After a crash it is found again by its name."""
-    assert error_of("CREATE INDEX CONCURRENTLY ON a (b)") == (
-        "m.sql, line 1: CREATE INDEX CONCURRENTLY needs a name for its index\n"
-        "Detail: An attempt that is cut off leaves an invalid index, which could not be told from others.\n"
-        "State: Nothing changed in the database.\n"
-        "Hint: Write CREATE INDEX CONCURRENTLY name ON ..."
-    )
-    assert policies("CREATE INDEX ON a (b)") == [False]
-
-
 @pytest.mark.parametrize(
     ("text", "alone"),
     [

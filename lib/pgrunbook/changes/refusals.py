@@ -15,12 +15,15 @@ from pgrunbook.changes.catalog import Catalog, Constraint, Key, Standing, Table
 from pgrunbook.changes.drops import CASCADE, emptied
 from pgrunbook.changes.routines import bodies
 from pgrunbook.changes.statements import Statement
-from pgrunbook.changes.syntax import dotted, object_kind, quoted, relation, subcommand, tree
+from pgrunbook.changes.syntax import Name, dotted, object_kind, quoted, relation, sets_search_path, subcommand, tree
 from pgrunbook.changes.usage import uses_of
 from pgrunbook.errors import Refused
 
 PARAMETER = "allow_loss"
 _USERS = ("view", "materialized view", "rule", "function", "trigger", "policy", "generated column", "publication")
+
+
+CANNOT_TELL = "the file sets search_path before it: which one it means cannot be told"
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,13 @@ def refusals(statements: Sequence[Statement], catalog: Catalog, allowed: Collect
     """
     found: list[Refusal] = []
     made: frozenset[Key] = frozenset()
+    file, moved = "", False
     for statement in statements:
         node = tree(statement.sql)
+        file, moved = statement.file, (moved and statement.file == file) or sets_search_path(node)
+        for name in _bare(node) if moved else ():
+            if not _is_allowed(name, allowed):
+                found.append(Refusal(name, CANNOT_TELL, statement.file, statement.line, statement.sql))
         for part in (node, *bodies(node)):
             for name, reason in _reasons(part, catalog, made):
                 if not _is_allowed(name, allowed):
@@ -71,6 +79,19 @@ def way_through(objects: Collection[str], target: str) -> str:
     named = list(dict.fromkeys(objects))
     value = json.dumps(named, ensure_ascii=False) if any("," in name for name in named) else ",".join(named)
     return f"pgrunbook run release --target {shlex.quote(target)} -p {shlex.quote(f'{PARAMETER}={value}')}"
+
+
+def _bare(node: Any) -> Iterator[str]:
+    """Yield the tables without a schema that a statement may lose something of."""
+    names: list[Name] = []
+    if isinstance(node, ast.DropStmt) and object_kind(node.removeType) == "TABLE":
+        names = [dotted(entry) for entry in node.objects]
+    elif isinstance(node, ast.TruncateStmt):
+        names = [relation(table) for table in node.relations]
+    elif isinstance(node, ast.AlterTableStmt):
+        loses = any(subcommand(cmd) in ("DropColumn", "DropConstraint") for cmd in node.cmds)
+        names = [relation(node.relation)] if loses else []
+    return (str(name) for name in names if not name.schema)
 
 
 def _is_allowed(name: str, allowed: Collection[str]) -> bool:

@@ -42,7 +42,7 @@ def parse(sql: str, file: str) -> list[Statement]:
     """Split a file into its statements and say what each is; [] for a file of comments.
 
     Raises WrongInput, with file and line, for what does not parse, for BEGIN and COMMIT, for COPY FROM
-    STDIN, for a password in clear, and for a concurrent index without a name.
+    STDIN, and for a password in clear.
     """
     text = sql.removeprefix(BYTE_ORDER_MARK)
     if "\0" in text:
@@ -135,8 +135,6 @@ def _cannot_be_run(node: Any) -> bool:
             return True
         case ast.CopyStmt():
             return bool(node.is_from and node.filename is None and not node.is_program)
-        case ast.IndexStmt():
-            return bool(node.concurrent and not node.idxname)
     return _holds_a_password(node)
 
 
@@ -159,16 +157,10 @@ def _refused(node: Any, file: str, line: int) -> WrongInput:
         )
     if isinstance(node, ast.CopyStmt):
         return _copy_from_stdin(file, line)
-    if not isinstance(node, ast.IndexStmt):
-        return WrongInput(
-            f"{file}, line {line}: a migration cannot hold a password",
-            detail="Every statement is copied into the plan, the journal and the notebooks of each run.",
-            hint="Make the role or mapping without it; set it by hand (psql's \\password), or let a secret manager.",
-        )
     return WrongInput(
-        f"{file}, line {line}: CREATE INDEX CONCURRENTLY needs a name for its index",
-        detail="An attempt that is cut off leaves an invalid index, which could not be told from others.",
-        hint="Write CREATE INDEX CONCURRENTLY name ON ...",
+        f"{file}, line {line}: a migration cannot hold a password",
+        detail="Every statement is copied into the plan, the journal and the notebooks of each run.",
+        hint="Make the role or mapping without it; set it by hand (psql's \\password), or let a secret manager.",
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from pglast import ast, enums
+from pglast import ast
 
 from pgrunbook.changes.safe_forms import gates
 from pgrunbook.changes.safe_forms.alter_table import AlterTable
@@ -20,8 +20,9 @@ from pgrunbook.changes.safe_forms.refresh import Refresh
 from pgrunbook.changes.safe_forms.rows import Rows
 from pgrunbook.changes.safe_forms.sql_text import parsed
 from pgrunbook.changes.safe_forms.step import Batches, Case, Expansion, Form, Gate, Memory, SafeStep
-from pgrunbook.changes.safe_forms.table import Facts, Relation, walk
+from pgrunbook.changes.safe_forms.table import Facts, Relation
 from pgrunbook.changes.statements import Policy, Statement
+from pgrunbook.changes.syntax import sets_search_path
 from pgrunbook.database.connection import Connection
 
 BATCH_ROWS = 1_000
@@ -69,12 +70,12 @@ class Planner:
             found = _as_written(statement, f"Its safe form is switched off: {reason}", off=reason)
         elif self._moved:
             found = _as_written(statement, "The file sets search_path before it: its names may mean others.")
-        elif self._is_fresh(case):
+        elif self._is_fresh(case) and not _is_nameless(node):
             found = _as_written(statement, "Its table is made by this release: nobody else uses it yet.")
         else:
             found = _expansion(case)
         self._seen.append((found, "" if self._is_fresh(case) else _locked_table(found, self._facts)))
-        self._moved = self._moved or _sets_search_path(node)
+        self._moved = self._moved or sets_search_path(node)
         self._made |= _makes(node)
         if self._before is not None:
             self._memory = Memory()  # what an earlier statement did is there to be seen
@@ -189,6 +190,11 @@ def _locked_table(expansion: Expansion, facts: Facts) -> str:
     return "" if table is None else table.sql
 
 
+def _is_nameless(node: object) -> bool:
+    """Tell whether a build that is cut off would leave an index behind that nobody knows by name."""
+    return isinstance(node, ast.IndexStmt) and node.concurrent and not node.idxname
+
+
 def _is_named(relation: ast.RangeVar, names: Collection[str]) -> bool:
     return (f"{relation.schemaname}.{relation.relname}" if relation.schemaname else relation.relname) in names
 
@@ -202,15 +208,6 @@ def _makes(node: object) -> set[str]:
     else:
         return set()
     return {f"{relation.schemaname}.{relation.relname}" if relation.schemaname else relation.relname}
-
-
-def _sets_search_path(node: object) -> bool:
-    if isinstance(node, ast.VariableSetStmt):
-        return str(node.name) in ("search_path", "None") or node.kind == enums.VariableSetKind.VAR_RESET_ALL
-    calls = [part for part in walk(node) if isinstance(part, ast.FuncCall)]
-    return isinstance(node, ast.SelectStmt) and any(
-        call.funcname[-1].sval == "set_config" and "search_path" in str(call.args) for call in calls
-    )
 
 
 __all__ = [

@@ -41,7 +41,10 @@ class Built:
 
 
 class CreateIndex:
-    """CREATE INDEX -> CONCURRENTLY; on a partitioned table the parent's first, then each partition's, attached."""
+    """CREATE INDEX -> CONCURRENTLY; on a partitioned table the parent's first, then each partition's, attached.
+
+    One that is written CONCURRENTLY without a name gets its name here, so that what is left of it is known.
+    """
 
     name = "create-index"
     differs: tuple[str, ...] = ()
@@ -50,7 +53,7 @@ class CreateIndex:
     def applies(cls, case: Case) -> bool:
         """Not for an index that is there and valid: IF NOT EXISTS passes over that one, and so do we."""
         node = case.node
-        if not isinstance(node, ast.IndexStmt) or node.concurrent:
+        if not isinstance(node, ast.IndexStmt) or (node.concurrent and node.idxname):
             return False
         table = case.facts.relation(node.relation)
         if table is None or table.kind not in "rmp" or table.is_temporary:
