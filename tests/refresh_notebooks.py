@@ -18,6 +18,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
+from pgrunbook.procedures import gates
+
 ROOT = Path(__file__).parents[1]
 ORDER = ["prepare", "migrate", "validate", "rollback", "restore"]
 ROWS = 2_000  # in the largest table of the demo: part of the outputs
@@ -80,6 +82,8 @@ def main() -> None:
             NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
             path.write_text(nbformat.writes(kept(notebook), indent=1) + "\n", encoding="utf-8")
             sys.stdout.write(f"{path.name}\n")
+            if name == "prepare":
+                gates.accept(folder.name, [])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 
 from acting import events, newest_run, open_folder
 from conftest import ROOT, rows
+from pgrunbook.procedures import gates
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
 from pgrunbook.target import Target
@@ -28,7 +29,10 @@ def test_stored_outputs_are_what_a_fresh_demo_shows() -> None:
     """nbval executes all five in order and finds no difference; it does find one that we make."""
     with open_folder() as state, fresh_demo(state) as folder:
         copies = [Path(shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder)) for name in ORDER]
-        done = nbval(copies)
+        done = nbval(copies[:1])
+        assert done.returncode == 0, done.stdout
+        gates.accept(folder.name, [])  # as the operator does who has looked at them
+        done = nbval(copies[1:])
         assert done.returncode == 0, done.stdout
         made = runs.load(folder)
         assert [(p.procedure, p.status) for p in made.parts] == [(name, Status.DONE) for name in ORDER]

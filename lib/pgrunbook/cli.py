@@ -118,6 +118,19 @@ def show(run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, 
 
 
 @app.command()
+def accept(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its end.")],
+    gate: Annotated[list[str] | None, typer.Argument(help="Gates by file:line; all that are open, where none.")] = None,
+) -> None:
+    """Accept gates of a run's plan: statements without a safe form, which migrate refuses until somebody does."""
+    from pgrunbook.procedures import gates
+
+    chosen, left = gates.accept(run_id, gate or [])
+    sys.stdout.write(f"accepted: {', '.join(chosen) or 'nothing, as nothing was open'}\n")
+    sys.stdout.write(f"still open: {', '.join(left)}\n" if left else f"next: pgrunbook run --resume {run_id}\n")
+
+
+@app.command()
 def schema(
     file: Annotated[Literal["plan", "rehearsal"], typer.Argument(help="Of plan.json, or of rehearsal.json.")],
 ) -> None:

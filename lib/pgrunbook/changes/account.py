@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -18,6 +19,7 @@ from pgrunbook.record.journal import Journal
 
 log = logging.getLogger(__name__)
 MOST_NOTICES = 50
+NOTE_PROGRESS_S = 5.0
 
 
 class Observer(Protocol):
@@ -45,6 +47,7 @@ class Account:
         self.results = Results(plan, on_change)
         self._plan, self._journal, self._observer = plan, journal, observer
         self._notices: list[str] = []
+        self._noted_at = -math.inf
 
     def event(self, event: str, change: Change, **facts: object) -> None:
         """Write an event about a migration, flushed to disk."""
@@ -60,6 +63,7 @@ class Account:
         facts = {"kind": step.kind, "sha256": step.sha256, "attempt": attempt, "policy": step.policy}
         self.event("step-started", change, step=step.number, **facts)
         self._notices.clear()
+        self._noted_at = -math.inf
         if self._observer:
             self._observer.begins(change, step, attempt)
 
@@ -72,9 +76,21 @@ class Account:
             ran_ms=(end - start) * 1000,
             waited_ms=before.waited_ms + watch.waited_ms,
             blockers=watch.told() or before.blockers,
+            progress="",
             notices=tuple(self._notices),
             stretches=(*before.stretches, Stretch("running", start, end), *waits),
         )  # fmt: skip
+
+    def progress(self, change: Change, step: Step, told: str) -> None:
+        """Show how far the server has come with a step that runs, and note it every 5 s at most.
+
+        It is called from the thread of the watch, while ours waits for the server's answer.
+        """
+        self.results.set(change, step, progress=told)
+        now = time.monotonic()
+        if now >= self._noted_at + NOTE_PROGRESS_S:
+            self._noted_at = now
+            self._journal.note("step-progress", migration=change.migration, step=step.number, says=told)
 
     def ran(self, change: Change, step: Step, attempt: int, watch: Watch, rows: int | None) -> None:
         """Note that a step ran; the event of its commit flushes this."""

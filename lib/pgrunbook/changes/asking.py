@@ -4,7 +4,10 @@
 2. Ask under a lock_timeout of 10 ms, as a net for whoever came in between. Where that is too short, look again
    after a moment: nobody has waited behind us for longer.
 3. When the patience is over (a table that is never free), ask anyway: 50 ms, twice as long each time, the last
-   attempt under the target's own lock_timeout. These attempts are counted.
+   attempt under the target's own lock_timeout. These attempts are counted. So it is where looking is not allowed.
+4. An autovacuum would be there for minutes. PostgreSQL cancels it when somebody waits for it longer than
+   deadlock_timeout, so we wait for it in a mode that keeps no reader or writer out; not when it prevents
+   wraparound, which is not cancelled.
 
 Used by migrate and rollback, through ``changes.execute``. Measured: BENCHMARKS.md, "A schema change among traffic".
 """
@@ -14,9 +17,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+
+from pgrunbook.changes import trouble
+from pgrunbook.changes.account import Account
 from pgrunbook.changes.effects import CONFLICTS, blocks
-from pgrunbook.changes.plan import LockOn, Step
-from pgrunbook.database.look import Wanted
+from pgrunbook.changes.plan import Change, LockOn, Step
+from pgrunbook.database import connection, look
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.look import Holder, Wanted
+
+RETRIED = (pg.LockNotAvailable, pg.DeadlockDetected)
 
 NET_MS = 10
 SHORTEST_LOCK_TIMEOUT_MS = 50
@@ -24,6 +37,66 @@ GENTLE_PAUSE_S, LONGEST_GENTLE_PAUSE_S = 0.02, 0.25
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 # How long an attempt that is counted looks before it asks anyway.
 LAST_LOOK_MS = 1_000.0
+# How long an autovacuum is waited for, and how much longer than deadlock_timeout at least.
+YIELD_MS, YIELD_MARGIN_MS = 2_000, 1_000
+
+
+def until_free(conn: Connection, change: Change, step: Step, patience: Patience, account: Account) -> None:
+    """Wait until nobody old is in the way of the locks, or the patience is over; a step of theirs shows who is.
+
+    A look that the server refuses fails nothing: the locks are asked for by attempts that are counted.
+    Raises psycopg's errors where the connection is lost.
+    """
+    if not patience.wanted:
+        return
+    asked: set[int | None] = set()
+    start = time.monotonic()
+
+    def on_wait(holders: Sequence[Holder], left_ms: float) -> None:
+        account.looking(change, step, holders, left_ms)
+        if all(map(yields, holders)) and not {holder.pid for holder in holders} <= asked:
+            asked.update(holder.pid for holder in holders)
+            _ask_to_yield(conn, change, step, holders, account)
+
+    try:
+        found = look.until_free(conn, patience.wanted, patience_ms=patience.left_ms, on_wait=on_wait)
+    except psycopg.Error as exc:
+        if conn.closed:
+            raise
+        account.event("not-looked", change, step=step.number, reason=trouble.one_line(exc))
+        patience.looked(free=False)
+        return
+    patience.looked(free=found.free)
+    if found.holders:
+        account.looked(change, step, found, start)
+
+
+def yields(holder: Holder) -> bool:
+    """Tell whether a holder is an autovacuum that the server cancels for others; it does that work again later."""
+    return holder.application == "autovacuum worker" and "to prevent wraparound" not in holder.query
+
+
+def _ask_to_yield(conn: Connection, change: Change, step: Step, holders: Sequence[Holder], account: Account) -> None:
+    """Let the server cancel the autovacuums on these objects, by waiting for them.
+
+    Locks: ShareUpdateExclusiveLock, let go at once. Readers and writers do not wait for it, nor behind it.
+    Source: https://www.postgresql.org/docs/current/routine-vacuuming.html#AUTOVACUUM
+    """
+    for name in dict.fromkeys(holder.object for holder in holders):
+        told = [str(holder) for holder in holders if holder.object == name]
+        account.event("autovacuum-asked-to-yield", change, step=step.number, object=name, holders=told)
+        lock = sql.SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.SQL(name))
+        try:
+            row = conn.execute("SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'")
+            waits_ms = max(YIELD_MS, int(str((row.fetchone() or (0,))[0])) + YIELD_MARGIN_MS)
+            limits = {"lock_timeout_ms": waits_ms, "statement_timeout_ms": waits_ms + YIELD_MARGIN_MS}
+            with connection.transaction(conn, **limits):
+                conn.execute(lock)
+        except psycopg.Error as exc:
+            if conn.closed:
+                raise
+            account.event("autovacuum-did-not-yield", change, step=step.number, object=name,
+                          reason=trouble.one_line(exc))  # fmt: skip
 
 
 def wanted(steps: Sequence[Step]) -> list[Wanted]:

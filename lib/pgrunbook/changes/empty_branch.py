@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+import pglast
 import psycopg
+from pglast import ast
+from pglast.enums import ObjectType
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
@@ -32,11 +35,15 @@ LIBPQ_VARIABLES = {
 
 @dataclass(frozen=True)
 class SchemaCopy:
-    """The text of a target's schema, of which branches are made, one after the other."""
+    """The text of a target's schema, of which branches are made, one after the other.
+
+    ``roles`` are those that are made on the branches: they are the server's, and the next branch must not find them.
+    """
 
     target: Target
     server: Server
     dump: str
+    roles: frozenset[str] = frozenset()
 
     @contextmanager
     def branch(self) -> Iterator[Target]:
@@ -48,7 +55,7 @@ class SchemaCopy:
         found = {"name": f"empty branch of {self.target.name}", "server": self.server.name, "database": name}
         branch = self.target.model_copy(update={"service": None, "url_from": None, **found})
         with self.server.connect(purpose="branch") as admin:
-            there = _databases(admin)
+            there, roles = _databases(admin), _roles(admin)
             with connect(self.target, purpose="copies the schema") as source:
                 _make_empty_database(source, admin, name)
             try:
@@ -59,20 +66,41 @@ class SchemaCopy:
                 made = {other for other in _databases(admin) - there if not other.startswith("empty_")}
                 for other in (name, *sorted(made)):
                     admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(other)))
+                for role in sorted(self.roles - roles):
+                    _drop_role(admin, role)
 
 
-def copy_schema(target: Target) -> SchemaCopy:
-    """Read the target's schema. Raises Unreachable.
+def copy_schema(target: Target, scripts: Sequence[str] = ()) -> SchemaCopy:
+    """Read the target's schema; ``scripts`` are what will be executed on its branches. Raises Unreachable.
 
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
     server = Server(SERVER)
     server.start()
-    return SchemaCopy(target, server, _dump(server, target))
+    return SchemaCopy(target, server, _dump(server, target), frozenset(made_roles(scripts)))
+
+
+def made_roles(scripts: Sequence[str]) -> Iterator[str]:
+    """Give the names of the roles that scripts create, or give to one that was there."""
+    for script in scripts:
+        for item in pglast.parse_sql(script):
+            if isinstance(item.stmt, ast.CreateRoleStmt):
+                yield str(item.stmt.role)
+            elif isinstance(item.stmt, ast.RenameStmt) and item.stmt.renameType == ObjectType.OBJECT_ROLE:
+                yield str(item.stmt.newname)
 
 
 def _databases(admin: Connection) -> set[str]:
     return {str(name) for (name,) in admin.execute("SELECT d.datname FROM pg_catalog.pg_database AS d")}
+
+
+def _roles(admin: Connection) -> set[str]:
+    return {str(name) for (name,) in admin.execute("SELECT r.rolname FROM pg_catalog.pg_roles AS r")}
+
+
+def _drop_role(admin: Connection, role: str) -> None:
+    with suppress(psycopg.Error):  # the server's own roles, which nobody can drop, and those that others use
+        admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
 
 def _make_empty_database(source: Connection, admin: Connection, name: str) -> None:
@@ -89,12 +117,11 @@ def _make_empty_database(source: Connection, admin: Connection, name: str) -> No
     admin.execute("SELECT pg_catalog.pg_advisory_lock(%s, %s)", locks.LOCK_KEY)
     try:
         others = _clear_databases(admin)
-        there = {str(role) for (role,) in admin.execute("SELECT rolname FROM pg_catalog.pg_roles")}
+        there = _roles(admin)
         for role in sorted(wanted - there):
             admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
         for role in sorted(there - wanted) if not others else ():
-            with suppress(psycopg.Error):  # the server's own roles, which nobody can drop
-                admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+            _drop_role(admin, role)
         # A C locale goes with every encoding, and no order of text is part of a schema.
         admin.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'").format(

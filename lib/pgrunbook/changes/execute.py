@@ -10,7 +10,8 @@
    (``changes.asking``). One that could not get a lock, or was the victim of a deadlock, is aborted and tried
    again, within bounds, and the journal says who stood in the way.
 5. What a migration SETs holds for that migration: it neither reaches our own rows nor the next one.
-6. A statement that the server refuses takes its helpers with it: what its safe form had made is undone.
+6. A statement that the server refuses takes its helpers with it: what its safe form had made is undone
+   (``changes.undoing``).
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ import psycopg
 from psycopg import errors as pg
 
 from pgrunbook import history as histories
-from pgrunbook.changes import trouble
+from pgrunbook.changes import asking, trouble
 from pgrunbook.changes.account import Account, Observer
-from pgrunbook.changes.asking import Patience
+from pgrunbook.changes.asking import RETRIED, Patience
 from pgrunbook.changes.marks import RECORD_LIMITS, Marks
 from pgrunbook.changes.plan import Change, Plan, Step
 from pgrunbook.changes.results import StepResult, StepState, Stretch
 from pgrunbook.changes.safe_forms import Progress, run_batches
 from pgrunbook.changes.trouble import Scene
-from pgrunbook.database import connection, locks, look, steps
-from pgrunbook.database.connection import Connection
+from pgrunbook.changes.undoing import Undoing
+from pgrunbook.database import connection, locks, steps
+from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
 from pgrunbook.database.steps import Begun
 from pgrunbook.errors import RecordFailed, RunbookError, StatementFailed
 from pgrunbook.history import History
@@ -42,8 +44,6 @@ from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
 
 __all__ = ["Execution", "Observer", "StepResult", "StepState", "Stretch"]
-
-RETRIED = (pg.LockNotAvailable, pg.DeadlockDetected)
 
 
 @dataclass
@@ -65,6 +65,7 @@ class Execution:
         self._account = Account(self.plan, self.journal, self.on_change, self.observer)
         self._results = self._account.results
         self._marks = Marks(self.conn, self.plan, self.run_id, self.history)
+        self._undoing = Undoing(self.conn, self._account, self._marks, self._ask)
         self._pid = self.conn.info.backend_pid
         self.conn.add_notice_handler(self._account.notice)
 
@@ -167,19 +168,9 @@ class Execution:
 
     def _look(self, change: Change, group: Sequence[Step], patience: Patience) -> None:
         """Wait until nobody old is in the way of the locks that the steps will ask for, or patience is over."""
-        if not patience.wanted:
-            return
         self._doing = "look"
-        start = time.monotonic()
-        found = look.until_free(
-            self.conn,
-            patience.wanted,
-            patience_ms=patience.left_ms,
-            on_wait=lambda holders, left_ms: self._account.looking(change, group[0], holders, left_ms),
-        )
-        patience.looked(free=found.free)
-        if found.holders:
-            self._account.looked(change, group[0], found, start)
+        if patience.wanted:
+            asking.until_free(self.conn, change, group[0], patience, self._account)
 
     def _alone(self, change: Change, step: Step, *, meant_before: bool) -> None:
         """Run a step outside a transaction, once the catalog shows that it is not done already; or its batches."""
@@ -191,8 +182,8 @@ class Execution:
             progress.clear()
             self._look(change, [step], patience)
             connection.limit(self.conn, **_limits(step, patience))
-            self._clear(change, step.leftovers)
-            if (meant_before or number > 1) and self._is_done(step):
+            self._undoing.clear(change, step.leftovers)
+            if (meant_before or number > 1) and self._undoing.is_done(step):
                 self._account.event("step-found-done", change, step=step.number)
                 self._results.set(change, step, state=StepState.DONE_BEFORE)
                 return
@@ -205,7 +196,8 @@ class Execution:
             if step.batches is None and isinstance(exc.__cause__, psycopg.Error) and not self.conn.closed:
                 with contextlib.suppress(psycopg.Error):
                     connection.reset(self.conn)
-                    self._marks.withdraw(change, [step])
+                    with connection.transaction(self.conn, **RECORD_LIMITS):
+                        self._marks.withdraw(change, [step])
             raise
         self._mark_alone(change, step, "done")
         if self._results.of(change, step).state is StepState.DONE:
@@ -237,32 +229,6 @@ class Execution:
 
         return run
 
-    def _is_done(self, step: Step) -> bool:
-        return step.done is not None and self.conn.execute(step.done.encode()).fetchone() == (True,)
-
-    def _clear(self, change: Change, query: str | None) -> None:
-        """Execute the statements that a query gives: they clear away what a cut-off attempt, or a safe form, left."""
-        for (statement,) in self.conn.execute(query.encode()).fetchall() if query else ():
-            self._account.event("leftover-dropped", change, sql=str(statement))
-            self.conn.execute(str(statement).encode())
-
-    def _undo_statement(self, change: Change, step: Step) -> None:
-        """Take away what the safe form of a refused statement has made; not where rows were filled meanwhile."""
-        mine = change.of_statement(step.statement)
-        there = [s for s in mine if self._results.of(change, s).state in (StepState.DONE, StepState.DONE_BEFORE)]
-        if any(s.batches is not None for s in mine):
-            return
-        try:
-            connection.limit(self.conn, **RECORD_LIMITS)
-            self._clear(change, step.leftovers)
-            for query in change.statements[step.statement - 1].undo if there else ():
-                self._clear(change, query)
-            if there:
-                self._marks.withdraw(change, there)
-                self._results.mark(change, there, StepState.UNDONE)
-        except psycopg.Error as exc:
-            self._account.event("not-undone", change, error=trouble.one_line(exc))
-
     # -- one step
 
     def _execute_sql(self, step: Step) -> int | None:
@@ -276,7 +242,7 @@ class Execution:
         self._doing = "send"
         self._account.begins(change, step, attempt)
         start = time.monotonic()
-        watch = locks.Watch(self.target, self._pid)
+        watch = locks.Watch(self.target, self._pid, on_progress=lambda told: self._account.progress(change, step, told))
         try:
             with watch:
                 rows = execute(step)
@@ -293,21 +259,40 @@ class Execution:
         attempt: Callable[[int, Patience], None],
         made_progress: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Call ``attempt`` as often as the plan allows; tell of what ends the last one."""
+        with self._telling(change, group):
+            self._retried(change, group, attempt, made_progress)
+
+    def _ask(self, change: Change, group: Sequence[Step], work: Callable[[int], None]) -> None:
+        """Call ``work`` with a lock_timeout until it has the locks that the steps had taken, looking before."""
+
+        def attempt(_: int, patience: Patience) -> None:
+            self._look(change, group, patience)
+            work(min((patience.lock_timeout_ms(step) for step in group), default=READ_LOCK_TIMEOUT_MS))
+
+        self._retried(change, group, attempt)
+
+    def _retried(
+        self,
+        change: Change,
+        group: Sequence[Step],
+        attempt: Callable[[int, Patience], None],
+        made_progress: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Call ``attempt`` until it succeeds; again only after a lock timeout or a deadlock, within bounds."""
         patience = Patience(group, self.target.lock_patience_ms, self.plan.attempts)
         for number in itertools.count(1):
-            with self._telling(change, group):
-                try:
-                    return attempt(number, patience)
-                except RETRIED as exc:
-                    if made_progress():
-                        patience.begin_again()
-                    self._account.attempt_failed(change, group, number, patience.attempt, exc)
-                    pause_s = patience.again_in_s(counts=isinstance(exc, pg.DeadlockDetected))
-                    if pause_s is None or self.conn.closed:
-                        raise
-                    self._results.mark(change, group, StepState.WAITING)
-                    time.sleep(pause_s)
+            try:
+                return attempt(number, patience)
+            except RETRIED as exc:
+                if made_progress():
+                    patience.begin_again()
+                self._account.attempt_failed(change, group, number, patience.attempt, exc)
+                pause_s = patience.again_in_s(counts=isinstance(exc, pg.DeadlockDetected))
+                if pause_s is None or self.conn.closed:
+                    raise
+                self._results.mark(change, group, StepState.WAITING)
+                time.sleep(pause_s)
         return None
 
     @contextlib.contextmanager
@@ -322,7 +307,7 @@ class Execution:
                 error: RunbookError = trouble.gave_up(exc, scene, self.conn)
             else:
                 if isinstance(exc, psycopg.Error) and scene.step is not None and not self.conn.closed:
-                    self._undo_statement(change, scene.step)
+                    scene = replace(scene, left=self._undoing.refused(change, scene.step, exc))
                 error = trouble.explain(exc, scene, self.conn)
             if scene.step is not None:
                 self._results.set(change, scene.step, state=StepState.FAILED)

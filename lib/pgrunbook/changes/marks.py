@@ -57,8 +57,13 @@ class Marks:
             steps.write(self.conn, self._key(change), state, [_row(step)])
 
     def withdraw(self, change: Change, group: Sequence[Step]) -> None:
-        """Take back that steps were meant to be done, or done."""
+        """Take back, in the transaction that is open, that steps were meant to be done, or done, by any run."""
+        self.conn.execute("; ".join(OURSELVES).encode())
         steps.withdraw(self.conn, self._key(change), [step.number for step in group])
+
+    def meant(self, change: Change, group: Sequence[Step]) -> None:
+        """Write, in the transaction that is open, that it is to be looked whether steps are done."""
+        steps.write(self.conn, self._key(change), "intended", [_row(step) for step in group])
 
     def _history_command(self, change: Change) -> histories.Command:
         entry = next(e for e in self.history.entries if e.name == change.migration)

@@ -90,7 +90,8 @@ def rehearse(
     no empty branch is to be had.
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
-    return _plain(copy_schema(target), history, changes, backs, here, lambda *_: None)
+    schema = copy_schema(target, [s.sql for c in changes for s in c.statements])
+    return _plain(schema, history, changes, backs, here, lambda *_: None)
 
 
 def rehearse_safely(
@@ -109,7 +110,7 @@ def rehearse_safely(
 
     Raises as :func:`rehearse` does, and Refused when the safe plan ends in another schema.
     """
-    schema = copy_schema(target)
+    schema = copy_schema(target, [m.sql for m in migrations])
     parsed = {m.name: statements.parse(m.sql, m.path.name) for m in migrations}
     backs = plans.down(target, [m for m in migrations if m.down_sql is not None])
     planner: Planner | None = None
@@ -139,10 +140,11 @@ def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, 
     return [d for d in diff(promised, found) if (d.kind, d.name) not in passed_over]
 
 
-def as_declared(difference: Difference, change: Change) -> bool:
-    """Tell whether a safe form of the change has declared that it makes this difference."""
-    declared = {text for statement in change.statements for text in statement.differs}
-    own = "INHERITED" in difference.before and "LOCAL" in difference.after
+def as_declared(difference: Difference, changes: Sequence[Change]) -> bool:
+    """Tell whether a safe form of the changes, which were all executed, has declared that it makes this difference."""
+    declared = {text for change in changes for statement in change.statements for text in statement.differs}
+    as_inherited = difference.after.replace(" (LOCAL)", "").replace(" LOCAL)", ")")
+    own = "INHERITED" in difference.before and as_inherited == difference.before
     return NOT_NULL_OF_PARTITIONS in declared and difference.change == "changed" and own
 
 
@@ -189,12 +191,12 @@ def _safe(
     declared: dict[Difference, None] = {}
     with schema.branch() as branch, connect(branch, purpose="rehearses") as conn, journal() as told:
         own = histories.read(conn, branch)
-        for change, wanted in zip(changes, plain.after, strict=True):
+        for number, (change, wanted) in enumerate(zip(changes, plain.after, strict=True), 1):
             execute(branch, conn, own, change, told)
             own = replace(own, exists=True, schema_exists=True)
             after.append(snapshot(conn, leave_out=left))
-            found = [d for d in diff(wanted, after[-1]) if d not in declared]
-            other = [d for d in found if not as_declared(d, change)]
+            found = diff(wanted, after[-1])
+            other = [d for d in found if not as_declared(d, changes[:number])]
             if other:
                 raise Refused(
                     f"the safe plan of {change.migration} ends in another schema than its SQL",

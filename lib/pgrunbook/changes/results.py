@@ -36,6 +36,7 @@ class StepResult:
     """What became of a step: attempts, time, rows touched, and who stood in its way.
 
     ``waited_ms`` went by in the lock queue, ``looked_ms`` before it was entered: nobody waits behind that.
+    ``progress`` says how far the server has come with it, "" where it does not tell, and once the step ended.
     """
 
     migration: str
@@ -47,6 +48,7 @@ class StepResult:
     looked_ms: float = 0.0
     rows: int | None = None
     blockers: str = ""
+    progress: str = ""
     notices: tuple[str, ...] = ()
     stretches: tuple[Stretch, ...] = ()
 

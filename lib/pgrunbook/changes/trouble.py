@@ -11,6 +11,7 @@ from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
 from pgrunbook.changes.plan import Change, Plan, Step
+from pgrunbook.changes.statements import Policy
 from pgrunbook.database import steps
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.steps import Begun
@@ -21,6 +22,10 @@ from pgrunbook.target import Target
 GONE_WITHIN_S = 5.0
 POLL_S = 0.1
 STAYS = "steps are done and stay so"
+MEND = (
+    "Mend the rows that it met, leave the file as it is, and run the same run again with --resume; "
+    "or correct the migration, and start a new run."
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Scene:
     """Where an attempt ended: the step that was being sent, or else what was done with the migration.
 
     ``doing`` is "record" while the rows of the history and of schema pgrunbook are written, "commit"
-    behind them. ``blockers`` tells who was seen in the way, ``ran_ms`` how long the step ran.
+    behind them. ``blockers`` tells who was seen in the way, ``ran_ms`` how long the step ran. ``left`` is why
+    helpers of a refused statement could not be taken away, "" where none is left.
     """
 
     target: Target
@@ -41,6 +47,7 @@ class Scene:
     ran_ms: float
     committed: Sequence[str]
     backend_pid: int
+    left: str = ""
 
     def where(self) -> str:
         """The step for people, with its file and line; the migration where no step was being sent."""
@@ -73,7 +80,7 @@ def explain(exc: BaseException, scene: Scene, conn: Connection) -> RunbookError:
         f"could not {verb} {scene.where()}: {exc.diag.message_primary or one_line(exc)}",
         detail=" ".join(filter(None, [exc.diag.message_detail, exc.diag.context])),
         state=state,
-        hint=exc.diag.message_hint or _after_refusal(state),
+        hint=exc.diag.message_hint or _after_refusal(exc, scene, state),
     )
 
 
@@ -161,15 +168,22 @@ def _shown(scene: Scene, conn: Connection) -> str:
     left = [str(row[0]) for row in conn.execute(query.encode())] if query else []
     if left:
         said += f" It left something invalid, which the next attempt clears away: {'; '.join(left)}."
+    if scene.left:
+        said += f" What they made for the refused statement could not be taken away ({scene.left}), and is used again."
     if scene.committed:
         said += f" {verb.capitalize()} by this run before it: {', '.join(scene.committed)}."
     return said
 
 
-def _after_refusal(state: str) -> str:
-    """What to do about a statement that was refused depends on what stays of its migration."""
+def _after_refusal(exc: psycopg.Error, scene: Scene, state: str) -> str:
+    """What to do about a statement that was refused depends on why, and on what stays of its migration."""
     if STAYS in state:
         return "Mend what it met there, leave the file as it is, and run the same run again with --resume."
+    # Built or proven from the rows that were there, not from those of the migration itself.
+    if isinstance(exc, psycopg.IntegrityError) and scene.step is not None and scene.step.policy is Policy.ALONE:
+        return MEND
+    if isinstance(exc, psycopg.IntegrityError) and scene.step is not None and scene.step.form:
+        return MEND
     return "Correct the migration, and start a new run: its plan will have another digest."
 
 

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import errors as pg
 
 from pgrunbook.changes import statements, trouble
 from pgrunbook.changes.account import Account
+from pgrunbook.changes.asking import RETRIED
 from pgrunbook.changes.marks import RECORD_LIMITS, Marks
 from pgrunbook.changes.plan import Change, Step
 from pgrunbook.changes.results import StepState
@@ -29,7 +29,6 @@ from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
 
 AGAIN_MS = 2_000
-RETRIED = (pg.LockNotAvailable, pg.DeadlockDetected)
 # Not the statement's fault, nor that of the rows: cancelled, out of disk or memory, an error of the system.
 NOT_REFUSED = ("53", "57", "58")
 

@@ -74,6 +74,39 @@ class Blocker:
         return f"{who} for {self.xact_age_s:.0f} s) {does}."
 
 
+@dataclass(frozen=True)
+class CommandProgress:
+    """How far the server has come with a command, and the session that it waits for meanwhile.
+
+    ``total`` is 0 where the phase has no measure. ``locker_pid`` is None where it waits for nobody; what is
+    known of that session is told as for a :class:`Blocker`.
+    """
+
+    phase: str
+    unit: str
+    done: int
+    total: int
+    lockers_done: int
+    lockers_total: int
+    locker_pid: int | None
+    application: str
+    state: str
+    xact_age_s: float
+
+    def __str__(self) -> str:
+        said = self.phase[:1].upper() + self.phase[1:]
+        if self.total:
+            percent = 100 * self.done / self.total
+            said += f", {self.done:,} of {self.total:,} {self.unit} ({percent:.0f} %)"
+        if self.locker_pid is None:
+            return said
+        if self.lockers_total > 1:
+            said += f", {self.lockers_done + 1} of {self.lockers_total}"
+        why = "whose snapshot is older" if self.phase.endswith("snapshots") else "which has used the table"
+        who = f'process {self.locker_pid} ("{self.application}", {self.state} for {self.xact_age_s:.0f} s)'
+        return f"{said}: waits for {who}, {why}"
+
+
 def identity(conn: Connection) -> Identity:
     """Return who the server and database are."""
     with conn.cursor(row_factory=class_row(Identity)) as cur:
@@ -98,6 +131,16 @@ def blockers(conn: Connection, pid: int) -> list[Blocker]:
     """
     with conn.cursor(row_factory=class_row(Blocker)) as cur:
         return cur.execute(queries.load("activity")["blockers"], {"pid": pid}).fetchall()
+
+
+def progress(conn: Connection, pid: int) -> CommandProgress | None:
+    """Return how far a session's command has come, None where the server does not tell: it tells of a few only.
+
+    We who look are left out, as in :func:`blockers`.
+    Source: https://www.postgresql.org/docs/current/progress-reporting.html
+    """
+    with conn.cursor(row_factory=class_row(CommandProgress)) as cur:
+        return cur.execute(queries.load("activity")["progress"], {"pid": pid}).fetchone()
 
 
 def row(conn: Connection, name: str) -> dict[str, Any]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
 import psycopg
 
 from pgrunbook.database import queries
-from pgrunbook.database.activity import Blocker, blockers
+from pgrunbook.database.activity import Blocker, blockers, progress
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Blocked, RunbookError
 from pgrunbook.target import Target
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 # "pgru" and "book": a pair of its own, which shows in pg_locks as classid and objid.
 LOCK_KEY = (0x70677275, 0x626F6F6B)
 POLL_S = 0.1
+# Every how many looks the watch asks how far the server has come.
+LOOKS_PER_PROGRESS = 5
 
 
 @contextmanager
@@ -59,13 +62,16 @@ class Watch:
 
     The session is opened only once a statement has run for ``after_s``: most never wait at all.
     ``blockers`` holds the last look at each blocker, ``waits`` the (start, end) of each wait in
-    seconds of ``time.monotonic``.
+    seconds of ``time.monotonic``. ``on_progress`` is told, from the thread that watches, how far a command
+    has come of which the server tells it.
     """
 
-    def __init__(self, target: Target, pid: int, *, after_s: float = 0.15) -> None:
+    def __init__(
+        self, target: Target, pid: int, *, after_s: float = 0.15, on_progress: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.blockers: dict[int, Blocker] = {}
         self.waits: list[tuple[float, float]] = []
-        self._target, self._pid, self._after_s = target, pid, after_s
+        self._target, self._pid, self._after_s, self._on_progress = target, pid, after_s, on_progress
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -94,13 +100,20 @@ class Watch:
             return
         try:
             with connect(self._target, purpose="watches lock waits") as conn:
-                while True:
+                for look in itertools.count():
                     self._note(blockers(conn, self._pid))
+                    if look % LOOKS_PER_PROGRESS == 0:
+                        self._tell_progress(conn)
                     if self._over.wait(POLL_S):
                         return
         except (psycopg.Error, RunbookError) as exc:
             # The watch only adds to what the step itself reports.
-            log.warning("lock waits are not watched: no second session (%s); blockers stay unnamed", _first_line(exc))
+            log.warning("lock waits are not watched (%s); blockers stay unnamed", _first_line(exc))
+
+    def _tell_progress(self, conn: Connection) -> None:
+        found = progress(conn, self._pid)
+        if found is not None and not self._over.is_set():
+            self._on_progress(str(found))
 
     def _note(self, found: list[Blocker]) -> None:
         if not found:

@@ -163,12 +163,16 @@ def table_of(results: list[StepResult]) -> Table:
             f"{r.ran_ms:,.0f}" if r.attempt else "",
             Cell(f"{r.waited_ms:,.0f}" if r.attempt else "", WARN if r.waited_ms > 1 else PLAIN),
             "" if r.rows is None else f"{r.rows:,}",
-            " ".join([r.blockers, *r.notices]).strip(),
+            " ".join(filter(None, [_progress(r), r.blockers, *r.notices])),
         )
         for r in results
     ]
     headings = ["migration", "step", "statement", "state", "attempt", "looked ms", "ms", "waited ms", "rows", "notes"]
     return Table(headings, rows, empty="Nothing to do.")
+
+
+def _progress(result: StepResult) -> str:
+    return f"{result.progress}." if result.progress and result.state is StepState.RUNNING else ""
 
 
 def timeline(results: list[StepResult]) -> Timeline:

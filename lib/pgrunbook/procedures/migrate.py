@@ -14,10 +14,11 @@ from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.history import History
-from pgrunbook.procedures import at_work
+from pgrunbook.procedures import at_work, gates
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
 from pgrunbook.procedures.parameters import Migrate
+from pgrunbook.record import journal
 from pgrunbook.record.show import GOOD, WARN, Banner, Card, Cell, Table, Timeline
 
 UNPREPARED = "not rehearsed: migrate was run without prepare"
@@ -157,18 +158,17 @@ def _check_approval(here: Here, plan: Plan) -> None:
             detail=f"Approved was {here.parameters.approved}; the plan of this run has digest {plan.digest}.",
             hint="Have this plan approved (freeze-the-plan shows it), or name the run whose plan was.",
         )
-    accepted = {*plan.accepted, *here.parameters.accept}
+    accepted = gates.accepted(plan, journal.read(here.run.journal.path)) | {*here.parameters.accept}
     left = [gate for gate in plan.gates() if gate.key not in accepted]
     here.journal(
         "gates", accepted=sorted(accepted), open=[gate.key for gate in left], approved=here.parameters.approved
     )
     if left:
-        keys = ",".join(gate.key for gate in left)
         raise Refused(
             f"the plan has {len(left)} {'gate' if len(left) == 1 else 'gates'} that nobody has accepted",
             detail=" ".join(f"{gate.key}: {gate.gate.says}. {gate.gate.how}" for gate in left),
             hint="Do it the way that each gate says, in other migrations; or, where this may be: "
-            f"pgrunbook run release --target {here.target.name} -p accept={keys}",
+            f"pgrunbook accept {here.run.run_id} {' '.join(gate.key for gate in left)}, then --resume this run.",
         )
 
 

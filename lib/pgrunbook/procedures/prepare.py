@@ -289,9 +289,9 @@ def verdict(here: Here) -> Banner:
     state = "Nothing changed in the database; the plan is frozen."
     then = f"pgrunbook run release --target {here.target.name}, or migrate.ipynb in this run's folder"
     if left:
-        keys = ",".join(gate.key for gate in left)
+        keys = " ".join(gate.key for gate in left)
         state += f" {len(left)} of its gates must be accepted before it is executed."
-        then = f"look at each gate; then: pgrunbook run release --target {here.target.name} -p accept={keys}"
+        then = f"look at each gate; pgrunbook accept {here.run.run_id} {keys}; then migrate in this run"
     return here.verdict(state, facts, then=then if plan.changes else "nothing: no migration is pending")
 
 

@@ -195,3 +195,68 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) x ON true
 ORDER BY waits_too, xact_age_s DESC
+
+-- name: progress
+-- a row is: how far the given session has come with building an index, VACUUM, CLUSTER or ANALYZE
+SELECT
+    p.phase,
+    p.unit,
+    coalesce(p.done, 0)::bigint AS done,
+    coalesce(p.total, 0)::bigint AS total,
+    coalesce(p.lockers_done, 0)::int AS lockers_done,
+    coalesce(p.lockers_total, 0)::int AS lockers_total,
+    p.locker_pid,
+    coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend'), '(no name)') AS application,
+    coalesce(a.state, 'state not to be seen') AS state,
+    coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start), 0)::float8 AS xact_age_s
+FROM (
+    SELECT
+        i.phase,
+        CASE WHEN i.phase LIKE '%%tuples%%' THEN 'rows' ELSE 'pages' END AS unit,
+        CASE WHEN i.phase LIKE '%%tuples%%' THEN i.tuples_done ELSE i.blocks_done END AS done,
+        CASE
+            WHEN i.phase LIKE 'waiting%%' OR i.phase LIKE '%%sorting%%' THEN 0
+            WHEN i.phase LIKE '%%tuples%%' THEN i.tuples_total
+            ELSE i.blocks_total
+        END AS total,
+        i.lockers_done,
+        i.lockers_total,
+        nullif(nullif(i.current_locker_pid, 0), pg_catalog.pg_backend_pid())::int AS locker_pid
+    FROM pg_catalog.pg_stat_progress_create_index i
+    WHERE i.pid = %(pid)s
+    UNION ALL
+    SELECT
+        v.phase,
+        'pages',
+        CASE v.phase WHEN 'scanning heap' THEN v.heap_blks_scanned WHEN 'vacuuming heap' THEN v.heap_blks_vacuumed END,
+        CASE WHEN v.phase IN ('scanning heap', 'vacuuming heap') THEN v.heap_blks_total END,
+        NULL,
+        NULL,
+        NULL
+    FROM pg_catalog.pg_stat_progress_vacuum v
+    WHERE v.pid = %(pid)s
+    UNION ALL
+    SELECT
+        c.phase,
+        'pages',
+        CASE c.phase WHEN 'seq scanning heap' THEN c.heap_blks_scanned END,
+        CASE c.phase WHEN 'seq scanning heap' THEN c.heap_blks_total END,
+        NULL,
+        NULL,
+        NULL
+    FROM pg_catalog.pg_stat_progress_cluster c
+    WHERE c.pid = %(pid)s
+    UNION ALL
+    SELECT
+        z.phase,
+        'pages',
+        z.sample_blks_scanned,
+        CASE WHEN z.phase LIKE 'acquiring%%' THEN z.sample_blks_total END,
+        NULL,
+        NULL,
+        NULL
+    FROM pg_catalog.pg_stat_progress_analyze z
+    WHERE z.pid = %(pid)s
+) p
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = p.locker_pid
+LIMIT 1

@@ -100,10 +100,13 @@ SET state = 'taken back'
 WHERE migration = %(migration)s AND direction = %(direction)s AND state <> 'taken back'
 
 -- name: withdraw
--- a row is: nothing; steps that were meant to be done and were not, or were done and undone
+-- a row is: nothing; steps that were meant to be done and were not, or were done and undone, whichever run did them
 UPDATE pgrunbook.step
 SET state = 'taken back'
-WHERE run_id = %(run_id)s AND migration = %(migration)s AND direction = %(direction)s AND step = ANY (%(steps)s)
+WHERE migration = %(migration)s
+  AND direction = %(direction)s
+  AND file_sha256 = %(file_sha256)s
+  AND step = ANY (%(steps)s)
 
 -- name: applied_by_run
 -- a row is: a migration that a run has applied wholly and nobody has taken back, newest first

@@ -1,0 +1,78 @@
+"""Gates: what migrate refuses until somebody accepts it, and who did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from acting import events, run
+from conftest import do, rows
+from pgrunbook import runbook
+from pgrunbook.errors import WrongInput
+from pgrunbook.procedures import gates
+from pgrunbook.record.run import Status
+from pgrunbook.target import Target
+
+Project = Callable[..., Target]
+FILES = {"0001_a.sql": "ALTER TABLE a DROP COLUMN gone;\nALTER TABLE a ADD m int;\nALTER TABLE a RENAME n TO number"}
+
+
+@pytest.fixture
+def target(project: Project) -> Target:
+    """A target whose only migration has two gates."""
+    made = project(folder=FILES)
+    do(made, "CREATE TABLE a (n int, gone text)")
+    return made
+
+
+def test_a_gate_stops_migrate_until_it_is_accepted_in_the_run(target: Target) -> None:
+    """Named one by one or all that are open; the journal says who, and the same run goes on."""
+    made, code = run("release", with_data="false")
+    assert (code, made.status) == (3, Status.REFUSED)
+    assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(0,)]
+    assert made.parts[1].says == "the plan has 2 gates that nobody has accepted"
+    assert gates.accept(made.run_id, ["0001_a.sql:1"]) == (["0001_a.sql:1"], ["0001_a.sql:3"])
+    again, code = runbook.resume(made.run_id)
+    assert (code, again.parts[1].says) == (3, "the plan has 1 gate that nobody has accepted")
+    assert gates.accept(made.run_id, []) == (["0001_a.sql:3"], [])
+    done, code = runbook.resume(made.run_id)
+    assert (code, done.status) == (0, Status.DONE)
+    assert rows(target, "SELECT attname FROM pg_attribute WHERE attrelid = 'a'::regclass AND attnum > 0 "
+                "AND NOT attisdropped ORDER BY attname") == [("m",), ("number",)]  # fmt: skip
+    told = events(made, "gates-accepted")
+    assert [e["gates"] for e in told] == [["0001_a.sql:1"], ["0001_a.sql:3"]]
+    assert all(e["by"] and e["digest"] == events(made, "plan-frozen")[0]["digest"] for e in told)
+
+
+@pytest.mark.usefixtures("target")
+def test_a_gate_may_be_accepted_before_the_run(target: Target) -> None:
+    """As a parameter of the release: it is part of the plan then, and of its digest."""
+    made, code = run("release", with_data="false", accept="0001_a.sql:1,0001_a.sql:3")
+    assert (code, made.status) == (0, Status.DONE)
+    assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(1,)]
+
+
+@pytest.mark.usefixtures("target")
+def test_what_is_no_gate_cannot_be_accepted() -> None:
+    """Neither in the run nor by the parameter; the statements that are there are named."""
+    made, code = run("prepare", with_data="false")
+    assert code == 0
+    with pytest.raises(WrongInput) as caught:
+        gates.accept(made.run_id, ["0001_a.sql:2"])
+    assert str(caught.value) == (
+        f"the plan of run {made.run_id} has no gate 0001_a.sql:2\n"
+        "Detail: Its gates: 0001_a.sql:1, 0001_a.sql:3.\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: A gate is named by file and line, as freeze-the-plan shows it."
+    )
+    made, code = run("prepare", with_data="false", accept="0001_a.sql:7")
+    assert (code, made.parts[0].says) == (2, "no statement begins at 0001_a.sql:7")
+
+
+@pytest.mark.usefixtures("target")
+def test_another_plan_than_the_approved_one_is_refused() -> None:
+    """The digest, or how it begins, is what somebody has approved."""
+    accept = "0001_a.sql:1,0001_a.sql:3"
+    made, code = run("release", with_data="false", accept=accept, approved="0123456789ab")
+    assert (code, made.parts[1].says) == (3, "the plan is not the one that was approved")
