@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import psycopg
@@ -71,6 +72,10 @@ class Rehearsal:
     def end(self) -> Snapshot:
         """The schema after the last change."""
         return self.after[-1] if self.after else self.before
+
+    def schema_changes(self) -> list[list[Difference]]:
+        """Return for each change what becomes of the schema by it."""
+        return [diff(one, other) for one, other in pairwise([self.before, *self.after])]
 
 
 def leave_out(history: History) -> list[str]:

@@ -29,6 +29,7 @@ from pgrunbook.changes.load import Traffic, traffic
 from pgrunbook.changes.observe import HeldLock, Observed, Observer
 from pgrunbook.changes.plan import LONG_TIMEOUT_MS, Change, Estimate, Step
 from pgrunbook.changes.rehearsal import Rehearsal
+from pgrunbook.changes.same_rows import Wandering
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Column, Relation, Snapshot
 from pgrunbook.errors import Refused
@@ -78,9 +79,13 @@ class StatementSeen(_Seen):
 
 
 class MigrationEnd(_Seen):
-    """Whether a migration ends the same both ways; ``declared`` are the differences that are so by nature."""
+    """Whether a migration ends the same both ways; ``declared`` are the differences that are so by nature.
+
+    ``schema_changes`` tell what it changes: columns, constraints and whether they are validated, indexes and so on.
+    """
 
     migration: str
+    schema_changes: tuple[str, ...]
     equivalent: bool
     differences: tuple[str, ...]
     declared: tuple[str, ...]
@@ -147,14 +152,10 @@ def rehearse(
         with connect(copy.safe, purpose="counts rows") as branch:
             beside = copies.rows_beside(conn, branch, touched)
             _refuse_smaller(target, beside)
-            wandering = same_rows.wandering(
-                [s.sql for c in plain for s in c.statements],
-                [text for c in proven.changes for s in c.statements for text in s.differs],
-                branch,
-            )
         leave = _changed_columns(proven)
         loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
         one = _run(copy, copy.plain, plain, loaded, leave, per_second)
+        wandering = _wandering(copy, plain, proven.changes, loaded if per_second else ())
         other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
         with connect(copy.plain, purpose="compares") as a, connect(copy.safe, purpose="compares") as b:
             tables = same_rows.named(b, dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
@@ -237,6 +238,14 @@ def _run(
     return _Way(observer.results, _told(told, per_second) if told is not None else None)
 
 
+def _wandering(copy: Copy, plain: Sequence[Change], changes: Sequence[Change], loaded: Sequence[str]) -> Wandering:
+    """Judge between the two runs: the one database has all of the release behind it, the other nothing yet."""
+    written = [s.sql for c in plain for s in c.statements]
+    differs = [text for c in changes for s in c.statements for text in s.differs]
+    with connect(copy.safe, purpose="judges") as before, connect(copy.plain, purpose="judges") as after:
+        return same_rows.wandering(written, differs, before, after, updated=loaded)
+
+
 @contextmanager
 def _traffic(
     server: Server, branch: Target, tables: Sequence[str], leave: Mapping[str, set[str]], per_second: int, began: float
@@ -301,10 +310,14 @@ def _joined(seen: Sequence[Observed | None]) -> Run | None:
 
 def _ends(proven: Rehearsal, passed_over: Sequence[str]) -> Iterator[MigrationEnd]:
     """What differed otherwise was refused: each that comes here ends the same."""
-    for change in proven.changes:
+    for change, changed in zip(proven.changes, proven.schema_changes(), strict=True):
         by_form = [text for statement in change.statements for text in statement.differs]
         yield MigrationEnd(
-            migration=change.migration, equivalent=True, differences=(), declared=(*by_form, *passed_over)
+            migration=change.migration,
+            schema_changes=tuple(difference.line() for difference in changed),
+            equivalent=True,
+            differences=(),
+            declared=(*by_form, *passed_over),
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pgrunbook.changes.effects import blocks
 from pgrunbook.changes.observe import HeldLock
 from pgrunbook.changes.plan import Change, Plan, Written
+from pgrunbook.changes.rehearsal import Rehearsal
 from pgrunbook.changes.trial import Run, StatementSeen, Trial
 from pgrunbook.record.lanes import NOTICED_MS, Blocks, Lane, Lanes, LockBar
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Card, Cell, Table
@@ -32,6 +33,15 @@ def statements(changes: Sequence[Change], *, title: str = "") -> Table:
     ]
     headings = ["migration", "statement", "as it is written", "is executed as", "because", "differs by nature", "gate"]
     return Table(headings, rows, title=title, empty="Nothing is pending.")
+
+
+def schema_changes(done: Rehearsal) -> Table:
+    """Return one row per migration: how many objects of the schema change, and under it which and how."""
+    rows = [
+        (change.migration, Cell(f"{len(found)} objects", under="\n".join(d.line() for d in found), fold="which"))
+        for change, found in zip(done.changes, done.schema_changes(), strict=True)
+    ]
+    return Table(["migration", "changes in the schema"], rows, empty="Nothing is pending.")
 
 
 def plan(plan: Plan, target: Target) -> Card:
@@ -61,7 +71,7 @@ def picture(trial: Trial) -> Lanes:
     """Return the picture of a rehearsal: a lane per statement, plain above safe."""
     lanes = [
         Lane(
-            f"{seen.migration} {seen.statement}: {' '.join(seen.sql.split())[:60]}",
+            f"{seen.migration.partition('_')[0]}.{seen.statement} {' '.join(seen.sql.split())[:60]}",
             _bars(seen.plain),
             _bars(seen.safe),
             _span(seen.plain),

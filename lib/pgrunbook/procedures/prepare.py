@@ -191,6 +191,7 @@ def make_it_safe(here: Here) -> Table:
     title += f", but for what the safe forms declare: {'; '.join(declared)}." if declared else "."
     if done.unlike:
         title += f" Not compared: {', '.join(name for _, name in done.unlike)}."
+    here.show(plan_views.schema_changes(done))
     return here.keep_table("make-it-safe", plan_views.statements(done.changes, title=title))
 
 
