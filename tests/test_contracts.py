@@ -35,7 +35,7 @@ def test_what_prepare_writes_keeps_to_the_contract(project: Project) -> None:
     )
     do(target, "CREATE TABLE a (id int PRIMARY KEY, n int); CREATE TABLE b (n int, gone text)")
     do(target, "INSERT INTO a SELECT i, i FROM generate_series(1, 3000) AS i; INSERT INTO b VALUES (1)")
-    made, code = run("prepare", load="50")
+    made, code = run("prepare", with_data="true", load="50")
     assert code == 0
     for name, file in (("plan", "plan.json"), ("rehearsal", "rehearsal.json")):
         found = json.loads((made.folder / file).read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ def target(project: Project) -> Target:
 
 def test_a_gate_stops_migrate_until_it_is_accepted_in_the_run(target: Target) -> None:
     """Named one by one or all that are open; the journal says who, and the same run goes on."""
-    made, code = run("release", with_data="false")
+    made, code = run("release")
     assert (code, made.status) == (3, Status.REFUSED)
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(0,)]
     assert made.parts[1].says == "the plan has 2 gates that nobody has accepted"
@@ -48,7 +48,7 @@ def test_a_gate_stops_migrate_until_it_is_accepted_in_the_run(target: Target) ->
 @pytest.mark.usefixtures("target")
 def test_a_gate_may_be_accepted_before_the_run(target: Target) -> None:
     """As a parameter of the release: it is part of the plan then, and of its digest."""
-    made, code = run("release", with_data="false", accept="0001_a.sql:1,0001_a.sql:3")
+    made, code = run("release", accept="0001_a.sql:1,0001_a.sql:3")
     assert (code, made.status) == (0, Status.DONE)
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(1,)]
 
@@ -56,7 +56,7 @@ def test_a_gate_may_be_accepted_before_the_run(target: Target) -> None:
 @pytest.mark.usefixtures("target")
 def test_what_is_no_gate_cannot_be_accepted() -> None:
     """Neither in the run nor by the parameter; the statements that are there are named."""
-    made, code = run("prepare", with_data="false")
+    made, code = run("prepare")
     assert code == 0
     with pytest.raises(WrongInput) as caught:
         gates.accept(made.run_id, ["0001_a.sql:2"])
@@ -66,7 +66,7 @@ def test_what_is_no_gate_cannot_be_accepted() -> None:
         "State: Nothing changed in the database.\n"
         "Hint: A gate is named by file and line, as freeze-the-plan shows it."
     )
-    made, code = run("prepare", with_data="false", accept="0001_a.sql:7")
+    made, code = run("prepare", accept="0001_a.sql:7")
     assert (code, made.parts[0].says) == (2, "no statement begins at 0001_a.sql:7")
 
 
@@ -74,5 +74,5 @@ def test_what_is_no_gate_cannot_be_accepted() -> None:
 def test_another_plan_than_the_approved_one_is_refused() -> None:
     """The digest, or how it begins, is what somebody has approved."""
     accept = "0001_a.sql:1,0001_a.sql:3"
-    made, code = run("release", with_data="false", accept=accept, approved="0123456789ab")
+    made, code = run("release", accept=accept, approved="0123456789ab")
     assert (code, made.parts[1].says) == (3, "the plan is not the one that was approved")

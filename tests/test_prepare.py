@@ -28,7 +28,7 @@ def test_prepare_freezes_a_plan_and_leaves_the_target_as_it_is(project: Project)
     target = project()
     everything = "SELECT count(*), sum(hashtext(c::text)) FROM pg_class c"
     before = rows(target, everything)
-    made, code = run("prepare")
+    made, code = run("prepare", with_data="true", load="100")
     assert (code, made.status, made.parts[0].status) == (0, Status.DONE, Status.DONE)
     assert completed(made)
     assert rows(target, everything) == before
@@ -46,6 +46,12 @@ def test_prepare_freezes_a_plan_and_leaves_the_target_as_it_is(project: Project)
     assert {name for name, state, *_ in table(made.folder / "what-is-pending.csv") if state == "pending"} == {
         change.migration for change in plan.changes
     }
+    assert all(step.estimate and step.locks for c in plan.changes for step in c.steps if step.kind != "CREATE TABLE")
+    seen = facts(made.folder / "rehearsal.json")
+    assert [m["migration"] for m in seen["migrations"] if m["equivalent"]] == [c.migration for c in plan.changes]
+    assert seen["safe_traffic"]["transactions"] > 0
+    assert "slowest transaction of the traffic, ms: plain" in outputs(made, "rehearse")
+    assert [*plan.open_gates(), *plan.gates()] == plan.gates() != []
     assert "running instances" not in outputs(made, "measure-before")  # this target names no critical query
     assert made.versions.keys() == {"pgrunbook", "python", "server"}
 
