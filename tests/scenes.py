@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,8 +16,9 @@ from pathlib import Path
 import psycopg
 
 from pgrunbook import history as histories
+from pgrunbook.changes import draft
 from pgrunbook.changes import plan as plans
-from pgrunbook.changes.execute import Execution, StepResult
+from pgrunbook.changes.execute import Execution, Observer, StepResult
 from pgrunbook.changes.plan import Plan
 from pgrunbook.database import activity
 from pgrunbook.database.connection import Connection, connect
@@ -43,15 +46,79 @@ def plan_of(target: Target, *, direction: plans.Direction = "up") -> Plan:
         )
 
 
+def safe_plan_of(target: Target, *, off: Mapping[str, str] | None = None) -> Plan:
+    """Plan what is pending with its safe forms, judged on the target as it is; without a rehearsal."""
+    with connect(target, purpose="plans") as conn:
+        history = histories.read(conn, target)
+        return Plan(
+            direction="up",
+            target=target.name,
+            base=plans.base(activity.identity(conn), snapshot(conn, leave_out=["pgrunbook"]), history),
+            attempts=target.attempts,
+            rehearsed="no",
+            unproven="It was not rehearsed.",
+            changes=draft.unproven(target, conn, history.pending(), off or {}),
+        )
+
+
 def execute(
-    target: Target, plan: Plan | None = None, *, run_id: str = RUN, seen: Callable[[Execution], None] = lambda _: None
+    target: Target,
+    plan: Plan | None = None,
+    *,
+    run_id: str = RUN,
+    seen: Callable[[Execution], None] = lambda _: None,
+    observer: Observer | None = None,
 ) -> list[StepResult]:
     """Execute a plan as migrate does, on a session of its own."""
     plan = plan or plan_of(target)
     with connect(target, purpose=f"migrate {run_id}") as conn:
-        work = Execution(plan, target, run_id, conn, histories.read(conn, target), Journal(journal_of(target)))
+        journal, history = Journal(journal_of(target)), histories.read(conn, target)
+        work = Execution(plan, target, run_id, conn, history, journal, observer=observer)
         seen(work)
         return work.run()
+
+
+# A process that executes a plan, and kills itself where its argument says: right before a step is sent, when it
+# ran and is not committed, or when it is committed; "" for never.
+BESIDE = """
+import os, signal, sys
+from pathlib import Path
+from types import SimpleNamespace
+import scenes
+from pgrunbook.changes import plan
+from pgrunbook.target import Target
+target, file, moment = Target.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+def call(name):
+    return lambda *_: os.kill(os.getpid(), signal.SIGKILL) if name == moment else None
+observer = SimpleNamespace(**{name: call(name) for name in ("begins", "ran", "committed", "aborted")})
+scenes.execute(target, plan.read(file), observer=observer)
+"""
+
+
+@contextmanager
+def beside(target: Target, plan: Plan, *, killed_when: str = "") -> Iterator[subprocess.Popen[str]]:
+    """Execute a plan in a process of its own; it is killed (SIGKILL) with the scene, or at that moment."""
+    file = journal_of(target).parent / f"plan-{target.name}.json"
+    file.write_text(plan.text())
+    command = [sys.executable, "-c", BESIDE, target.model_dump_json(), str(file), killed_when]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(command, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def gone(target: Target, application: str = "migrate") -> Callable[[], bool]:
+    """Tell whether the server has no session of ours of that name any more."""
+    query = "SELECT FROM pg_stat_activity WHERE application_name LIKE %s AND datname = current_database()"
+
+    def look() -> bool:
+        with connect(target, purpose="looks") as conn:
+            return conn.execute(query, [f"pgrunbook {application}%"]).fetchone() is None
+
+    return look
 
 
 def error_of(act: Callable[[], object]) -> RunbookError:

@@ -192,15 +192,15 @@ def test_a_named_table_is_made_with_its_schema(conn: Connection, tmp_path: Path)
 
 
 def test_the_table_of_dbmate_is_refused(conn: Connection, tmp_path: Path) -> None:
-    """A table without times is another tool's, and comes later."""
+    """A table without times is another tool's, which would not understand the folder."""
     numbered(tmp_path, "0001_a")
     conn.execute("CREATE TABLE schema_migrations (version varchar(128) PRIMARY KEY)")
     assert message_of(conn, tmp_path) == (
         "public.schema_migrations is the history table of dbmate or Rails\n"
         "Detail: It has the column version only, and does not say when a migration was applied.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Folders of dbmate come with a later version; if another table is meant, name it "
-        "in targets.toml: history_schema and history_table."
+        "Hint: If another table is meant, name it in targets.toml: history_schema and history_table. "
+        'The files of dbmate have "-- migrate:up", which none has here.'
     )
 
 
@@ -239,10 +239,10 @@ def test_a_folder_that_can_be_read_two_ways_is_refused(
 def test_both_directions_in_one_file_are_refused(conn: Connection, tmp_path: Path) -> None:
     """Run as plain SQL, dbmate's file would make the table and drop it at once."""
     write(tmp_path, {"0001_a.sql": "-- migrate:up\nCREATE TABLE a ();\n-- migrate:down\nDROP TABLE a;\n"})
-    assert message_of(conn, tmp_path) == (
+    assert message_of(conn, tmp_path, history="plain") == (
         "FOLDER/0001_a.sql holds both directions of a migration\n"
         'Detail: "-- migrate:up" is the mark of another tool; as plain SQL it is undone at once.\n'
         "State: Nothing changed in the database.\n"
-        "Hint: Folders of dbmate come with a later version; until then, put the way back into "
-        "0001_a.down.sql and take the marks out."
+        "Hint: Where the folder is dbmate's, correct the mark, or name history in targets.toml; "
+        "else put the way back into 0001_a.down.sql and take the marks out."
     )

@@ -271,3 +271,13 @@ def test_fails_is_a_question_of_rank() -> None:
     found = review([("a.sql", "ALTER TABLE a ADD COLUMN b text;")], with_squawk=False)
     assert not fails(found, "error")
     assert fails(found, "warning")
+
+
+def test_a_file_of_dbmate_is_judged_on_its_way_up(tmp_path: Path) -> None:
+    """The way back beside it is not run by a release; lines stay those of the file."""
+    file = tmp_path / "20260101000000_a.sql"
+    file.write_text("-- migrate:up\n\nCREATE INDEX i ON orders (total);\n\n-- migrate:down\nDROP TABLE orders;\n")
+    text, code = run([file], target=None, fail_on="error", form="json")
+    found = json.loads(text)
+    assert [(one["line"], one["statement"]) for one in found] == [(3, "CREATE INDEX i ON orders (total)")]
+    assert code == 1

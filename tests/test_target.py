@@ -19,7 +19,7 @@ ONE_OF = (
 )
 TWO_WRONG = (
     'target "demo" in {file} is not right\n'
-    "Detail: history: Input should be 'auto', 'drizzle' or 'plain'; "
+    "Detail: history: Input should be 'auto', 'drizzle', 'dbmate' or 'plain'; "
     "attempts: Input should be greater than or equal to 1\n{state}"
 )
 Write = Callable[[str], Path]

@@ -9,7 +9,7 @@ from pgrunbook.changes import plan as plans
 from pgrunbook.changes.effects import strongest
 from pgrunbook.changes.plan import Change, LockOn
 from pgrunbook.changes.safe_forms import Expansion, Planner
-from pgrunbook.changes.scenes import script, stage
+from pgrunbook.changes.scenes import Placed, Script, stage
 from pgrunbook.database.connection import Connection
 from pgrunbook.history import Migration
 from pgrunbook.target import Target
@@ -44,14 +44,15 @@ def with_locks(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...
 
     They are told from the text and the catalog, one step after the other, as the review does.
     """
-    texts = [(c.migration, ";\n".join(step.sql for step in c.steps)) for c in changes]
-    read = script(texts)
-    scenes = iter(stage(read, catalog_reader.read(conn, read.statements)))
+    parsed = {id(step): statements.parse(step.sql, c.migration) for c in changes for step in c.steps}
+    every = [statement for found in parsed.values() for statement in found]
+    read = Script(tuple(Placed(statement, None) for statement in every), (), ())
+    scenes = iter(stage(read, catalog_reader.read(conn, every)))
     found = []
     for one in changes:
         steps = []
         for step in one.steps:
-            told = [next(scenes) for _ in statements.parse(step.sql, step.file)]
+            told = [next(scenes) for _ in parsed[id(step)]]
             locks = strongest((lock.object, lock.mode) for scene in told for lock in scene.effects.locks)
             steps.append(step.model_copy(update={"locks": tuple(LockOn(object=o.object, mode=o.mode) for o in locks)}))
         found.append(one.model_copy(update={"steps": tuple(steps)}))

@@ -19,6 +19,7 @@ from pgrunbook.changes.scenes import Script, script, stage
 from pgrunbook.changes.statements import Type
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import WrongInput
+from pgrunbook.history import dbmate
 from pgrunbook.target import Target
 
 Form = Literal["text", "json", "sarif"]
@@ -216,7 +217,9 @@ def _at(read: Script, candidates: Sequence[int], finding: squawk.Finding) -> int
 
 
 def _text(path: Path) -> str:
+    """Return what a file does on the way up: one of dbmate holds the way back as well."""
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        return dbmate.sections(path, text)[0] if dbmate.is_one(text) else text
     except (OSError, UnicodeDecodeError) as exc:
         raise WrongInput(f"could not read {path}", detail=str(exc)) from exc

@@ -10,6 +10,7 @@ from psycopg import sql
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
+from pgrunbook.history.dbmate import Dbmate
 from pgrunbook.history.drizzle import Drizzle
 from pgrunbook.history.folder import find_folder
 from pgrunbook.history.plain import Plain
@@ -30,7 +31,7 @@ __all__ = [
     "unrecord",
 ]
 
-TOOLS: dict[str, Tool] = {tool.kind: tool for tool in (Drizzle(), Plain())}
+TOOLS: dict[str, Tool] = {tool.kind: tool for tool in (Drizzle(), Dbmate(), Plain())}
 
 
 def read(conn: Connection, target: Target) -> History:

@@ -12,14 +12,17 @@ from pgrunbook.history import drizzle_config
 from pgrunbook.history.state import Migration
 
 NUMBERED = re.compile(r"(?P<number>\d+)_.+\.sql", re.ASCII | re.IGNORECASE)
+# dbmate's own rules for names and marks (migrationFileRegexp, upRegExp and downRegExp of pkg/dbmate).
+DBMATE_FILE = re.compile(r"\d+.*\.sql", re.ASCII)
+DBMATE_MARK = re.compile(r"^--\s*migrate:(?P<way>up|down)(?!\S)(?P<options>.*)", re.ASCII | re.MULTILINE)
 # Tools that hold both directions in one file: run as plain SQL, it would undo itself.
 OTHERS_MARK = re.compile(r"^[ \t]*--[ \t]*(migrate:up|\+goose[ \t]+up|\+migrate[ \t]+up)\b", re.I | re.M)
 
 
-def find_folder(path: Path, history: Literal["auto", "drizzle", "plain"]) -> tuple[Path, str]:
+def find_folder(path: Path, history: Literal["auto", "drizzle", "dbmate", "plain"]) -> tuple[Path, str]:
     """Return the folder that holds the migrations, and its kind.
 
-    ``path`` is that folder, or a Drizzle package that contains it.
+    ``path`` is that folder, or a package that contains it where Drizzle or dbmate puts it.
     Raises WrongInput when it is missing, empty, not a folder, or of no known kind.
     """
     _expect_folder(path)
@@ -51,10 +54,10 @@ def is_down(path: Path) -> bool:
     return path.name.lower().endswith(".down.sql")
 
 
-def read_migration(path: Path, down_path: Path, *, name: str, ordinal: int, when_ms: int | None) -> Migration:
+def read_migration(path: Path, down_path: Path | None, *, name: str, ordinal: int, when_ms: int | None) -> Migration:
     """Return the migration in the file, with its way back where there is one."""
     content = path.read_bytes()
-    down = down_path.is_file()
+    down = down_path if down_path is not None and down_path.is_file() else None
     return Migration(
         name=name,
         path=path,
@@ -62,8 +65,8 @@ def read_migration(path: Path, down_path: Path, *, name: str, ordinal: int, when
         hash=hashlib.sha256(content).hexdigest(),
         ordinal=ordinal,
         when_ms=when_ms,
-        down_path=down_path if down else None,
-        down_sql=read_text(down_path) if down else None,
+        down_path=down,
+        down_sql=read_text(down) if down else None,
     )
 
 
@@ -74,7 +77,7 @@ def read_text(path: Path) -> str:
 
 def _candidates(path: Path) -> list[Path]:
     out = drizzle_config.read_config(path).out
-    below = [path / out if out is not None else path / "drizzle", path / "migrations"]
+    below = [path / out if out is not None else path / "drizzle", path / "migrations", path / "db" / "migrations"]
     return [path, *(folder.resolve() for folder in dict.fromkeys(below) if folder.is_dir())]
 
 
@@ -84,7 +87,16 @@ def _kind_of(folder: Path) -> str | None:
     numbered = [path for path in sql_files(folder) if NUMBERED.fullmatch(path.name)]
     if numbered and any(folder.glob("meta/*_snapshot.json")):
         return "drizzle"  # its journal is lost: drizzle.py says so; taken for plain, all would look pending
+    if any(map(_is_of_dbmate, sql_files(folder))):
+        return "dbmate"
     return "plain" if numbered else None
+
+
+def _is_of_dbmate(path: Path) -> bool:
+    if not DBMATE_FILE.fullmatch(path.name):
+        return False
+    text = path.read_bytes().decode("utf-8-sig", "replace")
+    return any(mark["way"] == "up" for mark in DBMATE_MARK.finditer(text))
 
 
 def _expect_folder(path: Path) -> None:

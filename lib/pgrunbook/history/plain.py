@@ -117,8 +117,8 @@ def _migration(path: Path, ordinal: int) -> Migration:
     raise WrongInput(
         f"{path} holds both directions of a migration",
         detail=f'"{mark.group().strip()}" is the mark of another tool; as plain SQL it is undone at once.',
-        hint="Folders of dbmate come with a later version; until then, put the way back into "
-        f"{down.name} and take the marks out.",
+        hint="Where the folder is dbmate's, correct the mark, or name history in targets.toml; "
+        f"else put the way back into {down.name} and take the marks out.",
     )
 
 
@@ -152,8 +152,8 @@ def _find_table(conn: Connection, target: Target) -> Table:
         raise WrongInput(
             f"{found[0].qualified} is the history table of dbmate or Rails",
             detail="It has the column version only, and does not say when a migration was applied.",
-            hint="Folders of dbmate come with a later version; if another table is meant, name it "
-            "in targets.toml: history_schema and history_table.",
+            hint="If another table is meant, name it in targets.toml: history_schema and history_table. "
+            'The files of dbmate have "-- migrate:up", which none has here.',
         )
     table = the_one(found, _is_plain_table, known=KNOWN)
     if table is not None:

@@ -34,7 +34,11 @@ PROBLEMS = frozenset({State.EDITED, State.OUT_OF_ORDER, State.MISSING, State.DUP
 
 @dataclass(frozen=True)
 class Migration:
-    """One migration of the folder. ``sql`` is the file's exact text, ``hash`` the sha256 of its bytes."""
+    """One migration of the folder. ``sql`` is the file's exact text, ``hash`` the sha256 of its bytes.
+
+    Where both directions are in one file, ``sql`` and ``down_sql`` are its sections on the file's own lines,
+    ``down_path`` is ``path``, and ``hash`` is that of the whole file.
+    """
 
     name: str
     path: Path

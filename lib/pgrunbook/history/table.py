@@ -106,6 +106,12 @@ def schema_exists(conn: Connection, schema: str) -> bool:
     return bool(_fetch(conn, query, (schema,), what="the catalog"))
 
 
+def current_schema(conn: Connection) -> str:
+    """Return the schema in which an unqualified name is made; "public" where the search_path has none."""
+    query = sql.SQL("SELECT coalesce(pg_catalog.current_schema()::text, 'public') AS schema")
+    return str(_fetch(conn, query, None, what="the search_path")[0]["schema"])
+
+
 def fetch_rows(
     conn: Connection, table: Table, columns: sql.Composable, order: sql.Composable
 ) -> list[dict[str, object]]:
