@@ -73,6 +73,8 @@ REFUSED = [
     ("DROP TYPE mood CASCADE", {"public.felt.mood", "public.felt.moods"}),
     ("DROP EXTENSION plpgsql CASCADE", {"plpgsql"}),
     ("DROP OWNED BY billing", {"owned by billing"}),
+    ("DELETE FROM items", {"public.items"}),
+    ("DO $$ BEGIN DELETE FROM items; END $$", {"public.items"}),
     ("TRUNCATE items", {"public.items"}),
     ("TRUNCATE orders, items", {"public.items", "public.orders"}),
     ("TRUNCATE orders CASCADE", {"public.items", "public.orders"}),

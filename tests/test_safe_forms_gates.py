@@ -24,6 +24,10 @@ GATES = [
     ("rename", "ALTER TABLE t RENAME COLUMN a TO aa"),
     ("drop", "DROP TABLE t"),
     ("drop", "ALTER TABLE t DROP COLUMN a"),
+    ("truncate", "TRUNCATE t"),
+    ("truncate", "TRUNCATE u, t CASCADE"),
+    ("rename", "ALTER FUNCTION app.twice(integer) RENAME TO double"),
+    ("rename", "ALTER SCHEMA app RENAME TO other"),
     ("type-change", "ALTER TABLE t ALTER a TYPE bigint"),
     ("type-change", "ALTER TABLE t ALTER b TYPE varchar(50)"),
     ("type-change", "ALTER TABLE q ALTER b TYPE varchar(5)"),
@@ -58,6 +62,9 @@ WHOLE = [
 PLAIN = [
     "ALTER TABLE q ALTER b TYPE varchar(50)",
     "ALTER TABLE q ALTER b TYPE text",
+    "TRUNCATE two",
+    "DROP TABLE IF EXISTS nowhere",
+    "DO $$ BEGIN PERFORM 1; END $$",
     "ALTER TABLE t ADD COLUMN n integer",
     "ALTER TABLE t ADD COLUMN n timestamptz NOT NULL DEFAULT now()",
     "ALTER TABLE t ADD COLUMN IF NOT EXISTS a float DEFAULT random()",
@@ -126,7 +133,7 @@ def test_table_of_the_same_release_needs_no_safe_form(stage: Stage) -> None:
     sql = "CREATE TABLE new_one (a int); CREATE INDEX ON new_one (a); ALTER TABLE t ADD CHECK (a > 0)"
     assert [expansion.form for expansion in plan(stage.conn, sql)] == ["", "", "alter-table"]
     assert [expansion.form for expansion in plan(stage.conn, sql, fresh={"t"})] == ["", "", ""]
-    assert plan(stage.conn, "DROP TABLE t", fresh={"t"})[0].gate is not None
+    assert plan(stage.conn, "DROP TABLE t", fresh={"t"})[0].gate is None
 
 
 def test_operator_switches_a_safe_form_off(stage: Stage) -> None:
@@ -153,3 +160,52 @@ def test_short_alter_tables_of_several_tables_do_not_wait_for_each_other(stage: 
     assert first.steps[0].own_transaction
     assert last.steps[0].own_transaction
     assert not plan(stage.conn, "ALTER TABLE t ADD x int; ALTER TABLE t ADD y int")[0].steps[0].own_transaction
+
+
+GUARDED = """DO $$ BEGIN
+ ALTER TABLE "t" ADD CONSTRAINT "t_c_u_id_fk" FOREIGN KEY ("c") REFERENCES "public"."u"("id") ON DELETE cascade;
+EXCEPTION
+ WHEN duplicate_object THEN null;
+END $$"""
+
+
+def test_a_foreign_key_that_a_block_guards_has_its_safe_form(stage: Stage) -> None:
+    """As older drizzle-kit wrote every one: NOT VALID, then validated; where it is there, nothing is executed."""
+    (expansion,) = plan(stage.conn, GUARDED)
+    assert [step.sql.endswith("NOT VALID") for step in expansion.steps] == [True, False]
+    perform(stage.conn, [expansion])
+    query = "SELECT convalidated, confdeltype FROM pg_constraint WHERE conname = 't_c_u_id_fk'"
+    assert stage.conn.execute(query).fetchone() == (True, "c")
+    (again,) = plan(stage.conn, GUARDED)
+    assert (again.form, again.steps) == ("guarded", ())
+
+
+@pytest.mark.parametrize(
+    ("id_", "block"),
+    [
+        ("type-change", "DO $$ BEGIN ALTER TABLE t ALTER a TYPE bigint; END $$"),
+        ("truncate", "DO $$ BEGIN IF true THEN TRUNCATE t; END IF; END $$"),
+        ("cannot-be-told", "DO $$ BEGIN EXECUTE 'DROP TABLE t'; END $$"),
+        ("cannot-be-told", "DO LANGUAGE plperl 'spi_exec_query(1)'"),
+    ],
+)
+def test_a_block_meets_the_gate_of_what_it_holds(stage: Stage, id_: str, block: str) -> None:
+    """And one of its own, where nobody can tell what it holds."""
+    (expansion,) = plan(stage.conn, block)
+    assert expansion.gate is not None
+    assert expansion.gate.id == id_
+
+
+def test_what_the_release_made_is_dropped_and_emptied_without_a_gate(stage: Stage) -> None:
+    """Nobody else has used it: a table that comes and goes within the release loses nothing of anybody's."""
+    made = "CREATE TABLE made (n int); INSERT INTO made VALUES (1); TRUNCATE made; DROP TABLE made"
+    assert [expansion.gate for expansion in plan(stage.conn, made)] == [None] * 4
+    assert gate(statements.parse("TRUNCATE t", "m.sql")[0], stage.conn) is not None
+
+
+def test_a_new_identity_goes_on_behind_the_rows_that_were_there(stage: Stage) -> None:
+    """The sequence that is the column's own stands where the rows' numbers end."""
+    conn = stage.conn
+    perform(conn, plan(conn, "ALTER TABLE t ADD COLUMN n bigint GENERATED ALWAYS AS IDENTITY", batch_rows=15))
+    conn.execute("INSERT INTO t (id) VALUES (1000)")
+    assert conn.execute("SELECT n, (SELECT count(DISTINCT n) FROM t) FROM t WHERE id = 1000").fetchone() == (201, 201)

@@ -117,6 +117,10 @@ def _reasons(node: Any, catalog: Catalog, made: Set[Key]) -> Iterator[tuple[str,
             yield from _dropped(node, catalog, made)
         case ast.TruncateStmt():
             yield from _truncated(node, catalog, made)
+        case ast.DeleteStmt() if node.whereClause is None:
+            table = catalog.find(relation(node.relation))
+            if _counts(table, made):
+                yield from _rows(table, catalog, verb="is emptied, and it holds")
         case ast.DropOwnedStmt():
             for role in node.roles:
                 yield f"owned by {role.rolename or 'us'}", "nobody knows whether tables with rows go with their owner"

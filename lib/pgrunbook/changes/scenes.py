@@ -16,7 +16,7 @@ from pgrunbook.changes.ahead import after
 from pgrunbook.changes.catalog import Catalog
 from pgrunbook.changes.effects import effects
 from pgrunbook.changes.hazards.rule import Scene, Timeouts, Transactions
-from pgrunbook.changes.statements import Statement, line_of, parse
+from pgrunbook.changes.statements import BYTE_ORDER_MARK, Statement, line_of, parse
 from pgrunbook.changes.syntax import strings, tree, walk
 
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
@@ -61,7 +61,7 @@ def script(files: Sequence[tuple[str, str]]) -> Script:
     texts = []
     number = 0
     for name, sql in files:
-        text, marks = _without_transactions(sql)
+        text, marks = _without_transactions(sql.removeprefix(BYTE_ORDER_MARK))
         number += 1
         inside: int | None = None
         found = iter(parse(text, name))

@@ -209,7 +209,8 @@ def _disk(who: Identity, limits: Limits, data_dir: Path | None) -> Check:
     percent = 100 * usage.free / usage.total
     found = f"{_size(usage.free)} ({percent:.0f} %); the database has {_size(who.size_bytes)}"
     if usage.free < max(who.size_bytes / 2, LEAST_FREE_BYTES):
-        return Check("free disk", found, limit, Level.STOP, "A rewrite needs as much again as the table: make room.")
+        least = f"at least {_size(LEAST_FREE_BYTES)} and half the database's size"
+        return Check("free disk", found, least, Level.STOP, "A rewrite needs as much again as the table: make room.")
     if percent < limits.free_disk_percent or usage.free < who.size_bytes:
         return Check("free disk", found, limit, Level.WARN, "Enough for small changes only.")
     return Check("free disk", found, limit, Level.GOOD)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from pglast import ast
+from pglast import ast, enums
 
 from pgrunbook.changes.safe_forms import gates
 from pgrunbook.changes.safe_forms.alter_table import AlterTable
 from pgrunbook.changes.safe_forms.batches import Progress, run_batches
+from pgrunbook.changes.safe_forms.guarded import guarded, is_there
 from pgrunbook.changes.safe_forms.indexes import CreateIndex, DropIndex, Reindex
 from pgrunbook.changes.safe_forms.partitions import AttachPartition, DetachPartition
 from pgrunbook.changes.safe_forms.refresh import Refresh
@@ -26,6 +28,7 @@ from pgrunbook.changes.syntax import sets_search_path
 from pgrunbook.database.connection import Connection
 
 BATCH_ROWS = 1_000
+_DROPPED = (enums.ObjectType.OBJECT_TABLE, enums.ObjectType.OBJECT_VIEW, enums.ObjectType.OBJECT_MATVIEW)
 FORMS: tuple[type[Form], ...] = (
     CreateIndex, DropIndex, Reindex, Refresh, AttachPartition, DetachPartition, AlterTable, Rows,
 )  # fmt: skip
@@ -64,6 +67,9 @@ class Planner:
         Locks: AccessShareLock on tables of which it is asked whether they hold more than ``batch_rows`` rows.
         """
         node = parsed(statement.sql)
+        inner = guarded(node)
+        if inner is not None:
+            node = inner
         case = Case(statement, node, self._facts, frozenset(self._made), self._memory, self._batch_rows)
         if key(statement) in self._off:
             reason = self._off[key(statement)]
@@ -72,6 +78,8 @@ class Planner:
             found = _as_written(statement, "The file sets search_path before it: its names may mean others.")
         elif self._is_fresh(case) and not _is_nameless(node):
             found = _as_written(statement, "Its table is made by this release: nobody else uses it yet.")
+        elif inner is not None and is_there(self._facts, inner):
+            found = Expansion(statement, "guarded", "What it would add is there already: nothing is executed.", ())
         else:
             found = _expansion(case)
         self._seen.append((found, "" if self._is_fresh(case) else _locked_table(found, self._facts)))
@@ -87,13 +95,12 @@ class Planner:
         return found
 
     def _is_fresh(self, case: Case) -> bool:
-        relation = getattr(case.node, "relation", None)
-        if not isinstance(relation, ast.RangeVar):
-            return False
+        """Tell whether the statement is about nothing but what this release has made."""
+        names = _about(case.node)
         if self._before is None:
-            return _is_named(relation, case.fresh)
-        there = self._facts.relation(relation)
-        return there is not None and there.oid not in self._before
+            return bool(names) and all(_is_named(name, case.fresh) for name in names)
+        there = [self._facts.relation(name) for name in names]
+        return bool(names) and all(table is not None and table.oid not in self._before for table in there)
 
 
 def plan_forms(
@@ -188,6 +195,17 @@ def _locked_table(expansion: Expansion, facts: Facts) -> str:
         return ""
     table = facts.relation(node.relation) if node.relation is not None else None
     return "" if table is None else table.sql
+
+
+def _about(node: Any) -> list[ast.RangeVar]:
+    """Return the relations that a statement changes, empties or drops; [] where it is about something else."""
+    if isinstance(node, ast.DropStmt) and node.removeType in _DROPPED:
+        names = [[part.sval for part in entry] for entry in node.objects]
+        return [ast.RangeVar(relname=parts[-1], schemaname=parts[-2] if parts[1:] else None) for parts in names]
+    if isinstance(node, ast.TruncateStmt):
+        return list(node.relations)
+    relation = getattr(node, "relation", None)
+    return [relation] if isinstance(relation, ast.RangeVar) else []
 
 
 def _is_nameless(node: object) -> bool:

@@ -193,6 +193,7 @@ def _identity(table: Relation, column: Column) -> tuple[str, list[str], list[Saf
     identity = f"GENERATED {when} AS IDENTITY" + (f" ({options[0]})" if options else "")
     there = f"pg_catalog.pg_get_serial_sequence({literal(table.sql)}, {literal(column.name)})"
     swap = [
+        f"ALTER SEQUENCE {ours} OWNED BY NONE",  # else the column would have two, and ours be the one that is told
         alter_table(table.identifier, f"ALTER COLUMN {quoted} DROP DEFAULT"),
         alter_table(table.identifier, f"ALTER COLUMN {quoted} ADD {identity}"),
         f"SELECT pg_catalog.setval({there}, s.last_value, s.is_called) FROM {ours} AS s",

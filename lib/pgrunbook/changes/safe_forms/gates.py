@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pglast import ast, enums
 
+from pgrunbook.changes.routines import block, bodies
 from pgrunbook.changes.safe_forms import add_column, refresh, rows
 from pgrunbook.changes.safe_forms.sql_text import name
 from pgrunbook.changes.safe_forms.step import Case, Gate
 from pgrunbook.changes.safe_forms.table import Relation
 
+CASCADE = enums.DropBehavior.DROP_CASCADE
 A, K, Kind = enums.AlterTableType, enums.ConstrType, enums.ObjectType
 
 _REWRITES = {
@@ -20,6 +23,11 @@ _REWRITES = {
     A.AT_SetTableSpace: "SET TABLESPACE",
     A.AT_SetAccessMethod: "SET ACCESS METHOD",
     A.AT_SetExpression: "SET EXPRESSION",
+}
+_BESIDE = {
+    Kind.OBJECT_COLUMN: "a column that a trigger keeps equal",
+    Kind.OBJECT_FUNCTION: "a function that calls it",
+    Kind.OBJECT_SCHEMA: "a schema of views",
 }
 _TYPES_WITHOUT_LENGTH = ("text", "character varying", "bit varying", "numeric")
 
@@ -52,21 +60,61 @@ def _rename(case: Case) -> Gate | None:
     )
     if node.renameType not in seen or (node.relation is not None and case.facts.relation(node.relation) is None):
         return None
-    old = node.subname or (node.relation.relname if node.relation else "")
+    old = node.subname or (node.relation.relname if node.relation else _object_name(node.object))
+    beside = _BESIDE.get(node.renameType, "a view")
     return Gate(
         id="rename",
         says=f'code that runs now still says "{old}", and fails from the moment of the rename',
         procedure="expand and contract",
-        how="Add the new name beside the old one (a column that a trigger keeps equal, or a view), move the code, "
-        "then drop the old name.",
+        how=f"Add the new name beside the old one ({beside}), move the code, then drop the old name.",
     )
+
+
+def _object_name(entry: Any) -> str:
+    return _dotted(entry.objname if isinstance(entry, ast.ObjectWithArgs) else entry)
 
 
 def _drop(case: Case) -> Gate | None:
     node = case.node
     if node.removeType not in (Kind.OBJECT_TABLE, Kind.OBJECT_VIEW, Kind.OBJECT_MATVIEW, Kind.OBJECT_SCHEMA):
         return None
-    return _loses(", ".join(_dotted(entry) for entry in node.objects))
+    there = [entry for entry in node.objects if not _is_relation(node) or case.facts.named(_parts(entry))]
+    return _loses(", ".join(_dotted(entry) for entry in there)) if there else None
+
+
+def _is_relation(node: Any) -> bool:
+    return node.removeType != Kind.OBJECT_SCHEMA
+
+
+def _truncate(case: Case) -> Gate | None:
+    there = [case.facts.relation(table) for table in case.node.relations]
+    lost = [table.sql for table in there if table is not None and case.facts.has_rows_beyond(table, 0)]
+    reaches = " and of every table that refers to it" if case.node.behavior == CASCADE else ""
+    if not lost:
+        return None
+    return Gate(
+        id="truncate",
+        says=f"all rows of {', '.join(lost)}{reaches} are gone at once, while nobody can read",
+        procedure="backfill",
+        how="Delete the rows in batches, with a condition; or move them away first.",
+    )
+
+
+def _do(case: Case) -> Gate | None:
+    """What a DO block holds meets its own gate; what it makes at run time cannot be told."""
+    held = block(case.statement.sql)
+    for inner in bodies(case.node):
+        found = find(replace(case, node=inner))
+        if found is not None:
+            return replace(found, says=f"within DO: {found.says}")
+    if held.readable and not held.dynamic:
+        return None
+    return Gate(
+        id="cannot-be-told",
+        says="it makes its statements when it runs: what they lock, change and lose cannot be told before",
+        procedure="expand and contract",
+        how="Write the statements themselves into the migration; the rehearsal shows what this one did on a branch.",
+    )
 
 
 def _alter(case: Case) -> Gate | None:
@@ -195,6 +243,8 @@ _LOOKS: dict[type, Callable[[Case], Gate | None]] = {
     ast.ClusterStmt: _cluster,
     ast.RenameStmt: _rename,
     ast.DropStmt: _drop,
+    ast.TruncateStmt: _truncate,
+    ast.DoStmt: _do,
     ast.AlterTableStmt: _alter,
     ast.RefreshMatViewStmt: _refresh,
     ast.UpdateStmt: _whole,
@@ -234,8 +284,12 @@ def _type_name(type_: Any) -> str:
 
 
 def _dotted(entry: Any) -> str:
+    return ".".join(_parts(entry))
+
+
+def _parts(entry: Any) -> list[str]:
     parts = entry if isinstance(entry, tuple) else (entry,)
-    return ".".join(part.sval for part in parts if isinstance(part, ast.String))
+    return [part.sval for part in parts if isinstance(part, ast.String)]
 
 
 def _is_on(option: Any) -> bool:

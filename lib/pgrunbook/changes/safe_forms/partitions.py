@@ -8,7 +8,16 @@ import pglast
 from pglast import ast, enums
 
 from pgrunbook.changes.safe_forms import looks, names
-from pgrunbook.changes.safe_forms.sql_text import alter_table, changed, command, expression, helper, name, parsed
+from pgrunbook.changes.safe_forms.sql_text import (
+    alter_table,
+    changed,
+    command,
+    expression,
+    helper,
+    literal,
+    name,
+    parsed,
+)
 from pgrunbook.changes.safe_forms.step import Case, SafeStep
 from pgrunbook.changes.safe_forms.table import Relation, column_names
 from pgrunbook.changes.statements import Policy
@@ -154,8 +163,10 @@ def _condition(parent: Relation, key: str, types: dict[str, str], bound: Any) ->
     parts = [name(param.name) if param.name else f"({expression(param.expr)})" for param in spec.partParams]
     casts = [types.get(param.name, "") if param.name else "" for param in spec.partParams]
     if bound.strategy == "h":
-        columns = ", ".join(parts)
-        return f"pg_catalog.satisfies_hash_partition({parent.oid}, {bound.modulus}, {bound.remainder}, {columns})"
+        # By name: the plan is made on a branch, where the parent has another OID.
+        whose = f"{literal(parent.sql)}::pg_catalog.regclass::pg_catalog.oid"
+        of = ", ".join(parts)
+        return f"pg_catalog.satisfies_hash_partition({whose}, {bound.modulus}, {bound.remainder}, {of})"
     if bound.strategy == "l":
         return _list_condition(parts[0], casts[0], bound.listdatums)
     lower = [_value(datum, cast) for datum, cast in zip(bound.lowerdatums, casts, strict=True)]

@@ -98,6 +98,11 @@ class Facts:
         found = self.rows("relation", name=self._name(node))
         return Relation(**found[0]) if found else None
 
+    def named(self, parts: Iterable[str]) -> Relation | None:
+        """Return the relation of a name in parts, None where there is none."""
+        found = self.rows("relation", name=sql.Identifier(*parts).as_string(None))
+        return Relation(**found[0]) if found else None
+
     def index(self, parts: Iterable[str]) -> Index | None:
         """Return the index of a name, None where there is none."""
         found = self.rows("index", name=sql.Identifier(*parts).as_string(None))

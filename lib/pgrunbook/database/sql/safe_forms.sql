@@ -78,6 +78,13 @@ SELECT k.conname::text AS name
 FROM pg_catalog.pg_constraint AS k
 WHERE k.connamespace = %(schema)s::text::pg_catalog.regnamespace
 
+-- name: has_constraint
+-- a row is: a constraint of that name on a table
+SELECT k.oid::bigint AS oid
+FROM pg_catalog.pg_constraint AS k
+WHERE k.conrelid = %(oid)s::oid
+  AND k.conname = %(name)s
+
 -- name: keys
 -- a row is: a unique index by which a table's rows can be walked through, best first
 SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
