@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from acting import events, run
+from acting import events, go_on_with, run
 from conftest import do, rows
 from pgrunbook import runbook
+from pgrunbook.changes import plan as plans
 from pgrunbook.errors import WrongInput
 from pgrunbook.procedures import gates
 from pgrunbook.record.run import Status
@@ -76,3 +77,14 @@ def test_another_plan_than_the_approved_one_is_refused() -> None:
     accept = "0001_a.sql:1,0001_a.sql:3"
     made, code = run("release", accept=accept, approved="0123456789ab")
     assert (code, made.parts[1].says) == (3, "the plan is not the one that was approved")
+
+
+def test_another_plan_in_the_folder_than_the_frozen_one_is_refused(target: Target) -> None:
+    """Also one that is whole in itself: the journal says which plan was frozen."""
+    made, _ = run("prepare", accept="0001_a.sql:1,0001_a.sql:3")
+    path = made.folder / "plan.json"
+    plan = plans.read(path)
+    path.write_text(plan.model_copy(update={"attempts": 99}).text(), encoding="utf-8")
+    done, code = go_on_with(made, "migrate")
+    assert (code, done.parts[-1].says) == (3, "plan.json is not the plan that was frozen in this run")
+    assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(0,)]

@@ -55,6 +55,29 @@ def test_any_other_plan_has_another_digest(other: Plan) -> None:
     assert other.digest != made().digest
 
 
+def test_what_was_measured_is_no_part_of_the_digest() -> None:
+    """The same plan, prepared twice, is approved by one digest."""
+    plan = made()
+    (change,) = plan.changes
+    estimate = plans.Estimate(duration_ms=3.2, lock_ms=0, wal_bytes=7, basis="measured on 5 of 5 rows")
+    steps = tuple(step.model_copy(update={"estimate": estimate}) for step in change.steps)
+    again = plan.model_copy(update={"changes": (change.model_copy(update={"steps": steps}),)})
+    assert again.digest == plan.digest
+    assert again.text() != plan.text()
+
+
+def test_a_statement_that_is_not_what_its_hash_says_is_refused(tmp_path: Path) -> None:
+    """Also where the digest of the whole was made anew."""
+    plan = made("SELECT 1")
+    (change,) = plan.changes
+    steps = tuple(step.model_copy(update={"sql": "SELECT 2"}) for step in change.steps)
+    forged = plan.model_copy(update={"changes": (change.model_copy(update={"steps": steps}),)})
+    path = tmp_path / "plan.json"
+    path.write_text(forged.text())
+    with pytest.raises(WrongInput, match=r"^plan\.json is not the plan that was frozen"):
+        plans.read(path)
+
+
 def test_a_plan_is_read_back_as_it_was_frozen(tmp_path: Path) -> None:
     """Text to file to plan: equal, with the same digest."""
     path = tmp_path / "plan.json"

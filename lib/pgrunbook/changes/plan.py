@@ -173,8 +173,7 @@ class OpenGate(NamedTuple):
 class Plan(Frozen):
     """What will be executed on which target, from which state.
 
-    ``unproven`` says why the plan is not proven on a branch, "" where it is; ``accepted`` are the gates that
-    the operator has named.
+    ``unproven`` says why the plan is not proven on a branch, "" where it is.
     """
 
     format: Literal[2] = 2
@@ -184,11 +183,10 @@ class Plan(Frozen):
     attempts: int
     rehearsed: str
     unproven: str = ""
-    accepted: tuple[str, ...] = ()
     changes: tuple[Change, ...]
 
     def gates(self) -> list[OpenGate]:
-        """Return every gate of the plan, accepted or not: statements without a safe form, and a missing proof."""
+        """Return every gate of the plan: statements without a safe form, and a missing proof."""
         found = [
             OpenGate(written.key, change.migration, written.gate)
             for change in self.changes
@@ -199,14 +197,10 @@ class Plan(Frozen):
             found.insert(0, OpenGate(REHEARSAL, "", Gate("not-proven", self.unproven, "troubleshoot", UNPROVEN_HOW)))
         return found
 
-    def open_gates(self) -> list[OpenGate]:
-        """Return the gates that nobody has accepted."""
-        return [gate for gate in self.gates() if gate.key not in self.accepted]
-
     @property
     def digest(self) -> str:
-        """The sha256 of the canonical JSON text: the same for the same plan, on every machine."""
-        return hashlib.sha256(_canonical(self).encode()).hexdigest()
+        """The sha256 of the canonical JSON text, without what was measured: the same for the same plan."""
+        return hashlib.sha256(_canonical(self, measured=False).encode()).hexdigest()
 
     def steps(self) -> list[tuple[Change, Step]]:
         """Return every step with its change, in the order of execution."""
@@ -316,7 +310,9 @@ def read(path: Path) -> Plan:
         digest = raw["digest"]
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as exc:
         raise WrongInput(f"could not read the plan {path.name}", detail=" ".join(str(exc).split())[:500]) from exc
-    if plan.digest != digest:
+    texts = [(step.sql, step.sha256) for _, step in plan.steps()]
+    texts += [(written.sql, written.sha256) for change in plan.changes for written in change.statements]
+    if plan.digest != digest or any(hashlib.sha256(text.encode()).hexdigest() != told for text, told in texts):
         raise WrongInput(
             f"{path.name} is not the plan that was frozen",
             detail=f"Its text has digest {plan.digest}, and it says {digest}: it was changed afterwards.",
@@ -325,8 +321,11 @@ def read(path: Path) -> Plan:
     return plan
 
 
-def _canonical(plan: Plan) -> str:
-    return json.dumps(plan.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def _canonical(plan: Plan, *, measured: bool = True) -> str:
+    body = plan.model_dump(mode="json")
+    for step in () if measured else (step for change in body["changes"] for step in change["steps"]):
+        del step["estimate"]
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _written(expansion: Expansion, number: int) -> Written:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgrunbook.changes import plan as plans
-from pgrunbook.changes.plan import Plan
+from pgrunbook.changes.plan import OpenGate, Plan
 from pgrunbook.errors import WrongInput
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
+from pgrunbook.record.run import Run
 
 ACCEPTED = "gates-accepted"
 
@@ -37,11 +38,23 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
         )
     before = accepted(plan, journal.read(made.journal.path))
     chosen = list(keys) or [key for key in gates if key not in before]
-    made.journal.write(ACCEPTED, digest=plan.digest, gates=chosen, by=getpass.getuser())
+    note(made, plan, chosen)
     return chosen, [key for key in gates if key not in {*before, *chosen}]
 
 
+def note(run: Run, plan: Plan, keys: Sequence[str]) -> None:
+    """Write into the journal that somebody accepts gates of this very plan."""
+    if keys:
+        run.journal.write(ACCEPTED, digest=plan.digest, gates=list(keys), by=getpass.getuser())
+
+
 def accepted(plan: Plan, events: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return the gates of a plan that were accepted: when it was made, and in its run's journal since."""
-    later = [e["gates"] for e in events if e["event"] == ACCEPTED and e["digest"] == plan.digest]
-    return {*plan.accepted, *(key for keys in later for key in keys)}
+    """Return the gates of a plan that its run's journal says are accepted."""
+    told = [e["gates"] for e in events if e["event"] == ACCEPTED and e["digest"] == plan.digest]
+    return {key for keys in told for key in keys}
+
+
+def left(run: Run, plan: Plan, also: Sequence[str] = ()) -> list[OpenGate]:
+    """Return the gates that nobody has accepted; ``also`` are those that a parameter names."""
+    there = accepted(plan, journal.read(run.journal.path)) | {*also}
+    return [gate for gate in plan.gates() if gate.key not in there]

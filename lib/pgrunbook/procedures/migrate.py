@@ -140,29 +140,33 @@ def _plan_now(here: Here, history: History, now: Snapshot) -> Plan:
     plan = Plan(
         direction="up", target=here.target.name, base=plans.base(here.identity, now, history),
         attempts=here.target.attempts, rehearsed=UNPREPARED, unproven=UNPREPARED,
-        accepted=(*here.parameters.accept, plans.REHEARSAL),
         changes=draft.unproven(here.target, here.conn, pending, here.parameters.safe_forms_off),
     )  # fmt: skip
     here.run.keep("schema-before.json", now.to_json())
     here.run.keep("plan.json", plan.text())
     here.run.keep("plan.sql", plan.sql())
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()))
+    gates.note(here.run, plan, [plans.REHEARSAL])  # whoever runs migrate alone has been told so
     return plan
 
 
 def _check_approval(here: Here, plan: Plan) -> None:
     """See that the plan is the approved one, where one was named, and that somebody accepted each of its gates."""
+    frozen = [e["digest"] for e in journal.read(here.run.journal.path) if e["event"] == "plan-frozen"]
+    if frozen and plan.digest != frozen[-1]:
+        raise Refused(
+            "plan.json is not the plan that was frozen in this run",
+            detail=f"The journal says {frozen[-1]}; the file has {plan.digest} now.",
+            hint="Somebody has written another plan into the run's folder: find out who, and start a new run.",
+        )
     if not plan.digest.startswith(here.parameters.approved):
         raise Refused(
             "the plan is not the one that was approved",
             detail=f"Approved was {here.parameters.approved}; the plan of this run has digest {plan.digest}.",
-            hint="Have this plan approved (freeze-the-plan shows it), or name the run whose plan was.",
+            hint="Have this plan approved: freeze-the-plan shows it, and what is new in it.",
         )
-    accepted = gates.accepted(plan, journal.read(here.run.journal.path)) | {*here.parameters.accept}
-    left = [gate for gate in plan.gates() if gate.key not in accepted]
-    here.journal(
-        "gates", accepted=sorted(accepted), open=[gate.key for gate in left], approved=here.parameters.approved
-    )
+    left = gates.left(here.run, plan, here.parameters.accept)
+    here.journal("gates", open=[gate.key for gate in left], approved=here.parameters.approved)
     if left:
         raise Refused(
             f"the plan has {len(left)} {'gate' if len(left) == 1 else 'gates'} that nobody has accepted",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pgrunbook.changes.effects import blocks
 from pgrunbook.changes.observe import HeldLock
@@ -44,8 +44,8 @@ def schema_changes(done: Rehearsal) -> Table:
     return Table(["migration", "changes in the schema"], rows, empty="Nothing is pending.")
 
 
-def plan(plan: Plan, target: Target) -> Card:
-    """Return the card of a frozen plan: its digest, what it holds, and every gate with whether it is accepted."""
+def plan(plan: Plan, target: Target, left: Collection[str]) -> Card:
+    """Return the card of a frozen plan: its digest, what it holds, and every gate; ``left`` are not accepted."""
     steps = plan.steps()
     locked = f"lock {target.lock_timeout_ms} ms, after {target.lock_patience_ms / 1000:g} s of looking"
     own = sum(len(change.segments()) for change in plan.changes)
@@ -54,17 +54,17 @@ def plan(plan: Plan, target: Target) -> Card:
         ("from version", plan.base.version or "(none)"),
         ("migrations", len(plan.changes)),
         ("steps", f"{len(steps)}, of them {sum(bool(s.form) for _, s in steps)} of safe forms"),
-        ("transactions", own),
+        ("transactions", f"{own}" + (", and one for each batch" if any(s.batches for _, s in steps) else "")),
         ("timeouts", f"{locked}; statement {target.statement_timeout_ms} ms"),
         ("rehearsed", Cell(plan.rehearsed, WARN if plan.unproven and plan.changes else GOOD)),
         ("files", "plan.json, plan.sql"),
     ]
     for gate in plan.gates():
-        accepted = gate.key in plan.accepted
+        accepted = gate.key not in left
         says = f"{gate.gate.id}: {gate.gate.says}. Instead: {gate.gate.procedure}. {gate.gate.how}"
         said = "accepted" if accepted else "NOT ACCEPTED"
         facts.append((f"gate {gate.key}", Cell(f"{said}: {says}", WARN if accepted else BAD)))
-    return Card("Plan", facts, tone=BAD if plan.open_gates() else GOOD)
+    return Card("Plan", facts, tone=BAD if left else GOOD)
 
 
 def picture(trial: Trial) -> Lanes:

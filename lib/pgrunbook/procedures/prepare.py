@@ -36,8 +36,8 @@ from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import History, Migration, State
+from pgrunbook.procedures import gates, plan_views
 from pgrunbook.procedures import here as heres
-from pgrunbook.procedures import plan_views
 from pgrunbook.procedures.here import Here
 from pgrunbook.procedures.parameters import Prepare
 from pgrunbook.record.lanes import Lanes
@@ -269,15 +269,15 @@ def freeze_the_plan(here: Here) -> Card:
         attempts=here.target.attempts,
         rehearsed=here.facts["rehearsed"],
         unproven="" if done else "it was not rehearsed: nothing about its end is promised",
-        accepted=(*here.parameters.accept, *([] if here.parameters.rehearse else [plans.REHEARSAL])),
         changes=changes,
     )
     here.facts["plan"] = plan
     here.run.keep("plan.json", plan.text())
     here.run.keep("plan.sql", plan.sql())
-    here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()),
-                 gates=[gate.key for gate in plan.gates()], open=[gate.key for gate in plan.open_gates()])  # fmt: skip
-    return plan_views.plan(plan, here.target)
+    here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()), gates=[g.key for g in plan.gates()])
+    gates.note(here.run, plan, [*here.parameters.accept, *([] if here.parameters.rehearse else [plans.REHEARSAL])])
+    here.facts["gates"] = [gate.key for gate in gates.left(here.run, plan)]
+    return plan_views.plan(plan, here.target, here.facts["gates"])
 
 
 @heres.step
@@ -285,12 +285,12 @@ def verdict(here: Here) -> Banner:
     """Say what was found, and what to open next."""
     plan = here.facts["plan"]
     drift = _drift(here)
-    left = plan.open_gates()
+    left = here.facts["gates"]
     facts = [("plan", plan.digest[:16]), ("pending", len(plan.changes)), ("since the last run", drift)]
     state = "Nothing changed in the database; the plan is frozen."
     then = f"pgrunbook run release --target {here.target.name}, or migrate.ipynb in this run's folder"
     if left:
-        keys = " ".join(gate.key for gate in left)
+        keys = " ".join(left)
         state += f" {len(left)} of its gates must be accepted before it is executed."
         then = f"look at each gate; pgrunbook accept {here.run.run_id} {keys}; then migrate in this run"
     return here.verdict(state, facts, then=then if plan.changes else "nothing: no migration is pending")

@@ -83,7 +83,7 @@ def _drop(case: Case) -> Gate | None:
 
 
 def _is_relation(node: Any) -> bool:
-    return node.removeType != Kind.OBJECT_SCHEMA
+    return bool(node.removeType != Kind.OBJECT_SCHEMA)
 
 
 def _truncate(case: Case) -> Gate | None:
