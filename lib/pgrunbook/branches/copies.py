@@ -46,6 +46,8 @@ NAME = re.compile(r"(branch-[0-9]+-[0-9a-f]{6})(\.gone|\.lock)?")
 SPARE = 1.2
 COUNT_EXACTLY_BELOW_BYTES = 256 * 1024 * 1024
 FALLS_SHORT_BELOW = 0.9
+# A base backup copies every database of the server: where the others weigh more than this, a dump is quicker.
+OTHERS_AT_MOST_BYTES = 512 * 1024 * 1024
 LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
 # What the branch must not have from its source: it would write there, wait for it, or wait for the disk.
 SETTINGS = {
@@ -55,7 +57,7 @@ SETTINGS = {
     "synchronous_standby_names": "",
 }
 REMOVED = "The target was only read; the branch is removed."
-WITHOUT = "Rehearse on an empty branch, and know that nothing is promised of times, locks and rows then."
+WITHOUT = "Or rehearse on an empty branch only (with_data = False), and know that nothing is promised of times, locks and rows then."
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,11 @@ class _Source:
     roles: list[str]
     tablespaces: str
 
+    def is_most_of(self, target: Target) -> bool:
+        """Whether a base backup of the target's server is to be had, and copies little beside the database."""
+        others = self.server_bytes - self.database_bytes
+        return target.server is not None and others <= max(self.database_bytes, OTHERS_AT_MOST_BYTES)
+
 
 @contextmanager
 def with_data(target: Target, *, most_bytes: int) -> Iterator[Copy]:
@@ -119,7 +126,8 @@ def with_data(target: Target, *, most_bytes: int) -> Iterator[Copy]:
     with server.lock():
         try:
             server.make_folders(server.dir)
-            name = _from_base_backup(server, target) if target.server else _from_dump(server, target, source)
+            backup = source.is_most_of(target)
+            name = _from_base_backup(server, target) if backup else _from_dump(server, target, source)
             other = f"plain_{secrets.token_hex(3)}"
             _twice(server, name, other)
             for database in (name, other):
@@ -128,7 +136,7 @@ def with_data(target: Target, *, most_bytes: int) -> Iterator[Copy]:
                 server,
                 plain=_branch(target, f"plain branch of {target.name}", server, other),
                 safe=_branch(target, f"branch of {target.name}", server, name),
-                how="base backup with WAL to now" if target.server else "dump and restore",
+                how="base backup with WAL to now" if backup else "dump and restore",
                 made_s=time.monotonic() - began,
             )
         finally:
@@ -177,13 +185,13 @@ def _refuse_large(target: Target, source: _Source, most_bytes: int) -> None:
             detail=f"Database {source.database} has {_mb(source.database_bytes)}; allowed are {_mb(most_bytes)}.",
             hint=f"Allow more. {WITHOUT}",
         )
-    if target.server and source.tablespaces:
+    if source.is_most_of(target) and source.tablespaces:
         raise Refused(
             f'cannot take a base backup of server "{target.server}": it has tablespaces',
             detail=f"{source.tablespaces} lie outside of its data directory; a copy would share them.",
             hint="Move the tables back to pg_default and drop the tablespaces.",
         )
-    first = source.server_bytes if target.server else source.database_bytes
+    first = source.server_bytes if source.is_most_of(target) else source.database_bytes
     needed = int((first + source.database_bytes) * SPARE)
     free = shutil.disk_usage(state_folder("servers")).free
     if free < needed:

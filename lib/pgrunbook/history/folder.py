@@ -27,6 +27,7 @@ def find_folder(path: Path, history: Literal["auto", "drizzle", "dbmate", "plain
     """
     _expect_folder(path)
     for folder in _candidates(path):
+        _refuse_prisma(folder)
         kind = _kind_of(folder)
         if kind is not None:
             return folder, kind if history == "auto" else history
@@ -90,6 +91,16 @@ def _kind_of(folder: Path) -> str | None:
     if any(map(_is_of_dbmate, sql_files(folder))):
         return "dbmate"
     return "plain" if numbered else None
+
+
+def _refuse_prisma(folder: Path) -> None:
+    """A folder of Prisma looks like one of Drizzle's layouts; its history is in a table of its own."""
+    if (folder / "migration_lock.toml").exists():
+        raise WrongInput(
+            f"{folder} is a migrations folder of Prisma, which is not understood",
+            detail="It holds migration_lock.toml; what is applied stands in _prisma_migrations, which we do not read.",
+            hint="Apply it with prisma migrate deploy; pgrunbook review judges its files.",
+        )
 
 
 def _is_of_dbmate(path: Path) -> bool:
