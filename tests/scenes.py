@@ -20,7 +20,7 @@ from pgrunbook.changes import draft
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes.execute import Execution, Observer, StepResult
 from pgrunbook.changes.plan import Plan
-from pgrunbook.database import activity
+from pgrunbook.database import activity, locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.errors import RunbookError
@@ -71,15 +71,15 @@ def execute(
 ) -> list[StepResult]:
     """Execute a plan as migrate does, on a session of its own."""
     plan = plan or plan_of(target)
-    with connect(target, purpose=f"migrate {run_id}") as conn:
+    with connect(target, purpose=f"migrate {run_id}") as conn, locks.one_executor(conn):
         journal, history = Journal(journal_of(target)), histories.read(conn, target)
         work = Execution(plan, target, run_id, conn, history, journal, observer=observer)
         seen(work)
         return work.run()
 
 
-# A process that executes a plan, and kills itself where its argument says: right before a step is sent, when it
-# ran and is not committed, or when it is committed; "" for never.
+# A process that executes a plan, and kills itself where its argument says: "begins 3" is right before step 3 is sent,
+# "ran 3" when it ran and is not committed, "" never.
 BESIDE = """
 import os, signal, sys
 from pathlib import Path
@@ -89,8 +89,12 @@ from pgrunbook.changes import plan
 from pgrunbook.target import Target
 target, file, moment = Target.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def call(name):
-    return lambda *_: os.kill(os.getpid(), signal.SIGKILL) if name == moment else None
-observer = SimpleNamespace(**{name: call(name) for name in ("begins", "ran", "committed", "aborted")})
+    def told(change, step, *_):
+        if moment == f"{name} {step.number}":
+            os.kill(os.getpid(), signal.SIGKILL)
+    return told
+observer = SimpleNamespace(begins=call("begins"), ran=call("ran"))
+observer.committed = observer.aborted = lambda *_: None
 scenes.execute(target, plan.read(file), observer=observer)
 """
 

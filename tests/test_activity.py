@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Site, do
 from pgrunbook.database import activity
-from pgrunbook.database.activity import Blocker
+from pgrunbook.database.activity import Blocker, CommandProgress
 from pgrunbook.database.connection import connect
 from pgrunbook.target import Target
 from scenes import meanwhile, session, until, waits
@@ -90,3 +90,90 @@ def test_a_blocker_is_told_in_one_sentence(facts: dict[str, object], told: str) 
         "query": "", "waits_too": False, "waits_for": "orders", "waited_ms": 0.0,
     }  # fmt: skip
     assert str(Blocker(**{**usual, **facts})) == told  # type: ignore[arg-type]
+
+
+def test_a_command_tells_how_far_it_has_come_and_whom_it_waits_for(project: Project) -> None:
+    """CREATE INDEX CONCURRENTLY behind a writer; nothing for a session that runs nothing of the kind."""
+    target = project(folder={})
+    do(target, "CREATE TABLE orders (n int)")
+    with (
+        connect(target) as conn,
+        session(target, "INSERT INTO orders VALUES (1)") as writer,
+        session(target, name="us") as us,
+    ):
+        assert activity.progress(conn, us.info.backend_pid) is None
+        with meanwhile(lambda: us.execute("CREATE INDEX CONCURRENTLY i ON orders (n)")):
+            until(waits(target, "us"))
+            found = activity.progress(conn, us.info.backend_pid)
+            pid = writer.info.backend_pid
+            writer.execute("ROLLBACK")
+    assert found is not None
+    assert (found.phase, found.locker_pid, found.application, found.state) == (
+        "waiting for writers before build", pid, "billing", "idle in transaction",
+    )  # fmt: skip
+    assert (found.done, found.total, found.lockers_total) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("command", ["VACUUM (FULL) big", "CLUSTER big USING big_n", "VACUUM big", "ANALYZE big"])
+def test_a_vacuum_tells_its_phase(project: Project, command: str) -> None:
+    """An index of a slow function holds it in the middle, so that somebody sees it; a throttled one is slow anyway."""
+    target = project(folder={})
+    do(
+        target,
+        "CREATE FUNCTION slow(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN n; END $$;"
+        "CREATE TABLE big (n int, filler text) WITH (autovacuum_enabled = false);"
+        "INSERT INTO big SELECT i, repeat('x', 900) FROM generate_series(1, 2000) AS i;"
+        "CREATE INDEX big_n ON big (n); CREATE INDEX big_slow ON big (slow(n)); DELETE FROM big WHERE n < 1500",
+    )
+    with (
+        connect(target) as conn,
+        session(target, "SELECT pg_advisory_xact_lock(7)") as holder,
+        session(target, name="us") as us,
+    ):
+        us.execute("SET vacuum_cost_limit = 1; SET vacuum_cost_delay = 20")
+        pid = us.info.backend_pid
+        found: list[CommandProgress] = []
+
+        def seen() -> bool:
+            now = activity.progress(conn, pid)
+            found.extend([now] if now is not None else [])
+            return bool(found)
+
+        with meanwhile(lambda: us.execute(command.encode())):
+            until(seen)
+            holder.execute("ROLLBACK")
+            us.cancel_safe() if command == "VACUUM big" else None
+    assert found[0].locker_pid is None
+    assert str(found[0])
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({}, "Building index: scanning table, 1,234 of 9,876 pages (12 %)"),
+        ({"total": 0}, "Building index: scanning table"),
+        (
+            {"phase": "waiting for old snapshots", "total": 0, "locker_pid": 4711, "lockers_total": 1},
+            (
+                'Waiting for old snapshots: waits for process 4711 ("billing", idle in transaction for 318 s), '
+                "whose snapshot is older"
+            ),
+        ),
+        (
+            {"phase": "waiting for writers before build", "total": 0, "locker_pid": 7, "lockers_total": 3},
+            (
+                'Waiting for writers before build, 1 of 3: waits for process 7 ("billing", idle in transaction for '
+                "318 s), which has used the table"
+            ),
+        ),
+    ],
+)
+def test_how_far_a_command_has_come_is_told_in_one_sentence(facts: dict[str, object], told: str) -> None:
+    """The phase, what is done of what there is to do, and who has to end first."""
+    usual = {
+        "phase": "building index: scanning table", "unit": "pages", "done": 1234, "total": 9876, "lockers_done": 0,
+        "lockers_total": 0, "locker_pid": None, "application": "billing", "state": "idle in transaction",
+        "xact_age_s": 318.2,
+    }  # fmt: skip
+    assert str(CommandProgress(**{**usual, **facts})) == told  # type: ignore[arg-type]

@@ -441,6 +441,17 @@ def test_a_setting_holds_over_the_parts_of_its_migration(project: Project) -> No
     assert [e["step"] for e in events(target, "setting-restored")] == [2]
 
 
+def test_what_was_done_beside_a_setting_is_not_done_again(project: Project) -> None:
+    """Only what sets and does nothing else is repeated when another run goes on."""
+    text = "INSERT INTO a SELECT 1 FROM set_config('my.n', '7', false);\nVACUUM a;\nSELECT 1 / n FROM b"
+    target = project(folder={"0001_a.sql": text})
+    do(target, "CREATE TABLE a (n int); CREATE TABLE b (n int); INSERT INTO b VALUES (0)")
+    error_of(lambda: execute(target))
+    do(target, "DELETE FROM b")
+    execute(target)
+    assert rows(target, "SELECT n FROM a") == [(1,)]
+
+
 @pytest.mark.parametrize("text", ["SET TRANSACTION READ ONLY; SELECT 1", "SET transaction_read_only = on"])
 def test_a_migration_that_makes_its_transaction_read_only_is_refused_by_the_server(project: Project, text: str) -> None:
     """Its history row could not be written: nothing of it is applied, and the error says at what it failed."""

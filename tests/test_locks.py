@@ -80,6 +80,27 @@ def test_neither_runner_holds_up_a_concurrent_build(project: Project) -> None:
         assert isinstance(second.result(), Blocked)
 
 
+def test_the_session_that_a_killed_process_left_is_waited_for(project: Project) -> None:
+    """Until the server notices, it may still commit; after its time the error says which session it is."""
+    target = project(folder={})
+    with connect(target, purpose="migrate us") as conn:
+        with session(target, "SELECT 1", name="pgrunbook migrate old") as old:
+            old.execute("SELECT pg_advisory_lock(%s, %s)", locks.EXECUTOR_KEY)
+            pid = old.info.backend_pid
+            error = error_of(lambda: locks.one_executor(conn, wait_s=0.2).__enter__())
+        with locks.one_executor(conn), connect(target) as third:
+            assert error_of(lambda: locks.one_executor(third, wait_s=0).__enter__())
+        with connect(target) as third, locks.one_executor(third):
+            pass
+    assert isinstance(error, Blocked)
+    assert re.sub(r"for \d+ s\)", "for N s)", str(error)) == (
+        "could not begin: the session of an earlier run is still at work in the server\n"
+        f'Detail: It is process {pid} ("pgrunbook migrate old", for N s); waited 0.2 s.\n'
+        "State: Nothing changed by this run; what that session was at is not known yet.\n"
+        "Hint: Wait until it has ended, or end it with pg_terminate_backend; then run the same command again."
+    )
+
+
 def test_who_holds_the_lock_is_told(project: Project) -> None:
     """A phrase with process, name and age; nothing when nobody does."""
     target = project(folder={})
@@ -155,3 +176,46 @@ def test_a_watch_whose_address_is_gone_is_quiet_too(
     assert isinstance(error_of(target.conninfo), WrongInput)
     with locks.Watch(target, 1, after_s=0):
         until(lambda: "lock waits are not watched" in caplog.text)
+
+
+def test_a_watch_is_told_how_far_a_build_has_come(project: Project) -> None:
+    """And whom it waits for, as long as it does."""
+    target = project(folder={})
+    do(target, "CREATE TABLE orders (n int)")
+    told: list[str] = []
+    with (
+        session(target, "INSERT INTO orders VALUES (1)") as writer,
+        session(target, name="us") as us,
+        locks.Watch(target, us.info.backend_pid, after_s=0, on_progress=told.append),
+        meanwhile(lambda: us.execute("CREATE INDEX CONCURRENTLY i ON orders (n)")),
+    ):
+        until(lambda: told)
+        writer.execute("ROLLBACK")
+        pid = writer.info.backend_pid
+    assert told[0].startswith(f'Waiting for writers before build: waits for process {pid} ("billing", idle in trans')
+
+
+def test_whoever_watches_and_whoever_holds_the_run_lock_holds_up_no_build(project: Project) -> None:
+    """Built beside many looks at it: none of our sessions is ever named as what it waits for, nor has a snapshot."""
+    target = project(folder={})
+    do(target, "CREATE TABLE orders (n int); INSERT INTO orders SELECT generate_series(1, 1000)")
+    told: list[str] = []
+    ours = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'pgrunbook %' AND pid <> pg_backend_pid()"
+    with locks.one_runner(target, RUN), session(target, name="us") as us:
+        with locks.Watch(target, us.info.backend_pid, after_s=0, on_progress=told.append) as watch:
+            until(lambda: len(rows(target, ours)) == 2)  # the run lock's session, and the watch's
+            pids = {pid for (pid,) in rows(target, ours)}
+            with (
+                session(target, "INSERT INTO orders VALUES (0)") as writer,
+                meanwhile(lambda: us.execute("CREATE INDEX CONCURRENTLY i ON orders (n)")) as building,
+            ):
+                until(lambda: told)
+                until(lambda: len(rows(target, f"{ours} AND backend_xmin IS NULL AND state = 'idle'")) == 2)
+                writer.execute("ROLLBACK")
+                building.result()
+            for number in range(5):
+                us.execute(f"CREATE INDEX CONCURRENTLY i{number} ON orders (n)".encode())
+        us.execute("REINDEX TABLE CONCURRENTLY orders")
+    assert not pids & set(watch.blockers)
+    assert not [text for text in told if "pgrunbook" in text]
+    assert rows(target, "SELECT count(*) FROM pg_index WHERE indisvalid AND indrelid = 'orders'::regclass") == [(6,)]

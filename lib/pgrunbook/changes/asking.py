@@ -21,7 +21,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from pgrunbook.changes import trouble
+from pgrunbook.changes import kinds, trouble
 from pgrunbook.changes.account import Account
 from pgrunbook.changes.effects import CONFLICTS, blocks
 from pgrunbook.changes.plan import Change, LockOn, Step
@@ -131,8 +131,11 @@ class Patience:
         self._gentle = free and time.monotonic() < self._ends_at
 
     def lock_timeout_ms(self, step: Step) -> int:
-        """Return how long a step may wait for its locks now."""
-        if not any(keeps_out(lock) for lock in step.locks):
+        """Return how long a step may wait for its locks now.
+
+        What is CONCURRENT waits for others' transactions under the same timeout, and cut off it leaves half of it.
+        """
+        if not any(keeps_out(lock) for lock in step.locks) or kinds.waits_without_harm(step.kind):
             return step.lock_timeout_ms
         if self._gentle:
             return min(step.lock_timeout_ms, NET_MS)

@@ -11,7 +11,7 @@
    again, within bounds, and the journal says who stood in the way.
 5. What a migration SETs holds for that migration: it neither reaches our own rows nor the next one.
 6. A statement that the server refuses takes its helpers with it: what its safe form had made is undone
-   (``changes.undoing``).
+   (``changes.cleanup``).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pgrunbook import history as histories
 from pgrunbook.changes import asking, trouble
 from pgrunbook.changes.account import Account, Observer
 from pgrunbook.changes.asking import RETRIED, Patience
+from pgrunbook.changes.cleanup import Cleanup
 from pgrunbook.changes.marks import RECORD_LIMITS, Marks
 from pgrunbook.changes.plan import Change, Plan, Step
 from pgrunbook.changes.results import StepResult, StepState, Stretch
 from pgrunbook.changes.safe_forms import Progress, run_batches
 from pgrunbook.changes.trouble import Scene
-from pgrunbook.changes.undoing import Undoing
 from pgrunbook.database import connection, locks, steps
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
 from pgrunbook.database.steps import Begun
@@ -65,7 +65,7 @@ class Execution:
         self._account = Account(self.plan, self.journal, self.on_change, self.observer)
         self._results = self._account.results
         self._marks = Marks(self.conn, self.plan, self.run_id, self.history)
-        self._undoing = Undoing(self.conn, self._account, self._marks, self._ask)
+        self._cleanup = Cleanup(self.conn, self._account, self._marks, self._ask)
         self._pid = self.conn.info.backend_pid
         self.conn.add_notice_handler(self._account.notice)
 
@@ -123,7 +123,8 @@ class Execution:
         rows = begun.steps if begun else {}
         if begun and begun.whole:
             # It was done wholly, and somebody else changed its history row: the history counts.
-            steps.take_back(self.conn, change.migration, self.plan.direction)
+            with self._telling(change, ()):
+                steps.take_back(self.conn, change.migration, self.plan.direction)
             rows = {}
         elif begun and not begun.sha256s.items() <= {s.number: s.sha256 for s in change.steps}.items():
             raise trouble.begun_elsewhere(change.migration, begun)
@@ -141,7 +142,7 @@ class Execution:
     def _go_past(self, change: Change, done: Sequence[Step]) -> None:
         """Steps that an earlier run committed are not done again, but for what they set for this session."""
         for step in done:
-            if step.kind == "SET" or "set_config" in step.sql:
+            if step.kind == "SET" or (step.kind == "SELECT" and "set_config" in step.sql):
                 with self._telling(change, [step]):
                     self.conn.execute(step.sql.encode())
                 self._account.event("setting-restored", change, step=step.number)
@@ -181,9 +182,9 @@ class Execution:
         def attempt(number: int, patience: Patience) -> None:
             progress.clear()
             self._look(change, [step], patience)
+            cleared = self._cleanup.clear(change, step, step.lock_timeout_ms)
             connection.limit(self.conn, **_limits(step, patience))
-            self._undoing.clear(change, step.leftovers)
-            if (meant_before or number > 1) and self._undoing.is_done(step):
+            if (meant_before or number > 1 or cleared) and self._cleanup.is_done(step):
                 self._account.event("step-found-done", change, step=step.number)
                 self._results.set(change, step, state=StepState.DONE_BEFORE)
                 return
@@ -194,14 +195,19 @@ class Execution:
             self._with_attempts(change, [step], attempt, made_progress=lambda: bool(progress))
         except RunbookError as exc:
             if step.batches is None and isinstance(exc.__cause__, psycopg.Error) and not self.conn.closed:
-                with contextlib.suppress(psycopg.Error):
-                    connection.reset(self.conn)
-                    with connection.transaction(self.conn, **RECORD_LIMITS):
-                        self._marks.withdraw(change, [step])
+                self._withdraw(change, step, exc.__cause__)
             raise
         self._mark_alone(change, step, "done")
         if self._results.of(change, step).state is StepState.DONE:
             self._account.committed(change, [step], whole_migration=False)
+
+    def _withdraw(self, change: Change, step: Step, exc: psycopg.Error) -> None:
+        """Forget that a step was meant to be done; not where it was cut off, and is there all the same."""
+        with contextlib.suppress(psycopg.Error):
+            connection.reset(self.conn)
+            if trouble.was_refused(exc) or not self._cleanup.is_done(step):
+                with connection.transaction(self.conn, **RECORD_LIMITS):
+                    self._marks.withdraw(change, [step])
 
     def _mark_alone(self, change: Change, step: Step, state: str) -> None:
         self._doing = "record"
@@ -307,7 +313,8 @@ class Execution:
                 error: RunbookError = trouble.gave_up(exc, scene, self.conn)
             else:
                 if isinstance(exc, psycopg.Error) and scene.step is not None and not self.conn.closed:
-                    scene = replace(scene, left=self._undoing.refused(change, scene.step, exc))
+                    undoes = trouble.was_refused(exc) or scene.timed_out()
+                    scene = replace(scene, left=self._cleanup.failed(change, scene.step, undoes=undoes))
                 error = trouble.explain(exc, scene, self.conn)
             if scene.step is not None:
                 self._results.set(change, scene.step, state=StepState.FAILED)

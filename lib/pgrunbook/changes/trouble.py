@@ -21,6 +21,8 @@ from pgrunbook.target import Target
 
 GONE_WITHIN_S = 5.0
 POLL_S = 0.1
+# Classes of SQLSTATE that are neither the statement's fault nor that of the rows.
+NOT_REFUSED = ("53", "57", "58")
 STAYS = "steps are done and stay so"
 MEND = (
     "Mend the rows that it met, leave the file as it is, and run the same run again with --resume; "
@@ -55,6 +57,17 @@ class Scene:
             return self.change.migration
         step = self.step
         return f"step {step.number} of {self.change.migration} ({step.kind}; {step.file}, line {step.line})"
+
+    def timed_out(self) -> bool:
+        """Whether the step ran for as long as it may, so that the same plan would come no further."""
+        return self.step is not None and self.ran_ms >= self.step.statement_timeout_ms
+
+
+def was_refused(exc: psycopg.Error) -> bool:
+    """Tell whether the server refused a statement, or only cut it off: no lock, cancelled, no disk, no memory."""
+    if isinstance(exc, pg.LockNotAvailable | pg.DeadlockDetected):
+        return False
+    return (exc.sqlstate or "")[:2] not in NOT_REFUSED
 
 
 def explain(exc: BaseException, scene: Scene, conn: Connection) -> RunbookError:
@@ -157,11 +170,12 @@ def _shown(scene: Scene, conn: Connection) -> str:
     change, verb = scene.change, "applied" if scene.plan.direction == "up" else "taken back"
     begun = steps.of_plan(conn, {change.migration: change.file_sha256}, scene.plan.direction).get(change.migration)
     done = sorted(number for number, is_done in begun.steps.items() if is_done) if begun else []
+    loops = _loops(conn, scene) if begun else []
     said = f"{change.migration} was aborted as a whole: nothing of it is {verb}."
     if begun and begun.whole:
         said = f"{change.migration} is {verb} as a whole."
-    elif done:
-        listed = ", ".join(map(str, done))
+    elif done or loops:
+        listed = ", ".join([*map(str, done), *loops])
         lists = "does not list it yet" if scene.plan.direction == "up" else "lists it still"
         said = f"Of {change.migration} these {STAYS}: {listed}; the history table {lists}."
     query = scene.step.leftovers if scene.step else None
@@ -173,6 +187,16 @@ def _shown(scene: Scene, conn: Connection) -> str:
     if scene.committed:
         said += f" {verb.capitalize()} by this run before it: {', '.join(scene.committed)}."
     return said
+
+
+def _loops(conn: Connection, scene: Scene) -> list[str]:
+    """Tell of the loops that have not come to their end; what they have committed stays."""
+    prefix = f"{scene.plan.direction}:{scene.change.migration}:{scene.change.file_sha256}:"
+    found = conn.execute(
+        "SELECT name, batches, rows FROM pgrunbook.batch WHERE NOT is_done AND batches > 0 AND starts_with(name, %s)",
+        [prefix],
+    )
+    return [f"{batches} batches ({rows} rows) of {str(name).removeprefix(prefix)}" for name, batches, rows in found]
 
 
 def _after_refusal(exc: psycopg.Error, scene: Scene, state: str) -> str:
@@ -188,7 +212,7 @@ def _after_refusal(exc: psycopg.Error, scene: Scene, state: str) -> str:
 
 
 def _cancelled(exc: pg.QueryCanceled, scene: Scene, step: Step, state: str) -> StatementFailed:
-    if scene.ran_ms < step.statement_timeout_ms:
+    if not scene.timed_out():
         return StatementFailed(
             f"{scene.where()} was cancelled in the server",
             detail=f"{one_line(exc)}; it had run for {scene.ran_ms:.0f} ms.",

@@ -7,10 +7,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from pgrunbook.database import queries
 from pgrunbook.database.activity import Blocker, blockers, progress
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # "pgru" and "book": a pair of its own, which shows in pg_locks as classid and objid.
 LOCK_KEY = (0x70677275, 0x626F6F6B)
+# "pgru" and "exec": of the session that executes, which outlives its process until the server notices.
+EXECUTOR_KEY = (0x70677275, 0x65786563)
 POLL_S = 0.1
 # Every how many looks the watch asks how far the server has come.
 LOOKS_PER_PROGRESS = 5
@@ -39,18 +42,39 @@ def one_runner(target: Target, run_id: str, *, wait_s: float = 10.0) -> Iterator
     """
     deadline = time.monotonic() + wait_s
     with connect(target, purpose=f"holds the run lock for {run_id}") as conn:
-        while not _try_lock(conn):
+        while not _try_lock(conn, LOCK_KEY):
             if time.monotonic() >= deadline:
                 raise _in_progress(conn, target, wait_s)
             time.sleep(POLL_S)
         yield
 
 
-def run_in_progress(conn: Connection) -> str:
+@contextmanager
+def one_executor(conn: Connection, *, wait_s: float = 30.0) -> Iterator[None]:
+    """Be the only session that executes in this database while the body runs.
+
+    The session of a process that was killed goes on in the server until that is noticed, and may still commit:
+    what it was at must neither be taken for undone nor be done beside it.
+
+    Raises Blocked when such a session is still there after ``wait_s`` seconds.
+    Locks: one session-level advisory lock, on the connection itself.
+    """
+    deadline = time.monotonic() + wait_s
+    while not _try_lock(conn, EXECUTOR_KEY):
+        if time.monotonic() >= deadline:
+            raise _still_at_work(conn, wait_s)
+        time.sleep(POLL_S)
+    try:
+        yield
+    finally:
+        if not conn.closed and conn.info.transaction_status == TransactionStatus.IDLE:
+            with suppress(psycopg.Error):  # the server lets go of it with the session
+                conn.execute("SELECT pg_catalog.pg_advisory_unlock(%s::int, %s::int)", EXECUTOR_KEY)
+
+
+def run_in_progress(conn: Connection, key: tuple[int, int] = LOCK_KEY) -> str:
     """Return who holds this database's run lock, as a phrase; "" when nobody does."""
-    found = conn.execute(
-        queries.load("activity")["lock_holder"], {"classid": LOCK_KEY[0], "objid": LOCK_KEY[1]}
-    ).fetchone()
+    found = conn.execute(queries.load("activity")["lock_holder"], {"classid": key[0], "objid": key[1]}).fetchone()
     if found is None:
         return ""
     pid, application, age_s = found
@@ -127,8 +151,8 @@ class Watch:
             self.waits.append((start, now))
 
 
-def _try_lock(conn: Connection) -> bool:
-    found = conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s::int, %s::int)", LOCK_KEY).fetchone()
+def _try_lock(conn: Connection, key: tuple[int, int]) -> bool:
+    found = conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s::int, %s::int)", key).fetchone()
     return found == (True,)
 
 
@@ -138,6 +162,15 @@ def _in_progress(conn: Connection, target: Target, wait_s: float) -> Blocked:
         detail=f"The run lock is held by {run_in_progress(conn) or 'another session'}; waited {wait_s:g} s.",
         state="Nothing changed by this run.",
         hint="Wait until it has ended (pgrunbook runs), then run the same command again.",
+    )
+
+
+def _still_at_work(conn: Connection, wait_s: float) -> Blocked:
+    return Blocked(
+        "could not begin: the session of an earlier run is still at work in the server",
+        detail=f"It is {run_in_progress(conn, EXECUTOR_KEY) or 'another session'}; waited {wait_s:g} s.",
+        state="Nothing changed by this run; what that session was at is not known yet.",
+        hint="Wait until it has ended, or end it with pg_terminate_backend; then run the same command again.",
     )
 
 

@@ -108,13 +108,14 @@ def _see_base_backup(here: Here) -> None:
 def execute(here: Here, plan: Plan, history: History) -> Table:
     """Execute the plan under this database's run lock; return the table of steps at the end.
 
-    Raises what Execution.run raises, and Blocked when another runner is at work.
+    Raises what Execution.run raises, and Blocked when another runner, or what is left of one, is at work.
     """
     here.at_work()
     live = _Live(here)
     with (
         locks.one_runner(here.target, here.run.run_id),
         connect(here.target, purpose=f"{here.procedure} {here.run.run_id}") as conn,
+        locks.one_executor(conn),
     ):
         now = _history_now(here, conn, history)
         work = Execution(plan, here.target, here.run.run_id, conn, now, here.run.journal, live.redraw)

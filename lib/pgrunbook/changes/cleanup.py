@@ -1,7 +1,8 @@
 """Taking away what a safe form has made, when the server refuses its statement: all of it, or nothing.
 
-1. What the refused step itself left half done (an invalid index) is cleared away.
-2. No more is undone where rows were filled meanwhile: that is data.
+1. What the step itself left half done (an invalid index) is cleared away.
+2. No more is undone where it was not refused but cut off (cancelled, out of disk): what was made is gone on with.
+   Nor where rows were filled meanwhile: that is data.
 3. In one transaction the helpers are taken away, and the rows of their steps withdrawn. Behind a savepoint the
    steps are done once more: where they cannot be, they had changed more than helpers (a column dropped beside
    a constraint), and everything stays as it is, to be gone on with.
@@ -14,9 +15,11 @@ Used by migrate and rollback, through ``changes.execute``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import errors as pg
 
 from pgrunbook.changes import statements, trouble
 from pgrunbook.changes.account import Account
@@ -26,11 +29,9 @@ from pgrunbook.changes.plan import Change, Step
 from pgrunbook.changes.results import StepState
 from pgrunbook.changes.statements import Policy
 from pgrunbook.database import connection
-from pgrunbook.database.connection import Connection
+from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
 
 AGAIN_MS = 2_000
-# Not the statement's fault, nor that of the rows: cancelled, out of disk or memory, an error of the system.
-NOT_REFUSED = ("53", "57", "58")
 
 
 class _ChangedMoreError(Exception):
@@ -38,20 +39,19 @@ class _ChangedMoreError(Exception):
 
 
 @dataclass
-class Undoing:
-    """Undoes the steps of one statement; ``ask`` calls a function with a lock_timeout until it has its locks."""
+class Cleanup:
+    """Cleans up behind one step; ``ask`` calls a function with a lock_timeout until it has its locks."""
 
     conn: Connection
     account: Account
     marks: Marks
     ask: Callable[[Change, Sequence[Step], Callable[[int], None]], None]
 
-    def refused(self, change: Change, step: Step, exc: psycopg.Error) -> str:
-        """Take away what the safe form of a refused step's statement has made; return why something stays, or ""."""
+    def failed(self, change: Change, step: Step, *, undoes: bool) -> str:
+        """Clear away what a failed step left, and where it ``undoes`` the rest; return why something stays, or ""."""
         try:
-            connection.limit(self.conn, **RECORD_LIMITS)
-            self.clear(change, step.leftovers)
-            if (exc.sqlstate or "")[:2] not in NOT_REFUSED:
+            self.clear(change, step, READ_LOCK_TIMEOUT_MS)
+            if undoes:
                 self._statement(change, step.statement)
         except _ChangedMoreError as more:
             self.account.event("helpers-stay", change, step=step.number, reason=str(more))
@@ -61,11 +61,21 @@ class Undoing:
             return said
         return ""
 
-    def clear(self, change: Change, query: str | None) -> None:
-        """Execute the statements that a query gives: they clear away what a cut-off attempt left."""
-        for statement in self._found(query):
+    def clear(self, change: Change, step: Step, lock_timeout_ms: int) -> bool:
+        """Execute what clears away what a cut-off attempt at a step left; return whether there was anything.
+
+        What keeps others out waits for its lock as shortly as any read, whatever ``lock_timeout_ms`` is.
+        """
+        connection.limit(self.conn, **RECORD_LIMITS)
+        found = self._found(step.leftovers)
+        for statement in found:
             self.account.event("leftover-dropped", change, sql=statement)
+            if _policy(statement) is Policy.ALONE:
+                limits = {"lock_timeout_ms": lock_timeout_ms, "statement_timeout_ms": step.statement_timeout_ms}
+                connection.limit(self.conn, **limits)
             self.conn.execute(statement.encode())
+            connection.limit(self.conn, **RECORD_LIMITS)
+        return bool(found)
 
     def is_done(self, step: Step) -> bool:
         """Ask the catalog whether a step that runs alone took effect; False where nothing would tell."""
@@ -95,17 +105,23 @@ class Undoing:
         alone = [step for step in there if step.policy is Policy.ALONE]
         with connection.transaction(self.conn, **limits):
             self._execute(change, queries, Policy.TOGETHER)
-            self._do_again([step for step in there if step.policy is not Policy.ALONE and step.quick])
+            self._do_again([step for step in there if step.policy is not Policy.ALONE and step.quick], alone)
             self.marks.withdraw(change, there)
             self.marks.meant(change, alone)
 
-    def _do_again(self, steps: Sequence[Step]) -> None:
-        """See that the steps can be done once more; none of them reads rows."""
+    def _do_again(self, steps: Sequence[Step], alone: Sequence[Step]) -> None:
+        """See that the steps can be done once more; none of them reads rows.
+
+        One that takes over an index that was built ``alone`` cannot be tried where that index is gone already.
+        """
+        built_is_gone = bool(alone) and not any(map(self.is_done, alone))
+        missing = (pg.UndefinedObject, pg.UndefinedTable) if built_is_gone else ()
         try:
             with self.conn.transaction(force_rollback=True):
                 self.conn.execute(b"SET LOCAL statement_timeout = %d" % AGAIN_MS)
                 for step in steps:
-                    self.conn.execute(step.sql.encode())
+                    with suppress(*missing), self.conn.transaction():
+                        self.conn.execute(step.sql.encode())
         except RETRIED:
             raise
         except psycopg.Error as exc:
@@ -121,9 +137,13 @@ class Undoing:
     def _execute(self, change: Change, queries: Sequence[str], policy: Policy) -> None:
         for query in queries:
             for statement in self._found(query):
-                if statements.parse(statement, "undo")[0].policy is policy:
+                if _policy(statement) is policy:
                     self.account.event("helper-dropped", change, sql=statement)
                     self.conn.execute(statement.encode())
 
     def _found(self, query: str | None) -> list[str]:
         return [str(row[0]) for row in self.conn.execute(query.encode())] if query else []
+
+
+def _policy(statement: str) -> Policy:
+    return statements.parse(statement, "undo")[0].policy
