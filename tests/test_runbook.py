@@ -290,3 +290,46 @@ def test_a_notebook_that_is_missing_is_said_to_be(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PGRUNBOOK_HOME", str(tmp_path))
     with pytest.raises(WrongInput, match="could not find the notebook of prepare"):
         headless.source("prepare")
+
+
+HALF = {
+    "0001_a.sql": "CREATE TABLE a (n int)",
+    "0001_a.down.sql": "DROP TABLE a",
+    "0002_b.sql": "ALTER TABLE b ADD m int;\nCREATE INDEX b_n ON b (n);\nALTER TABLE b ADD CONSTRAINT c CHECK (n > 0)",
+}
+
+
+def test_a_release_that_ends_half_way_through_a_migration_is_gone_on_with_not_taken_back(
+    project: Callable[..., Target],
+) -> None:
+    """Taking back what lies below it would not lead to what was; nothing else may be released over it."""
+    target = project(folder=HALF)
+    do(target, "CREATE TABLE b (n int); INSERT INTO b VALUES (0)")
+    made, code = run("release")
+    assert (code, made.status) == (1, Status.FAILED)
+    assert [p.procedure for p in made.parts] == ["prepare", "migrate", "validate"]
+    assert events(made, "run-ended")[-1]["next"] == (
+        "0002_b is partly applied, so nothing is taken back. Mend what it met, and go on: "
+        f"pgrunbook run --resume {made.run_id}"
+    )
+    back, code = run("rollback")
+    assert code == 3
+    assert back.parts[0].says == f"cannot take back anything: 0002_b is partly applied, by run {made.run_id}"
+    other, code = run("release")
+    assert code == 3
+    assert other.parts[0].says == f"0002_b was begun by run {made.run_id}, and not brought to its end"
+    assert target.migrations is not None
+    file = target.migrations / "0002_b.sql"
+    text = file.read_text()
+    file.write_text(text.replace("n > 0", "n >= 0"))
+    other, code = run("release")
+    assert code == 3
+    assert other.parts[0].says == (
+        f"0002_b was begun by run {made.run_id} from another text, and not brought to its end"
+    )
+    file.write_text(text)
+
+    do(target, "DELETE FROM b")
+    done, code = runbook.resume(made.run_id)
+    assert (code, done.status) == (0, Status.DONE)
+    assert rows(target, "SELECT version FROM schema_migrations ORDER BY 1") == [("0001_a",), ("0002_b",)]

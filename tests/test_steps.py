@@ -97,6 +97,21 @@ def test_steps_are_known_by_migration_text_and_direction(target: Target) -> None
         assert told(conn, both, "down") == {"0001_a": {9: True}}
 
 
+def test_what_is_half_way_there_is_told_with_its_run_and_text(target: Target) -> None:
+    """Steps that are done without the row of the history; what is whole, only meant, or taken back is not."""
+    with connect(target) as conn:
+        assert steps.unfinished(conn, "up") == []
+        steps.create(conn)
+        steps.write(conn, key(), "done", [row(1), row(2)])
+        steps.write(conn, key("0002_b"), "done", [row(1), row(2, "history row")])
+        steps.write(conn, key("0003_c"), "intended", [row(1)])
+        steps.write(conn, key("0004_d"), "done", [row(1)])
+        steps.withdraw(conn, key("0004_d"), [1])
+        found = steps.unfinished(conn, "up")
+        assert [(one.migration, one.run_id, one.file_sha256) for one in found] == [("0001_a", "run", "f")]
+        assert steps.unfinished(conn, "down") == []
+
+
 def told(conn: Connection, migrations: dict[str, str], direction: str = "up") -> dict[str, dict[int, bool]]:
     return {name: dict(begun.steps) for name, begun in steps.of_plan(conn, migrations, direction).items()}
 

@@ -122,6 +122,7 @@ def _run_parts(made: Run, on_failure: str | None, progress: Progress, early: Ear
             and outcome.status is Status.FAILED
             and outcome.kind not in PASSING | {"WrongInput"}
             and _has_applied(made)
+            and not _half_done(made)
         ):
             made.parts.append(Part(on_failure, f"{len(made.parts) + 1:02}-{on_failure}.ipynb"))
             _execute(made, made.parts[-1], progress, None)
@@ -143,6 +144,9 @@ def _next(made: Run, on_failure: str | None, outcome: Outcome) -> str:
         )
     if outcome.status is Status.INTERRUPTED or outcome.kind in PASSING:
         return f"Go on with it: {resume}"
+    half = _half_done(made) if outcome.status is Status.FAILED else []
+    if half:
+        return f"{', '.join(half)} is partly applied, so nothing is taken back. Mend what it met, and go on: {resume}"
     if outcome.status is Status.FAILED and _has_applied(made):
         return f"Take back what it applied: pgrunbook run rollback --target {made.target} -p of_run={made.run_id}"
     return ""
@@ -165,6 +169,22 @@ def _standing(made: Run) -> str:
         told = str(exc).partition("\n")[0]
         return f"In doubt: the database could not be asked ({told}). Its history table and schema pgrunbook will say."
     return f"The database is at version {at}; of this run still applied: {', '.join(still) or 'nothing'}."
+
+
+def _half_done(made: Run) -> list[str]:
+    """Return the migrations that this run has begun and not brought to their end, as the database says."""
+    import psycopg
+
+    from pgrunbook.database import steps
+    from pgrunbook.database.connection import connect
+
+    if not any(e["event"] == "step-started" for e in journal.read(made.journal.path)):
+        return []
+    try:
+        with connect(targets.load(made.target), purpose="asks what is applied") as conn:
+            return [one.migration for one in steps.unfinished(conn, "up") if one.run_id == made.run_id]
+    except (RunbookError, psycopg.Error):
+        return []  # the rollback, or the resumed run, asks again
 
 
 def _server_version(made: Run) -> dict[str, str]:

@@ -57,7 +57,7 @@ SETTINGS = {
     "synchronous_standby_names": "",
 }
 REMOVED = "The target was only read; the branch is removed."
-WITHOUT = "Or rehearse on an empty branch only (with_data = False), and know that nothing is promised of times, locks and rows then."
+WITHOUT = "Or rehearse on an empty branch only (with_data = False): nothing is promised of times, locks and rows then."
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class Execution:
         self._prepare()
         applied = {entry.name for entry in self.history.applied()}
         texts = {change.migration: change.file_sha256 for change in self.plan.changes}
+        trouble.refuse_unfinished(steps.unfinished(self.conn, self.plan.direction), texts)
         begun = steps.of_plan(self.conn, texts, self.plan.direction)
         for change in self.plan.changes:
             if (change.migration in applied) == (self.plan.direction == "up"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -14,7 +14,7 @@ from pgrunbook.changes.plan import Change, Plan, Step
 from pgrunbook.changes.statements import Policy
 from pgrunbook.database import steps
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.steps import Begun
+from pgrunbook.database.steps import Begun, Unfinished
 from pgrunbook.errors import Blocked, Broken, Interrupted, Refused, RunbookError, StatementFailed, Unreachable
 from pgrunbook.history import History
 from pgrunbook.target import Target
@@ -128,8 +128,19 @@ def begun_elsewhere(migration: str, begun: Begun) -> Refused:
         f"{migration} was begun by run {begun.run_id}, and not brought to its end",
         detail="That run's plan goes another way. Steps of it that are done: "
         f"{', '.join(str(n) for n, done in sorted(begun.steps.items()) if done) or 'none for certain'}.",
-        hint=f"Go on with that run: pgrunbook run release --resume {begun.run_id}.",
+        hint=f"Go on with that run: pgrunbook run --resume {begun.run_id}.",
     )
+
+
+def refuse_unfinished(found: Sequence[Unfinished], texts: Mapping[str, str]) -> None:
+    """Raise Refused where a migration (name to sha256) was begun from another text, and is half way there."""
+    for one in found:
+        if texts.get(one.migration, one.file_sha256) != one.file_sha256:
+            raise Refused(
+                f"{one.migration} was begun by run {one.run_id} from another text, and not brought to its end",
+                detail=f"What that text (sha256 {one.file_sha256[:16]}) has done is there; this would come on top.",
+                hint=f"Put the file back as it was, and go on with that run: pgrunbook run --resume {one.run_id}.",
+            )
 
 
 def check_folder(plan: Plan, history: History) -> None:

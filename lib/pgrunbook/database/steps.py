@@ -101,6 +101,23 @@ def of_plan(conn: Connection, migrations: Mapping[str, str], direction: str) -> 
     return found
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A migration of which something was done, but not all: by which run, and from which text."""
+
+    migration: str
+    run_id: str
+    file_sha256: str
+
+
+def unfinished(conn: Connection, direction: str) -> list[Unfinished]:
+    """Return the migrations that were begun in a direction and not brought to their end, newest first."""
+    if not _is_complete(conn):
+        return []
+    with conn.cursor(row_factory=class_row(Unfinished)) as cur:
+        return cur.execute(_sql("unfinished"), {"direction": direction}).fetchall()
+
+
 def withdraw(conn: Connection, key: Mapping[str, object], numbers: Sequence[int]) -> None:
     """Take back that steps were meant to be done, or done: the server refused them, or they were undone."""
     conn.execute(_sql("withdraw"), {**key, "steps": list(numbers)})

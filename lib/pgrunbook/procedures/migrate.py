@@ -8,7 +8,7 @@ from pgrunbook.changes import draft, rehearsal
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes.execute import StepResult, StepState
 from pgrunbook.changes.plan import Plan
-from pgrunbook.database import readiness
+from pgrunbook.database import readiness, steps
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
@@ -191,7 +191,11 @@ def _check_base(here: Here, plan: Plan, history: History, now: Snapshot) -> bool
     _refuse_edited(plan, history)
     applied = {entry.name for entry in history.applied()}
     done = [change for change in plan.changes if change.migration in applied]
-    begun = any(e["event"] in ("committed", "step-ran") for e in at_work.events(here, "migrate"))
+    texts = {change.migration: change.file_sha256 for change in plan.changes}
+    there = steps.of_plan(here.conn, texts, "up").values()
+    begun = any(e["event"] in ("committed", "step-ran") for e in at_work.events(here, "migrate")) or any(
+        one.run_id == here.run.run_id for one in there
+    )
     if done != list(plan.changes[: len(done)]):
         raise Broken(
             "the plan was applied in another order, or by somebody else",

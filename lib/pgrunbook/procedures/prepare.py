@@ -131,6 +131,7 @@ def what_is_pending(here: Here) -> Table:
         if not begun.whole and begun.run_id != here.run.run_id:
             here.show(table)
             raise trouble.begun_elsewhere(name, begun)
+    trouble.refuse_unfinished(steps.unfinished(here.conn, "up"), pending)
     return table
 
 

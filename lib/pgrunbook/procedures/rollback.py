@@ -179,6 +179,15 @@ def _chosen(here: Here, history: History) -> list[Entry]:
             detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in stops),
             hint="A down script belongs to the text that was applied: settle this first.",
         )
+    half = [
+        one for one in steps.unfinished(here.conn, "up") if one.migration not in {e.name for e in history.applied()}
+    ]
+    if half:
+        raise Refused(
+            f"cannot take back anything: {half[0].migration} is partly applied, by run {half[0].run_id}",
+            detail="Its first steps are in the database and not in the history: what lies below it cannot be proven.",
+            hint=f"Mend what it met, and bring it to its end first: pgrunbook run --resume {half[0].run_id}.",
+        )
     applied = list(reversed(history.applied()))
     if here.parameters.of_run:
         return _of_run(here, applied)

@@ -89,6 +89,24 @@ WHERE s.direction = %(direction)s
   AND s.state IN ('intended', 'done')
 ORDER BY s.started_at, s.step
 
+-- name: unfinished
+-- a row is: a migration of which something was done in a direction, but not all; newest first
+SELECT
+    s.migration,
+    (pg_catalog.array_agg(s.run_id ORDER BY s.started_at DESC))[1] AS run_id,
+    (pg_catalog.array_agg(s.file_sha256 ORDER BY s.started_at DESC))[1] AS file_sha256
+FROM pgrunbook.step s
+WHERE s.direction = %(direction)s
+  AND (s.state = 'done'
+       OR s.state = 'intended'
+          AND EXISTS (SELECT
+                      FROM pgrunbook.batch b
+                      WHERE b.batches > 0
+                        AND pg_catalog.starts_with(b.name, s.direction || ':' || s.migration || ':')))
+GROUP BY s.migration
+HAVING NOT pg_catalog.bool_or(s.kind = 'history row')
+ORDER BY pg_catalog.max(s.started_at) DESC
+
 -- name: take_back
 -- a row is: nothing; the steps of a migration that was just taken back, or put back, count no more
 WITH forgotten AS (
