@@ -115,8 +115,8 @@ def rehearse_safely(
 
     Raises as :func:`rehearse` does, and Refused when the safe plan ends in another schema.
     """
-    schema = copy_schema(target, [m.sql for m in migrations])
     parsed = {m.name: statements.parse(m.sql, m.path.name) for m in migrations}
+    schema = copy_schema(target, [s.sql for written in parsed.values() for s in written])
     backs = plans.down(target, [m for m in migrations if m.down_sql is not None])
     planner: Planner | None = None
     drafted: dict[str, Change] = {}
@@ -220,18 +220,25 @@ def execute(
     change: Change,
     journal: Journal,
     observer: Observer | None = None,
+    *,
+    as_written: bool = False,
 ) -> None:
-    """Execute one change on a branch, exactly as migrate does. Raises StatementFailed with the target's state."""
+    """Execute one change on a branch, exactly as migrate does. Raises StatementFailed with the target's state.
+
+    ``as_written`` says that its statements are those of the file, and no safe form is to blame.
+    """
     base = plans.base(activity.identity(conn), Snapshot(0, ()), history)
     plan = Plan(direction="up", target=branch.name, base=base, attempts=3, rehearsed="on a branch", changes=(change,))
     try:
         Execution(plan, branch, RUN_ID, conn, history, journal, observer=observer).run()
     except RunbookError as exc:
         raise StatementFailed(
-            f"the safe plan would fail: {exc.message}",
+            f"the {'migration' if as_written else 'safe plan'} would fail: {exc.message}",
             detail=exc.detail,
             state="Nothing changed in the target: it failed in a rehearsal.",
-            hint="Switch the safe form off for the statement (safe_forms_off), or write it otherwise.",
+            hint="Correct the migration, or the rows that it fails on."
+            if as_written
+            else "Switch the safe form off for the statement (safe_forms_off), or write it otherwise.",
         ) from exc
     connection.reset(conn)
 

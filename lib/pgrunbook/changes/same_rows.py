@@ -6,23 +6,38 @@ runs; those columns are left out, and named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from pglast import ast
+from pglast import ast, enums
 
 from pgrunbook.changes.safe_forms import Facts
 from pgrunbook.changes.safe_forms.add_column import differing_column
 from pgrunbook.changes.safe_forms.sql_text import parsed
-from pgrunbook.changes.safe_forms.table import Relation, function_names, walk
+from pgrunbook.changes.safe_forms.table import Relation, column_names, function_names, walk
 from pgrunbook.database import data
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.data import TableName, TableSum
 from pgrunbook.database.queries import load
 
-# Each time another value, or one that depends on what ran before in the same database.
-Wandering = dict[TableName, set[str] | None]
+A, Kind, MergeDoes = enums.AlterTableType, enums.ObjectType, enums.CmdType
+
+
+@dataclass
+class Wandering:
+    """Where values are others each time, or depend on what ran before in the same database.
+
+    ``columns`` names them by table, None where it is unknown which. With ``elsewhere`` something was executed whose
+    text does not tell what it writes (a trigger, a function, a DO block): no other table is known to be steady.
+    """
+
+    columns: dict[TableName, set[str] | None] = field(default_factory=dict)
+    elsewhere: bool = False
+
+    def of(self, table: TableName) -> set[str] | None:
+        """Return the columns of a table that wander, None where the rows can only be counted."""
+        return self.columns.get(table, None if self.elsewhere else set())
 
 
 @dataclass(frozen=True)
@@ -37,16 +52,16 @@ class Equality:
 def compare(plain: Connection, safe: Connection, tables: Sequence[TableName], wandering: Wandering) -> Equality:
     """Compare the rows of tables on two databases.
 
-    A table that ``wandering`` maps to None is only counted.
+    A table of which it is unknown what wanders is only counted where its rows differ.
     Locks: AccessShareLock on each table.
     """
     one, other = data.checksums(plain, tables), data.checksums(safe, tables)
     apart = [table for table in tables if one[table] != other[table]]
     differences, passed_over = [], []
     for table in apart:
-        columns = wandering.get(table, set())
+        columns = wandering.of(table)
         if columns is None:
-            passed_over.append(f"rows of {table}: counted only, a trigger or a default makes them differ each time")
+            passed_over.append(f"rows of {table}: counted only, what writes them may give others each time")
             equal = one[table].rows == other[table].rows
         else:
             equal = bool(columns) and _sums(plain, table, columns) == _sums(safe, table, columns)
@@ -62,67 +77,229 @@ def named(conn: Connection, labels: Iterable[str]) -> list[TableName]:
     return [TableName(str(schema), str(name)) for schema, name in rows]
 
 
-def wandering(statements: Iterable[str], differs: Iterable[str], conn: Connection) -> Wandering:
-    """Return the columns whose values are others each time the statements run; None for a whole table.
+def wandering(
+    statements: Iterable[str],
+    differs: Iterable[str],
+    before: Connection,
+    after: Connection,
+    *,
+    updated: Collection[str] = (),
+) -> Wandering:
+    """Return what is another value each time the statements run.
 
-    ``differs`` are the declared differences of safe forms. Judged on the connection's database as it is now.
+    Each is judged twice: on a database on which none of them ran yet, and on one on which all did. ``differs`` are
+    the declared differences of safe forms; ``updated`` are tables that traffic updates meanwhile, named as in SQL.
     """
-    facts, found = Facts(conn), Wandering()
-    for sql in statements:
-        for node in walk(parsed(sql)):
-            if isinstance(node, ast.UpdateStmt | ast.InsertStmt | ast.AlterTableStmt):
-                _note(facts, node, found)
+    nodes = [node for sql in statements for node in walk(parsed(sql))]
     declared = {column for text in differs if (column := differing_column(text))}
-    for columns in found.values():
-        if columns is not None:
-            columns.update(declared)
+    found = Wandering()
+    for conn in (before, after):
+        judge = _Judge(Facts(conn), found, nodes, declared)
+        for node in nodes:
+            judge.note(node)
+        for name in updated:
+            judge.note_triggers(parsed(f"TABLE {name}").fromClause[0])
+    there = Facts(after)
+    for table, columns in found.columns.items():
+        relation = there.relation(ast.RangeVar(schemaname=table.schema, relname=table.name))
+        if columns and relation is not None:
+            columns.intersection_update(there.columns(relation))  # some were renamed, or dropped
     return found
 
 
-def _note(facts: Facts, node: Any, found: Wandering) -> None:
-    table = facts.relation(node.relation)
-    if table is None:
-        return
-    for part in [table, *facts.partitions(table)]:
-        name = TableName(part.schema, part.name)
-        columns = found.setdefault(name, set())
-        if columns is None:
-            continue
-        if not isinstance(node, ast.AlterTableStmt) and _has_triggers(facts, part):
-            found[name] = None
-        elif isinstance(node, ast.UpdateStmt):
-            columns |= {target.name for target in node.targetList if _wanders(facts, target.val)}
-        elif isinstance(node, ast.InsertStmt):
-            columns |= _of_insert(facts, part, node)
+class _Judge:
+    """Judges statements on one database, and notes in ``found`` what wanders, under the names at the end."""
 
+    def __init__(self, facts: Facts, found: Wandering, nodes: Sequence[Any], declared: set[str]) -> None:
+        self.facts, self.found, self.declared = facts, found, declared
+        renames = [node for node in nodes if isinstance(node, ast.RenameStmt) and node.relation is not None]
+        self.tables = {n.relation.relname: n.newname for n in renames if n.renameType == Kind.OBJECT_TABLE}
+        self.names = {n.subname: n.newname for n in renames if n.renameType == Kind.OBJECT_COLUMN}
 
-def _of_insert(facts: Facts, table: Relation, node: Any) -> set[str]:
-    """Columns that get a default that wanders, or a value that does: where it is unknown which, all of them."""
-    there = facts.rows("defaults", oid=table.oid)
-    given = {target.name for target in node.cols or ()}
-    defaults = {str(row["name"]) for row in there if row["name"] not in given and _wanders(facts, _value(row["value"]))}
-    if node.selectStmt is not None and _wanders(facts, node.selectStmt):
-        return defaults | (given or set(facts.columns(table)))
-    return defaults
+    def note(self, node: Any) -> None:
+        """Note what a statement, or a part of one, makes wander."""
+        match node:
+            case ast.UpdateStmt() | ast.InsertStmt() | ast.MergeStmt():
+                self._add(node.relation, lambda table: self._of_write(table, node))
+                self.note_triggers(node.relation)
+            case ast.DeleteStmt():
+                self.found.elsewhere |= bool(self._triggered(node.relation))
+            case ast.TruncateStmt():
+                self.found.elsewhere |= any(self._triggered(relation) for relation in node.relations)
+            case ast.AlterTableStmt():
+                self._add(node.relation, lambda _: self._of_alter(node))
+            case ast.CreateTableAsStmt(into=into, query=query, objtype=Kind.OBJECT_TABLE):
+                self._add(into.rel, lambda table: self._of_query(table, (), query))
+            case ast.SelectStmt(intoClause=ast.IntoClause() as into):
+                self._add(into.rel, lambda table: self._of_query(table, (), node))
+            case ast.CreateTableAsStmt(into=ast.IntoClause(rel=relation)) | ast.RefreshMatViewStmt(relation=relation):
+                self._add(relation, lambda _: None)
+            case ast.DoStmt() | ast.CallStmt():
+                self.found.elsewhere = True
+            case ast.FuncCall():
+                self.found.elsewhere |= self._may_write(node)
+
+    def note_triggers(self, relation: Any) -> None:
+        """Note that triggers may write the row otherwise, and rows of other tables."""
+        for table in self._triggered(relation):
+            self.found.columns[self._name(table)] = None
+            self.found.elsewhere = True
+
+    def _add(self, relation: Any, columns_of: Callable[[Relation], set[str] | None]) -> None:
+        for table in self._family(relation):
+            known, columns = self.found.columns.setdefault(self._name(table), set()), columns_of(table)
+            if known is None or columns is None:
+                self.found.columns[self._name(table)] = None
+            else:
+                known |= columns | {self.names[name] for name in columns if name in self.names}
+                known |= self._generated(table, known)
+
+    def _family(self, relation: Any) -> list[Relation]:
+        """Return the table of a name, by its later name where it was renamed, with its partitions."""
+        table = self.facts.relation(relation)
+        for _ in self.tables if table is None else ():
+            relation = ast.RangeVar(
+                schemaname=relation.schemaname, relname=self.tables.get(relation.relname, relation.relname)
+            )
+            table = table or self.facts.relation(relation)
+        return [] if table is None else [table, *self.facts.partitions(table)]
+
+    def _name(self, table: Relation) -> TableName:
+        name = table.name
+        for _ in self.tables:
+            name = self.tables.get(name, name)
+        return TableName(table.schema, name)
+
+    def _triggered(self, relation: Any) -> list[Relation]:
+        return [table for table in self._family(relation) if self.facts.rows("row_triggers", oid=table.oid)]
+
+    def _may_write(self, call: Any) -> bool:
+        """Tell whether a function is a user's and may change rows."""
+        rows = self.facts.rows("functions", names=[call.funcname[-1].sval])
+        return any(row["is_volatile"] and not row["is_builtin"] for row in rows)
+
+    # -- the columns of one table that a statement makes wander
+
+    def _of_write(self, table: Relation, node: Any) -> set[str]:
+        tainted = self._tainted(node)
+        match node:
+            case ast.UpdateStmt():
+                return self._of_targets(table, node.targetList, tainted)
+            case ast.InsertStmt():
+                given = tuple(target.name for target in node.cols or ())
+                conflict = node.onConflictClause
+                again = self._of_targets(table, conflict.targetList or (), tainted) if conflict else set()
+                return again | self._of_query(table, given, node.selectStmt, tainted)
+        found: set[str] = set()
+        for clause in node.mergeWhenClauses:
+            if clause.commandType == MergeDoes.CMD_UPDATE:
+                found |= self._of_targets(table, clause.targetList, tainted)
+            elif clause.commandType == MergeDoes.CMD_INSERT:
+                given = tuple(target.name for target in clause.targetList or ())
+                found |= self._of_values(table, given, [clause.values or ()], tainted)
+        return found
+
+    def _of_targets(self, table: Relation, targets: Iterable[Any], tainted: set[str]) -> set[str]:
+        defaults = self._defaults(table, numbers=True)
+        return {
+            target.name
+            for target in targets
+            if self._wanders(target.val, tainted, numbers=True) or (_is_default(target.val) and target.name in defaults)
+        }
+
+    def _of_query(
+        self, table: Relation, given: tuple[str, ...], query: Any, tainted: set[str] | None = None
+    ) -> set[str]:
+        """Columns that a query fills: by their place where it can be told, all of them where it cannot."""
+        tainted = self._tainted(query) if tainted is None else tainted
+        if query is None:
+            return self._defaults(table)
+        if query.valuesLists:
+            return self._of_values(table, given, query.valuesLists, tainted)
+        targets = [target.val for target in query.targetList or ()]
+        numbers = query.fromClause is not None or query.op != enums.SetOperation.SETOP_NONE
+        is_plain = query.op == enums.SetOperation.SETOP_NONE and not query.withClause
+        if is_plain and not any(isinstance(part, ast.A_Star) for part in walk(tuple(targets))):
+            return self._of_values(table, given, [targets], tainted, numbers=numbers)
+        filled = set(given or self.facts.columns(table)) if self._wanders(query, tainted, numbers=numbers) else set()
+        return filled | self._of_values(table, given, [], tainted, numbers=numbers)
+
+    def _of_values(
+        self,
+        table: Relation,
+        given: tuple[str, ...],
+        rows: Iterable[Sequence[Any]],
+        tainted: set[str],
+        *,
+        numbers: bool = False,
+    ) -> set[str]:
+        columns, defaults = given or tuple(self.facts.columns(table)), self._defaults(table, numbers=numbers)
+        found = defaults - set(given) if given else set()
+        for row in rows:
+            found |= defaults & set(columns[len(row) :])
+            for column, value in zip(columns, row, strict=False):
+                if self._wanders(value, tainted, numbers=numbers) or (_is_default(value) and column in defaults):
+                    found.add(column)
+        return found
+
+    def _of_alter(self, node: Any) -> set[str]:
+        found = set()
+        for cmd in node.cmds:
+            if cmd.subtype == A.AT_AddColumn:
+                name = cmd.def_.colname
+                if name in self.declared or self._wanders(cmd.def_.constraints, set()):
+                    found.add(name)
+            elif cmd.subtype == A.AT_AlterColumnType and self._wanders(cmd.def_.raw_default, self._tainted(node)):
+                found.add(cmd.name)
+        return found
+
+    def _defaults(self, table: Relation, *, numbers: bool = False) -> set[str]:
+        """Return the columns whose default wanders, with those that are numbered where that wanders as well."""
+        rows = self.facts.rows("defaults", oid=table.oid)
+        found = {str(row["name"]) for row in rows if self._wanders(_value(row["value"]), set(), numbers=numbers)}
+        query = "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attidentity <> ''"
+        identity = self.facts.conn.execute(query, [table.oid]).fetchall() if numbers else []
+        return found | {str(name) for (name,) in identity}
+
+    def _generated(self, table: Relation, wandering: set[str]) -> set[str]:
+        """Return the columns that are generated from others that wander."""
+        rows = self.facts.rows("defaults", oid=table.oid)
+        return {str(row["name"]) for row in rows if wandering.intersection(column_names(_value(row["value"])))}
+
+    def _tainted(self, node: Any) -> set[str]:
+        """Return the columns known to wander of the tables that a statement names."""
+        found: set[str] = set()
+        for part in walk(node):
+            for table in self._family(part) if isinstance(part, ast.RangeVar) else ():
+                columns = self.found.columns.get(self._name(table), set())
+                found |= set(self.facts.columns(table)) if columns is None else columns
+        return found
+
+    def _wanders(self, node: Any, tainted: set[str], *, numbers: bool = False) -> bool:
+        """Tell whether an expression calls what is not immutable, or reads what wanders.
+
+        Two databases count alike, so that sequences do not; but with ``numbers`` rows are numbered in the order in
+        which a table gives them, and that does.
+        """
+        parts = list(walk(node))
+        if any(isinstance(part, ast.SQLValueFunction) for part in parts) or tainted.intersection(column_names(node)):
+            return True
+        if tainted and any(isinstance(part, ast.A_Star) for part in parts):
+            return True
+        called = function_names(node) - (set() if numbers else {"nextval"})
+        known: Mapping[str, bool] = {
+            str(row["name"]): bool(row["is_immutable"])
+            for row in (self.facts.rows("functions", names=sorted(called)) if called else ())
+        }
+        return not all(known.get(name, False) for name in called)
 
 
 def _value(text: str) -> Any:
     return parsed(f"SELECT {text}")
 
 
-def _wanders(facts: Facts, node: Any) -> bool:
-    """Tell whether an expression calls what is not immutable, but for sequences: two databases count alike."""
-    called = function_names(node) - {"nextval"}
-    known: Mapping[str, bool] = {
-        str(row["name"]): bool(row["is_immutable"]) for row in facts.rows("functions", names=sorted(called))
-    }
-    return any(isinstance(part, ast.SQLValueFunction) for part in walk(node)) or not all(
-        known.get(name, False) for name in called
-    )
-
-
-def _has_triggers(facts: Facts, table: Relation) -> bool:
-    return bool(facts.rows("row_triggers", oid=table.oid))
+def _is_default(node: Any) -> bool:
+    return isinstance(node, ast.SetToDefault)
 
 
 def _sums(conn: Connection, table: TableName, without: set[str]) -> TableSum:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from psycopg import sql
 from pydantic import BaseModel, ConfigDict
 
 from pgrunbook import history as histories
@@ -154,7 +155,8 @@ def rehearse(
             _refuse_smaller(target, beside)
         leave = _changed_columns(proven)
         loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
-        one = _run(copy, copy.plain, plain, loaded, leave, per_second)
+        with _server_as_before(copy.server):
+            one = _run(copy, copy.plain, plain, loaded, leave, per_second)
         wandering = _wandering(copy, plain, proven.changes, loaded if per_second else ())
         other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
         with connect(copy.plain, purpose="compares") as a, connect(copy.safe, purpose="compares") as b:
@@ -234,8 +236,37 @@ def _run(
     ):
         history = histories.read(conn, branch)
         for change in changes:
-            rehearsal.execute(branch, conn, history, change, journal, observer)
+            rehearsal.execute(branch, conn, history, change, journal, observer, as_written=branch is copy.plain)
     return _Way(observer.results, _told(told, per_second) if told is not None else None)
+
+
+@contextmanager
+def _server_as_before(server: Server) -> Iterator[None]:
+    """Put back what the body did to the server's roles and databases: the other way does it once more.
+
+    A role that was made keeps what it was granted, and only its name is given up. One that was dropped comes back
+    without what it was allowed.
+    """
+    with server.connect(purpose="branch") as admin:
+        roles, databases = _names(admin, "pg_roles"), _names(admin, "pg_database")
+        yield
+        now = _names(admin, "pg_roles")
+        for oid, name in now.items() - roles.items():
+            kept = roles.get(oid, f"plain_{oid}")
+            admin.execute(sql.SQL("ALTER ROLE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(kept)))
+        for oid in roles.keys() - now.keys():
+            admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(roles[oid])))
+        made = _names(admin, "pg_database")
+        for oid in made.keys() - databases.keys():
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(made[oid])))
+        for oid in databases.keys() - made.keys():
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(databases[oid])))
+
+
+def _names(admin: Connection, catalog: Literal["pg_roles", "pg_database"]) -> dict[int, str]:
+    query = {"pg_roles": "SELECT oid, rolname FROM pg_catalog.pg_roles",
+             "pg_database": "SELECT oid, datname FROM pg_catalog.pg_database"}  # fmt: skip
+    return {int(str(oid)): str(name) for oid, name in admin.execute(query[catalog].encode()).fetchall()}
 
 
 def _wandering(copy: Copy, plain: Sequence[Change], changes: Sequence[Change], loaded: Sequence[str]) -> Wandering:
