@@ -209,3 +209,30 @@ def test_a_new_identity_goes_on_behind_the_rows_that_were_there(stage: Stage) ->
     perform(conn, plan(conn, "ALTER TABLE t ADD COLUMN n bigint GENERATED ALWAYS AS IDENTITY", batch_rows=15))
     conn.execute("INSERT INTO t (id) VALUES (1000)")
     assert conn.execute("SELECT n, (SELECT count(DISTINCT n) FROM t) FROM t WHERE id = 1000").fetchone() == (201, 201)
+
+
+@pytest.mark.parametrize(
+    ("first", "bound"),
+    [
+        ("SET LOCAL TimeZone = 'Asia/Tokyo'", True),
+        ("SELECT set_config('my.user', '7', true)", True),
+        ("SET CONSTRAINTS ALL DEFERRED", True),
+        ("LOCK TABLE u", True),
+        ("SELECT pg_advisory_xact_lock(7)", True),
+        ("SET LOCAL lock_timeout = '2s'", False),
+        ("SELECT set_config('statement_timeout', '5s', true)", False),
+        ("SET TimeZone = 'Asia/Tokyo'", False),
+    ],
+)
+def test_what_holds_for_a_transaction_keeps_the_rest_of_the_file_in_it(stage: Stage, first: str, bound: bool) -> None:
+    """Split into several transactions the rest would mean something else; timeouts mean nothing."""
+    sql = (
+        f"CREATE INDEX ON t (a); {first}; ALTER TABLE t ADD CHECK (a > 0); UPDATE t SET c = 1; ALTER TABLE u ADD n int"
+    )
+    index, _, *rest = plan(stage.conn, sql, batch_rows=15)
+    assert index.form == "create-index"
+    assert [expansion.form for expansion in rest] == (["", "", ""] if bound else ["alter-table", "batches", ""])
+    if bound:
+        assert not any(step.own_transaction for expansion in rest for step in expansion.steps)
+    (again,) = plan(stage.conn, "ALTER TABLE t ADD CHECK (a > 0)")
+    assert again.form == "alter-table"

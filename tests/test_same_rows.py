@@ -295,3 +295,18 @@ def test_a_table_that_is_not_there_any_more_is_not_compared(pair: Pair) -> None:
     """Names that mean nothing at the end, and those of what has no rows, are passed over."""
     labels = ["public.nothing", "public.p", 'public."Odd t"', "public.t", "nowhere.t"]
     assert same_rows.named(pair.safe, labels) == [TableName("public", "Odd t"), TableName("public", "t")]
+
+
+def test_a_sequence_that_did_not_come_as_far_is_told(project: Callable[..., Target]) -> None:
+    """What it gives next is there already; one that has come further is harmless."""
+    plain, safe = project(folder={}, name="plain"), project(folder={}, name="safe")
+    for target in (plain, safe):
+        do(target, "CREATE SEQUENCE s; CREATE SEQUENCE down INCREMENT -1")
+    with connect(plain) as one, connect(safe) as other:
+        do(safe, "SELECT nextval('s'), nextval('down')")
+        assert same_rows.sequences_behind(one, other) == []
+        do(plain, "SELECT nextval('s'), nextval('down'), nextval('s'), nextval('down')")
+        assert sorted(same_rows.sequences_behind(one, other)) == [
+            "sequence public.down stands at -1 after the plan, at -2 after the plain SQL",
+            "sequence public.s stands at 1 after the plan, at 2 after the plain SQL",
+        ]

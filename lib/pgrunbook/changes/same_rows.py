@@ -71,6 +71,24 @@ def compare(plain: Connection, safe: Connection, tables: Sequence[TableName], wa
     return Equality(tuple(map(str, tables)), tuple(differences), tuple(passed_over))
 
 
+def sequences_behind(plain: Connection, safe: Connection) -> list[str]:
+    """Return the sequences that have not come as far after the plan: what they give next is there already.
+
+    One that has come further is no difference: attempts that were aborted take numbers, too.
+    """
+    wanted, found = _sequences(plain), _sequences(safe)
+    return [
+        f"sequence {name} stands at {found[name][0]} after the plan, at {last} after the plain SQL"
+        for name, (last, increment) in wanted.items()
+        if last is not None and name in found and ((found[name][0] or 0) - last) * increment < 0
+    ]
+
+
+def _sequences(conn: Connection) -> dict[str, tuple[int | None, int]]:
+    rows = conn.execute(load("same_rows")["sequences"]).fetchall()
+    return {str(name): (None if last is None else int(str(last)), int(str(by))) for name, last, by in rows}
+
+
 def named(conn: Connection, labels: Iterable[str]) -> list[TableName]:
     """Return the tables with rows of their own behind names as SQL has them, in their order."""
     rows = conn.execute(load("same_rows")["tables"], {"labels": list(labels)}).fetchall()

@@ -22,12 +22,17 @@ from pgrunbook.changes.safe_forms.refresh import Refresh
 from pgrunbook.changes.safe_forms.rows import Rows
 from pgrunbook.changes.safe_forms.sql_text import parsed
 from pgrunbook.changes.safe_forms.step import Batches, Case, Expansion, Form, Gate, Memory, SafeStep
-from pgrunbook.changes.safe_forms.table import Facts, Relation
+from pgrunbook.changes.safe_forms.table import Facts, Relation, walk
 from pgrunbook.changes.statements import Policy, Statement
 from pgrunbook.changes.syntax import sets_search_path
 from pgrunbook.database.connection import Connection
 
 BATCH_ROWS = 1_000
+_HARMLESS = (
+    "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout",
+    "deadlock_timeout", "work_mem", "maintenance_work_mem", "max_parallel_maintenance_workers",
+)  # fmt: skip
+_FOR_TRANSACTION = ("set_config", "pg_advisory_xact_lock", "pg_try_advisory_xact_lock")
 _DROPPED = (enums.ObjectType.OBJECT_TABLE, enums.ObjectType.OBJECT_VIEW, enums.ObjectType.OBJECT_MATVIEW)
 FORMS: tuple[type[Form], ...] = (
     CreateIndex, DropIndex, Reindex, Refresh, AttachPartition, DetachPartition, AlterTable, Rows,
@@ -56,7 +61,7 @@ class Planner:
         self._facts = Facts(conn, rows_conn)
         self._off, self._made, self._batch_rows = off or {}, set(fresh), batch_rows
         self._memory = Memory()
-        self._moved = False
+        self._moved = self._bound = False
         self._seen: list[tuple[Expansion, str]] = []
         self._before = self._facts.relation_oids() if applied else None
 
@@ -74,6 +79,8 @@ class Planner:
         if key(statement) in self._off:
             reason = self._off[key(statement)]
             found = _as_written(statement, f"Its safe form is switched off: {reason}", off=reason)
+        elif self._bound:
+            found = _as_written(statement, "It belongs to one transaction with what the file sets or locks before it.")
         elif self._moved:
             found = _as_written(statement, "The file sets search_path before it: its names may mean others.")
         elif self._is_fresh(case) and not _is_nameless(node):
@@ -82,7 +89,9 @@ class Planner:
             found = Expansion(statement, "guarded", "What it would add is there already: nothing is executed.", ())
         else:
             found = _expansion(case)
-        self._seen.append((found, "" if self._is_fresh(case) else _locked_table(found, self._facts)))
+        kept_together = self._bound or self._is_fresh(case)
+        self._seen.append((found, "" if kept_together else _locked_table(found, self._facts)))
+        self._bound = self._bound or _binds(node)
         self._moved = self._moved or sets_search_path(node)
         self._made |= _makes(node)
         if self._before is not None:
@@ -91,7 +100,8 @@ class Planner:
 
     def end_file(self) -> list[Expansion]:
         """Return the expansions of the file that ends here, each table's short statements in one transaction."""
-        found, self._seen, self._moved = _apart(self._seen), [], False
+        found, self._seen = _apart(self._seen), []
+        self._moved = self._bound = False
         return found
 
     def _is_fresh(self, case: Case) -> bool:
@@ -206,6 +216,26 @@ def _about(node: Any) -> list[ast.RangeVar]:
         return list(node.relations)
     relation = getattr(node, "relation", None)
     return [relation] if isinstance(relation, ast.RangeVar) else []
+
+
+def _binds(node: Any) -> bool:
+    """Tell whether a statement holds for its transaction only, so that what comes after it must stay in there.
+
+    Timeouts and memory are no part of what a statement means: each step has its own.
+    """
+    match node:
+        case ast.VariableSetStmt():
+            return bool(node.is_local) and str(node.name) not in _HARMLESS
+        case ast.LockStmt() | ast.ConstraintsSetStmt():
+            return True
+        case ast.SelectStmt():
+            calls = [part for part in walk(node) if isinstance(part, ast.FuncCall) and part.args]
+            return any(c.funcname[-1].sval in _FOR_TRANSACTION and not _is_harmless(c) for c in calls)
+    return False
+
+
+def _is_harmless(call: Any) -> bool:
+    return call.funcname[-1].sval == "set_config" and any(name in str(call.args[0]) for name in _HARMLESS)
 
 
 def _is_nameless(node: object) -> bool:

@@ -7,3 +7,11 @@ JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(l.label)
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm')
 ORDER BY l.place
+
+-- name: sequences
+-- a row is: a sequence, the last value that it gave, and which way it goes
+SELECT pg_catalog.format('%I.%I', s.schemaname, s.sequencename) AS name,
+       s.last_value,
+       s.increment_by
+FROM pg_catalog.pg_sequences AS s
+WHERE s.schemaname <> 'pgrunbook'
