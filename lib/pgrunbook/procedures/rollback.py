@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pgrunbook import history as histories
+from pgrunbook.changes import draft, rehearsal
 from pgrunbook.changes import plan as plans
-from pgrunbook.changes import rehearsal
 from pgrunbook.changes.losses import losses
 from pgrunbook.changes.plan import Plan
 from pgrunbook.database import steps
@@ -217,7 +217,7 @@ def _of_run(here: Here, applied: list[Entry]) -> list[Entry]:
 def _make_plan(here: Here, history: History, entries: list[Entry]) -> None:
     migrations = [entry.migration for entry in entries if entry.migration is not None]
     _refuse_without_script(here, migrations)
-    changes = plans.down(here.target, migrations)
+    changes = draft.with_locks(plans.down(here.target, migrations), here.conn)
     now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
     rehearsed = "nothing to do"
     if changes:
