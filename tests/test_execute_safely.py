@@ -615,7 +615,7 @@ def test_a_plan_that_another_plan_has_begun_is_refused(place: Place) -> None:
         f"0001_a was begun by run {RUN}, and not brought to its end\n"
         f"Detail: That run's plan goes another way. Steps of it that are done: {', '.join(map(str, done))}.\n"
         "State: Nothing changed in the database.\n"
-        f"Hint: Go on with that run: pgrunbook run release --resume {RUN}."
+        f"Hint: Go on with that run: pgrunbook run --resume {RUN}."
     )
     do(target, "UPDATE orders SET customer = 8 WHERE id = 7")
     assert set(states(execute(target, plan, run_id="other"))) == {StepState.DONE_BEFORE, StepState.DONE}

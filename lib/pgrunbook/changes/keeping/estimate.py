@@ -1,0 +1,66 @@
+"""How much will be kept of a statement, from the planner's statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from pgrunbook.changes.keeping.cascades import CannotKeepError
+from pgrunbook.changes.keeping.registry import Place, Side
+from pgrunbook.changes.keeping.rewriting import rewritten
+from pgrunbook.changes.safe_forms.step import RANGE
+from pgrunbook.database.connection import Connection
+from pgrunbook.errors import Refused
+
+# A row's header and line pointer (https://www.postgresql.org/docs/current/storage-page-layout.html), and its hash.
+_OVERHEAD_BYTES = 28
+_HASH_BYTES = 8
+_NOWHERE = Place("", "", "up", 0)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How many rows will be kept, and how much space that takes."""
+
+    rows_estimate: int
+    bytes_estimate: int
+
+
+def size_estimate(conn: Connection, statement: str) -> Estimate:
+    """Return how much will be kept of a statement, with what a DELETE reaches; nothing is executed.
+
+    Raises Refused when the rows cannot be kept.
+    """
+    whole = statement.replace(RANGE, "true", 1)
+    try:
+        sides = rewritten(conn, whole, _NOWHERE).sides
+    except CannotKeepError as exc:
+        raise Refused("the rows that a statement changes cannot be kept", detail=f"Because {exc}.") from exc
+    rows = _plan(conn, whole)["Plans"][0]["Plan Rows"]
+    total_rows, total_bytes = 0, 0
+    of_origin = max(sides[0].table.rows_estimate, 1)
+    for side in sides:
+        # Of a table that is reached, as large a part as of the one where it begins.
+        expected = rows if not side.part_of else round(max(side.table.rows_estimate, 0) * min(1, rows / of_origin))
+        total_rows += expected
+        total_bytes += expected * (_width(conn, side) + _OVERHEAD_BYTES)
+    return Estimate(total_rows, total_bytes)
+
+
+def _width(conn: Connection, side: Side) -> int:
+    """Return the average width of what is kept of a row, by the statistics of its columns."""
+    written = [column for column in side.kept if column.is_written_kept and side.kind == "update"]
+    names = [*side.table.key, *(column.name for column in (*side.kept, *written))]
+    width = 0
+    for name in names:
+        query = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(name), side.table.source)
+        width += int(_plan(conn, query.as_string(conn))["Plan Width"])
+    return width + (_HASH_BYTES if side.kind != "delete" else 0)
+
+
+def _plan(conn: Connection, query: str) -> dict[str, Any]:
+    found = conn.execute(f"EXPLAIN (FORMAT JSON) {query}".encode()).fetchone()
+    plan: Any = found[0] if found else []
+    return dict(plan[0]["Plan"])

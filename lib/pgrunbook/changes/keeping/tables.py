@@ -1,0 +1,231 @@
+"""Tables as keeping sees them: columns with the forms in which values are kept, hashed and shown, and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.data import TableName
+from pgrunbook.database.queries import load
+from pgrunbook.errors import Broken
+
+# What gives a column of a row by its name.
+Row = Callable[[str], sql.Composable]
+
+SCHEMA = "pgrunbook"
+# A word longer than that is kept of the old value only; of the new one, this much is shown.
+SHOWN_CHARS = 100
+
+# How a value goes into the hash. Where the type's own hash takes for equal what looks different, or is made of 32
+# of its 64 bits, its binary form goes, as for any type that is not named (see ``database.data``). The text of
+# some would depend on settings (TimeZone, extra_float_digits), which the binary form does not.
+_AS_IT_IS = {"boolean", "bytea", "date", "integer", "smallint", "uuid"}
+_BY_CODE_POINT = {"character varying", "name", "text"}
+_BY_OUTPUT = {"json", "jsonb", "xml"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; ``base_type`` is what lies below its domains, ``send`` the function that gives the binary form."""
+
+    name: str
+    type: str
+    is_of_application: bool
+    catalog_type: str
+    base_type: str
+    is_small: bool
+    is_word: bool
+    is_enum: bool
+    send: str | None
+    is_generated: bool
+    is_identity_always: bool
+
+    @property
+    def side_type(self) -> sql.SQL:
+        """The type in a side table: text for types of the application, on which nothing of ours may depend."""
+        return sql.SQL("pg_catalog.text" if self.is_of_application else self.catalog_type)
+
+    def kept(self, value: sql.Composable) -> sql.Composable:
+        """Return the expression that turns a value of the column into one of the side table."""
+        return as_text(value) if self.is_of_application else value
+
+    def given_back(self, value: sql.Composable) -> sql.Composable:
+        """Return the expression that turns a value of the side table into one of the column."""
+        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(self.type)) if self.is_of_application else value
+
+    def hashed(self, value: sql.Composable) -> sql.Composable:
+        """Return the form in which a value goes into the hash of its row."""
+        if self.base_type in _AS_IT_IS:
+            return value
+        if self.base_type in _BY_CODE_POINT:
+            return sql.SQL('{} COLLATE "C"').format(value)
+        if self.is_enum or self.base_type in _BY_OUTPUT or self.send is None:
+            return sql.SQL('{} COLLATE "C"').format(as_text(value))
+        return sql.SQL("{}({})").format(sql.SQL(self.send), value)
+
+    @property
+    def is_written_kept(self) -> bool:
+        """Whether the new value is kept too, and not only its hash: what is small, and the start of a word."""
+        return self.is_small or self.is_word
+
+    @property
+    def written_type(self) -> sql.SQL:
+        """The type of the new value in a side table."""
+        return self.side_type if self.is_small and not self.is_of_application else sql.SQL("pg_catalog.text")
+
+    def written(self, value: sql.Composable) -> sql.Composable:
+        """Return the expression for what is kept of a new value."""
+        if self.is_small and not self.is_of_application:
+            return value
+        text = self.kept(value) if self.is_of_application else sql.SQL("{}::pg_catalog.text").format(value)
+        return sql.SQL("pg_catalog.left({}, {})").format(text, sql.Literal(SHOWN_CHARS))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with what decides how its rows are kept; ``key`` is () where nothing tells its rows apart."""
+
+    oid: int
+    name: TableName
+    is_partitioned: bool
+    columns: dict[str, Column]
+    key: tuple[str, ...]
+    operators: tuple[str, ...]
+    has_before_update: bool
+    references_itself: bool
+    has_deferrable_key: bool
+    is_filtered: bool
+    rows_estimate: float
+
+    @property
+    def source(self) -> sql.Composable:
+        """The name for FROM: a partitioned table stands for its partitions, any other for its own rows."""
+        return sql.SQL("{}" if self.is_partitioned else "ONLY {}").format(self.name.identifier())
+
+    def named(self, names: Iterable[str]) -> tuple[Column, ...]:
+        """Return columns by their names. Raises Broken when one is not there any more."""
+        wanted = list(names)
+        missing = [name for name in wanted if name not in self.columns]
+        if missing:
+            raise Broken(
+                f"cannot give back the rows of table {self.name}",
+                detail=f"The table has no column {', '.join(missing)} any more.",
+                hint="Bring the schema back first: what was changed last is taken back first.",
+            )
+        return tuple(self.columns[name] for name in wanted)
+
+    @property
+    def plain(self) -> tuple[Column, ...]:
+        """The columns that a statement may give values: all that are not generated."""
+        return tuple(column for column in self.columns.values() if not column.is_generated)
+
+    def matches(self, alias: str, side: str) -> sql.Composable:
+        """Return the condition that a row of the table, and one of its side table, have the same key."""
+        pairs = [
+            sql.SQL("{} {} {}").format(
+                sql.Identifier(alias, column.name),
+                sql.SQL(operator),
+                column.given_back(sql.Identifier(side, key_name(number))),
+            )
+            for number, (column, operator) in enumerate(zip(self.named(self.key), self.operators, strict=True))
+        ]
+        return sql.SQL(" AND ").join(pairs)
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key from another table; ``on_delete`` and ``on_update`` are pg_constraint's letters."""
+
+    name: str
+    oid: int
+    on_delete: str
+    on_update: str
+    columns: tuple[str, ...]
+    referenced: tuple[str, ...]
+    emptied: tuple[str, ...]
+    operators: tuple[str, ...]
+
+
+def table(conn: Connection, oid: int) -> Table:
+    """Return a table by its oid, as the catalog has it now."""
+    (about,), (traits,) = rows(conn, "relation_of", oid=oid), rows(conn, "traits", oid=oid)
+    columns, operators = next(iter(_keys(conn, oid)), ((), ()))
+    return Table(
+        oid=oid,
+        name=TableName(about["schema"], about["name"]),
+        is_partitioned=about["is_partitioned"],
+        rows_estimate=about["rows_estimate"],
+        columns={one["name"]: Column(**one) for one in rows(conn, "columns", oid=oid)},
+        key=columns,
+        operators=operators,
+        **traits,
+    )
+
+
+def table_named(conn: Connection, name: TableName, key: Sequence[str]) -> Table:
+    """Return a table by its name, told apart by the columns by which its rows were kept.
+
+    Raises Broken when it is not there, or nothing tells its rows apart by these columns now.
+    """
+    found = rows(conn, "oid_of", schema=name.schema, name=name.name)
+    keys = _keys(conn, found[0]["oid"]) if found else []
+    for columns, operators in keys:
+        if sorted(columns) == sorted(key):
+            by = dict(zip(columns, operators, strict=True))
+            there = table(conn, found[0]["oid"])
+            in_order = tuple(by[column] for column in key)
+            return replace(there, key=tuple(key), operators=in_order)
+    raise Broken(
+        f"cannot give back the rows of table {name}",
+        detail=f"It has no unique index on {', '.join(key)} now." if found else "It is not there.",
+        hint="Bring the schema back first: what was changed last is taken back first.",
+    )
+
+
+def foreign_keys(conn: Connection, oid: int) -> list[ForeignKey]:
+    """Return the foreign keys that point to a table, [] where none does."""
+    lists = ("columns", "referenced", "emptied", "operators")
+    found = rows(conn, "foreign_keys", oid=oid)
+    return [ForeignKey(**{**one, **{name: tuple(one[name]) for name in lists}}) for one in found]
+
+
+def row(alias: str) -> Row:
+    """Return what gives the columns of the row with an alias."""
+    return lambda name: sql.Identifier(alias, name)
+
+
+def key_name(number: int) -> str:
+    """Return the name that a column of the key has in a side table."""
+    return f"pgrunbook_key_{number + 1}"
+
+
+def written_name(number: int) -> str:
+    """Return the name that the new value of a kept column has in a side table."""
+    return f"pgrunbook_new_{number + 1}"
+
+
+def hash_of(columns: Sequence[Column], values: Sequence[sql.Composable]) -> sql.Composable:
+    """Return the expression for the hash of values as one record (64 bits)."""
+    forms = [column.hashed(value) for column, value in zip(columns, values, strict=True)]
+    return sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(sql.SQL(", ").join(forms))
+
+
+def as_text(value: sql.Composable) -> sql.Composable:
+    """Return what the type's output function writes; a cast to text may be a function of the application."""
+    return sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN pg_catalog.concat({0}) END").format(value)
+
+
+def _keys(conn: Connection, oid: int) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    found = rows(conn, "keys", oid=oid)
+    return [(tuple(one["columns"]), tuple(one["operators"])) for one in found]
+
+
+def rows(conn: Connection, query: str, **parameters: object) -> list[dict[str, Any]]:
+    """Return the rows of a named query."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(load("keeping")[query].encode(), parameters or None).fetchall()

@@ -1,0 +1,237 @@
+-- name: create
+-- a row is: nothing; makes the list of what is kept
+CREATE TABLE IF NOT EXISTS pgrunbook.kept (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    part_of bigint REFERENCES pgrunbook.kept,
+    run_id text NOT NULL,
+    migration text NOT NULL,
+    direction text NOT NULL CHECK (direction IN ('up', 'down')),
+    step int NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('update', 'delete', 'insert', 'column', 'table')),
+    table_schema text NOT NULL,
+    table_name text NOT NULL,
+    key_columns text[] NOT NULL,
+    columns text[] NOT NULL,
+    kept_as text NOT NULL UNIQUE,
+    made_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    keep_until timestamptz,
+    state text NOT NULL DEFAULT 'kept' CHECK (state IN ('kept', 'giving back', 'given back', 'let go', 'purged')),
+    pages_left bigint,
+    rows_given_back bigint NOT NULL DEFAULT 0
+)
+
+-- name: exists
+-- a row is: whether the list of what is kept is there
+SELECT pg_catalog.to_regclass('pgrunbook.kept') IS NOT NULL
+
+-- name: columns
+-- a row is: a column of a table, and how its values are kept, sent and shown
+WITH RECURSIVE base AS (
+    SELECT a.attnum,
+           a.atttypid AS type
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = %(oid)s::oid
+      AND a.attnum > 0
+      AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.attnum,
+           t.typbasetype
+    FROM base AS b
+    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
+    WHERE t.typtype = 'd'
+)
+SELECT a.attname::text AS name,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace AS is_of_application,
+       pg_catalog.format('pg_catalog.%%I', t.typname) AS catalog_type,
+       b.type::pg_catalog.regtype::text AS base_type,
+       bt.typlen BETWEEN 1 AND 16 OR b.type = 'pg_catalog.numeric'::pg_catalog.regtype AS is_small,
+       bt.typtype = 'e' OR bt.typcategory = 'S' AS is_word,
+       bt.typtype = 'e' AS is_enum,
+       CASE WHEN bt.typsend <> 0
+            THEN (SELECT pg_catalog.format('%%I.%%I', n.nspname, p.proname)
+                  FROM pg_catalog.pg_proc AS p
+                  JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+                  WHERE p.oid = bt.typsend) END AS send,
+       a.attgenerated <> '' AS is_generated,
+       a.attidentity = 'a' AS is_identity_always
+FROM base AS b
+JOIN pg_catalog.pg_type AS bt ON bt.oid = b.type AND bt.typtype <> 'd'
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = %(oid)s::oid AND a.attnum = b.attnum
+JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+ORDER BY a.attnum
+
+-- name: keys
+-- a row is: a unique index that tells the rows of a table apart, best first, with the operators that compare it
+SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
+       pg_catalog.array_agg(pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place) AS operators
+FROM pg_catalog.pg_index AS i
+CROSS JOIN LATERAL ROWS FROM (
+    pg_catalog.unnest(i.indkey::int2[]),
+    pg_catalog.unnest(i.indclass::oid[])
+) WITH ORDINALITY AS u (attnum, opclass, place)
+LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
+JOIN pg_catalog.pg_opclass AS k ON k.oid = u.opclass
+JOIN pg_catalog.pg_amop AS e
+  ON e.amopfamily = k.opcfamily
+ AND e.amoplefttype = k.opcintype
+ AND e.amoprighttype = k.opcintype
+ AND e.amopstrategy = 3
+JOIN pg_catalog.pg_operator AS o ON o.oid = e.amopopr
+JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+WHERE i.indrelid = %(oid)s::oid
+  AND m.amname = 'btree'
+  AND i.indisunique
+  AND i.indisvalid
+  AND i.indpred IS NULL
+  AND i.indexprs IS NULL
+  AND u.place <= i.indnkeyatts
+GROUP BY i.indexrelid, i.indisprimary, i.indimmediate
+HAVING pg_catalog.bool_and(a.attnotnull)
+ORDER BY i.indimmediate DESC, i.indisprimary DESC, count(*), i.indexrelid
+
+-- name: traits
+-- a row is: what of a table decides how its rows are kept and given back
+SELECT EXISTS (SELECT
+               FROM pg_catalog.pg_trigger AS t
+               WHERE t.tgrelid IN (SELECT %(oid)s::oid
+                                   UNION ALL
+                                   SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS p)
+                 AND NOT t.tgisinternal
+                 AND t.tgenabled <> 'D'
+                 AND t.tgtype & 19 = 19) AS has_before_update,
+       EXISTS (SELECT
+               FROM pg_catalog.pg_constraint AS k
+               WHERE k.contype = 'f'
+                 AND k.conrelid = %(oid)s::oid
+                 AND k.confrelid = %(oid)s::oid) AS references_itself,
+       EXISTS (SELECT
+               FROM pg_catalog.pg_index AS i
+               WHERE i.indrelid = %(oid)s::oid
+                 AND NOT i.indimmediate) AS has_deferrable_key,
+       pg_catalog.row_security_active(%(oid)s::oid) AS is_filtered
+
+-- name: foreign_keys
+-- a row is: a foreign key from another table to this one, and what it does when a row goes or its key changes
+SELECT k.conname::text AS name,
+       k.conrelid::bigint AS oid,
+       k.confdeltype::text AS on_delete,
+       k.confupdtype::text AS on_update,
+       (SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place)
+        FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS columns,
+       (SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place)
+        FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS referenced,
+       (SELECT pg_catalog.array_agg(a.attname::text)
+        FROM pg_catalog.unnest(CASE WHEN pg_catalog.cardinality(k.confdelsetcols) > 0 THEN k.confdelsetcols
+                                    ELSE k.conkey END) AS u (attnum)
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS emptied,
+       (SELECT pg_catalog.array_agg(pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place)
+        FROM pg_catalog.unnest(k.conpfeqop) WITH ORDINALITY AS u (operator, place)
+        JOIN pg_catalog.pg_operator AS o ON o.oid = u.operator
+        JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace) AS operators
+FROM pg_catalog.pg_constraint AS k
+WHERE k.contype = 'f'
+  AND k.confrelid = %(oid)s::oid
+  AND NOT EXISTS (SELECT
+                  FROM pg_catalog.pg_constraint AS p
+                  WHERE p.oid = k.conparentid
+                    AND p.confrelid = k.confrelid)
+ORDER BY k.conrelid, k.conname
+
+-- name: relation_of
+-- a row is: a table by its oid
+SELECT n.nspname::text AS schema,
+       c.relname::text AS name,
+       c.relkind = 'p' AS is_partitioned,
+       c.reltuples AS rows_estimate
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid = %(oid)s::oid
+
+-- name: oid_of
+-- a row is: the oid of a table by its schema and name
+SELECT c.oid::bigint AS oid
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s
+  AND c.relname = %(name)s
+
+-- name: side_columns
+-- a row is: a column of a side table
+SELECT a.attname::text AS name
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = pg_catalog.to_regclass(%(kept_as)s)
+  AND a.attnum > 0
+  AND NOT a.attisdropped
+
+-- name: begin
+-- a row is: nothing; a thing is kept from now on, or was before the run was cut off
+INSERT INTO pgrunbook.kept (
+    part_of, run_id, migration, direction, step, kind, table_schema, table_name, key_columns, columns, kept_as, keep_until
+)
+VALUES (
+    (SELECT k.id FROM pgrunbook.kept AS k WHERE k.kept_as = %(part_of)s),
+    %(run_id)s, %(migration)s, %(direction)s, %(step)s, %(kind)s, %(schema)s, %(name)s, %(key)s, %(columns)s,
+    %(kept_as)s, %(keep_until)s
+)
+ON CONFLICT (kept_as) DO NOTHING
+
+-- name: find
+-- a row is: a thing that is kept, newest first, and what belongs to another one behind that, parents first
+SELECT k.id, k.part_of, k.run_id, k.migration, k.direction, k.step, k.kind, k.table_schema, k.table_name,
+       k.key_columns, k.columns, k.kept_as,
+       pg_catalog.date_part('epoch', k.made_at) AS made_at,
+       pg_catalog.date_part('epoch', k.keep_until) AS keep_until,
+       k.state, k.pages_left, k.rows_given_back,
+       coalesce(pg_catalog.pg_total_relation_size(c.oid), 0) AS bytes,
+       CASE WHEN c.oid IS NULL THEN 0 ELSE greatest(c.reltuples, -1) END::bigint AS rows_estimate
+FROM pgrunbook.kept AS k
+LEFT JOIN pg_catalog.pg_class AS c
+  ON c.relnamespace = 'pgrunbook'::pg_catalog.regnamespace
+ AND c.relname = k.kept_as
+WHERE (%(ids)s::bigint[] IS NULL OR k.id = ANY (%(ids)s::bigint[]) OR k.part_of = ANY (%(ids)s::bigint[]))
+  AND (%(migration)s::text IS NULL OR k.migration = %(migration)s AND k.direction = %(direction)s)
+  AND k.state = ANY (%(states)s::text[])
+ORDER BY coalesce(k.part_of, k.id) DESC, k.id
+
+-- name: mark
+-- a row is: nothing; things that are kept are in another state
+UPDATE pgrunbook.kept
+SET state = %(state)s
+WHERE id = ANY (%(ids)s::bigint[])
+
+-- name: due
+-- a row is: a thing that may be purged: by its number, its age, or because its time is over
+SELECT k.id, k.kept_as
+FROM pgrunbook.kept AS k
+WHERE k.state <> 'purged'
+  AND CASE WHEN %(ids)s::bigint[] IS NOT NULL
+           THEN k.id = ANY (%(ids)s::bigint[]) OR k.part_of = ANY (%(ids)s::bigint[])
+           WHEN %(made_before)s::timestamptz IS NOT NULL THEN k.made_at < %(made_before)s::timestamptz
+           ELSE k.keep_until < pg_catalog.clock_timestamp() END
+ORDER BY k.id
+
+-- name: begin_giving_back
+-- a row is: nothing; a thing is given back from its last page to its first
+UPDATE pgrunbook.kept
+SET state = 'giving back',
+    pages_left = %(pages)s
+WHERE id = %(id)s
+
+-- name: read_giving_back
+-- a row is: how many pages of a side table are not given back yet, locked until the batch is committed
+SELECT k.pages_left, k.rows_given_back
+FROM pgrunbook.kept AS k
+WHERE k.id = %(id)s
+FOR UPDATE
+
+-- name: write_giving_back
+-- a row is: nothing; a batch was given back, in the transaction that did it
+UPDATE pgrunbook.kept
+SET pages_left = %(pages_left)s,
+    rows_given_back = %(rows_given_back)s
+WHERE id = %(id)s

@@ -1,0 +1,450 @@
+"""Rows that a step changes are kept, and exactly those that nobody has changed since are given back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
+
+import test_schema
+from pgrunbook.changes.keeping import (
+    Place,
+    cannot_because,
+    conflicts,
+    give_back,
+    give_back_migration,
+    keeping,
+    keeping_statement,
+    kept_list,
+    let_go,
+    of_migration,
+    purge,
+    size_estimate,
+)
+from pgrunbook.changes.safe_forms import Batches, run_batches
+from pgrunbook.errors import Broken, Refused
+from test_schema import Server
+
+# ruff: noqa: E501 - one statement on a line, whatever its length
+
+Conn = psycopg.Connection[tuple[Any, ...]]
+server = test_schema.server
+
+BASE = """
+CREATE SCHEMA app
+CREATE TYPE app.mood AS ENUM ('sad', 'ok')
+CREATE TYPE app.pair AS (x integer, at timestamptz)
+CREATE DOMAIN app.positive AS integer CHECK (VALUE > 0)
+CREATE TABLE app."T x" ("K 1" text, k2 app.positive, m app.mood DEFAULT 'ok', moods app.mood[], pair app.pair, n numeric, f float8, j jsonb, js json, p point, x xml, t timestamptz, ts timestamptz[], ch char(5), bits bit(3), iv interval, by bytea, nul text, "select" varchar(7), g integer GENERATED ALWAYS AS (k2 * 2) STORED, PRIMARY KEY ("K 1", k2))
+INSERT INTO app."T x" SELECT 'k' || i % 7, i, 'sad', '{ok,NULL,sad}', ROW(i, '2026-01-01'::timestamptz)::app.pair, 1.50 + i, i / 3.0, '{"a": [1, "x"]}', '{"b":  1}', point(i, 1), NULL, '2026-01-01 12:00', ARRAY['2026-05-05'::timestamptz], 'ab', '101', '1 day 24 hours', '\\x00ff', NULL, 'long' FROM generate_series(1, 40) AS i
+CREATE TABLE public.t (id integer PRIMARY KEY, a integer, b text, c integer)
+INSERT INTO t SELECT i, i, 'b' || i, i % 5 FROM generate_series(1, 200) AS i
+CREATE TABLE public.ident (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a text NOT NULL UNIQUE, num bigint GENERATED ALWAYS AS IDENTITY)
+INSERT INTO ident (a) SELECT 'a' || i FROM generate_series(1, 30) AS i
+CREATE TABLE public.p (id integer, at date, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at)
+CREATE TABLE public.p_1 PARTITION OF p FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')
+CREATE TABLE public.p_2 (v text, at date NOT NULL, id integer NOT NULL)
+ALTER TABLE p ATTACH PARTITION p_2 FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')
+INSERT INTO p SELECT i, '2025-10-01'::date + i * 3, 'v' || i FROM generate_series(1, 60) AS i
+CREATE TABLE public.keyless (a integer)
+CREATE VIEW public.seen AS SELECT * FROM t
+""".strip().split("\n")
+
+PLACE = Place("run", "0001_data", "up", 1)
+BY_ID = Batches("public", "t", "t", "", ("id",), ("integer",), rows=30)
+
+
+@pytest.fixture(scope="session")
+def home(server: Server) -> Server:
+    """A server with a database for the tables of ``BASE``."""
+    server.run("postgres", "CREATE DATABASE keeping")
+    return server
+
+
+@pytest.fixture
+def conn(home: Server) -> Iterator[Conn]:
+    """A connection to the tables as new."""
+    with home.connect("keeping") as conn:
+        conn.execute("DROP SCHEMA IF EXISTS public, app, pgrunbook CASCADE; CREATE SCHEMA public")
+        conn.execute(";\n".join(BASE))
+        with suppress(psycopg.errors.FeatureNotSupported):  # a server may be built without libxml
+            conn.execute("""UPDATE app."T x" SET x = '<a>1</a>'""")
+        yield conn
+
+
+def do(conn: Conn, statement: str, step: int = 1) -> int:
+    """Execute a statement so that it keeps what it changes; return the number of rows."""
+    with conn.transaction():
+        return conn.execute(keeping_statement(conn, statement, replace(PLACE, step=step))).rowcount
+
+
+def loop(conn: Conn, statement: str, **options: Any) -> int:
+    """Execute a statement in batches, keeping."""
+    batches = keeping(conn, replace(BY_ID, statement=statement, **options), PLACE)
+    return run_batches(conn, batches, resume_from="loop").rows
+
+
+def state(conn: Conn, *tables: str) -> list[list[str]]:
+    """Return the rows of tables, as text."""
+    return [sorted(row[0] for row in conn.execute(f"SELECT row_::text FROM {name} AS row_")) for name in tables]
+
+
+def back(conn: Conn, **options: Any) -> tuple[int, int]:
+    """Give everything back; return how many rows were, and how many were left."""
+    given = give_back_migration(conn, PLACE.migration, PLACE.direction, **options)
+    return given.rows, given.left.rows
+
+
+def value(conn: Conn, query: str) -> Any:
+    row = conn.execute(query).fetchone()
+    assert row is not None
+    return row[0]
+
+
+EVERYTHING = ("t", 'app."T x"', "ident", "p")
+
+
+@pytest.mark.parametrize(
+    ("statement", "rows"),
+    [
+        ("UPDATE t SET c = c + 1, b = NULL WHERE id % 2 = 0", 100),
+        ("UPDATE t AS old SET (a, b) = (SELECT 1, 'x') FROM p WHERE p.id = old.id", 60),
+        ("WITH few AS (SELECT 3 AS n) UPDATE t SET c = n FROM few WHERE id < n", 2),
+        ("UPDATE t SET id = id + 1000, c = 0", 200),
+        ('UPDATE app."T x" SET m = \'ok\', moods = \'{ok}\', pair = NULL, n = n * 2, f = 0, j = NULL, js = \'1\', p = NULL, x = NULL, t = now(), ts = NULL, ch = NULL, bits = NULL, iv = NULL, by = NULL, nul = \'x\', "select" = NULL', 40),
+        ('UPDATE app."T x" AS "Odd A" SET moods[1] = \'sad\' WHERE "Odd A".k2 > 5', 35),
+        ('DELETE FROM app."T x" WHERE k2 > 3', 37),
+        ("DELETE FROM t USING p WHERE p.id = t.id AND t.id > 40", 20),
+        ("DELETE FROM ident WHERE id > 5", 25),
+        ("UPDATE ident SET a = a || '.'", 30),
+        ("INSERT INTO t SELECT i, i FROM generate_series(150, 260) AS i ON CONFLICT DO NOTHING", 60),
+        ("INSERT INTO ident (a) VALUES ('new'), ('newer')", 2),
+        ("INSERT INTO p VALUES (1, '2026-12-12', 'n')", 1),
+        ("DELETE FROM p WHERE id % 3 = 0", 20),
+        ("UPDATE p SET v = upper(v)", 60),
+        ("UPDATE p SET at = at + 100 WHERE at < '2025-12-31'", 30),
+        ("UPDATE public.p_2 SET v = 'in' WHERE id > 50", 10),
+    ],
+)  # fmt: skip
+def test_what_a_statement_changes_is_given_back_exactly(conn: Conn, statement: str, rows: int) -> None:
+    """The number of rows is that of the statement as written, the end too; given back, all is as it was."""
+    before = state(conn, *EVERYTHING)
+    with conn.transaction(force_rollback=True):
+        assert conn.execute(statement).rowcount == rows
+        wanted = state(conn, *EVERYTHING)
+    assert do(conn, statement) == rows
+    if "now()" not in statement and "INTO ident" not in statement:
+        assert state(conn, *EVERYTHING) == wanted
+    assert back(conn) == (rows, 0)
+    assert state(conn, *EVERYTHING) == before
+
+
+def test_settings_of_the_session_do_not_make_a_row_look_changed(conn: Conn) -> None:
+    """Values are compared by their binary form; a session with other settings sees no conflict."""
+    before = state(conn, 'app."T x"')
+    do(
+        conn,
+        "UPDATE app.\"T x\" SET f = f / 7, t = t + '1 s', ts = ts || now(), iv = iv * 2, by = by || by, pair = ROW(k2, now())",
+    )
+    conn.execute("SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard'")
+    conn.execute("SET extra_float_digits = 0; SET bytea_output = 'escape'")
+    assert back(conn) == (40, 0)
+    conn.execute("RESET ALL")
+    assert state(conn, 'app."T x"') == before
+
+
+def test_value_that_differs_in_form_only_counts_as_changed(conn: Conn) -> None:
+    """1.50 and 1.500 are equal to =, and an application can tell them apart."""
+    do(conn, 'UPDATE app."T x" SET n = 1.50 WHERE k2 = 1')
+    conn.execute('UPDATE app."T x" SET n = 1.500 WHERE k2 = 1')
+    assert conflicts(conn, kept_list(conn)[0]).rows == 1
+
+
+def test_loop_keeps_batch_by_batch(conn: Conn) -> None:
+    """Each batch's rows are kept by its own transaction, and progress counts the rows that were changed."""
+    before = state(conn, "t")
+    assert loop(conn, "UPDATE t SET c = c + 1000 WHERE pgrunbook_range AND t.id <> 50") == 199
+    kept = kept_list(conn)[0]
+    assert value(conn, f"SELECT count(DISTINCT xmin::text) FROM pgrunbook.{kept.kept_as}") == 7
+    assert (kept.kind, kept.columns, kept.key, kept.state) == ("update", ("c",), ("id",), "kept")
+    told: list[int] = []
+    given = give_back(conn, kept, rows=1, on_batch=told.append)
+    assert (given.rows, given.left.rows) == (199, 0)
+    assert told[-1] == 199
+    assert state(conn, "t") == before
+
+
+def test_loop_that_deletes_keeps_too(conn: Conn) -> None:
+    """Also with a key that is composite, and of a type of the application."""
+    before = state(conn, 'app."T x"')
+    options = {"schema": "app", "table": "T x", "alias": "T x", "key": ("K 1", "k2"), "key_types": ("text", "app.positive"), "rows": 7}  # fmt: skip
+    assert loop(conn, 'DELETE FROM app."T x" WHERE pgrunbook_range AND k2 > 10', **options) == 30
+    assert back(conn) == (30, 0)
+    assert state(conn, 'app."T x"') == before
+
+
+def test_cut_off_loop_has_kept_what_it_has_changed_and_goes_on(conn: Conn, home: Server) -> None:
+    """After a crash in a batch the same call goes on with the same side table, and no row is kept twice."""
+    before = state(conn, "t")
+    with home.connect("keeping") as other:
+        other.execute("BEGIN; UPDATE t SET b = b WHERE id = 100")
+        batches = keeping(conn, replace(BY_ID, statement="UPDATE t SET c = c + 1000 WHERE pgrunbook_range"), PLACE)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            run_batches(conn, batches, resume_from="loop", lock_timeout_ms=50)
+        other.rollback()
+    assert value(conn, f"SELECT count(*) FROM pgrunbook.{kept_list(conn)[0].kept_as}") == 90
+    assert loop(conn, "UPDATE t SET c = c + 1000 WHERE pgrunbook_range") == 200
+    assert len(kept_list(conn)) == 1
+    assert back(conn) == (200, 0)
+    assert state(conn, "t") == before
+
+
+def test_cut_off_giving_back_goes_on(conn: Conn) -> None:
+    """What was given back is not touched again, nor is what somebody writes to it afterwards; the rest follows."""
+    before = state(conn, "t")
+    loop(conn, "UPDATE t SET b = repeat(b, 300) WHERE pgrunbook_range")
+    kept = kept_list(conn)[0]
+
+    def fail(rows: int) -> None:
+        raise KeyboardInterrupt(str(rows))
+
+    with pytest.raises(KeyboardInterrupt):
+        give_back(conn, kept, rows=1, on_batch=fail)
+    (kept,) = kept_list(conn)
+    assert kept.state == "giving back"
+    assert 0 < kept.rows_given_back < 200
+    conn.execute("UPDATE t SET b = 'mine' WHERE id = 200")
+    assert back(conn) == (200, 0)
+    assert value(conn, "SELECT b FROM t WHERE id = 200") == "mine"
+    conn.execute("UPDATE t SET b = 'b200' WHERE id = 200")
+    assert state(conn, "t") == before
+    assert give_back(conn, kept).rows == 200
+
+
+def test_later_change_of_another_column_is_no_conflict_and_stays(conn: Conn) -> None:
+    """Only the columns that the UPDATE assigned are compared, and given back."""
+    do(conn, "UPDATE t SET c = c + 1")
+    conn.execute("UPDATE t SET a = -1 WHERE id < 10")
+    assert back(conn) == (200, 0)
+    assert value(conn, "SELECT count(*) FROM t WHERE c = id % 5") == 200
+    assert value(conn, "SELECT count(*) FROM t WHERE a = -1") == 9
+
+
+def test_conflicts_are_told_with_all_values_before_anything_is_changed(conn: Conn) -> None:
+    """stop is the default; the error names the rows and what was, what was written, and what is now."""
+    do(conn, "UPDATE t SET c = c + 1, b = 'new'")
+    conn.execute(
+        "UPDATE t SET b = 'mine' WHERE id = 7; DELETE FROM t WHERE id = 8; UPDATE t SET b = 'b9', c = 4 WHERE id = 9"
+    )
+    now = state(conn, "t")
+    with pytest.raises(Refused) as error:
+        back(conn)
+    assert str(error.value) == (
+        "2 rows that 0001_data changed were changed by somebody since\n"
+        "Detail: \n"
+        "  \"public\".\"t\" (id 7) changed: before b 'b7', c '2'; wrote b 'new', c '3'; now b 'mine', c '3'\n"
+        "  \"public\".\"t\" (id 8) deleted: before b 'b8', c '3'; wrote b 'new', c '4'; now no row\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: Decide: on_conflict = keep leaves these rows as they are, restore overwrites them."
+    )
+    assert state(conn, "t") == now
+
+
+def test_keep_leaves_and_restore_overwrites(conn: Conn) -> None:
+    """A row that somebody has deleted stays deleted in both: only its kept columns are known."""
+    for decision, shown, left in (("keep", "mine", 2), ("restore", "b7", 1)):
+        conn.execute("DROP SCHEMA IF EXISTS pgrunbook CASCADE; UPDATE t SET b = 'b' || id")
+        do(conn, "UPDATE t SET b = 'new'")
+        conn.execute("UPDATE t SET b = 'mine' WHERE id = 7; DELETE FROM t WHERE id = 8")
+        assert back(conn, on_conflict=decision)[1] == left
+        assert value(conn, "SELECT b FROM t WHERE id = 7") == shown
+        conn.execute("INSERT INTO t VALUES (8, 8, 'b8', 3)")
+
+
+def test_many_conflicts_are_counted_and_a_few_are_shown(conn: Conn) -> None:
+    """The list is bounded, the number is not."""
+    do(conn, "UPDATE t SET c = c + 1")
+    conn.execute("UPDATE t SET c = -1")
+    found = conflicts(conn, kept_list(conn)[0], samples=3)
+    assert (found.rows, len(found.samples)) == (200, 3)
+
+
+def test_deleted_row_that_was_made_again_is_a_conflict(conn: Conn) -> None:
+    """Unless it is the same; and one whose unique value is taken is left out, and told."""
+    do(conn, "DELETE FROM ident WHERE id <= 4")
+    conn.execute("INSERT INTO ident OVERRIDING SYSTEM VALUE VALUES (1, 'a1', 1), (2, 'mine', 2), (100, 'a3', 100)")
+    (found,) = conflicts(conn, kept_list(conn)[0]).samples
+    assert (found.way, found.key, found.before, found.wrote) == (
+        "made again", {"id": "2"}, {"a": "a2", "num": "2"}, None,
+    )  # fmt: skip
+    given = give_back(conn, kept_list(conn)[0], on_conflict="keep")
+    assert given.rows == 1
+    assert sorted((one.way, one.key["id"]) for one in given.left.samples) == [("displaced", "3"), ("made again", "2")]
+    assert value(conn, "SELECT array_agg(a ORDER BY id) FROM ident WHERE id < 5") == ["a1", "mine", "a4"]
+
+
+def test_restore_overwrites_a_row_that_was_made_again(conn: Conn) -> None:
+    """All its columns are as they were."""
+    before = state(conn, "t")
+    do(conn, "DELETE FROM t WHERE id <= 4")
+    conn.execute("INSERT INTO t VALUES (2, -2, 'mine', NULL)")
+    assert back(conn, on_conflict="restore") == (4, 0)
+    assert state(conn, "t") == before
+
+
+def test_new_row_that_others_refer_to_is_not_taken_away(conn: Conn) -> None:
+    """Neither with "restore": rows that somebody has made would go with it."""
+    conn.execute("CREATE TABLE child (id integer PRIMARY KEY, t integer REFERENCES t ON DELETE CASCADE)")
+    do(conn, "INSERT INTO t VALUES (1001), (1002), (1003)")
+    conn.execute("INSERT INTO child VALUES (1, 1001); UPDATE t SET b = 'mine' WHERE id = 1002")
+    ways = {one.key["id"]: one.way for one in conflicts(conn, kept_list(conn)[0]).samples}
+    assert ways == {"1001": "referred to", "1002": "changed"}
+    assert back(conn, on_conflict="restore") == (2, 1)
+    assert value(conn, "SELECT array_agg(id) FROM t WHERE id > 1000") == [1001]
+    assert value(conn, "SELECT count(*) FROM child") == 1
+
+
+def test_trigger_that_adds_to_an_update_makes_all_columns_kept(conn: Conn) -> None:
+    """What a BEFORE trigger writes to other columns is kept too; it fires again when rows are given back."""
+    conn.execute(
+        "CREATE FUNCTION twist() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.c <> OLD.c THEN NEW.b := NEW.c; END IF; RETURN NEW; END'"
+    )
+    conn.execute("CREATE TRIGGER twist BEFORE UPDATE OF c ON t FOR EACH ROW EXECUTE FUNCTION twist()")
+    do(conn, "UPDATE t SET c = c + 1")
+    assert kept_list(conn)[0].columns == ("id", "a", "b", "c")
+    conn.execute("DROP TRIGGER twist ON t")
+    assert back(conn) == (200, 0)
+    assert value(conn, "SELECT count(*) FROM t WHERE b = 'b' || id") == 200
+
+
+def test_row_that_is_changed_while_it_is_read_is_kept_in_its_newest_version(conn: Conn, home: Server) -> None:
+    """Somebody's transaction that ends while the UPDATE waits: its value is what is kept, and what is updated."""
+    with home.connect("keeping") as other:
+        other.execute("BEGIN; UPDATE t SET c = 77 WHERE id = 5")
+        thread = threading.Thread(target=lambda: do(conn, "UPDATE t SET c = c + 1 WHERE id < 10"))
+        thread.start()
+        with home.connect("keeping") as watching:
+            for _ in range(1000):
+                if value(watching, "SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                    break
+                threading.Event().wait(0.01)
+        other.commit()
+        thread.join(timeout=30)
+    assert value(conn, "SELECT c FROM t WHERE id = 5") == 78
+    assert back(conn) == (9, 0)
+    assert value(conn, "SELECT c FROM t WHERE id = 5") == 77
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("TRUNCATE t", "TRUNCATE tells no rows apart, and locks the table while they are copied; write DELETE"),
+        ("UPDATE keyless SET a = 1", '"public"."keyless" has no key by which to tell its rows apart'),
+        ("DELETE FROM keyless", '"public"."keyless" has no key by which to tell its rows apart'),
+        ("UPDATE seen SET a = 1", '"public"."seen" is not a table'),
+        ("UPDATE nowhere SET a = 1", 'there is no table "nowhere"'),
+        ("DELETE FROM t RETURNING id", "its RETURNING gives rows to whom it is not known"),
+        ("WITH gone AS (DELETE FROM p RETURNING id) UPDATE t SET a = 0 FROM gone", 'its WITH "gone" changes rows too'),
+        ("INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET a = 0", "ON CONFLICT DO UPDATE makes some rows and changes others"),
+        ("UPDATE ident SET num = DEFAULT", 'column "num" is an identity, which can only be set to a new value'),
+        ("MERGE INTO t USING p ON t.id = p.id WHEN MATCHED THEN DELETE", "it is no UPDATE, DELETE or INSERT of which could be told what it changes"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_kept_is_told(conn: Conn, statement: str, reason: str) -> None:
+    """Nothing is executed, and nothing is made."""
+    assert cannot_because(conn, statement) == reason
+    with pytest.raises(Refused) as error:
+        keeping_statement(conn, statement, PLACE)
+    assert str(error.value) == (
+        "the rows that a statement changes cannot be kept\n"
+        f"Detail: This one cannot be kept, because {reason}: {statement}\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: Write it so that it can be kept, or run it without; there is then no way back that keeps other data."
+    )
+    assert kept_list(conn) == []
+
+
+def test_steps_are_given_back_in_turn(conn: Conn) -> None:
+    """Each step restores what it found; the first cannot be given back before the second that built on it."""
+    before = state(conn, "t")
+    do(conn, "UPDATE t SET c = c + 1", 1)
+    do(conn, "UPDATE t SET c = c * 2, id = id + 1000 WHERE c > 2", 2)
+    do(conn, "DELETE FROM t WHERE c > 3", 3)
+    do(conn, "INSERT INTO t SELECT 1, 1 WHERE false UNION ALL SELECT 5000, 1", 4)
+    do(conn, "UPDATE t SET b = 'x' WHERE id = 5000", 5)
+    first = of_migration(conn, "0001_data", "up")[-1]
+    with pytest.raises(Refused) as error:
+        give_back(conn, first)
+    assert str(error.value).startswith("cannot give back step 1 of 0001_data before what came after it\nDetail: Step ")
+    assert back(conn)[1] == 0
+    assert state(conn, "t") == before
+    assert of_migration(conn, "0001_data", "up") == []
+
+
+def test_size_is_estimated_from_statistics(conn: Conn) -> None:
+    """Within a third of the truth on a table that was analyzed; nothing is executed."""
+    conn.execute("INSERT INTO t SELECT i, i, 'text ' || i, 1 FROM generate_series(201, 20000) AS i; ANALYZE t")
+    before = state(conn, "t")
+    assert size_estimate(conn, "DELETE FROM t WHERE pgrunbook_range").rows_estimate == 20_000
+    statement = "UPDATE t SET b = b || '!', c = 2 WHERE id > 10000"
+    told = size_estimate(conn, statement)
+    assert state(conn, "t") == before
+    do(conn, statement)
+    assert told.rows_estimate == pytest.approx(10_000, rel=0.1)
+    assert told.bytes_estimate == pytest.approx(kept_list(conn)[0].bytes, rel=0.34)
+
+
+def test_what_is_kept_is_listed_and_purged(conn: Conn) -> None:
+    """By number, by age, or when its time is over; what was purged is told when somebody wants it back."""
+    do(conn, "UPDATE t SET c = 1", 1)
+    with conn.transaction():
+        text = keeping_statement(
+            conn,
+            "UPDATE t SET c = 2",
+            replace(PLACE, step=2),
+            keep_until=value(conn, "SELECT now() - interval '1 hour'"),
+        )
+        conn.execute(text)
+    second, first = kept_list(conn)
+    assert (first.keep_until, second.step, second.bytes > 0) == (None, 2, True)
+    assert purge(conn) == [second.kept_as]
+    assert purge(conn, older_than=value(conn, "SELECT interval '1 day'")) == []
+    assert let_go(conn, "0001_data", "up") == 1
+    assert [kept.state for kept in kept_list(conn)] == ["let go"]
+    assert purge(conn, [first.id]) == [first.kept_as]
+    assert kept_list(conn) == []
+    assert value(conn, "SELECT count(*) FROM pg_class WHERE relname ~ '^kept_' AND relkind = 'r'") == 0
+    with pytest.raises(Refused, match="cannot give back what was kept"):
+        give_back(conn, first)
+
+
+def test_nothing_of_the_application_is_held_by_what_is_kept(conn: Conn) -> None:
+    """Types, columns and tables can be dropped while rows of them are kept; giving back then says what is missing."""
+    do(conn, 'UPDATE app."T x" SET m = NULL, pair = NULL, moods = NULL')
+    conn.execute('ALTER TABLE app."T x" DROP COLUMN pair; DROP TYPE app.pair')
+    with pytest.raises(Broken) as error:
+        back(conn)
+    assert error.value.detail == "The table has no column pair any more."
+    conn.execute("DROP SCHEMA app CASCADE")
+    with pytest.raises(Broken) as error:
+        back(conn)
+    assert error.value.detail == "It is not there."
+
+
+def test_rows_that_row_level_security_hides_are_not_taken_for_deleted(conn: Conn) -> None:
+    """The owner keeps and gives back; a session from which a policy hides rows is refused."""
+    conn.execute("ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON t USING (id < 10)")
+    conn.execute("GRANT ALL ON t TO runbook_reader")
+    do(conn, "UPDATE t SET c = 1")
+    conn.execute(
+        "GRANT USAGE ON SCHEMA pgrunbook, public TO runbook_reader; GRANT ALL ON ALL TABLES IN SCHEMA pgrunbook TO runbook_reader; SET ROLE runbook_reader"
+    )
+    with pytest.raises(Refused, match="cannot compare the rows"):
+        back(conn)
+    conn.execute("RESET ROLE")
+    assert back(conn) == (200, 0)
