@@ -1,0 +1,104 @@
+"""What a way back is made of: its steps, what has to be kept for it, and what it cannot give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pgrunbook.changes.safe_forms.step import SafeStep
+from pgrunbook.changes.statements import Policy, Statement
+
+# What a step says after which the kept values of a column are filled back.
+FILLED_AFTER = "The kept values are filled back after this step:"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What has to be kept before a statement is executed; names are quoted and qualified as SQL needs them.
+
+    "table": the table as a whole, which comes back under its name before the first step. "column": the values
+    of a column, filled back after the step that says so. "rows": the rows that the statement changes.
+    ``key`` names the columns that tell rows apart, unquoted; () where nothing does. ``type`` is that of the column:
+    its values are kept as text, for the type may go as well.
+    """
+
+    kind: Literal["column", "table", "rows"]
+    table: str
+    column: str = ""
+    key: tuple[str, ...] = ()
+    type: str = ""
+
+
+@dataclass(frozen=True)
+class Undo:
+    """The way back of one statement, to be gone from the state right behind it.
+
+    ``steps`` are plain statements, in order; a statement with no steps, no ``because`` and no rows leaves
+    nothing to take back. ``because`` is the sentence that says why there is no way, "" where there is one.
+    ``differs`` lists what differs by nature afterwards. ``lossy`` says which values may not survive the
+    way there and back, "" where all do: rollback looks at them first.
+    """
+
+    statement: Statement
+    steps: tuple[SafeStep, ...]
+    because: str = ""
+    differs: tuple[str, ...] = ()
+    keeps: tuple[Keep, ...] = ()
+    of_rows: bool = False
+    lossy: str = ""
+
+    def filled_after(self, step: SafeStep) -> tuple[Keep, ...]:
+        """Return the kept columns whose values are filled back right after a step."""
+        _, _, told = step.says.partition(FILLED_AFTER)
+        return tuple(keep for keep in self.keeps if keep.kind == "column" and told == f" {_place(keep)}.")
+
+
+class NoWayBackError(Exception):
+    """A statement cannot be undone; the text is the sentence that says why."""
+
+
+@dataclass
+class Way:
+    """A way back that is being written."""
+
+    steps: list[SafeStep] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)
+    keeps: list[Keep] = field(default_factory=list)
+    lossy: list[str] = field(default_factory=list)
+    of_rows: bool = False
+
+    def add(self, sql: str, says: str = "") -> None:
+        """Add a statement that can be in a transaction."""
+        if all(step.sql != sql or step.policy is Policy.ALONE for step in self.steps[-1:]):
+            self.steps.append(SafeStep(sql, says or "Back as it was.", own_transaction=False, quick=False))
+
+    def alone(self, sql: str, says: str, done: str | None = None) -> None:
+        """Add a statement that cannot be in a transaction."""
+        self.steps.append(SafeStep(sql, says, Policy.ALONE, own_transaction=True, quick=False, done=done))
+
+    def filled(self, sql: str, says: str, keep: Keep) -> None:
+        """Add a statement after which kept values are filled back."""
+        self.add(sql, f"{says} {FILLED_AFTER} {_place(keep)}.")
+        self.keeps.append(keep)
+
+    def follow(self, other: Way) -> None:
+        """Go another way after this one."""
+        for name in ("steps", "differs", "keeps", "lossy"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            mine.extend(part for part in theirs if name == "steps" or part not in mine)
+        self.of_rows = self.of_rows or other.of_rows
+
+    def undo(self, statement: Statement) -> Undo:
+        """Return what was written, for a statement."""
+        return Undo(
+            statement,
+            tuple(self.steps),
+            differs=tuple(dict.fromkeys(self.differs)),
+            keeps=tuple(dict.fromkeys(self.keeps)),
+            of_rows=self.of_rows,
+            lossy="; ".join(dict.fromkeys(self.lossy)),
+        )
+
+
+def _place(keep: Keep) -> str:
+    return f"{keep.table}.{keep.column}"

@@ -1,0 +1,269 @@
+"""What a way back asks the catalog: the objects behind names, and what the server says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from pglast import ast
+from psycopg.rows import dict_row
+
+from pgrunbook.changes.syntax import quoted, text
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import load, steady
+
+Address = tuple[int, int, int]
+
+_PATH = b"SELECT pg_catalog.set_config('search_path', %s, true)"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation that is there, with what ALTER can say of it as a whole; texts are as SQL needs them."""
+
+    oid: int
+    schema: str
+    name: str
+    sql: str
+    kind: str
+    persistence: str
+    owner: str
+    options: list[str]
+    toast_options: list[str]
+    tablespace: str
+    access_method: str | None
+    replica_identity: str
+    clustered: str | None
+    row_security: bool
+    forced: bool
+    is_partition: bool
+    bound: str | None
+    of_type: str | None
+    has_children: bool
+    parents: list[str]
+    foreign_options: list[str]
+    index_of: int | None
+    is_populated: bool
+
+    @property
+    def word(self) -> str:
+        """What ALTER and DROP call it."""
+        words = {"v": "VIEW", "m": "MATERIALIZED VIEW", "S": "SEQUENCE", "f": "FOREIGN TABLE", "c": "TYPE"}
+        return "INDEX" if self.kind in "iI" else words.get(self.kind, "TABLE")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; ``sql`` is its name as SQL needs it, ``table`` that of its relation."""
+
+    relation: int
+    table: str
+    kind: str
+    number: int
+    name: str
+    sql: str
+    type: str
+    type_oid: int
+    collation: str | None
+    not_null: bool
+    expression: str | None
+    generated: str
+    identity: str | None
+    storage: str
+    storage_is_default: bool
+    compression: str
+    statistics: int
+    options: list[str]
+    foreign_options: list[str]
+    inherited: bool
+    local: bool
+    last: bool
+    sequence: int | None
+
+    @property
+    def default(self) -> str | None:
+        """Its default, None where it has none or is generated."""
+        return None if self.generated else self.expression
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Any object, as the server calls it; ``quoted`` are the parts of its name."""
+
+    catalog: str
+    address: Address
+    type: str
+    identity: str
+    names: list[str]
+    quoted: list[str]
+    args: list[str]
+    owner: str
+
+    @property
+    def word(self) -> str:
+        """The word for it in DROP, COMMENT ON and ALTER."""
+        words = {
+            "foreign-data wrapper": "FOREIGN DATA WRAPPER", "statistics object": "STATISTICS",
+            "table constraint": "CONSTRAINT", "domain constraint": "CONSTRAINT", "composite type": "TYPE",
+        }  # fmt: skip
+        return "COLUMN" if self.type.endswith(" column") else words.get(self.type, self.type.upper())
+
+    @property
+    def sql(self) -> str:
+        """Its name in DROP, COMMENT ON and ALTER."""
+        if self.type == "domain constraint":
+            return self.identity.replace(" on ", " ON DOMAIN ", 1)
+        if self.type == "aggregate":
+            return self.identity.replace("()", "(*)")
+        return self.identity
+
+    def renamed(self, new: str) -> str:
+        """Return the name in which its own last part is another."""
+        if " on " in self.sql.lower() and self.sql.startswith(self.quoted[-1]):
+            return quoted(new) + self.sql[len(self.quoted[-1]) :]
+        return self._with([*self.quoted[:-1], quoted(new)])
+
+    def moved(self, schema: str) -> str:
+        """Return the name in another schema."""
+        return self._with([*self.quoted[:-2], quoted(schema), self.quoted[-1]])
+
+    def _with(self, parts: list[str]) -> str:
+        for skipped in (0, 1):  # the first part of an operator class's name is its access method
+            before = ".".join(self.quoted[skipped:])
+            if self.sql.startswith(before):
+                return ".".join(parts[skipped:]) + self.sql[len(before) :]
+        return ".".join(parts)
+
+
+class Reader:
+    """The catalog of a connection while one statement is looked at: a search path for names, none for answers."""
+
+    def __init__(self, cursor: psycopg.Cursor[dict[str, Any]], session: dict[str, Any]) -> None:
+        self._cursor = cursor
+        self.path: list[str] = session["path"]
+        self.home: str = session["home"] or "public"
+        self.me: str = session["me"]
+        self._search_path: str = session["search_path"]
+        self.has_default_acls: bool = session["has_default_acls"]
+        self._relations: dict[int, Relation] = {}
+
+    @property
+    def version(self) -> int:
+        """The server's major version."""
+        return self._cursor.connection.info.server_version // 10_000
+
+    def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
+        """Return the rows of a named query."""
+        return self._cursor.execute(load("undo")[query].encode(), parameters).fetchall()
+
+    def row(self, query: str, **parameters: object) -> dict[str, Any] | None:
+        """Return the first row of a named query, None where there is none."""
+        found = self.rows(query, **parameters)
+        return found[0] if found else None
+
+    def relation(self, node: ast.RangeVar) -> Relation | None:
+        """Return the relation that a name means."""
+        return self.named(node.schemaname, node.relname)
+
+    def named(self, schema: str | None, name: str) -> Relation | None:
+        """Return the relation of a name, found by the session's search path where it has no schema."""
+        row = self.row("relation", oid=None, name=name, path=[schema] if schema else self.path)
+        return self._relations.setdefault(row["oid"], Relation(**row)) if row else None
+
+    def relation_at(self, oid: int) -> Relation:
+        """Return the relation with an OID."""
+        if oid not in self._relations:
+            self._relations[oid] = Relation(**self.rows("relation", oid=oid, name=None, path=[])[0])
+        return self._relations[oid]
+
+    def relation_named(self, told: str) -> int:
+        """Return the OID of a relation whose name is told as text, 0 where there is none."""
+        with self._session_path():
+            row = self.row("regclass", name=told)
+        return int(row["oid"]) if row else 0
+
+    def family(self, table: Relation, *, only: bool = False) -> list[int]:
+        """Return a table and all below it, parents first."""
+        if only or not table.has_children:
+            return [table.oid]
+        return [row["oid"] for row in self.rows("family", oid=table.oid)]
+
+    def columns(self, oids: Iterable[int]) -> list[Column]:
+        """Return the columns of relations, in the order of these and their own."""
+        return [Column(**row) for row in self.rows("columns", oids=list(oids))]
+
+    def things(self, addresses: Sequence[Address]) -> list[Thing]:
+        """Return what the server calls these objects, in the same order."""
+        if not addresses:
+            return []
+        classes, objects, parts = (list(part) for part in zip(*addresses, strict=True))
+        found = []
+        for row in self.rows("things", classes=classes, objects=objects, parts=parts):
+            address = (row.pop("class"), row.pop("oid"), row.pop("part"))
+            found.append(Thing(address=address, **row))
+        return found
+
+    def thing(self, address: Address | None) -> Thing | None:
+        """Return what the server calls an object."""
+        return self.things([address])[0] if address else None
+
+    def address(self, kind: str, names: Sequence[str], args: Sequence[str] = ()) -> Address | None:
+        """Return the object that a name means in this session, None where there is none."""
+        try:
+            with self._session_path(), self._cursor.connection.transaction():
+                row = self.row("address", kind=kind, names=list(names), args=list(args))
+        except psycopg.errors.ProgrammingError:
+            return None
+        return (row["class"], row["oid"], row["part"]) if row and row["oid"] else None
+
+    def routine(self, names: Sequence[str], args: str | None) -> Address | None:
+        """Return the function, procedure or aggregate of a signature; without one, the only one of that name."""
+        with self._session_path():
+            row = self.row("routine", name=".".join(quoted(name) for name in names), args=args)
+        return (CLASSES["pg_proc"], row["oid"], 0) if row and row["oid"] else None
+
+    def type(self, node: Any) -> int | None:
+        """Return the type that a statement names, None where there is none."""
+        with self._session_path():
+            row = self.row("type", name=node if isinstance(node, str) else text(node))
+        return int(row["oid"]) if row and row["oid"] else None
+
+    def describe(self, query: str) -> list[str] | None:
+        """Return the names of a query's columns, None where it cannot be read."""
+        try:
+            with self._session_path(), self._cursor.connection.transaction():
+                self._cursor.execute(f"SELECT * FROM ({query}) AS pgrunbook LIMIT 0".encode())  # noqa: S608
+                return [column.name for column in self._cursor.description or ()]
+        except psycopg.errors.Error:
+            return None
+
+    @contextmanager
+    def _session_path(self) -> Iterator[None]:
+        self._cursor.execute(_PATH, [self._search_path])
+        try:
+            yield
+        finally:
+            self._cursor.execute(_PATH, [""])
+
+
+# The OIDs of these catalogs are part of the server's source and never change.
+CLASSES = {
+    "pg_class": 1259, "pg_proc": 1255, "pg_type": 1247, "pg_namespace": 2615, "pg_constraint": 2606,
+    "pg_trigger": 2620, "pg_rewrite": 2618, "pg_policy": 3256, "pg_attrdef": 2604, "pg_statistic_ext": 3381,
+    "pg_publication": 6104, "pg_publication_rel": 6106, "pg_extension": 3079, "pg_language": 2612,
+    "pg_foreign_data_wrapper": 2328, "pg_foreign_server": 1417, "pg_database": 1262, "pg_tablespace": 1213,
+    "pg_authid": 1260, "pg_cast": 2605, "pg_user_mapping": 1418, "pg_event_trigger": 3466,
+}  # fmt: skip
+
+
+@contextmanager
+def reading(conn: Connection) -> Iterator[Reader]:
+    """Give a reader of the connection's database; what goes wrong inside leaves the caller's transaction alive."""
+    with conn.transaction():
+        cursor = psycopg.Cursor(conn, row_factory=dict_row)
+        session = cursor.execute(load("undo")["session"].encode()).fetchone()
+        with steady(conn):
+            yield Reader(cursor, session or {})
