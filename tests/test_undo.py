@@ -442,11 +442,23 @@ def test_truncate_that_restarts_sequences_sets_them_back(rare: Stage) -> None:
 LOSSY = {
     "ALTER TABLE rare.people ALTER COLUMN num TYPE bigint": (False, "bigint values may be no integer"),
     "ALTER TABLE rare.things ALTER COLUMN note TYPE varchar": (False, ""),
-    "ALTER TABLE rare.things ALTER COLUMN note TYPE varchar(5)": (True, "text values may not survive as character varying(5)"),
-    "ALTER TABLE rare.things ALTER COLUMN note TYPE text USING upper(note)": (True, "text values may not survive as text"),
+    "ALTER TABLE rare.things ALTER COLUMN note TYPE varchar(5)": (
+        True,
+        "text values may not survive as character varying(5)",
+    ),
+    "ALTER TABLE rare.things ALTER COLUMN note TYPE text USING upper(note)": (
+        True,
+        "text values may not survive as text",
+    ),
     "ALTER TABLE rare.things ALTER COLUMN size TYPE text": (False, "text values may be no rare.size"),
-    "ALTER TABLE rare.friends ALTER COLUMN since TYPE timestamp": (False, "timestamp without time zone values may be no date"),
-    "ALTER TABLE rare.friends ALTER COLUMN since TYPE timestamptz": (True, "date values may not survive as timestamp with"),
+    "ALTER TABLE rare.friends ALTER COLUMN since TYPE timestamp": (
+        False,
+        "timestamp without time zone values may be no date",
+    ),
+    "ALTER TABLE rare.friends ALTER COLUMN since TYPE timestamptz": (
+        True,
+        "date values may not survive as timestamp with",
+    ),
 }
 
 
@@ -499,7 +511,11 @@ def test_names_are_found_by_the_search_path_and_told_in_full(rare: Stage) -> Non
 def test_a_name_that_is_not_there_aborts_nothing(rare: Stage) -> None:
     """The transaction that will execute the statement lives on, and nothing is left open outside of one."""
     with rare.conn.transaction(force_rollback=True):
-        for sql in ("DROP CAST (rare.nothing AS text)", "COMMENT ON POLICY nothing ON nothing IS 'x'", "DROP TYPE rare.nothing"):
+        for sql in (
+            "DROP CAST (rare.nothing AS text)",
+            "COMMENT ON POLICY nothing ON nothing IS 'x'",
+            "DROP TYPE rare.nothing",
+        ):
             assert inverse(rare.conn, sql).steps == ()
         assert rare.conn.execute("SELECT 1").fetchone() == (1,)
     inverse(rare.conn, "DROP TABLE rare.people CASCADE")

@@ -139,7 +139,9 @@ def test_random_changes_come_back_or_say_why_not(home: Server, made: list[str], 
             keeper.go_back()
         left = diff(before, schema.snapshot(conn))
         undos = [undo for undo, _ in done]
-        assert [d.line() for d in left if not any(is_told(d, undo) or is_renamed(d, undo, statements) for undo in undos)] == []
+        assert [
+            d.line() for d in left if not any(is_told(d, undo) or is_renamed(d, undo, statements) for undo in undos)
+        ] == []
 
 
 def is_renamed(difference: Difference, undo: Undo, statements: list[str]) -> bool:

@@ -228,7 +228,9 @@ class Keeper:
         for number, keep in enumerate(self.undo.keeps):
             if keep.kind == "column":
                 key = ", ".join(f'"{name}"' for name in keep.key) or "row_number() OVER () AS ctid_"
-                self.conn.execute(f"CREATE TABLE pgrunbook.{self.place}_{number} AS SELECT {key}, {keep.column}::text AS kept FROM {keep.table}")
+                self.conn.execute(
+                    f"CREATE TABLE pgrunbook.{self.place}_{number} AS SELECT {key}, {keep.column}::text AS kept FROM {keep.table}"
+                )
         if tables:
             self._detach(tables)
         elif not sql.startswith("COPY"):
@@ -251,7 +253,9 @@ class Keeper:
         number = self.undo.keeps.index(keep)
         if keep.key:
             on = " AND ".join(f't."{name}" = k."{name}"' for name in keep.key)
-            self.conn.execute(f"UPDATE {keep.table} AS t SET {keep.column} = k.kept::{keep.type} FROM pgrunbook.{self.place}_{number} AS k WHERE {on}")
+            self.conn.execute(
+                f"UPDATE {keep.table} AS t SET {keep.column} = k.kept::{keep.type} FROM pgrunbook.{self.place}_{number} AS k WHERE {on}"
+            )
             return
         numbered = f"SELECT ctid, tableoid, row_number() OVER () AS ctid_ FROM {keep.table}"
         self.conn.execute(
@@ -275,4 +279,16 @@ class Keeper:
                 self.conn.execute(told)
 
 
-__all__ = ["Callable", "Keeper", "Server", "Stage", "Undo", "inverse", "is_told", "rare", "shop", "statement", "there_and_back"]
+__all__ = [
+    "Callable",
+    "Keeper",
+    "Server",
+    "Stage",
+    "Undo",
+    "inverse",
+    "is_told",
+    "rare",
+    "shop",
+    "statement",
+    "there_and_back",
+]
