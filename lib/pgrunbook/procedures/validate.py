@@ -10,6 +10,7 @@ from pgrunbook.changes import plan as plans
 from pgrunbook.changes import rehearsal
 from pgrunbook.changes.plan import Plan
 from pgrunbook.changes.statements import Type
+from pgrunbook.changes.trial import Trial
 from pgrunbook.database import health
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.errors import Broken, WrongInput
@@ -113,7 +114,7 @@ def data_as_promised(here: Here) -> Table:
     plan = _plan(here.facts["promise"]) if here.facts["promise"] else None
     touched = {
         o.rpartition(".")[2] for _, s in (plan.steps() if plan else []) if s.type is Type.DATA for o in s.objects
-    }
+    } | _written_on_the_branch(here)
     rows = []
     for table, (now, exact) in health.row_counts(here.conn, leave_out=here.facts["history_table"]).items():
         then = before.get(table, [None, exact])[0]
@@ -181,7 +182,8 @@ def checklist(here: Here) -> Table:
     one_way = [c.migration for c in plan.changes if c.migration not in proven] if plan else []
     back = f"there and back: {', '.join(proven)}" + (f"; no way back: {', '.join(one_way)}" if one_way else "")
     rehearsed = plan.rehearsed if plan and "proven-equal" in names else ""
-    counts = {t: sum(s.type is t for _, s in plan.steps()) for t in Type} if plan else {}
+    written = [s.type for change in plan.changes for s in change.statements] if plan else []
+    counts = {t: written.count(t) for t in Type}
     impact = ", ".join(f"{n} {t}" for t, n in counts.items() if n)
     evidence = [
         ("schema changes reviewed by team", ""),
@@ -252,6 +254,21 @@ def _measured(here: Here) -> dict[str, Any]:
     promise = here.facts["promise"]
     path = promise.folder / "measured-before.json" if promise else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+
+
+def _written_on_the_branch(here: Here) -> set[str]:
+    """Names of tables of which the rehearsal saw the plan write rows, also those that it only reaches."""
+    promise = here.facts["promise"]
+    path = promise.folder / "rehearsal.json" if promise else None
+    if path is None or not path.is_file():
+        return set()
+    seen = Trial.model_validate_json(path.read_text(encoding="utf-8"))
+    found = set()
+    for statement in seen.statements:
+        wrote = "AccessExclusiveLock" if statement.sql.upper().startswith("TRUNCATE") else "RowExclusiveLock"
+        locks = statement.safe.locks if statement.safe else ()
+        found |= {lock.object.rpartition(".")[2].strip('"') for lock in locks if lock.mode == wrote}
+    return found
 
 
 def _known_before(here: Here) -> set[str]:
