@@ -72,7 +72,7 @@ changes = st.builds(
 
 @pytest.mark.parametrize("partitioned", [False, True])
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     database=None,

@@ -108,7 +108,7 @@ def home(server: Server) -> Server:
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     report_multiple_bugs=False,
     derandomize=True,
