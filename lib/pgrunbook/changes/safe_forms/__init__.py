@@ -79,10 +79,10 @@ class Planner:
         if key(statement) in self._off:
             reason = self._off[key(statement)]
             found = _as_written(statement, f"Its safe form is switched off: {reason}", off=reason)
-        elif self._bound:
-            found = _as_written(statement, "It belongs to one transaction with what the file sets or locks before it.")
         elif self._moved:
             found = _as_written(statement, "The file sets search_path before it: its names may mean others.")
+        elif self._bound:
+            found = _as_written(statement, "It belongs to one transaction with what the file sets or locks before it.")
         elif self._is_fresh(case) and not _is_nameless(node):
             found = _as_written(statement, "Its table is made by this release: nobody else uses it yet.")
         elif inner is not None and is_there(self._facts, inner):
@@ -235,7 +235,10 @@ def _binds(node: Any) -> bool:
 
 
 def _is_harmless(call: Any) -> bool:
-    return call.funcname[-1].sval == "set_config" and any(name in str(call.args[0]) for name in _HARMLESS)
+    if call.funcname[-1].sval != "set_config":
+        return False
+    local = getattr(getattr(call.args[-1], "val", None), "boolval", True)
+    return not local or any(name in str(call.args[0]) for name in _HARMLESS)
 
 
 def _is_nameless(node: object) -> bool:
