@@ -172,7 +172,8 @@ def _check_approval(here: Here, plan: Plan) -> None:
             f"the plan has {len(left)} {'gate' if len(left) == 1 else 'gates'} that nobody has accepted",
             detail=" ".join(f"{gate.key}: {gate.gate.says}. {gate.gate.how}" for gate in left),
             hint="Do it the way that each gate says, in other migrations; or, where this may be: "
-            f"pgrunbook accept {here.run.run_id} {' '.join(gate.key for gate in left)}, then --resume this run.",
+            f"pgrunbook accept {here.run.run_id} {' '.join(gate.key for gate in left)}; then run this cell again, "
+            f"or headless: pgrunbook run --resume {here.run.run_id}",
         )
 
 
