@@ -34,6 +34,25 @@ class Batches:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """What has to be kept before a statement is executed; names are quoted and qualified as SQL needs them.
+
+    "table": the table as a whole, which comes back under its name before the first step. "column": the values
+    of a column, filled back after the step that says so. "rows": the rows that the statement changes.
+    ``key`` names the columns that tell rows apart, unquoted; () where nothing does. ``type`` is that of the column:
+    its values are kept as text, for the type may go as well. ``kept_as`` is the side table, or the schema that a
+    whole table is moved to, "" where that is not known yet.
+    """
+
+    kind: Literal["column", "table", "rows"]
+    table: str
+    column: str = ""
+    key: tuple[str, ...] = ()
+    type: str = ""
+    kept_as: str = ""
+
+
+@dataclass(frozen=True)
 class SafeStep:
     """One step of a safe form, which can be run again after a crash.
 
@@ -44,7 +63,8 @@ class SafeStep:
 
     A ``quick`` step reads no row and may take a strong lock, for moments; any other may take long, and takes no
     lock that a reader or writer would wait for. A step with ``own_transaction`` is committed before the next one,
-    and what came before it is committed first.
+    and what came before it is committed first. With it what ``keeps`` says is kept, and noted in pgrunbook.kept;
+    rows are kept by rewriting its statement when it is executed.
     """
 
     sql: str
@@ -55,6 +75,7 @@ class SafeStep:
     batches: Batches | None = None
     done: str | None = None
     leftovers: str | None = None
+    keeps: tuple[Keep, ...] = ()
 
 
 @dataclass(frozen=True)

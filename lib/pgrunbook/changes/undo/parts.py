@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-from pgrunbook.changes.safe_forms.step import SafeStep
+from pgrunbook.changes.safe_forms.step import Keep, SafeStep
 from pgrunbook.changes.statements import Policy, Statement
 
 # What a step says after which the kept values of a column are filled back.
 FILLED_AFTER = "The kept values are filled back after this step:"
-
-
-@dataclass(frozen=True)
-class Keep:
-    """What has to be kept before a statement is executed; names are quoted and qualified as SQL needs them.
-
-    "table": the table as a whole, which comes back under its name before the first step. "column": the values
-    of a column, filled back after the step that says so. "rows": the rows that the statement changes.
-    ``key`` names the columns that tell rows apart, unquoted; () where nothing does. ``type`` is that of the column:
-    its values are kept as text, for the type may go as well.
-    """
-
-    kind: Literal["column", "table", "rows"]
-    table: str
-    column: str = ""
-    key: tuple[str, ...] = ()
-    type: str = ""
 
 
 @dataclass(frozen=True)
