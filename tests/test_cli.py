@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from acting import has_begun, newest_run, pgrunbook, wait_until
 from conftest import ROOT, do
 from pgrunbook.__main__ import main
+from pgrunbook.changes import keeping
+from pgrunbook.database.connection import connect
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
 from pgrunbook.target import Target
@@ -73,6 +77,14 @@ def in_form(text: str) -> list[str]:
         (["show", "20990101"], 'could not find the run "20990101"'),
         (["start", "--resume", "20990101"], 'could not find the run "20990101"'),
         (["status", "--target", "nowhere"], 'target "nowhere" is not declared'),
+        (["undo-data", "list"], "a target must be named"),
+        (["undo-data", "list", "--target", "nowhere"], 'target "nowhere" is not declared'),
+        (["undo-data", "purge"], "a target must be named"),
+        (["undo-data", "purge", "--target", "nowhere"], 'target "nowhere" is not declared'),
+        (["undo-data", "purge", "--target", "demo", "--id", "3", "--all"], "the parameters of purge are not right"),
+        (["undo-data", "purge", "--target", "demo", "--older-than", "3", "--all"],
+         "the parameters of purge are not right"),
+        (["run", "purge", "--target", "demo", "-p", "ids=x"], "the parameters of purge are not right"),
         (["server", "start", "--name", "../x"], '"../x" cannot be the name of a server'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -93,6 +105,8 @@ def test_an_option_that_is_not_known_is_wrong_use(command: Command) -> None:
     """What typer refuses ends with 2 as well."""
     assert command("run", "--nonsense")[0] == 2
     assert command("nonsense")[0] == 2
+    assert command("undo-data", "purge", "--target", "demo", "--older-than", "0")[0] == 2
+    assert command("undo-data", "purge", "--target", "demo", "--id", "x")[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -264,6 +278,64 @@ def test_a_run_by_hand_is_opened_again_and_not_resumed(project: Project, command
     code, _, err = command("run", "--resume", made.run_id)
     assert code == 2
     assert in_form(err)[-1] == f"Hint: Open its notebooks again: pgrunbook start --resume {made.run_id}"
+
+
+def test_undo_data_lists_what_is_kept_and_lets_go_of_it(project: Project, command: Command) -> None:
+    """A table or JSON, nothing where nothing is kept; purge is a run, with the last lines and exit codes of one."""
+    target = project(folder=FOLDER)
+    assert command("undo-data", "list", "--target", "demo") == (0, "Nothing is kept in this database.\n", "")
+    assert command("undo-data", "list", "--target", "demo", "--json") == (0, "[]\n", "")
+    do(target, "CREATE TABLE t (id int PRIMARY KEY, b text); INSERT INTO t SELECT i, 'b' FROM generate_series(1, 9) i")
+    made_at = datetime(2026, 1, 22, 16, 54, tzinfo=UTC)
+    with connect(target, purpose="test") as conn:
+        for step in (1, 2):
+            place = keeping.Place("some-run", "0001_a", "up", step)
+            text = keeping.keeping_statement(conn, "UPDATE t SET b = 'x'", place, keep_until=made_at)
+            conn.execute(text)
+        conn.execute("UPDATE pgrunbook.kept SET made_at = %s", [made_at])
+        conn.execute("UPDATE pgrunbook.kept SET keep_until = NULL, state = 'giving back' WHERE id = 2")
+    code, out, err = command("undo-data", "list", "--target", "demo")
+    assert (code, err) == (0, "")
+    heading, second, first = (re.split("  +", line) for line in out.splitlines())
+    assert heading == [
+        "id", "of", "run", "step", "what", "table", "rows", "size", "made at", "kept until", "state"
+    ]  # fmt: skip
+    assert first == [
+        "1", "0001_a (up)", "some-run", "1", "rows updated (b)", "public.t", "9", "16 kB", "2026-01-22 16:54Z",
+        "2026-01-22 16:54Z, over", "kept",
+    ]  # fmt: skip
+    assert second[9:] == ["no end", "giving back (0 rows so far)"]
+    code, out, err = command("undo-data", "list", "--target", "demo", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)[1]
+    assert found.pop("kept_as").startswith("kept_")
+    assert found == {
+        "id": 1, "part_of": None, "migration": "0001_a", "direction": "up", "run_id": "some-run", "step": 1,
+        "kind": "update", "schema": "public", "table": "t", "columns": ["b"], "rows_estimate": None,
+        "rows_given_back": 0, "bytes": 16384, "made_at": "2026-01-22T16:54:00+00:00",
+        "keep_until": "2026-01-22T16:54:00+00:00", "state": "kept",
+    }  # fmt: skip
+
+    do(target, "CREATE TABLE schema_migrations (version text PRIMARY KEY, applied_at timestamptz)")
+    do(target, "INSERT INTO schema_migrations VALUES ('0001_a', now())")
+    code, out, err = command("undo-data", "purge", "--target", "demo", "--all")
+    assert (code, out) == (3, "")
+    assert err.rstrip().splitlines()[-1].startswith("refused: ")
+    assert "cannot let go of what is still needed: 1 thing" in err
+    code, out, err = command("undo-data", "purge", "--target", "demo", "--older-than", "1", "--force")
+    assert (code, out) == (0, "")
+    made = newest_run()
+    assert made is not None
+    assert err.endswith(f"done: {made.folder}\n")
+    assert made.runbook == "purge"
+    assert made.parts[0].says == "2 things are let go, 33 kB freed; nothing is kept any more."
+
+
+def test_undo_data_that_cannot_be_read_is_told(project: Project, command: Command) -> None:
+    """A server that does not answer."""
+    project(folder=FOLDER, server="nothere")
+    code, out, err = command("undo-data", "list", "--target", "demo")
+    assert (code, out, in_form(err)[0]) == (1, "", 'could not connect to target "demo"')
 
 
 def test_review_judges_files_for_a_pull_request(command: Command, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_an_empty_way_back_is_none(project: Project, down: str) -> None:
     target = project(folder={f"{ONE}.sql": both("CREATE TABLE a ();", down)})
     [migration] = read(target).pending()
     assert (migration.down_path, migration.down_sql) == (None, None)
-    assert plan_of(target).changes[0].way_back == "none"
+    assert plan_of(target).changes[0].way_back == "computed"
 
 
 def test_the_hash_is_that_of_the_whole_file(project: Project) -> None:

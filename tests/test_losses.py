@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from conftest import do
 from pgrunbook.changes import plan as plans
+from pgrunbook.changes import statements
 from pgrunbook.changes.losses import Loss, losses
 from pgrunbook.database.connection import connect
 from pgrunbook.target import Target
@@ -14,12 +15,8 @@ from scenes import session
 
 def found(target: Target, script: str) -> list[tuple[str, int | None, str]]:
     """What the script would lose."""
-    change = plans.Change(
-        migration="m",
-        file_sha256="f",
-        way_back="the migration itself",
-        steps=plans.build_steps(script, "m.sql", target),
-    )
+    written = statements.parse(script, "m.sql")
+    change = plans.as_written("m", "f", "the migration itself", written, target)
     with connect(target, purpose="test") as conn:
         return [(loss.what, loss.holds, loss.unit) for loss in losses(conn, [change]) if isinstance(loss, Loss)]
 

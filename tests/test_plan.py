@@ -12,6 +12,7 @@ import pytest
 
 from conftest import EXAMPLE, Site
 from pgrunbook.changes import plan as plans
+from pgrunbook.changes import plan_sql
 from pgrunbook.changes.plan import Base, Plan
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
@@ -30,7 +31,7 @@ def made(text: str = TEXT, **more: object) -> Plan:
     """A plan of one migration, as it is made without a database."""
     target = Target.model_validate({"name": "demo", "server": "main", **more})
     change = plans.Change(
-        migration="0001_a", file_sha256="f", way_back="none", steps=plans.build_steps(text, "0001_a.sql", target)
+        migration="0001_a", file_sha256="f", way_back="computed", steps=plans.build_steps(text, "0001_a.sql", target)
     )
     return Plan(direction="up", target="demo", base=BASE, attempts=5, rehearsed="no", changes=(change,))
 
@@ -149,7 +150,7 @@ def test_psql_comes_to_the_same_schema_with_the_plans_sql(
     ours, clone = project(folder=folder), project(folder=folder, name="clone")
     plan = plan_of(ours)
     file = tmp_path / "plan.sql"
-    file.write_text(plan.sql(), encoding="utf-8")
+    file.write_text(plan_sql.text(plan), encoding="utf-8")
     command = [str(site.server.program("psql")), "-X", "-q", "-h", str(site.server.socket_dir), "-U", "postgres"]
     done = subprocess.run(
         [*command, "-d", str(clone.database), "-f", str(file)], capture_output=True, text=True, check=False
@@ -163,7 +164,7 @@ def test_psql_comes_to_the_same_schema_with_the_plans_sql(
 
 def test_the_sql_says_which_plan_it_is_and_where_the_history_rows_belong() -> None:
     """A person can read it, and knows what psql alone would leave out."""
-    lines = made().sql().splitlines()
+    lines = plan_sql.text(made()).splitlines()
     assert lines[0] == f"-- Plan {made().digest}"
     assert lines[1] == "-- Target demo, database zeitwork, from version (none)."
     assert "\\set ON_ERROR_STOP on" in lines

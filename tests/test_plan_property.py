@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, event, given, note, settings
 from hypothesis import strategies as st
 
 from conftest import do, write_folder
+from pgrunbook.changes.going_back import is_declared
 from pgrunbook.changes.plan import Change
 from pgrunbook.changes.rehearsal import Rehearsal
 from pgrunbook.changes.safe_forms.add_column import differing_column
@@ -22,6 +23,7 @@ from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused, RunbookError
 from pgrunbook.target import Target
+from returning import Everything, everything, take_back
 from scenes import execute
 from test_rehearsal import now, planned, safely
 
@@ -169,7 +171,7 @@ def test_a_random_release_ends_where_its_sql_ends_or_changes_nothing(
     files = {f"{n:04}_m.sql": shape.named(";\n".join(statements)) for n, statements in enumerate(release, 1)}
     note("\n".join([*shape.made(), *(f"-- {name}\n{text}" for name, text in files.items())]))
     target, twin = stage(shape, files)
-    before = _state(target)
+    before, whole = _state(target), everything(target)
     plain = _succeeds(lambda: execute(twin))
     done = _rehearsed(target)
     if isinstance(done, RunbookError):
@@ -191,6 +193,23 @@ def test_a_random_release_ends_where_its_sql_ends_or_changes_nothing(
     assert now(target).fingerprint == done.end.fingerprint
     assert {d.line() for d in diff(now(twin), now(target))} <= {d.line() for d in done.declared}
     assert _rows(target, done.changes) == _rows(twin, done.changes)
+    if all(change.proof.proven for change in done.changes):
+        event("taken back")
+        _takes_back(target, done, whole)
+
+
+def _takes_back(target: Target, done: Rehearsal, whole: Everything) -> None:
+    """Take the release back, where today's rows allow it: schema and rows are as they were, or nothing has changed."""
+    now_ = everything(target)
+    error = _succeeds(lambda: take_back(target))
+    note(f"taking back: {error}")
+    if error is not None:
+        assert everything(target) == now_, error
+        return
+    differs = [text for change in done.changes for text in change.proof.differs]
+    schema, rows = everything(target)
+    assert [d.line() for d in diff(whole[0], schema) if not is_declared(d, differs)] == []
+    assert rows == whole[1]
 
 
 def _rehearsed(target: Target) -> Rehearsal | RunbookError:

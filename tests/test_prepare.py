@@ -36,7 +36,7 @@ def test_prepare_freezes_a_plan_and_leaves_the_target_as_it_is(project: Project)
 
     plan = plans.read(made.folder / "plan.json")
     assert [c.migration[:4] for c in plan.changes] == ["0002", "0003", "0004"]
-    assert [c.way_back for c in plan.changes] == ["down script", "none", "down script"]
+    assert [c.way_back for c in plan.changes] == ["down script", "computed", "down script"]
     assert all(c.schema_before and c.schema_after for c in plan.changes)
     assert plan.digest in (made.folder / "plan.sql").read_text()
     assert {type_ for _, _, _, type_, *_ in table(made.folder / "what-will-it-do.csv")} == {

@@ -11,7 +11,6 @@ from conftest import do, rows, write_folder
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
 from pgrunbook.changes import empty_branch, rehearsal
-from pgrunbook.changes import plan as plans
 from pgrunbook.changes.execute import StepState
 from pgrunbook.changes.plan import Plan
 from pgrunbook.changes.rehearsal import Rehearsal
@@ -51,21 +50,12 @@ def now(target: Target) -> Snapshot:
         return snapshot(conn, leave_out=rehearsal.leave_out(histories.read(conn, target)))
 
 
-def rehearse(target: Target) -> Rehearsal:
-    """Rehearse what is pending, and the way back of each that has one."""
-    with connect(target, purpose="test") as conn:
-        history = histories.read(conn, target)
-    pending = history.pending()
-    backs = plans.down(target, [m for m in pending if m.down_sql is not None])
-    return rehearsal.rehearse(target, history, plans.up(target, pending), backs, now(target))
-
-
 def safely(target: Target, off: dict[str, str] | None = None) -> Rehearsal:
     """Rehearse what is pending, with a safe form for each statement that has one."""
     with connect(target, purpose="test") as conn:
         history = histories.read(conn, target)
         here = snapshot(conn, leave_out=rehearsal.leave_out(history))
-        return rehearsal.rehearse_safely(target, history, history.pending(), here, conn, off=off or {})
+        return rehearsal.rehearse(target, history, history.pending(), here, conn, off=off or {})
 
 
 def planned(target: Target, done: Rehearsal) -> Plan:
@@ -81,7 +71,7 @@ def branches() -> list[object]:
 def test_the_promised_schema_is_the_one_that_the_real_run_ends_in(project: Project) -> None:
     """The example's pending migrations: the fingerprint after each is the promised one, and rows change nothing."""
     target = project()
-    done = rehearse(target)
+    done = safely(target)
     assert done.unlike == ()
     assert done.before.fingerprint == now(target).fingerprint
     execute(target)
@@ -97,7 +87,7 @@ def test_roles_extensions_partitions_and_quoted_names_are_on_the_branch_as_well(
     )
     do(target, "CREATE ROLE owner_of_p; CREATE ROLE reader;" + RICH)
     try:
-        done = rehearse(target)
+        done = safely(target)
         assert done.unlike == ()
         execute(target)
         assert done.end.fingerprint == now(target).fingerprint
@@ -110,7 +100,7 @@ def test_our_own_schema_in_the_target_is_passed_over(project: Project) -> None:
     target = project(folder={"0001_a.sql": "CREATE TABLE a ()"})
     execute(target)
     (target.migrations / "0002_b.sql").write_text("CREATE TABLE b ()")
-    done = rehearse(target)
+    done = safely(target)
     assert done.unlike == ()
     execute(target)
     assert done.end.fingerprint == now(target).fingerprint
@@ -126,7 +116,7 @@ def test_the_way_back_is_proven_or_not(project: Project) -> None:
             "0002_other.down.sql": "DROP TABLE b",
             "0003_fails.sql": "CREATE TABLE c (n int)",
             "0003_fails.down.sql": "DROP TABLE d",
-            "0004_none.sql": "CREATE TABLE d (n int)",
+            "0004_computed.sql": "CREATE TABLE d (n int)",
             "0005_alone.sql": "CREATE INDEX CONCURRENTLY i ON a (n)",
             "0005_alone.down.sql": "DROP INDEX CONCURRENTLY i",
             "0006_once.sql": "ALTER TYPE mood ADD VALUE 'x'",
@@ -134,18 +124,15 @@ def test_the_way_back_is_proven_or_not(project: Project) -> None:
         }
     )
     do(target, "CREATE TYPE mood AS ENUM ('a')")
-    done = rehearse(target)
-    ways = {way.migration: (way.proven, way.says) for way in done.ways}
-    same = "down and up again: the schema is equal both times"
+    done = safely(target)
+    ways = {change.migration: (change.proof.proven, change.proof.says) for change in done.changes}
+    same = "down script: up, down and up again on an empty branch, the schema is equal each time"
     assert ways["0001_good"] == ways["0005_alone"] == (True, same)
     assert ways["0002_other"][0] is False
-    assert ways["0002_other"][1].startswith("the down script leaves another schema: ")
+    assert ways["0002_other"][1].startswith("down script: it leaves another schema: ")
     assert "a.m" in ways["0002_other"][1]
-    assert ways["0003_fails"][1] == (
-        "the down script fails: step 1 of 0003_fails (DROP TABLE; 0003_fails.down.sql, line 1) would fail: "
-        'table "d" does not exist'
-    )
-    assert ways["0004_none"] == (False, "no down script: after this, only the restore point")
+    assert ways["0003_fails"] == (False, 'down script: it fails: table "d" does not exist')
+    assert ways["0004_computed"] == (True, same.replace("down script", "computed"))
     assert ways["0006_once"][0] is False
     execute(target)
     assert done.end.fingerprint == now(target).fingerprint
@@ -155,7 +142,7 @@ def test_a_statement_that_would_fail_is_found_before_the_fact(project: Project) 
     """The error says where, and that the target is untouched; the branch is dropped."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a (n int);\n\nALTER TABLE a ADD n int"})
     before = now(target).fingerprint
-    error = error_of(lambda: rehearse(target))
+    error = error_of(lambda: safely(target))
     assert isinstance(error, StatementFailed)
     assert str(error) == (
         "step 2 of 0001_a (ALTER TABLE ADD COLUMN; 0001_a.sql, line 3) would fail: "
@@ -176,7 +163,7 @@ def test_two_rehearsals_at_once_do_not_get_in_each_others_way(project: Project) 
     do(targets[0], "CREATE ROLE both_need_it")
     try:
         with ThreadPoolExecutor(3) as pool:
-            done = list(pool.map(rehearse, targets))
+            done = list(pool.map(safely, targets))
         assert len({one.end.fingerprint for one in done}) == 1
         assert branches() == []
     finally:
@@ -186,18 +173,18 @@ def test_two_rehearsals_at_once_do_not_get_in_each_others_way(project: Project) 
 def test_a_migration_that_creates_a_role_can_be_rehearsed_again(project: Project) -> None:
     """Roles are the server's: what the first rehearsal created does not make the second one fail."""
     target = project(folder={"0001_a.sql": "CREATE ROLE made_by_a_migration; SET ROLE made_by_a_migration; SELECT 1"})
-    first, second = rehearse(target), rehearse(target)
+    first, second = safely(target), safely(target)
     assert first.end.fingerprint == second.end.fingerprint
 
 
 def test_branches_of_processes_that_are_gone_are_cleared_away(project: Project) -> None:
     """A rehearsal that was killed leaves its branch; the next one drops it, and leaves those of the living."""
     target = project(folder={"0001_a.sql": "SELECT 1"})
-    rehearse(target)
+    safely(target)
     with Server(empty_branch.SERVER).connect() as conn:
         conn.execute("CREATE DATABASE empty_1_living")
         conn.execute("CREATE DATABASE empty_999999999_gone")
-    rehearse(target)
+    safely(target)
     assert branches() == [("empty_1_living",)]
     with Server(empty_branch.SERVER).connect() as conn:
         conn.execute("DROP DATABASE empty_1_living")
@@ -212,8 +199,8 @@ def test_what_a_migration_sets_does_not_reach_the_next_one(project: Project) -> 
             "0002_b.sql": "CREATE TABLE b ()",
         }
     )
-    done = rehearse(target)
-    assert done.ways[0].proven
+    done = safely(target)
+    assert done.changes[0].proof.proven
     execute(target)
     assert done.end.fingerprint == now(target).fingerprint
     assert rows(target, "SELECT schemaname FROM pg_tables WHERE tablename = 'b'") == [("public",)]
@@ -227,7 +214,7 @@ def test_a_schema_that_is_locked_cannot_be_copied(project: Project) -> None:
         history = histories.read(conn, target)
     here = now(target)
     with session(target, "LOCK TABLE a"):
-        error = error_of(lambda: rehearsal.rehearse(target, history, (), (), here))
+        error = error_of(lambda: rehearsal.rehearse(target, history, (), here, conn, off={}))
     assert isinstance(error, Unreachable)
     assert error.message == 'could not copy the schema of target "demo"'
     assert "canceling statement due to" in error.detail
@@ -248,7 +235,7 @@ def test_the_schema_is_copied_however_the_target_is_reached(
     monkeypatch.setenv("ADDRESS", f"postgresql://{address['user']}@/{address['dbname']}?host={address['host']}")
     named = {"service": "ours"} if way == "service" else {"url_from": "ADDRESS"}
     target = Target.model_validate({"name": "other", "migrations": reached.migrations, **named})
-    assert rehearse(target).unlike == ()
+    assert safely(target).unlike == ()
     assert plan_of(target).changes
 
 
@@ -282,7 +269,7 @@ def test_a_safe_release_ends_where_the_plain_one_ends(project: Project) -> None:
     done = safely(target)
     assert {s.form for c in done.changes for s in c.statements} == {"", "alter-table", "batches", "create-index"}
     assert (done.unlike, done.declared, len(done.after)) == ((), (), 5)
-    assert [one.fingerprint for one in done.after] == [one.fingerprint for one in rehearse(target).after]
+    assert [one.fingerprint for one in done.after] == [one.fingerprint for one in safely(target).after]
     execute(target, planned(target, done))
     execute(twin)
     assert done.end.fingerprint == now(target).fingerprint == now(twin).fingerprint
@@ -296,13 +283,12 @@ def test_down_scripts_are_proven_beside_safe_forms(project: Project) -> None:
     """The way back of a migration does not depend on the way it was taken up."""
     target = project(folder=RELEASE, batch_rows=8)
     do(target, ROWS)
-    ways = {way.migration: (way.proven, way.says) for way in safely(target).ways}
-    same = (True, "down and up again: the schema is equal both times")
-    none = (False, "no down script: after this, only the restore point")
-    assert ways["0001_keys"] == ways["0004_names"] == same
-    assert ways["0002_rules"] == ways["0003_rows"] == none
+    ways = {way.migration: (way.proof.proven, way.proof.says) for way in safely(target).changes}
+    says = "{}: up, down and up again on an empty branch, the schema is equal each time"
+    assert ways["0001_keys"] == ways["0004_names"] == (True, says.format("down script"))
+    assert ways["0002_rules"] == ways["0003_rows"] == (True, says.format("computed"))
     assert ways["0005_again"][1] == (
-        "the down script leaves another schema: + index public.t.t_told_idx: "
+        "down script: it leaves another schema: + index public.t.t_told_idx: "
         "CREATE INDEX t_told_idx ON public.t USING btree (told)"
     )
 
@@ -313,7 +299,7 @@ def test_a_release_without_safe_forms_is_executed_once(project: Project) -> None
     done = safely(target)
     assert [s.form for c in done.changes for s in c.statements] == ["", ""]
     assert [c.migration for c in done.changes] == ["0001_a", "0002_b"]
-    assert done.end.fingerprint == rehearse(target).end.fingerprint
+    assert done.end.fingerprint == safely(target).end.fingerprint
 
 
 def test_nothing_pending_is_rehearsed_as_nothing(project: Project) -> None:

@@ -173,11 +173,11 @@ def test_secrets_are_refused_and_not_repeated(write: Write, key: str, value: str
 
 
 def test_what_is_not_said_is_careful(write: Write) -> None:
-    """Defaults: no rule of design, no safe-migrations mode, small batches, a minute of patience for a lock."""
+    """Defaults: no rule of design, no safe-migrations mode, small batches, a minute of patience, a month of keeping."""
     write('[demo]\nserver = "a"\n')
     found = targets.load("demo")
     assert (found.design_rules, found.safe_migrations) == ((), False)
-    assert (found.batch_rows, found.lock_patience_ms) == (1_000, 60_000)
+    assert (found.batch_rows, found.lock_patience_ms, found.keep_days) == (1_000, 60_000, 30)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +194,9 @@ def test_rules_of_design_are_a_list_or_one_word(write: Write, text: str, rules: 
     [
         ("batch_rows = 0", "batch_rows: Input should be greater than or equal to 1"),
         ("batch_rows = 1_000_001", "batch_rows: Input should be less than or equal to 1000000"),
+        ("keep_days = 0", "keep_days: Input should be greater than or equal to 1"),
+        ("keep_days = 3_651", "keep_days: Input should be less than or equal to 3650"),
+        ("keep_days = 1.5", "keep_days: Input should be a valid integer"),
         ("lock_patience_ms = 0", "lock_patience_ms: Input should be greater than or equal to 1"),
         ('safe_migrations = "yes"', "safe_migrations: Input should be a valid boolean"),
         ("design_rules = [1]", "design_rules.0: Input should be a valid string"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pgrunbook import cli_undo_data, terminal
 from pgrunbook.errors import RunbookError, WrongInput
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ app = typer.Typer(
 )  # fmt: skip
 servers = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL server.")
 app.add_typer(servers, name="server")
+app.add_typer(cli_undo_data.app, name="undo-data")
 early_kernels: list[EarlyKernel] = []
 
 
@@ -31,7 +33,6 @@ def run(
     resume: Annotated[str, typer.Option(help="Go on with this run instead.")] = "",
 ) -> None:
     """Run a runbook headless. Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate."""
-    from pgrunbook import headless
     from pgrunbook import runbook as books
 
     early = early_kernels.pop() if early_kernels else None
@@ -46,11 +47,7 @@ def run(
     else:
         _refuse_without(runbook, target, "run")
         made, code = books.run(runbook, target, _pairs(parameter), early)
-    sys.stderr.write(f"{made.status}: {made.folder}\n")
-    if code:
-        following = headless.next_step(made)
-        sys.stderr.write(f"{following}\n" if following else "")
-        sys.exit(code)
+    terminal.end(made, code)
 
 
 @app.command()

@@ -121,8 +121,7 @@ def _run_parts(made: Run, on_failure: str | None, progress: Progress, early: Ear
             on_failure
             and outcome.status is Status.FAILED
             and outcome.kind not in PASSING | {"WrongInput"}
-            and _has_applied(made)
-            and not _half_done(made)
+            and (_has_applied(made) or _half_done(made))
         ):
             made.parts.append(Part(on_failure, f"{len(made.parts) + 1:02}-{on_failure}.ipynb"))
             _execute(made, made.parts[-1], progress, None)
@@ -146,7 +145,10 @@ def _next(made: Run, on_failure: str | None, outcome: Outcome) -> str:
         return f"Go on with it: {resume}"
     half = _half_done(made) if outcome.status is Status.FAILED else []
     if half:
-        return f"{', '.join(half)} is partly applied, so nothing is taken back. Mend what it met, and go on: {resume}"
+        return (
+            f"{', '.join(half)} is partly applied. Mend what it met, and go on: {resume}; or take back what was done: "
+            f"pgrunbook run rollback --target {made.target} -p of_run={made.run_id}"
+        )
     if outcome.status is Status.FAILED and _has_applied(made):
         return f"Take back what it applied: pgrunbook run rollback --target {made.target} -p of_run={made.run_id}"
     return ""
@@ -218,7 +220,9 @@ def _papermill(made: Run, part: Part, kernel: EarlyKernel, progress: Progress) -
     from papermill.exceptions import PapermillExecutionError
 
     # A procedure that takes back is not in the runbook's list: it is told the run, and nothing else.
-    parameters = made.parameters.get(part.procedure) or {"target": made.target, "of_run": made.run_id}
+    parameters = made.parameters.get(part.procedure) or {
+        "target": made.target, "of_run": made.run_id, "with_data": False,  # prepare tried it a moment ago
+    }  # fmt: skip
     environment = {
         "PGRUNBOOK_HOME": str(home.project_dir()),
         "PGRUNBOOK_OUTPUTS": str(home.outputs_dir()),

@@ -33,6 +33,7 @@ class Target(BaseModel):
     unless the operator names the object. ``batch_rows`` is how many rows a safe form changes in a transaction.
     ``lock_patience_ms`` is how long in all a step looks for a moment without old transactions in its way before
     it asks for its lock anyway; ``lock_timeout_ms`` then bounds how long it waits for that.
+    ``keep_days`` is how long what a migration destroys is kept at least, so that it can be given back.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +54,7 @@ class Target(BaseModel):
     attempts: Annotated[int, Field(ge=1, le=100, strict=True)] = 5
     lock_patience_ms: Milliseconds = 60_000
     batch_rows: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 1_000
+    keep_days: Annotated[int, Field(ge=1, le=3650, strict=True)] = 30
     safe_migrations: Annotated[bool, Field(strict=True)] = False
     design_rules: Words = ()
     critical_queries: dict[str, str] = {}

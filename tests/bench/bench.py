@@ -13,6 +13,8 @@ from statistics import median
 from typing import Any
 
 import breakdown
+import inverses
+import keeping
 import peers as all_peers
 import planning
 import rounds
@@ -26,6 +28,8 @@ from pgrunbook.record import run as runs
 WRITTEN = ROOT / "BENCHMARKS.md"
 DEMO_GOAL_S = 60
 DEMO_ROWS = 200_000
+KEPT_ROWS = 100_000
+WAYS_BACK_ROUNDS = 5
 SNAPSHOT_GOAL = 0.6
 ALEMBIC_GOAL = 1.0
 
@@ -36,9 +40,12 @@ def main() -> None:
     """Measure everything, then write the file whole."""
     told = argparse.ArgumentParser(description=__doc__)
     told.add_argument(
-        "--rounds", type=int, default=9, help="rounds of the 50 migrations; the snapshot gets twice as many"
+        "--rounds", type=int, default=7, help="rounds of the 50 migrations; the snapshot gets twice as many"
     )
     told.add_argument("--demos", type=int, default=3, help="how often the demo is run")
+    told.add_argument(
+        "--keeps", type=int, default=2, help="rounds of keeping what an UPDATE of a million rows destroys"
+    )
     asked = told.parse_args()
     began = datetime.now(UTC)
     load = os.getloadavg()[0]
@@ -49,11 +56,7 @@ def main() -> None:
             f'[bench]\nserver = "main"\ndatabase = "bench"\nmigrations = "{plain}"\n' + planning.section(folder)
         )
         with ground(folder, targets) as site:
-            parts = [fifty_migrations(site, plain, asked.rounds), schema(site, asked.rounds * 2)]
-            parts.append(planning.prepare(site, asked.demos))
-            say("prepare of many migrations: measured")
-            parts.append(traffic.traffic(site))
-            say("traffic: measured")
+            parts = on_one_server(site, plain, asked)
             server = site.server.installation.version
     parts.append(planning.locks(asked.demos))
     say("locks: measured")
@@ -61,6 +64,23 @@ def main() -> None:
     lines = [*head(began, load, server), *(line for part in parts for line in ["", *part])]
     WRITTEN.write_text("\n".join(lines) + "\n", encoding="utf-8")
     say(f"\n{WRITTEN.name} is written.")
+
+
+def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[Lines]:
+    """Measure what runs on one server, section by section."""
+    sections: dict[str, Callable[[], Lines]] = {
+        "50 migrations": lambda: fifty_migrations(site, plain, asked.rounds),
+        "snapshot": lambda: schema(site, asked.rounds * 2),
+        "prepare of many migrations": lambda: planning.prepare(site, asked.demos),
+        "ways back of many migrations": lambda: inverses.inverses(site, min(asked.rounds, WAYS_BACK_ROUNDS)),
+        "keeping": lambda: keeping.keep(site, asked.keeps, KEPT_ROWS),
+        "traffic": lambda: traffic.traffic(site),
+    }
+    parts = []
+    for name, section in sections.items():
+        parts.append(section())
+        say(f"{name}: measured")
+    return parts
 
 
 def head(began: datetime, load: float, server: str) -> Lines:

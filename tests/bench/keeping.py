@@ -1,4 +1,4 @@
-"""An UPDATE of a million rows in batches, beside the same that keeps before-images, and giving those back."""
+"""An UPDATE of many rows in batches, beside the same that keeps before-images, and giving those back."""
 
 from __future__ import annotations
 

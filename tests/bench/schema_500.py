@@ -44,14 +44,18 @@ def take() -> str:
         return snapshot(conn).fingerprint
 
 
+def dump(ground: Ground) -> list[str]:
+    """Return the command of the peer."""
+    command = [str(ground.server.program("pg_dump")), "--schema-only", "-h", socket_dir(), "-U", "postgres"]
+    return [*command, "-d", DATABASE, "-f", str(ground.folder / "schema.sql")]
+
+
 def measure(ground: Ground, count: int) -> rounds.Samples:
     """Measure the snapshot within a running Python, as a process of its own, and pg_dump."""
-    dump = [str(ground.server.program("pg_dump")), "--schema-only", "-h", socket_dir(), "-U", "postgres"]
-    dump += ["-d", DATABASE, "-f", str(ground.folder / "schema.sql")]
     alone = [sys.executable, "-c", ALONE, str(Path(__file__).parent)]
     things: dict[str, Callable[[], rounds.Sample]] = {
         OURS: lambda: rounds.call(take),
-        PEER: lambda: rounds.process(dump),
+        PEER: lambda: rounds.process(dump(ground)),
         OURS_WHOLE: lambda: rounds.process(alone),
     }
     for thing in things.values():

@@ -3,7 +3,7 @@
 1. A server of its own is made, in a folder of its own: from a base backup where the target is on an
    embedded server, else empty, with a dump of the target loaded into it. It archives nothing, replicates
    nothing, and does not wait for the disk: it is thrown away.
-2. Its database is copied there, so that two things can be tried on the same data, side by side.
+2. Its database is copied there, so that things can be tried on the same data, side by side.
 3. Whatever happens, the server is removed. Where this process is killed, the next branch clears it away:
    a living process holds the lock file of its branch.
 """
@@ -62,14 +62,16 @@ WITHOUT = "Or rehearse on an empty branch only (with_data = False): nothing is p
 
 @dataclass(frozen=True)
 class Copy:
-    """A branch that holds the target's data: two databases alike on one server of its own.
+    """A branch that holds the target's data: databases alike on one server of its own.
 
-    ``safe`` is the one that the plan is rehearsed on; it has the source's name. ``how`` is for people.
+    ``safe`` is the one that the plan is rehearsed on; it has the source's name. ``back`` is there for the ways
+    back, None where it was not asked for. ``how`` is for people.
     """
 
     server: Server
     plain: Target
     safe: Target
+    back: Target | None
     how: str
     made_s: float
 
@@ -103,15 +105,15 @@ class _Source:
 
 
 @contextmanager
-def with_data(target: Target, *, most_bytes: int) -> Iterator[Copy]:
+def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterator[Copy]:
     """Give a branch that holds the target's data, now; removed afterwards, whatever happens meanwhile.
 
     The lock of its server is held all the time: stopping or destroying it is for ``Copy.server`` alone.
     Unlogged tables are empty in a base backup; transactions that are prepared in it are aborted on the branch.
 
-    Raises Refused when the database is larger than ``most_bytes``, when the disk has no room for two
-    copies and a fifth more, or when a server to take a base backup of has tablespaces; Unreachable when
-    the data cannot be copied.
+    Raises Refused when the database is larger than ``most_bytes``, when the disk has no room for the
+    copies (a third one with ``back``) and a fifth more, or when a server to take a base backup of has
+    tablespaces; Unreachable when the data cannot be copied.
     Locks: the dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s; a base
     backup takes none.
     Source: https://www.postgresql.org/docs/current/app-pgbasebackup.html
@@ -120,7 +122,8 @@ def with_data(target: Target, *, most_bytes: int) -> Iterator[Copy]:
     with connect(target, purpose="copies the data") as conn:
         source = _look(conn)
         settings = conn.execute(load("copies")["settings"]).fetchall()
-    _refuse_large(target, source, most_bytes)
+    others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind in (("plain", "back") if back else ("plain",))}
+    _refuse_large(target, source, most_bytes, len(others))
     began = time.monotonic()
     server = Server(f"branch-{os.getpid()}-{secrets.token_hex(3)}")
     with server.lock():
@@ -128,14 +131,15 @@ def with_data(target: Target, *, most_bytes: int) -> Iterator[Copy]:
             server.make_folders(server.dir)
             backup = source.is_most_of(target)
             name = _from_base_backup(server, target) if backup else _from_dump(server, target, source)
-            other = f"plain_{secrets.token_hex(3)}"
-            _twice(server, name, other)
-            for database in (name, other):
+            for other in others.values():
+                _copy(server, name, other)
+            for database in (name, *others.values()):
                 _set(server, database, settings)
             yield Copy(
                 server,
-                plain=_branch(target, f"plain branch of {target.name}", server, other),
+                plain=_branch(target, f"plain branch of {target.name}", server, others["plain"]),
                 safe=_branch(target, f"branch of {target.name}", server, name),
+                back=_branch(target, f"back branch of {target.name}", server, others["back"]) if back else None,
                 how="base backup with WAL to now" if backup else "dump and restore",
                 made_s=time.monotonic() - began,
             )
@@ -178,7 +182,7 @@ def _look(conn: Connection) -> _Source:
     return found
 
 
-def _refuse_large(target: Target, source: _Source, most_bytes: int) -> None:
+def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int) -> None:
     if source.database_bytes > most_bytes:
         raise Refused(
             f'refused to copy the data of target "{target.name}": it is larger than allowed',
@@ -192,12 +196,12 @@ def _refuse_large(target: Target, source: _Source, most_bytes: int) -> None:
             hint="Move the tables back to pg_default and drop the tablespaces.",
         )
     first = source.server_bytes if source.is_most_of(target) else source.database_bytes
-    needed = int((first + source.database_bytes) * SPARE)
+    needed = int((first + others * source.database_bytes) * SPARE)
     free = shutil.disk_usage(state_folder("servers")).free
     if free < needed:
         raise Refused(
             f'refused to copy the data of target "{target.name}": there is too little space on the disk',
-            detail=f"{home.state_dir()} has {_mb(free)} left; two copies and a fifth more need {_mb(needed)}.",
+            detail=f"{home.state_dir()} has {_mb(free)} left; {others + 1} copies and a fifth more need {_mb(needed)}.",
             hint=f"Make space there, or name another folder in PGRUNBOOK_STATE. {WITHOUT}",
         )
 
@@ -293,7 +297,7 @@ def _as_address(database: str) -> str:
     return psycopg.conninfo.make_conninfo(dbname=database)
 
 
-def _twice(server: Server, name: str, other: str) -> None:
+def _copy(server: Server, name: str, other: str) -> None:
     """Copy the database. FILE_COPY does not write the copy into the WAL."""
     strategy = sql.SQL("STRATEGY file_copy" if server.installation.major >= 15 else "")
     with server.connect(purpose="branch", database="template1") as admin:

@@ -53,7 +53,9 @@ def with_locks(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...
         steps = []
         for step in one.steps:
             told = [next(scenes) for _ in parsed[id(step)]]
-            locks = strongest((lock.object, lock.mode) for scene in told for lock in scene.effects.locks)
+            found_here = [(lock.object, lock.mode) for scene in told for lock in scene.effects.locks]
+            rows = [(name, "RowExclusiveLock") for name in step.objects] if step.gives_rows else []
+            locks = strongest([*found_here, *rows])
             steps.append(step.model_copy(update={"locks": tuple(LockOn(object=o.object, mode=o.mode) for o in locks)}))
         found.append(one.model_copy(update={"steps": tuple(steps)}))
     return tuple(found)

@@ -70,14 +70,16 @@ class SchemaCopy:
                     _drop_role(admin, role)
 
 
-def copy_schema(target: Target, scripts: Sequence[str] = ()) -> SchemaCopy:
+def copy_schema(target: Target, scripts: Sequence[str] = (), *, ours: bool = False) -> SchemaCopy:
     """Read the target's schema; ``scripts`` are what will be executed on its branches. Raises Unreachable.
+
+    With ``ours`` it holds schema pgrunbook, and what is kept, without their rows.
 
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
     server = Server(SERVER)
     server.start()
-    return SchemaCopy(target, server, _dump(server, target), frozenset(made_roles(scripts)))
+    return SchemaCopy(target, server, _dump(server, target, ours=ours), frozenset(made_roles(scripts)))
 
 
 def made_roles(scripts: Sequence[str]) -> Iterator[str]:
@@ -154,7 +156,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _dump(server: Server, target: Target) -> str:
+def _dump(server: Server, target: Target, *, ours: bool) -> str:
     """The address goes by environment: arguments are seen by everybody on the machine."""
     with connect(target, purpose="copies the schema"):
         pass  # so that an address that does not work is told as everywhere
@@ -163,7 +165,8 @@ def _dump(server: Server, target: Target) -> str:
     environment = {LIBPQ_VARIABLES[k]: str(v) for k, v in keywords.items() if k in LIBPQ_VARIABLES}
     # A subscription holds the address of its publisher, and is no part of a schema.
     command = [str(server.program("pg_dump")), "--schema-only", "--no-tablespaces", "--no-subscriptions"]
-    command += ["--lock-wait-timeout=2000", "--exclude-schema=pgrunbook"]
+    command += ["--lock-wait-timeout=2000"]
+    command += [] if ours else ["--exclude-schema=pgrunbook", "--exclude-schema=pgrunbook_kept_*"]
     env = {**os.environ, **environment}
     done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import psycopg
@@ -30,12 +30,14 @@ from pgrunbook.changes import asking, trouble
 from pgrunbook.changes.account import Account, Observer
 from pgrunbook.changes.asking import RETRIED, Patience
 from pgrunbook.changes.cleanup import Cleanup
+from pgrunbook.changes.keeper import Keeper
+from pgrunbook.changes.keeping import OnConflict
 from pgrunbook.changes.marks import RECORD_LIMITS, Marks
 from pgrunbook.changes.plan import Change, Plan, Step
 from pgrunbook.changes.results import StepResult, StepState, Stretch
 from pgrunbook.changes.safe_forms import Progress, run_batches
 from pgrunbook.changes.trouble import Scene
-from pgrunbook.database import connection, locks, steps
+from pgrunbook.database import connection, locks, recorded_ways, steps
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
 from pgrunbook.database.steps import Begun
 from pgrunbook.errors import RecordFailed, RunbookError, StatementFailed
@@ -58,6 +60,7 @@ class Execution:
     journal: Journal
     on_change: Callable[[list[StepResult]], None] = lambda _: None
     observer: Observer | None = None
+    on_conflict: OnConflict = "stop"
     committed: list[str] = field(default_factory=list)
     _doing: str = ""
 
@@ -65,6 +68,7 @@ class Execution:
         self._account = Account(self.plan, self.journal, self.on_change, self.observer)
         self._results = self._account.results
         self._marks = Marks(self.conn, self.plan, self.run_id, self.history)
+        self._keeper = Keeper(self.conn, self._marks, self.target.keep_days, self.on_conflict)
         self._cleanup = Cleanup(self.conn, self._account, self._marks, self._ask)
         self._pid = self.conn.info.backend_pid
         self.conn.add_notice_handler(self._account.notice)
@@ -90,7 +94,7 @@ class Execution:
         trouble.refuse_unfinished(steps.unfinished(self.conn, self.plan.direction), texts)
         begun = steps.of_plan(self.conn, texts, self.plan.direction)
         for change in self.plan.changes:
-            if (change.migration in applied) == (self.plan.direction == "up"):
+            if self._is_over(change, applied):
                 self._results.mark(change, change.steps, StepState.DONE_BEFORE)
                 self._account.event("migration-done-before", change)
                 continue
@@ -100,6 +104,15 @@ class Execution:
                 raise trouble.explain(exc, self._scene(change, ()), self.conn) from None
             self.committed.append(change.migration)
         return self.results
+
+    def _is_over(self, change: Change, applied: Collection[str]) -> bool:
+        """Ask the database whether a change was executed wholly before."""
+        if change.ends == "begun":
+            return not steps.of_plan(self.conn, {change.migration: change.file_sha256}, "up")
+        if change.ends == "part":
+            ways = recorded_ways.read(self.conn, change.migration)
+            return all(way.taken_back_by for way in ways if way.statement in change.takes_back)
+        return (change.migration in applied) == (self.plan.direction == "up")
 
     def _prepare(self) -> None:
         steps.create(self.conn)
@@ -159,7 +172,7 @@ class Execution:
                 for place, step in enumerate(group):
                     if place:
                         connection.limit_locally(self.conn, **limits[place])
-                    self._send(change, step, number, self._execute_sql)
+                    self._send(change, step, number, lambda step: self._execute_keeping(change, step))
                 self._doing = "record"
                 self._marks.done(change, group, last=last)
                 self._doing = "commit"
@@ -189,13 +202,13 @@ class Execution:
                 self._account.event("step-found-done", change, step=step.number)
                 self._results.set(change, step, state=StepState.DONE_BEFORE)
                 return
-            self._send(change, step, number, self._batches(change, progress) if step.batches else self._execute_sql)
+            self._send(change, step, number, self._loop(change, step, progress) if step.is_loop else self._execute_sql)
             self._account.done(change, [step])
 
         try:
             self._with_attempts(change, [step], attempt, made_progress=lambda: bool(progress))
         except RunbookError as exc:
-            if step.batches is None and isinstance(exc.__cause__, psycopg.Error) and not self.conn.closed:
+            if not step.is_loop and isinstance(exc.__cause__, psycopg.Error) and not self.conn.closed:
                 self._withdraw(change, step, exc.__cause__)
             raise
         self._mark_alone(change, step, "done")
@@ -215,23 +228,25 @@ class Execution:
         with self._telling(change, []):
             self._marks.alone(change, step, state)
 
-    def _batches(self, change: Change, progress: list[Progress]) -> Callable[[Step], int | None]:
+    def _loop(self, change: Change, step: Step, progress: list[Progress]) -> Callable[[Step], int | None]:
         """Return what runs a step as its loop of transactions; ``progress`` gets the last batch of this attempt."""
 
-        def told(step: Step, now: Progress) -> None:
+        def told(now: Progress) -> None:
             progress[:] = [now]
             self._account.batch(change, step, now.batches, now.rows)
 
         def run(step: Step) -> int:
-            assert step.batches is not None  # noqa: S101 - the caller saw it
+            if step.gives_rows:
+                return self._keeper.give_rows(change, step, lambda rows: self._account.batch(change, step, 0, rows))
             done = run_batches(
                 self.conn,
-                step.batches,
+                self._keeper.batches(change, step),
                 resume_from=f"{self.plan.direction}:{change.migration}:{change.file_sha256}:{step.number}",
-                on_batch=lambda now: told(step, now),
+                on_batch=told,
                 lock_timeout_ms=step.lock_timeout_ms,
                 statement_timeout_ms=step.statement_timeout_ms,
             )
+            self._keeper.after(change, step)
             return done.rows
 
         return run
@@ -244,6 +259,20 @@ class Execution:
         while cursor.nextset():
             pass
         return cursor.rowcount if cursor.rowcount >= 0 else None
+
+    def _execute_keeping(self, change: Change, step: Step) -> int | None:
+        """Send a step's SQL within a transaction, and with it what is kept and given back."""
+        self._keeper.before(change, step)
+        statement = self._keeper.statement(change, step)
+        if statement == step.sql:
+            rows = self._execute_sql(step)
+        else:
+            cursor = self.conn.execute(statement.encode())
+            rows = cursor.rowcount
+            while cursor.nextset():
+                pass
+        self._keeper.after(change, step)
+        return rows
 
     def _send(self, change: Change, step: Step, attempt: int, execute: Callable[[Step], int | None]) -> None:
         self._doing = "send"

@@ -1,4 +1,4 @@
-"""What a down script would lose: the rows of tables it drops or empties, the values of columns it drops."""
+"""What a rollback takes away: tables and columns with what they hold now, and whether it is kept."""
 
 from __future__ import annotations
 
@@ -11,34 +11,54 @@ from pglast import ast, enums
 from psycopg import sql
 
 from pgrunbook.changes.plan import Change
+from pgrunbook.changes.safe_forms.step import Keep
 from pgrunbook.database.connection import Connection
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Something that a step drops, and how many rows or values are in it now (None: could not be counted)."""
+    """Something that goes, and how many rows or values are in it now (None: could not be counted).
+
+    ``kept_as`` is where it is kept, "" where it is lost.
+    """
 
     migration: str
     what: str
     holds: int | None
     unit: str
+    kept_as: str = ""
 
 
 def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
     """Return what the changes drop or empty, with what it holds now; [] when they touch no table and no column.
+
+    What a statement keeps before it goes is told as kept; rows that it changes one by one are not told here.
 
     A table or column that is not there (any more, or yet) holds nothing. What DELETE, UPDATE and code take
     away cannot be told before the fact.
     """
     found = []
     for change in changes:
-        for step in change.steps:
-            node = pglast.parse_sql(step.sql)[0].stmt
+        for written in change.statements:
+            keeps = [keep for step in change.of_statement(written.number) for keep in step.keeps]
+            for keep in keeps:
+                if keep.kind != "rows":
+                    found.append(_kept(conn, change.migration, keep))
+            node = next(iter(pglast.parse_sql(written.sql)), ast.RawStmt(stmt=None)).stmt
+            if keeps or node is None:
+                continue
             for schema, table, column in (*_dropped(node), *_in_schemas(conn, node)):
                 what = ".".join(filter(None, [schema, table, column]))
                 holds = _count(conn, schema, table, column)
                 found.append(Loss(change.migration, what, holds, "values" if column else "rows"))
     return found
+
+
+def _kept(conn: Connection, migration: str, keep: Keep) -> Loss:
+    column = f".{keep.column}" if keep.column else ""
+    where = f" WHERE {keep.column} IS NOT NULL" if keep.column else ""
+    holds = _counted(conn, sql.SQL("SELECT count(*) FROM {}{}").format(sql.SQL(keep.table), sql.SQL(where)))
+    return Loss(migration, f"{keep.table}{column}", holds, "values" if column else "rows", keep.kept_as)
 
 
 def _dropped(node: object) -> Iterator[tuple[str | None, str, str | None]]:
@@ -73,8 +93,12 @@ def _in_schemas(conn: Connection, node: object) -> Iterator[tuple[str, str, None
 def _count(conn: Connection, schema: str | None, table: str, column: str | None) -> int | None:
     name = sql.Identifier(schema, table) if schema else sql.Identifier(table)
     where = sql.SQL(" WHERE {} IS NOT NULL").format(sql.Identifier(column)) if column else sql.SQL("")
+    return _counted(conn, sql.SQL("SELECT count(*) FROM {}{}").format(name, where))
+
+
+def _counted(conn: Connection, query: sql.Composed) -> int | None:
     try:
-        row = conn.execute(sql.SQL("SELECT count(*) FROM {}{}").format(name, where)).fetchone()
+        row = conn.execute(query).fetchone()
     except (
         psycopg.errors.UndefinedTable,
         psycopg.errors.UndefinedColumn,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import psycopg
 
 from pgrunbook import history as histories
 from pgrunbook.changes import trouble
 from pgrunbook.changes.plan import Change, Plan, Step
-from pgrunbook.database import connection, steps
+from pgrunbook.changes.way_back import Back
+from pgrunbook.database import connection, recorded_ways, steps
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, RESET_SESSION, Connection
 from pgrunbook.history import History
 
@@ -25,6 +28,7 @@ class Marks:
     plan: Plan
     run_id: str
     history: History
+    corrections: dict[tuple[str, int], Back] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._digest = self.plan.digest
@@ -36,6 +40,7 @@ class Marks:
         """
         rows = [_row(step) for step in group]
         written = None
+        ways = self._ways(change)
         with self.conn.pipeline():
             for statement in RESET_SESSION if last else OURSELVES:
                 self.conn.execute(statement.encode())
@@ -43,17 +48,23 @@ class Marks:
                 self.conn.execute(b"SET LOCAL lock_timeout = %d" % READ_LOCK_TIMEOUT_MS)
                 self.conn.execute(b"SET LOCAL statement_timeout = %d" % READ_STATEMENT_TIMEOUT_MS)
             if last:
-                written = self.conn.execute(*self._history_command(change))
-                steps.take_back(self.conn, change.migration, "down" if self.plan.direction == "up" else "up")
+                written = self._end(change)
                 rows.append(_history_row(change))
+            if ways:
+                recorded_ways.write(self.conn, self._key(change), ways)
+            self._correct()
             steps.write(self.conn, self._key(change), "done", rows)
         if written is not None and written.rowcount != 1:
             raise trouble.history_moved(self.history.qualified_table, change)
 
     def alone(self, change: Change, step: Step, state: str) -> None:
         """Write in a transaction of its own that a step is meant to be done, or is done."""
+        ways = self._ways(change) if state == "intended" else []
         with connection.transaction(self.conn, **RECORD_LIMITS):
             self.conn.execute("; ".join(OURSELVES).encode())
+            if ways:
+                recorded_ways.write(self.conn, self._key(change), ways)
+            self._correct()
             steps.write(self.conn, self._key(change), state, [_row(step)])
 
     def withdraw(self, change: Change, group: Sequence[Step]) -> None:
@@ -64,6 +75,37 @@ class Marks:
     def meant(self, change: Change, group: Sequence[Step]) -> None:
         """Write, in the transaction that is open, that it is to be looked whether steps are done."""
         steps.write(self.conn, self._key(change), "intended", [_row(step) for step in group])
+
+    def _end(self, change: Change) -> psycopg.Cursor[tuple[object, ...]] | None:
+        """Write that a migration is at its end; return what the server said of the history row, None without one."""
+        written = None
+        if change.ends == "history row":
+            written = self.conn.execute(*self._history_command(change))
+        if change.ends == "part":
+            recorded_ways.mark(self.conn, change.migration, change.takes_back, self.run_id)
+            return written
+        steps.take_back(self.conn, change.migration, "down" if self.plan.direction == "up" else "up")
+        if self.plan.direction == "down":
+            recorded_ways.forget(self.conn, change.migration)
+        return written
+
+    def _correct(self) -> None:
+        for (migration, statement), back in self.corrections.items():
+            recorded_ways.correct(self.conn, migration, statement, back.model_dump(mode="json"))
+
+    def _ways(self, change: Change) -> list[dict[str, object]]:
+        """Return how each statement of a migration that goes up is taken back."""
+        if self.plan.direction == "down":
+            return []
+        return [
+            {
+                "statement": written.number, "file": written.file, "line": written.line, "sql": written.sql,
+                "steps": [step.number for step in change.of_statement(written.number)], "undo": written.undo,
+                "back": written.back.model_dump(mode="json") if written.back else None,
+                "schema_before": change.schema_before,
+            }
+            for written in change.statements
+        ]  # fmt: skip
 
     def _history_command(self, change: Change) -> histories.Command:
         entry = next(e for e in self.history.entries if e.name == change.migration)

@@ -8,32 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pgrunbook.changes import alone, kinds, statements
-from pgrunbook.changes.safe_forms.step import Batches, Expansion, Gate, SafeStep
+from pgrunbook.changes.safe_forms.step import Batches, Expansion, Gate, Keep, SafeStep
 from pgrunbook.changes.statements import Policy, Statement, Type
+from pgrunbook.changes.way_back import Back, Frozen, Proof, irreversible
 from pgrunbook.database.activity import Identity
-from pgrunbook.database.connection import RESET_SESSION
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import History, Migration
 from pgrunbook.target import Target
 
 Direction = Literal["up", "down"]
-WayBack = Literal["down script", "none", "the migration itself"]
+WayBack = Literal["down script", "computed", "the migration itself"]
 # A statement that runs alone takes as long as the table is big. One that also waits without making others
 # wait (CONCURRENTLY, plain VACUUM) may wait as long; every other (VACUUM FULL) would hold up a queue.
 LONG_TIMEOUT_MS = 3_600_000
 # The key of the gate that a plan without a proof meets.
 REHEARSAL = "rehearsal"
+# What the key of the gate of a migration without a proven way back begins with.
+WAY_BACK = "way-back:"
 UNPROVEN_HOW = "Let it be rehearsed on a branch, or know that nothing about its end is promised."
-
-
-class Frozen(BaseModel):
-    """A part of the plan: unknown fields are refused, and nothing changes once it is made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LockOn(Frozen):
@@ -61,7 +57,7 @@ class Step(Frozen):
 
     ``statement`` is the number of the written statement that it stands for. ``sql`` may hold several statements.
     ``done`` and ``leftovers`` are the queries of :class:`SafeStep` for what runs alone, ``batches`` makes a step
-    a loop of transactions.
+    a loop of transactions, ``keeps``, ``gives_back`` and ``gives_rows`` are as there.
     """
 
     number: int
@@ -81,14 +77,22 @@ class Step(Frozen):
     done: str | None = None
     leftovers: str | None = None
     batches: Batches | None = None
+    keeps: tuple[Keep, ...] = ()
+    gives_back: tuple[str, ...] = ()
+    gives_rows: tuple[int, ...] = ()
     locks: tuple[LockOn, ...] = ()
     lock_timeout_ms: int
     statement_timeout_ms: int
     estimate: Estimate | None = None
 
+    @property
+    def is_loop(self) -> bool:
+        """Whether it is executed as a loop of transactions, which goes on where it was cut off."""
+        return self.batches is not None or bool(self.gives_rows)
+
 
 class Written(Frozen):
-    """A statement as it stands in the file, and what is executed in its place: see :class:`Expansion`."""
+    """A statement as it stands in the file, what is executed in its place (:class:`Expansion`), and its way back."""
 
     number: int
     sql: str
@@ -103,6 +107,7 @@ class Written(Frozen):
     differs: tuple[str, ...] = ()
     gate: Gate | None = None
     off: str = ""
+    back: Back | None = None
 
     @property
     def key(self) -> str:
@@ -118,11 +123,19 @@ class Segment(NamedTuple):
 
 
 class Change(Frozen):
-    """One migration in one direction: its steps, and the schema before and after it where a rehearsal told."""
+    """One migration in one direction: its steps, and the schema before and after it where a rehearsal told.
+
+    ``ends`` says what the last transaction does: it writes or deletes the row of the history, or, on the way back
+    of a migration that was not brought to its end ("begun") or of some of its statements ("part"), leaves it.
+    ``takes_back`` are the statements of the migration that a way back is about.
+    """
 
     migration: str
     file_sha256: str
     way_back: WayBack
+    proof: Proof = Proof()
+    ends: Literal["history row", "begun", "part"] = "history row"
+    takes_back: tuple[int, ...] = ()
     statements: tuple[Written, ...] = ()
     steps: tuple[Step, ...]
     schema_before: str | None = None
@@ -134,8 +147,8 @@ class Change(Frozen):
         joins = False
         for step in self.steps:
             kind: Literal["together", "alone", "batches"] = "together"
-            if step.batches is not None or step.policy is Policy.ALONE:
-                kind = "alone" if step.batches is None else "batches"
+            if step.is_loop or step.policy is Policy.ALONE:
+                kind = "batches" if step.is_loop else "alone"
             own = kind != "together" or step.own_transaction
             if joins and not own:
                 found[-1] = Segment("together", (*found[-1].steps, step))
@@ -176,7 +189,7 @@ class Plan(Frozen):
     ``unproven`` says why the plan is not proven on a branch, "" where it is.
     """
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     direction: Direction
     target: str
     base: Base
@@ -186,13 +199,19 @@ class Plan(Frozen):
     changes: tuple[Change, ...]
 
     def gates(self) -> list[OpenGate]:
-        """Return every gate of the plan: statements without a safe form, and a missing proof."""
+        """Return every gate of the plan: statements without a safe form, no way back, and a missing proof."""
         found = [
             OpenGate(written.key, change.migration, written.gate)
             for change in self.changes
             for written in change.statements
             if written.gate is not None
         ]
+        if self.direction == "up" and not self.unproven:
+            found += [
+                OpenGate(f"{WAY_BACK}{c.migration}", c.migration, irreversible(c.proof.says))
+                for c in self.changes
+                if not c.proof.proven
+            ]
         if self.unproven and self.changes:
             found.insert(0, OpenGate(REHEARSAL, "", Gate("not-proven", self.unproven, "troubleshoot", UNPROVEN_HOW)))
         return found
@@ -206,21 +225,6 @@ class Plan(Frozen):
         """Return every step with its change, in the order of execution."""
         return [(change, step) for change in self.changes for step in change.steps]
 
-    def sql(self) -> str:
-        """Return what psql would run: readable, and the same steps under the same timeouts.
-
-        The rows of schema pgrunbook and of the history table are named in comments only.
-        """
-        lines = [
-            f"-- Plan {self.digest}",
-            f"-- Target {self.target}, database {self.base.database}, from version {self.base.version or '(none)'}.",
-            "\\set ON_ERROR_STOP on",
-            "",
-        ]
-        for change in self.changes:
-            lines += [f"-- {self.direction}: {change.migration}", *_psql(change, self.direction), ""]
-        return "\n".join(lines)
-
     def text(self) -> str:
         """Return the text of ``plan.json``: the digest and the plan."""
         body = json.loads(_canonical(self))
@@ -229,7 +233,7 @@ class Plan(Frozen):
 
 def build_steps(sql: str, file: str, target: Target) -> tuple[Step, ...]:
     """Return the steps of a file as it is written, under the target's timeouts. Raises WrongInput as parse does."""
-    return as_written("", "", "none", statements.parse(sql, file), target).steps
+    return as_written("", "", "computed", statements.parse(sql, file), target).steps
 
 
 def up(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
@@ -239,9 +243,9 @@ def up(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
     )
 
 
-def way_back(migration: Migration) -> Literal["down script", "none"]:
+def way_back(migration: Migration) -> Literal["down script", "computed"]:
     """Return how a migration is taken back."""
-    return "down script" if migration.down_sql is not None else "none"
+    return "down script" if migration.down_sql is not None else "computed"
 
 
 def down(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
@@ -351,42 +355,7 @@ def _step(target: Target, expansion: Expansion, statement: int, step: SafeStep) 
         own_transaction=step.own_transaction, quick=step.quick,
         done=alone.done(step.sql) if as_it_is else step.done,
         leftovers=alone.leftovers(step.sql) if as_it_is else step.leftovers,
-        batches=step.batches,
+        batches=step.batches, keeps=step.keeps, gives_back=step.gives_back, gives_rows=step.gives_rows,
         lock_timeout_ms=LONG_TIMEOUT_MS if waits_long else target.lock_timeout_ms,
         statement_timeout_ms=LONG_TIMEOUT_MS if takes_long else target.statement_timeout_ms,
     )  # fmt: skip
-
-
-def _psql(change: Change, direction: Direction) -> list[str]:
-    lines: list[str] = []
-    row = "inserted into" if direction == "up" else "deleted from"
-    segments = change.segments()
-    for number, segment in enumerate(segments, 1):
-        together = segment.kind == "together"
-        lines += ["BEGIN;"] if together else []
-        for step in segment.steps:
-            lines += [*_said(step), *_limits(step, "LOCAL " if together else ""), f"{step.sql};"]
-        if number == len(segments):
-            lines.append(f"-- here the row of {change.migration} is {row} the history table")
-        lines += ["COMMIT;"] if together else []
-    end = "; ".join(RESET_SESSION) + ";  -- what it set does not reach the next one"
-    return [*lines, end]
-
-
-def _said(step: Step) -> list[str]:
-    """Say above a part of a safe form what it is for."""
-    if not step.form:
-        return []
-    lines = [f"-- {step.file}, line {step.line}: {step.says}"]
-    if step.batches is not None:
-        by = ", ".join(step.batches.key) or "pages"
-        lines.append(f"-- pgrunbook loops over ranges of {by}, and commits after each {step.batches.rows} rows;")
-        lines.append("-- psql does the same at once:")
-    return lines
-
-
-def _limits(step: Step, local: str) -> list[str]:
-    return [
-        f"SET {local}lock_timeout = {step.lock_timeout_ms};",
-        f"SET {local}statement_timeout = {step.statement_timeout_ms};",
-    ]

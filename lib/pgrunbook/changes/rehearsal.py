@@ -2,20 +2,22 @@
 
 It chooses the safe forms on the way, and says before the fact which schema the plan ends in, which
 statements the server would refuse, whether the safe plan ends where the plain SQL does, and whether each
-down script leads back. What depends on rows (times, locks, values) it cannot say.
+migration can be taken back. What depends on rows (times, locks, values) it cannot say.
 
-1. On one branch the plain statements are executed, one by one; before each one its safe form is chosen.
-2. Each migration with a down script is taken down and up again there.
-3. Where a safe form was chosen, the plan is executed on a second branch, as migrate would; after each
-   migration the schemas must be equal, but for what the form declares.
+1. On one branch the plain statements are executed, one by one; before each one its safe form is chosen, its way
+   back is read from the catalog, and what it would destroy is planned to be kept.
+2. On a second branch the plan is executed, as migrate would, each migration up, down and up again: after down the
+   schema must be the one before, and after the second up that of the plain statements, but for what is declared.
+3. Where a way back fails, the second branch is made anew, and that migration goes up only.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,14 +25,16 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft, statements
+from pgrunbook.changes import draft, going_back, statements
 from pgrunbook.changes import plan as plans
+from pgrunbook.changes.drafter import Drafter
 from pgrunbook.changes.empty_branch import SchemaCopy, copy_schema
 from pgrunbook.changes.execute import Execution, Observer
-from pgrunbook.changes.plan import Change, Plan, Step
-from pgrunbook.changes.safe_forms import Planner
+from pgrunbook.changes.going_back import NoWayError, Planned
+from pgrunbook.changes.keeping import OnConflict
+from pgrunbook.changes.plan import Change, Direction, Plan, Step
 from pgrunbook.changes.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
-from pgrunbook.changes.statements import Policy
+from pgrunbook.changes.way_back import Proof
 from pgrunbook.database import activity, connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
@@ -44,29 +48,21 @@ RUN_ID = "rehearsal"
 
 
 @dataclass(frozen=True)
-class Way:
-    """What came of taking one migration back by its down script, right after it was taken up."""
-
-    migration: str
-    proven: bool
-    says: str
-
-
-@dataclass(frozen=True)
 class Rehearsal:
     """The schemas on the way: ``before``, and one after each change, in order.
 
-    ``changes`` is what was rehearsed, with safe forms where they were asked for; ``declared`` are the
-    differences that these make by nature. ``unlike`` names the objects that the branch could not copy exactly
-    (another server version words them otherwise); they are left out of every comparison with the target.
+    ``changes`` is what was rehearsed, with safe forms where they were asked for, and what was proven of its ways
+    back, which are in ``backs`` by migration; ``declared`` are the differences that these make by nature.
+    ``unlike`` names the objects that the branch could not copy exactly (another server version words them
+    otherwise); they are left out of every comparison with the target.
     """
 
     before: Snapshot
     after: tuple[Snapshot, ...]
-    ways: tuple[Way, ...]
     unlike: tuple[tuple[str, str], ...]
     changes: tuple[Change, ...] = ()
     declared: tuple[Difference, ...] = ()
+    backs: Mapping[str, Planned] = field(default_factory=dict)
 
     @property
     def end(self) -> Snapshot:
@@ -84,22 +80,6 @@ def leave_out(history: History) -> list[str]:
 
 
 def rehearse(
-    target: Target, history: History, changes: Sequence[Change], backs: Sequence[Change], here: Snapshot
-) -> Rehearsal:
-    """Take changes as they are written up on an empty branch, each that has a way back also down and up again.
-
-    ``backs`` are the changes of the same migrations in the other direction, where there are any; ``here`` is
-    the target's schema now.
-
-    Raises StatementFailed for a statement that the server refuses even without rows, Unreachable when
-    no empty branch is to be had.
-    Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
-    """
-    schema = copy_schema(target, [s.sql for c in changes for s in c.statements])
-    return _plain(schema, history, changes, backs, here, lambda *_: None)
-
-
-def rehearse_safely(
     target: Target,
     history: History,
     migrations: Sequence[Migration],
@@ -107,36 +87,26 @@ def rehearse_safely(
     conn: Connection,
     *,
     off: Mapping[str, str],
+    keep: bool = True,
 ) -> Rehearsal:
-    """Choose the safe form of each statement, and prove on a second empty branch that all end in the same schema.
+    """Choose the safe form of each statement, prove that all end in the same schema, and prove each way back.
 
     ``conn`` leads to the target, whose rows tell what is large; ``off`` maps a statement's file and line to the
-    reason for which its safe form is switched off.
+    reason for which its safe form is switched off. Where nothing is to be kept, what destroys has no way back.
 
-    Raises as :func:`rehearse` does, and Refused when the safe plan ends in another schema.
+    Raises StatementFailed for a statement that the server refuses even without rows, Refused when the safe plan
+    ends in another schema, Unreachable when no empty branch is to be had.
+    Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
     parsed = {m.name: statements.parse(m.sql, m.path.name) for m in migrations}
     schema = copy_schema(target, [s.sql for written in parsed.values() for s in written])
-    backs = plans.down(target, [m for m in migrations if m.down_sql is not None])
-    planner: Planner | None = None
-    drafted: dict[str, Change] = {}
-
-    def choose(branch: Connection, change: Change, step: Step | None) -> None:
-        nonlocal planner
-        if planner is None:
-            planner = Planner(branch, off=off, batch_rows=target.batch_rows, rows_conn=conn, applied=True)
-        if step is not None:
-            planner.expand(parsed[change.migration][step.number - 1])
-        else:
-            migration = next(m for m in migrations if m.name == change.migration)
-            drafted[change.migration] = draft.change(target, migration, planner.end_file())
-
-    plain = _plain(schema, history, plans.up(target, migrations), backs, here, choose)
-    changes = draft.with_locks([drafted[m.name] for m in migrations], conn)
-    if not any(step.form for change in changes for step in change.steps):
-        return replace(plain, changes=changes)
-    after, declared = _safe(schema, history, changes, plain)
-    return replace(plain, after=after, changes=changes, declared=declared)
+    drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep)
+    plain = _plain(schema, history, plans.up(target, migrations), here, drafter.step)
+    changes = draft.with_locks([drafter.changes[m.name] for m in migrations], conn)
+    proofs = _Proofs(schema, target, history, conn, {m.name: m for m in migrations}, plain)
+    after, declared = proofs.of(changes)
+    proven = tuple(c.model_copy(update={"proof": proofs.proofs[c.migration]}) for c in changes)
+    return replace(plain, after=after, changes=proven, declared=declared, backs=proofs.backs)
 
 
 def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, str]]) -> list[Difference]:
@@ -157,14 +127,7 @@ def as_declared(difference: Difference, changes: Sequence[Change]) -> bool:
 _Hook = Callable[[Connection, Change, Step | None], None]
 
 
-def _plain(
-    schema: SchemaCopy,
-    history: History,
-    changes: Sequence[Change],
-    backs: Sequence[Change],
-    here: Snapshot,
-    hook: _Hook,
-) -> Rehearsal:
+def _plain(schema: SchemaCopy, history: History, changes: Sequence[Change], here: Snapshot, hook: _Hook) -> Rehearsal:
     left = leave_out(history)
     with schema.branch() as branch, connect(branch, purpose="rehearses") as conn:
         _limit(conn)
@@ -174,43 +137,101 @@ def _plain(
             conn.execute(statement)
         before = snapshot(conn, leave_out=left)
         after: list[Snapshot] = []
-        ways: list[Way] = []
-        scripts = {back.migration: back for back in backs}
         for change in changes:
             _apply(conn, change, hook)
             after.append(snapshot(conn, leave_out=left))
-            earlier = after[-2] if len(after) > 1 else before
-            ways.append(_way_back(conn, change, scripts.get(change.migration), earlier, after[-1], left))
-    return Rehearsal(before, tuple(after), tuple(ways), unlike, tuple(changes))
+    return Rehearsal(before, tuple(after), unlike, tuple(changes))
 
 
-def _safe(
-    schema: SchemaCopy, history: History, changes: Sequence[Change], plain: Rehearsal
-) -> tuple[tuple[Snapshot, ...], tuple[Difference, ...]]:
-    """Execute the plan as migrate would; return the schema after each change, and the declared differences.
+class _Proofs:
+    """Executes the plan on a branch as migrate would, each migration up, down and up again."""
 
-    Raises Refused where a schema is another one than that of the plain statements.
-    """
-    left = leave_out(history)
-    after: list[Snapshot] = []
-    declared: dict[Difference, None] = {}
-    with schema.branch() as branch, connect(branch, purpose="rehearses") as conn, journal() as told:
-        own = histories.read(conn, branch)
-        for number, (change, wanted) in enumerate(zip(changes, plain.after, strict=True), 1):
-            execute(branch, conn, own, change, told)
-            own = replace(own, exists=True, schema_exists=True)
-            after.append(snapshot(conn, leave_out=left))
-            found = diff(wanted, after[-1])
-            other = [d for d in found if not as_declared(d, changes[:number])]
+    def __init__(
+        self,
+        schema: SchemaCopy,
+        target: Target,
+        history: History,
+        rows_conn: Connection,
+        migrations: Mapping[str, Migration],
+        plain: Rehearsal,
+    ) -> None:
+        self.schema, self.target, self.rows_conn = schema, target, rows_conn
+        self.migrations, self.plain, self.left = migrations, plain, leave_out(history)
+        self.proofs: dict[str, Proof] = {}
+        self.backs: dict[str, Planned] = {}
+
+    def of(self, changes: Sequence[Change]) -> tuple[tuple[Snapshot, ...], tuple[Difference, ...]]:
+        """Prove all; return the schema after each change, and the declared differences.
+
+        Raises Refused where a schema is another one than that of the plain statements.
+        """
+        while True:
+            after: list[Snapshot] = []
+            declared: dict[Difference, None] = {}
+            with self.schema.branch() as branch, connect(branch, purpose="rehearses") as conn, journal() as told:
+                for number, change in enumerate(changes):
+                    execute(branch, conn, histories.read(conn, branch), change, told)
+                    before = after[-1] if after else self.plain.before
+                    if change.migration not in self.proofs and not self._there_and_back(
+                        branch, conn, change, before, told
+                    ):
+                        break  # the branch is in between: once more, without this way back
+                    after.append(snapshot(conn, leave_out=self.left))
+                    declared.update(dict.fromkeys(self._declared(changes[: number + 1], after[-1])))
+                else:
+                    return tuple(after), tuple(declared)
+
+    def _declared(self, changes: Sequence[Change], found: Snapshot) -> list[Difference]:
+        differences = diff(self.plain.after[len(changes) - 1], found)
+        backs = [text for planned in self.backs.values() for text in planned.differs]
+        other = [d for d in differences if not as_declared(d, changes) and not going_back.is_declared(d, backs)]
+        if other:
+            raise Refused(
+                f"the safe plan of {changes[-1].migration} ends in another schema than its SQL",
+                detail="; ".join(d.line() for d in other[:8]),
+                state="Nothing changed in the target: this was seen on a branch.",
+                hint="Switch the safe form off for the statement (safe_forms_off), and report this.",
+            )
+        return differences
+
+    def _there_and_back(
+        self, branch: Target, conn: Connection, change: Change, before: Snapshot, told: Journal
+    ) -> bool:
+        """Take a migration that is up down and up again; return whether the branch is where it was."""
+        how = change.way_back
+        try:
+            planned = self._planned(conn, change)
+        except NoWayError as reason:
+            self.proofs[change.migration] = Proof(says=_of(how, str(reason)))
+            return True
+        try:
+            execute(branch, conn, histories.read(conn, branch), planned.change, told, direction="down")
+            found = diff(before, snapshot(conn, leave_out=self.left))
+            other = [d.line() for d in found if not going_back.is_declared(d, planned.differs)]
             if other:
-                raise Refused(
-                    f"the safe plan of {change.migration} ends in another schema than its SQL",
-                    detail="; ".join(d.line() for d in other[:8]),
-                    state="Nothing changed in the target: this was seen on a branch.",
-                    hint="Switch the safe form off for the statement (safe_forms_off), and report this.",
-                )
-            declared.update(dict.fromkeys(found))
-    return tuple(after), tuple(declared)
+                raise NoWayError(f"it leaves another schema: {'; '.join(other[:5])}")
+            execute(branch, conn, histories.read(conn, branch), change, told, again=True)
+        except (NoWayError, StatementFailed) as exc:
+            reason_ = exc.detail if isinstance(exc, StatementFailed) else str(exc)
+            self.proofs[change.migration] = Proof(says=_of(how, reason_ or str(exc)))
+            return False
+        self.backs[change.migration] = planned
+        says = f"{how}: up, down and up again on an empty branch, the schema is equal each time"
+        self.proofs[change.migration] = Proof(proven=True, says=says, differs=planned.differs)
+        return True
+
+    def _planned(self, conn: Connection, change: Change) -> Planned:
+        migration = self.migrations[change.migration]
+        if migration.down_sql is not None:
+            return going_back.scripted(conn, self.target, migration, rows_conn=self.rows_conn)
+        takes = going_back.taken(change.statements, change)
+        return going_back.computed(
+            conn, self.target, change.migration, change.file_sha256, takes, rows_conn=self.rows_conn
+        )
+
+
+def _of(how: str, reason: str) -> str:
+    return f"{how}: {reason}" if how == "down script" else reason
 
 
 def execute(
@@ -221,16 +242,34 @@ def execute(
     journal: Journal,
     observer: Observer | None = None,
     *,
+    direction: Direction = "up",
     as_written: bool = False,
-) -> None:
-    """Execute one change on a branch, exactly as migrate does. Raises StatementFailed with the target's state.
+    again: bool = False,
+    on_conflict: OnConflict = "stop",
+) -> float:
+    """Execute one change on a branch, exactly as migrate and rollback do; return how long it took, in ms.
 
-    ``as_written`` says that its statements are those of the file, and no safe form is to blame.
+    ``as_written`` says that its statements are those of the file, and no safe form is to blame; what goes up
+    ``again`` is another run, which keeps what it destroys beside what the first one has kept.
+
+    Raises StatementFailed, with the target's state.
     """
     base = plans.base(activity.identity(conn), Snapshot(0, ()), history)
-    plan = Plan(direction="up", target=branch.name, base=base, attempts=3, rehearsed="on a branch", changes=(change,))
+    plan = Plan(
+        direction=direction, target=branch.name, base=base, attempts=3, rehearsed="on a branch", changes=(change,)
+    )
+    began = time.monotonic()
     try:
-        Execution(plan, branch, RUN_ID, conn, history, journal, observer=observer).run()
+        Execution(
+            plan,
+            branch,
+            f"{RUN_ID}-again" if again else RUN_ID,
+            conn,
+            history,
+            journal,
+            observer=observer,
+            on_conflict=on_conflict,
+        ).run()
     except RunbookError as exc:
         raise StatementFailed(
             f"the {'migration' if as_written else 'safe plan'} would fail: {exc.message}",
@@ -241,6 +280,7 @@ def execute(
             else "Switch the safe form off for the statement (safe_forms_off), or write it otherwise.",
         ) from exc
     connection.reset(conn)
+    return (time.monotonic() - began) * 1000
 
 
 @contextmanager
@@ -281,37 +321,3 @@ def _run(conn: Connection, change: Change, step: Step) -> None:
             hint=exc.diag.message_hint
             or "Correct the migration. Where it needs rows to succeed, prepare with rehearse = False.",
         ) from exc
-
-
-def _way_back(
-    conn: Connection, change: Change, back: Change | None, before: Snapshot, after: Snapshot, left: list[str]
-) -> Way:
-    """Go down and up again from right behind the change, and compare the schema at both ends."""
-    if back is None:
-        return Way(change.migration, False, "no down script: after this, only the restore point")
-    splits = any(step.policy is Policy.ALONE for step in (*change.steps, *back.steps))
-    try:
-        if splits:
-            return _there_and_back(conn, change, back, before, after, left)
-        with conn.transaction(force_rollback=True):  # whatever comes of it, the branch stays as it was
-            return _there_and_back(conn, change, back, before, after, left)
-    except StatementFailed as exc:
-        if splits:
-            raise  # what it did until then is committed on the branch: the rest would prove nothing
-        return Way(change.migration, False, f"the down script fails: {exc.message}")
-
-
-def _there_and_back(
-    conn: Connection, change: Change, back: Change, before: Snapshot, after: Snapshot, left: list[str]
-) -> Way:
-    _apply(conn, back)
-    found = diff(before, snapshot(conn, leave_out=left))
-    if found:
-        lines = "; ".join(d.line() for d in found[:5])
-        return Way(change.migration, False, f"the down script leaves another schema: {lines}")
-    _apply(conn, change)
-    found = diff(after, snapshot(conn, leave_out=left))
-    if found:
-        lines = "; ".join(d.line() for d in found[:5])
-        return Way(change.migration, False, f"going up again leads to another schema: {lines}")
-    return Way(change.migration, True, "down and up again: the schema is equal both times")

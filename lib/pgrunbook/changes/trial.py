@@ -4,6 +4,8 @@
 2. The plain SQL is executed on one database, the plan on the other, each as migrate would, with an observer
    beside it, and with traffic where it is asked for.
 3. Both must end with the same rows in every table that was touched.
+4. On a third one each migration goes up, down and up again: after down the rows are those from before it, and at
+   the end those of the plan.
 
 What was seen is kept as ``rehearsal.json``, of which ``schemas/rehearsal.schema.json`` tells the form.
 """
@@ -23,13 +25,14 @@ from pgrunbook.branches import copies, shared
 from pgrunbook.branches.copies import Copy
 from pgrunbook.branches.server import Server
 from pgrunbook.changes import plan as plans
-from pgrunbook.changes import rehearsal, same_rows
+from pgrunbook.changes import rehearsal, same_rows, there_and_back
 from pgrunbook.changes.effects import blocks
 from pgrunbook.changes.load import Traffic, traffic
 from pgrunbook.changes.observe import HeldLock, Observed, Observer
 from pgrunbook.changes.plan import LONG_TIMEOUT_MS, Change, Estimate, Step
 from pgrunbook.changes.rehearsal import Rehearsal
 from pgrunbook.changes.same_rows import Wandering
+from pgrunbook.changes.there_and_back import WayBackSeen
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Column, Relation, Snapshot
 from pgrunbook.errors import Refused
@@ -105,7 +108,7 @@ class TrafficSeen(_Seen):
 class Trial(_Seen):
     """What a rehearsal with the target's rows has shown."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     target: str
     branch: str
     made_s: float
@@ -113,6 +116,7 @@ class Trial(_Seen):
     statements: tuple[StatementSeen, ...]
     migrations: tuple[MigrationEnd, ...]
     compared: tuple[str, ...]
+    ways_back: tuple[WayBackSeen, ...]
     plain_traffic: TrafficSeen | None
     safe_traffic: TrafficSeen | None
 
@@ -148,7 +152,7 @@ def rehearse(
     """
     plain = plans.up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations)
     touched = _tables(proven)
-    with copies.with_data(target, most_bytes=most_bytes) as copy:
+    with copies.with_data(target, most_bytes=most_bytes, back=bool(proven.backs)) as copy:
         with connect(copy.safe, purpose="counts rows") as branch:
             beside = copies.rows_beside(conn, branch, touched)
             _refuse_smaller(target, beside)
@@ -159,11 +163,15 @@ def rehearse(
         with shared.server_as_before(copy.server):
             one = _run(copy, copy.plain, plain, loaded, leave, per_second)
         wandering = _wandering(copy, plain, proven.changes, loaded if per_second else ())
-        other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
+        with shared.server_as_before(copy.server):
+            other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
         with connect(copy.plain, purpose="compares") as a, connect(copy.safe, purpose="compares") as b:
             tables = same_rows.named(b, dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
             equality = same_rows.compare(a, b, tables, wandering)
             behind = same_rows.sequences_behind(a, b)
+            backs = there_and_back.prove(copy.back, proven, tables) if copy.back is not None else ()
+            if copy.back is not None and not per_second:
+                backs = there_and_back.with_end(backs, b, copy.back, tables, wandering)
     _refuse_other_rows([*equality.differences, *behind])
     trial = Trial(
         target=target.name,
@@ -173,6 +181,7 @@ def rehearse(
         statements=tuple(_statements(proven.changes, one, other)),
         migrations=tuple(_ends(proven, equality.passed_over)),
         compared=equality.compared,
+        ways_back=backs,
         plain_traffic=one.traffic,
         safe_traffic=other.traffic,
     )

@@ -21,7 +21,7 @@ _HEADING = re.compile(r"^-- name: (\w+)\n-- a row is: (.+)\n", re.M)
 
 # Whatever of a session's settings shows in the text that the server makes of definitions and values, and
 # row_security, without which a policy would hide rows silently instead of raising an error.
-_SETTINGS = {
+SETTINGS = MappingProxyType({
     "search_path": "",
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
@@ -32,7 +32,7 @@ _SETTINGS = {
     "quote_all_identifiers": "off",
     "row_security": "off",
     "jit": "off",
-}
+})  # fmt: skip
 
 
 @cache
@@ -74,16 +74,22 @@ def steady(
     Raises Blocked when a lock could not be had within ``lock_timeout_ms``.
     """
     wanted = {
-        **_SETTINGS,
+        **SETTINGS,
         **settings,
         "lock_timeout": str(lock_timeout_ms),
         "statement_timeout": str(statement_timeout_ms),
     }
+    with told_blocked(lock_timeout_ms), _own_transaction(conn) as cursor:
+        before = _set_locally(cursor, wanted)
+        yield cursor
+        _set_locally(cursor, before)
+
+
+@contextmanager
+def told_blocked(lock_timeout_ms: int) -> Iterator[None]:
+    """Raise Blocked where a lock could not be had within ``lock_timeout_ms`` while something is read."""
     try:
-        with _own_transaction(conn) as cursor:
-            before = _set_locally(cursor, wanted)
-            yield cursor
-            _set_locally(cursor, before)
+        yield
     except psycopg.errors.LockNotAvailable as exc:
         raise Blocked(
             f"could not read the database within lock_timeout ({lock_timeout_ms} ms)",

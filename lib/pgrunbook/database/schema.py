@@ -24,6 +24,8 @@ from pgrunbook.database.queries import load, steady
 from pgrunbook.errors import Broken
 
 OURS = ("pgrunbook",)
+# What the schemas begin with that hold tables which are kept: ours wherever pgrunbook itself is left out.
+KEPT_SCHEMA = "pgrunbook_kept_"
 
 _FORMAT = 1
 

@@ -10,6 +10,7 @@ from pgrunbook.branches import archive, backup
 from pgrunbook.branches.point import NAME_MAX_BYTES
 from pgrunbook.branches.server import Server
 from pgrunbook.changes.execute import Execution, StepResult, StepState
+from pgrunbook.changes.keeping import OnConflict
 from pgrunbook.changes.plan import Plan
 from pgrunbook.database import locks, steps
 from pgrunbook.database.connection import Connection, connect
@@ -105,7 +106,7 @@ def _see_base_backup(here: Here) -> None:
         here.journal("base-backup-taken", id=taken.id, stop_lsn=taken.stop_lsn, bytes=taken.bytes)
 
 
-def execute(here: Here, plan: Plan, history: History) -> Table:
+def execute(here: Here, plan: Plan, history: History, *, on_conflict: OnConflict = "stop") -> Table:
     """Execute the plan under this database's run lock; return the table of steps at the end.
 
     Raises what Execution.run raises, and Blocked when another runner, or what is left of one, is at work.
@@ -118,7 +119,9 @@ def execute(here: Here, plan: Plan, history: History) -> Table:
         locks.one_executor(conn),
     ):
         now = _history_now(here, conn, history)
-        work = Execution(plan, here.target, here.run.run_id, conn, now, here.run.journal, live.redraw)
+        work = Execution(
+            plan, here.target, here.run.run_id, conn, now, here.run.journal, live.redraw, on_conflict=on_conflict
+        )
         try:
             results = work.run()
         except RunbookError:

@@ -108,7 +108,7 @@ class Here:
         self.journal("target-met", server_version=who.server_version, database=who.database,
                      system_identifier=who.system_identifier, session_user=who.session_user)  # fmt: skip
         self.run.versions.setdefault("server", who.server_version)
-        if who.in_recovery and self.procedure in ("prepare", "migrate", "rollback"):
+        if who.in_recovery and self.procedure in ("prepare", "migrate", "rollback", "purge"):
             raise Refused(
                 f'target "{self.target.name}" is a replica',
                 detail=f"Its server (PostgreSQL {who.server_version}) is in recovery and takes no changes.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import draft, rehearsal
+from pgrunbook.changes import draft, plan_sql, rehearsal
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes.execute import StepResult, StepState
 from pgrunbook.changes.plan import Plan
@@ -144,7 +144,7 @@ def _plan_now(here: Here, history: History, now: Snapshot) -> Plan:
     )  # fmt: skip
     here.run.keep("schema-before.json", now.to_json())
     here.run.keep("plan.json", plan.text())
-    here.run.keep("plan.sql", plan.sql())
+    here.run.keep("plan.sql", plan_sql.text(plan))
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()))
     gates.note(here.run, plan, [plans.REHEARSAL])  # whoever runs migrate alone has been told so
     return plan

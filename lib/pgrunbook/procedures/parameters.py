@@ -5,9 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pgrunbook.errors import WrongInput
@@ -25,6 +35,15 @@ def _listed(given: object) -> object:
     return tuple(given)
 
 
+def _numbered(given: object) -> object:
+    """A list of numbers as a notebook has it, or as text: 1,2."""
+    found = _listed(given)
+    texts = [str(number).strip() for number in found] if isinstance(found, tuple) else []
+    if any(not re.fullmatch("[1-9][0-9]*", text) for text in texts):
+        raise PydanticCustomError("not_numbers", "It should be a list of numbers")
+    return tuple(map(int, texts))
+
+
 def _mapped(given: object) -> object:
     return _json(given, dict) if isinstance(given, str) else given
 
@@ -40,7 +59,7 @@ def _json(given: str, kind: type) -> object:
 
 
 def _place(given: str) -> str:
-    if not re.fullmatch(r"\S.*:[1-9][0-9]*", given):
+    if not re.fullmatch(r"\S.*:[1-9][0-9]*|way-back:\S+", given):
         raise PydanticCustomError("not_a_place", "A statement is named as file:line")
     return given
 
@@ -54,6 +73,7 @@ def _digest(given: str) -> str:
 Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Place = Annotated[Word, AfterValidator(_place)]
 Names = Annotated[tuple[Word, ...], BeforeValidator(_listed)]
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbered)]
 Places = Annotated[tuple[Place, ...], BeforeValidator(_listed)]
 Digest = Annotated[str, AfterValidator(_digest)]
 Reasons = Annotated[dict[Place, Word], BeforeValidator(_mapped)]
@@ -72,7 +92,8 @@ class Prepare(Parameters):
 
     ``allow_loss`` names objects that may be lost in safe-migrations mode, ``accept`` the gates (each by its
     statement) that the operator accepts, ``safe_forms_off`` statements to run as they are written, with the reason.
-    The rehearsal is ``with_data`` as far as ``most_mb`` go, under ``load`` transactions a second.
+    The rehearsal is ``with_data`` as far as ``most_mb`` go, under ``load`` transactions a second. With ``keep`` what
+    a migration destroys is kept, so that it can be taken back.
     """
 
     generate: bool = False
@@ -80,6 +101,7 @@ class Prepare(Parameters):
     with_data: bool = True
     most_mb: int = Field(default=5_000, ge=1)
     load: int = Field(default=0, ge=0, le=10_000)
+    keep: bool = True
     accept: Places = ()
     allow_loss: Names = ()
     safe_forms_off: Reasons = {}
@@ -108,11 +130,20 @@ class Validate(Parameters):
 
 
 class Rollback(Parameters):
-    """What rollback is told: how many of the last migrations, or all that one run applied."""
+    """What rollback is told: how many of the last migrations, or all that one run applied, or ``steps`` of one.
+
+    ``on_conflict`` says what becomes of rows that a migration has changed and somebody since: ``stop`` refuses,
+    ``keep`` leaves them, ``restore`` overwrites them. It is tried ``with_data`` as far as ``most_mb`` go.
+    """
 
     migrations: int = Field(default=1, ge=1, le=1000)
     of_run: str = ""
+    migration: str = ""
+    steps: Numbers = ()
+    on_conflict: Literal["stop", "keep", "restore"] = "stop"
     lose_rows: bool = False
+    with_data: bool = True
+    most_mb: int = Field(default=5_000, ge=1)
 
 
 class Restore(Parameters):
@@ -122,12 +153,40 @@ class Restore(Parameters):
     name: str = ""
 
 
+class Purge(Parameters):
+    """What purge is told: what of the things that are kept is to go.
+
+    By age, by number, or everything; where none is named, what nobody needs any more. ``force`` lets go of what is
+    still needed, too.
+    """
+
+    older_than_days: int = Field(default=0, ge=0, le=3650)
+    ids: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    everything: bool = False
+    force: bool = False
+
+    @field_validator("ids", mode="before")
+    @classmethod
+    def _numbers(cls, given: object) -> object:
+        parts = _listed(given)
+        assert isinstance(parts, tuple)  # noqa: S101 - what is no list was refused
+        return tuple(int(part) if isinstance(part, str) and part.strip().isdecimal() else part for part in parts)
+
+    @field_validator("ids", "everything")
+    @classmethod
+    def _one_of(cls, given: object, info: ValidationInfo) -> object:
+        if given and any(value for name, value in info.data.items() if name in ("older_than_days", "ids")):
+            raise PydanticCustomError("one_of", "Name only one of older_than_days, ids and everything")
+        return given
+
+
 OF: dict[str, type[Parameters]] = {
     "prepare": Prepare,
     "migrate": Migrate,
     "validate": Validate,
     "rollback": Rollback,
     "restore": Restore,
+    "purge": Purge,
 }
 
 

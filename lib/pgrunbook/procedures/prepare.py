@@ -14,11 +14,13 @@ from pgrunbook.changes import (
     catalog_reader,
     draft,
     known,
+    plan_sql,
     refusals,
     rehearsal,
     room,
     safe_forms,
     statements,
+    there_and_back,
     trial,
     trouble,
 )
@@ -36,7 +38,7 @@ from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import History, Migration, State
-from pgrunbook.procedures import gates, plan_views
+from pgrunbook.procedures import back_views, gates, plan_views
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
 from pgrunbook.procedures.parameters import Prepare
@@ -182,7 +184,7 @@ def make_it_safe(here: Here) -> Table:
         here.facts["changes"] = draft.unproven(here.target, here.conn, pending, given.safe_forms_off)
         here.facts["rehearsed"] = "not rehearsed: rehearse = False" if pending else "nothing is pending"
         return plan_views.statements(here.facts["changes"], title="Not proven: rehearse = False." if pending else "")
-    done = rehearsal.rehearse_safely(here.target, history, pending, now, here.conn, off=given.safe_forms_off)
+    done = rehearsal.rehearse(here.target, history, pending, now, here.conn, off=given.safe_forms_off, keep=given.keep)
     _check_room(here, done.changes)
     here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
     here.run.keep("schema-promised.json", done.end.to_json())
@@ -211,7 +213,8 @@ def rehearse(here: Here) -> Lanes | Card:
         here.target, pending, done, here.conn, most_bytes=given.most_mb * 1024 * 1024, per_second=given.load
     )
     seen = ways.trial
-    here.facts.update(changes=trial.with_estimates(done.changes, ways), rehearsed=f"with rows: {seen.branch}")
+    changes = there_and_back.with_proofs(trial.with_estimates(done.changes, ways), seen.ways_back)
+    here.facts.update(changes=changes, rehearsed=f"with rows: {seen.branch}")
     here.run.keep("rehearsal.json", seen.text())
     here.journal("rehearsed", branch=seen.branch, made_s=seen.made_s, compared=seen.compared,
                  tables={t.table: [t.target_rows, t.branch_rows] for t in seen.tables})  # fmt: skip
@@ -224,12 +227,14 @@ def rehearse(here: Here) -> Lanes | Card:
 
 @heres.step
 def prove_the_way_back(here: Here) -> Table:
-    """Show for each migration whether its down script was seen to lead back to the same schema."""
-    done = here.facts.get("rehearsal")
-    ways = done.ways if done else ()
-    rows = [(w.migration, Cell("yes" if w.proven else "no", GOOD if w.proven else WARN), w.says) for w in ways]
-    here.journal("ways-back", proven=[w.migration for w in ways if w.proven])
-    return Table(["migration", "way back proven", "how"], rows, empty=f"Nothing to prove: {here.facts['rehearsed']}.")
+    """Show for each migration whether it was seen to lead up, down and up again, what is kept, and what differs."""
+    if here.facts.get("rehearsal") is None:
+        headings = ["migration", "way back proven"]
+        return Table(headings, [], empty=f"Nothing to prove: {here.facts['rehearsed']}.")
+    changes = here.facts["changes"]
+    proofs = {c.migration: c.proof.says for c in changes}
+    here.journal("ways-back", proven=[c.migration for c in changes if c.proof.proven], says=proofs)
+    return here.keep_table("ways-back", back_views.ways_back(changes))
 
 
 @heres.step
@@ -274,7 +279,7 @@ def freeze_the_plan(here: Here) -> Card:
     )
     here.facts["plan"] = plan
     here.run.keep("plan.json", plan.text())
-    here.run.keep("plan.sql", plan.sql())
+    here.run.keep("plan.sql", plan_sql.text(plan))
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()), gates=[g.key for g in plan.gates()])
     gates.note(here.run, plan, [*here.parameters.accept, *([] if here.parameters.rehearse else [plans.REHEARSAL])])
     here.facts["gates"] = [gate.key for gate in gates.left(here.run, plan)]
@@ -300,10 +305,12 @@ def verdict(here: Here) -> Banner:
 def _check_places(here: Here, history: History) -> None:
     """See that every statement that a parameter names is in the folder. Raises WrongInput."""
     migrations = [entry.migration for entry in history.entries if entry.migration is not None]
-    named = {*here.parameters.accept, *here.parameters.safe_forms_off}
+    accepted = [key for key in here.parameters.accept if not key.startswith(plans.WAY_BACK)]
+    named = {*accepted, *here.parameters.safe_forms_off}
     files = {m.path.name: m for m in migrations if any(place.startswith(f"{m.path.name}:") for place in named)}
     there = {safe_forms.key(s) for name, m in files.items() for s in statements.parse(m.sql, name)}
-    wrong = sorted(named - there)
+    unknown = {*here.parameters.accept} - {*accepted} - {f"{plans.WAY_BACK}{m.name}" for m in migrations}
+    wrong = sorted((named - there) | unknown)
     if wrong:
         raise WrongInput(
             f"no statement begins at {', '.join(wrong)}",

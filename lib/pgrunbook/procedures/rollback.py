@@ -1,23 +1,20 @@
-"""Rollback: take migrations back by their down scripts. The steps of notebooks/rollback.ipynb, in order."""
+"""Rollback: take migrations back, with the data. The steps of notebooks/rollback.ipynb, in order."""
 
 from __future__ import annotations
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft, rehearsal
+from pgrunbook.changes import draft, keeping, plan_sql, rehearsal, taking_back
 from pgrunbook.changes import plan as plans
-from pgrunbook.changes.losses import losses
-from pgrunbook.changes.plan import Plan
+from pgrunbook.changes.plan import Change, Plan
 from pgrunbook.database import steps
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
-from pgrunbook.errors import Broken, Refused, WrongInput
-from pgrunbook.history import Entry, History, Migration
-from pgrunbook.procedures import at_work
+from pgrunbook.errors import Broken, Refused
+from pgrunbook.procedures import at_work, back_views, chosen, kept_views
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
 from pgrunbook.procedures.parameters import Rollback
-from pgrunbook.record import run as runs
-from pgrunbook.record.show import BAD, GOOD, Banner, Card, Cell, Table
+from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 
 
 def begin(**given: object) -> Here:
@@ -35,60 +32,62 @@ def meet_the_target(here: Here) -> Card:
 def what_goes_back(here: Here) -> Table:
     """Show the migrations and their inverse steps, newest first, proven on an empty branch.
 
-    Raises Refused when a migration has no down script, or its down script does not lead back.
+    Raises Refused when a migration has no way back, or it does not lead back.
     """
     history = histories.read(here.conn, here.target)
     here.facts.update(history=history, version_before=history.version())
     path = here.run.folder / "rollback-plan.json"
     if path.is_file() and _begun(here):
         plan = plans.read(path)  # this run was broken off and goes on: what it meant to do stands
-        here.facts["plan"] = plan
+        here.facts.update(plan=plan, loses=(), goes_on=True)
         here.journal("rollback-goes-on", digest=plan.digest)
     else:
-        _make_plan(here, history, _chosen(here, history))
-    plan = here.facts["plan"]
-    rows = [
-        (
-            change.migration,
-            step.number,
-            Cell(step.kind, under=step.sql),
-            ", ".join(step.objects),
-            plan.rehearsed,
-        )
-        for change in plan.changes
-        for step in change.steps
-    ]
-    headings = ["migration", "step", "statement", "touches", "proven"]
-    empty = "Nothing to take back: the run applied nothing that still stands."
-    return here.keep_table("what-goes-back", Table(headings, rows, empty=empty))
+        _make_plan(here, chosen.to_take_back(here, history))
+    return here.keep_table("what-goes-back", back_views.statements(here.facts["plan"]))
 
 
 @heres.step
 def what_about_new_rows(here: Here) -> Table:
-    """Show what the down scripts drop and what it holds now; refuse to lose rows unless told to.
+    """Show what becomes of rows written since: kept where, given back, in conflict, or in the way.
 
-    Raises Refused when rows would be lost and ``lose_rows`` is not set.
+    Raises Refused when rows of today stand against going back, when somebody has changed rows that would be given
+    back and nobody has decided, or when something would be lost and ``lose_rows`` is not set.
     """
-    found = losses(here.conn, here.facts["plan"].changes)
-    rows = [
-        (loss.migration, loss.what, Cell("not known" if loss.holds is None else f"{loss.holds:,} {loss.unit}",
-                                         GOOD if loss.holds == 0 else BAD))
-        for loss in found
-    ]  # fmt: skip
-    here.journal("losses", found={loss.what: loss.holds for loss in found})
-    table = Table(["migration", "drops", "which holds"], rows, empty="Nothing is dropped: no row is lost.")
-    lost = [loss for loss in found if loss.holds != 0]
-    if lost and not here.parameters.lose_rows:
+    plan: Plan = here.facts["plan"]
+    if here.facts.get("goes_on"):
+        return Table(["migration"], [], empty="This rollback goes on: it was looked at when it began.")
+    found = back_views.rows_since(here.conn, plan, here.facts["loses"])
+    here.journal("rows-since", **found.facts())
+    table = here.keep_table("what-about-new-rows", found.table(here.parameters.on_conflict))
+    try:
+        found.refuse(here, chosen.told(here))
+    except Refused:
         here.show(table)
-        raise Refused(
-            f"the rollback would lose what {lost[0].what} holds",
-            detail="; ".join(
-                f"{loss.what}: {loss.holds if loss.holds is not None else 'unknown'} {loss.unit}" for loss in lost
-            ),
-            hint="Keep a copy of it first; then: "
-            f"pgrunbook run rollback --target {here.target.name} {_told(here)}-p lose_rows=true",
-        )
+        raise
     return table
+
+
+@heres.step
+def try_it(here: Here) -> Card:
+    """Execute the rollback on a branch that holds the target's rows, where that may be made.
+
+    Raises Refused when it fails there.
+    """
+    plan: Plan = here.facts["plan"]
+    given = here.parameters
+    if not plan.changes or not given.with_data or here.facts.get("goes_on"):
+        why = "nothing to try" if not plan.changes else "not with rows: with_data = False"
+        why = "this rollback goes on" if here.facts.get("goes_on") else why
+        return Card("With the target's rows", [("tried", Cell(why, WARN if plan.changes else QUIET))])
+    how, took_ms = taking_back.with_rows(
+        here.target, plan.changes, most_bytes=given.most_mb * 1024 * 1024, on_conflict=given.on_conflict
+    )
+    here.journal("tried-with-rows", branch=how, took_ms=round(took_ms, 1))
+    facts: list[tuple[str, object]] = [
+        ("branch", how),
+        ("result", Cell(f"it came through, in {took_ms:,.0f} ms", GOOD)),
+    ]
+    return Card("With the target's rows", facts)
 
 
 @heres.step
@@ -99,11 +98,11 @@ def take_restore_point(here: Here) -> Card:
 
 @heres.step
 def take_back(here: Here) -> Table:
-    """Run the down scripts, newest first, each with the removal of its history row in one transaction.
+    """Run the inverse steps, newest first; the last of each migration removes its history row in its transaction.
 
     Raises Blocked, StatementFailed, Interrupted and Unreachable, each with what is taken back now.
     """
-    return at_work.execute(here, here.facts["plan"], here.facts["history"])
+    return at_work.execute(here, here.facts["plan"], here.facts["history"], on_conflict=here.parameters.on_conflict)
 
 
 @heres.step
@@ -117,25 +116,29 @@ def schema_as_before(here: Here) -> Table:
         return Table(headings, [], empty="Nothing was taken back.")
     now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
     here.run.keep("schema-after-rollback.json", now.to_json())
-    path = here.run.folder / "schema-promised-rollback.json"
-    expected = [
-        ("the rehearsal's end", plan.changes[-1].schema_after),
-        ("recorded before the migration", here.facts.get("recorded")),
-    ]
+    promised = here.run.folder / "schema-promised-rollback.json"
+    expected, recorded = plan.changes[-1].schema_after, here.facts.get("recorded")
     equal, different = Cell("equal", GOOD), Cell("different", BAD)
-    rows = [(name, f[:16], equal if f == now.fingerprint else different) for name, f in expected if f]
-    here.journal("schema-compared", fingerprint=now.fingerprint, expected=dict(expected))
+    moved = Cell("equal, but for what differs by nature (see what-goes-back)", GOOD)
+    rows = []
+    if expected:
+        rows.append(("the rehearsal's end", expected[:16], equal if expected == now.fingerprint else different))
+    if recorded:
+        # A column that was dropped and came back is the last one of its table: then the rehearsal's end counts.
+        as_far = equal if recorded == now.fingerprint else moved if expected == now.fingerprint else different
+        rows.append(("recorded before the migration", recorded[:16], as_far))
+    here.journal("schema-compared", fingerprint=now.fingerprint, promised=expected, recorded=recorded)
     table = Table(headings, rows, empty="Nothing to compare with: not rehearsed, and no run recorded it.")
-    if any(fingerprint not in (None, now.fingerprint) for _, fingerprint in expected):
+    if any(verdict is different for *_, verdict in rows):
         here.show(table)
         lines = ["see schema-after-rollback.json"]
-        if path.is_file():
-            lines = [d.line() for d in diff(Snapshot.from_json(path.read_text(encoding="utf-8")), now)]
+        if promised.is_file():
+            lines = [d.line() for d in diff(Snapshot.from_json(promised.read_text(encoding="utf-8")), now)]
         raise Broken(
             "the schema is not as it was before the migrations",
             detail="; ".join(lines[:12])
             or "It equals the rehearsal's end, and not what was recorded before the migration.",
-            state=f"The down scripts ran and are committed; the history is at {history.version() or '(none)'}.",
+            state=f"The way back was gone and is committed; the history is at {history.version() or '(none)'}.",
             hint="Restore beside it and compare: "
             f"pgrunbook run restore --target {here.target.name} -p to={here.facts['restore_point']}",
         )
@@ -143,10 +146,19 @@ def schema_as_before(here: Here) -> Table:
 
 
 @heres.step
+def kept_data(here: Here) -> Table:
+    """Show what is kept of the migrations that were taken back, and until when."""
+    names = {change.migration for change in here.facts["plan"].changes}
+    kept = [one for one in keeping.kept_list(here.conn) if one.migration in names]
+    here.journal("kept-data", kept=[one.kept_as for one in kept])
+    return here.keep_table("kept-data", kept_views.table(here.conn, kept))
+
+
+@heres.step
 def verdict(here: Here) -> Banner:
     """Say what is taken back, and what to open next."""
     plan: Plan = here.facts["plan"]
-    back = [change.migration for change in plan.changes]
+    back = [f"{c.migration}{' (some statements)' if c.ends == 'part' else ''}" for c in plan.changes]
     version = here.facts["version_after"] or "(none)"
     facts = [
         ("taken back", ", ".join(back) or "nothing"),
@@ -159,113 +171,30 @@ def verdict(here: Here) -> Banner:
     )
 
 
-def _told(here: Here) -> str:
-    """Return the choice that this rollback was told, as parameters of the command line."""
-    if here.parameters.of_run:
-        return f"-p of_run={here.parameters.of_run} "
-    return f"-p migrations={here.parameters.migrations} " if here.parameters.migrations != 1 else ""
-
-
 def _begun(here: Here) -> bool:
     return any(e["event"] == "migration-started" and e["direction"] == "down" for e in at_work.events(here, "rollback"))
 
 
-def _chosen(here: Here, history: History) -> list[Entry]:
-    """Return the entries to take back, newest first. Raises Refused, WrongInput."""
-    stops = history.problems(out_of_order=True)
-    if stops:
-        raise Refused(
-            f"the migrations folder and {history.qualified_table} do not fit together",
-            detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in stops),
-            hint="A down script belongs to the text that was applied: settle this first.",
-        )
-    half = [
-        one for one in steps.unfinished(here.conn, "up") if one.migration not in {e.name for e in history.applied()}
-    ]
-    if half:
-        raise Refused(
-            f"cannot take back anything: {half[0].migration} is partly applied, by run {half[0].run_id}",
-            detail="Its first steps are in the database and not in the history: what lies below it cannot be proven.",
-            hint=f"Mend what it met, and bring it to its end first: pgrunbook run --resume {half[0].run_id}.",
-        )
-    applied = list(reversed(history.applied()))
-    if here.parameters.of_run:
-        return _of_run(here, applied)
-    if here.parameters.migrations > len(applied):
-        raise WrongInput(
-            f"cannot take back {here.parameters.migrations} migrations",
-            detail=f"Only {len(applied)} are applied.",
-            hint="Name fewer; to go back further, restore to a point in time.",
-        )
-    return applied[: here.parameters.migrations]
-
-
-def _of_run(here: Here, applied: list[Entry]) -> list[Entry]:
-    run = runs.find(here.parameters.of_run)
-    names = set(steps.applied_by_run(here.conn, run.run_id))
-    chosen = [entry for entry in applied if entry.name in names]
-    if chosen != applied[: len(chosen)]:
-        newer = [e.name for e in applied[: applied.index(chosen[-1])] if e.name not in names]
-        raise Refused(
-            f"cannot take back run {run.run_id}: newer migrations are applied",
-            detail=f"Applied since: {', '.join(newer)}.",
-            hint="Take those back first, newest first.",
-        )
-    return chosen
-
-
-def _make_plan(here: Here, history: History, entries: list[Entry]) -> None:
-    migrations = [entry.migration for entry in entries if entry.migration is not None]
-    _refuse_without_script(here, migrations)
-    changes = draft.with_locks(plans.down(here.target, migrations), here.conn)
+def _make_plan(here: Here, wanted: list[taking_back.Wanted]) -> None:
+    """Plan and prove the way back, and freeze it."""
+    history = here.facts["history"]
     now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
+    changes: tuple[Change, ...] = ()
+    loses: tuple[tuple[str, str], ...] = ()
     rehearsed = "nothing to do"
-    if changes:
-        done = rehearsal.rehearse(here.target, history, changes, plans.up(here.target, migrations), now)
-        _refuse_one_way(done)
-        schemas = [done.before, *done.after]
-        changes = tuple(
-            # A branch on another version words some objects otherwise: its fingerprint says nothing then.
-            c if done.unlike else c.model_copy(update={"schema_before": a.fingerprint, "schema_after": b.fingerprint})
-            for c, a, b in zip(changes, schemas[:-1], schemas[1:], strict=True)
-        )
+    if wanted:
+        done = taking_back.rehearse(here.target, history, wanted, now, here.conn)
+        changes, loses = draft.with_locks(done.changes, here.conn), done.loses
         here.run.keep("schema-promised-rollback.json", done.end.to_json())
         rehearsed = "down and up again on an empty branch"
-        recorded = steps.history_step(here.conn, migrations[-1].name)
-        here.facts["recorded"] = recorded["schema_before"] if recorded else None
+        recorded = steps.history_step(here.conn, wanted[-1].migration.name)
+        is_whole = wanted[-1].ends == "history row" and not done.unlike
+        here.facts["recorded"] = recorded["schema_before"] if recorded and is_whole else None
     plan = Plan(
         direction="down", target=here.target.name, base=plans.base(here.identity, now, history),
         attempts=here.target.attempts, rehearsed=rehearsed, changes=changes,
     )  # fmt: skip
-    here.facts["plan"] = plan
+    here.facts.update(plan=plan, loses=loses)
     here.run.keep("rollback-plan.json", plan.text())
-    here.run.keep("rollback-plan.sql", plan.sql())
+    here.run.keep("rollback-plan.sql", plan_sql.text(plan))
     here.journal("rollback-plan-frozen", digest=plan.digest, migrations=[c.migration for c in changes])
-
-
-def _refuse_without_script(here: Here, migrations: list[Migration]) -> None:
-    without = [m for m in migrations if m.down_sql is None]
-    if not without:
-        return
-    oldest = without[-1].name
-    applied_by = steps.history_step(here.conn, oldest)
-    points = steps.restore_points(here.conn)
-    point = next((p for p in points if applied_by and p.run_id == applied_by["run_id"]), None)
-    way = "no restore point of a run is known before it: restore to a time before it"
-    if point is not None:
-        way = f"restore point {point.name} (LSN {point.lsn}) lies before it"
-    raise Refused(
-        f"cannot take back {oldest}: it has no down script",
-        detail=f"{way[0].upper()}{way[1:]}. A restore goes to a new cluster, and what was written since is not in it.",
-        hint=f"pgrunbook run restore --target {here.target.name} -p to={point.name if point else '<time with zone>'}",
-    )
-
-
-def _refuse_one_way(done: rehearsal.Rehearsal) -> None:
-    bad = [way for way in done.ways if not way.proven]
-    if bad:
-        raise Refused(
-            f"the down script of {bad[0].migration} does not lead back",
-            detail=bad[0].says,
-            hint="Correct the down script; nothing is run on the target that failed on a branch.",
-        )

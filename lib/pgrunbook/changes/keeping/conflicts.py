@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pgrunbook.changes.keeping.comparison import Comparison, compared
-from pgrunbook.changes.keeping.registry import STATES, Kept, find, of_migration
+from pgrunbook.changes.keeping.registry import ROWS, STATES, Kept, find, of_migration
 from pgrunbook.changes.keeping.tables import Column, as_text, key_name, rows, written_name
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
@@ -90,7 +90,8 @@ def later(conn: Connection, kept: Kept) -> list[Kept]:
     return [
         one
         for one in of_migration(conn, kept.migration, kept.direction)
-        if one.step > kept.step
+        if one.kind in ROWS
+        and one.step > kept.step
         and one.table == kept.table
         and ({one.kind, kept.kind} != {"update"} or {*kept.columns, *kept.key} & {*one.columns})
     ]

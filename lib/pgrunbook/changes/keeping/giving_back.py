@@ -19,7 +19,7 @@ from psycopg import sql
 
 from pgrunbook.changes.keeping.comparison import Comparison, compared
 from pgrunbook.changes.keeping.conflicts import Conflicts, conflicts, family, later, left_of
-from pgrunbook.changes.keeping.registry import Kept, mark, of_migration
+from pgrunbook.changes.keeping.registry import ROWS, Kept, mark, of_migration
 from pgrunbook.changes.keeping.tables import rows as found_rows
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
@@ -110,7 +110,7 @@ def give_back_migration(
 
     Where it is to stop at conflicts, those of all steps are looked for before anything is changed.
     """
-    whole = [one for one in of_migration(conn, migration, direction) if one.part_of is None]
+    whole = [one for one in of_migration(conn, migration, direction) if one.part_of is None and one.kind in ROWS]
     if on_conflict == "stop":
         _stop_at(sum((conflicts(conn, one) for one in whole), Conflicts(0, ())), migration)
     given = [give_back(conn, one, on_conflict=on_conflict, on_batch=on_batch) for one in whole]

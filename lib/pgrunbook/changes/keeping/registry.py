@@ -24,6 +24,8 @@ HASH = "pgrunbook_hash"
 
 Kind = Literal["update", "delete", "insert", "column", "table"]
 State = Literal["kept", "giving back", "given back", "let go", "purged"]
+# The kinds of which single rows are given back.
+ROWS = ("update", "delete", "insert")
 STATES: tuple[State, ...] = ("kept", "giving back", "given back", "let go", "purged")
 
 log = logging.getLogger(__name__)
@@ -236,7 +238,9 @@ def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: t
     for row in rows(conn, "due", **wanted):
         with conn.transaction():
             connection.limit_locally(conn, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
-            conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, row["kept_as"])))
+            drop = "DROP SCHEMA IF EXISTS {} CASCADE" if row["kind"] == "table" else "DROP TABLE IF EXISTS {}"
+            name = (row["kept_as"],) if row["kind"] == "table" else (SCHEMA, row["kept_as"])
+            conn.execute(sql.SQL(drop).format(sql.Identifier(*name)))
             mark(conn, [row["id"]], "purged")
         log.info("dropped %s", row["kept_as"])
         dropped.append(str(row["kept_as"]))

@@ -31,7 +31,11 @@ _BY_OUTPUT = {"json", "jsonb", "xml"}
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``base_type`` is what lies below its domains, ``send`` the function that gives the binary form."""
+    """A column; ``base_type`` is what lies below its domains, ``send`` the function that gives the binary form.
+
+    Where ``has_own_form`` is set that type is the application's: its binary form may hold OIDs, which are others when
+    it was dropped and made again.
+    """
 
     name: str
     type: str
@@ -40,7 +44,7 @@ class Column:
     base_type: str
     is_small: bool
     is_word: bool
-    is_enum: bool
+    has_own_form: bool
     send: str | None
     is_generated: bool
     is_identity_always: bool
@@ -64,7 +68,7 @@ class Column:
             return value
         if self.base_type in _BY_CODE_POINT:
             return sql.SQL('{} COLLATE "C"').format(value)
-        if self.is_enum or self.base_type in _BY_OUTPUT or self.send is None:
+        if self.has_own_form or self.base_type in _BY_OUTPUT or self.send is None:
             return sql.SQL('{} COLLATE "C"').format(as_text(value))
         return sql.SQL("{}({})").format(sql.SQL(self.send), value)
 

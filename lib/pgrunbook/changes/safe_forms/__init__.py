@@ -98,6 +98,16 @@ class Planner:
             self._memory = Memory()  # what an earlier statement did is there to be seen
         return found
 
+    def put(self, expansion: Expansion, *, new: bool = False) -> None:
+        """Put an expansion in the place of the one that was returned last, or with ``new`` behind it."""
+        if not new:
+            last, table = self._seen.pop()
+            if last.steps == expansion.steps:
+                expansion = replace(last, differs=expansion.differs, undo=expansion.undo)
+                self._seen.append((expansion, table))
+                return
+        self._seen.append((expansion, ""))
+
     def end_file(self) -> list[Expansion]:
         """Return the expansions of the file that ends here, each table's short statements in one transaction."""
         found, self._seen = _apart(self._seen), []

@@ -11,7 +11,7 @@ from pgrunbook.changes.statements import Policy, Statement
 # The word in a batch's statement that stands for its range of the key.
 RANGE = "pgrunbook_range"
 
-Procedure = Literal["swap", "backfill", "expand and contract", "troubleshoot"]
+Procedure = Literal["swap", "backfill", "expand and contract", "restore", "troubleshoot"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ class SafeStep:
     A ``quick`` step reads no row and may take a strong lock, for moments; any other may take long, and takes no
     lock that a reader or writer would wait for. A step with ``own_transaction`` is committed before the next one,
     and what came before it is committed first. With it what ``keeps`` says is kept, and noted in pgrunbook.kept;
-    rows are kept by rewriting its statement when it is executed.
+    rows are kept by rewriting its statement when it is executed. With it what ``gives_back`` names (a side table, or
+    the schema of a kept table) is given back to the last row. One with ``gives_rows`` has no statement of its own:
+    it is a loop that gives back the rows which those steps of the migration, as it went up, have changed.
     """
 
     sql: str
@@ -76,6 +78,8 @@ class SafeStep:
     done: str | None = None
     leftovers: str | None = None
     keeps: tuple[Keep, ...] = ()
+    gives_back: tuple[str, ...] = ()
+    gives_rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

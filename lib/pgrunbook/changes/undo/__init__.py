@@ -13,13 +13,15 @@ from typing import Any
 
 import psycopg
 
+from pgrunbook.changes.safe_forms.step import Keep
 from pgrunbook.changes.statements import Statement
 from pgrunbook.changes.syntax import tree
 from pgrunbook.changes.undo import alter, alter_more, create, drop, grants, others, rows, whole
 from pgrunbook.changes.undo.alter_table import alter_table
 from pgrunbook.changes.undo.others import because, nothing
-from pgrunbook.changes.undo.parts import FILLED_AFTER, Keep, NoWayBackError, Undo, Way
-from pgrunbook.changes.undo.reader import Reader, reading
+from pgrunbook.changes.undo.parts import FILLED_AFTER, NoWayBackError, Undo, Way
+from pgrunbook.changes.undo.reader import Reader
+from pgrunbook.changes.undo.reading import reading
 from pgrunbook.database.connection import Connection
 
 _log = logging.getLogger(__name__)

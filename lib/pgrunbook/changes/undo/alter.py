@@ -112,9 +112,9 @@ def comment(reader: Reader, way: Way, node: Any) -> None:
     if thing is None:
         return
     told = "NULL"
-    for row in reader.rows("comments", classes=[thing.address[0]], objects=[thing.address[1]]):
-        if row["part"] == thing.address[2]:
-            told = literal(row["comment"])
+    for row in reader.rows("said", classes=[thing.address[0]], objects=[thing.address[1]]):
+        if row["part"] == thing.address[2] and row["provider"] is None:
+            told = literal(row["told"])
     if thing.address[0] in (CLASSES["pg_database"], CLASSES["pg_tablespace"], CLASSES["pg_authid"]):
         row_ = reader.row("shared_comment", class_=thing.address[0], oid=thing.address[1])
         told = literal(row_["comment"]) if row_ else "NULL"
@@ -127,9 +127,9 @@ def label(reader: Reader, way: Way, node: Any) -> None:
     if thing is None:
         return
     told = "NULL"
-    for row in reader.rows("labels", classes=[thing.address[0]], objects=[thing.address[1]]):
-        if row["part"] == thing.address[2] and node.provider in (None, row["provider"]):
-            told = literal(row["label"])
+    for row in reader.rows("said", classes=[thing.address[0]], objects=[thing.address[1]]):
+        if row["part"] == thing.address[2] and row["provider"] and node.provider in (None, row["provider"]):
+            told = literal(row["told"])
     provider = f" FOR {quoted(node.provider)}" if node.provider else ""
     way.add(f"SECURITY LABEL{provider} ON {thing.word} {thing.sql} IS {told}", "What was said of it.")
 

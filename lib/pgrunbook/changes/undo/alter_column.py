@@ -17,7 +17,7 @@ _CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
 def add(altered: Altered, cmd: Any) -> None:
     """ADD COLUMN: DROP COLUMN; one that is there already was not added."""
     name = cmd.def_.colname
-    if altered.column(name) is not None and not _is_dropped(altered, name):
+    if _is_there(altered, cmd):
         return
     if altered.relation.kind == "c":
         altered.add(Phase.COLUMNS_AWAY, f"DROP ATTRIBUTE {quoted(name)}")
@@ -27,8 +27,11 @@ def add(altered: Altered, cmd: Any) -> None:
     way.lossy.append(f"{altered.sql}.{quoted(name)}: values written since go with the column")
 
 
-def _is_dropped(altered: Altered, name: str) -> bool:
-    return any(subcommand(cmd) == "DropColumn" and cmd.name == name for cmd in altered.node.cmds)
+def _is_there(altered: Altered, cmd: Any) -> bool:
+    """Tell whether ADD COLUMN IF NOT EXISTS will find the column; without these words it would fail."""
+    name = cmd.def_.colname
+    dropped = any(subcommand(other) == "DropColumn" and other.name == name for other in altered.node.cmds)
+    return bool(cmd.missing_ok) and not dropped and altered.column(name) is not None
 
 
 def drop(altered: Altered, cmd: Any) -> None:
@@ -63,10 +66,12 @@ def change_type(altered: Altered, cmd: Any) -> None:
     if altered.relation.kind == "c":
         altered.add(Phase.TYPES, f"ALTER ATTRIBUTE {column.sql} TYPE {column.type}{types.collation(column)}")
         return
-    facts = altered.reader.row("converts", source=new, target=column.type_oid)
+    converts = {"source": new, "target": column.type_oid}
+    altered.reader.ahead([("converts", converts), ("type_facts", {"oid": new})])
+    facts, named = altered.reader.row("converts", **converts), altered.reader.row("type_facts", oid=new)
     if facts is None:
         return
-    losses = types.losses(column, cmd, facts, _written(cmd, altered.reader.row("type_facts", oid=new)))
+    losses = types.losses(column, cmd, facts, _written(cmd, named))
     using = types.using(altered.reader, facts["how"], column, kept=bool(losses[0]) and column.kind in "rp")
     told = f"ALTER COLUMN {column.sql} TYPE {column.type}{types.collation(column)}{using}"
     if column.default is not None or _sets_default(altered, cmd.name):

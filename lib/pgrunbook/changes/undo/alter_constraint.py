@@ -38,7 +38,7 @@ def add(altered: Altered, cmd: Any) -> None:
 def of_new_column(altered: Altered, cmd: Any) -> None:
     """ADD COLUMN ... CHECK: one that names other columns alone stays when the column goes."""
     alter_column.add(altered, cmd)
-    if altered.column(cmd.def_.colname) is not None and cmd.missing_ok:
+    if cmd.missing_ok and altered.column(cmd.def_.colname) is not None:
         return
     for node in cmd.def_.constraints or ():
         if constraint_kind(node) == "CHECK" and cmd.def_.colname not in column_names(node.raw_expr):

@@ -30,7 +30,7 @@ def sequence(reader: Reader, way: Way, node: Any) -> None:
     if "owned_by" in touched:
         way.add(f"ALTER SEQUENCE {row['sql']} OWNED BY {row['owned_by'] or 'NONE'}", "The column to which it belonged.")
     if "restart" in touched:
-        way.add(columns.position(row), "Where it stood.")
+        columns.position(way, row)
 
 
 def function(reader: Reader, way: Way, node: Any) -> None:

@@ -35,7 +35,7 @@ def alter_table(reader: Reader, way: Way, node: Any) -> None:
 def _set_options(altered: Altered, cmd: Any) -> None:
     """SET and RESET of storage parameters; toast.x is kept with the TOAST table."""
     touched = [".".join(filter(None, (option.defnamespace, option.defname))) for option in cmd.def_]
-    there = altered.relation.options + [f"toast.{option}" for option in altered.relation.toast_options]
+    there = altered.whole.options + [f"toast.{option}" for option in altered.whole.toast_options]
     for told in columns.options(there, touched):
         altered.add(Phase.PROPERTIES, told)
 
@@ -49,11 +49,11 @@ def _owner(altered: Altered, _cmd: Any) -> None:
 
 
 def _tablespace(altered: Altered, _cmd: Any) -> None:
-    altered.add(Phase.PROPERTIES, f"SET TABLESPACE {altered.relation.tablespace}")
+    altered.add(Phase.PROPERTIES, f"SET TABLESPACE {altered.whole.tablespace}")
 
 
 def _access_method(altered: Altered, _cmd: Any) -> None:
-    method = altered.relation.access_method
+    method = altered.whole.access_method
     if method is None:
         altered.add(Phase.PROPERTIES, "SET ACCESS METHOD DEFAULT")
     else:
@@ -67,12 +67,12 @@ def _logged(altered: Altered, _cmd: Any) -> None:
 
 
 def _cluster(altered: Altered, _cmd: Any) -> None:
-    index = altered.relation.clustered
+    index = altered.whole.clustered
     altered.add(Phase.PROPERTIES, f"CLUSTER ON {index}" if index else "SET WITHOUT CLUSTER")
 
 
 def _replica_identity(altered: Altered, _cmd: Any) -> None:
-    altered.add(Phase.PROPERTIES, f"REPLICA IDENTITY {altered.relation.replica_identity}")
+    altered.add(Phase.PROPERTIES, f"REPLICA IDENTITY {altered.whole.replica_identity}")
 
 
 def _row_security(altered: Altered, cmd: Any) -> None:
@@ -104,11 +104,11 @@ def _rule(altered: Altered, cmd: Any) -> None:
 
 def _foreign_options(altered: Altered, cmd: Any) -> None:
     touched = [(option.defname, columns.action(option)) for option in cmd.def_]
-    altered.add(Phase.PROPERTIES, columns.foreign_options(altered.relation.foreign_options, touched))
+    altered.add(Phase.PROPERTIES, columns.foreign_options(altered.whole.foreign_options, touched))
 
 
 def _of_type(altered: Altered, _cmd: Any) -> None:
-    altered.add(Phase.PROPERTIES, f"OF {altered.relation.of_type}" if altered.relation.of_type else "NOT OF")
+    altered.add(Phase.PROPERTIES, f"OF {altered.whole.of_type}" if altered.whole.of_type else "NOT OF")
 
 
 def _index_partition(altered: Altered, cmd: Any) -> None:

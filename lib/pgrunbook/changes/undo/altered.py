@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from pgrunbook.changes.undo.parts import Way
-from pgrunbook.changes.undo.reader import Column, Reader, Relation
+from pgrunbook.changes.undo.reader import Column, Reader, Relation, Whole
 
 
 class Phase(IntEnum):
@@ -53,6 +53,11 @@ class Altered:
         for column in self.reader.columns(self.family):
             found[column.relation][column.name] = column
         return found
+
+    @cached_property
+    def whole(self) -> Whole:
+        """What ALTER can say of the relation as a whole."""
+        return self.reader.whole(self.relation)
 
     @cached_property
     def constraints(self) -> list[dict[str, Any]]:

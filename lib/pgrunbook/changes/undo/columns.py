@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from pgrunbook.changes.safe_forms.sql_text import literal
+from pgrunbook.changes.safe_forms.step import Keep
 from pgrunbook.changes.syntax import quoted
-from pgrunbook.changes.undo.parts import Keep, Way
+from pgrunbook.changes.undo.parts import Way
 from pgrunbook.changes.undo.reader import Column, Reader
 
 # From this version on NOT NULL is a constraint, which the catalog lists.
@@ -33,6 +34,7 @@ def add(reader: Reader, way: Way, column: Column) -> None:
     if later:
         add_identity(reader, way, column)
     elif column.identity and column.sequence:
+        way.of_position = True
         start = _sequence(reader, column.sequence)["start"]
         told = f"ALTER COLUMN {column.sql} SET GENERATED {column.identity} SET START WITH {start}"
         way.add(f"ALTER TABLE {column.table} {told}", "Its sequence as it was.")
@@ -139,7 +141,7 @@ def add_identity(reader: Reader, way: Way, column: Column) -> None:
     way.add(
         f"ALTER TABLE {column.table} ALTER COLUMN {column.sql} ADD GENERATED {column.identity} AS IDENTITY ({told})"
     )
-    way.add(position(found), "The sequence goes on where it stood.")
+    position(way, found)
 
 
 def set_identity(reader: Reader, way: Way, column: Column) -> None:
@@ -151,14 +153,16 @@ def set_identity(reader: Reader, way: Way, column: Column) -> None:
         "INCREMENT|MINVALUE|MAXVALUE|START|CACHE|NO CYCLE|(?<!NO )CYCLE", r"SET \g<0>", str(found["options"])
     )
     way.add(f"ALTER TABLE {column.table} ALTER COLUMN {column.sql} SET GENERATED {column.identity} {words}")
-    way.add(position(found), "The sequence goes on where it stood.")
+    position(way, found)
 
 
-def position(sequence: dict[str, object]) -> str:
-    """Return the statement that sets a sequence to where it stands."""
+def position(way: Way, sequence: dict[str, object]) -> None:
+    """Set a sequence to where it stands."""
     value = sequence["last_value"] if sequence["last_value"] is not None else sequence["start"]
     called = "true" if sequence["last_value"] is not None else "false"
-    return f"SELECT pg_catalog.setval({literal(sequence['sql'])}, {value}, {called})"
+    told = f"SELECT pg_catalog.setval({literal(sequence['sql'])}, {value}, {called})"
+    way.add(told, "The sequence goes on where it stood.")
+    way.of_position = True
 
 
 def _sequence(reader: Reader, oid: int) -> dict[str, object]:

@@ -123,19 +123,15 @@ def gone_with(reader: Reader, addresses: Collection[Address]) -> Gone:
     if not addresses:
         return Gone({}, {}, {})
     classes, objects, parts = (list(part) for part in zip(*addresses, strict=True))
-    catalogs, needs = {}, {}
+    catalogs, needs, places = {}, {}, {}
     for row in reader.rows("gone", classes=classes, objects=objects, parts=parts):
         address = (row["class"], row["oid"], row["part"])
         catalogs[address] = row["catalog"].removeprefix("pg_catalog.")
         needs[address] = [((c, o, p), kind) for c, o, p, kind in row["needs"]]
+        if row["kind"] is not None:
+            places[address] = Place(row["relation"], row["kind"], row["number"], row["comes_along"])
     if any(catalog == "pg_largeobject" for catalog in catalogs.values()):
         raise NoWayBackError("cannot be undone, because large objects are not kept.")
-    oids = sorted({address[1] for address in needs})
-    places = {
-        (row["class"], row["oid"], part): Place(row["relation"], row["kind"], row["number"], row["comes_along"])
-        for row in reader.rows("places", oids=oids)
-        for part in {a[2] for a in needs if a[:2] == (row["class"], row["oid"])}
-    }
     return Gone(catalogs, needs, places)
 
 

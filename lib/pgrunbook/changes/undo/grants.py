@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from pgrunbook.changes.syntax import quoted, strings, text
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
-from pgrunbook.changes.undo.reader import CLASSES, Address, Reader
+from pgrunbook.changes.undo.reader import CLASSES, Address, Question, Reader
 
+_CLASS = CLASSES["pg_class"]
 # What ALTER DEFAULT PRIVILEGES calls the objects, and the letter that the catalog has for them.
 LETTERS = {
     "TABLE": "r", "SEQUENCE": "S", "FUNCTION": "f", "ROUTINE": "f", "TYPE": "T", "SCHEMA": "n", "LARGEOBJECT": "L",
 }  # fmt: skip
+_AS_ROLE = """DO $undo$
+DECLARE
+    before text := pg_catalog.current_setting('role');
+BEGIN
+    SET LOCAL ROLE {role};
+    {told};
+    PERFORM pg_catalog.set_config('role', before, true);
+END
+$undo$"""
 WORDS = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "T": "TYPES", "n": "SCHEMAS", "L": "LARGE OBJECTS"}
 
 
@@ -35,7 +45,10 @@ def restore(reader: Reader, way: Way, addresses: Sequence[Address], grantees: Co
         revoked = "" if name.startswith("(") else name
         if revoked:
             way.add(f"REVOKE ALL ON {revoked} FROM {', '.join(sorted(touched))} CASCADE", "Privileges as they were.")
-        _grant(way, name, [row for row in found if row["grantee"] in touched])
+        mine = [row for row in found if row["grantee"] in touched and not row["by_another"]]
+        for told in _granted(name, mine):
+            way.add(told, "Privileges as they were.")
+        _grant_by_others(way, name, _below(found, touched))
 
 
 def after_owner(reader: Reader, way: Way, address: Address) -> None:
@@ -45,30 +58,67 @@ def after_owner(reader: Reader, way: Way, address: Address) -> None:
         restore(reader, way, [address], {row["grantee"] for row in rows if row["grantee"]} | {rows[0]["owner"]})
 
 
-def _rows(reader: Reader, addresses: Sequence[Address]) -> list[dict[str, Any]]:
+def questions(addresses: Sequence[Address]) -> list[Question]:
+    """Return the question who has what on these objects, [] where there are none."""
     if not addresses:
         return []
-    classes, oids = sorted({a[0] for a in addresses}), sorted({a[1] for a in addresses})
+    classes = sorted({a[0] for a in addresses})
+    found: list[Question] = []
+    for query, some in (("acls", {_CLASS}), ("acls_of_others", {*classes} - {_CLASS})):
+        if some & {*classes}:
+            oids = sorted({a[1] for a in addresses if a[0] in some})
+            found.append((query, {"classes": sorted(some), "oids": oids} if query != "acls" else {"oids": oids}))
+    return found
+
+
+def _rows(reader: Reader, addresses: Sequence[Address]) -> list[dict[str, Any]]:
     wanted = {(a[0], a[1]): {p for c, o, p in addresses if (c, o) == (a[0], a[1])} for a in addresses}
     rows = [
         row
-        for row in reader.rows("acls", classes=classes, oids=oids)
+        for query, parameters in questions(addresses)
+        for row in reader.rows(query, **parameters)
         if {0, row["part"]} & wanted.get((row["class"], row["oid"]), set())
         and (0 in wanted[row["class"], row["oid"]] or row["part"])
     ]
     return sorted(rows, key=lambda row: (row["class"], row["oid"], row["part"], row["grantee"] or ""))
 
 
-def _grant(way: Way, name: str, rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        if row["of_another"]:
-            way.differs.append(f"what others than its owner have granted on {name} is granted by the owner")
+def _granted(name: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     for (grantee, grantable), group in groupby(rows, key=lambda row: (row["grantee"], row["grantable"])):
         columns = name.partition(" ON ")[0] if name.startswith("(") else ""
         on = name.partition(" ON ")[2] if columns else name
         told = ", ".join(f"{row['privilege']}{' ' + columns if columns else ''}" for row in group)
-        option = " WITH GRANT OPTION" if grantable else ""
-        way.add(f"GRANT {told} ON {on} TO {grantee}{option}", "Privileges as they were.")
+        yield f"GRANT {told} ON {on} TO {grantee}{' WITH GRANT OPTION' if grantable else ''}"
+
+
+def _grant_by_others(way: Way, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Grant what others than the owner have granted, as these: who was granted the option first, before who grants."""
+    left = list(rows)
+    while left:
+        waiting = {row["grantee"] for row in left if row["grantable"]}
+        ready = [row for row in left if row["grantor"] not in waiting] or left
+        left = [row for row in left if row not in ready]
+        for grantor, group in groupby(sorted(ready, key=lambda row: str(row["grantor"])), lambda row: row["grantor"]):
+            found = list(group)
+            if found[0]["can_be_grantor"]:
+                for told in _granted(name, found):
+                    way.add(_as_role(grantor, told), f"Privileges as {grantor} had granted them.")
+            else:
+                way.differs.append(f"what {grantor} has granted on {name} may be gone: only {grantor} can grant it")
+
+
+def _below(rows: Sequence[dict[str, Any]], touched: Collection[str]) -> list[dict[str, Any]]:
+    """Return what these grantees have granted themselves, and those again: it goes with what they are granted."""
+    reached, found = {*touched}, list[dict[str, Any]]()
+    while more := [row for row in rows if row["by_another"] and row["grantor"] in reached and row not in found]:
+        found += more
+        reached |= {row["grantee"] for row in more}
+    return found
+
+
+def _as_role(role: str, told: str) -> str:
+    """Return a block that executes a statement as another role: nothing lets an owner grant in another's name."""
+    return _AS_ROLE.replace("{role}", role).replace("{told}", told)
 
 
 def grant(reader: Reader, way: Way, node: Any) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
 from pgrunbook.changes.safe_forms import names
 from pgrunbook.changes.undo.reader import Reader, Relation
+
+# Names are shortened at the longer one of table and columns, until both fit.
+_NEVER_CUT_BYTES = 20
 
 
 def choose(
@@ -22,12 +26,16 @@ def choose(
 ) -> str:
     """Return the first free name; ``more`` are taken beside those in the catalog, ``free`` will be dropped before."""
     taken: set[str] = set()
-    # Every name that may be chosen ends with the label and a number.
-    likes = [f"%{label}%"]
-    for row in reader.rows("taken", schema=schema, likes=likes):
+    for row in reader.rows("taken", schema=schema, like=_like(table, label)):
         if row["is_relation"] == is_index or is_index:
             taken.add(row["name"])
     return names.chosen(table, columns, label, (taken - set(free)) | set(more))
+
+
+def _like(table: str, label: str) -> str:
+    """Every name that may be chosen begins as the table's does, however it is shortened, and ends with the label."""
+    start = table.encode()[:_NEVER_CUT_BYTES].decode(errors="ignore")
+    return re.sub(r"([\\%_])", r"\\\1", start) + f"%{label}%"
 
 
 def of_index(reader: Reader, table: Relation, node: Any) -> str:

@@ -64,7 +64,7 @@ def _set_back(reader: Reader, way: Way, call: Any) -> None:
         raise NoWayBackError("cannot be computed: the sequence that setval() sets is not named.")
     row = reader.row("sequence", oid=reader.relation_named(told))
     if row is not None:
-        way.add(columns.position(row), "The sequence goes on where it stood.")
+        columns.position(way, row)
 
 
 def explain(reader: Reader, way: Way, node: Any) -> None:
@@ -86,7 +86,8 @@ def cluster(reader: Reader, way: Way, node: Any) -> None:
     """CLUSTER ... USING remembers the index."""
     relation = reader.relation(node.relation) if node.relation is not None else None
     if relation is not None and node.indexname is not None:
-        told = f"CLUSTER ON {relation.clustered}" if relation.clustered else "SET WITHOUT CLUSTER"
+        index = reader.whole(relation).clustered
+        told = f"CLUSTER ON {index}" if index else "SET WITHOUT CLUSTER"
         way.add(f"ALTER {relation.word} {relation.sql} {told}", "The index by which it is clustered.")
 
 

@@ -60,10 +60,11 @@ def take_away_new(reader: Reader, way: Way, table: Relation) -> None:
 def detach(altered: Altered, cmd: Any) -> None:
     """DETACH PARTITION: ATTACH with the same bound; CONCURRENTLY leaves a CHECK that goes again."""
     partition = altered.reader.relation(cmd.def_.name)
-    if partition is None or partition.bound is None:
+    bound = altered.reader.whole(partition).bound if partition is not None else None
+    if partition is None or bound is None:
         return
     way = altered.way(Phase.BACK)
-    told = f"ATTACH PARTITION {partition.sql} {partition.bound}"
+    told = f"ATTACH PARTITION {partition.sql} {bound}"
     way.add(f"ALTER TABLE {altered.sql} {told}", "It is a partition again.")
     if cmd.def_.concurrent:
         take_away_new(altered.reader, way, partition)
@@ -82,9 +83,9 @@ def drop_inherit(altered: Altered, cmd: Any) -> None:
     parent = altered.reader.relation(cmd.def_)
     if parent is None:
         return
-    found = [name for name in altered.relation.parents if name == parent.sql]
-    place = altered.relation.parents.index(found[0]) if found else len(altered.relation.parents)
-    after = altered.relation.parents[place + 1 :]
+    parents = altered.whole.parents
+    place = parents.index(parent.sql) if parent.sql in parents else len(parents)
+    after = parents[place + 1 :]
     way = altered.way(Phase.BACK)
     for name in after:
         way.add(f"{altered.alter} NO INHERIT {name}")

@@ -18,7 +18,9 @@ class Undo:
     ``steps`` are plain statements, in order; a statement with no steps, no ``because`` and no rows leaves
     nothing to take back. ``because`` is the sentence that says why there is no way, "" where there is one.
     ``differs`` lists what differs by nature afterwards. ``lossy`` says which values may not survive the
-    way there and back, "" where all do: rollback looks at them first.
+    way there and back, "" where all do: rollback looks at them first. ``of_position`` says that the steps tell
+    where a sequence stands (or that it was never asked), which is another place on every copy of the database.
+    ``detaches`` are the statements after which tables that would be dropped are alone, and can be moved away.
     """
 
     statement: Statement
@@ -28,6 +30,8 @@ class Undo:
     keeps: tuple[Keep, ...] = ()
     of_rows: bool = False
     lossy: str = ""
+    of_position: bool = False
+    detaches: tuple[str, ...] = ()
 
     def filled_after(self, step: SafeStep) -> tuple[Keep, ...]:
         """Return the kept columns whose values are filled back right after a step."""
@@ -48,6 +52,8 @@ class Way:
     keeps: list[Keep] = field(default_factory=list)
     lossy: list[str] = field(default_factory=list)
     of_rows: bool = False
+    of_position: bool = False
+    detaches: list[str] = field(default_factory=list)
 
     def add(self, sql: str, says: str = "") -> None:
         """Add a statement that can be in a transaction."""
@@ -65,10 +71,11 @@ class Way:
 
     def follow(self, other: Way) -> None:
         """Go another way after this one."""
-        for name in ("steps", "differs", "keeps", "lossy"):
+        for name in ("steps", "differs", "keeps", "lossy", "detaches"):
             mine, theirs = getattr(self, name), getattr(other, name)
             mine.extend(part for part in theirs if name == "steps" or part not in mine)
         self.of_rows = self.of_rows or other.of_rows
+        self.of_position = self.of_position or other.of_position
 
     def undo(self, statement: Statement) -> Undo:
         """Return what was written, for a statement."""
@@ -79,6 +86,8 @@ class Way:
             keeps=tuple(dict.fromkeys(self.keeps)),
             of_rows=self.of_rows,
             lossy="; ".join(dict.fromkeys(self.lossy)),
+            of_position=self.of_position,
+            detaches=tuple(dict.fromkeys(self.detaches)),
         )
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from pglast import ast
-from psycopg.rows import dict_row
 
+from pgrunbook.changes.safe_forms.sql_text import literal
 from pgrunbook.changes.syntax import quoted, text
-from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import load, steady
+from pgrunbook.database.queries import load
 
 Address = tuple[int, int, int]
-
-_PATH = b"SELECT pg_catalog.set_config('search_path', %s, true)"
+# A named query and its parameters.
+Question = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation that is there, with what ALTER can say of it as a whole; texts are as SQL needs them."""
+    """A relation that is there; texts are as SQL needs them."""
 
     oid: int
     schema: str
@@ -31,21 +29,9 @@ class Relation:
     kind: str
     persistence: str
     owner: str
-    options: list[str]
-    toast_options: list[str]
-    tablespace: str
-    access_method: str | None
-    replica_identity: str
-    clustered: str | None
     row_security: bool
     forced: bool
-    is_partition: bool
-    bound: str | None
-    of_type: str | None
     has_children: bool
-    parents: list[str]
-    foreign_options: list[str]
-    index_of: int | None
     is_populated: bool
 
     @property
@@ -53,6 +39,22 @@ class Relation:
         """What ALTER and DROP call it."""
         words = {"v": "VIEW", "m": "MATERIALIZED VIEW", "S": "SEQUENCE", "f": "FOREIGN TABLE", "c": "TYPE"}
         return "INDEX" if self.kind in "iI" else words.get(self.kind, "TABLE")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What ALTER can say of a relation as a whole, beside what stands in :class:`Relation`."""
+
+    options: list[str]
+    toast_options: list[str]
+    tablespace: str
+    access_method: str | None
+    replica_identity: str
+    clustered: str | None
+    bound: str | None
+    of_type: str | None
+    parents: list[str]
+    foreign_options: list[str]
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ class Reader:
         self._search_path: str = session["search_path"]
         self.has_default_acls: bool = session["has_default_acls"]
         self._relations: dict[int, Relation] = {}
+        self._answers: dict[str, list[dict[str, Any]]] = {}
 
     @property
     def version(self) -> int:
@@ -157,12 +160,19 @@ class Reader:
 
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a named query."""
-        return self._cursor.execute(load("undo")[query].encode(), parameters).fetchall()
+        known = self._answers.pop(_key(query, parameters), None) if self._answers else None
+        return known if known is not None else self._cursor.execute(load("undo")[query].encode(), parameters).fetchall()
 
     def row(self, query: str, **parameters: object) -> dict[str, Any] | None:
         """Return the first row of a named query, None where there is none."""
         found = self.rows(query, **parameters)
         return found[0] if found else None
+
+    def ahead(self, questions: Iterable[Question]) -> None:
+        """Ask what will be asked anyway in one round trip; ``rows`` then gives the answer to the same question."""
+        asked = {_key(*question): self._told(*question) for question in questions}
+        if asked:
+            self._answers |= zip(asked, self._at_once(list(asked.values())), strict=True)
 
     def relation(self, node: ast.RangeVar) -> Relation | None:
         """Return the relation that a name means."""
@@ -176,13 +186,21 @@ class Reader:
     def relation_at(self, oid: int) -> Relation:
         """Return the relation with an OID."""
         if oid not in self._relations:
-            self._relations[oid] = Relation(**self.rows("relation", oid=oid, name=None, path=[])[0])
+            self._relations[oid] = Relation(**self.rows("relation", **_at(oid))[0])
         return self._relations[oid]
+
+    def whole(self, relation: Relation) -> Whole:
+        """Return what ALTER can say of a relation as a whole."""
+        return Whole(**self.rows("whole", oid=relation.oid)[0])
+
+    def wholes(self, oids: Iterable[int]) -> list[Question]:
+        """Return the questions behind ``relation_at`` and ``whole`` of relations."""
+        relations: list[Question] = [("relation", _at(oid)) for oid in oids if oid not in self._relations]
+        return relations + [("whole", {"oid": oid}) for oid in oids]
 
     def relation_named(self, told: str) -> int:
         """Return the OID of a relation whose name is told as text, 0 where there is none."""
-        with self._session_path():
-            row = self.row("regclass", name=told)
+        row = self._in_session("regclass", name=told)
         return int(row["oid"]) if row else 0
 
     def family(self, table: Relation, *, only: bool = False) -> list[int]:
@@ -193,17 +211,17 @@ class Reader:
 
     def columns(self, oids: Iterable[int]) -> list[Column]:
         """Return the columns of relations, in the order of these and their own."""
-        return [Column(**row) for row in self.rows("columns", oids=list(oids))]
+        rows = self.rows("columns", oids=list(oids))
+        last = {row["relation"]: row["number"] for row in rows}
+        return [Column(**row, last=row["number"] == last[row["relation"]]) for row in rows]
 
     def things(self, addresses: Sequence[Address]) -> list[Thing]:
         """Return what the server calls these objects, in the same order."""
-        if not addresses:
-            return []
-        classes, objects, parts = (list(part) for part in zip(*addresses, strict=True))
         found = []
-        for row in self.rows("things", classes=classes, objects=objects, parts=parts):
-            address = (row.pop("class"), row.pop("oid"), row.pop("part"))
-            found.append(Thing(address=address, **row))
+        for query, parameters in things(addresses):
+            for row in self.rows(query, **parameters):
+                address = (row.pop("class"), row.pop("oid"), row.pop("part"))
+                found.append(Thing(address=address, **row))
         return found
 
     def thing(self, address: Address | None) -> Thing | None:
@@ -213,40 +231,67 @@ class Reader:
     def address(self, kind: str, names: Sequence[str], args: Sequence[str] = ()) -> Address | None:
         """Return the object that a name means in this session, None where there is none."""
         try:
-            with self._session_path(), self._cursor.connection.transaction():
-                row = self.row("address", kind=kind, names=list(names), args=list(args))
+            with self._cursor.connection.transaction():
+                row = self._in_session("address", kind=kind, names=list(names), args=list(args))
         except psycopg.errors.ProgrammingError:
             return None
         return (row["class"], row["oid"], row["part"]) if row and row["oid"] else None
 
     def routine(self, names: Sequence[str], args: str | None) -> Address | None:
         """Return the function, procedure or aggregate of a signature; without one, the only one of that name."""
-        with self._session_path():
-            row = self.row("routine", name=".".join(quoted(name) for name in names), args=args)
+        row = self._in_session("routine", name=".".join(quoted(name) for name in names), args=args)
         return (CLASSES["pg_proc"], row["oid"], 0) if row and row["oid"] else None
 
     def type(self, node: Any) -> int | None:
         """Return the type that a statement names, None where there is none."""
-        with self._session_path():
-            row = self.row("type", name=node if isinstance(node, str) else text(node))
+        row = self._in_session("type", name=node if isinstance(node, str) else text(node))
         return int(row["oid"]) if row and row["oid"] else None
 
     def describe(self, query: str) -> list[str] | None:
         """Return the names of a query's columns, None where it cannot be read."""
         try:
-            with self._session_path(), self._cursor.connection.transaction():
+            with self._cursor.connection.transaction():
+                self._cursor.execute(_path(self._search_path).encode())
                 self._cursor.execute(f"SELECT * FROM ({query}) AS pgrunbook LIMIT 0".encode())  # noqa: S608
-                return [column.name for column in self._cursor.description or ()]
+                names = [column.name for column in self._cursor.description or ()]
+                self._cursor.execute(_path("").encode())
         except psycopg.errors.Error:
             return None
+        return names
 
-    @contextmanager
-    def _session_path(self) -> Iterator[None]:
-        self._cursor.execute(_PATH, [self._search_path])
-        try:
-            yield
-        finally:
-            self._cursor.execute(_PATH, [""])
+    def _in_session(self, query: str, **parameters: object) -> dict[str, Any] | None:
+        """Return the first row of a query whose text names something as the session would."""
+        asked = self._told(query, parameters)
+        _, found, _ = self._at_once([_path(self._search_path), asked, _path("")])
+        return found[0] if found else None
+
+    def _told(self, query: str, parameters: dict[str, Any]) -> str:
+        return psycopg.ClientCursor(self._cursor.connection).mogrify(load("undo")[query], parameters).rstrip(";")
+
+    def _at_once(self, statements: Sequence[str]) -> list[list[dict[str, Any]]]:
+        """Return the rows of several statements that are sent as one; with all constants in them they can be."""
+        self._cursor.execute(";\n".join(statements).encode())
+        return [cursor.fetchall() for cursor in self._cursor.results()]
+
+
+def things(addresses: Sequence[Address]) -> list[Question]:
+    """Return the question what the server calls these objects, [] where there are none."""
+    if not addresses:
+        return []
+    classes, objects, parts = (list(part) for part in zip(*addresses, strict=True))
+    return [("things", {"classes": classes, "objects": objects, "parts": parts})]
+
+
+def _path(told: str) -> str:
+    return f"SELECT pg_catalog.set_config('search_path', {literal(told)}, true)"
+
+
+def _at(oid: int) -> dict[str, Any]:
+    return {"oid": oid, "name": None, "path": []}
+
+
+def _key(query: str, parameters: dict[str, Any]) -> str:
+    return f"{query} {sorted(parameters.items())}"
 
 
 # The OIDs of these catalogs are part of the server's source and never change.
@@ -257,13 +302,3 @@ CLASSES = {
     "pg_foreign_data_wrapper": 2328, "pg_foreign_server": 1417, "pg_database": 1262, "pg_tablespace": 1213,
     "pg_authid": 1260, "pg_cast": 2605, "pg_user_mapping": 1418, "pg_event_trigger": 3466,
 }  # fmt: skip
-
-
-@contextmanager
-def reading(conn: Connection) -> Iterator[Reader]:
-    """Give a reader of the connection's database; what goes wrong inside leaves the caller's transaction alive."""
-    with conn.transaction():
-        cursor = psycopg.Cursor(conn, row_factory=dict_row)
-        session = cursor.execute(load("undo")["session"].encode()).fetchone()
-        with steady(conn):
-            yield Reader(cursor, session or {})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
 
 from pgrunbook.changes.safe_forms.sql_text import literal
-from pgrunbook.changes.undo import columns, grants, triggers
+from pgrunbook.changes.safe_forms.step import Keep
+from pgrunbook.changes.undo import columns, detaching, grants, triggers
 from pgrunbook.changes.undo.gone import Gone, gone_with
-from pgrunbook.changes.undo.parts import Keep, NoWayBackError, Way
-from pgrunbook.changes.undo.reader import CLASSES, Address, Column, Reader, Thing
+from pgrunbook.changes.undo.parts import NoWayBackError, Way
+from pgrunbook.changes.undo.reader import CLASSES, Address, Column, Question, Reader, Thing, things
 
 _CLASS = CLASSES["pg_class"]
+# What is asked for differently, though it has its catalog with others.
+INDEX, WITHOUT_INDEX = "index", "constraint without index"
 _ON_RELATIONS = ("pg_trigger", "pg_rewrite", "pg_policy", "pg_statistic_ext", "pg_attrdef", "pg_publication_rel",
                  "pg_publication_namespace")  # fmt: skip
 _OWNERLESS = {
@@ -49,7 +51,11 @@ class _Revival:
     def __init__(self, reader: Reader, way: Way, gone: Gone, without: set[Address]) -> None:
         self.reader, self.way, self.gone = reader, way, gone
         self.leaders = [a for a in gone.leaders() if a not in without]
-        self.things = {thing.address: thing for thing in reader.things(self.leaders)}
+        self.by_catalog = self._by_catalog()
+        self.said = [a for a in gone.needs if self._is_said_again(a)]
+        self.granted = [a for a in self.said if gone.leader(a) == a]
+        reader.ahead(self._questions())
+        self.things = {thing.address: thing for thing in reader.things(self._named())}
         self.made = self._made()
         self.columns = self._columns()
 
@@ -60,11 +66,60 @@ class _Revival:
             catalog = self.gone.catalogs[address]
             if catalog == "pg_class" and address[2]:
                 self._column(address)
-            elif catalog == "pg_class" and address[1] in self.gone.kept:
-                continue
-            elif not self._travels(address, catalog):
+            elif self._is_made(address):
                 self._make(address, catalog)
         self._finish()
+        if self.gone.kept:
+            self.way.detaches += detaching.links(self.reader, self.gone.kept)
+            made = [a for a in self.leaders if self._is_made(a) or a in self.columns]
+            self.way.detaches += detaching.taken_away(self.reader, self.gone, made, self.things, self.columns)
+
+    def _is_made(self, address: Address) -> bool:
+        """Tell whether an object is neither a column nor one that comes with a table that is kept."""
+        catalog = self.gone.catalogs[address]
+        if catalog == "pg_class" and (address[2] or address[1] in self.gone.kept):
+            return False
+        return not self._travels(address, catalog)
+
+    def _questions(self) -> Iterator[Question]:
+        """Yield all that will be asked of what goes, which the server then answers at once."""
+        yield from things(self._named())
+        for catalog, found in self.by_catalog.items():
+            yield from _made_by(catalog, found, again=bool(self.gone.kept))
+        kept = sorted(self.gone.kept)
+        yield from self.reader.wholes(kept)
+        if kept:
+            yield "keys", {"oids": kept, "without": ""}
+        if oids := self._with_columns():
+            yield "columns", {"oids": oids}
+        for oid in self._sequences():
+            yield "sequence", {"oid": oid}
+        yield from grants.questions(self.granted)
+        if self.reader.has_default_acls:
+            yield "default_grantees", {}
+        yield from _said_of(self.said)
+
+    def _by_catalog(self) -> dict[str, list[Address]]:
+        found: dict[str, list[Address]] = {}
+        for address in filter(self._is_made, self.leaders):
+            found.setdefault(self._made_as(address), []).append(address)
+        return found
+
+    def _made_as(self, address: Address) -> str:
+        catalog, place = self.gone.catalogs[address], self.gone.places.get(address)
+        if catalog == "pg_class" and place is not None and place.kind in "iI":
+            return INDEX
+        return WITHOUT_INDEX if catalog == "pg_constraint" and place is not None and place.kind in "fcn" else catalog
+
+    def _named(self) -> list[Address]:
+        """Return what is called by its name: what is made, and statistics, which a new column may reorder."""
+        return [a for a in self.leaders if self._is_made(a) or self.gone.catalogs[a] == "pg_statistic_ext"]
+
+    def _with_columns(self) -> list[int]:
+        return sorted({a[1] for a in self.leaders if a[0] == _CLASS and a[2]})
+
+    def _sequences(self) -> list[int]:
+        return sorted(a[1] for a in self.gone.needs if a[0] == _CLASS and not a[2] and self.gone.places[a].kind == "S")
 
     def _keep_tables(self) -> None:
         oids = sorted(self.gone.kept)
@@ -77,11 +132,12 @@ class _Revival:
             raise NoWayBackError(f"cannot be undone, because {told}.")
         for oid in oids:
             relation = self.reader.relation_at(oid)
-            for parent in relation.parents:
+            whole = self.reader.whole(relation)
+            for parent in whole.parents:
                 if parent in {self.reader.relation_at(other).sql for other in oids}:
                     continue
-                if relation.bound:
-                    told = f"ATTACH PARTITION {relation.sql} {relation.bound}"
+                if whole.bound:
+                    told = f"ATTACH PARTITION {relation.sql} {whole.bound}"
                     self.way.add(f"ALTER TABLE {parent} {told}", "The partition is one again.")
                     triggers.fire(self.reader, self.way, relation)
                 else:
@@ -102,19 +158,14 @@ class _Revival:
 
     def _made(self) -> dict[Address, list[str]]:
         """Read the statements that make the objects, each catalog's at once."""
-        by_catalog: dict[str, list[Address]] = {}
-        for address in self.leaders:
-            by_catalog.setdefault(self.gone.catalogs[address], []).append(address)
         made: dict[Address, list[str]] = {}
-        again = bool(self.gone.kept)
-        for catalog, found in by_catalog.items():
-            for address, told in statements_of(self.reader, catalog, found, again=again):
+        for catalog, found in self.by_catalog.items():
+            for address, told in statements_of(self.reader, catalog, found, again=bool(self.gone.kept)):
                 made.setdefault(address, []).append(told)
         return made
 
     def _columns(self) -> dict[Address, Column]:
-        wanted = {address for address in self.leaders if address[0] == _CLASS and address[2]}
-        oids = sorted({address[1] for address in wanted})
+        oids, wanted = self._with_columns(), set(self.leaders)
         found = {(_CLASS, c.relation, c.number): c for c in (self.reader.columns(oids) if oids else [])}
         return {address: column for address, column in found.items() if address in wanted}
 
@@ -154,27 +205,35 @@ class _Revival:
         if catalog == "pg_constraint" and place and place.kind == "f" and self.gone.kept:
             drop = told[0].replace(" ADD CONSTRAINT ", " DROP CONSTRAINT IF EXISTS ", 1)
             self.way.add(drop.split(" FOREIGN KEY ")[0], "It may be there.")
+        self.way.of_position = self.way.of_position or thing.type == "sequence"
+        if catalog == "pg_extension":
+            self._tell_of_extension(thing)
         for statement in told:
             self.way.add(statement, f"{thing.type.capitalize()} {thing.identity} comes back.")
         if catalog not in _OWNERLESS and not (place and place.kind in "iI" and catalog == "pg_class"):
             self._own(thing)
+
+    def _tell_of_extension(self, extension: Thing) -> None:
+        """It comes back with what its script makes: what was written to its tables since is kept nowhere."""
+        lost = [a for a in self.gone.needs if a[0] == _CLASS and not a[2] and self.gone.places[a].kind in "rpS"]
+        for thing in self.reader.things(sorted(a for a in lost if self.gone.leader(a) == extension.address)):
+            told = "the position" if thing.type == "sequence" else "the rows"
+            self.way.differs.append(f"{told} of {thing.identity} will be what extension {extension.sql} begins with")
 
     def _own(self, thing: Thing) -> None:
         if thing.owner != self.reader.me:
             self.way.add(f"ALTER {thing.word} {thing.sql} OWNER TO {thing.owner}", "Its owner as it was.")
 
     def _finish(self) -> None:
-        whole = [a for a in self.gone.needs if a[0] == _CLASS and not a[2]]
-        for oid in sorted(a[1] for a in whole if self.gone.places[a].kind == "S"):
+        for oid in self._sequences():
             row = self.reader.row("sequence", oid=oid)
             if row and row["owned_by"]:
                 self.way.add(f"ALTER SEQUENCE {row['sql']} OWNED BY {row['owned_by']}", "It belongs to its column.")
         for oid in sorted(self.gone.kept):
             relation = self.reader.relation_at(oid)
             self.way.add(f"ALTER TABLE {relation.sql} OWNER TO {relation.owner}", "Its owner as it was.")
-        said = [a for a in self.gone.needs if self._is_said_again(a)]
-        grants.restore(self.reader, self.way, [a for a in said if self.gone.leader(a) == a])
-        for statement in said_of(self.reader, said):
+        grants.restore(self.reader, self.way, self.granted)
+        for statement in said_of(self.reader, self.said):
             self.way.add(statement, "What is said of it.")
 
     def _is_said_again(self, address: Address) -> bool:
@@ -190,41 +249,38 @@ class _Revival:
 def statements_of(
     reader: Reader, catalog: str, addresses: Sequence[Address], *, again: bool = False
 ) -> list[tuple[Address, str]]:
-    """Return the statements that make objects of one catalog as they are; with ``again`` they may be there."""
-    oids = [address[1] for address in addresses if not address[2]]
-    if not oids:
-        return []
-    class_ = addresses[0][0]
-    if catalog in _ON_RELATIONS:
-        rows = reader.rows("make_on_relations", oids=oids, again=again)
-        return [((row["class"], row["oid"], 0), row["sql"]) for row in rows if row["class"] == class_]
+    """Return the statements that make objects of one catalog as they are; with ``again`` they may be there.
+
+    Indexes are asked for as ``INDEX``; constraints that have none may be, as ``WITHOUT_INDEX``.
+    """
     if catalog == "pg_default_acl":
         return _default_acls(reader, addresses)
-    simple = {"pg_constraint": "make_constraints", "pg_proc": "make_functions", "pg_type": "make_types"}
-    if catalog == "pg_class":
-        rows = _of_relations(reader, oids)
-    elif catalog in simple:
-        rows = reader.rows(simple[catalog], oids=oids)
-    else:
-        rows = reader.rows("make_rarities", oids=oids, classes=[class_])
-    found = [((class_, row["oid"], 0), row["sql"]) for row in rows if row["sql"]]
-    if catalog in ("pg_class", "pg_constraint"):
-        found += _of_indexes(reader, catalog, oids)
+    found: list[tuple[Address, str]] = []
+    for query, parameters in _made_by(catalog, addresses, again=again):
+        for row in reader.rows(query, **parameters):
+            class_ = row.get("class", addresses[0][0])
+            oid = row["constraint"] if parameters.get("constraints") else row["oid"]
+            if row["sql"] and class_ == addresses[0][0]:
+                found.append(((class_, oid, 0), row["sql"]))
     return found
 
 
-def _of_relations(reader: Reader, oids: Sequence[int]) -> list[dict[str, Any]]:
-    rows = reader.rows("make_indexes", oids=list(oids))
-    others = sorted(set(oids) - {row["oid"] for row in rows})
-    return rows + (reader.rows("make_relations", oids=others) if others else [])
-
-
-def _of_indexes(reader: Reader, catalog: str, oids: Sequence[int]) -> list[tuple[Address, str]]:
-    owners = {oid: oid for oid in oids}
+def _made_by(catalog: str, addresses: Sequence[Address], *, again: bool) -> list[Question]:
+    """Return the questions how objects of one catalog are made."""
+    oids = [address[1] for address in addresses if not address[2]]
+    if not oids or catalog == "pg_default_acl":
+        return []
+    if catalog in _ON_RELATIONS:
+        return [("make_on_relations", {"oids": oids, "again": again})]
+    if catalog == INDEX:
+        return [("make_indexes", {"oids": oids}), ("finish_indexes", {"oids": oids, "constraints": []})]
     if catalog == "pg_constraint":
-        owners = {row["index"]: row["oid"] for row in reader.rows("index_of_constraint", oids=list(oids))}
-    rows = reader.rows("finish_indexes", oids=list(owners))
-    return [((CLASSES[catalog], owners[row["oid"]], 0), row["sql"]) for row in rows]
+        return [("make_constraints", {"oids": oids}), ("finish_indexes", {"oids": [], "constraints": oids})]
+    simple = {"pg_class": "make_relations", "pg_proc": "make_functions", "pg_type": "make_types",
+              WITHOUT_INDEX: "make_constraints"}  # fmt: skip
+    if catalog in simple:
+        return [(simple[catalog], {"oids": oids})]
+    return [("make_rarities", {"oids": oids, "classes": [addresses[0][0]]})]
 
 
 def _default_acls(reader: Reader, addresses: Sequence[Address]) -> list[tuple[Address, str]]:
@@ -239,19 +295,19 @@ def _default_acls(reader: Reader, addresses: Sequence[Address]) -> list[tuple[Ad
 
 def said_of(reader: Reader, addresses: Sequence[Address]) -> list[str]:
     """Return the statements for the comments and security labels of these objects and of their parts."""
+    parts = {address[:2] for address in addresses if not address[2]}
+    rows = [row for query, parameters in _said_of(addresses) for row in reader.rows(query, **parameters)]
+    places = [(row["class"], row["oid"], row["part"]) for row in rows]
+    said = [(row, place) for row, place in zip(rows, places, strict=True) if place in addresses or place[:2] in parts]
+    found = []
+    for (row, _), thing in zip(said, reader.things([place for _, place in said]), strict=True):
+        label = f"SECURITY LABEL FOR {row['provider']}" if row["provider"] else "COMMENT"
+        found.append(f"{label} ON {thing.word} {thing.sql} IS {literal(row['told'])}")
+    return found
+
+
+def _said_of(addresses: Sequence[Address]) -> list[Question]:
     whole = sorted({address[:2] for address in addresses})
     if not whole:
         return []
-    classes, objects = [part[0] for part in whole], [part[1] for part in whole]
-    parts = {address[:2] for address in addresses if not address[2]}
-    found = []
-    for query in ("comments", "labels"):
-        for row in reader.rows(query, classes=classes, objects=objects):
-            address = (row["class"], row["oid"], row["part"])
-            if address not in addresses and address[:2] not in parts:
-                continue
-            thing = reader.things([address])[0]
-            label = f"SECURITY LABEL FOR {row['provider']}" if query == "labels" else "COMMENT"
-            text = row["label"] if query == "labels" else row["comment"]
-            found.append(f"{label} ON {thing.word} {thing.sql} IS {literal(text)}")
-    return found
+    return [("said", {"classes": [part[0] for part in whole], "objects": [part[1] for part in whole]})]

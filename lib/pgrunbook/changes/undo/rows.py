@@ -7,9 +7,10 @@ from typing import Any
 
 from pglast import ast
 
+from pgrunbook.changes.safe_forms.step import Keep
 from pgrunbook.changes.syntax import walk
 from pgrunbook.changes.undo import columns
-from pgrunbook.changes.undo.parts import Keep, NoWayBackError, Way
+from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import Reader, Relation
 
 _WRITES = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
@@ -37,7 +38,7 @@ def _sequences(reader: Reader, way: Way, oids: list[int]) -> None:
     for row in reader.rows("owned_sequences", oids=oids):
         found = reader.row("sequence", oid=row["oid"])
         if found:
-            way.add(columns.position(found), "The sequence goes on where it stood.")
+            columns.position(way, found)
 
 
 def _written(reader: Reader, node: Any) -> Iterator[tuple[Relation, str]]:

@@ -47,7 +47,7 @@ SELECT a.attname::text AS name,
        b.type::pg_catalog.regtype::text AS base_type,
        bt.typlen BETWEEN 1 AND 16 OR b.type = 'pg_catalog.numeric'::pg_catalog.regtype AS is_small,
        bt.typtype = 'e' OR bt.typcategory = 'S' AS is_word,
-       bt.typtype = 'e' AS is_enum,
+       bt.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace AS has_own_form,
        CASE WHEN bt.typsend <> 0
             THEN (SELECT pg_catalog.format('%%I.%%I', n.nspname, p.proname)
                   FROM pg_catalog.pg_proc AS p
@@ -187,7 +187,12 @@ SELECT k.id, k.part_of, k.run_id, k.migration, k.direction, k.step, k.kind, k.ta
        pg_catalog.date_part('epoch', k.made_at) AS made_at,
        pg_catalog.date_part('epoch', k.keep_until) AS keep_until,
        k.state, k.pages_left, k.rows_given_back,
-       coalesce(pg_catalog.pg_total_relation_size(c.oid), 0) AS bytes,
+       CASE WHEN k.kind = 'table'
+            THEN (SELECT coalesce(sum(pg_catalog.pg_total_relation_size(t.oid)), 0)
+                  FROM pg_catalog.pg_class AS t
+                  WHERE t.relnamespace = pg_catalog.to_regnamespace(k.kept_as)
+                    AND t.relkind IN ('r', 'm'))::bigint
+            ELSE coalesce(pg_catalog.pg_total_relation_size(c.oid), 0) END AS bytes,
        CASE WHEN c.oid IS NULL THEN 0 ELSE greatest(c.reltuples, -1) END::bigint AS rows_estimate
 FROM pgrunbook.kept AS k
 LEFT JOIN pg_catalog.pg_class AS c
@@ -206,7 +211,7 @@ WHERE id = ANY (%(ids)s::bigint[])
 
 -- name: due
 -- a row is: a thing that may be purged: by its number, its age, or because its time is over
-SELECT k.id, k.kept_as
+SELECT k.id, k.kept_as, k.kind
 FROM pgrunbook.kept AS k
 WHERE k.state <> 'purged'
   AND CASE WHEN %(ids)s::bigint[] IS NOT NULL
@@ -235,3 +240,91 @@ UPDATE pgrunbook.kept
 SET pages_left = %(pages_left)s,
     rows_given_back = %(rows_given_back)s
 WHERE id = %(id)s
+
+-- name: column_named
+-- a row is: a table, and the name of one of its columns, NULL where it is not there
+SELECT c.oid::bigint AS oid,
+       (SELECT a.attname::text
+        FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = c.oid
+          AND pg_catalog.quote_ident(a.attname) = %(column)s
+          AND NOT a.attisdropped) AS name
+FROM pg_catalog.pg_class AS c
+WHERE c.oid = pg_catalog.to_regclass(%(table)s)
+
+-- name: has_default
+-- a row is: whether a column gives new rows a value by itself
+SELECT a.atthasdef OR a.attidentity <> '' AS has_default
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = %(oid)s::oid
+  AND a.attname = %(column)s
+
+-- name: moving
+-- a row is: a statement that moves a table, or extended statistics on it, from one schema to another
+SELECT pg_catalog.format('ALTER TABLE %%s SET SCHEMA %%I', c.oid::pg_catalog.regclass, %(schema)s::text) AS sql
+FROM pg_catalog.pg_class AS c
+WHERE c.oid = pg_catalog.to_regclass(%(table)s)
+UNION ALL
+SELECT pg_catalog.format('ALTER STATISTICS %%I.%%I SET SCHEMA %%I', n.nspname, x.stxname, %(schema)s::text)
+FROM pg_catalog.pg_statistic_ext AS x
+JOIN pg_catalog.pg_namespace AS n ON n.oid = x.stxnamespace
+WHERE x.stxrelid = pg_catalog.to_regclass(%(table)s)
+
+-- name: moving_back
+-- a row is: a statement that moves what a schema of ours holds back to where it was
+SELECT pg_catalog.format('ALTER TABLE %%I.%%I SET SCHEMA %%I', n.nspname, c.relname, %(schema)s::text) AS sql
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(kept_as)s
+  AND c.relkind IN ('r', 'p', 'f')
+UNION ALL
+SELECT pg_catalog.format('ALTER STATISTICS %%I.%%I SET SCHEMA %%I', n.nspname, x.stxname, %(schema)s::text)
+FROM pg_catalog.pg_statistic_ext AS x
+JOIN pg_catalog.pg_namespace AS n ON n.oid = x.stxnamespace
+WHERE n.nspname = %(kept_as)s
+
+-- name: name_of
+-- a row is: schema and name of a table as the catalog has them
+SELECT n.nspname::text AS schema,
+       c.relname::text AS name
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid = pg_catalog.to_regclass(%(table)s)
+
+-- name: of_name
+-- a row is: a thing by what keeps it
+SELECT k.id, k.state, k.kind
+FROM pgrunbook.kept AS k
+WHERE k.kept_as = %(kept_as)s
+
+-- name: note
+-- a row is: nothing; a column or a table is kept from now on
+INSERT INTO pgrunbook.kept (
+    run_id, migration, direction, step, kind, table_schema, table_name, key_columns, columns, kept_as, keep_until
+)
+VALUES (
+    %(run_id)s, %(migration)s, %(direction)s, %(step)s, %(kind)s, %(schema)s, %(name)s, %(key)s, %(columns)s,
+    %(kept_as)s, %(keep_until)s
+)
+ON CONFLICT (kept_as) DO UPDATE
+SET run_id = excluded.run_id, step = excluded.step, keep_until = excluded.keep_until, state = 'kept'
+
+-- name: renamed
+-- a row is: nothing; an older thing has made way for one of the same name
+UPDATE pgrunbook.kept
+SET kept_as = %(kept_as)s
+WHERE id = %(id)s
+
+-- name: given_back
+-- a row is: nothing; columns or tables were given back
+UPDATE pgrunbook.kept
+SET state = 'given back'
+WHERE kept_as = ANY (%(names)s::text[])
+
+-- name: is_schema
+-- a row is: whether a schema is there
+SELECT pg_catalog.to_regnamespace(%(name)s) IS NOT NULL AS is_there
+
+-- name: is_relation
+-- a row is: whether a relation is there
+SELECT pg_catalog.to_regclass(%(name)s) IS NOT NULL AS is_there

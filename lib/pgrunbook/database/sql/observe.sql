@@ -13,6 +13,7 @@ LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
 WHERE c.relkind IN ('r', 'p', 'm', 'v', 'S', 'f', 'i', 'I')
   AND n.nspname !~ '^pg_'
   AND n.nspname NOT IN ('information_schema', 'pgrunbook')
+  AND n.nspname !~ '^pgrunbook_kept_'
   AND (%(of)s::bigint[] IS NULL OR c.oid = ANY (%(of)s::bigint[]) OR i.indrelid = ANY (%(of)s::bigint[]))
 
 -- name: locks
@@ -35,4 +36,4 @@ SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')
 -- a row is: how many rows this session's transaction has made dead so far
 SELECT coalesce(sum(s.n_tup_upd + s.n_tup_del), 0)::bigint AS rows
 FROM pg_catalog.pg_stat_xact_user_tables s
-WHERE s.schemaname <> 'pgrunbook'
+WHERE s.schemaname !~ '^pgrunbook(_kept_|$)'

@@ -14,4 +14,4 @@ SELECT pg_catalog.format('%I.%I', s.schemaname, s.sequencename) AS name,
        s.last_value,
        s.increment_by
 FROM pg_catalog.pg_sequences AS s
-WHERE s.schemaname <> 'pgrunbook'
+WHERE s.schemaname !~ '^pgrunbook(_kept_|$)'

@@ -12,6 +12,7 @@ SELECT ARRAY(SELECT n.oid
              FROM pg_catalog.pg_namespace AS n
              WHERE n.nspname !~ '^pg_'
                AND n.nspname <> 'information_schema'
+               AND n.nspname !~ '^pgrunbook_kept_'
                AND n.nspname <> ALL (%(leave_out)s::text[]))::text AS schemas,
        ARRAY(SELECT oid
              FROM named

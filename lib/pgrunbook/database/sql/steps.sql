@@ -38,14 +38,31 @@ CREATE TABLE IF NOT EXISTS pgrunbook.batch (
     is_done boolean NOT NULL,
     started_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+CREATE TABLE IF NOT EXISTS pgrunbook.way_back (
+    migration text NOT NULL,
+    statement int NOT NULL,
+    run_id text NOT NULL,
+    file_sha256 text NOT NULL,
+    plan_digest text NOT NULL,
+    file text NOT NULL,
+    line int NOT NULL,
+    sql text NOT NULL,
+    steps int[] NOT NULL,
+    undo text[] NOT NULL,
+    back jsonb,
+    schema_before text,
+    taken_back_by text NOT NULL DEFAULT '',
+    written_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (migration, statement)
 )
 
 -- name: complete
 -- a row is: whether all that create makes is there
-SELECT count(*) = 3
+SELECT count(*) = 4
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = 'pgrunbook' AND c.relname IN ('step', 'restore_point', 'batch')
+WHERE n.nspname = 'pgrunbook' AND c.relname IN ('step', 'restore_point', 'batch', 'way_back')
 
 -- name: exists
 -- a row is: whether this database has a record of its own

@@ -7,7 +7,7 @@ SELECT pg_catalog.current_schemas(true)::text[] AS path,
        EXISTS (SELECT FROM pg_catalog.pg_default_acl) AS has_default_acls;
 
 -- name: relation
--- a row is: the relation of a name, with what ALTER can say of it as a whole
+-- a row is: the relation of a name
 SELECT c.oid,
        n.nspname::text AS schema,
        c.relname::text AS name,
@@ -15,12 +15,27 @@ SELECT c.oid,
        c.relkind::text AS kind,
        c.relpersistence::text AS persistence,
        pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)) AS owner,
-       coalesce(c.reloptions, '{}') AS options,
-       coalesce(toast.reloptions, '{}') AS toast_options,
-       pg_catalog.quote_ident(coalesce(s.spcname, (SELECT t.spcname
-                                                   FROM pg_catalog.pg_database AS d
-                                                   JOIN pg_catalog.pg_tablespace AS t ON t.oid = d.dattablespace
-                                                   WHERE d.datname = pg_catalog.current_database()))) AS tablespace,
+       c.relrowsecurity AS row_security,
+       c.relforcerowsecurity AS forced,
+       c.relhassubclass AS has_children,
+       c.relispopulated AS is_populated
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid = %(oid)s
+   OR c.relname = %(name)s
+      AND n.nspname = ANY (%(path)s::text[])
+ORDER BY pg_catalog.array_position(%(path)s::text[], n.nspname::text)
+LIMIT 1;
+
+-- name: whole
+-- a row is: what ALTER can say of a relation as a whole
+SELECT coalesce(c.reloptions, '{}') AS options,
+       coalesce((SELECT toast.reloptions FROM pg_catalog.pg_class AS toast WHERE toast.oid = c.reltoastrelid), '{}') AS toast_options,
+       pg_catalog.quote_ident((SELECT s.spcname
+                               FROM pg_catalog.pg_tablespace AS s
+                               WHERE s.oid = coalesce(nullif(c.reltablespace, 0), (SELECT d.dattablespace
+                                                                                   FROM pg_catalog.pg_database AS d
+                                                                                   WHERE d.datname = pg_catalog.current_database())))) AS tablespace,
        (SELECT pg_catalog.quote_ident(am.amname) FROM pg_catalog.pg_am AS am WHERE am.oid = c.relam) AS access_method,
        CASE c.relreplident WHEN 'n' THEN 'NOTHING' WHEN 'f' THEN 'FULL' WHEN 'd' THEN 'DEFAULT'
             ELSE 'USING INDEX ' || (SELECT pg_catalog.quote_ident(ic.relname)
@@ -33,28 +48,15 @@ SELECT c.oid,
         JOIN pg_catalog.pg_class AS ic ON ic.oid = i.indexrelid
         WHERE i.indrelid = c.oid
           AND i.indisclustered) AS clustered,
-       c.relrowsecurity AS row_security,
-       c.relforcerowsecurity AS forced,
-       c.relispartition AS is_partition,
        pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound,
        CASE WHEN c.reloftype <> 0 THEN pg_catalog.format_type(c.reloftype, NULL) END AS of_type,
-       c.relhassubclass AS has_children,
        ARRAY(SELECT i.inhparent::pg_catalog.regclass::text
              FROM pg_catalog.pg_inherits AS i
              WHERE i.inhrelid = c.oid
              ORDER BY i.inhseqno) AS parents,
-       coalesce((SELECT f.ftoptions FROM pg_catalog.pg_foreign_table AS f WHERE f.ftrelid = c.oid), '{}') AS foreign_options,
-       (SELECT i.indrelid FROM pg_catalog.pg_index AS i WHERE i.indexrelid = c.oid) AS index_of,
-       c.relispopulated AS is_populated
+       coalesce((SELECT f.ftoptions FROM pg_catalog.pg_foreign_table AS f WHERE f.ftrelid = c.oid), '{}') AS foreign_options
 FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-LEFT JOIN pg_catalog.pg_class AS toast ON toast.oid = c.reltoastrelid
-LEFT JOIN pg_catalog.pg_tablespace AS s ON s.oid = c.reltablespace
-WHERE c.oid = %(oid)s
-   OR c.relname = %(name)s
-      AND n.nspname = ANY (%(path)s::text[])
-ORDER BY pg_catalog.array_position(%(path)s::text[], n.nspname::text)
-LIMIT 1;
+WHERE c.oid = %(oid)s;
 
 -- name: family
 -- a row is: a table and each below it, parents first
@@ -94,11 +96,6 @@ SELECT a.attrelid AS relation,
        coalesce(a.attfdwoptions, '{}') AS foreign_options,
        a.attinhcount > 0 AS inherited,
        a.attislocal AS local,
-       NOT EXISTS (SELECT
-                   FROM pg_catalog.pg_attribute AS l
-                   WHERE l.attrelid = a.attrelid
-                     AND l.attnum > a.attnum
-                     AND NOT l.attisdropped) AS last,
        (SELECT q.objid
         FROM pg_catalog.pg_depend AS q
         WHERE q.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
@@ -241,11 +238,13 @@ WITH RECURSIVE below (place, oid, target) AS (
     UNION ALL
     SELECT 0, %(target)s::oid, true
     UNION ALL
-    SELECT b.place + 1, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END, b.target
+    SELECT b.place + 1, n.oid, b.target
     FROM below AS b
-    JOIN pg_catalog.pg_type AS t ON t.oid = b.oid
-    WHERE t.typtype = 'd'
-       OR t.typelem <> 0 AND t.typlen = -1
+    CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END AS oid
+                        FROM pg_catalog.pg_type AS t
+                        WHERE t.oid = b.oid
+                          AND (t.typtype = 'd' OR t.typelem <> 0 AND t.typlen = -1)
+                        OFFSET 0) AS n
 ), bottom AS (
     SELECT (SELECT b.oid FROM below AS b WHERE NOT b.target ORDER BY b.place DESC LIMIT 1) AS source,
            (SELECT b.oid FROM below AS b WHERE b.target ORDER BY b.place DESC LIMIT 1) AS target
@@ -274,7 +273,7 @@ JOIN pg_catalog.pg_type AS x ON x.oid = o.source
 JOIN pg_catalog.pg_type AS y ON y.oid = o.target;
 
 -- name: gone
--- a row is: an object that goes with others, and what it depends on
+-- a row is: an object that goes with others, what it depends on, and of which relation it is; whether it comes with something else
 WITH RECURSIVE gone AS (
     SELECT u.classid,
            u.objid,
@@ -314,75 +313,93 @@ SELECT g.classid::bigint AS class,
                  FROM pg_catalog.pg_depend AS d
                  WHERE d.classid = g.classid
                    AND d.objid = g.objid
-                   AND (d.objsubid = g.objsubid OR g.objsubid = 0)), '[]') AS needs
-FROM gone AS g;
+                   AND (d.objsubid = g.objsubid OR g.objsubid = 0)), '[]') AS needs,
+       p.relation::bigint AS relation,
+       p.kind,
+       p.number,
+       p.comes_along
+FROM gone AS g
+LEFT JOIN LATERAL (
+    SELECT coalesce(i.indrelid, 0) AS relation,
+           c.relkind::text AS kind,
+           0 AS number,
+           c.relkind = 't' OR c.relkind = 'i' AND EXISTS (SELECT
+                                                          FROM pg_catalog.pg_index AS x
+                                                          JOIN pg_catalog.pg_class AS t ON t.oid = x.indrelid
+                                                          WHERE x.indexrelid = c.oid
+                                                            AND t.relkind = 't') AS comes_along
+    FROM pg_catalog.pg_class AS c
+    LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = c.oid
+    WHERE g.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND c.oid = g.objid
+    UNION ALL
+    SELECT k.conrelid, k.contype::text, coalesce(k.conkey[1], 0),
+           k.contype = 'f' AND k.conparentid <> 0 OR k.contype IN ('c', 'n') AND k.coninhcount > 0 AND NOT k.conislocal
+    FROM pg_catalog.pg_constraint AS k
+    WHERE g.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+      AND k.oid = g.objid
+    UNION ALL
+    SELECT t.tgrelid, '', 0, t.tgisinternal OR t.tgparentid <> 0
+    FROM pg_catalog.pg_trigger AS t
+    WHERE g.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
+      AND t.oid = g.objid
+    UNION ALL
+    SELECT w.ev_class, '', 0, w.rulename = '_RETURN'
+    FROM pg_catalog.pg_rewrite AS w
+    WHERE g.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+      AND w.oid = g.objid
+    UNION ALL
+    SELECT o.polrelid, '', 0, false
+    FROM pg_catalog.pg_policy AS o
+    WHERE g.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass
+      AND o.oid = g.objid
+    UNION ALL
+    SELECT d.adrelid, '', d.adnum, false
+    FROM pg_catalog.pg_attrdef AS d
+    WHERE g.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+      AND d.oid = g.objid
+    UNION ALL
+    SELECT x.stxrelid, '', 0, false
+    FROM pg_catalog.pg_statistic_ext AS x
+    WHERE g.classid = 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass
+      AND x.oid = g.objid
+    UNION ALL
+    SELECT r.prrelid, '', 0, false
+    FROM pg_catalog.pg_publication_rel AS r
+    WHERE g.classid = 'pg_catalog.pg_publication_rel'::pg_catalog.regclass
+      AND r.oid = g.objid
+    UNION ALL
+    SELECT t.typrelid, t.typtype::text, 0,
+           t.typtype = 'm' OR t.typelem <> 0 AND t.typlen = -1 AND EXISTS (SELECT
+                                                                           FROM pg_catalog.pg_type AS y
+                                                                           WHERE y.oid = t.typelem
+                                                                             AND y.typarray = t.oid)
+    FROM pg_catalog.pg_type AS t
+    WHERE g.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+      AND t.oid = g.objid
+) AS p ON true;
 
--- name: places
--- a row is: an object of a relation: which one, and whether it comes with something else
-SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::oid::bigint AS class, c.oid::bigint AS oid,
-       coalesce(i.indrelid, 0)::bigint AS relation, c.relkind::text AS kind, 0 AS number,
-       c.relkind = 't' OR c.relkind = 'i' AND EXISTS (SELECT FROM pg_catalog.pg_index AS x JOIN pg_catalog.pg_class AS t ON t.oid = x.indrelid
-                                                      WHERE x.indexrelid = c.oid AND t.relkind = 't') AS comes_along
-FROM pg_catalog.pg_class AS c
-LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = c.oid
-WHERE c.oid = ANY (%(oids)s::oid[])
-UNION ALL
-SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass::oid::bigint, k.oid::bigint, k.conrelid::bigint, k.contype::text, coalesce(k.conkey[1], 0),
-       k.contype = 'f' AND k.conparentid <> 0 OR k.contype IN ('c', 'n') AND k.coninhcount > 0 AND NOT k.conislocal
-FROM pg_catalog.pg_constraint AS k
-WHERE k.oid = ANY (%(oids)s::oid[])
-UNION ALL
-SELECT 'pg_catalog.pg_trigger'::pg_catalog.regclass::oid::bigint, g.oid::bigint, g.tgrelid::bigint, '', 0, g.tgisinternal OR g.tgparentid <> 0
-FROM pg_catalog.pg_trigger AS g
-WHERE g.oid = ANY (%(oids)s::oid[])
-UNION ALL
-SELECT 'pg_catalog.pg_rewrite'::pg_catalog.regclass::oid::bigint, w.oid::bigint, w.ev_class::bigint, '', 0, w.rulename = '_RETURN'
-FROM pg_catalog.pg_rewrite AS w
-WHERE w.oid = ANY (%(oids)s::oid[])
-UNION ALL
-SELECT 'pg_catalog.pg_policy'::pg_catalog.regclass::oid::bigint, o.oid::bigint, o.polrelid::bigint, '', 0, false
-FROM pg_catalog.pg_policy AS o
-WHERE o.oid = ANY (%(oids)s::oid[])
-UNION ALL
-SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass::oid::bigint, d.oid::bigint, d.adrelid::bigint, '', d.adnum, false
-FROM pg_catalog.pg_attrdef AS d
-WHERE d.oid = ANY (%(oids)s::oid[])
-UNION ALL
-SELECT 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass::oid::bigint, x.oid::bigint, x.stxrelid::bigint, '', 0, false
-FROM pg_catalog.pg_statistic_ext AS x
-WHERE x.oid = ANY (%(oids)s::oid[])
-UNION ALL
-SELECT 'pg_catalog.pg_publication_rel'::pg_catalog.regclass::oid::bigint, r.oid::bigint, r.prrelid::bigint, '', 0, false
-FROM pg_catalog.pg_publication_rel AS r
-WHERE r.oid = ANY (%(oids)s::oid[])
-UNION ALL
-SELECT 'pg_catalog.pg_type'::pg_catalog.regclass::oid::bigint, t.oid::bigint, t.typrelid::bigint, t.typtype::text, 0,
-       t.typtype = 'm' OR t.typelem <> 0 AND t.typlen = -1 AND EXISTS (SELECT FROM pg_catalog.pg_type AS y WHERE y.oid = t.typelem AND y.typarray = t.oid)
-FROM pg_catalog.pg_type AS t
-WHERE t.oid = ANY (%(oids)s::oid[]);
-
--- name: comments
--- a row is: a comment on an object, or on a part of it
+-- name: said
+-- a row is: a comment on an object or on a part of it, or a security label of it, which has a provider
 SELECT d.classoid::bigint AS class,
        d.objoid::bigint AS oid,
        d.objsubid AS part,
-       d.description AS comment
+       NULL AS provider,
+       d.description AS told
 FROM pg_catalog.pg_description AS d
 JOIN ROWS FROM (pg_catalog.unnest(%(classes)s::oid[]), pg_catalog.unnest(%(objects)s::oid[])) AS u (classid, objid) ON d.classoid = u.classid AND d.objoid = u.objid
-ORDER BY d.objsubid;
-
--- name: labels
--- a row is: a security label of an object, or of a part of it
-SELECT d.classoid::bigint AS class,
-       d.objoid::bigint AS oid,
-       d.objsubid AS part,
+UNION ALL
+SELECT d.classoid::bigint,
+       d.objoid::bigint,
+       d.objsubid,
        d.provider,
        d.label
 FROM pg_catalog.pg_seclabel AS d
-JOIN ROWS FROM (pg_catalog.unnest(%(classes)s::oid[]), pg_catalog.unnest(%(objects)s::oid[])) AS u (classid, objid) ON d.classoid = u.classid AND d.objoid = u.objid;
+JOIN ROWS FROM (pg_catalog.unnest(%(classes)s::oid[]), pg_catalog.unnest(%(objects)s::oid[])) AS u (classid, objid) ON d.classoid = u.classid AND d.objoid = u.objid
+ORDER BY 4 NULLS FIRST, 3, 1, 2;
 
 -- name: acls
--- a row is: a privilege on an object or column as it is now; those of an object that was never granted are its defaults
+-- a row is: a privilege on a relation or column as it is now; those of one that was never granted are its defaults
 WITH object (class, oid, part, name, acl, owner, own) AS (
     SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, 0, CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::pg_catalog.regclass,
            coalesce(c.relacl, pg_catalog.acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner)), c.relowner, c.relacl IS NOT NULL
@@ -396,7 +413,25 @@ WITH object (class, oid, part, name, acl, owner, own) AS (
     WHERE c.oid = ANY (%(oids)s::oid[])
       AND a.attacl IS NOT NULL
       AND NOT a.attisdropped
-    UNION ALL
+)
+SELECT o.class::oid::bigint AS class,
+       o.oid::bigint AS oid,
+       o.part,
+       o.name,
+       CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(g.grantee)) END AS grantee,
+       pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(o.owner)) AS owner,
+       g.privilege_type AS privilege,
+       g.is_grantable AS grantable,
+       pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(g.grantor)) AS grantor,
+       coalesce(g.grantor <> o.owner, false) AS by_another,
+       pg_catalog.pg_has_role(g.grantor, CASE WHEN pg_catalog.current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END) AS can_be_grantor,
+       o.own
+FROM object AS o
+LEFT JOIN LATERAL pg_catalog.aclexplode(o.acl) AS g ON true;
+
+-- name: acls_of_others
+-- a row is: a privilege on another object as it is now; those of an object that was never granted are its defaults
+WITH object (class, oid, part, name, acl, owner, own) AS (
     SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 0, 'ROUTINE ' || p.oid::pg_catalog.regprocedure,
            coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner)), p.proowner, p.proacl IS NOT NULL
     FROM pg_catalog.pg_proc AS p
@@ -445,7 +480,9 @@ SELECT o.class::oid::bigint AS class,
        pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(o.owner)) AS owner,
        g.privilege_type AS privilege,
        g.is_grantable AS grantable,
-       g.grantor <> o.owner AS of_another,
+       pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(g.grantor)) AS grantor,
+       coalesce(g.grantor <> o.owner, false) AS by_another,
+       pg_catalog.pg_has_role(g.grantor, CASE WHEN pg_catalog.current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END) AS can_be_grantor,
        o.own
 FROM object AS o
 LEFT JOIN LATERAL pg_catalog.aclexplode(o.acl) AS g ON true
@@ -631,6 +668,7 @@ WHERE i.indexrelid = ANY (%(oids)s::oid[]);
 -- name: finish_indexes
 -- a row is: a statement that says of an index what CREATE INDEX and ADD CONSTRAINT do not
 SELECT i.indexrelid::bigint AS oid,
+       k.oid::bigint AS constraint,
        p.sql
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS ic ON ic.oid = i.indexrelid
@@ -666,7 +704,10 @@ CROSS JOIN LATERAL (
     FROM pg_catalog.pg_tablespace AS s
     WHERE s.oid = ic.reltablespace
 ) AS p
-WHERE i.indexrelid = ANY (%(oids)s::oid[])
+WHERE i.indexrelid = ANY (%(oids)s::oid[] || ARRAY(SELECT o.conindid
+                                                   FROM pg_catalog.pg_constraint AS o
+                                                   WHERE o.oid = ANY (%(constraints)s::oid[])
+                                                     AND o.contype IN ('p', 'u', 'x')))
 ORDER BY i.indexrelid, p.place;
 
 -- name: make_constraints
@@ -685,14 +726,6 @@ FROM pg_catalog.pg_constraint AS k
 LEFT JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
 LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
 WHERE k.oid = ANY (%(oids)s::oid[]);
-
--- name: index_of_constraint
--- a row is: a constraint and the index that it has
-SELECT k.oid::bigint AS oid,
-       k.conindid::bigint AS index
-FROM pg_catalog.pg_constraint AS k
-WHERE k.oid = ANY (%(oids)s::oid[])
-  AND k.contype IN ('p', 'u', 'x');
 
 -- name: make_on_relations
 -- a row is: a statement that makes a trigger, rule, policy, statistics, default or place in a publication as it is; it may be there
@@ -1181,13 +1214,13 @@ SELECT c.relname::text AS name,
        true AS is_relation
 FROM pg_catalog.pg_class AS c
 WHERE c.relnamespace = (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(schema)s)
-  AND c.relname LIKE ANY (%(likes)s::text[])
+  AND c.relname LIKE %(like)s
 UNION ALL
 SELECT k.conname::text,
        false
 FROM pg_catalog.pg_constraint AS k
 WHERE k.connamespace = (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(schema)s)
-  AND k.conname LIKE ANY (%(likes)s::text[]);
+  AND k.conname LIKE %(like)s;
 
 -- name: keys
 -- a row is: a table, and the columns by which its rows are known: those of its primary key, or else of a unique one
@@ -1226,10 +1259,16 @@ WITH RECURSIVE reached (oid, below) AS (
            n.below
     FROM reached AS r
     CROSS JOIN LATERAL (
+        -- pg_constraint has no index on confrelid; pg_depend has one on what is referred to.
         SELECT k.conrelid AS oid,
                k.conparentid <> 0 AS below
         FROM pg_catalog.pg_constraint AS k
-        WHERE k.confrelid = r.oid
+        WHERE k.oid = ANY (ARRAY(SELECT d.objid
+                                 FROM pg_catalog.pg_depend AS d
+                                 WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                                   AND d.refobjid = r.oid
+                                   AND d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass))
+          AND k.confrelid = r.oid
           AND k.contype = 'f'
           AND CASE %(how)s WHEN 'delete' THEN k.confdeltype IN ('c', 'n', 'd') WHEN 'update' THEN k.confupdtype IN ('c', 'n', 'd')
                    ELSE %(how)s = 'truncate' END
@@ -1243,15 +1282,14 @@ WITH RECURSIVE reached (oid, below) AS (
 SELECT r.below,
        r.oid::bigint AS oid,
        r.oid::pg_catalog.regclass::text AS sql,
-       c.relkind::text AS kind,
+       (SELECT c.relkind::text FROM pg_catalog.pg_class AS c WHERE c.oid = r.oid) AS kind,
        ARRAY(SELECT pg_catalog.format('%%I', g.tgname)
              FROM pg_catalog.pg_trigger AS g
              WHERE g.tgrelid = r.oid
                AND NOT g.tgisinternal
                AND g.tgenabled <> 'D'
              ORDER BY g.tgname) AS triggers
-FROM reached AS r
-JOIN pg_catalog.pg_class AS c ON c.oid = r.oid;
+FROM reached AS r;
 
 -- name: taken_statistics
 -- a row is: the name of statistics in a schema

@@ -1,0 +1,212 @@
+"""The rows of today that stand against a wish, counted, and a few of them shown; nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow, tuple_row
+
+from pgrunbook.changes.syntax import quoted
+from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection, limit_locally
+from pgrunbook.database.data import STATEMENT_TIMEOUT_MS as STATEMENT_TIMEOUT_MS
+from pgrunbook.database.queries import load
+from pgrunbook.errors import Blocked
+
+SAMPLES = 5
+SAMPLE_CHARS = 200
+VIOLATE = ("row violates it", "rows violate it")
+
+# What no row can have brought about: the statement itself does not fit today's schema.
+_ABOUT_THE_STATEMENT = psycopg.errors.ProgrammingError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a statement demands of today's rows: ``where`` is true for those that stand against it.
+
+    ``shown`` are the values that a sample tells, by name. ``untold`` says why nothing can be asked, "" where it can.
+    ``count`` counts in place of a query. ``missing`` counts the rows that have no kept value, where those that have
+    one do not stand against it. ``function`` makes a temporary function that catches what a row raises, of which
+    ``caught`` is the condition; where it is to be had only in this way, ``where`` is "".
+    """
+
+    what: str
+    table: str
+    key: tuple[str, ...] = ()
+    source: str = ""
+    where: str = ""
+    shown: tuple[tuple[str, str], ...] = ()
+    told: tuple[str, str] = VIOLATE
+    untold: str = ""
+    count: Callable[[], int] | None = None
+    missing: Callable[[], int] | None = None
+    function: str = ""
+    caught: str = ""
+    as_today: bool = True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How many rows stand against a wish (None: could not be told), how many at least, some of them, and a sentence."""
+
+    rows: int | None
+    says: str
+    samples: tuple[str, ...] = ()
+    at_least: int = 0
+
+
+class Rows:
+    """The rows of a database, asked one question after the other, each in its own short transaction."""
+
+    def __init__(self, conn: Connection, statement_timeout_ms: int) -> None:
+        self._conn = conn
+        self._timeout_ms = statement_timeout_ms
+
+    @contextmanager
+    def short(self, *, function: str = "") -> Iterator[psycopg.Cursor[TupleRow]]:
+        """Give a cursor that reads under timeouts; whatever it set or made is rolled back.
+
+        Inside the caller's transaction a savepoint does that. A policy must not hide rows silently.
+        """
+        with self._conn.transaction(force_rollback=True), psycopg.Cursor(self._conn, row_factory=tuple_row) as cursor:
+            limit_locally(self._conn, lock_timeout_ms=READ_LOCK_TIMEOUT_MS, statement_timeout_ms=self._timeout_ms)
+            cursor.execute("SET LOCAL row_security = off; SET LOCAL jit = off")
+            if function:
+                cursor.execute(function.encode())
+            cursor.execute("SET LOCAL transaction_read_only = on")
+            yield cursor
+
+    @contextmanager
+    def names(self) -> Iterator[None]:
+        """Read definitions. Raises Blocked when a lock keeps them from being read."""
+        try:
+            with self.short():
+                yield
+        except psycopg.errors.LockNotAvailable as exc:
+            raise Blocked(
+                f"could not read the database within lock_timeout ({READ_LOCK_TIMEOUT_MS} ms)",
+                detail=str(exc).strip(),
+                hint="Somebody changes the schema now; wait until that is done, then run this again.",
+            ) from exc
+
+    def ask(self, wanted: Wanted) -> Answer:
+        """Return how many rows stand against a wish, and which; what cannot be told is said, not raised."""
+        if wanted.untold:
+            return Answer(None, wanted.untold)
+        try:
+            if wanted.count is not None:
+                return _counted(wanted, wanted.count(), ())
+            return self._asked(wanted)
+        except (psycopg.InterfaceError, psycopg.errors.AdminShutdown):
+            raise
+        except psycopg.Error as exc:
+            if self._conn.closed:
+                raise
+            return self._unasked(wanted, exc)
+
+    def _asked(self, wanted: Wanted) -> Answer:
+        if not wanted.where:
+            return self._answer(wanted, wanted.caught, wanted.function)
+        try:
+            return self._answer(wanted, wanted.where)
+        except (psycopg.errors.OperationalError, _ABOUT_THE_STATEMENT):
+            raise
+        except psycopg.Error as exc:
+            if not wanted.function or not self._is_of_a_row(wanted):
+                raise
+            return self._caught(wanted, exc)
+
+    def _caught(self, wanted: Wanted, reason: psycopg.Error) -> Answer:
+        """Count again with a function that catches what a row raises, where the session may make one."""
+        try:
+            return self._answer(wanted, wanted.caught, wanted.function)
+        except psycopg.errors.QueryCanceled:
+            raise
+        except psycopg.Error as exc:
+            says = f"at least 1 row stands against it ({_said(reason)}); how many could not be told: {_said(exc)}"
+            return Answer(None, says, at_least=1)
+
+    def _answer(self, wanted: Wanted, where: str, function: str = "") -> Answer:
+        with self.short(function=function) as cursor:
+            cursor.execute(_query("count_against", source=wanted.source, where=where))
+            rows = int((cursor.fetchone() or (0,))[0])
+        if not rows:
+            return _counted(wanted, rows, ())
+        if wanted.missing is not None:
+            return _with_kept(wanted, rows, wanted.missing())
+        with self.short(function=function) as cursor:
+            shown = ", ".join(f"CAST({value} AS text)" for value in (*_key(wanted), *(v for _, v in wanted.shown)))
+            more = {"shown": shown, "limit": str(SAMPLES)}
+            cursor.execute(_query("samples_against", source=wanted.source, where=where, **more))
+            return _counted(wanted, rows, tuple(sorted(_sample(wanted, row) for row in cursor.fetchall())))
+
+    def _is_of_a_row(self, wanted: Wanted) -> bool:
+        """Tell whether an error comes from a row: planning the query alone does not raise it."""
+        try:
+            with self.short() as cursor:
+                cursor.execute(_query("plan_against", source=wanted.source, where=wanted.where or wanted.caught))
+        except psycopg.Error:
+            return False
+        return True
+
+    def _unasked(self, wanted: Wanted, exc: psycopg.Error) -> Answer:
+        if isinstance(exc, psycopg.errors.QueryCanceled):
+            return Answer(None, f"not counted in {self._timeout_ms / 1000:g} s")
+        if isinstance(exc, psycopg.errors.LockNotAvailable):
+            return Answer(None, f"not counted: {wanted.table} was locked for {READ_LOCK_TIMEOUT_MS / 1000:g} s")
+        if isinstance(exc, psycopg.errors.InsufficientPrivilege):
+            return Answer(None, _hidden(exc))
+        raised = isinstance(
+            exc, psycopg.errors.DataError | psycopg.errors.IntegrityError | psycopg.errors.RaiseException
+        )
+        if raised and wanted.as_today and self._is_of_a_row(wanted):
+            return Answer(None, f"at least 1 row stands against it: {_said(exc)}", at_least=1)
+        return Answer(None, f"cannot be told: {_said(exc)}")
+
+
+def _query(name: str, **given: str) -> sql.Composed:
+    return sql.SQL(load("against")[name]).format(**{slot: sql.SQL(text) for slot, text in given.items()})
+
+
+def _key(wanted: Wanted) -> tuple[str, ...]:
+    return tuple(f"t.{quoted(name)}" for name in wanted.key) or ("t.ctid",)
+
+
+def _sample(wanted: Wanted, row: TupleRow) -> str:
+    names = wanted.key or ("ctid",)
+    told = [f"{name} {'NULL' if value is None else value}" for name, value in zip(names, row, strict=False)]
+    values = zip((name for name, _ in wanted.shown), row[len(names) :], strict=True)
+    shown = [f"{name} {'NULL' if value is None else value}" for name, value in values]
+    text = ": ".join(", ".join(part) for part in (told, shown) if part)
+    return text if len(text) <= SAMPLE_CHARS else text[: SAMPLE_CHARS - 1] + "…"
+
+
+def _counted(wanted: Wanted, rows: int, samples: tuple[str, ...]) -> Answer:
+    if not rows:
+        return Answer(0, "no row stands against it")
+    return Answer(rows, f"{rows:,} {wanted.told[rows != 1]}", samples, at_least=rows)
+
+
+def _with_kept(wanted: Wanted, rows: int, missing: int) -> Answer:
+    """Rows that are given their kept value do not stand against it; which have none, a number does not tell."""
+    if not missing:
+        return Answer(0, "no row stands against it: each is given its kept value")
+    says = (
+        f"{rows:,} {wanted.told[rows != 1]}; cannot be told which of them are among the {missing:,} without kept value"
+    )
+    return Answer(None, says)
+
+
+def _said(exc: psycopg.Error) -> str:
+    return f"the server says {exc.diag.message_primary or str(exc).strip()}"
+
+
+def _hidden(exc: psycopg.Error) -> str:
+    """Say what this session may not see. A policy that would hide rows raises what a missing right does."""
+    if "rls" in (exc.diag.source_file or ""):
+        return "cannot be told: row level security hides rows from this session"
+    return f"cannot be told: {_said(exc)}"

@@ -1,0 +1,119 @@
+"""Drafting each statement of a release on a branch: its safe form, its way back, and what is kept for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pglast import ast
+
+from pgrunbook.changes import draft, keeping
+from pgrunbook.changes.keeping import Site
+from pgrunbook.changes.keeping.tables import table
+from pgrunbook.changes.plan import Change, Step
+from pgrunbook.changes.safe_forms import Expansion, Facts, Planner
+from pgrunbook.changes.safe_forms.step import Keep
+from pgrunbook.changes.statements import Statement
+from pgrunbook.changes.syntax import subcommand, tree
+from pgrunbook.changes.undo import Inverter, Undo
+from pgrunbook.changes.way_back import Back, of_undo
+from pgrunbook.database.connection import Connection
+from pgrunbook.history import Migration
+from pgrunbook.target import Target
+
+NOT_KEPT = "It cannot be undone, because what it destroys is not kept: keep = False."
+SCRIPTED = "It cannot be undone alone, because nothing is kept for a migration that has a down script."
+
+
+class Drafter:
+    """Asked before each statement is executed on a branch, and at the end of each migration; fills ``changes``.
+
+    ``conn`` leads to the target, whose rows tell what is large. A migration with a down script of its own is taken
+    back by that, and nothing is kept for it; what is computed is for the case that it stops half way.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        conn: Connection,
+        migrations: Sequence[Migration],
+        parsed: Mapping[str, Sequence[Statement]],
+        *,
+        off: Mapping[str, str],
+        keep: bool,
+    ) -> None:
+        self._target, self._conn, self._parsed, self._off, self._keep = target, conn, parsed, off, keep
+        self._migrations = {migration.name: migration for migration in migrations}
+        self.changes: dict[str, Change] = {}
+        self._branch: Connection | None = None
+        self._before: frozenset[int] | None = None
+        self._backs: dict[int, Back] = {}
+        self._columns: set[tuple[int, str]] = set()
+
+    def step(self, branch: Connection, change: Change, step: Step | None) -> None:
+        """Judge the statement that is executed next; with no step, the migration is at its end."""
+        if self._branch is None:
+            self._branch = branch
+            self._planner = Planner(
+                branch, off=self._off, batch_rows=self._target.batch_rows, rows_conn=self._conn, applied=True
+            )
+            self._inverter = Inverter(branch)
+        migration = self._migrations[change.migration]
+        if step is None:
+            made = draft.change(self._target, migration, self._planner.end_file())
+            written = [one.model_copy(update={"back": self._backs.get(one.number)}) for one in made.statements]
+            self.changes[migration.name] = made.model_copy(update={"statements": tuple(written)})
+            self._before, self._backs, self._columns = None, {}, set()
+            return
+        if self._before is None:
+            self._before = Facts(branch).relation_oids()
+        statement = self._parsed[migration.name][step.number - 1]
+        undo = self._without_own(branch, self._inverter.inverse(statement))
+        self._take(step.number, migration, self._planner.expand(statement), undo)
+
+    def _take(self, number: int, migration: Migration, expansion: Expansion, undo: Undo) -> None:
+        """Note the way back of a statement, and put into its place what keeps for it."""
+        branch = self._branch
+        assert branch is not None  # noqa: S101 - step() has set it
+        if undo.because or not undo.keeps:
+            self._backs[number] = self._back(undo, undo.keeps)
+            return
+        if migration.down_sql is not None:
+            self._backs[number] = Back(because=SCRIPTED)
+            return
+        site = Site(migration.name, migration.hash, "up", number)
+        rows = self._target.batch_rows
+        kept = keeping.around(branch, expansion, undo, site, rows_conn=self._conn, batch_rows=rows)
+        because = kept.because if self._keep else NOT_KEPT
+        if because:
+            self._backs[number] = Back(because=because)
+            return
+        self._planner.put(kept.expansion)
+        self._backs[number] = self._back(undo, kept.keeps)
+
+    def _back(self, undo: Undo, keeps: Sequence[Keep]) -> Back:
+        """Return a way back as the plan holds it; a branch of another version words it otherwise than the target."""
+        found = of_undo(undo, keeps)
+        branch = self._branch
+        assert branch is not None  # noqa: S101 - step() has set it
+        versions = {c.info.server_version // 10_000 for c in (branch, self._conn)}
+        return found.model_copy(update={"look_again": True}) if len(versions) > 1 and not undo.because else found
+
+    def _without_own(self, branch: Connection, undo: Undo) -> Undo:
+        """Return the way back without rows that go with a table or column that the migration itself has made."""
+        node = tree(undo.statement.sql)
+        facts = Facts(branch)
+        relation = facts.relation(node.relation) if isinstance(getattr(node, "relation", None), ast.RangeVar) else None
+        if isinstance(node, ast.AlterTableStmt) and relation is not None:
+            there = set(facts.columns(relation))
+            added = {cmd.def_.colname for cmd in node.cmds if subcommand(cmd) == "AddColumn"}
+            self._columns |= {(relation.oid, name) for name in added - there}
+        if not undo.of_rows or undo.because or relation is None or self._before is None:
+            return undo
+        is_own = relation.oid not in self._before and len(undo.keeps) == 1
+        if isinstance(node, ast.UpdateStmt):
+            set_ = {(relation.oid, part.name) for part in node.targetList}
+            is_own = is_own or (set_ <= self._columns and not table(branch, relation.oid).has_before_update)
+        if not is_own:
+            return undo
+        return replace(undo, keeps=(), of_rows=False, differs=())

@@ -1,0 +1,220 @@
+"""Planning the way back of one migration: what is executed, in which safe forms, and what is kept on the way.
+
+It is planned where the migration stands applied, on a branch: each statement is judged and executed there, one after
+the other, in a transaction that is aborted. A hand-written down script wins over what was computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import psycopg
+
+from pgrunbook.changes import keeping, statements
+from pgrunbook.changes import plan as plans
+from pgrunbook.changes.keeping import Site
+from pgrunbook.changes.plan import Change, Written
+from pgrunbook.changes.safe_forms import Expansion, Planner, SafeStep
+from pgrunbook.changes.statements import Policy, Statement, Type
+from pgrunbook.changes.undo import Inverter
+from pgrunbook.changes.way_back import Back
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.recorded_ways import RecordedWay
+from pgrunbook.database.schema_diff import Difference
+from pgrunbook.history import Migration
+from pgrunbook.target import Target
+
+GIVES_ROWS = "GIVE ROWS BACK"
+
+
+class NoWayError(Exception):
+    """A migration cannot be taken back; the text is the sentence that says why."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A statement that is to be taken back; ``steps`` are those that stood for it when the migration went up."""
+
+    number: int
+    file: str
+    line: int
+    sql: str
+    back: Back
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The change that takes a migration back, what it may lose, and what differs by nature afterwards."""
+
+    change: Change
+    loses: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+
+
+def taken(written: Iterable[Written], steps_of: Change) -> list[Taken]:
+    """Return the statements of a change that went up, the last one first.
+
+    Raises NoWayError where one has no way back.
+    """
+    found = []
+    for one in written:
+        if one.back is None:
+            raise NoWayError(f"{one.key}: its way back was not computed")
+        if one.back.because:
+            raise NoWayError(f"{one.key}: {one.back.because}")
+        numbers = tuple(step.number for step in steps_of.of_statement(one.number))
+        found.append(Taken(one.number, one.file, one.line, one.sql, one.back, numbers))
+    return found[::-1]
+
+
+def recorded(ways: Iterable[RecordedWay]) -> list[Taken]:
+    """Return statements as the database remembers them, the last one first. Raises NoWayError as :func:`taken`."""
+    found = []
+    for way in ways:
+        if way.back is None or way.back["because"]:
+            reason = way.back["because"] if way.back else "its way back was not computed"
+            raise NoWayError(f"{way.file}:{way.line}: {reason}")
+        back = Back.model_validate(way.back)
+        found.append(Taken(way.statement, way.file, way.line, way.sql, back, tuple(way.steps)))
+    return found[::-1]
+
+
+def computed(
+    conn: Connection,
+    target: Target,
+    name: str,
+    file_sha256: str,
+    takes: Sequence[Taken],
+    *,
+    rows_conn: Connection | None,
+    ends: Literal["history row", "begun", "part"] = "history row",
+    helpers: Sequence[SafeStep] = (),
+) -> Planned:
+    """Plan the way back that was computed, on a branch on which the migration stands applied.
+
+    ``rows_conn`` leads to the database whose rows count; ``helpers`` take away what a statement that was broken off
+    has left.
+
+    Raises NoWayError where a statement of it fails there.
+    """
+    with _writing(conn, target, name, file_sha256, rows_conn) as writer:
+        if helpers:
+            writer.also(_pseudo(name, 1, "DROP", "-- what a statement that was broken off has left"), helpers)
+        for one in takes:
+            writer.take(one)
+    return writer.planned(ends, tuple(sorted(one.number for one in takes)))
+
+
+def scripted(conn: Connection, target: Target, migration: Migration, *, rows_conn: Connection | None) -> Planned:
+    """Plan a hand-written down script. Raises as :func:`computed`, and WrongInput for what cannot be parsed."""
+    file = migration.down_path.name if migration.down_path else migration.name
+    with _writing(conn, target, migration.name, migration.hash, rows_conn) as writer:
+        for statement in statements.parse(migration.down_sql or "", file):
+            writer.write(statement)
+    return writer.planned("history row", ())
+
+
+def is_declared(difference: Difference, differs: Iterable[str]) -> bool:
+    """Tell whether a way back has said that this is another thing afterwards."""
+    if difference.change == "moved":
+        return any(f" order of {difference.name}:" in text for text in differs)
+    if difference.kind == "statistics":
+        return f"column order of statistics {difference.name}" in differs
+    for text in differs:
+        if text == f"constraint {difference.name} stays valid":
+            return True
+        if " are its own" in text and difference.name.startswith(text.split()[2]):
+            return True
+    return False
+
+
+@contextmanager
+def _writing(
+    conn: Connection, target: Target, name: str, file_sha256: str, rows_conn: Connection | None
+) -> Iterator[_Writer]:
+    writer = _Writer(conn, target, name, file_sha256, rows_conn)
+    try:
+        with conn.transaction(force_rollback=True):
+            yield writer
+            writer.end()
+    except keeping.CannotKeepError as reason:
+        raise NoWayError(str(reason)) from reason
+    except psycopg.Error as exc:
+        raise NoWayError(f"it fails: {exc.diag.message_primary or ' '.join(str(exc).split())}") from exc
+
+
+class _Writer:
+    def __init__(
+        self, conn: Connection, target: Target, name: str, file_sha256: str, rows_conn: Connection | None
+    ) -> None:
+        self.conn, self.target, self.name, self.file_sha256, self.rows_conn = conn, target, name, file_sha256, rows_conn
+        self.planner = Planner(conn, batch_rows=target.batch_rows, rows_conn=rows_conn, applied=True)
+        self.inverter = Inverter(conn)
+        self.expansions: list[Expansion] = []
+        self.loses: list[str] = []
+        self.differs: list[str] = []
+        self.number = 0
+
+    def take(self, one: Taken) -> None:
+        """Write the way back of one statement: kept tables, then its steps with what is filled after each, its rows."""
+        back, file = one.back, f"way back of {one.file}"
+        self.differs += back.differs
+        for keep in back.keeps:
+            if keep.kind == "table":
+                steps = keeping.bring_back(self.conn, keep)
+                self.also(_pseudo(file, one.line, "ALTER TABLE", steps[0].sql), steps, execute=True)
+        for step in back.steps:
+            for place in step.fills:
+                settled = keeping.settle(self.conn, back.keeps[place])
+                if settled:
+                    self.also(_pseudo(file, one.line, "DELETE", settled[0].sql), settled)
+            for statement in statements.parse(step.sql, file):
+                self.write(replace(statement, line=one.line, policy=step.policy))
+            for place in step.fills:
+                keep = back.keeps[place]
+                found = keeping.fill(self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows)
+                self.also(_pseudo(file, one.line, "UPDATE", found[0].sql), found)
+        if back.of_rows and one.steps:
+            told = "-- " + "\n-- ".join(["the rows that this has changed are given back:", *one.sql.splitlines()])
+            tables = tuple(keep.table for keep in back.keeps)
+            gives = SafeStep(told, "Rows that nobody has changed since.", quick=False, gives_rows=one.steps)
+            self.also(_pseudo(file, one.line, GIVES_ROWS, told, tables), [gives])
+
+    def write(self, statement: Statement) -> None:
+        """Write a statement, in its safe form, keeping what it destroys; then execute it."""
+        self.number += 1
+        undo = self.inverter.inverse(statement)
+        expansion = self.planner.expand(statement)
+        site = Site(self.name, self.file_sha256, "down", self.number)
+        kept = keeping.around(
+            self.conn, expansion, undo, site, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
+        )
+        if kept.because and undo.keeps:
+            self.loses.append(f"{' '.join(statement.sql.split())[:120]}: {kept.because}")
+        self.planner.put(kept.expansion if not kept.because else expansion)
+        if statement.policy is not Policy.ALONE:
+            self.conn.execute(statement.sql.encode())
+
+    def also(self, statement: Statement, steps: Sequence[SafeStep], *, execute: bool = False) -> None:
+        """Write steps of our own."""
+        self.number += 1
+        self.planner.put(Expansion(statement, "", steps[0].says, tuple(steps)), new=True)
+        for step in steps if execute else ():
+            self.conn.execute(step.sql.encode())
+
+    def end(self) -> None:
+        self.expansions = self.planner.end_file()
+
+    def planned(self, ends: Literal["history row", "begun", "part"], takes: tuple[int, ...]) -> Planned:
+        change = plans.expanded(self.name, self.file_sha256, "the migration itself", self.expansions, self.target)
+        change = change.model_copy(update={"ends": ends, "takes_back": takes})
+        return Planned(change, tuple(dict.fromkeys(self.loses)), tuple(dict.fromkeys(self.differs)))
+
+
+def _pseudo(file: str, line: int, kind: str, sql: str, objects: tuple[str, ...] = ()) -> Statement:
+    """Return what stands for steps of our own where the plan names the statement as it is written."""
+    return Statement(sql, file, line, kind, Type.DATA, Policy.TOGETHER, objects)

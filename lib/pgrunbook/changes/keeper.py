@@ -1,0 +1,96 @@
+"""What an execution keeps before it is destroyed, and gives back, step by step; migrate and rollback use it.
+
+Rows are kept in the transaction that changes them, a column or a table in the one that takes it away. What was
+read from the catalog for a way back, and is another thing on the target than on a branch (where a sequence
+stands), is read again right before the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from pgrunbook.changes import keeping, statements
+from pgrunbook.changes.keeping import OnConflict, Place, Site
+from pgrunbook.changes.marks import Marks
+from pgrunbook.changes.plan import Change, Step
+from pgrunbook.changes.safe_forms import Batches
+from pgrunbook.changes.undo import Inverter
+from pgrunbook.changes.way_back import of_undo
+from pgrunbook.database.connection import Connection
+
+
+@dataclass
+class Keeper:
+    """Keeps and gives back for one execution; what it does stands in the caller's transaction."""
+
+    conn: Connection
+    marks: Marks
+    keep_days: int
+    on_conflict: OnConflict
+
+    def before(self, change: Change, step: Step) -> None:
+        """Make way for what the step keeps, and look once more where sequences stand that it moves."""
+        for keep in step.keeps:
+            if keep.kind != "rows":
+                keeping.make_way(self.conn, keep.kept_as)
+        if self._is_first(change, step):
+            self._look_again(change, step)
+
+    def statement(self, change: Change, step: Step) -> str:
+        """Return what is executed for a step: its SQL, or that SQL keeping the rows that it changes."""
+        if not self._keeps_rows(step):
+            return step.sql
+        return keeping.keeping_statement(self.conn, step.sql, self._place(change, step), keep_until=self._until())
+
+    def batches(self, change: Change, step: Step) -> Batches:
+        """Return the loop of a step, keeping the rows that it changes where it should."""
+        assert step.batches is not None  # noqa: S101 - the caller saw it
+        if not self._keeps_rows(step):
+            return step.batches
+        return keeping.keeping(self.conn, step.batches, self._place(change, step), keep_until=self._until())
+
+    def after(self, change: Change, step: Step) -> None:
+        """Note what a step has kept, and what it has given back to the last row."""
+        site = Site(change.migration, change.file_sha256, self.marks.plan.direction, step.statement)
+        for keep in step.keeps:
+            if keep.kind != "rows":
+                keeping.note(self.conn, self.marks.run_id, site, step.number, keep, keep_until=self._until())
+        if step.gives_back:
+            keeping.mark_given_back(self.conn, step.gives_back)
+
+    def give_rows(self, change: Change, step: Step, on_batch: Callable[[int], None]) -> int:
+        """Give back the rows that steps of the migration have changed, the last step first; return how many."""
+        kept = keeping.of_migration(self.conn, change.migration, "up")
+        mine = [one for one in kept if one.kind in keeping.ROWS and one.part_of is None and one.step in step.gives_rows]
+        given = 0
+        for one in mine:
+            before = given
+            told = keeping.give_back(
+                self.conn, one, on_conflict="keep" if self.on_conflict == "stop" else self.on_conflict,
+                on_batch=lambda rows, before=before: on_batch(before + rows),  # type: ignore[misc]
+                lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms,
+            )  # fmt: skip
+            given += told.rows
+        return given
+
+    def _look_again(self, change: Change, step: Step) -> None:
+        written = change.statements[step.statement - 1]
+        if written.back is None or not written.back.look_again:
+            return
+        undo = Inverter(self.conn).inverse(statements.parse(written.sql, written.file)[0])
+        if not undo.because and len(undo.keeps) == len(written.back.keeps):
+            self.marks.corrections[change.migration, written.number] = of_undo(undo, written.back.keeps)
+
+    def _is_first(self, change: Change, step: Step) -> bool:
+        return self.marks.plan.direction == "up" and change.of_statement(step.statement)[0].number == step.number
+
+    def _keeps_rows(self, step: Step) -> bool:
+        return any(keep.kind == "rows" for keep in step.keeps)
+
+    def _place(self, change: Change, step: Step) -> Place:
+        return Place(self.marks.run_id, change.migration, self.marks.plan.direction, step.number)
+
+    def _until(self) -> datetime:
+        return datetime.now(UTC) + timedelta(days=self.keep_days)

@@ -1,0 +1,64 @@
+"""The text of ``plan.sql``: what psql would run in the place of a plan, for people to read."""
+
+from __future__ import annotations
+
+from pgrunbook.changes.plan import Change, Direction, Plan, Step
+from pgrunbook.database.connection import RESET_SESSION
+
+
+def text(plan: Plan) -> str:
+    """Return what psql would run: readable, and the same steps under the same timeouts.
+
+    The rows of schema pgrunbook and of the history table are named in comments only.
+    """
+    lines = [
+        f"-- Plan {plan.digest}",
+        f"-- Target {plan.target}, database {plan.base.database}, from version {plan.base.version or '(none)'}.",
+        "\\set ON_ERROR_STOP on",
+        "",
+    ]
+    for change in plan.changes:
+        lines += [f"-- {plan.direction}: {change.migration}", *_psql(change, plan.direction), ""]
+    return "\n".join(lines)
+
+
+def _psql(change: Change, direction: Direction) -> list[str]:
+    lines: list[str] = []
+    row = "inserted into" if direction == "up" else "deleted from"
+    segments = change.segments()
+    for number, segment in enumerate(segments, 1):
+        together = segment.kind == "together"
+        lines += ["BEGIN;"] if together else []
+        for step in segment.steps:
+            lines += [*_said(step), *_limits(step, "LOCAL " if together else ""), f"{step.sql};"]
+        if number == len(segments):
+            lines.append(f"-- here the row of {change.migration} is {row} the history table")
+        lines += ["COMMIT;"] if together else []
+    end = "; ".join(RESET_SESSION) + ";  -- what it set does not reach the next one"
+    return [*lines, end]
+
+
+def _said(step: Step) -> list[str]:
+    """Say above a part of a safe form what it is for."""
+    if step.gives_rows:
+        return ["-- pgrunbook gives back the rows that it has kept, batch by batch; psql cannot:"]
+    kept = ["-- pgrunbook keeps the rows that this changes in its own schema"] if _keeps_rows(step) else []
+    if not step.form:
+        return kept
+    lines = [f"-- {step.file}, line {step.line}: {step.says}"]
+    if step.batches is not None:
+        by = ", ".join(step.batches.key) or "pages"
+        lines.append(f"-- pgrunbook loops over ranges of {by}, and commits after each {step.batches.rows} rows;")
+        lines.append("-- psql does the same at once:")
+    return [*lines, *kept]
+
+
+def _keeps_rows(step: Step) -> bool:
+    return any(keep.kind == "rows" for keep in step.keeps)
+
+
+def _limits(step: Step, local: str) -> list[str]:
+    return [
+        f"SET {local}lock_timeout = {step.lock_timeout_ms};",
+        f"SET {local}statement_timeout = {step.statement_timeout_ms};",
+    ]

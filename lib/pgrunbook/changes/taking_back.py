@@ -1,0 +1,273 @@
+"""Rehearsing a rollback on an empty branch: each migration planned, taken back as rollback would, and up again.
+
+1. The branch has the target's schema, the history's rows, and what the database remembers of its runs; of what
+   is kept it has the tables, without their rows.
+2. The newest migration first, each way back is planned there and executed; the schema after it is what rollback
+   promises.
+3. The migrations go up again as they are written: the schema must be the one of the beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg import sql
+
+from pgrunbook import history as histories
+from pgrunbook.branches import copies
+from pgrunbook.changes import going_back, rehearsal, statements
+from pgrunbook.changes import plan as plans
+from pgrunbook.changes.empty_branch import copy_schema
+from pgrunbook.changes.going_back import NoWayError, Planned, Taken
+from pgrunbook.changes.keeping import OnConflict
+from pgrunbook.changes.plan import Change
+from pgrunbook.changes.safe_forms import SafeStep
+from pgrunbook.changes.statements import Policy
+from pgrunbook.database import recorded_ways, steps
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.queries import load
+from pgrunbook.database.schema import Snapshot, snapshot
+from pgrunbook.database.schema_diff import diff
+from pgrunbook.errors import Refused, StatementFailed
+from pgrunbook.history import History, Migration
+from pgrunbook.record.journal import Journal
+from pgrunbook.target import Target
+
+OURS = ("step", "way_back", "kept")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A migration to be taken back: by its down script, or by what was computed for these statements.
+
+    ``helpers`` take away what a statement that was broken off has left, ``is_rest`` says that some statements were
+    taken back before; ``because`` says why there is no way, "" where there is one.
+    """
+
+    migration: Migration
+    takes: tuple[Taken, ...] = ()
+    ends: Literal["history row", "begun", "part"] = "history row"
+    helpers: tuple[SafeStep, ...] = ()
+    is_rest: bool = False
+    because: str = ""
+
+    @property
+    def is_scripted(self) -> bool:
+        """Whether it goes by its down script."""
+        return self.migration.down_sql is not None and self.ends == "history row" and not self.takes
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The changes of a rollback, newest first, with the schemas that they lead to.
+
+    ``loses`` says for each migration what cannot be kept; ``unlike`` is as in a rehearsal.
+    """
+
+    changes: tuple[Change, ...]
+    loses: tuple[tuple[str, str], ...]
+    end: Snapshot
+    unlike: tuple[tuple[str, str], ...]
+
+
+def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> Wanted:
+    """Return how an applied migration is taken back, or only some of its statements."""
+    ways = recorded_ways.read(conn, migration.name)
+    left = [way for way in ways if not way.taken_back_by]
+    if migration.down_sql is not None and not only and len(left) == len(ways):
+        return Wanted(migration)
+    if not ways:
+        return Wanted(migration, because="it has no down script, and no run has noted how it is taken back")
+    if ways[0].file_sha256 != migration.hash:
+        return Wanted(migration, because="the file is another one than that which was applied")
+    chosen = [way for way in left if not only or way.statement in only]
+    missing = sorted(set(only) - {way.statement for way in left})
+    if missing:
+        told = ", ".join(f"{way.statement} ({way.file}:{way.line})" for way in left)
+        return Wanted(migration, because=f"it has no statement {missing[0]} to take back; there are {told or 'none'}")
+    try:
+        takes = tuple(going_back.recorded(chosen))
+    except NoWayError as reason:
+        return Wanted(migration, because=str(reason))
+    ends: Literal["history row", "part"] = "history row" if len(chosen) == len(left) else "part"
+    return Wanted(migration, takes, ends, is_rest=len(left) < len(ways))
+
+
+def half_done(conn: Connection, migration: Migration) -> Wanted:
+    """Return how a migration that was begun and not brought to its end is taken back: what was done, and only that."""
+    begun = steps.of_plan(conn, {migration.name: migration.hash}, "up").get(migration.name)
+    ways = recorded_ways.read(conn, migration.name)
+    if begun is None or not ways:
+        return Wanted(migration, ends="begun", because="nobody has noted how its statements are taken back")
+    takes: list[recorded_ways.RecordedWay] = []
+    helpers: list[SafeStep] = []
+    is_done = False
+    for way in ways:
+        if way.steps:
+            is_done = all(begun.steps.get(number) for number in way.steps)
+            if not is_done and any(number in begun.steps for number in way.steps):
+                helpers = _helpers(conn, way.undo)
+                if way.back and way.back["of_rows"]:
+                    takes.append(way)  # the batches that were committed are given back
+        if is_done:
+            takes.append(way)
+    try:
+        return Wanted(migration, tuple(going_back.recorded(takes)), "begun", tuple(helpers))
+    except NoWayError as reason:
+        return Wanted(migration, ends="begun", because=str(reason))
+
+
+def rehearse(target: Target, history: History, wanted: Sequence[Wanted], here: Snapshot, conn: Connection) -> Prepared:
+    """Plan and try the way back of migrations, newest first; ``conn`` leads to the target, ``here`` is its schema.
+
+    Raises Refused where a way back fails, does not lead back, or leads nowhere from which it could go up again;
+    Unreachable when no empty branch is to be had.
+    Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
+    """
+    left = rehearsal.leave_out(history)
+    scripts = [one.migration.sql for one in wanted]
+    found: list[Planned] = []
+    with copy_schema(target, scripts, ours=True).branch() as branch, connect(branch, purpose="rehearses") as there:
+        _copy_records(conn, there, history)
+        before = snapshot(there, leave_out=left)
+        unlike = tuple((d.kind, d.name) for d in diff(here, before))
+        after = [before]
+        with rehearsal.journal() as told:
+            for one in wanted:
+                planned = _planned(there, target, one, conn)
+                own = histories.read(there, branch)
+                _try(one, lambda own=own, planned=planned: rehearsal.execute(  # type: ignore[misc]
+                    branch, there, own, planned.change, told, direction="down"))  # fmt: skip
+                after.append(snapshot(there, leave_out=left))
+                found.append(planned)
+            if all(one.ends == "history row" and not one.is_rest for one in wanted):
+                _up_again(branch, there, target, wanted, told, before, left)
+    changes = tuple(
+        # A branch on another version words some objects otherwise: its fingerprint says nothing then.
+        p.change if unlike else _with_schemas(p.change, a, b)
+        for p, a, b in zip(found, after[:-1], after[1:], strict=True)
+    )
+    loses = tuple((p.change.migration, text) for p in found for text in p.loses)
+    return Prepared(changes, loses, after[-1], unlike)
+
+
+def with_rows(
+    target: Target, changes: Sequence[Change], *, most_bytes: int, on_conflict: OnConflict
+) -> tuple[str, float]:
+    """Execute the changes on a branch that holds the target's rows; return what branch, and how long it took, in ms.
+
+    Raises Refused where no such branch may be made, or a change fails with the target's rows.
+    """
+    with copies.with_data(target, most_bytes=most_bytes) as copy, rehearsal.journal() as told:
+        with connect(copy.safe, purpose="rehearses") as conn:
+            took_ms = 0.0
+            for change in changes:
+                own = histories.read(conn, copy.safe)
+                try:
+                    took_ms += rehearsal.execute(
+                        copy.safe, conn, own, change, told, direction="down", on_conflict=on_conflict
+                    )
+                except StatementFailed as exc:
+                    raise Refused(
+                        f"cannot take back {change.migration}: it fails with the target's rows",
+                        detail=exc.detail or exc.message,
+                        state="Nothing changed in the database: it was tried on a branch.",
+                        hint="Settle what it met; where it is rows, they are named above.",
+                    ) from exc
+        return copy.how, took_ms
+
+
+def _planned(there: Connection, target: Target, one: Wanted, rows_conn: Connection) -> Planned:
+    try:
+        if one.is_scripted:
+            return going_back.scripted(there, target, one.migration, rows_conn=rows_conn)
+        return going_back.computed(
+            there, target, one.migration.name, one.migration.hash, one.takes,
+            rows_conn=rows_conn, ends=one.ends, helpers=one.helpers,
+        )  # fmt: skip
+    except NoWayError as reason:
+        raise _does_not_lead_back(one, str(reason)) from reason
+
+
+def _try(one: Wanted, execute: Callable[[], object]) -> None:
+    try:
+        execute()
+    except StatementFailed as exc:
+        raise _does_not_lead_back(one, exc.detail or exc.message) from exc
+
+
+def _up_again(
+    branch: Target,
+    there: Connection,
+    target: Target,
+    wanted: Sequence[Wanted],
+    told: Journal,
+    before: Snapshot,
+    left: list[str],
+) -> None:
+    ups = plans.up(target, [one.migration for one in reversed(wanted)])
+    try:
+        for change in ups:
+            rehearsal.execute(branch, there, histories.read(there, branch), change, told, as_written=True)
+    except StatementFailed as exc:
+        raise _does_not_lead_back(wanted[-1], f"going up again fails: {exc.detail or exc.message}") from exc
+    found = diff(before, snapshot(there, leave_out=left))
+    moved = [d for d in found if d.change != "moved"]  # a column that came back is the last one of its table
+    if moved:
+        lines = "; ".join(d.line() for d in moved[:5])
+        raise _does_not_lead_back(wanted[-1], f"going up again leads to another schema: {lines}")
+
+
+def _does_not_lead_back(one: Wanted, reason: str) -> Refused:
+    how = "the down script" if one.is_scripted else "the way back"
+    return Refused(
+        f"{how} of {one.migration.name} does not lead back",
+        detail=reason,
+        state="Nothing changed in the database: it was tried on a branch.",
+        hint="Correct the down script; nothing is run on the target that failed on a branch."
+        if one.is_scripted
+        else "Write a down script for it, or restore to the point before it.",
+    )
+
+
+def _with_schemas(change: Change, before: Snapshot, after: Snapshot) -> Change:
+    return change.model_copy(update={"schema_before": before.fingerprint, "schema_after": after.fingerprint})
+
+
+def _helpers(conn: Connection, queries: Sequence[str]) -> list[SafeStep]:
+    """Return the steps that take away what a statement has left that was broken off, as the target has it now."""
+    found = [str(row[0]) for query in queries for row in conn.execute(query.encode())]
+    made = []
+    for text in found:
+        policy = statements.parse(text, "helpers")[0].policy
+        made.append(SafeStep(text, "What its safe form had made goes.", policy, own_transaction=policy is Policy.ALONE))
+    return made
+
+
+def _copy_records(source: Connection, branch: Connection, history: History) -> None:
+    """Copy the rows of the history and of our own tables: what is executed there asks them."""
+    tables = [sql.Identifier(history.schema, history.table), *(sql.Identifier("pgrunbook", name) for name in OURS)]
+    for table in tables:
+        name = table.as_string(None)
+        both = [c.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", [name]).fetchone() for c in (source, branch)]
+        if both != [(True,), (True,)]:
+            continue
+        out = sql.SQL("COPY {} TO STDOUT").format(table)
+        in_ = sql.SQL("COPY {} FROM STDIN").format(table)
+        with source.cursor() as reader, branch.cursor() as writer, writer.copy(in_) as into, reader.copy(out) as rows:
+            for part in rows:
+                into.write(part)
+    _advance_sequences(branch, tables)
+
+
+def _advance_sequences(branch: Connection, tables: Sequence[sql.Identifier]) -> None:
+    for table in tables:
+        found = branch.execute(load("taking_back")["sequences"], [table.as_string(None)]).fetchall()
+        for sequence, column in found:
+            branch.execute(
+                sql.SQL("SELECT pg_catalog.setval({}, max({})) FROM {} HAVING max({}) IS NOT NULL").format(
+                    sql.Literal(sequence), sql.Identifier(str(column)), table, sql.Identifier(str(column))
+                )
+            )

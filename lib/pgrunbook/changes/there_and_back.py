@@ -1,0 +1,138 @@
+"""Up, down and up again with the target's rows, on a database of its own; the rehearsal of prepare does it.
+
+1. Of the tables that the release touches, rows and checksums are noted before each migration.
+2. It goes up by the plan and down by its way back; then both must be as they were.
+3. It goes up again, for the next one; where the last one stands, the rows are compared with those of the plan.
+
+A migration whose way back breaks off in the middle leaves the database in between: what comes after it was not tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from pgrunbook import history as histories
+from pgrunbook.changes import rehearsal, same_rows
+from pgrunbook.changes.plan import Change
+from pgrunbook.changes.rehearsal import Rehearsal
+from pgrunbook.changes.same_rows import Wandering
+from pgrunbook.changes.way_back import Frozen
+from pgrunbook.database import data
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.data import TableName
+from pgrunbook.errors import StatementFailed
+from pgrunbook.record.journal import Journal
+from pgrunbook.target import Target
+
+
+class WayBackSeen(Frozen):
+    """What came of taking a migration back, with rows: ``tables`` were compared before and after; times in ms."""
+
+    migration: str
+    proven: bool
+    says: str
+    up_ms: float = 0
+    down_ms: float = 0
+    tables: tuple[str, ...] = ()
+
+
+def prove(branch: Target, proven: Rehearsal, tables: Sequence[TableName]) -> tuple[WayBackSeen, ...]:
+    """Take each migration up, down and up again; ``proven`` is the rehearsal on empty branches.
+
+    Returns one for each migration that has a way back. Raises StatementFailed where the plan itself fails.
+    """
+    with rehearsal.journal() as told, connect(branch, purpose="rehearses") as conn:
+        return tuple(_each(branch, conn, proven, tables, told))
+
+
+def with_end(
+    backs: Sequence[WayBackSeen], safe: Connection, branch: Target, tables: Sequence[TableName], wandering: Wandering
+) -> tuple[WayBackSeen, ...]:
+    """Return what was seen, with the rows that differ where all went up again from those of the plan."""
+    if any(not back.proven and not back.tables for back in backs):
+        return tuple(backs)  # one broke off: what came after it did not go up
+    with connect(branch, purpose="compares") as conn:
+        differences = same_rows.compare(safe, conn, tables, wandering).differences
+    if not differences:
+        return tuple(backs)
+    says = f"after going up again other rows are there: {'; '.join(differences[:3])}"
+    return tuple(b.model_copy(update={"proven": False, "says": says}) if b.proven else b for b in backs)
+
+
+def with_proofs(changes: Sequence[Change], backs: Sequence[WayBackSeen]) -> tuple[Change, ...]:
+    """Return the changes, with what came of taking each back with rows; one that has no way back stays so."""
+    seen = {back.migration: back for back in backs}
+    found = []
+    for change in changes:
+        back, proof = seen.get(change.migration), change.proof
+        if back is not None and proof.proven:
+            says = f"{proof.says}; {back.says}" if back.proven else back.says
+            proof = proof.model_copy(update={"proven": back.proven, "says": says})
+        found.append(change.model_copy(update={"proof": proof}))
+    return tuple(found)
+
+
+def _each(
+    branch: Target, conn: Connection, proven: Rehearsal, tables: Sequence[TableName], told: Journal
+) -> Iterator[WayBackSeen]:
+    broken = ""
+    for change in proven.changes:
+        planned = proven.backs.get(change.migration)
+        if broken:
+            if planned is not None:
+                says = f"not tried with rows: the way back of {broken} broke off before it"
+                yield WayBackSeen(migration=change.migration, proven=False, says=says)
+            continue
+        there = _there(conn, tables)
+        before = data.checksums(conn, there)
+        began = time.monotonic()
+        rehearsal.execute(branch, conn, histories.read(conn, branch), change, told)
+        if planned is None:
+            continue
+        up_ms, began = _since(began), time.monotonic()
+        try:
+            rehearsal.execute(branch, conn, histories.read(conn, branch), planned.change, told, direction="down")
+            down_ms = _since(began)
+            apart = _apart(before, data.checksums(conn, there))
+            rehearsal.execute(branch, conn, histories.read(conn, branch), change, told, again=True)
+        except StatementFailed as exc:
+            broken = change.migration
+            says = f"it fails with the target's rows: {exc.detail or exc.message}"
+            yield WayBackSeen(migration=change.migration, proven=False, says=says, up_ms=up_ms)
+            continue
+        says = "with the target's rows: equal, too"
+        if apart:
+            says = f"other rows are there after the way back: {'; '.join(apart[:5])}"
+        yield WayBackSeen(
+            migration=change.migration,
+            proven=not apart,
+            says=says,
+            up_ms=up_ms,
+            down_ms=down_ms,
+            tables=tuple(map(str, there)),
+        )
+
+
+def _there(conn: Connection, tables: Sequence[TableName]) -> list[TableName]:
+    found = conn.execute(
+        "SELECT t.schema, t.name FROM ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[]))"
+        " AS t (schema, name) JOIN pg_catalog.pg_namespace AS n ON n.nspname = t.schema"
+        " JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.name",
+        [[table.schema for table in tables], [table.name for table in tables]],
+    )
+    return [TableName(str(schema), str(name)) for schema, name in found]
+
+
+def _apart(before: dict[TableName, data.TableSum], after: dict[TableName, data.TableSum]) -> list[str]:
+    return [
+        f"{table}: {before[table].rows:,} rows before, {after[table].rows:,} after"
+        if before[table].rows != after[table].rows
+        else f"{table}: as many rows, with other values"
+        for table in before
+        if before[table] != after[table]
+    ]
+
+
+def _since(began: float) -> float:
+    return round((time.monotonic() - began) * 1000, 1)

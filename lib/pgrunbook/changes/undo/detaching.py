@@ -1,0 +1,59 @@
+"""What DROP TABLE takes from others, as statements: a table that is moved away instead has to be alone before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from pgrunbook.changes.undo.gone import Gone
+from pgrunbook.changes.undo.reader import Address, Column, Reader, Thing
+
+
+def links(reader: Reader, oids: Iterable[int]) -> Iterator[str]:
+    """Yield the statements that take tables out of their parents, where those stay."""
+    wanted = sorted(oids)
+    own = {reader.relation_at(oid).sql for oid in wanted}
+    for oid in wanted:
+        relation = reader.relation_at(oid)
+        whole = reader.whole(relation)
+        for parent in whole.parents:
+            if parent not in own:
+                table = relation.sql
+                yield f"ALTER TABLE {parent} DETACH PARTITION {table}" if whole.bound else _alone(table, parent)
+
+
+def taken_away(
+    reader: Reader,
+    gone: Gone,
+    made: Iterable[Address],
+    things: Mapping[Address, Thing],
+    columns: Mapping[Address, Column],
+) -> Iterator[str]:
+    """Yield the statements that drop what will be made again, what needs another one before it.
+
+    ``made`` is in the order in which it is made; ``columns`` are those of other tables that go.
+    """
+    for address in reversed(list(made)):
+        catalog = gone.catalogs[address]
+        if address in columns:
+            yield f"ALTER TABLE {columns[address].table} DROP COLUMN IF EXISTS {columns[address].sql}"
+        elif catalog == "pg_attrdef":
+            place = gone.places[address]
+            for column in reader.columns([place.relation]):
+                if column.number == place.number:
+                    yield f"ALTER TABLE {column.table} ALTER COLUMN {column.sql} DROP DEFAULT"
+        elif address in things:
+            yield _drop(things[address], catalog)
+
+
+def _alone(table: str, parent: str) -> str:
+    return f"ALTER TABLE {table} NO INHERIT {parent}"
+
+
+def _drop(thing: Thing, catalog: str) -> str:
+    if catalog == "pg_constraint" and thing.type == "table constraint":
+        name = thing.quoted[-1]
+        return f"ALTER TABLE {thing.identity[len(name) + len(' on ') :]} DROP CONSTRAINT IF EXISTS {name}"
+    if catalog == "pg_publication_rel":
+        table, _, publication = thing.identity.rpartition(" in publication ")
+        return f"ALTER PUBLICATION {publication} DROP TABLE {table}"
+    return f"DROP {thing.word} IF EXISTS {thing.sql}"

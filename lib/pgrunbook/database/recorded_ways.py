@@ -1,0 +1,76 @@
+"""How each statement of an applied migration is taken back, as this database remembers it; rollback reads it.
+
+The rows are written in the first transaction of the migration, and go with the last one of its way back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.rows import class_row
+
+from pgrunbook.database import queries
+from pgrunbook.database.connection import Connection
+
+
+@dataclass(frozen=True)
+class RecordedWay:
+    """The way back of one statement, and what was executed for it.
+
+    ``steps`` are the numbers of its steps in the plan, ``undo`` the queries for the statements that take its helpers
+    away. ``back`` is the model of ``changes.way_back``, None where none was computed. ``taken_back_by`` is the
+    run that has taken back this statement alone, "" for none.
+    """
+
+    migration: str
+    statement: int
+    run_id: str
+    file_sha256: str
+    file: str
+    line: int
+    sql: str
+    steps: list[int]
+    undo: list[str]
+    back: dict[str, Any] | None
+    schema_before: str | None
+    taken_back_by: str
+
+
+def write(conn: Connection, key: Mapping[str, object], ways: Sequence[Mapping[str, object]]) -> None:
+    """Write the ways back of a migration's statements; those that the same plan has written before stay.
+
+    ``key`` has migration, run_id, file_sha256 and plan_digest; a way has statement, file, line, sql, steps, undo, back
+    and schema_before.
+    """
+    conn.execute(_sql("write"), {**key, "ways": json.dumps(ways)})
+
+
+def correct(conn: Connection, migration: str, statement: int, back: Mapping[str, object]) -> None:
+    """Write down another way back for a statement: what was found right before it was executed."""
+    conn.execute(_sql("correct"), {"migration": migration, "statement": statement, "back": json.dumps(back)})
+
+
+def read(conn: Connection, migration: str) -> list[RecordedWay]:
+    """Return the ways back of a migration's statements, in the order of the file; [] where no run has applied it."""
+    if conn.execute(_sql("exists")).fetchone() != (True,):
+        return []
+    with conn.cursor(row_factory=class_row(RecordedWay)) as cursor:
+        return cursor.execute(_sql("read"), {"migration": migration}).fetchall()
+
+
+def forget(conn: Connection, migration: str) -> None:
+    """Delete the ways back of a migration: it was taken back."""
+    conn.execute(_sql("forget"), {"migration": migration})
+
+
+def mark(conn: Connection, migration: str, statements: Sequence[int], run_id: str) -> None:
+    """Note that single statements of a migration were taken back."""
+    values = {"migration": migration, "statements": list(statements), "run_id": run_id}
+    conn.execute(_sql("mark"), values)
+
+
+def _sql(name: str) -> str:
+    return queries.load("recorded_ways")[name]

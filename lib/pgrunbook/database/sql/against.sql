@@ -1,0 +1,127 @@
+-- name: lineage
+-- a row is: a table and each above it, by partitioning or inheritance
+WITH RECURSIVE above (oid) AS (
+    SELECT %(oid)s::oid
+    UNION
+    SELECT i.inhparent
+    FROM above AS a
+    JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = a.oid
+)
+SELECT a.oid::bigint AS oid
+FROM above AS a
+
+-- name: primary_key
+-- a row is: a column of a table's primary key, in order
+SELECT a.attname::text AS name
+FROM pg_catalog.pg_constraint AS k
+CROSS JOIN LATERAL pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+WHERE k.conrelid = %(oid)s::oid
+  AND k.contype = 'p'
+ORDER BY u.place
+
+-- name: constraint_of
+-- a row is: a constraint of a table or a domain by its name, as its statement tells it
+SELECT pg_catalog.pg_get_constraintdef(k.oid) AS definition,
+       k.convalidated AS is_valid
+FROM pg_catalog.pg_constraint AS k
+WHERE k.conrelid = %(table)s::oid
+  AND k.contypid = %(domain)s::oid
+  AND k.conname = %(name)s
+
+-- name: handed_down
+-- a row is: a foreign key or a unique index of a partitioned table, which a partition is given when it is attached
+SELECT k.conname::text AS name,
+       pg_catalog.pg_get_constraintdef(k.oid) AS constraint,
+       NULL AS index
+FROM pg_catalog.pg_constraint AS k
+WHERE k.conrelid = %(oid)s::oid
+  AND k.contype = 'f'
+UNION ALL
+SELECT c.relname::text,
+       NULL,
+       pg_catalog.pg_get_indexdef(i.indexrelid)
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+WHERE i.indrelid = %(oid)s::oid
+  AND i.indisunique
+ORDER BY 1
+
+-- name: partition_conditions
+-- a row is: a partition of a table, and the condition that its place puts on its rows
+SELECT i.inhrelid::bigint AS oid,
+       pg_catalog.pg_get_partition_constraintdef(i.inhrelid) AS condition
+FROM pg_catalog.pg_inherits AS i
+WHERE i.inhparent = %(oid)s::oid
+
+-- name: type_named
+-- a row is: a type by its name
+SELECT t.oid::bigint AS oid,
+       pg_catalog.format_type(t.oid, NULL) AS sql
+FROM pg_catalog.pg_type AS t
+WHERE t.oid = pg_catalog.to_regtype(%(name)s)
+
+-- name: columns_of_domain
+-- a row is: a column whose type is a domain, or a domain over it; where rows are
+WITH RECURSIVE domains (oid) AS (
+    SELECT %(oid)s::oid
+    UNION
+    SELECT t.oid
+    FROM domains AS d
+    JOIN pg_catalog.pg_type AS t ON t.typbasetype = d.oid AND t.typtype = 'd'
+)
+SELECT n.nspname::text AS schema,
+       c.relname::text AS name,
+       a.attname::text AS column
+FROM domains AS d
+JOIN pg_catalog.pg_attribute AS a ON a.atttypid = d.oid
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm')
+  AND a.attnum > 0
+  AND NOT a.attisdropped
+ORDER BY 1, 2, a.attnum
+
+-- name: index_columns
+-- a row is: a column of an index, in order
+SELECT a.attname::text AS name
+FROM pg_catalog.pg_index AS i
+CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, place)
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+WHERE i.indexrelid = pg_catalog.to_regclass(%(name)s)
+  AND u.place <= i.indnkeyatts
+ORDER BY u.place
+
+-- name: is_castable
+-- a row is: a way from a type to another, which needs no text between them
+SELECT 1 AS way
+WHERE pg_catalog.split_part(%(source)s, '(', 1) = pg_catalog.split_part(%(target)s, '(', 1)
+   OR EXISTS (SELECT
+              FROM pg_catalog.pg_cast AS k
+              WHERE k.castsource = pg_catalog.to_regtype(pg_catalog.split_part(%(source)s, '(', 1))
+                AND k.casttarget = pg_catalog.to_regtype(pg_catalog.split_part(%(target)s, '(', 1)))
+
+-- name: count_against
+-- a row is: how many rows of a table stand against a wish; the names and the condition are put in
+SELECT pg_catalog.count(*) AS rows
+FROM {source}
+WHERE {where}
+
+-- name: samples_against
+-- a row is: one of the rows that stand against a wish, its key and the values that offend
+SELECT {shown}
+FROM {source}
+WHERE {where}
+LIMIT {limit}
+
+-- name: plan_against
+-- a row is: a line of the plan for the rows that stand against a wish
+EXPLAIN SELECT
+FROM {source}
+WHERE {where}
+
+-- name: is_covered
+-- a row is: whether the periods of the rows that are referred to cover the one that refers to them
+SELECT {mine} <@ pg_catalog.range_agg({theirs})
+FROM {source}
+WHERE {where}

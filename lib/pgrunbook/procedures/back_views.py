@@ -1,0 +1,229 @@
+"""How a way back is shown: its statements, what becomes of rows written since, what is kept; prepare and rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pgrunbook.changes import against, keeping, losses
+from pgrunbook.changes.against import Against
+from pgrunbook.changes.going_back import GIVES_ROWS
+from pgrunbook.changes.keeping import Conflicts, Kept, OnConflict
+from pgrunbook.changes.losses import Loss
+from pgrunbook.changes.plan import Change, Plan
+from pgrunbook.changes.safe_forms.step import Keep
+from pgrunbook.database.connection import Connection
+from pgrunbook.errors import Broken, Refused
+from pgrunbook.procedures.here import Here
+from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Cell, Table
+
+
+@dataclass(frozen=True)
+class InConflict:
+    """Rows that a step has changed and that would be given back, and those of them that somebody changed since."""
+
+    migration: str
+    kept: Kept
+    found: Conflicts | None
+
+
+@dataclass(frozen=True)
+class RowsSince:
+    """What a rollback does to the rows of today."""
+
+    goes: tuple[Loss, ...]
+    loses: tuple[tuple[str, str], ...]
+    rows: tuple[InConflict, ...]
+    against: tuple[Against, ...]
+
+    def facts(self) -> dict[str, object]:
+        """Return it for the journal: names and numbers, no values."""
+        return {
+            "kept": {loss.what: [loss.holds, loss.kept_as] for loss in self.goes if loss.kept_as},
+            "lost": {loss.what: loss.holds for loss in self.goes if not loss.kept_as},
+            "not_kept": [text for _, text in self.loses],
+            "conflicts": {str(one.kept.table): one.found.rows if one.found else None for one in self.rows},
+            "against": {one.what: one.rows for one in self.against},
+        }
+
+    def table(self, on_conflict: OnConflict) -> Table:
+        """Return one row for everything that rows of today have to do with."""
+        rows: list[tuple[object, ...]] = [
+            (one.migration, one.what, Cell("in the way", BAD), _count(one.rows, "rows"),
+             Cell(one.says, BAD, under="\n".join(one.samples))) for one in self.against
+        ]  # fmt: skip
+        for one in self.rows:
+            rows.append((one.migration, str(one.kept.table), *_given_back(one, on_conflict)))
+        for loss in self.goes:
+            if loss.kept_as:
+                says = Cell(
+                    f"kept: pgrunbook.{loss.kept_as}" if loss.unit == "values" else f"kept: {loss.kept_as}", GOOD
+                )
+            else:
+                says = Cell("lost" if loss.holds != 0 else "nothing to lose", BAD if loss.holds != 0 else QUIET)
+            rows.append((loss.migration, loss.what, "goes", _count(loss.holds, loss.unit), says))
+        for migration, text in self.loses:
+            rows.append((migration, text, Cell("cannot be kept", BAD), "not known", "lost"))
+        headings = ["migration", "what", "becomes", "holds", "where"]
+        return Table(headings, rows, empty="Nothing is dropped, and no row is changed.")
+
+    def refuse(self, here: Here, told: str) -> None:
+        """Raise Refused where going back must not begin."""
+        again = f"pgrunbook run rollback --target {here.target.name} {told}"
+        against.refuse(list(self.against))
+        if here.parameters.on_conflict == "stop":
+            self._refuse_conflicts(again)
+        lost = [loss for loss in self.goes if not loss.kept_as and loss.holds != 0]
+        if (lost or self.loses) and not here.parameters.lose_rows:
+            first = lost[0].what if lost else self.loses[0][1]
+            told_ = [f"{one.what}: {'unknown' if one.holds is None else one.holds} {one.unit}" for one in lost]
+            raise Refused(
+                f"the rollback would lose what {first} holds" if lost else "the rollback would lose rows",
+                detail="; ".join([*told_, *(text for _, text in self.loses)]),
+                hint=f"Keep a copy of it first; then: {again}-p lose_rows=true",
+            )
+
+    def _refuse_conflicts(self, again: str) -> None:
+        found = [one for one in self.rows if one.found]
+        if not found:
+            return
+        rows = sum(one.found.rows for one in found if one.found)
+        lines = [conflict.line() for one in found if one.found for conflict in one.found.samples]
+        more = f"; and {rows - len(lines)} more" if rows > len(lines) else ""
+        raise Refused(
+            f"{rows} {'row' if rows == 1 else 'rows'} that {found[0].migration} changed "
+            f"{'was' if rows == 1 else 'were'} changed by somebody since",
+            detail="; ".join(lines) + more,
+            hint=f"Decide for all of them: {again}-p on_conflict=keep leaves these rows as they are, "
+            "-p on_conflict=restore overwrites them with what was there before.",
+        )
+
+
+def rows_since(conn: Connection, plan: Plan, loses: Sequence[tuple[str, str]]) -> RowsSince:
+    """Look at the rows of today: what goes with what is dropped, what was changed since, what is in the way.
+
+    Locks: AccessShareLock on the tables.
+    """
+    told = [
+        (change.migration, written.sql)
+        for change in plan.changes
+        for written in change.statements
+        if written.kind != GIVES_ROWS and not written.sql.startswith("--")
+    ]
+    kept = {
+        (keep.table, keep.column): (lambda keep=keep: keeping.missing(conn, keep))
+        for change in plan.changes
+        for keep in _filled(conn, change)
+    }
+    in_the_way = [one for one in against.against(conn, told, kept=kept) if one.rows != 0]
+    return RowsSince(
+        tuple(losses.losses(conn, plan.changes)),
+        tuple(loses),
+        tuple(one for change in plan.changes for one in _conflicts(conn, change)),
+        tuple(one for one in in_the_way if one.rows is not None),
+    )
+
+
+def statements(plan: Plan) -> Table:
+    """Return one row per statement of the way back, newest migration first."""
+    rows = [
+        (
+            change.migration,
+            written.number,
+            Cell(written.kind, under=written.sql),
+            f"{written.file}, line {written.line}",
+            ", ".join(dict.fromkeys(name for step in change.of_statement(written.number) for name in step.objects)),
+            Cell(written.form or "as it is written", QUIET if not written.form else GOOD,
+                 under="\n\n".join(f"-- {s.says}\n{s.sql};" for s in change.of_statement(written.number))),
+            _locks(change, written.number),
+            plan.rehearsed,
+        )
+        for change in plan.changes
+        for written in change.statements
+    ]  # fmt: skip
+    headings = ["migration", "step", "statement", "from", "touches", "is executed as", "locks", "proven"]
+    return Table(headings, rows, empty="Nothing to take back: the run applied nothing that still stands.")
+
+
+def ways_back(changes: Sequence[Change]) -> Table:
+    """Return one row per migration: whether its way back is proven, how, what is kept for it, what differs."""
+    rows = [
+        (
+            change.migration,
+            Cell("yes" if change.proof.proven else "no", GOOD if change.proof.proven else WARN),
+            change.proof.says,
+            _way(change),
+            _keeps(change),
+            "; ".join(change.proof.differs) or "nothing",
+        )
+        for change in changes
+    ]
+    headings = ["migration", "way back proven", "how", "statements of the way back", "is kept", "differs by nature"]
+    return Table(headings, rows)
+
+
+def _way(change: Change) -> Cell:
+    if change.way_back == "down script":
+        return Cell("down script", QUIET)
+    told = []
+    for written in reversed(change.statements):
+        if written.back is not None and not written.back.is_nothing:
+            lines = [f"{step.sql};" for step in written.back.steps]
+            lines += ["-- the rows that it has changed are given back"] if written.back.of_rows else []
+            lines += [f"-- {written.back.because}"] if written.back.because else []
+            told.append("\n".join([f"-- {written.key}", *lines]))
+    return Cell(f"{len(told)}, computed", QUIET, under="\n\n".join(told))
+
+
+def _keeps(change: Change) -> str:
+    found = [keep for written in change.statements if written.back for keep in written.back.keeps]
+    words = {"rows": "rows of {}", "column": "{}.{}", "table": "table {}"}
+    return ", ".join(dict.fromkeys(words[k.kind].format(k.table, k.column) for k in found)) or "nothing"
+
+
+def _locks(change: Change, number: int) -> Cell:
+    found = [lock for step in change.of_statement(number) for lock in step.locks]
+    strong = [lock for lock in found if lock.mode not in ("AccessShareLock", "RowShareLock", "RowExclusiveLock")]
+    told = "\n".join(dict.fromkeys(f"{lock.object} {lock.mode}" for lock in found))
+    return Cell(f"{strong[0].mode}" if strong else "nobody waits", WARN if strong else GOOD, under=told, fold="locks")
+
+
+def _conflicts(conn: Connection, change: Change) -> list[InConflict]:
+    numbers = {number for step in change.steps for number in step.gives_rows}
+    found = []
+    for one in keeping.of_migration(conn, change.migration, "up") if numbers else ():
+        if one.kind in keeping.ROWS and one.step in numbers and one.part_of is None:
+            found.append(InConflict(change.migration, one, _compared(conn, one)))
+    return found
+
+
+def _compared(conn: Connection, one: Kept) -> Conflicts | None:
+    """Compare; None where the table or its columns are not there now, so that nobody can have changed the rows."""
+    try:
+        return keeping.conflicts(conn, one)
+    except Broken:
+        return None
+
+
+def _filled(conn: Connection, change: Change) -> list[Keep]:
+    """Return the columns whose kept values are filled back by a change."""
+    names = {name for step in change.steps for name in step.gives_back}
+    return [keeping.as_keep(one) for one in keeping.kept_list(conn) if one.kept_as in names and one.kind == "column"]
+
+
+def _given_back(one: InConflict, on_conflict: OnConflict) -> tuple[object, ...]:
+    held = f"about {one.kept.rows_estimate:,} rows" if one.kept.rows_estimate >= 0 else "rows"
+    if one.found is None:
+        return ("given back", held, Cell("nobody can have changed them: what they are in is not there now", GOOD))
+    if not one.found:
+        return ("given back", held, Cell("nobody has changed them since", GOOD))
+    decided = {"stop": "somebody has to decide", "keep": "these stay as they are", "restore": "these are overwritten"}
+    told = Cell(
+        f"{one.found.rows:,} changed since: {decided[on_conflict]}", BAD if on_conflict == "stop" else WARN,
+        under="\n".join(conflict.line() for conflict in one.found.samples), fold="which",
+    )  # fmt: skip
+    return ("given back, but for those changed since", held, told)
+
+
+def _count(number: int | None, unit: str) -> str:
+    return "not known" if number is None else f"{number:,} {unit}"

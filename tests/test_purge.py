@@ -1,0 +1,394 @@
+"""notebooks/purge.ipynb: what is kept is let go of, but not while it is needed, and the record is right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from acting import cells, completed, error, events, newest_run, outputs, pgrunbook, run, wait_until
+from conftest import do, rows
+from pgrunbook import history as histories
+from pgrunbook import runbook
+from pgrunbook.changes import keeping, purging
+from pgrunbook.changes.keeping import Kept, Place, keeping_statement, kept_list
+from pgrunbook.changes.purging import Thing
+from pgrunbook.database import locks, steps
+from pgrunbook.database.connection import connect
+from pgrunbook.errors import Blocked, Interrupted, Refused, Unreachable, WrongInput
+from pgrunbook.procedures import here as heres
+from pgrunbook.procedures import kept_views, purge
+from pgrunbook.procedures.here import Here
+from pgrunbook.record.journal import read
+from pgrunbook.record.run import Status
+from pgrunbook.target import Target
+from scenes import RUN, error_of, interrupted_when, kill, session
+
+Project = Callable[..., Target]
+FOLDER = {
+    "0001_a.sql": "CREATE TABLE a (id int PRIMARY KEY, b text);"
+    "CREATE TABLE child (id int PRIMARY KEY, a int REFERENCES a ON DELETE CASCADE);"
+    "INSERT INTO a SELECT i, 'b' || i FROM generate_series(1, 20) AS i; INSERT INTO child SELECT i, i FROM a AS i (i);",
+    "0002_b.sql": "UPDATE a SET b = 'x';",
+    "0003_c.sql": "SELECT 1;",
+}
+UPDATE = "UPDATE a SET b = 'x' WHERE id > 2"
+POINT = f"before_{RUN}"
+
+
+@pytest.fixture
+def target(project: Project) -> Target:
+    """A target whose migrations 0001 and 0002 are applied, with a restore point of the run that did it."""
+    target = project(folder=FOLDER)
+    apply(target, 2)
+    with connect(target, purpose="test") as conn:
+        steps.create(conn)
+        steps.write_restore_point(conn, POINT, RUN, "0/1", "0001_a")
+    return target
+
+
+@pytest.fixture(autouse=True)
+def leave() -> Iterator[None]:
+    """Let go of what a test began in this process."""
+    yield
+    heres._leave()
+
+
+def apply(target: Target, most: int) -> None:
+    """Apply pending migrations as another tool would."""
+    with connect(target, purpose="test") as conn:
+        history = histories.read(conn, target)
+        for statement in histories.prepare_table(history):
+            conn.execute(statement)
+        for migration in history.pending()[:most]:
+            conn.execute(migration.sql.encode())
+            conn.execute(*histories.record(history, migration))
+
+
+def keep(
+    target: Target,
+    statement: str = UPDATE,
+    migration: str = "0002_b",
+    *,
+    direction: str = "up",
+    step: int = 1,
+    days: float | None = 30,
+) -> int:
+    """Keep what a statement changes, for some days from now; return its number."""
+    until = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    with connect(target, purpose="test") as conn:
+        with conn.transaction():
+            conn.execute(keeping_statement(conn, statement, Place(RUN, migration, direction, step), keep_until=until))
+        return max(kept.id for kept in kept_list(conn) if kept.part_of is None)
+
+
+def mark(target: Target, number: int, state: str) -> None:
+    do(target, f"UPDATE pgrunbook.kept SET state = '{state}' WHERE id = {number}")
+
+
+def states(target: Target) -> dict[int, str]:
+    """Return the state of each thing, as the database has it; what is purged has no side table any more."""
+    found = rows(target, "SELECT id, state, to_regclass('pgrunbook.' || kept_as) IS NULL FROM pgrunbook.kept")
+    assert all(gone == (state == "purged") for _, state, gone in found)
+    return {int(str(number)): str(state) for number, state, _ in found}
+
+
+def up_to_the_drop(**given: object) -> Here:
+    """Step through the notebook in this process, up to what goes."""
+    here = purge.begin(target="demo", **given)
+    purge.meet_the_target(here)
+    purge.what_is_kept(here)
+    purge.what_goes(here)
+    return here
+
+
+def names(target: Target, number: int) -> str:
+    (row,) = rows(target, f"SELECT kept_as FROM pgrunbook.kept WHERE id = {number}")
+    return str(row[0])
+
+
+def test_what_nobody_needs_goes_and_the_rest_stays(target: Target) -> None:
+    """Over its time, given back, let go: each is dropped with an event; what is needed is not touched."""
+    over, back, gone, needed = keep(target, days=-1), keep(target, step=2), keep(target, step=3), keep(target, step=4)
+    mark(target, back, "given back")
+    mark(target, gone, "let go")
+    made, code = run("purge")
+    assert (code, made.status, completed(made)) == (0, Status.DONE, True)
+    assert states(target) == {over: "purged", back: "purged", gone: "purged", needed: "kept"}
+    assert [e["id"] for e in events(made, "dropped")] == [gone, back, over]
+    assert [e["id"] for e in events(made, "drop-started")] == [gone, back, over]
+    shown = outputs(made, "what-is-kept")
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["stays", "goes", "goes", "goes"]
+    for told in ("its time is over", "given back", "let go"):
+        assert told in outputs(made, "what-goes")
+    assert "rows updated (b) of public.a" in shown
+    assert f"0002_b can only be taken back by restore point {POINT}" in shown
+    assert made.parts[0].says.startswith("3 things are let go, ")
+    assert made.parts[0].says.endswith("freed; 1 thing is still kept (16 kB).")
+    told = outputs(made, "verdict")
+    assert f"0002_b only by: restore point {POINT}" in told
+    assert (made.folder / "what-is-kept.csv").read_text().count("\n") == 5
+    assert (made.folder / "let-it-go.csv").read_text().count("dropped") == 3
+
+
+def test_what_is_still_needed_is_refused(target: Target) -> None:
+    """The whole text; by its number or with force it goes, and the verdict says what is left as a way back."""
+    one, other = keep(target), keep(target, step=2, days=None)
+    with connect(target, purpose="test") as conn:
+        until = kept_views.until(kept_list(conn)[1])
+    made, code = run("purge", everything="true")
+    assert (code, made.status, cells(made)["what-goes"]) == (3, Status.REFUSED, "failed")
+    loss = f"0002_b can only be taken back by restore point {POINT}"
+    assert error(made) == (
+        "cannot let go of what is still needed: 2 things\n"
+        f"Detail: {other} (rows updated (b) of public.a, kept until no end): {loss}; "
+        f"{one} (rows updated (b) of public.a, kept until {until}): {loss}\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: Wait until their time is over; or let go of them all the same: "
+        "pgrunbook undo-data purge --target demo --all --force"
+    )
+    assert "everything was asked for" in outputs(made, "what-goes")
+    assert states(target) == {one: "kept", other: "kept"}
+    do(target, "UPDATE pgrunbook.kept SET made_at = made_at - interval '8 days'")
+    assert isinstance(error_of(lambda: up_to_the_drop(older_than_days=7)), Refused)
+    up_to_the_drop(older_than_days=9)
+
+    here = up_to_the_drop(ids=[one])
+    purge.let_it_go(here)
+    assert f"0002_b only by: restore point {POINT}" in repr(purge.verdict(here))
+    assert states(target) == {one: "purged", other: "kept"}
+    purge.let_it_go(up_to_the_drop(everything=True, force=True))
+    assert states(target) == {one: "purged", other: "purged"}
+    here = up_to_the_drop()
+    assert repr(purge.let_it_go(here)) == "Nothing was to go."
+    assert repr(purge.verdict(here)).startswith("DONE: Nothing was let go; nothing is kept any more.")
+
+
+def things(target: Target) -> dict[int, Thing]:
+    with connect(target, purpose="test") as conn:
+        return {thing.id: thing for thing in purging.things(conn, histories.read(conn, target))}
+
+
+def test_what_a_thing_is_needed_for_depends_on_where_its_migration_stands(target: Target) -> None:
+    """Up and applied, or partly; down and not applied: needed. Otherwise nothing gives it back."""
+    pending, down, again = keep(target, migration="0003_c"), *(
+        keep(target, migration=name, direction="down") for name in ("0003_c", "0002_b")
+    )  # fmt: skip
+    told = things(target)
+    assert told[pending].loss == "no rollback needs it: 0003_c is not applied"
+    assert told[down].loss.startswith("what taking back 0003_c destroyed can only be had by a restore to a time")
+    assert told[again].loss == "nothing gives it back: 0002_b is applied again"
+    assert [told[n].is_needed for n in (pending, down, again)] == [False, True, False]
+
+    row = "INSERT INTO pgrunbook.step VALUES ('r', '0003_c', 'up', 1, 'done', 'UPDATE', '', '', '', NULL, NULL, now())"
+    do(target, row)
+    partly = things(target)[pending]
+    assert partly.is_needed
+    assert partly.loss == f"what is applied of 0003_c can only be taken back by restore point {POINT}"
+
+
+def test_a_thing_that_is_being_given_back_is_never_over_its_time(target: Target) -> None:
+    """A rollback that was cut off goes on with it."""
+    number = keep(target, days=-1)
+    assert not things(target)[number].is_needed
+    mark(target, number, "giving back")
+    assert things(target)[number].is_needed
+    purge.let_it_go(up_to_the_drop())
+    assert states(target) == {number: "giving back"}
+
+
+def test_what_a_delete_reached_goes_with_it_and_not_alone(target: Target) -> None:
+    """Both in one transaction; a part that is named, and a number that never was, are wrong use."""
+    number = keep(target, "DELETE FROM a WHERE id < 5", days=-1)
+    (part,) = (n for n in states(target) if n != number)
+    assert str(error_of(lambda: up_to_the_drop(ids=[part]))) == (
+        f"number {part} belongs to {number}\n"
+        "Detail: What a DELETE reached in other tables is given back, and let go, with its own rows.\n"
+        f"State: Nothing changed in the database.\nHint: Name {number}, or neither."
+    )
+    made, code = run("purge", ids=f"{number},4711")
+    assert (code, made.status) == (2, Status.FAILED)
+    assert error(made) == (
+        "nothing was ever kept under number 4711\nState: Nothing changed in the database.\n"
+        "Hint: The numbers stand in: pgrunbook undo-data list --target demo."
+    )
+    here = up_to_the_drop()
+    assert f"rows deleted, with {number}" in repr(purge.what_is_kept(here))
+    purge.let_it_go(here)
+    assert states(target) == {number: "purged", part: "purged"}
+    assert "1 thing is let go" in repr(purge.verdict(here))
+    assert repr(purge.what_goes(up_to_the_drop(ids=[number]))).startswith("Nothing goes")  # the same command again
+
+
+def test_who_reads_it_is_waited_for_and_named_and_the_same_run_goes_on(project: Project) -> None:
+    """Nothing queues behind a drop; what was dropped stays so, is counted once, and told in the state."""
+    target = project(folder=FOLDER, lock_patience_ms=200)
+    apply(target, 2)
+    first, second = keep(target, days=-1), keep(target, step=2, days=-1)
+    with session(target, f"SELECT FROM pgrunbook.{names(target, first)}", name="nightly dump"):
+        made, code = run("purge")
+        assert (code, made.status, cells(made)["let-it-go"]) == (1, Status.FAILED, "failed")
+    lines = error(made).splitlines()
+    assert lines[0].startswith(f"could not drop what is kept as number {first} (looked for 0.2")
+    assert '("nightly dump", idle in transaction for ' in lines[1]
+    assert lines[2] == f"State: Let go: {second}; still kept as they were: {first}."
+    assert lines[3].startswith("Hint: Wait until that is over, or end it; then run the same run again with --resume.")
+    assert states(target) == {first: "kept", second: "purged"}
+    assert events(made, "drop-waits")
+    assert "dropped" in outputs(made, "let-it-go")
+
+    # As if it had been killed between the server's COMMIT and its own note of it.
+    lines = made.journal.path.read_text().splitlines(keepends=True)
+    cut = next(n for n, line in enumerate(lines) if json.loads(line)["event"] == "dropped")
+    made.journal.path.write_text("".join(lines[:cut]))
+    made, code = runbook.resume(made.run_id)
+    assert (code, made.status) == (0, Status.DONE)
+    assert [(e["id"], e.get("told_by")) for e in events(made, "dropped")] == [(second, "the database"), (first, None)]
+    assert made.parts[0].says == "2 things are let go, 33 kB freed; nothing is kept any more."
+
+
+def test_a_purge_that_was_killed_goes_on(target: Target) -> None:
+    """SIGKILL to the runner while it waits for a reader: resumed, it lets go of the rest."""
+    first, second = keep(target, days=-1), keep(target, step=2, days=-1)
+    with session(target, f"SELECT FROM pgrunbook.{names(target, first)}"):
+        with pgrunbook("run", "purge", "--target", "demo") as process:
+            wait_until(lambda: (made := newest_run()) and events(made, "drop-waits"))
+            process.kill()
+        assert states(target) == {first: "kept", second: "purged"}
+    broken = newest_run()
+    assert broken is not None
+    assert broken.standing() is Status.BROKEN_OFF
+    made, code = runbook.resume(broken.run_id)
+    assert (code, states(target)) == (0, {first: "purged", second: "purged"})
+    assert made.parts[0].says.startswith("2 things are let go")
+
+
+def waits(here: Here) -> Callable[[], bool]:
+    return lambda: any(event["event"] == "drop-waits" for event in read(here.run.journal.path))
+
+
+def test_stopped_by_the_operator_or_by_the_server_it_says_what_is_gone(target: Target) -> None:
+    """Ctrl-C, and a session that is ended: the state is the database's own."""
+    number = keep(target, days=-1)
+    with session(target, f"SELECT FROM pgrunbook.{names(target, number)}"):
+        here = up_to_the_drop()
+        with interrupted_when(waits(here)):
+            stopped = error_of(lambda: purge.let_it_go(here))
+        assert isinstance(stopped, Interrupted)
+        assert stopped.lines() == [
+            "stopped while things were let go",
+            "Detail: What was running in the server was cancelled, because this run was told to stop.",
+            f"State: Let go: nothing; still kept as they were: {number}.",
+            "Hint: Run the same run again with --resume: it goes on with what is left.",
+        ]
+        here = up_to_the_drop()
+
+        def told(_holders: object, _left_ms: float) -> None:
+            kill(target, f"purge {here.run.run_id}")
+
+        lost = error_of(lambda: with_on_wait(here, told))
+        assert isinstance(lost, Unreachable)
+        assert lost.lines()[0] == "lost the connection while things were let go"
+        assert lost.lines()[2] == f"State: Let go: nothing; still kept as they were: {number}."
+    purge.let_it_go(up_to_the_drop())
+    assert states(target) == {number: "purged"}
+
+
+def with_on_wait(here: Here, told: Callable[[object, float], None]) -> object:
+    """Let go, and be called as soon as somebody is waited for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            purging, "drop", lambda conn, target, thing, on_wait: DROP(conn, target, thing, on_wait=told)  # noqa: ARG005
+        )  # fmt: skip
+        return purge.let_it_go(here)
+
+
+DROP = purging.drop
+
+
+def test_who_comes_in_between_is_met_by_bounded_attempts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody whom looking did not show: asked for under the lock_timeout, as often as the target says."""
+    target = project(folder=FOLDER, lock_patience_ms=100, attempts=2)
+    apply(target, 2)
+    number = keep(target, days=-1)
+    monkeypatch.setattr(keeping.registry, "LOCK_TIMEOUT_MS", 50)
+    nobody = purging.look.Look(free=True, waited_ms=0, looks=1, holders=())
+    monkeypatch.setattr(purging.look, "until_free", lambda *_, **__: nobody)
+    here = up_to_the_drop()
+    with session(target, f"SELECT FROM pgrunbook.{names(target, number)}"):
+        told = error_of(lambda: purge.let_it_go(here)).lines()
+    assert told[:2] == [
+        f"could not drop what is kept as number {number} (lock_timeout 50 ms, 2 attempts)",
+        "Detail: canceling statement due to lock timeout.",
+    ]
+    assert states(target) == {number: "kept"}
+    with connect(target, purpose="somebody else") as conn:
+        keeping.purge(conn, [number])
+    assert repr(purge.let_it_go(here)) == "It was gone already."
+    assert "Nothing was let go" in repr(purge.verdict(here))  # what somebody else dropped is not counted as ours
+
+
+def test_what_became_needed_while_it_waited_for_the_run_lock_is_refused(target: Target) -> None:
+    """What was seen may be old: it is judged again when nobody else can change it."""
+    number = keep(target, migration="0003_c")
+    here = up_to_the_drop(everything=True)
+    apply(target, 1)
+    refused = error_of(lambda: purge.let_it_go(here))
+    assert isinstance(refused, Refused)
+    assert refused.message == "cannot let go of what is still needed: 1 thing"
+    assert states(target) == {number: "kept"}
+
+
+def test_another_run_at_work_is_waited_for(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run lock is taken as by all that changes the database."""
+    number = keep(target, days=-1)
+    here = up_to_the_drop()
+    runner = locks.one_runner
+    monkeypatch.setattr(locks, "one_runner", lambda target, run_id: runner(target, run_id, wait_s=0.1))
+    with runner(target, "another"):
+        blocked = error_of(lambda: purge.let_it_go(here))
+    assert isinstance(blocked, Blocked)
+    assert blocked.message == 'another run is in progress on target "demo"'
+    assert states(target) == {number: "kept"}
+
+
+def test_a_refusal_of_the_server_is_told(target: Target) -> None:
+    """Whatever keeps PostgreSQL from dropping it; nothing is half dropped."""
+    number = keep(target, "DELETE FROM a WHERE id < 5", days=-1)
+    (part,) = (n for n in states(target) if n != number)
+    do(target, f"CREATE VIEW public.seen AS SELECT * FROM pgrunbook.{names(target, part)}")
+    told = error_of(lambda: purge.let_it_go(up_to_the_drop())).lines()
+    assert told[0].startswith("could not drop what is kept: cannot drop table pgrunbook.kept_")
+    assert told[-2] == f"State: Let go: nothing; still kept as they were: {number}."
+    assert states(target) == {number: "kept", part: "kept"}
+
+
+def test_without_a_list_there_is_nothing_to_let_go(project: Project) -> None:
+    """A database that pgrunbook has never changed, and a number in it."""
+    target = project(folder=FOLDER)
+    here = purge.begin(target="demo")
+    assert repr(purge.what_is_kept(here)) == "Nothing is kept in this database."
+    assert isinstance(error_of(lambda: up_to_the_drop(ids=[1])), WrongInput)
+    assert rows(target, "SELECT to_regnamespace('pgrunbook')") == [(None,)]
+
+
+def test_all_five_kinds_are_told(target: Target) -> None:
+    """Rows, columns and tables, each with what it is of and how many rows it holds."""
+    keep(target)
+    with connect(target, purpose="test") as conn:
+        (kept,) = kept_list(conn)
+        told = [kept_views.what(replace(kept, kind=kind)) for kind in ("update", "delete", "insert", "column", "table")]
+        assert told == ["rows updated (b)", "rows deleted", "rows inserted", "column b", "table"]
+        assert kept_views.rows_of(conn, kept) == "18"
+        assert counted(conn, kept, rows_estimate=1_000) == "about 1,000"
+        assert counted(conn, kept, bytes=10**9) == counted(conn, kept, kind="table") == "not counted"
+        keeping.purge(conn, [kept.id])
+        assert kept_views.rows_of(conn, kept) == "not counted"
+    assert str(kept_views.state(replace(kept, state="giving back", rows_given_back=7))) == "giving back (7 rows so far)"
+
+
+def counted(conn: keeping.registry.Connection, kept: Kept, **changes: object) -> str:
+    return kept_views.rows_of(conn, replace(kept, **changes))  # type: ignore[arg-type]
