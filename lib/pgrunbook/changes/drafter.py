@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pglast import ast
@@ -13,7 +13,7 @@ from pgrunbook.changes.keeping.tables import table
 from pgrunbook.changes.plan import Change, Step
 from pgrunbook.changes.safe_forms import Expansion, Facts, Planner
 from pgrunbook.changes.safe_forms.step import Keep
-from pgrunbook.changes.statements import Statement
+from pgrunbook.changes.statements import Policy, Statement, Type
 from pgrunbook.changes.syntax import subcommand, tree
 from pgrunbook.changes.undo import Inverter, Undo
 from pgrunbook.changes.way_back import Back, of_undo
@@ -21,6 +21,8 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.history import Migration
 from pgrunbook.target import Target
 
+# The kind of what gives back what was written before the migration was taken back.
+REFILL = "REFILL"
 NOT_KEPT = "It cannot be undone, because what it destroys is not kept: keep = False."
 SCRIPTED = "It cannot be undone alone, because nothing is kept for a migration that has a down script."
 
@@ -43,6 +45,7 @@ class Drafter:
         keep: bool,
     ) -> None:
         self._target, self._conn, self._parsed, self._off, self._keep = target, conn, parsed, off, keep
+        self._waiting = keeping.waiting(conn, [migration.name for migration in migrations])
         self._migrations = {migration.name: migration for migration in migrations}
         self.changes: dict[str, Change] = {}
         self._branch: Connection | None = None
@@ -60,8 +63,9 @@ class Drafter:
             self._inverter = Inverter(branch)
         migration = self._migrations[change.migration]
         if step is None:
-            made = draft.change(self._target, migration, self._planner.end_file())
-            written = [one.model_copy(update={"back": self._backs.get(one.number)}) for one in made.statements]
+            expansions = [*self._planner.end_file(), *self._refills(branch, migration)]
+            made = draft.change(self._target, migration, expansions)
+            written = [one.model_copy(update={"back": self._backs.get(one.number, Back())}) for one in made.statements]
             self.changes[migration.name] = made.model_copy(update={"statements": tuple(written)})
             self._before, self._backs, self._columns = None, {}, set()
             return
@@ -70,6 +74,21 @@ class Drafter:
         statement = self._parsed[migration.name][step.number - 1]
         undo = self._without_own(branch, self._inverter.inverse(statement))
         self._take(step.number, migration, self._planner.expand(statement), undo)
+
+    def _refills(self, branch: Connection, migration: Migration) -> Iterator[Expansion]:
+        """Give back at the end what was written into its columns and tables before it was taken back."""
+        for kept in self._waiting:
+            rows = self._target.batch_rows
+            steps = (
+                keeping.refill(branch, self._conn, kept, batch_rows=rows) if kept.migration == migration.name else ()
+            )
+            if steps:
+                told = f"-- {steps[0].says}"
+                line = migration.sql.count("\n") + 1
+                again = Statement(
+                    told, migration.path.name, line, REFILL, Type.DATA, Policy.TOGETHER, (str(kept.table),)
+                )
+                yield Expansion(again, REFILL.lower(), steps[0].says, steps)
 
     def _take(self, number: int, migration: Migration, expansion: Expansion, undo: Undo) -> None:
         """Note the way back of a statement, and put into its place what keeps for it."""
@@ -117,3 +136,14 @@ class Drafter:
         if not is_own:
             return undo
         return replace(undo, keeps=(), of_rows=False, differs=())
+
+
+def without_refills(changes: Sequence[Change]) -> tuple[Change, ...]:
+    """Return the changes without what comes back of an earlier time: the plain SQL has nothing of that kind."""
+    found = []
+    for change in changes:
+        numbers = {written.number for written in change.statements if written.kind == REFILL}
+        steps = tuple(step for step in change.steps if step.statement not in numbers)
+        written = tuple(one for one in change.statements if one.number not in numbers)
+        found.append(change.model_copy(update={"steps": steps, "statements": written}))
+    return tuple(found)

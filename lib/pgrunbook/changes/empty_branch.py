@@ -38,12 +38,14 @@ class SchemaCopy:
     """The text of a target's schema, of which branches are made, one after the other.
 
     ``roles`` are those that are made on the branches: they are the server's, and the next branch must not find them.
+    Whether it ``has_ours`` says whether schema pgrunbook is there, without rows.
     """
 
     target: Target
     server: Server
     dump: str
     roles: frozenset[str] = frozenset()
+    has_ours: bool = False
 
     @contextmanager
     def branch(self) -> Iterator[Target]:
@@ -79,7 +81,7 @@ def copy_schema(target: Target, scripts: Sequence[str] = (), *, ours: bool = Fal
     """
     server = Server(SERVER)
     server.start()
-    return SchemaCopy(target, server, _dump(server, target, ours=ours), frozenset(made_roles(scripts)))
+    return SchemaCopy(target, server, _dump(server, target, ours=ours), frozenset(made_roles(scripts)), ours)
 
 
 def made_roles(scripts: Sequence[str]) -> Iterator[str]:

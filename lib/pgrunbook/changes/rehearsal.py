@@ -25,7 +25,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft, going_back, statements
+from pgrunbook.changes import draft, going_back, keeping, records, statements
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes.drafter import Drafter
 from pgrunbook.changes.empty_branch import SchemaCopy, copy_schema
@@ -99,7 +99,8 @@ def rehearse(
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
     parsed = {m.name: statements.parse(m.sql, m.path.name) for m in migrations}
-    schema = copy_schema(target, [s.sql for written in parsed.values() for s in written])
+    ours = bool(keeping.waiting(conn, list(parsed)))
+    schema = copy_schema(target, [s.sql for written in parsed.values() for s in written], ours=ours)
     drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep)
     plain = _plain(schema, history, plans.up(target, migrations), here, drafter.step)
     changes = draft.with_locks([drafter.changes[m.name] for m in migrations], conn)
@@ -169,6 +170,8 @@ class _Proofs:
             after: list[Snapshot] = []
             declared: dict[Difference, None] = {}
             with self.schema.branch() as branch, connect(branch, purpose="rehearses") as conn, journal() as told:
+                if self.schema.has_ours:
+                    records.copy(self.rows_conn, conn, [records.KEPT])
                 for number, change in enumerate(changes):
                     execute(branch, conn, histories.read(conn, branch), change, told)
                     before = after[-1] if after else self.plain.before

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from pgrunbook import history as histories
 from pgrunbook.branches import copies
-from pgrunbook.changes import going_back, rehearsal, statements
+from pgrunbook.changes import going_back, records, rehearsal, statements
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes.empty_branch import copy_schema
 from pgrunbook.changes.going_back import NoWayError, Planned, Taken
@@ -27,15 +27,12 @@ from pgrunbook.changes.safe_forms import SafeStep
 from pgrunbook.changes.statements import Policy
 from pgrunbook.database import recorded_ways, steps
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.queries import load
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
-
-OURS = ("step", "way_back", "kept")
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ def rehearse(target: Target, history: History, wanted: Sequence[Wanted], here: S
     scripts = [one.migration.sql for one in wanted]
     found: list[Planned] = []
     with copy_schema(target, scripts, ours=True).branch() as branch, connect(branch, purpose="rehearses") as there:
-        _copy_records(conn, there, history)
+        records.copy(conn, there, [sql.Identifier(history.schema, history.table), *records.OURS])
         before = snapshot(there, leave_out=left)
         unlike = tuple((d.kind, d.name) for d in diff(here, before))
         after = [before]
@@ -244,30 +241,3 @@ def _helpers(conn: Connection, queries: Sequence[str]) -> list[SafeStep]:
         policy = statements.parse(text, "helpers")[0].policy
         made.append(SafeStep(text, "What its safe form had made goes.", policy, own_transaction=policy is Policy.ALONE))
     return made
-
-
-def _copy_records(source: Connection, branch: Connection, history: History) -> None:
-    """Copy the rows of the history and of our own tables: what is executed there asks them."""
-    tables = [sql.Identifier(history.schema, history.table), *(sql.Identifier("pgrunbook", name) for name in OURS)]
-    for table in tables:
-        name = table.as_string(None)
-        both = [c.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", [name]).fetchone() for c in (source, branch)]
-        if both != [(True,), (True,)]:
-            continue
-        out = sql.SQL("COPY {} TO STDOUT").format(table)
-        in_ = sql.SQL("COPY {} FROM STDIN").format(table)
-        with source.cursor() as reader, branch.cursor() as writer, writer.copy(in_) as into, reader.copy(out) as rows:
-            for part in rows:
-                into.write(part)
-    _advance_sequences(branch, tables)
-
-
-def _advance_sequences(branch: Connection, tables: Sequence[sql.Identifier]) -> None:
-    for table in tables:
-        found = branch.execute(load("taking_back")["sequences"], [table.as_string(None)]).fetchall()
-        for sequence, column in found:
-            branch.execute(
-                sql.SQL("SELECT pg_catalog.setval({}, max({})) FROM {} HAVING max({}) IS NOT NULL").format(
-                    sql.Literal(sequence), sql.Identifier(str(column)), table, sql.Identifier(str(column))
-                )
-            )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +26,7 @@ from pgrunbook.branches.copies import Copy
 from pgrunbook.branches.server import Server
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes import rehearsal, same_rows, there_and_back
+from pgrunbook.changes.drafter import without_refills
 from pgrunbook.changes.effects import blocks
 from pgrunbook.changes.load import Traffic, traffic
 from pgrunbook.changes.observe import HeldLock, Observed, Observer
@@ -150,6 +151,7 @@ def rehearse(
     differ at the end; StatementFailed for a statement that fails on these rows; Unreachable when the data
     cannot be copied.
     """
+    proven = replace(proven, changes=without_refills(proven.changes))
     plain = plans.up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations)
     touched = _tables(proven)
     with copies.with_data(target, most_bytes=most_bytes, back=bool(proven.backs)) as copy:

@@ -49,8 +49,8 @@ class RowsSince:
     def table(self, on_conflict: OnConflict) -> Table:
         """Return one row for everything that rows of today have to do with."""
         rows: list[tuple[object, ...]] = [
-            (one.migration, one.what, Cell("in the way", BAD), _count(one.rows, "rows"),
-             Cell(one.says, BAD, under="\n".join(one.samples))) for one in self.against
+            (one.migration, one.what, _stands(one), _count(one.rows, "rows"),
+             Cell(one.says, BAD if one.at_least else QUIET, under="\n".join(one.samples))) for one in self.against
         ]  # fmt: skip
         for one in self.rows:
             rows.append((one.migration, str(one.kept.table), *_given_back(one, on_conflict)))
@@ -115,12 +115,15 @@ def rows_since(conn: Connection, plan: Plan, loses: Sequence[tuple[str, str]]) -
         for change in plan.changes
         for keep in _filled(conn, change)
     }
-    in_the_way = [one for one in against.against(conn, told, kept=kept) if one.rows != 0]
+    # What is given back on the way nobody knows before: a try with rows will tell.
+    given = {name for change in plan.changes for step in change.steps if step.gives_rows for name in step.objects}
+    found = against.against(conn, told, kept=kept)
+    in_the_way = [one for one in found if one.rows != 0 and one.table not in given]
     return RowsSince(
         tuple(losses.losses(conn, plan.changes)),
         tuple(loses),
         tuple(one for change in plan.changes for one in _conflicts(conn, change)),
-        tuple(one for one in in_the_way if one.rows is not None),
+        tuple(in_the_way),
     )
 
 
@@ -223,6 +226,10 @@ def _given_back(one: InConflict, on_conflict: OnConflict) -> tuple[object, ...]:
         under="\n".join(conflict.line() for conflict in one.found.samples), fold="which",
     )  # fmt: skip
     return ("given back, but for those changed since", held, told)
+
+
+def _stands(one: Against) -> Cell:
+    return Cell("in the way", BAD) if one.at_least else Cell("not known beforehand", QUIET)
 
 
 def _count(number: int | None, unit: str) -> str:

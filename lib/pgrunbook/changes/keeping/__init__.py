@@ -5,8 +5,8 @@ it changes, ``keeping_statement`` a statement that is executed whole; ``cannot_b
 beforehand, ``conflicts`` what somebody has changed since, ``give_back`` restores the rest. Columns: ``fill`` fills
 their values back, ``settle`` forgets those that somebody has changed since a change of type, ``missing`` counts
 rows without one. Tables are moved to a schema of their own, and ``bring_back`` moves them to their place.
-``refill`` is for the way forward again. ``of_migration`` finds what is kept of a migration, ``kept_list`` shows
-everything, ``let_go`` notes that a thing is not to be given back any more, ``purge`` drops it.
+``waiting`` and ``refill`` are for the way forward again. ``of_migration`` finds what is kept of a migration,
+``kept_list`` shows everything, ``let_go`` notes that a thing is not to be given back any more, ``purge`` drops it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pgrunbook.changes.keeping.columns import fill, missing, settle
 from pgrunbook.changes.keeping.conflicts import Conflict, Conflicts, conflicts
 from pgrunbook.changes.keeping.estimate import Estimate, size_estimate
 from pgrunbook.changes.keeping.giving_back import GivenBack, OnConflict, give_back, give_back_migration
+from pgrunbook.changes.keeping.refilling import refill, waiting
 from pgrunbook.changes.keeping.registry import ROWS, Kept, Place, create, kept_list, let_go, of_migration, purge
 from pgrunbook.changes.keeping.rewriting import cannot_because, keeping, keeping_statement
 
@@ -24,5 +25,5 @@ __all__ = [
     "ROWS", "CannotKeepError", "Conflict", "Conflicts", "Estimate", "GivenBack", "Kept", "OnConflict", "Place", "Site",
     "around", "as_keep", "bring_back", "cannot_because", "conflicts", "create", "fill", "give_back",
     "give_back_migration", "keeping", "keeping_statement", "kept_list", "let_go", "make_way", "mark_given_back",
-    "missing", "note", "of_migration", "purge", "settle", "size_estimate",
+    "missing", "note", "of_migration", "purge", "refill", "settle", "size_estimate", "waiting",
 ]  # fmt: skip

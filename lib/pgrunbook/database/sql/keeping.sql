@@ -328,3 +328,20 @@ SELECT pg_catalog.to_regnamespace(%(name)s) IS NOT NULL AS is_there
 -- name: is_relation
 -- a row is: whether a relation is there
 SELECT pg_catalog.to_regclass(%(name)s) IS NOT NULL AS is_there
+
+-- name: advancing
+-- a row is: a statement that lets the sequences of a table go on behind what its columns hold
+SELECT pg_catalog.format(
+    'DO %%L',
+    pg_catalog.format(
+        'DECLARE owned record; last bigint; BEGIN'
+        ' FOR owned IN SELECT a.attname, pg_catalog.pg_get_serial_sequence(%%L, a.attname) AS sequence'
+        ' FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %%L::pg_catalog.regclass AND a.attnum > 0'
+        ' AND NOT a.attisdropped LOOP'
+        ' CONTINUE WHEN owned.sequence IS NULL;'
+        ' EXECUTE pg_catalog.format(''SELECT max(%%%%I) FROM %%s'', owned.attname) INTO last;'
+        ' IF last IS NOT NULL THEN PERFORM pg_catalog.setval(owned.sequence, last); END IF;'
+        ' END LOOP; END',
+        %(table)s::text, %(table)s::text, %(table)s::text
+    )
+) AS sql

@@ -1,0 +1,42 @@
+"""The rows of the history and of our own tables, copied to a branch: what is executed there asks them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import load
+
+KEPT = sql.Identifier("pgrunbook", "kept")
+OURS = (sql.Identifier("pgrunbook", "step"), sql.Identifier("pgrunbook", "way_back"), KEPT)
+
+
+def copy(source: Connection, branch: Connection, tables: Sequence[sql.Identifier]) -> None:
+    """Copy the rows of tables that both have; their sequences go on behind them.
+
+    Locks: AccessShareLock on the tables of the source.
+    """
+    for table in tables:
+        name = table.as_string(None)
+        both = [c.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", [name]).fetchone() for c in (source, branch)]
+        if both != [(True,), (True,)]:
+            continue
+        out = sql.SQL("COPY {} TO STDOUT").format(table)
+        in_ = sql.SQL("COPY {} FROM STDIN").format(table)
+        with source.cursor() as reader, branch.cursor() as writer, writer.copy(in_) as into, reader.copy(out) as rows:
+            for part in rows:
+                into.write(part)
+    _advance_sequences(branch, tables)
+
+
+def _advance_sequences(branch: Connection, tables: Sequence[sql.Identifier]) -> None:
+    for table in tables:
+        found = branch.execute(load("records")["sequences"], [table.as_string(None)]).fetchall()
+        for sequence, column in found:
+            branch.execute(
+                sql.SQL("SELECT pg_catalog.setval({}, max({})) FROM {} HAVING max({}) IS NOT NULL").format(
+                    sql.Literal(sequence), sql.Identifier(str(column)), table, sql.Identifier(str(column))
+                )
+            )
