@@ -21,9 +21,9 @@ FILES = {"0001_a.sql": "ALTER TABLE a DROP COLUMN gone;\nALTER TABLE a ADD m int
 
 @pytest.fixture
 def target(project: Project) -> Target:
-    """A target whose only migration has two gates."""
+    """A target whose only migration has two gates; its rows have a key, so that a column of theirs can be kept."""
     made = project(folder=FILES)
-    do(made, "CREATE TABLE a (n int, gone text)")
+    do(made, "CREATE TABLE a (id int PRIMARY KEY, n int, gone text)")
     return made
 
 
@@ -40,7 +40,7 @@ def test_a_gate_stops_migrate_until_it_is_accepted_in_the_run(target: Target) ->
     done, code = runbook.resume(made.run_id)
     assert (code, done.status) == (0, Status.DONE)
     assert rows(target, "SELECT attname FROM pg_attribute WHERE attrelid = 'a'::regclass AND attnum > 0 "
-                "AND NOT attisdropped ORDER BY attname") == [("m",), ("number",)]  # fmt: skip
+                "AND NOT attisdropped ORDER BY attname") == [("id",), ("m",), ("number",)]  # fmt: skip
     told = events(made, "gates-accepted")
     assert [e["gates"] for e in told] == [["0001_a.sql:1"], ["0001_a.sql:3"]]
     assert all(e["by"] and e["digest"] == events(made, "plan-frozen")[0]["digest"] for e in told)

@@ -36,7 +36,7 @@ FOLDER = {
 
 
 def test_the_last_migration_goes_back_with_its_history_row_and_no_further_without_a_script(project: Project) -> None:
-    """The schema is as before; the next one, without a down script, is refused and its restore point named."""
+    """The schema is as before; the next one was not prepared, has none, and its restore point is named."""
     target = project()
     migrated, code = run("migrate")
     assert code == 0
@@ -47,7 +47,7 @@ def test_the_last_migration_goes_back_with_its_history_row_and_no_further_withou
     assert rows(target, "SELECT count(*) FROM information_schema.columns WHERE column_name = 'ip_address'") == [(1,)]
     assert "the rehearsal's end" in outputs(made, "schema-as-before")
     assert "different" not in outputs(made, "schema-as-before")
-    assert [e["direction"] for e in events(made, "committed")] == ["down"]
+    assert {e["direction"] for e in events(made, "committed")} == {"down"}
     (point,) = events(made, "restore-point-archived")
     assert point["name"] == f"rollback_{made.run_id}"
     assert (made.folder / "rollback-plan.json").is_file()
@@ -56,38 +56,39 @@ def test_the_last_migration_goes_back_with_its_history_row_and_no_further_withou
     made, code = run("rollback")
     assert (code, made.status, cells(made)["what-goes-back"]) == (3, Status.REFUSED, "failed")
     lines = error(made).splitlines()
-    assert lines[0] == "cannot take back 0003_fill_status_and_config: it has no down script"
+    assert lines[0] == (
+        "cannot take back 0003_fill_status_and_config: 0003_fill_status_and_config.sql:1: its way back was not computed"
+    )
     assert f"Restore point before_{migrated.run_id} (LSN " in lines[1]
     assert lines[2] == "State: Nothing changed in the database."
     assert lines[3] == f"Hint: pgrunbook run restore --target demo -p to=before_{migrated.run_id}"
 
 
-def test_nothing_that_holds_rows_is_dropped_unless_told_to(project: Project) -> None:
-    """The refusal counts what would be lost and gives the command that loses it; of_run takes back one run's work."""
+def test_what_a_down_script_drops_is_kept(project: Project) -> None:
+    """A table with its rows, a column with its values: told before, kept, and there again after the next release."""
     target = project(folder=FOLDER)
     migrated, code = run("migrate")
     assert code == 0
     do(target, "INSERT INTO a VALUES (1, 'kept'), (2, NULL); INSERT INTO c VALUES (1), (2), (3)")
-    made, code = run("rollback", migrations="2")
-    assert (code, made.status, cells(made)["what-about-new-rows"]) == (3, Status.REFUSED, "failed")
-    lines = error(made).splitlines()
-    assert lines[0] == "the rollback would lose what c holds"
-    assert lines[1] == "Detail: c: 3 rows; a.b: 1 values"
-    assert lines[3].endswith("pgrunbook run rollback --target demo -p migrations=2 -p lose_rows=true")
-    assert "3 rows" in outputs(made, "what-about-new-rows")
+    made, code = run("rollback", migrations="2", with_data="true")
+    assert (code, made.status) == (0, Status.DONE)
+    told = outputs(made, "what-about-new-rows")
+    assert "3 rows" in told
+    assert "1 values" in told
+    assert "it came through" in outputs(made, "try-it")
+    assert "pgrunbook_kept_" in outputs(made, "kept-data")
+    assert rows(target, "SELECT array_agg(version) FROM schema_migrations") == [(["0001_a"],)]
+    assert {e["migration"] for e in events(made, "committed")} == {"0003_c", "0002_b"}
+    assert run("release")[1] == 0
+    assert rows(target, "SELECT * FROM a ORDER BY id") == [(1, "kept"), (2, None)]
     assert rows(target, "SELECT count(*) FROM c") == [(3,)]
 
-    made, code = run("rollback", migrations="2", lose_rows="true")
-    assert (code, made.status) == (0, Status.DONE)
-    assert rows(target, "SELECT array_agg(version) FROM schema_migrations") == [(["0001_a"],)]
-    assert [e["migration"] for e in events(made, "committed")] == ["0003_c", "0002_b"]
-
-    made, code = run("rollback", of_run=migrated.run_id)
+    made, code = run("rollback", migrations="3")
     assert (code, made.status) == (3, Status.REFUSED)
-    assert error(made).startswith("cannot take back 0001_a: it has no down script")
+    assert error(made).startswith("cannot take back 0001_a: 0001_a.sql:1: its way back was not computed")
     made, code = run("rollback", migrations="9")
     assert (code, made.status) == (2, Status.FAILED)
-    assert error(made).splitlines()[:2] == ["cannot take back 9 migrations", "Detail: Only 1 are applied."]
+    assert error(made).splitlines()[:2] == ["cannot take back 9 migrations", "Detail: Only 3 are applied."]
 
 
 def test_a_down_script_that_leads_elsewhere_is_found_on_the_branch(project: Project) -> None:
@@ -126,7 +127,7 @@ def test_a_rollback_that_was_killed_in_the_middle_goes_on(project: Project) -> N
     target = project(folder={**FOLDER, "0002_b.down.sql": FOLDER["0002_b.down.sql"] + WAITS})
     do(target, GATE)
     assert run("migrate")[1] == 0
-    with pgrunbook("run", "rollback", "--target", "demo", "-p", "migrations=2") as process:
+    with pgrunbook("run", "rollback", "--target", "demo", "-p", "migrations=2", "-p", "with_data=false") as process:
         wait_until(lambda: has_begun("rollback", "0002_b"))
         process.kill()
     broken = newest_run()
@@ -139,6 +140,94 @@ def test_a_rollback_that_was_killed_in_the_middle_goes_on(project: Project) -> N
     made, code = runbook.resume(broken.run_id)
     assert (code, made.status) == (0, Status.DONE)
     assert rows(target, "SELECT array_agg(version) FROM schema_migrations") == [(["0001_a"],)]
-    assert [e["migration"] for e in events(made, "committed")] == ["0003_c", "0002_b"]
+    assert [e["migration"] for e in events(made, "committed") if e["whole_migration"]] == ["0003_c", "0002_b"]
     assert events(made, "rollback-goes-on")
     assert "done before" in outputs(made, "take-back")
+
+
+def test_what_cannot_be_kept_is_not_dropped_unless_told_to(project: Project) -> None:
+    """Rows without a key: the refusal counts what would be lost, and gives the command that loses it."""
+    target = project(folder={"0001_a.sql": "ALTER TABLE k ADD COLUMN b text;"})
+    do(target, "CREATE TABLE k (n int)")
+    assert run("release")[1] == 0
+    do(target, "INSERT INTO k VALUES (1, 'x'), (2, NULL)")
+    made, code = run("rollback")
+    assert (code, made.status, cells(made)["what-about-new-rows"]) == (3, Status.REFUSED, "failed")
+    lines = error(made).splitlines()
+    assert lines[0] == "the rollback would lose what public.k.b holds"
+    assert lines[1].startswith("Detail: public.k.b: 1 values; ")
+    assert "no key" in lines[1]
+    assert lines[3].endswith("pgrunbook run rollback --target demo -p lose_rows=true")
+    made, code = run("rollback", lose_rows="true")
+    assert (code, made.status) == (0, Status.DONE)
+    assert rows(target, "SELECT count(*) FROM k") == [(2,)]
+
+
+def test_rows_of_today_that_stand_against_it_are_listed_and_nothing_changes(project: Project) -> None:
+    """A constraint that the migration dropped, and a row written since that it would not have let in."""
+    target = project(folder={"0001_a.sql": "ALTER TABLE k DROP CONSTRAINT small;"})
+    do(target, "CREATE TABLE k (n int PRIMARY KEY, CONSTRAINT small CHECK (n < 10)); INSERT INTO k VALUES (1)")
+    assert run("release")[1] == 0
+    do(target, "INSERT INTO k VALUES (77)")
+    made, code = run("rollback")
+    assert (code, made.status) == (3, Status.REFUSED)
+    lines = error(made).splitlines()
+    assert lines[0] == "cannot take back 0001_a: 1 row of public.k stands against it"
+    assert "77" in lines[1]
+    assert lines[2] == "State: Nothing changed in the database."
+    assert rows(target, "SELECT count(*) FROM pg_constraint WHERE conname = 'small'") == [(0,)]
+    do(target, "DELETE FROM k WHERE n = 77")
+    assert run("rollback")[1] == 0
+    assert rows(target, "SELECT convalidated FROM pg_constraint WHERE conname = 'small'") == [(True,)]
+
+
+def test_rows_in_conflict_wait_for_a_decision(project: Project) -> None:
+    """stop lists them with both values and changes nothing; restore overwrites them."""
+    target = project(folder={"0001_a.sql": "UPDATE k SET v = 'new';"})
+    do(target, "CREATE TABLE k (n int PRIMARY KEY, v text); INSERT INTO k VALUES (1, 'a'), (2, 'b')")
+    assert run("release")[1] == 0
+    do(target, "UPDATE k SET v = 'mine' WHERE n = 2")
+    made, code = run("rollback")
+    assert (code, made.status) == (3, Status.REFUSED)
+    lines = error(made).splitlines()
+    assert lines[0] == "1 row that 0001_a changed was changed by somebody since"
+    assert "'b'" in lines[1]
+    assert "'mine'" in lines[1]
+    assert "-p on_conflict=keep" in lines[3]
+    assert rows(target, "SELECT v FROM k ORDER BY n") == [("new",), ("mine",)]
+    made, code = run("rollback", on_conflict="restore")
+    assert (code, made.status) == (0, Status.DONE)
+    assert rows(target, "SELECT v FROM k ORDER BY n") == [("a",), ("b",)]
+
+
+def test_statements_of_a_migration_are_taken_back_by_hand(project: Project) -> None:
+    """steps: shown first, proven in the same way; the history row stays until the last of them is gone."""
+    target = project(folder={"0001_a.sql": "ALTER TABLE k ADD COLUMN b text;\nCREATE INDEX k_v ON k (v);"})
+    do(target, "CREATE TABLE k (n int PRIMARY KEY, v text)")
+    assert run("release")[1] == 0
+    made, code = run("rollback", migration="0001_a", steps="2")
+    assert (code, made.status) == (0, Status.DONE)
+    assert "DROP INDEX" in outputs(made, "what-goes-back")
+    assert rows(target, "SELECT to_regclass('k_v'), count(*) FROM schema_migrations") == [(None, 1)]
+    made, code = run("rollback", migration="0009")
+    assert (code, error(made).splitlines()[0]) == (2, 'no applied migration is named "0009"')
+    made, code = run("rollback", migration="0001_a", steps="2")
+    assert (code, made.status) == (3, Status.REFUSED)
+    assert "it has no statement 2 to take back; there are 1 (0001_a.sql:1)" in error(made)
+    made, code = run("rollback")
+    assert (code, made.status) == (0, Status.DONE)
+    assert rows(target, "SELECT count(*) FROM schema_migrations") == [(0,)]
+
+
+def test_what_was_purged_cannot_be_given_back(project: Project) -> None:
+    """The kept table is gone: it is said before anything changed, and the restore point is named."""
+    target = project(folder={"0001_a.sql": "DROP TABLE k;"})
+    do(target, "CREATE TABLE k (n int PRIMARY KEY, v text); INSERT INTO k VALUES (1, 'a')")
+    made, code = run("release")
+    assert code == 0
+    assert run("purge", everything="true", force="true")[1] == 0
+    made, code = run("rollback")
+    assert (code, made.status) == (3, Status.REFUSED)
+    lines = error(made).splitlines()
+    assert lines[0].startswith("the way back of 0001_a does not lead back")
+    assert "not kept any more" in lines[1]

@@ -101,7 +101,7 @@ def test_a_failing_migration_takes_back_only_what_this_run_applied(project: Proj
 
 def test_a_way_back_that_fails_says_what_is_in_the_database(project: Project) -> None:
     """Exit code 1, the state named from the database itself, and the same run goes on with taking back."""
-    target = project(folder=THREE)
+    target = project(folder={**THREE, "0002_b.down.sql": "TRUNCATE b; DROP TABLE b;"})
     do(target, "CREATE TABLE zero (id int); INSERT INTO zero VALUES (1)")
     made, code = run("release")
     assert (code, made.status, made.parts[-1].procedure, made.parts[-1].status) == (
@@ -299,22 +299,33 @@ HALF = {
 }
 
 
-def test_a_release_that_ends_half_way_through_a_migration_is_gone_on_with_not_taken_back(
-    project: Callable[..., Target],
-) -> None:
-    """Taking back what lies below it would not lead to what was; nothing else may be released over it."""
+def test_a_release_that_ends_half_way_through_a_migration_is_taken_back(project: Callable[..., Target]) -> None:
+    """What was applied, and only that: the statements that were done, and the migrations below."""
     target = project(folder=HALF)
     do(target, "CREATE TABLE b (n int); INSERT INTO b VALUES (0)")
     made, code = run("release")
     assert (code, made.status) == (1, Status.FAILED)
-    assert [p.procedure for p in made.parts] == ["prepare", "migrate", "validate"]
-    assert events(made, "run-ended")[-1]["next"] == (
-        "0002_b is partly applied, so nothing is taken back. Mend what it met, and go on: "
-        f"pgrunbook run --resume {made.run_id}"
+    assert [p.procedure for p in made.parts] == ["prepare", "migrate", "validate", "rollback"]
+    assert made.parts[-1].status is Status.DONE
+    assert rows(target, "SELECT to_regclass('a'), to_regclass('b_n'), count(*) FROM schema_migrations") == [
+        (None, None, 0)
+    ]
+    assert rows(target, "SELECT * FROM b") == [(0,)]
+    assert "was taken back" in headless.next_step(made)
+
+
+def test_nothing_is_released_over_what_is_half_way_there(project: Callable[..., Target]) -> None:
+    """It was not prepared, so no way back is known: it is gone on with, as soon as what it met is mended."""
+    target = project(folder=HALF)
+    do(target, "CREATE TABLE b (n int); INSERT INTO b VALUES (0)")
+    made, code = run("migrate")
+    assert (code, made.status) == (1, Status.FAILED)
+    assert events(made, "run-ended")[-1]["next"].startswith(
+        f"0002_b is partly applied. Mend what it met, and go on: pgrunbook run --resume {made.run_id}"
     )
     back, code = run("rollback")
     assert code == 3
-    assert back.parts[0].says == f"cannot take back anything: 0002_b is partly applied, by run {made.run_id}"
+    assert back.parts[0].says.startswith("cannot take back 0002_b: 0002_b.sql:1: its way back was not computed")
     other, code = run("release")
     assert code == 3
     assert other.parts[0].says == f"0002_b was begun by run {made.run_id}, and not brought to its end"

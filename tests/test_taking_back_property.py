@@ -29,7 +29,7 @@ ROWS = st.sampled_from(
     (
         "UPDATE r SET b = coalesce(b, 0) + 1",
         "UPDATE r SET a = NULL WHERE id > 4",
-        'DELETE FROM r WHERE "C c" > \'3\'',
+        "DELETE FROM r WHERE \"C c\" > '3'",
         "DELETE FROM other WHERE id < 3",
         "INSERT INTO other (id, a) VALUES (50, 50)",
         "UPDATE parted SET b = 'z' WHERE id % 2 = 0",
