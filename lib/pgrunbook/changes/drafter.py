@@ -23,6 +23,8 @@ from pgrunbook.target import Target
 
 # The kind of what gives back what was written before the migration was taken back.
 REFILL = "REFILL"
+# What a gate says of a column or table that is dropped.
+LOST = " holds is lost,"
 NOT_KEPT = "It cannot be undone, because what it destroys is not kept: keep = False."
 SCRIPTED = "It cannot be undone alone, because nothing is kept for a migration that has a down script."
 
@@ -107,8 +109,17 @@ class Drafter:
         if because:
             self._backs[number] = Back(because=because)
             return
-        self._planner.put(kept.expansion)
+        self._planner.put(self._with_gate(kept.expansion))
         self._backs[number] = self._back(undo, kept.keeps)
+
+    def _with_gate(self, expansion: Expansion) -> Expansion:
+        """What is kept is not lost: the gate says for how long."""
+        gate = expansion.gate
+        if gate is None or LOST not in gate.says:
+            return expansion
+        days = self._target.keep_days
+        says = gate.says.replace(LOST, f" holds is kept for {days} days,")
+        return replace(expansion, gate=replace(gate, says=says))
 
     def _back(self, undo: Undo, keeps: Sequence[Keep]) -> Back:
         """Return a way back as the plan holds it; a branch of another version words it otherwise than the target."""

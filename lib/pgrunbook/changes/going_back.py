@@ -47,11 +47,28 @@ class Taken:
 
 
 @dataclass(frozen=True)
+class NotKept:
+    """A statement of a way back that destroys what cannot be kept; ``is_counted`` for whole columns and tables.
+
+    Of single rows that it changes nobody knows beforehand how many there are.
+    """
+
+    migration: str
+    statement: int
+    sql: str
+    because: str
+    is_counted: bool
+
+
+@dataclass(frozen=True)
 class Planned:
-    """The change that takes a migration back, what it may lose, and what differs by nature afterwards."""
+    """The change that takes a migration back, what it may lose, and what differs by nature afterwards.
+
+    ``loses`` are the statements that destroy what cannot be kept, by their number, and why.
+    """
 
     change: Change
-    loses: tuple[str, ...] = ()
+    loses: tuple[NotKept, ...] = ()
     differs: tuple[str, ...] = ()
 
 
@@ -155,7 +172,7 @@ class _Writer:
         self.planner = Planner(conn, batch_rows=target.batch_rows, rows_conn=rows_conn, applied=True)
         self.inverter = Inverter(conn)
         self.expansions: list[Expansion] = []
-        self.loses: list[str] = []
+        self.loses: list[NotKept] = []
         self.differs: list[str] = []
         self.number = 0
 
@@ -194,7 +211,8 @@ class _Writer:
             self.conn, expansion, undo, site, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
         )
         if kept.because and undo.keeps:
-            self.loses.append(f"{' '.join(statement.sql.split())[:120]}: {kept.because}")
+            counted = not undo.of_rows or statement.kind == "TRUNCATE"
+            self.loses.append(NotKept(self.name, self.number, statement.sql, kept.because, counted))
         self.planner.put(kept.expansion if not kept.because else expansion)
         if statement.policy is not Policy.ALONE:
             self.conn.execute(statement.sql.encode())
@@ -212,7 +230,7 @@ class _Writer:
     def planned(self, ends: Literal["history row", "begun", "part"], takes: tuple[int, ...]) -> Planned:
         change = plans.expanded(self.name, self.file_sha256, "the migration itself", self.expansions, self.target)
         change = change.model_copy(update={"ends": ends, "takes_back": takes})
-        return Planned(change, tuple(dict.fromkeys(self.loses)), tuple(dict.fromkeys(self.differs)))
+        return Planned(change, tuple(self.loses), tuple(dict.fromkeys(self.differs)))
 
 
 def _pseudo(file: str, line: int, kind: str, sql: str, objects: tuple[str, ...] = ()) -> Statement:

@@ -19,7 +19,7 @@ from pgrunbook.database.connection import Connection
 class Loss:
     """Something that goes, and how many rows or values are in it now (None: could not be counted).
 
-    ``kept_as`` is where it is kept, "" where it is lost.
+    ``statement`` is the number of the one that takes it; ``kept_as`` is where it is kept, "" where it is lost.
     """
 
     migration: str
@@ -27,6 +27,7 @@ class Loss:
     holds: int | None
     unit: str
     kept_as: str = ""
+    statement: int = 0
 
 
 def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
@@ -43,22 +44,22 @@ def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
             keeps = [keep for step in change.of_statement(written.number) for keep in step.keeps]
             for keep in keeps:
                 if keep.kind != "rows":
-                    found.append(_kept(conn, change.migration, keep))
+                    found.append(_kept(conn, change.migration, written.number, keep))
             node = next(iter(pglast.parse_sql(written.sql)), ast.RawStmt(stmt=None)).stmt
             if keeps or node is None:
                 continue
             for schema, table, column in (*_dropped(node), *_in_schemas(conn, node)):
                 what = ".".join(filter(None, [schema, table, column]))
                 holds = _count(conn, schema, table, column)
-                found.append(Loss(change.migration, what, holds, "values" if column else "rows"))
+                found.append(Loss(change.migration, what, holds, "values" if column else "rows", "", written.number))
     return found
 
 
-def _kept(conn: Connection, migration: str, keep: Keep) -> Loss:
+def _kept(conn: Connection, migration: str, number: int, keep: Keep) -> Loss:
     column = f".{keep.column}" if keep.column else ""
     where = f" WHERE {keep.column} IS NOT NULL" if keep.column else ""
     holds = _counted(conn, sql.SQL("SELECT count(*) FROM {}{}").format(sql.SQL(keep.table), sql.SQL(where)))
-    return Loss(migration, f"{keep.table}{column}", holds, "values" if column else "rows", keep.kept_as)
+    return Loss(migration, f"{keep.table}{column}", holds, "values" if column else "rows", keep.kept_as, number)
 
 
 def _dropped(node: object) -> Iterator[tuple[str | None, str, str | None]]:

@@ -20,7 +20,7 @@ from pgrunbook.branches import copies
 from pgrunbook.changes import going_back, records, rehearsal, statements
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes.empty_branch import copy_schema
-from pgrunbook.changes.going_back import NoWayError, Planned, Taken
+from pgrunbook.changes.going_back import NotKept, NoWayError, Planned, Taken
 from pgrunbook.changes.keeping import OnConflict
 from pgrunbook.changes.plan import Change
 from pgrunbook.changes.safe_forms import SafeStep
@@ -60,11 +60,11 @@ class Wanted:
 class Prepared:
     """The changes of a rollback, newest first, with the schemas that they lead to.
 
-    ``loses`` says for each migration what cannot be kept; ``unlike`` is as in a rehearsal.
+    ``loses`` is what cannot be kept; ``unlike`` is as in a rehearsal.
     """
 
     changes: tuple[Change, ...]
-    loses: tuple[tuple[str, str], ...]
+    loses: tuple[NotKept, ...]
     end: Snapshot
     unlike: tuple[tuple[str, str], ...]
 
@@ -146,7 +146,7 @@ def rehearse(target: Target, history: History, wanted: Sequence[Wanted], here: S
         p.change if unlike else _with_schemas(p.change, a, b)
         for p, a, b in zip(found, after[:-1], after[1:], strict=True)
     )
-    loses = tuple((p.change.migration, text) for p in found for text in p.loses)
+    loses = tuple(one for p in found for one in p.loses)
     return Prepared(changes, loses, after[-1], unlike)
 
 

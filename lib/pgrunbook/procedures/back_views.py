@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pgrunbook.changes import against, keeping, losses
 from pgrunbook.changes.against import Against
-from pgrunbook.changes.going_back import GIVES_ROWS
+from pgrunbook.changes.going_back import GIVES_ROWS, NotKept
 from pgrunbook.changes.keeping import Conflicts, Kept, OnConflict
 from pgrunbook.changes.losses import Loss
 from pgrunbook.changes.plan import Change, Plan
@@ -32,7 +32,7 @@ class RowsSince:
     """What a rollback does to the rows of today."""
 
     goes: tuple[Loss, ...]
-    loses: tuple[tuple[str, str], ...]
+    loses: tuple[NotKept, ...]
     rows: tuple[InConflict, ...]
     against: tuple[Against, ...]
 
@@ -41,7 +41,7 @@ class RowsSince:
         return {
             "kept": {loss.what: [loss.holds, loss.kept_as] for loss in self.goes if loss.kept_as},
             "lost": {loss.what: loss.holds for loss in self.goes if not loss.kept_as},
-            "not_kept": [text for _, text in self.loses],
+            "not_kept": [f"{one.migration}: statement {one.statement}" for one in self.loses],
             "conflicts": {str(one.kept.table): one.found.rows if one.found else None for one in self.rows},
             "against": {one.what: one.rows for one in self.against},
         }
@@ -62,8 +62,9 @@ class RowsSince:
             else:
                 says = Cell("lost" if loss.holds != 0 else "nothing to lose", BAD if loss.holds != 0 else QUIET)
             rows.append((loss.migration, loss.what, "goes", _count(loss.holds, loss.unit), says))
-        for migration, text in self.loses:
-            rows.append((migration, text, Cell("cannot be kept", BAD), "not known", "lost"))
+        for one_ in self.loses:
+            if not one_.is_counted:
+                rows.append((one_.migration, _short(one_.sql), Cell("cannot be kept", BAD), "not known", one_.because))
         headings = ["migration", "what", "becomes", "holds", "where"]
         return Table(headings, rows, empty="Nothing is dropped, and no row is changed.")
 
@@ -74,12 +75,17 @@ class RowsSince:
         if here.parameters.on_conflict == "stop":
             self._refuse_conflicts(again)
         lost = [loss for loss in self.goes if not loss.kept_as and loss.holds != 0]
-        if (lost or self.loses) and not here.parameters.lose_rows:
-            first = lost[0].what if lost else self.loses[0][1]
-            told_ = [f"{one.what}: {'unknown' if one.holds is None else one.holds} {one.unit}" for one in lost]
+        unknown = [one for one in self.loses if not one.is_counted]
+        if (lost or unknown) and not here.parameters.lose_rows:
+            why = {(one.migration, one.statement): one.because for one in self.loses}
+            told_ = [
+                f"{one.what}: {'unknown' if one.holds is None else one.holds} {one.unit}"
+                + (f" ({because})" if (because := why.get((one.migration, one.statement))) else "")
+                for one in lost
+            ]
             raise Refused(
-                f"the rollback would lose what {first} holds" if lost else "the rollback would lose rows",
-                detail="; ".join([*told_, *(text for _, text in self.loses)]),
+                f"the rollback would lose what {lost[0].what} holds" if lost else "the rollback would lose rows",
+                detail="; ".join([*told_, *(f"{_short(one.sql)}: {one.because}" for one in unknown)]),
                 hint=f"Keep a copy of it first; then: {again}-p lose_rows=true",
             )
 
@@ -99,7 +105,7 @@ class RowsSince:
         )
 
 
-def rows_since(conn: Connection, plan: Plan, loses: Sequence[tuple[str, str]]) -> RowsSince:
+def rows_since(conn: Connection, plan: Plan, loses: Sequence[NotKept]) -> RowsSince:
     """Look at the rows of today: what goes with what is dropped, what was changed since, what is in the way.
 
     Locks: AccessShareLock on the tables.
@@ -226,6 +232,10 @@ def _given_back(one: InConflict, on_conflict: OnConflict) -> tuple[object, ...]:
         under="\n".join(conflict.line() for conflict in one.found.samples), fold="which",
     )  # fmt: skip
     return ("given back, but for those changed since", held, told)
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:120]
 
 
 def _stands(one: Against) -> Cell:

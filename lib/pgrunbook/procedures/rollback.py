@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgrunbook import history as histories
 from pgrunbook.changes import draft, keeping, plan_sql, rehearsal, taking_back
 from pgrunbook.changes import plan as plans
+from pgrunbook.changes.going_back import NotKept
 from pgrunbook.changes.plan import Change, Plan
 from pgrunbook.database import steps
 from pgrunbook.database.schema import Snapshot, snapshot
@@ -180,7 +181,7 @@ def _make_plan(here: Here, wanted: list[taking_back.Wanted]) -> None:
     history = here.facts["history"]
     now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
     changes: tuple[Change, ...] = ()
-    loses: tuple[tuple[str, str], ...] = ()
+    loses: tuple[NotKept, ...] = ()
     rehearsed = "nothing to do"
     if wanted:
         done = taking_back.rehearse(here.target, history, wanted, now, here.conn)
