@@ -1,4 +1,4 @@
-"""The demo: the Zeitwork example on a server of our own, released, restored and taken back."""
+"""The demo: the Zeitwork example on a server of our own, released, used, restored and taken back with its data."""
 
 from __future__ import annotations
 
@@ -57,16 +57,23 @@ def show_off() -> tuple[list[Run], int]:
     """Run the release, the restore and the rollback on the demo target; return the runs and the exit code."""
     Server(RESTORED).destroy()  # what an earlier demo left
     done = []
-    for name, given in (
-        ("release", {"accept": ACCEPTED}),
-        ("restore", {"name": RESTORED}),
-        ("rollback", {}),
-    ):
-        run, exit_code = runbook.run(name, TARGET, given)
+    given = {"release": {"accept": ACCEPTED}, "restore": {"name": RESTORED}, "rollback": {}}
+    for name, parameters in given.items():
+        run, exit_code = runbook.run(name, TARGET, parameters)
         done.append(run)
         if exit_code:
             return done, exit_code
+        if name == "release":
+            _use_what_is_new(targets.load(TARGET))
+            given["rollback"]["of_run"] = run.run_id  # all of it, with the data
     return done, 0
+
+
+def _use_what_is_new(target: Target) -> None:
+    """Write into the new table and the new columns, as an application does once it is released."""
+    with connect(target, purpose="demo data") as conn:
+        conn.execute("INSERT INTO audit_logs (action) SELECT 'login' FROM generate_series(1, 500)")
+        conn.execute("UPDATE projects SET description = 'written since' WHERE id IN (SELECT id FROM projects LIMIT 20)")
 
 
 def _create_database(server: Server, name: str) -> None:

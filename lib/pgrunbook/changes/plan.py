@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -127,7 +128,8 @@ class Change(Frozen):
 
     ``ends`` says what the last transaction does: it writes or deletes the row of the history, or, on the way back
     of a migration that was not brought to its end ("begun") or of some of its statements ("part"), leaves it.
-    ``takes_back`` are the statements of the migration that a way back is about.
+    ``takes_back`` are the statements of the migration that a way back is about, ``kept_bytes_estimate`` is the space
+    that is taken by what it keeps, -1 where that is not known.
     """
 
     migration: str
@@ -136,6 +138,7 @@ class Change(Frozen):
     proof: Proof = Proof()
     ends: Literal["history row", "begun", "part"] = "history row"
     takes_back: tuple[int, ...] = ()
+    kept_bytes_estimate: int = 0
     statements: tuple[Written, ...] = ()
     steps: tuple[Step, ...]
     schema_before: str | None = None
@@ -327,8 +330,10 @@ def read(path: Path) -> Plan:
 
 def _canonical(plan: Plan, *, measured: bool = True) -> str:
     body = plan.model_dump(mode="json")
-    for step in () if measured else (step for change in body["changes"] for step in change["steps"]):
-        del step["estimate"]
+    for change in () if measured else body["changes"]:
+        del change["kept_bytes_estimate"]
+        for step in change["steps"]:
+            del step["estimate"]
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -341,9 +346,18 @@ def _written(expansion: Expansion, number: int) -> Written:
     )  # fmt: skip
 
 
+def _first(expansion: Expansion, step: SafeStep) -> Statement:
+    """Return the statement that a step is called by; what keeps for a statement, or replaces it so, is called as it."""
+    s = expansion.statement
+    if step.batches is None and (s.sql in step.sql or (step.keeps and len(expansion.steps) == 1)):
+        return s
+    first = statements.parse(step.sql, s.file)[0]
+    return dataclasses.replace(first, kind="KEEP", objects=s.objects) if step.keeps and not step.batches else first
+
+
 def _step(target: Target, expansion: Expansion, statement: int, step: SafeStep) -> Step:
     s = expansion.statement
-    first = s if step.sql == s.sql else statements.parse(step.sql, s.file)[0]
+    first = _first(expansion, step)
     is_alone = step.policy is Policy.ALONE
     waits_long = is_alone and kinds.waits_without_harm(first.kind)
     takes_long = is_alone or (bool(expansion.form) and not step.quick and step.batches is None)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pgrunbook.changes import against, keeping, losses
 from pgrunbook.changes.against import Against
 from pgrunbook.changes.going_back import GIVES_ROWS, NotKept
+from pgrunbook.changes.hazards.estimates import human
 from pgrunbook.changes.keeping import Conflicts, Kept, OnConflict
 from pgrunbook.changes.losses import Loss
 from pgrunbook.changes.plan import Change, Plan
 from pgrunbook.changes.safe_forms.step import Keep
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Broken, Refused
+from pgrunbook.procedures import kept_views
 from pgrunbook.procedures.here import Here
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Cell, Table
 
@@ -24,6 +26,7 @@ class InConflict:
 
     migration: str
     kept: Kept
+    rows: str
     found: Conflicts | None
 
 
@@ -53,7 +56,7 @@ class RowsSince:
              Cell(one.says, BAD if one.at_least else QUIET, under="\n".join(one.samples))) for one in self.against
         ]  # fmt: skip
         for one in self.rows:
-            rows.append((one.migration, str(one.kept.table), *_given_back(one, on_conflict)))
+            rows.append((one.migration, kept_views.plain(one.kept), *_given_back(one, on_conflict)))
         for loss in self.goes:
             if loss.kept_as:
                 says = Cell(
@@ -145,13 +148,13 @@ def statements(plan: Plan) -> Table:
             Cell(written.form or "as it is written", QUIET if not written.form else GOOD,
                  under="\n\n".join(f"-- {s.says}\n{s.sql};" for s in change.of_statement(written.number))),
             _locks(change, written.number),
-            plan.rehearsed,
         )
         for change in plan.changes
         for written in change.statements
     ]  # fmt: skip
-    headings = ["migration", "step", "statement", "from", "touches", "is executed as", "locks", "proven"]
-    return Table(headings, rows, empty="Nothing to take back: the run applied nothing that still stands.")
+    headings = ["migration", "step", "statement", "from", "touches", "is executed as", "locks"]
+    empty = "Nothing to take back: the run applied nothing that still stands."
+    return Table(headings, rows, title=f"Proven: {plan.rehearsed}", empty=empty)
 
 
 def ways_back(changes: Sequence[Change]) -> Table:
@@ -187,7 +190,11 @@ def _way(change: Change) -> Cell:
 def _keeps(change: Change) -> str:
     found = [keep for written in change.statements if written.back for keep in written.back.keeps]
     words = {"rows": "rows of {}", "column": "{}.{}", "table": "table {}"}
-    return ", ".join(dict.fromkeys(words[k.kind].format(k.table, k.column) for k in found)) or "nothing"
+    if not found:
+        return "nothing"
+    told = ", ".join(dict.fromkeys(words[k.kind].format(k.table, k.column) for k in found))
+    size = change.kept_bytes_estimate
+    return f"{told}: {'size not known' if size < 0 else f'about {human(size)}'}"
 
 
 def _locks(change: Change, number: int) -> Cell:
@@ -202,7 +209,7 @@ def _conflicts(conn: Connection, change: Change) -> list[InConflict]:
     found = []
     for one in keeping.of_migration(conn, change.migration, "up") if numbers else ():
         if one.kind in keeping.ROWS and one.step in numbers and one.part_of is None:
-            found.append(InConflict(change.migration, one, _compared(conn, one)))
+            found.append(InConflict(change.migration, one, kept_views.rows_of(conn, one), _compared(conn, one)))
     return found
 
 
@@ -221,7 +228,7 @@ def _filled(conn: Connection, change: Change) -> list[Keep]:
 
 
 def _given_back(one: InConflict, on_conflict: OnConflict) -> tuple[object, ...]:
-    held = f"about {one.kept.rows_estimate:,} rows" if one.kept.rows_estimate >= 0 else "rows"
+    held = f"{one.rows} rows"
     if one.found is None:
         return ("given back", held, Cell("nobody can have changed them: what they are in is not there now", GOOD))
     if not one.found:

@@ -13,6 +13,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.changes import (
     catalog_reader,
     draft,
+    kept_sizes,
     known,
     plan_sql,
     refusals,
@@ -231,7 +232,7 @@ def prove_the_way_back(here: Here) -> Table:
     if here.facts.get("rehearsal") is None:
         headings = ["migration", "way back proven"]
         return Table(headings, [], empty=f"Nothing to prove: {here.facts['rehearsed']}.")
-    changes = here.facts["changes"]
+    changes = here.facts["changes"] = kept_sizes.with_sizes(here.facts["changes"], here.conn)
     proofs = {c.migration: c.proof.says for c in changes}
     here.journal("ways-back", proven=[c.migration for c in changes if c.proof.proven], says=proofs)
     return here.keep_table("ways-back", back_views.ways_back(changes))

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from psycopg import sql
 
-from pgrunbook.changes.keeping.registry import HASH, Kept
+from pgrunbook.changes.keeping.registry import HASH, Kept, refuse
 from pgrunbook.changes.keeping.tables import Column, Table, foreign_keys, hash_of, key_name, row, rows, table_named
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.data import TableName
@@ -101,11 +101,7 @@ class Comparison:
 
 def compared(conn: Connection, kept: Kept) -> Comparison:
     """Return a thing beside its table. Raises Broken and Refused as :func:`conflicts` does."""
-    if kept.state == "purged":
-        raise Refused(
-            f"cannot give back what was kept of table {kept.table}",
-            detail=f"It was purged; it had been made on {kept.made_at:%Y-%m-%d %H:%M} for {kept.migration}.",
-        )
+    refuse(kept)
     found = table_named(conn, kept.table, kept.key)
     if found.is_filtered:
         raise Refused(

@@ -1,4 +1,4 @@
-"""How much will be kept of a statement, from the planner's statistics."""
+"""How much will be kept of a statement, a column or a table, from the planner's statistics."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from typing import Any
 from psycopg import sql
 
 from pgrunbook.changes.keeping.cascades import CannotKeepError
+from pgrunbook.changes.keeping.columns import place
 from pgrunbook.changes.keeping.registry import Place, Side
 from pgrunbook.changes.keeping.rewriting import rewritten
-from pgrunbook.changes.safe_forms.step import RANGE
+from pgrunbook.changes.safe_forms.sql_text import parsed
+from pgrunbook.changes.safe_forms.step import RANGE, Keep
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 
 # A row's header and line pointer (https://www.postgresql.org/docs/current/storage-page-layout.html), and its hash.
 _OVERHEAD_BYTES = 28
 _HASH_BYTES = 8
+# A line pointer and a header in the index on the side table's key.
+_INDEX_BYTES = 12
 _NOWHERE = Place("", "", "up", 0)
 
 
@@ -47,6 +51,25 @@ def size_estimate(conn: Connection, statement: str) -> Estimate:
         total_rows += expected
         total_bytes += expected * (_width(conn, side) + _OVERHEAD_BYTES)
     return Estimate(total_rows, total_bytes)
+
+
+def estimate_of(conn: Connection, keep: Keep) -> Estimate:
+    """Return how much will be kept of a column or a table; a table is only moved, and takes no more than before.
+
+    Raises CannotKeepError when it is not there.
+    """
+    if keep.kind == "table":
+        name = parsed(f"TABLE {keep.table}").fromClause[0]
+        return Estimate(int(_of_columns(conn, sql.Identifier(name.schemaname, name.relname))["Plan Rows"]), 0)
+    found, column = place(conn, keep)
+    plan, of_key = _of_columns(conn, found.source, *keep.key, column), _of_columns(conn, found.source, *keep.key)
+    row = int(plan["Plan Width"]) + _OVERHEAD_BYTES + int(of_key["Plan Width"]) + _INDEX_BYTES
+    return Estimate(int(plan["Plan Rows"]), int(plan["Plan Rows"]) * row)
+
+
+def _of_columns(conn: Connection, source: sql.Composable, *names: str) -> dict[str, Any]:
+    query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(map(sql.Identifier, names)), source)
+    return _plan(conn, query.as_string(conn))
 
 
 def _width(conn: Connection, side: Side) -> int:

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from psycopg import sql
 
 from pgrunbook.changes.keeping.columns import VALUE, keys_with_operators
+from pgrunbook.changes.keeping.filling import filling
+from pgrunbook.changes.keeping.noting import as_keep
 from pgrunbook.changes.keeping.registry import Kept, find
-from pgrunbook.changes.keeping.tables import SCHEMA, Table, key_name, rows, table
+from pgrunbook.changes.keeping.tables import SCHEMA, Table, rows, table
 from pgrunbook.changes.safe_forms.sql_text import text
 from pgrunbook.changes.safe_forms.step import RANGE, Batches, SafeStep
+from pgrunbook.changes.safe_forms.table import Facts
 from pgrunbook.database.connection import Connection
 
 SAYS = "What was written into {} before it was taken back comes back."
@@ -45,23 +48,15 @@ def refill(branch: Connection, conn: Connection, kept: Kept, *, batch_rows: int)
 
 def _column(branch: Connection, conn: Connection, found: Table, kept: Kept, batch_rows: int) -> tuple[SafeStep, ...]:
     (name,) = kept.columns
-    key, operators = keys_with_operators(branch, found.oid, kept.key)
+    key, _ = keys_with_operators(branch, found.oid, kept.key)
     side = _types(conn, SCHEMA, kept.kept_as)
     column = found.columns.get(name)
     if column is None or not key or side.get(VALUE) != text(column.side_type).removeprefix("pg_catalog."):
         return ()
-    number = {each: sql.Identifier("k", key_name(n)) for n, each in enumerate(kept.key)}
-    pairs = [
-        sql.SQL("{} {} {}").format(sql.Identifier("t", c.name), sql.SQL(operator), c.given_back(number[c.name]))
-        for c, operator in zip(found.named(key), operators, strict=True)
-    ]
-    statement = sql.SQL("UPDATE {} AS t SET {} = {} FROM {} AS k WHERE {} AND {}").format(
-        found.source, sql.Identifier(name), column.given_back(sql.Identifier("k", VALUE)), kept.side,
-        sql.SQL(" AND ").join(pairs), sql.SQL(RANGE),
-    )  # fmt: skip
+    statement, key = filling(branch, found, as_keep(kept), column, sql.SQL("true"))
     types = tuple(each.type for each in found.named(key))
     loop = Batches(
-        schema=found.name.schema, table=found.name.name, alias="t", statement=text(statement), key=key,
+        schema=found.name.schema, table=found.name.name, alias="t", statement=statement, key=key,
         key_types=types, rows=batch_rows,
     )  # fmt: skip
     says = SAYS.format(f"{kept.table}.{name}")
@@ -69,11 +64,12 @@ def _column(branch: Connection, conn: Connection, found: Table, kept: Kept, batc
 
 
 def _rows(conn: Connection, found: Table, kept: Kept, batch_rows: int) -> tuple[SafeStep, ...]:
-    """The kept table is walked through by its own key, where it has one."""
-    there = rows(conn, "oid_of", schema=kept.kept_as, name=kept.table.name)
-    old = table(conn, there[0]["oid"]) if there else None
-    if old is None:
+    """The kept table is walked through by its own key, where it has one; the rows of partitions come with it."""
+    relation = Facts(conn).named((kept.kept_as, kept.table.name))
+    if relation is None or relation.is_partition:
         return ()
+    old = table(conn, relation.oid)
+    parts = [one.kept_as for one in find(conn, states=["kept"], ids=[kept.id]) if _is_partition(conn, one)]
     shared = [c.name for c in found.plain if c.name in old.columns and old.columns[c.name].type == c.type]
     names = sql.SQL(", ").join(map(sql.Identifier, shared))
     values = sql.SQL(", ").join(sql.Identifier("t", name) for name in shared)
@@ -91,8 +87,15 @@ def _rows(conn: Connection, found: Table, kept: Kept, batch_rows: int) -> tuple[
     else:
         steps = [SafeStep(text(statement).replace(RANGE, "true", 1), says, own_transaction=False, quick=False)]
     query = rows(conn, "advancing", table=found.name.identifier().as_string(None))[0]["sql"]
-    steps.append(SafeStep(query, "Its sequences go on behind them.", own_transaction=False, gives_back=(kept.kept_as,)))
+    steps.append(
+        SafeStep(query, "Its sequences go on behind them.", own_transaction=False, gives_back=(kept.kept_as, *parts))
+    )
     return tuple(steps)
+
+
+def _is_partition(conn: Connection, kept: Kept) -> bool:
+    relation = Facts(conn).named((kept.kept_as, kept.table.name))
+    return relation is not None and relation.is_partition
 
 
 def _types(conn: Connection, schema: str, name: str) -> Mapping[str, str]:

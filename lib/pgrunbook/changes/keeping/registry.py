@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+import psycopg
 from psycopg import sql
 
 from pgrunbook.changes.keeping.tables import SCHEMA, Column, Row, Table, hash_of, key_name, rows, written_name
@@ -16,6 +17,7 @@ from pgrunbook.database import connection, steps
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.data import TableName
 from pgrunbook.database.queries import load
+from pgrunbook.errors import Refused
 
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 30_000
@@ -68,6 +70,7 @@ class Kept:
     rows_given_back: int
     bytes: int
     rows_estimate: int
+    purged_at: datetime | None = None
 
     @property
     def side(self) -> sql.Identifier:
@@ -225,7 +228,10 @@ def mark(conn: Connection, ids: Sequence[int], state: State) -> None:
 def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: timedelta | None = None) -> list[str]:
     """Drop the side tables of the things named, of those kept for longer, or of those whose time is over.
 
-    Returns the names of the tables that were dropped. Each is dropped in a transaction of its own.
+    Returns the names of the tables, and of the schemas of whole tables, that were dropped. Each is dropped in a
+    transaction of its own.
+
+    Raises Refused when something else depends on a kept table, or lies in its schema.
     Locks: AccessExclusiveLock on a side table, which nobody but pgrunbook reads.
     """
     if not exist(conn):
@@ -238,13 +244,29 @@ def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: t
     for row in rows(conn, "due", **wanted):
         with conn.transaction():
             connection.limit_locally(conn, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
-            drop = "DROP SCHEMA IF EXISTS {} CASCADE" if row["kind"] == "table" else "DROP TABLE IF EXISTS {}"
-            name = (row["kept_as"],) if row["kind"] == "table" else (SCHEMA, row["kept_as"])
-            conn.execute(sql.SQL(drop).format(sql.Identifier(*name)))
+            _drop(conn, row)
             mark(conn, [row["id"]], "purged")
         log.info("dropped %s", row["kept_as"])
         dropped.append(str(row["kept_as"]))
     return dropped
+
+
+def _drop(conn: Connection, row: Mapping[str, Any]) -> None:
+    """Drop a side table, or a kept table and its schema; never what somebody else has laid there or made of it."""
+    if row["kind"] != "table":
+        conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, row["kept_as"])))
+        return
+    schema, table = sql.Identifier(row["kept_as"]), sql.Identifier(row["kept_as"], row["table_name"])
+    try:
+        with conn.transaction():
+            conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
+            conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(schema))
+    except psycopg.errors.DependentObjectsStillExist as exc:
+        raise Refused(
+            f"cannot drop the kept table {table.as_string(None)}",
+            detail=f"{exc.diag.message_primary}: {exc.diag.message_detail}",
+            hint="Drop what depends on it first, or the rest of its family with it; it was not made by pgrunbook.",
+        ) from exc
 
 
 def find(
@@ -267,11 +289,34 @@ def find(
     return [_kept(one) for one in rows(conn, "find", **wanted)]
 
 
+def find_named(conn: Connection, names: Collection[str]) -> list[Kept]:
+    """Return what the list has under these names of side tables and schemas."""
+    if not names or not exist(conn):
+        return []
+    ids = [row["id"] for row in rows(conn, "ids_of", names=list(names))]
+    return [kept for kept in find(conn, states=STATES, ids=ids) if kept.kept_as in names] if ids else []
+
+
+def refuse(kept: Kept) -> None:
+    """Raise Refused for something that was purged: there is nothing to give back."""
+    if kept.state != "purged":
+        return
+    what = f"column {kept.columns[0]} of table" if kept.kind == "column" else "table"
+    when = f" on {kept.purged_at:%Y-%m-%d %H:%M}Z" if kept.purged_at else ""
+    raise Refused(
+        f"cannot give back what was kept of {what} {kept.table.schema}.{kept.table.name}",
+        detail=f"It was purged{when}; it had been made on {kept.made_at:%Y-%m-%d %H:%M}Z for {kept.migration}.",
+        hint=f"Restore to a point in time before it was purged, beside this database; there it is in {kept.kept_as}.",
+    )
+
+
 def _kept(row: dict[str, Any]) -> Kept:
     name = TableName(row.pop("table_schema"), row.pop("table_name"))
     key, columns = tuple(row.pop("key_columns")), tuple(row.pop("columns"))
     made_at, keep_until = _time(row.pop("made_at")), row.pop("keep_until")
     until = None if keep_until is None else _time(keep_until)
+    purged_at = row.pop("purged_at")
+    row["purged_at"] = None if purged_at is None else _time(purged_at)
     return Kept(table=name, key=key, columns=columns, made_at=made_at, keep_until=until, **row)
 
 

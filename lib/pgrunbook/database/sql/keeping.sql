@@ -17,7 +17,8 @@ CREATE TABLE IF NOT EXISTS pgrunbook.kept (
     keep_until timestamptz,
     state text NOT NULL DEFAULT 'kept' CHECK (state IN ('kept', 'giving back', 'given back', 'let go', 'purged')),
     pages_left bigint,
-    rows_given_back bigint NOT NULL DEFAULT 0
+    rows_given_back bigint NOT NULL DEFAULT 0,
+    purged_at timestamptz
 )
 
 -- name: exists
@@ -187,6 +188,7 @@ SELECT k.id, k.part_of, k.run_id, k.migration, k.direction, k.step, k.kind, k.ta
        pg_catalog.date_part('epoch', k.made_at) AS made_at,
        pg_catalog.date_part('epoch', k.keep_until) AS keep_until,
        k.state, k.pages_left, k.rows_given_back,
+       pg_catalog.date_part('epoch', k.purged_at) AS purged_at,
        CASE WHEN k.kind = 'table'
             THEN (SELECT coalesce(sum(pg_catalog.pg_total_relation_size(t.oid)), 0)
                   FROM pg_catalog.pg_class AS t
@@ -206,19 +208,20 @@ ORDER BY coalesce(k.part_of, k.id) DESC, k.id
 -- name: mark
 -- a row is: nothing; things that are kept are in another state
 UPDATE pgrunbook.kept
-SET state = %(state)s
+SET state = %(state)s,
+    purged_at = CASE WHEN %(state)s = 'purged' THEN pg_catalog.clock_timestamp() END
 WHERE id = ANY (%(ids)s::bigint[])
 
 -- name: due
 -- a row is: a thing that may be purged: by its number, its age, or because its time is over
-SELECT k.id, k.kept_as, k.kind
+SELECT k.id, k.kept_as, k.kind, k.table_name
 FROM pgrunbook.kept AS k
 WHERE k.state <> 'purged'
   AND CASE WHEN %(ids)s::bigint[] IS NOT NULL
            THEN k.id = ANY (%(ids)s::bigint[]) OR k.part_of = ANY (%(ids)s::bigint[])
            WHEN %(made_before)s::timestamptz IS NOT NULL THEN k.made_at < %(made_before)s::timestamptz
            ELSE k.keep_until < pg_catalog.clock_timestamp() END
-ORDER BY k.id
+ORDER BY k.kind = 'table' AND k.part_of IS NULL, k.id
 
 -- name: begin_giving_back
 -- a row is: nothing; a thing is given back from its last page to its first
@@ -252,51 +255,6 @@ SELECT c.oid::bigint AS oid,
 FROM pg_catalog.pg_class AS c
 WHERE c.oid = pg_catalog.to_regclass(%(table)s)
 
--- name: has_default
--- a row is: whether a column gives new rows a value by itself
-SELECT a.atthasdef OR a.attidentity <> '' AS has_default
-FROM pg_catalog.pg_attribute AS a
-WHERE a.attrelid = %(oid)s::oid
-  AND a.attname = %(column)s
-
--- name: moving
--- a row is: a statement that moves a table, or extended statistics on it, from one schema to another
-SELECT pg_catalog.format('ALTER TABLE %%s SET SCHEMA %%I', c.oid::pg_catalog.regclass, %(schema)s::text) AS sql
-FROM pg_catalog.pg_class AS c
-WHERE c.oid = pg_catalog.to_regclass(%(table)s)
-UNION ALL
-SELECT pg_catalog.format('ALTER STATISTICS %%I.%%I SET SCHEMA %%I', n.nspname, x.stxname, %(schema)s::text)
-FROM pg_catalog.pg_statistic_ext AS x
-JOIN pg_catalog.pg_namespace AS n ON n.oid = x.stxnamespace
-WHERE x.stxrelid = pg_catalog.to_regclass(%(table)s)
-
--- name: moving_back
--- a row is: a statement that moves what a schema of ours holds back to where it was
-SELECT pg_catalog.format('ALTER TABLE %%I.%%I SET SCHEMA %%I', n.nspname, c.relname, %(schema)s::text) AS sql
-FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = %(kept_as)s
-  AND c.relkind IN ('r', 'p', 'f')
-UNION ALL
-SELECT pg_catalog.format('ALTER STATISTICS %%I.%%I SET SCHEMA %%I', n.nspname, x.stxname, %(schema)s::text)
-FROM pg_catalog.pg_statistic_ext AS x
-JOIN pg_catalog.pg_namespace AS n ON n.oid = x.stxnamespace
-WHERE n.nspname = %(kept_as)s
-
--- name: name_of
--- a row is: schema and name of a table as the catalog has them
-SELECT n.nspname::text AS schema,
-       c.relname::text AS name
-FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.oid = pg_catalog.to_regclass(%(table)s)
-
--- name: of_name
--- a row is: a thing by what keeps it
-SELECT k.id, k.state, k.kind
-FROM pgrunbook.kept AS k
-WHERE k.kept_as = %(kept_as)s
-
 -- name: note
 -- a row is: nothing; a column or a table is kept from now on
 INSERT INTO pgrunbook.kept (
@@ -321,27 +279,94 @@ UPDATE pgrunbook.kept
 SET state = 'given back'
 WHERE kept_as = ANY (%(names)s::text[])
 
--- name: is_schema
--- a row is: whether a schema is there
-SELECT pg_catalog.to_regnamespace(%(name)s) IS NOT NULL AS is_there
-
--- name: is_relation
--- a row is: whether a relation is there
-SELECT pg_catalog.to_regclass(%(name)s) IS NOT NULL AS is_there
-
 -- name: advancing
--- a row is: a statement that lets the sequences of a table go on behind what its columns hold
+-- a row is: a statement that lets the sequences of a table go on behind what its columns hold, never back
 SELECT pg_catalog.format(
     'DO %%L',
     pg_catalog.format(
-        'DECLARE owned record; last bigint; BEGIN'
+        'DECLARE owned record; highest bigint; stands bigint; BEGIN'
         ' FOR owned IN SELECT a.attname, pg_catalog.pg_get_serial_sequence(%%L, a.attname) AS sequence'
         ' FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %%L::pg_catalog.regclass AND a.attnum > 0'
         ' AND NOT a.attisdropped LOOP'
         ' CONTINUE WHEN owned.sequence IS NULL;'
-        ' EXECUTE pg_catalog.format(''SELECT max(%%%%I) FROM %%s'', owned.attname) INTO last;'
-        ' IF last IS NOT NULL THEN PERFORM pg_catalog.setval(owned.sequence, last); END IF;'
+        ' EXECUTE pg_catalog.format(''SELECT max(%%%%I) FROM %%s'', owned.attname) INTO highest;'
+        ' EXECUTE pg_catalog.format(''SELECT CASE WHEN is_called THEN last_value END FROM %%%%s'', owned.sequence) INTO stands;'
+        ' IF highest > coalesce(stands, 0) THEN PERFORM pg_catalog.setval(owned.sequence, highest); END IF;'
         ' END LOOP; END',
         %(table)s::text, %(table)s::text, %(table)s::text
     )
 ) AS sql
+
+-- name: default_of
+-- a row is: what a column gives new rows by itself: an expression, or the next number of an identity
+SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_value,
+       a.attidentity <> '' AS is_identity
+FROM pg_catalog.pg_attribute AS a
+LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = %(oid)s::oid
+  AND a.attname = %(column)s
+
+-- name: at_name
+-- a row is: what is there under the name of a side table, or of the schema of a kept table
+SELECT (SELECT k.id FROM pgrunbook.kept AS k WHERE k.kept_as = %(kept_as)s) AS id,
+       (SELECT n.oid::bigint FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(kept_as)s) AS schema_oid,
+       (SELECT c.oid::bigint
+        FROM pg_catalog.pg_class AS c
+        JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'pgrunbook'
+          AND c.relname = %(kept_as)s) AS table_oid
+
+-- name: ids_of
+-- a row is: the number of a thing by what keeps it
+SELECT k.id
+FROM pgrunbook.kept AS k
+WHERE k.kept_as = ANY (%(names)s::text[])
+
+-- name: join_families
+-- a row is: nothing; kept tables that have another kept one above them belong to the uppermost
+WITH RECURSIVE above AS (
+    SELECT k.id,
+           c.oid AS upper
+    FROM pgrunbook.kept AS k
+    JOIN pg_catalog.pg_namespace AS n ON n.nspname = k.kept_as
+    JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = k.table_name
+    WHERE k.kind = 'table'
+      AND k.state = 'kept'
+    UNION
+    SELECT a.id,
+           i.inhparent
+    FROM above AS a
+    JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = a.upper
+)
+UPDATE pgrunbook.kept AS k
+SET part_of = u.id
+FROM above AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.upper
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pgrunbook.kept AS u ON u.kept_as = n.nspname AND u.table_name = c.relname
+WHERE k.id = a.id
+  AND u.id <> k.id
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = a.upper)
+
+-- name: leaving
+-- a row is: a statement that moves a table, or extended statistics on it, to another schema
+SELECT pg_catalog.format('ALTER TABLE %%I.%%I SET SCHEMA %%I', n.nspname, c.relname, %(to)s::text) AS sql,
+       NULL AS elsewhere
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid = pg_catalog.to_regclass(%(table)s)
+UNION ALL
+SELECT pg_catalog.format('ALTER STATISTICS %%I.%%I SET SCHEMA %%I', n.nspname, x.stxname, %(to)s::text),
+       CASE WHEN x.stxnamespace <> c.relnamespace THEN pg_catalog.format('%%I.%%I', n.nspname, x.stxname) END
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_statistic_ext AS x ON x.stxrelid = c.oid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = x.stxnamespace
+WHERE c.oid = pg_catalog.to_regclass(%(table)s)
+
+-- name: users_of_schemas
+-- a row is: who is given the use of every new schema, beside its owner
+SELECT DISTINCT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS grantee
+FROM pg_catalog.pg_default_acl AS d
+CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS x
+WHERE d.defaclobjtype = 'n'
+  AND x.grantee <> d.defaclrole

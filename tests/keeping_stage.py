@@ -1,0 +1,138 @@
+"""What the tests of keeping share: a statement executed with what is kept around it, and its way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from pgrunbook.changes import keeping, statements
+from pgrunbook.changes.keeping import Place, Site, keeping_statement
+from pgrunbook.changes.safe_forms import Expansion, SafeStep, run_batches
+from pgrunbook.changes.statements import Statement
+from pgrunbook.changes.undo import Inverter, Keep, Undo
+from pgrunbook.database.connection import Connection
+from test_schema import Server
+
+Conn = psycopg.Connection[tuple[Any, ...]]
+
+
+def statement(sql: str) -> Statement:
+    """Return the only statement of a text."""
+    (found,) = statements.parse(sql, "m.sql")
+    return found
+
+
+def as_written(sql: str) -> Expansion:
+    """Return a statement that is executed as it is written."""
+    step = SafeStep(sql, "As it is written.", own_transaction=False, quick=False)
+    return Expansion(statement(sql), "", "", (step,))
+
+
+@dataclass
+class Way:
+    """One statement with what keeps around it, and its way back; both are planned on ``conn``."""
+
+    conn: Connection
+    sql: str
+    batch_rows: int = 1_000
+    site: Site = field(default_factory=lambda: Site("0001_x", "a" * 64, "up", 1))
+    rows_conn: Connection | None = None
+    run_id: str = "run"
+
+    def __post_init__(self) -> None:
+        self.undo: Undo = Inverter(self.conn).inverse(statement(self.sql))
+        around = keeping.around(
+            self.conn, as_written(self.sql), self.undo, self.site, rows_conn=self.rows_conn, batch_rows=self.batch_rows
+        )
+        self.because, self.expansion, self.keeps = around.because, around.expansion, around.keeps
+
+    @property
+    def keep(self) -> Keep:
+        """The only thing that is kept."""
+        (found,) = self.keeps
+        return found
+
+    def there(self, conn: Connection | None = None, *, between: Callable[[int], None] = lambda _: None) -> None:
+        """Execute the steps; ``between`` is called after each with its number."""
+        for number, step in enumerate(self.expansion.steps, 1):
+            do(conn or self.conn, step, self.site, number, self.run_id)
+            between(number)
+
+    def back(self, conn: Connection | None = None, *, between: Callable[[], None] = lambda: None) -> None:
+        """Go the way back; ``between`` is called when a column or table is there again, and not filled."""
+        here = conn or self.conn
+        site = Site(self.site.migration, self.site.file_sha256, "down", 1)
+        for keep in self.keeps:
+            if keep.kind == "table":
+                for step in keeping.bring_back(here, keep):
+                    do(here, step, site, 1, self.run_id)
+        for step in self.undo.steps:
+            found = [self.keeps[self.undo.keeps.index(keep)] for keep in self.undo.filled_after(step)]
+            for keep in found:
+                for settles in keeping.settle(here, keep):
+                    do(here, settles, site, 1, self.run_id)
+            here.execute(step.sql.encode())
+            between()
+            for keep in found:
+                for fills in keeping.fill(here, keep, rows_conn=None, batch_rows=self.batch_rows):
+                    do(here, fills, site, 1, self.run_id)
+
+
+def do(conn: Connection, step: SafeStep, site: Site, number: int, run_id: str = "run") -> None:
+    """Execute a step as the executor does: what it keeps is noted with it."""
+    if step.batches is not None:
+        run_batches(conn, step.batches, resume_from=f"{run_id}:{site}:{number}:{step.sql}")
+        if step.gives_back:
+            keeping.mark_given_back(conn, step.gives_back)
+        return
+    with conn.transaction():
+        for keep in step.keeps:
+            if keep.kind != "rows":
+                keeping.make_way(conn, keep.kept_as)
+        text = step.sql
+        if any(keep.kind == "rows" for keep in step.keeps):
+            text = keeping_statement(conn, text, Place(run_id, site.migration, site.direction, number))
+        cursor = conn.execute(text.encode())
+        while cursor.nextset():
+            pass
+        for keep in step.keeps:
+            if keep.kind != "rows":
+                keeping.note(conn, run_id, site, number, keep, keep_until=None)
+        if step.gives_back:
+            keeping.mark_given_back(conn, step.gives_back)
+
+
+def fresh(server: Server, name: str, made: str) -> Iterator[Conn]:
+    """Give a connection to a database in which only these statements were executed."""
+    if not server_has(server, name):
+        server.run("postgres", f"CREATE DATABASE {name}")
+    with server.connect(name) as conn:
+        found = conn.execute(
+            "SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+        )
+        schemas = ", ".join(str(schema) for (schema,) in found)
+        conn.execute(f"SET client_min_messages = warning; DROP SCHEMA {schemas} CASCADE; CREATE SCHEMA public".encode())
+        conn.execute(made.encode())
+        conn.execute("SET lock_timeout = '5s'")
+        yield conn
+
+
+def server_has(server: Server, name: str) -> bool:
+    """Tell whether a server has a database of this name."""
+    with server.connect("postgres") as conn:
+        return bool(conn.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall())
+
+
+def value(conn: Connection, query: str) -> Any:
+    """Return the only value of a query."""
+    row = conn.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def texts(conn: Connection, table: str) -> list[str]:
+    """Return the rows of a table, as text."""
+    return sorted(str(row[0]) for row in conn.execute(f"SELECT row_::text FROM {table} AS row_".encode()))

@@ -1,0 +1,198 @@
+"""What is executed around a statement keeps what it destroys; every way back of test_undo goes through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import test_schema
+import test_undo
+import undo_stage
+from keeping_stage import Conn, Way, as_written, do, fresh, statement, texts
+from pgrunbook.changes import keeping
+from pgrunbook.changes.keeping import Site, give_back_migration
+from pgrunbook.changes.safe_forms import Planner
+from pgrunbook.changes.undo import Inverter
+from pgrunbook.database import data, schema
+from pgrunbook.database.schema_diff import diff
+from test_schema import Server
+from undo_stage import EFFECTS, Stage, is_told
+
+# ruff: noqa: E501 - one statement on a line, whatever its length
+
+server = test_schema.server
+shop = undo_stage.shop
+rare = undo_stage.rare
+
+DESTROYS = ("DROP TABLE", "DROP COLUMN", "TYPE", "DOMAIN")
+BACK = [line for line in test_undo.BACK if any(word in line for word in DESTROYS)]
+CASES = [line for line in test_undo.CASES if any(word in line for word in DESTROYS)]
+
+
+def there_and_back(stage: Stage, line: str, batch_rows: int) -> None:
+    """Execute a statement with what is kept around it and go its way back, in a transaction that is rolled back."""
+    conn = stage.conn
+    sql = test_undo._for(stage, line.removeprefix("differs: "))
+    with conn.transaction(force_rollback=True):
+        before, rows = stage.before, data.checksums(conn)
+        way = Way(conn, sql, batch_rows)
+        if not way.keeps or way.undo.because:
+            pytest.skip("nothing is kept for it")
+        if way.because:
+            assert way.because.startswith("It cannot be undone, because ")
+            assert [step.sql for step in way.expansion.steps] == [sql]
+            return
+        with conn.transaction(force_rollback=True):
+            conn.execute(sql.encode())
+            plain, plain_rows = schema.snapshot(conn), data.checksums(conn)
+        way.there()
+        assert [d.line() for d in diff(plain, schema.snapshot(conn))] == []
+        assert data.checksums(conn) == plain_rows
+        way.back()
+        assert data.checksums(conn) == rows
+        assert [d.line() for d in diff(before, schema.snapshot(conn)) if not is_told(d, way.undo)] == []
+        assert {kept.state for kept in keeping.kept_list(conn)} == {"given back"}
+
+
+@pytest.mark.parametrize("line", BACK)
+def test_the_rarer_objects_are_kept_and_come_back(rare: Stage, line: str) -> None:
+    """The schema behind it is that of the plain statement; schema and rows are what they were."""
+    there_and_back(rare, line, 1_000)
+
+
+@pytest.mark.parametrize("line", CASES)
+def test_what_every_kind_of_statement_destroys_is_kept(shop: Stage, line: str) -> None:
+    """The same for one statement of each kind."""
+    there_and_back(shop, line, 1_000)
+
+
+BASE = """
+CREATE TABLE t (id integer PRIMARY KEY, a integer, b text);
+INSERT INTO t SELECT i, i, 'b' || i FROM generate_series(1, 100) AS i;
+CREATE TABLE part_of (t integer REFERENCES t ON DELETE CASCADE, n integer PRIMARY KEY);
+INSERT INTO part_of SELECT i, i FROM generate_series(1, 20) AS i;
+CREATE TABLE keyless (a integer);
+"""
+
+
+@pytest.fixture
+def conn(server: Server) -> Iterator[Conn]:
+    """A connection to the tables as new."""
+    yield from fresh(server, "keeping_around", BASE)
+
+
+ROWS = [
+    "UPDATE t SET a = 0 WHERE id > 10",
+    "DELETE FROM t WHERE id < 15",
+    "INSERT INTO t VALUES (777)",
+    "WITH few AS (SELECT 3 AS n) UPDATE t SET a = n FROM few WHERE id < n",
+]
+
+
+@pytest.mark.parametrize("sql", ROWS)
+def test_rows_are_kept_by_the_step_that_changes_them(conn: Conn, sql: str) -> None:
+    """As it is written, in a transaction with others."""
+    before = texts(conn, "t"), texts(conn, "part_of")
+    way = Way(conn, sql)
+    assert way.because == ""
+    assert [{keep.kind for keep in step.keeps} for step in way.expansion.steps] == [{"rows"}]
+    assert {keep.kept_as for keep in way.keeps} == {""}
+    way.there()
+    assert (texts(conn, "t"), texts(conn, "part_of")) != before
+    give_back_migration(conn, way.site.migration, "up")
+    assert (texts(conn, "t"), texts(conn, "part_of")) == before
+
+
+def test_rows_of_a_loop_are_kept_by_its_batches(conn: Conn) -> None:
+    """The step is the loop of the safe form."""
+    planner = Planner(conn, batch_rows=7)
+    expansion = planner.expand(statement("UPDATE t SET a = 0"))
+    undo = Inverter(conn).inverse(expansion.statement)
+    found = keeping.around(conn, expansion, undo, Site("m", "s", "up", 1), rows_conn=None, batch_rows=7)
+    (step,) = found.expansion.steps
+    assert step.batches is not None
+    assert {keep.table for keep in step.keeps} == {"public.t", "public.part_of"}
+
+
+CANNOT = {
+    "TRUNCATE t CASCADE": "TRUNCATE tells no rows apart",
+    "DELETE FROM keyless": "public.keyless has no key",
+    "MERGE INTO t USING keyless AS k ON t.id = k.a WHEN MATCHED THEN DELETE": "it is no UPDATE, DELETE or INSERT",
+    "COPY t FROM '/tmp/file'": "it is no UPDATE, DELETE or INSERT",
+}
+
+
+@pytest.mark.parametrize("sql", CANNOT)
+def test_rows_that_cannot_be_kept_say_why(conn: Conn, sql: str) -> None:
+    """A sentence; the expansion is the one that was given."""
+    way = Way(conn, sql)
+    assert way.because.startswith("It cannot be undone, because ")
+    assert CANNOT[sql].removeprefix("public.") in way.because.replace('"', "").replace("public.", "")
+    assert way.expansion == as_written(sql)
+
+
+def test_where_nothing_is_destroyed_nothing_is_put_around(conn: Conn) -> None:
+    """The expansion is the one that was given; a way back that there is not keeps its reason."""
+    way = Way(conn, "ALTER TABLE t ADD COLUMN c integer")
+    assert (way.expansion, way.keeps, way.because) == (as_written(way.sql), (), "")
+    way = Way(conn, "DO 'BEGIN END'")
+    assert (way.expansion, way.because) == (as_written(way.sql), way.undo.because)
+
+
+def test_a_safe_form_that_destroys_in_one_of_its_steps_is_kept_around_that(conn: Conn) -> None:
+    """What it drops beside what it builds in several steps."""
+    sql = "ALTER TABLE t DROP COLUMN a, ADD CONSTRAINT short CHECK (length(b) < 50)"
+    before, rows = schema.snapshot(conn), data.checksums(conn)
+    planner = Planner(conn, batch_rows=7)
+    planner.expand(statement(sql))
+    (expansion,) = planner.end_file()
+    assert len(expansion.steps) > 1
+    way = Way(conn, sql, 7)
+    found = keeping.around(conn, expansion, way.undo, way.site, rows_conn=None, batch_rows=7)
+    assert found.because == ""
+    with conn.transaction(force_rollback=True):
+        conn.execute(sql.encode())
+        plain = schema.snapshot(conn)
+    for number, step in enumerate(found.expansion.steps, 1):
+        do(conn, step, way.site, number)
+        conn.execute("UPDATE t SET b = b WHERE id = 3")
+    assert diff(plain, schema.snapshot(conn)) == []
+    way.back()
+    assert data.checksums(conn) == rows
+    assert [d.line() for d in diff(before, schema.snapshot(conn)) if d.change != "moved"] == []
+
+
+def test_what_is_ours_is_left_out_everywhere_by_one_rule(conn: Conn) -> None:
+    """A query that leaves out schema pgrunbook leaves out the schemas of kept tables too."""
+    Way(conn, "DROP TABLE keyless").there()
+    sql = Path(schema.__file__).parent / "sql"
+    for path in sql.glob("*.sql"):
+        for line in path.read_text().splitlines():
+            leaves_out = "<> 'pgrunbook'" in line or ("NOT IN" in line and "'pgrunbook'" in line)
+            assert not leaves_out or "pgrunbook_kept_" in path.read_text(), path.name
+    assert not [table for table in data.checksums(conn) if table.schema.startswith("pgrunbook")]
+    told = "\n".join(f"{thing.kind} {thing.name}" for thing in schema.snapshot(conn).objects)
+    assert "pgrunbook" not in told
+
+
+def test_a_session_of_the_application_is_not_kept_waiting_by_a_lock_that_is_held_long(
+    conn: Conn, server: Server
+) -> None:
+    """While a large table is copied, others read and write it; only the steps that read no rows lock them out."""
+    way = Way(conn, "ALTER TABLE t DROP COLUMN a", 7)
+    start, copy, drop = way.expansion.steps
+    assert (start.quick, copy.quick, copy.batches is not None) == (True, False, True)
+    assert [keep.kept_as for keep in start.keeps] == [way.keep.kept_as]
+    assert (copy.keeps, drop.keeps) == ((), ())
+    do(conn, start, way.site, 1)
+    with server.connect("keeping_around") as other, conn.transaction():
+        assert copy.batches is not None
+        conn.execute(copy.batches.statement.replace("pgrunbook_range", "true").encode())
+        other.execute("SET lock_timeout = '2s'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        assert other.execute("SELECT count(*) FROM t").fetchone() == (100,)
+        other.execute("INSERT INTO t VALUES (4711, 1)")
