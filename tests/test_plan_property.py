@@ -123,7 +123,7 @@ WITHOUT_ONE = st.sampled_from((
     "ALTER TYPE mood ADD VALUE 'new'", "CREATE VIEW v AS SELECT id, a FROM R", "COMMENT ON TABLE other IS 'told'",
     "SET search_path = app, public; UPDATE other SET told = 'y'; CREATE INDEX ON other (told)",
     "ALTER TABLE other ADD n integer", "ALTER TABLE other ALTER told TYPE varchar(3)", "ALTER TABLE R DROP a",
-    "INSERT INTO other SELECT max(k) + 1, 'new' FROM other", "DROP TABLE other CASCADE", "TRUNCATE other CASCADE",
+    "INSERT INTO other SELECT coalesce(max(k), 0) + 1, 'new' FROM other", "DROP TABLE other CASCADE", "TRUNCATE other CASCADE",
     "DO 'BEGIN UPDATE public.other SET told = told || 1; END'", "CREATE MATERIALIZED VIEW mv AS SELECT k FROM other",
     "ALTER TABLE R ALTER tags SET DEFAULT '{}'", "ALTER TABLE R ALTER b SET DEFAULT 'd'", "SET LOCAL work_mem = '8MB'",
     "ALTER TABLE public.part_0 RENAME TO part_x", "LOCK TABLE R",
