@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,25 +106,14 @@ def do(conn: Connection, step: SafeStep, site: Site, number: int, run_id: str = 
             keeping.mark_given_back(conn, step.gives_back)
 
 
-def fresh(server: Server, name: str, made: str) -> Iterator[Conn]:
-    """Give a connection to a database in which only these statements were executed."""
-    if not server_has(server, name):
-        server.run("postgres", f"CREATE DATABASE {name}")
+@contextmanager
+def database(server: Server, name: str, made: str) -> Iterator[Conn]:
+    """Give a connection to a new database in which only these statements were executed."""
+    server.run("postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}")
     with server.connect(name) as conn:
-        found = conn.execute(
-            "SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
-        )
-        schemas = ", ".join(str(schema) for (schema,) in found)
-        conn.execute(f"SET client_min_messages = warning; DROP SCHEMA {schemas} CASCADE; CREATE SCHEMA public".encode())
         conn.execute(made.encode())
-        conn.execute("SET lock_timeout = '5s'")
+        conn.execute("SET lock_timeout = '5s'; SET client_min_messages = warning")
         yield conn
-
-
-def server_has(server: Server, name: str) -> bool:
-    """Tell whether a server has a database of this name."""
-    with server.connect("postgres") as conn:
-        return bool(conn.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall())
 
 
 def value(conn: Connection, query: str) -> Any:

@@ -13,7 +13,7 @@ import pytest
 import test_schema
 import test_undo
 import undo_stage
-from keeping_stage import Conn, Way, as_written, do, fresh, statement, texts
+from keeping_stage import Conn, Way, as_written, database, do, statement, texts
 from pgrunbook.changes import keeping
 from pgrunbook.changes.keeping import Site, give_back_migration
 from pgrunbook.changes.safe_forms import Planner, SafeStep
@@ -76,10 +76,25 @@ CREATE TABLE keyless (a integer);
 """
 
 
+@pytest.fixture(scope="module")
+def made(server: Server) -> Iterator[Conn]:
+    """A database with the tables."""
+    with database(server, "keeping_around", BASE) as conn:
+        yield conn
+
+
 @pytest.fixture
-def conn(server: Server) -> Iterator[Conn]:
-    """A connection to the tables as new."""
-    yield from fresh(server, "keeping_around", BASE)
+def conn(made: Conn) -> Iterator[Conn]:
+    """A connection to the tables as new: all that is done is rolled back."""
+    with made.transaction(force_rollback=True):
+        yield made
+
+
+@pytest.fixture
+def own(server: Server) -> Iterator[Conn]:
+    """A connection to a database of its own, which other sessions can use."""
+    with database(server, "own_keeping_around", BASE) as conn:
+        yield conn
 
 
 ROWS = [
@@ -181,18 +196,18 @@ def test_what_is_ours_is_left_out_everywhere_by_one_rule(conn: Conn) -> None:
 
 
 def test_a_session_of_the_application_is_not_kept_waiting_by_a_lock_that_is_held_long(
-    conn: Conn, server: Server
+    own: Conn, server: Server
 ) -> None:
     """While a large table is copied, others read and write it; only the steps that read no rows lock them out."""
-    way = Way(conn, "ALTER TABLE t DROP COLUMN a", 7)
+    way = Way(own, "ALTER TABLE t DROP COLUMN a", 7)
     start, copy, drop = way.expansion.steps
     assert (start.quick, copy.quick, copy.batches is not None) == (True, False, True)
     assert [keep.kept_as for keep in start.keeps] == [way.keep.kept_as]
     assert (copy.keeps, drop.keeps) == ((), ())
-    do(conn, start, way.site, 1)
-    with server.connect("keeping_around") as other, conn.transaction():
+    do(own, start, way.site, 1)
+    with server.connect("own_keeping_around") as other, own.transaction():
         assert copy.batches is not None
-        conn.execute(copy.batches.statement.replace("pgrunbook_range", "true").encode())
+        own.execute(copy.batches.statement.replace("pgrunbook_range", "true").encode())
         other.execute("SET lock_timeout = '50ms'")
         with pytest.raises(psycopg.errors.LockNotAvailable), other.transaction():
             other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")

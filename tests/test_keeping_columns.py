@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import test_schema
-from keeping_stage import Conn, Way, do, fresh, statement, texts, value
+from keeping_stage import Conn, Way, database, do, statement, texts, value
 from pgrunbook.changes import keeping
 from pgrunbook.changes.keeping import Site
 from pgrunbook.changes.undo import Inverter
@@ -48,10 +48,25 @@ CREATE TABLE by_time (at app.pair PRIMARY KEY, v integer);
 """
 
 
+@pytest.fixture(scope="module")
+def made(server: Server) -> Iterator[Conn]:
+    """A database with the tables."""
+    with database(server, "keeping_columns", BASE) as conn:
+        yield conn
+
+
 @pytest.fixture
-def conn(server: Server) -> Iterator[Conn]:
-    """A connection to the tables as new."""
-    yield from fresh(server, "keeping_columns", BASE)
+def conn(made: Conn) -> Iterator[Conn]:
+    """A connection to the tables as new: all that is done is rolled back."""
+    with made.transaction(force_rollback=True):
+        yield made
+
+
+@pytest.fixture
+def own(server: Server) -> Iterator[Conn]:
+    """A connection to a database of its own, which other sessions can use."""
+    with database(server, "own_keeping_columns", BASE) as conn:
+        yield conn
 
 
 DROPS = [
@@ -162,17 +177,17 @@ def test_rows_of_partitions_that_move_are_kept(conn: Conn) -> None:
     way.there(between=written)
 
 
-def test_writers_at_work_lose_nothing(conn: Conn, server: Server) -> None:
+def test_writers_at_work_lose_nothing(own: Conn, server: Server) -> None:
     """A session that inserts, updates, moves and deletes all the time, while the loop copies row by row."""
     role = f"writer_{server.version}"
-    if not value(conn, f"SELECT count(*) FROM pg_roles WHERE rolname = '{role}'"):
-        conn.execute(f"CREATE ROLE {role}")
-    conn.execute(f"GRANT ALL ON t TO {role}; GRANT USAGE ON SCHEMA public TO {role}")
-    way = Way(conn, "ALTER TABLE t DROP COLUMN a", 1)
+    if not value(own, f"SELECT count(*) FROM pg_roles WHERE rolname = '{role}'"):
+        own.execute(f"CREATE ROLE {role}")
+    own.execute(f"GRANT ALL ON t TO {role}; GRANT USAGE ON SCHEMA public TO {role}")
+    way = Way(own, "ALTER TABLE t DROP COLUMN a", 1)
     written, is_over = [0], threading.Event()
 
     def write() -> None:
-        with server.connect("keeping_columns") as other:
+        with server.connect("own_keeping_columns") as other:
             other.execute(f"SET ROLE {role}")
             while not is_over.is_set() or not written[0]:
                 number = written[0] = written[0] + 1
@@ -192,7 +207,7 @@ def test_writers_at_work_lose_nothing(conn: Conn, server: Server) -> None:
             thread.join()
             assert written[0] > 3
             missing = value(
-                conn,
+                own,
                 f"SELECT count(*) FROM t LEFT JOIN pgrunbook.{way.keep.kept_as} AS k ON k.pgrunbook_key_1 = t.id WHERE k.pgrunbook_value IS DISTINCT FROM t.a",
             )
             assert missing == 0
@@ -204,18 +219,18 @@ def test_writers_at_work_lose_nothing(conn: Conn, server: Server) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 2])
-def test_cut_off_between_steps_it_is_gone_on_with(conn: Conn, server: Server, stop: int) -> None:
+def test_cut_off_between_steps_it_is_gone_on_with(own: Conn, server: Server, stop: int) -> None:
     """Another session does the rest; what was written meanwhile is kept."""
-    way = Way(conn, "ALTER TABLE t DROP COLUMN a", 7)
-    rows = texts(conn, "t")
+    way = Way(own, "ALTER TABLE t DROP COLUMN a", 7)
+    rows = texts(own, "t")
     with pytest.raises(ZeroDivisionError):
         way.there(between=lambda number: 1 / (number - stop))  # type: ignore[arg-type]
-    conn.execute("UPDATE t SET a = 0 WHERE id = 3; UPDATE t SET a = 30 WHERE id = 3")
-    with server.connect("keeping_columns") as other:
+    own.execute("UPDATE t SET a = 0 WHERE id = 3; UPDATE t SET a = 30 WHERE id = 3")
+    with server.connect("own_keeping_columns") as other:
         for number, step in enumerate(way.expansion.steps[stop:], stop + 1):
             do(other, step, way.site, number)
         way.back(other)
-    assert sorted(f"({i},{a},{b})" for i, a, b in conn.execute("SELECT id, a, b FROM t")) == rows
+    assert sorted(f"({i},{a},{b})" for i, a, b in own.execute("SELECT id, a, b FROM t")) == rows
 
 
 def test_a_statement_that_is_refused_leaves_nothing_of_ours(conn: Conn) -> None:
@@ -261,29 +276,31 @@ def test_what_cannot_be_kept_says_why(conn: Conn, sql: str) -> None:
 
 
 @pytest.mark.parametrize("batch_rows", [7, 1_000])
-def test_rows_that_a_policy_hides_are_not_passed_over(conn: Conn, server: Server, batch_rows: int) -> None:
+def test_rows_that_a_policy_hides_are_not_passed_over(own: Conn, server: Server, batch_rows: int) -> None:
     """Planned by somebody who sees all rows, executed by the owner who does not: it is refused, not half done."""
     role = f"owner_{server.version}_{batch_rows}"
-    conn.execute(f"CREATE ROLE {role}; GRANT ALL ON DATABASE keeping_columns TO {role}; ALTER TABLE t OWNER TO {role}")
-    conn.execute("GRANT ALL ON SCHEMA public TO PUBLIC")
-    conn.execute(
+    own.execute(
+        f"CREATE ROLE {role}; GRANT ALL ON DATABASE own_keeping_columns TO {role}; ALTER TABLE t OWNER TO {role}"
+    )
+    own.execute("GRANT ALL ON SCHEMA public TO PUBLIC")
+    own.execute(
         "ALTER TABLE t ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY few ON t USING (id < 5)"
     )
-    way = Way(conn, "ALTER TABLE t DROP COLUMN a", batch_rows)
+    way = Way(own, "ALTER TABLE t DROP COLUMN a", batch_rows)
     assert way.because == ""
     try:
-        with server.connect("keeping_columns") as other:
+        with server.connect("own_keeping_columns") as other:
             other.execute(f"SET ROLE {role}")
-            assert "row level security" in Way(conn, "ALTER TABLE t DROP COLUMN a", batch_rows, rows_conn=other).because
+            assert "row level security" in Way(own, "ALTER TABLE t DROP COLUMN a", batch_rows, rows_conn=other).because
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row level security"):
                 way.there(other)
-        assert value(conn, "SELECT sum(a) FROM t") == 201_000
+        assert value(own, "SELECT sum(a) FROM t") == 201_000
     finally:
-        conn.execute(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}")
+        own.execute(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 @pytest.mark.parametrize("batch_rows", [7, 1_000])
-def test_old_values_come_back_only_where_the_new_ones_still_stand(conn: Conn, server: Server, batch_rows: int) -> None:
+def test_old_values_come_back_only_where_the_new_ones_still_stand(conn: Conn, batch_rows: int) -> None:
     """A change of type that lost something: rows that somebody has written since keep what they have."""
     conn.execute("CREATE TABLE times (id integer PRIMARY KEY, at timestamptz)")
     conn.execute(
@@ -294,9 +311,9 @@ def test_old_values_come_back_only_where_the_new_ones_still_stand(conn: Conn, se
     way.there()
     conn.execute("UPDATE times SET at = '2030-01-01' WHERE id = 3; INSERT INTO times VALUES (99, '2031-01-01')")
     conn.execute("UPDATE times SET at = at WHERE id = 4; UPDATE times SET id = 77 WHERE id = 5")
-    with server.connect("keeping_columns") as other:
-        other.execute("SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German'")
-        way.back(other)
+    conn.execute("SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German'")
+    way.back()
+    conn.execute("RESET TimeZone; RESET DateStyle")
     found = dict(conn.execute("SELECT id, at FROM times").fetchall())
     wanted[3] = value(conn, "SELECT '2030-01-01'::timestamptz")
     wanted[99] = value(conn, "SELECT '2031-01-01'::timestamptz")

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 import test_schema
-from keeping_stage import Conn, Way, do, fresh, texts, value
+from keeping_stage import Conn, Way, database, do, texts, value
 from pgrunbook.changes import keeping
 from pgrunbook.changes.keeping import Site
 from pgrunbook.changes.keeping.refilling import waiting
@@ -54,10 +54,18 @@ INSERT INTO plain SELECT i, 'x' FROM generate_series(1, 5) AS i;
 """
 
 
+@pytest.fixture(scope="module")
+def made(server: Server) -> Iterator[Conn]:
+    """A database with the tables."""
+    with database(server, "keeping_tables", BASE) as conn:
+        yield conn
+
+
 @pytest.fixture
-def conn(server: Server) -> Iterator[Conn]:
-    """A connection to the tables as new."""
-    yield from fresh(server, "keeping_tables", BASE)
+def conn(made: Conn) -> Iterator[Conn]:
+    """A connection to the tables as new: all that is done is rolled back."""
+    with made.transaction(force_rollback=True):
+        yield made
 
 
 DROPS = [
@@ -117,7 +125,10 @@ def test_a_kept_table_is_out_of_reach(conn: Conn, server: Server) -> None:
         places = [f'"{one.kept_as}".{one.table.name!r}'.replace("'", '"') for one in keeping.kept_list(conn)]
         conn.execute(f"SET ROLE {role}")
         for place in places:
-            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for schema"):
+            with (
+                pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for schema"),
+                conn.transaction(),
+            ):
                 conn.execute(f"SELECT FROM {place}".encode())
     finally:
         conn.execute("RESET ROLE")
@@ -131,6 +142,33 @@ def test_what_refers_to_it_does_not_hold_others_up(conn: Conn) -> None:
     Way(conn, 'DROP TABLE app."Orders x"').there()
     Way(conn, "DROP TABLE p", site=Site("0002", "b", "up", 1)).there()
     assert conn.execute("DELETE FROM users WHERE id > 1").rowcount == 29
+
+
+def test_types_that_only_a_kept_table_had_can_be_dropped_behind_it(conn: Conn) -> None:
+    """Its values are text meanwhile, and it comes back with its types, defaults, indexes and NULLs."""
+    conn.execute(
+        "CREATE DOMAIN app.day AS date CHECK (VALUE > '2000-01-01'); CREATE TYPE app.span AS (a date, m app.mood[])"
+    )
+    conn.execute(
+        "CREATE TABLE typed (id integer PRIMARY KEY, m app.mood NOT NULL DEFAULT 'ok', ms app.mood[] DEFAULT '{sad}', d app.day, s app.span, UNIQUE (id, m))"
+    )
+    conn.execute("CREATE INDEX typed_m ON typed (m) WHERE id > 3; COMMENT ON COLUMN typed.m IS 'how'")
+    conn.execute(
+        "INSERT INTO typed SELECT i, 'sad', '{ok,NULL}', '2026-02-03', ROW('2026-04-05', '{sad}')::app.span FROM generate_series(1, 9) AS i; INSERT INTO typed (id) VALUES (77)"
+    )
+    conn.execute("DROP TABLE users CASCADE")
+    before, rows = schema.snapshot(conn), data.checksums(conn)
+    ways = [Way(conn, "DROP TABLE typed")]
+    conn.execute("SET DateStyle = 'SQL, DMY'")
+    ways[0].there()
+    for number, sql in enumerate(("DROP TYPE app.span", "DROP TYPE app.mood", "DROP DOMAIN app.day"), 2):
+        ways.append(Way(conn, sql, site=Site("0001_x", "a" * 64, "up", number)))
+        ways[-1].there()
+    conn.execute("RESET DateStyle")
+    for way in reversed(ways):
+        way.back()
+    assert data.checksums(conn) == rows
+    assert [d.line() for d in diff(before, schema.snapshot(conn))] == []
 
 
 CANNOT = {
@@ -218,9 +256,14 @@ def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: 
     """Rows of a table and values of a column that were taken back: common columns, identities, and sequences behind them."""
     site = Site("0001_x", "a" * 64, "down", 1)
     conn.execute('ALTER TABLE app."Orders x" DROP COLUMN whole')
+    conn.execute(
+        "CREATE TABLE moods (id integer PRIMARY KEY, m app.mood); INSERT INTO moods VALUES (1, 'sad'), (2, NULL)"
+    )
     Way(conn, "DROP TABLE plain", site=site).there()
     Way(conn, "DROP TABLE p", site=Site("0001_x", "a" * 64, "down", 2)).there()
     Way(conn, 'DROP TABLE app."Orders x"', site=Site("0001_x", "a" * 64, "down", 3)).there()
+    Way(conn, "DROP TABLE moods", site=Site("0001_x", "a" * 64, "down", 5)).there()
+    conn.execute("CREATE TABLE moods (m app.mood, id integer)")
     conn.execute("ALTER TABLE users ADD COLUMN note text")
     conn.execute("UPDATE users SET note = 'n' || id WHERE id > 3")
     Way(conn, "ALTER TABLE users DROP COLUMN note", batch_rows, site=Site("0001_x", "a" * 64, "down", 4)).there()
@@ -234,6 +277,7 @@ def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: 
     for kept in waiting(conn, ["0001_x"]):
         for number, step in enumerate(keeping.refill(conn, conn, kept, batch_rows=batch_rows), 1):
             do(conn, step, site, number, f"forward {kept.id}")
+    assert texts(conn, "moods") == ["(,2)", "(sad,1)"]
     assert texts(conn, "plain") == [f"(x,,{i})" for i in range(1, 6)]
     found = conn.execute('SELECT id, user_id, twice FROM app."Orders x" ORDER BY id').fetchall()
     assert found == [(1, 99, 198), *((i, i, i * 2) for i in range(2, 21))]
@@ -242,4 +286,6 @@ def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: 
     assert value(conn, "SELECT count(*) FROM users WHERE note = 'n' || id") == 27
     assert value(conn, "SELECT count(*) FROM users WHERE note IS NULL") == 3
     left = {(kept.table.name, kept.state) for kept in keeping.kept_list(conn)}
-    assert left == {(name, "given back") for name in ("plain", "Orders x", "p", "p_1", "p_2", "p_2_low", "users")}
+    assert left == {
+        (name, "given back") for name in ("plain", "moods", "Orders x", "p", "p_1", "p_2", "p_2_low", "users")
+    }

@@ -83,8 +83,11 @@ def mark_given_back(conn: Connection, names: Sequence[str]) -> None:
     """
     for kept in find_named(conn, names):
         refuse(kept)
-    if names:
-        conn.execute(load("keeping")["given_back"].encode(), {"names": list(names)})
+        given = kept.rows_estimate
+        if kept.kind == "column":
+            (count,) = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(kept.side)).fetchone() or (0,)
+            given = int(str(count))
+        conn.execute(load("keeping")["given_back"].encode(), {"id": kept.id, "rows": max(given, 0)})
 
 
 def as_keep(kept: Kept) -> Keep:

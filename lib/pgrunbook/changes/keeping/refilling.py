@@ -10,7 +10,7 @@ from pgrunbook.changes.keeping.columns import VALUE, keys_with_operators
 from pgrunbook.changes.keeping.filling import filling
 from pgrunbook.changes.keeping.noting import as_keep
 from pgrunbook.changes.keeping.registry import Kept, find
-from pgrunbook.changes.keeping.tables import SCHEMA, Table, rows, table
+from pgrunbook.changes.keeping.tables import SCHEMA, Column, Table, rows, table
 from pgrunbook.changes.safe_forms.sql_text import text
 from pgrunbook.changes.safe_forms.step import RANGE, Batches, SafeStep
 from pgrunbook.changes.safe_forms.table import Facts
@@ -70,9 +70,9 @@ def _rows(conn: Connection, found: Table, kept: Kept, batch_rows: int) -> tuple[
         return ()
     old = table(conn, relation.oid)
     parts = [one.kept_as for one in find(conn, states=["kept"], ids=[kept.id]) if _is_partition(conn, one)]
-    shared = [c.name for c in found.plain if c.name in old.columns and old.columns[c.name].type == c.type]
-    names = sql.SQL(", ").join(map(sql.Identifier, shared))
-    values = sql.SQL(", ").join(sql.Identifier("t", name) for name in shared)
+    shared = [c for c in found.plain if c.name in old.columns and _is_taken(old.columns[c.name], c)]
+    names = sql.SQL(", ").join(sql.Identifier(column.name) for column in shared)
+    values = sql.SQL(", ").join(column.given_back(sql.Identifier("t", column.name)) for column in shared)
     statement = sql.SQL(
         "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS t WHERE {} ON CONFLICT DO NOTHING"
     ).format(found.name.identifier(), names, values, old.name.identifier(), sql.SQL(RANGE))
@@ -91,6 +91,11 @@ def _rows(conn: Connection, found: Table, kept: Kept, batch_rows: int) -> tuple[
         SafeStep(query, "Its sequences go on behind them.", own_transaction=False, gives_back=(kept.kept_as, *parts))
     )
     return tuple(steps)
+
+
+def _is_taken(old: Column, new: Column) -> bool:
+    """Tell whether values are of the same type, or are kept as text because theirs is of the application."""
+    return old.type == new.type or (new.is_of_application and old.base_type == "text" and not old.is_of_application)
 
 
 def _is_partition(conn: Connection, kept: Kept) -> bool:

@@ -3,6 +3,7 @@
 1. What DROP TABLE takes from others, and what the way back makes again, is dropped.
 2. The table is moved to a schema of its own, on which nobody has rights; what is its own goes along: indexes,
    constraints, the sequences of its columns. Extended statistics are moved beside it.
+3. Its columns of the application's own types become text (``independence``).
 
 That a table without CASCADE has nothing that depends on it was seen in the rehearsal, where the plain statement was
 executed; from then on the plan holds for this schema only.
@@ -12,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from psycopg import sql
 
+from pgrunbook.changes.keeping import independence
 from pgrunbook.changes.keeping.cascades import CannotKeepError
 from pgrunbook.changes.keeping.noting import refuse_purged
 from pgrunbook.changes.keeping.tables import rows
@@ -35,9 +38,13 @@ def keeping_tables(
     others = [keep for keep in keeps if keep.kind != "table"]
     if others:
         raise CannotKeepError(f"values of {others[0].table}.{others[0].column} would go with a table")
-    statements = list(detaches)
+    statements, freed = list(detaches), []
     for keep in keeps:
         statements += _moved(conn, keep)
+        notes = independence.notes_of(conn, keep)
+        if notes:
+            statements.append(independence.noted(keep, notes))
+            freed.append(independence.freeing(keep, _name(keep).relname, notes))
     names = ", ".join(keep.table for keep in keeps)
     own = expansion.steps[0]
     step = replace(own, sql=";\n".join(statements), says=f"{names}: moved away instead of dropped.", keeps=keeps,
@@ -46,29 +53,34 @@ def keeping_tables(
         expansion,
         form="keep-table",
         explains="The table is moved to a schema of ours instead, so that it can come back with its rows.",
-        steps=(step,),
+        steps=(step, *freed),
     )
 
 
 def bring_back(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
-    """Return the step that moves a kept table back to its place, with all that is its own.
+    """Return the steps that move a kept table back to its place, with all that is its own.
 
     Raises Refused when it was purged, Broken when it is not there.
     Locks: AccessExclusiveLock on the kept table.
     """
     refuse_purged(conn, keep)
-    name = parsed(f"TABLE {keep.table}").fromClause[0]
+    name = _name(keep)
     here = sql.Identifier(keep.kept_as, name.relname).as_string(None)
     found = [one["sql"] for one in rows(conn, "leaving", table=here, to=name.schemaname)]
     if not found:
         raise Broken(f"cannot bring back table {keep.table}", detail=f"There is no table {here}, where it was kept.")
     found.append(text(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(keep.kept_as))))
     says = f"Table {keep.table} comes back with its rows."
-    return (SafeStep(";\n".join(found), says, own_transaction=False, gives_back=(keep.kept_as,)),)
+    moves = SafeStep(";\n".join(found), says, own_transaction=False, gives_back=(keep.kept_as,))
+    return (*independence.binding(conn, keep, name.relname), moves)
+
+
+def _name(keep: Keep) -> Any:
+    return parsed(f"TABLE {keep.table}").fromClause[0]
 
 
 def _moved(conn: Connection, keep: Keep) -> list[str]:
-    name = parsed(f"TABLE {keep.table}").fromClause[0]
+    name = _name(keep)
     relation = Facts(conn).named(tuple(filter(None, (name.schemaname, name.relname))))
     if relation is not None and relation.is_temporary:
         raise CannotKeepError(f"{keep.table} is temporary")

@@ -90,8 +90,9 @@ class Facts:
 
     @cached_property
     def version(self) -> int:
-        """The server's major version."""
-        return self.conn.info.server_version // 10_000
+        """The major version of the server on which the plan is executed: a branch may be of a newer one."""
+        both = (self.conn, self._rows_conn or self.conn)
+        return min(conn.info.server_version // 10_000 for conn in both)
 
     def relation(self, node: ast.RangeVar) -> Relation | None:
         """Return the relation that a name in a statement means now, None where there is none."""

@@ -48,7 +48,15 @@ SELECT a.attname::text AS name,
        b.type::pg_catalog.regtype::text AS base_type,
        bt.typlen BETWEEN 1 AND 16 OR b.type = 'pg_catalog.numeric'::pg_catalog.regtype AS is_small,
        bt.typtype = 'e' OR bt.typcategory = 'S' AS is_word,
-       bt.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace AS has_own_form,
+       bt.typtype = 'e' OR EXISTS (SELECT
+                                   FROM pg_catalog.pg_type AS part
+                                   WHERE part.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace
+                                     AND (part.typarray = bt.oid
+                                          OR part.oid IN (SELECT f.atttypid
+                                                          FROM pg_catalog.pg_attribute AS f
+                                                          WHERE f.attrelid = nullif(bt.typrelid, 0)
+                                                            AND f.attnum > 0
+                                                            AND NOT f.attisdropped))) AS has_own_form,
        CASE WHEN bt.typsend <> 0
             THEN (SELECT pg_catalog.format('%%I.%%I', n.nspname, p.proname)
                   FROM pg_catalog.pg_proc AS p
@@ -274,10 +282,11 @@ SET kept_as = %(kept_as)s
 WHERE id = %(id)s
 
 -- name: given_back
--- a row is: nothing; columns or tables were given back
+-- a row is: nothing; a column or a table was given back
 UPDATE pgrunbook.kept
-SET state = 'given back'
-WHERE kept_as = ANY (%(names)s::text[])
+SET state = 'given back',
+    rows_given_back = %(rows)s
+WHERE id = %(id)s
 
 -- name: advancing
 -- a row is: a statement that lets the sequences of a table go on behind what its columns hold, never back
@@ -370,3 +379,7 @@ FROM pg_catalog.pg_default_acl AS d
 CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS x
 WHERE d.defaclobjtype = 'n'
   AND x.grantee <> d.defaclrole
+
+-- name: schema_comment
+-- a row is: the comment on a schema, NULL where it has none
+SELECT pg_catalog.obj_description(pg_catalog.to_regnamespace(%(schema)s)::oid, 'pg_namespace') AS comment

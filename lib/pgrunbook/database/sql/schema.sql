@@ -883,6 +883,7 @@ WHERE (d.objoid >= 16384
   AND (c.oid IS NULL OR c.relnamespace = ANY (%(schemas)s::oid[]))
   AND (k.oid IS NULL OR k.connamespace = ANY (%(schemas)s::oid[]))
   AND coalesce(o.schema, CASE WHEN o.type = 'schema' THEN o.name END, '') <> ALL (%(left_schemas)s::text[])
+  AND coalesce(o.schema, CASE WHEN o.type = 'schema' THEN o.name END, '') !~ '^pgrunbook_kept_'
   AND NOT EXISTS (SELECT
                   FROM pg_catalog.pg_depend AS e
                   WHERE e.classid = d.classoid
