@@ -9,7 +9,7 @@ import pytest
 from conftest import do, rows
 from pgrunbook import history as histories
 from pgrunbook.changes import plan as plans
-from pgrunbook.changes import taking_back
+from pgrunbook.changes import taking_back, there_and_back, trial
 from pgrunbook.changes.going_back import GIVES_ROWS, is_declared
 from pgrunbook.changes.plan import Plan
 from pgrunbook.database import activity, steps
@@ -336,3 +336,49 @@ def test_tables_of_every_shape_come_back(project: Project, shape: str, batch_row
     after, rows_after = everything(target)
     assert rows_after == rows_before
     assert [d for d in diff(before, after) if not is_declared(d, plan.changes[0].proof.differs)] == []
+
+
+def test_a_value_that_the_old_type_cannot_hold_stops_it_before_anything_changes(project: Project) -> None:
+    """It is listed with its key; without it the type goes back."""
+    target = project(folder={"0001_x.sql": "ALTER TABLE instances ALTER COLUMN memory TYPE bigint;"})
+    do(target, SHOP)
+    release(target)
+    do(target, "UPDATE instances SET memory = 5000000000 WHERE id = 7")
+    (found,) = [one for one in since(target).against if one.at_least]
+    assert (found.table, found.rows) == ("public.instances", 1)
+    assert "5000000000" in found.samples[0]
+    do(target, "UPDATE instances SET memory = 5 WHERE id = 7")
+    take_back(target)
+    assert rows(target, "SELECT pg_typeof(memory)::text, memory FROM instances WHERE id = 7") == [("integer", 5)]
+
+
+def test_values_that_a_change_of_type_loses_are_kept(project: Project) -> None:
+    """Rows that nobody has changed since have their old value again, others what was written."""
+    target = project(folder={"0001_x.sql": "ALTER TABLE prices ALTER COLUMN price TYPE int;"}, batch_rows=10)
+    do(target, "CREATE TABLE prices (id int PRIMARY KEY, price numeric(8, 2))")
+    do(target, "INSERT INTO prices SELECT i, i + 0.49 FROM generate_series(1, 30) AS i")
+    plan = release(target)
+    assert plan.changes[0].proof.proven, plan.changes[0].proof.says
+    do(target, "UPDATE prices SET price = 77 WHERE id = 3")
+    take_back(target)
+    assert rows(target, "SELECT count(*) FROM prices WHERE price = id + 0.49") == [(29,)]
+    assert rows(target, "SELECT price FROM prices WHERE id = 3") == [(77,)]
+
+
+def test_a_down_script_that_touches_other_rows_is_found_with_the_targets_rows(project: Project) -> None:
+    """On an empty branch it leads back; the rows of a table that it should leave alone are other ones."""
+    folder = {
+        "0001_x.sql": "ALTER TABLE projects ADD COLUMN note text;\nUPDATE nodes SET ip_address = ip_address;",
+        "0001_x.down.sql": "ALTER TABLE projects DROP COLUMN note;\nDELETE FROM nodes WHERE id = 1;",
+    }
+    target = project(folder=folder)
+    do(target, SHOP)
+    done = rehearsed(target)
+    assert done.changes[0].proof.proven
+    with connect(target, purpose="plans") as conn:
+        ways = trial.rehearse(target, histories.read(conn, target).pending(), done, conn, most_bytes=10**9)
+    (seen,) = ways.trial.ways_back
+    assert not seen.proven
+    assert seen.says == "other rows are there after the way back: public.nodes: 9 rows before, 8 after"
+    (change,) = there_and_back.with_proofs(done.changes, ways.trial.ways_back)
+    assert not change.proof.proven

@@ -125,13 +125,14 @@ def _there(conn: Connection, tables: Sequence[TableName]) -> list[TableName]:
 
 
 def _apart(before: dict[TableName, data.TableSum], after: dict[TableName, data.TableSum]) -> list[str]:
-    return [
-        f"{table}: {before[table].rows:,} rows before, {after[table].rows:,} after"
-        if before[table].rows != after[table].rows
-        else f"{table}: as many rows, with other values"
-        for table in before
-        if before[table] != after[table]
-    ]
+    told = []
+    for table, was in before.items():
+        now, name = after[table], f"{table.schema}.{table.name}"
+        if was.rows != now.rows:
+            told.append(f"{name}: {was.rows:,} rows before, {now.rows:,} after")
+        elif was != now:
+            told.append(f"{name}: as many rows, with other values")
+    return told
 
 
 def _since(began: float) -> float:
