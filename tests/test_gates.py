@@ -88,3 +88,25 @@ def test_another_plan_in_the_folder_than_the_frozen_one_is_refused(target: Targe
     done, code = go_on_with(made, "migrate")
     assert (code, done.parts[-1].says) == (3, "plan.json is not the plan that was frozen in this run")
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(0,)]
+
+
+def test_a_migration_without_a_way_back_is_a_gate(project: Project) -> None:
+    """Rows that nothing tells apart cannot be kept: it is named before it is executed, and accepted by its name."""
+    target = project(folder={"0001_a.sql": "DELETE FROM a WHERE n > 1"})
+    do(target, "CREATE TABLE a (n int); INSERT INTO a VALUES (1), (2)")
+    made, code = run("release")
+    assert (code, made.status) == (3, Status.REFUSED)
+    assert rows(target, "SELECT count(*) FROM a") == [(2,)]
+    (gate,) = plans.read(made.folder / "plan.json").gates()
+    assert gate.key == "way-back:0001_a"
+    assert gate.gate.says == (
+        "irreversible: after this, only the restore point leads back (0001_a.sql:1: It cannot be undone, because "
+        '"public"."a" has no key by which to tell its rows apart)'
+    )
+    assert gates.accept(made.run_id, ["way-back:0001_a"]) == (["way-back:0001_a"], [])
+    done, code = runbook.resume(made.run_id)
+    assert (code, done.status) == (0, Status.DONE)
+    back, code = run("rollback")
+    assert code == 3
+    assert back.parts[0].says.startswith("cannot take back 0001_a: 0001_a.sql:1: It cannot be undone")
+    assert run("prepare", accept="way-back:0009")[1] == 2

@@ -367,7 +367,7 @@ def _hazards(finding: Finding) -> Cell:
 def _drift(here: Here) -> str:
     """Whether the schema is still as the last run left it, where one recorded it."""
     last = steps.last_history_step(here.conn)
-    recorded = last and last["schema_after" if last["direction"] == "up" else "schema_before"]
+    recorded = last and last["schema_after"]
     if not recorded:
         return "not known: no run recorded the schema here"
     if recorded == here.facts["schema"].fingerprint:
