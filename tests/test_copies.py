@@ -222,7 +222,7 @@ def test_a_disk_that_is_too_small_is_found_before_the_copy(project: Project, mon
     error = error_of(lambda: copies.with_data(target, most_bytes=ENOUGH).__enter__())
     assert isinstance(error, Refused)
     assert error.message == 'refused to copy the data of target "demo": there is too little space on the disk'
-    assert " has 1 MB left; two copies and a fifth more need " in error.detail
+    assert " has 1 MB left; 2 copies and a fifth more need " in error.detail
     assert branches() == []
 
 

@@ -13,8 +13,8 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.procedures.parameters import OF, Migrate, Parameters, Prepare, checked
 
 KNOWS = (
-    "Hint: prepare knows: target, generate, rehearse, with_data, most_mb, load, accept, allow_loss, safe_forms_off, "
-    "out_of_order, max_transaction_age_s."
+    "Hint: prepare knows: target, generate, rehearse, with_data, most_mb, load, keep, accept, allow_loss, "
+    "safe_forms_off, out_of_order, max_transaction_age_s."
 )
 
 

@@ -212,9 +212,9 @@ def test_a_schema_that_is_locked_cannot_be_copied(project: Project) -> None:
     do(target, "CREATE TABLE a (n int)")
     with connect(target, purpose="test") as conn:
         history = histories.read(conn, target)
-    here = now(target)
-    with session(target, "LOCK TABLE a"):
-        error = error_of(lambda: rehearsal.rehearse(target, history, (), here, conn, off={}))
+        here = now(target)
+        with session(target, "LOCK TABLE a"):
+            error = error_of(lambda: rehearsal.rehearse(target, history, (), here, conn, off={}))
     assert isinstance(error, Unreachable)
     assert error.message == 'could not copy the schema of target "demo"'
     assert "canceling statement due to" in error.detail

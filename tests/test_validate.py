@@ -38,7 +38,7 @@ def test_a_database_as_promised_is_shown_as_such(project: Project) -> None:
     assert "projects: " in outputs(made, "queries-as-fast")
     assert "not timed before, not timed now" in outputs(made, "queries-as-fast")
     boxes = outputs(made, "checklist")
-    assert "no way back: 0003_fill_status_and_config" in boxes
+    assert "there and back: 0002_add_audit_logs, 0003_fill_status_and_config, 0004_widen_memory_rename_ip" in boxes
     assert "critical queries timed before and after" in boxes
     assert made.parts[-1].says == "The database is as promised."
 

@@ -8,17 +8,11 @@ from pgrunbook.changes.undo.gone import Gone
 from pgrunbook.changes.undo.reader import Address, Column, Reader, Thing
 
 
-def links(reader: Reader, oids: Iterable[int]) -> Iterator[str]:
-    """Yield the statements that take tables out of their parents, where those stay."""
-    wanted = sorted(oids)
-    own = {reader.relation_at(oid).sql for oid in wanted}
-    for oid in wanted:
-        relation = reader.relation_at(oid)
-        whole = reader.whole(relation)
-        for parent in whole.parents:
-            if parent not in own:
-                table = relation.sql
-                yield f"ALTER TABLE {parent} DETACH PARTITION {table}" if whole.bound else _alone(table, parent)
+def link(table: str, parent: str, *, is_partition: bool) -> str:
+    """Return the statement that takes a table out of a parent that stays."""
+    if is_partition:
+        return f"ALTER TABLE {parent} DETACH PARTITION {table}"
+    return f"ALTER TABLE {table} NO INHERIT {parent}"
 
 
 def taken_away(
@@ -43,10 +37,6 @@ def taken_away(
                     yield f"ALTER TABLE {column.table} ALTER COLUMN {column.sql} DROP DEFAULT"
         elif address in things:
             yield _drop(things[address], catalog)
-
-
-def _alone(table: str, parent: str) -> str:
-    return f"ALTER TABLE {table} NO INHERIT {parent}"
 
 
 def _drop(thing: Thing, catalog: str) -> str:

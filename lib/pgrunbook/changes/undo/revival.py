@@ -70,7 +70,6 @@ class _Revival:
                 self._make(address, catalog)
         self._finish()
         if self.gone.kept:
-            self.way.detaches += detaching.links(self.reader, self.gone.kept)
             made = [a for a in self.leaders if self._is_made(a) or a in self.columns]
             self.way.detaches += detaching.taken_away(self.reader, self.gone, made, self.things, self.columns)
 
@@ -136,6 +135,7 @@ class _Revival:
             for parent in whole.parents:
                 if parent in {self.reader.relation_at(other).sql for other in oids}:
                     continue
+                self.way.detaches.append(detaching.link(relation.sql, parent, is_partition=bool(whole.bound)))
                 if whole.bound:
                     told = f"ATTACH PARTITION {relation.sql} {whole.bound}"
                     self.way.add(f"ALTER TABLE {parent} {told}", "The partition is one again.")
