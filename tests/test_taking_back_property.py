@@ -50,7 +50,7 @@ def reader(site: Site) -> Iterator[None]:
 
 
 @settings(
-    max_examples=12,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     database=None,
