@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,14 +16,15 @@ from pathlib import Path
 import psycopg
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft
+from pgrunbook.changes import draft, statements
 from pgrunbook.changes import plan as plans
 from pgrunbook.changes.execute import Execution, Observer, StepResult
-from pgrunbook.changes.plan import Plan
+from pgrunbook.changes.plan import Change, Plan, Step
 from pgrunbook.database import activity, locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.errors import RunbookError
+from pgrunbook.history import Migration
 from pgrunbook.record import journal
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
@@ -42,8 +43,19 @@ def plan_of(target: Target, *, direction: plans.Direction = "up") -> Plan:
             base=plans.base(activity.identity(conn), snapshot(conn, leave_out=["pgrunbook"]), history),
             attempts=target.attempts,
             rehearsed="no",
-            changes=plans.up(target, history.pending()) if direction == "up" else plans.down(target, applied),
+            changes=plans.up(target, history.pending()) if direction == "up" else down(target, applied),
         )
+
+
+def down(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
+    """Take migrations back by their down scripts, as they are written."""
+    scripts = [(m, statements.parse(m.down_sql or "", m.down_path.name if m.down_path else m.name)) for m in migrations]
+    return tuple(plans.as_written(m.name, m.hash, "the migration itself", read, target) for m, read in scripts)
+
+
+def steps_of(sql: str, file: str, target: Target) -> tuple[Step, ...]:
+    """Return the steps of a text as it is written."""
+    return plans.as_written("", "", "computed", statements.parse(sql, file), target).steps
 
 
 def safe_plan_of(target: Target, *, off: Mapping[str, str] | None = None) -> Plan:

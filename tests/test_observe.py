@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import pytest
 
 from conftest import do, rows
-from pgrunbook.changes import plan as plans
 from pgrunbook.changes.observe import HeldLock, Observed, Observer
 from pgrunbook.changes.plan import Change, Step
 from pgrunbook.changes.statements import Policy
@@ -17,7 +16,7 @@ from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect, transaction
 from pgrunbook.errors import Unreachable
 from pgrunbook.target import Target
-from scenes import error_of, kill, meanwhile, session, until, waits
+from scenes import error_of, kill, meanwhile, session, steps_of, until, waits
 
 LIMITS = {"lock_timeout_ms": 30_000, "statement_timeout_ms": 60_000}
 SCENE = """
@@ -40,7 +39,7 @@ class Stage:
 
     def change(self, sql: str) -> Change:
         """Return the statements as one migration."""
-        steps = plans.build_steps(sql, "0001_a.sql", self.target)
+        steps = steps_of(sql, "0001_a.sql", self.target)
         return stub(steps)
 
     def run(self, sql: str, *, pause: Callable[[], object] = lambda: None) -> list[Observed]:

@@ -18,7 +18,7 @@ from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.errors import WrongInput
 from pgrunbook.target import Target
-from scenes import execute, plan_of
+from scenes import execute, plan_of, steps_of
 
 BASE = Base(
     system_identifier="7", database="zeitwork", server_version_num=180000, schema_fingerprint="s",
@@ -31,7 +31,7 @@ def made(text: str = TEXT, **more: object) -> Plan:
     """A plan of one migration, as it is made without a database."""
     target = Target.model_validate({"name": "demo", "server": "main", **more})
     change = plans.Change(
-        migration="0001_a", file_sha256="f", way_back="computed", steps=plans.build_steps(text, "0001_a.sql", target)
+        migration="0001_a", file_sha256="f", way_back="computed", steps=steps_of(text, "0001_a.sql", target)
     )
     return Plan(direction="up", target="demo", base=BASE, attempts=5, rehearsed="no", changes=(change,))
 
@@ -180,5 +180,5 @@ def test_the_sql_says_which_plan_it_is_and_where_the_history_rows_belong() -> No
 def test_the_example_has_one_of_each_type_pending() -> None:
     """The demo shows what the guide tells of: compatible, breaking and data."""
     texts = [path.read_text() for path in sorted(EXAMPLE.glob("000[234]_*.sql")) if ".down." not in path.name]
-    types = {step.type for text in texts for step in plans.build_steps(text, "m.sql", Target(name="d", server="main"))}
+    types = {step.type for text in texts for step in steps_of(text, "m.sql", Target(name="d", server="main"))}
     assert len(types) == 3

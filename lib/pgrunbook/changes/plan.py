@@ -234,11 +234,6 @@ class Plan(Frozen):
         return json.dumps({"digest": self.digest, "plan": body}, indent=1, ensure_ascii=False) + "\n"
 
 
-def build_steps(sql: str, file: str, target: Target) -> tuple[Step, ...]:
-    """Return the steps of a file as it is written, under the target's timeouts. Raises WrongInput as parse does."""
-    return as_written("", "", "computed", statements.parse(sql, file), target).steps
-
-
 def up(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
     """Return the changes that apply migrations as they are written, in order."""
     return tuple(
@@ -249,23 +244,6 @@ def up(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
 def way_back(migration: Migration) -> Literal["down script", "computed"]:
     """Return how a migration is taken back."""
     return "down script" if migration.down_sql is not None else "computed"
-
-
-def down(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
-    """Return the changes that take migrations back by their down scripts, in the order given.
-
-    Every migration must have a down script; the caller refuses those that have none.
-    """
-    return tuple(
-        as_written(
-            m.name,
-            m.hash,
-            "the migration itself",
-            statements.parse(m.down_sql or "", m.down_path.name if m.down_path else m.name),
-            target,
-        )
-        for m in migrations
-    )
 
 
 def as_written(migration: str, file_sha256: str, back: WayBack, written: Sequence[Statement], target: Target) -> Change:
