@@ -116,7 +116,7 @@ def test_a_plan_or_a_file_that_was_edited_afterwards_is_refused(project: Project
 
 def test_a_lock_that_is_not_to_be_had_is_told_with_its_holder(project: Project) -> None:
     """What was applied stands, who blocks is named, and the same run goes on when the lock is free."""
-    target = project(folder=TWO, lock_timeout_ms=300, attempts=2)
+    target = project(folder=TWO, lock_timeout_ms=300, attempts=2, lock_patience_ms=1000)
     do(target, "CREATE SCHEMA scene")
     files = Path(str(target.migrations))
     (files / "0003_c.sql").write_text("CREATE TABLE c (id int); ALTER TABLE a ADD COLUMN c text;")

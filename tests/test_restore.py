@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from acting import cells, completed, error, events, notebook, outputs, run
-from conftest import ROOT, do, rows
+from conftest import ROOT, Site, do, rows
 from pgrunbook import demo
 from pgrunbook import target as targets
+from pgrunbook.branches import backup
 from pgrunbook.branches.server import Server, ServerState
 from pgrunbook.record.run import Run, Status
 from pgrunbook.target import Target
@@ -19,6 +20,12 @@ FOLDER = {
     "0001_a.sql": "CREATE TABLE a (id int PRIMARY KEY, b text);",
     "0002_b.sql": "ALTER TABLE a ADD COLUMN c text;",
 }
+
+
+@pytest.fixture(autouse=True)
+def recent_backup(site: Site) -> None:
+    """A base backup from now: a restore need not replay what all the tests before have written."""
+    backup.take_base_backup(site.server)
 
 
 @pytest.fixture
