@@ -28,7 +28,7 @@ lab: setup  ## JupyterLab on the notebooks; the demo database is made where ther
 	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/prepare.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: setup-dev
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 lint: setup-dev
 	$(BIN)/ruff check

@@ -322,8 +322,7 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("batch_rows", [10, 1000])
+@pytest.mark.parametrize(("shape", "batch_rows"), [*((shape, 10) for shape in SHAPES), ("partitions", 1000)])
 def test_tables_of_every_shape_come_back(project: Project, shape: str, batch_rows: int) -> None:
     """Small and large ones, with their rows."""
     made, statement = SHAPES[shape]
