@@ -28,7 +28,7 @@ from scenes import execute
 from test_rehearsal import now, planned, safely
 
 OURS = ["pgrunbook", "public.schema_migrations"]
-EXAMPLES = int(os.environ.get("PGRUNBOOK_TEST_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("PGRUNBOOK_TEST_EXAMPLES", "6"))
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def reader(site: Site) -> Iterator[None]:
 
 
 @settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     database=None,
