@@ -52,7 +52,7 @@ class Marks:
                 rows.append(_history_row(change))
             if ways:
                 recorded_ways.write(self.conn, self._key(change), ways)
-            self._correct()
+            self._correct(change)
             steps.write(self.conn, self._key(change), "done", rows)
         if written is not None and written.rowcount != 1:
             raise trouble.history_moved(self.history.qualified_table, change)
@@ -64,7 +64,7 @@ class Marks:
             self.conn.execute("; ".join(OURSELVES).encode())
             if ways:
                 recorded_ways.write(self.conn, self._key(change), ways)
-            self._correct()
+            self._correct(change)
             steps.write(self.conn, self._key(change), state, [_row(step)])
 
     def withdraw(self, change: Change, group: Sequence[Step]) -> None:
@@ -89,8 +89,10 @@ class Marks:
             recorded_ways.forget(self.conn, change.migration)
         return written
 
-    def _correct(self) -> None:
+    def _correct(self, change: Change) -> None:
         for (migration, statement), back in self.corrections.items():
+            if migration != change.migration:
+                continue
             recorded_ways.correct(self.conn, migration, statement, back.model_dump(mode="json"))
 
     def _ways(self, change: Change) -> list[dict[str, object]]:

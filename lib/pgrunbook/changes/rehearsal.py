@@ -224,8 +224,8 @@ class _Proofs:
                 raise NoWayError(f"it leaves another schema: {'; '.join(other[:5])}")
             execute(branch, conn, histories.read(conn, branch), change, told, again=True)
         except (NoWayError, StatementFailed) as exc:
-            reason_ = exc.detail if isinstance(exc, StatementFailed) else str(exc)
-            self.proofs[change.migration] = Proof(says=_of(how, reason_ or str(exc)))
+            reason_ = why(exc) if isinstance(exc, StatementFailed) else str(exc)
+            self.proofs[change.migration] = Proof(says=_of(how, reason_))
             return False
         self.backs[change.migration] = planned
         says = f"{how}: up, down and up again on an empty branch, the schema is equal each time"
@@ -293,6 +293,11 @@ def execute(
         ) from exc
     connection.reset(conn)
     return (time.monotonic() - began) * 1000
+
+
+def why(exc: StatementFailed) -> str:
+    """Return what failed on a branch, and the server's detail of it, in one line."""
+    return f"{exc.message} ({exc.detail})" if exc.detail else exc.message
 
 
 @contextmanager

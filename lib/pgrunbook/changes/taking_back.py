@@ -169,7 +169,7 @@ def with_rows(
                 except StatementFailed as exc:
                     raise Refused(
                         f"cannot take back {change.migration}: it fails with the target's rows",
-                        detail=exc.detail or exc.message,
+                        detail=rehearsal.why(exc),
                         state="Nothing changed in the database: it was tried on a branch.",
                         hint="Settle what it met; where it is rows, they are named above.",
                     ) from exc
@@ -192,7 +192,7 @@ def _try(one: Wanted, execute: Callable[[], object]) -> None:
     try:
         execute()
     except StatementFailed as exc:
-        raise _does_not_lead_back(one, exc.detail or exc.message) from exc
+        raise _does_not_lead_back(one, rehearsal.why(exc)) from exc
 
 
 def _up_again(
@@ -209,7 +209,7 @@ def _up_again(
         for change in ups:
             rehearsal.execute(branch, there, histories.read(there, branch), change, told, as_written=True)
     except StatementFailed as exc:
-        raise _does_not_lead_back(wanted[-1], f"going up again fails: {exc.detail or exc.message}") from exc
+        raise _does_not_lead_back(wanted[-1], f"going up again fails: {rehearsal.why(exc)}") from exc
     found = diff(before, snapshot(there, leave_out=left))
     moved = [d for d in found if d.change != "moved"]  # a column that came back is the last one of its table
     if moved:

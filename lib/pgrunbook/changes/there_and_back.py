@@ -98,7 +98,7 @@ def _each(
             rehearsal.execute(branch, conn, histories.read(conn, branch), change, told, again=True)
         except StatementFailed as exc:
             broken = change.migration
-            says = f"it fails with the target's rows: {exc.detail or exc.message}"
+            says = f"it fails with the target's rows: {rehearsal.why(exc)}"
             yield WayBackSeen(migration=change.migration, proven=False, says=says, up_ms=up_ms)
             continue
         says = "with the target's rows: equal, too"
