@@ -9,12 +9,14 @@ from typing import Any
 
 import psycopg
 
-from pgrunbook.changes import keeping, statements
+from pgrunbook.changes import keeping
 from pgrunbook.changes.keeping import Place, Site, keeping_statement
-from pgrunbook.changes.safe_forms import Expansion, SafeStep, run_batches
-from pgrunbook.changes.statements import Statement
+from pgrunbook.changes.safe_forms.batches import run_batches
 from pgrunbook.changes.undo import Inverter, Keep, Undo
 from pgrunbook.database.connection import Connection
+from pgrunbook.plan.step import Expansion, SafeStep
+from pgrunbook.sql import statements
+from pgrunbook.sql.statements import Statement
 from test_schema import Server
 
 Conn = psycopg.Connection[tuple[Any, ...]]

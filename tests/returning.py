@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 from pgrunbook import history as histories
 from pgrunbook.changes import draft, rehearsal, taking_back
-from pgrunbook.changes import plan as plans
 from pgrunbook.changes.execute import Execution
 from pgrunbook.changes.keeping import OnConflict
-from pgrunbook.changes.plan import Plan
 from pgrunbook.changes.rehearsal import Rehearsal
 from pgrunbook.changes.taking_back import Prepared
-from pgrunbook.database import activity, data, locks
+from pgrunbook.database import activity, checksums, locks
+from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.data import TableName, TableSum
 from pgrunbook.database.schema import Snapshot, snapshot
+from pgrunbook.draft import build
+from pgrunbook.history.state import leave_out
+from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures.back_views import RowsSince, rows_since
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
@@ -30,7 +31,7 @@ def rehearsed(target: Target, *, keep: bool = True) -> Rehearsal:
     """Rehearse what is pending on empty branches."""
     with connect(target, purpose="plans") as conn:
         history = histories.read(conn, target)
-        here = snapshot(conn, leave_out=rehearsal.leave_out(history))
+        here = snapshot(conn, leave_out=leave_out(history))
         return rehearsal.rehearse(target, history, history.pending(), here, conn, off={}, keep=keep)
 
 
@@ -38,7 +39,7 @@ def plan_of(target: Target, done: Rehearsal) -> Plan:
     """Return the plan that came of a rehearsal."""
     with connect(target, purpose="plans") as conn:
         history = histories.read(conn, target)
-        base = plans.base(activity.identity(conn), done.before, history)
+        base = build.base(activity.identity(conn), done.before, history)
     return Plan(
         direction="up", target=target.name, base=base, attempts=3, rehearsed="on a branch", changes=done.changes
     )
@@ -65,9 +66,9 @@ def prepared(target: Target, names: Sequence[str] = (), *, only: Sequence[int] =
         applied = [e.migration for e in reversed(history.applied()) if e.migration is not None]
         wanted = [taking_back.wanted(conn, m, only) for m in applied if not names or m.name in names]
         assert not [one.because for one in wanted if one.because]
-        here = snapshot(conn, leave_out=rehearsal.leave_out(history))
+        here = snapshot(conn, leave_out=leave_out(history))
         done = taking_back.rehearse(target, history, wanted, here, conn)
-        base = plans.base(activity.identity(conn), here, history)
+        base = build.base(activity.identity(conn), here, history)
         changes = draft.with_locks(done.changes, conn)
     plan = Plan(direction="down", target=target.name, base=base, attempts=3, rehearsed="on a branch", changes=changes)
     return plan, done
@@ -90,8 +91,8 @@ def since(target: Target, *names: str) -> RowsSince:
 def everything(target: Target) -> Everything:
     """Return the schema and the checksums of all tables, without the history and what is ours."""
     with connect(target, purpose="looks") as conn:
-        left = rehearsal.leave_out(histories.read(conn, target))
-        return snapshot(conn, leave_out=left), data.checksums(conn, leave_out=left)
+        left = leave_out(histories.read(conn, target))
+        return snapshot(conn, leave_out=left), checksums.checksums(conn, leave_out=left)
 
 
 def rows_of(conn: Connection, query: str) -> list[tuple[object, ...]]:

@@ -11,12 +11,14 @@ import psycopg
 import pytest
 
 import test_schema
-from pgrunbook.changes import statements
-from pgrunbook.changes.safe_forms import Expansion, SafeStep, plan_forms, run_batches
-from pgrunbook.changes.statements import Policy
-from pgrunbook.database import data, schema
-from pgrunbook.database.data import TableName, TableSum
+from pgrunbook.changes.safe_forms import plan_forms
+from pgrunbook.changes.safe_forms.batches import run_batches
+from pgrunbook.database import checksums, schema
+from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.schema import Snapshot
+from pgrunbook.plan.step import Expansion, SafeStep
+from pgrunbook.sql import statements
+from pgrunbook.sql.statements import Policy
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -181,7 +183,7 @@ def undo(conn: Conn, expansions: Sequence[Expansion]) -> None:
 
 def end(conn: Conn) -> tuple[Snapshot, dict[TableName, TableSum]]:
     """The schema and the sums of the data."""
-    return schema.snapshot(conn), data.checksums(conn)
+    return schema.snapshot(conn), checksums.checksums(conn)
 
 
 def _together(conn: Conn, steps: Sequence[tuple[str, SafeStep]], watch: Watch | None) -> None:

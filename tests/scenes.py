@@ -16,17 +16,19 @@ from pathlib import Path
 import psycopg
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft, statements
-from pgrunbook.changes import plan as plans
+from pgrunbook.changes import draft
 from pgrunbook.changes.execute import Execution, Observer, StepResult
-from pgrunbook.changes.plan import Change, Plan, Step
 from pgrunbook.database import activity, locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import snapshot
+from pgrunbook.draft.build import as_written, base, up
 from pgrunbook.errors import RunbookError
 from pgrunbook.history import Migration
+from pgrunbook.plan import plan as plans
+from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record import journal
 from pgrunbook.record.journal import Journal
+from pgrunbook.sql import statements
 from pgrunbook.target import Target
 
 RUN = "20261122T165431Z-release-demo-7f3a"
@@ -40,22 +42,22 @@ def plan_of(target: Target, *, direction: plans.Direction = "up") -> Plan:
         return Plan(
             direction=direction,
             target=target.name,
-            base=plans.base(activity.identity(conn), snapshot(conn, leave_out=["pgrunbook"]), history),
+            base=base(activity.identity(conn), snapshot(conn, leave_out=["pgrunbook"]), history),
             attempts=target.attempts,
             rehearsed="no",
-            changes=plans.up(target, history.pending()) if direction == "up" else down(target, applied),
+            changes=up(target, history.pending()) if direction == "up" else down(target, applied),
         )
 
 
 def down(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
     """Take migrations back by their down scripts, as they are written."""
     scripts = [(m, statements.parse(m.down_sql or "", m.down_path.name if m.down_path else m.name)) for m in migrations]
-    return tuple(plans.as_written(m.name, m.hash, "the migration itself", read, target) for m, read in scripts)
+    return tuple(as_written(m.name, m.hash, "the migration itself", read, target) for m, read in scripts)
 
 
 def steps_of(sql: str, file: str, target: Target) -> tuple[Step, ...]:
     """Return the steps of a text as it is written."""
-    return plans.as_written("", "", "computed", statements.parse(sql, file), target).steps
+    return as_written("", "", "computed", statements.parse(sql, file), target).steps
 
 
 def safe_plan_of(target: Target, *, off: Mapping[str, str] | None = None) -> Plan:
@@ -65,7 +67,7 @@ def safe_plan_of(target: Target, *, off: Mapping[str, str] | None = None) -> Pla
         return Plan(
             direction="up",
             target=target.name,
-            base=plans.base(activity.identity(conn), snapshot(conn, leave_out=["pgrunbook"]), history),
+            base=base(activity.identity(conn), snapshot(conn, leave_out=["pgrunbook"]), history),
             attempts=target.attempts,
             rehearsed="no",
             unproven="It was not rehearsed.",

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import test_schema
 from pgrunbook.changes.against import Against, against, refuse
-from pgrunbook.changes.statements import parse
 from pgrunbook.changes.undo import Inverter
 from pgrunbook.errors import Blocked, Refused
+from pgrunbook.sql.statements import parse
 from test_schema import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length

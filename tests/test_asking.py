@@ -10,10 +10,10 @@ from conftest import do, rows
 from pgrunbook.changes import asking
 from pgrunbook.changes.asking import Patience
 from pgrunbook.changes.execute import Execution, StepState
-from pgrunbook.changes.plan import LockOn, Step
-from pgrunbook.database import look
+from pgrunbook.database import lock_wait
 from pgrunbook.database.connection import connect
-from pgrunbook.database.look import Holder
+from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, yields
+from pgrunbook.plan.plan import LockOn, Step
 from pgrunbook.target import Target
 from scenes import events, execute, meanwhile, safe_plan_of, session, until, waits
 
@@ -129,8 +129,8 @@ def test_an_attempt_that_got_further_begins_to_count_anew() -> None:
 
 def test_every_attempt_that_is_counted_looks_for_a_moment() -> None:
     """Behind the end of the patience too: it may just be free."""
-    assert Patience([STRONG], 0, 3).left_ms == asking.LAST_LOOK_MS
-    assert Patience([STRONG], FOREVER_MS, 3).left_ms > asking.LAST_LOOK_MS
+    assert Patience([STRONG], 0, 3).left_ms == LAST_LOOK_MS
+    assert Patience([STRONG], FOREVER_MS, 3).left_ms > LAST_LOOK_MS
 
 
 # -- autovacuum
@@ -147,7 +147,7 @@ def test_every_attempt_that_is_counted_looks_for_a_moment() -> None:
 )
 def test_only_an_autovacuum_yields_that_does_not_prevent_wraparound(facts: dict[str, object], does: bool) -> None:
     """The server cancels no other for somebody who waits."""
-    assert asking.yields(holder(**facts)) is does
+    assert yields(holder(**facts)) is does
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_what_cannot_be_locked_that_way_is_told_and_waited_for(
         looks.append(1)
         return [holder(object="public.totals")] if len(looks) < 3 else []
 
-    monkeypatch.setattr(look, "holders", holders)
+    monkeypatch.setattr(lock_wait, "holders", holders)
     seen: list[Execution] = []
     (result,) = execute(target, plan, seen=seen.append)
     assert result.state is StepState.DONE
@@ -238,8 +238,8 @@ def test_an_autovacuum_beside_a_reader_is_not_disturbed(project: Project, monkey
     reader = holder(pid=4712, application="billing", query="SELECT", mode="AccessShareLock", transaction="5/6")
     scene = [[holder(), reader], [holder(), reader], [holder()], [holder()], []]
     told: list[int] = []
-    monkeypatch.setattr(look, "TELL_S", 0.0)
-    monkeypatch.setattr(look, "holders", lambda *_, **__: scene.pop(0))
+    monkeypatch.setattr(lock_wait, "TELL_S", 0.0)
+    monkeypatch.setattr(lock_wait, "holders", lambda *_, **__: scene.pop(0))
     plan = safe_plan_of(target)
     execute(target, plan, seen=lambda _: told.append(len(scene)))
     assert len(events(target, "autovacuum-asked-to-yield")) == 1

@@ -10,16 +10,16 @@ import psycopg
 import pytest
 
 from pgrunbook.changes.ahead import after
-from pgrunbook.changes.catalog import Catalog, Standing, Table, Use, Weight
-from pgrunbook.changes.catalog_reader import read
-from pgrunbook.changes.effects import Lock, effects
-from pgrunbook.changes.found import ACCESS_EXCLUSIVE
+from pgrunbook.changes.effects import effects
 from pgrunbook.changes.hazards import Transactions
 from pgrunbook.changes.review import review
-from pgrunbook.changes.statements import parse
-from pgrunbook.changes.syntax import Name, tree
 from pgrunbook.changes.usage import uses_of
+from pgrunbook.database.catalog import Catalog, Standing, Table, Use, Weight
+from pgrunbook.database.catalog_reader import read
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, Lock
+from pgrunbook.sql.statements import parse
+from pgrunbook.sql.tree import Name, tree
 from pgrunbook.target import Target
 
 SETUP = """

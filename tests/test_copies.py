@@ -15,8 +15,8 @@ from psycopg import sql
 from conftest import Site, do, rows
 from pgrunbook.branches import copies
 from pgrunbook.branches.server import Server, ServerState, server_names
+from pgrunbook.database.checksums import TableName, TableSum, checksums
 from pgrunbook.database.connection import connect
-from pgrunbook.database.data import TableName, TableSum, checksums
 from pgrunbook.errors import Refused, Unreachable
 from pgrunbook.target import Target
 from scenes import error_of, session

@@ -11,8 +11,8 @@ import pytest
 from psycopg import sql
 
 import test_schema
-from pgrunbook.database import data
-from pgrunbook.database.data import Sample, TableDifference, TableName, TableSum, checksums, difference
+from pgrunbook.database import checksums as data
+from pgrunbook.database.checksums import Sample, TableDifference, TableName, TableSum, checksums, difference
 from pgrunbook.errors import WrongInput
 
 server = test_schema.server

@@ -8,13 +8,15 @@ import pytest
 
 from conftest import do, write_folder
 from pgrunbook import history as histories
-from pgrunbook.changes import draft, rehearsal
+from pgrunbook.changes import draft
 from pgrunbook.changes.observe import Observed, Observer
-from pgrunbook.changes.plan import Change, Step
-from pgrunbook.changes.statements import Policy
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Relation
 from pgrunbook.errors import WrongInput
+from pgrunbook.plan.plan import Change, Step
+from pgrunbook.rehearse import branch_run
+from pgrunbook.rehearse.branch_run import execute
+from pgrunbook.sql.statements import Policy
 from pgrunbook.target import Target
 from scenes import error_of
 from test_rehearsal import safely
@@ -90,11 +92,11 @@ def watched(target: Target, changes: tuple[Change, ...]) -> dict[tuple[str, int]
     """What each step did when it was executed on the target itself."""
     with (
         connect(target, purpose="test") as conn,
-        rehearsal.journal() as journal,
+        branch_run.journal() as journal,
         Observer(target, conn) as observer,
     ):
         for change in changes:
-            rehearsal.execute(target, conn, histories.read(conn, target), change, journal, observer)
+            execute(target, conn, histories.read(conn, target), change, journal, observer)
         return {(seen.migration, seen.step): seen for seen in observer.results}
 
 

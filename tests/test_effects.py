@@ -16,13 +16,14 @@ import psycopg
 import pytest
 
 from pgrunbook.branches.binaries import installation
-from pgrunbook.changes.catalog import UNKNOWN, Catalog
-from pgrunbook.changes.catalog_reader import read
-from pgrunbook.changes.effects import Effects, Lock, blocks, covers, effects, strongest
-from pgrunbook.changes.found import ACCESS_EXCLUSIVE, SHARE
+from pgrunbook.changes.effects import effects
+from pgrunbook.changes.found import Effects
 from pgrunbook.changes.refusals import refusals
-from pgrunbook.changes.statements import Statement, parse
-from pgrunbook.changes.syntax import tree
+from pgrunbook.database.catalog import UNKNOWN, Catalog
+from pgrunbook.database.catalog_reader import read
+from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, SHARE, Lock, blocks, covers, strongest
+from pgrunbook.sql.statements import Statement, parse
+from pgrunbook.sql.tree import tree
 
 FOLDER = Path(__file__).parent / "effects"
 SETUP = (FOLDER / "setup.sql").read_text()

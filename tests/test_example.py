@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from conftest import EXAMPLE, ROOT, do, rows
 from pgrunbook import history as histories
-from pgrunbook.changes import rehearsal
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.history import State
+from pgrunbook.history.state import leave_out
 from pgrunbook.target import Target
 from scenes import execute, plan_of
 
@@ -27,7 +27,7 @@ def sums(target: Target) -> dict[str, object]:
 
 def now(target: Target) -> Snapshot:
     with connect(target, purpose="test") as conn:
-        return snapshot(conn, leave_out=rehearsal.leave_out(histories.read(conn, target)))
+        return snapshot(conn, leave_out=leave_out(histories.read(conn, target)))
 
 
 def test_the_data_is_the_same_in_every_copy(project: Project) -> None:

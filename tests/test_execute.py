@@ -17,7 +17,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.changes import asking
 from pgrunbook.changes.account import Account
 from pgrunbook.changes.execute import Execution, StepResult, StepState
-from pgrunbook.database import locks, steps
+from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Broken, Interrupted, RecordFailed, Refused, StatementFailed, Unreachable
 from pgrunbook.record.journal import Journal
@@ -214,7 +214,7 @@ def test_a_history_table_that_cannot_be_made_is_told(project: Project) -> None:
         plan = plan_of(target)
         conn.execute(f"CREATE ROLE limited; GRANT CREATE ON DATABASE {target.database} TO limited")
         conn.execute("SET ROLE limited")
-        steps.create(conn)
+        step_log.create(conn)
         conn.execute(f"RESET ROLE; REVOKE CREATE ON DATABASE {target.database} FROM limited; SET ROLE limited")
         work = Execution(plan, target, RUN, conn, history, Journal(journal_of(target)))
         error = error_of(work.run)

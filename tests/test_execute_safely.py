@@ -16,7 +16,7 @@ from conftest import do, rows, write_folder
 from pgrunbook.branches.server import Server
 from pgrunbook.changes import asking
 from pgrunbook.changes.execute import Execution, StepResult, StepState
-from pgrunbook.database import locks, look
+from pgrunbook.database import lock_wait, locks
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
@@ -652,7 +652,7 @@ def old_reader(target: Target) -> Iterator[int]:
     age = "SELECT 1000 * extract(epoch FROM clock_timestamp() - xact_start) > %s FROM pg_stat_activity WHERE pid = %s"
     with session(target, "SELECT FROM orders") as reader, connect(target, purpose="looks") as conn:
         pid = reader.info.backend_pid
-        until(lambda: conn.execute(age, [look.OLD_MS, pid]).fetchone() == (True,))
+        until(lambda: conn.execute(age, [lock_wait.OLD_MS, pid]).fetchone() == (True,))
         yield pid
 
 

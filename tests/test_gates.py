@@ -9,8 +9,8 @@ import pytest
 from acting import events, go_on_with, run
 from conftest import do, rows
 from pgrunbook import runbook
-from pgrunbook.changes import plan as plans
 from pgrunbook.errors import WrongInput
+from pgrunbook.plan import plan as plans
 from pgrunbook.procedures import gates
 from pgrunbook.record.run import Status
 from pgrunbook.target import Target

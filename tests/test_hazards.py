@@ -9,12 +9,12 @@ import pglast
 import pytest
 
 from pgrunbook.changes.ahead import after
-from pgrunbook.changes.catalog import UNKNOWN, Catalog, Dependent, Standing, Use
 from pgrunbook.changes.hazards import RULES, Hazard, Rule, Severity, Timeouts, Transactions, find
 from pgrunbook.changes.refusals import refusals
 from pgrunbook.changes.scenes import script, stage
-from pgrunbook.changes.statements import parse
-from pgrunbook.changes.syntax import tree
+from pgrunbook.database.catalog import UNKNOWN, Catalog, Dependent, Standing, Use
+from pgrunbook.sql.statements import parse
+from pgrunbook.sql.tree import tree
 
 BIG, SMALL = 50_000_000, 50
 

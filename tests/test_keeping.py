@@ -26,8 +26,9 @@ from pgrunbook.changes.keeping import (
     purge,
     size_estimate,
 )
-from pgrunbook.changes.safe_forms import Batches, run_batches
+from pgrunbook.changes.safe_forms.batches import run_batches
 from pgrunbook.errors import Broken, Refused
+from pgrunbook.plan.step import Batches
 from test_schema import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length

@@ -16,10 +16,11 @@ import undo_stage
 from keeping_stage import Conn, Way, as_written, database, do, statement, texts
 from pgrunbook.changes import keeping
 from pgrunbook.changes.keeping import Site, give_back_migration
-from pgrunbook.changes.safe_forms import Planner, SafeStep
+from pgrunbook.changes.safe_forms import Planner
 from pgrunbook.changes.undo import Inverter
-from pgrunbook.database import data, schema
+from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.plan.step import SafeStep
 from test_schema import Server
 from undo_stage import Stage, is_told
 
@@ -37,7 +38,7 @@ def there_and_back(stage: Stage, line: str, batch_rows: int) -> None:
     conn = stage.conn
     sql = test_undo._for(stage, line.removeprefix("differs: "))
     with conn.transaction(force_rollback=True):
-        before, rows = stage.before, data.checksums(conn)
+        before, rows = stage.before, checksums.checksums(conn)
         way = Way(conn, sql, batch_rows)
         if way.because or not way.keeps:
             assert way.because == way.undo.because or way.because.startswith("It cannot be undone, because ")
@@ -45,12 +46,12 @@ def there_and_back(stage: Stage, line: str, batch_rows: int) -> None:
             return
         with conn.transaction(force_rollback=True):
             conn.execute(sql.encode())
-            plain, plain_rows = schema.snapshot(conn), data.checksums(conn)
+            plain, plain_rows = schema.snapshot(conn), checksums.checksums(conn)
         way.there()
         assert [d.line() for d in diff(plain, schema.snapshot(conn))] == []
-        assert data.checksums(conn) == plain_rows
+        assert checksums.checksums(conn) == plain_rows
         way.back()
-        assert data.checksums(conn) == rows
+        assert checksums.checksums(conn) == rows
         assert [d.line() for d in diff(before, schema.snapshot(conn)) if not is_told(d, way.undo)] == []
         assert {kept.state for kept in keeping.kept_list(conn)} == {"given back"}
 
@@ -158,7 +159,7 @@ def test_where_nothing_is_destroyed_nothing_is_put_around(conn: Conn) -> None:
 def test_a_form_of_several_steps_is_kept_around_the_one_that_destroys(conn: Conn) -> None:
     """What is written between its steps is kept, too; where none is known to destroy it, it says so."""
     sql = "ALTER TABLE t ADD CONSTRAINT short CHECK (length(b) < 50), DROP COLUMN a"
-    before, rows = schema.snapshot(conn), data.checksums(conn)
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
     way = Way(conn, sql, 7)
     add, drop = ("ADD CONSTRAINT short CHECK (length(b) < 50) NOT VALID", "DROP COLUMN a")
     steps = tuple(SafeStep(f"ALTER TABLE t {told}", "") for told in (add, drop, "VALIDATE CONSTRAINT short"))
@@ -174,7 +175,7 @@ def test_a_form_of_several_steps_is_kept_around_the_one_that_destroys(conn: Conn
             conn.execute("UPDATE t SET a = a + 1; UPDATE t SET a = a - 1")
     assert diff(plain, schema.snapshot(conn)) == []
     way.back()
-    assert data.checksums(conn) == rows
+    assert checksums.checksums(conn) == rows
     assert [d.line() for d in diff(before, schema.snapshot(conn)) if d.change != "moved"] == []
     unknown = replace(form, steps=steps[::2])
     found = keeping.around(conn, unknown, way.undo, way.site, rows_conn=None, batch_rows=7)
@@ -190,7 +191,7 @@ def test_what_is_ours_is_left_out_everywhere_by_one_rule(conn: Conn) -> None:
         for line in path.read_text().splitlines():
             leaves_out = "<> 'pgrunbook'" in line or ("NOT IN" in line and "'pgrunbook'" in line)
             assert not leaves_out or "pgrunbook_kept_" in path.read_text(), path.name
-    assert not [table for table in data.checksums(conn) if table.schema.startswith("pgrunbook")]
+    assert not [table for table in checksums.checksums(conn) if table.schema.startswith("pgrunbook")]
     told = "\n".join(f"{thing.kind} {thing.name}" for thing in schema.snapshot(conn).objects)
     assert "pgrunbook" not in told
 

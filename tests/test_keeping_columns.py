@@ -15,7 +15,7 @@ from keeping_stage import Conn, Way, database, do, statement, texts, value
 from pgrunbook.changes import keeping
 from pgrunbook.changes.keeping import Site
 from pgrunbook.changes.undo import Inverter
-from pgrunbook.database import data, schema
+from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused
 from test_schema import Server
@@ -90,7 +90,7 @@ def test_values_come_back_exactly(conn: Conn, sql: str, batch_rows: int) -> None
     """Small tables and large ones, keys and types of every kind: rows and schema are what they were."""
     if sql == "DROP TYPE app.pair CASCADE":
         conn.execute("DROP TABLE by_time")  # its only key goes with it
-    before, rows = schema.snapshot(conn), data.checksums(conn)
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
     with conn.transaction(force_rollback=True):
         conn.execute(sql.encode())
         plain = schema.snapshot(conn)
@@ -103,7 +103,7 @@ def test_values_come_back_exactly(conn: Conn, sql: str, batch_rows: int) -> None
     assert schema.snapshot(conn) == plain
     assert {kept.state for kept in keeping.kept_list(conn)} == {"kept"}
     way.back()
-    assert data.checksums(conn) == rows
+    assert checksums.checksums(conn) == rows
     assert [d.line() for d in diff(before, schema.snapshot(conn)) if d.change != "moved"] == []
     assert {kept.state for kept in keeping.kept_list(conn)} == {"given back"}
 
@@ -334,11 +334,11 @@ def test_what_somebody_writes_before_it_is_filled_stays(conn: Conn, batch_rows: 
     """The column is there again with NULL, or with a default that is a constant: another value is somebody's."""
     with conn.transaction(force_rollback=True):
         conn.execute(write.encode())
-        wanted = data.checksums(conn)
+        wanted = checksums.checksums(conn)
     way = Way(conn, sql, batch_rows)
     way.there()
     way.back(between=lambda: conn.execute(write.encode()) and None)
-    assert data.checksums(conn) == wanted
+    assert checksums.checksums(conn) == wanted
 
 
 def test_a_fill_touches_only_rows_that_get_another_value(conn: Conn) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import test_keeping
 import test_schema
 from pgrunbook.changes.keeping import Place, conflicts, give_back_migration, keeping, keeping_statement, kept_list
-from pgrunbook.changes.safe_forms import Batches, run_batches
+from pgrunbook.changes.safe_forms.batches import run_batches
+from pgrunbook.plan.step import Batches
 from test_keeping import Conn
 from test_schema import Server
 

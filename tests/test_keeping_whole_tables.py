@@ -12,7 +12,7 @@ from keeping_stage import Conn, Way, database, do, texts, value
 from pgrunbook.changes import keeping
 from pgrunbook.changes.keeping import Site
 from pgrunbook.changes.keeping.refilling import waiting
-from pgrunbook.database import data, health, schema
+from pgrunbook.database import checksums, health, schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Broken, Refused
 from test_schema import Server
@@ -89,21 +89,21 @@ def test_a_table_goes_as_if_it_were_dropped_and_comes_back(conn: Conn, sql: str)
     first, _, sql = sql.rpartition("; ")
     if first:
         conn.execute(first.encode())
-    before, rows = schema.snapshot(conn), data.checksums(conn)
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
     with conn.transaction(force_rollback=True):
         conn.execute(sql.encode())
-        plain, plain_rows = schema.snapshot(conn), data.checksums(conn)
+        plain, plain_rows = schema.snapshot(conn), checksums.checksums(conn)
     way = Way(conn, sql)
     assert way.because == ""
     way.there()
     assert [d.line() for d in diff(plain, schema.snapshot(conn))] == []
-    assert data.checksums(conn) == plain_rows
+    assert checksums.checksums(conn) == plain_rows
     assert not [name for name in health.row_counts(conn) if "pgrunbook" in name]
     kept = keeping.kept_list(conn)
     assert {one.state for one in kept} == {"kept"}
     assert sum(one.bytes for one in kept) > 0
     way.back()
-    assert data.checksums(conn) == rows
+    assert checksums.checksums(conn) == rows
     left = [
         d.line()
         for d in diff(before, schema.snapshot(conn))
@@ -157,7 +157,7 @@ def test_types_that_only_a_kept_table_had_can_be_dropped_behind_it(conn: Conn) -
         "INSERT INTO typed SELECT i, 'sad', '{ok,NULL}', '2026-02-03', ROW('2026-04-05', '{sad}')::app.span FROM generate_series(1, 9) AS i; INSERT INTO typed (id) VALUES (77)"
     )
     conn.execute("DROP TABLE users CASCADE")
-    before, rows = schema.snapshot(conn), data.checksums(conn)
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
     ways = [Way(conn, "DROP TABLE typed")]
     conn.execute("SET DateStyle = 'SQL, DMY'")
     ways[0].there()
@@ -167,7 +167,7 @@ def test_types_that_only_a_kept_table_had_can_be_dropped_behind_it(conn: Conn) -
     conn.execute("RESET DateStyle")
     for way in reversed(ways):
         way.back()
-    assert data.checksums(conn) == rows
+    assert checksums.checksums(conn) == rows
     assert [d.line() for d in diff(before, schema.snapshot(conn))] == []
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from pgrunbook.changes.kinds import Policy, Type, waits_without_harm
-from pgrunbook.changes.statements import parse
 from pgrunbook.database.connection import connect
+from pgrunbook.sql.classify import Policy, Type, waits_without_harm
+from pgrunbook.sql.statements import parse
 from pgrunbook.target import Target
 
 COMPATIBLE, BREAKING, DATA = Type.COMPATIBLE, Type.BREAKING, Type.DATA

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pgrunbook.changes.known import refuse_unknown
-from pgrunbook.changes.statements import parse
 from pgrunbook.errors import WrongInput
+from pgrunbook.sql.statements import parse
 from test_effects import CASES
 from test_schema import Server, server
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from conftest import do
-from pgrunbook.changes.found import ACCESS_EXCLUSIVE, CONFLICTS, SHARE_UPDATE_EXCLUSIVE
-from pgrunbook.database import look
+from pgrunbook.database import lock_wait
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.look import Holder, Wanted
+from pgrunbook.database.lock_wait import Holder, Wanted
+from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, CONFLICTS, SHARE_UPDATE_EXCLUSIVE
 from pgrunbook.target import Target
 from scenes import meanwhile, session, until, waits
 
@@ -35,7 +35,7 @@ def pids(found: Sequence[Holder]) -> list[int | None]:
     return [holder.pid for holder in found]
 
 
-def grow_old(conn: Connection, other: Connection, ms: float = look.OLD_MS) -> None:
+def grow_old(conn: Connection, other: Connection, ms: float = lock_wait.OLD_MS) -> None:
     """Wait until the transaction of another session is older than this."""
     age = "SELECT 1000 * extract(epoch FROM clock_timestamp() - xact_start) > %s FROM pg_stat_activity WHERE pid = %s"
     until(lambda: conn.execute(age, [ms, other.info.backend_pid]).fetchone() == (True,))
@@ -44,31 +44,31 @@ def grow_old(conn: Connection, other: Connection, ms: float = look.OLD_MS) -> No
 def test_where_nobody_is_one_look_is_enough(target: Target) -> None:
     """The usual case costs one round trip and waits for nothing."""
     with connect(target) as conn, session(target, "SELECT 1"):
-        assert look.holders(conn, [wanted()], older_than_ms=ANY_AGE) == []
+        assert lock_wait.holders(conn, [wanted()], older_than_ms=ANY_AGE) == []
         told: list[float] = []
-        found = look.until_free(conn, [wanted()], patience_ms=0, on_wait=lambda _, left_ms: told.append(left_ms))
-    assert (found, told) == (look.Look(free=True, waited_ms=0.0, looks=1, holders=()), [])
+        found = lock_wait.until_free(conn, [wanted()], patience_ms=0, on_wait=lambda _, left_ms: told.append(left_ms))
+    assert (found, told) == (lock_wait.Look(free=True, waited_ms=0.0, looks=1, holders=()), [])
 
 
 def test_an_old_reader_stands_in_the_way_of_those_who_wait_for_readers(target: Target) -> None:
     """Of ALTER TABLE, though it does nothing any more; not of a mode that lets readers be."""
     with connect(target) as conn, session(target, "SELECT FROM orders") as reader:
         grow_old(conn, reader)
-        found = look.holders(conn, [wanted()])
-        assert look.holders(conn, [wanted(mode=SHARE_UPDATE_EXCLUSIVE)]) == []
+        found = lock_wait.holders(conn, [wanted()])
+        assert lock_wait.holders(conn, [wanted(mode=SHARE_UPDATE_EXCLUSIVE)]) == []
         assert [(h.pid, h.application, h.state, h.query, h.object, h.mode, h.waits) for h in found] == [
             (reader.info.backend_pid, "billing", "idle in transaction", "SELECT FROM orders", "public.orders",
              "AccessShareLock", False)
         ]  # fmt: skip
-        assert found[0].xact_age_ms > look.OLD_MS
+        assert found[0].xact_age_ms > lock_wait.OLD_MS
 
 
 def test_a_young_transaction_is_let_be(target: Target) -> None:
     """It is over in moments: waiting for it stalls nobody."""
     with connect(target) as conn, session(target, "UPDATE orders SET n = 2") as writer:
         grow_old(conn, writer)
-        assert look.holders(conn, [wanted()], older_than_ms=600_000) == []
-        assert pids(look.holders(conn, [wanted()])) == [writer.info.backend_pid]
+        assert lock_wait.holders(conn, [wanted()], older_than_ms=600_000) == []
+        assert pids(lock_wait.holders(conn, [wanted()])) == [writer.info.backend_pid]
 
 
 def test_a_session_is_told_once_by_its_strongest_lock_and_the_oldest_first(target: Target) -> None:
@@ -81,8 +81,8 @@ def test_a_session_is_told_once_by_its_strongest_lock_and_the_oldest_first(targe
         session(target, "SELECT FROM other") as second,
     ):  # fmt: skip
         grow_old(conn, second)
-        found = look.holders(conn, [wanted(), wanted("public.other"), wanted(mode=SHARE_UPDATE_EXCLUSIVE)])
-        assert pids(look.holders(conn, [wanted("public.other")])) == pids(found)
+        found = lock_wait.holders(conn, [wanted(), wanted("public.other"), wanted(mode=SHARE_UPDATE_EXCLUSIVE)])
+        assert pids(lock_wait.holders(conn, [wanted("public.other")])) == pids(found)
         assert [(h.pid, h.object, h.mode) for h in found] == [
             (first.info.backend_pid, "public.orders", "RowExclusiveLock"),
             (second.info.backend_pid, "public.other", "AccessShareLock"),
@@ -97,7 +97,7 @@ def test_a_prepared_transaction_stands_in_the_way_at_any_age(target: Target) -> 
             pytest.skip("this server allows no prepared transactions")
         conn.execute("BEGIN; UPDATE orders SET n = 2; PREPARE TRANSACTION 'half done'")
         conn.execute("BEGIN; UPDATE orders SET n = n WHERE false; SELECT txid_current(); PREPARE TRANSACTION 'rest'")
-        found = look.holders(conn, [wanted()], older_than_ms=600_000)
+        found = lock_wait.holders(conn, [wanted()], older_than_ms=600_000)
         for gid in ("half done", "rest"):
             conn.execute(f"ROLLBACK PREPARED '{gid}'".encode())
     assert [(h.pid, h.application, h.state, h.mode) for h in found] == [
@@ -117,7 +117,7 @@ def test_whoever_waits_for_such_a_lock_stands_in_the_way_too(target: Target) -> 
     ):
         until(waits(target, "deploy"))
         grow_old(conn, deploy)
-        found = look.holders(conn, [wanted(mode="RowShareLock")])
+        found = lock_wait.holders(conn, [wanted(mode="RowShareLock")])
         reader.execute("ROLLBACK")
         assert [(h.pid, h.mode, h.waits) for h in found] == [(deploy.info.backend_pid, "AccessExclusiveLock", True)]
 
@@ -129,17 +129,19 @@ def test_names_are_read_as_they_are_quoted(target: Target) -> None:
     with connect(target) as conn, session(target, f"SELECT FROM {name} WHERE n = 1") as reader:
         grow_old(conn, reader)
         for one in (name, index):
-            assert [(h.pid, h.object) for h in look.holders(conn, [wanted(one)])] == [(reader.info.backend_pid, one)]
-        assert look.holders(conn, [wanted()]) == []
+            assert [(h.pid, h.object) for h in lock_wait.holders(conn, [wanted(one)])] == [
+                (reader.info.backend_pid, one)
+            ]
+        assert lock_wait.holders(conn, [wanted()]) == []
 
 
 def test_a_table_that_is_not_there_counts_for_nothing(target: Target) -> None:
     """Nor do no objects at all."""
     with connect(target) as conn, session(target, "SELECT FROM orders") as reader:
         grow_old(conn, reader)
-        assert look.holders(conn, [wanted("public.no_orders"), wanted("no_schema.orders")]) == []
-        assert look.holders(conn, []) == []
-        assert pids(look.holders(conn, [wanted("no_schema.orders"), wanted()])) == [reader.info.backend_pid]
+        assert lock_wait.holders(conn, [wanted("public.no_orders"), wanted("no_schema.orders")]) == []
+        assert lock_wait.holders(conn, []) == []
+        assert pids(lock_wait.holders(conn, [wanted("no_schema.orders"), wanted()])) == [reader.info.backend_pid]
 
 
 def test_a_partition_is_an_object_of_its_own(target: Target) -> None:
@@ -147,8 +149,8 @@ def test_a_partition_is_an_object_of_its_own(target: Target) -> None:
     do(target, "CREATE TABLE p (n int) PARTITION BY LIST (n); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)")
     with connect(target) as conn, session(target, "SELECT FROM p1") as reader:
         grow_old(conn, reader)
-        assert look.holders(conn, [wanted("public.p")]) == []
-        assert pids(look.holders(conn, [wanted("public.p"), wanted("public.p1")])) == [reader.info.backend_pid]
+        assert lock_wait.holders(conn, [wanted("public.p")]) == []
+        assert pids(lock_wait.holders(conn, [wanted("public.p"), wanted("public.p1")])) == [reader.info.backend_pid]
 
 
 def test_locks_in_another_database_are_not_ours(target: Target, project: Project) -> None:
@@ -158,8 +160,8 @@ def test_locks_in_another_database_are_not_ours(target: Target, project: Project
         grow_old(there, reader)
         number = b"SELECT 'public.orders'::regclass::oid"
         assert conn.execute(number).fetchone() == there.execute(number).fetchone()
-        assert look.holders(conn, [wanted()]) == []
-        assert pids(look.holders(there, [wanted()])) == [reader.info.backend_pid]
+        assert lock_wait.holders(conn, [wanted()]) == []
+        assert pids(lock_wait.holders(there, [wanted()])) == [reader.info.backend_pid]
 
 
 def test_looking_ends_as_soon_as_the_reader_has_let_go(target: Target) -> None:
@@ -173,13 +175,13 @@ def test_looking_ends_as_soon_as_the_reader_has_let_go(target: Target) -> None:
             if len(told) == 2:
                 reader.execute("ROLLBACK")
 
-        found = look.until_free(conn, [wanted()], patience_ms=600_000, on_wait=release)
+        found = lock_wait.until_free(conn, [wanted()], patience_ms=600_000, on_wait=release)
         pid = reader.info.backend_pid
         assert (found.free, pids(found.holders), [those for those, _ in told]) == (True, [pid], [[pid], [pid]])
         assert found.looks > 2
-        assert look.TELL_S * 1000 <= found.waited_ms < 600_000
+        assert lock_wait.TELL_S * 1000 <= found.waited_ms < 600_000
         assert told[0][1] > told[1][1] > 0
-        assert found.holders[0].xact_age_ms > look.TELL_S * 1000
+        assert found.holders[0].xact_age_ms > lock_wait.TELL_S * 1000
 
 
 def test_looking_goes_on_while_another_one_takes_over(target: Target) -> None:
@@ -196,7 +198,7 @@ def test_looking_goes_on_while_another_one_takes_over(target: Target) -> None:
             told.append(set(pids(found)))
             (first if len(told) == 1 else second).execute("ROLLBACK")
 
-        found = look.until_free(conn, [wanted()], patience_ms=600_000, on_wait=release)
+        found = lock_wait.until_free(conn, [wanted()], patience_ms=600_000, on_wait=release)
         one, two = first.info.backend_pid, second.info.backend_pid
         assert (found.free, set(pids(found.holders)), told) == (True, {one, two}, [{one, two}, {two}])
 
@@ -205,9 +207,9 @@ def test_patience_comes_to_an_end(target: Target) -> None:
     """It says who is there still; nothing was asked for meanwhile, so nobody queued behind us."""
     with connect(target) as conn, session(target, "SELECT FROM orders") as reader:
         grow_old(conn, reader)
-        found = look.until_free(conn, [wanted()], patience_ms=100)
+        found = lock_wait.until_free(conn, [wanted()], patience_ms=100)
         assert reader.execute("SELECT FROM orders").rowcount == 1
-        assert look.until_free(conn, [wanted()], patience_ms=0).looks == 1
+        assert lock_wait.until_free(conn, [wanted()], patience_ms=0).looks == 1
         assert (found.free, pids(found.holders)) == (False, [reader.info.backend_pid])
         assert found.waited_ms >= 100
         assert found.looks > 1
@@ -235,8 +237,8 @@ def test_transactions_of_unknown_age_are_as_old_as_we_have_seen_them(target: Tar
             second.execute("SELECT FROM orders")
             first.execute("ROLLBACK")
 
-        seen = look.holders(conn, [wanted()], older_than_ms=600_000)
-        found = look.until_free(conn, [wanted()], patience_ms=600_000, on_wait=replace)
+        seen = lock_wait.holders(conn, [wanted()], older_than_ms=600_000)
+        found = lock_wait.until_free(conn, [wanted()], patience_ms=600_000, on_wait=replace)
         assert [(h.pid, h.state, h.query, h.xact_age_ms) for h in seen] == [
             (first.info.backend_pid, "state not to be seen", "<insufficient privilege>", math.inf)
         ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from conftest import do
-from pgrunbook.changes import plan as plans
-from pgrunbook.changes import statements
 from pgrunbook.changes.losses import Loss, losses
 from pgrunbook.database.connection import connect
+from pgrunbook.draft.build import as_written
+from pgrunbook.sql import statements
 from pgrunbook.target import Target
 from scenes import session
 
@@ -16,7 +16,7 @@ from scenes import session
 def found(target: Target, script: str) -> list[tuple[str, int | None, str]]:
     """What the script would lose."""
     written = statements.parse(script, "m.sql")
-    change = plans.as_written("m", "f", "the migration itself", written, target)
+    change = as_written("m", "f", "the migration itself", written, target)
     with connect(target, purpose="test") as conn:
         return [(loss.what, loss.holds, loss.unit) for loss in losses(conn, [change]) if isinstance(loss, Loss)]
 

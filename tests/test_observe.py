@@ -10,11 +10,11 @@ import pytest
 
 from conftest import do, rows
 from pgrunbook.changes.observe import HeldLock, Observed, Observer
-from pgrunbook.changes.plan import Change, Step
-from pgrunbook.changes.statements import Policy
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect, transaction
 from pgrunbook.errors import Unreachable
+from pgrunbook.plan.plan import Change, Step
+from pgrunbook.sql.statements import Policy
 from pgrunbook.target import Target
 from scenes import error_of, kill, meanwhile, session, steps_of, until, waits
 

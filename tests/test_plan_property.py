@@ -13,15 +13,14 @@ from hypothesis import HealthCheck, Phase, event, given, note, settings
 from hypothesis import strategies as st
 
 from conftest import do, write_folder
-from pgrunbook.changes.going_back import is_declared
-from pgrunbook.changes.plan import Change
 from pgrunbook.changes.rehearsal import Rehearsal
-from pgrunbook.changes.safe_forms.add_column import differing_column
+from pgrunbook.database.checksums import TableName, checksums
 from pgrunbook.database.connection import connect
-from pgrunbook.database.data import TableName, checksums
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.draft.declared import differing_column, is_declared
 from pgrunbook.errors import Refused, RunbookError
+from pgrunbook.plan.plan import Change
 from pgrunbook.target import Target
 from returning import Everything, everything, take_back
 from scenes import execute

@@ -11,7 +11,7 @@ import pytest
 from acting import cells, completed, error, events, facts, in_transaction, outputs, run
 from conftest import do, rows
 from pgrunbook import home, runbook
-from pgrunbook.changes import plan as plans
+from pgrunbook.plan import plan as plans
 from pgrunbook.procedures import gates
 from pgrunbook.record.run import Status
 from pgrunbook.target import Target

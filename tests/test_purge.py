@@ -16,7 +16,7 @@ from pgrunbook import runbook
 from pgrunbook.changes import keeping, purging
 from pgrunbook.changes.keeping import Kept, Place, keeping_statement, kept_list
 from pgrunbook.changes.purging import Thing
-from pgrunbook.database import locks, steps
+from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Interrupted, Refused, Unreachable, WrongInput
 from pgrunbook.procedures import here as heres
@@ -45,8 +45,8 @@ def target(project: Project) -> Target:
     target = project(folder=FOLDER)
     apply(target, 2)
     with connect(target, purpose="test") as conn:
-        steps.create(conn)
-        steps.write_restore_point(conn, POINT, RUN, "0/1", "0001_a")
+        step_log.create(conn)
+        step_log.write_restore_point(conn, POINT, RUN, "0/1", "0001_a")
     return target
 
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from conftest import do
-from pgrunbook.changes import catalog_reader
-from pgrunbook.changes.catalog import UNKNOWN, Use
 from pgrunbook.changes.refusals import Refusal, refusals, refused, way_through
-from pgrunbook.changes.statements import parse
+from pgrunbook.database import catalog_reader
+from pgrunbook.database.catalog import UNKNOWN, Use
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Refused
 from pgrunbook.procedures.parameters import Prepare, checked
+from pgrunbook.sql.statements import parse
 from pgrunbook.target import Target
 
 SHOP = """

@@ -12,16 +12,17 @@ from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
 from pgrunbook.changes import empty_branch, rehearsal
 from pgrunbook.changes.execute import StepState
-from pgrunbook.changes.plan import Plan
 from pgrunbook.changes.rehearsal import Rehearsal
 from pgrunbook.changes.safe_forms.alter_table import AlterTable
 from pgrunbook.changes.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
-from pgrunbook.changes.safe_forms.step import SafeStep
+from pgrunbook.database.checksums import checksums
 from pgrunbook.database.connection import connect
-from pgrunbook.database.data import checksums
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused, StatementFailed, Unreachable
+from pgrunbook.history.state import leave_out
+from pgrunbook.plan.plan import Plan
+from pgrunbook.plan.step import SafeStep
 from pgrunbook.target import Target
 from scenes import error_of, execute, plan_of, session
 
@@ -47,14 +48,14 @@ CREATE POLICY mine ON p TO reader USING (n > 0);
 
 def now(target: Target) -> Snapshot:
     with connect(target, purpose="test") as conn:
-        return snapshot(conn, leave_out=rehearsal.leave_out(histories.read(conn, target)))
+        return snapshot(conn, leave_out=leave_out(histories.read(conn, target)))
 
 
 def safely(target: Target, off: dict[str, str] | None = None) -> Rehearsal:
     """Rehearse what is pending, with a safe form for each statement that has one."""
     with connect(target, purpose="test") as conn:
         history = histories.read(conn, target)
-        here = snapshot(conn, leave_out=rehearsal.leave_out(history))
+        here = snapshot(conn, leave_out=leave_out(history))
         return rehearsal.rehearse(target, history, history.pending(), here, conn, off=off or {})
 
 

@@ -7,8 +7,8 @@ import pytest
 
 import safe_forms_stage
 import test_schema
-from pgrunbook.changes import statements
 from pgrunbook.changes.safe_forms import gate, plan_forms
+from pgrunbook.sql import statements
 from safe_forms_stage import Stage, perform, plan
 
 server = test_schema.server

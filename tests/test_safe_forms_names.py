@@ -7,8 +7,8 @@ from psycopg import sql
 
 import safe_forms_stage
 import test_schema
-from pgrunbook.changes.safe_forms import names
-from pgrunbook.changes.safe_forms.sql_text import parsed
+from pgrunbook.sql import default_names
+from pgrunbook.sql.deparse import parsed
 from safe_forms_stage import Stage, perform, plan
 
 server = test_schema.server
@@ -46,7 +46,7 @@ def test_name_is_the_one_that_the_server_chooses(stage: Stage, table: str, colum
     taken: set[str] = set()
     for label, statement in (("idx", "CREATE INDEX ON {} ({})"), ("key", "ALTER TABLE {} ADD UNIQUE ({})")) * 2:
         conn.execute(sql.SQL(statement).format(sql.Identifier(table), listed))
-        chosen = names.chosen(table, names.joined(columns), label, taken)
+        chosen = default_names.chosen(table, default_names.joined(columns), label, taken)
         taken.add(chosen)
         there = {row[0] for row in conn.execute("SELECT relname::text FROM pg_class WHERE relkind = 'i'").fetchall()}
         assert chosen in there
@@ -61,7 +61,7 @@ def test_columns_of_an_index_are_named_as_the_server_names_them(stage: Stage, li
     rows = stage.conn.execute(
         "SELECT attname::text FROM pg_attribute WHERE attrelid = 'made'::regclass ORDER BY attnum"
     ).fetchall()
-    assert names.index_columns(parsed(statement)) == [row[0] for row in rows]
+    assert default_names.index_columns(parsed(statement)) == [row[0] for row in rows]
 
 
 @pytest.mark.parametrize("fresh", [(), ("t",)])

@@ -11,8 +11,8 @@ import pytest
 
 import safe_forms_stage
 import test_schema
-from pgrunbook.changes.safe_forms import Expansion
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.plan.step import Expansion
 from safe_forms_stage import LETS_OTHERS_WRITE, Conn, Stage, end, perform, plan, undo, wait_until
 
 # ruff: noqa: E501 - one statement on a line, whatever its length

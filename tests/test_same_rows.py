@@ -12,8 +12,8 @@ import test_schema
 from conftest import do
 from pgrunbook.changes import same_rows
 from pgrunbook.changes.same_rows import Equality
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.data import TableName
 from pgrunbook.target import Target
 
 server = test_schema.server

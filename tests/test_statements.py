@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from pgrunbook.changes.statements import Policy, Statement, parse
 from pgrunbook.errors import WrongInput
+from pgrunbook.sql.statements import Policy, Statement, parse
 
 STDIN = (
     "m.sql, line 2: COPY FROM STDIN cannot run from a migration file\n"

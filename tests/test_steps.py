@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from conftest import do, rows
-from pgrunbook.database import steps
+from pgrunbook.database import step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import StatementFailed
 from pgrunbook.target import Target
@@ -36,11 +36,11 @@ def row(step: int, kind: str = "CREATE TABLE", **more: object) -> dict[str, obje
 def test_a_database_without_a_record_is_asked_without_harm(target: Target) -> None:
     """Every question has an answer before any run."""
     with connect(target) as conn:
-        assert not steps.exist(conn)
-        assert steps.of_plan(conn, {"0001_a": "f"}, "up") == {}
-        assert steps.applied_by_run(conn, "run") == []
-        assert steps.restore_points(conn) == []
-        assert (steps.last_history_step(conn), steps.history_step(conn, "0001_a")) == (None, None)
+        assert not step_log.exist(conn)
+        assert step_log.of_plan(conn, {"0001_a": "f"}, "up") == {}
+        assert step_log.applied_by_run(conn, "run") == []
+        assert step_log.restore_points(conn) == []
+        assert (step_log.last_history_step(conn), step_log.history_step(conn, "0001_a")) == (None, None)
 
 
 def test_the_record_is_made_once_however_many_runs_make_it(target: Target) -> None:
@@ -48,8 +48,8 @@ def test_the_record_is_made_once_however_many_runs_make_it(target: Target) -> No
 
     def make(_: int) -> bool:
         with connect(target) as conn:
-            steps.create(conn)
-            return steps.exist(conn)
+            step_log.create(conn)
+            return step_log.exist(conn)
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(make, range(12)))
@@ -60,7 +60,7 @@ def test_who_may_write_the_record_need_not_own_it(target: Target) -> None:
     do(target, "CREATE ROLE writer")
     with connect(target) as conn:
         conn.execute("SET ROLE writer")
-        error = error_of(lambda: steps.create(conn))
+        error = error_of(lambda: step_log.create(conn))
         assert isinstance(error, StatementFailed)
         assert str(error) == (
             "could not make schema pgrunbook, in which the database remembers what runs did\n"
@@ -69,11 +69,11 @@ def test_who_may_write_the_record_need_not_own_it(target: Target) -> None:
             "Hint: GRANT CREATE on the database to the user of this target."
         )
         conn.execute("RESET ROLE")
-        steps.create(conn)
+        step_log.create(conn)
         conn.execute("GRANT USAGE ON SCHEMA pgrunbook TO writer; GRANT ALL ON ALL TABLES IN SCHEMA pgrunbook TO writer")
         conn.execute("SET ROLE writer")
-        steps.create(conn)
-        steps.write(conn, key(), "done", [row(1)])
+        step_log.create(conn)
+        step_log.write(conn, key(), "done", [row(1)])
         conn.execute("RESET ROLE")
     do(target, "DROP OWNED BY writer; DROP ROLE writer")
 
@@ -81,47 +81,47 @@ def test_who_may_write_the_record_need_not_own_it(target: Target) -> None:
 def test_steps_are_known_by_migration_text_and_direction(target: Target) -> None:
     """Done by any run counts, meant is told apart, and what was taken back counts no more."""
     with connect(target) as conn:
-        steps.create(conn)
-        steps.write(conn, key(), "done", [row(1), row(2)])
-        steps.write(conn, key(run_id="other"), "intended", [row(2), row(3)])
-        steps.write(conn, key(direction="down"), "done", [row(9)])
-        steps.write(conn, key("0002_b"), "intended", [row(1)])
+        step_log.create(conn)
+        step_log.write(conn, key(), "done", [row(1), row(2)])
+        step_log.write(conn, key(run_id="other"), "intended", [row(2), row(3)])
+        step_log.write(conn, key(direction="down"), "done", [row(9)])
+        step_log.write(conn, key("0002_b"), "intended", [row(1)])
         both = {"0001_a": "f", "0002_b": "f"}
         assert told(conn, both) == {"0001_a": {1: True, 2: True, 3: False}, "0002_b": {1: False}}
-        assert steps.of_plan(conn, {"0001_a": "edited"}, "up") == {}
-        steps.withdraw(conn, key("0002_b"), [1])
-        steps.withdraw(conn, key(), [1])
+        assert step_log.of_plan(conn, {"0001_a": "edited"}, "up") == {}
+        step_log.withdraw(conn, key("0002_b"), [1])
+        step_log.withdraw(conn, key(), [1])
         assert told(conn, both) == {"0001_a": {2: True, 3: False}}
-        steps.take_back(conn, "0001_a", "up")
-        assert steps.of_plan(conn, both, "up") == {}
+        step_log.take_back(conn, "0001_a", "up")
+        assert step_log.of_plan(conn, both, "up") == {}
         assert told(conn, both, "down") == {"0001_a": {9: True}}
 
 
 def test_what_is_half_way_there_is_told_with_its_run_and_text(target: Target) -> None:
     """Steps that are done without the row of the history; what is whole, only meant, or taken back is not."""
     with connect(target) as conn:
-        assert steps.unfinished(conn, "up") == []
-        steps.create(conn)
-        steps.write(conn, key(), "done", [row(1), row(2)])
-        steps.write(conn, key("0002_b"), "done", [row(1), row(2, "history row")])
-        steps.write(conn, key("0003_c"), "intended", [row(1)])
-        steps.write(conn, key("0004_d"), "done", [row(1)])
-        steps.withdraw(conn, key("0004_d"), [1])
-        found = steps.unfinished(conn, "up")
+        assert step_log.unfinished(conn, "up") == []
+        step_log.create(conn)
+        step_log.write(conn, key(), "done", [row(1), row(2)])
+        step_log.write(conn, key("0002_b"), "done", [row(1), row(2, "history row")])
+        step_log.write(conn, key("0003_c"), "intended", [row(1)])
+        step_log.write(conn, key("0004_d"), "done", [row(1)])
+        step_log.withdraw(conn, key("0004_d"), [1])
+        found = step_log.unfinished(conn, "up")
         assert [(one.migration, one.run_id, one.file_sha256) for one in found] == [("0001_a", "run", "f")]
-        assert steps.unfinished(conn, "down") == []
+        assert step_log.unfinished(conn, "down") == []
 
 
 def told(conn: Connection, migrations: dict[str, str], direction: str = "up") -> dict[str, dict[int, bool]]:
-    return {name: dict(begun.steps) for name, begun in steps.of_plan(conn, migrations, direction).items()}
+    return {name: dict(begun.steps) for name, begun in step_log.of_plan(conn, migrations, direction).items()}
 
 
 def test_a_step_that_was_meant_becomes_done(target: Target) -> None:
     """One row, with when it ended, by whom and in which transaction."""
     with connect(target) as conn:
-        steps.create(conn)
-        steps.write(conn, key(), "intended", [row(1, "VACUUM")])
-        steps.write(conn, key(), "done", [row(1, "VACUUM")])
+        step_log.create(conn)
+        step_log.write(conn, key(), "intended", [row(1, "VACUUM")])
+        step_log.write(conn, key(), "done", [row(1, "VACUUM")])
         pid = conn.info.backend_pid
     found = rows(
         target, "SELECT state, kind, ended_at >= started_at, backend_pid, session_user_name FROM pgrunbook.step"
@@ -132,13 +132,15 @@ def test_a_step_that_was_meant_becomes_done(target: Target) -> None:
 def test_what_a_run_applied_is_told_newest_first(target: Target) -> None:
     """Whole migrations only, and none that was taken back."""
     with connect(target) as conn:
-        steps.create(conn)
+        step_log.create(conn)
         for name in ("0001_a", "0002_b", "0003_c"):
-            steps.write(conn, key(name), "done", [row(2, "history row", schema_before="x" + name, schema_after=name)])
-        steps.write(conn, key("0004_d"), "done", [row(1)])
-        steps.take_back(conn, "0002_b", "up")
-        assert steps.applied_by_run(conn, "run") == ["0003_c", "0001_a"]
-        last, first = steps.last_history_step(conn), steps.history_step(conn, "0001_a")
+            step_log.write(
+                conn, key(name), "done", [row(2, "history row", schema_before="x" + name, schema_after=name)]
+            )
+        step_log.write(conn, key("0004_d"), "done", [row(1)])
+        step_log.take_back(conn, "0002_b", "up")
+        assert step_log.applied_by_run(conn, "run") == ["0003_c", "0001_a"]
+        last, first = step_log.last_history_step(conn), step_log.history_step(conn, "0001_a")
     assert last is not None
     assert first is not None
     assert (last["migration"], last["schema_after"]) == ("0003_c", "0003_c")
@@ -148,8 +150,8 @@ def test_what_a_run_applied_is_told_newest_first(target: Target) -> None:
 def test_restore_points_are_told_newest_first(target: Target) -> None:
     """With their place in the WAL and the version they were made at."""
     with connect(target) as conn:
-        steps.create(conn)
-        steps.write_restore_point(conn, "one", "run", "0/1A", None)
-        steps.write_restore_point(conn, "two", "run", "0/2B", "0001_a")
-        found = [(p.name, p.run_id, p.lsn, p.version) for p in steps.restore_points(conn)]
+        step_log.create(conn)
+        step_log.write_restore_point(conn, "one", "run", "0/1A", None)
+        step_log.write_restore_point(conn, "two", "run", "0/2B", "0001_a")
+        found = [(p.name, p.run_id, p.lsn, p.version) for p in step_log.restore_points(conn)]
     assert found == [("two", "run", "0/2B", "0001_a"), ("one", "run", "0/1A", None)]

@@ -8,15 +8,16 @@ import pytest
 
 from conftest import do, rows
 from pgrunbook import history as histories
-from pgrunbook.changes import plan as plans
 from pgrunbook.changes import taking_back, there_and_back, trial
-from pgrunbook.changes.going_back import GIVES_ROWS, is_declared
-from pgrunbook.changes.plan import Plan
-from pgrunbook.database import activity, steps
+from pgrunbook.changes.going_back import GIVES_ROWS
+from pgrunbook.database import activity, step_log
 from pgrunbook.database.connection import connect
-from pgrunbook.database.recorded_ways import read
+from pgrunbook.database.inverse_log import read
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.draft import build
+from pgrunbook.draft.declared import is_declared
+from pgrunbook.plan.plan import Plan
 from pgrunbook.target import Target
 from returning import RELEASE, ROLLBACK, everything, execute, plan_of, prepared, rehearsed, release, since, take_back
 from scenes import RUN, beside, error_of, gone, until
@@ -272,12 +273,12 @@ def test_a_migration_that_stopped_half_way_goes_back(project: Project) -> None:
         assert (half.ends, half.because) == ("begun", "")
         here = snapshot(conn, leave_out=["pgrunbook", history.qualified_table])
         done = taking_back.rehearse(target, history, [half], here, conn)
-        base = plans.base(activity.identity(conn), here, history)
+        base = build.base(activity.identity(conn), here, history)
     plan = Plan(direction="down", target="demo", base=base, attempts=3, rehearsed="so", changes=done.changes)
     execute(target, plan, ROLLBACK)
     assert everything(target) == (before, rows_before)
     with connect(target, purpose="looks") as conn:
-        assert steps.unfinished(conn, "up") == []
+        assert step_log.unfinished(conn, "up") == []
         assert read(conn, "0001_x") == []
     release_again = project_with(target, STEPS)
     release(release_again, run_id=RUN.replace("7f3a", "9999"))

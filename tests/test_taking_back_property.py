@@ -14,9 +14,9 @@ from psycopg import sql
 
 from conftest import Site, do
 from pgrunbook import target as targets
-from pgrunbook.changes.going_back import is_declared
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.draft.declared import is_declared
 from pgrunbook.errors import RunbookError
 from pgrunbook.target import Target
 from returning import everything, execute, plan_of, rehearsed, take_back

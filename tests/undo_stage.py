@@ -11,12 +11,12 @@ import psycopg
 import pytest
 
 import test_schema
-from pgrunbook.changes import statements
-from pgrunbook.changes.statements import Policy, Statement
 from pgrunbook.changes.undo import Inverter, Keep, Undo
-from pgrunbook.database import data, schema
+from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.database.schema_diff import Difference, diff
+from pgrunbook.sql import statements
+from pgrunbook.sql.statements import Policy, Statement
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -191,14 +191,14 @@ def there_and_back(stage: Stage, sql: str) -> tuple[Undo, list[Difference]]:
     conn = stage.conn
     with conn.transaction(force_rollback=True):
         undo = inverse(conn, sql)
-        before = data.checksums(conn) if undo.keeps and not undo.of_rows else {}
+        before = checksums.checksums(conn) if undo.keeps and not undo.of_rows else {}
         keeper = Keeper(conn, undo)
         keeper.keep(sql)
         if undo.because or undo.of_rows:
             return undo, []
         keeper.go_back()
         if before:
-            assert data.checksums(conn) == before, "rows"
+            assert checksums.checksums(conn) == before, "rows"
         return undo, diff(stage.before, schema.snapshot(conn))
 
 

@@ -11,12 +11,13 @@ from pgrunbook import home, runbook
 from pgrunbook import target as targets
 from pgrunbook.branches import backup
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import plan as plans
 from pgrunbook.changes.execute import Execution
 from pgrunbook.database import activity
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
+from pgrunbook.draft.build import base, up
 from pgrunbook.errors import WrongInput
+from pgrunbook.plan import plan as plans
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
 from pgrunbook.target import Target
@@ -88,8 +89,8 @@ def _apply_history(target: Target, run: Run) -> None:
         history = histories.read(conn, target)
         plan = plans.Plan(
             direction="up", target=target.name,
-            base=plans.base(activity.identity(conn), snapshot(conn), history),
-            attempts=1, rehearsed="the demo's history", changes=plans.up(target, history.pending()[:HISTORY]),
+            base=base(activity.identity(conn), snapshot(conn), history),
+            attempts=1, rehearsed="the demo's history", changes=up(target, history.pending()[:HISTORY]),
         )  # fmt: skip
         Execution(plan, target, run.run_id, conn, history, run.journal).run()
 

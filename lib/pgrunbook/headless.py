@@ -159,13 +159,13 @@ def _standing(made: Run) -> str:
     import psycopg  # imported for this alone: the runner of a run that goes well has no need of it
 
     from pgrunbook import history as histories
-    from pgrunbook.database import steps
+    from pgrunbook.database import step_log
     from pgrunbook.database.connection import connect
 
     try:
         target = targets.load(made.target)
         with connect(target, purpose="asks what is applied") as conn:
-            still = steps.applied_by_run(conn, made.run_id)
+            still = step_log.applied_by_run(conn, made.run_id)
             at = histories.read(conn, target).version() or "(none)"
     except (RunbookError, psycopg.Error) as exc:
         told = str(exc).partition("\n")[0]
@@ -177,14 +177,14 @@ def _half_done(made: Run) -> list[str]:
     """Return the migrations that this run has begun and not brought to their end, as the database says."""
     import psycopg
 
-    from pgrunbook.database import steps
+    from pgrunbook.database import step_log
     from pgrunbook.database.connection import connect
 
     if not any(e["event"] == "step-started" for e in journal.read(made.journal.path)):
         return []
     try:
         with connect(targets.load(made.target), purpose="asks what is applied") as conn:
-            return [one.migration for one in steps.unfinished(conn, "up") if one.run_id == made.run_id]
+            return [one.migration for one in step_log.unfinished(conn, "up") if one.run_id == made.run_id]
     except (RunbookError, psycopg.Error):
         return []  # the rollback, or the resumed run, asks again
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pgrunbook import headless, home
 from pgrunbook import target as targets
+from pgrunbook.config.secret_patterns import SECRET_NAME
 from pgrunbook.errors import Refused, RunbookError, WrongInput
 from pgrunbook.procedures import parameters as parameters_of
 from pgrunbook.record import run as runs
@@ -71,7 +72,7 @@ def typed(book: Book, target: str, given: Mapping[str, str]) -> dict[str, dict[s
     models = {name: parameters_of.OF[name] for name in book.procedures}
     known = {key for model in models.values() for key in model.model_fields}
     for key in given:
-        if key not in known and not targets.SECRET_NAME.search(key):
+        if key not in known and not SECRET_NAME.search(key):
             raise WrongInput(
                 f'parameter "{key}" is not known',
                 detail=f"The procedures of this runbook know: {', '.join(sorted(known - {'target'}))}.",

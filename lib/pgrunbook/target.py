@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,15 +10,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pgrunbook import home
+from pgrunbook.config.secret_patterns import SECRET_NAME, SECRET_VALUE
 from pgrunbook.errors import WrongInput
 
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000, strict=True)]
 Words = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
-
-SECRET_NAME = re.compile(r"passw(or)?d|passphrase|secret|token|api_?key|private_?key|credential|\bdsn\b", re.I)
-SECRET_VALUE = re.compile(
-    r"://[^/\s:@]*:[^/\s@]+@|\bpassword\s*=|-----BEGIN [A-Z ]*PRIVATE KEY|\bpscale_(pw|tkn)_", re.I
-)
 
 
 class Target(BaseModel):

@@ -12,9 +12,9 @@ import schema_500
 from ground import DATABASE, Ground, ground, temporary
 from psycopg import sql
 
-from pgrunbook.changes import statements
-from pgrunbook.changes.statements import Statement
 from pgrunbook.changes.undo import Inverter
+from pgrunbook.sql import statements
+from pgrunbook.sql.statements import Statement
 
 MIGRATIONS, GOAL_S = 100, 3.0
 WIDE = "bench_wide"

@@ -27,11 +27,12 @@ from ground import DATABASE, Ground, ground, socket_dir, temporary
 
 from pgrunbook import history as histories
 from pgrunbook.changes import draft
-from pgrunbook.changes import plan as plans
 from pgrunbook.changes.execute import Execution
 from pgrunbook.database import activity
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
+from pgrunbook.draft import build
+from pgrunbook.plan import plan as plans
 from pgrunbook.record import journal
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
@@ -224,7 +225,7 @@ def ours(site: Ground, scene: Scene, statement: str) -> Callable[[], int]:
     )
     with connect(target, purpose="plans") as conn:
         history = histories.read(conn, target)
-        base = plans.base(activity.identity(conn), snapshot(conn, leave_out=["pgrunbook"]), history)
+        base = build.base(activity.identity(conn), snapshot(conn, leave_out=["pgrunbook"]), history)
         changes = draft.unproven(target, conn, history.pending(), {})
     plan = plans.Plan(
         direction="up", target=target.name, base=base, attempts=target.attempts, rehearsed="no", changes=changes

@@ -25,14 +25,7 @@ from pathlib import Path
 
 from pgrunbook import home
 from pgrunbook.branches import datadir
-from pgrunbook.branches.binaries import (
-    Installation,
-    installation,
-    last_lines,
-    run_as,
-    run_checked,
-    state_folder,
-)
+from pgrunbook.branches.binaries import Installation, installation, last_lines, run_as, run_checked, state_folder
 from pgrunbook.branches.postmaster import Postmaster
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable, WrongInput

@@ -11,10 +11,10 @@ from typing import Protocol
 import psycopg
 from psycopg.errors import Diagnostic
 
-from pgrunbook.changes.plan import Change, Plan, Step
 from pgrunbook.changes.results import Results, StepResult, StepState, Stretch
+from pgrunbook.database.lock_wait import Holder, Look
 from pgrunbook.database.locks import Watch
-from pgrunbook.database.look import Holder, Look
+from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
 
 log = logging.getLogger(__name__)

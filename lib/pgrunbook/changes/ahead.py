@@ -10,8 +10,9 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.changes.alter_table import SERIAL
-from pgrunbook.changes.catalog import Catalog, Column, Constraint, Index, Key, Standing, Table, Weight
-from pgrunbook.changes.syntax import (
+from pgrunbook.changes.type_change import kind_of
+from pgrunbook.database.catalog import Catalog, Column, Constraint, Index, Key, Standing, Table, Weight
+from pgrunbook.sql.tree import (
     Name,
     columns_in,
     constraint_kind,
@@ -25,7 +26,6 @@ from pgrunbook.changes.syntax import (
     text,
     type_word,
 )
-from pgrunbook.changes.type_change import kind_of
 
 _SUFFIX = {"PRIMARY": "pkey", "UNIQUE": "key", "FOREIGN": "fkey", "CHECK": "check", "EXCLUSION": "excl"}
 _KIND = {"PRIMARY": "p", "UNIQUE": "u", "FOREIGN": "f", "CHECK": "c", "EXCLUSION": "x", "NOTNULL": "n"}

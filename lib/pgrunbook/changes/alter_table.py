@@ -11,22 +11,30 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.changes import found as fx
-from pgrunbook.changes.catalog import Column, Constraint, Standing, Table
 from pgrunbook.changes.proofs import fits_partition, proves_not_null
-from pgrunbook.changes.syntax import Name, constraint_kind, functions_in, relation, strings, subcommand, type_word
 from pgrunbook.changes.type_change import TypeChange, judge, kind_of
+from pgrunbook.database.catalog import Column, Constraint, Standing, Table
+from pgrunbook.sql.lock_modes import (
+    ACCESS_EXCLUSIVE,
+    ACCESS_SHARE,
+    MODES,
+    ROW_SHARE,
+    SHARE_ROW_EXCLUSIVE,
+    SHARE_UPDATE_EXCLUSIVE,
+)
+from pgrunbook.sql.tree import Name, constraint_kind, functions_in, relation, strings, subcommand, type_word
 
 SERIAL = {"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"}
 
 _WEAKER = {
-    "SetStatistics": fx.SHARE_UPDATE_EXCLUSIVE, "SetOptions": fx.SHARE_UPDATE_EXCLUSIVE,
-    "ResetOptions": fx.SHARE_UPDATE_EXCLUSIVE, "ClusterOn": fx.SHARE_UPDATE_EXCLUSIVE,
-    "DropCluster": fx.SHARE_UPDATE_EXCLUSIVE, "ValidateConstraint": fx.SHARE_UPDATE_EXCLUSIVE,
-    "AttachPartition": fx.SHARE_UPDATE_EXCLUSIVE, "DetachPartitionFinalize": fx.SHARE_UPDATE_EXCLUSIVE,
-    "EnableTrig": fx.SHARE_ROW_EXCLUSIVE, "EnableAlwaysTrig": fx.SHARE_ROW_EXCLUSIVE,
-    "EnableReplicaTrig": fx.SHARE_ROW_EXCLUSIVE, "EnableTrigAll": fx.SHARE_ROW_EXCLUSIVE,
-    "EnableTrigUser": fx.SHARE_ROW_EXCLUSIVE, "DisableTrig": fx.SHARE_ROW_EXCLUSIVE,
-    "DisableTrigAll": fx.SHARE_ROW_EXCLUSIVE, "DisableTrigUser": fx.SHARE_ROW_EXCLUSIVE,
+    "SetStatistics": SHARE_UPDATE_EXCLUSIVE, "SetOptions": SHARE_UPDATE_EXCLUSIVE,
+    "ResetOptions": SHARE_UPDATE_EXCLUSIVE, "ClusterOn": SHARE_UPDATE_EXCLUSIVE,
+    "DropCluster": SHARE_UPDATE_EXCLUSIVE, "ValidateConstraint": SHARE_UPDATE_EXCLUSIVE,
+    "AttachPartition": SHARE_UPDATE_EXCLUSIVE, "DetachPartitionFinalize": SHARE_UPDATE_EXCLUSIVE,
+    "EnableTrig": SHARE_ROW_EXCLUSIVE, "EnableAlwaysTrig": SHARE_ROW_EXCLUSIVE,
+    "EnableReplicaTrig": SHARE_ROW_EXCLUSIVE, "EnableTrigAll": SHARE_ROW_EXCLUSIVE,
+    "EnableTrigUser": SHARE_ROW_EXCLUSIVE, "DisableTrig": SHARE_ROW_EXCLUSIVE,
+    "DisableTrigAll": SHARE_ROW_EXCLUSIVE, "DisableTrigUser": SHARE_ROW_EXCLUSIVE,
 }  # fmt: skip
 _RECURSE = {
     "AddColumn", "DropColumn", "AlterColumnType", "SetNotNull", "DropNotNull", "AddConstraint", "DropConstraint",
@@ -50,12 +58,12 @@ def mode_of(cmd: Any) -> str:
     word = subcommand(cmd)
     if word in ("SetRelOptions", "ResetRelOptions", "ReplaceRelOptions"):
         strong = any(item.defname in _STRONG_OPTIONS for item in cmd.def_ or ())
-        return fx.ACCESS_EXCLUSIVE if strong else fx.SHARE_UPDATE_EXCLUSIVE
+        return ACCESS_EXCLUSIVE if strong else SHARE_UPDATE_EXCLUSIVE
     if word == "AddConstraint" and constraint_kind(cmd.def_) == "FOREIGN":
-        return fx.SHARE_ROW_EXCLUSIVE
+        return SHARE_ROW_EXCLUSIVE
     if word == "DetachPartition" and cmd.def_.concurrent:
-        return fx.SHARE_UPDATE_EXCLUSIVE
-    return _WEAKER.get(word, fx.ACCESS_EXCLUSIVE)
+        return SHARE_UPDATE_EXCLUSIVE
+    return _WEAKER.get(word, ACCESS_EXCLUSIVE)
 
 
 def tell(found: fx.Found, node: Any) -> None:
@@ -63,7 +71,7 @@ def tell(found: fx.Found, node: Any) -> None:
     table = found.catalog.find(relation(node.relation))
     if table.standing is Standing.MISSING and node.missing_ok:
         return
-    mode = max((mode_of(cmd) for cmd in node.cmds), key=fx.MODES.index)
+    mode = max((mode_of(cmd) for cmd in node.cmds), key=MODES.index)
     recurses = node.relation.inh and any(subcommand(cmd) in _RECURSE for cmd in node.cmds)
     members = found.catalog.below(table) if recurses else [table]
     for member in members:
@@ -112,7 +120,7 @@ def _add_column(found: fx.Found, table: Table, cmd: Any) -> None:
     if "CHECK" in kinds or {"UNIQUE", "PRIMARY"} & kinds.keys():
         found.scan(table)
     if "FOREIGN" in kinds:
-        found.lock_family(found.catalog.find(relation(kinds["FOREIGN"].pktable)), fx.SHARE_ROW_EXCLUSIVE)
+        found.lock_family(found.catalog.find(relation(kinds["FOREIGN"].pktable)), SHARE_ROW_EXCLUSIVE)
         if default is not None:
             found.scan(table)
     needs = {"NOTNULL", "PRIMARY"} & kinds.keys()
@@ -133,7 +141,7 @@ def _drop_column(found: fx.Found, table: Table, cmd: Any) -> None:
         for index in member.indexes:
             if cmd.name in index.uses:
                 found.lose(f"index {index.label}")
-                found.locks.add((index.label, fx.ACCESS_EXCLUSIVE))
+                found.locks.add((index.label, ACCESS_EXCLUSIVE))
     for constraint in table.constraints:
         if cmd.name in constraint.columns and constraint.kind != "n":
             _drop_constraint_of(found, table, constraint, cascade=cascade)
@@ -144,12 +152,12 @@ def _drop_column(found: fx.Found, table: Table, cmd: Any) -> None:
 
 def _drop_dependent(found: fx.Found, kind: str, name: str, of: str, *, cascade: bool) -> None:
     if kind == "sequence":
-        found.locks.add((name, fx.ACCESS_EXCLUSIVE))
+        found.locks.add((name, ACCESS_EXCLUSIVE))
         found.lose(f"sequence {name}")
     elif kind == "statistics" or cascade:
         found.lose(f"{kind} {name}")
         if kind in ("view", "materialized view"):
-            found.locks.add((name, fx.ACCESS_EXCLUSIVE))
+            found.locks.add((name, ACCESS_EXCLUSIVE))
     else:
         found.fails[f"{kind} {name} depends on {of}"] = None
 
@@ -157,18 +165,18 @@ def _drop_dependent(found: fx.Found, kind: str, name: str, of: str, *, cascade: 
 def _drop_constraint_of(found: fx.Found, table: Table, constraint: Constraint, *, cascade: bool) -> None:
     found.lose(f"constraint {constraint.name} on {table.label}")
     if constraint.partner is not None:
-        found.lock(found.catalog.at(constraint.partner), fx.ACCESS_EXCLUSIVE)
+        found.lock(found.catalog.at(constraint.partner), ACCESS_EXCLUSIVE)
     if constraint.kind in ("p", "u"):
         for other, key in found.catalog.references_to(table):
             if set(key.partner_columns) == set(constraint.columns):
                 if cascade:
                     found.lose(f"foreign key {key.name} on {other.label}")
-                    found.lock(other, fx.ACCESS_EXCLUSIVE)
+                    found.lock(other, ACCESS_EXCLUSIVE)
                 else:
                     found.fails[f"foreign key {key.name} of {other.label} depends on {constraint.name}"] = None
         for index in table.indexes:
             if index.name == constraint.index:
-                found.locks.add((index.label, fx.ACCESS_EXCLUSIVE))
+                found.locks.add((index.label, ACCESS_EXCLUSIVE))
 
 
 def _alter_type(found: fx.Found, table: Table, cmd: Any) -> None:
@@ -189,7 +197,7 @@ def _follow_type(found: fx.Found, table: Table, column: str, change: TypeChange)
     """Indexes, checks and foreign keys over a column whose type changes are made anew."""
     for index in table.indexes:
         if column in index.uses:
-            found.locks.add((index.label, fx.ACCESS_EXCLUSIVE))
+            found.locks.add((index.label, ACCESS_EXCLUSIVE))
             if not change.rewrites and change.rebuilds(index):
                 found.rebuilds[index.label] = None
                 found.scans[table.label] = None
@@ -199,10 +207,10 @@ def _follow_type(found: fx.Found, table: Table, column: str, change: TypeChange)
         if constraint.kind == "c" and constraint.valid:
             found.scan(table)
         if constraint.partner is not None:
-            found.lock(found.catalog.at(constraint.partner), fx.ACCESS_EXCLUSIVE)
+            found.lock(found.catalog.at(constraint.partner), ACCESS_EXCLUSIVE)
     for other, key in found.catalog.references_to(table):
         if column in key.partner_columns:
-            found.lock(other, fx.ACCESS_EXCLUSIVE)
+            found.lock(other, ACCESS_EXCLUSIVE)
             if change.rewrites or change.reindexes:
                 found.scan(other)
 
@@ -220,7 +228,7 @@ def _add_constraint(found: fx.Found, table: Table, cmd: Any) -> None:
     node = cmd.def_
     match constraint_kind(node):
         case "FOREIGN":
-            found.lock_family(found.catalog.find(relation(node.pktable)), fx.SHARE_ROW_EXCLUSIVE)
+            found.lock_family(found.catalog.find(relation(node.pktable)), SHARE_ROW_EXCLUSIVE)
             if not node.skip_validation:
                 found.scan(table)
         case "CHECK" if not node.skip_validation:
@@ -264,38 +272,38 @@ def _validate(found: fx.Found, table: Table, cmd: Any) -> None:
         return
     found.scan(table)
     if known and known[0].partner is not None:
-        found.lock_family(found.catalog.at(known[0].partner), fx.ROW_SHARE)
+        found.lock_family(found.catalog.at(known[0].partner), ROW_SHARE)
 
 
 def _attach(found: fx.Found, table: Table, cmd: Any) -> None:
     child = found.catalog.find(relation(cmd.def_.name))
-    found.lock_family(child, fx.ACCESS_EXCLUSIVE)
+    found.lock_family(child, ACCESS_EXCLUSIVE)
     covered = all(any(index.keys == own.keys for own in child.indexes) for index in table.indexes)
     if not fits_partition(child, cmd.def_.bound, table) or not covered:
         found.scan(child)
     for key in table.foreign_keys():
         if key.partner is not None:
-            found.lock(found.catalog.at(key.partner), fx.SHARE_ROW_EXCLUSIVE)
+            found.lock(found.catalog.at(key.partner), SHARE_ROW_EXCLUSIVE)
     for sibling in (found.catalog.at(name) for name in table.children):
         if sibling.bound == "DEFAULT":
-            found.lock_family(sibling, fx.ACCESS_EXCLUSIVE)
+            found.lock_family(sibling, ACCESS_EXCLUSIVE)
             found.scan(sibling)
 
 
 def _detach(found: fx.Found, table: Table, cmd: Any) -> None:
     for member in found.catalog.below(found.catalog.find(relation(cmd.def_.name))):
-        found.lock(member, fx.ACCESS_EXCLUSIVE)
+        found.lock(member, ACCESS_EXCLUSIVE)
     _default_partition(found, table)
 
 
 def _default_partition(found: fx.Found, table: Table) -> None:
     for sibling in (found.catalog.at(name) for name in table.children):
         if sibling.bound == "DEFAULT":
-            found.lock(sibling, fx.ACCESS_EXCLUSIVE)
+            found.lock(sibling, ACCESS_EXCLUSIVE)
 
 
 def _inherit(found: fx.Found, _table: Table, cmd: Any) -> None:
-    mode = fx.SHARE_UPDATE_EXCLUSIVE if subcommand(cmd) == "AddInherit" else fx.ACCESS_SHARE
+    mode = SHARE_UPDATE_EXCLUSIVE if subcommand(cmd) == "AddInherit" else ACCESS_SHARE
     found.lock(found.catalog.find(relation(cmd.def_)), mode)
 
 
@@ -304,11 +312,11 @@ def _rewrite(found: fx.Found, table: Table, cmd: Any) -> None:
     if persistence is None or table.persistence != persistence or table.standing is Standing.UNKNOWN:
         found.rewrite(table)
         for index in table.indexes:
-            found.locks.add((index.label, fx.ACCESS_EXCLUSIVE))
+            found.locks.add((index.label, ACCESS_EXCLUSIVE))
 
 
 def _sequence(found: fx.Found, table: Table, cmd: Any) -> None:
-    mode = fx.ACCESS_EXCLUSIVE if subcommand(cmd) == "DropIdentity" else fx.SHARE_ROW_EXCLUSIVE
+    mode = ACCESS_EXCLUSIVE if subcommand(cmd) == "DropIdentity" else SHARE_ROW_EXCLUSIVE
     for dependent in table.of_kind("sequence"):
         if cmd.name in dependent.columns:
             found.locks.add((dependent.name, mode))
@@ -317,7 +325,7 @@ def _sequence(found: fx.Found, table: Table, cmd: Any) -> None:
 def _cluster_on(found: fx.Found, table: Table, cmd: Any) -> None:
     for index in table.indexes:
         if index.name == cmd.name:
-            found.locks.add((index.label, fx.SHARE_UPDATE_EXCLUSIVE))
+            found.locks.add((index.label, SHARE_UPDATE_EXCLUSIVE))
 
 
 def _set_expression(found: fx.Found, table: Table, cmd: Any) -> None:
@@ -333,7 +341,7 @@ def _owned(table: Table) -> Iterable[str]:
 def lock_owned(found: fx.Found, table: Table) -> None:
     """Note the locks on a table's sequences, which follow it to another schema or owner, or into a DROP."""
     for name in _owned(table):
-        found.locks.add((name, fx.ACCESS_EXCLUSIVE))
+        found.locks.add((name, ACCESS_EXCLUSIVE))
 
 
 _HANDLERS = {

@@ -21,13 +21,14 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from pgrunbook.changes import kinds, trouble
+from pgrunbook.changes import trouble
 from pgrunbook.changes.account import Account
-from pgrunbook.changes.effects import CONFLICTS, blocks
-from pgrunbook.changes.plan import Change, LockOn, Step
-from pgrunbook.database import connection, look
+from pgrunbook.database import connection, lock_wait
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.look import Holder, Wanted
+from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, Wanted, yields
+from pgrunbook.plan.plan import Change, LockOn, Step
+from pgrunbook.sql import classify
+from pgrunbook.sql.lock_modes import CONFLICTS, blocks
 
 RETRIED = (pg.LockNotAvailable, pg.DeadlockDetected)
 
@@ -35,8 +36,6 @@ NET_MS = 10
 SHORTEST_LOCK_TIMEOUT_MS = 50
 GENTLE_PAUSE_S, LONGEST_GENTLE_PAUSE_S = 0.02, 0.25
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
-# How long an attempt that is counted looks before it asks anyway.
-LAST_LOOK_MS = 1_000.0
 # How long an autovacuum is waited for, and how much longer than deadlock_timeout at least.
 YIELD_MS, YIELD_MARGIN_MS = 2_000, 1_000
 
@@ -59,7 +58,7 @@ def until_free(conn: Connection, change: Change, step: Step, patience: Patience,
             _ask_to_yield(conn, change, step, holders, account)
 
     try:
-        found = look.until_free(conn, patience.wanted, patience_ms=patience.left_ms, on_wait=on_wait)
+        found = lock_wait.until_free(conn, patience.wanted, patience_ms=patience.left_ms, on_wait=on_wait)
     except psycopg.Error as exc:
         if conn.closed:
             raise
@@ -69,11 +68,6 @@ def until_free(conn: Connection, change: Change, step: Step, patience: Patience,
     patience.looked(free=found.free)
     if found.holders:
         account.looked(change, step, found, start)
-
-
-def yields(holder: Holder) -> bool:
-    """Tell whether a holder is an autovacuum that the server cancels for others; it does that work again later."""
-    return holder.application == "autovacuum worker" and "to prevent wraparound" not in holder.query
 
 
 def _ask_to_yield(conn: Connection, change: Change, step: Step, holders: Sequence[Holder], account: Account) -> None:
@@ -135,7 +129,7 @@ class Patience:
 
         What is CONCURRENT waits for others' transactions under the same timeout, and cut off it leaves half of it.
         """
-        if not any(keeps_out(lock) for lock in step.locks) or kinds.waits_without_harm(step.kind):
+        if not any(keeps_out(lock) for lock in step.locks) or classify.waits_without_harm(step.kind):
             return step.lock_timeout_ms
         if self._gentle:
             return min(step.lock_timeout_ms, NET_MS)

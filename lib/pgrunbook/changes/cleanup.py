@@ -21,15 +21,16 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors as pg
 
-from pgrunbook.changes import statements, trouble
+from pgrunbook.changes import trouble
 from pgrunbook.changes.account import Account
 from pgrunbook.changes.asking import RETRIED
 from pgrunbook.changes.marks import RECORD_LIMITS, Marks
-from pgrunbook.changes.plan import Change, Step
 from pgrunbook.changes.results import StepState
-from pgrunbook.changes.statements import Policy
 from pgrunbook.database import connection
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
+from pgrunbook.plan.plan import Change, Step
+from pgrunbook.sql import statements
+from pgrunbook.sql.statements import Policy
 
 AGAIN_MS = 2_000
 

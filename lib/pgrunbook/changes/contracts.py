@@ -9,8 +9,8 @@ import json
 from importlib import resources
 from typing import Any, Literal
 
-from pgrunbook.changes.plan import Plan
 from pgrunbook.changes.trial import Trial
+from pgrunbook.plan.plan import Plan
 
 Name = Literal["plan", "rehearsal"]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -24,7 +24,7 @@ def made(name: Name) -> str:
 
 def kept(name: Name) -> str:
     """Return the schema that the package holds: what automation can rely on."""
-    return (resources.files("pgrunbook.changes") / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8")
+    return (resources.files("pgrunbook.plan") / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8")
 
 
 def _plan() -> dict[str, Any]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pgrunbook.changes import catalog_reader, statements
-from pgrunbook.changes import plan as plans
-from pgrunbook.changes.effects import strongest
-from pgrunbook.changes.plan import Change, LockOn
-from pgrunbook.changes.safe_forms import Expansion, Planner
+from pgrunbook.changes.safe_forms import Planner
 from pgrunbook.changes.scenes import Placed, Script, stage
+from pgrunbook.database import catalog_reader
 from pgrunbook.database.connection import Connection
+from pgrunbook.draft.build import expanded, way_back
 from pgrunbook.history import Migration
+from pgrunbook.plan.plan import Change, LockOn
+from pgrunbook.plan.step import Expansion
+from pgrunbook.sql import statements
+from pgrunbook.sql.lock_modes import strongest
 from pgrunbook.target import Target
 
 
@@ -36,7 +38,7 @@ def unproven(
 
 def change(target: Target, migration: Migration, expansions: Sequence[Expansion]) -> Change:
     """Return the change that executes a migration's statements as expanded."""
-    return plans.expanded(migration.name, migration.hash, plans.way_back(migration), expansions, target)
+    return expanded(migration.name, migration.hash, way_back(migration), expansions, target)
 
 
 def with_locks(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...]:

@@ -10,15 +10,16 @@ from pglast import ast
 from pgrunbook.changes import draft, keeping
 from pgrunbook.changes.keeping import Site
 from pgrunbook.changes.keeping.tables import table
-from pgrunbook.changes.plan import Change, Step
-from pgrunbook.changes.safe_forms import Expansion, Facts, Planner
-from pgrunbook.changes.safe_forms.step import Keep
-from pgrunbook.changes.statements import Policy, Statement, Type
-from pgrunbook.changes.syntax import subcommand, tree
+from pgrunbook.changes.safe_forms import Planner
 from pgrunbook.changes.undo import Inverter, Undo
-from pgrunbook.changes.way_back import Back, of_undo
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Facts
 from pgrunbook.history import Migration
+from pgrunbook.plan.plan import Change, Step
+from pgrunbook.plan.step import Expansion, Keep
+from pgrunbook.plan.way_back import Back, of_undo
+from pgrunbook.sql.statements import Policy, Statement, Type
+from pgrunbook.sql.tree import subcommand, tree
 from pgrunbook.target import Target
 
 # The kind of what gives back what was written before the migration was taken back.

@@ -6,10 +6,9 @@ from typing import Any
 
 from pgrunbook.changes import found as fx
 from pgrunbook.changes.alter_table import lock_owned
-from pgrunbook.changes.catalog import Catalog, Standing, Table
-from pgrunbook.changes.syntax import Name, dotted, object_kind, relation
-
-CASCADE = 1
+from pgrunbook.database.catalog import Catalog, Standing, Table
+from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE
+from pgrunbook.sql.tree import CASCADE, Name, dotted, object_kind, relation
 
 
 def tell(found: fx.Found, node: Any) -> None:
@@ -17,7 +16,7 @@ def tell(found: fx.Found, node: Any) -> None:
     kind = object_kind(node.removeType)
     for entry in node.objects:
         if kind in ("TRIGGER", "POLICY", "RULE"):
-            found.lock_family(found.catalog.find(dotted(entry[:-1])), fx.ACCESS_EXCLUSIVE)
+            found.lock_family(found.catalog.find(dotted(entry[:-1])), ACCESS_EXCLUSIVE)
             found.lose(f"{kind.lower()} {entry[-1].sval} on {dotted(entry[:-1])}")
         elif kind in ("TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"):
             drop_relation(found, found.catalog.find(dotted(entry)), cascade=node.behavior == CASCADE)
@@ -43,19 +42,19 @@ def drop_relation(found: fx.Found, table: Table, *, cascade: bool) -> None:
     family = found.catalog.below(table)
     gone = {member.key for member in family}
     for member in family:
-        found.lock(member, fx.ACCESS_EXCLUSIVE)
+        found.lock(member, ACCESS_EXCLUSIVE)
         lock_owned(found, member)
         if member.kind in ("r", "p"):
             found.lose(f"table {member.label} with its rows")
         for key in member.foreign_keys():
             if key.partner is not None:
-                found.lock(found.catalog.at(key.partner), fx.ACCESS_EXCLUSIVE)
+                found.lock(found.catalog.at(key.partner), ACCESS_EXCLUSIVE)
         for other, key in found.catalog.references_to(member):
             if other.key not in gone:
                 _drop_incoming(found, member, other, key.name, cascade=cascade)
         _drop_dependents(found, member, cascade=cascade)
     for parent in table.parents:
-        found.lock(found.catalog.at(parent), fx.ACCESS_EXCLUSIVE)
+        found.lock(found.catalog.at(parent), ACCESS_EXCLUSIVE)
     if table.kind in ("v", "m", "S"):
         found.lose(f"{ {'v': 'view', 'm': 'materialized view', 'S': 'sequence'}[table.kind] } {table.label}")
 
@@ -65,7 +64,7 @@ def _drop_dependents(found: fx.Found, table: Table, *, cascade: bool) -> None:
         if cascade:
             found.lose(f"{dependent.kind} {dependent.name}")
             if dependent.kind != "function":
-                found.locks.add((dependent.name, fx.ACCESS_EXCLUSIVE))
+                found.locks.add((dependent.name, ACCESS_EXCLUSIVE))
         else:
             found.fails[f"{dependent.kind} {dependent.name} depends on {table.label}"] = None
 
@@ -73,7 +72,7 @@ def _drop_dependents(found: fx.Found, table: Table, *, cascade: bool) -> None:
 def _drop_incoming(found: fx.Found, table: Table, other: Table, name: str, *, cascade: bool) -> None:
     if cascade:
         found.lose(f"foreign key {name} on {other.label}")
-        found.lock(other, fx.ACCESS_EXCLUSIVE)
+        found.lock(other, ACCESS_EXCLUSIVE)
     else:
         found.fails[f"foreign key {name} of {other.label} depends on {table.label}"] = None
 
@@ -82,7 +81,7 @@ def _drop_index(found: fx.Found, name: Name, node: Any) -> None:
     known = found.catalog.index(name)
     if known is None and found.catalog.connected:
         return
-    mode = fx.SHARE_UPDATE_EXCLUSIVE if node.concurrent else fx.ACCESS_EXCLUSIVE
+    mode = SHARE_UPDATE_EXCLUSIVE if node.concurrent else ACCESS_EXCLUSIVE
     found.locks.add((known[1].label if known else str(name), mode))
     found.lose(f"index {known[1].label if known else name}")
     if known is None:
@@ -99,7 +98,7 @@ def _drop_type(found: fx.Found, name: Name, *, cascade: bool) -> None:
             if column.type.rpartition(".")[2].removesuffix("[]").strip('"') != name.name:
                 continue
             if cascade:
-                found.lock(table, fx.ACCESS_EXCLUSIVE)
+                found.lock(table, ACCESS_EXCLUSIVE)
                 found.lose(f"the values of column {table.label}.{column.name}")
             else:
                 found.fails[f"column {table.label}.{column.name} is of type {name}"] = None
@@ -120,7 +119,7 @@ def _drop_other(found: fx.Found, kind: str, name: Name, *, cascade: bool) -> Non
     if kind == "STATISTIC_EXT":
         for table in found.catalog.tables.values():
             if any(dependent.name == name.name for dependent in table.of_kind("statistics")):
-                found.lock(table, fx.SHARE_UPDATE_EXCLUSIVE)
+                found.lock(table, SHARE_UPDATE_EXCLUSIVE)
     elif kind in ("FUNCTION", "PROCEDURE", "EXTENSION", "ROUTINE") and cascade:
         found.cannot_know(f"what depends on {kind.lower()} {name} and goes with it")
 
@@ -130,7 +129,7 @@ def tell_truncate(found: fx.Found, node: Any) -> None:
     tables = emptied(found.catalog, node)
     together = {table.key for table in tables}
     for table in tables:
-        found.lock(table, fx.ACCESS_EXCLUSIVE)
+        found.lock(table, ACCESS_EXCLUSIVE)
         found.lose(f"the rows of {table.label}")
         if table.holds_rows_itself:
             found.empties[table.label] = None

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from pgrunbook.changes import statement_locks
-from pgrunbook.changes.catalog import Catalog
-from pgrunbook.changes.found import CONFLICTS, MODES, Effects, Found, Lock, blocks, covers, strongest
+from pgrunbook.changes.found import Effects, Found
+from pgrunbook.database.catalog import Catalog
+from pgrunbook.sql.lock_modes import CONFLICTS, MODES, Lock, blocks, covers, strongest
 
 __all__ = ["CONFLICTS", "MODES", "Effects", "Lock", "blocks", "covers", "effects", "strongest"]
 

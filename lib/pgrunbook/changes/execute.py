@@ -33,15 +33,15 @@ from pgrunbook.changes.cleanup import Cleanup
 from pgrunbook.changes.keeper import Keeper
 from pgrunbook.changes.keeping import OnConflict
 from pgrunbook.changes.marks import RECORD_LIMITS, Marks
-from pgrunbook.changes.plan import Change, Plan, Step
 from pgrunbook.changes.results import StepResult, StepState, Stretch
-from pgrunbook.changes.safe_forms import Progress, run_batches
+from pgrunbook.changes.safe_forms.batches import Progress, run_batches
 from pgrunbook.changes.trouble import Scene
-from pgrunbook.database import connection, locks, recorded_ways, steps
+from pgrunbook.database import connection, inverse_log, locks, step_log
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
-from pgrunbook.database.steps import Begun
+from pgrunbook.database.step_log import Begun
 from pgrunbook.errors import RecordFailed, RunbookError, StatementFailed
 from pgrunbook.history import History
+from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
 
@@ -91,8 +91,8 @@ class Execution:
         self._prepare()
         applied = {entry.name for entry in self.history.applied()}
         texts = {change.migration: change.file_sha256 for change in self.plan.changes}
-        trouble.refuse_unfinished(steps.unfinished(self.conn, self.plan.direction), texts)
-        begun = steps.of_plan(self.conn, texts, self.plan.direction)
+        trouble.refuse_unfinished(step_log.unfinished(self.conn, self.plan.direction), texts)
+        begun = step_log.of_plan(self.conn, texts, self.plan.direction)
         for change in self.plan.changes:
             if self._is_over(change, applied):
                 self._results.mark(change, change.steps, StepState.DONE_BEFORE)
@@ -108,14 +108,14 @@ class Execution:
     def _is_over(self, change: Change, applied: Collection[str]) -> bool:
         """Ask the database whether a change was executed wholly before."""
         if change.ends == "begun":
-            return not steps.of_plan(self.conn, {change.migration: change.file_sha256}, "up")
+            return not step_log.of_plan(self.conn, {change.migration: change.file_sha256}, "up")
         if change.ends == "part":
-            ways = recorded_ways.read(self.conn, change.migration)
+            ways = inverse_log.read(self.conn, change.migration)
             return all(way.taken_back_by for way in ways if way.statement in change.takes_back)
         return (change.migration in applied) == (self.plan.direction == "up")
 
     def _prepare(self) -> None:
-        steps.create(self.conn)
+        step_log.create(self.conn)
         if self.history.exists:
             return
         try:
@@ -138,7 +138,7 @@ class Execution:
         if begun and begun.whole:
             # It was done wholly, and somebody else changed its history row: the history counts.
             with self._telling(change, ()):
-                steps.take_back(self.conn, change.migration, self.plan.direction)
+                step_log.take_back(self.conn, change.migration, self.plan.direction)
             rows = {}
         elif begun and not begun.sha256s.items() <= {s.number: s.sha256 for s in change.steps}.items():
             raise trouble.begun_elsewhere(change.migration, begun)

@@ -5,53 +5,10 @@ Source: https://www.postgresql.org/docs/current/explicit-locking.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pgrunbook.changes.catalog import Catalog, Standing, Table
-
-ACCESS_SHARE = "AccessShareLock"
-ROW_SHARE = "RowShareLock"
-ROW_EXCLUSIVE = "RowExclusiveLock"
-SHARE_UPDATE_EXCLUSIVE = "ShareUpdateExclusiveLock"
-SHARE = "ShareLock"
-SHARE_ROW_EXCLUSIVE = "ShareRowExclusiveLock"
-EXCLUSIVE = "ExclusiveLock"
-ACCESS_EXCLUSIVE = "AccessExclusiveLock"
-
-# Weakest first; which of them a mode waits for is PostgreSQL's table of conflicts.
-MODES = (ACCESS_SHARE, ROW_SHARE, ROW_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE, SHARE, SHARE_ROW_EXCLUSIVE, EXCLUSIVE,
-         ACCESS_EXCLUSIVE)  # fmt: skip
-CONFLICTS: dict[str, frozenset[str]] = {
-    ACCESS_SHARE: frozenset(MODES[7:]),
-    ROW_SHARE: frozenset(MODES[6:]),
-    ROW_EXCLUSIVE: frozenset(MODES[4:]),
-    SHARE_UPDATE_EXCLUSIVE: frozenset(MODES[3:]),
-    SHARE: frozenset({ROW_EXCLUSIVE, *MODES[3:]}) - {SHARE},
-    SHARE_ROW_EXCLUSIVE: frozenset(MODES[2:]),
-    EXCLUSIVE: frozenset(MODES[1:]),
-    ACCESS_EXCLUSIVE: frozenset(MODES),
-}
-_WHO = {
-    "readers": ACCESS_SHARE,
-    "row locks": ROW_SHARE,
-    "writers": ROW_EXCLUSIVE,
-    "vacuum": SHARE_UPDATE_EXCLUSIVE,
-    "schema changes": ACCESS_EXCLUSIVE,
-}
-
-
-@dataclass(frozen=True, order=True)
-class Lock:
-    """A lock on one object, its mode spelt as in pg_locks."""
-
-    object: str
-    mode: str
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """Who waits while it is held: of readers, row locks, writers, vacuum and schema changes."""
-        return blocks(self.mode)
+from pgrunbook.database.catalog import Catalog, Standing, Table
+from pgrunbook.sql.lock_modes import MODES, Lock, strongest
 
 
 @dataclass(frozen=True)
@@ -76,26 +33,6 @@ class Effects:
         """Return the strongest mode on an object, None where it is not locked."""
         found = [lock.mode for lock in self.locks if lock.object == label]
         return max(found, key=MODES.index) if found else None
-
-
-def blocks(mode: str) -> tuple[str, ...]:
-    """Return who waits while a lock of this mode is held."""
-    return tuple(who for who, theirs in _WHO.items() if theirs in CONFLICTS[mode])
-
-
-def covers(mode: str, other: str) -> bool:
-    """Whether everybody who waits for the other mode waits for this one too."""
-    return CONFLICTS[mode] >= CONFLICTS[other]
-
-
-def strongest(locks: Iterable[tuple[str, str]]) -> tuple[Lock, ...]:
-    """Return pairs of object and mode as locks, sorted, without those that another one covers."""
-    pairs = sorted(set(locks))
-    return tuple(
-        Lock(name, mode)
-        for name, mode in pairs
-        if not any(name == n and mode != m and covers(m, mode) for n, m in pairs)
-    )
 
 
 @dataclass

@@ -13,18 +13,19 @@ from typing import Literal
 
 import psycopg
 
-from pgrunbook.changes import keeping, statements
-from pgrunbook.changes import plan as plans
+from pgrunbook.changes import keeping
 from pgrunbook.changes.keeping import Site
-from pgrunbook.changes.plan import Change, Written
-from pgrunbook.changes.safe_forms import Expansion, Planner, SafeStep
-from pgrunbook.changes.statements import Policy, Statement, Type
+from pgrunbook.changes.safe_forms import Planner
 from pgrunbook.changes.undo import Inverter
-from pgrunbook.changes.way_back import Back
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.recorded_ways import RecordedWay
-from pgrunbook.database.schema_diff import Difference
+from pgrunbook.database.inverse_log import RecordedWay
+from pgrunbook.draft.build import expanded
 from pgrunbook.history import Migration
+from pgrunbook.plan.plan import Change, Written
+from pgrunbook.plan.step import Expansion, SafeStep
+from pgrunbook.plan.way_back import Back
+from pgrunbook.sql import statements
+from pgrunbook.sql.statements import Policy, Statement, Type
 from pgrunbook.target import Target
 
 GIVES_ROWS = "GIVE ROWS BACK"
@@ -135,20 +136,6 @@ def scripted(conn: Connection, target: Target, migration: Migration, *, rows_con
     return writer.planned("history row", ())
 
 
-def is_declared(difference: Difference, differs: Iterable[str]) -> bool:
-    """Tell whether a way back has said that this is another thing afterwards."""
-    if difference.change == "moved":
-        return any(f" order of {difference.name}:" in text for text in differs)
-    if difference.kind == "statistics":
-        return f"column order of statistics {difference.name}" in differs
-    for text in differs:
-        if text == f"constraint {difference.name} stays valid":
-            return True
-        if " are its own" in text and difference.name.startswith(text.split()[2]):
-            return True
-    return False
-
-
 @contextmanager
 def _writing(
     conn: Connection, target: Target, name: str, file_sha256: str, rows_conn: Connection | None
@@ -228,7 +215,7 @@ class _Writer:
         self.expansions = self.planner.end_file()
 
     def planned(self, ends: Literal["history row", "begun", "part"], takes: tuple[int, ...]) -> Planned:
-        change = plans.expanded(self.name, self.file_sha256, "the migration itself", self.expansions, self.target)
+        change = expanded(self.name, self.file_sha256, "the migration itself", self.expansions, self.target)
         change = change.model_copy(update={"ends": ends, "takes_back": takes})
         return Planned(change, tuple(self.loses), tuple(dict.fromkeys(self.differs)))
 

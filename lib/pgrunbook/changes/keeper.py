@@ -11,14 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pgrunbook.changes import keeping, statements
+from pgrunbook.changes import keeping
 from pgrunbook.changes.keeping import OnConflict, Place, Site
 from pgrunbook.changes.marks import Marks
-from pgrunbook.changes.plan import Change, Step
-from pgrunbook.changes.safe_forms import Batches
 from pgrunbook.changes.undo import Inverter
-from pgrunbook.changes.way_back import of_undo
 from pgrunbook.database.connection import Connection
+from pgrunbook.plan.plan import Change, Step
+from pgrunbook.plan.step import Batches
+from pgrunbook.plan.way_back import of_undo
+from pgrunbook.sql import statements
 
 
 @dataclass

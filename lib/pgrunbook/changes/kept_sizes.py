@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import psycopg
 
 from pgrunbook.changes import keeping
-from pgrunbook.changes.plan import Change, Written
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import RunbookError
+from pgrunbook.plan.plan import Change, Written
 
 
 def with_sizes(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from psycopg import errors as pg
 
-from pgrunbook.changes.statements import Statement
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
+from pgrunbook.sql.statements import Statement
 
 # PL/pgSQL has SQL parsed by the server when a block is read, long before it would be executed. What it reads
 # otherwise (SELECT INTO, CALL, SET, and what only exists in its own language) says nothing.

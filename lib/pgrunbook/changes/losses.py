@@ -10,9 +10,9 @@ import psycopg
 from pglast import ast, enums
 from psycopg import sql
 
-from pgrunbook.changes.plan import Change
-from pgrunbook.changes.safe_forms.step import Keep
 from pgrunbook.database.connection import Connection
+from pgrunbook.plan.plan import Change
+from pgrunbook.plan.step import Keep
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import psycopg
 
 from pgrunbook import history as histories
 from pgrunbook.changes import trouble
-from pgrunbook.changes.plan import Change, Plan, Step
-from pgrunbook.changes.way_back import Back
-from pgrunbook.database import connection, recorded_ways, steps
+from pgrunbook.database import connection, inverse_log, step_log
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, RESET_SESSION, Connection
 from pgrunbook.history import History
+from pgrunbook.plan.plan import Change, Plan, Step
+from pgrunbook.plan.way_back import Back
 
 RECORD_LIMITS = {"lock_timeout_ms": READ_LOCK_TIMEOUT_MS, "statement_timeout_ms": READ_STATEMENT_TIMEOUT_MS}
 # For this transaction only: what the migration has set comes back with the next one.
@@ -51,9 +51,9 @@ class Marks:
                 written = self._end(change)
                 rows.append(_history_row(change))
             if ways:
-                recorded_ways.write(self.conn, self._key(change), ways)
+                inverse_log.write(self.conn, self._key(change), ways)
             self._correct(change)
-            steps.write(self.conn, self._key(change), "done", rows)
+            step_log.write(self.conn, self._key(change), "done", rows)
         if written is not None and written.rowcount != 1:
             raise trouble.history_moved(self.history.qualified_table, change)
 
@@ -63,18 +63,18 @@ class Marks:
         with connection.transaction(self.conn, **RECORD_LIMITS):
             self.conn.execute("; ".join(OURSELVES).encode())
             if ways:
-                recorded_ways.write(self.conn, self._key(change), ways)
+                inverse_log.write(self.conn, self._key(change), ways)
             self._correct(change)
-            steps.write(self.conn, self._key(change), state, [_row(step)])
+            step_log.write(self.conn, self._key(change), state, [_row(step)])
 
     def withdraw(self, change: Change, group: Sequence[Step]) -> None:
         """Take back, in the transaction that is open, that steps were meant to be done, or done, by any run."""
         self.conn.execute("; ".join(OURSELVES).encode())
-        steps.withdraw(self.conn, self._key(change), [step.number for step in group])
+        step_log.withdraw(self.conn, self._key(change), [step.number for step in group])
 
     def meant(self, change: Change, group: Sequence[Step]) -> None:
         """Write, in the transaction that is open, that it is to be looked whether steps are done."""
-        steps.write(self.conn, self._key(change), "intended", [_row(step) for step in group])
+        step_log.write(self.conn, self._key(change), "intended", [_row(step) for step in group])
 
     def _end(self, change: Change) -> psycopg.Cursor[tuple[object, ...]] | None:
         """Write that a migration is at its end; return what the server said of the history row, None without one."""
@@ -82,18 +82,18 @@ class Marks:
         if change.ends == "history row":
             written = self.conn.execute(*self._history_command(change))
         if change.ends == "part":
-            recorded_ways.mark(self.conn, change.migration, change.takes_back, self.run_id)
+            inverse_log.mark(self.conn, change.migration, change.takes_back, self.run_id)
             return written
-        steps.take_back(self.conn, change.migration, "down" if self.plan.direction == "up" else "up")
+        step_log.take_back(self.conn, change.migration, "down" if self.plan.direction == "up" else "up")
         if self.plan.direction == "down":
-            recorded_ways.forget(self.conn, change.migration)
+            inverse_log.forget(self.conn, change.migration)
         return written
 
     def _correct(self, change: Change) -> None:
         for (migration, statement), back in self.corrections.items():
             if migration != change.migration:
                 continue
-            recorded_ways.correct(self.conn, migration, statement, back.model_dump(mode="json"))
+            inverse_log.correct(self.conn, migration, statement, back.model_dump(mode="json"))
 
     def _ways(self, change: Change) -> list[dict[str, object]]:
         """Return how each statement of a migration that goes up is taken back."""

@@ -23,12 +23,12 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from pydantic import BaseModel, ConfigDict
 
-from pgrunbook.changes.found import ACCESS_EXCLUSIVE, MODES, covers
-from pgrunbook.changes.plan import Change, Step
-from pgrunbook.changes.syntax import quoted
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Unreachable
+from pgrunbook.plan.plan import Change, Step
+from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, MODES, covers
+from pgrunbook.sql.tree import quoted
 from pgrunbook.target import Target
 
 POLL_S = 0.005

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pgrunbook.changes.plan import Change, Direction, Plan, Step
 from pgrunbook.database.connection import RESET_SESSION
+from pgrunbook.plan.plan import Change, Direction, Plan, Step
 
 
 def text(plan: Plan) -> str:

@@ -9,8 +9,8 @@ import pglast
 from pglast import ast, enums
 from pglast.parser import ParseError
 
-from pgrunbook.changes.catalog import Table
-from pgrunbook.changes.syntax import walk
+from pgrunbook.database.catalog import Table
+from pgrunbook.sql.tree import walk
 
 
 def proves_not_null(table: Table, column: str) -> bool:

@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from psycopg import errors as pg
 from psycopg import sql
 
-from pgrunbook.changes import asking, keeping
-from pgrunbook.changes.found import CONFLICTS
+from pgrunbook.changes import keeping
 from pgrunbook.changes.keeping import Kept, registry
-from pgrunbook.database import look, steps
+from pgrunbook.database import lock_wait, step_log
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.look import Holder, Wanted
+from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, Wanted, yields
 from pgrunbook.errors import Blocked
 from pgrunbook.history import History
+from pgrunbook.sql.lock_modes import CONFLICTS
 from pgrunbook.target import Target
 
 MODE = "AccessExclusiveLock"
@@ -123,7 +123,7 @@ def drop(
         except (pg.LockNotAvailable, pg.DeadlockDetected) as exc:
             log.info("attempt %s of %s to drop what is kept as %s: %s", attempt, target.attempts, thing.id, exc)
             told = told or str(exc).partition("\n")[0]
-            patience_ms = min(patience_ms, asking.LAST_LOOK_MS)
+            patience_ms = min(patience_ms, LAST_LOOK_MS)
     raise _blocked(thing, f"lock_timeout {registry.LOCK_TIMEOUT_MS} ms, {target.attempts} attempts", told)
 
 
@@ -131,9 +131,9 @@ def _look(
     conn: Connection, thing: Thing, patience_ms: float, on_wait: Callable[[Sequence[Holder], float], None]
 ) -> str:
     """Wait until nobody reads a thing; return who was met. Raises Blocked where somebody still does."""
-    seen = look.until_free(conn, _wanted(thing), patience_ms=patience_ms, on_wait=on_wait)
+    seen = lock_wait.until_free(conn, _wanted(thing), patience_ms=patience_ms, on_wait=on_wait)
     told = "; ".join(map(str, seen.holders[:3]))
-    if not seen.free and not all(map(asking.yields, seen.holders)):
+    if not seen.free and not all(map(yields, seen.holders)):
         raise _blocked(thing, f"looked for {seen.waited_ms / 1000:.1f} s", told)
     return told
 
@@ -157,8 +157,8 @@ class _Standings:
     def __init__(self, conn: Connection, history: History) -> None:
         self._conn = conn
         self._applied = {entry.name for entry in history.applied()}
-        self._partly = {way: {one.migration for one in steps.unfinished(conn, way)} for way in ("up", "down")}
-        self._points = steps.restore_points(conn)
+        self._partly = {way: {one.migration for one in step_log.unfinished(conn, way)} for way in ("up", "down")}
+        self._points = step_log.restore_points(conn)
 
     def thing(self, members: tuple[Kept, ...]) -> Thing:
         """Return a thing with what it is needed for."""
@@ -190,7 +190,7 @@ class _Standings:
 
     def _is_applied(self, name: str) -> bool:
         """A history table may not know the name of what has lost its file; our own record does."""
-        return name in self._applied or steps.history_step(self._conn, name) is not None
+        return name in self._applied or step_log.history_step(self._conn, name) is not None
 
     def _way(self, kept: Kept) -> str:
         """Return the restore point that its run made before it, or else the time before which it lies."""

@@ -7,9 +7,10 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.changes import found as fx
-from pgrunbook.changes.catalog import Constraint, Table
 from pgrunbook.changes.drops import with_partitions
-from pgrunbook.changes.syntax import functions_in, relation, relations_in, strings, walk
+from pgrunbook.database.catalog import Constraint, Table
+from pgrunbook.sql.lock_modes import ACCESS_SHARE, ROW_EXCLUSIVE, ROW_SHARE
+from pgrunbook.sql.tree import functions_in, relation, relations_in, strings, walk
 
 Writing = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
 
@@ -20,7 +21,7 @@ _QUIET = {"count", "sum", "min", "max", "avg", "now", "coalesce", "set_config", 
 def plan(found: fx.Found, node: Any) -> None:
     """Note what PostgreSQL locks to plan a query that it does not run."""
     for name in relations_in(node):
-        found.lock_family(found.catalog.find(name), fx.ACCESS_SHARE)
+        found.lock_family(found.catalog.find(name), ACCESS_SHARE)
     _writes(found, node, runs=False)
 
 
@@ -28,7 +29,7 @@ def read(found: fx.Found, node: Any) -> None:
     """Note what a query locks; a SELECT can also write, in WITH or through a function."""
     locking = any(isinstance(part, ast.LockingClause) for part in walk(node))
     for name in relations_in(node):
-        found.lock_family(found.catalog.find(name), fx.ROW_SHARE if locking else fx.ACCESS_SHARE)
+        found.lock_family(found.catalog.find(name), ROW_SHARE if locking else ACCESS_SHARE)
     if isinstance(node, ast.SelectStmt) and node.whereClause is None and node.limitCount is None:
         for source in node.fromClause or ():
             if isinstance(source, ast.RangeVar):
@@ -43,7 +44,7 @@ def tell(found: fx.Found, node: Any) -> None:
     """Note what INSERT, UPDATE, DELETE or MERGE does."""
     for name in relations_in(node):
         if name != relation(node.relation):
-            found.lock_family(found.catalog.find(name), fx.ACCESS_SHARE)
+            found.lock_family(found.catalog.find(name), ACCESS_SHARE)
     if isinstance(node, ast.InsertStmt) and isinstance(node.selectStmt, ast.SelectStmt):
         for part in node.selectStmt.fromClause or ():
             if isinstance(part, ast.RangeVar) and node.selectStmt.whereClause is None:
@@ -60,11 +61,11 @@ def _writes(found: fx.Found, node: Any, *, runs: bool) -> None:
 def _write(found: fx.Found, node: Any, *, runs: bool) -> None:
     table = found.catalog.find(relation(node.relation))
     if isinstance(node, ast.InsertStmt):
-        found.lock(table, fx.ROW_EXCLUSIVE)
+        found.lock(table, ROW_EXCLUSIVE)
         if table.children:
             found.cannot_know(f"into which partition of {table.label} the rows go")
     else:
-        found.lock_family(table, fx.ROW_EXCLUSIVE)
+        found.lock_family(table, ROW_EXCLUSIVE)
         if getattr(node, "whereClause", None) is None and runs and not isinstance(node, ast.MergeStmt):
             found.scan(table)
     if runs:
@@ -81,15 +82,15 @@ def _check_keys(found: fx.Found, table: Table, node: Any) -> None:
         named = set(strings(tuple(ast.String(sval=c.name) for c in node.cols or ())))
         for key in table.foreign_keys():
             if key.partner is not None and (not named or named & set(key.columns)):
-                found.lock(found.catalog.at(key.partner), fx.ROW_SHARE)
+                found.lock(found.catalog.at(key.partner), ROW_SHARE)
     elif isinstance(node, ast.UpdateStmt):
         changed = {target.name for target in node.targetList}
         for key in table.foreign_keys():
             if key.partner is not None and changed & set(key.columns):
-                found.lock(found.catalog.at(key.partner), fx.ROW_SHARE)
+                found.lock(found.catalog.at(key.partner), ROW_SHARE)
         for other, key in found.catalog.references_to(table):
             if changed & set(key.partner_columns):
-                found.lock(other, fx.ROW_EXCLUSIVE)
+                found.lock(other, ROW_EXCLUSIVE)
     elif isinstance(node, ast.DeleteStmt):
         _follow_delete(found, table)
 
@@ -102,7 +103,7 @@ def _follow_delete(found: fx.Found, table: Table) -> None:
         for other, key in found.catalog.references_to(waiting.pop()):
             members = with_partitions(found.catalog, other)
             for member in members:
-                found.lock(member, fx.ROW_EXCLUSIVE if _writes_there(key) else fx.ROW_SHARE)
+                found.lock(member, ROW_EXCLUSIVE if _writes_there(key) else ROW_SHARE)
             if key.on_delete == "c":
                 found.lose(f"rows of {other.label}, by foreign key {key.name}")
                 waiting += [member for member in members if member.key not in seen]

@@ -11,13 +11,13 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.changes.ahead import after, moves
-from pgrunbook.changes.catalog import Catalog, Constraint, Key, Standing, Table
-from pgrunbook.changes.drops import CASCADE, emptied
-from pgrunbook.changes.routines import bodies
-from pgrunbook.changes.statements import Statement
-from pgrunbook.changes.syntax import Name, dotted, object_kind, quoted, relation, sets_search_path, subcommand, tree
+from pgrunbook.changes.drops import emptied
 from pgrunbook.changes.usage import uses_of
+from pgrunbook.database.catalog import Catalog, Constraint, Key, Standing, Table
 from pgrunbook.errors import Refused
+from pgrunbook.sql.routines import bodies
+from pgrunbook.sql.statements import Statement
+from pgrunbook.sql.tree import CASCADE, Name, dotted, object_kind, quoted, relation, sets_search_path, subcommand, tree
 
 PARAMETER = "allow_loss"
 _USERS = ("view", "materialized view", "rule", "function", "trigger", "policy", "generated column", "publication")

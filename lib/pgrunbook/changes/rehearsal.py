@@ -13,38 +13,34 @@ migration can be taken back. What depends on rows (times, locks, values) it cann
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft, going_back, keeping, records, statements
-from pgrunbook.changes import plan as plans
+from pgrunbook.changes import draft, going_back, keeping, records
 from pgrunbook.changes.drafter import Drafter
 from pgrunbook.changes.empty_branch import SchemaCopy, copy_schema
-from pgrunbook.changes.execute import Execution, Observer
 from pgrunbook.changes.going_back import NoWayError, Planned
-from pgrunbook.changes.keeping import OnConflict
-from pgrunbook.changes.plan import Change, Direction, Plan, Step
-from pgrunbook.changes.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
-from pgrunbook.changes.way_back import Proof
-from pgrunbook.database import activity, connection
+from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
-from pgrunbook.errors import Refused, RunbookError, StatementFailed
+from pgrunbook.draft.build import up
+from pgrunbook.draft.declared import as_declared, is_declared
+from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
+from pgrunbook.history.state import leave_out
+from pgrunbook.plan.plan import Change, Step
+from pgrunbook.plan.way_back import Proof
 from pgrunbook.record.journal import Journal
+from pgrunbook.rehearse.branch_run import _limit, execute, journal, why
+from pgrunbook.sql import statements
 from pgrunbook.target import Target
-
-RUN_ID = "rehearsal"
 
 
 @dataclass(frozen=True)
@@ -74,11 +70,6 @@ class Rehearsal:
         return [diff(one, other) for one, other in pairwise([self.before, *self.after])]
 
 
-def leave_out(history: History) -> list[str]:
-    """Return what a comparison of schemas passes over: our own schema, and the history table."""
-    return ["pgrunbook", history.qualified_table]
-
-
 def rehearse(
     target: Target,
     history: History,
@@ -102,7 +93,7 @@ def rehearse(
     ours = bool(keeping.waiting(conn, list(parsed)))
     schema = copy_schema(target, [s.sql for written in parsed.values() for s in written], ours=ours)
     drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep)
-    plain = _plain(schema, history, plans.up(target, migrations), here, drafter.step)
+    plain = _plain(schema, history, up(target, migrations), here, drafter.step)
     changes = draft.with_locks([drafter.changes[m.name] for m in migrations], conn)
     proofs = _Proofs(schema, target, history, conn, {m.name: m for m in migrations}, plain)
     after, declared = proofs.of(changes)
@@ -123,14 +114,6 @@ def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, 
         for d in diff(promised, found)
         if (d.kind, d.name) not in passed_over and not (d.change == "changed" and d.kind in views)
     ]
-
-
-def as_declared(difference: Difference, changes: Sequence[Change]) -> bool:
-    """Tell whether a safe form of the changes, which were all executed, has declared that it makes this difference."""
-    declared = {text for change in changes for statement in change.statements for text in statement.differs}
-    as_inherited = difference.after.replace(" (LOCAL)", "").replace(" LOCAL)", ")")
-    own = "INHERITED" in difference.before and as_inherited == difference.before
-    return NOT_NULL_OF_PARTITIONS in declared and difference.change == "changed" and own
 
 
 # What is called before each step of a change, and at its end with no step.
@@ -196,7 +179,7 @@ class _Proofs:
     def _declared(self, changes: Sequence[Change], found: Snapshot) -> list[Difference]:
         differences = diff(self.plain.after[len(changes) - 1], found)
         backs = [text for planned in self.backs.values() for text in planned.differs]
-        other = [d for d in differences if not as_declared(d, changes) and not going_back.is_declared(d, backs)]
+        other = [d for d in differences if not as_declared(d, changes) and not is_declared(d, backs)]
         if other:
             raise Refused(
                 f"the safe plan of {changes[-1].migration} ends in another schema than its SQL",
@@ -219,7 +202,7 @@ class _Proofs:
         try:
             execute(branch, conn, histories.read(conn, branch), planned.change, told, direction="down")
             found = diff(before, snapshot(conn, leave_out=self.left))
-            other = [d.line() for d in found if not going_back.is_declared(d, planned.differs)]
+            other = [d.line() for d in found if not is_declared(d, planned.differs)]
             if other:
                 raise NoWayError(f"it leaves another schema: {'; '.join(other[:5])}")
             execute(branch, conn, histories.read(conn, branch), change, told, again=True)
@@ -244,71 +227,6 @@ class _Proofs:
 
 def _of(how: str, reason: str) -> str:
     return f"{how}: {reason}" if how == "down script" else reason
-
-
-def execute(
-    branch: Target,
-    conn: Connection,
-    history: History,
-    change: Change,
-    journal: Journal,
-    observer: Observer | None = None,
-    *,
-    direction: Direction = "up",
-    as_written: bool = False,
-    again: bool = False,
-    on_conflict: OnConflict = "stop",
-) -> float:
-    """Execute one change on a branch, exactly as migrate and rollback do; return how long it took, in ms.
-
-    ``as_written`` says that its statements are those of the file, and no safe form is to blame; what goes up
-    ``again`` is another run, which keeps what it destroys beside what the first one has kept.
-
-    Raises StatementFailed, with the target's state.
-    """
-    base = plans.base(activity.identity(conn), Snapshot(0, ()), history)
-    plan = Plan(
-        direction=direction, target=branch.name, base=base, attempts=3, rehearsed="on a branch", changes=(change,)
-    )
-    began = time.monotonic()
-    try:
-        Execution(
-            plan,
-            branch,
-            f"{RUN_ID}-again" if again else RUN_ID,
-            conn,
-            history,
-            journal,
-            observer=observer,
-            on_conflict=on_conflict,
-        ).run()
-    except RunbookError as exc:
-        raise StatementFailed(
-            f"the {'migration' if as_written else 'safe plan'} would fail: {exc.message}",
-            detail=exc.detail,
-            state="Nothing changed in the target: it failed in a rehearsal.",
-            hint="Correct the migration, or the rows that it fails on."
-            if as_written
-            else "Switch the safe form off for the statement (safe_forms_off), or write it otherwise.",
-        ) from exc
-    connection.reset(conn)
-    return (time.monotonic() - began) * 1000
-
-
-def why(exc: StatementFailed) -> str:
-    """Return what failed on a branch, and the server's detail of it, in one line."""
-    return f"{exc.message} ({exc.detail})" if exc.detail else exc.message
-
-
-@contextmanager
-def journal() -> Iterator[Journal]:
-    """Give a journal for what is done on a branch; it is no part of the run's."""
-    with tempfile.TemporaryDirectory(prefix="pgrunbook-") as folder:
-        yield Journal(Path(folder) / "journal.jsonl")
-
-
-def _limit(conn: Connection) -> None:
-    connection.limit(conn, lock_timeout_ms=10_000, statement_timeout_ms=600_000)
 
 
 def _apply(conn: Connection, change: Change, hook: _Hook = lambda *_: None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from pgrunbook.changes.plan import Change, Plan, Step
+from pgrunbook.plan.plan import Change, Plan, Step
 
 
 class StepState(StrEnum):

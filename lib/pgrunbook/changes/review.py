@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Literal
 
 from pgrunbook import target as targets
-from pgrunbook.changes import catalog_reader, hazards, squawk
-from pgrunbook.changes.catalog import UNKNOWN, Catalog
-from pgrunbook.changes.effects import Effects
+from pgrunbook.changes import hazards, squawk
+from pgrunbook.changes.found import Effects
 from pgrunbook.changes.hazards import Hazard, Severity, Timeouts, Transactions, design
 from pgrunbook.changes.refusals import PARAMETER, Refusal, refusals, way_through
 from pgrunbook.changes.sarif import sarif
 from pgrunbook.changes.scenes import Script, script, stage
-from pgrunbook.changes.statements import Type
+from pgrunbook.database import catalog_reader
+from pgrunbook.database.catalog import UNKNOWN, Catalog
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import dbmate
+from pgrunbook.sql.statements import Type
 from pgrunbook.target import Target
 
 Form = Literal["text", "json", "sarif"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pgrunbook.changes.plan import Change, Step
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
+from pgrunbook.plan.plan import Change, Step
 
 INDEX_BUILDS = ("CREATE INDEX", "CREATE UNIQUE INDEX", "REINDEX")
 REWRITING_GATES = ("type-change", "rewrite", "vacuum-full", "cluster", "stored-generated")

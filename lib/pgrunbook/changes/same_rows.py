@@ -12,14 +12,14 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.changes.safe_forms import Facts
-from pgrunbook.changes.safe_forms.add_column import differing_column
-from pgrunbook.changes.safe_forms.sql_text import parsed
-from pgrunbook.changes.safe_forms.table import Relation, column_names, function_names, walk
-from pgrunbook.database import data
+from pgrunbook.database import checksums
+from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.data import TableName, TableSum
 from pgrunbook.database.queries import load
+from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.draft.declared import differing_column
+from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.tree import column_names, function_names, walk
 
 A, Kind, MergeDoes = enums.AlterTableType, enums.ObjectType, enums.CmdType
 
@@ -55,7 +55,7 @@ def compare(plain: Connection, safe: Connection, tables: Sequence[TableName], wa
     A table of which it is unknown what wanders is only counted where its rows differ.
     Locks: AccessShareLock on each table.
     """
-    one, other = data.checksums(plain, tables), data.checksums(safe, tables)
+    one, other = checksums.checksums(plain, tables), checksums.checksums(safe, tables)
     apart = [table for table in tables if one[table] != other[table]]
     differences, passed_over = [], []
     for table in apart:
@@ -321,11 +321,11 @@ def _is_default(node: Any) -> bool:
 
 
 def _sums(conn: Connection, table: TableName, without: set[str]) -> TableSum:
-    return data.checksums(conn, [table], without={table: without})[table]
+    return checksums.checksums(conn, [table], without={table: without})[table]
 
 
 def _told(plain: Connection, safe: Connection, table: TableName, one: TableSum, other: TableSum) -> str:
-    apart = data.difference(plain, safe, table)
+    apart = checksums.difference(plain, safe, table)
     keys = ", ".join(sample.key for sample in apart.samples[:3])
     return (
         f"{table}: {one.rows:,} rows after the plain SQL, {other.rows:,} after the plan; "

@@ -13,11 +13,11 @@ from pglast.enums import TransactionStmtKind
 from pglast.parser import ParseError
 
 from pgrunbook.changes.ahead import after
-from pgrunbook.changes.catalog import Catalog
 from pgrunbook.changes.effects import effects
 from pgrunbook.changes.hazards.rule import Scene, Timeouts, Transactions
-from pgrunbook.changes.statements import BYTE_ORDER_MARK, Statement, line_of, parse
-from pgrunbook.changes.syntax import strings, tree, walk
+from pgrunbook.database.catalog import Catalog
+from pgrunbook.sql.statements import BYTE_ORDER_MARK, Statement, line_of, parse
+from pgrunbook.sql.tree import strings, tree, walk
 
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
 _CLOSES = (

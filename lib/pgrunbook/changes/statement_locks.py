@@ -12,9 +12,19 @@ from pglast import ast
 
 from pgrunbook.changes import alter_table, drops, queries_in
 from pgrunbook.changes import found as fx
-from pgrunbook.changes.catalog import Index, Standing, Table
-from pgrunbook.changes.routines import block
-from pgrunbook.changes.syntax import (
+from pgrunbook.database.catalog import Index, Standing, Table
+from pgrunbook.sql.lock_modes import (
+    ACCESS_EXCLUSIVE,
+    ACCESS_SHARE,
+    EXCLUSIVE,
+    MODES,
+    ROW_EXCLUSIVE,
+    SHARE,
+    SHARE_ROW_EXCLUSIVE,
+    SHARE_UPDATE_EXCLUSIVE,
+)
+from pgrunbook.sql.routines import block
+from pgrunbook.sql.tree import (
     Name,
     constraint_kind,
     dotted,
@@ -50,7 +60,7 @@ def _alter_table(found: fx.Found, node: Any) -> None:
 
 def _create_index(found: fx.Found, node: Any) -> None:
     table = _table(found, node.relation)
-    mode = fx.SHARE_UPDATE_EXCLUSIVE if node.concurrent else fx.SHARE
+    mode = SHARE_UPDATE_EXCLUSIVE if node.concurrent else SHARE
     if node.if_not_exists and node.idxname and found.catalog.index(Name(table.schema or None, node.idxname)):
         found.lock(table, mode)
         return
@@ -77,12 +87,12 @@ def _reindex(found: fx.Found, node: Any) -> None:
     table = known[0] if known and is_index else _table(found, node.relation)
     chosen = (known[1],) if known and is_index else None
     for member in found.catalog.below(table) if chosen is None else [table]:
-        found.lock(member, fx.SHARE_UPDATE_EXCLUSIVE if concurrent else fx.SHARE)
+        found.lock(member, SHARE_UPDATE_EXCLUSIVE if concurrent else SHARE)
         _rebuild(found, member, chosen or member.indexes, _index_mode(concurrent=concurrent))
 
 
 def _index_mode(*, concurrent: bool) -> str:
-    return fx.SHARE_UPDATE_EXCLUSIVE if concurrent else fx.ACCESS_EXCLUSIVE
+    return SHARE_UPDATE_EXCLUSIVE if concurrent else ACCESS_EXCLUSIVE
 
 
 def _rebuild(found: fx.Found, table: Table, indexes: tuple[Index, ...], mode: str) -> None:
@@ -97,7 +107,7 @@ def _cluster(found: fx.Found, node: Any) -> None:
         found.cannot_know("which tables CLUSTER without a name rewrites")
         return
     table = _table(found, node.relation)
-    found.lock(table, fx.ACCESS_EXCLUSIVE)
+    found.lock(table, ACCESS_EXCLUSIVE)
     found.rewrite(table)
 
 
@@ -106,7 +116,7 @@ def _vacuum(found: fx.Found, node: Any) -> None:
     full = node.is_vacuumcmd and "full" in chosen
     for target in node.rels or ():
         table = _table(found, target.relation)
-        found.lock_family(table, fx.ACCESS_EXCLUSIVE if full else fx.SHARE_UPDATE_EXCLUSIVE)
+        found.lock_family(table, ACCESS_EXCLUSIVE if full else SHARE_UPDATE_EXCLUSIVE)
         if full:
             found.rewrite(table)
     if not node.rels:
@@ -117,46 +127,46 @@ def _rename(found: fx.Found, node: Any) -> None:
     kind = object_kind(node.renameType)
     if kind == "INDEX" or (node.relation is not None and found.catalog.index(relation(node.relation))):
         known = found.catalog.index(relation(node.relation))
-        found.locks.add((known[1].label if known else str(relation(node.relation)), fx.SHARE_UPDATE_EXCLUSIVE))
+        found.locks.add((known[1].label if known else str(relation(node.relation)), SHARE_UPDATE_EXCLUSIVE))
     elif node.relation is not None:
         table = _table(found, node.relation)
         recurses = kind in ("COLUMN", "TABCONSTRAINT", "TRIGGER") and node.relation.inh
-        (found.lock_family if recurses else found.lock)(table, fx.ACCESS_EXCLUSIVE)
+        (found.lock_family if recurses else found.lock)(table, ACCESS_EXCLUSIVE)
 
 
 def _set_schema(found: fx.Found, node: Any) -> None:
     if node.relation is not None:
         table = _table(found, node.relation)
-        found.lock(table, fx.ACCESS_EXCLUSIVE)
+        found.lock(table, ACCESS_EXCLUSIVE)
         alter_table.lock_owned(found, table)
 
 
 def _create_table(found: fx.Found, node: Any) -> None:
     for parent in node.inhRelations or ():
         table = _table(found, parent)
-        found.lock(table, fx.ACCESS_EXCLUSIVE if node.partbound else fx.SHARE_UPDATE_EXCLUSIVE)
+        found.lock(table, ACCESS_EXCLUSIVE if node.partbound else SHARE_UPDATE_EXCLUSIVE)
         if node.partbound:
             for sibling in (found.catalog.at(key) for key in table.children):
                 if sibling.bound == "DEFAULT":
-                    found.lock(sibling, fx.ACCESS_EXCLUSIVE)
+                    found.lock(sibling, ACCESS_EXCLUSIVE)
                     found.scan(sibling)
     own = relation(node.relation)
     for part in walk(node):
         if isinstance(part, ast.TableLikeClause):
-            found.lock(_table(found, part.relation), fx.ACCESS_SHARE)
+            found.lock(_table(found, part.relation), ACCESS_SHARE)
         elif isinstance(part, ast.Constraint) and constraint_kind(part) == "FOREIGN" and relation(part.pktable) != own:
-            found.lock_family(_table(found, part.pktable), fx.SHARE_ROW_EXCLUSIVE)
+            found.lock_family(_table(found, part.pktable), SHARE_ROW_EXCLUSIVE)
 
 
 def _create_trigger(found: fx.Found, node: Any) -> None:
-    found.lock_family(_table(found, node.relation), fx.SHARE_ROW_EXCLUSIVE)
+    found.lock_family(_table(found, node.relation), SHARE_ROW_EXCLUSIVE)
     if node.constrrel is not None:
-        found.lock(_table(found, node.constrrel), fx.ACCESS_SHARE)
+        found.lock(_table(found, node.constrrel), ACCESS_SHARE)
 
 
 def _exclusively(attribute: str) -> Callable[[fx.Found, Any], None]:
     def tell_it(found: fx.Found, node: Any) -> None:
-        found.lock(_table(found, getattr(node, attribute)), fx.ACCESS_EXCLUSIVE)
+        found.lock(_table(found, getattr(node, attribute)), ACCESS_EXCLUSIVE)
 
     return tell_it
 
@@ -165,9 +175,9 @@ def _create_view(found: fx.Found, node: Any) -> None:
     queries_in.plan(found, node.query)
     view = _table(found, node.view)
     if node.replace and view.standing is not Standing.UNKNOWN:
-        found.lock(view, fx.ACCESS_EXCLUSIVE)
+        found.lock(view, ACCESS_EXCLUSIVE)
     elif node.replace:
-        found.locks.add((view.label, fx.ACCESS_EXCLUSIVE))
+        found.locks.add((view.label, ACCESS_EXCLUSIVE))
 
 
 def _create_as(found: fx.Found, node: Any) -> None:
@@ -176,33 +186,33 @@ def _create_as(found: fx.Found, node: Any) -> None:
 
 def _refresh(found: fx.Found, node: Any) -> None:
     view = _table(found, node.relation)
-    found.lock(view, fx.EXCLUSIVE if node.concurrent else fx.ACCESS_EXCLUSIVE)
+    found.lock(view, EXCLUSIVE if node.concurrent else ACCESS_EXCLUSIVE)
     if not node.concurrent:
         found.rewrite(view)
     for table in found.catalog.tables.values():
         if any(dependent.name == view.label for dependent in table.of_kind("materialized view")):
-            found.lock(table, fx.ACCESS_SHARE)
+            found.lock(table, ACCESS_SHARE)
     found.cannot_know("which tables the materialized view reads, unless a statement names them")
 
 
 def _create_statistics(found: fx.Found, node: Any) -> None:
     for source in node.relations or ():
-        found.lock(_table(found, source), fx.SHARE_UPDATE_EXCLUSIVE)
+        found.lock(_table(found, source), SHARE_UPDATE_EXCLUSIVE)
 
 
 def _publication(found: fx.Found, node: Any) -> None:
     for name in relations_in(node):
-        found.lock_family(found.catalog.find(name), fx.SHARE_UPDATE_EXCLUSIVE)
+        found.lock_family(found.catalog.find(name), SHARE_UPDATE_EXCLUSIVE)
 
 
 def _comment(found: fx.Found, node: Any) -> None:
     kind = object_kind(node.objtype)
     if kind in ("TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"):
-        found.lock(found.catalog.find(dotted(node.object)), fx.SHARE_UPDATE_EXCLUSIVE)
+        found.lock(found.catalog.find(dotted(node.object)), SHARE_UPDATE_EXCLUSIVE)
     elif kind == "COLUMN":
-        found.lock(found.catalog.find(dotted(node.object[:-1])), fx.SHARE_UPDATE_EXCLUSIVE)
+        found.lock(found.catalog.find(dotted(node.object[:-1])), SHARE_UPDATE_EXCLUSIVE)
     elif kind in ("TABCONSTRAINT", "TRIGGER", "POLICY", "RULE"):
-        found.lock(found.catalog.find(dotted(node.object[:-1])), fx.ACCESS_SHARE)
+        found.lock(found.catalog.find(dotted(node.object[:-1])), ACCESS_SHARE)
 
 
 def _grant(found: fx.Found, node: Any) -> None:
@@ -210,15 +220,15 @@ def _grant(found: fx.Found, node: Any) -> None:
     if (found.catalog.major or GRANT_LOCKS_FROM) >= GRANT_LOCKS_FROM:
         for part in node.objects or ():
             if isinstance(part, ast.RangeVar):
-                found.lock(_table(found, part), fx.ACCESS_SHARE)
+                found.lock(_table(found, part), ACCESS_SHARE)
 
 
 def _sequence(found: fx.Found, node: Any) -> None:
     if isinstance(node, ast.AlterSeqStmt):
-        found.lock(_table(found, node.sequence), fx.SHARE_ROW_EXCLUSIVE)
+        found.lock(_table(found, node.sequence), SHARE_ROW_EXCLUSIVE)
     owner = options(node.options).get("owned_by")
     if isinstance(owner, tuple) and len(owner) > 1:
-        found.lock(found.catalog.find(dotted(owner[:-1])), fx.ACCESS_SHARE)
+        found.lock(found.catalog.find(dotted(owner[:-1])), ACCESS_SHARE)
 
 
 def _alter_domain(found: fx.Found, node: Any) -> None:
@@ -231,7 +241,7 @@ def _alter_domain(found: fx.Found, node: Any) -> None:
         found.cannot_know(f"which tables use domain {name}; they are locked and read")
     for table in found.catalog.tables.values():
         if table.holds_rows_itself and any(_of_domain(c.type, name) for c in table.columns.values()):
-            found.lock(table, fx.SHARE)
+            found.lock(table, SHARE)
             found.scan(table)
 
 
@@ -269,7 +279,7 @@ def _explain(found: fx.Found, node: Any) -> None:
 
 def _copy(found: fx.Found, node: Any) -> None:
     if node.relation is not None:
-        found.lock(_table(found, node.relation), fx.ROW_EXCLUSIVE if node.is_from else fx.ACCESS_SHARE)
+        found.lock(_table(found, node.relation), ROW_EXCLUSIVE if node.is_from else ACCESS_SHARE)
         if not node.is_from:
             found.scan(_table(found, node.relation))
     else:
@@ -278,7 +288,7 @@ def _copy(found: fx.Found, node: Any) -> None:
 
 def _lock(found: fx.Found, node: Any) -> None:
     for target in node.relations:
-        (found.lock_family if target.inh else found.lock)(_table(found, target), fx.MODES[node.mode - 1])
+        (found.lock_family if target.inh else found.lock)(_table(found, target), MODES[node.mode - 1])
 
 
 def _call(found: fx.Found, _node: Any) -> None:

@@ -17,21 +17,25 @@ from psycopg import sql
 
 from pgrunbook import history as histories
 from pgrunbook.branches import copies
-from pgrunbook.changes import going_back, records, rehearsal, statements
-from pgrunbook.changes import plan as plans
+from pgrunbook.changes import going_back, records
 from pgrunbook.changes.empty_branch import copy_schema
 from pgrunbook.changes.going_back import NotKept, NoWayError, Planned, Taken
 from pgrunbook.changes.keeping import OnConflict
-from pgrunbook.changes.plan import Change
-from pgrunbook.changes.safe_forms import SafeStep
-from pgrunbook.changes.statements import Policy
-from pgrunbook.database import recorded_ways, steps
+from pgrunbook.database import inverse_log, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.draft.build import up
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
+from pgrunbook.history.state import leave_out
+from pgrunbook.plan.plan import Change
+from pgrunbook.plan.step import SafeStep
 from pgrunbook.record.journal import Journal
+from pgrunbook.rehearse import branch_run
+from pgrunbook.rehearse.branch_run import journal, why
+from pgrunbook.sql import statements
+from pgrunbook.sql.statements import Policy
 from pgrunbook.target import Target
 
 
@@ -71,7 +75,7 @@ class Prepared:
 
 def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> Wanted:
     """Return how an applied migration is taken back, or only some of its statements."""
-    ways = recorded_ways.read(conn, migration.name)
+    ways = inverse_log.read(conn, migration.name)
     left = [way for way in ways if not way.taken_back_by]
     if migration.down_sql is not None and not only and len(left) == len(ways):
         return Wanted(migration)
@@ -94,11 +98,11 @@ def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> 
 
 def half_done(conn: Connection, migration: Migration) -> Wanted:
     """Return how a migration that was begun and not brought to its end is taken back: what was done, and only that."""
-    begun = steps.of_plan(conn, {migration.name: migration.hash}, "up").get(migration.name)
-    ways = recorded_ways.read(conn, migration.name)
+    begun = step_log.of_plan(conn, {migration.name: migration.hash}, "up").get(migration.name)
+    ways = inverse_log.read(conn, migration.name)
     if begun is None or not ways:
         return Wanted(migration, ends="begun", because="nobody has noted how its statements are taken back")
-    takes: list[recorded_ways.RecordedWay] = []
+    takes: list[inverse_log.RecordedWay] = []
     helpers: list[SafeStep] = []
     is_done = False
     for way in ways:
@@ -123,7 +127,7 @@ def rehearse(target: Target, history: History, wanted: Sequence[Wanted], here: S
     Unreachable when no empty branch is to be had.
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
-    left = rehearsal.leave_out(history)
+    left = leave_out(history)
     scripts = [one.migration.sql for one in wanted]
     found: list[Planned] = []
     with copy_schema(target, scripts, ours=True).branch() as branch, connect(branch, purpose="rehearses") as there:
@@ -131,11 +135,11 @@ def rehearse(target: Target, history: History, wanted: Sequence[Wanted], here: S
         before = snapshot(there, leave_out=left)
         unlike = tuple((d.kind, d.name) for d in diff(here, before))
         after = [before]
-        with rehearsal.journal() as told:
+        with journal() as told:
             for one in wanted:
                 planned = _planned(there, target, one, conn)
                 own = histories.read(there, branch)
-                _try(one, lambda own=own, planned=planned: rehearsal.execute(  # type: ignore[misc]
+                _try(one, lambda own=own, planned=planned: branch_run.execute(  # type: ignore[misc]
                     branch, there, own, planned.change, told, direction="down"))  # fmt: skip
                 after.append(snapshot(there, leave_out=left))
                 found.append(planned)
@@ -157,19 +161,19 @@ def with_rows(
 
     Raises Refused where no such branch may be made, or a change fails with the target's rows.
     """
-    with copies.with_data(target, most_bytes=most_bytes) as copy, rehearsal.journal() as told:
+    with copies.with_data(target, most_bytes=most_bytes) as copy, journal() as told:
         with connect(copy.safe, purpose="rehearses") as conn:
             took_ms = 0.0
             for change in changes:
                 own = histories.read(conn, copy.safe)
                 try:
-                    took_ms += rehearsal.execute(
+                    took_ms += branch_run.execute(
                         copy.safe, conn, own, change, told, direction="down", on_conflict=on_conflict
                     )
                 except StatementFailed as exc:
                     raise Refused(
                         f"cannot take back {change.migration}: it fails with the target's rows",
-                        detail=rehearsal.why(exc),
+                        detail=why(exc),
                         state="Nothing changed in the database: it was tried on a branch.",
                         hint="Settle what it met; where it is rows, they are named above.",
                     ) from exc
@@ -192,7 +196,7 @@ def _try(one: Wanted, execute: Callable[[], object]) -> None:
     try:
         execute()
     except StatementFailed as exc:
-        raise _does_not_lead_back(one, rehearsal.why(exc)) from exc
+        raise _does_not_lead_back(one, why(exc)) from exc
 
 
 def _up_again(
@@ -204,12 +208,12 @@ def _up_again(
     before: Snapshot,
     left: list[str],
 ) -> None:
-    ups = plans.up(target, [one.migration for one in reversed(wanted)])
+    ups = up(target, [one.migration for one in reversed(wanted)])
     try:
         for change in ups:
-            rehearsal.execute(branch, there, histories.read(there, branch), change, told, as_written=True)
+            branch_run.execute(branch, there, histories.read(there, branch), change, told, as_written=True)
     except StatementFailed as exc:
-        raise _does_not_lead_back(wanted[-1], f"going up again fails: {rehearsal.why(exc)}") from exc
+        raise _does_not_lead_back(wanted[-1], f"going up again fails: {why(exc)}") from exc
     found = diff(before, snapshot(there, leave_out=left))
     moved = [d for d in found if d.change != "moved"]  # a column that came back is the last one of its table
     if moved:

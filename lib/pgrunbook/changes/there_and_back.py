@@ -13,16 +13,17 @@ import time
 from collections.abc import Iterator, Sequence
 
 from pgrunbook import history as histories
-from pgrunbook.changes import rehearsal, same_rows
-from pgrunbook.changes.plan import Change
+from pgrunbook.changes import same_rows
 from pgrunbook.changes.rehearsal import Rehearsal
 from pgrunbook.changes.same_rows import Wandering
-from pgrunbook.changes.way_back import Frozen
-from pgrunbook.database import data
+from pgrunbook.database import checksums
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.data import TableName
 from pgrunbook.errors import StatementFailed
+from pgrunbook.plan.plan import Change
+from pgrunbook.plan.way_back import Frozen
 from pgrunbook.record.journal import Journal
+from pgrunbook.rehearse.branch_run import execute, journal, why
 from pgrunbook.target import Target
 
 
@@ -42,7 +43,7 @@ def prove(branch: Target, proven: Rehearsal, tables: Sequence[TableName]) -> tup
 
     Returns one for each migration that has a way back. Raises StatementFailed where the plan itself fails.
     """
-    with rehearsal.journal() as told, connect(branch, purpose="rehearses") as conn:
+    with journal() as told, connect(branch, purpose="rehearses") as conn:
         return tuple(_each(branch, conn, proven, tables, told))
 
 
@@ -85,20 +86,20 @@ def _each(
                 yield WayBackSeen(migration=change.migration, proven=False, says=says)
             continue
         there = _there(conn, tables)
-        before = data.checksums(conn, there)
+        before = checksums.checksums(conn, there)
         began = time.monotonic()
-        rehearsal.execute(branch, conn, histories.read(conn, branch), change, told)
+        execute(branch, conn, histories.read(conn, branch), change, told)
         if planned is None:
             continue
         up_ms, began = _since(began), time.monotonic()
         try:
-            rehearsal.execute(branch, conn, histories.read(conn, branch), planned.change, told, direction="down")
+            execute(branch, conn, histories.read(conn, branch), planned.change, told, direction="down")
             down_ms = _since(began)
-            apart = _apart(before, data.checksums(conn, there))
-            rehearsal.execute(branch, conn, histories.read(conn, branch), change, told, again=True)
+            apart = _apart(before, checksums.checksums(conn, there))
+            execute(branch, conn, histories.read(conn, branch), change, told, again=True)
         except StatementFailed as exc:
             broken = change.migration
-            says = f"it fails with the target's rows: {rehearsal.why(exc)}"
+            says = f"it fails with the target's rows: {why(exc)}"
             yield WayBackSeen(migration=change.migration, proven=False, says=says, up_ms=up_ms)
             continue
         says = "with the target's rows: equal, too"
@@ -124,7 +125,7 @@ def _there(conn: Connection, tables: Sequence[TableName]) -> list[TableName]:
     return [TableName(str(schema), str(name)) for schema, name in found]
 
 
-def _apart(before: dict[TableName, data.TableSum], after: dict[TableName, data.TableSum]) -> list[str]:
+def _apart(before: dict[TableName, checksums.TableSum], after: dict[TableName, checksums.TableSum]) -> list[str]:
     told = []
     for table, was in before.items():
         now, name = after[table], f"{table.schema}.{table.name}"

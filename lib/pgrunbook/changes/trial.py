@@ -24,20 +24,22 @@ from pgrunbook import history as histories
 from pgrunbook.branches import copies, shared
 from pgrunbook.branches.copies import Copy
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import plan as plans
-from pgrunbook.changes import rehearsal, same_rows, there_and_back
+from pgrunbook.changes import same_rows, there_and_back
 from pgrunbook.changes.drafter import without_refills
-from pgrunbook.changes.effects import blocks
 from pgrunbook.changes.load import Traffic, traffic
 from pgrunbook.changes.observe import HeldLock, Observed, Observer
-from pgrunbook.changes.plan import LONG_TIMEOUT_MS, Change, Estimate, Step
 from pgrunbook.changes.rehearsal import Rehearsal
 from pgrunbook.changes.same_rows import Wandering
 from pgrunbook.changes.there_and_back import WayBackSeen
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Column, Relation, Snapshot
+from pgrunbook.draft.build import LONG_TIMEOUT_MS, up
 from pgrunbook.errors import Refused
 from pgrunbook.history import Migration
+from pgrunbook.plan.plan import Change, Estimate, Step
+from pgrunbook.rehearse import branch_run
+from pgrunbook.rehearse.branch_run import execute
+from pgrunbook.sql.lock_modes import blocks
 from pgrunbook.target import Target
 
 SLOT_MS = 50.0
@@ -152,7 +154,7 @@ def rehearse(
     cannot be copied.
     """
     proven = replace(proven, changes=without_refills(proven.changes))
-    plain = plans.up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations)
+    plain = up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations)
     touched = _tables(proven)
     with copies.with_data(target, most_bytes=most_bytes, back=bool(proven.backs)) as copy:
         with connect(copy.safe, purpose="counts rows") as branch:
@@ -242,14 +244,14 @@ def _run(
     per_second: int,
 ) -> _Way:
     with (
-        rehearsal.journal() as journal,
+        branch_run.journal() as journal,
         connect(branch, purpose="rehearses") as conn,
         Observer(branch, conn) as observer,
         _traffic(copy.server, branch, tables, leave, per_second, observer.began) as told,
     ):
         history = histories.read(conn, branch)
         for change in changes:
-            rehearsal.execute(branch, conn, history, change, journal, observer, as_written=branch is copy.plain)
+            execute(branch, conn, history, change, journal, observer, as_written=branch is copy.plain)
     return _Way(observer.results, _told(told, per_second) if told is not None else None)
 
 

@@ -10,13 +10,13 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
-from pgrunbook.changes.plan import Change, Plan, Step
-from pgrunbook.changes.statements import Policy
-from pgrunbook.database import steps
+from pgrunbook.database import step_log
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.steps import Begun, Unfinished
+from pgrunbook.database.step_log import Begun, Unfinished
 from pgrunbook.errors import Blocked, Broken, Interrupted, Refused, RunbookError, StatementFailed, Unreachable
 from pgrunbook.history import History
+from pgrunbook.plan.plan import Change, Plan, Step
+from pgrunbook.sql.statements import Policy
 from pgrunbook.target import Target
 
 GONE_WITHIN_S = 5.0
@@ -179,7 +179,7 @@ def one_line(exc: BaseException) -> str:
 
 def _shown(scene: Scene, conn: Connection) -> str:
     change, verb = scene.change, "applied" if scene.plan.direction == "up" else "taken back"
-    begun = steps.of_plan(conn, {change.migration: change.file_sha256}, scene.plan.direction).get(change.migration)
+    begun = step_log.of_plan(conn, {change.migration: change.file_sha256}, scene.plan.direction).get(change.migration)
     done = sorted(number for number, is_done in begun.steps.items() if is_done) if begun else []
     loops = _loops(conn, scene) if begun else []
     said = f"{change.migration} was aborted as a whole: nothing of it is {verb}."

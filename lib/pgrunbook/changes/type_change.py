@@ -10,8 +10,8 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.catalog import Catalog, Column, Index
-from pgrunbook.changes.syntax import TypeWord, type_word
+from pgrunbook.database.catalog import Catalog, Column, Index
+from pgrunbook.sql.tree import TypeWord, type_word
 
 # The session's zones in which a timestamp with and without zone are the same number.
 _NO_OFFSET = {"utc", "gmt", "uct", "zulu", "universal", "greenwich", "gmt0", "gmt+0", "gmt-0", "etc/utc", "etc/gmt"}

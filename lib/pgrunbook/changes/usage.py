@@ -8,8 +8,8 @@ from typing import Any
 from pglast import ast
 from pglast.parser import ParseError
 
-from pgrunbook.changes.catalog import Catalog, Table, Use
-from pgrunbook.changes.syntax import columns_in, relation, relations_in, strings, tree, walk
+from pgrunbook.database.catalog import Catalog, Table, Use
+from pgrunbook.sql.tree import columns_in, relation, relations_in, strings, tree, walk
 
 
 def uses_of(catalog: Catalog, table: Table, column: str) -> Iterator[Use]:

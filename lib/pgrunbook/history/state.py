@@ -162,3 +162,8 @@ def _plainly(value: object) -> object:
     if isinstance(value, datetime):
         return (value.astimezone(UTC) if value.tzinfo else value).isoformat()
     return value if isinstance(value, int | str | None) else str(value)
+
+
+def leave_out(history: History) -> list[str]:
+    """Return what a comparison of schemas passes over: our own schema, and the history table."""
+    return ["pgrunbook", history.qualified_table]

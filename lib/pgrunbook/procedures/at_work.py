@@ -11,11 +11,11 @@ from pgrunbook.branches.point import NAME_MAX_BYTES
 from pgrunbook.branches.server import Server
 from pgrunbook.changes.execute import Execution, StepResult, StepState
 from pgrunbook.changes.keeping import OnConflict
-from pgrunbook.changes.plan import Plan
-from pgrunbook.database import locks, steps
+from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Refused, RunbookError
 from pgrunbook.history import History
+from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures.here import Here
 from pgrunbook.record import journal
 from pgrunbook.record.show import BAD, GOOD, PLAIN, QUIET, WARN, Bar, Card, Cell, Table, Timeline
@@ -54,7 +54,7 @@ def take_restore_point(here: Here, plan: Plan, when: str) -> Card:
         here.facts["restore_point"] = "none: nothing to do"
         return Card("Restore point", [("taken", Cell("no: there is nothing to do", QUIET))])
     _see_base_backup(here)
-    steps.create(here.conn)
+    step_log.create(here.conn)
     name, lsn, before = _restore_point(here, when, plan.base.version)
     waited_s = archive.wait_archived(here.conn, lsn, ARCHIVED_WITHIN_S)
     here.facts["restore_point"] = name
@@ -74,7 +74,7 @@ def _restore_point(here: Here, when: str, version: str | None) -> tuple[str, str
     A name that stood in the WAL twice could not be restored, so one that a crash left in doubt is not used again.
     """
     run_id = here.run.run_id
-    for point in steps.restore_points(here.conn):
+    for point in step_log.restore_points(here.conn):
         if point.run_id == run_id and point.name.startswith(f"{when}_"):
             return point.name, point.lsn, True
     told = [e for e in events(here, here.procedure) if e["event"].startswith("restore-point-")]
@@ -86,7 +86,7 @@ def _restore_point(here: Here, when: str, version: str | None) -> tuple[str, str
         made = {"name": name, "lsn": lsn}
         here.journal("restore-point-created", **made)
     # The row lies behind the point: a restore to it ends just before, and the database does not know it there.
-    steps.write_restore_point(here.conn, made["name"], run_id, made["lsn"], version)
+    step_log.write_restore_point(here.conn, made["name"], run_id, made["lsn"], version)
     return made["name"], made["lsn"], False
 
 
@@ -143,7 +143,7 @@ def _history_now(here: Here, conn: Connection, seen: History) -> History:
     now = histories.read(conn, here.target)
     if now.fingerprint() == seen.fingerprint():
         return now
-    last = steps.last_history_step(conn)
+    last = step_log.last_history_step(conn)
     if last is None or last["run_id"] != here.run.run_id:
         raise Refused(
             "the history table changed while this run was waiting",

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pgrunbook.changes import against, keeping, losses
 from pgrunbook.changes.against import Against
 from pgrunbook.changes.going_back import GIVES_ROWS, NotKept
-from pgrunbook.changes.hazards.estimates import human
 from pgrunbook.changes.keeping import Conflicts, Kept, OnConflict
 from pgrunbook.changes.losses import Loss
-from pgrunbook.changes.plan import Change, Plan
-from pgrunbook.changes.safe_forms.step import Keep
 from pgrunbook.database.connection import Connection
+from pgrunbook.display.units import human
 from pgrunbook.errors import Broken, Refused
+from pgrunbook.plan.plan import Change, Plan
+from pgrunbook.plan.step import Keep
 from pgrunbook.procedures import kept_views
 from pgrunbook.procedures.here import Here
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Cell, Table

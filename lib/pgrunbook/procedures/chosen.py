@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgrunbook.changes import taking_back
 from pgrunbook.changes.taking_back import Wanted
-from pgrunbook.database import steps
+from pgrunbook.database import step_log
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import Entry, History, Migration
 from pgrunbook.procedures.here import Here
@@ -54,7 +54,7 @@ def _half(here: Here, history: History) -> list[tuple[Wanted, str]]:
     applied = {entry.name for entry in history.applied()}
     files = {e.name: e.migration for e in history.entries if e.migration is not None}
     found = []
-    for one in steps.unfinished(here.conn, "up"):
+    for one in step_log.unfinished(here.conn, "up"):
         if one.migration in applied:
             continue
         migration = files.get(one.migration)
@@ -84,7 +84,7 @@ def _of_run(here: Here, applied: list[Entry], half: list[tuple[Wanted, str]]) ->
     run = runs.find(here.parameters.of_run)
     mine = [wanted for wanted, run_id in half if run_id == run.run_id]
     others = [wanted.migration.name for wanted, run_id in half if run_id != run.run_id]
-    names = set(steps.applied_by_run(here.conn, run.run_id))
+    names = set(step_log.applied_by_run(here.conn, run.run_id))
     chosen = [entry for entry in applied if entry.name in names]
     newer = others + [e.name for e in applied[: applied.index(chosen[-1])] if e.name not in names] if chosen else []
     if newer:
@@ -125,8 +125,8 @@ def _whole(here: Here, entry: Entry) -> Wanted:
 
 def _without_way(here: Here, one: Wanted) -> Refused:
     migration: Migration = one.migration
-    applied_by = steps.history_step(here.conn, migration.name)
-    points = steps.restore_points(here.conn)
+    applied_by = step_log.history_step(here.conn, migration.name)
+    points = step_log.restore_points(here.conn)
     point = next((p for p in points if applied_by and p.run_id == applied_by["run_id"]), None)
     way = "no restore point of a run is known before it: restore to a time before it"
     if point is not None:

@@ -6,9 +6,9 @@ import getpass
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pgrunbook.changes import plan as plans
-from pgrunbook.changes.plan import OpenGate, Plan
 from pgrunbook.errors import WrongInput
+from pgrunbook.plan import plan as plans
+from pgrunbook.plan.plan import OpenGate, Plan
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run

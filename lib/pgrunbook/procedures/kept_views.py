@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from psycopg import errors as pg
 from psycopg import sql
 
-from pgrunbook.changes.hazards.estimates import human
 from pgrunbook.changes.keeping import Kept
 from pgrunbook.database.connection import Connection
+from pgrunbook.display.units import human
 from pgrunbook.record.show import BAD, GOOD, PLAIN, QUIET, WARN, Cell, Table
 
 WORDS = {

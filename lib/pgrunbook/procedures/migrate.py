@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import draft, plan_sql, rehearsal
-from pgrunbook.changes import plan as plans
+from pgrunbook.changes import draft, plan_sql
 from pgrunbook.changes.execute import StepResult, StepState
-from pgrunbook.changes.plan import Plan
-from pgrunbook.database import readiness, steps
+from pgrunbook.database import readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.draft.build import base
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.history import History
+from pgrunbook.history.state import leave_out
+from pgrunbook.plan import plan as plans
+from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures import at_work, gates
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
@@ -42,7 +44,7 @@ def is_it_still_so(here: Here) -> Card:
     Raises Refused when the base of the plan is no longer so, or a pre-check says stop.
     """
     history = histories.read(here.conn, here.target)
-    now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
+    now = snapshot(here.conn, leave_out=leave_out(history))
     path = here.run.folder / "plan.json"
     plan = plans.read(path) if path.is_file() else _plan_now(here, history, now)
     prepared = plan.rehearsed != UNPREPARED
@@ -138,7 +140,7 @@ def _plan_now(here: Here, history: History, now: Snapshot) -> Plan:
             hint=f"pgrunbook run release --target {here.target.name}",
         )
     plan = Plan(
-        direction="up", target=here.target.name, base=plans.base(here.identity, now, history),
+        direction="up", target=here.target.name, base=base(here.identity, now, history),
         attempts=here.target.attempts, rehearsed=UNPREPARED, unproven=UNPREPARED,
         changes=draft.unproven(here.target, here.conn, pending, here.parameters.safe_forms_off),
     )  # fmt: skip
@@ -193,7 +195,7 @@ def _check_base(here: Here, plan: Plan, history: History, now: Snapshot) -> bool
     applied = {entry.name for entry in history.applied()}
     done = [change for change in plan.changes if change.migration in applied]
     texts = {change.migration: change.file_sha256 for change in plan.changes}
-    there = steps.of_plan(here.conn, texts, "up").values()
+    there = step_log.of_plan(here.conn, texts, "up").values()
     begun = any(e["event"] in ("committed", "step-ran") for e in at_work.events(here, "migrate")) or any(
         one.run_id == here.run.run_id for one in there
     )

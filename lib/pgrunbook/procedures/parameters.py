@@ -20,8 +20,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from pgrunbook.config.secret_patterns import SECRET_NAME, SECRET_VALUE
 from pgrunbook.errors import WrongInput
-from pgrunbook.target import SECRET_NAME, SECRET_VALUE
 
 LAST = "last-restore-point"
 

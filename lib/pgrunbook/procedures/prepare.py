@@ -11,7 +11,6 @@ from typing import Any
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
 from pgrunbook.changes import (
-    catalog_reader,
     draft,
     kept_sizes,
     known,
@@ -19,32 +18,33 @@ from pgrunbook.changes import (
     refusals,
     rehearsal,
     room,
-    safe_forms,
-    statements,
     there_and_back,
     trial,
     trouble,
 )
-from pgrunbook.changes import plan as plans
 from pgrunbook.changes.generate import generate_migrations
 from pgrunbook.changes.hazards import Timeouts, Transactions
 from pgrunbook.changes.hazards.design import design_rules
-from pgrunbook.changes.plan import Change
 from pgrunbook.changes.refusals import Refusal
 from pgrunbook.changes.review import Finding, review
 from pgrunbook.changes.scenes import script
-from pgrunbook.changes.statements import Statement, Type
-from pgrunbook.database import health, readiness, steps
+from pgrunbook.database import catalog_reader, health, readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
+from pgrunbook.draft.build import base
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import History, Migration, State
+from pgrunbook.history.state import leave_out
+from pgrunbook.plan import plan as plans
+from pgrunbook.plan.plan import Change
 from pgrunbook.procedures import back_views, gates, plan_views
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
 from pgrunbook.procedures.parameters import Prepare
 from pgrunbook.record.lanes import Lanes
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
+from pgrunbook.sql import statements
+from pgrunbook.sql.statements import Statement, Type
 
 TYPE_TONE = {Type.COMPATIBLE: GOOD, Type.BREAKING: BAD, Type.DATA: WARN}
 Judged = tuple[Statement, Finding]
@@ -130,11 +130,11 @@ def what_is_pending(here: Here) -> Table:
             hint="Nothing is applied until this is settled; the sentence of each migration says how.",
         )
     pending = {m.name: m.hash for m in history.pending(out_of_order=here.parameters.out_of_order)}
-    for name, begun in steps.of_plan(here.conn, pending, "up").items():
+    for name, begun in step_log.of_plan(here.conn, pending, "up").items():
         if not begun.whole and begun.run_id != here.run.run_id:
             here.show(table)
             raise trouble.begun_elsewhere(name, begun)
-    trouble.refuse_unfinished(steps.unfinished(here.conn, "up"), pending)
+    trouble.refuse_unfinished(step_log.unfinished(here.conn, "up"), pending)
     return table
 
 
@@ -177,7 +177,7 @@ def make_it_safe(here: Here) -> Table:
     """
     history, given = here.facts["history"], here.parameters
     pending = history.pending(out_of_order=given.out_of_order)
-    now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
+    now = snapshot(here.conn, leave_out=leave_out(history))
     here.facts["schema"] = now
     here.run.keep("schema-before.json", now.to_json())
     _check_places(here, history)
@@ -272,7 +272,7 @@ def freeze_the_plan(here: Here) -> Card:
     plan = plans.Plan(
         direction="up",
         target=here.target.name,
-        base=plans.base(here.identity, here.facts["schema"], history),
+        base=base(here.identity, here.facts["schema"], history),
         attempts=here.target.attempts,
         rehearsed=here.facts["rehearsed"],
         unproven="" if done else "it was not rehearsed: nothing about its end is promised",
@@ -309,7 +309,7 @@ def _check_places(here: Here, history: History) -> None:
     accepted = [key for key in here.parameters.accept if not key.startswith(plans.WAY_BACK)]
     named = {*accepted, *here.parameters.safe_forms_off}
     files = {m.path.name: m for m in migrations if any(place.startswith(f"{m.path.name}:") for place in named)}
-    there = {safe_forms.key(s) for name, m in files.items() for s in statements.parse(m.sql, name)}
+    there = {statements.key(s) for name, m in files.items() for s in statements.parse(m.sql, name)}
     unknown = {*here.parameters.accept} - {*accepted} - {f"{plans.WAY_BACK}{m.name}" for m in migrations}
     wrong = sorted((named - there) | unknown)
     if wrong:
@@ -366,7 +366,7 @@ def _hazards(finding: Finding) -> Cell:
 
 def _drift(here: Here) -> str:
     """Whether the schema is still as the last run left it, where one recorded it."""
-    last = steps.last_history_step(here.conn)
+    last = step_log.last_history_step(here.conn)
     recorded = last and last["schema_after"]
     if not recorded:
         return "not known: no run recorded the schema here"

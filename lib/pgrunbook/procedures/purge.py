@@ -9,11 +9,11 @@ import psycopg
 
 from pgrunbook import history as histories
 from pgrunbook.changes import keeping, purging
-from pgrunbook.changes.hazards.estimates import human
 from pgrunbook.changes.purging import Thing
 from pgrunbook.database import locks
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.look import Holder
+from pgrunbook.database.lock_wait import Holder
+from pgrunbook.display.units import human
 from pgrunbook.errors import Interrupted, Refused, RunbookError, StatementFailed, Unreachable, WrongInput
 from pgrunbook.procedures import at_work, kept_views
 from pgrunbook.procedures import here as heres

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pgrunbook.branches import archive, backup, cluster
 from pgrunbook.branches.point import Point, parse_point
 from pgrunbook.branches.server import Server
-from pgrunbook.database import data, steps
+from pgrunbook.database import checksums, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Refused, Unreachable, WrongInput
 from pgrunbook.procedures import here as heres
@@ -60,7 +60,7 @@ def what_can_be_restored(here: Here) -> Picture:
             detail=f"Server {source.name} has {len(backups)} base backups and no archived WAL behind one.",
             hint="A base backup is taken with the first restore point (migrate), or by: pgrunbook server backup.",
         )
-    points = steps.restore_points(here.conn) if here.facts["alive"] else []
+    points = step_log.restore_points(here.conn) if here.facts["alive"] else []
     here.facts.update(window=window, points=points, backups=backups)
     return _timeline(window, backups, points)
 
@@ -153,7 +153,7 @@ def how_does_it_differ(here: Here) -> Table:
     rows: list[tuple[object, ...]] = []
     counts: list[tuple[str, int, int, int]] = []
     with connect(_beside(here), purpose="compares") as old:
-        then, now = data.checksums(old), data.checksums(here.conn)
+        then, now = checksums.checksums(old), checksums.checksums(here.conn)
         for table in sorted(then.keys() | now.keys()):
             a, b = then.get(table), now.get(table)
             if a == b:
@@ -222,20 +222,22 @@ def verdict(here: Here) -> Banner:
     )
 
 
-def _counted(table: data.TableName, a: data.TableSum | None, b: data.TableSum | None) -> tuple[object, ...]:
+def _counted(
+    table: checksums.TableName, a: checksums.TableSum | None, b: checksums.TableSum | None
+) -> tuple[object, ...]:
     return _plain(table), f"{a.rows:,}" if a else "-", f"{b.rows:,}" if b else "-"
 
 
-def _plain(table: data.TableName) -> str:
+def _plain(table: checksums.TableName) -> str:
     return f"{table.schema}.{table.name}"
 
 
 def _compared(
-    old: Connection, here: Here, table: data.TableName, counts: list[tuple[str, int, int, int]]
+    old: Connection, here: Here, table: checksums.TableName, counts: list[tuple[str, int, int, int]]
 ) -> tuple[object, ...]:
     """Return what differs in a table's rows; where a migration lies between, in the columns that both sides have."""
     try:
-        found = data.difference(old, here.conn, table, shared_columns=True)
+        found = checksums.difference(old, here.conn, table, shared_columns=True)
     except WrongInput as exc:
         return "", "", "", Cell(f"not compared: {exc.detail}", WARN)
     if found:
@@ -286,7 +288,7 @@ def _span(ago: timedelta) -> str:
     return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
 
 
-def _timeline(window: backup.Window, backups: list[backup.BaseBackup], points: list[steps.RestorePoint]) -> Picture:
+def _timeline(window: backup.Window, backups: list[backup.BaseBackup], points: list[step_log.RestorePoint]) -> Picture:
     picture, axes = figure(9, 2.2)
     axes.barh(
         ["can be restored"],

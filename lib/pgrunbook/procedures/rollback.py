@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft, keeping, plan_sql, rehearsal, taking_back
-from pgrunbook.changes import plan as plans
+from pgrunbook.changes import draft, keeping, plan_sql, taking_back
 from pgrunbook.changes.going_back import NotKept
-from pgrunbook.changes.plan import Change, Plan
-from pgrunbook.database import steps
+from pgrunbook.database import step_log
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.draft.build import base
 from pgrunbook.errors import Broken, Refused
+from pgrunbook.history.state import leave_out
+from pgrunbook.plan import plan as plans
+from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.procedures import at_work, back_views, chosen, kept_views
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
@@ -115,7 +117,7 @@ def schema_as_before(here: Here) -> Table:
     headings = ["compared with", "schema", "verdict"]
     if not plan.changes:
         return Table(headings, [], empty="Nothing was taken back.")
-    now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
+    now = snapshot(here.conn, leave_out=leave_out(history))
     here.run.keep("schema-after-rollback.json", now.to_json())
     promised = here.run.folder / "schema-promised-rollback.json"
     expected, recorded = plan.changes[-1].schema_after, here.facts.get("recorded")
@@ -179,7 +181,7 @@ def _begun(here: Here) -> bool:
 def _make_plan(here: Here, wanted: list[taking_back.Wanted]) -> None:
     """Plan and prove the way back, and freeze it."""
     history = here.facts["history"]
-    now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
+    now = snapshot(here.conn, leave_out=leave_out(history))
     changes: tuple[Change, ...] = ()
     loses: tuple[NotKept, ...] = ()
     rehearsed = "nothing to do"
@@ -188,11 +190,11 @@ def _make_plan(here: Here, wanted: list[taking_back.Wanted]) -> None:
         changes, loses = draft.with_locks(done.changes, here.conn), done.loses
         here.run.keep("schema-promised-rollback.json", done.end.to_json())
         rehearsed = "down and up again on an empty branch"
-        recorded = steps.history_step(here.conn, wanted[-1].migration.name)
+        recorded = step_log.history_step(here.conn, wanted[-1].migration.name)
         is_whole = wanted[-1].ends == "history row" and not done.unlike
         here.facts["recorded"] = recorded["schema_before"] if recorded and is_whole else None
     plan = Plan(
-        direction="down", target=here.target.name, base=plans.base(here.identity, now, history),
+        direction="down", target=here.target.name, base=base(here.identity, now, history),
         attempts=here.target.attempts, rehearsed=rehearsed, changes=changes,
     )  # fmt: skip
     here.facts.update(plan=plan, loses=loses)

@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 from pgrunbook import history as histories
-from pgrunbook.changes import plan as plans
 from pgrunbook.changes import rehearsal
-from pgrunbook.changes.plan import Plan
-from pgrunbook.changes.statements import Type
 from pgrunbook.changes.trial import Trial
 from pgrunbook.database import health
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.errors import Broken, WrongInput
+from pgrunbook.history.state import leave_out
+from pgrunbook.plan import plan as plans
+from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
 from pgrunbook.procedures.parameters import Validate
@@ -21,6 +21,7 @@ from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
+from pgrunbook.sql.statements import Type
 
 # Below this a ratio says nothing: a query that took 2 ms and takes 5 is not slow.
 SLOW_FROM_MS = 50.0
@@ -49,7 +50,7 @@ def schema_as_promised(here: Here) -> Table:
     promise = here.facts["promise"]
     history = histories.read(here.conn, here.target)
     here.facts["history_table"] = history.qualified_table
-    now = snapshot(here.conn, leave_out=rehearsal.leave_out(history))
+    now = snapshot(here.conn, leave_out=leave_out(history))
     here.run.keep("schema-validated.json", now.to_json())
     path = promise.folder / "schema-promised.json" if promise else None
     headings = ["object", "name", "change", "promised", "found"]

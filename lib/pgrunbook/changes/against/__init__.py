@@ -14,10 +14,10 @@ from pgrunbook.changes.against.demands import demands, parts
 from pgrunbook.changes.against.following import follow
 from pgrunbook.changes.against.rows import STATEMENT_TIMEOUT_MS, Rows, Wanted
 from pgrunbook.changes.against.world import Kept, World
-from pgrunbook.changes.routines import bodies
-from pgrunbook.changes.syntax import tree
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
+from pgrunbook.sql.routines import bodies
+from pgrunbook.sql.tree import tree
 
 _NOTHING_KEPT: Kept = MappingProxyType({})
 

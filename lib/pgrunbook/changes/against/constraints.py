@@ -9,11 +9,11 @@ from pglast import ast
 
 from pgrunbook.changes.against.rows import Wanted
 from pgrunbook.changes.against.world import Column, Table, UnclearError, World, columns_below
-from pgrunbook.changes.safe_forms.sql_text import name as identifier
-from pgrunbook.changes.safe_forms.sql_text import parsed
-from pgrunbook.changes.syntax import columns_in, constraint_kind, quoted, strings
 from pgrunbook.database.queries import load
 from pgrunbook.errors import WrongInput
+from pgrunbook.sql.deparse import name as identifier
+from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.tree import columns_in, constraint_kind, quoted, strings
 
 _NO_VALUE = ("row has no value in it", "rows have no value in it")
 _OTHER = "o"

@@ -11,9 +11,9 @@ from pgrunbook.changes.against.constraints import asked, told
 from pgrunbook.changes.against.following import NULL, kept_of
 from pgrunbook.changes.against.rows import Wanted
 from pgrunbook.changes.against.world import Column, Table, World, columns_below
-from pgrunbook.changes.safe_forms.sql_text import expression, literal, mapped
-from pgrunbook.changes.safe_forms.sql_text import name as identifier
-from pgrunbook.changes.syntax import quoted, strings, text, walk
+from pgrunbook.sql.deparse import expression, literal, mapped
+from pgrunbook.sql.deparse import name as identifier
+from pgrunbook.sql.tree import quoted, strings, text, walk
 
 _FUNCTION = "pgrunbook_against"
 # Types of which a cast cuts what is too long, which a change of the column refuses.

@@ -13,9 +13,9 @@ from pgrunbook.changes.against import constraints, conversions, domains, partiti
 from pgrunbook.changes.against.following import added, one_pass
 from pgrunbook.changes.against.rows import Wanted
 from pgrunbook.changes.against.world import Table, UnclearError, World
-from pgrunbook.changes.safe_forms.sql_text import changed
-from pgrunbook.changes.safe_forms.sql_text import name as identifier
-from pgrunbook.changes.syntax import Name, constraint_kind, object_kind, quoted, relation, subcommand
+from pgrunbook.sql.deparse import changed
+from pgrunbook.sql.deparse import name as identifier
+from pgrunbook.sql.tree import Name, constraint_kind, object_kind, quoted, relation, subcommand
 
 _OF_COLUMN = ("NOTNULL", "CHECK", "UNIQUE", "PRIMARY", "FOREIGN")
 # The subcommands of ALTER TABLE that demand something of rows.

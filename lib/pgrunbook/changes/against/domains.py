@@ -10,9 +10,9 @@ from pglast import ast
 from pgrunbook.changes.against.constraints import asked, told
 from pgrunbook.changes.against.rows import Wanted
 from pgrunbook.changes.against.world import Table, World, name_of
-from pgrunbook.changes.safe_forms.sql_text import mapped, parsed
-from pgrunbook.changes.safe_forms.sql_text import name as identifier
-from pgrunbook.changes.syntax import constraint_kind, quoted, strings
+from pgrunbook.sql.deparse import mapped, parsed
+from pgrunbook.sql.deparse import name as identifier
+from pgrunbook.sql.tree import constraint_kind, quoted, strings
 
 
 def domain(world: World, node: Any) -> Iterator[Wanted]:

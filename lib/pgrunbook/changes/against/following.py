@@ -8,8 +8,8 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.changes.against.world import Column, Table, UnclearError, World, name_of, unknown
-from pgrunbook.changes.safe_forms.names import index_columns
-from pgrunbook.changes.syntax import (
+from pgrunbook.sql.default_names import index_columns
+from pgrunbook.sql.tree import (
     Name,
     constraint_kind,
     dotted,

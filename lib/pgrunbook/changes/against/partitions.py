@@ -10,10 +10,9 @@ from pglast import ast
 from pgrunbook.changes.against.constraints import asked, from_today, index, told
 from pgrunbook.changes.against.rows import Wanted
 from pgrunbook.changes.against.world import Table, UnclearError, World
-from pgrunbook.changes.safe_forms.sql_text import changed, expression, literal, parsed
-from pgrunbook.changes.safe_forms.sql_text import name as identifier
-from pgrunbook.changes.safe_forms.table import column_names
-from pgrunbook.changes.syntax import relation
+from pgrunbook.sql.deparse import changed, expression, literal, parsed
+from pgrunbook.sql.deparse import name as identifier
+from pgrunbook.sql.tree import column_names, relation
 
 _MISPLACED = ("row does not belong into it", "rows do not belong into it")
 _BELONGS = ("row in the default partition belongs into it", "rows in the default partition belong into it")

@@ -10,11 +10,11 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow, tuple_row
 
-from pgrunbook.changes.syntax import quoted
+from pgrunbook.database.checksums import STATEMENT_TIMEOUT_MS as STATEMENT_TIMEOUT_MS
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection, limit_locally
-from pgrunbook.database.data import STATEMENT_TIMEOUT_MS as STATEMENT_TIMEOUT_MS
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Blocked
+from pgrunbook.sql.tree import quoted
 
 SAMPLES = 5
 SAMPLE_CHARS = 200

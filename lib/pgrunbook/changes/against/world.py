@@ -9,11 +9,11 @@ from typing import Any
 from pglast import ast
 from psycopg.rows import dict_row
 
-from pgrunbook.changes.safe_forms.sql_text import changed, expression, mapped
-from pgrunbook.changes.safe_forms.table import Facts, Relation
-from pgrunbook.changes.syntax import Name, quoted, strings
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
+from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.sql.deparse import changed, expression, mapped
+from pgrunbook.sql.tree import Name, quoted, strings
 
 # The name under which a query reads the rows that it judges.
 ROW = "t"

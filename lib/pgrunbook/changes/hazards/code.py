@@ -12,8 +12,8 @@ from pglast import ast, enums
 from pgrunbook.changes.hazards.columns import batches
 from pgrunbook.changes.hazards.rows import written
 from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.changes.routines import Block, block
-from pgrunbook.changes.syntax import columns_in, functions_in, options, quoted, relation, subcommand, text, walk
+from pgrunbook.sql.routines import Block, block
+from pgrunbook.sql.tree import columns_in, functions_in, options, quoted, relation, subcommand, text, walk
 
 _LOOP = "DO $$ BEGIN LOOP UPDATE a SET b_new = b WHERE id IN (SELECT id FROM a WHERE b_new IS NULL LIMIT 9);"
 _BY_RANGE = (

@@ -7,10 +7,10 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.catalog import Table
 from pgrunbook.changes.hazards import estimates
 from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.changes.syntax import constraint_kind, quoted, relation, strings, subcommand, text
+from pgrunbook.database.catalog import Table
+from pgrunbook.sql.tree import constraint_kind, quoted, relation, strings, subcommand, text
 
 
 def added_keys(scene: Scene) -> Iterator[tuple[Table, Any, tuple[str, ...], Any]]:

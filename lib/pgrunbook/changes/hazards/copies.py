@@ -9,11 +9,11 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.catalog import Table
 from pgrunbook.changes.hazards import estimates
 from pgrunbook.changes.hazards.rows import written
 from pgrunbook.changes.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
-from pgrunbook.changes.syntax import columns_in, object_kind, quoted, relation, subcommand
+from pgrunbook.database.catalog import Table
+from pgrunbook.sql.tree import columns_in, object_kind, quoted, relation, subcommand
 
 _SWAP = """\
 BEGIN; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '5s';

@@ -8,8 +8,8 @@ from pglast import ast
 
 from pgrunbook.changes.hazards.constraints import added_keys, has_index
 from pgrunbook.changes.hazards.rule import RULES, Note, Scene, Severity, rule
-from pgrunbook.changes.syntax import options, quoted, relation
 from pgrunbook.errors import WrongInput
+from pgrunbook.sql.tree import options, quoted, relation
 from pgrunbook.target import Target
 
 AUDIT = ("created_at", "updated_at")

@@ -5,7 +5,8 @@ The speeds are those of an ordinary server with cold cache, rounded down; a rehe
 
 from __future__ import annotations
 
-from pgrunbook.changes.catalog import Catalog, Table
+from pgrunbook.database.catalog import Catalog, Table
+from pgrunbook.display.units import human
 
 READ_BYTES_PER_S = 200_000_000
 REWRITE_BYTES_PER_S = 50_000_000
@@ -36,15 +37,6 @@ def changing(catalog: Catalog, table: Table) -> str:
     """Return how long it takes to change every row of a table."""
     rows = catalog.rows_estimate(table) or 0
     return _told(catalog, table, rows / CHANGED_ROWS_PER_S, f"{rows:,} rows at 20,000 a second", "change row by row")
-
-
-def human(size_bytes: float) -> str:
-    """Return a size as people read it."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1_000:
-            return f"{size_bytes:.0f} {unit}"
-        size_bytes /= 1_000
-    return f"{size_bytes:.1f} TB"
 
 
 def _told(catalog: Catalog, table: Table, seconds: float, basis: str, verb: str) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.changes.catalog import Standing, Table
 from pgrunbook.changes.hazards import estimates
 from pgrunbook.changes.hazards.columns import batches, key_of
 from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.changes.syntax import columns_in, functions_in, quoted, relation, text, walk
+from pgrunbook.database.catalog import Standing, Table
+from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, text, walk
 
 BATCH_AT_MOST = 50_000
 _WIDE = {"int8", "bigint", "numeric", "float8", "float4", "text"}

@@ -10,11 +10,11 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.catalog import Catalog, Standing, Table, Weight
 from pgrunbook.changes.found import Effects
-from pgrunbook.changes.routines import bodies
-from pgrunbook.changes.statements import Policy, Statement
-from pgrunbook.changes.syntax import relation
+from pgrunbook.database.catalog import Catalog, Standing, Table, Weight
+from pgrunbook.sql.routines import bodies
+from pgrunbook.sql.statements import Policy, Statement
+from pgrunbook.sql.tree import relation
 
 
 class Severity(StrEnum):

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from pglast import ast
 
-from pgrunbook.changes.catalog import Weight
-from pgrunbook.changes.found import (
+from pgrunbook.changes.hazards.rule import Note, Scene, Severity, Transactions, rule
+from pgrunbook.database.catalog import Weight
+from pgrunbook.sql.lock_modes import (
     ACCESS_EXCLUSIVE,
     CONFLICTS,
     EXCLUSIVE,
@@ -16,8 +17,7 @@ from pgrunbook.changes.found import (
     SHARE_ROW_EXCLUSIVE,
     Lock,
 )
-from pgrunbook.changes.hazards.rule import Note, Scene, Severity, Transactions, rule
-from pgrunbook.changes.syntax import dotted
+from pgrunbook.sql.tree import dotted
 
 LONG_LOCK_TIMEOUT_MS = 10_000
 _QUEUE = (SHARE, SHARE_ROW_EXCLUSIVE, EXCLUSIVE, ACCESS_EXCLUSIVE)

@@ -11,7 +11,7 @@ from pglast import ast
 
 from pgrunbook.changes.hazards import estimates
 from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.changes.syntax import constraint_kind, dotted, object_kind, options, quoted, relation, subcommand
+from pgrunbook.sql.tree import constraint_kind, dotted, object_kind, options, quoted, relation, subcommand
 
 _TIMES = {"timestamp"}
 

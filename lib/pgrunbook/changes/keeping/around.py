@@ -11,10 +11,10 @@ from pgrunbook.changes.keeping.columns import KeptColumn, column_name, is_change
 from pgrunbook.changes.keeping.noting import Site
 from pgrunbook.changes.keeping.rewriting import CHANGING, cannot_because
 from pgrunbook.changes.keeping.whole_tables import keeping_tables
-from pgrunbook.changes.safe_forms.sql_text import parsed
-from pgrunbook.changes.safe_forms.step import Expansion, Keep, SafeStep
 from pgrunbook.changes.undo import Undo
 from pgrunbook.database.connection import Connection
+from pgrunbook.plan.step import Expansion, Keep, SafeStep
+from pgrunbook.sql.deparse import parsed
 
 _ROWS = (*CHANGING, ast.TruncateStmt, ast.MergeStmt, ast.CopyStmt)
 

@@ -20,11 +20,11 @@ from psycopg import sql
 
 from pgrunbook.changes.keeping.cascades import CannotKeepError
 from pgrunbook.changes.keeping.tables import SCHEMA, Column, Table, key_name, rows, table
-from pgrunbook.changes.safe_forms.sql_text import text
-from pgrunbook.changes.safe_forms.step import RANGE, Batches, Keep, SafeStep
-from pgrunbook.changes.safe_forms.table import Facts, Relation
-from pgrunbook.changes.syntax import tree
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
+from pgrunbook.sql.deparse import text
+from pgrunbook.sql.tree import tree
 
 VALUE, NEW = "pgrunbook_value", "pgrunbook_new"
 TRIGGER, TRIGGER_OF_ALL = "pgrunbook_{}", "pgrunbook_{}_all"

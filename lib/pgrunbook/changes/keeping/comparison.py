@@ -9,8 +9,8 @@ from psycopg import sql
 
 from pgrunbook.changes.keeping.registry import HASH, Kept, refuse
 from pgrunbook.changes.keeping.tables import Column, Table, foreign_keys, hash_of, key_name, row, rows, table_named
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.data import TableName
 from pgrunbook.errors import Refused
 
 

@@ -13,8 +13,8 @@ from pgrunbook.changes.keeping.comparison import Comparison, compared
 from pgrunbook.changes.keeping.registry import ROWS, STATES, Kept, find, of_migration
 from pgrunbook.changes.keeping.tables import Column, as_text, key_name, rows, written_name
 from pgrunbook.database import connection
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.data import TableName
 
 SAMPLES = 20
 LOCK_TIMEOUT_MS = 2_000

@@ -11,10 +11,10 @@ from pgrunbook.changes.keeping.cascades import CannotKeepError
 from pgrunbook.changes.keeping.columns import place
 from pgrunbook.changes.keeping.registry import Place, Side
 from pgrunbook.changes.keeping.rewriting import rewritten
-from pgrunbook.changes.safe_forms.sql_text import parsed
-from pgrunbook.changes.safe_forms.step import RANGE, Keep
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
+from pgrunbook.plan.step import RANGE, Keep
+from pgrunbook.sql.deparse import parsed
 
 # A row's header and line pointer (https://www.postgresql.org/docs/current/storage-page-layout.html), and its hash.
 _OVERHEAD_BYTES = 28

@@ -26,10 +26,10 @@ from pgrunbook.changes.keeping.columns import (
 )
 from pgrunbook.changes.keeping.noting import refuse_purged
 from pgrunbook.changes.keeping.tables import SCHEMA, Column, Table, key_name, rows
-from pgrunbook.changes.safe_forms.sql_text import parsed, text
-from pgrunbook.changes.safe_forms.step import RANGE, Batches, Keep, SafeStep
-from pgrunbook.changes.safe_forms.table import walk
 from pgrunbook.database.connection import Connection
+from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
+from pgrunbook.sql.deparse import parsed, text
+from pgrunbook.sql.tree import walk
 
 _NOT_CONSTANT = (ast.ColumnRef, ast.FuncCall, ast.SQLValueFunction, ast.SubLink, ast.ParamRef)
 

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from psycopg import sql
 
 from pgrunbook.changes.keeping.tables import Column, as_text, rows, table
-from pgrunbook.changes.safe_forms.sql_text import text
-from pgrunbook.changes.safe_forms.step import Keep, SafeStep
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import steady
+from pgrunbook.plan.step import Keep, SafeStep
+from pgrunbook.sql.deparse import text
 
 # Column to its type and default, as SQL.
 Notes = Mapping[str, tuple[str, str | None]]

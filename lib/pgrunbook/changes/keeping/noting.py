@@ -11,12 +11,12 @@ from psycopg import sql
 
 from pgrunbook.changes.keeping.registry import Kept, create, find_named, refuse
 from pgrunbook.changes.keeping.tables import SCHEMA, rows
-from pgrunbook.changes.safe_forms.sql_text import parsed
-from pgrunbook.changes.safe_forms.step import Keep
-from pgrunbook.changes.syntax import quoted
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.database.schema import KEPT_SCHEMA
+from pgrunbook.plan.step import Keep
+from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.tree import quoted
 
 
 @dataclass(frozen=True)

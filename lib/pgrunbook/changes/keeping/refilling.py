@@ -11,10 +11,10 @@ from pgrunbook.changes.keeping.filling import filling
 from pgrunbook.changes.keeping.noting import as_keep
 from pgrunbook.changes.keeping.registry import Kept, find
 from pgrunbook.changes.keeping.tables import SCHEMA, Column, Table, rows, table
-from pgrunbook.changes.safe_forms.sql_text import text
-from pgrunbook.changes.safe_forms.step import RANGE, Batches, SafeStep
-from pgrunbook.changes.safe_forms.table import Facts
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Facts
+from pgrunbook.plan.step import RANGE, Batches, SafeStep
+from pgrunbook.sql.deparse import text
 
 SAYS = "What was written into {} before it was taken back comes back."
 

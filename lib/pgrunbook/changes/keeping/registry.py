@@ -13,9 +13,9 @@ import psycopg
 from psycopg import sql
 
 from pgrunbook.changes.keeping.tables import SCHEMA, Column, Row, Table, hash_of, key_name, rows, written_name
-from pgrunbook.database import connection, steps
+from pgrunbook.database import connection, step_log
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.data import TableName
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Refused
 
@@ -157,7 +157,7 @@ class Side:
 
 def create(conn: Connection) -> None:
     """Make the list where it is not there yet, and schema pgrunbook with it."""
-    steps.create(conn)
+    step_log.create(conn)
     if not exist(conn):
         conn.execute(load("keeping")["create"].encode())
 

@@ -31,11 +31,12 @@ from psycopg import sql
 from pgrunbook.changes.keeping.cascades import CannotKeepError, reaches
 from pgrunbook.changes.keeping.registry import BATCH, Place, Side, begin, name_of
 from pgrunbook.changes.keeping.tables import Column, Table, foreign_keys, row, table
-from pgrunbook.changes.safe_forms.sql_text import changed, expression, parsed, printed, text
-from pgrunbook.changes.safe_forms.step import RANGE, Batches
-from pgrunbook.changes.safe_forms.table import Facts, Relation, column_names, walk
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.errors import Refused
+from pgrunbook.plan.step import RANGE, Batches
+from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
+from pgrunbook.sql.tree import column_names, walk
 
 CHANGING = (ast.UpdateStmt, ast.DeleteStmt, ast.InsertStmt)
 _ANYWHERE = Place("", "", "up", 0)

@@ -9,8 +9,8 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.data import TableName
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Broken
 

@@ -21,11 +21,11 @@ from pgrunbook.changes.keeping import independence
 from pgrunbook.changes.keeping.cascades import CannotKeepError
 from pgrunbook.changes.keeping.noting import refuse_purged
 from pgrunbook.changes.keeping.tables import rows
-from pgrunbook.changes.safe_forms.sql_text import parsed, text
-from pgrunbook.changes.safe_forms.step import Expansion, Keep, SafeStep
-from pgrunbook.changes.safe_forms.table import Facts
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Facts
 from pgrunbook.errors import Broken
+from pgrunbook.plan.step import Expansion, Keep, SafeStep
+from pgrunbook.sql.deparse import parsed, text
 
 
 def keeping_tables(

@@ -20,12 +20,13 @@ from pgrunbook.changes.safe_forms.indexes import CreateIndex, DropIndex, Reindex
 from pgrunbook.changes.safe_forms.partitions import AttachPartition, DetachPartition
 from pgrunbook.changes.safe_forms.refresh import Refresh
 from pgrunbook.changes.safe_forms.rows import Rows
-from pgrunbook.changes.safe_forms.sql_text import parsed
-from pgrunbook.changes.safe_forms.step import Batches, Case, Expansion, Form, Gate, Memory, SafeStep
-from pgrunbook.changes.safe_forms.table import Facts, Relation, walk
-from pgrunbook.changes.statements import Policy, Statement
-from pgrunbook.changes.syntax import sets_search_path
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.plan.step import Batches, Expansion, Gate, SafeStep
+from pgrunbook.safe_forms.form import Case, Form, Memory
+from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.statements import Policy, Statement, key
+from pgrunbook.sql.tree import sets_search_path, walk
 
 BATCH_ROWS = 1_000
 _HARMLESS = (
@@ -145,11 +146,6 @@ def plan_forms(
 def gate(statement: Statement, conn: Connection, *, batch_rows: int = BATCH_ROWS) -> Gate | None:
     """Return the gate that a statement meets on this database, None where it meets none."""
     return gates.find(Case(statement, parsed(statement.sql), Facts(conn), batch_rows=batch_rows))
-
-
-def key(statement: Statement) -> str:
-    """Return what an operator names a statement by: file and line."""
-    return f"{statement.file}:{statement.line}"
 
 
 def _expansion(case: Case) -> Expansion:

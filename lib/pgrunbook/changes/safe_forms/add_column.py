@@ -11,7 +11,10 @@ from pglast import ast, enums
 
 from pgrunbook.changes.safe_forms import looks
 from pgrunbook.changes.safe_forms.constraints import Naming, Piece, set_not_null
-from pgrunbook.changes.safe_forms.sql_text import (
+from pgrunbook.database.relations import Relation
+from pgrunbook.plan.step import RANGE, Batches, SafeStep
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql.deparse import (
     alter_table,
     changed,
     command,
@@ -23,8 +26,6 @@ from pgrunbook.changes.safe_forms.sql_text import (
     parsed,
     printed,
 )
-from pgrunbook.changes.safe_forms.step import RANGE, Batches, Case, SafeStep
-from pgrunbook.changes.safe_forms.table import Relation
 
 K = enums.ConstrType
 SERIAL = {
@@ -62,13 +63,6 @@ class Column:
         """The type behind serial, "" for any other."""
         names = self.cmd.def_.typeName.names
         return SERIAL.get(names[-1].sval, "") if len(names) == 1 else ""
-
-
-def differing_column(declared: str) -> str | None:
-    """Return the column whose values a form declares to differ, None where it declares something else."""
-    if not (declared.startswith(VALUES_OF) and declared.endswith(OWN_VALUES)):
-        return None
-    return declared.removeprefix(VALUES_OF).removesuffix(OWN_VALUES)
 
 
 def taken_apart(cmd: Any) -> Column:

@@ -27,9 +27,10 @@ from pgrunbook.changes.safe_forms.constraints import (
     set_not_null,
     validate,
 )
-from pgrunbook.changes.safe_forms.sql_text import alter_table, command
-from pgrunbook.changes.safe_forms.step import Case, SafeStep
-from pgrunbook.changes.safe_forms.table import Relation
+from pgrunbook.database.relations import Relation
+from pgrunbook.plan.step import SafeStep
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql.deparse import alter_table, command
 
 A, K = enums.AlterTableType, enums.ConstrType
 # As PostgreSQL itself orders the parts of one ALTER TABLE: a foreign key may need the key before it.

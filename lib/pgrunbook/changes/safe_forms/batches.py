@@ -16,10 +16,10 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgrunbook.changes.safe_forms.step import RANGE, Batches
-from pgrunbook.database import steps
+from pgrunbook.database import step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
+from pgrunbook.plan.step import RANGE, Batches
 
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 30_000
@@ -59,7 +59,7 @@ def run_batches(
     stays, the batch that failed is aborted, and the same call goes on behind the last batch that was committed.
     Locks: RowExclusiveLock on the table, and the rows of one batch.
     """
-    steps.create(conn)
+    step_log.create(conn)
     while True:
         with conn.transaction():
             _set_locally(conn, lock_timeout_ms, statement_timeout_ms)

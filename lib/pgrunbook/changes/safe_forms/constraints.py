@@ -8,20 +8,15 @@ from typing import Any
 
 from pglast import enums
 
-from pgrunbook.changes.safe_forms import looks, names
+from pgrunbook.changes.safe_forms import looks
 from pgrunbook.changes.safe_forms.indexes import attach, family
-from pgrunbook.changes.safe_forms.sql_text import (
-    adds,
-    alter_table,
-    changed,
-    helper,
-    name,
-    parsed,
-    printed,
-)
-from pgrunbook.changes.safe_forms.step import Case, SafeStep
-from pgrunbook.changes.safe_forms.table import Relation, column_names
-from pgrunbook.changes.statements import Policy
+from pgrunbook.database.relations import Relation
+from pgrunbook.plan.step import SafeStep
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql import default_names
+from pgrunbook.sql.deparse import adds, alter_table, changed, helper, name, parsed, printed
+from pgrunbook.sql.statements import Policy
+from pgrunbook.sql.tree import column_names
 
 # From this version on NOT NULL is a constraint that can be NOT VALID, and so can a partitioned table's foreign key.
 NOT_NULL_IS_A_CONSTRAINT = 18
@@ -60,11 +55,15 @@ class Naming:
 
     def constraint(self, columns: Sequence[str], label: str) -> str:
         """Choose the name of a constraint without an index."""
-        return self._taken(names.chosen(self.table.name, names.joined(columns), label, self.constraints | self.new))
+        return self._taken(
+            default_names.chosen(self.table.name, default_names.joined(columns), label, self.constraints | self.new)
+        )
 
     def relation(self, columns: Sequence[str], label: str) -> str:
         """Choose the name of an index, a constraint with an index, or a sequence."""
-        return self._taken(names.chosen(self.table.name, names.joined(columns), label, self.relations | self.new))
+        return self._taken(
+            default_names.chosen(self.table.name, default_names.joined(columns), label, self.relations | self.new)
+        )
 
     def _taken(self, name_: str) -> str:
         self.new.add(name_)

@@ -8,11 +8,12 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.changes.routines import block, bodies
 from pgrunbook.changes.safe_forms import add_column, refresh, rows
-from pgrunbook.changes.safe_forms.sql_text import name
-from pgrunbook.changes.safe_forms.step import Case, Gate
-from pgrunbook.changes.safe_forms.table import Relation
+from pgrunbook.database.relations import Relation
+from pgrunbook.plan.step import Gate
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql.deparse import name
+from pgrunbook.sql.routines import block, bodies
 
 CASCADE = enums.DropBehavior.DROP_CASCADE
 A, K, Kind = enums.AlterTableType, enums.ConstrType, enums.ObjectType

@@ -12,8 +12,8 @@ import pglast
 from pglast import ast, enums
 from pglast.parser import ParseError
 
-from pgrunbook.changes.safe_forms.table import Facts
-from pgrunbook.changes.syntax import strings
+from pgrunbook.database.relations import Facts
+from pgrunbook.sql.tree import strings
 
 _BLOCK = re.compile(
     r"\s*BEGIN\s+(?P<statement>.*?);\s*EXCEPTION\s+WHEN\s+duplicate_object\s+THEN\s+null\s*;\s*END\s*;?\s*",

@@ -7,11 +7,13 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.changes.safe_forms import looks, names
-from pgrunbook.changes.safe_forms.sql_text import changed, name, option, parsed, printed
-from pgrunbook.changes.safe_forms.step import Case, SafeStep
-from pgrunbook.changes.safe_forms.table import Facts, Index, Partition, Relation
-from pgrunbook.changes.statements import Policy
+from pgrunbook.changes.safe_forms import looks
+from pgrunbook.database.relations import Facts, Index, Partition, Relation
+from pgrunbook.plan.step import SafeStep
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql import default_names
+from pgrunbook.sql.deparse import changed, name, option, parsed, printed
+from pgrunbook.sql.statements import Policy
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,10 @@ class CreateIndex:
             raise AssertionError("the form does not apply")
         self.table = table
         taken = case.facts.taken_names(table.schema) | case.memory.taken(table.schema)
-        self.columns = names.index_columns(case.node)
-        self.index = case.node.idxname or names.chosen(table.name, names.joined(self.columns), "idx", taken)
+        self.columns = default_names.index_columns(case.node)
+        self.index = case.node.idxname or default_names.chosen(
+            table.name, default_names.joined(self.columns), "idx", taken
+        )
         taken.add(self.index)
         case.memory.taken(table.schema).add(self.index)
         self.there = _there_already(case.facts, table, case.node)
@@ -227,10 +231,10 @@ def family(
     """Return the tables below a partitioned one, parents first, each with the name that its index will get."""
     found: list[tuple[Partition, str]] = []
     by_schema = {table.schema: taken}
-    told = "" if label == "pkey" else names.joined(columns)
+    told = "" if label == "pkey" else default_names.joined(columns)
     for partition in facts.partitions(table):
         used = by_schema.setdefault(partition.schema, facts.taken_names(partition.schema))
-        index = names.chosen(partition.name, told, label, used)
+        index = default_names.chosen(partition.name, told, label, used)
         used.add(index)
         found.append((partition, index))
     return found

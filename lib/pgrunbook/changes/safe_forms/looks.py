@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from pgrunbook.changes.safe_forms.sql_text import name, text
-from pgrunbook.changes.safe_forms.table import Relation
 from pgrunbook.database.queries import load
+from pgrunbook.database.relations import Relation
+from pgrunbook.sql.deparse import name, text
 
 
 def none_of(query: str) -> str:

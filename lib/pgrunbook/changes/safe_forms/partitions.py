@@ -7,20 +7,14 @@ from typing import Any
 import pglast
 from pglast import ast, enums
 
-from pgrunbook.changes.safe_forms import looks, names
-from pgrunbook.changes.safe_forms.sql_text import (
-    alter_table,
-    changed,
-    command,
-    expression,
-    helper,
-    literal,
-    name,
-    parsed,
-)
-from pgrunbook.changes.safe_forms.step import Case, SafeStep
-from pgrunbook.changes.safe_forms.table import Relation, column_names
-from pgrunbook.changes.statements import Policy
+from pgrunbook.changes.safe_forms import looks
+from pgrunbook.database.relations import Relation
+from pgrunbook.plan.step import SafeStep
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql import default_names
+from pgrunbook.sql.deparse import alter_table, changed, command, expression, helper, literal, name, parsed
+from pgrunbook.sql.statements import Policy
+from pgrunbook.sql.tree import column_names
 
 _INFINITE = ("minvalue", "maxvalue")
 
@@ -118,7 +112,7 @@ class DetachPartition:
         text = case.facts.rows("partition_constraint", oid=child.oid)[0]["condition"] or "true"
         columns = column_names(pglast.parse_sql(f"SELECT {text}")[0].stmt.targetList)
         taken = case.facts.constraint_names(child.schema)
-        self.left = names.chosen(child.name, columns[0] if len(columns) == 1 else "", "check", taken)
+        self.left = default_names.chosen(child.name, columns[0] if len(columns) == 1 else "", "check", taken)
 
     def expand(self) -> tuple[SafeStep, ...]:
         """Return two steps."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pglast import ast
 
-from pgrunbook.changes.safe_forms.sql_text import changed, printed
-from pgrunbook.changes.safe_forms.step import Case, SafeStep
+from pgrunbook.plan.step import SafeStep
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql.deparse import changed, printed
 
 
 class Refresh:

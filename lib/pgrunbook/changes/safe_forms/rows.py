@@ -7,9 +7,11 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.changes.safe_forms.sql_text import changed, mapped, parsed, printed
-from pgrunbook.changes.safe_forms.step import RANGE, Batches, Case, SafeStep
-from pgrunbook.changes.safe_forms.table import Relation, column_names, function_names, walk
+from pgrunbook.database.relations import Relation
+from pgrunbook.plan.step import RANGE, Batches, SafeStep
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql.deparse import changed, mapped, parsed, printed
+from pgrunbook.sql.tree import column_names, function_names, walk
 
 V = enums.SQLValueFunctionOp
 # Each is the time at which the transaction began, and so another one in each batch: the loop's stands in.

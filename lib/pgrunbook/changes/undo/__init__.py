@@ -13,16 +13,17 @@ from typing import Any
 
 import psycopg
 
-from pgrunbook.changes.safe_forms.step import Keep
-from pgrunbook.changes.statements import Statement
-from pgrunbook.changes.syntax import tree
 from pgrunbook.changes.undo import alter, alter_more, create, drop, grants, others, rows, whole
 from pgrunbook.changes.undo.alter_table import alter_table
 from pgrunbook.changes.undo.others import because, nothing
-from pgrunbook.changes.undo.parts import FILLED_AFTER, NoWayBackError, Undo, Way
+from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import Reader
 from pgrunbook.changes.undo.reading import reading
 from pgrunbook.database.connection import Connection
+from pgrunbook.plan.step import Keep
+from pgrunbook.plan.way_back import FILLED_AFTER, Undo
+from pgrunbook.sql.statements import Statement
+from pgrunbook.sql.tree import tree
 
 _log = logging.getLogger(__name__)
 

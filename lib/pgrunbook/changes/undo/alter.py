@@ -6,11 +6,11 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.safe_forms.sql_text import literal
-from pgrunbook.changes.syntax import object_kind, quoted, strings
 from pgrunbook.changes.undo import finding, grants
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import CLASSES, Address, Reader, Thing
+from pgrunbook.sql.deparse import literal
+from pgrunbook.sql.tree import object_kind, quoted, strings
 
 _RELATIONS = ("TABLE", "VIEW", "MATVIEW", "INDEX", "SEQUENCE", "FOREIGN_TABLE")
 

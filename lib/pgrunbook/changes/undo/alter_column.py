@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrunbook.changes.syntax import quoted, subcommand
 from pgrunbook.changes.undo import columns, types
 from pgrunbook.changes.undo.altered import Altered, Phase
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import CLASSES, Address, Column
 from pgrunbook.changes.undo.revival import bring_back, remake
+from pgrunbook.sql.tree import quoted, subcommand
 
 _CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
 

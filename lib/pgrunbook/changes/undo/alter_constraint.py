@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrunbook.changes.safe_forms.names import joined
-from pgrunbook.changes.safe_forms.table import column_names
-from pgrunbook.changes.syntax import constraint_kind, quoted, strings
 from pgrunbook.changes.undo import alter_column
 from pgrunbook.changes.undo.alter_column import nullable
 from pgrunbook.changes.undo.altered import Altered, Phase
 from pgrunbook.changes.undo.naming import choose
 from pgrunbook.changes.undo.reader import CLASSES
 from pgrunbook.changes.undo.revival import bring_back, said_of
+from pgrunbook.sql.default_names import joined
+from pgrunbook.sql.tree import column_names, constraint_kind, quoted, strings
 
 _CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.safe_forms.sql_text import literal
-from pgrunbook.changes.syntax import object_kind, quoted, strings
 from pgrunbook.changes.undo import columns, finding
 from pgrunbook.changes.undo.alter import named_thing
 from pgrunbook.changes.undo.naming import choose
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import CLASSES, Reader
 from pgrunbook.changes.undo.revival import bring_back, remake, said_of, statements_of
+from pgrunbook.sql.deparse import literal
+from pgrunbook.sql.tree import object_kind, quoted, strings
 
 _FIRES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 

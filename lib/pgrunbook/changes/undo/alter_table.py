@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pgrunbook.changes.syntax import object_kind, quoted, subcommand
 from pgrunbook.changes.undo import alter_column, alter_constraint, columns, grants, partitions
 from pgrunbook.changes.undo.altered import Altered, Phase
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import CLASSES, Reader
+from pgrunbook.sql.tree import object_kind, quoted, subcommand
 
 _FIRES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 

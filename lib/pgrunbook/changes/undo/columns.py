@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pgrunbook.changes.safe_forms.sql_text import literal
-from pgrunbook.changes.safe_forms.step import Keep
-from pgrunbook.changes.syntax import quoted
 from pgrunbook.changes.undo.parts import Way
 from pgrunbook.changes.undo.reader import Column, Reader
+from pgrunbook.plan.step import Keep
+from pgrunbook.sql.deparse import literal
+from pgrunbook.sql.tree import quoted
 
 # From this version on NOT NULL is a constraint, which the catalog lists.
 NOT_NULL_IS_A_CONSTRAINT = 18

@@ -7,11 +7,11 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.syntax import object_kind, quoted, strings, text
 from pgrunbook.changes.undo import finding, naming
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import CLASSES, Reader
 from pgrunbook.changes.undo.revival import remake, statements_of
+from pgrunbook.sql.tree import object_kind, quoted, strings, text
 
 
 def table(reader: Reader, way: Way, node: Any) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrunbook.changes.safe_forms.sql_text import literal
-from pgrunbook.changes.syntax import object_kind, quoted
 from pgrunbook.changes.undo import finding, grants
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import Address, Reader
 from pgrunbook.changes.undo.revival import bring_back
+from pgrunbook.sql.deparse import literal
+from pgrunbook.sql.tree import object_kind, quoted
 
 
 def drop(reader: Reader, way: Way, node: Any) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.syntax import object_kind, quoted, strings, text
 from pgrunbook.changes.undo.grants import routine
 from pgrunbook.changes.undo.reader import CLASSES, Address, Reader
+from pgrunbook.sql.tree import object_kind, quoted, strings, text
 
 _RELATIONS = ("TABLE", "VIEW", "MATVIEW", "INDEX", "SEQUENCE", "FOREIGN_TABLE")
 _WORDS = {

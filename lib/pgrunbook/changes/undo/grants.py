@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from pgrunbook.changes.syntax import quoted, strings, text
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import CLASSES, Address, Question, Reader
+from pgrunbook.sql.tree import quoted, strings, text
 
 _CLASS = CLASSES["pg_class"]
 # What ALTER DEFAULT PRIVILEGES calls the objects, and the letter that the catalog has for them.

@@ -6,10 +6,10 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.syntax import strings, walk
 from pgrunbook.changes.undo import columns, create, rows
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import Reader
+from pgrunbook.sql.tree import strings, walk
 
 
 def nothing(_reader: Reader, _way: Way, _node: Any) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrunbook.changes.safe_forms.sql_text import literal
 from pgrunbook.changes.undo.altered import Altered, Phase
 from pgrunbook.changes.undo.parts import Way
 from pgrunbook.changes.undo.reader import Reader, Relation
 from pgrunbook.changes.undo.triggers import fire
+from pgrunbook.sql.deparse import literal
 
 # What attaching gave to the partition, and detaching leaves to it, under names that the server chose.
 _TAKE_AWAY = """DO $undo$

@@ -4,39 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pgrunbook.changes.safe_forms.step import Keep, SafeStep
-from pgrunbook.changes.statements import Policy, Statement
-
-# What a step says after which the kept values of a column are filled back.
-FILLED_AFTER = "The kept values are filled back after this step:"
-
-
-@dataclass(frozen=True)
-class Undo:
-    """The way back of one statement, to be gone from the state right behind it.
-
-    ``steps`` are plain statements, in order; a statement with no steps, no ``because`` and no rows leaves
-    nothing to take back. ``because`` is the sentence that says why there is no way, "" where there is one.
-    ``differs`` lists what differs by nature afterwards. ``lossy`` says which values may not survive the
-    way there and back, "" where all do: rollback looks at them first. ``of_position`` says that the steps tell
-    where a sequence stands (or that it was never asked), which is another place on every copy of the database.
-    ``detaches`` are the statements after which tables that would be dropped are alone, and can be moved away.
-    """
-
-    statement: Statement
-    steps: tuple[SafeStep, ...]
-    because: str = ""
-    differs: tuple[str, ...] = ()
-    keeps: tuple[Keep, ...] = ()
-    of_rows: bool = False
-    lossy: str = ""
-    of_position: bool = False
-    detaches: tuple[str, ...] = ()
-
-    def filled_after(self, step: SafeStep) -> tuple[Keep, ...]:
-        """Return the kept columns whose values are filled back right after a step."""
-        _, _, told = step.says.partition(FILLED_AFTER)
-        return tuple(keep for keep in self.keeps if keep.kind == "column" and told == f" {_place(keep)}.")
+from pgrunbook.plan.step import Keep, SafeStep
+from pgrunbook.plan.way_back import FILLED_AFTER, Undo, place
+from pgrunbook.sql.statements import Policy, Statement
 
 
 class NoWayBackError(Exception):
@@ -66,7 +36,7 @@ class Way:
 
     def filled(self, sql: str, says: str, keep: Keep) -> None:
         """Add a statement after which kept values are filled back."""
-        self.add(sql, f"{says} {FILLED_AFTER} {_place(keep)}.")
+        self.add(sql, f"{says} {FILLED_AFTER} {place(keep)}.")
         self.keeps.append(keep)
 
     def follow(self, other: Way) -> None:
@@ -89,7 +59,3 @@ class Way:
             of_position=self.of_position,
             detaches=tuple(dict.fromkeys(self.detaches)),
         )
-
-
-def _place(keep: Keep) -> str:
-    return f"{keep.table}.{keep.column}"

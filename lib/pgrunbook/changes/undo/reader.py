@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 from pglast import ast
 
-from pgrunbook.changes.safe_forms.sql_text import literal
-from pgrunbook.changes.syntax import quoted, text
 from pgrunbook.database.queries import load
+from pgrunbook.sql.deparse import literal
+from pgrunbook.sql.tree import quoted, text
 
 Address = tuple[int, int, int]
 # A named query and its parameters.

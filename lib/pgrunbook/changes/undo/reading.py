@@ -10,10 +10,10 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from pgrunbook.changes.safe_forms.sql_text import literal
 from pgrunbook.changes.undo.reader import Reader
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, Connection
 from pgrunbook.database.queries import SETTINGS, load, told_blocked
+from pgrunbook.sql.deparse import literal
 
 _OWN = "BEGIN ISOLATION LEVEL REPEATABLE READ", "COMMIT"
 # What is set after a savepoint is taken back with it.

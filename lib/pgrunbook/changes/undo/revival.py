@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from pgrunbook.changes.safe_forms.sql_text import literal
-from pgrunbook.changes.safe_forms.step import Keep
 from pgrunbook.changes.undo import columns, detaching, grants, triggers
 from pgrunbook.changes.undo.gone import Gone, gone_with
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import CLASSES, Address, Column, Question, Reader, Thing, things
+from pgrunbook.plan.step import Keep
+from pgrunbook.sql.deparse import literal
 
 _CLASS = CLASSES["pg_class"]
 # What is asked for differently, though it has its catalog with others.

@@ -7,11 +7,11 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.safe_forms.step import Keep
-from pgrunbook.changes.syntax import walk
 from pgrunbook.changes.undo import columns
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import Reader, Relation
+from pgrunbook.plan.step import Keep
+from pgrunbook.sql.tree import walk
 
 _WRITES = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
 

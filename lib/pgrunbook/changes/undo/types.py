@@ -8,8 +8,8 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.safe_forms.sql_text import literal
 from pgrunbook.changes.undo.reader import Column, Reader
+from pgrunbook.sql.deparse import literal
 
 _WIDER = (
     ("int2", "int4", "int8", "numeric"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrunbook.changes.safe_forms.sql_text import literal
-from pgrunbook.changes.syntax import object_kind, quoted
 from pgrunbook.changes.undo import columns, grants
 from pgrunbook.changes.undo.drop import role_settings, setting_value
 from pgrunbook.changes.undo.parts import NoWayBackError, Way
 from pgrunbook.changes.undo.reader import Reader
+from pgrunbook.sql.deparse import literal
+from pgrunbook.sql.tree import object_kind, quoted
 
 
 def create_role(reader: Reader, way: Way, node: Any) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 from pglast import ast
 from pglast.parser import ParseError, parse_sql, scan, split
 
-from pgrunbook.changes import kinds
-from pgrunbook.changes.kinds import Policy, Type
 from pgrunbook.errors import WrongInput
+from pgrunbook.sql import classify
+from pgrunbook.sql.classify import Policy, Type
 
 __all__ = ["Policy", "Statement", "Type", "line_of", "parse"]
 
@@ -88,16 +88,16 @@ def _in_file(found: Sequence[tuple[Any, int, int]], text: str, file: str) -> lis
     line, counted_to = 1, 0
     for node, start, end in found:
         line, counted_to = line + text.count("\n", counted_to, start), start
-        alone = kinds.cannot_run_in_a_transaction(node)
+        alone = classify.cannot_run_in_a_transaction(node)
         statements.append(
             Statement(
                 sql=text[start:end],
                 file=file,
                 line=line,
-                kind=kinds.kind(node),
-                type=kinds.type_of(node),
+                kind=classify.kind(node),
+                type=classify.type_of(node),
                 policy=Policy.ALONE if alone else Policy.TOGETHER,
-                objects=tuple(kinds.objects(node)),
+                objects=tuple(classify.objects(node)),
             )
         )
     for number, (node, _, _) in enumerate(found):
@@ -190,3 +190,8 @@ def _unreadable(text: str, file: str, exc: ParseError) -> WrongInput:
 def _index(exc: ParseError) -> int | None:
     """Where the parser stopped; None where it only says that the text ended too soon."""
     return exc.args[1] if len(exc.args) > 1 else None
+
+
+def key(statement: Statement) -> str:
+    """Return what an operator names a statement by: file and line."""
+    return f"{statement.file}:{statement.line}"

@@ -13,7 +13,7 @@ from enum import Enum
 from functools import cached_property
 from types import MappingProxyType
 
-from pgrunbook.changes.syntax import Name, quoted
+from pgrunbook.sql.tree import Name, quoted
 
 SMALL_ROWS = 10_000
 SMALL_BYTES = 8 * 1024 * 1024

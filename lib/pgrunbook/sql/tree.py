@@ -11,6 +11,9 @@ import pglast
 from pglast import ast, enums, keywords
 from pglast.stream import RawStream
 
+CASCADE = 1
+
+
 _PLAIN_NAME = re.compile("[a-z_][a-z0-9_$]*")
 _NOT_BARE = keywords.RESERVED_KEYWORDS | keywords.TYPE_FUNC_NAME_KEYWORDS | keywords.COL_NAME_KEYWORDS
 
@@ -155,3 +158,18 @@ def sets_search_path(node: Any) -> bool:
     return isinstance(node, ast.SelectStmt) and any(
         call.funcname[-1].sval == "set_config" and "search_path" in str(call.args) for call in calls
     )
+
+
+def function_names(node: Any) -> set[str]:
+    """Return the last names of the functions that are called in a tree."""
+    return {part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall)}
+
+
+def column_names(node: Any) -> list[str]:
+    """Return the names of the columns in an expression, each once, in the order they come."""
+    found = [
+        part.fields[-1].sval
+        for part in walk(node)
+        if isinstance(part, ast.ColumnRef) and isinstance(part.fields[-1], ast.String)
+    ]
+    return list(dict.fromkeys(found))

@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
+from pgrunbook.sql.tree import function_names
 
 
 @dataclass(frozen=True)
@@ -161,29 +162,3 @@ class Facts:
     def _name(node: ast.RangeVar) -> str:
         parts = [node.schemaname, node.relname] if node.schemaname else [node.relname]
         return sql.Identifier(*parts).as_string(None)
-
-
-def function_names(node: Any) -> set[str]:
-    """Return the last names of the functions that are called in a tree."""
-    return {part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall)}
-
-
-def column_names(node: Any) -> list[str]:
-    """Return the names of the columns in an expression, each once, in the order they come."""
-    found = [
-        part.fields[-1].sval
-        for part in walk(node)
-        if isinstance(part, ast.ColumnRef) and isinstance(part.fields[-1], ast.String)
-    ]
-    return list(dict.fromkeys(found))
-
-
-def walk(node: Any) -> Iterable[Any]:
-    """Give every node of a tree, from the top."""
-    if isinstance(node, ast.Node):
-        yield node
-        for slot in node:
-            yield from walk(getattr(node, slot))
-    elif isinstance(node, tuple):
-        for part in node:
-            yield from walk(part)

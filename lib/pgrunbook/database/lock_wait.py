@@ -21,6 +21,10 @@ from psycopg.rows import class_row
 from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
 
+# How long an attempt that is counted looks before it asks anyway.
+LAST_LOOK_MS = 1_000.0
+
+
 OLD_MS = 50.0
 POLL_S = 0.01
 TELL_S = 0.2
@@ -170,3 +174,8 @@ def _with_gids(conn: Connection, found: Iterable[Holder]) -> Iterator[Holder]:
 
 def _oldest_first(found: Iterable[Holder]) -> list[Holder]:
     return sorted(found, key=lambda holder: -holder.xact_age_ms)
+
+
+def yields(holder: Holder) -> bool:
+    """Tell whether a holder is an autovacuum that the server cancels for others; it does that work again later."""
+    return holder.application == "autovacuum worker" and "to prevent wraparound" not in holder.query

@@ -11,7 +11,7 @@ import pglast
 from pglast import ast
 from pglast.parser import ParseError
 
-from pgrunbook.changes.syntax import strings, text
+from pgrunbook.sql.tree import strings, text
 
 _LOOPS = ("PLpgSQL_stmt_loop", "PLpgSQL_stmt_while", "PLpgSQL_stmt_fori", "PLpgSQL_stmt_fors", "PLpgSQL_stmt_forc",
           "PLpgSQL_stmt_foreach_a", "PLpgSQL_stmt_dynfors")  # fmt: skip

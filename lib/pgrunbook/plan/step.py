@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal
 
-from pgrunbook.changes.safe_forms.table import Facts
-from pgrunbook.changes.statements import Policy, Statement
+from pgrunbook.sql.statements import Policy, Statement
 
 # The word in a batch's statement that stands for its range of the key.
 RANGE = "pgrunbook_range"
@@ -109,52 +108,3 @@ class Expansion:
     differs: tuple[str, ...] = ()
     gate: Gate | None = None
     off: str = ""
-
-
-@dataclass
-class Memory:
-    """What the statements before will have changed: names that are taken, by schema, and columns made NOT NULL."""
-
-    names: dict[str, set[str]] = field(default_factory=dict)
-    not_null: set[tuple[str, str]] = field(default_factory=set)
-
-    def taken(self, schema: str) -> set[str]:
-        """The names in a schema, to be read and added to."""
-        return self.names.setdefault(schema, set())
-
-
-@dataclass(frozen=True)
-class Case:
-    """A statement, its parse tree, and the database that it is judged on."""
-
-    statement: Statement
-    node: Any
-    facts: Facts
-    fresh: frozenset[str] = frozenset()
-    memory: Memory = field(default_factory=Memory)
-    batch_rows: int = 1_000
-
-
-class Form(Protocol):
-    """The verbs of a safe form; a form holds one case and changes nothing."""
-
-    name: str
-
-    @classmethod
-    def applies(cls, case: Case) -> bool:
-        """Tell whether the form is for this statement, on this database."""
-
-    def __init__(self, case: Case) -> None: ...
-
-    def expand(self) -> tuple[SafeStep, ...]:
-        """Return the steps, in order."""
-
-    def undo(self) -> tuple[str, ...]:
-        """Return the queries for the statements that take helpers away."""
-
-    def explain(self) -> str:
-        """Say in a sentence or two what is executed and why."""
-
-    @property
-    def differs(self) -> tuple[str, ...]:
-        """Name the differences that the form makes by nature."""

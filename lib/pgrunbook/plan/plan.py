@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from pgrunbook.changes import alone, kinds, statements
-from pgrunbook.changes.safe_forms.step import Batches, Expansion, Gate, Keep, SafeStep
-from pgrunbook.changes.statements import Policy, Statement, Type
-from pgrunbook.changes.way_back import Back, Frozen, Proof, irreversible
-from pgrunbook.database.activity import Identity
-from pgrunbook.database.schema import Snapshot
 from pgrunbook.errors import WrongInput
-from pgrunbook.history import History, Migration
-from pgrunbook.target import Target
+from pgrunbook.plan.step import Batches, Gate, Keep
+from pgrunbook.plan.way_back import Back, Frozen, Proof, irreversible
+from pgrunbook.sql.statements import Policy, Type
 
 Direction = Literal["up", "down"]
 WayBack = Literal["down script", "computed", "the migration itself"]
-# A statement that runs alone takes as long as the table is big. One that also waits without making others
-# wait (CONCURRENTLY, plain VACUUM) may wait as long; every other (VACUUM FULL) would hold up a queue.
-LONG_TIMEOUT_MS = 3_600_000
 # The key of the gate that a plan without a proof meets.
 REHEARSAL = "rehearsal"
 # What the key of the gate of a migration without a proven way back begins with.
@@ -234,56 +224,6 @@ class Plan(Frozen):
         return json.dumps({"digest": self.digest, "plan": body}, indent=1, ensure_ascii=False) + "\n"
 
 
-def up(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
-    """Return the changes that apply migrations as they are written, in order."""
-    return tuple(
-        as_written(m.name, m.hash, way_back(m), statements.parse(m.sql, m.path.name), target) for m in migrations
-    )
-
-
-def way_back(migration: Migration) -> Literal["down script", "computed"]:
-    """Return how a migration is taken back."""
-    return "down script" if migration.down_sql is not None else "computed"
-
-
-def as_written(migration: str, file_sha256: str, back: WayBack, written: Sequence[Statement], target: Target) -> Change:
-    """Return a change whose statements are executed as they stand in the file."""
-    plain = [
-        Expansion(s, "", "", (SafeStep(s.sql, "", s.policy, own_transaction=False, quick=False),)) for s in written
-    ]
-    return expanded(migration, file_sha256, back, plain, target)
-
-
-def expanded(
-    migration: str, file_sha256: str, back: WayBack, expansions: Sequence[Expansion], target: Target
-) -> Change:
-    """Return a change of which each statement is executed as its expansion says."""
-    found = [
-        _step(target, expansion, number, step)
-        for number, expansion in enumerate(expansions, 1)
-        for step in expansion.steps
-    ]
-    return Change(
-        migration=migration,
-        file_sha256=file_sha256,
-        way_back=back,
-        statements=tuple(_written(expansion, number) for number, expansion in enumerate(expansions, 1)),
-        steps=tuple(step.model_copy(update={"number": number}) for number, step in enumerate(found, 1)),
-    )
-
-
-def base(who: Identity, schema: Snapshot, history: History) -> Base:
-    """Return the state that a plan is made for: the server, its schema and its history."""
-    return Base(
-        system_identifier=who.system_identifier,
-        database=who.database,
-        server_version_num=who.server_version_num,
-        schema_fingerprint=schema.fingerprint,
-        history_fingerprint=history.fingerprint(),
-        version=history.version(),
-    )
-
-
 def read(path: Path) -> Plan:
     """Return the plan of a ``plan.json``.
 
@@ -313,41 +253,3 @@ def _canonical(plan: Plan, *, measured: bool = True) -> str:
         for step in change["steps"]:
             del step["estimate"]
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _written(expansion: Expansion, number: int) -> Written:
-    s = expansion.statement
-    return Written(
-        number=number, sql=s.sql, sha256=s.sha256, file=s.file, line=s.line, kind=s.kind, type=s.type,
-        form=expansion.form, explains=expansion.explains, undo=expansion.undo, differs=expansion.differs,
-        gate=expansion.gate, off=expansion.off,
-    )  # fmt: skip
-
-
-def _first(expansion: Expansion, step: SafeStep) -> Statement:
-    """Return the statement that a step is called by; what keeps for a statement, or replaces it so, is called as it."""
-    s = expansion.statement
-    if step.batches is None and (s.sql in step.sql or (step.keeps and len(expansion.steps) == 1)):
-        return s
-    first = statements.parse(step.sql, s.file)[0]
-    return dataclasses.replace(first, kind="KEEP", objects=s.objects) if step.keeps and not step.batches else first
-
-
-def _step(target: Target, expansion: Expansion, statement: int, step: SafeStep) -> Step:
-    s = expansion.statement
-    first = _first(expansion, step)
-    is_alone = step.policy is Policy.ALONE
-    waits_long = is_alone and kinds.waits_without_harm(first.kind)
-    takes_long = is_alone or (bool(expansion.form) and not step.quick and step.batches is None)
-    as_it_is = is_alone and not expansion.form
-    return Step(
-        number=1, statement=statement, sql=step.sql, sha256=hashlib.sha256(step.sql.encode()).hexdigest(),
-        file=s.file, line=s.line, kind=first.kind, type=s.type, policy=step.policy,
-        objects=first.objects or s.objects, form=expansion.form, says=step.says,
-        own_transaction=step.own_transaction, quick=step.quick,
-        done=alone.done(step.sql) if as_it_is else step.done,
-        leftovers=alone.leftovers(step.sql) if as_it_is else step.leftovers,
-        batches=step.batches, keeps=step.keeps, gives_back=step.gives_back, gives_rows=step.gives_rows,
-        lock_timeout_ms=LONG_TIMEOUT_MS if waits_long else target.lock_timeout_ms,
-        statement_timeout_ms=LONG_TIMEOUT_MS if takes_long else target.statement_timeout_ms,
-    )  # fmt: skip

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from pgrunbook.changes.safe_forms.step import Gate, Keep
-from pgrunbook.changes.statements import Policy
-from pgrunbook.changes.undo import Undo
+from pgrunbook.plan.step import Gate, Keep, SafeStep
+from pgrunbook.sql.statements import Policy, Statement
+
+# What a step says after which the kept values of a column are filled back.
+FILLED_AFTER = "The kept values are filled back after this step:"
+
 
 IRREVERSIBLE_HOW = (
     "Write a down script that leads back and lay it beside the migration, write the statement so that it can be "
@@ -33,7 +37,7 @@ class BackStep(Frozen):
 
 
 class Back(Frozen):
-    """How one statement is taken back from the state behind it: see :class:`pgrunbook.changes.undo.Undo`.
+    """How one statement is taken back from the state behind it: see :class:`Undo`.
 
     Where ``look_again`` is set it is computed again on the target right before the statement is executed:
     it says where a sequence stands, or the branch words it otherwise.
@@ -77,3 +81,36 @@ def irreversible(reason: str) -> Gate:
     """Return the gate of a migration that has no proven way back."""
     says = f"irreversible: after this, only the restore point leads back ({reason.rstrip('.')})"
     return Gate("irreversible", says, "restore", IRREVERSIBLE_HOW)
+
+
+@dataclass(frozen=True)
+class Undo:
+    """The way back of one statement, to be gone from the state right behind it.
+
+    ``steps`` are plain statements, in order; a statement with no steps, no ``because`` and no rows leaves
+    nothing to take back. ``because`` is the sentence that says why there is no way, "" where there is one.
+    ``differs`` lists what differs by nature afterwards. ``lossy`` says which values may not survive the
+    way there and back, "" where all do: rollback looks at them first. ``of_position`` says that the steps tell
+    where a sequence stands (or that it was never asked), which is another place on every copy of the database.
+    ``detaches`` are the statements after which tables that would be dropped are alone, and can be moved away.
+    """
+
+    statement: Statement
+    steps: tuple[SafeStep, ...]
+    because: str = ""
+    differs: tuple[str, ...] = ()
+    keeps: tuple[Keep, ...] = ()
+    of_rows: bool = False
+    lossy: str = ""
+    of_position: bool = False
+    detaches: tuple[str, ...] = ()
+
+    def filled_after(self, step: SafeStep) -> tuple[Keep, ...]:
+        """Return the kept columns whose values are filled back right after a step."""
+        _, _, told = step.says.partition(FILLED_AFTER)
+        return tuple(keep for keep in self.keeps if keep.kind == "column" and told == f" {place(keep)}.")
+
+
+def place(keep: Keep) -> str:
+    """Return what a captured column is named by."""
+    return f"{keep.table}.{keep.column}"

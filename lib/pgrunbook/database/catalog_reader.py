@@ -13,13 +13,12 @@ from pglast import ast
 from psycopg import sql
 from psycopg.rows import namedtuple_row
 
-from pgrunbook.changes.catalog import Catalog, Column, Constraint, Dependent, Index, Standing, Table, TypeFact, Use
-from pgrunbook.changes.drops import CASCADE
-from pgrunbook.changes.routines import bodies
-from pgrunbook.changes.statements import Statement
-from pgrunbook.changes.syntax import Name, dotted, functions_in, object_kind, relation, tree, type_word, walk
+from pgrunbook.database.catalog import Catalog, Column, Constraint, Dependent, Index, Standing, Table, TypeFact, Use
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load, steady
+from pgrunbook.sql.routines import bodies
+from pgrunbook.sql.statements import Statement
+from pgrunbook.sql.tree import CASCADE, Name, dotted, functions_in, object_kind, relation, tree, type_word, walk
 
 PAGE_BYTES = 8_192
 GUESSED_ROW_BYTES = 100

@@ -1,0 +1,1 @@
+"""Targets, paths and patterns of secrets: what is set before anything runs."""

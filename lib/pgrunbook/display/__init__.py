@@ -1,0 +1,1 @@
+"""What people see: cards, tables, banners and pictures."""

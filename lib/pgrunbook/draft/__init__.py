@@ -1,0 +1,1 @@
+"""The plan in the making: which steps stand for which statement, up and down."""

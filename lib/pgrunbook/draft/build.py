@@ -1,0 +1,110 @@
+"""Changes and steps of a plan, built from statements and their expansions; prepare, migrate and rollback."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+from pgrunbook.changes import alone
+from pgrunbook.database.activity import Identity
+from pgrunbook.database.schema import Snapshot
+from pgrunbook.history import History, Migration
+from pgrunbook.plan.plan import Base, Change, Step, WayBack, Written
+from pgrunbook.plan.step import Expansion, SafeStep
+from pgrunbook.sql import classify, statements
+from pgrunbook.sql.statements import Policy, Statement
+from pgrunbook.target import Target
+
+# A statement that runs alone takes as long as the table is big. One that also waits without making others
+# wait (CONCURRENTLY, plain VACUUM) may wait as long; every other (VACUUM FULL) would hold up a queue.
+LONG_TIMEOUT_MS = 3_600_000
+
+
+def up(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
+    """Return the changes that apply migrations as they are written, in order."""
+    return tuple(
+        as_written(m.name, m.hash, way_back(m), statements.parse(m.sql, m.path.name), target) for m in migrations
+    )
+
+
+def way_back(migration: Migration) -> Literal["down script", "computed"]:
+    """Return how a migration is taken back."""
+    return "down script" if migration.down_sql is not None else "computed"
+
+
+def as_written(migration: str, file_sha256: str, back: WayBack, written: Sequence[Statement], target: Target) -> Change:
+    """Return a change whose statements are executed as they stand in the file."""
+    plain = [
+        Expansion(s, "", "", (SafeStep(s.sql, "", s.policy, own_transaction=False, quick=False),)) for s in written
+    ]
+    return expanded(migration, file_sha256, back, plain, target)
+
+
+def expanded(
+    migration: str, file_sha256: str, back: WayBack, expansions: Sequence[Expansion], target: Target
+) -> Change:
+    """Return a change of which each statement is executed as its expansion says."""
+    found = [
+        _step(target, expansion, number, step)
+        for number, expansion in enumerate(expansions, 1)
+        for step in expansion.steps
+    ]
+    return Change(
+        migration=migration,
+        file_sha256=file_sha256,
+        way_back=back,
+        statements=tuple(_written(expansion, number) for number, expansion in enumerate(expansions, 1)),
+        steps=tuple(step.model_copy(update={"number": number}) for number, step in enumerate(found, 1)),
+    )
+
+
+def base(who: Identity, schema: Snapshot, history: History) -> Base:
+    """Return the state that a plan is made for: the server, its schema and its history."""
+    return Base(
+        system_identifier=who.system_identifier,
+        database=who.database,
+        server_version_num=who.server_version_num,
+        schema_fingerprint=schema.fingerprint,
+        history_fingerprint=history.fingerprint(),
+        version=history.version(),
+    )
+
+
+def _written(expansion: Expansion, number: int) -> Written:
+    s = expansion.statement
+    return Written(
+        number=number, sql=s.sql, sha256=s.sha256, file=s.file, line=s.line, kind=s.kind, type=s.type,
+        form=expansion.form, explains=expansion.explains, undo=expansion.undo, differs=expansion.differs,
+        gate=expansion.gate, off=expansion.off,
+    )  # fmt: skip
+
+
+def _first(expansion: Expansion, step: SafeStep) -> Statement:
+    """Return the statement that a step is called by; what keeps for a statement, or replaces it so, is called as it."""
+    s = expansion.statement
+    if step.batches is None and (s.sql in step.sql or (step.keeps and len(expansion.steps) == 1)):
+        return s
+    first = statements.parse(step.sql, s.file)[0]
+    return dataclasses.replace(first, kind="KEEP", objects=s.objects) if step.keeps and not step.batches else first
+
+
+def _step(target: Target, expansion: Expansion, statement: int, step: SafeStep) -> Step:
+    s = expansion.statement
+    first = _first(expansion, step)
+    is_alone = step.policy is Policy.ALONE
+    waits_long = is_alone and classify.waits_without_harm(first.kind)
+    takes_long = is_alone or (bool(expansion.form) and not step.quick and step.batches is None)
+    as_it_is = is_alone and not expansion.form
+    return Step(
+        number=1, statement=statement, sql=step.sql, sha256=hashlib.sha256(step.sql.encode()).hexdigest(),
+        file=s.file, line=s.line, kind=first.kind, type=s.type, policy=step.policy,
+        objects=first.objects or s.objects, form=expansion.form, says=step.says,
+        own_transaction=step.own_transaction, quick=step.quick,
+        done=alone.done(step.sql) if as_it_is else step.done,
+        leftovers=alone.leftovers(step.sql) if as_it_is else step.leftovers,
+        batches=step.batches, keeps=step.keeps, gives_back=step.gives_back, gives_rows=step.gives_rows,
+        lock_timeout_ms=LONG_TIMEOUT_MS if waits_long else target.lock_timeout_ms,
+        statement_timeout_ms=LONG_TIMEOUT_MS if takes_long else target.statement_timeout_ms,
+    )  # fmt: skip

@@ -1,0 +1,39 @@
+"""Differences that a safe form or a way back makes by nature, and how a schema is compared without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pgrunbook.changes.safe_forms.add_column import OWN_VALUES, VALUES_OF
+from pgrunbook.changes.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
+from pgrunbook.database.schema_diff import Difference
+from pgrunbook.plan.plan import Change
+
+
+def is_declared(difference: Difference, differs: Iterable[str]) -> bool:
+    """Tell whether a way back has said that this is another thing afterwards."""
+    if difference.change == "moved":
+        return any(f" order of {difference.name}:" in text for text in differs)
+    if difference.kind == "statistics":
+        return f"column order of statistics {difference.name}" in differs
+    for text in differs:
+        if text == f"constraint {difference.name} stays valid":
+            return True
+        if " are its own" in text and difference.name.startswith(text.split()[2]):
+            return True
+    return False
+
+
+def as_declared(difference: Difference, changes: Sequence[Change]) -> bool:
+    """Tell whether a safe form of the changes, which were all executed, has declared that it makes this difference."""
+    declared = {text for change in changes for statement in change.statements for text in statement.differs}
+    as_inherited = difference.after.replace(" (LOCAL)", "").replace(" LOCAL)", ")")
+    own = "INHERITED" in difference.before and as_inherited == difference.before
+    return NOT_NULL_OF_PARTITIONS in declared and difference.change == "changed" and own
+
+
+def differing_column(declared: str) -> str | None:
+    """Return the column whose values a form declares to differ, None where it declares something else."""
+    if not (declared.startswith(VALUES_OF) and declared.endswith(OWN_VALUES)):
+        return None
+    return declared.removeprefix(VALUES_OF).removesuffix(OWN_VALUES)

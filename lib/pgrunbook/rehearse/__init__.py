@@ -1,0 +1,1 @@
+"""The rehearsal: a plan executed on a branch and observed."""

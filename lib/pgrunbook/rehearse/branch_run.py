@@ -1,0 +1,88 @@
+"""The execution of a plan on a branch, with a journal of its own."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pgrunbook.changes.execute import Execution, Observer
+from pgrunbook.changes.keeping import OnConflict
+from pgrunbook.database import activity, connection
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.schema import Snapshot
+from pgrunbook.draft import build
+from pgrunbook.errors import RunbookError, StatementFailed
+from pgrunbook.history import History
+from pgrunbook.plan.plan import Change, Direction, Plan
+from pgrunbook.record.journal import Journal
+from pgrunbook.target import Target
+
+RUN_ID = "rehearsal"
+
+
+def execute(
+    branch: Target,
+    conn: Connection,
+    history: History,
+    change: Change,
+    journal: Journal,
+    observer: Observer | None = None,
+    *,
+    direction: Direction = "up",
+    as_written: bool = False,
+    again: bool = False,
+    on_conflict: OnConflict = "stop",
+) -> float:
+    """Execute one change on a branch, exactly as migrate and rollback do; return how long it took, in ms.
+
+    ``as_written`` says that its statements are those of the file, and no safe form is to blame; what goes up
+    ``again`` is another run, which keeps what it destroys beside what the first one has kept.
+
+    Raises StatementFailed, with the target's state.
+    """
+    base = build.base(activity.identity(conn), Snapshot(0, ()), history)
+    plan = Plan(
+        direction=direction, target=branch.name, base=base, attempts=3, rehearsed="on a branch", changes=(change,)
+    )
+    began = time.monotonic()
+    try:
+        Execution(
+            plan,
+            branch,
+            f"{RUN_ID}-again" if again else RUN_ID,
+            conn,
+            history,
+            journal,
+            observer=observer,
+            on_conflict=on_conflict,
+        ).run()
+    except RunbookError as exc:
+        raise StatementFailed(
+            f"the {'migration' if as_written else 'safe plan'} would fail: {exc.message}",
+            detail=exc.detail,
+            state="Nothing changed in the target: it failed in a rehearsal.",
+            hint="Correct the migration, or the rows that it fails on."
+            if as_written
+            else "Switch the safe form off for the statement (safe_forms_off), or write it otherwise.",
+        ) from exc
+    connection.reset(conn)
+    return (time.monotonic() - began) * 1000
+
+
+def why(exc: StatementFailed) -> str:
+    """Return what failed on a branch, and the server's detail of it, in one line."""
+    return f"{exc.message} ({exc.detail})" if exc.detail else exc.message
+
+
+@contextmanager
+def journal() -> Iterator[Journal]:
+    """Give a journal for what is done on a branch; it is no part of the run's."""
+    with tempfile.TemporaryDirectory(prefix="pgrunbook-") as folder:
+        yield Journal(Path(folder) / "journal.jsonl")
+
+
+def _limit(conn: Connection) -> None:
+    connection.limit(conn, lock_timeout_ms=10_000, statement_timeout_ms=600_000)

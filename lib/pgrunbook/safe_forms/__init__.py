@@ -1,0 +1,1 @@
+"""Safe forms: statements that reach the end of a dangerous one without blocking others."""

@@ -1,0 +1,1 @@
+"""SQL text: parsed, classified, deparsed; lock modes and default names."""
