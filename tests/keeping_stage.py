@@ -9,14 +9,15 @@ from typing import Any
 
 import psycopg
 
-from pgrunbook.changes import keeping
-from pgrunbook.changes.keeping import Place, Site, keeping_statement
+from pgrunbook import undo_data
 from pgrunbook.changes.safe_forms.batches import run_batches
-from pgrunbook.changes.undo import Inverter, Keep, Undo
 from pgrunbook.database.connection import Connection
-from pgrunbook.plan.step import Expansion, SafeStep
+from pgrunbook.inverse.inverter import Inverter
+from pgrunbook.plan.step import Expansion, Keep, SafeStep
+from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Statement
+from pgrunbook.undo_data import Place, Site, keeping_statement
 from test_schema import Server
 
 Conn = psycopg.Connection[tuple[Any, ...]]
@@ -47,7 +48,7 @@ class Way:
 
     def __post_init__(self) -> None:
         self.undo: Undo = Inverter(self.conn).inverse(statement(self.sql))
-        around = keeping.around(
+        around = undo_data.around(
             self.conn, as_written(self.sql), self.undo, self.site, rows_conn=self.rows_conn, batch_rows=self.batch_rows
         )
         self.because, self.expansion, self.keeps = around.because, around.expansion, around.keeps
@@ -70,17 +71,17 @@ class Way:
         site = Site(self.site.migration, self.site.file_sha256, "down", 1)
         for keep in self.keeps:
             if keep.kind == "table":
-                for step in keeping.bring_back(here, keep):
+                for step in undo_data.bring_back(here, keep):
                     do(here, step, site, 1, self.run_id)
         for step in self.undo.steps:
             found = [self.keeps[self.undo.keeps.index(keep)] for keep in self.undo.filled_after(step)]
             for keep in found:
-                for settles in keeping.settle(here, keep):
+                for settles in undo_data.settle(here, keep):
                     do(here, settles, site, 1, self.run_id)
             here.execute(step.sql.encode())
             between()
             for keep in found:
-                for fills in keeping.fill(here, keep, rows_conn=None, batch_rows=self.batch_rows):
+                for fills in undo_data.fill(here, keep, rows_conn=None, batch_rows=self.batch_rows):
                     do(here, fills, site, 1, self.run_id)
 
 
@@ -89,12 +90,12 @@ def do(conn: Connection, step: SafeStep, site: Site, number: int, run_id: str = 
     if step.batches is not None:
         run_batches(conn, step.batches, resume_from=f"{run_id}:{site}:{number}:{step.sql}")
         if step.gives_back:
-            keeping.mark_given_back(conn, step.gives_back)
+            undo_data.mark_given_back(conn, step.gives_back)
         return
     with conn.transaction():
         for keep in step.keeps:
             if keep.kind != "rows":
-                keeping.make_way(conn, keep.kept_as)
+                undo_data.make_way(conn, keep.kept_as)
         text = step.sql
         if any(keep.kind == "rows" for keep in step.keeps):
             text = keeping_statement(conn, text, Place(run_id, site.migration, site.direction, number))
@@ -103,9 +104,9 @@ def do(conn: Connection, step: SafeStep, site: Site, number: int, run_id: str = 
             pass
         for keep in step.keeps:
             if keep.kind != "rows":
-                keeping.note(conn, run_id, site, number, keep, keep_until=None)
+                undo_data.note(conn, run_id, site, number, keep, keep_until=None)
         if step.gives_back:
-            keeping.mark_given_back(conn, step.gives_back)
+            undo_data.mark_given_back(conn, step.gives_back)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pgrunbook import history as histories
 from pgrunbook.changes import draft, rehearsal, taking_back
 from pgrunbook.changes.execute import Execution
-from pgrunbook.changes.keeping import OnConflict
 from pgrunbook.changes.rehearsal import Rehearsal
 from pgrunbook.changes.taking_back import Prepared
 from pgrunbook.database import activity, checksums, locks
@@ -20,6 +19,7 @@ from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures.back_views import RowsSince, rows_since
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
+from pgrunbook.undo_data import OnConflict
 from scenes import journal_of
 
 RELEASE = "20261122T165431Z-release-demo-7f3a"

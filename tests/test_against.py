@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import test_schema
-from pgrunbook.changes.against import Against, against, refuse
-from pgrunbook.changes.undo import Inverter
 from pgrunbook.errors import Blocked, Refused
+from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.sql.statements import parse
+from pgrunbook.violations.violations import Against, against, refuse
 from test_schema import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length

@@ -12,8 +12,8 @@ import pytest
 
 from acting import has_begun, newest_run, pgrunbook, wait_until
 from conftest import ROOT, do
+from pgrunbook import undo_data
 from pgrunbook.__main__ import main
-from pgrunbook.changes import keeping
 from pgrunbook.database.connection import connect
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
@@ -289,8 +289,8 @@ def test_undo_data_lists_what_is_kept_and_lets_go_of_it(project: Project, comman
     made_at = datetime(2026, 1, 22, 16, 54, tzinfo=UTC)
     with connect(target, purpose="test") as conn:
         for step in (1, 2):
-            place = keeping.Place("some-run", "0001_a", "up", step)
-            text = keeping.keeping_statement(conn, "UPDATE t SET b = 'x'", place, keep_until=made_at)
+            place = undo_data.Place("some-run", "0001_a", "up", step)
+            text = undo_data.keeping_statement(conn, "UPDATE t SET b = 'x'", place, keep_until=made_at)
             conn.execute(text)
         conn.execute("UPDATE pgrunbook.kept SET made_at = %s", [made_at])
         conn.execute("UPDATE pgrunbook.kept SET keep_until = NULL, state = 'giving back' WHERE id = 2")

@@ -12,7 +12,10 @@ import psycopg
 import pytest
 
 import test_schema
-from pgrunbook.changes.keeping import (
+from pgrunbook.changes.safe_forms.batches import run_batches
+from pgrunbook.errors import Broken, Refused
+from pgrunbook.plan.step import Batches
+from pgrunbook.undo_data import (
     Place,
     cannot_because,
     conflicts,
@@ -26,9 +29,6 @@ from pgrunbook.changes.keeping import (
     purge,
     size_estimate,
 )
-from pgrunbook.changes.safe_forms.batches import run_batches
-from pgrunbook.errors import Broken, Refused
-from pgrunbook.plan.step import Batches
 from test_schema import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length

@@ -12,12 +12,12 @@ import pytest
 
 import test_schema
 from keeping_stage import Conn, Way, database, do, statement, texts, value
-from pgrunbook.changes import keeping
-from pgrunbook.changes.keeping import Site
-from pgrunbook.changes.undo import Inverter
+from pgrunbook import undo_data
 from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused
+from pgrunbook.inverse.inverter import Inverter
+from pgrunbook.undo_data import Site
 from test_schema import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
@@ -101,11 +101,11 @@ def test_values_come_back_exactly(conn: Conn, sql: str, batch_rows: int) -> None
     )
     way.there()
     assert schema.snapshot(conn) == plain
-    assert {kept.state for kept in keeping.kept_list(conn)} == {"kept"}
+    assert {kept.state for kept in undo_data.kept_list(conn)} == {"kept"}
     way.back()
     assert checksums.checksums(conn) == rows
     assert [d.line() for d in diff(before, schema.snapshot(conn)) if d.change != "moved"] == []
-    assert {kept.state for kept in keeping.kept_list(conn)} == {"given back"}
+    assert {kept.state for kept in undo_data.kept_list(conn)} == {"given back"}
 
 
 WRITES = [
@@ -244,7 +244,7 @@ def test_a_statement_that_is_refused_leaves_nothing_of_ours(conn: Conn) -> None:
         for (told,) in conn.execute(query.encode()).fetchall():
             conn.execute(told.encode())
     assert diff(before, schema.snapshot(conn)) == []
-    assert keeping.kept_list(conn) == []
+    assert undo_data.kept_list(conn) == []
     assert not value(
         conn,
         "SELECT count(*) FROM pg_class WHERE relname ~ '^kept_[0-9a-f]{16}' AND relnamespace = 'pgrunbook'::regnamespace",
@@ -347,7 +347,7 @@ def test_a_fill_touches_only_rows_that_get_another_value(conn: Conn) -> None:
     way = Way(conn, "ALTER TABLE t DROP COLUMN a")
     way.there()
     conn.execute("ALTER TABLE t ADD COLUMN a integer")
-    (step,) = keeping.fill(conn, way.keep, rows_conn=None, batch_rows=1_000)
+    (step,) = undo_data.fill(conn, way.keep, rows_conn=None, batch_rows=1_000)
     assert conn.execute(step.sql.encode()).rowcount == 10
 
 
@@ -355,13 +355,13 @@ def test_rows_made_since_are_counted(conn: Conn) -> None:
     """What NOT NULL asks before it is set again: how many rows have no kept value."""
     way = Way(conn, "ALTER TABLE t DROP COLUMN a")
     way.there()
-    assert keeping.missing(conn, way.keep) == 0
+    assert undo_data.missing(conn, way.keep) == 0
     conn.execute(
         "INSERT INTO t VALUES (1001, 'x'), (1002, 'y'); DELETE FROM t WHERE id = 7; UPDATE t SET id = 2000 WHERE id = 8"
     )
-    assert keeping.missing(conn, way.keep) == 3
-    (kept,) = keeping.kept_list(conn)
-    assert keeping.as_keep(kept) == replace(way.keep, type="")
+    assert undo_data.missing(conn, way.keep) == 3
+    (kept,) = undo_data.kept_list(conn)
+    assert undo_data.as_keep(kept) == replace(way.keep, type="")
 
 
 @pytest.mark.parametrize("batch_rows", [7, 1_000])
@@ -373,13 +373,13 @@ def test_the_same_statement_again_keeps_beside_what_was_kept_before(conn: Conn, 
     second = Way(conn, "ALTER TABLE t DROP COLUMN a", batch_rows, run_id="again")
     assert second.keep.kept_as == first.keep.kept_as
     second.there()
-    newer, older = keeping.kept_list(conn)
+    newer, older = undo_data.kept_list(conn)
     assert older.kept_as == f"{newer.kept_as}_{older.id}"
     assert value(conn, f"SELECT sum(pgrunbook_value) FROM pgrunbook.{newer.kept_as}") == 400
     assert value(conn, f"SELECT sum(pgrunbook_value) FROM pgrunbook.{older.kept_as}") == 201_000
     second.back()
     assert value(conn, "SELECT sum(a) FROM t") == 400
-    assert sorted(keeping.purge(conn, [newer.id, older.id])) == sorted([newer.kept_as, older.kept_as])
+    assert sorted(undo_data.purge(conn, [newer.id, older.id])) == sorted([newer.kept_as, older.kept_as])
 
 
 def test_names_are_the_same_in_every_plan_of_the_same_text(conn: Conn) -> None:
@@ -395,11 +395,11 @@ def test_what_was_purged_cannot_be_filled_back(conn: Conn) -> None:
     """It says what, when, and what is left to do."""
     way = Way(conn, "ALTER TABLE t DROP COLUMN a")
     way.there()
-    (kept,) = keeping.kept_list(conn)
-    keeping.purge(conn, [kept.id])
+    (kept,) = undo_data.kept_list(conn)
+    undo_data.purge(conn, [kept.id])
     conn.execute("ALTER TABLE t ADD COLUMN a integer")
     with pytest.raises(Refused) as caught:
-        keeping.fill(conn, way.keep, rows_conn=None, batch_rows=7)
+        undo_data.fill(conn, way.keep, rows_conn=None, batch_rows=7)
     assert caught.value.lines()[0] == "cannot give back what was kept of column a of table public.t"
     assert caught.value.detail.startswith("It was purged on 20")
     assert "0001_x" in caught.value.detail
@@ -410,11 +410,11 @@ def test_how_much_will_be_kept_is_estimated(conn: Conn) -> None:
     """From the planner's statistics; a table that is only moved costs nothing new."""
     conn.execute("INSERT INTO t SELECT i, i, 'b' || i FROM generate_series(1001, 20800) AS i; ANALYZE t")
     way = Way(conn, "ALTER TABLE t DROP COLUMN b")
-    told = keeping.estimate_of(conn, way.keep)
+    told = undo_data.estimate_of(conn, way.keep)
     way.there()
     conn.execute("ANALYZE")
-    (kept,) = keeping.kept_list(conn)
+    (kept,) = undo_data.kept_list(conn)
     assert told.rows_estimate == 20_000
     assert told.bytes_estimate / 2 < kept.bytes < told.bytes_estimate * 2
     whole = Way(conn, "DROP TABLE t")
-    assert keeping.estimate_of(conn, whole.keep).bytes_estimate == 0
+    assert undo_data.estimate_of(conn, whole.keep).bytes_estimate == 0

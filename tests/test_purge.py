@@ -12,9 +12,8 @@ import pytest
 from acting import cells, completed, error, events, newest_run, outputs, pgrunbook, run, wait_until
 from conftest import do, rows
 from pgrunbook import history as histories
-from pgrunbook import runbook
-from pgrunbook.changes import keeping, purging
-from pgrunbook.changes.keeping import Kept, Place, keeping_statement, kept_list
+from pgrunbook import runbook, undo_data
+from pgrunbook.changes import purging
 from pgrunbook.changes.purging import Thing
 from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import connect
@@ -25,6 +24,7 @@ from pgrunbook.procedures.here import Here
 from pgrunbook.record.journal import read
 from pgrunbook.record.run import Status
 from pgrunbook.target import Target
+from pgrunbook.undo_data import Kept, Place, keeping_statement, kept_list
 from scenes import RUN, error_of, interrupted_when, kill, session
 
 Project = Callable[..., Target]
@@ -314,7 +314,7 @@ def test_who_comes_in_between_is_met_by_bounded_attempts(project: Project, monke
     target = project(folder=FOLDER, lock_patience_ms=100, attempts=2)
     apply(target, 2)
     number = keep(target, days=-1)
-    monkeypatch.setattr(keeping.registry, "LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(undo_data.registry, "LOCK_TIMEOUT_MS", 50)
     nobody = purging.look.Look(free=True, waited_ms=0, looks=1, holders=())
     monkeypatch.setattr(purging.look, "until_free", lambda *_, **__: nobody)
     here = up_to_the_drop()
@@ -326,7 +326,7 @@ def test_who_comes_in_between_is_met_by_bounded_attempts(project: Project, monke
     ]
     assert states(target) == {number: "kept"}
     with connect(target, purpose="somebody else") as conn:
-        keeping.purge(conn, [number])
+        undo_data.purge(conn, [number])
     assert repr(purge.let_it_go(here)) == "It was gone already."
     assert "Nothing was let go" in repr(purge.verdict(here))  # what somebody else dropped is not counted as ours
 
@@ -385,10 +385,10 @@ def test_all_five_kinds_are_told(target: Target) -> None:
         assert kept_views.rows_of(conn, kept) == "18"
         assert counted(conn, kept, rows_estimate=1_000) == "about 1,000"
         assert counted(conn, kept, bytes=10**9) == counted(conn, kept, kind="table") == "not counted"
-        keeping.purge(conn, [kept.id])
+        undo_data.purge(conn, [kept.id])
         assert kept_views.rows_of(conn, kept) == "not counted"
     assert str(kept_views.state(replace(kept, state="giving back", rows_given_back=7))) == "giving back (7 rows so far)"
 
 
-def counted(conn: keeping.registry.Connection, kept: Kept, **changes: object) -> str:
+def counted(conn: undo_data.registry.Connection, kept: Kept, **changes: object) -> str:
     return kept_views.rows_of(conn, replace(kept, **changes))  # type: ignore[arg-type]

@@ -13,8 +13,6 @@ from pgrunbook.branches.server import Server
 from pgrunbook.changes import empty_branch, rehearsal
 from pgrunbook.changes.execute import StepState
 from pgrunbook.changes.rehearsal import Rehearsal
-from pgrunbook.changes.safe_forms.alter_table import AlterTable
-from pgrunbook.changes.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 from pgrunbook.database.checksums import checksums
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Snapshot, snapshot
@@ -23,6 +21,8 @@ from pgrunbook.errors import Refused, StatementFailed, Unreachable
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Plan
 from pgrunbook.plan.step import SafeStep
+from pgrunbook.safe_forms.alter_table import AlterTable
+from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 from pgrunbook.target import Target
 from scenes import error_of, execute, plan_of, session
 

@@ -6,8 +6,8 @@ import pytest
 
 import safe_forms_stage
 import test_schema
-from pgrunbook.changes.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 from safe_forms_stage import LETS_OTHERS_WRITE, Stage, Watch, end, perform, plan
 
 # ruff: noqa: E501 - one statement on a line, whatever its length

@@ -14,12 +14,12 @@ from pgrunbook import history as histories
 from pgrunbook.branches.server import server_names
 from pgrunbook.changes import trial
 from pgrunbook.changes.rehearsal import Rehearsal
-from pgrunbook.changes.safe_forms.rows import Rows
 from pgrunbook.changes.trial import Trial, Ways
 from pgrunbook.database.checksums import checksums
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.plan.step import SafeStep
+from pgrunbook.safe_forms.update_delete import Rows
 from pgrunbook.target import Target
 from scenes import error_of, execute
 from test_rehearsal import planned, safely

@@ -11,10 +11,12 @@ import psycopg
 import pytest
 
 import test_schema
-from pgrunbook.changes.undo import Inverter, Keep, Undo
 from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.database.schema_diff import Difference, diff
+from pgrunbook.inverse.inverter import Inverter
+from pgrunbook.plan.step import Keep
+from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Policy, Statement
 

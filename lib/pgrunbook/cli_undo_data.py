@@ -23,14 +23,14 @@ def list_(
     import psycopg
 
     from pgrunbook import target as targets
-    from pgrunbook.changes import keeping
+    from pgrunbook import undo_data
     from pgrunbook.database.connection import connect
     from pgrunbook.procedures import kept_views
 
     chosen = targets.load(_named(target, "list"))
     try:
         with connect(chosen, purpose="lists what is kept") as conn:
-            found = keeping.kept_list(conn)
+            found = undo_data.kept_list(conn)
             table = kept_views.table(conn, [] if as_json else found)
     except psycopg.errors.InsufficientPrivilege as exc:
         told = exc.diag.message_primary or str(exc)

@@ -12,7 +12,7 @@ import schema_500
 from ground import DATABASE, Ground, ground, temporary
 from psycopg import sql
 
-from pgrunbook.changes.undo import Inverter
+from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Statement
 

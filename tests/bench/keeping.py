@@ -8,10 +8,10 @@ from pathlib import Path
 import rounds
 from ground import DATABASE, Ground, ground, temporary
 
-from pgrunbook.changes.keeping import Place, give_back_migration, keeping
 from pgrunbook.changes.safe_forms.batches import run_batches
 from pgrunbook.database.connection import Connection
 from pgrunbook.plan.step import Batches
+from pgrunbook.undo_data import Place, give_back_migration, keeping
 
 ROWS, BATCH_ROWS = 1_000_000, 1_000
 KEEPING_GOAL, UNDO_GOAL = 1.6, 2.0

@@ -7,20 +7,21 @@ from dataclasses import replace
 
 from pglast import ast
 
-from pgrunbook.changes import draft, keeping
-from pgrunbook.changes.keeping import Site
-from pgrunbook.changes.keeping.tables import table
-from pgrunbook.changes.safe_forms import Planner
-from pgrunbook.changes.undo import Inverter, Undo
+from pgrunbook import undo_data
+from pgrunbook.changes import draft
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
 from pgrunbook.history import Migration
+from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.step import Expansion, Keep
-from pgrunbook.plan.way_back import Back, of_undo
+from pgrunbook.plan.way_back import Back, Undo, of_undo
+from pgrunbook.safe_forms.planner import Planner
 from pgrunbook.sql.statements import Policy, Statement, Type
 from pgrunbook.sql.tree import subcommand, tree
 from pgrunbook.target import Target
+from pgrunbook.undo_data import Site
+from pgrunbook.undo_data.tables import table
 
 # The kind of what gives back what was written before the migration was taken back.
 REFILL = "REFILL"
@@ -48,7 +49,7 @@ class Drafter:
         keep: bool,
     ) -> None:
         self._target, self._conn, self._parsed, self._off, self._keep = target, conn, parsed, off, keep
-        self._waiting = keeping.waiting(conn, [migration.name for migration in migrations])
+        self._waiting = undo_data.waiting(conn, [migration.name for migration in migrations])
         self._migrations = {migration.name: migration for migration in migrations}
         self.changes: dict[str, Change] = {}
         self._branch: Connection | None = None
@@ -83,7 +84,7 @@ class Drafter:
         for kept in self._waiting:
             rows = self._target.batch_rows
             steps = (
-                keeping.refill(branch, self._conn, kept, batch_rows=rows) if kept.migration == migration.name else ()
+                undo_data.refill(branch, self._conn, kept, batch_rows=rows) if kept.migration == migration.name else ()
             )
             if steps:
                 told = f"-- {steps[0].says}"
@@ -105,7 +106,7 @@ class Drafter:
             return
         site = Site(migration.name, migration.hash, "up", number)
         rows = self._target.batch_rows
-        kept = keeping.around(branch, expansion, undo, site, rows_conn=self._conn, batch_rows=rows)
+        kept = undo_data.around(branch, expansion, undo, site, rows_conn=self._conn, batch_rows=rows)
         because = kept.because if self._keep else NOT_KEPT
         if because:
             self._backs[number] = Back(because=because)

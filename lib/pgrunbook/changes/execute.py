@@ -31,7 +31,6 @@ from pgrunbook.changes.account import Account, Observer
 from pgrunbook.changes.asking import RETRIED, Patience
 from pgrunbook.changes.cleanup import Cleanup
 from pgrunbook.changes.keeper import Keeper
-from pgrunbook.changes.keeping import OnConflict
 from pgrunbook.changes.marks import RECORD_LIMITS, Marks
 from pgrunbook.changes.results import StepResult, StepState, Stretch
 from pgrunbook.changes.safe_forms.batches import Progress, run_batches
@@ -44,6 +43,7 @@ from pgrunbook.history import History
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
+from pgrunbook.undo_data import OnConflict
 
 __all__ = ["Execution", "Observer", "StepResult", "StepState", "Stretch"]
 

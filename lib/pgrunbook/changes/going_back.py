@@ -13,20 +13,20 @@ from typing import Literal
 
 import psycopg
 
-from pgrunbook.changes import keeping
-from pgrunbook.changes.keeping import Site
-from pgrunbook.changes.safe_forms import Planner
-from pgrunbook.changes.undo import Inverter
+from pgrunbook import undo_data
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.inverse_log import RecordedWay
 from pgrunbook.draft.build import expanded
 from pgrunbook.history import Migration
+from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, Written
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.plan.way_back import Back
+from pgrunbook.safe_forms.planner import Planner
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Policy, Statement, Type
 from pgrunbook.target import Target
+from pgrunbook.undo_data import Site
 
 GIVES_ROWS = "GIVE ROWS BACK"
 
@@ -145,7 +145,7 @@ def _writing(
         with conn.transaction(force_rollback=True):
             yield writer
             writer.end()
-    except keeping.CannotKeepError as reason:
+    except undo_data.CannotKeepError as reason:
         raise NoWayError(str(reason)) from reason
     except psycopg.Error as exc:
         raise NoWayError(f"it fails: {exc.diag.message_primary or ' '.join(str(exc).split())}") from exc
@@ -169,18 +169,18 @@ class _Writer:
         self.differs += back.differs
         for keep in back.keeps:
             if keep.kind == "table":
-                steps = keeping.bring_back(self.conn, keep)
+                steps = undo_data.bring_back(self.conn, keep)
                 self.also(_pseudo(file, one.line, "ALTER TABLE", steps[0].sql), steps, execute=True)
         for step in back.steps:
             for place in step.fills:
-                settled = keeping.settle(self.conn, back.keeps[place])
+                settled = undo_data.settle(self.conn, back.keeps[place])
                 if settled:
                     self.also(_pseudo(file, one.line, "DELETE", settled[0].sql), settled)
             for statement in statements.parse(step.sql, file):
                 self.write(replace(statement, line=one.line, policy=step.policy))
             for place in step.fills:
                 keep = back.keeps[place]
-                found = keeping.fill(self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows)
+                found = undo_data.fill(self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows)
                 self.also(_pseudo(file, one.line, "UPDATE", found[0].sql), found)
         if back.of_rows and one.steps:
             told = "-- " + "\n-- ".join(["the rows that this has changed are given back:", *one.sql.splitlines()])
@@ -194,7 +194,7 @@ class _Writer:
         undo = self.inverter.inverse(statement)
         expansion = self.planner.expand(statement)
         site = Site(self.name, self.file_sha256, "down", self.number)
-        kept = keeping.around(
+        kept = undo_data.around(
             self.conn, expansion, undo, site, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
         )
         if kept.because and undo.keeps:

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pgrunbook.changes import keeping
-from pgrunbook.changes.keeping import OnConflict, Place, Site
+from pgrunbook import undo_data
 from pgrunbook.changes.marks import Marks
-from pgrunbook.changes.undo import Inverter
 from pgrunbook.database.connection import Connection
+from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.step import Batches
 from pgrunbook.plan.way_back import of_undo
 from pgrunbook.sql import statements
+from pgrunbook.undo_data import OnConflict, Place, Site
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Keeper:
         """Make way for what the step keeps, and look once more where sequences stand that it moves."""
         for keep in step.keeps:
             if keep.kind != "rows":
-                keeping.make_way(self.conn, keep.kept_as)
+                undo_data.make_way(self.conn, keep.kept_as)
         if self._is_first(change, step):
             self._look_again(change, step)
 
@@ -43,32 +43,34 @@ class Keeper:
         """Return what is executed for a step: its SQL, or that SQL keeping the rows that it changes."""
         if not self._keeps_rows(step):
             return step.sql
-        return keeping.keeping_statement(self.conn, step.sql, self._place(change, step), keep_until=self._until())
+        return undo_data.keeping_statement(self.conn, step.sql, self._place(change, step), keep_until=self._until())
 
     def batches(self, change: Change, step: Step) -> Batches:
         """Return the loop of a step, keeping the rows that it changes where it should."""
         assert step.batches is not None  # noqa: S101 - the caller saw it
         if not self._keeps_rows(step):
             return step.batches
-        return keeping.keeping(self.conn, step.batches, self._place(change, step), keep_until=self._until())
+        return undo_data.keeping(self.conn, step.batches, self._place(change, step), keep_until=self._until())
 
     def after(self, change: Change, step: Step) -> None:
         """Note what a step has kept, and what it has given back to the last row."""
         site = Site(change.migration, change.file_sha256, self.marks.plan.direction, step.statement)
         for keep in step.keeps:
             if keep.kind != "rows":
-                keeping.note(self.conn, self.marks.run_id, site, step.number, keep, keep_until=self._until())
+                undo_data.note(self.conn, self.marks.run_id, site, step.number, keep, keep_until=self._until())
         if step.gives_back:
-            keeping.mark_given_back(self.conn, step.gives_back)
+            undo_data.mark_given_back(self.conn, step.gives_back)
 
     def give_rows(self, change: Change, step: Step, on_batch: Callable[[int], None]) -> int:
         """Give back the rows that steps of the migration have changed, the last step first; return how many."""
-        kept = keeping.of_migration(self.conn, change.migration, "up")
-        mine = [one for one in kept if one.kind in keeping.ROWS and one.part_of is None and one.step in step.gives_rows]
+        kept = undo_data.of_migration(self.conn, change.migration, "up")
+        mine = [
+            one for one in kept if one.kind in undo_data.ROWS and one.part_of is None and one.step in step.gives_rows
+        ]
         given = 0
         for one in mine:
             before = given
-            told = keeping.give_back(
+            told = undo_data.give_back(
                 self.conn, one, on_conflict="keep" if self.on_conflict == "stop" else self.on_conflict,
                 on_batch=lambda rows, before=before: on_batch(before + rows),  # type: ignore[misc]
                 lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms,

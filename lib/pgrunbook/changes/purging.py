@@ -13,8 +13,7 @@ from datetime import UTC, datetime, timedelta
 from psycopg import errors as pg
 from psycopg import sql
 
-from pgrunbook.changes import keeping
-from pgrunbook.changes.keeping import Kept, registry
+from pgrunbook import undo_data
 from pgrunbook.database import lock_wait, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, Wanted, yields
@@ -22,6 +21,7 @@ from pgrunbook.errors import Blocked
 from pgrunbook.history import History
 from pgrunbook.sql.lock_modes import CONFLICTS
 from pgrunbook.target import Target
+from pgrunbook.undo_data import Kept, registry
 
 MODE = "AccessExclusiveLock"
 OPEN = ("kept", "giving back")
@@ -70,7 +70,7 @@ class Thing:
 def things(conn: Connection, history: History) -> list[Thing]:
     """Return what is kept, newest first, each thing with all that belongs to it, [] where nothing is kept."""
     families: dict[int, list[Kept]] = {}
-    for kept in keeping.kept_list(conn):
+    for kept in undo_data.kept_list(conn):
         own = kept.part_of if kept.part_of in families else kept.id
         families.setdefault(own or kept.id, []).append(kept)
     if not families:
@@ -119,7 +119,7 @@ def drop(
         told = _look(conn, thing, patience_ms, on_wait) or told
         try:
             with conn.transaction():
-                return keeping.purge(conn, [kept.id for kept in thing.members])
+                return undo_data.purge(conn, [kept.id for kept in thing.members])
         except (pg.LockNotAvailable, pg.DeadlockDetected) as exc:
             log.info("attempt %s of %s to drop what is kept as %s: %s", attempt, target.attempts, thing.id, exc)
             told = told or str(exc).partition("\n")[0]

@@ -22,7 +22,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft, going_back, keeping, records
+from pgrunbook import undo_data
+from pgrunbook.changes import draft, going_back, records
 from pgrunbook.changes.drafter import Drafter
 from pgrunbook.changes.empty_branch import SchemaCopy, copy_schema
 from pgrunbook.changes.going_back import NoWayError, Planned
@@ -90,7 +91,7 @@ def rehearse(
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
     parsed = {m.name: statements.parse(m.sql, m.path.name) for m in migrations}
-    ours = bool(keeping.waiting(conn, list(parsed)))
+    ours = bool(undo_data.waiting(conn, list(parsed)))
     schema = copy_schema(target, [s.sql for written in parsed.values() for s in written], ours=ours)
     drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep)
     plain = _plain(schema, history, up(target, migrations), here, drafter.step)

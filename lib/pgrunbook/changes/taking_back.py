@@ -20,7 +20,6 @@ from pgrunbook.branches import copies
 from pgrunbook.changes import going_back, records
 from pgrunbook.changes.empty_branch import copy_schema
 from pgrunbook.changes.going_back import NotKept, NoWayError, Planned, Taken
-from pgrunbook.changes.keeping import OnConflict
 from pgrunbook.database import inverse_log, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
@@ -37,6 +36,7 @@ from pgrunbook.rehearse.branch_run import journal, why
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Policy
 from pgrunbook.target import Target
+from pgrunbook.undo_data import OnConflict
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pgrunbook.changes.safe_forms.add_column import OWN_VALUES, VALUES_OF
-from pgrunbook.changes.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 from pgrunbook.database.schema_diff import Difference
 from pgrunbook.plan.plan import Change
+from pgrunbook.safe_forms.add_column import OWN_VALUES, VALUES_OF
+from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 
 
 def is_declared(difference: Difference, differs: Iterable[str]) -> bool:

@@ -10,7 +10,6 @@ from pgrunbook.branches import archive, backup
 from pgrunbook.branches.point import NAME_MAX_BYTES
 from pgrunbook.branches.server import Server
 from pgrunbook.changes.execute import Execution, StepResult, StepState
-from pgrunbook.changes.keeping import OnConflict
 from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Refused, RunbookError
@@ -19,6 +18,7 @@ from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures.here import Here
 from pgrunbook.record import journal
 from pgrunbook.record.show import BAD, GOOD, PLAIN, QUIET, WARN, Bar, Card, Cell, Table, Timeline
+from pgrunbook.undo_data import OnConflict
 
 TONES = {
     StepState.WAITING: QUIET,

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pgrunbook.changes import against, keeping, losses
-from pgrunbook.changes.against import Against
+from pgrunbook import undo_data
 from pgrunbook.changes.going_back import GIVES_ROWS, NotKept
-from pgrunbook.changes.keeping import Conflicts, Kept, OnConflict
-from pgrunbook.changes.losses import Loss
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.units import human
 from pgrunbook.errors import Broken, Refused
@@ -18,6 +15,10 @@ from pgrunbook.plan.step import Keep
 from pgrunbook.procedures import kept_views
 from pgrunbook.procedures.here import Here
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Cell, Table
+from pgrunbook.undo_data import Conflicts, Kept, OnConflict, losses
+from pgrunbook.undo_data.losses import Loss
+from pgrunbook.violations import violations
+from pgrunbook.violations.violations import Against
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class RowsSince:
     goes: tuple[Loss, ...]
     loses: tuple[NotKept, ...]
     rows: tuple[InConflict, ...]
-    against: tuple[Against, ...]
+    violations: tuple[Against, ...]
 
     def facts(self) -> dict[str, object]:
         """Return it for the journal: names and numbers, no values."""
@@ -46,14 +47,14 @@ class RowsSince:
             "lost": {loss.what: loss.holds for loss in self.goes if not loss.kept_as},
             "not_kept": [f"{one.migration}: statement {one.statement}" for one in self.loses],
             "conflicts": {str(one.kept.table): one.found.rows if one.found else None for one in self.rows},
-            "against": {one.what: one.rows for one in self.against},
+            "against": {one.what: one.rows for one in self.violations},
         }
 
     def table(self, on_conflict: OnConflict) -> Table:
         """Return one row for everything that rows of today have to do with."""
         rows: list[tuple[object, ...]] = [
             (one.migration, one.what, _stands(one), _count(one.rows, "rows"),
-             Cell(one.says, BAD if one.at_least else QUIET, under="\n".join(one.samples))) for one in self.against
+             Cell(one.says, BAD if one.at_least else QUIET, under="\n".join(one.samples))) for one in self.violations
         ]  # fmt: skip
         for one in self.rows:
             rows.append((one.migration, kept_views.plain(one.kept), *_given_back(one, on_conflict)))
@@ -74,7 +75,7 @@ class RowsSince:
     def refuse(self, here: Here, told: str) -> None:
         """Raise Refused where going back must not begin."""
         again = f"pgrunbook run rollback --target {here.target.name} {told}"
-        against.refuse(list(self.against))
+        violations.refuse(list(self.violations))
         if here.parameters.on_conflict == "stop":
             self._refuse_conflicts(again)
         lost = [loss for loss in self.goes if not loss.kept_as and loss.holds != 0]
@@ -120,13 +121,13 @@ def rows_since(conn: Connection, plan: Plan, loses: Sequence[NotKept]) -> RowsSi
         if written.kind != GIVES_ROWS and not written.sql.startswith("--")
     ]
     kept = {
-        (keep.table, keep.column): (lambda keep=keep: keeping.missing(conn, keep))
+        (keep.table, keep.column): (lambda keep=keep: undo_data.missing(conn, keep))
         for change in plan.changes
         for keep in _filled(conn, change)
     }
     # What is given back on the way nobody knows before: a try with rows will tell.
     given = {name for change in plan.changes for step in change.steps if step.gives_rows for name in step.objects}
-    found = against.against(conn, told, kept=kept)
+    found = violations.against(conn, told, kept=kept)
     in_the_way = [one for one in found if one.rows != 0 and one.table not in given]
     return RowsSince(
         tuple(losses.losses(conn, plan.changes)),
@@ -207,8 +208,8 @@ def _locks(change: Change, number: int) -> Cell:
 def _conflicts(conn: Connection, change: Change) -> list[InConflict]:
     numbers = {number for step in change.steps for number in step.gives_rows}
     found = []
-    for one in keeping.of_migration(conn, change.migration, "up") if numbers else ():
-        if one.kind in keeping.ROWS and one.step in numbers and one.part_of is None:
+    for one in undo_data.of_migration(conn, change.migration, "up") if numbers else ():
+        if one.kind in undo_data.ROWS and one.step in numbers and one.part_of is None:
             found.append(InConflict(change.migration, one, kept_views.rows_of(conn, one), _compared(conn, one)))
     return found
 
@@ -216,7 +217,7 @@ def _conflicts(conn: Connection, change: Change) -> list[InConflict]:
 def _compared(conn: Connection, one: Kept) -> Conflicts | None:
     """Compare; None where the table or its columns are not there now, so that nobody can have changed the rows."""
     try:
-        return keeping.conflicts(conn, one)
+        return undo_data.conflicts(conn, one)
     except Broken:
         return None
 
@@ -224,7 +225,9 @@ def _compared(conn: Connection, one: Kept) -> Conflicts | None:
 def _filled(conn: Connection, change: Change) -> list[Keep]:
     """Return the columns whose kept values are filled back by a change."""
     names = {name for step in change.steps for name in step.gives_back}
-    return [keeping.as_keep(one) for one in keeping.kept_list(conn) if one.kept_as in names and one.kind == "column"]
+    return [
+        undo_data.as_keep(one) for one in undo_data.kept_list(conn) if one.kept_as in names and one.kind == "column"
+    ]
 
 
 def _given_back(one: InConflict, on_conflict: OnConflict) -> tuple[object, ...]:

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from psycopg import errors as pg
 from psycopg import sql
 
-from pgrunbook.changes.keeping import Kept
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.units import human
 from pgrunbook.record.show import BAD, GOOD, PLAIN, QUIET, WARN, Cell, Table
+from pgrunbook.undo_data import Kept
 
 WORDS = {
     "update": "rows updated", "delete": "rows deleted", "insert": "rows inserted", "column": "column", "table": "table",

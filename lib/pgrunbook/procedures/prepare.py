@@ -10,18 +10,7 @@ from typing import Any
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import (
-    draft,
-    kept_sizes,
-    known,
-    plan_sql,
-    refusals,
-    rehearsal,
-    room,
-    there_and_back,
-    trial,
-    trouble,
-)
+from pgrunbook.changes import draft, known, plan_sql, refusals, rehearsal, room, there_and_back, trial, trouble
 from pgrunbook.changes.generate import generate_migrations
 from pgrunbook.changes.hazards import Timeouts, Transactions
 from pgrunbook.changes.hazards.design import design_rules
@@ -45,6 +34,7 @@ from pgrunbook.record.lanes import Lanes
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Statement, Type
+from pgrunbook.undo_data import plan_sizes
 
 TYPE_TONE = {Type.COMPATIBLE: GOOD, Type.BREAKING: BAD, Type.DATA: WARN}
 Judged = tuple[Statement, Finding]
@@ -232,7 +222,7 @@ def prove_the_way_back(here: Here) -> Table:
     if here.facts.get("rehearsal") is None:
         headings = ["migration", "way back proven"]
         return Table(headings, [], empty=f"Nothing to prove: {here.facts['rehearsed']}.")
-    changes = here.facts["changes"] = kept_sizes.with_sizes(here.facts["changes"], here.conn)
+    changes = here.facts["changes"] = plan_sizes.with_sizes(here.facts["changes"], here.conn)
     proofs = {c.migration: c.proof.says for c in changes}
     here.journal("ways-back", proven=[c.migration for c in changes if c.proof.proven], says=proofs)
     return here.keep_table("ways-back", back_views.ways_back(changes))

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import psycopg
 
 from pgrunbook import history as histories
-from pgrunbook.changes import keeping, purging
+from pgrunbook import undo_data
+from pgrunbook.changes import purging
 from pgrunbook.changes.purging import Thing
 from pgrunbook.database import locks
 from pgrunbook.database.connection import Connection, connect
@@ -120,7 +121,7 @@ def let_it_go(here: Here) -> Table:
 def verdict(here: Here) -> Banner:
     """Say how much was let go, what that freed, and what is left."""
     gone = _gone(here)
-    left = keeping.kept_list(here.conn)
+    left = undo_data.kept_list(here.conn)
     freed = sum(int(str(event["bytes"])) for event in gone)
     told = f"{_counted(len(gone))} let go, {human(freed)} freed" if gone else "Nothing was let go"
     size = human(sum(kept.bytes for kept in left))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft, keeping, plan_sql, taking_back
+from pgrunbook import undo_data
+from pgrunbook.changes import draft, plan_sql, taking_back
 from pgrunbook.changes.going_back import NotKept
 from pgrunbook.database import step_log
 from pgrunbook.database.schema import Snapshot, snapshot
@@ -152,7 +153,7 @@ def schema_as_before(here: Here) -> Table:
 def kept_data(here: Here) -> Table:
     """Show what is kept of the migrations that were taken back, and until when."""
     names = {change.migration for change in here.facts["plan"].changes}
-    kept = [one for one in keeping.kept_list(here.conn) if one.migration in names]
+    kept = [one for one in undo_data.kept_list(here.conn) if one.migration in names]
     here.journal("kept-data", kept=[one.kept_as for one in kept])
     return here.keep_table("kept-data", kept_views.table(here.conn, kept))
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pgrunbook.changes.execute import Execution, Observer
-from pgrunbook.changes.keeping import OnConflict
 from pgrunbook.database import activity, connection
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot
@@ -19,6 +18,7 @@ from pgrunbook.history import History
 from pgrunbook.plan.plan import Change, Direction, Plan
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
+from pgrunbook.undo_data import OnConflict
 
 RUN_ID = "rehearsal"
 

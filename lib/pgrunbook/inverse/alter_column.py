@@ -1,0 +1,251 @@
+"""ALTER TABLE's subcommands about a column, on the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgrunbook.inverse import column_type, columns
+from pgrunbook.inverse.altered import Altered, Phase
+from pgrunbook.inverse.reader import CLASSES, Address, Column
+from pgrunbook.inverse.recreate import bring_back, remake
+from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.sql.tree import quoted, subcommand
+
+_CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
+
+
+def add(altered: Altered, cmd: Any) -> None:
+    """ADD COLUMN: DROP COLUMN; one that is there already was not added."""
+    name = cmd.def_.colname
+    if _is_there(altered, cmd):
+        return
+    if altered.relation.kind == "c":
+        altered.add(Phase.COLUMNS_AWAY, f"DROP ATTRIBUTE {quoted(name)}")
+        return
+    way = altered.way(Phase.COLUMNS_AWAY)
+    way.add(f"{altered.alter} DROP COLUMN {quoted(name)}", f"Column {quoted(name)} goes.")
+    way.lossy.append(f"{altered.sql}.{quoted(name)}: values written since go with the column")
+
+
+def _is_there(altered: Altered, cmd: Any) -> bool:
+    """Tell whether ADD COLUMN IF NOT EXISTS will find the column; without these words it would fail."""
+    name = cmd.def_.colname
+    dropped = any(subcommand(other) == "DropColumn" and other.name == name for other in altered.node.cmds)
+    return bool(cmd.missing_ok) and not dropped and altered.column(name) is not None
+
+
+def drop(altered: Altered, cmd: Any) -> None:
+    """DROP COLUMN: it comes back as the last one, with its kept values and all that hung on it."""
+    column = altered.column(cmd.name)
+    if column is None:
+        return
+    if altered.relation.kind == "c":
+        _drop_attribute(altered, column)
+        return
+    lost = [column, *(other for other in altered.below(cmd.name) if not other.local)]
+    bring_back(altered.reader, altered.way(Phase.BACK), [_address(each) for each in lost])
+
+
+def _drop_attribute(altered: Altered, column: Column) -> None:
+    type_oid = altered.reader.type(altered.sql)
+    used = altered.reader.row("uses_of_type", oid=type_oid)
+    if used:
+        raise NoWayBackError(f"cannot be undone, because the attribute's values in {used['table']} are gone.")
+    altered.add(Phase.BACK, f"ADD ATTRIBUTE {column.sql} {column.type}{column_type.collation(column)}")
+    if not column.last:
+        told = f"attribute order of {altered.sql}: {column.sql} comes back as its last attribute"
+        altered.way(Phase.BACK).differs.append(told)
+
+
+def change_type(altered: Altered, cmd: Any) -> None:
+    """ALTER COLUMN ... TYPE: back to the old type; the default is put aside meanwhile."""
+    column = altered.column(cmd.name)
+    new = column_type.new_type(altered.reader, cmd)
+    if column is None or new is None:
+        return
+    if altered.relation.kind == "c":
+        altered.add(Phase.TYPES, f"ALTER ATTRIBUTE {column.sql} TYPE {column.type}{column_type.collation(column)}")
+        return
+    converts = {"source": new, "target": column.type_oid}
+    altered.reader.ahead([("converts", converts), ("type_facts", {"oid": new})])
+    facts, named = altered.reader.row("converts", **converts), altered.reader.row("type_facts", oid=new)
+    if facts is None:
+        return
+    losses = column_type.losses(column, cmd, facts, _written(cmd, named))
+    using = column_type.using(altered.reader, facts["how"], column, kept=bool(losses[0]) and column.kind in "rp")
+    told = f"ALTER COLUMN {column.sql} TYPE {column.type}{column_type.collation(column)}{using}"
+    if column.default is not None or _sets_default(altered, cmd.name):
+        told = f"ALTER COLUMN {column.sql} DROP DEFAULT, {told}"
+    if column.default is not None:
+        told += f", ALTER COLUMN {column.sql} SET DEFAULT {column.default}"
+    _with_losses(altered, column, losses, told)
+    _after_type(altered, cmd.name)
+
+
+def _with_losses(altered: Altered, column: Column, losses: tuple[str, str], told: str) -> None:
+    """Values that the way there changes are kept; one that a generation expression makes is made again."""
+    way, statement = altered.way(Phase.TYPES), f"{altered.alter} {told}"
+    there, back = losses
+    if there and not column.generated and column.kind in "rp":
+        way.filled(statement, f"{column.sql} is {column.type} again.", columns.keep(altered.reader, column))
+        way.lossy.append(there)
+    else:
+        way.add(statement, f"{column.sql} is {column.type} again.")
+    if back and not column.generated:
+        way.lossy.append(back)
+
+
+def _written(cmd: Any, facts: dict[str, Any] | None) -> str:
+    """Return the new type in the server's words, with the modifiers that the statement has."""
+    modifiers = ", ".join(str(m.val.ival) for m in cmd.def_.typeName.typmods or () if hasattr(m.val, "ival"))
+    name = str(facts["sql"]) if facts else ""
+    return name.removesuffix("[]") + f"({modifiers})" + name[len(name.removesuffix("[]")) :] if modifiers else name
+
+
+def _after_type(altered: Altered, name: str) -> None:
+    """A change of type sets storage and compression to those of the new type."""
+    family = [each for each in (altered.column(name), *altered.below(name)) if each is not None]
+    if any(not each.storage_is_default for each in family):
+        altered.everywhere(Phase.PROPERTIES, name, columns.storage)
+    if any(each.compression != "default" for each in family):
+        way = altered.way(Phase.PROPERTIES)
+        for each in family:
+            if each.compression != "default":
+                way.add(columns.compression(each))
+    if len({each.default for each in family}) > 1:
+        altered.everywhere(Phase.PROPERTIES, name, columns.default)
+
+
+def _sets_default(altered: Altered, name: str) -> bool:
+    return any(subcommand(cmd) == "ColumnDefault" and cmd.name == name for cmd in altered.node.cmds)
+
+
+def default(altered: Altered, cmd: Any) -> None:
+    """SET and DROP DEFAULT: the default that is there now."""
+    altered.everywhere(Phase.PROPERTIES, cmd.name, columns.default)
+
+
+def statistics(altered: Altered, cmd: Any) -> None:
+    """SET STATISTICS; an index's column has a number instead of a name."""
+    if cmd.name is not None:
+        altered.everywhere(Phase.PROPERTIES, cmd.name, columns.statistics)
+        return
+    for column in altered.columns[altered.relation.oid].values():
+        if column.number == cmd.num:
+            altered.add(Phase.PROPERTIES, f"ALTER COLUMN {cmd.num} SET STATISTICS {column.statistics}")
+
+
+def storage(altered: Altered, cmd: Any) -> None:
+    """SET STORAGE."""
+    altered.everywhere(Phase.PROPERTIES, cmd.name, columns.storage)
+
+
+def compression(altered: Altered, cmd: Any) -> None:
+    """SET COMPRESSION, which is not handed down."""
+    column = altered.column(cmd.name)
+    if column is not None:
+        altered.way(Phase.PROPERTIES).add(columns.compression(column))
+
+
+def options(altered: Altered, cmd: Any) -> None:
+    """SET (n_distinct = ...) and RESET, which are not handed down."""
+    column = altered.column(cmd.name)
+    if column is not None:
+        for told in columns.options(column.options, [option.defname for option in cmd.def_]):
+            altered.add(Phase.PROPERTIES, f"ALTER COLUMN {column.sql} {told}")
+
+
+def foreign_options(altered: Altered, cmd: Any) -> None:
+    """OPTIONS of a foreign table's column."""
+    column = altered.column(cmd.name)
+    if column is not None:
+        touched = [(option.defname, columns.action(option)) for option in cmd.def_]
+        told = columns.foreign_options(column.foreign_options, touched)
+        altered.add(Phase.PROPERTIES, f"ALTER COLUMN {column.sql} {told}")
+
+
+def set_not_null(altered: Altered, cmd: Any) -> None:
+    """SET NOT NULL: DROP NOT NULL where the column has none now, NOT VALID where it is not valid."""
+    column = altered.column(cmd.name)
+    if column is None:
+        return
+    if not column.not_null:
+        nullable(altered, altered.way(Phase.NOT_NULL), cmd.name)
+        return
+    row = _not_null(altered, column)
+    if row and row["inherited"] and not row["local"]:
+        own = f"constraints of {column.table} are its own, beside being inherited"
+        altered.way(Phase.NOT_NULL).differs.append(own)
+    elif row and not row["valid"]:
+        told = f"DROP CONSTRAINT {row['sql']}, ADD CONSTRAINT {row['sql']} {row['definition']}"
+        altered.add(Phase.NOT_NULL, told)
+
+
+def nullable(altered: Altered, way: Way, name: str) -> None:
+    """Let a column be NULL again, also below, but for the tables that say NOT NULL now."""
+    way.add(f"{altered.alter} ALTER COLUMN {quoted(name)} DROP NOT NULL")
+    if altered.reader.version >= columns.NOT_NULL_IS_A_CONSTRAINT:
+        return  # a table below that said so itself goes on saying so
+    for other in altered.below(name):
+        if other.not_null:
+            way.add(f"ALTER TABLE ONLY {other.table} ALTER COLUMN {other.sql} SET NOT NULL")
+
+
+def drop_not_null(altered: Altered, cmd: Any) -> None:
+    """DROP NOT NULL: the one that is there, under its name."""
+    column = altered.column(cmd.name)
+    if column is None or not column.not_null:
+        return
+    row = _not_null(altered, column)
+    if row is None:
+        altered.add(Phase.NOT_NULL, f"ALTER COLUMN {column.sql} SET NOT NULL")
+    else:
+        bring_back(altered.reader, altered.way(Phase.NOT_NULL), [(_CONSTRAINT, row["oid"], 0)])
+
+
+def _not_null(altered: Altered, column: Column) -> dict[str, Any] | None:
+    for row in altered.constraints:
+        if row["type"] == "n" and row["relation"] == column.relation and row["columns"] == [column.number]:
+            return row
+    return None
+
+
+def add_identity(altered: Altered, cmd: Any) -> None:
+    """ADD GENERATED AS IDENTITY: DROP IDENTITY."""
+    column = altered.column(cmd.name)
+    if column is not None and column.identity is None:
+        altered.add(Phase.AWAY, f"ALTER COLUMN {column.sql} DROP IDENTITY")
+
+
+def drop_identity(altered: Altered, cmd: Any) -> None:
+    """DROP IDENTITY: ADD GENERATED, with the sequence as it is, standing where it stands."""
+    column = altered.column(cmd.name)
+    if column is not None and column.identity is not None:
+        columns.add_identity(altered.reader, altered.way(Phase.PROPERTIES), column)
+
+
+def set_identity(altered: Altered, cmd: Any) -> None:
+    """SET GENERATED, RESTART and the sequence's options."""
+    column = altered.column(cmd.name)
+    if column is not None and column.identity is not None:
+        columns.set_identity(altered.reader, altered.way(Phase.PROPERTIES), column)
+
+
+def set_expression(altered: Altered, cmd: Any) -> None:
+    """SET EXPRESSION: the expression that is there now."""
+    altered.everywhere(Phase.PROPERTIES, cmd.name, columns.expression)
+
+
+def drop_expression(altered: Altered, cmd: Any) -> None:
+    """DROP EXPRESSION: the column is made anew, for PostgreSQL makes no plain column a generated one."""
+    column = altered.column(cmd.name)
+    if column is None or not column.generated:
+        return
+    lost = [column, *altered.below(cmd.name)]
+    way = altered.way(Phase.BACK)
+    remake(altered.reader, way, [_address(each) for each in lost], f"{altered.alter} DROP COLUMN {column.sql}")
+    way.lossy.append(f"{altered.sql}.{column.sql}: values written since are computed again")
+
+
+def _address(column: Column) -> Address:
+    return (_CLASS, column.relation, column.number)

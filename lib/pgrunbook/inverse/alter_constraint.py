@@ -1,0 +1,138 @@
+"""ALTER TABLE's subcommands about a constraint, on the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgrunbook.inverse import alter_column
+from pgrunbook.inverse.alter_column import nullable
+from pgrunbook.inverse.altered import Altered, Phase
+from pgrunbook.inverse.naming import choose
+from pgrunbook.inverse.reader import CLASSES
+from pgrunbook.inverse.recreate import bring_back, said_of
+from pgrunbook.sql.default_names import joined
+from pgrunbook.sql.tree import column_names, constraint_kind, quoted, strings
+
+_CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
+
+
+def add(altered: Altered, cmd: Any) -> None:
+    """ADD CONSTRAINT: DROP CONSTRAINT, under the name that the server chooses where none is given."""
+    node = cmd.def_
+    kind = constraint_kind(node)
+    if kind == "NOTNULL":
+        column = altered.column(strings(node.keys)[0])
+        if column is not None and not column.not_null:
+            nullable(altered, altered.way(Phase.NOT_NULL), column.name)
+        return
+    if node.indexname:
+        _take_index_back(altered, node)
+        return
+    name = node.conname or _chosen(altered, node, kind)
+    altered.add(Phase.AWAY, f"DROP CONSTRAINT {quoted(name)}")
+    if kind == "PRIMARY":
+        _nullable_again(altered, strings(node.keys))
+
+
+def of_new_column(altered: Altered, cmd: Any) -> None:
+    """ADD COLUMN ... CHECK: one that names other columns alone stays when the column goes."""
+    alter_column.add(altered, cmd)
+    if cmd.missing_ok and altered.column(cmd.def_.colname) is not None:
+        return
+    for node in cmd.def_.constraints or ():
+        if constraint_kind(node) == "CHECK" and cmd.def_.colname not in column_names(node.raw_expr):
+            name = node.conname or _chosen(altered, node, "CHECK")
+            altered.add(Phase.AWAY, f"DROP CONSTRAINT IF EXISTS {quoted(name)}")
+
+
+def _take_index_back(altered: Altered, node: Any) -> None:
+    """A constraint that took over an index takes it along when it goes; the index is built as it is now."""
+    index = altered.reader.named(altered.relation.schema, node.indexname)
+    if index is None:
+        return
+    way = altered.way(Phase.AWAY)
+    way.add(f"{altered.alter} DROP CONSTRAINT {quoted(node.conname or node.indexname)}")
+    bring_back(altered.reader, way, [(_CLASS, index.oid, 0)])
+    if constraint_kind(node) == "PRIMARY":
+        by_number = altered.reader.columns([index.oid])
+        _nullable_again(altered, [column.name for column in by_number])
+
+
+def _nullable_again(altered: Altered, names: tuple[str, ...] | list[str]) -> None:
+    """A primary key makes its columns NOT NULL, and leaves them so when it goes."""
+    for name in names:
+        column = altered.column(name)
+        if column is not None and not column.not_null:
+            nullable(altered, altered.way(Phase.NOT_NULL), name)
+
+
+def _chosen(altered: Altered, node: Any, kind: str) -> str:
+    columns: list[str]
+    if kind == "CHECK":
+        used = [name for name in column_names(node.raw_expr) if altered.column(name) or _adds(altered, name)]
+        columns, label = (used if len(used) == 1 else []), "check"
+    elif kind == "FOREIGN":
+        columns, label = list(strings(node.fk_attrs)), "fkey"
+    elif kind == "PRIMARY":
+        columns, label = [], "pkey"
+    elif kind == "EXCLUSION":
+        columns, label = [pair[0].name or "expr" for pair in node.exclusions], "excl"
+    else:
+        columns, label = [*strings(node.keys), *strings(node.including)], "key"
+    relation = altered.relation
+    told = "" if kind == "PRIMARY" else joined(columns)
+    is_index = kind not in ("CHECK", "FOREIGN")
+    dropped = {cmd.name for cmd in altered.node.cmds if cmd.name and not cmd.def_}
+    taken = altered.names_taken
+    name = choose(altered.reader, relation.schema, relation.name, told, label, taken, dropped, is_index=is_index)
+    altered.names_taken.add(name)
+    return name
+
+
+def _adds(altered: Altered, name: str) -> bool:
+    return any(getattr(cmd.def_, "colname", None) == name for cmd in altered.node.cmds)
+
+
+def drop(altered: Altered, cmd: Any) -> None:
+    """DROP CONSTRAINT: it comes back, with what hangs on it and on its index."""
+    found = [row for row in altered.constraints if row["relation"] == altered.relation.oid and row["name"] == cmd.name]
+    if not found:
+        return
+    way = altered.way(Phase.BACK)
+    bring_back(altered.reader, way, [(_CONSTRAINT, row["oid"], 0) for row in found])
+    if altered.only and altered.relation.has_children:
+        way.differs.append(f"constraints of the tables below {altered.sql} are their own, beside being inherited")
+
+
+def validate(altered: Altered, cmd: Any) -> None:
+    """VALIDATE CONSTRAINT: made anew, NOT VALID, which reads no rows."""
+    found = [row for row in altered.constraints if row["name"] == cmd.name]
+    mine = [row for row in found if row["relation"] == altered.relation.oid and not row["valid"]]
+    for row in mine:
+        if row["inherited"]:  # nothing makes one NOT VALID that is its parent's
+            altered.way(Phase.BACK).differs.append(f"constraint {altered.sql}.{row['sql']} stays valid")
+            continue
+        told = f"DROP CONSTRAINT {row['sql']}, ADD CONSTRAINT {row['sql']} {row['definition']}"
+        altered.add(Phase.BACK, told)
+        for statement in said_of(altered.reader, [(_CONSTRAINT, row["oid"], 0)]):
+            altered.way(Phase.PROPERTIES).add(statement)
+
+
+def alter(altered: Altered, cmd: Any) -> None:
+    """ALTER CONSTRAINT: when it is checked, whether it is enforced, whether it is inherited."""
+    name = cmd.def_.conname if hasattr(cmd.def_, "conname") else cmd.name
+    for row in altered.constraints:
+        if row["relation"] != altered.relation.oid or row["name"] != name:
+            continue
+        words = []
+        if row["type"] == "f":
+            words.append("DEFERRABLE" if row["deferrable"] else "NOT DEFERRABLE")
+            if row["deferrable"]:
+                words.append("INITIALLY DEFERRED" if row["deferred"] else "INITIALLY IMMEDIATE")
+            if not row["enforced"]:
+                words.append("NOT ENFORCED")
+            elif getattr(cmd.def_, "alterEnforceability", False):
+                words.append("ENFORCED")
+        elif row["type"] == "n":
+            words.append("NO INHERIT" if row["no_inherit"] else "INHERIT")
+        altered.add(Phase.PROPERTIES, f"ALTER CONSTRAINT {row['sql']} {' '.join(words)}")

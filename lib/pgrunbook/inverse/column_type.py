@@ -1,0 +1,98 @@
+"""A column's type on the way back: how its values become what they were, and which of them may not survive."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.inverse.reader import Column, Reader
+from pgrunbook.sql.deparse import literal
+
+_WIDER = (
+    ("int2", "int4", "int8", "numeric"),
+    ("varchar", "text"),
+    ("cidr", "inet"),
+    ("date", "timestamp"),
+    ("float4", "float8"),
+)
+# A value of these types survives as text and comes back from it as what it was.
+_AS_TEXT = {"int2", "int4", "int8", "numeric", "uuid", "bool", "date", "inet", "cidr", "jsonb", "json", "bytea", "oid",
+            "macaddr", "float4", "float8"}  # fmt: skip
+_TIMES = {"timestamp", "timestamptz", "time", "timetz", "interval"}
+_MOST_DIGITS = [6]
+_TELLS_VALID_INPUT = 16  # pg_input_is_valid
+_NUMBERS = re.compile(r"\(([\d, ]+)\)")
+
+
+def using(reader: Reader, how: str, column: Column, *, kept: bool) -> str:
+    """Return the USING clause of the way back, "" where the values become what they were by themselves.
+
+    A cast that is told would cut a text that is too long; by itself PostgreSQL refuses it. Where the old values
+    are kept, one that is now no value of the old type becomes NULL until it is filled back.
+    """
+    if how == "by itself" or column.generated:
+        return ""
+    if kept and not column.not_null and reader.version >= _TELLS_VALID_INPUT:
+        valid = f"pg_catalog.pg_input_is_valid({column.sql}::text, {literal(column.type)})"
+        return f" USING CASE WHEN {valid} THEN {column.sql}::text::{column.type} END"
+    middle = "::text" if how == "as text" else ""
+    return f" USING {column.sql}{middle}::{column.type}"
+
+
+def losses(column: Column, cmd: Any, facts: dict[str, Any], new: str) -> tuple[str, str]:
+    """Return what a change of type may lose on the way there, and on the way back; "" for nothing."""
+    old, other = (facts["target"], column.type), (facts["source"], new)
+    there = _plain_using(cmd) and _keeps_all(old, other, facts["target_kind"])
+    back = _keeps_all(other, old, facts["source_kind"])
+    place = f"{column.table}.{column.sql}"
+    told_there = "" if there else f"{place}: {column.type} values may not survive as {new}"
+    told_back = "" if back else f"{place}: {new} values may be no {column.type}, or be rounded to it"
+    return told_there, told_back
+
+
+def new_type(reader: Reader, cmd: Any) -> int | None:
+    """Return the type that ALTER COLUMN ... TYPE names."""
+    return reader.type(cmd.def_.typeName)
+
+
+def _plain_using(cmd: Any) -> bool:
+    """Tell whether the statement has no USING but a plain cast of the column itself."""
+    node = cmd.def_.raw_default
+    while isinstance(node, ast.TypeCast):
+        node = node.arg
+    return node is None or (isinstance(node, ast.ColumnRef) and getattr(node.fields[-1], "sval", None) == cmd.name)
+
+
+def _keeps_all(old: tuple[str, str], new: tuple[str, str], kind: str) -> bool:
+    (before, told_before), (after, told_after) = old, new
+    widths, wider = _widths(told_before), _widths(told_after)
+    if before == after and before in _TIMES:
+        return (wider or _MOST_DIGITS) >= (widths or _MOST_DIGITS)
+    if before == after:
+        return not wider or (bool(widths) and _fits(before, widths, wider))
+    if after == "text" or (after == "varchar" and not wider):
+        return before in _AS_TEXT or before in ("varchar", "text") or kind == "e"
+    for group in _WIDER:
+        if before in group and after in group:
+            return group.index(before) < group.index(after) and not wider
+    return False
+
+
+def _fits(name: str, before: Sequence[int], after: Sequence[int]) -> bool:
+    if name != "numeric":
+        return before[0] <= after[0]
+    scales = [numbers[1] if len(numbers) > 1 else 0 for numbers in (before, after)]
+    return scales[0] <= scales[1] and before[0] - scales[0] <= after[0] - scales[1]
+
+
+def _widths(told: str) -> list[int]:
+    found = _NUMBERS.search(told)
+    return [int(number) for number in found[1].split(",")] if found else []
+
+
+def collation(column: Column) -> str:
+    """Return the COLLATE clause of the way back."""
+    return f" COLLATE {column.collation}" if column.collation else ""

@@ -1,0 +1,158 @@
+"""Everything that goes when objects are dropped, read from pg_depend, in the order in which it can come back."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pgrunbook.inverse.reader import CLASSES, Address, Reader
+from pgrunbook.inverse.way import NoWayBackError
+
+_CLASS, _ATTRDEF = CLASSES["pg_class"], CLASSES["pg_attrdef"]
+_TRIGGER, _FUNCTION = CLASSES["pg_trigger"], CLASSES["pg_proc"]
+
+# What comes first where nothing else says what has to.
+_RANKS = {
+    "pg_namespace": 0, "pg_extension": 1, "pg_language": 2, "pg_collation": 3, "pg_type": 4, "pg_proc": 6,
+    "pg_class": 7, "pg_attrdef": 9, "pg_constraint": 10, "pg_statistic_ext": 13, "pg_rewrite": 14, "pg_policy": 15,
+    "pg_trigger": 16, "pg_publication": 17, "pg_publication_rel": 18, "pg_publication_namespace": 18,
+}  # fmt: skip
+_LATE = 5
+
+Rank = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an object belongs to: its relation, its kind there, and whether it comes with something else."""
+
+    relation: int
+    kind: str
+    number: int
+    comes_along: bool
+
+
+@dataclass
+class Gone:
+    """Objects that go together; ``needs`` is what each depends on, ``leader`` of which each is a part."""
+
+    catalogs: dict[Address, str]
+    needs: dict[Address, list[tuple[Address, str]]]
+    places: dict[Address, Place]
+    kept: set[int] = field(default_factory=set)
+
+    def leader(self, address: Address) -> Address:
+        """Return the object of the list of which this one is a part, itself where it is none."""
+        seen = {address}
+        while (owner := self._owner(address)) is not None and owner not in seen:
+            seen.add(owner)
+            address = owner
+        return address
+
+    def leaders(self) -> list[Address]:
+        """Return what has to be made, in an order in which it can be."""
+        wanted = [a for a in self.needs if self.leader(a) == a and not self._comes_along(a)]
+        before: dict[Address, set[Address]] = {address: set() for address in wanted}
+        for address, needs in self.needs.items():
+            mine = self.leader(address)
+            if mine not in before:
+                continue
+            for other in self._needed(address, needs):
+                if other in before and other != mine:
+                    before[mine].add(other)
+        return list(_ordered(before, self._rank))
+
+    def of_table(self, address: Address) -> int:
+        """Return the kept table with which an object travels, 0 for one that is lost."""
+        place = self.places.get(address)
+        if address[0] == _CLASS and address[1] in self.kept:
+            return address[1]
+        return place.relation if place is not None and place.relation in self.kept else 0
+
+    def tables(self) -> list[Address]:
+        """Return the tables that go as a whole."""
+        return [a for a in self.needs if a[0] == _CLASS and a[2] == 0 and self.places[a].kind in "rp"]
+
+    def _owner(self, address: Address) -> Address | None:
+        for other, kind in self.needs.get(address, ()):
+            if kind == "i" and other in self.needs:
+                return other
+            if kind == "i" and (whole := (*other[:2], 0)) in self.needs:
+                return whole
+            if kind == "e" and other in self.needs:
+                return other
+        if address[0] == _CLASS and address[2] and (address[0], address[1], 0) in self.needs:
+            return (address[0], address[1], 0)
+        if address[0] == _ATTRDEF:
+            place = self.places[address]
+            relation = self.places.get((_CLASS, place.relation, 0))
+            if relation is not None and relation.kind == "v":
+                return None
+            for column in ((_CLASS, place.relation, place.number), (_CLASS, place.relation, 0)):
+                if column in self.needs:
+                    return column
+        return None
+
+    def _comes_along(self, address: Address) -> bool:
+        place = self.places.get(address)
+        return place is not None and place.comes_along
+
+    def _needed(self, address: Address, needs: Sequence[tuple[Address, str]]) -> Iterator[Address]:
+        is_sequence = address[0] == _CLASS and self.places[address].kind == "S"
+        for other, kind in needs:
+            if is_sequence and kind == "a":
+                continue  # it belongs to a column, whose default needs it first
+            for there in (other, (*other[:2], 0)):
+                if there in self.needs:
+                    yield self.leader(there)
+                    break
+
+    def _rank(self, address: Address) -> Rank:
+        catalog, place = self.catalogs[address], self.places.get(address)
+        rank = _RANKS.get(catalog, _LATE)
+        if catalog == "pg_class" and place is not None:
+            rank = {"S": 5, "i": 12, "I": 12}.get(place.kind, 8 if address[2] else 7)
+        if catalog == "pg_constraint" and place is not None:
+            rank = {"n": 9, "c": 10, "f": 13}.get(place.kind, 11)
+        return (rank, address[1], address[2])
+
+
+def gone_with(reader: Reader, addresses: Collection[Address]) -> Gone:
+    """Return what goes when these objects are dropped with CASCADE; an object that is not there is left out."""
+    if not addresses:
+        return Gone({}, {}, {})
+    classes, objects, parts = (list(part) for part in zip(*addresses, strict=True))
+    catalogs, needs, places = {}, {}, {}
+    for row in reader.rows("gone", classes=classes, objects=objects, parts=parts):
+        address = (row["class"], row["oid"], row["part"])
+        catalogs[address] = row["catalog"].removeprefix("pg_catalog.")
+        needs[address] = [((c, o, p), kind) for c, o, p, kind in row["needs"]]
+        if row["kind"] is not None:
+            places[address] = Place(row["relation"], row["kind"], row["number"], row["comes_along"])
+    if any(catalog == "pg_largeobject" for catalog in catalogs.values()):
+        raise NoWayBackError("cannot be undone, because large objects are not kept.")
+    return Gone(catalogs, needs, places)
+
+
+def _ordered(before: dict[Address, set[Address]], key: Callable[[Address], Rank]) -> Iterator[Address]:
+    """Yield what needs nothing that is still missing, the lowest rank first; a circle is broken at its lowest."""
+    left = {address: set(needed) for address, needed in before.items()}
+    after: dict[Address, list[Address]] = {address: [] for address in before}
+    for address, needed in before.items():
+        for other in needed:
+            after[other].append(address)
+    free = [(key(address), address) for address, needed in left.items() if not needed]
+    heapq.heapify(free)
+    while left:
+        if not free:
+            free = [min((key(address), address) for address in left)]
+        _, address = heapq.heappop(free)
+        if left.pop(address, None) is None:
+            continue
+        yield address
+        for other in after[address]:
+            if other in left:
+                left[other].discard(address)
+                if not left[other]:
+                    heapq.heappush(free, (key(other), other))

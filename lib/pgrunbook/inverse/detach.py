@@ -1,0 +1,49 @@
+"""What DROP TABLE takes from others, as statements: a table that is moved away instead has to be alone before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from pgrunbook.inverse.dependents import Gone
+from pgrunbook.inverse.reader import Address, Column, Reader, Thing
+
+
+def link(table: str, parent: str, *, is_partition: bool) -> str:
+    """Return the statement that takes a table out of a parent that stays."""
+    if is_partition:
+        return f"ALTER TABLE {parent} DETACH PARTITION {table}"
+    return f"ALTER TABLE {table} NO INHERIT {parent}"
+
+
+def taken_away(
+    reader: Reader,
+    gone: Gone,
+    made: Iterable[Address],
+    things: Mapping[Address, Thing],
+    columns: Mapping[Address, Column],
+) -> Iterator[str]:
+    """Yield the statements that drop what will be made again, what needs another one before it.
+
+    ``made`` is in the order in which it is made; ``columns`` are those of other tables that go.
+    """
+    for address in reversed(list(made)):
+        catalog = gone.catalogs[address]
+        if address in columns:
+            yield f"ALTER TABLE {columns[address].table} DROP COLUMN IF EXISTS {columns[address].sql}"
+        elif catalog == "pg_attrdef":
+            place = gone.places[address]
+            for column in reader.columns([place.relation]):
+                if column.number == place.number:
+                    yield f"ALTER TABLE {column.table} ALTER COLUMN {column.sql} DROP DEFAULT"
+        elif address in things:
+            yield _drop(things[address], catalog)
+
+
+def _drop(thing: Thing, catalog: str) -> str:
+    if catalog == "pg_constraint" and thing.type == "table constraint":
+        name = thing.quoted[-1]
+        return f"ALTER TABLE {thing.identity[len(name) + len(' on ') :]} DROP CONSTRAINT IF EXISTS {name}"
+    if catalog == "pg_publication_rel":
+        table, _, publication = thing.identity.rpartition(" in publication ")
+        return f"ALTER PUBLICATION {publication} DROP TABLE {table}"
+    return f"DROP {thing.word} IF EXISTS {thing.sql}"

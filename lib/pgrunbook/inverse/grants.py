@@ -1,0 +1,222 @@
+"""Privileges on the way back: those that these grantees have now, and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from pgrunbook.inverse.reader import CLASSES, Address, Question, Reader
+from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.sql.tree import quoted, strings, text
+
+_CLASS = CLASSES["pg_class"]
+# What ALTER DEFAULT PRIVILEGES calls the objects, and the letter that the catalog has for them.
+LETTERS = {
+    "TABLE": "r", "SEQUENCE": "S", "FUNCTION": "f", "ROUTINE": "f", "TYPE": "T", "SCHEMA": "n", "LARGEOBJECT": "L",
+}  # fmt: skip
+_AS_ROLE = """DO $undo$
+DECLARE
+    before text := pg_catalog.current_setting('role');
+BEGIN
+    SET LOCAL ROLE {role};
+    {told};
+    PERFORM pg_catalog.set_config('role', before, true);
+END
+$undo$"""
+WORDS = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "T": "TYPES", "n": "SCHEMAS", "L": "LARGE OBJECTS"}
+
+
+def restore(reader: Reader, way: Way, addresses: Sequence[Address], grantees: Collection[str] | None = None) -> None:
+    """Give these grantees on these objects what they have now.
+
+    Without ``grantees`` the objects are new by then: everybody has what the defaults say, and only what was
+    granted or revoked here is told.
+    """
+    news = grantees is None and reader.has_default_acls
+    rows = _rows(reader, addresses)
+    before = [row["grantee"] for row in reader.rows("default_grantees")] if news else []
+    for name, group in groupby(rows, key=lambda row: row["name"]):
+        found = list(group)
+        if grantees is None and not found[0]["own"] and not before:
+            continue
+        touched = set(grantees or ()) or {row["grantee"] for row in found if row["grantee"]}
+        touched |= {*before, "PUBLIC", found[0]["owner"]} if grantees is None else set()
+        revoked = "" if name.startswith("(") else name
+        if revoked:
+            way.add(f"REVOKE ALL ON {revoked} FROM {', '.join(sorted(touched))} CASCADE", "Privileges as they were.")
+        mine = [row for row in found if row["grantee"] in touched and not row["by_another"]]
+        for told in _granted(name, mine):
+            way.add(told, "Privileges as they were.")
+        _grant_by_others(way, name, _below(found, touched))
+
+
+def after_owner(reader: Reader, way: Way, address: Address) -> None:
+    """Give everybody what he has now, for a change of owner joins what the new one was granted with his own."""
+    rows = _rows(reader, [address])
+    if any(row["own"] for row in rows):
+        restore(reader, way, [address], {row["grantee"] for row in rows if row["grantee"]} | {rows[0]["owner"]})
+
+
+def questions(addresses: Sequence[Address]) -> list[Question]:
+    """Return the question who has what on these objects, [] where there are none."""
+    if not addresses:
+        return []
+    classes = sorted({a[0] for a in addresses})
+    found: list[Question] = []
+    for query, some in (("acls", {_CLASS}), ("acls_of_others", {*classes} - {_CLASS})):
+        if some & {*classes}:
+            oids = sorted({a[1] for a in addresses if a[0] in some})
+            found.append((query, {"classes": sorted(some), "oids": oids} if query != "acls" else {"oids": oids}))
+    return found
+
+
+def _rows(reader: Reader, addresses: Sequence[Address]) -> list[dict[str, Any]]:
+    wanted = {(a[0], a[1]): {p for c, o, p in addresses if (c, o) == (a[0], a[1])} for a in addresses}
+    rows = [
+        row
+        for query, parameters in questions(addresses)
+        for row in reader.rows(query, **parameters)
+        if {0, row["part"]} & wanted.get((row["class"], row["oid"]), set())
+        and (0 in wanted[row["class"], row["oid"]] or row["part"])
+    ]
+    return sorted(rows, key=lambda row: (row["class"], row["oid"], row["part"], row["grantee"] or ""))
+
+
+def _granted(name: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for (grantee, grantable), group in groupby(rows, key=lambda row: (row["grantee"], row["grantable"])):
+        columns = name.partition(" ON ")[0] if name.startswith("(") else ""
+        on = name.partition(" ON ")[2] if columns else name
+        told = ", ".join(f"{row['privilege']}{' ' + columns if columns else ''}" for row in group)
+        yield f"GRANT {told} ON {on} TO {grantee}{' WITH GRANT OPTION' if grantable else ''}"
+
+
+def _grant_by_others(way: Way, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Grant what others than the owner have granted, as these: who was granted the option first, before who grants."""
+    left = list(rows)
+    while left:
+        waiting = {row["grantee"] for row in left if row["grantable"]}
+        ready = [row for row in left if row["grantor"] not in waiting] or left
+        left = [row for row in left if row not in ready]
+        for grantor, group in groupby(sorted(ready, key=lambda row: str(row["grantor"])), lambda row: row["grantor"]):
+            found = list(group)
+            if found[0]["can_be_grantor"]:
+                for told in _granted(name, found):
+                    way.add(_as_role(grantor, told), f"Privileges as {grantor} had granted them.")
+            else:
+                way.differs.append(f"what {grantor} has granted on {name} may be gone: only {grantor} can grant it")
+
+
+def _below(rows: Sequence[dict[str, Any]], touched: Collection[str]) -> list[dict[str, Any]]:
+    """Return what these grantees have granted themselves, and those again: it goes with what they are granted."""
+    reached, found = {*touched}, list[dict[str, Any]]()
+    while more := [row for row in rows if row["by_another"] and row["grantor"] in reached and row not in found]:
+        found += more
+        reached |= {row["grantee"] for row in more}
+    return found
+
+
+def _as_role(role: str, told: str) -> str:
+    """Return a block that executes a statement as another role: nothing lets an owner grant in another's name."""
+    return _AS_ROLE.replace("{role}", role).replace("{told}", told)
+
+
+def grant(reader: Reader, way: Way, node: Any) -> None:
+    """GRANT and REVOKE on objects: whoever is named has what he has now."""
+    addresses = _granted_objects(reader, node)
+    grantees = [_role(reader, spec) for spec in node.grantees]
+    restore(reader, way, addresses, grantees)
+
+
+def _granted_objects(reader: Reader, node: Any) -> list[Address]:
+    kind = node.objtype.name.removeprefix("OBJECT_")
+    if node.targtype.name == "ACL_TARGET_ALL_IN_SCHEMA":
+        schemas = [entry.sval for entry in node.objects]
+        return [(row["class"], row["oid"], 0) for row in reader.rows("granted", kind=kind, schemas=schemas)]
+    found: list[Address | None] = []
+    for entry in node.objects or ():
+        if kind in ("TABLE", "SEQUENCE"):
+            relation = reader.relation(entry)
+            found.append((CLASSES["pg_class"], relation.oid, 0) if relation else None)
+        elif kind in ("FUNCTION", "PROCEDURE", "ROUTINE"):
+            found.append(routine(reader, entry))
+        elif kind in ("TYPE", "DOMAIN"):
+            names = ".".join(quoted(part.sval) for part in entry)
+            oid = reader.type(names)
+            found.append((CLASSES["pg_type"], oid, 0) if oid else None)
+        elif kind in _ADDRESSED:
+            found.append(reader.address(_ADDRESSED[kind], [entry.sval]))
+        else:
+            told = f"nobody has written down how a GRANT on a {kind.lower()} is undone"
+            raise NoWayBackError(f"cannot be computed: {told}.")
+    return [address for address in found if address]
+
+
+_ADDRESSED = {
+    "SCHEMA": "schema", "LANGUAGE": "language", "FDW": "foreign-data wrapper", "FOREIGN_SERVER": "server",
+    "DATABASE": "database", "TABLESPACE": "tablespace",
+}  # fmt: skip
+
+
+def routine(reader: Reader, entry: Any) -> Address | None:
+    """Return the routine that a statement names."""
+    args = None if entry.args_unspecified else ", ".join(text(arg) for arg in entry.objargs or ())
+    return reader.routine(strings(entry.objname), args)
+
+
+def role(reader: Reader, way: Way, node: Any) -> None:
+    """GRANT and REVOKE of roles: the memberships that are there now."""
+    granted = [part.priv_name for part in node.granted_roles]
+    members = [_role(reader, spec) for spec in node.grantee_roles]
+    rows = reader.rows("members", names=granted)
+    for name in granted:
+        for member in members:
+            there = [row for row in rows if row["role"] == quoted(name) and row["member"] == member]
+            way.add(f"REVOKE {quoted(name)} FROM {member}", "Membership as it was.")
+            for row in there:
+                way.add(membership(row), "Membership as it was.")
+
+
+def membership(row: dict[str, Any]) -> str:
+    """Return the statement that makes a membership as it is."""
+    options = f" WITH {row['options']}" if row["options"] else ""
+    return f"GRANT {row['role']} TO {row['member']}{options}"
+
+
+def defaults(reader: Reader, way: Way, node: Any) -> None:
+    """ALTER DEFAULT PRIVILEGES: whoever is named gets of future objects what he gets now."""
+    told = {option.defname: option.arg for option in node.options or ()}
+    roles = [_role(reader, spec) for spec in told.get("roles") or ()] or [reader.me]
+    schemas = [part.sval for part in told.get("schemas") or ()] or [None]
+    letter = LETTERS[node.action.objtype.name.removeprefix("OBJECT_")]
+    grantees = sorted({_role(reader, spec) for spec in node.action.grantees})
+    restore_defaults(reader, way, roles, schemas, letter, grantees)
+
+
+def restore_defaults(
+    reader: Reader, way: Way, roles: Sequence[str], schemas: Sequence[str | None], letter: str, grantees: Sequence[str]
+) -> None:
+    """Give these grantees in advance what the entries of ALTER DEFAULT PRIVILEGES say now."""
+    bare = [name.strip('"').replace('""', '"') for name in roles]
+    rows = reader.rows("default_acls", roles=bare, schemas=list(schemas), letter=letter)
+    for name in roles:
+        for schema in schemas:
+            scope = f"FOR ROLE {name}" + (f" IN SCHEMA {quoted(schema)}" if schema else "")
+            for grantee in grantees:
+                before = f"ALTER DEFAULT PRIVILEGES {scope}"
+                way.add(f"{before} REVOKE ALL ON {WORDS[letter]} FROM {grantee}", "Future privileges as they were.")
+                for row in rows:
+                    place = row["role"] == name and row["schema"] == (quoted(schema) if schema else None)
+                    if place and row["grantee"] == grantee:
+                        option = " WITH GRANT OPTION" if row["grantable"] else ""
+                        way.add(f"{before} GRANT {row['privilege']} ON {WORDS[letter]} TO {grantee}{option}",
+                                "Future privileges as they were.")  # fmt: skip
+
+
+def _role(reader: Reader, spec: Any) -> str:
+    match spec.roletype.name:
+        case "ROLESPEC_PUBLIC":
+            return "PUBLIC"
+        case "ROLESPEC_CSTRING":
+            return quoted(spec.rolename)
+    return reader.me

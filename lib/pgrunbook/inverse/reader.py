@@ -1,0 +1,347 @@
+"""What a way back asks the catalog: the objects behind names, and what the server says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import psycopg
+from pglast import ast
+from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
+
+from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, Connection
+from pgrunbook.database.queries import SETTINGS, load, told_blocked
+from pgrunbook.sql.deparse import literal
+from pgrunbook.sql.tree import quoted, text
+
+_OWN = "BEGIN ISOLATION LEVEL REPEATABLE READ", "COMMIT"
+# What is set after a savepoint is taken back with it.
+_INSIDE = "SAVEPOINT pgrunbook_reading", "ROLLBACK TO SAVEPOINT pgrunbook_reading; RELEASE SAVEPOINT pgrunbook_reading"
+
+
+Address = tuple[int, int, int]
+# A named query and its parameters.
+Question = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation that is there; texts are as SQL needs them."""
+
+    oid: int
+    schema: str
+    name: str
+    sql: str
+    kind: str
+    persistence: str
+    owner: str
+    row_security: bool
+    forced: bool
+    has_children: bool
+    is_populated: bool
+
+    @property
+    def word(self) -> str:
+        """What ALTER and DROP call it."""
+        words = {"v": "VIEW", "m": "MATERIALIZED VIEW", "S": "SEQUENCE", "f": "FOREIGN TABLE", "c": "TYPE"}
+        return "INDEX" if self.kind in "iI" else words.get(self.kind, "TABLE")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What ALTER can say of a relation as a whole, beside what stands in :class:`Relation`."""
+
+    options: list[str]
+    toast_options: list[str]
+    tablespace: str
+    access_method: str | None
+    replica_identity: str
+    clustered: str | None
+    bound: str | None
+    of_type: str | None
+    parents: list[str]
+    foreign_options: list[str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; ``sql`` is its name as SQL needs it, ``table`` that of its relation."""
+
+    relation: int
+    table: str
+    kind: str
+    number: int
+    name: str
+    sql: str
+    type: str
+    type_oid: int
+    collation: str | None
+    not_null: bool
+    expression: str | None
+    generated: str
+    identity: str | None
+    storage: str
+    storage_is_default: bool
+    compression: str
+    statistics: int
+    options: list[str]
+    foreign_options: list[str]
+    inherited: bool
+    local: bool
+    last: bool
+    sequence: int | None
+
+    @property
+    def default(self) -> str | None:
+        """Its default, None where it has none or is generated."""
+        return None if self.generated else self.expression
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Any object, as the server calls it; ``quoted`` are the parts of its name."""
+
+    catalog: str
+    address: Address
+    type: str
+    identity: str
+    names: list[str]
+    quoted: list[str]
+    args: list[str]
+    owner: str
+
+    @property
+    def word(self) -> str:
+        """The word for it in DROP, COMMENT ON and ALTER."""
+        words = {
+            "foreign-data wrapper": "FOREIGN DATA WRAPPER", "statistics object": "STATISTICS",
+            "table constraint": "CONSTRAINT", "domain constraint": "CONSTRAINT", "composite type": "TYPE",
+        }  # fmt: skip
+        return "COLUMN" if self.type.endswith(" column") else words.get(self.type, self.type.upper())
+
+    @property
+    def sql(self) -> str:
+        """Its name in DROP, COMMENT ON and ALTER."""
+        if self.type == "domain constraint":
+            return self.identity.replace(" on ", " ON DOMAIN ", 1)
+        if self.type == "aggregate":
+            return self.identity.replace("()", "(*)")
+        return self.identity
+
+    def renamed(self, new: str) -> str:
+        """Return the name in which its own last part is another."""
+        if " on " in self.sql.lower() and self.sql.startswith(self.quoted[-1]):
+            return quoted(new) + self.sql[len(self.quoted[-1]) :]
+        return self._with([*self.quoted[:-1], quoted(new)])
+
+    def moved(self, schema: str) -> str:
+        """Return the name in another schema."""
+        return self._with([*self.quoted[:-2], quoted(schema), self.quoted[-1]])
+
+    def _with(self, parts: list[str]) -> str:
+        for skipped in (0, 1):  # the first part of an operator class's name is its access method
+            before = ".".join(self.quoted[skipped:])
+            if self.sql.startswith(before):
+                return ".".join(parts[skipped:]) + self.sql[len(before) :]
+        return ".".join(parts)
+
+
+class Reader:
+    """The catalog of a connection while one statement is looked at: a search path for names, none for answers."""
+
+    def __init__(self, cursor: psycopg.Cursor[dict[str, Any]], session: dict[str, Any]) -> None:
+        self._cursor = cursor
+        self.path: list[str] = session["path"]
+        self.home: str = session["home"] or "public"
+        self.me: str = session["me"]
+        self._search_path: str = session["search_path"]
+        self.has_default_acls: bool = session["has_default_acls"]
+        self._relations: dict[int, Relation] = {}
+        self._answers: dict[str, list[dict[str, Any]]] = {}
+
+    @property
+    def version(self) -> int:
+        """The server's major version."""
+        return self._cursor.connection.info.server_version // 10_000
+
+    def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
+        """Return the rows of a named query."""
+        known = self._answers.pop(_key(query, parameters), None) if self._answers else None
+        return known if known is not None else self._cursor.execute(load("undo")[query].encode(), parameters).fetchall()
+
+    def row(self, query: str, **parameters: object) -> dict[str, Any] | None:
+        """Return the first row of a named query, None where there is none."""
+        found = self.rows(query, **parameters)
+        return found[0] if found else None
+
+    def ahead(self, questions: Iterable[Question]) -> None:
+        """Ask what will be asked anyway in one round trip; ``rows`` then gives the answer to the same question."""
+        asked = {_key(*question): self._told(*question) for question in questions}
+        if asked:
+            self._answers |= zip(asked, self._at_once(list(asked.values())), strict=True)
+
+    def relation(self, node: ast.RangeVar) -> Relation | None:
+        """Return the relation that a name means."""
+        return self.named(node.schemaname, node.relname)
+
+    def named(self, schema: str | None, name: str) -> Relation | None:
+        """Return the relation of a name, found by the session's search path where it has no schema."""
+        row = self.row("relation", oid=None, name=name, path=[schema] if schema else self.path)
+        return self._relations.setdefault(row["oid"], Relation(**row)) if row else None
+
+    def relation_at(self, oid: int) -> Relation:
+        """Return the relation with an OID."""
+        if oid not in self._relations:
+            self._relations[oid] = Relation(**self.rows("relation", **_at(oid))[0])
+        return self._relations[oid]
+
+    def whole(self, relation: Relation) -> Whole:
+        """Return what ALTER can say of a relation as a whole."""
+        return Whole(**self.rows("whole", oid=relation.oid)[0])
+
+    def wholes(self, oids: Iterable[int]) -> list[Question]:
+        """Return the questions behind ``relation_at`` and ``whole`` of relations."""
+        relations: list[Question] = [("relation", _at(oid)) for oid in oids if oid not in self._relations]
+        return relations + [("whole", {"oid": oid}) for oid in oids]
+
+    def relation_named(self, told: str) -> int:
+        """Return the OID of a relation whose name is told as text, 0 where there is none."""
+        row = self._in_session("regclass", name=told)
+        return int(row["oid"]) if row else 0
+
+    def family(self, table: Relation, *, only: bool = False) -> list[int]:
+        """Return a table and all below it, parents first."""
+        if only or not table.has_children:
+            return [table.oid]
+        return [row["oid"] for row in self.rows("family", oid=table.oid)]
+
+    def columns(self, oids: Iterable[int]) -> list[Column]:
+        """Return the columns of relations, in the order of these and their own."""
+        rows = self.rows("columns", oids=list(oids))
+        last = {row["relation"]: row["number"] for row in rows}
+        return [Column(**row, last=row["number"] == last[row["relation"]]) for row in rows]
+
+    def things(self, addresses: Sequence[Address]) -> list[Thing]:
+        """Return what the server calls these objects, in the same order."""
+        found = []
+        for query, parameters in things(addresses):
+            for row in self.rows(query, **parameters):
+                address = (row.pop("class"), row.pop("oid"), row.pop("part"))
+                found.append(Thing(address=address, **row))
+        return found
+
+    def thing(self, address: Address | None) -> Thing | None:
+        """Return what the server calls an object."""
+        return self.things([address])[0] if address else None
+
+    def address(self, kind: str, names: Sequence[str], args: Sequence[str] = ()) -> Address | None:
+        """Return the object that a name means in this session, None where there is none."""
+        try:
+            with self._cursor.connection.transaction():
+                row = self._in_session("address", kind=kind, names=list(names), args=list(args))
+        except psycopg.errors.ProgrammingError:
+            return None
+        return (row["class"], row["oid"], row["part"]) if row and row["oid"] else None
+
+    def routine(self, names: Sequence[str], args: str | None) -> Address | None:
+        """Return the function, procedure or aggregate of a signature; without one, the only one of that name."""
+        row = self._in_session("routine", name=".".join(quoted(name) for name in names), args=args)
+        return (CLASSES["pg_proc"], row["oid"], 0) if row and row["oid"] else None
+
+    def type(self, node: Any) -> int | None:
+        """Return the type that a statement names, None where there is none."""
+        row = self._in_session("type", name=node if isinstance(node, str) else text(node))
+        return int(row["oid"]) if row and row["oid"] else None
+
+    def describe(self, query: str) -> list[str] | None:
+        """Return the names of a query's columns, None where it cannot be read."""
+        try:
+            with self._cursor.connection.transaction():
+                self._cursor.execute(_path(self._search_path).encode())
+                self._cursor.execute(f"SELECT * FROM ({query}) AS pgrunbook LIMIT 0".encode())  # noqa: S608
+                names = [column.name for column in self._cursor.description or ()]
+                self._cursor.execute(_path("").encode())
+        except psycopg.errors.Error:
+            return None
+        return names
+
+    def _in_session(self, query: str, **parameters: object) -> dict[str, Any] | None:
+        """Return the first row of a query whose text names something as the session would."""
+        asked = self._told(query, parameters)
+        _, found, _ = self._at_once([_path(self._search_path), asked, _path("")])
+        return found[0] if found else None
+
+    def _told(self, query: str, parameters: dict[str, Any]) -> str:
+        return psycopg.ClientCursor(self._cursor.connection).mogrify(load("undo")[query], parameters).rstrip(";")
+
+    def _at_once(self, statements: Sequence[str]) -> list[list[dict[str, Any]]]:
+        """Return the rows of several statements that are sent as one; with all constants in them they can be."""
+        self._cursor.execute(";\n".join(statements).encode())
+        return [cursor.fetchall() for cursor in self._cursor.results()]
+
+
+def things(addresses: Sequence[Address]) -> list[Question]:
+    """Return the question what the server calls these objects, [] where there are none."""
+    if not addresses:
+        return []
+    classes, objects, parts = (list(part) for part in zip(*addresses, strict=True))
+    return [("things", {"classes": classes, "objects": objects, "parts": parts})]
+
+
+def _path(told: str) -> str:
+    return f"SELECT pg_catalog.set_config('search_path', {literal(told)}, true)"
+
+
+def _at(oid: int) -> dict[str, Any]:
+    return {"oid": oid, "name": None, "path": []}
+
+
+def _key(query: str, parameters: dict[str, Any]) -> str:
+    return f"{query} {sorted(parameters.items())}"
+
+
+# The OIDs of these catalogs are part of the server's source and never change.
+CLASSES = {
+    "pg_class": 1259, "pg_proc": 1255, "pg_type": 1247, "pg_namespace": 2615, "pg_constraint": 2606,
+    "pg_trigger": 2620, "pg_rewrite": 2618, "pg_policy": 3256, "pg_attrdef": 2604, "pg_statistic_ext": 3381,
+    "pg_publication": 6104, "pg_publication_rel": 6106, "pg_extension": 3079, "pg_language": 2612,
+    "pg_foreign_data_wrapper": 2328, "pg_foreign_server": 1417, "pg_database": 1262, "pg_tablespace": 1213,
+    "pg_authid": 1260, "pg_cast": 2605, "pg_user_mapping": 1418, "pg_event_trigger": 3466,
+}  # fmt: skip
+
+
+@contextmanager
+def reading(conn: Connection) -> Iterator[Reader]:
+    """Give a reader of the connection's database.
+
+    Whatever goes wrong inside, the caller's transaction lives on, and the session's settings are what they were.
+
+    Raises Blocked when a lock could not be had.
+    """
+    begin, end = _OWN if conn.info.transaction_status == TransactionStatus.IDLE else _INSIDE
+    cursor = psycopg.Cursor(conn, row_factory=dict_row)
+    try:
+        with told_blocked(READ_LOCK_TIMEOUT_MS):
+            cursor.execute(_opening(begin))
+            cursor.nextset()
+            (session,) = cursor.fetchall()
+            yield Reader(cursor, session)
+    finally:
+        if not conn.closed:
+            cursor.execute(end.encode())
+
+
+@cache
+def _opening(begin: str) -> bytes:
+    """Return the batch that begins, asks what the session is set to, and sets it."""
+    settings = {
+        **SETTINGS,
+        "lock_timeout": str(READ_LOCK_TIMEOUT_MS),
+        "statement_timeout": str(READ_STATEMENT_TIMEOUT_MS),
+    }
+    told = "; ".join(f"SET LOCAL {name} = {literal(value)}" for name, value in settings.items())
+    return f"{begin}; {load('undo')['session']} {told}".encode()

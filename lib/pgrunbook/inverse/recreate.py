@@ -1,0 +1,321 @@
+"""Bringing back what is gone: each object with its owner, privileges, comments and what else is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from pgrunbook.inverse import columns, detach, grants
+from pgrunbook.inverse.dependents import Gone, gone_with
+from pgrunbook.inverse.reader import CLASSES, Address, Column, Question, Reader, Relation, Thing, things
+from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.plan.step import Keep
+from pgrunbook.sql.deparse import literal
+
+_CLASS = CLASSES["pg_class"]
+# What is asked for differently, though it has its catalog with others.
+INDEX, WITHOUT_INDEX = "index", "constraint without index"
+_ON_RELATIONS = ("pg_trigger", "pg_rewrite", "pg_policy", "pg_statistic_ext", "pg_attrdef", "pg_publication_rel",
+                 "pg_publication_namespace")  # fmt: skip
+_OWNERLESS = {
+    "pg_constraint", "pg_trigger", "pg_rewrite", "pg_policy", "pg_attrdef", "pg_cast", "pg_extension", "pg_am",
+    "pg_publication_rel", "pg_publication_namespace", "pg_user_mapping", "pg_default_acl", "pg_transform",
+}  # fmt: skip
+
+
+def bring_back(reader: Reader, way: Way, addresses: Collection[Address], *, without: Collection[Address] = ()) -> None:
+    """Write the steps that bring back all that goes with these objects; whole tables are kept.
+
+    What is in ``without`` is there already by then, with all that is part of it.
+    """
+    gone = gone_with(reader, addresses)
+    gone.kept = {a[1] for a in gone.tables() if gone.leader(a) == a}
+    _Revival(reader, way, gone, set(without)).write()
+
+
+def remake(reader: Reader, way: Way, addresses: Sequence[Address], drop: str) -> None:
+    """Write the statement that drops objects, then the steps that make them, and what hangs on them, as they are."""
+    gone = gone_with(reader, addresses)
+    if gone.tables():
+        raise NoWayBackError("cannot be undone, because tables would go with what has to be made anew.")
+    others = [a for a in gone.leaders() if a not in addresses]
+    way.add(f"{drop} CASCADE" if others else drop, "It goes, to be made anew as it was.")
+    piece = Way()
+    _Revival(reader, piece, gone, set()).write()
+    kept = [keep for keep in piece.keeps if keep.kind == "column"]
+    if kept:
+        raise NoWayBackError(f"cannot be undone, because {kept[0].table}.{kept[0].column} would go with it.")
+    way.follow(piece)
+
+
+class _Revival:
+    def __init__(self, reader: Reader, way: Way, gone: Gone, without: set[Address]) -> None:
+        self.reader, self.way, self.gone = reader, way, gone
+        self.leaders = [a for a in gone.leaders() if a not in without]
+        self.by_catalog = self._by_catalog()
+        self.said = [a for a in gone.needs if self._is_said_again(a)]
+        self.granted = [a for a in self.said if gone.leader(a) == a]
+        reader.ahead(self._questions())
+        self.things = {thing.address: thing for thing in reader.things(self._named())}
+        self.made = self._made()
+        self.columns = self._columns()
+
+    def write(self) -> None:
+        """Tables first, which are given back; then each object; then what is said of them."""
+        self._keep_tables()
+        for address in self.leaders:
+            catalog = self.gone.catalogs[address]
+            if catalog == "pg_class" and address[2]:
+                self._column(address)
+            elif self._is_made(address):
+                self._make(address, catalog)
+        self._finish()
+        if self.gone.kept:
+            made = [a for a in self.leaders if self._is_made(a) or a in self.columns]
+            self.way.detaches += detach.taken_away(self.reader, self.gone, made, self.things, self.columns)
+
+    def _is_made(self, address: Address) -> bool:
+        """Tell whether an object is neither a column nor one that comes with a table that is kept."""
+        catalog = self.gone.catalogs[address]
+        if catalog == "pg_class" and (address[2] or address[1] in self.gone.kept):
+            return False
+        return not self._travels(address, catalog)
+
+    def _questions(self) -> Iterator[Question]:
+        """Yield all that will be asked of what goes, which the server then answers at once."""
+        yield from things(self._named())
+        for catalog, found in self.by_catalog.items():
+            yield from _made_by(catalog, found, again=bool(self.gone.kept))
+        kept = sorted(self.gone.kept)
+        yield from self.reader.wholes(kept)
+        if kept:
+            yield "keys", {"oids": kept, "without": ""}
+        if oids := self._with_columns():
+            yield "columns", {"oids": oids}
+        for oid in self._sequences():
+            yield "sequence", {"oid": oid}
+        yield from grants.questions(self.granted)
+        if self.reader.has_default_acls:
+            yield "default_grantees", {}
+        yield from _said_of(self.said)
+
+    def _by_catalog(self) -> dict[str, list[Address]]:
+        found: dict[str, list[Address]] = {}
+        for address in filter(self._is_made, self.leaders):
+            found.setdefault(self._made_as(address), []).append(address)
+        return found
+
+    def _made_as(self, address: Address) -> str:
+        catalog, place = self.gone.catalogs[address], self.gone.places.get(address)
+        if catalog == "pg_class" and place is not None and place.kind in "iI":
+            return INDEX
+        return WITHOUT_INDEX if catalog == "pg_constraint" and place is not None and place.kind in "fcn" else catalog
+
+    def _named(self) -> list[Address]:
+        """Return what is called by its name: what is made, and statistics, which a new column may reorder."""
+        return [a for a in self.leaders if self._is_made(a) or self.gone.catalogs[a] == "pg_statistic_ext"]
+
+    def _with_columns(self) -> list[int]:
+        return sorted({a[1] for a in self.leaders if a[0] == _CLASS and a[2]})
+
+    def _sequences(self) -> list[int]:
+        return sorted(a[1] for a in self.gone.needs if a[0] == _CLASS and not a[2] and self.gone.places[a].kind == "S")
+
+    def _keep_tables(self) -> None:
+        oids = sorted(self.gone.kept)
+        self.way.keeps += [
+            Keep("table", row["sql"], key=tuple(row["key"]))
+            for row in (self.reader.rows("keys", oids=oids, without="") if oids else [])
+        ]
+        if oids and any(self.gone.catalogs[a] in ("pg_namespace", "pg_type") for a in self.leaders):
+            told = "tables go with it; drop them by name before, so that they can be kept"
+            raise NoWayBackError(f"cannot be undone, because {told}.")
+        for oid in oids:
+            relation = self.reader.relation_at(oid)
+            whole = self.reader.whole(relation)
+            for parent in whole.parents:
+                if parent in {self.reader.relation_at(other).sql for other in oids}:
+                    continue
+                self.way.detaches.append(detach.link(relation.sql, parent, is_partition=bool(whole.bound)))
+                if whole.bound:
+                    told = f"ATTACH PARTITION {relation.sql} {whole.bound}"
+                    self.way.add(f"ALTER TABLE {parent} {told}", "The partition is one again.")
+                    fire(self.reader, self.way, relation)
+                else:
+                    self.way.add(f"ALTER TABLE {relation.sql} INHERIT {parent}", "The table inherits again.")
+                    self.way.differs.append(f"columns of {relation.sql} are its own, beside being inherited")
+
+    def _travels(self, address: Address, catalog: str) -> bool:
+        """Tell whether an object is renamed away and back with its table."""
+        if not self.gone.of_table(address):
+            place = self.gone.places.get(address)
+            is_sequence = place is not None and place.kind == "S" and catalog == "pg_class"
+            owners = [other for other, kind in self.gone.needs[address] if kind == "a"]
+            return is_sequence and any(other[1] in self.gone.kept for other in owners)
+        place = self.gone.places[address]
+        return catalog in ("pg_class", "pg_attrdef", "pg_statistic_ext", "pg_type") or (
+            catalog == "pg_constraint" and place.kind != "f"
+        )
+
+    def _made(self) -> dict[Address, list[str]]:
+        """Read the statements that make the objects, each catalog's at once."""
+        made: dict[Address, list[str]] = {}
+        for catalog, found in self.by_catalog.items():
+            for address, told in statements_of(self.reader, catalog, found, again=bool(self.gone.kept)):
+                made.setdefault(address, []).append(told)
+        return made
+
+    def _columns(self) -> dict[Address, Column]:
+        oids, wanted = self._with_columns(), set(self.leaders)
+        found = {(_CLASS, c.relation, c.number): c for c in (self.reader.columns(oids) if oids else [])}
+        return {address: column for address, column in found.items() if address in wanted}
+
+    def _column(self, address: Address) -> None:
+        column = self.columns[address]
+        if column.kind == "c":
+            told = f"attribute {column.sql} of type {column.table} goes with it"
+            raise NoWayBackError(f"cannot be undone, because {told}.")
+        if column.inherited and any(c.name == column.name and not c.inherited for c in self.columns.values()):
+            self._inherited(column)
+            return
+        columns.add(self.reader, self.way, column)
+        if not column.last:
+            found = [thing for thing in self.things.values() if thing.type == "statistics object"]
+            self.way.differs += [f"column order of statistics {thing.identity}" for thing in found]
+
+    def _inherited(self, column: Column) -> None:
+        """It comes with its parent's; what it says otherwise is said again."""
+        parent = next(c for c in self.columns.values() if c.name == column.name and not c.inherited)
+        if column.default != parent.default:
+            self.way.add(columns.default(column), "The default of its own.")
+        for statement in columns.own_properties(column):
+            self.way.add(statement, "Its properties as they were.")
+        if column.not_null and not parent.not_null and self.reader.version < columns.NOT_NULL_IS_A_CONSTRAINT:
+            self.way.add(f"ALTER TABLE ONLY {column.table} ALTER COLUMN {column.sql} SET NOT NULL")
+        if not column.last:
+            told = f"column order of {column.table}: {column.sql} comes back as its last column"
+            self.way.differs.append(told)
+
+    def _make(self, address: Address, catalog: str) -> None:
+        thing = self.things[address]
+        told = self.made.get(address)
+        if not told:
+            missing = f"nobody has written down how {thing.type} {thing.identity} is made"
+            raise NoWayBackError(f"cannot be computed: {missing}.")
+        place = self.gone.places.get(address)
+        if catalog == "pg_constraint" and place and place.kind == "f" and self.gone.kept:
+            drop = told[0].replace(" ADD CONSTRAINT ", " DROP CONSTRAINT IF EXISTS ", 1)
+            self.way.add(drop.split(" FOREIGN KEY ")[0], "It may be there.")
+        self.way.of_position = self.way.of_position or thing.type == "sequence"
+        if catalog == "pg_extension":
+            self._tell_of_extension(thing)
+        for statement in told:
+            self.way.add(statement, f"{thing.type.capitalize()} {thing.identity} comes back.")
+        if catalog not in _OWNERLESS and not (place and place.kind in "iI" and catalog == "pg_class"):
+            self._own(thing)
+
+    def _tell_of_extension(self, extension: Thing) -> None:
+        """It comes back with what its script makes: what was written to its tables since is kept nowhere."""
+        lost = [a for a in self.gone.needs if a[0] == _CLASS and not a[2] and self.gone.places[a].kind in "rpS"]
+        for thing in self.reader.things(sorted(a for a in lost if self.gone.leader(a) == extension.address)):
+            told = "the position" if thing.type == "sequence" else "the rows"
+            self.way.differs.append(f"{told} of {thing.identity} will be what extension {extension.sql} begins with")
+
+    def _own(self, thing: Thing) -> None:
+        if thing.owner != self.reader.me:
+            self.way.add(f"ALTER {thing.word} {thing.sql} OWNER TO {thing.owner}", "Its owner as it was.")
+
+    def _finish(self) -> None:
+        for oid in self._sequences():
+            row = self.reader.row("sequence", oid=oid)
+            if row and row["owned_by"]:
+                self.way.add(f"ALTER SEQUENCE {row['sql']} OWNED BY {row['owned_by']}", "It belongs to its column.")
+        for oid in sorted(self.gone.kept):
+            relation = self.reader.relation_at(oid)
+            self.way.add(f"ALTER TABLE {relation.sql} OWNER TO {relation.owner}", "Its owner as it was.")
+        grants.restore(self.reader, self.way, self.granted)
+        for statement in said_of(self.reader, self.said):
+            self.way.add(statement, "What is said of it.")
+
+    def _is_said_again(self, address: Address) -> bool:
+        """What travels with its table keeps its comment; what belongs to an extension has the extension's."""
+        leader = self.gone.leader(address)
+        if self.gone.catalogs[leader] == "pg_extension" and leader != address:
+            return False
+        if address[0] == _CLASS and address[1] in self.gone.kept:
+            return True
+        return not self.gone.of_table(address) or not self._travels(address, self.gone.catalogs[address])
+
+
+def statements_of(
+    reader: Reader, catalog: str, addresses: Sequence[Address], *, again: bool = False
+) -> list[tuple[Address, str]]:
+    """Return the statements that make objects of one catalog as they are; with ``again`` they may be there.
+
+    Indexes are asked for as ``INDEX``; constraints that have none may be, as ``WITHOUT_INDEX``.
+    """
+    if catalog == "pg_default_acl":
+        return _default_acls(reader, addresses)
+    found: list[tuple[Address, str]] = []
+    for query, parameters in _made_by(catalog, addresses, again=again):
+        for row in reader.rows(query, **parameters):
+            class_ = row.get("class", addresses[0][0])
+            oid = row["constraint"] if parameters.get("constraints") else row["oid"]
+            if row["sql"] and class_ == addresses[0][0]:
+                found.append(((class_, oid, 0), row["sql"]))
+    return found
+
+
+def _made_by(catalog: str, addresses: Sequence[Address], *, again: bool) -> list[Question]:
+    """Return the questions how objects of one catalog are made."""
+    oids = [address[1] for address in addresses if not address[2]]
+    if not oids or catalog == "pg_default_acl":
+        return []
+    if catalog in _ON_RELATIONS:
+        return [("make_on_relations", {"oids": oids, "again": again})]
+    if catalog == INDEX:
+        return [("make_indexes", {"oids": oids}), ("finish_indexes", {"oids": oids, "constraints": []})]
+    if catalog == "pg_constraint":
+        return [("make_constraints", {"oids": oids}), ("finish_indexes", {"oids": [], "constraints": oids})]
+    simple = {"pg_class": "make_relations", "pg_proc": "make_functions", "pg_type": "make_types",
+              WITHOUT_INDEX: "make_constraints"}  # fmt: skip
+    if catalog in simple:
+        return [(simple[catalog], {"oids": oids})]
+    return [("make_rarities", {"oids": oids, "classes": [addresses[0][0]]})]
+
+
+def _default_acls(reader: Reader, addresses: Sequence[Address]) -> list[tuple[Address, str]]:
+    found = []
+    for address in addresses:
+        for row in reader.rows("default_acl_names", oids=[address[1]]):
+            way = Way()
+            grants.restore_defaults(reader, way, [row["role"]], [row["schema"]], row["letter"], row["grantees"])
+            found += [(address, step.sql) for step in way.steps]
+    return found
+
+
+def said_of(reader: Reader, addresses: Sequence[Address]) -> list[str]:
+    """Return the statements for the comments and security labels of these objects and of their parts."""
+    parts = {address[:2] for address in addresses if not address[2]}
+    rows = [row for query, parameters in _said_of(addresses) for row in reader.rows(query, **parameters)]
+    places = [(row["class"], row["oid"], row["part"]) for row in rows]
+    said = [(row, place) for row, place in zip(rows, places, strict=True) if place in addresses or place[:2] in parts]
+    found = []
+    for (row, _), thing in zip(said, reader.things([place for _, place in said]), strict=True):
+        label = f"SECURITY LABEL FOR {row['provider']}" if row["provider"] else "COMMENT"
+        found.append(f"{label} ON {thing.word} {thing.sql} IS {literal(row['told'])}")
+    return found
+
+
+def _said_of(addresses: Sequence[Address]) -> list[Question]:
+    whole = sorted({address[:2] for address in addresses})
+    if not whole:
+        return []
+    return [("said", {"classes": [part[0] for part in whole], "objects": [part[1] for part in whole]})]
+
+
+def fire(reader: Reader, way: Way, partition: Relation) -> None:
+    """Let the triggers that a partition gets with its parent's fire for whom they fire now."""
+    words = {"D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
+    for row in reader.rows("triggers", oids=[partition.oid]):
+        if not row["internal"] and row["enabled"] in words:
+            way.add(f"ALTER TABLE {partition.sql} {words[row['enabled']]} TRIGGER {row['sql']}")

@@ -1,0 +1,75 @@
+"""Statements that change rows: which tables' rows have to be kept; giving them back is done elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.inverse import columns
+from pgrunbook.inverse.reader import Reader, Relation
+from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.plan.step import Keep
+from pgrunbook.sql.tree import walk
+
+_WRITES = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
+
+
+def change(reader: Reader, way: Way, node: Any) -> None:
+    """INSERT, UPDATE, DELETE, MERGE, TRUNCATE and COPY FROM, also inside WITH: keep the rows that they reach."""
+    seen: dict[int, str] = {}
+    for relation, how in _written(reader, node):
+        for row in reader.rows("written_by", oids=[relation.oid], how=how):
+            if row["kind"] in ("r", "p", "f"):
+                if not row["below"]:
+                    seen[row["oid"]] = row["sql"]
+                if row["triggers"]:
+                    told = f"what triggers of {row['sql']} wrote elsewhere stays: {', '.join(row['triggers'])}"
+                    way.differs.append(told)
+    for row in reader.rows("keys", oids=list(seen), without="") if seen else []:
+        way.keeps.append(Keep("rows", row["sql"], key=tuple(row["key"])))
+    way.of_rows = bool(seen)
+    if isinstance(node, ast.TruncateStmt) and node.restart_seqs:
+        _sequences(reader, way, list(seen))
+
+
+def _sequences(reader: Reader, way: Way, oids: list[int]) -> None:
+    for row in reader.rows("owned_sequences", oids=oids):
+        found = reader.row("sequence", oid=row["oid"])
+        if found:
+            columns.position(way, found)
+
+
+def _written(reader: Reader, node: Any) -> Iterator[tuple[Relation, str]]:
+    for named, how in _named(node):
+        relation = reader.relation(named)
+        if relation is None:
+            continue
+        if relation.kind == "v":
+            told = f"cannot be computed: {relation.sql} is a view, and its tables are not named."
+            raise NoWayBackError(told)
+        yield relation, how
+
+
+def _named(node: Any) -> Iterator[tuple[Any, str]]:
+    if isinstance(node, ast.TruncateStmt):
+        cascades = node.behavior.name == "DROP_CASCADE"
+        yield from ((named, "truncate" if cascades else "nothing") for named in node.relations)
+    elif isinstance(node, ast.CopyStmt):
+        yield node.relation, "insert"
+    for part in walk(node):
+        if isinstance(part, ast.InsertStmt):
+            yield part.relation, "update" if part.onConflictClause is not None else "insert"
+        elif isinstance(part, ast.UpdateStmt):
+            yield part.relation, "update"
+        elif isinstance(part, ast.DeleteStmt):
+            yield part.relation, "delete"
+        elif isinstance(part, ast.MergeStmt):
+            yield part.relation, "update"
+            yield part.relation, "delete"
+
+
+def writes(node: Any) -> bool:
+    """Tell whether a statement holds one that changes rows."""
+    return any(isinstance(part, _WRITES) for part in walk(node))

@@ -1,0 +1,169 @@
+"""Safe form of ALTER TABLE: what reads the table is done before or after one short ALTER TABLE.
+
+Joined or apart, whichever holds the lock for less: subcommands that only write the catalog are joined, since
+each ALTER TABLE has to queue for the lock once more and what they do under it takes no time; a subcommand that
+reads rows is taken apart, since it needs its weaker lock for long.
+
+1. Columns are added first, where the rest needs them, with whatever else only writes the catalog.
+2. Columns with a default that differs by row are filled.
+3. Indexes are built, NOT NULL is proven.
+4. The short ALTER TABLE: all that only writes the catalog, in one statement and one transaction.
+5. Constraints that were added NOT VALID are validated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pglast import ast, enums
+
+from pgrunbook.database.relations import Relation
+from pgrunbook.plan.step import SafeStep
+from pgrunbook.safe_forms import add_column, probes
+from pgrunbook.safe_forms.constraints import Naming, Piece, add_check, add_foreign_key, add_key, set_not_null, validate
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql.deparse import alter_table, command
+
+A, K = enums.AlterTableType, enums.ConstrType
+# As PostgreSQL itself orders the parts of one ALTER TABLE: a foreign key may need the key before it.
+_ORDER = (K.CONSTR_NOTNULL, K.CONSTR_CHECK, K.CONSTR_PRIMARY, K.CONSTR_UNIQUE, K.CONSTR_FOREIGN)
+
+
+class AlterTable:
+    """ALTER TABLE -> steps of which none reads rows under a lock that others wait for."""
+
+    name = "alter-table"
+
+    @classmethod
+    def applies(cls, case: Case) -> bool:
+        """For constraints, NOT NULL, and columns that would rewrite or read the table."""
+        node = case.node
+        if not isinstance(node, ast.AlterTableStmt) or node.objtype != enums.ObjectType.OBJECT_TABLE:
+            return False
+        table = case.facts.relation(node.relation)
+        if table is None or table.kind not in "rp" or table.is_temporary:
+            return False
+        return any(_needs_form(case, table, cmd) for cmd in node.cmds)
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        table = case.facts.relation(case.node.relation)
+        if table is None:
+            raise AssertionError("the form does not apply")
+        self.table = table
+        self.only = not case.node.relation.inh
+        dropped = {cmd.name for cmd in case.node.cmds if cmd.subtype == A.AT_DropConstraint}
+        self.naming = Naming(case, table, dropped)
+        self.quick: list[str] = []
+        self.columns: list[Piece] = []
+        self.pieces: list[Piece] = []
+        self.adds_columns = False
+        self._take_apart()
+
+    def expand(self) -> tuple[SafeStep, ...]:
+        """Return the steps in the order that stands on top of this module."""
+        quick, steps = list(self.quick), []
+        if self.adds_columns:
+            steps += self._short(quick, self.columns, "Add what only writes the catalog")
+            quick = []
+        for piece in self.columns:
+            steps += piece.last
+        for piece in self.pieces:
+            steps += piece.first
+        steps += self._short(quick, self.pieces, "Put it in place")
+        for piece in self.pieces:
+            steps += piece.last
+        return tuple(steps)
+
+    def undo(self) -> tuple[str, ...]:
+        """Take away helpers and what is half made, last first."""
+        return tuple(query for piece in reversed(self._all()) for query in piece.undo)
+
+    def explain(self) -> str:
+        """Say for each part what becomes of it."""
+        return " ".join(piece.says for piece in self._all() if piece.says)
+
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """The differences of all parts."""
+        return tuple(text for piece in self._all() for text in piece.differs)
+
+    def _all(self) -> list[Piece]:
+        return [*self.columns, *self.pieces]
+
+    def _take_apart(self) -> None:
+        constraints: list[Any] = []
+        for cmd in self.case.node.cmds:
+            if cmd.subtype == A.AT_AddColumn:
+                self.adds_columns = True
+                constraints += self._column(cmd)
+            elif not _needs_form(self.case, self.table, cmd):
+                self.quick.append(command(cmd))
+            elif cmd.subtype == A.AT_AddConstraint:
+                constraints.append(cmd.def_)
+            elif cmd.subtype == A.AT_ValidateConstraint:
+                self.pieces.append(validate(self.table, cmd))
+            else:
+                self.pieces.append(set_not_null(self.case, self.table, [cmd.name], self.naming, only=self.only))
+        for constraint in sorted(constraints, key=lambda part: _ORDER.index(part.contype)):
+            self.pieces.append(self._constraint(constraint))
+
+    def _column(self, cmd: Any) -> list[Any]:
+        """Take a column apart; return the constraints that the table gets afterwards."""
+        column = add_column.taken_apart(cmd)
+        if add_column.differs_by_row(self.case, column):
+            self.columns.append(add_column.fill(self.case, self.table, column, self.naming))
+            return column.of_table
+        if add_column.reads_rows(self.case, column):
+            self.quick.append(add_column.add(column))
+            self.columns.append(Piece(undo=[probes.drop_column(self.table, column.name)]))
+            return column.of_table
+        self.quick.append(command(cmd))
+        return []
+
+    def _constraint(self, constraint: Any) -> Piece:
+        if constraint.contype == K.CONSTR_CHECK:
+            return add_check(self.table, constraint, self.naming, only=self.only)
+        if constraint.contype == K.CONSTR_NOTNULL:
+            columns = [part.sval for part in constraint.keys]
+            return set_not_null(self.case, self.table, columns, self.naming, only=self.only, named=constraint.conname)
+        if constraint.contype == K.CONSTR_FOREIGN:
+            return add_foreign_key(self.case, self.table, constraint, self.naming, only=self.only)
+        return add_key(self.case, self.table, constraint, self.naming)
+
+    def _short(self, quick: list[str], pieces: list[Piece], says: str) -> list[SafeStep]:
+        commands = [*quick, *(text for piece in pieces for text in piece.short)]
+        then = [text for piece in pieces for text in piece.then]
+        if not commands:
+            return []
+        statement = alter_table(self.table.identifier, *commands, only=self.only)
+        return [SafeStep(sql=";\n".join([statement, *then]), says=f"{says}, in a moment; no row is read.")]
+
+
+def _needs_form(case: Case, table: Relation, cmd: Any) -> bool:
+    """Tell whether a subcommand reads rows, or waits for those that do."""
+    match cmd.subtype:
+        case A.AT_SetNotNull:
+            column = case.facts.columns(table).get(cmd.name)
+            settled = column is not None and (column.proven_not_null or (column.not_null and column.not_null_valid))
+            return not settled
+        case A.AT_ValidateConstraint:
+            return True
+        case A.AT_AddConstraint:
+            return _constraint_needs_form(cmd.def_)
+        case A.AT_AddColumn:
+            if cmd.missing_ok and cmd.def_.colname in case.facts.columns(table):
+                return False
+            return add_column.reads_rows(case, add_column.taken_apart(cmd))
+    return False
+
+
+def _constraint_needs_form(constraint: Any) -> bool:
+    match constraint.contype:
+        case K.CONSTR_CHECK | K.CONSTR_FOREIGN:
+            return not constraint.skip_validation and constraint.is_enforced is not False
+        case K.CONSTR_NOTNULL:
+            return not constraint.skip_validation
+        case K.CONSTR_UNIQUE | K.CONSTR_PRIMARY:
+            return constraint.indexname is None and not constraint.without_overlaps
+    return False

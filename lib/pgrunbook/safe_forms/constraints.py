@@ -1,0 +1,257 @@
+"""Safe forms of constraints: each tells what comes before, in and after one short ALTER TABLE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pglast import enums
+
+from pgrunbook.database.relations import Relation
+from pgrunbook.plan.step import SafeStep
+from pgrunbook.safe_forms import probes
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.safe_forms.indexes import attach, family
+from pgrunbook.sql import default_names
+from pgrunbook.sql.deparse import adds, alter_table, changed, helper, name, parsed, printed
+from pgrunbook.sql.statements import Policy
+from pgrunbook.sql.tree import column_names
+
+# From this version on NOT NULL is a constraint that can be NOT VALID, and so can a partitioned table's foreign key.
+NOT_NULL_IS_A_CONSTRAINT = 18
+# A primary key that takes over an index says NOT NULL for its table once more, and there is no way to unsay it.
+NOT_NULL_OF_PARTITIONS = "NOT NULL of the key's columns is the partitions' own, beside being inherited"
+
+
+@dataclass
+class Piece:
+    """What a part of ALTER TABLE comes to.
+
+    ``first`` are steps before the short ALTER TABLE; ``short`` its subcommands, ``then`` statements in the same
+    transaction; ``last`` steps after it.
+    """
+
+    first: list[SafeStep] = field(default_factory=list)
+    short: list[str] = field(default_factory=list)
+    then: list[str] = field(default_factory=list)
+    last: list[SafeStep] = field(default_factory=list)
+    undo: list[str] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)
+    says: str = ""
+
+
+class Naming:
+    """The names that are free beside a table; each that is chosen is taken from then on."""
+
+    def __init__(self, case: Case, table: Relation, dropped: set[str]) -> None:
+        self.table = table
+        self.new = case.memory.taken(table.schema)
+        self.proven = case.memory.not_null
+        self.there = case.facts.taken_names(table.schema)
+        # What the same statement drops is dropped first, and its name is free.
+        self.relations = self.there - dropped
+        self.constraints = case.facts.constraint_names(table.schema) - dropped
+
+    def constraint(self, columns: Sequence[str], label: str) -> str:
+        """Choose the name of a constraint without an index."""
+        return self._taken(
+            default_names.chosen(self.table.name, default_names.joined(columns), label, self.constraints | self.new)
+        )
+
+    def relation(self, columns: Sequence[str], label: str) -> str:
+        """Choose the name of an index, a constraint with an index, or a sequence."""
+        return self._taken(
+            default_names.chosen(self.table.name, default_names.joined(columns), label, self.relations | self.new)
+        )
+
+    def _taken(self, name_: str) -> str:
+        self.new.add(name_)
+        return name_
+
+
+def add_check(table: Relation, constraint: Any, naming: Naming, *, only: bool = False) -> Piece:
+    """CHECK: NOT VALID, for which nothing is read, then VALIDATE, which keeps nobody out."""
+    columns = column_names(constraint.raw_expr)
+    conname = constraint.conname or naming.constraint(columns if len(columns) == 1 else [], "check")
+    return _not_valid_first(table, constraint, conname, only=only)
+
+
+def add_foreign_key(case: Case, table: Relation, constraint: Any, naming: Naming, *, only: bool = False) -> Piece:
+    """FOREIGN KEY: NOT VALID, then VALIDATE; a partitioned table before PostgreSQL 18: each partition first.
+
+    Such a table cannot have one that is NOT VALID, but takes over those that its partitions have
+    (https://www.postgresql.org/docs/17/sql-altertable.html#SQL-ALTERTABLE-DESC-ADD-TABLE-CONSTRAINT).
+    """
+    conname = constraint.conname or naming.constraint([part.sval for part in constraint.fk_attrs], "fkey")
+    if not table.is_partitioned or case.facts.version >= NOT_NULL_IS_A_CONSTRAINT:
+        return _not_valid_first(table, constraint, conname, only=only)
+    piece = Piece(says=f"{conname} is added to each partition, NOT VALID and then validated, before the whole.")
+    for leaf in case.facts.partitions(table):
+        if leaf.is_leaf:
+            part = _not_valid_first(leaf, constraint, conname)
+            piece.first += [_short_step(leaf, part), *part.last]
+            piece.undo += part.undo
+    piece.short = [_add(constraint, conname=conname)]
+    piece.undo.insert(0, probes.drop_constraint(table, conname))
+    return piece
+
+
+def set_not_null(
+    case: Case, table: Relation, columns: Sequence[str], naming: Naming, *, only: bool = False, named: str | None = None
+) -> Piece:
+    """SET NOT NULL: proven by a constraint that was validated before; in PostgreSQL 18 it is that constraint."""
+    known = case.facts.columns(table)
+    piece = Piece(says="NOT NULL is proven by a constraint that was validated before, so that no lock waits for it.")
+    for column in columns:
+        there = known.get(column)
+        if (table.sql, column) in naming.proven or (there is not None and there.not_null and there.not_null_valid):
+            continue
+        naming.proven.add((table.sql, column))
+        if there is not None and there.proven_not_null:
+            piece.short.append(f"ALTER COLUMN {name(column)} SET NOT NULL")
+        elif case.facts.version >= NOT_NULL_IS_A_CONSTRAINT:
+            conname = there.not_null_name if there else None
+            if conname is None:
+                conname = named or naming.constraint([column], "not_null")
+                _helper(piece, table, conname, f"NOT NULL {name(column)}", only=only)
+            piece.first.append(_validate(table, conname, only=only))
+        else:
+            conname = helper(table.schema, table.name, column, "not null")
+            _helper(piece, table, conname, f"CHECK ({name(column)} IS NOT NULL)", only=only)
+            piece.first.append(_validate(table, conname, only=only))
+            piece.short.append(f"ALTER COLUMN {name(column)} SET NOT NULL")
+            piece.then.append(alter_table(table.identifier, f"DROP CONSTRAINT {name(conname)}", only=only))
+    return piece
+
+
+def add_key(case: Case, table: Relation, constraint: Any, naming: Naming) -> Piece:
+    """UNIQUE and PRIMARY KEY: a unique index, built CONCURRENTLY, that becomes the constraint's."""
+    keys = tuple(part.sval for part in constraint.keys)
+    included = tuple(part.sval for part in constraint.including or ())
+    primary = constraint.contype == enums.ConstrType.CONSTR_PRIMARY
+    label, told = ("pkey", ()) if primary else ("key", keys + included)
+    conname = constraint.conname or naming.relation(told, label)
+    piece = set_not_null(case, table, keys, naming) if primary else Piece()
+    piece.says = f"{conname} gets an index that is built CONCURRENTLY, and takes it over in a moment."
+    if table.is_partitioned:
+        return _partitioned_key(case, table, constraint, conname, naming, piece)
+    # The name may be that of a constraint which the same statement drops: the index is renamed when taken over.
+    index = conname if conname not in naming.there else helper(table.schema, table.name, conname)
+    piece.first.append(_build(table, constraint, keys, included, index))
+    piece.short.append(_using(constraint, conname, index))
+    piece.undo += [probes.drop_index(table.schema, index)]
+    return piece
+
+
+def validate(table: Relation, cmd: Any) -> Piece:
+    """VALIDATE CONSTRAINT as it is written, but in a transaction of its own, behind no other lock."""
+    return Piece(last=[_validate(table, cmd.name)], says=f"{cmd.name} is validated in a transaction of its own.")
+
+
+def _not_valid_first(table: Relation, constraint: Any, conname: str, *, only: bool = False) -> Piece:
+    return Piece(
+        short=[_add(constraint, conname=conname, skip_validation=True, initially_valid=False)],
+        last=[_validate(table, conname, only=only)],
+        undo=[probes.drop_constraint(table, conname)],
+        says=f"{conname} is added NOT VALID, so that nothing is read under the lock, and validated afterwards.",
+    )
+
+
+def _add(constraint: Any, **slots: Any) -> str:
+    return adds(changed(constraint, **slots))
+
+
+def _helper(piece: Piece, table: Relation, conname: str, definition: str, *, only: bool) -> None:
+    """Add a constraint that is NOT VALID, before anything else."""
+    piece.first.append(
+        SafeStep(
+            sql=alter_table(table.identifier, f"ADD CONSTRAINT {name(conname)} {definition} NOT VALID", only=only),
+            says=f"Refuse new rows that would break {definition}.",
+        )
+    )
+    piece.undo.append(probes.drop_constraint(table, conname))
+
+
+def _validate(table: Relation, conname: str, *, only: bool = False) -> SafeStep:
+    return SafeStep(
+        sql=alter_table(table.identifier, f"VALIDATE CONSTRAINT {name(conname)}", only=only),
+        says=f"Prove {conname} for the rows that are there; reads and writes go on.",
+        quick=False,
+    )
+
+
+def _short_step(table: Relation, piece: Piece) -> SafeStep:
+    return SafeStep(
+        sql=alter_table(table.identifier, *piece.short),
+        says=f"Change {table.sql} in a moment; no row is read.",
+    )
+
+
+def _build(table: Relation, constraint: Any, keys: tuple[str, ...], included: tuple[str, ...], index: str) -> SafeStep:
+    listed = ", ".join(map(name, keys))
+    node = parsed(
+        f"CREATE UNIQUE INDEX CONCURRENTLY {name(index)} ON {table.sql} ({listed})"
+        + (f" INCLUDE ({', '.join(map(name, included))})" if included else "")
+        + (" NULLS NOT DISTINCT" if constraint.nulls_not_distinct else "")
+    )
+    node = changed(node, options=constraint.options, tableSpace=constraint.indexspace)
+    return SafeStep(
+        sql=printed(node),
+        says=f"Build the unique index {index} on {table.sql} while reads and writes go on.",
+        policy=Policy.ALONE,
+        quick=False,
+        done=probes.is_index_valid(table.schema, index),
+        leftovers=probes.drop_invalid_index(table.schema, index),
+    )
+
+
+def _using(constraint: Any, conname: str, index: str) -> str:
+    primary = constraint.contype == enums.ConstrType.CONSTR_PRIMARY
+    deferred = (" DEFERRABLE" if constraint.deferrable else "") + (
+        " INITIALLY DEFERRED" if constraint.initdeferred else ""
+    )
+    kind = "PRIMARY KEY" if primary else "UNIQUE"
+    return f"ADD CONSTRAINT {name(conname)} {kind} USING INDEX {name(index)}{deferred}"
+
+
+def _partitioned_key(case: Case, table: Relation, constraint: Any, conname: str, naming: Naming, piece: Piece) -> Piece:
+    """A partitioned table's key: declared for the whole, built for each partition, then put together.
+
+    As pg_dump restores it: ALTER TABLE ONLY ... ADD CONSTRAINT, and ALTER INDEX ... ATTACH PARTITION.
+    """
+    keys = tuple(part.sval for part in constraint.keys)
+    included = tuple(part.sval for part in constraint.including or ())
+    label = "pkey" if constraint.contype == enums.ConstrType.CONSTR_PRIMARY else "key"
+    below = family(case.facts, table, [*keys, *included], label, naming.relations | naming.new | {conname})
+    whole = [(table, conname), *((partition, index) for partition, index in below if not partition.is_leaf)]
+    first = [
+        SafeStep(
+            sql=alter_table(part.identifier, _add(constraint, conname=index), only=True),
+            says=f"Declare {index} on {part.sql}; nothing is built, and it is invalid until all parts are there.",
+        )
+        for part, index in whole
+    ]
+    for leaf, index in below:
+        if leaf.is_leaf:
+            first.append(_build(leaf, constraint, keys, included, index))
+            taken = Piece(short=[_using(constraint, index, index)])
+            first.append(_short_step(leaf, taken))
+    indexes = {table.oid: name(table.schema, conname), **{p.oid: name(p.schema, i) for p, i in below}}
+    first += [attach(indexes[part.parent], part, index) for part, index in reversed(below)]
+    piece.first += [*_finished(table, piece), *first]
+    piece.short, piece.then = [], []
+    if label == "pkey" and case.facts.version >= NOT_NULL_IS_A_CONSTRAINT:
+        piece.differs.append(NOT_NULL_OF_PARTITIONS)
+    piece.undo += [probes.drop_constraint(part, index) for part, index in whole]
+    piece.undo += [probes.drop_constraint(leaf, index) for leaf, index in below if leaf.is_leaf]
+    piece.undo += [probes.drop_index(leaf.schema, index) for leaf, index in below if leaf.is_leaf]
+    return piece
+
+
+def _finished(table: Relation, piece: Piece) -> list[SafeStep]:
+    """Return the short part of a piece as a step of its own, where it has any."""
+    if not piece.short:
+        return []
+    step = _short_step(table, piece)
+    return [SafeStep(sql=";\n".join([step.sql, *piece.then]), says=step.says)]

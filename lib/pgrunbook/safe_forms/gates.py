@@ -1,0 +1,297 @@
+"""Gates: statements without a safe form, each with its reason and the procedure that reaches the same end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pglast import ast, enums
+
+from pgrunbook.database.relations import Relation
+from pgrunbook.plan.step import Gate
+from pgrunbook.safe_forms import add_column, refresh, update_delete
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql.deparse import name
+from pgrunbook.sql.routines import block, bodies
+
+CASCADE = enums.DropBehavior.DROP_CASCADE
+A, K, Kind = enums.AlterTableType, enums.ConstrType, enums.ObjectType
+
+_REWRITES = {
+    A.AT_SetLogged: "SET LOGGED",
+    A.AT_SetUnLogged: "SET UNLOGGED",
+    A.AT_SetTableSpace: "SET TABLESPACE",
+    A.AT_SetAccessMethod: "SET ACCESS METHOD",
+    A.AT_SetExpression: "SET EXPRESSION",
+}
+_BESIDE = {
+    Kind.OBJECT_COLUMN: "a column that a trigger keeps equal",
+    Kind.OBJECT_FUNCTION: "a function that calls it",
+    Kind.OBJECT_SCHEMA: "a schema of views",
+}
+_TYPES_WITHOUT_LENGTH = ("text", "character varying", "bit varying", "numeric")
+
+
+def find(case: Case) -> Gate | None:
+    """Return the gate that a statement meets on this database, None where it meets none."""
+    look = _LOOKS.get(type(case.node))
+    return look(case) if look is not None else None
+
+
+def _vacuum(case: Case) -> Gate | None:
+    node = case.node
+    full = node.is_vacuumcmd and any(o.defname == "full" and _is_on(o) for o in node.options or ())
+    return _rewrite("vacuum-full", "VACUUM FULL") if full else None
+
+
+def _cluster(_: Case) -> Gate:
+    return _rewrite("cluster", "CLUSTER")
+
+
+def _rename(case: Case) -> Gate | None:
+    node = case.node
+    seen = (
+        Kind.OBJECT_TABLE,
+        Kind.OBJECT_COLUMN,
+        Kind.OBJECT_VIEW,
+        Kind.OBJECT_MATVIEW,
+        Kind.OBJECT_SCHEMA,
+        Kind.OBJECT_FUNCTION,
+    )
+    if node.renameType not in seen or (node.relation is not None and case.facts.relation(node.relation) is None):
+        return None
+    old = node.subname or (node.relation.relname if node.relation else _object_name(node.object))
+    beside = _BESIDE.get(node.renameType, "a view")
+    return Gate(
+        id="rename",
+        says=f'code that runs now still says "{old}", and fails from the moment of the rename',
+        procedure="expand and contract",
+        how=f"Add the new name beside the old one ({beside}), move the code, then drop the old name.",
+    )
+
+
+def _object_name(entry: Any) -> str:
+    return _dotted(entry.objname if isinstance(entry, ast.ObjectWithArgs) else entry)
+
+
+def _drop(case: Case) -> Gate | None:
+    node = case.node
+    if node.removeType not in (Kind.OBJECT_TABLE, Kind.OBJECT_VIEW, Kind.OBJECT_MATVIEW, Kind.OBJECT_SCHEMA):
+        return None
+    there = [entry for entry in node.objects if not _is_relation(node) or case.facts.named(_parts(entry))]
+    return _loses(", ".join(_dotted(entry) for entry in there)) if there else None
+
+
+def _is_relation(node: Any) -> bool:
+    return bool(node.removeType != Kind.OBJECT_SCHEMA)
+
+
+def _truncate(case: Case) -> Gate | None:
+    there = [case.facts.relation(table) for table in case.node.relations]
+    lost = [table.sql for table in there if table is not None and case.facts.has_rows_beyond(table, 0)]
+    reaches = " and of every table that refers to it" if case.node.behavior == CASCADE else ""
+    if not lost:
+        return None
+    return Gate(
+        id="truncate",
+        says=f"all rows of {', '.join(lost)}{reaches} are gone at once, while nobody can read",
+        procedure="backfill",
+        how="Delete the rows in batches, with a condition; or move them away first.",
+    )
+
+
+def _do(case: Case) -> Gate | None:
+    """What a DO block holds meets its own gate; what it makes at run time cannot be told."""
+    held = block(case.statement.sql)
+    for inner in bodies(case.node):
+        found = find(replace(case, node=inner))
+        if found is not None:
+            return replace(found, says=f"within DO: {found.says}")
+    if held.readable and not held.dynamic:
+        return None
+    return Gate(
+        id="cannot-be-told",
+        says="it makes its statements when it runs: what they lock, change and lose cannot be told before",
+        procedure="expand and contract",
+        how="Write the statements themselves into the migration; the rehearsal shows what this one did on a branch.",
+    )
+
+
+def _alter(case: Case) -> Gate | None:
+    table = case.facts.relation(case.node.relation)
+    if table is None:
+        return None
+    found = (_alter_command(case, table, cmd) for cmd in case.node.cmds)
+    return next((gate for gate in found if gate is not None), None)
+
+
+def _alter_command(case: Case, table: Relation, cmd: Any) -> Gate | None:
+    if cmd.subtype in _REWRITES:
+        return _rewrite("rewrite", _REWRITES[cmd.subtype])
+    if cmd.subtype == A.AT_DropColumn:
+        is_there = cmd.name in case.facts.columns(table)
+        return _loses(f"{table.name}.{cmd.name}") if is_there else None
+    if cmd.subtype == A.AT_AlterColumnType:
+        return _type_change(case, table, cmd)
+    if cmd.subtype == A.AT_AddConstraint and cmd.def_.contype == K.CONSTR_EXCLUSION:
+        return _no_index_beside("exclusion-constraint", "The index of an exclusion constraint")
+    if cmd.subtype == A.AT_AddConstraint and cmd.def_.without_overlaps:
+        return _no_index_beside("without-overlaps", "The index of a key WITHOUT OVERLAPS")
+    if cmd.subtype == A.AT_AddColumn and cmd.def_.colname not in case.facts.columns(table):
+        return _column(case, table, cmd)
+    return None
+
+
+def _column(case: Case, table: Relation, cmd: Any) -> Gate | None:
+    column = add_column.taken_apart(cmd)
+    if column.generated is not None and column.generated.generated_kind in ("s", "\x00"):
+        return Gate(
+            id="stored-generated",
+            says="a stored generated column is written for all rows under the lock, and a column cannot become one",
+            procedure="swap",
+            how="Swap in a table that has it; or keep a plain column right with a trigger and fill it in batches; "
+            "or, from PostgreSQL 18 on, let it be VIRTUAL.",
+        )
+    type_ = _type_name(cmd.def_.typeName)
+    domain = case.facts.rows("constrained_domain", type=type_) if not column.serial else []
+    if domain and domain[0]["is_constrained"]:
+        return Gate(
+            id="constrained-domain",
+            says=f"a column of domain {type_}, which refuses values, rewrites the table before it is there",
+            procedure="expand and contract",
+            how="Add the column with the domain's base type and a CHECK of the same condition.",
+        )
+    if add_column.differs_by_row(case, column) and not case.facts.rows("keys", oid=table.oid):
+        return Gate(
+            id="no-key",
+            says=f"{column.name} has to be filled row by row, and {table.sql} has no key to walk through it",
+            procedure="backfill",
+            how="Add a primary key first, or a unique index on columns that are NOT NULL.",
+        )
+    return None
+
+
+def _type_change(case: Case, table: Relation, cmd: Any) -> Gate | None:
+    if not rewrites(case, table, cmd):
+        return None
+    return Gate(
+        id="type-change",
+        says=f"the new type of {cmd.name} writes every row and every index of the column again, under the lock",
+        procedure="expand and contract",
+        how="Add a column of the new type, keep both equal with a trigger, fill it in batches, exchange the names.",
+    )
+
+
+def rewrites(case: Case, table: Relation, cmd: Any) -> bool:
+    """Tell whether ALTER COLUMN TYPE rewrites the table: not for a wider varchar or numeric, nor to text."""
+    type_ = cmd.def_.typeName
+    plain = [part.sval for part in type_.names]
+    found = case.facts.rows("type_change", oid=table.oid, column=cmd.name, type=_type_name(type_))
+    if not found:
+        return False
+    row = found[0]
+    if cmd.def_.raw_default is not None:  # USING: any expression is evaluated for each row
+        return True
+    if not row["is_same"] and not row["is_binary"]:
+        return True
+    if row["to_type"] not in _TYPES_WITHOUT_LENGTH:
+        return not (row["is_same"] and type_.typmods is None and row["from_typmod"] == -1)
+    wanted = [int(part.val.ival) for part in type_.typmods or ()]
+    return not _is_wider(plain[-1], int(row["from_typmod"]), wanted) if wanted else False
+
+
+def _is_wider(kind: str, typmod: int, wanted: list[int]) -> bool:
+    """Tell whether all values of a length fit into another; a value without a length fits into none."""
+    if typmod < 0:
+        return False
+    if kind == "numeric":
+        precision, scale = (typmod - 4) >> 16, (typmod - 4) & 0x7FF
+        return wanted[0] >= precision and (wanted[1] if len(wanted) > 1 else 0) == scale
+    return wanted[0] >= (typmod if kind == "varbit" else typmod - 4)
+
+
+def _refresh(case: Case) -> Gate | None:
+    view = case.facts.relation(case.node.relation)
+    if view is None or case.node.concurrent or case.node.skipData or not view.is_populated:
+        return None
+    if refresh.can_be_concurrent(case, view.oid):
+        return None
+    return Gate(
+        id="refresh-without-key",
+        says="without a unique index on its columns it can only be refreshed with all readers locked out",
+        procedure="expand and contract",
+        how=f"First: CREATE UNIQUE INDEX on the columns of {view.sql} that tell its rows apart.",
+    )
+
+
+def _whole(case: Case) -> Gate | None:
+    if not update_delete.is_unbounded(case):
+        return None
+    because = update_delete.whole_because(case)
+    if because is None:
+        return None
+    return Gate(
+        id="cannot-be-split",
+        says=f"it changes more than {case.batch_rows} rows in one transaction and cannot be split: {because}",
+        procedure="backfill",
+        how="Write it so that each row's new value depends on that row alone, and run it with the backfill procedure.",
+    )
+
+
+_LOOKS: dict[type, Callable[[Case], Gate | None]] = {
+    ast.VacuumStmt: _vacuum,
+    ast.ClusterStmt: _cluster,
+    ast.RenameStmt: _rename,
+    ast.DropStmt: _drop,
+    ast.TruncateStmt: _truncate,
+    ast.DoStmt: _do,
+    ast.AlterTableStmt: _alter,
+    ast.RefreshMatViewStmt: _refresh,
+    ast.UpdateStmt: _whole,
+    ast.DeleteStmt: _whole,
+}
+
+
+def _rewrite(id_: str, what: str) -> Gate:
+    return Gate(
+        id=id_,
+        says=f"{what} writes the whole table again while nobody can read it",
+        procedure="swap",
+        how="Swap in a copy of the table that is made beside it and kept equal meanwhile.",
+    )
+
+
+def _no_index_beside(id_: str, what: str) -> Gate:
+    return Gate(
+        id=id_,
+        says=f"{what} cannot be built CONCURRENTLY: writers wait until it is built",
+        procedure="swap",
+        how="Swap in a table that has the constraint from the start.",
+    )
+
+
+def _loses(what: str) -> Gate:
+    return Gate(
+        id="drop",
+        says=f"what {what} holds is lost, and code that still uses it fails",
+        procedure="expand and contract",
+        how="Stop the reads and writes first and let a release pass; then drop it in a migration of its own.",
+    )
+
+
+def _type_name(type_: Any) -> str:
+    return name(*(part.sval for part in type_.names)) + ("[]" if type_.arrayBounds else "")
+
+
+def _dotted(entry: Any) -> str:
+    return ".".join(_parts(entry))
+
+
+def _parts(entry: Any) -> list[str]:
+    parts = entry if isinstance(entry, tuple) else (entry,)
+    return [part.sval for part in parts if isinstance(part, ast.String)]
+
+
+def _is_on(option: Any) -> bool:
+    return option.arg is None or str(getattr(option.arg, "sval", "true")).lower() not in ("false", "off", "0")

@@ -1,0 +1,281 @@
+"""Safe forms of CREATE INDEX, DROP INDEX and REINDEX: CONCURRENTLY, where PostgreSQL allows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pglast import ast, enums
+
+from pgrunbook.database.relations import Facts, Index, Partition, Relation
+from pgrunbook.plan.step import SafeStep
+from pgrunbook.safe_forms import probes
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql import default_names
+from pgrunbook.sql.deparse import changed, name, option, parsed, printed
+from pgrunbook.sql.statements import Policy
+
+
+@dataclass(frozen=True)
+class Built:
+    """An index to be built on a table without children."""
+
+    table: Relation
+    index: str
+    node: Any
+
+    def step(self) -> SafeStep:
+        """Return the step that builds it without keeping writers out."""
+        relation = changed(self.node.relation, schemaname=self.table.schema, relname=self.table.name, inh=True)
+        node = changed(self.node, relation=relation, idxname=self.index, concurrent=True, if_not_exists=False)
+        return SafeStep(
+            sql=printed(node),
+            says=f"Build {self.index} on {self.table.sql} while reads and writes go on.",
+            policy=Policy.ALONE,
+            quick=False,
+            done=probes.is_index_valid(self.table.schema, self.index),
+            leftovers=probes.drop_invalid_index(self.table.schema, self.index),
+        )
+
+    def undo(self) -> str:
+        """Return the query that drops it."""
+        return probes.drop_index(self.table.schema, self.index)
+
+
+class CreateIndex:
+    """CREATE INDEX -> CONCURRENTLY; on a partitioned table the parent's first, then each partition's, attached.
+
+    One that is written CONCURRENTLY without a name gets its name here, so that what is left of it is known.
+    """
+
+    name = "create-index"
+    differs: tuple[str, ...] = ()
+
+    @classmethod
+    def applies(cls, case: Case) -> bool:
+        """Not for an index that is there and valid: IF NOT EXISTS passes over that one, and so do we."""
+        node = case.node
+        if not isinstance(node, ast.IndexStmt) or (node.concurrent and node.idxname):
+            return False
+        table = case.facts.relation(node.relation)
+        if table is None or table.kind not in "rmp" or table.is_temporary:
+            return False
+        if table.is_partitioned and not node.relation.inh:
+            return False  # ON ONLY builds nothing
+        found = case.facts.index((table.schema, node.idxname)) if node.idxname else None
+        return found is None or _is_leftover(found, table)
+
+    def __init__(self, case: Case) -> None:
+        self.node = case.node
+        table = case.facts.relation(case.node.relation)
+        if table is None:
+            raise AssertionError("the form does not apply")
+        self.table = table
+        taken = case.facts.taken_names(table.schema) | case.memory.taken(table.schema)
+        self.columns = default_names.index_columns(case.node)
+        self.index = case.node.idxname or default_names.chosen(
+            table.name, default_names.joined(self.columns), "idx", taken
+        )
+        taken.add(self.index)
+        case.memory.taken(table.schema).add(self.index)
+        self.there = _there_already(case.facts, table, case.node)
+        self.family = [
+            (partition, self.there.get(partition.oid, index))
+            for partition, index in family(case.facts, table, self.columns, "idx", taken)
+        ]
+        for partition, index in self.family:
+            case.memory.taken(partition.schema).add(index)
+
+    def expand(self) -> tuple[SafeStep, ...]:
+        """Return one step, or three for each table of a partitioned one."""
+        if not self.table.is_partitioned:
+            return (Built(self.table, self.index, self.node).step(),)
+        steps = [self._on_parent(self.table, self.index)]
+        indexes = {self.table.oid: name(self.table.schema, self.index)}
+        for partition, index in self.family:
+            indexes[partition.oid] = name(partition.schema, index)
+            if partition.oid not in self.there:
+                built = Built(partition, index, self.node).step()
+                steps.append(built if partition.is_leaf else self._on_parent(partition, index))
+        steps += [attach(indexes[p.parent], p, index) for p, index in reversed(self.family)]
+        return tuple(steps)
+
+    def undo(self) -> tuple[str, ...]:
+        """Take away what is there of it: the parents first, whose partitions' indexes go with them."""
+        tables = [(self.table, self.index), *(pair for pair in self.family if pair[0].oid not in self.there)]
+        return tuple(probes.drop_index(table.schema, index) for table, index in tables)
+
+    def explain(self) -> str:
+        """Say why."""
+        said = "CREATE INDEX keeps writers out until it is built; CONCURRENTLY does not."
+        if self.table.is_partitioned:
+            said += " A partitioned table does not know it: each partition's index is built, then attached."
+        return said
+
+    def _on_parent(self, table: Relation, index: str) -> SafeStep:
+        relation = changed(self.node.relation, schemaname=table.schema, relname=table.name, inh=False)
+        return SafeStep(
+            sql=printed(changed(self.node, relation=relation, idxname=index, if_not_exists=False)),
+            says=f"Declare {index} on {table.sql}; new partitions will have it, and nothing is built.",
+        )
+
+
+class DropIndex:
+    """DROP INDEX -> CONCURRENTLY, one index at a time."""
+
+    name = "drop-index"
+    differs: tuple[str, ...] = ()
+
+    @classmethod
+    def applies(cls, case: Case) -> bool:
+        """Not for CASCADE, nor for indexes that are partitioned or belong to a constraint."""
+        node = case.node
+        if not isinstance(node, ast.DropStmt) or node.removeType != enums.ObjectType.OBJECT_INDEX:
+            return False
+        if node.concurrent or node.behavior == enums.DropBehavior.DROP_CASCADE:
+            return False
+        found = _named_indexes(case)
+        return bool(found) and not any(
+            index.is_partitioned or index.is_partition or index.constraint_name for index in found
+        )
+
+    def __init__(self, case: Case) -> None:
+        self.indexes = _named_indexes(case)
+
+    def expand(self) -> tuple[SafeStep, ...]:
+        """Return one step for each index that is there."""
+        return tuple(
+            SafeStep(
+                sql=f"DROP INDEX CONCURRENTLY {name(index.schema, index.name)}",
+                says=f"Drop {index.name} without waiting in front of readers.",
+                policy=Policy.ALONE,
+                quick=False,
+                done=probes.none_of(probes.is_index_there(index.schema, index.name)),
+            )
+            for index in self.indexes
+        )
+
+    def undo(self) -> tuple[str, ...]:
+        """Rebuild an index whose removal was cut off; one that is gone comes back with the way back only."""
+        return tuple(probes.rebuild_if_invalid(index.schema, index.name) for index in self.indexes)
+
+    def explain(self) -> str:
+        """Say why."""
+        return "DROP INDEX locks the whole table against readers; CONCURRENTLY waits for them instead."
+
+
+class Reindex:
+    """REINDEX -> CONCURRENTLY; what such a rebuild left behind is dropped first."""
+
+    name = "reindex"
+    differs: tuple[str, ...] = ()
+
+    @classmethod
+    def applies(cls, case: Case) -> bool:
+        """For an index or a table; not for catalogs, nor for the index of an exclusion constraint."""
+        node = case.node
+        if not isinstance(node, ast.ReindexStmt) or "concurrently" in {o.defname for o in node.params or ()}:
+            return False
+        if node.kind not in (enums.ReindexObjectType.REINDEX_OBJECT_INDEX, _REINDEX_TABLE):
+            return False
+        table, indexes = _reindexed(case)
+        if table is None or table.schema in ("pg_catalog", "pg_toast"):
+            return False
+        return not any(index["is_exclusion"] for index in indexes)
+
+    def __init__(self, case: Case) -> None:
+        self.node = case.node
+        table, self.indexes = _reindexed(case)
+        if table is None:
+            raise AssertionError("the form does not apply")
+        self.table = table
+
+    def expand(self) -> tuple[SafeStep, ...]:
+        """Return one step; REINDEX TABLE CONCURRENTLY passes over invalid indexes, so those come by name."""
+        node = changed(self.node, params=(*(self.node.params or ()), option("REINDEX (CONCURRENTLY) TABLE t")))
+        steps = [self._step(printed(node), f"Rebuild the indexes of {self.table.sql} beside the old ones.")]
+        if self.node.kind == _REINDEX_TABLE:
+            for index in self.indexes:
+                if not index["is_valid"]:
+                    full = name(index["schema"], index["name"])
+                    steps.append(self._step(f"REINDEX INDEX CONCURRENTLY {full}", f"Make {index['name']} valid."))
+        return tuple(steps)
+
+    def undo(self) -> tuple[str, ...]:
+        """Drop what was being built."""
+        return (probes.drop_reindex_leftovers(self.table),)
+
+    def explain(self) -> str:
+        """Say why."""
+        return "REINDEX keeps writers out, and readers that would use the index; CONCURRENTLY does not."
+
+    def _step(self, text: str, says: str) -> SafeStep:
+        left = probes.drop_reindex_leftovers(self.table)
+        return SafeStep(sql=text, says=says, policy=Policy.ALONE, quick=False, leftovers=left)
+
+
+_REINDEX_TABLE = enums.ReindexObjectType.REINDEX_OBJECT_TABLE
+
+
+def attach(parent_index: str, partition: Relation, index: str) -> SafeStep:
+    """Return the step that makes a partition's index part of its parent's."""
+    return SafeStep(
+        sql=f"ALTER INDEX {parent_index} ATTACH PARTITION {name(partition.schema, index)}",
+        says=f"Make {index} part of {parent_index}.",
+    )
+
+
+def family(
+    facts: Facts, table: Relation, columns: list[str], label: str, taken: set[str]
+) -> list[tuple[Partition, str]]:
+    """Return the tables below a partitioned one, parents first, each with the name that its index will get."""
+    found: list[tuple[Partition, str]] = []
+    by_schema = {table.schema: taken}
+    told = "" if label == "pkey" else default_names.joined(columns)
+    for partition in facts.partitions(table):
+        used = by_schema.setdefault(partition.schema, facts.taken_names(partition.schema))
+        index = default_names.chosen(partition.name, told, label, used)
+        used.add(index)
+        found.append((partition, index))
+    return found
+
+
+def _there_already(facts: Facts, table: Relation, node: Any) -> dict[int, str]:
+    """Return the indexes that partitions have already, by table: PostgreSQL attaches such a one as well."""
+    wanted, found = _likeness(node), {}
+    for partition in facts.partitions(table):
+        for row in facts.rows("indexes_of", oid=partition.oid):
+            if row["is_valid"] and not row["is_partition"] and wanted == _likeness(parsed(row["definition"])):
+                found[partition.oid] = str(row["name"])
+                break
+    return found
+
+
+def _likeness(node: Any) -> Any:
+    method = node.accessMethod or "btree"
+    return changed(node, idxname=None, relation=None, tableSpace=None, accessMethod=method, if_not_exists=False)
+
+
+def _is_leftover(index: Index, table: Relation) -> bool:
+    return not index.is_valid and (index.table_schema, index.table_name) == (table.schema, table.name)
+
+
+def _named_indexes(case: Case) -> list[Index]:
+    found = [case.facts.index(part.sval for part in parts) for parts in case.node.objects]
+    missing = [index for index in found if index is None]
+    return [] if missing and not case.node.missing_ok else [index for index in found if index is not None]
+
+
+def _reindexed(case: Case) -> tuple[Relation | None, list[dict[str, Any]]]:
+    """Return the table whose indexes are rebuilt, and those indexes."""
+    relation = case.node.relation
+    if case.node.kind == _REINDEX_TABLE:
+        table = case.facts.relation(relation)
+        return (table, case.facts.rows("indexes_of", oid=table.oid)) if table else (None, [])
+    parts = [relation.schemaname, relation.relname] if relation.schemaname else [relation.relname]
+    index = case.facts.index(parts)
+    if index is None:
+        return None, []
+    over = ast.RangeVar(schemaname=index.table_schema, relname=index.table_name)
+    found = [{"schema": index.schema, "name": index.name, "is_valid": index.is_valid}]
+    return case.facts.relation(over), [{**row, "is_exclusion": index.is_exclusion} for row in found]

@@ -1,0 +1,298 @@
+"""Keeping the values of a column that is dropped, or loses some of them to another type; ``filling`` gives them back.
+
+A small table, in the transaction of the statement: the table is locked as the statement will lock it, and its values
+are copied. A large one:
+
+1. A side table is made, and a trigger that carries every row that is written from then on into it.
+2. The other rows are copied, batch by batch; what the trigger has brought is newer, and stays.
+3. In the transaction of the statement the trigger goes: nobody can write any more.
+
+Where the column stays, and only its type changes, a hash of each new value is noted in that transaction, too: an old
+value is given back to a row that still has the new one, and to no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from psycopg import sql
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
+from pgrunbook.sql.deparse import text
+from pgrunbook.sql.tree import tree
+from pgrunbook.undo_data.cascades import CannotKeepError
+from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, rows, table
+
+VALUE, NEW = "pgrunbook_value", "pgrunbook_new"
+TRIGGER, TRIGGER_OF_ALL = "pgrunbook_{}", "pgrunbook_{}_all"
+# Of the application's own types, those whose text is the same under all settings may be a key.
+_STEADY = {"bigint", "boolean", "bytea", "integer", "numeric", "smallint", "uuid"}
+
+
+@dataclass(frozen=True)
+class KeptColumn:
+    """A column that is kept, with its table as it is now, and its side table."""
+
+    keep: Keep
+    table: Table
+    column: Column
+    changes_type: bool = False
+
+    @property
+    def side(self) -> sql.Identifier:
+        """The side table."""
+        return sql.Identifier(SCHEMA, self.keep.kept_as)
+
+    @property
+    def key(self) -> tuple[Column, ...]:
+        """The columns of the key."""
+        return self.table.named(self.table.key)
+
+    def before(self, batch_rows: int) -> tuple[SafeStep, ...]:
+        """Return the steps that copy the values of a large table while others write to it."""
+        batches = Batches(
+            schema=self.table.name.schema, table=self.table.name.name, alias="t", statement=self._copy(),
+            key=self.table.key, key_types=tuple(column.type for column in self.key), rows=batch_rows,
+        )  # fmt: skip
+        told = f"{self.keep.table}.{self.keep.column}"
+        starts = ";\n".join([*self._make(), *self._start_writing()])
+        return (
+            SafeStep(starts, f"What is written to {told} from now on is kept beside it.", keeps=(self.keep,)),
+            SafeStep(batches.statement, f"The values of {told} are kept.", quick=False, batches=batches),
+        )
+
+    def prologue(self, *, is_large: bool) -> list[str]:
+        """Return what comes before the statement, in its transaction."""
+        if is_large:
+            return self._stop_writing()
+        locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(self.table.source)
+        return [text(locked), *self._make(), self._copy().replace(RANGE, "true", 1)]
+
+    def epilogue(self) -> list[str]:
+        """Return what comes behind the statement, in its transaction."""
+        if not self.changes_type:
+            return []
+        noted = sql.SQL("UPDATE {} AS k SET {} = {} FROM {} AS t WHERE {}").format(
+            self.side, sql.Identifier(NEW), hash_of_new("t", self.column.name), self.table.source,
+            self.table.matches("t", "k"),
+        )  # fmt: skip
+        return [text(noted)]
+
+    def undo(self) -> tuple[str, ...]:
+        """Return the queries for the statements that take away what was made, when the statement is refused."""
+        name = sql.Literal(self.side.as_string(None))
+        triggers = [sql.Literal(each.format(self.keep.kept_as)) for each in (TRIGGER, TRIGGER_OF_ALL)]
+        forget = sql.SQL("DELETE FROM pgrunbook.kept WHERE kept_as = {}").format(sql.Literal(self.keep.kept_as))
+        table_name = sql.Literal(self.table.name.identifier().as_string(None))
+        found = sql.SQL(
+            "SELECT pg_catalog.format('DROP TRIGGER %I ON %s', g.tgname, g.tgrelid::pg_catalog.regclass)"
+            " FROM pg_catalog.pg_trigger AS g WHERE g.tgname IN ({triggers})"
+            " AND g.tgrelid = pg_catalog.to_regclass({table}) AND g.tgparentid = 0"
+            " UNION ALL SELECT pg_catalog.format('DROP FUNCTION %s', p.oid::pg_catalog.regprocedure)"
+            " FROM pg_catalog.pg_proc AS p WHERE p.proname = {function}"
+            " AND p.pronamespace = pg_catalog.to_regnamespace({schema})"
+            " UNION ALL SELECT {drop} WHERE pg_catalog.to_regclass({name}) IS NOT NULL"
+            " UNION ALL SELECT {forget} WHERE pg_catalog.to_regclass({name}) IS NOT NULL"
+        ).format(
+            triggers=sql.SQL(", ").join(triggers), table=table_name, function=sql.Literal(self._function()),
+            schema=sql.Literal(SCHEMA),
+            drop=sql.Literal(text(sql.SQL("DROP TABLE {}").format(self.side))), name=name,
+            forget=sql.Literal(text(forget)),
+        )  # fmt: skip
+        return (text(found),)
+
+    def _make(self) -> list[str]:
+        """Make the side table; whoever would not see every row is stopped before."""
+        name = self.table.name.identifier().as_string(None)
+        looks = sql.SQL(
+            "BEGIN IF pg_catalog.row_security_active({}) THEN"
+            " RAISE insufficient_privilege USING MESSAGE = {}; END IF; END"
+        ).format(sql.Literal(name), sql.Literal(f"row level security hides rows of {name} from this role"))
+        keys = [
+            sql.SQL("{} {}").format(sql.Identifier(key_name(n)), column.side_type) for n, column in enumerate(self.key)
+        ]
+        value = sql.SQL("{} {}").format(sql.Identifier(VALUE), self.column.side_type)
+        new = [sql.SQL("{} pg_catalog.bytea").format(sql.Identifier(NEW))] if self.changes_type else []
+        made = sql.SQL("CREATE TABLE {} ({}, PRIMARY KEY ({}))").format(
+            self.side, sql.SQL(", ").join([*keys, value, *new]), self._key_names()
+        )
+        return [text(sql.SQL("DO {}").format(sql.Literal(text(looks)))), text(made)]
+
+    def _key_names(self) -> sql.Composable:
+        return sql.SQL(", ").join(sql.Identifier(key_name(n)) for n in range(len(self.key)))
+
+    def _copy(self) -> str:
+        copied = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} AS t WHERE {} ON CONFLICT DO NOTHING").format(
+            self.side, self._targets(), self._values("t"), self.table.source, sql.SQL(RANGE)
+        )
+        return text(copied)
+
+    def _targets(self) -> sql.Composable:
+        return sql.SQL(", ").join(sql.Identifier(name) for name in [*map(key_name, range(len(self.key))), VALUE])
+
+    def _values(self, alias: str) -> sql.Composable:
+        found = [column.kept(sql.Identifier(alias, column.name)) for column in (*self.key, self.column)]
+        return sql.SQL(", ").join(found)
+
+    def _function(self) -> str:
+        return f"write_{self.keep.kept_as}"
+
+    def _start_writing(self) -> list[str]:
+        """The function writes as its owner: who writes to the table need not be allowed to write to ours.
+
+        The triggers fire for sessions that apply what is replicated, too.
+        """
+        function, table_ = sql.Identifier(SCHEMA, self._function()), self.table.name.identifier()
+        made = sql.SQL(
+            "CREATE FUNCTION {0}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+            " SET search_path = '' SET DateStyle = 'ISO' AS {1}; REVOKE ALL ON FUNCTION {0}() FROM PUBLIC"
+        ).format(function, sql.Literal(text(self._body())))
+        statements = [text(made)]
+        for name, fires in (
+            (TRIGGER, "INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW"),
+            (TRIGGER_OF_ALL, "TRUNCATE ON {} FOR EACH STATEMENT"),
+        ):
+            trigger = sql.Identifier(name.format(self.keep.kept_as))
+            after = sql.SQL(fires).format(table_)
+            statements.append(
+                text(sql.SQL("CREATE TRIGGER {} AFTER {} EXECUTE FUNCTION {}()").format(trigger, after, function))
+            )
+            statements.append(text(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table_, trigger)))
+        return statements
+
+    def _body(self) -> sql.Composable:
+        """What the triggers do: a key that the statement has given to another row by its end stays."""
+        watched = list(dict.fromkeys(column.name for column in (*self.key, self.column)))
+        before, after = (record(*(sql.Identifier(row, name) for name in watched)) for row in ("old", "new"))
+        gone = [
+            sql.SQL("k.{} = {}").format(sql.Identifier(key_name(n)), column.kept(sql.Identifier("old", column.name)))
+            for n, column in enumerate(self.key)
+        ]
+        taken = [
+            sql.SQL("{} {} {}").format(
+                sql.Identifier("t", column.name), sql.SQL(operator), sql.Identifier("old", column.name)
+            )
+            for column, operator in zip(self.key, self.table.operators, strict=True)
+        ]
+        return sql.SQL(
+            "BEGIN IF TG_OP = 'TRUNCATE' THEN DELETE FROM {side}; RETURN NULL; END IF;"
+            " IF TG_OP = 'UPDATE' AND {before} OPERATOR(pg_catalog.*=) {after} THEN RETURN NULL; END IF;"
+            " IF TG_OP <> 'INSERT' THEN DELETE FROM {side} AS k WHERE {gone}"
+            " AND NOT EXISTS (SELECT FROM {source} AS t WHERE {taken}); END IF;"
+            " IF TG_OP <> 'DELETE' THEN INSERT INTO {side} ({targets}) VALUES ({values})"
+            " ON CONFLICT ({names}) DO UPDATE SET {value} = excluded.{value}; END IF; RETURN NULL; END"
+        ).format(
+            side=self.side, before=before, after=after, gone=sql.SQL(" AND ").join(gone), source=self.table.source,
+            taken=sql.SQL(" AND ").join(taken), targets=self._targets(), values=self._values("new"),
+            names=self._key_names(), value=sql.Identifier(VALUE),
+        )  # fmt: skip
+
+    def _stop_writing(self) -> list[str]:
+        triggers = [
+            sql.SQL("DROP TRIGGER {} ON {}").format(
+                sql.Identifier(name.format(self.keep.kept_as)), self.table.name.identifier()
+            )
+            for name in (TRIGGER, TRIGGER_OF_ALL)
+        ]
+        function = sql.SQL("DROP FUNCTION {}()").format(sql.Identifier(SCHEMA, self._function()))
+        return [text(statement) for statement in (*triggers, function)]
+
+
+def kept_column(
+    conn: Connection,
+    keep: Keep,
+    *,
+    changes_type: bool,
+    without: Collection[str] = (),
+    rows_conn: Connection | None = None,
+) -> KeptColumn:
+    """Return a column that is to be kept; the columns ``without`` change too, and cannot tell its rows apart.
+
+    Raises CannotKeepError where its rows cannot be told apart or seen.
+    """
+    found, name = place(conn, keep)
+    relation = Facts(conn).named(found.name)
+    if relation is not None and relation.is_temporary:
+        raise CannotKeepError(f"{keep.table} is temporary")
+    if found.is_filtered or (rows_conn is not None and _is_filtered(rows_conn, keep)):
+        raise CannotKeepError(f"row level security hides rows of {keep.table} from this session")
+    if relation is not None and relation.has_children and not found.is_partitioned:
+        raise CannotKeepError(f"{keep.table} has children, whose rows no common key tells apart")
+    keys = [columns for columns in keys_of(conn, found.oid) if not {name, *without} & {*columns}]
+    if not keys:
+        raise CannotKeepError(f"{keep.table} has no key, but for the column itself, by which to tell its rows apart")
+    unsteady = [column.name for column in found.named(keys[0]) if not _is_steady(column)]
+    if unsteady:
+        raise CannotKeepError(f"{keep.table} is known by {', '.join(unsteady)}, whose text depends on settings")
+    by = dict(zip(*keys_with_operators(conn, found.oid, keys[0]), strict=True))
+    found = replace(found, key=keys[0], operators=tuple(by[column] for column in keys[0]))
+    return KeptColumn(replace(keep, key=keys[0]), found, found.columns[name], changes_type)
+
+
+def record(*values: sql.Composable) -> sql.Composable:
+    """Return values as one, of which the operators *= and *<> compare the bytes, whatever their types are."""
+    return sql.SQL("CAST(ROW({}) AS record)").format(sql.SQL(", ").join(values))
+
+
+def hash_of_new(alias: str, name: str) -> sql.Composable:
+    """Return the hash of a value's binary form, which no setting of a session changes."""
+    return sql.SQL("pg_catalog.sha256(pg_catalog.record_send(ROW({})))").format(sql.Identifier(alias, name))
+
+
+def is_large(conn: Connection, found: Table, rows_conn: Connection | None, batch_rows: int) -> bool:
+    """Tell whether a table holds more rows than go into one batch."""
+    relation: Relation | None = Facts(conn).named(found.name)
+    return relation is None or Facts(conn, rows_conn).has_rows_beyond(relation, batch_rows)
+
+
+def keys_of(conn: Connection, oid: int) -> list[tuple[str, ...]]:
+    """Return the keys of a table, the best first."""
+    return [tuple(one["columns"]) for one in rows(conn, "keys", oid=oid)]
+
+
+def keys_with_operators(conn: Connection, oid: int, key: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the columns of the key that has these, in the order of its index, with operators; empty for none."""
+    for one in rows(conn, "keys", oid=oid):
+        if sorted(one["columns"]) == sorted(key):
+            return tuple(one["columns"]), tuple(one["operators"])
+    return (), ()
+
+
+def is_changed_type(statement: str, column: str) -> bool:
+    """Tell whether a statement leaves a column where it is: it changes the type."""
+    node = tree(statement)
+    cmds = getattr(node, "cmds", None) or ()
+    return any(cmd.subtype.name == "AT_AlterColumnType" and cmd.name == column for cmd in cmds)
+
+
+def column_name(conn: Connection, keep: Keep) -> str:
+    """Return a kept column's name as the catalog has it."""
+    return place(conn, keep)[1]
+
+
+def place(conn: Connection, keep: Keep, *, must_be_there: bool = True) -> tuple[Table, str]:
+    """Return the table of a kept column, as it is now, and the column's name as the catalog has it."""
+    found = rows(conn, "column_named", table=keep.table, column=keep.column)
+    if not found or (must_be_there and found[0]["name"] is None):
+        raise CannotKeepError(f"{keep.table}.{keep.column} is not there")
+    return table(conn, found[0]["oid"]), str(found[0]["name"])
+
+
+def as_kept(conn: Connection, found: Table, keep: Keep) -> Table:
+    """Return a table with the key by which a column was kept, in that order."""
+    by = dict(zip(*keys_with_operators(conn, found.oid, keep.key), strict=True))
+    if not by:
+        raise CannotKeepError(f"{keep.table} has no unique index on {', '.join(keep.key)} now")
+    return replace(found, key=tuple(keep.key), operators=tuple(by[column] for column in keep.key))
+
+
+def _is_filtered(conn: Connection, keep: Keep) -> bool:
+    there = rows(conn, "column_named", table=keep.table, column=keep.column)
+    return bool(there) and bool(rows(conn, "traits", oid=there[0]["oid"])[0]["is_filtered"])
+
+
+def _is_steady(column: Column) -> bool:
+    return not column.is_of_application or column.is_word or column.base_type in _STEADY

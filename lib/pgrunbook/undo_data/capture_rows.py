@@ -1,0 +1,298 @@
+"""Statements that keep what they change: an UPDATE, DELETE or INSERT, rewritten so that it fills a side table.
+
+UPDATE, from PostgreSQL 18 on: one statement, which updates, returns the old values beside the new ones, and inserts
+them (https://www.postgresql.org/docs/18/dml-returning.html).
+
+UPDATE, before 18, in one statement:
+
+1. The rows are read and locked; under READ COMMITTED this gives each in its newest version, as UPDATE would see it.
+2. They are updated by their key. Not by ctid: a version that is newer than the statement would not be found by it.
+3. What was read is inserted, with the hash of what was written.
+
+DELETE and INSERT: one statement, of which RETURNING gives what was deleted or made.
+
+DELETE that cascades, in several statements, of which the first tells the number of rows:
+
+1. The rows are kept and locked: none that refers to them can come any more.
+2. Table by table, parents first, the rows that will go with them are kept and locked.
+3. The rows are deleted, by the keys that were kept in this transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from pglast import ast, enums
+from psycopg import sql
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.errors import Refused
+from pgrunbook.plan.step import RANGE, Batches
+from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
+from pgrunbook.sql.tree import column_names, walk
+from pgrunbook.undo_data.cascades import CannotKeepError, reaches
+from pgrunbook.undo_data.registry import BATCH, Place, Side, begin, name_of
+from pgrunbook.undo_data.tables import Column, Table, foreign_keys, row, table
+
+CHANGING = (ast.UpdateStmt, ast.DeleteStmt, ast.InsertStmt)
+_ANYWHERE = Place("", "", "up", 0)
+_OLD, _NEW = "pgrunbook_old", "pgrunbook_new"
+_RETURNING_BOTH = 18
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What is executed in place of a statement, and the side tables that it fills, parents first."""
+
+    sql: str
+    sides: tuple[Side, ...]
+
+
+def keeping(conn: Connection, batches: Batches, place: Place, *, keep_until: datetime | None = None) -> Batches:
+    """Return a loop that keeps what it changes, each batch in its own transaction; make its side tables.
+
+    The same call after a crash gives the same loop, and the same side tables.
+
+    Raises Refused when the rows cannot be kept.
+    """
+    return replace(batches, statement=keeping_statement(conn, batches.statement, place, keep_until=keep_until))
+
+
+def keeping_statement(conn: Connection, statement: str, place: Place, *, keep_until: datetime | None = None) -> str:
+    """Return what is executed in place of a statement, so that it keeps what it changes; make its side tables.
+
+    The number of rows that the first result tells is that of the statement as written. It may be more than one
+    statement; all are of one transaction, each with its own view of the database (READ COMMITTED).
+
+    Raises Refused when the rows cannot be kept.
+    """
+    try:
+        found = rewritten(conn, statement, place)
+    except CannotKeepError as exc:
+        raise Refused(
+            "the rows that a statement changes cannot be kept",
+            detail=f"This one cannot be kept, because {exc}: {' '.join(statement.split())[:200]}",
+            hint="Write it so that it can be kept, or run it without; there is then no way back that keeps other data.",
+        ) from exc
+    begin(conn, place, found.sides, keep_until=keep_until)
+    return found.sql
+
+
+def cannot_because(conn: Connection, statement: str) -> str | None:
+    """Return what goes behind "cannot be kept, because", None where what a statement changes can be kept."""
+    try:
+        rewritten(conn, statement, _ANYWHERE)
+    except CannotKeepError as exc:
+        return str(exc)
+    return None
+
+
+def rewritten(conn: Connection, statement: str, place: Place) -> Rewritten:
+    """Return a statement's keeping form; nothing is made. Raises CannotKeepError where it has none."""
+    node = parsed(statement)
+    target = _target(conn, node)
+    if isinstance(node, ast.InsertStmt):
+        side = _side(place, "insert", target, target.plain)
+        return Rewritten(_returning(node, side, _alias(node), _alias(node)), (side,))
+    if isinstance(node, ast.DeleteStmt):
+        found = reaches(conn, target)
+        columns = tuple(column for column in target.plain if column.name not in target.key)
+        side = _side(place, "delete", target, columns, is_shared=bool(found))
+        if found:
+            return _cascading(node, place, side, found)
+        return Rewritten(_returning(node, side, _alias(node), _alias(node)), (side,))
+    side = _side(place, "update", target, _assigned(conn, node, target))
+    if conn.info.server_version // 10_000 >= _RETURNING_BOTH:
+        return Rewritten(_returning(node, side, _OLD, _NEW), (side,))
+    return Rewritten(_before_and_after(node, side), (side,))
+
+
+def _target(conn: Connection, node: Any) -> Table:
+    """Return the table that a statement changes. Raises CannotKeepError where that cannot be kept."""
+    if isinstance(node, ast.TruncateStmt):
+        raise CannotKeepError("TRUNCATE tells no rows apart, and locks the table while they are copied; write DELETE")
+    if not isinstance(node, CHANGING):
+        raise CannotKeepError("it is no UPDATE, DELETE or INSERT of which could be told what it changes")
+    relation = Facts(conn).relation(node.relation)
+    reason = _not_because(node, relation)
+    if reason or relation is None:
+        raise CannotKeepError(reason)
+    found = table(conn, relation.oid)
+    if not found.key:
+        raise CannotKeepError(f"{found.name} has no key by which to tell its rows apart")
+    return found
+
+
+def _not_because(node: Any, relation: Relation | None) -> str:
+    if relation is None:
+        return f'there is no table "{node.relation.relname}"'
+    if relation.kind not in "rp":
+        return f"{relation.sql} is not a table"
+    if relation.is_temporary:
+        return f"{relation.sql} is temporary"
+    if relation.has_rules:
+        return f"{relation.sql} has rules"
+    if relation.has_children and node.relation.inh and not isinstance(node, ast.InsertStmt):
+        return f"{relation.sql} has children, whose rows no common key tells apart"
+    if node.returningClause:
+        return "its RETURNING gives rows to whom it is not known"
+    for cte in node.withClause.ctes if node.withClause else ():
+        if any(isinstance(part, (*CHANGING, ast.MergeStmt)) for part in walk(cte.ctequery)):
+            return f'its WITH "{cte.ctename}" changes rows too'
+    conflict = getattr(node, "onConflictClause", None)
+    if conflict is not None and conflict.action == enums.OnConflictAction.ONCONFLICT_UPDATE:
+        return "ON CONFLICT DO UPDATE makes some rows and changes others"
+    return ""
+
+
+def _assigned(conn: Connection, node: Any, target: Table) -> tuple[Column, ...]:
+    """Return the columns that an UPDATE may change: those that it names, or all where a trigger may add to them."""
+    names = {part.name for part in node.targetList}
+    for name in sorted(names & set(target.columns)):
+        if target.columns[name].is_identity_always:
+            raise CannotKeepError(f'column "{name}" is an identity, which can only be set to a new value')
+    for key in foreign_keys(conn, target.oid):
+        if key.on_update in ("n", "d") and names & set(key.referenced):
+            raise CannotKeepError(f'foreign key "{key.name}" gives rows that refer to it another value')
+    if target.has_before_update:
+        return tuple(column for column in target.plain if not column.is_identity_always)
+    chosen = tuple(column for column in target.plain if column.name in names)
+    return chosen or target.named(target.key)
+
+
+def _returning(node: Any, side: Side, old: str, new: str) -> str:
+    """Compose the form of one statement: what it returns is inserted into the side table."""
+    both = f"WITH (OLD AS {_OLD}, NEW AS {_NEW}) " if (old, new) == (_OLD, _NEW) else ""
+    return _composed(
+        "{ctes}pgrunbook_changed AS ({statement} RETURNING {both}{values})"
+        " INSERT INTO {side} ({targets}) SELECT * FROM pgrunbook_changed",
+        ctes=_ctes(node),
+        statement=printed(_qualified(node, side.table)),
+        both=both,
+        values=side.values(row(old), row(new)),
+        side=side.identifier,
+        targets=side.targets(),
+    )
+
+
+def _before_and_after(node: Any, side: Side) -> str:
+    """Compose the form of an UPDATE for servers that return the new values only."""
+    if node.fromClause and RANGE in column_names(node.whereClause):
+        raise CannotKeepError("it joins another table, and is a loop of batches")
+    alias, target, ctes = _alias(node), side.table, _ctes(node)
+    node = _qualified(node, target)
+    names = [*target.key, *(column.name for column in side.columns if column.name not in target.key)]
+    before = [
+        sql.SQL("{} AS {}").format(sql.Identifier(alias, name), sql.Identifier(_renamed(number)))
+        for number, name in enumerate(names)
+    ]
+    read = parsed("SELECT 1")
+    read.fromClause, read.whereClause = (node.relation, *(node.fromClause or ())), node.whereClause
+    plain = changed(node, whereClause=None, fromClause=(*(node.fromClause or ()), ast.RangeVar(
+        relname="pgrunbook_before", inh=True, relpersistence="p")))  # fmt: skip
+    pairs = [
+        sql.SQL("{} {} {}").format(
+            sql.Identifier(alias, name), sql.SQL(operator), sql.Identifier("pgrunbook_before", _renamed(number))
+        )
+        for number, (name, operator) in enumerate(zip(target.key, target.operators, strict=True))
+    ]
+    if node.fromClause and node.whereClause is not None:
+        pairs.append(sql.SQL("({})").format(sql.SQL(expression(node.whereClause))))
+    return _composed(
+        "{ctes}pgrunbook_before AS MATERIALIZED (SELECT {before} {read} FOR NO KEY UPDATE OF {alias}),"
+        " pgrunbook_changed AS ({statement} WHERE {near} AND {pairs} RETURNING {values})"
+        " INSERT INTO {side} ({targets}) SELECT * FROM pgrunbook_changed",
+        ctes=ctes,
+        before=sql.SQL(", ").join(before),
+        read=printed(read).removeprefix("SELECT 1 "),
+        alias=sql.Identifier(alias),
+        statement=printed(plain),
+        near=_near(alias, target.key[0]),
+        pairs=sql.SQL(" AND ").join(pairs),
+        values=side.values(lambda name: sql.Identifier("pgrunbook_before", _renamed(names.index(name))), row(alias)),
+        side=side.identifier,
+        targets=side.targets(),
+    )
+
+
+def _near(alias: str, name: str) -> sql.Composable:
+    """Bound the key by the ends of what was read; a planner that expects more rows would read the whole table."""
+    bound = "(SELECT b.{0} FROM pgrunbook_before AS b ORDER BY b.{0}{1} LIMIT 1)"
+    first, last = (sql.SQL(bound).format(sql.Identifier(_renamed(0)), sql.SQL(way)) for way in ("", " DESC"))
+    return sql.SQL("{} BETWEEN {} AND {}").format(sql.Identifier(alias, name), first, last)
+
+
+def _cascading(node: Any, place: Place, side: Side, found: Sequence[Any]) -> Rewritten:
+    """Compose the statements of a DELETE that goes on to other tables."""
+    alias, target = _alias(node), side.table
+    qualified = _qualified(node, target)
+    read = parsed("SELECT 1")
+    read.fromClause, read.whereClause = (qualified.relation, *(node.usingClause or ())), node.whereClause
+    with_ = _ctes(node).removesuffix(", ") + " " if node.withClause else ""
+    statements = [
+        _composed(
+            "INSERT INTO {side} ({targets}) {with_}SELECT {values} {read} FOR UPDATE OF {alias} ON CONFLICT DO NOTHING",
+            side=side.identifier,
+            targets=side.targets(),
+            with_=with_,
+            values=side.values(row(alias), row(alias)),
+            read=printed(read).removeprefix("SELECT 1 "),
+            alias=sql.Identifier(alias),
+        )
+    ]
+    sides = {("delete", target.oid, ""): side}
+    for reach in found:
+        gone = sides.get(("delete", reach.child.oid, ""))
+        via = "" if reach.kind == "delete" else reach.key.name
+        if (reach.kind, reach.child.oid, via) not in sides:
+            sides[reach.kind, reach.child.oid, via] = _part(place, side, reach, via)
+        parent, own = sides["delete", reach.parent.oid, ""], sides[reach.kind, reach.child.oid, via]
+        statements.append(text(reach.keeps(parent, own, gone if reach.kind == "update" else None)))
+    deleted = "DELETE FROM {} AS t USING {} AS k WHERE k.{} = pg_catalog.pg_current_xact_id() AND {}"
+    batch = sql.Identifier(BATCH)
+    statements.append(text(sql.SQL(deleted).format(target.source, side.identifier, batch, target.matches("t", "k"))))
+    return Rewritten("; ".join(statements), tuple(sides.values()))
+
+
+def _part(place: Place, whole: Side, reach: Any, via: str) -> Side:
+    child = reach.child
+    names = [c.name for c in child.plain if c.name not in child.key] if reach.kind == "delete" else reach.key.emptied
+    part = _side(place, reach.kind, child, child.named(names), is_shared=True, via=via)
+    return replace(part, part_of=whole.kept_as)
+
+
+def _side(
+    place: Place, kind: Any, target: Table, columns: tuple[Column, ...], *, is_shared: bool = False, via: str = ""
+) -> Side:
+    return Side(name_of(place, kind, target.name, via), kind, target, columns, is_shared=is_shared)
+
+
+def _ctes(node: Any) -> str:
+    """Return the start of the statement: its own WITH, which has to stand on top, and a place for one more."""
+    if not node.withClause:
+        return "WITH "
+    alone = changed(parsed("SELECT 1"), withClause=node.withClause)
+    return printed(alone).removesuffix(" SELECT 1") + ", "
+
+
+def _qualified(node: Any, target: Table) -> Any:
+    relation = changed(node.relation, schemaname=target.name.schema, relname=target.name.name)
+    return changed(node, relation=relation, withClause=None)
+
+
+def _alias(node: Any) -> str:
+    return str(node.relation.alias.aliasname if node.relation.alias else node.relation.relname)
+
+
+def _renamed(number: int) -> str:
+    return f"pgrunbook_{number + 1}"
+
+
+def _composed(template: str, **parts: sql.Composable | str) -> str:
+    """Compose a statement in which the texts of others are put in as they are."""
+    whole = {name: sql.SQL(part) if isinstance(part, str) else part for name, part in parts.items()}
+    return text(sql.SQL(template).format(**whole))

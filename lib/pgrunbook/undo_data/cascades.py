@@ -1,0 +1,125 @@
+"""Where a DELETE goes on to: the tables whose rows go with it, or lose their reference, over all levels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg import sql
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.undo_data.registry import BATCH, Side
+from pgrunbook.undo_data.tables import ForeignKey, Table, foreign_keys, key_name, row, table
+
+CASCADE, SET_NULL, SET_DEFAULT = "c", "n", "d"
+
+
+class CannotKeepError(Exception):
+    """A reason, which goes behind "cannot be kept, because"."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """A foreign key by which a DELETE reaches another table, parents first."""
+
+    key: ForeignKey
+    parent: Table
+    child: Table
+    kind: Literal["delete", "update"]
+
+    def keeps(self, parent: Side, side: Side, gone: Side | None) -> sql.Composable:
+        """Return the statement that keeps the rows which go when those of this batch of the parent go.
+
+        It is for itself, with its own view of the database, and after the one that locked the parent's rows: no row
+        that refers to them can come any more. Rows in ``gone`` are deleted in another way, and not emptied.
+        """
+        columns = zip(self.key.columns, self.key.referenced, self.key.operators, strict=True)
+        pairs = [
+            sql.SQL("{} {} {}").format(_value(self.parent, to), sql.SQL(operator), sql.Identifier("c", name))
+            for name, to, operator in columns
+        ]
+        return sql.SQL(
+            "INSERT INTO {side} ({targets}) SELECT {values} FROM {child} AS c WHERE EXISTS ("
+            "SELECT FROM {parent} AS k WHERE k.{batch} = pg_catalog.pg_current_xact_id() AND {pairs}){but}"
+            " FOR UPDATE OF c ON CONFLICT DO NOTHING"
+        ).format(
+            side=side.identifier,
+            targets=side.targets(),
+            values=side.values(row("c"), row("c") if self.kind == "delete" else None),
+            child=self.child.source,
+            parent=parent.identifier,
+            batch=sql.Identifier(BATCH),
+            pairs=sql.SQL(" AND ").join(pairs),
+            but=_but(self.child, gone),
+        )
+
+
+def reaches(conn: Connection, origin: Table) -> list[Reach]:
+    """Return how a DELETE reaches other tables, parents first; [] where it does not.
+
+    Raises CannotKeepError where what it does there cannot be kept.
+    """
+    found: list[Reach] = []
+    waiting: list[tuple[Table, tuple[int, ...]]] = [(origin, (origin.oid,))]
+    while waiting:
+        parent, path = waiting.pop(0)
+        for reach in _from(conn, parent):
+            if reach.child.oid in path:
+                raise CannotKeepError(f"it cascades in a circle, into {reach.child.name}")
+            if reach in found:
+                continue
+            found.append(reach)
+            if reach.kind == "delete":
+                waiting.append((reach.child, (*path, reach.child.oid)))
+    return _parents_first(found)
+
+
+def _from(conn: Connection, parent: Table) -> Iterator[Reach]:
+    for key in foreign_keys(conn, parent.oid):
+        if key.on_delete not in (CASCADE, SET_NULL, SET_DEFAULT):
+            continue
+        child = table(conn, key.oid)
+        reason = _reason(key, parent, child)
+        if reason:
+            raise CannotKeepError(f"it cascades into {child.name}, {reason}")
+        yield Reach(key, parent, child, "delete" if key.on_delete == CASCADE else "update")
+
+
+def _reason(key: ForeignKey, parent: Table, child: Table) -> str:
+    if key.on_delete == SET_DEFAULT:
+        return f'where foreign key "{key.name}" sets a default'
+    if not child.key:
+        return "which has no key by which to tell its rows apart"
+    if child.is_filtered:
+        return "of whose rows row level security hides some"
+    if key.on_delete == SET_NULL and child.has_before_update:
+        return "where a trigger changes what is written"
+    if any(parent.columns[name].is_generated and name not in parent.key for name in key.referenced):
+        return "which refers to a generated column"
+    return ""
+
+
+def _parents_first(found: list[Reach]) -> list[Reach]:
+    """Order them so that all ways into a table come before the ways out of it, and what is emptied comes last."""
+    ordered: list[Reach] = []
+    left = [reach for reach in found if reach.kind == "delete"]
+    while left:
+        blocked = {reach.child.oid for reach in left}
+        ready = [reach for reach in left if reach.parent.oid not in blocked]
+        ordered += ready
+        left = [reach for reach in left if reach not in ready]
+    return ordered + [reach for reach in found if reach.kind == "update"]
+
+
+def _but(child: Table, gone: Side | None) -> sql.Composable:
+    if gone is None:
+        return sql.SQL("")
+    found = sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS g WHERE {})")
+    return found.format(gone.identifier, child.matches("c", "g"))
+
+
+def _value(parent: Table, name: str) -> sql.Composable:
+    """Return the value of a column of the parent, as it is in its side table."""
+    kept = key_name(parent.key.index(name)) if name in parent.key else name
+    return parent.columns[name].given_back(sql.Identifier("k", kept))

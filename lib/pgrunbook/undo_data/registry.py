@@ -1,0 +1,325 @@
+"""The list of what is kept, ``pgrunbook.kept``, and the side tables in which it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+
+from pgrunbook.database import connection, step_log
+from pgrunbook.database.checksums import TableName
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import load
+from pgrunbook.errors import Refused
+from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, hash_of, key_name, rows, written_name
+
+LOCK_TIMEOUT_MS = 2_000
+STATEMENT_TIMEOUT_MS = 30_000
+BATCH = "pgrunbook_batch"
+HASH = "pgrunbook_hash"
+
+Kind = Literal["update", "delete", "insert", "column", "table"]
+State = Literal["kept", "giving back", "given back", "let go", "purged"]
+# The kinds of which single rows are given back.
+ROWS = ("update", "delete", "insert")
+STATES: tuple[State, ...] = ("kept", "giving back", "given back", "let go", "purged")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The step for which something is kept."""
+
+    run_id: str
+    migration: str
+    direction: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A thing that is kept; ``part_of`` is the number of the DELETE that cascaded into this table, None for itself.
+
+    ``columns`` are those whose old values are kept; of an INSERT, those that are in the hash. ``pages_left`` are the
+    pages of the side table that are not given back yet, None before that is begun. ``rows_estimate`` is -1 where
+    the server has not counted yet.
+    """
+
+    id: int
+    part_of: int | None
+    run_id: str
+    migration: str
+    direction: str
+    step: int
+    kind: Kind
+    table: TableName
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    kept_as: str
+    made_at: datetime
+    keep_until: datetime | None
+    state: State
+    pages_left: int | None
+    rows_given_back: int
+    bytes: int
+    rows_estimate: int
+    purged_at: datetime | None = None
+
+    @property
+    def side(self) -> sql.Identifier:
+        """The side table's name for composed SQL."""
+        return sql.Identifier(SCHEMA, self.kept_as)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A side table that is to be made: what it keeps, and of which table.
+
+    ``part_of`` is the side table of the DELETE that cascades here, "" for none; one that ``is_shared`` by several
+    statements of a batch has each row once, and knows which transaction wrote it.
+    """
+
+    kept_as: str
+    kind: Kind
+    table: Table
+    columns: tuple[Column, ...]
+    part_of: str = ""
+    is_shared: bool = False
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The name for composed SQL."""
+        return sql.Identifier(SCHEMA, self.kept_as)
+
+    @property
+    def kept(self) -> tuple[Column, ...]:
+        """The columns whose old values are kept."""
+        return () if self.kind == "insert" else self.columns
+
+    def targets(self) -> sql.Composable:
+        """Return the columns of the side table in the order of :meth:`values`."""
+        return sql.SQL(", ").join(sql.Identifier(name) for name, _ in self._columns())
+
+    def values(self, old: Row, new: Row | None) -> sql.Composable:
+        """Return what is kept of a row, as expressions over its old and new version.
+
+        Where ``new`` is None the columns are emptied, and the row keeps its key.
+        """
+        by = old if self.kind == "delete" or new is None else new
+        found = [column.kept(by(column.name)) for column in self.table.named(self.table.key)]
+        found += [column.kept(old(column.name)) for column in self.kept]
+        if self.kind != "delete":
+            empty = "CAST(NULL AS {})"
+            after = [
+                sql.SQL(empty).format(sql.SQL(column.type)) if new is None else new(column.name)
+                for column in self.columns
+            ]
+            pairs = zip(self.kept, after, strict=False)
+            found += [column.written(value) for column, value in pairs if column.is_written_kept]
+            found.append(hash_of(self.columns, after))
+        return sql.SQL(", ").join(found)
+
+    def definition(self) -> sql.Composed:
+        """Return the statements that make the table where it is not there yet."""
+        parts = [sql.SQL("{} {}").format(sql.Identifier(name), type_) for name, type_ in self._columns()]
+        if self.is_shared:
+            keys = [sql.Identifier(key_name(number)) for number in range(len(self.table.key))]
+            batch = "{} pg_catalog.xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id()"
+            parts.append(sql.SQL(batch).format(sql.Identifier(BATCH)))
+            parts.append(sql.SQL("PRIMARY KEY ({})").format(sql.SQL(", ").join(keys)))
+        made = sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(self.identifier, sql.SQL(", ").join(parts))
+        if not self.is_shared:
+            return made
+        return sql.SQL("{}; CREATE INDEX IF NOT EXISTS {} ON {} ({})").format(
+            made, sql.Identifier(f"{self.kept_as}_batch"), self.identifier, sql.Identifier(BATCH)
+        )
+
+    def _columns(self) -> list[tuple[str, sql.SQL]]:
+        keys = enumerate(self.table.named(self.table.key))
+        found = [(key_name(number), column.side_type) for number, column in keys]
+        found += [(column.name, column.side_type) for column in self.kept]
+        if self.kind != "delete":
+            found += [
+                (written_name(number), column.written_type)
+                for number, column in enumerate(self.kept)
+                if column.is_written_kept
+            ]
+            found.append((HASH, sql.SQL("bigint")))
+        return found
+
+
+def create(conn: Connection) -> None:
+    """Make the list where it is not there yet, and schema pgrunbook with it."""
+    step_log.create(conn)
+    if not exist(conn):
+        conn.execute(load("keeping")["create"].encode())
+
+
+def exist(conn: Connection) -> bool:
+    """Tell whether this database has a list of what is kept."""
+    return conn.execute(load("keeping")["exists"].encode()).fetchone() == (True,)
+
+
+def begin(conn: Connection, place: Place, sides: Sequence[Side], *, keep_until: datetime | None = None) -> None:
+    """Make the side tables of a step and note them in the list; where they are there already, they are gone on with.
+
+    Locks: none that others wait for.
+    """
+    create(conn)
+    with conn.transaction():
+        for side in sides:
+            values = {
+                **place.__dict__,
+                "kind": side.kind,
+                "schema": side.table.name.schema,
+                "name": side.table.name.name,
+                "key": list(side.table.key),
+                "columns": [column.name for column in side.columns],
+                "kept_as": side.kept_as,
+                "part_of": side.part_of or None,
+                "keep_until": keep_until,
+            }
+            conn.execute(load("keeping")["begin"].encode(), values)
+            conn.execute(side.definition())
+            log.info("keeping what %s changes in %s as %s", side.kind, side.table.name, side.kept_as)
+
+
+def name_of(place: Place, kind: Kind, table: TableName, via: str = "") -> str:
+    """Return the name of a side table: always the same for the same step of a run, so that it is found again."""
+    about = (*place.__dict__.values(), kind, *table, via)
+    return "kept_" + hashlib.sha256("\0".join(map(str, about)).encode()).hexdigest()[:16]
+
+
+def kept_list(conn: Connection, *, ids: Collection[int] | None = None) -> list[Kept]:
+    """Return what is kept and not purged, newest first, each followed by what its DELETE cascaded into.
+
+    ``bytes`` says how much space it takes, ``keep_until`` when :func:`purge` drops it, None for never.
+    """
+    return find(conn, ids=ids, states=STATES[:-1])
+
+
+def of_migration(conn: Connection, migration: str, direction: str) -> list[Kept]:
+    """Return what is kept of a migration and not given back yet, in the order in which it is to be given back."""
+    return find(conn, migration=migration, direction=direction, states=["kept", "giving back"])
+
+
+def let_go(conn: Connection, migration: str, direction: str) -> int:
+    """Note that what is kept of a migration is not to be given back any more: it was taken back without.
+
+    It stays until it is purged, for a person to look at. Returns how many things.
+    """
+    ids = [kept.id for kept in of_migration(conn, migration, direction)]
+    mark(conn, ids, "let go")
+    return len(ids)
+
+
+def mark(conn: Connection, ids: Sequence[int], state: State) -> None:
+    """Set the state of things that are kept."""
+    conn.execute(load("keeping")["mark"].encode(), {"ids": list(ids), "state": state})
+
+
+def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: timedelta | None = None) -> list[str]:
+    """Drop the side tables of the things named, of those kept for longer, or of those whose time is over.
+
+    Returns the names of the tables, and of the schemas of whole tables, that were dropped. Each is dropped in a
+    transaction of its own.
+
+    Raises Refused when something else depends on a kept table, or lies in its schema.
+    Locks: AccessExclusiveLock on a side table, which nobody but pgrunbook reads.
+    """
+    if not exist(conn):
+        return []
+    wanted = {
+        "ids": None if ids is None else list(ids),
+        "made_before": None if older_than is None else datetime.now(UTC) - older_than,
+    }
+    dropped = []
+    for row in rows(conn, "due", **wanted):
+        with conn.transaction():
+            connection.limit_locally(conn, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+            _drop(conn, row)
+            mark(conn, [row["id"]], "purged")
+        log.info("dropped %s", row["kept_as"])
+        dropped.append(str(row["kept_as"]))
+    return dropped
+
+
+def _drop(conn: Connection, row: Mapping[str, Any]) -> None:
+    """Drop a side table, or a kept table and its schema; never what somebody else has laid there or made of it."""
+    if row["kind"] != "table":
+        conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, row["kept_as"])))
+        return
+    schema, table = sql.Identifier(row["kept_as"]), sql.Identifier(row["kept_as"], row["table_name"])
+    try:
+        with conn.transaction():
+            conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
+            conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(schema))
+    except psycopg.errors.DependentObjectsStillExist as exc:
+        raise Refused(
+            f"cannot drop the kept table {table.as_string(None)}",
+            detail=f"{exc.diag.message_primary}: {exc.diag.message_detail}",
+            hint="Drop what depends on it first, or the rest of its family with it; it was not made by pgrunbook.",
+        ) from exc
+
+
+def find(
+    conn: Connection,
+    *,
+    states: Sequence[State],
+    ids: Collection[int] | None = None,
+    migration: str | None = None,
+    direction: str | None = None,
+) -> list[Kept]:
+    """Return what the list has in some states: all, by ``ids`` (with what belongs to them), or of a migration."""
+    if not exist(conn):
+        return []
+    wanted = {
+        "ids": None if ids is None else list(ids),
+        "migration": migration,
+        "direction": direction,
+        "states": list(states),
+    }
+    return [_kept(one) for one in rows(conn, "find", **wanted)]
+
+
+def find_named(conn: Connection, names: Collection[str]) -> list[Kept]:
+    """Return what the list has under these names of side tables and schemas."""
+    if not names or not exist(conn):
+        return []
+    ids = [row["id"] for row in rows(conn, "ids_of", names=list(names))]
+    return [kept for kept in find(conn, states=STATES, ids=ids) if kept.kept_as in names] if ids else []
+
+
+def refuse(kept: Kept) -> None:
+    """Raise Refused for something that was purged: there is nothing to give back."""
+    if kept.state != "purged":
+        return
+    what = f"column {kept.columns[0]} of table" if kept.kind == "column" else "table"
+    when = f" on {kept.purged_at:%Y-%m-%d %H:%M}Z" if kept.purged_at else ""
+    raise Refused(
+        f"cannot give back what was kept of {what} {kept.table.schema}.{kept.table.name}",
+        detail=f"It was purged{when}; it had been made on {kept.made_at:%Y-%m-%d %H:%M}Z for {kept.migration}.",
+        hint=f"Restore to a point in time before it was purged, beside this database; there it is in {kept.kept_as}.",
+    )
+
+
+def _kept(row: dict[str, Any]) -> Kept:
+    name = TableName(row.pop("table_schema"), row.pop("table_name"))
+    key, columns = tuple(row.pop("key_columns")), tuple(row.pop("columns"))
+    made_at, keep_until = _time(row.pop("made_at")), row.pop("keep_until")
+    until = None if keep_until is None else _time(keep_until)
+    purged_at = row.pop("purged_at")
+    row["purged_at"] = None if purged_at is None else _time(purged_at)
+    return Kept(table=name, key=key, columns=columns, made_at=made_at, keep_until=until, **row)
+
+
+def _time(seconds: float) -> datetime:
+    """Return a time that came as seconds, since a session may write dates in any style."""
+    return datetime.fromtimestamp(seconds, UTC)

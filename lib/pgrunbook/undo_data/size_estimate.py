@@ -1,0 +1,89 @@
+"""How much will be kept of a statement, a column or a table, from the planner's statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.errors import Refused
+from pgrunbook.plan.step import RANGE, Keep
+from pgrunbook.sql.deparse import parsed
+from pgrunbook.undo_data.capture_columns import place
+from pgrunbook.undo_data.capture_rows import rewritten
+from pgrunbook.undo_data.cascades import CannotKeepError
+from pgrunbook.undo_data.registry import Place, Side
+
+# A row's header and line pointer (https://www.postgresql.org/docs/current/storage-page-layout.html), and its hash.
+_OVERHEAD_BYTES = 28
+_HASH_BYTES = 8
+# A line pointer and a header in the index on the side table's key.
+_INDEX_BYTES = 12
+_NOWHERE = Place("", "", "up", 0)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How many rows will be kept, and how much space that takes."""
+
+    rows_estimate: int
+    bytes_estimate: int
+
+
+def size_estimate(conn: Connection, statement: str) -> Estimate:
+    """Return how much will be kept of a statement, with what a DELETE reaches; nothing is executed.
+
+    Raises Refused when the rows cannot be kept.
+    """
+    whole = statement.replace(RANGE, "true", 1)
+    try:
+        sides = rewritten(conn, whole, _NOWHERE).sides
+    except CannotKeepError as exc:
+        raise Refused("the rows that a statement changes cannot be kept", detail=f"Because {exc}.") from exc
+    rows = _plan(conn, whole)["Plans"][0]["Plan Rows"]
+    total_rows, total_bytes = 0, 0
+    of_origin = max(sides[0].table.rows_estimate, 1)
+    for side in sides:
+        # Of a table that is reached, as large a part as of the one where it begins.
+        expected = rows if not side.part_of else round(max(side.table.rows_estimate, 0) * min(1, rows / of_origin))
+        total_rows += expected
+        total_bytes += expected * (_width(conn, side) + _OVERHEAD_BYTES)
+    return Estimate(total_rows, total_bytes)
+
+
+def estimate_of(conn: Connection, keep: Keep) -> Estimate:
+    """Return how much will be kept of a column or a table; a table is only moved, and takes no more than before.
+
+    Raises CannotKeepError when it is not there.
+    """
+    if keep.kind == "table":
+        name = parsed(f"TABLE {keep.table}").fromClause[0]
+        return Estimate(int(_of_columns(conn, sql.Identifier(name.schemaname, name.relname))["Plan Rows"]), 0)
+    found, column = place(conn, keep)
+    plan, of_key = _of_columns(conn, found.source, *keep.key, column), _of_columns(conn, found.source, *keep.key)
+    row = int(plan["Plan Width"]) + _OVERHEAD_BYTES + int(of_key["Plan Width"]) + _INDEX_BYTES
+    return Estimate(int(plan["Plan Rows"]), int(plan["Plan Rows"]) * row)
+
+
+def _of_columns(conn: Connection, source: sql.Composable, *names: str) -> dict[str, Any]:
+    query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(map(sql.Identifier, names)), source)
+    return _plan(conn, query.as_string(conn))
+
+
+def _width(conn: Connection, side: Side) -> int:
+    """Return the average width of what is kept of a row, by the statistics of its columns."""
+    written = [column for column in side.kept if column.is_written_kept and side.kind == "update"]
+    names = [*side.table.key, *(column.name for column in (*side.kept, *written))]
+    width = 0
+    for name in names:
+        query = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(name), side.table.source)
+        width += int(_plan(conn, query.as_string(conn))["Plan Width"])
+    return width + (_HASH_BYTES if side.kind != "delete" else 0)
+
+
+def _plan(conn: Connection, query: str) -> dict[str, Any]:
+    found = conn.execute(f"EXPLAIN (FORMAT JSON) {query}".encode()).fetchone()
+    plan: Any = found[0] if found else []
+    return dict(plan[0]["Plan"])

@@ -1,0 +1,1 @@
+"""Rows of today that violate what a way back would restore."""

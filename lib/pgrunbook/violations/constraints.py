@@ -1,0 +1,215 @@
+"""What constraints and unique indexes demand of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.database.queries import load
+from pgrunbook.errors import WrongInput
+from pgrunbook.sql.deparse import name as identifier
+from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.tree import columns_in, constraint_kind, quoted, strings
+from pgrunbook.violations.rows import Wanted
+from pgrunbook.violations.world import Column, Table, UnclearError, World, columns_below
+
+_NO_VALUE = ("row has no value in it", "rows have no value in it")
+_OTHER = "o"
+_EQUAL = (ast.String(sval="="),)
+
+
+def constraint(world: World, table: Table, node: Any, *, only: bool = False) -> Iterator[Wanted]:
+    """Yield what a constraint that is added demands; nothing for one that is NOT VALID or NOT ENFORCED."""
+    if table.relation is not None and table.relation.kind == "f":
+        return  # the rows of a foreign table are not read
+    kind, what = constraint_kind(node), _named(table, node)
+    if kind in ("CHECK", "FOREIGN", "NOTNULL") and node.skip_validation:
+        return
+    if kind == "CHECK":
+        yield told(what, table, lambda: check(world, table, what, node.raw_expr, only=only or node.is_no_inherit))
+    elif kind == "FOREIGN":
+        yield told(what, table, lambda: _foreign_key(world, table, what, node))
+    elif kind == "NOTNULL":
+        (name,) = strings(node.keys)
+        yield not_null(world, table, name, only=only or node.is_no_inherit)
+    elif kind in ("UNIQUE", "PRIMARY"):
+        yield from _key(world, table, node, what, kind)
+    elif kind == "EXCLUSION":
+        pairs = tuple((element, operator) for element, operator in node.exclusions)
+        yield told(what, table, lambda: _apart(world, table, what, pairs, node.where_clause))
+
+
+def index(world: World, table: Table, node: Any) -> Iterator[Wanted]:
+    """Yield what CREATE UNIQUE INDEX demands; nothing for another index, and for one ON ONLY a partitioned table."""
+    own = table.relation is not None and table.relation.is_partitioned and not node.relation.inh
+    if node.unique and not own:
+        what = f"unique index{' ' + identifier(node.idxname) if node.idxname else ''} of {table.said}"
+        pairs = tuple((element, _EQUAL) for element in node.indexParams)
+        yield told(
+            what, table, lambda: _apart(world, table, what, pairs, node.whereClause, nulls=node.nulls_not_distinct)
+        )
+
+
+def not_null(world: World, table: Table, name: str, *, only: bool = False) -> Wanted:
+    """Return what NOT NULL demands: a column that comes back lacks what was not kept, another is asked."""
+    what = f"NOT NULL of {table.said}.{quoted(name)}"
+
+    def wanted() -> Wanted:
+        column = table.column(name)
+        missing = _missing(column)
+        if missing is not None:
+            told_ = ("row has no kept value", "rows have no kept value")
+            return Wanted(what, table.sql, count=missing, told=told_)
+        value = world.sql(table, _column(name))
+        where = f"{value} IS NOT DISTINCT FROM NULL"
+        return asked(table, what, where, [name], only=only, told=_NO_VALUE)
+
+    return told(what, table, wanted)
+
+
+def check(world: World, table: Table, what: str, node: Any, *, only: bool = False) -> Wanted:
+    """Return what a condition demands: that it is false for no row."""
+    return asked(table, what, f"{world.sql(table, node)} IS FALSE", sorted(columns_in(node)), only=only)
+
+
+def told(what: str, table: Table, build: Any) -> Wanted:
+    """Return what is built, or why it cannot be told."""
+    try:
+        return build()  # type: ignore[no-any-return]
+    except UnclearError as reason:
+        return Wanted(what, table.sql, untold=str(reason))
+    except WrongInput as reason:
+        return Wanted(what, table.sql, untold=f"cannot be told: it cannot be written as a query ({reason.detail})")
+
+
+def asked(table: Table, what: str, where: str, names: Sequence[str], *, only: bool = False, **more: Any) -> Wanted:
+    """Return what is asked of a table's rows, whose samples show these columns."""
+    columns = [table.columns[name] for name in names if name in table.columns]
+    today = dict.fromkeys(each for column in columns for each in columns_below(column.node))
+    return Wanted(
+        what,
+        table.sql,
+        table.key,
+        table.source(only=only),
+        where,
+        tuple((each, f"t.{identifier(each)}") for each in today if each not in table.key),
+        as_today=all(column.today for column in columns),
+        **more,
+    )
+
+
+def from_today(world: World, table: Table, definition: str, name: str) -> Iterator[Wanted]:
+    """Yield what a constraint that is there today demands, in today's names."""
+    if table.relation is None:
+        return
+    node = parsed(f"ALTER TABLE t ADD CONSTRAINT {quoted(name)} {definition.removesuffix(' NOT VALID')}").cmds[0].def_
+    for each in columns_in(node.raw_expr) | set(strings(node.fk_attrs) + strings(node.keys)):
+        if each in table.types and all(column.today != each for column in table.columns.values()):
+            because = f"cannot be told: {table.said} has no column {quoted(each)} as it is today any more"
+            yield Wanted(_named(table, node), table.sql, untold=because)
+            return
+    columns = {column.today: column for column in table.columns.values() if column.today}
+    as_today = Table(
+        table.schema, table.name, table.relation, columns, table.types, table.lineage, table.key,
+        table.primary, table.unsure,
+    )  # fmt: skip
+    yield from constraint(world, as_today, node)
+
+
+def _named(table: Table, node: Any) -> str:
+    word = {"FOREIGN": "FOREIGN KEY", "PRIMARY": "PRIMARY KEY", "EXCLUSION": "EXCLUDE"}
+    kind = constraint_kind(node)
+    if node.conname:
+        return f"constraint {identifier(node.conname)} of {table.said}"
+    return f"{word.get(kind, kind)} constraint of {table.said}"
+
+
+def _column(name: str) -> Any:
+    return ast.ColumnRef(fields=(ast.String(sval=name),), location=-1)
+
+
+def _missing(column: Column) -> Any:
+    if column.never_null:
+        return lambda: 0
+    return column.missing
+
+
+def _key(world: World, table: Table, node: Any, what: str, kind: str) -> Iterator[Wanted]:
+    """UNIQUE and PRIMARY KEY; one that takes over an index finds no rows alike, only NULLs."""
+    names = strings(node.keys)
+    if node.indexname:
+        found = world.rows("index_columns", name=f"{quoted(table.schema)}.{quoted(node.indexname)}")
+        names = world.indexes.get(node.indexname) or tuple(row["name"] for row in found)
+    if kind == "PRIMARY":
+        for each in names:
+            if each not in table.columns or not table.columns[each].not_null:
+                yield not_null(world, table, each)
+    if node.indexname:
+        return
+    overlap = (ast.String(sval="&&"),)
+    pairs = tuple(
+        (ast.IndexElem(name=each), overlap if node.without_overlaps and each == names[-1] else _EQUAL) for each in names
+    )
+    yield told(what, table, lambda: _apart(world, table, what, pairs, None, nulls=node.nulls_not_distinct))
+
+
+def _apart(
+    world: World, table: Table, what: str, pairs: Sequence[tuple[Any, Any]], where: Any, *, nulls: bool = False
+) -> Wanted:
+    """Return that no two rows are alike by these operators; ``nulls`` counts NULLs as alike."""
+    mine, others = ([_element(world, table, element, alias) for element, _ in pairs] for alias in ("t", _OTHER))
+    if nulls:  # two records are alike where both have a NULL, and hashes of them are joined as fast as of values
+        alike = [f"CAST(ROW({', '.join(mine)}) AS record) = CAST(ROW({', '.join(others)}) AS record)"]
+    else:
+        operators = [".".join([*map(quoted, strings(o)[:-1]), strings(o)[-1]]) for _, o in pairs]
+        alike = [f"{a} OPERATOR({o}) {b}" if "." in o else f"{a} {o} {b}"
+                 for a, o, b in zip(mine, operators, others, strict=True)]  # fmt: skip
+    if where is not None:
+        alike.append(world.sql(table, where, _OTHER))
+    alike.append(f"({_OTHER}.tableoid, {_OTHER}.ctid) <> (t.tableoid, t.ctid)")
+    exists = f"EXISTS (SELECT FROM {table.source(only=True, alias=_OTHER)} WHERE {' AND '.join(alike)})"
+    if where is not None:
+        exists = f"{world.sql(table, where)} AND {exists}"
+    names = [each for element, _ in pairs for each in ([element.name] if element.name else columns_in(element.expr))]
+    return asked(table, what, exists, names, only=True, told=("row is not alone", "rows are alike"))
+
+
+def _element(world: World, table: Table, element: Any, alias: str) -> str:
+    value = world.sql(table, element.expr or _column(element.name), alias)
+    if element.collation:
+        value = f"({value} COLLATE {'.'.join(map(quoted, strings(element.collation)))})"
+    return value
+
+
+def _foreign_key(world: World, table: Table, what: str, node: Any) -> Wanted:
+    """Return that each row finds the row that it refers to; MATCH FULL also refuses a key that is partly NULL."""
+    parent = world.table(node.pktable)
+    names = strings(node.fk_attrs)
+    targets = strings(node.pk_attrs) or parent.primary
+    if len(targets) != len(names):
+        raise UnclearError(f"cannot be told before {parent.said} has its primary key")
+    mine = [world.sql(table, _column(each)) for each in names]
+    theirs = [world.sql(parent, _column(each), _OTHER) for each in targets]
+    found = _refers(parent, mine, theirs, period=bool(node.fk_with_period))
+    given = " AND ".join(f"{value} IS NOT NULL" for value in mine)
+    where = f"{given} AND NOT {found}"
+    if node.fk_matchtype == "f" and len(names) > 1:
+        some = " OR ".join(f"{value} IS NOT NULL" for value in mine)
+        where = f"({where}) OR (({some}) AND NOT ({given}))"
+    told_ = ("row refers to no row", "rows refer to no row")
+    return asked(
+        table, what, where, names, only=True, told=(f"{told_[0]} of {parent.said}", f"{told_[1]} of {parent.said}")
+    )
+
+
+def _refers(parent: Table, mine: list[str], theirs: list[str], *, period: bool) -> str:
+    source = parent.source(only=True, alias=_OTHER)
+    alike = " AND ".join(f"{b} = {a}" for a, b in zip(mine, theirs, strict=True))
+    if not period:
+        return f"EXISTS (SELECT FROM {source} WHERE {alike})"
+    *keys, mine_at, theirs_at = [*zip(mine[:-1], theirs[:-1], strict=True), mine[-1], theirs[-1]]
+    alike = " AND ".join([*(f"{b} = {a}" for a, b in keys), f"{theirs_at} && {mine_at}"])
+    covered = load("against")["is_covered"].format(mine=mine_at, theirs=theirs_at, source=source, where=alike)
+    return f"coalesce(({covered}), false)"

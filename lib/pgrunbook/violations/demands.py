@@ -1,0 +1,133 @@
+"""What a statement of a way back demands of the rows that it will find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.sql.deparse import changed
+from pgrunbook.sql.deparse import name as identifier
+from pgrunbook.sql.tree import Name, constraint_kind, object_kind, quoted, relation, subcommand
+from pgrunbook.violations import constraints, conversions, domains, partitions
+from pgrunbook.violations.rows import Wanted
+from pgrunbook.violations.simulate import added, one_pass
+from pgrunbook.violations.world import Table, UnclearError, World
+
+_OF_COLUMN = ("NOTNULL", "CHECK", "UNIQUE", "PRIMARY", "FOREIGN")
+# The subcommands of ALTER TABLE that demand something of rows.
+_DEMANDING = ("AddColumn", "AlterColumnType", "AddConstraint", "SetNotNull", "ValidateConstraint", "AttachPartition")
+
+
+def parts(node: Any) -> Iterator[Any]:
+    """Yield a statement in the parts that see each other's work: ALTER TABLE drops, changes types, adds, constrains."""
+    if not isinstance(node, ast.AlterTableStmt):
+        yield node
+        return
+    for _, cmds in groupby(sorted(node.cmds, key=one_pass), one_pass):
+        yield changed(node, cmds=tuple(cmds))
+
+
+def demands(world: World, node: Any) -> Iterator[Wanted]:
+    """Yield what a statement demands of rows; nothing where it demands nothing."""
+    match node:
+        case ast.AlterTableStmt() if object_kind(node.objtype) in ("TABLE", "FOREIGN_TABLE"):
+            yield from _altered(world, node)
+        case ast.IndexStmt() if node.unique:
+            what = f"unique index{' ' + identifier(node.idxname) if node.idxname else ''}"
+            yield from _of(world, node.relation, what, lambda table: constraints.index(world, table, node))
+        case ast.CreateStmt() if node.partbound is not None:
+            parent = world.find(node.inhRelations[0].schemaname, node.inhRelations[0].relname)
+            if parent is not None:
+                what = f"partition {relation(node.relation)} of {parent.said}"
+                yield from partitions.made(world, parent, node.partbound, what)
+        case ast.AlterDomainStmt():
+            yield from domains.domain(world, node)
+
+
+def _of(world: World, node: Any, what: str, build: Any) -> Iterator[Wanted]:
+    """Yield what is built for a table, or that it is not there."""
+    try:
+        table = world.table(node)
+    except UnclearError as reason:
+        name = str(Name(node.schemaname, node.relname))
+        yield Wanted(f"{what} of {name}", name, untold=str(reason))
+        return
+    yield from build(table)
+
+
+def _altered(world: World, node: Any) -> Iterator[Wanted]:
+    for cmd in node.cmds:
+        if subcommand(cmd) in _DEMANDING:
+            yield from _of(
+                world,
+                node.relation,
+                _what(cmd),
+                lambda table, cmd=cmd: _by(world, table, cmd, only=not node.relation.inh),
+            )
+
+
+def _what(cmd: Any) -> str:
+    match subcommand(cmd):
+        case "AddConstraint":
+            named = cmd.def_.conname
+            return f"constraint {identifier(named)}" if named else f"{constraint_kind(cmd.def_)} constraint"
+        case "ValidateConstraint":
+            return f"constraint {identifier(cmd.name)}"
+        case "AttachPartition":
+            return f"partition {relation(cmd.def_.name)}"
+        case "AddColumn":
+            return f"column {quoted(cmd.def_.colname)}"
+    return f"column {quoted(cmd.name)}"
+
+
+def _by(world: World, table: Table, cmd: Any, *, only: bool) -> Iterator[Wanted]:
+    if table.relation is not None and table.relation.kind not in "rp":
+        return  # rows of a foreign table are not read, and a composite type has none
+    match subcommand(cmd):
+        case "AddConstraint":
+            yield from constraints.constraint(world, table, cmd.def_, only=only)
+        case "SetNotNull":
+            yield constraints.not_null(world, table, cmd.name, only=only)
+        case "AlterColumnType":
+            yield conversions.new_type(world, table, cmd)
+        case "ValidateConstraint":
+            yield from _validated(world, table, cmd.name)
+        case "AttachPartition":
+            yield from partitions.attached(world, table, cmd.def_.name, cmd.def_.bound)
+        case "AddColumn" if cmd.def_.colname not in table.columns:
+            yield from _with_column(world, table, cmd.def_, only=only)
+
+
+def _with_column(world: World, table: Table, definition: Any, *, only: bool) -> Iterator[Wanted]:
+    """Before kept values are filled back, all rows have the same: what the column's default says, or NULL."""
+    column = added(world, table, definition)
+    there = replace(table, columns={**table.columns, definition.colname: column})
+    refused = conversions.value_of_new_column(world, there, definition, column)
+    if refused is not None:
+        yield refused
+    name = (ast.String(sval=definition.colname),)
+    for node in definition.constraints or ():
+        kind = constraint_kind(node)
+        if kind in _OF_COLUMN:
+            slot = {"FOREIGN": "fk_attrs", "CHECK": ""}.get(kind, "keys")
+            whole = changed(node, **{slot: name}) if slot else node
+            yield from constraints.constraint(world, there, whole, only=only)
+
+
+def _validated(world: World, table: Table, name: str) -> Iterator[Wanted]:
+    """VALIDATE CONSTRAINT of one that the way back adds, or of one that is there today."""
+    if name in table.not_valid:
+        yield from constraints.constraint(world, table, changed(table.not_valid[name], skip_validation=False))
+        return
+    today = table.constraint_names.get(name, name)
+    oid = table.relation.oid if table.relation else 0
+    found = world.rows("constraint_of", table=oid, domain=0, name=today)
+    if not found:
+        what = f"constraint {identifier(name)} of {table.said}"
+        yield Wanted(what, table.sql, untold=f"cannot be told: {table.said} has no constraint {identifier(name)} today")
+    elif not found[0]["is_valid"]:
+        yield from constraints.from_today(world, table, found[0]["definition"], name)

@@ -1,0 +1,73 @@
+"""What a domain's constraints demand of every column that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.sql.deparse import mapped, parsed
+from pgrunbook.sql.deparse import name as identifier
+from pgrunbook.sql.tree import constraint_kind, quoted, strings
+from pgrunbook.violations.constraints import asked, told
+from pgrunbook.violations.rows import Wanted
+from pgrunbook.violations.world import Table, World, name_of
+
+
+def domain(world: World, node: Any) -> Iterator[Wanted]:
+    """Yield what ALTER DOMAIN demands of the rows of each column: ADD and VALIDATE CONSTRAINT, SET NOT NULL."""
+    today, made = world.type_of(node.typeName)
+    said = str(name_of(strings(node.typeName)))
+    found = world.rows("type_named", name=str(today)) if made is None else []
+    subtype = str(getattr(node.subtype, "value", node.subtype))
+    if not found:
+        if subtype in "COV":
+            yield Wanted(f"constraint of domain {said}", said, untold=f"cannot be told before domain {said} is back")
+        return
+    given = _given(world, found[0]["oid"], node, subtype)
+    if given is None:
+        return
+    name = "NOT NULL" if constraint_kind(given) == "NOTNULL" else "CHECK constraint"
+    if given.conname:
+        name = f"constraint {identifier(given.conname)}"
+    for row in world.rows("columns_of_domain", oid=found[0]["oid"]):
+        table = world.today(row["schema"], row["name"])
+        if table is not None:
+            yield from _of_column(world, table, row["column"], f"{name} of domain {said}", given)
+
+
+def _given(world: World, oid: int, node: Any, subtype: str) -> Any:
+    """Return the constraint that a statement wants to hold; None where it wants nothing of rows."""
+    if subtype == "O":
+        return parsed("ALTER DOMAIN d ADD NOT NULL").def_
+    if subtype == "C":
+        return None if node.def_.skip_validation else node.def_
+    if subtype != "V":
+        return None
+    found = world.rows("constraint_of", table=0, domain=oid, name=node.name)
+    if not found or found[0]["is_valid"]:
+        return None
+    definition = found[0]["definition"].removesuffix(" NOT VALID")
+    return parsed(f"ALTER DOMAIN d ADD CONSTRAINT {quoted(node.name)} {definition}").def_
+
+
+def _of_column(world: World, table: Table, column: str, what: str, given: Any) -> Iterator[Wanted]:
+    """Ask a column by the name that it has today, unless it is dropped or of another type by then."""
+    names = [name for name, each in table.columns.items() if each.today == column]
+    if not names:
+        return
+    here = f"{what} in {table.said}.{quoted(names[0])}"
+
+    def value(part: Any) -> Any:
+        if isinstance(part, ast.ColumnRef) and part.fields[-1].sval == "value":
+            return ast.ColumnRef(fields=(ast.String(sval=names[0]),), location=-1)
+        return part
+
+    def wanted() -> Wanted:
+        where = f"t.{quoted(column)} IS NOT DISTINCT FROM NULL"
+        if constraint_kind(given) != "NOTNULL":
+            where = f"{world.sql(table, mapped(given.raw_expr, value))} IS FALSE"
+        return asked(table, here, where, names, only=True)
+
+    yield told(here, table, wanted)

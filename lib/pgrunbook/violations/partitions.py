@@ -1,0 +1,149 @@
+"""What a partition's bounds demand of its rows, and of those in the default partition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.sql.deparse import changed, expression, literal, parsed
+from pgrunbook.sql.deparse import name as identifier
+from pgrunbook.sql.tree import column_names, relation
+from pgrunbook.violations.constraints import asked, from_today, index, told
+from pgrunbook.violations.rows import Wanted
+from pgrunbook.violations.world import Table, UnclearError, World
+
+_MISPLACED = ("row does not belong into it", "rows do not belong into it")
+_BELONGS = ("row in the default partition belongs into it", "rows in the default partition belong into it")
+_ENDS = ("minvalue", "maxvalue")
+
+
+def attached(world: World, parent: Table, node: Any, bound: Any) -> Iterator[Wanted]:
+    """Yield what ATTACH PARTITION demands: of the partition's rows, of the default partition's, and by constraints."""
+    what = f"partition {relation(node)} of {parent.said}"
+    try:
+        child = world.table(node)
+    except UnclearError as reason:
+        yield Wanted(what, parent.sql, untold=str(reason))
+        return
+    if bound.is_default:
+        yield told(what, child, lambda: _in_default(world, parent, child, what))
+    else:
+        yield told(what, child, lambda: _within(world, parent, child, bound, what))
+        yield from made(world, parent, bound, what)
+    for row in world.rows("handed_down", oid=parent.relation.oid) if parent.relation else ():
+        if row["constraint"]:
+            yield from from_today(world, child, row["constraint"], row["name"])
+        else:
+            yield from index(world, child, _on(child, parsed(row["index"])))
+
+
+def made(world: World, parent: Table, bound: Any, what: str) -> Iterator[Wanted]:
+    """Yield what a new partition demands of the default partition, where there is one."""
+    row = _partitioning(world, parent)
+    if row is None or row["default_oid"] is None or bound.is_default:
+        return
+    default = world.today(row["default_schema"], row["default_name"])
+    if default is None:
+        return
+
+    def wanted() -> Wanted:
+        condition = _condition(parent, row["key"], bound)
+        where = f"{world.sql(default, condition)} IS TRUE"
+        return asked(default, what, where, column_names(condition), told=_BELONGS)
+
+    yield told(what, default, wanted)
+
+
+def _on(child: Table, node: Any) -> Any:
+    there = changed(node.relation, schemaname=child.schema, relname=child.name, inh=True)
+    return changed(node, relation=there)
+
+
+def _within(world: World, parent: Table, child: Table, bound: Any, what: str) -> Wanted:
+    row = _partitioning(world, parent)
+    if row is None:
+        raise UnclearError(f"cannot be told: {parent.said} is no partitioned table today")
+    condition = _condition(parent, row["key"], bound)
+    where = [f"{world.sql(child, condition)} IS NOT TRUE"]
+    names = column_names(condition)
+    if parent.relation and parent.relation.is_partition:
+        above = world.facts.rows("partition_constraint", oid=parent.relation.oid)[0]["condition"]
+        where.append(f"{world.sql(child, _parsed(above))} IS NOT TRUE")
+        names += [name for name in column_names(_parsed(above)) if name not in names]
+    return asked(child, what, " OR ".join(where), names, told=_MISPLACED)
+
+
+def _in_default(world: World, parent: Table, child: Table, what: str) -> Wanted:
+    if parent.relation is None:
+        raise UnclearError(f"cannot be told before table {parent.said} is back")
+    others = [row["condition"] for row in world.rows("partition_conditions", oid=parent.relation.oid)]
+    if not others:
+        return asked(child, what, "false", [])
+    nodes = [_parsed(condition) for condition in others if condition]
+    where = " OR ".join(f"{world.sql(child, node)} IS TRUE" for node in nodes)
+    names = list(dict.fromkeys(name for node in nodes for name in column_names(node)))
+    return asked(child, what, where, names, told=_MISPLACED)
+
+
+def _partitioning(world: World, parent: Table) -> dict[str, Any] | None:
+    found = world.facts.rows("partitioning", oid=parent.relation.oid) if parent.relation else []
+    return found[0] if found else None
+
+
+def _parsed(condition: str) -> Any:
+    return parsed(f"SELECT {condition}").targetList[0].val
+
+
+def _condition(parent: Table, key: str, bound: Any) -> Any:
+    """Return the condition that rows of a partition meet, over the parent's columns."""
+    spec = parsed(f"CREATE TABLE t (a int) PARTITION BY {key}").partspec
+    parts = [identifier(part.name) if part.name else f"({expression(part.expr)})" for part in spec.partParams]
+    casts = [parent.types.get(part.name or "", "") for part in spec.partParams]
+    if bound.strategy == "h":
+        table = f"{literal(parent.sql)}::pg_catalog.regclass::pg_catalog.oid"
+        text = f"pg_catalog.satisfies_hash_partition({table}, {bound.modulus}, {bound.remainder}, {', '.join(parts)})"
+    elif bound.strategy == "l":
+        text = _in_list(parts[0], casts[0], bound.listdatums)
+    else:
+        given = [f"{part} IS NOT NULL" for part in parts]
+        text = " AND ".join([*given, *_from(parts, casts, bound.lowerdatums), *_to(parts, casts, bound.upperdatums)])
+    return _parsed(text)
+
+
+def _in_list(part: str, cast: str, datums: Sequence[Any]) -> str:
+    known = [_constant(datum, cast) for datum in datums if not (isinstance(datum, ast.A_Const) and datum.isnull)]
+    arms = [f"{part} IN ({', '.join(known)})"] if known else []
+    return " OR ".join([*arms, *([f"{part} IS NULL"] if len(known) < len(datums) else [])])
+
+
+def _from(parts: Sequence[str], casts: Sequence[str], datums: Sequence[Any]) -> list[str]:
+    """A lower bound holds its own value: what follows MINVALUE does not count, and MAXVALUE shuts it out."""
+    finite, end = _finite(datums)
+    return _row(parts, casts, datums[:finite], ">" if end == "maxvalue" else ">=")
+
+
+def _to(parts: Sequence[str], casts: Sequence[str], datums: Sequence[Any]) -> list[str]:
+    """An upper bound does not hold its own value, unless MAXVALUE follows."""
+    finite, end = _finite(datums)
+    return _row(parts, casts, datums[:finite], "<=" if end == "maxvalue" else "<")
+
+
+def _row(parts: Sequence[str], casts: Sequence[str], datums: Sequence[Any], operator: str) -> list[str]:
+    if not datums:
+        return []
+    values = [_constant(datum, cast) for datum, cast in zip(datums, casts, strict=False)]
+    return [f"({', '.join(parts[: len(values)])}) {operator} ({', '.join(values)})"]
+
+
+def _finite(datums: Sequence[Any]) -> tuple[int, str]:
+    for place, datum in enumerate(datums):
+        if isinstance(datum, ast.ColumnRef) and datum.fields[-1].sval in _ENDS:
+            return place, datum.fields[-1].sval
+    return len(datums), ""
+
+
+def _constant(datum: Any, cast: str) -> str:
+    text = expression(datum)
+    return f"CAST({text} AS {cast})" if cast else text
