@@ -9,14 +9,14 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from pgrunbook.changes.ahead import after
-from pgrunbook.changes.effects import effects
-from pgrunbook.changes.hazards import Transactions
-from pgrunbook.changes.review import review
-from pgrunbook.changes.usage import uses_of
 from pgrunbook.database.catalog import Catalog, Standing, Table, Use, Weight
 from pgrunbook.database.catalog_reader import read
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.effects.catalog_after import after
+from pgrunbook.effects.statements import effects
+from pgrunbook.review.column_usage import uses_of
+from pgrunbook.review.hazards import Transactions
+from pgrunbook.review.review import review
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, Lock
 from pgrunbook.sql.statements import parse
 from pgrunbook.sql.tree import Name, tree

@@ -16,11 +16,11 @@ import psycopg
 import pytest
 
 from pgrunbook.branches.binaries import installation
-from pgrunbook.changes.effects import effects
-from pgrunbook.changes.found import Effects
-from pgrunbook.changes.refusals import refusals
 from pgrunbook.database.catalog import UNKNOWN, Catalog
 from pgrunbook.database.catalog_reader import read
+from pgrunbook.effects.result import Effects
+from pgrunbook.effects.statements import effects
+from pgrunbook.review.safe_mode import refusals
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, SHARE, Lock, blocks, covers, strongest
 from pgrunbook.sql.statements import Statement, parse
 from pgrunbook.sql.tree import tree

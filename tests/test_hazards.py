@@ -8,11 +8,11 @@ from types import MappingProxyType
 import pglast
 import pytest
 
-from pgrunbook.changes.ahead import after
-from pgrunbook.changes.hazards import RULES, Hazard, Rule, Severity, Timeouts, Transactions, find
-from pgrunbook.changes.refusals import refusals
-from pgrunbook.changes.scenes import script, stage
 from pgrunbook.database.catalog import UNKNOWN, Catalog, Dependent, Standing, Use
+from pgrunbook.effects.catalog_after import after
+from pgrunbook.review.hazards import RULES, Hazard, Rule, Severity, Timeouts, Transactions, find
+from pgrunbook.review.safe_mode import refusals
+from pgrunbook.review.scenes import script, stage
 from pgrunbook.sql.statements import parse
 from pgrunbook.sql.tree import tree
 

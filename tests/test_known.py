@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pgrunbook.changes.known import refuse_unknown
 from pgrunbook.errors import WrongInput
+from pgrunbook.review.server_parser import refuse_unknown
 from pgrunbook.sql.statements import parse
 from test_effects import CASES
 from test_schema import Server, server

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 from conftest import do
-from pgrunbook.changes.refusals import Refusal, refusals, refused, way_through
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.catalog import UNKNOWN, Use
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Refused
 from pgrunbook.procedures.parameters import Prepare, checked
+from pgrunbook.review.safe_mode import Refusal, refusals, refused, way_through
 from pgrunbook.sql.statements import parse
 from pgrunbook.target import Target
 

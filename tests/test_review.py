@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pgrunbook.changes.hazards import RULES
-from pgrunbook.changes.review import Finding, as_text, fails, review, run
-from pgrunbook.changes.scenes import script
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import WrongInput
+from pgrunbook.review.hazards import RULES
+from pgrunbook.review.review import Finding, as_text, fails, review, run
+from pgrunbook.review.scenes import script
 from pgrunbook.target import Target
 
 GUIDE = Path(__file__).parent / "guide"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pgrunbook.changes import squawk
-from pgrunbook.changes.hazards import RULES, Severity
-from pgrunbook.changes.review import review, run
+from pgrunbook.review import squawk
+from pgrunbook.review.hazards import RULES, Severity
+from pgrunbook.review.review import review, run
 
 
 def test_findings_come_as_hazards_with_their_place() -> None:

@@ -166,7 +166,7 @@ def review(
     sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code scanning.")] = False,
 ) -> None:
     """Say what migration files would lock, rewrite, break or lose, and the way out; for pull requests."""
-    from pgrunbook.changes import review as reviews
+    from pgrunbook.review import review as reviews
 
     floor: reviews.FailOn
     match fail_on:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pgrunbook.changes.scenes import Placed, Script, stage
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.connection import Connection
 from pgrunbook.draft.build import expanded, way_back
 from pgrunbook.history import Migration
 from pgrunbook.plan.plan import Change, LockOn
 from pgrunbook.plan.step import Expansion
+from pgrunbook.review.scenes import Placed, Script, stage
 from pgrunbook.safe_forms.planner import Planner
 from pgrunbook.sql import statements
 from pgrunbook.sql.lock_modes import strongest

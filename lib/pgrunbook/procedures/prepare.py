@@ -10,13 +10,8 @@ from typing import Any
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import draft, known, plan_sql, refusals, rehearsal, room, there_and_back, trial, trouble
+from pgrunbook.changes import draft, plan_sql, rehearsal, room, there_and_back, trial, trouble
 from pgrunbook.changes.generate import generate_migrations
-from pgrunbook.changes.hazards import Timeouts, Transactions
-from pgrunbook.changes.hazards.design import design_rules
-from pgrunbook.changes.refusals import Refusal
-from pgrunbook.changes.review import Finding, review
-from pgrunbook.changes.scenes import script
 from pgrunbook.database import catalog_reader, health, readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
@@ -32,6 +27,12 @@ from pgrunbook.procedures.here import Here
 from pgrunbook.procedures.parameters import Prepare
 from pgrunbook.record.lanes import Lanes
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
+from pgrunbook.review import safe_mode, server_parser
+from pgrunbook.review.hazards import Timeouts, Transactions
+from pgrunbook.review.hazards.design import design_rules
+from pgrunbook.review.review import Finding, review
+from pgrunbook.review.safe_mode import Refusal
+from pgrunbook.review.scenes import script
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Statement, Type
 from pgrunbook.undo_data import plan_sizes
@@ -155,7 +156,7 @@ def what_will_it_do(here: Here) -> Table:
     table = here.keep_table("what-will-it-do", Table(headings, rows, empty="Nothing is pending."))
     if refused:
         here.show(table)
-        raise refusals.refused(refused, here.target.name, here.parameters.allow_loss)
+        raise safe_mode.refused(refused, here.target.name, here.parameters.allow_loss)
     return table
 
 
@@ -321,7 +322,7 @@ def _check_room(here: Here, changes: Sequence[Change]) -> None:
 def _judged(here: Here, pending: list[Migration]) -> tuple[dict[str, list[Judged]], list[Refusal]]:
     """Judge the pending statements on this very database, each migration a transaction of its own."""
     parsed = [s for migration in pending for s in statements.parse(migration.sql, migration.path.name)]
-    known.refuse_unknown(here.conn, parsed)
+    server_parser.refuse_unknown(here.conn, parsed)
     read = script([(migration.name, migration.sql) for migration in pending])
     timeouts = Timeouts(here.target.lock_timeout_ms, here.target.statement_timeout_ms)
     catalog = catalog_reader.read(here.conn, read.statements)
@@ -332,7 +333,7 @@ def _judged(here: Here, pending: list[Migration]) -> tuple[dict[str, list[Judged
         found[finding.file].append((statement, finding))
     refused = []
     if here.target.safe_migrations:
-        refused = refusals.refusals(read.statements, catalog, here.parameters.allow_loss)
+        refused = safe_mode.refusals(read.statements, catalog, here.parameters.allow_loss)
     return found, refused
 
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 from pgrunbook import target as targets
-from pgrunbook.changes import hazards, squawk
-from pgrunbook.changes.found import Effects
-from pgrunbook.changes.hazards import Hazard, Severity, Timeouts, Transactions, design
-from pgrunbook.changes.refusals import PARAMETER, Refusal, refusals, way_through
-from pgrunbook.changes.sarif import sarif
-from pgrunbook.changes.scenes import Script, script, stage
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.catalog import UNKNOWN, Catalog
 from pgrunbook.database.connection import connect
+from pgrunbook.effects.result import Effects
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import dbmate
+from pgrunbook.review import hazards, squawk
+from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, design
+from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
+from pgrunbook.review.sarif import sarif
+from pgrunbook.review.scenes import Script, script, stage
 from pgrunbook.sql.statements import Type
 from pgrunbook.target import Target
 

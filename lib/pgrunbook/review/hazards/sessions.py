@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from pglast import ast
 
-from pgrunbook.changes.hazards.rule import Note, Scene, Severity, Transactions, rule
 from pgrunbook.database.catalog import Weight
+from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, rule
 from pgrunbook.sql.lock_modes import (
     ACCESS_EXCLUSIVE,
     CONFLICTS,

@@ -9,8 +9,8 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.hazards import estimates
-from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
+from pgrunbook.review.hazards import estimates
+from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.tree import constraint_kind, dotted, object_kind, options, quoted, relation, subcommand
 
 _TIMES = {"timestamp"}

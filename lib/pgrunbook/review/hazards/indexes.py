@@ -9,8 +9,8 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.hazards import estimates
-from pgrunbook.changes.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
+from pgrunbook.review.hazards import estimates
+from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
 from pgrunbook.sql.tree import changed, dotted, object_kind, options, quoted, relation
 
 ENOUGH_FOR_AN_INDEX_MS = 20 * 60_000

@@ -12,10 +12,10 @@ from pglast import ast
 from pglast.enums import TransactionStmtKind
 from pglast.parser import ParseError
 
-from pgrunbook.changes.ahead import after
-from pgrunbook.changes.effects import effects
-from pgrunbook.changes.hazards.rule import Scene, Timeouts, Transactions
 from pgrunbook.database.catalog import Catalog
+from pgrunbook.effects.catalog_after import after
+from pgrunbook.effects.statements import effects
+from pgrunbook.review.hazards.rule import Scene, Timeouts, Transactions
 from pgrunbook.sql.statements import BYTE_ORDER_MARK, Statement, line_of, parse
 from pgrunbook.sql.tree import strings, tree, walk
 

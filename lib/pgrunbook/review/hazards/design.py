@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from pglast import ast
 
-from pgrunbook.changes.hazards.constraints import added_keys, has_index
-from pgrunbook.changes.hazards.rule import RULES, Note, Scene, Severity, rule
 from pgrunbook.errors import WrongInput
+from pgrunbook.review.hazards.constraints import added_keys, has_index
+from pgrunbook.review.hazards.rule import RULES, Note, Scene, Severity, rule
 from pgrunbook.sql.tree import options, quoted, relation
 from pgrunbook.target import Target
 

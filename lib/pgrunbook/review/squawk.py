@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgrunbook.changes.hazards.rule import Hazard, Severity
+from pgrunbook.review.hazards.rule import Hazard, Severity
 
 TIMEOUT_S = 60
 

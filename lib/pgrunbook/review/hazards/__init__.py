@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from pgrunbook.changes.hazards import code, columns, constraints, copies, design, indexes, rows, sessions, tables
-from pgrunbook.changes.hazards.rule import RULES, Hazard, Note, Rule, Scene, Severity, Timeouts, Transactions
+from pgrunbook.review.hazards import code, columns, constraints, copies, design, indexes, rows, sessions, tables
+from pgrunbook.review.hazards.rule import RULES, Hazard, Note, Rule, Scene, Severity, Timeouts, Transactions
 
 DESIGN = "design-"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.changes.hazards.columns import batches
-from pgrunbook.changes.hazards.rows import written
-from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
+from pgrunbook.review.hazards.columns import batches
+from pgrunbook.review.hazards.rows import written
+from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.routines import Block, block
 from pgrunbook.sql.tree import columns_in, functions_in, options, quoted, relation, subcommand, text, walk
 

@@ -1,7 +1,4 @@
-"""Lock modes and whom they block, and the effects of a statement while they are gathered, for ``changes.effects``.
-
-Source: https://www.postgresql.org/docs/current/explicit-locking.html
-"""
+"""The effects of one statement, and how they are gathered."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.hazards import estimates
-from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.database.catalog import Table
+from pgrunbook.review.hazards import estimates
+from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.tree import constraint_kind, quoted, relation, strings, subcommand, text
 
 

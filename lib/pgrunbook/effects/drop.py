@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrunbook.changes import found as fx
-from pgrunbook.changes.alter_table import lock_owned
 from pgrunbook.database.catalog import Catalog, Standing, Table
+from pgrunbook.effects import result as fx
+from pgrunbook.effects.alter_table import lock_owned
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE
 from pgrunbook.sql.tree import CASCADE, Name, dotted, object_kind, relation
 

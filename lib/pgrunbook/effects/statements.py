@@ -1,4 +1,7 @@
-"""What each kind of statement locks, reads, rewrites and loses; ``changes.effects`` asks it.
+"""What each kind of statement does to a database that others use: it locks, reads, rewrites and loses.
+
+The answer comes from the text and the catalog, before the statement runs; ``tests/test_effects.py`` compares it
+with what real servers do. ``unsure`` names what cannot be known.
 
 Source: https://www.postgresql.org/docs/current/explicit-locking.html and the page of each command
 """
@@ -10,9 +13,10 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes import alter_table, drops, queries_in
-from pgrunbook.changes import found as fx
-from pgrunbook.database.catalog import Index, Standing, Table
+from pgrunbook.database.catalog import Catalog, Index, Standing, Table
+from pgrunbook.effects import alter_table, dml, drop
+from pgrunbook.effects import result as fx
+from pgrunbook.effects.result import Effects, Found
 from pgrunbook.sql.lock_modes import (
     ACCESS_EXCLUSIVE,
     ACCESS_SHARE,
@@ -38,6 +42,13 @@ from pgrunbook.sql.tree import (
 )
 
 GRANT_LOCKS_FROM = 18
+
+
+def effects(node: Any, catalog: Catalog) -> Effects:
+    """Return what a statement's node would do to this database."""
+    found = Found(catalog)
+    tell(found, node)
+    return found.effects()
 
 
 def tell(found: fx.Found, node: Any) -> None:
@@ -172,7 +183,7 @@ def _exclusively(attribute: str) -> Callable[[fx.Found, Any], None]:
 
 
 def _create_view(found: fx.Found, node: Any) -> None:
-    queries_in.plan(found, node.query)
+    dml.plan(found, node.query)
     view = _table(found, node.view)
     if node.replace and view.standing is not Standing.UNKNOWN:
         found.lock(view, ACCESS_EXCLUSIVE)
@@ -181,7 +192,7 @@ def _create_view(found: fx.Found, node: Any) -> None:
 
 
 def _create_as(found: fx.Found, node: Any) -> None:
-    queries_in.read(found, node.query)
+    dml.read(found, node.query)
 
 
 def _refresh(found: fx.Found, node: Any) -> None:
@@ -252,12 +263,12 @@ def _of_domain(type_text: str, domain: Name) -> bool:
 def _create_function(found: fx.Found, node: Any) -> None:
     """A body in SQL is parsed when the function is made, and what it reads is locked for that."""
     if node.sql_body is not None:
-        queries_in.plan(found, node.sql_body)
+        dml.plan(found, node.sql_body)
         return
     chosen = options(node.options)
     if getattr(chosen.get("language"), "sval", "") == "sql" and isinstance(chosen.get("as"), tuple):
         try:
-            queries_in.plan(found, tree(chosen["as"][0].sval))
+            dml.plan(found, tree(chosen["as"][0].sval))
         except (ValueError, IndexError):
             found.cannot_know("what the function's body reads")
 
@@ -274,7 +285,7 @@ def _explain(found: fx.Found, node: Any) -> None:
     if "analyze" in options(node.options):
         tell(found, node.query)
     else:
-        queries_in.plan(found, node.query)
+        dml.plan(found, node.query)
 
 
 def _copy(found: fx.Found, node: Any) -> None:
@@ -283,7 +294,7 @@ def _copy(found: fx.Found, node: Any) -> None:
         if not node.is_from:
             found.scan(_table(found, node.relation))
     else:
-        queries_in.read(found, node.query)
+        dml.read(found, node.query)
 
 
 def _lock(found: fx.Found, node: Any) -> None:
@@ -304,7 +315,7 @@ _HANDLERS: dict[str, Callable[[fx.Found, Any], None]] = {
     "CreatePublicationStmt": _publication, "AlterPublicationStmt": _publication, "CommentStmt": _comment,
     "GrantStmt": _grant, "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence, "AlterDomainStmt": _alter_domain,
     "CreateFunctionStmt": _create_function, "DoStmt": _do, "ExplainStmt": _explain, "CopyStmt": _copy,
-    "LockStmt": _lock, "CallStmt": _call, "DropStmt": drops.tell, "TruncateStmt": drops.tell_truncate,
-    "SelectStmt": queries_in.read, "InsertStmt": queries_in.tell, "UpdateStmt": queries_in.tell,
-    "DeleteStmt": queries_in.tell, "MergeStmt": queries_in.tell,
+    "LockStmt": _lock, "CallStmt": _call, "DropStmt": drop.tell, "TruncateStmt": drop.tell_truncate,
+    "SelectStmt": dml.read, "InsertStmt": dml.tell, "UpdateStmt": dml.tell,
+    "DeleteStmt": dml.tell, "MergeStmt": dml.tell,
 }  # fmt: skip

@@ -9,13 +9,13 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.alter_table import SERIAL, is_volatile
-from pgrunbook.changes.found import Found
-from pgrunbook.changes.hazards import estimates
-from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.changes.type_change import judge, kind_of
-from pgrunbook.changes.usage import uses_of
 from pgrunbook.database.catalog import Table
+from pgrunbook.effects.alter_table import SERIAL, is_volatile
+from pgrunbook.effects.result import Found
+from pgrunbook.effects.type_change import judge, kind_of
+from pgrunbook.review.column_usage import uses_of
+from pgrunbook.review.hazards import estimates
+from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.tree import constraint_kind, object_kind, quoted, subcommand, text, type_word
 
 

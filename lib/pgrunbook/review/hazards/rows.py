@@ -9,10 +9,10 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.changes.hazards import estimates
-from pgrunbook.changes.hazards.columns import batches, key_of
-from pgrunbook.changes.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.database.catalog import Standing, Table
+from pgrunbook.review.hazards import estimates
+from pgrunbook.review.hazards.columns import batches, key_of
+from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, text, walk
 
 BATCH_AT_MOST = 50_000

@@ -9,9 +9,9 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.alter_table import SERIAL
-from pgrunbook.changes.type_change import kind_of
 from pgrunbook.database.catalog import Catalog, Column, Constraint, Index, Key, Standing, Table, Weight
+from pgrunbook.effects.alter_table import SERIAL
+from pgrunbook.effects.type_change import kind_of
 from pgrunbook.sql.tree import (
     Name,
     columns_in,

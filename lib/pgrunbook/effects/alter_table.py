@@ -10,10 +10,10 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes import found as fx
-from pgrunbook.changes.proofs import fits_partition, proves_not_null
-from pgrunbook.changes.type_change import TypeChange, judge, kind_of
 from pgrunbook.database.catalog import Column, Constraint, Standing, Table
+from pgrunbook.effects import result as fx
+from pgrunbook.effects.proofs import fits_partition, proves_not_null
+from pgrunbook.effects.type_change import TypeChange, judge, kind_of
 from pgrunbook.sql.lock_modes import (
     ACCESS_EXCLUSIVE,
     ACCESS_SHARE,

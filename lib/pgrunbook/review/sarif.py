@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from pgrunbook.changes.hazards import Hazard
+from pgrunbook.review.hazards import Hazard
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.hazards import estimates
-from pgrunbook.changes.hazards.rows import written
-from pgrunbook.changes.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
 from pgrunbook.database.catalog import Table
+from pgrunbook.review.hazards import estimates
+from pgrunbook.review.hazards.rows import written
+from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
 from pgrunbook.sql.tree import columns_in, object_kind, quoted, relation, subcommand
 
 _SWAP = """\

@@ -10,11 +10,11 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.ahead import after, moves
-from pgrunbook.changes.drops import emptied
-from pgrunbook.changes.usage import uses_of
 from pgrunbook.database.catalog import Catalog, Constraint, Key, Standing, Table
+from pgrunbook.effects.catalog_after import after, moves
+from pgrunbook.effects.drop import emptied
 from pgrunbook.errors import Refused
+from pgrunbook.review.column_usage import uses_of
 from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import CASCADE, Name, dotted, object_kind, quoted, relation, sets_search_path, subcommand, tree

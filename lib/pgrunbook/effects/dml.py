@@ -6,9 +6,9 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes import found as fx
-from pgrunbook.changes.drops import with_partitions
 from pgrunbook.database.catalog import Constraint, Table
+from pgrunbook.effects import result as fx
+from pgrunbook.effects.drop import with_partitions
 from pgrunbook.sql.lock_modes import ACCESS_SHARE, ROW_EXCLUSIVE, ROW_SHARE
 from pgrunbook.sql.tree import functions_in, relation, relations_in, strings, walk
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.changes.found import Effects
 from pgrunbook.database.catalog import Catalog, Standing, Table, Weight
+from pgrunbook.effects.result import Effects
 from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.statements import Policy, Statement
 from pgrunbook.sql.tree import relation

@@ -1,0 +1,1 @@
+"""What a statement locks, reads, rewrites and loses, and the catalog after it."""
