@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 
 from pgrunbook import undo_data
-from pgrunbook.changes.safe_forms.batches import run_batches
 from pgrunbook.database.connection import Connection
 from pgrunbook.inverse.inverter import Inverter
+from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import statements

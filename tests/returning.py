@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft, rehearsal, taking_back
-from pgrunbook.changes.execute import Execution
-from pgrunbook.changes.rehearsal import Rehearsal
-from pgrunbook.changes.taking_back import Prepared
 from pgrunbook.database import activity, checksums, locks
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
-from pgrunbook.draft import build
+from pgrunbook.draft import build, draft
+from pgrunbook.execute.execution import Execution
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures.back_views import RowsSince, rows_since
 from pgrunbook.record.journal import Journal
+from pgrunbook.rehearse import rollback, schema_only
+from pgrunbook.rehearse.rollback import Prepared
+from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.target import Target
 from pgrunbook.undo_data import OnConflict
 from scenes import journal_of
@@ -32,7 +32,7 @@ def rehearsed(target: Target, *, keep: bool = True) -> Rehearsal:
     with connect(target, purpose="plans") as conn:
         history = histories.read(conn, target)
         here = snapshot(conn, leave_out=leave_out(history))
-        return rehearsal.rehearse(target, history, history.pending(), here, conn, off={}, keep=keep)
+        return schema_only.rehearse(target, history, history.pending(), here, conn, off={}, keep=keep)
 
 
 def plan_of(target: Target, done: Rehearsal) -> Plan:
@@ -64,10 +64,10 @@ def prepared(target: Target, names: Sequence[str] = (), *, only: Sequence[int] =
     with connect(target, purpose="plans") as conn:
         history = histories.read(conn, target)
         applied = [e.migration for e in reversed(history.applied()) if e.migration is not None]
-        wanted = [taking_back.wanted(conn, m, only) for m in applied if not names or m.name in names]
+        wanted = [rollback.wanted(conn, m, only) for m in applied if not names or m.name in names]
         assert not [one.because for one in wanted if one.because]
         here = snapshot(conn, leave_out=leave_out(history))
-        done = taking_back.rehearse(target, history, wanted, here, conn)
+        done = rollback.rehearse(target, history, wanted, here, conn)
         base = build.base(activity.identity(conn), here, history)
         changes = draft.with_locks(done.changes, conn)
     plan = Plan(direction="down", target=target.name, base=base, attempts=3, rehearsed="on a branch", changes=changes)

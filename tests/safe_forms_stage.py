@@ -11,10 +11,10 @@ import psycopg
 import pytest
 
 import test_schema
-from pgrunbook.changes.safe_forms.batches import run_batches
 from pgrunbook.database import checksums, schema
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.schema import Snapshot
+from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.safe_forms.planner import plan_forms
 from pgrunbook.sql import statements

@@ -16,13 +16,13 @@ from pathlib import Path
 import psycopg
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft
-from pgrunbook.changes.execute import Execution, Observer, StepResult
 from pgrunbook.database import activity, locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import snapshot
+from pgrunbook.draft import draft
 from pgrunbook.draft.build import as_written, base, up
 from pgrunbook.errors import RunbookError
+from pgrunbook.execute.execution import Execution, Observer, StepResult
 from pgrunbook.history import Migration
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Change, Plan, Step

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from conftest import do
-from pgrunbook.changes.alone import done, leftovers
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.draft.nontransactional import done, leftovers
 from pgrunbook.target import Target
 
 Project = Callable[..., Target]

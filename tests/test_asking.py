@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from conftest import do, rows
-from pgrunbook.changes import asking
-from pgrunbook.changes.asking import Patience
-from pgrunbook.changes.execute import Execution, StepState
 from pgrunbook.database import lock_wait
 from pgrunbook.database.connection import connect
 from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, yields
+from pgrunbook.execute import lock_requests
+from pgrunbook.execute.execution import Execution, StepState
+from pgrunbook.execute.lock_requests import Patience
 from pgrunbook.plan.plan import LockOn, Step
 from pgrunbook.target import Target
 from scenes import events, execute, meanwhile, safe_plan_of, session, until, waits
@@ -48,14 +48,14 @@ def holder(**facts: object) -> Holder:
 
 def test_only_locks_that_keep_somebody_waiting_are_looked_for() -> None:
     """Each once, with the modes that it waits for; what readers and writers do not notice is asked for at once."""
-    found = asking.wanted([STRONG, WEAK, STRONG, step(("public.u", "ShareRowExclusiveLock"))])
+    found = lock_requests.wanted([STRONG, WEAK, STRONG, step(("public.u", "ShareRowExclusiveLock"))])
     assert [(one.object, one.mode) for one in found] == [
         ("public.orders", "AccessExclusiveLock"),
         ("public.u", "ShareRowExclusiveLock"),
     ]
     assert "AccessShareLock" in found[0].conflicts
     assert "AccessShareLock" not in found[1].conflicts
-    assert asking.wanted([WEAK, step()]) == []
+    assert lock_requests.wanted([WEAK, step()]) == []
 
 
 def test_while_nobody_is_in_the_way_it_asks_gently_and_as_often_as_it_takes() -> None:
@@ -64,10 +64,10 @@ def test_while_nobody_is_in_the_way_it_asks_gently_and_as_often_as_it_takes() ->
     pauses = []
     for _ in range(50):
         patience.looked(free=True)
-        assert patience.lock_timeout_ms(STRONG) == asking.NET_MS
+        assert patience.lock_timeout_ms(STRONG) == lock_requests.NET_MS
         pauses.append(patience.again_in_s(counts=False))
     assert pauses == sorted(pauses)  # type: ignore[type-var]
-    assert pauses[-1] == asking.LONGEST_GENTLE_PAUSE_S
+    assert pauses[-1] == lock_requests.LONGEST_GENTLE_PAUSE_S
     assert patience.attempt == 1
 
 
@@ -98,14 +98,19 @@ def test_attempts_that_are_counted_wait_twice_as_long_each_time_and_the_last_one
         waited.append(patience.lock_timeout_ms(STRONG))
         pauses.append(patience.again_in_s(counts=False))
     assert waited == [50, 100, 200, 2_000]
-    assert pauses == [asking.FIRST_PAUSE_S, asking.FIRST_PAUSE_S * 2, asking.FIRST_PAUSE_S * 4, None]
+    assert pauses == [
+        lock_requests.FIRST_PAUSE_S,
+        lock_requests.FIRST_PAUSE_S * 2,
+        lock_requests.FIRST_PAUSE_S * 4,
+        None,
+    ]
 
 
 def test_where_somebody_stays_in_the_way_attempts_are_counted() -> None:
     """The look was not free: what follows is no gentle question."""
     patience = Patience([STRONG], FOREVER_MS, 2)
     patience.looked(free=False)
-    assert patience.lock_timeout_ms(STRONG) == asking.SHORTEST_LOCK_TIMEOUT_MS
+    assert patience.lock_timeout_ms(STRONG) == lock_requests.SHORTEST_LOCK_TIMEOUT_MS
     assert patience.again_in_s(counts=False) is not None
     assert patience.again_in_s(counts=False) is None
 

@@ -8,14 +8,14 @@ import pytest
 
 from conftest import do, write_folder
 from pgrunbook import history as histories
-from pgrunbook.changes import draft
-from pgrunbook.changes.observe import Observed, Observer
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Relation
+from pgrunbook.draft import draft
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.rehearse import branch_run
 from pgrunbook.rehearse.branch_run import execute
+from pgrunbook.rehearse.observer import Observed, Observer
 from pgrunbook.sql.statements import Policy
 from pgrunbook.target import Target
 from scenes import error_of

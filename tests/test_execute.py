@@ -14,12 +14,12 @@ from conftest import do, rows
 from pgrunbook import history as histories
 from pgrunbook import target as targets
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import asking
-from pgrunbook.changes.account import Account
-from pgrunbook.changes.execute import Execution, StepResult, StepState
 from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Broken, Interrupted, RecordFailed, Refused, StatementFailed, Unreachable
+from pgrunbook.execute import lock_requests
+from pgrunbook.execute.events import Account
+from pgrunbook.execute.execution import Execution, StepResult, StepState
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
 from scenes import (
@@ -46,7 +46,7 @@ STEPS = "SELECT migration, step, state, kind FROM pgrunbook.step ORDER BY migrat
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other at once."""
-    monkeypatch.setattr(asking, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(lock_requests, "FIRST_PAUSE_S", 0.05)
 
 
 def versions(target: Target) -> list[object]:
@@ -740,8 +740,8 @@ def test_ctrl_c_cancels_the_statement_in_the_server(project: Project) -> None:
 
 def test_ctrl_c_in_the_pause_between_two_attempts_stops_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not wait for the pause to end."""
-    monkeypatch.setattr(asking, "FIRST_PAUSE_S", 3600)
-    monkeypatch.setattr(asking, "LONGEST_PAUSE_S", 3600)
+    monkeypatch.setattr(lock_requests, "FIRST_PAUSE_S", 3600)
+    monkeypatch.setattr(lock_requests, "LONGEST_PAUSE_S", 3600)
     target = project(folder={"0001_a.sql": "LOCK TABLE a"}, lock_timeout_ms=50)
     do(target, "CREATE TABLE a ()")
     seen: list[Execution] = []

@@ -14,13 +14,13 @@ import test_execute
 import test_schema
 from conftest import do, rows, write_folder
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import asking
-from pgrunbook.changes.execute import Execution, StepResult, StepState
 from pgrunbook.database import lock_wait, locks
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Blocked, Refused, StatementFailed, Unreachable
+from pgrunbook.execute import lock_requests
+from pgrunbook.execute.execution import Execution, StepResult, StepState
 from pgrunbook.procedures import at_work
 from pgrunbook.target import Target
 from scenes import (
@@ -87,8 +87,8 @@ RECORD = "SELECT step, state FROM pgrunbook.step ORDER BY step, run_id"
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other at once."""
-    monkeypatch.setattr(asking, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(asking, "LAST_LOOK_MS", 200.0)
+    monkeypatch.setattr(lock_requests, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(lock_requests, "LAST_LOOK_MS", 200.0)
 
 
 @pytest.fixture

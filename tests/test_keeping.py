@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 import test_schema
-from pgrunbook.changes.safe_forms.batches import run_batches
 from pgrunbook.errors import Broken, Refused
+from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.undo_data import (
     Place,

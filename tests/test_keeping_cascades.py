@@ -10,8 +10,8 @@ import pytest
 
 import test_keeping
 import test_schema
-from pgrunbook.changes.safe_forms.batches import run_batches
 from pgrunbook.errors import Refused
+from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.undo_data import cannot_because, conflicts, keeping, kept_list, size_estimate
 from test_keeping import PLACE, Conn, back, do, state, value

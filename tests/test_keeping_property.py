@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import test_keeping
 import test_schema
-from pgrunbook.changes.safe_forms.batches import run_batches
+from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.undo_data import Place, conflicts, give_back_migration, keeping, keeping_statement, kept_list
 from test_keeping import Conn

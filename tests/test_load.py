@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from conftest import Site, do, rows
-from pgrunbook.changes import load
-from pgrunbook.changes.load import Traffic
 from pgrunbook.database.connection import connect
+from pgrunbook.rehearse import traffic as load
+from pgrunbook.rehearse.traffic import Traffic
 from pgrunbook.target import Target
 from scenes import session, until
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pytest
 
 from conftest import do, rows
-from pgrunbook.changes.observe import HeldLock, Observed, Observer
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect, transaction
 from pgrunbook.errors import Unreachable
 from pgrunbook.plan.plan import Change, Step
+from pgrunbook.rehearse.observer import HeldLock, Observed, Observer
 from pgrunbook.sql.statements import Policy
 from pgrunbook.target import Target
 from scenes import error_of, kill, meanwhile, session, steps_of, until, waits

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from conftest import EXAMPLE, Site
-from pgrunbook.changes import plan_sql
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
+from pgrunbook.draft import plan_sql
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Base, Plan

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, Phase, event, given, note, settings
 from hypothesis import strategies as st
 
 from conftest import do, write_folder
-from pgrunbook.changes.rehearsal import Rehearsal
 from pgrunbook.database.checksums import TableName, checksums
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
@@ -21,6 +20,7 @@ from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.declared import differing_column, is_declared
 from pgrunbook.errors import Refused, RunbookError
 from pgrunbook.plan.plan import Change
+from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.target import Target
 from returning import Everything, everything, take_back
 from scenes import execute

@@ -13,11 +13,11 @@ from acting import cells, completed, error, events, newest_run, outputs, pgrunbo
 from conftest import do, rows
 from pgrunbook import history as histories
 from pgrunbook import runbook, undo_data
-from pgrunbook.changes import purging
-from pgrunbook.changes.purging import Thing
 from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Interrupted, Refused, Unreachable, WrongInput
+from pgrunbook.execute import purge as purging
+from pgrunbook.execute.purge import Thing
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures import kept_views, purge
 from pgrunbook.procedures.here import Here

@@ -10,17 +10,18 @@ import pytest
 from conftest import do, rows, write_folder
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import empty_branch, rehearsal
-from pgrunbook.changes.execute import StepState
-from pgrunbook.changes.rehearsal import Rehearsal
+from pgrunbook.changes import empty_branch
 from pgrunbook.database.checksums import checksums
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused, StatementFailed, Unreachable
+from pgrunbook.execute.execution import StepState
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Plan
 from pgrunbook.plan.step import SafeStep
+from pgrunbook.rehearse import schema_only
+from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.safe_forms.alter_table import AlterTable
 from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 from pgrunbook.target import Target
@@ -56,7 +57,7 @@ def safely(target: Target, off: dict[str, str] | None = None) -> Rehearsal:
     with connect(target, purpose="test") as conn:
         history = histories.read(conn, target)
         here = snapshot(conn, leave_out=leave_out(history))
-        return rehearsal.rehearse(target, history, history.pending(), here, conn, off=off or {})
+        return schema_only.rehearse(target, history, history.pending(), here, conn, off=off or {})
 
 
 def planned(target: Target, done: Rehearsal) -> Plan:
@@ -215,7 +216,7 @@ def test_a_schema_that_is_locked_cannot_be_copied(project: Project) -> None:
         history = histories.read(conn, target)
         here = now(target)
         with session(target, "LOCK TABLE a"):
-            error = error_of(lambda: rehearsal.rehearse(target, history, (), here, conn, off={}))
+            error = error_of(lambda: schema_only.rehearse(target, history, (), here, conn, off={}))
     assert isinstance(error, Unreachable)
     assert error.message == 'could not copy the schema of target "demo"'
     assert "canceling statement due to" in error.detail
@@ -494,7 +495,7 @@ def test_a_view_that_cannot_do_without_rows_is_left_out_of_the_comparison(projec
     done = safely(target)
     assert done.unlike == (("materialized view", "public.mv"),)
     execute(target, planned(target, done))
-    assert rehearsal.unexpected(done.end, now(target), done.unlike) == []
+    assert schema_only.unexpected(done.end, now(target), done.unlike) == []
 
 
 def test_a_plan_that_was_begun_goes_on_to_the_promised_end(project: Project) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from conftest import do
 from pgrunbook import history as histories
-from pgrunbook.changes import draft, room
-from pgrunbook.changes.room import Need
 from pgrunbook.database.connection import connect
+from pgrunbook.draft import disk_space, draft
+from pgrunbook.draft.disk_space import Need
 from pgrunbook.errors import Refused
 from pgrunbook.target import Target
 
@@ -21,7 +21,7 @@ MB = 1024 * 1024
 def needs(target: Target) -> list[Need]:
     with connect(target) as conn:
         pending = histories.read(conn, target).pending()
-        return room.needs(conn, draft.unproven(target, conn, pending, {}))
+        return disk_space.needs(conn, draft.unproven(target, conn, pending, {}))
 
 
 def test_what_builds_an_index_or_writes_a_table_anew_needs_room(project: Project) -> None:
@@ -45,9 +45,9 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_tried(project: P
     target = project(folder={"0001_a.sql": "CREATE INDEX a_n ON a (n)"})
     do(target, "CREATE TABLE a (n int); INSERT INTO a SELECT generate_series(1, 50000)")
     found = needs(target)
-    room.refuse_without(found, 100 * MB)
+    disk_space.refuse_without(found, 100 * MB)
     with pytest.raises(Refused) as caught:
-        room.refuse_without(found, MB)
+        disk_space.refuse_without(found, MB)
     assert str(caught.value) == (
         "not enough disk for step 1 of 0001_a (CREATE INDEX CONCURRENTLY)\n"
         "Detail: It may need 4 MB at its peak (what it builds, and its WAL); free are 1 MB.\n"

@@ -10,7 +10,7 @@ import pytest
 
 import safe_forms_stage
 import test_schema
-from pgrunbook.changes.safe_forms.batches import Progress, run_batches
+from pgrunbook.online.batches import Progress, run_batches
 from pgrunbook.plan.step import Batches
 from safe_forms_stage import Conn, Stage, plan, wait_until
 

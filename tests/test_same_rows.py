@@ -10,10 +10,10 @@ import pytest
 
 import test_schema
 from conftest import do
-from pgrunbook.changes import same_rows
-from pgrunbook.changes.same_rows import Equality
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.rehearse import row_equality
+from pgrunbook.rehearse.row_equality import Equality
 from pgrunbook.target import Target
 
 server = test_schema.server
@@ -70,12 +70,12 @@ class Pair:
         """Execute a release on both, and ``apart`` on one; say how all their tables compare."""
         for statement in release:
             self.plain.execute(statement.encode())
-        wandering = same_rows.wandering(release, differs, self.safe, self.plain, updated=updated)
+        wandering = row_equality.wandering(release, differs, self.safe, self.plain, updated=updated)
         for statement in release:
             self.safe.execute(statement.encode())
         self.safe.execute(apart.encode())
-        tables = same_rows.named(self.safe, [label for (label,) in self.safe.execute(LABELS).fetchall()])  # type: ignore[misc]
-        return same_rows.compare(self.plain, self.safe, tables, wandering)
+        tables = row_equality.named(self.safe, [label for (label,) in self.safe.execute(LABELS).fetchall()])  # type: ignore[misc]
+        return row_equality.compare(self.plain, self.safe, tables, wandering)
 
 
 @pytest.fixture
@@ -250,9 +250,9 @@ def test_the_order_in_which_rows_are_numbered_may_be_declared(pair: Pair) -> Non
     release = ["ALTER TABLE t ADD COLUMN n serial", "UPDATE j SET n = 2"]
     equality = pair.ends(release, apart="UPDATE t SET n = 100 - n", differs=declared)
     assert (equality.passed_over, equality.differences) == ((value("t.n"),), ())
-    wandering = same_rows.wandering(release, declared, pair.safe, pair.plain)
+    wandering = row_equality.wandering(release, declared, pair.safe, pair.plain)
     pair.safe.execute("UPDATE j SET n = 3 WHERE id = 2")
-    assert len(same_rows.compare(pair.plain, pair.safe, [TableName("public", "j")], wandering).differences) == 1
+    assert len(row_equality.compare(pair.plain, pair.safe, [TableName("public", "j")], wandering).differences) == 1
 
 
 def test_xml_is_compared_as_it_is_written(server: test_schema.Server) -> None:
@@ -266,10 +266,10 @@ def test_xml_is_compared_as_it_is_written(server: test_schema.Server) -> None:
                 conn.execute("INSERT INTO x VALUES (1, '<a  b=\"1\"/>'), (2, NULL)")
             except psycopg.errors.FeatureNotSupported:
                 pytest.skip("this server is built without libxml")
-        table, wandering = [TableName("public", "x")], same_rows.Wandering()
-        assert same_rows.compare(plain, safe, table, wandering).differences == ()
+        table, wandering = [TableName("public", "x")], row_equality.Wandering()
+        assert row_equality.compare(plain, safe, table, wandering).differences == ()
         safe.execute("UPDATE x SET doc = '<a b=\"1\"/>' WHERE id = 1")
-        (told,) = same_rows.compare(plain, safe, table, wandering).differences
+        (told,) = row_equality.compare(plain, safe, table, wandering).differences
         assert told.endswith("0 missing, 1 other, 0 new (1)")
 
 
@@ -294,7 +294,7 @@ def test_numbers_given_to_rows_as_they_lie_differ_by_nature(pair: Pair, release:
 def test_a_table_that_is_not_there_any_more_is_not_compared(pair: Pair) -> None:
     """Names that mean nothing at the end, and those of what has no rows, are passed over."""
     labels = ["public.nothing", "public.p", 'public."Odd t"', "public.t", "nowhere.t"]
-    assert same_rows.named(pair.safe, labels) == [TableName("public", "Odd t"), TableName("public", "t")]
+    assert row_equality.named(pair.safe, labels) == [TableName("public", "Odd t"), TableName("public", "t")]
 
 
 def test_a_sequence_that_did_not_come_as_far_is_told(project: Callable[..., Target]) -> None:
@@ -304,9 +304,9 @@ def test_a_sequence_that_did_not_come_as_far_is_told(project: Callable[..., Targ
         do(target, "CREATE SEQUENCE s; CREATE SEQUENCE down INCREMENT -1")
     with connect(plain) as one, connect(safe) as other:
         do(safe, "SELECT nextval('s'), nextval('down')")
-        assert same_rows.sequences_behind(one, other) == []
+        assert row_equality.sequences_behind(one, other) == []
         do(plain, "SELECT nextval('s'), nextval('down'), nextval('s'), nextval('down')")
-        assert sorted(same_rows.sequences_behind(one, other)) == [
+        assert sorted(row_equality.sequences_behind(one, other)) == [
             "sequence public.down stands at -1 after the plan, at -2 after the plain SQL",
             "sequence public.s stands at 1 after the plan, at 2 after the plain SQL",
         ]

@@ -8,8 +8,6 @@ import pytest
 
 from conftest import do, rows
 from pgrunbook import history as histories
-from pgrunbook.changes import taking_back, there_and_back, trial
-from pgrunbook.changes.going_back import GIVES_ROWS
 from pgrunbook.database import activity, step_log
 from pgrunbook.database.connection import connect
 from pgrunbook.database.inverse_log import read
@@ -17,7 +15,9 @@ from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft import build
 from pgrunbook.draft.declared import is_declared
+from pgrunbook.draft.down import GIVES_ROWS
 from pgrunbook.plan.plan import Plan
+from pgrunbook.rehearse import rollback, up_down_up, with_data
 from pgrunbook.target import Target
 from returning import RELEASE, ROLLBACK, everything, execute, plan_of, prepared, rehearsed, release, since, take_back
 from scenes import RUN, beside, error_of, gone, until
@@ -186,7 +186,7 @@ def test_statements_of_one_migration_can_go_back_alone(project: Project) -> None
     with connect(target, purpose="looks") as conn:
         (applied,) = histories.read(conn, target).applied()
         assert applied.migration is not None
-        because = taking_back.wanted(conn, applied.migration, [2]).because
+        because = rollback.wanted(conn, applied.migration, [2]).because
     assert because == "it has no statement 2 to take back; there are 1 (0001_x.sql:1), 3 (0001_x.sql:3)"
     plan, _ = prepared(target, only=[1, 3])
     assert [c.ends for c in plan.changes] == ["history row"]
@@ -269,10 +269,10 @@ def test_a_migration_that_stopped_half_way_goes_back(project: Project) -> None:
         history = histories.read(conn, target)
         assert history.applied() == []
         (migration,) = history.pending()
-        half = taking_back.half_done(conn, migration)
+        half = rollback.half_done(conn, migration)
         assert (half.ends, half.because) == ("begun", "")
         here = snapshot(conn, leave_out=["pgrunbook", history.qualified_table])
-        done = taking_back.rehearse(target, history, [half], here, conn)
+        done = rollback.rehearse(target, history, [half], here, conn)
         base = build.base(activity.identity(conn), here, history)
     plan = Plan(direction="down", target="demo", base=base, attempts=3, rehearsed="so", changes=done.changes)
     execute(target, plan, ROLLBACK)
@@ -376,9 +376,9 @@ def test_a_down_script_that_touches_other_rows_is_found_with_the_targets_rows(pr
     done = rehearsed(target)
     assert done.changes[0].proof.proven
     with connect(target, purpose="plans") as conn:
-        ways = trial.rehearse(target, histories.read(conn, target).pending(), done, conn, most_bytes=10**9)
+        ways = with_data.rehearse(target, histories.read(conn, target).pending(), done, conn, most_bytes=10**9)
     (seen,) = ways.trial.ways_back
     assert not seen.proven
     assert seen.says == "other rows are there after the way back: public.nodes: 9 rows before, 8 after"
-    (change,) = there_and_back.with_proofs(done.changes, ways.trial.ways_back)
+    (change,) = up_down_up.with_proofs(done.changes, ways.trial.ways_back)
     assert not change.proof.proven

@@ -12,13 +12,13 @@ import pytest
 from conftest import do, rows
 from pgrunbook import history as histories
 from pgrunbook.branches.server import server_names
-from pgrunbook.changes import trial
-from pgrunbook.changes.rehearsal import Rehearsal
-from pgrunbook.changes.trial import Trial, Ways
 from pgrunbook.database.checksums import checksums
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.plan.step import SafeStep
+from pgrunbook.rehearse import with_data
+from pgrunbook.rehearse.schema_only import Rehearsal
+from pgrunbook.rehearse.with_data import Trial, Ways
 from pgrunbook.safe_forms.update_delete import Rows
 from pgrunbook.target import Target
 from scenes import error_of, execute
@@ -63,7 +63,7 @@ def tried(target: Target, *, per_second: int = 0) -> tuple[Rehearsal, Ways]:
     done = safely(target)
     with connect(target, purpose="test") as conn:
         pending = histories.read(conn, target).pending()
-        return done, trial.rehearse(target, pending, done, conn, most_bytes=ENOUGH, per_second=per_second)
+        return done, with_data.rehearse(target, pending, done, conn, most_bytes=ENOUGH, per_second=per_second)
 
 
 def untouched(target: Target) -> object:
@@ -175,7 +175,7 @@ def test_each_step_is_told_what_it_will_take_and_on_what_that_was_measured(scene
     """Duration, lock time and WAL, with the rows behind them; a quick step is not scaled, and none is left out."""
     target = scene("CREATE INDEX ON t (a);\nALTER TABLE t ADD CHECK (a >= 0);\nCREATE TABLE n (id int)")
     done, ways = tried(target)
-    (change,) = trial.with_estimates(done.changes, ways)
+    (change,) = with_data.with_estimates(done.changes, ways)
     estimates = [step.estimate for step in change.steps]
     assert all(estimate is not None for estimate in estimates)
     assert [e.basis for e in estimates if e] == [*["measured on 400 of 400 rows"] * 3, "measured once"]
@@ -198,7 +198,7 @@ def test_an_estimate_grows_with_the_rows_that_the_branch_has_not(scene: Scene) -
         for t in ways.trial.tables
     )
     half = Ways(ways.trial.model_copy(update={"tables": twice}), ways.steps)
-    (once,), (more,) = trial.with_estimates(done.changes, ways), trial.with_estimates(done.changes, half)
+    (once,), (more,) = with_data.with_estimates(done.changes, ways), with_data.with_estimates(done.changes, half)
     for a, b in zip(once.steps, more.steps, strict=True):
         assert a.estimate is not None
         assert b.estimate is not None
@@ -213,7 +213,7 @@ def test_what_was_seen_is_kept_as_text_and_read_again(scene: Scene) -> None:
     text = ways.trial.text()
     assert Trial.model_validate(json.loads(text)) == ways.trial
     assert Trial.model_validate_json(text).text() == text
-    schema = json.loads((Path(trial.__file__).parent / "schemas" / "rehearsal.schema.json").read_text())
+    schema = json.loads((Path(with_data.__file__).parent / "schemas" / "rehearsal.schema.json").read_text())
     assert set(json.loads(text)) == set(schema["properties"])
     assert json.loads(text)["statements"][0]["safe"]["rows"] == 400
 
@@ -227,7 +227,7 @@ def test_traffic_is_told_in_slots_for_both_ways(scene: Scene) -> None:
         assert told.transactions > 0
         starts = [at for at, _ in told.slots]
         assert starts == sorted(set(starts))
-        assert all(at % trial.SLOT_MS == 0 for at in starts)
+        assert all(at % with_data.SLOT_MS == 0 for at in starts)
         assert max(ms for _, ms in told.slots) == pytest.approx(told.worst_ms, abs=0.06)
         assert told.p99_ms <= told.worst_ms
 
@@ -286,7 +286,7 @@ def test_a_target_that_only_an_address_leads_to_is_dumped(scene: Scene, monkeypa
     assert {(t.table, t.branch_rows) for t in ways.trial.tables} == {("public.t", 400), ("public.fast", 50)}
     assert next(s.safe.rows for s in ways.trial.statements if s.safe) == 400
     assert untouched(near) == before
-    assert all(step.estimate for change in trial.with_estimates(done.changes, ways) for step in change.steps)
+    assert all(step.estimate for change in with_data.with_estimates(done.changes, ways) for step in change.steps)
 
 
 def test_a_role_and_a_database_are_made_on_both_ways(scene: Scene) -> None:
@@ -337,7 +337,7 @@ def test_a_data_set_larger_than_allowed_is_not_copied(scene: Scene) -> None:
     done = safely(target)
     with connect(target, purpose="test") as conn:
         pending = histories.read(conn, target).pending()
-        error = error_of(lambda: trial.rehearse(target, pending, done, conn, most_bytes=1))
+        error = error_of(lambda: with_data.rehearse(target, pending, done, conn, most_bytes=1))
     assert isinstance(error, Refused)
     assert "it is larger than allowed" in error.message
 
@@ -347,4 +347,4 @@ def test_the_example_is_tried_with_its_rows(project: Project) -> None:
     target = project()
     done, ways = tried(target)
     assert len(ways.trial.migrations) == 3
-    assert all(step.estimate for change in trial.with_estimates(done.changes, ways) for step in change.steps)
+    assert all(step.estimate for change in with_data.with_estimates(done.changes, ways) for step in change.steps)

@@ -8,10 +8,10 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from pgrunbook.changes import trouble
-from pgrunbook.changes.trouble import Scene
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Blocked, StatementFailed, Unreachable
+from pgrunbook.execute import failures
+from pgrunbook.execute.failures import Scene
 from pgrunbook.target import Target
 from scenes import execute, is_at, kill, meanwhile, plan_of, session, until
 
@@ -36,14 +36,14 @@ def test_a_session_that_is_still_at_work_leaves_the_state_open(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Our connection is gone, the server's process goes on: what it will have done is not known yet."""
-    monkeypatch.setattr(trouble, "GONE_WITHIN_S", 0.3)
+    monkeypatch.setattr(failures, "GONE_WITHIN_S", 0.3)
     target = project(folder={"0001_a.sql": "SELECT 1"})
     with session(target, "SELECT 1") as other, meanwhile(lambda: nap(other)):
         until(is_at(target, "pg_sleep(60)"))
         ours = connect(target)
         ours.close()
         pid = other.info.backend_pid
-        error = trouble.explain(psycopg.OperationalError("the wire was cut"), scene_of(target, backend_pid=pid), ours)
+        error = failures.explain(psycopg.OperationalError("the wire was cut"), scene_of(target, backend_pid=pid), ours)
         other.cancel_safe()
     assert isinstance(error, Unreachable)
     assert str(error) == (
@@ -60,11 +60,11 @@ def test_a_server_that_does_not_answer_leaves_the_state_open(project: Project) -
     gone = target.model_copy(update={"server": "not-there"})
     with connect(target) as conn:
         pass
-    assert trouble.state_now(replace(scene_of(target), target=gone), conn) == (
+    assert failures.state_now(replace(scene_of(target), target=gone), conn) == (
         "Not known, the server does not answer: the whole of 0001_a is either done or as it was."
     )
     (target.migrations / "0001_a.sql").write_text("VACUUM; SELECT 1")
-    assert trouble.state_now(replace(scene_of(target), target=gone), conn) == (
+    assert failures.state_now(replace(scene_of(target), target=gone), conn) == (
         "Not known, the server does not answer: each step of 0001_a is either done or as it was."
     )
 
@@ -74,11 +74,11 @@ def test_the_state_is_what_the_database_shows(project: Project) -> None:
     target = project(folder={"0001_a.sql": "SELECT 1"})
     scene = scene_of(target, committed=("0000_z",))
     with connect(target) as conn:
-        assert trouble.state_now(scene, conn) == (
+        assert failures.state_now(scene, conn) == (
             "0001_a was aborted as a whole: nothing of it is applied. Applied by this run before it: 0000_z."
         )
         execute(target)
-        assert trouble.state_now(scene, conn) == (
+        assert failures.state_now(scene, conn) == (
             "0001_a is applied as a whole. Applied by this run before it: 0000_z."
         )
 
@@ -90,7 +90,7 @@ def test_the_servers_detail_context_and_hint_are_passed_on(project: Project) -> 
     with connect(target) as conn:
         with pytest.raises(psycopg.errors.RaiseException) as caught:
             conn.execute(text)
-        error = trouble.explain(caught.value, scene_of(target), conn)
+        error = failures.explain(caught.value, scene_of(target), conn)
     assert isinstance(error, StatementFailed)
     assert str(error) == (
         "could not run step 1 of 0001_a (SELECT; 0001_a.sql, line 1): no\n"
@@ -104,7 +104,7 @@ def test_a_lock_without_a_known_holder_is_told_in_the_servers_words(project: Pro
     """It may be gone before anybody looks."""
     target = project(folder={"0001_a.sql": "SELECT 1"})
     with connect(target) as conn:
-        error = trouble.gave_up(psycopg.errors.LockNotAvailable("canceling statement"), scene_of(target), conn)
+        error = failures.gave_up(psycopg.errors.LockNotAvailable("canceling statement"), scene_of(target), conn)
     assert isinstance(error, Blocked)
     assert (error.message, error.detail) == (
         'could not lock "0001_a" in 5 attempts (lock_timeout 2000 ms)', "canceling statement",

@@ -11,12 +11,12 @@ from pgrunbook import home, runbook
 from pgrunbook import target as targets
 from pgrunbook.branches import backup
 from pgrunbook.branches.server import Server
-from pgrunbook.changes.execute import Execution
 from pgrunbook.database import activity
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.draft.build import base, up
 from pgrunbook.errors import WrongInput
+from pgrunbook.execute.execution import Execution
 from pgrunbook.plan import plan as plans
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status

@@ -8,8 +8,8 @@ from pathlib import Path
 import rounds
 from ground import DATABASE, Ground, ground, temporary
 
-from pgrunbook.changes.safe_forms.batches import run_batches
 from pgrunbook.database.connection import Connection
+from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.undo_data import Place, give_back_migration, keeping
 

@@ -11,9 +11,9 @@ import schema_500
 from ground import ROOT, Ground, state, temporary
 
 from pgrunbook import demo, runbook
-from pgrunbook.changes.trial import Run, TrafficSeen, Trial
 from pgrunbook.procedures.plan_views import longest_ms
 from pgrunbook.record import run as runs
+from pgrunbook.rehearse.with_data import Run, TrafficSeen, Trial
 
 MIGRATIONS, PREPARE_GOAL_S = 100, 5.0
 TARGET = "wide"

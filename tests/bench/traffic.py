@@ -26,12 +26,11 @@ import rounds
 from ground import DATABASE, Ground, ground, socket_dir, temporary
 
 from pgrunbook import history as histories
-from pgrunbook.changes import draft
-from pgrunbook.changes.execute import Execution
 from pgrunbook.database import activity
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
-from pgrunbook.draft import build
+from pgrunbook.draft import build, draft
+from pgrunbook.execute.execution import Execution
 from pgrunbook.plan import plan as plans
 from pgrunbook.record import journal
 from pgrunbook.record.journal import Journal

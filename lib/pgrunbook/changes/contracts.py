@@ -9,8 +9,8 @@ import json
 from importlib import resources
 from typing import Any, Literal
 
-from pgrunbook.changes.trial import Trial
 from pgrunbook.plan.plan import Plan
+from pgrunbook.rehearse.with_data import Trial
 
 Name = Literal["plan", "rehearsal"]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

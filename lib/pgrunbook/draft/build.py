@@ -7,9 +7,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
-from pgrunbook.changes import alone
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.schema import Snapshot
+from pgrunbook.draft import nontransactional
 from pgrunbook.history import History, Migration
 from pgrunbook.plan.plan import Base, Change, Step, WayBack, Written
 from pgrunbook.plan.step import Expansion, SafeStep
@@ -102,8 +102,8 @@ def _step(target: Target, expansion: Expansion, statement: int, step: SafeStep) 
         file=s.file, line=s.line, kind=first.kind, type=s.type, policy=step.policy,
         objects=first.objects or s.objects, form=expansion.form, says=step.says,
         own_transaction=step.own_transaction, quick=step.quick,
-        done=alone.done(step.sql) if as_it_is else step.done,
-        leftovers=alone.leftovers(step.sql) if as_it_is else step.leftovers,
+        done=nontransactional.done(step.sql) if as_it_is else step.done,
+        leftovers=nontransactional.leftovers(step.sql) if as_it_is else step.leftovers,
         batches=step.batches, keeps=step.keeps, gives_back=step.gives_back, gives_rows=step.gives_rows,
         lock_timeout_ms=LONG_TIMEOUT_MS if waits_long else target.lock_timeout_ms,
         statement_timeout_ms=LONG_TIMEOUT_MS if takes_long else target.statement_timeout_ms,

@@ -9,10 +9,10 @@ from pgrunbook import history as histories
 from pgrunbook.branches import archive, backup
 from pgrunbook.branches.point import NAME_MAX_BYTES
 from pgrunbook.branches.server import Server
-from pgrunbook.changes.execute import Execution, StepResult, StepState
 from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Refused, RunbookError
+from pgrunbook.execute.execution import Execution, StepResult, StepState
 from pgrunbook.history import History
 from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures.here import Here

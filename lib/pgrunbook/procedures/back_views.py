@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pgrunbook import undo_data
-from pgrunbook.changes.going_back import GIVES_ROWS, NotKept
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.units import human
+from pgrunbook.draft.down import GIVES_ROWS, NotKept
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.plan.step import Keep

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pgrunbook.changes import taking_back
-from pgrunbook.changes.taking_back import Wanted
 from pgrunbook.database import step_log
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import Entry, History, Migration
 from pgrunbook.procedures.here import Here
 from pgrunbook.record import run as runs
+from pgrunbook.rehearse import rollback
+from pgrunbook.rehearse.rollback import Wanted
 
 
 def to_take_back(here: Here, history: History) -> list[Wanted]:
@@ -64,7 +64,7 @@ def _half(here: Here, history: History) -> list[tuple[Wanted, str]]:
                 detail="Its file is not there any more, or is another one than that which was begun.",
                 hint="Put the file back as it was, and run this again.",
             )
-        found.append((taking_back.half_done(here.conn, migration), one.run_id))
+        found.append((rollback.half_done(here.conn, migration), one.run_id))
     return found
 
 
@@ -114,13 +114,13 @@ def _some(here: Here, applied: list[Entry], half: list[tuple[Wanted, str]]) -> W
             detail=f"Applied since: {', '.join(newer)}.",
             hint="Take those back first, newest first.",
         )
-    return taking_back.wanted(here.conn, entry.migration, given.steps)
+    return rollback.wanted(here.conn, entry.migration, given.steps)
 
 
 def _whole(here: Here, entry: Entry) -> Wanted:
     migration = entry.migration
     assert migration is not None  # noqa: S101 - a row without a file is a problem, which was refused
-    return taking_back.wanted(here.conn, migration)
+    return rollback.wanted(here.conn, migration)
 
 
 def _without_way(here: Here, one: Wanted) -> Refused:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import draft, plan_sql
-from pgrunbook.changes.execute import StepResult, StepState
 from pgrunbook.database import readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.draft import draft, plan_sql
 from pgrunbook.draft.build import base
 from pgrunbook.errors import Broken, Refused
+from pgrunbook.execute.execution import StepResult, StepState
 from pgrunbook.history import History
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans

@@ -10,13 +10,14 @@ from typing import Any
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import draft, plan_sql, rehearsal, room, there_and_back, trial, trouble
 from pgrunbook.changes.generate import generate_migrations
 from pgrunbook.database import catalog_reader, health, readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
+from pgrunbook.draft import disk_space, draft, plan_sql
 from pgrunbook.draft.build import base
 from pgrunbook.errors import Refused, WrongInput
+from pgrunbook.execute import failures
 from pgrunbook.history import History, Migration, State
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
@@ -27,6 +28,7 @@ from pgrunbook.procedures.here import Here
 from pgrunbook.procedures.parameters import Prepare
 from pgrunbook.record.lanes import Lanes
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
+from pgrunbook.rehearse import schema_only, up_down_up, with_data
 from pgrunbook.review import safe_mode, server_parser
 from pgrunbook.review.hazards import Timeouts, Transactions
 from pgrunbook.review.hazards.design import design_rules
@@ -124,8 +126,8 @@ def what_is_pending(here: Here) -> Table:
     for name, begun in step_log.of_plan(here.conn, pending, "up").items():
         if not begun.whole and begun.run_id != here.run.run_id:
             here.show(table)
-            raise trouble.begun_elsewhere(name, begun)
-    trouble.refuse_unfinished(step_log.unfinished(here.conn, "up"), pending)
+            raise failures.begun_elsewhere(name, begun)
+    failures.refuse_unfinished(step_log.unfinished(here.conn, "up"), pending)
     return table
 
 
@@ -176,7 +178,9 @@ def make_it_safe(here: Here) -> Table:
         here.facts["changes"] = draft.unproven(here.target, here.conn, pending, given.safe_forms_off)
         here.facts["rehearsed"] = "not rehearsed: rehearse = False" if pending else "nothing is pending"
         return plan_views.statements(here.facts["changes"], title="Not proven: rehearse = False." if pending else "")
-    done = rehearsal.rehearse(here.target, history, pending, now, here.conn, off=given.safe_forms_off, keep=given.keep)
+    done = schema_only.rehearse(
+        here.target, history, pending, now, here.conn, off=given.safe_forms_off, keep=given.keep
+    )
     _check_room(here, done.changes)
     here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
     here.run.keep("schema-promised.json", done.end.to_json())
@@ -201,11 +205,11 @@ def rehearse(here: Here) -> Lanes | Card:
         why = here.facts["rehearsed"] if not done or not done.changes else "not with rows: with_data = False"
         return Card("Rehearsal", [("result", Cell(why, WARN if done and done.changes else QUIET))], tone=WARN)
     pending = here.facts["history"].pending(out_of_order=given.out_of_order)
-    ways = trial.rehearse(
+    ways = with_data.rehearse(
         here.target, pending, done, here.conn, most_bytes=given.most_mb * 1024 * 1024, per_second=given.load
     )
     seen = ways.trial
-    changes = there_and_back.with_proofs(trial.with_estimates(done.changes, ways), seen.ways_back)
+    changes = up_down_up.with_proofs(with_data.with_estimates(done.changes, ways), seen.ways_back)
     here.facts.update(changes=changes, rehearsed=f"with rows: {seen.branch}")
     here.run.keep("rehearsal.json", seen.text())
     here.journal("rehearsed", branch=seen.branch, made_s=seen.made_s, compared=seen.compared,
@@ -313,10 +317,10 @@ def _check_places(here: Here, history: History) -> None:
 
 def _check_room(here: Here, changes: Sequence[Change]) -> None:
     """See that the disk has room for what is built, where it can be seen from here. Raises Refused."""
-    found = room.needs(here.conn, changes)
+    found = disk_space.needs(here.conn, changes)
     here.journal("room-needed", steps=[[need.migration, need.step.number, need.bytes] for need in found[:10]])
     if here.target.server is not None:
-        room.refuse_without(found, shutil.disk_usage(Server(here.target.server).data_dir).free)
+        disk_space.refuse_without(found, shutil.disk_usage(Server(here.target.server).data_dir).free)
 
 
 def _judged(here: Here, pending: list[Migration]) -> tuple[dict[str, list[Judged]], list[Refusal]]:

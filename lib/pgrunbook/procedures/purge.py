@@ -9,13 +9,13 @@ import psycopg
 
 from pgrunbook import history as histories
 from pgrunbook import undo_data
-from pgrunbook.changes import purging
-from pgrunbook.changes.purging import Thing
 from pgrunbook.database import locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.lock_wait import Holder
 from pgrunbook.display.units import human
 from pgrunbook.errors import Interrupted, Refused, RunbookError, StatementFailed, Unreachable, WrongInput
+from pgrunbook.execute import purge
+from pgrunbook.execute.purge import Thing
 from pgrunbook.procedures import at_work, kept_views
 from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
@@ -138,7 +138,7 @@ def verdict(here: Here) -> Banner:
 
 
 def _found(here: Here, conn: Connection) -> list[Thing]:
-    return purging.things(conn, histories.read(conn, here.target))
+    return purge.things(conn, histories.read(conn, here.target))
 
 
 def _asked(here: Here) -> bool:
@@ -149,12 +149,12 @@ def _asked(here: Here) -> bool:
 
 def _chosen(here: Here, found: Sequence[Thing]) -> dict[int, str]:
     told = here.parameters
-    return purging.choose(found, ids=told.ids, older_than_days=told.older_than_days, everything=told.everything)
+    return purge.choose(found, ids=told.ids, older_than_days=told.older_than_days, everything=told.everything)
 
 
 def _refuse_numbers(here: Here, found: Sequence[Thing]) -> None:
     """Raise WrongInput for a number that is no thing; one that is purged already is nothing to complain about."""
-    known = purging.states(here.conn, here.parameters.ids)
+    known = purge.states(here.conn, here.parameters.ids)
     unknown = [number for number in here.parameters.ids if number not in known]
     hint = f"The numbers stand in: pgrunbook undo-data list --target {here.target.name}."
     if unknown:
@@ -228,7 +228,7 @@ def _let_go(here: Here, conn: Connection, thing: Thing) -> tuple[object, ...]:
         looked_ms = (time.monotonic() - start) * 1000
 
     here.journal("drop-started", **about)
-    dropped = purging.drop(conn, here.target, thing, on_wait=on_wait)
+    dropped = purge.drop(conn, here.target, thing, on_wait=on_wait)
     took_ms = (time.monotonic() - start) * 1000
     here.journal("dropped", **about, names=dropped, ms=round(took_ms, 1))
     state = Cell("dropped", GOOD) if dropped else Cell("was gone already", QUIET)
@@ -265,7 +265,7 @@ def _in_doubt(here: Here) -> dict[int, dict[str, object]]:
 def _settle(here: Here, conn: Connection) -> None:
     """Complete the journal from the database: what is marked there as purged was dropped before we were cut off."""
     doubt = _in_doubt(here)
-    for number, kept in purging.states(conn, list(doubt)).items():
+    for number, kept in purge.states(conn, list(doubt)).items():
         if kept.state == "purged":
             about = {name: doubt[number][name] for name in ("id", "migration", "direction", "bytes", "kept_as", "way")}
             here.journal("dropped", **about, told_by="the database")
@@ -294,7 +294,7 @@ def _state_now(here: Here) -> str:
     """Return what is gone and what is still kept of what goes, as the database itself says."""
     try:
         with connect(here.target, purpose="asks what is kept") as conn:
-            found = purging.states(conn, list(here.facts["goes"]))
+            found = purge.states(conn, list(here.facts["goes"]))
     except (psycopg.Error, RunbookError):
         return NOT_KNOWN
     gone = [str(number) for number, kept in found.items() if kept.state == "purged"]

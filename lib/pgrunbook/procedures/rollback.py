@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pgrunbook import history as histories
 from pgrunbook import undo_data
-from pgrunbook.changes import draft, plan_sql, taking_back
-from pgrunbook.changes.going_back import NotKept
 from pgrunbook.database import step_log
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.draft import draft, plan_sql
 from pgrunbook.draft.build import base
+from pgrunbook.draft.down import NotKept
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
@@ -19,6 +19,7 @@ from pgrunbook.procedures import here as heres
 from pgrunbook.procedures.here import Here
 from pgrunbook.procedures.parameters import Rollback
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
+from pgrunbook.rehearse import rollback
 
 
 def begin(**given: object) -> Here:
@@ -83,7 +84,7 @@ def try_it(here: Here) -> Card:
         why = "nothing to try" if not plan.changes else "not with rows: with_data = False"
         why = "this rollback goes on" if here.facts.get("goes_on") else why
         return Card("With the target's rows", [("tried", Cell(why, WARN if plan.changes else QUIET))])
-    how, took_ms = taking_back.with_rows(
+    how, took_ms = rollback.with_rows(
         here.target, plan.changes, most_bytes=given.most_mb * 1024 * 1024, on_conflict=given.on_conflict
     )
     here.journal("tried-with-rows", branch=how, took_ms=round(took_ms, 1))
@@ -179,7 +180,7 @@ def _begun(here: Here) -> bool:
     return any(e["event"] == "migration-started" and e["direction"] == "down" for e in at_work.events(here, "rollback"))
 
 
-def _make_plan(here: Here, wanted: list[taking_back.Wanted]) -> None:
+def _make_plan(here: Here, wanted: list[rollback.Wanted]) -> None:
     """Plan and prove the way back, and freeze it."""
     history = here.facts["history"]
     now = snapshot(here.conn, leave_out=leave_out(history))
@@ -187,7 +188,7 @@ def _make_plan(here: Here, wanted: list[taking_back.Wanted]) -> None:
     loses: tuple[NotKept, ...] = ()
     rehearsed = "nothing to do"
     if wanted:
-        done = taking_back.rehearse(here.target, history, wanted, now, here.conn)
+        done = rollback.rehearse(here.target, history, wanted, now, here.conn)
         changes, loses = draft.with_locks(done.changes, here.conn), done.loses
         here.run.keep("schema-promised-rollback.json", done.end.to_json())
         rehearsed = "down and up again on an empty branch"

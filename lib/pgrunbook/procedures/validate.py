@@ -6,8 +6,6 @@ import json
 from typing import Any
 
 from pgrunbook import history as histories
-from pgrunbook.changes import rehearsal
-from pgrunbook.changes.trial import Trial
 from pgrunbook.database import health
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.errors import Broken, WrongInput
@@ -21,6 +19,8 @@ from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
 from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
+from pgrunbook.rehearse import schema_only
+from pgrunbook.rehearse.with_data import Trial
 from pgrunbook.sql.statements import Type
 
 # Below this a ratio says nothing: a query that took 2 ms and takes 5 is not slow.
@@ -63,7 +63,7 @@ def schema_as_promised(here: Here) -> Table:
         )
     promised = Snapshot.from_json(path.read_text(encoding="utf-8"))
     unlike: list[tuple[str, str]] = next((e["unlike"] for e in _events(promise, "proven-equal")), [])
-    found = rehearsal.unexpected(promised, now, unlike)
+    found = schema_only.unexpected(promised, now, unlike)
     left = [m.name for m in history.pending()]
     rows: list[tuple[object, ...]] = [
         (d.kind, d.name, Cell(d.change, BAD), d.before[:300], d.after[:300]) for d in found

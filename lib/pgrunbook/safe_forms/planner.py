@@ -12,9 +12,9 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.changes.safe_forms.batches import Progress, run_batches
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.online.batches import Progress, run_batches
 from pgrunbook.plan.step import Batches, Expansion, Gate, SafeStep
 from pgrunbook.safe_forms import gates
 from pgrunbook.safe_forms.alter_table import AlterTable

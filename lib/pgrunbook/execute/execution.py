@@ -26,20 +26,20 @@ import psycopg
 from psycopg import errors as pg
 
 from pgrunbook import history as histories
-from pgrunbook.changes import asking, trouble
-from pgrunbook.changes.account import Account, Observer
-from pgrunbook.changes.asking import RETRIED, Patience
-from pgrunbook.changes.cleanup import Cleanup
-from pgrunbook.changes.keeper import Keeper
-from pgrunbook.changes.marks import RECORD_LIMITS, Marks
-from pgrunbook.changes.results import StepResult, StepState, Stretch
-from pgrunbook.changes.safe_forms.batches import Progress, run_batches
-from pgrunbook.changes.trouble import Scene
 from pgrunbook.database import connection, inverse_log, locks, step_log
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
 from pgrunbook.database.step_log import Begun
 from pgrunbook.errors import RecordFailed, RunbookError, StatementFailed
+from pgrunbook.execute import failures, lock_requests
+from pgrunbook.execute.bookkeeping import RECORD_LIMITS, Marks
+from pgrunbook.execute.capture import Keeper
+from pgrunbook.execute.cleanup import Cleanup
+from pgrunbook.execute.events import Account, Observer
+from pgrunbook.execute.failures import Scene
+from pgrunbook.execute.lock_requests import RETRIED, Patience
+from pgrunbook.execute.results import StepResult, StepState, Stretch
 from pgrunbook.history import History
+from pgrunbook.online.batches import Progress, run_batches
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
 from pgrunbook.target import Target
@@ -87,11 +87,11 @@ class Execution:
         migration. Each says what is applied now.
         Locks: those of the statements, each under its lock_timeout.
         """
-        trouble.check_folder(self.plan, self.history)
+        failures.check_folder(self.plan, self.history)
         self._prepare()
         applied = {entry.name for entry in self.history.applied()}
         texts = {change.migration: change.file_sha256 for change in self.plan.changes}
-        trouble.refuse_unfinished(step_log.unfinished(self.conn, self.plan.direction), texts)
+        failures.refuse_unfinished(step_log.unfinished(self.conn, self.plan.direction), texts)
         begun = step_log.of_plan(self.conn, texts, self.plan.direction)
         for change in self.plan.changes:
             if self._is_over(change, applied):
@@ -101,7 +101,7 @@ class Execution:
             try:
                 self._execute(change, begun.get(change.migration))
             except KeyboardInterrupt as exc:  # between two attempts at something
-                raise trouble.explain(exc, self._scene(change, ()), self.conn) from None
+                raise failures.explain(exc, self._scene(change, ()), self.conn) from None
             self.committed.append(change.migration)
         return self.results
 
@@ -124,7 +124,7 @@ class Execution:
         except psycopg.Error as exc:
             raise StatementFailed(
                 f"could not make the history table {self.history.qualified_table}",
-                detail=exc.diag.message_primary or trouble.one_line(exc),
+                detail=exc.diag.message_primary or failures.one_line(exc),
                 hint="GRANT what is missing to the user of this target.",
             ) from exc
         self.history = self._marks.history = replace(self.history, exists=True, schema_exists=True)
@@ -141,7 +141,7 @@ class Execution:
                 step_log.take_back(self.conn, change.migration, self.plan.direction)
             rows = {}
         elif begun and not begun.sha256s.items() <= {s.number: s.sha256 for s in change.steps}.items():
-            raise trouble.begun_elsewhere(change.migration, begun)
+            raise failures.begun_elsewhere(change.migration, begun)
         segments = change.segments()
         for number, segment in enumerate(segments, 1):
             done = [step for step in segment.steps if rows.get(step.number)]
@@ -185,7 +185,7 @@ class Execution:
         """Wait until nobody old is in the way of the locks that the steps will ask for, or patience is over."""
         self._doing = "look"
         if patience.wanted:
-            asking.until_free(self.conn, change, group[0], patience, self._account)
+            lock_requests.until_free(self.conn, change, group[0], patience, self._account)
 
     def _alone(self, change: Change, step: Step, *, meant_before: bool) -> None:
         """Run a step outside a transaction, once the catalog shows that it is not done already; or its batches."""
@@ -219,7 +219,7 @@ class Execution:
         """Forget that a step was meant to be done; not where it was cut off, and is there all the same."""
         with contextlib.suppress(psycopg.Error):
             connection.reset(self.conn)
-            if trouble.was_refused(exc) or not self._cleanup.is_done(step):
+            if failures.was_refused(exc) or not self._cleanup.is_done(step):
                 with connection.transaction(self.conn, **RECORD_LIMITS):
                     self._marks.withdraw(change, [step])
 
@@ -340,12 +340,12 @@ class Execution:
             self._account.aborted(change)
             scene = self._scene(change, group)
             if isinstance(exc, RETRIED):
-                error: RunbookError = trouble.gave_up(exc, scene, self.conn)
+                error: RunbookError = failures.gave_up(exc, scene, self.conn)
             else:
                 if isinstance(exc, psycopg.Error) and scene.step is not None and not self.conn.closed:
-                    undoes = trouble.was_refused(exc) or scene.timed_out()
+                    undoes = failures.was_refused(exc) or scene.timed_out()
                     scene = replace(scene, left=self._cleanup.failed(change, scene.step, undoes=undoes))
-                error = trouble.explain(exc, scene, self.conn)
+                error = failures.explain(exc, scene, self.conn)
             if scene.step is not None:
                 self._results.set(change, scene.step, state=StepState.FAILED)
             if not isinstance(exc, RecordFailed):

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import psycopg
 
 from pgrunbook import history as histories
-from pgrunbook.changes import trouble
 from pgrunbook.database import connection, inverse_log, step_log
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, RESET_SESSION, Connection
+from pgrunbook.execute import failures
 from pgrunbook.history import History
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.plan.way_back import Back
@@ -55,7 +55,7 @@ class Marks:
             self._correct(change)
             step_log.write(self.conn, self._key(change), "done", rows)
         if written is not None and written.rowcount != 1:
-            raise trouble.history_moved(self.history.qualified_table, change)
+            raise failures.history_moved(self.history.qualified_table, change)
 
     def alone(self, change: Change, step: Step, state: str) -> None:
         """Write in a transaction of its own that a step is meant to be done, or is done."""

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pglast import ast
 
 from pgrunbook import undo_data
-from pgrunbook.changes import draft
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
+from pgrunbook.draft import draft
 from pgrunbook.history import Migration
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, Step

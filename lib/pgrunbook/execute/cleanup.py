@@ -21,13 +21,13 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors as pg
 
-from pgrunbook.changes import trouble
-from pgrunbook.changes.account import Account
-from pgrunbook.changes.asking import RETRIED
-from pgrunbook.changes.marks import RECORD_LIMITS, Marks
-from pgrunbook.changes.results import StepState
 from pgrunbook.database import connection
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
+from pgrunbook.execute import failures
+from pgrunbook.execute.bookkeeping import RECORD_LIMITS, Marks
+from pgrunbook.execute.events import Account
+from pgrunbook.execute.lock_requests import RETRIED
+from pgrunbook.execute.results import StepState
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Policy
@@ -57,7 +57,7 @@ class Cleanup:
         except _ChangedMoreError as more:
             self.account.event("helpers-stay", change, step=step.number, reason=str(more))
         except psycopg.Error as error:
-            said = trouble.one_line(error)
+            said = failures.one_line(error)
             self.account.event("not-undone", change, step=step.number, error=said)
             return said
         return ""
@@ -126,7 +126,7 @@ class Cleanup:
         except RETRIED:
             raise
         except psycopg.Error as exc:
-            raise _ChangedMoreError(exc.diag.message_primary or trouble.one_line(exc)) from exc
+            raise _ChangedMoreError(exc.diag.message_primary or failures.one_line(exc)) from exc
 
     def _alone(self, change: Change, alone: Sequence[Step], queries: Sequence[str]) -> None:
         self._execute(change, queries, Policy.ALONE)

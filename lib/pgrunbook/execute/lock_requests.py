@@ -21,11 +21,11 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from pgrunbook.changes import trouble
-from pgrunbook.changes.account import Account
 from pgrunbook.database import connection, lock_wait
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, Wanted, yields
+from pgrunbook.execute import failures
+from pgrunbook.execute.events import Account
 from pgrunbook.plan.plan import Change, LockOn, Step
 from pgrunbook.sql import classify
 from pgrunbook.sql.lock_modes import CONFLICTS, blocks
@@ -62,7 +62,7 @@ def until_free(conn: Connection, change: Change, step: Step, patience: Patience,
     except psycopg.Error as exc:
         if conn.closed:
             raise
-        account.event("not-looked", change, step=step.number, reason=trouble.one_line(exc))
+        account.event("not-looked", change, step=step.number, reason=failures.one_line(exc))
         patience.looked(free=False)
         return
     patience.looked(free=found.free)
@@ -90,7 +90,7 @@ def _ask_to_yield(conn: Connection, change: Change, step: Step, holders: Sequenc
             if conn.closed:
                 raise
             account.event("autovacuum-did-not-yield", change, step=step.number, object=name,
-                          reason=trouble.one_line(exc))  # fmt: skip
+                          reason=failures.one_line(exc))  # fmt: skip
 
 
 def wanted(steps: Sequence[Step]) -> list[Wanted]:

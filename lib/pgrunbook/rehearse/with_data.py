@@ -24,21 +24,20 @@ from pgrunbook import history as histories
 from pgrunbook.branches import copies, shared
 from pgrunbook.branches.copies import Copy
 from pgrunbook.branches.server import Server
-from pgrunbook.changes import same_rows, there_and_back
-from pgrunbook.changes.drafter import without_refills
-from pgrunbook.changes.load import Traffic, traffic
-from pgrunbook.changes.observe import HeldLock, Observed, Observer
-from pgrunbook.changes.rehearsal import Rehearsal
-from pgrunbook.changes.same_rows import Wandering
-from pgrunbook.changes.there_and_back import WayBackSeen
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Column, Relation, Snapshot
 from pgrunbook.draft.build import LONG_TIMEOUT_MS, up
+from pgrunbook.draft.up import without_refills
 from pgrunbook.errors import Refused
 from pgrunbook.history import Migration
 from pgrunbook.plan.plan import Change, Estimate, Step
-from pgrunbook.rehearse import branch_run
+from pgrunbook.rehearse import branch_run, row_equality, up_down_up
 from pgrunbook.rehearse.branch_run import execute
+from pgrunbook.rehearse.observer import HeldLock, Observed, Observer
+from pgrunbook.rehearse.row_equality import Wandering
+from pgrunbook.rehearse.schema_only import Rehearsal
+from pgrunbook.rehearse.traffic import Traffic, traffic
+from pgrunbook.rehearse.up_down_up import WayBackSeen
 from pgrunbook.sql.lock_modes import blocks
 from pgrunbook.target import Target
 
@@ -170,12 +169,12 @@ def rehearse(
         with shared.server_as_before(copy.server):
             other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
         with connect(copy.plain, purpose="compares") as a, connect(copy.safe, purpose="compares") as b:
-            tables = same_rows.named(b, dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
-            equality = same_rows.compare(a, b, tables, wandering)
-            behind = same_rows.sequences_behind(a, b)
-            backs = there_and_back.prove(copy.back, proven, tables) if copy.back is not None else ()
+            tables = row_equality.named(b, dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
+            equality = row_equality.compare(a, b, tables, wandering)
+            behind = row_equality.sequences_behind(a, b)
+            backs = up_down_up.prove(copy.back, proven, tables) if copy.back is not None else ()
             if copy.back is not None and not per_second:
-                backs = there_and_back.with_end(backs, b, copy.back, tables, wandering)
+                backs = up_down_up.with_end(backs, b, copy.back, tables, wandering)
     _refuse_other_rows([*equality.differences, *behind])
     trial = Trial(
         target=target.name,
@@ -260,7 +259,7 @@ def _wandering(copy: Copy, plain: Sequence[Change], changes: Sequence[Change], l
     written = [s.sql for c in plain for s in c.statements]
     differs = [text for c in changes for s in c.statements for text in s.differs]
     with connect(copy.safe, purpose="judges") as before, connect(copy.plain, purpose="judges") as after:
-        return same_rows.wandering(written, differs, before, after, updated=loaded)
+        return row_equality.wandering(written, differs, before, after, updated=loaded)
 
 
 @contextmanager

@@ -17,21 +17,21 @@ from psycopg import sql
 
 from pgrunbook import history as histories
 from pgrunbook.branches import copies
-from pgrunbook.changes import going_back, records
 from pgrunbook.changes.empty_branch import copy_schema
-from pgrunbook.changes.going_back import NotKept, NoWayError, Planned, Taken
 from pgrunbook.database import inverse_log, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.draft import down
 from pgrunbook.draft.build import up
+from pgrunbook.draft.down import NotKept, NoWayError, Planned, Taken
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Change
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.record.journal import Journal
-from pgrunbook.rehearse import branch_run
+from pgrunbook.rehearse import branch_run, copy_records
 from pgrunbook.rehearse.branch_run import journal, why
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Policy
@@ -89,7 +89,7 @@ def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> 
         told = ", ".join(f"{way.statement} ({way.file}:{way.line})" for way in left)
         return Wanted(migration, because=f"it has no statement {missing[0]} to take back; there are {told or 'none'}")
     try:
-        takes = tuple(going_back.recorded(chosen))
+        takes = tuple(down.recorded(chosen))
     except NoWayError as reason:
         return Wanted(migration, because=str(reason))
     ends: Literal["history row", "part"] = "history row" if len(chosen) == len(left) else "part"
@@ -115,7 +115,7 @@ def half_done(conn: Connection, migration: Migration) -> Wanted:
         if is_done:
             takes.append(way)
     try:
-        return Wanted(migration, tuple(going_back.recorded(takes)), "begun", tuple(helpers))
+        return Wanted(migration, tuple(down.recorded(takes)), "begun", tuple(helpers))
     except NoWayError as reason:
         return Wanted(migration, ends="begun", because=str(reason))
 
@@ -131,7 +131,7 @@ def rehearse(target: Target, history: History, wanted: Sequence[Wanted], here: S
     scripts = [one.migration.sql for one in wanted]
     found: list[Planned] = []
     with copy_schema(target, scripts, ours=True).branch() as branch, connect(branch, purpose="rehearses") as there:
-        records.copy(conn, there, [sql.Identifier(history.schema, history.table), *records.OURS])
+        copy_records.copy(conn, there, [sql.Identifier(history.schema, history.table), *copy_records.OURS])
         before = snapshot(there, leave_out=left)
         unlike = tuple((d.kind, d.name) for d in diff(here, before))
         after = [before]
@@ -183,8 +183,8 @@ def with_rows(
 def _planned(there: Connection, target: Target, one: Wanted, rows_conn: Connection) -> Planned:
     try:
         if one.is_scripted:
-            return going_back.scripted(there, target, one.migration, rows_conn=rows_conn)
-        return going_back.computed(
+            return down.scripted(there, target, one.migration, rows_conn=rows_conn)
+        return down.computed(
             there, target, one.migration.name, one.migration.hash, one.takes,
             rows_conn=rows_conn, ends=one.ends, helpers=one.helpers,
         )  # fmt: skip

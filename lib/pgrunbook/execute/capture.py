@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pgrunbook import undo_data
-from pgrunbook.changes.marks import Marks
 from pgrunbook.database.connection import Connection
+from pgrunbook.execute.bookkeeping import Marks
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.step import Batches

@@ -13,9 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 from pgrunbook import history as histories
-from pgrunbook.changes import same_rows
-from pgrunbook.changes.rehearsal import Rehearsal
-from pgrunbook.changes.same_rows import Wandering
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, connect
@@ -23,7 +20,10 @@ from pgrunbook.errors import StatementFailed
 from pgrunbook.plan.plan import Change
 from pgrunbook.plan.way_back import Frozen
 from pgrunbook.record.journal import Journal
+from pgrunbook.rehearse import row_equality
 from pgrunbook.rehearse.branch_run import execute, journal, why
+from pgrunbook.rehearse.row_equality import Wandering
+from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.target import Target
 
 
@@ -54,7 +54,7 @@ def with_end(
     if any(not back.proven and not back.tables for back in backs):
         return tuple(backs)  # one broke off: what came after it did not go up
     with connect(branch, purpose="compares") as conn:
-        differences = same_rows.compare(safe, conn, tables, wandering).differences
+        differences = row_equality.compare(safe, conn, tables, wandering).differences
     if not differences:
         return tuple(backs)
     says = f"after going up again other rows are there: {'; '.join(differences[:3])}"

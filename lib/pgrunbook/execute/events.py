@@ -11,9 +11,9 @@ from typing import Protocol
 import psycopg
 from psycopg.errors import Diagnostic
 
-from pgrunbook.changes.results import Results, StepResult, StepState, Stretch
 from pgrunbook.database.lock_wait import Holder, Look
 from pgrunbook.database.locks import Watch
+from pgrunbook.execute.results import Results, StepResult, StepState, Stretch
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
 

@@ -23,22 +23,23 @@ from psycopg.pq import TransactionStatus
 
 from pgrunbook import history as histories
 from pgrunbook import undo_data
-from pgrunbook.changes import draft, going_back, records
-from pgrunbook.changes.drafter import Drafter
 from pgrunbook.changes.empty_branch import SchemaCopy, copy_schema
-from pgrunbook.changes.going_back import NoWayError, Planned
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
+from pgrunbook.draft import down, draft
 from pgrunbook.draft.build import up
 from pgrunbook.draft.declared import as_declared, is_declared
+from pgrunbook.draft.down import NoWayError, Planned
+from pgrunbook.draft.up import Drafter
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.way_back import Proof
 from pgrunbook.record.journal import Journal
+from pgrunbook.rehearse import copy_records
 from pgrunbook.rehearse.branch_run import _limit, execute, journal, why
 from pgrunbook.sql import statements
 from pgrunbook.target import Target
@@ -164,7 +165,7 @@ class _Proofs:
             declared: dict[Difference, None] = {}
             with self.schema.branch() as branch, connect(branch, purpose="rehearses") as conn, journal() as told:
                 if self.schema.has_ours:
-                    records.copy(self.rows_conn, conn, [records.KEPT])
+                    copy_records.copy(self.rows_conn, conn, [copy_records.KEPT])
                 for number, change in enumerate(changes):
                     execute(branch, conn, histories.read(conn, branch), change, told)
                     before = after[-1] if after else self.plain.before
@@ -219,11 +220,9 @@ class _Proofs:
     def _planned(self, conn: Connection, change: Change) -> Planned:
         migration = self.migrations[change.migration]
         if migration.down_sql is not None:
-            return going_back.scripted(conn, self.target, migration, rows_conn=self.rows_conn)
-        takes = going_back.taken(change.statements, change)
-        return going_back.computed(
-            conn, self.target, change.migration, change.file_sha256, takes, rows_conn=self.rows_conn
-        )
+            return down.scripted(conn, self.target, migration, rows_conn=self.rows_conn)
+        takes = down.taken(change.statements, change)
+        return down.computed(conn, self.target, change.migration, change.file_sha256, takes, rows_conn=self.rows_conn)
 
 
 def _of(how: str, reason: str) -> str:

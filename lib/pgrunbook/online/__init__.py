@@ -1,0 +1,1 @@
+"""What runs while others work: loops of short transactions."""
