@@ -15,14 +15,15 @@ from typing import Any
 
 import nbformat
 
-from pgrunbook import demo, runbook
-from pgrunbook import target as targets
+from pgrunbook.app import demo
+from pgrunbook.config import targets
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
-from pgrunbook.procedures import parameters
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
-from pgrunbook.target import Target
+from pgrunbook.runner import runbook
+from pgrunbook.session import parameters
 
 PATIENCE_S = 60
 # Whoever runs the tests in the background has SIGINT ignored, and we would inherit it.

@@ -14,11 +14,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pgrunbook import demo
-from pgrunbook import target as targets
+from pgrunbook.app import demo
 from pgrunbook.branches.server import Server
+from pgrunbook.config import targets
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.target import Target
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "zeitwork" / "packages" / "database" / "migrations"

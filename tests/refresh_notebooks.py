@@ -18,7 +18,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from pgrunbook.procedures import gates
+from pgrunbook.session import acceptance
 
 ROOT = Path(__file__).parents[1]
 ORDER = ["prepare", "migrate", "validate", "rollback", "restore"]
@@ -32,8 +32,9 @@ def fresh_demo(state: Path) -> Iterator[Path]:
 
     The environment leads there while it lasts.
     """
-    from pgrunbook import demo, runbook
+    from pgrunbook.app import demo
     from pgrunbook.branches.server import Server, server_names
+    from pgrunbook.runner import runbook
 
     state.chmod(0o755)  # as root the server runs as another account
     chosen = {
@@ -83,7 +84,7 @@ def main() -> None:
             path.write_text(nbformat.writes(kept(notebook), indent=1) + "\n", encoding="utf-8")
             sys.stdout.write(f"{path.name}\n")
             if name == "prepare":
-                gates.accept(folder.name, [])
+                acceptance.accept(folder.name, [])
 
 
 if __name__ == "__main__":

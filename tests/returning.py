@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pgrunbook import history as histories
+from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, checksums, locks
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection, connect
@@ -13,12 +14,11 @@ from pgrunbook.draft import build, draft
 from pgrunbook.execute.execution import Execution
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Plan
-from pgrunbook.procedures.back_views import RowsSince, rows_since
+from pgrunbook.procedures.rollback_views import RowsSince, rows_since
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import rollback, schema_only
 from pgrunbook.rehearse.rollback import Prepared
 from pgrunbook.rehearse.schema_only import Rehearsal
-from pgrunbook.target import Target
 from pgrunbook.undo_data import OnConflict
 from scenes import journal_of
 

@@ -18,7 +18,7 @@ from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.safe_forms.planner import plan_forms
 from pgrunbook.sql import statements
-from pgrunbook.sql.statements import Policy
+from pgrunbook.sql.classify import Policy
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 

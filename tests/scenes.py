@@ -16,20 +16,22 @@ from pathlib import Path
 import psycopg
 
 from pgrunbook import history as histories
+from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.draft import draft
 from pgrunbook.draft.build import as_written, base, up
 from pgrunbook.errors import RunbookError
-from pgrunbook.execute.execution import Execution, Observer, StepResult
+from pgrunbook.execute.events import Observer
+from pgrunbook.execute.execution import Execution
+from pgrunbook.execute.results import StepResult
 from pgrunbook.history import Migration
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record import journal
 from pgrunbook.record.journal import Journal
 from pgrunbook.sql import statements
-from pgrunbook.target import Target
 
 RUN = "20261122T165431Z-release-demo-7f3a"
 
@@ -100,7 +102,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import scenes
 from pgrunbook.changes import plan
-from pgrunbook.target import Target
+from pgrunbook.config.targets import Target
 target, file, moment = Target.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def call(name):
     def told(change, step, *_):

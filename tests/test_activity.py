@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import pytest
 
 from conftest import Site, do
+from pgrunbook.config.targets import Target
 from pgrunbook.database import activity
 from pgrunbook.database.activity import Blocker, CommandProgress
 from pgrunbook.database.connection import connect
-from pgrunbook.target import Target
 from scenes import meanwhile, session, until, waits
 
 Project = Callable[..., Target]

@@ -9,6 +9,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.catalog import Catalog, Standing, Table, Use, Weight
 from pgrunbook.database.catalog_reader import read
 from pgrunbook.database.connection import Connection, connect
@@ -20,7 +21,6 @@ from pgrunbook.review.review import review
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, Lock
 from pgrunbook.sql.statements import parse
 from pgrunbook.sql.tree import Name, tree
-from pgrunbook.target import Target
 
 SETUP = """
 CREATE SCHEMA "Odd";

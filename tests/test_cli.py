@@ -13,11 +13,11 @@ import pytest
 from acting import has_begun, newest_run, pgrunbook, wait_until
 from conftest import ROOT, do
 from pgrunbook import undo_data
-from pgrunbook.__main__ import main
+from pgrunbook.app.main import main
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
-from pgrunbook.target import Target
 
 Project = Callable[..., Target]
 FOLDER = {"0001_a.sql": "CREATE TABLE a (id int);"}

@@ -12,10 +12,10 @@ import pytest
 
 from conftest import do, rows
 from pgrunbook.branches.server import Server
+from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.database.connection import connect, limit, limit_locally, reset, transaction
 from pgrunbook.errors import RunbookError, Unreachable, WrongInput
-from pgrunbook.target import Target
 from scenes import error_of, is_at, kill, until
 
 Project = Callable[..., Target]
@@ -213,7 +213,7 @@ def test_a_statement_ends_when_its_client_is_gone(project: Project) -> None:
     """Killed without a word, we leave nothing running in the server."""
     target = project(folder={})
     script = (
-        "import sys; from pgrunbook.target import Target; from pgrunbook.database.connection import connect; "
+        "import sys; from pgrunbook.config.targets import Target; from pgrunbook.database.connection import connect; "
         "connect(Target(name='d', server='main', database=sys.argv[1])).execute('SELECT pg_sleep(25)')"
     )
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script, str(target.database)])

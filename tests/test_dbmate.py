@@ -14,11 +14,11 @@ import pytest
 
 from conftest import ROOT, Site, do, rows, write_folder
 from pgrunbook import history as histories
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import History, State
 from pgrunbook.plan.plan import Plan
-from pgrunbook.target import Target
 from scenes import error_of, execute, plan_of
 
 Project = Callable[..., Target]

@@ -11,10 +11,10 @@ import pytest
 
 from acting import open_folder, pgrunbook
 from conftest import DEBIAN, ROOT
-from pgrunbook import demo
+from pgrunbook.app import demo
 from pgrunbook.branches.server import Server, server_names
+from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
-from pgrunbook.target import Target
 
 INSTALLATIONS = ["", *(str(path) for path in DEBIAN[:1])]
 

@@ -8,6 +8,7 @@ import pytest
 
 from conftest import do, write_folder
 from pgrunbook import history as histories
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Relation
 from pgrunbook.draft import draft
@@ -16,10 +17,9 @@ from pgrunbook.plan.plan import Change, Step
 from pgrunbook.rehearse import branch_run
 from pgrunbook.rehearse.branch_run import execute
 from pgrunbook.rehearse.observer import Observed, Observer
-from pgrunbook.sql.statements import Policy
-from pgrunbook.target import Target
+from pgrunbook.sql.classify import Policy
 from scenes import error_of
-from test_rehearsal import safely
+from test_schema_only import safely
 
 Project = Callable[..., Target]
 Draft = Callable[..., tuple[Change, ...]]

@@ -20,11 +20,11 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from conftest import rows
+from pgrunbook.config.targets import Target
 from pgrunbook.errors import RecordFailed, Unreachable
 from pgrunbook.record import run as runs
-from pgrunbook.record.kernel import EarlyKernel
 from pgrunbook.record.run import Status
-from pgrunbook.target import Target
+from pgrunbook.runner.kernel import EarlyKernel
 from scenes import until
 
 SLEEP = "import time\ntime.sleep(60)"

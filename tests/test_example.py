@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from conftest import EXAMPLE, ROOT, do, rows
 from pgrunbook import history as histories
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.history import State
 from pgrunbook.history.state import leave_out
-from pgrunbook.target import Target
 from scenes import execute, plan_of
 
 Project = Callable[..., Target]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pgrunbook.changes import generate
-from pgrunbook.changes.generate import generate_migrations
+from pgrunbook.config.targets import Target
 from pgrunbook.errors import StatementFailed, WrongInput
-from pgrunbook.target import Target
+from pgrunbook.history import generate
+from pgrunbook.history.generate import generate_migrations
 from scenes import error_of
 
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")

@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from conftest import do, rows
+from pgrunbook.config.targets import Target
 from pgrunbook.database import health
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.target import Target
 from scenes import session
 
 Project = Callable[..., Target]

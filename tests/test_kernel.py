@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgrunbook.errors import RecordFailed
-from pgrunbook.record.kernel import EarlyKernel
+from pgrunbook.runner.kernel import EarlyKernel
 from scenes import until
 
 RUNNER = """

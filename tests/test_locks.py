@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from conftest import do, rows
+from pgrunbook.config.targets import Target
 from pgrunbook.database import locks
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, WrongInput
-from pgrunbook.target import Target
 from scenes import error_of, kill, meanwhile, session, until, waits
 
 Project = Callable[..., Target]

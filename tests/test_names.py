@@ -15,9 +15,9 @@ import pytest
 import typer
 
 from conftest import ROOT
-from pgrunbook import cli
-from pgrunbook.procedures import parameters
-from pgrunbook.target import Target
+from pgrunbook.app import cli
+from pgrunbook.config.targets import Target
+from pgrunbook.session import parameters
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LIBRARY = sorted((ROOT / "lib" / "pgrunbook").rglob("*.py"))

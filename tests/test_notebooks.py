@@ -15,10 +15,10 @@ import pytest
 
 from acting import events, newest_run, open_folder
 from conftest import ROOT, rows
-from pgrunbook.procedures import gates
+from pgrunbook.config.targets import Target
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
-from pgrunbook.target import Target
+from pgrunbook.session import acceptance
 from refresh_notebooks import ORDER, TAG, fresh_demo
 
 WARNING = "--engine pgrunbook"
@@ -31,7 +31,7 @@ def test_stored_outputs_are_what_a_fresh_demo_shows() -> None:
         copies = [Path(shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder)) for name in ORDER]
         done = nbval(copies[:1])
         assert done.returncode == 0, done.stdout
-        gates.accept(folder.name, [])  # as the operator does who has looked at them
+        acceptance.accept(folder.name, [])  # as the operator does who has looked at them
         done = nbval(copies[1:])
         assert done.returncode == 0, done.stdout
         made = runs.load(folder)

@@ -8,9 +8,9 @@ import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from pgrunbook import headless, runbook
 from pgrunbook.errors import WrongInput
-from pgrunbook.procedures.parameters import OF, Migrate, Parameters, Prepare, checked
+from pgrunbook.runner import headless, runbook
+from pgrunbook.session.parameters import OF, Migrate, Parameters, Prepare, checked
 
 KNOWS = (
     "Hint: prepare knows: target, generate, rehearse, with_data, most_mb, load, keep, accept, allow_loss, "

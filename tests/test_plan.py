@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from conftest import EXAMPLE, Site
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.draft import plan_sql
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Base, Plan
-from pgrunbook.target import Target
 from scenes import execute, plan_of, steps_of
 
 BASE = Base(

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, event, given, note, settings
 from hypothesis import strategies as st
 
 from conftest import do, write_folder
+from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName, checksums
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
@@ -21,10 +22,9 @@ from pgrunbook.draft.declared import differing_column, is_declared
 from pgrunbook.errors import Refused, RunbookError
 from pgrunbook.plan.plan import Change
 from pgrunbook.rehearse.schema_only import Rehearsal
-from pgrunbook.target import Target
 from returning import Everything, everything, take_back
 from scenes import execute
-from test_rehearsal import now, planned, safely
+from test_schema_only import now, planned, safely
 
 OURS = ["pgrunbook", "public.schema_migrations"]
 EXAMPLES = int(os.environ.get("PGRUNBOOK_TEST_EXAMPLES", "6"))

@@ -10,11 +10,12 @@ import pytest
 
 from acting import cells, completed, error, events, facts, in_transaction, outputs, run
 from conftest import do, rows
-from pgrunbook import home, runbook
+from pgrunbook.config import paths
+from pgrunbook.config.targets import Target
 from pgrunbook.plan import plan as plans
-from pgrunbook.procedures import gates
 from pgrunbook.record.run import Status
-from pgrunbook.target import Target
+from pgrunbook.runner import runbook
+from pgrunbook.session import acceptance
 
 Project = Callable[..., Target]
 
@@ -53,7 +54,7 @@ def test_prepare_freezes_a_plan_and_leaves_the_target_as_it_is(project: Project)
     assert seen["safe_traffic"]["transactions"] > 0
     assert "slowest transaction of the traffic, ms: plain" in outputs(made, "rehearse")
     assert plan.gates() != []
-    assert gates.left(made, plan) == []
+    assert acceptance.left(made, plan) == []
     assert "running instances" not in outputs(made, "measure-before")  # this target names no critical query
     assert made.versions.keys() == {"pgrunbook", "python", "server"}
 
@@ -130,7 +131,7 @@ def test_a_role_without_rights_is_refused_with_what_it_lacks(project: Project, m
     """What the role may not is found before anything starts, and told as what to GRANT."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a (id int)"})
     do(target, "CREATE ROLE reader_of_tests LOGIN")
-    address = f"postgresql://reader_of_tests@/{target.database}?host={home.socket_dir('main')}"
+    address = f"postgresql://reader_of_tests@/{target.database}?host={paths.socket_dir('main')}"
     monkeypatch.setenv("READER_ADDRESS", address)
     files = {"0001_a.sql": "SELECT 1"}
     project(folder=files, name="reader", server=None, url_from="READER_ADDRESS", database=None)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pgrunbook.record.progress import Progress
 from pgrunbook.record.run import Part, Status
+from pgrunbook.runner.progress import Progress
 
 SAYS = ('could not apply "0001_[/red]"', "Detail: array [1:2] of [bold]", "Hint: Mend it.")
 

@@ -12,18 +12,19 @@ import pytest
 from acting import cells, completed, error, events, newest_run, outputs, pgrunbook, run, wait_until
 from conftest import do, rows
 from pgrunbook import history as histories
-from pgrunbook import runbook, undo_data
+from pgrunbook import undo_data
+from pgrunbook.config.targets import Target
 from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Interrupted, Refused, Unreachable, WrongInput
 from pgrunbook.execute import purge as purging
 from pgrunbook.execute.purge import Thing
-from pgrunbook.procedures import here as heres
-from pgrunbook.procedures import kept_views, purge
-from pgrunbook.procedures.here import Here
+from pgrunbook.procedures import purge, undo_data_views
 from pgrunbook.record.journal import read
 from pgrunbook.record.run import Status
-from pgrunbook.target import Target
+from pgrunbook.runner import runbook
+from pgrunbook.session import session as heres
+from pgrunbook.session.session import Here
 from pgrunbook.undo_data import Kept, Place, keeping_statement, kept_list
 from scenes import RUN, error_of, interrupted_when, kill, session
 
@@ -138,7 +139,7 @@ def test_what_is_still_needed_is_refused(target: Target) -> None:
     """The whole text; by its number or with force it goes, and the verdict says what is left as a way back."""
     one, other = keep(target), keep(target, step=2, days=None)
     with connect(target, purpose="test") as conn:
-        until = kept_views.until(kept_list(conn)[1])
+        until = undo_data_views.until(kept_list(conn)[1])
     made, code = run("purge", everything="true")
     assert (code, made.status, cells(made)["what-goes"]) == (3, Status.REFUSED, "failed")
     loss = f"0002_b can only be taken back by restore point {POINT}"
@@ -380,15 +381,20 @@ def test_all_five_kinds_are_told(target: Target) -> None:
     keep(target)
     with connect(target, purpose="test") as conn:
         (kept,) = kept_list(conn)
-        told = [kept_views.what(replace(kept, kind=kind)) for kind in ("update", "delete", "insert", "column", "table")]
+        told = [
+            undo_data_views.what(replace(kept, kind=kind)) for kind in ("update", "delete", "insert", "column", "table")
+        ]
         assert told == ["rows updated (b)", "rows deleted", "rows inserted", "column b", "table"]
-        assert kept_views.rows_of(conn, kept) == "18"
+        assert undo_data_views.rows_of(conn, kept) == "18"
         assert counted(conn, kept, rows_estimate=1_000) == "about 1,000"
         assert counted(conn, kept, bytes=10**9) == counted(conn, kept, kind="table") == "not counted"
         undo_data.purge(conn, [kept.id])
-        assert kept_views.rows_of(conn, kept) == "not counted"
-    assert str(kept_views.state(replace(kept, state="giving back", rows_given_back=7))) == "giving back (7 rows so far)"
+        assert undo_data_views.rows_of(conn, kept) == "not counted"
+    assert (
+        str(undo_data_views.state(replace(kept, state="giving back", rows_given_back=7)))
+        == "giving back (7 rows so far)"
+    )
 
 
 def counted(conn: undo_data.registry.Connection, kept: Kept, **changes: object) -> str:
-    return kept_views.rows_of(conn, replace(kept, **changes))  # type: ignore[arg-type]
+    return undo_data_views.rows_of(conn, replace(kept, **changes))  # type: ignore[arg-type]

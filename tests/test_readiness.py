@@ -15,12 +15,12 @@ import pytest
 
 from conftest import Site, do
 from pgrunbook.branches.server import Server
+from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks, readiness
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.readiness import Check, Level, Limits
 from pgrunbook.errors import Unreachable
-from pgrunbook.target import Target
 from scenes import error_of, kill, session, until
 
 Project = Callable[..., Target]

@@ -9,12 +9,12 @@ import pytest
 
 from acting import cells, completed, error, events, notebook, outputs, run
 from conftest import ROOT, Site, do, rows
-from pgrunbook import demo
-from pgrunbook import target as targets
+from pgrunbook.app import demo
 from pgrunbook.branches import backup
 from pgrunbook.branches.server import Server, ServerState
+from pgrunbook.config import targets
+from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Run, Status
-from pgrunbook.target import Target
 
 FOLDER = {
     "0001_a.sql": "CREATE TABLE a (id int PRIMARY KEY, b text);",

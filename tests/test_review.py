@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards import RULES
 from pgrunbook.review.review import Finding, as_text, fails, review, run
 from pgrunbook.review.scenes import script
-from pgrunbook.target import Target
 
 GUIDE = Path(__file__).parent / "guide"
 

@@ -20,9 +20,9 @@ from acting import (
     wait_until,
 )
 from conftest import do, rows
-from pgrunbook import runbook
+from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Status
-from pgrunbook.target import Target
+from pgrunbook.runner import runbook
 
 Project = Callable[..., Target]
 

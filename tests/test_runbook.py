@@ -26,11 +26,11 @@ from acting import (
     wait_until,
 )
 from conftest import ROOT, do, rows
-from pgrunbook import headless, runbook
+from pgrunbook.config.targets import Target
 from pgrunbook.errors import Blocked, Refused, WrongInput
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
-from pgrunbook.target import Target
+from pgrunbook.runner import headless, runbook
 
 Project = Callable[..., Target]
 

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pgrunbook.database import schema
+from pgrunbook.database import queries, schema
 from pgrunbook.database.schema import Column, Constraint, Index, Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.errors import Blocked, Broken
@@ -644,7 +644,7 @@ def test_reading_behind_a_lock_gives_up(
     server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A view under an exclusive lock blocks its definition; the error says who to wait for."""
-    steady = schema.steady
+    steady = queries.steady
     monkeypatch.setattr(schema, "steady", functools.partial(steady, lock_timeout_ms=50))
     name = database(PLAIN_TABLES, "CREATE VIEW seen AS SELECT a FROM t")
     with server.connect(name) as holder, holder.transaction(), server.connect(name) as conn:

@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pgrunbook.record.lanes import LOOKS, MOST, Lane, Lanes, LockBar, Points
-from pgrunbook.record.show import BAD, GOOD, Banner, Bar, Card, Cell, Picture, Table, Timeline, figure
-from pgrunbook.record.svg import duration
+from pgrunbook.display.lock_chart import LOOKS, MOST, Lane, Lanes, LockBar, Points
+from pgrunbook.display.show import BAD, GOOD, Banner, Bar, Card, Cell, Picture, Table, Timeline, figure
+from pgrunbook.display.svg import duration
 
 EVIL = "<script>alert('x')</script> & \"y\""
 SAFE = "&lt;script&gt;"

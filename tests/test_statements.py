@@ -7,7 +7,8 @@ import time
 import pytest
 
 from pgrunbook.errors import WrongInput
-from pgrunbook.sql.statements import Policy, Statement, parse
+from pgrunbook.sql.classify import Policy
+from pgrunbook.sql.statements import Statement, parse
 
 STDIN = (
     "m.sql, line 2: COPY FROM STDIN cannot run from a migration file\n"

@@ -8,8 +8,8 @@ import pytest
 
 from acting import cells, completed, error, events, go_on_with, outputs, run
 from conftest import do
+from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Status
-from pgrunbook.target import Target
 
 Project = Callable[..., Target]
 

@@ -1,37 +1,6 @@
-"""The command ``pgrunbook``: a kernel is started before anything is imported, and boots while the rest loads."""
+"""``python -m pgrunbook``."""
 
-from __future__ import annotations
-
-import gc
-import sys
-
-from pgrunbook.errors import RunbookError
-
-
-def main() -> None:
-    """Run the command line; an error of ours is told in its own form, without a traceback."""
-    # What imports make stays: collecting while it is made, and once more at the very end, costs 0.3 s.
-    gc.disable()
-    early = None
-    try:
-        if sys.argv[1:2] == ["run"] and not {"-h", "--help"} & set(sys.argv):
-            from pgrunbook.record.kernel import EarlyKernel
-
-            early = EarlyKernel("pgrunbook.procedures.at_work")
-        from pgrunbook import cli
-
-        if early is not None:
-            cli.early_kernels.append(early)
-        gc.enable()
-        cli.app()
-    except RunbookError as exc:
-        sys.stderr.write(f"{exc}\n")
-        sys.exit(exc.exit_code)
-    finally:
-        if early is not None:
-            early.end()
-        gc.freeze()
-
+from pgrunbook.app.main import main
 
 if __name__ == "__main__":
     main()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from psycopg import sql
 
-from pgrunbook import home
 from pgrunbook.branches import backup
 from pgrunbook.branches.server import Server, server_names
+from pgrunbook.config import paths
 
 ROOT = Path(__file__).parents[2]
 DATABASE = "bench"
@@ -108,7 +108,7 @@ def ground(folder: Path, targets: Path) -> Iterator[Ground]:
 
 def socket_dir() -> str:
     """Return the directory of the server's socket, for the peers."""
-    return str(home.socket_dir("main"))
+    return str(paths.socket_dir("main"))
 
 
 def version(package: str) -> str:

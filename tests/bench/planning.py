@@ -10,10 +10,11 @@ import rounds
 import schema_500
 from ground import ROOT, Ground, state, temporary
 
-from pgrunbook import demo, runbook
+from pgrunbook.app import demo
 from pgrunbook.procedures.plan_views import longest_ms
 from pgrunbook.record import run as runs
 from pgrunbook.rehearse.with_data import Run, TrafficSeen, Trial
+from pgrunbook.runner import runbook
 
 MIGRATIONS, PREPARE_GOAL_S = 100, 5.0
 TARGET = "wide"

@@ -9,9 +9,9 @@ from pathlib import Path
 import rounds
 from ground import DATABASE, Ground, socket_dir
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
-from pgrunbook.target import Target
 
 TABLES, COLUMNS = 500, 10
 OURS, OURS_WHOLE, PEER = "snapshot and fingerprint", "the same as a process of its own", "pg_dump --schema-only"

@@ -26,6 +26,7 @@ import rounds
 from ground import DATABASE, Ground, ground, socket_dir, temporary
 
 from pgrunbook import history as histories
+from pgrunbook.config.targets import Target
 from pgrunbook.database import activity
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
@@ -34,7 +35,6 @@ from pgrunbook.execute.execution import Execution
 from pgrunbook.plan import plan as plans
 from pgrunbook.record import journal
 from pgrunbook.record.journal import Journal
-from pgrunbook.target import Target
 
 ROWS, CLIENTS = 500_000, 8
 MOST_PER_S = 1_500  # half of what the server alone can do may be too much for it beside pgbench and us

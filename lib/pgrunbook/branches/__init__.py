@@ -1,1 +1,1 @@
-"""Copies of a database: the embedded server, and clusters made from base backup and WAL."""
+"""Branches: isolated copies of a database, the embedded server they live on, and recovery."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import psycopg
 
 from pgrunbook.branches.binaries import run_as
-from pgrunbook.branches.point import checked_name, lsn_number, lsn_text
+from pgrunbook.branches.recovery_target import checked_name, lsn_number, lsn_text
 from pgrunbook.branches.server import Server
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Blocked, Refused, RunbookError, StatementFailed

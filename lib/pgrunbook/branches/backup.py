@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pgrunbook.branches import datadir
 from pgrunbook.branches.archive import newest_archived
-from pgrunbook.branches.point import lsn_number
+from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.server import Server
 from pgrunbook.errors import Refused
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pgrunbook import home
+from pgrunbook.config import paths
 from pgrunbook.errors import RunbookError, WrongInput
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def state_folder(*names: str) -> Path:
     Raises WrongInput when it cannot be made, or when a folder above shuts the account out: permissions
     outside the state directory are never changed.
     """
-    state, account = home.state_dir(), server_account()
+    state, account = paths.state_dir(), server_account()
     folder = state.joinpath(*names)
     try:
         for path in reversed([folder, *folder.parents]):

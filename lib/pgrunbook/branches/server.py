@@ -23,13 +23,13 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path
 
-from pgrunbook import home
 from pgrunbook.branches import datadir
 from pgrunbook.branches.binaries import Installation, installation, last_lines, run_as, run_checked, state_folder
 from pgrunbook.branches.postmaster import Postmaster
+from pgrunbook.config import paths
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable, WrongInput
-from pgrunbook.target import Target
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class ServerStatus:
 
 def server_names() -> list[str]:
     """Return the names of the embedded servers that are there, sorted."""
-    found = (path.parent.name for path in (home.state_dir() / "servers").glob("*/data"))
+    found = (path.parent.name for path in (paths.state_dir() / "servers").glob("*/data"))
     return sorted(name for name in found if NAME.fullmatch(name))
 
 
@@ -84,12 +84,12 @@ class Server:
                 hint="Use 1 to 40 lower-case letters, digits, - and _, beginning with a letter or a digit.",
             )
         self.name = name
-        self.dir = home.state_dir() / "servers" / name
+        self.dir = paths.state_dir() / "servers" / name
         self.data_dir = self.dir / "data"
         self.log_file = self.dir / "log" / "postgresql.log"
         self.archive_dir = self.dir / "archive"
         self.backups_dir = self.dir / "backups"
-        self.socket_dir = home.socket_dir(name)
+        self.socket_dir = paths.socket_dir(name)
         self._postmaster = Postmaster(self.data_dir, self.socket_dir)
         self._locks_held = 0
 
@@ -370,7 +370,7 @@ class Server:
             f'could not make server "{self.name}"',
             detail=exc.detail if isinstance(exc, RunbookError) else str(exc),
             state="There is no such server; what was half made is removed.",
-            hint=f"Make 100 MB of space in {home.state_dir()}, or name another folder in PGRUNBOOK_STATE.",
+            hint=f"Make 100 MB of space in {paths.state_dir()}, or name another folder in PGRUNBOOK_STATE.",
         )
 
     def _did_not_start(self, told: str, attempts: int) -> Unreachable:

@@ -1,1 +1,1 @@
-"""Reading and locking one database."""
+"""One database: its catalog, locks, activity, checksums, schema, and our own rows in it."""

@@ -1,7 +1,7 @@
 """What a judgement of statements needs to know of one database: sizes, uses and dependencies of what they touch.
 
 ``read`` asks a database once for all statements; ``UNKNOWN`` is the catalog of nobody's database, in which every
-table counts as big and busy. ``changes.ahead`` tells what becomes of a catalog when a statement has run.
+table counts as big and busy. ``effects.catalog_after`` tells what becomes of a catalog when a statement has run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading from a database what ``changes.catalog`` holds, in one snapshot and ten queries."""
+"""Reading from a database what ``database.catalog`` holds, in one snapshot and ten queries."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def checksums(
     """
     with steady(conn, statement_timeout_ms=statement_timeout_ms) as cursor:
         if tables is None:
-            cursor.execute(load("data")["tables"], {"leave_out": list(leave_out)})
+            cursor.execute(load("checksums")["tables"], {"leave_out": list(leave_out)})
             tables = [TableName(*row) for row in cursor.fetchall()]
         passed_over = without or {}
         return {
@@ -194,7 +194,7 @@ def difference(
 def _described(cursor: psycopg.Cursor[TupleRow], tables: Collection[TableName]) -> list[_Table]:
     wanted = json.dumps([{"schema": table.schema, "name": table.name} for table in tables])
     found = []
-    cursor.execute(load("data")["columns"], {"tables": wanted})
+    cursor.execute(load("checksums")["columns"], {"tables": wanted})
     for (schema, name, partitioned), rows in groupby(cursor.fetchall(), key=itemgetter(0, 1, 2)):
         columns = [row[3:] for row in rows if row[3] is not None]
         key = sorted((place, column) for column, _, place in columns if place is not None)

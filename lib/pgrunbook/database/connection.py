@@ -11,8 +11,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from pgrunbook.config.targets import Target
 from pgrunbook.errors import Broken, RunbookError, Unreachable, WrongInput
-from pgrunbook.target import Target
 
 CONNECT_TIMEOUT_S = 10
 READ_LOCK_TIMEOUT_MS = 2_000

@@ -21,7 +21,7 @@ class RecordedWay:
     """The way back of one statement, and what was executed for it.
 
     ``steps`` are the numbers of its steps in the plan, ``undo`` the queries for the statements that take its helpers
-    away. ``back`` is the model of ``changes.way_back``, None where none was computed. ``taken_back_by`` is the
+    away. ``back`` is the model of ``plan.way_back``, None where none was computed. ``taken_back_by`` is the
     run that has taken back this statement alone, "" for none.
     """
 
@@ -73,4 +73,4 @@ def mark(conn: Connection, migration: str, statements: Sequence[int], run_id: st
 
 
 def _sql(name: str) -> str:
-    return queries.load("recorded_ways")[name]
+    return queries.load("inverse_log")[name]

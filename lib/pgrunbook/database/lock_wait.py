@@ -94,7 +94,7 @@ def holders(conn: Connection, wanted: Sequence[Wanted], *, older_than_ms: float 
         "older_than_ms": older_than_ms,
     }
     with conn.cursor(row_factory=class_row(Holder)) as cur:
-        found = cur.execute(queries.load("look")["holders"], facts).fetchall()
+        found = cur.execute(queries.load("lock_wait")["holders"], facts).fetchall()
     each: dict[tuple[int | None, str], Holder] = {}
     for holder in found:  # a session is told by its strongest lock, which comes first
         each.setdefault((holder.pid, holder.transaction), holder)
@@ -163,7 +163,7 @@ class _Seen:
 
 def _with_gids(conn: Connection, found: Iterable[Holder]) -> Iterator[Holder]:
     """Yield them, the prepared ones with gid and age, for which a second query asks: there are seldom any."""
-    known = {str(transaction): facts for transaction, *facts in conn.execute(queries.load("look")["prepared"])}
+    known = {str(transaction): facts for transaction, *facts in conn.execute(queries.load("lock_wait")["prepared"])}
     for holder in found:
         gid, age_ms = known.get(holder.transaction, ("(no name)", math.inf))
         if holder.pid is not None:

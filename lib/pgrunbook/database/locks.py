@@ -13,11 +13,11 @@ from types import TracebackType
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database import queries
 from pgrunbook.database.activity import Blocker, blockers, progress
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Blocked, RunbookError
-from pgrunbook.target import Target
 
 log = logging.getLogger(__name__)
 

@@ -136,10 +136,10 @@ class Facts:
         """
         there = self._rows_conn or self.conn
         if self._rows_conn is not None:
-            found = there.execute(load("safe_forms")["is_relation_named"], {"name": table.sql}).fetchone()
+            found = there.execute(load("relations")["is_relation_named"], {"name": table.sql}).fetchone()
             if found != (True,):
                 return True
-        query = sql.SQL(load("safe_forms")["rows_up_to"])
+        query = sql.SQL(load("relations")["rows_up_to"])
         counted = there.execute(query.format(table=table.identifier, limit=sql.Literal(limit + 1))).fetchone()
         return counted is not None and int(str(counted[0])) > limit
 
@@ -156,7 +156,7 @@ class Facts:
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a named query."""
         with self.conn.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(load("safe_forms")[query].encode(), parameters).fetchall()
+            return cursor.execute(load("relations")[query].encode(), parameters).fetchall()
 
     @staticmethod
     def _name(node: ast.RangeVar) -> str:

@@ -170,4 +170,4 @@ def _one(conn: Connection, name: str, **keys: object) -> dict[str, Any] | None:
 
 
 def _sql(name: str) -> str:
-    return queries.load("steps")[name]
+    return queries.load("step_log")[name]

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.draft import nontransactional
@@ -14,8 +15,8 @@ from pgrunbook.history import History, Migration
 from pgrunbook.plan.plan import Base, Change, Step, WayBack, Written
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.sql import classify, statements
-from pgrunbook.sql.statements import Policy, Statement
-from pgrunbook.target import Target
+from pgrunbook.sql.classify import Policy
+from pgrunbook.sql.statements import Statement
 
 # A statement that runs alone takes as long as the table is big. One that also waits without making others
 # wait (CONCURRENTLY, plain VACUUM) may wait as long; every other (VACUUM FULL) would hold up a queue.

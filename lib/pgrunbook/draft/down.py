@@ -14,6 +14,7 @@ from typing import Literal
 import psycopg
 
 from pgrunbook import undo_data
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.inverse_log import RecordedWay
 from pgrunbook.draft.build import expanded
@@ -24,8 +25,8 @@ from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.plan.way_back import Back
 from pgrunbook.safe_forms.planner import Planner
 from pgrunbook.sql import statements
-from pgrunbook.sql.statements import Policy, Statement, Type
-from pgrunbook.target import Target
+from pgrunbook.sql.classify import Policy, Type
+from pgrunbook.sql.statements import Statement
 from pgrunbook.undo_data import Site
 
 GIVES_ROWS = "GIVE ROWS BACK"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.connection import Connection
 from pgrunbook.draft.build import expanded, way_back
@@ -14,7 +15,6 @@ from pgrunbook.review.scenes import Placed, Script, stage
 from pgrunbook.safe_forms.planner import Planner
 from pgrunbook.sql import statements
 from pgrunbook.sql.lock_modes import strongest
-from pgrunbook.target import Target
 
 
 def unproven(

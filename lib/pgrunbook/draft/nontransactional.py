@@ -65,7 +65,7 @@ def leftovers(statement: str) -> str | None:
 
 
 def _filled(query: str, **values: str) -> str:
-    template = sql.SQL(load("alone")[query])
+    template = sql.SQL(load("nontransactional")[query])
     return template.format(**{key: sql.Literal(value) for key, value in values.items()}).as_string(None)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pglast import ast
 
 from pgrunbook import undo_data
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
 from pgrunbook.draft import draft
@@ -17,9 +18,9 @@ from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.step import Expansion, Keep
 from pgrunbook.plan.way_back import Back, Undo, of_undo
 from pgrunbook.safe_forms.planner import Planner
-from pgrunbook.sql.statements import Policy, Statement, Type
+from pgrunbook.sql.classify import Policy, Type
+from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import subcommand, tree
-from pgrunbook.target import Target
 from pgrunbook.undo_data import Site
 from pgrunbook.undo_data.tables import table
 

@@ -1,4 +1,4 @@
-"""What the subcommands of ALTER TABLE lock, read, rewrite and lose; ``changes.effects`` uses it.
+"""What the subcommands of ALTER TABLE lock, read, rewrite and lose; ``effects.statements`` uses it.
 
 Source: https://www.postgresql.org/docs/current/sql-altertable.html
 """

@@ -1,4 +1,4 @@
-"""What reading and writing rows locks, scans and loses; ``changes.effects`` uses it."""
+"""What reading and writing rows locks, scans and loses; ``effects.statements`` uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What DROP and TRUNCATE lock and lose, with all that CASCADE takes along; ``changes.effects`` uses it."""
+"""What DROP and TRUNCATE lock and lose, with all that CASCADE takes along; ``effects.statements`` uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Constraints that let PostgreSQL skip reading a table, as ``changes.effects`` needs to know."""
+"""Constraints that let PostgreSQL skip reading a table, as ``effects.statements`` needs to know."""
 
 from __future__ import annotations
 

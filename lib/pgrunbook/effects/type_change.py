@@ -1,4 +1,4 @@
-"""Whether a change of a column's type rewrites the table, as ``changes.effects`` needs to know.
+"""Whether a change of a column's type rewrites the table, as ``effects.statements`` needs to know.
 
 Source: https://www.postgresql.org/docs/current/sql-altertable.html, Notes
 """

@@ -9,7 +9,7 @@
 4. What was built alone (an index) is dropped without keeping others out. Until it is gone, its step counts as
    meant to be done: whoever goes on looks whether it is there.
 
-Used by migrate and rollback, through ``changes.execute``.
+Used by migrate and rollback, through ``execute.execution``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pgrunbook.execute.lock_requests import RETRIED
 from pgrunbook.execute.results import StepState
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.sql import statements
-from pgrunbook.sql.statements import Policy
+from pgrunbook.sql.classify import Policy
 
 AGAIN_MS = 2_000
 

@@ -7,11 +7,11 @@
 3. A statement that must run alone, and a loop of batches, has a row before it (intended) and one after
    it (done). After a crash between the two, the catalog or the loop's own row says how far it came.
 4. Before a transaction asks for a lock that others would wait for, we look who is in its way
-   (``changes.asking``). One that could not get a lock, or was the victim of a deadlock, is aborted and tried
+   (``execute.lock_requests``). One that could not get a lock, or was the victim of a deadlock, is aborted and tried
    again, within bounds, and the journal says who stood in the way.
 5. What a migration SETs holds for that migration: it neither reaches our own rows nor the next one.
 6. A statement that the server refuses takes its helpers with it: what its safe form had made is undone
-   (``changes.cleanup``).
+   (``execute.cleanup``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import psycopg
 from psycopg import errors as pg
 
 from pgrunbook import history as histories
+from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, inverse_log, locks, step_log
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
 from pgrunbook.database.step_log import Begun
@@ -37,15 +38,12 @@ from pgrunbook.execute.cleanup import Cleanup
 from pgrunbook.execute.events import Account, Observer
 from pgrunbook.execute.failures import Scene
 from pgrunbook.execute.lock_requests import RETRIED, Patience
-from pgrunbook.execute.results import StepResult, StepState, Stretch
+from pgrunbook.execute.results import StepResult, StepState
 from pgrunbook.history import History
 from pgrunbook.online.batches import Progress, run_batches
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
-from pgrunbook.target import Target
 from pgrunbook.undo_data import OnConflict
-
-__all__ = ["Execution", "Observer", "StepResult", "StepState", "Stretch"]
 
 
 @dataclass

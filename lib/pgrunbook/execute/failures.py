@@ -10,14 +10,14 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database import step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.step_log import Begun, Unfinished
 from pgrunbook.errors import Blocked, Broken, Interrupted, Refused, RunbookError, StatementFailed, Unreachable
 from pgrunbook.history import History
 from pgrunbook.plan.plan import Change, Plan, Step
-from pgrunbook.sql.statements import Policy
-from pgrunbook.target import Target
+from pgrunbook.sql.classify import Policy
 
 GONE_WITHIN_S = 5.0
 POLL_S = 0.1

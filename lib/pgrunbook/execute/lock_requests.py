@@ -9,7 +9,7 @@
    deadlock_timeout, so we wait for it in a mode that keeps no reader or writer out; not when it prevents
    wraparound, which is not cancelled.
 
-Used by migrate and rollback, through ``changes.execute``. Measured: BENCHMARKS.md, "A schema change among traffic".
+Used by migrate and rollback, through ``execute.execution``. Measured: BENCHMARKS.md, "A schema change among traffic".
 """
 
 from __future__ import annotations

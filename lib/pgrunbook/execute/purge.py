@@ -1,6 +1,6 @@
 """What is kept, as things that can be let go: what each is needed for, which go, and dropping one of them.
 
-Used by notebooks/purge.ipynb. The list itself, and what a drop does, is ``changes.keeping``.
+Used by notebooks/purge.ipynb. The list itself, and what a drop does, is ``undo_data``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from pgrunbook import undo_data
+from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, Wanted, yields
 from pgrunbook.errors import Blocked
 from pgrunbook.history import History
 from pgrunbook.sql.lock_modes import CONFLICTS
-from pgrunbook.target import Target
 from pgrunbook.undo_data import Kept, registry
 
 MODE = "AccessExclusiveLock"

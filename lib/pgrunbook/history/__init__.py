@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from psycopg import sql
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.dbmate import Dbmate
@@ -15,7 +16,6 @@ from pgrunbook.history.drizzle import Drizzle
 from pgrunbook.history.folder import find_folder
 from pgrunbook.history.plain import Plain
 from pgrunbook.history.state import Applied, Command, Entry, History, Migration, State, Tool
-from pgrunbook.target import Target
 
 __all__ = [
     "Applied",

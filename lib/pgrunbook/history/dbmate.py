@@ -10,6 +10,7 @@ from pathlib import Path
 from pglast.parser import ParseError, scan
 from psycopg import sql
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.folder import DBMATE_FILE, DBMATE_MARK, read_migration, sql_files
@@ -24,7 +25,6 @@ from pgrunbook.history.table import (
     the_one,
     unknown_columns,
 )
-from pgrunbook.target import Target
 
 DEFAULT_TABLE = "schema_migrations"
 KNOWN = "dbmate's (version) of a type for text"

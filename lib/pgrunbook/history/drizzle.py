@@ -7,6 +7,7 @@ from pathlib import Path
 
 from psycopg import sql
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import drizzle_folder
@@ -14,7 +15,6 @@ from pgrunbook.history.drizzle_config import DrizzleConfig, nearest_config
 from pgrunbook.history.drizzle_states import Regime, compare
 from pgrunbook.history.state import Applied, Command, History, Migration
 from pgrunbook.history.table import Table, fetch_rows, schema_exists, tables_named, the_one
-from pgrunbook.target import Target
 
 DEFAULT_SCHEMA = "drizzle"
 DEFAULT_TABLE = "__drizzle_migrations"

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from psycopg import sql
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.folder import NUMBERED, OTHERS_MARK, is_down, read_migration, sql_files
 from pgrunbook.history.pairing import Pairing, Pass, insert_rows, mark_out_of_order, pair
 from pgrunbook.history.state import Applied, Command, Entry, History, Migration, State
 from pgrunbook.history.table import Table, fetch_rows, schema_exists, tables_named, the_one, unknown_columns
-from pgrunbook.target import Target
 
 DEFAULT_SCHEMA = "public"
 DEFAULT_TABLE = "schema_migrations"

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from psycopg import sql
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
-from pgrunbook.target import Target
 
 Command = tuple[sql.Composed, tuple[object, ...]]
 

@@ -19,8 +19,7 @@ from pgrunbook.inverse.alter_table import alter_table
 from pgrunbook.inverse.no_inverse import because, nothing
 from pgrunbook.inverse.reader import Reader, reading
 from pgrunbook.inverse.way import NoWayBackError, Way
-from pgrunbook.plan.step import Keep
-from pgrunbook.plan.way_back import FILLED_AFTER, Undo
+from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import tree
 
@@ -125,5 +124,3 @@ _WAYS: dict[str, WayBack] = {
          "DeclareCursorStmt", "FetchStmt", "ClosePortalStmt", "ConstraintsSetStmt", "AlterCollationStmt",
          "AlterDatabaseRefreshCollStmt", "TransactionStmt"), nothing),
 }  # fmt: skip
-
-__all__ = ["FILLED_AFTER", "Inverter", "Keep", "Undo"]

@@ -171,7 +171,9 @@ class Reader:
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a named query."""
         known = self._answers.pop(_key(query, parameters), None) if self._answers else None
-        return known if known is not None else self._cursor.execute(load("undo")[query].encode(), parameters).fetchall()
+        return (
+            known if known is not None else self._cursor.execute(load("inverse")[query].encode(), parameters).fetchall()
+        )
 
     def row(self, query: str, **parameters: object) -> dict[str, Any] | None:
         """Return the first row of a named query, None where there is none."""
@@ -276,7 +278,7 @@ class Reader:
         return found[0] if found else None
 
     def _told(self, query: str, parameters: dict[str, Any]) -> str:
-        return psycopg.ClientCursor(self._cursor.connection).mogrify(load("undo")[query], parameters).rstrip(";")
+        return psycopg.ClientCursor(self._cursor.connection).mogrify(load("inverse")[query], parameters).rstrip(";")
 
     def _at_once(self, statements: Sequence[str]) -> list[list[dict[str, Any]]]:
         """Return the rows of several statements that are sent as one; with all constants in them they can be."""
@@ -344,4 +346,4 @@ def _opening(begin: str) -> bytes:
         "statement_timeout": str(READ_STATEMENT_TIMEOUT_MS),
     }
     told = "; ".join(f"SET LOCAL {name} = {literal(value)}" for name, value in settings.items())
-    return f"{begin}; {load('undo')['session']} {told}".encode()
+    return f"{begin}; {load('inverse')['session']} {told}".encode()

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from pgrunbook.plan.step import Keep, SafeStep
 from pgrunbook.plan.way_back import FILLED_AFTER, Undo, place
-from pgrunbook.sql.statements import Policy, Statement
+from pgrunbook.sql.classify import Policy
+from pgrunbook.sql.statements import Statement
 
 
 class NoWayBackError(Exception):

@@ -210,4 +210,4 @@ def _one(conn: Connection, query: str, values: dict[str, Any]) -> dict[str, Any]
 
 
 def _query(name: str) -> bytes:
-    return load("safe_forms")[name].encode()
+    return load("relations")[name].encode()

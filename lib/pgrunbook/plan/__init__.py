@@ -1,1 +1,1 @@
-"""What is to be changed: statements, the plan made of them, and its execution."""
+"""The plan as data: changes, steps, and the way back of each statement."""

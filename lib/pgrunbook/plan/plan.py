@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan.step import Batches, Gate, Keep
 from pgrunbook.plan.way_back import Back, Frozen, Proof, irreversible
-from pgrunbook.sql.statements import Policy, Type
+from pgrunbook.sql.classify import Policy, Type
 
 Direction = Literal["up", "down"]
 WayBack = Literal["down script", "computed", "the migration itself"]

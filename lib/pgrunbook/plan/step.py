@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pgrunbook.sql.statements import Policy, Statement
+from pgrunbook.sql.classify import Policy
+from pgrunbook.sql.statements import Statement
 
 # The word in a batch's statement that stands for its range of the key.
 RANGE = "pgrunbook_range"

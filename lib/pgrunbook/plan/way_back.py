@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from pgrunbook.plan.step import Gate, Keep, SafeStep
-from pgrunbook.sql.statements import Policy, Statement
+from pgrunbook.sql.classify import Policy
+from pgrunbook.sql.statements import Statement
 
 # What a step says after which the kept values of a column are filled back.
 FILLED_AFTER = "The kept values are filled back after this step:"

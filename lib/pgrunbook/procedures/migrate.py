@@ -8,20 +8,21 @@ from pgrunbook.database import readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.display.show import GOOD, WARN, Banner, Card, Cell, Table, Timeline
 from pgrunbook.draft import draft, plan_sql
 from pgrunbook.draft.build import base
 from pgrunbook.errors import Broken, Refused
-from pgrunbook.execute.execution import StepResult, StepState
+from pgrunbook.execute.results import StepResult, StepState
 from pgrunbook.history import History
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Plan
-from pgrunbook.procedures import at_work, gates
-from pgrunbook.procedures import here as heres
-from pgrunbook.procedures.here import Here
-from pgrunbook.procedures.parameters import Migrate
+from pgrunbook.procedures import shared_steps
 from pgrunbook.record import journal
-from pgrunbook.record.show import GOOD, WARN, Banner, Card, Cell, Table, Timeline
+from pgrunbook.session import acceptance
+from pgrunbook.session import session as heres
+from pgrunbook.session.parameters import Migrate
+from pgrunbook.session.session import Here
 
 UNPREPARED = "not rehearsed: migrate was run without prepare"
 
@@ -74,7 +75,7 @@ def take_restore_point(here: Here) -> Card:
 
     Raises Blocked when the archive does not take it in time.
     """
-    return at_work.take_restore_point(here, here.facts["plan"], "before")
+    return shared_steps.take_restore_point(here, here.facts["plan"], "before")
 
 
 @heres.step
@@ -83,13 +84,13 @@ def execute_plan(here: Here) -> Table:
 
     Raises Blocked, StatementFailed, Interrupted and Unreachable, each with what is applied now.
     """
-    return at_work.execute(here, here.facts["plan"], here.facts["history"])
+    return shared_steps.execute(here, here.facts["plan"], here.facts["history"])
 
 
 @heres.step
 def what_it_took(here: Here) -> Timeline:
     """Draw when each step ran, waited and was tried again."""
-    return at_work.timeline(here.facts["results"])
+    return shared_steps.timeline(here.facts["results"])
 
 
 @heres.step
@@ -148,7 +149,7 @@ def _plan_now(here: Here, history: History, now: Snapshot) -> Plan:
     here.run.keep("plan.json", plan.text())
     here.run.keep("plan.sql", plan_sql.text(plan))
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()))
-    gates.note(here.run, plan, [plans.REHEARSAL])  # whoever runs migrate alone has been told so
+    acceptance.note(here.run, plan, [plans.REHEARSAL])  # whoever runs migrate alone has been told so
     return plan
 
 
@@ -167,7 +168,7 @@ def _check_approval(here: Here, plan: Plan) -> None:
             detail=f"Approved was {here.parameters.approved}; the plan of this run has digest {plan.digest}.",
             hint="Have this plan approved: freeze-the-plan shows it, and what is new in it.",
         )
-    left = gates.left(here.run, plan, here.parameters.accept)
+    left = acceptance.left(here.run, plan, here.parameters.accept)
     here.journal("gates", open=[gate.key for gate in left], approved=here.parameters.approved)
     if left:
         raise Refused(
@@ -196,7 +197,7 @@ def _check_base(here: Here, plan: Plan, history: History, now: Snapshot) -> bool
     done = [change for change in plan.changes if change.migration in applied]
     texts = {change.migration: change.file_sha256 for change in plan.changes}
     there = step_log.of_plan(here.conn, texts, "up").values()
-    begun = any(e["event"] in ("committed", "step-ran") for e in at_work.events(here, "migrate")) or any(
+    begun = any(e["event"] in ("committed", "step-ran") for e in shared_steps.events(here, "migrate")) or any(
         one.run_id == here.run.run_id for one in there
     )
     if done != list(plan.changes[: len(done)]):

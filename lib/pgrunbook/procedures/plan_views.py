@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from pgrunbook.config.targets import Target
+from pgrunbook.display.lock_chart import NOTICED_MS, Blocks, Lane, Lanes, LockBar
+from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Card, Cell, Table
 from pgrunbook.plan.plan import Change, Plan, Written
-from pgrunbook.record.lanes import NOTICED_MS, Blocks, Lane, Lanes, LockBar
-from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Card, Cell, Table
 from pgrunbook.rehearse.observer import HeldLock
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.with_data import Run, StatementSeen, Trial
 from pgrunbook.sql.lock_modes import blocks
-from pgrunbook.target import Target
 
 
 def statements(changes: Sequence[Change], *, title: str = "") -> Table:

@@ -10,24 +10,21 @@ from typing import Any
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
-from pgrunbook.changes.generate import generate_migrations
 from pgrunbook.database import catalog_reader, health, readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
+from pgrunbook.display.lock_chart import Lanes
+from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.draft import disk_space, draft, plan_sql
 from pgrunbook.draft.build import base
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.execute import failures
 from pgrunbook.history import History, Migration, State
+from pgrunbook.history.generate import generate_migrations
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Change
-from pgrunbook.procedures import back_views, gates, plan_views
-from pgrunbook.procedures import here as heres
-from pgrunbook.procedures.here import Here
-from pgrunbook.procedures.parameters import Prepare
-from pgrunbook.record.lanes import Lanes
-from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
+from pgrunbook.procedures import plan_views, rollback_views
 from pgrunbook.rehearse import schema_only, up_down_up, with_data
 from pgrunbook.review import safe_mode, server_parser
 from pgrunbook.review.hazards import Timeouts, Transactions
@@ -35,8 +32,13 @@ from pgrunbook.review.hazards.design import design_rules
 from pgrunbook.review.review import Finding, review
 from pgrunbook.review.safe_mode import Refusal
 from pgrunbook.review.scenes import script
+from pgrunbook.session import acceptance
+from pgrunbook.session import session as heres
+from pgrunbook.session.parameters import Prepare
+from pgrunbook.session.session import Here
 from pgrunbook.sql import statements
-from pgrunbook.sql.statements import Statement, Type
+from pgrunbook.sql.classify import Type
+from pgrunbook.sql.statements import Statement
 from pgrunbook.undo_data import plan_sizes
 
 TYPE_TONE = {Type.COMPATIBLE: GOOD, Type.BREAKING: BAD, Type.DATA: WARN}
@@ -230,7 +232,7 @@ def prove_the_way_back(here: Here) -> Table:
     changes = here.facts["changes"] = plan_sizes.with_sizes(here.facts["changes"], here.conn)
     proofs = {c.migration: c.proof.says for c in changes}
     here.journal("ways-back", proven=[c.migration for c in changes if c.proof.proven], says=proofs)
-    return here.keep_table("ways-back", back_views.ways_back(changes))
+    return here.keep_table("ways-back", rollback_views.ways_back(changes))
 
 
 @heres.step
@@ -277,8 +279,8 @@ def freeze_the_plan(here: Here) -> Card:
     here.run.keep("plan.json", plan.text())
     here.run.keep("plan.sql", plan_sql.text(plan))
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()), gates=[g.key for g in plan.gates()])
-    gates.note(here.run, plan, [*here.parameters.accept, *([] if here.parameters.rehearse else [plans.REHEARSAL])])
-    here.facts["gates"] = [gate.key for gate in gates.left(here.run, plan)]
+    acceptance.note(here.run, plan, [*here.parameters.accept, *([] if here.parameters.rehearse else [plans.REHEARSAL])])
+    here.facts["gates"] = [gate.key for gate in acceptance.left(here.run, plan)]
     return plan_views.plan(plan, here.target, here.facts["gates"])
 
 

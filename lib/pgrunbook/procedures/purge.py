@@ -12,15 +12,15 @@ from pgrunbook import undo_data
 from pgrunbook.database import locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.lock_wait import Holder
+from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.display.units import human
 from pgrunbook.errors import Interrupted, Refused, RunbookError, StatementFailed, Unreachable, WrongInput
 from pgrunbook.execute import purge
 from pgrunbook.execute.purge import Thing
-from pgrunbook.procedures import at_work, kept_views
-from pgrunbook.procedures import here as heres
-from pgrunbook.procedures.here import Here
-from pgrunbook.procedures.parameters import Purge
-from pgrunbook.record.show import BAD, GOOD, PLAIN, QUIET, WARN, Banner, Card, Cell, Table
+from pgrunbook.procedures import shared_steps, undo_data_views
+from pgrunbook.session import session as heres
+from pgrunbook.session.parameters import Purge
+from pgrunbook.session.session import Here
 
 NOT_KNOWN = "Not known, the server does not answer: each thing is either dropped and marked so, or kept as it was."
 
@@ -54,7 +54,7 @@ def what_is_kept(here: Here) -> Table:
     headings = ["", "id", "of", "what", "rows", "size", "kept", "state", "once it is gone"]
     return here.keep_table(
         "what-is-kept",
-        Table(headings, [row for thing in found for row in _rows(here, thing, goes)], empty=kept_views.NOTHING),
+        Table(headings, [row for thing in found for row in _rows(here, thing, goes)], empty=undo_data_views.NOTHING),
     )
 
 
@@ -66,7 +66,7 @@ def what_goes(here: Here) -> Table:
     rows = [
         (
             thing.id,
-            kept_views.of(thing.members[0]),
+            undo_data_views.of(thing.members[0]),
             goes[thing.id],
             ", ".join(kept.kept_as for kept in thing.members),
             human(thing.bytes),
@@ -132,7 +132,7 @@ def verdict(here: Here) -> Banner:
     facts += [(f"{name} only by", way) for name, way in lost.items()]
     ends = sorted(kept.keep_until for kept in left if kept.keep_until)
     if ends:
-        facts.append(("the next one's time is over", kept_views.moment(ends[0])))
+        facts.append(("the next one's time is over", undo_data_views.moment(ends[0])))
     here.facts["left"] = left
     return here.verdict(f"{told}; {rest}.", facts, then=f"pgrunbook undo-data list --target {here.target.name}")
 
@@ -177,12 +177,12 @@ def _rows(here: Here, thing: Thing, goes: dict[int, str]) -> list[tuple[object, 
         (
             mark,
             kept.id,
-            kept_views.of(kept),
-            f"{kept_views.what(kept)} of {kept_views.plain(kept)}",
-            kept_views.rows_of(here.conn, kept),
+            undo_data_views.of(kept),
+            f"{undo_data_views.what(kept)} of {undo_data_views.plain(kept)}",
+            undo_data_views.rows_of(here.conn, kept),
             human(kept.bytes),
-            f"{kept_views.moment(kept.made_at)} until {kept_views.until(kept)}",
-            kept_views.state(kept),
+            f"{undo_data_views.moment(kept.made_at)} until {undo_data_views.until(kept)}",
+            undo_data_views.state(kept),
             Cell(thing.loss, tone) if kept is thing.members[0] else Cell(f"with {thing.id}", QUIET),
         )
         for kept in thing.members
@@ -197,8 +197,8 @@ def _refused(here: Here, going: Sequence[Thing]) -> list[Thing]:
 
 def _still_needed(here: Here, things: Sequence[Thing]) -> Refused:
     told = "; ".join(
-        f"{thing.id} ({kept_views.what(thing.members[0])} of {kept_views.plain(thing.members[0])}, "
-        f"kept until {kept_views.until(thing.members[0])}): {thing.loss}"
+        f"{thing.id} ({undo_data_views.what(thing.members[0])} of {undo_data_views.plain(thing.members[0])}, "
+        f"kept until {undo_data_views.until(thing.members[0])}): {thing.loss}"
         for thing in things[:5]
     )
     more = f"; and {len(things) - 5} more" if len(things) > 5 else ""
@@ -234,8 +234,8 @@ def _let_go(here: Here, conn: Connection, thing: Thing) -> tuple[object, ...]:
     state = Cell("dropped", GOOD) if dropped else Cell("was gone already", QUIET)
     return (
         thing.id,
-        kept_views.of(kept),
-        f"{kept_views.what(kept)} of {kept_views.plain(kept)}",
+        undo_data_views.of(kept),
+        f"{undo_data_views.what(kept)} of {undo_data_views.plain(kept)}",
         state,
         human(thing.bytes),
         f"{looked_ms:,.0f}" if looked_ms else "",
@@ -245,13 +245,13 @@ def _let_go(here: Here, conn: Connection, thing: Thing) -> tuple[object, ...]:
 
 def _gone(here: Here) -> list[dict[str, object]]:
     """Return what this run dropped so far, also before it was broken off."""
-    return [event for event in at_work.events(here, "purge") if event["event"] == "dropped"]
+    return [event for event in shared_steps.events(here, "purge") if event["event"] == "dropped"]
 
 
 def _in_doubt(here: Here) -> dict[int, dict[str, object]]:
     """Return what an earlier attempt of this run began to drop, and the journal does not say what came of it."""
     begun: dict[int, dict[str, object]] = {}
-    for event in at_work.events(here, "purge"):
+    for event in shared_steps.events(here, "purge"):
         match event["event"]:
             case "drop-started":
                 begun[event["id"]] = event

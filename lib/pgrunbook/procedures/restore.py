@@ -7,17 +7,17 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from pgrunbook.branches import archive, backup, cluster
-from pgrunbook.branches.point import Point, parse_point
+from pgrunbook.branches import archive, backup, recovery
+from pgrunbook.branches.recovery_target import Point, parse_point
 from pgrunbook.branches.server import Server
+from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums, step_log
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.errors import Refused, Unreachable, WrongInput
-from pgrunbook.procedures import here as heres
-from pgrunbook.procedures.here import Here
-from pgrunbook.procedures.parameters import LAST, Restore
-from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
-from pgrunbook.target import Target
+from pgrunbook.session import session as heres
+from pgrunbook.session.parameters import LAST, Restore
+from pgrunbook.session.session import Here
 
 
 def begin(**given: object) -> Here:
@@ -110,7 +110,7 @@ def restore_to_branch(here: Here) -> Card:
     name = here.parameters.name or _free_name(here)
     here.journal("restore-started", name=name, to=str(point))
     started = time.monotonic()
-    done = cluster.restore(_source(here), point, name=name, progress=_Journaled(here))
+    done = recovery.restore(_source(here), point, name=name, progress=_Journaled(here))
     here.facts["restored"] = done
     m = done.measures
     here.journal("restored", name=name, end_lsn=m.end_lsn, copy_s=round(m.copy_s, 3), replay_s=round(m.replay_s, 3),

@@ -7,6 +7,7 @@ from pgrunbook import undo_data
 from pgrunbook.database import step_log
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.draft import draft, plan_sql
 from pgrunbook.draft.build import base
 from pgrunbook.draft.down import NotKept
@@ -14,12 +15,11 @@ from pgrunbook.errors import Broken, Refused
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Change, Plan
-from pgrunbook.procedures import at_work, back_views, chosen, kept_views
-from pgrunbook.procedures import here as heres
-from pgrunbook.procedures.here import Here
-from pgrunbook.procedures.parameters import Rollback
-from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
+from pgrunbook.procedures import rollback_choice, rollback_views, shared_steps, undo_data_views
 from pgrunbook.rehearse import rollback
+from pgrunbook.session import session as heres
+from pgrunbook.session.parameters import Rollback
+from pgrunbook.session.session import Here
 
 
 def begin(**given: object) -> Here:
@@ -47,8 +47,8 @@ def what_goes_back(here: Here) -> Table:
         here.facts.update(plan=plan, loses=(), goes_on=True)
         here.journal("rollback-goes-on", digest=plan.digest)
     else:
-        _make_plan(here, chosen.to_take_back(here, history))
-    return here.keep_table("what-goes-back", back_views.statements(here.facts["plan"]))
+        _make_plan(here, rollback_choice.to_take_back(here, history))
+    return here.keep_table("what-goes-back", rollback_views.statements(here.facts["plan"]))
 
 
 @heres.step
@@ -61,11 +61,11 @@ def what_about_new_rows(here: Here) -> Table:
     plan: Plan = here.facts["plan"]
     if here.facts.get("goes_on"):
         return Table(["migration"], [], empty="This rollback goes on: it was looked at when it began.")
-    found = back_views.rows_since(here.conn, plan, here.facts["loses"])
+    found = rollback_views.rows_since(here.conn, plan, here.facts["loses"])
     here.journal("rows-since", **found.facts())
     table = here.keep_table("what-about-new-rows", found.table(here.parameters.on_conflict))
     try:
-        found.refuse(here, chosen.told(here))
+        found.refuse(here, rollback_choice.told(here))
     except Refused:
         here.show(table)
         raise
@@ -98,7 +98,7 @@ def try_it(here: Here) -> Card:
 @heres.step
 def take_restore_point(here: Here) -> Card:
     """Make a named restore point of its own and see it archived. Raises Blocked."""
-    return at_work.take_restore_point(here, here.facts["plan"], "rollback")
+    return shared_steps.take_restore_point(here, here.facts["plan"], "rollback")
 
 
 @heres.step
@@ -107,7 +107,9 @@ def take_back(here: Here) -> Table:
 
     Raises Blocked, StatementFailed, Interrupted and Unreachable, each with what is taken back now.
     """
-    return at_work.execute(here, here.facts["plan"], here.facts["history"], on_conflict=here.parameters.on_conflict)
+    return shared_steps.execute(
+        here, here.facts["plan"], here.facts["history"], on_conflict=here.parameters.on_conflict
+    )
 
 
 @heres.step
@@ -156,7 +158,7 @@ def kept_data(here: Here) -> Table:
     names = {change.migration for change in here.facts["plan"].changes}
     kept = [one for one in undo_data.kept_list(here.conn) if one.migration in names]
     here.journal("kept-data", kept=[one.kept_as for one in kept])
-    return here.keep_table("kept-data", kept_views.table(here.conn, kept))
+    return here.keep_table("kept-data", undo_data_views.table(here.conn, kept))
 
 
 @heres.step
@@ -177,7 +179,9 @@ def verdict(here: Here) -> Banner:
 
 
 def _begun(here: Here) -> bool:
-    return any(e["event"] == "migration-started" and e["direction"] == "down" for e in at_work.events(here, "rollback"))
+    return any(
+        e["event"] == "migration-started" and e["direction"] == "down" for e in shared_steps.events(here, "rollback")
+    )
 
 
 def _make_plan(here: Here, wanted: list[rollback.Wanted]) -> None:

@@ -8,20 +8,20 @@ from typing import Any
 from pgrunbook import history as histories
 from pgrunbook.database import health
 from pgrunbook.database.schema import Snapshot, snapshot
+from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.errors import Broken, WrongInput
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Plan
-from pgrunbook.procedures import here as heres
-from pgrunbook.procedures.here import Here
-from pgrunbook.procedures.parameters import Validate
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
-from pgrunbook.record.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.rehearse import schema_only
 from pgrunbook.rehearse.with_data import Trial
-from pgrunbook.sql.statements import Type
+from pgrunbook.session import session as heres
+from pgrunbook.session.parameters import Validate
+from pgrunbook.session.session import Here
+from pgrunbook.sql.classify import Type
 
 # Below this a ratio says nothing: a query that took 2 ms and takes 5 is not slow.
 SLOW_FROM_MS = 50.0

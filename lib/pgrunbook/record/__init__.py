@@ -1,1 +1,1 @@
-"""The record of a run: its folder, its journal, and the engine that runs its notebooks."""
+"""The record of a run: its folder and its journal."""

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pgrunbook import home
+from pgrunbook.config import paths
 from pgrunbook.errors import Blocked, RecordFailed, WrongInput
 from pgrunbook.record.files import RECORD_FAILED_HINT, write_atomically
 from pgrunbook.record.journal import Journal
@@ -152,7 +152,7 @@ def create(runbook: str, target: str, parameters: Mapping[str, Any], *, how: str
     plain = "-".join(re.findall(r"[a-z0-9]+", f"{runbook}-{target}".lower()))
     # Its end begins with the milliseconds, so that runs of one second sort as they began.
     run_id = f"{now:%Y%m%dT%H%M%SZ}-{plain}-{now.microsecond // 1000:03x}{secrets.token_hex(1)[0]}"
-    folder = home.outputs_dir() / run_id
+    folder = paths.outputs_dir() / run_id
     try:
         folder.mkdir(parents=True)
     except OSError as exc:
@@ -189,15 +189,15 @@ def find(run_id: str) -> Run:
     if len(found) != 1:
         raise WrongInput(
             f'could not find the run "{run_id}"',
-            detail=f"{home.outputs_dir()} holds {len(found)} runs whose id begins or ends so.",
+            detail=f"{paths.outputs_dir()} holds {len(found)} runs whose id begins or ends so.",
             hint="See the ids with: pgrunbook runs",
         )
-    return load(home.outputs_dir() / found[0])
+    return load(paths.outputs_dir() / found[0])
 
 
 def folders() -> list[Path]:
     """Return the folders of all runs, oldest first."""
-    outputs = home.outputs_dir()
+    outputs = paths.outputs_dir()
     if not outputs.is_dir():
         return []
     there = (folder for folder in outputs.iterdir() if (folder / RUN_FILE).is_file())

@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, connection
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.draft import build
 from pgrunbook.errors import RunbookError, StatementFailed
-from pgrunbook.execute.execution import Execution, Observer
+from pgrunbook.execute.events import Observer
+from pgrunbook.execute.execution import Execution
 from pgrunbook.history import History
 from pgrunbook.plan.plan import Change, Direction, Plan
 from pgrunbook.record.journal import Journal
-from pgrunbook.target import Target
 from pgrunbook.undo_data import OnConflict
 
 RUN_ID = "rehearsal"

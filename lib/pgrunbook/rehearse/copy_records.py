@@ -33,7 +33,7 @@ def copy(source: Connection, branch: Connection, tables: Sequence[sql.Identifier
 
 def _advance_sequences(branch: Connection, tables: Sequence[sql.Identifier]) -> None:
     for table in tables:
-        found = branch.execute(load("records")["sequences"], [table.as_string(None)]).fetchall()
+        found = branch.execute(load("copy_records")["sequences"], [table.as_string(None)]).fetchall()
         for sequence, column in found:
             branch.execute(
                 sql.SQL("SELECT pg_catalog.setval({}, max({})) FROM {} HAVING max({}) IS NOT NULL").format(

@@ -23,13 +23,13 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from pydantic import BaseModel, ConfigDict
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Unreachable
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, MODES, covers
 from pgrunbook.sql.tree import quoted
-from pgrunbook.target import Target
 
 POLL_S = 0.005
 # A query would fix the snapshot of a transaction for which they may say more, as SET TRANSACTION does.
@@ -267,7 +267,7 @@ class Observer:
         if self._lost is not None:
             raise self._is_lost(self._lost)
         try:
-            return self._second.execute(load("observe")[query].encode(), values).fetchall()
+            return self._second.execute(load("observer")[query].encode(), values).fetchall()
         except psycopg.Error as exc:
             self._lost = exc
             raise self._is_lost(exc) from None  # else it would be taken for what befell the executor
@@ -283,13 +283,13 @@ class Observer:
         """Ask the step's own session what only it can see while its transaction is open."""
         if self._conn.closed or self._conn.info.transaction_status != TransactionStatus.INTRANS:
             return
-        row = self._conn.execute(load("observe")["own_dead_rows"].encode()).fetchone()
+        row = self._conn.execute(load("observer")["own_dead_rows"].encode()).fetchone()
         dead_rows = int(str(row[0])) if row else 0
         # TRUNCATE takes back what was counted before it.
         ran.dead_rows, group.dead_rows = max(0, dead_rows - group.dead_rows), dead_rows
         locked = [oid for (oid, mode), trace in group.traces.items() if mode == ACCESS_EXCLUSIVE and trace.is_held]
         if locked:  # else nothing can have been written anew
-            found = self._conn.execute(load("observe")["relations"].encode(), {"of": locked}).fetchall()
+            found = self._conn.execute(load("observer")["relations"].encode(), {"of": locked}).fetchall()
             ran.rewrites = _rewritten(group, _by_oid(found))
 
     def _observed(self, change: Change, ran: _Ran, locks: tuple[HeldLock, ...]) -> Observed:

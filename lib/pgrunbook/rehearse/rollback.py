@@ -16,8 +16,9 @@ from typing import Literal
 from psycopg import sql
 
 from pgrunbook import history as histories
-from pgrunbook.branches import copies
-from pgrunbook.changes.empty_branch import copy_schema
+from pgrunbook.branches import data_branch
+from pgrunbook.branches.schema_branch import copy_schema
+from pgrunbook.config.targets import Target
 from pgrunbook.database import inverse_log, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
@@ -34,8 +35,7 @@ from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import branch_run, copy_records
 from pgrunbook.rehearse.branch_run import journal, why
 from pgrunbook.sql import statements
-from pgrunbook.sql.statements import Policy
-from pgrunbook.target import Target
+from pgrunbook.sql.classify import Policy
 from pgrunbook.undo_data import OnConflict
 
 
@@ -161,7 +161,7 @@ def with_rows(
 
     Raises Refused where no such branch may be made, or a change fails with the target's rows.
     """
-    with copies.with_data(target, most_bytes=most_bytes) as copy, journal() as told:
+    with data_branch.with_data(target, most_bytes=most_bytes) as copy, journal() as told:
         with connect(copy.safe, purpose="rehearses") as conn:
             took_ms = 0.0
             for change in changes:

@@ -85,13 +85,13 @@ def sequences_behind(plain: Connection, safe: Connection) -> list[str]:
 
 
 def _sequences(conn: Connection) -> dict[str, tuple[int | None, int]]:
-    rows = conn.execute(load("same_rows")["sequences"]).fetchall()
+    rows = conn.execute(load("row_equality")["sequences"]).fetchall()
     return {str(name): (None if last is None else int(str(last)), int(str(by))) for name, last, by in rows}
 
 
 def named(conn: Connection, labels: Iterable[str]) -> list[TableName]:
     """Return the tables with rows of their own behind names as SQL has them, in their order."""
-    rows = conn.execute(load("same_rows")["tables"], {"labels": list(labels)}).fetchall()
+    rows = conn.execute(load("row_equality")["tables"], {"labels": list(labels)}).fetchall()
     return [TableName(str(schema), str(name)) for schema, name in rows]
 
 

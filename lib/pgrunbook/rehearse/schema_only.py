@@ -23,7 +23,8 @@ from psycopg.pq import TransactionStatus
 
 from pgrunbook import history as histories
 from pgrunbook import undo_data
-from pgrunbook.changes.empty_branch import SchemaCopy, copy_schema
+from pgrunbook.branches.schema_branch import SchemaCopy, copy_schema
+from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
@@ -42,7 +43,6 @@ from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import copy_records
 from pgrunbook.rehearse.branch_run import _limit, execute, journal, why
 from pgrunbook.sql import statements
-from pgrunbook.target import Target
 
 
 @dataclass(frozen=True)

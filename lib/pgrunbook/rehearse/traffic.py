@@ -28,11 +28,11 @@ from psycopg.rows import class_row
 
 from pgrunbook.branches.binaries import last_lines
 from pgrunbook.branches.server import Server
+from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
 from pgrunbook.errors import RunbookError, Unreachable
-from pgrunbook.target import Target
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _scripts(
     mark = secrets.token_hex(3)
     for name in list(dict.fromkeys(names))[:MOST_TABLES]:
         with conn.cursor(row_factory=class_row(_Table)) as cursor:
-            table = cursor.execute(load("load")["tables"], {"table": name}).fetchone()
+            table = cursor.execute(load("traffic")["tables"], {"table": name}).fetchone()
         if table is None:
             continue
         left = set(leave_columns.get(name, ()))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from pgrunbook import history as histories
+from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, connect
@@ -24,7 +25,6 @@ from pgrunbook.rehearse import row_equality
 from pgrunbook.rehearse.branch_run import execute, journal, why
 from pgrunbook.rehearse.row_equality import Wandering
 from pgrunbook.rehearse.schema_only import Rehearsal
-from pgrunbook.target import Target
 
 
 class WayBackSeen(Frozen):

@@ -21,9 +21,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from pgrunbook import history as histories
-from pgrunbook.branches import copies, shared
-from pgrunbook.branches.copies import Copy
+from pgrunbook.branches import data_branch, shared_objects
+from pgrunbook.branches.data_branch import Copy
 from pgrunbook.branches.server import Server
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Column, Relation, Snapshot
 from pgrunbook.draft.build import LONG_TIMEOUT_MS, up
@@ -39,7 +40,6 @@ from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.traffic import Traffic, traffic
 from pgrunbook.rehearse.up_down_up import WayBackSeen
 from pgrunbook.sql.lock_modes import blocks
-from pgrunbook.target import Target
 
 SLOT_MS = 50.0
 WEAKEST_OF_WRITERS = "RowExclusiveLock"
@@ -155,18 +155,18 @@ def rehearse(
     proven = replace(proven, changes=without_refills(proven.changes))
     plain = up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations)
     touched = _tables(proven)
-    with copies.with_data(target, most_bytes=most_bytes, back=bool(proven.backs)) as copy:
+    with data_branch.with_data(target, most_bytes=most_bytes, back=bool(proven.backs)) as copy:
         with connect(copy.safe, purpose="counts rows") as branch:
-            beside = copies.rows_beside(conn, branch, touched)
+            beside = data_branch.rows_beside(conn, branch, touched)
             _refuse_smaller(target, beside)
         with connect(copy.plain, purpose="warms up") as a, connect(copy.safe, purpose="warms up") as b:
-            copies.rows_beside(a, b, touched)  # each read as often: else the second run would be the warmer one
+            data_branch.rows_beside(a, b, touched)  # each read as often: else the second run would be the warmer one
         leave = _changed_columns(proven)
         loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
-        with shared.server_as_before(copy.server):
+        with shared_objects.server_as_before(copy.server):
             one = _run(copy, copy.plain, plain, loaded, leave, per_second)
         wandering = _wandering(copy, plain, proven.changes, loaded if per_second else ())
-        with shared.server_as_before(copy.server):
+        with shared_objects.server_as_before(copy.server):
             other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
         with connect(copy.plain, purpose="compares") as a, connect(copy.safe, purpose="compares") as b:
             tables = row_equality.named(b, dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
@@ -362,7 +362,7 @@ def _columns(snapshot: Snapshot) -> dict[str, set[tuple[str, str]]]:
     return found
 
 
-def _refuse_smaller(target: Target, beside: Sequence[copies.Beside]) -> None:
+def _refuse_smaller(target: Target, beside: Sequence[data_branch.Beside]) -> None:
     short = [b for b in beside if b.falls_short]
     if short:
         raise Refused(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pgrunbook import target as targets
+from pgrunbook.config import targets
+from pgrunbook.config.targets import Target
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.catalog import UNKNOWN, Catalog
 from pgrunbook.database.connection import connect
@@ -20,8 +21,7 @@ from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, d
 from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
 from pgrunbook.review.sarif import sarif
 from pgrunbook.review.scenes import Script, script, stage
-from pgrunbook.sql.statements import Type
-from pgrunbook.target import Target
+from pgrunbook.sql.classify import Type
 
 Form = Literal["text", "json", "sarif"]
 FailOn = Literal["error", "warning", "never"]

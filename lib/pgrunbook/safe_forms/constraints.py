@@ -14,8 +14,8 @@ from pgrunbook.safe_forms import probes
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.safe_forms.indexes import attach, family
 from pgrunbook.sql import default_names
+from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import adds, alter_table, changed, helper, name, parsed, printed
-from pgrunbook.sql.statements import Policy
 from pgrunbook.sql.tree import column_names
 
 # From this version on NOT NULL is a constraint that can be NOT VALID, and so can a partitioned table's foreign key.

@@ -12,8 +12,8 @@ from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import probes
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql import default_names
+from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import changed, name, option, parsed, printed
-from pgrunbook.sql.statements import Policy
 
 
 @dataclass(frozen=True)

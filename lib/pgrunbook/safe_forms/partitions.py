@@ -12,8 +12,8 @@ from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import probes
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql import default_names
+from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import alter_table, changed, command, expression, helper, literal, name, parsed
-from pgrunbook.sql.statements import Policy
 from pgrunbook.sql.tree import column_names
 
 _INFINITE = ("minvalue", "maxvalue")

@@ -13,9 +13,8 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts, Relation
-from pgrunbook.online.batches import Progress, run_batches
-from pgrunbook.plan.step import Batches, Expansion, Gate, SafeStep
+from pgrunbook.database.relations import Facts
+from pgrunbook.plan.step import Expansion, Gate, SafeStep
 from pgrunbook.safe_forms import gates
 from pgrunbook.safe_forms.alter_table import AlterTable
 from pgrunbook.safe_forms.form import Case, Form, Memory
@@ -24,8 +23,9 @@ from pgrunbook.safe_forms.indexes import CreateIndex, DropIndex, Reindex
 from pgrunbook.safe_forms.partitions import AttachPartition, DetachPartition
 from pgrunbook.safe_forms.refresh import Refresh
 from pgrunbook.safe_forms.update_delete import Rows
+from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import parsed
-from pgrunbook.sql.statements import Policy, Statement, key
+from pgrunbook.sql.statements import Statement, key
 from pgrunbook.sql.tree import sets_search_path, walk
 
 BATCH_ROWS = 1_000
@@ -265,9 +265,3 @@ def _makes(node: object) -> set[str]:
     else:
         return set()
     return {f"{relation.schemaname}.{relation.relname}" if relation.schemaname else relation.relname}
-
-
-__all__ = [
-    "FORMS", "Batches", "Case", "Expansion", "Facts", "Form", "Gate", "Planner", "Progress", "Relation", "SafeStep",
-    "gate", "key", "plan_forms", "run_batches",
-]  # fmt: skip

@@ -74,5 +74,5 @@ def finalize_detach(parent: Relation, partition: Relation) -> str:
 
 
 def _filled(query: str, **values: str) -> str:
-    template = sql.SQL(load("safe_forms")[query])
+    template = sql.SQL(load("relations")[query])
     return text(template.format(**{key: sql.Literal(value) for key, value in values.items()}))

@@ -15,8 +15,6 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.sql import classify
 from pgrunbook.sql.classify import Policy, Type
 
-__all__ = ["Policy", "Statement", "Type", "line_of", "parse"]
-
 BYTE_ORDER_MARK = "\ufeff"
 
 

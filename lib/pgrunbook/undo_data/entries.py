@@ -48,9 +48,9 @@ def note(conn: Connection, run_id: str, site: Site, step: int, keep: Keep, *, ke
         "kind": keep.kind, "schema": name.schemaname, "name": name.relname, "key": list(keep.key),
         "columns": columns, "kept_as": keep.kept_as, "keep_until": keep_until,
     }  # fmt: skip
-    conn.execute(load("keeping")["note"].encode(), values)
+    conn.execute(load("undo_data")["note"].encode(), values)
     if keep.kind == "table":
-        conn.execute(load("keeping")["join_families"].encode())
+        conn.execute(load("undo_data")["join_families"].encode())
 
 
 def make_way(conn: Connection, kept_as: str) -> None:
@@ -73,7 +73,7 @@ def make_way(conn: Connection, kept_as: str) -> None:
             sql.SQL("ALTER TABLE {} RENAME TO {}").format(sql.Identifier(SCHEMA, kept_as), sql.Identifier(other))
         )
     if place["id"]:
-        conn.execute(load("keeping")["renamed"].encode(), {"id": place["id"], "kept_as": other})
+        conn.execute(load("undo_data")["renamed"].encode(), {"id": place["id"], "kept_as": other})
 
 
 def mark_given_back(conn: Connection, names: Sequence[str]) -> None:
@@ -87,7 +87,7 @@ def mark_given_back(conn: Connection, names: Sequence[str]) -> None:
         if kept.kind == "column":
             (count,) = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(kept.side)).fetchone() or (0,)
             given = int(str(count))
-        conn.execute(load("keeping")["given_back"].encode(), {"id": kept.id, "rows": max(given, 0)})
+        conn.execute(load("undo_data")["given_back"].encode(), {"id": kept.id, "rows": max(given, 0)})
 
 
 def as_keep(kept: Kept) -> Keep:

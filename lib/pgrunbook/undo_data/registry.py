@@ -159,12 +159,12 @@ def create(conn: Connection) -> None:
     """Make the list where it is not there yet, and schema pgrunbook with it."""
     step_log.create(conn)
     if not exist(conn):
-        conn.execute(load("keeping")["create"].encode())
+        conn.execute(load("undo_data")["create"].encode())
 
 
 def exist(conn: Connection) -> bool:
     """Tell whether this database has a list of what is kept."""
-    return conn.execute(load("keeping")["exists"].encode()).fetchone() == (True,)
+    return conn.execute(load("undo_data")["exists"].encode()).fetchone() == (True,)
 
 
 def begin(conn: Connection, place: Place, sides: Sequence[Side], *, keep_until: datetime | None = None) -> None:
@@ -186,7 +186,7 @@ def begin(conn: Connection, place: Place, sides: Sequence[Side], *, keep_until: 
                 "part_of": side.part_of or None,
                 "keep_until": keep_until,
             }
-            conn.execute(load("keeping")["begin"].encode(), values)
+            conn.execute(load("undo_data")["begin"].encode(), values)
             conn.execute(side.definition())
             log.info("keeping what %s changes in %s as %s", side.kind, side.table.name, side.kept_as)
 
@@ -222,7 +222,7 @@ def let_go(conn: Connection, migration: str, direction: str) -> int:
 
 def mark(conn: Connection, ids: Sequence[int], state: State) -> None:
     """Set the state of things that are kept."""
-    conn.execute(load("keeping")["mark"].encode(), {"ids": list(ids), "state": state})
+    conn.execute(load("undo_data")["mark"].encode(), {"ids": list(ids), "state": state})
 
 
 def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: timedelta | None = None) -> list[str]:

@@ -146,7 +146,7 @@ class _Loop:
         """Give everything back; return the number of rows."""
         kept = self.both.kept
         if kept.pages_left is None:
-            self.conn.execute(load("keeping")["begin_giving_back"].encode(), {"id": kept.id, "pages": self._pages()})
+            self.conn.execute(load("undo_data")["begin_giving_back"].encode(), {"id": kept.id, "pages": self._pages()})
         pages = self._pages_per_batch()
         while True:
             before, after, given = self._batch(pages)
@@ -168,7 +168,7 @@ class _Loop:
             after = max(0, upto - pages)
             given += sum(self.conn.execute(statement).rowcount for statement in self._statements(after, upto))
             values = {"id": self.both.kept.id, "pages_left": after, "rows_given_back": given}
-            self.conn.execute(load("keeping")["write_giving_back"].encode(), values)
+            self.conn.execute(load("undo_data")["write_giving_back"].encode(), values)
         return upto, after, given
 
     def _statements(self, first: int, end: int) -> list[sql.Composed]:

@@ -232,4 +232,4 @@ def _keys(conn: Connection, oid: int) -> list[tuple[tuple[str, ...], tuple[str, 
 def rows(conn: Connection, query: str, **parameters: object) -> list[dict[str, Any]]:
     """Return the rows of a named query."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(load("keeping")[query].encode(), parameters or None).fetchall()
+        return cursor.execute(load("undo_data")[query].encode(), parameters or None).fetchall()

@@ -211,5 +211,5 @@ def _refers(parent: Table, mine: list[str], theirs: list[str], *, period: bool) 
         return f"EXISTS (SELECT FROM {source} WHERE {alike})"
     *keys, mine_at, theirs_at = [*zip(mine[:-1], theirs[:-1], strict=True), mine[-1], theirs[-1]]
     alike = " AND ".join([*(f"{b} = {a}" for a, b in keys), f"{theirs_at} && {mine_at}"])
-    covered = load("against")["is_covered"].format(mine=mine_at, theirs=theirs_at, source=source, where=alike)
+    covered = load("violations")["is_covered"].format(mine=mine_at, theirs=theirs_at, source=source, where=alike)
     return f"coalesce(({covered}), false)"

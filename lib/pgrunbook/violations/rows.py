@@ -169,7 +169,7 @@ class Rows:
 
 
 def _query(name: str, **given: str) -> sql.Composed:
-    return sql.SQL(load("against")[name]).format(**{slot: sql.SQL(text) for slot, text in given.items()})
+    return sql.SQL(load("violations")[name]).format(**{slot: sql.SQL(text) for slot, text in given.items()})
 
 
 def _key(wanted: Wanted) -> tuple[str, ...]:

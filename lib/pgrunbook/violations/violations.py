@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from pgrunbook.database.checksums import STATEMENT_TIMEOUT_MS
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.tree import tree
 from pgrunbook.violations.demands import demands, parts
-from pgrunbook.violations.rows import STATEMENT_TIMEOUT_MS, Rows, Wanted
+from pgrunbook.violations.rows import Rows, Wanted
 from pgrunbook.violations.simulate import follow
 from pgrunbook.violations.world import Kept, World
 

@@ -129,7 +129,7 @@ class World:
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a named query."""
         with self._conn.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(load("against")[query].encode(), parameters).fetchall()
+            return cursor.execute(load("violations")[query].encode(), parameters).fetchall()
 
     def find(self, schema: str | None, name: str) -> Table | None:
         """Return the table that a name means in the statement that comes next, None where there is none."""

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from pglast import ast
 
+from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards.constraints import added_keys, has_index
 from pgrunbook.review.hazards.rule import RULES, Note, Scene, Severity, rule
 from pgrunbook.sql.tree import options, quoted, relation
-from pgrunbook.target import Target
 
 AUDIT = ("created_at", "updated_at")
 ALL = "all"

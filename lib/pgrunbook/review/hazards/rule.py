@@ -12,8 +12,9 @@ from pglast import ast
 
 from pgrunbook.database.catalog import Catalog, Standing, Table, Weight
 from pgrunbook.effects.result import Effects
+from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.routines import bodies
-from pgrunbook.sql.statements import Policy, Statement
+from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import relation
 
 

@@ -1,0 +1,347 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pgrunbook.app import cli_undo_data, terminal
+from pgrunbook.errors import RunbookError, WrongInput
+
+if TYPE_CHECKING:
+    from pgrunbook.record.run import Part, Run, Status
+    from pgrunbook.runner.kernel import EarlyKernel
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Runbooks as Jupyter notebooks, for changing a PostgreSQL database safely.",
+)  # fmt: skip
+servers = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL server.")
+app.add_typer(servers, name="server")
+app.add_typer(cli_undo_data.app, name="undo-data")
+early_kernels: list[EarlyKernel] = []
+
+
+@app.command()
+def run(
+    runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")] = "",
+    target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
+    parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value; of a list: key=a,b.")] = [],  # noqa: B006
+    resume: Annotated[str, typer.Option(help="Go on with this run instead.")] = "",
+) -> None:
+    """Run a runbook headless. Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate."""
+    from pgrunbook.runner import runbook as books
+
+    early = early_kernels.pop() if early_kernels else None
+    if resume:
+        if runbook or target or parameter:
+            raise WrongInput(
+                "--resume goes on with a run as it was begun",
+                detail="Its runbook, target and parameters are in its record.",
+                hint=f"pgrunbook run --resume {resume}",
+            )
+        made, code = books.resume(resume, early)
+    else:
+        _refuse_without(runbook, target, "run")
+        made, code = books.run(runbook, target, _pairs(parameter), early)
+    terminal.end(made, code)
+
+
+@app.command()
+def start(
+    runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")] = "",
+    target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
+    parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value; of a list: key=a,b.")] = [],  # noqa: B006
+    resume: Annotated[str, typer.Option(help="Open this run again instead.")] = "",
+    lab: Annotated[bool, typer.Option(help="Open JupyterLab on it.")] = True,
+) -> None:
+    """Make a run with working copies of its notebooks, and open JupyterLab there."""
+    from pgrunbook.record import run as records
+    from pgrunbook.runner import runbook as books
+
+    if resume:
+        made = records.find(resume)
+        if made.how != "by hand":
+            raise WrongInput(
+                f"run {made.run_id} was not made by hand", hint=f"Go on with it: pgrunbook run --resume {made.run_id}"
+            )
+    else:
+        _refuse_without(runbook, target, "start")
+        made = books.start(runbook, target, _pairs(parameter))
+    sys.stdout.write(f"{made.folder}\n")
+    if lab:
+        _open_lab(made)
+
+
+@app.command("runs")
+def runs_(
+    target: Annotated[str, typer.Option(help="Only the runs on this target.")] = "",
+    most: Annotated[int, typer.Option(help="How many, the newest.")] = 20,
+) -> None:
+    """List the runs: when, what, on which target, and how each stands."""
+    from pgrunbook.record import run as records
+
+    rows, unreadable = [], []
+    for folder in records.folders():
+        try:
+            made = records.load(folder)
+        except WrongInput as exc:
+            unreadable.append(str(exc))
+            continue
+        if not target or made.target == target:
+            rows.append(made)
+    _print_runs(rows[-most:])
+    sys.stderr.write("".join(f"{text}\n" for text in unreadable))
+
+
+@app.command()
+def show(run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its end.")]) -> None:
+    """Show one run: its procedures, and the last events of its journal."""
+    from pgrunbook.display.show import Table
+    from pgrunbook.record import journal
+    from pgrunbook.record import run as records
+
+    made = records.find(run_id)
+    sys.stdout.write(f"{made.run_id}: {made.standing()}, {made.runbook} on {made.target} by {made.operator}\n")
+    sys.stdout.write(f"{made.folder}\n\n")
+    parts = [(p.procedure, status, p.started_at, p.ended_at, p.says) for p, status in _parts(made)]
+    sys.stdout.write(f"{Table(['procedure', 'status', 'started', 'ended', 'says'], parts)!r}\n\n")
+    events = journal.read(made.journal.path)
+    last = [(e.get("at", ""), e["event"], _told(e)) for e in events if not e["event"].startswith("cell-")]
+    sys.stdout.write(f"{Table(['at', 'event', ''], last[-25:])!r}\n")
+
+
+@app.command()
+def accept(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its end.")],
+    gate: Annotated[list[str] | None, typer.Argument(help="Gates by file:line; all that are open, where none.")] = None,
+) -> None:
+    """Accept gates of a run's plan: statements without a safe form, which migrate refuses until somebody does."""
+    from pgrunbook.session import acceptance
+
+    chosen, left = acceptance.accept(run_id, gate or [])
+    sys.stdout.write(f"accepted: {', '.join(chosen) or 'nothing, as nothing was open'}\n")
+    sys.stdout.write(f"still open: {', '.join(left)}\n" if left else f"next: pgrunbook run --resume {run_id}\n")
+
+
+@app.command()
+def schema(
+    file: Annotated[Literal["plan", "rehearsal"], typer.Argument(help="Of plan.json, or of rehearsal.json.")],
+) -> None:
+    """Print the JSON Schema of a file that prepare leaves in the run folder, for your own automation."""
+    from pgrunbook.app import json_schema
+
+    sys.stdout.write(json_schema.kept(file))
+
+
+@app.command()
+def status(target: Annotated[str, typer.Option(help="Only this target.")] = "") -> None:
+    """Show each target: whether it answers, its version, what is pending, and whether a run is at work."""
+    from pgrunbook.config import targets
+    from pgrunbook.display.show import Table
+
+    chosen = [targets.load(target)] if target else list(targets.load_all().values())
+    rows, failed = [], []
+    for one in chosen:
+        try:
+            rows.append(_standing(one))
+        except RunbookError as exc:
+            rows.append((one.name, "-", "-", "-", exc.message))
+            failed.append(exc)
+    headings = ["target", "server", "version", "pending", "now"]
+    sys.stdout.write(f"{Table(headings, rows, empty='targets.toml declares no target.')!r}\n")
+    if failed:
+        sys.exit(1)
+
+
+@app.command()
+def review(
+    files: Annotated[list[Path], typer.Argument(help="Migration files, in the order in which they would run.")],
+    target: Annotated[str, typer.Option(help="Judge on this target; without one, from the text alone.")] = "",
+    fail_on: Annotated[str, typer.Option(help="Exit 1 at or above this: error, warning or never.")] = "error",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code scanning.")] = False,
+) -> None:
+    """Say what migration files would lock, rewrite, break or lose, and the way out; for pull requests."""
+    from pgrunbook.review import review as reviews
+
+    floor: reviews.FailOn
+    match fail_on:
+        case "error" | "warning" | "never":
+            floor = fail_on
+        case _:
+            raise WrongInput(f'--fail-on "{fail_on}" is not known', hint="It is error, warning or never.")
+    if json and sarif:
+        raise WrongInput("--json and --sarif exclude each other")
+    form: reviews.Form = "json" if json else "sarif" if sarif else "text"
+    text, code = reviews.run(files, target=target or None, fail_on=floor, form=form)
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.exit(code)
+
+
+@app.command()
+def demo(
+    rows: Annotated[int, typer.Option(min=1, max=100_000_000, help="Rows in the largest table.")] = 200_000,
+    only_set_up: Annotated[bool, typer.Option("--only-set-up", help="Make the database, run nothing.")] = False,
+) -> None:
+    """Make the demo database anew; release, restore and roll back on it; show the runs."""
+    from pgrunbook.app import demo as demos
+
+    made = [demos.set_up(rows)]
+    code = 0
+    if not only_set_up:
+        done, code = demos.show_off()
+        made += done
+    _print_runs(made)
+    sys.stdout.write(f"\nThe record of each is its folder below:\n{made[-1].folder.parent}\n")
+    sys.exit(code)
+
+
+@servers.command("start")
+def server_start(name: Annotated[str, typer.Option(help="The server's name.")] = "main") -> None:
+    """Start the server; it is made first where there is none."""
+    _print_server(_server(name).start())
+
+
+@servers.command("stop")
+def server_stop(name: Annotated[str, typer.Option(help="The server's name.")] = "main") -> None:
+    """Stop the server."""
+    _print_server(_server(name).stop())
+
+
+@servers.command("status")
+def server_status(name: Annotated[str, typer.Option(help="Only this one.")] = "") -> None:
+    """Show the servers and whether they run."""
+    from pgrunbook.branches.server import Server, server_names
+
+    for one in [name] if name else server_names() or ["main"]:
+        _print_server(Server(one).status())
+
+
+@servers.command("destroy")
+def server_destroy(name: Annotated[str, typer.Option(help="The server's name.")]) -> None:
+    """Stop the server and remove its data, its backups and its archive."""
+    _print_server(_server(name).destroy())
+
+
+@servers.command("backup")
+def server_backup(name: Annotated[str, typer.Option(help="The server's name.")] = "main") -> None:
+    """Take a base backup: a restore begins with one."""
+    from pgrunbook.branches import backup
+
+    taken = backup.take_base_backup(_server(name))
+    sys.stdout.write(f"{taken.id}: {taken.bytes / 1024 / 1024:,.0f} MB, up to LSN {taken.stop_lsn}\n")
+
+
+def _server(name: str) -> Any:
+    from pgrunbook.branches.server import Server
+
+    return Server(name)
+
+
+def _print_server(found: Any) -> None:
+    pid = f", process {found.pid}" if found.pid else ""
+    major = f" (PostgreSQL {found.major})" if found.major else ""
+    sys.stdout.write(
+        f"{found.name}: {found.state.value}{major}{pid}\n  data {found.data_dir}\n  socket {found.socket_dir}\n"
+    )
+
+
+def _print_runs(made: list[Run]) -> None:
+    from pgrunbook.display.show import Table
+
+    rows = [
+        (
+            r.run_id,
+            r.target,
+            r.standing(),
+            r.how,
+            _took(r),
+            " ".join(f"{p.procedure}:{status}" for p, status in _parts(r)),
+        )
+        for r in made
+    ]
+    headings = ["run", "target", "status", "how", "took", "procedures"]
+    sys.stdout.write(f"{Table(headings, rows, empty='No run yet.')!r}\n")
+
+
+def _parts(made: Run) -> list[tuple[Part, Status]]:
+    """Return each part with its status as it is: at work only where somebody is."""
+    from pgrunbook.record.run import Status
+
+    at_work = made.is_held()
+    return [(p, p.status if at_work or p.status is not Status.RUNNING else Status.BROKEN_OFF) for p in made.parts]
+
+
+def _took(made: Run) -> str:
+    from datetime import datetime
+
+    if not made.ended_at:
+        return "-"
+    span = datetime.fromisoformat(made.ended_at) - datetime.fromisoformat(made.started_at)
+    return f"{span.total_seconds():.1f} s"
+
+
+def _told(event: dict[str, Any]) -> str:
+    passed_over = ("seq", "at", "event", "pid")
+    return ", ".join(f"{k} {v}" for k, v in event.items() if k not in passed_over)[:160]
+
+
+def _standing(target: Any) -> tuple[object, ...]:
+    from pgrunbook import history as histories
+    from pgrunbook.database import activity, locks
+    from pgrunbook.database.connection import connect
+
+    with connect(target, purpose="status") as conn:
+        who = activity.identity(conn)
+        server = f"PostgreSQL {who.server_version}, {who.role}"
+        now = locks.run_in_progress(conn) or "no run"
+        if target.migrations is None:
+            return (target.name, server, "-", "-", now)
+        history = histories.read(conn, target)
+        problems = history.problems()
+        told = f"{len(history.pending())}" + (f", {len(problems)} problems" if problems else "")
+        return (target.name, server, history.version() or "(none)", told, now)
+
+
+def _refuse_without(runbook: str, target: str, command: str) -> None:
+    lacking = " and ".join(name for name, given in (("a runbook", runbook), ("a target", target)) if not given)
+    if lacking:
+        raise WrongInput(
+            f"{lacking} must be named",
+            detail="The runbooks are the files of runbooks/; the targets stand in targets.toml.",
+            hint=f"For example: pgrunbook {command} release --target demo",
+        )
+
+
+def _open_lab(made: Run) -> None:
+    import os
+
+    from pgrunbook.config import paths
+
+    environment = {
+        **os.environ,
+        "PGRUNBOOK_HOME": str(paths.project_dir()),
+        "PGRUNBOOK_OUTPUTS": str(paths.outputs_dir()),
+    }
+    first = next((p for p in made.parts if p.status != "done"), made.parts[0])
+    arguments = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={made.folder}"]
+    arguments.append(str(made.folder / first.notebook))
+    if os.geteuid() == 0:
+        arguments.append("--allow-root")
+    os.execve(sys.executable, arguments, environment)
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise WrongInput(f'parameter "{text}" has no value', hint="Write it as key=value.")
+        if key in pairs:
+            raise WrongInput(f'parameter "{key}" is given twice')
+        pairs[key] = value
+    return pairs

@@ -1,0 +1,80 @@
+"""The commands ``pgrunbook undo-data``: what is kept of migrations, and letting go of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from pgrunbook.app import terminal
+from pgrunbook.errors import Refused, Unreachable, WrongInput
+
+app = typer.Typer(no_args_is_help=True, help="What is kept of what migrations destroyed, so that it can be given back.")
+
+
+@app.command("list")
+def list_(
+    target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what is kept: of which migration, what and how much, since when and until when."""
+    import psycopg
+
+    from pgrunbook import undo_data
+    from pgrunbook.config import targets
+    from pgrunbook.database.connection import connect
+    from pgrunbook.procedures import undo_data_views
+
+    chosen = targets.load(_named(target, "list"))
+    try:
+        with connect(chosen, purpose="lists what is kept") as conn:
+            found = undo_data.kept_list(conn)
+            table = undo_data_views.table(conn, [] if as_json else found)
+    except psycopg.errors.InsufficientPrivilege as exc:
+        told = exc.diag.message_primary or str(exc)
+        raise Refused(f'the role of target "{chosen.name}" may not: {told}', hint="Let the owner GRANT it.") from exc
+    except psycopg.Error as exc:
+        detail = " ".join(str(exc).split())
+        raise Unreachable(f'could not read what is kept in target "{chosen.name}"', detail=detail) from exc
+    if as_json:
+        sys.stdout.write(json.dumps([dict(undo_data_views.facts(kept)) for kept in found], indent=2) + "\n")
+    else:
+        sys.stdout.write(f"{table!r}\n")
+
+
+@app.command()
+def purge(
+    target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
+    older_than: Annotated[
+        int | None, typer.Option(metavar="DAYS", min=1, max=3650, help="What is older than that.")
+    ] = None,
+    number: Annotated[list[int], typer.Option("--id", help="What has this number; also more than once.")] = [],  # noqa: B006
+    everything: Annotated[bool, typer.Option("--all", help="All that is kept.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also what is still needed.")] = False,
+) -> None:
+    """Let go of what nobody needs any more, or of what is named; a recorded run of the procedure purge.
+
+    Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused because it is still needed.
+    """
+    from pgrunbook.runner import runbook as books
+
+    given = {
+        "older_than_days": str(older_than or ""),
+        "ids": ",".join(map(str, number)),
+        "everything": "true" if everything else "",
+        "force": "true" if force else "",
+    }
+    made, code = books.run("purge", _named(target, "purge"), {name: text for name, text in given.items() if text})
+    terminal.end(made, code)
+
+
+def _named(target: str, command: str) -> str:
+    if not target:
+        raise WrongInput(
+            "a target must be named",
+            detail="The targets stand in targets.toml.",
+            hint=f"For example: pgrunbook undo-data {command} --target demo",
+        )
+    return target

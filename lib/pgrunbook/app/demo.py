@@ -1,0 +1,103 @@
+"""The demo: the Zeitwork example on a server of our own, released, used, restored and taken back with its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from psycopg import sql
+
+from pgrunbook import history as histories
+from pgrunbook.branches import backup
+from pgrunbook.branches.server import Server
+from pgrunbook.config import paths, targets
+from pgrunbook.config.targets import Target
+from pgrunbook.database import activity
+from pgrunbook.database.connection import connect
+from pgrunbook.database.schema import snapshot
+from pgrunbook.draft.build import base, up
+from pgrunbook.errors import WrongInput
+from pgrunbook.execute.execution import Execution
+from pgrunbook.plan import plan as plans
+from pgrunbook.record import run as runs
+from pgrunbook.record.run import Part, Run, Status
+from pgrunbook.runner import runbook
+
+TARGET = "demo"
+HISTORY = 2  # the migrations that the demo database starts with; the rest is pending
+RESTORED = "demo-restored"
+# What the demo's operator has looked at and accepts: the guide's own breaking migration, which has no safe form.
+ACCEPTED = "0004_widen_memory_rename_ip.sql:1,0004_widen_memory_rename_ip.sql:2"
+
+
+def set_up(rows: int, target_name: str = TARGET) -> Run:
+    """Make the demo database anew, with its history and ``rows`` rows in the largest table; return the run.
+
+    Raises WrongInput when the target is not on an embedded server: nothing else is ever dropped.
+    """
+    target = targets.load(target_name)
+    if target.server is None or target.database is None:
+        raise WrongInput(f'target "{target_name}" is not a database of an embedded server, so the demo leaves it alone')
+    run = runs.create("set-up", target.name, {"rows": rows}, how="headless")
+    run.hold()
+    server = Server(target.server)
+    server.start()
+    _create_database(server, target.database)
+    _apply_history(target, run)
+    _load_data(target, rows)
+    run.journal.write("demo-made", rows=rows)
+    taken = backup.take_base_backup(server)
+    run.journal.write("base-backup-taken", id=taken.id, stop_lsn=taken.stop_lsn, bytes=taken.bytes)
+    run.parts = [Part("set-up", "", Status.DONE, run.started_at, runs.stamp(), f"{rows:,} rows in the largest table")]
+    run.status, run.ended_at = Status.DONE, runs.stamp()
+    run.save()
+    run.release()
+    return run
+
+
+def show_off() -> tuple[list[Run], int]:
+    """Run the release, the restore and the rollback on the demo target; return the runs and the exit code."""
+    Server(RESTORED).destroy()  # what an earlier demo left
+    done = []
+    given = {"release": {"accept": ACCEPTED}, "restore": {"name": RESTORED}, "rollback": {}}
+    for name, parameters in given.items():
+        run, exit_code = runbook.run(name, TARGET, parameters)
+        done.append(run)
+        if exit_code:
+            return done, exit_code
+        if name == "release":
+            _use_what_is_new(targets.load(TARGET))
+            given["rollback"]["of_run"] = run.run_id  # all of it, with the data
+    return done, 0
+
+
+def _use_what_is_new(target: Target) -> None:
+    """Write into the new table and the new columns, as an application does once it is released."""
+    with connect(target, purpose="demo data") as conn:
+        conn.execute("INSERT INTO audit_logs (action) SELECT 'login' FROM generate_series(1, 500)")
+        conn.execute("UPDATE projects SET description = 'written since' WHERE id IN (SELECT id FROM projects LIMIT 20)")
+
+
+def _create_database(server: Server, name: str) -> None:
+    with server.connect(purpose="demo") as conn:
+        conn.execute("SET statement_timeout = '60s'")
+        conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+
+def _apply_history(target: Target, run: Run) -> None:
+    with connect(target, purpose="demo") as conn:
+        history = histories.read(conn, target)
+        plan = plans.Plan(
+            direction="up", target=target.name,
+            base=base(activity.identity(conn), snapshot(conn), history),
+            attempts=1, rehearsed="the demo's history", changes=up(target, history.pending()[:HISTORY]),
+        )  # fmt: skip
+        Execution(plan, target, run.run_id, conn, history, run.journal).run()
+
+
+def _load_data(target: Target, rows: int) -> None:
+    path = paths.project_dir() / "examples" / "zeitwork" / "data.sql"
+    with connect(target, purpose="demo data") as conn:
+        conn.execute("SET statement_timeout = '30min'")
+        conn.execute("SELECT set_config('zeitwork.rows', %s, false)", [str(rows)])
+        conn.execute(Path(path).read_bytes())

@@ -1,0 +1,45 @@
+"""The forms of ``plan.json`` and ``rehearsal.json`` as JSON Schema, for people's own automation.
+
+They are kept in the package, beside the models that they are made of; ``pgrunbook schema`` prints them.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any, Literal
+
+from pgrunbook.plan.plan import Plan
+from pgrunbook.rehearse.with_data import Trial
+
+Name = Literal["plan", "rehearsal"]
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def made(name: Name) -> str:
+    """Return the schema of a file as the models say it now."""
+    schema = _plan() if name == "plan" else {"$schema": DIALECT, "title": "rehearsal.json", **_of(Trial)}
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def kept(name: Name) -> str:
+    """Return the schema that the package holds: what automation can rely on."""
+    return (resources.files("pgrunbook.app") / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8")
+
+
+def _plan() -> dict[str, Any]:
+    """The file holds the plan and the digest of its canonical text (sorted keys, no blanks)."""
+    plan = _of(Plan)
+    return {
+        "$schema": DIALECT,
+        "title": "plan.json",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["digest", "plan"],
+        "properties": {"digest": {"type": "string", "pattern": "^[0-9a-f]{64}$"}, "plan": {"$ref": "#/$defs/Plan"}},
+        "$defs": {**plan.pop("$defs"), "Plan": plan},
+    }
+
+
+def _of(model: type[Plan] | type[Trial]) -> dict[str, Any]:
+    return {key: value for key, value in model.model_json_schema(mode="serialization").items() if key != "title"}

@@ -1,0 +1,380 @@
+"""A branch that holds the target's data as it is now; prepare rehearses on it.
+
+1. A server of its own is made, in a folder of its own: from a base backup where the target is on an
+   embedded server, else empty, with a dump of the target loaded into it. It archives nothing, replicates
+   nothing, and does not wait for the disk: it is thrown away.
+2. Its database is copied there, so that things can be tried on the same data, side by side.
+3. Whatever happens, the server is removed. Where this process is killed, the next branch clears it away:
+   a living process holds the lock file of its branch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
+from psycopg.rows import class_row
+
+from pgrunbook.branches import datadir
+from pgrunbook.branches.binaries import last_lines, state_folder
+from pgrunbook.branches.server import Server
+from pgrunbook.config import paths
+from pgrunbook.config.targets import Target
+from pgrunbook.database import connection
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.queries import load, steady
+from pgrunbook.errors import Refused, RunbookError, Unreachable
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"(branch-[0-9]+-[0-9a-f]{6})(\.gone|\.lock)?")
+SPARE = 1.2
+COUNT_EXACTLY_BELOW_BYTES = 256 * 1024 * 1024
+FALLS_SHORT_BELOW = 0.9
+# A base backup copies every database of the server: where the others weigh more than this, a dump is quicker.
+OTHERS_AT_MOST_BYTES = 512 * 1024 * 1024
+LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
+# What the branch must not have from its source: it would write there, wait for it, or wait for the disk.
+SETTINGS = {
+    "archive_mode": "off",
+    "fsync": "off",
+    "max_logical_replication_workers": "0",
+    "synchronous_standby_names": "",
+}
+REMOVED = "The target was only read; the branch is removed."
+WITHOUT = "Or rehearse on an empty branch only (with_data = False): nothing is promised of times, locks and rows then."
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A branch that holds the target's data: databases alike on one server of its own.
+
+    ``safe`` is the one that the plan is rehearsed on; it has the source's name. ``back`` is there for the ways
+    back, None where it was not asked for. ``how`` is for people.
+    """
+
+    server: Server
+    plain: Target
+    safe: Target
+    back: Target | None
+    how: str
+    made_s: float
+
+
+class Beside(NamedTuple):
+    """The rows of a table in the target and on the branch, counted, or estimated where it is big."""
+
+    table: str
+    target_rows: int
+    branch_rows: int
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether the branch holds clearly fewer rows: what it shows says little of the target then."""
+        return self.branch_rows < FALLS_SHORT_BELOW * self.target_rows
+
+
+@dataclass(frozen=True)
+class _Source:
+    database: str
+    database_bytes: int
+    server_bytes: int
+    encoding: str
+    roles: list[str]
+    tablespaces: str
+
+    def is_most_of(self, target: Target) -> bool:
+        """Whether a base backup of the target's server is to be had, and copies little beside the database."""
+        others = self.server_bytes - self.database_bytes
+        return target.server is not None and others <= max(self.database_bytes, OTHERS_AT_MOST_BYTES)
+
+
+@contextmanager
+def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterator[Copy]:
+    """Give a branch that holds the target's data, now; removed afterwards, whatever happens meanwhile.
+
+    The lock of its server is held all the time: stopping or destroying it is for ``Copy.server`` alone.
+    Unlogged tables are empty in a base backup; transactions that are prepared in it are aborted on the branch.
+
+    Raises Refused when the database is larger than ``most_bytes``, when the disk has no room for the
+    copies (a third one with ``back``) and a fifth more, or when a server to take a base backup of has
+    tablespaces; Unreachable when the data cannot be copied.
+    Locks: the dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s; a base
+    backup takes none.
+    Source: https://www.postgresql.org/docs/current/app-pgbasebackup.html
+    """
+    clear_leftovers()
+    with connect(target, purpose="copies the data") as conn:
+        source = _look(conn)
+        settings = conn.execute(load("data_branch")["settings"]).fetchall()
+    others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind in (("plain", "back") if back else ("plain",))}
+    _refuse_large(target, source, most_bytes, len(others))
+    began = time.monotonic()
+    server = Server(f"branch-{os.getpid()}-{secrets.token_hex(3)}")
+    with server.lock():
+        try:
+            server.make_folders(server.dir)
+            backup = source.is_most_of(target)
+            name = _from_base_backup(server, target) if backup else _from_dump(server, target, source)
+            for other in others.values():
+                _copy(server, name, other)
+            for database in (name, *others.values()):
+                _set(server, database, settings)
+            yield Copy(
+                server,
+                plain=_branch(target, f"plain branch of {target.name}", server, others["plain"]),
+                safe=_branch(target, f"branch of {target.name}", server, name),
+                back=_branch(target, f"back branch of {target.name}", server, others["back"]) if back else None,
+                how="base backup with WAL to now" if backup else "dump and restore",
+                made_s=time.monotonic() - began,
+            )
+        finally:
+            _remove(server)
+
+
+def clear_leftovers() -> None:
+    """Destroy the branches of processes that are gone."""
+    for path in sorted(state_folder("servers").glob("branch-*")):
+        found = NAME.fullmatch(path.name)
+        if found is None or _is_in_use(found[1]):
+            continue
+        _remove(Server(found[1]))
+        if path.suffix == ".gone":
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def rows_beside(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[Beside]:
+    """Return the rows of tables in the target and on the branch; tables that the target has not are left out.
+
+    Tables are named as SQL does, as ``public.orders``. Up to 256 MB they are counted, beyond they are
+    estimated from their size, unless they were never analysed.
+
+    Raises Blocked when somebody holds a lock that keeps a table from being counted.
+    Locks: AccessShareLock on each table that is counted.
+    """
+    found = []
+    for table in tables:
+        there, here = _rows(target_conn, table), _rows(branch_conn, table)
+        if there is not None:
+            found.append(Beside(table, there, here or 0))
+    return found
+
+
+def _look(conn: Connection) -> _Source:
+    with conn.cursor(row_factory=class_row(_Source)) as cursor:
+        found = cursor.execute(load("data_branch")["source"]).fetchone()
+    assert found is not None  # noqa: S101 - it is a SELECT without FROM
+    return found
+
+
+def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int) -> None:
+    if source.database_bytes > most_bytes:
+        raise Refused(
+            f'refused to copy the data of target "{target.name}": it is larger than allowed',
+            detail=f"Database {source.database} has {_mb(source.database_bytes)}; allowed are {_mb(most_bytes)}.",
+            hint=f"Allow more. {WITHOUT}",
+        )
+    if source.is_most_of(target) and source.tablespaces:
+        raise Refused(
+            f'cannot take a base backup of server "{target.server}": it has tablespaces',
+            detail=f"{source.tablespaces} lie outside of its data directory; a copy would share them.",
+            hint="Move the tables back to pg_default and drop the tablespaces.",
+        )
+    first = source.server_bytes if source.is_most_of(target) else source.database_bytes
+    needed = int((first + others * source.database_bytes) * SPARE)
+    free = shutil.disk_usage(state_folder("servers")).free
+    if free < needed:
+        raise Refused(
+            f'refused to copy the data of target "{target.name}": there is too little space on the disk',
+            detail=f"{paths.state_dir()} has {_mb(free)} left; "
+            f"{others + 1} copies and a fifth more need {_mb(needed)}.",
+            hint=f"Make space there, or name another folder in PGRUNBOOK_STATE. {WITHOUT}",
+        )
+
+
+def _from_base_backup(server: Server, target: Target) -> str:
+    """Copy the target's server with the WAL that was written meanwhile; return the database's name."""
+    source = Server(str(target.server))
+    log.info('copying server "%s" as server "%s"', source.name, server.name)
+    copy = ("-h", str(source.socket_dir), "-U", "postgres", "-D", "data", "-c", "fast", "-X", "stream", "--no-sync")
+    try:
+        server.run("pg_basebackup", *copy, "--no-manifest", "-l", f"pgrunbook {server.name}")
+    except RunbookError as exc:
+        raise _not_copied(target, exc.detail) from exc
+    auto = (server.data_dir / "postgresql.auto.conf").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in auto if not datadir.owned_settings(line) and line.split("=")[0].strip() not in SETTINGS]
+    server.write("data/postgresql.auto.conf", "\n".join([*kept, ""]))
+    server.launch(more=SETTINGS)
+    name = target.database or "postgres"
+    with server.connect(purpose="branch", database=name) as conn:
+        for (gid,) in conn.execute(load("data_branch")["prepared"]).fetchall():
+            conn.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
+    return name
+
+
+def _from_dump(server: Server, target: Target, source: _Source) -> str:
+    """Load a dump of everything into an empty server; return the database's name."""
+    template = datadir.template(server.installation)
+    server.do("cp", "-a", os.path.relpath(template / "data", server.dir), "data")
+    server.launch(more=SETTINGS)
+    with server.connect(purpose="branch") as admin:
+        connection.limit(admin, **LIMITS)
+        there = {row[0] for row in admin.execute("SELECT rolname FROM pg_catalog.pg_roles")}
+        for role in source.roles:  # they are the cluster's, and owners and grants need them
+            if role not in there:
+                admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        taken = {row[0] for row in admin.execute("SELECT datname FROM pg_catalog.pg_database")}
+        name = f"{source.database}_branch" if source.database in taken else source.database
+        admin.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} {}").format(
+                sql.Identifier(name), sql.Literal(source.encoding), _locale(server, source.encoding)
+            )
+        )
+    _load_dump(server, target, name)
+    with server.connect(purpose="branch", database=name) as conn:
+        connection.limit(conn, **LIMITS)
+        conn.execute("ANALYZE")
+    return name
+
+
+def _locale(server: Server, encoding: str) -> sql.SQL:
+    """The target's own locale may not be here. Without one, upper and lower case are known of ASCII only."""
+    if server.installation.major >= 17 and encoding == "UTF8":
+        return sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LC_COLLATE 'C' LC_CTYPE 'C'")
+    return sql.SQL("LC_COLLATE 'C' LC_CTYPE 'C'")
+
+
+def _load_dump(server: Server, target: Target, database: str) -> None:
+    """Pipe pg_dump into psql. The address goes by environment: arguments are seen by everybody on the machine."""
+    keywords = target.conninfo()
+    keywords = {**conninfo_to_dict(keywords.pop("conninfo", "")), **keywords}  # type: ignore[dict-item]
+    variables = {o.keyword.decode(): o.envvar.decode() for o in Conninfo.get_defaults() if o.envvar}
+    address = {variables[k]: str(v) for k, v in keywords.items() if k in variables}
+    # A subscription holds the address of its publisher, and would read from it.
+    dump_command = [str(server.program("pg_dump")), "--no-tablespaces", "--no-subscriptions"]
+    dump_command += ["--lock-wait-timeout=2000"]
+    load_command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
+    load_command += ["-p", "5432", "-U", "postgres", "-d", _as_address(database)]
+    path = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as answered:
+        dump = subprocess.Popen(
+            dump_command, env={**os.environ, **address}, stdout=subprocess.PIPE, stderr=said, cwd="/"
+        )
+        try:
+            loaded = subprocess.run(
+                load_command, env=path, stdin=dump.stdout, stdout=subprocess.DEVNULL, stderr=answered, check=False,
+                cwd="/",
+            )  # fmt: skip
+        except BaseException:
+            dump.kill()
+            raise
+        finally:
+            if dump.stdout:
+                dump.stdout.close()  # where psql has given up, pg_dump sees it now
+            dump.wait()
+        if loaded.returncode or dump.returncode:
+            told = answered if loaded.returncode else said
+            told.seek(0)
+            raise _not_copied(target, last_lines(told.read()))
+
+
+def _as_address(database: str) -> str:
+    """Return a database's name so that a program takes it for a name and not for an address."""
+    return psycopg.conninfo.make_conninfo(dbname=database)
+
+
+def _copy(server: Server, name: str, other: str) -> None:
+    """Copy the database. FILE_COPY does not write the copy into the WAL."""
+    strategy = sql.SQL("STRATEGY file_copy" if server.installation.major >= 15 else "")
+    with server.connect(purpose="branch", database="template1") as admin:
+        connection.limit(admin, **LIMITS)
+        admin.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(sql.Identifier(other), sql.Identifier(name), strategy)
+        )
+
+
+def _set(server: Server, database: str, settings: Sequence[tuple[object, ...]]) -> None:
+    """Have sessions on the branch start with the settings that those on the target start with."""
+    with server.connect(purpose="branch", database=database) as conn:
+        for name, value in settings:
+            try:
+                conn.execute("SELECT pg_catalog.set_config(%s, %s, false)", [name, value])
+                conn.execute(
+                    sql.SQL("ALTER DATABASE {} SET {} FROM CURRENT").format(
+                        sql.Identifier(database), sql.Identifier(*str(name).split("."))
+                    )
+                )
+            except psycopg.Error as exc:
+                log.warning("the branch goes without the target's setting %s: %s", name, exc.diag.message_primary)
+
+
+def _branch(target: Target, name: str, server: Server, database: str) -> Target:
+    own = {"name": name, "server": server.name, "database": database, "service": None, "url_from": None}
+    return target.model_copy(update={**own, "protected": False, "restore_points": False})
+
+
+def _is_in_use(name: str) -> bool:
+    """Tell whether a living process holds the lock of a branch."""
+    try:
+        handle = os.open(state_folder("servers") / f"{name}.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return True  # it is another user's
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _remove(server: Server) -> None:
+    try:
+        if server.pid() is not None:  # nothing of it is to be kept, so it need not end in good order
+            server.run("pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w")
+        server.destroy()
+    except RunbookError as exc:
+        log.warning('could not remove the branch "%s"; the next one tries it again: %s', server.name, exc.message)
+
+
+def _rows(conn: Connection, table: str) -> int | None:
+    """Return the rows of a table, None where it is not there."""
+    with steady(conn, statement_timeout_ms=LIMITS["statement_timeout_ms"]) as cursor:
+        found = cursor.execute(load("data_branch")["size"], {"name": table}).fetchone()
+        if found is None:
+            return None
+        schema, relation, size_bytes, rows_estimate = found
+        if rows_estimate is not None and size_bytes > COUNT_EXACTLY_BELOW_BYTES:
+            return int(rows_estimate)
+        count = sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(sql.Identifier(schema, relation))
+        return int((cursor.execute(count).fetchone() or (0,))[0])
+
+
+def _not_copied(target: Target, told: str) -> Unreachable:
+    return Unreachable(
+        f'could not copy the data of target "{target.name}"',
+        detail=told[:600],
+        state=REMOVED,
+        hint=WITHOUT,
+    )
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MB"

@@ -1,0 +1,325 @@
+"""Point-in-time restore into a new server, for the notebook restore.
+
+Base backups, restore points and archived WAL, which it builds on, can be had from here as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import LiteralString, cast
+
+import psycopg
+
+from pgrunbook.branches import datadir
+from pgrunbook.branches.archive import (
+    newest_archived,
+    restore_points,
+    wait_archived,
+)
+from pgrunbook.branches.backup import BaseBackup, list_base_backups
+from pgrunbook.branches.binaries import last_lines
+from pgrunbook.branches.recovery_target import Point, lsn_number
+from pgrunbook.branches.server import Server
+from pgrunbook.database.connection import Connection
+from pgrunbook.errors import Broken, Refused, RunbookError, Unreachable, WrongInput
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+ARCHIVE_TIMEOUT_S = 60
+# A restore point's record is about 100 bytes long; a page header may stand beside it.
+RECORD_MAX_BYTES = 512
+REMOVED = "The new server was removed; its source was only read."
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with ``copy`` or ``replay``, the bytes done, and the bytes in all or None where nobody knows."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How a restore went; read while the server stood still at the point, before it was promoted.
+
+    ``last_transaction_at`` is None where no transaction was replayed; ``told`` is the server's own word.
+    """
+
+    copy_s: float
+    replay_s: float
+    promote_s: float
+    start_lsn: str
+    end_lsn: str
+    replayed_bytes: int
+    last_transaction_at: datetime | None
+    told: str
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A new server that stands where its source stood at the point."""
+
+    server: Server
+    source: str
+    point: Point
+    backup: BaseBackup
+    measures: Measures
+
+
+def restore(
+    source: Server,
+    point: Point,
+    *,
+    name: str,
+    backup: BaseBackup | None = None,
+    progress: Progress | None = None,
+    timeout_s: int = 3600,
+) -> Restored:
+    """Restore the source's past into the new server ``name``, and start it; the source is only read.
+
+    1. See that the WAL up to the point is archived. Where the source runs, one empty transaction is
+       committed on it and its WAL segment ended, as PostgreSQL only stops at a record after the point.
+    2. Copy the newest base backup that ended before the point.
+    3. Replay the archived WAL, stop at the point, and read there where the server stands.
+    4. Promote it: from there on it is a server of its own, with its own archive.
+
+    Raises Refused when the name is taken, WrongInput when the point lies outside of what can be restored,
+    Blocked when the WAL cannot be archived, Broken when it ends before the point. What was half made is
+    removed.
+    Source: https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-PITR-RECOVERY
+    """
+    new = Server(name)
+    tell = progress or (lambda _what, _done, _total: None)
+    with new.lock():
+        _refuse_existing(new)
+        running = _see_archived(source, point)
+        point = _located(source, point)
+        chosen = backup or _backup_before(source, point)
+        began = time.monotonic()
+        tell("copy", 0, chosen.bytes)
+        try:
+            _copy(chosen, new)
+            tell("copy", chosen.bytes, chosen.bytes)
+            copy_s = time.monotonic() - began
+            measures = _replay(source, point, chosen, new, tell, running=running, timeout_s=timeout_s)
+        except BaseException:
+            _remove(new)
+            raise
+    return Restored(new, source.name, point, chosen, replace(measures, copy_s=copy_s))
+
+
+def _refuse_existing(new: Server) -> None:
+    if new.dir.exists():
+        raise Refused(
+            f'refused to restore over server "{new.name}"',
+            detail=f"{new.dir} exists; a restore only ever makes a new server.",
+            hint=f"Choose another name, or first: pgrunbook server destroy --name {new.name}.",
+        )
+
+
+def _see_archived(source: Server, point: Point) -> bool:
+    """Have the WAL up to the point archived; return False where the source does not run, and cannot do it."""
+    if source.pid() is None:
+        return False
+    with source.connect(purpose="restore") as conn:
+        now = str(_value(conn, "SELECT pg_catalog.pg_current_wal_insert_lsn()"))
+        aim = point.lsn or point.at_lsn
+        if aim and lsn_number(aim) > lsn_number(now):
+            raise WrongInput(
+                f"{point} lies beyond the WAL",
+                detail=f'Server "{source.name}" has written up to {now}.',
+                hint="Name a point that is in the past.",
+            )
+        _value(conn, "SELECT pg_catalog.pg_current_xact_id()")
+        after = str(_value(conn, "SELECT pg_catalog.pg_current_wal_insert_lsn()"))
+        wait_archived(conn, after, ARCHIVE_TIMEOUT_S)
+    return True
+
+
+def _located(source: Server, point: Point) -> Point:
+    """Return the point with the LSN of its name, searched in the WAL where nobody told it."""
+    if point.name is None or point.at_lsn is not None:
+        return point
+    there = restore_points(source)
+    found = [known.lsn for known in there if known.name == point.name]
+    if len(found) == 1:
+        return replace(point, at_lsn=found[0])
+    if found:
+        raise WrongInput(
+            f'{point} of server "{source.name}" exists {len(found)} times',
+            detail=f"Its records begin at {', '.join(found)}.",
+            hint="Name one of these LSNs instead, as lsn:0/3000060.",
+        )
+    raise WrongInput(
+        f'could not find {point} in the WAL of server "{source.name}"',
+        detail=f"There are: {', '.join(known.name for known in there[-10:]) or 'none'}.",
+        hint="Correct the name, or name an LSN or a time.",
+    )
+
+
+def _backup_before(source: Server, point: Point) -> BaseBackup:
+    backups = list_base_backups(source)
+    aim = point.lsn or point.at_lsn
+    for backup in reversed(backups):
+        if lsn_number(backup.stop_lsn) <= lsn_number(aim) if aim else backup.ended_at <= cast(datetime, point.time):
+            return backup
+    oldest = f"The oldest ended at {backups[0].ended_at}, LSN {backups[0].stop_lsn}." if backups else ""
+    raise WrongInput(
+        f'could not find a base backup of server "{source.name}" that ended before {point}',
+        detail=oldest or "It has none.",
+        hint="Name a later point; what lies before the oldest base backup cannot be restored.",
+    )
+
+
+def _copy(backup: BaseBackup, new: Server) -> None:
+    """Make the new server's folder from the backup, under another name first."""
+    staged = new.dir.with_name(f"{new.name}.new")
+    shutil.rmtree(staged, ignore_errors=True)
+    log.info('copying base backup %s for server "%s"', backup.id, new.name)
+    try:
+        new.make_folders(staged)
+        copy = ("cp", "-a", "--reflink=auto") if os.uname().sysname == "Linux" else ("cp", "-Rp")
+        new.do(*copy, os.path.relpath(backup.path, staged), "data", cwd=staged)
+        new.do("tee", "data/recovery.signal", cwd=staged)
+        # What somebody set with ALTER SYSTEM comes along, but not what would make it write to its source.
+        auto = (staged / "data/postgresql.auto.conf").read_text(encoding="utf-8").splitlines()
+        kept = "\n".join(line for line in auto if not datadir.owned_settings(line))
+        new.do("tee", "data/postgresql.auto.conf", text=f"{kept}\n", cwd=staged)
+        staged.rename(new.dir)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _recovery_settings(source: Server, point: Point, *, running: bool) -> dict[str, str]:
+    """Return the settings for replaying to the point; paths are seen from the new data directory.
+
+    An LSN is where a restore point's or a transaction's record ended: the record that begins there is
+    left out (not inclusive), else it would be one too many. What was committed at the very time is in.
+    """
+    archive, wal = f"../../{source.name}/archive/%f", f"../../{source.name}/data/pg_wal/%f"
+    command = f'test -f {archive} && cp {archive} "%p"'
+    if not running:  # then nobody archives the end of its WAL any more, and nobody writes to it
+        command = f'if test -f {archive}; then cp {archive} "%p"; else test -f {wal} && cp {wal} "%p"; fi'
+    aim = (
+        {"recovery_target_name": point.name}
+        if point.name is not None
+        else {"recovery_target_lsn": point.lsn}
+        if point.lsn is not None
+        else {"recovery_target_time": cast(datetime, point.time).isoformat(sep=" ", timespec="microseconds")}
+    )
+    return {
+        "hot_standby": "on",
+        "restore_command": command,
+        **aim,
+        "recovery_target_inclusive": "off" if point.lsn is not None else "on",
+        "recovery_target_timeline": "latest",
+        "recovery_target_action": "pause",
+    }
+
+
+def _replay(
+    source: Server,
+    point: Point,
+    backup: BaseBackup,
+    new: Server,
+    tell: Progress,
+    *,
+    running: bool,
+    timeout_s: int,
+) -> Measures:
+    began = time.monotonic()
+    try:
+        new.launch(timeout_s=timeout_s, more=_recovery_settings(source, point, running=running))
+        with new.connect(purpose="restore") as conn:
+            aim = point.lsn or point.at_lsn
+            _wait_paused(conn, backup, aim, tell, began + timeout_s)
+            paused = time.monotonic()
+            query = "SELECT pg_catalog.pg_last_wal_replay_lsn(), pg_catalog.pg_last_xact_replay_timestamp()"
+            end_lsn, last_at = conn.execute(query).fetchone() or ("", None)
+            told = _proof(new, point, str(end_lsn))
+            _promote(conn, began + timeout_s)
+    except (Unreachable, psycopg.OperationalError) as exc:
+        raise _not_reached(source, point, new, exc) from exc
+    return Measures(
+        copy_s=0,
+        replay_s=paused - began,
+        promote_s=time.monotonic() - paused,
+        start_lsn=backup.start_lsn,
+        end_lsn=str(end_lsn),
+        replayed_bytes=lsn_number(str(end_lsn)) - lsn_number(backup.start_lsn),
+        last_transaction_at=last_at if isinstance(last_at, datetime) else None,
+        told=told,
+    )
+
+
+def _wait_paused(conn: Connection, backup: BaseBackup, aim: str | None, tell: Progress, ends_at: float) -> None:
+    start = lsn_number(backup.start_lsn)
+    total = lsn_number(aim) - start if aim else None
+    query = "SELECT pg_catalog.pg_get_wal_replay_pause_state(), pg_catalog.pg_last_wal_replay_lsn()"
+    while True:
+        state, lsn = conn.execute(query).fetchone() or ("", None)
+        tell("replay", lsn_number(str(lsn)) - start if lsn else 0, total)
+        if state == "paused":
+            return
+        if time.monotonic() > ends_at:
+            raise Unreachable("could not replay the WAL in time", detail=f"It has come to {lsn}.")
+        time.sleep(POLL_S)
+
+
+def _proof(new: Server, point: Point, end_lsn: str) -> str:
+    """Return what the server logged when it stopped. Raises Broken when it did not stop at the point."""
+    lines = [line for line in new.log_since(0).splitlines() if "recovery stopping " in line]
+    told = lines[-1][lines[-1].index("recovery stopping ") :] if lines else ""
+    beyond = lsn_number(end_lsn) - lsn_number(point.at_lsn) if point.at_lsn else 0
+    if not told or not 0 <= beyond <= RECORD_MAX_BYTES:
+        raise Broken(
+            f"could not stop at {point}",
+            detail=f"Replay stands at {end_lsn}, {point} is at {point.at_lsn or point.lsn or point.time}; "
+            f"the server's log says: {told or last_lines(new.log_since(0))}",
+            state=REMOVED,
+            hint="Restore to the LSN instead, as lsn:0/3000060.",
+        )
+    return told
+
+
+def _promote(conn: Connection, ends_at: float) -> None:
+    conn.execute("SELECT pg_catalog.pg_wal_replay_resume()")  # at the target, to go on is to be promoted
+    while _value(conn, "SELECT pg_catalog.pg_is_in_recovery()"):
+        if time.monotonic() > ends_at:
+            raise Unreachable("could not promote the new server in time")
+        time.sleep(POLL_S)
+
+
+def _not_reached(source: Server, point: Point, new: Server, exc: Exception) -> RunbookError:
+    told = new.log_since(0)
+    newest = newest_archived(source)
+    if "recovery ended before configured recovery target was reached" in told:
+        return Broken(
+            f"could not reach {point}: the WAL ends before it",
+            detail=f"The newest archived WAL is {newest[0]}, which ends at {newest[1]} ({newest[2]})."
+            if newest
+            else "No WAL is archived.",
+            state=REMOVED,
+            hint="Restore to an earlier point, or bring back the WAL that is missing in the archive.",
+        )
+    return Unreachable(
+        f"could not restore to {point}",
+        detail=f"{exc.detail if isinstance(exc, RunbookError) else exc} | {last_lines(told)}",
+        state=REMOVED,
+        hint=f"See what the log says, then restore again; the source's archive is {source.archive_dir}.",
+    )
+
+
+def _remove(new: Server) -> None:
+    try:
+        new.destroy()
+    except RunbookError as exc:
+        log.warning('could not remove the half restored server "%s": %s', new.name, exc.message)
+
+
+def _value(conn: Connection, query: LiteralString) -> object:
+    row = conn.execute(query).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,151 @@
+"""The databases that runbooks may touch, as ``targets.toml`` declares them, without secrets."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pgrunbook.config import paths
+from pgrunbook.config.secret_patterns import SECRET_NAME, SECRET_VALUE
+from pgrunbook.errors import WrongInput
+
+Milliseconds = Annotated[int, Field(ge=1, le=86_400_000, strict=True)]
+Words = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+
+
+class Target(BaseModel):
+    """One database, and how it is migrated.
+
+    Exactly one way to reach it: ``server`` (the embedded server of that name), ``service`` (libpq's
+    pg_service.conf) or ``url_from`` (the name of an environment variable that holds the connection URL).
+
+    ``design_rules`` are the ids of the rules of design that are switched on; ``review.hazards.design`` knows
+    them, and "all" is all of them. With ``safe_migrations`` a migration is refused that loses what is in use,
+    unless the operator names the object. ``batch_rows`` is how many rows a safe form changes in a transaction.
+    ``lock_patience_ms`` is how long in all a step looks for a moment without old transactions in its way before
+    it asks for its lock anyway; ``lock_timeout_ms`` then bounds how long it waits for that.
+    ``keep_days`` is how long what a migration destroys is kept at least, so that it can be given back.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    server: str | None = None
+    service: str | None = None
+    url_from: str | None = None
+    database: str | None = None
+    migrations: Path | None = None
+    history: Literal["auto", "drizzle", "dbmate", "plain"] = "auto"
+    history_schema: str | None = None
+    history_table: str | None = None
+    protected: bool = False
+    restore_points: bool = True
+    lock_timeout_ms: Milliseconds = 2_000
+    statement_timeout_ms: Milliseconds = 60_000
+    attempts: Annotated[int, Field(ge=1, le=100, strict=True)] = 5
+    lock_patience_ms: Milliseconds = 60_000
+    batch_rows: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 1_000
+    keep_days: Annotated[int, Field(ge=1, le=3650, strict=True)] = 30
+    safe_migrations: Annotated[bool, Field(strict=True)] = False
+    design_rules: Words = ()
+    critical_queries: dict[str, str] = {}
+
+    def conninfo(self) -> dict[str, str]:
+        """Return libpq's keywords for this target; a URL from the environment is under ``conninfo``.
+
+        Raises WrongInput when the environment variable is not set.
+        """
+        if self.server is not None:
+            # Named in full: what the operator's PGPORT or PGHOSTADDR say is about other servers.
+            return {
+                "host": str(paths.socket_dir(self.server)),
+                "hostaddr": "",
+                "port": "5432",
+                "user": "postgres",
+                "dbname": self.database or "postgres",
+            }
+        found = {"dbname": self.database} if self.database else {}
+        if self.service is not None:
+            return {"service": self.service, **found}
+        url = os.environ.get(self.url_from or "")
+        if not url:
+            raise WrongInput(
+                f'could not find the address of target "{self.name}"',
+                detail=f"The environment variable {self.url_from} is not set.",
+                hint="Set it for this process, or name a libpq service in targets.toml instead.",
+            )
+        return {"conninfo": url, **found}
+
+
+def targets_file() -> Path:
+    """Return the path of ``targets.toml``: PGRUNBOOK_TARGETS, or the one of the project."""
+    named = os.environ.get("PGRUNBOOK_TARGETS")
+    return Path(named).resolve() if named else paths.project_dir() / "targets.toml"
+
+
+def load(name: str) -> Target:
+    """Return the target of that name.
+
+    Raises WrongInput when the file cannot be read, the name is not declared or an option is wrong.
+    """
+    targets = load_all()
+    if name not in targets:
+        raise WrongInput(
+            f'target "{name}" is not declared',
+            detail=f"{targets_file()} declares {', '.join(sorted(targets)) or 'no target'}.",
+            hint=f"Add a section [{name}] to it, or correct the name.",
+        )
+    return targets[name]
+
+
+def load_all() -> dict[str, Target]:
+    """Return every declared target by its name. Raises WrongInput as :func:`load` does."""
+    path = targets_file()
+    try:
+        sections = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise WrongInput(f"could not read {path}", detail=str(exc)) from exc
+    return {name: _target(path, name, options) for name, options in sections.items()}
+
+
+def _target(path: Path, name: str, options: object) -> Target:
+    if not isinstance(options, dict):
+        raise WrongInput(f'"{name}" in {path} is not a section', hint=f"Write [{name}] and its options below.")
+    _refuse_secrets(path, name, options)
+    if "name" in options:
+        raise WrongInput(
+            f'target "{name}" in {path} is not right',
+            detail="name: the section's heading is the name.",
+            hint="Take the option out, or rename the section.",
+        )
+    ways = [way for way in ("server", "service", "url_from") if way in options]
+    if len(ways) != 1:
+        raise WrongInput(
+            f'target "{name}" must name exactly one of server, service and url_from',
+            detail=f"{path} names {', '.join(ways) or 'none of them'}.",
+        )
+    try:
+        target = Target(name=name, **options)
+    except ValidationError as exc:
+        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
+        raise WrongInput(f'target "{name}" in {path} is not right', detail=told) from exc
+    # Folders are told from where targets.toml lies, so that a run means the same from everywhere.
+    if target.migrations is None:
+        return target
+    return target.model_copy(update={"migrations": path.parent / target.migrations})
+
+
+def _refuse_secrets(path: Path, name: str, options: dict[str, object]) -> None:
+    for key, value in options.items():
+        if isinstance(value, dict):
+            _refuse_secrets(path, name, value)
+        if SECRET_NAME.search(key) or (isinstance(value, str) and SECRET_VALUE.search(value)):
+            raise WrongInput(
+                f'option "{key}" of target "{name}" looks like a secret',
+                detail=f"{path} is read by everybody who runs a runbook, and copied into records.",
+                hint="Use service (with a passfile), or url_from with the name of an environment variable.",
+            )

@@ -1,0 +1,138 @@
+"""Which migrations a rollback is about, and how each is taken back."""
+
+from __future__ import annotations
+
+from pgrunbook.database import step_log
+from pgrunbook.errors import Refused, WrongInput
+from pgrunbook.history import Entry, History, Migration
+from pgrunbook.record import run as runs
+from pgrunbook.rehearse import rollback
+from pgrunbook.rehearse.rollback import Wanted
+from pgrunbook.session.session import Here
+
+
+def to_take_back(here: Here, history: History) -> list[Wanted]:
+    """Return the migrations to take back, newest first.
+
+    One that was begun and not brought to its end comes first, and counts as one. Raises Refused, WrongInput.
+    """
+    stops = history.problems(out_of_order=True)
+    if stops:
+        raise Refused(
+            f"the migrations folder and {history.qualified_table} do not fit together",
+            detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in stops),
+            hint="What is taken back belongs to the text that was applied: settle this first.",
+        )
+    applied = list(reversed(history.applied()))
+    half = _half(here, history)
+    given = here.parameters
+    if given.migration or given.steps:
+        found = [_some(here, applied, half)]
+    elif given.of_run:
+        found = _of_run(here, applied, half)
+    else:
+        found = _last(here, applied, half)
+    bad = next((one for one in found if one.because), None)
+    if bad is not None:
+        raise _without_way(here, bad)
+    return found
+
+
+def told(here: Here) -> str:
+    """Return the choice that this rollback was told, as parameters of the command line."""
+    given = here.parameters
+    if given.of_run:
+        return f"-p of_run={given.of_run} "
+    if given.migration:
+        steps_ = f"-p steps={','.join(map(str, given.steps))} " if given.steps else ""
+        return f"-p migration={given.migration} {steps_}"
+    return f"-p migrations={given.migrations} " if given.migrations != 1 else ""
+
+
+def _half(here: Here, history: History) -> list[tuple[Wanted, str]]:
+    """Return the migrations that were begun and not brought to their end, each with the run that began it."""
+    applied = {entry.name for entry in history.applied()}
+    files = {e.name: e.migration for e in history.entries if e.migration is not None}
+    found = []
+    for one in step_log.unfinished(here.conn, "up"):
+        if one.migration in applied:
+            continue
+        migration = files.get(one.migration)
+        if migration is None or migration.hash != one.file_sha256:
+            raise Refused(
+                f"cannot take back anything: {one.migration} is partly applied, by run {one.run_id}",
+                detail="Its file is not there any more, or is another one than that which was begun.",
+                hint="Put the file back as it was, and run this again.",
+            )
+        found.append((rollback.half_done(here.conn, migration), one.run_id))
+    return found
+
+
+def _last(here: Here, applied: list[Entry], half: list[tuple[Wanted, str]]) -> list[Wanted]:
+    count = here.parameters.migrations
+    if count > len(applied) + len(half):
+        raise WrongInput(
+            f"cannot take back {count} migrations",
+            detail=f"Only {len(applied) + len(half)} are applied.",
+            hint="Name fewer; to go back further, restore to a point in time.",
+        )
+    first = [wanted for wanted, _ in half[:count]]
+    return first + [_whole(here, entry) for entry in applied[: count - len(first)]]
+
+
+def _of_run(here: Here, applied: list[Entry], half: list[tuple[Wanted, str]]) -> list[Wanted]:
+    run = runs.find(here.parameters.of_run)
+    mine = [wanted for wanted, run_id in half if run_id == run.run_id]
+    others = [wanted.migration.name for wanted, run_id in half if run_id != run.run_id]
+    names = set(step_log.applied_by_run(here.conn, run.run_id))
+    chosen = [entry for entry in applied if entry.name in names]
+    newer = others + [e.name for e in applied[: applied.index(chosen[-1])] if e.name not in names] if chosen else []
+    if newer:
+        raise Refused(
+            f"cannot take back run {run.run_id}: newer migrations are applied",
+            detail=f"Applied since: {', '.join(newer)}.",
+            hint="Take those back first, newest first.",
+        )
+    return mine + [_whole(here, entry) for entry in chosen]
+
+
+def _some(here: Here, applied: list[Entry], half: list[tuple[Wanted, str]]) -> Wanted:
+    """Return the statements of one migration that were named, all where none was."""
+    given = here.parameters
+    name = given.migration or (applied[0].name if applied else "")
+    entry = next((e for e in applied if e.name == name or e.name.startswith(f"{name}_")), None)
+    if entry is None or entry.migration is None:
+        raise WrongInput(
+            f'no applied migration is named "{name}"',
+            detail=f"Applied: {', '.join(e.name for e in applied) or 'none'}.",
+            hint="Name it as what-is-pending of prepare shows it.",
+        )
+    newer = [wanted.migration.name for wanted, _ in half] + [e.name for e in applied[: applied.index(entry)]]
+    if newer:
+        raise Refused(
+            f"cannot take back {entry.name}: newer migrations are applied",
+            detail=f"Applied since: {', '.join(newer)}.",
+            hint="Take those back first, newest first.",
+        )
+    return rollback.wanted(here.conn, entry.migration, given.steps)
+
+
+def _whole(here: Here, entry: Entry) -> Wanted:
+    migration = entry.migration
+    assert migration is not None  # noqa: S101 - a row without a file is a problem, which was refused
+    return rollback.wanted(here.conn, migration)
+
+
+def _without_way(here: Here, one: Wanted) -> Refused:
+    migration: Migration = one.migration
+    applied_by = step_log.history_step(here.conn, migration.name)
+    points = step_log.restore_points(here.conn)
+    point = next((p for p in points if applied_by and p.run_id == applied_by["run_id"]), None)
+    way = "no restore point of a run is known before it: restore to a time before it"
+    if point is not None:
+        way = f"restore point {point.name} (LSN {point.lsn}) lies before it"
+    return Refused(
+        f"cannot take back {migration.name}: {one.because.rstrip('.')}",
+        detail=f"{way[0].upper()}{way[1:]}. A restore goes to a new cluster, and what was written since is not in it.",
+        hint=f"pgrunbook run restore --target {here.target.name} -p to={point.name if point else '<time with zone>'}",
+    )

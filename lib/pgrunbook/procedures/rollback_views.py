@@ -1,0 +1,256 @@
+"""How a way back is shown: its statements, what becomes of rows written since, what is kept; prepare and rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pgrunbook import undo_data
+from pgrunbook.database.connection import Connection
+from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
+from pgrunbook.display.units import human
+from pgrunbook.draft.down import GIVES_ROWS, NotKept
+from pgrunbook.errors import Broken, Refused
+from pgrunbook.plan.plan import Change, Plan
+from pgrunbook.plan.step import Keep
+from pgrunbook.procedures import undo_data_views
+from pgrunbook.session.session import Here
+from pgrunbook.undo_data import Conflicts, Kept, OnConflict, losses
+from pgrunbook.undo_data.losses import Loss
+from pgrunbook.violations import violations
+from pgrunbook.violations.violations import Against
+
+
+@dataclass(frozen=True)
+class InConflict:
+    """Rows that a step has changed and that would be given back, and those of them that somebody changed since."""
+
+    migration: str
+    kept: Kept
+    rows: str
+    found: Conflicts | None
+
+
+@dataclass(frozen=True)
+class RowsSince:
+    """What a rollback does to the rows of today."""
+
+    goes: tuple[Loss, ...]
+    loses: tuple[NotKept, ...]
+    rows: tuple[InConflict, ...]
+    violations: tuple[Against, ...]
+
+    def facts(self) -> dict[str, object]:
+        """Return it for the journal: names and numbers, no values."""
+        return {
+            "kept": {loss.what: [loss.holds, loss.kept_as] for loss in self.goes if loss.kept_as},
+            "lost": {loss.what: loss.holds for loss in self.goes if not loss.kept_as},
+            "not_kept": [f"{one.migration}: statement {one.statement}" for one in self.loses],
+            "conflicts": {str(one.kept.table): one.found.rows if one.found else None for one in self.rows},
+            "against": {one.what: one.rows for one in self.violations},
+        }
+
+    def table(self, on_conflict: OnConflict) -> Table:
+        """Return one row for everything that rows of today have to do with."""
+        rows: list[tuple[object, ...]] = [
+            (one.migration, one.what, _stands(one), _count(one.rows, "rows"),
+             Cell(one.says, BAD if one.at_least else QUIET, under="\n".join(one.samples))) for one in self.violations
+        ]  # fmt: skip
+        for one in self.rows:
+            rows.append((one.migration, undo_data_views.plain(one.kept), *_given_back(one, on_conflict)))
+        for loss in self.goes:
+            if loss.kept_as:
+                says = Cell(
+                    f"kept: pgrunbook.{loss.kept_as}" if loss.unit == "values" else f"kept: {loss.kept_as}", GOOD
+                )
+            else:
+                says = Cell("lost" if loss.holds != 0 else "nothing to lose", BAD if loss.holds != 0 else QUIET)
+            rows.append((loss.migration, loss.what, "goes", _count(loss.holds, loss.unit), says))
+        for one_ in self.loses:
+            if not one_.is_counted:
+                rows.append((one_.migration, _short(one_.sql), Cell("cannot be kept", BAD), "not known", one_.because))
+        headings = ["migration", "what", "becomes", "holds", "where"]
+        return Table(headings, rows, empty="Nothing is dropped, and no row is changed.")
+
+    def refuse(self, here: Here, told: str) -> None:
+        """Raise Refused where going back must not begin."""
+        again = f"pgrunbook run rollback --target {here.target.name} {told}"
+        violations.refuse(list(self.violations))
+        if here.parameters.on_conflict == "stop":
+            self._refuse_conflicts(again)
+        lost = [loss for loss in self.goes if not loss.kept_as and loss.holds != 0]
+        unknown = [one for one in self.loses if not one.is_counted]
+        if (lost or unknown) and not here.parameters.lose_rows:
+            why = {(one.migration, one.statement): one.because for one in self.loses}
+            told_ = [
+                f"{one.what}: {'unknown' if one.holds is None else one.holds} {one.unit}"
+                + (f" ({because})" if (because := why.get((one.migration, one.statement))) else "")
+                for one in lost
+            ]
+            raise Refused(
+                f"the rollback would lose what {lost[0].what} holds" if lost else "the rollback would lose rows",
+                detail="; ".join([*told_, *(f"{_short(one.sql)}: {one.because}" for one in unknown)]),
+                hint=f"Keep a copy of it first; then: {again}-p lose_rows=true",
+            )
+
+    def _refuse_conflicts(self, again: str) -> None:
+        found = [one for one in self.rows if one.found]
+        if not found:
+            return
+        rows = sum(one.found.rows for one in found if one.found)
+        lines = [conflict.line() for one in found if one.found for conflict in one.found.samples]
+        more = f"; and {rows - len(lines)} more" if rows > len(lines) else ""
+        raise Refused(
+            f"{rows} {'row' if rows == 1 else 'rows'} that {found[0].migration} changed "
+            f"{'was' if rows == 1 else 'were'} changed by somebody since",
+            detail="; ".join(lines) + more,
+            hint=f"Decide for all of them: {again}-p on_conflict=keep leaves these rows as they are, "
+            "-p on_conflict=restore overwrites them with what was there before.",
+        )
+
+
+def rows_since(conn: Connection, plan: Plan, loses: Sequence[NotKept]) -> RowsSince:
+    """Look at the rows of today: what goes with what is dropped, what was changed since, what is in the way.
+
+    Locks: AccessShareLock on the tables.
+    """
+    told = [
+        (change.migration, written.sql)
+        for change in plan.changes
+        for written in change.statements
+        if written.kind != GIVES_ROWS and not written.sql.startswith("--")
+    ]
+    kept = {
+        (keep.table, keep.column): (lambda keep=keep: undo_data.missing(conn, keep))
+        for change in plan.changes
+        for keep in _filled(conn, change)
+    }
+    # What is given back on the way nobody knows before: a try with rows will tell.
+    given = {name for change in plan.changes for step in change.steps if step.gives_rows for name in step.objects}
+    found = violations.against(conn, told, kept=kept)
+    in_the_way = [one for one in found if one.rows != 0 and one.table not in given]
+    return RowsSince(
+        tuple(losses.losses(conn, plan.changes)),
+        tuple(loses),
+        tuple(one for change in plan.changes for one in _conflicts(conn, change)),
+        tuple(in_the_way),
+    )
+
+
+def statements(plan: Plan) -> Table:
+    """Return one row per statement of the way back, newest migration first."""
+    rows = [
+        (
+            change.migration,
+            written.number,
+            Cell(written.kind, under=written.sql),
+            f"{written.file}, line {written.line}",
+            ", ".join(dict.fromkeys(name for step in change.of_statement(written.number) for name in step.objects)),
+            Cell(written.form or "as it is written", QUIET if not written.form else GOOD,
+                 under="\n\n".join(f"-- {s.says}\n{s.sql};" for s in change.of_statement(written.number))),
+            _locks(change, written.number),
+        )
+        for change in plan.changes
+        for written in change.statements
+    ]  # fmt: skip
+    headings = ["migration", "step", "statement", "from", "touches", "is executed as", "locks"]
+    empty = "Nothing to take back: the run applied nothing that still stands."
+    return Table(headings, rows, title=f"Proven: {plan.rehearsed}", empty=empty)
+
+
+def ways_back(changes: Sequence[Change]) -> Table:
+    """Return one row per migration: whether its way back is proven, how, what is kept for it, what differs."""
+    rows = [
+        (
+            change.migration,
+            Cell("yes" if change.proof.proven else "no", GOOD if change.proof.proven else WARN),
+            change.proof.says,
+            _way(change),
+            _keeps(change),
+            "; ".join(change.proof.differs) or "nothing",
+        )
+        for change in changes
+    ]
+    headings = ["migration", "way back proven", "how", "statements of the way back", "is kept", "differs by nature"]
+    return Table(headings, rows)
+
+
+def _way(change: Change) -> Cell:
+    if change.way_back == "down script":
+        return Cell("down script", QUIET)
+    told = []
+    for written in reversed(change.statements):
+        if written.back is not None and not written.back.is_nothing:
+            lines = [f"{step.sql};" for step in written.back.steps]
+            lines += ["-- the rows that it has changed are given back"] if written.back.of_rows else []
+            lines += [f"-- {written.back.because}"] if written.back.because else []
+            told.append("\n".join([f"-- {written.key}", *lines]))
+    return Cell(f"{len(told)}, computed", QUIET, under="\n\n".join(told))
+
+
+def _keeps(change: Change) -> str:
+    found = [keep for written in change.statements if written.back for keep in written.back.keeps]
+    words = {"rows": "rows of {}", "column": "{}.{}", "table": "table {}"}
+    if not found:
+        return "nothing"
+    told = ", ".join(dict.fromkeys(words[k.kind].format(k.table, k.column) for k in found))
+    size = change.kept_bytes_estimate
+    return f"{told}: {'size not known' if size < 0 else f'about {human(size)}'}"
+
+
+def _locks(change: Change, number: int) -> Cell:
+    found = [lock for step in change.of_statement(number) for lock in step.locks]
+    strong = [lock for lock in found if lock.mode not in ("AccessShareLock", "RowShareLock", "RowExclusiveLock")]
+    told = "\n".join(dict.fromkeys(f"{lock.object} {lock.mode}" for lock in found))
+    return Cell(f"{strong[0].mode}" if strong else "nobody waits", WARN if strong else GOOD, under=told, fold="locks")
+
+
+def _conflicts(conn: Connection, change: Change) -> list[InConflict]:
+    numbers = {number for step in change.steps for number in step.gives_rows}
+    found = []
+    for one in undo_data.of_migration(conn, change.migration, "up") if numbers else ():
+        if one.kind in undo_data.ROWS and one.step in numbers and one.part_of is None:
+            found.append(InConflict(change.migration, one, undo_data_views.rows_of(conn, one), _compared(conn, one)))
+    return found
+
+
+def _compared(conn: Connection, one: Kept) -> Conflicts | None:
+    """Compare; None where the table or its columns are not there now, so that nobody can have changed the rows."""
+    try:
+        return undo_data.conflicts(conn, one)
+    except Broken:
+        return None
+
+
+def _filled(conn: Connection, change: Change) -> list[Keep]:
+    """Return the columns whose kept values are filled back by a change."""
+    names = {name for step in change.steps for name in step.gives_back}
+    return [
+        undo_data.as_keep(one) for one in undo_data.kept_list(conn) if one.kept_as in names and one.kind == "column"
+    ]
+
+
+def _given_back(one: InConflict, on_conflict: OnConflict) -> tuple[object, ...]:
+    held = f"{one.rows} rows"
+    if one.found is None:
+        return ("given back", held, Cell("nobody can have changed them: what they are in is not there now", GOOD))
+    if not one.found:
+        return ("given back", held, Cell("nobody has changed them since", GOOD))
+    decided = {"stop": "somebody has to decide", "keep": "these stay as they are", "restore": "these are overwritten"}
+    told = Cell(
+        f"{one.found.rows:,} changed since: {decided[on_conflict]}", BAD if on_conflict == "stop" else WARN,
+        under="\n".join(conflict.line() for conflict in one.found.samples), fold="which",
+    )  # fmt: skip
+    return ("given back, but for those changed since", held, told)
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:120]
+
+
+def _stands(one: Against) -> Cell:
+    return Cell("in the way", BAD) if one.at_least else Cell("not known beforehand", QUIET)
+
+
+def _count(number: int | None, unit: str) -> str:
+    return "not known" if number is None else f"{number:,} {unit}"

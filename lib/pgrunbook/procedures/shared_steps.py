@@ -1,0 +1,237 @@
+"""What migrate and rollback do alike: the restore point, the execution with its live table, the picture."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pgrunbook import history as histories
+from pgrunbook.branches import archive, backup
+from pgrunbook.branches.recovery_target import NAME_MAX_BYTES
+from pgrunbook.branches.server import Server
+from pgrunbook.database import locks, step_log
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Bar, Card, Cell, Table, Timeline
+from pgrunbook.errors import Refused, RunbookError
+from pgrunbook.execute.execution import Execution
+from pgrunbook.execute.results import StepResult, StepState
+from pgrunbook.history import History
+from pgrunbook.plan.plan import Plan
+from pgrunbook.record import journal
+from pgrunbook.session.session import Here
+from pgrunbook.undo_data import OnConflict
+
+TONES = {
+    StepState.WAITING: QUIET,
+    StepState.LOOKING: WARN,
+    StepState.RUNNING: WARN,
+    StepState.RAN: WARN,
+    StepState.DONE: GOOD,
+    StepState.DONE_BEFORE: QUIET,
+    StepState.FAILED: BAD,
+    StepState.UNDONE: WARN,
+}
+COLOURS = {"running": "#2da44e", "waiting": "#cf222e", "looking": "#bf8700"}
+REDRAW_S = 0.2
+ARCHIVED_WITHIN_S = 60.0
+
+
+def events(here: Here, procedure: str) -> list[dict[str, Any]]:
+    """Return what the journal of this run says of a procedure's work so far."""
+    return [e for e in journal.read(here.run.journal.path) if e.get("procedure", procedure) == procedure]
+
+
+def take_restore_point(here: Here, plan: Plan, when: str) -> Card:
+    """Make a named restore point and wait until the archive holds it; one that this run made counts.
+
+    Raises Blocked when the archive does not take it in time, Refused where archiving is off.
+    """
+    here.at_work()
+    if not here.target.restore_points:
+        here.facts["restore_point"] = "none: restore_points = false for this target"
+        here.journal("restore-point-left-out", reason="restore_points = false")
+        return Card("Restore point", [("taken", Cell("no: restore_points = false for this target", WARN))], tone=WARN)
+    if not plan.changes:
+        here.facts["restore_point"] = "none: nothing to do"
+        return Card("Restore point", [("taken", Cell("no: there is nothing to do", QUIET))])
+    _see_base_backup(here)
+    step_log.create(here.conn)
+    name, lsn, before = _restore_point(here, when, plan.base.version)
+    waited_s = archive.wait_archived(here.conn, lsn, ARCHIVED_WITHIN_S)
+    here.facts["restore_point"] = name
+    here.journal("restore-point-archived", name=name, lsn=lsn, waited_s=round(waited_s, 3))
+    facts: list[tuple[str, object]] = [
+        ("name", name),
+        ("LSN", lsn),
+        ("in the archive", Cell(f"yes, after {waited_s:.2f} s", GOOD)),
+        ("to go back to it", f"pgrunbook run restore --target {here.target.name} -p to={name}"),
+    ]
+    return Card("Restore point" + (" (taken before)" if before else ""), facts)
+
+
+def _restore_point(here: Here, when: str, version: str | None) -> tuple[str, str, bool]:
+    """Return name and LSN of this run's restore point, and whether it was there before: a run has one.
+
+    A name that stood in the WAL twice could not be restored, so one that a crash left in doubt is not used again.
+    """
+    run_id = here.run.run_id
+    for point in step_log.restore_points(here.conn):
+        if point.run_id == run_id and point.name.startswith(f"{when}_"):
+            return point.name, point.lsn, True
+    told = [e for e in events(here, here.procedure) if e["event"].startswith("restore-point-")]
+    made = next((e for e in reversed(told) if e["event"] == "restore-point-created"), None)
+    if made is None:
+        name = _name(when, run_id, attempt=1 + sum(e["event"] == "restore-point-meant" for e in told))
+        here.journal("restore-point-meant", name=name)
+        lsn = archive.create_restore_point(here.conn, name)
+        made = {"name": name, "lsn": lsn}
+        here.journal("restore-point-created", **made)
+    # The row lies behind the point: a restore to it ends just before, and the database does not know it there.
+    step_log.write_restore_point(here.conn, made["name"], run_id, made["lsn"], version)
+    return made["name"], made["lsn"], False
+
+
+def _name(when: str, run_id: str, attempt: int) -> str:
+    end = f"_{attempt}" if attempt > 1 else ""
+    whole = f"{when}_{run_id}{end}"
+    return whole if len(whole) <= NAME_MAX_BYTES else f"{when}_{run_id[:16]}{run_id[-5:]}{end}"
+
+
+def _see_base_backup(here: Here) -> None:
+    """A restore point can be restored only with a base backup before it: see that a server of ours has one."""
+    if here.target.server is None:
+        return
+    server = Server(here.target.server)
+    if not backup.list_base_backups(server):
+        taken = backup.take_base_backup(server)
+        here.journal("base-backup-taken", id=taken.id, stop_lsn=taken.stop_lsn, bytes=taken.bytes)
+
+
+def execute(here: Here, plan: Plan, history: History, *, on_conflict: OnConflict = "stop") -> Table:
+    """Execute the plan under this database's run lock; return the table of steps at the end.
+
+    Raises what Execution.run raises, and Blocked when another runner, or what is left of one, is at work.
+    """
+    here.at_work()
+    live = _Live(here)
+    with (
+        locks.one_runner(here.target, here.run.run_id),
+        connect(here.target, purpose=f"{here.procedure} {here.run.run_id}") as conn,
+        locks.one_executor(conn),
+    ):
+        now = _history_now(here, conn, history)
+        work = Execution(
+            plan, here.target, here.run.run_id, conn, now, here.run.journal, live.redraw, on_conflict=on_conflict
+        )
+        try:
+            results = work.run()
+        except RunbookError:
+            here.facts["results"] = work.results
+            live.finish(work.results, failed=True)
+            raise
+    here.facts["results"] = results
+    table = table_of(results)
+    live.finish(results, failed=False)
+    return here.keep_table(f"{here.procedure}-steps", table)
+
+
+def _history_now(here: Here, conn: Connection, seen: History) -> History:
+    """Read the history again now that nobody else can write it: what was seen may be old.
+
+    While we waited for the run lock, another runner may have committed; or this very run, where it was
+    killed while the server was still at its last statement.
+    """
+    now = histories.read(conn, here.target)
+    if now.fingerprint() == seen.fingerprint():
+        return now
+    last = step_log.last_history_step(conn)
+    if last is None or last["run_id"] != here.run.run_id:
+        raise Refused(
+            "the history table changed while this run was waiting",
+            detail=f"It was at version {seen.version() or '(none)'}, and is at {now.version() or '(none)'} now.",
+            hint="Look what the other run did (pgrunbook runs); then start a new run, whose plan will fit.",
+        )
+    here.journal("history-moved-by-this-run", version=now.version())
+    return now
+
+
+def table_of(results: list[StepResult]) -> Table:
+    """Return the table of steps: state, attempts, time, waiting, rows and who stood in the way."""
+    rows = [
+        (
+            r.migration,
+            r.step.number,
+            Cell(f"{r.step.kind}{' in batches' if r.step.batches else ''}", under=r.step.sql),
+            Cell(r.state, TONES[r.state]),
+            r.attempt or "",
+            f"{r.looked_ms:,.0f}" if r.looked_ms else "",
+            f"{r.ran_ms:,.0f}" if r.attempt else "",
+            Cell(f"{r.waited_ms:,.0f}" if r.attempt else "", WARN if r.waited_ms > 1 else PLAIN),
+            "" if r.rows is None else f"{r.rows:,}",
+            " ".join(filter(None, [_progress(r), r.blockers, *r.notices])),
+        )
+        for r in results
+    ]
+    headings = ["migration", "step", "statement", "state", "attempt", "looked ms", "ms", "waited ms", "rows", "notes"]
+    return Table(headings, rows, empty="Nothing to do.")
+
+
+def _progress(result: StepResult) -> str:
+    return f"{result.progress}." if result.progress and result.state is StepState.RUNNING else ""
+
+
+def timeline(results: list[StepResult]) -> Timeline:
+    """Return the picture of what ran and what waited, one lane per step."""
+    begun = [s.start for r in results for s in r.stretches]
+    zero = min(begun, default=0.0)
+    lanes = [
+        (
+            f"{r.migration} {r.step.number}: {r.step.kind}",
+            [
+                Bar(
+                    (s.start - zero) * 1000, (s.end - zero) * 1000, COLOURS[s.kind],
+                    f"{s.kind} {(s.end - s.start) * 1000:.0f} ms",
+                )
+                for s in sorted(r.stretches, key=lambda s: s.kind)
+            ],
+        )
+        for r in results
+        if r.stretches
+    ]  # fmt: skip
+    title = "What ran, and what waited for a lock" if lanes else "Nothing ran"
+    legend = {"running": "running", "waiting": "waiting in a lock queue", "looking": "looking for a free moment"}
+    return Timeline(title, lanes, [(says, COLOURS[kind]) for kind, says in legend.items()])
+
+
+class _Live:
+    """One display that is redrawn a few times a second, and taken away when the final table stands."""
+
+    def __init__(self, here: Here) -> None:
+        self._here = here
+        self._handle: Any = None
+        self._began_at = self._drawn_at = time.monotonic()
+
+    def redraw(self, results: list[StepResult]) -> None:
+        now = time.monotonic()
+        if now - self._drawn_at < REDRAW_S:
+            return
+        self._drawn_at = now
+        self._draw(table_of(results))
+
+    def finish(self, results: list[StepResult], *, failed: bool) -> None:
+        """Leave the table as it ended where the step failed; else it is taken away, as the step returns it."""
+        if failed:
+            self._draw(table_of(results))
+        elif self._handle is not None:
+            self._draw(Table([], [], empty="Every step ended:"))
+
+    def _draw(self, table: Table) -> None:
+        from IPython import get_ipython
+        from IPython.display import display
+
+        if get_ipython() is None:
+            return
+        if self._handle is None:
+            self._handle = display(table, display_id=True)
+        else:
+            self._handle.update(table)

@@ -1,0 +1,1 @@
+"""The runner: runbooks executed headless, and the papermill engine with its kernel."""

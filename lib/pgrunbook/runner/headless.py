@@ -1,0 +1,282 @@
+"""A run at work, headless: its notebooks through papermill and our engine, one after the other."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgrunbook.config import paths, targets
+from pgrunbook.errors import RecordFailed, RunbookError, WrongInput
+from pgrunbook.record import journal
+from pgrunbook.record import run as runs
+from pgrunbook.record.run import RUNNER, Part, Run, Status
+from pgrunbook.runner.kernel import EarlyKernel
+from pgrunbook.runner.progress import Progress
+
+EXIT_CODES = {"WrongInput": 2, "Refused": 3}
+STOPPED = "the run was told to stop between two cells"
+INTERRUPTED = {"Interrupted", "KeyboardInterrupt", "Stopped", "KernelDied"}
+# What stands in the way from outside: the same run goes on when it is gone, and nothing is taken back for it.
+PASSING = INTERRUPTED | {"Blocked", "Unreachable", "RecordFailed"}
+TOLD = {error.__name__ for error in RunbookError.__subclasses__()} | {
+    "RunbookError", "Stopped", "KernelDied", "CellTimeout"
+}  # fmt: skip
+IN_THE_DATABASE = "State: As the history table and schema pgrunbook say; an open transaction was aborted."
+
+
+FORMATS = ("rfc3987_syntax", "isoduration", "webcolors", "fqdn", "uri_template", "jsonpointer", "rfc3339_validator")
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a notebook ended: its status, the exit code that it stands for, what it says, and its kind of error."""
+
+    status: Status
+    exit_code: int
+    says: tuple[str, ...] = ()
+    kind: str = ""
+
+
+def next_step(made: Run) -> str:
+    """Return what a person is to do after a run that was not done, "" where its own error has said it."""
+    ended = [e for e in journal.read(made.journal.path) if e["event"] == "run-ended"]
+    return str(ended[-1]["next"]) if ended else ""
+
+
+def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None) -> int:
+    """Run the procedures that are not done; at a failure, the one that takes back what was applied."""
+    try:
+        with Progress(f"{made.runbook} on {made.target}", made.journal.path) as progress:
+            outcome = _run_parts(made, on_failure, progress, early)
+        made.status, made.ended_at = outcome.status, runs.stamp()
+        made.versions |= _server_version(made)
+        made.save()
+        made.journal.write(
+            "run-ended", status=made.status, exit_code=outcome.exit_code, next=_next(made, on_failure, outcome)
+        )
+    except RecordFailed as exc:
+        # run.json still says running, and nobody is at work: "broken off" is what every list of runs will say.
+        exc.hint = f"Make room or mend the folder, then: pgrunbook run --resume {made.run_id}"
+        raise
+    finally:
+        if early is not None:
+            early.end()
+        made.release()
+    return outcome.exit_code
+
+
+def way_back(made: Run, on_failure: str | None) -> Part | None:
+    """Return the part that takes back what the run applied, None where none was begun."""
+    return next((p for p in made.parts if p.procedure == on_failure and p.procedure not in made.parameters), None)
+
+
+def source(procedure: str) -> Path:
+    """Return the path of a procedure's notebook. Raises WrongInput where it is missing."""
+    path = paths.project_dir() / "notebooks" / f"{procedure}.ipynb"
+    if not path.is_file():
+        raise WrongInput(f"could not find the notebook of {procedure}", detail=f"{path} is not there.")
+    return path
+
+
+def import_papermill() -> Any:
+    """Import papermill without the formats of jsonschema that nobody here uses, which take 0.1 to 0.9 s.
+
+    An import that fails is what jsonschema allows for: a format without its library is not checked.
+    """
+    blocked = [name for name in FORMATS if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(blocked))  # type: ignore[arg-type]  # None makes an import fail
+    try:
+        gc.disable()  # what is made here stays
+        import papermill
+    finally:
+        gc.enable()
+        for name in blocked:
+            del sys.modules[name]
+    return papermill
+
+
+def _run_parts(made: Run, on_failure: str | None, progress: Progress, early: EarlyKernel | None) -> Outcome:
+    back = way_back(made, on_failure)
+    if back is not None:  # broken off while it was taken back: that is what is gone on with
+        _execute(made, back, progress, early)
+        failed = next(part for part in made.parts if part.status is not Status.DONE or part is back)
+        return Outcome(Status.FAILED, 1, (failed.says,))
+    for part in list(made.parts):
+        if part.status is Status.DONE:
+            continue
+        outcome = _execute(made, part, progress, early)
+        early = None
+        if outcome.status is Status.DONE:
+            continue
+        if (
+            on_failure
+            and outcome.status is Status.FAILED
+            and outcome.kind not in PASSING | {"WrongInput"}
+            and (_has_applied(made) or _half_done(made))
+        ):
+            made.parts.append(Part(on_failure, f"{len(made.parts) + 1:02}-{on_failure}.ipynb"))
+            _execute(made, made.parts[-1], progress, None)
+        return outcome
+    return Outcome(Status.DONE, 0)
+
+
+def _next(made: Run, on_failure: str | None, outcome: Outcome) -> str:
+    """Say what to do now, as far as it takes the whole run to know it."""
+    resume = f"pgrunbook run --resume {made.run_id}"
+    back = way_back(made, on_failure)
+    if back is not None and back.status is Status.DONE:
+        return "What this run applied was taken back. Mend what failed, then start a new run."
+    if back is not None:
+        return (
+            f"TAKING IT BACK DID NOT COME TO ITS END ({back.status}): {back.says}\n"
+            f"State: {_standing(made)}\n"
+            f"Hint: Look at {back.notebook}, settle what it says, then go on with taking back: {resume}"
+        )
+    if outcome.status is Status.INTERRUPTED or outcome.kind in PASSING:
+        return f"Go on with it: {resume}"
+    half = _half_done(made) if outcome.status is Status.FAILED else []
+    if half:
+        return (
+            f"{', '.join(half)} is partly applied. Mend what it met, and go on: {resume}; or take back what was done: "
+            f"pgrunbook run rollback --target {made.target} -p of_run={made.run_id}"
+        )
+    if outcome.status is Status.FAILED and _has_applied(made):
+        return f"Take back what it applied: pgrunbook run rollback --target {made.target} -p of_run={made.run_id}"
+    return ""
+
+
+def _standing(made: Run) -> str:
+    """Return what of this run is in the database, as the database itself says."""
+    import psycopg  # imported for this alone: the runner of a run that goes well has no need of it
+
+    from pgrunbook import history as histories
+    from pgrunbook.database import step_log
+    from pgrunbook.database.connection import connect
+
+    try:
+        target = targets.load(made.target)
+        with connect(target, purpose="asks what is applied") as conn:
+            still = step_log.applied_by_run(conn, made.run_id)
+            at = histories.read(conn, target).version() or "(none)"
+    except (RunbookError, psycopg.Error) as exc:
+        told = str(exc).partition("\n")[0]
+        return f"In doubt: the database could not be asked ({told}). Its history table and schema pgrunbook will say."
+    return f"The database is at version {at}; of this run still applied: {', '.join(still) or 'nothing'}."
+
+
+def _half_done(made: Run) -> list[str]:
+    """Return the migrations that this run has begun and not brought to their end, as the database says."""
+    import psycopg
+
+    from pgrunbook.database import step_log
+    from pgrunbook.database.connection import connect
+
+    if not any(e["event"] == "step-started" for e in journal.read(made.journal.path)):
+        return []
+    try:
+        with connect(targets.load(made.target), purpose="asks what is applied") as conn:
+            return [one.migration for one in step_log.unfinished(conn, "up") if one.run_id == made.run_id]
+    except (RunbookError, psycopg.Error):
+        return []  # the rollback, or the resumed run, asks again
+
+
+def _server_version(made: Run) -> dict[str, str]:
+    met = [e for e in journal.read(made.journal.path) if e["event"] == "target-met"]
+    return {"server": str(met[-1]["server_version"])} if met else {}
+
+
+def _execute(made: Run, part: Part, progress: Progress, early: EarlyKernel | None) -> Outcome:
+    """Run one notebook through papermill and our engine; keep what an earlier attempt left."""
+    kernel = early or EarlyKernel(f"pgrunbook.procedures.{part.procedure}")
+    try:
+        _keep_earlier(made.folder / part.notebook)
+        part.status, part.started_at, part.ended_at, part.says = Status.RUNNING, runs.stamp(), "", ""
+        made.save()
+        made.journal.write("notebook-started", procedure=part.procedure, notebook=part.notebook)
+        progress.procedure(part.procedure)
+        outcome = _papermill(made, part, kernel, progress)
+    finally:
+        kernel.end()
+    part.ended_at, part.status = runs.stamp(), outcome.status
+    part.says = outcome.says[0] if outcome.says else _verdict(made, part.procedure)
+    made.save()
+    made.journal.write("notebook-ended", procedure=part.procedure, status=part.status, kind=outcome.kind,
+                       says=list(outcome.says))  # fmt: skip
+    progress.ended(part, outcome.says)
+    return outcome
+
+
+def _papermill(made: Run, part: Part, kernel: EarlyKernel, progress: Progress) -> Outcome:
+    papermill = import_papermill()
+    from papermill.exceptions import PapermillExecutionError
+
+    # A procedure that takes back is not in the runbook's list: it is told the run, and nothing else.
+    parameters = made.parameters.get(part.procedure) or {
+        "target": made.target, "of_run": made.run_id, "with_data": False,  # prepare tried it a moment ago
+    }  # fmt: skip
+    environment = {
+        "PGRUNBOOK_HOME": str(paths.project_dir()),
+        "PGRUNBOOK_OUTPUTS": str(paths.outputs_dir()),
+        RUNNER: made.run_id,
+    }
+    manager = kernel.manager()
+    first = f"import os; os.chdir({str(made.folder)!r}); os.environ.update({environment!r})"
+    try:
+        notebook = papermill.execute_notebook(
+            str(source(part.procedure)), None, parameters=parameters, engine_name="pgrunbook", km=manager,
+            kernel_name="python3", record_path=str(made.folder / part.notebook), first_code=first,
+            on_cell=progress.cell, progress_bar=False,
+        )  # fmt: skip
+    except PapermillExecutionError as exc:
+        return _ended(exc)
+    except KeyboardInterrupt:
+        return Outcome(Status.INTERRUPTED, 1, (STOPPED,), "KeyboardInterrupt")
+    except RunbookError:
+        raise
+    except Exception as exc:  # the kernel did not come up, or papermill broke: a run ends with a record all the same
+        log.exception("could not run the notebook %s", part.notebook)
+        says = (f"could not run {part.notebook}: {type(exc).__name__}: {exc}", IN_THE_DATABASE)
+        return Outcome(Status.FAILED, 1, says, type(exc).__name__)
+    finally:
+        manager.context.destroy(linger=0)
+    if notebook.metadata.papermill["exception"]:
+        return Outcome(Status.INTERRUPTED, 1, (STOPPED,), "Stopped")
+    return Outcome(Status.DONE, 0)
+
+
+def _ended(exc: Any) -> Outcome:
+    """Return what the error of a cell means for the run; an error that is not of ours is told in our form."""
+    name = str(exc.ename)
+    says = tuple(re.sub(r"\x1b\[[0-9;]*m", "", line) for line in exc.traceback)
+    if name not in TOLD:
+        says = (f"{name}: {exc.evalue}", IN_THE_DATABASE, "Hint: The executed notebook has the whole traceback.")
+    status = Status.INTERRUPTED if name in INTERRUPTED else Status.REFUSED if name == "Refused" else Status.FAILED
+    return Outcome(status, EXIT_CODES.get(name, 1), says, name)
+
+
+def _keep_earlier(path: Path) -> None:
+    """A record is never overwritten: what an earlier attempt left gets a number."""
+    if not path.exists():
+        return
+    number = 1
+    while (kept := path.with_name(f"{path.stem}.attempt-{number}.ipynb")).exists():
+        number += 1
+    path.rename(kept)
+
+
+def _has_applied(made: Run) -> bool:
+    events = journal.read(made.journal.path)
+    return any(e["event"] == "committed" and e.get("whole_migration") and e.get("direction") == "up" for e in events)
+
+
+def _verdict(made: Run, procedure: str) -> str:
+    events = [e for e in journal.read(made.journal.path) if e["event"] == "verdict" and e["procedure"] == procedure]
+    return str(events[-1]["says"]) if events else ""

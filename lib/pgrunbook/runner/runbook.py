@@ -1,0 +1,176 @@
+"""Runbooks: which procedures, in which order, and what on failure; run headless or prepared for a person."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pgrunbook.config import paths, targets
+from pgrunbook.config.secret_patterns import SECRET_NAME
+from pgrunbook.errors import Refused, RunbookError, WrongInput
+from pgrunbook.record import run as runs
+from pgrunbook.record.run import Part, Run, Status
+from pgrunbook.runner import headless
+from pgrunbook.runner.kernel import EarlyKernel
+from pgrunbook.session import parameters as parameters_of
+
+
+class Book(BaseModel):
+    """A runbook as its YAML file has it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    procedures: tuple[str, ...] = Field(min_length=1)
+    on_failure: str | None = None
+
+
+def load(name: str) -> Book:
+    """Return the runbook of that name, or the one that consists of the procedure of that name.
+
+    Raises WrongInput when there is neither, or the file is not right.
+    """
+    path = paths.project_dir() / "runbooks" / f"{name}.yaml"
+    if not path.is_file():
+        if name in parameters_of.OF:
+            return Book(title=name, procedures=(name,))
+        there = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise WrongInput(
+            f'there is no runbook "{name}"',
+            detail=f"Runbooks: {', '.join(there)}. Procedures: {', '.join(parameters_of.OF)}.",
+            hint="Correct the name: pgrunbook run <runbook> --target <target>.",
+        )
+    try:
+        book = Book.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as exc:
+        told = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())
+        raise _unreadable(path, told) from exc
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise _unreadable(path, " ".join(str(exc).split())[:400]) from exc
+    unknown = [p for p in (*book.procedures, *filter(None, [book.on_failure])) if p not in parameters_of.OF]
+    if unknown:
+        raise WrongInput(
+            f"{path.name} names procedures that do not exist: {', '.join(unknown)}",
+            hint=f"There are: {', '.join(parameters_of.OF)}.",
+        )
+    return book
+
+
+def typed(book: Book, target: str, given: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the parameters of each procedure, typed by its model: "0123" stays text where text is meant.
+
+    Raises WrongInput for a parameter that no procedure knows, that is mistyped, or looks like a secret.
+    """
+    if "target" in given:
+        raise WrongInput("the target is not a parameter", hint="Name it with --target.")
+    models = {name: parameters_of.OF[name] for name in book.procedures}
+    known = {key for model in models.values() for key in model.model_fields}
+    for key in given:
+        if key not in known and not SECRET_NAME.search(key):
+            raise WrongInput(
+                f'parameter "{key}" is not known',
+                detail=f"The procedures of this runbook know: {', '.join(sorted(known - {'target'}))}.",
+                hint="Correct its name; nothing was started.",
+            )
+    parameters: dict[str, dict[str, Any]] = {}
+    for name, model in models.items():
+        mine = {
+            "target": target,
+            **{k: v for k, v in given.items() if k in model.model_fields or k not in known},
+        }
+        typed_ones = parameters_of.checked(name, model, mine, from_text=True)
+        parameters[name] = typed_ones.model_dump(mode="json", exclude_unset=True)
+    return parameters
+
+
+def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | None = None) -> tuple[Run, int]:
+    """Run a runbook on a target, headless; return the run and the exit code.
+
+    Raises WrongInput before anything starts.
+    """
+    book = load(name)
+    parameters = typed(book, target, given)
+    targets.load(target)
+    made = runs.create(name, target, parameters, how="headless")
+    made.parts = [Part(p, f"{n:02}-{p}.ipynb") for n, p in enumerate(book.procedures, 1)]
+    made.versions = {"pgrunbook": version("pgrunbook"), "python": platform.python_version()}
+    made.hold()
+    made.save()
+    made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
+    return made, headless.go_on(made, book.on_failure, early)
+
+
+def resume(run_id: str, early: EarlyKernel | None = None) -> tuple[Run, int]:
+    """Go on with a run where the database shows that it stopped; return the run and the exit code.
+
+    One that was broken off while it was taken back goes on with that.
+
+    Raises WrongInput for a run that does not exist or was made by hand, Refused for one that is done or
+    was taken back, Blocked when it is at work.
+    """
+    broken = runs.find(run_id)
+    broken.hold()
+    try:
+        book = load(broken.runbook)
+        _refuse_to_go_on(broken, book)
+        broken.status, broken.ended_at = Status.RUNNING, ""
+        broken.save()
+        broken.journal.write("run-resumed", run_id=broken.run_id)
+    except RunbookError:
+        broken.release()
+        raise
+    return broken, headless.go_on(broken, book.on_failure, early)
+
+
+def _refuse_to_go_on(broken: Run, book: Book) -> None:
+    if broken.status is Status.DONE:
+        raise Refused(f"run {broken.run_id} is done", detail="There is nothing to go on with.", hint="Start a new run.")
+    back = headless.way_back(broken, book.on_failure)
+    if back is not None and back.status is Status.DONE:
+        raise Refused(
+            f"run {broken.run_id} was taken back after it failed",
+            detail="What it had applied is not in the database any more.",
+            hint="Mend what failed, then start a new run.",
+        )
+    if broken.how != "headless":
+        raise WrongInput(
+            f"run {broken.run_id} was made by hand",
+            hint=f"Open its notebooks again: pgrunbook start --resume {broken.run_id}",
+        )
+
+
+def start(name: str, target: str, given: Mapping[str, str]) -> Run:
+    """Make a run with working copies of its notebooks, for a person to step through; return it.
+
+    Raises WrongInput as :func:`run` does.
+    """
+    import nbformat
+
+    headless.import_papermill()
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    book = load(name)
+    parameters = typed(book, target, given)
+    targets.load(target)
+    made = runs.create(name, target, parameters, how="by hand")
+    made.status = Status.WAITING
+    for procedure in book.procedures:
+        notebook = load_notebook_node(str(headless.source(procedure)))
+        filled = parameterize_notebook(notebook, parameters[procedure], engine_name="pgrunbook")
+        made.parts.append(Part(procedure, f"{procedure}.ipynb"))
+        made.keep(f"{procedure}.ipynb", nbformat.writes(filled) + "\n")
+    made.save()
+    made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
+    return made
+
+
+def _unreadable(path: Path, told: str) -> WrongInput:
+    hint = "It has title, procedures (a list) and, if wanted, on_failure; see runbooks/release.yaml."
+    return WrongInput(f"could not read the runbook {path.name}", detail=told, hint=hint)

@@ -1,0 +1,68 @@
+"""The recorder in a notebook's kernel: every cell that runs goes into the journal of the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from time import monotonic
+from typing import Any
+
+from pgrunbook.config import paths
+from pgrunbook.errors import RunbookError, WrongInput
+from pgrunbook.record.journal import Journal
+
+OURS = "of_pgrunbook"  # marks our recorder among the kernel's hooks
+
+
+def record(journal: Journal, procedure: str, on_error: Callable[[BaseException], None]) -> None:
+    """Write every cell that runs in this kernel into the journal, also those run twice or changed.
+
+    ``on_error`` is called with what ended a cell. Outside of a kernel nothing is recorded.
+    """
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is None:
+        return
+    known = _ids(procedure)
+    now = {"cell": "set-up", "at": monotonic()}
+
+    def before(info: Any) -> None:
+        digest = _digest(str(info.raw_cell))
+        # Headless front ends do not tell the kernel which cell they send; the source does.
+        now.update(cell=known.get(digest) or info.cell_id, at=monotonic())
+        journal.write("cell-started", procedure=procedure, cell=now["cell"], source_sha256=digest,
+                      as_in_source=digest in known)  # fmt: skip
+
+    def after(result: Any) -> None:
+        error = result.error_before_exec or result.error_in_exec
+        told = {"error": _lines(error), "kind": type(error).__name__} if error else {}
+        took_ms = round((monotonic() - float(str(now["at"]))) * 1000, 1)
+        journal.write("cell-ended", procedure=procedure, cell=now["cell"], ok=error is None, ms=took_ms, **told)
+        if error is not None:
+            on_error(error)
+
+    for name, hook in (("pre_run_cell", before), ("post_run_cell", after)):
+        for old in [h for h in shell.events.callbacks[name] if getattr(h, OURS, False)]:
+            shell.events.unregister(name, old)  # the set-up cell was run again: one recorder is enough
+        setattr(hook, OURS, True)
+        shell.events.register(name, hook)
+
+
+def _ids(procedure: str) -> dict[str, str]:
+    """Return the id of each cell of the source notebook by the sha256 of its text."""
+    try:
+        path = paths.project_dir() / "notebooks" / f"{procedure}.ipynb"
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError, WrongInput):
+        return {}  # a copy far from its project: the front end's own ids, where it tells them
+    return {_digest("".join(cell["source"])): str(cell["id"]) for cell in cells if cell["cell_type"] == "code"}
+
+
+def _digest(source: str) -> str:
+    return sha256(source.encode()).hexdigest()
+
+
+def _lines(error: BaseException) -> list[str]:
+    return error.lines() if isinstance(error, RunbookError) else [str(error)[:500]]

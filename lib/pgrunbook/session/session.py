@@ -1,0 +1,337 @@
+"""A notebook at work: its run, its target, its parameters, and the recorder in its kernel.
+
+The same cells do the same in JupyterLab and under papermill: the run is found by the working
+directory, and where there is none, one is made.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from html import escape
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+
+from pgrunbook.config import targets
+from pgrunbook.config.targets import Target
+from pgrunbook.database import activity
+from pgrunbook.database.activity import Identity
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.display.show import BAD, GOOD, WARN, Banner, Card, Cell, Table
+from pgrunbook.errors import (
+    NOTHING_CHANGED,
+    Blocked,
+    Interrupted,
+    Refused,
+    RunbookError,
+    StatementFailed,
+    Unreachable,
+    WrongInput,
+)
+from pgrunbook.record import run as runs
+from pgrunbook.record.run import RUNNER, Part, Run, Status
+from pgrunbook.session import cells
+from pgrunbook.session.parameters import Parameters, checked
+
+ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
+CHANGING = "The history table and schema pgrunbook say what is done; an open transaction was aborted."
+View = TypeVar("View")
+_begun: list[Here] = []  # what this kernel works on: one at a time
+
+
+@dataclass
+class Here:
+    """What a notebook's steps share."""
+
+    procedure: str
+    run: Run
+    target: Target
+    parameters: Any
+    facts: dict[str, Any] = field(default_factory=dict)
+    changing: bool = False
+    _conn: Connection | None = None
+    _identity: Identity | None = None
+
+    @property
+    def conn(self) -> Connection:
+        """A connection for reading, opened at its first use. Raises Unreachable."""
+        if self._conn is None or self._conn.closed:
+            self._conn = connect(self.target, purpose=f"{self.procedure} {self.run.run_id}")
+        return self._conn
+
+    def close(self) -> None:
+        """Close the connection for reading."""
+        if self._conn is not None:
+            self._conn.close()
+
+    @property
+    def identity(self) -> Identity:
+        """Who the target's server and database are."""
+        if self._identity is None:
+            self._identity = activity.identity(self.conn)
+        return self._identity
+
+    def journal(self, event: str, **facts: object) -> None:
+        """Append an event of this procedure to the run's journal."""
+        self.run.journal.write(event, procedure=self.procedure, **facts)
+
+    def keep_table(self, name: str, table: Table) -> Table:
+        """Keep a table's rows as CSV in the run folder; return the table."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(table.headings)
+        writer.writerows([str(v.text if isinstance(v, Cell) else v) for v in row] for row in table.rows)
+        self.run.keep(f"{name}.csv", text.getvalue())
+        return table
+
+    def meet_the_target(self) -> Card:
+        """Return the card of the target: server, database, role, who is connected, whether it is protected."""
+        who = self.identity
+        busy = activity.sessions(self.conn)
+        connected = ", ".join(f"{s.application} ({s.sessions})" for s in busy[:6]) or "nobody else"
+        facts: list[tuple[str, object]] = [
+            ("server", f"PostgreSQL {who.server_version}, {who.role}"),
+            ("database", f"{who.database}, {who.size_bytes / 1024 / 1024:,.0f} MB"),
+            ("we are", who.session_user + (" (superuser)" if who.superuser else "")),
+            ("connected", connected),
+            (
+                "protected",
+                Cell("PROTECTED" if self.target.protected else "no", BAD if self.target.protected else "plain"),
+            ),
+        ]
+        self.journal("target-met", server_version=who.server_version, database=who.database,
+                     system_identifier=who.system_identifier, session_user=who.session_user)  # fmt: skip
+        self.run.versions.setdefault("server", who.server_version)
+        if who.in_recovery and self.procedure in ("prepare", "migrate", "rollback", "purge"):
+            raise Refused(
+                f'target "{self.target.name}" is a replica',
+                detail=f"Its server (PostgreSQL {who.server_version}) is in recovery and takes no changes.",
+                hint="Name the primary in targets.toml.",
+            )
+        return Card(f"Target {self.target.name}", facts, tone=BAD if self.target.protected else GOOD)
+
+    def verdict(self, state: str, facts: Sequence[tuple[str, object]], *, then: str) -> Banner:
+        """Record that the procedure came to its end, and return the banner that says so."""
+        self.journal("verdict", outcome=Status.DONE, says=state)
+        if not _headless():
+            _note_part(self.run, self.procedure, Status.DONE, state)
+            self.run.release()  # the next notebook of this run has a kernel of its own
+        every = [*facts, ("record", self.run.folder.name), ("next", then)]
+        return Banner("done", state, every)
+
+    def note_error(self, error: BaseException) -> None:
+        """Keep run.json true when a cell failed where no runner does it; the folder is free for others then."""
+        if _headless() or self._part_status() is Status.DONE:
+            return
+        _note_part(self.run, self.procedure, _status_of(error), str(error).partition("\n")[0])
+        self.run.release()
+
+    def at_work(self) -> None:
+        """Take the run again before something is changed: a cell that failed before it let go of it.
+
+        Raises Blocked when another process has the run meanwhile.
+        """
+        self.changing = True
+        if not _headless():
+            self.run.hold()
+            _note_part(self.run, self.procedure, Status.RUNNING)
+
+    def show(self, view: object) -> None:
+        """Show a view beside what the step returns, or above the error that it raises."""
+        from IPython import get_ipython
+
+        if get_ipython() is not None:
+            from IPython.display import display
+
+            display(view)
+
+    def _part_status(self) -> Status | None:
+        return next((p.status for p in self.run.parts if p.procedure == self.procedure), None)
+
+    def __repr__(self) -> str:
+        return f"{self.procedure} on {self.target.name}, run {self.run.run_id}"
+
+    def _repr_html_(self) -> str:
+        html = Card(
+            f"{self.procedure} on {self.target.name}",
+            [
+                ("run", self.run.run_id),
+                ("record", str(self.run.folder)),
+                *[
+                    (n, v)
+                    for n, v in self.parameters.model_dump().items()
+                    if n != "target" and v not in (None, "", (), {})
+                ],
+            ],
+        )._repr_html_()
+        return html + _last_run(self.procedure, self.run) + _engine_note()
+
+
+def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) -> Here:
+    """Check the parameters, find or make the run, start the recorder; return what the steps share.
+
+    A set-up cell that is run again ends what it began before.
+
+    Raises WrongInput for a parameter or target that is not right, Blocked when the run folder is in use.
+    """
+    parameters = checked(procedure, model, given)
+    target = targets.load(parameters.target)
+    _leave()
+    run = _find_run(procedure, parameters)
+    if not _headless():
+        run.hold()
+        _note_part(run, procedure, Status.RUNNING)
+    here = Here(procedure, run, target, parameters)
+    _begun.append(here)
+    cells.record(run.journal, procedure, here.note_error)
+    run.journal.write(
+        "procedure-started", procedure=procedure, target=target.name, parameters=parameters.model_dump(mode="json"),
+        how=_how(),
+    )  # fmt: skip
+    return here
+
+
+def step(function: Callable[[Here], View]) -> Callable[[Here], View]:
+    """Make a function a step: what the server says and no mechanism explained, is told in our own form."""
+
+    @wraps(function)
+    def told(here: Here) -> View:
+        try:
+            return function(here)
+        except psycopg.Error as exc:
+            raise _explained(here, exc) from exc
+
+    return told
+
+
+def _explained(here: Here, exc: psycopg.Error) -> RunbookError:
+    said = exc.diag.message_primary or " ".join(str(exc).split())
+    facts = {"detail": exc.diag.message_detail or "", "state": CHANGING if here.changing else NOTHING_CHANGED}
+    if isinstance(exc, psycopg.errors.InsufficientPrivilege):
+        hint = "Let the owner GRANT it to the role of this target, or name another role."
+        return Refused(f'the role of target "{here.target.name}" may not: {said}', **facts, hint=hint)
+    if isinstance(exc, psycopg.errors.LockNotAvailable | psycopg.errors.QueryCanceled):
+        hint = "Wait, or find who holds the lock (pg_blocking_pids); then run this cell again."
+        return Blocked(f'could not read target "{here.target.name}" in time: {said}', **facts, hint=hint)
+    if isinstance(exc, psycopg.OperationalError):
+        hint = "When the server answers again, run this cell again, or the run with --resume."
+        return Unreachable(f'lost the connection to target "{here.target.name}": {said}', **facts, hint=hint)
+    hint = "Look into the server's log; then run this cell again."
+    return StatementFailed(f'target "{here.target.name}" refused a statement of ours: {said}', **facts, hint=hint)
+
+
+def _find_run(procedure: str, parameters: Parameters) -> Run:
+    folder = Path.cwd()
+    if (folder / runs.RUN_FILE).is_file():
+        run = runs.load(folder)
+        if run.target != parameters.target:
+            raise WrongInput(
+                f'this run is for target "{run.target}", not for "{parameters.target}"',
+                detail=f"The notebook lies in the folder of run {run.run_id}.",
+                hint="Leave the target as it is, or start another run: pgrunbook start.",
+            )
+        return run
+    return runs.create(procedure, parameters.target, parameters.model_dump(mode="json"), how=_how())
+
+
+def _headless() -> bool:
+    return RUNNER in os.environ
+
+
+def _how() -> str:
+    if _headless():
+        return "headless"
+    return "papermill" if not _asks_can_be_answered() else "by hand"
+
+
+def _asks_can_be_answered() -> bool:
+    """Tell whether a person sits at the notebook: only then does the front end answer input()."""
+    try:
+        from IPython import get_ipython
+
+        shell = get_ipython()
+        return bool(shell.kernel.get_parent()["content"]["allow_stdin"]) if shell else True
+    except (AttributeError, KeyError, ImportError):
+        return True
+
+
+def _engine_note() -> str:
+    if _how() != "papermill" or ENGINE in os.environ:
+        return ""
+    return (
+        "<div style='color:#9a6700;margin-top:6px'>Stock papermill marks cells as completed that were not. "
+        "Run it with <code>--engine pgrunbook</code>, and the record is truthful.</div>"
+    )
+
+
+def _last_run(procedure: str, this: Run) -> str:
+    """A line on the last run of the same procedure on the same target, with a link to its notebook."""
+    for folder in reversed(runs.folders()):
+        if folder == this.folder:
+            continue
+        try:
+            run = runs.load(folder)
+        except WrongInput:
+            continue  # a folder that cannot be read is told by `pgrunbook runs`, not here
+        part = next((p for p in run.parts if p.procedure == procedure), None)
+        if run.target == this.target and part is not None:
+            standing = part.status if part.status is not Status.RUNNING else run.standing()
+            link = escape(str(folder / part.notebook if part.notebook else folder))
+            says = escape(f": {part.says}" if part.says else "")
+            return (
+                f"<div style='margin-top:6px'>Last run of {procedure} here: <b>{standing}</b>{says} "
+                f"(<a href='{link}'>{escape(run.run_id)}</a>)</div>"
+            )
+    return f"<div style='margin-top:6px'>{procedure} was not run on this target before.</div>"
+
+
+def _note_part(run: Run, procedure: str, status: Status, says: str = "") -> None:
+    """Keep run.json up to date where no runner does it."""
+    run.parts = runs.load(run.folder).parts  # the other notebooks of this run have kernels of their own
+    part = next((p for p in run.parts if p.procedure == procedure), None)
+    if part is None:
+        part = Part(procedure, "")  # opened elsewhere: the run folder holds its evidence, not the notebook
+        run.parts.append(part)
+    part.status, part.says = status, says
+    if status is Status.RUNNING:
+        part.started_at, part.ended_at = runs.stamp(), ""
+    else:
+        part.ended_at = runs.stamp()
+    run.status = _status_of_all([p.status for p in run.parts])
+    run.ended_at = runs.stamp() if run.status not in (Status.RUNNING, Status.WAITING) else ""
+    run.save()
+
+
+def _status_of_all(parts: list[Status]) -> Status:
+    """Somebody at work counts first, then what went wrong, then what is still to be opened."""
+    wrong = [s for s in parts if s not in (Status.RUNNING, Status.WAITING, Status.DONE)]
+    if Status.RUNNING in parts:
+        return Status.RUNNING
+    return wrong[-1] if wrong else Status.WAITING if Status.WAITING in parts else Status.DONE
+
+
+def _leave() -> None:
+    """End what this kernel began before: the set-up cell is run again."""
+    while _begun:
+        earlier = _begun.pop()
+        earlier.close()
+        if not _headless() and earlier._part_status() is Status.RUNNING:
+            _note_part(earlier.run, earlier.procedure, Status.INTERRUPTED, "the set-up cell was run again")
+        earlier.run.release()
+
+
+def _status_of(error: BaseException) -> Status:
+    if isinstance(error, Refused):
+        return Status.REFUSED
+    return Status.INTERRUPTED if isinstance(error, KeyboardInterrupt | Interrupted) else Status.FAILED
+
+
+def stop_tone(level: str) -> str:
+    """Return the tone in which a check's verdict is shown."""
+    return {"ok": GOOD, "look": WARN, "stop": BAD}.get(level, WARN)

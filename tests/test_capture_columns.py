@@ -1,0 +1,420 @@
+"""The values of a column survive its DROP, and a change of type, also while others write."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+import test_schema
+from pgrunbook import undo_data
+from pgrunbook.database import checksums, schema
+from pgrunbook.database.schema_diff import diff
+from pgrunbook.errors import Refused
+from pgrunbook.inverse.inverter import Inverter
+from pgrunbook.undo_data import Site
+from test_schema import Server
+from undo_data_stage import Conn, Way, database, do, statement, texts, value
+
+# ruff: noqa: E501 - one statement on a line, whatever its length
+
+server = test_schema.server
+
+BASE = """
+CREATE SCHEMA app;
+CREATE TYPE app.mood AS ENUM ('sad', 'ok');
+CREATE TYPE app.pair AS (x integer, at timestamptz);
+CREATE DOMAIN app.positive AS integer CHECK (VALUE > 0);
+CREATE TABLE app."T x" ("K 1" text, k2 app.positive, m app.mood DEFAULT 'ok', moods app.mood[], pair app.pair, n numeric(10, 3) DEFAULT 1.5, f float8, j jsonb, js json, p point, ts timestamptz[], ch char(5) DEFAULT 'a', bits bit(3), iv interval, by bytea, "select" varchar(7) NOT NULL DEFAULT 'x', PRIMARY KEY ("K 1", k2));
+INSERT INTO app."T x" SELECT 'k' || i % 7, i, 'sad', '{ok,NULL,sad}', ROW(i, '2026-01-01'::timestamptz)::app.pair, 1.500 + i, i / 3.0, '{"a": [1, "x"]}', '{"b":  1}', point(i, 1), ARRAY['2026-05-05'::timestamptz], 'ab', '101', '1 day 24 hours', '\\x00ff', 'v' || i FROM generate_series(1, 60) AS i;
+UPDATE app."T x" SET m = NULL, moods = NULL, pair = NULL, n = NULL, f = 'NaN', j = NULL, p = NULL, ch = NULL, iv = NULL WHERE k2 % 5 = 0;
+CREATE TABLE t (id integer PRIMARY KEY, a integer, b text);
+INSERT INTO t SELECT i, i * 10, 'b' || i FROM generate_series(1, 200) AS i;
+CREATE TABLE ident (a text PRIMARY KEY, num bigint GENERATED ALWAYS AS IDENTITY, half bigint GENERATED ALWAYS AS (length(a)) STORED);
+INSERT INTO ident (a) SELECT 'a' || i FROM generate_series(1, 30) AS i;
+CREATE TABLE p (id integer, at date, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+CREATE TABLE p_2 (v text, at date NOT NULL, id integer NOT NULL);
+ALTER TABLE p ATTACH PARTITION p_2 FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+INSERT INTO p SELECT i, '2025-10-01'::date + i * 3, 'v' || i FROM generate_series(1, 60) AS i;
+CREATE TABLE keyless (a integer, b integer);
+CREATE TABLE parent (id integer PRIMARY KEY, a integer);
+CREATE TABLE child () INHERITS (parent);
+CREATE TABLE by_time (at app.pair PRIMARY KEY, v integer);
+"""
+
+
+@pytest.fixture(scope="module")
+def made(server: Server) -> Iterator[Conn]:
+    """A database with the tables."""
+    with database(server, "keeping_columns", BASE) as conn:
+        yield conn
+
+
+@pytest.fixture
+def conn(made: Conn) -> Iterator[Conn]:
+    """A connection to the tables as new: all that is done is rolled back."""
+    with made.transaction(force_rollback=True):
+        yield made
+
+
+@pytest.fixture
+def own(server: Server) -> Iterator[Conn]:
+    """A connection to a database of its own, which other sessions can use."""
+    with database(server, "own_keeping_columns", BASE) as conn:
+        yield conn
+
+
+DROPS = [
+    "ALTER TABLE t DROP COLUMN a",
+    "ALTER TABLE t DROP COLUMN a, DROP COLUMN b",
+    'ALTER TABLE app."T x" ' + ", ".join(f"DROP COLUMN {name}" for name in ("m", "moods", "pair", "n", "f", "j", "js", "p", "ts", "ch", "bits", "iv", "by", '"select"')),
+    "ALTER TABLE ident DROP COLUMN num",
+    "ALTER TABLE p DROP COLUMN v",
+    "ALTER TABLE t ALTER COLUMN b TYPE varchar(2) USING left(b, 2)",
+    "ALTER TABLE t ALTER COLUMN b TYPE integer USING length(b), ALTER COLUMN a TYPE smallint USING a / 7",
+    "ALTER TABLE p ALTER COLUMN v TYPE integer USING 1",
+    'ALTER TABLE app."T x" ALTER COLUMN n TYPE integer, ALTER COLUMN ts TYPE text[] USING \'{}\', DROP COLUMN pair',
+    "DROP TYPE app.mood CASCADE",
+    "DROP TYPE app.pair CASCADE",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sql", DROPS)
+@pytest.mark.parametrize("batch_rows", [7, 1_000])
+def test_values_come_back_exactly(conn: Conn, sql: str, batch_rows: int) -> None:
+    """Small tables and large ones, keys and types of every kind: rows and schema are what they were."""
+    if sql == "DROP TYPE app.pair CASCADE":
+        conn.execute("DROP TABLE by_time")  # its only key goes with it
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
+    with conn.transaction(force_rollback=True):
+        conn.execute(sql.encode())
+        plain = schema.snapshot(conn)
+    way = Way(conn, sql, batch_rows)
+    assert way.because == ""
+    assert [step.batches is not None for step in way.expansion.steps].count(True) == (
+        len(way.keeps) if batch_rows == 7 else 0
+    )
+    way.there()
+    assert schema.snapshot(conn) == plain
+    assert {kept.state for kept in undo_data.kept_list(conn)} == {"kept"}
+    way.back()
+    assert checksums.checksums(conn) == rows
+    assert [d.line() for d in diff(before, schema.snapshot(conn)) if d.change != "moved"] == []
+    assert {kept.state for kept in undo_data.kept_list(conn)} == {"given back"}
+
+
+WRITES = [
+    "UPDATE t SET a = a + 1 WHERE id % 3 = 0",
+    "UPDATE t SET id = id - 1",
+    "UPDATE t SET id = 1000 - id",
+    "UPDATE t SET b = b || '.'",
+    "DELETE FROM t WHERE id % 7 = 0",
+    "INSERT INTO t SELECT i, -i FROM generate_series(1, 300) AS i ON CONFLICT (id) DO UPDATE SET a = 5",
+    "DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (5, 55)",
+    "SET session_replication_role = replica; UPDATE t SET a = -1 WHERE id < 20; RESET session_replication_role",
+    "TRUNCATE t; INSERT INTO t VALUES (3, 33)",
+]
+
+
+def beside(conn: Conn, table: str, key: str, column: str, kept_as: str) -> int:
+    """Return how many rows of a table and of its side table do not go together."""
+    on = " AND ".join(f"k.pgrunbook_key_{n} = t.{name}" for n, name in enumerate(key.split(), 1))
+    first = key.split()[0]
+    return int(value(conn, f"SELECT count(*) FROM {table} AS t FULL JOIN pgrunbook.{kept_as} AS k ON {on}"
+                           f" WHERE t.{first} IS NULL OR k.pgrunbook_key_1 IS NULL"
+                           f" OR t.{column} IS DISTINCT FROM k.pgrunbook_value"))  # fmt: skip
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("when", [1, 2])
+def test_what_is_written_while_it_is_copied_is_kept(conn: Conn, write: str, when: int) -> None:
+    """Before the rows are copied, and after: each row has its last value, and rows that are gone have none."""
+    way = Way(conn, "ALTER TABLE t DROP COLUMN a", 7)
+
+    def written(number: int) -> None:
+        if number == when:
+            conn.execute(write.encode())
+        if number == 2:
+            assert beside(conn, "t", "id", "a", way.keep.kept_as) == 0
+
+    way.there(between=written)
+    assert not value(conn, "SELECT count(*) FROM pg_trigger WHERE tgname ~ 'pgrunbook'")
+    assert not value(conn, "SELECT count(*) FROM pg_proc WHERE pronamespace = 'pgrunbook'::regnamespace")
+
+
+def test_keys_that_rows_take_over_from_each_other_are_kept(conn: Conn) -> None:
+    """A key that is checked at the end only: each row takes the one of the next, which is updated after it."""
+    conn.execute("CREATE TABLE turns (id integer PRIMARY KEY DEFERRABLE, a integer)")
+    conn.execute("INSERT INTO turns SELECT i, i * 10 FROM generate_series(1, 30) AS i")
+    way = Way(conn, "ALTER TABLE turns DROP COLUMN a", 7)
+
+    def written(number: int) -> None:
+        if number <= 2:
+            conn.execute("UPDATE turns SET id = id + 1")
+        if number == 2:
+            assert beside(conn, "turns", "id", "a", way.keep.kept_as) == 0
+
+    way.there(between=written)
+
+
+def test_rows_of_partitions_that_move_are_kept(conn: Conn) -> None:
+    """The trigger fires in each partition, also for sessions that apply what is replicated."""
+    way = Way(conn, "ALTER TABLE p DROP COLUMN v", 7)
+
+    def written(number: int) -> None:
+        if number == 1:
+            conn.execute("UPDATE p SET at = at + 100, v = v || '!' WHERE at < '2025-12-31'")
+            conn.execute("SET session_replication_role = replica; UPDATE p SET v = 'r' WHERE id < 9")
+            conn.execute("RESET session_replication_role; INSERT INTO p_2 VALUES ('new', '2026-11-11', 1)")
+        if number == 2:
+            assert beside(conn, "p", "id at", "v", way.keep.kept_as) == 0
+
+    way.there(between=written)
+
+
+def test_writers_at_work_lose_nothing(own: Conn, server: Server) -> None:
+    """A session that inserts, updates, moves and deletes all the time, while the loop copies row by row."""
+    role = f"writer_{server.version}"
+    if not value(own, f"SELECT count(*) FROM pg_roles WHERE rolname = '{role}'"):
+        own.execute(f"CREATE ROLE {role}")
+    own.execute(f"GRANT ALL ON t TO {role}; GRANT USAGE ON SCHEMA public TO {role}")
+    way = Way(own, "ALTER TABLE t DROP COLUMN a", 1)
+    written, is_over = [0], threading.Event()
+
+    def write() -> None:
+        with server.connect("own_keeping_columns") as other:
+            other.execute(f"SET ROLE {role}")
+            while not is_over.is_set() or not written[0]:
+                number = written[0] = written[0] + 1
+                place = number * 37 % 250
+                other.execute(f"INSERT INTO t VALUES ({place}, {number}) ON CONFLICT (id) DO UPDATE SET a = {number}")
+                other.execute(f"UPDATE t SET a = a + 1 WHERE id = {(place + 11) % 250}")
+                if number % 5 == 0:
+                    other.execute(f"DELETE FROM t WHERE id = {(place + 7) % 250}")
+
+    thread = threading.Thread(target=write)
+
+    def between(number: int) -> None:
+        if number == 1:
+            thread.start()
+        if number == 2:
+            is_over.set()
+            thread.join()
+            assert written[0] > 3
+            missing = value(
+                own,
+                f"SELECT count(*) FROM t LEFT JOIN pgrunbook.{way.keep.kept_as} AS k ON k.pgrunbook_key_1 = t.id WHERE k.pgrunbook_value IS DISTINCT FROM t.a",
+            )
+            assert missing == 0
+
+    try:
+        way.there(between=between)
+    finally:
+        is_over.set()
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_cut_off_between_steps_it_is_gone_on_with(own: Conn, server: Server, stop: int) -> None:
+    """Another session does the rest; what was written meanwhile is kept."""
+    way = Way(own, "ALTER TABLE t DROP COLUMN a", 7)
+    rows = texts(own, "t")
+    with pytest.raises(ZeroDivisionError):
+        way.there(between=lambda number: 1 / (number - stop))  # type: ignore[arg-type]
+    own.execute("UPDATE t SET a = 0 WHERE id = 3; UPDATE t SET a = 30 WHERE id = 3")
+    with server.connect("own_keeping_columns") as other:
+        for number, step in enumerate(way.expansion.steps[stop:], stop + 1):
+            do(other, step, way.site, number)
+        way.back(other)
+    assert sorted(f"({i},{a},{b})" for i, a, b in own.execute("SELECT id, a, b FROM t")) == rows
+
+
+def test_a_statement_that_is_refused_leaves_nothing_of_ours(conn: Conn) -> None:
+    """The queries of the expansion give the statements that take trigger, function, side table and note away."""
+    way = Way(conn, "ALTER TABLE t DROP COLUMN a", 7)
+    before = schema.snapshot(conn)
+    with pytest.raises(ZeroDivisionError):
+        way.there(between=lambda number: 1 / (number - 2))  # type: ignore[arg-type]
+    assert diff(before, schema.snapshot(conn)) != []
+    for query in way.expansion.undo:
+        for (told,) in conn.execute(query.encode()).fetchall():
+            conn.execute(told.encode())
+    assert diff(before, schema.snapshot(conn)) == []
+    assert undo_data.kept_list(conn) == []
+    assert not value(
+        conn,
+        "SELECT count(*) FROM pg_class WHERE relname ~ '^kept_[0-9a-f]{16}' AND relnamespace = 'pgrunbook'::regnamespace",
+    )
+    assert not value(conn, "SELECT count(*) FROM pg_proc WHERE pronamespace = 'pgrunbook'::regnamespace")
+    assert [told for query in way.expansion.undo for told in conn.execute(query.encode())] == []
+    way.there()
+
+
+CANNOT = {
+    "ALTER TABLE keyless DROP COLUMN a": "keyless has no key",
+    "ALTER TABLE t DROP COLUMN id": "t has no key, but for the column itself, by which to tell its rows apart",
+    "ALTER TABLE t DROP COLUMN a, DROP COLUMN id": "t has no key",
+    "ALTER TABLE parent DROP COLUMN a": "parent has children, whose rows no common key tells apart",
+    "ALTER TABLE by_time DROP COLUMN v": "by_time is known by at, whose text depends on settings",
+    "ALTER TABLE passing DROP COLUMN v": "passing is temporary",
+}
+
+
+@pytest.mark.parametrize("sql", CANNOT)
+def test_what_cannot_be_kept_says_why(conn: Conn, sql: str) -> None:
+    """A sentence; the expansion is the one that was given."""
+    conn.execute("CREATE TEMPORARY TABLE passing (id integer PRIMARY KEY, v integer)")
+    way = Way(conn, sql)
+    assert way.because.startswith("It cannot be undone, because ")
+    assert way.because.endswith(".")
+    assert CANNOT[sql] in way.because
+    assert [step.sql for step in way.expansion.steps] == [sql]
+
+
+@pytest.mark.parametrize("batch_rows", [7, 1_000])
+def test_rows_that_a_policy_hides_are_not_passed_over(own: Conn, server: Server, batch_rows: int) -> None:
+    """Planned by somebody who sees all rows, executed by the owner who does not: it is refused, not half done."""
+    role = f"owner_{server.version}_{batch_rows}"
+    own.execute(
+        f"CREATE ROLE {role}; GRANT ALL ON DATABASE own_keeping_columns TO {role}; ALTER TABLE t OWNER TO {role}"
+    )
+    own.execute("GRANT ALL ON SCHEMA public TO PUBLIC")
+    own.execute(
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY few ON t USING (id < 5)"
+    )
+    way = Way(own, "ALTER TABLE t DROP COLUMN a", batch_rows)
+    assert way.because == ""
+    try:
+        with server.connect("own_keeping_columns") as other:
+            other.execute(f"SET ROLE {role}")
+            assert "row level security" in Way(own, "ALTER TABLE t DROP COLUMN a", batch_rows, rows_conn=other).because
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row level security"):
+                way.there(other)
+        assert value(own, "SELECT sum(a) FROM t") == 201_000
+    finally:
+        own.execute(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("batch_rows", [7, 1_000])
+def test_old_values_come_back_only_where_the_new_ones_still_stand(conn: Conn, batch_rows: int) -> None:
+    """A change of type that lost something: rows that somebody has written since keep what they have."""
+    conn.execute("CREATE TABLE times (id integer PRIMARY KEY, at timestamptz)")
+    conn.execute(
+        "INSERT INTO times SELECT i, '2026-01-01 00:30:15.5+00'::timestamptz + i * '1 day'::interval FROM generate_series(1, 50) AS i"
+    )
+    way = Way(conn, "ALTER TABLE times ALTER COLUMN at TYPE timestamptz(0)", batch_rows)
+    wanted = dict(conn.execute("SELECT id, at FROM times").fetchall())
+    way.there()
+    conn.execute("UPDATE times SET at = '2030-01-01' WHERE id = 3; INSERT INTO times VALUES (99, '2031-01-01')")
+    conn.execute("UPDATE times SET at = at WHERE id = 4; UPDATE times SET id = 77 WHERE id = 5")
+    conn.execute("SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German'")
+    way.back()
+    conn.execute("RESET TimeZone; RESET DateStyle")
+    found = dict(conn.execute("SELECT id, at FROM times").fetchall())
+    wanted[3] = value(conn, "SELECT '2030-01-01'::timestamptz")
+    wanted[99] = value(conn, "SELECT '2031-01-01'::timestamptz")
+    wanted[77] = wanted.pop(5).replace(microsecond=0) + timedelta(seconds=1)  # its key is another: a row made since
+    assert found == wanted
+
+
+@pytest.mark.parametrize("batch_rows", [7, 1_000])
+@pytest.mark.parametrize(
+    ("sql", "write"),
+    [
+        ("ALTER TABLE t DROP COLUMN a", "UPDATE t SET a = 4711 WHERE id = 3"),
+        ('ALTER TABLE app."T x" DROP COLUMN ch', "UPDATE app.\"T x\" SET ch = 'mine' WHERE k2 = 3"),
+        ('ALTER TABLE app."T x" DROP COLUMN n', 'UPDATE app."T x" SET n = 1.501 WHERE k2 = 3'),
+    ],
+)  # fmt: skip
+def test_what_somebody_writes_before_it_is_filled_stays(conn: Conn, batch_rows: int, sql: str, write: str) -> None:
+    """The column is there again with NULL, or with a default that is a constant: another value is somebody's."""
+    with conn.transaction(force_rollback=True):
+        conn.execute(write.encode())
+        wanted = checksums.checksums(conn)
+    way = Way(conn, sql, batch_rows)
+    way.there()
+    way.back(between=lambda: conn.execute(write.encode()) and None)
+    assert checksums.checksums(conn) == wanted
+
+
+def test_a_fill_touches_only_rows_that_get_another_value(conn: Conn) -> None:
+    """A row whose value is right already is not written again."""
+    conn.execute("UPDATE t SET a = NULL WHERE id > 10")
+    way = Way(conn, "ALTER TABLE t DROP COLUMN a")
+    way.there()
+    conn.execute("ALTER TABLE t ADD COLUMN a integer")
+    (step,) = undo_data.fill(conn, way.keep, rows_conn=None, batch_rows=1_000)
+    assert conn.execute(step.sql.encode()).rowcount == 10
+
+
+def test_rows_made_since_are_counted(conn: Conn) -> None:
+    """What NOT NULL asks before it is set again: how many rows have no kept value."""
+    way = Way(conn, "ALTER TABLE t DROP COLUMN a")
+    way.there()
+    assert undo_data.missing(conn, way.keep) == 0
+    conn.execute(
+        "INSERT INTO t VALUES (1001, 'x'), (1002, 'y'); DELETE FROM t WHERE id = 7; UPDATE t SET id = 2000 WHERE id = 8"
+    )
+    assert undo_data.missing(conn, way.keep) == 3
+    (kept,) = undo_data.kept_list(conn)
+    assert undo_data.as_keep(kept) == replace(way.keep, type="")
+
+
+@pytest.mark.parametrize("batch_rows", [7, 1_000])
+def test_the_same_statement_again_keeps_beside_what_was_kept_before(conn: Conn, batch_rows: int) -> None:
+    """Nothing that is still kept is lost, or mixed with what is kept now."""
+    first = Way(conn, "ALTER TABLE t DROP COLUMN a", batch_rows)
+    first.there()
+    conn.execute("ALTER TABLE t ADD COLUMN a integer; UPDATE t SET a = 2")
+    second = Way(conn, "ALTER TABLE t DROP COLUMN a", batch_rows, run_id="again")
+    assert second.keep.kept_as == first.keep.kept_as
+    second.there()
+    newer, older = undo_data.kept_list(conn)
+    assert older.kept_as == f"{newer.kept_as}_{older.id}"
+    assert value(conn, f"SELECT sum(pgrunbook_value) FROM pgrunbook.{newer.kept_as}") == 400
+    assert value(conn, f"SELECT sum(pgrunbook_value) FROM pgrunbook.{older.kept_as}") == 201_000
+    second.back()
+    assert value(conn, "SELECT sum(a) FROM t") == 400
+    assert sorted(undo_data.purge(conn, [newer.id, older.id])) == sorted([newer.kept_as, older.kept_as])
+
+
+def test_names_are_the_same_in_every_plan_of_the_same_text(conn: Conn) -> None:
+    """They tell site, table and column apart, and nothing else."""
+    undo = Inverter(conn).inverse(statement("ALTER TABLE t DROP COLUMN a, DROP COLUMN b"))
+    one, other = Site("m", "s", "up", 1), Site("m", "s", "down", 1)
+    names = [site.name(keep) for site in (one, one, other) for keep in undo.keeps]
+    assert names[:2] == names[2:4]
+    assert len(set(names)) == 4
+
+
+def test_what_was_purged_cannot_be_filled_back(conn: Conn) -> None:
+    """It says what, when, and what is left to do."""
+    way = Way(conn, "ALTER TABLE t DROP COLUMN a")
+    way.there()
+    (kept,) = undo_data.kept_list(conn)
+    undo_data.purge(conn, [kept.id])
+    conn.execute("ALTER TABLE t ADD COLUMN a integer")
+    with pytest.raises(Refused) as caught:
+        undo_data.fill(conn, way.keep, rows_conn=None, batch_rows=7)
+    assert caught.value.lines()[0] == "cannot give back what was kept of column a of table public.t"
+    assert caught.value.detail.startswith("It was purged on 20")
+    assert "0001_x" in caught.value.detail
+    assert caught.value.hint.startswith("Restore to a point in time before it")
+
+
+def test_how_much_will_be_kept_is_estimated(conn: Conn) -> None:
+    """From the planner's statistics; a table that is only moved costs nothing new."""
+    conn.execute("INSERT INTO t SELECT i, i, 'b' || i FROM generate_series(1001, 20800) AS i; ANALYZE t")
+    way = Way(conn, "ALTER TABLE t DROP COLUMN b")
+    told = undo_data.estimate_of(conn, way.keep)
+    way.there()
+    conn.execute("ANALYZE")
+    (kept,) = undo_data.kept_list(conn)
+    assert told.rows_estimate == 20_000
+    assert told.bytes_estimate / 2 < kept.bytes < told.bytes_estimate * 2
+    whole = Way(conn, "DROP TABLE t")
+    assert undo_data.estimate_of(conn, whole.keep).bytes_estimate == 0

@@ -1,0 +1,216 @@
+"""What is executed around a statement keeps what it destroys; every way back of test_undo goes through it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import inverse_stage
+import test_inverse
+import test_schema
+from inverse_stage import Stage, is_told
+from pgrunbook import undo_data
+from pgrunbook.database import checksums, schema
+from pgrunbook.database.schema_diff import diff
+from pgrunbook.inverse.inverter import Inverter
+from pgrunbook.plan.step import SafeStep
+from pgrunbook.safe_forms.planner import Planner
+from pgrunbook.undo_data import Site, give_back_migration
+from test_schema import Server
+from undo_data_stage import Conn, Way, as_written, database, do, statement, texts
+
+server = test_schema.server
+shop = inverse_stage.shop
+rare = inverse_stage.rare
+
+DESTROYS = re.compile("DROP (TABLE|COLUMN|TYPE|DOMAIN|EXTENSION)|ALTER COLUMN .* TYPE")
+BACK = [line for line in test_inverse.BACK if DESTROYS.search(line)]
+CASES = [line for line in test_inverse.CASES if DESTROYS.search(line)]
+
+
+def there_and_back(stage: Stage, line: str, batch_rows: int) -> None:
+    """Execute a statement with what is kept around it and go its way back, in a transaction that is rolled back."""
+    conn = stage.conn
+    sql = test_inverse._for(stage, line.removeprefix("differs: "))
+    with conn.transaction(force_rollback=True):
+        before, rows = stage.before, checksums.checksums(conn)
+        way = Way(conn, sql, batch_rows)
+        if way.because or not way.keeps:
+            assert way.because == way.undo.because or way.because.startswith("It cannot be undone, because ")
+            assert way.expansion == as_written(sql)
+            return
+        with conn.transaction(force_rollback=True):
+            conn.execute(sql.encode())
+            plain, plain_rows = schema.snapshot(conn), checksums.checksums(conn)
+        way.there()
+        assert [d.line() for d in diff(plain, schema.snapshot(conn))] == []
+        assert checksums.checksums(conn) == plain_rows
+        way.back()
+        assert checksums.checksums(conn) == rows
+        assert [d.line() for d in diff(before, schema.snapshot(conn)) if not is_told(d, way.undo)] == []
+        assert {kept.state for kept in undo_data.kept_list(conn)} == {"given back"}
+
+
+@pytest.mark.parametrize("line", BACK)
+def test_the_rarer_objects_are_kept_and_come_back(rare: Stage, line: str) -> None:
+    """The schema behind it is that of the plain statement; schema and rows are what they were."""
+    there_and_back(rare, line, 1_000)
+
+
+@pytest.mark.parametrize("line", CASES)
+def test_what_every_kind_of_statement_destroys_is_kept(shop: Stage, line: str) -> None:
+    """The same for one statement of each kind."""
+    there_and_back(shop, line, 1_000)
+
+
+BASE = """
+CREATE TABLE t (id integer PRIMARY KEY, a integer, b text);
+INSERT INTO t SELECT i, i, 'b' || i FROM generate_series(1, 100) AS i;
+CREATE TABLE part_of (t integer REFERENCES t ON DELETE CASCADE, n integer PRIMARY KEY);
+INSERT INTO part_of SELECT i, i FROM generate_series(1, 20) AS i;
+CREATE TABLE keyless (a integer);
+"""
+
+
+@pytest.fixture(scope="module")
+def made(server: Server) -> Iterator[Conn]:
+    """A database with the tables."""
+    with database(server, "keeping_around", BASE) as conn:
+        yield conn
+
+
+@pytest.fixture
+def conn(made: Conn) -> Iterator[Conn]:
+    """A connection to the tables as new: all that is done is rolled back."""
+    with made.transaction(force_rollback=True):
+        yield made
+
+
+@pytest.fixture
+def own(server: Server) -> Iterator[Conn]:
+    """A connection to a database of its own, which other sessions can use."""
+    with database(server, "own_keeping_around", BASE) as conn:
+        yield conn
+
+
+ROWS = [
+    "UPDATE t SET a = 0 WHERE id > 10",
+    "DELETE FROM t WHERE id < 15",
+    "INSERT INTO t VALUES (777)",
+    "WITH few AS (SELECT 3 AS n) UPDATE t SET a = n FROM few WHERE id < n",
+]
+
+
+@pytest.mark.parametrize("sql", ROWS)
+def test_rows_are_kept_by_the_step_that_changes_them(conn: Conn, sql: str) -> None:
+    """As it is written, in a transaction with others."""
+    before = texts(conn, "t"), texts(conn, "part_of")
+    way = Way(conn, sql)
+    assert way.because == ""
+    assert [{keep.kind for keep in step.keeps} for step in way.expansion.steps] == [{"rows"}]
+    assert {keep.kept_as for keep in way.keeps} == {""}
+    way.there()
+    assert (texts(conn, "t"), texts(conn, "part_of")) != before
+    give_back_migration(conn, way.site.migration, "up")
+    assert (texts(conn, "t"), texts(conn, "part_of")) == before
+
+
+def test_rows_of_a_loop_are_kept_by_its_batches(conn: Conn) -> None:
+    """The step is the loop of the safe form."""
+    planner = Planner(conn, batch_rows=7)
+    expansion = planner.expand(statement("UPDATE t SET a = 0"))
+    undo = Inverter(conn).inverse(expansion.statement)
+    found = undo_data.around(conn, expansion, undo, Site("m", "s", "up", 1), rows_conn=None, batch_rows=7)
+    (step,) = found.expansion.steps
+    assert step.batches is not None
+    assert {keep.table for keep in step.keeps} == {"public.t"}
+
+
+CANNOT = {
+    "TRUNCATE t CASCADE": "TRUNCATE tells no rows apart",
+    "DELETE FROM keyless": "public.keyless has no key",
+    "MERGE INTO t USING keyless AS k ON t.id = k.a WHEN MATCHED THEN DELETE": "it is no UPDATE, DELETE or INSERT",
+    "COPY t FROM '/tmp/file'": "it is no UPDATE, DELETE or INSERT",
+}
+
+
+@pytest.mark.parametrize("sql", CANNOT)
+def test_rows_that_cannot_be_kept_say_why(conn: Conn, sql: str) -> None:
+    """A sentence; the expansion is the one that was given."""
+    way = Way(conn, sql)
+    assert way.because.startswith("It cannot be undone, because ")
+    assert CANNOT[sql].removeprefix("public.") in way.because.replace('"', "").replace("public.", "")
+    assert way.expansion == as_written(sql)
+
+
+def test_where_nothing_is_destroyed_nothing_is_put_around(conn: Conn) -> None:
+    """The expansion is the one that was given; a way back that there is not keeps its reason."""
+    way = Way(conn, "ALTER TABLE t ADD COLUMN c integer")
+    assert (way.expansion, way.keeps, way.because) == (as_written(way.sql), (), "")
+    way = Way(conn, "DO 'BEGIN END'")
+    assert (way.expansion, way.because) == (as_written(way.sql), way.undo.because)
+
+
+def test_a_form_of_several_steps_is_kept_around_the_one_that_destroys(conn: Conn) -> None:
+    """What is written between its steps is kept, too; where none is known to destroy it, it says so."""
+    sql = "ALTER TABLE t ADD CONSTRAINT short CHECK (length(b) < 50), DROP COLUMN a"
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
+    way = Way(conn, sql, 7)
+    add, drop = ("ADD CONSTRAINT short CHECK (length(b) < 50) NOT VALID", "DROP COLUMN a")
+    steps = tuple(SafeStep(f"ALTER TABLE t {told}", "") for told in (add, drop, "VALIDATE CONSTRAINT short"))
+    form = replace(as_written(sql), form="x", steps=steps)
+    found = undo_data.around(conn, form, way.undo, way.site, rows_conn=None, batch_rows=7)
+    assert [step.sql.endswith(told) for step in found.expansion.steps for told in (add, drop)].count(True) == 2
+    with conn.transaction(force_rollback=True):
+        conn.execute(sql.encode())
+        plain = schema.snapshot(conn)
+    for number, step in enumerate(found.expansion.steps, 1):
+        do(conn, step, way.site, number)
+        if drop not in step.sql and number < len(found.expansion.steps) - 1:
+            conn.execute("UPDATE t SET a = a + 1; UPDATE t SET a = a - 1")
+    assert diff(plain, schema.snapshot(conn)) == []
+    way.back()
+    assert checksums.checksums(conn) == rows
+    assert [d.line() for d in diff(before, schema.snapshot(conn)) if d.change != "moved"] == []
+    unknown = replace(form, steps=steps[::2])
+    found = undo_data.around(conn, unknown, way.undo, way.site, rows_conn=None, batch_rows=7)
+    assert found.because == "It cannot be undone, because none of its steps is known to destroy what would be kept."
+    assert found.expansion == unknown
+
+
+def test_what_is_ours_is_left_out_everywhere_by_one_rule(conn: Conn) -> None:
+    """A query that leaves out schema pgrunbook leaves out the schemas of kept tables too."""
+    Way(conn, "DROP TABLE keyless").there()
+    sql = Path(schema.__file__).parent / "sql"
+    for path in sql.glob("*.sql"):
+        for line in path.read_text().splitlines():
+            leaves_out = "<> 'pgrunbook'" in line or ("NOT IN" in line and "'pgrunbook'" in line)
+            assert not leaves_out or "pgrunbook_kept_" in path.read_text(), path.name
+    assert not [table for table in checksums.checksums(conn) if table.schema.startswith("pgrunbook")]
+    told = "\n".join(f"{thing.kind} {thing.name}" for thing in schema.snapshot(conn).objects)
+    assert "pgrunbook" not in told
+
+
+def test_a_session_of_the_application_is_not_kept_waiting_by_a_lock_that_is_held_long(
+    own: Conn, server: Server
+) -> None:
+    """While a large table is copied, others read and write it; only the steps that read no rows lock them out."""
+    way = Way(own, "ALTER TABLE t DROP COLUMN a", 7)
+    start, copy, drop = way.expansion.steps
+    assert (start.quick, copy.quick, copy.batches is not None) == (True, False, True)
+    assert [keep.kept_as for keep in start.keeps] == [way.keep.kept_as]
+    assert (copy.keeps, drop.keeps) == ((), ())
+    do(own, start, way.site, 1)
+    with server.connect("own_keeping_around") as other, own.transaction():
+        assert copy.batches is not None
+        own.execute(copy.batches.statement.replace("pgrunbook_range", "true").encode())
+        other.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable), other.transaction():
+            other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        assert other.execute("SELECT count(*) FROM t").fetchone() == (100,)
+        other.execute("INSERT INTO t VALUES (4711, 1)")

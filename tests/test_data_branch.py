@@ -1,0 +1,290 @@
+"""A branch with the target's data: two databases alike on a server of its own, and nothing left of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+
+from conftest import Site, do, rows
+from pgrunbook.branches import data_branch
+from pgrunbook.branches.server import Server, ServerState, server_names
+from pgrunbook.config.targets import Target
+from pgrunbook.database.checksums import TableName, TableSum, checksums
+from pgrunbook.database.connection import connect
+from pgrunbook.errors import Refused, Unreachable
+from scenes import error_of, session
+
+Project = Callable[..., Target]
+ENOUGH = 2**40
+RICH = """
+CREATE TABLE a (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz DEFAULT now());
+INSERT INTO a (at) SELECT now() FROM generate_series(1, 1000);
+CREATE SCHEMA "Odd schema";
+CREATE TABLE "Odd schema"."T 1" ("M m" text PRIMARY KEY);
+INSERT INTO "Odd schema"."T 1" SELECT 'Ä' || n FROM generate_series(1, 20) n;
+CREATE TABLE p (n int, at date) PARTITION BY RANGE (at);
+CREATE TABLE p_2026 PARTITION OF p FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+INSERT INTO p SELECT n, '2026-02-03' FROM generate_series(1, 50) n;
+"""
+
+
+def sums(target: Target) -> dict[TableName, TableSum]:
+    with connect(target, purpose="test") as conn:
+        return checksums(conn)
+
+
+def branches() -> list[str]:
+    return [name for name in server_names() if name.startswith("branch-")]
+
+
+def by_address(target: Target, monkeypatch: pytest.MonkeyPatch) -> Target:
+    """The same database, as one that we know only the address of."""
+    address = target.conninfo()
+    url = f"postgresql://{address['user']}@/{address['dbname'].replace(' ', '%20')}?host={address['host']}"
+    monkeypatch.setenv("ADDRESS", url)
+    return Target(name="far", url_from="ADDRESS", migrations=target.migrations)
+
+
+@pytest.fixture
+def quoted_name(site: Site) -> Iterator[str]:
+    name = f'It\'s "a" db {secrets.token_hex(3)}'
+    with site.server.connect() as conn:
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield name
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def test_the_data_is_there_twice_and_equal_and_the_source_is_untouched(project: Project) -> None:
+    """What is committed until now is on the branch; what is done there stays there, and is gone at the end."""
+    target = project()
+    do(target, RICH)
+    before = sums(target)
+    with data_branch.with_data(target, most_bytes=ENOUGH) as copy:
+        assert (copy.safe.name, copy.plain.name) == ("branch of demo", "plain branch of demo")
+        assert copy.how == "base backup with WAL to now"
+        assert sums(copy.safe) == sums(copy.plain) == before
+        do(copy.safe, "DROP TABLE p")
+        do(copy.plain, "INSERT INTO a DEFAULT VALUES")
+        assert rows(copy.safe, "SELECT count(*) FROM a") == [(1000,)]
+        assert sums(target) == before
+        folder, name = copy.server.dir, copy.server.name
+        assert folder.is_dir()
+    assert not folder.exists()
+    assert Server(name).status().state is ServerState.ABSENT
+    assert branches() == []
+
+
+def test_the_branch_archives_nothing_and_reaches_nobody(project: Project) -> None:
+    """What somebody set on the source with ALTER SYSTEM does not make the branch write there or wait for it."""
+    target = project()
+    do(target, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    do(target, "ALTER SYSTEM SET archive_command = 'false'")
+    do(target, "ALTER SYSTEM SET work_mem = '5MB'")
+    try:
+        with data_branch.with_data(target, most_bytes=ENOUGH) as copy:
+            told = {name: rows(copy.safe, f"SHOW {name}")[0][0] for name in [*data_branch.SETTINGS, "work_mem"]}
+            assert told == {**data_branch.SETTINGS, "work_mem": "5MB"}
+            do(copy.safe, "CREATE TABLE written ()")
+            assert list(copy.server.archive_dir.iterdir()) == []
+    finally:
+        for name in ("synchronous_standby_names", "archive_command", "work_mem"):
+            do(target, f"ALTER SYSTEM RESET {name}")
+
+
+def test_a_prepared_transaction_does_not_stand_in_the_way(project: Project) -> None:
+    """It came along in the base backup with its locks; on the branch it is aborted."""
+    target = project()
+    do(target, "CREATE TABLE a (n int)")
+    with connect(target, purpose="test") as conn:
+        conn.execute("BEGIN; LOCK TABLE a; PREPARE TRANSACTION 'somebody''s'")
+        try:
+            with data_branch.with_data(target, most_bytes=ENOUGH) as copy:
+                do(copy.safe, "ALTER TABLE a ADD m int")
+                assert rows(copy.plain, "SELECT gid FROM pg_prepared_xacts") == []
+        finally:
+            conn.execute("ROLLBACK PREPARED 'somebody''s'")
+
+
+@pytest.mark.parametrize("way", ["server", "address"])
+def test_the_branch_starts_sessions_with_the_settings_of_the_target(
+    project: Project, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ALTER DATABASE and ALTER ROLE say where names are looked for: on both databases of the branch."""
+    target = project()
+    do(target, "CREATE SCHEMA app; CREATE SCHEMA postgres; CREATE TABLE app.t ()")
+    do(target, f"ALTER DATABASE {target.database} SET search_path = app, \"$user\", 'Odd one'")
+    do(target, f"ALTER DATABASE {target.database} SET app.tenant = 'x''y'")
+    with data_branch.with_data(
+        target if way == "server" else by_address(target, monkeypatch), most_bytes=ENOUGH
+    ) as copy:
+        for branch in (copy.safe, copy.plain):
+            assert rows(branch, "SHOW search_path") == [('app, postgres, "Odd one"',)]
+            assert rows(branch, "SHOW app.tenant") == [("x'y",)]
+            do(branch, "DROP TABLE t")
+
+
+def test_a_dump_gives_the_same_data(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a server that is not ours; with owners, and the planner knows the tables."""
+    target = project()
+    do(target, RICH + "CREATE ROLE owner_of_p; ALTER TABLE p OWNER TO owner_of_p; CREATE TABLE pgrunbook.more ()")
+    try:
+        with data_branch.with_data(by_address(target, monkeypatch), most_bytes=ENOUGH) as copy:
+            assert copy.how == "dump and restore"
+            assert (copy.safe.name, copy.safe.url_from) == ("branch of far", None)
+            assert sums(copy.safe) == sums(copy.plain) == sums(target)
+            assert rows(copy.plain, "SELECT tableowner FROM pg_tables WHERE tablename = 'p'") == [("owner_of_p",)]
+            assert rows(copy.plain, "SELECT reltuples FROM pg_class WHERE relname = 'a'") == [(1000.0,)]
+            if copy.server.installation.major >= 17:
+                assert rows(copy.safe, "SELECT lower('Ä')") == [("ä",)]
+        assert branches() == []
+    finally:
+        do(target, "DROP OWNED BY owner_of_p; DROP ROLE owner_of_p")
+
+
+@pytest.mark.parametrize("way", ["server", "address"])
+def test_a_database_may_have_any_name(
+    project: Project, way: str, quoted_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With blanks and both kinds of quotes."""
+    target = project().model_copy(update={"database": quoted_name})
+    do(target, RICH)
+    if way == "address":
+        monkeypatch.setenv("PGDATABASE", "elsewhere")
+        monkeypatch.setenv("ADDRESS", f"postgresql://postgres@/?host={target.conninfo()['host']}")
+        reached = Target(name="far", url_from="ADDRESS", database=quoted_name)
+    else:
+        reached = target
+    with data_branch.with_data(reached, most_bytes=ENOUGH) as copy:
+        assert copy.safe.database == quoted_name
+        assert sums(copy.safe) == sums(copy.plain) == sums(target)
+
+
+@pytest.mark.parametrize("how_it_ends", [RuntimeError, KeyboardInterrupt])
+def test_the_branch_is_gone_however_the_rehearsal_ends(project: Project, how_it_ends: type[BaseException]) -> None:
+    """Also while a session still writes on it."""
+    target = project()
+    made: list[Path] = []
+
+    def rehearse() -> None:
+        with data_branch.with_data(target, most_bytes=ENOUGH) as copy, connect(copy.safe, purpose="test") as conn:
+            made.append(copy.server.dir)
+            conn.execute("BEGIN; CREATE TABLE half_done ()")
+            raise how_it_ends
+
+    with pytest.raises(how_it_ends):
+        rehearse()
+    assert not made[0].exists()
+    assert branches() == []
+
+
+def test_what_a_dead_process_left_is_cleared_away_and_what_a_living_one_uses_is_not(project: Project) -> None:
+    """The lock of its server tells which is which, not the process id, which is given anew."""
+    target = project()
+    dead, living = Server(f"branch-{os.getpid()}-00dead"), Server("branch-999999999-00a11e")
+    dead.start()
+    with living.lock():
+        living.start()
+        half = dead.dir.with_name("branch-7-0000aa.gone")
+        half.mkdir()
+        with data_branch.with_data(target, most_bytes=ENOUGH):
+            assert dead.status().state is ServerState.ABSENT
+            assert living.status().state is ServerState.RUNNING
+        assert not half.exists()
+    data_branch.clear_leftovers()
+    assert branches() == []
+
+
+def test_a_database_that_is_too_large_is_not_copied(project: Project) -> None:
+    """The refusal says both sizes, and nothing is made."""
+    target = project()
+    error = error_of(lambda: data_branch.with_data(target, most_bytes=1024 * 1024).__enter__())
+    assert isinstance(error, Refused)
+    size_mb = str(rows(target, "SELECT round(pg_database_size(current_database()) / 1048576.0)")[0][0])
+    assert error.lines() == [
+        'refused to copy the data of target "demo": it is larger than allowed',
+        f"Detail: Database {target.database} has {size_mb} MB; allowed are 1 MB.",
+        "State: Nothing changed in the database.",
+        f"Hint: Allow more. {data_branch.WITHOUT}",
+    ]
+    assert branches() == []
+
+
+def test_a_disk_that_is_too_small_is_found_before_the_copy(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal says what there is and what it takes."""
+    target = project()
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**30, 2**30 - 2**20, 2**20))
+    error = error_of(lambda: data_branch.with_data(target, most_bytes=ENOUGH).__enter__())
+    assert isinstance(error, Refused)
+    assert error.message == 'refused to copy the data of target "demo": there is too little space on the disk'
+    assert " has 1 MB left; 2 copies and a fifth more need " in error.detail
+    assert branches() == []
+
+
+def test_a_target_that_is_locked_cannot_be_dumped(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pg_dump waits two seconds for its locks; then it is said what was in the way, and nothing is left."""
+    target = project()
+    do(target, "CREATE TABLE a (n int)")
+    far = by_address(target, monkeypatch)
+    with session(target, "LOCK TABLE a"):
+        error = error_of(lambda: data_branch.with_data(far, most_bytes=ENOUGH).__enter__())
+    assert isinstance(error, Unreachable)
+    assert error.message == 'could not copy the data of target "far"'
+    assert "canceling statement due to" in error.detail
+    assert error.state == "The target was only read; the branch is removed."
+    assert branches() == []
+
+
+def test_tablespaces_are_refused_as_they_would_be_shared(
+    project: Project, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy's tables would lie in the source's files; a dump is another thing."""
+    target = project()
+    folder = site.server.dir / "far"
+    site.server.do("mkdir", "far")
+    do(target, f"CREATE TABLESPACE far LOCATION '{folder}'")
+    try:
+        error = error_of(lambda: data_branch.with_data(target, most_bytes=ENOUGH).__enter__())
+        assert isinstance(error, Refused)
+        assert error.message == 'cannot take a base backup of server "main": it has tablespaces'
+        with data_branch.with_data(by_address(target, monkeypatch), most_bytes=ENOUGH) as copy:
+            assert sums(copy.safe) == sums(target)
+    finally:
+        do(target, "DROP TABLESPACE far")
+
+
+def test_a_branch_with_fewer_rows_than_the_target_is_noticed(project: Project) -> None:
+    """Counted on both sides: an unlogged table is empty in a base backup."""
+    target = project()
+    do(target, RICH + "CREATE UNLOGGED TABLE u (n int); INSERT INTO u SELECT generate_series(1, 10)")
+    tables = ["public.a", '"Odd schema"."T 1"', "public.p", "public.u", "public.not_there"]
+    with data_branch.with_data(target, most_bytes=ENOUGH) as copy:
+        do(copy.safe, "DELETE FROM a WHERE n <= 50; DELETE FROM p WHERE n <= 6")
+        with connect(target, purpose="test") as there, connect(copy.safe, purpose="test") as here:
+            found = data_branch.rows_beside(there, here, tables)
+            assert data_branch.rows_beside(here, there, ["public.not_there"]) == []
+    assert found == [
+        ("public.a", 1000, 950), ('"Odd schema"."T 1"', 20, 20), ("public.p", 50, 44), ("public.u", 10, 0),
+    ]  # fmt: skip
+    assert [beside.table for beside in found if beside.falls_short] == ["public.p", "public.u"]
+
+
+def test_the_rows_of_a_big_table_are_estimated_from_its_size(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the catalog with too small a file beside it is found, though both have the same statistics."""
+    target = project()
+    do(target, "CREATE UNLOGGED TABLE u (n int); INSERT INTO u SELECT generate_series(1, 50000); ANALYZE u")
+    monkeypatch.setattr(data_branch, "COUNT_EXACTLY_BELOW_BYTES", -1)
+    with (
+        data_branch.with_data(target, most_bytes=ENOUGH) as copy,
+        connect(target, purpose="test") as there,
+        connect(copy.safe, purpose="test") as here,
+    ):
+        assert rows(copy.safe, "SELECT reltuples FROM pg_class WHERE relname = 'u'") == [(50000.0,)]
+        assert data_branch.rows_beside(there, here, ["public.u"]) == [("public.u", 50000, 0)]

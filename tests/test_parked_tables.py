@@ -1,0 +1,291 @@
+"""A table that is dropped is moved out of everybody's reach, and comes back with its rows and all that is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+import test_schema
+from pgrunbook import undo_data
+from pgrunbook.database import checksums, health, schema
+from pgrunbook.database.schema_diff import diff
+from pgrunbook.errors import Broken, Refused
+from pgrunbook.undo_data import Site
+from pgrunbook.undo_data.reapply import waiting
+from test_schema import Server
+from undo_data_stage import Conn, Way, database, do, texts, value
+
+# ruff: noqa: E501 - one statement on a line, whatever its length
+
+server = test_schema.server
+
+BASE = """
+CREATE SCHEMA app;
+CREATE TYPE app.mood AS ENUM ('sad', 'ok');
+CREATE FUNCTION app.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TABLE users (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, num serial, name text UNIQUE, m app.mood DEFAULT 'ok', boss bigint REFERENCES users, low text GENERATED ALWAYS AS (lower(name)) STORED);
+INSERT INTO users (name) SELECT 'N' || i FROM generate_series(1, 30) AS i;
+UPDATE users SET boss = 1 WHERE id > 1;
+CREATE INDEX users_name ON users (lower(name)) WHERE num > 3;
+CREATE STATISTICS user_stats ON name, m FROM users;
+CREATE TRIGGER users_touch BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION app.touch();
+CREATE POLICY mine ON users USING (id > 0);
+COMMENT ON TABLE users IS 'who';
+CREATE TABLE app."Orders x" (id integer PRIMARY KEY, user_id bigint REFERENCES users ON DELETE CASCADE, n integer DEFAULT nextval('users_num_seq'), whole users);
+INSERT INTO app."Orders x" SELECT i, i FROM generate_series(1, 20) AS i;
+CREATE VIEW names AS SELECT id, name FROM users;
+CREATE VIEW short AS SELECT name FROM names WHERE length(name) < 3;
+CREATE MATERIALIZED VIEW counts AS SELECT count(*) AS n FROM users;
+CREATE FUNCTION named(text) RETURNS bigint LANGUAGE sql STABLE BEGIN ATOMIC SELECT id FROM users WHERE name = $1; END;
+CREATE POLICY of_user ON app."Orders x" USING (EXISTS (SELECT FROM users WHERE users.id = user_id));
+CREATE TABLE p (id integer, at date, v text, user_id bigint REFERENCES users, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+CREATE TABLE app.p_2 PARTITION OF p FOR VALUES FROM ('2026-01-01') TO ('2027-01-01') PARTITION BY RANGE (id);
+CREATE TABLE p_2_low PARTITION OF app.p_2 FOR VALUES FROM (0) TO (100);
+INSERT INTO p SELECT i, '2025-10-01'::date + i * 3, 'v' || i, i FROM generate_series(1, 30) AS i;
+CREATE TABLE parent (id serial, a integer);
+CREATE TABLE child (b integer) INHERITS (parent);
+INSERT INTO parent (a) VALUES (1), (2);
+INSERT INTO child (a, b) VALUES (3, 4);
+CREATE UNLOGGED TABLE plain (a integer, b text);
+INSERT INTO plain SELECT i, 'x' FROM generate_series(1, 5) AS i;
+"""
+
+
+@pytest.fixture(scope="module")
+def made(server: Server) -> Iterator[Conn]:
+    """A database with the tables."""
+    with database(server, "keeping_tables", BASE) as conn:
+        yield conn
+
+
+@pytest.fixture
+def conn(made: Conn) -> Iterator[Conn]:
+    """A connection to the tables as new: all that is done is rolled back."""
+    with made.transaction(force_rollback=True):
+        yield made
+
+
+DROPS = [
+    "DROP TABLE plain",
+    'DROP TABLE app."Orders x"',
+    'DROP TABLE app."Orders x", plain',
+    "DROP TABLE IF EXISTS nothing, plain",
+    "DROP TABLE p",
+    "DROP TABLE p_1",
+    "DROP TABLE app.p_2",
+    "DROP TABLE child",
+    "DROP TABLE parent CASCADE",
+    'ALTER TABLE app."Orders x" DROP COLUMN whole; DROP TABLE users CASCADE',
+    'ALTER TABLE app."Orders x" DROP COLUMN whole; DROP TABLE users, p, app."Orders x" CASCADE',
+]
+
+
+@pytest.mark.parametrize("sql", DROPS)
+def test_a_table_goes_as_if_it_were_dropped_and_comes_back(conn: Conn, sql: str) -> None:
+    """The schema behind it is that of the plain statement; schema and rows are what they were, but for what is told."""
+    first, _, sql = sql.rpartition("; ")
+    if first:
+        conn.execute(first.encode())
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
+    with conn.transaction(force_rollback=True):
+        conn.execute(sql.encode())
+        plain, plain_rows = schema.snapshot(conn), checksums.checksums(conn)
+    way = Way(conn, sql)
+    assert way.because == ""
+    way.there()
+    assert [d.line() for d in diff(plain, schema.snapshot(conn))] == []
+    assert checksums.checksums(conn) == plain_rows
+    assert not [name for name in health.row_counts(conn) if "pgrunbook" in name]
+    kept = undo_data.kept_list(conn)
+    assert {one.state for one in kept} == {"kept"}
+    assert sum(one.bytes for one in kept) > 0
+    way.back()
+    assert checksums.checksums(conn) == rows
+    left = [
+        d.line()
+        for d in diff(before, schema.snapshot(conn))
+        if not any(d.name.startswith(told.split()[2]) for told in way.undo.differs)
+    ]
+    assert left == []
+    assert {one.state for one in undo_data.kept_list(conn)} == {"given back"}
+    assert not value(conn, "SELECT count(*) FROM pg_namespace WHERE nspname ~ '^pgrunbook_kept_'")
+
+
+def test_a_kept_table_is_out_of_reach(conn: Conn, server: Server) -> None:
+    """Not even for its owner, nor where everybody is given the use of every new schema."""
+    role = f"app_{server.version}"
+    conn.execute(f"CREATE ROLE {role}; ALTER TABLE plain OWNER TO {role}; GRANT ALL ON users TO PUBLIC")
+    conn.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO PUBLIC, {role}")
+    try:
+        Way(conn, "DROP TABLE plain").there()
+        Way(conn, 'DROP TABLE app."Orders x"', site=Site("0002", "b", "up", 1)).there()
+        places = [f'"{one.kept_as}".{one.table.name!r}'.replace("'", '"') for one in undo_data.kept_list(conn)]
+        conn.execute(f"SET ROLE {role}")
+        for place in places:
+            with (
+                pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for schema"),
+                conn.transaction(),
+            ):
+                conn.execute(f"SELECT FROM {place}".encode())
+    finally:
+        conn.execute("RESET ROLE")
+        conn.execute(f"ALTER DEFAULT PRIVILEGES REVOKE ALL ON SCHEMAS FROM PUBLIC, {role}")
+        conn.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+def test_what_refers_to_it_does_not_hold_others_up(conn: Conn) -> None:
+    """Rows that it referred to can be deleted, and what it needed can be dropped but for its types."""
+    conn.execute('ALTER TABLE app."Orders x" DROP COLUMN whole')
+    Way(conn, 'DROP TABLE app."Orders x"').there()
+    Way(conn, "DROP TABLE p", site=Site("0002", "b", "up", 1)).there()
+    assert conn.execute("DELETE FROM users WHERE id > 1").rowcount == 29
+
+
+def test_types_that_only_a_kept_table_had_can_be_dropped_behind_it(conn: Conn) -> None:
+    """Its values are text meanwhile, and it comes back with its types, defaults, indexes and NULLs."""
+    conn.execute(
+        "CREATE DOMAIN app.day AS date CHECK (VALUE > '2000-01-01'); CREATE TYPE app.span AS (a date, m app.mood[])"
+    )
+    conn.execute(
+        "CREATE TABLE typed (id integer PRIMARY KEY, m app.mood NOT NULL DEFAULT 'ok', ms app.mood[] DEFAULT '{sad}', d app.day, s app.span, UNIQUE (id, m))"
+    )
+    conn.execute("CREATE INDEX typed_m ON typed (m) WHERE id > 3; COMMENT ON COLUMN typed.m IS 'how'")
+    conn.execute(
+        "INSERT INTO typed SELECT i, 'sad', '{ok,NULL}', '2026-02-03', ROW('2026-04-05', '{sad}')::app.span FROM generate_series(1, 9) AS i; INSERT INTO typed (id) VALUES (77)"
+    )
+    conn.execute("DROP TABLE users CASCADE")
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
+    ways = [Way(conn, "DROP TABLE typed")]
+    conn.execute("SET DateStyle = 'SQL, DMY'")
+    ways[0].there()
+    for number, sql in enumerate(("DROP TYPE app.span", "DROP TYPE app.mood", "DROP DOMAIN app.day"), 2):
+        ways.append(Way(conn, sql, site=Site("0001_x", "a" * 64, "up", number)))
+        ways[-1].there()
+    conn.execute("RESET DateStyle")
+    for way in reversed(ways):
+        way.back()
+    assert checksums.checksums(conn) == rows
+    assert [d.line() for d in diff(before, schema.snapshot(conn))] == []
+
+
+CANNOT = {
+    "DROP TABLE users CASCADE": 'values of app."Orders x".whole would go with a table',
+    "DROP TABLE passing": "passing is temporary",
+    "DROP TABLE child CASCADE": "statistics app.elsewhere lie in another schema than public.child",
+}
+
+
+@pytest.mark.parametrize("sql", CANNOT)
+def test_what_cannot_be_kept_says_why(conn: Conn, sql: str) -> None:
+    """A sentence; the statement is executed as it is written."""
+    conn.execute("CREATE TEMPORARY TABLE passing (a integer); CREATE STATISTICS app.elsewhere ON a, b FROM child")
+    way = Way(conn, sql)
+    assert way.because.startswith("It cannot be undone, because ")
+    assert CANNOT[sql] in way.because
+    assert [step.sql for step in way.expansion.steps] == [sql]
+
+
+def test_purging_drops_a_family_and_nothing_else(conn: Conn) -> None:
+    """Partitions go with their table; a view that somebody has made of it, or a table laid beside it, is refused."""
+    Way(conn, "DROP TABLE p").there()
+    top, *parts = undo_data.kept_list(conn)
+    assert {part.part_of for part in parts} == {top.id}
+    conn.execute(f"CREATE VIEW looks AS SELECT * FROM {top.kept_as}.p")
+    conn.execute(f"CREATE TABLE {parts[0].kept_as}.beside (a integer)")
+    with pytest.raises(Refused) as caught:
+        undo_data.purge(conn, [parts[0].id])
+    assert caught.value.lines() == [
+        f'cannot drop the kept table "{parts[0].kept_as}"."{parts[0].table.name}"',
+        f"Detail: cannot drop schema {parts[0].kept_as} because other objects depend on it: table {parts[0].kept_as}.beside depends on schema {parts[0].kept_as}",
+        "State: Nothing changed in the database.",
+        "Hint: Drop what depends on it first, or the rest of its family with it; it was not made by pgrunbook.",
+    ]
+    conn.execute(f"DROP TABLE {parts[0].kept_as}.beside")
+    with conn.transaction(force_rollback=True), pytest.raises(Refused, match="view looks depends on table"):
+        undo_data.purge(conn, [top.id])
+    conn.execute("DROP VIEW looks")
+    assert sorted(undo_data.purge(conn, [top.id])) == sorted(one.kept_as for one in (top, *parts))
+    assert undo_data.kept_list(conn) == []
+    assert not value(conn, "SELECT count(*) FROM pg_namespace WHERE nspname ~ '^pgrunbook_kept_'")
+
+
+def test_what_was_purged_or_is_gone_cannot_be_brought_back(conn: Conn) -> None:
+    """It says what, when, and what is left to do."""
+    way = Way(conn, "DROP TABLE plain")
+    way.there()
+    with conn.transaction(force_rollback=True):
+        conn.execute(f"DROP SCHEMA {way.keep.kept_as} CASCADE")
+        with pytest.raises(Broken, match="cannot bring back table"):
+            undo_data.bring_back(conn, way.keep)
+    (kept,) = undo_data.kept_list(conn)
+    undo_data.purge(conn, [kept.id])
+    with pytest.raises(Refused) as caught:
+        undo_data.bring_back(conn, way.keep)
+    first, detail, state, hint = caught.value.lines()
+    assert first == "cannot give back what was kept of table public.plain"
+    assert detail.startswith("Detail: It was purged on 20")
+    assert detail.endswith("Z for 0001_x.")
+    assert state == "State: Nothing changed in the database."
+    assert (
+        hint
+        == f"Hint: Restore to a point in time before it was purged, beside this database; there it is in {kept.kept_as}."
+    )
+    with pytest.raises(Refused):
+        undo_data.mark_given_back(conn, [kept.kept_as])
+
+
+def test_the_same_statement_again_keeps_beside_what_was_kept_before(conn: Conn) -> None:
+    """Nothing that is still kept is lost."""
+    first = Way(conn, "DROP TABLE plain")
+    first.there()
+    conn.execute("CREATE TABLE plain (a integer); INSERT INTO plain VALUES (4711)")
+    second = Way(conn, "DROP TABLE plain")
+    second.there()
+    newer, older = undo_data.kept_list(conn)
+    assert older.kept_as == f"{newer.kept_as}_{older.id}"
+    second.back()
+    assert texts(conn, "plain") == ["(4711)"]
+    assert len(texts(conn, f"{older.kept_as}.plain")) == 5
+
+
+@pytest.mark.parametrize("batch_rows", [7, 1_000])
+def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: int) -> None:
+    """Rows of a table and values of a column that were taken back: common columns, identities, and sequences behind them."""
+    site = Site("0001_x", "a" * 64, "down", 1)
+    conn.execute('ALTER TABLE app."Orders x" DROP COLUMN whole')
+    conn.execute(
+        "CREATE TABLE moods (id integer PRIMARY KEY, m app.mood); INSERT INTO moods VALUES (1, 'sad'), (2, NULL)"
+    )
+    Way(conn, "DROP TABLE plain", site=site).there()
+    Way(conn, "DROP TABLE p", site=Site("0001_x", "a" * 64, "down", 2)).there()
+    Way(conn, 'DROP TABLE app."Orders x"', site=Site("0001_x", "a" * 64, "down", 3)).there()
+    Way(conn, "DROP TABLE moods", site=Site("0001_x", "a" * 64, "down", 5)).there()
+    conn.execute("CREATE TABLE moods (m app.mood, id integer)")
+    conn.execute("ALTER TABLE users ADD COLUMN note text")
+    conn.execute("UPDATE users SET note = 'n' || id WHERE id > 3")
+    Way(conn, "ALTER TABLE users DROP COLUMN note", batch_rows, site=Site("0001_x", "a" * 64, "down", 4)).there()
+    conn.execute("CREATE TABLE plain (b text DEFAULT 'd', c integer, a integer)")
+    conn.execute(
+        'CREATE TABLE app."Orders x" (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id bigint, twice bigint GENERATED ALWAYS AS (user_id * 2) STORED)'
+    )
+    conn.execute('INSERT INTO app."Orders x" (user_id) VALUES (99)')
+    conn.execute("CREATE TABLE p (id integer, at date, v text, PRIMARY KEY (id, at))")
+    conn.execute("ALTER TABLE users ADD COLUMN note text DEFAULT 'none'")
+    for kept in waiting(conn, ["0001_x"]):
+        for number, step in enumerate(undo_data.refill(conn, conn, kept, batch_rows=batch_rows), 1):
+            do(conn, step, site, number, f"forward {kept.id}")
+    assert texts(conn, "moods") == ["(,2)", "(sad,1)"]
+    assert texts(conn, "plain") == [f"(x,,{i})" for i in range(1, 6)]
+    found = conn.execute('SELECT id, user_id, twice FROM app."Orders x" ORDER BY id').fetchall()
+    assert found == [(1, 99, 198), *((i, i, i * 2) for i in range(2, 21))]
+    assert value(conn, 'INSERT INTO app."Orders x" (user_id) VALUES (1) RETURNING id') == 21
+    assert value(conn, "SELECT count(*) FROM p") == 30
+    assert value(conn, "SELECT count(*) FROM users WHERE note = 'n' || id") == 27
+    assert value(conn, "SELECT count(*) FROM users WHERE note IS NULL") == 3
+    left = {(kept.table.name, kept.state) for kept in undo_data.kept_list(conn)}
+    assert left == {
+        (name, "given back") for name in ("plain", "moods", "Orders x", "p", "p_1", "p_2", "p_2_low", "users")
+    }
