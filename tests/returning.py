@@ -14,10 +14,10 @@ from pgrunbook.draft import build, draft
 from pgrunbook.execute.execution import Execution
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Plan
-from pgrunbook.procedures.rollback_views import RowsSince, rows_since
+from pgrunbook.procedures.rollback_views import RollbackRowEffects, rows_since
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import rollback, schema_only
-from pgrunbook.rehearse.rollback import Prepared
+from pgrunbook.rehearse.rollback import RollbackDraft
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.undo_data import OnConflict
 from scenes import journal_of
@@ -59,7 +59,7 @@ def execute(target: Target, plan: Plan, run_id: str, on_conflict: OnConflict = "
         Execution(plan, target, run_id, conn, history, Journal(journal_of(target)), on_conflict=on_conflict).run()
 
 
-def prepared(target: Target, names: Sequence[str] = (), *, only: Sequence[int] = ()) -> tuple[Plan, Prepared]:
+def prepared(target: Target, names: Sequence[str] = (), *, only: Sequence[int] = ()) -> tuple[Plan, RollbackDraft]:
     """Plan and try on a branch the way back of migrations, newest first: of all that are applied, or of those named."""
     with connect(target, purpose="plans") as conn:
         history = histories.read(conn, target)
@@ -74,14 +74,14 @@ def prepared(target: Target, names: Sequence[str] = (), *, only: Sequence[int] =
     return plan, done
 
 
-def take_back(target: Target, *names: str, on_conflict: OnConflict = "stop") -> Prepared:
+def take_back(target: Target, *names: str, on_conflict: OnConflict = "stop") -> RollbackDraft:
     """Take migrations back: all that are applied, or those named."""
     plan, done = prepared(target, names)
     execute(target, plan, ROLLBACK, on_conflict)
     return done
 
 
-def since(target: Target, *names: str) -> RowsSince:
+def since(target: Target, *names: str) -> RollbackRowEffects:
     """Return what a rollback would do to the rows of today."""
     plan, done = prepared(target, names)
     with connect(target, purpose="looks") as conn:

@@ -23,7 +23,7 @@ from pgrunbook.database.schema import snapshot
 from pgrunbook.draft import draft
 from pgrunbook.draft.build import as_written, base, up
 from pgrunbook.errors import RunbookError
-from pgrunbook.execute.events import Observer
+from pgrunbook.execute.events import StepObserver
 from pgrunbook.execute.execution import Execution
 from pgrunbook.execute.results import StepResult
 from pgrunbook.history import Migration
@@ -83,7 +83,7 @@ def execute(
     *,
     run_id: str = RUN,
     seen: Callable[[Execution], None] = lambda _: None,
-    observer: Observer | None = None,
+    observer: StepObserver | None = None,
 ) -> list[StepResult]:
     """Execute a plan as migrate does, on a session of its own."""
     plan = plan or plan_of(target)

@@ -10,7 +10,7 @@ import pytest
 
 import safe_forms_stage
 import test_schema
-from pgrunbook.online.batches import Progress, run_batches
+from pgrunbook.online.batches import BatchProgress, run_batches
 from pgrunbook.plan.step import Batches
 from safe_forms_stage import Conn, Stage, plan, wait_until
 
@@ -31,7 +31,7 @@ PLUS_ONE = Batches(
 
 def test_every_row_is_changed_once(stage: Stage) -> None:
     """A statement that would change a row again each time it runs changes each row once, by ranges of the key."""
-    told: list[Progress] = []
+    told: list[BatchProgress] = []
     done = run_batches(stage.conn, PLUS_ONE, resume_from="one", on_batch=told.append)
     assert (done.is_done, done.batches, done.rows) == (True, 7, 199)
     assert [progress.last_key for progress in told[:3]] == [("30",), ("60",), ("90",)]
@@ -80,7 +80,7 @@ def test_row_that_is_locked_ends_the_batch_and_not_the_loop(stage: Stage) -> Non
 def test_rows_that_come_behind_the_end_get_one_more_pass(stage: Stage) -> None:
     """What is inserted behind the largest key of the start is changed too, once; the loop does not run after it."""
 
-    def insert(_: Progress) -> None:
+    def insert(_: BatchProgress) -> None:
         with stage.session() as other:
             other.execute("INSERT INTO t (id, c) SELECT max(id) + 1, 5 FROM t")
 
@@ -105,7 +105,7 @@ def test_each_batch_holds_its_own_rows_only(stage: Stage) -> None:
         "CREATE TRIGGER look BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION look()"
     )
 
-    def write(_: Progress) -> None:
+    def write(_: BatchProgress) -> None:
         with stage.session() as other:
             other.execute("DELETE FROM seen; UPDATE t SET b = 'mine' WHERE id = 1")
 

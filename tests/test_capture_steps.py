@@ -19,7 +19,7 @@ from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.step import SafeStep
-from pgrunbook.safe_forms.planner import Planner
+from pgrunbook.safe_forms.planner import Expander
 from pgrunbook.undo_data import Site, give_back_migration
 from test_schema import Server
 from undo_data_stage import Conn, Way, as_written, database, do, statement, texts
@@ -122,7 +122,7 @@ def test_rows_are_kept_by_the_step_that_changes_them(conn: Conn, sql: str) -> No
 
 def test_rows_of_a_loop_are_kept_by_its_batches(conn: Conn) -> None:
     """The step is the loop of the safe form."""
-    planner = Planner(conn, batch_rows=7)
+    planner = Expander(conn, batch_rows=7)
     expansion = planner.expand(statement("UPDATE t SET a = 0"))
     undo = Inverter(conn).inverse(expansion.statement)
     found = undo_data.around(conn, expansion, undo, Site("m", "s", "up", 1), rows_conn=None, batch_rows=7)

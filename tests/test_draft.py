@@ -16,7 +16,7 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.rehearse import branch_run
 from pgrunbook.rehearse.branch_run import execute
-from pgrunbook.rehearse.observer import Observed, Observer
+from pgrunbook.rehearse.observer import Observation, Observer
 from pgrunbook.sql.classify import Policy
 from scenes import error_of
 from test_schema_only import safely
@@ -88,7 +88,7 @@ def sql(changes: tuple[Change, ...]) -> list[str]:
     return [step.sql for change in changes for step in change.steps]
 
 
-def watched(target: Target, changes: tuple[Change, ...]) -> dict[tuple[str, int], Observed]:
+def watched(target: Target, changes: tuple[Change, ...]) -> dict[tuple[str, int], Observation]:
     """What each step did when it was executed on the target itself."""
     with (
         connect(target, purpose="test") as conn,
@@ -100,7 +100,7 @@ def watched(target: Target, changes: tuple[Change, ...]) -> dict[tuple[str, int]
         return {(seen.migration, seen.step): seen for seen in observer.results}
 
 
-def locks(step: Step | Observed, there: set[str] | None = None) -> set[tuple[str, str]]:
+def locks(step: Step | Observation, there: set[str] | None = None) -> set[tuple[str, str]]:
     """The locks of a step, promised or seen: all, or those on what was there before the release."""
     return {(lock.object, lock.mode) for lock in step.locks if there is None or lock.object in there}
 

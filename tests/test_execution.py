@@ -19,7 +19,7 @@ from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Broken, Interrupted, RecordFailed, Refused, StatementFailed, Unreachable
 from pgrunbook.execute import lock_requests
-from pgrunbook.execute.events import Account
+from pgrunbook.execute.events import EventLog
 from pgrunbook.execute.execution import Execution
 from pgrunbook.execute.results import StepResult, StepState
 from pgrunbook.record.journal import Journal
@@ -763,7 +763,7 @@ def test_ctrl_c_behind_a_commit_is_told_as_applied(project: Project, monkeypatch
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Account, "committed", interrupt)
+    monkeypatch.setattr(EventLog, "committed", interrupt)
     error = error_of(lambda: execute(target))
     assert isinstance(error, Interrupted)
     assert (error.message, error.state) == ("stopped in 0001_a", "0001_a is applied as a whole.")

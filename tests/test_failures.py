@@ -12,17 +12,17 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Blocked, StatementFailed, Unreachable
 from pgrunbook.execute import failures
-from pgrunbook.execute.failures import Scene
+from pgrunbook.execute.failures import AttemptEnd
 from scenes import execute, is_at, kill, meanwhile, plan_of, session, until
 
 Project = Callable[..., Target]
 
 
-def scene_of(target: Target, **facts: object) -> Scene:
+def scene_of(target: Target, **facts: object) -> AttemptEnd:
     """A scene in the middle of the target's pending migration."""
     plan = plan_of(target)
     change = plan.changes[0]
-    usual = Scene(target, plan, change, change.steps[0], "send", "public.schema_migrations", "", 0.0, (), 0)
+    usual = AttemptEnd(target, plan, change, change.steps[0], "send", "public.schema_migrations", "", 0.0, (), 0)
     return replace(usual, **facts)
 
 

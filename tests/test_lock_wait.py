@@ -11,7 +11,7 @@ from conftest import do
 from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.lock_wait import Holder, Wanted
+from pgrunbook.database.lock_wait import Holder, LockRequest
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, CONFLICTS, SHARE_UPDATE_EXCLUSIVE
 from scenes import meanwhile, session, until, waits
 
@@ -27,8 +27,8 @@ def target(project: Project) -> Target:
     return target
 
 
-def wanted(name: str = "public.orders", mode: str = ACCESS_EXCLUSIVE) -> Wanted:
-    return Wanted(name, mode, CONFLICTS[mode])
+def wanted(name: str = "public.orders", mode: str = ACCESS_EXCLUSIVE) -> LockRequest:
+    return LockRequest(name, mode, CONFLICTS[mode])
 
 
 def pids(found: Sequence[Holder]) -> list[int | None]:
@@ -47,7 +47,7 @@ def test_where_nobody_is_one_look_is_enough(target: Target) -> None:
         assert lock_wait.holders(conn, [wanted()], older_than_ms=ANY_AGE) == []
         told: list[float] = []
         found = lock_wait.until_free(conn, [wanted()], patience_ms=0, on_wait=lambda _, left_ms: told.append(left_ms))
-    assert (found, told) == (lock_wait.Look(free=True, waited_ms=0.0, looks=1, holders=()), [])
+    assert (found, told) == (lock_wait.LockWait(free=True, waited_ms=0.0, looks=1, holders=()), [])
 
 
 def test_an_old_reader_stands_in_the_way_of_those_who_wait_for_readers(target: Target) -> None:

@@ -14,7 +14,7 @@ from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect, transaction
 from pgrunbook.errors import Unreachable
 from pgrunbook.plan.plan import Change, Step
-from pgrunbook.rehearse.observer import HeldLock, Observed, Observer
+from pgrunbook.rehearse.observer import HeldLock, Observation, Observer
 from pgrunbook.sql.classify import Policy
 from scenes import error_of, kill, meanwhile, session, steps_of, until, waits
 
@@ -42,7 +42,7 @@ class Stage:
         steps = steps_of(sql, "0001_a.sql", self.target)
         return stub(steps)
 
-    def run(self, sql: str, *, pause: Callable[[], object] = lambda: None) -> list[Observed]:
+    def run(self, sql: str, *, pause: Callable[[], object] = lambda: None) -> list[Observation]:
         """Run statements in one transaction, or alone where they must; return what was seen of them."""
         change, before = self.change(sql), len(self.observer.results)
         if change.steps[0].policy is Policy.ALONE:
@@ -68,11 +68,11 @@ def stub(steps: tuple[Step, ...]) -> Change:
     return Change.model_construct(migration="0001_a", steps=steps)
 
 
-def locks(seen: Observed) -> set[tuple[str, str]]:
+def locks(seen: Observation) -> set[tuple[str, str]]:
     return {(lock.object, lock.mode) for lock in seen.locks}
 
 
-def the_lock(seen: Observed, name: str) -> HeldLock:
+def the_lock(seen: Observation, name: str) -> HeldLock:
     (found,) = (lock for lock in seen.locks if lock.object == name)
     return found
 

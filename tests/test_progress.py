@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgrunbook.record.run import Part, Status
-from pgrunbook.runner.progress import Progress
+from pgrunbook.runner.progress import ProgressDisplay
 
 SAYS = ('could not apply "0001_[/red]"', "Detail: array [1:2] of [bold]", "Hint: Mend it.")
 
@@ -28,7 +28,7 @@ with Progress("release on demo", Path("journal.jsonl")) as progress:
 
 def test_a_log_gets_plain_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """One for each procedure, then its error; no colours, no bars."""
-    with Progress("release on demo", tmp_path / "journal.jsonl") as progress:
+    with ProgressDisplay("release on demo", tmp_path / "journal.jsonl") as progress:
         progress.procedure("migrate")
         progress.cell({"id": "execute-plan"})
         progress.ended(Part("migrate", "01-migrate.ipynb", Status.FAILED, says=SAYS[0]), SAYS)

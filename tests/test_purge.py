@@ -18,14 +18,14 @@ from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Interrupted, Refused, Unreachable, WrongInput
 from pgrunbook.execute import purge as purging
-from pgrunbook.execute.purge import Thing
+from pgrunbook.execute.purge import PurgeItem
 from pgrunbook.procedures import purge, undo_data_views
 from pgrunbook.record.journal import read
 from pgrunbook.record.run import Status
 from pgrunbook.runner import runbook
 from pgrunbook.session import session as heres
-from pgrunbook.session.session import Here
-from pgrunbook.undo_data import Kept, Place, keeping_statement, kept_list
+from pgrunbook.session.session import Session
+from pgrunbook.undo_data import StepKey, UndoEntry, keeping_statement, kept_list
 from scenes import RUN, error_of, interrupted_when, kill, session
 
 Project = Callable[..., Target]
@@ -82,7 +82,7 @@ def keep(
     until = None if days is None else datetime.now(UTC) + timedelta(days=days)
     with connect(target, purpose="test") as conn:
         with conn.transaction():
-            conn.execute(keeping_statement(conn, statement, Place(RUN, migration, direction, step), keep_until=until))
+            conn.execute(keeping_statement(conn, statement, StepKey(RUN, migration, direction, step), keep_until=until))
         return max(kept.id for kept in kept_list(conn) if kept.part_of is None)
 
 
@@ -97,7 +97,7 @@ def states(target: Target) -> dict[int, str]:
     return {int(str(number)): str(state) for number, state, _ in found}
 
 
-def up_to_the_drop(**given: object) -> Here:
+def up_to_the_drop(**given: object) -> Session:
     """Step through the notebook in this process, up to what goes."""
     here = purge.begin(target="demo", **given)
     purge.meet_the_target(here)
@@ -168,7 +168,7 @@ def test_what_is_still_needed_is_refused(target: Target) -> None:
     assert repr(purge.verdict(here)).startswith("DONE: Nothing was let go; nothing is kept any more.")
 
 
-def things(target: Target) -> dict[int, Thing]:
+def things(target: Target) -> dict[int, PurgeItem]:
     with connect(target, purpose="test") as conn:
         return {thing.id: thing for thing in purging.things(conn, histories.read(conn, target))}
 
@@ -267,7 +267,7 @@ def test_a_purge_that_was_killed_goes_on(target: Target) -> None:
     assert made.parts[0].says.startswith("2 things are let go")
 
 
-def waits(here: Here) -> Callable[[], bool]:
+def waits(here: Session) -> Callable[[], bool]:
     return lambda: any(event["event"] == "drop-waits" for event in read(here.run.journal.path))
 
 
@@ -298,7 +298,7 @@ def test_stopped_by_the_operator_or_by_the_server_it_says_what_is_gone(target: T
     assert states(target) == {number: "purged"}
 
 
-def with_on_wait(here: Here, told: Callable[[object, float], None]) -> object:
+def with_on_wait(here: Session, told: Callable[[object, float], None]) -> object:
     """Let go, and be called as soon as somebody is waited for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -396,5 +396,5 @@ def test_all_five_kinds_are_told(target: Target) -> None:
     )
 
 
-def counted(conn: undo_data.registry.Connection, kept: Kept, **changes: object) -> str:
+def counted(conn: undo_data.registry.Connection, kept: UndoEntry, **changes: object) -> str:
     return undo_data_views.rows_of(conn, replace(kept, **changes))  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ import pytest
 from psycopg import sql
 
 from pgrunbook.database import queries, schema
-from pgrunbook.database.schema import Column, Constraint, Index, Snapshot, snapshot
+from pgrunbook.database.schema import Column, Index, SchemaConstraint, Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.errors import Blocked, Broken
 
@@ -612,7 +612,7 @@ def test_typed_rows_tell_properties(states: dict[str, tuple[State, State]]) -> N
     assert columns["app.users.id"].identity == "BY DEFAULT"
     assert columns["app.users.twice"].generated == "STORED"
     assert columns['"Odd Name"."Table.with dot"."Id"'].position == 1
-    constraints = {constraint.name: constraint for constraint in _objects(states, Constraint)}
+    constraints = {constraint.name: constraint for constraint in _objects(states, SchemaConstraint)}
     assert not constraints["app.orders.total_check"].valid
     assert constraints["app.orders.orders_user_fk"].type == "FOREIGN KEY"
 

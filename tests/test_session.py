@@ -21,7 +21,7 @@ from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run, Status
 from pgrunbook.runner import runbook
 from pgrunbook.session import session as heres
-from pgrunbook.session.session import Here
+from pgrunbook.session.session import Session
 
 Project = Callable[..., Target]
 FOLDER = {"0001_a.sql": "CREATE TABLE a (id int);", "0002_b.sql": "CREATE TABLE b (id int);"}
@@ -172,11 +172,11 @@ def test_the_last_run_is_told_also_where_a_folder_cannot_be_read(
     assert made.run_id in repr(validate.meet_the_target(here))
 
 
-def explained(here: Here, statement: str) -> str:
+def explained(here: Session, statement: str) -> str:
     """Return what a step says whose statement goes wrong."""
 
     @heres.step
-    def step(here: Here) -> object:
+    def step(here: Session) -> object:
         return here.conn.execute(statement.encode()).fetchall()
 
     with pytest.raises(RunbookError) as error:
@@ -185,12 +185,12 @@ def explained(here: Here, statement: str) -> str:
     return str(error.value)
 
 
-def rows_of(here: Here) -> list[tuple[object, ...]]:
+def rows_of(here: Session) -> list[tuple[object, ...]]:
     """Ask the server something simple."""
     return here.conn.execute("SELECT 1").fetchall()
 
 
-def steps_of(module: Any) -> list[Callable[[Here], object]]:
+def steps_of(module: Any) -> list[Callable[[Session], object]]:
     """Return the steps of a procedure, in the order of its notebook."""
     path = Path(__file__).parents[1] / "notebooks" / f"{module.__name__.rpartition('.')[2]}.ipynb"
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

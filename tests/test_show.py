@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pgrunbook.display.lock_chart import LOOKS, MOST, Lane, Lanes, LockBar, Points
+from pgrunbook.display.lock_chart import BAR_STYLES, MOST, Lane, Lanes, LockBar, Points
 from pgrunbook.display.show import BAD, GOOD, Banner, Bar, Card, Cell, Picture, Table, Timeline, figure
 from pgrunbook.display.svg import duration
 
@@ -122,7 +122,7 @@ def test_bars_of_lanes_are_told_apart_without_colour() -> None:
     heights: dict[str | None, set[float]] = {}
     for bar in bars:
         heights.setdefault(bar.get("fill"), set()).add(float(bar.get("height") or 0))
-    readers, writers, nobody = (LOOKS[kind].colour for kind in ("readers", "writers", "nobody"))
+    readers, writers, nobody = (BAR_STYLES[kind].colour for kind in ("readers", "writers", "nobody"))
     assert (readers, writers, nobody) == ("#cf222e", "#bc4c00", "#2da44e")
     assert min(heights[readers]) > max(heights[writers]) > max(heights[nobody])
     assert all(float(bar.get("width") or 0) >= 2 for bar in bars)

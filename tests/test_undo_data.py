@@ -16,7 +16,7 @@ from pgrunbook.errors import Broken, Refused
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.undo_data import (
-    Place,
+    StepKey,
     cannot_because,
     conflicts,
     give_back,
@@ -56,7 +56,7 @@ CREATE TABLE public.keyless (a integer)
 CREATE VIEW public.seen AS SELECT * FROM t
 """.strip().split("\n")
 
-PLACE = Place("run", "0001_data", "up", 1)
+PLACE = StepKey("run", "0001_data", "up", 1)
 BY_ID = Batches("public", "t", "t", "", ("id",), ("integer",), rows=30)
 
 

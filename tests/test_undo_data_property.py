@@ -13,7 +13,7 @@ import test_schema
 import test_undo_data
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
-from pgrunbook.undo_data import Place, conflicts, give_back_migration, keeping, keeping_statement, kept_list
+from pgrunbook.undo_data import StepKey, conflicts, give_back_migration, keeping, keeping_statement, kept_list
 from test_schema import Server
 from test_undo_data import Conn
 
@@ -159,7 +159,7 @@ def make(conn: Conn, *, partitioned: bool, composite: bool, rows: int) -> None:
 def execute(conn: Conn, change: Change, step: int, composite: bool) -> set[tuple[str, ...]]:
     """Execute a step, keeping; return the keys of the rows that it reaches."""
     found = conn.execute(f'SELECT id::text, k FROM app."R" AS r WHERE {change.condition}').fetchall()
-    place = Place("r", "m", "up", step)
+    place = StepKey("r", "m", "up", step)
     if change.in_batches and change.kind != "insert":
         key, types = (("id", "k"), ("integer", "text")) if composite else (("id",), ("integer",))
         loop = Batches("app", "R", "r", change.sql("pgrunbook_range AND "), key, types, rows=5)

@@ -15,7 +15,7 @@ import test_schema
 from pgrunbook.errors import Blocked, Refused
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.sql.statements import parse
-from pgrunbook.violations.violations import Against, against, refuse
+from pgrunbook.violations.violations import Violation, against, refuse
 from test_schema import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
@@ -82,7 +82,7 @@ def conn(home: Server) -> Iterator[Conn]:
         yield conn
 
 
-def look(conn: Conn, *statements: str, **options: Any) -> list[Against]:
+def look(conn: Conn, *statements: str, **options: Any) -> list[Violation]:
     """Ask what stands against statements of one migration."""
     return against(conn, [("0007_shop", statement) for statement in statements], **options)
 
@@ -605,7 +605,7 @@ def test_a_lost_connection_is_raised(home: Server) -> None:
             look(conn, "ALTER TABLE app.users ALTER note SET NOT NULL")
 
 
-def refusal(found: list[Against]) -> str:
+def refusal(found: list[Violation]) -> str:
     """Return the whole text with which a rollback is refused."""
     with pytest.raises(Refused) as caught:
         refuse(found)

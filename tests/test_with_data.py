@@ -20,7 +20,7 @@ from pgrunbook.plan.step import SafeStep
 from pgrunbook.rehearse import with_data
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.with_data import Trial, Ways
-from pgrunbook.safe_forms.update_delete import Rows
+from pgrunbook.safe_forms.update_delete import UpdateDelete
 from scenes import error_of, execute
 from test_schema_only import planned, safely
 
@@ -152,14 +152,14 @@ def test_rows_that_differ_at_the_end_are_refused_with_their_keys(scene: Scene, m
     """A mistake in our own form, which this test makes: the plan does not get out of the rehearsal."""
     target = scene("UPDATE t SET a = a + 1 WHERE id < 300")
     before = untouched(target)
-    expand = Rows.expand
+    expand = UpdateDelete.expand
 
-    def forgets(form: Rows) -> tuple[SafeStep, ...]:
+    def forgets(form: UpdateDelete) -> tuple[SafeStep, ...]:
         (step,) = expand(form)
         assert step.batches is not None
         return (replace(step, batches=replace(step.batches, statement=f"{step.batches.statement} AND id <> 7")),)
 
-    monkeypatch.setattr(Rows, "expand", forgets)
+    monkeypatch.setattr(UpdateDelete, "expand", forgets)
     error = error_of(lambda: tried(target))
     assert isinstance(error, Refused)
     assert str(error) == (

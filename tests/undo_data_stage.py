@@ -17,7 +17,7 @@ from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Statement
-from pgrunbook.undo_data import Place, Site, keeping_statement
+from pgrunbook.undo_data import Site, StepKey, keeping_statement
 from test_schema import Server
 
 Conn = psycopg.Connection[tuple[Any, ...]]
@@ -98,7 +98,7 @@ def do(conn: Connection, step: SafeStep, site: Site, number: int, run_id: str = 
                 undo_data.make_way(conn, keep.kept_as)
         text = step.sql
         if any(keep.kind == "rows" for keep in step.keeps):
-            text = keeping_statement(conn, text, Place(run_id, site.migration, site.direction, number))
+            text = keeping_statement(conn, text, StepKey(run_id, site.migration, site.direction, number))
         cursor = conn.execute(text.encode())
         while cursor.nextset():
             pass

@@ -13,7 +13,7 @@ from ground import ROOT, Ground, state, temporary
 from pgrunbook.app import demo
 from pgrunbook.procedures.plan_views import longest_ms
 from pgrunbook.record import run as runs
-from pgrunbook.rehearse.with_data import Run, TrafficSeen, Trial
+from pgrunbook.rehearse.with_data import StatementRun, TrafficLatency, Trial
 from pgrunbook.runner import runbook
 
 MIGRATIONS, PREPARE_GOAL_S = 100, 5.0
@@ -101,11 +101,11 @@ def locks(count: int) -> Lines:
 
 
 def _locked(seen: list[Trial], number: int, who: str, way: str) -> str:
-    found: list[Run | None] = [getattr(trial.statements[number], way) for trial in seen]
+    found: list[StatementRun | None] = [getattr(trial.statements[number], way) for trial in seen]
     return f"{median(longest_ms(run, who) for run in found):.0f}"
 
 
-def _felt(trial: Trial, way: str) -> TrafficSeen:
+def _felt(trial: Trial, way: str) -> TrafficLatency:
     told = trial.plain_traffic if way == "plain" else trial.safe_traffic
     assert told is not None
     return told

@@ -32,7 +32,7 @@ FROM pg_catalog.pg_stat_archiver AS a
 
 
 @dataclass(frozen=True)
-class RestorePoint:
+class WalRestorePoint:
     """A restore point found in the archived WAL; ``lsn`` is where its record begins."""
 
     name: str
@@ -80,20 +80,20 @@ def wait_archived(conn: Connection, lsn: str, timeout_s: float = 60) -> float:
         time.sleep(POLL_S)
 
 
-def restore_points(server: Server) -> list[RestorePoint]:
+def restore_points(server: Server) -> list[WalRestorePoint]:
     """Return the restore points in the server's archive, oldest first, as pg_waldump finds them.
 
     Of a stopped server, the WAL that is not archived yet is read as well. Reads 100 MB or more per second.
     """
     folders = ["archive"] if server.pid() else ["archive", "data/pg_wal"]
-    found: dict[str, RestorePoint] = {}
+    found: dict[str, WalRestorePoint] = {}
     for folder in folders:
         for first, last in _unbroken(_segments(server, folder)):
             # It ends with an error where the WAL ends, so its exit code says nothing.
             waldump = [str(server.program("pg_waldump")), "--rmgr=XLOG", f"{folder}/{first}", last]
             told = run_as(server.installation.account, waldump, cwd=server.dir).stdout
             for lsn, name in RESTORE_POINT.findall(told):
-                found[lsn] = RestorePoint(name, lsn_text(lsn_number(lsn)))
+                found[lsn] = WalRestorePoint(name, lsn_text(lsn_number(lsn)))
     return list(found.values())
 
 

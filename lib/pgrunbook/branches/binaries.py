@@ -27,7 +27,7 @@ UNSAFE_IN_PATHS = frozenset('"$`\\\n')
 
 
 @dataclass(frozen=True)
-class Account:
+class ServerAccount:
     """The unprivileged account that PostgreSQL runs as when the operator is root."""
 
     name: str
@@ -41,7 +41,7 @@ class Installation:
 
     bindir: Path
     version: str
-    account: Account | None
+    account: ServerAccount | None
 
     @property
     def major(self) -> int:
@@ -100,7 +100,7 @@ def installation() -> Installation:
     return replace(found, version=version)
 
 
-def server_account() -> Account | None:
+def server_account() -> ServerAccount | None:
     """Return the account to run PostgreSQL as, None where it runs as the operator, who is not root then.
 
     For root it is PGRUNBOOK_SERVER_ACCOUNT, else the first of ``postgres`` and ``nobody`` that exists.
@@ -113,7 +113,7 @@ def server_account() -> Account | None:
     names = (named,) if named else USUAL_ACCOUNTS
     for entry in (_passwd_entry(name) for name in names):
         if entry is not None and entry.pw_uid != 0:
-            return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+            return ServerAccount(entry.pw_name, entry.pw_uid, entry.pw_gid)
     raise WrongInput(
         "could not find an unprivileged account for the embedded server",
         detail=f"PostgreSQL does not run as root; looked for {' and '.join(names)}.",
@@ -122,7 +122,7 @@ def server_account() -> Account | None:
 
 
 def run_as(
-    account: Account | None, command: Sequence[str], *, cwd: Path, text: str = ""
+    account: ServerAccount | None, command: Sequence[str], *, cwd: Path, text: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run a program as the account, without a shell and without our PG* variables; whatever its exit code.
 
@@ -145,7 +145,7 @@ def run_as(
 
 
 def run_checked(
-    account: Account | None, command: Sequence[str], *, cwd: Path, text: str = ""
+    account: ServerAccount | None, command: Sequence[str], *, cwd: Path, text: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run a program as :func:`run_as` does. Raises RunbookError with the end of its stderr when it fails."""
     done = run_as(account, command, cwd=cwd, text=text)
@@ -188,7 +188,7 @@ def state_folder(*names: str) -> Path:
     return folder
 
 
-def _check_way(account: Account, folder: Path) -> None:
+def _check_way(account: ServerAccount, folder: Path) -> None:
     for place in reversed(folder.parents):
         facts = place.stat()
         bit = 0o100 if facts.st_uid == account.uid else 0o010 if facts.st_gid == account.gid else 0o001
@@ -212,7 +212,7 @@ def _wheel_bindir() -> Path:
     return Path(spec.submodule_search_locations[0]).resolve() / "pginstall" / "bin"
 
 
-def _version(bindir: Path, account: Account | None) -> tuple[str | None, str]:
+def _version(bindir: Path, account: ServerAccount | None) -> tuple[str | None, str]:
     """Return the version that ``postgres`` tells to the account, or None, and the reason why not."""
     try:
         told = run_as(account, [str(bindir / "postgres"), "--version"], cwd=Path("/"))

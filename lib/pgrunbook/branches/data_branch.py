@@ -76,7 +76,7 @@ class Copy:
     made_s: float
 
 
-class Beside(NamedTuple):
+class RowCounts(NamedTuple):
     """The rows of a table in the target and on the branch, counted, or estimated where it is big."""
 
     table: str
@@ -158,7 +158,7 @@ def clear_leftovers() -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def rows_beside(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[Beside]:
+def rows_beside(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
     """Return the rows of tables in the target and on the branch; tables that the target has not are left out.
 
     Tables are named as SQL does, as ``public.orders``. Up to 256 MB they are counted, beyond they are
@@ -171,7 +171,7 @@ def rows_beside(target_conn: Connection, branch_conn: Connection, tables: Sequen
     for table in tables:
         there, here = _rows(target_conn, table), _rows(branch_conn, table)
         if there is not None:
-            found.append(Beside(table, there, here or 0))
+            found.append(RowCounts(table, there, here or 0))
     return found
 
 

@@ -17,7 +17,7 @@ from pgrunbook.database.connection import Connection
 
 
 @dataclass(frozen=True)
-class RecordedWay:
+class RecordedInverse:
     """The way back of one statement, and what was executed for it.
 
     ``steps`` are the numbers of its steps in the plan, ``undo`` the queries for the statements that take its helpers
@@ -53,11 +53,11 @@ def correct(conn: Connection, migration: str, statement: int, back: Mapping[str,
     conn.execute(_sql("correct"), {"migration": migration, "statement": statement, "back": json.dumps(back)})
 
 
-def read(conn: Connection, migration: str) -> list[RecordedWay]:
+def read(conn: Connection, migration: str) -> list[RecordedInverse]:
     """Return the ways back of a migration's statements, in the order of the file; [] where no run has applied it."""
     if conn.execute(_sql("exists")).fetchone() != (True,):
         return []
-    with conn.cursor(row_factory=class_row(RecordedWay)) as cursor:
+    with conn.cursor(row_factory=class_row(RecordedInverse)) as cursor:
         return cursor.execute(_sql("read"), {"migration": migration}).fetchall()
 
 

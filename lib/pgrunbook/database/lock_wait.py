@@ -31,7 +31,7 @@ TELL_S = 0.2
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LockRequest:
     """A lock that is about to be asked for.
 
     ``object`` is a quoted name as to_regclass reads it; the modes are spelt as in pg_locks, and
@@ -72,7 +72,7 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Look:
+class LockWait:
     """What came of looking: ``holders`` are the sessions met, the last look at each, oldest transaction first."""
 
     free: bool
@@ -81,7 +81,7 @@ class Look:
     holders: tuple[Holder, ...]
 
 
-def holders(conn: Connection, wanted: Sequence[Wanted], *, older_than_ms: float = OLD_MS) -> list[Holder]:
+def holders(conn: Connection, wanted: Sequence[LockRequest], *, older_than_ms: float = OLD_MS) -> list[Holder]:
     """Return who would keep us waiting, by the strongest lock of each; oldest transaction first, [] for nobody.
 
     Old is a transaction that began longer ago than ``older_than_ms``, a prepared one, and one whose age is
@@ -105,11 +105,11 @@ def holders(conn: Connection, wanted: Sequence[Wanted], *, older_than_ms: float 
 
 def until_free(
     conn: Connection,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[LockRequest],
     *,
     patience_ms: float,
     on_wait: Callable[[Sequence[Holder], float], None] = lambda _holders, _left_ms: None,
-) -> Look:
+) -> LockWait:
     """Look until nobody would keep us waiting, for ``patience_ms`` at most; where nobody is there, look once.
 
     ``on_wait`` is called with those who are there and the patience left, at first, when others are there
@@ -120,7 +120,7 @@ def until_free(
         old = watch.old(holders(conn, wanted))
         left_ms = patience_ms - watch.waited_ms
         if not old or left_ms <= 0:
-            return Look(not old, watch.waited_ms, watch.looks, tuple(_oldest_first(watch.met.values())))
+            return LockWait(not old, watch.waited_ms, watch.looks, tuple(_oldest_first(watch.met.values())))
         if watch.is_news(old):
             on_wait(old, left_ms)
         time.sleep(min(POLL_S, left_ms / 1000))

@@ -127,7 +127,7 @@ class Column(NamedTuple):
         )
 
 
-class Constraint(NamedTuple):
+class SchemaConstraint(NamedTuple):
     """A constraint of a table or a domain (``relation`` names either); its definition tells NOT VALID too."""
 
     relation: str
@@ -259,13 +259,13 @@ class Definition(NamedTuple):
         return _words(self.definition, ("OWNER TO {}", self.owner))
 
 
-SchemaObject = Relation | Column | Constraint | Index | Sequence | Trigger | Definition
+SchemaObject = Relation | Column | SchemaConstraint | Index | Sequence | Trigger | Definition
 Kind = TypeVar("Kind", bound=SchemaObject)
 
 _CLASSES: dict[str, type[SchemaObject]] = {
     "relations": Relation,
     "columns": Column,
-    "constraints": Constraint,
+    "constraints": SchemaConstraint,
     "indexes": Index,
     "sequences": Sequence,
     "triggers": Trigger,

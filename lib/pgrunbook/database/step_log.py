@@ -34,7 +34,7 @@ class RestorePoint:
 
 
 @dataclass(frozen=True)
-class Begun:
+class MigrationProgress:
     """What there is of a migration: its steps that have a row, and whether each is done.
 
     ``sha256s`` are the texts that were executed; ``whole`` is whether it came to its end, ``run_id`` the last run.
@@ -80,29 +80,29 @@ def write(conn: Connection, key: Mapping[str, object], state: str, rows: Sequenc
     conn.execute(_sql("write"), {**key, "state": state, "steps": json.dumps(rows)})
 
 
-def of_plan(conn: Connection, migrations: Mapping[str, str], direction: str) -> dict[str, Begun]:
+def of_plan(conn: Connection, migrations: Mapping[str, str], direction: str) -> dict[str, MigrationProgress]:
     """Return what there is of migrations (name to sha256 of the file) that were begun in a direction.
 
     A step that is there and not done was meant to be done when something broke off.
     """
-    found: dict[str, Begun] = {}
+    found: dict[str, MigrationProgress] = {}
     if not exist(conn):
         return found
     names = {"migrations": list(migrations), "file_sha256s": list(migrations.values()), "direction": direction}
     for row in conn.execute(_sql("of_plan"), names):
         migration, step, done, is_whole, run_id, sha256 = row
         name = str(migration)
-        before = found.get(name, Begun({}, {}, False, ""))
+        before = found.get(name, MigrationProgress({}, {}, False, ""))
         number = int(str(step))
         is_done = done is True or before.steps.get(number, False)
         whole = before.whole or (is_whole is True and done is True)
         texts = {**before.sha256s, number: str(sha256)}
-        found[name] = Begun({**before.steps, number: is_done}, texts, whole, str(run_id))
+        found[name] = MigrationProgress({**before.steps, number: is_done}, texts, whole, str(run_id))
     return found
 
 
 @dataclass(frozen=True)
-class Unfinished:
+class UnfinishedMigration:
     """A migration of which something was done, but not all: by which run, and from which text."""
 
     migration: str
@@ -110,11 +110,11 @@ class Unfinished:
     file_sha256: str
 
 
-def unfinished(conn: Connection, direction: str) -> list[Unfinished]:
+def unfinished(conn: Connection, direction: str) -> list[UnfinishedMigration]:
     """Return the migrations that were begun in a direction and not brought to their end, newest first."""
     if not _is_complete(conn):
         return []
-    with conn.cursor(row_factory=class_row(Unfinished)) as cur:
+    with conn.cursor(row_factory=class_row(UnfinishedMigration)) as cur:
         return cur.execute(_sql("unfinished"), {"direction": direction}).fetchall()
 
 

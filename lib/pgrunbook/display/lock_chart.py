@@ -26,7 +26,7 @@ TRAFFIC = "slowest transaction of the traffic, ms"
 
 
 @dataclass(frozen=True)
-class Look:
+class BarStyle:
     """How a bar is drawn: the more are locked out, the taller, so that print in black and white tells it too."""
 
     colour: str
@@ -34,11 +34,11 @@ class Look:
     legend: str
 
 
-LOOKS: dict[Blocks, Look] = {
-    "waiting": Look("#eaeef2", 0.65, "it waits for its lock"),
-    "nobody": Look("#2da44e", 0.35, "only schema changes wait"),
-    "writers": Look("#bc4c00", 0.65, "writers wait"),
-    "readers": Look("#cf222e", 1.0, "readers and writers wait"),
+BAR_STYLES: dict[Blocks, BarStyle] = {
+    "waiting": BarStyle("#eaeef2", 0.65, "it waits for its lock"),
+    "nobody": BarStyle("#2da44e", 0.35, "only schema changes wait"),
+    "writers": BarStyle("#bc4c00", 0.65, "writers wait"),
+    "readers": BarStyle("#cf222e", 1.0, "readers and writers wait"),
 }
 LINES: dict[str, tuple[str, str]] = {"plain": (svg.INK, "4 3"), "safe": ("#0969da", "none")}
 
@@ -143,7 +143,7 @@ class Lanes:
                 yield svg.words(NAME_PX + 4, base, "not run", fill=svg.QUIET, font_style="italic", **small)
                 continue
             yield svg.line([(self._x(span[0]), middle), (max(self._x(span[1]), self._x(span[0]) + 2), middle)], RUNS)
-            for kind in LOOKS:  # the worst is drawn last, over the others
+            for kind in BAR_STYLES:  # the worst is drawn last, over the others
                 for bar in bars:
                     if bar.blocks == kind:
                         yield from self._bar(bar, middle, row_px)
@@ -151,7 +151,7 @@ class Lanes:
             yield svg.words(NAME_PX + PLOT_PX + 12, base, said, fill=colour, **small)
 
     def _bar(self, bar: LockBar, middle: float, row_px: float) -> Iterator[str]:
-        look, x = LOOKS[bar.blocks], self._x(bar.start_ms)
+        look, x = BAR_STYLES[bar.blocks], self._x(bar.start_ms)
         width, height = max(2.0, self._x(bar.end_ms) - x), (row_px - 1) * look.share
         if bar.blocks == "waiting":
             yield _hatched(x, middle - height / 2, width, height, bar.tip)
@@ -181,8 +181,8 @@ class Lanes:
 
 def _legend(base: float) -> Iterator[str]:
     x = 0.0
-    for kind in reversed(LOOKS):
-        look = LOOKS[kind]
+    for kind in reversed(BAR_STYLES):
+        look = BAR_STYLES[kind]
         height = 12 * look.share
         top = base - 4 - height / 2
         if kind == "waiting":
@@ -197,7 +197,7 @@ def _legend(base: float) -> Iterator[str]:
 
 def _hatched(x: float, y: float, width: float, height: float, tip: str) -> str:
     """Return a bar with slanting lines: it is told from the others in print as well."""
-    look = LOOKS["waiting"]
+    look = BAR_STYLES["waiting"]
     lines = []
     at = x
     while at < x + width:
@@ -211,12 +211,12 @@ def _hatched(x: float, y: float, width: float, height: float, tip: str) -> str:
 def _kept_waiting(bars: Sequence[LockBar]) -> tuple[str, str]:
     """Say for how long whom a statement kept waiting, in the colour of the worst."""
     noticed = max((_held(bars, "readers"), _held(bars, "writers"))) >= NOTICED_MS
-    kinds: Sequence[Blocks] = [kind for kind in reversed(LOOKS) if kind in ("readers", "writers")]
+    kinds: Sequence[Blocks] = [kind for kind in reversed(BAR_STYLES) if kind in ("readers", "writers")]
     held = [kind for kind in kinds if any(bar.blocks == kind for bar in bars)]
     if not held:
         return "nobody", svg.QUIET
     return ", ".join(f"{kind} {svg.duration(_held(bars, kind))}" for kind in held), (
-        LOOKS[held[0]].colour if noticed else svg.INK
+        BAR_STYLES[held[0]].colour if noticed else svg.INK
     )
 
 

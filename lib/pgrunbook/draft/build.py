@@ -12,7 +12,7 @@ from pgrunbook.database.activity import Identity
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.draft import nontransactional
 from pgrunbook.history import History, Migration
-from pgrunbook.plan.plan import Base, Change, Step, WayBack, Written
+from pgrunbook.plan.plan import Base, Change, Step, WayBack, WrittenStatement
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.sql import classify, statements
 from pgrunbook.sql.classify import Policy
@@ -73,9 +73,9 @@ def base(who: Identity, schema: Snapshot, history: History) -> Base:
     )
 
 
-def _written(expansion: Expansion, number: int) -> Written:
+def _written(expansion: Expansion, number: int) -> WrittenStatement:
     s = expansion.statement
-    return Written(
+    return WrittenStatement(
         number=number, sql=s.sql, sha256=s.sha256, file=s.file, line=s.line, kind=s.kind, type=s.type,
         form=expansion.form, explains=expansion.explains, undo=expansion.undo, differs=expansion.differs,
         gate=expansion.gate, off=expansion.off,

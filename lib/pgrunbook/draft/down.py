@@ -16,14 +16,14 @@ import psycopg
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.inverse_log import RecordedWay
+from pgrunbook.database.inverse_log import RecordedInverse
 from pgrunbook.draft.build import expanded
 from pgrunbook.history import Migration
 from pgrunbook.inverse.inverter import Inverter
-from pgrunbook.plan.plan import Change, Written
+from pgrunbook.plan.plan import Change, WrittenStatement
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.plan.way_back import Back
-from pgrunbook.safe_forms.planner import Planner
+from pgrunbook.safe_forms.planner import Expander
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.statements import Statement
@@ -37,7 +37,7 @@ class NoWayError(Exception):
 
 
 @dataclass(frozen=True)
-class Taken:
+class DownStatement:
     """A statement that is to be taken back; ``steps`` are those that stood for it when the migration went up."""
 
     number: int
@@ -49,7 +49,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class NotKept:
+class CaptureGap:
     """A statement of a way back that destroys what cannot be kept; ``is_counted`` for whole columns and tables.
 
     Of single rows that it changes nobody knows beforehand how many there are.
@@ -63,18 +63,18 @@ class NotKept:
 
 
 @dataclass(frozen=True)
-class Planned:
+class DownDraft:
     """The change that takes a migration back, what it may lose, and what differs by nature afterwards.
 
     ``loses`` are the statements that destroy what cannot be kept, by their number, and why.
     """
 
     change: Change
-    loses: tuple[NotKept, ...] = ()
+    loses: tuple[CaptureGap, ...] = ()
     differs: tuple[str, ...] = ()
 
 
-def taken(written: Iterable[Written], steps_of: Change) -> list[Taken]:
+def taken(written: Iterable[WrittenStatement], steps_of: Change) -> list[DownStatement]:
     """Return the statements of a change that went up, the last one first.
 
     Raises NoWayError where one has no way back.
@@ -86,11 +86,11 @@ def taken(written: Iterable[Written], steps_of: Change) -> list[Taken]:
         if one.back.because:
             raise NoWayError(f"{one.key}: {one.back.because}")
         numbers = tuple(step.number for step in steps_of.of_statement(one.number))
-        found.append(Taken(one.number, one.file, one.line, one.sql, one.back, numbers))
+        found.append(DownStatement(one.number, one.file, one.line, one.sql, one.back, numbers))
     return found[::-1]
 
 
-def recorded(ways: Iterable[RecordedWay]) -> list[Taken]:
+def recorded(ways: Iterable[RecordedInverse]) -> list[DownStatement]:
     """Return statements as the database remembers them, the last one first. Raises NoWayError as :func:`taken`."""
     found = []
     for way in ways:
@@ -98,7 +98,7 @@ def recorded(ways: Iterable[RecordedWay]) -> list[Taken]:
             reason = way.back["because"] if way.back else "its way back was not computed"
             raise NoWayError(f"{way.file}:{way.line}: {reason}")
         back = Back.model_validate(way.back)
-        found.append(Taken(way.statement, way.file, way.line, way.sql, back, tuple(way.steps)))
+        found.append(DownStatement(way.statement, way.file, way.line, way.sql, back, tuple(way.steps)))
     return found[::-1]
 
 
@@ -107,12 +107,12 @@ def computed(
     target: Target,
     name: str,
     file_sha256: str,
-    takes: Sequence[Taken],
+    takes: Sequence[DownStatement],
     *,
     rows_conn: Connection | None,
     ends: Literal["history row", "begun", "part"] = "history row",
     helpers: Sequence[SafeStep] = (),
-) -> Planned:
+) -> DownDraft:
     """Plan the way back that was computed, on a branch on which the migration stands applied.
 
     ``rows_conn`` leads to the database whose rows count; ``helpers`` take away what a statement that was broken off
@@ -128,7 +128,7 @@ def computed(
     return writer.planned(ends, tuple(sorted(one.number for one in takes)))
 
 
-def scripted(conn: Connection, target: Target, migration: Migration, *, rows_conn: Connection | None) -> Planned:
+def scripted(conn: Connection, target: Target, migration: Migration, *, rows_conn: Connection | None) -> DownDraft:
     """Plan a hand-written down script. Raises as :func:`computed`, and WrongInput for what cannot be parsed."""
     file = migration.down_path.name if migration.down_path else migration.name
     with _writing(conn, target, migration.name, migration.hash, rows_conn) as writer:
@@ -157,14 +157,14 @@ class _Writer:
         self, conn: Connection, target: Target, name: str, file_sha256: str, rows_conn: Connection | None
     ) -> None:
         self.conn, self.target, self.name, self.file_sha256, self.rows_conn = conn, target, name, file_sha256, rows_conn
-        self.planner = Planner(conn, batch_rows=target.batch_rows, rows_conn=rows_conn, applied=True)
+        self.planner = Expander(conn, batch_rows=target.batch_rows, rows_conn=rows_conn, applied=True)
         self.inverter = Inverter(conn)
         self.expansions: list[Expansion] = []
-        self.loses: list[NotKept] = []
+        self.loses: list[CaptureGap] = []
         self.differs: list[str] = []
         self.number = 0
 
-    def take(self, one: Taken) -> None:
+    def take(self, one: DownStatement) -> None:
         """Write the way back of one statement: kept tables, then its steps with what is filled after each, its rows."""
         back, file = one.back, f"way back of {one.file}"
         self.differs += back.differs
@@ -200,7 +200,7 @@ class _Writer:
         )
         if kept.because and undo.keeps:
             counted = not undo.of_rows or statement.kind == "TRUNCATE"
-            self.loses.append(NotKept(self.name, self.number, statement.sql, kept.because, counted))
+            self.loses.append(CaptureGap(self.name, self.number, statement.sql, kept.because, counted))
         self.planner.put(kept.expansion if not kept.because else expansion)
         if statement.policy is not Policy.ALONE:
             self.conn.execute(statement.sql.encode())
@@ -215,10 +215,10 @@ class _Writer:
     def end(self) -> None:
         self.expansions = self.planner.end_file()
 
-    def planned(self, ends: Literal["history row", "begun", "part"], takes: tuple[int, ...]) -> Planned:
+    def planned(self, ends: Literal["history row", "begun", "part"], takes: tuple[int, ...]) -> DownDraft:
         change = expanded(self.name, self.file_sha256, "the migration itself", self.expansions, self.target)
         change = change.model_copy(update={"ends": ends, "takes_back": takes})
-        return Planned(change, tuple(self.loses), tuple(dict.fromkeys(self.differs)))
+        return DownDraft(change, tuple(self.loses), tuple(dict.fromkeys(self.differs)))
 
 
 def _pseudo(file: str, line: int, kind: str, sql: str, objects: tuple[str, ...] = ()) -> Statement:

@@ -11,8 +11,8 @@ from pgrunbook.draft.build import expanded, way_back
 from pgrunbook.history import Migration
 from pgrunbook.plan.plan import Change, LockOn
 from pgrunbook.plan.step import Expansion
-from pgrunbook.review.scenes import Placed, Script, stage
-from pgrunbook.safe_forms.planner import Planner
+from pgrunbook.review.scenes import Script, StatementContext, stage
+from pgrunbook.safe_forms.planner import Expander
 from pgrunbook.sql import statements
 from pgrunbook.sql.lock_modes import strongest
 
@@ -27,7 +27,7 @@ def unproven(
     Raises WrongInput for what cannot be parsed, or cannot be written down truly.
     Locks: AccessShareLock on tables of which it is asked whether they are large.
     """
-    planner = Planner(conn, off=off, batch_rows=target.batch_rows)
+    planner = Expander(conn, off=off, batch_rows=target.batch_rows)
     found = []
     for migration in migrations:
         for statement in statements.parse(migration.sql, migration.path.name):
@@ -48,7 +48,7 @@ def with_locks(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...
     """
     parsed = {id(step): statements.parse(step.sql, c.migration) for c in changes for step in c.steps}
     every = [statement for found in parsed.values() for statement in found]
-    read = Script(tuple(Placed(statement, None) for statement in every), (), ())
+    read = Script(tuple(StatementContext(statement, None) for statement in every), (), ())
     scenes = iter(stage(read, catalog_reader.read(conn, every)))
     found = []
     for one in changes:

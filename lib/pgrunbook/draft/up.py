@@ -17,7 +17,7 @@ from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.step import Expansion, Keep
 from pgrunbook.plan.way_back import Back, Undo, of_undo
-from pgrunbook.safe_forms.planner import Planner
+from pgrunbook.safe_forms.planner import Expander
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import subcommand, tree
@@ -62,7 +62,7 @@ class Drafter:
         """Judge the statement that is executed next; with no step, the migration is at its end."""
         if self._branch is None:
             self._branch = branch
-            self._planner = Planner(
+            self._planner = Expander(
                 branch, off=self._off, batch_rows=self._target.batch_rows, rows_conn=self._conn, applied=True
             )
             self._inverter = Inverter(branch)

@@ -21,7 +21,7 @@ OURSELVES = ("SET LOCAL SESSION AUTHORIZATION DEFAULT", "SET LOCAL ROLE TO DEFAU
 
 
 @dataclass
-class Marks:
+class Bookkeeping:
     """Writes the rows of one execution, as ourselves, whatever role a migration has set."""
 
     conn: Connection

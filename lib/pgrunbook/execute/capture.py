@@ -13,21 +13,21 @@ from datetime import UTC, datetime, timedelta
 
 from pgrunbook import undo_data
 from pgrunbook.database.connection import Connection
-from pgrunbook.execute.bookkeeping import Marks
+from pgrunbook.execute.bookkeeping import Bookkeeping
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.step import Batches
 from pgrunbook.plan.way_back import of_undo
 from pgrunbook.sql import statements
-from pgrunbook.undo_data import OnConflict, Place, Site
+from pgrunbook.undo_data import OnConflict, Site, StepKey
 
 
 @dataclass
-class Keeper:
+class Capture:
     """Keeps and gives back for one execution; what it does stands in the caller's transaction."""
 
     conn: Connection
-    marks: Marks
+    marks: Bookkeeping
     keep_days: int
     on_conflict: OnConflict
 
@@ -92,8 +92,8 @@ class Keeper:
     def _keeps_rows(self, step: Step) -> bool:
         return any(keep.kind == "rows" for keep in step.keeps)
 
-    def _place(self, change: Change, step: Step) -> Place:
-        return Place(self.marks.run_id, change.migration, self.marks.plan.direction, step.number)
+    def _place(self, change: Change, step: Step) -> StepKey:
+        return StepKey(self.marks.run_id, change.migration, self.marks.plan.direction, step.number)
 
     def _until(self) -> datetime:
         return datetime.now(UTC) + timedelta(days=self.keep_days)

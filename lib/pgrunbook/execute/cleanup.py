@@ -24,8 +24,8 @@ from psycopg import errors as pg
 from pgrunbook.database import connection
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
 from pgrunbook.execute import failures
-from pgrunbook.execute.bookkeeping import RECORD_LIMITS, Marks
-from pgrunbook.execute.events import Account
+from pgrunbook.execute.bookkeeping import RECORD_LIMITS, Bookkeeping
+from pgrunbook.execute.events import EventLog
 from pgrunbook.execute.lock_requests import RETRIED
 from pgrunbook.execute.results import StepState
 from pgrunbook.plan.plan import Change, Step
@@ -44,8 +44,8 @@ class Cleanup:
     """Cleans up behind one step; ``ask`` calls a function with a lock_timeout until it has its locks."""
 
     conn: Connection
-    account: Account
-    marks: Marks
+    account: EventLog
+    marks: Bookkeeping
     ask: Callable[[Change, Sequence[Step], Callable[[int], None]], None]
 
     def failed(self, change: Change, step: Step, *, undoes: bool) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 import psycopg
 from psycopg.errors import Diagnostic
 
-from pgrunbook.database.lock_wait import Holder, Look
+from pgrunbook.database.lock_wait import Holder, LockWait
 from pgrunbook.database.locks import Watch
 from pgrunbook.execute.results import Results, StepResult, StepState, Stretch
 from pgrunbook.plan.plan import Change, Plan, Step
@@ -22,7 +22,7 @@ MOST_NOTICES = 50
 NOTE_PROGRESS_S = 5.0
 
 
-class Observer(Protocol):
+class StepObserver(Protocol):
     """Who looks on while a plan is executed: a rehearsal does."""
 
     def begins(self, change: Change, step: Step, attempt: int) -> None:
@@ -38,11 +38,11 @@ class Observer(Protocol):
         """Be told that an attempt was aborted: what began in it does not count."""
 
 
-class Account:
+class EventLog:
     """Keeps the account of one execution."""
 
     def __init__(
-        self, plan: Plan, journal: Journal, on_change: Callable[[list[StepResult]], None], observer: Observer | None
+        self, plan: Plan, journal: Journal, on_change: Callable[[list[StepResult]], None], observer: StepObserver | None
     ) -> None:
         self.results = Results(plan, on_change)
         self._plan, self._journal, self._observer = plan, journal, observer
@@ -127,7 +127,7 @@ class Account:
         said = f"Looking for a free moment, {left_ms / 1000:.0f} s left: {names}."
         self.results.set(change, step, state=StepState.LOOKING, blockers=said)
 
-    def looked(self, change: Change, step: Step, look: Look, start: float) -> None:
+    def looked(self, change: Change, step: Step, look: LockWait, start: float) -> None:
         """Write what came of looking, where somebody was in the way."""
         end = "" if look.free else f"Not free within {look.waited_ms / 1000:.1f} s: "
         before = self.results.of(change, step)

@@ -29,18 +29,18 @@ from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, inverse_log, locks, step_log
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
-from pgrunbook.database.step_log import Begun
+from pgrunbook.database.step_log import MigrationProgress
 from pgrunbook.errors import RecordFailed, RunbookError, StatementFailed
 from pgrunbook.execute import failures, lock_requests
-from pgrunbook.execute.bookkeeping import RECORD_LIMITS, Marks
-from pgrunbook.execute.capture import Keeper
+from pgrunbook.execute.bookkeeping import RECORD_LIMITS, Bookkeeping
+from pgrunbook.execute.capture import Capture
 from pgrunbook.execute.cleanup import Cleanup
-from pgrunbook.execute.events import Account, Observer
-from pgrunbook.execute.failures import Scene
+from pgrunbook.execute.events import EventLog, StepObserver
+from pgrunbook.execute.failures import AttemptEnd
 from pgrunbook.execute.lock_requests import RETRIED, Patience
 from pgrunbook.execute.results import StepResult, StepState
 from pgrunbook.history import History
-from pgrunbook.online.batches import Progress, run_batches
+from pgrunbook.online.batches import BatchProgress, run_batches
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
 from pgrunbook.undo_data import OnConflict
@@ -57,16 +57,16 @@ class Execution:
     history: History
     journal: Journal
     on_change: Callable[[list[StepResult]], None] = lambda _: None
-    observer: Observer | None = None
+    observer: StepObserver | None = None
     on_conflict: OnConflict = "stop"
     committed: list[str] = field(default_factory=list)
     _doing: str = ""
 
     def __post_init__(self) -> None:
-        self._account = Account(self.plan, self.journal, self.on_change, self.observer)
+        self._account = EventLog(self.plan, self.journal, self.on_change, self.observer)
         self._results = self._account.results
-        self._marks = Marks(self.conn, self.plan, self.run_id, self.history)
-        self._keeper = Keeper(self.conn, self._marks, self.target.keep_days, self.on_conflict)
+        self._marks = Bookkeeping(self.conn, self.plan, self.run_id, self.history)
+        self._keeper = Capture(self.conn, self._marks, self.target.keep_days, self.on_conflict)
         self._cleanup = Cleanup(self.conn, self._account, self._marks, self._ask)
         self._pid = self.conn.info.backend_pid
         self.conn.add_notice_handler(self._account.notice)
@@ -129,7 +129,7 @@ class Execution:
 
     # -- one migration
 
-    def _execute(self, change: Change, begun: Begun | None) -> None:
+    def _execute(self, change: Change, begun: MigrationProgress | None) -> None:
         """Execute a migration, of which ``begun`` tells what is there already."""
         self._account.begun(change)
         rows = begun.steps if begun else {}
@@ -189,7 +189,7 @@ class Execution:
         """Run a step outside a transaction, once the catalog shows that it is not done already; or its batches."""
         if not meant_before:
             self._mark_alone(change, step, "intended")
-        progress: list[Progress] = []
+        progress: list[BatchProgress] = []
 
         def attempt(number: int, patience: Patience) -> None:
             progress.clear()
@@ -226,10 +226,10 @@ class Execution:
         with self._telling(change, []):
             self._marks.alone(change, step, state)
 
-    def _loop(self, change: Change, step: Step, progress: list[Progress]) -> Callable[[Step], int | None]:
+    def _loop(self, change: Change, step: Step, progress: list[BatchProgress]) -> Callable[[Step], int | None]:
         """Return what runs a step as its loop of transactions; ``progress`` gets the last batch of this attempt."""
 
-        def told(now: Progress) -> None:
+        def told(now: BatchProgress) -> None:
             progress[:] = [now]
             self._account.batch(change, step, now.batches, now.rows)
 
@@ -353,10 +353,10 @@ class Execution:
                 raise
             raise error from (None if isinstance(exc, KeyboardInterrupt) else exc)
 
-    def _scene(self, change: Change, group: Sequence[Step]) -> Scene:
+    def _scene(self, change: Change, group: Sequence[Step]) -> AttemptEnd:
         step = self._results.running(change, group)
         result = self._results.of(change, step) if step else None
-        return Scene(
+        return AttemptEnd(
             self.target, self.plan, change, step, self._doing, self.history.qualified_table,
             blockers=result.blockers if result else "", ran_ms=result.ran_ms if result else 0.0,
             committed=self.committed, backend_pid=self._pid,

@@ -13,7 +13,7 @@ from psycopg.pq import TransactionStatus
 from pgrunbook.config.targets import Target
 from pgrunbook.database import step_log
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.step_log import Begun, Unfinished
+from pgrunbook.database.step_log import MigrationProgress, UnfinishedMigration
 from pgrunbook.errors import Blocked, Broken, Interrupted, Refused, RunbookError, StatementFailed, Unreachable
 from pgrunbook.history import History
 from pgrunbook.plan.plan import Change, Plan, Step
@@ -31,7 +31,7 @@ MEND = (
 
 
 @dataclass(frozen=True)
-class Scene:
+class AttemptEnd:
     """Where an attempt ended: the step that was being sent, or else what was done with the migration.
 
     ``doing`` is "record" while the rows of the history and of schema pgrunbook are written, "commit"
@@ -70,7 +70,7 @@ def was_refused(exc: psycopg.Error) -> bool:
     return (exc.sqlstate or "")[:2] not in NOT_REFUSED
 
 
-def explain(exc: BaseException, scene: Scene, conn: Connection) -> RunbookError:
+def explain(exc: BaseException, scene: AttemptEnd, conn: Connection) -> RunbookError:
     """Return the error for what ended an attempt at a migration."""
     if isinstance(exc, KeyboardInterrupt):
         return Interrupted(
@@ -97,7 +97,7 @@ def explain(exc: BaseException, scene: Scene, conn: Connection) -> RunbookError:
     )
 
 
-def gave_up(exc: psycopg.Error, scene: Scene, conn: Connection) -> Blocked:
+def gave_up(exc: psycopg.Error, scene: AttemptEnd, conn: Connection) -> Blocked:
     """Return the error for a lock that was not to be had in the plan's attempts."""
     what, why = scene.history_table, "lock_timeout"
     if scene.step is not None:
@@ -122,7 +122,7 @@ def history_moved(table: str, change: Change) -> Broken:
     )
 
 
-def begun_elsewhere(migration: str, begun: Begun) -> Refused:
+def begun_elsewhere(migration: str, begun: MigrationProgress) -> Refused:
     """Return the error for a migration that another plan has brought half way."""
     return Refused(
         f"{migration} was begun by run {begun.run_id}, and not brought to its end",
@@ -132,7 +132,7 @@ def begun_elsewhere(migration: str, begun: Begun) -> Refused:
     )
 
 
-def refuse_unfinished(found: Sequence[Unfinished], texts: Mapping[str, str]) -> None:
+def refuse_unfinished(found: Sequence[UnfinishedMigration], texts: Mapping[str, str]) -> None:
     """Raise Refused where a migration (name to sha256) was begun from another text, and is half way there."""
     for one in found:
         if texts.get(one.migration, one.file_sha256) != one.file_sha256:
@@ -161,7 +161,7 @@ def check_folder(plan: Plan, history: History) -> None:
             )
 
 
-def state_now(scene: Scene, conn: Connection) -> str:
+def state_now(scene: AttemptEnd, conn: Connection) -> str:
     """Return what of the migration is in the database now, as the database itself shows it."""
     try:
         if conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
@@ -177,7 +177,7 @@ def one_line(exc: BaseException) -> str:
     return " ".join(str(exc).split())[:400]
 
 
-def _shown(scene: Scene, conn: Connection) -> str:
+def _shown(scene: AttemptEnd, conn: Connection) -> str:
     change, verb = scene.change, "applied" if scene.plan.direction == "up" else "taken back"
     begun = step_log.of_plan(conn, {change.migration: change.file_sha256}, scene.plan.direction).get(change.migration)
     done = sorted(number for number, is_done in begun.steps.items() if is_done) if begun else []
@@ -200,7 +200,7 @@ def _shown(scene: Scene, conn: Connection) -> str:
     return said
 
 
-def _loops(conn: Connection, scene: Scene) -> list[str]:
+def _loops(conn: Connection, scene: AttemptEnd) -> list[str]:
     """Tell of the loops that have not come to their end; what they have committed stays."""
     prefix = f"{scene.plan.direction}:{scene.change.migration}:{scene.change.file_sha256}:"
     found = conn.execute(
@@ -210,7 +210,7 @@ def _loops(conn: Connection, scene: Scene) -> list[str]:
     return [f"{batches} batches ({rows} rows) of {str(name).removeprefix(prefix)}" for name, batches, rows in found]
 
 
-def _after_refusal(exc: psycopg.Error, scene: Scene, state: str) -> str:
+def _after_refusal(exc: psycopg.Error, scene: AttemptEnd, state: str) -> str:
     """What to do about a statement that was refused depends on why, and on what stays of its migration."""
     if STAYS in state:
         return "Mend what it met there, leave the file as it is, and run the same run again with --resume."
@@ -222,7 +222,7 @@ def _after_refusal(exc: psycopg.Error, scene: Scene, state: str) -> str:
     return "Correct the migration, and start a new run: its plan will have another digest."
 
 
-def _cancelled(exc: pg.QueryCanceled, scene: Scene, step: Step, state: str) -> StatementFailed:
+def _cancelled(exc: pg.QueryCanceled, scene: AttemptEnd, step: Step, state: str) -> StatementFailed:
     if not scene.timed_out():
         return StatementFailed(
             f"{scene.where()} was cancelled in the server",
@@ -238,7 +238,7 @@ def _cancelled(exc: pg.QueryCanceled, scene: Scene, step: Step, state: str) -> S
     )
 
 
-def _lost(exc: BaseException, scene: Scene) -> Unreachable:
+def _lost(exc: BaseException, scene: AttemptEnd) -> Unreachable:
     """The connection is gone, and with it the answer to COMMIT: ask the database, once the old session has ended."""
     try:
         with connect(scene.target, purpose="asks what is done") as conn:
@@ -255,7 +255,7 @@ def _lost(exc: BaseException, scene: Scene) -> Unreachable:
     )
 
 
-def _not_known(scene: Scene) -> str:
+def _not_known(scene: AttemptEnd) -> str:
     split = len(scene.change.segments()) > 1
     each = "each step of" if split else "the whole of"
     return f"Not known, the server does not answer: {each} {scene.change.migration} is either done or as it was."

@@ -23,9 +23,9 @@ from psycopg import sql
 
 from pgrunbook.database import connection, lock_wait
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, Wanted, yields
+from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, LockRequest, yields
 from pgrunbook.execute import failures
-from pgrunbook.execute.events import Account
+from pgrunbook.execute.events import EventLog
 from pgrunbook.plan.plan import Change, LockOn, Step
 from pgrunbook.sql import classify
 from pgrunbook.sql.lock_modes import CONFLICTS, blocks
@@ -40,7 +40,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 YIELD_MS, YIELD_MARGIN_MS = 2_000, 1_000
 
 
-def until_free(conn: Connection, change: Change, step: Step, patience: Patience, account: Account) -> None:
+def until_free(conn: Connection, change: Change, step: Step, patience: Patience, account: EventLog) -> None:
     """Wait until nobody old is in the way of the locks, or the patience is over; a step of theirs shows who is.
 
     A look that the server refuses fails nothing: the locks are asked for by attempts that are counted.
@@ -70,7 +70,7 @@ def until_free(conn: Connection, change: Change, step: Step, patience: Patience,
         account.looked(change, step, found, start)
 
 
-def _ask_to_yield(conn: Connection, change: Change, step: Step, holders: Sequence[Holder], account: Account) -> None:
+def _ask_to_yield(conn: Connection, change: Change, step: Step, holders: Sequence[Holder], account: EventLog) -> None:
     """Let the server cancel the autovacuums on these objects, by waiting for them.
 
     Locks: ShareUpdateExclusiveLock, let go at once. Readers and writers do not wait for it, nor behind it.
@@ -93,10 +93,10 @@ def _ask_to_yield(conn: Connection, change: Change, step: Step, holders: Sequenc
                           reason=failures.one_line(exc))  # fmt: skip
 
 
-def wanted(steps: Sequence[Step]) -> list[Wanted]:
+def wanted(steps: Sequence[Step]) -> list[LockRequest]:
     """Return the locks of steps that keep readers or writers waiting, and what each waits for; [] for none."""
     found = dict.fromkeys((lock.object, lock.mode) for step in steps for lock in step.locks if keeps_out(lock))
-    return [Wanted(name, mode, CONFLICTS[mode]) for name, mode in found]
+    return [LockRequest(name, mode, CONFLICTS[mode]) for name, mode in found]
 
 
 def keeps_out(lock: LockOn) -> bool:

@@ -17,11 +17,11 @@ from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait, step_log
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, Wanted, yields
+from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, LockRequest, yields
 from pgrunbook.errors import Blocked
 from pgrunbook.history import History
 from pgrunbook.sql.lock_modes import CONFLICTS
-from pgrunbook.undo_data import Kept, registry
+from pgrunbook.undo_data import UndoEntry, registry
 
 MODE = "AccessExclusiveLock"
 OPEN = ("kept", "giving back")
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Thing:
+class PurgeItem:
     """What one statement destroyed: what is kept of it, and what its DELETE cascaded into.
 
     ``is_needed`` is whether a way back leads through it: it is not given back, the migration is where this step
@@ -38,7 +38,7 @@ class Thing:
     then, "" where no way back is lost.
     """
 
-    members: tuple[Kept, ...]
+    members: tuple[UndoEntry, ...]
     is_needed: bool
     loss: str
     way: str
@@ -67,9 +67,9 @@ class Thing:
         return all(kept.keep_until is not None and kept.keep_until < now for kept in self.members)
 
 
-def things(conn: Connection, history: History) -> list[Thing]:
+def things(conn: Connection, history: History) -> list[PurgeItem]:
     """Return what is kept, newest first, each thing with all that belongs to it, [] where nothing is kept."""
-    families: dict[int, list[Kept]] = {}
+    families: dict[int, list[UndoEntry]] = {}
     for kept in undo_data.kept_list(conn):
         own = kept.part_of if kept.part_of in families else kept.id
         families.setdefault(own or kept.id, []).append(kept)
@@ -79,7 +79,9 @@ def things(conn: Connection, history: History) -> list[Thing]:
     return [standings.thing(tuple(members)) for members in families.values()]
 
 
-def choose(found: Sequence[Thing], *, ids: Collection[int], older_than_days: int, everything: bool) -> dict[int, str]:
+def choose(
+    found: Sequence[PurgeItem], *, ids: Collection[int], older_than_days: int, everything: bool
+) -> dict[int, str]:
     """Return the numbers of the things that go, each with the reason.
 
     Where nothing is asked for by number, age or as a whole, it is what nobody needs any more: given back, let go,
@@ -89,7 +91,7 @@ def choose(found: Sequence[Thing], *, ids: Collection[int], older_than_days: int
     return {number: reason for number, reason in reasons.items() if reason}
 
 
-def states(conn: Connection, ids: Collection[int]) -> dict[int, Kept]:
+def states(conn: Connection, ids: Collection[int]) -> dict[int, UndoEntry]:
     """Return what the list has under these numbers, also where it is purged."""
     found = registry.find(conn, states=registry.STATES, ids=ids) if ids else []
     return {kept.id: kept for kept in found if kept.id in ids}
@@ -98,7 +100,7 @@ def states(conn: Connection, ids: Collection[int]) -> dict[int, Kept]:
 def drop(
     conn: Connection,
     target: Target,
-    thing: Thing,
+    thing: PurgeItem,
     *,
     on_wait: Callable[[Sequence[Holder], float], None] = lambda _holders, _left_ms: None,
 ) -> list[str]:
@@ -128,7 +130,7 @@ def drop(
 
 
 def _look(
-    conn: Connection, thing: Thing, patience_ms: float, on_wait: Callable[[Sequence[Holder], float], None]
+    conn: Connection, thing: PurgeItem, patience_ms: float, on_wait: Callable[[Sequence[Holder], float], None]
 ) -> str:
     """Wait until nobody reads a thing; return who was met. Raises Blocked where somebody still does."""
     seen = lock_wait.until_free(conn, _wanted(thing), patience_ms=patience_ms, on_wait=on_wait)
@@ -138,7 +140,7 @@ def _look(
     return told
 
 
-def _reason(thing: Thing, ids: Collection[int], older_than_days: int, everything: bool) -> str:
+def _reason(thing: PurgeItem, ids: Collection[int], older_than_days: int, everything: bool) -> str:
     if ids:
         return "named" if thing.id in ids else ""
     if everything:
@@ -160,9 +162,9 @@ class _Standings:
         self._partly = {way: {one.migration for one in step_log.unfinished(conn, way)} for way in ("up", "down")}
         self._points = step_log.restore_points(conn)
 
-    def thing(self, members: tuple[Kept, ...]) -> Thing:
+    def thing(self, members: tuple[UndoEntry, ...]) -> PurgeItem:
         """Return a thing with what it is needed for."""
-        thing = Thing(members, is_needed=False, loss="", way="")
+        thing = PurgeItem(members, is_needed=False, loss="", way="")
         kept = members[0]
         if not thing.is_open:
             done = sum(one.rows_given_back for one in members)
@@ -170,12 +172,12 @@ class _Standings:
                 loss = f"no rollback needs it: {kept.migration} was taken back without it"
             else:
                 loss = f"no rollback needs it: {done:,} rows are given back"
-            return Thing(members, is_needed=False, loss=loss, way="")
+            return PurgeItem(members, is_needed=False, loss=loss, way="")
         stands, loss = self._loss(kept)
         way = self._way(kept) if stands else ""
-        return Thing(members, is_needed=stands and not thing.is_over, loss=loss + way, way=way)
+        return PurgeItem(members, is_needed=stands and not thing.is_over, loss=loss + way, way=way)
 
-    def _loss(self, kept: Kept) -> tuple[bool, str]:
+    def _loss(self, kept: UndoEntry) -> tuple[bool, str]:
         """Return whether the migration is where the step left it, and how things stand once it is gone."""
         name, partly = kept.migration, kept.migration in self._partly[kept.direction]
         if kept.direction == "up":
@@ -192,7 +194,7 @@ class _Standings:
         """A history table may not know the name of what has lost its file; our own record does."""
         return name in self._applied or step_log.history_step(self._conn, name) is not None
 
-    def _way(self, kept: Kept) -> str:
+    def _way(self, kept: UndoEntry) -> str:
         """Return the restore point that its run made before it, or else the time before which it lies."""
         begins = "before_" if kept.direction == "up" else "rollback_"
         of_run = (point for point in self._points if point.run_id == kept.run_id and point.name.startswith(begins))
@@ -202,15 +204,15 @@ class _Standings:
         return f"a restore to a time before {kept.made_at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _wanted(thing: Thing) -> list[Wanted]:
+def _wanted(thing: PurgeItem) -> list[LockRequest]:
     """Return the locks that dropping takes; a table that is kept as a whole lies in a schema of its own."""
     names = [
         sql.Identifier(kept.kept_as, kept.table.name) if kept.kind == "table" else kept.side for kept in thing.members
     ]
-    return [Wanted(name.as_string(), MODE, CONFLICTS[MODE]) for name in names]
+    return [LockRequest(name.as_string(), MODE, CONFLICTS[MODE]) for name in names]
 
 
-def _blocked(thing: Thing, why: str, told: str) -> Blocked:
+def _blocked(thing: PurgeItem, why: str, told: str) -> Blocked:
     return Blocked(
         f"could not drop what is kept as number {thing.id} ({why})",
         detail=f"{told}.",

@@ -15,10 +15,10 @@ from pgrunbook.history.dbmate import Dbmate
 from pgrunbook.history.drizzle import Drizzle
 from pgrunbook.history.folder import find_folder
 from pgrunbook.history.plain import Plain
-from pgrunbook.history.state import Applied, Command, Entry, History, Migration, State, Tool
+from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State, Tool
 
 __all__ = [
-    "Applied",
+    "AppliedMigration",
     "Command",
     "Entry",
     "History",

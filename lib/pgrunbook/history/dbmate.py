@@ -15,7 +15,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.folder import DBMATE_FILE, DBMATE_MARK, read_migration, sql_files
 from pgrunbook.history.pairing import Pairing, Pass, insert_rows, mark_out_of_order, pair
-from pgrunbook.history.state import Applied, Command, Entry, History, Migration, State
+from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State
 from pgrunbook.history.table import (
     Table,
     current_schema,
@@ -88,7 +88,7 @@ class Dbmate:
         statement = sql.SQL("INSERT INTO {} (version) VALUES (%s)")
         return statement.format(history.identifier_beside_params), (_version(migration.path),)
 
-    def unrecord(self, history: History, applied: Applied) -> Command:
+    def unrecord(self, history: History, applied: AppliedMigration) -> Command:
         """Give the DELETE of exactly one row, also where the table has no primary key and holds it twice."""
         statement = sql.SQL(
             "DELETE FROM {0} WHERE ctid = (SELECT ctid FROM {0} WHERE version = %s LIMIT 1 FOR UPDATE)"
@@ -250,17 +250,17 @@ def _is_dbmate_table(table: Table) -> bool:
     return set(table.columns) == {"version"} and table.columns["version"] in TEXTS
 
 
-def _rows(conn: Connection, table: Table) -> list[Applied]:
+def _rows(conn: Connection, table: Table) -> list[AppliedMigration]:
     rows = fetch_rows(conn, table, sql.SQL("version"), sql.SQL('version COLLATE "C"'))
     if any(row["version"] is None for row in rows):
         raise unknown_columns(table, known=f"{KNOWN} with a version in every row")
-    return [Applied(str(row["version"]), None, None, row) for row in rows]
+    return [AppliedMigration(str(row["version"]), None, None, row) for row in rows]
 
 
 # -- the states
 
 
-def _compare(migrations: list[Migration], rows: list[Applied]) -> tuple[Entry, ...]:
+def _compare(migrations: list[Migration], rows: list[AppliedMigration]) -> tuple[Entry, ...]:
     pairing = pair(migrations, rows, [Pass("version", lambda m: _version(m.path), lambda r: r.name)])
     entries = [_entry(migration, pairing) for migration in migrations]
     extra = [_extra(row, migrations) for row in pairing.left]
@@ -274,7 +274,7 @@ def _entry(migration: Migration, pairing: Pairing) -> Entry:
     return Entry(migration.name, State.APPLIED, migration, row, content_known=False)
 
 
-def _extra(row: Applied, migrations: list[Migration]) -> Entry:
+def _extra(row: AppliedMigration, migrations: list[Migration]) -> Entry:
     for migration in migrations:
         if _version(migration.path) == row.name:
             note = (
@@ -289,7 +289,7 @@ def _extra(row: Applied, migrations: list[Migration]) -> Entry:
     return Entry(row.name or "", State.MISSING, None, row, note, content_known=False)
 
 
-def _is_older(row: Applied, migration: Migration) -> bool:
+def _is_older(row: AppliedMigration, migration: Migration) -> bool:
     return f"{row.name}_" < migration.path.name
 
 

@@ -13,7 +13,7 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.history import drizzle_folder
 from pgrunbook.history.drizzle_config import DrizzleConfig, nearest_config
 from pgrunbook.history.drizzle_states import Regime, compare
-from pgrunbook.history.state import Applied, Command, History, Migration
+from pgrunbook.history.state import AppliedMigration, Command, History, Migration
 from pgrunbook.history.table import Table, fetch_rows, schema_exists, tables_named, the_one
 
 DEFAULT_SCHEMA = "drizzle"
@@ -77,7 +77,7 @@ class Drizzle:
         )
         return statement, tuple(values.values())
 
-    def unrecord(self, history: History, applied: Applied) -> Command:
+    def unrecord(self, history: History, applied: AppliedMigration) -> Command:
         """Give the DELETE of that row, by its primary key and its hash."""
         statement = sql.SQL("DELETE FROM {} WHERE id = %s AND hash = %s").format(history.identifier_beside_params)
         return statement, (applied.row["id"], applied.hash)
@@ -101,7 +101,7 @@ def _regime(folder: Path, table: Table) -> Regime:
     return Regime.JOURNAL
 
 
-def _rows(conn: Connection, table: Table) -> list[Applied]:
+def _rows(conn: Connection, table: Table) -> list[AppliedMigration]:
     """The rows by id, which is the order in which they were applied."""
     columns = [sql.SQL("id, hash, created_at::bigint AS created_at")]
     if "name" in table.columns:
@@ -110,9 +110,9 @@ def _rows(conn: Connection, table: Table) -> list[Applied]:
     return [_applied(row) for row in rows]
 
 
-def _applied(row: dict[str, object]) -> Applied:
+def _applied(row: dict[str, object]) -> AppliedMigration:
     name, at = row.get("name"), row.get("applied_at")
-    return Applied(
+    return AppliedMigration(
         name=None if name is None else str(name),
         hash=str(row["hash"]),
         applied_at=at if isinstance(at, datetime) else None,

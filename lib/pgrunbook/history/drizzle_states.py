@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from pgrunbook.history.drizzle_folder import name_order
 from pgrunbook.history.pairing import Pairing, Pass, insert_rows, mark_out_of_order, pair
-from pgrunbook.history.state import Applied, Entry, Migration, State
+from pgrunbook.history.state import AppliedMigration, Entry, Migration, State
 
 
 class Regime(StrEnum):
@@ -21,7 +21,7 @@ class Regime(StrEnum):
 EXACT, SAME_KEY, SAME_TEXT, UNNAMED = "exact", "same key", "same text", "unnamed"
 
 
-def compare(migrations: list[Migration], rows: list[Applied], regime: Regime) -> tuple[Entry, ...]:
+def compare(migrations: list[Migration], rows: list[AppliedMigration], regime: Regime) -> tuple[Entry, ...]:
     """Return the state of every migration and of every row that has none, in the folder's order."""
     pairing = pair(migrations, rows, _passes(regime))
     watermark_ms = max((ms for row in rows if (ms := created_ms(row)) is not None), default=None)
@@ -32,7 +32,7 @@ def compare(migrations: list[Migration], rows: list[Applied], regime: Regime) ->
     return tuple(mark_out_of_order(insert_rows(entries, extra, _is_older_by_name), _skipped_name))
 
 
-def created_ms(row: Applied) -> int | None:
+def created_ms(row: AppliedMigration) -> int | None:
     """Return the row's created_at, None where it is NULL."""
     value = row.row["created_at"]
     return value if isinstance(value, int) else None
@@ -47,7 +47,7 @@ def _passes(regime: Regime) -> list[Pass]:
     def when(ms: int | None) -> int | None:
         return ms if regime is Regime.JOURNAL else _second(ms)
 
-    def when_and_hash(row: Applied) -> tuple[int, str | None] | None:
+    def when_and_hash(row: AppliedMigration) -> tuple[int, str | None] | None:
         time = when(created_ms(row))
         return None if time is None else (time, row.hash)
 
@@ -84,7 +84,7 @@ def _entry(migration: Migration, pairing: Pairing, watermark_ms: int | None, reg
 
 
 def _applied_state(
-    migration: Migration, row: Applied, match: str, watermark_ms: int | None, regime: Regime
+    migration: Migration, row: AppliedMigration, match: str, watermark_ms: int | None, regime: Regime
 ) -> tuple[State, str]:
     if match == SAME_KEY:
         return State.EDITED, (
@@ -107,7 +107,7 @@ def _applied_state(
     return State.APPLIED, ""
 
 
-def _moved(migration: Migration, row: Applied, watermark_ms: int | None, regime: Regime) -> tuple[State, str]:
+def _moved(migration: Migration, row: AppliedMigration, watermark_ms: int | None, regime: Regime) -> tuple[State, str]:
     """The text is applied, under another name or time."""
     if regime is Regime.NAMES:
         return State.EDITED, (
@@ -129,7 +129,7 @@ def _moved(migration: Migration, row: Applied, watermark_ms: int | None, regime:
     return State.APPLIED, f"{told}; its text is the same."
 
 
-def _extra(row: Applied, migrations: list[Migration], pairing: Pairing, regime: Regime) -> Entry:
+def _extra(row: AppliedMigration, migrations: list[Migration], pairing: Pairing, regime: Regime) -> Entry:
     row_id = row.row["id"]
     for migration in migrations:
         if migration.ordinal in pairing.rows and _is_of(row, migration, regime):
@@ -147,7 +147,7 @@ def _extra(row: Applied, migrations: list[Migration], pairing: Pairing, regime: 
     return Entry(name, State.MISSING, None, row, note, content_known=False)
 
 
-def _is_of(row: Applied, migration: Migration, regime: Regime) -> bool:
+def _is_of(row: AppliedMigration, migration: Migration, regime: Regime) -> bool:
     if row.name is not None:
         return row.name == migration.name
     if row.hash == migration.hash:
@@ -157,12 +157,12 @@ def _is_of(row: Applied, migration: Migration, regime: Regime) -> bool:
     return _second(created_ms(row)) == _second(migration.when_ms)
 
 
-def _is_older_by_time(row: Applied, migration: Migration) -> bool:
+def _is_older_by_time(row: AppliedMigration, migration: Migration) -> bool:
     ms = created_ms(row)
     return ms is not None and ms < (migration.when_ms or 0)
 
 
-def _is_older_by_name(row: Applied, migration: Migration) -> bool:
+def _is_older_by_name(row: AppliedMigration, migration: Migration) -> bool:
     if row.name is None:
         return _is_older_by_time(row, migration)
     return name_order(row.name) < name_order(migration.name)

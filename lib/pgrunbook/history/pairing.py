@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pgrunbook.history.state import Applied, Entry, Migration, State
+from pgrunbook.history.state import AppliedMigration, Entry, Migration, State
 
 
 @dataclass(frozen=True)
@@ -15,20 +15,20 @@ class Pass:
 
     match: str
     of_migration: Callable[[Migration], Hashable]
-    of_row: Callable[[Applied], Hashable]
+    of_row: Callable[[AppliedMigration], Hashable]
 
 
 @dataclass(frozen=True)
 class Pairing:
     """``rows`` maps a migration's ordinal to its row and the rule's name; ``left`` are all other rows."""
 
-    rows: dict[int, tuple[Applied, str]]
-    left: list[Applied]
+    rows: dict[int, tuple[AppliedMigration, str]]
+    left: list[AppliedMigration]
 
 
-def pair(migrations: Sequence[Migration], rows: Sequence[Applied], passes: Iterable[Pass]) -> Pairing:
+def pair(migrations: Sequence[Migration], rows: Sequence[AppliedMigration], passes: Iterable[Pass]) -> Pairing:
     """Give each migration at most one row, and each row at most one migration, strictest rule first."""
-    paired: dict[int, tuple[Applied, str]] = {}
+    paired: dict[int, tuple[AppliedMigration, str]] = {}
     left = list(rows)
     for rule in passes:
         waiting: defaultdict[Hashable, deque[Migration]] = defaultdict(deque)
@@ -47,7 +47,7 @@ def pair(migrations: Sequence[Migration], rows: Sequence[Applied], passes: Itera
 
 
 def insert_rows(
-    entries: list[Entry], extra: Iterable[Entry], is_older: Callable[[Applied, Migration], bool]
+    entries: list[Entry], extra: Iterable[Entry], is_older: Callable[[AppliedMigration, Migration], bool]
 ) -> list[Entry]:
     """Return the entries with those of rows that no migration has: duplicates behind their migration,
     missing ones before the first migration that they are older than."""
@@ -71,7 +71,7 @@ def mark_out_of_order(entries: Sequence[Entry], note: Callable[[Entry, Entry], s
     return marked[::-1]
 
 
-def _place(entries: list[Entry], new: Entry, is_older: Callable[[Applied, Migration], bool]) -> int:
+def _place(entries: list[Entry], new: Entry, is_older: Callable[[AppliedMigration, Migration], bool]) -> int:
     if new.migration is not None:
         same = [place for place, entry in enumerate(entries) if entry.migration == new.migration]
         return same[-1] + 1

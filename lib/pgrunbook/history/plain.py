@@ -15,7 +15,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.folder import NUMBERED, OTHERS_MARK, is_down, read_migration, sql_files
 from pgrunbook.history.pairing import Pairing, Pass, insert_rows, mark_out_of_order, pair
-from pgrunbook.history.state import Applied, Command, Entry, History, Migration, State
+from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State
 from pgrunbook.history.table import Table, fetch_rows, schema_exists, tables_named, the_one, unknown_columns
 
 DEFAULT_SCHEMA = "public"
@@ -32,7 +32,7 @@ CREATE_TABLE = sql.SQL(
 )
 
 
-class Form(StrEnum):
+class VersionForm(StrEnum):
     """What the table's rows call a migration; new rows are written alike."""
 
     STEM = "plain: version is the file's name"
@@ -75,7 +75,7 @@ class Plain:
         statement = sql.SQL("INSERT INTO {} (version, applied_at) VALUES (%s, now())")
         return statement.format(history.identifier_beside_params), (_version(migration, history.regime),)
 
-    def unrecord(self, history: History, applied: Applied) -> Command:
+    def unrecord(self, history: History, applied: AppliedMigration) -> Command:
         """Give the DELETE of exactly that row, also where the table has no primary key and holds it twice."""
         statement = sql.SQL(
             "DELETE FROM {0} WHERE ctid = (SELECT ctid FROM {0} WHERE version = %s "
@@ -85,9 +85,9 @@ class Plain:
 
 
 def _version(migration: Migration, form: str) -> str | None:
-    if form == Form.NUMBER:
+    if form == VersionForm.NUMBER:
         return str(_number(migration.name))
-    return _digits(migration.name) if form == Form.PADDED else migration.name
+    return _digits(migration.name) if form == VersionForm.PADDED else migration.name
 
 
 def _read_folder(folder: Path) -> list[Migration]:
@@ -172,7 +172,7 @@ def _is_plain_table(table: Table) -> bool:
     return frozenset(table.columns) == COLUMNS and table.columns["applied_at"] in TIMES
 
 
-def _rows(conn: Connection, table: Table) -> list[Applied]:
+def _rows(conn: Connection, table: Table) -> list[AppliedMigration]:
     columns = sql.SQL("version::text AS version, applied_at, applied_at::timestamptz AS at")
     rows = fetch_rows(conn, table, columns, sql.SQL("applied_at NULLS FIRST, version"))
     if any(row["version"] is None for row in rows):
@@ -182,9 +182,9 @@ def _rows(conn: Connection, table: Table) -> list[Applied]:
     return sorted(applied, key=lambda row: unnumbered if (n := _number(row.name)) is None else n)
 
 
-def _applied(row: dict[str, object]) -> Applied:
+def _applied(row: dict[str, object]) -> AppliedMigration:
     at = row.pop("at")
-    return Applied(str(row["version"]), None, at if isinstance(at, datetime) else None, row)
+    return AppliedMigration(str(row["version"]), None, at if isinstance(at, datetime) else None, row)
 
 
 def _digits(version: str | None) -> str | None:
@@ -197,16 +197,16 @@ def _number(version: str | None) -> int | None:
     return int(digits) if digits else None
 
 
-def _form(table: Table, rows: list[Applied]) -> Form:
+def _form(table: Table, rows: list[AppliedMigration]) -> VersionForm:
     versions = [row.name or "" for row in rows]
     if table.columns.get("version") in INTEGERS:
-        return Form.NUMBER
+        return VersionForm.NUMBER
     if not versions or not all(re.fullmatch("[0-9]+", version) for version in versions):
-        return Form.STEM
-    return Form.PADDED if any(version.startswith("0") for version in versions) else Form.NUMBER
+        return VersionForm.STEM
+    return VersionForm.PADDED if any(version.startswith("0") for version in versions) else VersionForm.NUMBER
 
 
-def _compare(migrations: list[Migration], rows: list[Applied]) -> tuple[Entry, ...]:
+def _compare(migrations: list[Migration], rows: list[AppliedMigration]) -> tuple[Entry, ...]:
     pairing = pair(
         migrations,
         rows,
@@ -221,7 +221,7 @@ def _compare(migrations: list[Migration], rows: list[Applied]) -> tuple[Entry, .
     return tuple(mark_out_of_order(insert_rows(entries, extra, _is_older), _older_note))
 
 
-def _only_number(row: Applied) -> int | None:
+def _only_number(row: AppliedMigration) -> int | None:
     return _number(row.name) if row.name == _digits(row.name) else None
 
 
@@ -238,7 +238,7 @@ def _entry(migration: Migration, pairing: Pairing) -> Entry:
     return Entry(migration.name, State.EDITED, migration, row, note, content_known=False)
 
 
-def _extra(row: Applied, migrations: list[Migration], pairing: Pairing) -> Entry:
+def _extra(row: AppliedMigration, migrations: list[Migration], pairing: Pairing) -> Entry:
     for migration in migrations:
         if migration.ordinal in pairing.rows and _number(migration.name) == _number(row.name):
             note = (
@@ -253,7 +253,7 @@ def _extra(row: Applied, migrations: list[Migration], pairing: Pairing) -> Entry
     return Entry(row.name or "", State.MISSING, None, row, note, content_known=False)
 
 
-def _is_older(row: Applied, migration: Migration) -> bool:
+def _is_older(row: AppliedMigration, migration: Migration) -> bool:
     number = _number(row.name)
     return number is not None and number < (_number(migration.name) or 0)
 

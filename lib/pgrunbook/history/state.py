@@ -51,7 +51,7 @@ class Migration:
 
 
 @dataclass(frozen=True)
-class Applied:
+class AppliedMigration:
     """One row of the history table. ``applied_at`` is None where the table does not tell it.
 
     Drizzle's created_at is when the migration was generated, so it is not taken for ``applied_at``.
@@ -74,7 +74,7 @@ class Entry:
     name: str
     state: State
     migration: Migration | None
-    applied: Applied | None
+    applied: AppliedMigration | None
     note: str = ""
     content_known: bool = True
 
@@ -93,7 +93,7 @@ class History:
     schema_exists: bool
     how_found: str
     entries: tuple[Entry, ...]
-    rows: tuple[Applied, ...]
+    rows: tuple[AppliedMigration, ...]
 
     @property
     def qualified_table(self) -> str:
@@ -153,7 +153,7 @@ class Tool(Protocol):
     def record(self, history: History, migration: Migration) -> Command:
         """Give the INSERT of one row."""
 
-    def unrecord(self, history: History, applied: Applied) -> Command:
+    def unrecord(self, history: History, applied: AppliedMigration) -> Command:
         """Give the DELETE of one row."""
 
 

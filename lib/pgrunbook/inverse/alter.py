@@ -7,7 +7,7 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.inverse import grants, resolve
-from pgrunbook.inverse.reader import CLASSES, Address, Reader, Thing
+from pgrunbook.inverse.reader import CLASSES, Address, CatalogObject, Reader
 from pgrunbook.inverse.way import NoWayBackError, Way
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import object_kind, quoted, strings
@@ -151,6 +151,6 @@ def _column(reader: Reader, parts: tuple[str, ...]) -> Address | None:
     return None
 
 
-def named_thing(reader: Reader, kind: str, name: str) -> Thing | None:
+def named_thing(reader: Reader, kind: str, name: str) -> CatalogObject | None:
     """Return an object whose name has no schema."""
     return reader.thing(resolve.find(reader, kind, ast.String(sval=name)))

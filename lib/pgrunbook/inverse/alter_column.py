@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pgrunbook.inverse import column_type, columns
-from pgrunbook.inverse.altered import Altered, Phase
+from pgrunbook.inverse.altered import Alteration, Phase
 from pgrunbook.inverse.reader import CLASSES, Address, Column
 from pgrunbook.inverse.recreate import bring_back, remake
 from pgrunbook.inverse.way import NoWayBackError, Way
@@ -14,7 +14,7 @@ from pgrunbook.sql.tree import quoted, subcommand
 _CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
 
 
-def add(altered: Altered, cmd: Any) -> None:
+def add(altered: Alteration, cmd: Any) -> None:
     """ADD COLUMN: DROP COLUMN; one that is there already was not added."""
     name = cmd.def_.colname
     if _is_there(altered, cmd):
@@ -27,14 +27,14 @@ def add(altered: Altered, cmd: Any) -> None:
     way.lossy.append(f"{altered.sql}.{quoted(name)}: values written since go with the column")
 
 
-def _is_there(altered: Altered, cmd: Any) -> bool:
+def _is_there(altered: Alteration, cmd: Any) -> bool:
     """Tell whether ADD COLUMN IF NOT EXISTS will find the column; without these words it would fail."""
     name = cmd.def_.colname
     dropped = any(subcommand(other) == "DropColumn" and other.name == name for other in altered.node.cmds)
     return bool(cmd.missing_ok) and not dropped and altered.column(name) is not None
 
 
-def drop(altered: Altered, cmd: Any) -> None:
+def drop(altered: Alteration, cmd: Any) -> None:
     """DROP COLUMN: it comes back as the last one, with its kept values and all that hung on it."""
     column = altered.column(cmd.name)
     if column is None:
@@ -46,7 +46,7 @@ def drop(altered: Altered, cmd: Any) -> None:
     bring_back(altered.reader, altered.way(Phase.BACK), [_address(each) for each in lost])
 
 
-def _drop_attribute(altered: Altered, column: Column) -> None:
+def _drop_attribute(altered: Alteration, column: Column) -> None:
     type_oid = altered.reader.type(altered.sql)
     used = altered.reader.row("uses_of_type", oid=type_oid)
     if used:
@@ -57,7 +57,7 @@ def _drop_attribute(altered: Altered, column: Column) -> None:
         altered.way(Phase.BACK).differs.append(told)
 
 
-def change_type(altered: Altered, cmd: Any) -> None:
+def change_type(altered: Alteration, cmd: Any) -> None:
     """ALTER COLUMN ... TYPE: back to the old type; the default is put aside meanwhile."""
     column = altered.column(cmd.name)
     new = column_type.new_type(altered.reader, cmd)
@@ -82,7 +82,7 @@ def change_type(altered: Altered, cmd: Any) -> None:
     _after_type(altered, cmd.name)
 
 
-def _with_losses(altered: Altered, column: Column, losses: tuple[str, str], told: str) -> None:
+def _with_losses(altered: Alteration, column: Column, losses: tuple[str, str], told: str) -> None:
     """Values that the way there changes are kept; one that a generation expression makes is made again."""
     way, statement = altered.way(Phase.TYPES), f"{altered.alter} {told}"
     there, back = losses
@@ -102,7 +102,7 @@ def _written(cmd: Any, facts: dict[str, Any] | None) -> str:
     return name.removesuffix("[]") + f"({modifiers})" + name[len(name.removesuffix("[]")) :] if modifiers else name
 
 
-def _after_type(altered: Altered, name: str) -> None:
+def _after_type(altered: Alteration, name: str) -> None:
     """A change of type sets storage and compression to those of the new type."""
     family = [each for each in (altered.column(name), *altered.below(name)) if each is not None]
     if any(not each.storage_is_default for each in family):
@@ -116,16 +116,16 @@ def _after_type(altered: Altered, name: str) -> None:
         altered.everywhere(Phase.PROPERTIES, name, columns.default)
 
 
-def _sets_default(altered: Altered, name: str) -> bool:
+def _sets_default(altered: Alteration, name: str) -> bool:
     return any(subcommand(cmd) == "ColumnDefault" and cmd.name == name for cmd in altered.node.cmds)
 
 
-def default(altered: Altered, cmd: Any) -> None:
+def default(altered: Alteration, cmd: Any) -> None:
     """SET and DROP DEFAULT: the default that is there now."""
     altered.everywhere(Phase.PROPERTIES, cmd.name, columns.default)
 
 
-def statistics(altered: Altered, cmd: Any) -> None:
+def statistics(altered: Alteration, cmd: Any) -> None:
     """SET STATISTICS; an index's column has a number instead of a name."""
     if cmd.name is not None:
         altered.everywhere(Phase.PROPERTIES, cmd.name, columns.statistics)
@@ -135,19 +135,19 @@ def statistics(altered: Altered, cmd: Any) -> None:
             altered.add(Phase.PROPERTIES, f"ALTER COLUMN {cmd.num} SET STATISTICS {column.statistics}")
 
 
-def storage(altered: Altered, cmd: Any) -> None:
+def storage(altered: Alteration, cmd: Any) -> None:
     """SET STORAGE."""
     altered.everywhere(Phase.PROPERTIES, cmd.name, columns.storage)
 
 
-def compression(altered: Altered, cmd: Any) -> None:
+def compression(altered: Alteration, cmd: Any) -> None:
     """SET COMPRESSION, which is not handed down."""
     column = altered.column(cmd.name)
     if column is not None:
         altered.way(Phase.PROPERTIES).add(columns.compression(column))
 
 
-def options(altered: Altered, cmd: Any) -> None:
+def options(altered: Alteration, cmd: Any) -> None:
     """SET (n_distinct = ...) and RESET, which are not handed down."""
     column = altered.column(cmd.name)
     if column is not None:
@@ -155,7 +155,7 @@ def options(altered: Altered, cmd: Any) -> None:
             altered.add(Phase.PROPERTIES, f"ALTER COLUMN {column.sql} {told}")
 
 
-def foreign_options(altered: Altered, cmd: Any) -> None:
+def foreign_options(altered: Alteration, cmd: Any) -> None:
     """OPTIONS of a foreign table's column."""
     column = altered.column(cmd.name)
     if column is not None:
@@ -164,7 +164,7 @@ def foreign_options(altered: Altered, cmd: Any) -> None:
         altered.add(Phase.PROPERTIES, f"ALTER COLUMN {column.sql} {told}")
 
 
-def set_not_null(altered: Altered, cmd: Any) -> None:
+def set_not_null(altered: Alteration, cmd: Any) -> None:
     """SET NOT NULL: DROP NOT NULL where the column has none now, NOT VALID where it is not valid."""
     column = altered.column(cmd.name)
     if column is None:
@@ -181,7 +181,7 @@ def set_not_null(altered: Altered, cmd: Any) -> None:
         altered.add(Phase.NOT_NULL, told)
 
 
-def nullable(altered: Altered, way: Way, name: str) -> None:
+def nullable(altered: Alteration, way: Way, name: str) -> None:
     """Let a column be NULL again, also below, but for the tables that say NOT NULL now."""
     way.add(f"{altered.alter} ALTER COLUMN {quoted(name)} DROP NOT NULL")
     if altered.reader.version >= columns.NOT_NULL_IS_A_CONSTRAINT:
@@ -191,7 +191,7 @@ def nullable(altered: Altered, way: Way, name: str) -> None:
             way.add(f"ALTER TABLE ONLY {other.table} ALTER COLUMN {other.sql} SET NOT NULL")
 
 
-def drop_not_null(altered: Altered, cmd: Any) -> None:
+def drop_not_null(altered: Alteration, cmd: Any) -> None:
     """DROP NOT NULL: the one that is there, under its name."""
     column = altered.column(cmd.name)
     if column is None or not column.not_null:
@@ -203,40 +203,40 @@ def drop_not_null(altered: Altered, cmd: Any) -> None:
         bring_back(altered.reader, altered.way(Phase.NOT_NULL), [(_CONSTRAINT, row["oid"], 0)])
 
 
-def _not_null(altered: Altered, column: Column) -> dict[str, Any] | None:
+def _not_null(altered: Alteration, column: Column) -> dict[str, Any] | None:
     for row in altered.constraints:
         if row["type"] == "n" and row["relation"] == column.relation and row["columns"] == [column.number]:
             return row
     return None
 
 
-def add_identity(altered: Altered, cmd: Any) -> None:
+def add_identity(altered: Alteration, cmd: Any) -> None:
     """ADD GENERATED AS IDENTITY: DROP IDENTITY."""
     column = altered.column(cmd.name)
     if column is not None and column.identity is None:
         altered.add(Phase.AWAY, f"ALTER COLUMN {column.sql} DROP IDENTITY")
 
 
-def drop_identity(altered: Altered, cmd: Any) -> None:
+def drop_identity(altered: Alteration, cmd: Any) -> None:
     """DROP IDENTITY: ADD GENERATED, with the sequence as it is, standing where it stands."""
     column = altered.column(cmd.name)
     if column is not None and column.identity is not None:
         columns.add_identity(altered.reader, altered.way(Phase.PROPERTIES), column)
 
 
-def set_identity(altered: Altered, cmd: Any) -> None:
+def set_identity(altered: Alteration, cmd: Any) -> None:
     """SET GENERATED, RESTART and the sequence's options."""
     column = altered.column(cmd.name)
     if column is not None and column.identity is not None:
         columns.set_identity(altered.reader, altered.way(Phase.PROPERTIES), column)
 
 
-def set_expression(altered: Altered, cmd: Any) -> None:
+def set_expression(altered: Alteration, cmd: Any) -> None:
     """SET EXPRESSION: the expression that is there now."""
     altered.everywhere(Phase.PROPERTIES, cmd.name, columns.expression)
 
 
-def drop_expression(altered: Altered, cmd: Any) -> None:
+def drop_expression(altered: Alteration, cmd: Any) -> None:
     """DROP EXPRESSION: the column is made anew, for PostgreSQL makes no plain column a generated one."""
     column = altered.column(cmd.name)
     if column is None or not column.generated:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pgrunbook.inverse import alter_column
 from pgrunbook.inverse.alter_column import nullable
-from pgrunbook.inverse.altered import Altered, Phase
+from pgrunbook.inverse.altered import Alteration, Phase
 from pgrunbook.inverse.naming import choose
 from pgrunbook.inverse.reader import CLASSES
 from pgrunbook.inverse.recreate import bring_back, said_of
@@ -16,7 +16,7 @@ from pgrunbook.sql.tree import column_names, constraint_kind, quoted, strings
 _CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
 
 
-def add(altered: Altered, cmd: Any) -> None:
+def add(altered: Alteration, cmd: Any) -> None:
     """ADD CONSTRAINT: DROP CONSTRAINT, under the name that the server chooses where none is given."""
     node = cmd.def_
     kind = constraint_kind(node)
@@ -34,7 +34,7 @@ def add(altered: Altered, cmd: Any) -> None:
         _nullable_again(altered, strings(node.keys))
 
 
-def of_new_column(altered: Altered, cmd: Any) -> None:
+def of_new_column(altered: Alteration, cmd: Any) -> None:
     """ADD COLUMN ... CHECK: one that names other columns alone stays when the column goes."""
     alter_column.add(altered, cmd)
     if cmd.missing_ok and altered.column(cmd.def_.colname) is not None:
@@ -45,7 +45,7 @@ def of_new_column(altered: Altered, cmd: Any) -> None:
             altered.add(Phase.AWAY, f"DROP CONSTRAINT IF EXISTS {quoted(name)}")
 
 
-def _take_index_back(altered: Altered, node: Any) -> None:
+def _take_index_back(altered: Alteration, node: Any) -> None:
     """A constraint that took over an index takes it along when it goes; the index is built as it is now."""
     index = altered.reader.named(altered.relation.schema, node.indexname)
     if index is None:
@@ -58,7 +58,7 @@ def _take_index_back(altered: Altered, node: Any) -> None:
         _nullable_again(altered, [column.name for column in by_number])
 
 
-def _nullable_again(altered: Altered, names: tuple[str, ...] | list[str]) -> None:
+def _nullable_again(altered: Alteration, names: tuple[str, ...] | list[str]) -> None:
     """A primary key makes its columns NOT NULL, and leaves them so when it goes."""
     for name in names:
         column = altered.column(name)
@@ -66,7 +66,7 @@ def _nullable_again(altered: Altered, names: tuple[str, ...] | list[str]) -> Non
             nullable(altered, altered.way(Phase.NOT_NULL), name)
 
 
-def _chosen(altered: Altered, node: Any, kind: str) -> str:
+def _chosen(altered: Alteration, node: Any, kind: str) -> str:
     columns: list[str]
     if kind == "CHECK":
         used = [name for name in column_names(node.raw_expr) if altered.column(name) or _adds(altered, name)]
@@ -89,11 +89,11 @@ def _chosen(altered: Altered, node: Any, kind: str) -> str:
     return name
 
 
-def _adds(altered: Altered, name: str) -> bool:
+def _adds(altered: Alteration, name: str) -> bool:
     return any(getattr(cmd.def_, "colname", None) == name for cmd in altered.node.cmds)
 
 
-def drop(altered: Altered, cmd: Any) -> None:
+def drop(altered: Alteration, cmd: Any) -> None:
     """DROP CONSTRAINT: it comes back, with what hangs on it and on its index."""
     found = [row for row in altered.constraints if row["relation"] == altered.relation.oid and row["name"] == cmd.name]
     if not found:
@@ -104,7 +104,7 @@ def drop(altered: Altered, cmd: Any) -> None:
         way.differs.append(f"constraints of the tables below {altered.sql} are their own, beside being inherited")
 
 
-def validate(altered: Altered, cmd: Any) -> None:
+def validate(altered: Alteration, cmd: Any) -> None:
     """VALIDATE CONSTRAINT: made anew, NOT VALID, which reads no rows."""
     found = [row for row in altered.constraints if row["name"] == cmd.name]
     mine = [row for row in found if row["relation"] == altered.relation.oid and not row["valid"]]
@@ -118,7 +118,7 @@ def validate(altered: Altered, cmd: Any) -> None:
             altered.way(Phase.PROPERTIES).add(statement)
 
 
-def alter(altered: Altered, cmd: Any) -> None:
+def alter(altered: Alteration, cmd: Any) -> None:
     """ALTER CONSTRAINT: when it is checked, whether it is enforced, whether it is inherited."""
     name = cmd.def_.conname if hasattr(cmd.def_, "conname") else cmd.name
     for row in altered.constraints:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pgrunbook.inverse import alter_column, alter_constraint, columns, grants, partitions
-from pgrunbook.inverse.altered import Altered, Phase
+from pgrunbook.inverse.altered import Alteration, Phase
 from pgrunbook.inverse.reader import CLASSES, Reader
 from pgrunbook.inverse.way import NoWayBackError, Way
 from pgrunbook.sql.tree import object_kind, quoted, subcommand
@@ -22,7 +22,7 @@ def alter_table(reader: Reader, way: Way, node: Any) -> None:
     relation = reader.relation(node.relation)
     if relation is None:
         return
-    altered = Altered(reader, relation, node)
+    altered = Alteration(reader, relation, node)
     for cmd in node.cmds:
         word = subcommand(cmd)
         handler = _HANDLERS.get(word)
@@ -32,7 +32,7 @@ def alter_table(reader: Reader, way: Way, node: Any) -> None:
     altered.follow(way)
 
 
-def _set_options(altered: Altered, cmd: Any) -> None:
+def _set_options(altered: Alteration, cmd: Any) -> None:
     """SET and RESET of storage parameters; toast.x is kept with the TOAST table."""
     touched = [".".join(filter(None, (option.defnamespace, option.defname))) for option in cmd.def_]
     there = altered.whole.options + [f"toast.{option}" for option in altered.whole.toast_options]
@@ -40,7 +40,7 @@ def _set_options(altered: Altered, cmd: Any) -> None:
         altered.add(Phase.PROPERTIES, told)
 
 
-def _owner(altered: Altered, _cmd: Any) -> None:
+def _owner(altered: Alteration, _cmd: Any) -> None:
     way = altered.way(Phase.PROPERTIES)
     way.add(f"{altered.alter} OWNER TO {altered.relation.owner}", "The owner that it had.")
     sequences = [row["oid"] for row in altered.reader.rows("owned_sequences", oids=[altered.relation.oid])]
@@ -48,11 +48,11 @@ def _owner(altered: Altered, _cmd: Any) -> None:
         grants.after_owner(altered.reader, way, (CLASSES["pg_class"], oid, 0))
 
 
-def _tablespace(altered: Altered, _cmd: Any) -> None:
+def _tablespace(altered: Alteration, _cmd: Any) -> None:
     altered.add(Phase.PROPERTIES, f"SET TABLESPACE {altered.whole.tablespace}")
 
 
-def _access_method(altered: Altered, _cmd: Any) -> None:
+def _access_method(altered: Alteration, _cmd: Any) -> None:
     method = altered.whole.access_method
     if method is None:
         altered.add(Phase.PROPERTIES, "SET ACCESS METHOD DEFAULT")
@@ -60,29 +60,29 @@ def _access_method(altered: Altered, _cmd: Any) -> None:
         altered.add(Phase.PROPERTIES, f"SET ACCESS METHOD {method}")
 
 
-def _logged(altered: Altered, _cmd: Any) -> None:
+def _logged(altered: Alteration, _cmd: Any) -> None:
     word = {"p": "LOGGED", "u": "UNLOGGED"}.get(altered.relation.persistence)
     if word and (word == "LOGGED") != (subcommand(_cmd) == "SetLogged"):
         altered.add(Phase.PROPERTIES, f"SET {word}")
 
 
-def _cluster(altered: Altered, _cmd: Any) -> None:
+def _cluster(altered: Alteration, _cmd: Any) -> None:
     index = altered.whole.clustered
     altered.add(Phase.PROPERTIES, f"CLUSTER ON {index}" if index else "SET WITHOUT CLUSTER")
 
 
-def _replica_identity(altered: Altered, _cmd: Any) -> None:
+def _replica_identity(altered: Alteration, _cmd: Any) -> None:
     altered.add(Phase.PROPERTIES, f"REPLICA IDENTITY {altered.whole.replica_identity}")
 
 
-def _row_security(altered: Altered, cmd: Any) -> None:
+def _row_security(altered: Alteration, cmd: Any) -> None:
     if subcommand(cmd).endswith("ForceRowSecurity"):
         altered.add(Phase.PROPERTIES, f"{'' if altered.relation.forced else 'NO '}FORCE ROW LEVEL SECURITY")
     else:
         altered.add(Phase.PROPERTIES, f"{'ENABLE' if altered.relation.row_security else 'DISABLE'} ROW LEVEL SECURITY")
 
 
-def _triggers(altered: Altered, cmd: Any) -> None:
+def _triggers(altered: Alteration, cmd: Any) -> None:
     """Each trigger that is named fires for whom it fires now, on the partitions too."""
     whole = subcommand(cmd).removesuffix("All").removesuffix("User") != subcommand(cmd)
     rows = altered.reader.rows("triggers", oids=altered.family)
@@ -96,29 +96,29 @@ def _triggers(altered: Altered, cmd: Any) -> None:
             way.add(f"ALTER TABLE ONLY {row['table']} {_FIRES[row['enabled']]} TRIGGER {row['sql']}")
 
 
-def _rule(altered: Altered, cmd: Any) -> None:
+def _rule(altered: Alteration, cmd: Any) -> None:
     for row in altered.reader.rows("rules", oid=altered.relation.oid):
         if row["name"] == cmd.name:
             altered.add(Phase.PROPERTIES, f"{_FIRES[row['enabled']]} RULE {row['sql']}")
 
 
-def _foreign_options(altered: Altered, cmd: Any) -> None:
+def _foreign_options(altered: Alteration, cmd: Any) -> None:
     touched = [(option.defname, columns.action(option)) for option in cmd.def_]
     altered.add(Phase.PROPERTIES, columns.foreign_options(altered.whole.foreign_options, touched))
 
 
-def _of_type(altered: Altered, _cmd: Any) -> None:
+def _of_type(altered: Alteration, _cmd: Any) -> None:
     altered.add(Phase.PROPERTIES, f"OF {altered.whole.of_type}" if altered.whole.of_type else "NOT OF")
 
 
-def _index_partition(altered: Altered, cmd: Any) -> None:
+def _index_partition(altered: Alteration, cmd: Any) -> None:
     if object_kind(altered.node.objtype) == "INDEX":
         index = quoted(cmd.def_.name.relname)
         raise NoWayBackError(f"cannot be undone, because PostgreSQL cannot detach index {index} from {altered.sql}.")
     partitions.attach(altered, cmd)
 
 
-_HANDLERS: dict[str, Callable[[Altered, Any], None]] = {
+_HANDLERS: dict[str, Callable[[Alteration, Any], None]] = {
     "SetRelOptions": _set_options, "ResetRelOptions": _set_options, "ReplaceRelOptions": _set_options,
     "ChangeOwner": _owner, "SetTableSpace": _tablespace, "SetAccessMethod": _access_method,
     "SetLogged": _logged, "SetUnLogged": _logged, "ClusterOn": _cluster, "DropCluster": _cluster,

@@ -7,7 +7,7 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
-from pgrunbook.inverse.reader import Column, Reader, Relation, Whole
+from pgrunbook.inverse.reader import Column, Reader, Relation, RelationOptions
 from pgrunbook.inverse.way import Way
 
 
@@ -22,7 +22,7 @@ class Phase(IntEnum):
     PROPERTIES = 5
 
 
-class Altered:
+class Alteration:
     """A relation that ALTER TABLE (or INDEX, VIEW ...) is about, and what is written for its subcommands."""
 
     def __init__(self, reader: Reader, relation: Relation, node: Any) -> None:
@@ -55,7 +55,7 @@ class Altered:
         return found
 
     @cached_property
-    def whole(self) -> Whole:
+    def whole(self) -> RelationOptions:
         """What ALTER can say of the relation as a whole."""
         return self.reader.whole(self.relation)
 

@@ -24,7 +24,7 @@ Rank = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Place:
+class ObjectParent:
     """What an object belongs to: its relation, its kind there, and whether it comes with something else."""
 
     relation: int
@@ -34,12 +34,12 @@ class Place:
 
 
 @dataclass
-class Gone:
+class DependentSet:
     """Objects that go together; ``needs`` is what each depends on, ``leader`` of which each is a part."""
 
     catalogs: dict[Address, str]
     needs: dict[Address, list[tuple[Address, str]]]
-    places: dict[Address, Place]
+    places: dict[Address, ObjectParent]
     kept: set[int] = field(default_factory=set)
 
     def leader(self, address: Address) -> Address:
@@ -118,10 +118,10 @@ class Gone:
         return (rank, address[1], address[2])
 
 
-def gone_with(reader: Reader, addresses: Collection[Address]) -> Gone:
+def gone_with(reader: Reader, addresses: Collection[Address]) -> DependentSet:
     """Return what goes when these objects are dropped with CASCADE; an object that is not there is left out."""
     if not addresses:
-        return Gone({}, {}, {})
+        return DependentSet({}, {}, {})
     classes, objects, parts = (list(part) for part in zip(*addresses, strict=True))
     catalogs, needs, places = {}, {}, {}
     for row in reader.rows("gone", classes=classes, objects=objects, parts=parts):
@@ -129,10 +129,10 @@ def gone_with(reader: Reader, addresses: Collection[Address]) -> Gone:
         catalogs[address] = row["catalog"].removeprefix("pg_catalog.")
         needs[address] = [((c, o, p), kind) for c, o, p, kind in row["needs"]]
         if row["kind"] is not None:
-            places[address] = Place(row["relation"], row["kind"], row["number"], row["comes_along"])
+            places[address] = ObjectParent(row["relation"], row["kind"], row["number"], row["comes_along"])
     if any(catalog == "pg_largeobject" for catalog in catalogs.values()):
         raise NoWayBackError("cannot be undone, because large objects are not kept.")
-    return Gone(catalogs, needs, places)
+    return DependentSet(catalogs, needs, places)
 
 
 def _ordered(before: dict[Address, set[Address]], key: Callable[[Address], Rank]) -> Iterator[Address]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from pgrunbook.inverse.dependents import Gone
-from pgrunbook.inverse.reader import Address, Column, Reader, Thing
+from pgrunbook.inverse.dependents import DependentSet
+from pgrunbook.inverse.reader import Address, CatalogObject, Column, Reader
 
 
 def link(table: str, parent: str, *, is_partition: bool) -> str:
@@ -17,9 +17,9 @@ def link(table: str, parent: str, *, is_partition: bool) -> str:
 
 def taken_away(
     reader: Reader,
-    gone: Gone,
+    gone: DependentSet,
     made: Iterable[Address],
-    things: Mapping[Address, Thing],
+    things: Mapping[Address, CatalogObject],
     columns: Mapping[Address, Column],
 ) -> Iterator[str]:
     """Yield the statements that drop what will be made again, what needs another one before it.
@@ -39,7 +39,7 @@ def taken_away(
             yield _drop(things[address], catalog)
 
 
-def _drop(thing: Thing, catalog: str) -> str:
+def _drop(thing: CatalogObject, catalog: str) -> str:
     if catalog == "pg_constraint" and thing.type == "table constraint":
         name = thing.quoted[-1]
         return f"ALTER TABLE {thing.identity[len(name) + len(' on ') :]} DROP CONSTRAINT IF EXISTS {name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrunbook.inverse.altered import Altered, Phase
+from pgrunbook.inverse.altered import Alteration, Phase
 from pgrunbook.inverse.reader import Reader, Relation
 from pgrunbook.inverse.recreate import fire
 from pgrunbook.inverse.way import Way
@@ -39,7 +39,7 @@ END
 $undo$"""
 
 
-def attach(altered: Altered, cmd: Any) -> None:
+def attach(altered: Alteration, cmd: Any) -> None:
     """ATTACH PARTITION: DETACH, then what the partition was given goes; NOT NULL that it had not goes too."""
     partition = altered.reader.relation(cmd.def_.name)
     if partition is None:
@@ -57,7 +57,7 @@ def take_away_new(reader: Reader, way: Way, table: Relation) -> None:
     way.add(told, f"What attaching gave to {table.sql} goes.")
 
 
-def detach(altered: Altered, cmd: Any) -> None:
+def detach(altered: Alteration, cmd: Any) -> None:
     """DETACH PARTITION: ATTACH with the same bound; CONCURRENTLY leaves a CHECK that goes again."""
     partition = altered.reader.relation(cmd.def_.name)
     bound = altered.reader.whole(partition).bound if partition is not None else None
@@ -71,14 +71,14 @@ def detach(altered: Altered, cmd: Any) -> None:
     fire(altered.reader, way, partition)
 
 
-def add_inherit(altered: Altered, cmd: Any) -> None:
+def add_inherit(altered: Alteration, cmd: Any) -> None:
     """INHERIT: NO INHERIT."""
     parent = altered.reader.relation(cmd.def_)
     if parent is not None:
         altered.add(Phase.AWAY, f"NO INHERIT {parent.sql}")
 
 
-def drop_inherit(altered: Altered, cmd: Any) -> None:
+def drop_inherit(altered: Alteration, cmd: Any) -> None:
     """NO INHERIT: INHERIT, after the other parents have made room where it stood before them."""
     parent = altered.reader.relation(cmd.def_)
     if parent is None:

@@ -52,7 +52,7 @@ class Relation:
 
 
 @dataclass(frozen=True)
-class Whole:
+class RelationOptions:
     """What ALTER can say of a relation as a whole, beside what stands in :class:`Relation`."""
 
     options: list[str]
@@ -102,7 +102,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Thing:
+class CatalogObject:
     """Any object, as the server calls it; ``quoted`` are the parts of its name."""
 
     catalog: str
@@ -201,9 +201,9 @@ class Reader:
             self._relations[oid] = Relation(**self.rows("relation", **_at(oid))[0])
         return self._relations[oid]
 
-    def whole(self, relation: Relation) -> Whole:
+    def whole(self, relation: Relation) -> RelationOptions:
         """Return what ALTER can say of a relation as a whole."""
-        return Whole(**self.rows("whole", oid=relation.oid)[0])
+        return RelationOptions(**self.rows("whole", oid=relation.oid)[0])
 
     def wholes(self, oids: Iterable[int]) -> list[Question]:
         """Return the questions behind ``relation_at`` and ``whole`` of relations."""
@@ -227,16 +227,16 @@ class Reader:
         last = {row["relation"]: row["number"] for row in rows}
         return [Column(**row, last=row["number"] == last[row["relation"]]) for row in rows]
 
-    def things(self, addresses: Sequence[Address]) -> list[Thing]:
+    def things(self, addresses: Sequence[Address]) -> list[CatalogObject]:
         """Return what the server calls these objects, in the same order."""
         found = []
         for query, parameters in things(addresses):
             for row in self.rows(query, **parameters):
                 address = (row.pop("class"), row.pop("oid"), row.pop("part"))
-                found.append(Thing(address=address, **row))
+                found.append(CatalogObject(address=address, **row))
         return found
 
-    def thing(self, address: Address | None) -> Thing | None:
+    def thing(self, address: Address | None) -> CatalogObject | None:
         """Return what the server calls an object."""
         return self.things([address])[0] if address else None
 

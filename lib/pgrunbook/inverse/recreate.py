@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from pgrunbook.inverse import columns, detach, grants
-from pgrunbook.inverse.dependents import Gone, gone_with
-from pgrunbook.inverse.reader import CLASSES, Address, Column, Question, Reader, Relation, Thing, things
+from pgrunbook.inverse.dependents import DependentSet, gone_with
+from pgrunbook.inverse.reader import CLASSES, Address, CatalogObject, Column, Question, Reader, Relation, things
 from pgrunbook.inverse.way import NoWayBackError, Way
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import literal
@@ -48,7 +48,7 @@ def remake(reader: Reader, way: Way, addresses: Sequence[Address], drop: str) ->
 
 
 class _Revival:
-    def __init__(self, reader: Reader, way: Way, gone: Gone, without: set[Address]) -> None:
+    def __init__(self, reader: Reader, way: Way, gone: DependentSet, without: set[Address]) -> None:
         self.reader, self.way, self.gone = reader, way, gone
         self.leaders = [a for a in gone.leaders() if a not in without]
         self.by_catalog = self._by_catalog()
@@ -213,14 +213,14 @@ class _Revival:
         if catalog not in _OWNERLESS and not (place and place.kind in "iI" and catalog == "pg_class"):
             self._own(thing)
 
-    def _tell_of_extension(self, extension: Thing) -> None:
+    def _tell_of_extension(self, extension: CatalogObject) -> None:
         """It comes back with what its script makes: what was written to its tables since is kept nowhere."""
         lost = [a for a in self.gone.needs if a[0] == _CLASS and not a[2] and self.gone.places[a].kind in "rpS"]
         for thing in self.reader.things(sorted(a for a in lost if self.gone.leader(a) == extension.address)):
             told = "the position" if thing.type == "sequence" else "the rows"
             self.way.differs.append(f"{told} of {thing.identity} will be what extension {extension.sql} begins with")
 
-    def _own(self, thing: Thing) -> None:
+    def _own(self, thing: CatalogObject) -> None:
         if thing.owner != self.reader.me:
             self.way.add(f"ALTER {thing.word} {thing.sql} OWNER TO {thing.owner}", "Its owner as it was.")
 

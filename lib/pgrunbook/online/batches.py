@@ -29,7 +29,7 @@ _PASSES = 2
 
 
 @dataclass(frozen=True)
-class Progress:
+class BatchProgress:
     """How far a loop has come: keys as text, ``last_key`` None before the first batch."""
 
     name: str
@@ -47,10 +47,10 @@ def run_batches(
     batches: Batches,
     *,
     resume_from: str,
-    on_batch: Callable[[Progress], None] = lambda _: None,
+    on_batch: Callable[[BatchProgress], None] = lambda _: None,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
-) -> Progress:
+) -> BatchProgress:
     """Execute the statement batch by batch, from where the progress row ``resume_from`` stands; return its end.
 
     ``on_batch`` is called after each commit. The connection must be in autocommit mode, outside a transaction.
@@ -75,7 +75,7 @@ def run_batches(
             on_batch(after)
 
 
-def _batch(conn: Connection, batches: Batches, before: Progress) -> Progress:
+def _batch(conn: Connection, batches: Batches, before: BatchProgress) -> BatchProgress:
     """Do one batch, or go to the next pass where nothing is left of this one."""
     if before.end_key is None or before.last_key == before.end_key:
         return _next_pass(conn, batches, before)
@@ -89,7 +89,7 @@ def _batch(conn: Connection, batches: Batches, before: Progress) -> Progress:
     return replace(before, last_key=upper, batches=before.batches + 1, rows=before.rows + rows)
 
 
-def _next_pass(conn: Connection, batches: Batches, before: Progress) -> Progress:
+def _next_pass(conn: Connection, batches: Batches, before: BatchProgress) -> BatchProgress:
     end = _end(conn, batches)
     if before.number == _PASSES or end is None or (batches.key and end == before.end_key):
         return replace(before, is_done=True)
@@ -112,7 +112,7 @@ def _end(conn: Connection, batches: Batches) -> tuple[str, ...] | None:
     return _texts(conn.execute(query).fetchone())
 
 
-def _upper(conn: Connection, batches: Batches, before: Progress) -> tuple[str, ...]:
+def _upper(conn: Connection, batches: Batches, before: BatchProgress) -> tuple[str, ...]:
     """Return where the next batch ends: so many rows on, and never behind the end of the pass."""
     end = before.end_key or ()
     if not batches.key:
@@ -174,19 +174,19 @@ def _set_locally(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: i
     )
 
 
-def _begin(conn: Connection, batches: Batches, name: str) -> Progress:
+def _begin(conn: Connection, batches: Batches, name: str) -> BatchProgress:
     end = _end(conn, batches)
     values = {"name": name, "end_key": list(end) if end else None, "is_done": end is None}
     return _progress(name, _one(conn, "begin_batch", values) or {})
 
 
-def _read(conn: Connection, name: str) -> Progress | None:
+def _read(conn: Connection, name: str) -> BatchProgress | None:
     """Read the progress row, and keep others from moving it until this batch is committed."""
     found = _one(conn, "read_batch", {"name": name})
     return None if found is None else _progress(name, found)
 
 
-def _write(conn: Connection, progress: Progress) -> None:
+def _write(conn: Connection, progress: BatchProgress) -> None:
     values = {
         "name": progress.name,
         "pass": progress.number,
@@ -199,9 +199,9 @@ def _write(conn: Connection, progress: Progress) -> None:
     conn.execute(_query("write_batch"), values)
 
 
-def _progress(name: str, row: dict[str, Any]) -> Progress:
+def _progress(name: str, row: dict[str, Any]) -> BatchProgress:
     row = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-    return Progress(name=name, number=row.pop("pass"), **row)
+    return BatchProgress(name=name, number=row.pop("pass"), **row)
 
 
 def _one(conn: Connection, query: str, values: dict[str, Any]) -> dict[str, Any] | None:

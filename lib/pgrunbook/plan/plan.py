@@ -82,7 +82,7 @@ class Step(Frozen):
         return self.batches is not None or bool(self.gives_rows)
 
 
-class Written(Frozen):
+class WrittenStatement(Frozen):
     """A statement as it stands in the file, what is executed in its place (:class:`Expansion`), and its way back."""
 
     number: int
@@ -129,7 +129,7 @@ class Change(Frozen):
     ends: Literal["history row", "begun", "part"] = "history row"
     takes_back: tuple[int, ...] = ()
     kept_bytes_estimate: int = 0
-    statements: tuple[Written, ...] = ()
+    statements: tuple[WrittenStatement, ...] = ()
     steps: tuple[Step, ...]
     schema_before: str | None = None
     schema_after: str | None = None

@@ -22,24 +22,24 @@ from pgrunbook.record import journal
 from pgrunbook.session import acceptance
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Migrate
-from pgrunbook.session.session import Here
+from pgrunbook.session.session import Session
 
 UNPREPARED = "not rehearsed: migrate was run without prepare"
 
 
-def begin(**given: object) -> Here:
+def begin(**given: object) -> Session:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
     return heres.begin("migrate", Migrate, given)
 
 
 @heres.step
-def meet_the_target(here: Here) -> Card:
+def meet_the_target(here: Session) -> Card:
     """Show who is at the other end. Raises Unreachable, Refused for a replica."""
     return here.meet_the_target()
 
 
 @heres.step
-def is_it_still_so(here: Here) -> Card:
+def is_it_still_so(here: Session) -> Card:
     """Compare the database with what the plan was made for; without a plan, make one now.
 
     Raises Refused when the base of the plan is no longer so, or a pre-check says stop.
@@ -70,7 +70,7 @@ def is_it_still_so(here: Here) -> Card:
 
 
 @heres.step
-def take_restore_point(here: Here) -> Card:
+def take_restore_point(here: Session) -> Card:
     """Make a named restore point and see it archived, so that a restore to this moment is possible.
 
     Raises Blocked when the archive does not take it in time.
@@ -79,7 +79,7 @@ def take_restore_point(here: Here) -> Card:
 
 
 @heres.step
-def execute_plan(here: Here) -> Table:
+def execute_plan(here: Session) -> Table:
     """Execute the plan, step by step, with a table that is redrawn as it goes.
 
     Raises Blocked, StatementFailed, Interrupted and Unreachable, each with what is applied now.
@@ -88,13 +88,13 @@ def execute_plan(here: Here) -> Table:
 
 
 @heres.step
-def what_it_took(here: Here) -> Timeline:
+def what_it_took(here: Session) -> Timeline:
     """Draw when each step ran, waited and was tried again."""
     return shared_steps.timeline(here.facts["results"])
 
 
 @heres.step
-def where_are_we(here: Here) -> Table:
+def where_are_we(here: Session) -> Table:
     """Show the history before and after."""
     history = histories.read(here.conn, here.target)
     here.facts["version_after"] = history.version()
@@ -109,7 +109,7 @@ def where_are_we(here: Here) -> Table:
 
 
 @heres.step
-def verdict(here: Here) -> Banner:
+def verdict(here: Session) -> Banner:
     """Say what is applied now, and what to open next."""
     results: list[StepResult] = here.facts["results"]
     ran = [r for r in results if r.state is StepState.DONE]
@@ -125,7 +125,7 @@ def verdict(here: Here) -> Banner:
     return here.verdict(f"The database is at version {version}.", facts, then="validate.ipynb in this run's folder")
 
 
-def _plan_now(here: Here, history: History, now: Snapshot) -> Plan:
+def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
     problems = history.problems(out_of_order=here.parameters.out_of_order)
     if problems:
         raise Refused(
@@ -153,7 +153,7 @@ def _plan_now(here: Here, history: History, now: Snapshot) -> Plan:
     return plan
 
 
-def _check_approval(here: Here, plan: Plan) -> None:
+def _check_approval(here: Session, plan: Plan) -> None:
     """See that the plan is the approved one, where one was named, and that somebody accepted each of its gates."""
     frozen = [e["digest"] for e in journal.read(here.run.journal.path) if e["event"] == "plan-frozen"]
     if frozen and plan.digest != frozen[-1]:
@@ -180,7 +180,7 @@ def _check_approval(here: Here, plan: Plan) -> None:
         )
 
 
-def _check_base(here: Here, plan: Plan, history: History, now: Snapshot) -> bool:
+def _check_base(here: Session, plan: Plan, history: History, now: Snapshot) -> bool:
     """Return whether this goes on with a plan that is partly applied. Raises Refused when it does not fit."""
     if (plan.base.system_identifier, plan.base.database) != (
         here.identity.system_identifier,
@@ -234,7 +234,7 @@ def _refuse_edited(plan: Plan, history: History) -> None:
             )
 
 
-def _refuse_drift(here: Here, now: Snapshot) -> None:
+def _refuse_drift(here: Session, now: Snapshot) -> None:
     path = here.run.folder / "schema-before.json"
     before = Snapshot.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
     lines = [d.line() for d in diff(before, now)] if before else ["the snapshot of prepare is gone"]
@@ -245,7 +245,7 @@ def _refuse_drift(here: Here, now: Snapshot) -> None:
     )
 
 
-def _check_readiness(here: Here) -> None:
+def _check_readiness(here: Session) -> None:
     server = Server(here.target.server) if here.target.server else None
     found = readiness.checks(
         here.conn, here.identity, Limits(transaction_age_s=here.parameters.max_transaction_age_s),

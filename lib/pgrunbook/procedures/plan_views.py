@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from pgrunbook.config.targets import Target
 from pgrunbook.display.lock_chart import NOTICED_MS, Blocks, Lane, Lanes, LockBar
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Card, Cell, Table
-from pgrunbook.plan.plan import Change, Plan, Written
+from pgrunbook.plan.plan import Change, Plan, WrittenStatement
 from pgrunbook.rehearse.observer import HeldLock
 from pgrunbook.rehearse.schema_only import Rehearsal
-from pgrunbook.rehearse.with_data import Run, StatementSeen, Trial
+from pgrunbook.rehearse.with_data import StatementComparison, StatementRun, Trial
 from pgrunbook.sql.lock_modes import blocks
 
 
@@ -103,13 +103,13 @@ def observed(trial: Trial) -> Table:
     return Table(headings, rows, empty="Nothing was rehearsed.")
 
 
-def longest_ms(run: Run | None, who: str) -> float:
+def longest_ms(run: StatementRun | None, who: str) -> float:
     """Return for how long at a stretch a statement held a lock that those wait for (readers, writers)."""
     held = [lock.held_ms for lock in run.locks if who in blocks(lock.mode)] if run else []
     return max(held, default=0.0)
 
 
-def _bars(run: Run | None) -> list[LockBar]:
+def _bars(run: StatementRun | None) -> list[LockBar]:
     bars = []
     for lock in run.locks if run else ():
         if lock.waited_ms:
@@ -125,11 +125,11 @@ def _whom(lock: HeldLock) -> Blocks:
     return "readers" if "readers" in kept else "writers" if "writers" in kept else "nobody"
 
 
-def _span(run: Run | None) -> tuple[float, float] | None:
+def _span(run: StatementRun | None) -> tuple[float, float] | None:
     return None if run is None else (run.started_ms, run.started_ms + run.duration_ms)
 
 
-def _locked_out(run: Run | None) -> Cell:
+def _locked_out(run: StatementRun | None) -> Cell:
     if run is None:
         return Cell("not run by itself", QUIET)
     under = "\n".join(f"{o.object} {o.mode} held {o.held_ms:.1f} ms, waited {o.waited_ms:.1f} ms" for o in run.locks)
@@ -141,19 +141,19 @@ def _locked_out(run: Run | None) -> Cell:
     return Cell("nobody", GOOD, under=under, fold="locks")
 
 
-def _cost(run: Run | None) -> tuple[str, str, str]:
+def _cost(run: StatementRun | None) -> tuple[str, str, str]:
     if run is None:
         return ("-", "-", "-")
     return (f"{run.duration_ms:,.0f}", "-" if run.rows is None else f"{run.rows:,}", f"{run.wal_bytes / 1024:,.0f}")
 
 
-def _rewrites(seen: StatementSeen) -> Cell:
+def _rewrites(seen: StatementComparison) -> Cell:
     plain, safe = (run.rewrites if run else () for run in (seen.plain, seen.safe))
     under = f"plain: {', '.join(plain) or 'nothing'}\nplan: {', '.join(safe) or 'nothing'}"
     return Cell(f"{len(plain)} | {len(safe)}", WARN if safe else QUIET, under=under, fold="which")
 
 
-def _executed(change: Change, statement: Written) -> Cell:
+def _executed(change: Change, statement: WrittenStatement) -> Cell:
     steps = change.of_statement(statement.number)
     if statement.off:
         return Cell("as it is written (switched off)", WARN)

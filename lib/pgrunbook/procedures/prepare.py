@@ -35,7 +35,7 @@ from pgrunbook.review.scenes import script
 from pgrunbook.session import acceptance
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Prepare
-from pgrunbook.session.session import Here
+from pgrunbook.session.session import Session
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Type
 from pgrunbook.sql.statements import Statement
@@ -46,19 +46,19 @@ Judged = tuple[Statement, Finding]
 STATE_TONE = {State.APPLIED: QUIET, State.PENDING: GOOD}
 
 
-def begin(**given: object) -> Here:
+def begin(**given: object) -> Session:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
     return heres.begin("prepare", Prepare, given)
 
 
 @heres.step
-def meet_the_target(here: Here) -> Card:
+def meet_the_target(here: Session) -> Card:
     """Show who is at the other end. Raises Unreachable, Refused for a replica."""
     return here.meet_the_target()
 
 
 @heres.step
-def generate(here: Here) -> Table:
+def generate(here: Session) -> Table:
     """Where ``generate`` is set, let the Drizzle package write its pending migrations, and show them.
 
     Raises WrongInput when there is no package or no node, StatementFailed when drizzle-kit fails.
@@ -79,7 +79,7 @@ def generate(here: Here) -> Table:
 
 
 @heres.step
-def is_it_safe_to_start(here: Here) -> Table:
+def is_it_safe_to_start(here: Session) -> Table:
     """Show one row per pre-check, and refuse when one of them says stop."""
     server = Server(here.target.server) if here.target.server else None
     found = readiness.checks(
@@ -104,7 +104,7 @@ def is_it_safe_to_start(here: Here) -> Table:
 
 
 @heres.step
-def what_is_pending(here: Here) -> Table:
+def what_is_pending(here: Session) -> Table:
     """Show every migration and its state; refuse when the history and the folder do not fit together."""
     history = histories.read(here.conn, here.target)
     here.facts["history"] = history
@@ -134,7 +134,7 @@ def what_is_pending(here: Here) -> Table:
 
 
 @heres.step
-def what_will_it_do(here: Here) -> Table:
+def what_will_it_do(here: Session) -> Table:
     """Show each pending statement as it is written: its type, whom it locks out, what it rewrites, its hazards.
 
     Raises Refused for what safe-migrations mode does not let pass, WrongInput for what cannot be parsed.
@@ -165,7 +165,7 @@ def what_will_it_do(here: Here) -> Table:
 
 
 @heres.step
-def make_it_safe(here: Here) -> Table:
+def make_it_safe(here: Session) -> Table:
     """Choose what is executed in each statement's place, and prove on empty branches that it ends in the same schema.
 
     Raises StatementFailed for a statement that would fail even without rows, Refused where the ends differ.
@@ -197,7 +197,7 @@ def make_it_safe(here: Here) -> Table:
 
 
 @heres.step
-def rehearse(here: Here) -> Lanes | Card:
+def rehearse(here: Session) -> Lanes | Card:
     """Execute the plain SQL and the plan on a branch with the target's rows; show whom each statement locked out.
 
     Raises Refused where no such branch may be made or the rows differ at the end, StatementFailed for what fails.
@@ -224,7 +224,7 @@ def rehearse(here: Here) -> Lanes | Card:
 
 
 @heres.step
-def prove_the_way_back(here: Here) -> Table:
+def prove_the_way_back(here: Session) -> Table:
     """Show for each migration whether it was seen to lead up, down and up again, what is kept, and what differs."""
     if here.facts.get("rehearsal") is None:
         headings = ["migration", "way back proven"]
@@ -236,7 +236,7 @@ def prove_the_way_back(here: Here) -> Table:
 
 
 @heres.step
-def measure_before(here: Here) -> Table:
+def measure_before(here: Session) -> Table:
     """Count rows and time the critical queries as they are now; validate compares with this."""
     counts = health.row_counts(here.conn, leave_out=here.facts["history"].qualified_table)
     timings = {name: health.time_query(here.conn, query) for name, query in here.target.critical_queries.items()}
@@ -255,7 +255,7 @@ def measure_before(here: Here) -> Table:
 
 
 @heres.step
-def freeze_the_plan(here: Here) -> Card:
+def freeze_the_plan(here: Session) -> Card:
     """Freeze what will be executed into ``plan.json`` and ``plan.sql``, and show its digest."""
     history, done = here.facts["history"], here.facts.get("rehearsal")
     changes = here.facts["changes"]
@@ -285,7 +285,7 @@ def freeze_the_plan(here: Here) -> Card:
 
 
 @heres.step
-def verdict(here: Here) -> Banner:
+def verdict(here: Session) -> Banner:
     """Say what was found, and what to open next."""
     plan = here.facts["plan"]
     drift = _drift(here)
@@ -300,7 +300,7 @@ def verdict(here: Here) -> Banner:
     return here.verdict(state, facts, then=then if plan.changes else "nothing: no migration is pending")
 
 
-def _check_places(here: Here, history: History) -> None:
+def _check_places(here: Session, history: History) -> None:
     """See that every statement that a parameter names is in the folder. Raises WrongInput."""
     migrations = [entry.migration for entry in history.entries if entry.migration is not None]
     accepted = [key for key in here.parameters.accept if not key.startswith(plans.WAY_BACK)]
@@ -317,7 +317,7 @@ def _check_places(here: Here, history: History) -> None:
         )
 
 
-def _check_room(here: Here, changes: Sequence[Change]) -> None:
+def _check_room(here: Session, changes: Sequence[Change]) -> None:
     """See that the disk has room for what is built, where it can be seen from here. Raises Refused."""
     found = disk_space.needs(here.conn, changes)
     here.journal("room-needed", steps=[[need.migration, need.step.number, need.bytes] for need in found[:10]])
@@ -325,7 +325,7 @@ def _check_room(here: Here, changes: Sequence[Change]) -> None:
         disk_space.refuse_without(found, shutil.disk_usage(Server(here.target.server).data_dir).free)
 
 
-def _judged(here: Here, pending: list[Migration]) -> tuple[dict[str, list[Judged]], list[Refusal]]:
+def _judged(here: Session, pending: list[Migration]) -> tuple[dict[str, list[Judged]], list[Refusal]]:
     """Judge the pending statements on this very database, each migration a transaction of its own."""
     parsed = [s for migration in pending for s in statements.parse(migration.sql, migration.path.name)]
     server_parser.refuse_unknown(here.conn, parsed)
@@ -361,7 +361,7 @@ def _hazards(finding: Finding) -> Cell:
     return Cell(", ".join(dict.fromkeys(h.id for h in worst_first)), tone, under=told, fold="way out")
 
 
-def _drift(here: Here) -> str:
+def _drift(here: Session) -> str:
     """Whether the schema is still as the last run left it, where one recorded it."""
     last = step_log.last_history_step(here.conn)
     recorded = last and last["schema_after"]

@@ -16,28 +16,28 @@ from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Banner, Card, 
 from pgrunbook.display.units import human
 from pgrunbook.errors import Interrupted, Refused, RunbookError, StatementFailed, Unreachable, WrongInput
 from pgrunbook.execute import purge
-from pgrunbook.execute.purge import Thing
+from pgrunbook.execute.purge import PurgeItem
 from pgrunbook.procedures import shared_steps, undo_data_views
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Purge
-from pgrunbook.session.session import Here
+from pgrunbook.session.session import Session
 
 NOT_KNOWN = "Not known, the server does not answer: each thing is either dropped and marked so, or kept as it was."
 
 
-def begin(**given: object) -> Here:
+def begin(**given: object) -> Session:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
     return heres.begin("purge", Purge, given)
 
 
 @heres.step
-def meet_the_target(here: Here) -> Card:
+def meet_the_target(here: Session) -> Card:
     """Show who is at the other end. Raises Unreachable."""
     return here.meet_the_target()
 
 
 @heres.step
-def what_is_kept(here: Here) -> Table:
+def what_is_kept(here: Session) -> Table:
     """Show everything that is kept: what will go, and how things stand once it is gone.
 
     Raises WrongInput for a number under which nothing was ever kept, or that belongs to another one.
@@ -59,7 +59,7 @@ def what_is_kept(here: Here) -> Table:
 
 
 @heres.step
-def what_goes(here: Here) -> Table:
+def what_goes(here: Session) -> Table:
     """Show what goes, and why. Raises Refused where something of it is still needed, and nobody has said so."""
     goes: dict[int, str] = here.facts["goes"]
     going = [thing for thing in here.facts["found"] if thing.id in goes]
@@ -87,7 +87,7 @@ def what_goes(here: Here) -> Table:
 
 
 @heres.step
-def let_it_go(here: Here) -> Table:
+def let_it_go(here: Session) -> Table:
     """Drop what goes, each thing in a transaction of its own with its mark in the list, under the run lock.
 
     Raises Blocked, Refused, Interrupted, StatementFailed and Unreachable, each with what is gone now.
@@ -118,7 +118,7 @@ def let_it_go(here: Here) -> Table:
 
 
 @heres.step
-def verdict(here: Here) -> Banner:
+def verdict(here: Session) -> Banner:
     """Say how much was let go, what that freed, and what is left."""
     gone = _gone(here)
     left = undo_data.kept_list(here.conn)
@@ -137,22 +137,22 @@ def verdict(here: Here) -> Banner:
     return here.verdict(f"{told}; {rest}.", facts, then=f"pgrunbook undo-data list --target {here.target.name}")
 
 
-def _found(here: Here, conn: Connection) -> list[Thing]:
+def _found(here: Session, conn: Connection) -> list[PurgeItem]:
     return purge.things(conn, histories.read(conn, here.target))
 
 
-def _asked(here: Here) -> bool:
+def _asked(here: Session) -> bool:
     """Whether something was asked for by number, age or as a whole."""
     told = here.parameters
     return bool(told.ids or told.older_than_days or told.everything)
 
 
-def _chosen(here: Here, found: Sequence[Thing]) -> dict[int, str]:
+def _chosen(here: Session, found: Sequence[PurgeItem]) -> dict[int, str]:
     told = here.parameters
     return purge.choose(found, ids=told.ids, older_than_days=told.older_than_days, everything=told.everything)
 
 
-def _refuse_numbers(here: Here, found: Sequence[Thing]) -> None:
+def _refuse_numbers(here: Session, found: Sequence[PurgeItem]) -> None:
     """Raise WrongInput for a number that is no thing; one that is purged already is nothing to complain about."""
     known = purge.states(here.conn, here.parameters.ids)
     unknown = [number for number in here.parameters.ids if number not in known]
@@ -169,7 +169,7 @@ def _refuse_numbers(here: Here, found: Sequence[Thing]) -> None:
             )
 
 
-def _rows(here: Here, thing: Thing, goes: dict[int, str]) -> list[tuple[object, ...]]:
+def _rows(here: Session, thing: PurgeItem, goes: dict[int, str]) -> list[tuple[object, ...]]:
     """Return the rows of a thing in the table of what is kept; what belongs to it is marked as it is."""
     mark = Cell("goes", WARN) if thing.id in goes else Cell("stays", QUIET)
     tone = PLAIN if thing.id not in goes or not thing.way else BAD if thing.is_needed else WARN
@@ -189,13 +189,13 @@ def _rows(here: Here, thing: Thing, goes: dict[int, str]) -> list[tuple[object, 
     ]
 
 
-def _refused(here: Here, going: Sequence[Thing]) -> list[Thing]:
+def _refused(here: Session, going: Sequence[PurgeItem]) -> list[PurgeItem]:
     """Return what may not go: it is still needed, was not named by its number, and force is not set."""
     told = here.parameters
     return [thing for thing in going if thing.is_needed and thing.id not in told.ids and not told.force]
 
 
-def _still_needed(here: Here, things: Sequence[Thing]) -> Refused:
+def _still_needed(here: Session, things: Sequence[PurgeItem]) -> Refused:
     told = "; ".join(
         f"{thing.id} ({undo_data_views.what(thing.members[0])} of {undo_data_views.plain(thing.members[0])}, "
         f"kept until {undo_data_views.until(thing.members[0])}): {thing.loss}"
@@ -211,7 +211,7 @@ def _still_needed(here: Here, things: Sequence[Thing]) -> Refused:
     )
 
 
-def _let_go(here: Here, conn: Connection, thing: Thing) -> tuple[object, ...]:
+def _let_go(here: Session, conn: Connection, thing: PurgeItem) -> tuple[object, ...]:
     """Drop one thing; the journal says so before and after."""
     kept = thing.members[0]
     about = {
@@ -243,12 +243,12 @@ def _let_go(here: Here, conn: Connection, thing: Thing) -> tuple[object, ...]:
     )
 
 
-def _gone(here: Here) -> list[dict[str, object]]:
+def _gone(here: Session) -> list[dict[str, object]]:
     """Return what this run dropped so far, also before it was broken off."""
     return [event for event in shared_steps.events(here, "purge") if event["event"] == "dropped"]
 
 
-def _in_doubt(here: Here) -> dict[int, dict[str, object]]:
+def _in_doubt(here: Session) -> dict[int, dict[str, object]]:
     """Return what an earlier attempt of this run began to drop, and the journal does not say what came of it."""
     begun: dict[int, dict[str, object]] = {}
     for event in shared_steps.events(here, "purge"):
@@ -262,7 +262,7 @@ def _in_doubt(here: Here) -> dict[int, dict[str, object]]:
     return begun
 
 
-def _settle(here: Here, conn: Connection) -> None:
+def _settle(here: Session, conn: Connection) -> None:
     """Complete the journal from the database: what is marked there as purged was dropped before we were cut off."""
     doubt = _in_doubt(here)
     for number, kept in purge.states(conn, list(doubt)).items():
@@ -271,7 +271,7 @@ def _settle(here: Here, conn: Connection) -> None:
             here.journal("dropped", **about, told_by="the database")
 
 
-def _explained(here: Here, conn: Connection, exc: BaseException) -> RunbookError:
+def _explained(here: Session, conn: Connection, exc: BaseException) -> RunbookError:
     """Return the error for what ended the work, with what is gone and what is kept now."""
     state = _state_now(here)
     here.journal("purge-stopped", error=str(exc).partition("\n")[0], kind=type(exc).__name__, state=state,
@@ -290,7 +290,7 @@ def _explained(here: Here, conn: Connection, exc: BaseException) -> RunbookError
     return StatementFailed(f"could not drop what is kept: {told}", state=state, hint=f"Settle that, then {resume}")
 
 
-def _state_now(here: Here) -> str:
+def _state_now(here: Session) -> str:
     """Return what is gone and what is still kept of what goes, as the database itself says."""
     try:
         with connect(here.target, purpose="asks what is kept") as conn:

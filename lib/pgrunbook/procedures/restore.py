@@ -17,10 +17,10 @@ from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, P
 from pgrunbook.errors import Refused, Unreachable, WrongInput
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import LAST, Restore
-from pgrunbook.session.session import Here
+from pgrunbook.session.session import Session
 
 
-def begin(**given: object) -> Here:
+def begin(**given: object) -> Session:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked.
 
     A time without a zone is refused here, before anything is looked at.
@@ -32,7 +32,7 @@ def begin(**given: object) -> Here:
 
 
 @heres.step
-def meet_the_target(here: Here) -> Card:
+def meet_the_target(here: Session) -> Card:
     """Show who is at the other end; a target that does not answer can be restored all the same."""
     _source(here)
     try:
@@ -49,7 +49,7 @@ def meet_the_target(here: Here) -> Card:
 
 
 @heres.step
-def what_can_be_restored(here: Here) -> Picture:
+def what_can_be_restored(here: Session) -> Picture:
     """Show the window that can be restored as a time line: backups, restore points, archived WAL."""
     source = _source(here)
     backups = backup.list_base_backups(source)
@@ -66,7 +66,7 @@ def what_can_be_restored(here: Here) -> Picture:
 
 
 @heres.step
-def choose_the_point(here: Here) -> Card:
+def choose_the_point(here: Session) -> Card:
     """Resolve the point to restore to, and say what lies after it. Raises WrongInput when there is no such point."""
     wanted = here.parameters.to
     known = {p.name: p for p in here.facts["points"]}
@@ -100,7 +100,7 @@ def choose_the_point(here: Here) -> Card:
 
 
 @heres.step
-def restore_to_branch(here: Here) -> Card:
+def restore_to_branch(here: Session) -> Card:
     """Copy the base backup, replay the WAL to the point, and open it as a new server beside the old one.
 
     Raises Refused when the new server's name is taken, WrongInput when the point lies outside the window.
@@ -132,7 +132,7 @@ def restore_to_branch(here: Here) -> Card:
 
 
 @heres.step
-def is_it_the_point(here: Here) -> Card:
+def is_it_the_point(here: Session) -> Card:
     """Show what proves that the new server stands at the point: read while it stood still there."""
     m = here.facts["restored"].measures
     last = f"{m.last_transaction_at:%Y-%m-%d %H:%M:%S.%f %Z}" if m.last_transaction_at else "none was replayed"
@@ -145,7 +145,7 @@ def is_it_the_point(here: Here) -> Card:
 
 
 @heres.step
-def how_does_it_differ(here: Here) -> Table:
+def how_does_it_differ(here: Session) -> Table:
     """Compare the restored database with the living one, table by table: rows and checksums."""
     headings = ["table", "rows there", "rows today", "missing today", "changed", "new today", "verdict"]
     if not here.facts["alive"]:
@@ -171,7 +171,7 @@ def how_does_it_differ(here: Here) -> Table:
 
 
 @heres.step
-def differences_drawn(here: Here) -> Picture | Card:
+def differences_drawn(here: Session) -> Picture | Card:
     """Draw missing, changed and new rows per table that differs."""
     counts = here.facts.get("differences") or []
     if not counts:
@@ -192,7 +192,7 @@ def differences_drawn(here: Here) -> Picture | Card:
 
 
 @heres.step
-def what_next(here: Here) -> Table:
+def what_next(here: Session) -> Table:
     """Show the three ways to go on from here, with what each does and costs."""
     server = here.facts["restored"].server
     there = f'-h "{server.socket_dir}" -U postgres {here.target.database}'
@@ -207,7 +207,7 @@ def what_next(here: Here) -> Table:
 
 
 @heres.step
-def verdict(here: Here) -> Banner:
+def verdict(here: Session) -> Banner:
     """Say where the restored database is, and that the old one was not touched."""
     done = here.facts["restored"]
     state = f"The database as it was at {done.point} runs as server {done.server.name}; the target was only read."
@@ -233,7 +233,7 @@ def _plain(table: checksums.TableName) -> str:
 
 
 def _compared(
-    old: Connection, here: Here, table: checksums.TableName, counts: list[tuple[str, int, int, int]]
+    old: Connection, here: Session, table: checksums.TableName, counts: list[tuple[str, int, int, int]]
 ) -> tuple[object, ...]:
     """Return what differs in a table's rows; where a migration lies between, in the columns that both sides have."""
     try:
@@ -252,7 +252,7 @@ def _compared(
 class _Journaled:
     """Writes the progress of a restore into the journal, once a second at most."""
 
-    def __init__(self, here: Here) -> None:
+    def __init__(self, here: Session) -> None:
         self._here, self._last = here, 0.0
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
@@ -261,7 +261,7 @@ class _Journaled:
             self._here.journal("restore-progress", what=what, bytes=done, of=total)
 
 
-def _source(here: Here) -> Server:
+def _source(here: Session) -> Server:
     if here.target.server is None:
         raise Refused(
             f'target "{here.target.name}" cannot be restored from here',
@@ -271,14 +271,14 @@ def _source(here: Here) -> Server:
     return Server(here.target.server)
 
 
-def _free_name(here: Here) -> str:
+def _free_name(here: Session) -> str:
     """A run that was broken off and goes on leaves what it restored before where it is."""
     name = f"restored-{here.run.run_id[-4:]}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(free for free in names if not Server(free).dir.exists())
 
 
-def _beside(here: Here) -> Target:
+def _beside(here: Session) -> Target:
     restored = here.facts["restored"].server
     return here.target.model_copy(update={"name": f"{here.target.name}, restored", "server": restored.name})
 

@@ -10,7 +10,7 @@ from pgrunbook.database.schema_diff import diff
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.draft import draft, plan_sql
 from pgrunbook.draft.build import base
-from pgrunbook.draft.down import NotKept
+from pgrunbook.draft.down import CaptureGap
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
@@ -19,22 +19,22 @@ from pgrunbook.procedures import rollback_choice, rollback_views, shared_steps, 
 from pgrunbook.rehearse import rollback
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Rollback
-from pgrunbook.session.session import Here
+from pgrunbook.session.session import Session
 
 
-def begin(**given: object) -> Here:
+def begin(**given: object) -> Session:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
     return heres.begin("rollback", Rollback, given)
 
 
 @heres.step
-def meet_the_target(here: Here) -> Card:
+def meet_the_target(here: Session) -> Card:
     """Show who is at the other end. Raises Unreachable, Refused for a replica."""
     return here.meet_the_target()
 
 
 @heres.step
-def what_goes_back(here: Here) -> Table:
+def what_goes_back(here: Session) -> Table:
     """Show the migrations and their inverse steps, newest first, proven on an empty branch.
 
     Raises Refused when a migration has no way back, or it does not lead back.
@@ -52,7 +52,7 @@ def what_goes_back(here: Here) -> Table:
 
 
 @heres.step
-def what_about_new_rows(here: Here) -> Table:
+def what_about_new_rows(here: Session) -> Table:
     """Show what becomes of rows written since: kept where, given back, in conflict, or in the way.
 
     Raises Refused when rows of today stand against going back, when somebody has changed rows that would be given
@@ -73,7 +73,7 @@ def what_about_new_rows(here: Here) -> Table:
 
 
 @heres.step
-def try_it(here: Here) -> Card:
+def try_it(here: Session) -> Card:
     """Execute the rollback on a branch that holds the target's rows, where that may be made.
 
     Raises Refused when it fails there.
@@ -96,13 +96,13 @@ def try_it(here: Here) -> Card:
 
 
 @heres.step
-def take_restore_point(here: Here) -> Card:
+def take_restore_point(here: Session) -> Card:
     """Make a named restore point of its own and see it archived. Raises Blocked."""
     return shared_steps.take_restore_point(here, here.facts["plan"], "rollback")
 
 
 @heres.step
-def take_back(here: Here) -> Table:
+def take_back(here: Session) -> Table:
     """Run the inverse steps, newest first; the last of each migration removes its history row in its transaction.
 
     Raises Blocked, StatementFailed, Interrupted and Unreachable, each with what is taken back now.
@@ -113,7 +113,7 @@ def take_back(here: Here) -> Table:
 
 
 @heres.step
-def schema_as_before(here: Here) -> Table:
+def schema_as_before(here: Session) -> Table:
     """Compare the schema with the one before the migrations. Raises Broken when it is another one."""
     history = histories.read(here.conn, here.target)
     here.facts["version_after"] = history.version()
@@ -153,7 +153,7 @@ def schema_as_before(here: Here) -> Table:
 
 
 @heres.step
-def kept_data(here: Here) -> Table:
+def kept_data(here: Session) -> Table:
     """Show what is kept of the migrations that were taken back, and until when."""
     names = {change.migration for change in here.facts["plan"].changes}
     kept = [one for one in undo_data.kept_list(here.conn) if one.migration in names]
@@ -162,7 +162,7 @@ def kept_data(here: Here) -> Table:
 
 
 @heres.step
-def verdict(here: Here) -> Banner:
+def verdict(here: Session) -> Banner:
     """Say what is taken back, and what to open next."""
     plan: Plan = here.facts["plan"]
     back = [f"{c.migration}{' (some statements)' if c.ends == 'part' else ''}" for c in plan.changes]
@@ -178,18 +178,18 @@ def verdict(here: Here) -> Banner:
     )
 
 
-def _begun(here: Here) -> bool:
+def _begun(here: Session) -> bool:
     return any(
         e["event"] == "migration-started" and e["direction"] == "down" for e in shared_steps.events(here, "rollback")
     )
 
 
-def _make_plan(here: Here, wanted: list[rollback.Wanted]) -> None:
+def _make_plan(here: Session, wanted: list[rollback.RollbackItem]) -> None:
     """Plan and prove the way back, and freeze it."""
     history = here.facts["history"]
     now = snapshot(here.conn, leave_out=leave_out(history))
     changes: tuple[Change, ...] = ()
-    loses: tuple[NotKept, ...] = ()
+    loses: tuple[CaptureGap, ...] = ()
     rehearsed = "nothing to do"
     if wanted:
         done = rollback.rehearse(here.target, history, wanted, now, here.conn)

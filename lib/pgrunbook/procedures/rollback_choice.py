@@ -7,11 +7,11 @@ from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import Entry, History, Migration
 from pgrunbook.record import run as runs
 from pgrunbook.rehearse import rollback
-from pgrunbook.rehearse.rollback import Wanted
-from pgrunbook.session.session import Here
+from pgrunbook.rehearse.rollback import RollbackItem
+from pgrunbook.session.session import Session
 
 
-def to_take_back(here: Here, history: History) -> list[Wanted]:
+def to_take_back(here: Session, history: History) -> list[RollbackItem]:
     """Return the migrations to take back, newest first.
 
     One that was begun and not brought to its end comes first, and counts as one. Raises Refused, WrongInput.
@@ -38,7 +38,7 @@ def to_take_back(here: Here, history: History) -> list[Wanted]:
     return found
 
 
-def told(here: Here) -> str:
+def told(here: Session) -> str:
     """Return the choice that this rollback was told, as parameters of the command line."""
     given = here.parameters
     if given.of_run:
@@ -49,7 +49,7 @@ def told(here: Here) -> str:
     return f"-p migrations={given.migrations} " if given.migrations != 1 else ""
 
 
-def _half(here: Here, history: History) -> list[tuple[Wanted, str]]:
+def _half(here: Session, history: History) -> list[tuple[RollbackItem, str]]:
     """Return the migrations that were begun and not brought to their end, each with the run that began it."""
     applied = {entry.name for entry in history.applied()}
     files = {e.name: e.migration for e in history.entries if e.migration is not None}
@@ -68,7 +68,7 @@ def _half(here: Here, history: History) -> list[tuple[Wanted, str]]:
     return found
 
 
-def _last(here: Here, applied: list[Entry], half: list[tuple[Wanted, str]]) -> list[Wanted]:
+def _last(here: Session, applied: list[Entry], half: list[tuple[RollbackItem, str]]) -> list[RollbackItem]:
     count = here.parameters.migrations
     if count > len(applied) + len(half):
         raise WrongInput(
@@ -80,7 +80,7 @@ def _last(here: Here, applied: list[Entry], half: list[tuple[Wanted, str]]) -> l
     return first + [_whole(here, entry) for entry in applied[: count - len(first)]]
 
 
-def _of_run(here: Here, applied: list[Entry], half: list[tuple[Wanted, str]]) -> list[Wanted]:
+def _of_run(here: Session, applied: list[Entry], half: list[tuple[RollbackItem, str]]) -> list[RollbackItem]:
     run = runs.find(here.parameters.of_run)
     mine = [wanted for wanted, run_id in half if run_id == run.run_id]
     others = [wanted.migration.name for wanted, run_id in half if run_id != run.run_id]
@@ -96,7 +96,7 @@ def _of_run(here: Here, applied: list[Entry], half: list[tuple[Wanted, str]]) ->
     return mine + [_whole(here, entry) for entry in chosen]
 
 
-def _some(here: Here, applied: list[Entry], half: list[tuple[Wanted, str]]) -> Wanted:
+def _some(here: Session, applied: list[Entry], half: list[tuple[RollbackItem, str]]) -> RollbackItem:
     """Return the statements of one migration that were named, all where none was."""
     given = here.parameters
     name = given.migration or (applied[0].name if applied else "")
@@ -117,13 +117,13 @@ def _some(here: Here, applied: list[Entry], half: list[tuple[Wanted, str]]) -> W
     return rollback.wanted(here.conn, entry.migration, given.steps)
 
 
-def _whole(here: Here, entry: Entry) -> Wanted:
+def _whole(here: Session, entry: Entry) -> RollbackItem:
     migration = entry.migration
     assert migration is not None  # noqa: S101 - a row without a file is a problem, which was refused
     return rollback.wanted(here.conn, migration)
 
 
-def _without_way(here: Here, one: Wanted) -> Refused:
+def _without_way(here: Session, one: RollbackItem) -> Refused:
     migration: Migration = one.migration
     applied_by = step_log.history_step(here.conn, migration.name)
     points = step_log.restore_points(here.conn)

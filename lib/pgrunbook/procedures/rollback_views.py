@@ -9,36 +9,36 @@ from pgrunbook import undo_data
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
 from pgrunbook.display.units import human
-from pgrunbook.draft.down import GIVES_ROWS, NotKept
+from pgrunbook.draft.down import GIVES_ROWS, CaptureGap
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.plan.step import Keep
 from pgrunbook.procedures import undo_data_views
-from pgrunbook.session.session import Here
-from pgrunbook.undo_data import Conflicts, Kept, OnConflict, losses
+from pgrunbook.session.session import Session
+from pgrunbook.undo_data import Conflicts, OnConflict, UndoEntry, losses
 from pgrunbook.undo_data.losses import Loss
 from pgrunbook.violations import violations
-from pgrunbook.violations.violations import Against
+from pgrunbook.violations.violations import Violation
 
 
 @dataclass(frozen=True)
-class InConflict:
+class RowConflicts:
     """Rows that a step has changed and that would be given back, and those of them that somebody changed since."""
 
     migration: str
-    kept: Kept
+    kept: UndoEntry
     rows: str
     found: Conflicts | None
 
 
 @dataclass(frozen=True)
-class RowsSince:
+class RollbackRowEffects:
     """What a rollback does to the rows of today."""
 
     goes: tuple[Loss, ...]
-    loses: tuple[NotKept, ...]
-    rows: tuple[InConflict, ...]
-    violations: tuple[Against, ...]
+    loses: tuple[CaptureGap, ...]
+    rows: tuple[RowConflicts, ...]
+    violations: tuple[Violation, ...]
 
     def facts(self) -> dict[str, object]:
         """Return it for the journal: names and numbers, no values."""
@@ -72,7 +72,7 @@ class RowsSince:
         headings = ["migration", "what", "becomes", "holds", "where"]
         return Table(headings, rows, empty="Nothing is dropped, and no row is changed.")
 
-    def refuse(self, here: Here, told: str) -> None:
+    def refuse(self, here: Session, told: str) -> None:
         """Raise Refused where going back must not begin."""
         again = f"pgrunbook run rollback --target {here.target.name} {told}"
         violations.refuse(list(self.violations))
@@ -109,7 +109,7 @@ class RowsSince:
         )
 
 
-def rows_since(conn: Connection, plan: Plan, loses: Sequence[NotKept]) -> RowsSince:
+def rows_since(conn: Connection, plan: Plan, loses: Sequence[CaptureGap]) -> RollbackRowEffects:
     """Look at the rows of today: what goes with what is dropped, what was changed since, what is in the way.
 
     Locks: AccessShareLock on the tables.
@@ -129,7 +129,7 @@ def rows_since(conn: Connection, plan: Plan, loses: Sequence[NotKept]) -> RowsSi
     given = {name for change in plan.changes for step in change.steps if step.gives_rows for name in step.objects}
     found = violations.against(conn, told, kept=kept)
     in_the_way = [one for one in found if one.rows != 0 and one.table not in given]
-    return RowsSince(
+    return RollbackRowEffects(
         tuple(losses.losses(conn, plan.changes)),
         tuple(loses),
         tuple(one for change in plan.changes for one in _conflicts(conn, change)),
@@ -205,16 +205,16 @@ def _locks(change: Change, number: int) -> Cell:
     return Cell(f"{strong[0].mode}" if strong else "nobody waits", WARN if strong else GOOD, under=told, fold="locks")
 
 
-def _conflicts(conn: Connection, change: Change) -> list[InConflict]:
+def _conflicts(conn: Connection, change: Change) -> list[RowConflicts]:
     numbers = {number for step in change.steps for number in step.gives_rows}
     found = []
     for one in undo_data.of_migration(conn, change.migration, "up") if numbers else ():
         if one.kind in undo_data.ROWS and one.step in numbers and one.part_of is None:
-            found.append(InConflict(change.migration, one, undo_data_views.rows_of(conn, one), _compared(conn, one)))
+            found.append(RowConflicts(change.migration, one, undo_data_views.rows_of(conn, one), _compared(conn, one)))
     return found
 
 
-def _compared(conn: Connection, one: Kept) -> Conflicts | None:
+def _compared(conn: Connection, one: UndoEntry) -> Conflicts | None:
     """Compare; None where the table or its columns are not there now, so that nobody can have changed the rows."""
     try:
         return undo_data.conflicts(conn, one)
@@ -230,7 +230,7 @@ def _filled(conn: Connection, change: Change) -> list[Keep]:
     ]
 
 
-def _given_back(one: InConflict, on_conflict: OnConflict) -> tuple[object, ...]:
+def _given_back(one: RowConflicts, on_conflict: OnConflict) -> tuple[object, ...]:
     held = f"{one.rows} rows"
     if one.found is None:
         return ("given back", held, Cell("nobody can have changed them: what they are in is not there now", GOOD))
@@ -248,7 +248,7 @@ def _short(text: str) -> str:
     return " ".join(text.split())[:120]
 
 
-def _stands(one: Against) -> Cell:
+def _stands(one: Violation) -> Cell:
     return Cell("in the way", BAD) if one.at_least else Cell("not known beforehand", QUIET)
 
 

@@ -18,7 +18,7 @@ from pgrunbook.execute.results import StepResult, StepState
 from pgrunbook.history import History
 from pgrunbook.plan.plan import Plan
 from pgrunbook.record import journal
-from pgrunbook.session.session import Here
+from pgrunbook.session.session import Session
 from pgrunbook.undo_data import OnConflict
 
 TONES = {
@@ -36,12 +36,12 @@ REDRAW_S = 0.2
 ARCHIVED_WITHIN_S = 60.0
 
 
-def events(here: Here, procedure: str) -> list[dict[str, Any]]:
+def events(here: Session, procedure: str) -> list[dict[str, Any]]:
     """Return what the journal of this run says of a procedure's work so far."""
     return [e for e in journal.read(here.run.journal.path) if e.get("procedure", procedure) == procedure]
 
 
-def take_restore_point(here: Here, plan: Plan, when: str) -> Card:
+def take_restore_point(here: Session, plan: Plan, when: str) -> Card:
     """Make a named restore point and wait until the archive holds it; one that this run made counts.
 
     Raises Blocked when the archive does not take it in time, Refused where archiving is off.
@@ -69,7 +69,7 @@ def take_restore_point(here: Here, plan: Plan, when: str) -> Card:
     return Card("Restore point" + (" (taken before)" if before else ""), facts)
 
 
-def _restore_point(here: Here, when: str, version: str | None) -> tuple[str, str, bool]:
+def _restore_point(here: Session, when: str, version: str | None) -> tuple[str, str, bool]:
     """Return name and LSN of this run's restore point, and whether it was there before: a run has one.
 
     A name that stood in the WAL twice could not be restored, so one that a crash left in doubt is not used again.
@@ -97,7 +97,7 @@ def _name(when: str, run_id: str, attempt: int) -> str:
     return whole if len(whole) <= NAME_MAX_BYTES else f"{when}_{run_id[:16]}{run_id[-5:]}{end}"
 
 
-def _see_base_backup(here: Here) -> None:
+def _see_base_backup(here: Session) -> None:
     """A restore point can be restored only with a base backup before it: see that a server of ours has one."""
     if here.target.server is None:
         return
@@ -107,7 +107,7 @@ def _see_base_backup(here: Here) -> None:
         here.journal("base-backup-taken", id=taken.id, stop_lsn=taken.stop_lsn, bytes=taken.bytes)
 
 
-def execute(here: Here, plan: Plan, history: History, *, on_conflict: OnConflict = "stop") -> Table:
+def execute(here: Session, plan: Plan, history: History, *, on_conflict: OnConflict = "stop") -> Table:
     """Execute the plan under this database's run lock; return the table of steps at the end.
 
     Raises what Execution.run raises, and Blocked when another runner, or what is left of one, is at work.
@@ -135,7 +135,7 @@ def execute(here: Here, plan: Plan, history: History, *, on_conflict: OnConflict
     return here.keep_table(f"{here.procedure}-steps", table)
 
 
-def _history_now(here: Here, conn: Connection, seen: History) -> History:
+def _history_now(here: Session, conn: Connection, seen: History) -> History:
     """Read the history again now that nobody else can write it: what was seen may be old.
 
     While we waited for the run lock, another runner may have committed; or this very run, where it was
@@ -206,7 +206,7 @@ def timeline(results: list[StepResult]) -> Timeline:
 class _Live:
     """One display that is redrawn a few times a second, and taken away when the final table stands."""
 
-    def __init__(self, here: Here) -> None:
+    def __init__(self, here: Session) -> None:
         self._here = here
         self._handle: Any = None
         self._began_at = self._drawn_at = time.monotonic()

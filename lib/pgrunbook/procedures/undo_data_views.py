@@ -11,7 +11,7 @@ from psycopg import sql
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Cell, Table
 from pgrunbook.display.units import human
-from pgrunbook.undo_data import Kept
+from pgrunbook.undo_data import UndoEntry
 
 WORDS = {
     "update": "rows updated", "delete": "rows deleted", "insert": "rows inserted", "column": "column", "table": "table",
@@ -23,7 +23,7 @@ HEADINGS = ["id", "of", "run", "step", "what", "table", "rows", "size", "made at
 COUNTED_UP_TO_BYTES = 16_000_000
 
 
-def table(conn: Connection, found: Sequence[Kept]) -> Table:
+def table(conn: Connection, found: Sequence[UndoEntry]) -> Table:
     """Return one row per thing that is kept, in the order given."""
     rows = [
         (
@@ -44,7 +44,7 @@ def table(conn: Connection, found: Sequence[Kept]) -> Table:
     return Table(HEADINGS, rows, empty=NOTHING)
 
 
-def facts(kept: Kept) -> Mapping[str, object]:
+def facts(kept: UndoEntry) -> Mapping[str, object]:
     """Return a thing for JSON: times in ISO 8601, sizes in bytes, null for what is not known."""
     return {
         "id": kept.id,
@@ -67,12 +67,12 @@ def facts(kept: Kept) -> Mapping[str, object]:
     }
 
 
-def of(kept: Kept) -> str:
+def of(kept: UndoEntry) -> str:
     """Return the migration of which it is kept, and in which direction that went."""
     return f"{kept.migration} ({kept.direction})"
 
 
-def what(kept: Kept) -> str:
+def what(kept: UndoEntry) -> str:
     """Return what was kept: rows, a column or a table; and what it went with."""
     told = WORDS[kept.kind]
     if kept.kind in ("update", "column") and kept.columns:
@@ -80,12 +80,12 @@ def what(kept: Kept) -> str:
     return f"{told}, with {kept.part_of}" if kept.part_of else told
 
 
-def plain(kept: Kept) -> str:
+def plain(kept: UndoEntry) -> str:
     """Return the name of its table for people."""
     return f"{kept.table.schema}.{kept.table.name}"
 
 
-def rows_of(conn: Connection, kept: Kept) -> str:
+def rows_of(conn: Connection, kept: UndoEntry) -> str:
     """Return how many rows are kept: the server's estimate, or counted where that is quick."""
     if kept.rows_estimate >= 0:
         return f"about {kept.rows_estimate:,}" if kept.rows_estimate else "0"
@@ -98,13 +98,13 @@ def rows_of(conn: Connection, kept: Kept) -> str:
     return f"{int(str(found[0])):,}" if found else "not counted"
 
 
-def state(kept: Kept) -> Cell:
+def state(kept: UndoEntry) -> Cell:
     """Return its state; while it is given back, how far that is."""
     told = f"{kept.state} ({kept.rows_given_back:,} rows so far)" if kept.state == "giving back" else kept.state
     return Cell(told, TONES.get(kept.state, PLAIN))
 
 
-def until(kept: Kept) -> str:
+def until(kept: UndoEntry) -> str:
     """Return until when it is kept, and whether that is over."""
     if kept.keep_until is None:
         return "no end"

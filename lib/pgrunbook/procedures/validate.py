@@ -20,14 +20,14 @@ from pgrunbook.rehearse import schema_only
 from pgrunbook.rehearse.with_data import Trial
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Validate
-from pgrunbook.session.session import Here
+from pgrunbook.session.session import Session
 from pgrunbook.sql.classify import Type
 
 # Below this a ratio says nothing: a query that took 2 ms and takes 5 is not slow.
 SLOW_FROM_MS = 50.0
 
 
-def begin(**given: object) -> Here:
+def begin(**given: object) -> Session:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
     here = heres.begin("validate", Validate, given)
     here.facts["problems"] = []
@@ -35,7 +35,7 @@ def begin(**given: object) -> Here:
 
 
 @heres.step
-def meet_the_target(here: Here) -> Card:
+def meet_the_target(here: Session) -> Card:
     """Show who is at the other end, and against which run's promise it is held. Raises Unreachable."""
     promise = _promising_run(here)
     here.facts["promise"] = promise
@@ -45,7 +45,7 @@ def meet_the_target(here: Here) -> Card:
 
 
 @heres.step
-def schema_as_promised(here: Here) -> Table:
+def schema_as_promised(here: Session) -> Table:
     """Compare the schema with the one that the rehearsal ended in; show differences by object."""
     promise = here.facts["promise"]
     history = histories.read(here.conn, here.target)
@@ -83,7 +83,7 @@ def schema_as_promised(here: Here) -> Table:
 
 
 @heres.step
-def nothing_left_behind(here: Here) -> Table:
+def nothing_left_behind(here: Session) -> Table:
     """Show invalid indexes, constraints not validated, and sequences behind their column."""
     found = health.leftovers(here.conn)
     before = _known_before(here)
@@ -109,7 +109,7 @@ def nothing_left_behind(here: Here) -> Table:
 
 
 @heres.step
-def data_as_promised(here: Here) -> Table:
+def data_as_promised(here: Session) -> Table:
     """Compare the number of rows per table with those that prepare counted."""
     before = _measured(here).get("rows", {})
     plan = _plan(here.facts["promise"]) if here.facts["promise"] else None
@@ -128,7 +128,7 @@ def data_as_promised(here: Here) -> Table:
 
 
 @heres.step
-def as_estimated(here: Here) -> Table:
+def as_estimated(here: Session) -> Table:
     """Show for each step how long it was expected to take, on what basis, and how long it took."""
     promise = here.facts["promise"]
     plan = _plan(promise) if promise else None
@@ -156,7 +156,7 @@ def as_estimated(here: Here) -> Table:
 
 
 @heres.step
-def queries_as_fast(here: Here) -> Card | Picture:
+def queries_as_fast(here: Session) -> Card | Picture:
     """Time the critical queries again; return a picture of before and after, or a sentence without them."""
     before = _measured(here).get("queries_ms", {})
     timings = {n: health.time_query(here.conn, q) for n, q in here.target.critical_queries.items()}
@@ -174,7 +174,7 @@ def queries_as_fast(here: Here) -> Card | Picture:
 
 
 @heres.step
-def checklist(here: Here) -> Table:
+def checklist(here: Session) -> Table:
     """Show the guide's seven boxes, each with the evidence that this run has for it, or that it has none."""
     promise = here.facts["promise"]
     plan = _plan(promise) if promise else None
@@ -203,7 +203,7 @@ def checklist(here: Here) -> Table:
 
 
 @heres.step
-def verdict(here: Here) -> Banner:
+def verdict(here: Session) -> Banner:
     """Say whether all is as promised. Raises Broken, with every problem, when it is not."""
     problems = here.facts["problems"]
     if problems:
@@ -218,7 +218,7 @@ def verdict(here: Here) -> Banner:
     return here.verdict(state, [], then="nothing: the release is done")
 
 
-def _promising_run(here: Here) -> Run | None:
+def _promising_run(here: Session) -> Run | None:
     """The named run, else this one when it has a plan, else the last one on this target that has."""
     if here.parameters.of_run:
         run = runs.find(here.parameters.of_run)
@@ -236,7 +236,7 @@ def _promising_run(here: Here) -> Run | None:
     return None
 
 
-def _way_back(here: Here) -> str:
+def _way_back(here: Session) -> str:
     promise = here.facts["promise"]
     of_run = f" -p of_run={promise.run_id}" if promise else ""
     return f"pgrunbook run rollback --target {here.target.name}{of_run}"
@@ -251,13 +251,13 @@ def _events(run: Run, *names: str) -> list[dict[str, Any]]:
     return [e for e in journal.read(run.journal.path) if not names or e["event"] in names]
 
 
-def _measured(here: Here) -> dict[str, Any]:
+def _measured(here: Session) -> dict[str, Any]:
     promise = here.facts["promise"]
     path = promise.folder / "measured-before.json" if promise else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
 
 
-def _written_on_the_branch(here: Here) -> set[str]:
+def _written_on_the_branch(here: Session) -> set[str]:
     """Names of tables of which the rehearsal saw the plan write rows, also those that it only reaches."""
     promise = here.facts["promise"]
     path = promise.folder / "rehearsal.json" if promise else None
@@ -272,7 +272,7 @@ def _written_on_the_branch(here: Here) -> set[str]:
     return found
 
 
-def _known_before(here: Here) -> set[str]:
+def _known_before(here: Session) -> set[str]:
     """Names of indexes and constraints that were invalid before the run: it is not to blame for them."""
     promise = here.facts["promise"]
     path = promise.folder / "leftovers-before.json" if promise else None

@@ -14,7 +14,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.draft import build
 from pgrunbook.errors import RunbookError, StatementFailed
-from pgrunbook.execute.events import Observer
+from pgrunbook.execute.events import StepObserver
 from pgrunbook.execute.execution import Execution
 from pgrunbook.history import History
 from pgrunbook.plan.plan import Change, Direction, Plan
@@ -30,7 +30,7 @@ def execute(
     history: History,
     change: Change,
     journal: Journal,
-    observer: Observer | None = None,
+    observer: StepObserver | None = None,
     *,
     direction: Direction = "up",
     as_written: bool = False,

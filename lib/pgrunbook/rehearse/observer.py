@@ -56,7 +56,7 @@ class HeldLock(_Seen):
     to_ms: float
 
 
-class Observed(_Seen):
+class Observation(_Seen):
     """What a step did, in the attempt that was committed.
 
     ``locks`` are those that no earlier step of its transaction held already, without the ones that a
@@ -164,7 +164,7 @@ class Observer:
     def __init__(self, target: Target, conn: Connection) -> None:
         self.began = time.monotonic()
         self._target, self._conn, self._pid = target, conn, conn.info.backend_pid
-        self._results: list[Observed] = []
+        self._results: list[Observation] = []
         self._group: _Group | None = None
         self._mutex = threading.Lock()  # for the session, and for the group
         self._active, self._over = threading.Event(), threading.Event()
@@ -185,7 +185,7 @@ class Observer:
         self._second.close()
 
     @property
-    def results(self) -> tuple[Observed, ...]:
+    def results(self) -> tuple[Observation, ...]:
         """What each committed step did, in the order of execution."""
         return tuple(self._results)
 
@@ -292,8 +292,8 @@ class Observer:
             found = self._conn.execute(load("observer")["relations"].encode(), {"of": locked}).fetchall()
             ran.rewrites = _rewritten(group, _by_oid(found))
 
-    def _observed(self, change: Change, ran: _Ran, locks: tuple[HeldLock, ...]) -> Observed:
-        return Observed(
+    def _observed(self, change: Change, ran: _Ran, locks: tuple[HeldLock, ...]) -> Observation:
+        return Observation(
             migration=change.migration,
             step=ran.step.number,
             attempt=ran.attempt,

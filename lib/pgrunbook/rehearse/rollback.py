@@ -25,7 +25,7 @@ from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft import down
 from pgrunbook.draft.build import up
-from pgrunbook.draft.down import NotKept, NoWayError, Planned, Taken
+from pgrunbook.draft.down import CaptureGap, DownDraft, DownStatement, NoWayError
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
 from pgrunbook.history.state import leave_out
@@ -40,7 +40,7 @@ from pgrunbook.undo_data import OnConflict
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RollbackItem:
     """A migration to be taken back: by its down script, or by what was computed for these statements.
 
     ``helpers`` take away what a statement that was broken off has left, ``is_rest`` says that some statements were
@@ -48,7 +48,7 @@ class Wanted:
     """
 
     migration: Migration
-    takes: tuple[Taken, ...] = ()
+    takes: tuple[DownStatement, ...] = ()
     ends: Literal["history row", "begun", "part"] = "history row"
     helpers: tuple[SafeStep, ...] = ()
     is_rest: bool = False
@@ -61,48 +61,50 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class RollbackDraft:
     """The changes of a rollback, newest first, with the schemas that they lead to.
 
     ``loses`` is what cannot be kept; ``unlike`` is as in a rehearsal.
     """
 
     changes: tuple[Change, ...]
-    loses: tuple[NotKept, ...]
+    loses: tuple[CaptureGap, ...]
     end: Snapshot
     unlike: tuple[tuple[str, str], ...]
 
 
-def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> Wanted:
+def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> RollbackItem:
     """Return how an applied migration is taken back, or only some of its statements."""
     ways = inverse_log.read(conn, migration.name)
     left = [way for way in ways if not way.taken_back_by]
     if migration.down_sql is not None and not only and len(left) == len(ways):
-        return Wanted(migration)
+        return RollbackItem(migration)
     if not ways:
-        return Wanted(migration, because="it has no down script, and no run has noted how it is taken back")
+        return RollbackItem(migration, because="it has no down script, and no run has noted how it is taken back")
     if ways[0].file_sha256 != migration.hash:
-        return Wanted(migration, because="the file is another one than that which was applied")
+        return RollbackItem(migration, because="the file is another one than that which was applied")
     chosen = [way for way in left if not only or way.statement in only]
     missing = sorted(set(only) - {way.statement for way in left})
     if missing:
         told = ", ".join(f"{way.statement} ({way.file}:{way.line})" for way in left)
-        return Wanted(migration, because=f"it has no statement {missing[0]} to take back; there are {told or 'none'}")
+        return RollbackItem(
+            migration, because=f"it has no statement {missing[0]} to take back; there are {told or 'none'}"
+        )
     try:
         takes = tuple(down.recorded(chosen))
     except NoWayError as reason:
-        return Wanted(migration, because=str(reason))
+        return RollbackItem(migration, because=str(reason))
     ends: Literal["history row", "part"] = "history row" if len(chosen) == len(left) else "part"
-    return Wanted(migration, takes, ends, is_rest=len(left) < len(ways))
+    return RollbackItem(migration, takes, ends, is_rest=len(left) < len(ways))
 
 
-def half_done(conn: Connection, migration: Migration) -> Wanted:
+def half_done(conn: Connection, migration: Migration) -> RollbackItem:
     """Return how a migration that was begun and not brought to its end is taken back: what was done, and only that."""
     begun = step_log.of_plan(conn, {migration.name: migration.hash}, "up").get(migration.name)
     ways = inverse_log.read(conn, migration.name)
     if begun is None or not ways:
-        return Wanted(migration, ends="begun", because="nobody has noted how its statements are taken back")
-    takes: list[inverse_log.RecordedWay] = []
+        return RollbackItem(migration, ends="begun", because="nobody has noted how its statements are taken back")
+    takes: list[inverse_log.RecordedInverse] = []
     helpers: list[SafeStep] = []
     is_done = False
     for way in ways:
@@ -115,12 +117,14 @@ def half_done(conn: Connection, migration: Migration) -> Wanted:
         if is_done:
             takes.append(way)
     try:
-        return Wanted(migration, tuple(down.recorded(takes)), "begun", tuple(helpers))
+        return RollbackItem(migration, tuple(down.recorded(takes)), "begun", tuple(helpers))
     except NoWayError as reason:
-        return Wanted(migration, ends="begun", because=str(reason))
+        return RollbackItem(migration, ends="begun", because=str(reason))
 
 
-def rehearse(target: Target, history: History, wanted: Sequence[Wanted], here: Snapshot, conn: Connection) -> Prepared:
+def rehearse(
+    target: Target, history: History, wanted: Sequence[RollbackItem], here: Snapshot, conn: Connection
+) -> RollbackDraft:
     """Plan and try the way back of migrations, newest first; ``conn`` leads to the target, ``here`` is its schema.
 
     Raises Refused where a way back fails, does not lead back, or leads nowhere from which it could go up again;
@@ -129,7 +133,7 @@ def rehearse(target: Target, history: History, wanted: Sequence[Wanted], here: S
     """
     left = leave_out(history)
     scripts = [one.migration.sql for one in wanted]
-    found: list[Planned] = []
+    found: list[DownDraft] = []
     with copy_schema(target, scripts, ours=True).branch() as branch, connect(branch, purpose="rehearses") as there:
         copy_records.copy(conn, there, [sql.Identifier(history.schema, history.table), *copy_records.OURS])
         before = snapshot(there, leave_out=left)
@@ -151,7 +155,7 @@ def rehearse(target: Target, history: History, wanted: Sequence[Wanted], here: S
         for p, a, b in zip(found, after[:-1], after[1:], strict=True)
     )
     loses = tuple(one for p in found for one in p.loses)
-    return Prepared(changes, loses, after[-1], unlike)
+    return RollbackDraft(changes, loses, after[-1], unlike)
 
 
 def with_rows(
@@ -180,7 +184,7 @@ def with_rows(
         return copy.how, took_ms
 
 
-def _planned(there: Connection, target: Target, one: Wanted, rows_conn: Connection) -> Planned:
+def _planned(there: Connection, target: Target, one: RollbackItem, rows_conn: Connection) -> DownDraft:
     try:
         if one.is_scripted:
             return down.scripted(there, target, one.migration, rows_conn=rows_conn)
@@ -192,7 +196,7 @@ def _planned(there: Connection, target: Target, one: Wanted, rows_conn: Connecti
         raise _does_not_lead_back(one, str(reason)) from reason
 
 
-def _try(one: Wanted, execute: Callable[[], object]) -> None:
+def _try(one: RollbackItem, execute: Callable[[], object]) -> None:
     try:
         execute()
     except StatementFailed as exc:
@@ -203,7 +207,7 @@ def _up_again(
     branch: Target,
     there: Connection,
     target: Target,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[RollbackItem],
     told: Journal,
     before: Snapshot,
     left: list[str],
@@ -221,7 +225,7 @@ def _up_again(
         raise _does_not_lead_back(wanted[-1], f"going up again leads to another schema: {lines}")
 
 
-def _does_not_lead_back(one: Wanted, reason: str) -> Refused:
+def _does_not_lead_back(one: RollbackItem, reason: str) -> Refused:
     how = "the down script" if one.is_scripted else "the way back"
     return Refused(
         f"{how} of {one.migration.name} does not lead back",

@@ -25,7 +25,7 @@ A, Kind, MergeDoes = enums.AlterTableType, enums.ObjectType, enums.CmdType
 
 
 @dataclass
-class Wandering:
+class VolatileValues:
     """Where values are others each time, or depend on what ran before in the same database.
 
     ``columns`` names them by table, None where it is unknown which. With ``elsewhere`` something was executed whose
@@ -49,7 +49,7 @@ class Equality:
     passed_over: tuple[str, ...]
 
 
-def compare(plain: Connection, safe: Connection, tables: Sequence[TableName], wandering: Wandering) -> Equality:
+def compare(plain: Connection, safe: Connection, tables: Sequence[TableName], wandering: VolatileValues) -> Equality:
     """Compare the rows of tables on two databases.
 
     A table of which it is unknown what wanders is only counted where its rows differ.
@@ -102,7 +102,7 @@ def wandering(
     after: Connection,
     *,
     updated: Collection[str] = (),
-) -> Wandering:
+) -> VolatileValues:
     """Return what is another value each time the statements run.
 
     Each is judged twice: on a database on which none of them ran yet, and on one on which all did. ``differs`` are
@@ -110,7 +110,7 @@ def wandering(
     """
     nodes = [node for sql in statements for node in walk(parsed(sql))]
     declared = {column for text in differs if (column := differing_column(text))}
-    found = Wandering()
+    found = VolatileValues()
     for conn in (before, after):
         judge = _Judge(Facts(conn), found, nodes, declared)
         for node in nodes:
@@ -128,7 +128,7 @@ def wandering(
 class _Judge:
     """Judges statements on one database, and notes in ``found`` what wanders, under the names at the end."""
 
-    def __init__(self, facts: Facts, found: Wandering, nodes: Sequence[Any], declared: set[str]) -> None:
+    def __init__(self, facts: Facts, found: VolatileValues, nodes: Sequence[Any], declared: set[str]) -> None:
         self.facts, self.found, self.declared = facts, found, declared
         renames = [node for node in nodes if isinstance(node, ast.RenameStmt) and node.relation is not None]
         self.tables = {n.relation.relname: n.newname for n in renames if n.renameType == Kind.OBJECT_TABLE}

@@ -32,7 +32,7 @@ from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.draft import down, draft
 from pgrunbook.draft.build import up
 from pgrunbook.draft.declared import as_declared, is_declared
-from pgrunbook.draft.down import NoWayError, Planned
+from pgrunbook.draft.down import DownDraft, NoWayError
 from pgrunbook.draft.up import Drafter
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
@@ -60,7 +60,7 @@ class Rehearsal:
     unlike: tuple[tuple[str, str], ...]
     changes: tuple[Change, ...] = ()
     declared: tuple[Difference, ...] = ()
-    backs: Mapping[str, Planned] = field(default_factory=dict)
+    backs: Mapping[str, DownDraft] = field(default_factory=dict)
 
     @property
     def end(self) -> Snapshot:
@@ -153,7 +153,7 @@ class _Proofs:
         self.schema, self.target, self.rows_conn = schema, target, rows_conn
         self.migrations, self.plain, self.left = migrations, plain, leave_out(history)
         self.proofs: dict[str, Proof] = {}
-        self.backs: dict[str, Planned] = {}
+        self.backs: dict[str, DownDraft] = {}
 
     def of(self, changes: Sequence[Change]) -> tuple[tuple[Snapshot, ...], tuple[Difference, ...]]:
         """Prove all; return the schema after each change, and the declared differences.
@@ -217,7 +217,7 @@ class _Proofs:
         self.proofs[change.migration] = Proof(proven=True, says=says, differs=planned.differs)
         return True
 
-    def _planned(self, conn: Connection, change: Change) -> Planned:
+    def _planned(self, conn: Connection, change: Change) -> DownDraft:
         migration = self.migrations[change.migration]
         if migration.down_sql is not None:
             return down.scripted(conn, self.target, migration, rows_conn=self.rows_conn)

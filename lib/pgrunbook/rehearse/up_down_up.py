@@ -23,11 +23,11 @@ from pgrunbook.plan.way_back import Frozen
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import row_equality
 from pgrunbook.rehearse.branch_run import execute, journal, why
-from pgrunbook.rehearse.row_equality import Wandering
+from pgrunbook.rehearse.row_equality import VolatileValues
 from pgrunbook.rehearse.schema_only import Rehearsal
 
 
-class WayBackSeen(Frozen):
+class WayBackTrial(Frozen):
     """What came of taking a migration back, with rows: ``tables`` were compared before and after; times in ms."""
 
     migration: str
@@ -38,7 +38,7 @@ class WayBackSeen(Frozen):
     tables: tuple[str, ...] = ()
 
 
-def prove(branch: Target, proven: Rehearsal, tables: Sequence[TableName]) -> tuple[WayBackSeen, ...]:
+def prove(branch: Target, proven: Rehearsal, tables: Sequence[TableName]) -> tuple[WayBackTrial, ...]:
     """Take each migration up, down and up again; ``proven`` is the rehearsal on empty branches.
 
     Returns one for each migration that has a way back. Raises StatementFailed where the plan itself fails.
@@ -48,8 +48,12 @@ def prove(branch: Target, proven: Rehearsal, tables: Sequence[TableName]) -> tup
 
 
 def with_end(
-    backs: Sequence[WayBackSeen], safe: Connection, branch: Target, tables: Sequence[TableName], wandering: Wandering
-) -> tuple[WayBackSeen, ...]:
+    backs: Sequence[WayBackTrial],
+    safe: Connection,
+    branch: Target,
+    tables: Sequence[TableName],
+    wandering: VolatileValues,
+) -> tuple[WayBackTrial, ...]:
     """Return what was seen, with the rows that differ where all went up again from those of the plan."""
     if any(not back.proven and not back.tables for back in backs):
         return tuple(backs)  # one broke off: what came after it did not go up
@@ -61,7 +65,7 @@ def with_end(
     return tuple(b.model_copy(update={"proven": False, "says": says}) if b.proven else b for b in backs)
 
 
-def with_proofs(changes: Sequence[Change], backs: Sequence[WayBackSeen]) -> tuple[Change, ...]:
+def with_proofs(changes: Sequence[Change], backs: Sequence[WayBackTrial]) -> tuple[Change, ...]:
     """Return the changes, with what came of taking each back with rows; one that has no way back stays so."""
     seen = {back.migration: back for back in backs}
     found = []
@@ -76,14 +80,14 @@ def with_proofs(changes: Sequence[Change], backs: Sequence[WayBackSeen]) -> tupl
 
 def _each(
     branch: Target, conn: Connection, proven: Rehearsal, tables: Sequence[TableName], told: Journal
-) -> Iterator[WayBackSeen]:
+) -> Iterator[WayBackTrial]:
     broken = ""
     for change in proven.changes:
         planned = proven.backs.get(change.migration)
         if broken:
             if planned is not None:
                 says = f"not tried with rows: the way back of {broken} broke off before it"
-                yield WayBackSeen(migration=change.migration, proven=False, says=says)
+                yield WayBackTrial(migration=change.migration, proven=False, says=says)
             continue
         there = _there(conn, tables)
         before = checksums.checksums(conn, there)
@@ -100,12 +104,12 @@ def _each(
         except StatementFailed as exc:
             broken = change.migration
             says = f"it fails with the target's rows: {why(exc)}"
-            yield WayBackSeen(migration=change.migration, proven=False, says=says, up_ms=up_ms)
+            yield WayBackTrial(migration=change.migration, proven=False, says=says, up_ms=up_ms)
             continue
         says = "with the target's rows: equal, too"
         if apart:
             says = f"other rows are there after the way back: {'; '.join(apart[:5])}"
-        yield WayBackSeen(
+        yield WayBackTrial(
             migration=change.migration,
             proven=not apart,
             says=says,

@@ -34,11 +34,11 @@ from pgrunbook.history import Migration
 from pgrunbook.plan.plan import Change, Estimate, Step
 from pgrunbook.rehearse import branch_run, row_equality, up_down_up
 from pgrunbook.rehearse.branch_run import execute
-from pgrunbook.rehearse.observer import HeldLock, Observed, Observer
-from pgrunbook.rehearse.row_equality import Wandering
+from pgrunbook.rehearse.observer import HeldLock, Observation, Observer
+from pgrunbook.rehearse.row_equality import VolatileValues
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.traffic import Traffic, traffic
-from pgrunbook.rehearse.up_down_up import WayBackSeen
+from pgrunbook.rehearse.up_down_up import WayBackTrial
 from pgrunbook.sql.lock_modes import blocks
 
 SLOT_MS = 50.0
@@ -58,7 +58,7 @@ class TableRows(_Seen):
     branch_rows: int
 
 
-class Run(_Seen):
+class StatementRun(_Seen):
     """What one way of executing a statement did; times in ms since that way's run began."""
 
     started_ms: float
@@ -70,7 +70,7 @@ class Run(_Seen):
     locks: tuple[HeldLock, ...]
 
 
-class StatementSeen(_Seen):
+class StatementComparison(_Seen):
     """A written statement, as it is and by the plan; None where another statement's steps did its work."""
 
     migration: str
@@ -79,8 +79,8 @@ class StatementSeen(_Seen):
     line: int
     sql: str
     form: str
-    plain: Run | None
-    safe: Run | None
+    plain: StatementRun | None
+    safe: StatementRun | None
 
 
 class MigrationEnd(_Seen):
@@ -96,7 +96,7 @@ class MigrationEnd(_Seen):
     declared: tuple[str, ...]
 
 
-class TrafficSeen(_Seen):
+class TrafficLatency(_Seen):
     """What the traffic felt: ``slots`` are pairs of time and the slowest transaction then, in ms."""
 
     per_second: int
@@ -115,12 +115,12 @@ class Trial(_Seen):
     branch: str
     made_s: float
     tables: tuple[TableRows, ...]
-    statements: tuple[StatementSeen, ...]
+    statements: tuple[StatementComparison, ...]
     migrations: tuple[MigrationEnd, ...]
     compared: tuple[str, ...]
-    ways_back: tuple[WayBackSeen, ...]
-    plain_traffic: TrafficSeen | None
-    safe_traffic: TrafficSeen | None
+    ways_back: tuple[WayBackTrial, ...]
+    plain_traffic: TrafficLatency | None
+    safe_traffic: TrafficLatency | None
 
     def text(self) -> str:
         """Return the text of ``rehearsal.json``."""
@@ -132,7 +132,7 @@ class Ways:
     """What the steps of the plan did, by migration and number, beside what is kept."""
 
     trial: Trial
-    steps: Mapping[tuple[str, int], Observed]
+    steps: Mapping[tuple[str, int], Observation]
 
 
 def rehearse(
@@ -204,7 +204,7 @@ def with_estimates(changes: Sequence[Change], ways: Ways) -> tuple[Change, ...]:
     return tuple(found)
 
 
-def _estimate(step: Step, seen: Observed, share: Mapping[str, TableRows]) -> Estimate:
+def _estimate(step: Step, seen: Observation, share: Mapping[str, TableRows]) -> Estimate:
     tables = [share[lock.object] for lock in step.locks if lock.object in share]
     largest = max(tables, key=lambda table: table.target_rows, default=None)
     scale = 1.0
@@ -222,10 +222,10 @@ def _estimate(step: Step, seen: Observed, share: Mapping[str, TableRows]) -> Est
 
 @dataclass(frozen=True)
 class _Way:
-    observed: tuple[Observed, ...]
-    traffic: TrafficSeen | None
+    observed: tuple[Observation, ...]
+    traffic: TrafficLatency | None
 
-    def by_step(self) -> dict[tuple[str, int], Observed]:
+    def by_step(self) -> dict[tuple[str, int], Observation]:
         return {(o.migration, o.step): o for o in self.observed}
 
     def written(self) -> list[str]:
@@ -254,7 +254,7 @@ def _run(
     return _Way(observer.results, _told(told, per_second) if told is not None else None)
 
 
-def _wandering(copy: Copy, plain: Sequence[Change], changes: Sequence[Change], loaded: Sequence[str]) -> Wandering:
+def _wandering(copy: Copy, plain: Sequence[Change], changes: Sequence[Change], loaded: Sequence[str]) -> VolatileValues:
     """Judge between the two runs: the one database has all of the release behind it, the other nothing yet."""
     written = [s.sql for c in plain for s in c.statements]
     differs = [text for c in changes for s in c.statements for text in s.differs]
@@ -273,13 +273,13 @@ def _traffic(
         yield told
 
 
-def _told(told: Traffic, per_second: int) -> TrafficSeen:
+def _told(told: Traffic, per_second: int) -> TrafficLatency:
     ordered = sorted(latency.ms for latency in told.latencies)
     slots: dict[int, float] = {}
     for latency in told.latencies:
         slot = int(latency.at_ms // SLOT_MS)
         slots[slot] = max(slots.get(slot, 0.0), latency.ms)
-    return TrafficSeen(
+    return TrafficLatency(
         per_second=per_second,
         transactions=told.transactions,
         worst_ms=round(ordered[-1], 1) if ordered else 0.0,
@@ -289,12 +289,12 @@ def _told(told: Traffic, per_second: int) -> TrafficSeen:
     )
 
 
-def _statements(changes: Sequence[Change], one: _Way, other: _Way) -> Iterator[StatementSeen]:
+def _statements(changes: Sequence[Change], one: _Way, other: _Way) -> Iterator[StatementComparison]:
     ran, planned = one.by_step(), other.by_step()
     for change in changes:
         for statement in change.statements:
             mine = [planned.get((change.migration, s.number)) for s in change.of_statement(statement.number)]
-            yield StatementSeen(
+            yield StatementComparison(
                 migration=change.migration,
                 statement=statement.number,
                 file=statement.file,
@@ -306,14 +306,14 @@ def _statements(changes: Sequence[Change], one: _Way, other: _Way) -> Iterator[S
             )
 
 
-def _joined(seen: Sequence[Observed | None]) -> Run | None:
+def _joined(seen: Sequence[Observation | None]) -> StatementRun | None:
     """Return what the steps of a statement did together; None where none of them was seen."""
     there = [o for o in seen if o is not None]
     if not there:
         return None
     rows = [o.rows for o in there if o.rows is not None]
     first, last = there[0], there[-1]
-    return Run(
+    return StatementRun(
         started_ms=round(first.started_ms, 1),
         duration_ms=round(last.started_ms + last.duration_ms - first.started_ms, 1),
         rows=max(rows) if rows else None,
@@ -362,7 +362,7 @@ def _columns(snapshot: Snapshot) -> dict[str, set[tuple[str, str]]]:
     return found
 
 
-def _refuse_smaller(target: Target, beside: Sequence[data_branch.Beside]) -> None:
+def _refuse_smaller(target: Target, beside: Sequence[data_branch.RowCounts]) -> None:
     short = [b for b in beside if b.falls_short]
     if short:
         raise Refused(

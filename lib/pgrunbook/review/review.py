@@ -200,7 +200,7 @@ def _from_squawk(read: Script, catalog: Catalog, transactions: Transactions) -> 
     return {number: list(dict.fromkeys(hazards)) for number, hazards in found.items()}
 
 
-def _at(read: Script, candidates: Sequence[int], finding: squawk.Finding) -> int:
+def _at(read: Script, candidates: Sequence[int], finding: squawk.SquawkFinding) -> int:
     """Return the last statement that begins before the finding's place, of several on a line the right one."""
     text = dict(read.texts)[finding.hazard.file]
     lines = text.splitlines(keepends=True)

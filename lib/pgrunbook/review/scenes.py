@@ -30,7 +30,7 @@ _TIMEOUTS = {"lock_timeout": "lock_ms", "statement_timeout": "statement_ms"}
 
 
 @dataclass(frozen=True)
-class Placed:
+class StatementContext:
     """A statement with the transaction that its file opens around it; None outside of one."""
 
     statement: Statement
@@ -41,7 +41,7 @@ class Placed:
 class Script:
     """The statements of files, and the lines on which the files open transactions themselves."""
 
-    placed: tuple[Placed, ...]
+    placed: tuple[StatementContext, ...]
     begins: tuple[tuple[str, int], ...]
     texts: tuple[tuple[str, str], ...]
 
@@ -56,7 +56,7 @@ def script(files: Sequence[tuple[str, str]]) -> Script:
 
     Raises WrongInput as that does for what does not parse.
     """
-    placed: list[Placed] = []
+    placed: list[StatementContext] = []
     begins: list[tuple[str, int]] = []
     texts = []
     number = 0
@@ -72,7 +72,7 @@ def script(files: Sequence[tuple[str, str]]) -> Script:
             elif kind in _CLOSES:
                 inside = None
             elif kind is None:
-                placed.append(Placed(next(found), inside))
+                placed.append(StatementContext(next(found), inside))
         texts.append((name, text))
     return Script(tuple(placed), tuple(begins), tuple(texts))
 
@@ -149,7 +149,7 @@ class _Clock:
         self.local: dict[str, int] = {}
         self.where: tuple[str, int | None] | None = None
 
-    def at(self, placed: Placed, transactions: Transactions) -> Timeouts:
+    def at(self, placed: StatementContext, transactions: Transactions) -> Timeouts:
         file = placed.statement.file
         if self.where is not None and self.where[0] != file and transactions is not Transactions.ALL:
             self.session, self.local = self.base, {}

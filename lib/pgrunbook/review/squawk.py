@@ -47,7 +47,7 @@ LEFT_OUT = frozenset({"prefer-robust-stmts", "require-statement-timeout"})
 
 
 @dataclass(frozen=True)
-class Finding:
+class SquawkFinding:
     """A hazard and where squawk saw it begin: a line and a column, both counted from 1."""
 
     hazard: Hazard
@@ -63,7 +63,7 @@ def program() -> Path | None:
 
 def findings(
     files: Sequence[tuple[str, str]], *, major: int | None = None, in_transaction: bool = False
-) -> list[Finding]:
+) -> list[SquawkFinding]:
     """Return what squawk finds in pairs of name and SQL that our own rules do not say better.
 
     Returns [] where there is no squawk, or where it does not answer; :func:`missing` says which.
@@ -101,7 +101,7 @@ def _counts(rule: str) -> bool:
     return rule not in SAID_BETTER and rule not in LEFT_OUT
 
 
-def _finding(item: dict[str, object], file: str) -> Finding:
+def _finding(item: dict[str, object], file: str) -> SquawkFinding:
     rule = str(item["rule_name"])
     severity = Severity.ERROR if item["level"] == "Error" else Severity.WARNING
     if rule.startswith("prefer-"):
@@ -115,4 +115,4 @@ def _finding(item: dict[str, object], file: str) -> Finding:
         file=file,
         line=int(str(item["line"])) + 1,
     )
-    return Finding(hazard, int(str(item["column"])) + 1)
+    return SquawkFinding(hazard, int(str(item["column"])) + 1)

@@ -16,7 +16,7 @@ from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
 from pgrunbook.runner.kernel import EarlyKernel
-from pgrunbook.runner.progress import Progress
+from pgrunbook.runner.progress import ProgressDisplay
 
 EXIT_CODES = {"WrongInput": 2, "Refused": 3}
 STOPPED = "the run was told to stop between two cells"
@@ -54,7 +54,7 @@ def next_step(made: Run) -> str:
 def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None) -> int:
     """Run the procedures that are not done; at a failure, the one that takes back what was applied."""
     try:
-        with Progress(f"{made.runbook} on {made.target}", made.journal.path) as progress:
+        with ProgressDisplay(f"{made.runbook} on {made.target}", made.journal.path) as progress:
             outcome = _run_parts(made, on_failure, progress, early)
         made.status, made.ended_at = outcome.status, runs.stamp()
         made.versions |= _server_version(made)
@@ -103,7 +103,7 @@ def import_papermill() -> Any:
     return papermill
 
 
-def _run_parts(made: Run, on_failure: str | None, progress: Progress, early: EarlyKernel | None) -> Outcome:
+def _run_parts(made: Run, on_failure: str | None, progress: ProgressDisplay, early: EarlyKernel | None) -> Outcome:
     back = way_back(made, on_failure)
     if back is not None:  # broken off while it was taken back: that is what is gone on with
         _execute(made, back, progress, early)
@@ -193,7 +193,7 @@ def _server_version(made: Run) -> dict[str, str]:
     return {"server": str(met[-1]["server_version"])} if met else {}
 
 
-def _execute(made: Run, part: Part, progress: Progress, early: EarlyKernel | None) -> Outcome:
+def _execute(made: Run, part: Part, progress: ProgressDisplay, early: EarlyKernel | None) -> Outcome:
     """Run one notebook through papermill and our engine; keep what an earlier attempt left."""
     kernel = early or EarlyKernel(f"pgrunbook.procedures.{part.procedure}")
     try:
@@ -214,7 +214,7 @@ def _execute(made: Run, part: Part, progress: Progress, early: EarlyKernel | Non
     return outcome
 
 
-def _papermill(made: Run, part: Part, kernel: EarlyKernel, progress: Progress) -> Outcome:
+def _papermill(made: Run, part: Part, kernel: EarlyKernel, progress: ProgressDisplay) -> Outcome:
     papermill = import_papermill()
     from papermill.exceptions import PapermillExecutionError
 

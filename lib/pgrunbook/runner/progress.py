@@ -16,7 +16,7 @@ POLL_S = 0.3
 COLOURS = {Status.DONE: "green", Status.REFUSED: "yellow", Status.INTERRUPTED: "yellow"}
 
 
-class Progress:
+class ProgressDisplay:
     """A live display on a terminal, plain lines elsewhere; all of it on stderr."""
 
     def __init__(self, title: str, journal_path: Path) -> None:
@@ -28,7 +28,7 @@ class Progress:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn

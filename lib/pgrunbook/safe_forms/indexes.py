@@ -17,7 +17,7 @@ from pgrunbook.sql.deparse import changed, name, option, parsed, printed
 
 
 @dataclass(frozen=True)
-class Built:
+class IndexBuild:
     """An index to be built on a table without children."""
 
     table: Relation
@@ -89,13 +89,13 @@ class CreateIndex:
     def expand(self) -> tuple[SafeStep, ...]:
         """Return one step, or three for each table of a partitioned one."""
         if not self.table.is_partitioned:
-            return (Built(self.table, self.index, self.node).step(),)
+            return (IndexBuild(self.table, self.index, self.node).step(),)
         steps = [self._on_parent(self.table, self.index)]
         indexes = {self.table.oid: name(self.table.schema, self.index)}
         for partition, index in self.family:
             indexes[partition.oid] = name(partition.schema, index)
             if partition.oid not in self.there:
-                built = Built(partition, index, self.node).step()
+                built = IndexBuild(partition, index, self.node).step()
                 steps.append(built if partition.is_leaf else self._on_parent(partition, index))
         steps += [attach(indexes[p.parent], p, index) for p, index in reversed(self.family)]
         return tuple(steps)

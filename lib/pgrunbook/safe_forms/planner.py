@@ -22,7 +22,7 @@ from pgrunbook.safe_forms.guarded import guarded, is_there
 from pgrunbook.safe_forms.indexes import CreateIndex, DropIndex, Reindex
 from pgrunbook.safe_forms.partitions import AttachPartition, DetachPartition
 from pgrunbook.safe_forms.refresh import Refresh
-from pgrunbook.safe_forms.update_delete import Rows
+from pgrunbook.safe_forms.update_delete import UpdateDelete
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.statements import Statement, key
@@ -36,11 +36,11 @@ _HARMLESS = (
 _FOR_TRANSACTION = ("set_config", "pg_advisory_xact_lock", "pg_try_advisory_xact_lock")
 _DROPPED = (enums.ObjectType.OBJECT_TABLE, enums.ObjectType.OBJECT_VIEW, enums.ObjectType.OBJECT_MATVIEW)
 FORMS: tuple[type[Form], ...] = (
-    CreateIndex, DropIndex, Reindex, Refresh, AttachPartition, DetachPartition, AlterTable, Rows,
+    CreateIndex, DropIndex, Reindex, Refresh, AttachPartition, DetachPartition, AlterTable, UpdateDelete,
 )  # fmt: skip
 
 
-class Planner:
+class Expander:
     """Chooses what is executed in place of each statement of a release, one statement after the other.
 
     Each is judged on the connection's database as it is then. Where the caller executes every statement there
@@ -135,9 +135,9 @@ def plan_forms(
     """Return what is executed in place of each statement of a migration, judged on the database as it is now.
 
     ``off`` maps the :func:`key` of a statement to the reason for which the operator wants it executed as it is
-    written; a table in ``fresh`` is seen by nobody else. Raises and locks as :class:`Planner` does.
+    written; a table in ``fresh`` is seen by nobody else. Raises and locks as :class:`Expander` does.
     """
-    planner = Planner(conn, off=off, fresh=fresh, batch_rows=batch_rows)
+    planner = Expander(conn, off=off, fresh=fresh, batch_rows=batch_rows)
     for statement in statements:
         planner.expand(statement)
     return planner.end_file()

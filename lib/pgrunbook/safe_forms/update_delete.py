@@ -20,7 +20,7 @@ _TIME_FUNCTIONS = ("now", "transaction_timestamp")
 _SYSTEM_COLUMNS = {"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
 
 
-class Rows:
+class UpdateDelete:
     """UPDATE or DELETE -> a loop of short transactions, each over a range of the table's key."""
 
     name = "batches"

@@ -42,11 +42,11 @@ from pgrunbook.session.parameters import Parameters, checked
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
 CHANGING = "The history table and schema pgrunbook say what is done; an open transaction was aborted."
 View = TypeVar("View")
-_begun: list[Here] = []  # what this kernel works on: one at a time
+_begun: list[Session] = []  # what this kernel works on: one at a time
 
 
 @dataclass
-class Here:
+class Session:
     """What a notebook's steps share."""
 
     procedure: str
@@ -173,7 +173,7 @@ class Here:
         return html + _last_run(self.procedure, self.run) + _engine_note()
 
 
-def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) -> Here:
+def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) -> Session:
     """Check the parameters, find or make the run, start the recorder; return what the steps share.
 
     A set-up cell that is run again ends what it began before.
@@ -187,7 +187,7 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
     if not _headless():
         run.hold()
         _note_part(run, procedure, Status.RUNNING)
-    here = Here(procedure, run, target, parameters)
+    here = Session(procedure, run, target, parameters)
     _begun.append(here)
     cells.record(run.journal, procedure, here.note_error)
     run.journal.write(
@@ -197,11 +197,11 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
     return here
 
 
-def step(function: Callable[[Here], View]) -> Callable[[Here], View]:
+def step(function: Callable[[Session], View]) -> Callable[[Session], View]:
     """Make a function a step: what the server says and no mechanism explained, is told in our own form."""
 
     @wraps(function)
-    def told(here: Here) -> View:
+    def told(here: Session) -> View:
         try:
             return function(here)
         except psycopg.Error as exc:
@@ -210,7 +210,7 @@ def step(function: Callable[[Here], View]) -> Callable[[Here], View]:
     return told
 
 
-def _explained(here: Here, exc: psycopg.Error) -> RunbookError:
+def _explained(here: Session, exc: psycopg.Error) -> RunbookError:
     said = exc.diag.message_primary or " ".join(str(exc).split())
     facts = {"detail": exc.diag.message_detail or "", "state": CHANGING if here.changing else NOTHING_CHANGED}
     if isinstance(exc, psycopg.errors.InsufficientPrivilege):

@@ -18,14 +18,44 @@ from pgrunbook.undo_data.conflicts import Conflict, Conflicts, conflicts
 from pgrunbook.undo_data.entries import Site, as_keep, make_way, mark_given_back, note
 from pgrunbook.undo_data.parked_tables import bring_back
 from pgrunbook.undo_data.reapply import refill, waiting
-from pgrunbook.undo_data.registry import ROWS, Kept, Place, create, kept_list, let_go, of_migration, purge
+from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, create, kept_list, let_go, of_migration, purge
 from pgrunbook.undo_data.revert_columns import fill, missing, settle
-from pgrunbook.undo_data.revert_rows import GivenBack, OnConflict, give_back, give_back_migration
-from pgrunbook.undo_data.size_estimate import Estimate, estimate_of, size_estimate
+from pgrunbook.undo_data.revert_rows import OnConflict, RevertResult, give_back, give_back_migration
+from pgrunbook.undo_data.size_estimate import SizeEstimate, estimate_of, size_estimate
 
 __all__ = [
-    "ROWS", "CannotKeepError", "Conflict", "Conflicts", "Estimate", "GivenBack", "Kept", "OnConflict", "Place", "Site",
-    "around", "as_keep", "bring_back", "cannot_because", "conflicts", "create", "estimate_of", "fill", "give_back",
-    "give_back_migration", "keeping", "keeping_statement", "kept_list", "let_go", "make_way", "mark_given_back",
-    "missing", "note", "of_migration", "purge", "refill", "settle", "size_estimate", "waiting",
+    "ROWS",
+    "CannotKeepError",
+    "Conflict",
+    "Conflicts",
+    "OnConflict",
+    "RevertResult",
+    "Site",
+    "SizeEstimate",
+    "StepKey",
+    "UndoEntry",
+    "around",
+    "as_keep",
+    "bring_back",
+    "cannot_because",
+    "conflicts",
+    "create",
+    "estimate_of",
+    "fill",
+    "give_back",
+    "give_back_migration",
+    "keeping",
+    "keeping_statement",
+    "kept_list",
+    "let_go",
+    "make_way",
+    "mark_given_back",
+    "missing",
+    "note",
+    "of_migration",
+    "purge",
+    "refill",
+    "settle",
+    "size_estimate",
+    "waiting",
 ]  # fmt: skip

@@ -33,7 +33,7 @@ _STEADY = {"bigint", "boolean", "bytea", "integer", "numeric", "smallint", "uuid
 
 
 @dataclass(frozen=True)
-class KeptColumn:
+class ColumnCapture:
     """A column that is kept, with its table as it is now, and its side table."""
 
     keep: Keep
@@ -208,7 +208,7 @@ def kept_column(
     changes_type: bool,
     without: Collection[str] = (),
     rows_conn: Connection | None = None,
-) -> KeptColumn:
+) -> ColumnCapture:
     """Return a column that is to be kept; the columns ``without`` change too, and cannot tell its rows apart.
 
     Raises CannotKeepError where its rows cannot be told apart or seen.
@@ -229,7 +229,7 @@ def kept_column(
         raise CannotKeepError(f"{keep.table} is known by {', '.join(unsteady)}, whose text depends on settings")
     by = dict(zip(*keys_with_operators(conn, found.oid, keys[0]), strict=True))
     found = replace(found, key=keys[0], operators=tuple(by[column] for column in keys[0]))
-    return KeptColumn(replace(keep, key=keys[0]), found, found.columns[name], changes_type)
+    return ColumnCapture(replace(keep, key=keys[0]), found, found.columns[name], changes_type)
 
 
 def record(*values: sql.Composable) -> sql.Composable:

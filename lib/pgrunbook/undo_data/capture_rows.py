@@ -35,24 +35,24 @@ from pgrunbook.plan.step import RANGE, Batches
 from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
 from pgrunbook.sql.tree import column_names, walk
 from pgrunbook.undo_data.cascades import CannotKeepError, reaches
-from pgrunbook.undo_data.registry import BATCH, Place, Side, begin, name_of
+from pgrunbook.undo_data.registry import BATCH, Side, StepKey, begin, name_of
 from pgrunbook.undo_data.tables import Column, Table, foreign_keys, row, table
 
 CHANGING = (ast.UpdateStmt, ast.DeleteStmt, ast.InsertStmt)
-_ANYWHERE = Place("", "", "up", 0)
+_ANYWHERE = StepKey("", "", "up", 0)
 _OLD, _NEW = "pgrunbook_old", "pgrunbook_new"
 _RETURNING_BOTH = 18
 
 
 @dataclass(frozen=True)
-class Rewritten:
+class CaptureRewrite:
     """What is executed in place of a statement, and the side tables that it fills, parents first."""
 
     sql: str
     sides: tuple[Side, ...]
 
 
-def keeping(conn: Connection, batches: Batches, place: Place, *, keep_until: datetime | None = None) -> Batches:
+def keeping(conn: Connection, batches: Batches, place: StepKey, *, keep_until: datetime | None = None) -> Batches:
     """Return a loop that keeps what it changes, each batch in its own transaction; make its side tables.
 
     The same call after a crash gives the same loop, and the same side tables.
@@ -62,7 +62,7 @@ def keeping(conn: Connection, batches: Batches, place: Place, *, keep_until: dat
     return replace(batches, statement=keeping_statement(conn, batches.statement, place, keep_until=keep_until))
 
 
-def keeping_statement(conn: Connection, statement: str, place: Place, *, keep_until: datetime | None = None) -> str:
+def keeping_statement(conn: Connection, statement: str, place: StepKey, *, keep_until: datetime | None = None) -> str:
     """Return what is executed in place of a statement, so that it keeps what it changes; make its side tables.
 
     The number of rows that the first result tells is that of the statement as written. It may be more than one
@@ -91,24 +91,24 @@ def cannot_because(conn: Connection, statement: str) -> str | None:
     return None
 
 
-def rewritten(conn: Connection, statement: str, place: Place) -> Rewritten:
+def rewritten(conn: Connection, statement: str, place: StepKey) -> CaptureRewrite:
     """Return a statement's keeping form; nothing is made. Raises CannotKeepError where it has none."""
     node = parsed(statement)
     target = _target(conn, node)
     if isinstance(node, ast.InsertStmt):
         side = _side(place, "insert", target, target.plain)
-        return Rewritten(_returning(node, side, _alias(node), _alias(node)), (side,))
+        return CaptureRewrite(_returning(node, side, _alias(node), _alias(node)), (side,))
     if isinstance(node, ast.DeleteStmt):
         found = reaches(conn, target)
         columns = tuple(column for column in target.plain if column.name not in target.key)
         side = _side(place, "delete", target, columns, is_shared=bool(found))
         if found:
             return _cascading(node, place, side, found)
-        return Rewritten(_returning(node, side, _alias(node), _alias(node)), (side,))
+        return CaptureRewrite(_returning(node, side, _alias(node), _alias(node)), (side,))
     side = _side(place, "update", target, _assigned(conn, node, target))
     if conn.info.server_version // 10_000 >= _RETURNING_BOTH:
-        return Rewritten(_returning(node, side, _OLD, _NEW), (side,))
-    return Rewritten(_before_and_after(node, side), (side,))
+        return CaptureRewrite(_returning(node, side, _OLD, _NEW), (side,))
+    return CaptureRewrite(_before_and_after(node, side), (side,))
 
 
 def _target(conn: Connection, node: Any) -> Table:
@@ -226,7 +226,7 @@ def _near(alias: str, name: str) -> sql.Composable:
     return sql.SQL("{} BETWEEN {} AND {}").format(sql.Identifier(alias, name), first, last)
 
 
-def _cascading(node: Any, place: Place, side: Side, found: Sequence[Any]) -> Rewritten:
+def _cascading(node: Any, place: StepKey, side: Side, found: Sequence[Any]) -> CaptureRewrite:
     """Compose the statements of a DELETE that goes on to other tables."""
     alias, target = _alias(node), side.table
     qualified = _qualified(node, target)
@@ -255,10 +255,10 @@ def _cascading(node: Any, place: Place, side: Side, found: Sequence[Any]) -> Rew
     deleted = "DELETE FROM {} AS t USING {} AS k WHERE k.{} = pg_catalog.pg_current_xact_id() AND {}"
     batch = sql.Identifier(BATCH)
     statements.append(text(sql.SQL(deleted).format(target.source, side.identifier, batch, target.matches("t", "k"))))
-    return Rewritten("; ".join(statements), tuple(sides.values()))
+    return CaptureRewrite("; ".join(statements), tuple(sides.values()))
 
 
-def _part(place: Place, whole: Side, reach: Any, via: str) -> Side:
+def _part(place: StepKey, whole: Side, reach: Any, via: str) -> Side:
     child = reach.child
     names = [c.name for c in child.plain if c.name not in child.key] if reach.kind == "delete" else reach.key.emptied
     part = _side(place, reach.kind, child, child.named(names), is_shared=True, via=via)
@@ -266,7 +266,7 @@ def _part(place: Place, whole: Side, reach: Any, via: str) -> Side:
 
 
 def _side(
-    place: Place, kind: Any, target: Table, columns: tuple[Column, ...], *, is_shared: bool = False, via: str = ""
+    place: StepKey, kind: Any, target: Table, columns: tuple[Column, ...], *, is_shared: bool = False, via: str = ""
 ) -> Side:
     return Side(name_of(place, kind, target.name, via), kind, target, columns, is_shared=is_shared)
 

@@ -10,7 +10,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql.deparse import parsed
-from pgrunbook.undo_data.capture_columns import KeptColumn, column_name, is_changed_type, is_large, kept_column
+from pgrunbook.undo_data.capture_columns import ColumnCapture, column_name, is_changed_type, is_large, kept_column
 from pgrunbook.undo_data.capture_rows import CHANGING, cannot_because
 from pgrunbook.undo_data.cascades import CannotKeepError
 from pgrunbook.undo_data.entries import Site
@@ -20,7 +20,7 @@ _ROWS = (*CHANGING, ast.TruncateStmt, ast.MergeStmt, ast.CopyStmt)
 
 
 @dataclass(frozen=True)
-class Kept:
+class CaptureExpansion:
     """An expansion that keeps; ``because`` says why nothing can be kept, and the expansion is as it was then."""
 
     expansion: Expansion
@@ -30,7 +30,7 @@ class Kept:
 
 def around(
     conn: Connection, expansion: Expansion, undo: Undo, site: Site, *, rows_conn: Connection | None, batch_rows: int
-) -> Kept:
+) -> CaptureExpansion:
     """Return what is executed for a statement, with the steps that keep what its way back needs.
 
     It is asked right before the statement is executed on ``conn``, often an empty branch; ``rows_conn`` leads to
@@ -39,16 +39,16 @@ def around(
     Locks: AccessShareLock on what is read.
     """
     if undo.because or not undo.keeps or not expansion.steps:
-        return Kept(expansion, undo.keeps, undo.because)
+        return CaptureExpansion(expansion, undo.keeps, undo.because)
     keeps = tuple(k if k.kind == "rows" else replace(k, kept_as=site.name(k)) for k in undo.keeps)
     try:
         if undo.of_rows:
-            return Kept(_keeping_rows(conn, expansion, keeps), keeps)
+            return CaptureExpansion(_keeping_rows(conn, expansion, keeps), keeps)
         if any(keep.kind == "table" for keep in keeps):
-            return Kept(keeping_tables(conn, expansion, undo.detaches, keeps), keeps)
+            return CaptureExpansion(keeping_tables(conn, expansion, undo.detaches, keeps), keeps)
         return _keeping_columns(conn, expansion, keeps, site, rows_conn, batch_rows)
     except CannotKeepError as reason:
-        return Kept(expansion, undo.keeps, f"It cannot be undone, because {reason}.")
+        return CaptureExpansion(expansion, undo.keeps, f"It cannot be undone, because {reason}.")
 
 
 def _keeping_rows(conn: Connection, expansion: Expansion, keeps: tuple[Keep, ...]) -> Expansion:
@@ -72,12 +72,12 @@ def _keeping_columns(
     site: Site,
     rows_conn: Connection | None,
     batch_rows: int,
-) -> Kept:
+) -> CaptureExpansion:
     """Keep columns: of large tables before the statement, of small ones in its transaction.
 
     What changes a type on the way back is one transaction with what is settled before it and filled after it.
     """
-    found: list[tuple[KeptColumn, bool]] = []
+    found: list[tuple[ColumnCapture, bool]] = []
     goes = {keep: column_name(conn, keep) for keep in keeps}
     for keep in keeps:
         changes = is_changed_type(expansion.statement.sql, goes[keep])
@@ -106,7 +106,7 @@ def _keeping_columns(
         steps=steps,
         undo=(*expansion.undo, *(query for kept, large in found if large for query in kept.undo())),
     )
-    return Kept(expansion, tuple(kept.keep for kept, _ in found))
+    return CaptureExpansion(expansion, tuple(kept.keep for kept, _ in found))
 
 
 def _destroys(step: SafeStep, expansion: Expansion) -> bool:

@@ -10,7 +10,7 @@ from psycopg import sql
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
-from pgrunbook.undo_data.registry import HASH, Kept, refuse
+from pgrunbook.undo_data.registry import HASH, UndoEntry, refuse
 from pgrunbook.undo_data.tables import Column, Table, foreign_keys, hash_of, key_name, row, rows, table_named
 
 
@@ -19,7 +19,7 @@ class Comparison:
     """A thing that is kept beside its table: ``t`` is the row that is there now, ``k`` what is kept of it."""
 
     conn: Connection
-    kept: Kept
+    kept: UndoEntry
     table: Table
 
     @cached_property
@@ -99,7 +99,7 @@ class Comparison:
         return sql.SQL("({})").format(sql.SQL(" OR ").join(found)) if found else sql.SQL("false")
 
 
-def compared(conn: Connection, kept: Kept) -> Comparison:
+def compared(conn: Connection, kept: UndoEntry) -> Comparison:
     """Return a thing beside its table. Raises Broken and Refused as :func:`conflicts` does."""
     refuse(kept)
     found = table_named(conn, kept.table, kept.key)

@@ -13,7 +13,7 @@ from pgrunbook.database import connection
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.undo_data.comparison import Comparison, compared
-from pgrunbook.undo_data.registry import ROWS, STATES, Kept, find, of_migration
+from pgrunbook.undo_data.registry import ROWS, STATES, UndoEntry, find, of_migration
 from pgrunbook.undo_data.tables import Column, as_text, key_name, rows, written_name
 
 SAMPLES = 20
@@ -64,7 +64,7 @@ class Conflicts:
         return Conflicts(self.rows + other.rows, (self.samples + other.samples)[:SAMPLES])
 
 
-def conflicts(conn: Connection, kept: Kept, *, samples: int = SAMPLES) -> Conflicts:
+def conflicts(conn: Connection, kept: UndoEntry, *, samples: int = SAMPLES) -> Conflicts:
     """Return the rows that somebody has changed, deleted or made again since, over all tables that a DELETE reached.
 
     Of an UPDATE only the kept columns count; rows that a later step of the migration changed again count there.
@@ -80,12 +80,12 @@ def conflicts(conn: Connection, kept: Kept, *, samples: int = SAMPLES) -> Confli
     return found
 
 
-def family(conn: Connection, kept: Kept) -> list[Kept]:
+def family(conn: Connection, kept: UndoEntry) -> list[UndoEntry]:
     """Return a thing as the list has it now, and behind it what its DELETE reached, parents first."""
     return find(conn, ids=[kept.id], states=STATES)
 
 
-def later(conn: Connection, kept: Kept) -> list[Kept]:
+def later(conn: Connection, kept: UndoEntry) -> list[UndoEntry]:
     """Return what is kept of later steps of the migration that may have changed the same values again."""
     return [
         one
@@ -97,7 +97,7 @@ def later(conn: Connection, kept: Kept) -> list[Kept]:
     ]
 
 
-def left_of(conn: Connection, kept: Kept, *, given_back: int) -> Conflicts:
+def left_of(conn: Connection, kept: UndoEntry, *, given_back: int) -> Conflicts:
     """Return the rows that giving back one thing has left as they are; all are compared where it was not all."""
     whole = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(kept.side)).fetchone()
     if whole == (given_back,):
@@ -105,7 +105,7 @@ def left_of(conn: Connection, kept: Kept, *, given_back: int) -> Conflicts:
     return _of_one(conn, kept, samples=SAMPLES, is_over=True)
 
 
-def _of_one(conn: Connection, kept: Kept, *, samples: int, is_over: bool = False) -> Conflicts:
+def _of_one(conn: Connection, kept: UndoEntry, *, samples: int, is_over: bool = False) -> Conflicts:
     both = compared(conn, kept)
     join, condition = _condition(both, is_over)
     written = {one["name"] for one in rows(conn, "side_columns", kept_as=kept.side.as_string(None))}
@@ -147,7 +147,7 @@ def _condition(both: Comparison, is_over: bool) -> tuple[str, sql.Composable]:
     return join, sql.SQL(" AND ").join([condition, *(_is_not_in(kept, one) for one in elsewhere)])
 
 
-def _deleted_with_it(both: Comparison) -> list[Kept]:
+def _deleted_with_it(both: Comparison) -> list[UndoEntry]:
     """Return where the same DELETE keeps rows of the table that lost a reference first, and went later."""
     kept = both.kept
     if kept.part_of is None or kept.kind != "update":
@@ -156,7 +156,7 @@ def _deleted_with_it(both: Comparison) -> list[Kept]:
     return [one for one in whole if one.kind == "delete" and one.table == kept.table]
 
 
-def _is_not_in(kept: Kept, other: Kept) -> sql.Composable:
+def _is_not_in(kept: UndoEntry, other: UndoEntry) -> sql.Composable:
     """Whether another side table does not hold the row; it knows the row by the key that it had before."""
     changes_key = other.kind == "update"
     pairs = [

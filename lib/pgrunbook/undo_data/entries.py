@@ -15,7 +15,7 @@ from pgrunbook.database.schema import KEPT_SCHEMA
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import quoted
-from pgrunbook.undo_data.registry import Kept, create, find_named, refuse
+from pgrunbook.undo_data.registry import UndoEntry, create, find_named, refuse
 from pgrunbook.undo_data.tables import SCHEMA, rows
 
 
@@ -90,7 +90,7 @@ def mark_given_back(conn: Connection, names: Sequence[str]) -> None:
         conn.execute(load("undo_data")["given_back"].encode(), {"id": kept.id, "rows": max(given, 0)})
 
 
-def as_keep(kept: Kept) -> Keep:
+def as_keep(kept: UndoEntry) -> Keep:
     """Return a thing of the list as a way back names it; the type of a column is not told."""
     column = quoted(kept.columns[0]) if kept.kind == "column" else ""
     return Keep("column" if column else "table", _name(kept), column, kept.key, kept_as=kept.kept_as)
@@ -102,6 +102,6 @@ def refuse_purged(conn: Connection, keep: Keep) -> None:
         refuse(kept)
 
 
-def _name(kept: Kept) -> str:
+def _name(kept: UndoEntry) -> str:
     """The name as ``regclass`` tells it with an empty search path."""
     return f"{quoted(kept.table.schema)}.{quoted(kept.table.name)}"

@@ -9,7 +9,7 @@ import psycopg
 from pgrunbook import undo_data
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import RunbookError
-from pgrunbook.plan.plan import Change, Written
+from pgrunbook.plan.plan import Change, WrittenStatement
 
 
 def with_sizes(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...]:
@@ -26,7 +26,7 @@ def with_sizes(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...
     return tuple(found)
 
 
-def _size(conn: Connection, written: Written) -> int:
+def _size(conn: Connection, written: WrittenStatement) -> int:
     assert written.back is not None  # noqa: S101 - the caller saw it
     try:
         with conn.transaction():

@@ -12,14 +12,14 @@ from pgrunbook.plan.step import RANGE, Batches, SafeStep
 from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.capture_columns import VALUE, keys_with_operators
 from pgrunbook.undo_data.entries import as_keep
-from pgrunbook.undo_data.registry import Kept, find
+from pgrunbook.undo_data.registry import UndoEntry, find
 from pgrunbook.undo_data.revert_columns import filling
 from pgrunbook.undo_data.tables import SCHEMA, Column, Table, rows, table
 
 SAYS = "What was written into {} before it was taken back comes back."
 
 
-def waiting(conn: Connection, migrations: Sequence[str]) -> list[Kept]:
+def waiting(conn: Connection, migrations: Sequence[str]) -> list[UndoEntry]:
     """Return what is kept of columns and tables that went when these migrations were taken back, oldest first."""
     found = [
         one
@@ -29,7 +29,7 @@ def waiting(conn: Connection, migrations: Sequence[str]) -> list[Kept]:
     return sorted(found, key=lambda one: one.id)
 
 
-def refill(branch: Connection, conn: Connection, kept: Kept, *, batch_rows: int) -> tuple[SafeStep, ...]:
+def refill(branch: Connection, conn: Connection, kept: UndoEntry, *, batch_rows: int) -> tuple[SafeStep, ...]:
     """Return the steps that fill what is kept into the column or table that is there again on ``branch``.
 
     ``conn`` leads to the database that keeps it. () where it is not there again, or is of another type: then it
@@ -46,7 +46,9 @@ def refill(branch: Connection, conn: Connection, kept: Kept, *, batch_rows: int)
     )
 
 
-def _column(branch: Connection, conn: Connection, found: Table, kept: Kept, batch_rows: int) -> tuple[SafeStep, ...]:
+def _column(
+    branch: Connection, conn: Connection, found: Table, kept: UndoEntry, batch_rows: int
+) -> tuple[SafeStep, ...]:
     (name,) = kept.columns
     key, _ = keys_with_operators(branch, found.oid, kept.key)
     side = _types(conn, SCHEMA, kept.kept_as)
@@ -63,7 +65,7 @@ def _column(branch: Connection, conn: Connection, found: Table, kept: Kept, batc
     return (SafeStep(loop.statement, says, quick=False, batches=loop, gives_back=(kept.kept_as,)),)
 
 
-def _rows(conn: Connection, found: Table, kept: Kept, batch_rows: int) -> tuple[SafeStep, ...]:
+def _rows(conn: Connection, found: Table, kept: UndoEntry, batch_rows: int) -> tuple[SafeStep, ...]:
     """The kept table is walked through by its own key, where it has one; the rows of partitions come with it."""
     relation = Facts(conn).named((kept.kept_as, kept.table.name))
     if relation is None or relation.is_partition:
@@ -98,7 +100,7 @@ def _is_taken(old: Column, new: Column) -> bool:
     return old.type == new.type or (new.is_of_application and old.base_type == "text" and not old.is_of_application)
 
 
-def _is_partition(conn: Connection, kept: Kept) -> bool:
+def _is_partition(conn: Connection, kept: UndoEntry) -> bool:
     relation = Facts(conn).named((kept.kept_as, kept.table.name))
     return relation is not None and relation.is_partition
 

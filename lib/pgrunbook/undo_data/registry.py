@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Place:
+class StepKey:
     """The step for which something is kept."""
 
     run_id: str
@@ -44,7 +44,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Kept:
+class UndoEntry:
     """A thing that is kept; ``part_of`` is the number of the DELETE that cascaded into this table, None for itself.
 
     ``columns`` are those whose old values are kept; of an INSERT, those that are in the hash. ``pages_left`` are the
@@ -167,7 +167,7 @@ def exist(conn: Connection) -> bool:
     return conn.execute(load("undo_data")["exists"].encode()).fetchone() == (True,)
 
 
-def begin(conn: Connection, place: Place, sides: Sequence[Side], *, keep_until: datetime | None = None) -> None:
+def begin(conn: Connection, place: StepKey, sides: Sequence[Side], *, keep_until: datetime | None = None) -> None:
     """Make the side tables of a step and note them in the list; where they are there already, they are gone on with.
 
     Locks: none that others wait for.
@@ -191,13 +191,13 @@ def begin(conn: Connection, place: Place, sides: Sequence[Side], *, keep_until: 
             log.info("keeping what %s changes in %s as %s", side.kind, side.table.name, side.kept_as)
 
 
-def name_of(place: Place, kind: Kind, table: TableName, via: str = "") -> str:
+def name_of(place: StepKey, kind: Kind, table: TableName, via: str = "") -> str:
     """Return the name of a side table: always the same for the same step of a run, so that it is found again."""
     about = (*place.__dict__.values(), kind, *table, via)
     return "kept_" + hashlib.sha256("\0".join(map(str, about)).encode()).hexdigest()[:16]
 
 
-def kept_list(conn: Connection, *, ids: Collection[int] | None = None) -> list[Kept]:
+def kept_list(conn: Connection, *, ids: Collection[int] | None = None) -> list[UndoEntry]:
     """Return what is kept and not purged, newest first, each followed by what its DELETE cascaded into.
 
     ``bytes`` says how much space it takes, ``keep_until`` when :func:`purge` drops it, None for never.
@@ -205,7 +205,7 @@ def kept_list(conn: Connection, *, ids: Collection[int] | None = None) -> list[K
     return find(conn, ids=ids, states=STATES[:-1])
 
 
-def of_migration(conn: Connection, migration: str, direction: str) -> list[Kept]:
+def of_migration(conn: Connection, migration: str, direction: str) -> list[UndoEntry]:
     """Return what is kept of a migration and not given back yet, in the order in which it is to be given back."""
     return find(conn, migration=migration, direction=direction, states=["kept", "giving back"])
 
@@ -276,7 +276,7 @@ def find(
     ids: Collection[int] | None = None,
     migration: str | None = None,
     direction: str | None = None,
-) -> list[Kept]:
+) -> list[UndoEntry]:
     """Return what the list has in some states: all, by ``ids`` (with what belongs to them), or of a migration."""
     if not exist(conn):
         return []
@@ -289,7 +289,7 @@ def find(
     return [_kept(one) for one in rows(conn, "find", **wanted)]
 
 
-def find_named(conn: Connection, names: Collection[str]) -> list[Kept]:
+def find_named(conn: Connection, names: Collection[str]) -> list[UndoEntry]:
     """Return what the list has under these names of side tables and schemas."""
     if not names or not exist(conn):
         return []
@@ -297,7 +297,7 @@ def find_named(conn: Connection, names: Collection[str]) -> list[Kept]:
     return [kept for kept in find(conn, states=STATES, ids=ids) if kept.kept_as in names] if ids else []
 
 
-def refuse(kept: Kept) -> None:
+def refuse(kept: UndoEntry) -> None:
     """Raise Refused for something that was purged: there is nothing to give back."""
     if kept.state != "purged":
         return
@@ -310,14 +310,14 @@ def refuse(kept: Kept) -> None:
     )
 
 
-def _kept(row: dict[str, Any]) -> Kept:
+def _kept(row: dict[str, Any]) -> UndoEntry:
     name = TableName(row.pop("table_schema"), row.pop("table_name"))
     key, columns = tuple(row.pop("key_columns")), tuple(row.pop("columns"))
     made_at, keep_until = _time(row.pop("made_at")), row.pop("keep_until")
     until = None if keep_until is None else _time(keep_until)
     purged_at = row.pop("purged_at")
     row["purged_at"] = None if purged_at is None else _time(purged_at)
-    return Kept(table=name, key=key, columns=columns, made_at=made_at, keep_until=until, **row)
+    return UndoEntry(table=name, key=key, columns=columns, made_at=made_at, keep_until=until, **row)
 
 
 def _time(seconds: float) -> datetime:

@@ -23,7 +23,7 @@ from pgrunbook.database.queries import load
 from pgrunbook.errors import Refused
 from pgrunbook.undo_data.comparison import Comparison, compared
 from pgrunbook.undo_data.conflicts import Conflicts, conflicts, family, later, left_of
-from pgrunbook.undo_data.registry import ROWS, Kept, mark, of_migration
+from pgrunbook.undo_data.registry import ROWS, UndoEntry, mark, of_migration
 from pgrunbook.undo_data.tables import rows as found_rows
 
 BATCH_ROWS = 5_000
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class GivenBack:
+class RevertResult:
     """How many rows were given back, and those that were left as they are."""
 
     rows: int
@@ -56,14 +56,14 @@ class GivenBack:
 
 def give_back(
     conn: Connection,
-    kept: Kept,
+    kept: UndoEntry,
     *,
     on_conflict: OnConflict = "stop",
     rows: int = BATCH_ROWS,
     on_batch: Callable[[int], None] = lambda _: None,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
-) -> GivenBack:
+) -> RevertResult:
     """Give back what one step changed; go on where an earlier call was cut off.
 
     ``on_conflict`` says what becomes of rows that somebody has changed since: ``keep`` leaves them, ``restore``
@@ -95,7 +95,7 @@ def give_back(
             mark(conn, [thing.id], "given back")
             log.info("gave back %s rows to %s", count, thing.table)
         given += count
-    return GivenBack(given, left)
+    return RevertResult(given, left)
 
 
 def give_back_migration(
@@ -105,7 +105,7 @@ def give_back_migration(
     *,
     on_conflict: OnConflict = "stop",
     on_batch: Callable[[int], None] = lambda _: None,
-) -> GivenBack:
+) -> RevertResult:
     """Give back all that is kept of a migration, the last step first; see :func:`give_back`.
 
     Where it is to stop at conflicts, those of all steps are looked for before anything is changed.
@@ -114,7 +114,7 @@ def give_back_migration(
     if on_conflict == "stop":
         _stop_at(sum((conflicts(conn, one) for one in whole), Conflicts(0, ())), migration)
     given = [give_back(conn, one, on_conflict=on_conflict, on_batch=on_batch) for one in whole]
-    return GivenBack(sum(one.rows for one in given), sum((one.left for one in given), Conflicts(0, ())))
+    return RevertResult(sum(one.rows for one in given), sum((one.left for one in given), Conflicts(0, ())))
 
 
 def _stop_at(found: Conflicts, migration: str) -> None:

@@ -14,25 +14,25 @@ from pgrunbook.sql.deparse import parsed
 from pgrunbook.undo_data.capture_columns import place
 from pgrunbook.undo_data.capture_rows import rewritten
 from pgrunbook.undo_data.cascades import CannotKeepError
-from pgrunbook.undo_data.registry import Place, Side
+from pgrunbook.undo_data.registry import Side, StepKey
 
 # A row's header and line pointer (https://www.postgresql.org/docs/current/storage-page-layout.html), and its hash.
 _OVERHEAD_BYTES = 28
 _HASH_BYTES = 8
 # A line pointer and a header in the index on the side table's key.
 _INDEX_BYTES = 12
-_NOWHERE = Place("", "", "up", 0)
+_NOWHERE = StepKey("", "", "up", 0)
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SizeEstimate:
     """How many rows will be kept, and how much space that takes."""
 
     rows_estimate: int
     bytes_estimate: int
 
 
-def size_estimate(conn: Connection, statement: str) -> Estimate:
+def size_estimate(conn: Connection, statement: str) -> SizeEstimate:
     """Return how much will be kept of a statement, with what a DELETE reaches; nothing is executed.
 
     Raises Refused when the rows cannot be kept.
@@ -50,21 +50,21 @@ def size_estimate(conn: Connection, statement: str) -> Estimate:
         expected = rows if not side.part_of else round(max(side.table.rows_estimate, 0) * min(1, rows / of_origin))
         total_rows += expected
         total_bytes += expected * (_width(conn, side) + _OVERHEAD_BYTES)
-    return Estimate(total_rows, total_bytes)
+    return SizeEstimate(total_rows, total_bytes)
 
 
-def estimate_of(conn: Connection, keep: Keep) -> Estimate:
+def estimate_of(conn: Connection, keep: Keep) -> SizeEstimate:
     """Return how much will be kept of a column or a table; a table is only moved, and takes no more than before.
 
     Raises CannotKeepError when it is not there.
     """
     if keep.kind == "table":
         name = parsed(f"TABLE {keep.table}").fromClause[0]
-        return Estimate(int(_of_columns(conn, sql.Identifier(name.schemaname, name.relname))["Plan Rows"]), 0)
+        return SizeEstimate(int(_of_columns(conn, sql.Identifier(name.schemaname, name.relname))["Plan Rows"]), 0)
     found, column = place(conn, keep)
     plan, of_key = _of_columns(conn, found.source, *keep.key, column), _of_columns(conn, found.source, *keep.key)
     row = int(plan["Plan Width"]) + _OVERHEAD_BYTES + int(of_key["Plan Width"]) + _INDEX_BYTES
-    return Estimate(int(plan["Plan Rows"]), int(plan["Plan Rows"]) * row)
+    return SizeEstimate(int(plan["Plan Rows"]), int(plan["Plan Rows"]) * row)
 
 
 def _of_columns(conn: Connection, source: sql.Composable, *names: str) -> dict[str, Any]:

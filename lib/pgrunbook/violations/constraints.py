@@ -12,7 +12,7 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import columns_in, constraint_kind, quoted, strings
-from pgrunbook.violations.rows import Wanted
+from pgrunbook.violations.rows import RowDemand
 from pgrunbook.violations.world import Column, Table, UnclearError, World, columns_below
 
 _NO_VALUE = ("row has no value in it", "rows have no value in it")
@@ -20,7 +20,7 @@ _OTHER = "o"
 _EQUAL = (ast.String(sval="="),)
 
 
-def constraint(world: World, table: Table, node: Any, *, only: bool = False) -> Iterator[Wanted]:
+def constraint(world: World, table: Table, node: Any, *, only: bool = False) -> Iterator[RowDemand]:
     """Yield what a constraint that is added demands; nothing for one that is NOT VALID or NOT ENFORCED."""
     if table.relation is not None and table.relation.kind == "f":
         return  # the rows of a foreign table are not read
@@ -41,7 +41,7 @@ def constraint(world: World, table: Table, node: Any, *, only: bool = False) -> 
         yield told(what, table, lambda: _apart(world, table, what, pairs, node.where_clause))
 
 
-def index(world: World, table: Table, node: Any) -> Iterator[Wanted]:
+def index(world: World, table: Table, node: Any) -> Iterator[RowDemand]:
     """Yield what CREATE UNIQUE INDEX demands; nothing for another index, and for one ON ONLY a partitioned table."""
     own = table.relation is not None and table.relation.is_partitioned and not node.relation.inh
     if node.unique and not own:
@@ -52,16 +52,16 @@ def index(world: World, table: Table, node: Any) -> Iterator[Wanted]:
         )
 
 
-def not_null(world: World, table: Table, name: str, *, only: bool = False) -> Wanted:
+def not_null(world: World, table: Table, name: str, *, only: bool = False) -> RowDemand:
     """Return what NOT NULL demands: a column that comes back lacks what was not kept, another is asked."""
     what = f"NOT NULL of {table.said}.{quoted(name)}"
 
-    def wanted() -> Wanted:
+    def wanted() -> RowDemand:
         column = table.column(name)
         missing = _missing(column)
         if missing is not None:
             told_ = ("row has no kept value", "rows have no kept value")
-            return Wanted(what, table.sql, count=missing, told=told_)
+            return RowDemand(what, table.sql, count=missing, told=told_)
         value = world.sql(table, _column(name))
         where = f"{value} IS NOT DISTINCT FROM NULL"
         return asked(table, what, where, [name], only=only, told=_NO_VALUE)
@@ -69,26 +69,26 @@ def not_null(world: World, table: Table, name: str, *, only: bool = False) -> Wa
     return told(what, table, wanted)
 
 
-def check(world: World, table: Table, what: str, node: Any, *, only: bool = False) -> Wanted:
+def check(world: World, table: Table, what: str, node: Any, *, only: bool = False) -> RowDemand:
     """Return what a condition demands: that it is false for no row."""
     return asked(table, what, f"{world.sql(table, node)} IS FALSE", sorted(columns_in(node)), only=only)
 
 
-def told(what: str, table: Table, build: Any) -> Wanted:
+def told(what: str, table: Table, build: Any) -> RowDemand:
     """Return what is built, or why it cannot be told."""
     try:
         return build()  # type: ignore[no-any-return]
     except UnclearError as reason:
-        return Wanted(what, table.sql, untold=str(reason))
+        return RowDemand(what, table.sql, untold=str(reason))
     except WrongInput as reason:
-        return Wanted(what, table.sql, untold=f"cannot be told: it cannot be written as a query ({reason.detail})")
+        return RowDemand(what, table.sql, untold=f"cannot be told: it cannot be written as a query ({reason.detail})")
 
 
-def asked(table: Table, what: str, where: str, names: Sequence[str], *, only: bool = False, **more: Any) -> Wanted:
+def asked(table: Table, what: str, where: str, names: Sequence[str], *, only: bool = False, **more: Any) -> RowDemand:
     """Return what is asked of a table's rows, whose samples show these columns."""
     columns = [table.columns[name] for name in names if name in table.columns]
     today = dict.fromkeys(each for column in columns for each in columns_below(column.node))
-    return Wanted(
+    return RowDemand(
         what,
         table.sql,
         table.key,
@@ -100,7 +100,7 @@ def asked(table: Table, what: str, where: str, names: Sequence[str], *, only: bo
     )
 
 
-def from_today(world: World, table: Table, definition: str, name: str) -> Iterator[Wanted]:
+def from_today(world: World, table: Table, definition: str, name: str) -> Iterator[RowDemand]:
     """Yield what a constraint that is there today demands, in today's names."""
     if table.relation is None:
         return
@@ -108,7 +108,7 @@ def from_today(world: World, table: Table, definition: str, name: str) -> Iterat
     for each in columns_in(node.raw_expr) | set(strings(node.fk_attrs) + strings(node.keys)):
         if each in table.types and all(column.today != each for column in table.columns.values()):
             because = f"cannot be told: {table.said} has no column {quoted(each)} as it is today any more"
-            yield Wanted(_named(table, node), table.sql, untold=because)
+            yield RowDemand(_named(table, node), table.sql, untold=because)
             return
     columns = {column.today: column for column in table.columns.values() if column.today}
     as_today = Table(
@@ -136,7 +136,7 @@ def _missing(column: Column) -> Any:
     return column.missing
 
 
-def _key(world: World, table: Table, node: Any, what: str, kind: str) -> Iterator[Wanted]:
+def _key(world: World, table: Table, node: Any, what: str, kind: str) -> Iterator[RowDemand]:
     """UNIQUE and PRIMARY KEY; one that takes over an index finds no rows alike, only NULLs."""
     names = strings(node.keys)
     if node.indexname:
@@ -157,7 +157,7 @@ def _key(world: World, table: Table, node: Any, what: str, kind: str) -> Iterato
 
 def _apart(
     world: World, table: Table, what: str, pairs: Sequence[tuple[Any, Any]], where: Any, *, nulls: bool = False
-) -> Wanted:
+) -> RowDemand:
     """Return that no two rows are alike by these operators; ``nulls`` counts NULLs as alike."""
     mine, others = ([_element(world, table, element, alias) for element, _ in pairs] for alias in ("t", _OTHER))
     if nulls:  # two records are alike where both have a NULL, and hashes of them are joined as fast as of values
@@ -183,7 +183,7 @@ def _element(world: World, table: Table, element: Any, alias: str) -> str:
     return value
 
 
-def _foreign_key(world: World, table: Table, what: str, node: Any) -> Wanted:
+def _foreign_key(world: World, table: Table, what: str, node: Any) -> RowDemand:
     """Return that each row finds the row that it refers to; MATCH FULL also refuses a key that is partly NULL."""
     parent = world.table(node.pktable)
     names = strings(node.fk_attrs)

@@ -11,7 +11,7 @@ from pgrunbook.sql.deparse import expression, literal, mapped
 from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import quoted, strings, text, walk
 from pgrunbook.violations.constraints import asked, told
-from pgrunbook.violations.rows import Wanted
+from pgrunbook.violations.rows import RowDemand
 from pgrunbook.violations.simulate import NULL, kept_of
 from pgrunbook.violations.world import Column, Table, World, columns_below
 
@@ -22,7 +22,7 @@ _CUT = {"varchar", "bpchar", "bit", "varbit"}
 _NUMBERS = ("numeric", "real", "double precision")
 
 
-def new_type(world: World, table: Table, cmd: Any) -> Wanted:
+def new_type(world: World, table: Table, cmd: Any) -> RowDemand:
     """Return what ALTER COLUMN ... TYPE demands.
 
     A value that is only cast has to come back from the cast as what it is; of one that USING computes nothing
@@ -35,7 +35,7 @@ def new_type(world: World, table: Table, cmd: Any) -> Wanted:
     return told(what, table, lambda: _converted(world, table, cmd, what, word))
 
 
-def value_of_new_column(world: World, table: Table, definition: Any, column: Column) -> Wanted | None:
+def value_of_new_column(world: World, table: Table, definition: Any, column: Column) -> RowDemand | None:
     """Return what a domain demands of the value that all rows are given; None for other types."""
     names = definition.typeName.names
     today, made = world.type_of(names)
@@ -54,7 +54,7 @@ def value_of_new_column(world: World, table: Table, definition: Any, column: Col
     )  # fmt: skip
 
 
-def _new_enum(world: World, table: Table, cmd: Any, what: str, word: str) -> Wanted:
+def _new_enum(world: World, table: Table, cmd: Any, what: str, word: str) -> RowDemand:
     """The type is made anew by the way back, so that its labels are all that can be compared."""
     value = world.sql(table, _using(cmd))
     labels = literal(list(world.labels(cmd.def_.typeName) or ()))
@@ -67,7 +67,7 @@ def _new_enum(world: World, table: Table, cmd: Any, what: str, word: str) -> Wan
     )
 
 
-def _converted(world: World, table: Table, cmd: Any, what: str, word: str) -> Wanted:
+def _converted(world: World, table: Table, cmd: Any, what: str, word: str) -> RowDemand:
     using, type_name = _using(cmd), cmd.def_.typeName
     value = world.meant(table, using)
     today, missing = table.column(cmd.name).today, kept_of(world, table, cmd.name)

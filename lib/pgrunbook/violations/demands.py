@@ -13,7 +13,7 @@ from pgrunbook.sql.deparse import changed
 from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import Name, constraint_kind, object_kind, quoted, relation, subcommand
 from pgrunbook.violations import constraints, conversions, domains, partitions
-from pgrunbook.violations.rows import Wanted
+from pgrunbook.violations.rows import RowDemand
 from pgrunbook.violations.simulate import added, one_pass
 from pgrunbook.violations.world import Table, UnclearError, World
 
@@ -31,7 +31,7 @@ def parts(node: Any) -> Iterator[Any]:
         yield changed(node, cmds=tuple(cmds))
 
 
-def demands(world: World, node: Any) -> Iterator[Wanted]:
+def demands(world: World, node: Any) -> Iterator[RowDemand]:
     """Yield what a statement demands of rows; nothing where it demands nothing."""
     match node:
         case ast.AlterTableStmt() if object_kind(node.objtype) in ("TABLE", "FOREIGN_TABLE"):
@@ -48,18 +48,18 @@ def demands(world: World, node: Any) -> Iterator[Wanted]:
             yield from domains.domain(world, node)
 
 
-def _of(world: World, node: Any, what: str, build: Any) -> Iterator[Wanted]:
+def _of(world: World, node: Any, what: str, build: Any) -> Iterator[RowDemand]:
     """Yield what is built for a table, or that it is not there."""
     try:
         table = world.table(node)
     except UnclearError as reason:
         name = str(Name(node.schemaname, node.relname))
-        yield Wanted(f"{what} of {name}", name, untold=str(reason))
+        yield RowDemand(f"{what} of {name}", name, untold=str(reason))
         return
     yield from build(table)
 
 
-def _altered(world: World, node: Any) -> Iterator[Wanted]:
+def _altered(world: World, node: Any) -> Iterator[RowDemand]:
     for cmd in node.cmds:
         if subcommand(cmd) in _DEMANDING:
             yield from _of(
@@ -84,7 +84,7 @@ def _what(cmd: Any) -> str:
     return f"column {quoted(cmd.name)}"
 
 
-def _by(world: World, table: Table, cmd: Any, *, only: bool) -> Iterator[Wanted]:
+def _by(world: World, table: Table, cmd: Any, *, only: bool) -> Iterator[RowDemand]:
     if table.relation is not None and table.relation.kind not in "rp":
         return  # rows of a foreign table are not read, and a composite type has none
     match subcommand(cmd):
@@ -102,7 +102,7 @@ def _by(world: World, table: Table, cmd: Any, *, only: bool) -> Iterator[Wanted]
             yield from _with_column(world, table, cmd.def_, only=only)
 
 
-def _with_column(world: World, table: Table, definition: Any, *, only: bool) -> Iterator[Wanted]:
+def _with_column(world: World, table: Table, definition: Any, *, only: bool) -> Iterator[RowDemand]:
     """Before kept values are filled back, all rows have the same: what the column's default says, or NULL."""
     column = added(world, table, definition)
     there = replace(table, columns={**table.columns, definition.colname: column})
@@ -118,7 +118,7 @@ def _with_column(world: World, table: Table, definition: Any, *, only: bool) -> 
             yield from constraints.constraint(world, there, whole, only=only)
 
 
-def _validated(world: World, table: Table, name: str) -> Iterator[Wanted]:
+def _validated(world: World, table: Table, name: str) -> Iterator[RowDemand]:
     """VALIDATE CONSTRAINT of one that the way back adds, or of one that is there today."""
     if name in table.not_valid:
         yield from constraints.constraint(world, table, changed(table.not_valid[name], skip_validation=False))
@@ -128,6 +128,8 @@ def _validated(world: World, table: Table, name: str) -> Iterator[Wanted]:
     found = world.rows("constraint_of", table=oid, domain=0, name=today)
     if not found:
         what = f"constraint {identifier(name)} of {table.said}"
-        yield Wanted(what, table.sql, untold=f"cannot be told: {table.said} has no constraint {identifier(name)} today")
+        yield RowDemand(
+            what, table.sql, untold=f"cannot be told: {table.said} has no constraint {identifier(name)} today"
+        )
     elif not found[0]["is_valid"]:
         yield from constraints.from_today(world, table, found[0]["definition"], name)

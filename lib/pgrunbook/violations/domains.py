@@ -11,11 +11,11 @@ from pgrunbook.sql.deparse import mapped, parsed
 from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import constraint_kind, quoted, strings
 from pgrunbook.violations.constraints import asked, told
-from pgrunbook.violations.rows import Wanted
+from pgrunbook.violations.rows import RowDemand
 from pgrunbook.violations.world import Table, World, name_of
 
 
-def domain(world: World, node: Any) -> Iterator[Wanted]:
+def domain(world: World, node: Any) -> Iterator[RowDemand]:
     """Yield what ALTER DOMAIN demands of the rows of each column: ADD and VALIDATE CONSTRAINT, SET NOT NULL."""
     today, made = world.type_of(node.typeName)
     said = str(name_of(strings(node.typeName)))
@@ -23,7 +23,7 @@ def domain(world: World, node: Any) -> Iterator[Wanted]:
     subtype = str(getattr(node.subtype, "value", node.subtype))
     if not found:
         if subtype in "COV":
-            yield Wanted(f"constraint of domain {said}", said, untold=f"cannot be told before domain {said} is back")
+            yield RowDemand(f"constraint of domain {said}", said, untold=f"cannot be told before domain {said} is back")
         return
     given = _given(world, found[0]["oid"], node, subtype)
     if given is None:
@@ -52,7 +52,7 @@ def _given(world: World, oid: int, node: Any, subtype: str) -> Any:
     return parsed(f"ALTER DOMAIN d ADD CONSTRAINT {quoted(node.name)} {definition}").def_
 
 
-def _of_column(world: World, table: Table, column: str, what: str, given: Any) -> Iterator[Wanted]:
+def _of_column(world: World, table: Table, column: str, what: str, given: Any) -> Iterator[RowDemand]:
     """Ask a column by the name that it has today, unless it is dropped or of another type by then."""
     names = [name for name, each in table.columns.items() if each.today == column]
     if not names:
@@ -64,7 +64,7 @@ def _of_column(world: World, table: Table, column: str, what: str, given: Any) -
             return ast.ColumnRef(fields=(ast.String(sval=names[0]),), location=-1)
         return part
 
-    def wanted() -> Wanted:
+    def wanted() -> RowDemand:
         where = f"t.{quoted(column)} IS NOT DISTINCT FROM NULL"
         if constraint_kind(given) != "NOTNULL":
             where = f"{world.sql(table, mapped(given.raw_expr, value))} IS FALSE"

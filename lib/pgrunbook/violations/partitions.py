@@ -11,7 +11,7 @@ from pgrunbook.sql.deparse import changed, expression, literal, parsed
 from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import column_names, relation
 from pgrunbook.violations.constraints import asked, from_today, index, told
-from pgrunbook.violations.rows import Wanted
+from pgrunbook.violations.rows import RowDemand
 from pgrunbook.violations.world import Table, UnclearError, World
 
 _MISPLACED = ("row does not belong into it", "rows do not belong into it")
@@ -19,13 +19,13 @@ _BELONGS = ("row in the default partition belongs into it", "rows in the default
 _ENDS = ("minvalue", "maxvalue")
 
 
-def attached(world: World, parent: Table, node: Any, bound: Any) -> Iterator[Wanted]:
+def attached(world: World, parent: Table, node: Any, bound: Any) -> Iterator[RowDemand]:
     """Yield what ATTACH PARTITION demands: of the partition's rows, of the default partition's, and by constraints."""
     what = f"partition {relation(node)} of {parent.said}"
     try:
         child = world.table(node)
     except UnclearError as reason:
-        yield Wanted(what, parent.sql, untold=str(reason))
+        yield RowDemand(what, parent.sql, untold=str(reason))
         return
     if bound.is_default:
         yield told(what, child, lambda: _in_default(world, parent, child, what))
@@ -39,7 +39,7 @@ def attached(world: World, parent: Table, node: Any, bound: Any) -> Iterator[Wan
             yield from index(world, child, _on(child, parsed(row["index"])))
 
 
-def made(world: World, parent: Table, bound: Any, what: str) -> Iterator[Wanted]:
+def made(world: World, parent: Table, bound: Any, what: str) -> Iterator[RowDemand]:
     """Yield what a new partition demands of the default partition, where there is one."""
     row = _partitioning(world, parent)
     if row is None or row["default_oid"] is None or bound.is_default:
@@ -48,7 +48,7 @@ def made(world: World, parent: Table, bound: Any, what: str) -> Iterator[Wanted]
     if default is None:
         return
 
-    def wanted() -> Wanted:
+    def wanted() -> RowDemand:
         condition = _condition(parent, row["key"], bound)
         where = f"{world.sql(default, condition)} IS TRUE"
         return asked(default, what, where, column_names(condition), told=_BELONGS)
@@ -61,7 +61,7 @@ def _on(child: Table, node: Any) -> Any:
     return changed(node, relation=there)
 
 
-def _within(world: World, parent: Table, child: Table, bound: Any, what: str) -> Wanted:
+def _within(world: World, parent: Table, child: Table, bound: Any, what: str) -> RowDemand:
     row = _partitioning(world, parent)
     if row is None:
         raise UnclearError(f"cannot be told: {parent.said} is no partitioned table today")
@@ -75,7 +75,7 @@ def _within(world: World, parent: Table, child: Table, bound: Any, what: str) ->
     return asked(child, what, " OR ".join(where), names, told=_MISPLACED)
 
 
-def _in_default(world: World, parent: Table, child: Table, what: str) -> Wanted:
+def _in_default(world: World, parent: Table, child: Table, what: str) -> RowDemand:
     if parent.relation is None:
         raise UnclearError(f"cannot be told before table {parent.said} is back")
     others = [row["condition"] for row in world.rows("partition_conditions", oid=parent.relation.oid)]

@@ -25,7 +25,7 @@ _ABOUT_THE_STATEMENT = psycopg.errors.ProgrammingError
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RowDemand:
     """What a statement demands of today's rows: ``where`` is true for those that stand against it.
 
     ``shown`` are the values that a sample tells, by name. ``untold`` says why nothing can be asked, "" where it can.
@@ -50,7 +50,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RowDemandAnswer:
     """How many rows stand against a wish (None: could not be told), how many at least, some of them, and a sentence."""
 
     rows: int | None
@@ -59,7 +59,7 @@ class Answer:
     at_least: int = 0
 
 
-class Rows:
+class RowQueries:
     """The rows of a database, asked one question after the other, each in its own short transaction."""
 
     def __init__(self, conn: Connection, statement_timeout_ms: int) -> None:
@@ -93,10 +93,10 @@ class Rows:
                 hint="Somebody changes the schema now; wait until that is done, then run this again.",
             ) from exc
 
-    def ask(self, wanted: Wanted) -> Answer:
+    def ask(self, wanted: RowDemand) -> RowDemandAnswer:
         """Return how many rows stand against a wish, and which; what cannot be told is said, not raised."""
         if wanted.untold:
-            return Answer(None, wanted.untold)
+            return RowDemandAnswer(None, wanted.untold)
         try:
             if wanted.count is not None:
                 return _counted(wanted, wanted.count(), ())
@@ -108,7 +108,7 @@ class Rows:
                 raise
             return self._unasked(wanted, exc)
 
-    def _asked(self, wanted: Wanted) -> Answer:
+    def _asked(self, wanted: RowDemand) -> RowDemandAnswer:
         if not wanted.where:
             return self._answer(wanted, wanted.caught, wanted.function)
         try:
@@ -120,7 +120,7 @@ class Rows:
                 raise
             return self._caught(wanted, exc)
 
-    def _caught(self, wanted: Wanted, reason: psycopg.Error) -> Answer:
+    def _caught(self, wanted: RowDemand, reason: psycopg.Error) -> RowDemandAnswer:
         """Count again with a function that catches what a row raises, where the session may make one."""
         try:
             return self._answer(wanted, wanted.caught, wanted.function)
@@ -128,9 +128,9 @@ class Rows:
             raise
         except psycopg.Error as exc:
             says = f"at least 1 row stands against it ({_said(reason)}); how many could not be told: {_said(exc)}"
-            return Answer(None, says, at_least=1)
+            return RowDemandAnswer(None, says, at_least=1)
 
-    def _answer(self, wanted: Wanted, where: str, function: str = "") -> Answer:
+    def _answer(self, wanted: RowDemand, where: str, function: str = "") -> RowDemandAnswer:
         with self.short(function=function) as cursor:
             cursor.execute(_query("count_against", source=wanted.source, where=where))
             rows = int((cursor.fetchone() or (0,))[0])
@@ -144,7 +144,7 @@ class Rows:
             cursor.execute(_query("samples_against", source=wanted.source, where=where, **more))
             return _counted(wanted, rows, tuple(sorted(_sample(wanted, row) for row in cursor.fetchall())))
 
-    def _is_of_a_row(self, wanted: Wanted) -> bool:
+    def _is_of_a_row(self, wanted: RowDemand) -> bool:
         """Tell whether an error comes from a row: planning the query alone does not raise it."""
         try:
             with self.short() as cursor:
@@ -153,30 +153,32 @@ class Rows:
             return False
         return True
 
-    def _unasked(self, wanted: Wanted, exc: psycopg.Error) -> Answer:
+    def _unasked(self, wanted: RowDemand, exc: psycopg.Error) -> RowDemandAnswer:
         if isinstance(exc, psycopg.errors.QueryCanceled):
-            return Answer(None, f"not counted in {self._timeout_ms / 1000:g} s")
+            return RowDemandAnswer(None, f"not counted in {self._timeout_ms / 1000:g} s")
         if isinstance(exc, psycopg.errors.LockNotAvailable):
-            return Answer(None, f"not counted: {wanted.table} was locked for {READ_LOCK_TIMEOUT_MS / 1000:g} s")
+            return RowDemandAnswer(
+                None, f"not counted: {wanted.table} was locked for {READ_LOCK_TIMEOUT_MS / 1000:g} s"
+            )
         if isinstance(exc, psycopg.errors.InsufficientPrivilege):
-            return Answer(None, _hidden(exc))
+            return RowDemandAnswer(None, _hidden(exc))
         raised = isinstance(
             exc, psycopg.errors.DataError | psycopg.errors.IntegrityError | psycopg.errors.RaiseException
         )
         if raised and wanted.as_today and self._is_of_a_row(wanted):
-            return Answer(None, f"at least 1 row stands against it: {_said(exc)}", at_least=1)
-        return Answer(None, f"cannot be told: {_said(exc)}")
+            return RowDemandAnswer(None, f"at least 1 row stands against it: {_said(exc)}", at_least=1)
+        return RowDemandAnswer(None, f"cannot be told: {_said(exc)}")
 
 
 def _query(name: str, **given: str) -> sql.Composed:
     return sql.SQL(load("violations")[name]).format(**{slot: sql.SQL(text) for slot, text in given.items()})
 
 
-def _key(wanted: Wanted) -> tuple[str, ...]:
+def _key(wanted: RowDemand) -> tuple[str, ...]:
     return tuple(f"t.{quoted(name)}" for name in wanted.key) or ("t.ctid",)
 
 
-def _sample(wanted: Wanted, row: TupleRow) -> str:
+def _sample(wanted: RowDemand, row: TupleRow) -> str:
     names = wanted.key or ("ctid",)
     told = [f"{name} {'NULL' if value is None else value}" for name, value in zip(names, row, strict=False)]
     values = zip((name for name, _ in wanted.shown), row[len(names) :], strict=True)
@@ -185,20 +187,20 @@ def _sample(wanted: Wanted, row: TupleRow) -> str:
     return text if len(text) <= SAMPLE_CHARS else text[: SAMPLE_CHARS - 1] + "…"
 
 
-def _counted(wanted: Wanted, rows: int, samples: tuple[str, ...]) -> Answer:
+def _counted(wanted: RowDemand, rows: int, samples: tuple[str, ...]) -> RowDemandAnswer:
     if not rows:
-        return Answer(0, "no row stands against it")
-    return Answer(rows, f"{rows:,} {wanted.told[rows != 1]}", samples, at_least=rows)
+        return RowDemandAnswer(0, "no row stands against it")
+    return RowDemandAnswer(rows, f"{rows:,} {wanted.told[rows != 1]}", samples, at_least=rows)
 
 
-def _with_kept(wanted: Wanted, rows: int, missing: int) -> Answer:
+def _with_kept(wanted: RowDemand, rows: int, missing: int) -> RowDemandAnswer:
     """Rows that are given their kept value do not stand against it; which have none, a number does not tell."""
     if not missing:
-        return Answer(0, "no row stands against it: each is given its kept value")
+        return RowDemandAnswer(0, "no row stands against it: each is given its kept value")
     says = (
         f"{rows:,} {wanted.told[rows != 1]}; cannot be told which of them are among the {missing:,} without kept value"
     )
-    return Answer(None, says)
+    return RowDemandAnswer(None, says)
 
 
 def _said(exc: psycopg.Error) -> str:

@@ -16,7 +16,7 @@ from pgrunbook.errors import Refused
 from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.tree import tree
 from pgrunbook.violations.demands import demands, parts
-from pgrunbook.violations.rows import Rows, Wanted
+from pgrunbook.violations.rows import RowDemand, RowQueries
 from pgrunbook.violations.simulate import follow
 from pgrunbook.violations.world import Kept, World
 
@@ -24,7 +24,7 @@ _NOTHING_KEPT: Kept = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Against:
+class Violation:
     """Something that a statement of a way back demands of rows, and the rows of today that stand against it.
 
     ``what`` names it as the statement does, ``table`` the table as it is called today. ``rows`` is None where their
@@ -47,7 +47,7 @@ def against(
     *,
     kept: Mapping[tuple[str, str], Callable[[], int]] = _NOTHING_KEPT,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
-) -> list[Against]:
+) -> list[Violation]:
     """Return what the statements of a way back demand of rows, in order, with the rows that stand against each.
 
     ``statements`` are migration and text of each, as they will be executed. ``kept`` says of columns, by table and
@@ -60,10 +60,10 @@ def against(
     Raises Blocked when somebody holds a lock that keeps definitions from being read.
     Locks: AccessShareLock on the tables that are read, for as long as each query takes.
     """
-    rows = Rows(conn, statement_timeout_ms)
+    rows = RowQueries(conn, statement_timeout_ms)
     with rows.names():
         world = World(conn, kept)
-    found: list[Against] = []
+    found: list[Violation] = []
     begun = ""
     for migration, sql in statements:
         if migration != begun:
@@ -72,12 +72,12 @@ def against(
         for wanted in _in_order(world, rows, sql):
             told = rows.ask(wanted)
             found.append(
-                Against(migration, wanted.what, wanted.table, told.rows, told.samples, told.says, told.at_least)
+                Violation(migration, wanted.what, wanted.table, told.rows, told.samples, told.says, told.at_least)
             )
     return found
 
 
-def refuse(found: Sequence[Against]) -> None:
+def refuse(found: Sequence[Violation]) -> None:
     """Refuse to go back where rows stand against it; what could not be told is named, and refuses nothing.
 
     Raises Refused with the migration that comes first, and all that stands against going back.
@@ -102,9 +102,9 @@ def refuse(found: Sequence[Against]) -> None:
     )
 
 
-def _in_order(world: World, rows: Rows, sql: str) -> list[Wanted]:
+def _in_order(world: World, rows: RowQueries, sql: str) -> list[RowDemand]:
     """Return what a statement demands, part by part, and leave the names as they are behind it."""
-    found: list[Wanted] = []
+    found: list[RowDemand] = []
     for node in (part for whole in (tree(sql), *bodies(tree(sql))) for part in parts(whole)):
         with rows.names():
             found += demands(world, node)
@@ -116,6 +116,6 @@ def _number(rows: int, table: str, *, more: bool) -> str:
     return f"{'at least ' if more else ''}{rows:,} row{'s' * (rows != 1)} of {table}"
 
 
-def _line(one: Against) -> str:
+def _line(one: Violation) -> str:
     samples = f" ({'; '.join(one.samples)}{'; ...' * ((one.rows or 0) > len(one.samples))})" if one.samples else ""
     return f"{one.migration}: {one.what}: {one.says}{samples}"
