@@ -10,7 +10,8 @@ from pgrunbook.database import activity, checksums, locks
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
-from pgrunbook.draft import build, draft
+from pgrunbook.draft import build
+from pgrunbook.draft import release as draft
 from pgrunbook.execute.execution import Execution
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Plan

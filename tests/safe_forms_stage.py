@@ -16,7 +16,7 @@ from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Expansion, SafeStep
-from pgrunbook.safe_forms.planner import plan_forms
+from pgrunbook.safe_forms.expander import plan_forms
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
 

@@ -20,7 +20,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import snapshot
-from pgrunbook.draft import draft
+from pgrunbook.draft import release
 from pgrunbook.draft.build import as_written, base, up
 from pgrunbook.errors import RunbookError
 from pgrunbook.execute.events import StepObserver
@@ -73,7 +73,7 @@ def safe_plan_of(target: Target, *, off: Mapping[str, str] | None = None) -> Pla
             attempts=target.attempts,
             rehearsed="no",
             unproven="It was not rehearsed.",
-            changes=draft.unproven(target, conn, history.pending(), off or {}),
+            changes=release.unproven(target, conn, history.pending(), off or {}),
         )
 
 

@@ -19,7 +19,7 @@ from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.step import SafeStep
-from pgrunbook.safe_forms.planner import Expander
+from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.undo_data import Site, give_back_migration
 from test_schema import Server
 from undo_data_stage import Conn, Way, as_written, database, do, statement, texts

@@ -10,7 +10,7 @@ from conftest import do
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
-from pgrunbook.draft import disk_space, draft
+from pgrunbook.draft import disk_space, release
 from pgrunbook.draft.disk_space import Need
 from pgrunbook.errors import Refused
 
@@ -21,7 +21,7 @@ MB = 1024 * 1024
 def needs(target: Target) -> list[Need]:
     with connect(target) as conn:
         pending = histories.read(conn, target).pending()
-        return disk_space.needs(conn, draft.unproven(target, conn, pending, {}))
+        return disk_space.needs(conn, release.unproven(target, conn, pending, {}))
 
 
 def test_what_builds_an_index_or_writes_a_table_anew_needs_room(project: Project) -> None:

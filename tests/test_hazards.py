@@ -12,7 +12,7 @@ from pgrunbook.database.catalog import UNKNOWN, Catalog, Dependent, Standing, Us
 from pgrunbook.effects.catalog_after import after
 from pgrunbook.review.hazards import RULES, Hazard, Rule, Severity, Timeouts, Transactions, find
 from pgrunbook.review.safe_mode import refusals
-from pgrunbook.review.scenes import script, stage
+from pgrunbook.review.statement_scenes import script, stage
 from pgrunbook.sql.statements import parse
 from pgrunbook.sql.tree import tree
 

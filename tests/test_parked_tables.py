@@ -13,7 +13,7 @@ from pgrunbook.database import checksums, health, schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.undo_data import Site
-from pgrunbook.undo_data.reapply import waiting
+from pgrunbook.undo_data.reapplication import waiting
 from test_schema import Server
 from undo_data_stage import Conn, Way, database, do, texts, value
 

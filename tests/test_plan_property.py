@@ -18,7 +18,7 @@ from pgrunbook.database.checksums import TableName, checksums
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
-from pgrunbook.draft.declared import differing_column, is_declared
+from pgrunbook.draft.expected_differences import differing_column, is_declared
 from pgrunbook.errors import Refused, RunbookError
 from pgrunbook.plan.plan import Change
 from pgrunbook.rehearse.schema_only import Rehearsal

@@ -15,8 +15,8 @@ from pgrunbook.database.inverse_log import read
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft import build
-from pgrunbook.draft.declared import is_declared
 from pgrunbook.draft.down import GIVES_ROWS
+from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.plan.plan import Plan
 from pgrunbook.rehearse import rollback, up_down_up, with_data
 from returning import RELEASE, ROLLBACK, everything, execute, plan_of, prepared, rehearsed, release, since, take_back

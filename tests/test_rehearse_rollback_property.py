@@ -17,7 +17,7 @@ from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema_diff import diff
-from pgrunbook.draft.declared import is_declared
+from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.errors import RunbookError
 from returning import everything, execute, plan_of, rehearsed, take_back
 from scenes import RUN

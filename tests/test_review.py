@@ -13,7 +13,7 @@ from pgrunbook.database.connection import connect
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards import RULES
 from pgrunbook.review.review import Finding, as_text, fails, review, run
-from pgrunbook.review.scenes import script
+from pgrunbook.review.statement_scenes import script
 
 GUIDE = Path(__file__).parent / "guide"
 

@@ -7,7 +7,7 @@ import pytest
 
 import safe_forms_stage
 import test_schema
-from pgrunbook.safe_forms.planner import gate, plan_forms
+from pgrunbook.safe_forms.expander import gate, plan_forms
 from pgrunbook.sql import statements
 from safe_forms_stage import Stage, perform, plan
 

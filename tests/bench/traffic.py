@@ -30,7 +30,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import activity
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
-from pgrunbook.draft import build, draft
+from pgrunbook.draft import build, release
 from pgrunbook.execute.execution import Execution
 from pgrunbook.plan import plan as plans
 from pgrunbook.record import journal
@@ -225,7 +225,7 @@ def ours(site: Ground, scene: Scene, statement: str) -> Callable[[], int]:
     with connect(target, purpose="plans") as conn:
         history = histories.read(conn, target)
         base = build.base(activity.identity(conn), snapshot(conn, leave_out=["pgrunbook"]), history)
-        changes = draft.unproven(target, conn, history.pending(), {})
+        changes = release.unproven(target, conn, history.pending(), {})
     plan = plans.Plan(
         direction="up", target=target.name, base=base, attempts=target.attempts, rehearsed="no", changes=changes
     )

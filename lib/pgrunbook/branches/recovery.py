@@ -17,11 +17,7 @@ from typing import LiteralString, cast
 import psycopg
 
 from pgrunbook.branches import datadir
-from pgrunbook.branches.archive import (
-    newest_archived,
-    restore_points,
-    wait_archived,
-)
+from pgrunbook.branches.archive import newest_archived, restore_points, wait_archived
 from pgrunbook.branches.backup import BaseBackup, list_base_backups
 from pgrunbook.branches.binaries import last_lines
 from pgrunbook.branches.recovery_target import Point, lsn_number

@@ -1,4 +1,4 @@
-"""Numbers in units that people read: bytes, rows, time."""
+"""Sizes in units that people read."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, WrittenStatement
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.plan.way_back import Back
-from pgrunbook.safe_forms.planner import Expander
+from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.statements import Statement

@@ -11,13 +11,13 @@ from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
-from pgrunbook.draft import draft
+from pgrunbook.draft import release
 from pgrunbook.history import Migration
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.step import Expansion, Keep
 from pgrunbook.plan.way_back import Back, Undo, of_undo
-from pgrunbook.safe_forms.planner import Expander
+from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import subcommand, tree
@@ -69,7 +69,7 @@ class Drafter:
         migration = self._migrations[change.migration]
         if step is None:
             expansions = [*self._planner.end_file(), *self._refills(branch, migration)]
-            made = draft.change(self._target, migration, expansions)
+            made = release.change(self._target, migration, expansions)
             written = [one.model_copy(update={"back": self._backs.get(one.number, Back())}) for one in made.statements]
             self.changes[migration.name] = made.model_copy(update={"statements": tuple(written)})
             self._before, self._backs, self._columns = None, {}, set()

@@ -6,7 +6,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.inverse import grants, resolve
+from pgrunbook.inverse import grants, name_resolution
 from pgrunbook.inverse.reader import CLASSES, Address, CatalogObject, Reader
 from pgrunbook.inverse.way import NoWayBackError, Way
 from pgrunbook.sql.deparse import literal
@@ -28,7 +28,7 @@ def rename(reader: Reader, way: Way, node: Any) -> None:
             way.add(f"ALTER {over.word} {over.sql} {told}", "The name that it had.")
         return
     if kind == "DOMCONSTRAINT":
-        thing = reader.thing(resolve.find(reader, "DOMAIN", node.object))
+        thing = reader.thing(name_resolution.find(reader, "DOMAIN", node.object))
         if thing is not None:
             told = f"RENAME CONSTRAINT {quoted(node.newname)} TO {quoted(node.subname)}"
             way.add(f"ALTER DOMAIN {thing.sql} {told}", "The name that it had.")
@@ -44,13 +44,13 @@ def rename(reader: Reader, way: Way, node: Any) -> None:
 
 def _renamed(reader: Reader, node: Any, kind: str) -> Address | None:
     if kind in _RELATIONS:
-        return resolve.find(reader, kind, node.relation)
+        return name_resolution.find(reader, kind, node.relation)
     if kind in ("TRIGGER", "RULE", "POLICY"):
         over = reader.relation(node.relation)
         return reader.address(kind.lower(), [over.schema, over.name, node.subname]) if over else None
     if kind in ("SCHEMA", "DATABASE", "TABLESPACE") and node.object is None:
-        return resolve.find(reader, kind, node.subname)
-    return resolve.find(reader, kind, node.object)
+        return name_resolution.find(reader, kind, node.subname)
+    return name_resolution.find(reader, kind, node.object)
 
 
 def _rename_column(reader: Reader, way: Way, node: Any, kind: str) -> None:
@@ -86,7 +86,7 @@ def set_schema(reader: Reader, way: Way, node: Any) -> None:
 
 def _object(reader: Reader, kind: Any, node: Any) -> Address | None:
     entry = node.relation if getattr(node, "relation", None) is not None else node.object
-    return resolve.find(reader, object_kind(kind), entry)
+    return name_resolution.find(reader, object_kind(kind), entry)
 
 
 def depends(reader: Reader, way: Way, node: Any) -> None:
@@ -103,7 +103,7 @@ def _renamed_like(reader: Reader, node: Any, kind: str) -> Address | None:
     if kind == "TRIGGER":
         over = reader.relation(node.relation)
         return reader.address("trigger", [over.schema, over.name, *strings(node.object)]) if over else None
-    return resolve.find(reader, kind, node.relation if node.relation is not None else node.object)
+    return name_resolution.find(reader, kind, node.relation if node.relation is not None else node.object)
 
 
 def comment(reader: Reader, way: Way, node: Any) -> None:
@@ -140,7 +140,7 @@ def _said_of(reader: Reader, node: Any) -> Address | None:
         raise NoWayBackError("cannot be undone, because large objects are not kept.")
     if kind == "COLUMN":
         return _column(reader, strings(node.object))
-    return resolve.find(reader, kind, node.object)
+    return name_resolution.find(reader, kind, node.object)
 
 
 def _column(reader: Reader, parts: tuple[str, ...]) -> Address | None:
@@ -153,4 +153,4 @@ def _column(reader: Reader, parts: tuple[str, ...]) -> Address | None:
 
 def named_thing(reader: Reader, kind: str, name: str) -> CatalogObject | None:
     """Return an object whose name has no schema."""
-    return reader.thing(resolve.find(reader, kind, ast.String(sval=name)))
+    return reader.thing(name_resolution.find(reader, kind, ast.String(sval=name)))

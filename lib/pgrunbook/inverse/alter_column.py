@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pgrunbook.inverse import column_type, columns
-from pgrunbook.inverse.altered import Alteration, Phase
+from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.reader import CLASSES, Address, Column
-from pgrunbook.inverse.recreate import bring_back, remake
+from pgrunbook.inverse.recreation import bring_back, remake
 from pgrunbook.inverse.way import NoWayBackError, Way
 from pgrunbook.sql.tree import quoted, subcommand
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from pgrunbook.inverse import alter_column
 from pgrunbook.inverse.alter_column import nullable
-from pgrunbook.inverse.altered import Alteration, Phase
+from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.naming import choose
 from pgrunbook.inverse.reader import CLASSES
-from pgrunbook.inverse.recreate import bring_back, said_of
+from pgrunbook.inverse.recreation import bring_back, said_of
 from pgrunbook.sql.default_names import joined
 from pgrunbook.sql.tree import column_names, constraint_kind, quoted, strings
 

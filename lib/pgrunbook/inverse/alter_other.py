@@ -6,11 +6,11 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.inverse import columns, resolve
+from pgrunbook.inverse import columns, name_resolution
 from pgrunbook.inverse.alter import named_thing
 from pgrunbook.inverse.naming import choose
 from pgrunbook.inverse.reader import CLASSES, Reader
-from pgrunbook.inverse.recreate import bring_back, remake, said_of, statements_of
+from pgrunbook.inverse.recreation import bring_back, remake, said_of, statements_of
 from pgrunbook.inverse.way import NoWayBackError, Way
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import object_kind, quoted, strings
@@ -35,7 +35,7 @@ def sequence(reader: Reader, way: Way, node: Any) -> None:
 
 def function(reader: Reader, way: Way, node: Any) -> None:
     """ALTER FUNCTION: its definition as the server tells it says everything."""
-    address = resolve.find(reader, object_kind(node.objtype), node.func)
+    address = name_resolution.find(reader, object_kind(node.objtype), node.func)
     for _, told in statements_of(reader, "pg_proc", [address]) if address else []:
         way.add(told, "The routine as it was.")
 
@@ -128,7 +128,7 @@ def extension(reader: Reader, way: Way, node: Any) -> None:
 
 def extension_contents(reader: Reader, way: Way, node: Any) -> None:
     """ALTER EXTENSION ... ADD and DROP of an object."""
-    thing = reader.thing(resolve.find(reader, object_kind(node.objtype), node.object))
+    thing = reader.thing(name_resolution.find(reader, object_kind(node.objtype), node.object))
     if thing is not None:
         word = "ADD" if node.action < 0 else "DROP"
         way.add(f"ALTER EXTENSION {quoted(node.extname)} {word} {thing.word} {thing.sql}")
@@ -167,7 +167,7 @@ def _empty_publication(reader: Reader, way: Way, node: Any, name: str) -> None:
 
 def statistics(reader: Reader, way: Way, node: Any) -> None:
     """ALTER STATISTICS ... SET STATISTICS."""
-    thing = reader.thing(resolve.find(reader, "STATISTIC_EXT", node.defnames))
+    thing = reader.thing(name_resolution.find(reader, "STATISTIC_EXT", node.defnames))
     if thing is not None:
         target = (reader.row("facts_of_rarity", oid=thing.address[1]) or {})["statistics"]
         way.add(f"ALTER STATISTICS {thing.sql} SET STATISTICS {target}")
@@ -217,13 +217,13 @@ def dictionary(reader: Reader, way: Way, node: Any) -> None:
     """ALTER TEXT SEARCH DICTIONARY and CONFIGURATION: made anew, which nothing but a comment notices."""
     is_configuration = isinstance(node, ast.AlterTSConfigurationStmt)
     kind = "TSCONFIGURATION" if is_configuration else "TSDICTIONARY"
-    thing = reader.thing(resolve.find(reader, kind, node.cfgname if is_configuration else node.dictname))
+    thing = reader.thing(name_resolution.find(reader, kind, node.cfgname if is_configuration else node.dictname))
     if thing is not None:
         remake(reader, way, [thing.address], f"DROP {thing.word} {thing.sql}")
 
 
 def operator(reader: Reader, way: Way, node: Any) -> None:
     """ALTER OPERATOR ... SET: made anew."""
-    thing = reader.thing(resolve.find(reader, "OPERATOR", node.opername))
+    thing = reader.thing(name_resolution.find(reader, "OPERATOR", node.opername))
     if thing is not None:
         remake(reader, way, [thing.address], f"DROP OPERATOR {thing.sql}")

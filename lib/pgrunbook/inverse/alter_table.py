@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pgrunbook.inverse import alter_column, alter_constraint, columns, grants, partitions
-from pgrunbook.inverse.altered import Alteration, Phase
+from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.reader import CLASSES, Reader
 from pgrunbook.inverse.way import NoWayBackError, Way
 from pgrunbook.sql.tree import object_kind, quoted, subcommand

@@ -7,9 +7,9 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.inverse import naming, resolve
+from pgrunbook.inverse import name_resolution, naming
 from pgrunbook.inverse.reader import CLASSES, Reader
-from pgrunbook.inverse.recreate import remake, statements_of
+from pgrunbook.inverse.recreation import remake, statements_of
 from pgrunbook.inverse.way import NoWayBackError, Way
 from pgrunbook.sql.tree import object_kind, quoted, strings, text
 
@@ -185,7 +185,7 @@ def define(reader: Reader, way: Way, node: Any) -> None:
         schema = quoted(node.defnames[0].sval if len(node.defnames) > 1 else reader.home)
         way.add(f"DROP OPERATOR {schema}.{node.defnames[-1].sval} ({', '.join(sides)})", "The operator goes.")
         return
-    if node.if_not_exists and resolve.find(reader, kind, node.defnames):
+    if node.if_not_exists and name_resolution.find(reader, kind, node.defnames):
         return
     words = {"TSDICTIONARY": "TEXT SEARCH DICTIONARY", "TSCONFIGURATION": "TEXT SEARCH CONFIGURATION",
              "TSPARSER": "TEXT SEARCH PARSER", "TSTEMPLATE": "TEXT SEARCH TEMPLATE"}  # fmt: skip

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrunbook.inverse import grants, resolve
+from pgrunbook.inverse import grants, name_resolution
 from pgrunbook.inverse.reader import Address, Reader
-from pgrunbook.inverse.recreate import bring_back
+from pgrunbook.inverse.recreation import bring_back
 from pgrunbook.inverse.way import NoWayBackError, Way
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import object_kind, quoted
@@ -17,7 +17,7 @@ def drop(reader: Reader, way: Way, node: Any) -> None:
 
     Raises NoWayBackError where something goes that nothing computes how to make, or tables go unnamed.
     """
-    addresses = resolve.of_drop(reader, node)
+    addresses = name_resolution.of_drop(reader, node)
     kind = object_kind(node.removeType)
     if kind in ("TABLE", "FOREIGN_TABLE"):
         addresses = _with_partitions(reader, addresses)

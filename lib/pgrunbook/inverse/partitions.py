@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrunbook.inverse.altered import Alteration, Phase
+from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.reader import Reader, Relation
-from pgrunbook.inverse.recreate import fire
+from pgrunbook.inverse.recreation import fire
 from pgrunbook.inverse.way import Way
 from pgrunbook.sql.deparse import literal
 

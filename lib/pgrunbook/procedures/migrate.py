@@ -9,7 +9,7 @@ from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.display.show import GOOD, WARN, Banner, Card, Cell, Table, Timeline
-from pgrunbook.draft import draft, plan_sql
+from pgrunbook.draft import plan_sql, release
 from pgrunbook.draft.build import base
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.execute.results import StepResult, StepState
@@ -143,7 +143,7 @@ def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
     plan = Plan(
         direction="up", target=here.target.name, base=base(here.identity, now, history),
         attempts=here.target.attempts, rehearsed=UNPREPARED, unproven=UNPREPARED,
-        changes=draft.unproven(here.target, here.conn, pending, here.parameters.safe_forms_off),
+        changes=release.unproven(here.target, here.conn, pending, here.parameters.safe_forms_off),
     )  # fmt: skip
     here.run.keep("schema-before.json", now.to_json())
     here.run.keep("plan.json", plan.text())

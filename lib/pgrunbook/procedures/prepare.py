@@ -15,12 +15,12 @@ from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
 from pgrunbook.display.lock_chart import Lanes
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
-from pgrunbook.draft import disk_space, draft, plan_sql
+from pgrunbook.draft import disk_space, plan_sql, release
 from pgrunbook.draft.build import base
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.execute import failures
 from pgrunbook.history import History, Migration, State
-from pgrunbook.history.generate import generate_migrations
+from pgrunbook.history.drizzle_kit import generate_migrations
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Change
@@ -31,7 +31,7 @@ from pgrunbook.review.hazards import Timeouts, Transactions
 from pgrunbook.review.hazards.design import design_rules
 from pgrunbook.review.review import Finding, review
 from pgrunbook.review.safe_mode import Refusal
-from pgrunbook.review.scenes import script
+from pgrunbook.review.statement_scenes import script
 from pgrunbook.session import acceptance
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Prepare
@@ -177,7 +177,7 @@ def make_it_safe(here: Session) -> Table:
     here.run.keep("schema-before.json", now.to_json())
     _check_places(here, history)
     if not given.rehearse or not pending:
-        here.facts["changes"] = draft.unproven(here.target, here.conn, pending, given.safe_forms_off)
+        here.facts["changes"] = release.unproven(here.target, here.conn, pending, given.safe_forms_off)
         here.facts["rehearsed"] = "not rehearsed: rehearse = False" if pending else "nothing is pending"
         return plan_views.statements(here.facts["changes"], title="Not proven: rehearse = False." if pending else "")
     done = schema_only.rehearse(

@@ -8,7 +8,7 @@ from pgrunbook.database import step_log
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
-from pgrunbook.draft import draft, plan_sql
+from pgrunbook.draft import plan_sql, release
 from pgrunbook.draft.build import base
 from pgrunbook.draft.down import CaptureGap
 from pgrunbook.errors import Broken, Refused
@@ -193,7 +193,7 @@ def _make_plan(here: Session, wanted: list[rollback.RollbackItem]) -> None:
     rehearsed = "nothing to do"
     if wanted:
         done = rollback.rehearse(here.target, history, wanted, now, here.conn)
-        changes, loses = draft.with_locks(done.changes, here.conn), done.loses
+        changes, loses = release.with_locks(done.changes, here.conn), done.loses
         here.run.keep("schema-promised-rollback.json", done.end.to_json())
         rehearsed = "down and up again on an empty branch"
         recorded = step_log.history_step(here.conn, wanted[-1].migration.name)

@@ -17,7 +17,7 @@ from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.database.relations import Facts, Relation
-from pgrunbook.draft.declared import differing_column
+from pgrunbook.draft.expected_differences import differing_column
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import column_names, function_names, walk
 

@@ -29,10 +29,10 @@ from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
-from pgrunbook.draft import down, draft
+from pgrunbook.draft import down, release
 from pgrunbook.draft.build import up
-from pgrunbook.draft.declared import as_declared, is_declared
 from pgrunbook.draft.down import DownDraft, NoWayError
+from pgrunbook.draft.expected_differences import as_declared, is_declared
 from pgrunbook.draft.up import Drafter
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
@@ -96,7 +96,7 @@ def rehearse(
     schema = copy_schema(target, [s.sql for written in parsed.values() for s in written], ours=ours)
     drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep)
     plain = _plain(schema, history, up(target, migrations), here, drafter.step)
-    changes = draft.with_locks([drafter.changes[m.name] for m in migrations], conn)
+    changes = release.with_locks([drafter.changes[m.name] for m in migrations], conn)
     proofs = _Proofs(schema, target, history, conn, {m.name: m for m in migrations}, plain)
     after, declared = proofs.of(changes)
     proven = tuple(c.model_copy(update={"proof": proofs.proofs[c.migration]}) for c in changes)

@@ -20,7 +20,7 @@ from pgrunbook.review import hazards, squawk
 from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, design
 from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
 from pgrunbook.review.sarif import sarif
-from pgrunbook.review.scenes import Script, script, stage
+from pgrunbook.review.statement_scenes import Script, script, stage
 from pgrunbook.sql.classify import Type
 
 Form = Literal["text", "json", "sarif"]

@@ -17,7 +17,7 @@ from pgrunbook.undo_data.cascades import CannotKeepError
 from pgrunbook.undo_data.conflicts import Conflict, Conflicts, conflicts
 from pgrunbook.undo_data.entries import Site, as_keep, make_way, mark_given_back, note
 from pgrunbook.undo_data.parked_tables import bring_back
-from pgrunbook.undo_data.reapply import refill, waiting
+from pgrunbook.undo_data.reapplication import refill, waiting
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, create, kept_list, let_go, of_migration, purge
 from pgrunbook.undo_data.revert_columns import fill, missing, settle
 from pgrunbook.undo_data.revert_rows import OnConflict, RevertResult, give_back, give_back_migration

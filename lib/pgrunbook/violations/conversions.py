@@ -12,7 +12,7 @@ from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import quoted, strings, text, walk
 from pgrunbook.violations.constraints import asked, told
 from pgrunbook.violations.rows import RowDemand
-from pgrunbook.violations.simulate import NULL, kept_of
+from pgrunbook.violations.simulation import NULL, kept_of
 from pgrunbook.violations.world import Column, Table, World, columns_below
 
 _FUNCTION = "pgrunbook_against"

@@ -14,7 +14,7 @@ from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import Name, constraint_kind, object_kind, quoted, relation, subcommand
 from pgrunbook.violations import constraints, conversions, domains, partitions
 from pgrunbook.violations.rows import RowDemand
-from pgrunbook.violations.simulate import added, one_pass
+from pgrunbook.violations.simulation import added, one_pass
 from pgrunbook.violations.world import Table, UnclearError, World
 
 _OF_COLUMN = ("NOTNULL", "CHECK", "UNIQUE", "PRIMARY", "FOREIGN")

@@ -17,7 +17,7 @@ from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.tree import tree
 from pgrunbook.violations.demands import demands, parts
 from pgrunbook.violations.rows import RowDemand, RowQueries
-from pgrunbook.violations.simulate import follow
+from pgrunbook.violations.simulation import follow
 from pgrunbook.violations.world import Kept, World
 
 _NOTHING_KEPT: Kept = MappingProxyType({})

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from pgrunbook.review.hazards import code, columns, constraints, copies, design, indexes, rows, sessions, tables
+from pgrunbook.review.hazards import (
+    columns,
+    constraints,
+    copy_and_swap,
+    design,
+    indexes,
+    procedural_code,
+    rows,
+    sessions,
+    tables,
+)
 from pgrunbook.review.hazards.rule import RULES, Hazard, Note, Rule, Scene, Severity, Timeouts, Transactions
 
 DESIGN = "design-"
@@ -13,7 +23,7 @@ __all__ = [
     "DESIGN", "RULES", "Hazard", "Note", "Rule", "Scene", "Severity", "Timeouts", "Transactions", "find", "modules",
 ]  # fmt: skip
 
-modules = (code, columns, constraints, copies, design, indexes, rows, sessions, tables)
+modules = (procedural_code, columns, constraints, copy_and_swap, design, indexes, rows, sessions, tables)
 
 
 def find(scenes: Sequence[Scene], *, design_rules: Collection[str] = ()) -> Iterator[tuple[Scene, list[Hazard]]]:

@@ -11,8 +11,8 @@ import pytest
 
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import StatementFailed, WrongInput
-from pgrunbook.history import generate
-from pgrunbook.history.generate import generate_migrations
+from pgrunbook.history import drizzle_kit
+from pgrunbook.history.drizzle_kit import generate_migrations
 from scenes import error_of
 
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
@@ -68,7 +68,7 @@ def test_a_question_counts_as_a_failure(package: Package) -> None:
 @needs_npm
 def test_what_does_not_end_is_stopped(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a limit of time."""
-    monkeypatch.setattr(generate, "TIMEOUT_S", 1)
+    monkeypatch.setattr(drizzle_kit, "TIMEOUT_S", 1)
     error = error_of(lambda: generate_migrations(package("exec sleep 5")))
     assert error.message == "could not generate migrations: it did not end within 1 s"
 

@@ -11,7 +11,7 @@ from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Relation
-from pgrunbook.draft import draft
+from pgrunbook.draft import release
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.rehearse import branch_run
@@ -54,7 +54,7 @@ def on_a_branch(target: Target, off: dict[str, str] | None = None) -> tuple[Chan
 def unproven(target: Target, off: dict[str, str] | None = None) -> tuple[Change, ...]:
     """What it becomes when it is judged on the target alone."""
     with connect(target, purpose="test") as conn:
-        return draft.unproven(target, conn, histories.read(conn, target).pending(), off or {})
+        return release.unproven(target, conn, histories.read(conn, target).pending(), off or {})
 
 
 both_ways = pytest.mark.parametrize("drafted", [on_a_branch, unproven])

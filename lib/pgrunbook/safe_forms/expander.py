@@ -17,8 +17,8 @@ from pgrunbook.database.relations import Facts
 from pgrunbook.plan.step import Expansion, Gate, SafeStep
 from pgrunbook.safe_forms import gates
 from pgrunbook.safe_forms.alter_table import AlterTable
+from pgrunbook.safe_forms.do_guard import guarded, is_there
 from pgrunbook.safe_forms.form import Case, Form, Memory
-from pgrunbook.safe_forms.guarded import guarded, is_there
 from pgrunbook.safe_forms.indexes import CreateIndex, DropIndex, Reindex
 from pgrunbook.safe_forms.partitions import AttachPartition, DetachPartition
 from pgrunbook.safe_forms.refresh import Refresh

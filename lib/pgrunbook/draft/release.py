@@ -11,8 +11,8 @@ from pgrunbook.draft.build import expanded, way_back
 from pgrunbook.history import Migration
 from pgrunbook.plan.plan import Change, LockOn
 from pgrunbook.plan.step import Expansion
-from pgrunbook.review.scenes import Script, StatementContext, stage
-from pgrunbook.safe_forms.planner import Expander
+from pgrunbook.review.statement_scenes import Script, StatementContext, stage
+from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import statements
 from pgrunbook.sql.lock_modes import strongest
 
