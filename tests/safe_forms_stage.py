@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,18 @@ import pytest
 import test_schema
 from pgrunbook.database import checksums, schema
 from pgrunbook.database.checksums import TableName, TableSum
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Facts
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.online.batches import run_batches
-from pgrunbook.plan.step import Expansion, SafeStep
-from pgrunbook.safe_forms.expander import plan_forms
+from pgrunbook.plan.step import Expansion, Gate, SafeStep
+from pgrunbook.safe_forms import gates
+from pgrunbook.safe_forms.expander import BATCH_ROWS, Expander
+from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
+from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.statements import Statement
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -176,7 +182,7 @@ def perform(
 def undo(conn: Conn, expansions: Sequence[Expansion]) -> None:
     """Take away what an abandoned sequence has left."""
     for expansion in reversed(expansions):
-        for query in expansion.undo:
+        for query in expansion.cleanup:
             for (statement,) in conn.execute(query).fetchall():
                 conn.execute(statement)
 
@@ -251,3 +257,23 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         threading.Event().wait(0.01)
     raise AssertionError("it did not come about within 10 s")
+
+
+def plan_forms(
+    written: Sequence[Statement],
+    conn: Connection,
+    *,
+    off: Mapping[str, str] | None = None,
+    fresh: Collection[str] = (),
+    batch_rows: int = BATCH_ROWS,
+) -> list[Expansion]:
+    """Return what is executed in place of each statement of a migration, judged on the database as it is now."""
+    planner = Expander(conn, off=off, fresh=fresh, batch_rows=batch_rows)
+    for statement in written:
+        planner.expand(statement)
+    return planner.end_file()
+
+
+def gate(statement: Statement, conn: Connection, *, batch_rows: int = BATCH_ROWS) -> Gate | None:
+    """Return the gate that a statement meets on this database, None where it meets none."""
+    return gates.find(Case(statement, parsed(statement.sql), Facts(conn), batch_rows=batch_rows))

@@ -240,7 +240,7 @@ def test_a_statement_that_is_refused_leaves_nothing_of_ours(conn: Conn) -> None:
     with pytest.raises(ZeroDivisionError):
         way.there(between=lambda number: 1 / (number - 2))  # type: ignore[arg-type]
     assert diff(before, schema.snapshot(conn)) != []
-    for query in way.expansion.undo:
+    for query in way.expansion.cleanup:
         for (told,) in conn.execute(query.encode()).fetchall():
             conn.execute(told.encode())
     assert diff(before, schema.snapshot(conn)) == []
@@ -250,7 +250,7 @@ def test_a_statement_that_is_refused_leaves_nothing_of_ours(conn: Conn) -> None:
         "SELECT count(*) FROM pg_class WHERE relname ~ '^kept_[0-9a-f]{16}' AND relnamespace = 'pgrunbook'::regnamespace",
     )
     assert not value(conn, "SELECT count(*) FROM pg_proc WHERE pronamespace = 'pgrunbook'::regnamespace")
-    assert [told for query in way.expansion.undo for told in conn.execute(query.encode())] == []
+    assert [told for query in way.expansion.cleanup for told in conn.execute(query.encode())] == []
     way.there()
 
 

@@ -20,9 +20,9 @@ from pgrunbook.database.schema_diff import diff
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms.expander import Expander
-from pgrunbook.undo_data import Site, give_back_migration
+from pgrunbook.undo_data import Site
 from test_schema import Server
-from undo_data_stage import Conn, Way, as_written, database, do, statement, texts
+from undo_data_stage import Conn, Way, as_written, database, do, give_back_migration, statement, texts
 
 server = test_schema.server
 shop = inverse_stage.shop

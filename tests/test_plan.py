@@ -109,7 +109,7 @@ def test_an_edited_plan_is_refused(tmp_path: Path) -> None:
         ("[]", "list indices must be integers or slices, not str"),
         ("{}", "'plan'"),
         (made().text().replace('"attempts": 5', '"attempts": 5, "more": 1'), "Extra inputs are not permitted"),
-        (made().text().replace('"format": 3', '"format": 2'), "Input should be 3"),
+        (made().text().replace('"format": 4', '"format": 3'), "Input should be 4"),
     ],
 )
 def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, detail: str) -> None:

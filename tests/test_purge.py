@@ -112,10 +112,10 @@ def names(target: Target, number: int) -> str:
 
 
 def test_what_nobody_needs_goes_and_the_rest_stays(target: Target) -> None:
-    """Over its time, given back, let go: each is dropped with an event; what is needed is not touched."""
+    """Over its time, given back, named: each is dropped with an event; what is needed is not touched."""
     over, back, gone, needed = keep(target, days=-1), keep(target, step=2), keep(target, step=3), keep(target, step=4)
     mark(target, back, "given back")
-    mark(target, gone, "let go")
+    mark(target, gone, "given back")
     made, code = run("purge")
     assert (code, made.status, completed(made)) == (0, Status.DONE, True)
     assert states(target) == {over: "purged", back: "purged", gone: "purged", needed: "kept"}
@@ -123,7 +123,7 @@ def test_what_nobody_needs_goes_and_the_rest_stays(target: Target) -> None:
     assert [e["id"] for e in events(made, "drop-started")] == [gone, back, over]
     shown = outputs(made, "what-is-kept")
     assert [line.split()[0] for line in shown.splitlines()[1:]] == ["stays", "goes", "goes", "goes"]
-    for told in ("its time is over", "given back", "let go"):
+    for told in ("its time is over", "given back"):
         assert told in outputs(made, "what-goes")
     assert "rows updated (b) of public.a" in shown
     assert f"0002_b can only be taken back by restore point {POINT}" in shown
@@ -316,8 +316,8 @@ def test_who_comes_in_between_is_met_by_bounded_attempts(project: Project, monke
     apply(target, 2)
     number = keep(target, days=-1)
     monkeypatch.setattr(undo_data.registry, "LOCK_TIMEOUT_MS", 50)
-    nobody = purging.look.Look(free=True, waited_ms=0, looks=1, holders=())
-    monkeypatch.setattr(purging.look, "until_free", lambda *_, **__: nobody)
+    nobody = purging.lock_wait.LockWait(free=True, waited_ms=0, looks=1, holders=())
+    monkeypatch.setattr(purging.lock_wait, "until_free", lambda *_, **__: nobody)
     here = up_to_the_drop()
     with session(target, f"SELECT FROM pgrunbook.{names(target, number)}"):
         told = error_of(lambda: purge.let_it_go(here)).lines()

@@ -7,9 +7,8 @@ import pytest
 
 import safe_forms_stage
 import test_schema
-from pgrunbook.safe_forms.expander import gate, plan_forms
 from pgrunbook.sql import statements
-from safe_forms_stage import Stage, perform, plan
+from safe_forms_stage import Stage, gate, perform, plan, plan_forms
 
 server = test_schema.server
 home = safe_forms_stage.home

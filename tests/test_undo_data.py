@@ -20,16 +20,15 @@ from pgrunbook.undo_data import (
     cannot_because,
     conflicts,
     give_back,
-    give_back_migration,
     keeping,
     keeping_statement,
     kept_list,
-    let_go,
     of_migration,
     purge,
     size_estimate,
 )
 from test_schema import Server
+from undo_data_stage import give_back_migration
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -415,8 +414,6 @@ def test_what_is_kept_is_listed_and_purged(conn: Conn) -> None:
     assert (first.keep_until, second.step, second.bytes > 0) == (None, 2, True)
     assert purge(conn) == [second.kept_as]
     assert purge(conn, older_than=value(conn, "SELECT interval '1 day'")) == []
-    assert let_go(conn, "0001_data", "up") == 1
-    assert [kept.state for kept in kept_list(conn)] == ["let go"]
     assert purge(conn, [first.id]) == [first.kept_as]
     assert kept_list(conn) == []
     assert value(conn, "SELECT count(*) FROM pg_class WHERE relname ~ '^kept_' AND relkind = 'r'") == 0

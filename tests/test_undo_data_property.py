@@ -13,9 +13,10 @@ import test_schema
 import test_undo_data
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
-from pgrunbook.undo_data import StepKey, conflicts, give_back_migration, keeping, keeping_statement, kept_list
+from pgrunbook.undo_data import StepKey, conflicts, keeping, keeping_statement, kept_list
 from test_schema import Server
 from test_undo_data import Conn
+from undo_data_stage import give_back_migration
 
 server = test_schema.server
 home = test_undo_data.home

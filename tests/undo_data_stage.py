@@ -17,7 +17,7 @@ from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Statement
-from pgrunbook.undo_data import Site, StepKey, keeping_statement
+from pgrunbook.undo_data import Site, StepKey, keeping_statement, revert_rows
 from test_schema import Server
 
 Conn = psycopg.Connection[tuple[Any, ...]]
@@ -129,3 +129,30 @@ def value(conn: Connection, query: str) -> Any:
 def texts(conn: Connection, table: str) -> list[str]:
     """Return the rows of a table, as text."""
     return sorted(str(row[0]) for row in conn.execute(f"SELECT row_::text FROM {table} AS row_".encode()))
+
+
+def give_back_migration(
+    conn: Connection,
+    migration: str,
+    direction: str,
+    *,
+    on_conflict: undo_data.OnConflict = "stop",
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> undo_data.RevertResult:
+    """Give back all that is kept of a migration, the last step first; see :func:`give_back`.
+
+    Where it is to stop at conflicts, those of all steps are looked for before anything is changed.
+    """
+    whole = [
+        one
+        for one in undo_data.of_migration(conn, migration, direction)
+        if one.part_of is None and one.kind in undo_data.ROWS
+    ]
+    if on_conflict == "stop":
+        revert_rows._stop_at(
+            sum((undo_data.conflicts(conn, one) for one in whole), undo_data.Conflicts(0, ())), migration
+        )
+    given = [undo_data.give_back(conn, one, on_conflict=on_conflict, on_batch=on_batch) for one in whole]
+    return undo_data.RevertResult(
+        sum(one.rows for one in given), sum((one.left for one in given), undo_data.Conflicts(0, ()))
+    )

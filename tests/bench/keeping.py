@@ -11,7 +11,7 @@ from ground import DATABASE, Ground, ground, temporary
 from pgrunbook.database.connection import Connection
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
-from pgrunbook.undo_data import StepKey, give_back_migration, keeping
+from pgrunbook.undo_data import StepKey, give_back, keeping, of_migration
 
 ROWS, BATCH_ROWS = 1_000_000, 1_000
 KEEPING_GOAL, UNDO_GOAL = 1.6, 2.0
@@ -89,7 +89,8 @@ def _new_table(site: Ground, rows: int) -> Connection:
 
 
 def _give_back(conn: Connection, rows: int) -> None:
-    given = give_back_migration(conn, "bench", "up")
+    (entry,) = of_migration(conn, "bench", "up")
+    given = give_back(conn, entry)
     if given.rows != rows or given.left:
         raise RuntimeError(f"{given.rows} rows of {rows} were given back, and {given.left.rows} left")
 

@@ -26,8 +26,6 @@ from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import Conninfo
 from psycopg.rows import class_row
 
 from pgrunbook.branches import datadir
@@ -261,10 +259,7 @@ def _locale(server: Server, encoding: str) -> sql.SQL:
 
 def _load_dump(server: Server, target: Target, database: str) -> None:
     """Pipe pg_dump into psql. The address goes by environment: arguments are seen by everybody on the machine."""
-    keywords = target.conninfo()
-    keywords = {**conninfo_to_dict(keywords.pop("conninfo", "")), **keywords}  # type: ignore[dict-item]
-    variables = {o.keyword.decode(): o.envvar.decode() for o in Conninfo.get_defaults() if o.envvar}
-    address = {variables[k]: str(v) for k, v in keywords.items() if k in variables}
+    address = connection.environment(target)
     # A subscription holds the address of its publisher, and would read from it.
     dump_command = [str(server.program("pg_dump")), "--no-tablespaces", "--no-subscriptions"]
     dump_command += ["--lock-wait-timeout=2000"]

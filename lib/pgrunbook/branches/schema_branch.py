@@ -14,7 +14,6 @@ import psycopg
 from pglast import ast
 from pglast.enums import ObjectType
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
@@ -23,14 +22,6 @@ from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Unreachable
 
 SERVER = "rehearsal"
-LIBPQ_VARIABLES = {
-    "host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD",
-    "dbname": "PGDATABASE", "service": "PGSERVICE", "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT",
-    "passfile": "PGPASSFILE", "channel_binding": "PGCHANNELBINDING", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY",
-    "sslcrl": "PGSSLCRL", "sslnegotiation": "PGSSLNEGOTIATION", "gssencmode": "PGGSSENCMODE",
-    "krbsrvname": "PGKRBSRVNAME", "connect_timeout": "PGCONNECT_TIMEOUT", "options": "PGOPTIONS",
-    "target_session_attrs": "PGTARGETSESSIONATTRS", "require_auth": "PGREQUIREAUTH",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,14 +153,11 @@ def _dump(server: Server, target: Target, *, ours: bool) -> str:
     """The address goes by environment: arguments are seen by everybody on the machine."""
     with connect(target, purpose="copies the schema"):
         pass  # so that an address that does not work is told as everywhere
-    keywords = target.conninfo()
-    keywords = {**conninfo_to_dict(keywords.pop("conninfo", "")), **keywords}  # type: ignore[dict-item]
-    environment = {LIBPQ_VARIABLES[k]: str(v) for k, v in keywords.items() if k in LIBPQ_VARIABLES}
     # A subscription holds the address of its publisher, and is no part of a schema.
     command = [str(server.program("pg_dump")), "--schema-only", "--no-tablespaces", "--no-subscriptions"]
     command += ["--lock-wait-timeout=2000"]
     command += [] if ours else ["--exclude-schema=pgrunbook", "--exclude-schema=pgrunbook_kept_*"]
-    env = {**os.environ, **environment}
+    env = {**os.environ, **connection.environment(target)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise Unreachable(

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Broken, RunbookError, Unreachable, WrongInput
@@ -53,6 +54,19 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
         )
     except psycopg.Error as exc:
         raise _unreachable(target, _without_secret(str(exc), given)) from None  # its text may quote the address
+
+
+def environment(target: Target) -> dict[str, str]:
+    """Return the address of a target as libpq's environment variables, for programs that connect as we do.
+
+    Arguments of a program are seen by everybody on the machine. psycopg's libpq names the variables, so a program
+    verifies the server as strictly as we do; the few keywords without a variable (keepalives, ...) are left out.
+    Raises WrongInput as :func:`connect` does.
+    """
+    keywords = target.conninfo()
+    keywords = {**_given(target, keywords.pop("conninfo", "")), **keywords}
+    variables = {o.keyword.decode(): o.envvar.decode() for o in Conninfo.get_defaults() if o.envvar}
+    return {variables[word]: str(value) for word, value in keywords.items() if word in variables}
 
 
 @contextmanager

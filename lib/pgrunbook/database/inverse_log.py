@@ -20,7 +20,7 @@ from pgrunbook.database.connection import Connection
 class RecordedInverse:
     """The way back of one statement, and what was executed for it.
 
-    ``steps`` are the numbers of its steps in the plan, ``undo`` the queries for the statements that take its helpers
+    ``steps`` are the numbers of its steps in the plan, ``cleanup`` the queries for the statements that take its helpers
     away. ``back`` is the model of ``plan.way_back``, None where none was computed. ``taken_back_by`` is the
     run that has taken back this statement alone, "" for none.
     """
@@ -33,7 +33,7 @@ class RecordedInverse:
     line: int
     sql: str
     steps: list[int]
-    undo: list[str]
+    cleanup: list[str]
     back: dict[str, Any] | None
     schema_before: str | None
     taken_back_by: str
@@ -42,8 +42,8 @@ class RecordedInverse:
 def write(conn: Connection, key: Mapping[str, object], ways: Sequence[Mapping[str, object]]) -> None:
     """Write the ways back of a migration's statements; those that the same plan has written before stay.
 
-    ``key`` has migration, run_id, file_sha256 and plan_digest; a way has statement, file, line, sql, steps, undo, back
-    and schema_before.
+    ``key`` has migration, run_id, file_sha256 and plan_digest; a way has statement, file, line, sql, steps, cleanup,
+    back and schema_before.
     """
     conn.execute(_sql("write"), {**key, "ways": json.dumps(ways)})
 

@@ -77,7 +77,7 @@ def _written(expansion: Expansion, number: int) -> WrittenStatement:
     s = expansion.statement
     return WrittenStatement(
         number=number, sql=s.sql, sha256=s.sha256, file=s.file, line=s.line, kind=s.kind, type=s.type,
-        form=expansion.form, explains=expansion.explains, undo=expansion.undo, differs=expansion.differs,
+        form=expansion.form, explains=expansion.explains, cleanup=expansion.cleanup, differs=expansion.differs,
         gate=expansion.gate, off=expansion.off,
     )  # fmt: skip
 

@@ -102,7 +102,7 @@ class Bookkeeping:
         return [
             {
                 "statement": written.number, "file": written.file, "line": written.line, "sql": written.sql,
-                "steps": [step.number for step in change.of_statement(written.number)], "undo": written.undo,
+                "steps": [step.number for step in change.of_statement(written.number)], "cleanup": written.cleanup,
                 "back": written.back.model_dump(mode="json") if written.back else None,
                 "schema_before": change.schema_before,
             }

@@ -88,7 +88,7 @@ class Cleanup:
         there = [step for step in mine if self.account.results.of(change, step).state in known]
         if not there or any(step.batches is not None for step in mine):
             return
-        queries = change.statements[number - 1].undo
+        queries = change.statements[number - 1].cleanup
         before = {step.number: self.account.results.of(change, step).state for step in there}
         try:
             self.ask(change, there, lambda lock_timeout_ms: self._together(change, there, queries, lock_timeout_ms))
@@ -147,4 +147,4 @@ class Cleanup:
 
 
 def _policy(statement: str) -> Policy:
-    return statements.parse(statement, "undo")[0].policy
+    return statements.parse(statement, "cleanup")[0].policy

@@ -149,7 +149,7 @@ def _reason(thing: PurgeItem, ids: Collection[int], older_than_days: int, everyt
         is_older = thing.members[0].made_at < datetime.now(UTC) - timedelta(days=older_than_days)
         return f"older than {older_than_days} days" if is_older else ""
     if not thing.is_open:
-        return "let go" if any(kept.state == "let go" for kept in thing.members) else "given back"
+        return "given back"
     return "its time is over" if thing.is_over else ""
 
 
@@ -168,10 +168,7 @@ class _Standings:
         kept = members[0]
         if not thing.is_open:
             done = sum(one.rows_given_back for one in members)
-            if any(one.state == "let go" for one in members):
-                loss = f"no rollback needs it: {kept.migration} was taken back without it"
-            else:
-                loss = f"no rollback needs it: {done:,} rows are given back"
+            loss = f"no rollback needs it: {done:,} rows are given back"
             return PurgeItem(members, is_needed=False, loss=loss, way="")
         stands, loss = self._loss(kept)
         way = self._way(kept) if stands else ""

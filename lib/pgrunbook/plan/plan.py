@@ -94,7 +94,7 @@ class WrittenStatement(Frozen):
     type: Type
     form: str = ""
     explains: str = ""
-    undo: tuple[str, ...] = ()
+    cleanup: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
     gate: Gate | None = None
     off: str = ""
@@ -182,7 +182,7 @@ class Plan(Frozen):
     ``unproven`` says why the plan is not proven on a branch, "" where it is.
     """
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     direction: Direction
     target: str
     base: Base

@@ -97,7 +97,7 @@ class Expansion:
     """A statement and what is executed in its place.
 
     ``form`` is "" where the statement is executed as it is written; ``explains`` says why in both cases.
-    Each row of each query of ``undo`` is a statement that takes away a helper, or an object half made, when
+    Each row of each query of ``cleanup`` is a statement that takes away a helper, or an object half made, when
     the sequence is abandoned. ``differs`` lists where the end differs from that of the statement as written.
     """
 
@@ -105,7 +105,7 @@ class Expansion:
     form: str
     explains: str
     steps: tuple[SafeStep, ...]
-    undo: tuple[str, ...] = ()
+    cleanup: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
     gate: Gate | None = None
     off: str = ""

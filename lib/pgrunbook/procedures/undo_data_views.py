@@ -16,7 +16,7 @@ from pgrunbook.undo_data import UndoEntry
 WORDS = {
     "update": "rows updated", "delete": "rows deleted", "insert": "rows inserted", "column": "column", "table": "table",
 }  # fmt: skip
-TONES = {"kept": GOOD, "giving back": WARN, "given back": QUIET, "let go": QUIET, "purged": BAD}
+TONES = {"kept": GOOD, "giving back": WARN, "given back": QUIET, "purged": BAD}
 NOTHING = "Nothing is kept in this database."
 HEADINGS = ["id", "of", "run", "step", "what", "table", "rows", "size", "made at", "kept until", "state"]
 # A side table that the server has not counted yet is counted up to this size: that takes 0.1 s.

@@ -111,7 +111,7 @@ def half_done(conn: Connection, migration: Migration) -> RollbackItem:
         if way.steps:
             is_done = all(begun.steps.get(number) for number in way.steps)
             if not is_done and any(number in begun.steps for number in way.steps):
-                helpers = _helpers(conn, way.undo)
+                helpers = _helpers(conn, way.cleanup)
                 if way.back and way.back["of_rows"]:
                     takes.append(way)  # the batches that were committed are given back
         if is_done:

@@ -42,7 +42,6 @@ from pgrunbook.rehearse.up_down_up import WayBackTrial
 from pgrunbook.sql.lock_modes import blocks
 
 SLOT_MS = 50.0
-WEAKEST_OF_WRITERS = "RowExclusiveLock"
 SPARED = "Nothing changed in the target: this was seen on a branch."
 
 

@@ -119,7 +119,7 @@ def fill(case: Case, table: Relation, column: Column, naming: Naming) -> Piece:
     piece = Piece(says=f"{column.name} is added empty, given its default for new rows, and filled in batches.")
     piece.short = [command(changed(column.cmd, def_=bare, missing_ok=False))]
     piece.then = [*made, alter_table(table.identifier, f"ALTER COLUMN {quoted} SET DEFAULT {default}")]
-    piece.undo = [probes.drop_column(table, column.name)]
+    piece.cleanup = [probes.drop_column(table, column.name)]
     piece.last = [_backfill(case, table, column, piece)]
     if column.not_null is not None or column.serial or column.identity is not None:
         proof = set_not_null(case, table, [column.name], naming, named=column.not_null and column.not_null.conname)
@@ -131,7 +131,7 @@ def fill(case: Case, table: Relation, column: Column, naming: Naming) -> Piece:
                     says=f"Make {column.name} NOT NULL in a moment; no row is read.",
                 )
             )
-        piece.undo += proof.undo
+        piece.cleanup += proof.cleanup
     piece.last += swap
     piece.differs.append(f"{VALUES_OF}{column.name}{OWN_VALUES}")
     return piece

@@ -75,9 +75,9 @@ class AlterTable:
             steps += piece.last
         return tuple(steps)
 
-    def undo(self) -> tuple[str, ...]:
+    def cleanup(self) -> tuple[str, ...]:
         """Take away helpers and what is half made, last first."""
-        return tuple(query for piece in reversed(self._all()) for query in piece.undo)
+        return tuple(query for piece in reversed(self._all()) for query in piece.cleanup)
 
     def explain(self) -> str:
         """Say for each part what becomes of it."""
@@ -116,7 +116,7 @@ class AlterTable:
             return column.of_table
         if add_column.reads_rows(self.case, column):
             self.quick.append(add_column.add(column))
-            self.columns.append(Piece(undo=[probes.drop_column(self.table, column.name)]))
+            self.columns.append(Piece(cleanup=[probes.drop_column(self.table, column.name)]))
             return column.of_table
         self.quick.append(command(cmd))
         return []

@@ -36,7 +36,7 @@ class Piece:
     short: list[str] = field(default_factory=list)
     then: list[str] = field(default_factory=list)
     last: list[SafeStep] = field(default_factory=list)
-    undo: list[str] = field(default_factory=list)
+    cleanup: list[str] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
     says: str = ""
 
@@ -91,9 +91,9 @@ def add_foreign_key(case: Case, table: Relation, constraint: Any, naming: Naming
         if leaf.is_leaf:
             part = _not_valid_first(leaf, constraint, conname)
             piece.first += [_short_step(leaf, part), *part.last]
-            piece.undo += part.undo
+            piece.cleanup += part.cleanup
     piece.short = [_add(constraint, conname=conname)]
-    piece.undo.insert(0, probes.drop_constraint(table, conname))
+    piece.cleanup.insert(0, probes.drop_constraint(table, conname))
     return piece
 
 
@@ -140,7 +140,7 @@ def add_key(case: Case, table: Relation, constraint: Any, naming: Naming) -> Pie
     index = conname if conname not in naming.there else helper(table.schema, table.name, conname)
     piece.first.append(_build(table, constraint, keys, included, index))
     piece.short.append(_using(constraint, conname, index))
-    piece.undo += [probes.drop_index(table.schema, index)]
+    piece.cleanup += [probes.drop_index(table.schema, index)]
     return piece
 
 
@@ -153,7 +153,7 @@ def _not_valid_first(table: Relation, constraint: Any, conname: str, *, only: bo
     return Piece(
         short=[_add(constraint, conname=conname, skip_validation=True, initially_valid=False)],
         last=[_validate(table, conname, only=only)],
-        undo=[probes.drop_constraint(table, conname)],
+        cleanup=[probes.drop_constraint(table, conname)],
         says=f"{conname} is added NOT VALID, so that nothing is read under the lock, and validated afterwards.",
     )
 
@@ -170,7 +170,7 @@ def _helper(piece: Piece, table: Relation, conname: str, definition: str, *, onl
             says=f"Refuse new rows that would break {definition}.",
         )
     )
-    piece.undo.append(probes.drop_constraint(table, conname))
+    piece.cleanup.append(probes.drop_constraint(table, conname))
 
 
 def _validate(table: Relation, conname: str, *, only: bool = False) -> SafeStep:
@@ -243,9 +243,9 @@ def _partitioned_key(case: Case, table: Relation, constraint: Any, conname: str,
     piece.short, piece.then = [], []
     if label == "pkey" and case.facts.version >= NOT_NULL_IS_A_CONSTRAINT:
         piece.differs.append(NOT_NULL_OF_PARTITIONS)
-    piece.undo += [probes.drop_constraint(part, index) for part, index in whole]
-    piece.undo += [probes.drop_constraint(leaf, index) for leaf, index in below if leaf.is_leaf]
-    piece.undo += [probes.drop_index(leaf.schema, index) for leaf, index in below if leaf.is_leaf]
+    piece.cleanup += [probes.drop_constraint(part, index) for part, index in whole]
+    piece.cleanup += [probes.drop_constraint(leaf, index) for leaf, index in below if leaf.is_leaf]
+    piece.cleanup += [probes.drop_index(leaf.schema, index) for leaf, index in below if leaf.is_leaf]
     return piece
 
 

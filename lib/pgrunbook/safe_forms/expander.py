@@ -14,7 +14,7 @@ from pglast import ast, enums
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
-from pgrunbook.plan.step import Expansion, Gate, SafeStep
+from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.safe_forms import gates
 from pgrunbook.safe_forms.alter_table import AlterTable
 from pgrunbook.safe_forms.do_guard import guarded, is_there
@@ -104,7 +104,7 @@ class Expander:
         if not new:
             last, table = self._seen.pop()
             if last.steps == expansion.steps:
-                expansion = replace(last, differs=expansion.differs, undo=expansion.undo)
+                expansion = replace(last, differs=expansion.differs, cleanup=expansion.cleanup)
                 self._seen.append((expansion, table))
                 return
         self._seen.append((expansion, ""))
@@ -124,30 +124,6 @@ class Expander:
         return bool(names) and all(table is not None and table.oid not in self._before for table in there)
 
 
-def plan_forms(
-    statements: Sequence[Statement],
-    conn: Connection,
-    *,
-    off: Mapping[str, str] | None = None,
-    fresh: Collection[str] = (),
-    batch_rows: int = BATCH_ROWS,
-) -> list[Expansion]:
-    """Return what is executed in place of each statement of a migration, judged on the database as it is now.
-
-    ``off`` maps the :func:`key` of a statement to the reason for which the operator wants it executed as it is
-    written; a table in ``fresh`` is seen by nobody else. Raises and locks as :class:`Expander` does.
-    """
-    planner = Expander(conn, off=off, fresh=fresh, batch_rows=batch_rows)
-    for statement in statements:
-        planner.expand(statement)
-    return planner.end_file()
-
-
-def gate(statement: Statement, conn: Connection, *, batch_rows: int = BATCH_ROWS) -> Gate | None:
-    """Return the gate that a statement meets on this database, None where it meets none."""
-    return gates.find(Case(statement, parsed(statement.sql), Facts(conn), batch_rows=batch_rows))
-
-
 def _expansion(case: Case) -> Expansion:
     barrier = gates.find(case)
     if barrier is not None:
@@ -160,7 +136,7 @@ def _expansion(case: Case) -> Expansion:
                 form=chosen.name,
                 explains=chosen.explain(),
                 steps=chosen.expand(),
-                undo=chosen.undo(),
+                cleanup=chosen.cleanup(),
                 differs=chosen.differs,
             )
     return _as_written(case.statement, "It reads no rows under a lock that others wait for, or has no other form.")

@@ -48,7 +48,7 @@ class Form(Protocol):
     def expand(self) -> tuple[SafeStep, ...]:
         """Return the steps, in order."""
 
-    def undo(self) -> tuple[str, ...]:
+    def cleanup(self) -> tuple[str, ...]:
         """Return the queries for the statements that take helpers away."""
 
     def explain(self) -> str:

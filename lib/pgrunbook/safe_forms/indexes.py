@@ -37,7 +37,7 @@ class IndexBuild:
             leftovers=probes.drop_invalid_index(self.table.schema, self.index),
         )
 
-    def undo(self) -> str:
+    def cleanup(self) -> str:
         """Return the query that drops it."""
         return probes.drop_index(self.table.schema, self.index)
 
@@ -100,7 +100,7 @@ class CreateIndex:
         steps += [attach(indexes[p.parent], p, index) for p, index in reversed(self.family)]
         return tuple(steps)
 
-    def undo(self) -> tuple[str, ...]:
+    def cleanup(self) -> tuple[str, ...]:
         """Take away what is there of it: the parents first, whose partitions' indexes go with them."""
         tables = [(self.table, self.index), *(pair for pair in self.family if pair[0].oid not in self.there)]
         return tuple(probes.drop_index(table.schema, index) for table, index in tables)
@@ -155,7 +155,7 @@ class DropIndex:
             for index in self.indexes
         )
 
-    def undo(self) -> tuple[str, ...]:
+    def cleanup(self) -> tuple[str, ...]:
         """Rebuild an index whose removal was cut off; one that is gone comes back with the way back only."""
         return tuple(probes.rebuild_if_invalid(index.schema, index.name) for index in self.indexes)
 
@@ -201,7 +201,7 @@ class Reindex:
                     steps.append(self._step(f"REINDEX INDEX CONCURRENTLY {full}", f"Make {index['name']} valid."))
         return tuple(steps)
 
-    def undo(self) -> tuple[str, ...]:
+    def cleanup(self) -> tuple[str, ...]:
         """Drop what was being built."""
         return (probes.drop_reindex_leftovers(self.table),)
 

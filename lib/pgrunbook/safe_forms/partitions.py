@@ -77,7 +77,7 @@ class AttachPartition:
         )
         return tuple(steps)
 
-    def undo(self) -> tuple[str, ...]:
+    def cleanup(self) -> tuple[str, ...]:
         """Drop what was to prove it."""
         return tuple(probes.drop_constraint(table, self.helper) for table, _ in self.checks)
 
@@ -132,7 +132,7 @@ class DetachPartition:
             ),
         )
 
-    def undo(self) -> tuple[str, ...]:
+    def cleanup(self) -> tuple[str, ...]:
         """End what was cut off: a partition that is half detached cannot be attached again before that."""
         return (probes.finalize_detach(self.parent, self.child),)
 

@@ -32,7 +32,7 @@ class Refresh:
         node = changed(self.case.node, concurrent=True)
         return (SafeStep(sql=printed(node), says="Refresh it while readers go on reading.", quick=False),)
 
-    def undo(self) -> tuple[str, ...]:
+    def cleanup(self) -> tuple[str, ...]:
         """Nothing is left of one that was cut off."""
         return ()
 

@@ -59,7 +59,7 @@ class UpdateDelete:
         says = f"{self.case.statement.kind} {batches.rows} rows at a time, by ranges of {by}; each is committed."
         return (SafeStep(sql=printed(node), says=says, quick=False, batches=batches),)
 
-    def undo(self) -> tuple[str, ...]:
+    def cleanup(self) -> tuple[str, ...]:
         """Nothing is taken away: what was committed is data, and only the way back that keeps data restores it."""
         return ()
 

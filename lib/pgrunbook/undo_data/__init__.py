@@ -6,7 +6,7 @@ it changes, ``keeping_statement`` a statement that is executed whole; ``cannot_b
 Columns: ``fill`` fills their values back, ``settle`` forgets those that somebody has changed since a change of type,
 ``missing`` counts rows without one. Tables are moved to a schema of their own, and ``bring_back`` moves them back.
 ``waiting`` and ``refill`` are for the way forward again. ``of_migration`` finds what is kept of a migration,
-``kept_list`` shows everything, ``let_go`` notes that a thing is not to be given back any more, ``purge`` drops it.
+``kept_list`` shows everything, ``purge`` drops it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pgrunbook.undo_data.conflicts import Conflict, Conflicts, conflicts
 from pgrunbook.undo_data.entries import Site, as_keep, make_way, mark_given_back, note
 from pgrunbook.undo_data.parked_tables import bring_back
 from pgrunbook.undo_data.reapplication import refill, waiting
-from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, create, kept_list, let_go, of_migration, purge
+from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, create, kept_list, of_migration, purge
 from pgrunbook.undo_data.revert_columns import fill, missing, settle
-from pgrunbook.undo_data.revert_rows import OnConflict, RevertResult, give_back, give_back_migration
+from pgrunbook.undo_data.revert_rows import OnConflict, RevertResult, give_back
 from pgrunbook.undo_data.size_estimate import SizeEstimate, estimate_of, size_estimate
 
 __all__ = [
@@ -43,11 +43,9 @@ __all__ = [
     "estimate_of",
     "fill",
     "give_back",
-    "give_back_migration",
     "keeping",
     "keeping_statement",
     "kept_list",
-    "let_go",
     "make_way",
     "mark_given_back",
     "missing",

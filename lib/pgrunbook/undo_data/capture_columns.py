@@ -81,7 +81,7 @@ class ColumnCapture:
         )  # fmt: skip
         return [text(noted)]
 
-    def undo(self) -> tuple[str, ...]:
+    def cleanup(self) -> tuple[str, ...]:
         """Return the queries for the statements that take away what was made, when the statement is refused."""
         name = sql.Literal(self.side.as_string(None))
         triggers = [sql.Literal(each.format(self.keep.kept_as)) for each in (TRIGGER, TRIGGER_OF_ALL)]

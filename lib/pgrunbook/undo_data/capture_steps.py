@@ -104,7 +104,7 @@ def _keeping_columns(
         form=expansion.form or "keep-column",
         explains=f"{expansion.explains} What it destroys is kept before.".strip(),
         steps=steps,
-        undo=(*expansion.undo, *(query for kept, large in found if large for query in kept.undo())),
+        cleanup=(*expansion.cleanup, *(query for kept, large in found if large for query in kept.cleanup())),
     )
     return CaptureExpansion(expansion, tuple(kept.keep for kept, _ in found))
 

@@ -25,10 +25,10 @@ BATCH = "pgrunbook_batch"
 HASH = "pgrunbook_hash"
 
 Kind = Literal["update", "delete", "insert", "column", "table"]
-State = Literal["kept", "giving back", "given back", "let go", "purged"]
+State = Literal["kept", "giving back", "given back", "purged"]
 # The kinds of which single rows are given back.
 ROWS = ("update", "delete", "insert")
-STATES: tuple[State, ...] = ("kept", "giving back", "given back", "let go", "purged")
+STATES: tuple[State, ...] = ("kept", "giving back", "given back", "purged")
 
 log = logging.getLogger(__name__)
 
@@ -208,16 +208,6 @@ def kept_list(conn: Connection, *, ids: Collection[int] | None = None) -> list[U
 def of_migration(conn: Connection, migration: str, direction: str) -> list[UndoEntry]:
     """Return what is kept of a migration and not given back yet, in the order in which it is to be given back."""
     return find(conn, migration=migration, direction=direction, states=["kept", "giving back"])
-
-
-def let_go(conn: Connection, migration: str, direction: str) -> int:
-    """Note that what is kept of a migration is not to be given back any more: it was taken back without.
-
-    It stays until it is purged, for a person to look at. Returns how many things.
-    """
-    ids = [kept.id for kept in of_migration(conn, migration, direction)]
-    mark(conn, ids, "let go")
-    return len(ids)
 
 
 def mark(conn: Connection, ids: Sequence[int], state: State) -> None:

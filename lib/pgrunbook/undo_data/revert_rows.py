@@ -23,7 +23,7 @@ from pgrunbook.database.queries import load
 from pgrunbook.errors import Refused
 from pgrunbook.undo_data.comparison import Comparison, compared
 from pgrunbook.undo_data.conflicts import Conflicts, conflicts, family, later, left_of
-from pgrunbook.undo_data.registry import ROWS, UndoEntry, mark, of_migration
+from pgrunbook.undo_data.registry import UndoEntry, mark
 from pgrunbook.undo_data.tables import rows as found_rows
 
 BATCH_ROWS = 5_000
@@ -96,25 +96,6 @@ def give_back(
             log.info("gave back %s rows to %s", count, thing.table)
         given += count
     return RevertResult(given, left)
-
-
-def give_back_migration(
-    conn: Connection,
-    migration: str,
-    direction: str,
-    *,
-    on_conflict: OnConflict = "stop",
-    on_batch: Callable[[int], None] = lambda _: None,
-) -> RevertResult:
-    """Give back all that is kept of a migration, the last step first; see :func:`give_back`.
-
-    Where it is to stop at conflicts, those of all steps are looked for before anything is changed.
-    """
-    whole = [one for one in of_migration(conn, migration, direction) if one.part_of is None and one.kind in ROWS]
-    if on_conflict == "stop":
-        _stop_at(sum((conflicts(conn, one) for one in whole), Conflicts(0, ())), migration)
-    given = [give_back(conn, one, on_conflict=on_conflict, on_batch=on_batch) for one in whole]
-    return RevertResult(sum(one.rows for one in given), sum((one.left for one in given), Conflicts(0, ())))
 
 
 def _stop_at(found: Conflicts, migration: str) -> None:

@@ -5,9 +5,9 @@ SELECT pg_catalog.to_regclass('pgrunbook.way_back') IS NOT NULL
 -- name: write
 -- a row is: nothing; the ways back of the statements of one migration, but for those that the same plan has written
 WITH told AS (
-    SELECT w.statement, w.file, w.line, w.sql, w.steps, w.undo, w.back, w.schema_before
+    SELECT w.statement, w.file, w.line, w.sql, w.steps, w.cleanup, w.back, w.schema_before
     FROM pg_catalog.jsonb_to_recordset(%(ways)s::jsonb)
-        AS w (statement int, file text, line int, sql text, steps int[], undo text[], back jsonb, schema_before text)
+        AS w (statement int, file text, line int, sql text, steps int[], cleanup text[], back jsonb, schema_before text)
 ), other AS (
     DELETE FROM pgrunbook.way_back AS b
     WHERE b.migration = %(migration)s
@@ -17,7 +17,7 @@ INSERT INTO pgrunbook.way_back (
     migration, statement, run_id, file_sha256, plan_digest, file, line, sql, steps, undo, back, schema_before
 )
 SELECT %(migration)s, t.statement, %(run_id)s, %(file_sha256)s, %(plan_digest)s,
-       t.file, t.line, t.sql, t.steps, t.undo, t.back, t.schema_before
+       t.file, t.line, t.sql, t.steps, t.cleanup, t.back, t.schema_before
 FROM told AS t
 ON CONFLICT (migration, statement) DO UPDATE
 SET run_id = excluded.run_id, file_sha256 = excluded.file_sha256, plan_digest = excluded.plan_digest,
@@ -34,7 +34,7 @@ WHERE migration = %(migration)s
 
 -- name: read
 -- a row is: how one statement of a migration is taken back
-SELECT b.migration, b.statement, b.run_id, b.file_sha256, b.file, b.line, b.sql, b.steps, b.undo, b.back,
+SELECT b.migration, b.statement, b.run_id, b.file_sha256, b.file, b.line, b.sql, b.steps, b.undo AS cleanup, b.back,
        b.schema_before, b.taken_back_by
 FROM pgrunbook.way_back AS b
 WHERE b.migration = %(migration)s

@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS pgrunbook.kept (
     kept_as text NOT NULL UNIQUE,
     made_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     keep_until timestamptz,
-    state text NOT NULL DEFAULT 'kept' CHECK (state IN ('kept', 'giving back', 'given back', 'let go', 'purged')),
+    state text NOT NULL DEFAULT 'kept' CHECK (state IN ('kept', 'giving back', 'given back', 'purged')),
     pages_left bigint,
     rows_given_back bigint NOT NULL DEFAULT 0,
     purged_at timestamptz
