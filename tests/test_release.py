@@ -24,8 +24,8 @@ from test_schema_only import safely
 Project = Callable[..., Target]
 Draft = Callable[..., tuple[Change, ...]]
 
-FRESH = "Its table is made by this release: nobody else uses it yet."
-MOVED = "The file sets search_path before it: its names may mean others."
+FRESH = "This release creates its table: nobody else uses it yet."
+MOVED = "The file sets search_path before it: its names may mean other objects."
 TABLES = """
 CREATE TABLE u (id integer PRIMARY KEY);
 INSERT INTO u SELECT generate_series(1, 50);
