@@ -171,7 +171,7 @@ def test_rows_of_today_that_stand_against_it_are_listed_and_nothing_changes(proj
     made, code = run("rollback")
     assert (code, made.status) == (3, Status.REFUSED)
     lines = error(made).splitlines()
-    assert lines[0] == "cannot take back 0001_a: 1 row of public.k stands against it"
+    assert lines[0] == "cannot take back 0001_a: 1 row of public.k violates what it would restore"
     assert "77" in lines[1]
     assert lines[2] == "State: Nothing changed in the database."
     assert rows(target, "SELECT count(*) FROM pg_constraint WHERE conname = 'small'") == [(0,)]

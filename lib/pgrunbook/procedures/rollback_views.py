@@ -127,7 +127,7 @@ def rows_since(conn: Connection, plan: Plan, loses: Sequence[CaptureGap]) -> Rol
     }
     # What is given back on the way nobody knows before: a try with rows will tell.
     given = {name for change in plan.changes for step in change.steps if step.gives_rows for name in step.objects}
-    found = violations.against(conn, told, kept=kept)
+    found = violations.find(conn, told, kept=kept)
     in_the_way = [one for one in found if one.rows != 0 and one.table not in given]
     return RollbackRowEffects(
         tuple(losses.losses(conn, plan.changes)),
