@@ -46,7 +46,7 @@ PLANNED = (
     "SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "EXPLAIN", "DO", "CREATE TABLE", "CREATE M", "REFRESH", "TRUNCATE",
 )  # fmt: skip
 NOT_KNOWN = {
-    "DROP FUNCTION shop.touch() CASCADE": "what depends on function shop.touch and goes with it",
+    "DROP FUNCTION shop.touch() CASCADE": "what depends on function shop.touch and is dropped with it",
 }
 
 

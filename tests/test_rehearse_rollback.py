@@ -215,7 +215,7 @@ def test_without_keeping_what_destroys_has_no_way_back(project: Project) -> None
     do(target, SHOP)
     done = rehearsed(target, keep=False)
     assert [change.proof.proven for change in done.changes] == [False, True]
-    assert done.changes[0].proof.says.endswith("because what it destroys is not kept: keep = False.")
+    assert done.changes[0].proof.says.endswith("because what it destroys is not captured: keep = False.")
 
 
 def test_the_way_back_is_planned_in_safe_forms(project: Project) -> None:
