@@ -648,7 +648,9 @@ def test_a_refusal_tells_what_is_known_for_certain(conn: Conn) -> None:
         f"State: Nothing changed in the database.\n{HINT}"
     )
     both = look(conn, "ALTER TABLE app.orders ADD CHECK (total > 0)", "ALTER TABLE app.orders ADD CHECK (total > -5)")
-    assert refusal(both).startswith("cannot take back 0007_shop: at least 2 rows of app.orders violate what it would restore\n")
+    assert refusal(both).startswith(
+        "cannot take back 0007_shop: at least 2 rows of app.orders violate what it would restore\n"
+    )
 
 
 def test_what_could_not_be_told_alone_refuses_nothing(conn: Conn) -> None:

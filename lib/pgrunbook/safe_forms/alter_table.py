@@ -60,7 +60,7 @@ class AlterTable:
         self._take_apart()
 
     def expand(self) -> tuple[SafeStep, ...]:
-        """Return the steps in the order that stands on top of this module."""
+        """Return the steps in the order that the module's docstring gives."""
         quick, steps = list(self.quick), []
         if self.adds_columns:
             steps += self._short(quick, self.columns, "Add the parts that change only the catalog")

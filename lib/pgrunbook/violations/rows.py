@@ -82,7 +82,7 @@ class RowQueries:
 
     @contextmanager
     def names(self) -> Iterator[None]:
-        """Read definitions. Raises Blocked when a lock keeps them from being read."""
+        """Read definitions. Raises Blocked when a lock prevents that."""
         try:
             with self.short():
                 yield

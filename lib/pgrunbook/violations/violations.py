@@ -57,7 +57,7 @@ def find(
     Rows that a statement of the list itself changes are unknown beforehand, and so are rows that are reverted
     beside the list. Code that triggers run is not read.
 
-    Raises Blocked when somebody holds a lock that keeps definitions from being read.
+    Raises Blocked when another session's lock prevents reading definitions.
     Locks: AccessShareLock on the tables that are read, for as long as each query takes.
     """
     rows = RowQueries(conn, statement_timeout_ms)

@@ -63,7 +63,7 @@ def without_timeout(scene: Scene) -> Iterator[Note]:
     good="BEGIN; SET LOCAL lock_timeout = '2s'; COMMIT;",
 )
 def set_local(scene: Scene) -> Iterator[Note]:
-    """SET LOCAL stands outside of a transaction, where it does nothing."""
+    """SET LOCAL runs outside a transaction, where it has no effect."""
     node = scene.node
     alone = scene.transaction is None and scene.transactions in (Transactions.STATEMENT, Transactions.UNKNOWN)
     if isinstance(node, ast.VariableSetStmt) and node.is_local and alone:
