@@ -10,19 +10,17 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-import test_schema
 from pgrunbook import undo_data
 from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.undo_data import Site
-from test_schema import Server
+from servers import Server
 from undo_data_stage import Conn, Way, database, do, statement, texts, value
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
-server = test_schema.server
 
 BASE = """
 CREATE SCHEMA app;

@@ -10,9 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import inverse_stage
 import test_inverse
-import test_schema
 from inverse_stage import Stage, is_told
 from pgrunbook import undo_data
 from pgrunbook.database import checksums, schema
@@ -21,12 +19,8 @@ from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.undo_data import Site
-from test_schema import Server
+from servers import Server
 from undo_data_stage import Conn, Way, as_written, database, do, give_back_migration, statement, texts
-
-server = test_schema.server
-shop = inverse_stage.shop
-rare = inverse_stage.rare
 
 DESTROYS = re.compile("DROP (TABLE|COLUMN|TYPE|DOMAIN|EXTENSION)|ALTER COLUMN .* TYPE")
 BACK = [line for line in test_inverse.BACK if DESTROYS.search(line)]

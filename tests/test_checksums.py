@@ -10,15 +10,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-import test_schema
 from pgrunbook.database import checksums as data
 from pgrunbook.database.checksums import Sample, TableDifference, TableName, TableSum, checksums, difference
 from pgrunbook.errors import WrongInput
+from servers import Server
 
-server = test_schema.server
-database = test_schema.database
-
-Server = test_schema.Server
 Make = Callable[..., str]
 
 T = TableName("public", "t")

@@ -5,15 +5,9 @@ from __future__ import annotations
 import pytest
 from psycopg import sql
 
-import safe_forms_stage
-import test_schema
 from pgrunbook.sql import default_names
 from pgrunbook.sql.deparse import parsed
 from safe_forms_stage import Stage, perform, plan
-
-server = test_schema.server
-home = safe_forms_stage.home
-stage = safe_forms_stage.stage
 
 LONG, WIDE = "a" * 40, "ü" * 30
 NAMES = [

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from acting import open_folder, pgrunbook
-from conftest import DEBIAN, ROOT
+from conftest import ROOT
 from pgrunbook.app import demo
 from pgrunbook.branches.server import Server, server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
+from servers import DEBIAN
 
 INSTALLATIONS = ["", *(str(path) for path in DEBIAN[:1])]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import servers
 import test_execution
-import test_schema
 from conftest import do, rows, write_folder
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
@@ -42,7 +42,6 @@ from scenes import (
     waits,
 )
 
-server = test_schema.server
 own_server = test_execution.own_server
 Place = Callable[..., Target]
 
@@ -93,7 +92,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def place(server: test_schema.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(server: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """Make targets on each version of PostgreSQL: a database with the tables of BASE, and a folder of migrations."""
     made: list[str] = []
 
@@ -711,7 +710,7 @@ def test_a_reader_who_stays_ends_it_in_counted_attempts(place: Place) -> None:
 
 
 def test_a_look_that_is_not_allowed_does_not_fail_the_step(
-    place: Place, server: test_schema.Server, monkeypatch: pytest.MonkeyPatch
+    place: Place, server: servers.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A partition lies in a schema that we may not use: the reason is told, and the lock asked for by attempts."""
     target = place("ALTER TABLE parts ADD COLUMN note text")

@@ -6,12 +6,8 @@ import psycopg
 import pytest
 
 import inverse_stage
-import test_schema
 from inverse_stage import Conn, Stage, inverse
 from pgrunbook.errors import Blocked
-
-server = test_schema.server
-rare = inverse_stage.rare
 
 # Where a sequence stands: told by setval, or by where an identity starts.
 OF_POSITION = """

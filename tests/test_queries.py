@@ -9,11 +9,8 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 
-import test_schema
 from pgrunbook.database import queries, schema
-
-server = test_schema.server
-database = test_schema.database
+from servers import Server
 
 
 def test_queries_are_loaded_by_name() -> None:
@@ -46,7 +43,7 @@ def test_every_file_of_queries_is_well_formed() -> None:
     assert all(queries.load(module) for module in modules)
 
 
-def test_rows_have_the_fields_of_their_class(server: test_schema.Server) -> None:
+def test_rows_have_the_fields_of_their_class(server: Server) -> None:
     """A query for the schema gives the columns that its class names, in that order."""
     parameters = {"schemas": "{}", "left_out": "{}", "left_schemas": []}
     with server.connect("postgres") as conn:
@@ -58,9 +55,7 @@ def test_rows_have_the_fields_of_their_class(server: test_schema.Server) -> None
             assert tuple(column.name for column in columns) == cls._fields, name
 
 
-def test_steady_view_sees_no_later_commit_and_cannot_write(
-    server: test_schema.Server, database: Callable[..., str]
-) -> None:
+def test_steady_view_sees_no_later_commit_and_cannot_write(server: Server, database: Callable[..., str]) -> None:
     """What others commit after the first read does not show, and a write is refused."""
     name = database("CREATE TABLE t (a integer)")
     with server.connect(name) as conn, server.connect(name) as other:
@@ -73,7 +68,7 @@ def test_steady_view_sees_no_later_commit_and_cannot_write(
         assert conn.info.transaction_status == TransactionStatus.IDLE
 
 
-def test_steady_view_makes_text_comparable(server: test_schema.Server, database: Callable[..., str]) -> None:
+def test_steady_view_makes_text_comparable(server: Server, database: Callable[..., str]) -> None:
     """The session's own formats do not show in it, and are there again afterwards."""
     query = "SELECT '2026-01-31 12:00+00'::timestamptz::text, '1 day'::interval::text, '\\x01'::bytea::text"
     with server.connect(database()) as conn:

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-import test_schema
 from conftest import do
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.rehearse import row_equality
 from pgrunbook.rehearse.row_equality import Equality
-
-server = test_schema.server
+from servers import Server
 
 TABLES = """
 CREATE FUNCTION fixed(integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2';
@@ -255,7 +253,7 @@ def test_the_order_in_which_rows_are_numbered_may_be_declared(pair: Pair) -> Non
     assert len(row_equality.compare(pair.plain, pair.safe, [TableName("public", "j")], wandering).differences) == 1
 
 
-def test_xml_is_compared_as_it_is_written(server: test_schema.Server) -> None:
+def test_xml_is_compared_as_it_is_written(server: Server) -> None:
     """It has no equality of its own: other spaces are another value, and a difference is told with its key."""
     for name in ("xml_a", "xml_b"):
         server.run("postgres", f"DROP DATABASE IF EXISTS {name}", f"CREATE DATABASE {name}")

@@ -5,14 +5,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-import safe_forms_stage
-import test_schema
 from pgrunbook.sql import statements
 from safe_forms_stage import Stage, gate, perform, plan, plan_forms
-
-server = test_schema.server
-home = safe_forms_stage.home
-stage = safe_forms_stage.stage
 
 GATES = [
     ("vacuum-full", "VACUUM FULL t"),

@@ -7,13 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import safe_forms_stage
-import test_schema
 from pgrunbook.database.schema_diff import diff
 from safe_forms_stage import Server, end, perform, plan, undo
-
-server = test_schema.server
-home = safe_forms_stage.home
 
 COLUMNS = ("a", "b", '"C c"')
 column = st.sampled_from(COLUMNS)
@@ -46,7 +41,7 @@ statement_lists = st.lists(changes, min_size=1, max_size=3)
 )
 @given(statements=statement_lists, nulls=st.booleans(), rows=st.sampled_from((0, 5, 40)))
 def test_random_changes_end_equal_or_are_refused(
-    home: Server, partitioned: bool, statements: list[str], nulls: bool, rows: int
+    server: Server, partitioned: bool, statements: list[str], nulls: bool, rows: int
 ) -> None:
     """When the plain statements succeed, schema and data are equal; when they fail, so does the safe form."""
     parts = " PARTITION BY HASH (id)" if partitioned else ""
@@ -59,7 +54,7 @@ def test_random_changes_end_equal_or_are_refused(
     value = "CASE WHEN i % 9 <> 0 THEN i END" if nulls else "i"
     made.append(f"INSERT INTO r SELECT i, i, i % 6, {value} FROM generate_series(1, {rows}) AS i")
     migration = "; ".join(statements)
-    with home.connect("stage") as conn:
+    with server.connect(server.database("stage_random")) as conn:
         conn.execute("; ".join(made))
         try:
             with conn.transaction(force_rollback=True):

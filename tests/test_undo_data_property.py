@@ -9,17 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import test_schema
-import test_undo_data
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.undo_data import StepKey, conflicts, keeping, keeping_statement, kept_list
-from test_schema import Server
+from servers import Server
 from test_undo_data import Conn
 from undo_data_stage import give_back_migration
-
-server = test_schema.server
-home = test_undo_data.home
 
 # A row by its key: the values of COLUMNS as text, None for NULL.
 Rows = dict[tuple[str, ...], tuple[str | None, ...]]
@@ -87,7 +82,7 @@ changes = st.builds(
     rows=st.sampled_from((0, 6, 18)),
 )
 def test_random_changes_are_given_back(
-    home: Server,
+    server: Server,
     partitioned: bool,
     migration: Sequence[Change],
     later: Sequence[Change],
@@ -95,7 +90,7 @@ def test_random_changes_are_given_back(
     rows: int,
 ) -> None:
     """With "keep"; and the conflicts are those rows whose kept columns somebody has written to."""
-    with home.connect("keeping") as conn:
+    with server.connect(server.database("keeping_random")) as conn:
         make(conn, partitioned=partitioned, composite=composite, rows=rows)
         states = [read(conn)]
         done: list[tuple[Change, set[tuple[str, ...]]]] = []

@@ -11,17 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import test_schema
 from pgrunbook.errors import Blocked, Refused
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.sql.statements import parse
 from pgrunbook.violations.violations import Violation, find, refuse
-from test_schema import Server
+from servers import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
 Conn = psycopg.Connection[tuple[Any, ...]]
-server = test_schema.server
 
 BASE = """
 CREATE SCHEMA app
@@ -70,8 +68,7 @@ ALTER TABLE app.orders ADD CONSTRAINT unsure_user FOREIGN KEY (user_id) REFERENC
 @pytest.fixture(scope="session")
 def home(server: Server) -> Server:
     """A server with a database for the tables of ``BASE``, which no test changes for good."""
-    server.run("postgres", "CREATE DATABASE against")
-    server.run("against", *BASE, "GRANT USAGE ON SCHEMA app TO runbook_reader")
+    server.database("against", *BASE, "GRANT USAGE ON SCHEMA app TO runbook_reader")
     return server
 
 
