@@ -13,7 +13,7 @@ from psycopg import sql
 from pgrunbook.database import checksums as data
 from pgrunbook.database.checksums import Sample, TableDifference, TableName, TableSum, checksums, difference
 from pgrunbook.errors import WrongInput
-from servers import Server
+from servers import VERSIONS, Server, Servers
 
 Make = Callable[..., str]
 
@@ -198,19 +198,19 @@ def test_empty_table_has_a_sum_too(server: Server, database: Make) -> None:
     assert _difference(server, name, name) == TableDifference(0, 0, 0, ())
 
 
-def test_versions_of_postgresql_sum_alike(server: Server, database: Make) -> None:
+def test_versions_of_postgresql_sum_alike(servers: Servers) -> None:
     """A branch on another major version can be compared with its origin."""
     columns = ", ".join(f"c{n} {type_}" for n, (type_, _, _) in enumerate(DIFFERENT))
-    name = database(*TYPES, f"CREATE TABLE t ({columns})")
-    with server.connect(name) as conn:
-        for side in (1, 2):
-            values = sql.SQL(", ").join(sql.Literal(row[side]) for row in DIFFERENT)
-            conn.execute(sql.SQL("INSERT INTO t VALUES ({})").format(values))
-    _sums[server.version] = _sum(server, name)
-    assert len(set(_sums.values())) == 1
-
-
-_sums: dict[int, TableSum] = {}
+    sums = set()
+    for server in map(servers.get, VERSIONS):
+        with server.copied("sum_alike", "template1") as name:
+            server.run(name, *TYPES, f"CREATE TABLE t ({columns})")
+            with server.connect(name) as conn:
+                for side in (1, 2):
+                    values = sql.SQL(", ").join(sql.Literal(row[side]) for row in DIFFERENT)
+                    conn.execute(sql.SQL("INSERT INTO t VALUES ({})").format(values))
+            sums.add(_sum(server, name))
+    assert len(sums) == 1
 
 
 def test_all_tables_are_summed_at_one_moment(server: Server, database: Make) -> None:

@@ -6,6 +6,7 @@ import psycopg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from budget import examples
 from inverse_stage import Keeper, Undo, inverse, is_told
 from pgrunbook.database import schema
 from pgrunbook.database.schema_diff import Difference, diff
@@ -99,7 +100,7 @@ def schemas(draw: st.DrawFn) -> list[str]:
 
 
 @settings(
-    max_examples=25,
+    max_examples=examples(15, 60),
     deadline=None,
     report_multiple_bugs=False,
     derandomize=True,

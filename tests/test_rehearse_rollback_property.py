@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, assume, event, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+from budget import examples
 from conftest import Site, do
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
@@ -50,7 +51,7 @@ def reader(site: Site) -> Iterator[None]:
 
 
 @settings(
-    max_examples=4,
+    max_examples=examples(2, 12),
     deadline=None,
     derandomize=True,
     database=None,

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from budget import examples
 from pgrunbook.database.schema_diff import diff
 from safe_forms_stage import Server, end, perform, plan, undo
 
@@ -33,7 +34,7 @@ statement_lists = st.lists(changes, min_size=1, max_size=3)
 
 @pytest.mark.parametrize("partitioned", [False, True])
 @settings(
-    max_examples=12,
+    max_examples=examples(8, 40),
     deadline=None,
     derandomize=True,
     database=None,

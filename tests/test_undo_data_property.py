@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from budget import examples
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.undo_data import StepKey, conflicts, keeping, keeping_statement, kept_list
@@ -69,7 +70,7 @@ changes = st.builds(
 
 @pytest.mark.parametrize("partitioned", [False, True])
 @settings(
-    max_examples=25,
+    max_examples=examples(12, 60),
     deadline=None,
     derandomize=True,
     database=None,

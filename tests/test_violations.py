@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from budget import examples
 from pgrunbook.errors import Blocked, Refused
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.sql.statements import parse
@@ -727,7 +728,7 @@ CREATE TABLE parted_rest PARTITION OF parted DEFAULT
 CHANGES_VALUES = ("TYPE numeric", "TYPE integer USING", "TYPE bigint USING")
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=examples(40, 200), deadline=None, derandomize=True)
 @given(rows=rows, parents=parents, statement=demand)
 def test_no_row_stands_against_what_the_server_accepts(
     conn: Conn, rows: list[Any], parents: set[Any], statement: str
