@@ -26,6 +26,7 @@ from servers import PROGRAMS, VERSIONS, WHEEL, Server, Servers, own_folder, shar
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "zeitwork" / "packages" / "database" / "migrations"
 ROWS = 2_000
+NOT_NULL = "NOT NULL"  # a constraint of its own from PostgreSQL 18 on: such cases differ by version
 
 
 def pytest_configure() -> None:
@@ -42,17 +43,22 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On older versions a test runs with its first case; what is marked ``every_version`` runs with all of them.
+    """Mark as slow what another case stands for in `make test`.
 
-    The other cases there are slow: nothing in them depends on the version.
+    On an older version that is every case but a test's first, unless what it asks differs by version.
     """
     represented = set()
     for item in items:
         version = getattr(item, "callspec", None) and item.callspec.params.get("version")
-        if version in (None, VERSIONS[-1]) or item.get_closest_marker("every_version"):
-            continue
-        test = (version, item.path, item.originalname)
-        if test in represented:
+        if version in (None, VERSIONS[-1]):
+            repeated = item.get_closest_marker("first_case") is not None
+        elif item.get_closest_marker("first_case") or item.get_closest_marker("newest"):
+            represented.add((item.path, item.originalname, version))  # by the newest version's
+            repeated = True
+        else:
+            repeated = not (item.get_closest_marker("every_version") or NOT_NULL in item.name)
+        test = (item.path, item.originalname, version)
+        if repeated and test in represented:
             item.add_marker("slow")
         represented.add(test)
 

@@ -168,6 +168,7 @@ def test_an_outputs_folder_that_cannot_be_is_told(
 BROKEN_JOURNAL = {"meta/_journal.json": "{", "0000_a.sql": "SELECT 1"}
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("files", "code", "message"),
     [
@@ -280,6 +281,7 @@ def test_a_run_by_hand_is_opened_again_and_not_resumed(project: Project, command
     assert in_form(err)[-1] == f"Hint: Open its notebooks again: pgrunbook start --resume {made.run_id}"
 
 
+@pytest.mark.slow
 def test_undo_data_lists_what_is_kept_and_lets_go_of_it(project: Project, command: Command) -> None:
     """A table or JSON, nothing where nothing is kept; purge is a run, with the last lines and exit codes of one."""
     target = project(folder=FOLDER)

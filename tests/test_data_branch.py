@@ -112,6 +112,7 @@ def test_a_prepared_transaction_does_not_stand_in_the_way(project: Project) -> N
             conn.execute("ROLLBACK PREPARED 'somebody''s'")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("way", ["server", "address"])
 def test_the_branch_starts_sessions_with_the_settings_of_the_target(
     project: Project, way: str, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +149,7 @@ def test_a_dump_gives_the_same_data(project: Project, monkeypatch: pytest.Monkey
         do(target, "DROP OWNED BY owner_of_p; DROP ROLE owner_of_p")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("way", ["server", "address"])
 def test_a_database_may_have_any_name(
     project: Project, way: str, quoted_name: str, monkeypatch: pytest.MonkeyPatch
@@ -166,6 +168,7 @@ def test_a_database_may_have_any_name(
         assert sums(copy.safe) == sums(copy.plain) == sums(target)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("how_it_ends", [RuntimeError, KeyboardInterrupt])
 def test_the_branch_is_gone_however_the_rehearsal_ends(project: Project, how_it_ends: type[BaseException]) -> None:
     """Also while a session still writes on it."""

@@ -20,6 +20,7 @@ from servers import DEBIAN
 INSTALLATIONS = ["", *(str(path) for path in DEBIAN[:1])]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("bindir", INSTALLATIONS, ids=lambda path: Path(path).parent.name or "wheel")
 @pytest.mark.usefixtures("session_env")
 def test_the_demo_releases_restores_and_rolls_back(

@@ -21,6 +21,8 @@ from pgrunbook.sql.statements import Statement, parse
 from pgrunbook.sql.tree import tree
 from servers import WHEEL, Servers
 
+pytestmark = pytest.mark.every_version
+
 FOLDER = Path(__file__).parent / "effects"
 SETUP = (FOLDER / "setup.sql").read_text()
 

@@ -147,6 +147,7 @@ def test_a_cell_that_leaves_by_sys_exit_failed(out: Path) -> None:
     assert record(out) == TRUE
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("engine", "code"), [("pgrunbook", 1), ("nbclient", 0)])
 def test_the_papermill_command_tells_sys_exit_by_its_exit_code(out: Path, engine: str, code: int) -> None:
     """Stock papermill ends with 0, and automation goes on."""
@@ -156,6 +157,7 @@ def test_the_papermill_command_tells_sys_exit_by_its_exit_code(out: Path, engine
     assert record(out) == TRUE
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_statement_in_the_server(
     out: Path, number: signal.Signals, asleep: Callable[[], object]
@@ -171,6 +173,7 @@ def test_a_signal_ends_the_statement_in_the_server(
     assert [name for name, _ in errors(out)] == ["KeyboardInterrupt"]
 
 
+@pytest.mark.slow
 def test_stock_papermill_at_sigterm_leaves_its_record_running(out: Path, asleep: Callable[[], object]) -> None:
     """What the engine is there for: the record never says that anything ended, and the statement goes on."""
     runner = started(out, SQL, engine="")
@@ -182,6 +185,7 @@ def test_stock_papermill_at_sigterm_leaves_its_record_running(out: Path, asleep:
     assert record(out) == (["completed", "running", "pending"], None)
 
 
+@pytest.mark.slow
 def test_stock_papermill_at_sigint_calls_everything_completed(out: Path) -> None:
     """What the engine is there for: the cell was interrupted, and the one after it never ran."""
     runner = started(out, SLEEP, engine="")
@@ -211,6 +215,7 @@ def test_a_second_signal_kills_at_once(out: Path) -> None:
     assert record(out) == TRUE
 
 
+@pytest.mark.slow
 def test_a_timeout_holds_for_a_cell_that_ignores_the_interrupt(out: Path) -> None:
     """nbclient would go on to interrupt it for ever."""
     assert run(out, "1", DEAF, "3", execution_timeout=1, grace_s=1)
@@ -219,6 +224,7 @@ def test_a_timeout_holds_for_a_cell_that_ignores_the_interrupt(out: Path) -> Non
     assert errors(out) == [("CellTimeout", says)]
 
 
+@pytest.mark.slow
 def test_a_cell_that_swallows_the_interrupt_took_too_long_all_the_same(out: Path) -> None:
     """Nobody knows how much of it was done."""
     swallows = "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    pass"

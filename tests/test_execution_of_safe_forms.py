@@ -157,6 +157,7 @@ def is_as_before(target: Target) -> None:
 # -- killed
 
 
+@pytest.mark.first_case
 def test_killed_at_every_step_it_comes_to_the_end_of_the_plain_sql(place: Place) -> None:
     """Twice at each step (before it is sent, and when it ran and is not committed): each is done once."""
     target, twin = place(RELEASE), place(RELEASE, name="twin")
@@ -176,6 +177,7 @@ def test_killed_at_every_step_it_comes_to_the_end_of_the_plain_sql(place: Place)
     assert unlike_plain_sql(target, twin) == []
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("end", ["killed", "terminated"])
 @pytest.mark.parametrize("middle", MIDDLES)
 def test_cut_off_in_the_middle_of_a_step_it_goes_on(place: Place, middle: str, end: str) -> None:
@@ -206,6 +208,7 @@ def test_cut_off_in_the_middle_of_a_step_it_goes_on(place: Place, middle: str, e
     assert unlike_plain_sql(target, twin) == []
 
 
+@pytest.mark.first_case
 def test_a_commit_under_way_when_its_process_was_killed_is_not_done_beside(place: Place) -> None:
     """The next run waits for the session that is still at it: what it was at is there once."""
     target = place("INSERT INTO log VALUES (1)")
@@ -305,6 +308,7 @@ MEND = (
 )
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_statement_that_is_refused_takes_its_helpers_with_it(place: Place, case: str) -> None:
     """The error tells what stays (the step before it); when the rows are mended, the same plan comes to its end."""
@@ -423,6 +427,7 @@ PARTITIONED = (
 )
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     "statement", ["ALTER TABLE parts ADD CONSTRAINT one UNIQUE (id, at)", "CREATE UNIQUE INDEX one ON parts (id, at)"]
 )
@@ -514,6 +519,7 @@ def test_a_step_that_takes_too_long_takes_its_helpers_with_it(place: Place) -> N
     assert states(execute(target, plan, run_id="new")) == [StepState.DONE, StepState.DONE]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("end", ["cancelled", "lock timeout"])
 def test_a_partition_that_is_half_detached_is_not_detached_twice(place: Place, end: str) -> None:
     """Cut off while it waits for a reader, it is ended by whoever goes on, and what follows is done."""
@@ -656,6 +662,7 @@ def old_reader(target: Target) -> Iterator[int]:
         yield pid
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("case", STRONG)
 def test_nobody_queues_behind_us_while_a_reader_is_in_the_way(place: Place, case: str) -> None:
     """Others read and write while we look for a moment; when the reader has gone, it is done, and he is named."""

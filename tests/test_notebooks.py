@@ -24,6 +24,7 @@ from refresh_notebooks import ORDER, TAG, fresh_demo
 WARNING = "--engine pgrunbook"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("session_env")
 def test_stored_outputs_are_what_a_fresh_demo_shows() -> None:
     """nbval executes all five in order and finds no difference; it does find one that we make."""

@@ -201,6 +201,7 @@ def test_a_thing_that_is_being_given_back_is_never_over_its_time(target: Target)
     assert states(target) == {number: "giving back"}
 
 
+@pytest.mark.slow
 def test_what_a_delete_reached_goes_with_it_and_not_alone(target: Target) -> None:
     """Both in one transaction; a part that is named, and a number that never was, are wrong use."""
     number = keep(target, "DELETE FROM a WHERE id < 5", days=-1)
@@ -224,6 +225,7 @@ def test_what_a_delete_reached_goes_with_it_and_not_alone(target: Target) -> Non
     assert repr(purge.what_goes(up_to_the_drop(ids=[number]))).startswith("Nothing goes")  # the same command again
 
 
+@pytest.mark.slow
 def test_who_reads_it_is_waited_for_and_named_and_the_same_run_goes_on(project: Project) -> None:
     """Nothing queues behind a drop; what was dropped stays so, is counted once, and told in the state."""
     target = project(folder=FOLDER, lock_patience_ms=200)
@@ -251,6 +253,7 @@ def test_who_reads_it_is_waited_for_and_named_and_the_same_run_goes_on(project: 
     assert made.parts[0].says == "2 things are let go, 33 kB freed; nothing is kept any more."
 
 
+@pytest.mark.slow
 def test_a_purge_that_was_killed_goes_on(target: Target) -> None:
     """SIGKILL to the runner while it waits for a reader: resumed, it lets go of the rest."""
     first, second = keep(target, days=-1), keep(target, step=2, days=-1)

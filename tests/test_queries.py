@@ -12,6 +12,8 @@ from psycopg.pq import TransactionStatus
 from pgrunbook.database import queries, schema
 from servers import Server
 
+pytestmark = pytest.mark.every_version
+
 
 def test_queries_are_loaded_by_name() -> None:
     """A query comes without its heading, and the same file is read once."""

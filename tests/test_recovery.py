@@ -95,6 +95,7 @@ def restored_to(past: Past) -> Iterator[Callable[[Point], Restored]]:
         server.destroy()
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("field", "rows", "told"),
     [
@@ -138,6 +139,7 @@ def test_a_restored_server_keeps_its_past_to_itself(past: Past, restored_to: Cal
     assert events(new) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_restored_server_can_be_restored_from(past: Past, restored_to: Callable[[Point], Restored]) -> None:
     """It is on another timeline, with its own backups and its own points."""
     new = restored_to(Point(lsn=past.lsn)).server

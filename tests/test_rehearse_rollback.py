@@ -112,6 +112,7 @@ GUIDE = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("kind", GUIDE)
 def test_statements_of_the_guide_come_back_with_rows_written_in_between(project: Project, kind: str) -> None:
     """Schema as before, but for what is declared; rows as before, but for those that were written since."""
@@ -131,6 +132,7 @@ def test_statements_of_the_guide_come_back_with_rows_written_in_between(project:
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(0,)]
 
 
+@pytest.mark.slow
 def test_what_was_written_comes_back_when_it_goes_forward_again(project: Project) -> None:
     """Values of a column and rows of a table that were taken back are there again after the next release."""
     folder = {
@@ -257,6 +259,7 @@ def test_killed_at_every_step_it_is_gone_on_with(project: Project) -> None:
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(0,)]
 
 
+@pytest.mark.slow
 def test_a_migration_that_stopped_half_way_goes_back(project: Project) -> None:
     """What was done of it is taken back, and only that: its rows, too; what a broken off statement left is cleared."""
     text = STEPS + "\nALTER TABLE projects ADD CONSTRAINT few CHECK (id < 20);"
@@ -323,6 +326,7 @@ SHAPES = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("shape", "batch_rows"), [*((shape, 10) for shape in SHAPES), ("partitions", 1000)])
 def test_tables_of_every_shape_come_back(project: Project, shape: str, batch_rows: int) -> None:
     """Small and large ones, with their rows."""

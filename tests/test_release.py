@@ -125,6 +125,7 @@ refresh: REFRESH MATERIALIZED VIEW mv
 """.strip().split("\n")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("line", LOCKED)
 def test_a_step_takes_the_locks_that_were_promised(stage: Callable[..., Target], line: str) -> None:
     """What pg_locks shows while each step of a safe form runs was told before, by name and mode, but for readers'."""
@@ -186,6 +187,7 @@ NEW_TABLES = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("made", "spelt"),
     [*((made, "n") for made in NEW_TABLES.values()), (NEW_TABLES["a name"], '"public"."n"')],
@@ -238,6 +240,7 @@ def test_a_table_that_was_renamed_by_the_release_counts_as_big(stage: Callable[.
     assert forms(on_a_branch(target)) == ["", ""]
 
 
+@pytest.mark.first_case
 @both_ways
 @pytest.mark.parametrize(
     "moves",

@@ -99,6 +99,7 @@ def test_a_failing_migration_takes_back_only_what_this_run_applied(project: Proj
     assert not made.is_held()
 
 
+@pytest.mark.slow
 def test_a_way_back_that_fails_says_what_is_in_the_database(project: Project) -> None:
     """Exit code 1, the state named from the database itself, and the same run goes on with taking back."""
     target = project(folder={**THREE, "0002_b.down.sql": "TRUNCATE b; DROP TABLE b;"})
@@ -121,6 +122,7 @@ def test_a_way_back_that_fails_says_what_is_in_the_database(project: Project) ->
     assert "was taken back" in headless.next_step(made)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("killed", ["runner", "kernel", "both"])
 def test_a_run_that_was_killed_in_the_middle_goes_on(project: Project, killed: str) -> None:
     """With kill -9 in the middle of a statement: nothing is applied twice, nothing skipped."""
@@ -189,6 +191,7 @@ def test_ctrl_c_cancels_the_statement_and_the_run_goes_on_later(project: Project
     assert cells(made)["execute-plan"] == "failed"
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("room_bytes", [1_000, 8_000])
 def test_a_record_that_cannot_be_written_stops_the_run(project: Project, room_bytes: int) -> None:
     """With the disk full no step runs unrecorded; with room again the same run goes on."""
@@ -299,6 +302,7 @@ HALF = {
 }
 
 
+@pytest.mark.slow
 def test_a_release_that_ends_half_way_through_a_migration_is_taken_back(project: Callable[..., Target]) -> None:
     """What was applied, and only that: the statements that were done, and the migrations below."""
     target = project(folder=HALF)
@@ -314,6 +318,7 @@ def test_a_release_that_ends_half_way_through_a_migration_is_taken_back(project:
     assert "was taken back" in headless.next_step(made)
 
 
+@pytest.mark.slow
 def test_nothing_is_released_over_what_is_half_way_there(project: Callable[..., Target]) -> None:
     """It was not prepared, so no way back is known: it is gone on with, as soon as what it met is mended."""
     target = project(folder=HALF)

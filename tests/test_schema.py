@@ -262,6 +262,7 @@ def _for_version(change: str, version: int) -> str | None:
     return words
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("change", CHANGES)
 def test_fingerprint_differs_exactly_when_pg_dump_differs(states: dict[str, tuple[State, State]], change: str) -> None:
     """What pg_dump sees, the fingerprint sees; what it does not see leaves the fingerprint as it was."""
@@ -275,6 +276,7 @@ def test_fingerprint_differs_exactly_when_pg_dump_differs(states: dict[str, tupl
     assert all("\n" not in difference.line() for difference in differences)
 
 
+@pytest.mark.newest
 def test_no_two_states_are_taken_for_equal(states: dict[str, tuple[State, State]]) -> None:
     """Over all states of the database, not only neighbours, fingerprints and dumps agree on what is equal."""
     by_fingerprint = {after.snapshot.fingerprint: after.dump for _, after in states.values()}
@@ -315,6 +317,7 @@ def test_order_that_counts_is_told(server: Server, database: Callable[..., str],
     assert diff(server.snapshot(a), server.snapshot(b))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("seed", [1, 2])
 def test_order_of_creation_does_not_matter(
     server: Server, database: Callable[..., str], states: dict[str, tuple[State, State]], seed: int
@@ -339,6 +342,7 @@ def test_order_of_creation_does_not_matter(
     assert server.dump(name) == expected.dump
 
 
+@pytest.mark.newest
 def test_every_index_is_told_in_the_words_of_pg_get_indexdef(
     server: Server, states: dict[str, tuple[State, State]]
 ) -> None:
@@ -361,6 +365,7 @@ def _objects(states: dict[str, tuple[State, State]], cls: type[schema.Kind]) -> 
     return list(next(iter(states.values()))[0].snapshot.of(cls))
 
 
+@pytest.mark.newest
 def test_snapshot_survives_json(states: dict[str, tuple[State, State]]) -> None:
     """A snapshot read back from a run folder is the one that was written."""
     told = list(states.values())[-1][1].snapshot
@@ -487,6 +492,7 @@ def test_invalid_index_shows(server: Server, database: Callable[..., str]) -> No
     )
 
 
+@pytest.mark.newest
 def test_passwords_of_user_mappings_are_not_read(states: dict[str, tuple[State, State]]) -> None:
     """A snapshot lies in a run folder: it names a user mapping's options, and not their values."""
     told = next(iter(states.values()))[0].snapshot.to_json()
@@ -494,6 +500,7 @@ def test_passwords_of_user_mappings_are_not_read(states: dict[str, tuple[State, 
     assert "secret" not in told
 
 
+@pytest.mark.newest
 def test_typed_rows_tell_properties(states: dict[str, tuple[State, State]]) -> None:
     """Columns and constraints can be asked, they are not only text."""
     columns = {column.name: column for column in _objects(states, Column)}

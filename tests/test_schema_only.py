@@ -224,6 +224,7 @@ def test_a_schema_that_is_locked_cannot_be_copied(project: Project) -> None:
     assert branches() == []
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("way", ["url_from", "service"])
 def test_the_schema_is_copied_however_the_target_is_reached(
     project: Project, way: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
@@ -281,6 +282,7 @@ def test_a_safe_release_ends_where_the_plain_one_ends(project: Project) -> None:
     assert branches() == []
 
 
+@pytest.mark.slow
 def test_down_scripts_are_proven_beside_safe_forms(project: Project) -> None:
     """The way back of a migration does not depend on the way it was taken up."""
     target = project(folder=RELEASE, batch_rows=8)
@@ -312,6 +314,7 @@ def test_nothing_pending_is_rehearsed_as_nothing(project: Project) -> None:
     assert (done.changes, done.after, done.end) == ((), (), done.before)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("neighbour", [False, True])
 def test_what_the_first_branch_made_on_the_server_is_not_in_the_seconds_way(project: Project, neighbour: bool) -> None:
     """Roles and databases are the server's; another rehearsal that runs there meanwhile keeps its own."""
@@ -367,6 +370,7 @@ def test_a_difference_by_nature_is_declared_and_no_more(project: Project) -> Non
     assert NOT_NULL_OF_PARTITIONS in done.changes[0].statements[0].differs
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     "later",
     [
@@ -498,6 +502,7 @@ def test_a_view_that_cannot_do_without_rows_is_left_out_of_the_comparison(projec
     assert schema_only.unexpected(done.end, now(target), done.unlike) == []
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_begun_goes_on_to_the_promised_end(project: Project) -> None:
     """What is applied of it is not rehearsed again; the rest is promised from there."""
     files = {name: text for name, text in RELEASE.items() if "down" not in name}

@@ -10,6 +10,8 @@ from pgrunbook.sql.statements import parse
 from servers import Server
 from test_effects import CASES
 
+pytestmark = pytest.mark.every_version
+
 
 def test_every_statement_that_the_server_knows_passes(server: Server) -> None:
     """Of all the kinds that effects are told of, and nothing of them is executed."""

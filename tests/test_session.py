@@ -34,6 +34,7 @@ def left() -> Iterator[None]:
     heres._leave()
 
 
+@pytest.mark.slow
 def test_working_copies_do_what_the_runner_does_and_keep_the_run_true(project: Project) -> None:
     """One after the other, each in a kernel of its own: run.json says how each stands, to the end."""
     target = project(folder=FOLDER)
@@ -73,6 +74,7 @@ def test_a_cell_that_fails_by_hand_is_in_the_run_and_the_next_try_goes_on(projec
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(2,)]
 
 
+@pytest.mark.slow
 def test_a_procedure_opened_anywhere_makes_a_run_of_its_own(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

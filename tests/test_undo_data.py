@@ -29,6 +29,8 @@ from pgrunbook.undo_data import (
 from servers import Server
 from undo_data_stage import give_back_migration
 
+pytestmark = pytest.mark.every_version
+
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
 Conn = psycopg.Connection[tuple[Any, ...]]

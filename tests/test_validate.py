@@ -75,6 +75,7 @@ def test_each_thing_that_is_not_as_promised_is_named(project: Project) -> None:
     assert not events(made, "verdict") or events(made, "verdict")[-1]["procedure"] == "migrate"
 
 
+@pytest.mark.slow
 def test_without_a_promise_nothing_is_said_to_be_kept(project: Project) -> None:
     """Validate alone looks, and says that it compared with nothing; a run of another target is wrong input."""
     project(folder=FOLDER)

@@ -529,6 +529,7 @@ def test_what_takes_too_long_is_not_counted(conn: Conn) -> None:
         assert (found.rows, found.says, found.samples, found.at_least) == (None, "not counted in 0.2 s", (), 0)
 
 
+@pytest.mark.first_case
 def test_a_table_that_somebody_locks_is_not_counted(home: Server, conn: Conn) -> None:
     """Nobody waits longer than the lock timeout."""
     with home.connect("against") as other, other.transaction(force_rollback=True):
@@ -537,6 +538,7 @@ def test_a_table_that_somebody_locks_is_not_counted(home: Server, conn: Conn) ->
     assert (found.rows, found.says) == (None, "not counted: app.users was locked for 2 s")
 
 
+@pytest.mark.first_case
 def test_definitions_that_somebody_locks_are_not_waited_for(home: Server, conn: Conn) -> None:
     """What a statement demands cannot be known before its partitions are read: the whole text of the error."""
     with home.connect("against") as other, other.transaction(force_rollback=True):
