@@ -121,7 +121,8 @@ def beside(target: Target, plan: Plan, *, killed_when: str = "") -> Iterator[sub
     file = journal_of(target).parent / f"plan-{target.name}.json"
     file.write_text(plan.text())
     command = [sys.executable, "-c", BESIDE, target.model_dump_json(), str(file), killed_when]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with subprocess.Popen(command, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             yield process
