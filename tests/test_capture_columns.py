@@ -128,6 +128,7 @@ def beside(conn: Conn, table: str, key: str, column: str, kept_as: str) -> int:
                            f" OR t.{column} IS DISTINCT FROM k.pgrunbook_value"))  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("when", [1, 2])
 def test_what_is_written_while_it_is_copied_is_kept(conn: Conn, write: str, when: int) -> None:

@@ -56,6 +56,7 @@ def test_the_rarer_objects_are_kept_and_come_back(rare: Stage, line: str) -> Non
     there_and_back(rare, line, 1_000)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("line", CASES)
 def test_what_every_kind_of_statement_destroys_is_kept(shop: Stage, line: str) -> None:
     """The same for one statement of each kind."""

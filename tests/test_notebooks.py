@@ -67,6 +67,7 @@ def test_a_notebook_opened_straight_from_its_folder_makes_a_run_of_its_own(
     assert path.read_bytes() == source
 
 
+@pytest.mark.slow
 def test_stock_papermill_works_and_is_told_what_would_be_truthful(
     project: Callable[..., Target], tmp_path: Path
 ) -> None:

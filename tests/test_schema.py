@@ -308,6 +308,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(("one", "other"), PAIRS)
 def test_order_that_counts_is_told(server: Server, database: Callable[..., str], one: str, other: str) -> None:
     """The order of labels, columns, attributes, parents and index columns is part of the schema."""
