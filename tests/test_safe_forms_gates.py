@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import statements
 from safe_forms_stage import Stage, gate, perform, plan, plan_forms
 
@@ -138,10 +139,20 @@ def test_operator_switches_a_safe_form_off(stage: Stage) -> None:
     assert second.steps[0].sql == "CREATE INDEX ON t (c)"
 
 
-def test_names_behind_a_search_path_are_not_guessed(stage: Stage) -> None:
-    """What the file's own search_path makes of a name is not known before."""
-    expansions = plan(stage.conn, "CREATE INDEX ON t (a); SET search_path = app; CREATE INDEX ON t (a)")
-    assert [expansion.form for expansion in expansions] == ["create-index", "", ""]
+def test_names_are_found_by_the_search_path_that_the_file_sets(stage: Stage) -> None:
+    """A constant one is followed; behind one that is computed each name without a schema meets a gate."""
+    stage.conn.execute("CREATE TABLE app.t (a integer); INSERT INTO app.t VALUES (1)")
+    expansions = plan(stage.conn, "CREATE INDEX ON t (a); SET search_path = app; CREATE INDEX ON t (a); DROP TABLE u")
+    assert [expansion.form for expansion in expansions] == ["create-index", "", "create-index", ""]
+    assert '"app"."t"' in expansions[2].steps[0].sql
+    assert expansions[3].gate is None
+    computed = "SELECT set_config('search_path', (SELECT nspname FROM pg_namespace LIMIT 1), false)"
+    _, bare, whole, new = plan(stage.conn, f"{computed}; DROP TABLE t; CREATE INDEX ON public.t (a); CREATE TABLE n ()")
+    assert bare.gate is not None
+    assert (bare.gate.id, whole.form, whole.gate, new.gate) == ("cannot-be-told", "create-index", None, None)
+    assert bare.gate.says == (
+        "it runs as written, because search_path is computed before it (m.sql:1): which t it means cannot be told"
+    )
 
 
 def test_short_alter_tables_of_several_tables_do_not_wait_for_each_other(stage: Stage) -> None:
@@ -178,13 +189,18 @@ def test_a_foreign_key_that_a_block_guards_has_its_safe_form(stage: Stage) -> No
     [
         ("type-change", "DO $$ BEGIN ALTER TABLE t ALTER a TYPE bigint; END $$"),
         ("truncate", "DO $$ BEGIN IF true THEN TRUNCATE t; END IF; END $$"),
-        ("cannot-be-told", "DO $$ BEGIN EXECUTE 'DROP TABLE t'; END $$"),
+        ("drop", "DO $$ BEGIN EXECUTE 'DROP TABLE t'; END $$"),
+        ("drop", "DO $$ BEGIN EXECUTE 'DROP ' || 'TABLE t'; END $$"),
+        ("runs-as-written", "DO $$ BEGIN CREATE INDEX i ON t (a); END $$"),
+        ("runs-as-written", "DO $$ BEGIN UPDATE t SET c = 1; END $$"),
+        ("cannot-be-told", "DO $$ BEGIN EXECUTE format('DROP TABLE %I', 't'); END $$"),
+        ("cannot-be-told", "DO $$ DECLARE r record; BEGIN FOR r IN EXECUTE 'SELECT ' || 1::text LOOP END LOOP; END $$"),
         ("cannot-be-told", "DO LANGUAGE plperl 'spi_exec_query(1)'"),
     ],
 )
 def test_a_block_meets_the_gate_of_what_it_holds(stage: Stage, id_: str, block: str) -> None:
     """And one of its own, where nobody can tell what it holds."""
-    (expansion,) = plan(stage.conn, block)
+    (expansion,) = plan(stage.conn, block, batch_rows=15)
     assert expansion.gate is not None
     assert expansion.gate.id == id_
 
@@ -215,17 +231,67 @@ def test_a_new_identity_goes_on_behind_the_rows_that_were_there(stage: Stage) ->
         ("SET LOCAL lock_timeout = '2s'", False),
         ("SELECT set_config('statement_timeout', '5s', true)", False),
         ("SET TimeZone = 'Asia/Tokyo'", False),
+        ("SET LOCAL search_path = public", True),
+        ("SET LOCAL ROLE postgres", True),
+        ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", True),
+        ("CREATE TEMP TABLE x (a int) ON COMMIT DROP", True),
+        ("SELECT FROM u WHERE id = 1 FOR UPDATE", True),
+        ("DO $$ BEGIN PERFORM pg_advisory_xact_lock(7); END $$", True),
+        ("SET LOCAL application_name = 'x'", False),
+        ("SET LOCAL enable_seqscan = off", False),
+        ("SET CONSTRAINTS ALL IMMEDIATE", False),
+        ("SELECT pg_catalog.set_config('search_path', 'public', false)", False),
+        ("RESET ALL", False),
+        ("DISCARD PLANS", False),
     ],
 )
 def test_what_holds_for_a_transaction_keeps_the_rest_of_the_file_in_it(stage: Stage, first: str, bound: bool) -> None:
     """Split into several transactions the rest would mean something else; timeouts mean nothing."""
+    stage.conn.execute("ALTER TABLE u ADD FOREIGN KEY (id) REFERENCES t DEFERRABLE")
     sql = (
         f"CREATE INDEX ON t (a); {first}; ALTER TABLE t ADD CHECK (a > 0); UPDATE t SET c = 1; ALTER TABLE u ADD n int"
     )
     index, _, *rest = plan(stage.conn, sql, batch_rows=15)
     assert index.form == "create-index"
     assert [expansion.form for expansion in rest] == (["", "", ""] if bound else ["alter-table", "batches", ""])
+    assert [None if e.gate is None else e.gate.id for e in rest] == [*["runs-as-written" if bound else None] * 2, None]
     if bound:
         assert not any(step.own_transaction for expansion in rest for step in expansion.steps)
+        assert all(e.gate is None or "(m.sql:1) holds for one transaction" in e.gate.says for e in rest)
     (again,) = plan(stage.conn, "ALTER TABLE t ADD CHECK (a > 0)")
     assert again.form == "alter-table"
+
+
+GATED = """
+ALTER TABLE public.t ALTER a TYPE bigint; ALTER TABLE public.t RENAME COLUMN b TO bb; ALTER TABLE public.t DROP COLUMN m;
+CREATE INDEX ON public.t (c); UPDATE public.t SET c = 1; TRUNCATE public.keyless; DROP TABLE public.p
+"""
+
+
+def test_no_setting_switches_a_gate_off(stage: Stage) -> None:
+    """Every setting of the server, in each way to set it: what follows has its safe form, or is a gate."""
+    names = [row[0] for row in stage.conn.execute("SELECT name FROM pg_settings ORDER BY name").fetchall()]
+    names += ["role", "session_authorization", "my.own"]
+    ways = ("SET {q} TO DEFAULT", "SET LOCAL {q} TO DEFAULT", "RESET {q}", "SELECT set_config('{n}', 'x', false)",
+            "SELECT pg_catalog.set_config('{u}', 'x', true)")  # fmt: skip
+    every = ["RESET ALL", "DISCARD ALL", "UPDATE pg_settings SET setting = 'x' WHERE name = 'search_path'"]
+    every += [
+        way.format(n=name, u=name.upper(), q=".".join(f'"{part}"' for part in name.split(".")))
+        for name in names
+        for way in ways
+    ]
+    (alter, rename, *_), gated = (gates_after(stage, first) for first in ("SELECT 1", "SELECT 1"))
+    assert (alter, rename) == ("type-change", "rename")
+    assert gated == ["type-change", "rename", "drop", "create-index", "batches", "truncate", "drop"]
+    for first in every:
+        found = gates_after(stage, first)
+        bound = ["type-change", "rename", "drop", "runs-as-written", "runs-as-written", "truncate", "drop"]
+        assert found in (gated, bound), first
+
+
+def gates_after(stage: Stage, first: str) -> list[str]:
+    """What becomes of statements behind another one: the gate of each, or else its safe form."""
+    written = statements.parse(f"{first};{GATED}", "m.sql")
+    planner = Expander(stage.conn, batch_rows=15)
+    found = [planner.expand(statement) for statement in written][1:]
+    return [e.gate.id if e.gate else e.form for e in found]

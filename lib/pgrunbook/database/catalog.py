@@ -12,7 +12,9 @@ from datetime import datetime
 from enum import Enum
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
+from pgrunbook.database.routines import Part, Routines
 from pgrunbook.sql.tree import Name, quoted
 
 SMALL_ROWS = 10_000
@@ -196,6 +198,7 @@ class Catalog:
     types: Mapping[str, TypeFact] = field(default_factory=dict)
     binary_casts: Set[tuple[str, str]] = frozenset()
     volatile_functions: Mapping[str, bool] = field(default_factory=dict)
+    routines: Routines = field(default_factory=Routines)
     uses: tuple[Use, ...] = ()
     uses_known: bool = False
 
@@ -212,6 +215,10 @@ class Catalog:
             return Table(name.schema or "", name.name, Standing.UNKNOWN)
         schema = name.schema or next((s for s in self.search_path if s != "pg_catalog"), "public")
         return Table(schema, name.name, Standing.MISSING)
+
+    def parts(self, node: Any) -> list[Part]:
+        """Return what runs within a statement: in DO, in the functions that it calls, in triggers."""
+        return self.routines.parts(node, self.search_path if self.connected else None)
 
     def at(self, key: Key) -> Table:
         """Return the relation with that schema and name."""

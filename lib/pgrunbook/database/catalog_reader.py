@@ -13,12 +13,15 @@ from pglast import ast
 from psycopg import sql
 from psycopg.rows import namedtuple_row
 
+from pgrunbook.database import routines_reader
 from pgrunbook.database.catalog import Catalog, Column, Constraint, Dependent, Index, Standing, Table, TypeFact, Use
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load, steady
-from pgrunbook.sql.routines import bodies
+from pgrunbook.database.routines import Routines
+from pgrunbook.sql.routines import routine
+from pgrunbook.sql.settings import SEARCH_PATH, path_names, settings
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import CASCADE, Name, dotted, functions_in, object_kind, relation, tree, type_word, walk
+from pgrunbook.sql.tree import CASCADE, Name, dotted, functions_in, object_kind, relation, text, tree, type_word, walk
 
 PAGE_BYTES = 8_192
 GUESSED_ROW_BYTES = 100
@@ -40,16 +43,21 @@ def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
 
     Locks: AccessShareLock on the touched tables, for the moment in which their sizes are read.
     """
-    wanted = _Wanted(statements)
     queries = load("catalog")
+    nodes = [tree(statement.sql) for statement in statements]
     session: Any = psycopg.Cursor(conn, row_factory=namedtuple_row).execute(queries["session"].encode()).fetchone()
-    asked = {"names": json.dumps(wanted.names()), "path": list(session.search_path), **wanted.lists()}
     with steady(conn) as plain:
+        routines = routines_reader.read(plain.connection, [*nodes, *_created(nodes)])
+        wanted = _Wanted(nodes, routines)
         cursor = psycopg.Cursor(plain.connection, row_factory=namedtuple_row)
 
         def rows(query: str, **arguments: object) -> list[Any]:
             return cursor.execute(queries[query].encode(), arguments or None).fetchall()
 
+        path = [*session.search_path, *wanted.schemas_set]
+        if wanted.path_is_computed:
+            path = [row.schema for row in rows("schemas")]
+        asked = {"names": json.dumps(wanted.names()), "path": path, **wanted.lists()}
         relations = rows("relations", **asked)
         oids = {"oids": [relation.oid for relation in relations]}
         parts = {name: rows(name, **oids) for name in ("columns", "indexes", "constraints", "dependents")}
@@ -61,6 +69,7 @@ def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
             tables=_tables(relations, parts),
             types={row.name: _type_fact(row) for row in rows("types", types=asked["types"])},
             binary_casts=frozenset((row.source, row.target) for row in rows("binary_casts")),
+            routines=routines,
             volatile_functions={row.name: row.volatile for row in rows("functions", functions=asked["functions"])},
         )
     uses = _uses(conn, queries["statement_statistics"])
@@ -70,18 +79,22 @@ def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
 class _Wanted:
     """The names in the statements: of relations, of schemas dropped or renamed, of types and of functions.
 
-    ``cascades`` are the actions of the foreign keys that the statements follow from table to table.
+    ``cascades`` are the actions of the foreign keys that the statements follow from table to table. ``schemas_set``
+    are those of the search_paths that they set.
     """
 
-    def __init__(self, statements: Iterable[Statement]) -> None:
+    def __init__(self, nodes: Iterable[Any], routines: Routines) -> None:
         self.relations: dict[Name, None] = {}
         self.schemas: set[str] = set()
         self.types: set[str] = set()
         self.functions: set[str] = set()
         self.cascades: set[str] = set()
-        for statement in statements:
-            for node in (tree(statement.sql), *bodies(tree(statement.sql))):
-                self._add(node)
+        self.schemas_set: list[str] = []
+        self.path_is_computed = False
+        for node in nodes:
+            for each in (node, *(part.node for part in routines.parts(node) if part.node is not None)):
+                self._add(each)
+            routines = routines.after(node)
 
     def names(self) -> list[dict[str, str | None]]:
         return [{"schema": name.schema, "name": name.name} for name in self.relations]
@@ -91,6 +104,9 @@ class _Wanted:
         return {name: sorted(words) for name, words in found.items()}
 
     def _add(self, node: Any) -> None:
+        for setting in settings(node):
+            self.schemas_set += path_names(setting.value) if setting.name == SEARCH_PATH and setting.value else []
+            self.path_is_computed = self.path_is_computed or (setting.may_be_search_path and not setting.is_known)
         for part in walk(node):
             match part:
                 case ast.RangeVar():
@@ -128,6 +144,13 @@ class _Wanted:
     def _add_commented(self, kind: str, names: Sequence[Any]) -> None:
         inner = kind in ("COLUMN", "TABCONSTRAINT", "TRIGGER", "POLICY", "RULE")
         self.relations[dotted(names[:-1] if inner and len(names) > 1 else names)] = None
+
+
+def _created(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Yield the statements in the functions that the statements make: they may be called behind them."""
+    for node in nodes:
+        if isinstance(node, ast.CreateFunctionStmt):
+            yield from (inner for inner, _ in routine(text(node)).nodes)
 
 
 def _tables(relations: Sequence[Any], parts: dict[str, list[Any]]) -> dict[tuple[str, str], Table]:

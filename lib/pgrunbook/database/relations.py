@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,8 +12,10 @@ from pglast import ast
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from pgrunbook.database import routines_reader
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
+from pgrunbook.database.routines import Routines
 from pgrunbook.sql.tree import function_names
 
 
@@ -152,6 +155,24 @@ class Facts:
         called = function_names(node)
         known = {row["name"]: row["is_volatile"] for row in self.rows("functions", names=sorted(called))}
         return any(known.get(name, True) for name in called)
+
+    @contextmanager
+    def under(self, search_path: str | None) -> Iterator[None]:
+        """Resolve names by another search_path than the session's meanwhile; None leaves it as it is."""
+        if search_path is None:
+            yield
+            return
+        with self.conn.transaction(force_rollback=True):
+            self.conn.execute("SELECT pg_catalog.set_config('search_path', %s, true)", [search_path])
+            yield
+
+    def path(self) -> list[str]:
+        """Return the schemas in which names without one are looked for now, in order."""
+        return [str(row["schema"]) for row in self.rows("path")]
+
+    def routines(self, node: Any, known: Routines) -> Routines:
+        """Return the routines that a statement may run, with those that are known already."""
+        return routines_reader.read(self.conn, [node], known)
 
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a named query."""

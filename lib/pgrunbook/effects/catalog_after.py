@@ -35,6 +35,8 @@ _NAMED_BY_LABEL = ("view", "materialized view", "sequence")
 
 def after(catalog: Catalog, node: Any) -> Catalog:
     """Return the catalog as it will be after a statement."""
+    if isinstance(node, ast.CreateFunctionStmt | ast.CreateTrigStmt | ast.PrepareStmt):
+        return replace(catalog, routines=catalog.routines.after(node))
     match node:
         case ast.CreateStmt():
             return _with(catalog, _created(catalog, node))

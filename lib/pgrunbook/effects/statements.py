@@ -27,7 +27,6 @@ from pgrunbook.sql.lock_modes import (
     SHARE_ROW_EXCLUSIVE,
     SHARE_UPDATE_EXCLUSIVE,
 )
-from pgrunbook.sql.routines import block
 from pgrunbook.sql.tree import (
     Name,
     constraint_kind,
@@ -36,7 +35,6 @@ from pgrunbook.sql.tree import (
     options,
     relation,
     relations_in,
-    text,
     tree,
     walk,
 )
@@ -52,7 +50,17 @@ def effects(node: Any, catalog: Catalog) -> Effects:
 
 
 def collect(found: fx.Found, node: Any) -> None:
-    """Collect the effects of a statement."""
+    """Collect the effects of a statement, and of what runs inside it."""
+    _collect(found, node)
+    for part in found.catalog.parts(node):
+        if part.node is not None:
+            _collect(found, part.node)
+        if part.because:
+            where = f" inside {part.within}" if part.within else ""
+            found.cannot_know(f"what runs{where}: {part.because}")
+
+
+def _collect(found: fx.Found, node: Any) -> None:
     handler = _HANDLERS.get(type(node).__name__)
     if handler is not None:
         handler(found, node)
@@ -273,18 +281,8 @@ def _create_function(found: fx.Found, node: Any) -> None:
             found.cannot_know("what the function's body reads")
 
 
-def _do(found: fx.Found, node: Any) -> None:
-    code = block(text(node))
-    for inner, _ in code.nodes:
-        collect(found, inner)
-    if code.dynamic or not code.readable:
-        found.cannot_know("which statements the block builds at run time")
-
-
 def _explain(found: fx.Found, node: Any) -> None:
-    if "analyze" in options(node.options):
-        collect(found, node.query)
-    else:
+    if "analyze" not in options(node.options):
         dml.plan(found, node.query)
 
 
@@ -314,7 +312,7 @@ _HANDLERS: dict[str, Callable[[fx.Found, Any], None]] = {
     "CreateTableAsStmt": _create_as, "RefreshMatViewStmt": _refresh, "CreateStatsStmt": _create_statistics,
     "CreatePublicationStmt": _publication, "AlterPublicationStmt": _publication, "CommentStmt": _comment,
     "GrantStmt": _grant, "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence, "AlterDomainStmt": _alter_domain,
-    "CreateFunctionStmt": _create_function, "DoStmt": _do, "ExplainStmt": _explain, "CopyStmt": _copy,
+    "CreateFunctionStmt": _create_function, "ExplainStmt": _explain, "CopyStmt": _copy,
     "LockStmt": _lock, "CallStmt": _call, "DropStmt": drop.collect, "TruncateStmt": drop.collect_truncate,
     "SelectStmt": dml.read, "InsertStmt": dml.collect, "UpdateStmt": dml.collect,
     "DeleteStmt": dml.collect, "MergeStmt": dml.collect,

@@ -43,6 +43,8 @@ from pgrunbook.history import History
 from pgrunbook.online.batches import BatchProgress, run_batches
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
+from pgrunbook.sql.settings import is_plain
+from pgrunbook.sql.tree import tree
 from pgrunbook.undo_data import OnConflict
 
 
@@ -154,7 +156,7 @@ class Execution:
     def _go_past(self, change: Change, done: Sequence[Step]) -> None:
         """Steps that an earlier run committed are not done again, but for what they set for this session."""
         for step in done:
-            if step.kind == "SET" or (step.kind == "SELECT" and "set_config" in step.sql):
+            if step.kind in ("SET", "SELECT", "DISCARD") and is_plain(tree(step.sql)):
                 with self._telling(change, [step]):
                     self.conn.execute(step.sql.encode())
                 self._account.event("setting-restored", change, step=step.number)

@@ -20,7 +20,7 @@ from pgrunbook.review import hazards, squawk
 from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, design
 from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
 from pgrunbook.review.sarif import sarif
-from pgrunbook.review.statement_scenes import Script, script, stage
+from pgrunbook.review.statement_scenes import Script, TransactionMark, script, stage
 from pgrunbook.sql.classify import Type
 
 Form = Literal["text", "json", "sarif"]
@@ -87,9 +87,9 @@ def review(
         )
         for scene, own in hazards.find(scenes, design_rules=design_rules)
     ]
-    begins = [_begin(name, line) for name, line in read.begins]
+    marks = [_refused(mark) for mark in read.marks]
     order = {name: number for number, (name, _) in enumerate(read.texts)}
-    return sorted([*begins, *found], key=lambda finding: (order[finding.file], finding.line))
+    return sorted([*marks, *found], key=lambda finding: (order[finding.file], finding.line))
 
 
 def with_refusals(findings: Iterable[Finding], found: Sequence[Refusal], target: str) -> list[Finding]:
@@ -171,17 +171,17 @@ def _block(finding: Finding) -> list[str]:
     return lines
 
 
-def _begin(name: str, line: int) -> Finding:
+def _refused(mark: TransactionMark) -> Finding:
     hazard = Hazard(
         "transaction-in-file",
-        Severity.NOTE,
-        "The file itself opens a transaction.",
-        "pgrunbook refuses to run it: a migration and its row in the history table are one transaction already.",
-        "-- remove BEGIN and COMMIT; put statements that must commit earlier into a migration of their own",
-        name,
-        line,
+        Severity.ERROR,
+        "A file opens or ends a transaction itself.",
+        f"prepare refuses it: {mark.refusal.message}. {mark.refusal.detail}",
+        "-- take it out; what has to be committed before goes into a migration of its own",
+        mark.file,
+        mark.line,
     )
-    return Finding(name, line, "BEGIN", Type.COMPATIBLE, Effects(), (hazard,))
+    return Finding(mark.file, mark.line, mark.sql, Type.COMPATIBLE, Effects(), (hazard,))
 
 
 def _from_squawk(read: Script, catalog: Catalog, transactions: Transactions) -> dict[int, list[Hazard]]:

@@ -15,9 +15,9 @@ from pgrunbook.effects.catalog_after import after, moves
 from pgrunbook.effects.drop import emptied
 from pgrunbook.errors import Refused
 from pgrunbook.review.column_usage import uses_of
-from pgrunbook.sql.routines import bodies
+from pgrunbook.sql.settings import all_settings
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import CASCADE, Name, dotted, object_kind, quoted, relation, sets_search_path, subcommand, tree
+from pgrunbook.sql.tree import CASCADE, Name, dotted, object_kind, quoted, relation, subcommand, tree
 
 PARAMETER = "allow_loss"
 _USERS = ("view", "materialized view", "rule", "function", "trigger", "policy", "generated column", "publication")
@@ -50,11 +50,13 @@ def refusals(statements: Sequence[Statement], catalog: Catalog, allowed: Collect
     file, moved = "", False
     for statement in statements:
         node = tree(statement.sql)
-        file, moved = statement.file, (moved and statement.file == file) or sets_search_path(node)
-        for name in _bare(node) if moved else ():
+        inner = [part.node for part in catalog.parts(node) if part.node is not None]
+        moves = any(setting.may_be_search_path for setting in all_settings((node, *inner)))
+        file, moved = statement.file, (moved and statement.file == file) or moves
+        for name in (name for part in (node, *inner) for name in _bare(part)) if moved else ():
             if not _is_allowed(name, allowed):
                 found.append(Refusal(name, CANNOT_TELL, statement.file, statement.line, statement.sql))
-        for part in (node, *bodies(node)):
+        for part in (node, *inner):
             for name, reason in _reasons(part, catalog, made):
                 if not _is_allowed(name, allowed):
                     found.append(Refusal(name, reason, statement.file, statement.line, statement.sql))

@@ -13,11 +13,14 @@ from pglast.enums import TransactionStmtKind
 from pglast.parser import ParseError
 
 from pgrunbook.database.catalog import Catalog
+from pgrunbook.database.routines import Part
 from pgrunbook.effects.catalog_after import after
 from pgrunbook.effects.statements import effects
+from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards.rule import Scene, Timeouts, Transactions
-from pgrunbook.sql.statements import BYTE_ORDER_MARK, Statement, line_of, parse
-from pgrunbook.sql.tree import strings, tree, walk
+from pgrunbook.sql.settings import ANY, SEARCH_PATH, Setting, path_names, settings
+from pgrunbook.sql.statements import BYTE_ORDER_MARK, Statement, line_of, parse, refusal
+from pgrunbook.sql.tree import tree
 
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
 _CLOSES = (
@@ -38,11 +41,21 @@ class StatementContext:
 
 
 @dataclass(frozen=True)
+class TransactionMark:
+    """A statement that opens or ends a transaction, and the refusal that prepare meets it with."""
+
+    file: str
+    line: int
+    sql: str
+    refusal: WrongInput
+
+
+@dataclass(frozen=True)
 class Script:
-    """The statements of files, and the lines on which the files open transactions themselves."""
+    """The statements of files, and those of BEGIN, COMMIT ... in them, each as :class:`TransactionMark`."""
 
     placed: tuple[StatementContext, ...]
-    begins: tuple[tuple[str, int], ...]
+    marks: tuple[TransactionMark, ...]
     texts: tuple[tuple[str, str], ...]
 
     @property
@@ -57,7 +70,7 @@ def script(files: Sequence[tuple[str, str]]) -> Script:
     Raises WrongInput as that does for what does not parse.
     """
     placed: list[StatementContext] = []
-    begins: list[tuple[str, int]] = []
+    refused: list[TransactionMark] = []
     texts = []
     number = 0
     for name, sql in files:
@@ -65,35 +78,37 @@ def script(files: Sequence[tuple[str, str]]) -> Script:
         number += 1
         inside: int | None = None
         found = iter(parse(text, name))
-        for kind, line in marks:
-            if kind in _OPENS:
-                number, inside = number + 1, number + 1
-                begins.append((name, line))
-            elif kind in _CLOSES:
-                inside = None
-            elif kind is None:
+        for node, line, written in marks:
+            if node is None:
                 placed.append(StatementContext(next(found), inside))
+                continue
+            if node.kind in _OPENS:
+                number, inside = number + 1, number + 1
+            elif node.kind in _CLOSES:
+                inside = None
+            why = refusal(node, name, line)
+            refused += [TransactionMark(name, line, written, why)] if why is not None else []
         texts.append((name, text))
-    return Script(tuple(placed), tuple(begins), tuple(texts))
+    return Script(tuple(placed), tuple(refused), tuple(texts))
 
 
-def _without_transactions(sql: str) -> tuple[str, list[tuple[TransactionStmtKind | None, int]]]:
-    """Blank out BEGIN and COMMIT; also return, in order, their kind and line, with None as the kind of a statement."""
+def _without_transactions(sql: str) -> tuple[str, list[tuple[Any, int, str]]]:
+    """Blank BEGIN and COMMIT out; tell in order what stood on which line: their node and text, None for others."""
     try:
         raw = pglast.parse_sql(sql)
     except ParseError:
-        return sql, []  # the next parser reports the error better
-    marks: list[tuple[TransactionStmtKind | None, int]] = []
+        return sql, []  # the parser that is asked next says it better
+    marks: list[tuple[Any, int, str]] = []
     text = sql
     for item in raw:
         start = item.stmt_location
         end = start + item.stmt_len if item.stmt_len else len(sql)
         if isinstance(item.stmt, ast.TransactionStmt):
             first = start + len(sql[start:end]) - len(_comments_off(sql[start:end]))
-            marks.append((TransactionStmtKind(item.stmt.kind), line_of(sql, first)))
+            marks.append((item.stmt, line_of(sql, first), sql[first:end].strip()))
             text = text[:first] + re.sub(r"[^\n]", " ", text[first:end]) + text[end:]
         else:
-            marks.append((None, line_of(sql, start)))
+            marks.append((None, line_of(sql, start), ""))
     return text, marks
 
 
@@ -111,27 +126,65 @@ def stage(
     """Return every statement as a scene, judged on the catalog that earlier statements leave behind."""
     scenes: list[Scene] = []
     clock = _Clock(timeouts or Timeouts())
+    home, file = catalog.search_path, ""
     for position, placed in enumerate(read.placed):
+        if placed.statement.file != file and transactions is not Transactions.ALL:
+            catalog = replace(catalog, search_path=home)
+        file = placed.statement.file
         node = tree(placed.statement.sql)
         now = clock.at(placed, transactions)
-        scenes.append(
-            Scene(
-                statement=placed.statement,
-                node=node,
-                effects=effects(node, catalog),
-                catalog=catalog,
-                timeouts=now,
-                transaction=placed.transaction,
-                transactions=transactions,
-                position=position,
-            )
+        scene = Scene(
+            statement=placed.statement,
+            node=node,
+            effects=effects(node, catalog),
+            catalog=catalog,
+            timeouts=now,
+            transaction=placed.transaction,
+            transactions=transactions,
+            position=position,
         )
+        scenes.append(scene)
+        catalog = _inner(scene)
         clock.pass_by(node, local_counts=placed.transaction is not None or transactions in _TOGETHER)
-        catalog = after(catalog, node)
+        catalog = _under_path(after(catalog, node), node, scene.parts, home)
     for scene in scenes:
-        scene.scenes = scenes
-        scene.final = catalog
+        for each in (scene, *scene.inner):
+            each.scenes = scenes
+            each.final = catalog
     return scenes
+
+
+def _inner(scene: Scene) -> Catalog:
+    """Give a scene one for each statement that runs within it; return the catalog that these leave behind."""
+    catalog = scene.catalog
+    scene.parts = catalog.parts(scene.node)
+    for part in scene.parts:
+        if part.node is None:
+            continue
+        here = catalog if part.path is None else replace(catalog, search_path=tuple(path_names(part.path)))
+        found = effects(part.node, here)
+        scene.inner.append(replace(scene, node=part.node, effects=found, catalog=here, within=part.within))
+        catalog = replace(after(here, part.node), search_path=catalog.search_path)
+    return catalog
+
+
+def _under_path(catalog: Catalog, node: Any, parts: Sequence[Part], home: tuple[str, ...]) -> Catalog:
+    """Return the catalog as names find it behind a statement that sets search_path: in every schema if it is computed.
+
+    Where no database was asked, every name means one table.
+    """
+    within = [setting for part in parts if part.node is not None for setting in settings(part.node)]
+    for setting, is_sure in [*((each, each.is_known) for each in settings(node)), *((each, False) for each in within)]:
+        if setting.may_be_search_path and catalog.connected:
+            catalog = replace(catalog, search_path=_path(catalog, setting, home, is_sure=is_sure))
+    return catalog
+
+
+def _path(catalog: Catalog, setting: Setting, home: tuple[str, ...], *, is_sure: bool) -> tuple[str, ...]:
+    if not is_sure:
+        return ("pg_catalog", *sorted({schema for schema, _ in catalog.tables}))
+    named = setting.name == SEARCH_PATH and setting.value is not None
+    return ("pg_catalog", *path_names(setting.value or "")) if named else home
 
 
 _TOGETHER = (Transactions.FILE, Transactions.ALL)
@@ -170,24 +223,14 @@ class _Clock:
 
 def _settings(node: Any) -> Iterator[tuple[str, int | None, bool]]:
     """Yield what a statement sets: the timeout, its ms (None for the default), and whether it is local."""
-    match node:
-        case ast.VariableSetStmt() if node.name in _TIMEOUTS:
-            value = node.args[0] if node.args else None
-            yield _TIMEOUTS[node.name], None if value is None else _milliseconds(value), node.is_local
-        case ast.SelectStmt():
-            for part in walk(node):
-                if isinstance(part, ast.FuncCall) and part.funcname[-1].sval == "set_config" and len(part.args) == 3:
-                    names = strings(tuple(getattr(arg, "val", None) for arg in part.args[:1]))
-                    if names and names[0] in _TIMEOUTS:
-                        local = getattr(getattr(part.args[2], "val", None), "boolval", True)
-                        yield _TIMEOUTS[names[0]], _milliseconds(part.args[1]), bool(local)
+    for setting in settings(node):
+        for name in _TIMEOUTS if setting.name == ANY and setting.is_known else (setting.name,):
+            if name in _TIMEOUTS:
+                yield _TIMEOUTS[name], _milliseconds(setting.value), setting.is_local
 
 
-def _milliseconds(constant: Any) -> int | None:
-    value = getattr(constant, "val", None)
-    if isinstance(value, ast.Integer):
-        return int(value.ival)
-    written = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", getattr(value, "sval", "") or "")
+def _milliseconds(value: str | None) -> int | None:
+    written = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", value or "")
     if written is None or written.group(2) not in _UNITS_MS:
         return None
     return round(float(written.group(1)) * _UNITS_MS[written.group(2)])

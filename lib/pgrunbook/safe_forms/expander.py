@@ -10,31 +10,28 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pglast import ast, enums
+from pglast import ast
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
-from pgrunbook.plan.step import Expansion, SafeStep
-from pgrunbook.safe_forms import gates
+from pgrunbook.database.routines import Part, Routines
+from pgrunbook.plan.step import Expansion, Gate, SafeStep
+from pgrunbook.safe_forms import code, gates, transaction_bond
 from pgrunbook.safe_forms.alter_table import AlterTable
 from pgrunbook.safe_forms.do_guard import guarded, is_there
 from pgrunbook.safe_forms.form import Case, Form, Memory
 from pgrunbook.safe_forms.indexes import CreateIndex, DropIndex, Reindex
+from pgrunbook.safe_forms.names import Names
 from pgrunbook.safe_forms.partitions import AttachPartition, DetachPartition
 from pgrunbook.safe_forms.refresh import Refresh
 from pgrunbook.safe_forms.update_delete import UpdateDelete
-from pgrunbook.sql.classify import Policy
+from pgrunbook.sql.classify import Policy, kind
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.statements import Statement, key
-from pgrunbook.sql.tree import sets_search_path, walk
 
 BATCH_ROWS = 1_000
-_HARMLESS = (
-    "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout",
-    "deadlock_timeout", "work_mem", "maintenance_work_mem", "max_parallel_maintenance_workers",
-)  # fmt: skip
-_FOR_TRANSACTION = ("set_config", "pg_advisory_xact_lock", "pg_try_advisory_xact_lock")
-_DROPPED = (enums.ObjectType.OBJECT_TABLE, enums.ObjectType.OBJECT_VIEW, enums.ObjectType.OBJECT_MATVIEW)
+APART = "Set it for the session (SET without LOCAL), or move this statement into a migration of its own."
+IN_CODE = "Write the statement itself into the migration: there it has a safe form."
 FORMS: tuple[type[Form], ...] = (
     CreateIndex, DropIndex, Reindex, Refresh, AttachPartition, DetachPartition, AlterTable, UpdateDelete,
 )  # fmt: skip
@@ -43,10 +40,11 @@ FORMS: tuple[type[Form], ...] = (
 class Expander:
     """Chooses what is executed in place of each statement of a release, one statement after the other.
 
-    Each statement is judged on the connection's database as it is at that moment. With ``applied`` the caller
-    executes every statement there before it asks about the next one; then tables that did not exist at the start
-    are the release's own. Without it they are known by name, and a missing table needs no safe form.
-    ``rows_conn`` leads to the database with the real rows, if the first one is empty.
+    Each is judged on the connection's database as it is then. Where the caller executes every statement there
+    before the next one is asked about (``applied``), what the release made itself is seen by its age, and names
+    mean what the session's search_path makes of them. Where it does not, an earlier statement's table is known by
+    its name, a search_path that the file sets is followed as far as its text tells, and what is not there needs no
+    safe form. ``rows_conn`` leads to the database whose rows count, where the first one is empty.
     """
 
     def __init__(
@@ -60,11 +58,13 @@ class Expander:
         applied: bool = False,
     ) -> None:
         self._facts = Facts(conn, rows_conn)
-        self._off, self._made, self._batch_rows = off or {}, set(fresh), batch_rows
+        self._off, self._batch_rows = off or {}, batch_rows
         self._memory = Memory()
-        self._moved = self._bound = False
+        self._bonds: dict[str, str] = {}
+        self._names = Names(self._facts, applied=applied, made=fresh)
+        self._routines = Routines()
         self._seen: list[tuple[Expansion, str]] = []
-        self._before = self._facts.relation_oids() if applied else None
+        self._applied = applied
 
     def expand(self, statement: Statement) -> Expansion:
         """Return what is executed in place of the next statement; :meth:`end_file` joins those of a file.
@@ -72,35 +72,74 @@ class Expander:
         Raises WrongInput when a safe form cannot be written down faithfully.
         Locks: AccessShareLock on tables whose rows are counted, up to ``batch_rows`` rows.
         """
+        with self._facts.under(self._names.path):
+            return self._expand(statement)
+
+    def _expand(self, statement: Statement) -> Expansion:
         node = parsed(statement.sql)
         inner = guarded(node)
         if inner is not None:
             node = inner
-        case = Case(statement, node, self._facts, frozenset(self._made), self._memory, self._batch_rows)
-        if key(statement) in self._off:
+        case = Case(statement, node, self._facts, self._memory, self._batch_rows)
+        is_fresh = self._names.are_fresh(node)
+        parts = self._parts(node)
+        if self._names.unclear(node):
+            found = _as_written(statement, "Which table it means cannot be told before.", gate=self._names.gate(node))
+        elif key(statement) in self._off:
             reason = self._off[key(statement)]
-            found = _as_written(statement, f"Its safe form is switched off: {reason}", off=reason)
-        elif self._moved:
-            found = _as_written(statement, "The file sets search_path before it: its names may mean other objects.")
-        elif self._bound:
-            found = _as_written(
-                statement,
-                "It needs the settings or locks of the file's earlier statements, so it stays in their transaction.",
-            )
-        elif self._is_fresh(case) and not _is_nameless(node):
+            gate = None if is_fresh else gates.find(case)
+            found = _as_written(statement, f"Its safe form is switched off: {reason}", off=reason, gate=gate)
+        elif is_fresh and not _is_nameless(node):
             found = _as_written(statement, "This release creates its table: nobody else uses it yet.")
         elif inner is not None and is_there(self._facts, inner):
             found = Expansion(statement, "guarded", "What it would add exists already: nothing is executed.", ())
         else:
-            found = _expansion(case)
-        kept_together = self._bound or self._is_fresh(case)
+            found = self._bound(_expansion(case))
+        found = replace(found, gate=code.joined(found.gate, code.find(case, parts, self._judged)))
+        kept_together = bool(self._bonds) or is_fresh
         self._seen.append((found, "" if kept_together else _locked_table(found, self._facts)))
-        self._bound = self._bound or _binds(node)
-        self._moved = self._moved or sets_search_path(node)
-        self._made |= _makes(node)
-        if self._before is not None:
-            self._memory = Memory()  # the database shows what earlier statements did
+        self._pass(statement, node, parts)
         return found
+
+    def _parts(self, node: Any) -> list[Part]:
+        """Return what runs within a statement, as the database and the statements before it tell."""
+        return self._facts.routines(node, self._routines).parts(node, self._facts.path())
+
+    def _judged(self, case: Case) -> Gate | None:
+        """Return the gate of a statement within code: there is no safe form for it."""
+        case = replace(case, memory=Memory())
+        if self._names.unclear(case.node):
+            return self._names.gate(case.node)
+        if self._names.are_fresh(case.node):
+            return None
+        barrier = gates.find(case)
+        if barrier is None and any(form.applies(case) for form in FORMS):
+            return gates.as_written(f"{kind(case.node)} runs as written, because it stands in code", IN_CODE)
+        return barrier
+
+    def _bound(self, found: Expansion) -> Expansion:
+        """Give up a safe form that would leave the transaction to which what is set or locked before belongs."""
+        if not self._bonds or not found.steps or not found.form or found.statement.policy is Policy.ALONE:
+            return found
+        bond, line = next(iter(self._bonds.items()))
+        says = f"it runs as written, because {bond} ({line}) holds for one transaction, and a safe form needs several"
+        return _as_written(found.statement, f"No safe form: {says}.", gate=gates.as_written(says, APART))
+
+    def _pass(self, statement: Statement, node: Any, parts: Sequence[Part]) -> None:
+        """Take note of what a statement leaves behind for those after it."""
+        inner = [part.node for part in parts if part.node is not None]
+        if statement.policy is Policy.ALONE:
+            self._bonds = {}
+        if transaction_bond.ends_constraints(node):
+            self._bonds.pop(transaction_bond.CONSTRAINTS, None)
+        for each in (node, *inner):
+            for bond in transaction_bond.bonds(each, self._facts):
+                self._bonds.setdefault(bond, key(statement))
+        self._names.follow(node, inner, key(statement))
+        if self._applied:
+            self._memory = Memory()  # what an earlier statement did is there to be seen
+        else:
+            self._routines = self._routines.after(node)
 
     def put(self, expansion: Expansion, *, new: bool = False) -> None:
         """Replace the expansion that was returned last, or with ``new`` append another one."""
@@ -115,22 +154,15 @@ class Expander:
     def end_file(self) -> list[Expansion]:
         """Return the expansions of the finished file, with one transaction for each table's short statements."""
         found, self._seen = _apart(self._seen), []
-        self._moved = self._bound = False
+        self._bonds = {}
+        self._names.end_file()
         return found
-
-    def _is_fresh(self, case: Case) -> bool:
-        """Tell whether the statement concerns only tables that this release has created."""
-        names = _about(case.node)
-        if self._before is None:
-            return bool(names) and all(_is_named(name, case.fresh) for name in names)
-        there = [self._facts.relation(name) for name in names]
-        return bool(names) and all(table is not None and table.oid not in self._before for table in there)
 
 
 def _expansion(case: Case) -> Expansion:
     barrier = gates.find(case)
     if barrier is not None:
-        return replace(_as_written(case.statement, f"No safe form: {barrier.says}."), gate=barrier)
+        return _as_written(case.statement, f"No safe form: {barrier.says}.", gate=barrier)
     for form in FORMS:
         if form.applies(case):
             chosen = form(case)
@@ -147,10 +179,10 @@ def _expansion(case: Case) -> Expansion:
     )
 
 
-def _as_written(statement: Statement, explains: str, *, off: str = "") -> Expansion:
+def _as_written(statement: Statement, explains: str, *, off: str = "", gate: Gate | None = None) -> Expansion:
     alone = statement.policy is Policy.ALONE
-    step = SafeStep(statement.sql, "Execute it as written.", statement.policy, own_transaction=alone, quick=False)
-    return Expansion(statement, "", explains, (step,), off=off)
+    step = SafeStep(statement.sql, "As it is written.", statement.policy, own_transaction=alone, quick=False)
+    return Expansion(statement, "", explains, (step,), off=off, gate=gate)
 
 
 def _apart(seen: Sequence[tuple[Expansion, str]]) -> list[Expansion]:
@@ -194,55 +226,6 @@ def _locked_table(expansion: Expansion, facts: Facts) -> str:
     return "" if table is None else table.sql
 
 
-def _about(node: Any) -> list[ast.RangeVar]:
-    """Return the relations that a statement changes, empties or drops; [] for other statements."""
-    if isinstance(node, ast.DropStmt) and node.removeType in _DROPPED:
-        names = [[part.sval for part in entry] for entry in node.objects]
-        return [ast.RangeVar(relname=parts[-1], schemaname=parts[-2] if parts[1:] else None) for parts in names]
-    if isinstance(node, ast.TruncateStmt):
-        return list(node.relations)
-    relation = getattr(node, "relation", None)
-    return [relation] if isinstance(relation, ast.RangeVar) else []
-
-
-def _binds(node: Any) -> bool:
-    """Tell whether a statement holds for its transaction only, so that later statements must stay in it.
-
-    Timeouts and memory settings do not change the result of later statements: each step has its own.
-    """
-    match node:
-        case ast.VariableSetStmt():
-            return bool(node.is_local) and str(node.name) not in _HARMLESS
-        case ast.LockStmt() | ast.ConstraintsSetStmt():
-            return True
-        case ast.SelectStmt():
-            calls = [part for part in walk(node) if isinstance(part, ast.FuncCall) and part.args]
-            return any(c.funcname[-1].sval in _FOR_TRANSACTION and not _is_harmless(c) for c in calls)
-    return False
-
-
-def _is_harmless(call: Any) -> bool:
-    if call.funcname[-1].sval != "set_config":
-        return False
-    local = getattr(getattr(call.args[-1], "val", None), "boolval", True)
-    return not local or any(name in str(call.args[0]) for name in _HARMLESS)
-
-
 def _is_nameless(node: object) -> bool:
     """Tell whether an interrupted build would leave an index behind whose name nobody knows."""
     return isinstance(node, ast.IndexStmt) and node.concurrent and not node.idxname
-
-
-def _is_named(relation: ast.RangeVar, names: Collection[str]) -> bool:
-    return (f"{relation.schemaname}.{relation.relname}" if relation.schemaname else relation.relname) in names
-
-
-def _makes(node: object) -> set[str]:
-    """Return the names of the tables that a statement creates."""
-    if isinstance(node, ast.CreateStmt):
-        relation = node.relation
-    elif isinstance(node, ast.CreateTableAsStmt):
-        relation = node.into.rel
-    else:
-        return set()
-    return {f"{relation.schemaname}.{relation.relname}" if relation.schemaname else relation.relname}

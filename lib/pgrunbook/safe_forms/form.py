@@ -29,7 +29,6 @@ class Case:
     statement: Statement
     node: Any
     facts: Facts
-    fresh: frozenset[str] = frozenset()
     memory: Memory = field(default_factory=Memory)
     batch_rows: int = 1_000
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from pglast import ast, enums
@@ -13,7 +12,6 @@ from pgrunbook.plan.step import Gate
 from pgrunbook.safe_forms import add_column, refresh, update_delete
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import name
-from pgrunbook.sql.routines import block, bodies
 
 CASCADE = enums.DropBehavior.DROP_CASCADE
 A, K, Kind = enums.AlterTableType, enums.ConstrType, enums.ObjectType
@@ -34,7 +32,7 @@ _TYPES_WITHOUT_LENGTH = ("text", "character varying", "bit varying", "numeric")
 
 
 def find(case: Case) -> Gate | None:
-    """Return the gate of a statement on this database, None if it has none."""
+    """Return the gate that a statement itself meets on this database, None where it meets none."""
     look = _LOOKS.get(type(case.node))
     return look(case) if look is not None else None
 
@@ -98,23 +96,6 @@ def _truncate(case: Case) -> Gate | None:
         says=f"all rows of {', '.join(lost)}{reaches} are deleted at once, while readers wait",
         procedure="backfill",
         how="Delete the rows in batches, with a condition; or copy them to another table first.",
-    )
-
-
-def _do(case: Case) -> Gate | None:
-    """Return the gate of a statement inside a DO block; a gate of its own if the block builds SQL at run time."""
-    held = block(case.statement.sql)
-    for inner in bodies(case.node):
-        found = find(replace(case, node=inner))
-        if found is not None:
-            return replace(found, says=f"inside DO: {found.says}")
-    if held.readable and not held.dynamic:
-        return None
-    return Gate(
-        id="cannot-be-told",
-        says="it builds its statements at run time: what they lock, change and lose is unknown before",
-        procedure="expand and contract",
-        how="Write the statements themselves into the migration; the rehearsal shows what this block did on a branch.",
     )
 
 
@@ -245,7 +226,6 @@ _LOOKS: dict[type, Callable[[Case], Gate | None]] = {
     ast.RenameStmt: _rename,
     ast.DropStmt: _drop,
     ast.TruncateStmt: _truncate,
-    ast.DoStmt: _do,
     ast.AlterTableStmt: _alter,
     ast.RefreshMatViewStmt: _refresh,
     ast.UpdateStmt: _whole,
@@ -269,6 +249,11 @@ def _no_index_beside(id_: str, what: str) -> Gate:
         procedure="swap",
         how="Swap in a table that was created with the constraint.",
     )
+
+
+def as_written(says: str, how: str) -> Gate:
+    """Return the gate of a statement that has a safe form and yet runs as it is written."""
+    return Gate(id="runs-as-written", says=says, procedure="expand and contract", how=how)
 
 
 def _loses(what: str) -> Gate:

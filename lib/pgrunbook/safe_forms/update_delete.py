@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pglast import ast, enums
@@ -157,20 +157,29 @@ _OTHER_TIMES = {
 
 
 def _names_single_rows(case: Case, table: Relation) -> bool:
-    """Tell whether the condition gives every column of a key one value, or a list of values."""
-    given = set(_given_columns(case.node.whereClause))
+    """Tell whether the condition gives every column of a key its value, or a list of values."""
+    columns = set(case.facts.columns(table))
+    joined = getattr(case.node, "fromClause", None) or getattr(case.node, "usingClause", None)
+
+    def varies(part: Any) -> bool:
+        """A name that is no column of the one table is a variable of the code that the statement stands in."""
+        if not isinstance(part, ast.ColumnRef) or joined:
+            return isinstance(part, ast.ColumnRef | ast.SubLink)
+        words = [getattr(field, "sval", "*") for field in part.fields]
+        return words[-1] in columns and (len(words) == 1 or words[-2] == _alias(case.node))
+
+    given = set(_given_columns(case.node.whereClause, varies))
     return any(set(key["columns"]) <= given for key in case.facts.rows("keys", oid=table.oid))
 
 
-def _given_columns(where: Any) -> Iterable[str]:
+def _given_columns(where: Any, varies: Callable[[Any], bool]) -> Iterable[str]:
     if isinstance(where, ast.BoolExpr) and where.boolop == enums.BoolExprType.AND_EXPR:
         for part in where.args:
-            yield from _given_columns(part)
+            yield from _given_columns(part, varies)
     if not isinstance(where, ast.A_Expr) or not isinstance(where.lexpr, ast.ColumnRef):
         return
     kinds = (enums.A_Expr_Kind.AEXPR_OP, enums.A_Expr_Kind.AEXPR_IN)
-    varies = any(isinstance(part, ast.ColumnRef | ast.SubLink) for part in walk(where.rexpr))
-    if where.kind in kinds and where.name[-1].sval == "=" and not varies:
+    if where.kind in kinds and where.name[-1].sval == "=" and not any(map(varies, walk(where.rexpr))):
         yield where.lexpr.fields[-1].sval
 
 

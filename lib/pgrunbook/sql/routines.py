@@ -1,30 +1,51 @@
-"""Code inside statements: the statements that a DO block or a function holds, as far as they can be read."""
+"""Code inside statements: the statements that a DO block or a routine holds, as far as they can be read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import pglast
-from pglast import ast
+from pglast import ast, enums
 from pglast.parser import ParseError
 
-from pgrunbook.sql.tree import strings, text
+from pgrunbook.sql.tree import options, strings, text
 
 _LOOPS = ("PLpgSQL_stmt_loop", "PLpgSQL_stmt_while", "PLpgSQL_stmt_fori", "PLpgSQL_stmt_fors", "PLpgSQL_stmt_forc",
           "PLpgSQL_stmt_foreach_a", "PLpgSQL_stmt_dynfors")  # fmt: skip
+# Where PL/pgSQL holds the text of a statement that it executes as text.
+_DYNAMIC = {"PLpgSQL_stmt_dynexecute": "query", "PLpgSQL_stmt_dynfors": "query",
+            "PLpgSQL_stmt_return_query": "dynquery", "PLpgSQL_stmt_open": "dynquery"}  # fmt: skip
+_ASSIGNMENT = re.compile(r"[^:=]*?:?=(?!=)", re.DOTALL)
+# The parser of PL/pgSQL knows no types but the system's: what is declared with another one is read as a record.
+_DECLARED = re.compile(r"\bDECLARE\b.*?\bBEGIN\b", re.IGNORECASE | re.DOTALL)
+_ARRAY = re.compile(r'((?:[\w$]|")\s+(?:CONSTANT\s+)?)(?:[\w$]+|"[^"]+")(?:\s*\[\s*\d*\s*\])+', re.IGNORECASE)
+_TYPE_OF = re.compile(r'(?:[\w$]+|"[^"]+")(?:\s*\.\s*(?:[\w$]+|"[^"]+"))*\s*%\s*(TYPE|ROWTYPE)', re.IGNORECASE)
+_QUALIFIER = re.compile(
+    r'(?<=\s)(?!public\b|pg_catalog\b)(?:[\w$]+|"[^"]+")\s*\.\s*'
+    r'(?=(?:[\w$]+|"[^"]+")\s*(?:;|:=|=|\[|DEFAULT|NOT))',
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of PL/pgSQL: its statements with whether they stand in a loop, and what cannot be seen into."""
+    """A body: its statements with whether they stand in a loop, and what cannot be seen into.
+
+    Expressions are read as the SELECT that evaluates them. ``dynamic`` is true where it executes a text that it puts
+    together; a constant text is read. One that cannot be read at all is not ``readable``.
+    """
 
     nodes: tuple[tuple[Any, bool], ...]
     commits: bool
     dynamic: bool
     readable: bool = True
+
+
+UNREADABLE = Block((), commits=False, dynamic=True, readable=False)
 
 
 def bodies(node: Any) -> list[Any]:
@@ -43,44 +64,153 @@ def block(sql: str) -> Block:
     node = pglast.parse_sql(sql)[0].stmt
     language = [strings((item.arg,)) for item in node.args if item.defname == "language"]
     if language and language[0] != ("plpgsql",):
-        return Block((), commits=False, dynamic=True, readable=False)
+        return UNREADABLE
+    return _plpgsql(sql)
+
+
+@lru_cache(maxsize=1024)
+def routine(sql: str) -> Block:
+    """Read the body of a CREATE FUNCTION or CREATE PROCEDURE in SQL or PL/pgSQL, as :func:`block` does."""
     try:
-        parsed = pglast.parse_plpgsql(sql)
+        node = pglast.parse_sql(sql)[0].stmt
+    except (ParseError, IndexError):
+        return UNREADABLE
+    if node.sql_body is not None:
+        return Block(tuple((part, False) for part in _flat(node.sql_body)), commits=False, dynamic=False)
+    given = options(node.options)
+    language, body = getattr(given.get("language"), "sval", "sql"), given.get("as")
+    if language == "plpgsql":
+        return _plpgsql(_with_known_types(node))
+    if language != "sql" or not isinstance(body, tuple):
+        return UNREADABLE
+    try:
+        found = pglast.parse_sql(body[0].sval)
     except ParseError:
-        return Block((), commits=False, dynamic=True, readable=False)
-    found = list(_visit(parsed, in_loop=False))
-    nodes: list[tuple[Any, bool]] = []
-    for kind, query, in_loop in found:
-        if kind == "sql":
-            nodes.extend((inner, in_loop) for inner in _parsed(query))
-    return Block(
-        tuple(nodes),
-        commits=any(kind == "commit" for kind, _, _ in found),
-        dynamic=any(kind == "dynamic" for kind, _, _ in found),
-    )
+        return UNREADABLE
+    return Block(tuple((item.stmt, False) for item in found), commits=False, dynamic=False)
 
 
-def _visit(part: Any, *, in_loop: bool) -> Iterator[tuple[str, str, bool]]:
-    if isinstance(part, list):
-        for item in part:
-            yield from _visit(item, in_loop=in_loop)
-    elif isinstance(part, dict):
+def _flat(body: Any) -> Iterator[Any]:
+    if isinstance(body, tuple):
+        for part in body:
+            yield from _flat(part)
+    elif isinstance(body, ast.ReturnStmt):
+        yield _evaluated(body.returnval)
+    else:
+        yield body
+
+
+def _evaluated(expression: Any) -> Any:
+    return ast.SelectStmt(targetList=(ast.ResTarget(val=expression),), op=enums.SetOperation.SETOP_NONE, all=False)
+
+
+def _with_known_types(node: Any) -> str:
+    """Return the text of a function with bare types: the parser knows few schemas, and no arrays of their types."""
+
+    def bare(type_: Any) -> Any:
+        if type_ is None or type_.names[0].sval == "pg_catalog":
+            return type_
+        names = (ast.String(sval="text"),) if type_.arrayBounds else type_.names[-1:]
+        return ast.TypeName(names=names, setof=type_.setof, typemod=-1, arrayBounds=type_.arrayBounds)
+
+    copy = pglast.parse_sql(text(node))[0].stmt
+    copy.returnType = bare(copy.returnType)
+    for parameter in copy.parameters or ():
+        parameter.argType = bare(parameter.argType)
+        parameter.defexpr = None
+        if parameter.mode == enums.FunctionParameterMode.FUNC_PARAM_VARIADIC:
+            parameter.mode = enums.FunctionParameterMode.FUNC_PARAM_IN
+    copy.options = tuple(item for item in copy.options if item.defname in ("language", "as"))
+    return text(copy)
+
+
+def _plpgsql(sql: str) -> Block:
+    """Read a DO or CREATE FUNCTION in PL/pgSQL, where need be with the types that it declares made known ones."""
+    parsed = _parsed_plpgsql(sql, lambda body: body) or _parsed_plpgsql(sql, _without_types)
+    if parsed is None:
+        return UNREADABLE
+    return _Reader().read(parsed)
+
+
+def _parsed_plpgsql(sql: str, change: Callable[[str], str]) -> Any | None:
+    try:
+        return pglast.parse_plpgsql(_DECLARED.sub(lambda found: change(found[0]), sql))
+    except (ParseError, ValueError):
+        return None
+
+
+def _without_types(declared: str) -> str:
+    known = _TYPE_OF.sub(lambda found: "record" if found[1].upper() == "ROWTYPE" else "text", declared)
+    return _ARRAY.sub(r"\1text[]", _QUALIFIER.sub("", known))
+
+
+class _Reader:
+    """Reads the tree of PL/pgSQL for the statements in it."""
+
+    def __init__(self) -> None:
+        self.nodes: list[tuple[Any, bool]] = []
+        self.commits = self.dynamic = False
+        self.readable = True
+
+    def read(self, parsed: Any) -> Block:
+        self._visit(parsed, in_loop=False)
+        return Block(tuple(self.nodes), self.commits, self.dynamic or not self.readable, self.readable)
+
+    def _visit(self, part: Any, *, in_loop: bool) -> None:
+        if isinstance(part, list):
+            for item in part:
+                self._visit(item, in_loop=in_loop)
+        if not isinstance(part, dict):
+            return
         for word, inner in part.items():
-            match word:
-                case "PLpgSQL_stmt_commit":
-                    yield "commit", "", in_loop
-                case "PLpgSQL_stmt_dynexecute" | "PLpgSQL_stmt_dynfors":
-                    yield "dynamic", "", in_loop
-                case "PLpgSQL_expr":
-                    yield "sql", str(inner.get("query", "")), in_loop
-            yield from _visit(inner, in_loop=in_loop or word in _LOOPS)
+            if word in ("PLpgSQL_stmt_commit", "PLpgSQL_stmt_rollback"):
+                self.commits = True
+            elif word == "PLpgSQL_expr":
+                self._query(str(inner.get("query", "")), inner.get("parseMode", 0), in_loop=in_loop)
+                continue
+            text_ = inner.get(_DYNAMIC[word]) if word in _DYNAMIC else None
+            if text_ is not None:
+                self._text(str(text_["PLpgSQL_expr"].get("query", "")), in_loop=in_loop)
+            self._visit(inner, in_loop=in_loop or word in _LOOPS)
+
+    def _query(self, query: str, mode: int, *, in_loop: bool) -> None:
+        """Read a statement (mode 0), an expression (2) or an assignment (3 and more)."""
+        if mode:
+            query = f"SELECT {_ASSIGNMENT.sub('', query, count=1) if mode > 2 else query}"
+        try:
+            found = pglast.parse_sql(query)
+        except ParseError:
+            self.readable = False
+            return
+        self.nodes += [(item.stmt, in_loop) for item in found]
+
+    def _text(self, expression: str, *, in_loop: bool) -> None:
+        """Read the statements in a text that is executed, where it is a constant."""
+        constant = _constant(pglast.parse_sql(f"SELECT {expression}")[0].stmt.targetList[0].val)
+        try:
+            found = None if constant is None else pglast.parse_sql(constant)
+        except ParseError:
+            found = None
+        if found is None:
+            self.dynamic = True
+        else:
+            self.nodes += [(item.stmt, in_loop) for item in found]
 
 
-def _parsed(query: str) -> Iterator[Any]:
-    """Yield a query's nodes; expressions, which are no statements, and what does not parse yield nothing."""
-    try:
-        raw = pglast.parse_sql(query)
-    except ParseError:
-        return
-    for item in raw:
-        yield item.stmt
+def _constant(node: Any) -> str | None:
+    """Return the text of a constant, or of constants that are joined; None for what is computed."""
+    if isinstance(node, ast.A_Const) and isinstance(node.val, ast.String):
+        return str(node.val.sval)
+    if isinstance(node, ast.TypeCast):
+        return _constant(node.arg)
+    if isinstance(node, ast.A_Expr) and node.name[-1].sval == "||" and node.lexpr is not None:
+        left, right = _constant(node.lexpr), _constant(node.rexpr)
+        return None if left is None or right is None else left + right
+    return None
+
+
+def unreadable_because(code: Block) -> str:
+    """Return why a body cannot be read to its end, "" where it can."""
+    if not code.readable:
+        return "its code cannot be read"
+    return "it puts its statements together when it runs" if code.dynamic else ""

@@ -58,9 +58,29 @@ def parse(sql: str, file: str) -> list[Statement]:
         raise _unreadable(text, file, exc) from exc
     found = [(_node(text, part, file), *_bounds(lettered, part)) for part in slices]
     for node, start, _ in found:
-        if _cannot_be_run(node):
-            raise _refused(node, file, line_of(text, start))
+        refused = refusal(node, file, line_of(text, start))
+        if refused is not None:
+            raise refused
     return _in_file(found, text, file)
+
+
+def refusal(node: Any, file: str, line: int) -> WrongInput | None:
+    """Return why a statement cannot be part of a migration, None where it can: to prepare and to the review alike."""
+    if isinstance(node, ast.TransactionStmt):
+        return WrongInput(
+            f"{file}, line {line}: a migration cannot hold BEGIN, COMMIT or ROLLBACK",
+            detail="The migration and its history row are committed in one transaction, which we open.",
+            hint="Take the statement out; a statement that cannot run in a transaction is run alone anyway.",
+        )
+    if isinstance(node, ast.CopyStmt) and node.is_from and node.filename is None and not node.is_program:
+        return _copy_from_stdin(file, line)
+    if _holds_a_password(node):
+        return WrongInput(
+            f"{file}, line {line}: a migration cannot hold a password",
+            detail="Every statement is copied into the plan, the journal and the notebooks of each run.",
+            hint="Make the role or mapping without it; set it by hand (psql's \\password), or let a secret manager.",
+        )
+    return None
 
 
 def line_of(sql: str, index: int) -> int:
@@ -127,15 +147,6 @@ def _strings(sql: str) -> list[str]:
     return [sql[t.start : t.end + 1].replace("''", "'") for t in scan(lettered) if t.name in ("SCONST", "USCONST")]
 
 
-def _cannot_be_run(node: Any) -> bool:
-    match node:
-        case ast.TransactionStmt():
-            return True
-        case ast.CopyStmt():
-            return bool(node.is_from and node.filename is None and not node.is_program)
-    return _holds_a_password(node)
-
-
 def _holds_a_password(node: Any) -> bool:
     """Whether it sets a password in clear; taking one away (PASSWORD NULL) sets none."""
     if isinstance(node, ast.CreateSubscriptionStmt | ast.AlterSubscriptionStmt):
@@ -144,22 +155,6 @@ def _holds_a_password(node: Any) -> bool:
     if not isinstance(node, holders):
         return False
     return any(option.defname == "password" and option.arg is not None for option in node.options or ())
-
-
-def _refused(node: Any, file: str, line: int) -> WrongInput:
-    if isinstance(node, ast.TransactionStmt):
-        return WrongInput(
-            f"{file}, line {line}: a migration cannot hold BEGIN, COMMIT or ROLLBACK",
-            detail="The migration and its history row are committed in one transaction, which we open.",
-            hint="Take the statement out; a statement that cannot run in a transaction is run alone anyway.",
-        )
-    if isinstance(node, ast.CopyStmt):
-        return _copy_from_stdin(file, line)
-    return WrongInput(
-        f"{file}, line {line}: a migration cannot hold a password",
-        detail="Every statement is copied into the plan, the journal and the notebooks of each run.",
-        hint="Make the role or mapping without it; set it by hand (psql's \\password), or let a secret manager.",
-    )
 
 
 def _copy_from_stdin(file: str, line: int) -> WrongInput:

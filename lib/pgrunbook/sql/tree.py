@@ -150,16 +150,6 @@ def relations_in(node: Any) -> list[Name]:
     return list(dict.fromkeys(name for name in found if name.schema or name.name not in own))
 
 
-def sets_search_path(node: Any) -> bool:
-    """Whether a statement changes what the names without a schema mean, for those that come after it."""
-    if isinstance(node, ast.VariableSetStmt):
-        return str(node.name) in ("search_path", "None") or node.kind == enums.VariableSetKind.VAR_RESET_ALL
-    calls = [part for part in walk(node) if isinstance(part, ast.FuncCall)]
-    return isinstance(node, ast.SelectStmt) and any(
-        call.funcname[-1].sval == "set_config" and "search_path" in str(call.args) for call in calls
-    )
-
-
 def function_names(node: Any) -> set[str]:
     """Return the last names of the functions that are called in a tree."""
     return {part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall)}

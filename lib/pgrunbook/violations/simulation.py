@@ -8,6 +8,7 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.sql.default_names import index_columns
+from pgrunbook.sql.settings import settings
 from pgrunbook.sql.tree import (
     Name,
     constraint_kind,
@@ -15,7 +16,6 @@ from pgrunbook.sql.tree import (
     object_kind,
     quoted,
     relation,
-    sets_search_path,
     strings,
     subcommand,
     walk,
@@ -55,9 +55,14 @@ def follow(world: World, node: Any) -> None:
             world.types[name_of(strings(node.domainname))] = node
         case ast.CompositeTypeStmt():
             world.types[relation(node.typevar)] = node
-    if sets_search_path(node):
-        world.path = []
+    _set_path(world, node)
     _rows(world, node)
+
+
+def _set_path(world: World, node: Any) -> None:
+    for setting in settings(node):
+        if setting.may_be_search_path:
+            world.set_path(setting)
 
 
 def one_pass(cmd: Any) -> int:

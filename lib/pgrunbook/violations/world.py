@@ -13,10 +13,13 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.sql.deparse import changed, expression, mapped
+from pgrunbook.sql.settings import Setting, path_names
 from pgrunbook.sql.tree import Name, quoted, strings
 
 # The name under which a query reads the rows that it judges.
 ROW = "t"
+# The schema of names that an empty search_path leaves without one.
+NOWHERE = ""
 _OF_THE_SYSTEM = {"tableoid", "ctid", "xmin", "xmax", "cmin", "cmax"}
 
 Kept = Mapping[tuple[str, str], Callable[[], int]]
@@ -125,6 +128,14 @@ class World:
     def begin(self) -> None:
         """Begin a migration: session settings of the one before it are reset."""
         self.path = self._path
+
+    def set_path(self, setting: Setting) -> None:
+        """Follow a search_path that a statement sets; [] where its schemas cannot be told."""
+        named = path_names(setting.value or "")
+        if not setting.is_known or "$user" in named:
+            self.path = []
+        else:
+            self.path = self._path if setting.value is None else named or [NOWHERE]
 
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a named query."""
@@ -237,7 +248,7 @@ class World:
         return changed(node, names=tuple(ast.String(sval=part) for part in name if part))
 
     def _load(self, schema: str, name: str) -> Table | None:
-        relation = None if schema in self.dropped else self.facts.named((schema, name))
+        relation = None if schema in self.dropped or schema == NOWHERE else self.facts.named((schema, name))
         if relation is None:
             return None
         found = self.facts.columns(relation)

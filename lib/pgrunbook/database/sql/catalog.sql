@@ -353,3 +353,9 @@ SELECT n.nspname::text AS schema
 FROM pg_catalog.pg_extension AS e
 JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
 WHERE e.extname = 'pg_stat_statements';
+
+-- name: schemas
+-- a row is: a schema
+SELECT n.nspname::text AS schema
+FROM pg_catalog.pg_namespace AS n
+ORDER BY n.nspname;

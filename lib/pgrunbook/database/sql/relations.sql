@@ -373,3 +373,22 @@ SELECT 'ALTER TABLE ' || {parent} || ' DETACH PARTITION ' || {relation} || ' FIN
 FROM pg_catalog.pg_inherits AS h
 WHERE h.inhrelid = pg_catalog.to_regclass({relation})
   AND h.inhdetachpending
+
+-- name: path
+-- a row is: a schema in which names without one are looked for, in order
+SELECT s.schema::text AS schema
+FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY AS s (schema, place)
+ORDER BY s.place
+
+-- name: setting_category
+-- a row is: a setting that the server itself knows, and which of the manual's sections it is in
+SELECT s.category::text AS category
+FROM pg_catalog.pg_settings AS s
+WHERE pg_catalog.lower(s.name) = %(name)s
+
+-- name: deferrable_constraint
+-- a row is: a constraint whose check can wait for the commit
+SELECT k.conname::text AS name
+FROM pg_catalog.pg_constraint AS k
+WHERE k.condeferrable
+LIMIT 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from pgrunbook.review.hazards import (
     columns,
@@ -31,4 +32,8 @@ def find(scenes: Sequence[Scene], *, design_rules: Collection[str] = ()) -> Iter
     chosen = [rule for rule in RULES.values() if not rule.id.startswith(DESIGN) or rule.id in design_rules]
     for scene in scenes:
         found = dict.fromkeys(hazard for rule in chosen for hazard in rule.hazards(scene))
+        told = {hazard.id for hazard in found}
+        for inner in scene.inner:
+            for hazard in (hazard for rule in chosen if rule.id not in told for hazard in rule.hazards(inner)):
+                found[replace(hazard, effect=f"Inside {inner.within}: {hazard.effect}")] = None
         yield scene, sorted(found, key=lambda hazard: -hazard.severity.rank)

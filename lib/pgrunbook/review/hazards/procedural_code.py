@@ -174,6 +174,37 @@ def terminated(scene: Scene) -> Iterator[Note]:
 
 
 @rule(
+    "code-not-readable",
+    Severity.WARNING,
+    bad="DO $$ BEGIN EXECUTE format('DROP TABLE %I', current_user); END $$;",
+    good="DO $$ BEGIN PERFORM 1; END $$;",
+)
+def unreadable(scene: Scene) -> Iterator[Note]:
+    """It runs code that cannot be read: a text that is put together, another language, or nobody's database."""
+    for part in scene.parts:
+        if part.because and not part.calls:
+            where = f"Inside {part.within}: " if part.within else ""
+            yield Note(
+                f"{where}{part.because}. What that locks, changes and loses is unknown.",
+                "-- write the statements themselves into the migration",
+            )
+
+
+@rule(
+    "acts-beyond-the-statement",
+    Severity.WARNING,
+    bad="SELECT pg_switch_wal();",
+    good="SELECT now();",
+)
+def acts_beyond(scene: Scene) -> Iterator[Note]:
+    """It calls a function that acts beyond the rows that it names."""
+    for part in scene.parts:
+        if part.calls:
+            where = f"Inside {part.within}: " if part.within else ""
+            yield Note(f"{where}{part.because}.", f"-- not in a migration: call {part.calls} by hand, and look on")
+
+
+@rule(
     "explain-analyze-writes",
     Severity.ERROR,
     bad="EXPLAIN ANALYZE DELETE FROM sessions WHERE id = 1;",

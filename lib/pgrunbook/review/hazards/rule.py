@@ -11,6 +11,7 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.database.catalog import Catalog, Standing, Table, Weight
+from pgrunbook.database.routines import Part
 from pgrunbook.effects.result import Effects
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.routines import bodies
@@ -65,7 +66,8 @@ class Timeouts:
 class Scene:
     """A statement among the others, with the catalog before it; ``final`` is the catalog after all of them.
 
-    ``transaction`` numbers the transactions that the files open; None outside of them.
+    ``transaction`` counts the BEGINs of the files; None outside of them. ``parts`` is what runs within the
+    statement, ``inner`` a scene for each statement in it, whose ``within`` says where it stands.
     """
 
     statement: Statement
@@ -78,6 +80,9 @@ class Scene:
     position: int
     scenes: Sequence[Scene] = field(default_factory=list, repr=False)
     final: Catalog = field(default_factory=Catalog, repr=False)
+    within: str = ""
+    parts: Sequence[Part] = ()
+    inner: list[Scene] = field(default_factory=list, repr=False)
 
     @property
     def earlier(self) -> Sequence[Scene]:

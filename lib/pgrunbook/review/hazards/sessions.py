@@ -66,7 +66,7 @@ def set_local(scene: Scene) -> Iterator[Note]:
     """SET LOCAL runs outside a transaction, where it has no effect."""
     node = scene.node
     alone = scene.transaction is None and scene.transactions in (Transactions.STATEMENT, Transactions.UNKNOWN)
-    if isinstance(node, ast.VariableSetStmt) and node.is_local and alone:
+    if isinstance(node, ast.VariableSetStmt) and node.is_local and alone and not scene.within:
         yield Note(
             f"{node.name} keeps its value, and PostgreSQL only warns, unless the tool that runs the file opens a"
             " transaction.",

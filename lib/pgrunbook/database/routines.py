@@ -1,0 +1,318 @@
+"""What statements run beside themselves: the bodies of DO, of functions and of triggers, as deep as they call.
+
+``database.routines_reader`` reads them from a database; safe forms and the review judge what they hold.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from pglast import ast, enums
+
+from pgrunbook.sql.routines import UNREADABLE, Block, block, routine, unreadable_because
+from pgrunbook.sql.settings import path_names, settings
+from pgrunbook.sql.side_effects import ACTING
+from pgrunbook.sql.tree import Name, options, relation, strings, text, walk
+
+DML = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
+DEEPEST = 50
+_ONLY_STORED = (
+    ast.CreateFunctionStmt, ast.ViewStmt, ast.RuleStmt, ast.CreatePolicyStmt, ast.AlterPolicyStmt, ast.CreateTrigStmt,
+    ast.CreateStmt, ast.CreateDomainStmt, ast.AlterDomainStmt, ast.PrepareStmt, ast.CommentStmt, ast.DoStmt,
+    ast.CreateStatsStmt, ast.CreateForeignTableStmt,
+)  # fmt: skip
+# The bits of pg_trigger.tgtype, which a CREATE TRIGGER holds as well.
+_EVENTS = {4: "INSERT", 8: "DELETE", 16: "UPDATE", 32: "TRUNCATE"}
+
+
+class Call(NamedTuple):
+    """A function that is called: its name and the number of its arguments; -1 where it is not called by arguments."""
+
+    name: Name
+    arguments: int
+
+
+@dataclass(frozen=True)
+class Routine:
+    """A function or procedure that somebody made; ``path`` is the search_path that it sets for itself, if it does."""
+
+    schema: str
+    name: str
+    language: str
+    sql: str
+    fewest: int = 0
+    most: int = 1000
+    path: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name as SQL needs it."""
+        return str(Name(self.schema or None, self.name))
+
+    @property
+    def code(self) -> Block:
+        """What it holds, as far as it can be read."""
+        return routine(self.sql) if self.language in ("sql", "plpgsql") else UNREADABLE
+
+
+class Fired(NamedTuple):
+    """A routine that runs when a relation is read or written; ``event`` is INSERT, READ ... ."""
+
+    relation: Name
+    event: str
+    routine: Name
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that runs within a statement: a statement, or with no ``node`` what cannot be judged, and why.
+
+    ``within`` says where it stands; ``path`` is the search_path that its routine sets for itself. ``calls`` names
+    the function of the system or of an extension that acts beyond the statement.
+    """
+
+    node: Any
+    within: str
+    path: str | None = None
+    in_loop: bool = False
+    because: str = ""
+    calls: str = ""
+
+
+@dataclass(frozen=True)
+class Routines:
+    """The routines that statements may run, by the names that they are called by, and what runs them unnamed.
+
+    ``is_read`` is false where no database was asked: what no statement has made is not known then.
+    """
+
+    named: Mapping[str, tuple[Routine, ...]] = field(default_factory=dict)
+    fired: tuple[Fired, ...] = ()
+    operators: Mapping[str, tuple[Name, ...]] = field(default_factory=dict)
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+    is_read: bool = False
+
+    def of(self, called: Call, path: Sequence[str] | None = None) -> list[Routine]:
+        """Return the routines that a call may mean; without a path those of the name in any schema."""
+        return [
+            one
+            for one in self.named.get(called.name.name, ())
+            if (called.arguments < 0 or one.fewest <= called.arguments <= one.most)
+            and (_is_in(one.schema, called.name.schema, path))
+        ]
+
+    def on(self, named: Name, event: str, path: Sequence[str] | None = None) -> list[Routine]:
+        """Return the routines that run when a relation is read or written."""
+        found = [
+            one.routine
+            for one in self.fired
+            if one.event == event
+            and one.relation.name == named.name
+            and _is_in(one.relation.schema or "", named.schema, path)
+        ]
+        return [each for name in found for each in self.of(Call(name, -1))]
+
+    def after(self, node: Any) -> Routines:
+        """Return the routines as they are when a statement has made another, a trigger or a prepared statement."""
+        match node:
+            case ast.CreateFunctionStmt():
+                made = _made(node)
+                others = tuple(r for r in self.named.get(made.name, ()) if not _is_in(r.schema, made.schema or None))
+                return replace(self, named={**self.named, made.name: (*others, made)})
+            case ast.CreateTrigStmt():
+                events = [event for bit, event in _EVENTS.items() if node.events & bit]
+                name = _name(node.funcname)
+                fired = (Fired(relation(node.relation), event, name) for event in events)
+                return replace(self, fired=(*self.fired, *fired))
+            case ast.PrepareStmt():
+                return replace(self, prepared={**self.prepared, node.name: node.query})
+        return self
+
+    def parts(self, node: Any, path: Sequence[str] | None = None) -> list[Part]:
+        """Return what runs within a statement, each routine once; [] for one that runs nothing beside itself."""
+        return list(_parts(self, node, path))
+
+
+def _is_in(schema: str, named: str | None, path: Sequence[str] | None = None) -> bool:
+    """Tell whether what lies in a schema may be meant; "" is a schema that is not known."""
+    if not schema or (named is None and path is None):
+        return True
+    return schema == named if named else schema in (path or ())
+
+
+def calls(node: Any) -> list[Call]:
+    """Return the functions that a statement itself calls when it runs."""
+    return [
+        Call(_name(part.funcname), -1 if part.func_variadic else len(part.args or ()))
+        for part in _run(node)
+        if isinstance(part, ast.FuncCall)
+    ]
+
+
+def operators(node: Any) -> set[str]:
+    """Return the operators in a statement, also those that everybody uses: somebody may have made one of the name."""
+    return {part.name[-1].sval for part in _run(node) if isinstance(part, ast.A_Expr)}
+
+
+def touched(node: Any) -> list[tuple[Name, str]]:
+    """Return the relations that a statement itself reads or writes when it runs, each with the event."""
+    written: dict[int, list[str]] = {}
+    match node:
+        case ast.TruncateStmt():
+            return [(relation(table), "TRUNCATE") for table in node.relations]
+        case ast.RefreshMatViewStmt():
+            return [(relation(node.relation), "REFRESH")]
+        case ast.CopyStmt() if node.relation is not None:
+            return [(relation(node.relation), "INSERT" if node.is_from else "READ")]
+        case ast.SelectStmt() | ast.CreateTableAsStmt() | ast.DeclareCursorStmt() | ast.CopyStmt():
+            pass
+        case _ if not isinstance(node, DML):
+            return []
+    for part in _run(node):
+        if isinstance(part, DML):
+            written[id(part.relation)] = _events(part)
+    own = {part.ctename for part in walk(node) if isinstance(part, ast.CommonTableExpr)}
+    found = [
+        (relation(part), event)
+        for part in _run(node)
+        if isinstance(part, ast.RangeVar) and (part.schemaname or part.relname not in own)
+        for event in written.get(id(part), ["READ"])
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _events(node: Any) -> list[str]:
+    match node:
+        case ast.InsertStmt():
+            return ["INSERT", "UPDATE"] if node.onConflictClause is not None else ["INSERT"]
+        case ast.UpdateStmt():
+            return ["UPDATE"]
+        case ast.DeleteStmt():
+            return ["DELETE"]
+    return ["INSERT", "UPDATE", "DELETE"]
+
+
+def _run(node: Any) -> Iterator[Any]:
+    """Yield the nodes of a statement that run with it: not what it only stores for later."""
+    if isinstance(node, _ONLY_STORED) or (isinstance(node, ast.ExplainStmt) and not _analyzes(node)):
+        return
+    if isinstance(node, ast.AlterTableStmt):
+        for cmd in node.cmds:
+            if cmd.subtype != enums.AlterTableType.AT_ColumnDefault:
+                yield from walk(cmd)
+        return
+    yield from walk(node)
+
+
+def _analyzes(node: Any) -> bool:
+    return "analyze" in options(node.options)
+
+
+def within(node: Any, routines: Routines) -> Iterator[Part]:
+    """Yield the statements that stand in a statement itself: in DO, EXPLAIN ANALYZE, WITH, and a prepared one."""
+    match node:
+        case ast.DoStmt():
+            yield from _of_block(block(text(node)), "DO")
+            return
+        case ast.ExplainStmt() if _analyzes(node):
+            yield Part(node.query, "EXPLAIN ANALYZE")
+            return
+        case ast.ExecuteStmt():
+            prepared = routines.prepared.get(node.name)
+            why = "" if prepared is not None else "the statement was prepared elsewhere"
+            yield Part(prepared, f"EXECUTE {node.name}", because=why)
+            return
+        case ast.CreateTableAsStmt() if isinstance(node.query, ast.ExecuteStmt):
+            yield from within(node.query, routines)
+            return
+    for part in _run(node):
+        if isinstance(part, ast.CommonTableExpr) and isinstance(part.ctequery, DML):
+            yield Part(part.ctequery, f"WITH {part.ctename}")
+
+
+def _of_block(code: Block, where: str, path: str | None = None) -> Iterator[Part]:
+    for inner, in_loop in code.nodes:
+        yield Part(inner, where, path, in_loop)
+    why = unreadable_because(code)
+    if why:
+        yield Part(None, where, path, because=why)
+
+
+def _parts(routines: Routines, node: Any, path: Sequence[str] | None) -> Iterator[Part]:
+    waiting = deque([(node, "", path, 0)])
+    seen: set[Routine] = set()
+    while waiting:
+        at, where, path_here, depth = waiting.popleft()
+        found = [replace(part, within=_joined(where, part.within)) for part in within(at, routines)]
+        for called in calls(at):
+            known = routines.of(called, path_here)
+            found += _unknown(routines, called, where) if not known else []
+            found += _entered(known, seen, where)
+        for operator in operators(at) & routines.operators.keys():
+            named = [r for name in routines.operators[operator] for r in routines.of(Call(name, -1))]
+            found += _entered(named, seen, where)
+        for named_relation, event in touched(at):
+            found += _entered(routines.on(named_relation, event, path_here), seen, where)
+        for part in found:
+            yield part
+            if part.node is not None:
+                inner = path_names(part.path) if part.path is not None else path_here
+                if depth < DEEPEST:
+                    waiting.append((part.node, part.within, inner, depth + 1))
+                else:
+                    yield Part(None, part.within, because=f"routines call one another more than {DEEPEST} deep")
+
+
+def _entered(found: Iterable[Routine], seen: set[Routine], where: str) -> list[Part]:
+    parts: list[Part] = []
+    for one in found:
+        if one not in seen:
+            seen.add(one)
+            parts += _of_block(one.code, _joined(where, one.label), one.path)
+    return parts
+
+
+def _unknown(routines: Routines, called: Call, where: str) -> list[Part]:
+    """Judge a function that nobody made: of the system, of an extension, or in a database that was not asked."""
+    name = called.name
+    if name.name in ACTING:
+        return [Part(None, where, because=f"{name}() {ACTING[name.name]}", calls=str(name))]
+    if not routines.is_read and name.schema not in (None, "pg_catalog"):
+        return [Part(None, _joined(where, str(name)), because="no database was asked for its code")]
+    return []
+
+
+def _joined(where: str, inner: str) -> str:
+    return f"{where}, {inner}" if where and inner else where or inner
+
+
+def _made(node: Any) -> Routine:
+    name = _name(node.funcname)
+    given = options(node.options)
+    kinds = [parameter.mode for parameter in node.parameters or ()]
+    taking = [p for p in node.parameters or () if chr(int(p.mode)) not in "ot"]
+    variadic = any(chr(int(kind)) == "v" for kind in kinds)
+    return Routine(
+        schema=name.schema or "",
+        name=name.name,
+        language=getattr(given.get("language"), "sval", "sql"),
+        sql=text(node),
+        fewest=len([p for p in taking if p.defexpr is None and chr(int(p.mode)) != "v"]),
+        most=1000 if variadic else len(node.parameters or ()) if node.is_procedure else len(taking),
+        path=_own_path(node),
+    )
+
+
+def _own_path(node: Any) -> str | None:
+    for item in node.options or ():
+        if item.defname == "set" and item.arg.name == "search_path":
+            return settings(item.arg)[0].value
+    return None
+
+
+def _name(parts: Any) -> Name:
+    words = strings(parts)
+    return Name(words[-2] if len(words) > 1 else None, words[-1])
