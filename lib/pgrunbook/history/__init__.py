@@ -11,11 +11,8 @@ from psycopg import sql
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
-from pgrunbook.history.dbmate import Dbmate
-from pgrunbook.history.drizzle import Drizzle
-from pgrunbook.history.folder import find_folder
-from pgrunbook.history.plain import Plain
-from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State, Tool
+from pgrunbook.history.folder import TOOLS, find_folder
+from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State
 
 __all__ = [
     "AppliedMigration",
@@ -24,14 +21,11 @@ __all__ = [
     "History",
     "Migration",
     "State",
-    "Tool",
     "prepare_table",
     "read",
     "record",
     "unrecord",
 ]
-
-TOOLS: dict[str, Tool] = {tool.kind: tool for tool in (Drizzle(), Dbmate(), Plain())}
 
 
 def read(conn: Connection, target: Target) -> History:
@@ -46,8 +40,8 @@ def read(conn: Connection, target: Target) -> History:
             hint=f'Add migrations = "path/of/the/folder" to section [{target.name}] of targets.toml.',
         )
     try:
-        folder, kind = find_folder(target.migrations, target.history)
-        return TOOLS[kind].read(conn, target, folder)
+        folder, tool = find_folder(target.migrations, target.history)
+        return tool.read(conn, target, folder)
     except OSError as exc:
         raise WrongInput(
             f"could not read {exc.filename}",

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pgrunbook.errors import WrongInput
-from pgrunbook.history.folder import is_down, is_drizzle_directory, read_migration, read_text, sql_files
+from pgrunbook.history.files import is_down, read_migration, read_text, sql_files
 from pgrunbook.history.state import Migration
 
 JOURNAL = Path("meta") / "_journal.json"
@@ -21,12 +21,17 @@ def has_journal(folder: Path) -> bool:
     return (folder / JOURNAL).exists()
 
 
+def is_migration(path: Path) -> bool:
+    """Tell whether the path is one migration of Drizzle 1.0's layout."""
+    return (path / "migration.sql").is_file()
+
+
 def read_folder(folder: Path) -> list[Migration]:
     """Return the migrations in the order in which Drizzle applies them.
 
     Raises WrongInput when the journal and the files do not agree, or the layouts are mixed.
     """
-    directories = [path for path in folder.iterdir() if is_drizzle_directory(path)]
+    directories = [path for path in folder.iterdir() if is_migration(path)]
     if has_journal(folder) and directories:
         raise WrongInput(
             f"{folder} mixes Drizzle's two layouts",

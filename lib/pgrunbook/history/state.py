@@ -8,12 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 
 from psycopg import sql
-
-from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import Connection
 
 Command = tuple[sql.Composed, tuple[object, ...]]
 
@@ -135,26 +131,6 @@ class History:
         """Return the sha256 of the table's rows, in order: equal only while the history is unchanged."""
         rows = [{column: _plainly(value) for column, value in row.row.items()} for row in self.rows]
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-
-
-class Tool(Protocol):
-    """A migration tool whose folder and history table we can read and keep."""
-
-    @property
-    def kind(self) -> str:
-        """The tool's name in targets.toml."""
-
-    def read(self, conn: Connection, target: Target, folder: Path) -> History:
-        """Compare the folder with the history table."""
-
-    def prepare_table(self, history: History) -> list[sql.Composed]:
-        """Give the DDL of a history table that does not exist yet."""
-
-    def record(self, history: History, migration: Migration) -> Command:
-        """Give the INSERT of one row."""
-
-    def unrecord(self, history: History, applied: AppliedMigration) -> Command:
-        """Give the DELETE of one row."""
 
 
 def _plainly(value: object) -> object:

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Blocked, RunbookError, WrongInput
 
@@ -82,6 +83,12 @@ def the_one(tables: list[Table], is_ours: Callable[[Table], bool], *, known: str
     return None
 
 
+def table_to_be(target: Target, schema: str, name: str, *, default: str) -> Table:
+    """Return the table that does not exist yet; ``default`` says where its name comes from, if not from the target."""
+    how = "named in targets.toml" if target.history_schema or target.history_table else default
+    return Table(schema, name, {}, f"{how}; it does not exist yet")
+
+
 def unknown_columns(table: Table, *, known: str) -> WrongInput:
     """Return the error for a history table that is of no shape we know."""
     told = ", ".join(f"{name} {kind}" for name, kind in table.columns.items())
@@ -112,12 +119,20 @@ def current_schema(conn: Connection) -> str:
     return str(_fetch(conn, query, None, what="the search_path")[0]["schema"])
 
 
-def fetch_rows(
-    conn: Connection, table: Table, columns: sql.Composable, order: sql.Composable
-) -> list[dict[str, object]]:
+def fetch_rows(conn: Connection, table: Table, columns: sql.SQL, order: sql.SQL) -> list[dict[str, object]]:
     """Return the table's rows in the given order. Locks: AccessShareLock on the history table."""
     query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(columns, table.identifier, order)
     return _fetch(conn, query, None, what=f"the history table {table.qualified}")
+
+
+def fetch_versions(
+    conn: Connection, table: Table, columns: sql.SQL, order: sql.SQL, *, known: str
+) -> list[dict[str, object]]:
+    """Return the same of a table with a column version. Raises WrongInput when a row has none."""
+    rows = fetch_rows(conn, table, columns, order)
+    if any(row["version"] is None for row in rows):
+        raise unknown_columns(table, known=f"{known} with a version in every row")
+    return rows
 
 
 def _fetch(
