@@ -101,7 +101,7 @@ def test_a_migration_without_a_way_back_is_a_gate(project: Project) -> None:
     assert gate.key == "way-back:0001_a"
     assert gate.gate.says == (
         "irreversible: after this, only the restore point leads back (0001_a.sql:1: It cannot be undone, because "
-        '"public"."a" has no key by which to tell its rows apart)'
+        '"public"."a" has no unique key that identifies its rows)'
     )
     assert acceptance.accept(made.run_id, ["way-back:0001_a"]) == (["way-back:0001_a"], [])
     done, code = runbook.resume(made.run_id)

@@ -13,7 +13,9 @@ import test_undo_data
 from pgrunbook.errors import Refused
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
-from pgrunbook.undo_data import cannot_because, conflicts, keeping, kept_list, size_estimate
+from pgrunbook.undo_data import capture_batches, conflicts, list_entries
+from pgrunbook.undo_data.capture_rows import capture_obstacle
+from pgrunbook.undo_data.size_estimate import size_estimate
 from test_schema import Server
 from test_undo_data import PLACE, Conn, back, do, state, value
 
@@ -57,7 +59,7 @@ def test_all_levels_come_back(conn: Conn) -> None:
         wanted = state(conn, *TABLES)
     assert do(conn, "DELETE FROM shop WHERE id < 12") == 11
     assert state(conn, *TABLES) == wanted
-    (whole, *parts) = kept_list(conn)
+    (whole, *parts) = list_entries(conn)
     assert {part.part_of for part in parts} == {whole.id}
     assert [part.table.name for part in parts if part.kind == "update"] == ["orders", "note"]
     assert back(conn)[1] == 0
@@ -68,9 +70,9 @@ def test_batches_keep_what_each_of_them_reaches(conn: Conn) -> None:
     """A row that loses its reference in one batch, and goes in a later one, is as it was."""
     before = state(conn, *TABLES)
     statement = "DELETE FROM shop WHERE pgrunbook_range AND id < 16"
-    batches = keeping(conn, Batches("public", "shop", "shop", statement, ("id",), ("integer",), rows=3), PLACE)
+    batches = capture_batches(conn, Batches("public", "shop", "shop", statement, ("id",), ("integer",), rows=3), PLACE)
     assert run_batches(conn, batches, resume_from="loop").rows == 15
-    assert conflicts(conn, kept_list(conn)[0]).rows == 0
+    assert conflicts(conn, list_entries(conn)[0]).rows == 0
     assert back(conn)[1] == 0
     assert state(conn, *TABLES) == before
 
@@ -143,16 +145,16 @@ def test_table_whose_keys_are_deferrable_gets_its_rows_back(conn: Conn) -> None:
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
-        ("CREATE TABLE c (id integer REFERENCES shop ON DELETE CASCADE)", 'it cascades into "public"."c", which has no key by which to tell its rows apart'),
-        ("CREATE TABLE c (id integer PRIMARY KEY DEFAULT 1 REFERENCES shop ON DELETE SET DEFAULT)", 'it cascades into "public"."c", where foreign key "c_id_fkey" sets a default'),
+        ("CREATE TABLE c (id integer REFERENCES shop ON DELETE CASCADE)", 'it cascades into "public"."c", which has no unique key that identifies its rows'),
+        ("CREATE TABLE c (id integer PRIMARY KEY DEFAULT 1 REFERENCES shop ON DELETE SET DEFAULT)", 'it cascades into "public"."c", where foreign key "c_id_fkey" uses SET DEFAULT'),
         ("ALTER TABLE shop ADD parent integer REFERENCES shop ON DELETE CASCADE", 'it cascades in a circle, into "public"."shop"'),
-        ("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER f BEFORE UPDATE ON note FOR EACH ROW EXECUTE FUNCTION f()", 'it cascades into "public"."note", where a trigger changes what is written'),
+        ("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER f BEFORE UPDATE ON note FOR EACH ROW EXECUTE FUNCTION f()", 'it cascades into "public"."note", where a BEFORE UPDATE trigger may change more'),
     ],
 )  # fmt: skip
 def test_what_cannot_be_kept_below_is_told(conn: Conn, made: str, reason: str) -> None:
     """The reason names the table."""
     conn.execute(made)
-    assert cannot_because(conn, "DELETE FROM shop") == reason
+    assert capture_obstacle(conn, "DELETE FROM shop") == reason
 
 
 def test_key_that_others_follow_is_given_back_to_them_too(conn: Conn) -> None:
@@ -166,10 +168,10 @@ def test_key_that_others_follow_is_given_back_to_them_too(conn: Conn) -> None:
     assert state(conn, "shop", "follows") == before
     conn.execute("CREATE TABLE loses (id integer PRIMARY KEY, code text REFERENCES shop (code) ON UPDATE SET NULL)")
     assert (
-        cannot_because(conn, "UPDATE shop SET code = 'x'")
-        == 'foreign key "loses_code_fkey" gives rows that refer to it another value'
+        capture_obstacle(conn, "UPDATE shop SET code = 'x'")
+        == 'foreign key "loses_code_fkey" changes the rows that refer to it'
     )
-    assert cannot_because(conn, "UPDATE shop SET id = id") is None
+    assert capture_obstacle(conn, "UPDATE shop SET id = id") is None
 
 
 def test_unique_values_that_rows_took_over_go_back_in_turn(conn: Conn) -> None:

@@ -290,7 +290,7 @@ def test_undo_data_lists_what_is_kept_and_lets_go_of_it(project: Project, comman
     with connect(target, purpose="test") as conn:
         for step in (1, 2):
             place = undo_data.StepKey("some-run", "0001_a", "up", step)
-            text = undo_data.keeping_statement(conn, "UPDATE t SET b = 'x'", place, keep_until=made_at)
+            text = undo_data.capture_statement(conn, "UPDATE t SET b = 'x'", place, keep_until=made_at)
             conn.execute(text)
         conn.execute("UPDATE pgrunbook.kept SET made_at = %s", [made_at])
         conn.execute("UPDATE pgrunbook.kept SET keep_until = NULL, state = 'giving back' WHERE id = 2")

@@ -25,7 +25,7 @@ from pgrunbook.record.run import Status
 from pgrunbook.runner import runbook
 from pgrunbook.session import session as heres
 from pgrunbook.session.session import Session
-from pgrunbook.undo_data import StepKey, UndoEntry, keeping_statement, kept_list
+from pgrunbook.undo_data import StepKey, UndoEntry, capture_statement, list_entries
 from scenes import RUN, error_of, interrupted_when, kill, session
 
 Project = Callable[..., Target]
@@ -82,8 +82,8 @@ def keep(
     until = None if days is None else datetime.now(UTC) + timedelta(days=days)
     with connect(target, purpose="test") as conn:
         with conn.transaction():
-            conn.execute(keeping_statement(conn, statement, StepKey(RUN, migration, direction, step), keep_until=until))
-        return max(kept.id for kept in kept_list(conn) if kept.part_of is None)
+            conn.execute(capture_statement(conn, statement, StepKey(RUN, migration, direction, step), keep_until=until))
+        return max(kept.id for kept in list_entries(conn) if kept.part_of is None)
 
 
 def mark(target: Target, number: int, state: str) -> None:
@@ -139,7 +139,7 @@ def test_what_is_still_needed_is_refused(target: Target) -> None:
     """The whole text; by its number or with force it goes, and the verdict says what is left as a way back."""
     one, other = keep(target), keep(target, step=2, days=None)
     with connect(target, purpose="test") as conn:
-        until = undo_data_views.until(kept_list(conn)[1])
+        until = undo_data_views.until(list_entries(conn)[1])
     made, code = run("purge", everything="true")
     assert (code, made.status, cells(made)["what-goes"]) == (3, Status.REFUSED, "failed")
     loss = f"0002_b can only be taken back by restore point {POINT}"
@@ -380,7 +380,7 @@ def test_all_five_kinds_are_told(target: Target) -> None:
     """Rows, columns and tables, each with what it is of and how many rows it holds."""
     keep(target)
     with connect(target, purpose="test") as conn:
-        (kept,) = kept_list(conn)
+        (kept,) = list_entries(conn)
         told = [
             undo_data_views.what(replace(kept, kind=kind)) for kind in ("update", "delete", "insert", "column", "table")
         ]

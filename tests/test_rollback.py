@@ -219,7 +219,7 @@ def test_statements_of_a_migration_are_taken_back_by_hand(project: Project) -> N
 
 
 def test_what_was_purged_cannot_be_given_back(project: Project) -> None:
-    """The kept table is gone: it is said before anything changed, and the restore point is named."""
+    """The parked table is purged: it is said before anything changed, and the restore point is named."""
     target = project(folder={"0001_a.sql": "DROP TABLE k;"})
     do(target, "CREATE TABLE k (n int PRIMARY KEY, v text); INSERT INTO k VALUES (1, 'a')")
     assert run("release", accept="0001_a.sql:1")[1] == 0
@@ -227,7 +227,7 @@ def test_what_was_purged_cannot_be_given_back(project: Project) -> None:
     made, code = run("rollback")
     assert (code, made.status) == (3, Status.REFUSED)
     lines = error(made).splitlines()
-    assert lines[0] == "cannot give back what was kept of table public.k"
+    assert lines[0] == "cannot revert table public.k"
     assert lines[1].startswith("Detail: It was purged on ")
     assert lines[2] == "State: Nothing changed in the database."
-    assert lines[3].startswith("Hint: Restore to a point in time before it was purged")
+    assert lines[3].startswith("Hint: Restore a point in time before the purge")

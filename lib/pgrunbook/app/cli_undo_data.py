@@ -30,7 +30,7 @@ def list_(
     chosen = targets.load(_named(target, "list"))
     try:
         with connect(chosen, purpose="lists what is kept") as conn:
-            found = undo_data.kept_list(conn)
+            found = undo_data.list_entries(conn)
             table = undo_data_views.table(conn, [] if as_json else found)
     except psycopg.errors.InsufficientPrivilege as exc:
         told = exc.diag.message_primary or str(exc)

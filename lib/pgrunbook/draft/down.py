@@ -146,7 +146,7 @@ def _writing(
         with conn.transaction(force_rollback=True):
             yield writer
             writer.end()
-    except undo_data.CannotKeepError as reason:
+    except undo_data.CannotCaptureError as reason:
         raise NoWayError(str(reason)) from reason
     except psycopg.Error as exc:
         raise NoWayError(f"it fails: {exc.diag.message_primary or ' '.join(str(exc).split())}") from exc
@@ -170,18 +170,20 @@ class _Writer:
         self.differs += back.differs
         for keep in back.keeps:
             if keep.kind == "table":
-                steps = undo_data.bring_back(self.conn, keep)
+                steps = undo_data.unpark(self.conn, keep)
                 self.also(_pseudo(file, one.line, "ALTER TABLE", steps[0].sql), steps, execute=True)
         for step in back.steps:
             for place in step.fills:
-                settled = undo_data.settle(self.conn, back.keeps[place])
+                settled = undo_data.discard_changed(self.conn, back.keeps[place])
                 if settled:
                     self.also(_pseudo(file, one.line, "DELETE", settled[0].sql), settled)
             for statement in statements.parse(step.sql, file):
                 self.write(replace(statement, line=one.line, policy=step.policy))
             for place in step.fills:
                 keep = back.keeps[place]
-                found = undo_data.fill(self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows)
+                found = undo_data.revert_column(
+                    self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
+                )
                 self.also(_pseudo(file, one.line, "UPDATE", found[0].sql), found)
         if back.of_rows and one.steps:
             told = "-- " + "\n-- ".join(["the rows that this has changed are given back:", *one.sql.splitlines()])
@@ -195,7 +197,7 @@ class _Writer:
         undo = self.inverter.inverse(statement)
         expansion = self.planner.expand(statement)
         site = Site(self.name, self.file_sha256, "down", self.number)
-        kept = undo_data.around(
+        kept = undo_data.with_capture(
             self.conn, expansion, undo, site, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
         )
         if kept.because and undo.keeps:

@@ -50,7 +50,7 @@ class Drafter:
         keep: bool,
     ) -> None:
         self._target, self._conn, self._parsed, self._off, self._keep = target, conn, parsed, off, keep
-        self._waiting = undo_data.waiting(conn, [migration.name for migration in migrations])
+        self._waiting = undo_data.to_reapply(conn, [migration.name for migration in migrations])
         self._migrations = {migration.name: migration for migration in migrations}
         self.changes: dict[str, Change] = {}
         self._branch: Connection | None = None
@@ -85,7 +85,7 @@ class Drafter:
         for kept in self._waiting:
             rows = self._target.batch_rows
             steps = (
-                undo_data.refill(branch, self._conn, kept, batch_rows=rows) if kept.migration == migration.name else ()
+                undo_data.reapply(branch, self._conn, kept, batch_rows=rows) if kept.migration == migration.name else ()
             )
             if steps:
                 told = f"-- {steps[0].says}"
@@ -107,7 +107,7 @@ class Drafter:
             return
         site = Site(migration.name, migration.hash, "up", number)
         rows = self._target.batch_rows
-        kept = undo_data.around(branch, expansion, undo, site, rows_conn=self._conn, batch_rows=rows)
+        kept = undo_data.with_capture(branch, expansion, undo, site, rows_conn=self._conn, batch_rows=rows)
         because = kept.because if self._keep else NOT_KEPT
         if because:
             self._backs[number] = Back(because=because)

@@ -35,7 +35,7 @@ class Capture:
         """Make way for what the step keeps, and look once more where sequences stand that it moves."""
         for keep in step.keeps:
             if keep.kind != "rows":
-                undo_data.make_way(self.conn, keep.kept_as)
+                undo_data.free_name(self.conn, keep.kept_as)
         if self._is_first(change, step):
             self._look_again(change, step)
 
@@ -43,34 +43,34 @@ class Capture:
         """Return what is executed for a step: its SQL, or that SQL keeping the rows that it changes."""
         if not self._keeps_rows(step):
             return step.sql
-        return undo_data.keeping_statement(self.conn, step.sql, self._place(change, step), keep_until=self._until())
+        return undo_data.capture_statement(self.conn, step.sql, self._place(change, step), keep_until=self._until())
 
     def batches(self, change: Change, step: Step) -> Batches:
         """Return the loop of a step, keeping the rows that it changes where it should."""
         assert step.batches is not None  # noqa: S101 - the caller saw it
         if not self._keeps_rows(step):
             return step.batches
-        return undo_data.keeping(self.conn, step.batches, self._place(change, step), keep_until=self._until())
+        return undo_data.capture_batches(self.conn, step.batches, self._place(change, step), keep_until=self._until())
 
     def after(self, change: Change, step: Step) -> None:
         """Note what a step has kept, and what it has given back to the last row."""
         site = Site(change.migration, change.file_sha256, self.marks.plan.direction, step.statement)
         for keep in step.keeps:
             if keep.kind != "rows":
-                undo_data.note(self.conn, self.marks.run_id, site, step.number, keep, keep_until=self._until())
+                undo_data.add_entry(self.conn, self.marks.run_id, site, step.number, keep, keep_until=self._until())
         if step.gives_back:
-            undo_data.mark_given_back(self.conn, step.gives_back)
+            undo_data.mark_reverted(self.conn, step.gives_back)
 
     def give_rows(self, change: Change, step: Step, on_batch: Callable[[int], None]) -> int:
         """Give back the rows that steps of the migration have changed, the last step first; return how many."""
-        kept = undo_data.of_migration(self.conn, change.migration, "up")
+        kept = undo_data.entries_of_migration(self.conn, change.migration, "up")
         mine = [
             one for one in kept if one.kind in undo_data.ROWS and one.part_of is None and one.step in step.gives_rows
         ]
         given = 0
         for one in mine:
             before = given
-            told = undo_data.give_back(
+            told = undo_data.revert(
                 self.conn, one, on_conflict="keep" if self.on_conflict == "stop" else self.on_conflict,
                 on_batch=lambda rows, before=before: on_batch(before + rows),  # type: ignore[misc]
                 lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms,

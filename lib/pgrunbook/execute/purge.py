@@ -70,7 +70,7 @@ class PurgeItem:
 def things(conn: Connection, history: History) -> list[PurgeItem]:
     """Return what is kept, newest first, each thing with all that belongs to it, [] where nothing is kept."""
     families: dict[int, list[UndoEntry]] = {}
-    for kept in undo_data.kept_list(conn):
+    for kept in undo_data.list_entries(conn):
         own = kept.part_of if kept.part_of in families else kept.id
         families.setdefault(own or kept.id, []).append(kept)
     if not families:

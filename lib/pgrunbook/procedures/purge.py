@@ -121,7 +121,7 @@ def let_it_go(here: Session) -> Table:
 def verdict(here: Session) -> Banner:
     """Say how much was let go, what that freed, and what is left."""
     gone = _gone(here)
-    left = undo_data.kept_list(here.conn)
+    left = undo_data.list_entries(here.conn)
     freed = sum(int(str(event["bytes"])) for event in gone)
     told = f"{_counted(len(gone))} let go, {human(freed)} freed" if gone else "Nothing was let go"
     size = human(sum(kept.bytes for kept in left))

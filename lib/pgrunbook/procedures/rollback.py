@@ -156,7 +156,7 @@ def schema_as_before(here: Session) -> Table:
 def kept_data(here: Session) -> Table:
     """Show what is kept of the migrations that were taken back, and until when."""
     names = {change.migration for change in here.facts["plan"].changes}
-    kept = [one for one in undo_data.kept_list(here.conn) if one.migration in names]
+    kept = [one for one in undo_data.list_entries(here.conn) if one.migration in names]
     here.journal("kept-data", kept=[one.kept_as for one in kept])
     return here.keep_table("kept-data", undo_data_views.table(here.conn, kept))
 

@@ -121,7 +121,7 @@ def rows_since(conn: Connection, plan: Plan, loses: Sequence[CaptureGap]) -> Rol
         if written.kind != GIVES_ROWS and not written.sql.startswith("--")
     ]
     kept = {
-        (keep.table, keep.column): (lambda keep=keep: undo_data.missing(conn, keep))
+        (keep.table, keep.column): (lambda keep=keep: undo_data.uncaptured_rows(conn, keep))
         for change in plan.changes
         for keep in _filled(conn, change)
     }
@@ -208,7 +208,7 @@ def _locks(change: Change, number: int) -> Cell:
 def _conflicts(conn: Connection, change: Change) -> list[RowConflicts]:
     numbers = {number for step in change.steps for number in step.gives_rows}
     found = []
-    for one in undo_data.of_migration(conn, change.migration, "up") if numbers else ():
+    for one in undo_data.entries_of_migration(conn, change.migration, "up") if numbers else ():
         if one.kind in undo_data.ROWS and one.step in numbers and one.part_of is None:
             found.append(RowConflicts(change.migration, one, undo_data_views.rows_of(conn, one), _compared(conn, one)))
     return found
@@ -226,7 +226,7 @@ def _filled(conn: Connection, change: Change) -> list[Keep]:
     """Return the columns whose kept values are filled back by a change."""
     names = {name for step in change.steps for name in step.gives_back}
     return [
-        undo_data.as_keep(one) for one in undo_data.kept_list(conn) if one.kept_as in names and one.kind == "column"
+        undo_data.as_keep(one) for one in undo_data.list_entries(conn) if one.kept_as in names and one.kind == "column"
     ]
 
 

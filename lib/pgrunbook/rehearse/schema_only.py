@@ -92,7 +92,7 @@ def rehearse(
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
     parsed = {m.name: statements.parse(m.sql, m.path.name) for m in migrations}
-    ours = bool(undo_data.waiting(conn, list(parsed)))
+    ours = bool(undo_data.to_reapply(conn, list(parsed)))
     schema = copy_schema(target, [s.sql for written in parsed.values() for s in written], ours=ours)
     drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep)
     plain = _plain(schema, history, up(target, migrations), here, drafter.step)

@@ -1,4 +1,4 @@
-"""What a rollback takes away: tables and columns with what they hold now, and whether it is kept."""
+"""What a rollback drops: tables and columns, how much they hold now, and whether that is captured."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pgrunbook.plan.step import Keep
 
 @dataclass(frozen=True)
 class Loss:
-    """Something that goes, and how many rows or values are in it now (None: could not be counted).
+    """A table or column that is dropped, and how many rows or values it holds now (None: could not be counted).
 
-    ``statement`` is the number of the one that takes it; ``kept_as`` is where it is kept, "" where it is lost.
+    ``statement`` is the number of the statement that drops it; ``kept_as`` is where it is captured, "" when lost.
     """
 
     migration: str
@@ -31,12 +31,10 @@ class Loss:
 
 
 def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
-    """Return what the changes drop or empty, with what it holds now; [] when they touch no table and no column.
+    """Return the tables and columns that the changes drop or empty, with what they hold now; [] when there is none.
 
-    What a statement keeps before it goes is told as kept; rows that it changes one by one are not told here.
-
-    A table or column that is not there (any more, or yet) holds nothing. What DELETE, UPDATE and code take
-    away cannot be told before the fact.
+    What DELETE, UPDATE and code will remove is not counted: that is known only afterwards. A table or column that
+    does not exist holds nothing.
     """
     found = []
     for change in changes:
@@ -77,7 +75,7 @@ def _dropped(node: object) -> Iterator[tuple[str | None, str, str | None]]:
 
 
 def _in_schemas(conn: Connection, node: object) -> Iterator[tuple[str, str, None]]:
-    """The tables of the schemas that a DROP SCHEMA takes with it."""
+    """The tables in the schemas that a DROP SCHEMA drops."""
     if not (isinstance(node, ast.DropStmt) and node.removeType == enums.ObjectType.OBJECT_SCHEMA):
         return
     query = """
