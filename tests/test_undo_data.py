@@ -420,7 +420,7 @@ def test_what_is_kept_is_listed_and_purged(conn: Conn) -> None:
     assert purge(conn, [first.id]) == [first.kept_as]
     assert list_entries(conn) == []
     assert value(conn, "SELECT count(*) FROM pg_class WHERE relname ~ '^kept_' AND relkind = 'r'") == 0
-    with pytest.raises(Refused, match="cannot give back what was kept"):
+    with pytest.raises(Refused, match="cannot revert table"):
         revert(conn, first)
 
 
