@@ -1,7 +1,7 @@
-"""The migrations folder and the history table of a target, behind one protocol.
+"""The migrations folder and the history table of a target, read and written as the migration tool would.
 
-``read`` says the state of every migration; ``prepare_table``, ``record`` and ``unrecord`` give the
-statements that keep the history table as the tool itself would keep it, so that both may be used in turn.
+``read`` returns the state of every migration. ``prepare_table``, ``record`` and ``unrecord`` return the statements
+that write the history table as the tool itself would, so that both may be used in turn.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 def read(conn: Connection, target: Target) -> History:
     """Return the state of every migration of the target's folder and history table.
 
-    Raises WrongInput when the folder or the history table cannot be understood, Blocked when the
+    Raises WrongInput when the folder or the history table cannot be interpreted, Blocked when the
     history table is locked for longer than the connection's lock_timeout.
     """
     if target.migrations is None:
@@ -46,7 +46,7 @@ def read(conn: Connection, target: Target) -> History:
         raise WrongInput(
             f"could not read {exc.filename}",
             detail=f"{exc.strerror}.",
-            hint="Put it where it can be read by this user, or correct migrations in targets.toml.",
+            hint="Make it readable for this user, or correct migrations in targets.toml.",
         ) from exc
 
 
@@ -67,14 +67,14 @@ def record(history: History, migration: Migration) -> Command:
 
 
 def unrecord(history: History, entry: Entry) -> Command:
-    """Return the DELETE of exactly the one row behind the entry; the caller checks that rowcount is 1.
+    """Return the DELETE of exactly one row, the entry's; the caller checks that rowcount is 1.
 
     Raises WrongInput when the entry is not in the history table.
     Locks: RowExclusiveLock on the history table.
     """
     if entry.applied is None:
         raise WrongInput(
-            f'cannot take "{entry.name}" out of {history.qualified_table}',
+            f'cannot remove "{entry.name}" from {history.qualified_table}',
             detail="It has no row there: it is not applied.",
             hint="Name a migration that is applied.",
         )

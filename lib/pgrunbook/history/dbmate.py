@@ -26,26 +26,26 @@ NAMES = FileNames(
     pattern=re.compile(r"\d+.*\.sql", re.ASCII),  # migrationFileRegexp
     form="YYYYMMDDHHMMSS_name.sql",
     part="version",
-    rule="A migration of dbmate is called YYYYMMDDHHMMSS_name.sql; dbmate passes over every other file.",
-    twice="dbmate takes both for applied once one of them is",
+    rule="dbmate's migrations are named YYYYMMDDHHMMSS_name.sql; it ignores every other file.",
+    twice="when one of them is applied, dbmate takes both for applied",
     unused="a version of its own",
 )
 
 
 class Dbmate(Tool):
-    """Reads and keeps dbmate's history as dbmate 2.36 does.
+    """Reads and writes dbmate's history as dbmate 2.36 does.
 
-    Order: dbmate goes by the files' names as bytes, 10_b before 9_a, and so do we. It applies a pending version
-    that is older than an applied one without a word, and with ``--strict`` refuses it; such a one is
-    ``out_of_order`` here, which is as ``--strict``, until the operator chooses to apply it.
+    Order: by the files' names as bytes, 10_b before 9_a, as dbmate does. dbmate silently applies a pending version
+    that is older than an applied one, and refuses it with ``--strict``. Here it is ``out_of_order``, as with
+    ``--strict``, until the operator chooses to apply it.
 
-    Edits: the hash is that of the whole file, so that a change of either direction is seen between a plan and
-    its execution. The table keeps none, so dbmate cannot notice that an applied file was edited or renamed, and
-    neither can we: ``content_known`` is False.
+    Edits: the hash covers the whole file, so a change of either section between plan and execution is found. The
+    table stores no hash: neither dbmate nor we can find that an applied file was edited or renamed, and
+    ``content_known`` is False.
 
-    ``transaction:false`` is understood and changes nothing. dbmate needs it for a statement that cannot run in
-    a transaction; that one is run alone here with or without it. All other statements of such a file are
-    committed together with the history row, which dbmate then writes on its own.
+    ``transaction:false`` is accepted and has no effect. dbmate needs it for a statement that cannot run in a
+    transaction; here that statement always runs alone. All other statements of such a file are committed together
+    with the history row, for which dbmate uses a transaction of its own.
 
     Source: pkg/dbmate/migration.go and db.go of https://github.com/amacneil/dbmate.
     """
@@ -91,9 +91,7 @@ class Dbmate(Tool):
 
 
 class _DbmateRules(RowRules):
-    tool_does_with_older = (
-        "dbmate applies it all the same (but with --strict), in another order than on a new database."
-    )
+    tool_does_with_older = "dbmate applies it anyway (except with --strict), in another order than on a new database."
 
     def key(self, migration: Migration) -> str:
         return _version(migration.path)
@@ -106,7 +104,7 @@ class _DbmateRules(RowRules):
 
     def missing_note(self, row: AppliedMigration) -> str:
         return (
-            "The history table says that it is applied, but the folder does not hold it; dbmate does not look. "
+            "The history table says that it is applied, but it is not in the folder; dbmate does not check. "
             f"{BRING_BACK}"
         )
 
@@ -125,10 +123,10 @@ def _migration(path: Path, ordinal: int) -> Migration:
 def _find_table(conn: Connection, target: Target) -> Table:
     """Find the history table.
 
-    1. What targets.toml names, counts.
-    2. Else it is in the schema that dbmate takes: the first of the search_path.
-    3. One of the same shape in another schema may be ours too, where dbmate's URL has a search_path; but Rails
-       and Supabase have such tables, so the operator has to tell.
+    1. Take what targets.toml names.
+    2. Else take the first schema of the search_path, as dbmate does.
+    3. A table of this shape in another schema may be the right one too, when dbmate's URL has a search_path; but
+       Rails and Supabase have such tables, so the operator must name it.
     """
     name, schema = target.history_table or DEFAULT_TABLE, target.history_schema or current_schema(conn)
     found = tables_named(conn, {name}, schema=target.history_schema)
@@ -138,11 +136,11 @@ def _find_table(conn: Connection, target: Target) -> Table:
     others = [table.qualified for table in found if _is_dbmate_table(table)]
     if others:
         raise WrongInput(
-            f"could not tell the history table: there is no {schema}.{name}, but {' and '.join(others)}",
-            detail="dbmate takes the search_path of its URL, which is not known here; "
+            f"cannot tell which history table to use: {schema}.{name} does not exist, but {' and '.join(others)} does",
+            detail="dbmate uses the search_path of its URL, which pgrunbook does not know; "
             "with the wrong table every migration would run again.",
             hint="Name the schema in targets.toml: "
-            f'history_schema = "{schema}" begins anew where the other is not dbmate\'s.',
+            f'history_schema = "{schema}" starts a new history if the other table is not dbmate\'s.',
         )
     return table_to_be(target, schema, name, default="dbmate's default")
 

@@ -17,14 +17,14 @@ NO_STATEMENT = frozenset({"SQL_COMMENT", "C_COMMENT", "ASCII_59"})  # the last i
 
 
 def is_one(text: str) -> bool:
-    """Tell whether a file's text is dbmate's: it says where the way up begins."""
+    """Tell whether a file's text is dbmate's: it has the mark "-- migrate:up"."""
     return any(mark["way"] == "up" for mark in MARK.finditer(text))
 
 
 def sections(path: Path, text: str) -> tuple[str, str | None]:
-    """Cut the file into the way up and the way back, as dbmate does; each stands on the lines it has in the file.
+    """Split the file into its up and down sections, as dbmate does; line numbers stay those of the file.
 
-    A section down without a statement leads nowhere: dbmate would delete the row and leave what was made.
+    A down section without a statement counts as none: dbmate would delete the row and undo nothing.
     """
     marks = list(MARK.finditer(text))
     at = next((place for place, mark in enumerate(marks) if mark["way"] == "up"), None)
@@ -45,16 +45,16 @@ def _has_statement(text: str) -> bool:
     try:
         return any(token.name not in NO_STATEMENT for token in scan(text))
     except ParseError:
-        return True  # whoever wants to run it gets the parser's own message
+        return True  # running it reports the parser's own message
 
 
 def _expect_only_comments(path: Path, before: str) -> None:
     for number, line in enumerate(before.split("\n"), 1):
         if not NOTHING_OR_COMMENT.match(line):
             raise WrongInput(
-                f'{path}, line {number}: it stands before "-- migrate:up"',
-                detail=f"dbmate refuses all but comments with -- there; the line is: {line.strip()[:200]}",
-                hint="Move it below that line.",
+                f'{path}, line {number}: this line is before "-- migrate:up"',
+                detail=f"dbmate allows only comments with -- there; the line is: {line.strip()[:200]}",
+                hint='Move it below "-- migrate:up".',
             )
 
 
@@ -63,19 +63,19 @@ def _expect_known_options(path: Path, text: str, mark: re.Match[str]) -> None:
     if wrong:
         raise WrongInput(
             f'{path}, line {_line_of(text, mark.start("way"))}: unknown option "{wrong[0]}"',
-            detail="dbmate passes over it without a word; known are transaction:true and transaction:false.",
-            hint="Correct it, or take it out.",
+            detail="dbmate silently ignores it; the options are transaction:true and transaction:false.",
+            hint="Correct or remove it.",
         )
 
 
 def _no_up(path: Path, text: str) -> WrongInput:
     nearly = re.search("migrate:up", text, re.IGNORECASE)
     line = _line_of(text, nearly.start()) if nearly else 1
-    told = text.split("\n")[line - 1].rstrip()[:200]
+    shown = text.split("\n")[line - 1].rstrip()[:200]
     return WrongInput(
         f'{path}, line {line}: the file has no "-- migrate:up"',
-        detail=f"dbmate looks for it at the beginning of a line, in small letters; the line is: {told!r}",
-        hint='Write "-- migrate:up" above the statements, and "-- migrate:down" above the way back.',
+        detail=f"dbmate expects it at the beginning of a line, in lower case; the line is: {shown!r}",
+        hint='Write "-- migrate:up" above the statements, and "-- migrate:down" above those that undo them.',
     )
 
 
@@ -84,13 +84,13 @@ def _not_one_down(path: Path, text: str, up: re.Match[str], after: list[re.Match
         return WrongInput(
             f'{path}, line {_line_of(text, up.start("way"))}: no "-- migrate:down" follows "-- migrate:up"',
             detail="dbmate refuses a file without it.",
-            hint='Add "-- migrate:down" at the end, with nothing below it where there is no way back.',
+            hint='Add "-- migrate:down" at the end; leave it empty when there is no way back.',
         )
     second = after[0] if after[0]["way"] == "up" else after[1]
     return WrongInput(
         f'{path}, line {_line_of(text, second.start("way"))}: a second "-- migrate:{second["way"]}"',
-        detail="A file has one version, which dbmate cannot record for two sections.",
-        hint="Make it a migration of its own, or one section of both.",
+        detail="A file has one version, and dbmate cannot record two sections under it.",
+        hint="Move the section into a migration of its own, or merge both sections.",
     )
 
 

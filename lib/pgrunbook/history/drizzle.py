@@ -23,7 +23,7 @@ from pgrunbook.history.tool import Tool
 DEFAULT_SCHEMA = "drizzle"
 DEFAULT_TABLE = "__drizzle_migrations"
 
-# Drizzle tells its table's version by the column "name" (drizzle-orm/up-migrations/utils.js).
+# Drizzle knows the version of its table by the column "name" (drizzle-orm/up-migrations/utils.js).
 VERSION_0 = frozenset({"id", "hash", "created_at"})
 VERSION_1 = VERSION_0 | {"name", "applied_at"}
 KNOWN = "Drizzle's (id, hash, created_at) and (id, hash, created_at, name, applied_at)"
@@ -42,7 +42,7 @@ CREATE_VERSION_1 = sql.SQL(
 
 
 class Drizzle(Tool):
-    """Reads and keeps Drizzle's history as drizzle-orm 0.45 and 1.0.0-rc.5 do."""
+    """Reads and writes Drizzle's history as drizzle-orm 0.45 and 1.0.0-rc.5 do."""
 
     kind = "drizzle"
     key = ("id", "hash")
@@ -55,8 +55,8 @@ class Drizzle(Tool):
     def is_layout(self, folder: Path) -> bool:
         """Look for a journal, or folders with a migration.sql.
 
-        A folder that lost its journal is Drizzle's too, which ``read_folder`` says; read as plain, all of it would
-        look pending.
+        A folder that lost its journal is Drizzle's too, and ``read_folder`` refuses it; as a plain folder, all of it
+        would look pending.
         """
         if drizzle_folder.has_journal(folder) or any(map(drizzle_folder.is_migration, folder.iterdir())):
             return True
@@ -68,7 +68,7 @@ class Drizzle(Tool):
         return drizzle_folder.read_folder(folder)
 
     def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
-        """Return __drizzle_migrations, in a version that goes with the folder."""
+        """Return __drizzle_migrations. Raises WrongInput when its version does not fit the folder."""
         table = _find_table(conn, target, nearest_config(folder))
         if drizzle_folder.has_journal(folder) and "name" in table.columns:
             raise _upgraded(folder, table)
@@ -106,9 +106,9 @@ class Drizzle(Tool):
 
 def _upgraded(folder: Path, table: Table) -> WrongInput:
     return WrongInput(
-        f"{folder} is of Drizzle 0.x, but {table.qualified} was upgraded by Drizzle 1.0",
-        detail=f"The folder has {drizzle_folder.JOURNAL}; the table has the column name.",
-        hint='Run "drizzle-kit up" of drizzle-kit 1.0 on the folder, or take the folder from where that was done.',
+        f"{folder} has the layout of Drizzle 0.x, but Drizzle 1.0 has upgraded {table.qualified}",
+        detail=f'The folder has {drizzle_folder.JOURNAL}; the table has the column "name".',
+        hint='Run "drizzle-kit up" of drizzle-kit 1.0 on the folder, or use the folder where that was done.',
     )
 
 
@@ -132,11 +132,11 @@ def _is_drizzle_table(table: Table) -> bool:
 def _find_table(conn: Connection, target: Target, config: DrizzleConfig) -> Table:
     """Find the history table.
 
-    1. What targets.toml names, counts.
-    2. Else the table of that name that the database has. Where it has several, as applications that share a
-       database do, the one that drizzle.config names; without that, the operator has to tell them apart.
-    3. Else what drizzle.config names; it must not contradict 2, or Drizzle would begin anew beside it.
-    4. Else Drizzle's default.
+    1. Take what targets.toml names.
+    2. Else take the table of that name in the database. When there are several, as in a database that applications
+       share, take the one that drizzle.config names; without that, the operator must name it.
+    3. Else take what drizzle.config names; it must not contradict 2, or Drizzle would start a second history.
+    4. Else take Drizzle's default.
     """
     schema, name = target.history_schema or config.schema, target.history_table or config.table
     names = {target.history_table} if target.history_table else {DEFAULT_TABLE, config.table or DEFAULT_TABLE}
@@ -152,11 +152,10 @@ def _find_table(conn: Connection, target: Target, config: DrizzleConfig) -> Tabl
     if schema in (None, table.schema) and name in (None, table.name):
         return table
     raise WrongInput(
-        f"{config.path} names another history table than the database has",
+        f"{config.path} names a history table that does not exist",
         detail=f"{expected} does not exist; the database has {table.qualified}. "
-        "If that is this folder's, Drizzle itself would run every migration again.",
-        hint="Correct the configuration, or name the table that counts in targets.toml: "
-        "history_schema and history_table.",
+        "If that belongs to this folder, Drizzle would run every migration again.",
+        hint="Correct the configuration, or name the right table in targets.toml: history_schema and history_table.",
     )
 
 
@@ -164,8 +163,8 @@ def _table_to_be(target: Target, config: DrizzleConfig) -> Table:
     schema, name = target.history_schema or config.schema, target.history_table or config.table
     if config.unclear and (schema is None or name is None):
         raise WrongInput(
-            f"could not tell the history table from {config.path}",
-            detail="The database has none yet, and the configuration computes its name; it is not run here.",
+            f"cannot read the name of the history table from {config.path}",
+            detail="The database has none yet, and the configuration computes its name; pgrunbook does not run it.",
             hint="Name it in targets.toml: history_schema and history_table.",
         )
     default = "Drizzle's default"

@@ -1,4 +1,4 @@
-"""The state of each of Drizzle's migrations, in each of the ways in which Drizzle knows its rows."""
+"""The rules by which Drizzle's rows belong to migrations, for each version of Drizzle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgrunbook.history.state import AppliedMigration, Entry, Migration, State
 
 
 class Regime(StrEnum):
-    """How Drizzle remembers; told apart by the folder's layout and the table's columns."""
+    """How Drizzle identifies applied migrations; the folder's layout and the table's columns decide."""
 
     JOURNAL = "Drizzle 0.x: a journal, rows known by their time"
     TIMES = "Drizzle 1.0 before beta.16: folders, rows known by their time"
@@ -25,7 +25,7 @@ EXACT, SAME_KEY, SAME_TEXT, UNNAMED = "exact", "same key", "same text", "unnamed
 class DrizzleRules(RowRules):
     """The rules of a regime; ``watermark_ms`` is the newest time among the rows."""
 
-    tool_does_with_older = "Drizzle 1.0 applies it all the same, in another order than on a new database."
+    tool_does_with_older = "Drizzle 1.0 applies it anyway, in another order than on a new database."
     renewal = "Generate it again"
 
     def __init__(self, regime: Regime, rows: Sequence[AppliedMigration]) -> None:
@@ -42,7 +42,7 @@ class DrizzleRules(RowRules):
 
     def passes(self) -> list[Pass]:
         """Return the passes of the regime."""
-        # Identical texts are common (empty custom migrations), so a hash alone is the last thing to go by.
+        # Identical texts are common (empty custom migrations), so a hash alone is the last resort.
         if self.regime is not Regime.NAMES:
             return [
                 Pass(EXACT, self._key_and_hash, self._row_key_and_hash),
@@ -72,14 +72,14 @@ class DrizzleRules(RowRules):
         return ms is not None and ms < (migration.when_ms or 0)
 
     def pending(self, migration: Migration) -> tuple[State, str]:
-        """Return pending, or out of order where Drizzle goes by the newest time."""
+        """Return pending, or out of order when Drizzle compares with the newest time."""
         newest_ms = self.watermark_ms
         if self.regime is Regime.NAMES or newest_ms is None or (migration.when_ms or 0) > newest_ms:
             return State.PENDING, ""
         who = "Drizzle" if self.regime is Regime.JOURNAL else "Drizzle before 1.0.0-beta.13"
         return State.OUT_OF_ORDER, (
             f"Generated {_time(migration.when_ms)}, not after the newest applied one ({_time(newest_ms)}): "
-            f"{who} skips it without a word. Generate it again, so that it is the newest, or apply it on purpose."
+            f"{who} silently skips it. Generate it again, so that it is the newest, or apply it on purpose."
         )
 
     def applied(self, migration: Migration, row: AppliedMigration, match: str) -> tuple[State, str]:
@@ -87,26 +87,26 @@ class DrizzleRules(RowRules):
         return _applied_state(migration, row, match, self.watermark_ms, self.regime)
 
     def out_of_order_note(self, newest: Entry) -> str | None:
-        """Return the note where names count; ``pending`` tells it by time."""
+        """Return the note when names count; by time, ``pending`` returns it."""
         return super().out_of_order_note(newest) if self.regime is Regime.NAMES else None
 
     def duplicate_note(self, row: AppliedMigration, first: AppliedMigration) -> str:
         """Return the note with both ids."""
         return (
             f"Recorded twice, in rows {first.row['id']} and {row.row['id']}: it may have run twice. "
-            f"Look what it did to the database, then delete row {row.row['id']}."
+            f"Check what it did to the database, then delete row {row.row['id']}."
         )
 
     def missing_name(self, row: AppliedMigration) -> str:
-        """Return the name, or what the row has instead."""
+        """Return the name, or the row's id and time."""
         return row.name or f"row {row.row['id']} of {_time(created_ms(row))}"
 
     def missing_note(self, row: AppliedMigration) -> str:
         """Return the note with the id."""
-        return f"Row {row.row['id']} says that it is applied, but the folder does not hold it. {BRING_BACK}"
+        return f"Row {row.row['id']} says that it is applied, but it is not in the folder. {BRING_BACK}"
 
     def _when(self, ms: int | None) -> int | None:
-        """The time as the regime compares it: folders have whole seconds."""
+        """The time as this version compares it; folders' names have whole seconds."""
         return ms if ms is None or self.regime is Regime.JOURNAL else ms // 1000
 
     def _key_and_hash(self, migration: Migration) -> tuple[int | None, str]:
@@ -129,7 +129,7 @@ def _applied_state(
     if match == SAME_KEY:
         return State.EDITED, (
             f"Its file was changed after it was applied (sha256 {(row.hash or '')[:12]} then, "
-            f"{migration.hash[:12]} now); Drizzle does not look. "
+            f"{migration.hash[:12]} now); Drizzle does not check. "
             "Bring the applied text back from git, and put the change into a new migration."
         )
     if match == UNNAMED:
@@ -142,13 +142,13 @@ def _applied_state(
     if regime is Regime.TIMES and created_ms(row) != migration.when_ms:
         return State.APPLIED, (
             f"Its row {row.row['id']} has the milliseconds of the old journal: Drizzle 1.0.0-beta.13 to "
-            "beta.15 would run it again. Do not run those; later ones take it as applied."
+            "beta.15 would run it again. Do not use those versions; later ones take it for applied."
         )
     return State.APPLIED, ""
 
 
 def _moved(migration: Migration, row: AppliedMigration, watermark_ms: int | None, regime: Regime) -> tuple[State, str]:
-    """The text is applied, under another name or time."""
+    """The same text was applied under another name or time."""
     if regime is Regime.NAMES:
         return State.EDITED, (
             f'It was applied as "{row.name}" and renamed after that, so Drizzle would run it again. '
@@ -160,13 +160,13 @@ def _moved(migration: Migration, row: AppliedMigration, watermark_ms: int | None
             f"Its row {row.row['id']} has no created_at, so Drizzle would run every migration again. "
             f"Set created_at to {migration.when_ms} there."
         )
-    told = f"It was applied with the time {then_ms} and has the time {migration.when_ms} now"
+    times = f"It was applied with the time {then_ms} and has the time {migration.when_ms} now"
     if watermark_ms is not None and (migration.when_ms or 0) > watermark_ms:
         return State.EDITED, (
-            f"{told}, later than every applied one, so Drizzle would run it again. "
-            f"Give it its old time back, or set created_at to {migration.when_ms} in row {row.row['id']}."
+            f"{times}, later than every applied one, so Drizzle would run it again. "
+            f"Set its old time again, or set created_at to {migration.when_ms} in row {row.row['id']}."
         )
-    return State.APPLIED, f"{told}; its text is the same."
+    return State.APPLIED, f"{times}; its text is the same."
 
 
 def _time(ms: int | None) -> str:

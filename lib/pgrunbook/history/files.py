@@ -18,10 +18,10 @@ NUMBERED = re.compile(r"(?P<number>\d+)_.+\.sql", re.ASCII | re.IGNORECASE)
 
 @dataclass(frozen=True)
 class FileNames:
-    """How a tool names its files: the form, and the part of it by which the tool knows a migration.
+    """How a tool names its files: the form, and the part of it that identifies a migration.
 
-    ``rule``, ``twice`` and ``unused`` complete the messages: what a name has to be, what becomes of two files with
-    one part, and which part one of them is to get.
+    ``rule``, ``twice`` and ``unused`` complete the messages: what a name must be, what happens to two files with the
+    same part, and which part one of them should get.
     """
 
     pattern: re.Pattern[str]
@@ -38,7 +38,7 @@ class FileNames:
                 raise WrongInput(
                     f"{path} has no {self.part}",
                     detail=self.rule,
-                    hint=f"Give it a {self.part}, or take it out of the folder.",
+                    hint=f"Give it a {self.part}, or remove it from the folder.",
                 )
         if not paths:
             raise WrongInput(f"{folder} holds no {self.form}", hint="Correct migrations in targets.toml.")
@@ -52,18 +52,18 @@ class FileNames:
 
 
 def sql_files(folder: Path) -> list[Path]:
-    """Return the SQL files in the folder by name, hidden ones left out, links to nowhere not."""
+    """Return the SQL files in the folder by name, broken links included, hidden files not."""
     files = (path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
     return sorted(path for path in files if path.suffix.lower() == ".sql")
 
 
 def is_down(path: Path) -> bool:
-    """Tell whether the file is the way back of a migration beside it."""
+    """Tell whether the file undoes a migration beside it."""
     return path.name.lower().endswith(".down.sql")
 
 
 def read_migration(path: Path, down_path: Path | None, *, name: str, ordinal: int, when_ms: int | None) -> Migration:
-    """Return the migration in the file, with its way back where there is one."""
+    """Return the migration in the file, with its down file if it exists."""
     content = path.read_bytes()
     down = down_path if down_path is not None and down_path.is_file() else None
     return Migration(
@@ -79,7 +79,7 @@ def read_migration(path: Path, down_path: Path | None, *, name: str, ordinal: in
 
 
 def read_text(path: Path) -> str:
-    """Return the file's exact text, line ends as they are. Raises WrongInput when it is not UTF-8."""
+    """Return the file's exact text, line ends unchanged. Raises WrongInput when it is not UTF-8."""
     return _as_text(path, path.read_bytes())
 
 
@@ -91,5 +91,5 @@ def _as_text(path: Path, content: bytes) -> str:
         raise WrongInput(
             f"{path} is not UTF-8",
             detail=f"Byte {exc.start} (0x{content[exc.start]:02x}, line {line}): {exc.reason}.",
-            hint="Save it as UTF-8; if it is applied already, its hash changes with that.",
+            hint="Save it as UTF-8; that changes the hash of a migration that is already applied.",
         ) from exc

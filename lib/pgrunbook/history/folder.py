@@ -21,7 +21,7 @@ def find_folder(path: Path, history: Literal["auto", "drizzle", "dbmate", "plain
     """Return the folder that holds the migrations, and the tool that wrote them.
 
     ``path`` is that folder, or a package that contains it where a tool puts it.
-    Raises WrongInput when it is missing, empty, not a folder, or of no known tool.
+    Raises WrongInput when it is missing, empty, not a folder, or written by no known tool.
     """
     _expect_folder(path)
     for folder in _candidates(path):
@@ -43,12 +43,12 @@ def _candidates(path: Path) -> list[Path]:
 
 
 def _refuse_prisma(folder: Path) -> None:
-    """A folder of Prisma looks like one of Drizzle's layouts; its history is in a table of its own."""
+    """Refuse a folder of Prisma, which looks like one of Drizzle's; its history is in another table."""
     if (folder / "migration_lock.toml").exists():
         raise WrongInput(
-            f"{folder} is a migrations folder of Prisma, which is not understood",
-            detail="It holds migration_lock.toml; what is applied stands in _prisma_migrations, which we do not read.",
-            hint="Apply it with prisma migrate deploy; pgrunbook review judges its files.",
+            f"{folder} is a migrations folder of Prisma, which pgrunbook does not support",
+            detail="It has migration_lock.toml; its history is in _prisma_migrations, which pgrunbook does not read.",
+            hint="Apply it with prisma migrate deploy; pgrunbook review checks its files.",
         )
 
 
@@ -62,5 +62,5 @@ def _expect_folder(path: Path) -> None:
         )
     raise WrongInput(
         f"could not find the migrations folder {path}",
-        hint="Correct migrations in targets.toml; it is told from the folder of targets.toml.",
+        hint="Correct migrations in targets.toml; a relative path starts at the folder of targets.toml.",
     )

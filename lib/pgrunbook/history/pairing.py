@@ -1,4 +1,4 @@
-"""Which row belongs to which migration, and the state of each; a tool changes the rules that differ."""
+"""The pairing of rows with migrations, and the state of each; a tool overrides the rules that differ."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 from pgrunbook.history.state import AppliedMigration, Entry, Migration, State
 
-BRING_BACK = "Bring its file back from git, or roll it back where the file is, before you go on."
+BRING_BACK = "Bring its file back from git, or roll it back where the file is, before you continue."
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One rule by which a row is known for a migration's; a key of None takes no part."""
+    """One rule that pairs rows and migrations by a key; a row whose key is None is not paired."""
 
     match: str
     of_migration: Callable[[Migration], Hashable]
@@ -24,14 +24,14 @@ class Pass:
 
 @dataclass(frozen=True)
 class Pairing:
-    """``rows`` maps a migration's ordinal to its row and the rule's name; ``left`` are all other rows."""
+    """``rows`` maps a migration's ordinal to its row and the rule's name; ``left`` are the rows without migration."""
 
     rows: dict[int, tuple[AppliedMigration, str]]
     left: list[AppliedMigration]
 
 
 def pair(migrations: Sequence[Migration], rows: Sequence[AppliedMigration], passes: Iterable[Pass]) -> Pairing:
-    """Give each migration at most one row, and each row at most one migration, strictest rule first."""
+    """Pair each migration with at most one row, and each row with at most one migration, strictest rule first."""
     paired: dict[int, tuple[AppliedMigration, str]] = {}
     left = list(rows)
     for rule in passes:
@@ -51,10 +51,10 @@ def pair(migrations: Sequence[Migration], rows: Sequence[AppliedMigration], pass
 
 
 class RowRules(ABC):
-    """How the rows of a history table belong to migrations, and what to tell the operator where they do not fit.
+    """The rules that pair the rows of a history table with migrations, and the notes for the operator.
 
-    The two keys suffice for a tool that knows a migration by one part of its name. A tool that keeps one row for all
-    migrations, the newest, overrides ``pair``. The texts complete the notes.
+    The two keys suffice for a tool that identifies a migration by one part of its name. A tool that stores only the
+    newest version overrides ``pair``. The class attributes complete the notes.
     """
 
     tool_does_with_older: ClassVar[str] = ""
@@ -63,11 +63,11 @@ class RowRules(ABC):
 
     @abstractmethod
     def key(self, migration: Migration) -> Any:
-        """Return what a row has to have to be the migration's."""
+        """Return the key that a migration's row has."""
 
     @abstractmethod
     def row_key(self, row: AppliedMigration) -> Any:
-        """Return what the row has of that, None when it has nothing."""
+        """Return the key of a row, None when it has none."""
 
     def passes(self) -> list[Pass]:
         """Return the rules that pair rows and migrations, strictest first."""
@@ -78,24 +78,24 @@ class RowRules(ABC):
         return pair(migrations, rows, self.passes())
 
     def is_of(self, row: AppliedMigration, migration: Migration) -> bool:
-        """Tell whether a row that is left is one more of a migration that has a row."""
+        """Tell whether a row without migration is a duplicate of the migration's row."""
         return bool(self.row_key(row) == self.key(migration))
 
     def is_older(self, row: AppliedMigration, migration: Migration) -> bool:
-        """Tell whether a row without a migration stands before this one in the folder's order."""
+        """Tell whether a row without migration comes before this migration in the folder's order."""
         key = self.row_key(row)
         return key is not None and bool(key < self.key(migration))
 
     def pending(self, migration: Migration) -> tuple[State, str]:
-        """Return the state and note of a migration that has no row."""
+        """Return the state and note of a migration without row."""
         return State.PENDING, ""
 
     def applied(self, migration: Migration, row: AppliedMigration, match: str) -> tuple[State, str]:
-        """Return the state and note of a migration that the pass called ``match`` has paired with a row."""
+        """Return the state and note of a migration that the rule named ``match`` has paired with a row."""
         return State.APPLIED, ""
 
     def out_of_order_note(self, newest: Entry) -> str | None:
-        """Return the note of a pending migration before the newest applied one, None where ``pending`` has it."""
+        """Return the note of a pending migration before the newest applied one, None when that is no problem."""
         does = f"{self.tool_does_with_older} " if self.tool_does_with_older else ""
         return (
             f"Older than {newest.name}, which is applied. {does}{self.renewal}, so that it is the newest, "
@@ -103,10 +103,10 @@ class RowRules(ABC):
         )
 
     def duplicate_note(self, row: AppliedMigration, first: AppliedMigration) -> str:
-        """Return the note of one more row of a migration."""
+        """Return the note of a duplicate row."""
         return (
-            "Recorded more than once: it may have run twice. Look what it did to the database, "
-            f"delete the row that is too many, and give the table a primary key on {self.primary_key}."
+            "Recorded more than once: it may have run twice. Check what it did to the database, "
+            f"delete the duplicate row, and give the table a primary key on {self.primary_key}."
         )
 
     def missing_name(self, row: AppliedMigration) -> str:
@@ -115,7 +115,7 @@ class RowRules(ABC):
 
     def missing_note(self, row: AppliedMigration) -> str:
         """Return the note of a row without a migration."""
-        return f"The history table says that it is applied, but the folder does not hold it. {BRING_BACK}"
+        return f"The history table says that it is applied, but it is not in the folder. {BRING_BACK}"
 
 
 def compare(migrations: Sequence[Migration], rows: Sequence[AppliedMigration], rules: RowRules) -> tuple[Entry, ...]:
@@ -138,7 +138,7 @@ def _entry(migration: Migration, pairing: Pairing, rules: RowRules) -> Entry:
 
 
 def _extra(row: AppliedMigration, migrations: Sequence[Migration], pairing: Pairing, rules: RowRules) -> Entry:
-    """The entry of a row that no migration has: a duplicate, or of a missing file."""
+    """The entry of a row without migration: a duplicate, or of a missing file."""
     for migration in migrations:
         if migration.ordinal in pairing.rows and rules.is_of(row, migration):
             note = rules.duplicate_note(row, pairing.rows[migration.ordinal][0])
@@ -147,7 +147,7 @@ def _extra(row: AppliedMigration, migrations: Sequence[Migration], pairing: Pair
 
 
 def _place(entries: Sequence[Entry], new: Entry, rules: RowRules) -> int:
-    """Where an entry of a row goes: a duplicate behind its migration, a missing one before the first newer one."""
+    """The place of such an entry: a duplicate after its migration, a missing one before the first newer one."""
     if new.migration is not None:
         same = [place for place, entry in enumerate(entries) if entry.migration == new.migration]
         return same[-1] + 1
@@ -158,7 +158,7 @@ def _place(entries: Sequence[Entry], new: Entry, rules: RowRules) -> int:
 
 
 def _mark_out_of_order(entries: Sequence[Entry], rules: RowRules) -> list[Entry]:
-    """The entries, with each pending one before an applied one marked."""
+    """The entries; each pending one before an applied one is marked as out of order."""
     marked: list[Entry] = []
     newest: Entry | None = None
     for entry in reversed(entries):

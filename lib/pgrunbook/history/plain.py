@@ -29,16 +29,16 @@ NAMES = FileNames(
     pattern=NUMBERED,
     form="NNNN_name.sql",
     part="number",
-    rule="A plain migration is called NNNN_name.sql, and its way back NNNN_name.down.sql.",
-    twice="which comes first is not known",
+    rule="A plain migration is named NNNN_name.sql, and the file that undoes it NNNN_name.down.sql.",
+    twice="their order is unknown",
     unused="the next free number",
 )
-# Tools that hold both directions in one file: run as plain SQL, it would undo itself.
+# Marks of tools with both directions in one file: run as plain SQL, it would undo itself.
 OTHERS_MARK = re.compile(r"^[ \t]*--[ \t]*(migrate:up|\+goose[ \t]+up|\+migrate[ \t]+up)\b", re.I | re.M)
 
 
 class VersionForm(StrEnum):
-    """What the table's rows call a migration; new rows are written alike."""
+    """What the column version holds; new rows get the same form."""
 
     STEM = "plain: version is the file's name"
     PADDED = "plain: version is the file's number with its zeros"
@@ -46,7 +46,7 @@ class VersionForm(StrEnum):
 
 
 class Plain(Tool):
-    """Reads and keeps numbered SQL files and the table schema_migrations."""
+    """Reads numbered SQL files, and reads and writes the table schema_migrations."""
 
     kind = "plain"
     key = ("version", "applied_at")
@@ -114,8 +114,8 @@ class _PlainRules(RowRules):
         if match != "renamed":
             return State.APPLIED, ""
         return State.EDITED, (
-            f'The history table has "{row.name}" under its number: it was renamed after it was applied, '
-            "or it is another migration. Rename it back, or give it the next free number if it is another."
+            f'The history table has "{row.name}" under its number: the file was renamed after it was applied, '
+            "or it is another migration. Rename it back, or give another migration the next free number."
         )
 
 
@@ -133,9 +133,9 @@ def _migration(path: Path, ordinal: int) -> Migration:
         return migration
     raise WrongInput(
         f"{path} holds both directions of a migration",
-        detail=f'"{mark.group().strip()}" is the mark of another tool; as plain SQL it is undone at once.',
-        hint="Where the folder is dbmate's, correct the mark, or name history in targets.toml; "
-        f"else put the way back into {down.name} and take the marks out.",
+        detail=f'"{mark.group().strip()}" is the mark of another tool; run as plain SQL, the file would undo itself.',
+        hint="If the folder is dbmate's, correct the mark, or set history in targets.toml; "
+        f"else move the down section into {down.name} and remove the marks.",
     )
 
 
@@ -144,23 +144,23 @@ def _expect_no_stray_down(folder: Path, ordered: list[Path]) -> None:
     for path in sql_files(folder):
         if is_down(path) and path.name[: -len(".down.sql")] not in stems:
             raise WrongInput(
-                f"{path} is the way back of a migration that is not there",
+                f"{path} undoes a migration that is not in the folder",
                 detail=f"There is no {path.name[: -len('.down.sql')]}.sql beside it.",
-                hint="Rename it like its migration, or take it out of the folder.",
+                hint="Rename it like its migration, or remove it from the folder.",
             )
 
 
 def _find_table(conn: Connection, target: Target) -> Table:
     found = tables_named(conn, {target.history_table or DEFAULT_TABLE}, schema=target.history_schema)
     if target.history_schema is None:
-        # Other products keep a table of this name in a schema of their own; only ours has a time.
+        # Other products have a table of this name in a schema of their own; only ours has applied_at.
         found = [table for table in found if table.schema == DEFAULT_SCHEMA or _is_plain_table(table)]
     if len(found) == 1 and set(found[0].columns) == {"version"}:
         raise WrongInput(
             f"{found[0].qualified} is the history table of dbmate or Rails",
-            detail="It has the column version only, and does not say when a migration was applied.",
-            hint="If another table is meant, name it in targets.toml: history_schema and history_table. "
-            'The files of dbmate have "-- migrate:up", which none has here.',
+            detail="Its only column is version; it does not show when a migration was applied.",
+            hint="If you mean another table, name it in targets.toml: history_schema and history_table. "
+            'Files of dbmate have "-- migrate:up"; none of these has.',
         )
     table = the_one(found, _is_plain_table, known=KNOWN)
     if table is not None:

@@ -1,4 +1,4 @@
-"""The history table in the database: which one it is, and its rows."""
+"""The history table in the database: how it is found, and its rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Blocked, RunbookError, WrongInput
 
-# A row is one table of that name that is not the system's, with its columns and their types.
+# A row is a table of that name outside the system schemas, with its columns and their types.
 TABLES = """
 SELECT n.nspname::text AS schema,
        c.relname::text AS name,
@@ -65,10 +65,10 @@ def tables_named(conn: Connection, names: set[str], *, schema: str | None) -> li
 
 
 def the_one(tables: list[Table], is_ours: Callable[[Table], bool], *, known: str, preferred: str = "") -> Table | None:
-    """Return the table that is ours by its columns, None when there is no table at all.
+    """Return the table whose columns are the tool's, None when there is no table at all.
 
-    ``preferred`` is the qualified name of the one to take where several are.
-    Raises WrongInput when several are ours, and when there are tables but none of a known shape.
+    ``preferred`` is the qualified name of the one to take when there are several.
+    Raises WrongInput when several have these columns, or tables exist but none has them.
     """
     ours = [table for table in tables if is_ours(table)]
     if len(ours) > 1:
@@ -90,11 +90,11 @@ def table_to_be(target: Target, schema: str, name: str, *, default: str) -> Tabl
 
 
 def unknown_columns(table: Table, *, known: str) -> WrongInput:
-    """Return the error for a history table that is of no shape we know."""
-    told = ", ".join(f"{name} {kind}" for name, kind in table.columns.items())
+    """Return the error for a history table with unknown columns."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in table.columns.items())
     return WrongInput(
         f"cannot read the history table {table.qualified}: its columns are unknown",
-        detail=f"It has ({told}); known are {known}.",
+        detail=f"It has ({columns}); expected are {known}.",
         hint="Name the right table in targets.toml: history_schema and history_table.",
     )
 
@@ -102,7 +102,7 @@ def unknown_columns(table: Table, *, known: str) -> WrongInput:
 def _several(tables: list[Table]) -> WrongInput:
     return WrongInput(
         f"found {len(tables)} history tables: {', '.join(table.qualified for table in tables)}",
-        detail="Which of them counts is not known, and the wrong one would run migrations again.",
+        detail="With the wrong one, migrations would run again.",
         hint="Name the right one in targets.toml: history_schema and history_table.",
     )
 
@@ -114,7 +114,7 @@ def schema_exists(conn: Connection, schema: str) -> bool:
 
 
 def current_schema(conn: Connection) -> str:
-    """Return the schema in which an unqualified name is made; "public" where the search_path has none."""
+    """Return the schema in which an unqualified name is created; "public" when the search_path has none."""
     query = sql.SQL("SELECT coalesce(pg_catalog.current_schema()::text, 'public') AS schema")
     return str(_fetch(conn, query, None, what="the search_path")[0]["schema"])
 
@@ -151,12 +151,12 @@ def _could_not_read(what: str, exc: psycopg.Error) -> RunbookError:
         return Blocked(
             f"could not read {what}",
             detail=detail,
-            hint="Somebody holds AccessExclusiveLock on it, perhaps another migrator; wait for it, then run it again.",
+            hint="A session holds AccessExclusiveLock on it, perhaps another migration; wait for it, then run again.",
         )
     return WrongInput(
         f"could not read {what}",
         detail=detail,
-        hint="Connect as a role that may read it: it needs USAGE on the schema and SELECT on the table.",
+        hint="Connect as a role with USAGE on the schema and SELECT on the table.",
     )
 
 

@@ -1,4 +1,4 @@
-"""One reader for every migration tool; a tool's own module says only what differs."""
+"""The one reader of folder and history table; a tool's own module holds only what differs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CREATE_SCHEMA = sql.SQL("CREATE SCHEMA IF NOT EXISTS {schema}")
 
 
 class Tool(ABC):
-    """A migration tool whose folder and history table we can read and keep.
+    """A migration tool whose folder we read, and whose history table we read and write.
 
-    The abstract methods are the hooks. ``kind`` is the tool's name in targets.toml; ``key`` are the columns by which
-    a row of the history table is found again.
+    The abstract methods are the hooks. ``kind`` is the tool's name in targets.toml; ``key`` are the columns that
+    identify a row of the history table.
     """
 
     kind: ClassVar[str]
@@ -48,7 +48,7 @@ class Tool(ABC):
         )
 
     def prepare_table(self, history: History) -> list[sql.Composed]:
-        """Return the DDL of the history table; the schema's only where it is missing, for that asks for more rights."""
+        """Return the DDL of the history table; of its schema only if it is missing, for that needs more rights."""
         table = self.create_table(history.regime).format(table=history.identifier)
         if history.schema_exists:
             return [table]
@@ -66,7 +66,7 @@ class Tool(ABC):
         return statement, tuple(value for column, value in row.items() if column not in expressions)
 
     def unrecord(self, history: History, applied: AppliedMigration) -> Command:
-        """Return the DELETE of exactly one row, also where the table has no primary key and holds it twice."""
+        """Return the DELETE of exactly one row, even if the table has no primary key and duplicate rows."""
         statement = sql.SQL("DELETE FROM {0} WHERE ctid = (SELECT ctid FROM {0} WHERE {1} LIMIT 1 FOR UPDATE)").format(
             history.identifier_beside_params,
             sql.SQL(" AND ").join(
@@ -101,11 +101,11 @@ class Tool(ABC):
 
     @abstractmethod
     def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
-        """Return how the tool knows its rows, for people, and where that differs for the other hooks."""
+        """Return how the tool identifies its rows: for people, and for hooks where versions of the tool differ."""
 
     @abstractmethod
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
-        """Return the rules by which rows belong to migrations."""
+        """Return the rules that pair rows with migrations."""
 
     # -- what is written
 

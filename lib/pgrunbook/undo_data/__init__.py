@@ -1,7 +1,7 @@
 """Undo data: what a step destroys is captured in schema pgrunbook before, and reverted on rollback.
 
 Rows: ``capture_batches`` and ``capture_statement`` rewrite a statement so that it captures the rows that it changes.
-``conflicts`` finds rows that somebody has changed since; ``revert`` restores the others. Columns: ``with_capture``
+``conflicts`` finds rows that somebody has changed since; ``revert`` reverts the others. Columns: ``with_capture``
 plans the capture; ``revert_column`` writes the values back. Tables: they are parked, and ``unpark`` moves them back.
 ``reapply`` plans what comes back when a migration goes forward again. ``list_entries`` shows what is captured;
 ``purge`` drops it.
