@@ -132,10 +132,10 @@ def test_rows_of_a_loop_are_kept_by_its_batches(conn: Conn) -> None:
 
 
 CANNOT = {
-    "TRUNCATE t CASCADE": "TRUNCATE tells no rows apart",
-    "DELETE FROM keyless": "public.keyless has no key",
-    "MERGE INTO t USING keyless AS k ON t.id = k.a WHEN MATCHED THEN DELETE": "it is no UPDATE, DELETE or INSERT",
-    "COPY t FROM '/tmp/file'": "it is no UPDATE, DELETE or INSERT",
+    "TRUNCATE t CASCADE": "TRUNCATE would keep the table locked",
+    "DELETE FROM keyless": "public.keyless has no unique key",
+    "MERGE INTO t USING keyless AS k ON t.id = k.a WHEN MATCHED THEN DELETE": "only an UPDATE, DELETE or INSERT shows which rows it changes",
+    "COPY t FROM '/tmp/file'": "only an UPDATE, DELETE or INSERT shows which rows it changes",
 }
 
 
