@@ -15,10 +15,11 @@ from pathlib import Path
 
 import psycopg
 
+from conftest import connect
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import snapshot
 from pgrunbook.draft import release
 from pgrunbook.draft.build import as_written, base, up

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from conftest import Site, do
+from conftest import Site, connect, do
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity
 from pgrunbook.database.activity import Blocker, CommandProgress
-from pgrunbook.database.connection import connect
 from scenes import meanwhile, session, until, waits
 
 Project = Callable[..., Target]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from conftest import connect
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.sql.classify import Policy, Type, waits_without_harm
 from pgrunbook.sql.statements import parse
 

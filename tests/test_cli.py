@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from acting import has_begun, newest_run, pgrunbook, wait_until
-from conftest import ROOT, do
+from conftest import ROOT, connect, do
 from pgrunbook import undo_data
 from pgrunbook.app.main import main
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
 

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from conftest import Site, do, rows
+from conftest import Site, connect, do, rows
 from pgrunbook.branches import data_branch
 from pgrunbook.branches.server import Server, ServerState, server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName, TableSum, checksums
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused, Unreachable
 from scenes import error_of, session
 

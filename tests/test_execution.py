@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.database import locks, step_log
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Broken, Interrupted, RecordFailed, Refused, StatementFailed, Unreachable
 from pgrunbook.execute import lock_requests
 from pgrunbook.execute.events import EventLog
@@ -278,7 +277,7 @@ def test_a_lock_that_is_not_to_be_had_is_asked_for_a_bounded_number_of_times(pro
     assert isinstance(error, Blocked)
     assert re.sub(r"for \d+ s", "for N s", str(error)) == (
         'could not lock "orders" in 2 attempts (lock_timeout 400 ms)\n'
-        f'Detail: Process {pid} ("billing", idle in transaction for N s) heads the lock queue for orders.\n'
+        f'Detail: Process {pid} ("billing", idle in transaction for N s) heads the lock queue for public.orders.\n'
         "State: 0002_b was aborted as a whole: nothing of it is applied.\n"
         "Hint: End the process that heads the queue or wait for it, then run the same run again with --resume."
     )
@@ -374,7 +373,7 @@ def test_a_prepared_transaction_in_the_way_is_named(project: Project) -> None:
         error = error_of(lambda: execute(target))
         conn.execute("ROLLBACK PREPARED 'half done'")
     assert re.sub(r"for \d+ s", "for N s", error.detail) == (
-        'Nobody ("half done", prepared transaction for N s) heads the lock queue for orders.'
+        'Nobody ("half done", prepared transaction for N s) heads the lock queue for public.orders.'
     )
 
 

@@ -12,11 +12,10 @@ import pytest
 
 import servers
 import test_execution
-from conftest import do, rows, write_folder
+from conftest import connect, do, rows, write_folder
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait, locks
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Blocked, Refused, StatementFailed, Unreachable

@@ -8,8 +8,9 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from conftest import connect
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Blocked, StatementFailed, Unreachable
 from pgrunbook.execute import failures
 from pgrunbook.execute.failures import AttemptEnd

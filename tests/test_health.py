@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import health
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from scenes import session
 
 Project = Callable[..., Target]
@@ -108,7 +108,7 @@ def test_big_and_locked_tables_are_estimated(target: Target, monkeypatch: pytest
 def stranger(target: Target) -> Iterator[Connection]:
     """A session of a role that may read nothing."""
     do(target, "CREATE ROLE stranger LOGIN")
-    with psycopg.connect(**{**target.conninfo(), "user": "stranger"}, autocommit=True) as conn:
+    with Connection.connect(**{**target.conninfo(), "user": "stranger"}, autocommit=True) as conn:
         yield conn
     do(target, "DROP ROLE stranger")
 

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from pgrunbook import history
@@ -198,7 +197,7 @@ def test_a_locked_history_table_is_not_waited_for(conn: Connection, tmp_path: Pa
     write(tmp_path, {"0001_a.sql": "SELECT 1"})
     apply(conn, read(conn, tmp_path))
     conn.execute("SET lock_timeout = 20")
-    with psycopg.connect(host=conn.info.host, user="postgres", dbname=conn.info.dbname) as other:
+    with Connection.connect(host=conn.info.host, user="postgres", dbname=conn.info.dbname) as other:
         other.execute("LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(Blocked) as caught:
             read(conn, tmp_path)

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait
-from pgrunbook.database.connection import connect
 from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, yields
 from pgrunbook.execute import lock_requests
 from pgrunbook.execute.execution import Execution

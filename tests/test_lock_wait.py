@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from conftest import do
+from conftest import connect, do
 from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_wait import Holder, LockRequest
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, CONFLICTS, SHARE_UPDATE_EXCLUSIVE
 from scenes import meanwhile, session, until, waits

@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import locks
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, WrongInput
 from scenes import error_of, kill, meanwhile, session, until, waits
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import EXAMPLE, Site
+from conftest import EXAMPLE, Site, connect
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.draft import plan_sql
 from pgrunbook.errors import WrongInput

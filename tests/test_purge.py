@@ -10,12 +10,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from acting import cells, completed, error, events, newest_run, outputs, pgrunbook, run, wait_until
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook import history as histories
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database import locks, step_log
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Interrupted, Refused, Unreachable, WrongInput
 from pgrunbook.execute import purge as purging
 from pgrunbook.execute.purge import PurgeItem

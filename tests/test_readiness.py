@@ -10,15 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from conftest import Site, do
+from conftest import Site, connect, do
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks, readiness
 from pgrunbook.database.activity import Identity
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.database.readiness import Check, Level, Limits
 from pgrunbook.errors import Unreachable
 from scenes import error_of, kill, session, until
@@ -120,7 +119,7 @@ def weak(project: Project) -> Iterator[Callable[[str], Connection]]:
 
     def as_weak(grants: str = "") -> Connection:
         do(target, grants.replace("DB", str(target.database)) or "SELECT 1")
-        conn = psycopg.connect(**{**target.conninfo(), "user": "weak"}, autocommit=True)
+        conn = Connection.connect(**{**target.conninfo(), "user": "weak"}, autocommit=True)
         opened.append(conn)
         return conn
 
@@ -165,7 +164,7 @@ def test_an_owner_who_cannot_see_others_is_told(own_server: Server) -> None:
         conn.execute("CREATE ROLE owns LOGIN")
         conn.execute("CREATE DATABASE owned OWNER owns")
     target = Target(name="owned", server=own_server.name, database="owned")
-    with psycopg.connect(**{**target.conninfo(), "user": "owns"}, autocommit=True) as conn:
+    with Connection.connect(**{**target.conninfo(), "user": "owns"}, autocommit=True) as conn:
         found = check(conn, "rights", needs_restore_point=False)
     assert (found.level, found.found) == (Level.WARN, "cannot see what others run")
 
@@ -308,7 +307,7 @@ def test_a_replica_is_refused_and_its_lag_watched(own_server: Server, standby: T
         until(lambda: check(primary, "replication lag", Limits(replay_lag_bytes=0)).level is Level.STOP)
 
         primary.execute("CREATE ROLE blind LOGIN")
-        with psycopg.connect(
+        with Connection.connect(
             host=str(own_server.socket_dir), user="blind", dbname="postgres", autocommit=True
         ) as blind:
             unseen = check(blind, "replication lag")

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, step_log
-from pgrunbook.database.connection import connect
 from pgrunbook.database.inverse_log import read
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from conftest import do
+from conftest import connect, do
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.rehearse import row_equality
 from pgrunbook.rehearse.row_equality import Equality
 from servers import Server

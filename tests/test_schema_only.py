@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conftest import do, rows, write_folder
+from conftest import connect, do, rows, write_folder
 from pgrunbook import history as histories
 from pgrunbook.branches import schema_branch
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import checksums
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused, StatementFailed, Unreachable

@@ -12,9 +12,8 @@ import psycopg
 import pytest
 
 from acting import events, in_transaction, run
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Refused, RunbookError, WrongInput
 from pgrunbook.procedures import migrate, prepare, validate
 from pgrunbook.record import run as runs

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import step_log
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.errors import StatementFailed
 from scenes import error_of
 

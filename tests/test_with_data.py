@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook import history as histories
 from pgrunbook.branches.server import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import checksums
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.rehearse import with_data

@@ -72,7 +72,7 @@ def show_off() -> tuple[list[Run], int]:
 
 def _use_what_is_new(target: Target) -> None:
     """Write into the new table and the new columns, as an application does once it is released."""
-    with connect(target, purpose="demo data") as conn:
+    with connect(target, purpose="demo data") as conn, conn.as_target():
         conn.execute("INSERT INTO audit_logs (action) SELECT 'login' FROM generate_series(1, 500)")
         conn.execute("UPDATE projects SET description = 'written since' WHERE id IN (SELECT id FROM projects LIMIT 20)")
 
@@ -97,7 +97,7 @@ def _apply_history(target: Target, run: Run) -> None:
 
 def _load_data(target: Target, rows: int) -> None:
     path = paths.project_dir() / "examples" / "zeitwork" / "data.sql"
-    with connect(target, purpose="demo data") as conn:
+    with connect(target, purpose="demo data") as conn, conn.as_target():
         conn.execute("SET statement_timeout = '30min'")
         conn.execute("SELECT set_config('zeitwork.rows', %s, false)", [str(rows)])
         conn.execute(Path(path).read_bytes())

@@ -119,7 +119,7 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     clear_leftovers()
     with connect(target, purpose="copies the data") as conn:
         source = _look(conn)
-        settings = conn.execute(load("data_branch")["settings"]).fetchall()
+        settings = conn.execute(load("data_branch")["settings"], {"search_path": conn.search_path}).fetchall()
     others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind in (("plain", "back") if back else ("plain",))}
     _refuse_large(target, source, most_bytes, len(others))
     began = time.monotonic()

@@ -42,7 +42,8 @@ def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
     """
     wanted = _Wanted(statements)
     queries = load("catalog")
-    session: Any = psycopg.Cursor(conn, row_factory=namedtuple_row).execute(queries["session"].encode()).fetchone()
+    with conn.as_target():
+        session: Any = psycopg.Cursor(conn, row_factory=namedtuple_row).execute(queries["session"].encode()).fetchone()
     asked = {"names": json.dumps(wanted.names()), "path": list(session.search_path), **wanted.lists()}
     with steady(conn) as plain:
         cursor = psycopg.Cursor(plain.connection, row_factory=namedtuple_row)

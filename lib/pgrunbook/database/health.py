@@ -107,7 +107,8 @@ def time_query(conn: Connection, query: str) -> Timing:
             with conn.transaction(force_rollback=True):
                 conn.execute("SET TRANSACTION READ ONLY")
                 start = time.perf_counter()
-                conn.execute(query.encode(), binary=True).fetchall()  # binary: the protocol for one statement only
+                with conn.as_target():
+                    conn.execute(query.encode(), binary=True).fetchall()  # binary: the protocol of one statement
                 taken.append((time.perf_counter() - start) * 1000)
     except psycopg.Error as exc:
         return Timing(None, exc.diag.message_primary or str(exc))

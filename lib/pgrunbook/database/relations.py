@@ -97,17 +97,16 @@ class Facts:
 
     def relation(self, node: ast.RangeVar) -> Relation | None:
         """Return the relation that a name in a statement means now, None where there is none."""
-        found = self.rows("relation", name=self._name(node))
-        return Relation(**found[0]) if found else None
+        return self.named([node.schemaname, node.relname] if node.schemaname else [node.relname])
 
     def named(self, parts: Iterable[str]) -> Relation | None:
         """Return the relation of a name in parts, None where there is none."""
-        found = self.rows("relation", name=sql.Identifier(*parts).as_string(None))
+        found = self.rows("relation", oid=self.relation_oid(parts))
         return Relation(**found[0]) if found else None
 
     def index(self, parts: Iterable[str]) -> Index | None:
         """Return the index of a name, None where there is none."""
-        found = self.rows("index", name=sql.Identifier(*parts).as_string(None))
+        found = self.rows("index", oid=self.relation_oid(parts))
         return Index(**found[0]) if found else None
 
     def partitions(self, table: Relation) -> list[Partition]:
@@ -135,10 +134,8 @@ class Facts:
         Where the rows are elsewhere, one that is not there by this name (renamed by the release) counts as big.
         """
         there = self._rows_conn or self.conn
-        if self._rows_conn is not None:
-            found = there.execute(load("relations")["is_relation_named"], {"name": table.sql}).fetchone()
-            if found != (True,):
-                return True
+        if self._rows_conn is not None and there.oid_of("regclass", table.sql) is None:
+            return True
         query = sql.SQL(load("relations")["rows_up_to"])
         counted = there.execute(query.format(table=table.identifier, limit=sql.Literal(limit + 1))).fetchone()
         return counted is not None and int(str(counted[0])) > limit
@@ -158,7 +155,10 @@ class Facts:
         with self.conn.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(load("relations")[query].encode(), parameters).fetchall()
 
-    @staticmethod
-    def _name(node: ast.RangeVar) -> str:
-        parts = [node.schemaname, node.relname] if node.schemaname else [node.relname]
-        return sql.Identifier(*parts).as_string(None)
+    def type_oid(self, name: str) -> int | None:
+        """Return the OID of the type that a text names, None where there is none."""
+        return self.conn.oid_of("regtype", name)
+
+    def relation_oid(self, parts: Iterable[str]) -> int | None:
+        """Return the OID of the relation of a name in parts, None where there is none."""
+        return self.conn.oid_of("regclass", sql.Identifier(*parts).as_string(None))

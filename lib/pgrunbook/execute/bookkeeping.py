@@ -9,7 +9,11 @@ import psycopg
 
 from pgrunbook import history as histories
 from pgrunbook.database import connection, inverse_log, step_log
-from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, RESET_SESSION, Connection
+from pgrunbook.database.connection import (
+    READ_LOCK_TIMEOUT_MS,
+    READ_STATEMENT_TIMEOUT_MS,
+    Connection,
+)
 from pgrunbook.execute import failures
 from pgrunbook.history import History
 from pgrunbook.plan.plan import Change, Plan, Step
@@ -42,7 +46,9 @@ class Bookkeeping:
         written = None
         ways = self._ways(change)
         with self.conn.pipeline():
-            for statement in RESET_SESSION if last else OURSELVES:
+            if last:
+                connection.reset_in_transaction(self.conn)
+            for statement in () if last else OURSELVES:
                 self.conn.execute(statement.encode())
             if not last:
                 self.conn.execute(b"SET LOCAL lock_timeout = %d" % READ_LOCK_TIMEOUT_MS)

@@ -74,13 +74,17 @@ class Cleanup:
             if _policy(statement) is Policy.ALONE:
                 limits = {"lock_timeout_ms": lock_timeout_ms, "statement_timeout_ms": step.statement_timeout_ms}
                 connection.limit(self.conn, **limits)
-            self.conn.execute(statement.encode())
+            with self.conn.as_target():
+                self.conn.execute(statement.encode())
             connection.limit(self.conn, **RECORD_LIMITS)
         return bool(found)
 
     def is_done(self, step: Step) -> bool:
         """Ask the catalog whether a step that runs alone took effect; False where nothing would tell."""
-        return step.done is not None and self.conn.execute(step.done.encode()).fetchone() == (True,)
+        if step.done is None:
+            return False
+        with self.conn.as_target():
+            return self.conn.execute(step.done.encode()).fetchone() == (True,)
 
     def _statement(self, change: Change, number: int) -> None:
         mine = change.of_statement(number)
@@ -121,7 +125,7 @@ class Cleanup:
             with self.conn.transaction(force_rollback=True):
                 self.conn.execute(b"SET LOCAL statement_timeout = %d" % AGAIN_MS)
                 for step in steps:
-                    with suppress(*missing), self.conn.transaction():
+                    with suppress(*missing), self.conn.transaction(), self.conn.as_target():
                         self.conn.execute(step.sql.encode())
         except RETRIED:
             raise
@@ -140,10 +144,14 @@ class Cleanup:
             for statement in self._found(query):
                 if _policy(statement) is policy:
                     self.account.event("helper-dropped", change, sql=statement)
-                    self.conn.execute(statement.encode())
+                    with self.conn.as_target():
+                        self.conn.execute(statement.encode())
 
     def _found(self, query: str | None) -> list[str]:
-        return [str(row[0]) for row in self.conn.execute(query.encode())] if query else []
+        if not query:
+            return []
+        with self.conn.as_target():
+            return [str(row[0]) for row in self.conn.execute(query.encode())]
 
 
 def _policy(statement: str) -> Policy:

@@ -155,7 +155,7 @@ class Execution:
         """Steps that an earlier run committed are not done again, but for what they set for this session."""
         for step in done:
             if step.kind == "SET" or (step.kind == "SELECT" and "set_config" in step.sql):
-                with self._telling(change, [step]):
+                with self._telling(change, [step]), self.conn.as_target():
                     self.conn.execute(step.sql.encode())
                 self._account.event("setting-restored", change, step=step.number)
         self._results.mark(change, done, StepState.DONE_BEFORE)
@@ -253,9 +253,10 @@ class Execution:
 
     def _execute_sql(self, step: Step) -> int | None:
         """Send a step's SQL; return the rows of its last statement, None where it has none."""
-        cursor = self.conn.execute(step.sql.encode())
-        while cursor.nextset():
-            pass
+        with self.conn.as_target():
+            cursor = self.conn.execute(step.sql.encode())
+            while cursor.nextset():
+                pass
         return cursor.rowcount if cursor.rowcount >= 0 else None
 
     def _execute_keeping(self, change: Change, step: Step) -> int | None:
@@ -265,10 +266,11 @@ class Execution:
         if statement == step.sql:
             rows = self._execute_sql(step)
         else:
-            cursor = self.conn.execute(statement.encode())
-            rows = cursor.rowcount
-            while cursor.nextset():
-                pass
+            with self.conn.as_target():
+                cursor = self.conn.execute(statement.encode())
+                rows = cursor.rowcount
+                while cursor.nextset():
+                    pass
         self._keeper.after(change, step)
         return rows
 

@@ -190,7 +190,8 @@ def _shown(scene: AttemptEnd, conn: Connection) -> str:
         lists = "does not list it yet" if scene.plan.direction == "up" else "lists it still"
         said = f"Of {change.migration} these {STAYS}: {listed}; the history table {lists}."
     query = scene.step.leftovers if scene.step else None
-    left = [str(row[0]) for row in conn.execute(query.encode())] if query else []
+    with conn.as_target():
+        left = [str(row[0]) for row in conn.execute(query.encode())] if query else []
     if left:
         said += f" It left something invalid, which the next attempt clears away: {'; '.join(left)}."
     if scene.left:

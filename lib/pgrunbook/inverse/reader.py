@@ -328,8 +328,9 @@ def reading(conn: Connection) -> Iterator[Reader]:
     cursor = psycopg.Cursor(conn, row_factory=dict_row)
     try:
         with told_blocked(READ_LOCK_TIMEOUT_MS):
-            cursor.execute(_opening(begin))
-            cursor.nextset()
+            cursor.execute(_opening(begin, conn.search_path))
+            while cursor.description is None or cursor.description[0].name != "path":
+                cursor.nextset()
             (session,) = cursor.fetchall()
             yield Reader(cursor, session)
     finally:
@@ -338,12 +339,13 @@ def reading(conn: Connection) -> Iterator[Reader]:
 
 
 @cache
-def _opening(begin: str) -> bytes:
-    """Return the batch that begins, asks what the session is set to, and sets it."""
+def _opening(begin: str, search_path: str | None) -> bytes:
+    """Return the batch that begins, asks what a session of the target is set to, and sets it."""
     settings = {
         **SETTINGS,
         "lock_timeout": str(READ_LOCK_TIMEOUT_MS),
         "statement_timeout": str(READ_STATEMENT_TIMEOUT_MS),
     }
     told = "; ".join(f"SET LOCAL {name} = {literal(value)}" for name, value in settings.items())
-    return f"{begin}; {load('inverse')['session']} {told}".encode()
+    path = "" if search_path is None else f"{_path(search_path)}; "
+    return f"{begin}; {path}{load('inverse')['session']} {told}".encode()

@@ -240,13 +240,13 @@ def _apply(conn: Connection, change: Change, hook: _Hook = lambda *_: None) -> N
         connection.reset(conn)
         _limit(conn)
     else:  # what it set goes with the transaction that the caller aborts, but not into the way back
-        for statement in connection.RESET_SESSION:
-            conn.execute(statement.encode())
+        connection.reset(conn)
 
 
 def _run(conn: Connection, change: Change, step: Step) -> None:
     try:
-        conn.execute(step.sql.encode())
+        with conn.as_target():
+            conn.execute(step.sql.encode())
     except psycopg.Error as exc:
         raise StatementFailed(
             f"step {step.number} of {change.migration} ({step.kind}; {step.file}, line {step.line}) would fail: "

@@ -72,7 +72,11 @@ class RowQueries:
 
         Inside the caller's transaction it is a savepoint. row_security is off, so that no policy hides rows silently.
         """
-        with self._conn.transaction(force_rollback=True), psycopg.Cursor(self._conn, row_factory=tuple_row) as cursor:
+        with (
+            self._conn.transaction(force_rollback=True),
+            self._conn.as_target(),
+            psycopg.Cursor(self._conn, row_factory=tuple_row) as cursor,
+        ):
             limit_locally(self._conn, lock_timeout_ms=READ_LOCK_TIMEOUT_MS, statement_timeout_ms=self._timeout_ms)
             cursor.execute("SET LOCAL row_security = off; SET LOCAL jit = off")
             if function:

@@ -24,7 +24,7 @@ SELECT
     CASE
         WHEN x.name = 'search_path'
         THEN pg_catalog.replace(
-            pg_catalog.current_setting(x.name), '"$user"', pg_catalog.quote_ident(session_user::text)
+            %(search_path)s::text, '"$user"', pg_catalog.quote_ident(session_user::text)
         )
         ELSE pg_catalog.current_setting(x.name)
     END AS setting

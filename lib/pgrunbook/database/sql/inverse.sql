@@ -1,7 +1,7 @@
 -- name: session
 -- a row is: the schemas in which this session looks for names, the one in which it makes things, and who it is
-SELECT pg_catalog.current_schemas(true)::text[] AS path,
-       pg_catalog.current_schema()::text AS home,
+SELECT pg_catalog.current_schemas(true)::pg_catalog.text[] AS path,
+       pg_catalog.current_schema()::pg_catalog.text AS home,
        pg_catalog.quote_ident(current_user) AS me,
        pg_catalog.current_setting('search_path') AS search_path,
        EXISTS (SELECT FROM pg_catalog.pg_default_acl) AS has_default_acls;
@@ -204,16 +204,19 @@ ORDER BY u.place;
 SELECT a.classid::bigint AS class,
        a.objid::bigint AS oid,
        a.objsubid AS part
-FROM pg_catalog.pg_get_object_address(%(kind)s, %(names)s::text[], %(args)s::text[]) AS a;
+FROM pg_catalog.pg_get_object_address(%(kind)s, %(names)s::pg_catalog.text[], %(args)s::pg_catalog.text[]) AS a;
 
 -- name: routine
 -- a row is: the function, procedure or aggregate of a signature (or of a name alone), 0 where there is none
-SELECT coalesce(CASE WHEN %(args)s::text IS NULL THEN pg_catalog.to_regproc(%(name)s::text)::oid
-                     ELSE pg_catalog.to_regprocedure(%(name)s::text || '(' || %(args)s::text || ')')::oid END, 0)::bigint AS oid;
+SELECT coalesce(CASE WHEN %(args)s::pg_catalog.text IS NULL
+                     THEN pg_catalog.to_regproc(%(name)s::pg_catalog.text)::pg_catalog.oid
+                     ELSE pg_catalog.to_regprocedure(
+                         pg_catalog.format('%%s(%%s)', %(name)s::pg_catalog.text, %(args)s::pg_catalog.text)
+                     )::pg_catalog.oid END, 0)::bigint AS oid;
 
 -- name: type
 -- a row is: a type that a text names, 0 where there is none
-SELECT coalesce(pg_catalog.to_regtype(%(name)s)::oid, 0)::bigint AS oid;
+SELECT coalesce(pg_catalog.to_regtype(%(name)s)::pg_catalog.oid, 0)::bigint AS oid;
 
 -- name: type_facts
 -- a row is: a type, with what a conversion into it and out of it would lose
@@ -1343,7 +1346,7 @@ ORDER BY c.oid;
 
 -- name: regclass
 -- a row is: the OID of a relation whose name stands in a text, 0 where there is none
-SELECT coalesce(pg_catalog.to_regclass(%(name)s)::oid, 0)::bigint AS oid;
+SELECT coalesce(pg_catalog.to_regclass(%(name)s)::pg_catalog.oid, 0)::bigint AS oid;
 
 -- name: writing_functions
 -- a row is: the name of a function that may change something, as far as its volatility tells

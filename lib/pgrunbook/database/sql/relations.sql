@@ -1,5 +1,5 @@
 -- name: relation
--- a row is: a relation by its name, as the search_path of the session finds it
+-- a row is: a relation
 SELECT c.oid::bigint AS oid,
        n.nspname::text AS schema,
        c.relname::text AS name,
@@ -11,17 +11,13 @@ SELECT c.oid::bigint AS oid,
        c.relpersistence = 't' AS is_temporary
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.oid = pg_catalog.to_regclass(%(name)s)
+WHERE c.oid = %(oid)s::oid
 
 -- name: relation_oids
 -- a row is: a relation that is there
 SELECT c.oid::bigint AS oid
 FROM pg_catalog.pg_class AS c
 WHERE c.relkind IN ('r', 'p', 'm', 'v', 'f')
-
--- name: is_relation_named
--- a row is: whether a table of this name is there
-SELECT pg_catalog.to_regclass(%(name)s) IS NOT NULL
 
 -- name: partitions
 -- a row is: a table below a partitioned table, parents before their children
@@ -203,7 +199,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_class AS t ON t.oid = i.indrelid
 JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.relnamespace
 LEFT JOIN pg_catalog.pg_constraint AS k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
-WHERE i.indexrelid = pg_catalog.to_regclass(%(name)s)
+WHERE i.indexrelid = %(oid)s::oid
 
 -- name: indexes_of
 -- a row is: an index of a table
@@ -239,12 +235,12 @@ SELECT pg_catalog.pg_get_partition_constraintdef(%(oid)s::oid) AS condition
 -- a row is: the type that a column has, and whether values need no work to be of another
 SELECT pg_catalog.format_type(a.atttypid, NULL) AS from_type,
        a.atttypmod AS from_typmod,
-       pg_catalog.format_type(pg_catalog.to_regtype(%(type)s), NULL) AS to_type,
-       a.atttypid = pg_catalog.to_regtype(%(type)s) AS is_same,
+       pg_catalog.format_type(%(type)s::oid, NULL) AS to_type,
+       a.atttypid = %(type)s::oid AS is_same,
        EXISTS (SELECT
                FROM pg_catalog.pg_cast AS k
                WHERE k.castsource = a.atttypid
-                 AND k.casttarget = pg_catalog.to_regtype(%(type)s)
+                 AND k.casttarget = %(type)s::oid
                  AND k.castmethod = 'b') AS is_binary
 FROM pg_catalog.pg_attribute AS a
 WHERE a.attrelid = %(oid)s::oid
@@ -257,7 +253,7 @@ SELECT t.typtype = 'd'
             OR t.typbasetype <> 0
             AND EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.contypid = t.oid)) AS is_constrained
 FROM pg_catalog.pg_type AS t
-WHERE t.oid = pg_catalog.to_regtype(%(type)s)
+WHERE t.oid = %(type)s::oid
 
 -- name: may_silence_triggers
 -- a row is: whether this session may set session_replication_role
@@ -294,7 +290,7 @@ WHERE name = %(name)s
 -- a row is: whether an index is there, and valid
 SELECT EXISTS (SELECT
                FROM pg_catalog.pg_index AS i
-               WHERE i.indexrelid = pg_catalog.to_regclass({index})
+               WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
                  AND i.indisvalid
                  AND i.indisready)
 
@@ -306,53 +302,56 @@ SELECT pg_catalog.to_regclass({relation}) IS NOT NULL
 -- a row is: whether a table is a partition
 SELECT EXISTS (SELECT
                FROM pg_catalog.pg_class AS c
-               WHERE c.oid = pg_catalog.to_regclass({relation})
+               WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
                  AND c.relispartition)
 
 -- name: drop_index
 -- a row is: the statement that drops an index; not for one that goes with its constraint or its partitioned index
-SELECT CASE c.relkind WHEN 'I' THEN 'DROP INDEX ' ELSE 'DROP INDEX CONCURRENTLY ' END || {index} AS statement
+SELECT pg_catalog.format(
+           CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'I' THEN 'DROP INDEX %s' ELSE 'DROP INDEX CONCURRENTLY %s' END,
+           {index}::pg_catalog.text
+       ) AS statement
 FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-WHERE i.indexrelid = pg_catalog.to_regclass({index})
+JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
+WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
   AND NOT c.relispartition
   AND NOT EXISTS (SELECT
                   FROM pg_catalog.pg_constraint AS k
-                  WHERE k.conindid = i.indexrelid
-                    AND k.contype IN ('p', 'u', 'x'))
+                  WHERE k.conindid OPERATOR(pg_catalog.=) i.indexrelid
+                    AND k.contype OPERATOR(pg_catalog.=) ANY (ARRAY['p', 'u', 'x']::pg_catalog."char"[]))
 
 -- name: drop_invalid_index
 -- a row is: the statement that drops an index which a build that was cut off has left
-SELECT 'DROP INDEX CONCURRENTLY ' || {index} AS statement
+SELECT pg_catalog.format('DROP INDEX CONCURRENTLY %s', {index}::pg_catalog.text) AS statement
 FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-WHERE i.indexrelid = pg_catalog.to_regclass({index})
-  AND c.relkind = 'i'
+JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
+WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
+  AND c.relkind OPERATOR(pg_catalog.=) 'i'
   AND NOT c.relispartition
   AND NOT i.indisvalid
 
 -- name: drop_constraint
 -- a row is: the statement that drops a constraint which the table itself was given
-SELECT 'ALTER TABLE ' || {relation} || ' DROP CONSTRAINT ' || pg_catalog.quote_ident(k.conname) AS statement
+SELECT pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', {relation}::pg_catalog.text, k.conname) AS statement
 FROM pg_catalog.pg_constraint AS k
-WHERE k.conrelid = pg_catalog.to_regclass({relation})
-  AND k.conname = {name}
-  AND k.coninhcount = 0
+WHERE k.conrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
+  AND k.conname OPERATOR(pg_catalog.=) {name}
+  AND k.coninhcount OPERATOR(pg_catalog.=) 0
 
 -- name: drop_column
 -- a row is: the statement that drops a column
-SELECT 'ALTER TABLE ' || {relation} || ' DROP COLUMN ' || pg_catalog.quote_ident(a.attname) AS statement
+SELECT pg_catalog.format('ALTER TABLE %s DROP COLUMN %I', {relation}::pg_catalog.text, a.attname) AS statement
 FROM pg_catalog.pg_attribute AS a
-WHERE a.attrelid = pg_catalog.to_regclass({relation})
-  AND a.attname = {name}
+WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
+  AND a.attname OPERATOR(pg_catalog.=) {name}
   AND a.attnum > 0
   AND NOT a.attisdropped
 
 -- name: rebuild_if_invalid
 -- a row is: the statement that makes an index whole again whose removal was cut off
-SELECT 'REINDEX INDEX CONCURRENTLY ' || {index} AS statement
+SELECT pg_catalog.format('REINDEX INDEX CONCURRENTLY %s', {index}::pg_catalog.text) AS statement
 FROM pg_catalog.pg_index AS i
-WHERE i.indexrelid = pg_catalog.to_regclass({index})
+WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
   AND NOT i.indisvalid
   AND i.indislive
 
@@ -360,16 +359,21 @@ WHERE i.indexrelid = pg_catalog.to_regclass({index})
 -- a row is: the statement that drops an index which a REINDEX CONCURRENTLY that was cut off has left
 SELECT pg_catalog.format('DROP INDEX CONCURRENTLY %I.%I', n.nspname, c.relname) AS statement
 FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 WHERE NOT i.indisvalid
-  AND c.relname ~ '_cc(new|old)[0-9]*$'
-  AND pg_catalog.to_regclass({relation}) IN
-      (i.indrelid, (SELECT r.oid FROM pg_catalog.pg_class AS r WHERE r.reltoastrelid = i.indrelid))
+  AND c.relname OPERATOR(pg_catalog.~) '_cc(new|old)[0-9]*$'
+  AND (i.indrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
+       OR EXISTS (SELECT
+                  FROM pg_catalog.pg_class AS r
+                  WHERE r.reltoastrelid OPERATOR(pg_catalog.=) i.indrelid
+                    AND r.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})))
 
 -- name: finalize_detach
 -- a row is: the statement that ends a DETACH PARTITION CONCURRENTLY that was cut off
-SELECT 'ALTER TABLE ' || {parent} || ' DETACH PARTITION ' || {relation} || ' FINALIZE' AS statement
+SELECT pg_catalog.format(
+           'ALTER TABLE %s DETACH PARTITION %s FINALIZE', {parent}::pg_catalog.text, {relation}::pg_catalog.text
+       ) AS statement
 FROM pg_catalog.pg_inherits AS h
-WHERE h.inhrelid = pg_catalog.to_regclass({relation})
+WHERE h.inhrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
   AND h.inhdetachpending

@@ -59,7 +59,7 @@ WHERE i.inhparent = %(oid)s::oid
 SELECT t.oid::bigint AS oid,
        pg_catalog.format_type(t.oid, NULL) AS sql
 FROM pg_catalog.pg_type AS t
-WHERE t.oid = pg_catalog.to_regtype(%(name)s)
+WHERE t.oid = %(oid)s::oid
 
 -- name: columns_of_domain
 -- a row is: a column whose type is a domain, or a domain over it; where rows are
@@ -88,18 +88,16 @@ SELECT a.attname::text AS name
 FROM pg_catalog.pg_index AS i
 CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, place)
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
-WHERE i.indexrelid = pg_catalog.to_regclass(%(name)s)
+WHERE i.indexrelid = %(oid)s::oid
   AND u.place <= i.indnkeyatts
 ORDER BY u.place
 
 -- name: is_castable
 -- a row is: a way from a type to another, which needs no text between them
 SELECT 1 AS way
-WHERE pg_catalog.split_part(%(source)s, '(', 1) = pg_catalog.split_part(%(target)s, '(', 1)
-   OR EXISTS (SELECT
-              FROM pg_catalog.pg_cast AS k
-              WHERE k.castsource = pg_catalog.to_regtype(pg_catalog.split_part(%(source)s, '(', 1))
-                AND k.casttarget = pg_catalog.to_regtype(pg_catalog.split_part(%(target)s, '(', 1)))
+FROM pg_catalog.pg_cast AS k
+WHERE k.castsource = %(source)s::oid
+  AND k.casttarget = %(target)s::oid
 
 -- name: count_against
 -- a row is: how many rows of a table stand against a wish; the names and the condition are put in
