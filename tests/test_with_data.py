@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from conftest import connect, do, rows
 from pgrunbook import history as histories
+from pgrunbook.app import json_schema
 from pgrunbook.branches.server import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import checksums
@@ -215,7 +215,7 @@ def test_what_was_seen_is_kept_as_text_and_read_again(scene: Scene) -> None:
     text = ways.trial.text()
     assert Trial.model_validate(json.loads(text)) == ways.trial
     assert Trial.model_validate_json(text).text() == text
-    schema = json.loads((Path(with_data.__file__).parent / "schemas" / "rehearsal.schema.json").read_text())
+    schema = json.loads(json_schema.kept("rehearsal"))
     assert set(json.loads(text)) == set(schema["properties"])
     assert json.loads(text)["statements"][0]["safe"]["rows"] == 400
 

@@ -207,14 +207,16 @@ class _Writer:
             self.loses.append(CaptureGap(self.name, self.number, statement.sql, kept.because, counted))
         self.planner.put(kept.expansion if not kept.because else expansion)
         if statement.policy is not Policy.ALONE:
-            self.conn.execute(statement.sql.encode())
+            with self.conn.as_target():
+                self.conn.execute(statement.sql.encode())
 
     def also(self, statement: Statement, steps: Sequence[SafeStep], *, execute: bool = False) -> None:
         """Plan steps of our own."""
         self.number += 1
         self.planner.put(Expansion(statement, "", steps[0].says, tuple(steps)), new=True)
-        for step in steps if execute else ():
-            self.conn.execute(step.sql.encode())
+        with self.conn.as_target():
+            for step in steps if execute else ():
+                self.conn.execute(step.sql.encode())
 
     def end(self) -> None:
         self.expansions = self.planner.end_file()

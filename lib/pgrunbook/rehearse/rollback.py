@@ -243,7 +243,8 @@ def _with_schemas(change: Change, before: Snapshot, after: Snapshot) -> Change:
 
 def _helpers(conn: Connection, queries: Sequence[str]) -> list[SafeStep]:
     """Return the steps that take away what a statement has left that was broken off, as the target has it now."""
-    found = [str(row[0]) for query in queries for row in conn.execute(query.encode())]
+    with conn.as_target():
+        found = [str(row[0]) for query in queries for row in conn.execute(query.encode())]
     made = []
     for text in found:
         policy = statements.parse(text, "helpers")[0].policy
