@@ -102,7 +102,7 @@ import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
 import scenes
-from pgrunbook.changes import plan
+from pgrunbook.plan import plan
 from pgrunbook.config.targets import Target
 target, file, moment = Target.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def call(name):

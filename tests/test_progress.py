@@ -17,7 +17,7 @@ SAYS = ('could not apply "0001_[/red]"', "Detail: array [1:2] of [bold]", "Hint:
 
 SHOW = f"""
 from pathlib import Path
-from pgrunbook.record.progress import Progress
+from pgrunbook.runner.progress import Progress
 from pgrunbook.record.run import Part, Status
 with Progress("release on demo", Path("journal.jsonl")) as progress:
     progress.procedure("migrate")

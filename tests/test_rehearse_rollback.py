@@ -347,7 +347,7 @@ def test_a_value_that_the_old_type_cannot_hold_stops_it_before_anything_changes(
     do(target, SHOP)
     release(target)
     do(target, "UPDATE instances SET memory = 5000000000 WHERE id = 7")
-    (found,) = [one for one in since(target).against if one.at_least]
+    (found,) = [one for one in since(target).violations if one.at_least]
     assert (found.table, found.rows) == ("public.instances", 1)
     assert "5000000000" in found.samples[0]
     do(target, "UPDATE instances SET memory = 5 WHERE id = 7")
