@@ -122,7 +122,7 @@ def test_what_nobody_needs_goes_and_the_rest_stays(target: Target) -> None:
     assert [e["id"] for e in events(made, "drop-started")] == [gone, back, over]
     shown = outputs(made, "what-is-kept")
     assert [line.split()[0] for line in shown.splitlines()[1:]] == ["stays", "goes", "goes", "goes"]
-    for told in ("its time is over", "given back"):
+    for told in ("its retention is over", "reverted or reapplied"):
         assert told in outputs(made, "what-goes")
     assert "rows updated (b) of public.a" in shown
     assert f"0002_b can only be taken back by restore point {POINT}" in shown
@@ -179,8 +179,8 @@ def test_what_a_thing_is_needed_for_depends_on_where_its_migration_stands(target
     )  # fmt: skip
     told = things(target)
     assert told[pending].loss == "no rollback needs it: 0003_c is not applied"
-    assert told[down].loss.startswith("what taking back 0003_c destroyed can only be had by a restore to a time")
-    assert told[again].loss == "nothing gives it back: 0002_b is applied again"
+    assert told[down].loss.startswith("what the rollback of 0003_c destroyed can only come back by a restore to a time")
+    assert told[again].loss == "no migration reapplies it: 0002_b is applied again"
     assert [told[n].is_needed for n in (pending, down, again)] == [False, True, False]
 
     row = "INSERT INTO pgrunbook.step VALUES ('r', '0003_c', 'up', 1, 'done', 'UPDATE', '', '', '', NULL, NULL, now())"
@@ -234,10 +234,13 @@ def test_who_reads_it_is_waited_for_and_named_and_the_same_run_goes_on(project: 
         made, code = run("purge")
         assert (code, made.status, cells(made)["let-it-go"]) == (1, Status.FAILED, "failed")
     lines = error(made).splitlines()
-    assert lines[0].startswith(f"could not drop what is kept as number {first} (looked for 0.2")
+    assert lines[0].startswith(f"could not purge undo data number {first} (waited for 0.2")
     assert '("nightly dump", idle in transaction for ' in lines[1]
     assert lines[2] == f"State: Let go: {second}; still kept as they were: {first}."
-    assert lines[3].startswith("Hint: Wait until that is over, or end it; then run the same run again with --resume.")
+    assert (
+        lines[3]
+        == "Hint: Wait until these sessions have ended, or end them; then run the same run again with --resume."
+    )
     assert states(target) == {first: "kept", second: "purged"}
     assert events(made, "drop-waits")
     assert "dropped" in outputs(made, "let-it-go")
@@ -283,7 +286,7 @@ def test_stopped_by_the_operator_or_by_the_server_it_says_what_is_gone(target: T
         assert isinstance(stopped, Interrupted)
         assert stopped.lines() == [
             "stopped while things were let go",
-            "Detail: What was running in the server was cancelled, because this run was told to stop.",
+            "Detail: Somebody stopped this run; what was running in the server was cancelled.",
             f"State: Let go: nothing; still kept as they were: {number}.",
             "Hint: Run the same run again with --resume: it goes on with what is left.",
         ]
@@ -324,7 +327,7 @@ def test_who_comes_in_between_is_met_by_bounded_attempts(project: Project, monke
     with session(target, f"SELECT FROM pgrunbook.{names(target, number)}"):
         told = error_of(lambda: purge.let_it_go(here)).lines()
     assert told[:2] == [
-        f"could not drop what is kept as number {number} (lock_timeout 50 ms, 2 attempts)",
+        f"could not purge undo data number {number} (lock_timeout 50 ms, 2 attempts)",
         "Detail: canceling statement due to lock timeout.",
     ]
     assert states(target) == {number: "kept"}

@@ -333,16 +333,14 @@ def test_nothing_is_released_over_what_is_half_way_there(project: Callable[..., 
     assert back.parts[0].says.startswith("cannot take back 0002_b: 0002_b.sql:1: its way back was not computed")
     other, code = run("release")
     assert code == 3
-    assert other.parts[0].says == f"0002_b was begun by run {made.run_id}, and not brought to its end"
+    assert other.parts[0].says == f"0002_b was begun by run {made.run_id}, and not finished"
     assert target.migrations is not None
     file = target.migrations / "0002_b.sql"
     text = file.read_text()
     file.write_text(text.replace("n > 0", "n >= 0"))
     other, code = run("release")
     assert code == 3
-    assert other.parts[0].says == (
-        f"0002_b was begun by run {made.run_id} from another text, and not brought to its end"
-    )
+    assert other.parts[0].says == (f"0002_b was begun by run {made.run_id} from another text, and not finished")
     file.write_text(text)
 
     do(target, "DELETE FROM b")
