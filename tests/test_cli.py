@@ -284,7 +284,7 @@ def test_a_run_by_hand_is_opened_again_and_not_resumed(project: Project, command
 def test_undo_data_lists_what_is_kept_and_lets_go_of_it(project: Project, command: Command) -> None:
     """A table or JSON, nothing where nothing is kept; purge is a run, with the last lines and exit codes of one."""
     target = project(folder=FOLDER)
-    assert command("undo-data", "list", "--target", "demo") == (0, "Nothing is kept in this database.\n", "")
+    assert command("undo-data", "list", "--target", "demo") == (0, "No undo data is kept in this database.\n", "")
     assert command("undo-data", "list", "--target", "demo", "--json") == (0, "[]\n", "")
     do(target, "CREATE TABLE t (id int PRIMARY KEY, b text); INSERT INTO t SELECT i, 'b' FROM generate_series(1, 9) i")
     made_at = datetime(2026, 1, 22, 16, 54, tzinfo=UTC)
@@ -305,7 +305,7 @@ def test_undo_data_lists_what_is_kept_and_lets_go_of_it(project: Project, comman
         "1", "0001_a (up)", "some-run", "1", "rows updated (b)", "public.t", "9", "16 kB", "2026-01-22 16:54Z",
         "2026-01-22 16:54Z, over", "kept",
     ]  # fmt: skip
-    assert second[9:] == ["no end", "giving back (0 rows so far)"]
+    assert second[9:] == ["no end", "reverting (0 rows so far)"]
     code, out, err = command("undo-data", "list", "--target", "demo", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)[1]
@@ -322,14 +322,14 @@ def test_undo_data_lists_what_is_kept_and_lets_go_of_it(project: Project, comman
     code, out, err = command("undo-data", "purge", "--target", "demo", "--all")
     assert (code, out) == (3, "")
     assert err.rstrip().splitlines()[-1].startswith("refused: ")
-    assert "cannot let go of what is still needed: 1 thing" in err
+    assert "cannot purge undo data that is still needed: 1 item" in err
     code, out, err = command("undo-data", "purge", "--target", "demo", "--older-than", "1", "--force")
     assert (code, out) == (0, "")
     made = newest_run()
     assert made is not None
     assert err.endswith(f"done: {made.folder}\n")
     assert made.runbook == "purge"
-    assert made.parts[0].says == "2 things are let go, 33 kB freed; nothing is kept any more."
+    assert made.parts[0].says == "2 items are purged, 33 kB freed; no undo data is left."
 
 
 def test_undo_data_that_cannot_be_read_is_told(project: Project, command: Command) -> None:

@@ -543,8 +543,8 @@ def test_an_index_that_a_failed_build_left_is_dropped_at_once(project: Project) 
         'could not create unique index "Odd name"\n'
         "Detail: Key (n)=(1) is duplicated.\n"
         "State: 0001_a was aborted as a whole: nothing of it is applied.\n"
-        "Hint: Correct the rows that the server names, leave the file as it is, and run the same run again with --resume; "
-        "or correct the migration, and start a new run."
+        "Hint: Correct the rows that the server names, leave the file as it is, and run the same run again with "
+        "--resume; or correct the migration, and start a new run."
     )
     assert rows(target, "SELECT count(*) FROM pg_index WHERE indrelid = 'a'::regclass") == [(0,)]
     do(target, "DELETE FROM a")

@@ -67,7 +67,7 @@ class PurgeItem:
         return all(kept.keep_until is not None and kept.keep_until < now for kept in self.members)
 
 
-def things(conn: Connection, history: History) -> list[PurgeItem]:
+def items(conn: Connection, history: History) -> list[PurgeItem]:
     """Return the items of undo data, newest first, each with all its members; [] where there are none."""
     families: dict[int, list[UndoEntry]] = {}
     for kept in undo_data.kept_list(conn):
@@ -76,7 +76,7 @@ def things(conn: Connection, history: History) -> list[PurgeItem]:
     if not families:
         return []
     standings = _Standings(conn, history)
-    return [standings.thing(tuple(members)) for members in families.values()]
+    return [standings.item(tuple(members)) for members in families.values()]
 
 
 def choose(
@@ -87,7 +87,7 @@ def choose(
     Where none is named by number, age or as a whole, these are the items that nobody needs any more: reverted,
     reapplied or past their retention.
     """
-    reasons = {thing.id: _reason(thing, ids, older_than_days, everything) for thing in found}
+    reasons = {item.id: _reason(item, ids, older_than_days, everything) for item in found}
     return {number: reason for number, reason in reasons.items() if reason}
 
 
@@ -100,7 +100,7 @@ def states(conn: Connection, ids: Collection[int]) -> dict[int, UndoEntry]:
 def drop(
     conn: Connection,
     target: Target,
-    thing: PurgeItem,
+    item: PurgeItem,
     *,
     on_wait: Callable[[Sequence[Holder], float], None] = lambda _holders, _left_ms: None,
 ) -> list[str]:
@@ -118,39 +118,39 @@ def drop(
     patience_ms = float(target.lock_patience_ms)
     blockers = ""
     for attempt in range(1, target.attempts + 1):
-        blockers = _until_free(conn, thing, patience_ms, on_wait) or blockers
+        blockers = _until_free(conn, item, patience_ms, on_wait) or blockers
         try:
             with conn.transaction():
-                return undo_data.purge(conn, [kept.id for kept in thing.members])
+                return undo_data.purge(conn, [kept.id for kept in item.members])
         except (pg.LockNotAvailable, pg.DeadlockDetected) as exc:
-            log.info("attempt %s of %s to drop undo data %s: %s", attempt, target.attempts, thing.id, exc)
+            log.info("attempt %s of %s to drop undo data %s: %s", attempt, target.attempts, item.id, exc)
             blockers = blockers or str(exc).partition("\n")[0]
             patience_ms = min(patience_ms, LAST_LOOK_MS)
-    raise _blocked(thing, f"lock_timeout {registry.LOCK_TIMEOUT_MS} ms, {target.attempts} attempts", blockers)
+    raise _blocked(item, f"lock_timeout {registry.LOCK_TIMEOUT_MS} ms, {target.attempts} attempts", blockers)
 
 
 def _until_free(
-    conn: Connection, thing: PurgeItem, patience_ms: float, on_wait: Callable[[Sequence[Holder], float], None]
+    conn: Connection, item: PurgeItem, patience_ms: float, on_wait: Callable[[Sequence[Holder], float], None]
 ) -> str:
     """Wait until nobody reads an item; return the blockers that were met. Raises Blocked where some remain."""
-    seen = lock_wait.until_free(conn, _wanted(thing), patience_ms=patience_ms, on_wait=on_wait)
+    seen = lock_wait.until_free(conn, _wanted(item), patience_ms=patience_ms, on_wait=on_wait)
     blockers = "; ".join(map(str, seen.holders[:3]))
     if not seen.free and not all(map(yields, seen.holders)):
-        raise _blocked(thing, f"waited for {seen.waited_ms / 1000:.1f} s", blockers)
+        raise _blocked(item, f"waited for {seen.waited_ms / 1000:.1f} s", blockers)
     return blockers
 
 
-def _reason(thing: PurgeItem, ids: Collection[int], older_than_days: int, everything: bool) -> str:
+def _reason(item: PurgeItem, ids: Collection[int], older_than_days: int, everything: bool) -> str:
     if ids:
-        return "named" if thing.id in ids else ""
+        return "named" if item.id in ids else ""
     if everything:
         return "everything was asked for"
     if older_than_days:
-        is_older = thing.members[0].made_at < datetime.now(UTC) - timedelta(days=older_than_days)
+        is_older = item.members[0].made_at < datetime.now(UTC) - timedelta(days=older_than_days)
         return f"older than {older_than_days} days" if is_older else ""
-    if not thing.is_open:
+    if not item.is_open:
         return "reverted or reapplied"
-    return "its retention is over" if thing.is_over else ""
+    return "its retention is over" if item.is_over else ""
 
 
 class _Standings:
@@ -162,17 +162,17 @@ class _Standings:
         self._partly = {way: {one.migration for one in step_log.unfinished(conn, way)} for way in ("up", "down")}
         self._points = step_log.restore_points(conn)
 
-    def thing(self, members: tuple[UndoEntry, ...]) -> PurgeItem:
+    def item(self, members: tuple[UndoEntry, ...]) -> PurgeItem:
         """Return an item with what it is needed for."""
-        thing = PurgeItem(members, is_needed=False, loss="", way="")
+        item = PurgeItem(members, is_needed=False, loss="", way="")
         kept = members[0]
-        if not thing.is_open:
+        if not item.is_open:
             done = sum(one.rows_given_back for one in members)
             loss = f"no rollback needs it: {done:,} rows are reverted or reapplied"
             return PurgeItem(members, is_needed=False, loss=loss, way="")
         stands, loss = self._loss(kept)
         way = self._way(kept) if stands else ""
-        return PurgeItem(members, is_needed=stands and not thing.is_over, loss=loss + way, way=way)
+        return PurgeItem(members, is_needed=stands and not item.is_over, loss=loss + way, way=way)
 
     def _loss(self, kept: UndoEntry) -> tuple[bool, str]:
         """Return whether the migration is where the step left it, and what is lost once the item is purged."""
@@ -201,17 +201,17 @@ class _Standings:
         return f"a restore to a time before {kept.made_at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _wanted(thing: PurgeItem) -> list[LockRequest]:
+def _wanted(item: PurgeItem) -> list[LockRequest]:
     """Return the locks that the drop takes; a parked table lies in a schema of its own."""
     names = [
-        sql.Identifier(kept.kept_as, kept.table.name) if kept.kind == "table" else kept.side for kept in thing.members
+        sql.Identifier(kept.kept_as, kept.table.name) if kept.kind == "table" else kept.side for kept in item.members
     ]
     return [LockRequest(name.as_string(), MODE, CONFLICTS[MODE]) for name in names]
 
 
-def _blocked(thing: PurgeItem, why: str, blockers: str) -> Blocked:
+def _blocked(item: PurgeItem, why: str, blockers: str) -> Blocked:
     return Blocked(
-        f"could not purge undo data number {thing.id} ({why})",
+        f"could not purge undo data number {item.id} ({why})",
         detail=f"{blockers}.",
         hint="Wait until these sessions have ended, or end them; then run the same run again with --resume.",
     )
