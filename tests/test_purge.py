@@ -54,7 +54,7 @@ def target(project: Project) -> Target:
 def leave() -> Iterator[None]:
     """Let go of what a test began in this process."""
     yield
-    heres._leave()
+    heres._end_earlier()
 
 
 def apply(target: Target, most: int) -> None:

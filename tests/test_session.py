@@ -30,7 +30,7 @@ FOLDER = {"0001_a.sql": "CREATE TABLE a (id int);", "0002_b.sql": "CREATE TABLE 
 def left() -> Iterator[None]:
     """What a test began is let go of, as when its kernel ends."""
     yield
-    heres._leave()
+    heres._end_earlier()
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def test_what_the_server_says_unexpectedly_is_told_in_our_form(
     try:
         here.conn.execute("SET ROLE nobody_of_tests")
         assert explained(here, "SELECT * FROM pg_authid").startswith(
-            'the role of target "demo" may not: permission denied for table pg_authid\nState: Nothing changed'
+            'the role of target "demo" lacks a privilege: permission denied for table pg_authid\nState: Nothing changed'
         )
     finally:
         here.conn.execute("RESET ROLE; DROP ROLE nobody_of_tests")
