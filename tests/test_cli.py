@@ -12,7 +12,7 @@ import pytest
 
 from acting import has_begun, newest_run, pgrunbook, wait_until
 from conftest import ROOT, connect, do
-from pgrunbook import undo_data
+from pgrunbook import __version__, undo_data
 from pgrunbook.app.main import main
 from pgrunbook.config.targets import Target
 from pgrunbook.record import run as runs
@@ -278,6 +278,33 @@ def test_a_run_by_hand_is_opened_again_and_not_resumed(project: Project, command
     code, _, err = command("run", "--resume", made.run_id)
     assert code == 2
     assert in_form(err)[-1] == f"Hint: Open its notebooks again: pgrunbook start --resume {made.run_id}"
+
+
+@pytest.mark.parametrize("how", ["run", "start"])
+def test_a_run_of_another_version_is_not_resumed(project: Project, command: Command, how: str) -> None:
+    """Both commands say which version made it, and what to do; neither the run nor the database changes."""
+    project(folder={"0001_a.sql": "SELECT 1 / 0;"})
+    options = ["--no-lab"] if how == "start" else []
+    assert command(how, "migrate", "--target", "demo", *options)[0] == (0 if how == "start" else 1)
+    made = newest_run()
+    assert made is not None
+    assert made.versions["pgrunbook"] == __version__
+    again = f"pgrunbook {how} migrate --target demo"
+    for version in ("0.1.0", "9.0.0", ""):  # older, newer, not recorded
+        made.versions = {"pgrunbook": version} if version else {}
+        made.save()
+        before = {path.name: path.read_bytes() for path in made.folder.iterdir() if path.is_file()}
+        name = f"pgrunbook {version}" if version else "that version"
+        code, out, err = command(how, "--resume", made.run_id, *options)
+        assert (code, out) == (2, "")
+        assert in_form(err) == [
+            f"run {made.run_id} was made by pgrunbook {version or 'before 0.2.0'}, and this is {__version__}",
+            "Detail: The plan and the record of a run are for the version that made it.",
+            "State: Nothing changed in the database.",
+            f"Hint: Install {name} to go on with the run; where nothing of it was applied, start a new one: {again}",
+        ]
+        assert {path.name: path.read_bytes() for path in made.folder.iterdir() if path.is_file()} == before
+        assert not made.is_held()
 
 
 @pytest.mark.slow

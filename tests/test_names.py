@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import pairwise
@@ -14,6 +15,7 @@ import nbformat
 import pytest
 import typer
 
+import pgrunbook
 from conftest import ROOT
 from pgrunbook.app import cli
 from pgrunbook.config.targets import Target
@@ -130,6 +132,12 @@ def test_a_notebook_keeps_only_the_outputs_that_are_compared(path: Path) -> None
         assert cell.outputs or cell.execution_count is None
         for output in cell.outputs:
             assert not re.search(r"\d{8}T\d{6}Z|/tmp|/var|/root|/home", str(output)), cell.id
+
+
+def test_the_package_has_one_version() -> None:
+    """What a run records is what pip installed, also where the package is run from its source."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == pgrunbook.__version__
 
 
 def test_every_named_query_is_used() -> None:

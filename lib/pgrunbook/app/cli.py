@@ -59,15 +59,10 @@ def start(
     lab: Annotated[bool, typer.Option(help="Open JupyterLab on it.")] = True,
 ) -> None:
     """Make a run with working copies of its notebooks, and open JupyterLab there."""
-    from pgrunbook.record import run as records
     from pgrunbook.runner import runbook as books
 
     if resume:
-        made = records.find(resume)
-        if made.how != "by hand":
-            raise WrongInput(
-                f"run {made.run_id} was not made by hand", hint=f"Go on with it: pgrunbook run --resume {made.run_id}"
-            )
+        made = books.reopen(resume)
     else:
         _refuse_without(runbook, target, "start")
         made = books.start(runbook, target, _pairs(parameter))

@@ -6,6 +6,7 @@ import fcntl
 import getpass
 import json
 import os
+import platform
 import re
 import secrets
 import socket
@@ -16,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pgrunbook import __version__
 from pgrunbook.config import paths
 from pgrunbook.errors import Blocked, RecordFailed, WrongInput
 from pgrunbook.record.files import RECORD_FAILED_HINT, write_atomically
@@ -163,6 +165,7 @@ def create(runbook: str, target: str, parameters: Mapping[str, Any], *, how: str
         ) from exc
     run = Run(folder, run_id, runbook, target, dict(parameters), how)
     run.operator, run.machine, run.started_at = getpass.getuser(), socket.gethostname(), stamp(now)
+    run.versions = {"pgrunbook": __version__, "python": platform.python_version()}
     run.save()
     return run
 

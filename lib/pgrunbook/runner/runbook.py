@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pgrunbook import __version__
 from pgrunbook.config import paths, targets
 from pgrunbook.config.secret_patterns import SECRET_NAME
 from pgrunbook.errors import Refused, RunbookError, WrongInput
@@ -99,7 +98,6 @@ def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | N
     targets.load(target)
     made = runs.create(name, target, parameters, how="headless")
     made.parts = [Part(p, f"{n:02}-{p}.ipynb") for n, p in enumerate(book.procedures, 1)]
-    made.versions = {"pgrunbook": version("pgrunbook"), "python": platform.python_version()}
     made.hold()
     made.save()
     made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
@@ -143,6 +141,35 @@ def _refuse_to_go_on(broken: Run, book: Book) -> None:
             f"run {broken.run_id} was made by hand",
             hint=f"Open its notebooks again: pgrunbook start --resume {broken.run_id}",
         )
+    _refuse_other_version(broken)
+
+
+def _refuse_other_version(made: Run) -> None:
+    """Raise WrongInput for a run that another version has made: its plan and its record may have other rules."""
+    version = made.versions.get("pgrunbook", "")  # before 0.2.0 a run by hand did not record it
+    name = f"pgrunbook {version}" if version else "that version"
+    command = "start" if made.how == "by hand" else "run"
+    if version != __version__:
+        raise WrongInput(
+            f"run {made.run_id} was made by pgrunbook {version or 'before 0.2.0'}, and this is {__version__}",
+            detail="The plan and the record of a run are for the version that made it.",
+            hint=f"Install {name} to go on with the run; where nothing of it was applied, start a new one: "
+            f"pgrunbook {command} {made.runbook} --target {made.target}",
+        )
+
+
+def reopen(run_id: str) -> Run:
+    """Return a run that was made by hand, to open its notebooks again.
+
+    Raises WrongInput for a run that does not exist, was made headless, or by another version.
+    """
+    made = runs.find(run_id)
+    if made.how != "by hand":
+        raise WrongInput(
+            f"run {made.run_id} was not made by hand", hint=f"Go on with it: pgrunbook run --resume {made.run_id}"
+        )
+    _refuse_other_version(made)
+    return made
 
 
 def start(name: str, target: str, given: Mapping[str, str]) -> Run:
