@@ -382,6 +382,6 @@ def test_a_down_script_that_touches_other_rows_is_found_with_the_targets_rows(pr
         ways = with_data.rehearse(target, histories.read(conn, target).pending(), done, conn, most_bytes=10**9)
     (seen,) = ways.trial.ways_back
     assert not seen.proven
-    assert seen.says == "other rows are there after the way back: public.nodes: 9 rows before, 8 after"
+    assert seen.says == "the rows differ after the way back: public.nodes: 9 rows before, 8 after"
     (change,) = up_down_up.with_proofs(done.changes, ways.trial.ways_back)
     assert not change.proof.proven

@@ -111,7 +111,7 @@ def test_what_is_another_value_each_time_is_named_and_not_refused(scene: Scene) 
 def test_the_audit_of_a_trigger_is_counted(scene: Scene) -> None:
     """Rows that a trigger writes elsewhere are as many both ways, and hold other times."""
     _, ways = tried(scene("UPDATE t SET a = a + 1", more=AUDITED))
-    told = 'rows of "public"."audit": counted only, what writes them may give others each time'
+    told = 'rows of "public"."audit": counted only, as what writes them may write other values each time'
     assert told in ways.trial.migrations[0].declared
     assert '"public"."audit"' in ways.trial.compared
 
@@ -165,7 +165,7 @@ def test_rows_that_differ_at_the_end_are_refused_with_their_keys(scene: Scene, m
     assert str(error) == (
         "the safe plan ends with other rows than the plain SQL\n"
         'Detail: "public"."t": 400 rows after the plain SQL, 400 after the plan; 0 missing, 1 other, 0 new (7)\n'
-        "State: Nothing changed in the target: this was seen on a branch.\n"
+        "State: Nothing changed in the target: this was found on a branch.\n"
         "Hint: Switch the safe form off for the statement (safe_forms_off), and report this."
     )
     assert untouched(target) == before
@@ -246,7 +246,7 @@ def test_traffic_on_a_table_with_triggers_makes_no_difference_of_rows(scene: Sce
     _, ways = tried(scene("ALTER TABLE t ADD CHECK (a >= 0)", more=touch), per_second=400)
     assert ways.trial.safe_traffic is not None
     assert ways.trial.safe_traffic.transactions > 0
-    told = 'rows of "public"."t": counted only, what writes them may give others each time'
+    told = 'rows of "public"."t": counted only, as what writes them may write other values each time'
     assert ways.trial.migrations[0].declared == (told,)
 
 
@@ -269,7 +269,7 @@ def test_a_branch_that_holds_fewer_rows_is_refused(scene: Scene) -> None:
     assert str(error) == (
         'the branch holds fewer rows than target "demo"\n'
         "Detail: public.fast: 0 of 50\n"
-        "State: Nothing changed in the target: this was seen on a branch.\n"
+        "State: Nothing changed in the target: this was found on a branch.\n"
         "Hint: Find out why (unlogged tables are empty in a base backup), or prepare with with_data = False."
     )
     assert untouched(target) == before
