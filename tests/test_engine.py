@@ -201,7 +201,7 @@ def test_a_cell_that_ignores_the_interrupt_is_killed(out: Path) -> None:
     runner.communicate(timeout=30)
     assert runner.returncode == 1
     assert record(out) == TRUE
-    says = "the run was told to stop (SIGTERM) in this cell, which did not end in time and was killed"
+    says = "the run was stopped (SIGTERM) in this cell, which did not end in time and was killed"
     assert errors(out) == [("Stopped", says)]
 
 
@@ -243,9 +243,9 @@ def test_a_cell_that_answers_an_interrupt_with_another_error_was_stopped(out: Pa
     assert (raised.ename, raised.traceback) == (
         "Stopped",
         [
-            "the run was told to stop (SIGTERM) in this cell",
+            "the run was stopped (SIGTERM) in this cell",
             "State: as the database says (schema pgrunbook, history table); an open transaction was aborted.",
-            "Hint: go on at the first step not done: pgrunbook run --resume, or run this notebook again.",
+            "Hint: go on at the first step that is not done: pgrunbook run --resume, or run this notebook again.",
         ],
     )
     assert record(out) == TRUE
@@ -264,7 +264,7 @@ def test_a_signal_between_two_cells_starts_no_other(out: Path) -> None:
     raised = run(out, *BETWEEN, on_cell_executed=lambda cell, **_: cell.source == "2" and signal.raise_signal(15))
     assert isinstance(raised, PapermillExecutionError)
     assert record(out) == (["completed", "completed", "pending"], True)
-    assert errors(out) == [("Stopped", "the run was told to stop (SIGTERM) before this cell")]
+    assert errors(out) == [("Stopped", "the run was stopped (SIGTERM) before this cell")]
 
 
 def test_a_signal_at_the_end_of_the_last_cell_changes_nothing(out: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_signal_while_the_kernel_starts_runs_no_cell(out: Path, kernel: EarlyK
     heeds.join()
     assert isinstance(raised, PapermillExecutionError)
     assert record(out) == (["pending", "pending"], True)
-    assert errors(out) == [("Stopped", "the run was told to stop (SIGTERM) before this cell")]
+    assert errors(out) == [("Stopped", "the run was stopped (SIGTERM) before this cell")]
 
 
 def _signal_once_heeded() -> None:
@@ -307,7 +307,7 @@ def test_a_kernel_that_does_not_start_is_told_in_our_form(out: Path, kernel: Ear
         "could not start the kernel that runs the notebook",
         "Detail: the kernel died as it started.",
         "State: Nothing changed in the database.",
-        "Hint: See what it says: python -m ipykernel_launcher.",
+        "Hint: Start one by hand and read its error: python -m ipykernel_launcher.",
     ]
     assert record(out) == (["pending", "pending"], True)
 

@@ -52,7 +52,7 @@ def target(project: Project) -> Target:
 
 @pytest.fixture(autouse=True)
 def leave() -> Iterator[None]:
-    """Let go of what a test began in this process."""
+    """End what a test began in this process."""
     yield
     heres._end_earlier()
 
@@ -304,7 +304,7 @@ def test_stopped_by_the_operator_or_by_the_server_it_says_what_is_gone(target: T
 
 
 def with_on_wait(here: Session, told: Callable[[object, float], None]) -> object:
-    """Let go, and be called as soon as somebody is waited for."""
+    """Purge, and be called as soon as somebody is waited for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             purging, "drop", lambda conn, target, thing, on_wait: DROP(conn, target, thing, on_wait=told)  # noqa: ARG005

@@ -93,7 +93,9 @@ def test_a_failing_migration_takes_back_only_what_this_run_applied(project: Proj
     assert "division by zero" in error(made, 1)
     assert rows(target, "SELECT to_regclass('a') IS NOT NULL, to_regclass('b')") == [(True, None)]
     assert rows(target, "SELECT version FROM schema_migrations") == [("0001_a",)]
-    assert headless.next_step(made) == ("What this run applied was taken back. Mend what failed, then start a new run.")
+    assert headless.next_step(made) == (
+        "What this run applied was taken back. Correct what failed, then start a new run."
+    )
     with pytest.raises(Refused, match="was taken back after it failed"):
         runbook.resume(made.run_id)
     assert not made.is_held()
@@ -109,7 +111,7 @@ def test_a_way_back_that_fails_says_what_is_in_the_database(project: Project) ->
         1, Status.FAILED, "rollback", Status.REFUSED
     )  # fmt: skip
     lines = headless.next_step(made).splitlines()
-    assert lines[0].startswith("TAKING IT BACK DID NOT COME TO ITS END (refused): the rollback would lose what b holds")
+    assert lines[0].startswith("THE ROLLBACK DID NOT FINISH (refused): the rollback would lose what b holds")
     assert lines[1] == "State: The database is at version 0002_b; of this run still applied: 0002_b, 0001_a."
     assert lines[2].endswith(f"pgrunbook run --resume {made.run_id}")
 
@@ -326,7 +328,7 @@ def test_nothing_is_released_over_what_is_half_way_there(project: Callable[..., 
     made, code = run("migrate")
     assert (code, made.status) == (1, Status.FAILED)
     assert events(made, "run-ended")[-1]["next"].startswith(
-        f"0002_b is partly applied. Mend what it met, and go on: pgrunbook run --resume {made.run_id}"
+        f"0002_b is partly applied. Correct what failed, and go on: pgrunbook run --resume {made.run_id}"
     )
     back, code = run("rollback")
     assert code == 3

@@ -1,4 +1,4 @@
-"""Runbooks: which procedures, in which order, and what on failure; run headless or prepared for a person."""
+"""Runbooks: which procedures, in which order, and which one on failure; run headless or prepared for a person."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Book(BaseModel):
 def load(name: str) -> Book:
     """Return the runbook of that name, or the one that consists of the procedure of that name.
 
-    Raises WrongInput when there is neither, or the file is not right.
+    Raises WrongInput when there is neither, or the file is wrong.
     """
     path = paths.project_dir() / "runbooks" / f"{name}.yaml"
     if not path.is_file():
@@ -48,8 +48,8 @@ def load(name: str) -> Book:
     try:
         book = Book.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as exc:
-        told = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())
-        raise _unreadable(path, told) from exc
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())
+        raise _unreadable(path, wrong) from exc
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise _unreadable(path, " ".join(str(exc).split())[:400]) from exc
     unknown = [p for p in (*book.procedures, *filter(None, [book.on_failure])) if p not in parameters_of.OF]
@@ -62,7 +62,7 @@ def load(name: str) -> Book:
 
 
 def typed(book: Book, target: str, given: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return the parameters of each procedure, typed by its model: "0123" stays text where text is meant.
+    """Return the parameters of each procedure, typed by its model: "0123" stays text where the model says text.
 
     Raises WrongInput for a parameter that no procedure knows, that is mistyped, or looks like a secret.
     """
@@ -107,10 +107,10 @@ def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | N
 def resume(run_id: str, early: EarlyKernel | None = None) -> tuple[Run, int]:
     """Go on with a run where the database shows that it stopped; return the run and the exit code.
 
-    One that was broken off while it was taken back goes on with that.
+    A run that was broken off during its rollback goes on with the rollback.
 
-    Raises WrongInput for a run that does not exist or was made by hand, Refused for one that is done or
-    was taken back, Blocked when it is at work.
+    Raises WrongInput for a run that does not exist, was made by hand or by another version, Refused for one that is
+    done or was taken back, Blocked when it is at work.
     """
     broken = runs.find(run_id)
     broken.hold()
@@ -133,8 +133,8 @@ def _refuse_to_go_on(broken: Run, book: Book) -> None:
     if back is not None and back.status is Status.DONE:
         raise Refused(
             f"run {broken.run_id} was taken back after it failed",
-            detail="What it had applied is not in the database any more.",
-            hint="Mend what failed, then start a new run.",
+            detail="Nothing that it had applied is in the database now.",
+            hint="Correct what failed, then start a new run.",
         )
     if broken.how != "headless":
         raise WrongInput(
@@ -145,7 +145,7 @@ def _refuse_to_go_on(broken: Run, book: Book) -> None:
 
 
 def _refuse_other_version(made: Run) -> None:
-    """Raise WrongInput for a run that another version has made: its plan and its record may have other rules."""
+    """Raise WrongInput for a run that another version made: its plan and its record may follow other rules."""
     version = made.versions.get("pgrunbook", "")  # before 0.2.0 a run by hand did not record it
     name = f"pgrunbook {version}" if version else "that version"
     command = "start" if made.how == "by hand" else "run"
@@ -198,6 +198,6 @@ def start(name: str, target: str, given: Mapping[str, str]) -> Run:
     return made
 
 
-def _unreadable(path: Path, told: str) -> WrongInput:
+def _unreadable(path: Path, detail: str) -> WrongInput:
     hint = "It has title, procedures (a list) and, if wanted, on_failure; see runbooks/release.yaml."
-    return WrongInput(f"could not read the runbook {path.name}", detail=told, hint=hint)
+    return WrongInput(f"could not read the runbook {path.name}", detail=detail, hint=hint)
