@@ -124,7 +124,7 @@ class EventLog:
     def looking(self, change: Change, step: Step, holders: Sequence[Holder], left_ms: float) -> None:
         """Show the blockers while no lock is requested yet."""
         names = "; ".join(map(str, holders[:3]))
-        said = f"Looking for a free moment, {left_ms / 1000:.0f} s left: {names}."
+        said = f"Waiting for blockers to end, {left_ms / 1000:.0f} s left: {names}."
         self.results.set(change, step, state=StepState.LOOKING, blockers=said)
 
     def looked(self, change: Change, step: Step, look: LockWait, start: float) -> None:

@@ -13,7 +13,7 @@ class StepState(StrEnum):
     """The state of a step in this execution."""
 
     WAITING = "waiting"
-    LOOKING = "looking for a free moment"
+    LOOKING = "waiting for blockers to end"
     RUNNING = "running"
     RAN = "ran, commit not seen"
     DONE = "done"

@@ -172,7 +172,18 @@ def table_of(results: list[StepResult]) -> Table:
         )
         for r in results
     ]
-    headings = ["migration", "step", "statement", "state", "attempt", "looked ms", "ms", "waited ms", "rows", "notes"]
+    headings = [
+        "migration",
+        "step",
+        "statement",
+        "state",
+        "attempt",
+        "ms until free",
+        "ms",
+        "waited ms",
+        "rows",
+        "notes",
+    ]
     return Table(headings, rows, empty="Nothing to do.")
 
 
@@ -199,7 +210,7 @@ def timeline(results: list[StepResult]) -> Timeline:
         if r.stretches
     ]  # fmt: skip
     title = "What ran, and what waited for a lock" if lanes else "Nothing ran"
-    legend = {"running": "running", "waiting": "waiting in a lock queue", "looking": "looking for a free moment"}
+    legend = {"running": "running", "waiting": "waiting in a lock queue", "looking": "waiting for blockers to end"}
     return Timeline(title, lanes, [(says, COLOURS[kind]) for kind, says in legend.items()])
 
 

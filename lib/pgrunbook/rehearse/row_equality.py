@@ -67,7 +67,7 @@ def compare(plain: Connection, safe: Connection, tables: Sequence[TableName], vo
             equal = bool(columns) and _sums(plain, table, columns) == _sums(safe, table, columns)
             passed_over += [f"values of {table}.{column}: they differ each time" for column in sorted(columns)]
         if not equal:
-            differences.append(_told(plain, safe, table, one[table], other[table]))
+            differences.append(_difference(plain, safe, table, one[table], other[table]))
     return Equality(tuple(map(str, tables)), tuple(differences), tuple(passed_over))
 
 
@@ -327,7 +327,7 @@ def _sums(conn: Connection, table: TableName, without: set[str]) -> TableSum:
     return checksums.checksums(conn, [table], without={table: without})[table]
 
 
-def _told(plain: Connection, safe: Connection, table: TableName, one: TableSum, other: TableSum) -> str:
+def _difference(plain: Connection, safe: Connection, table: TableName, one: TableSum, other: TableSum) -> str:
     apart = checksums.difference(plain, safe, table)
     keys = ", ".join(sample.key for sample in apart.samples[:3])
     return (
