@@ -149,7 +149,7 @@ def how_does_it_differ(here: Session) -> Table:
     """Compare the restored database with the target, table by table: rows and checksums."""
     headings = ["table", "rows there", "rows today", "missing today", "changed", "new today", "verdict"]
     if not here.facts["alive"]:
-        return Table(headings, [], empty="Not compared: the target does not answer.")
+        return Table(headings, [], empty="The target does not answer: not compared.")
     rows: list[tuple[object, ...]] = []
     counts: list[tuple[str, int, int, int]] = []
     with connect(_beside(here), purpose="compares") as old:
