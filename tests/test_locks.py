@@ -133,7 +133,7 @@ def test_a_watch_tells_the_whole_queue_the_head_first(project: Project) -> None:
                 second.cancel()
                 until(lambda: second.info.transaction_status.name == "INTRANS")
                 second.execute("ROLLBACK")
-        told = re.sub(r"for \d+ s", "for N s", watch.told())
+        told = re.sub(r"for \d+ s", "for N s", watch.blocker_text())
         pids = [conn.info.backend_pid for conn in (head, second)]
     assert told == (
         f'Process {pids[0]} ("report", idle in transaction for N s) heads the lock queue for orders. '
@@ -147,7 +147,7 @@ def test_a_watch_that_sees_nobody_tells_nothing(project: Project) -> None:
     target = project(folder={})
     with locks.Watch(target, 1) as watch:
         pass
-    assert (watch.told(), watch.waited_ms, watch.blockers) == ("", 0, {})
+    assert (watch.blocker_text(), watch.waited_ms, watch.blockers) == ("", 0, {})
 
 
 @pytest.mark.parametrize("broken", ["gone", "killed"])

@@ -263,7 +263,7 @@ def test_a_purge_that_was_killed_goes_on(target: Target) -> None:
         assert states(target) == {first: "kept", second: "purged"}
     broken = newest_run()
     assert broken is not None
-    assert broken.standing() is Status.BROKEN_OFF
+    assert broken.actual_status() is Status.BROKEN_OFF
     made, code = runbook.resume(broken.run_id)
     assert (code, states(target)) == (0, {first: "purged", second: "purged"})
     assert made.parts[0].says.startswith("2 things are let go")

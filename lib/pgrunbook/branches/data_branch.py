@@ -35,7 +35,7 @@ from pgrunbook.config import paths
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.queries import load, steady
+from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.errors import Refused, RunbookError, Unreachable
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def clear_leftovers() -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def rows_beside(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
+def compare_row_counts(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
     """Return the rows of tables in the target and on the branch; tables that the target has not are left out.
 
     Tables are named as SQL does, as ``public.orders``. Up to 256 MB they are counted, beyond they are
@@ -351,7 +351,7 @@ def _remove(server: Server) -> None:
 
 def _rows(conn: Connection, table: str) -> int | None:
     """Return the rows of a table, None where it is not there."""
-    with steady(conn, statement_timeout_ms=LIMITS["statement_timeout_ms"]) as cursor:
+    with snapshot_cursor(conn, statement_timeout_ms=LIMITS["statement_timeout_ms"]) as cursor:
         found = cursor.execute(load("data_branch")["size"], {"name": table}).fetchone()
         if found is None:
             return None

@@ -13,7 +13,7 @@ from pgrunbook.database.connection import Connection
 
 
 @contextmanager
-def server_as_before(server: Server) -> Iterator[None]:
+def reset_shared_objects(server: Server) -> Iterator[None]:
     """Put back what the body did to the server's roles and databases: the other way does it once more.
 
     A role that was made keeps what it was granted, and only its name is given up. One that was dropped comes back

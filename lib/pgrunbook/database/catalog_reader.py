@@ -15,7 +15,7 @@ from psycopg.rows import namedtuple_row
 
 from pgrunbook.database.catalog import Catalog, Column, Constraint, Dependent, Index, Standing, Table, TypeFact, Use
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import load, steady
+from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import CASCADE, Name, dotted, functions_in, object_kind, relation, tree, type_word, walk
@@ -45,7 +45,7 @@ def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
     with conn.as_target():
         session: Any = psycopg.Cursor(conn, row_factory=namedtuple_row).execute(queries["session"].encode()).fetchone()
     asked = {"names": json.dumps(wanted.names()), "path": list(session.search_path), **wanted.lists()}
-    with steady(conn) as plain:
+    with snapshot_cursor(conn) as plain:
         cursor = psycopg.Cursor(plain.connection, row_factory=namedtuple_row)
 
         def rows(query: str, **arguments: object) -> list[Any]:

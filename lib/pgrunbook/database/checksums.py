@@ -21,7 +21,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow, tuple_row
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import load, steady
+from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.database.schema import OURS
 from pgrunbook.errors import WrongInput
 
@@ -131,7 +131,7 @@ def checksums(
     Raises WrongInput when a named table is not there.
     Locks: AccessShareLock on each table.
     """
-    with steady(conn, statement_timeout_ms=statement_timeout_ms) as cursor:
+    with snapshot_cursor(conn, statement_timeout_ms=statement_timeout_ms) as cursor:
         if tables is None:
             cursor.execute(load("checksums")["tables"], {"leave_out": list(leave_out)})
             tables = [TableName(*row) for row in cursor.fetchall()]
@@ -166,8 +166,8 @@ def difference(
     Locks: AccessShareLock on the table on both sides.
     """
     with (
-        steady(conn_a, statement_timeout_ms=statement_timeout_ms) as cursor_a,
-        steady(conn_b, statement_timeout_ms=statement_timeout_ms) as cursor_b,
+        snapshot_cursor(conn_a, statement_timeout_ms=statement_timeout_ms) as cursor_a,
+        snapshot_cursor(conn_b, statement_timeout_ms=statement_timeout_ms) as cursor_b,
     ):
         (a,), (b,) = _described(cursor_a, [table]), _described(cursor_b, [table])
         apart = tuple(sorted(a.types.keys() ^ b.types.keys()))

@@ -22,12 +22,12 @@ from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
 
 # How long an attempt that is counted looks before it asks anyway.
-LAST_LOOK_MS = 1_000.0
+LAST_PATIENCE_MS = 1_000.0
 
 
 OLD_MS = 50.0
 POLL_S = 0.01
-TELL_S = 0.2
+REPORT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _Seen:
     def is_news(self, old: Sequence[Holder]) -> bool:
         """Whether this look is to be told: it shows others, or 0.2 s are over."""
         now, those = time.monotonic(), {holder.pid for holder in old}
-        if those == self._those and now < self._told + TELL_S:
+        if those == self._those and now < self._told + REPORT_S:
             return False
         self._those, self._told = those, now
         return True
@@ -176,6 +176,6 @@ def _oldest_first(found: Iterable[Holder]) -> list[Holder]:
     return sorted(found, key=lambda holder: -holder.xact_age_ms)
 
 
-def yields(holder: Holder) -> bool:
+def is_cancellable_autovacuum(holder: Holder) -> bool:
     """Tell whether a holder is an autovacuum that the server cancels for others; it does that work again later."""
     return holder.application == "autovacuum worker" and "to prevent wraparound" not in holder.query

@@ -114,7 +114,7 @@ class Watch:
         """How long the backend was seen waiting, in all."""
         return sum(end - start for start, end in self.waits) * 1000
 
-    def told(self) -> str:
+    def blocker_text(self) -> str:
         """Return who stood in the way, the longest standing first; "" when nobody was seen."""
         heads = sorted(self.blockers.values(), key=lambda b: (b.waits_too, -b.xact_age_s))
         return " ".join(str(blocker) for blocker in heads[:3])

@@ -58,7 +58,7 @@ def parse(text: str) -> Mapping[str, str]:
 
 
 @contextmanager
-def steady(
+def snapshot_cursor(
     conn: Connection,
     *,
     lock_timeout_ms: int = READ_LOCK_TIMEOUT_MS,
@@ -79,14 +79,14 @@ def steady(
         "lock_timeout": str(lock_timeout_ms),
         "statement_timeout": str(statement_timeout_ms),
     }
-    with told_blocked(lock_timeout_ms), _own_transaction(conn) as cursor:
+    with blocked_on_lock_timeout(lock_timeout_ms), _own_transaction(conn) as cursor:
         before = _set_locally(cursor, wanted)
         yield cursor
         _set_locally(cursor, before)
 
 
 @contextmanager
-def told_blocked(lock_timeout_ms: int) -> Iterator[None]:
+def blocked_on_lock_timeout(lock_timeout_ms: int) -> Iterator[None]:
     """Raise Blocked where a lock could not be had within ``lock_timeout_ms`` while something is read."""
     try:
         yield

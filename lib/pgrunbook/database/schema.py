@@ -20,7 +20,7 @@ import psycopg
 from psycopg.rows import RowFactory, TupleRow
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import load, steady
+from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.errors import Broken
 
 OURS = ("pgrunbook",)
@@ -332,7 +332,7 @@ def snapshot(conn: Connection, *, leave_out: Collection[str] = OURS) -> Snapshot
     Raises Blocked when somebody holds a lock that keeps definitions from being read.
     Locks: AccessShareLock on views and tables, while their definitions are read.
     """
-    with steady(conn, settings=_PLANNER) as cursor:
+    with snapshot_cursor(conn, settings=_PLANNER) as cursor:
         return Snapshot(conn.info.server_version, _read(cursor, list(leave_out)))
 
 

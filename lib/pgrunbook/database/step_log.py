@@ -65,7 +65,7 @@ def create(conn: Connection) -> None:
         ) from exc
 
 
-def exist(conn: Connection) -> bool:
+def exists(conn: Connection) -> bool:
     """Tell whether this database has a record of its own."""
     return conn.execute(_sql("exists")).fetchone() == (True,)
 
@@ -86,7 +86,7 @@ def of_plan(conn: Connection, migrations: Mapping[str, str], direction: str) -> 
     A step that is there and not done was meant to be done when something broke off.
     """
     found: dict[str, MigrationProgress] = {}
-    if not exist(conn):
+    if not exists(conn):
         return found
     names = {"migrations": list(migrations), "file_sha256s": list(migrations.values()), "direction": direction}
     for row in conn.execute(_sql("of_plan"), names):
@@ -130,7 +130,7 @@ def take_back(conn: Connection, migration: str, direction: str) -> None:
 
 def applied_by_run(conn: Connection, run_id: str) -> list[str]:
     """Return the migrations that a run has applied and that are not taken back, newest first."""
-    if not exist(conn):
+    if not exists(conn):
         return []
     return [str(row[0]) for row in conn.execute(_sql("applied_by_run"), {"run_id": run_id})]
 
@@ -152,7 +152,7 @@ def write_restore_point(conn: Connection, name: str, run_id: str, lsn: str, vers
 
 def restore_points(conn: Connection) -> list[RestorePoint]:
     """Return the restore points that runs made here, newest first."""
-    if not exist(conn):
+    if not exists(conn):
         return []
     with conn.cursor(row_factory=class_row(RestorePoint)) as cur:
         return cur.execute(_sql("restore_points")).fetchall()
@@ -163,7 +163,7 @@ def _is_complete(conn: Connection) -> bool:
 
 
 def _one(conn: Connection, name: str, **keys: object) -> dict[str, Any] | None:
-    if not exist(conn):
+    if not exists(conn):
         return None
     with conn.cursor(row_factory=dict_row) as cur:
         return cur.execute(_sql(name), keys or None).fetchone()

@@ -109,9 +109,9 @@ class Undo:
     def filled_after(self, step: SafeStep) -> tuple[Keep, ...]:
         """Return the kept columns whose values are filled back right after a step."""
         _, _, told = step.says.partition(FILLED_AFTER)
-        return tuple(keep for keep in self.keeps if keep.kind == "column" and told == f" {place(keep)}.")
+        return tuple(keep for keep in self.keeps if keep.kind == "column" and told == f" {column_label(keep)}.")
 
 
-def place(keep: Keep) -> str:
+def column_label(keep: Keep) -> str:
     """Return what a captured column is named by."""
     return f"{keep.table}.{keep.column}"

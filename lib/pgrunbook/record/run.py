@@ -136,7 +136,7 @@ class Run:
             return True
         return False
 
-    def standing(self) -> Status:
+    def actual_status(self) -> Status:
         """Return the status as it is: ``broken off`` where run.json says running and nobody is at work."""
         if self.status is Status.RUNNING and not self.is_held():
             return Status.BROKEN_OFF

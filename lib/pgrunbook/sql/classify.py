@@ -60,7 +60,7 @@ def cannot_run_in_a_transaction(node: Any) -> bool:
     return isinstance(node, _NEVER_IN_A_TRANSACTION)
 
 
-def waits_without_harm(kind: str) -> bool:
+def wait_is_harmless(kind: str) -> bool:
     """Tell whether others go on while a statement of this kind waits for its locks.
 
     It waits for old snapshots, or for a lock that conflicts with no reader and no writer

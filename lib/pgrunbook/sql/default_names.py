@@ -14,7 +14,7 @@ from pglast import ast, enums
 LONGEST_BYTES = 63
 
 
-def chosen(table: str, columns: str, label: str, taken: Collection[str]) -> str:
+def free_name(table: str, columns: str, label: str, taken: Collection[str]) -> str:
     """Return table_columns_label, shortened to fit, with the first number that makes it free."""
     for number in _numbers():
         name = _fitted(table, columns, label + number)
@@ -36,7 +36,7 @@ def index_columns(node: Any) -> list[str]:
     return found
 
 
-def joined(columns: Sequence[str]) -> str:
+def joined_columns(columns: Sequence[str]) -> str:
     """Return the part of an object's name that tells its columns; it stops growing where nothing more fits."""
     told = ""
     for column in columns:

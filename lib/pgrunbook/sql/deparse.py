@@ -53,7 +53,7 @@ def alter_table(table: sql.Identifier, *commands: str, only: bool = False) -> st
     return f"ALTER TABLE {'ONLY ' if only else ''}{text(table)} {', '.join(commands)}"
 
 
-def adds(constraint: Any) -> str:
+def add_constraint(constraint: Any) -> str:
     """Return the subcommand of ALTER TABLE that adds a constraint."""
     cmd = parsed("ALTER TABLE t ADD CHECK (true)").cmds[0]
     cmd.def_ = constraint
