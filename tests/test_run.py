@@ -121,7 +121,7 @@ def test_a_run_that_is_not_one_is_told(run: Run, name: str, count: int) -> None:
         runs.find(name)
     assert str(caught.value) == (
         f'could not find the run "{name}"\n'
-        f"Detail: {run.folder.parent} holds {count} runs whose id begins or ends so.\n"
+        f"Detail: {run.folder.parent} holds {count} runs whose id begins or ends with it.\n"
         "State: Nothing changed in the database.\n"
         "Hint: See the ids with: pgrunbook runs"
     )
@@ -153,7 +153,7 @@ def test_an_outputs_folder_that_takes_no_run_is_told(outputs: Path) -> None:
     with pytest.raises(RecordFailed) as caught:
         runs.create("release", "demo", {}, how="headless")
     first, detail, *rest = caught.value.lines()
-    assert first == "could not make the folder of this run"
+    assert first == "could not create the folder of this run"
     assert detail.startswith(f"Detail: {outputs}")
     assert detail.endswith(": Not a directory.")
     assert rest == [
