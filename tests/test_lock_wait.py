@@ -258,7 +258,7 @@ def test_transactions_of_unknown_age_are_as_old_as_we_have_seen_them(target: Tar
         ),
         (
             Holder(None, "half done", "prepared transaction", 60_000, "", "public.orders", "ShareLock", False, ""),
-            'nobody ("half done", prepared transaction for 60 s) holds ShareLock on public.orders',
+            'a transaction without a process ("half done", prepared transaction for 60 s) holds ShareLock on public.orders',
         ),
         (
             Holder(1, "web", "state not to be seen", math.inf, "", "public.orders", "ShareLock", False, ""),

@@ -34,7 +34,7 @@ def test_a_second_runner_is_refused_while_the_first_is_at_work(project: Project)
         'another run is in progress on target "demo"\n'
         f'Detail: The run lock is held by process {pid} ("pgrunbook holds the run lock for {RUN}", for N s); '
         "waited 0.2 s.\n"
-        "State: Nothing changed by this run.\n"
+        "State: This run changed nothing.\n"
         "Hint: Wait until it has ended (pgrunbook runs), then run the same command again."
     )
     hold(target)
@@ -93,9 +93,9 @@ def test_the_session_that_a_killed_process_left_is_waited_for(project: Project) 
             pass
     assert isinstance(error, Blocked)
     assert re.sub(r"for \d+ s\)", "for N s)", str(error)) == (
-        "could not begin: the session of an earlier run is still at work in the server\n"
+        "could not begin: the session of an earlier run is still executing in the server\n"
         f'Detail: It is process {pid} ("pgrunbook migrate old", for N s); waited 0.2 s.\n'
-        "State: Nothing changed by this run; what that session was at is not known yet.\n"
+        "State: This run changed nothing; whether that session's statement will commit is not known yet.\n"
         "Hint: Wait until it has ended, or end it with pg_terminate_backend; then run the same command again."
     )
 

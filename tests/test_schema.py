@@ -551,7 +551,7 @@ def test_reading_behind_a_lock_gives_up(
     assert text.startswith("could not read the database within lock_timeout (50 ms)\nDetail: canceling statement")
     assert text.endswith(
         "\nState: Nothing changed; the transaction that read is aborted."
-        "\nHint: Somebody changes the schema now; wait until that is done, then run this again."
+        "\nHint: Another session is changing the schema; wait until it is done, then run this again."
     )
 
 

@@ -63,7 +63,7 @@ def test_who_may_write_the_record_need_not_own_it(target: Target) -> None:
         error = error_of(lambda: step_log.create(conn))
         assert isinstance(error, StatementFailed)
         assert str(error) == (
-            "could not make schema pgrunbook, in which the database remembers what runs did\n"
+            "could not create schema pgrunbook, in which the database records what runs did\n"
             f"Detail: permission denied for database {target.database}\n"
             "State: Nothing changed in the database.\n"
             "Hint: GRANT CREATE on the database to the user of this target."
