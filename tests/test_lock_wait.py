@@ -240,7 +240,7 @@ def test_transactions_of_unknown_age_are_as_old_as_we_have_seen_them(target: Tar
         seen = lock_wait.holders(conn, [wanted()], older_than_ms=600_000)
         found = lock_wait.until_free(conn, [wanted()], patience_ms=600_000, on_wait=replace)
         assert [(h.pid, h.state, h.query, h.xact_age_ms) for h in seen] == [
-            (first.info.backend_pid, "state not to be seen", "<insufficient privilege>", math.inf)
+            (first.info.backend_pid, "state not visible", "<insufficient privilege>", math.inf)
         ]
         assert (found.free, found.looks, pids(found.holders)) == (True, 2, [first.info.backend_pid])
 
@@ -258,11 +258,14 @@ def test_transactions_of_unknown_age_are_as_old_as_we_have_seen_them(target: Tar
         ),
         (
             Holder(None, "half done", "prepared transaction", 60_000, "", "public.orders", "ShareLock", False, ""),
-            'a transaction without a process ("half done", prepared transaction for 60 s) holds ShareLock on public.orders',
+            (
+                'a transaction without a process ("half done", prepared transaction for 60 s) '
+                "holds ShareLock on public.orders"
+            ),
         ),
         (
-            Holder(1, "web", "state not to be seen", math.inf, "", "public.orders", "ShareLock", False, ""),
-            'process 1 ("web", state not to be seen) holds ShareLock on public.orders',
+            Holder(1, "web", "state not visible", math.inf, "", "public.orders", "ShareLock", False, ""),
+            'process 1 ("web", state not visible) holds ShareLock on public.orders',
         ),
     ],
 )

@@ -171,7 +171,7 @@ SELECT
     coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend'), x.gid, '(no name)')
         AS application,
     coalesce(a.usename::text, x.owner::text, '') AS username,
-    coalesce(a.state, CASE WHEN b.pid = 0 THEN 'prepared transaction' ELSE 'state not to be seen' END) AS state,
+    coalesce(a.state, CASE WHEN b.pid = 0 THEN 'prepared transaction' ELSE 'state not visible' END) AS state,
     coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - coalesce(a.xact_start, x.prepared)), 0)::float8
         AS xact_age_s,
     left(coalesce(a.query, ''), 200) AS query,
@@ -207,7 +207,7 @@ SELECT
     coalesce(p.lockers_total, 0)::int AS lockers_total,
     p.locker_pid,
     coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend'), '(no name)') AS application,
-    coalesce(a.state, 'state not to be seen') AS state,
+    coalesce(a.state, 'state not visible') AS state,
     coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start), 0)::float8 AS xact_age_s
 FROM (
     SELECT

@@ -3,7 +3,7 @@
 SELECT
     l.pid,
     coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend'), '(no name)') AS application,
-    coalesce(a.state, 'state not to be seen') AS state,
+    coalesce(a.state, 'state not visible') AS state,
     coalesce(
         extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8 * 1000, 'Infinity'::float8
     ) AS xact_age_ms,
