@@ -211,7 +211,7 @@ def test_a_database_that_is_too_large_is_not_copied(project: Project) -> None:
     size_mb = str(rows(target, "SELECT round(pg_database_size(current_database()) / 1048576.0)")[0][0])
     assert error.lines() == [
         'refused to copy the data of target "demo": it is larger than allowed',
-        f"Detail: Database {target.database} has {size_mb} MB; allowed are 1 MB.",
+        f"Detail: Database {target.database} has {size_mb} MB; 1 MB are allowed.",
         "State: Nothing changed in the database.",
         f"Hint: Allow more. {data_branch.WITHOUT}",
     ]

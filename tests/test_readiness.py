@@ -373,5 +373,5 @@ def test_a_pooler_that_refuses_our_settings_is_told_as_one(pooler: Callable[[str
     assert isinstance(error, Unreachable)
     assert "unsupported startup parameter" in error.detail
     assert error.hint == (
-        "A pooler stands between: name the server's own address. What we need does not survive pooling."
+        "A pooler is in between: name the server's own address. Session settings do not survive pooling."
     )

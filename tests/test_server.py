@@ -244,9 +244,9 @@ def test_a_full_disk_at_initdb_is_one_clear_error_and_leaves_nothing(elsewhere: 
     )
     out, err = limited.communicate(timeout=60)
     kind, *lines = out.splitlines()
-    assert kind == 'RunbookError could not make server "full"', out + err
+    assert kind == 'RunbookError could not create server "full"', out + err
     assert [line.split(":")[0] for line in lines] == ["Detail", "State", "Hint"]
-    assert lines[1] == "State: There is no such server; what was half made is removed."
+    assert lines[1] == "State: There is no such server; its half-made files are removed."
     assert not list(elsewhere.glob("servers/full*/*"))
     assert not list(elsewhere.glob("templates/*"))
     assert Server("full").start().state is ServerState.RUNNING
