@@ -203,12 +203,12 @@ class Reader:
 
     def whole(self, relation: Relation) -> RelationOptions:
         """Return what ALTER can say of a relation as a whole."""
-        return RelationOptions(**self.rows("whole", oid=relation.oid)[0])
+        return RelationOptions(**self.rows("relation_options", oid=relation.oid)[0])
 
     def wholes(self, oids: Iterable[int]) -> list[Question]:
         """Return the questions behind ``relation_at`` and ``whole`` of relations."""
         relations: list[Question] = [("relation", _at(oid)) for oid in oids if oid not in self._relations]
-        return relations + [("whole", {"oid": oid}) for oid in oids]
+        return relations + [("relation_options", {"oid": oid}) for oid in oids]
 
     def relation_named(self, told: str) -> int:
         """Return the OID of a relation whose name is told as text, 0 where there is none."""

@@ -136,7 +136,7 @@ class RowQueries:
 
     def _answer(self, wanted: RowDemand, where: str, function: str = "") -> RowDemandAnswer:
         with self.short(function=function) as cursor:
-            cursor.execute(_query("count_against", source=wanted.source, where=where))
+            cursor.execute(_query("count_violations", source=wanted.source, where=where))
             rows = int((cursor.fetchone() or (0,))[0])
         if not rows:
             return _counted(wanted, rows, ())
@@ -145,14 +145,14 @@ class RowQueries:
         with self.short(function=function) as cursor:
             shown = ", ".join(f"CAST({value} AS text)" for value in (*_key(wanted), *(v for _, v in wanted.shown)))
             more = {"shown": shown, "limit": str(SAMPLES)}
-            cursor.execute(_query("samples_against", source=wanted.source, where=where, **more))
+            cursor.execute(_query("sample_violations", source=wanted.source, where=where, **more))
             return _counted(wanted, rows, tuple(sorted(_sample(wanted, row) for row in cursor.fetchall())))
 
     def _is_of_a_row(self, wanted: RowDemand) -> bool:
         """Tell whether an error comes from a row: planning the query alone does not raise it."""
         try:
             with self.short() as cursor:
-                cursor.execute(_query("plan_against", source=wanted.source, where=wanted.where or wanted.caught))
+                cursor.execute(_query("plan_of_violations", source=wanted.source, where=wanted.where or wanted.caught))
         except psycopg.Error:
             return False
         return True
