@@ -318,7 +318,7 @@ def test_who_comes_in_between_is_met_by_bounded_attempts(project: Project, monke
     apply(target, 2)
     number = keep(target, days=-1)
     monkeypatch.setattr(undo_data.registry, "LOCK_TIMEOUT_MS", 50)
-    nobody = purging.lock_wait.LockWait(free=True, waited_ms=0, looks=1, holders=())
+    nobody = purging.lock_wait.LockWait(free=True, waited_ms=0, polls=1, holders=())
     monkeypatch.setattr(purging.lock_wait, "until_free", lambda *_, **__: nobody)
     here = up_to_the_drop()
     with session(target, f"SELECT FROM pgrunbook.{names(target, number)}"):

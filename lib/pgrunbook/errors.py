@@ -6,7 +6,7 @@ NOTHING_CHANGED = "Nothing changed in the database."
 
 
 class RunbookError(Exception):
-    """An error that tells what happened, the state of the database now, and what to do next.
+    """An error that says what happened, the state of the database now, and what to do next.
 
     ``str()`` gives all lines, as STYLE.md shows them; ``exit_code`` is what the command line ends with.
     """

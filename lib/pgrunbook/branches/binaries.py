@@ -95,7 +95,7 @@ def installation() -> Installation:
         raise WrongInput(
             f"PostgreSQL {version} is too old",
             detail=f"{found.bindir} holds it; {OLDEST_MAJOR} is the oldest that can be used.",
-            hint="Name a newer one in PGRUNBOOK_PG_BINDIR, or unset it for the one that comes along.",
+            hint="Name a newer one in PGRUNBOOK_PG_BINDIR, or unset it to use the embedded one.",
         )
     return replace(found, version=version)
 

@@ -55,7 +55,9 @@ SETTINGS = {
     "synchronous_standby_names": "",
 }
 REMOVED = "The target was only read; the branch is removed."
-WITHOUT = "Or rehearse on an empty branch only (with_data = False): nothing is promised of times, locks and rows then."
+WITHOUT = (
+    "Or rehearse on an empty branch only (with_data = False): then nothing is promised about times, locks and rows."
+)
 
 
 @dataclass(frozen=True)
@@ -342,7 +344,7 @@ def _is_in_use(name: str) -> bool:
 
 def _remove(server: Server) -> None:
     try:
-        if server.pid() is not None:  # nothing of it is to be kept, so it need not end in good order
+        if server.pid() is not None:  # nothing of it is kept, so it need not shut down cleanly
             server.run("pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w")
         server.destroy()
     except RunbookError as exc:

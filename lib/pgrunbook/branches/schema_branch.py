@@ -117,7 +117,7 @@ def _make_empty_database(source: Connection, admin: Connection, name: str) -> No
             admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
         for role in sorted(there - wanted) if not others else ():
             _drop_role(admin, role)
-        # A C locale goes with every encoding, and no order of text is part of a schema.
+        # Locale C works with every encoding, and the sort order of text is no part of a schema.
         admin.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'").format(
                 sql.Identifier(name), sql.Literal(encoding[0])
@@ -163,7 +163,7 @@ def _dump(server: Server, target: Target, *, ours: bool) -> str:
         raise Unreachable(
             f'could not copy the schema of target "{target.name}"',
             detail=" ".join(done.stderr.split())[:600],
-            hint="Plan without a rehearsal (rehearse = False), and know that nothing is promised then.",
+            hint="Plan without a rehearsal (rehearse = False); then nothing is promised about its result.",
         )
     return done.stdout
 
@@ -192,7 +192,7 @@ def _load(server: Server, branch: Target, dump: str) -> None:
     done = subprocess.run(command, input=dump, capture_output=True, text=True, encoding="utf-8", check=False, cwd="/")
     if done.returncode:
         raise Unreachable(
-            "could not make an empty branch of the schema",
+            "could not create an empty branch of the schema",
             detail=" ".join(done.stderr.split())[:600],
-            hint="Plan without a rehearsal (rehearse = False), and know that nothing is promised then.",
+            hint="Plan without a rehearsal (rehearse = False); then nothing is promised about its result.",
         )

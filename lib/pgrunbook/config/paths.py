@@ -58,7 +58,7 @@ def socket_dir(server: str) -> Path:
     """Return the directory of an embedded server's socket, in a form that every system and libpq take.
 
     It is in the state directory where that path is short and has no comma (for libpq a comma ends the host).
-    Else it is in the temporary directory, under a name made of the user and the state directory.
+    Else it is in the temporary directory, under a name composed of the user and the state directory.
     """
     beside_the_data = state_dir() / "sockets" / server
     if len(os.fsencode(beside_the_data)) <= SOCKET_DIR_MAX_BYTES and "," not in str(beside_the_data):

@@ -200,7 +200,7 @@ class Catalog:
     uses_known: bool = False
 
     def find(self, name: Name) -> Table:
-        """Return the relation of that name, found by the search path; its ``standing`` tells whether it is there."""
+        """Return the relation with that name, found by the search path; its ``standing`` says whether it exists."""
         # Where nobody was asked, a name without schema lies in "", which stands for the default one.
         schemas = [name.schema] if name.schema else ["", *self.search_path]
         if not self.connected and name.schema in self.search_path:

@@ -301,7 +301,7 @@ def _changes(rows_a: Iterable[TupleRow], rows_b: Iterable[TupleRow]) -> Iterator
 
 
 def _compared(rows: list[tuple[TupleRow, str]]) -> Iterator[tuple[Change, str, int]]:
-    """Compare rows whose keys have the same hash: one key as a rule, or equal rows of a table without key."""
+    """Compare rows whose keys have the same hash: mostly one key, or equal rows of a table without key."""
     a, b = (Counter(row for row, side in rows if side == wanted) for wanted in ("a", "b"))
     gone, come = (Counter(row[1] for row in only.elements()) for only in (a - b, b - a))
     # A key that is on both sides with other rows was changed; it is once on each where it is primary.

@@ -77,7 +77,7 @@ class LockWait:
 
     free: bool
     waited_ms: float
-    looks: int
+    polls: int
     holders: tuple[Holder, ...]
 
 
@@ -120,7 +120,7 @@ def until_free(
         old = watch.old(holders(conn, wanted))
         left_ms = patience_ms - watch.waited_ms
         if not old or left_ms <= 0:
-            return LockWait(not old, watch.waited_ms, watch.looks, tuple(_oldest_first(watch.met.values())))
+            return LockWait(not old, watch.waited_ms, watch.polls, tuple(_oldest_first(watch.met.values())))
         if watch.is_worth_reporting(old):
             on_wait(old, left_ms)
         time.sleep(min(POLL_S, left_ms / 1000))
@@ -134,7 +134,7 @@ class _Seen:
     """
 
     def __init__(self) -> None:
-        self.looks, self.waited_ms = 0, 0.0
+        self.polls, self.waited_ms = 0, 0.0
         self.met: dict[int | str, Holder] = {}
         self._began = self._reported_at = 0.0
         self._reported: set[int | None] = set()
@@ -144,8 +144,8 @@ class _Seen:
         """Add the holders of one poll; return those that are not known to be young."""
         now = time.monotonic()
         self._began = self._began or now
-        self.looks, self.waited_ms = self.looks + 1, (now - self._began) * 1000
-        new = now if self.looks > 1 else -math.inf
+        self.polls, self.waited_ms = self.polls + 1, (now - self._began) * 1000
+        new = now if self.polls > 1 else -math.inf
         self._since = {holder.transaction: self._since.get(holder.transaction, new) for holder in found}
         known_ms = {transaction: (now - since) * 1000 for transaction, since in self._since.items()}
         old = [h for h in found if math.isfinite(h.xact_age_ms) or known_ms[h.transaction] >= OLD_MS]

@@ -1,4 +1,4 @@
-"""SQL text that safe forms make: printed from a parse tree, or composed of names; both checked."""
+"""SQL text of safe forms: printed from a parse tree, or composed of names; both checked."""
 
 from __future__ import annotations
 
