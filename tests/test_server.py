@@ -259,7 +259,7 @@ def test_a_disk_too_small_for_a_copy_of_the_template_is_told_as_such(elsewhere: 
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "pgr", elsewhere], check=False).returncode:
         pytest.skip("this machine does not let root mount")
     try:
-        with pytest.raises(RunbookError, match="could not make server") as failed:
+        with pytest.raises(RunbookError, match="could not create server") as failed:
             Server("full").start()
         assert "No space left on device" in failed.value.detail
         assert not list(elsewhere.glob("servers/full/*"))
