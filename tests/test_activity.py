@@ -78,7 +78,7 @@ def test_blockers_are_those_that_the_server_names(project: Project) -> None:
         ),
         (
             {"pid": 0, "application": "half", "state": "prepared transaction"},
-            'Nobody ("half", prepared transaction for 318 s) heads the lock queue for orders.',
+            'A transaction without a process ("half", prepared transaction for 318 s) heads the lock queue for orders.',
         ),
     ],
 )

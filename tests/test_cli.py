@@ -160,7 +160,7 @@ def test_an_outputs_folder_that_cannot_be_is_told(
     monkeypatch.setenv("PGRUNBOOK_OUTPUTS", str(tmp_path / "file"))
     code, _, err = command("run", "release", "--target", "demo")
     assert code == 1
-    assert in_form(err)[0] == "could not make the folder of this run"
+    assert in_form(err)[0] == "could not create the folder of this run"
     assert "PGRUNBOOK_OUTPUTS" in err
 
 

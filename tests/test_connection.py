@@ -141,7 +141,10 @@ def test_an_address_that_does_not_answer_is_told_without_its_password(
     monkeypatch.setenv("ADDRESS", address.format(ENCODED))
     error = error_of(lambda: connect(Target(name="prod", url_from="ADDRESS")))
     assert isinstance(error, Unreachable)
-    assert error.hint == "Check that the server runs, the service file, and that this machine is let in."
+    assert (
+        error.hint
+        == "Check that the server runs, that the service file is right, and that pg_hba.conf lets this machine in."
+    )
     assert_silent(error)
 
 

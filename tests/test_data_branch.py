@@ -211,7 +211,7 @@ def test_a_database_that_is_too_large_is_not_copied(project: Project) -> None:
     size_mb = str(rows(target, "SELECT round(pg_database_size(current_database()) / 1048576.0)")[0][0])
     assert error.lines() == [
         'refused to copy the data of target "demo": it is larger than allowed',
-        f"Detail: Database {target.database} has {size_mb} MB; allowed are 1 MB.",
+        f"Detail: Database {target.database} has {size_mb} MB; 1 MB are allowed.",
         "State: Nothing changed in the database.",
         f"Hint: Allow more. {data_branch.WITHOUT}",
     ]
@@ -270,8 +270,8 @@ def test_a_branch_with_fewer_rows_than_the_target_is_noticed(project: Project) -
     with data_branch.with_data(target, most_bytes=ENOUGH) as copy:
         do(copy.safe, "DELETE FROM a WHERE n <= 50; DELETE FROM p WHERE n <= 6")
         with connect(target, purpose="test") as there, connect(copy.safe, purpose="test") as here:
-            found = data_branch.rows_beside(there, here, tables)
-            assert data_branch.rows_beside(here, there, ["public.not_there"]) == []
+            found = data_branch.compare_row_counts(there, here, tables)
+            assert data_branch.compare_row_counts(here, there, ["public.not_there"]) == []
     assert found == [
         ("public.a", 1000, 950), ('"Odd schema"."T 1"', 20, 20), ("public.p", 50, 44), ("public.u", 10, 0),
     ]  # fmt: skip
@@ -289,4 +289,4 @@ def test_the_rows_of_a_big_table_are_estimated_from_its_size(project: Project, m
         connect(copy.safe, purpose="test") as here,
     ):
         assert rows(copy.safe, "SELECT reltuples FROM pg_class WHERE relname = 'u'") == [(50000.0,)]
-        assert data_branch.rows_beside(there, here, ["public.u"]) == [("public.u", 50000, 0)]
+        assert data_branch.compare_row_counts(there, here, ["public.u"]) == [("public.u", 50000, 0)]

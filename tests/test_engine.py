@@ -405,7 +405,7 @@ def test_a_run_that_is_told_to_stop_ends_all_that_it_began(
     assert "Traceback" not in runner.communicate(timeout=30)[1]
     assert runner.returncode == 1
     made = runs.load(runs.folders()[-1])
-    assert (made.standing(), made.parts[0].status) == (Status.INTERRUPTED, Status.INTERRUPTED)
+    assert (made.actual_status(), made.parts[0].status) == (Status.INTERRUPTED, Status.INTERRUPTED)
     states = record(made.folder / made.parts[0].notebook)[0]
     assert (states.count("failed"), states[-1]) == (1, "pending")
     assert not list(sockets.iterdir())
@@ -423,5 +423,5 @@ def test_a_run_whose_cell_leaves_by_sys_exit_failed(
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
     made = runs.load(runs.folders()[-1])
-    assert made.standing() is Status.FAILED
+    assert made.actual_status() is Status.FAILED
     assert record(made.folder / made.parts[0].notebook)[0][-2:] == ["failed", "pending"]

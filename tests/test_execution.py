@@ -371,7 +371,8 @@ def test_a_prepared_transaction_in_the_way_is_named(project: Project) -> None:
         error = error_of(lambda: execute(target))
         conn.execute("ROLLBACK PREPARED 'half done'")
     assert re.sub(r"for \d+ s", "for N s", error.detail) == (
-        'Nobody ("half done", prepared transaction for N s) heads the lock queue for public.orders.'
+        'A transaction without a process ("half done", prepared transaction for N s) '
+        "heads the lock queue for public.orders."
     )
 
 

@@ -87,7 +87,7 @@ RECORD = "SELECT step, state FROM pgrunbook.step ORDER BY step, run_id"
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other at once."""
     monkeypatch.setattr(lock_requests, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(lock_requests, "LAST_LOOK_MS", 200.0)
+    monkeypatch.setattr(lock_requests, "LAST_PATIENCE_MS", 200.0)
 
 
 @pytest.fixture

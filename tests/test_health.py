@@ -81,7 +81,7 @@ def test_a_sequence_that_cannot_be_looked_at_is_not_taken_for_well(target: Targe
     """A locked table is neither well nor unwell."""
     do(target, "CREATE TABLE a (id serial)")
     with session(target, "LOCK TABLE a"):
-        assert found(target) == [("sequence not looked at", "a_id_seq", "a.id")]
+        assert found(target) == [("sequence not checked", "a_id_seq", "a.id")]
 
 
 def test_rows_are_counted_table_by_table(target: Target) -> None:
@@ -119,7 +119,7 @@ def test_what_is_not_ours_to_read_is_told_as_such(target: Target, stranger: Conn
     assert health.row_counts(stranger) == {"a": (0, False)}
     (left,) = health.leftovers(stranger)
     assert (left.kind, left.advice) == (
-        "sequence not looked at",
+        "sequence not checked",
         "It could not be compared with its column: permission denied for table a.",
     )
     do(target, "GRANT SELECT ON a TO stranger")

@@ -266,7 +266,7 @@ def test_a_purge_that_was_killed_goes_on(target: Target) -> None:
         assert states(target) == {first: "kept", second: "purged"}
     broken = newest_run()
     assert broken is not None
-    assert broken.standing() is Status.BROKEN_OFF
+    assert broken.actual_status() is Status.BROKEN_OFF
     made, code = runbook.resume(broken.run_id)
     assert (code, states(target)) == (0, {first: "purged", second: "purged"})
     assert made.parts[0].says.startswith("2 items are purged")
@@ -321,7 +321,7 @@ def test_who_comes_in_between_is_met_by_bounded_attempts(project: Project, monke
     apply(target, 2)
     number = keep(target, days=-1)
     monkeypatch.setattr(undo_data.registry, "LOCK_TIMEOUT_MS", 50)
-    nobody = purging.lock_wait.LockWait(free=True, waited_ms=0, looks=1, holders=())
+    nobody = purging.lock_wait.LockWait(free=True, waited_ms=0, polls=1, holders=())
     monkeypatch.setattr(purging.lock_wait, "until_free", lambda *_, **__: nobody)
     here = up_to_the_drop()
     with session(target, f"SELECT FROM pgrunbook.{names(target, number)}"):

@@ -327,7 +327,7 @@ def test_a_restore_point_needs_the_right_to_make_one(past: Past) -> None:
     with past.source.connect() as conn:
         conn.execute("CREATE ROLE weak")
         conn.execute("SET ROLE weak")
-        with pytest.raises(Refused, match="could not make a restore point: the role may not") as refused:
+        with pytest.raises(Refused, match="could not create a restore point: the role lacks the right") as refused:
             create_restore_point(conn, "weak")
     assert "permission denied for function pg_create_restore_point" in refused.value.detail
 

@@ -137,7 +137,7 @@ def test_a_rollback_that_was_killed_in_the_middle_goes_on(project: Project) -> N
         process.kill()
     broken = newest_run()
     assert broken is not None
-    assert broken.standing() is Status.BROKEN_OFF
+    assert broken.actual_status() is Status.BROKEN_OFF
     assert rows(target, "SELECT array_agg(version ORDER BY version) FROM schema_migrations") == [
         (["0001_a", "0002_b"],)
     ]

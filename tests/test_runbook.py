@@ -140,7 +140,7 @@ def test_a_run_that_was_killed_in_the_middle_goes_on(project: Project, killed: s
         wait_until(lambda: has_begun("migrate", "0002_b"))
         broken = newest_run()
         assert broken is not None
-        assert broken.standing() is Status.RUNNING
+        assert broken.actual_status() is Status.RUNNING
         with pytest.raises(Blocked, match="is already in use"):
             runbook.resume(broken.run_id)
         (kernel,) = {e["pid"] for e in events(broken, "step-started")}
@@ -156,7 +156,7 @@ def test_a_run_that_was_killed_in_the_middle_goes_on(project: Project, killed: s
         assert f"Go on with it: pgrunbook run --resume {broken.run_id}" in told
         assert broken.status is Status.INTERRUPTED
     else:
-        assert broken.standing() is Status.BROKEN_OFF
+        assert broken.actual_status() is Status.BROKEN_OFF
     assert rows(target, "SELECT version FROM schema_migrations") == [("0001_a",)]
 
     do(target, OPEN_THE_GATE)
@@ -211,7 +211,7 @@ def test_a_record_that_cannot_be_written_stops_the_run(project: Project, room_by
     assert "Traceback" not in told
     assert "could not write the journal of this run" in told
     assert f"pgrunbook run --resume {made.run_id}" in told
-    assert runs.load(made.folder).standing() in (Status.BROKEN_OFF, Status.FAILED)
+    assert runs.load(made.folder).actual_status() in (Status.BROKEN_OFF, Status.FAILED)
     lines = made.journal.path.read_text().splitlines(keepends=True)
     made.journal.path.write_text("".join(line for line in lines if '"filler"' not in line))
 

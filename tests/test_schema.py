@@ -540,8 +540,8 @@ def test_reading_behind_a_lock_gives_up(
     server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A view under an exclusive lock blocks its definition; the error says who to wait for."""
-    steady = queries.steady
-    monkeypatch.setattr(schema, "steady", functools.partial(steady, lock_timeout_ms=50))
+    snapshot_cursor = queries.snapshot_cursor
+    monkeypatch.setattr(schema, "snapshot_cursor", functools.partial(snapshot_cursor, lock_timeout_ms=50))
     name = database(PLAIN_TABLES, "CREATE VIEW seen AS SELECT a FROM t")
     with server.connect(name) as holder, holder.transaction(), server.connect(name) as conn:
         holder.execute("LOCK TABLE t")
@@ -551,7 +551,7 @@ def test_reading_behind_a_lock_gives_up(
     assert text.startswith("could not read the database within lock_timeout (50 ms)\nDetail: canceling statement")
     assert text.endswith(
         "\nState: Nothing changed; the transaction that read is aborted."
-        "\nHint: Somebody changes the schema now; wait until that is done, then run this again."
+        "\nHint: Another session is changing the schema; wait until it is done, then run this again."
     )
 
 

@@ -38,7 +38,7 @@ def test_working_copies_do_what_the_runner_does_and_keep_the_run_true(project: P
     """One after the other, each in a kernel of its own: run.json says how each stands, to the end."""
     target = project(folder=FOLDER)
     made = runbook.start("release", "demo", {"max_transaction_age_s": "123"})
-    assert (made.how, made.standing()) == ("by hand", Status.WAITING)
+    assert (made.how, made.actual_status()) == ("by hand", Status.WAITING)
     assert sorted(path.name for path in made.folder.glob("*.ipynb")) == [
         "migrate.ipynb", "prepare.ipynb", "validate.ipynb"
     ]  # fmt: skip
@@ -46,7 +46,7 @@ def test_working_copies_do_what_the_runner_does_and_keep_the_run_true(project: P
         execute(made, part.notebook)
         now = runs.load(made.folder)
         assert [p.status for p in now.parts[: number + 1]] == [Status.DONE] * (number + 1)
-        assert now.standing() is (Status.DONE if number == 2 else Status.WAITING)
+        assert now.actual_status() is (Status.DONE if number == 2 else Status.WAITING)
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(2,)]
     assert [e["parameters"].get("max_transaction_age_s") for e in events(made, "procedure-started")] == [123, 123, None]
     assert [e["procedure"] for e in events(made, "verdict")] == ["prepare", "migrate", "validate"]
@@ -69,7 +69,7 @@ def test_a_cell_that_fails_by_hand_is_in_the_run_and_the_next_try_goes_on(projec
     assert failed.parts[0].says.startswith("could not lock")
     assert not failed.is_held()
     execute(made, "migrate.ipynb")
-    assert runs.load(made.folder).standing() is Status.DONE
+    assert runs.load(made.folder).actual_status() is Status.DONE
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(2,)]
 
 
@@ -81,7 +81,7 @@ def test_a_procedure_opened_anywhere_makes_a_run_of_its_own(
     project(folder=FOLDER)
     monkeypatch.chdir(tmp_path)
     first = migrate.begin(target="demo")
-    assert first.run.standing() is Status.RUNNING
+    assert first.run.actual_status() is Status.RUNNING
     assert "migrate was not run on this target before" in first._repr_html_()
     second = prepare.begin(target="demo")
     assert runs.load(first.run.folder).status is Status.INTERRUPTED
@@ -89,7 +89,7 @@ def test_a_procedure_opened_anywhere_makes_a_run_of_its_own(
     for step in steps_of(prepare):
         shown = step(second)
         assert repr(shown)
-    assert runs.load(second.run.folder).standing() is Status.DONE
+    assert runs.load(second.run.folder).actual_status() is Status.DONE
     assert not second.run.is_held()
     third = prepare.begin(target="demo")
     assert second.run.run_id in third._repr_html_()

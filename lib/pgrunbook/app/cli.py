@@ -100,7 +100,7 @@ def show(run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, 
     from pgrunbook.record import run as records
 
     made = records.find(run_id)
-    sys.stdout.write(f"{made.run_id}: {made.standing()}, {made.runbook} on {made.target} by {made.operator}\n")
+    sys.stdout.write(f"{made.run_id}: {made.actual_status()}, {made.runbook} on {made.target} by {made.operator}\n")
     sys.stdout.write(f"{made.folder}\n\n")
     parts = [(p.procedure, status, p.started_at, p.ended_at, p.says) for p, status in _parts(made)]
     sys.stdout.write(f"{Table(['procedure', 'status', 'started', 'ended', 'says'], parts)!r}\n\n")
@@ -252,7 +252,7 @@ def _print_runs(made: list[Run]) -> None:
         (
             r.run_id,
             r.target,
-            r.standing(),
+            r.actual_status(),
             r.how,
             _took(r),
             " ".join(f"{p.procedure}:{status}" for p, status in _parts(r)),

@@ -1,4 +1,4 @@
-"""Connections to a target, each with a name, timeouts, and an end when its client is gone."""
+"""Connections to a target: each has a name and timeouts, and the server ends it when its client is gone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPTIONS = (
     f"-c lock_timeout={READ_LOCK_TIMEOUT_MS} -c statement_timeout={READ_STATEMENT_TIMEOUT_MS} "
     "-c client_connection_check_interval=1000 -c idle_in_transaction_session_timeout=600000 -c idle_session_timeout=0"
 )
-# Each of the three leaves something that the others reset.
+# Each of the three resets something that the other two do not.
 RESET_SESSION = ("RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL")
 
 # What a user of the database plants in a schema of theirs (an operator for two types, a function, a cast) is never
@@ -117,10 +117,10 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
 def connect(target: Target, *, purpose: str = "read") -> Connection:
     """Open an autocommit connection to the target, under explicit timeouts.
 
-    ``purpose`` ends up in ``application_name``, so that everybody who looks at pg_stat_activity
+    ``application_name`` shows ``purpose``, so that everybody who reads pg_stat_activity
     sees who we are. The server ends the session's statement within a second when our process is gone
     (client_connection_check_interval, https://www.postgresql.org/docs/current/runtime-config-connection.html).
-    Nothing is prepared on the server: what a migration does to the session cannot get in our way.
+    No statement is prepared on the server: what a migration does to the session cannot break our statements.
 
     Raises Unreachable when the server does not answer or does not let us in, WrongInput when the
     address cannot be understood.
@@ -147,7 +147,7 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
 def environment(target: Target) -> dict[str, str]:
     """Return the address of a target as libpq's environment variables, for programs that connect as we do.
 
-    Arguments of a program are seen by everybody on the machine. psycopg's libpq names the variables, so a program
+    Everybody on the machine can see a program's arguments. psycopg's libpq names the variables, so a program
     verifies the server as strictly as we do; the few keywords without a variable (keepalives, ...) are left out.
     Raises WrongInput as :func:`connect` does.
     """
@@ -189,7 +189,7 @@ def limit(conn: Connection, *, lock_timeout_ms: int, statement_timeout_ms: int) 
 
 
 def reset(conn: Connection) -> None:
-    """Take back whatever SET a migration left in the session: it holds for that migration only."""
+    """Reset every setting that a migration left in the session: it is meant for that migration only."""
     conn.execute("; ".join(RESET_SESSION).encode())
     if conn.search_path is not None:
         conn.pin()
@@ -230,9 +230,9 @@ def _without_secret(text: str, given: dict[str, Any]) -> str:
 
 
 def _unreachable(target: Target, reason: str) -> RunbookError:
-    hint = "Check that the server runs, the service file, and that this machine is let in."
+    hint = "Check that the server runs, that the service file is right, and that pg_hba.conf lets this machine in."
     if target.server is not None:
         hint = f"Start it: pgrunbook server start --name {target.server}; for the demo database: pgrunbook demo."
     elif "unsupported startup parameter" in reason:
-        hint = "A pooler stands between: name the server's own address. What we need does not survive pooling."
+        hint = "A pooler is in between: name the server's own address. Session settings do not survive pooling."
     return Unreachable(f'could not connect to target "{target.name}"', detail=reason, hint=hint)

@@ -1,4 +1,4 @@
-"""What safe forms ask the catalog: the relation behind a name, its columns, partitions, keys and indexes."""
+"""Catalog reads of safe forms: the relation behind a name, its columns, partitions, keys and indexes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pgrunbook.sql.tree import function_names
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation that is there; ``kind`` is pg_class.relkind."""
+    """A relation that exists; ``kind`` is pg_class.relkind."""
 
     oid: int
     schema: str
@@ -83,7 +83,7 @@ class Index:
 
 
 class Facts:
-    """The catalog of the database that is judged, asked for one thing at a time."""
+    """The catalog of the database for which safe forms are chosen, read one fact at a time."""
 
     def __init__(self, conn: Connection, rows_conn: Connection | None = None) -> None:
         self.conn = conn
@@ -91,7 +91,7 @@ class Facts:
 
     @cached_property
     def version(self) -> int:
-        """The major version of the server on which the plan is executed: a branch may be of a newer one."""
+        """The major version of the server on which the plan is executed: a branch may have a newer one."""
         both = (self.conn, self._rows_conn or self.conn)
         return min(conn.info.server_version // 10_000 for conn in both)
 
@@ -131,7 +131,8 @@ class Facts:
     def has_rows_beyond(self, table: Relation, limit: int) -> bool:
         """Tell whether a table holds more rows than that; counts no further.
 
-        Where the rows are elsewhere, one that is not there by this name (renamed by the release) counts as big.
+        Where rows are counted on another database, a table that has another name there (renamed by the release)
+        counts as large.
         """
         there = self._rows_conn or self.conn
         if self._rows_conn is not None and there.oid_of("regclass", table.sql) is None:
@@ -141,7 +142,7 @@ class Facts:
         return counted is not None and int(str(counted[0])) > limit
 
     def relation_oids(self) -> frozenset[int]:
-        """Return the relations that are there now."""
+        """Return the relations that exist now."""
         return frozenset(row["oid"] for row in self.rows("relation_oids"))
 
     def volatile(self, node: Any) -> bool:

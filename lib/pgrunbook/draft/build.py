@@ -95,7 +95,7 @@ def _step(target: Target, expansion: Expansion, statement: int, step: SafeStep) 
     s = expansion.statement
     first = _first(expansion, step)
     is_alone = step.policy is Policy.ALONE
-    waits_long = is_alone and classify.waits_without_harm(first.kind)
+    waits_long = is_alone and classify.wait_is_harmless(first.kind)
     takes_long = is_alone or (bool(expansion.form) and not step.quick and step.batches is None)
     as_it_is = is_alone and not expansion.form
     return Step(

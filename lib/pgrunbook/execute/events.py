@@ -75,7 +75,7 @@ class EventLog:
             change, step,
             ran_ms=(end - start) * 1000,
             waited_ms=before.waited_ms + watch.waited_ms,
-            blockers=watch.told() or before.blockers,
+            blockers=watch.blocker_text() or before.blockers,
             progress="",
             notices=tuple(self._notices),
             stretches=(*before.stretches, Stretch("running", start, end), *waits),
@@ -101,7 +101,7 @@ class EventLog:
         self._journal.note(
             "step-ran", migration=change.migration, direction=self._plan.direction, step=step.number,
             attempt=attempt, ms=round(result.ran_ms, 1), waited_ms=round(watch.waited_ms, 1), rows=rows,
-            **({"blockers": watch.told()} if watch.blockers else {}),
+            **({"blockers": watch.blocker_text()} if watch.blockers else {}),
             **({"notices": result.notices} if result.notices else {}),
         )  # fmt: skip
         log.info("%s step %s: %s in %.0f ms", change.migration, step.number, step.kind, result.ran_ms)

@@ -24,7 +24,7 @@ from psycopg import sql
 
 from pgrunbook.database import connection, lock_wait
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, LockRequest, yields
+from pgrunbook.database.lock_wait import LAST_PATIENCE_MS, Holder, LockRequest, is_cancellable_autovacuum
 from pgrunbook.execute import failures
 from pgrunbook.execute.events import EventLog
 from pgrunbook.plan.plan import Change, LockOn, Step
@@ -54,7 +54,7 @@ def until_free(conn: Connection, change: Change, step: Step, patience: Patience,
 
     def on_wait(holders: Sequence[Holder], left_ms: float) -> None:
         account.looking(change, step, holders, left_ms)
-        if all(map(yields, holders)) and not {holder.pid for holder in holders} <= asked:
+        if all(map(is_cancellable_autovacuum, holders)) and not {holder.pid for holder in holders} <= asked:
             asked.update(holder.pid for holder in holders)
             _ask_to_yield(conn, change, step, holders, account)
 
@@ -119,7 +119,7 @@ class Patience:
     @property
     def left_ms(self) -> float:
         """How long to wait for blockers now; every counted attempt waits for a moment at least."""
-        return max((self._ends_at - time.monotonic()) * 1000, LAST_LOOK_MS)
+        return max((self._ends_at - time.monotonic()) * 1000, LAST_PATIENCE_MS)
 
     def looked(self, *, free: bool) -> None:
         """Take the result of the check for blockers: without any, the next request is a very brief one."""
@@ -130,7 +130,7 @@ class Patience:
 
         A CONCURRENTLY waits for other transactions under the same timeout, and leaves an invalid object when cut off.
         """
-        if not any(keeps_out(lock) for lock in step.locks) or classify.waits_without_harm(step.kind):
+        if not any(keeps_out(lock) for lock in step.locks) or classify.wait_is_harmless(step.kind):
             return step.lock_timeout_ms
         if self._gentle:
             return min(step.lock_timeout_ms, NET_MS)

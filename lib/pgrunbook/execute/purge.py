@@ -17,7 +17,7 @@ from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait, step_log
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, LockRequest, yields
+from pgrunbook.database.lock_wait import LAST_PATIENCE_MS, Holder, LockRequest, is_cancellable_autovacuum
 from pgrunbook.errors import Blocked
 from pgrunbook.history import History
 from pgrunbook.sql.lock_modes import CONFLICTS
@@ -125,7 +125,7 @@ def drop(
         except (pg.LockNotAvailable, pg.DeadlockDetected) as exc:
             log.info("attempt %s of %s to drop undo data %s: %s", attempt, target.attempts, item.id, exc)
             blockers = blockers or str(exc).partition("\n")[0]
-            patience_ms = min(patience_ms, LAST_LOOK_MS)
+            patience_ms = min(patience_ms, LAST_PATIENCE_MS)
     raise _blocked(item, f"lock_timeout {registry.LOCK_TIMEOUT_MS} ms, {target.attempts} attempts", blockers)
 
 
@@ -135,7 +135,7 @@ def _until_free(
     """Wait until nobody reads an item; return the blockers that were met. Raises Blocked where some remain."""
     seen = lock_wait.until_free(conn, _wanted(item), patience_ms=patience_ms, on_wait=on_wait)
     blockers = "; ".join(map(str, seen.holders[:3]))
-    if not seen.free and not all(map(yields, seen.holders)):
+    if not seen.free and not all(map(is_cancellable_autovacuum, seen.holders)):
         raise _blocked(item, f"waited for {seen.waited_ms / 1000:.1f} s", blockers)
     return blockers
 

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, Connection
-from pgrunbook.database.queries import SETTINGS, load, told_blocked
+from pgrunbook.database.queries import SETTINGS, blocked_on_lock_timeout, load
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import quoted, text
 
@@ -203,12 +203,12 @@ class Reader:
 
     def whole(self, relation: Relation) -> RelationOptions:
         """Return what ALTER can say of a relation as a whole."""
-        return RelationOptions(**self.rows("whole", oid=relation.oid)[0])
+        return RelationOptions(**self.rows("relation_options", oid=relation.oid)[0])
 
     def wholes(self, oids: Iterable[int]) -> list[Question]:
         """Return the questions behind ``relation_at`` and ``whole`` of relations."""
         relations: list[Question] = [("relation", _at(oid)) for oid in oids if oid not in self._relations]
-        return relations + [("whole", {"oid": oid}) for oid in oids]
+        return relations + [("relation_options", {"oid": oid}) for oid in oids]
 
     def relation_named(self, told: str) -> int:
         """Return the OID of a relation whose name is told as text, 0 where there is none."""
@@ -327,7 +327,7 @@ def reading(conn: Connection) -> Iterator[Reader]:
     begin, end = _OWN if conn.info.transaction_status == TransactionStatus.IDLE else _INSIDE
     cursor = psycopg.Cursor(conn, row_factory=dict_row)
     try:
-        with told_blocked(READ_LOCK_TIMEOUT_MS):
+        with blocked_on_lock_timeout(READ_LOCK_TIMEOUT_MS):
             cursor.execute(_opening(begin, conn.search_path))
             while cursor.description is None or cursor.description[0].name != "path":
                 cursor.nextset()

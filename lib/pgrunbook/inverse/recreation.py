@@ -310,7 +310,7 @@ def _said_of(addresses: Sequence[Address]) -> list[Question]:
     whole = sorted({address[:2] for address in addresses})
     if not whole:
         return []
-    return [("said", {"classes": [part[0] for part in whole], "objects": [part[1] for part in whole]})]
+    return [("comments_and_labels", {"classes": [part[0] for part in whole], "objects": [part[1] for part in whole]})]
 
 
 def fire(reader: Reader, way: Way, partition: Relation) -> None:

@@ -156,16 +156,16 @@ def rehearse(
     touched = _tables(proven)
     with data_branch.with_data(target, most_bytes=most_bytes, back=bool(proven.backs)) as copy:
         with connect(copy.safe, purpose="counts rows") as branch:
-            beside = data_branch.rows_beside(conn, branch, touched)
+            beside = data_branch.compare_row_counts(conn, branch, touched)
             _refuse_smaller(target, beside)
         with connect(copy.plain, purpose="warms up") as a, connect(copy.safe, purpose="warms up") as b:
-            data_branch.rows_beside(a, b, touched)  # reads both: else the second run would find a warmer cache
+            data_branch.compare_row_counts(a, b, touched)  # reads both: else the second run would find a warmer cache
         leave = _changed_columns(proven)
         loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
-        with shared_objects.server_as_before(copy.server):
+        with shared_objects.reset_shared_objects(copy.server):
             one = _run(copy, copy.plain, plain, loaded, leave, per_second)
         volatile = _volatile_values(copy, plain, proven.changes, loaded if per_second else ())
-        with shared_objects.server_as_before(copy.server):
+        with shared_objects.reset_shared_objects(copy.server):
             other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
         with connect(copy.plain, purpose="compares") as a, connect(copy.safe, purpose="compares") as b:
             tables = row_equality.named(b, dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))

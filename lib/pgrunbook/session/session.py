@@ -281,7 +281,7 @@ def _last_run(procedure: str, this: Run) -> str:
             continue  # `pgrunbook runs` reports a folder that cannot be read
         part = next((p for p in run.parts if p.procedure == procedure), None)
         if run.target == this.target and part is not None:
-            standing = part.status if part.status is not Status.RUNNING else run.standing()
+            standing = part.status if part.status is not Status.RUNNING else run.actual_status()
             link = escape(str(folder / part.notebook if part.notebook else folder))
             says = escape(f": {part.says}" if part.says else "")
             return (

@@ -87,7 +87,7 @@ def mark_given_back(conn: Connection, names: Sequence[str]) -> None:
         if kept.kind == "column":
             (count,) = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(kept.side)).fetchone() or (0,)
             given = int(str(count))
-        conn.execute(load("undo_data")["given_back"].encode(), {"id": kept.id, "rows": max(given, 0)})
+        conn.execute(load("undo_data")["reverted"].encode(), {"id": kept.id, "rows": max(given, 0)})
 
 
 def as_keep(kept: UndoEntry) -> Keep:

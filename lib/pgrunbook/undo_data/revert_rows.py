@@ -127,7 +127,7 @@ class _Loop:
         """Give everything back; return the number of rows."""
         kept = self.both.kept
         if kept.pages_left is None:
-            self.conn.execute(load("undo_data")["begin_giving_back"].encode(), {"id": kept.id, "pages": self._pages()})
+            self.conn.execute(load("undo_data")["begin_reverting"].encode(), {"id": kept.id, "pages": self._pages()})
         pages = self._pages_per_batch()
         while True:
             before, after, given = self._batch(pages)
@@ -142,7 +142,7 @@ class _Loop:
         with self.conn.transaction():
             connection.limit_locally(self.conn, lock_timeout_ms=self.lock_timeout_ms, statement_timeout_ms=timeout_ms)
             self.conn.execute(_SETTINGS.encode())
-            (before,) = found_rows(self.conn, "read_giving_back", id=self.both.kept.id)
+            (before,) = found_rows(self.conn, "read_reverting", id=self.both.kept.id)
             upto, given = int(before["pages_left"]), int(before["rows_given_back"])
             if upto == 0:
                 return 0, 0, given
@@ -151,7 +151,7 @@ class _Loop:
             with self.conn.as_target():  # triggers of the application fire
                 given += sum(self.conn.execute(statement).rowcount for statement in statements)
             values = {"id": self.both.kept.id, "pages_left": after, "rows_given_back": given}
-            self.conn.execute(load("undo_data")["write_giving_back"].encode(), values)
+            self.conn.execute(load("undo_data")["write_reverting"].encode(), values)
         return upto, after, given
 
     def _statements(self, first: int, end: int) -> list[sql.Composed]:

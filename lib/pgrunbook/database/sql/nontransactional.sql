@@ -9,7 +9,7 @@ SELECT EXISTS (SELECT
                  AND i.indisready)
 
 -- name: invalid_index
--- a row is: the statement that drops the index which a build that was cut off has left on this table
+-- a row is: the statement that drops the index that an interrupted build has left on this table
 SELECT pg_catalog.format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname) AS statement
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
@@ -30,14 +30,14 @@ SELECT EXISTS (SELECT
                  AND e.enumlabel OPERATOR(pg_catalog.=) {label})
 
 -- name: partition_is_gone
--- a row is: whether a table is no partition
+-- a row is: whether a table is not a partition
 SELECT NOT EXISTS (SELECT
                    FROM pg_catalog.pg_class AS c
                    WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({partition})
                      AND c.relispartition)
 
 -- name: pending_detach
--- a row is: the statement that ends a DETACH PARTITION CONCURRENTLY that was cut off
+-- a row is: the statement that completes an interrupted DETACH PARTITION CONCURRENTLY
 SELECT pg_catalog.format('ALTER TABLE %s DETACH PARTITION %s FINALIZE', {parent}, {partition}) AS statement
 FROM pg_catalog.pg_inherits AS h
 WHERE h.inhrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({partition})

@@ -14,7 +14,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.oid = %(oid)s::oid
 
 -- name: relation_oids
--- a row is: a relation that is there
+-- a row is: a relation that exists
 SELECT c.oid::bigint AS oid
 FROM pg_catalog.pg_class AS c
 WHERE c.relkind IN ('r', 'p', 'm', 'v', 'f')
@@ -82,7 +82,7 @@ WHERE k.conrelid = %(oid)s::oid
   AND k.conname = %(name)s
 
 -- name: keys
--- a row is: a unique index by which a table's rows can be walked through, best first
+-- a row is: a unique index by which a loop can go through a table's rows, best first
 SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
        pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY u.place) AS types
 FROM pg_catalog.pg_index AS i
@@ -141,7 +141,7 @@ WHERE NOT t.tgisinternal
 ORDER BY t.tgname
 
 -- name: row_triggers
--- a row is: a trigger of a user's on a table
+-- a row is: a trigger on a table that a user has created
 SELECT t.tgname::text AS name
 FROM pg_catalog.pg_trigger AS t
 WHERE t.tgrelid = %(oid)s::oid
@@ -228,11 +228,11 @@ LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE p.partrelid = %(oid)s::oid
 
 -- name: partition_constraint
--- a row is: the condition that a partition's place puts on its rows
+-- a row is: the condition that a partition's bound puts on its rows
 SELECT pg_catalog.pg_get_partition_constraintdef(%(oid)s::oid) AS condition
 
 -- name: type_change
--- a row is: the type that a column has, and whether values need no work to be of another
+-- a row is: the type of a column, and whether its values are of another type without conversion
 SELECT pg_catalog.format_type(a.atttypid, NULL) AS from_type,
        a.atttypmod AS from_typmod,
        pg_catalog.format_type(%(type)s::oid, NULL) AS to_type,
@@ -262,7 +262,7 @@ FROM pg_catalog.pg_roles AS r
 WHERE r.rolname = current_user
 
 -- name: read_batch
--- a row is: how far a loop of batches has come
+-- a row is: the progress of a loop of batches
 SELECT b.pass, b.last_key, b.end_key, b.batches, b.rows, b.is_done, b.started_at::text AS started_at
 FROM pgrunbook.batch AS b
 WHERE b.name = %(name)s
@@ -275,7 +275,7 @@ VALUES (%(name)s, 1, NULL, %(end_key)s, 0, 0, %(is_done)s, pg_catalog.clock_time
 RETURNING pass, last_key, end_key, batches, rows, is_done, started_at::text AS started_at
 
 -- name: write_batch
--- a row is: nothing; a batch is done, in the transaction that did it
+-- a row is: nothing; records a batch as done, in the batch's transaction
 UPDATE pgrunbook.batch
 SET pass = %(pass)s,
     last_key = %(last_key)s,
@@ -287,7 +287,7 @@ SET pass = %(pass)s,
 WHERE name = %(name)s
 
 -- name: is_index_valid
--- a row is: whether an index is there, and valid
+-- a row is: whether an index exists and is valid
 SELECT EXISTS (SELECT
                FROM pg_catalog.pg_index AS i
                WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
@@ -295,7 +295,7 @@ SELECT EXISTS (SELECT
                  AND i.indisready)
 
 -- name: is_relation_there
--- a row is: whether a table or an index is there, valid or not
+-- a row is: whether a table or an index exists, valid or not
 SELECT pg_catalog.to_regclass({relation}) IS NOT NULL
 
 -- name: is_partition
@@ -306,7 +306,7 @@ SELECT EXISTS (SELECT
                  AND c.relispartition)
 
 -- name: drop_index
--- a row is: the statement that drops an index; not for one that goes with its constraint or its partitioned index
+-- a row is: the statement that drops an index; none for one that is dropped with its constraint or its partitioned index
 SELECT pg_catalog.format(
            CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'I' THEN 'DROP INDEX %s' ELSE 'DROP INDEX CONCURRENTLY %s' END,
            {index}::pg_catalog.text
@@ -321,7 +321,7 @@ WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
                     AND k.contype OPERATOR(pg_catalog.=) ANY (ARRAY['p', 'u', 'x']::pg_catalog."char"[]))
 
 -- name: drop_invalid_index
--- a row is: the statement that drops an index which a build that was cut off has left
+-- a row is: the statement that drops an index that an interrupted build has left
 SELECT pg_catalog.format('DROP INDEX CONCURRENTLY %s', {index}::pg_catalog.text) AS statement
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
@@ -331,7 +331,7 @@ WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
   AND NOT i.indisvalid
 
 -- name: drop_constraint
--- a row is: the statement that drops a constraint which the table itself was given
+-- a row is: the statement that drops a constraint that is not inherited
 SELECT pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', {relation}::pg_catalog.text, k.conname) AS statement
 FROM pg_catalog.pg_constraint AS k
 WHERE k.conrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
@@ -348,7 +348,7 @@ WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
   AND NOT a.attisdropped
 
 -- name: rebuild_if_invalid
--- a row is: the statement that makes an index whole again whose removal was cut off
+-- a row is: the statement that rebuilds an index whose removal was interrupted
 SELECT pg_catalog.format('REINDEX INDEX CONCURRENTLY %s', {index}::pg_catalog.text) AS statement
 FROM pg_catalog.pg_index AS i
 WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
@@ -356,7 +356,7 @@ WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
   AND i.indislive
 
 -- name: drop_reindex_leftovers
--- a row is: the statement that drops an index which a REINDEX CONCURRENTLY that was cut off has left
+-- a row is: the statement that drops an index that an interrupted REINDEX CONCURRENTLY has left
 SELECT pg_catalog.format('DROP INDEX CONCURRENTLY %I.%I', n.nspname, c.relname) AS statement
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
@@ -370,7 +370,7 @@ WHERE NOT i.indisvalid
                     AND r.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})))
 
 -- name: finalize_detach
--- a row is: the statement that ends a DETACH PARTITION CONCURRENTLY that was cut off
+-- a row is: the statement that completes an interrupted DETACH PARTITION CONCURRENTLY
 SELECT pg_catalog.format(
            'ALTER TABLE %s DETACH PARTITION %s FINALIZE', {parent}::pg_catalog.text, {relation}::pg_catalog.text
        ) AS statement
