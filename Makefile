@@ -1,9 +1,12 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs.
+# `make test` asks each promise once; `make test-all` every case, on every PostgreSQL that is there.
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONDONTWRITEBYTECODE
+PYTEST := $(BIN)/pytest -n 3 --dist worksteal
 
-.PHONY: setup setup-dev demo test lint lab bench notebooks clean
+.PHONY: setup setup-dev demo test test-all lint lab bench notebooks clean
 
 setup: .venv/.ready
 setup-dev: .venv/.ready-dev
@@ -27,8 +30,12 @@ lab: setup  ## JupyterLab on the notebooks; the demo database is made where ther
 	@$(BIN)/pgrunbook status --target demo >/dev/null 2>&1 || $(BIN)/pgrunbook demo --only-set-up
 	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/prepare.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
-test: setup-dev
-	$(BIN)/pytest -n 3 --dist worksteal
+test: setup-dev  ## five minutes on two cores
+	$(PYTEST) -m "not slow"
+
+test-all: export PGRUNBOOK_TEST_EXAMPLES = many
+test-all: setup-dev  ## every test on every version of PostgreSQL that is there, more random examples
+	$(PYTEST)
 
 lint: setup-dev
 	$(BIN)/ruff check

@@ -1,7 +1,8 @@
-"""A real server for every test module, and a clone of a template database for every test."""
+"""Real servers for the whole session, and a clone of a template database for every test."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -10,20 +11,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 import pytest
 from psycopg import sql
 
+from inverse_stage import rare, shop
 from pgrunbook.app import demo
-from pgrunbook.branches.server import Server
+from pgrunbook.branches import server as embedded
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database import connection
+from pgrunbook.database.connection import Connection
+from safe_forms_stage import stage
+from servers import PROGRAMS, VERSIONS, WHEEL, Server, Servers, own_folder, share, told_version
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "zeitwork" / "packages" / "database" / "migrations"
 ROWS = 2_000
-DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+NOT_NULL = "NOT NULL"  # a constraint of its own from PostgreSQL 18 on: such cases differ by version
 
 
 def pytest_configure() -> None:
@@ -34,10 +38,30 @@ def pytest_configure() -> None:
 
 def pytest_report_header() -> str:
     """Say which servers the tests run against."""
-    from pgrunbook.branches.binaries import installation
+    told = (f"{told_version(PROGRAMS[version])}{' of the wheel' * (version == WHEEL)}" for version in VERSIONS)
+    return f"PostgreSQL {', '.join(told)}"
 
-    older = ", ".join(path.parent.name for path in DEBIAN) or "none installed"
-    return f"PostgreSQL of the wheel: {installation().version}; others: {older}"
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what another case stands for in `make test`.
+
+    On an older version that is every case but a test's first, unless what it asks differs by version.
+    """
+    represented = set()
+    for item in items:
+        version = getattr(item, "callspec", None) and item.callspec.params.get("version")
+        if version in (None, VERSIONS[-1]):
+            repeated = item.get_closest_marker("first_case") is not None
+        elif item.get_closest_marker("first_case") or item.get_closest_marker("newest"):
+            represented.add((item.path, item.originalname, version))  # by the newest version's
+            repeated = True
+        else:
+            repeated = not (item.get_closest_marker("every_version") or NOT_NULL in item.name)
+        test = (item.path, item.originalname, version)
+        if repeated and test in represented:
+            item.add_marker("slow")
+        represented.add(test)
 
 
 @dataclass(frozen=True)
@@ -45,23 +69,70 @@ class Site:
     """A state directory with a running server, and a template database in it."""
 
     state: Path
-    server: Server
+    server: embedded.Server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """This process's own folder: servers, state and temporary files of tests lie there, and go with it."""
+    tmp_path_factory.getbasetemp()  # stays where pytest keeps it, to be looked at
+    with own_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
-def session_env() -> Iterator[pytest.MonkeyPatch]:
-    """Everything that tests make lies in temporary folders."""
-    patch = pytest.MonkeyPatch()
-    base = Path(tempfile.mkdtemp(prefix="pgrb-site-"))  # pytest's own are 0700; the server runs as another account
-    base.chmod(0o755)
-    patch.setenv("PGRUNBOOK_HOME", str(ROOT))
-    patch.setenv("PGRUNBOOK_STATE", str(base / "state"))
-    patch.setenv("PGRUNBOOK_OUTPUTS", str(base / "outputs"))
-    patch.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
-    patch.delenv("PGRUNBOOK_RUNNER", raising=False)
-    yield patch
-    patch.undo()
-    shutil.rmtree(base, ignore_errors=True)
+def session_env(room: Path) -> Iterator[pytest.MonkeyPatch]:
+    """The library's own folders are temporary ones."""
+    share(room / "state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGRUNBOOK_HOME", str(ROOT))
+        patch.setenv("PGRUNBOOK_STATE", str(room / "state"))
+        patch.setenv("PGRUNBOOK_OUTPUTS", str(room / "outputs"))
+        patch.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
+        patch.delenv("PGRUNBOOK_RUNNER", raising=False)
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def servers(room: Path, session_env: pytest.MonkeyPatch) -> Servers:
+    """The servers of this process, by version; they end with its folder."""
+    assert session_env
+    return Servers(room)
+
+
+@pytest.fixture(scope="session", params=VERSIONS, ids=lambda version: f"pg{version}")
+def version(request: pytest.FixtureRequest) -> int:
+    """Each major version of PostgreSQL that this machine has."""
+    found: int = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def server(version: int, servers: Servers) -> Server:
+    """The server of a version, which all tests of this process share: what they make in it is their own to drop."""
+    return servers.get(version)
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[Callable[..., str]]:
+    """Give a function that makes a database, and runs the given statements in it."""
+    made: list[str] = []
+
+    def make(*statements: str, template: str = "template1") -> str:
+        made.append(f"db{next(_numbers)}")
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        with server.connect("postgres") as conn:
+            conn.execute(create.format(sql.Identifier(made[-1]), sql.Identifier(template)))
+        server.run(made[-1], *statements)
+        return made[-1]
+
+    yield make
+    server.run("postgres", *(f"DROP DATABASE {name} WITH (FORCE)" for name in made))
+
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -71,12 +142,12 @@ def site(session_env: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
     file.write_text(f'[demo]\nserver = "main"\ndatabase = "template"\nmigrations = "{EXAMPLE}"\n')
     session_env.setenv("PGRUNBOOK_TARGETS", str(file))
     demo.set_up(ROWS)
-    server = Server("main")
+    server = embedded.Server("main")
     try:
         yield Site(server.dir.parents[1], server)
     finally:
         for name in ("main", "rehearsal"):
-            Server(name).destroy()
+            embedded.Server(name).destroy()
 
 
 @pytest.fixture
@@ -149,6 +220,14 @@ def write_folder(folder: Path, files: dict[str, str]) -> None:
         path.write_text(text)
 
 
+def connect(target: Target, *, purpose: str = "test") -> Connection:
+    """Open a connection on which names mean what they mean to a session of the target."""
+    conn = connection.connect(target, purpose=purpose)
+    conn.execute(f"SET search_path = {conn.search_path}".encode())
+    conn.search_path = None
+    return conn
+
+
 def rows(target: Target, query: str) -> list[tuple[object, ...]]:
     """Return what a query finds in a target."""
     with connect(target, purpose="test") as connection:
@@ -169,4 +248,4 @@ def _toml(value: object) -> str:
     return str(value) if isinstance(value, int | float) else '"' + str(value) + '"'
 
 
-__all__ = ["Site", "do", "psycopg", "rows", "write_folder"]
+__all__ = ["Site", "do", "rare", "rows", "shop", "stage", "write_folder"]

@@ -10,7 +10,6 @@ from typing import Any
 import psycopg
 import pytest
 
-import test_schema
 from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.database.schema_diff import Difference, diff
@@ -20,10 +19,10 @@ from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.statements import Statement
+from servers import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
-Server = test_schema.Server
 Conn = psycopg.Connection[tuple[Any, ...]]
 EFFECTS = Path(__file__).parent / "effects"
 
@@ -159,11 +158,9 @@ class Stage:
 
 def make(server: Server, name: str, made: Sequence[str]) -> Iterator[Stage]:
     """Give a database in which these statements were executed."""
-    server.run("postgres", f"CREATE DATABASE {name}")
-    server.run(name, *made)
-    with server.connect(name) as conn:
+    with server.connect(server.database(name, *made)) as conn:
         conn.execute("SET lock_timeout = '5s'")
-        yield Stage(server, conn, schema.snapshot(conn))
+        yield Stage(server, conn, server.once(f"snapshot of {name}", lambda: schema.snapshot(conn)))
 
 
 @pytest.fixture(scope="session")
@@ -290,8 +287,6 @@ __all__ = [
     "Undo",
     "inverse",
     "is_told",
-    "rare",
-    "shop",
     "statement",
     "there_and_back",
 ]

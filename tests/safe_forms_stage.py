@@ -10,7 +10,6 @@ from typing import Any
 import psycopg
 import pytest
 
-import test_schema
 from pgrunbook.database import checksums, schema
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection
@@ -25,10 +24,10 @@ from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.statements import Statement
+from servers import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
-Server = test_schema.Server
 Conn = psycopg.Connection[tuple[Any, ...]]
 
 # The modes that let others read and write (https://www.postgresql.org/docs/current/explicit-locking.html).
@@ -115,20 +114,11 @@ class Stage:
         return conn
 
 
-@pytest.fixture(scope="session")
-def home(server: Server) -> Server:
-    """A server with a database for the stage."""
-    server.run("postgres", "CREATE DATABASE stage")
-    return server
-
-
 @pytest.fixture
-def stage(home: Server) -> Iterator[Stage]:
-    """The stage as new: a schema is made quicker than a database is copied."""
-    with home.connect("stage") as conn:
-        conn.execute("DROP SCHEMA IF EXISTS public, app, pgrunbook CASCADE; CREATE SCHEMA public")
-        conn.execute(";\n".join(BASE))
-        yield Stage(home, conn)
+def stage(server: Server) -> Iterator[Stage]:
+    """The stage as new: a copy of a database."""
+    with server.copied("stage", server.database("stage_template", *BASE)), server.connect("stage") as conn:
+        yield Stage(server, conn)
 
 
 @dataclass

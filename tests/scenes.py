@@ -15,10 +15,11 @@ from pathlib import Path
 
 import psycopg
 
+from conftest import connect
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import snapshot
 from pgrunbook.draft import release
 from pgrunbook.draft.build import as_written, base, up
@@ -101,7 +102,7 @@ import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
 import scenes
-from pgrunbook.changes import plan
+from pgrunbook.plan import plan
 from pgrunbook.config.targets import Target
 target, file, moment = Target.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def call(name):
@@ -121,7 +122,8 @@ def beside(target: Target, plan: Plan, *, killed_when: str = "") -> Iterator[sub
     file = journal_of(target).parent / f"plan-{target.name}.json"
     file.write_text(plan.text())
     command = [sys.executable, "-c", BESIDE, target.model_dump_json(), str(file), killed_when]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with subprocess.Popen(command, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             yield process

@@ -46,6 +46,7 @@ def test_a_gate_stops_migrate_until_it_is_accepted_in_the_run(target: Target) ->
     assert all(e["by"] and e["digest"] == events(made, "plan-frozen")[0]["digest"] for e in told)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("target")
 def test_a_gate_may_be_accepted_before_the_run(target: Target) -> None:
     """As a parameter of the release: it is part of the plan then, and of its digest."""
@@ -65,12 +66,13 @@ def test_what_is_no_gate_cannot_be_accepted() -> None:
         f"the plan of run {made.run_id} has no gate 0001_a.sql:2\n"
         "Detail: Its gates: 0001_a.sql:1, 0001_a.sql:3.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: A gate is named by file and line, as freeze-the-plan shows it."
+        "Hint: Name a gate by file and line, as freeze-the-plan shows it."
     )
     made, code = run("prepare", accept="0001_a.sql:7")
     assert (code, made.parts[0].says) == (2, "no statement begins at 0001_a.sql:7")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("target")
 def test_another_plan_than_the_approved_one_is_refused() -> None:
     """The digest, or how it begins, is what somebody has approved."""
@@ -79,6 +81,7 @@ def test_another_plan_than_the_approved_one_is_refused() -> None:
     assert (code, made.parts[1].says) == (3, "the plan is not the one that was approved")
 
 
+@pytest.mark.slow
 def test_another_plan_in_the_folder_than_the_frozen_one_is_refused(target: Target) -> None:
     """Also one that is whole in itself: the journal says which plan was frozen."""
     made, _ = run("prepare", accept="0001_a.sql:1,0001_a.sql:3")
@@ -90,6 +93,7 @@ def test_another_plan_in_the_folder_than_the_frozen_one_is_refused(target: Targe
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(0,)]
 
 
+@pytest.mark.slow
 def test_a_migration_without_a_way_back_is_a_gate(project: Project) -> None:
     """Rows that nothing tells apart cannot be kept: it is named before it is executed, and accepted by its name."""
     target = project(folder={"0001_a.sql": "DELETE FROM a WHERE n > 1"})

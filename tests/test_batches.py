@@ -8,15 +8,9 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-import safe_forms_stage
-import test_schema
 from pgrunbook.online.batches import BatchProgress, run_batches
 from pgrunbook.plan.step import Batches
 from safe_forms_stage import Conn, Stage, plan, wait_until
-
-server = test_schema.server
-home = safe_forms_stage.home
-stage = safe_forms_stage.stage
 
 PLUS_ONE = Batches(
     schema="public",

@@ -10,7 +10,6 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-import test_schema
 from pgrunbook import undo_data
 from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema_diff import diff
@@ -18,12 +17,11 @@ from pgrunbook.errors import Refused
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.undo_data import Site
 from pgrunbook.undo_data.size_estimate import estimate_of
-from test_schema import Server
+from servers import Server
 from undo_data_stage import Conn, Way, database, do, statement, texts, value
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
-server = test_schema.server
 
 BASE = """
 CREATE SCHEMA app;
@@ -131,6 +129,7 @@ def beside(conn: Conn, table: str, key: str, column: str, kept_as: str) -> int:
                            f" OR t.{column} IS DISTINCT FROM k.pgrunbook_value"))  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("when", [1, 2])
 def test_what_is_written_while_it_is_copied_is_kept(conn: Conn, write: str, when: int) -> None:

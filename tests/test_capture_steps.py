@@ -10,9 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import inverse_stage
 import test_inverse
-import test_schema
 from inverse_stage import Stage, is_told
 from pgrunbook import undo_data
 from pgrunbook.database import checksums, schema
@@ -21,12 +19,8 @@ from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.undo_data import Site
-from test_schema import Server
+from servers import Server
 from undo_data_stage import Conn, Way, as_written, database, do, give_back_migration, statement, texts
-
-server = test_schema.server
-shop = inverse_stage.shop
-rare = inverse_stage.rare
 
 DESTROYS = re.compile("DROP (TABLE|COLUMN|TYPE|DOMAIN|EXTENSION)|ALTER COLUMN .* TYPE")
 BACK = [line for line in test_inverse.BACK if DESTROYS.search(line)]
@@ -62,6 +56,7 @@ def test_the_rarer_objects_are_kept_and_come_back(rare: Stage, line: str) -> Non
     there_and_back(rare, line, 1_000)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("line", CASES)
 def test_what_every_kind_of_statement_destroys_is_kept(shop: Stage, line: str) -> None:
     """The same for one statement of each kind."""
@@ -134,7 +129,8 @@ def test_rows_of_a_loop_are_kept_by_its_batches(conn: Conn) -> None:
 CANNOT = {
     "TRUNCATE t CASCADE": "TRUNCATE would keep the table locked",
     "DELETE FROM keyless": "public.keyless has no unique key",
-    "MERGE INTO t USING keyless AS k ON t.id = k.a WHEN MATCHED THEN DELETE": "only an UPDATE, DELETE or INSERT shows which rows it changes",
+    "MERGE INTO t USING keyless AS k ON t.id = k.a WHEN MATCHED THEN DELETE": "only an UPDATE, DELETE or INSERT shows "
+    "which rows it changes",
     "COPY t FROM '/tmp/file'": "only an UPDATE, DELETE or INSERT shows which rows it changes",
 }
 

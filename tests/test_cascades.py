@@ -8,21 +8,17 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-import test_schema
-import test_undo_data
 from pgrunbook.errors import Refused
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.undo_data import capture_batches, conflicts, list_entries
 from pgrunbook.undo_data.capture_rows import capture_obstacle
 from pgrunbook.undo_data.size_estimate import size_estimate
-from test_schema import Server
+from servers import Server
 from test_undo_data import PLACE, Conn, back, do, state, value
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
-server = test_schema.server
-home = test_undo_data.home
 
 BASE = """
 CREATE SCHEMA app
@@ -43,11 +39,10 @@ TABLES = ("shop", "orders", 'app."Line"', "note", "tag")
 
 
 @pytest.fixture
-def conn(home: Server) -> Iterator[Conn]:
+def conn(server: Server) -> Iterator[Conn]:
     """A connection to the tables as new."""
-    with home.connect("keeping") as conn:
-        conn.execute("DROP SCHEMA IF EXISTS public, app, pgrunbook CASCADE; CREATE SCHEMA public")
-        conn.execute(";\n".join(BASE))
+    template = server.database("cascades_template", *BASE)
+    with server.copied("keeping", template), server.connect("keeping") as conn:
         yield conn
 
 
@@ -89,15 +84,15 @@ def test_conflict_in_a_table_that_was_reached_stops_it_all(conn: Conn) -> None:
     assert value(conn, "SELECT count(*) FROM shop") == 20
 
 
-def test_row_that_comes_while_the_delete_waits_is_kept(conn: Conn, home: Server) -> None:
+def test_row_that_comes_while_the_delete_waits_is_kept(conn: Conn, server: Server) -> None:
     """A row that somebody adds below one that is deleted goes with it, and so it is kept with it."""
-    with home.connect("keeping") as other:
+    with server.connect("keeping") as other:
         other.execute(
             "BEGIN; INSERT INTO orders (shop, mood) VALUES (3, 'sad'); INSERT INTO app.\"Line\" SELECT max(id), 1, 1 FROM orders"
         )
         thread = threading.Thread(target=lambda: do(conn, "DELETE FROM shop WHERE id = 3"))
         thread.start()
-        with home.connect("keeping") as watching:
+        with server.connect("keeping") as watching:
             for _ in range(1000):
                 if value(watching, "SELECT count(*) FROM pg_locks WHERE NOT granted"):
                     break
@@ -110,6 +105,7 @@ def test_row_that_comes_while_the_delete_waits_is_kept(conn: Conn, home: Server)
     assert value(conn, 'SELECT count(*) FROM app."Line" WHERE n = 1 AND x = 1 AND o > 100') == 1
 
 
+@pytest.mark.first_case
 def test_rows_that_refer_to_each_other_come_back_together(conn: Conn) -> None:
     """A table that refers to itself is given back whole: a part of it would miss the rest."""
     conn.execute("CREATE TABLE tree (id integer PRIMARY KEY, parent integer REFERENCES tree)")

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from conftest import Site, do, rows
+from conftest import Site, connect, do, rows
 from pgrunbook.branches import data_branch
 from pgrunbook.branches.server import Server, ServerState, server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName, TableSum, checksums
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused, Unreachable
 from scenes import error_of, session
 
@@ -112,6 +111,7 @@ def test_a_prepared_transaction_does_not_stand_in_the_way(project: Project) -> N
             conn.execute("ROLLBACK PREPARED 'somebody''s'")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("way", ["server", "address"])
 def test_the_branch_starts_sessions_with_the_settings_of_the_target(
     project: Project, way: str, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +148,7 @@ def test_a_dump_gives_the_same_data(project: Project, monkeypatch: pytest.Monkey
         do(target, "DROP OWNED BY owner_of_p; DROP ROLE owner_of_p")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("way", ["server", "address"])
 def test_a_database_may_have_any_name(
     project: Project, way: str, quoted_name: str, monkeypatch: pytest.MonkeyPatch
@@ -166,6 +167,7 @@ def test_a_database_may_have_any_name(
         assert sums(copy.safe) == sums(copy.plain) == sums(target)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("how_it_ends", [RuntimeError, KeyboardInterrupt])
 def test_the_branch_is_gone_however_the_rehearsal_ends(project: Project, how_it_ends: type[BaseException]) -> None:
     """Also while a session still writes on it."""
@@ -209,7 +211,7 @@ def test_a_database_that_is_too_large_is_not_copied(project: Project) -> None:
     size_mb = str(rows(target, "SELECT round(pg_database_size(current_database()) / 1048576.0)")[0][0])
     assert error.lines() == [
         'refused to copy the data of target "demo": it is larger than allowed',
-        f"Detail: Database {target.database} has {size_mb} MB; allowed are 1 MB.",
+        f"Detail: Database {target.database} has {size_mb} MB; 1 MB are allowed.",
         "State: Nothing changed in the database.",
         f"Hint: Allow more. {data_branch.WITHOUT}",
     ]
@@ -268,8 +270,8 @@ def test_a_branch_with_fewer_rows_than_the_target_is_noticed(project: Project) -
     with data_branch.with_data(target, most_bytes=ENOUGH) as copy:
         do(copy.safe, "DELETE FROM a WHERE n <= 50; DELETE FROM p WHERE n <= 6")
         with connect(target, purpose="test") as there, connect(copy.safe, purpose="test") as here:
-            found = data_branch.rows_beside(there, here, tables)
-            assert data_branch.rows_beside(here, there, ["public.not_there"]) == []
+            found = data_branch.compare_row_counts(there, here, tables)
+            assert data_branch.compare_row_counts(here, there, ["public.not_there"]) == []
     assert found == [
         ("public.a", 1000, 950), ('"Odd schema"."T 1"', 20, 20), ("public.p", 50, 44), ("public.u", 10, 0),
     ]  # fmt: skip
@@ -287,4 +289,4 @@ def test_the_rows_of_a_big_table_are_estimated_from_its_size(project: Project, m
         connect(copy.safe, purpose="test") as here,
     ):
         assert rows(copy.safe, "SELECT reltuples FROM pg_class WHERE relname = 'u'") == [(50000.0,)]
-        assert data_branch.rows_beside(there, here, ["public.u"]) == [("public.u", 50000, 0)]
+        assert data_branch.compare_row_counts(there, here, ["public.u"]) == [("public.u", 50000, 0)]

@@ -12,10 +12,9 @@ from urllib.parse import quote
 
 import pytest
 
-from conftest import ROOT, Site, do, rows, write_folder
+from conftest import ROOT, Site, connect, do, rows, write_folder
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import History, State
 from pgrunbook.plan.plan import Plan

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from acting import open_folder, pgrunbook
-from conftest import DEBIAN, ROOT
+from conftest import ROOT
 from pgrunbook.app import demo
 from pgrunbook.branches.server import Server, server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
+from servers import DEBIAN
 
 INSTALLATIONS = ["", *(str(path) for path in DEBIAN[:1])]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("bindir", INSTALLATIONS, ids=lambda path: Path(path).parent.name or "wheel")
 @pytest.mark.usefixtures("session_env")
 def test_the_demo_releases_restores_and_rolls_back(
@@ -53,7 +55,7 @@ def test_only_a_database_of_an_embedded_server_is_made_anew(project: Callable[..
     os.environ["ADDRESS_OF_DEMO"] = "postgresql://localhost/real"
     try:
         project(server=None, database=None, url_from="ADDRESS_OF_DEMO")
-        with pytest.raises(WrongInput, match="so the demo leaves it alone"):
+        with pytest.raises(WrongInput, match="so the demo does not touch it"):
             demo.set_up(10)
     finally:
         del os.environ["ADDRESS_OF_DEMO"]

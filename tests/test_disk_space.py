@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do
+from conftest import connect, do
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.draft import disk_space, release
 from pgrunbook.draft.disk_space import Need
 from pgrunbook.errors import Refused
@@ -52,5 +51,5 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_tried(project: P
         "not enough disk for step 1 of 0001_a (CREATE INDEX CONCURRENTLY)\n"
         "Detail: It may need 4 MB at its peak (what it builds, and its WAL); free are 1 MB.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Make room on the server's disk, then prepare again."
+        "Hint: Free space on the server's disk, then prepare again."
     )

@@ -19,9 +19,9 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.history import State
 from pgrunbook.history.drizzle_folder import name_order
 from pgrunbook.history.drizzle_states import Regime
-from test_history import apply, conn, message_of, read, roll_back, socket_dir, states, write
+from test_history import apply, conn, message_of, read, roll_back, states, write
 
-__all__ = ["conn", "socket_dir"]  # fixtures
+__all__ = ["conn"]  # the fixture
 
 PEER = Path(__file__).parent / "drizzle_peer"
 LAYOUTS = pytest.mark.parametrize("major", ["0", "1"])

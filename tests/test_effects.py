@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,17 +13,19 @@ import pytest
 from pgrunbook.branches.binaries import installation
 from pgrunbook.database.catalog import UNKNOWN, Catalog
 from pgrunbook.database.catalog_reader import read
+from pgrunbook.database.connection import Connection
 from pgrunbook.effects.result import Effects
 from pgrunbook.effects.statements import effects
 from pgrunbook.review.safe_mode import refusals
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, SHARE, Lock, blocks, covers, strongest
 from pgrunbook.sql.statements import Statement, parse
 from pgrunbook.sql.tree import tree
+from servers import WHEEL, Servers
+
+pytestmark = pytest.mark.every_version
 
 FOLDER = Path(__file__).parent / "effects"
 SETUP = (FOLDER / "setup.sql").read_text()
-OLD = Path("/usr/lib/postgresql")
-VERSIONS = ["wheel", *sorted(path.parent.name for path in OLD.glob("*/bin") if int(path.parent.name) >= 14)]
 
 
 def _cases() -> dict[str, int]:
@@ -46,7 +43,7 @@ PLANNED = (
     "SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "EXPLAIN", "DO", "CREATE TABLE", "CREATE M", "REFRESH", "TRUNCATE",
 )  # fmt: skip
 NOT_KNOWN = {
-    "DROP FUNCTION shop.touch() CASCADE": "what depends on function shop.touch and goes with it",
+    "DROP FUNCTION shop.touch() CASCADE": "what depends on function shop.touch and is dropped with it",
 }
 
 
@@ -81,33 +78,15 @@ class Past:
         return {str(name): file for name, file in rows if str(name) in self.kinds}
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def past(request: pytest.FixtureRequest) -> Iterator[Past]:
-    bindir = installation().bindir if request.param == "wheel" else OLD / request.param / "bin"
-    folder = Path(tempfile.mkdtemp(prefix="pgr-"))
-    account = installation().account
-    if account is not None:
-        shutil.chown(folder, account.name)
-    who, data = account and account.name, folder / "data"
-    options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c autovacuum=off"
-    if request.param != "wheel" or installation().has_library("pg_stat_statements"):
-        options += " -c shared_preload_libraries=pg_stat_statements"
-    _do(who, bindir / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
-    _do(who, bindir / "pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start")
-    try:
-        with psycopg.connect(host=str(folder), user="postgres", dbname="postgres", autocommit=True) as conn:
-            conn.execute("SET TimeZone = 'Europe/Berlin'")
-            conn.execute(SETUP.encode())
-            yield _past(conn)
-    finally:
-        _do(who, bindir / "pg_ctl", "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(folder)
-
-
-def _do(account: str | None, *command: object) -> None:
-    user = {} if account is None else {"user": account, "group": pwd.getpwnam(account).pw_gid, "extra_groups": []}
-    env = {**os.environ, "LC_ALL": "C"}
-    subprocess.run([*map(str, command)], check=True, stdout=subprocess.DEVNULL, env=env, cwd="/", **user)  # type: ignore[call-overload]
+@pytest.fixture(scope="session")
+def past(version: int, servers: Servers) -> Iterator[Past]:
+    settings = {"autovacuum": "off"}
+    if version != WHEEL or installation().has_library("pg_stat_statements"):
+        settings["shared_preload_libraries"] = "pg_stat_statements"
+    server = servers.get(version, **settings)
+    with server.connect(server.database("effects", "SET TimeZone = 'Europe/Berlin'", SETUP)) as conn:
+        conn.execute("SET TimeZone = 'Europe/Berlin'")
+        yield _past(conn)
 
 
 def _past(conn: psycopg.Connection[tuple[object, ...]]) -> Past:
@@ -231,8 +210,8 @@ def test_what_runs_outside_a_transaction_is_known_too(past: Past, statement: str
     host = past.conn.info.host
     seen: set[str] = set()
     with (
-        psycopg.connect(host=host, user="postgres", dbname="postgres", autocommit=True) as other,
-        psycopg.connect(host=host, user="postgres", dbname="postgres", autocommit=True) as watcher,
+        Connection.connect(host=host, user="postgres", dbname="effects", autocommit=True) as other,
+        Connection.connect(host=host, user="postgres", dbname="effects", autocommit=True) as watcher,
         past.conn.transaction(force_rollback=True),
     ):
         past.conn.execute("LOCK TABLE shop.plain IN SHARE UPDATE EXCLUSIVE MODE")

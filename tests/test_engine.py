@@ -147,6 +147,7 @@ def test_a_cell_that_leaves_by_sys_exit_failed(out: Path) -> None:
     assert record(out) == TRUE
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("engine", "code"), [("pgrunbook", 1), ("nbclient", 0)])
 def test_the_papermill_command_tells_sys_exit_by_its_exit_code(out: Path, engine: str, code: int) -> None:
     """Stock papermill ends with 0, and automation goes on."""
@@ -156,6 +157,7 @@ def test_the_papermill_command_tells_sys_exit_by_its_exit_code(out: Path, engine
     assert record(out) == TRUE
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_statement_in_the_server(
     out: Path, number: signal.Signals, asleep: Callable[[], object]
@@ -171,6 +173,7 @@ def test_a_signal_ends_the_statement_in_the_server(
     assert [name for name, _ in errors(out)] == ["KeyboardInterrupt"]
 
 
+@pytest.mark.slow
 def test_stock_papermill_at_sigterm_leaves_its_record_running(out: Path, asleep: Callable[[], object]) -> None:
     """What the engine is there for: the record never says that anything ended, and the statement goes on."""
     runner = started(out, SQL, engine="")
@@ -182,6 +185,7 @@ def test_stock_papermill_at_sigterm_leaves_its_record_running(out: Path, asleep:
     assert record(out) == (["completed", "running", "pending"], None)
 
 
+@pytest.mark.slow
 def test_stock_papermill_at_sigint_calls_everything_completed(out: Path) -> None:
     """What the engine is there for: the cell was interrupted, and the one after it never ran."""
     runner = started(out, SLEEP, engine="")
@@ -197,7 +201,7 @@ def test_a_cell_that_ignores_the_interrupt_is_killed(out: Path) -> None:
     runner.communicate(timeout=30)
     assert runner.returncode == 1
     assert record(out) == TRUE
-    says = "the run was told to stop (SIGTERM) in this cell, which did not end in time and was killed"
+    says = "the run was stopped (SIGTERM) in this cell, which did not end in time and was killed"
     assert errors(out) == [("Stopped", says)]
 
 
@@ -211,6 +215,7 @@ def test_a_second_signal_kills_at_once(out: Path) -> None:
     assert record(out) == TRUE
 
 
+@pytest.mark.slow
 def test_a_timeout_holds_for_a_cell_that_ignores_the_interrupt(out: Path) -> None:
     """nbclient would go on to interrupt it for ever."""
     assert run(out, "1", DEAF, "3", execution_timeout=1, grace_s=1)
@@ -219,6 +224,7 @@ def test_a_timeout_holds_for_a_cell_that_ignores_the_interrupt(out: Path) -> Non
     assert errors(out) == [("CellTimeout", says)]
 
 
+@pytest.mark.slow
 def test_a_cell_that_swallows_the_interrupt_took_too_long_all_the_same(out: Path) -> None:
     """Nobody knows how much of it was done."""
     swallows = "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    pass"
@@ -237,9 +243,9 @@ def test_a_cell_that_answers_an_interrupt_with_another_error_was_stopped(out: Pa
     assert (raised.ename, raised.traceback) == (
         "Stopped",
         [
-            "the run was told to stop (SIGTERM) in this cell",
+            "the run was stopped (SIGTERM) in this cell",
             "State: as the database says (schema pgrunbook, history table); an open transaction was aborted.",
-            "Hint: go on at the first step not done: pgrunbook run --resume, or run this notebook again.",
+            "Hint: go on at the first step that is not done: pgrunbook run --resume, or run this notebook again.",
         ],
     )
     assert record(out) == TRUE
@@ -258,7 +264,7 @@ def test_a_signal_between_two_cells_starts_no_other(out: Path) -> None:
     raised = run(out, *BETWEEN, on_cell_executed=lambda cell, **_: cell.source == "2" and signal.raise_signal(15))
     assert isinstance(raised, PapermillExecutionError)
     assert record(out) == (["completed", "completed", "pending"], True)
-    assert errors(out) == [("Stopped", "the run was told to stop (SIGTERM) before this cell")]
+    assert errors(out) == [("Stopped", "the run was stopped (SIGTERM) before this cell")]
 
 
 def test_a_signal_at_the_end_of_the_last_cell_changes_nothing(out: Path) -> None:
@@ -284,7 +290,7 @@ def test_a_signal_while_the_kernel_starts_runs_no_cell(out: Path, kernel: EarlyK
     heeds.join()
     assert isinstance(raised, PapermillExecutionError)
     assert record(out) == (["pending", "pending"], True)
-    assert errors(out) == [("Stopped", "the run was told to stop (SIGTERM) before this cell")]
+    assert errors(out) == [("Stopped", "the run was stopped (SIGTERM) before this cell")]
 
 
 def _signal_once_heeded() -> None:
@@ -301,7 +307,7 @@ def test_a_kernel_that_does_not_start_is_told_in_our_form(out: Path, kernel: Ear
         "could not start the kernel that runs the notebook",
         "Detail: the kernel died as it started.",
         "State: Nothing changed in the database.",
-        "Hint: See what it says: python -m ipykernel_launcher.",
+        "Hint: Start one by hand and read its error: python -m ipykernel_launcher.",
     ]
     assert record(out) == (["pending", "pending"], True)
 
@@ -399,7 +405,7 @@ def test_a_run_that_is_told_to_stop_ends_all_that_it_began(
     assert "Traceback" not in runner.communicate(timeout=30)[1]
     assert runner.returncode == 1
     made = runs.load(runs.folders()[-1])
-    assert (made.standing(), made.parts[0].status) == (Status.INTERRUPTED, Status.INTERRUPTED)
+    assert (made.actual_status(), made.parts[0].status) == (Status.INTERRUPTED, Status.INTERRUPTED)
     states = record(made.folder / made.parts[0].notebook)[0]
     assert (states.count("failed"), states[-1]) == (1, "pending")
     assert not list(sockets.iterdir())
@@ -417,5 +423,5 @@ def test_a_run_whose_cell_leaves_by_sys_exit_failed(
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
     made = runs.load(runs.folders()[-1])
-    assert made.standing() is Status.FAILED
+    assert made.actual_status() is Status.FAILED
     assert record(made.folder / made.parts[0].notebook)[0][-2:] == ["failed", "pending"]

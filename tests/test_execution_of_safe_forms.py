@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
+import servers
 import test_execution
-import test_schema
-from conftest import do, rows, write_folder
+from conftest import connect, do, rows, write_folder
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait, locks
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Blocked, Refused, StatementFailed, Unreachable
@@ -42,7 +41,6 @@ from scenes import (
     waits,
 )
 
-server = test_schema.server
 own_server = test_execution.own_server
 Place = Callable[..., Target]
 
@@ -89,11 +87,11 @@ RECORD = "SELECT step, state FROM pgrunbook.step ORDER BY step, run_id"
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other at once."""
     monkeypatch.setattr(lock_requests, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(lock_requests, "LAST_LOOK_MS", 200.0)
+    monkeypatch.setattr(lock_requests, "LAST_PATIENCE_MS", 200.0)
 
 
 @pytest.fixture
-def place(server: test_schema.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(server: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """Make targets on each version of PostgreSQL: a database with the tables of BASE, and a folder of migrations."""
     made: list[str] = []
 
@@ -158,6 +156,7 @@ def is_as_before(target: Target) -> None:
 # -- killed
 
 
+@pytest.mark.first_case
 def test_killed_at_every_step_it_comes_to_the_end_of_the_plain_sql(place: Place) -> None:
     """Twice at each step (before it is sent, and when it ran and is not committed): each is done once."""
     target, twin = place(RELEASE), place(RELEASE, name="twin")
@@ -177,6 +176,7 @@ def test_killed_at_every_step_it_comes_to_the_end_of_the_plain_sql(place: Place)
     assert unlike_plain_sql(target, twin) == []
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("end", ["killed", "terminated"])
 @pytest.mark.parametrize("middle", MIDDLES)
 def test_cut_off_in_the_middle_of_a_step_it_goes_on(place: Place, middle: str, end: str) -> None:
@@ -207,6 +207,7 @@ def test_cut_off_in_the_middle_of_a_step_it_goes_on(place: Place, middle: str, e
     assert unlike_plain_sql(target, twin) == []
 
 
+@pytest.mark.first_case
 def test_a_commit_under_way_when_its_process_was_killed_is_not_done_beside(place: Place) -> None:
     """The next run waits for the session that is still at it: what it was at is there once."""
     target = place("INSERT INTO log VALUES (1)")
@@ -301,11 +302,12 @@ REFUSED = {
     ),
 }
 MEND = (
-    "Hint: Mend the rows that it met, leave the file as it is, and run the same run again with --resume; "
+    "Hint: Correct the rows that the server names, leave the file as it is, and run the same run again with --resume; "
     "or correct the migration, and start a new run."
 )
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_statement_that_is_refused_takes_its_helpers_with_it(place: Place, case: str) -> None:
     """The error tells what stays (the step before it); when the rows are mended, the same plan comes to its end."""
@@ -319,7 +321,10 @@ def test_a_statement_that_is_refused_takes_its_helpers_with_it(place: Place, cas
     assert isinstance(error, StatementFailed)
     assert str(error).startswith(told)
     assert error.state == "Of 0001_a these steps are done and stay so: 1; the history table does not list it yet."
-    assert error.hint == "Mend what it met there, leave the file as it is, and run the same run again with --resume."
+    assert (
+        error.hint
+        == "Correct what the server names, leave the file as it is, and run the same run again with --resume."
+    )
     assert rows(target, "SELECT step, state FROM pgrunbook.step WHERE state <> 'taken back'") == [(1, "done")]
     assert rows(target, INVALID) == rows(target, HELPERS) == []
     failed = next(result for result in seen[0].results if result.state is StepState.FAILED)
@@ -374,7 +379,7 @@ def test_what_cannot_be_done_twice_is_not_undone(place: Place) -> None:
         "could not run step 3 of 0001_a (ALTER TABLE VALIDATE CONSTRAINT; 0001_a.sql, line 1): "
         'check constraint "positive" of relation "orders" is violated by some row\n'
         "State: Of 0001_a these steps are done and stay so: 1, 2; the history table does not list it yet.\n"
-        "Hint: Mend what it met there, leave the file as it is, and run the same run again with --resume."
+        "Hint: Correct what the server names, leave the file as it is, and run the same run again with --resume."
     )
     (event,) = events(target, "helpers-stay")
     assert event["reason"] == 'column "note" of relation "orders" already exists'
@@ -424,6 +429,7 @@ PARTITIONED = (
 )
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     "statement", ["ALTER TABLE parts ADD CONSTRAINT one UNIQUE (id, at)", "CREATE UNIQUE INDEX one ON parts (id, at)"]
 )
@@ -461,9 +467,9 @@ def test_helpers_that_cannot_be_taken_away_stay_and_are_used_again(place: Place)
             error = running.result()
         assert isinstance(error, StatementFailed)
         assert error.state == (
-            "Of 0001_a these steps are done and stay so: 1; the history table does not list it yet. What they made "
-            "for the refused statement could not be taken away (canceling statement due to lock timeout), and is used "
-            "again."
+            "Of 0001_a these steps are done and stay so: 1; the history table does not list it yet. The helper "
+            "objects of the refused statement could not be dropped (canceling statement due to lock timeout), and are "
+            "used again."
         )
     assert len(events(target, "not-undone")) == 1
     do(target, "UPDATE orders SET amount = 7 WHERE id = 300")
@@ -509,12 +515,13 @@ def test_a_step_that_takes_too_long_takes_its_helpers_with_it(place: Place) -> N
         "statement_timeout (200 ms)\n"
         f"Detail: {error.detail}\n"
         "State: 0001_a was aborted as a whole: nothing of it is applied.\n"
-        "Hint: Raise statement_timeout_ms, or make the statement do less at a time; then start a new run."
+        "Hint: Raise statement_timeout_ms, or split the statement into smaller ones; then start a new run."
     )
     is_as_before(target)
     assert states(execute(target, plan, run_id="new")) == [StepState.DONE, StepState.DONE]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("end", ["cancelled", "lock timeout"])
 def test_a_partition_that_is_half_detached_is_not_detached_twice(place: Place, end: str) -> None:
     """Cut off while it waits for a reader, it is ended by whoever goes on, and what follows is done."""
@@ -613,8 +620,8 @@ def test_a_plan_that_another_plan_has_begun_is_refused(place: Place) -> None:
         number for number, _ in rows(target, "SELECT step, state FROM pgrunbook.step WHERE state = 'done' ORDER BY 1")
     ]
     assert str(error) == (
-        f"0001_a was begun by run {RUN}, and not brought to its end\n"
-        f"Detail: That run's plan goes another way. Steps of it that are done: {', '.join(map(str, done))}.\n"
+        f"0001_a was begun by run {RUN}, and not finished\n"
+        f"Detail: The plan of that run has other steps. Those that are done: {', '.join(map(str, done))}.\n"
         "State: Nothing changed in the database.\n"
         f"Hint: Go on with that run: pgrunbook run --resume {RUN}."
     )
@@ -657,6 +664,7 @@ def old_reader(target: Target) -> Iterator[int]:
         yield pid
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("case", STRONG)
 def test_nobody_queues_behind_us_while_a_reader_is_in_the_way(place: Place, case: str) -> None:
     """Others read and write while we look for a moment; when the reader has gone, it is done, and he is named."""
@@ -703,7 +711,7 @@ def test_a_reader_who_stays_ends_it_in_counted_attempts(place: Place) -> None:
         f'Detail: Not free within N s: process {pid} ("billing", idle in transaction for N s) holds AccessShareLock '
         "on public.orders.\n"
         "State: 0001_a was aborted as a whole: nothing of it is applied.\n"
-        "Hint: End the process that heads the queue or wait for it, then run the same run again with --resume."
+        "Hint: End the first process of the lock queue or wait for it, then run the same run again with --resume."
     )
     counted = [(event["attempt"], event["counted"], event["of"]) for event in events(target, "attempt-failed")]
     assert counted == [(1, 1, 2), (2, 2, 2)]
@@ -711,7 +719,7 @@ def test_a_reader_who_stays_ends_it_in_counted_attempts(place: Place) -> None:
 
 
 def test_a_look_that_is_not_allowed_does_not_fail_the_step(
-    place: Place, server: test_schema.Server, monkeypatch: pytest.MonkeyPatch
+    place: Place, server: servers.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A partition lies in a schema that we may not use: the reason is told, and the lock asked for by attempts."""
     target = place("ALTER TABLE parts ADD COLUMN note text")

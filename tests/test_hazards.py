@@ -51,7 +51,7 @@ def ids(*args: object, **options: object) -> set[str]:
 
 
 def _there(rule: Rule) -> Catalog:
-    return database(rule.there) if rule.there else UNKNOWN
+    return database(rule.setup) if rule.setup else UNKNOWN
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
@@ -265,5 +265,5 @@ def test_safe_migrations_mode_refuses(sql: str, refused: set[str]) -> None:
 def test_refusals_without_a_database_know_nothing() -> None:
     """What nobody knows is refused, with that reason."""
     (refusal,) = refusals(parse("DROP TABLE orders;", "m.sql"), UNKNOWN, set())
-    assert (refusal.object, refusal.reason) == ("orders", "nobody knows whether the table holds rows")
+    assert (refusal.object, refusal.reason) == ("orders", "it is unknown whether the table holds rows")
     assert (refusal.file, refusal.line) == ("m.sql", 1)

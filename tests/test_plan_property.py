@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -12,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, note, settings
 from hypothesis import strategies as st
 
-from conftest import do, write_folder
+from budget import GIVEN, examples
+from conftest import connect, do, write_folder
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName, checksums
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import differing_column, is_declared
@@ -27,7 +26,6 @@ from scenes import execute
 from test_schema_only import now, planned, safely
 
 OURS = ["pgrunbook", "public.schema_migrations"]
-EXAMPLES = int(os.environ.get("PGRUNBOOK_TEST_EXAMPLES", "6"))
 
 
 @dataclass(frozen=True)
@@ -156,9 +154,9 @@ def stage(project: Callable[..., Target], new_database: Callable[..., str]) -> S
 
 
 @settings(
-    max_examples=EXAMPLES,
+    max_examples=examples(3, 20),
     deadline=None,
-    derandomize="PGRUNBOOK_TEST_EXAMPLES" not in os.environ,
+    derandomize=not GIVEN.isdigit(),
     database=None,
     phases=[Phase.generate],  # a case takes seconds, and is small as it is
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -66,6 +66,7 @@ def test_prepare_freezes_a_plan_and_leaves_the_target_as_it_is(project: Project)
     assert [e["seq"] for e in events(made)] == list(range(1, len(names) + 1))
 
 
+@pytest.mark.slow
 def test_a_long_transaction_is_refused_and_the_run_goes_on_when_it_is_over(project: Project) -> None:
     """The refusal names the process and shows every check; the same run goes on, and keeps both notebooks."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a (id int)"})
@@ -88,6 +89,7 @@ def test_a_long_transaction_is_refused_and_the_run_goes_on_when_it_is_over(proje
     assert (made.folder / "01-prepare.attempt-1.ipynb").is_file()
 
 
+@pytest.mark.slow
 def test_a_migration_older_than_the_applied_ones_is_planned_only_when_told(project: Project) -> None:
     """Refused with the way out; with out_of_order it is planned."""
     target = project(folder=OUT_OF_ORDER)

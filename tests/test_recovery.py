@@ -95,6 +95,7 @@ def restored_to(past: Past) -> Iterator[Callable[[Point], Restored]]:
         server.destroy()
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("field", "rows", "told"),
     [
@@ -138,6 +139,7 @@ def test_a_restored_server_keeps_its_past_to_itself(past: Past, restored_to: Cal
     assert events(new) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_restored_server_can_be_restored_from(past: Past, restored_to: Callable[[Point], Restored]) -> None:
     """It is on another timeline, with its own backups and its own points."""
     new = restored_to(Point(lsn=past.lsn)).server
@@ -325,7 +327,7 @@ def test_a_restore_point_needs_the_right_to_make_one(past: Past) -> None:
     with past.source.connect() as conn:
         conn.execute("CREATE ROLE weak")
         conn.execute("SET ROLE weak")
-        with pytest.raises(Refused, match="could not make a restore point: the role may not") as refused:
+        with pytest.raises(Refused, match="could not create a restore point: the role lacks the right") as refused:
             create_restore_point(conn, "weak")
     assert "permission denied for function pg_create_restore_point" in refused.value.detail
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, step_log
-from pgrunbook.database.connection import connect
 from pgrunbook.database.inverse_log import read
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
@@ -112,6 +111,7 @@ GUIDE = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("kind", GUIDE)
 def test_statements_of_the_guide_come_back_with_rows_written_in_between(project: Project, kind: str) -> None:
     """Schema as before, but for what is declared; rows as before, but for those that were written since."""
@@ -131,6 +131,7 @@ def test_statements_of_the_guide_come_back_with_rows_written_in_between(project:
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(0,)]
 
 
+@pytest.mark.slow
 def test_what_was_written_comes_back_when_it_goes_forward_again(project: Project) -> None:
     """Values of a column and rows of a table that were taken back are there again after the next release."""
     folder = {
@@ -215,7 +216,7 @@ def test_without_keeping_what_destroys_has_no_way_back(project: Project) -> None
     do(target, SHOP)
     done = rehearsed(target, keep=False)
     assert [change.proof.proven for change in done.changes] == [False, True]
-    assert done.changes[0].proof.says.endswith("because what it destroys is not kept: keep = False.")
+    assert done.changes[0].proof.says.endswith("because what it destroys is not captured: keep = False.")
 
 
 def test_the_way_back_is_planned_in_safe_forms(project: Project) -> None:
@@ -257,6 +258,7 @@ def test_killed_at_every_step_it_is_gone_on_with(project: Project) -> None:
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(0,)]
 
 
+@pytest.mark.slow
 def test_a_migration_that_stopped_half_way_goes_back(project: Project) -> None:
     """What was done of it is taken back, and only that: its rows, too; what a broken off statement left is cleared."""
     text = STEPS + "\nALTER TABLE projects ADD CONSTRAINT few CHECK (id < 20);"
@@ -323,6 +325,7 @@ SHAPES = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("shape", "batch_rows"), [*((shape, 10) for shape in SHAPES), ("partitions", 1000)])
 def test_tables_of_every_shape_come_back(project: Project, shape: str, batch_rows: int) -> None:
     """Small and large ones, with their rows."""
@@ -344,7 +347,7 @@ def test_a_value_that_the_old_type_cannot_hold_stops_it_before_anything_changes(
     do(target, SHOP)
     release(target)
     do(target, "UPDATE instances SET memory = 5000000000 WHERE id = 7")
-    (found,) = [one for one in since(target).against if one.at_least]
+    (found,) = [one for one in since(target).violations if one.at_least]
     assert (found.table, found.rows) == ("public.instances", 1)
     assert "5000000000" in found.samples[0]
     do(target, "UPDATE instances SET memory = 5 WHERE id = 7")
@@ -379,6 +382,6 @@ def test_a_down_script_that_touches_other_rows_is_found_with_the_targets_rows(pr
         ways = with_data.rehearse(target, histories.read(conn, target).pending(), done, conn, most_bytes=10**9)
     (seen,) = ways.trial.ways_back
     assert not seen.proven
-    assert seen.says == "other rows are there after the way back: public.nodes: 9 rows before, 8 after"
+    assert seen.says == "the rows differ after the way back: public.nodes: 9 rows before, 8 after"
     (change,) = up_down_up.with_proofs(done.changes, ways.trial.ways_back)
     assert not change.proof.proven

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, Phase, assume, event, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from conftest import Site, do
+from budget import examples
+from conftest import Site, connect, do
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.errors import RunbookError
@@ -50,7 +50,7 @@ def reader(site: Site) -> Iterator[None]:
 
 
 @settings(
-    max_examples=4,
+    max_examples=examples(2, 12),
     deadline=None,
     derandomize=True,
     database=None,

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do, write_folder
+from conftest import connect, do, write_folder
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Relation
 from pgrunbook.draft import release
 from pgrunbook.errors import WrongInput
@@ -24,8 +23,8 @@ from test_schema_only import safely
 Project = Callable[..., Target]
 Draft = Callable[..., tuple[Change, ...]]
 
-FRESH = "Its table is made by this release: nobody else uses it yet."
-MOVED = "The file sets search_path before it: its names may mean others."
+FRESH = "This release creates its table: nobody else uses it yet."
+MOVED = "The file sets search_path before it: its names may mean other objects."
 TABLES = """
 CREATE TABLE u (id integer PRIMARY KEY);
 INSERT INTO u SELECT generate_series(1, 50);
@@ -125,6 +124,7 @@ refresh: REFRESH MATERIALIZED VIEW mv
 """.strip().split("\n")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("line", LOCKED)
 def test_a_step_takes_the_locks_that_were_promised(stage: Callable[..., Target], line: str) -> None:
     """What pg_locks shows while each step of a safe form runs was told before, by name and mode, but for readers'."""
@@ -186,6 +186,7 @@ NEW_TABLES = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("made", "spelt"),
     [*((made, "n") for made in NEW_TABLES.values()), (NEW_TABLES["a name"], '"public"."n"')],
@@ -238,6 +239,7 @@ def test_a_table_that_was_renamed_by_the_release_counts_as_big(stage: Callable[.
     assert forms(on_a_branch(target)) == ["", ""]
 
 
+@pytest.mark.first_case
 @both_ways
 @pytest.mark.parametrize(
     "moves",

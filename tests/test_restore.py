@@ -108,6 +108,7 @@ def test_what_cannot_be_restored_is_said_before_anything_is_copied(project: Call
     assert error(made).startswith('"../elsewhere" cannot be the name of a server')
 
 
+@pytest.mark.slow
 def test_a_table_with_other_columns_since_is_shown_as_such(project: Callable[..., Target], restored: Restore) -> None:
     """A migration between then and now does not hide the tables that can be compared."""
     target = project(folder={"0001_a.sql": FOLDER["0001_a.sql"] + "CREATE TABLE b (id int PRIMARY KEY);"})
@@ -136,6 +137,7 @@ def test_a_database_that_is_not_on_a_server_of_ours_is_refused(
     assert error(made).splitlines()[0] == 'target "demo" cannot be restored from here'
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("site")
 def test_a_server_that_is_down_can_be_restored_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored: Restore

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import connect
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards import RULES
 from pgrunbook.review.review import Finding, as_text, fails, review, run
@@ -238,7 +238,7 @@ def test_a_rule_of_design_that_does_not_exist_is_refused(project: Callable[..., 
     known = ", ".join(name for name in RULES if name.startswith("design-"))
     assert str(wrong.value) == (
         'target "demo" switches on rules of design that do not exist: design-uuid\n'
-        f"Detail: There are: {known}; all is all of them.\n"
+        f"Detail: Known rules: {known}; all stands for all of them.\n"
         "State: Nothing changed in the database.\n"
         "Hint: Correct design_rules in targets.toml."
     )
@@ -256,7 +256,7 @@ def test_safe_migrations_mode_is_shown_as_an_error_with_the_way_through(
         "id": "refused-in-safe-migrations-mode",
         "severity": "error",
         "effect": "public.wide: the table holds rows (about 1).",
-        "way_out": "-- keep it, or name it in prepare's parameter allow_loss: "
+        "way_out": "-- keep the object, or accept its loss with parameter allow_loss: "
         "pgrunbook run release --target demo -p allow_loss=public.wide",
     }
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-import safe_forms_stage
-import test_schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 from safe_forms_stage import LETS_OTHERS_WRITE, Stage, Watch, end, perform, plan
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
-server = test_schema.server
-home = safe_forms_stage.home
-stage = safe_forms_stage.stage
 
 # Migrations whose safe forms end exactly as they do themselves. The form comes first; "18 " for that version only.
 EQUAL = """

@@ -5,14 +5,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-import safe_forms_stage
-import test_schema
 from pgrunbook.sql import statements
 from safe_forms_stage import Stage, gate, perform, plan, plan_forms
-
-server = test_schema.server
-home = safe_forms_stage.home
-stage = safe_forms_stage.stage
 
 GATES = [
     ("vacuum-full", "VACUUM FULL t"),
@@ -50,11 +44,11 @@ WHOLE = [
     ("it changes id", "UPDATE t SET id = id + 1"),
     ("it changes code", "UPDATE u SET code = upper(code)"),
     ("it changes at", "UPDATE p SET at = at + 1"),
-    ('it chooses rows by "random"', "DELETE FROM t WHERE random() < 0.5"),
+    ('it selects rows by "random"', "DELETE FROM t WHERE random() < 0.5"),
     ('it calls "count_t"', "UPDATE t SET c = count_t()"),
     ("no key", "UPDATE keyless SET b = 'x'"),
-    ("no common key", "DELETE FROM parent"),
-    ("time of its transaction", "UPDATE t SET b = LOCALTIME::text"),
+    ("no key orders the rows of all", "DELETE FROM parent"),
+    ("its transaction's start time", "UPDATE t SET b = LOCALTIME::text"),
     ('trigger "whole"', "UPDATE tree SET parent_id = NULL"),
     ('foreign key "tree_parent_id_fkey"', "DELETE FROM tree"),
 ]

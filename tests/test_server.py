@@ -244,9 +244,9 @@ def test_a_full_disk_at_initdb_is_one_clear_error_and_leaves_nothing(elsewhere: 
     )
     out, err = limited.communicate(timeout=60)
     kind, *lines = out.splitlines()
-    assert kind == 'RunbookError could not make server "full"', out + err
+    assert kind == 'RunbookError could not create server "full"', out + err
     assert [line.split(":")[0] for line in lines] == ["Detail", "State", "Hint"]
-    assert lines[1] == "State: There is no such server; what was half made is removed."
+    assert lines[1] == "State: There is no such server; its half-made files are removed."
     assert not list(elsewhere.glob("servers/full*/*"))
     assert not list(elsewhere.glob("templates/*"))
     assert Server("full").start().state is ServerState.RUNNING
@@ -259,7 +259,7 @@ def test_a_disk_too_small_for_a_copy_of_the_template_is_told_as_such(elsewhere: 
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "pgr", elsewhere], check=False).returncode:
         pytest.skip("this machine does not let root mount")
     try:
-        with pytest.raises(RunbookError, match="could not make server") as failed:
+        with pytest.raises(RunbookError, match="could not create server") as failed:
             Server("full").start()
         assert "No space left on device" in failed.value.detail
         assert not list(elsewhere.glob("servers/full/*"))
@@ -267,6 +267,7 @@ def test_a_disk_too_small_for_a_copy_of_the_template_is_told_as_such(elsewhere: 
         subprocess.run(["umount", elsewhere], check=True)
 
 
+@pytest.mark.first_case
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(
     "elsewhere",

@@ -7,10 +7,10 @@ import pytest
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.server_parser import refuse_unknown
 from pgrunbook.sql.statements import parse
+from servers import Server
 from test_effects import CASES
-from test_schema import Server, server
 
-__all__ = ["server"]
+pytestmark = pytest.mark.every_version
 
 
 def test_every_statement_that_the_server_knows_passes(server: Server) -> None:

@@ -44,7 +44,7 @@ def test_without_squawk_a_note_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
     text, code = run([file], target=None, fail_on="error", form="text")
     assert code == 0
     assert text == (
-        "1 statement: no hazards\n\nNote: squawk is not installed: its rules were not asked (pip install squawk-cli)"
+        "1 statement: no hazards\n\nNote: squawk is not installed: its rules were not checked (pip install squawk-cli)"
     )
     assert "squawk is not installed" in run([file], target=None, fail_on="error", form="sarif")[0]
 

@@ -12,9 +12,9 @@ from pgrunbook.sql.statements import Statement, parse
 
 STDIN = (
     "m.sql, line 2: COPY FROM STDIN cannot run from a migration file\n"
-    "Detail: The data after it is for psql, not for the server.\n"
+    "Detail: The data after it would be read by psql, not by the server.\n"
     "State: Nothing changed in the database.\n"
-    "Hint: Write the rows as INSERT, or load them in a procedure of its own."
+    "Hint: Write the rows as INSERT, or load them outside of the migration."
 )
 
 
@@ -104,7 +104,7 @@ def test_commands_of_psql_are_told_as_such(text: str, line: str) -> None:
         'm.sql, line 2: syntax error at or near "\\"\n'
         f"Detail: The line is: {line}\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Commands that begin with \\ are psql's own: take them out of the migration."
+        "Hint: Commands that begin with \\ are psql's own: remove them from the migration."
     )
 
 
@@ -119,9 +119,9 @@ def test_a_migration_opens_and_ends_no_transaction(text: str) -> None:
     """It would commit without its history row."""
     assert error_of(f"SELECT 1;\n{text};") == (
         "m.sql, line 2: a migration cannot hold BEGIN, COMMIT or ROLLBACK\n"
-        "Detail: The migration and its history row are committed in one transaction, which we open.\n"
+        "Detail: pgrunbook commits the migration and its history row in one transaction of its own.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Take the statement out; a statement that cannot run in a transaction is run alone anyway."
+        "Hint: Remove the statement; a statement that cannot run in a transaction is run alone anyway."
     )
 
 
@@ -129,9 +129,9 @@ def test_a_zero_byte_is_refused() -> None:
     """The parser would take it for the end of the file, and the statements behind it would never run."""
     assert error_of("SELECT 1;\n\0DROP TABLE a;") == (
         "m.sql, line 2: holds a zero byte\n"
-        "Detail: PostgreSQL would read the file up to there and pass over the rest.\n"
+        "Detail: PostgreSQL would read the file up to there and ignore the rest.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Take it out; a file in UTF-16 is to be saved as UTF-8."
+        "Hint: Remove it; save a file in UTF-16 as UTF-8."
     )
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import psycopg
 import pytest
 
-import test_schema
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
@@ -27,13 +26,14 @@ from pgrunbook.undo_data import (
 )
 from pgrunbook.undo_data.capture_rows import capture_obstacle
 from pgrunbook.undo_data.size_estimate import size_estimate
-from test_schema import Server
+from servers import Server
 from undo_data_stage import give_back_migration
+
+pytestmark = pytest.mark.every_version
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
 Conn = psycopg.Connection[tuple[Any, ...]]
-server = test_schema.server
 
 BASE = """
 CREATE SCHEMA app
@@ -59,19 +59,11 @@ PLACE = StepKey("run", "0001_data", "up", 1)
 BY_ID = Batches("public", "t", "t", "", ("id",), ("integer",), rows=30)
 
 
-@pytest.fixture(scope="session")
-def home(server: Server) -> Server:
-    """A server with a database for the tables of ``BASE``."""
-    server.run("postgres", "CREATE DATABASE keeping")
-    return server
-
-
 @pytest.fixture
-def conn(home: Server) -> Iterator[Conn]:
+def conn(server: Server) -> Iterator[Conn]:
     """A connection to the tables as new."""
-    with home.connect("keeping") as conn:
-        conn.execute("DROP SCHEMA IF EXISTS public, app, pgrunbook CASCADE; CREATE SCHEMA public")
-        conn.execute(";\n".join(BASE))
+    template = server.database("keeping_template", *BASE)
+    with server.copied("keeping", template), server.connect("keeping") as conn:
         with suppress(psycopg.errors.FeatureNotSupported):  # a server may be built without libxml
             conn.execute("""UPDATE app."T x" SET x = '<a>1</a>'""")
         yield conn
@@ -188,10 +180,10 @@ def test_loop_that_deletes_keeps_too(conn: Conn) -> None:
     assert state(conn, 'app."T x"') == before
 
 
-def test_cut_off_loop_has_kept_what_it_has_changed_and_goes_on(conn: Conn, home: Server) -> None:
+def test_cut_off_loop_has_kept_what_it_has_changed_and_goes_on(conn: Conn, server: Server) -> None:
     """After a crash in a batch the same call goes on with the same side table, and no row is kept twice."""
     before = state(conn, "t")
-    with home.connect("keeping") as other:
+    with server.connect("keeping") as other:
         other.execute("BEGIN; UPDATE t SET b = b WHERE id = 100")
         batches = capture_batches(
             conn, replace(BY_ID, statement="UPDATE t SET c = c + 1000 WHERE pgrunbook_range"), PLACE
@@ -324,13 +316,13 @@ def test_trigger_that_adds_to_an_update_makes_all_columns_kept(conn: Conn) -> No
     assert value(conn, "SELECT count(*) FROM t WHERE b = 'b' || id") == 200
 
 
-def test_row_that_is_changed_while_it_is_read_is_kept_in_its_newest_version(conn: Conn, home: Server) -> None:
+def test_row_that_is_changed_while_it_is_read_is_kept_in_its_newest_version(conn: Conn, server: Server) -> None:
     """Somebody's transaction that ends while the UPDATE waits: its value is what is kept, and what is updated."""
-    with home.connect("keeping") as other:
+    with server.connect("keeping") as other:
         other.execute("BEGIN; UPDATE t SET c = 77 WHERE id = 5")
         thread = threading.Thread(target=lambda: do(conn, "UPDATE t SET c = c + 1 WHERE id < 10"))
         thread.start()
-        with home.connect("keeping") as watching:
+        with server.connect("keeping") as watching:
             for _ in range(1000):
                 if value(watching, "SELECT count(*) FROM pg_locks WHERE NOT granted"):
                     break

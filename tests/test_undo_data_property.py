@@ -9,17 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import test_schema
-import test_undo_data
+from budget import examples
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.undo_data import StepKey, capture_batches, capture_statement, conflicts, list_entries
-from test_schema import Server
+from servers import Server
 from test_undo_data import Conn
 from undo_data_stage import give_back_migration
-
-server = test_schema.server
-home = test_undo_data.home
 
 # A row by its key: the values of COLUMNS as text, None for NULL.
 Rows = dict[tuple[str, ...], tuple[str | None, ...]]
@@ -74,7 +70,7 @@ changes = st.builds(
 
 @pytest.mark.parametrize("partitioned", [False, True])
 @settings(
-    max_examples=25,
+    max_examples=examples(12, 60),
     deadline=None,
     derandomize=True,
     database=None,
@@ -87,7 +83,7 @@ changes = st.builds(
     rows=st.sampled_from((0, 6, 18)),
 )
 def test_random_changes_are_given_back(
-    home: Server,
+    server: Server,
     partitioned: bool,
     migration: Sequence[Change],
     later: Sequence[Change],
@@ -95,7 +91,7 @@ def test_random_changes_are_given_back(
     rows: int,
 ) -> None:
     """With "keep"; and the conflicts are those rows whose kept columns somebody has written to."""
-    with home.connect("keeping") as conn:
+    with server.connect(server.database("keeping_random")) as conn:
         make(conn, partitioned=partitioned, composite=composite, rows=rows)
         states = [read(conn)]
         done: list[tuple[Change, set[tuple[str, ...]]]] = []

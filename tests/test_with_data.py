@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook import history as histories
+from pgrunbook.app import json_schema
 from pgrunbook.branches.server import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import checksums
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.rehearse import with_data
@@ -108,10 +107,11 @@ def test_what_is_another_value_each_time_is_named_and_not_refused(scene: Scene) 
     assert 'values of "public"."other".u: they differ each time' in end.declared
 
 
+@pytest.mark.slow
 def test_the_audit_of_a_trigger_is_counted(scene: Scene) -> None:
     """Rows that a trigger writes elsewhere are as many both ways, and hold other times."""
     _, ways = tried(scene("UPDATE t SET a = a + 1", more=AUDITED))
-    told = 'rows of "public"."audit": counted only, what writes them may give others each time'
+    told = 'rows of "public"."audit": counted only, as what writes them may write other values each time'
     assert told in ways.trial.migrations[0].declared
     assert '"public"."audit"' in ways.trial.compared
 
@@ -165,7 +165,7 @@ def test_rows_that_differ_at_the_end_are_refused_with_their_keys(scene: Scene, m
     assert str(error) == (
         "the safe plan ends with other rows than the plain SQL\n"
         'Detail: "public"."t": 400 rows after the plain SQL, 400 after the plan; 0 missing, 1 other, 0 new (7)\n'
-        "State: Nothing changed in the target: this was seen on a branch.\n"
+        "State: Nothing changed in the target: this was found on a branch.\n"
         "Hint: Switch the safe form off for the statement (safe_forms_off), and report this."
     )
     assert untouched(target) == before
@@ -189,6 +189,7 @@ def test_each_step_is_told_what_it_will_take_and_on_what_that_was_measured(scene
     assert change.model_copy(update={"steps": ()}) == done.changes[0].model_copy(update={"steps": ()})
 
 
+@pytest.mark.slow
 def test_an_estimate_grows_with_the_rows_that_the_branch_has_not(scene: Scene) -> None:
     """A branch with half of the rows: what reads rows takes twice as long, what does not takes as long."""
     target = scene("CREATE INDEX ON t (a);\nALTER TABLE t ADD CHECK (a >= 0)")
@@ -207,13 +208,14 @@ def test_an_estimate_grows_with_the_rows_that_the_branch_has_not(scene: Scene) -
     assert [step.quick for step in once.steps] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_what_was_seen_is_kept_as_text_and_read_again(scene: Scene) -> None:
     """rehearsal.json holds all of it, in the form that the schema beside the code tells."""
     _, ways = tried(scene("UPDATE t SET a = a + 1;\nCREATE INDEX ON t (a)"), per_second=100)
     text = ways.trial.text()
     assert Trial.model_validate(json.loads(text)) == ways.trial
     assert Trial.model_validate_json(text).text() == text
-    schema = json.loads((Path(with_data.__file__).parent / "schemas" / "rehearsal.schema.json").read_text())
+    schema = json.loads(json_schema.kept("rehearsal"))
     assert set(json.loads(text)) == set(schema["properties"])
     assert json.loads(text)["statements"][0]["safe"]["rows"] == 400
 
@@ -232,6 +234,7 @@ def test_traffic_is_told_in_slots_for_both_ways(scene: Scene) -> None:
         assert told.p99_ms <= told.worst_ms
 
 
+@pytest.mark.slow
 def test_traffic_on_a_table_with_triggers_makes_no_difference_of_rows(scene: Scene) -> None:
     """What the triggers write because of the traffic is not what the plan does."""
     touch = """
@@ -243,7 +246,7 @@ def test_traffic_on_a_table_with_triggers_makes_no_difference_of_rows(scene: Sce
     _, ways = tried(scene("ALTER TABLE t ADD CHECK (a >= 0)", more=touch), per_second=400)
     assert ways.trial.safe_traffic is not None
     assert ways.trial.safe_traffic.transactions > 0
-    told = 'rows of "public"."t": counted only, what writes them may give others each time'
+    told = 'rows of "public"."t": counted only, as what writes them may write other values each time'
     assert ways.trial.migrations[0].declared == (told,)
 
 
@@ -253,6 +256,7 @@ def test_without_traffic_nothing_is_told_of_it(scene: Scene) -> None:
     assert (ways.trial.plain_traffic, ways.trial.safe_traffic) == (None, None)
 
 
+@pytest.mark.slow
 def test_a_branch_that_holds_fewer_rows_is_refused(scene: Scene) -> None:
     """An unlogged table is empty in a base backup: times and rows there would say nothing."""
     target = scene(
@@ -265,12 +269,13 @@ def test_a_branch_that_holds_fewer_rows_is_refused(scene: Scene) -> None:
     assert str(error) == (
         'the branch holds fewer rows than target "demo"\n'
         "Detail: public.fast: 0 of 50\n"
-        "State: Nothing changed in the target: this was seen on a branch.\n"
+        "State: Nothing changed in the target: this was found on a branch.\n"
         "Hint: Find out why (unlogged tables are empty in a base backup), or prepare with with_data = False."
     )
     assert untouched(target) == before
 
 
+@pytest.mark.slow
 def test_a_target_that_only_an_address_leads_to_is_dumped(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same numbers come of it; unlogged tables have their rows there."""
     near = scene(
@@ -289,6 +294,7 @@ def test_a_target_that_only_an_address_leads_to_is_dumped(scene: Scene, monkeypa
     assert all(step.estimate for change in with_data.with_estimates(done.changes, ways) for step in change.steps)
 
 
+@pytest.mark.slow
 def test_a_role_and_a_database_are_made_on_both_ways(scene: Scene) -> None:
     """Both databases lie on one server, and what belongs to the server is made by each of the two in turn."""
     target = scene(
@@ -305,6 +311,7 @@ def test_a_role_and_a_database_are_made_on_both_ways(scene: Scene) -> None:
         do(target, "DROP ROLE renamed")
 
 
+@pytest.mark.slow
 def test_a_role_can_be_dropped_on_both_ways(scene: Scene) -> None:
     """The second one finds it as the first one did."""
     target = scene("DROP ROLE going;\nALTER TABLE t ADD CHECK (a >= 0)")
@@ -316,6 +323,7 @@ def test_a_role_can_be_dropped_on_both_ways(scene: Scene) -> None:
         do(target, "DROP ROLE going")
 
 
+@pytest.mark.slow
 def test_a_table_that_is_renamed_is_compared_by_its_new_name(scene: Scene) -> None:
     """Rows, times and all."""
     _, ways = tried(scene("UPDATE t SET at = now(), a = 1;\nALTER TABLE t RENAME TO named"))
@@ -323,6 +331,7 @@ def test_a_table_that_is_renamed_is_compared_by_its_new_name(scene: Scene) -> No
     assert ways.trial.migrations[0].declared == ('values of "public"."named".at: they differ each time',)
 
 
+@pytest.mark.slow
 def test_a_release_without_touched_tables_is_tried_all_the_same(scene: Scene) -> None:
     """What is made is compared, and nothing was there to be counted."""
     _, ways = tried(scene("CREATE TABLE n AS SELECT generate_series(1, 9) AS id"), per_second=50)
@@ -342,6 +351,7 @@ def test_a_data_set_larger_than_allowed_is_not_copied(scene: Scene) -> None:
     assert "it is larger than allowed" in error.message
 
 
+@pytest.mark.slow
 def test_the_example_is_tried_with_its_rows(project: Project) -> None:
     """The pending migrations of the example: equal rows, and an estimate for each step."""
     target = project()

@@ -18,7 +18,7 @@ from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Statement
 from pgrunbook.undo_data import Site, StepKey, capture_statement, revert_rows
-from test_schema import Server
+from servers import Server
 
 Conn = psycopg.Connection[tuple[Any, ...]]
 

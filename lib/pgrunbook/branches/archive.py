@@ -1,4 +1,4 @@
-"""The archived WAL: restore points in it, waiting for it, and what it reaches; for migrate and restore."""
+"""The archived WAL: its restore points, its end, and waiting until it is archived; for migrate and restore."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ class WalRestorePoint:
 def create_restore_point(conn: Connection, name: str) -> str:
     """Write a named restore point into the WAL; return its LSN, which is the end of its record.
 
-    Raises WrongInput for a bad name, Refused where the role may not do it, StatementFailed otherwise.
+    Raises WrongInput for a bad name, Refused where the role lacks the right, StatementFailed otherwise.
     Source: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADMIN-BACKUP
     """
     query = "SELECT pg_catalog.pg_create_restore_point(%s)::text"
-    return str(_one(conn, "make a restore point", query, checked_name(name))[0])
+    return str(_one(conn, "create a restore point", query, checked_name(name))[0])
 
 
 def wait_archived(conn: Connection, lsn: str, timeout_s: float = 60) -> float:
     """Wait until all WAL before the LSN is archived, its segment ended by pg_switch_wal; return the seconds.
 
-    The connection must be in autocommit: within a transaction the statistics would stand still.
+    The connection must be in autocommit: within a transaction the statistics would not change.
 
-    Raises Refused where nothing is archived or the role may not switch, Blocked when archiving fails or
-    takes longer than ``timeout_s``.
+    Raises Refused where nothing is archived or the role may not call pg_switch_wal, Blocked when archiving fails
+    or takes longer than ``timeout_s``.
     """
     _refuse_without_archiving(conn)
     began = time.monotonic()
-    # The byte before the LSN: at a boundary, versions differ in which segment pg_walfile_name tells.
+    # The byte before the LSN: at a boundary, versions differ in which segment pg_walfile_name returns.
     query = "SELECT pg_catalog.pg_walfile_name(%s::pg_lsn - 1), pg_catalog.clock_timestamp()"
     segment, since = _one(conn, "name the WAL segment", query, lsn)
     if not _one(conn, "watch the archiver", ARCHIVER, segment=segment, since=since)[0]:
@@ -74,8 +74,8 @@ def wait_archived(conn: Connection, lsn: str, timeout_s: float = 60) -> float:
                 f"could not archive the WAL up to {lsn} in {waited_s:.0f} s",
                 detail=f"The server failed to archive {failed}; its log has the reason."
                 if fails
-                else f"Needed is segment {segment}; the newest that was archived is {newest or 'none'}.",
-                hint="Look at pg_stat_archiver, the archive's space and archive_command, then do this again.",
+                else f"Segment {segment} is needed; the newest archived one is {newest or 'none'}.",
+                hint="Check pg_stat_archiver, the archive's free space and archive_command, then do this again.",
             )
         time.sleep(POLL_S)
 
@@ -141,7 +141,7 @@ def _refuse_without_archiving(conn: Connection) -> None:
             detail=f"archive_mode is {mode}, archive_command and archive_library are empty."
             if mode != "off"
             else "archive_mode is off.",
-            hint="Set up WAL archiving, or go on without a way back to a point in time.",
+            hint="Set up WAL archiving, or go on without a restore to a point in time.",
         )
 
 
@@ -150,7 +150,7 @@ def _one(conn: Connection, what: str, query: str, *values: object, **named: obje
         row = conn.execute(query, named or values).fetchone()
     except psycopg.errors.InsufficientPrivilege as exc:
         raise Refused(
-            f"could not {what}: the role may not",
+            f"could not {what}: the role lacks the right",
             detail=_primary(exc),
             hint="Let a superuser GRANT EXECUTE on that function to the role, or use another role.",
         ) from exc

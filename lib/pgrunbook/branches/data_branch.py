@@ -1,10 +1,10 @@
 """A branch that holds the target's data as it is now; prepare rehearses on it.
 
-1. A server of its own is made, in a folder of its own: from a base backup where the target is on an
+1. A server of its own is created, in a folder of its own: from a base backup where the target is on an
    embedded server, else empty, with a dump of the target loaded into it. It archives nothing, replicates
    nothing, and does not wait for the disk: it is thrown away.
-2. Its database is copied there, so that things can be tried on the same data, side by side.
-3. Whatever happens, the server is removed. Where this process is killed, the next branch clears it away:
+2. Its database is copied there, so that two ways can be tried on the same data, side by side.
+3. Whatever happens, the server is removed. When this process is killed, the next branch removes it:
    a living process holds the lock file of its branch.
 """
 
@@ -35,7 +35,7 @@ from pgrunbook.config import paths
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.queries import load, steady
+from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.errors import Refused, RunbookError, Unreachable
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ FALLS_SHORT_BELOW = 0.9
 # A base backup copies every database of the server: where the others weigh more than this, a dump is quicker.
 OTHERS_AT_MOST_BYTES = 512 * 1024 * 1024
 LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
-# What the branch must not have from its source: it would write there, wait for it, or wait for the disk.
+# Settings that the branch must not inherit: it would write to its source, wait for it, or wait for the disk.
 SETTINGS = {
     "archive_mode": "off",
     "fsync": "off",
@@ -55,15 +55,17 @@ SETTINGS = {
     "synchronous_standby_names": "",
 }
 REMOVED = "The target was only read; the branch is removed."
-WITHOUT = "Or rehearse on an empty branch only (with_data = False): nothing is promised of times, locks and rows then."
+WITHOUT = (
+    "Or rehearse on an empty branch only (with_data = False): then nothing is promised about times, locks and rows."
+)
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A branch that holds the target's data: databases alike on one server of its own.
+    """A branch that holds the target's data: identical databases on a server of its own.
 
-    ``safe`` is the one that the plan is rehearsed on; it has the source's name. ``back`` is there for the ways
-    back, None where it was not asked for. ``how`` is for people.
+    The plan is rehearsed on ``safe``, which has the source's name. Ways back are rehearsed on ``back``, None where
+    it was not requested. ``how`` is a phrase for people.
     """
 
     server: Server
@@ -83,7 +85,7 @@ class RowCounts(NamedTuple):
 
     @property
     def falls_short(self) -> bool:
-        """Whether the branch holds clearly fewer rows: what it shows says little of the target then."""
+        """Whether the branch holds clearly fewer rows, so that its measurements say little about the target."""
         return self.branch_rows < FALLS_SHORT_BELOW * self.target_rows
 
 
@@ -97,17 +99,17 @@ class _Source:
     tablespaces: str
 
     def is_most_of(self, target: Target) -> bool:
-        """Whether a base backup of the target's server is to be had, and copies little beside the database."""
+        """Whether we can take a base backup of the target's server, and it copies little beside the database."""
         others = self.server_bytes - self.database_bytes
         return target.server is not None and others <= max(self.database_bytes, OTHERS_AT_MOST_BYTES)
 
 
 @contextmanager
 def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterator[Copy]:
-    """Give a branch that holds the target's data, now; removed afterwards, whatever happens meanwhile.
+    """Give a branch that holds the target's data as of now; it is removed afterwards, whatever happens.
 
-    The lock of its server is held all the time: stopping or destroying it is for ``Copy.server`` alone.
-    Unlogged tables are empty in a base backup; transactions that are prepared in it are aborted on the branch.
+    The lock of its server is held all the time: only ``Copy.server`` can stop or destroy it.
+    Unlogged tables are empty in a base backup; its prepared transactions are aborted on the branch.
 
     Raises Refused when the database is larger than ``most_bytes``, when the disk has no room for the
     copies (a third one with ``back``) and a fifth more, or when a server to take a base backup of has
@@ -119,7 +121,7 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     clear_leftovers()
     with connect(target, purpose="copies the data") as conn:
         source = _look(conn)
-        settings = conn.execute(load("data_branch")["settings"]).fetchall()
+        settings = conn.execute(load("data_branch")["settings"], {"search_path": conn.search_path}).fetchall()
     others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind in (("plain", "back") if back else ("plain",))}
     _refuse_large(target, source, most_bytes, len(others))
     began = time.monotonic()
@@ -156,13 +158,13 @@ def clear_leftovers() -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def rows_beside(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
-    """Return the rows of tables in the target and on the branch; tables that the target has not are left out.
+def compare_row_counts(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
+    """Return the rows of tables in the target and on the branch; tables that the target lacks are left out.
 
-    Tables are named as SQL does, as ``public.orders``. Up to 256 MB they are counted, beyond they are
-    estimated from their size, unless they were never analysed.
+    Tables are named as in SQL: ``public.orders``. Up to 256 MB their rows are counted; beyond, they are
+    estimated from the size, unless the table was never analysed.
 
-    Raises Blocked when somebody holds a lock that keeps a table from being counted.
+    Raises Blocked when another session's lock keeps a table from being counted.
     Locks: AccessShareLock on each table that is counted.
     """
     found = []
@@ -184,7 +186,7 @@ def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int)
     if source.database_bytes > most_bytes:
         raise Refused(
             f'refused to copy the data of target "{target.name}": it is larger than allowed',
-            detail=f"Database {source.database} has {_mb(source.database_bytes)}; allowed are {_mb(most_bytes)}.",
+            detail=f"Database {source.database} has {_mb(source.database_bytes)}; {_mb(most_bytes)} are allowed.",
             hint=f"Allow more. {WITHOUT}",
         )
     if source.is_most_of(target) and source.tablespaces:
@@ -251,14 +253,14 @@ def _from_dump(server: Server, target: Target, source: _Source) -> str:
 
 
 def _locale(server: Server, encoding: str) -> sql.SQL:
-    """The target's own locale may not be here. Without one, upper and lower case are known of ASCII only."""
+    """The target's own locale may be missing here. Locale C knows upper and lower case of ASCII only."""
     if server.installation.major >= 17 and encoding == "UTF8":
         return sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LC_COLLATE 'C' LC_CTYPE 'C'")
     return sql.SQL("LC_COLLATE 'C' LC_CTYPE 'C'")
 
 
 def _load_dump(server: Server, target: Target, database: str) -> None:
-    """Pipe pg_dump into psql. The address goes by environment: arguments are seen by everybody on the machine."""
+    """Pipe pg_dump into psql. The address is in the environment: everybody on the machine can see arguments."""
     address = connection.environment(target)
     # A subscription holds the address of its publisher, and would read from it.
     dump_command = [str(server.program("pg_dump")), "--no-tablespaces", "--no-subscriptions"]
@@ -289,7 +291,7 @@ def _load_dump(server: Server, target: Target, database: str) -> None:
 
 
 def _as_address(database: str) -> str:
-    """Return a database's name so that a program takes it for a name and not for an address."""
+    """Return a database's name in a form that a program cannot take for an address."""
     return psycopg.conninfo.make_conninfo(dbname=database)
 
 
@@ -304,7 +306,7 @@ def _copy(server: Server, name: str, other: str) -> None:
 
 
 def _set(server: Server, database: str, settings: Sequence[tuple[object, ...]]) -> None:
-    """Have sessions on the branch start with the settings that those on the target start with."""
+    """Let sessions on the branch start with the same settings as sessions on the target."""
     with server.connect(purpose="branch", database=database) as conn:
         for name, value in settings:
             try:
@@ -315,7 +317,7 @@ def _set(server: Server, database: str, settings: Sequence[tuple[object, ...]]) 
                     )
                 )
             except psycopg.Error as exc:
-                log.warning("the branch goes without the target's setting %s: %s", name, exc.diag.message_primary)
+                log.warning("the branch lacks the target's setting %s: %s", name, exc.diag.message_primary)
 
 
 def _branch(target: Target, name: str, server: Server, database: str) -> Target:
@@ -342,16 +344,16 @@ def _is_in_use(name: str) -> bool:
 
 def _remove(server: Server) -> None:
     try:
-        if server.pid() is not None:  # nothing of it is to be kept, so it need not end in good order
+        if server.pid() is not None:  # nothing of it is kept, so it need not shut down cleanly
             server.run("pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w")
         server.destroy()
     except RunbookError as exc:
-        log.warning('could not remove the branch "%s"; the next one tries it again: %s', server.name, exc.message)
+        log.warning('could not remove branch "%s"; the next rehearsal tries again: %s', server.name, exc.message)
 
 
 def _rows(conn: Connection, table: str) -> int | None:
     """Return the rows of a table, None where it is not there."""
-    with steady(conn, statement_timeout_ms=LIMITS["statement_timeout_ms"]) as cursor:
+    with snapshot_cursor(conn, statement_timeout_ms=LIMITS["statement_timeout_ms"]) as cursor:
         found = cursor.execute(load("data_branch")["size"], {"name": table}).fetchone()
         if found is None:
             return None

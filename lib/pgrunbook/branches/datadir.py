@@ -1,4 +1,4 @@
-"""The files of an embedded server: the template it is copied from, and its settings."""
+"""The files of an embedded server: the template from which it is copied, and its settings."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SETTINGS_FILE = "pgrunbook.conf"
 def template(postgres: Installation) -> Path:
     """Return a folder with a fresh data directory ``data``, made with initdb once per version and account.
 
-    Copying it takes 0.15 s where initdb takes 0.6 s. All copies share its system identifier, so PostgreSQL
+    Copying it takes 0.15 s; initdb takes 0.6 s. All copies share its system identifier, so PostgreSQL
     would not notice WAL of another server in an archive: that is why each server has an archive of its own.
 
-    Raises RunbookError when initdb fails; nothing half made stays behind.
+    Raises RunbookError when initdb fails; half-made files are removed.
     """
     owner = postgres.account.uid if postgres.account else os.geteuid()
     mark = hashlib.sha256(repr((INITDB_OPTIONS, SETTINGS_FILE, owner)).encode()).hexdigest()[:8]
@@ -86,12 +86,12 @@ def owned_settings(line: str) -> bool:
 
 
 def fsync() -> str:
-    """Return the setting fsync: PGRUNBOOK_SERVER_FSYNC=off is for servers that are thrown away."""
+    """Return the setting fsync; PGRUNBOOK_SERVER_FSYNC=off is meant for servers that are thrown away."""
     return "off" if os.environ.get("PGRUNBOOK_SERVER_FSYNC") == "off" else "on"
 
 
 def _archiving(postgres: Installation) -> dict[str, str]:
-    """Return the settings that archive the WAL; paths are seen from the data directory.
+    """Return the settings that archive the WAL; paths are relative to the data directory.
 
     https://www.postgresql.org/docs/current/basic-archive.html
     """

@@ -1,4 +1,4 @@
-"""What safe forms ask the catalog: the relation behind a name, its columns, partitions, keys and indexes."""
+"""Catalog reads of safe forms: the relation behind a name, its columns, partitions, keys and indexes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pgrunbook.sql.tree import function_names
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation that is there; ``kind`` is pg_class.relkind."""
+    """A relation that exists; ``kind`` is pg_class.relkind."""
 
     oid: int
     schema: str
@@ -83,7 +83,7 @@ class Index:
 
 
 class Facts:
-    """The catalog of the database that is judged, asked for one thing at a time."""
+    """The catalog of the database for which safe forms are chosen, read one fact at a time."""
 
     def __init__(self, conn: Connection, rows_conn: Connection | None = None) -> None:
         self.conn = conn
@@ -91,23 +91,22 @@ class Facts:
 
     @cached_property
     def version(self) -> int:
-        """The major version of the server on which the plan is executed: a branch may be of a newer one."""
+        """The major version of the server on which the plan is executed: a branch may have a newer one."""
         both = (self.conn, self._rows_conn or self.conn)
         return min(conn.info.server_version // 10_000 for conn in both)
 
     def relation(self, node: ast.RangeVar) -> Relation | None:
         """Return the relation that a name in a statement means now, None where there is none."""
-        found = self.rows("relation", name=self._name(node))
-        return Relation(**found[0]) if found else None
+        return self.named([node.schemaname, node.relname] if node.schemaname else [node.relname])
 
     def named(self, parts: Iterable[str]) -> Relation | None:
         """Return the relation of a name in parts, None where there is none."""
-        found = self.rows("relation", name=sql.Identifier(*parts).as_string(None))
+        found = self.rows("relation", oid=self.relation_oid(parts))
         return Relation(**found[0]) if found else None
 
     def index(self, parts: Iterable[str]) -> Index | None:
         """Return the index of a name, None where there is none."""
-        found = self.rows("index", name=sql.Identifier(*parts).as_string(None))
+        found = self.rows("index", oid=self.relation_oid(parts))
         return Index(**found[0]) if found else None
 
     def partitions(self, table: Relation) -> list[Partition]:
@@ -132,19 +131,18 @@ class Facts:
     def has_rows_beyond(self, table: Relation, limit: int) -> bool:
         """Tell whether a table holds more rows than that; counts no further.
 
-        Where the rows are elsewhere, one that is not there by this name (renamed by the release) counts as big.
+        Where rows are counted on another database, a table that has another name there (renamed by the release)
+        counts as large.
         """
         there = self._rows_conn or self.conn
-        if self._rows_conn is not None:
-            found = there.execute(load("relations")["is_relation_named"], {"name": table.sql}).fetchone()
-            if found != (True,):
-                return True
+        if self._rows_conn is not None and there.oid_of("regclass", table.sql) is None:
+            return True
         query = sql.SQL(load("relations")["rows_up_to"])
         counted = there.execute(query.format(table=table.identifier, limit=sql.Literal(limit + 1))).fetchone()
         return counted is not None and int(str(counted[0])) > limit
 
     def relation_oids(self) -> frozenset[int]:
-        """Return the relations that are there now."""
+        """Return the relations that exist now."""
         return frozenset(row["oid"] for row in self.rows("relation_oids"))
 
     def volatile(self, node: Any) -> bool:
@@ -158,7 +156,10 @@ class Facts:
         with self.conn.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(load("relations")[query].encode(), parameters).fetchall()
 
-    @staticmethod
-    def _name(node: ast.RangeVar) -> str:
-        parts = [node.schemaname, node.relname] if node.schemaname else [node.relname]
-        return sql.Identifier(*parts).as_string(None)
+    def type_oid(self, name: str) -> int | None:
+        """Return the OID of the type that a text names, None where there is none."""
+        return self.conn.oid_of("regtype", name)
+
+    def relation_oid(self, parts: Iterable[str]) -> int | None:
+        """Return the OID of the relation of a name in parts, None where there is none."""
+        return self.conn.oid_of("regclass", sql.Identifier(*parts).as_string(None))

@@ -1,1 +1,1 @@
-"""The plan in the making: which steps stand for which statement, up and down."""
+"""The making of a plan: the steps for each statement, up and down."""

@@ -1,4 +1,4 @@
-"""Changes and steps of a plan, built from statements and their expansions; prepare, migrate and rollback."""
+"""Changes and steps of a plan, built from statements and their expansions; for prepare, migrate and rollback."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pgrunbook.sql import classify, statements
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.statements import Statement
 
-# A statement that runs alone takes as long as the table is big. One that also waits without making others
-# wait (CONCURRENTLY, plain VACUUM) may wait as long; every other (VACUUM FULL) would hold up a queue.
+# A statement that runs alone takes longer on a larger table. One that waits without blocking others
+# (CONCURRENTLY, plain VACUUM) may wait as long; any other (VACUUM FULL) would build a lock queue.
 LONG_TIMEOUT_MS = 3_600_000
 
 
 def up(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
-    """Return the changes that apply migrations as they are written, in order."""
+    """Return the changes that apply migrations as written, in order."""
     return tuple(
         as_written(m.name, m.hash, way_back(m), statements.parse(m.sql, m.path.name), target) for m in migrations
     )
@@ -36,7 +36,7 @@ def way_back(migration: Migration) -> Literal["down script", "computed"]:
 
 
 def as_written(migration: str, file_sha256: str, back: WayBack, written: Sequence[Statement], target: Target) -> Change:
-    """Return a change whose statements are executed as they stand in the file."""
+    """Return a change whose statements are executed as written in the file."""
     plain = [
         Expansion(s, "", "", (SafeStep(s.sql, "", s.policy, own_transaction=False, quick=False),)) for s in written
     ]
@@ -46,7 +46,7 @@ def as_written(migration: str, file_sha256: str, back: WayBack, written: Sequenc
 def expanded(
     migration: str, file_sha256: str, back: WayBack, expansions: Sequence[Expansion], target: Target
 ) -> Change:
-    """Return a change of which each statement is executed as its expansion says."""
+    """Return a change whose statements are executed as their expansions say."""
     found = [
         _step(target, expansion, number, step)
         for number, expansion in enumerate(expansions, 1)
@@ -62,7 +62,7 @@ def expanded(
 
 
 def base(who: Identity, schema: Snapshot, history: History) -> Base:
-    """Return the state that a plan is made for: the server, its schema and its history."""
+    """Return the state for which a plan is made: the server, its schema and its history."""
     return Base(
         system_identifier=who.system_identifier,
         database=who.database,
@@ -83,7 +83,7 @@ def _written(expansion: Expansion, number: int) -> WrittenStatement:
 
 
 def _first(expansion: Expansion, step: SafeStep) -> Statement:
-    """Return the statement that a step is called by; what keeps for a statement, or replaces it so, is called as it."""
+    """Return the statement that names a step; one that captures for a statement, or replaces it so, has its name."""
     s = expansion.statement
     if step.batches is None and (s.sql in step.sql or (step.keeps and len(expansion.steps) == 1)):
         return s
@@ -95,7 +95,7 @@ def _step(target: Target, expansion: Expansion, statement: int, step: SafeStep) 
     s = expansion.statement
     first = _first(expansion, step)
     is_alone = step.policy is Policy.ALONE
-    waits_long = is_alone and classify.waits_without_harm(first.kind)
+    waits_long = is_alone and classify.wait_is_harmless(first.kind)
     takes_long = is_alone or (bool(expansion.form) and not step.quick and step.batches is None)
     as_it_is = is_alone and not expansion.form
     return Step(

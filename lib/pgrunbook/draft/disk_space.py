@@ -1,4 +1,4 @@
-"""Room on the disk for what a plan builds: an index beside the rows, a table written once more; for prepare."""
+"""Disk space that a plan needs for new indexes and rewritten tables; for prepare."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REWRITING_GATES = ("type-change", "rewrite", "vacuum-full", "cluster", "stored-g
 
 @dataclass(frozen=True)
 class Need:
-    """What a step needs at its peak, at the most: as much again as what it reads, and its WAL."""
+    """The most that a step needs at its peak: a copy of what it reads, and its WAL."""
 
     migration: str
     step: Step
@@ -23,9 +23,9 @@ class Need:
 
 
 def needs(conn: Connection, changes: Sequence[Change]) -> list[Need]:
-    """Return the steps that build something, with the room that each needs, largest first; [] for none.
+    """Return the steps that build something, with the space that each needs, largest first; [] for none.
 
-    An index is taken to be as large as its table at the most, and WAL and archive to hold it once more.
+    An index counts as large as its table, and WAL and archive hold it once more.
     """
     found = []
     for change in changes:
@@ -38,7 +38,7 @@ def needs(conn: Connection, changes: Sequence[Change]) -> list[Need]:
 
 
 def refuse_without(found: Sequence[Need], free_bytes: int) -> None:
-    """Raise Refused where the step that needs most has not enough room."""
+    """Raise Refused if the disk has not enough space for the step that needs most."""
     if not found or found[0].bytes <= free_bytes:
         return
     need = found[0]
@@ -46,7 +46,7 @@ def refuse_without(found: Sequence[Need], free_bytes: int) -> None:
         f"not enough disk for step {need.step.number} of {need.migration} ({need.step.kind})",
         detail=f"It may need {need.bytes / 1024 / 1024:,.0f} MB at its peak (what it builds, and its WAL); "
         f"free are {free_bytes / 1024 / 1024:,.0f} MB.",
-        hint="Make room on the server's disk, then prepare again.",
+        hint="Free space on the server's disk, then prepare again.",
     )
 
 

@@ -1,7 +1,7 @@
-"""Planning the way back of one migration: what is executed, in which safe forms, and what is kept on the way.
+"""The plan that takes one migration back: its steps, their safe forms, and what they capture; for rollback.
 
-It is planned where the migration stands applied, on a branch: each statement is judged and executed there, one after
-the other, in a transaction that is aborted. A hand-written down script wins over what was computed.
+It is made on a branch on which the migration is applied: each statement is judged and executed there, one after
+the other, in a transaction that is aborted. A hand-written down script takes precedence over computed inverses.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class NoWayError(Exception):
 
 @dataclass(frozen=True)
 class DownStatement:
-    """A statement that is to be taken back; ``steps`` are those that stood for it when the migration went up."""
+    """A statement to be taken back; ``steps`` are the steps that executed it when the migration was applied."""
 
     number: int
     file: str
@@ -50,9 +50,9 @@ class DownStatement:
 
 @dataclass(frozen=True)
 class CaptureGap:
-    """A statement of a way back that destroys what cannot be kept; ``is_counted`` for whole columns and tables.
+    """A statement of a way back that destroys what cannot be captured; ``is_counted`` for whole columns and tables.
 
-    Of single rows that it changes nobody knows beforehand how many there are.
+    The number of single rows that it will change is unknown beforehand.
     """
 
     migration: str
@@ -64,9 +64,9 @@ class CaptureGap:
 
 @dataclass(frozen=True)
 class DownDraft:
-    """The change that takes a migration back, what it may lose, and what differs by nature afterwards.
+    """The change that takes a migration back, what it may lose, and what will differ afterwards.
 
-    ``loses`` are the statements that destroy what cannot be kept, by their number, and why.
+    ``loses`` are the statements that destroy what cannot be captured, by their number, and why.
     """
 
     change: Change
@@ -75,9 +75,9 @@ class DownDraft:
 
 
 def taken(written: Iterable[WrittenStatement], steps_of: Change) -> list[DownStatement]:
-    """Return the statements of a change that went up, the last one first.
+    """Return the statements of an applied change, the last one first.
 
-    Raises NoWayError where one has no way back.
+    Raises NoWayError if one has no way back.
     """
     found = []
     for one in written:
@@ -91,7 +91,7 @@ def taken(written: Iterable[WrittenStatement], steps_of: Change) -> list[DownSta
 
 
 def recorded(ways: Iterable[RecordedInverse]) -> list[DownStatement]:
-    """Return statements as the database remembers them, the last one first. Raises NoWayError as :func:`taken`."""
+    """Return statements as the database has recorded them, the last one first. Raises NoWayError as :func:`taken`."""
     found = []
     for way in ways:
         if way.back is None or way.back["because"]:
@@ -113,16 +113,16 @@ def computed(
     ends: Literal["history row", "begun", "part"] = "history row",
     helpers: Sequence[SafeStep] = (),
 ) -> DownDraft:
-    """Plan the way back that was computed, on a branch on which the migration stands applied.
+    """Plan the computed way back, on a branch on which the migration is applied.
 
-    ``rows_conn`` leads to the database whose rows count; ``helpers`` take away what a statement that was broken off
-    has left.
+    ``rows_conn`` leads to the database with the real rows; ``helpers`` drop what an interrupted statement has left
+    behind.
 
-    Raises NoWayError where a statement of it fails there.
+    Raises NoWayError if a statement of it fails there.
     """
     with _writing(conn, target, name, file_sha256, rows_conn) as writer:
         if helpers:
-            writer.also(_pseudo(name, 1, "DROP", "-- what a statement that was broken off has left"), helpers)
+            writer.also(_pseudo(name, 1, "DROP", "-- what an interrupted statement has left behind"), helpers)
         for one in takes:
             writer.take(one)
     return writer.planned(ends, tuple(sorted(one.number for one in takes)))
@@ -165,7 +165,7 @@ class _Writer:
         self.number = 0
 
     def take(self, one: DownStatement) -> None:
-        """Write the way back of one statement: kept tables, then its steps with what is filled after each, its rows."""
+        """Plan the way back of one statement: parked tables, then its steps with their refilled values, then rows."""
         back, file = one.back, f"way back of {one.file}"
         self.differs += back.differs
         for keep in back.keeps:
@@ -186,13 +186,17 @@ class _Writer:
                 )
                 self.also(_pseudo(file, one.line, "UPDATE", found[0].sql), found)
         if back.of_rows and one.steps:
-            told = "-- " + "\n-- ".join(["the rows that this has changed are given back:", *one.sql.splitlines()])
+            comment = "-- " + "\n-- ".join(
+                ["the rows that this statement has changed are reverted:", *one.sql.splitlines()]
+            )
             tables = tuple(keep.table for keep in back.keeps)
-            gives = SafeStep(told, "Rows that nobody has changed since.", quick=False, gives_rows=one.steps)
-            self.also(_pseudo(file, one.line, GIVES_ROWS, told, tables), [gives])
+            gives = SafeStep(
+                comment, "Revert the rows that nobody has changed since.", quick=False, gives_rows=one.steps
+            )
+            self.also(_pseudo(file, one.line, GIVES_ROWS, comment, tables), [gives])
 
     def write(self, statement: Statement) -> None:
-        """Write a statement, in its safe form, keeping what it destroys; then execute it."""
+        """Plan a statement in its safe form, capturing what it destroys; then execute it."""
         self.number += 1
         undo = self.inverter.inverse(statement)
         expansion = self.planner.expand(statement)
@@ -205,14 +209,16 @@ class _Writer:
             self.loses.append(CaptureGap(self.name, self.number, statement.sql, kept.because, counted))
         self.planner.put(kept.expansion if not kept.because else expansion)
         if statement.policy is not Policy.ALONE:
-            self.conn.execute(statement.sql.encode())
+            with self.conn.as_target():
+                self.conn.execute(statement.sql.encode())
 
     def also(self, statement: Statement, steps: Sequence[SafeStep], *, execute: bool = False) -> None:
-        """Write steps of our own."""
+        """Plan steps of our own."""
         self.number += 1
         self.planner.put(Expansion(statement, "", steps[0].says, tuple(steps)), new=True)
-        for step in steps if execute else ():
-            self.conn.execute(step.sql.encode())
+        with self.conn.as_target():
+            for step in steps if execute else ():
+                self.conn.execute(step.sql.encode())
 
     def end(self) -> None:
         self.expansions = self.planner.end_file()
@@ -224,5 +230,5 @@ class _Writer:
 
 
 def _pseudo(file: str, line: int, kind: str, sql: str, objects: tuple[str, ...] = ()) -> Statement:
-    """Return what stands for steps of our own where the plan names the statement as it is written."""
+    """Return the statement under which the plan lists steps of our own."""
     return Statement(sql, file, line, kind, Type.DATA, Policy.TOGETHER, objects)

@@ -1,4 +1,4 @@
-"""Differences that a safe form or a way back makes by nature, and how a schema is compared without them."""
+"""Differences that a safe form or a way back declares, which a comparison of schemas ignores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 
 
 def is_declared(difference: Difference, differs: Iterable[str]) -> bool:
-    """Tell whether a way back has said that this is another thing afterwards."""
+    """Tell whether a way back has declared this difference."""
     if difference.change == "moved":
         return any(f" order of {difference.name}:" in text for text in differs)
     if difference.kind == "statistics":
@@ -25,7 +25,7 @@ def is_declared(difference: Difference, differs: Iterable[str]) -> bool:
 
 
 def as_declared(difference: Difference, changes: Sequence[Change]) -> bool:
-    """Tell whether a safe form of the changes, which were all executed, has declared that it makes this difference."""
+    """Tell whether a safe form of the executed changes has declared this difference."""
     declared = {text for change in changes for statement in change.statements for text in statement.differs}
     as_inherited = difference.after.replace(" (LOCAL)", "").replace(" LOCAL)", ")")
     own = "INHERITED" in difference.before and as_inherited == difference.before

@@ -1,6 +1,6 @@
-"""Queries for statements that run alone as they are written: did a cut-off one take effect, what did it leave.
+"""Queries for statements that run outside a transaction: did an interrupted one take effect, what did it leave.
 
-They stand in the plan beside the statement, as those of safe forms do.
+The plan holds them beside the statement, like those of safe forms.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pgrunbook.database.queries import load
 
 
 def done(statement: str) -> str | None:
-    """Return the query for whether a statement took effect; None for what may be run again as it is (VACUUM).
+    """Return the query for whether a statement took effect; None for one that can simply run again (VACUUM).
 
-    It looks for an index that is there and valid, an index or partition that is gone, an enum label, database,
-    tablespace or subscription that is there or gone.
+    It checks that an index exists and is valid, that an index or partition is gone, or that an enum label,
+    database, tablespace or subscription exists or is gone.
     """
     node = pglast.parse_sql(statement)[0].stmt
     match node:
@@ -46,11 +46,11 @@ def done(statement: str) -> str | None:
 
 
 def leftovers(statement: str) -> str | None:
-    """Return the query for the statements that clear away what an attempt left, None where nothing is ever left.
+    """Return the query for the statements that drop what an attempt left behind, None if nothing is ever left.
 
     A failed CREATE INDEX CONCURRENTLY leaves its index behind, marked invalid
     (https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY); a DETACH
-    PARTITION CONCURRENTLY that was cut off has to be finalized
+    PARTITION CONCURRENTLY that was interrupted has to be finalized
     (https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-DETACH-PARTITION).
     Locks of the statements: ShareUpdateExclusiveLock on the table.
     """

@@ -1,4 +1,4 @@
-"""The text of ``plan.sql``: what psql would run in the place of a plan, for people to read."""
+"""The text of ``plan.sql``: a plan as a psql script, for people to read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pgrunbook.plan.plan import Change, Direction, Plan, Step
 
 
 def text(plan: Plan) -> str:
-    """Return what psql would run: readable, and the same steps under the same timeouts.
+    """Return a plan as a psql script: the same steps under the same timeouts.
 
-    The rows of schema pgrunbook and of the history table are named in comments only.
+    Comments stand for the rows of schema pgrunbook and of the history table.
     """
     lines = [
         f"-- Plan {plan.digest}",
@@ -34,26 +34,26 @@ def _psql(change: Change, direction: Direction) -> list[str]:
         if number == len(segments):
             lines.append(f"-- here the row of {change.migration} is {row} the history table")
         lines += ["COMMIT;"] if together else []
-    end = "; ".join(RESET_SESSION) + ";  -- what it set does not reach the next one"
+    end = "; ".join(RESET_SESSION) + ";  -- its settings do not reach the next migration"
     return [*lines, end]
 
 
 def _said(step: Step) -> list[str]:
-    """Say above a part of a safe form what it is for."""
+    """Return the comments above a step: its purpose, and what pgrunbook does beside it."""
     if step.gives_rows:
-        return ["-- pgrunbook gives back the rows that it has kept, batch by batch; psql cannot:"]
-    kept = ["-- pgrunbook keeps the rows that this changes in its own schema"] if _keeps_rows(step) else []
+        return ["-- pgrunbook reverts the captured rows, batch by batch; psql cannot:"]
+    captured = ["-- pgrunbook captures the rows that this changes, in its own schema"] if _captures_rows(step) else []
     if not step.form:
-        return kept
+        return captured
     lines = [f"-- {step.file}, line {step.line}: {step.says}"]
     if step.batches is not None:
         by = ", ".join(step.batches.key) or "pages"
         lines.append(f"-- pgrunbook loops over ranges of {by}, and commits after each {step.batches.rows} rows;")
-        lines.append("-- psql does the same at once:")
-    return [*lines, *kept]
+        lines.append("-- psql changes all rows at once:")
+    return [*lines, *captured]
 
 
-def _keeps_rows(step: Step) -> bool:
+def _captures_rows(step: Step) -> bool:
     return any(keep.kind == "rows" for keep in step.keeps)
 
 

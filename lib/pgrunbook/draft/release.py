@@ -1,4 +1,4 @@
-"""Drafting the plan: each statement with its safe form, and each step with the locks that it will ask for."""
+"""The draft of a release without a branch: each statement with its safe form, each step with its locks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pgrunbook.sql.lock_modes import strongest
 def unproven(
     target: Target, conn: Connection, migrations: Sequence[Migration], off: Mapping[str, str]
 ) -> tuple[Change, ...]:
-    """Return the changes for migrations, judged on the database as it is now, without a branch to try them on.
+    """Return the changes for migrations, judged on the database as it is now, without a branch to test them on.
 
-    ``off`` maps a statement's file and line to the reason for which its safe form is switched off.
+    ``off`` maps a statement's file and line to the reason why its safe form is switched off.
 
-    Raises WrongInput for what cannot be parsed, or cannot be written down truly.
-    Locks: AccessShareLock on tables of which it is asked whether they are large.
+    Raises WrongInput for SQL that cannot be parsed, or cannot be printed faithfully.
+    Locks: AccessShareLock on tables whose size decides.
     """
     planner = Expander(conn, off=off, batch_rows=target.batch_rows)
     found = []
@@ -42,9 +42,9 @@ def change(target: Target, migration: Migration, expansions: Sequence[Expansion]
 
 
 def with_locks(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...]:
-    """Return the changes, each step with the locks that it will take on what is there in this database now.
+    """Return the changes, each step with the locks that it will take on existing objects of this database.
 
-    They are told from the text and the catalog, one step after the other, as the review does.
+    Text and catalog tell the locks, one step after the other, as in the review.
     """
     parsed = {id(step): statements.parse(step.sql, c.migration) for c in changes for step in c.steps}
     every = [statement for found in parsed.values() for statement in found]
@@ -54,8 +54,8 @@ def with_locks(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...
     for one in changes:
         steps = []
         for step in one.steps:
-            told = [next(scenes) for _ in parsed[id(step)]]
-            found_here = [(lock.object, lock.mode) for scene in told for lock in scene.effects.locks]
+            of_step = [next(scenes) for _ in parsed[id(step)]]
+            found_here = [(lock.object, lock.mode) for scene in of_step for lock in scene.effects.locks]
             rows = [(name, "RowExclusiveLock") for name in step.objects] if step.gives_rows else []
             locks = strongest([*found_here, *rows])
             steps.append(step.model_copy(update={"locks": tuple(LockOn(object=o.object, mode=o.mode) for o in locks)}))

@@ -1,4 +1,4 @@
-"""Drafting each statement of a release on a branch: its safe form, its way back, and what is kept for it."""
+"""The draft of a release, statement by statement on a branch: safe form, way back, undo data; for prepare."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from pgrunbook.sql.tree import subcommand, tree
 from pgrunbook.undo_data import Site
 from pgrunbook.undo_data.tables import table
 
-# The kind of what gives back what was written before the migration was taken back.
+# The kind of statement that reapplies what was written before the migration was taken back.
 REFILL = "REFILL"
-# What a gate says of a column or table that is dropped.
-LOST = " holds is lost,"
-NOT_KEPT = "It cannot be undone, because what it destroys is not kept: keep = False."
-SCRIPTED = "It cannot be undone alone, because nothing is kept for a migration that has a down script."
+# The words of a gate for a column or table that is dropped.
+LOST = " is lost,"
+NOT_KEPT = "It cannot be undone, because what it destroys is not captured: keep = False."
+SCRIPTED = "It cannot be undone alone, because nothing is captured for a migration that has a down script."
 
 
 class Drafter:
-    """Asked before each statement is executed on a branch, and at the end of each migration; fills ``changes``.
+    """Called before each statement is executed on a branch, and at the end of each migration; fills ``changes``.
 
-    ``conn`` leads to the target, whose rows tell what is large. A migration with a down script of its own is taken
-    back by that, and nothing is kept for it; what is computed is for the case that it stops half way.
+    ``conn`` leads to the target, whose rows decide what is large. A migration with a down script is taken back by
+    that script, and nothing is captured for it; its computed inverses are for a migration that stops half way.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Drafter:
         self._columns: set[tuple[int, str]] = set()
 
     def step(self, branch: Connection, change: Change, step: Step | None) -> None:
-        """Judge the statement that is executed next; with no step, the migration is at its end."""
+        """Draft the statement that is executed next; without a step, the migration is at its end."""
         if self._branch is None:
             self._branch = branch
             self._planner = Expander(
@@ -81,22 +81,22 @@ class Drafter:
         self._take(step.number, migration, self._planner.expand(statement), undo)
 
     def _refills(self, branch: Connection, migration: Migration) -> Iterator[Expansion]:
-        """Give back at the end what was written into its columns and tables before it was taken back."""
+        """Yield what reapplies, at the end, the rows and values that an earlier rollback of the migration captured."""
         for kept in self._waiting:
             rows = self._target.batch_rows
             steps = (
                 undo_data.reapply(branch, self._conn, kept, batch_rows=rows) if kept.migration == migration.name else ()
             )
             if steps:
-                told = f"-- {steps[0].says}"
+                comment = f"-- {steps[0].says}"
                 line = migration.sql.count("\n") + 1
                 again = Statement(
-                    told, migration.path.name, line, REFILL, Type.DATA, Policy.TOGETHER, (str(kept.table),)
+                    comment, migration.path.name, line, REFILL, Type.DATA, Policy.TOGETHER, (str(kept.table),)
                 )
                 yield Expansion(again, REFILL.lower(), steps[0].says, steps)
 
     def _take(self, number: int, migration: Migration, expansion: Expansion, undo: Undo) -> None:
-        """Note the way back of a statement, and put into its place what keeps for it."""
+        """Record the way back of a statement, and replace its expansion by one that captures."""
         branch = self._branch
         assert branch is not None  # noqa: S101 - step() has set it
         if undo.because or not undo.keeps:
@@ -116,16 +116,16 @@ class Drafter:
         self._backs[number] = self._back(undo, kept.keeps)
 
     def _with_gate(self, expansion: Expansion) -> Expansion:
-        """What is kept is not lost: the gate says for how long."""
+        """What is captured is not lost: the gate says how long it is kept."""
         gate = expansion.gate
         if gate is None or LOST not in gate.says:
             return expansion
         days = self._target.keep_days
-        says = gate.says.replace(LOST, f" holds is kept for {days} days,")
+        says = gate.says.replace(LOST, f" is captured and kept for {days} days,")
         return replace(expansion, gate=replace(gate, says=says))
 
     def _back(self, undo: Undo, keeps: Sequence[Keep]) -> Back:
-        """Return a way back as the plan holds it; a branch of another version words it otherwise than the target."""
+        """Return a way back for the plan; a branch of another version may print it differently than the target."""
         found = of_undo(undo, keeps)
         branch = self._branch
         assert branch is not None  # noqa: S101 - step() has set it
@@ -133,7 +133,7 @@ class Drafter:
         return found.model_copy(update={"look_again": True}) if len(versions) > 1 and not undo.because else found
 
     def _without_own(self, branch: Connection, undo: Undo) -> Undo:
-        """Return the way back without rows that go with a table or column that the migration itself has made."""
+        """Return the way back without rows of a table or column that the migration itself has created."""
         node = tree(undo.statement.sql)
         facts = Facts(branch)
         relation = facts.relation(node.relation) if isinstance(getattr(node, "relation", None), ast.RangeVar) else None
@@ -153,7 +153,7 @@ class Drafter:
 
 
 def without_refills(changes: Sequence[Change]) -> tuple[Change, ...]:
-    """Return the changes without what comes back of an earlier time: the plain SQL has nothing of that kind."""
+    """Return the changes without the statements that reapply captured values: the plain SQL has none."""
     found = []
     for change in changes:
         numbers = {written.number for written in change.statements if written.kind == REFILL}

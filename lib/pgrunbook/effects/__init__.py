@@ -1,1 +1,1 @@
-"""What a statement locks, reads, rewrites and loses, and the catalog after it."""
+"""The effects of a statement: what it locks, reads, rewrites and loses, and the catalog after it."""

@@ -1,4 +1,4 @@
-"""What the subcommands of ALTER TABLE lock, read, rewrite and lose; ``effects.statements`` uses it.
+"""The effects of ALTER TABLE, subcommand by subcommand; for ``effects.statements``.
 
 Source: https://www.postgresql.org/docs/current/sql-altertable.html
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Column, Constraint, Standing, Table
+from pgrunbook.database.catalog import CatalogConstraint, Column, Standing, Table
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.proofs import fits_partition, proves_not_null
 from pgrunbook.effects.type_change import TypeChange, judge, kind_of
@@ -41,12 +41,12 @@ _RECURSE = {
     "ValidateConstraint", "ColumnDefault", "SetStorage", "SetCompression", "SetStatistics", "SetExpression",
     "DropExpression",
 }  # fmt: skip
-# Storage parameters that plans or pages depend on at once; the others leave readers and writers alone.
+# Storage parameters that affect plans or pages at once; all others block neither readers nor writers.
 _STRONG_OPTIONS = {
     "user_catalog_table", "security_barrier", "security_invoker", "check_option", "fastupdate", "buffering",
     "gin_pending_list_limit", "pages_per_range", "autosummarize",
 }  # fmt: skip
-# Built in, and giving another value for each row; what is not known counts as volatile too.
+# Functions that are not volatile; an unknown function counts as volatile.
 _STABLE = {
     "now", "transaction_timestamp", "statement_timestamp", "current_setting", "lower", "upper", "concat", "md5",
     "to_jsonb", "jsonb_build_object", "json_build_object", "timezone", "date_trunc", "make_interval", "coalesce",
@@ -66,8 +66,8 @@ def mode_of(cmd: Any) -> str:
     return _WEAKER.get(word, ACCESS_EXCLUSIVE)
 
 
-def tell(found: fx.Found, node: Any) -> None:
-    """Note what ALTER TABLE does (also ALTER VIEW, ALTER SEQUENCE and the like, which the parser calls so)."""
+def collect(found: fx.Found, node: Any) -> None:
+    """Collect the effects of ALTER TABLE, and of ALTER VIEW, ALTER SEQUENCE and the like, which share its node."""
     table = found.catalog.find(relation(node.relation))
     if table.standing is Standing.MISSING and node.missing_ok:
         return
@@ -82,8 +82,8 @@ def tell(found: fx.Found, node: Any) -> None:
             handler(found, table, cmd)
 
 
-def tell_index(found: fx.Found, node: Any) -> None:
-    """Note what ALTER INDEX does, which the parser calls ALTER TABLE too."""
+def collect_index(found: fx.Found, node: Any) -> None:
+    """Collect the effects of ALTER INDEX, whose node is ALTER TABLE's too."""
     name = relation(node.relation)
     known = found.catalog.index(name)
     label = known[1].label if known else str(name)
@@ -93,13 +93,13 @@ def tell_index(found: fx.Found, node: Any) -> None:
 
 
 def is_volatile(found: fx.Found, expression: Any) -> bool:
-    """Whether an expression may give another value for each row."""
+    """Whether an expression may return a different value for each row."""
     for name in functions_in(expression):
         if name in _STABLE:
             continue
         known = found.catalog.volatile_functions.get(name)
         if known is None:
-            found.cannot_know(f"whether function {name} is volatile; it is taken for volatile")
+            found.cannot_know(f"whether function {name} is volatile; it counts as volatile")
         if known is not False:
             return True
     return False
@@ -125,9 +125,7 @@ def _add_column(found: fx.Found, table: Table, cmd: Any) -> None:
             found.scan(table)
     needs = {"NOTNULL", "PRIMARY"} & kinds.keys()
     if needs and default is None and not filled and generated is None:
-        found.fails[f"{table.label} must hold no row: {definition.colname} is NOT NULL and has no value for them"] = (
-            None
-        )
+        found.fails[f"{table.label} must hold no row: {definition.colname} is NOT NULL and has no default"] = None
         found.scan(table)
 
 
@@ -162,7 +160,7 @@ def _drop_dependent(found: fx.Found, kind: str, name: str, of: str, *, cascade: 
         found.fails[f"{kind} {name} depends on {of}"] = None
 
 
-def _drop_constraint_of(found: fx.Found, table: Table, constraint: Constraint, *, cascade: bool) -> None:
+def _drop_constraint_of(found: fx.Found, table: Table, constraint: CatalogConstraint, *, cascade: bool) -> None:
     found.lose(f"constraint {constraint.name} on {table.label}")
     if constraint.partner is not None:
         found.lock(found.catalog.at(constraint.partner), ACCESS_EXCLUSIVE)
@@ -182,7 +180,7 @@ def _drop_constraint_of(found: fx.Found, table: Table, constraint: Constraint, *
 def _alter_type(found: fx.Found, table: Table, cmd: Any) -> None:
     change = judge(table.columns.get(cmd.name), cmd, found.catalog)
     if not change.known and table.standing is not Standing.NEW:
-        found.cannot_know(f"the type of {table.label}.{cmd.name} before; it is taken for one that has to be rewritten")
+        found.cannot_know(f"the current type of {table.label}.{cmd.name}; the table counts as rewritten")
     if change.rewrites:
         found.rewrite(table)
     for member in found.catalog.below(table):
@@ -194,7 +192,7 @@ def _alter_type(found: fx.Found, table: Table, cmd: Any) -> None:
 
 
 def _follow_type(found: fx.Found, table: Table, column: str, change: TypeChange) -> None:
-    """Indexes, checks and foreign keys over a column whose type changes are made anew."""
+    """Collect what a type change rebuilds: indexes, checks and foreign keys over the column."""
     for index in table.indexes:
         if column in index.uses:
             found.locks.add((index.label, ACCESS_EXCLUSIVE))
@@ -250,7 +248,9 @@ def _add_key(found: fx.Found, table: Table, node: Any) -> None:
     for key in known[1].keys if known else ():
         _set_not_null(found, table, ast.AlterTableCmd(name=key))
     if known is None:
-        found.cannot_know(f"whether the columns of index {node.indexname} are NOT NULL; if not, the table is read")
+        found.cannot_know(
+            f"whether the columns of index {node.indexname} are NOT NULL; if not, the whole table is read"
+        )
         found.scan(table)
 
 
@@ -339,7 +339,7 @@ def _owned(table: Table) -> Iterable[str]:
 
 
 def lock_owned(found: fx.Found, table: Table) -> None:
-    """Note the locks on a table's sequences, which follow it to another schema or owner, or into a DROP."""
+    """Collect the locks on a table's own sequences, which change schema or owner and are dropped with it."""
     for name in _owned(table):
         found.locks.add((name, ACCESS_EXCLUSIVE))
 

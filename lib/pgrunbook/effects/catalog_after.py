@@ -1,4 +1,4 @@
-"""The catalog ahead of a statement: what the statements after it find, as far as it can be told without running it."""
+"""The catalog after a statement, which later statements will find, as far as it can be known without running it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Catalog, Column, Constraint, Index, Key, Standing, Table, Weight
+from pgrunbook.database.catalog import Catalog, CatalogConstraint, Column, Index, Key, Standing, Table, Weight
 from pgrunbook.effects.alter_table import SERIAL
 from pgrunbook.effects.type_change import kind_of
 from pgrunbook.sql.tree import (
@@ -34,7 +34,7 @@ _NAMED_BY_LABEL = ("view", "materialized view", "sequence")
 
 
 def after(catalog: Catalog, node: Any) -> Catalog:
-    """Return the catalog as it is when a statement has run."""
+    """Return the catalog as it will be after a statement."""
     match node:
         case ast.CreateStmt():
             return _with(catalog, _created(catalog, node))
@@ -63,9 +63,9 @@ def after(catalog: Catalog, node: Any) -> Catalog:
 
 
 def moves(catalog: Catalog, node: Any) -> dict[Key, Key]:
-    """Return the relations to which a statement gives another name or schema, old key to new; {} when to none.
+    """Return the relations that a statement renames or moves to another schema, old key to new; {} for none.
 
-    A table takes its sequences along to another schema, but not its partitions.
+    SET SCHEMA moves a table with its own sequences, but without its partitions.
 
     Source: https://www.postgresql.org/docs/current/sql-altertable.html, SET SCHEMA
     """
@@ -84,29 +84,29 @@ def moves(catalog: Catalog, node: Any) -> dict[Key, Key]:
 
 
 def _is_in(catalog: Catalog, key: Key, schema: str) -> bool:
-    # Where nobody was asked, "" stands for the default schema.
+    # In a catalog without a connection "" stands for the default schema.
     return key[0] == schema or (key[0] == "" and schema in catalog.search_path)
 
 
 def _labels(catalog: Catalog, node: Any, moved: Mapping[Key, Key]) -> dict[str, str]:
-    """Return how that is called which hangs on tables, old label to new; most of it is not read itself."""
+    """Return the new labels of moved tables and of objects that belong to them, by old label."""
     found = {str(Name(*old)): str(Name(*new)) for old, new in moved.items()}
     match node:
         case ast.AlterObjectSchemaStmt() if moved:
             table = catalog.find(relation(node.relation))
-            hanging, old, new = table.of_kind("sequence"), table.schema, node.newschema
+            owned, old, new = table.of_kind("sequence"), table.schema, node.newschema
         case ast.RenameStmt() if object_kind(node.renameType) == "SCHEMA":
             everything = (d for table in catalog.tables.values() for d in table.of_kind(*_NAMED_BY_LABEL))
-            hanging, old, new = everything, node.subname, node.newname
+            owned, old, new = everything, node.subname, node.newname
         case _:
             return found
     prefix = quoted(old) + "."
-    names = {dependent.name for dependent in hanging if dependent.name.startswith(prefix)}
+    names = {dependent.name for dependent in owned if dependent.name.startswith(prefix)}
     return found | {name: f"{quoted(new)}.{name.removeprefix(prefix)}" for name in names}
 
 
 def _moved(catalog: Catalog, moved: Mapping[Key, Key], labels: Mapping[str, str]) -> Catalog:
-    """Return the catalog with new names, also where other tables refer to them."""
+    """Return the catalog with new names, also in the references of other tables."""
     if not moved and not labels:
         return catalog
     there = {key: _following(table, moved, labels) for key, table in catalog.tables.items()}
@@ -150,7 +150,7 @@ def _new(catalog: Catalog, name: Name, kind: str) -> Table:
 
 
 def _filled(catalog: Catalog, table: Table, query: Any) -> Table:
-    """A new table that is filled from others holds as many rows as the biggest of them, and is no new one."""
+    """Return a new table filled from others: it counts as having the rows of the biggest source, and not as new."""
     sources = [catalog.find(name) for name in relations_in(query)]
     big = [source for source in sources if catalog.weight(source) is not Weight.NOTHING]
     if not big:
@@ -215,7 +215,7 @@ def _with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple
         partner = table if itself else catalog.find(relation(node.pktable))
     middle = "_".join(columns) + "_" if kind != "PRIMARY" and columns else ""
     name = node.conname or f"{table.name}_{middle}{_SUFFIX.get(kind, 'not_null')}"
-    constraint = Constraint(
+    constraint = CatalogConstraint(
         name=name,
         kind=_KIND[kind],
         columns=columns,

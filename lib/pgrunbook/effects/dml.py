@@ -1,4 +1,4 @@
-"""What reading and writing rows locks, scans and loses; ``effects.statements`` uses it."""
+"""The effects of reading and writing rows; for ``effects.statements``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Constraint, Table
+from pgrunbook.database.catalog import CatalogConstraint, Table
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.drop import with_partitions
 from pgrunbook.sql.lock_modes import ACCESS_SHARE, ROW_EXCLUSIVE, ROW_SHARE
@@ -19,14 +19,14 @@ _QUIET = {"count", "sum", "min", "max", "avg", "now", "coalesce", "set_config", 
 
 
 def plan(found: fx.Found, node: Any) -> None:
-    """Note what PostgreSQL locks to plan a query that it does not run."""
+    """Collect what PostgreSQL locks to plan a query without running it."""
     for name in relations_in(node):
         found.lock_family(found.catalog.find(name), ACCESS_SHARE)
     _writes(found, node, runs=False)
 
 
 def read(found: fx.Found, node: Any) -> None:
-    """Note what a query locks; a SELECT can also write, in WITH or through a function."""
+    """Collect what a query locks; a SELECT can also write, in WITH or through a function."""
     locking = any(isinstance(part, ast.LockingClause) for part in walk(node))
     for name in relations_in(node):
         found.lock_family(found.catalog.find(name), ROW_SHARE if locking else ACCESS_SHARE)
@@ -40,8 +40,8 @@ def read(found: fx.Found, node: Any) -> None:
     _writes(found, node, runs=True)
 
 
-def tell(found: fx.Found, node: Any) -> None:
-    """Note what INSERT, UPDATE, DELETE or MERGE does."""
+def collect(found: fx.Found, node: Any) -> None:
+    """Collect the effects of INSERT, UPDATE, DELETE or MERGE."""
     for name in relations_in(node):
         if name != relation(node.relation):
             found.lock_family(found.catalog.find(name), ACCESS_SHARE)
@@ -77,7 +77,7 @@ def _write(found: fx.Found, node: Any, *, runs: bool) -> None:
 
 
 def _check_keys(found: fx.Found, table: Table, node: Any) -> None:
-    """Foreign keys are checked for the rows that change, and followed where they cascade."""
+    """Collect the locks of foreign key checks on changed rows, and the rows that a DELETE cascades to."""
     if isinstance(node, ast.InsertStmt):
         named = set(strings(tuple(ast.String(sval=c.name) for c in node.cols or ())))
         for key in table.foreign_keys():
@@ -96,7 +96,7 @@ def _check_keys(found: fx.Found, table: Table, node: Any) -> None:
 
 
 def _follow_delete(found: fx.Found, table: Table) -> None:
-    """What refers to a deleted row is looked at, or written; what goes with it takes along others in turn."""
+    """Follow a DELETE through foreign keys: referencing rows are read or written, and ON DELETE CASCADE goes on."""
     waiting = found.catalog.below(table)
     seen = {member.key for member in waiting}
     while waiting:
@@ -110,5 +110,5 @@ def _follow_delete(found: fx.Found, table: Table) -> None:
                 seen |= {member.key for member in members}
 
 
-def _writes_there(key: Constraint) -> bool:
+def _writes_there(key: CatalogConstraint) -> bool:
     return key.on_delete in ("c", "n", "d")

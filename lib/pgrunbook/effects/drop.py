@@ -1,4 +1,4 @@
-"""What DROP and TRUNCATE lock and lose, with all that CASCADE takes along; ``effects.statements`` uses it."""
+"""The effects of DROP and TRUNCATE, with all that CASCADE reaches; for ``effects.statements``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE
 from pgrunbook.sql.tree import CASCADE, Name, dotted, object_kind, relation
 
 
-def tell(found: fx.Found, node: Any) -> None:
-    """Note what DROP does to each object that it names."""
+def collect(found: fx.Found, node: Any) -> None:
+    """Collect the effects of DROP on each object that it names."""
     kind = object_kind(node.removeType)
     for entry in node.objects:
         if kind in ("TRIGGER", "POLICY", "RULE"):
@@ -36,7 +36,7 @@ def _drop_named(found: fx.Found, kind: str, name: Name, *, cascade: bool) -> Non
 
 
 def drop_relation(found: fx.Found, table: Table, *, cascade: bool) -> None:
-    """Note what it means that a table, view, materialized view or sequence goes."""
+    """Collect the effects of dropping a table, view, materialized view or sequence."""
     if table.standing is Standing.MISSING:
         return
     family = found.catalog.below(table)
@@ -121,11 +121,11 @@ def _drop_other(found: fx.Found, kind: str, name: Name, *, cascade: bool) -> Non
             if any(dependent.name == name.name for dependent in table.of_kind("statistics")):
                 found.lock(table, SHARE_UPDATE_EXCLUSIVE)
     elif kind in ("FUNCTION", "PROCEDURE", "EXTENSION", "ROUTINE") and cascade:
-        found.cannot_know(f"what depends on {kind.lower()} {name} and goes with it")
+        found.cannot_know(f"what depends on {kind.lower()} {name} and is dropped with it")
 
 
-def tell_truncate(found: fx.Found, node: Any) -> None:
-    """Note what TRUNCATE does; CASCADE follows foreign keys to tables that refer to it."""
+def collect_truncate(found: fx.Found, node: Any) -> None:
+    """Collect the effects of TRUNCATE; CASCADE follows foreign keys to referencing tables."""
     tables = emptied(found.catalog, node)
     together = {table.key for table in tables}
     for table in tables:
@@ -139,9 +139,9 @@ def tell_truncate(found: fx.Found, node: Any) -> None:
 
 
 def emptied(catalog: Catalog, node: Any) -> list[Table]:
-    """Return the tables that TRUNCATE empties: those that it names, and with CASCADE all that refer to them.
+    """Return the tables that TRUNCATE empties: those that it names, and with CASCADE all that reference them.
 
-    What it names is emptied with all that inherits from it; what CASCADE reaches only with its partitions.
+    A named table is emptied with all tables that inherit from it; one that CASCADE reaches, only with its partitions.
 
     Source: https://www.postgresql.org/docs/current/sql-truncate.html
     """
@@ -157,5 +157,5 @@ def emptied(catalog: Catalog, node: Any) -> list[Table]:
 
 
 def with_partitions(catalog: Catalog, table: Table) -> list[Table]:
-    """Return a table with its partitions, without those that only inherit: foreign keys are followed so."""
+    """Return a table with its partitions, but not its inheriting tables, as foreign keys are followed."""
     return catalog.below(table) if table.kind == "p" else [table]

@@ -1,4 +1,4 @@
-"""Constraints that let PostgreSQL skip reading a table, as ``effects.statements`` needs to know."""
+"""Constraints that let PostgreSQL skip reading a table; for ``effects.statements``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgrunbook.sql.tree import walk
 
 
 def proves_not_null(table: Table, column: str) -> bool:
-    """Whether a validated CHECK says that a column is NOT NULL (or a NOT NULL does, from PostgreSQL 18 on)."""
+    """Whether a validated CHECK proves that a column is NOT NULL (or a NOT NULL constraint, from PostgreSQL 18 on)."""
     for constraint in table.constraints:
         if constraint.valid and constraint.kind == "n" and column in constraint.columns:
             return True
@@ -25,9 +25,9 @@ def proves_not_null(table: Table, column: str) -> bool:
 
 
 def fits_partition(table: Table, bound: Any, parent: Table) -> bool:
-    """Whether a validated CHECK of a table to attach names the bounds of its partition.
+    """Whether a validated CHECK of a table to attach implies the bounds of its partition.
 
-    PostgreSQL proves it; here the same constants with IS NOT NULL count as the proof, and nothing else does.
+    PostgreSQL proves this logically; here only the same constants with IS NOT NULL count as a proof.
     """
     if bound is None or bound.is_default:
         return False
@@ -38,16 +38,16 @@ def fits_partition(table: Table, bound: Any, parent: Table) -> bool:
     }
     for constraint in table.constraints:
         if constraint.kind == "c" and constraint.valid and constraint.definition:
-            said = {value.sval for part in _conjuncts(constraint.definition) for value in _constants(part)}
+            constants = {value.sval for part in _conjuncts(constraint.definition) for value in _constants(part)}
             nulls = any(_is_not_null(part, None) for part in _conjuncts(constraint.definition))
             known_not_null = all(table.columns[c].not_null for c in constraint.columns if c in table.columns)
-            if wanted and wanted <= said and (nulls or known_not_null) and parent.kind == "p":
+            if wanted and wanted <= constants and (nulls or known_not_null) and parent.kind == "p":
                 return True
     return False
 
 
 def _conjuncts(definition: str) -> Iterator[Any]:
-    """Yield the parts of CHECK (a AND b AND ...) as pg_get_constraintdef prints it, or as it was written."""
+    """Yield the parts of CHECK (a AND b AND ...), printed by pg_get_constraintdef or as written."""
     condition = definition.strip().removeprefix("CHECK").removesuffix("NOT VALID").strip()
     try:
         expression = pglast.parse_sql(f"SELECT {condition}")[0].stmt.targetList[0].val

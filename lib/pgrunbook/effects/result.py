@@ -1,4 +1,4 @@
-"""The effects of one statement, and how they are gathered."""
+"""The effects of one statement, and the collector for them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pgrunbook.sql.lock_modes import MODES, Lock, strongest
 
 @dataclass(frozen=True)
 class Effects:
-    """What a statement does; objects by name, those that it makes itself left out.
+    """What a statement does to existing objects, by name; objects that it creates itself are left out.
 
     A mode that a stronger one on the same object covers is left out, and so are the locks on a table's own
     indexes unless they are stronger than the table's. ``scans`` are read from end to end, ``rewrites`` are
-    written anew with all their indexes, ``rebuilds`` are single indexes, ``empties`` lose all rows at once.
+    rewritten with all their indexes, ``rebuilds`` are single indexes, ``empties`` lose all rows at once.
     """
 
     locks: tuple[Lock, ...] = ()
@@ -27,14 +27,14 @@ class Effects:
     unsure: tuple[str, ...] = ()
 
     def mode_on(self, label: str) -> str | None:
-        """Return the strongest mode on an object, None where it is not locked."""
+        """Return the strongest mode on an object, None if it is not locked."""
         found = [lock.mode for lock in self.locks if lock.object == label]
         return max(found, key=MODES.index) if found else None
 
 
 @dataclass
 class Found:
-    """Effects while they are gathered."""
+    """Effects while they are collected."""
 
     catalog: Catalog
     locks: set[tuple[str, str]] = field(default_factory=set)
@@ -47,37 +47,37 @@ class Found:
     unsure: dict[str, None] = field(default_factory=dict)
 
     def effects(self) -> Effects:
-        """Return what was found."""
+        """Return the collected effects."""
         lists = (self.scans, self.rewrites, self.rebuilds, self.empties, self.loses, self.fails, self.unsure)
         return Effects(strongest(self.locks), *(tuple(found) for found in lists))
 
     def lock(self, table: Table, mode: str) -> None:
-        """Note a lock on a relation that is there."""
+        """Add a lock on a relation, unless it does not exist."""
         if table.standing is not Standing.MISSING:
             self.locks.add((table.label, mode))
 
     def lock_family(self, table: Table, mode: str) -> None:
-        """Note a lock on a table and everything below it."""
+        """Add a lock on a table and everything below it."""
         for member in self.catalog.below(table):
             self.lock(member, mode)
 
     def scan(self, table: Table) -> None:
-        """Note that a table is read from end to end, partition by partition."""
+        """Add that a table is read from end to end, partition by partition."""
         for member in self.catalog.below(table):
             if member.holds_rows_itself and member.standing is not Standing.MISSING:
                 self.scans[member.label] = None
 
     def rewrite(self, table: Table) -> None:
-        """Note that a table is written anew, and read for it."""
+        """Add that a table is rewritten, and read for that."""
         self.scan(table)
         for member in self.catalog.below(table):
             if member.holds_rows_itself and member.standing is not Standing.MISSING:
                 self.rewrites[member.label] = None
 
     def lose(self, what: str) -> None:
-        """Note something that is gone afterwards."""
+        """Add something that is lost."""
         self.loses[what] = None
 
     def cannot_know(self, what: str) -> None:
-        """Note what the text and the catalog do not tell."""
+        """Add something that text and catalog leave unknown."""
         self.unsure[what] = None

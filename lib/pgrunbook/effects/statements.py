@@ -1,7 +1,7 @@
-"""What each kind of statement does to a database that others use: it locks, reads, rewrites and loses.
+"""The effects of each kind of statement on a database that others use: locks, reads, rewrites, losses.
 
 The answer comes from the text and the catalog, before the statement runs; ``tests/test_effects.py`` compares it
-with what real servers do. ``unsure`` names what cannot be known.
+with what real servers do. ``unsure`` names what stays unknown.
 
 Source: https://www.postgresql.org/docs/current/explicit-locking.html and the page of each command
 """
@@ -45,14 +45,14 @@ GRANT_LOCKS_FROM = 18
 
 
 def effects(node: Any, catalog: Catalog) -> Effects:
-    """Return what a statement's node would do to this database."""
+    """Return the effects of a statement's node on this database."""
     found = Found(catalog)
-    tell(found, node)
+    collect(found, node)
     return found.effects()
 
 
-def tell(found: fx.Found, node: Any) -> None:
-    """Note what a statement does."""
+def collect(found: fx.Found, node: Any) -> None:
+    """Collect the effects of a statement."""
     handler = _HANDLERS.get(type(node).__name__)
     if handler is not None:
         handler(found, node)
@@ -64,9 +64,9 @@ def _table(found: fx.Found, node: Any) -> Table:
 
 def _alter_table(found: fx.Found, node: Any) -> None:
     if object_kind(node.objtype) == "INDEX":
-        alter_table.tell_index(found, node)
+        alter_table.collect_index(found, node)
     elif object_kind(node.objtype) != "TYPE":
-        alter_table.tell(found, node)
+        alter_table.collect(found, node)
 
 
 def _create_index(found: fx.Found, node: Any) -> None:
@@ -131,7 +131,7 @@ def _vacuum(found: fx.Found, node: Any) -> None:
         if full:
             found.rewrite(table)
     if not node.rels:
-        found.cannot_know("which tables VACUUM or ANALYZE without a name touches: all that it may")
+        found.cannot_know("which tables VACUUM or ANALYZE without a name processes: all that its role may")
 
 
 def _rename(found: fx.Found, node: Any) -> None:
@@ -176,10 +176,10 @@ def _create_trigger(found: fx.Found, node: Any) -> None:
 
 
 def _exclusively(attribute: str) -> Callable[[fx.Found, Any], None]:
-    def tell_it(found: fx.Found, node: Any) -> None:
+    def collect_lock(found: fx.Found, node: Any) -> None:
         found.lock(_table(found, getattr(node, attribute)), ACCESS_EXCLUSIVE)
 
-    return tell_it
+    return collect_lock
 
 
 def _create_view(found: fx.Found, node: Any) -> None:
@@ -227,7 +227,7 @@ def _comment(found: fx.Found, node: Any) -> None:
 
 
 def _grant(found: fx.Found, node: Any) -> None:
-    """PostgreSQL 18 locks what it grants on; whom AccessShareLock blocks is told by its name."""
+    """PostgreSQL 18 takes AccessShareLock on the relations; older versions take no lock."""
     if (found.catalog.major or GRANT_LOCKS_FROM) >= GRANT_LOCKS_FROM:
         for part in node.objects or ():
             if isinstance(part, ast.RangeVar):
@@ -243,7 +243,7 @@ def _sequence(found: fx.Found, node: Any) -> None:
 
 
 def _alter_domain(found: fx.Found, node: Any) -> None:
-    """A new or validated condition of a domain is checked in every table that uses it."""
+    """PostgreSQL checks a new or validated domain constraint in every table that uses the domain."""
     checks = node.subtype in ("C", "O") and not (node.def_ is not None and node.def_.skip_validation)
     if not (checks or node.subtype == "V"):
         return
@@ -261,7 +261,7 @@ def _of_domain(type_text: str, domain: Name) -> bool:
 
 
 def _create_function(found: fx.Found, node: Any) -> None:
-    """A body in SQL is parsed when the function is made, and what it reads is locked for that."""
+    """PostgreSQL parses an SQL body when it creates the function, and locks the relations in it for that."""
     if node.sql_body is not None:
         dml.plan(found, node.sql_body)
         return
@@ -276,14 +276,14 @@ def _create_function(found: fx.Found, node: Any) -> None:
 def _do(found: fx.Found, node: Any) -> None:
     code = block(text(node))
     for inner, _ in code.nodes:
-        tell(found, inner)
+        collect(found, inner)
     if code.dynamic or not code.readable:
-        found.cannot_know("what the code in the block runs that it puts together itself")
+        found.cannot_know("which statements the block builds at run time")
 
 
 def _explain(found: fx.Found, node: Any) -> None:
     if "analyze" in options(node.options):
-        tell(found, node.query)
+        collect(found, node.query)
     else:
         dml.plan(found, node.query)
 
@@ -315,7 +315,7 @@ _HANDLERS: dict[str, Callable[[fx.Found, Any], None]] = {
     "CreatePublicationStmt": _publication, "AlterPublicationStmt": _publication, "CommentStmt": _comment,
     "GrantStmt": _grant, "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence, "AlterDomainStmt": _alter_domain,
     "CreateFunctionStmt": _create_function, "DoStmt": _do, "ExplainStmt": _explain, "CopyStmt": _copy,
-    "LockStmt": _lock, "CallStmt": _call, "DropStmt": drop.tell, "TruncateStmt": drop.tell_truncate,
-    "SelectStmt": dml.read, "InsertStmt": dml.tell, "UpdateStmt": dml.tell,
-    "DeleteStmt": dml.tell, "MergeStmt": dml.tell,
+    "LockStmt": _lock, "CallStmt": _call, "DropStmt": drop.collect, "TruncateStmt": drop.collect_truncate,
+    "SelectStmt": dml.read, "InsertStmt": dml.collect, "UpdateStmt": dml.collect,
+    "DeleteStmt": dml.collect, "MergeStmt": dml.collect,
 }  # fmt: skip

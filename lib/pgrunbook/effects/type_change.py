@@ -1,4 +1,4 @@
-"""Whether a change of a column's type rewrites the table, as ``effects.statements`` needs to know.
+"""Whether ALTER COLUMN TYPE rewrites the table; for ``effects.statements``.
 
 Source: https://www.postgresql.org/docs/current/sql-altertable.html, Notes
 """
@@ -13,18 +13,18 @@ from pglast import ast
 from pgrunbook.database.catalog import Catalog, Column, Index
 from pgrunbook.sql.tree import TypeWord, type_word
 
-# The session's zones in which a timestamp with and without zone are the same number.
+# Time zones of a session in which timestamp and timestamptz are stored as the same number.
 _NO_OFFSET = {"utc", "gmt", "uct", "zulu", "universal", "greenwich", "gmt0", "gmt+0", "gmt-0", "etc/utc", "etc/gmt"}
 _TIMES = {"timestamp", "timestamptz", "time", "timetz"}
 _MOST_DIGITS = 6
 _INTERVAL_WHOLE = 0x7FFF
-# Types whose values an index holds in the same order, under the same operator class.
+# Types that an index sorts in the same order, under the same operator class.
 _SAME_ORDER = ({"text", "varchar"}, {"inet", "cidr"})
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A type below its domains; an array's ``base`` begins with "_", as PostgreSQL names it."""
+    """A type without its domains; an array's ``base`` begins with "_", as PostgreSQL names it."""
 
     base: str
     modifiers: tuple[int, ...]
@@ -33,7 +33,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class TypeChange:
-    """From which type to which, and what it costs."""
+    """A column's old and new type, and the cost of the change."""
 
     old: str
     new: str
@@ -42,12 +42,12 @@ class TypeChange:
     reindexes: bool = False
 
     def rebuilds(self, index: Index) -> bool:
-        """Whether an index over the column is built anew although the table stays."""
+        """Whether an index over the column is rebuilt although the table is not."""
         return self.reindexes or not index.plain
 
 
 def judge(column: Column | None, cmd: Any, catalog: Catalog) -> TypeChange:
-    """Return what ALTER COLUMN ... TYPE does to a column; a column that is not known counts as rewritten."""
+    """Return the effect of ALTER COLUMN ... TYPE; an unknown column counts as rewritten."""
     definition = cmd.def_
     word = type_word(definition.typeName)
     new = kind_of(word, catalog)
@@ -63,7 +63,7 @@ def judge(column: Column | None, cmd: Any, catalog: Catalog) -> TypeChange:
 
 
 def kind_of(word: TypeWord, catalog: Catalog) -> Kind:
-    """Return what lies below a written type; without a catalog a type is taken for what it is called."""
+    """Return the type under a domain; without a catalog each name counts as a plain type."""
     fact = catalog.types.get(word.name)
     if fact is None or fact.kind != "d":
         return Kind("_" + word.name if word.array else word.name, word.modifiers)
@@ -71,7 +71,7 @@ def kind_of(word: TypeWord, catalog: Catalog) -> Kind:
 
 
 def _steps(name: str, using: Any, new: Kind, catalog: Catalog) -> list[Kind] | None:
-    """Return the conversions from the column to its new type; None for a USING that computes something."""
+    """Return the conversions from the column to its new type; None if USING computes something."""
     if using is None:
         return [new]
     if isinstance(using, ast.TypeCast):
@@ -101,7 +101,7 @@ def _converts(old: Kind, new: Kind, catalog: Catalog) -> bool:
 
 
 def _shortens(old: Kind, new: Kind) -> bool:
-    """Whether values may have to be cut, padded or checked; the same base type, other modifiers."""
+    """Whether values may have to be cut, padded or checked, between modifiers of one base type."""
     match new.base:
         case "varchar" | "varbit":
             return bool(new.modifiers) and (not old.modifiers or new.modifiers[0] < old.modifiers[0])

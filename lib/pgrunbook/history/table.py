@@ -116,7 +116,8 @@ def schema_exists(conn: Connection, schema: str) -> bool:
 def current_schema(conn: Connection) -> str:
     """Return the schema in which an unqualified name is created; "public" when the search_path has none."""
     query = sql.SQL("SELECT coalesce(pg_catalog.current_schema()::text, 'public') AS schema")
-    return str(_fetch(conn, query, None, what="the search_path")[0]["schema"])
+    with conn.as_target():
+        return str(_fetch(conn, query, None, what="the search_path")[0]["schema"])
 
 
 def fetch_rows(conn: Connection, table: Table, columns: sql.SQL, order: sql.SQL) -> list[dict[str, object]]:

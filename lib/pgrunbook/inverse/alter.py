@@ -112,7 +112,7 @@ def comment(reader: Reader, way: Way, node: Any) -> None:
     if thing is None:
         return
     content = "NULL"
-    for row in reader.rows("said", classes=[thing.address[0]], objects=[thing.address[1]]):
+    for row in reader.rows("comments_and_labels", classes=[thing.address[0]], objects=[thing.address[1]]):
         if row["part"] == thing.address[2] and row["provider"] is None:
             content = literal(row["told"])
     if thing.address[0] in (CLASSES["pg_database"], CLASSES["pg_tablespace"], CLASSES["pg_authid"]):
@@ -127,7 +127,7 @@ def label(reader: Reader, way: Way, node: Any) -> None:
     if thing is None:
         return
     content = "NULL"
-    for row in reader.rows("said", classes=[thing.address[0]], objects=[thing.address[1]]):
+    for row in reader.rows("comments_and_labels", classes=[thing.address[0]], objects=[thing.address[1]]):
         if row["part"] == thing.address[2] and row["provider"] and node.provider in (None, row["provider"]):
             content = literal(row["told"])
     provider = f" FOR {quoted(node.provider)}" if node.provider else ""

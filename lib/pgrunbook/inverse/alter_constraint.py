@@ -10,7 +10,7 @@ from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.naming import choose
 from pgrunbook.inverse.reader import CLASSES
 from pgrunbook.inverse.recreation import comments_of, recreate
-from pgrunbook.sql.default_names import joined
+from pgrunbook.sql.default_names import joined_columns
 from pgrunbook.sql.tree import column_names, constraint_kind, quoted, strings
 
 _CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
@@ -80,7 +80,7 @@ def _chosen(altered: Alteration, node: Any, kind: str) -> str:
     else:
         columns, label = [*strings(node.keys), *strings(node.including)], "key"
     relation = altered.relation
-    part = "" if kind == "PRIMARY" else joined(columns)
+    part = "" if kind == "PRIMARY" else joined_columns(columns)
     is_index = kind not in ("CHECK", "FOREIGN")
     dropped = {cmd.name for cmd in altered.node.cmds if cmd.name and not cmd.def_}
     taken = altered.names_taken

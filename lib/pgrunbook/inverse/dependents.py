@@ -124,7 +124,7 @@ def dropped_with(reader: Reader, addresses: Collection[Address]) -> DependentSet
         return DependentSet({}, {}, {})
     classes, objects, parts = (list(part) for part in zip(*addresses, strict=True))
     catalogs, needs, places = {}, {}, {}
-    for row in reader.rows("gone", classes=classes, objects=objects, parts=parts):
+    for row in reader.rows("dropped_with", classes=classes, objects=objects, parts=parts):
         address = (row["class"], row["oid"], row["part"])
         catalogs[address] = row["catalog"].removeprefix("pg_catalog.")
         needs[address] = [((c, o, p), kind) for c, o, p, kind in row["needs"]]

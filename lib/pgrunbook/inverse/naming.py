@@ -29,7 +29,7 @@ def choose(
     for row in reader.rows("taken", schema=schema, like=_like(table, label)):
         if row["is_relation"] == is_index or is_index:
             taken.add(row["name"])
-    return default_names.chosen(table, columns, label, (taken - set(free)) | set(more))
+    return default_names.free_name(table, columns, label, (taken - set(free)) | set(more))
 
 
 def _like(table: str, label: str) -> str:
@@ -40,7 +40,7 @@ def _like(table: str, label: str) -> str:
 
 def of_index(reader: Reader, table: Relation, node: Any) -> str:
     """Return the name of the index that CREATE INDEX without a name creates."""
-    columns = default_names.joined(default_names.index_columns(node))
+    columns = default_names.joined_columns(default_names.index_columns(node))
     return choose(reader, table.schema, table.name, columns, "idx", is_index=True)
 
 
@@ -48,4 +48,4 @@ def of_statistics(reader: Reader, table: Relation, node: Any) -> str:
     """Return the name of the statistics that CREATE STATISTICS without a name create."""
     parts = [part.name or "expr" for part in node.exprs]
     taken = {row["name"] for row in reader.rows("taken_statistics", schema=table.schema)}
-    return default_names.chosen(table.name, default_names.joined(parts), "stat", taken)
+    return default_names.free_name(table.name, default_names.joined_columns(parts), "stat", taken)

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, Connection
-from pgrunbook.database.queries import SETTINGS, load, told_blocked
+from pgrunbook.database.queries import SETTINGS, blocked_on_lock_timeout, load
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import quoted, text
 
@@ -203,12 +203,12 @@ class Reader:
 
     def whole(self, relation: Relation) -> RelationOptions:
         """Return the properties of a relation as a whole."""
-        return RelationOptions(**self.rows("whole", oid=relation.oid)[0])
+        return RelationOptions(**self.rows("relation_options", oid=relation.oid)[0])
 
     def wholes(self, oids: Iterable[int]) -> list[Question]:
         """Return the queries that ``relation_at`` and ``whole`` will execute."""
         relations: list[Question] = [("relation", _at(oid)) for oid in oids if oid not in self._relations]
-        return relations + [("whole", {"oid": oid}) for oid in oids]
+        return relations + [("relation_options", {"oid": oid}) for oid in oids]
 
     def relation_named(self, name: str) -> int:
         """Return the OID of the relation that a text names, 0 when there is none."""
@@ -327,9 +327,10 @@ def reading(conn: Connection) -> Iterator[Reader]:
     begin, end = _OWN if conn.info.transaction_status == TransactionStatus.IDLE else _INSIDE
     cursor = psycopg.Cursor(conn, row_factory=dict_row)
     try:
-        with told_blocked(READ_LOCK_TIMEOUT_MS):
-            cursor.execute(_opening(begin))
-            cursor.nextset()
+        with blocked_on_lock_timeout(READ_LOCK_TIMEOUT_MS):
+            cursor.execute(_opening(begin, conn.search_path))
+            while cursor.description is None or cursor.description[0].name != "path":
+                cursor.nextset()
             (session,) = cursor.fetchall()
             yield Reader(cursor, session)
     finally:
@@ -338,12 +339,13 @@ def reading(conn: Connection) -> Iterator[Reader]:
 
 
 @cache
-def _opening(begin: str) -> bytes:
-    """Return the batch that begins the transaction, reads the session's settings, and sets ours."""
+def _opening(begin: str, search_path: str | None) -> bytes:
+    """Return the batch that begins, reads what a session of the target is set to, and sets ours."""
     settings = {
         **SETTINGS,
         "lock_timeout": str(READ_LOCK_TIMEOUT_MS),
         "statement_timeout": str(READ_STATEMENT_TIMEOUT_MS),
     }
     assignments = "; ".join(f"SET LOCAL {name} = {literal(value)}" for name, value in settings.items())
-    return f"{begin}; {load('inverse')['session']} {assignments}".encode()
+    path = "" if search_path is None else f"{_path(search_path)}; "
+    return f"{begin}; {path}{load('inverse')['session']} {assignments}".encode()

@@ -312,7 +312,7 @@ def _comments_of(addresses: Sequence[Address]) -> list[Question]:
     whole = sorted({address[:2] for address in addresses})
     if not whole:
         return []
-    return [("said", {"classes": [part[0] for part in whole], "objects": [part[1] for part in whole]})]
+    return [("comments_and_labels", {"classes": [part[0] for part in whole], "objects": [part[1] for part in whole]})]
 
 
 def set_triggers(reader: Reader, way: Way, partition: Relation) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pgrunbook.plan.step import Keep, SafeStep
-from pgrunbook.plan.way_back import FILLED_AFTER, Undo, place
+from pgrunbook.plan.way_back import FILLED_AFTER, Undo, column_label
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.statements import Statement
 
@@ -37,7 +37,7 @@ class Way:
 
     def filled(self, sql: str, says: str, keep: Keep) -> None:
         """Add a statement after which captured values are written back."""
-        self.add(sql, f"{says} {FILLED_AFTER} {place(keep)}.")
+        self.add(sql, f"{says} {FILLED_AFTER} {column_label(keep)}.")
         self.keeps.append(keep)
 
     def follow(self, other: Way) -> None:

@@ -1,1 +1,1 @@
-"""What runs while others work: loops of short transactions."""
+"""Changes that run while others work: loops of short transactions."""

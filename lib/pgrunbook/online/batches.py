@@ -1,10 +1,10 @@
-"""A statement executed as a loop of transactions: the plain loop, by ranges of a key, that can go on after a crash.
+"""The batch loop: one statement executed in many transactions, by ranges of a key; it resumes after a crash.
 
-1. The largest key is read, and a row of ``pgrunbook.batch`` says where the loop will end.
-2. Each batch is a transaction: it finds where its range ends, executes the statement on that range, and moves
-   the progress row. Progress is the key, never what the statement changes: a row that stays as it is cannot
-   hold the loop up, and one that was done is not done twice.
-3. When the end is reached, rows whose keys came behind it meanwhile get one more pass, and the loop is done.
+1. The loop reads the largest key and records it in ``pgrunbook.batch`` as its end.
+2. Each batch is a transaction: it finds the end of its range, executes the statement on that range, and updates
+   the progress row. Progress is the key, never a changed value: a row that the statement leaves unchanged cannot
+   stop the loop, and no row is changed twice.
+3. At the end, rows inserted meanwhile with larger keys get one more pass; then the loop is done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PASSES = 2
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """How far a loop has come: keys as text, ``last_key`` None before the first batch."""
+    """The progress of a loop: keys as text, ``last_key`` None before the first batch."""
 
     name: str
     number: int
@@ -51,12 +51,12 @@ def run_batches(
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
 ) -> BatchProgress:
-    """Execute the statement batch by batch, from where the progress row ``resume_from`` stands; return its end.
+    """Execute the statement batch by batch, from the progress row ``resume_from`` on; return the final progress.
 
     ``on_batch`` is called after each commit. The connection must be in autocommit mode, outside a transaction.
 
-    Raises psycopg's errors as they come (a lock timeout, a row that the server refuses): what was committed
-    stays, the batch that failed is aborted, and the same call goes on behind the last batch that was committed.
+    Raises psycopg's errors unchanged (a lock timeout, a row that the server refuses): committed batches stay, the
+    failed batch is aborted, and the same call continues after the last committed batch.
     Locks: RowExclusiveLock on the table, and the rows of one batch.
     """
     step_log.create(conn)
@@ -76,7 +76,7 @@ def run_batches(
 
 
 def _batch(conn: Connection, batches: Batches, before: BatchProgress) -> BatchProgress:
-    """Do one batch, or go to the next pass where nothing is left of this one."""
+    """Execute one batch, or begin the next pass when this one is finished."""
     if before.end_key is None or before.last_key == before.end_key:
         return _next_pass(conn, batches, before)
     upper = _upper(conn, batches, before)
@@ -85,7 +85,8 @@ def _batch(conn: Connection, batches: Batches, before: BatchProgress) -> BatchPr
         conn.execute("SET LOCAL session_replication_role = replica")
     condition = _range(batches, before.last_key, upper).as_string(conn)
     statement = batches.statement.replace(RANGE, condition, 1)
-    rows = conn.execute(statement.encode()).rowcount
+    with conn.as_target():
+        rows = conn.execute(statement.encode()).rowcount
     return replace(before, last_key=upper, batches=before.batches + 1, rows=before.rows + rows)
 
 
@@ -93,12 +94,12 @@ def _next_pass(conn: Connection, batches: Batches, before: BatchProgress) -> Bat
     end = _end(conn, batches)
     if before.number == _PASSES or end is None or (batches.key and end == before.end_key):
         return replace(before, is_done=True)
-    # Pages are filled again from the front; keys only count behind those that were done.
+    # New rows may land on any page, so pages start again at 0; keys go on after the last end.
     return replace(before, number=before.number + 1, last_key=before.end_key if batches.key else None, end_key=end)
 
 
 def _end(conn: Connection, batches: Batches) -> tuple[str, ...] | None:
-    """Return the largest key there is now, or the number of pages; None for an empty table."""
+    """Return the largest key of now, or the number of pages; None for an empty table."""
     if not batches.key:
         found = conn.execute(
             "SELECT (pg_catalog.pg_relation_size(%s::pg_catalog.regclass)"
@@ -113,7 +114,7 @@ def _end(conn: Connection, batches: Batches) -> tuple[str, ...] | None:
 
 
 def _upper(conn: Connection, batches: Batches, before: BatchProgress) -> tuple[str, ...]:
-    """Return where the next batch ends: so many rows on, and never behind the end of the pass."""
+    """Return where the next batch ends: one batch of rows further, but not after the end of the pass."""
     end = before.end_key or ()
     if not batches.key:
         pages = max(1, batches.rows // _ROWS_PER_PAGE)
@@ -130,7 +131,7 @@ def _upper(conn: Connection, batches: Batches, before: BatchProgress) -> tuple[s
 
 
 def _range(batches: Batches, after: Sequence[str] | None, upto: Sequence[str]) -> sql.Composable:
-    """Compose the condition for keys behind one and up to another."""
+    """Compose the condition for keys after one key and up to another."""
     if not batches.key:
         start, end = (f"({after[0] if after else 0},0)", f"({upto[0]},0)")
         return sql.SQL("({0}.ctid >= {1}::tid AND {0}.ctid < {2}::tid)").format(
@@ -166,7 +167,7 @@ def _texts(row: tuple[object, ...] | None) -> tuple[str, ...] | None:
 
 
 def _set_locally(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
-    """Set the timeouts, and write dates in the one form that every session reads."""
+    """Set the timeouts, and ISO dates, which every session reads alike."""
     conn.execute(
         sql.SQL("SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; SET LOCAL DateStyle = ISO").format(
             sql.Literal(lock_timeout_ms), sql.Literal(statement_timeout_ms)
@@ -181,7 +182,7 @@ def _begin(conn: Connection, batches: Batches, name: str) -> BatchProgress:
 
 
 def _read(conn: Connection, name: str) -> BatchProgress | None:
-    """Read the progress row, and keep others from moving it until this batch is committed."""
+    """Read the progress row and lock it until this batch is committed."""
     found = _one(conn, "read_batch", {"name": name})
     return None if found is None else _progress(name, found)
 

@@ -39,8 +39,8 @@ def execute(
 ) -> float:
     """Execute one change on a branch, exactly as migrate and rollback do; return how long it took, in ms.
 
-    ``as_written`` says that its statements are those of the file, and no safe form is to blame; what goes up
-    ``again`` is another run, which keeps what it destroys beside what the first one has kept.
+    ``as_written`` says that its statements are those of the file, without safe forms. With ``again`` it is another
+    run, whose undo data is captured beside that of the first one.
 
     Raises StatementFailed, with the target's state.
     """
@@ -67,20 +67,20 @@ def execute(
             state="Nothing changed in the target: it failed in a rehearsal.",
             hint="Correct the migration, or the rows that it fails on."
             if as_written
-            else "Switch the safe form off for the statement (safe_forms_off), or write it otherwise.",
+            else "Switch the safe form off for the statement (safe_forms_off), or write the statement differently.",
         ) from exc
     connection.reset(conn)
     return (time.monotonic() - began) * 1000
 
 
 def why(exc: StatementFailed) -> str:
-    """Return what failed on a branch, and the server's detail of it, in one line."""
+    """Return the error of a branch with the server's detail, in one line."""
     return f"{exc.message} ({exc.detail})" if exc.detail else exc.message
 
 
 @contextmanager
 def journal() -> Iterator[Journal]:
-    """Give a journal for what is done on a branch; it is no part of the run's."""
+    """Yield a journal for a branch; it is no part of the run's journal."""
     with tempfile.TemporaryDirectory(prefix="pgrunbook-") as folder:
         yield Journal(Path(folder) / "journal.jsonl")
 

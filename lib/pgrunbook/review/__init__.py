@@ -1,1 +1,1 @@
-"""The review of statements: hazards on this very database, and what to do instead."""
+"""The review of statements: their hazards on this very database, and what to write instead."""

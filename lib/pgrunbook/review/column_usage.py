@@ -1,4 +1,4 @@
-"""Who uses a column, as pg_stat_statements counts it."""
+"""The use of a column by statements that pg_stat_statements has counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def uses_of(catalog: Catalog, table: Table, column: str) -> Iterator[Use]:
     """Yield the counted statements that read or write a column.
 
     ``SELECT *`` uses every column, and so do INSERT and COPY without a list of columns.
-    A column of the same name in another table of the same statement counts too: the text alone does not tell.
+    A column of the same name in another table of the same statement counts too: the text alone cannot distinguish.
     """
     for use in catalog.uses:
         if table.name.lower() not in use.query.lower():
@@ -31,7 +31,7 @@ def uses_of(catalog: Catalog, table: Table, column: str) -> Iterator[Use]:
 
 
 def _written(node: Any, table: Table, catalog: Catalog) -> set[str]:
-    """Return the columns of a table that a statement writes, also in WITH; "*" where it may be any of them."""
+    """Return the columns of a table that a statement writes, also in WITH; "*" if it may be any of them."""
     found: set[str] = set()
     for part in walk(node):
         target = getattr(part, "relation", None)

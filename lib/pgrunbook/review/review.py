@@ -1,4 +1,4 @@
-"""Review of migration files: every statement with its locks and hazards, as text, JSON or SARIF."""
+"""The review of migration files: every statement with its locks and hazards, as text, JSON or SARIF."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REFUSED = "refused-in-safe-migrations-mode"
 
 @dataclass(frozen=True)
 class Finding:
-    """A statement with all that is known of it; ``hazards`` is () for one that is safe here."""
+    """A statement with its effects and hazards; ``hazards`` is () for one that is safe here."""
 
     file: str
     line: int
@@ -68,10 +68,10 @@ def review(
 ) -> list[Finding]:
     """Return every statement of the files with its hazards, in order.
 
-    Without a catalog the text alone is judged, and tables that the files do not make count as big and busy.
-    ``timeouts`` are those that are in force before a file sets its own.
+    Without a catalog the text alone is judged, and tables that the files do not create count as big and busy.
+    ``timeouts`` are in force until a file sets its own.
 
-    Raises WrongInput, with file and line, for what does not parse.
+    Raises WrongInput, with file and line, for SQL that does not parse.
     """
     read = files if isinstance(files, Script) else script(files)
     scenes = stage(read, catalog or UNKNOWN, transactions=transactions, timeouts=timeouts)
@@ -93,7 +93,7 @@ def review(
 
 
 def with_refusals(findings: Iterable[Finding], found: Sequence[Refusal], target: str) -> list[Finding]:
-    """Return the findings with what safe-migrations mode refuses of each as its first hazards."""
+    """Return the findings, with the refusals of safe-migrations mode as the first hazards of each."""
     more: dict[tuple[str, int, str], list[Hazard]] = {}
     for one in found:
         hazard = Hazard(
@@ -101,7 +101,7 @@ def with_refusals(findings: Iterable[Finding], found: Sequence[Refusal], target:
             Severity.ERROR,
             "The target is in safe-migrations mode, and the statement loses something that is in use.",
             f"{one.object}: {one.reason}.",
-            f"-- keep it, or name it in prepare's parameter {PARAMETER}: {way_through([one.object], target)}",
+            f"-- keep the object, or accept its loss with parameter {PARAMETER}: {way_through([one.object], target)}",
             one.file,
             one.line,
         )
@@ -175,9 +175,9 @@ def _begin(name: str, line: int) -> Finding:
     hazard = Hazard(
         "transaction-in-file",
         Severity.NOTE,
-        "A file opens a transaction itself.",
+        "The file itself opens a transaction.",
         "pgrunbook refuses to run it: a migration and its row in the history table are one transaction already.",
-        "-- take BEGIN and COMMIT out; what has to be committed before goes into a migration of its own",
+        "-- remove BEGIN and COMMIT; put statements that must commit earlier into a migration of their own",
         name,
         line,
     )
@@ -185,7 +185,7 @@ def _begin(name: str, line: int) -> Finding:
 
 
 def _from_squawk(read: Script, catalog: Catalog, transactions: Transactions) -> dict[int, list[Hazard]]:
-    """Return squawk's hazards by the position of the statement that they belong to."""
+    """Return squawk's hazards by the position of their statement."""
     together = transactions in (Transactions.FILE, Transactions.ALL)
     found: dict[int, list[Hazard]] = {}
     for finding in squawk.findings(read.texts, major=catalog.major, in_transaction=together):
@@ -201,7 +201,7 @@ def _from_squawk(read: Script, catalog: Catalog, transactions: Transactions) -> 
 
 
 def _at(read: Script, candidates: Sequence[int], finding: squawk.SquawkFinding) -> int:
-    """Return the last statement that begins before the finding's place, of several on a line the right one."""
+    """Return the last statement that begins before the finding, also among several on one line."""
     text = dict(read.texts)[finding.hazard.file]
     lines = text.splitlines(keepends=True)
     place = sum(map(len, lines[: finding.hazard.line - 1])) + finding.column
@@ -218,7 +218,7 @@ def _at(read: Script, candidates: Sequence[int], finding: squawk.SquawkFinding) 
 
 
 def _text(path: Path) -> str:
-    """Return what a file does on the way up: one of dbmate holds the way back as well."""
+    """Return a file's SQL for applying it: a dbmate file also holds the way back."""
     try:
         text = path.read_text(encoding="utf-8")
         return dbmate_sections.sections(path, text)[0] if dbmate_sections.is_one(text) else text

@@ -1,4 +1,4 @@
-"""Safe-migrations mode: what is refused unless the operator names the object."""
+"""Safe-migrations mode: statements that are refused unless the operator names the object; for prepare and review."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Catalog, Constraint, Key, Standing, Table
+from pgrunbook.database.catalog import Catalog, CatalogConstraint, Key, Standing, Table
 from pgrunbook.effects.catalog_after import after, moves
 from pgrunbook.effects.drop import emptied
 from pgrunbook.errors import Refused
@@ -23,12 +23,12 @@ PARAMETER = "allow_loss"
 _USERS = ("view", "materialized view", "rule", "function", "trigger", "policy", "generated column", "publication")
 
 
-CANNOT_TELL = "the file sets search_path before it: which one it means cannot be told"
+CANNOT_TELL = "the file sets search_path before it, so the name may mean any schema's object"
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A statement that safe-migrations mode does not let pass; naming ``object`` as allowed lets it."""
+    """A statement that safe-migrations mode refuses, unless ``object`` is named as allowed."""
 
     object: str
     reason: str
@@ -38,11 +38,11 @@ class Refusal:
 
 
 def refusals(statements: Sequence[Statement], catalog: Catalog, allowed: Collection[str]) -> list[Refusal]:
-    """Return what the statements must not do here, in order; [] when all of it is harmless or allowed.
+    """Return what is refused of the statements, in order; [] when all are harmless or allowed.
 
     Refused are dropping or emptying a table that holds rows, dropping a column that is in use, and breaking a
-    foreign key of a table that holds rows; also inside of DO, as far as it can be read. What the statements
-    themselves have made is theirs to drop.
+    foreign key of a table that holds rows; also inside DO, as far as it can be read. Objects that the statements
+    themselves have created may be dropped.
     An object is allowed by its name, with its schema or without: ``orders``, ``public.orders.total``.
     """
     found: list[Refusal] = []
@@ -64,25 +64,26 @@ def refusals(statements: Sequence[Statement], catalog: Catalog, allowed: Collect
 
 
 def refused(found: Sequence[Refusal], target: str, allowed: Collection[str] = ()) -> Refused:
-    """Return the error that tells these refusals; its hint names them beside what was allowed already."""
+    """Return the error for these refusals; its hint adds them to what is allowed already."""
     number = len({(one.file, one.line, one.sql) for one in found})
-    told = f"{number} statements lose" if number > 1 else "1 statement loses"
+    lose = f"{number} statements lose" if number > 1 else "1 statement loses"
     return Refused(
-        f"refused in safe-migrations mode: {told} something that is in use",
+        f"refused in safe-migrations mode: {lose} something that is in use",
         detail="; ".join(f"{one.file}:{one.line}: {one.object}: {one.reason}" for one in found),
-        hint=f"Keep it, or name what may be lost: {way_through([*allowed, *(one.object for one in found)], target)}",
+        hint="Keep these objects, or name those that may be lost: "
+        f"{way_through([*allowed, *(one.object for one in found)], target)}",
     )
 
 
 def way_through(objects: Collection[str], target: str) -> str:
-    """Return the command that lets these objects be lost, as a shell takes it."""
+    """Return the shell command that allows the loss of these objects."""
     named = list(dict.fromkeys(objects))
     value = json.dumps(named, ensure_ascii=False) if any("," in name for name in named) else ",".join(named)
     return f"pgrunbook run release --target {shlex.quote(target)} -p {shlex.quote(f'{PARAMETER}={value}')}"
 
 
 def _bare(node: Any) -> Iterator[str]:
-    """Yield the tables without a schema that a statement may lose something of."""
+    """Yield tables, named without a schema, of which a statement may lose something."""
     names: list[Name] = []
     if isinstance(node, ast.DropStmt) and object_kind(node.removeType) == "TABLE":
         names = [dotted(entry) for entry in node.objects]
@@ -99,7 +100,7 @@ def _is_allowed(name: str, allowed: Collection[str]) -> bool:
 
 
 def _made(node: Any, catalog: Catalog, made: frozenset[Key]) -> frozenset[Key]:
-    """Return the tables that the statements have made so far, under the names that they have now."""
+    """Return the tables that the statements have created so far, under their current names."""
     match node:
         case ast.CreateStmt():
             table = catalog.find(relation(node.relation))
@@ -123,7 +124,10 @@ def _reasons(node: Any, catalog: Catalog, made: Set[Key]) -> Iterator[tuple[str,
                 yield from _rows(table, catalog, verb="is emptied, and it holds")
         case ast.DropOwnedStmt():
             for role in node.roles:
-                yield f"owned by {role.rolename or 'us'}", "nobody knows whether tables with rows go with their owner"
+                yield (
+                    f"owned by {role.rolename or 'us'}",
+                    "it is unknown whether tables with rows are dropped with their owner",
+                )
         case ast.AlterTableStmt():
             table = catalog.find(relation(node.relation))
             for cmd in node.cmds if _counts(table, made) else ():
@@ -146,7 +150,7 @@ def _dropped(node: Any, catalog: Catalog, made: Set[Key]) -> Iterator[tuple[str,
         named = [table for table in catalog.tables.values() if table.schema in schemas and table.kind in ("r", "p")]
     if cascade and (kind == "EXTENSION" or (kind == "SCHEMA" and not catalog.connected)):
         for name in names:
-            yield str(name), f"nobody knows whether tables or columns with rows go with the {kind.lower()}"
+            yield str(name), f"it is unknown whether tables or columns with rows are dropped with the {kind.lower()}"
     together = {member.key for table in named for member in catalog.below(table)}
     for table in _outermost(named):
         if _counts(table, made):
@@ -161,28 +165,31 @@ def _typed(types: Set[str], catalog: Catalog, made: Set[Key]) -> Iterator[tuple[
         for column in table.columns.values():
             base = column.type.rpartition(".")[2].removesuffix("[]").strip('"')
             if base in types and _counts(table, made) and catalog.rows_estimate(table) != 0:
-                yield f"{table.label}.{quoted(column.name)}", "the column goes with its type, and the table holds rows"
+                yield (
+                    f"{table.label}.{quoted(column.name)}",
+                    "the column is dropped with its type, and the table holds rows",
+                )
 
 
 def _truncated(node: Any, catalog: Catalog, made: Set[Key]) -> Iterator[tuple[str, str]]:
-    """TRUNCATE empties what it names; with CASCADE what refers to that as well, and so on."""
+    """TRUNCATE empties what it names; with CASCADE also the referencing tables, and so on."""
     for table in _outermost(emptied(catalog, node)):
         if _counts(table, made):
             yield from _rows(table, catalog, verb="is emptied, and it holds")
 
 
 def _outermost(tables: Sequence[Table]) -> list[Table]:
-    """Leave out partitions whose table is there itself."""
+    """Leave out partitions whose parent is in the list."""
     keys = {table.key for table in tables}
     return [table for table in tables if not keys & set(table.parents)]
 
 
 def _rows(table: Table, catalog: Catalog, *, verb: str = "holds") -> Iterator[tuple[str, str]]:
-    # The rows of a foreign table are on another server, which nobody asked.
+    # The rows of a foreign table are on another server, which is not queried.
     elsewhere = any(member.kind == "f" for member in catalog.below(table))
     rows = None if elsewhere else catalog.rows_estimate(table)
     if rows is None:
-        yield table.label, "nobody knows whether the table holds rows"
+        yield table.label, "it is unknown whether the table holds rows"
     elif rows > 0:
         yield table.label, f"the table {verb} rows (about {rows:,})"
 
@@ -190,7 +197,7 @@ def _rows(table: Table, catalog: Catalog, *, verb: str = "holds") -> Iterator[tu
 def _incoming(table: Table, together: Set[Key], catalog: Catalog) -> Iterator[tuple[str, str]]:
     for other, key in catalog.references_to(table):
         if other.key not in together and catalog.rows_estimate(other) != 0:
-            yield _key(other, key), f"the foreign key refers to {table.label}"
+            yield _key(other, key), f"the foreign key references {table.label}"
 
 
 def _column(table: Table, name: str, catalog: Catalog) -> Iterator[tuple[str, str]]:
@@ -203,13 +210,13 @@ def _column(table: Table, name: str, catalog: Catalog) -> Iterator[tuple[str, st
     if users:
         yield label, f"the column is in use: {', '.join(users)}"
     elif table.standing is Standing.UNKNOWN:
-        yield label, "nobody knows whether the column is in use"
+        yield label, "it is unknown whether the column is in use"
     for constraint in table.constraints:
         if name in constraint.columns and constraint.kind == "f" and catalog.rows_estimate(table) != 0:
-            yield _key(table, constraint), f"the foreign key goes with column {label}"
+            yield _key(table, constraint), f"the foreign key is dropped with column {label}"
     for other, constraint in catalog.references_to(table):
         if name in constraint.partner_columns and catalog.rows_estimate(other) != 0:
-            yield _key(other, constraint), f"the foreign key refers to column {label}"
+            yield _key(other, constraint), f"the foreign key references column {label}"
 
 
 def _constraint(table: Table, name: str, catalog: Catalog, *, cascade: bool) -> Iterator[tuple[str, str]]:
@@ -220,8 +227,8 @@ def _constraint(table: Table, name: str, catalog: Catalog, *, cascade: bool) -> 
             yield _key(table, constraint), "the foreign key is dropped"
         for other, key in catalog.references_to(table) if cascade and constraint.kind in ("p", "u") else ():
             if set(key.partner_columns) == set(constraint.columns) and catalog.rows_estimate(other) != 0:
-                yield _key(other, key), f"the foreign key needs {name}, and goes by CASCADE"
+                yield _key(other, key), f"the foreign key needs {name}, and CASCADE drops it"
 
 
-def _key(table: Table, constraint: Constraint) -> str:
+def _key(table: Table, constraint: CatalogConstraint) -> str:
     return f"{table.label}.{quoted(constraint.name)}"

@@ -18,7 +18,7 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def sarif(found: Sequence[tuple[str, Hazard]], notice: str | None = None) -> dict[str, Any]:
-    """Return one run with a result for each pair of statement and hazard; ``notice`` tells of what was left out."""
+    """Return one run with a result for each pair of statement and hazard; ``notice`` names a check that was not run."""
     rules = {hazard.id: hazard.condition for _, hazard in found}
     places = {name: number for number, name in enumerate(rules)}
     invocation: dict[str, Any] = {"executionSuccessful": True}

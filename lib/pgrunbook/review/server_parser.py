@@ -1,6 +1,6 @@
-"""Does this very server know a statement: its own parser is asked, and nothing is executed; for prepare.
+"""A check by the server's own parser that it knows each statement; nothing is executed; for prepare.
 
-Our parser is PostgreSQL 18's, and so may be the branch; an older target refuses what came later.
+Our parser, and perhaps the branch, is PostgreSQL 18; an older target refuses newer syntax.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.sql.statements import Statement
 
-# PL/pgSQL has SQL parsed by the server when a block is read, long before it would be executed. What it reads
-# otherwise (SELECT INTO, CALL, SET, and what only exists in its own language) says nothing.
+# PL/pgSQL has the server parse SQL when it reads a block, before anything is executed. Statements that PL/pgSQL
+# reads in its own way (SELECT INTO, CALL, SET, and those of its own language) prove nothing.
 OTHERWISE = ("SELECT", "CALL", "SET", "RESET", "EXECUTE", "EXPLAIN", "DO", "CLOSE", "DECLARE", "FETCH", "MOVE")
 
 
 def refuse_unknown(conn: Connection, statements: Sequence[Statement]) -> None:
-    """See that the server can read each statement. Raises WrongInput for the first that it cannot.
+    """Check that the server can parse each statement. Raises WrongInput for the first that it cannot.
 
     Nothing is executed: the statement stands in a branch of a DO block that is never taken.
     Source: https://www.postgresql.org/docs/current/plpgsql-development-tips.html
@@ -30,7 +30,8 @@ def refuse_unknown(conn: Connection, statements: Sequence[Statement]) -> None:
         tag = "$pgrunbook_asks$"
         block = f"DO LANGUAGE plpgsql {tag} BEGIN IF false THEN {statement.sql}; END IF; END {tag}"
         try:
-            conn.execute(block.encode())
+            with conn.as_target():
+                conn.execute(block.encode())
         except pg.SyntaxError as exc:
             version = f"{conn.info.server_version // 10_000}"
             raise WrongInput(

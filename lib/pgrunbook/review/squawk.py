@@ -1,4 +1,4 @@
-"""What squawk says of files, as hazards beside our own (https://squawkhq.com/docs/rules)."""
+"""The findings of squawk, as hazards beside our own (https://squawkhq.com/docs/rules)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pgrunbook.review.hazards.rule import Hazard, Severity
 
 TIMEOUT_S = 60
 
-# Rules whose subject our own rules judge on the database; what these leave out is harmless there.
+# Rules that our own rules replace, judged on the database; what ours do not report is harmless there.
 SAID_BETTER: Mapping[str, tuple[str, ...]] = {
     "adding-field-with-default": ("add-column-rewrites",),
     "adding-foreign-key-constraint": ("foreign-key-validates", "foreign-key-locks-both"),
@@ -41,21 +41,21 @@ SAID_BETTER: Mapping[str, tuple[str, ...]] = {
     "require-timeout-settings": ("lock-without-timeout",),
     "transaction-nesting": ("transaction-in-file",),
 }
-# Advice that is wrong for us: every statement that we send has a statement_timeout, a file is taken back as a
-# whole, and IF NOT EXISTS hides what is there.
+# Advice that is wrong for us: every statement that we send has a statement_timeout, a failed file is aborted as a
+# whole, and IF NOT EXISTS hides an object that exists already.
 LEFT_OUT = frozenset({"prefer-robust-stmts", "require-statement-timeout"})
 
 
 @dataclass(frozen=True)
 class SquawkFinding:
-    """A hazard and where squawk saw it begin: a line and a column, both counted from 1."""
+    """A hazard and where it begins in the file: a line and a column, both counted from 1."""
 
     hazard: Hazard
     column: int
 
 
 def program() -> Path | None:
-    """Return squawk's program: the one beside this Python, else the one on the PATH; None where there is none."""
+    """Return squawk's program: the one beside this Python, else the one on the PATH; None if there is none."""
     beside = Path(sys.executable).parent / "squawk"
     found = str(beside) if beside.is_file() else shutil.which("squawk")
     return Path(found) if found else None
@@ -64,9 +64,9 @@ def program() -> Path | None:
 def findings(
     files: Sequence[tuple[str, str]], *, major: int | None = None, in_transaction: bool = False
 ) -> list[SquawkFinding]:
-    """Return what squawk finds in pairs of name and SQL that our own rules do not say better.
+    """Return what squawk finds in pairs of name and SQL, without what our own rules judge better.
 
-    Returns [] where there is no squawk, or where it does not answer; :func:`missing` says which.
+    Returns [] if squawk is not installed or does not answer; :func:`missing` tells the first case.
     """
     found = program()
     if found is None or not files:
@@ -81,20 +81,20 @@ def findings(
         command += ["--pg-version", f"{major}.0"] if major else []
         command += ["--assume-in-transaction"] if in_transaction else []
         try:
-            told = subprocess.run(
+            output = subprocess.run(
                 [*command, *sorted(names)], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
             ).stdout
-            said = json.loads(told or "[]")
+            found_by_it = json.loads(output or "[]")
         except (OSError, ValueError, subprocess.TimeoutExpired):
             return []
-    return [_finding(item, names[Path(item["file"]).name]) for item in said if _counts(item["rule_name"])]
+    return [_finding(item, names[Path(item["file"]).name]) for item in found_by_it if _counts(item["rule_name"])]
 
 
 def missing() -> str | None:
-    """Return a note where squawk is not there, with what is missing for it; None where it is."""
+    """Return a note with the way to install squawk, None if it is installed."""
     if program() is not None:
         return None
-    return "squawk is not installed: its rules were not asked (pip install squawk-cli)"
+    return "squawk is not installed: its rules were not checked (pip install squawk-cli)"
 
 
 def _counts(rule: str) -> bool:

@@ -1,4 +1,4 @@
-"""Statements of files as scenes: each with the catalog it finds, the timeouts in force and its transaction."""
+"""Statements of files as scenes: each with the catalog before it, the timeouts in force and its transaction."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TIMEOUTS = {"lock_timeout": "lock_ms", "statement_timeout": "statement_ms"}
 
 @dataclass(frozen=True)
 class StatementContext:
-    """A statement with the transaction that its file opens around it; None outside of one."""
+    """A statement with the number of the transaction that its file opens around it; None outside of one."""
 
     statement: Statement
     transaction: int | None
@@ -78,11 +78,11 @@ def script(files: Sequence[tuple[str, str]]) -> Script:
 
 
 def _without_transactions(sql: str) -> tuple[str, list[tuple[TransactionStmtKind | None, int]]]:
-    """Blank BEGIN and COMMIT out, and tell in order what stood where: a kind for them, None for a statement."""
+    """Blank out BEGIN and COMMIT; also return, in order, their kind and line, with None as the kind of a statement."""
     try:
         raw = pglast.parse_sql(sql)
     except ParseError:
-        return sql, []  # the parser that is asked next says it better
+        return sql, []  # the next parser reports the error better
     marks: list[tuple[TransactionStmtKind | None, int]] = []
     text = sql
     for item in raw:
@@ -108,7 +108,7 @@ def stage(
     transactions: Transactions = Transactions.UNKNOWN,
     timeouts: Timeouts | None = None,
 ) -> list[Scene]:
-    """Return every statement as a scene, judged on the catalog that the statements before leave behind."""
+    """Return every statement as a scene, judged on the catalog that earlier statements leave behind."""
     scenes: list[Scene] = []
     clock = _Clock(timeouts or Timeouts())
     for position, placed in enumerate(read.placed):
@@ -138,7 +138,7 @@ _TOGETHER = (Transactions.FILE, Transactions.ALL)
 
 
 class _Clock:
-    """The timeouts in force: those of the session, and those of the transaction that end with it.
+    """The timeouts in force: those of the session, and those that end with a transaction.
 
     Source: https://www.postgresql.org/docs/current/sql-set.html
     """

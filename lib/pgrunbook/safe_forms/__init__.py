@@ -1,1 +1,1 @@
-"""Safe forms: statements that reach the end of a dangerous one without blocking others."""
+"""Safe forms: statements that reach the same end as a dangerous one without blocking others."""

@@ -43,7 +43,7 @@ _ATTRIBUTES = {
 
 @dataclass
 class Column:
-    """A column definition taken apart: what stays with the column, and what becomes the table's."""
+    """A column definition in parts: those that stay with the column, and those that become the table's."""
 
     cmd: Any
     default: Any = None
@@ -66,7 +66,7 @@ class Column:
 
 
 def taken_apart(cmd: Any) -> Column:
-    """Sort the parts of a column definition."""
+    """Return a column definition in parts."""
     column = Column(cmd)
     for constraint in cmd.def_.constraints or ():
         kind = constraint.contype
@@ -88,7 +88,7 @@ def taken_apart(cmd: Any) -> Column:
 
 
 def differs_by_row(case: Case, column: Column) -> bool:
-    """Tell whether each row gets a value of its own, which rewrites the table when it is added at once."""
+    """Tell whether each row gets a value of its own, so that plain ADD COLUMN rewrites the table."""
     if column.serial or column.identity is not None:
         return True
     return column.default is not None and case.facts.volatile(column.default)
@@ -103,20 +103,20 @@ def reads_rows(case: Case, column: Column) -> bool:
 
 
 def add(column: Column) -> str:
-    """Return ADD COLUMN without what the table gets afterwards."""
+    """Return ADD COLUMN without the constraints that the table gets afterwards."""
     gone = [part for part in column.cmd.def_.constraints or () if part.contype in (*_ON_THE_TABLE, *_ATTRIBUTES)]
     kept = tuple(part for part in column.cmd.def_.constraints or () if part not in gone)
     return command(changed(column.cmd, def_=changed(column.cmd.def_, constraints=kept or None)))
 
 
 def fill(case: Case, table: Relation, column: Column, naming: Naming) -> Piece:
-    """A column whose default is volatile: added without it, given it for new rows, then filled in batches."""
+    """Split a column with a volatile default: add it without, set the default for new rows, fill it in batches."""
     bare = changed(column.cmd.def_, constraints=tuple(column.kept) or None)
     if column.serial:
         bare = changed(bare, typeName=_type(column.serial))
     quoted = name(column.name)
     default, made, swap = _default(table, column, naming)
-    piece = Piece(says=f"{column.name} is added empty, given its default for new rows, and filled in batches.")
+    piece = Piece(says=f"{column.name} is added empty, gets its default for new rows, and is filled in batches.")
     piece.short = [command(changed(column.cmd, def_=bare, missing_ok=False))]
     piece.then = [*made, alter_table(table.identifier, f"ALTER COLUMN {quoted} SET DEFAULT {default}")]
     piece.cleanup = [probes.drop_column(table, column.name)]
@@ -128,7 +128,7 @@ def fill(case: Case, table: Relation, column: Column, naming: Naming) -> Piece:
             piece.last.append(
                 SafeStep(
                     sql=";\n".join([alter_table(table.identifier, *proof.short), *proof.then]),
-                    says=f"Make {column.name} NOT NULL in a moment; no row is read.",
+                    says=f"Make {column.name} NOT NULL under a short lock; no row is read.",
                 )
             )
         piece.cleanup += proof.cleanup
@@ -157,14 +157,14 @@ def _backfill(case: Case, table: Relation, column: Column, piece: Piece) -> Safe
     )
     return SafeStep(
         sql=statement.format(""),
-        says=f"Fill {column.name} in the rows that were there, {batches.rows} at a time.",
+        says=f"Fill {column.name} in the existing rows, {batches.rows} at a time.",
         quick=False,
         batches=batches,
     )
 
 
 def _default(table: Relation, column: Column, naming: Naming) -> tuple[str, list[str], list[SafeStep]]:
-    """Return the default, what is made for it, and the steps that put its final form in place."""
+    """Return the default, the statements that create its sequence, and the steps that give it its final form."""
     if column.identity is not None:
         return _identity(table, column)
     if not column.serial:
@@ -176,7 +176,7 @@ def _default(table: Relation, column: Column, naming: Naming) -> tuple[str, list
 
 
 def _identity(table: Relation, column: Column) -> tuple[str, list[str], list[SafeStep]]:
-    """An identity column must be NOT NULL: a sequence of ours numbers the rows until it is."""
+    """Return the same for an identity column: until it is NOT NULL, our own sequence numbers the rows."""
     ours = name(table.schema, helper(table.schema, table.name, column.name, "identity"))
     owner, quoted = f"{table.sql}.{name(column.name)}", name(column.name)
     sequence = parsed(f"CREATE SEQUENCE {ours} AS bigint")
@@ -187,13 +187,15 @@ def _identity(table: Relation, column: Column) -> tuple[str, list[str], list[Saf
     identity = f"GENERATED {when} AS IDENTITY" + (f" ({options[0]})" if options else "")
     there = f"pg_catalog.pg_get_serial_sequence({literal(table.sql)}, {literal(column.name)})"
     swap = [
-        f"ALTER SEQUENCE {ours} OWNED BY NONE",  # else the column would have two, and ours be the one that is told
+        f"ALTER SEQUENCE {ours} OWNED BY NONE",  # else pg_get_serial_sequence would return ours
         alter_table(table.identifier, f"ALTER COLUMN {quoted} DROP DEFAULT"),
         alter_table(table.identifier, f"ALTER COLUMN {quoted} ADD {identity}"),
         f"SELECT pg_catalog.setval({there}, s.last_value, s.is_called) FROM {ours} AS s",
         f"DROP SEQUENCE {ours}",
     ]
-    step = SafeStep(sql=";\n".join(swap), says=f"Let {column.name} be an identity, from where it has come to.")
+    step = SafeStep(
+        sql=";\n".join(swap), says=f"Make {column.name} an identity column that continues from the last value."
+    )
     made = [printed(sequence), f"ALTER SEQUENCE {ours} OWNED BY {owner}"]
     return f"pg_catalog.nextval({literal(ours)}::pg_catalog.regclass)", made, [step]
 

@@ -1,13 +1,12 @@
-"""Safe form of ALTER TABLE: what reads the table is done before or after one short ALTER TABLE.
+"""Safe form of ALTER TABLE: whatever reads the table runs before or after one short ALTER TABLE.
 
-Joined or apart, whichever holds the lock for less: subcommands that only write the catalog are joined, since
-each ALTER TABLE has to queue for the lock once more and what they do under it takes no time; a subcommand that
-reads rows is taken apart, since it needs its weaker lock for long.
+Subcommands that only write the catalog are joined: each ALTER TABLE has to queue for the lock once more, and their
+work takes no time. A subcommand that reads rows is split off: it needs its weaker lock for long.
 
-1. Columns are added first, where the rest needs them, with whatever else only writes the catalog.
+1. Columns are added first, if the rest needs them, with whatever else only writes the catalog.
 2. Columns with a default that differs by row are filled.
 3. Indexes are built, NOT NULL is proven.
-4. The short ALTER TABLE: all that only writes the catalog, in one statement and one transaction.
+4. The short ALTER TABLE changes the catalog only, in one statement and one transaction.
 5. Constraints that were added NOT VALID are validated.
 """
 
@@ -30,7 +29,7 @@ _ORDER = (K.CONSTR_NOTNULL, K.CONSTR_CHECK, K.CONSTR_PRIMARY, K.CONSTR_UNIQUE, K
 
 
 class AlterTable:
-    """ALTER TABLE -> steps of which none reads rows under a lock that others wait for."""
+    """ALTER TABLE -> steps of which none reads rows under a lock that blocks others."""
 
     name = "alter-table"
 
@@ -61,26 +60,26 @@ class AlterTable:
         self._take_apart()
 
     def expand(self) -> tuple[SafeStep, ...]:
-        """Return the steps in the order that stands on top of this module."""
+        """Return the steps in the order that the module's docstring gives."""
         quick, steps = list(self.quick), []
         if self.adds_columns:
-            steps += self._short(quick, self.columns, "Add what only writes the catalog")
+            steps += self._short(quick, self.columns, "Add the parts that change only the catalog")
             quick = []
         for piece in self.columns:
             steps += piece.last
         for piece in self.pieces:
             steps += piece.first
-        steps += self._short(quick, self.pieces, "Put it in place")
+        steps += self._short(quick, self.pieces, "Complete the change")
         for piece in self.pieces:
             steps += piece.last
         return tuple(steps)
 
     def cleanup(self) -> tuple[str, ...]:
-        """Take away helpers and what is half made, last first."""
+        """Drop helper objects and half-built parts, last first."""
         return tuple(query for piece in reversed(self._all()) for query in piece.cleanup)
 
     def explain(self) -> str:
-        """Say for each part what becomes of it."""
+        """Say how each part is executed."""
         return " ".join(piece.says for piece in self._all() if piece.says)
 
     @property
@@ -109,7 +108,7 @@ class AlterTable:
             self.pieces.append(self._constraint(constraint))
 
     def _column(self, cmd: Any) -> list[Any]:
-        """Take a column apart; return the constraints that the table gets afterwards."""
+        """Split a column's definition; return the constraints that the table gets afterwards."""
         column = add_column.taken_apart(cmd)
         if add_column.differs_by_row(self.case, column):
             self.columns.append(add_column.fill(self.case, self.table, column, self.naming))
@@ -137,11 +136,11 @@ class AlterTable:
         if not commands:
             return []
         statement = alter_table(self.table.identifier, *commands, only=self.only)
-        return [SafeStep(sql=";\n".join([statement, *then]), says=f"{says}, in a moment; no row is read.")]
+        return [SafeStep(sql=";\n".join([statement, *then]), says=f"{says}, under a short lock; no row is read.")]
 
 
 def _needs_form(case: Case, table: Relation, cmd: Any) -> bool:
-    """Tell whether a subcommand reads rows, or waits for those that do."""
+    """Tell whether a subcommand reads rows under its lock."""
     match cmd.subtype:
         case A.AT_SetNotNull:
             column = case.facts.columns(table).get(cmd.name)

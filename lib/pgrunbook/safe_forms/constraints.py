@@ -1,4 +1,4 @@
-"""Safe forms of constraints: each tells what comes before, in and after one short ALTER TABLE."""
+"""Safe forms of constraints: steps before, in and after one short ALTER TABLE."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pgrunbook.safe_forms.form import Case
 from pgrunbook.safe_forms.indexes import attach, family
 from pgrunbook.sql import default_names
 from pgrunbook.sql.classify import Policy
-from pgrunbook.sql.deparse import adds, alter_table, changed, helper, name, parsed, printed
+from pgrunbook.sql.deparse import add_constraint, alter_table, changed, helper, name, parsed, printed
 from pgrunbook.sql.tree import column_names
 
 # From this version on NOT NULL is a constraint that can be NOT VALID, and so can a partitioned table's foreign key.
 NOT_NULL_IS_A_CONSTRAINT = 18
-# A primary key that takes over an index says NOT NULL for its table once more, and there is no way to unsay it.
-NOT_NULL_OF_PARTITIONS = "NOT NULL of the key's columns is the partitions' own, beside being inherited"
+# A primary key that takes over an index adds NOT NULL to the partition itself, and that cannot be undone.
+NOT_NULL_OF_PARTITIONS = "NOT NULL of the key's columns is each partition's own, not only inherited"
 
 
 @dataclass
 class Piece:
-    """What a part of ALTER TABLE comes to.
+    """What one part of ALTER TABLE is split into.
 
     ``first`` are steps before the short ALTER TABLE; ``short`` its subcommands, ``then`` statements in the same
     transaction; ``last`` steps after it.
@@ -42,27 +42,31 @@ class Piece:
 
 
 class Naming:
-    """The names that are free beside a table; each that is chosen is taken from then on."""
+    """Chooses free names for a table's new objects; a chosen name is taken from then on."""
 
     def __init__(self, case: Case, table: Relation, dropped: set[str]) -> None:
         self.table = table
         self.new = case.memory.taken(table.schema)
         self.proven = case.memory.not_null
         self.there = case.facts.taken_names(table.schema)
-        # What the same statement drops is dropped first, and its name is free.
+        # The same statement's DROPs run first, so their names are free.
         self.relations = self.there - dropped
         self.constraints = case.facts.constraint_names(table.schema) - dropped
 
     def constraint(self, columns: Sequence[str], label: str) -> str:
         """Choose the name of a constraint without an index."""
         return self._taken(
-            default_names.chosen(self.table.name, default_names.joined(columns), label, self.constraints | self.new)
+            default_names.free_name(
+                self.table.name, default_names.joined_columns(columns), label, self.constraints | self.new
+            )
         )
 
     def relation(self, columns: Sequence[str], label: str) -> str:
         """Choose the name of an index, a constraint with an index, or a sequence."""
         return self._taken(
-            default_names.chosen(self.table.name, default_names.joined(columns), label, self.relations | self.new)
+            default_names.free_name(
+                self.table.name, default_names.joined_columns(columns), label, self.relations | self.new
+            )
         )
 
     def _taken(self, name_: str) -> str:
@@ -71,7 +75,7 @@ class Naming:
 
 
 def add_check(table: Relation, constraint: Any, naming: Naming, *, only: bool = False) -> Piece:
-    """CHECK: NOT VALID, for which nothing is read, then VALIDATE, which keeps nobody out."""
+    """CHECK: NOT VALID, which reads no row, then VALIDATE, which blocks nobody."""
     columns = column_names(constraint.raw_expr)
     conname = constraint.conname or naming.constraint(columns if len(columns) == 1 else [], "check")
     return _not_valid_first(table, constraint, conname, only=only)
@@ -80,13 +84,13 @@ def add_check(table: Relation, constraint: Any, naming: Naming, *, only: bool = 
 def add_foreign_key(case: Case, table: Relation, constraint: Any, naming: Naming, *, only: bool = False) -> Piece:
     """FOREIGN KEY: NOT VALID, then VALIDATE; a partitioned table before PostgreSQL 18: each partition first.
 
-    Such a table cannot have one that is NOT VALID, but takes over those that its partitions have
+    Such a table cannot have a NOT VALID foreign key, but it adopts those of its partitions
     (https://www.postgresql.org/docs/17/sql-altertable.html#SQL-ALTERTABLE-DESC-ADD-TABLE-CONSTRAINT).
     """
     conname = constraint.conname or naming.constraint([part.sval for part in constraint.fk_attrs], "fkey")
     if not table.is_partitioned or case.facts.version >= NOT_NULL_IS_A_CONSTRAINT:
         return _not_valid_first(table, constraint, conname, only=only)
-    piece = Piece(says=f"{conname} is added to each partition, NOT VALID and then validated, before the whole.")
+    piece = Piece(says=f"{conname} is added to each partition, NOT VALID and then validated, before the parent table.")
     for leaf in case.facts.partitions(table):
         if leaf.is_leaf:
             part = _not_valid_first(leaf, constraint, conname)
@@ -100,9 +104,9 @@ def add_foreign_key(case: Case, table: Relation, constraint: Any, naming: Naming
 def set_not_null(
     case: Case, table: Relation, columns: Sequence[str], naming: Naming, *, only: bool = False, named: str | None = None
 ) -> Piece:
-    """SET NOT NULL: proven by a constraint that was validated before; in PostgreSQL 18 it is that constraint."""
+    """SET NOT NULL: proven by a constraint that is validated first; in PostgreSQL 18 NOT NULL is that constraint."""
     known = case.facts.columns(table)
-    piece = Piece(says="NOT NULL is proven by a constraint that was validated before, so that no lock waits for it.")
+    piece = Piece(says="A constraint that is validated first proves NOT NULL, so that no row is read under the lock.")
     for column in columns:
         there = known.get(column)
         if (table.sql, column) in naming.proven or (there is not None and there.not_null and there.not_null_valid):
@@ -126,14 +130,14 @@ def set_not_null(
 
 
 def add_key(case: Case, table: Relation, constraint: Any, naming: Naming) -> Piece:
-    """UNIQUE and PRIMARY KEY: a unique index, built CONCURRENTLY, that becomes the constraint's."""
+    """UNIQUE and PRIMARY KEY: a unique index is built CONCURRENTLY, then the constraint adopts it."""
     keys = tuple(part.sval for part in constraint.keys)
     included = tuple(part.sval for part in constraint.including or ())
     primary = constraint.contype == enums.ConstrType.CONSTR_PRIMARY
-    label, told = ("pkey", ()) if primary else ("key", keys + included)
-    conname = constraint.conname or naming.relation(told, label)
+    label, named = ("pkey", ()) if primary else ("key", keys + included)
+    conname = constraint.conname or naming.relation(named, label)
     piece = set_not_null(case, table, keys, naming) if primary else Piece()
-    piece.says = f"{conname} gets an index that is built CONCURRENTLY, and takes it over in a moment."
+    piece.says = f"{conname} adopts an index that is built CONCURRENTLY; only the adoption needs a short lock."
     if table.is_partitioned:
         return _partitioned_key(case, table, constraint, conname, naming, piece)
     # The name may be that of a constraint which the same statement drops: the index is renamed when taken over.
@@ -145,7 +149,7 @@ def add_key(case: Case, table: Relation, constraint: Any, naming: Naming) -> Pie
 
 
 def validate(table: Relation, cmd: Any) -> Piece:
-    """VALIDATE CONSTRAINT as it is written, but in a transaction of its own, behind no other lock."""
+    """VALIDATE CONSTRAINT as written, but in a transaction of its own that holds no other lock."""
     return Piece(last=[_validate(table, cmd.name)], says=f"{cmd.name} is validated in a transaction of its own.")
 
 
@@ -154,20 +158,20 @@ def _not_valid_first(table: Relation, constraint: Any, conname: str, *, only: bo
         short=[_add(constraint, conname=conname, skip_validation=True, initially_valid=False)],
         last=[_validate(table, conname, only=only)],
         cleanup=[probes.drop_constraint(table, conname)],
-        says=f"{conname} is added NOT VALID, so that nothing is read under the lock, and validated afterwards.",
+        says=f"{conname} is added NOT VALID, so that no row is read under the lock, and validated afterwards.",
     )
 
 
 def _add(constraint: Any, **slots: Any) -> str:
-    return adds(changed(constraint, **slots))
+    return add_constraint(changed(constraint, **slots))
 
 
 def _helper(piece: Piece, table: Relation, conname: str, definition: str, *, only: bool) -> None:
-    """Add a constraint that is NOT VALID, before anything else."""
+    """Add a step that creates a NOT VALID constraint before anything else."""
     piece.first.append(
         SafeStep(
             sql=alter_table(table.identifier, f"ADD CONSTRAINT {name(conname)} {definition} NOT VALID", only=only),
-            says=f"Refuse new rows that would break {definition}.",
+            says=f"Refuse new rows that violate {definition}.",
         )
     )
     piece.cleanup.append(probes.drop_constraint(table, conname))
@@ -176,7 +180,7 @@ def _helper(piece: Piece, table: Relation, conname: str, definition: str, *, onl
 def _validate(table: Relation, conname: str, *, only: bool = False) -> SafeStep:
     return SafeStep(
         sql=alter_table(table.identifier, f"VALIDATE CONSTRAINT {name(conname)}", only=only),
-        says=f"Prove {conname} for the rows that are there; reads and writes go on.",
+        says=f"Prove {conname} for existing rows; reads and writes go on.",
         quick=False,
     )
 
@@ -184,7 +188,7 @@ def _validate(table: Relation, conname: str, *, only: bool = False) -> SafeStep:
 def _short_step(table: Relation, piece: Piece) -> SafeStep:
     return SafeStep(
         sql=alter_table(table.identifier, *piece.short),
-        says=f"Change {table.sql} in a moment; no row is read.",
+        says=f"Change {table.sql} under a short lock; no row is read.",
     )
 
 
@@ -216,7 +220,7 @@ def _using(constraint: Any, conname: str, index: str) -> str:
 
 
 def _partitioned_key(case: Case, table: Relation, constraint: Any, conname: str, naming: Naming, piece: Piece) -> Piece:
-    """A partitioned table's key: declared for the whole, built for each partition, then put together.
+    """A partitioned table's key: declared on the parent, built on each partition, then attached.
 
     As pg_dump restores it: ALTER TABLE ONLY ... ADD CONSTRAINT, and ALTER INDEX ... ATTACH PARTITION.
     """
@@ -228,7 +232,7 @@ def _partitioned_key(case: Case, table: Relation, constraint: Any, conname: str,
     first = [
         SafeStep(
             sql=alter_table(part.identifier, _add(constraint, conname=index), only=True),
-            says=f"Declare {index} on {part.sql}; nothing is built, and it is invalid until all parts are there.",
+            says=f"Declare {index} on {part.sql}; nothing is built, it is invalid until all partitions are attached.",
         )
         for part, index in whole
     ]
@@ -250,7 +254,7 @@ def _partitioned_key(case: Case, table: Relation, constraint: Any, conname: str,
 
 
 def _finished(table: Relation, piece: Piece) -> list[SafeStep]:
-    """Return the short part of a piece as a step of its own, where it has any."""
+    """Return the short part of a piece as a step of its own, [] if it has none."""
     if not piece.short:
         return []
     step = _short_step(table, piece)

@@ -1,6 +1,6 @@
-"""A constraint added by a DO block that passes over one which is there: as older drizzle-kit wrote every foreign key.
+"""A DO block that adds a constraint unless it exists, as older drizzle-kit wrote every foreign key.
 
-The block is read as the statement within it, which then has its safe form.
+The block is treated as the statement inside it, which then has its safe form.
 """
 
 from __future__ import annotations

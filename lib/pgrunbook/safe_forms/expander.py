@@ -1,7 +1,7 @@
-"""Safe forms: steps that reach the end of a dangerous statement without locking others out; prepare plans them.
+"""The choice of safe forms: steps that replace a dangerous statement without blocking others; for prepare.
 
-The file is never edited: the plan holds the steps in the statement's place. What has no safe form meets a gate,
-which names the procedure that does it.
+The file is never edited: the plan holds the steps in the statement's place. A statement without a safe form is a gate,
+which names the procedure that reaches the same end.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ FORMS: tuple[type[Form], ...] = (
 class Expander:
     """Chooses what is executed in place of each statement of a release, one statement after the other.
 
-    Each is judged on the connection's database as it is then. Where the caller executes every statement there
-    before the next one is asked about (``applied``), what the release made itself is seen by its age. Where
-    it does not, an earlier statement's table is known by its name, and what is not there needs no safe form.
-    ``rows_conn`` leads to the database whose rows count, where the first one is empty.
+    Each statement is judged on the connection's database as it is at that moment. With ``applied`` the caller
+    executes every statement there before it asks about the next one; then tables that did not exist at the start
+    are the release's own. Without it they are known by name, and a missing table needs no safe form.
+    ``rows_conn`` leads to the database with the real rows, if the first one is empty.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Expander:
         self._before = self._facts.relation_oids() if applied else None
 
     def expand(self, statement: Statement) -> Expansion:
-        """Return what is executed in place of the next statement; several of a file are joined by :meth:`end_file`.
+        """Return what is executed in place of the next statement; :meth:`end_file` joins those of a file.
 
-        Raises WrongInput when a safe form could not be written down truly.
-        Locks: AccessShareLock on tables of which it is asked whether they hold more than ``batch_rows`` rows.
+        Raises WrongInput when a safe form cannot be written down faithfully.
+        Locks: AccessShareLock on tables whose rows are counted, up to ``batch_rows`` rows.
         """
         node = parsed(statement.sql)
         inner = guarded(node)
@@ -81,13 +81,16 @@ class Expander:
             reason = self._off[key(statement)]
             found = _as_written(statement, f"Its safe form is switched off: {reason}", off=reason)
         elif self._moved:
-            found = _as_written(statement, "The file sets search_path before it: its names may mean others.")
+            found = _as_written(statement, "The file sets search_path before it: its names may mean other objects.")
         elif self._bound:
-            found = _as_written(statement, "It belongs to one transaction with what the file sets or locks before it.")
+            found = _as_written(
+                statement,
+                "It needs the settings or locks of the file's earlier statements, so it stays in their transaction.",
+            )
         elif self._is_fresh(case) and not _is_nameless(node):
-            found = _as_written(statement, "Its table is made by this release: nobody else uses it yet.")
+            found = _as_written(statement, "This release creates its table: nobody else uses it yet.")
         elif inner is not None and is_there(self._facts, inner):
-            found = Expansion(statement, "guarded", "What it would add is there already: nothing is executed.", ())
+            found = Expansion(statement, "guarded", "What it would add exists already: nothing is executed.", ())
         else:
             found = _expansion(case)
         kept_together = self._bound or self._is_fresh(case)
@@ -96,11 +99,11 @@ class Expander:
         self._moved = self._moved or sets_search_path(node)
         self._made |= _makes(node)
         if self._before is not None:
-            self._memory = Memory()  # what an earlier statement did is there to be seen
+            self._memory = Memory()  # the database shows what earlier statements did
         return found
 
     def put(self, expansion: Expansion, *, new: bool = False) -> None:
-        """Put an expansion in the place of the one that was returned last, or with ``new`` behind it."""
+        """Replace the expansion that was returned last, or with ``new`` append another one."""
         if not new:
             last, table = self._seen.pop()
             if last.steps == expansion.steps:
@@ -110,13 +113,13 @@ class Expander:
         self._seen.append((expansion, ""))
 
     def end_file(self) -> list[Expansion]:
-        """Return the expansions of the file that ends here, each table's short statements in one transaction."""
+        """Return the expansions of the finished file, with one transaction for each table's short statements."""
         found, self._seen = _apart(self._seen), []
         self._moved = self._bound = False
         return found
 
     def _is_fresh(self, case: Case) -> bool:
-        """Tell whether the statement is about nothing but what this release has made."""
+        """Tell whether the statement concerns only tables that this release has created."""
         names = _about(case.node)
         if self._before is None:
             return bool(names) and all(_is_named(name, case.fresh) for name in names)
@@ -139,21 +142,23 @@ def _expansion(case: Case) -> Expansion:
                 cleanup=chosen.cleanup(),
                 differs=chosen.differs,
             )
-    return _as_written(case.statement, "It reads no rows under a lock that others wait for, or has no other form.")
+    return _as_written(
+        case.statement, "It reads no rows under a lock that blocks others, or PostgreSQL has no other form of it."
+    )
 
 
 def _as_written(statement: Statement, explains: str, *, off: str = "") -> Expansion:
     alone = statement.policy is Policy.ALONE
-    step = SafeStep(statement.sql, "As it is written.", statement.policy, own_transaction=alone, quick=False)
+    step = SafeStep(statement.sql, "Execute it as written.", statement.policy, own_transaction=alone, quick=False)
     return Expansion(statement, "", explains, (step,), off=off)
 
 
 def _apart(seen: Sequence[tuple[Expansion, str]]) -> list[Expansion]:
     """Give ALTER TABLEs of several tables, and renames, a transaction for each table.
 
-    A lock is held to the end of its transaction: joined with the wait for the next table's, or with its
-    rewriting, the first table would stand still for both. Statements of one table stay together: the lock is
-    waited for once.
+    A lock is held to the end of its transaction. In one transaction the first table would stay locked while the
+    next table's lock is acquired, and while that table is rewritten. Statements of one table stay together, so
+    that its lock is acquired once.
     """
     found, tables = [expansion for expansion, _ in seen], [table for _, table in seen]
     if len({table for table in tables if table}) < 2:
@@ -165,12 +170,12 @@ def _apart(seen: Sequence[tuple[Expansion, str]]) -> list[Expansion]:
             place = apart.index(first)
             joined = replace(first.steps[0], sql=f"{first.steps[0].sql};\n{expansion.statement.sql}")
             apart[place] = replace(first, steps=(joined,))
-            says = f"Joined with {key(first.statement)}: the same table's lock is waited for once."
+            says = f"Joined with {key(first.statement)}, to acquire the same table's lock only once."
             apart.append(replace(expansion, explains=_also(expansion, says), steps=()))
             continue
         if table:
             own = replace(expansion.steps[0], own_transaction=True)
-            says = "In a transaction of its own: its lock is not held while another table's is waited for."
+            says = "In a transaction of its own: its lock is not held while the next table's lock is acquired."
             expansion = replace(expansion, steps=(own,), explains=_also(expansion, says))  # noqa: PLW2901
         apart.append(expansion)
     return apart
@@ -181,7 +186,7 @@ def _also(expansion: Expansion, says: str) -> str:
 
 
 def _locked_table(expansion: Expansion, facts: Facts) -> str:
-    """Return the table that an ALTER TABLE executed as written locks, "" for anything else."""
+    """Return the table that an ALTER TABLE locks when it is executed as written, "" for anything else."""
     node = parsed(expansion.statement.sql)
     if expansion.form or expansion.off or not isinstance(node, ast.AlterTableStmt | ast.RenameStmt):
         return ""
@@ -190,7 +195,7 @@ def _locked_table(expansion: Expansion, facts: Facts) -> str:
 
 
 def _about(node: Any) -> list[ast.RangeVar]:
-    """Return the relations that a statement changes, empties or drops; [] where it is about something else."""
+    """Return the relations that a statement changes, empties or drops; [] for other statements."""
     if isinstance(node, ast.DropStmt) and node.removeType in _DROPPED:
         names = [[part.sval for part in entry] for entry in node.objects]
         return [ast.RangeVar(relname=parts[-1], schemaname=parts[-2] if parts[1:] else None) for parts in names]
@@ -201,9 +206,9 @@ def _about(node: Any) -> list[ast.RangeVar]:
 
 
 def _binds(node: Any) -> bool:
-    """Tell whether a statement holds for its transaction only, so that what comes after it must stay in there.
+    """Tell whether a statement holds for its transaction only, so that later statements must stay in it.
 
-    Timeouts and memory are no part of what a statement means: each step has its own.
+    Timeouts and memory settings do not change the result of later statements: each step has its own.
     """
     match node:
         case ast.VariableSetStmt():
@@ -224,7 +229,7 @@ def _is_harmless(call: Any) -> bool:
 
 
 def _is_nameless(node: object) -> bool:
-    """Tell whether a build that is cut off would leave an index behind that nobody knows by name."""
+    """Tell whether an interrupted build would leave an index behind whose name nobody knows."""
     return isinstance(node, ast.IndexStmt) and node.concurrent and not node.idxname
 
 
@@ -233,7 +238,7 @@ def _is_named(relation: ast.RangeVar, names: Collection[str]) -> bool:
 
 
 def _makes(node: object) -> set[str]:
-    """Return the names of the tables that a statement makes, or gives to one that was made."""
+    """Return the names of the tables that a statement creates."""
     if isinstance(node, ast.CreateStmt):
         relation = node.relation
     elif isinstance(node, ast.CreateTableAsStmt):

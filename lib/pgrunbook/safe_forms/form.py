@@ -1,4 +1,4 @@
-"""What a safe form is: the case it judges, what it remembers of earlier statements, and its verbs."""
+"""The interface of safe forms: the case that one judges, its memory of earlier statements, and its verbs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgrunbook.sql.statements import Statement
 
 @dataclass
 class Memory:
-    """What the statements before will have changed: names that are taken, by schema, and columns made NOT NULL."""
+    """What earlier statements will have changed: taken names, by schema, and columns made NOT NULL."""
 
     names: dict[str, set[str]] = field(default_factory=dict)
     not_null: set[tuple[str, str]] = field(default_factory=set)
@@ -24,7 +24,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Case:
-    """A statement, its parse tree, and the database that it is judged on."""
+    """A statement, its parse tree, and the database on which it is judged."""
 
     statement: Statement
     node: Any
@@ -35,7 +35,7 @@ class Case:
 
 
 class Form(Protocol):
-    """The verbs of a safe form; a form holds one case and changes nothing."""
+    """The verbs of a safe form; a form holds one case and changes nothing in the database."""
 
     name: str
 
@@ -49,11 +49,11 @@ class Form(Protocol):
         """Return the steps, in order."""
 
     def cleanup(self) -> tuple[str, ...]:
-        """Return the queries for the statements that take helpers away."""
+        """Return queries that yield the statements which drop helper objects."""
 
     def explain(self) -> str:
         """Say in a sentence or two what is executed and why."""
 
     @property
     def differs(self) -> tuple[str, ...]:
-        """Name the differences that the form makes by nature."""
+        """Name the differences from the plain SQL that the form always makes."""

@@ -34,7 +34,7 @@ _TYPES_WITHOUT_LENGTH = ("text", "character varying", "bit varying", "numeric")
 
 
 def find(case: Case) -> Gate | None:
-    """Return the gate that a statement meets on this database, None where it meets none."""
+    """Return the gate of a statement on this database, None if it has none."""
     look = _LOOKS.get(type(case.node))
     return look(case) if look is not None else None
 
@@ -65,7 +65,7 @@ def _rename(case: Case) -> Gate | None:
     beside = _BESIDE.get(node.renameType, "a view")
     return Gate(
         id="rename",
-        says=f'code that runs now still says "{old}", and fails from the moment of the rename',
+        says=f'running code still uses the name "{old}" and fails as soon as the rename commits',
         procedure="expand and contract",
         how=f"Add the new name beside the old one ({beside}), move the code, then drop the old name.",
     )
@@ -90,31 +90,31 @@ def _is_relation(node: Any) -> bool:
 def _truncate(case: Case) -> Gate | None:
     there = [case.facts.relation(table) for table in case.node.relations]
     lost = [table.sql for table in there if table is not None and case.facts.has_rows_beyond(table, 0)]
-    reaches = " and of every table that refers to it" if case.node.behavior == CASCADE else ""
+    reaches = " and of every table that references it" if case.node.behavior == CASCADE else ""
     if not lost:
         return None
     return Gate(
         id="truncate",
-        says=f"all rows of {', '.join(lost)}{reaches} are gone at once, while nobody can read",
+        says=f"all rows of {', '.join(lost)}{reaches} are deleted at once, while readers wait",
         procedure="backfill",
-        how="Delete the rows in batches, with a condition; or move them away first.",
+        how="Delete the rows in batches, with a condition; or copy them to another table first.",
     )
 
 
 def _do(case: Case) -> Gate | None:
-    """What a DO block holds meets its own gate; what it makes at run time cannot be told."""
+    """Return the gate of a statement inside a DO block; a gate of its own if the block builds SQL at run time."""
     held = block(case.statement.sql)
     for inner in bodies(case.node):
         found = find(replace(case, node=inner))
         if found is not None:
-            return replace(found, says=f"within DO: {found.says}")
+            return replace(found, says=f"inside DO: {found.says}")
     if held.readable and not held.dynamic:
         return None
     return Gate(
         id="cannot-be-told",
-        says="it makes its statements when it runs: what they lock, change and lose cannot be told before",
+        says="it builds its statements at run time: what they lock, change and lose is unknown before",
         procedure="expand and contract",
-        how="Write the statements themselves into the migration; the rehearsal shows what this one did on a branch.",
+        how="Write the statements themselves into the migration; the rehearsal shows what this block did on a branch.",
     )
 
 
@@ -148,24 +148,24 @@ def _column(case: Case, table: Relation, cmd: Any) -> Gate | None:
     if column.generated is not None and column.generated.generated_kind in ("s", "\x00"):
         return Gate(
             id="stored-generated",
-            says="a stored generated column is written for all rows under the lock, and a column cannot become one",
+            says="a stored generated column is written for all rows under the lock, and no column can become one",
             procedure="swap",
-            how="Swap in a table that has it; or keep a plain column right with a trigger and fill it in batches; "
-            "or, from PostgreSQL 18 on, let it be VIRTUAL.",
+            how="Swap in a table that has it; or keep a plain column current with a trigger and fill it in batches; "
+            "or, from PostgreSQL 18 on, make it VIRTUAL.",
         )
     type_ = _type_name(cmd.def_.typeName)
-    domain = case.facts.rows("constrained_domain", type=type_) if not column.serial else []
+    domain = case.facts.rows("constrained_domain", type=case.facts.type_oid(type_)) if not column.serial else []
     if domain and domain[0]["is_constrained"]:
         return Gate(
             id="constrained-domain",
-            says=f"a column of domain {type_}, which refuses values, rewrites the table before it is there",
+            says=f"adding a column of domain {type_}, which has constraints, rewrites the table under the lock",
             procedure="expand and contract",
-            how="Add the column with the domain's base type and a CHECK of the same condition.",
+            how="Add the column with the domain's base type and a CHECK with the same condition.",
         )
     if add_column.differs_by_row(case, column) and not case.facts.rows("keys", oid=table.oid):
         return Gate(
             id="no-key",
-            says=f"{column.name} has to be filled row by row, and {table.sql} has no key to walk through it",
+            says=f"{column.name} has to be filled in batches, and {table.sql} has no key to cut batches by",
             procedure="backfill",
             how="Add a primary key first, or a unique index on columns that are NOT NULL.",
         )
@@ -177,9 +177,9 @@ def _type_change(case: Case, table: Relation, cmd: Any) -> Gate | None:
         return None
     return Gate(
         id="type-change",
-        says=f"the new type of {cmd.name} writes every row and every index of the column again, under the lock",
+        says=f"the new type of {cmd.name} rewrites every row and every index of the table under the lock",
         procedure="expand and contract",
-        how="Add a column of the new type, keep both equal with a trigger, fill it in batches, exchange the names.",
+        how="Add a column of the new type, keep both equal with a trigger, fill it in batches, then swap the names.",
     )
 
 
@@ -187,7 +187,7 @@ def rewrites(case: Case, table: Relation, cmd: Any) -> bool:
     """Tell whether ALTER COLUMN TYPE rewrites the table: not for a wider varchar or numeric, nor to text."""
     type_ = cmd.def_.typeName
     plain = [part.sval for part in type_.names]
-    found = case.facts.rows("type_change", oid=table.oid, column=cmd.name, type=_type_name(type_))
+    found = case.facts.rows("type_change", oid=table.oid, column=cmd.name, type=case.facts.type_oid(_type_name(type_)))
     if not found:
         return False
     row = found[0]
@@ -202,7 +202,7 @@ def rewrites(case: Case, table: Relation, cmd: Any) -> bool:
 
 
 def _is_wider(kind: str, typmod: int, wanted: list[int]) -> bool:
-    """Tell whether all values of a length fit into another; a value without a length fits into none."""
+    """Tell whether all values of the old length fit into the new one; unlimited values never do."""
     if typmod < 0:
         return False
     if kind == "numeric":
@@ -219,9 +219,9 @@ def _refresh(case: Case) -> Gate | None:
         return None
     return Gate(
         id="refresh-without-key",
-        says="without a unique index on its columns it can only be refreshed with all readers locked out",
+        says="without a unique index on its columns it can only be refreshed while all readers wait",
         procedure="expand and contract",
-        how=f"First: CREATE UNIQUE INDEX on the columns of {view.sql} that tell its rows apart.",
+        how=f"First create a unique index on the columns that identify a row of {view.sql}.",
     )
 
 
@@ -256,9 +256,9 @@ _LOOKS: dict[type, Callable[[Case], Gate | None]] = {
 def _rewrite(id_: str, what: str) -> Gate:
     return Gate(
         id=id_,
-        says=f"{what} writes the whole table again while nobody can read it",
+        says=f"{what} rewrites the whole table while readers wait",
         procedure="swap",
-        how="Swap in a copy of the table that is made beside it and kept equal meanwhile.",
+        how="Build a copy of the table beside it, keep the two equal, then swap them.",
     )
 
 
@@ -267,16 +267,16 @@ def _no_index_beside(id_: str, what: str) -> Gate:
         id=id_,
         says=f"{what} cannot be built CONCURRENTLY: writers wait until it is built",
         procedure="swap",
-        how="Swap in a table that has the constraint from the start.",
+        how="Swap in a table that was created with the constraint.",
     )
 
 
 def _loses(what: str) -> Gate:
     return Gate(
         id="drop",
-        says=f"what {what} holds is lost, and code that still uses it fails",
+        says=f"the data of {what} is lost, and code that still uses it fails",
         procedure="expand and contract",
-        how="Stop the reads and writes first and let a release pass; then drop it in a migration of its own.",
+        how="First release code that no longer uses it; drop it one release later, in a migration of its own.",
     )
 
 

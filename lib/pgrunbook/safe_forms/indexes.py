@@ -1,4 +1,4 @@
-"""Safe forms of CREATE INDEX, DROP INDEX and REINDEX: CONCURRENTLY, where PostgreSQL allows it."""
+"""Safe forms of CREATE INDEX, DROP INDEX and REINDEX: CONCURRENTLY, if PostgreSQL allows it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class IndexBuild:
     node: Any
 
     def step(self) -> SafeStep:
-        """Return the step that builds it without keeping writers out."""
+        """Return the step that builds it while writers go on."""
         relation = changed(self.node.relation, schemaname=self.table.schema, relname=self.table.name, inh=True)
         node = changed(self.node, relation=relation, idxname=self.index, concurrent=True, if_not_exists=False)
         return SafeStep(
@@ -43,9 +43,9 @@ class IndexBuild:
 
 
 class CreateIndex:
-    """CREATE INDEX -> CONCURRENTLY; on a partitioned table the parent's first, then each partition's, attached.
+    """CREATE INDEX -> CONCURRENTLY; a partitioned table's index is declared, then built and attached by partition.
 
-    One that is written CONCURRENTLY without a name gets its name here, so that what is left of it is known.
+    An index without a name gets its name here, so that the remains of a failed build are known by it.
     """
 
     name = "create-index"
@@ -53,7 +53,7 @@ class CreateIndex:
 
     @classmethod
     def applies(cls, case: Case) -> bool:
-        """Not for an index that is there and valid: IF NOT EXISTS passes over that one, and so do we."""
+        """Not for an index that exists and is valid: IF NOT EXISTS skips that one, and so do we."""
         node = case.node
         if not isinstance(node, ast.IndexStmt) or (node.concurrent and node.idxname):
             return False
@@ -73,8 +73,8 @@ class CreateIndex:
         self.table = table
         taken = case.facts.taken_names(table.schema) | case.memory.taken(table.schema)
         self.columns = default_names.index_columns(case.node)
-        self.index = case.node.idxname or default_names.chosen(
-            table.name, default_names.joined(self.columns), "idx", taken
+        self.index = case.node.idxname or default_names.free_name(
+            table.name, default_names.joined_columns(self.columns), "idx", taken
         )
         taken.add(self.index)
         case.memory.taken(table.schema).add(self.index)
@@ -87,7 +87,7 @@ class CreateIndex:
             case.memory.taken(partition.schema).add(index)
 
     def expand(self) -> tuple[SafeStep, ...]:
-        """Return one step, or three for each table of a partitioned one."""
+        """Return one step; for a partitioned table the steps to declare, build and attach each index."""
         if not self.table.is_partitioned:
             return (IndexBuild(self.table, self.index, self.node).step(),)
         steps = [self._on_parent(self.table, self.index)]
@@ -101,22 +101,22 @@ class CreateIndex:
         return tuple(steps)
 
     def cleanup(self) -> tuple[str, ...]:
-        """Take away what is there of it: the parents first, whose partitions' indexes go with them."""
+        """Drop the indexes that exist: parents first, for they take their partitions' indexes along."""
         tables = [(self.table, self.index), *(pair for pair in self.family if pair[0].oid not in self.there)]
         return tuple(probes.drop_index(table.schema, index) for table, index in tables)
 
     def explain(self) -> str:
         """Say why."""
-        said = "CREATE INDEX keeps writers out until it is built; CONCURRENTLY does not."
+        said = "CREATE INDEX blocks writers until the index is built; CONCURRENTLY does not."
         if self.table.is_partitioned:
-            said += " A partitioned table does not know it: each partition's index is built, then attached."
+            said += " A partitioned table does not support it: each partition's index is built, then attached."
         return said
 
     def _on_parent(self, table: Relation, index: str) -> SafeStep:
         relation = changed(self.node.relation, schemaname=table.schema, relname=table.name, inh=False)
         return SafeStep(
             sql=printed(changed(self.node, relation=relation, idxname=index, if_not_exists=False)),
-            says=f"Declare {index} on {table.sql}; new partitions will have it, and nothing is built.",
+            says=f"Declare {index} on {table.sql}: nothing is built, and new partitions will get the index.",
         )
 
 
@@ -128,7 +128,7 @@ class DropIndex:
 
     @classmethod
     def applies(cls, case: Case) -> bool:
-        """Not for CASCADE, nor for indexes that are partitioned or belong to a constraint."""
+        """Not for CASCADE, nor for an index that is partitioned or belongs to a constraint."""
         node = case.node
         if not isinstance(node, ast.DropStmt) or node.removeType != enums.ObjectType.OBJECT_INDEX:
             return False
@@ -147,7 +147,7 @@ class DropIndex:
         return tuple(
             SafeStep(
                 sql=f"DROP INDEX CONCURRENTLY {name(index.schema, index.name)}",
-                says=f"Drop {index.name} without waiting in front of readers.",
+                says=f"Drop {index.name}; readers and writers do not queue behind it.",
                 policy=Policy.ALONE,
                 quick=False,
                 done=probes.none_of(probes.is_index_there(index.schema, index.name)),
@@ -156,16 +156,16 @@ class DropIndex:
         )
 
     def cleanup(self) -> tuple[str, ...]:
-        """Rebuild an index whose removal was cut off; one that is gone comes back with the way back only."""
+        """Rebuild an index whose DROP was interrupted; only rollback restores an index that is dropped."""
         return tuple(probes.rebuild_if_invalid(index.schema, index.name) for index in self.indexes)
 
     def explain(self) -> str:
         """Say why."""
-        return "DROP INDEX locks the whole table against readers; CONCURRENTLY waits for them instead."
+        return "DROP INDEX locks the whole table, for readers too; CONCURRENTLY waits for them instead."
 
 
 class Reindex:
-    """REINDEX -> CONCURRENTLY; what such a rebuild left behind is dropped first."""
+    """REINDEX -> CONCURRENTLY; the remains of an interrupted rebuild are dropped first."""
 
     name = "reindex"
     differs: tuple[str, ...] = ()
@@ -191,7 +191,7 @@ class Reindex:
         self.table = table
 
     def expand(self) -> tuple[SafeStep, ...]:
-        """Return one step; REINDEX TABLE CONCURRENTLY passes over invalid indexes, so those come by name."""
+        """Return one step, and one for each invalid index, which REINDEX TABLE CONCURRENTLY skips."""
         node = changed(self.node, params=(*(self.node.params or ()), option("REINDEX (CONCURRENTLY) TABLE t")))
         steps = [self._step(printed(node), f"Rebuild the indexes of {self.table.sql} beside the old ones.")]
         if self.node.kind == _REINDEX_TABLE:
@@ -202,12 +202,12 @@ class Reindex:
         return tuple(steps)
 
     def cleanup(self) -> tuple[str, ...]:
-        """Drop what was being built."""
+        """Drop the remains of the rebuild."""
         return (probes.drop_reindex_leftovers(self.table),)
 
     def explain(self) -> str:
         """Say why."""
-        return "REINDEX keeps writers out, and readers that would use the index; CONCURRENTLY does not."
+        return "REINDEX blocks writers, and readers that would use the index; CONCURRENTLY does not."
 
     def _step(self, text: str, says: str) -> SafeStep:
         left = probes.drop_reindex_leftovers(self.table)
@@ -231,17 +231,17 @@ def family(
     """Return the tables below a partitioned one, parents first, each with the name that its index will get."""
     found: list[tuple[Partition, str]] = []
     by_schema = {table.schema: taken}
-    told = "" if label == "pkey" else default_names.joined(columns)
+    named = "" if label == "pkey" else default_names.joined_columns(columns)
     for partition in facts.partitions(table):
         used = by_schema.setdefault(partition.schema, facts.taken_names(partition.schema))
-        index = default_names.chosen(partition.name, told, label, used)
+        index = default_names.free_name(partition.name, named, label, used)
         used.add(index)
         found.append((partition, index))
     return found
 
 
 def _there_already(facts: Facts, table: Relation, node: Any) -> dict[int, str]:
-    """Return the indexes that partitions have already, by table: PostgreSQL attaches such a one as well."""
+    """Return matching indexes that partitions have already, by table: PostgreSQL attaches such an index too."""
     wanted, found = _likeness(node), {}
     for partition in facts.partitions(table):
         for row in facts.rows("indexes_of", oid=partition.oid):

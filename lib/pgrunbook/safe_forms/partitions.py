@@ -20,14 +20,14 @@ _INFINITE = ("minvalue", "maxvalue")
 
 
 class AttachPartition:
-    """ATTACH PARTITION -> a CHECK that says the same, validated first; also for the default partition."""
+    """ATTACH PARTITION -> first a validated CHECK that implies the bounds; also on the default partition."""
 
     name = "attach-partition"
     differs: tuple[str, ...] = ()
 
     @classmethod
     def applies(cls, case: Case) -> bool:
-        """For tables that are both there; a default partition is proven by no condition that we know before."""
+        """For two existing tables; not for a default partition, whose condition is not known in advance."""
         cmd = _only_command(case, enums.AlterTableType.AT_AttachPartition)
         if cmd is None or cmd.def_.bound is None or cmd.def_.bound.is_default:
             return False
@@ -50,7 +50,7 @@ class AttachPartition:
             self.checks.append((default, f"NOT ({condition})"))
 
     def expand(self) -> tuple[SafeStep, ...]:
-        """Return the steps: prove, attach, drop what proved it."""
+        """Return the steps: prove by a CHECK, attach, drop the CHECK."""
         steps: list[SafeStep] = []
         for table, condition in self.checks:
             steps += [
@@ -58,11 +58,11 @@ class AttachPartition:
                     sql=alter_table(
                         table.identifier, f"ADD CONSTRAINT {name(self.helper)} CHECK ({condition}) NOT VALID"
                     ),
-                    says=f"Refuse rows in {table.sql} that would be in the wrong partition.",
+                    says=f"Refuse rows in {table.sql} that would belong to another partition.",
                 ),
                 SafeStep(
                     sql=alter_table(table.identifier, f"VALIDATE CONSTRAINT {name(self.helper)}"),
-                    says=f"Prove it for the rows of {table.sql}; reads and writes go on.",
+                    says=f"Prove this for the existing rows of {table.sql}; reads and writes go on.",
                     quick=False,
                 ),
             ]
@@ -72,18 +72,18 @@ class AttachPartition:
         steps.append(
             SafeStep(
                 sql=";\n".join([alter_table(self.parent.identifier, attach), *drops]),
-                says="Attach it; the rows are proven, so that none is read.",
+                says="Attach the partition; its rows are proven, so no row is read.",
             )
         )
         return tuple(steps)
 
     def cleanup(self) -> tuple[str, ...]:
-        """Drop what was to prove it."""
+        """Drop the CHECKs."""
         return tuple(probes.drop_constraint(table, self.helper) for table, _ in self.checks)
 
     def explain(self) -> str:
         """Say why."""
-        return "ATTACH PARTITION reads all rows, also of the default partition, under a lock; a CHECK spares it that."
+        return "ATTACH PARTITION reads all rows, also of the default partition, under a lock; a valid CHECK avoids it."
 
 
 class DetachPartition:
@@ -94,7 +94,7 @@ class DetachPartition:
 
     @classmethod
     def applies(cls, case: Case) -> bool:
-        """Not where there is a default partition: PostgreSQL refuses it, and the plain form reads no rows."""
+        """Not with a default partition: PostgreSQL refuses CONCURRENTLY, and the plain form reads no rows."""
         cmd = _only_command(case, enums.AlterTableType.AT_DetachPartition)
         if cmd is None or cmd.def_.concurrent:
             return False
@@ -112,7 +112,7 @@ class DetachPartition:
         text = case.facts.rows("partition_constraint", oid=child.oid)[0]["condition"] or "true"
         columns = column_names(pglast.parse_sql(f"SELECT {text}")[0].stmt.targetList)
         taken = case.facts.constraint_names(child.schema)
-        self.left = default_names.chosen(child.name, columns[0] if len(columns) == 1 else "", "check", taken)
+        self.left = default_names.free_name(child.name, columns[0] if len(columns) == 1 else "", "check", taken)
 
     def expand(self) -> tuple[SafeStep, ...]:
         """Return two steps."""
@@ -120,7 +120,7 @@ class DetachPartition:
         return (
             SafeStep(
                 sql=alter_table(self.parent.identifier, f"DETACH PARTITION {child.sql} CONCURRENTLY"),
-                says="Detach it without keeping readers and writers of the others out.",
+                says="Detach the partition without blocking readers and writers of the table.",
                 policy=Policy.ALONE,
                 quick=False,
                 done=probes.none_of(probes.is_partition(child)),
@@ -128,17 +128,17 @@ class DetachPartition:
             ),
             SafeStep(
                 sql=alter_table(child.identifier, f"DROP CONSTRAINT IF EXISTS {name(self.left)}"),
-                says="Drop the CHECK that CONCURRENTLY leaves and the plain form does not.",
+                says="Drop the CHECK that CONCURRENTLY leaves behind and the plain form does not.",
             ),
         )
 
     def cleanup(self) -> tuple[str, ...]:
-        """End what was cut off: a partition that is half detached cannot be attached again before that."""
+        """Finish an interrupted detach: until then the partition cannot be attached again."""
         return (probes.finalize_detach(self.parent, self.child),)
 
     def explain(self) -> str:
         """Say why."""
-        return "DETACH PARTITION locks the whole table against readers; CONCURRENTLY waits for them instead."
+        return "DETACH PARTITION locks the whole table, for readers too; CONCURRENTLY waits for them instead."
 
 
 def _only_command(case: Case, subtype: Any) -> Any:
@@ -178,26 +178,26 @@ def _list_condition(part: str, cast: str, datums: Any) -> str:
 
 
 def _range_condition(parts: list[str], lower: list[str | None], upper: list[str | None]) -> str:
-    told = [f"{part} IS NOT NULL" for part in parts]
+    conditions = [f"{part} IS NOT NULL" for part in parts]
     same = 0
     while same < len(parts) and lower[same] == upper[same] and lower[same] not in (None, *_INFINITE):
-        told.append(f"{parts[same]} = {lower[same]}")
+        conditions.append(f"{parts[same]} = {lower[same]}")
         same += 1
     for bound, strict, loose, stop in ((lower, ">", ">=", "minvalue"), (upper, "<", "<=", "maxvalue")):
         arms = _arms(parts[same:], bound[same:], strict, loose, stop)
         if arms:
-            told.append("(" + " OR ".join(arms) + ")")
-    return " AND ".join(told)
+            conditions.append("(" + " OR ".join(arms) + ")")
+    return " AND ".join(conditions)
 
 
 def _arms(parts: list[str], bound: list[str | None], strict: str, loose: str, stop: str) -> list[str]:
-    """Return the ways to be on the right side of a bound of several columns: equal so far, then beyond."""
+    """Return the alternatives that put a key on the right side of a bound: equal so far, then beyond."""
     arms: list[str] = []
     for place, value in enumerate(bound):
         if value in _INFINITE:
             break
         following = bound[place + 1] if place + 1 < len(bound) else None
-        # A lower bound holds its own value, and an upper one does not; what follows without end decides.
+        # A lower bound includes its value, an upper bound does not, unless the next column is unbounded.
         is_last = place + 1 == len(bound)
         operator = loose if (is_last and stop == "minvalue") or following == stop else strict
         equal = [f"{parts[i]} = {bound[i]}" for i in range(place)]

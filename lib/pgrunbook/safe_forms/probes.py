@@ -1,6 +1,6 @@
-"""Queries that safe forms put into their steps: is it done, what was left, what is to be taken away.
+"""Queries in the steps of safe forms: whether a step is done, what it has left behind, what cleanup drops.
 
-Each is complete in itself, so that a plan can hold it as text.
+Each is complete, without parameters, so that a plan can hold it as text.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pgrunbook.sql.deparse import name, text
 
 
 def none_of(query: str) -> str:
-    """Return the query for whether another is false."""
+    """Return the query for whether another query is false."""
     return f"SELECT NOT ({query})"
 
 
 def is_index_valid(schema: str, index: str) -> str:
-    """Return the query for whether an index is there, and valid."""
+    """Return the query for whether an index exists and is valid."""
     return _filled("is_index_valid", index=name(schema, index))
 
 
 def is_index_there(schema: str, index: str) -> str:
-    """Return the query for whether an index is there, valid or not."""
+    """Return the query for whether an index exists, valid or not."""
     return _filled("is_relation_there", relation=name(schema, index))
 
 
@@ -38,7 +38,7 @@ def drop_index(schema: str, index: str) -> str:
 
 
 def drop_invalid_index(schema: str, index: str) -> str:
-    """Return the query for the statement that drops what a build that was cut off has left.
+    """Return the query for the statement that drops what an interrupted build has left.
 
     Source: https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY
     """
@@ -46,7 +46,7 @@ def drop_invalid_index(schema: str, index: str) -> str:
 
 
 def drop_constraint(table: Relation, constraint: str) -> str:
-    """Return the query for the statement that drops a constraint which the table itself was given."""
+    """Return the query for the statement that drops a constraint of the table itself, not an inherited one."""
     return _filled("drop_constraint", relation=table.sql, name=constraint)
 
 
@@ -56,12 +56,12 @@ def drop_column(table: Relation, column: str) -> str:
 
 
 def rebuild_if_invalid(schema: str, index: str) -> str:
-    """Return the query for the statement that makes an index whole whose removal was cut off."""
+    """Return the query for the statement that rebuilds an index whose DROP was interrupted."""
     return _filled("rebuild_if_invalid", index=name(schema, index))
 
 
 def drop_reindex_leftovers(table: Relation) -> str:
-    """Return the query for the statements that drop what a rebuild that was cut off has left.
+    """Return the query for the statements that drop what an interrupted rebuild has left.
 
     Source: https://www.postgresql.org/docs/current/sql-reindex.html#SQL-REINDEX-CONCURRENTLY
     """
@@ -69,7 +69,7 @@ def drop_reindex_leftovers(table: Relation) -> str:
 
 
 def finalize_detach(parent: Relation, partition: Relation) -> str:
-    """Return the query for the statement that ends a DETACH PARTITION CONCURRENTLY that was cut off."""
+    """Return the query for the statement that finishes an interrupted DETACH PARTITION CONCURRENTLY."""
     return _filled("finalize_detach", parent=parent.sql, relation=partition.sql)
 
 

@@ -1,4 +1,4 @@
-"""Safe form of REFRESH MATERIALIZED VIEW: CONCURRENTLY, where a unique index tells the rows apart."""
+"""Safe form of REFRESH MATERIALIZED VIEW: CONCURRENTLY, if a unique index identifies the rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Refresh:
 
     @classmethod
     def applies(cls, case: Case) -> bool:
-        """Only for one that holds rows, WITH DATA, and with a unique index on columns alone."""
+        """Only for a populated view, WITH DATA, and with a unique index on plain columns."""
         node = case.node
         if not isinstance(node, ast.RefreshMatViewStmt) or node.concurrent or node.skipData:
             return False
@@ -30,15 +30,17 @@ class Refresh:
     def expand(self) -> tuple[SafeStep, ...]:
         """Return one step."""
         node = changed(self.case.node, concurrent=True)
-        return (SafeStep(sql=printed(node), says="Refresh it while readers go on reading.", quick=False),)
+        return (SafeStep(sql=printed(node), says="Refresh the view while reads go on.", quick=False),)
 
     def cleanup(self) -> tuple[str, ...]:
-        """Nothing is left of one that was cut off."""
+        """Return nothing: an interrupted refresh leaves nothing behind."""
         return ()
 
     def explain(self) -> str:
         """Say why."""
-        return "REFRESH keeps readers out until the query has ended; CONCURRENTLY writes only what has changed."
+        return (
+            "REFRESH blocks readers until its query has finished; CONCURRENTLY does not, and writes only changed rows."
+        )
 
 
 def can_be_concurrent(case: Case, oid: int) -> bool:

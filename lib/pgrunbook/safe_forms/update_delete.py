@@ -1,4 +1,4 @@
-"""Safe form of an UPDATE or DELETE of many rows: batches, where each part means what the whole means."""
+"""Safe form of an UPDATE or DELETE of many rows: batches, if they come to the same end as the whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgrunbook.sql.deparse import changed, mapped, parsed, printed
 from pgrunbook.sql.tree import column_names, function_names, walk
 
 V = enums.SQLValueFunctionOp
-# Each is the time at which the transaction began, and so another one in each batch: the loop's stands in.
+# Each is the start of the transaction, which differs between batches: the start of the loop replaces it.
 _TIMES = {V.SVFOP_CURRENT_TIMESTAMP: "", V.SVFOP_LOCALTIMESTAMP: "::timestamp", V.SVFOP_CURRENT_DATE: "::date"}
 _TIME_FUNCTIONS = ("now", "transaction_timestamp")
 _SYSTEM_COLUMNS = {"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
@@ -56,18 +56,18 @@ class UpdateDelete:
             rows=self.case.batch_rows,
         )
         by = ", ".join(self.key) if self.key else "pages"
-        says = f"{self.case.statement.kind} {batches.rows} rows at a time, by ranges of {by}; each is committed."
+        says = f"{self.case.statement.kind} {batches.rows} rows at a time, by ranges of {by}; each batch is committed."
         return (SafeStep(sql=printed(node), says=says, quick=False, batches=batches),)
 
     def cleanup(self) -> tuple[str, ...]:
-        """Nothing is taken away: what was committed is data, and only the way back that keeps data restores it."""
+        """Return nothing: committed batches are data, and only rollback reverts them, from undo data."""
         return ()
 
     def explain(self) -> str:
         """Say why."""
         return (
-            "One statement for all rows keeps every row locked until the last one is done, and leaves as many dead "
-            "rows behind; the loop locks few rows for moments, and goes on where it was stopped."
+            "One statement for all rows keeps every row locked until the last row is done, and leaves as many dead "
+            "rows behind; the loop locks few rows at a time, and after a stop it goes on where it was."
         )
 
 
@@ -84,21 +84,21 @@ def is_unbounded(case: Case) -> bool:
 
 
 def whole_because(case: Case) -> str | None:
-    """Return why a statement would mean something else in parts, None where it would not."""
+    """Return why batches would come to another end than the whole statement, None if they would not."""
     table = case.facts.relation(case.node.relation)
     if table is None:
-        return "its table is not there yet"
+        return "its table does not exist yet"
     return next(_reasons(case, table), None)
 
 
 def _reasons(case: Case, table: Relation) -> Iterator[str]:
     node = case.node
     if node.withClause:
-        yield "its WITH would be evaluated again for each part"
+        yield "its WITH would be evaluated again for each batch"
     if node.returningClause if hasattr(node, "returningClause") else getattr(node, "returningList", None):
-        yield "RETURNING gives all rows at once"
+        yield "RETURNING returns all rows at once"
     if getattr(node, "fromClause", None) or getattr(node, "usingClause", None):
-        yield "it joins another table, whose rows may change between the parts"
+        yield "it joins another table, whose rows may change between batches"
     yield from _reasons_in_expressions(case, table)
     yield from _reasons_in_table(case, table)
 
@@ -109,34 +109,34 @@ def _reasons_in_expressions(case: Case, table: Relation) -> Iterable[str]:
         if isinstance(part, ast.RangeVar):
             other = facts.relation(part)
             if other is None or other.kind not in "rp":
-                yield f'it reads "{part.relname}", of which it cannot be told what it reads'
+                yield f'it reads "{part.relname}", and which rows that reads is unknown'
             elif other.oid == table.oid or other.is_partition or table.is_partition or table.is_partitioned:
-                yield f'it reads rows of "{part.relname}", which earlier parts would have changed'
+                yield f'it reads rows of "{part.relname}", which earlier batches may have changed'
         if isinstance(part, ast.SQLValueFunction) and part.op in _OTHER_TIMES:
-            yield "it takes the time of its transaction, which would be another one in each part"
+            yield "it uses its transaction's start time, which differs between batches"
     if _SYSTEM_COLUMNS & set(column_names((node.whereClause, getattr(node, "targetList", None)))):
-        yield "it uses a system column, which changes from part to part"
+        yield "it uses a system column, which changes between batches"
     called = function_names((node.whereClause, getattr(node, "targetList", None))) - set(_TIME_FUNCTIONS)
     in_where = function_names(node.whereClause)
     known = {row["name"]: row for row in facts.rows("functions", names=sorted(called))}
     for name in sorted(called):
         row = known.get(name)
         if row is None or (not row["is_immutable"] and not row["is_builtin"]):
-            yield f'it calls "{name}", which may read rows that earlier parts have changed'
+            yield f'it calls "{name}", which may read rows that earlier batches have changed'
         elif row["is_volatile"] and name in in_where:
-            yield f'it chooses rows by "{name}", which gives another value each time'
+            yield f'it selects rows by "{name}", which returns another value each time'
 
 
 def _reasons_in_table(case: Case, table: Relation) -> Iterable[str]:
     node, facts = case.node, case.facts
     is_update = isinstance(node, ast.UpdateStmt)
     if table.has_children and node.relation.inh:
-        yield "the table has children, whose rows no common key puts in order"
+        yield "the table has child tables, and no key orders the rows of all of them"
     if table.has_rules:
         yield "the table has rules"
     for trigger in facts.rows("triggers", oid=table.oid):
         if trigger["on_update" if is_update else "on_delete"] and not trigger["for_each_row"]:
-            yield f'trigger "{trigger["name"]}" would fire once for each part'
+            yield f'trigger "{trigger["name"]}" would fire once for each batch'
     for key in facts.rows("entangled", oid=table.oid):
         if not is_update or key["is_deferrable"]:
             kind = "between rows of the table" if key["is_self"] else "checked only at the end"
@@ -145,9 +145,9 @@ def _reasons_in_table(case: Case, table: Relation) -> Iterable[str]:
         assigned = {target.name for target in node.targetList}
         unique = assigned & {row["name"] for row in facts.rows("unique_columns", oid=table.oid)}
         if unique:
-            yield f"it changes {', '.join(sorted(unique))}, which must be unique at the end, not after each part"
+            yield f"it changes {', '.join(sorted(unique))}, which must be unique only at the end, not after each batch"
     if not facts.rows("keys", oid=table.oid) and (is_update or table.is_partitioned):
-        yield "the table has no key by which to tell the rows that are done"
+        yield "the table has no key by which to cut batches"
 
 
 _OTHER_TIMES = {
@@ -157,7 +157,7 @@ _OTHER_TIMES = {
 
 
 def _names_single_rows(case: Case, table: Relation) -> bool:
-    """Tell whether the condition gives every column of a key its value, or a list of values."""
+    """Tell whether the condition gives every column of a key one value, or a list of values."""
     given = set(_given_columns(case.node.whereClause))
     return any(set(key["columns"]) <= given for key in case.facts.rows("keys", oid=table.oid))
 
@@ -187,7 +187,7 @@ def _with_range(where: Any) -> Any:
 
 
 def _pinned(node: Any) -> Any:
-    """Put the loop's time in place of the transaction's."""
+    """Replace the transaction's start time by the loop's."""
     cast: str | None = None
     if isinstance(node, ast.SQLValueFunction):
         cast = _TIMES.get(node.op)

@@ -19,7 +19,7 @@ _LOOPS = ("PLpgSQL_stmt_loop", "PLpgSQL_stmt_while", "PLpgSQL_stmt_fori", "PLpgS
 
 @dataclass(frozen=True)
 class Block:
-    """A block of PL/pgSQL: its statements with whether they stand in a loop, and what cannot be seen into."""
+    """A block of PL/pgSQL: its statements, each with whether it is in a loop, and what cannot be read of it."""
 
     nodes: tuple[tuple[Any, bool], ...]
     commits: bool
@@ -39,7 +39,7 @@ def bodies(node: Any) -> list[Any]:
 
 @lru_cache(maxsize=256)
 def block(sql: str) -> Block:
-    """Read a DO statement written in PL/pgSQL; what cannot be read is told as not ``readable``."""
+    """Read a DO statement written in PL/pgSQL; a block that cannot be read is not ``readable``."""
     node = pglast.parse_sql(sql)[0].stmt
     language = [strings((item.arg,)) for item in node.args if item.defname == "language"]
     if language and language[0] != ("plpgsql",):

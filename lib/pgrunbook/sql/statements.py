@@ -1,4 +1,4 @@
-"""The statements of a migration file, as PostgreSQL's own parser reads them, each with what it is."""
+"""The statements of a migration file, as PostgreSQL's own parser reads them, each with its kind and type."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def parse(sql: str, file: str) -> list[Statement]:
     if "\0" in text:
         raise WrongInput(
             f"{file}, line {line_of(text, text.index(chr(0)))}: holds a zero byte",
-            detail="PostgreSQL would read the file up to there and pass over the rest.",
-            hint="Take it out; a file in UTF-16 is to be saved as UTF-8.",
+            detail="PostgreSQL would read the file up to there and ignore the rest.",
+            hint="Remove it; save a file in UTF-16 as UTF-8.",
         )
-    # To the scanner every character beyond ASCII is a letter; one letter for each keeps the places, and
-    # spares the parser's count of bytes for every place, which takes minutes in a file of a megabyte.
+    # The scanner takes every character beyond ASCII for a letter. One letter for each keeps the positions, and
+    # avoids that the parser counts bytes for every position, which takes minutes in a file of a megabyte.
     lettered = re.sub(r"[^\x00-\x7f]", "x", text)
     try:
         slices = split(lettered, only_slices=True)
@@ -137,7 +137,7 @@ def _cannot_be_run(node: Any) -> bool:
 
 
 def _holds_a_password(node: Any) -> bool:
-    """Whether it sets a password in clear; taking one away (PASSWORD NULL) sets none."""
+    """Whether it sets a password in clear; removing one (PASSWORD NULL) does not."""
     if isinstance(node, ast.CreateSubscriptionStmt | ast.AlterSubscriptionStmt):
         return "password" in (node.conninfo or "").lower()
     holders = ast.CreateRoleStmt | ast.AlterRoleStmt | ast.CreateUserMappingStmt | ast.AlterUserMappingStmt
@@ -150,23 +150,23 @@ def _refused(node: Any, file: str, line: int) -> WrongInput:
     if isinstance(node, ast.TransactionStmt):
         return WrongInput(
             f"{file}, line {line}: a migration cannot hold BEGIN, COMMIT or ROLLBACK",
-            detail="The migration and its history row are committed in one transaction, which we open.",
-            hint="Take the statement out; a statement that cannot run in a transaction is run alone anyway.",
+            detail="pgrunbook commits the migration and its history row in one transaction of its own.",
+            hint="Remove the statement; a statement that cannot run in a transaction is run alone anyway.",
         )
     if isinstance(node, ast.CopyStmt):
         return _copy_from_stdin(file, line)
     return WrongInput(
         f"{file}, line {line}: a migration cannot hold a password",
         detail="Every statement is copied into the plan, the journal and the notebooks of each run.",
-        hint="Make the role or mapping without it; set it by hand (psql's \\password), or let a secret manager.",
+        hint="Create the role or mapping without it; set it by hand (psql's \\password) or by a secret manager.",
     )
 
 
 def _copy_from_stdin(file: str, line: int) -> WrongInput:
     return WrongInput(
         f"{file}, line {line}: COPY FROM STDIN cannot run from a migration file",
-        detail="The data after it is for psql, not for the server.",
-        hint="Write the rows as INSERT, or load them in a procedure of its own.",
+        detail="The data after it would be read by psql, not by the server.",
+        hint="Write the rows as INSERT, or load them outside of the migration.",
     )
 
 
@@ -180,9 +180,9 @@ def _unreadable(text: str, file: str, exc: ParseError) -> WrongInput:
     says = re.sub(r'(?<= at or near ")(.*)(?="\Z)', lambda m: text[index : index + len(m[0])], exc.args[0], flags=re.S)
     hint = "Correct the file; PostgreSQL's own parser could not read it."
     if text[index : index + 1] == "\\":
-        hint = "Commands that begin with \\ are psql's own: take them out of the migration."
-    told = text.split("\n")[line - 1].strip()[:200]
-    return WrongInput(f"{file}, line {line}: {' '.join(says.split())[:200]}", detail=f"The line is: {told}", hint=hint)
+        hint = "Commands that begin with \\ are psql's own: remove them from the migration."
+    shown = text.split("\n")[line - 1].strip()[:200]
+    return WrongInput(f"{file}, line {line}: {' '.join(says.split())[:200]}", detail=f"The line is: {shown}", hint=hint)
 
 
 def _index(exc: ParseError) -> int | None:
@@ -191,5 +191,5 @@ def _index(exc: ParseError) -> int | None:
 
 
 def key(statement: Statement) -> str:
-    """Return what an operator names a statement by: file and line."""
+    """Return the name that an operator gives a statement: file and line."""
     return f"{statement.file}:{statement.line}"

@@ -1,4 +1,4 @@
-"""SQL as trees of PostgreSQL's parser: names, types and constants in it, and text made from it again."""
+"""Parse trees of SQL: the names, types and constants in them, and their text."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def relations_in(node: Any) -> list[Name]:
 
 
 def sets_search_path(node: Any) -> bool:
-    """Whether a statement changes what the names without a schema mean, for those that come after it."""
+    """Whether a statement changes what names without a schema mean in the statements after it."""
     if isinstance(node, ast.VariableSetStmt):
         return str(node.name) in ("search_path", "None") or node.kind == enums.VariableSetKind.VAR_RESET_ALL
     calls = [part for part in walk(node) if isinstance(part, ast.FuncCall)]

@@ -89,11 +89,13 @@ class ColumnCapture:
         table_name = sql.Literal(self.table.name.identifier().as_string(None))
         found = sql.SQL(
             "SELECT pg_catalog.format('DROP TRIGGER %I ON %s', g.tgname, g.tgrelid::pg_catalog.regclass)"
-            " FROM pg_catalog.pg_trigger AS g WHERE g.tgname IN ({triggers})"
-            " AND g.tgrelid = pg_catalog.to_regclass({table}) AND g.tgparentid = 0"
+            " FROM pg_catalog.pg_trigger AS g"
+            " WHERE g.tgname OPERATOR(pg_catalog.=) ANY (ARRAY[{triggers}]::pg_catalog.name[])"
+            " AND g.tgrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({table})"
+            " AND g.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid"
             " UNION ALL SELECT pg_catalog.format('DROP FUNCTION %s', p.oid::pg_catalog.regprocedure)"
-            " FROM pg_catalog.pg_proc AS p WHERE p.proname = {function}"
-            " AND p.pronamespace = pg_catalog.to_regnamespace({schema})"
+            " FROM pg_catalog.pg_proc AS p WHERE p.proname OPERATOR(pg_catalog.=) {function}"
+            " AND p.pronamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace({schema})"
             " UNION ALL SELECT {drop} WHERE pg_catalog.to_regclass({name}) IS NOT NULL"
             " UNION ALL SELECT {forget} WHERE pg_catalog.to_regclass({name}) IS NOT NULL"
         ).format(

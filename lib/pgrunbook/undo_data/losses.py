@@ -56,7 +56,7 @@ def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
 def _kept(conn: Connection, migration: str, number: int, keep: Keep) -> Loss:
     column = f".{keep.column}" if keep.column else ""
     where = f" WHERE {keep.column} IS NOT NULL" if keep.column else ""
-    holds = _counted(conn, sql.SQL("SELECT count(*) FROM {}{}").format(sql.SQL(keep.table), sql.SQL(where)))
+    holds = _counted(conn, sql.SQL("SELECT pg_catalog.count(*) FROM {}{}").format(sql.SQL(keep.table), sql.SQL(where)))
     return Loss(migration, f"{keep.table}{column}", holds, "values" if column else "rows", keep.kept_as, number)
 
 
@@ -92,12 +92,13 @@ def _in_schemas(conn: Connection, node: object) -> Iterator[tuple[str, str, None
 def _count(conn: Connection, schema: str | None, table: str, column: str | None) -> int | None:
     name = sql.Identifier(schema, table) if schema else sql.Identifier(table)
     where = sql.SQL(" WHERE {} IS NOT NULL").format(sql.Identifier(column)) if column else sql.SQL("")
-    return _counted(conn, sql.SQL("SELECT count(*) FROM {}{}").format(name, where))
+    return _counted(conn, sql.SQL("SELECT pg_catalog.count(*) FROM {}{}").format(name, where))
 
 
 def _counted(conn: Connection, query: sql.Composed) -> int | None:
     try:
-        row = conn.execute(query).fetchone()
+        with conn.as_target():
+            row = conn.execute(query).fetchone()
     except (
         psycopg.errors.UndefinedTable,
         psycopg.errors.UndefinedColumn,

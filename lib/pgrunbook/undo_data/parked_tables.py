@@ -64,7 +64,7 @@ def unpark(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     refuse_purged_keep(conn, keep)
     name = _name(keep)
     here = sql.Identifier(keep.kept_as, name.relname).as_string(None)
-    found = [one["sql"] for one in rows(conn, "leaving", table=here, to=name.schemaname)]
+    found = [one["sql"] for one in rows(conn, "moves_to_schema", table=here, to=name.schemaname)]
     if not found:
         raise Broken(f"cannot bring back table {keep.table}", detail=f"It was parked as {here}, which does not exist.")
     found.append(text(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(keep.kept_as))))
@@ -82,7 +82,7 @@ def _moved(conn: Connection, keep: Keep) -> list[str]:
     relation = Facts(conn).named(tuple(filter(None, (name.schemaname, name.relname))))
     if relation is not None and relation.is_temporary:
         raise CannotCaptureError(f"{keep.table} is temporary")
-    moves = rows(conn, "leaving", table=keep.table, to=keep.kept_as)
+    moves = rows(conn, "moves_to_schema", table=keep.table, to=keep.kept_as)
     for move in moves:
         if move["elsewhere"]:
             raise CannotCaptureError(f"statistics {move['elsewhere']} are in another schema than {keep.table}")

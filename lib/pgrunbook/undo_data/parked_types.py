@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import steady
+from pgrunbook.database.queries import snapshot_cursor
 from pgrunbook.plan.step import Keep, SafeStep
 from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.tables import Column, as_text, rows, table
@@ -25,7 +25,7 @@ Notes = Mapping[str, tuple[str, str | None]]
 
 def notes_of(conn: Connection, keep: Keep) -> Notes:
     """Return the columns of a table to park that have types of the application, {} when there is none."""
-    with steady(conn):  # so that types are named in full
+    with snapshot_cursor(conn):  # so that types are named in full
         oid = rows(conn, "column_named", table=keep.table, column="")[0]["oid"]
         found = [column for column in table(conn, oid).columns.values() if _is_freed(column)]
         return {

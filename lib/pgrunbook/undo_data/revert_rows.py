@@ -146,7 +146,9 @@ class _Loop:
             if upto == 0:
                 return 0, 0, given
             after = max(0, upto - pages)
-            given += sum(self.conn.execute(statement).rowcount for statement in self._statements(after, upto))
+            statements = list(self._statements(after, upto))
+            with self.conn.as_target():  # triggers of the application fire
+                given += sum(self.conn.execute(statement).rowcount for statement in statements)
             values = {"id": self.both.entry.id, "pages_left": after, "rows_given_back": given}
             self.conn.execute(load("undo_data")["write_revert"].encode(), values)
         return upto, after, given

@@ -84,6 +84,7 @@ def _width(conn: Connection, side: Side) -> int:
 
 
 def _plan(conn: Connection, query: str) -> dict[str, Any]:
-    found = conn.execute(f"EXPLAIN (FORMAT JSON) {query}".encode()).fetchone()
+    with conn.as_target():
+        found = conn.execute(f"EXPLAIN (FORMAT JSON) {query}".encode()).fetchone()
     plan: Any = found[0] if found else []
     return dict(plan[0]["Plan"])

@@ -1,1 +1,1 @@
-"""Rows of today that violate what a way back would restore."""
+"""Rows of today that violate what a rollback would restore."""

@@ -1,4 +1,4 @@
-"""What constraints and unique indexes demand of rows."""
+"""The demands of constraints and unique indexes on rows."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pgrunbook.sql.tree import columns_in, constraint_kind, quoted, strings
 from pgrunbook.violations.rows import RowDemand
 from pgrunbook.violations.world import Column, Table, UnclearError, World, columns_below
 
-_NO_VALUE = ("row has no value in it", "rows have no value in it")
+_NO_VALUE = ("row holds NULL", "rows hold NULL")
 _OTHER = "o"
 _EQUAL = (ast.String(sval="="),)
 
 
 def constraint(world: World, table: Table, node: Any, *, only: bool = False) -> Iterator[RowDemand]:
-    """Yield what a constraint that is added demands; nothing for one that is NOT VALID or NOT ENFORCED."""
+    """Yield the demands of a new constraint; none for one that is NOT VALID or NOT ENFORCED."""
     if table.relation is not None and table.relation.kind == "f":
         return  # the rows of a foreign table are not read
     kind, what = constraint_kind(node), _named(table, node)
     if kind in ("CHECK", "FOREIGN", "NOTNULL") and node.skip_validation:
         return
     if kind == "CHECK":
-        yield told(what, table, lambda: check(world, table, what, node.raw_expr, only=only or node.is_no_inherit))
+        yield demand(what, table, lambda: check(world, table, what, node.raw_expr, only=only or node.is_no_inherit))
     elif kind == "FOREIGN":
-        yield told(what, table, lambda: _foreign_key(world, table, what, node))
+        yield demand(what, table, lambda: _foreign_key(world, table, what, node))
     elif kind == "NOTNULL":
         (name,) = strings(node.keys)
         yield not_null(world, table, name, only=only or node.is_no_inherit)
@@ -38,54 +38,56 @@ def constraint(world: World, table: Table, node: Any, *, only: bool = False) -> 
         yield from _key(world, table, node, what, kind)
     elif kind == "EXCLUSION":
         pairs = tuple((element, operator) for element, operator in node.exclusions)
-        yield told(what, table, lambda: _apart(world, table, what, pairs, node.where_clause))
+        yield demand(what, table, lambda: _apart(world, table, what, pairs, node.where_clause))
 
 
 def index(world: World, table: Table, node: Any) -> Iterator[RowDemand]:
-    """Yield what CREATE UNIQUE INDEX demands; nothing for another index, and for one ON ONLY a partitioned table."""
+    """Yield the demands of CREATE UNIQUE INDEX; none for other indexes, or ON ONLY a partitioned table."""
     own = table.relation is not None and table.relation.is_partitioned and not node.relation.inh
     if node.unique and not own:
-        what = f"unique index{' ' + identifier(node.idxname) if node.idxname else ''} of {table.said}"
+        what = f"unique index{' ' + identifier(node.idxname) if node.idxname else ''} of {table.label}"
         pairs = tuple((element, _EQUAL) for element in node.indexParams)
-        yield told(
+        yield demand(
             what, table, lambda: _apart(world, table, what, pairs, node.whereClause, nulls=node.nulls_not_distinct)
         )
 
 
 def not_null(world: World, table: Table, name: str, *, only: bool = False) -> RowDemand:
-    """Return what NOT NULL demands: a column that comes back lacks what was not kept, another is asked."""
-    what = f"NOT NULL of {table.said}.{quoted(name)}"
+    """Return the demand of NOT NULL: a restored column lacks values that were not captured, others are queried."""
+    what = f"NOT NULL of {table.label}.{quoted(name)}"
 
     def wanted() -> RowDemand:
         column = table.column(name)
         missing = _missing(column)
         if missing is not None:
-            told_ = ("row has no kept value", "rows have no kept value")
-            return RowDemand(what, table.sql, count=missing, told=told_)
+            words = ("row has no captured value", "rows have no captured value")
+            return RowDemand(what, table.sql, count=missing, words=words)
         value = world.sql(table, _column(name))
         where = f"{value} IS NOT DISTINCT FROM NULL"
-        return asked(table, what, where, [name], only=only, told=_NO_VALUE)
+        return row_demand(table, what, where, [name], only=only, words=_NO_VALUE)
 
-    return told(what, table, wanted)
+    return demand(what, table, wanted)
 
 
 def check(world: World, table: Table, what: str, node: Any, *, only: bool = False) -> RowDemand:
-    """Return what a condition demands: that it is false for no row."""
-    return asked(table, what, f"{world.sql(table, node)} IS FALSE", sorted(columns_in(node)), only=only)
+    """Return the demand of a condition: it is false for no row."""
+    return row_demand(table, what, f"{world.sql(table, node)} IS FALSE", sorted(columns_in(node)), only=only)
 
 
-def told(what: str, table: Table, build: Any) -> RowDemand:
-    """Return what is built, or why it cannot be told."""
+def demand(what: str, table: Table, build: Any) -> RowDemand:
+    """Return the demand that ``build`` makes, or one that says why it is unknown."""
     try:
         return build()  # type: ignore[no-any-return]
     except UnclearError as reason:
-        return RowDemand(what, table.sql, untold=str(reason))
+        return RowDemand(what, table.sql, unclear=str(reason))
     except WrongInput as reason:
-        return RowDemand(what, table.sql, untold=f"cannot be told: it cannot be written as a query ({reason.detail})")
+        return RowDemand(what, table.sql, unclear=f"unknown: it cannot be written as a query ({reason.detail})")
 
 
-def asked(table: Table, what: str, where: str, names: Sequence[str], *, only: bool = False, **more: Any) -> RowDemand:
-    """Return what is asked of a table's rows, whose samples show these columns."""
+def row_demand(
+    table: Table, what: str, where: str, names: Sequence[str], *, only: bool = False, **more: Any
+) -> RowDemand:
+    """Return a demand on a table's rows, whose samples show these columns."""
     columns = [table.columns[name] for name in names if name in table.columns]
     today = dict.fromkeys(each for column in columns for each in columns_below(column.node))
     return RowDemand(
@@ -101,14 +103,14 @@ def asked(table: Table, what: str, where: str, names: Sequence[str], *, only: bo
 
 
 def from_today(world: World, table: Table, definition: str, name: str) -> Iterator[RowDemand]:
-    """Yield what a constraint that is there today demands, in today's names."""
+    """Yield the demands of a constraint that exists today, in today's names."""
     if table.relation is None:
         return
     node = parsed(f"ALTER TABLE t ADD CONSTRAINT {quoted(name)} {definition.removesuffix(' NOT VALID')}").cmds[0].def_
     for each in columns_in(node.raw_expr) | set(strings(node.fk_attrs) + strings(node.keys)):
         if each in table.types and all(column.today != each for column in table.columns.values()):
-            because = f"cannot be told: {table.said} has no column {quoted(each)} as it is today any more"
-            yield RowDemand(_named(table, node), table.sql, untold=because)
+            because = f"unknown: {table.label} no longer has column {quoted(each)} as it is today"
+            yield RowDemand(_named(table, node), table.sql, unclear=because)
             return
     columns = {column.today: column for column in table.columns.values() if column.today}
     as_today = Table(
@@ -122,8 +124,8 @@ def _named(table: Table, node: Any) -> str:
     word = {"FOREIGN": "FOREIGN KEY", "PRIMARY": "PRIMARY KEY", "EXCLUSION": "EXCLUDE"}
     kind = constraint_kind(node)
     if node.conname:
-        return f"constraint {identifier(node.conname)} of {table.said}"
-    return f"{word.get(kind, kind)} constraint of {table.said}"
+        return f"constraint {identifier(node.conname)} of {table.label}"
+    return f"{word.get(kind, kind)} constraint of {table.label}"
 
 
 def _column(name: str) -> Any:
@@ -137,10 +139,10 @@ def _missing(column: Column) -> Any:
 
 
 def _key(world: World, table: Table, node: Any, what: str, kind: str) -> Iterator[RowDemand]:
-    """UNIQUE and PRIMARY KEY; one that takes over an index finds no rows alike, only NULLs."""
+    """Yield the demands of UNIQUE and PRIMARY KEY; one that adopts an index demands only NOT NULL."""
     names = strings(node.keys)
     if node.indexname:
-        found = world.rows("index_columns", name=f"{quoted(table.schema)}.{quoted(node.indexname)}")
+        found = world.rows("index_columns", oid=world.facts.relation_oid([table.schema, node.indexname]))
         names = world.indexes.get(node.indexname) or tuple(row["name"] for row in found)
     if kind == "PRIMARY":
         for each in names:
@@ -152,15 +154,15 @@ def _key(world: World, table: Table, node: Any, what: str, kind: str) -> Iterato
     pairs = tuple(
         (ast.IndexElem(name=each), overlap if node.without_overlaps and each == names[-1] else _EQUAL) for each in names
     )
-    yield told(what, table, lambda: _apart(world, table, what, pairs, None, nulls=node.nulls_not_distinct))
+    yield demand(what, table, lambda: _apart(world, table, what, pairs, None, nulls=node.nulls_not_distinct))
 
 
 def _apart(
     world: World, table: Table, what: str, pairs: Sequence[tuple[Any, Any]], where: Any, *, nulls: bool = False
 ) -> RowDemand:
-    """Return that no two rows are alike by these operators; ``nulls`` counts NULLs as alike."""
+    """Return the demand that no two rows conflict by these operators; ``nulls`` counts NULLs as equal."""
     mine, others = ([_element(world, table, element, alias) for element, _ in pairs] for alias in ("t", _OTHER))
-    if nulls:  # two records are alike where both have a NULL, and hashes of them are joined as fast as of values
+    if nulls:  # records with NULLs in the same place are equal, and are hash-joined as fast as values
         alike = [f"CAST(ROW({', '.join(mine)}) AS record) = CAST(ROW({', '.join(others)}) AS record)"]
     else:
         operators = [".".join([*map(quoted, strings(o)[:-1]), strings(o)[-1]]) for _, o in pairs]
@@ -173,7 +175,14 @@ def _apart(
     if where is not None:
         exists = f"{world.sql(table, where)} AND {exists}"
     names = [each for element, _ in pairs for each in ([element.name] if element.name else columns_in(element.expr))]
-    return asked(table, what, exists, names, only=True, told=("row is not alone", "rows are alike"))
+    return row_demand(
+        table,
+        what,
+        exists,
+        names,
+        only=True,
+        words=("row conflicts with another row", "rows conflict with one another"),
+    )
 
 
 def _element(world: World, table: Table, element: Any, alias: str) -> str:
@@ -184,12 +193,12 @@ def _element(world: World, table: Table, element: Any, alias: str) -> str:
 
 
 def _foreign_key(world: World, table: Table, what: str, node: Any) -> RowDemand:
-    """Return that each row finds the row that it refers to; MATCH FULL also refuses a key that is partly NULL."""
+    """Return the demand that each row references a row; MATCH FULL also refuses a key that is partly NULL."""
     parent = world.table(node.pktable)
     names = strings(node.fk_attrs)
     targets = strings(node.pk_attrs) or parent.primary
     if len(targets) != len(names):
-        raise UnclearError(f"cannot be told before {parent.said} has its primary key")
+        raise UnclearError(f"unknown until {parent.label} has its primary key")
     mine = [world.sql(table, _column(each)) for each in names]
     theirs = [world.sql(parent, _column(each), _OTHER) for each in targets]
     found = _refers(parent, mine, theirs, period=bool(node.fk_with_period))
@@ -198,9 +207,9 @@ def _foreign_key(world: World, table: Table, what: str, node: Any) -> RowDemand:
     if node.fk_matchtype == "f" and len(names) > 1:
         some = " OR ".join(f"{value} IS NOT NULL" for value in mine)
         where = f"({where}) OR (({some}) AND NOT ({given}))"
-    told_ = ("row refers to no row", "rows refer to no row")
-    return asked(
-        table, what, where, names, only=True, told=(f"{told_[0]} of {parent.said}", f"{told_[1]} of {parent.said}")
+    words = ("row references no row", "rows reference no row")
+    return row_demand(
+        table, what, where, names, only=True, words=(f"{words[0]} of {parent.label}", f"{words[1]} of {parent.label}")
     )
 
 

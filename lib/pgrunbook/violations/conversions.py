@@ -1,4 +1,4 @@
-"""What a change of type demands of values: that each becomes one of the old type, and is the same when it is back."""
+"""The demands of a type change on values: each must convert to the old type and back without a change."""
 
 from __future__ import annotations
 
@@ -10,60 +10,60 @@ from pglast import ast
 from pgrunbook.sql.deparse import expression, literal, mapped
 from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import quoted, strings, text, walk
-from pgrunbook.violations.constraints import asked, told
+from pgrunbook.violations.constraints import demand, row_demand
 from pgrunbook.violations.rows import RowDemand
 from pgrunbook.violations.simulation import NULL, kept_of
 from pgrunbook.violations.world import Column, Table, World, columns_below
 
 _FUNCTION = "pgrunbook_against"
-# Types of which a cast cuts what is too long, which a change of the column refuses.
+# Types whose cast cuts a value that is too long; ALTER COLUMN TYPE refuses such a value.
 _CUT = {"varchar", "bpchar", "bit", "varbit"}
-# Types of which values that are written otherwise (1.5, 1.50) are the same.
+# Types in which values with different text (1.5, 1.50) are equal.
 _NUMBERS = ("numeric", "real", "double precision")
 
 
 def new_type(world: World, table: Table, cmd: Any) -> RowDemand:
-    """Return what ALTER COLUMN ... TYPE demands.
+    """Return the demand of ALTER COLUMN ... TYPE.
 
-    A value that is only cast has to come back from the cast as what it is; of one that USING computes nothing
-    but success is asked, and where the old values are filled back, all that is lost is those that were not kept.
+    A value that is only cast must survive the cast and the cast back. A value that USING computes only has to be
+    computed without an error. If captured values are reverted, only values that were not captured are lost.
     """
     word = text(cmd.def_.typeName)
-    what = f"type {word} of {table.said}.{quoted(cmd.name)}"
+    what = f"type {word} of {table.label}.{quoted(cmd.name)}"
     if world.labels(cmd.def_.typeName) is not None:
-        return told(what, table, lambda: _new_enum(world, table, cmd, what, word))
-    return told(what, table, lambda: _converted(world, table, cmd, what, word))
+        return demand(what, table, lambda: _new_enum(world, table, cmd, what, word))
+    return demand(what, table, lambda: _converted(world, table, cmd, what, word))
 
 
 def value_of_new_column(world: World, table: Table, definition: Any, column: Column) -> RowDemand | None:
-    """Return what a domain demands of the value that all rows are given; None for other types."""
+    """Return the demand of a domain on the value that all rows get; None for other types."""
     names = definition.typeName.names
     today, made = world.type_of(names)
     if made is not None or column.node is None or table.relation is None:
         return None
-    found = world.facts.rows("constrained_domain", type=str(today))
+    found = world.facts.rows("constrained_domain", type=world.facts.type_oid(str(today)))
     if not found or not found[0]["is_constrained"]:
         return None
     word = text(definition.typeName)
-    what = f"type {word} of {table.said}.{quoted(definition.colname)}"
+    what = f"type {word} of {table.label}.{quoted(definition.colname)}"
     function = _function("", f"PERFORM {_in_function(column.node, {})}; RETURN false;")
-    told_ = _told(word, "would have no value of", "")
-    return told(
+    words = _words(word, "would get an invalid value of", "")
+    return demand(
         what, table,
-        lambda: asked(table, what, "", [], told=told_, function=function, caught=f"pg_temp.{_FUNCTION}()"),
+        lambda: row_demand(table, what, "", [], words=words, function=function, caught=f"pg_temp.{_FUNCTION}()"),
     )  # fmt: skip
 
 
 def _new_enum(world: World, table: Table, cmd: Any, what: str, word: str) -> RowDemand:
-    """The type is made anew by the way back, so that its labels are all that can be compared."""
+    """Return the demand of an enum that the way back creates: only its labels can be compared."""
     value = world.sql(table, _using(cmd))
     labels = literal(list(world.labels(cmd.def_.typeName) or ()))
     where = f"CAST({value} AS text) <> ALL (CAST({labels} AS text[]))"
     if cmd.def_.typeName.arrayBounds:
         where = (f"EXISTS (SELECT FROM pg_catalog.unnest(CAST({value} AS text[])) AS e (label)"
                  f" WHERE e.label <> ALL (CAST({labels} AS text[])))")  # fmt: skip
-    return asked(
-        table, what, where, [cmd.name], told=_told(word, "cannot become"), missing=kept_of(world, table, cmd.name)
+    return row_demand(
+        table, what, where, [cmd.name], words=_words(word, "cannot become"), missing=kept_of(world, table, cmd.name)
     )
 
 
@@ -79,26 +79,26 @@ def _converted(world: World, table: Table, cmd: Any, what: str, word: str) -> Ro
     if today and _only_casts(using, cmd.name) and (missing is None or isinstance(using, ast.CaseExpr)):
         is_other = _compared(world, table.types[today], old, via_text=_via_text(using))
         where, caught = is_other(made, f"t.{identifier(today)}"), is_other("made", params[today])
-        words = _told(word, "cannot stay what it is as", "cannot stay what they are as")
-    else:  # it is computed for each row, and true for none; a cast that cuts would hide what the change refuses
+        words = _words(word, "cannot keep its value as", "cannot keep their value as")
+    else:  # evaluated for each row, true for none; a cast that cuts would hide what the change refuses
         cuts = strings(type_name.names)[-1] in _CUT and bool(type_name.typmods)
         where, caught = "" if cuts else f"({made} IS NULL AND {made} IS NOT NULL)", "false"
-        words, missing = _told(word, "cannot become"), None
+        words, missing = _words(word, "cannot become"), None
     declared = ", ".join(f"{name} {table.types[each]}" for each, name in params.items())
-    # The value is made where the variable is declared: that of a domain may not be NULL before.
+    # The value is computed in the declaration: a variable of a domain may not be NULL before.
     body = f"DECLARE made {old} := {_in_function(value, params)}; BEGIN RETURN {caught}; END;"
     function = _function(declared, body)
     call = f"pg_temp.{_FUNCTION}({', '.join(f't.{identifier(each)}' for each in params)})"
-    return asked(table, what, where, [cmd.name], told=words, missing=missing, function=function, caught=call)
+    return row_demand(table, what, where, [cmd.name], words=words, missing=missing, function=function, caught=call)
 
 
 def _using(cmd: Any) -> Any:
-    """Return the expression that makes the old value: what USING says, or the column itself."""
+    """Return the expression of the old value: that of USING, or the column itself."""
     return cmd.def_.raw_default or ast.ColumnRef(fields=(ast.String(sval=cmd.name),), location=-1)
 
 
 def _only_casts(node: Any, name: str) -> bool:
-    """Tell whether an expression is the column, at most cast, or as the way back writes it for kept values."""
+    """Tell whether an expression is the column, perhaps cast, or the form that a way back has for captured values."""
     if isinstance(node, ast.CaseExpr) and len(node.args) == 1 and node.arg is None and node.defresult is None:
         return "pg_input_is_valid" in text(node.args[0].expr) and _only_casts(node.args[0].result, name)
     while isinstance(node, ast.TypeCast):
@@ -112,8 +112,8 @@ def _via_text(node: Any) -> bool:
 
 
 def _compared(world: World, new: str, old: str, *, via_text: bool) -> Callable[[str, str], str]:
-    """Return what says of a value of the old type and one of the new that they are not the same."""
-    direct = not via_text and bool(world.rows("is_castable", source=old, target=new))
+    """Return a function that writes the condition that a value of the old type and one of the new type differ."""
+    direct = not via_text and bool(world.is_castable(old, new))
 
     def is_other(made: str, value: str) -> str:
         back = f"CAST({made} AS {new})" if direct else f"CAST(CAST({made} AS text) AS {new})"
@@ -136,10 +136,10 @@ def _in_function(node: Any, params: dict[str, str]) -> str:
 
 
 def _function(parameters: str, body: str) -> str:
-    """Return the statement that makes a function which is true where its body raises an error."""
+    """Return the statement that creates a function which returns true if its body raises an error."""
     code = f"BEGIN {body} EXCEPTION WHEN OTHERS THEN RETURN true; END"
     return f"CREATE FUNCTION pg_temp.{_FUNCTION}({parameters}) RETURNS boolean LANGUAGE plpgsql AS {literal(code)}"
 
 
-def _told(word: str, one: str, many: str = "") -> tuple[str, str]:
+def _words(word: str, one: str, many: str = "") -> tuple[str, str]:
     return f"row {one} {word}", f"rows {many or one} {word}"

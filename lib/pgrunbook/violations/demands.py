@@ -1,4 +1,4 @@
-"""What a statement of a way back demands of the rows that it will find."""
+"""The demands of a way back's statement on the rows that it will find."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DEMANDING = ("AddColumn", "AlterColumnType", "AddConstraint", "SetNotNull", "Va
 
 
 def parts(node: Any) -> Iterator[Any]:
-    """Yield a statement in the parts that see each other's work: ALTER TABLE drops, changes types, adds, constrains."""
+    """Yield a statement in the order of its passes: ALTER TABLE drops, changes types, adds columns, constrains."""
     if not isinstance(node, ast.AlterTableStmt):
         yield node
         return
@@ -32,7 +32,7 @@ def parts(node: Any) -> Iterator[Any]:
 
 
 def demands(world: World, node: Any) -> Iterator[RowDemand]:
-    """Yield what a statement demands of rows; nothing where it demands nothing."""
+    """Yield the demands of a statement on rows."""
     match node:
         case ast.AlterTableStmt() if object_kind(node.objtype) in ("TABLE", "FOREIGN_TABLE"):
             yield from _altered(world, node)
@@ -42,19 +42,19 @@ def demands(world: World, node: Any) -> Iterator[RowDemand]:
         case ast.CreateStmt() if node.partbound is not None:
             parent = world.find(node.inhRelations[0].schemaname, node.inhRelations[0].relname)
             if parent is not None:
-                what = f"partition {relation(node.relation)} of {parent.said}"
+                what = f"partition {relation(node.relation)} of {parent.label}"
                 yield from partitions.made(world, parent, node.partbound, what)
         case ast.AlterDomainStmt():
             yield from domains.domain(world, node)
 
 
 def _of(world: World, node: Any, what: str, build: Any) -> Iterator[RowDemand]:
-    """Yield what is built for a table, or that it is not there."""
+    """Yield the demands that ``build`` makes for a table, or one unclear demand if there is no such table."""
     try:
         table = world.table(node)
     except UnclearError as reason:
         name = str(Name(node.schemaname, node.relname))
-        yield RowDemand(f"{what} of {name}", name, untold=str(reason))
+        yield RowDemand(f"{what} of {name}", name, unclear=str(reason))
         return
     yield from build(table)
 
@@ -103,7 +103,7 @@ def _by(world: World, table: Table, cmd: Any, *, only: bool) -> Iterator[RowDema
 
 
 def _with_column(world: World, table: Table, definition: Any, *, only: bool) -> Iterator[RowDemand]:
-    """Before kept values are filled back, all rows have the same: what the column's default says, or NULL."""
+    """Yield the demands on a new column: until captured values are reverted, all rows hold its default, or NULL."""
     column = added(world, table, definition)
     there = replace(table, columns={**table.columns, definition.colname: column})
     refused = conversions.value_of_new_column(world, there, definition, column)
@@ -119,7 +119,7 @@ def _with_column(world: World, table: Table, definition: Any, *, only: bool) -> 
 
 
 def _validated(world: World, table: Table, name: str) -> Iterator[RowDemand]:
-    """VALIDATE CONSTRAINT of one that the way back adds, or of one that is there today."""
+    """Yield the demands of VALIDATE CONSTRAINT, for a constraint that the way back adds or one of today."""
     if name in table.not_valid:
         yield from constraints.constraint(world, table, changed(table.not_valid[name], skip_validation=False))
         return
@@ -127,9 +127,7 @@ def _validated(world: World, table: Table, name: str) -> Iterator[RowDemand]:
     oid = table.relation.oid if table.relation else 0
     found = world.rows("constraint_of", table=oid, domain=0, name=today)
     if not found:
-        what = f"constraint {identifier(name)} of {table.said}"
-        yield RowDemand(
-            what, table.sql, untold=f"cannot be told: {table.said} has no constraint {identifier(name)} today"
-        )
+        what = f"constraint {identifier(name)} of {table.label}"
+        yield RowDemand(what, table.sql, unclear=f"unknown: {table.label} has no constraint {identifier(name)} today")
     elif not found[0]["is_valid"]:
         yield from constraints.from_today(world, table, found[0]["definition"], name)

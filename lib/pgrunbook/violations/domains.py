@@ -1,4 +1,4 @@
-"""What a domain's constraints demand of every column that has it."""
+"""The demands of a domain's constraints on every column of that domain."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pglast import ast
 from pgrunbook.sql.deparse import mapped, parsed
 from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import constraint_kind, quoted, strings
-from pgrunbook.violations.constraints import asked, told
+from pgrunbook.violations.constraints import demand, row_demand
 from pgrunbook.violations.rows import RowDemand
 from pgrunbook.violations.world import Table, World, name_of
 
 
 def domain(world: World, node: Any) -> Iterator[RowDemand]:
-    """Yield what ALTER DOMAIN demands of the rows of each column: ADD and VALIDATE CONSTRAINT, SET NOT NULL."""
+    """Yield the demands of ALTER DOMAIN on the rows of each column: ADD and VALIDATE CONSTRAINT, SET NOT NULL."""
     today, made = world.type_of(node.typeName)
     said = str(name_of(strings(node.typeName)))
-    found = world.rows("type_named", name=str(today)) if made is None else []
+    found = world.rows("type_named", oid=world.facts.type_oid(str(today))) if made is None else []
     subtype = str(getattr(node.subtype, "value", node.subtype))
     if not found:
         if subtype in "COV":
-            yield RowDemand(f"constraint of domain {said}", said, untold=f"cannot be told before domain {said} is back")
+            yield RowDemand(f"constraint of domain {said}", said, unclear=f"unknown until domain {said} is restored")
         return
     given = _given(world, found[0]["oid"], node, subtype)
     if given is None:
@@ -38,7 +38,7 @@ def domain(world: World, node: Any) -> Iterator[RowDemand]:
 
 
 def _given(world: World, oid: int, node: Any, subtype: str) -> Any:
-    """Return the constraint that a statement wants to hold; None where it wants nothing of rows."""
+    """Return the constraint that a statement demands; None if it demands nothing of rows."""
     if subtype == "O":
         return parsed("ALTER DOMAIN d ADD NOT NULL").def_
     if subtype == "C":
@@ -53,11 +53,11 @@ def _given(world: World, oid: int, node: Any, subtype: str) -> Any:
 
 
 def _of_column(world: World, table: Table, column: str, what: str, given: Any) -> Iterator[RowDemand]:
-    """Ask a column by the name that it has today, unless it is dropped or of another type by then."""
+    """Yield the demand on a column, by its name of today, unless it is dropped or gets another type before."""
     names = [name for name, each in table.columns.items() if each.today == column]
     if not names:
         return
-    here = f"{what} in {table.said}.{quoted(names[0])}"
+    here = f"{what} in {table.label}.{quoted(names[0])}"
 
     def value(part: Any) -> Any:
         if isinstance(part, ast.ColumnRef) and part.fields[-1].sval == "value":
@@ -68,6 +68,6 @@ def _of_column(world: World, table: Table, column: str, what: str, given: Any) -
         where = f"t.{quoted(column)} IS NOT DISTINCT FROM NULL"
         if constraint_kind(given) != "NOTNULL":
             where = f"{world.sql(table, mapped(given.raw_expr, value))} IS FALSE"
-        return asked(table, here, where, names, only=True)
+        return row_demand(table, here, where, names, only=True)
 
-    yield told(here, table, wanted)
+    yield demand(here, table, wanted)

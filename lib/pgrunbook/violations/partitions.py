@@ -1,4 +1,4 @@
-"""What a partition's bounds demand of its rows, and of those in the default partition."""
+"""The demands of a partition's bounds on its rows, and on those in the default partition."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pglast import ast
 from pgrunbook.sql.deparse import changed, expression, literal, parsed
 from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import column_names, relation
-from pgrunbook.violations.constraints import asked, from_today, index, told
+from pgrunbook.violations.constraints import demand, from_today, index, row_demand
 from pgrunbook.violations.rows import RowDemand
 from pgrunbook.violations.world import Table, UnclearError, World
 
-_MISPLACED = ("row does not belong into it", "rows do not belong into it")
-_BELONGS = ("row in the default partition belongs into it", "rows in the default partition belong into it")
+_MISPLACED = ("row does not belong to it", "rows do not belong to it")
+_BELONGS = ("row in the default partition belongs to it", "rows in the default partition belong to it")
 _ENDS = ("minvalue", "maxvalue")
 
 
 def attached(world: World, parent: Table, node: Any, bound: Any) -> Iterator[RowDemand]:
-    """Yield what ATTACH PARTITION demands: of the partition's rows, of the default partition's, and by constraints."""
-    what = f"partition {relation(node)} of {parent.said}"
+    """Yield the demands of ATTACH PARTITION: on the partition's rows, on the default partition's, by constraints."""
+    what = f"partition {relation(node)} of {parent.label}"
     try:
         child = world.table(node)
     except UnclearError as reason:
-        yield RowDemand(what, parent.sql, untold=str(reason))
+        yield RowDemand(what, parent.sql, unclear=str(reason))
         return
     if bound.is_default:
-        yield told(what, child, lambda: _in_default(world, parent, child, what))
+        yield demand(what, child, lambda: _in_default(world, parent, child, what))
     else:
-        yield told(what, child, lambda: _within(world, parent, child, bound, what))
+        yield demand(what, child, lambda: _within(world, parent, child, bound, what))
         yield from made(world, parent, bound, what)
     for row in world.rows("handed_down", oid=parent.relation.oid) if parent.relation else ():
         if row["constraint"]:
@@ -40,7 +40,7 @@ def attached(world: World, parent: Table, node: Any, bound: Any) -> Iterator[Row
 
 
 def made(world: World, parent: Table, bound: Any, what: str) -> Iterator[RowDemand]:
-    """Yield what a new partition demands of the default partition, where there is one."""
+    """Yield the demands of a new partition on the default partition, if there is one."""
     row = _partitioning(world, parent)
     if row is None or row["default_oid"] is None or bound.is_default:
         return
@@ -51,9 +51,9 @@ def made(world: World, parent: Table, bound: Any, what: str) -> Iterator[RowDema
     def wanted() -> RowDemand:
         condition = _condition(parent, row["key"], bound)
         where = f"{world.sql(default, condition)} IS TRUE"
-        return asked(default, what, where, column_names(condition), told=_BELONGS)
+        return row_demand(default, what, where, column_names(condition), words=_BELONGS)
 
-    yield told(what, default, wanted)
+    yield demand(what, default, wanted)
 
 
 def _on(child: Table, node: Any) -> Any:
@@ -64,7 +64,7 @@ def _on(child: Table, node: Any) -> Any:
 def _within(world: World, parent: Table, child: Table, bound: Any, what: str) -> RowDemand:
     row = _partitioning(world, parent)
     if row is None:
-        raise UnclearError(f"cannot be told: {parent.said} is no partitioned table today")
+        raise UnclearError(f"unknown: {parent.label} is not a partitioned table today")
     condition = _condition(parent, row["key"], bound)
     where = [f"{world.sql(child, condition)} IS NOT TRUE"]
     names = column_names(condition)
@@ -72,19 +72,19 @@ def _within(world: World, parent: Table, child: Table, bound: Any, what: str) ->
         above = world.facts.rows("partition_constraint", oid=parent.relation.oid)[0]["condition"]
         where.append(f"{world.sql(child, _parsed(above))} IS NOT TRUE")
         names += [name for name in column_names(_parsed(above)) if name not in names]
-    return asked(child, what, " OR ".join(where), names, told=_MISPLACED)
+    return row_demand(child, what, " OR ".join(where), names, words=_MISPLACED)
 
 
 def _in_default(world: World, parent: Table, child: Table, what: str) -> RowDemand:
     if parent.relation is None:
-        raise UnclearError(f"cannot be told before table {parent.said} is back")
+        raise UnclearError(f"unknown until table {parent.label} is restored")
     others = [row["condition"] for row in world.rows("partition_conditions", oid=parent.relation.oid)]
     if not others:
-        return asked(child, what, "false", [])
+        return row_demand(child, what, "false", [])
     nodes = [_parsed(condition) for condition in others if condition]
     where = " OR ".join(f"{world.sql(child, node)} IS TRUE" for node in nodes)
     names = list(dict.fromkeys(name for node in nodes for name in column_names(node)))
-    return asked(child, what, where, names, told=_MISPLACED)
+    return row_demand(child, what, where, names, words=_MISPLACED)
 
 
 def _partitioning(world: World, parent: Table) -> dict[str, Any] | None:
@@ -97,7 +97,7 @@ def _parsed(condition: str) -> Any:
 
 
 def _condition(parent: Table, key: str, bound: Any) -> Any:
-    """Return the condition that rows of a partition meet, over the parent's columns."""
+    """Return the condition that rows of a partition meet, in the parent's columns."""
     spec = parsed(f"CREATE TABLE t (a int) PARTITION BY {key}").partspec
     parts = [identifier(part.name) if part.name else f"({expression(part.expr)})" for part in spec.partParams]
     casts = [parent.types.get(part.name or "", "") for part in spec.partParams]
@@ -119,13 +119,13 @@ def _in_list(part: str, cast: str, datums: Sequence[Any]) -> str:
 
 
 def _from(parts: Sequence[str], casts: Sequence[str], datums: Sequence[Any]) -> list[str]:
-    """A lower bound holds its own value: what follows MINVALUE does not count, and MAXVALUE shuts it out."""
+    """A lower bound includes its value: columns after MINVALUE do not count, and MAXVALUE excludes the value."""
     finite, end = _finite(datums)
     return _row(parts, casts, datums[:finite], ">" if end == "maxvalue" else ">=")
 
 
 def _to(parts: Sequence[str], casts: Sequence[str], datums: Sequence[Any]) -> list[str]:
-    """An upper bound does not hold its own value, unless MAXVALUE follows."""
+    """An upper bound excludes its value, unless MAXVALUE follows."""
     finite, end = _finite(datums)
     return _row(parts, casts, datums[:finite], "<=" if end == "maxvalue" else "<")
 

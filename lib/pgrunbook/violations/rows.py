@@ -1,4 +1,4 @@
-"""The rows of today that stand against a wish, counted, and a few of them shown; nothing is changed."""
+"""Queries that count the rows which violate a demand, and show a few of them; nothing is changed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SAMPLES = 5
 SAMPLE_CHARS = 200
 VIOLATE = ("row violates it", "rows violate it")
 
-# What no row can have brought about: the statement itself does not fit today's schema.
+# Errors that no row can cause: the statement itself does not fit today's schema.
 _ABOUT_THE_STATEMENT = psycopg.errors.ProgrammingError
 
 
 @dataclass(frozen=True)
 class RowDemand:
-    """What a statement demands of today's rows: ``where`` is true for those that stand against it.
+    """What a statement demands of today's rows: ``where`` is true for those that violate it.
 
-    ``shown`` are the values that a sample tells, by name. ``untold`` says why nothing can be asked, "" where it can.
-    ``count`` counts in place of a query. ``missing`` counts the rows that have no kept value, where those that have
-    one do not stand against it. ``function`` makes a temporary function that catches what a row raises, of which
-    ``caught`` is the condition; where it is to be had only in this way, ``where`` is "".
+    ``shown`` are the values in a sample, by name. ``unclear`` says why the answer is unknown, "" if it can be asked.
+    ``count`` counts in place of a query. ``missing`` counts the rows without a captured value, if rows that have
+    one do not violate the demand. ``function`` creates a temporary function that catches the error of a row;
+    ``caught`` is the condition that calls it. If only the function can answer, ``where`` is "".
     """
 
     what: str
@@ -40,8 +40,8 @@ class RowDemand:
     source: str = ""
     where: str = ""
     shown: tuple[tuple[str, str], ...] = ()
-    told: tuple[str, str] = VIOLATE
-    untold: str = ""
+    words: tuple[str, str] = VIOLATE
+    unclear: str = ""
     count: Callable[[], int] | None = None
     missing: Callable[[], int] | None = None
     function: str = ""
@@ -51,7 +51,7 @@ class RowDemand:
 
 @dataclass(frozen=True)
 class RowDemandAnswer:
-    """How many rows stand against a wish (None: could not be told), how many at least, some of them, and a sentence."""
+    """How many rows violate a demand (None: unknown), how many at least, some of them, and a sentence."""
 
     rows: int | None
     says: str
@@ -60,7 +60,7 @@ class RowDemandAnswer:
 
 
 class RowQueries:
-    """The rows of a database, asked one question after the other, each in its own short transaction."""
+    """Queries on the rows of a database, each in its own short transaction."""
 
     def __init__(self, conn: Connection, statement_timeout_ms: int) -> None:
         self._conn = conn
@@ -68,21 +68,22 @@ class RowQueries:
 
     @contextmanager
     def short(self, *, function: str = "") -> Iterator[psycopg.Cursor[TupleRow]]:
-        """Give a cursor that reads under timeouts; whatever it set or made is rolled back.
+        """Give a cursor that reads under timeouts; its settings and functions are gone afterwards.
 
-        Inside the caller's transaction a savepoint does that. A policy must not hide rows silently.
+        Inside the caller's transaction it is a savepoint. row_security is off, so that no policy hides rows silently.
         """
         with self._conn.transaction(force_rollback=True), psycopg.Cursor(self._conn, row_factory=tuple_row) as cursor:
             limit_locally(self._conn, lock_timeout_ms=READ_LOCK_TIMEOUT_MS, statement_timeout_ms=self._timeout_ms)
             cursor.execute("SET LOCAL row_security = off; SET LOCAL jit = off")
             if function:
-                cursor.execute(function.encode())
+                with self._conn.as_target():
+                    cursor.execute(function.encode())
             cursor.execute("SET LOCAL transaction_read_only = on")
             yield cursor
 
     @contextmanager
     def names(self) -> Iterator[None]:
-        """Read definitions. Raises Blocked when a lock keeps them from being read."""
+        """Read definitions. Raises Blocked when a lock prevents that."""
         try:
             with self.short():
                 yield
@@ -90,13 +91,13 @@ class RowQueries:
             raise Blocked(
                 f"could not read the database within lock_timeout ({READ_LOCK_TIMEOUT_MS} ms)",
                 detail=str(exc).strip(),
-                hint="Somebody changes the schema now; wait until that is done, then run this again.",
+                hint="Another session is changing the schema; wait until it has finished, then run this again.",
             ) from exc
 
     def ask(self, wanted: RowDemand) -> RowDemandAnswer:
-        """Return how many rows stand against a wish, and which; what cannot be told is said, not raised."""
-        if wanted.untold:
-            return RowDemandAnswer(None, wanted.untold)
+        """Return how many rows violate a demand, and which; an unknown answer is reported, not raised."""
+        if wanted.unclear:
+            return RowDemandAnswer(None, wanted.unclear)
         try:
             if wanted.count is not None:
                 return _counted(wanted, wanted.count(), ())
@@ -121,34 +122,34 @@ class RowQueries:
             return self._caught(wanted, exc)
 
     def _caught(self, wanted: RowDemand, reason: psycopg.Error) -> RowDemandAnswer:
-        """Count again with a function that catches what a row raises, where the session may make one."""
+        """Count again with a function that catches the error of a row, if the session may create one."""
         try:
             return self._answer(wanted, wanted.caught, wanted.function)
         except psycopg.errors.QueryCanceled:
             raise
         except psycopg.Error as exc:
-            says = f"at least 1 row stands against it ({_said(reason)}); how many could not be told: {_said(exc)}"
+            says = f"at least 1 row violates it ({_said(reason)}); how many is unknown: {_said(exc)}"
             return RowDemandAnswer(None, says, at_least=1)
 
     def _answer(self, wanted: RowDemand, where: str, function: str = "") -> RowDemandAnswer:
-        with self.short(function=function) as cursor:
-            cursor.execute(_query("count_against", source=wanted.source, where=where))
+        with self.short(function=function) as cursor, self._conn.as_target():
+            cursor.execute(_query("count_violations", source=wanted.source, where=where))
             rows = int((cursor.fetchone() or (0,))[0])
         if not rows:
             return _counted(wanted, rows, ())
         if wanted.missing is not None:
             return _with_kept(wanted, rows, wanted.missing())
-        with self.short(function=function) as cursor:
+        with self.short(function=function) as cursor, self._conn.as_target():
             shown = ", ".join(f"CAST({value} AS text)" for value in (*_key(wanted), *(v for _, v in wanted.shown)))
             more = {"shown": shown, "limit": str(SAMPLES)}
-            cursor.execute(_query("samples_against", source=wanted.source, where=where, **more))
+            cursor.execute(_query("sample_violations", source=wanted.source, where=where, **more))
             return _counted(wanted, rows, tuple(sorted(_sample(wanted, row) for row in cursor.fetchall())))
 
     def _is_of_a_row(self, wanted: RowDemand) -> bool:
         """Tell whether an error comes from a row: planning the query alone does not raise it."""
         try:
-            with self.short() as cursor:
-                cursor.execute(_query("plan_against", source=wanted.source, where=wanted.where or wanted.caught))
+            with self.short() as cursor, self._conn.as_target():
+                cursor.execute(_query("plan_of_violations", source=wanted.source, where=wanted.where or wanted.caught))
         except psycopg.Error:
             return False
         return True
@@ -166,8 +167,8 @@ class RowQueries:
             exc, psycopg.errors.DataError | psycopg.errors.IntegrityError | psycopg.errors.RaiseException
         )
         if raised and wanted.as_today and self._is_of_a_row(wanted):
-            return RowDemandAnswer(None, f"at least 1 row stands against it: {_said(exc)}", at_least=1)
-        return RowDemandAnswer(None, f"cannot be told: {_said(exc)}")
+            return RowDemandAnswer(None, f"at least 1 row violates it: {_said(exc)}", at_least=1)
+        return RowDemandAnswer(None, f"unknown: {_said(exc)}")
 
 
 def _query(name: str, **given: str) -> sql.Composed:
@@ -180,25 +181,25 @@ def _key(wanted: RowDemand) -> tuple[str, ...]:
 
 def _sample(wanted: RowDemand, row: TupleRow) -> str:
     names = wanted.key or ("ctid",)
-    told = [f"{name} {'NULL' if value is None else value}" for name, value in zip(names, row, strict=False)]
+    key = [f"{name} {'NULL' if value is None else value}" for name, value in zip(names, row, strict=False)]
     values = zip((name for name, _ in wanted.shown), row[len(names) :], strict=True)
     shown = [f"{name} {'NULL' if value is None else value}" for name, value in values]
-    text = ": ".join(", ".join(part) for part in (told, shown) if part)
+    text = ": ".join(", ".join(part) for part in (key, shown) if part)
     return text if len(text) <= SAMPLE_CHARS else text[: SAMPLE_CHARS - 1] + "…"
 
 
 def _counted(wanted: RowDemand, rows: int, samples: tuple[str, ...]) -> RowDemandAnswer:
     if not rows:
-        return RowDemandAnswer(0, "no row stands against it")
-    return RowDemandAnswer(rows, f"{rows:,} {wanted.told[rows != 1]}", samples, at_least=rows)
+        return RowDemandAnswer(0, "no row violates it")
+    return RowDemandAnswer(rows, f"{rows:,} {wanted.words[rows != 1]}", samples, at_least=rows)
 
 
 def _with_kept(wanted: RowDemand, rows: int, missing: int) -> RowDemandAnswer:
-    """Rows that are given their kept value do not stand against it; which have none, a number does not tell."""
+    """Rows that get their captured value back do not violate it; which rows have none is unknown from a number."""
     if not missing:
-        return RowDemandAnswer(0, "no row stands against it: each is given its kept value")
+        return RowDemandAnswer(0, "no row violates it: each gets its captured value back")
     says = (
-        f"{rows:,} {wanted.told[rows != 1]}; cannot be told which of them are among the {missing:,} without kept value"
+        f"{rows:,} {wanted.words[rows != 1]}; unknown which of them are among the {missing:,} without a captured value"
     )
     return RowDemandAnswer(None, says)
 
@@ -208,7 +209,7 @@ def _said(exc: psycopg.Error) -> str:
 
 
 def _hidden(exc: psycopg.Error) -> str:
-    """Say what this session may not see. A policy that would hide rows raises what a missing right does."""
+    """Say what this session may not see. A policy that would hide rows raises the same error as a missing right."""
     if "rls" in (exc.diag.source_file or ""):
-        return "cannot be told: row level security hides rows from this session"
-    return f"cannot be told: {_said(exc)}"
+        return "unknown: row level security hides rows from this session"
+    return f"unknown: {_said(exc)}"

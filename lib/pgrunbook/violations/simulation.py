@@ -1,4 +1,4 @@
-"""What each statement of a way back does to names, columns and rows, for the statements behind it."""
+"""The effect of each statement of a way back on names, columns and rows, for the statements after it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PASSES = {"DropColumn": 0, "DropConstraint": 0, "AlterColumnType": 1, "AddColum
 
 
 def follow(world: World, node: Any) -> None:
-    """Move the names on over a statement of the way back; one that is not about them changes nothing."""
+    """Apply a statement of the way back to the names; most kinds change nothing."""
     match node:
         case ast.RenameStmt():
             _rename(world, node)
@@ -61,13 +61,13 @@ def follow(world: World, node: Any) -> None:
 
 
 def one_pass(cmd: Any) -> int:
-    """Return the number of the pass in which ALTER TABLE does a subcommand: those of one pass find the same columns."""
+    """Return the pass in which ALTER TABLE runs a subcommand: those of one pass find the same columns."""
     return _PASSES.get(subcommand(cmd), 3)
 
 
 def added(world: World, table: Table, definition: Any) -> Column:
-    """Return the column that ADD COLUMN makes, as it is before kept values are filled back."""
-    because = f"cannot be told before column {quoted(definition.colname)} of {table.said} is back"
+    """Return the column that ADD COLUMN creates, before captured values are reverted."""
+    because = f"unknown until column {quoted(definition.colname)} of {table.label} is restored"
     given = {constraint_kind(part): part for part in definition.constraints or ()}
     numbered = strings(definition.typeName.names)[-1] in _SERIALS or "IDENTITY" in given
     if numbered or ("DEFAULT" in given and world.facts.volatile(given["DEFAULT"].raw_expr)):
@@ -138,12 +138,12 @@ def _create(world: World, node: Any) -> None:
     names = [part.colname for part in node.tableElts or () if isinstance(part, ast.ColumnDef)]
     world.put(_new(world, name, names), name.schema or world.home, name.name)
     for parent in node.inhRelations or ():
-        _other_rows(world, world.find(parent.schemaname, parent.relname), "has a partition more")
+        _other_rows(world, world.find(parent.schemaname, parent.relname), "has another partition")
 
 
 def _new(world: World, name: Name, columns: Iterable[str]) -> Table:
     schema = name.schema or world.home
-    because = f"cannot be told before table {quoted(schema)}.{quoted(name.name)} is back"
+    because = f"unknown until table {quoted(schema)}.{quoted(name.name)} is restored"
     return Table(schema, name.name, None, {each: Column(None, because) for each in columns}, unsure=because)
 
 
@@ -164,7 +164,7 @@ def _drop(world: World, node: Any) -> None:
 
 
 def _gone(world: World, table: Table) -> None:
-    world.stir(table, f"cannot be told before table {table.said} is gone")
+    world.mark_changed(table, f"unknown until table {table.label} is dropped")
     world.take(table)
 
 
@@ -192,8 +192,8 @@ def _alter_one(world: World, table: Table, cmd: Any, before: dict[str, Column], 
         case "DropConstraint":
             table.not_valid.pop(cmd.name, None)
         case "AttachPartition" | "DetachPartition":
-            told = "has a partition more" if subcommand(cmd) == "AttachPartition" else "has a partition less"
-            _other_rows(world, table, told)
+            why = "has another partition" if subcommand(cmd) == "AttachPartition" else "has lost a partition"
+            _other_rows(world, table, why)
 
 
 def _without(table: Table, name: str) -> None:
@@ -201,22 +201,24 @@ def _without(table: Table, name: str) -> None:
 
 
 def _filled(world: World, table: Table, name: str, column: Column) -> Column:
-    """Return a column as it is when the kept values are filled back, where there are some."""
+    """Return a column as it is after captured values are reverted, if there are any."""
     missing = kept_of(world, table, name)
     if missing is None:
         return column
-    because = f"cannot be told before column {quoted(name)} of {table.said} is back"
+    because = f"unknown until column {quoted(name)} of {table.label} is restored"
     return Column(None, because, never_null=column.never_null, missing=missing)
 
 
 def kept_of(world: World, table: Table, name: str) -> Callable[[], int] | None:
-    """Return what counts the rows of a column for which nothing was kept; None where no values are filled back."""
-    return next((world.kept[t, quoted(name)] for t in (table.said, table.sql) if (t, quoted(name)) in world.kept), None)
+    """Return the count of a column's rows without a captured value; None if no values are reverted."""
+    return next(
+        (world.kept[t, quoted(name)] for t in (table.label, table.sql) if (t, quoted(name)) in world.kept), None
+    )
 
 
 def _retyped(world: World, table: Table, cmd: Any, before: dict[str, Column]) -> Column:
     if kept_of(world, table, cmd.name) is not None:
-        because = f"cannot be told before column {quoted(cmd.name)} of {table.said} is of its old type"
+        because = f"unknown until column {quoted(cmd.name)} of {table.label} has its old type again"
         return unknown(before[cmd.name], because)
     as_before = Table(table.schema, table.name, table.relation, before)
     using = cmd.def_.raw_default or ast.ColumnRef(fields=(ast.String(sval=cmd.name),), location=-1)
@@ -234,7 +236,7 @@ def _constraint(world: World, table: Table, node: Any) -> None:
 
 
 def _rows(world: World, node: Any) -> None:
-    """Rows that a statement changes are not today's for those behind it."""
+    """Mark the rows that a statement changes: later statements will not find today's."""
     for part in walk(node):
         if isinstance(part, ast.UpdateStmt):
             _updated(world, part)
@@ -252,7 +254,7 @@ def _updated(world: World, node: Any) -> None:
     def update(each: Table) -> None:
         for name in (target.name for target in node.targetList):
             if name in each.columns:
-                because = f"cannot be told before {table.said}.{quoted(name)} is changed by UPDATE"
+                because = f"unknown until {table.label}.{quoted(name)} is changed by UPDATE"
                 each.columns[name] = unknown(each.columns[name], because)
 
     world.everywhere(table, update)
@@ -261,6 +263,6 @@ def _updated(world: World, node: Any) -> None:
 
 
 def _other_rows(world: World, table: Table | None, why: str) -> None:
-    """From now on a table, and those above and below it, have other rows than today."""
+    """Mark a table, and those above and below it, as having other rows than today."""
     if table is not None:
-        world.stir(table, f"cannot be told before {table.said} {why}")
+        world.mark_changed(table, f"unknown until {table.label} {why}")

@@ -1,7 +1,7 @@
-"""The rows of today that stand against going back: told before a rollback changes anything.
+"""The rows of today that violate what a rollback would restore; rollback reports them before it changes anything.
 
-Each statement of a way back is read for what it demands of rows, in the names of today: statements before it may
-rename, bring back or drop what it is about. Then each demand is one query, which reads and changes nothing.
+Each statement of a way back is read for its demands on rows, translated to today's names: earlier statements may
+rename, restore or drop its objects. Then each demand is one query, which only reads.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _NOTHING_KEPT: Kept = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Violation:
-    """Something that a statement of a way back demands of rows, and the rows of today that stand against it.
+    """A demand of a way back's statement on rows, and the rows of today that violate it.
 
-    ``what`` names it as the statement does, ``table`` the table as it is called today. ``rows`` is None where their
-    number could not be told, ``at_least`` how many there are for certain. ``samples`` are up to five of them: the
-    key and the values that offend, never whole rows. ``says`` is one sentence.
+    ``what`` names it as the statement does, ``table`` is the table's name of today. ``rows`` is None where their
+    number is unknown, ``at_least`` how many there are for certain. ``samples`` are up to five of them: the
+    key and the offending values, never whole rows. ``says`` is one sentence.
     """
 
     migration: str
@@ -41,23 +41,23 @@ class Violation:
     at_least: int = 0
 
 
-def against(
+def find(
     conn: Connection,
     statements: Sequence[tuple[str, str]],
     *,
     kept: Mapping[tuple[str, str], Callable[[], int]] = _NOTHING_KEPT,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
 ) -> list[Violation]:
-    """Return what the statements of a way back demand of rows, in order, with the rows that stand against each.
+    """Return the demands of a way back's statements on rows, in order, with the rows that violate each.
 
-    ``statements`` are migration and text of each, as they will be executed. ``kept`` says of columns, by table and
-    column as SQL shows them, how to count the rows for which no value was kept: the others are given theirs.
-    What is demanded and met is in the list as well, with 0 rows; [] when nothing is demanded.
+    ``statements`` are migration and text of each, as they will be executed. ``kept`` maps a column, by table and
+    column as SQL shows them, to a count of the rows without a captured value: all others get theirs back.
+    A demand that no row violates is in the list as well, with 0 rows; [] when nothing is demanded.
 
-    Rows that a statement of the list itself changes cannot be told beforehand, nor can those that are given back
+    Rows that a statement of the list itself changes are unknown beforehand, and so are rows that are reverted
     beside the list. Code that triggers run is not read.
 
-    Raises Blocked when somebody holds a lock that keeps definitions from being read.
+    Raises Blocked when another session's lock prevents reading definitions.
     Locks: AccessShareLock on the tables that are read, for as long as each query takes.
     """
     rows = RowQueries(conn, statement_timeout_ms)
@@ -70,17 +70,19 @@ def against(
             world.begin()
             begun = migration
         for wanted in _in_order(world, rows, sql):
-            told = rows.ask(wanted)
+            answer = rows.ask(wanted)
             found.append(
-                Violation(migration, wanted.what, wanted.table, told.rows, told.samples, told.says, told.at_least)
+                Violation(
+                    migration, wanted.what, wanted.table, answer.rows, answer.samples, answer.says, answer.at_least
+                )
             )
     return found
 
 
 def refuse(found: Sequence[Violation]) -> None:
-    """Refuse to go back where rows stand against it; what could not be told is named, and refuses nothing.
+    """Refuse a rollback that rows violate; demands with an unknown answer are named, and refuse nothing.
 
-    Raises Refused with the migration that comes first, and all that stands against going back.
+    Raises Refused with the first migration concerned, and all violations.
     """
     standing = [one for one in found if one.at_least]
     if not standing:
@@ -91,19 +93,19 @@ def refuse(found: Sequence[Violation]) -> None:
         if one.migration == migration:
             rows, more = tables.get(one.table, (0, False))
             tables[one.table] = (max(rows, one.at_least), more or one.rows is None or bool(rows))
-    told = " and ".join(_number(rows, table, more=more) for table, (rows, more) in tables.items())
-    stands = "stands" if [rows for rows, _ in tables.values()] == [1] else "stand"
+    counted = " and ".join(_number(rows, table, more=more) for table, (rows, more) in tables.items())
+    violate = "violates" if [rows for rows, _ in tables.values()] == [1] else "violate"
     unknown = [one for one in found if one.rows is None and not one.at_least]
     raise Refused(
-        f"cannot take back {migration}: {told} {stands} against it",
+        f"cannot take back {migration}: {counted} {violate} what it would restore",
         detail="; ".join(_line(one) for one in (*standing, *unknown)) + ".",
-        hint="Change or delete these rows and start the rollback again, which looks anew; "
-        "or take another way: a down script that says what becomes of them, or a restore to the time before.",
+        hint="Change or delete these rows and start the rollback again, which checks anew; "
+        "or write a down script that handles them, or restore to the time before the migration.",
     )
 
 
 def _in_order(world: World, rows: RowQueries, sql: str) -> list[RowDemand]:
-    """Return what a statement demands, part by part, and leave the names as they are behind it."""
+    """Return a statement's demands, part by part, and apply its effect on names."""
     found: list[RowDemand] = []
     for node in (part for whole in (tree(sql), *bodies(tree(sql))) for part in parts(whole)):
         with rows.names():

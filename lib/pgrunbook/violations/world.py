@@ -1,4 +1,4 @@
-"""The names that the statements of a way back use, followed to what they mean today."""
+"""The names in the statements of a way back, and what they mean today."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Kept = Mapping[tuple[str, str], Callable[[], int]]
 
 
 class UnclearError(Exception):
-    """What a statement asks of today's rows cannot be told; the text is the sentence that says why."""
+    """A statement's demand on today's rows is unknown; the text is the sentence that says why."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column as a statement of the way back finds it.
+    """A column as a statement of the way back will find it.
 
-    ``node`` is its value, made of today's columns; None where no row of today has it, and ``because`` says why.
-    ``missing`` counts the rows for which no value was kept, where kept values are filled back.
+    ``node`` is its value as an expression of today's columns; None if no row of today has it; ``because`` says why.
+    ``missing`` counts the rows without a captured value, if captured values are reverted.
     """
 
     node: Any
@@ -42,15 +42,15 @@ class Column:
 
     @property
     def today(self) -> str | None:
-        """The name of the column today; None where it is computed, or not there."""
+        """The column's name of today; None if it is computed, or does not exist."""
         return self.node.fields[-1].sval if isinstance(self.node, ast.ColumnRef) else None
 
 
 @dataclass
 class Table:
-    """A table as a statement of the way back finds it; ``relation`` is what it is today, None where it is not there.
+    """A table as a statement of the way back will find it; ``relation`` is the table of today, None if there is none.
 
-    ``unsure`` says why today's rows are not those that the statement will find, "" where they are.
+    ``unsure`` says why today's rows are not those that the statement will find, "" if they are.
     """
 
     schema: str
@@ -66,23 +66,23 @@ class Table:
     constraint_names: dict[str, str] = field(default_factory=dict)
 
     @property
-    def said(self) -> str:
+    def label(self) -> str:
         """The name that the statement uses, with its schema."""
         return f"{quoted(self.schema)}.{quoted(self.name)}"
 
     @property
     def sql(self) -> str:
         """The name of today, with its schema."""
-        return f"{quoted(self.relation.schema)}.{quoted(self.relation.name)}" if self.relation else self.said
+        return f"{quoted(self.relation.schema)}.{quoted(self.relation.name)}" if self.relation else self.label
 
     def column(self, name: str) -> Column:
         """Return a column. Raises UnclearError where there is none."""
         if name not in self.columns:
-            raise UnclearError(f"cannot be told: {self.said} has no column {quoted(name)} today")
+            raise UnclearError(f"unknown: {self.label} has no column {quoted(name)} today")
         return self.columns[name]
 
     def value(self, name: str) -> Any:
-        """Return what a column holds, made of today's columns. Raises UnclearError where that cannot be told."""
+        """Return a column's value as an expression of today's columns. Raises UnclearError where it is unknown."""
         if name not in self.columns and name in _OF_THE_SYSTEM:
             return reference(name)
         column = self.column(name)
@@ -93,7 +93,7 @@ class Table:
     def source(self, *, only: bool, alias: str = ROW) -> str:
         """Return the FROM entry that reads the rows. Raises UnclearError where they are not those of today."""
         if self.relation is None:
-            raise UnclearError(f"cannot be told before table {self.said} is back")
+            raise UnclearError(f"unknown until table {self.label} is restored")
         if self.unsure:
             raise UnclearError(self.unsure)
         own = only and not self.relation.is_partitioned
@@ -101,7 +101,7 @@ class Table:
 
 
 class World:
-    """The tables and types as the statement that comes next will find them; ``follow`` (in following) moves them on."""
+    """The tables and types as the next statement will find them; ``simulation.follow`` applies a statement to them."""
 
     def __init__(self, conn: Connection, kept: Kept) -> None:
         self.facts = Facts(conn)
@@ -110,9 +110,10 @@ class World:
         self.indexes: dict[str, tuple[str, ...]] = {}
         self._conn = conn
         self._tables: dict[tuple[str, str], Table | None] = {}
-        self._stirred: list[tuple[int, frozenset[int], str]] = []
+        self._marks: list[tuple[int, frozenset[int], str]] = []
         self._done: list[tuple[int, Callable[[Table], None]]] = []
-        found = conn.execute("SELECT pg_catalog.current_schemas(false)::text[]").fetchone()
+        with conn.as_target():
+            found = conn.execute("SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]").fetchone()
         self._path: list[str] = list(found[0]) if found else []  # type: ignore[call-overload]
         self.path = self._path
         self.dropped: set[str] = set()
@@ -123,7 +124,7 @@ class World:
         return self.path[0] if self.path else ""
 
     def begin(self) -> None:
-        """Begin a migration: what the one before it set in the session does not reach it."""
+        """Begin a migration: session settings of the one before it are reset."""
         self.path = self._path
 
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
@@ -131,8 +132,14 @@ class World:
         with self._conn.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(load("violations")[query].encode(), parameters).fetchall()
 
+    def is_castable(self, source: str, target: str) -> bool:
+        """Tell whether a value of one type becomes one of another without text between them."""
+        one, other = source.partition("(")[0], target.partition("(")[0]
+        oids = {"source": self.facts.type_oid(one), "target": self.facts.type_oid(other)}
+        return one == other or bool(self.rows("is_castable", **oids))
+
     def find(self, schema: str | None, name: str) -> Table | None:
-        """Return the table that a name means in the statement that comes next, None where there is none."""
+        """Return the table that a name means in the next statement, None if there is none."""
         for each in [schema] if schema else self.path:
             if (each, name) not in self._tables:
                 self._tables[each, name] = self._load(each, name)
@@ -145,13 +152,13 @@ class World:
         """Return the table of a RangeVar. Raises UnclearError where there is none."""
         table = self.find(node.schemaname, node.relname)
         if not node.schemaname and not self.path:
-            raise UnclearError(f"cannot be told: search_path is set before it, so which {node.relname} it means")
+            raise UnclearError(f"unknown: search_path is set before it, so {node.relname} may be another table")
         if table is None:
-            raise UnclearError(f"cannot be told: {Name(node.schemaname, node.relname)} is not there today")
+            raise UnclearError(f"unknown: {Name(node.schemaname, node.relname)} does not exist today")
         return table
 
     def today(self, schema: str, name: str) -> Table | None:
-        """Return the table that has this name today, under whatever name; None where it is dropped before."""
+        """Return the table that has this name today, whatever its name is by then; None if it is dropped before."""
         for table in self._tables.values():
             if table and table.relation and (table.relation.schema, table.relation.name) == (schema, name):
                 return table
@@ -164,15 +171,15 @@ class World:
         self._tables[schema, name] = table
 
     def take(self, table: Table) -> None:
-        """Take a table's name away, or the table itself."""
+        """Remove a table from its name."""
         self._tables[table.schema, table.name] = None
 
     def tables_in(self, schema: str) -> list[Table]:
-        """Return the tables of a schema that were spoken of."""
+        """Return the tables of a schema that have been looked up."""
         return [table for table in self._tables.values() if table and table.schema == schema]
 
     def everywhere(self, table: Table, change: Callable[[Table], None], *, only: bool = False) -> None:
-        """Change a table and all below it, also those that are not spoken of yet."""
+        """Change a table and all below it, also those that are looked up later."""
         if only or table.relation is None:
             change(table)
             return
@@ -182,21 +189,21 @@ class World:
             if each is not None and oid in each.lineage:
                 change(each)
 
-    def stir(self, table: Table, because: str) -> None:
-        """Take note that a table has other rows from now on: so have those above and below it."""
+    def mark_changed(self, table: Table, because: str) -> None:
+        """Mark a table's rows as changed from now on, and those of the tables above and below it."""
         if table.relation is not None:
-            self._stirred.append((table.relation.oid, table.lineage, because))
+            self._marks.append((table.relation.oid, table.lineage, because))
             for each in self._tables.values():
                 if each is not None:
-                    self._unsettle(each)
+                    self._apply_marks(each)
 
-    def _unsettle(self, table: Table) -> None:
-        for oid, lineage, because in self._stirred:
+    def _apply_marks(self, table: Table) -> None:
+        for oid, lineage, because in self._marks:
             if table.relation and (table.relation.oid in lineage or oid in table.lineage):
                 table.unsure = table.unsure or because
 
     def type_of(self, names: Any) -> tuple[Name | None, Any]:
-        """Return the name that a type has today and None, or None and the statement that makes it."""
+        """Return a type's name of today and None, or None and the statement that creates it."""
         parts = strings(names)
         name = name_of(parts)
         for known, now in self.types.items():
@@ -205,14 +212,14 @@ class World:
         return name, None
 
     def labels(self, node: Any) -> tuple[str, ...] | None:
-        """Return the labels of an enum that the way back makes; None for any other type."""
+        """Return the labels of an enum that the way back creates; None for any other type."""
         made = self.type_of(node.names)[1]
         return strings(made.vals) if isinstance(made, ast.CreateEnumStmt) else None
 
     def meant(self, table: Table, node: Any, alias: str = ROW) -> Any:
-        """Return an expression of a statement made of today's columns and types; an enum to be made is text.
+        """Return a statement's expression in today's columns and types; an enum that does not exist yet is text.
 
-        Raises UnclearError where it is about what is not there today.
+        Raises UnclearError if it uses an object that does not exist today.
         """
 
         def today(part: Any) -> Any:
@@ -231,7 +238,7 @@ class World:
         if isinstance(made, ast.CreateEnumStmt):
             return changed(node, names=(ast.String(sval="text"),))
         if name is None:
-            raise UnclearError(f"cannot be told before type {'.'.join(map(quoted, strings(node.names)))} is back")
+            raise UnclearError(f"unknown until type {'.'.join(map(quoted, strings(node.names)))} is restored")
         if name == name_of(strings(node.names)):
             return node
         return changed(node, names=tuple(ast.String(sval=part) for part in name if part))
@@ -255,22 +262,22 @@ class World:
         for oid, change in self._done:
             if oid in table.lineage:
                 change(table)
-        self._unsettle(table)
+        self._apply_marks(table)
         return table
 
 
 def name_of(parts: Sequence[str]) -> Name:
-    """Return the name that a list of its parts spells."""
+    """Return a name from the list of its parts."""
     return Name(parts[-2] if len(parts) > 1 else None, parts[-1])
 
 
 def reference(name: str) -> Any:
-    """Return the node of a column of the row that is judged."""
+    """Return the node of a column of the judged row."""
     return ast.ColumnRef(fields=(ast.String(sval=ROW), ast.String(sval=name)))
 
 
 def columns_below(node: Any) -> Iterator[str]:
-    """Yield the names of today's columns in an expression that is made of them."""
+    """Yield the names of today's columns in an expression."""
     if isinstance(node, ast.ColumnRef):
         yield node.fields[-1].sval
     for part in node if isinstance(node, tuple) else [getattr(node, s) for s in node] if _is_node(node) else ():

@@ -1,5 +1,5 @@
 -- name: source
--- a row is: what a copy of this session's database has to hold and to be like
+-- a row is: the properties that a copy of this session's database has to have
 SELECT
     pg_catalog.current_database() AS database,
     pg_catalog.pg_database_size(pg_catalog.current_database()) AS database_bytes,
@@ -18,13 +18,13 @@ SELECT
     ) AS tablespaces
 
 -- name: settings
--- a row is: a setting that this session has from its database or its role, and where names are looked for
+-- a row is: a setting that this session has from its database or its role, and its search_path
 SELECT
     x.name,
     CASE
         WHEN x.name = 'search_path'
         THEN pg_catalog.replace(
-            pg_catalog.current_setting(x.name), '"$user"', pg_catalog.quote_ident(session_user::text)
+            %(search_path)s::text, '"$user"', pg_catalog.quote_ident(session_user::text)
         )
         ELSE pg_catalog.current_setting(x.name)
     END AS setting
@@ -45,14 +45,14 @@ WHERE s.source IS DISTINCT FROM 'client'
 ORDER BY x.name
 
 -- name: prepared
--- a row is: a prepared transaction of this database, which came along with its locks
+-- a row is: a prepared transaction of this database, which was copied with its locks
 SELECT p.gid
 FROM pg_catalog.pg_prepared_xacts p
 WHERE p.database = pg_catalog.current_database()
 ORDER BY p.prepared
 
 -- name: size
--- a row is: a table by the name that SQL gives it, with its bytes and the planner's guess of its rows, NULL where it has none
+-- a row is: a table by the name that SQL gives it, with its bytes and the planner's estimate of its rows, NULL where there is none
 SELECT
     n.nspname::text AS schema_name,
     c.relname::text AS relation,

@@ -1,5 +1,5 @@
 -- name: scope
--- a row is: the schemas to look at, and the relations in them that are left out (extensions', or by name)
+-- a row is: the schemas to read, and the relations in them that are left out (extensions', or by name)
 WITH named AS (
     SELECT c.oid
     FROM pg_catalog.pg_class AS c
@@ -34,7 +34,7 @@ SELECT ARRAY(SELECT n.oid
                AND d.deptype = 'e')::text AS left_out;
 
 -- name: schemas
--- a row is: a schema; the owner that initdb gives to public is told as none
+-- a row is: a schema; the owner that initdb gives to public counts as none
 SELECT 'schema' AS kind,
        pg_catalog.quote_ident(n.nspname) AS name,
        CASE WHEN n.nspname <> 'public' OR pg_catalog.pg_get_userbyid(n.nspowner) <> 'pg_database_owner' AND n.nspowner <> 10
@@ -117,8 +117,8 @@ SELECT r.name AS relation,
        pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
        CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::pg_catalog.regcollation::text END AS collation,
        a.attnotnull AS not_null,
-       -- From PostgreSQL 18 on a NOT NULL is a constraint too; it is told where it says more than NOT NULL.
-       -- A partition's has its parent's name when made as a partition, its own when attached: neither is told.
+       -- From PostgreSQL 18 on a NOT NULL is a constraint too; it is read where it has more properties than that.
+       -- A partition's has its parent's name when made as a partition, its own when attached: neither is read.
        CASE WHEN k.oid IS NOT NULL
             THEN nullif(pg_catalog.concat_ws(' ',
                                              CASE WHEN k.conname <> r.relname || '_' || a.attname || '_not_null'
@@ -154,7 +154,7 @@ WHERE a.attnum > 0
        OR r.relkind = 'm' AND (a.attstorage <> t.typstorage OR a.attcompression <> ''));
 
 -- name: constraints
--- a row is: a constraint of a table or a domain; NOT NULL is told at its column
+-- a row is: a constraint of a table or a domain; NOT NULL belongs to its column
 SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(coalesce(c.relname, t.typname)) AS relation,
        k.conname::text AS constraint_name,
        CASE k.contype WHEN 'p' THEN 'PRIMARY KEY' WHEN 'u' THEN 'UNIQUE' WHEN 'f' THEN 'FOREIGN KEY' WHEN 'x' THEN 'EXCLUDE' ELSE 'CHECK' END AS type,
@@ -594,7 +594,7 @@ FROM (
     FROM pg_catalog.pg_foreign_server AS x
     JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = x.srvfdw
     UNION ALL
-    -- The values of a user mapping's options are passwords as a rule: only the names are read.
+    -- The values of a user mapping's options are mostly passwords: only the names are read.
     SELECT 'pg_catalog.pg_user_mapping'::pg_catalog.regclass,
            x.umid,
            'user mapping',
@@ -862,7 +862,7 @@ FROM clause AS c
 GROUP BY c.name, c.grantee;
 
 -- name: comments
--- a row is: a comment on an object of the schemas looked at, or on one without schema
+-- a row is: a comment on an object of the schemas that are read, or on one without schema
 SELECT 'comment' AS kind,
        o.type || ' ' || o.identity AS name,
        NULL::text AS owner,

@@ -123,7 +123,7 @@ SELECT EXISTS (SELECT
        pg_catalog.row_security_active(%(oid)s::oid) AS is_filtered
 
 -- name: foreign_keys
--- a row is: a foreign key from another table to this one, and what it does when a row goes or its key changes
+-- a row is: a foreign key from another table to this one, and what it does when a row is deleted or its key changes
 SELECT k.conname::text AS name,
        k.conrelid::bigint AS oid,
        k.confdeltype::text AS on_delete,
@@ -357,7 +357,7 @@ WHERE k.id = a.id
   AND u.id <> k.id
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = a.upper)
 
--- name: leaving
+-- name: moves_to_schema
 -- a row is: a statement that moves a table, or extended statistics on it, to another schema
 SELECT pg_catalog.format('ALTER TABLE %%I.%%I SET SCHEMA %%I', n.nspname, c.relname, %(to)s::text) AS sql,
        NULL AS elsewhere

@@ -1,4 +1,4 @@
-"""The hazards of statements: each rule is found by its id, judged on one database, with its way out."""
+"""The hazards of statements: each rule has an id, is judged on one database and names a way out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ modules = (procedural_code, columns, constraints, copy_and_swap, design, indexes
 
 
 def find(scenes: Sequence[Scene], *, design_rules: Collection[str] = ()) -> Iterator[tuple[Scene, list[Hazard]]]:
-    """Yield each scene with its hazards, worst first; rules of design only where they are switched on."""
+    """Yield each scene with its hazards, worst first; rules of design only if they are switched on."""
     chosen = [rule for rule in RULES.values() if not rule.id.startswith(DESIGN) or rule.id in design_rules]
     for scene in scenes:
         found = dict.fromkeys(hazard for rule in chosen for hazard in rule.hazards(scene))

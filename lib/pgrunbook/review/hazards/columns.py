@@ -60,7 +60,7 @@ def _added(scene: Scene) -> Iterator[tuple[Table, Any, dict[str, Any]]]:
     good="ALTER TABLE orders ADD COLUMN made timestamptz DEFAULT now();",
 )
 def add_rewrites(scene: Scene) -> Iterator[Note]:
-    """A new column gets another value in each row, so that the table is written anew."""
+    """A new column gets a different value in each row, so that the table is rewritten."""
     for table, definition, kinds in _added(scene):
         default = kinds["DEFAULT"].raw_expr if "DEFAULT" in kinds else None
         word = type_word(definition.typeName)
@@ -75,7 +75,7 @@ def add_rewrites(scene: Scene) -> Iterator[Note]:
         if default is not None:
             lines.append(f"ALTER TABLE {table.label} ALTER COLUMN {column} SET DEFAULT {value};")
         lines.append(batches(table, f"{column} = {value}", f"{column} IS NULL"))
-        time = estimates.rewriting(scene.catalog, table)
+        time = estimates.rewrite_time(scene.catalog, table)
         yield Note(f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock).", "\n".join(lines), table)
 
 
@@ -86,7 +86,7 @@ def add_rewrites(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE orders ADD COLUMN state text NOT NULL DEFAULT 'new';",
 )
 def add_not_null(scene: Scene) -> Iterator[Note]:
-    """A new column is NOT NULL and has no value for the rows that are there."""
+    """A new column is NOT NULL and has no value for existing rows."""
     for table, definition, kinds in _added(scene):
         filled = {"DEFAULT", "IDENTITY", "GENERATED"} & kinds.keys() or type_word(definition.typeName).name in SERIAL
         if not {"NOTNULL", "PRIMARY"} & kinds.keys() or filled:
@@ -94,9 +94,9 @@ def add_not_null(scene: Scene) -> Iterator[Note]:
         column, rows = quoted(definition.colname), scene.catalog.rows_estimate(table)
         if not others_see(table) or rows == 0:
             continue
-        there = "any row" if rows is None else f"about {rows:,} rows"
+        held = "if the table holds any row" if rows is None else f"because the table holds about {rows:,} rows"
         yield Note(
-            f"It fails where {table.label} holds {there}; and running code that does not know {column} cannot insert.",
+            f"It fails on {table.label} {held}; and running code that does not know {column} cannot insert.",
             f"ALTER TABLE {table.label} ADD COLUMN {column} {type_word(definition.typeName).text};\n"
             + batches(table, f"{column} = ...", f"{column} IS NULL")
             + "\n"
@@ -111,7 +111,7 @@ def add_not_null(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE orders ADD COLUMN total integer;",
 )
 def add_checks(scene: Scene) -> Iterator[Note]:
-    """A new column brings a condition or a key along, for which the table is read under its strongest lock."""
+    """A new column comes with a constraint, for which the table is read under its strongest lock."""
     for table, definition, kinds in _added(scene):
         for word in ("CHECK", "UNIQUE", "PRIMARY"):
             if word in kinds:
@@ -123,7 +123,7 @@ def add_checks(scene: Scene) -> Iterator[Note]:
                     else f"CREATE UNIQUE INDEX CONCURRENTLY ... ON {table.label} ({column});"
                 )
                 yield Note(
-                    f"Readers and writers of {table.label} wait {estimates.reading(scene.catalog, table)}.",
+                    f"Readers and writers of {table.label} wait {estimates.read_time(scene.catalog, table)}.",
                     f"ALTER TABLE {table.label} ADD COLUMN {column} {type_word(definition.typeName).text};\n{then}",
                     table,
                 )
@@ -136,15 +136,15 @@ def add_checks(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE orders ALTER COLUMN total SET DEFAULT 0;",
 )
 def type_rewrites(scene: Scene) -> Iterator[Note]:
-    """A column's new type needs other bytes, so that the table and all its indexes are written anew."""
+    """A column's new type is stored differently, so that the table and all its indexes are rewritten."""
     for table, cmd in scene.altered():
         if subcommand(cmd) != "AlterColumnType":
             continue
         change = judge(table.columns.get(cmd.name), cmd, scene.catalog)
         if not change.rewrites:
             continue
-        time = estimates.rewriting(scene.catalog, table)
-        perhaps = "" if change.known else " The type it has now decides; it is not known here."
+        time = estimates.rewrite_time(scene.catalog, table)
+        perhaps = "" if change.known else " This depends on the column's current type, which is not known here."
         old, new = quoted(cmd.name), quoted(f"{cmd.name}_new")
         yield Note(
             f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock), the disk needs room for a second"
@@ -152,7 +152,7 @@ def type_rewrites(scene: Scene) -> Iterator[Note]:
             f"ALTER TABLE {table.label} ADD COLUMN {new} {change.new};\n"
             f"-- a trigger that writes {new} from {old} and {old} from {new}, before the first batch\n"
             + batches(table, f"{new} = {old}", f"{new} IS DISTINCT FROM {old}")
-            + f"\n-- constraints NOT VALID and VALIDATE, indexes CONCURRENTLY on {new}\n"
+            + f"\n-- on {new}: constraints NOT VALID, then VALIDATE; indexes CONCURRENTLY\n"
             f"BEGIN; SET LOCAL lock_timeout = '200ms';\n"
             f"ALTER TABLE {table.label} RENAME COLUMN {old} TO {quoted(cmd.name + '_old')};\n"
             f"ALTER TABLE {table.label} RENAME COLUMN {new} TO {old}; COMMIT;  -- procedure: backfill",
@@ -163,18 +163,18 @@ def type_rewrites(scene: Scene) -> Iterator[Note]:
 @rule(
     "column-type-rebuilds-index",
     Severity.ERROR,
-    there="CREATE TABLE users (id integer PRIMARY KEY, name text); CREATE INDEX users_lower ON users (lower(name));",
+    setup="CREATE TABLE users (id integer PRIMARY KEY, name text); CREATE INDEX users_lower ON users (lower(name));",
     bad="ALTER TABLE users ALTER COLUMN name TYPE varchar;",
     good="DROP INDEX CONCURRENTLY users_lower; ALTER TABLE users ALTER COLUMN name TYPE varchar;",
 )
 def type_rebuilds(scene: Scene) -> Iterator[Note]:
-    """A column's new type leaves the table as it is, but an index over it is built anew, or a CHECK is checked."""
+    """A column's new type leaves the table as it is, but an index is rebuilt or a CHECK reads all rows."""
     for table, cmd in scene.altered():
         if subcommand(cmd) == "AlterColumnType" and not scene.effects.rewrites and scene.effects.scans:
             what = ", ".join(scene.effects.rebuilds) or "a CHECK over it"
             yield Note(
-                f"Readers and writers of {table.label} wait for {what}, {estimates.reading(scene.catalog, table)}.",
-                "-- drop the index or the CHECK first, and make it again CONCURRENTLY or NOT VALID afterwards",
+                f"Readers and writers of {table.label} wait for {what}, {estimates.read_time(scene.catalog, table)}.",
+                "-- drop the index or the CHECK first; afterwards create it again, CONCURRENTLY or NOT VALID",
                 table,
             )
 
@@ -186,25 +186,25 @@ def type_rebuilds(scene: Scene) -> Iterator[Note]:
     good="CREATE TABLE a (b integer); ALTER TABLE a ALTER COLUMN b TYPE bigint;",
 )
 def under_dependents(scene: Scene) -> Iterator[Note]:
-    """Something depends on what is changed or dropped, and PostgreSQL refuses."""
+    """Other objects depend on what is changed or dropped, and PostgreSQL refuses."""
     reasons = [*scene.effects.fails, *_views_before(scene)]
     for reason in reasons:
         if "must hold no row" not in reason:
             yield Note(
                 f"It fails: {reason}.",
-                "-- in one transaction: drop what depends on it, make this change, make it again with its grants",
+                "-- in one transaction: drop the dependent objects, make this change, recreate them with their grants",
             )
 
 
 def _views_before(scene: Scene) -> Iterator[str]:
-    """Views that these files themselves make over a column that changes."""
+    """Yield the views that these files create over a column that changes."""
     for table, cmd in scene.altered():
         if subcommand(cmd) in ("AlterColumnType", "DropColumn"):
             for other in scene.earlier:
                 if isinstance(other.node, ast.ViewStmt | ast.CreateTableAsStmt):
                     query = text(other.node.query)
                     if table.name in query and cmd.name in query:
-                        yield f"a view of {other.statement.file}, line {other.statement.line} reads {cmd.name}"
+                        yield f"a view in {other.statement.file}, line {other.statement.line} reads {cmd.name}"
 
 
 @rule(
@@ -214,7 +214,7 @@ def _views_before(scene: Scene) -> Iterator[str]:
     good="ALTER TABLE nodes ADD COLUMN internal_ip text;",
 )
 def rename_column(scene: Scene) -> Iterator[Note]:
-    """A column gets another name while code that uses the old one runs."""
+    """A column gets a new name while running code uses the old one."""
     node = scene.node
     if not isinstance(node, ast.RenameStmt) or object_kind(node.renameType) != "COLUMN" or node.relation is None:
         return
@@ -222,13 +222,13 @@ def rename_column(scene: Scene) -> Iterator[Note]:
     if not others_see(table):
         return
     yield Note(
-        f"From its commit on, every statement that names {table.label}.{old} fails, and after a rollback every one"
+        f"After the commit every statement that names {table.label}.{old} fails, and after a rollback every statement"
         f" that names {new}; views keep the old name, functions with text bodies break."
         + _counted(scene, table, [node.subname]),
         f"ALTER TABLE {table.label} ADD COLUMN {new} ...;\n"
         f"-- a trigger that keeps {old} and {new} equal\n"
         + batches(table, f"{new} = {old}", f"{new} IS DISTINCT FROM {old}")
-        + f"\n-- readers, then writers move to {new}; {old} is dropped a release later (procedure: backfill)",
+        + f"\n-- move readers, then writers, to {new}; drop {old} one release later (procedure: backfill)",
     )
 
 
@@ -239,7 +239,7 @@ def rename_column(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE projects ALTER COLUMN old DROP NOT NULL;",
 )
 def drop_column(scene: Scene) -> Iterator[Note]:
-    """A column goes with its values, while code may still read it."""
+    """A column is dropped with its values while code may still read it."""
     for table, cmd in scene.altered():
         if subcommand(cmd) != "DropColumn" or not others_see(table):
             continue
@@ -247,15 +247,15 @@ def drop_column(scene: Scene) -> Iterator[Note]:
             continue
         column = quoted(cmd.name)
         goes = [lost for lost in scene.effects.loses if not lost.startswith("the values")]
-        along = f" With it goes: {', '.join(goes)}." if goes else ""
+        along = f" Dropped with it: {', '.join(goes)}." if goes else ""
         yield Note(
-            f"The values of {table.label}.{column} are gone for good, and code with a cached list of columns"
+            f"The values of {table.label}.{column} are lost permanently, and code with a cached column list"
             f" fails.{along}{_counted(scene, table, [cmd.name])}",
-            f"-- 1. release code that neither reads nor writes it; 2. keep the values:\n"
+            f"-- 1. release code that neither reads nor writes it; 2. copy the values:\n"
             f"CREATE TABLE {quoted(f'{table.name}_{cmd.name}_kept')} AS SELECT {key_of(table)}, {column} FROM"
             f" {table.label};\n"
             f"ALTER TABLE {table.label} ALTER COLUMN {column} DROP NOT NULL;\n"
-            f"-- 3. wait until nothing asks for it, then, by itself:\nSET lock_timeout = '2s';\n"
+            f"-- 3. wait until nothing uses it; then, in a transaction of its own:\nSET lock_timeout = '2s';\n"
             f"ALTER TABLE {table.label} DROP COLUMN {column};",
         )
 
@@ -280,7 +280,7 @@ def set_not_null(scene: Scene) -> Iterator[Note]:
         adds = adds and not cmd.def_.skip_validation
         if (subcommand(cmd) == "SetNotNull" or adds) and scene.effects.scans:
             column = cmd.name if subcommand(cmd) == "SetNotNull" else cmd.def_.keys[0].sval
-            time = estimates.reading(scene.catalog, table)
+            time = estimates.read_time(scene.catalog, table)
             yield Note(
                 f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock).",
                 not_null_steps(table, column),

@@ -14,7 +14,7 @@ from pgrunbook.sql.tree import constraint_kind, quoted, relation, strings, subco
 
 
 def added_keys(scene: Scene) -> Iterator[tuple[Table, Any, tuple[str, ...], Any]]:
-    """Yield each foreign key that a statement makes: its table, what it refers to, its columns, its node."""
+    """Yield each foreign key that a statement creates: its table, the referenced table, its columns, its node."""
     for table, cmd in scene.altered():
         if subcommand(cmd) == "AddConstraint" and constraint_kind(cmd.def_) == "FOREIGN":
             yield table, cmd.def_.pktable, strings(cmd.def_.fk_attrs), cmd.def_
@@ -36,7 +36,7 @@ def _of_columns(table: Table, parts: Any) -> Iterator[tuple[Table, Any, tuple[st
 
 
 def has_index(table: Table, columns: tuple[str, ...]) -> bool:
-    """Whether an index begins with the columns, in whatever order, and covers all rows."""
+    """Whether a valid index begins with the columns, in any order, and covers all rows."""
     return any(
         set(index.keys[: len(columns)]) == set(columns) and index.valid and not index.partial for index in table.indexes
     )
@@ -60,7 +60,7 @@ def foreign_key_validates(scene: Scene) -> Iterator[Note]:
         rest = {"c": " ON DELETE CASCADE", "n": " ON DELETE SET NULL", "r": " ON DELETE RESTRICT"}
         yield Note(
             f"Every INSERT, UPDATE and DELETE on {table.label} and on {partner.label} waits"
-            f" {estimates.reading(scene.catalog, table)} (ShareRowExclusiveLock on both).",
+            f" {estimates.read_time(scene.catalog, table)} (ShareRowExclusiveLock on both).",
             f"ALTER TABLE {table.label} ADD CONSTRAINT {name} FOREIGN KEY ({columns}) REFERENCES {partner.label}"
             f"{f' ({there})' if there else ''}{rest.get(cmd.def_.fk_del_action, '')} NOT VALID;\n"
             f"ALTER TABLE {table.label} VALIDATE CONSTRAINT {name};  -- in a transaction of its own",
@@ -75,14 +75,14 @@ def foreign_key_validates(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE orders ADD COLUMN user_id integer;",
 )
 def foreign_key_inline(scene: Scene) -> Iterator[Note]:
-    """A new column brings a foreign key along, so that two tables are locked in one step."""
+    """A new column comes with a foreign key, so that two tables are locked at once."""
     for table, target, columns, _ in added_keys(scene):
         if isinstance(scene.node, ast.AlterTableStmt) and subcommand(scene.node.cmds[0]) == "AddColumn":
             partner = scene.table(target)
             column = quoted(columns[0])
             yield Note(
-                f"{table.label} is locked for readers too (AccessExclusiveLock) while it waits for"
-                f" {partner.label}, whose writers wait as well (ShareRowExclusiveLock).",
+                f"Readers and writers of {table.label} wait (AccessExclusiveLock) while the statement waits for its"
+                f" lock on {partner.label}, whose writers wait too (ShareRowExclusiveLock).",
                 f"ALTER TABLE {table.label} ADD COLUMN {column} ...;\n"
                 f"ALTER TABLE {table.label} ADD FOREIGN KEY ({column}) REFERENCES {partner.label} NOT VALID;\n"
                 f"ALTER TABLE {table.label} VALIDATE CONSTRAINT ...;  -- in a transaction of its own",
@@ -105,8 +105,8 @@ def foreign_key_without_index(scene: Scene) -> Iterator[Note]:
             continue
         partner = scene.table(target)
         listed = ", ".join(map(quoted, columns))
-        finds = "finds the rows to delete" if node.fk_del_action == "c" else "looks for rows"
-        perhaps = " (as far as these files tell)" if others_see(table) and not scene.catalog.connected else ""
+        finds = "finds the rows to delete" if node.fk_del_action == "c" else "looks for referencing rows"
+        perhaps = " (judged by these files alone)" if others_see(table) and not scene.catalog.connected else ""
         yield Note(
             f"Each DELETE on {partner.label}, and each UPDATE of its key, {finds} by reading the whole of"
             f" {table.label}{perhaps}.",
@@ -126,7 +126,7 @@ def check_validates(scene: Scene) -> Iterator[Note]:
         if subcommand(cmd) == "AddConstraint" and constraint_kind(cmd.def_) == "CHECK" and not cmd.def_.skip_validation:
             name = quoted(cmd.def_.conname or f"{table.name}_check")
             yield Note(
-                f"Readers and writers of {table.label} wait {estimates.reading(scene.catalog, table)}"
+                f"Readers and writers of {table.label} wait {estimates.read_time(scene.catalog, table)}"
                 " (AccessExclusiveLock).",
                 f"ALTER TABLE {table.label} ADD CONSTRAINT {name} CHECK ({text(cmd.def_.raw_expr)}) NOT VALID;\n"
                 f"ALTER TABLE {table.label} VALIDATE CONSTRAINT {name};  -- in a transaction of its own",
@@ -142,16 +142,15 @@ def check_validates(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE orders VALIDATE CONSTRAINT c;",
 )
 def validate_with_add(scene: Scene) -> Iterator[Note]:
-    """A constraint is validated in the transaction that added it, under the lock of adding it."""
+    """A constraint is validated in the transaction that added it, under the lock of ADD CONSTRAINT."""
     for table, cmd in scene.altered():
         if subcommand(cmd) != "ValidateConstraint":
             continue
         for other in scene.earlier:
             names = [c.def_.conname for _, c in other.altered() if subcommand(c) == "AddConstraint"]
-            if cmd.name in names and scene.with_other(other):
+            if cmd.name in names and scene.commits_with(other):
                 yield Note(
-                    f"{table.label} stays locked as ADD CONSTRAINT locked it,"
-                    f" {estimates.reading(scene.catalog, table)}.",
+                    f"The lock of ADD CONSTRAINT on {table.label} is held {estimates.read_time(scene.catalog, table)}.",
                     f"{scene.statement.sql};  -- in a migration, or a transaction, of its own",
                     table,
                 )
@@ -177,11 +176,11 @@ def key_builds_index(scene: Scene) -> Iterator[Note]:
             f"ALTER TABLE {table.label} ADD CONSTRAINT {name} {word} USING INDEX {name};"
         )
         if kind == "EXCLUSION":
-            way = "-- PostgreSQL builds it only like this: in a window, or by the procedure swap"
+            way = "-- PostgreSQL cannot build it concurrently: use a maintenance window, or procedure swap"
         if kind == "PRIMARY":
-            way += "\n-- before that, each column NOT NULL through a validated CHECK"
+            way += "\n-- first make each column NOT NULL through a validated CHECK"
         yield Note(
-            f"Readers and writers of {table.label} wait {estimates.indexing(scene.catalog, table)}"
+            f"Readers and writers of {table.label} wait {estimates.index_time(scene.catalog, table)}"
             " (AccessExclusiveLock).",
             way,
             table,
@@ -195,16 +194,16 @@ def key_builds_index(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE log DETACH PARTITION log_25 CONCURRENTLY;",
 )
 def partition_is_read(scene: Scene) -> Iterator[Note]:
-    """A table to attach as a partition is read under its strongest lock, or a partition leaves under one."""
+    """ATTACH PARTITION reads a table under its strongest lock, or DETACH PARTITION takes that lock."""
     for table, cmd in scene.altered():
         if subcommand(cmd) == "AttachPartition" and scene.effects.scans:
             child = scene.table(cmd.def_.name)
             yield Note(
                 f"Readers and writers of {', '.join(scene.effects.scans)} wait"
-                f" {estimates.reading(scene.catalog, child)}.",
+                f" {estimates.read_time(scene.catalog, child)}.",
                 f"ALTER TABLE {child.label} ADD CONSTRAINT fits CHECK (...the bounds...) NOT VALID;\n"
                 f"ALTER TABLE {child.label} VALIDATE CONSTRAINT fits;\n"
-                f"-- an index like each of {table.label}'s, CONCURRENTLY; then\n{scene.statement.sql};",
+                f"-- CONCURRENTLY build an index like each index of {table.label}; then\n{scene.statement.sql};",
                 child,
             )
         if subcommand(cmd) == "DetachPartition" and not cmd.def_.concurrent:
@@ -223,7 +222,7 @@ def partition_is_read(scene: Scene) -> Iterator[Note]:
     " CREATE UNIQUE INDEX ON users (email) WHERE deleted_at IS NULL;",
 )
 def soft_delete(scene: Scene) -> Iterator[Note]:
-    """A table has rows that count as deleted, and a unique key that still counts them."""
+    """A table marks rows as deleted, and its unique key still covers them."""
     adds = isinstance(scene.node, ast.CreateStmt | ast.AlterTableStmt) and "deleted_at" in _new_columns(scene)
     if not adds:
         return
@@ -232,13 +231,13 @@ def soft_delete(scene: Scene) -> Iterator[Note]:
     for index in unique or ():
         keys = ", ".join(map(quoted, index.keys))
         yield Note(
-            f"A deleted row of {table.label} keeps its {keys} taken: nobody can use it again.",
+            f"A row of {table.label} that is marked as deleted still occupies its {keys}: no new row can have it.",
             f"CREATE UNIQUE INDEX CONCURRENTLY ... ON {table.label} ({keys}) WHERE deleted_at IS NULL;",
         )
     if not unique and others_see(table):
         yield Note(
-            f"Rows of {table.label} that count as deleted stay in every index and every query that does not leave"
-            " them out; a unique key over them has to.",
+            f"Rows of {table.label} that are marked as deleted stay in every index, and in every query that does not"
+            " exclude them; a unique key has to exclude them.",
             f"CREATE UNIQUE INDEX CONCURRENTLY ... ON {table.label} (...) WHERE deleted_at IS NULL;",
         )
 

@@ -1,4 +1,4 @@
-"""Hazards of changing a table or column through a copy: what is lost between copy and swap, and after it."""
+"""Hazards of changing a table or column through a copy: losses between copy and swap, and after the swap."""
 
 # ruff: noqa: S608 - ways out are shown to people and not run
 
@@ -18,10 +18,11 @@ from pgrunbook.sql.tree import columns_in, object_kind, quoted, relation, subcom
 _SWAP = """\
 BEGIN; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '5s';
 LOCK TABLE {old}, {new} IN ACCESS EXCLUSIVE MODE;
--- play what the trigger has written down since the copy, until nothing is left; compare counts
+-- apply the changes that the trigger has logged since the copy, until none is left; compare counts
 ALTER TABLE {old} RENAME TO {kept}; ALTER TABLE {new} RENAME TO {name};
 -- re-point foreign keys (NOT VALID), views, sequences (OWNED BY), grants, policies, publications
--- a trigger that writes back into {kept}; COMMIT;  -- procedure: swap"""
+-- create a trigger that copies new writes to {kept}
+COMMIT;  -- procedure: swap"""
 
 
 def _source(node: Any) -> Any:
@@ -47,8 +48,8 @@ def insert_select(scene: Scene) -> Iterator[Note]:
         if query.whereClause is None and query.limitCount is None and not query.groupClause:
             table = scene.table(_source(node))
             yield Note(
-                f"One transaction is open {estimates.changing(scene.catalog, table)}: vacuum cannot clean up anywhere"
-                " behind it, replicas lag, and an error takes everything back.",
+                f"One transaction stays open {estimates.change_time(scene.catalog, table)}: meanwhile vacuum cannot"
+                " clean up any table, replicas lag, and one error undoes everything.",
                 f"INSERT INTO {relation(node.relation)} (...) SELECT ... FROM {table.label} WHERE id > $last ORDER BY"
                 " id LIMIT 1000;  -- one transaction each (procedure: backfill)",
                 table,
@@ -63,7 +64,7 @@ def insert_select(scene: Scene) -> Iterator[Note]:
     good="INSERT INTO archive (id) SELECT id FROM projects;",
 )
 def loses_writes(scene: Scene) -> Iterator[Note]:
-    """A table is copied to take the place of the one that is written meanwhile."""
+    """A table is copied to replace the original, which is written meanwhile."""
     for node in written(scene):
         source = _source(node) if isinstance(node, ast.InsertStmt) else None
         if source is None:
@@ -73,8 +74,8 @@ def loses_writes(scene: Scene) -> Iterator[Note]:
         if (names <= renamed or node.relation.relname == f"{source.relname}_new") and others_see(scene.table(source)):
             old, new = relation(source), relation(node.relation)
             yield Note(
-                f"What is inserted, updated or deleted in {old} after the copy has read it is not in {new}, and lost"
-                " with the swap.",
+                f"A row that is inserted, updated or deleted in {old} after the copy has read the table does not change"
+                f" in {new}: the swap loses that write.",
                 f"-- before the copy: a trigger on {old} that writes every change into {new} or into a log\n"
                 + _SWAP.format(old=old, new=new, kept=quoted(source.relname + "_old"), name=quoted(source.relname)),
             )
@@ -91,14 +92,14 @@ def _renames_table(scene: Scene) -> bool:
     good="INSERT INTO projects_new (id, name) SELECT id, name FROM projects;",
 )
 def by_position(scene: Scene) -> Iterator[Note]:
-    """Rows are copied column by column in whatever order the columns stand."""
+    """Rows are copied by the position of columns, not by their names."""
     for node in written(scene):
         source = _source(node) if isinstance(node, ast.InsertStmt) and not node.cols else None
         if source is not None and "*" in columns_in(node.selectStmt.targetList):
             new, old = relation(node.relation), relation(source)
             yield Note(
-                f"Where the order in {new} is another one, values end up in other columns; generated columns and"
-                " GENERATED ALWAYS identities refuse it.",
+                f"If the columns of {new} have another order, values end up in the wrong columns; generated columns"
+                " and GENERATED ALWAYS identities refuse values.",
                 f"INSERT INTO {new} (id, ...) OVERRIDING SYSTEM VALUE SELECT id, ... FROM {old};\n"
                 "SELECT setval(pg_get_serial_sequence(...), max(id)) ...;  -- a copied identity starts at 1",
             )
@@ -111,7 +112,7 @@ def by_position(scene: Scene) -> Iterator[Note]:
     good="CREATE TABLE projects_new (id int PRIMARY KEY, name text);",
 )
 def like(scene: Scene) -> Iterator[Note]:
-    """LIKE copies a table without much that belongs to it."""
+    """LIKE does not copy everything that belongs to a table."""
     if not isinstance(scene.node, ast.CreateStmt):
         return
     for part in scene.node.tableElts or ():
@@ -120,9 +121,9 @@ def like(scene: Scene) -> Iterator[Note]:
         table = scene.table(part.relation)
         new = relation(scene.node.relation)
         yield Note(
-            f"{new} comes without {_left_behind(scene, table)}. Indexes get other names, a serial default still asks"
+            f"{new} lacks {_left_behind(scene, table)}. Indexes get other names, a serial default still uses"
             f" the sequence that {table.label} owns, an identity starts at 1 again.",
-            f"-- after it: the foreign keys of {table.label} (NOT VALID, then VALIDATE), triggers, ALTER TABLE {new}"
+            f"-- then add the foreign keys of {table.label} (NOT VALID, then VALIDATE), triggers, ALTER TABLE {new}"
             " ENABLE ROW LEVEL SECURITY and the policies, OWNER TO, GRANT, REPLICA IDENTITY, SET (fillfactor ...),"
             " publications;\nALTER SEQUENCE ... OWNED BY ...;  SELECT setval(...);  -- procedure: swap does and checks"
             " all of it",
@@ -143,7 +144,7 @@ def _left_behind(scene: Scene, table: Table) -> str:
 
 
 def _pair(scene: Scene) -> tuple[Scene, str, str, str] | None:
-    """Return the rename that gave way to this one: a -> x before, and now b -> a; (scene, a, b, x)."""
+    """Return the rename that freed the name for this one, a -> x before b -> a, as (scene, a, b, x)."""
     node = scene.node
     if not isinstance(node, ast.RenameStmt):
         return None
@@ -168,15 +169,15 @@ def _pair(scene: Scene) -> tuple[Scene, str, str, str] | None:
     good="BEGIN; ALTER TABLE a RENAME COLUMN b TO b_old; ALTER TABLE a RENAME COLUMN b_new TO b; COMMIT;",
 )
 def not_atomic(scene: Scene) -> Iterator[Note]:
-    """Two renames that belong together are not sure to be committed together."""
+    """Two renames that belong together may be committed separately."""
     pair = _pair(scene)
-    if pair is None or scene.with_other(pair[0]):
+    if pair is None or scene.commits_with(pair[0]):
         return
     other, name, _, _ = pair
-    unless = " unless what runs this file makes it one transaction" if scene.perhaps_with(other) else ""
+    unless = " unless the tool that runs this file makes it one transaction" if scene.may_commit_with(other) else ""
     yield Note(
-        f"Between the two there is no {quoted(name)}, and every statement that names it fails{unless}; if the second"
-        " one waits for a lock, for as long.",
+        f"Between the two {quoted(name)} does not exist, and every statement that names it fails{unless}; if the"
+        " second rename waits for a lock, this lasts as long as the wait.",
         f"BEGIN; SET LOCAL lock_timeout = '200ms';\n{other.statement.sql};\n{scene.statement.sql};\nCOMMIT;",
         severity=Severity.ERROR if scene.transactions is not Transactions.UNKNOWN else None,
     )
@@ -189,7 +190,7 @@ def not_atomic(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE a ADD COLUMN b_new bigint;",
 )
 def column_swap(scene: Scene) -> Iterator[Note]:
-    """A column takes the name of another one."""
+    """A column takes over the name of another column."""
     pair = _pair(scene)
     if pair is None or object_kind(scene.node.renameType) != "COLUMN":
         return
@@ -197,7 +198,7 @@ def column_swap(scene: Scene) -> Iterator[Note]:
     table = scene.table(scene.node.relation)
     yield Note(
         f"Views, indexes, foreign keys, checks, defaults, grants and publications stay with {quoted(kept)}: reports"
-        f" go on reading it as {quoted(name)} was, and its DROP fails or takes them along. Code that runs reads other"
+        " still read the old values, and DROP COLUMN fails or drops these objects too. Running code reads other"
         " values under the same name.",
         f"-- first: SELECT count(*) FROM {table.label} WHERE {quoted(new)} IS DISTINCT FROM ...{quoted(name)};\n"
         "-- in one transaction with the renames: defaults, NOT NULL, constraints, grants and views for the new"
@@ -212,7 +213,7 @@ def column_swap(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE p RENAME TO p_old;",
 )
 def table_swap(scene: Scene) -> Iterator[Note]:
-    """A table takes the name of another one."""
+    """A table takes over the name of another table."""
     pair = _pair(scene)
     if pair is None or object_kind(scene.node.renameType) != "TABLE":
         return
@@ -221,10 +222,10 @@ def table_swap(scene: Scene) -> Iterator[Note]:
     follow = [f"{d.kind} {d.name}" for d in old.dependents] if old else []
     follow += [f"foreign key {key.name} of {o.label}" for o, key in scene.catalog.references_to(old)] if old else []
     what = ", ".join(follow) or "views, foreign keys, functions, sequences and publications"
-    unlocked = "" if scene.timeouts.lock_ms else " Nothing bounds the wait for the lock."
+    unlocked = "" if scene.timeouts.lock_ms else " No lock_timeout bounds the wait for the lock."
     yield Note(
-        f"{what} stay with {quoted(kept)}: they show old rows, and refuse new ones. Nothing compares the two before,"
-        f" and nothing writes back after.{unlocked}",
+        f"{what} stay with {quoted(kept)}: they show old rows and refuse new ones. Nothing compares the two tables"
+        f" before the swap, and nothing copies new writes back after it.{unlocked}",
         _SWAP.format(old=quoted(name), new=quoted(new), kept=quoted(kept), name=quoted(name))
         + f"\nANALYZE {quoted(name)};",
     )
@@ -237,13 +238,13 @@ def table_swap(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE projects RENAME TO projects_old;",
 )
 def drop_after_swap(scene: Scene) -> Iterator[Note]:
-    """What was renamed away is dropped, and with it the way back."""
+    """A table or column that a swap has renamed is dropped, and with it the way back."""
     for what in _given_up(scene):
         yield Note(
-            f"Without a trigger that writes back, the way back to {what} loses all writes since the swap; a sequence"
-            " that it owns, and the default of the live table that asks it, go with it or stop the DROP.",
-            f"-- gates first: nothing reads {what} (pg_stat_user_tables), counts and checksums agree, the new one has"
-            " run for as long as was agreed;\nALTER SEQUENCE ... OWNED BY ...;  -- then the DROP, in a later release",
+            f"Without a trigger that copies new writes back, {what} lacks all writes since the swap. A sequence that"
+            " it owns, and the live table's default that uses it, are dropped with it or make the DROP fail.",
+            f"-- check first: nothing reads {what} (pg_stat_user_tables), counts and checksums agree, the new one has"
+            " run for the agreed time;\nALTER SEQUENCE ... OWNED BY ...;  -- then the DROP, in a later release",
         )
 
 

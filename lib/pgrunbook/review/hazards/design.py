@@ -1,4 +1,4 @@
-"""The guide's rules of design; off unless they are switched on by their ids."""
+"""The guide's rules of design; off unless a target switches them on by id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL = "all"
 
 
 def design_rules(target: Target) -> tuple[str, ...]:
-    """Return the ids of the rules of design that a target switches on, "all" told in full; () for none.
+    """Return the ids of the rules of design that a target switches on, "all" expanded; () for none.
 
     Raises WrongInput when an id is not one of them.
     """
@@ -26,7 +26,7 @@ def design_rules(target: Target) -> tuple[str, ...]:
     if unknown:
         raise WrongInput(
             f'target "{target.name}" switches on rules of design that do not exist: {", ".join(unknown)}',
-            detail=f"There are: {', '.join(known)}; {ALL} is all of them.",
+            detail=f"Known rules: {', '.join(known)}; {ALL} stands for all of them.",
             hint="Correct design_rules in targets.toml.",
         )
     return known if ALL in target.design_rules else tuple(name for name in known if name in target.design_rules)
@@ -48,7 +48,7 @@ def uuid_key(scene: Scene) -> Iterator[Note]:
     columns = key.keys if key else ()
     if len(columns) != 1 or table.columns[columns[0]].base != "uuid":
         yield Note(
-            f"{table.label} has {'a key of ' + ', '.join(columns) if columns else 'no primary key'}.",
+            f"{table.label} has {'the primary key ' + ', '.join(columns) if columns else 'no primary key'}.",
             "id uuid PRIMARY KEY DEFAULT gen_random_uuid()  -- or uuidv7() from PostgreSQL 18 on, which keeps new rows"
             " together",
         )
@@ -61,7 +61,7 @@ def uuid_key(scene: Scene) -> Iterator[Note]:
     good="CREATE TABLE a (id uuid PRIMARY KEY, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL);",
 )
 def audit_columns(scene: Scene) -> Iterator[Note]:
-    """A new table does not tell when its rows were made and changed."""
+    """A new table does not record when its rows were created and changed."""
     node = scene.node
     if not isinstance(node, ast.CreateStmt) or node.partbound or node.inhRelations or _is_copy(node):
         return
@@ -102,7 +102,7 @@ def foreign_key_indexed(scene: Scene) -> Iterator[Note]:
     good="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id) ON DELETE CASCADE);",
 )
 def foreign_key_cascades(scene: Scene) -> Iterator[Note]:
-    """A foreign key does not say what becomes of its rows when the other one goes."""
+    """A foreign key does not say what happens to its rows when the referenced row is deleted."""
     for table, target, columns, node in added_keys(scene):
         if node.fk_del_action not in ("c", "n", "d"):
             listed = ", ".join(map(quoted, columns))
@@ -119,7 +119,7 @@ def foreign_key_cascades(scene: Scene) -> Iterator[Note]:
     good="CREATE INDEX CONCURRENTLY a_b ON a (b);",
 )
 def concurrently(scene: Scene) -> Iterator[Note]:
-    """An index is made or dropped without CONCURRENTLY, whatever the size of its table."""
+    """An index is created or rebuilt without CONCURRENTLY, whatever the size of its table."""
     node = scene.node
     makes = isinstance(node, ast.IndexStmt) and not node.concurrent and scene.table(node.relation).kind != "p"
     rebuilds = isinstance(node, ast.ReindexStmt) and "concurrently" not in options(node.params)

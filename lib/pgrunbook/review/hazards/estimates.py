@@ -1,4 +1,4 @@
-"""How long a statement holds its lock, as an estimate that names its basis.
+"""Estimates of how long a statement holds its lock, each with its basis.
 
 The speeds are those of an ordinary server with cold cache, rounded down; a rehearsal measures the real ones.
 """
@@ -14,34 +14,38 @@ INDEXED_ROWS_PER_S = 400_000
 CHANGED_ROWS_PER_S = 20_000
 
 
-def reading(catalog: Catalog, table: Table) -> str:
+def read_time(catalog: Catalog, table: Table) -> str:
     """Return how long it takes to read a table from end to end."""
     size = sum(member.table_bytes for member in catalog.below(table))
-    return _told(catalog, table, size / READ_BYTES_PER_S, f"{human(size)} read at 200 MB/s", "read")
+    return _duration(catalog, table, size / READ_BYTES_PER_S, f"{human(size)} read at 200 MB/s", "read")
 
 
-def rewriting(catalog: Catalog, table: Table) -> str:
-    """Return how long it takes to write a table and its indexes anew."""
+def rewrite_time(catalog: Catalog, table: Table) -> str:
+    """Return how long it takes to rewrite a table and its indexes."""
     size = catalog.bytes(table)
     basis = f"{human(size)} with indexes at 50 MB/s"
-    return _told(catalog, table, size / REWRITE_BYTES_PER_S, basis, "write anew with all its indexes")
+    return _duration(catalog, table, size / REWRITE_BYTES_PER_S, basis, "rewrite")
 
 
-def indexing(catalog: Catalog, table: Table) -> str:
+def index_time(catalog: Catalog, table: Table) -> str:
     """Return how long it takes to build an index over a table."""
     rows = catalog.rows_estimate(table) or 0
-    return _told(catalog, table, rows / INDEXED_ROWS_PER_S, f"{rows:,} rows at 400,000 a second", "index")
+    return _duration(
+        catalog, table, rows / INDEXED_ROWS_PER_S, f"{rows:,} rows at 400,000 a second", "build an index on"
+    )
 
 
-def changing(catalog: Catalog, table: Table) -> str:
+def change_time(catalog: Catalog, table: Table) -> str:
     """Return how long it takes to change every row of a table."""
     rows = catalog.rows_estimate(table) or 0
-    return _told(catalog, table, rows / CHANGED_ROWS_PER_S, f"{rows:,} rows at 20,000 a second", "change row by row")
+    return _duration(
+        catalog, table, rows / CHANGED_ROWS_PER_S, f"{rows:,} rows at 20,000 a second", "change every row of"
+    )
 
 
-def _told(catalog: Catalog, table: Table, seconds: float, basis: str, verb: str) -> str:
+def _duration(catalog: Catalog, table: Table, seconds: float, basis: str, verb: str) -> str:
     if catalog.rows_estimate(table) is None:
-        return f"for as long as it takes to {verb} {table.label}, whose size is not known here"
+        return f"for as long as it takes to {verb} {table.label}, whose size is unknown"
     if seconds < 1:
         return f"for less than a second ({basis})"
     amount = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -23,14 +23,14 @@ ENOUGH_FOR_AN_INDEX_MS = 20 * 60_000
     good="CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
 )
 def not_concurrent(scene: Scene) -> Iterator[Note]:
-    """An index is built with writers locked out of its table."""
+    """An index is built while writers of its table wait."""
     node = scene.node
     if not isinstance(node, ast.IndexStmt) or node.concurrent:
         return
     table = scene.table(node.relation)
     if not node.relation.inh and table.kind == "p":
         return
-    time = estimates.indexing(scene.catalog, table)
+    time = estimates.index_time(scene.catalog, table)
     effect = f"Every INSERT, UPDATE and DELETE on {table.label} waits {time} (ShareLock)."
     if table.kind == "p" or table.children:
         name = quoted(node.idxname) if node.idxname else "the index"
@@ -38,7 +38,7 @@ def not_concurrent(scene: Scene) -> Iterator[Note]:
                                     f" {name} ATTACH PARTITION ...;" for c in table.children)]  # fmt: skip
         yield Note(effect, "\n".join(steps), on=table)
         return
-    yield Note(effect, _concurrently(scene) + "  -- outside a transaction; then look at pg_index.indisvalid", on=table)
+    yield Note(effect, _concurrently(scene) + "  -- outside a transaction; then check pg_index.indisvalid", on=table)
 
 
 def _concurrently(scene: Scene) -> str:
@@ -63,16 +63,16 @@ def _on_only(scene: Scene) -> str:
     good="CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
 )
 def if_not_exists(scene: Scene) -> Iterator[Note]:
-    """IF NOT EXISTS takes an INVALID index of that name, or another one, for the index that is wanted."""
+    """IF NOT EXISTS accepts any index of that name, even a different or an INVALID one."""
     node = scene.node
     if isinstance(node, ast.IndexStmt) and node.if_not_exists and others_see(scene.table(node.relation)):
         name = quoted(node.idxname)
         table = scene.table(node.relation)
         known = next((index for index in table.indexes if index.name == node.idxname), None)
-        state = " It is there now, and INVALID." if known and not known.valid else ""
+        state = " It exists now, and is INVALID." if known and not known.valid else ""
         yield Note(
-            f"After a build that broke off, {name} is there but INVALID: it costs every write, serves no read,"
-            f" and this statement passes over it.{state}",
+            f"After a failed build {name} exists but is INVALID: it slows down every write, serves no query, and this"
+            f" statement skips it.{state}",
             f"DROP INDEX CONCURRENTLY IF EXISTS {name};\n{_concurrently(scene)}",
         )
 
@@ -84,14 +84,14 @@ def if_not_exists(scene: Scene) -> Iterator[Note]:
     good="CREATE INDEX orders_user ON ONLY orders (user_id);",
 )
 def validity_unchecked(scene: Scene) -> Iterator[Note]:
-    """A concurrent build that breaks off leaves an INVALID index behind."""
+    """A concurrent build that fails leaves an INVALID index behind."""
     node = scene.node
     if isinstance(node, ast.IndexStmt) and node.concurrent and scene.transactions is Transactions.UNKNOWN:
         name = quoted(node.idxname) if node.idxname else "the index"
         yield Note(
-            f"A deadlock, a duplicate key or a timeout leaves {name} behind as INVALID, and nobody says so.",
+            f"A deadlock, a duplicate key or a timeout leaves {name} behind as INVALID, and nothing reports it.",
             f"SELECT indisvalid FROM pg_index WHERE indexrelid = '{name}'::regclass;\n"
-            f"DROP INDEX CONCURRENTLY {name};  -- where it is false, then build it again",
+            f"DROP INDEX CONCURRENTLY {name};  -- if that is false; then build it again",
         )
 
 
@@ -106,7 +106,10 @@ def in_transaction(scene: Scene) -> Iterator[Note]:
     node = scene.node
     concurrent = getattr(node, "concurrent", False) or "concurrently" in options(getattr(node, "params", None))
     if scene.transaction is not None and concurrent and not isinstance(node, ast.RefreshMatViewStmt):
-        yield Note("PostgreSQL refuses it, and the transaction is aborted.", f"{scene.statement.sql};  -- by itself")
+        yield Note(
+            "PostgreSQL refuses it, and the transaction is aborted.",
+            f"{scene.statement.sql};  -- outside a transaction",
+        )
 
 
 @rule(
@@ -123,8 +126,8 @@ def under_timeout(scene: Scene) -> Iterator[Note]:
     table = scene.table(node.relation)
     if 0 < scene.timeouts.statement_ms < ENOUGH_FOR_AN_INDEX_MS:
         yield Note(
-            f"After {scene.timeouts.statement_ms} ms the build is cancelled and an INVALID index is left; it needs"
-            f" two reads of {table.label}, and waits for every older transaction.",
+            f"After {scene.timeouts.statement_ms} ms the build is cancelled and leaves an INVALID index; it reads"
+            f" {table.label} twice and waits for every older transaction.",
             f"SET statement_timeout = 0;\n{scene.statement.sql};",
             on=table,
         )
@@ -137,7 +140,7 @@ def under_timeout(scene: Scene) -> Iterator[Note]:
     good="DROP INDEX CONCURRENTLY orders_user;",
 )
 def drop_not_concurrent(scene: Scene) -> Iterator[Note]:
-    """An index is dropped with readers and writers locked out of its table."""
+    """An index is dropped while readers and writers of its table wait."""
     node = scene.node
     if not isinstance(node, ast.DropStmt) or object_kind(node.removeType) != "INDEX" or node.concurrent:
         return
@@ -146,10 +149,10 @@ def drop_not_concurrent(scene: Scene) -> Iterator[Note]:
         if known is None and scene.catalog.connected:
             continue
         table = known[0].label if known else "its table"
-        used = f" Plans have used it {known[1].scans:,} times." if known and known[1].scans else ""
+        used = f" Queries have used it {known[1].scans:,} times." if known and known[1].scans else ""
         yield Note(
-            f"It waits for every statement on {table}, and every later one, readers too, waits behind it"
-            f" (AccessExclusiveLock).{used}",
+            f"It waits for every transaction that uses {table}, and every later statement, reads too, queues behind"
+            f" it (AccessExclusiveLock).{used}",
             f"DROP INDEX CONCURRENTLY IF EXISTS {dotted(entry)};  -- outside a transaction, one index each",
             on=known[0] if known else None,
         )
@@ -162,7 +165,7 @@ def drop_not_concurrent(scene: Scene) -> Iterator[Note]:
     good="REINDEX TABLE CONCURRENTLY orders;",
 )
 def reindex(scene: Scene) -> Iterator[Note]:
-    """Indexes are rebuilt with writers, and readers that would use them, locked out."""
+    """Indexes are rebuilt while writers wait, and readers whose plan looks at them."""
     node = scene.node
     if not isinstance(node, ast.ReindexStmt) or "concurrently" in options(node.params):
         return
@@ -170,10 +173,10 @@ def reindex(scene: Scene) -> Iterator[Note]:
     word = ("INDEX", "TABLE", "SCHEMA", "SYSTEM", "DATABASE")[node.kind]
     known = scene.catalog.index(relation(node.relation)) if node.relation and word == "INDEX" else None
     table = known[0] if known else scene.table(node.relation) if node.relation and word == "TABLE" else None
-    time = estimates.indexing(scene.catalog, table) if table else "for as long as the rebuild takes"
+    time = estimates.index_time(scene.catalog, table) if table else "for as long as the rebuild takes"
     yield Note(
         f"Writers of the table wait {time} (ShareLock), and so do readers whose plan looks at an index that is being"
         " rebuilt (AccessExclusiveLock on the index).",
-        f"REINDEX {word} CONCURRENTLY {what};  -- then drop what is left INVALID under a name with _ccnew or _ccold",
+        f"REINDEX {word} CONCURRENTLY {what};  -- then drop INVALID indexes whose names end in _ccnew or _ccold",
         on=table,
     )

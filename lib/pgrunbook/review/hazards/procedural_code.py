@@ -1,4 +1,4 @@
-"""Hazards of code in migrations: loops in DO blocks, ended sessions, statements that run where a plan was asked for."""
+"""Hazards of code in migrations: loops in DO blocks, terminated sessions, EXPLAIN ANALYZE."""
 
 # ruff: noqa: S608 - ways out are shown to people and not run
 
@@ -40,16 +40,16 @@ def _in_loops(scene: Scene) -> Iterator[Any]:
     good=_BY_RANGE,
 )
 def loop(scene: Scene) -> Iterator[Note]:
-    """A loop in a DO block changes rows batch by batch, and yet in one transaction."""
+    """A loop in a DO block changes rows in batches, but all batches are one transaction."""
     nodes, code = list(_in_loops(scene)), _block(scene)
     if not nodes or code is None:
         return
     sleeps = any("pg_sleep" in functions_in(node) for node in scene.nodes)
-    commits = " Its COMMIT works only where nobody has opened a transaction around it." if code.commits else ""
+    commits = " Its COMMIT fails if the block itself runs inside a transaction." if code.commits else ""
     node = nodes[0]
     yield Note(
-        "All rows of all batches stay locked to the end, nobody sees any progress, no vacuum cleans up meanwhile, and"
-        f" one error takes everything back.{' The sleep holds all locks as well.' if sleeps else ''}{commits}",
+        "All rows of all batches stay locked to the end, nobody sees any progress, vacuum cannot clean up meanwhile,"
+        f" and one error undoes everything.{' All locks are held during pg_sleep.' if sleeps else ''}{commits}",
         _batched(scene, node),
     )
 
@@ -70,7 +70,7 @@ def _batched(scene: Scene, node: Any) -> str:
     good=_BY_RANGE,
 )
 def without_end(scene: Scene) -> Iterator[Note]:
-    """A loop runs until no row is left that its own UPDATE may leave as it was."""
+    """A loop runs until no row matches, but its UPDATE may leave a row unchanged."""
     for node in _in_loops(scene):
         if not isinstance(node, ast.UpdateStmt):
             continue
@@ -86,7 +86,7 @@ def without_end(scene: Scene) -> Iterator[Note]:
             if asked:
                 source = ", ".join(sorted(columns_in(target.val)))
                 yield Note(
-                    f"Where {source} is NULL, {quoted(target.name)} stays NULL and is found again: the loop never"
+                    f"If {source} is NULL, {quoted(target.name)} stays NULL and the row matches again: the loop never"
                     " ends.",
                     _batched(scene, node),
                 )
@@ -99,14 +99,14 @@ def without_end(scene: Scene) -> Iterator[Note]:
     good=_BY_RANGE,
 )
 def without_order(scene: Scene) -> Iterator[Note]:
-    """A batch is cut with LIMIT and without ORDER BY."""
+    """A batch is selected with LIMIT but without ORDER BY."""
     for node in written(scene):
         for part in walk(node):
             if isinstance(part, ast.SelectStmt) and part.limitCount is not None and not part.sortClause:
                 table = relation(node.relation)
                 yield Note(
-                    f"Each batch reads over the rows of {table} that are done, so that the whole takes the square of"
-                    " its size; and two writers lock rows in different order, until one is ended for a deadlock.",
+                    f"Each batch reads past the rows of {table} that are done, so the total time grows with the square"
+                    " of its size; and two writers may lock rows in different order, until a deadlock aborts one.",
                     f"SELECT id FROM {table} WHERE id > $last AND ... ORDER BY id LIMIT 1000 FOR NO KEY UPDATE",
                 )
 
@@ -119,7 +119,7 @@ def without_order(scene: Scene) -> Iterator[Note]:
     " EXECUTE FUNCTION same(); UPDATE a SET b_new = b WHERE id BETWEEN 1 AND 1000;",
 )
 def backfill_loses_writes(scene: Scene) -> Iterator[Note]:
-    """A new column is filled from another one that goes on changing, and nothing keeps them equal."""
+    """A new column is filled from another column that keeps changing, and no trigger keeps the two equal."""
     for node in written(scene):
         if not isinstance(node, ast.UpdateStmt) or node.fromClause:
             continue
@@ -131,8 +131,8 @@ def backfill_loses_writes(scene: Scene) -> Iterator[Note]:
             if source and _is_new(scene, table.name, target.name):
                 old, new = sorted(source)[0], quoted(target.name)
                 yield Note(
-                    f"What is written to {quoted(old)} after its row was passed does not reach {new}, and a row that"
-                    f" comes in has no {new}: the two differ for good, and nobody is told.",
+                    f"A write to {quoted(old)} after its row was filled does not reach {new}, and a row inserted later"
+                    f" has no {new}: the two columns stay different, and nothing reports it.",
                     f"CREATE TRIGGER {quoted(table.name + '_both')} BEFORE INSERT OR UPDATE ON {table.label} FOR EACH"
                     f" ROW EXECUTE FUNCTION ...();  -- sets {new} from {quoted(old)}; before the first batch\n"
                     + batches(table, f"{new} = {text(target.val)}", f"{new} IS DISTINCT FROM {text(target.val)}")
@@ -160,12 +160,12 @@ def _is_new(scene: Scene, table: str, column: str) -> bool:
     good="SELECT pg_cancel_backend(4711);",
 )
 def terminated(scene: Scene) -> Iterator[Note]:
-    """Sessions of others are ended."""
+    """Other sessions are terminated."""
     for node in scene.nodes:
         if "pg_terminate_backend" in functions_in(node):
             yield Note(
-                "It can hit the one that waits instead of the one that blocks, a pid that another session has by now, a"
-                " WAL sender, or this very migration; what it interrupts is taken back, which lasts.",
+                "It can hit a waiter instead of the blocker, a pid that another session has by now, a WAL sender, or"
+                " this very migration; the transaction that it interrupts is aborted.",
                 "SELECT pid, backend_start, state, pg_blocking_pids(pid) FROM pg_stat_activity"
                 " WHERE cardinality(pg_blocking_pids(pid)) > 0;\n"
                 "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = ... AND backend_start = '...';"
@@ -183,8 +183,8 @@ def explain_writes(scene: Scene) -> Iterator[Note]:
     """EXPLAIN ANALYZE runs a statement that changes rows."""
     if _analyzes(scene) and any(True for _ in written(scene)):
         yield Note(
-            "The rows are changed for good: ANALYZE executes what it explains.",
-            f"BEGIN;\n{scene.statement.sql};\nROLLBACK;  -- or EXPLAIN alone",
+            "The rows are really changed: EXPLAIN ANALYZE executes the statement.",
+            f"BEGIN;\n{scene.statement.sql};\nROLLBACK;  -- or EXPLAIN without ANALYZE",
         )
 
 
@@ -198,7 +198,7 @@ def explain_runs(scene: Scene) -> Iterator[Note]:
     """EXPLAIN ANALYZE runs the query that it explains."""
     if _analyzes(scene) and not any(True for _ in written(scene)):
         yield Note(
-            "It takes as long as the query, and what its functions write is written.",
+            "It takes as long as the query itself, and what the query's functions write is committed.",
             f"EXPLAIN {text(scene.node.query)};  -- or with SET LOCAL statement_timeout = '5s'",
         )
 

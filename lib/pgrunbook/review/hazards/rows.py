@@ -1,4 +1,4 @@
-"""Hazards of changing rows: without batches, by conditions that stay true, by values that do not fit."""
+"""Hazards of changing rows: no batches, conditions that stay true, values that do not fit."""
 
 # ruff: noqa: S608 - ways out are shown to people and not run
 
@@ -28,7 +28,7 @@ def written(scene: Scene) -> Iterator[Any]:
 
 
 def bounded(table: Table, node: Any) -> bool:
-    """Whether a condition can only be met by few rows: constants for a unique key, a key range, a LIMIT."""
+    """Whether only few rows can match a condition: constants for a unique key, a key range, a LIMIT."""
     limits = [part.limitCount for part in walk(node) if isinstance(part, ast.SelectStmt)]
     for limit in limits:
         if limit is not None and not (isinstance(limit, ast.A_Const) and getattr(limit.val, "ival", 0) > BATCH_AT_MOST):
@@ -69,16 +69,16 @@ def condition(node: Any) -> str:
     good="UPDATE projects SET status = 'active' WHERE id > 0 AND id <= 1000 AND status IS NULL;",
 )
 def update_unbatched(scene: Scene) -> Iterator[Note]:
-    """An UPDATE can touch all rows in one transaction."""
+    """An UPDATE can change all rows in one transaction."""
     for node in written(scene):
         table = scene.table(node.relation)
         if not isinstance(node, ast.UpdateStmt) or bounded(table, node):
             continue
         sets = ", ".join(f"{quoted(t.name)} = {text(t.val)}" for t in node.targetList if t.val is not None)
-        time = estimates.changing(scene.catalog, table)
+        time = estimates.change_time(scene.catalog, table)
         yield Note(
-            f"Every row it has changed stays locked for other writers {time}; each leaves a dead row and WAL behind,"
-            " replicas lag, and an error takes all of it back.",
+            f"Every changed row stays locked for other writers {time}; each change leaves a dead row and WAL behind,"
+            " replicas lag, and one error undoes all of it.",
             batches(table, sets, condition(node)),
             table,
         )
@@ -92,18 +92,19 @@ def update_unbatched(scene: Scene) -> Iterator[Note]:
     " ORDER BY id LIMIT 1000);",
 )
 def delete_unbatched(scene: Scene) -> Iterator[Note]:
-    """A DELETE can take all rows in one transaction, for good."""
+    """A DELETE can delete all rows in one transaction."""
     for node in written(scene):
         table = scene.table(node.relation)
         if not isinstance(node, ast.DeleteStmt) or bounded(table, node) or is_history(table.name):
             continue
         key, where = key_of(table), condition(node)
         cascades = [f"{other.label} ({fk.name})" for other, fk in scene.catalog.references_to(table)]
-        follow = f" Foreign keys follow it into {', '.join(cascades)}." if cascades else ""
+        follow = f" Through foreign keys it also reads or changes {', '.join(cascades)}." if cascades else ""
         slow = _unindexed(table, node)
         yield Note(
-            f"Each row stays locked {estimates.changing(scene.catalog, table)}, and none comes back.{follow}{slow}",
-            f"SELECT count(*) FROM {table.label} WHERE {where};  -- look first\n"
+            f"Each row stays locked {estimates.change_time(scene.catalog, table)}, and deleted rows are lost"
+            f" permanently.{follow}{slow}",
+            f"SELECT count(*) FROM {table.label} WHERE {where};  -- check first\n"
             f"CREATE TABLE {quoted(table.name + '_deleted')} AS SELECT * FROM {table.label} WHERE {where};\n"
             f"WITH batch AS (SELECT {key} FROM {table.label} WHERE {key} > $last AND ({where})"
             f" ORDER BY {key} LIMIT 1000)\n"
@@ -128,7 +129,7 @@ def _unindexed(table: Table, node: Any) -> str:
     good="UPDATE orgs SET flag = true WHERE id = 1 AND flag IS DISTINCT FROM true;",
 )
 def writes_done_rows(scene: Scene) -> Iterator[Note]:
-    """An UPDATE sets a constant also where it stands already."""
+    """An UPDATE also writes rows that already have the new value."""
     for node in written(scene):
         if not isinstance(node, ast.UpdateStmt) or node.fromClause:
             continue
@@ -137,7 +138,7 @@ def writes_done_rows(scene: Scene) -> Iterator[Note]:
         if constants and not {t.name for t in node.targetList} & columns_in(node.whereClause):
             target = constants[0]
             yield Note(
-                f"Rows of {table.label} that have the value are written again, with their index entries.",
+                f"Rows of {table.label} that already have the value are written again, with their index entries.",
                 f"... WHERE {_also(node)}{quoted(target.name)} IS DISTINCT FROM {text(target.val)}",
                 table,
             )
@@ -155,7 +156,7 @@ def _also(node: Any) -> str:
     " UPDATE projects SET status = 'active' WHERE status IS NULL;",
 )
 def leaves_nulls(scene: Scene) -> Iterator[Note]:
-    """NULLs are filled while nothing stops new ones from coming in."""
+    """NULLs are filled, but nothing prevents new ones."""
     for node in written(scene):
         if not isinstance(node, ast.UpdateStmt):
             continue
@@ -168,7 +169,7 @@ def leaves_nulls(scene: Scene) -> Iterator[Note]:
             if (column is not None and (column.default or column.not_null)) or _default_set(scene, table, target.name):
                 continue
             yield Note(
-                f"Rows that come in meanwhile have no {quoted(target.name)} again, and stay so.",
+                f"Rows inserted meanwhile have NULL in {quoted(target.name)}, and keep it.",
                 f"ALTER TABLE {table.label} ALTER COLUMN {quoted(target.name)} SET DEFAULT {text(target.val)};"
                 "  -- first; then the batches; then SET NOT NULL through a validated CHECK",
                 table,
@@ -200,7 +201,7 @@ def _default_set(scene: Scene, table: Table, column: str) -> bool:
     " WHERE id = 1 AND jsonb_typeof(config) = 'object';",
 )
 def jsonb_set(scene: Scene) -> Iterator[Note]:
-    """jsonb_set works on values that may be no object, or NULL."""
+    """jsonb_set is applied to values that may be NULL or not an object."""
     for node in written(scene):
         calls = set(functions_in(getattr(node, "targetList", None))) if isinstance(node, ast.UpdateStmt) else set()
         if not calls & {"jsonb_set", "jsonb_insert", "jsonb_set_lax"}:
@@ -210,11 +211,11 @@ def jsonb_set(scene: Scene) -> Iterator[Note]:
         table = scene.table(node.relation)
         column = quoted(node.targetList[0].name)
         yield Note(
-            f"One array or scalar in {table.label}.{column} fails the whole UPDATE; a NULL stays NULL, is written all"
-            " the same and found again by the same condition: a loop over it never ends. The old value is not kept.",
+            f"One array or scalar in {table.label}.{column} makes the whole UPDATE fail. A NULL stays NULL, is still"
+            " written, and matches the same condition again: a loop over it never ends. The old value is lost.",
             f"UPDATE {table.label} SET {column} = {text(node.targetList[0].val)}\n"
             f"WHERE jsonb_typeof({column}) = 'object' AND NOT {column} ? '...';"
-            f"  -- in batches; keep ({key_of(table)}, {column}) in a table first",
+            f"  -- in batches; copy ({key_of(table)}, {column}) to a table first",
         )
 
 
@@ -225,7 +226,7 @@ def jsonb_set(scene: Scene) -> Iterator[Note]:
     good="UPDATE instances SET cpu_new = cpu::bigint * 1000 WHERE id = 1;",
 )
 def overflow(scene: Scene) -> Iterator[Note]:
-    """A product may not fit into an integer, which fails everything."""
+    """A product may not fit into an integer, and then the whole statement fails."""
     for node in written(scene):
         if not isinstance(node, ast.UpdateStmt):
             continue
@@ -244,9 +245,9 @@ def overflow(scene: Scene) -> Iterator[Note]:
             if known is not None and known.base in _WIDE:
                 continue
             yield Note(
-                f"From {quoted(name)} = {2**31 // factor:,} on: integer out of range, and the whole statement is"
-                " taken back.",
-                f"SELECT max({quoted(name)}) FROM {table.label};  -- first\n"
+                f"From {quoted(name)} = {2**31 // factor:,} on it fails with 'integer out of range', and the whole"
+                " statement is undone.",
+                f"SELECT max({quoted(name)}) FROM {table.label};  -- check first\n"
                 f"... SET {quoted(target.name)} = {quoted(name)}::bigint * {factor}  -- into a bigint column",
                 table if others_see(table) else None,
             )
@@ -259,7 +260,7 @@ def overflow(scene: Scene) -> Iterator[Note]:
     good="DELETE FROM orders WHERE id = 1 AND NOT EXISTS (SELECT FROM projects WHERE owner = user_id);",
 )
 def not_in(scene: Scene) -> Iterator[Note]:
-    """NOT IN over a query finds nothing at all as soon as the query gives one NULL."""
+    """NOT IN over a subquery matches no row as soon as the subquery returns one NULL."""
     for node in scene.nodes:
         for part in walk(node):
             if not isinstance(part, ast.BoolExpr) or part.boolop != enums.BoolExprType.NOT_EXPR:
@@ -269,7 +270,7 @@ def not_in(scene: Scene) -> Iterator[Note]:
                 if _never_null(scene, inner.subselect):
                     continue
                 yield Note(
-                    "One NULL among the values, and no row is found: nothing is deleted, updated or shown.",
+                    "With one NULL among the values no row matches: nothing is deleted, updated or returned.",
                     f"NOT EXISTS (SELECT FROM ... WHERE ... = {text(inner.testexpr)})",
                 )
 
@@ -291,7 +292,7 @@ _HISTORY = {
 
 
 def is_history(name: str) -> bool:
-    """Whether a table is where a tool remembers applied migrations."""
+    """Whether a table is the history table of a migration tool."""
     return name.lower() in _HISTORY - {"changes"}
 
 
@@ -302,14 +303,14 @@ def is_history(name: str) -> bool:
     good="DELETE FROM sessions WHERE id = 3;",
 )
 def history(scene: Scene) -> Iterator[Note]:
-    """A table in which a tool remembers applied migrations is written by hand."""
+    """The history table of a migration tool is changed by hand."""
     for node in written(scene):
         if is_history(node.relation.relname):
             name = relation(node.relation)
             yield Note(
-                f"{name} then tells of a schema that is not there: the next run applies a migration twice, or never.",
-                f"-- procedure rollback takes a migration and its row in {name} back in one transaction, and checks"
-                " that both are there before",
+                f"{name} no longer matches the schema: the next run applies a migration twice, or never.",
+                f"-- use procedure rollback: it takes back a migration and its row in {name} in one transaction, and"
+                " checks first that both exist",
             )
 
 
@@ -321,7 +322,7 @@ def history(scene: Scene) -> Iterator[Note]:
     " AS n FROM a) AS x WHERE n > 1 LIMIT 1000);",
 )
 def ties(scene: Scene) -> Iterator[Note]:
-    """Duplicates are told apart by a minimum or maximum that several of them can share, or that can be NULL."""
+    """Duplicates are distinguished by a minimum or maximum that several of them can share, or that can be NULL."""
     for node in written(scene):
         if not isinstance(node, ast.DeleteStmt):
             continue
@@ -331,22 +332,22 @@ def ties(scene: Scene) -> Iterator[Note]:
                 if query is not None and {"min", "max"} & set(functions_in(query)):
                     table = relation(node.relation)
                     yield Note(
-                        f"Rows of {table} that tie stay, both of them; rows with NULL are never deleted.",
+                        f"Rows of {table} with equal values all stay; rows with NULL are never deleted.",
                         f"DELETE FROM {table} WHERE ctid IN (SELECT ctid FROM (SELECT ctid, row_number() OVER"
                         f" (PARTITION BY ... ORDER BY ...) AS n FROM {table}) AS d WHERE n > 1);\n"
-                        f"ALTER TABLE {table} ADD PRIMARY KEY ...;  -- so that it cannot come again",
+                        f"ALTER TABLE {table} ADD PRIMARY KEY ...;  -- so that no duplicate can be inserted again",
                     )
 
 
 @rule(
     "now-against-time-without-zone",
     Severity.NOTE,
-    there="CREATE TABLE sessions (id int PRIMARY KEY, at timestamp, zoned timestamptz);",
+    setup="CREATE TABLE sessions (id int PRIMARY KEY, at timestamp, zoned timestamptz);",
     bad="DELETE FROM sessions WHERE id = 1 AND at < now();",
     good="DELETE FROM sessions WHERE id = 1 AND zoned < now();",
 )
 def now_without_zone(scene: Scene) -> Iterator[Note]:
-    """now() is compared with a time that has no zone."""
+    """now() is compared with a timestamp without time zone."""
     for node in written(scene):
         table = scene.table(node.relation)
         for part in walk(getattr(node, "whereClause", None)):
@@ -354,6 +355,6 @@ def now_without_zone(scene: Scene) -> Iterator[Note]:
                 for name in columns_in(part) & table.columns.keys():
                     if table.columns[name].base == "timestamp":
                         yield Note(
-                            f"Which rows of {table.label} it finds depends on the TimeZone of the session, by hours.",
+                            f"Which rows of {table.label} match depends on the session's TimeZone, by hours.",
                             f"SET LOCAL TimeZone = 'UTC';  -- the zone in which {quoted(name)} was written",
                         )

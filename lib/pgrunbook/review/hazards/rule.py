@@ -19,7 +19,7 @@ from pgrunbook.sql.tree import relation
 
 
 class Severity(StrEnum):
-    """How bad: an error stops traffic or loses data, a warning may, a note is worth knowing."""
+    """How bad a hazard is: an error blocks traffic or loses data, a warning may do so, a note is information."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -32,7 +32,7 @@ class Severity(StrEnum):
 
 
 class Transactions(StrEnum):
-    """What runs in one transaction: every statement alone, a file, all files; unknown where nobody said."""
+    """What runs in one transaction: every statement alone, a file, all files; UNKNOWN if the caller did not say."""
 
     STATEMENT = "statement"
     FILE = "file"
@@ -42,7 +42,7 @@ class Transactions(StrEnum):
 
 @dataclass(frozen=True)
 class Hazard:
-    """What is dangerous in a statement: when it is, who waits or what is lost, and what to write instead."""
+    """A danger of a statement: when it applies, who waits or what is lost, and what to write instead."""
 
     id: str
     severity: Severity
@@ -63,9 +63,9 @@ class Timeouts:
 
 @dataclass
 class Scene:
-    """A statement among the others, with the catalog as it finds it; ``final`` is the catalog after all of them.
+    """A statement among the others, with the catalog before it; ``final`` is the catalog after all of them.
 
-    ``transaction`` counts the BEGINs of the files; None outside of them.
+    ``transaction`` numbers the transactions that the files open; None outside of them.
     """
 
     statement: Statement
@@ -81,12 +81,12 @@ class Scene:
 
     @property
     def earlier(self) -> Sequence[Scene]:
-        """The scenes before, in order."""
+        """The scenes before this one, in order."""
         return self.scenes[: self.position]
 
     @property
     def later(self) -> Sequence[Scene]:
-        """The scenes after, in order."""
+        """The scenes after this one, in order."""
         return self.scenes[self.position + 1 :]
 
     @cached_property
@@ -98,8 +98,8 @@ class Scene:
         """Return the relation that a RangeVar names."""
         return self.catalog.find(relation(name))
 
-    def with_other(self, other: Scene) -> bool:
-        """Whether both statements are sure to be committed together."""
+    def commits_with(self, other: Scene) -> bool:
+        """Whether one transaction certainly holds both statements."""
         if self.transaction is not None or other.transaction is not None:
             return self.transaction == other.transaction
         if Policy.ALONE in (self.statement.policy, other.statement.policy):
@@ -107,16 +107,16 @@ class Scene:
         same_file = self.statement.file == other.statement.file
         return self.transactions is Transactions.ALL or (self.transactions is Transactions.FILE and same_file)
 
-    def perhaps_with(self, other: Scene) -> bool:
-        """Whether both statements may be committed together, as far as anybody said."""
-        if self.with_other(other):
+    def may_commit_with(self, other: Scene) -> bool:
+        """Whether one transaction may hold both statements."""
+        if self.commits_with(other):
             return True
-        nobody_said = self.transactions is Transactions.UNKNOWN and self.transaction is None
-        return nobody_said and other.transaction is None and not (self.is_alone or other.is_alone)
+        unknown = self.transactions is Transactions.UNKNOWN and self.transaction is None
+        return unknown and other.transaction is None and not (self.is_alone or other.is_alone)
 
     @property
     def is_alone(self) -> bool:
-        """Whether PostgreSQL refuses the statement in a transaction; a label of an enum is our runner's choice."""
+        """Whether PostgreSQL refuses the statement in a transaction; a new enum label runs alone by our choice only."""
         return self.statement.policy is Policy.ALONE and not isinstance(self.node, ast.AlterEnumStmt)
 
     def altered(self) -> Iterator[tuple[Table, Any]]:
@@ -142,9 +142,9 @@ SQL = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Rule:
-    """One hazard that can be found, with an example of it and one of what is right; a tuple is several files.
+    """One kind of hazard, with a bad and a good example; a tuple is several files.
 
-    ``there`` makes a database for the examples to run on; without it they are judged without one.
+    ``setup`` is SQL that prepares a database for the examples; without it they are judged by their text alone.
     """
 
     id: str
@@ -153,10 +153,10 @@ class Rule:
     check: Check
     bad: SQL
     good: SQL
-    there: str = ""
+    setup: str = ""
 
     def hazards(self, scene: Scene) -> Iterator[Hazard]:
-        """Yield what the rule finds in a scene; on new and empty tables nothing, on small ones a note."""
+        """Yield the hazards of a scene: none on new and empty tables, only notes on small ones."""
         for note in self.check(scene):
             severity = note.severity or self.severity
             if note.on is not None:
@@ -171,17 +171,17 @@ class Rule:
 RULES: dict[str, Rule] = {}
 
 
-def rule(name: str, severity: Severity, *, bad: SQL, good: SQL, there: str = "") -> Callable[[Check], Check]:
+def rule(name: str, severity: Severity, *, bad: SQL, good: SQL, setup: str = "") -> Callable[[Check], Check]:
     """Register a check under an id; its docstring is the hazard's condition."""
 
     def register(check: Check) -> Check:
         condition = (check.__doc__ or "").strip().splitlines()[0]
-        RULES[name] = Rule(name, severity, condition, check, bad, good, there)
+        RULES[name] = Rule(name, severity, condition, check, bad, good, setup)
         return check
 
     return register
 
 
 def others_see(table: Table) -> bool:
-    """Whether a table may hold rows that somebody reads: it was not made by these statements."""
+    """Whether others may use a table: it was not created by these statements."""
     return table.standing in (Standing.THERE, Standing.UNKNOWN)

@@ -1,4 +1,4 @@
-"""Hazards of what surrounds a statement: timeouts, transactions, locks that are held to the end."""
+"""Hazards around a statement: timeouts, transactions, locks that are held until the commit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LONG_LOCK_TIMEOUT_MS = 10_000
 _QUEUE = (SHARE, SHARE_ROW_EXCLUSIVE, EXCLUSIVE, ACCESS_EXCLUSIVE)
 
 
-def _queueing(scene: Scene) -> list[Lock]:
-    """Return the locks for which a statement queues before others' writes or reads, on tables that others use."""
+def _queued_locks(scene: Scene) -> list[Lock]:
+    """Return the locks that block others' writes or reads while they are requested, on tables that others use."""
     found = []
     for lock in scene.effects.locks:
         table = scene.catalog.labelled(lock.object)
@@ -41,8 +41,8 @@ def _queueing(scene: Scene) -> list[Lock]:
     good="SET lock_timeout = '2s'; ALTER TABLE projects ADD COLUMN description text;",
 )
 def without_timeout(scene: Scene) -> Iterator[Note]:
-    """A strong lock is asked for, and nothing bounds the wait."""
-    locks = _queueing(scene)
+    """A strong lock is requested, and no short lock_timeout bounds the wait."""
+    locks = _queued_locks(scene)
     bounded = 0 < scene.timeouts.lock_ms <= LONG_LOCK_TIMEOUT_MS
     if not locks or bounded or isinstance(scene.node, ast.DoStmt):
         return
@@ -50,9 +50,9 @@ def without_timeout(scene: Scene) -> Iterator[Note]:
     names = ", ".join(dict.fromkeys(lock.object for lock in locks))
     long = f" It may wait {scene.timeouts.lock_ms:,} ms." if scene.timeouts.lock_ms else ""
     yield Note(
-        f"While it waits behind one long reader, all {who} of {names} wait behind it, for as long as that reader"
-        f" takes.{long}",
-        f"SET lock_timeout = '2s';\n{scene.statement.sql};  -- and try again, a bounded number of times",
+        f"While it waits for one long transaction, all {who} of {names} queue behind it, for as long as that"
+        f" transaction takes.{long}",
+        f"SET lock_timeout = '2s';\n{scene.statement.sql};  -- and retry, a bounded number of times",
     )
 
 
@@ -63,12 +63,12 @@ def without_timeout(scene: Scene) -> Iterator[Note]:
     good="BEGIN; SET LOCAL lock_timeout = '2s'; COMMIT;",
 )
 def set_local(scene: Scene) -> Iterator[Note]:
-    """SET LOCAL stands outside of a transaction, where it does nothing."""
+    """SET LOCAL runs outside a transaction, where it has no effect."""
     node = scene.node
     alone = scene.transaction is None and scene.transactions in (Transactions.STATEMENT, Transactions.UNKNOWN)
     if isinstance(node, ast.VariableSetStmt) and node.is_local and alone:
         yield Note(
-            f"{node.name} stays as it was, with a warning that nobody reads, unless what runs the file opens a"
+            f"{node.name} keeps its value, and PostgreSQL only warns, unless the tool that runs the file opens a"
             " transaction.",
             f"{scene.statement.sql.replace('LOCAL ', '').replace('local ', '')};",
         )
@@ -82,27 +82,27 @@ def set_local(scene: Scene) -> Iterator[Note]:
 )
 def held(scene: Scene) -> Iterator[Note]:
     """A strong lock is held while later statements of the same transaction read or write whole tables."""
-    locks = [lock for lock in _queueing(scene) if ROW_EXCLUSIVE in CONFLICTS[lock.mode]]
-    if not locks or _told_before(scene):
+    locks = [lock for lock in _queued_locks(scene) if ROW_EXCLUSIVE in CONFLICTS[lock.mode]]
+    if not locks or _reported_before(scene):
         return
-    slow = next((s for s in scene.later if scene.perhaps_with(s) and _is_slow(s)), None)
+    slow = next((s for s in scene.later if scene.may_commit_with(s) and _is_slow(s)), None)
     if slow is None:
         return
     who = "Readers and writers" if any(lock.mode == ACCESS_EXCLUSIVE for lock in locks) else "Writers"
-    drizzle = " where the files run in one transaction, as Drizzle runs all that are pending"
-    sure = "" if scene.with_other(slow) else drizzle
+    drizzle = " if the files run in one transaction, as Drizzle runs all pending files"
+    sure = "" if scene.commits_with(slow) else drizzle
     names = ", ".join(dict.fromkeys(lock.object for lock in locks))
     yield Note(
-        f"{who} of {names} wait until {slow.statement.file}, line {slow.statement.line} is done too, and all is"
-        f" committed{sure}.",
-        f"-- {scene.statement.file} and {slow.statement.file} in transactions of their own, the slow one in batches",
+        f"{who} of {names} wait until {slow.statement.file}, line {slow.statement.line} has run as well and the"
+        f" transaction has committed{sure}.",
+        f"-- run {scene.statement.file} and {slow.statement.file} in separate transactions, the slow one in batches",
     )
 
 
-def _told_before(scene: Scene) -> bool:
-    """One hazard for each file is enough: the first lock of it is held for longest."""
+def _reported_before(scene: Scene) -> bool:
+    """Whether a hazard of this file is reported already; one is enough, for the file's first lock is held longest."""
     same_file = [s for s in scene.earlier if s.statement.file == scene.statement.file]
-    return any(scene.perhaps_with(other) and _queueing(other) for other in same_file)
+    return any(scene.may_commit_with(other) and _queued_locks(other) for other in same_file)
 
 
 def _is_slow(scene: Scene) -> bool:
@@ -129,8 +129,8 @@ def enum_value(scene: Scene) -> Iterator[Note]:
     if not isinstance(node, ast.AlterEnumStmt) or node.oldVal is not None:
         return
     for other in scene.later:
-        if f"'{node.newVal}'" in other.statement.sql and scene.perhaps_with(other):
-            sure = "" if scene.with_other(other) else " where both run in one transaction"
+        if f"'{node.newVal}'" in other.statement.sql and scene.may_commit_with(other):
+            sure = "" if scene.commits_with(other) else " if both run in one transaction"
             yield Note(
                 f"Line {other.statement.line} fails{sure}: the label cannot be used before the commit.",
                 f"ALTER TYPE {dotted(node.typeName)} ADD VALUE '{node.newVal}';  -- in a migration before this one",

@@ -1,4 +1,4 @@
-"""Hazards of dropping, renaming and rewriting whole tables, and of what columns are declared as."""
+"""Hazards of dropping, renaming and rewriting whole tables, and of column declarations."""
 
 # ruff: noqa: S608 - ways out are shown to people and not run
 
@@ -17,7 +17,7 @@ _TIMES = {"timestamp"}
 
 
 def new_columns(scene: Scene) -> Iterator[tuple[str, Any]]:
-    """Yield the columns that a statement makes, each with its table's name as it is written."""
+    """Yield the columns that a statement creates, each with its table's name as written."""
     if isinstance(scene.node, ast.CreateStmt):
         for part in scene.node.tableElts or ():
             if isinstance(part, ast.ColumnDef) and part.typeName is not None:
@@ -29,7 +29,7 @@ def new_columns(scene: Scene) -> Iterator[tuple[str, Any]]:
 
 @rule("drop-table", Severity.ERROR, bad="DROP TABLE projects;", good="DROP TABLE IF EXISTS pg_temp.projects;")
 def drop_table(scene: Scene) -> Iterator[Note]:
-    """A table goes with its rows."""
+    """A table is dropped with its rows."""
     node = scene.node
     if not isinstance(node, ast.DropStmt) or object_kind(node.removeType) != "TABLE":
         return
@@ -41,22 +41,23 @@ def drop_table(scene: Scene) -> Iterator[Note]:
         held = "its rows" if rows is None else f"about {rows:,} rows"
         along = [lost for lost in scene.effects.loses if not lost.startswith("table ")]
         yield Note(
-            f"{table.label} and {held} are gone for good; tables that it refers to are locked as well"
-            f" (AccessExclusiveLock).{' With it goes: ' + ', '.join(along) + '.' if along else ''}",
-            f"ALTER TABLE {table.label} RENAME TO {quoted(table.name + '_dropped')};  -- wait, dump it, then\n"
-            f"SET lock_timeout = '2s';\nDROP TABLE {quoted(table.name + '_dropped')};  -- by itself",
+            f"{table.label} and {held} are lost permanently; tables that it references are locked as well"
+            f" (AccessExclusiveLock).{' Dropped with it: ' + ', '.join(along) + '.' if along else ''}",
+            f"ALTER TABLE {table.label} RENAME TO {quoted(table.name + '_dropped')};\n"
+            "-- wait until nothing uses it, dump it, then:\nSET lock_timeout = '2s';\n"
+            f"DROP TABLE {quoted(table.name + '_dropped')};  -- in a transaction of its own",
             severity=Severity.NOTE if rows == 0 else None,
         )
 
 
 @rule("truncate", Severity.ERROR, bad="TRUNCATE orders;", good="DELETE FROM orders WHERE id = 7;")
 def truncate(scene: Scene) -> Iterator[Note]:
-    """All rows of a table go at once, under its strongest lock."""
+    """TRUNCATE deletes all rows of a table at once, under its strongest lock."""
     if isinstance(scene.node, ast.TruncateStmt):
         for part in scene.node.relations:
             table = scene.table(part)
             yield Note(
-                f"{', '.join(scene.effects.loses)} are gone for good; readers and writers wait.",
+                f"{', '.join(scene.effects.loses)} are lost permanently; readers and writers wait.",
                 f"CREATE TABLE {quoted(table.name + '_kept')} AS TABLE {table.label};  -- then delete in batches",
                 severity=None if others_see(table) else Severity.NOTE,
             )
@@ -69,7 +70,7 @@ def truncate(scene: Scene) -> Iterator[Note]:
     good="DROP TYPE mood;",
 )
 def drop_cascade(scene: Scene) -> Iterator[Note]:
-    """CASCADE drops what nobody has named."""
+    """CASCADE drops objects that the statement does not name."""
     node = scene.node
     cascades = isinstance(node, ast.DropStmt | ast.TruncateStmt) and node.behavior == 1
     for _, cmd in scene.altered():
@@ -77,8 +78,8 @@ def drop_cascade(scene: Scene) -> Iterator[Note]:
     if cascades:
         named = ", ".join(scene.effects.loses)
         yield Note(
-            f"What depends on it goes along without a word: {named or 'not known here'}.",
-            "-- leave CASCADE out, and drop each dependent by its name after you have looked at it",
+            f"Everything that depends on it is lost as well, without a message: {named or 'not known here'}.",
+            "-- omit CASCADE; check each dependent object, then drop it by its name",
         )
 
 
@@ -89,7 +90,7 @@ def drop_cascade(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE projects DROP COLUMN old;",
 )
 def if_exists(scene: Scene) -> Iterator[Note]:
-    """IF EXISTS passes in silence in the wrong database, in the wrong schema and for a misspelt name."""
+    """IF EXISTS succeeds silently in the wrong database, in the wrong schema and for a misspelt name."""
     node = scene.node
     missing_ok = isinstance(node, ast.DropStmt) and node.missing_ok
     for _, cmd in scene.altered():
@@ -109,7 +110,7 @@ def if_exists(scene: Scene) -> Iterator[Note]:
     good="CREATE VIEW works AS SELECT * FROM projects;",
 )
 def rename_table(scene: Scene) -> Iterator[Note]:
-    """A table gets another name, or another schema, while code that uses the old one runs."""
+    """A table gets a new name or schema while running code uses the old one."""
     node = scene.node
     if isinstance(node, ast.RenameStmt) and object_kind(node.renameType) == "TABLE":
         new = quoted(node.newname)
@@ -120,7 +121,7 @@ def rename_table(scene: Scene) -> Iterator[Note]:
     table = scene.table(node.relation)
     if others_see(table):
         yield Note(
-            f"From its commit on, every statement that names {table.label} fails; views, foreign keys and cached plans"
+            f"After the commit every statement that names {table.label} fails; views, foreign keys and cached plans"
             " follow the table, not the name.",
             f"BEGIN; SET LOCAL lock_timeout = '200ms';\n{scene.statement.sql};\n"
             f"CREATE VIEW {table.label} AS SELECT * FROM {new};  -- until no code uses the old name\nCOMMIT;",
@@ -129,7 +130,7 @@ def rename_table(scene: Scene) -> Iterator[Note]:
 
 @rule("table-rewritten", Severity.ERROR, bad="VACUUM FULL orders;", good="VACUUM orders;")
 def rewritten(scene: Scene) -> Iterator[Note]:
-    """VACUUM FULL, CLUSTER, or another storage writes a whole table anew under its strongest lock."""
+    """VACUUM FULL, CLUSTER or a change of storage rewrites a whole table under its strongest lock."""
     node = scene.node
     full = isinstance(node, ast.VacuumStmt) and node.is_vacuumcmd and "full" in options(node.options)
     words = {"SetLogged", "SetUnLogged", "SetTableSpace", "SetAccessMethod", "SetExpression"}
@@ -138,10 +139,10 @@ def rewritten(scene: Scene) -> Iterator[Note]:
         return
     for label in scene.effects.rewrites or ("every table",):
         table = scene.catalog.labelled(label)
-        time = estimates.rewriting(scene.catalog, table) if table else "for as long as it takes to write it anew"
+        time = estimates.rewrite_time(scene.catalog, table) if table else "for as long as the rewrite takes"
         yield Note(
             f"Readers and writers of {label} wait {time} (AccessExclusiveLock).",
-            "VACUUM (ANALYZE) ...;  -- mostly enough; to shrink a table that is read meanwhile: procedure swap",
+            "VACUUM (ANALYZE) ...;  -- usually enough; to shrink a table that is in use: procedure swap",
             table,
         )
 
@@ -153,7 +154,7 @@ def rewritten(scene: Scene) -> Iterator[Note]:
     good="REFRESH MATERIALIZED VIEW CONCURRENTLY totals;",
 )
 def refresh(scene: Scene) -> Iterator[Note]:
-    """A materialized view is refreshed with its readers locked out."""
+    """A materialized view is refreshed while its readers wait."""
     node = scene.node
     if isinstance(node, ast.RefreshMatViewStmt) and not node.concurrent:
         view = scene.table(node.relation)
@@ -172,13 +173,13 @@ def refresh(scene: Scene) -> Iterator[Note]:
     good="CREATE TABLE a (id int PRIMARY KEY, made timestamptz NOT NULL);",
 )
 def without_zone(scene: Scene) -> Iterator[Note]:
-    """A column holds a time without saying where."""
+    """A column holds a time without its time zone."""
     for table, definition in new_columns(scene):
         if definition.typeName.names[-1].sval in _TIMES:
             column = quoted(definition.colname)
             yield Note(
-                f"What now() writes to {table}.{column} depends on each session's TimeZone, and the hour that the clock"
-                " goes through twice cannot be told.",
+                f"What now() writes to {table}.{column} depends on each session's TimeZone, and the hour that is"
+                " repeated when summer time ends is ambiguous.",
                 f"{column} timestamptz NOT NULL DEFAULT now()",
             )
 
@@ -190,15 +191,15 @@ def without_zone(scene: Scene) -> Iterator[Note]:
     good="ALTER TABLE orgs ADD COLUMN flag boolean NOT NULL DEFAULT false;",
 )
 def nullable(scene: Scene) -> Iterator[Note]:
-    """A flag or a time has a default, and yet can be NULL."""
+    """A boolean or timestamp column has a default but can be NULL."""
     for table, definition in new_columns(scene):
         kinds = {constraint_kind(c) for c in definition.constraints or ()}
         word = definition.typeName.names[-1].sval
         if word in ("bool", "timestamp", "timestamptz") and "DEFAULT" in kinds and not kinds & {"NOTNULL", "PRIMARY"}:
             column = quoted(definition.colname)
             yield Note(
-                f"{table}.{column} has one state more than anybody thinks of; NOT NULL costs nothing here, where the"
-                " default fills all rows at once.",
+                f"{table}.{column} can be NULL, a third state that queries easily forget; NOT NULL costs nothing here,"
+                " because the default fills all rows at once.",
                 f"{column} {'boolean' if word == 'bool' else 'timestamptz'} NOT NULL DEFAULT ...",
             )
 
@@ -211,11 +212,11 @@ def nullable(scene: Scene) -> Iterator[Note]:
     " CREATE TRIGGER touch BEFORE UPDATE ON a FOR EACH ROW EXECUTE FUNCTION touch();",
 )
 def updated_at(scene: Scene) -> Iterator[Note]:
-    """A column that should tell of the last change has a default, and nothing that changes it."""
+    """No trigger updates a column that should hold the time of the last change."""
     for table, definition in new_columns(scene):
         if definition.colname in ("updated_at", "modified_at") and not _gets_trigger(scene, table):
             yield Note(
-                f"An UPDATE leaves {table}.{definition.colname} at the time of the INSERT.",
+                f"After an UPDATE {table}.{definition.colname} still holds the time of the INSERT.",
                 f"CREATE TRIGGER touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION ...();",
             )
 

