@@ -21,7 +21,6 @@ from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.schema_branch import copy_schema
 from pgrunbook.branches.server import Server, server_names
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused
 from scenes import error_of
 from servers import DEBIAN
@@ -130,12 +129,12 @@ def target(server: Server) -> Target:
 
 
 def do(server: Server, statement: str, database: str = "postgres") -> None:
-    with server.connect(database=database) as conn:
+    with server.connect(database=database) as conn, conn.as_target():
         conn.execute(statement.encode())
 
 
 def rows(server: Server, query: str, database: str = "postgres") -> list[tuple[object, ...]]:
-    with server.connect(database=database) as conn:
+    with server.connect(database=database) as conn, conn.as_target():
         return conn.execute(query.encode()).fetchall()
 
 
@@ -299,8 +298,7 @@ def test_a_library_that_a_branch_does_not_load_is_named_as_the_reason(source: Se
         "It needs a preloaded library, and a branch loads none that acts by itself."
     )
     assert isolation.explained('relation "a" does not exist') == ""
-    with connect(target(source), purpose="test") as conn:
-        conn.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+    do(source, "CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
     with by_base_backup(source) as (copy, name):
         assert rows(copy, "SELECT count(*) >= 0 FROM pg_stat_statements", name) == [(True,)]
     with by_dump(source) as (copy, name):
