@@ -347,6 +347,14 @@ WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
   AND a.attnum > 0
   AND NOT a.attisdropped
 
+-- name: drop_not_null
+-- a row is: the statement that takes NOT NULL off a column
+SELECT pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', {relation}::pg_catalog.text, a.attname) AS statement
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
+  AND a.attname OPERATOR(pg_catalog.=) {name}
+  AND a.attnotnull
+
 -- name: rebuild_if_invalid
 -- a row is: the statement that rebuilds an index whose removal was interrupted
 SELECT pg_catalog.format('REINDEX INDEX CONCURRENTLY %s', {index}::pg_catalog.text) AS statement
