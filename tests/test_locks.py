@@ -136,8 +136,8 @@ def test_a_watch_tells_the_whole_queue_the_head_first(project: Project) -> None:
         told = re.sub(r"for \d+ s", "for N s", watch.blocker_text())
         pids = [conn.info.backend_pid for conn in (head, second)]
     assert told == (
-        f'Process {pids[0]} ("report", idle in transaction for N s) heads the lock queue for orders. '
-        f'Process {pids[1]} ("deploy", active for N s) stands in the lock queue for orders.'
+        f'Process {pids[0]} ("report", idle in transaction for N s) heads the lock queue for public.orders. '
+        f'Process {pids[1]} ("deploy", active for N s) stands in the lock queue for public.orders.'
     )
     assert watch.waited_ms > 0
 

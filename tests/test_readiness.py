@@ -100,7 +100,7 @@ def test_a_prepared_transaction_counts_by_its_name(own_server: Server) -> None:
     """It is in no session, holds its locks all the same, and has to be found by somebody."""
     configure(own_server, max_prepared_transactions="2")
     with own_server.connect() as conn:
-        conn.execute("BEGIN; CREATE TABLE a (); PREPARE TRANSACTION 'half done'")
+        conn.execute("BEGIN; CREATE TABLE public.a (); PREPARE TRANSACTION 'half done'")
         found = check(conn, "oldest transaction", Limits(transaction_age_s=0))
         conn.execute("ROLLBACK PREPARED 'half done'")
     assert found.level is Level.STOP
@@ -303,7 +303,7 @@ def test_a_replica_is_refused_and_its_lag_watched(own_server: Server, standby: T
         until(lambda: "of 1" in check(primary, "replication lag").found)
         assert check(primary, "replication lag").level is Level.GOOD
         replica.execute("SELECT pg_wal_replay_pause()")
-        primary.execute("CREATE TABLE lag AS SELECT generate_series(1, 1000) AS n")
+        primary.execute("CREATE TABLE public.lag AS SELECT generate_series(1, 1000) AS n")
         until(lambda: check(primary, "replication lag", Limits(replay_lag_bytes=0)).level is Level.STOP)
 
         primary.execute("CREATE ROLE blind LOGIN")

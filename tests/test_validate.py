@@ -31,7 +31,7 @@ def test_a_database_as_promised_is_shown_as_such(project: Project) -> None:
     assert (code, made.status, completed(made)) == (0, Status.DONE, True)
     assert "objects as promised" in outputs(made, "schema-as-promised")
     assert outputs(made, "nothing-left-behind").startswith("Nothing: ")
-    sessions = next(line for line in outputs(made, "data-as-promised").splitlines() if line.startswith("sessions"))
+    sessions = next(line for line in outputs(made, "data-as-promised").splitlines() if line.startswith("public.sessions"))
     assert "(a data statement)" in sessions
     assert "-" in sessions
     assert "not by the plan" not in outputs(made, "data-as-promised")
@@ -64,14 +64,14 @@ def test_each_thing_that_is_not_as_promised_is_named(project: Project) -> None:
     assert set(states.values()) == {"completed"}  # every look is taken before the verdict
     lines = error(made).splitlines()
     assert lines[0] == "the database is not as promised: the schema differs from the promised one in 2 objects"
-    assert "invalid index: twice_key" in lines[1]
-    assert "sequence behind its column: a_id_seq" in lines[1]
+    assert "invalid index: public.twice_key" in lines[1]
+    assert "sequence behind its column: public.a_id_seq" in lines[1]
     assert 'query "the slow one" takes ' in lines[1]
     assert lines[2] == "State: Validate changed nothing; what is applied stays applied."
     assert lines[3].endswith(f"pgrunbook run rollback --target demo -p of_run={made.run_id}")
     assert "public.a.b" in outputs(made, "schema-as-promised")
-    assert "DROP INDEX CONCURRENTLY twice_key" in outputs(made, "nothing-left-behind")
-    assert "setval('a_id_seq', 7)" in outputs(made, "nothing-left-behind")
+    assert "DROP INDEX CONCURRENTLY public.twice_key" in outputs(made, "nothing-left-behind")
+    assert "setval('public.a_id_seq', 7)" in outputs(made, "nothing-left-behind")
     assert not events(made, "verdict") or events(made, "verdict")[-1]["procedure"] == "migrate"
 
 
