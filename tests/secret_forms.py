@@ -4,7 +4,7 @@ from __future__ import annotations
 
 MARK = "Mk7Zq9xT"
 # How the mark may be spelled: as it is, quoted, escaped, in a URL.
-SPELLINGS = (MARK, "Zq9xT", r"Mk7\x5a", r"Mk7\005A", "Mk7!005A", "Mk7%5A", "TXs3WnE5eFQ")
+SPELLINGS = (MARK, "Zq9xT", r"Mk7\x5a", r"Mk7\005A", "Mk7!005A", r"Mk7\+00005A", "Mk7%5A", "TXs3WnE5eFQ")
 
 # What a server runs: each is a migration of its own, on what STAGE has made.
 STAGE = f"""
@@ -160,6 +160,69 @@ TEXTS = (
     "-----BEGIN PRIVATE KEY-----\nMk7Zq9xT\n-----END PRIVATE KEY-----",
     "SELECT 'pscale_pw_Mk7Zq9xTabcdef', 'ghp_Mk7Zq9xTMk7Zq9xT00', 'SCRAM-SHA-256$4096:Mk7Zq9xT'",
 )  # fmt: skip
+# What was thought of afterwards, by somebody who looked for what is missed.
+MISSED = (
+    "CREATE SUBSCRIPTION s CONNECTION 'postgresql://u:Mk7Zq9xT@h1,h2:5432/d' PUBLICATION p",
+    "CREATE SUBSCRIPTION s CONNECTION 'host=h password=Mk7Zq9xT\\'' user=u' PUBLICATION p",
+    "CREATE SUBSCRIPTION s CONNECTION 'host=h password=Mk7@,;&(Zq9xT user=u' PUBLICATION p",
+    "CREATE SUBSCRIPTION s CONNECTION 'host=h password=a\"Zq9xT user=u' PUBLICATION p",
+    "CREATE SUBSCRIPTION s CONNECTION 'host=h PASSWORD=Mk7Zq9xT' PUBLICATION p",
+    "CREATE SUBSCRIPTION s CONNECTION 'postgresql://:Mk7Zq9xT@h/d' PUBLICATION p",
+    "CREATE SUBSCRIPTION s CONNECTION 'postgresql://u:Mk7/Zq9xT@h/d' PUBLICATION p",
+    "CREATE SUBSCRIPTION s CONNECTION 'postgresql://u:Mk7#Zq9xT@h/d' PUBLICATION p",
+    "CREATE SUBSCRIPTION s CONNECTION 'postgresql://u:Mk7?Zq9xT@h/d' PUBLICATION p",
+    "CREATE SUBSCRIPTION s CONNECTION 'postgresql://u:Mk7''Zq9xT@h/d' PUBLICATION p",
+    "ALTER SUBSCRIPTION s SET (password_required = false); ALTER ROLE a PASSWORD /* x */ 'Mk7Zq9xT'",
+    "ALTER ROLE a WITH PASSWORD -- hi\n'Mk7Zq9xT'",
+    "create user \"a\" in role b password 'Mk7Zq9xT' connection limit 3",
+    "SET app.settings.jwt_secret TO 'Mk7Zq9xT', 'Zq9xT2'",
+    "ALTER FUNCTION f() SET app.api_key = Mk7Zq9xT",
+    "ALTER ROLE ALL SET app.api_key TO 'Mk7Zq9xT'",
+    'CREATE USER MAPPING IF NOT EXISTS FOR CURRENT_USER SERVER s OPTIONS (credentials \'{"k":"Mk7Zq9xT"}\')',
+    "CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (url 'http://x/?key=1', api_token 'Mk7Zq9xT')",
+    "IMPORT FOREIGN SCHEMA x FROM SERVER s INTO y OPTIONS (password 'Mk7Zq9xT')",
+    "CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (connstr 'host=h password=Mk7Zq9xT')",
+    "DO LANGUAGE plpgsql $$ BEGIN EXECUTE 'ALTER ROLE r PASSWORD ''' || 'Mk7Zq9xT' || ''''; END $$",
+    "DO $$ BEGIN EXECUTE concat('ALTER ROLE r PASSWORD ', quote_literal('Mk7Zq9xT')); END $$",
+    "DO $$ BEGIN EXECUTE format('ALTER ROLE %I PASSWORD %L', 'bob', 'Mk7Zq9xT'); END $$",
+    "DO $$ BEGIN EXECUTE format('ALTER ROLE %1$I PASSWORD %2$L', 'bob', 'Mk7Zq9xT'); END $$",
+    "DO $$ BEGIN EXECUTE 'CREATE USER x PASSWORD $1' USING 'Mk7Zq9xT'; END $$",
+    'DO $$ DECLARE c CONSTANT jsonb := \'{"api_key": "Mk7Zq9xT"}\'; BEGIN END $$',
+    "CREATE FUNCTION f(p_password text DEFAULT 'Mk7Zq9xT') RETURNS int LANGUAGE sql AS 'select 1'",
+    "CREATE FUNCTION f() RETURNS text LANGUAGE sql RETURN 'postgres://u:Mk7Zq9xT@h/d'",
+    "CREATE FUNCTION f() RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT dblink_connect('password=Mk7Zq9xT'); END",
+    "INSERT INTO settings (key, value) VALUES ('smtp_password', 'Mk7Zq9xT')",
+    "UPDATE settings SET value = 'Mk7Zq9xT' WHERE key = 'smtp_password'",
+    "SELECT dblink_connect('host=h dbname=d user=u password=' || 'Mk7Zq9xT')",
+    "SELECT dblink('host=h password=Mk7Zq9xT', $$ALTER ROLE x PASSWORD 'Mk7Zq9xT'$$)",
+    "COMMENT ON DATABASE d IS 'pw: Mk7Zq9xT'",
+    "COMMENT ON DATABASE d IS E'login\\npassword = Mk7Zq9xT\\n'",
+    'CREATE TABLE t (a text) WITH (user_catalog_table = true); -- psql "postgres://u:Mk7Zq9xT@h"',
+    "COPY t FROM PROGRAM 'mysql -pMk7Zq9xT db'",
+    "COPY t FROM PROGRAM 'PGPASSWORD=\"Mk7Zq9xT\" psql -c x'",
+    "COPY t FROM PROGRAM $$PGPASSWORD='Mk7 Zq9xT' psql -c x$$",
+    "COPY t FROM PROGRAM 'psql \"host=h password=''Mk7 Zq9xT''\"'",
+    "COPY t FROM PROGRAM 'aws s3 cp x --secret-key Mk7Zq9xT'",
+    "COPY t FROM PROGRAM 'curl -H \"X-Api-Key: Mk7Zq9xT\" h'",
+    "COPY t FROM PROGRAM 'curl --user me:Mk7Zq9xT h'",
+    "COPY t FROM PROGRAM 'curl -uMe:Mk7Zq9xT h'",
+    "SECURITY LABEL ON ROLE r IS 'token: Mk7Zq9xT'",
+    "ALTER SYSTEM SET \"primary_conninfo\" TO 'host=h password=''Mk7Zq9xT'' user=u'",
+    "ALTER SYSTEM SET primary_conninfo TO 'postgres://u:Mk7Zq9xT@h'",
+    "ALTER SYSTEM SET ldapbindpasswd = 'Mk7Zq9xT'",
+    "CREATE EVENT TRIGGER x ON y WHEN TAG IN ('password=Mk7Zq9xT') EXECUTE FUNCTION f()",
+    "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO x /* pwd=Mk7Zq9xT */",
+    "CREATE ROLE r PASSWORD U&'Mk7\\+00005Aq9xT'",
+    "SELECT 'x' AS a, E'pass\\x77ord=Mk7Zq9xT'",
+    "SELECT U&'p\\0061ssword=Mk7Zq9xT'",
+    "VALUES ('postgres://u:Mk7Zq9xT@h/d')",
+    "EXPLAIN INSERT INTO users (password) VALUES ('Mk7Zq9xT')",
+    "WITH x AS (INSERT INTO users (password) VALUES ('Mk7Zq9xT') RETURNING 1) SELECT 1",
+    "CREATE RULE r AS ON INSERT TO t DO ALSO INSERT INTO users (password) VALUES ('Mk7Zq9xT')",
+    "CREATE TABLE t AS SELECT 'Mk7Zq9xT' AS password",
+    "CREATE VIEW v AS SELECT 'Mk7Zq9xT'::text AS api_key, 1 AS b",
+    "SELECT 'Mk7Zq9xT' password",
+)
 # What only speaks of secrets: it is kept as it is.
 NONE = (
     (

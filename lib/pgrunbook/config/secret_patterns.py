@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 SECRET_NAME = re.compile(
-    r"passw(or)?d|passphrase|passcode|\bpwd\b|_pwd\b|\bpwd_|\bpass\b|_pass\b|secret|token|credential|\bdsn\b"
+    r"passw(or)?d|passphrase|passcode|\bpwd\b|_pwd\b|\bpwd_|\bpass\b|_pass\b|\bpw\b|_pw\b|secret|token|credential|\bdsn\b"
     r"|(api|private|access|signing|encryption|encrypt|master|client|auth|hmac|scram_client|scram_server)[-_ ]?key"
     r"|authorization|connection_?string",
     re.I,

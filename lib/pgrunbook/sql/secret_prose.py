@@ -16,7 +16,8 @@ MASK = "***"
 # name = value, name := value, "name": value, name => value, ?name=value
 _ASSIGNED = re.compile(
     r"""(?P<name>[\w%-][\w%.-]*)(?P<end>["']{0,2})\s*(?P<sign>:=|=>|==|=|:(?![:/=]))\s*"""
-    r"""(?P<value>\\?'(?P<single>(?:[^'\\]|\\.|'')*)'|\\?"(?P<double>(?:[^"\\]|\\.|"")*)"|(?P<bare>[^\s,;&'"(){}<>\[\]]+))""",
+    r"""(?:\\?'(?P<single>(?:[^'\\]|\\.|'')*)'|\\?"(?P<double>(?:[^"\\]|\\.|"")*)\\?"|(?P<bare>[^\s,;&'"(){}<>\[\]]+)"""
+    r"""(?P<rest>\S*))""",
     re.S,
 )
 # password 'value'; PASSWORD "value"
@@ -34,9 +35,11 @@ _VALUES = (
     # a URL: user and password in front of the host
     re.compile(r"[A-Za-z][\w+.-]*://[^\s:@/?#'\"<>]*:(?P<secret>[^\s@/?#'\"<>]+)@"),
     re.compile(r"[A-Za-z][\w+.-]*://[^\s:@/?#'\"<>]*:(?!\d+(?:/|$))(?P<secret>[^\s'\"<>]+)@"),
+    re.compile(r"\A\s*[A-Za-z][\w+.-]*://[^\s:@/?#]*:(?!\d+(?:/|$))(?P<secret>\S+)@\S*\s*\Z"),
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?P<secret>.*?)(?=-----END|\Z)", re.S),
     re.compile(r"\b(?:Bearer|Basic)\s+(?P<secret>[\w.~+/=-]{6,})", re.I),
-    re.compile(r"(?:^|\s)(?:-u|--user)[ =]\s*[\"']?[^\s:\"']+:(?P<secret>[^\s\"']+)"),
+    re.compile(r"(?:^|\s)(?:-u[ =]?|--user[ =])\s*[\"']?[^\s:\"']+:(?P<secret>[^\s\"']+)"),
+    re.compile(r"\bmysql\w*\s(?:[^|;]*\s)?-p(?P<secret>[^\s'\"]+)"),
     re.compile(r"\bsshpass\s+-p\s*[\"']?(?P<secret>[^\s\"']+)"),
     re.compile(r"--(?:password|passwd|token|secret|api-?key)[ =]\s*[\"']?(?P<secret>[^\s\"']+)"),
     re.compile(
@@ -61,7 +64,7 @@ _NOTHING = re.compile(
     re.I,
 )
 _HINT = re.compile(
-    r"pass|pwd|secret|token|credential|dsn|key|authorization|connection|://|bearer|basic|scram|md5|-u|--user|pscale_|gh[pousr]_"
+    r"pass|pwd|pw|-p|secret|token|credential|dsn|key|authorization|connection|://|bearer|basic|scram|md5|-u|--user|pscale_|gh[pousr]_"
     r"|crypt|hmac|options|execute|github_pat|glpat|AKIA|ASIA|xox|sk[_-]|rk_|npg_|AIza|SG\.|eyJ|%[0-9a-f]{2}",
     re.I,
 )
@@ -109,11 +112,19 @@ def _found(text: str, *, code: bool) -> Iterator[tuple[int, int]]:
             if names_a_secret(unquote(match["name"])):
                 group = next(g for g in ("single", "double", "bare") if match.groupdict().get(g) is not None)
                 if group != "bare" or _is_given(match, code=code):
-                    yield match.span(group)
+                    yield match.start(group), _end_of_value(match, group)
     for match in () if code else _each(_SAID, text):
         word = match["bare"].rstrip(".!?")
         if names_a_secret(match["name"]) and _NO_WORD.search(word):
             yield match.start("bare"), match.start("bare") + len(word)
+
+
+def _end_of_value(match: re.Match[str], group: str) -> int:
+    """Return where a value ends: in a connection string at a blank, whatever is in it; in a URL's query at "&"."""
+    if group != "bare" or match["sign"] != "=" or match.end("sign") != match.start(group):
+        return match.end(group)
+    is_of_url = match.string[: match.start("name")].endswith(("?", "&"))
+    return match.end(group if is_of_url else "rest")
 
 
 def _is_given(match: re.Match[str], *, code: bool) -> bool:

@@ -5,6 +5,7 @@ The rules know tokens only, no grammar: the same ones read statements, PL/pgSQL,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,7 +83,7 @@ class _Reader:
         for place, token in enumerate(self._all):
             if token.text == ";":
                 start = place + 1
-            if token.is_string and is_dangling(token.low):
+            if token.is_string and is_dangling(token.low, executed=self._low(place - 1) == "execute"):
                 yield from self._strings(place + 1, commas=True)
             if token.is_string and self._text(place - 1) in ("->", "->>") and names_a_secret(token.low):
                 yield from self._assigned(place + 1)
@@ -94,6 +95,9 @@ class _Reader:
                 yield from self._assigned(place + 1)
                 yield from self._declared(place + 1)
                 yield from self._set_plainly(start, place + 1)
+                yield from self._called_so(place - 1)
+            if token.low in DATA_COLUMNS and self._text(place + 1) == "=" and self._is_of_secret(place):
+                yield from self._assigned(place + 1)
             if self._text(place + 1) == "(":
                 yield from self._called(start, place)
             if token.low == "into" and self._low(place - 1) == "insert":
@@ -145,8 +149,29 @@ class _Reader:
             token = self._all[place]
             if token.text in (";", "%", "||") or token.low in ("default", "from", "null", "true", "false", "on", "off"):
                 return
-            if token.is_word or token.name in ("ICONST", "FCONST"):
+            if token.is_word or token.is_string or token.name in ("ICONST", "FCONST"):
                 yield place
+
+    def _called_so(self, at: int) -> Iterator[int]:
+        """Give the constants of an expression that is called by a name: SELECT 'x' AS password."""
+        at -= self._low(at) == "as"
+        while self._is_string(at) or self._text(at) in ("::", "||", "TYPECAST") or self._text(at - 1) == "::":
+            if self._is_string(at):
+                yield at
+            at -= 1
+
+    def _is_of_secret(self, at: int) -> bool:
+        """Tell whether the statement says further on which row it means: WHERE key = 'smtp_password'."""
+        for place in range(at + 2, len(self._all)):
+            if self._text(place) == ";":
+                return False
+            if self._is_string(place) and self._text(place - 1) == "=" and self._names_one(place):
+                return True
+        return False
+
+    def _names_one(self, at: int) -> bool:
+        word = self._low(at) if self._is_string(at) else ""
+        return re.fullmatch(r"[\w.-]+", word) is not None and names_a_secret(word)
 
     def _inserted(self, at: int) -> Iterator[int]:
         """Give what INSERT, or SET (a, b) = (x, y), writes into columns that hold secrets, also from SELECT."""
@@ -167,7 +192,9 @@ class _Reader:
             else:
                 at += 1
                 continue
-            for number in wanted if len(row) == len(columns) else ():
+            values = [n for n, c in enumerate(names) if c in DATA_COLUMNS and len(row) == len(columns)]
+            of_row = values if any(self._names_one(place) for column in row for place in column) else []
+            for number in [*wanted, *of_row] if len(row) == len(columns) else ():
                 yield from (place for place in row[number] if self._is_string(place))
             if self._text(at) != "," and self._low(at) not in ("values", "select", "union", "all"):
                 return

@@ -26,7 +26,7 @@ PAIRS = frozenset(
 # Options of a user mapping that may be read; every other may be what proves who one is.
 HARMLESS_OPTIONS = frozenset(("user", "username", "user_name", "fetch_size", "use_remote_estimate"))
 # Columns of a table of secrets that hold the secret itself.
-DATA_COLUMNS = frozenset(("key", "value", "val", "data", "hash", "content"))
+DATA_COLUMNS = frozenset(("key", "value", "val", "data", "hash", "content", "setting_value"))
 # A parenthesis behind these, or behind a name that these stand before, opens no call.
 NOT_A_CALL = frozenset(("table", "exists", "into", "references", "on", "of", "in", "values", "type", "as"))
 ENDS_EXPRESSION = frozenset(
@@ -43,12 +43,17 @@ NOT_A_TYPE = ENDS_EXPRESSION - {"is", "check", "constraint", "references", "with
 _DANGLING = re.compile(
     r"(?P<name>[\w-]+)(?:\s*(?:=|:=|=>|:)\s*|\s+(?:to\s+|=\s*)?)['\"(]*\s*(?:%(?:\d+\$)?[sLIsli]?(?!\w).*)?\Z", re.S
 )
+_PARAMETER = re.compile(r"(?P<name>[\w-]+)\s*(?:=|:=|=>|\bto\b)?\s*\$\d")
 _PLACEHOLDER = re.compile(r"(?P<name>[\w-]+)\s*(?:=|:=|=>|:|\bto\b)?\s*['\"(]*%(?:\d+\$)?[sLIsli]?(?!\w)")
 
 
-def is_dangling(text: str) -> bool:
-    """Tell whether a string constant ends where a secret comes, or has a place for one: 'ALTER ROLE r PASSWORD %L'."""
-    if any(names_a_secret(found["name"]) for found in _PLACEHOLDER.finditer(text)):
+def is_dangling(text: str, *, executed: bool) -> bool:
+    """Tell whether a string constant ends where a secret comes, or has a place for one: 'ALTER ROLE r PASSWORD %L'.
+
+    In what is ``executed`` a place is also $1, which USING fills.
+    """
+    places = [*_PLACEHOLDER.finditer(text), *(_PARAMETER.finditer(text) if executed else ())]
+    if any(names_a_secret(found["name"]) for found in places):
         return True
     found = _DANGLING.search(text[-80:])
     return found is not None and names_a_secret(found["name"])
