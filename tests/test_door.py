@@ -195,12 +195,12 @@ def test_a_snapshot_sees_that_a_secret_changed_and_does_not_tell_it(stage: Calla
     changes = (
         "ALTER SERVER far OPTIONS (SET password 'Mk7Zq9xT2')",
         "ALTER USER MAPPING FOR PUBLIC SERVER far OPTIONS (SET password 'Mk7Zq9xT2')",
-        "CREATE OR REPLACE FUNCTION holder() RETURNS text LANGUAGE sql AS $$ SELECT 'postgres://u:Mk7Zq9xT2@h/d' $$",
-        "CREATE OR REPLACE VIEW shown AS SELECT 'postgres://u:Mk7Zq9xT2@h/d'::text AS url",
-        "ALTER TABLE users ALTER COLUMN password SET DEFAULT 'Mk7Zq9xT2'",
-        "ALTER TABLE users ALTER COLUMN password SET DEFAULT 'Mk7Zq9xT3'",
-        "COMMENT ON TABLE users IS 'password: Mk7Zq9xT2'",
-        "COMMENT ON TABLE users IS 'password: Mk7Zq9xT3'",
+        "CREATE OR REPLACE FUNCTION public.holder() RETURNS text LANGUAGE sql AS $$ SELECT 'a://u:Mk7Zq9xT2@h' $$",
+        "CREATE OR REPLACE VIEW public.shown AS SELECT 'postgres://u:Mk7Zq9xT2@h/d'::text AS url",
+        "ALTER TABLE public.users ALTER COLUMN password SET DEFAULT 'Mk7Zq9xT2'",
+        "ALTER TABLE public.users ALTER COLUMN password SET DEFAULT 'Mk7Zq9xT3'",
+        "COMMENT ON TABLE public.users IS 'password: Mk7Zq9xT2'",
+        "COMMENT ON TABLE public.users IS 'password: Mk7Zq9xT3'",
     )
     with connect(target, purpose="test") as conn:
         before = snapshot(conn)

@@ -15,7 +15,7 @@ from pgrunbook.config.secret_patterns import names_a_secret
 MASK = "***"
 # name = value, name := value, "name": value, name => value, ?name=value
 _ASSIGNED = re.compile(
-    r"""(?P<name>[\w%-][\w%.-]*)(?P<end>["']{0,2})\s*(?P<sign>:=|=>|==|=|:(?![:/=]))\s*"""
+    r"""(?<![\w%.-])(?P<name>[\w%-][\w%.-]*)(?P<end>["']{0,2})\s*(?P<sign>:=|=>|==|=|:(?![:/=]))\s*"""
     r"""(?:\\?'(?P<single>(?:[^'\\]|\\.|'')*)'|\\?"(?P<double>(?:[^"\\]|\\.|"")*)\\?"|(?P<bare>[^\s,;&'"(){}<>\[\]]+)"""
     r"""(?P<rest>\S*))""",
     re.S,
@@ -33,9 +33,9 @@ _PLAINLY = re.compile(r"password|passwd|pwd|passphrase|secret|token|api[_-]?key"
 _NO_WORD = re.compile(r"\d|(?<=\w)[^\w\s./-](?=\w)|[a-z][A-Z]")
 _VALUES = (
     # a URL: user and password in front of the host
-    re.compile(r"[A-Za-z][\w+.-]*://[^\s:@/?#'\"<>]*:(?P<secret>[^\s@/?#'\"<>]+)@"),
-    re.compile(r"[A-Za-z][\w+.-]*://[^\s:@/?#'\"<>]*:(?!\d+(?:/|$))(?P<secret>[^\s'\"<>]+)@"),
-    re.compile(r"\A\s*[A-Za-z][\w+.-]*://[^\s:@/?#]*:(?!\d+(?:/|$))(?P<secret>\S+)@\S*\s*\Z"),
+    re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s:@/?#'\"<>]*:(?P<secret>[^\s@/?#'\"<>]+)@"),
+    re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s:@/?#'\"<>]*:(?!\d+(?:/|$))(?P<secret>[^\s'\"<>]+)@"),
+    re.compile(r"\A\s*[A-Za-z][\w+.-]{0,30}://[^\s:@/?#]*:(?!\d+(?:/|$))(?P<secret>\S+)@\S*\s*\Z"),
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?P<secret>.*?)(?=-----END|\Z)", re.S),
     re.compile(r"\b(?:Bearer|Basic)\s+(?P<secret>[\w.~+/=-]{6,})", re.I),
     re.compile(r"(?:^|\s)(?:-u[ =]?|--user[ =])\s*[\"']?[^\s:\"']+:(?P<secret>[^\s\"']+)"),

@@ -43,8 +43,10 @@ NOT_A_TYPE = ENDS_EXPRESSION - {"is", "check", "constraint", "references", "with
 _DANGLING = re.compile(
     r"(?P<name>[\w-]+)(?:\s*(?:=|:=|=>|:)\s*|\s+(?:to\s+|=\s*)?)['\"(]*\s*(?:%(?:\d+\$)?[sLIsli]?(?!\w).*)?\Z", re.S
 )
-_PARAMETER = re.compile(r"(?P<name>[\w-]+)\s*(?:=|:=|=>|\bto\b)?\s*\$\d")
-_PLACEHOLDER = re.compile(r"(?P<name>[\w-]+)\s*(?:=|:=|=>|:|\bto\b)?\s*['\"(]*%(?:\d+\$)?[sLIsli]?(?!\w)")
+_PARAMETER = re.compile(r"(?<![\w-])(?P<name>[\w-]+)\s{0,20}(?:=|:=|=>|\bto\b)?\s{0,20}\$\d")
+_PLACEHOLDER = re.compile(
+    r"(?<![\w-])(?P<name>[\w-]+)\s{0,20}(?:=|:=|=>|:|\bto\b)?\s{0,20}['\"(]*%(?:\d+\$)?[sLIsli]?(?!\w)"
+)
 
 
 def is_dangling(text: str, *, executed: bool) -> bool:
