@@ -37,9 +37,11 @@ def learn(text: str) -> None:
         for value in (span.value, unquote(span.value)):
             if len(value) >= SHORTEST:
                 _known.update(dict.fromkeys(_spellings(value)))
-    _pattern.cache_clear()
+    for cached in (_pattern, masked, masked_markup):
+        cached.cache_clear()
 
 
+@lru_cache(maxsize=8192)
 def masked(text: str) -> str:
     """Return a text without secrets: a statement, a message, a table as CSV."""
     return masked_values(_masked_message(text))
@@ -56,6 +58,7 @@ def masked_facts(facts: Mapping[str, object]) -> dict[str, object]:
     return {key: _fact(value, prose=key in PROSE) for key, value in facts.items()}
 
 
+@lru_cache(maxsize=256)
 def masked_markup(text: str) -> str:
     """Return HTML or SVG without secrets; its tags stay as they are."""
 

@@ -117,15 +117,6 @@ class WholeFiles(LocalHandler):  # type: ignore[misc]
 class TruthfulRecord(NotebookExecutionManager):  # type: ignore[misc]
     """The executed notebook: saved whole, and never better than what happened."""
 
-    def save(self, **options: Any) -> None:
-        """Save the record; what a kernel that nobody guards has said is masked before it reaches the disk."""
-        for cell in self.nb.cells:
-            for place, output in enumerate(cell.get("outputs", ())):
-                masked = door.masked_output(output)
-                if masked != output:
-                    cell.outputs[place] = nbformat.from_dict(masked)
-        super().save(**options)
-
     def cell_start(self, cell: Any, cell_index: int | None = None, **_: Any) -> None:
         """Mark a cell as running; only code cells are worth a save."""
         if cell.cell_type == "code":
@@ -133,6 +124,9 @@ class TruthfulRecord(NotebookExecutionManager):  # type: ignore[misc]
 
     def cell_complete(self, cell: Any, **_: Any) -> None:
         """Mark a cell as done, unless it failed; the start of the next cell, or the end, saves it."""
+        for place, output in enumerate(cell.get("outputs", ())):
+            # The kernel has masked it; one that another client started has not.
+            cell.outputs[place] = nbformat.from_dict(door.masked_output(output))
         facts, end_at = cell.metadata.papermill, self.now()
         if facts["start_time"]:
             facts["end_time"] = end_at.isoformat()
