@@ -85,19 +85,24 @@ def leaks(*places: dict[str, str]) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.parametrize("forms", [RUN[:22], RUN[22:43], RUN[43:]], ids=["first", "second", "third"])
 def test_no_form_of_a_secret_gets_out_when_it_is_migrated(
-    stage: Callable[..., Target], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    stage: Callable[..., Target],
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    forms: tuple[str, ...],
 ) -> None:
     """Prepared, accepted, migrated, validated and taken back as far as it goes: the mark is in the folder alone."""
     caplog.set_level(logging.DEBUG)
-    target = stage(*RUN, batch_rows=5)
+    target = stage(*forms, batch_rows=5)
     made, code = run("prepare")
     assert (code, made.status) == (0, Status.DONE), error(made)
     accept_all(made)
     made, code = go_on_with(made, "migrate")
     assert (code, made.status) == (0, Status.DONE), error(made)
-    assert rows(target, "SELECT count(*) FROM schema_migrations") == [(len(RUN),)]
-    assert rows(target, "SELECT count(*) FROM users WHERE url = 'https://u:Mk7Zq9xT@h/d'") != [(0,)]
+    assert rows(target, "SELECT count(*) FROM schema_migrations") == [(len(forms),)]
+    if forms == RUN[43:]:
+        assert rows(target, "SELECT count(*) FROM users WHERE url = 'https://u:Mk7Zq9xT@h/d'") != [(0,)]
     made, code = go_on_with(made, "validate")
     assert code == 0, error(made)
     run("rollback", migrations="1")
