@@ -188,6 +188,32 @@ def test_modules_are_small_and_imports_of_procedures_do_not_cross() -> None:
             assert not re.search(rf"procedures(\.| import .*\b){other}\b", text)
 
 
+def test_the_figure_of_the_house_is_the_house() -> None:
+    """CONTRIBUTING.md draws the floors that import-linter keeps, with every package of the library and no other."""
+    drawn: dict[str, int] = {}
+    floor = 0
+    figure = (ROOT / "CONTRIBUTING.md").read_text().partition("## The house")[2].split("```")[1]
+    for number, room in re.findall(r"^(\d|) +(\w+) {2,}\S", figure, re.M):
+        floor = int(number or floor)
+        drawn[room] = floor
+    packages = {path.parent.name for path in (ROOT / "lib" / "pgrunbook").glob("*/__init__.py")}
+    assert drawn.keys() == packages | {"errors"}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    layers = [set(re.split(r" [|:] ", layer)) for layer in settings["layers"]]
+    kept = {room: len(layers) - place for place, rooms in enumerate(layers) for room in rooms}
+    assert drawn == kept
+
+
+def test_a_class_name_stands_once_in_the_library() -> None:
+    """Two classes of one name are a sign that one thing is described twice; a table's parts wait for one model."""
+    found: dict[str, list[str]] = {}
+    for path in LIBRARY:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(path.name)
+    assert {name for name, places in found.items() if len(places) > 1} <= {"Column", "Table", "Relation", "Index"}
+
+
 def test_no_path_of_a_machine_is_in_a_file() -> None:
     """What works here works everywhere."""
     for folder in ("lib", "notebooks", "runbooks"):

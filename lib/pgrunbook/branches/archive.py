@@ -20,6 +20,7 @@ SEGMENT_BYTES = 16 * 1024 * 1024  # as initdb makes our servers
 SEGMENTS_PER_ID = 2**32 // SEGMENT_BYTES
 SEGMENT = re.compile(r"[0-9A-F]{24}")
 RESTORE_POINT = re.compile(r"lsn: ([0-9A-F]+/[0-9A-F]+), .*desc: RESTORE_POINT (.*)$", re.M)
+TABLESPACE = re.compile(r'lsn: ([0-9A-F]+/[0-9A-F]+), .*desc: CREATE [0-9]+ "(/.*)"$', re.M)
 POLL_S = 0.05
 
 ARCHIVER = """
@@ -85,16 +86,29 @@ def restore_points(server: Server) -> list[WalRestorePoint]:
 
     Of a stopped server, the WAL that is not archived yet is read as well. Reads 100 MB or more per second.
     """
+    return [WalRestorePoint(name, lsn) for lsn, name in _records(server, "XLOG", RESTORE_POINT)]
+
+
+def tablespaces_made(server: Server) -> list[tuple[str, str]]:
+    """Return the LSN and the folder of each tablespace that was made, as the server's WAL tells; oldest first.
+
+    Reads the WAL that :func:`restore_points` reads.
+    """
+    return list(_records(server, "Tablespace", TABLESPACE))
+
+
+def _records(server: Server, rmgr: str, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+    """Yield LSN and text of the records of a resource manager that match, each once, in the order of the WAL."""
     folders = ["archive"] if server.pid() else ["archive", "data/pg_wal"]
-    found: dict[str, WalRestorePoint] = {}
+    found: dict[str, str] = {}
     for folder in folders:
         for first, last in _unbroken(_segments(server, folder)):
             # It ends with an error where the WAL ends, so its exit code says nothing.
-            waldump = [str(server.program("pg_waldump")), "--rmgr=XLOG", f"{folder}/{first}", last]
+            waldump = [str(server.program("pg_waldump")), f"--rmgr={rmgr}", f"{folder}/{first}", last]
             told = run_as(server.installation.account, waldump, cwd=server.dir).stdout
-            for lsn, name in RESTORE_POINT.findall(told):
-                found[lsn] = WalRestorePoint(name, lsn_text(lsn_number(lsn)))
-    return list(found.values())
+            found.update(pattern.findall(told))
+    for lsn, text in found.items():
+        yield lsn_text(lsn_number(lsn)), text
 
 
 def newest_archived(server: Server) -> tuple[str, str, datetime] | None:

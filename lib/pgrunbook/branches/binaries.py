@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -122,9 +122,16 @@ def server_account() -> ServerAccount | None:
 
 
 def run_as(
-    account: ServerAccount | None, command: Sequence[str], *, cwd: Path, text: str = ""
+    account: ServerAccount | None,
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    text: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program as the account, without a shell and without our PG* variables; any exit code is returned.
+
+    ``environment`` are the variables that it has beside PATH, LC_ALL and TZ.
 
     Raises OSError when it cannot be executed.
     """
@@ -135,7 +142,7 @@ def run_as(
         capture_output=True,
         text=True,
         errors="replace",
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC", **(environment or {})},
         umask=0o077,
         user=account.uid if account else None,
         group=account.gid if account else None,

@@ -28,7 +28,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches import datadir
+from pgrunbook.branches import datadir, isolation
 from pgrunbook.branches.binaries import last_lines, state_folder
 from pgrunbook.branches.server import Server
 from pgrunbook.config import paths
@@ -47,13 +47,8 @@ FALLS_SHORT_BELOW = 0.9
 # A base backup copies every database of the server: where the others weigh more than this, a dump is quicker.
 OTHERS_AT_MOST_BYTES = 512 * 1024 * 1024
 LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
-# Settings that the branch must not inherit: it would write to its source, wait for it, or wait for the disk.
-SETTINGS = {
-    "archive_mode": "off",
-    "fsync": "off",
-    "max_logical_replication_workers": "0",
-    "synchronous_standby_names": "",
-}
+# It is thrown away: nothing is archived, and nothing waits for the disk.
+SETTINGS = {"archive_mode": "off", "fsync": "off"}
 REMOVED = "The target was only read; the branch is removed."
 WITHOUT = (
     "Or rehearse on an empty branch only (with_data = False): then nothing is promised about times, locks and rows."
@@ -96,7 +91,7 @@ class _Source:
     server_bytes: int
     encoding: str
     roles: list[str]
-    tablespaces: str
+    tablespaces: list[list[str]]
 
     def is_most_of(self, target: Target) -> bool:
         """Whether we can take a base backup of the target's server, and it copies little beside the database."""
@@ -111,9 +106,10 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     The lock of its server is held all the time: only ``Copy.server`` can stop or destroy it.
     Unlogged tables are empty in a base backup; its prepared transactions are aborted on the branch.
 
-    Raises Refused when the database is larger than ``most_bytes``, when the disk has no room for the
-    copies (a third one with ``back``) and a fifth more, or when a server to take a base backup of has
-    tablespaces; Unreachable when the data cannot be copied.
+    Tablespaces are copied into the branch's own folder.
+
+    Raises Refused when the database is larger than ``most_bytes``, or when the disk has no room for the copies
+    (a third one with ``back``) and a fifth more; Unreachable when the data cannot be copied.
     Locks: the dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s; a base
     backup takes none.
     Source: https://www.postgresql.org/docs/current/app-pgbasebackup.html
@@ -130,7 +126,8 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
         try:
             server.make_folders(server.dir)
             backup = source.is_most_of(target)
-            name = _from_base_backup(server, target) if backup else _from_dump(server, target, source)
+            isolation.isolate(server)
+            name = _from_base_backup(server, target, source) if backup else _from_dump(server, target, source)
             for other in others.values():
                 _copy(server, name, other)
             for database in (name, *others.values()):
@@ -189,12 +186,6 @@ def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int)
             detail=f"Database {source.database} has {_mb(source.database_bytes)}; {_mb(most_bytes)} are allowed.",
             hint=f"Allow more. {WITHOUT}",
         )
-    if source.is_most_of(target) and source.tablespaces:
-        raise Refused(
-            f'cannot take a base backup of server "{target.server}": it has tablespaces',
-            detail=f"{source.tablespaces} lie outside of its data directory; a copy would share them.",
-            hint="Move the tables back to pg_default and drop the tablespaces.",
-        )
     first = source.server_bytes if source.is_most_of(target) else source.database_bytes
     needed = int((first + others * source.database_bytes) * SPARE)
     free = shutil.disk_usage(state_folder("servers")).free
@@ -207,24 +198,35 @@ def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int)
         )
 
 
-def _from_base_backup(server: Server, target: Target) -> str:
+def _from_base_backup(server: Server, target: Target, source: _Source) -> str:
     """Copy the target's server with the WAL that was written meanwhile; return the database's name."""
-    source = Server(str(target.server))
-    log.info('copying server "%s" as server "%s"', source.name, server.name)
-    copy = ("-h", str(source.socket_dir), "-U", "postgres", "-D", "data", "-c", "fast", "-X", "stream", "--no-sync")
+    there = Server(str(target.server))
+    log.info('copying server "%s" as server "%s"', there.name, server.name)
+    copy = ("-h", str(there.socket_dir), "-U", "postgres", "-D", "data", "-c", "fast", "-X", "stream", "--no-sync")
+    own = [(location, str(server.dir / "tablespaces" / oid)) for oid, location in source.tablespaces]
+    moved = (f"--tablespace-mapping={_escaped(old)}={_escaped(new)}" for old, new in own)
     try:
-        server.run("pg_basebackup", *copy, "--no-manifest", "-l", f"pgrunbook {server.name}")
+        server.do("mkdir", "tablespaces")
+        server.run("pg_basebackup", *copy, *moved, "--no-manifest", "-l", f"pgrunbook {server.name}")
     except RunbookError as exc:
         raise _not_copied(target, exc.detail) from exc
-    auto = (server.data_dir / "postgresql.auto.conf").read_text(encoding="utf-8").splitlines()
-    kept = [line for line in auto if not datadir.owned_settings(line) and line.split("=")[0].strip() not in SETTINGS]
-    server.write("data/postgresql.auto.conf", "\n".join([*kept, ""]))
+    with connect(target, purpose="copies the data") as conn:
+        # The WAL of a tablespace names its folder: to replay it is to write there.
+        if _look(conn).tablespaces != source.tablespaces:
+            raise _not_copied(target, "A tablespace was made or dropped meanwhile.")
+    isolation.refuse_links(server, server.data_dir)
     server.launch(more=SETTINGS)
     name = target.database or "postgres"
+    isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
         for (gid,) in conn.execute(load("data_branch")["prepared"]).fetchall():
             conn.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
     return name
+
+
+def _escaped(path: str) -> str:
+    """Return a path as pg_basebackup reads it in a mapping."""
+    return path.replace("=", "\\=")
 
 
 def _from_dump(server: Server, target: Target, source: _Source) -> str:
@@ -246,9 +248,12 @@ def _from_dump(server: Server, target: Target, source: _Source) -> str:
             )
         )
     _load_dump(server, target, name)
+    isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
         connection.limit(conn, **LIMITS)
-        conn.execute("ANALYZE")
+        tables = [sql.SQL(str(row[0])) for row in conn.execute(load("data_branch")["analyzable"].encode())]
+        if tables:
+            conn.execute(sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(tables)))
     return name
 
 
@@ -264,7 +269,7 @@ def _load_dump(server: Server, target: Target, database: str) -> None:
     address = connection.environment(target)
     # A subscription holds the address of its publisher, and would read from it.
     dump_command = [str(server.program("pg_dump")), "--no-tablespaces", "--no-subscriptions"]
-    dump_command += ["--lock-wait-timeout=2000"]
+    dump_command += ["--lock-wait-timeout=2000", *_without_rows(target)]
     load_command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
     load_command += ["-p", "5432", "-U", "postgres", "-d", _as_address(database)]
     path = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
@@ -288,6 +293,13 @@ def _load_dump(server: Server, target: Target, database: str) -> None:
             told = answered if loaded.returncode else said
             told.seek(0)
             raise _not_copied(target, last_lines(told.read()))
+
+
+def _without_rows(target: Target) -> list[str]:
+    """Return pg_dump's options that leave out the rows which the branch would have to ask of another server."""
+    with connect(target, purpose="copies the data") as conn:
+        views = conn.execute(load("data_branch")["views_from_outside"].encode()).fetchall()
+    return [f"--exclude-table-data={sql.Identifier(*map(str, view)).as_string(None)}" for view in views]
 
 
 def _as_address(database: str) -> str:

@@ -48,8 +48,8 @@ def template(postgres: Installation) -> Path:
     return ready
 
 
-def settings(postgres: Installation, name: str, socket_dir: Path, more: Mapping[str, str]) -> str:
-    """Return the text of the settings file of the server ``name``, with ``more`` settings at its end."""
+def settings(postgres: Installation, name: str, socket_dir: Path) -> dict[str, str]:
+    """Return the settings that the server ``name`` is started with."""
     own = {
         "cluster_name": name,
         "listen_addresses": "",
@@ -73,16 +73,13 @@ def settings(postgres: Installation, name: str, socket_dir: Path, more: Mapping[
     }
     if postgres.major >= 17:
         own["summarize_wal"] = "on"
-    lines = [f"{key} = {_quoted(value)}" for key, value in {**own, **more}.items()]
+    return own
+
+
+def text(settings: Mapping[str, str]) -> str:
+    """Return settings as the text of the settings file."""
+    lines = [f"{key} = {_quoted(value)}" for key, value in settings.items()]
     return "\n".join(["# Written by pgrunbook at every start.", *lines, ""])
-
-
-def owned_settings(line: str) -> bool:
-    """Tell whether a line of postgresql.auto.conf sets what a restored server must not inherit."""
-    key = line.split("=", 1)[0].strip()
-    return key in ("listen_addresses", "port", "cluster_name", "lc_messages", "logging_collector") or (
-        key.startswith(("archive_", "basic_archive.", "unix_socket_", "recovery_", "restore_", "primary_"))
-    )
 
 
 def fsync() -> str:

@@ -13,8 +13,8 @@ from typing import LiteralString, cast
 
 import psycopg
 
-from pgrunbook.branches import datadir
-from pgrunbook.branches.archive import newest_archived, restore_points, wait_archived
+from pgrunbook.branches import isolation
+from pgrunbook.branches.archive import newest_archived, restore_points, tablespaces_made, wait_archived
 from pgrunbook.branches.backup import BaseBackup, list_base_backups
 from pgrunbook.branches.binaries import last_lines
 from pgrunbook.branches.recovery_target import Point, lsn_number
@@ -79,8 +79,9 @@ def restore(
     3. Replay the archived WAL, pause at the point, and read the LSN at which replay stands.
     4. Promote it: from there on it is a server of its own, with its own archive.
 
-    Raises Refused when the name is taken, WrongInput when the point lies outside of what can be restored,
-    Blocked when the WAL cannot be archived, Broken when it ends before the point. A half-made server is
+    Raises Refused when the name is taken, or when a tablespace was made between the backup and the point;
+    WrongInput when the point lies outside of what can be restored, Blocked when the WAL cannot be archived,
+    Broken when it ends before the point. A half-made server is
     removed.
     Source: https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-PITR-RECOVERY
     """
@@ -91,6 +92,7 @@ def restore(
         running = _see_archived(source, point)
         point = _located(source, point)
         chosen = backup or _backup_before(source, point)
+        _refuse_tablespaces(source, point, chosen)
         began = time.monotonic()
         tell("copy", 0, chosen.bytes)
         try:
@@ -167,6 +169,24 @@ def _backup_before(source: Server, point: Point) -> BaseBackup:
     )
 
 
+def _refuse_tablespaces(source: Server, point: Point, backup: BaseBackup) -> None:
+    """See that no tablespace of the source was made between the backup and the point.
+
+    The WAL names its folder: to replay it would be to write there, among the files of the source.
+    """
+    if not any(path.is_symlink() for path in (source.data_dir / "pg_tblspc").iterdir()):
+        return
+    first, aim = lsn_number(backup.start_lsn), point.lsn or point.at_lsn
+    made = [(lsn_number(lsn), folder) for lsn, folder in tablespaces_made(source)]
+    between = [folder for lsn, folder in made if lsn >= first and (aim is None or lsn < lsn_number(aim))]
+    if between:
+        raise Refused(
+            f"cannot restore to {point}: a tablespace was made since the base backup",
+            detail=f'Replaying the WAL would write into {", ".join(between)}, which server "{source.name}" uses.',
+            hint="Restore to an LSN before that, or move its tables to pg_default and drop the tablespace.",
+        )
+
+
 def _copy(backup: BaseBackup, new: Server) -> None:
     """Make the new server's folder from the backup, under another name first."""
     staged = new.dir.with_name(f"{new.name}.new")
@@ -177,10 +197,8 @@ def _copy(backup: BaseBackup, new: Server) -> None:
         copy = ("cp", "-a", "--reflink=auto") if os.uname().sysname == "Linux" else ("cp", "-Rp")
         new.do(*copy, os.path.relpath(backup.path, staged), "data", cwd=staged)
         new.do("tee", "data/recovery.signal", cwd=staged)
-        # Settings of ALTER SYSTEM are kept, except those that would make the new server write to its source.
-        auto = (staged / "data/postgresql.auto.conf").read_text(encoding="utf-8").splitlines()
-        kept = "\n".join(line for line in auto if not datadir.owned_settings(line))
-        new.do("tee", "data/postgresql.auto.conf", text=f"{kept}\n", cwd=staged)
+        new.do("tee", isolation.MARK, text=isolation.MARK_TEXT, cwd=staged)
+        isolation.refuse_links(new, staged / "data")
         staged.rename(new.dir)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -234,6 +252,7 @@ def _replay(
             end_lsn, last_at = conn.execute(query).fetchone() or ("", None)
             told = _proof(new, point, str(end_lsn))
             _promote(conn, began + timeout_s)
+        isolation.close(new)
     except (Unreachable, psycopg.OperationalError) as exc:
         raise _not_reached(source, point, new, exc) from exc
     return Measures(

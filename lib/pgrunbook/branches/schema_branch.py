@@ -15,6 +15,7 @@ from pglast import ast
 from pglast.enums import ObjectType
 from psycopg import sql
 
+from pgrunbook.branches import isolation
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, locks
@@ -53,6 +54,7 @@ class SchemaCopy:
                 _make_empty_database(source, admin, name)
             try:
                 _load(self.server, branch, self.dump)
+                isolation.close(self.server, name)
                 _fill_views(self.target, branch)
                 yield branch
             finally:
@@ -71,8 +73,18 @@ def copy_schema(target: Target, scripts: Sequence[str] = (), *, ours: bool = Fal
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
     server = Server(SERVER)
-    server.start()
+    _start(server)
     return SchemaCopy(target, server, _dump(server, target, ours=ours), frozenset(made_roles(scripts)), ours)
+
+
+def _start(server: Server) -> None:
+    """Start the server of empty branches as one that reaches nothing outside, whatever is executed there."""
+    with server.lock():
+        server.start()
+        if not isolation.is_isolated(server):
+            server.stop()
+            isolation.isolate(server)
+            server.start()
 
 
 def made_roles(scripts: Sequence[str]) -> Iterator[str]:

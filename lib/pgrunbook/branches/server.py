@@ -23,7 +23,7 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path
 
-from pgrunbook.branches import datadir
+from pgrunbook.branches import datadir, isolation
 from pgrunbook.branches.binaries import Installation, installation, last_lines, run_as, run_checked, state_folder
 from pgrunbook.branches.postmaster import Postmaster
 from pgrunbook.config import paths
@@ -222,14 +222,16 @@ class Server:
     def launch(self, *, timeout_s: int = START_TIMEOUT_S, more: Mapping[str, str] | None = None) -> None:
         """Start the postmaster of an existing server that does not run; the caller holds the lock.
 
-        ``more`` are settings for this start alone. A killed postmaster leaves backends that hold its shared
+        ``more`` are settings for this start alone. A copy gets all of its settings on the command line
+        (``branches.isolation``). A killed postmaster leaves backends that hold its shared
         memory until they notice. PostgreSQL refuses to start beside them, so the start is tried START_ATTEMPTS
         times. Where nobody reaps the dead postmaster (a container without an init), PostgreSQL takes it for
         living until the backends are gone and we remove its postmaster.pid.
         """
         self._check_ownership()
-        settings = datadir.settings(self.installation, self.name, self.socket_dir, more or {})
-        self.write(f"data/{datadir.SETTINGS_FILE}", settings)
+        settings = {**datadir.settings(self.installation, self.name, self.socket_dir), **(more or {})}
+        self.write(f"data/{datadir.SETTINGS_FILE}", datadir.text(settings))
+        last_word = isolation.options(self, settings, more or {})
         self._make_socket_dir()
         if self.log_bytes() > LOG_LIMIT_BYTES:
             self.do("mv", "-f", "log/postgresql.log", "log/postgresql.log.1")
@@ -238,7 +240,7 @@ class Server:
             told_before = self.log_bytes()
             log.info('starting server "%s" (attempt %s of %s)', self.name, attempt, START_ATTEMPTS)
             options = ("-D", "data", "-l", "log/postgresql.log", "-w", "-t", str(timeout_s))
-            done = self._pg_ctl("start", *options)
+            done = self._pg_ctl("start", *options, *last_word)
             if done.returncode == 0:
                 return
             told = self.log_since(told_before)
@@ -363,7 +365,7 @@ class Server:
 
     def _pg_ctl(self, *args: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.program("pg_ctl")), *args]
-        return run_as(self.installation.account, command, cwd=self.dir)
+        return run_as(self.installation.account, command, cwd=self.dir, environment=isolation.environment(self))
 
     def _not_made(self, exc: RunbookError | OSError) -> RunbookError:
         return RunbookError(

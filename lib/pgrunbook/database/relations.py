@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
+from pgrunbook.sql.outside import relations_read
 from pgrunbook.sql.tree import function_names
 
 
@@ -140,6 +141,15 @@ class Facts:
         query = sql.SQL(load("relations")["rows_up_to"])
         counted = there.execute(query.format(table=table.identifier, limit=sql.Literal(limit + 1))).fetchone()
         return counted is not None and int(str(counted[0])) > limit
+
+    def foreign_tables(self, node: Any) -> list[str]:
+        """Return the foreign tables that a statement reads or writes: by name, by a view's query or as partitions."""
+        names = relations_read(node)
+        if not names or not self.rows("foreign_table"):
+            return []
+        oids = [self.relation_oid(filter(None, [name.schemaname, name.relname])) for name in names]
+        refresh = isinstance(node, ast.RefreshMatViewStmt)
+        return [row["name"] for row in self.rows("foreign_tables", oids=oids, refresh=refresh)]
 
     def relation_oids(self) -> frozenset[int]:
         """Return the relations that exist now."""

@@ -208,7 +208,8 @@ class _Writer:
             counted = not undo.of_rows or statement.kind == "TRUNCATE"
             self.loses.append(CaptureGap(self.name, self.number, statement.sql, kept.because, counted))
         self.planner.put(kept.expansion if not kept.because else expansion)
-        if statement.policy is not Policy.ALONE:
+        is_rehearsed = expansion.gate is None or expansion.gate.is_rehearsed
+        if statement.policy is not Policy.ALONE and is_rehearsed:
             with self.conn.as_target():
                 self.conn.execute(statement.sql.encode())
 

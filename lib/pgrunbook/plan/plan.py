@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan.step import Batches, Gate, Keep
 from pgrunbook.plan.way_back import Back, Frozen, Proof, irreversible
+from pgrunbook.sql import outside
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.secrets import fingerprint, key_of
 
@@ -21,6 +22,11 @@ WayBack = Literal["down script", "computed", "the migration itself"]
 REHEARSAL = "rehearsal"
 # The prefix of the gate's key for a migration without a proven way back.
 WAY_BACK = "way-back:"
+# The kinds of statements that leave the schema as it is, whatever they reach outside of the database.
+_LEAVES_SCHEMA = frozenset({
+    "ALTER SUBSCRIPTION", "ALTER SYSTEM", "COPY", "CREATE SUBSCRIPTION", "CREATE TABLESPACE", "DELETE",
+    "DROP SUBSCRIPTION", "DROP TABLESPACE", "INSERT", "LOAD", "MERGE", "SELECT", "TRUNCATE", "UPDATE",
+})  # fmt: skip
 UNPROVEN_HOW = "Rehearse it on a branch, or accept that nothing is promised about its result."
 
 
@@ -102,6 +108,11 @@ class WrittenStatement(Frozen):
     back: Back | None = None
 
     @property
+    def is_rehearsed(self) -> bool:
+        """Whether a branch executes it; no branch executes what reaches outside of the database."""
+        return self.gate is None or self.gate.is_rehearsed
+
+    @property
     def key(self) -> str:
         """What an operator names it by: file and line."""
         return f"{self.file}:{self.line}"
@@ -162,6 +173,17 @@ class Change(Frozen):
         if not found or found[-1].kind != "together":
             found.append(Segment("together", ()))
         return found
+
+    def rehearsed(self) -> Change:
+        """Return the change as a branch executes it: without the steps of statements that reach outside."""
+        left_out = {written.number for written in self.statements if not written.is_rehearsed}
+        steps = tuple(step for step in self.steps if step.statement not in left_out and not outside.reaches(step.sql))
+        return self if steps == self.steps else self.model_copy(update={"steps": steps})
+
+    def schema_unknown_by(self) -> list[str]:
+        """Return the statements that no branch executes and that may change the schema, by file and line."""
+        left_out = (written for written in self.statements if not written.is_rehearsed)
+        return [written.key for written in left_out if written.kind not in _LEAVES_SCHEMA]
 
     def of_statement(self, number: int) -> list[Step]:
         """Return the steps that stand for one written statement."""

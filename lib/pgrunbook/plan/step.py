@@ -11,7 +11,10 @@ from pgrunbook.sql.statements import Statement
 # The word in a batch's statement that is replaced by the batch's range of the key.
 RANGE = "pgrunbook_range"
 
-Procedure = Literal["swap", "backfill", "expand and contract", "restore", "troubleshoot"]
+Procedure = Literal["swap", "backfill", "expand and contract", "restore", "troubleshoot", "by hand"]
+
+# The id of the gate of a statement that reaches outside of its database: no branch executes it.
+OUTSIDE = "reaches-outside"
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,11 @@ class Gate:
     says: str
     procedure: Procedure
     how: str
+
+    @property
+    def is_rehearsed(self) -> bool:
+        """Whether a branch executes the statement that meets this gate."""
+        return self.id != OUTSIDE
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import shutil
 from collections.abc import Sequence
@@ -262,10 +263,12 @@ def freeze_the_plan(here: Session) -> Card:
     changes = here.facts["changes"]
     # A branch on another version writes some definitions differently: then its fingerprints do not count.
     if done and not done.unlike:
-        schemas = [done.before, *done.after]
+        told: list[str | None] = [done.before.fingerprint]
+        for change, after in zip(changes, done.after, strict=True):
+            told.append(None if told[-1] is None or change.schema_unknown_by() else after.fingerprint)
         changes = tuple(
-            change.model_copy(update={"schema_before": a.fingerprint, "schema_after": b.fingerprint})
-            for change, a, b in zip(changes, schemas[:-1], schemas[1:], strict=True)
+            change.model_copy(update={"schema_before": a, "schema_after": b})
+            for change, (a, b) in zip(changes, itertools.pairwise(told), strict=True)
         )
     plan = plans.Plan(
         direction="up",

@@ -65,17 +65,21 @@ def schema_as_promised(here: Session) -> Table:
     unlike: list[tuple[str, str]] = next((e["unlike"] for e in _events(promise, "proven-equal")), [])
     found = schema_only.unexpected(promised, now, unlike)
     left = [m.name for m in history.pending()]
+    planned = _plan(promise)
+    unknown = [key for change in planned.changes for key in change.schema_unknown_by()] if planned else []
+    tone = WARN if unknown else BAD
     rows: list[tuple[object, ...]] = [
-        (d.kind, d.name, Cell(d.change, BAD), d.before[:300], d.after[:300]) for d in found
+        (d.kind, d.name, Cell(d.change, tone), d.before[:300], d.after[:300]) for d in found
     ]
     here.journal("schema-compared", differences=len(found), fingerprint=now.fingerprint, promised=promised.fingerprint)
-    if found:
+    if found and not unknown:
         here.facts["problems"].append(f"the schema differs from the promised one in {len(found)} objects")
-    planned = _plan(promise)
     still = [c.migration for c in planned.changes if c.migration in left] if planned else []
     if still:
         here.facts["problems"].append(f"still pending: {', '.join(still)}")
     title = f"found {now.fingerprint[:16]}, promised {promised.fingerprint[:16]}"
+    if unknown:
+        title += f"; what {', '.join(unknown)} changed was not promised: it reaches outside, and was not rehearsed"
     return here.keep_table(
         "schema-differences",
         Table(headings, rows, title=title, empty=f"Equal: {len(now.objects)} objects as promised."),

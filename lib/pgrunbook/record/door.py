@@ -33,10 +33,13 @@ def learn(text: str) -> None:
         return
     from pgrunbook.sql import secrets
 
+    before = len(_known)
     for span in secrets.spans(text):
         for value in (span.value, unquote(span.value)):
             if len(value) >= SHORTEST:
                 _known.update(dict.fromkeys(_spellings(value)))
+    if len(_known) == before:
+        return  # a folder is read often: what was masked with these stays known
     for cached in (_pattern, masked, masked_markup):
         cached.cache_clear()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pgrunbook.branches import isolation
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, connection
 from pgrunbook.database.connection import Connection
@@ -46,8 +47,9 @@ def execute(
     """
     base = build.base(activity.identity(conn), Snapshot(0, ()), history)
     plan = Plan(
-        direction=direction, target=branch.name, base=base, attempts=3, rehearsed="on a branch", changes=(change,)
-    )
+        direction=direction, target=branch.name, base=base, attempts=3, rehearsed="on a branch",
+        changes=(change.rehearsed(),),
+    )  # fmt: skip
     began = time.monotonic()
     try:
         Execution(
@@ -65,12 +67,28 @@ def execute(
             f"the {'migration' if as_written else 'safe plan'} would fail: {exc.message}",
             detail=exc.detail,
             state="Nothing changed in the target: it failed in a rehearsal.",
-            hint="Correct the migration, or the rows that it fails on."
-            if as_written
-            else "Switch the safe form off for the statement (safe_forms_off), or write the statement differently.",
+            hint=branch_hint(f"{exc.message} {exc.detail}", [w.key for w in change.statements if not w.is_rehearsed])
+            or (
+                "Correct the migration, or the rows that it fails on."
+                if as_written
+                else "Switch the safe form off for the statement (safe_forms_off), or write the statement differently."
+            ),
         ) from exc
     connection.reset(conn)
     return (time.monotonic() - began) * 1000
+
+
+def branch_hint(told: str, left_out: Sequence[str]) -> str:
+    """Return the hint for a statement that fails because of what a branch does not do, "" where that is not seen.
+
+    ``told`` is what the server said, ``left_out`` are the statements before it that were not rehearsed.
+    """
+    because = isolation.explained(told)
+    if because:
+        return f"{because} Run it by hand, or prepare without the rehearsal that it fails in (with_data, rehearse)."
+    if left_out:
+        return f"If it needs what {', '.join(left_out)} does, which no branch executes, release that one before it."
+    return ""
 
 
 def why(exc: StatementFailed) -> str:

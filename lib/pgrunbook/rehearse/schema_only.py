@@ -41,7 +41,7 @@ from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.way_back import Proof
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import copy_records
-from pgrunbook.rehearse.branch_run import _limit, execute, journal, why
+from pgrunbook.rehearse.branch_run import _limit, branch_hint, execute, journal, why
 from pgrunbook.sql import statements
 
 
@@ -118,8 +118,8 @@ def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, 
     ]
 
 
-# Called before each step of a change, and at its end without a step.
-_Hook = Callable[[Connection, Change, Step | None], None]
+# Called before each step of a change, and at its end without a step; says whether to execute the step.
+_Hook = Callable[[Connection, Change, Step | None], bool]
 
 
 def _plain(schema: SchemaCopy, history: History, changes: Sequence[Change], here: Snapshot, hook: _Hook) -> Rehearsal:
@@ -227,12 +227,15 @@ def _of(how: str, reason: str) -> str:
     return f"{how}: {reason}" if how == "down script" else reason
 
 
-def _apply(conn: Connection, change: Change, hook: _Hook = lambda *_: None) -> None:
+def _apply(conn: Connection, change: Change, hook: _Hook = lambda *_: True) -> None:
+    left_out: list[str] = []
     for segment in change.segments():
         with conn.transaction() if segment.kind == "together" else nullcontext():
             for step in segment.steps:
-                hook(conn, change, step)
-                _run(conn, change, step)
+                if hook(conn, change, step):
+                    _run(conn, change, step, left_out)
+                else:
+                    left_out.append(f"{step.file}:{step.line}")
     hook(conn, change, None)
     if conn.info.transaction_status == TransactionStatus.IDLE:
         connection.reset(conn)
@@ -241,16 +244,17 @@ def _apply(conn: Connection, change: Change, hook: _Hook = lambda *_: None) -> N
         connection.reset(conn)
 
 
-def _run(conn: Connection, change: Change, step: Step) -> None:
+def _run(conn: Connection, change: Change, step: Step, left_out: Sequence[str]) -> None:
     try:
         with conn.as_target():
             conn.execute(step.sql.encode())
     except psycopg.Error as exc:
+        told = exc.diag.message_primary or " ".join(str(exc).split())
         raise StatementFailed(
-            f"step {step.number} of {change.migration} ({step.kind}; {step.file}, line {step.line}) would fail: "
-            f"{exc.diag.message_primary or ' '.join(str(exc).split())}",
+            f"step {step.number} of {change.migration} ({step.kind}; {step.file}, line {step.line}) would fail: {told}",
             detail=exc.diag.message_detail or "It failed on an empty branch that has the target's schema.",
             state="Nothing changed in the target: it failed in a rehearsal.",
-            hint=exc.diag.message_hint
+            hint=branch_hint(f"{told} {exc.diag.message_detail or ''}", left_out)
+            or exc.diag.message_hint
             or "Correct the migration. Where it needs rows to succeed, prepare with rehearse = False.",
         ) from exc

@@ -152,7 +152,7 @@ def rehearse(
     cannot be copied.
     """
     proven = replace(proven, changes=without_refills(proven.changes))
-    plain = up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations)
+    plain = _rehearsed(up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations), proven)
     touched = _tables(proven)
     with data_branch.with_data(target, most_bytes=most_bytes, back=bool(proven.backs)) as copy:
         with connect(copy.safe, purpose="counts rows") as branch:
@@ -287,6 +287,15 @@ def _latency(measured: Traffic, per_second: int) -> TrafficLatency:
         p99_ms=round(ordered[int(len(ordered) * 0.99)], 1) if ordered else 0.0,
         failed=measured.failed,
         slots=tuple((slot * SLOT_MS, round(worst, 2)) for slot, worst in sorted(slots.items())),
+    )
+
+
+def _rehearsed(plain: Sequence[Change], proven: Rehearsal) -> tuple[Change, ...]:
+    """Return the changes as they are written, without what the plan does not rehearse either."""
+    left_out = {(c.migration, w.number) for c in proven.changes for w in c.statements if not w.is_rehearsed}
+    return tuple(
+        c.model_copy(update={"steps": tuple(s for s in c.steps if (c.migration, s.statement) not in left_out)})
+        for c in plain
     )
 
 

@@ -37,6 +37,7 @@ class Piece:
     then: list[str] = field(default_factory=list)
     last: list[SafeStep] = field(default_factory=list)
     cleanup: list[str] = field(default_factory=list)
+    not_null: list[str] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
     says: str = ""
 
@@ -125,6 +126,7 @@ def set_not_null(
             _helper(piece, table, conname, f"CHECK ({name(column)} IS NOT NULL)", only=only)
             piece.first.append(_validate(table, conname, only=only))
             piece.short.append(f"ALTER COLUMN {name(column)} SET NOT NULL")
+            piece.not_null.append(column)
             piece.then.append(alter_table(table.identifier, f"DROP CONSTRAINT {name(conname)}", only=only))
     return piece
 
@@ -250,6 +252,7 @@ def _partitioned_key(case: Case, table: Relation, constraint: Any, conname: str,
     piece.cleanup += [probes.drop_constraint(part, index) for part, index in whole]
     piece.cleanup += [probes.drop_constraint(leaf, index) for leaf, index in below if leaf.is_leaf]
     piece.cleanup += [probes.drop_index(leaf.schema, index) for leaf, index in below if leaf.is_leaf]
+    piece.cleanup += [probes.drop_not_null(table, column) for column in piece.not_null]
     return piece
 
 

@@ -15,7 +15,7 @@ from pglast import ast, enums
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
 from pgrunbook.plan.step import Expansion, SafeStep
-from pgrunbook.safe_forms import gates
+from pgrunbook.safe_forms import gates, outside
 from pgrunbook.safe_forms.alter_table import AlterTable
 from pgrunbook.safe_forms.do_guard import guarded, is_there
 from pgrunbook.safe_forms.form import Case, Form, Memory
@@ -77,7 +77,11 @@ class Expander:
         if inner is not None:
             node = inner
         case = Case(statement, node, self._facts, frozenset(self._made), self._memory, self._batch_rows)
-        if key(statement) in self._off:
+        beyond = outside.find(self._facts, parsed(statement.sql))
+        if beyond is not None:
+            off = self._off.get(key(statement), "")
+            found = replace(_as_written(statement, f"It {beyond.says}.", off=off), gate=beyond)
+        elif key(statement) in self._off:
             reason = self._off[key(statement)]
             found = _as_written(statement, f"Its safe form is switched off: {reason}", off=reason)
         elif self._moved:

@@ -12,9 +12,10 @@ SELECT
     (SELECT pg_catalog.array_agg(r.rolname::text ORDER BY r.rolname) FROM pg_catalog.pg_roles r WHERE r.rolname !~ '^pg_')
         AS roles,
     (
-        SELECT coalesce(pg_catalog.string_agg(t.spcname::text, ', ' ORDER BY t.spcname), '')
+        SELECT coalesce(pg_catalog.array_agg(ARRAY[t.oid::text, x.location] ORDER BY t.oid), '{}')
         FROM pg_catalog.pg_tablespace t
-        WHERE t.spcname NOT IN ('pg_default', 'pg_global')
+        CROSS JOIN LATERAL pg_catalog.pg_tablespace_location(t.oid) AS x (location)
+        WHERE x.location LIKE '/%'
     ) AS tablespaces
 
 -- name: settings
@@ -40,6 +41,7 @@ FROM (
 LEFT JOIN pg_catalog.pg_settings s ON s.name = x.name
 WHERE s.source IS DISTINCT FROM 'client'
   AND x.name !~ 'preload_libraries$'
+  AND x.name <> 'restrict_nonsystem_relation_kind'
   AND x.name NOT IN ('role', 'session_authorization')
   AND pg_catalog.current_setting(x.name, true) IS NOT NULL
 ORDER BY x.name
@@ -74,3 +76,72 @@ CROSS JOIN LATERAL (
 ) x
 WHERE c.oid = pg_catalog.to_regclass(%(name)s)
   AND c.relkind IN ('r', 'p', 'm')
+  AND NOT EXISTS (
+        SELECT
+        FROM pg_catalog.pg_partition_tree(c.oid) t
+        JOIN pg_catalog.pg_class f ON f.oid = t.relid
+        WHERE f.relkind = 'f'
+    )
+
+-- name: views_from_outside
+-- a row is: a materialized view that is filled from foreign tables, or by functions that reach another server
+WITH RECURSIVE reached (view, oid) AS (
+    SELECT c.oid, c.oid
+    FROM pg_catalog.pg_class c
+    WHERE c.relkind = 'm'
+    UNION
+    SELECT r.view, x.oid
+    FROM reached r
+    CROSS JOIN LATERAL (
+        SELECT i.inhrelid AS oid
+        FROM pg_catalog.pg_inherits i
+        WHERE i.inhparent = r.oid
+        UNION ALL
+        SELECT d.refobjid
+        FROM pg_catalog.pg_rewrite w
+        JOIN pg_catalog.pg_depend d
+          ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+         AND d.objid = w.oid
+         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        WHERE w.ev_class = r.oid
+    ) x
+)
+SELECT DISTINCT
+    n.nspname::pg_catalog.text AS schema_name,
+    v.relname::pg_catalog.text AS relation
+FROM reached r
+JOIN pg_catalog.pg_class c ON c.oid = r.oid
+JOIN pg_catalog.pg_class v ON v.oid = r.view
+JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace
+WHERE c.relkind = 'f'
+   OR EXISTS (
+        SELECT
+        FROM pg_catalog.pg_rewrite w
+        JOIN pg_catalog.pg_depend d
+          ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+         AND d.objid = w.oid
+         AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+        JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid
+        WHERE w.ev_class = c.oid
+          AND (p.proname LIKE 'dblink%' OR p.prosrc LIKE '%dblink%')
+    )
+ORDER BY 1, 2
+
+-- name: analyzable
+-- a row is: a table of which statistics can be taken without asking a foreign table, as SQL names it
+WITH RECURSIVE above (oid) AS (
+    SELECT c.oid
+    FROM pg_catalog.pg_class c
+    WHERE c.relkind = 'f'
+    UNION
+    SELECT i.inhparent
+    FROM above a
+    JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.oid
+)
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm', 'p')
+  AND c.relpersistence <> 't'
+  AND NOT EXISTS (SELECT FROM above a WHERE a.oid = c.oid)
+ORDER BY c.oid

@@ -347,6 +347,14 @@ WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
   AND a.attnum > 0
   AND NOT a.attisdropped
 
+-- name: drop_not_null
+-- a row is: the statement that takes NOT NULL off a column
+SELECT pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', {relation}::pg_catalog.text, a.attname) AS statement
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
+  AND a.attname OPERATOR(pg_catalog.=) {name}
+  AND a.attnotnull
+
 -- name: rebuild_if_invalid
 -- a row is: the statement that rebuilds an index whose removal was interrupted
 SELECT pg_catalog.format('REINDEX INDEX CONCURRENTLY %s', {index}::pg_catalog.text) AS statement
@@ -377,3 +385,41 @@ SELECT pg_catalog.format(
 FROM pg_catalog.pg_inherits AS h
 WHERE h.inhrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
   AND h.inhdetachpending
+
+-- name: foreign_table
+-- a row is: some foreign table, where there is one
+SELECT c.oid
+FROM pg_catalog.pg_class c
+WHERE c.relkind = 'f'
+LIMIT 1
+
+-- name: foreign_tables
+-- a row is: a foreign table whose rows are reached by a name, by a view's query, or as a partition or child
+WITH RECURSIVE reached (oid) AS (
+    SELECT n.oid::pg_catalog.oid
+    FROM pg_catalog.unnest(%(oids)s::pg_catalog.int8[]) AS n (oid)
+    UNION
+    SELECT x.oid
+    FROM reached r
+    JOIN pg_catalog.pg_class c ON c.oid = r.oid
+    CROSS JOIN LATERAL (
+        SELECT i.inhrelid AS oid
+        FROM pg_catalog.pg_inherits i
+        WHERE i.inhparent = r.oid
+        UNION ALL
+        SELECT d.refobjid
+        FROM pg_catalog.pg_rewrite w
+        JOIN pg_catalog.pg_depend d
+          ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+         AND d.objid = w.oid
+         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        WHERE w.ev_class = r.oid
+          AND (c.relkind <> 'm' OR %(refresh)s)
+    ) x
+)
+SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
+FROM reached r
+JOIN pg_catalog.pg_class c ON c.oid = r.oid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'f'
+ORDER BY 1
