@@ -494,10 +494,10 @@ def test_invalid_index_shows(server: Server, database: Callable[..., str]) -> No
 
 
 @pytest.mark.newest
-def test_passwords_of_user_mappings_are_not_read(states: dict[str, tuple[State, State]]) -> None:
+def test_passwords_of_user_mappings_are_masked(states: dict[str, tuple[State, State]]) -> None:
     """A snapshot lies in a run folder: it names a user mapping's options, and not their values."""
     told = next(iter(states.values()))[0].snapshot.to_json()
-    assert "OPTIONS (password)" in told
+    assert "OPTIONS (password '***" in told
     assert "secret" not in told
 
 

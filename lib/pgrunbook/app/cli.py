@@ -161,6 +161,7 @@ def review(
     sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code scanning.")] = False,
 ) -> None:
     """Show what migration files would lock, rewrite, break or lose, and the way out; for pull requests."""
+    from pgrunbook.record import door
     from pgrunbook.review import review as reviews
 
     floor: reviews.FailOn
@@ -173,6 +174,7 @@ def review(
         raise WrongInput("--json and --sarif exclude each other")
     form: reviews.Form = "json" if json else "sarif" if sarif else "text"
     text, code = reviews.run(files, target=target or None, fail_on=floor, form=form)
+    text = door.masked(text) if form == "text" else door.masked_json(text)
     sys.stdout.write(text.rstrip("\n") + "\n")
     sys.exit(code)
 

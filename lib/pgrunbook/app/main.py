@@ -25,7 +25,9 @@ def main() -> None:
         gc.enable()
         cli.app()
     except RunbookError as exc:
-        sys.stderr.write(f"{exc}\n")
+        from pgrunbook.record import door
+
+        sys.stderr.write(f"{door.masked(str(exc))}\n")
         sys.exit(exc.exit_code)
     finally:
         if early is not None:

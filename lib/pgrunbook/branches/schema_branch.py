@@ -60,9 +60,24 @@ class SchemaCopy:
             finally:
                 made = {other for other in _databases(admin) - there if not other.startswith("empty_")}
                 for other in (name, *sorted(made)):
+                    _drop_subscriptions(self.server, admin, other)
                     admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(other)))
                 for role in sorted(self.roles - roles):
                     _drop_role(admin, role)
+
+
+def _drop_subscriptions(server: Server, admin: Connection, database: str) -> None:
+    """Drop the subscriptions that a statement made on a branch; no publisher is asked."""
+    query = (
+        "SELECT s.subname FROM pg_catalog.pg_subscription AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.subdbid"
+        " WHERE d.datname = %s"
+    )
+    for (subscription,) in admin.execute(query, [database]).fetchall():
+        named = sql.Identifier(str(subscription))
+        with server.connect(purpose="branch", database=database) as conn:
+            for verb in ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)"):
+                conn.execute(sql.SQL(verb).format(named))
+            conn.execute(sql.SQL("DROP SUBSCRIPTION {}").format(named))
 
 
 def copy_schema(target: Target, scripts: Sequence[str] = (), *, ours: bool = False) -> SchemaCopy:

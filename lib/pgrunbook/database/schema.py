@@ -1,8 +1,9 @@
 """Snapshot of a database's schema, read from the catalog; every procedure that compares schemas uses it.
 
 It holds what ``pg_dump --schema-only`` writes, and also INVALID indexes and the versions of extensions.
-It does not hold: subscriptions, security labels, transforms, the values of user mappings' options (mostly
-passwords) and the contents of extensions. ``schema_diff`` compares two snapshots.
+It does not hold: subscriptions, security labels, transforms and the contents of extensions. Secrets (options of
+servers and user mappings, texts in functions and views) are masked, each with a mark by which a change is seen.
+``schema_diff`` compares two snapshots.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import groupby
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.rows import RowFactory, TupleRow
 
+from pgrunbook.config.secret_patterns import names_a_secret
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.errors import Broken
+from pgrunbook.sql.secrets import told_apart
 
 OURS = ("pgrunbook",)
 # The prefix of the schemas that hold parked tables: they are left out wherever schema pgrunbook is.
@@ -359,13 +362,27 @@ def _read(cursor: psycopg.Cursor[TupleRow], leave_out: list[str]) -> tuple[Schem
             answer.execute(queries[name], parameters)
         # Inside the pipeline, so that these rows are converted while the server works on the next query.
         for name, answer in cursors.items():
-            rows[_CLASSES[name]].extend(answer.fetchall())
+            rows[_CLASSES[name]].extend(map(_masked, answer.fetchall()))
     # By code point, in Python: the server sorts by the database's collation. A row starts with its name.
     return tuple(obj for group in rows.values() for obj in sorted(group))
 
 
 def _maker(cls: type[SchemaObject]) -> RowFactory[SchemaObject]:
     return lambda _: cls._make
+
+
+def _masked(row: SchemaObject) -> SchemaObject:
+    """Return an object with its secrets masked, so that another secret is another text, and nobody can guess it."""
+    if isinstance(row, Column) and row.expression and names_a_secret(row.column_name):
+        named = "password DEFAULT "  # what a default is for is known by its column
+        row = row._replace(expression=told_apart(named + row.expression).removeprefix(named))
+    if isinstance(row, Definition) and row.kind == "user mapping":
+        named = "CREATE USER MAPPING FOR a SERVER b "  # of a user mapping every option is one, but for the user's name
+        return row._replace(definition=told_apart(named + row.definition).removeprefix(named))
+    if isinstance(row, Definition) and row.kind == "comment":
+        return row._replace(definition=told_apart(row.definition, is_message=True))
+    values: list[Any] = [told_apart(value) if isinstance(value, str) else value for value in row]
+    return type(row)._make(values) if values != list(row) else row
 
 
 def _json(value: object) -> str:

@@ -131,7 +131,7 @@ def computed(
 def scripted(conn: Connection, target: Target, migration: Migration, *, rows_conn: Connection | None) -> DownDraft:
     """Plan a hand-written down script. Raises as :func:`computed`, and WrongInput for what cannot be parsed."""
     file = migration.down_path.name if migration.down_path else migration.name
-    with _writing(conn, target, migration.name, migration.hash, rows_conn) as writer:
+    with _writing(conn, target, migration.name, migration.fingerprint, rows_conn) as writer:
         for statement in statements.parse(migration.down_sql or "", file):
             writer.write(statement)
     return writer.planned("history row", ())

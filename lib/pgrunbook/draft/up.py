@@ -114,7 +114,7 @@ class Drafter:
         if migration.down_sql is not None:
             self._backs[number] = Back(because=SCRIPTED)
             return
-        site = Site(migration.name, migration.hash, "up", number)
+        site = Site(migration.name, migration.fingerprint, "up", number)
         rows = self._target.batch_rows
         kept = undo_data.with_capture(branch, expansion, undo, site, rows_conn=self._conn, batch_rows=rows)
         because = kept.because if self._keep else NOT_KEPT

@@ -18,6 +18,7 @@ from pgrunbook.execute import failures
 from pgrunbook.history import History
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.plan.way_back import Back
+from pgrunbook.sql.secrets import masked_all
 
 RECORD_LIMITS = {"lock_timeout_ms": READ_LOCK_TIMEOUT_MS, "statement_timeout_ms": READ_STATEMENT_TIMEOUT_MS}
 # For this transaction only: in the next one the role that the migration has set is in force again.
@@ -99,13 +100,13 @@ class Bookkeeping:
         for (migration, statement), back in self.corrections.items():
             if migration != change.migration:
                 continue
-            inverse_log.correct(self.conn, migration, statement, back.model_dump(mode="json"))
+            inverse_log.correct(self.conn, migration, statement, masked_all(back.model_dump(mode="json")))
 
     def _ways(self, change: Change) -> list[dict[str, object]]:
         """Return the inverse of each statement of a migration that goes up."""
         if self.plan.direction == "down":
             return []
-        return [
+        ways = [
             {
                 "statement": written.number, "file": written.file, "line": written.line, "sql": written.sql,
                 "steps": [step.number for step in change.of_statement(written.number)], "cleanup": written.cleanup,
@@ -114,6 +115,7 @@ class Bookkeeping:
             }
             for written in change.statements
         ]  # fmt: skip
+        return [masked_all(way) for way in ways]
 
     def _history_command(self, change: Change) -> histories.Command:
         entry = next(e for e in self.history.entries if e.name == change.migration)

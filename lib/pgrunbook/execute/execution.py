@@ -39,8 +39,9 @@ from pgrunbook.execute.events import EventLog, StepObserver
 from pgrunbook.execute.failures import AttemptEnd
 from pgrunbook.execute.lock_requests import RETRIED, Patience
 from pgrunbook.execute.results import StepResult, StepState
-from pgrunbook.history import History
+from pgrunbook.history import History, Migration
 from pgrunbook.online.batches import BatchProgress, run_batches
+from pgrunbook.plan.hidden import revealed
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
 from pgrunbook.undo_data import OnConflict
@@ -91,7 +92,7 @@ class Execution:
         texts = {change.migration: change.file_sha256 for change in self.plan.changes}
         failures.refuse_unfinished(step_log.unfinished(self.conn, self.plan.direction), texts)
         begun = step_log.of_plan(self.conn, texts, self.plan.direction)
-        for change in self.plan.changes:
+        for change in self._revealed():
             if self._is_over(change, applied):
                 self._results.mark(change, change.steps, StepState.DONE_BEFORE)
                 self._account.event("migration-done-before", change)
@@ -102,6 +103,11 @@ class Execution:
                 raise failures.explain(exc, self._scene(change, ()), self.conn) from None
             self.committed.append(change.migration)
         return self.results
+
+    def _revealed(self) -> list[Change]:
+        """Return the changes with their secrets, which the plan does not hold, as the folder has them now."""
+        files = {entry.name: entry.migration for entry in self.history.entries if entry.migration is not None}
+        return [revealed(change, _texts(files.get(change.migration))) for change in self.plan.changes]
 
     def _is_over(self, change: Change, applied: Collection[str]) -> bool:
         """Ask the database whether an earlier run has executed the whole change."""
@@ -363,6 +369,14 @@ class Execution:
             blockers=result.blockers if result else "", ran_ms=result.ran_ms if result else 0.0,
             committed=self.committed, backend_pid=self._pid,
         )  # fmt: skip
+
+
+def _texts(file: Migration | None) -> list[tuple[str, str]]:
+    """Return the texts of a migration's files, each with its name."""
+    if file is None:
+        return []
+    down = [(file.down_path.name, file.down_sql or "")] if file.down_path is not None else []
+    return [(file.path.name, file.sql), *down]
 
 
 def _limits(step: Step, patience: Patience) -> dict[str, int]:

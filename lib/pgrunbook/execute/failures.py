@@ -16,6 +16,7 @@ from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.step_log import MigrationProgress, UnfinishedMigration
 from pgrunbook.errors import Blocked, Broken, Interrupted, Refused, RunbookError, StatementFailed, Unreachable
 from pgrunbook.history import History
+from pgrunbook.plan.hidden import check_key
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.sql.classify import Policy
 
@@ -135,6 +136,7 @@ def begun_elsewhere(migration: str, begun: MigrationProgress) -> Refused:
 def refuse_unfinished(found: Sequence[UnfinishedMigration], texts: Mapping[str, str]) -> None:
     """Raise Refused where a migration (name to sha256) was begun from another text, and is not finished."""
     for one in found:
+        check_key(one.migration, [one.file_sha256])
         if texts.get(one.migration, one.file_sha256) != one.file_sha256:
             raise Refused(
                 f"{one.migration} was begun by run {one.run_id} from another text, and not finished",
@@ -150,9 +152,10 @@ def check_folder(plan: Plan, history: History) -> None:
     """
     entries = {entry.name: entry for entry in history.entries}
     for change in plan.changes:
+        check_key(change.migration, [change.file_sha256])
         entry = entries.get(change.migration)
         file = entry.migration if entry else None
-        if plan.direction == "up" and (file is None or file.hash != change.file_sha256):
+        if plan.direction == "up" and (file is None or file.fingerprint != change.file_sha256):
             is_now = "was removed" if file is None else "was edited"
             raise Refused(
                 f"{change.migration} {is_now} since the plan was made",

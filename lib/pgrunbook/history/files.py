@@ -12,6 +12,7 @@ from typing import Any
 
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.state import Migration
+from pgrunbook.record import door
 
 NUMBERED = re.compile(r"(?P<number>\d+)_.+\.sql", re.ASCII | re.IGNORECASE)
 
@@ -85,7 +86,7 @@ def read_text(path: Path) -> str:
 
 def _as_text(path: Path, content: bytes) -> str:
     try:
-        return content.decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
         raise WrongInput(
@@ -93,3 +94,5 @@ def _as_text(path: Path, content: bytes) -> str:
             detail=f"Byte {exc.start} (0x{content[exc.start]:02x}, line {line}): {exc.reason}.",
             hint="Save it as UTF-8; that changes the hash of a migration that is already applied.",
         ) from exc
+    door.learn(text)
+    return text

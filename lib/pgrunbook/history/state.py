@@ -11,6 +11,8 @@ from pathlib import Path
 
 from psycopg import sql
 
+from pgrunbook.sql import secrets
+
 Command = tuple[sql.Composed, tuple[object, ...]]
 
 
@@ -44,6 +46,12 @@ class Migration:
     when_ms: int | None = None
     down_path: Path | None = None
     down_sql: str | None = field(default=None, repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """What our own records know the file by: its hash, or where it holds a secret an HMAC of that."""
+        texts = (self.sql, self.down_sql or "") if self.down_path == self.path else (self.sql,)
+        return secrets.keyed(self.hash) if any(map(secrets.spans, texts)) else self.hash
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,13 @@ class History:
         return applied[-1].name if applied else None
 
     def fingerprint(self) -> str:
-        """Return the sha256 of the table's rows, in order: equal only while the history is unchanged."""
-        rows = [{column: _plainly(value) for column, value in row.row.items()} for row in self.rows]
+        """Return the sha256 of the table's rows, in order: equal only while the history is unchanged.
+
+        The hash of a file that holds a secret goes into it as an HMAC: nobody can try passwords against it.
+        """
+        files = [entry.migration for entry in self.entries if entry.migration is not None]
+        known = {file.hash: file.fingerprint for file in files}
+        rows = [{c: known.get(str(v), _plainly(v)) for c, v in row.row.items()} for row in self.rows]
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 

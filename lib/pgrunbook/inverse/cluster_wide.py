@@ -22,7 +22,7 @@ def alter_role(reader: Reader, way: Way, node: Any) -> None:
     """ALTER ROLE: bring back all attributes; an old password is unknown."""
     if any(option.defname == "password" for option in node.options or ()):
         reason = f"the password of {quoted(_role(reader, node.role))} is not known"
-        raise NoInverseError(f"cannot be undone, because {reason}.")
+        raise NoInverseError(f"has no way back: secret, because {reason}.")
     if any(option.defname == "rolemembers" for option in node.options or ()):
         _members(reader, way, node)
         return

@@ -19,11 +19,13 @@ from pgrunbook.inverse.no_inverse import because, nothing
 from pgrunbook.inverse.reader import Reader, reading
 from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.plan.way_back import Undo
+from pgrunbook.sql import secrets
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import tree
 
 _log = logging.getLogger(__name__)
 
+UNWRITABLE = "It has no way back: secret, because its inverse would hold one, and no record may."
 Inverse = Callable[[Reader, Way, Any], None]
 
 
@@ -52,6 +54,8 @@ class Inverter:
         except psycopg.errors.ProgrammingError as exc:
             _log.warning("could not compute the inverse of %s: %s", statement.kind, exc.diag.message_primary)
             return Undo(statement, (), because=f"It cannot be computed: the server says {exc.diag.message_primary}.")
+        if any(secrets.spans(step.sql) for step in way.steps):
+            return Undo(statement, (), because=UNWRITABLE)
         return way.undo(statement)
 
 
@@ -101,8 +105,8 @@ _INVERSES: dict[str, Inverse] = {
     "AlterDatabaseSetStmt": cluster_wide.alter_settings, "AlterDatabaseStmt": cluster_wide.alter_database,
     "AlterSystemStmt": cluster_wide.alter_system, "AlterTableSpaceOptionsStmt": cluster_wide.tablespace_options,
     "AlterTableMoveAllStmt": cluster_wide.move_all, "ReassignOwnedStmt": cluster_wide.reassign,
-    "AlterUserMappingStmt": because("cannot be undone, because the old options of a user mapping are secret."),
-    "AlterSubscriptionStmt": because("cannot be undone, because the old options of a subscription may be secret."),
+    "AlterUserMappingStmt": because("has no way back: secret, because its old options are not read."),
+    "AlterSubscriptionStmt": because("has no way back: secret, because its old options are not read."),
     "AlterTypeStmt": because("cannot be undone, because PostgreSQL does not show the old properties of a base type."),
     "AlterOpFamilyStmt": because("cannot be computed: pgrunbook knows no inverse of ALTER OPERATOR FAMILY."),
     "ImportForeignSchemaStmt": because("cannot be computed: nobody can know which foreign tables it will create."),

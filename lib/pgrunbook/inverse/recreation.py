@@ -200,6 +200,10 @@ class _Recreation:
     def _make(self, address: Address, catalog: str) -> None:
         thing = self.things[address]
         statements = self.made.get(address)
+        if not statements and thing.type == "user mapping":
+            raise NoInverseError(
+                f"has no way back: secret, because the options of {thing.type} {thing.identity} are lost."
+            )
         if not statements:
             missing = f"pgrunbook cannot recreate {thing.type} {thing.identity}"
             raise NoInverseError(f"cannot be computed: {missing}.")

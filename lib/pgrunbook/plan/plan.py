@@ -14,6 +14,7 @@ from pgrunbook.plan.step import Batches, Gate, Keep
 from pgrunbook.plan.way_back import Back, Frozen, Proof, irreversible
 from pgrunbook.sql import outside
 from pgrunbook.sql.classify import Policy, Type
+from pgrunbook.sql.secrets import fingerprint, key_of
 
 Direction = Literal["up", "down"]
 WayBack = Literal["down script", "computed", "the migration itself"]
@@ -117,6 +118,15 @@ class WrittenStatement(Frozen):
         return f"{self.file}:{self.line}"
 
 
+class HiddenText(Frozen):
+    """A secret of a change that ``mask`` stands for: the field that holds it, where in its text, and the HMAC of it."""
+
+    field: str
+    at: int
+    mask: str
+    hmac: str
+
+
 class Segment(NamedTuple):
     """Steps that are committed together; a step that runs alone or in batches is a segment of its own."""
 
@@ -130,7 +140,7 @@ class Change(Frozen):
     ``ends`` says what the last transaction does with the history row: it writes or deletes it ("history row"), or
     leaves it, where a rollback takes back an unfinished migration ("begun") or only some statements ("part").
     ``takes_back`` are the statements of the migration that a rollback takes back. ``kept_bytes_estimate`` is the
-    size of the undo data that it captures, -1 where that is not known.
+    size of the undo data that it captures, -1 where that is not known. ``secrets`` are what its masked texts hide.
     """
 
     migration: str
@@ -144,6 +154,7 @@ class Change(Frozen):
     steps: tuple[Step, ...]
     schema_before: str | None = None
     schema_after: str | None = None
+    secrets: tuple[HiddenText, ...] = ()
 
     def segments(self) -> list[Segment]:
         """Return the steps by transaction; the last one, which may be empty, also changes the history row."""
@@ -259,7 +270,8 @@ def read(path: Path) -> Plan:
         raise WrongInput(f"could not read the plan {path.name}", detail=" ".join(str(exc).split())[:500]) from exc
     texts = [(step.sql, step.sha256) for _, step in plan.steps()]
     texts += [(written.sql, written.sha256) for change in plan.changes for written in change.statements]
-    if plan.digest != digest or any(hashlib.sha256(text.encode()).hexdigest() != sha256 for text, sha256 in texts):
+    plain = [(text, sha256) for text, sha256 in texts if not key_of(sha256)]
+    if plan.digest != digest or any(fingerprint(text) != sha256 for text, sha256 in plain):
         raise WrongInput(
             f"{path.name} is not the plan that was frozen",
             detail=f"Its text has digest {plan.digest}, but it names {digest}: somebody changed it.",

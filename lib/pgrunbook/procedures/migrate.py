@@ -16,6 +16,7 @@ from pgrunbook.execute.results import StepResult, StepState
 from pgrunbook.history import History
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
+from pgrunbook.plan.hidden import check_key, hidden
 from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures import shared_steps
 from pgrunbook.record import journal
@@ -145,8 +146,9 @@ def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
         attempts=here.target.attempts, rehearsed=UNPREPARED, unproven=UNPREPARED,
         changes=release.unproven(here.target, here.conn, pending, here.parameters.safe_forms_off),
     )  # fmt: skip
-    here.run.keep("schema-before.json", now.to_json())
-    here.run.keep("plan.json", plan.text())
+    plan = hidden(plan)
+    here.run.keep("schema-before.json", now.to_json(), is_masked=True)
+    here.run.keep("plan.json", plan.text(), is_masked=True)
     here.run.keep("plan.sql", plan_sql.text(plan))
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()))
     acceptance.note(here.run, plan, [plans.REHEARSAL])  # whoever runs migrate alone does without a rehearsal
@@ -224,12 +226,13 @@ def _refuse_edited(plan: Plan, history: History) -> None:
     """Raise Refused where a file is not the one that the plan was made of: its hash goes into the history table."""
     files = {entry.name: entry.migration for entry in history.entries}
     for change in plan.changes:
+        check_key(change.migration, [change.file_sha256])
         file = files.get(change.migration)
-        if file is None or file.hash != change.file_sha256:
+        if file is None or file.fingerprint != change.file_sha256:
             raise Refused(
                 f"{change.migration} was {'edited' if file else 'removed'} since the plan was made",
                 detail=f"The plan holds the text with sha256 {change.file_sha256[:16]}; "
-                + (f"the file has {file.hash[:16]} now." if file else "the file is gone."),
+                + (f"the file has {file.fingerprint[:16]} now." if file else "the file is gone."),
                 hint="Put the file back as it was and go on, or start a new run, whose plan is made of today's files.",
             )
 

@@ -8,6 +8,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.display.lock_chart import NOTICED_MS, Blocks, Lane, Lanes, LockBar
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Card, Cell, Table
 from pgrunbook.plan.plan import Change, Plan, WrittenStatement
+from pgrunbook.record import door
 from pgrunbook.rehearse.observer import HeldLock
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.with_data import StatementComparison, StatementRun, Trial
@@ -71,7 +72,7 @@ def picture(trial: Trial) -> Lanes:
     """Return the picture of a rehearsal: a lane per statement, plain above safe."""
     lanes = [
         Lane(
-            f"{seen.migration.partition('_')[0]}.{seen.statement} {' '.join(seen.sql.split())[:60]}",
+            f"{seen.migration.partition('_')[0]}.{seen.statement} {' '.join(door.masked(seen.sql).split())[:60]}",
             _bars(seen.plain),
             _bars(seen.safe),
             _span(seen.plain),

@@ -24,6 +24,7 @@ from pgrunbook.history import History, Migration, State
 from pgrunbook.history.drizzle_kit import generate_migrations
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
+from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Change
 from pgrunbook.procedures import plan_views, rollback_views
 from pgrunbook.rehearse import schema_only, up_down_up, with_data
@@ -125,7 +126,7 @@ def what_is_pending(here: Session) -> Table:
             detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in problems),
             hint="Nothing is applied until this is settled; the note of each migration says how.",
         )
-    pending = {m.name: m.hash for m in history.pending(out_of_order=here.parameters.out_of_order)}
+    pending = {m.name: m.fingerprint for m in history.pending(out_of_order=here.parameters.out_of_order)}
     for name, begun in step_log.of_plan(here.conn, pending, "up").items():
         if not begun.whole and begun.run_id != here.run.run_id:
             here.show(table)
@@ -175,7 +176,7 @@ def make_it_safe(here: Session) -> Table:
     pending = history.pending(out_of_order=given.out_of_order)
     now = snapshot(here.conn, leave_out=leave_out(history))
     here.facts["schema"] = now
-    here.run.keep("schema-before.json", now.to_json())
+    here.run.keep("schema-before.json", now.to_json(), is_masked=True)
     _check_places(here, history)
     if not given.rehearse or not pending:
         here.facts["changes"] = release.unproven(here.target, here.conn, pending, given.safe_forms_off)
@@ -186,7 +187,7 @@ def make_it_safe(here: Session) -> Table:
     )
     _check_room(here, done.changes)
     here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
-    here.run.keep("schema-promised.json", done.end.to_json())
+    here.run.keep("schema-promised.json", done.end.to_json(), is_masked=True)
     declared = [difference.line() for difference in done.declared]
     here.journal("proven-equal", fingerprint=done.end.fingerprint, unlike=done.unlike, declared=declared)
     title = "Proven on empty branches: after each migration the schema is the one that the plain SQL ends in"
@@ -278,8 +279,8 @@ def freeze_the_plan(here: Session) -> Card:
         unproven="" if done else "it was not rehearsed: its end is not proven",
         changes=changes,
     )
-    here.facts["plan"] = plan
-    here.run.keep("plan.json", plan.text())
+    plan = here.facts["plan"] = hidden(plan)
+    here.run.keep("plan.json", plan.text(), is_masked=True)
     here.run.keep("plan.sql", plan_sql.text(plan))
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()), gates=[g.key for g in plan.gates()])
     acceptance.note(here.run, plan, [*here.parameters.accept, *([] if here.parameters.rehearse else [plans.REHEARSAL])])

@@ -14,6 +14,7 @@ from pgrunbook.draft.down import CaptureGap
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
+from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.procedures import rollback_choice, rollback_views, shared_steps, undo_data_views
 from pgrunbook.rehearse import rollback
@@ -122,7 +123,7 @@ def schema_as_before(here: Session) -> Table:
     if not plan.changes:
         return Table(headings, [], empty="Nothing was taken back.")
     now = snapshot(here.conn, leave_out=leave_out(history))
-    here.run.keep("schema-after-rollback.json", now.to_json())
+    here.run.keep("schema-after-rollback.json", now.to_json(), is_masked=True)
     promised = here.run.folder / "schema-promised-rollback.json"
     expected, recorded = plan.changes[-1].schema_after, here.facts.get("recorded")
     equal, different = Cell("equal", GOOD), Cell("different", BAD)
@@ -194,7 +195,7 @@ def _make_plan(here: Session, wanted: list[rollback.RollbackItem]) -> None:
     if wanted:
         done = rollback.rehearse(here.target, history, wanted, now, here.conn)
         changes, loses = release.with_locks(done.changes, here.conn), done.loses
-        here.run.keep("schema-promised-rollback.json", done.end.to_json())
+        here.run.keep("schema-promised-rollback.json", done.end.to_json(), is_masked=True)
         rehearsed = "down and up again on an empty branch"
         recorded = step_log.history_step(here.conn, wanted[-1].migration.name)
         is_whole = wanted[-1].ends == "history row" and not done.unlike
@@ -203,7 +204,8 @@ def _make_plan(here: Session, wanted: list[rollback.RollbackItem]) -> None:
         direction="down", target=here.target.name, base=base(here.identity, now, history),
         attempts=here.target.attempts, rehearsed=rehearsed, changes=changes,
     )  # fmt: skip
+    plan = hidden(plan)
     here.facts.update(plan=plan, loses=loses)
-    here.run.keep("rollback-plan.json", plan.text())
+    here.run.keep("rollback-plan.json", plan.text(), is_masked=True)
     here.run.keep("rollback-plan.sql", plan_sql.text(plan))
     here.journal("rollback-plan-frozen", digest=plan.digest, migrations=[c.migration for c in changes])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgrunbook.database import step_log
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import Entry, History, Migration
+from pgrunbook.plan.hidden import check_key
 from pgrunbook.record import run as runs
 from pgrunbook.rehearse import rollback
 from pgrunbook.rehearse.rollback import RollbackItem
@@ -58,7 +59,8 @@ def _half(here: Session, history: History) -> list[tuple[RollbackItem, str]]:
         if one.migration in applied:
             continue
         migration = files.get(one.migration)
-        if migration is None or migration.hash != one.file_sha256:
+        check_key(one.migration, [one.file_sha256])
+        if migration is None or migration.fingerprint != one.file_sha256:
             raise Refused(
                 f"cannot take back anything: {one.migration} is partly applied, by run {one.run_id}",
                 detail="Its file is gone, or was edited since that run began it.",

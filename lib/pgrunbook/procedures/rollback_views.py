@@ -14,6 +14,7 @@ from pgrunbook.errors import Broken, Refused
 from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.plan.step import Keep
 from pgrunbook.procedures import undo_data_views
+from pgrunbook.record import door
 from pgrunbook.session.session import Session
 from pgrunbook.undo_data import Conflicts, OnConflict, UndoEntry, losses
 from pgrunbook.undo_data.losses import Loss
@@ -246,7 +247,7 @@ def _reverted(one: RowConflicts, on_conflict: OnConflict) -> tuple[object, ...]:
 
 
 def _short(text: str) -> str:
-    return " ".join(text.split())[:120]
+    return " ".join(door.masked(text).split())[:120]
 
 
 def _stands(one: Violation) -> Cell:

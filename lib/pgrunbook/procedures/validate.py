@@ -51,7 +51,7 @@ def schema_as_promised(here: Session) -> Table:
     history = histories.read(here.conn, here.target)
     here.facts["history_table"] = history.qualified_table
     now = snapshot(here.conn, leave_out=leave_out(history))
-    here.run.keep("schema-validated.json", now.to_json())
+    here.run.keep("schema-validated.json", now.to_json(), is_masked=True)
     path = promise.folder / "schema-promised.json" if promise else None
     headings = ["object", "name", "change", "promised", "found"]
     if path is None or not path.is_file():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrunbook.errors import RecordFailed
+from pgrunbook.record import door
 from pgrunbook.record.files import RECORD_FAILED_HINT
 
 Event = dict[str, Any]
@@ -50,7 +51,7 @@ class Journal:
                     "at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
                     "event": event,
                     "pid": os.getpid(),
-                    **facts,
+                    **door.masked_facts(facts),
                 }
                 _write_whole(file.fileno(), (b"\n" if torn else b"") + _encoded(line) + b"\n")
                 if flush:

@@ -20,6 +20,7 @@ from typing import Any
 from pgrunbook import __version__
 from pgrunbook.config import paths
 from pgrunbook.errors import Blocked, RecordFailed, WrongInput
+from pgrunbook.record import door
 from pgrunbook.record.files import RECORD_FAILED_HINT, write_atomically
 from pgrunbook.record.journal import Journal
 
@@ -83,11 +84,17 @@ class Run:
         """Write ``run.json``, whole. Raises RecordFailed as write_atomically does."""
         facts = {key: value for key, value in self.__dict__.items() if key != "folder"}
         facts["parts"] = [asdict(part) for part in self.parts]
-        write_atomically(self.folder / RUN_FILE, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(facts, indent=1, ensure_ascii=False)
+        write_atomically(self.folder / RUN_FILE, door.masked_json(text + "\n"))
 
-    def keep(self, name: str, text: str) -> Path:
-        """Write a piece of evidence (plan.json, a table as CSV) into the run folder; return its path."""
+    def keep(self, name: str, text: str, *, is_masked: bool = False) -> Path:
+        """Write a piece of evidence (plan.json, a table as CSV) into the run folder; return its path.
+
+        With ``is_masked`` whoever made it has masked its secrets: a plan, a snapshot of a schema.
+        """
         path = self.folder / name
+        if not is_masked:
+            text = door.masked_json(text) if path.suffix == ".json" else door.masked(text)
         write_atomically(path, text)
         return path
 

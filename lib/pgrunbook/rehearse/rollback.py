@@ -29,6 +29,7 @@ from pgrunbook.draft.down import CaptureGap, DownDraft, DownStatement, NoWayErro
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
 from pgrunbook.history.state import leave_out
+from pgrunbook.plan.hidden import check_key
 from pgrunbook.plan.plan import Change
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.record.journal import Journal
@@ -81,7 +82,8 @@ def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> 
         return RollbackItem(migration)
     if not ways:
         return RollbackItem(migration, because="it has no down script, and no run has recorded its inverse")
-    if ways[0].file_sha256 != migration.hash:
+    check_key(migration.name, [ways[0].file_sha256])
+    if ways[0].file_sha256 != migration.fingerprint:
         return RollbackItem(migration, because="the file was edited after it was applied")
     chosen = [way for way in left if not only or way.statement in only]
     missing = sorted(set(only) - {way.statement for way in left})
@@ -100,7 +102,7 @@ def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> 
 
 def half_done(conn: Connection, migration: Migration) -> RollbackItem:
     """Return how an unfinished migration is taken back: the statements that were done, and only those."""
-    begun = step_log.of_plan(conn, {migration.name: migration.hash}, "up").get(migration.name)
+    begun = step_log.of_plan(conn, {migration.name: migration.fingerprint}, "up").get(migration.name)
     ways = inverse_log.read(conn, migration.name)
     if begun is None or not ways:
         return RollbackItem(migration, ends="begun", because="no run has recorded the inverses of its statements")
@@ -189,7 +191,7 @@ def _planned(there: Connection, target: Target, one: RollbackItem, rows_conn: Co
         if one.is_scripted:
             return down.scripted(there, target, one.migration, rows_conn=rows_conn)
         return down.computed(
-            there, target, one.migration.name, one.migration.hash, one.takes,
+            there, target, one.migration.name, one.migration.fingerprint, one.takes,
             rows_conn=rows_conn, ends=one.ends, helpers=one.helpers,
         )  # fmt: skip
     except NoWayError as reason:

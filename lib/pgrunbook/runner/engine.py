@@ -15,11 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from papermill.engines import Engine, NotebookExecutionManager
 from papermill.iorw import LocalHandler, papermill_io
 from papermill.log import logger
 from papermill.utils import merge_kwargs, remove_args
 
+from pgrunbook.record import door
 from pgrunbook.record.files import write_atomically
 from pgrunbook.runner.client import GRACE_S, TruthfulClient
 
@@ -122,6 +124,9 @@ class TruthfulRecord(NotebookExecutionManager):  # type: ignore[misc]
 
     def cell_complete(self, cell: Any, **_: Any) -> None:
         """Mark a cell as done, unless it failed; the start of the next cell, or the end, saves it."""
+        for place, output in enumerate(cell.get("outputs", ())):
+            # The kernel has masked it; one that another client started has not.
+            cell.outputs[place] = nbformat.from_dict(door.masked_output(output))
         facts, end_at = cell.metadata.papermill, self.now()
         if facts["start_time"]:
             facts["end_time"] = end_at.isoformat()

@@ -12,7 +12,7 @@ from typing import Any
 
 from pgrunbook.config import paths, targets
 from pgrunbook.errors import RecordFailed, RunbookError, WrongInput
-from pgrunbook.record import journal
+from pgrunbook.record import door, journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
 from pgrunbook.runner.kernel import EarlyKernel
@@ -53,6 +53,7 @@ def next_step(made: Run) -> str:
 
 def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None) -> int:
     """Run the procedures that are not done; after a failure, the one that takes back what was applied."""
+    door.guard_logs()
     try:
         with ProgressDisplay(f"{made.runbook} on {made.target}", made.journal.path) as progress:
             outcome = _run_parts(made, on_failure, progress, early)

@@ -34,9 +34,10 @@ from pgrunbook.errors import (
     Unreachable,
     WrongInput,
 )
+from pgrunbook.record import door
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
-from pgrunbook.session import cells
+from pgrunbook.session import cells, outputs
 from pgrunbook.session.parameters import Parameters, checked
 
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
@@ -86,7 +87,9 @@ class Session:
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(table.headings)
-        writer.writerows([str(v.text if isinstance(v, Cell) else v) for v in row] for row in table.rows)
+        # A cell at a time: an apostrophe in one would be taken for the quote of another.
+        rows = ([door.masked(str(v.text if isinstance(v, Cell) else v)) for v in row] for row in table.rows)
+        writer.writerows(rows)
         self.run.keep(f"{name}.csv", text.getvalue())
         return table
 
@@ -189,6 +192,8 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
         _note_part(run, procedure, Status.RUNNING)
     here = Session(procedure, run, target, parameters)
     _begun.append(here)
+    door.guard_logs()
+    outputs.guard()
     cells.record(run.journal, procedure, here.note_error)
     run.journal.write(
         "procedure-started", procedure=procedure, target=target.name, parameters=parameters.model_dump(mode="json"),

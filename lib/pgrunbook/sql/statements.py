@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from pglast import ast
 from pglast.parser import ParseError, parse_sql, scan, split
 
 from pgrunbook.errors import WrongInput
-from pgrunbook.sql import classify
+from pgrunbook.sql import classify, secrets
 from pgrunbook.sql.classify import Policy, Type
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -32,15 +31,14 @@ class Statement:
 
     @property
     def sha256(self) -> str:
-        """The hash of the exact text."""
-        return hashlib.sha256(self.sql.encode()).hexdigest()
+        """The hash of the exact text, an HMAC where it holds a secret."""
+        return secrets.fingerprint(self.sql)
 
 
 def parse(sql: str, file: str) -> list[Statement]:
     """Split a file into its statements and say what each is; [] for a file of comments.
 
-    Raises WrongInput, with file and line, for what does not parse, for BEGIN and COMMIT, for COPY FROM
-    STDIN, and for a password in clear.
+    Raises WrongInput, with file and line, for what does not parse, for BEGIN and COMMIT, and for COPY FROM STDIN.
     """
     text = sql.removeprefix(BYTE_ORDER_MARK)
     if "\0" in text:
@@ -133,17 +131,7 @@ def _cannot_be_run(node: Any) -> bool:
             return True
         case ast.CopyStmt():
             return bool(node.is_from and node.filename is None and not node.is_program)
-    return _holds_a_password(node)
-
-
-def _holds_a_password(node: Any) -> bool:
-    """Whether it sets a password in clear; removing one (PASSWORD NULL) does not."""
-    if isinstance(node, ast.CreateSubscriptionStmt | ast.AlterSubscriptionStmt):
-        return "password" in (node.conninfo or "").lower()
-    holders = ast.CreateRoleStmt | ast.AlterRoleStmt | ast.CreateUserMappingStmt | ast.AlterUserMappingStmt
-    if not isinstance(node, holders):
-        return False
-    return any(option.defname == "password" and option.arg is not None for option in node.options or ())
+    return False
 
 
 def _refused(node: Any, file: str, line: int) -> WrongInput:
@@ -153,13 +141,7 @@ def _refused(node: Any, file: str, line: int) -> WrongInput:
             detail="pgrunbook commits the migration and its history row in one transaction of its own.",
             hint="Remove the statement; a statement that cannot run in a transaction is run alone anyway.",
         )
-    if isinstance(node, ast.CopyStmt):
-        return _copy_from_stdin(file, line)
-    return WrongInput(
-        f"{file}, line {line}: a migration cannot hold a password",
-        detail="Every statement is copied into the plan, the journal and the notebooks of each run.",
-        hint="Create the role or mapping without it; set it by hand (psql's \\password) or by a secret manager.",
-    )
+    return _copy_from_stdin(file, line)
 
 
 def _copy_from_stdin(file: str, line: int) -> WrongInput:
@@ -177,11 +159,13 @@ def _unreadable(text: str, file: str, exc: ParseError) -> WrongInput:
     if copy:
         return _copy_from_stdin(file, line_of(text, copy.start()))
     line = line_of(text, index)
-    says = re.sub(r'(?<= at or near ")(.*)(?="\Z)', lambda m: text[index : index + len(m[0])], exc.args[0], flags=re.S)
+    near = re.compile(r'(?<= at or near ")(.*)(?="\Z)', re.S)
+    says = near.sub(lambda m: secrets.excerpt(text, index, index + len(m[0])), exc.args[0])
     hint = "Correct the file; PostgreSQL's own parser could not read it."
     if text[index : index + 1] == "\\":
         hint = "Commands that begin with \\ are psql's own: remove them from the migration."
-    shown = text.split("\n")[line - 1].strip()[:200]
+    start = text.rfind("\n", 0, index) + 1
+    shown = secrets.excerpt(text, start, (text + "\n").index("\n", start)).strip()[:200]
     return WrongInput(f"{file}, line {line}: {' '.join(says.split())[:200]}", detail=f"The line is: {shown}", hint=hint)
 
 

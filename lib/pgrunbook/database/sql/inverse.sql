@@ -1080,7 +1080,12 @@ FROM (
     SELECT 'pg_catalog.pg_user_mapping'::pg_catalog.regclass, x.umid, 1,
            pg_catalog.format('CREATE USER MAPPING FOR %%s SERVER %%I', CASE x.umuser WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(x.usename) END, x.srvname)
     FROM pg_catalog.pg_user_mappings AS x
+    JOIN pg_catalog.pg_foreign_server AS s ON s.oid = x.srvid
+    -- To who may not see them the view shows NULL as well: as if there were none.
     WHERE x.umoptions IS NULL
+      AND (pg_catalog.current_setting('is_superuser') = 'on'
+           OR x.usename = current_user AND (pg_catalog.pg_has_role(s.srvowner, 'USAGE') OR pg_catalog.has_server_privilege(s.oid, 'USAGE'))
+           OR x.umuser = 0 AND pg_catalog.pg_has_role(s.srvowner, 'USAGE'))
     UNION ALL
     SELECT 'pg_catalog.pg_ts_dict'::pg_catalog.regclass, x.oid, 1,
            pg_catalog.format('CREATE TEXT SEARCH DICTIONARY %%I.%%I (%%s)', n.nspname, x.dictname,

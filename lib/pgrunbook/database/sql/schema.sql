@@ -73,7 +73,8 @@ SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHE
        CASE WHEN c.relrowsecurity OR c.relforcerowsecurity
             THEN pg_catalog.concat_ws(', ', CASE WHEN c.relrowsecurity THEN 'ENABLE' END, CASE WHEN c.relforcerowsecurity THEN 'FORCE' END) END AS row_security,
        CASE WHEN c.relkind = 'f'
-            THEN pg_catalog.concat_ws(' ', pg_catalog.quote_ident(s.srvname), 'OPTIONS (' || pg_catalog.array_to_string(f.ftoptions, ', ') || ')') END AS server,
+            THEN pg_catalog.concat_ws(' ', pg_catalog.quote_ident(s.srvname), 'OPTIONS (' || (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(o.option_name) || ' ' || pg_catalog.quote_literal(o.option_value), ', ')
+                                                                                              FROM pg_catalog.pg_options_to_table(f.ftoptions) AS o) || ')') END AS server,
        CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.rtrim(pg_catalog.pg_get_viewdef(c.oid), ';') END AS query,
        c.relkind = 'm' AND NOT c.relispopulated AS unpopulated
 FROM pg_catalog.pg_class AS c
@@ -141,7 +142,11 @@ SELECT r.name AS relation,
             THEN CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END END AS storage,
        CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END AS compression,
        CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::integer END AS statistics,
-       pg_catalog.array_to_string(a.attoptions || a.attfdwoptions, ', ') AS options,
+       nullif(pg_catalog.concat_ws(', ',
+                                   pg_catalog.array_to_string(a.attoptions, ', '),
+                                   (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(o.option_name) || ' ' || pg_catalog.quote_literal(o.option_value), ', ')
+                                    FROM pg_catalog.pg_options_to_table(a.attfdwoptions) AS o)),
+              '') AS options,
        CASE WHEN a.attinhcount > 0 THEN CASE WHEN a.attislocal THEN 'INHERITED AND LOCAL' ELSE 'INHERITED' END END AS inherited
 FROM relation AS r
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = r.oid
@@ -578,7 +583,8 @@ FROM (
            pg_catalog.concat_ws(' ',
                                 'HANDLER ' || nullif(x.fdwhandler, 0)::pg_catalog.regproc::text,
                                 'VALIDATOR ' || nullif(x.fdwvalidator, 0)::pg_catalog.regproc::text,
-                                'OPTIONS (' || pg_catalog.array_to_string(x.fdwoptions, ', ') || ')')
+                                'OPTIONS (' || (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(o.option_name) || ' ' || pg_catalog.quote_literal(o.option_value), ', ')
+                                                FROM pg_catalog.pg_options_to_table(x.fdwoptions) AS o) || ')')
     FROM pg_catalog.pg_foreign_data_wrapper AS x
     UNION ALL
     SELECT 'pg_catalog.pg_foreign_server'::pg_catalog.regclass,
@@ -590,18 +596,20 @@ FROM (
                                 'TYPE ' || pg_catalog.quote_literal(x.srvtype),
                                 'VERSION ' || pg_catalog.quote_literal(x.srvversion),
                                 'FOREIGN DATA WRAPPER ' || pg_catalog.quote_ident(w.fdwname),
-                                'OPTIONS (' || pg_catalog.array_to_string(x.srvoptions, ', ') || ')')
+                                'OPTIONS (' || (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(o.option_name) || ' ' || pg_catalog.quote_literal(o.option_value), ', ')
+                                                FROM pg_catalog.pg_options_to_table(x.srvoptions) AS o) || ')')
     FROM pg_catalog.pg_foreign_server AS x
     JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = x.srvfdw
     UNION ALL
-    -- The values of a user mapping's options are mostly passwords: only the names are read.
+    -- The values of a user mapping's options are mostly passwords: they are masked before anybody sees them.
     SELECT 'pg_catalog.pg_user_mapping'::pg_catalog.regclass,
            x.umid,
            'user mapping',
            pg_catalog.quote_ident(x.srvname) || ' FOR ' || pg_catalog.quote_ident(x.usename),
            NULL,
-           'OPTIONS (' || coalesce((SELECT pg_catalog.string_agg(pg_catalog.split_part(o, '=', 1), ', ' ORDER BY o COLLATE "C")
-                                    FROM pg_catalog.unnest(x.umoptions) AS o), '') || ')'
+           'OPTIONS (' || coalesce((SELECT pg_catalog.string_agg(pg_catalog.quote_ident(o.option_name) || ' ' || pg_catalog.quote_literal(o.option_value),
+                                                          ', ' ORDER BY o.option_name COLLATE "C")
+                                    FROM pg_catalog.pg_options_to_table(x.umoptions) AS o), '') || ')'
     FROM pg_catalog.pg_user_mappings AS x
     UNION ALL
     SELECT 'pg_catalog.pg_ts_parser'::pg_catalog.regclass,
