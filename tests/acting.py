@@ -15,10 +15,10 @@ from typing import Any
 
 import nbformat
 
+from conftest import connect
 from pgrunbook.app import demo
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status

@@ -19,7 +19,8 @@ from pgrunbook.app import demo
 from pgrunbook.branches import server as embedded
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database import connection
+from pgrunbook.database.connection import Connection
 from safe_forms_stage import stage
 from servers import PROGRAMS, VERSIONS, WHEEL, Server, Servers, own_folder, share, told_version
 
@@ -217,6 +218,14 @@ def write_folder(folder: Path, files: dict[str, str]) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def connect(target: Target, *, purpose: str = "test") -> Connection:
+    """Open a connection on which names mean what they mean to a session of the target."""
+    conn = connection.connect(target, purpose=purpose)
+    conn.execute(f"SET search_path = {conn.search_path}".encode())
+    conn.search_path = None
+    return conn
 
 
 def rows(target: Target, query: str) -> list[tuple[object, ...]]:

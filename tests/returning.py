@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from conftest import connect
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, checksums, locks
 from pgrunbook.database.checksums import TableName, TableSum
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.draft import build
 from pgrunbook.draft import release as draft

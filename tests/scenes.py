@@ -15,10 +15,11 @@ from pathlib import Path
 
 import psycopg
 
+from conftest import connect
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import snapshot
 from pgrunbook.draft import release
 from pgrunbook.draft.build import as_written, base, up
@@ -101,7 +102,7 @@ import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
 import scenes
-from pgrunbook.changes import plan
+from pgrunbook.plan import plan
 from pgrunbook.config.targets import Target
 target, file, moment = Target.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def call(name):

@@ -24,6 +24,7 @@ import psycopg
 
 from pgrunbook.branches.binaries import ServerAccount, installation, server_account
 from pgrunbook.branches.postmaster import Postmaster
+from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot, snapshot
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ class Server:
 
     def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
         """Connect in autocommit mode."""
-        return psycopg.connect(host=str(self.socket_dir), user="postgres", dbname=database, autocommit=True)
+        return Connection.connect(host=str(self.socket_dir), user="postgres", dbname=database, autocommit=True)
 
     def run(self, database: str, *statements: str) -> None:
         """Run statements, each on its own."""

@@ -66,7 +66,7 @@ def test_what_is_no_gate_cannot_be_accepted() -> None:
         f"the plan of run {made.run_id} has no gate 0001_a.sql:2\n"
         "Detail: Its gates: 0001_a.sql:1, 0001_a.sql:3.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: A gate is named by file and line, as freeze-the-plan shows it."
+        "Hint: Name a gate by file and line, as freeze-the-plan shows it."
     )
     made, code = run("prepare", accept="0001_a.sql:7")
     assert (code, made.parts[0].says) == (2, "no statement begins at 0001_a.sql:7")
@@ -105,7 +105,7 @@ def test_a_migration_without_a_way_back_is_a_gate(project: Project) -> None:
     assert gate.key == "way-back:0001_a"
     assert gate.gate.says == (
         "irreversible: after this, only the restore point leads back (0001_a.sql:1: It cannot be undone, because "
-        '"public"."a" has no key by which to tell its rows apart)'
+        '"public"."a" has no unique key that identifies its rows)'
     )
     assert acceptance.accept(made.run_id, ["way-back:0001_a"]) == (["way-back:0001_a"], [])
     done, code = runbook.resume(made.run_id)

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from conftest import Site, do
+from conftest import Site, connect, do
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity
 from pgrunbook.database.activity import Blocker, CommandProgress
-from pgrunbook.database.connection import connect
 from scenes import meanwhile, session, until, waits
 
 Project = Callable[..., Target]
@@ -79,7 +78,7 @@ def test_blockers_are_those_that_the_server_names(project: Project) -> None:
         ),
         (
             {"pid": 0, "application": "half", "state": "prepared transaction"},
-            'Nobody ("half", prepared transaction for 318 s) heads the lock queue for orders.',
+            'A transaction without a process ("half", prepared transaction for 318 s) heads the lock queue for orders.',
         ),
     ],
 )

@@ -16,6 +16,7 @@ from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.undo_data import Site
+from pgrunbook.undo_data.size_estimate import estimate_of
 from servers import Server
 from undo_data_stage import Conn, Way, database, do, statement, texts, value
 
@@ -99,11 +100,11 @@ def test_values_come_back_exactly(conn: Conn, sql: str, batch_rows: int) -> None
     )
     way.there()
     assert schema.snapshot(conn) == plain
-    assert {kept.state for kept in undo_data.kept_list(conn)} == {"kept"}
+    assert {kept.state for kept in undo_data.list_entries(conn)} == {"kept"}
     way.back()
     assert checksums.checksums(conn) == rows
     assert [d.line() for d in diff(before, schema.snapshot(conn)) if d.change != "moved"] == []
-    assert {kept.state for kept in undo_data.kept_list(conn)} == {"given back"}
+    assert {kept.state for kept in undo_data.list_entries(conn)} == {"given back"}
 
 
 WRITES = [
@@ -243,7 +244,7 @@ def test_a_statement_that_is_refused_leaves_nothing_of_ours(conn: Conn) -> None:
         for (told,) in conn.execute(query.encode()).fetchall():
             conn.execute(told.encode())
     assert diff(before, schema.snapshot(conn)) == []
-    assert undo_data.kept_list(conn) == []
+    assert undo_data.list_entries(conn) == []
     assert not value(
         conn,
         "SELECT count(*) FROM pg_class WHERE relname ~ '^kept_[0-9a-f]{16}' AND relnamespace = 'pgrunbook'::regnamespace",
@@ -254,11 +255,11 @@ def test_a_statement_that_is_refused_leaves_nothing_of_ours(conn: Conn) -> None:
 
 
 CANNOT = {
-    "ALTER TABLE keyless DROP COLUMN a": "keyless has no key",
-    "ALTER TABLE t DROP COLUMN id": "t has no key, but for the column itself, by which to tell its rows apart",
-    "ALTER TABLE t DROP COLUMN a, DROP COLUMN id": "t has no key",
-    "ALTER TABLE parent DROP COLUMN a": "parent has children, whose rows no common key tells apart",
-    "ALTER TABLE by_time DROP COLUMN v": "by_time is known by at, whose text depends on settings",
+    "ALTER TABLE keyless DROP COLUMN a": "keyless has no unique key",
+    "ALTER TABLE t DROP COLUMN id": "t has no unique key without this column",
+    "ALTER TABLE t DROP COLUMN a, DROP COLUMN id": "t has no unique key",
+    "ALTER TABLE parent DROP COLUMN a": "parent has child tables, and no unique key spans them",
+    "ALTER TABLE by_time DROP COLUMN v": "by_time has the key at, whose text depends on settings",
     "ALTER TABLE passing DROP COLUMN v": "passing is temporary",
 }
 
@@ -346,7 +347,7 @@ def test_a_fill_touches_only_rows_that_get_another_value(conn: Conn) -> None:
     way = Way(conn, "ALTER TABLE t DROP COLUMN a")
     way.there()
     conn.execute("ALTER TABLE t ADD COLUMN a integer")
-    (step,) = undo_data.fill(conn, way.keep, rows_conn=None, batch_rows=1_000)
+    (step,) = undo_data.revert_column(conn, way.keep, rows_conn=None, batch_rows=1_000)
     assert conn.execute(step.sql.encode()).rowcount == 10
 
 
@@ -354,12 +355,12 @@ def test_rows_made_since_are_counted(conn: Conn) -> None:
     """What NOT NULL asks before it is set again: how many rows have no kept value."""
     way = Way(conn, "ALTER TABLE t DROP COLUMN a")
     way.there()
-    assert undo_data.missing(conn, way.keep) == 0
+    assert undo_data.uncaptured_rows(conn, way.keep) == 0
     conn.execute(
         "INSERT INTO t VALUES (1001, 'x'), (1002, 'y'); DELETE FROM t WHERE id = 7; UPDATE t SET id = 2000 WHERE id = 8"
     )
-    assert undo_data.missing(conn, way.keep) == 3
-    (kept,) = undo_data.kept_list(conn)
+    assert undo_data.uncaptured_rows(conn, way.keep) == 3
+    (kept,) = undo_data.list_entries(conn)
     assert undo_data.as_keep(kept) == replace(way.keep, type="")
 
 
@@ -372,7 +373,7 @@ def test_the_same_statement_again_keeps_beside_what_was_kept_before(conn: Conn, 
     second = Way(conn, "ALTER TABLE t DROP COLUMN a", batch_rows, run_id="again")
     assert second.keep.kept_as == first.keep.kept_as
     second.there()
-    newer, older = undo_data.kept_list(conn)
+    newer, older = undo_data.list_entries(conn)
     assert older.kept_as == f"{newer.kept_as}_{older.id}"
     assert value(conn, f"SELECT sum(pgrunbook_value) FROM pgrunbook.{newer.kept_as}") == 400
     assert value(conn, f"SELECT sum(pgrunbook_value) FROM pgrunbook.{older.kept_as}") == 201_000
@@ -394,26 +395,26 @@ def test_what_was_purged_cannot_be_filled_back(conn: Conn) -> None:
     """It says what, when, and what is left to do."""
     way = Way(conn, "ALTER TABLE t DROP COLUMN a")
     way.there()
-    (kept,) = undo_data.kept_list(conn)
+    (kept,) = undo_data.list_entries(conn)
     undo_data.purge(conn, [kept.id])
     conn.execute("ALTER TABLE t ADD COLUMN a integer")
     with pytest.raises(Refused) as caught:
-        undo_data.fill(conn, way.keep, rows_conn=None, batch_rows=7)
-    assert caught.value.lines()[0] == "cannot give back what was kept of column a of table public.t"
+        undo_data.revert_column(conn, way.keep, rows_conn=None, batch_rows=7)
+    assert caught.value.lines()[0] == "cannot revert column a of table public.t"
     assert caught.value.detail.startswith("It was purged on 20")
     assert "0001_x" in caught.value.detail
-    assert caught.value.hint.startswith("Restore to a point in time before it")
+    assert caught.value.hint.startswith("Restore a point in time before the purge")
 
 
 def test_how_much_will_be_kept_is_estimated(conn: Conn) -> None:
     """From the planner's statistics; a table that is only moved costs nothing new."""
     conn.execute("INSERT INTO t SELECT i, i, 'b' || i FROM generate_series(1001, 20800) AS i; ANALYZE t")
     way = Way(conn, "ALTER TABLE t DROP COLUMN b")
-    told = undo_data.estimate_of(conn, way.keep)
+    told = estimate_of(conn, way.keep)
     way.there()
     conn.execute("ANALYZE")
-    (kept,) = undo_data.kept_list(conn)
+    (kept,) = undo_data.list_entries(conn)
     assert told.rows_estimate == 20_000
     assert told.bytes_estimate / 2 < kept.bytes < told.bytes_estimate * 2
     whole = Way(conn, "DROP TABLE t")
-    assert undo_data.estimate_of(conn, whole.keep).bytes_estimate == 0
+    assert estimate_of(conn, whole.keep).bytes_estimate == 0

@@ -47,7 +47,7 @@ def there_and_back(stage: Stage, line: str, batch_rows: int) -> None:
         way.back()
         assert checksums.checksums(conn) == rows
         assert [d.line() for d in diff(before, schema.snapshot(conn)) if not is_told(d, way.undo)] == []
-        assert {kept.state for kept in undo_data.kept_list(conn)} == {"given back"}
+        assert {kept.state for kept in undo_data.list_entries(conn)} == {"given back"}
 
 
 @pytest.mark.parametrize("line", BACK)
@@ -120,17 +120,18 @@ def test_rows_of_a_loop_are_kept_by_its_batches(conn: Conn) -> None:
     planner = Expander(conn, batch_rows=7)
     expansion = planner.expand(statement("UPDATE t SET a = 0"))
     undo = Inverter(conn).inverse(expansion.statement)
-    found = undo_data.around(conn, expansion, undo, Site("m", "s", "up", 1), rows_conn=None, batch_rows=7)
+    found = undo_data.with_capture(conn, expansion, undo, Site("m", "s", "up", 1), rows_conn=None, batch_rows=7)
     (step,) = found.expansion.steps
     assert step.batches is not None
     assert {keep.table for keep in step.keeps} == {"public.t"}
 
 
 CANNOT = {
-    "TRUNCATE t CASCADE": "TRUNCATE tells no rows apart",
-    "DELETE FROM keyless": "public.keyless has no key",
-    "MERGE INTO t USING keyless AS k ON t.id = k.a WHEN MATCHED THEN DELETE": "it is no UPDATE, DELETE or INSERT",
-    "COPY t FROM '/tmp/file'": "it is no UPDATE, DELETE or INSERT",
+    "TRUNCATE t CASCADE": "TRUNCATE would keep the table locked",
+    "DELETE FROM keyless": "public.keyless has no unique key",
+    "MERGE INTO t USING keyless AS k ON t.id = k.a WHEN MATCHED THEN DELETE": "only an UPDATE, DELETE or INSERT shows "
+    "which rows it changes",
+    "COPY t FROM '/tmp/file'": "only an UPDATE, DELETE or INSERT shows which rows it changes",
 }
 
 
@@ -159,7 +160,7 @@ def test_a_form_of_several_steps_is_kept_around_the_one_that_destroys(conn: Conn
     add, drop = ("ADD CONSTRAINT short CHECK (length(b) < 50) NOT VALID", "DROP COLUMN a")
     steps = tuple(SafeStep(f"ALTER TABLE t {told}", "") for told in (add, drop, "VALIDATE CONSTRAINT short"))
     form = replace(as_written(sql), form="x", steps=steps)
-    found = undo_data.around(conn, form, way.undo, way.site, rows_conn=None, batch_rows=7)
+    found = undo_data.with_capture(conn, form, way.undo, way.site, rows_conn=None, batch_rows=7)
     assert [step.sql.endswith(told) for step in found.expansion.steps for told in (add, drop)].count(True) == 2
     with conn.transaction(force_rollback=True):
         conn.execute(sql.encode())
@@ -173,8 +174,8 @@ def test_a_form_of_several_steps_is_kept_around_the_one_that_destroys(conn: Conn
     assert checksums.checksums(conn) == rows
     assert [d.line() for d in diff(before, schema.snapshot(conn)) if d.change != "moved"] == []
     unknown = replace(form, steps=steps[::2])
-    found = undo_data.around(conn, unknown, way.undo, way.site, rows_conn=None, batch_rows=7)
-    assert found.because == "It cannot be undone, because none of its steps is known to destroy what would be kept."
+    found = undo_data.with_capture(conn, unknown, way.undo, way.site, rows_conn=None, batch_rows=7)
+    assert found.because == "It cannot be undone, because none of its steps is known to destroy what would be captured."
     assert found.expansion == unknown
 
 

@@ -11,7 +11,9 @@ import pytest
 from pgrunbook.errors import Refused
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
-from pgrunbook.undo_data import cannot_because, conflicts, keeping, kept_list, size_estimate
+from pgrunbook.undo_data import capture_batches, conflicts, list_entries
+from pgrunbook.undo_data.capture_rows import capture_obstacle
+from pgrunbook.undo_data.size_estimate import size_estimate
 from servers import Server
 from test_undo_data import PLACE, Conn, back, do, state, value
 
@@ -52,7 +54,7 @@ def test_all_levels_come_back(conn: Conn) -> None:
         wanted = state(conn, *TABLES)
     assert do(conn, "DELETE FROM shop WHERE id < 12") == 11
     assert state(conn, *TABLES) == wanted
-    (whole, *parts) = kept_list(conn)
+    (whole, *parts) = list_entries(conn)
     assert {part.part_of for part in parts} == {whole.id}
     assert [part.table.name for part in parts if part.kind == "update"] == ["orders", "note"]
     assert back(conn)[1] == 0
@@ -63,9 +65,9 @@ def test_batches_keep_what_each_of_them_reaches(conn: Conn) -> None:
     """A row that loses its reference in one batch, and goes in a later one, is as it was."""
     before = state(conn, *TABLES)
     statement = "DELETE FROM shop WHERE pgrunbook_range AND id < 16"
-    batches = keeping(conn, Batches("public", "shop", "shop", statement, ("id",), ("integer",), rows=3), PLACE)
+    batches = capture_batches(conn, Batches("public", "shop", "shop", statement, ("id",), ("integer",), rows=3), PLACE)
     assert run_batches(conn, batches, resume_from="loop").rows == 15
-    assert conflicts(conn, kept_list(conn)[0]).rows == 0
+    assert conflicts(conn, list_entries(conn)[0]).rows == 0
     assert back(conn)[1] == 0
     assert state(conn, *TABLES) == before
 
@@ -75,7 +77,7 @@ def test_conflict_in_a_table_that_was_reached_stops_it_all(conn: Conn) -> None:
     do(conn, "DELETE FROM shop WHERE id < 12")
     conn.execute("UPDATE note SET o = (SELECT min(id) FROM orders) WHERE id = 25")
     now = state(conn, *TABLES)
-    with pytest.raises(Refused, match="1 rows that 0001_data changed"):
+    with pytest.raises(Refused, match="somebody has changed 1 rows since 0001_data changed them"):
         back(conn)
     assert state(conn, *TABLES) == now
     assert back(conn, on_conflict="keep")[1] == 1
@@ -139,16 +141,16 @@ def test_table_whose_keys_are_deferrable_gets_its_rows_back(conn: Conn) -> None:
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
-        ("CREATE TABLE c (id integer REFERENCES shop ON DELETE CASCADE)", 'it cascades into "public"."c", which has no key by which to tell its rows apart'),
-        ("CREATE TABLE c (id integer PRIMARY KEY DEFAULT 1 REFERENCES shop ON DELETE SET DEFAULT)", 'it cascades into "public"."c", where foreign key "c_id_fkey" sets a default'),
+        ("CREATE TABLE c (id integer REFERENCES shop ON DELETE CASCADE)", 'it cascades into "public"."c", which has no unique key that identifies its rows'),
+        ("CREATE TABLE c (id integer PRIMARY KEY DEFAULT 1 REFERENCES shop ON DELETE SET DEFAULT)", 'it cascades into "public"."c", where foreign key "c_id_fkey" uses SET DEFAULT'),
         ("ALTER TABLE shop ADD parent integer REFERENCES shop ON DELETE CASCADE", 'it cascades in a circle, into "public"."shop"'),
-        ("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER f BEFORE UPDATE ON note FOR EACH ROW EXECUTE FUNCTION f()", 'it cascades into "public"."note", where a trigger changes what is written'),
+        ("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER f BEFORE UPDATE ON note FOR EACH ROW EXECUTE FUNCTION f()", 'it cascades into "public"."note", where a BEFORE UPDATE trigger may change more'),
     ],
 )  # fmt: skip
 def test_what_cannot_be_kept_below_is_told(conn: Conn, made: str, reason: str) -> None:
     """The reason names the table."""
     conn.execute(made)
-    assert cannot_because(conn, "DELETE FROM shop") == reason
+    assert capture_obstacle(conn, "DELETE FROM shop") == reason
 
 
 def test_key_that_others_follow_is_given_back_to_them_too(conn: Conn) -> None:
@@ -162,10 +164,10 @@ def test_key_that_others_follow_is_given_back_to_them_too(conn: Conn) -> None:
     assert state(conn, "shop", "follows") == before
     conn.execute("CREATE TABLE loses (id integer PRIMARY KEY, code text REFERENCES shop (code) ON UPDATE SET NULL)")
     assert (
-        cannot_because(conn, "UPDATE shop SET code = 'x'")
-        == 'foreign key "loses_code_fkey" gives rows that refer to it another value'
+        capture_obstacle(conn, "UPDATE shop SET code = 'x'")
+        == 'foreign key "loses_code_fkey" changes the rows that refer to it'
     )
-    assert cannot_because(conn, "UPDATE shop SET id = id") is None
+    assert capture_obstacle(conn, "UPDATE shop SET id = id") is None
 
 
 def test_unique_values_that_rows_took_over_go_back_in_turn(conn: Conn) -> None:

@@ -9,10 +9,11 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from conftest import connect
 from pgrunbook.config.targets import Target
 from pgrunbook.database.catalog import Catalog, Standing, Table, Use, Weight
 from pgrunbook.database.catalog_reader import read
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.effects.catalog_after import after
 from pgrunbook.effects.statements import effects
 from pgrunbook.review.column_usage import uses_of

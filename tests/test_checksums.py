@@ -341,7 +341,7 @@ def test_table_that_is_not_there_is_named(server: Server, database: Make) -> Non
     with pytest.raises(WrongInput) as error:
         _sum(server, name)
     assert str(error.value) == (
-        f'could not find table "public"."t"\nDetail: Looked in database "{name}".\n'
+        f'could not find table "public"."t"\nDetail: It is not in database "{name}".\n'
         "State: Nothing changed in the database."
     )
 

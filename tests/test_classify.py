@@ -7,9 +7,9 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from conftest import connect
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
-from pgrunbook.sql.classify import Policy, Type, waits_without_harm
+from pgrunbook.sql.classify import Policy, Type, wait_is_harmless
 from pgrunbook.sql.statements import parse
 
 COMPATIBLE, BREAKING, DATA = Type.COMPATIBLE, Type.BREAKING, Type.DATA
@@ -153,4 +153,4 @@ def test_only_what_makes_nobody_wait_may_wait_long() -> None:
         "REINDEX SCHEMA s",
     ]
     kinds = [parse(text, "m.sql")[0].kind for text in texts]
-    assert [waits_without_harm(kind) for kind in kinds] == [True, True, True, False, False]
+    assert [wait_is_harmless(kind) for kind in kinds] == [True, True, True, False, False]

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from acting import has_begun, newest_run, pgrunbook, wait_until
-from conftest import ROOT, do
-from pgrunbook import undo_data
+from conftest import ROOT, connect, do
+from pgrunbook import __version__, undo_data
 from pgrunbook.app.main import main
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
 
@@ -65,14 +64,14 @@ def in_form(text: str) -> list[str]:
         (["start", "release", "--target", "nowhere", "--no-lab"], 'target "nowhere" is not declared'),
         (["run", "release", "--target", "demo", "-p", "x"], 'parameter "x" has no value'),
         (["run", "release", "--target", "demo", "-p", "x=1"], 'parameter "x" is not known'),
-        (["run", "rollback", "--target", "demo", "-p", "migrations=1e5"], "the parameters of rollback are not right"),
+        (["run", "rollback", "--target", "demo", "-p", "migrations=1e5"], "the parameters of rollback are wrong"),
         (["run", "rollback", "--target", "demo", "-p", "migrations=1", "-p", "migrations=2"],
          'parameter "migrations" is given twice'),
-        (["run", "release", "--target", "demo", "-p", "accept=a.sql"], "the parameters of prepare are not right"),
-        (["run", "migrate", "--target", "demo", "-p", "approved=yes"], "the parameters of migrate are not right"),
+        (["run", "release", "--target", "demo", "-p", "accept=a.sql"], "the parameters of prepare are wrong"),
+        (["run", "migrate", "--target", "demo", "-p", "approved=yes"], "the parameters of migrate are wrong"),
         (["run", "release", "--target", "demo", "-p", "password=hunter2"], 'parameter "password" looks like a secret'),
-        (["run", "release", "--resume", "x"], "--resume goes on with a run as it was begun"),
-        (["run", "--resume", "x", "-p", "a=b"], "--resume goes on with a run as it was begun"),
+        (["run", "release", "--resume", "x"], "--resume goes on with a run as it was started"),
+        (["run", "--resume", "x", "-p", "a=b"], "--resume goes on with a run as it was started"),
         (["run", "--resume", "20990101"], 'could not find the run "20990101"'),
         (["show", "20990101"], 'could not find the run "20990101"'),
         (["start", "--resume", "20990101"], 'could not find the run "20990101"'),
@@ -81,10 +80,10 @@ def in_form(text: str) -> list[str]:
         (["undo-data", "list", "--target", "nowhere"], 'target "nowhere" is not declared'),
         (["undo-data", "purge"], "a target must be named"),
         (["undo-data", "purge", "--target", "nowhere"], 'target "nowhere" is not declared'),
-        (["undo-data", "purge", "--target", "demo", "--id", "3", "--all"], "the parameters of purge are not right"),
+        (["undo-data", "purge", "--target", "demo", "--id", "3", "--all"], "the parameters of purge are wrong"),
         (["undo-data", "purge", "--target", "demo", "--older-than", "3", "--all"],
-         "the parameters of purge are not right"),
-        (["run", "purge", "--target", "demo", "-p", "ids=x"], "the parameters of purge are not right"),
+         "the parameters of purge are wrong"),
+        (["run", "purge", "--target", "demo", "-p", "ids=x"], "the parameters of purge are wrong"),
         (["server", "start", "--name", "../x"], '"../x" cannot be the name of a server'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -161,7 +160,7 @@ def test_an_outputs_folder_that_cannot_be_is_told(
     monkeypatch.setenv("PGRUNBOOK_OUTPUTS", str(tmp_path / "file"))
     code, _, err = command("run", "release", "--target", "demo")
     assert code == 1
-    assert in_form(err)[0] == "could not make the folder of this run"
+    assert in_form(err)[0] == "could not create the folder of this run"
     assert "PGRUNBOOK_OUTPUTS" in err
 
 
@@ -281,18 +280,45 @@ def test_a_run_by_hand_is_opened_again_and_not_resumed(project: Project, command
     assert in_form(err)[-1] == f"Hint: Open its notebooks again: pgrunbook start --resume {made.run_id}"
 
 
+@pytest.mark.parametrize("how", ["run", "start"])
+def test_a_run_of_another_version_is_not_resumed(project: Project, command: Command, how: str) -> None:
+    """Both commands say which version made it, and what to do; neither the run nor the database changes."""
+    project(folder={"0001_a.sql": "SELECT 1 / 0;"})
+    options = ["--no-lab"] if how == "start" else []
+    assert command(how, "migrate", "--target", "demo", *options)[0] == (0 if how == "start" else 1)
+    made = newest_run()
+    assert made is not None
+    assert made.versions["pgrunbook"] == __version__
+    again = f"pgrunbook {how} migrate --target demo"
+    for version in ("0.1.0", "9.0.0", ""):  # older, newer, not recorded
+        made.versions = {"pgrunbook": version} if version else {}
+        made.save()
+        before = {path.name: path.read_bytes() for path in made.folder.iterdir() if path.is_file()}
+        name = f"pgrunbook {version}" if version else "that version"
+        code, out, err = command(how, "--resume", made.run_id, *options)
+        assert (code, out) == (2, "")
+        assert in_form(err) == [
+            f"run {made.run_id} was made by pgrunbook {version or 'before 0.2.0'}, and this is {__version__}",
+            "Detail: The plan and the record of a run are for the version that made it.",
+            "State: Nothing changed in the database.",
+            f"Hint: Install {name} to go on with the run; where nothing of it was applied, start a new one: {again}",
+        ]
+        assert {path.name: path.read_bytes() for path in made.folder.iterdir() if path.is_file()} == before
+        assert not made.is_held()
+
+
 @pytest.mark.slow
 def test_undo_data_lists_what_is_kept_and_lets_go_of_it(project: Project, command: Command) -> None:
     """A table or JSON, nothing where nothing is kept; purge is a run, with the last lines and exit codes of one."""
     target = project(folder=FOLDER)
-    assert command("undo-data", "list", "--target", "demo") == (0, "Nothing is kept in this database.\n", "")
+    assert command("undo-data", "list", "--target", "demo") == (0, "No undo data is kept in this database.\n", "")
     assert command("undo-data", "list", "--target", "demo", "--json") == (0, "[]\n", "")
     do(target, "CREATE TABLE t (id int PRIMARY KEY, b text); INSERT INTO t SELECT i, 'b' FROM generate_series(1, 9) i")
     made_at = datetime(2026, 1, 22, 16, 54, tzinfo=UTC)
     with connect(target, purpose="test") as conn:
         for step in (1, 2):
             place = undo_data.StepKey("some-run", "0001_a", "up", step)
-            text = undo_data.keeping_statement(conn, "UPDATE t SET b = 'x'", place, keep_until=made_at)
+            text = undo_data.capture_statement(conn, "UPDATE t SET b = 'x'", place, keep_until=made_at)
             conn.execute(text)
         conn.execute("UPDATE pgrunbook.kept SET made_at = %s", [made_at])
         conn.execute("UPDATE pgrunbook.kept SET keep_until = NULL, state = 'giving back' WHERE id = 2")
@@ -306,7 +332,7 @@ def test_undo_data_lists_what_is_kept_and_lets_go_of_it(project: Project, comman
         "1", "0001_a (up)", "some-run", "1", "rows updated (b)", "public.t", "9", "16 kB", "2026-01-22 16:54Z",
         "2026-01-22 16:54Z, over", "kept",
     ]  # fmt: skip
-    assert second[9:] == ["no end", "giving back (0 rows so far)"]
+    assert second[9:] == ["no end", "reverting (0 rows so far)"]
     code, out, err = command("undo-data", "list", "--target", "demo", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)[1]
@@ -323,14 +349,14 @@ def test_undo_data_lists_what_is_kept_and_lets_go_of_it(project: Project, comman
     code, out, err = command("undo-data", "purge", "--target", "demo", "--all")
     assert (code, out) == (3, "")
     assert err.rstrip().splitlines()[-1].startswith("refused: ")
-    assert "cannot let go of what is still needed: 1 thing" in err
+    assert "cannot purge undo data that is still needed: 1 item" in err
     code, out, err = command("undo-data", "purge", "--target", "demo", "--older-than", "1", "--force")
     assert (code, out) == (0, "")
     made = newest_run()
     assert made is not None
     assert err.endswith(f"done: {made.folder}\n")
     assert made.runbook == "purge"
-    assert made.parts[0].says == "2 things are let go, 33 kB freed; nothing is kept any more."
+    assert made.parts[0].says == "2 items are purged, 33 kB freed; no undo data is left."
 
 
 def test_undo_data_that_cannot_be_read_is_told(project: Project, command: Command) -> None:

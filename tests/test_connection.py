@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -16,7 +17,7 @@ from conftest import do, rows
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
-from pgrunbook.database.connection import connect, limit, limit_locally, reset, transaction
+from pgrunbook.database.connection import OURS, connect, limit, limit_locally, reset, transaction
 from pgrunbook.errors import RunbookError, Unreachable, WrongInput
 from scenes import error_of, is_at, kill, until
 
@@ -75,11 +76,11 @@ def test_a_transaction_is_there_as_a_whole_or_not_at_all(project: Project) -> No
     with connect(target) as conn:
         for error in (ValueError, KeyboardInterrupt):
             with pytest.raises(error):
-                within(conn, lambda: conn.execute("CREATE TABLE a ()"), failing(error))
+                within(conn, lambda: conn.execute("CREATE TABLE public.a ()"), failing(error))
         with pytest.raises(psycopg.errors.DivisionByZero):
-            within(conn, lambda: conn.execute("CREATE TABLE a (); SELECT 1 / 0"))
+            within(conn, lambda: conn.execute("CREATE TABLE public.a (); SELECT 1 / 0"))
         assert rows(target, "SELECT to_regclass('a')") == [(None,)]
-        within(conn, lambda: conn.execute("CREATE TABLE a ()"))
+        within(conn, lambda: conn.execute("CREATE TABLE public.a ()"))
     assert rows(target, "SELECT to_regclass('a')::text") == [("a",)]
 
 
@@ -140,7 +141,10 @@ def test_an_address_that_does_not_answer_is_told_without_its_password(
     monkeypatch.setenv("ADDRESS", address.format(ENCODED))
     error = error_of(lambda: connect(Target(name="prod", url_from="ADDRESS")))
     assert isinstance(error, Unreachable)
-    assert error.hint == "Check that the server runs, the service file, and that this machine is let in."
+    assert (
+        error.hint
+        == "Check that the server runs, that the service file is right, and that pg_hba.conf lets this machine in."
+    )
     assert_silent(error)
 
 
@@ -207,8 +211,10 @@ def test_options_of_the_address_are_kept_beside_ours(project: Project, monkeypat
     url = f"postgresql://postgres@/{address['dbname']}?host={address['host']}&options=-c%20search_path%3Dapp"
     monkeypatch.setenv("ADDRESS", url)
     with connect(Target(name="prod", url_from="ADDRESS")) as conn:
-        found = conn.execute("SELECT current_setting('search_path'), current_setting('lock_timeout')").fetchone()
-    assert found == ("app", "2s")
+        asked = "SELECT current_setting('search_path'), current_setting('lock_timeout')"
+        with conn.as_target():
+            assert conn.execute(asked).fetchone() == ("app", "2s")
+        assert conn.execute(asked).fetchone() == ("pg_catalog, pg_temp", "2s")
 
 
 def test_a_statement_ends_when_its_client_is_gone(project: Project) -> None:
@@ -235,3 +241,60 @@ def test_a_program_is_given_every_keyword_that_libpq_has_a_variable_for(
     monkeypatch.setenv("STAGING", conninfo.make_conninfo("", **given))
     target = Target(name="staging", url_from="STAGING", migrations=tmp_path)
     assert connection.environment(target) == {variables[keyword]: value for keyword, value in given.items()}
+
+
+PATHS = [
+    ("SET search_path = app", "app", "app"),
+    ("SET LOCAL search_path = app", "app", '"$user", public'),
+    ("SELECT pg_catalog.set_config('search_path', 'app', false)", "app", "app"),
+    ("SELECT pg_catalog.set_config('search_path', 'app', true)", "app", '"$user", public'),
+    ("SET search_path = app; RESET search_path", '"$user", public', '"$user", public'),
+    ("SET search_path = app; RESET ALL", '"$user", public', '"$user", public'),
+    ("SET search_path = app; SET LOCAL search_path = other", "other", "app"),
+]
+
+
+@pytest.mark.parametrize(("said", "inside", "after"), PATHS)
+def test_the_path_that_a_migration_sets_is_its_own_and_never_ours(
+    said: str, inside: str, after: str, project: Project
+) -> None:
+    """As in a plain session: SET LOCAL ends with its transaction, SET holds, an abort takes both back."""
+    path = "SHOW search_path"
+    with connect(project(folder={})) as conn:
+        for aborts in (False, True):
+            acts = [lambda: conn.execute("SELECT 1 / 0")] if aborts else []
+            with suppress(psycopg.errors.DivisionByZero):
+                within(conn, lambda: set_as_target(conn, said, inside), *acts)
+            assert conn.execute(path).fetchone() == (OURS,)
+            with conn.as_target():
+                assert conn.execute(path).fetchone() == ('"$user", public' if aborts else after,)
+            reset(conn)
+        assert conn.execute(path).fetchone() == (OURS,)
+
+
+def set_as_target(conn: connection.Connection, said: str, inside: str) -> None:
+    """Set something as a migration does, and see that it holds there, and there only."""
+    with conn.as_target():
+        for statement in said.split("; "):
+            conn.execute(statement.encode())
+    assert conn.execute("SHOW search_path").fetchone() == (OURS,)
+    with conn.as_target():
+        assert conn.execute("SHOW search_path").fetchone() == (inside,)
+
+
+def test_deferred_triggers_of_the_application_find_their_names(project: Project) -> None:
+    """They run at COMMIT, when our own rows are written already."""
+    target = project(folder={})
+    do(target, "CREATE TABLE a (n int); CREATE TABLE b (n int)")
+    body = "BEGIN INSERT INTO b VALUES (NEW.n); RETURN NULL; END"
+    do(target, f"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS '{body}'")
+    deferred = "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION f()"
+    do(target, f"CREATE CONSTRAINT TRIGGER t AFTER INSERT ON a {deferred}")
+    with connect(target) as conn:
+        with transaction(conn, lock_timeout_ms=1000, statement_timeout_ms=9000):
+            with conn.as_target():
+                conn.execute("INSERT INTO a VALUES (1)")
+            conn.execute("SELECT 1")
+        with conn.transaction(), conn.as_target():
+            conn.execute("INSERT INTO a VALUES (2)")
+    assert rows(target, "SELECT n FROM b ORDER BY n") == [(1,), (2,)]

@@ -12,10 +12,9 @@ from urllib.parse import quote
 
 import pytest
 
-from conftest import ROOT, Site, do, rows, write_folder
+from conftest import ROOT, Site, connect, do, rows, write_folder
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import History, State
 from pgrunbook.plan.plan import Plan
@@ -225,7 +224,7 @@ def test_an_older_one_that_came_later_is_out_of_order(project: Project) -> None:
     assert [entry.state for entry in found.entries] == ["applied", "out_of_order", "applied"]
     [problem] = found.problems()
     assert problem.note == (
-        "Older than 20260103000000_six, which is applied. dbmate applies it all the same (but with --strict), in "
+        "Older than 20260103000000_six, which is applied. dbmate applies it anyway (except with --strict), in "
         "another order than on a new database. Give it a new version, so that it is the newest, or apply it on purpose."
     )
     assert found.pending() == found.problems(out_of_order=True) == []
@@ -283,9 +282,9 @@ def test_a_kind_that_is_named_counts(project: Project) -> None:
     target = project(folder={"0001_a.sql": "SELECT 1;\n"}, history="dbmate")
     assert message_of(target) == (
         'FOLDER/0001_a.sql, line 1: the file has no "-- migrate:up"\n'
-        "Detail: dbmate looks for it at the beginning of a line, in small letters; the line is: 'SELECT 1;'\n"
+        "Detail: dbmate expects it at the beginning of a line, in lower case; the line is: 'SELECT 1;'\n"
         f"{STATE}\n"
-        'Hint: Write "-- migrate:up" above the statements, and "-- migrate:down" above the way back.'
+        'Hint: Write "-- migrate:up" above the statements, and "-- migrate:down" above those that undo them.'
     )
 
 
@@ -313,11 +312,13 @@ def test_a_table_in_another_schema_has_to_be_told_apart(project: Project) -> Non
     target = project(folder=FOLDER)
     do(target, "CREATE SCHEMA auth CREATE TABLE schema_migrations (version varchar(255) PRIMARY KEY)")
     assert message_of(target) == (
-        "could not tell the history table: there is no public.schema_migrations, but auth.schema_migrations\n"
-        "Detail: dbmate takes the search_path of its URL, which is not known here; "
+        "cannot tell which history table to use: "
+        "public.schema_migrations does not exist, but auth.schema_migrations does\n"
+        "Detail: dbmate uses the search_path of its URL, which pgrunbook does not know; "
         "with the wrong table every migration would run again.\n"
         f"{STATE}\n"
-        'Hint: Name the schema in targets.toml: history_schema = "public" begins anew where the other is not dbmate\'s.'
+        "Hint: Name the schema in targets.toml: "
+        'history_schema = "public" starts a new history if the other table is not dbmate\'s.'
     )
     assert read(target.model_copy(update={"history_schema": "public"})).qualified_table == "public.schema_migrations"
     assert read(target.model_copy(update={"history_schema": "auth"})).exists
@@ -332,7 +333,7 @@ def test_unknown_columns_are_refused(project: Project, columns: str) -> None:
     do(target, f"CREATE TABLE schema_migrations ({columns})")
     told = message_of(target).splitlines()
     assert told[0] == "cannot read the history table public.schema_migrations: its columns are unknown"
-    assert told[1].endswith("; known are dbmate's (version) of a type for text.")
+    assert told[1].endswith("; expected are dbmate's (version) of a type for text.")
 
 
 def test_a_row_without_a_version_is_refused(project: Project) -> None:
@@ -352,38 +353,38 @@ REFUSED = {
         "SELECT 1;\n  -- Migrate:Up\nSELECT 1;\n-- migrate:down\n",
         (
             'FOLDER/2_b.sql, line 2: the file has no "-- migrate:up"\n'
-            "Detail: dbmate looks for it at the beginning of a line, in small letters; "
+            "Detail: dbmate expects it at the beginning of a line, in lower case; "
             "the line is: '  -- Migrate:Up'\n"
             f"{STATE}\n"
-            'Hint: Write "-- migrate:up" above the statements, and "-- migrate:down" above the way back.'
+            'Hint: Write "-- migrate:up" above the statements, and "-- migrate:down" above those that undo them.'
         ),
     ),
     "byte order mark": (
         f"\ufeff{UP}SELECT 1;\n{DOWN}",
         (
             'FOLDER/2_b.sql, line 1: the file has no "-- migrate:up"\n'
-            "Detail: dbmate looks for it at the beginning of a line, in small letters; "
+            "Detail: dbmate expects it at the beginning of a line, in lower case; "
             "the line is: '\\ufeff-- migrate:up'\n"
             f"{STATE}\n"
-            'Hint: Write "-- migrate:up" above the statements, and "-- migrate:down" above the way back.'
+            'Hint: Write "-- migrate:up" above the statements, and "-- migrate:down" above those that undo them.'
         ),
     ),
     "two ups": (
         f"{UP}SELECT 1;\n{DOWN}{UP}SELECT 2;\n{DOWN}",
         (
             'FOLDER/2_b.sql, line 4: a second "-- migrate:up"\n'
-            "Detail: A file has one version, which dbmate cannot record for two sections.\n"
+            "Detail: A file has one version, and dbmate cannot record two sections under it.\n"
             f"{STATE}\n"
-            "Hint: Make it a migration of its own, or one section of both."
+            "Hint: Move the section into a migration of its own, or merge both sections."
         ),
     ),
     "two downs": (
         f"{UP}SELECT 1;\n{DOWN}SELECT 2;\n\n{DOWN}SELECT 3;\n",
         (
             'FOLDER/2_b.sql, line 6: a second "-- migrate:down"\n'
-            "Detail: A file has one version, which dbmate cannot record for two sections.\n"
+            "Detail: A file has one version, and dbmate cannot record two sections under it.\n"
             f"{STATE}\n"
-            "Hint: Make it a migration of its own, or one section of both."
+            "Hint: Move the section into a migration of its own, or merge both sections."
         ),
     ),
     "no down": (
@@ -392,25 +393,25 @@ REFUSED = {
             'FOLDER/2_b.sql, line 3: no "-- migrate:down" follows "-- migrate:up"\n'
             "Detail: dbmate refuses a file without it.\n"
             f"{STATE}\n"
-            'Hint: Add "-- migrate:down" at the end, with nothing below it where there is no way back.'
+            'Hint: Add "-- migrate:down" at the end; leave it empty when there is no way back.'
         ),
     ),
     "SQL before": (
         f"-- why\n\nSET x.y = 1;\n{UP}SELECT 1;\n{DOWN}",
         (
-            'FOLDER/2_b.sql, line 3: it stands before "-- migrate:up"\n'
-            "Detail: dbmate refuses all but comments with -- there; the line is: SET x.y = 1;\n"
+            'FOLDER/2_b.sql, line 3: this line is before "-- migrate:up"\n'
+            "Detail: dbmate allows only comments with -- there; the line is: SET x.y = 1;\n"
             f"{STATE}\n"
-            "Hint: Move it below that line."
+            'Hint: Move it below "-- migrate:up".'
         ),
     ),
     "a comment of C before": (
         f"/* why */\n{UP}SELECT 1;\n{DOWN}",
         (
-            'FOLDER/2_b.sql, line 1: it stands before "-- migrate:up"\n'
-            "Detail: dbmate refuses all but comments with -- there; the line is: /* why */\n"
+            'FOLDER/2_b.sql, line 1: this line is before "-- migrate:up"\n'
+            "Detail: dbmate allows only comments with -- there; the line is: /* why */\n"
             f"{STATE}\n"
-            "Hint: Move it below that line."
+            'Hint: Move it below "-- migrate:up".'
         ),
     ),
 }
@@ -442,9 +443,9 @@ def test_an_option_that_dbmate_would_pass_over_is_refused(project: Project, text
     """Somebody wrote it on purpose, and dbmate would run the file as if it were not there."""
     assert message_of(project(folder={"1_a.sql": text})) == (
         f'FOLDER/1_a.sql, line {line}: unknown option "{option}"\n'
-        "Detail: dbmate passes over it without a word; known are transaction:true and transaction:false.\n"
+        "Detail: dbmate silently ignores it; the options are transaction:true and transaction:false.\n"
         f"{STATE}\n"
-        "Hint: Correct it, or take it out."
+        "Hint: Correct or remove it."
     )
 
 
@@ -453,7 +454,7 @@ def test_two_files_of_one_version_are_refused(project: Project) -> None:
     target = project(folder={"1_a.sql": both("SELECT 1;"), "10_b.sql": both(""), "1_a.down.sql": both("SELECT 2;")})
     assert message_of(target) == (
         "two migrations have the version 1\n"
-        "Detail: FOLDER/1_a.down.sql and 1_a.sql; dbmate takes both for applied once one of them is.\n"
+        "Detail: FOLDER/1_a.down.sql and 1_a.sql; when one of them is applied, dbmate takes both for applied.\n"
         f"{STATE}\n"
         "Hint: Give the one that is not applied anywhere a version of its own."
     )
@@ -464,9 +465,9 @@ def test_a_file_that_dbmate_passes_over_is_refused(project: Project, name: str) 
     """Nothing is left out of a folder without a word."""
     assert message_of(project(folder={"1_a.sql": both("SELECT 1;"), name: both("SELECT 1;")})) == (
         f"FOLDER/{name} has no version\n"
-        "Detail: A migration of dbmate is called YYYYMMDDHHMMSS_name.sql; dbmate passes over every other file.\n"
+        "Detail: dbmate's migrations are named YYYYMMDDHHMMSS_name.sql; it ignores every other file.\n"
         f"{STATE}\n"
-        "Hint: Give it a version, or take it out of the folder."
+        "Hint: Give it a version, or remove it from the folder."
     )
 
 

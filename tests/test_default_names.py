@@ -40,7 +40,7 @@ def test_name_is_the_one_that_the_server_chooses(stage: Stage, table: str, colum
     taken: set[str] = set()
     for label, statement in (("idx", "CREATE INDEX ON {} ({})"), ("key", "ALTER TABLE {} ADD UNIQUE ({})")) * 2:
         conn.execute(sql.SQL(statement).format(sql.Identifier(table), listed))
-        chosen = default_names.chosen(table, default_names.joined(columns), label, taken)
+        chosen = default_names.free_name(table, default_names.joined_columns(columns), label, taken)
         taken.add(chosen)
         there = {row[0] for row in conn.execute("SELECT relname::text FROM pg_class WHERE relkind = 'i'").fetchall()}
         assert chosen in there

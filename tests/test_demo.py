@@ -55,7 +55,7 @@ def test_only_a_database_of_an_embedded_server_is_made_anew(project: Callable[..
     os.environ["ADDRESS_OF_DEMO"] = "postgresql://localhost/real"
     try:
         project(server=None, database=None, url_from="ADDRESS_OF_DEMO")
-        with pytest.raises(WrongInput, match="so the demo leaves it alone"):
+        with pytest.raises(WrongInput, match="so the demo does not touch it"):
             demo.set_up(10)
     finally:
         del os.environ["ADDRESS_OF_DEMO"]

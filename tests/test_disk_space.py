@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do
+from conftest import connect, do
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.draft import disk_space, release
 from pgrunbook.draft.disk_space import Need
 from pgrunbook.errors import Refused

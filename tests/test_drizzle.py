@@ -208,7 +208,7 @@ def test_out_of_order_is_an_error_and_can_be_applied_on_purpose(
 
     assert states(found)[NAMES[1]] is State.OUT_OF_ORDER
     assert [entry.name for entry in found.problems()] == NAMES[1:2]
-    assert ("skips it without a word" if major == "0" else "applies it all the same") in found.problems()[0].note
+    assert ("silently skips it" if major == "0" else "applies it anyway") in found.problems()[0].note
     assert found.pending() == found.problems(out_of_order=True) == []
     apply(conn, found, found.pending(out_of_order=True))
     before = rows_of(conn)
@@ -228,7 +228,7 @@ def test_edited_is_an_error(drizzle: Path, conn: Connection, tmp_path: Path, maj
     assert (problem.name, problem.state) == (NAMES[0], State.EDITED)
     assert problem.note == (
         f"Its file was changed after it was applied (sha256 {sha(FIRST)[:12]} then, "
-        f"{sha(FIRST + chr(10))[:12]} now); Drizzle does not look. "
+        f"{sha(FIRST + chr(10))[:12]} now); Drizzle does not check. "
         "Bring the applied text back from git, and put the change into a new migration."
     )
 
@@ -355,7 +355,7 @@ def test_a_second_row_is_a_duplicate(conn: Connection, tmp_path: Path, major: st
     assert [entry.state for entry in found.entries] == ["applied", "duplicate", "applied", "applied"]
     [problem] = found.problems()
     assert problem.note == (
-        "Recorded twice, in rows 1 and 4: it may have run twice. Look what it did to the database, then delete row 4."
+        "Recorded twice, in rows 1 and 4: it may have run twice. Check what it did to the database, then delete row 4."
     )
     roll_back(conn, found, problem)
     assert read(conn, folder).problems() == []
@@ -408,7 +408,7 @@ def test_times_are_the_watermark_of_the_betas(conn: Connection, tmp_path: Path) 
     version_0(conn, (TEXTS[NAMES[1]], FIRST_MS + DAY_MS))
     found = read(conn, folder)
     assert [entry.state for entry in found.entries] == ["out_of_order", "applied", "pending"]
-    assert "Drizzle before 1.0.0-beta.13 skips it" in found.entries[0].note
+    assert "Drizzle before 1.0.0-beta.13 silently skips it" in found.entries[0].note
 
 
 # Where the table is
@@ -481,8 +481,8 @@ def test_a_configuration_that_computes_the_name_is_refused(conn: Connection, tmp
     folder = folder_of(tmp_path / "migrations", "1")
     write(tmp_path, {"drizzle.config.ts": "export default { migrations: { schema: process.env.SCHEMA } }"})
     assert message_of(conn, folder).replace(str(tmp_path), "PACKAGE") == (
-        "could not tell the history table from PACKAGE/drizzle.config.ts\n"
-        "Detail: The database has none yet, and the configuration computes its name; it is not run here.\n"
+        "cannot read the name of the history table from PACKAGE/drizzle.config.ts\n"
+        "Detail: The database has none yet, and the configuration computes its name; pgrunbook does not run it.\n"
         "State: Nothing changed in the database.\n"
         "Hint: Name it in targets.toml: history_schema and history_table."
     )
@@ -499,11 +499,11 @@ def test_a_configuration_that_contradicts_the_database_is_refused(conn: Connecti
     apply(conn, read(conn, folder))
     write(tmp_path, {"drizzle.config.ts": 'export default { migrations: { schema: "public" } }'})
     assert message_of(conn, folder).replace(str(tmp_path), "PACKAGE") == (
-        "PACKAGE/drizzle.config.ts names another history table than the database has\n"
+        "PACKAGE/drizzle.config.ts names a history table that does not exist\n"
         "Detail: public.__drizzle_migrations does not exist; the database has drizzle.__drizzle_migrations. "
-        "If that is this folder's, Drizzle itself would run every migration again.\n"
+        "If that belongs to this folder, Drizzle would run every migration again.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Correct the configuration, or name the table that counts in targets.toml: "
+        "Hint: Correct the configuration, or name the right table in targets.toml: "
         "history_schema and history_table."
     )
     assert read(conn, folder, history_schema="drizzle").pending() == []
@@ -519,18 +519,20 @@ def test_unknown_columns_are_refused(conn: Connection, tmp_path: Path, columns: 
     told = message_of(conn, folder_of(tmp_path, "0")).splitlines()
     assert told[0] == "cannot read the history table public.__drizzle_migrations: its columns are unknown"
     assert told[1].startswith("Detail: It has (id integer, hash text")
-    assert told[1].endswith("known are Drizzle's (id, hash, created_at) and (id, hash, created_at, name, applied_at).")
+    assert told[1].endswith(
+        "expected are Drizzle's (id, hash, created_at) and (id, hash, created_at, name, applied_at)."
+    )
 
 
 def test_an_upgraded_table_and_a_journal_are_refused(drizzle: Path, conn: Connection, tmp_path: Path) -> None:
     """The folder is older than the database."""
     run_drizzle(drizzle, "1", conn, folder_of(tmp_path / "new", "1"))
     assert message_of(conn, folder_of(tmp_path / "old", "0")) == (
-        "FOLDER is of Drizzle 0.x, but drizzle.__drizzle_migrations was upgraded by Drizzle 1.0\n"
-        "Detail: The folder has meta/_journal.json; the table has the column name.\n"
+        "FOLDER has the layout of Drizzle 0.x, but Drizzle 1.0 has upgraded drizzle.__drizzle_migrations\n"
+        'Detail: The folder has meta/_journal.json; the table has the column "name".\n'
         "State: Nothing changed in the database.\n"
         'Hint: Run "drizzle-kit up" of drizzle-kit 1.0 on the folder, '
-        "or take the folder from where that was done."
+        "or use the folder where that was done."
     )
 
 
@@ -552,11 +554,11 @@ def test_a_folder_of_both_layouts_is_refused(conn: Connection, tmp_path: Path) -
         ('{"entries": [', "Line 1, column 14: Expecting value."),
         ("[]", 'It has no list "entries".'),
         ('{"entries": {}}', 'It has no list "entries".'),
-        ('{"dialect": "mysql", "entries": []}', "It is of dialect 'mysql', not postgresql."),
+        ('{"dialect": "mysql", "entries": []}', "Its dialect is 'mysql', not postgresql."),
         ('{"entries": [7]}', 'Entry 0 has no "tag" that is the name of a file.'),
         ('{"entries": [{"tag": "../a", "when": 1}]}', 'Entry 0 has no "tag" that is the name of a file.'),
         ('{"entries": [{"tag": "a", "when": "1"}]}', 'Entry 0 ("a") has no "when" in whole milliseconds.'),
-        ('{"entries": [{"tag": "a", "when": 1}, {"tag": "a", "when": 2}]}', '"a" is in it 2 times.'),
+        ('{"entries": [{"tag": "a", "when": 1}, {"tag": "a", "when": 2}]}', 'It lists "a" 2 times.'),
     ],
 )
 def test_a_broken_journal_is_refused(conn: Connection, tmp_path: Path, journal: str, detail: str) -> None:
@@ -566,7 +568,7 @@ def test_a_broken_journal_is_refused(conn: Connection, tmp_path: Path, journal: 
         "could not read the journal FOLDER/meta/_journal.json\n"
         f"Detail: {detail}\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Bring it back from git, or mend it by hand; a merge may have broken it."
+        "Hint: Bring it back from git, or repair it by hand; a merge may have broken it."
     )
 
 
@@ -581,9 +583,9 @@ def test_an_entry_without_its_file_is_refused(conn: Connection, tmp_path: Path) 
     (tmp_path / f"{NAMES[1]}.sql").unlink()
     assert message_of(conn, tmp_path) == (
         f"could not find FOLDER/{NAMES[1]}.sql\n"
-        f'Detail: meta/_journal.json has an entry "{NAMES[1]}", and Drizzle stops there.\n'
+        f'Detail: meta/_journal.json lists "{NAMES[1]}", and Drizzle fails without the file.\n'
         "State: Nothing changed in the database.\n"
-        "Hint: Bring the file back from git, or take the entry out if it was never applied."
+        "Hint: Bring the file back from git, or remove the entry if it was never applied."
     )
 
 
@@ -591,7 +593,7 @@ def test_an_entry_without_its_file_is_refused(conn: Connection, tmp_path: Path) 
     ("major", "name", "why"),
     [
         ("0", "0003_new.sql", "meta/_journal.json has no entry for it, so Drizzle would never apply it."),
-        ("0", "0003_new.down.sql", "It is the way back of a migration that is not there."),
+        ("0", "0003_new.down.sql", "It undoes a migration that is not in the folder."),
         ("1", "a.sql", "Here a migration is a folder with a migration.sql, so Drizzle would never apply it."),
     ],
 )
@@ -604,7 +606,7 @@ def test_a_file_that_drizzle_would_never_apply_is_refused(
         f"FOLDER/{name} is not a migration that Drizzle knows\n"
         f"Detail: {why}\n"
         "State: Nothing changed in the database.\n"
-        'Hint: Take it out of the folder, or generate it with "drizzle-kit generate --custom".'
+        'Hint: Remove it from the folder, or generate it with "drizzle-kit generate --custom".'
     )
 
 
@@ -613,7 +615,7 @@ def test_a_lost_journal_does_not_make_the_folder_plain(conn: Connection, tmp_pat
     write(tmp_path, {"0000_a.sql": "SELECT 1", "meta/0000_snapshot.json": "{}"})
     assert message_of(conn, tmp_path) == (
         "FOLDER has no meta/_journal.json\n"
-        "Detail: Without it the times by which Drizzle knows its migrations are not known.\n"
+        "Detail: It holds the times by which Drizzle identifies its migrations.\n"
         "State: Nothing changed in the database.\n"
         "Hint: Bring it back from git; drizzle-kit writes it beside the migrations."
     )
@@ -621,7 +623,7 @@ def test_a_lost_journal_does_not_make_the_folder_plain(conn: Connection, tmp_pat
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("new", "it is not of the form YYYYMMDDHHMMSS"), ("20261301000000_x", "unconverted data remains")],
+    [("new", "it does not have the form YYYYMMDDHHMMSS"), ("20261301000000_x", "unconverted data remains")],
 )
 def test_a_folder_without_a_time_is_refused(conn: Connection, tmp_path: Path, name: str, why: str) -> None:
     """Drizzle would record NaN for it, and fail after it had applied it."""

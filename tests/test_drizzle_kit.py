@@ -48,21 +48,23 @@ def test_a_failure_is_told_with_what_drizzle_kit_said(package: Package, tmp_path
     error = error_of(lambda: generate_migrations(package("echo schema is broken; exit 3")))
     assert isinstance(error, StatementFailed)
     assert str(error) == (
-        "could not generate migrations: it ended with code 3\n"
-        "Detail: drizzle-kit says: schema is broken.\n"
+        "could not generate migrations: it exited with code 3\n"
+        "Detail: drizzle-kit printed: schema is broken.\n"
         "State: Nothing changed in the database.\n"
-        f"Hint: Run npm run db:generate by hand in {tmp_path}, answer its questions, then prepare again."
+        f"Hint: Run npm run db:generate in {tmp_path} yourself, answer its questions, then prepare again."
     )
     (tmp_path / "package.json").write_text('{"scripts": {"db:generate": "exit 1"}}')
     silent = error_of(lambda: generate_migrations(Target(name="d", server="m", migrations=tmp_path / "migrations")))
-    assert silent.detail == "drizzle-kit says: nothing at all, as it does for most errors."
+    assert silent.detail == "drizzle-kit printed: nothing, as for most errors."
 
 
 @needs_npm
 def test_a_question_counts_as_a_failure(package: Package) -> None:
     """drizzle-kit ends with 0 when it wants to ask and nobody can answer."""
     error = error_of(lambda: generate_migrations(package("echo Error: Interactive prompts require a TTY terminal")))
-    assert error.message == "could not generate migrations: it wants to ask whether something was renamed or created"
+    assert error.message == (
+        "could not generate migrations: it asks whether something was renamed or created, and nobody can answer here"
+    )
 
 
 @needs_npm
@@ -70,7 +72,7 @@ def test_what_does_not_end_is_stopped(package: Package, monkeypatch: pytest.Monk
     """There is a limit of time."""
     monkeypatch.setattr(drizzle_kit, "TIMEOUT_S", 1)
     error = error_of(lambda: generate_migrations(package("exec sleep 5")))
-    assert error.message == "could not generate migrations: it did not end within 1 s"
+    assert error.message == "could not generate migrations: it did not finish within 1 s"
 
 
 def test_what_is_missing_is_named(package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

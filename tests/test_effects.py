@@ -13,6 +13,7 @@ import pytest
 from pgrunbook.branches.binaries import installation
 from pgrunbook.database.catalog import UNKNOWN, Catalog
 from pgrunbook.database.catalog_reader import read
+from pgrunbook.database.connection import Connection
 from pgrunbook.effects.result import Effects
 from pgrunbook.effects.statements import effects
 from pgrunbook.review.safe_mode import refusals
@@ -209,8 +210,8 @@ def test_what_runs_outside_a_transaction_is_known_too(past: Past, statement: str
     host = past.conn.info.host
     seen: set[str] = set()
     with (
-        psycopg.connect(host=host, user="postgres", dbname="effects", autocommit=True) as other,
-        psycopg.connect(host=host, user="postgres", dbname="effects", autocommit=True) as watcher,
+        Connection.connect(host=host, user="postgres", dbname="effects", autocommit=True) as other,
+        Connection.connect(host=host, user="postgres", dbname="effects", autocommit=True) as watcher,
         past.conn.transaction(force_rollback=True),
     ):
         past.conn.execute("LOCK TABLE shop.plain IN SHARE UPDATE EXCLUSIVE MODE")

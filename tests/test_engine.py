@@ -201,7 +201,7 @@ def test_a_cell_that_ignores_the_interrupt_is_killed(out: Path) -> None:
     runner.communicate(timeout=30)
     assert runner.returncode == 1
     assert record(out) == TRUE
-    says = "the run was told to stop (SIGTERM) in this cell, which did not end in time and was killed"
+    says = "the run was stopped (SIGTERM) in this cell, which did not end in time and was killed"
     assert errors(out) == [("Stopped", says)]
 
 
@@ -243,9 +243,9 @@ def test_a_cell_that_answers_an_interrupt_with_another_error_was_stopped(out: Pa
     assert (raised.ename, raised.traceback) == (
         "Stopped",
         [
-            "the run was told to stop (SIGTERM) in this cell",
+            "the run was stopped (SIGTERM) in this cell",
             "State: as the database says (schema pgrunbook, history table); an open transaction was aborted.",
-            "Hint: go on at the first step not done: pgrunbook run --resume, or run this notebook again.",
+            "Hint: go on at the first step that is not done: pgrunbook run --resume, or run this notebook again.",
         ],
     )
     assert record(out) == TRUE
@@ -264,7 +264,7 @@ def test_a_signal_between_two_cells_starts_no_other(out: Path) -> None:
     raised = run(out, *BETWEEN, on_cell_executed=lambda cell, **_: cell.source == "2" and signal.raise_signal(15))
     assert isinstance(raised, PapermillExecutionError)
     assert record(out) == (["completed", "completed", "pending"], True)
-    assert errors(out) == [("Stopped", "the run was told to stop (SIGTERM) before this cell")]
+    assert errors(out) == [("Stopped", "the run was stopped (SIGTERM) before this cell")]
 
 
 def test_a_signal_at_the_end_of_the_last_cell_changes_nothing(out: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_signal_while_the_kernel_starts_runs_no_cell(out: Path, kernel: EarlyK
     heeds.join()
     assert isinstance(raised, PapermillExecutionError)
     assert record(out) == (["pending", "pending"], True)
-    assert errors(out) == [("Stopped", "the run was told to stop (SIGTERM) before this cell")]
+    assert errors(out) == [("Stopped", "the run was stopped (SIGTERM) before this cell")]
 
 
 def _signal_once_heeded() -> None:
@@ -307,7 +307,7 @@ def test_a_kernel_that_does_not_start_is_told_in_our_form(out: Path, kernel: Ear
         "could not start the kernel that runs the notebook",
         "Detail: the kernel died as it started.",
         "State: Nothing changed in the database.",
-        "Hint: See what it says: python -m ipykernel_launcher.",
+        "Hint: Start one by hand and read its error: python -m ipykernel_launcher.",
     ]
     assert record(out) == (["pending", "pending"], True)
 
@@ -405,7 +405,7 @@ def test_a_run_that_is_told_to_stop_ends_all_that_it_began(
     assert "Traceback" not in runner.communicate(timeout=30)[1]
     assert runner.returncode == 1
     made = runs.load(runs.folders()[-1])
-    assert (made.standing(), made.parts[0].status) == (Status.INTERRUPTED, Status.INTERRUPTED)
+    assert (made.actual_status(), made.parts[0].status) == (Status.INTERRUPTED, Status.INTERRUPTED)
     states = record(made.folder / made.parts[0].notebook)[0]
     assert (states.count("failed"), states[-1]) == (1, "pending")
     assert not list(sockets.iterdir())
@@ -423,5 +423,5 @@ def test_a_run_whose_cell_leaves_by_sys_exit_failed(
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
     made = runs.load(runs.folders()[-1])
-    assert made.standing() is Status.FAILED
+    assert made.actual_status() is Status.FAILED
     assert record(made.folder / made.parts[0].notebook)[0][-2:] == ["failed", "pending"]

@@ -6,10 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable
 
-from conftest import EXAMPLE, ROOT, do, rows
+from conftest import EXAMPLE, ROOT, connect, do, rows
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.history import State
 from pgrunbook.history.state import leave_out

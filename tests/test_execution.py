@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.database import locks, step_log
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Broken, Interrupted, RecordFailed, Refused, StatementFailed, Unreachable
 from pgrunbook.execute import lock_requests
 from pgrunbook.execute.events import EventLog
@@ -189,7 +188,7 @@ def test_a_statement_that_takes_too_long_is_cancelled(project: Project) -> None:
         "step 2 of 0001_a (SELECT; 0001_a.sql, line 1) did not end within its statement_timeout (200 ms)\n"
         "Detail: canceling statement due to statement timeout\n"
         "State: 0001_a was aborted as a whole: nothing of it is applied.\n"
-        "Hint: Raise statement_timeout_ms, or make the statement do less at a time; then start a new run."
+        "Hint: Raise statement_timeout_ms, or split the statement into smaller ones; then start a new run."
     )
     assert tables(target) == {"schema_migrations"}
 
@@ -202,9 +201,7 @@ def test_a_cancel_by_somebody_else_is_not_taken_for_the_timeout(project: Project
         do(target, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'")
         error = running.result()
     assert error.message == "step 1 of 0001_a (SELECT; 0001_a.sql, line 1) was cancelled in the server"
-    assert error.hint == (
-        "Somebody or something called pg_cancel_backend: find out who, then run the same run with --resume."
-    )
+    assert error.hint == ("Somebody called pg_cancel_backend: find out who, then run the same run again with --resume.")
 
 
 def test_a_history_table_that_cannot_be_made_is_told(project: Project) -> None:
@@ -221,10 +218,10 @@ def test_a_history_table_that_cannot_be_made_is_told(project: Project) -> None:
         error = error_of(work.run)
         conn.execute("RESET ROLE; DROP OWNED BY limited; DROP ROLE limited")
     assert str(error) == (
-        "could not make the history table kept.done\n"
+        "could not create the history table kept.done\n"
         f"Detail: permission denied for database {target.database}\n"
         "State: Nothing changed in the database.\n"
-        "Hint: GRANT what is missing to the user of this target."
+        "Hint: GRANT the missing privilege to the role of this target."
     )
 
 
@@ -237,12 +234,12 @@ def test_an_edited_file_is_refused(project: Project) -> None:
     assert isinstance(error, Refused)
     assert str(error) == (
         "0001_a was edited since the plan was made\n"
-        "Detail: Its statements stand in the plan, but its row in the history table is made of the file.\n"
+        "Detail: The statements come from the plan, but the row in the history table comes from the file.\n"
         "State: Nothing changed in the database.\n"
         "Hint: Put the file back as it was, or start a new run, whose plan is made of the new text."
     )
     (target.migrations / "0001_a.sql").rename(target.migrations / "0002_b.sql")
-    assert error_of(lambda: execute(target, plan)).message == "0001_a is not there any more since the plan was made"
+    assert error_of(lambda: execute(target, plan)).message == "0001_a was removed since the plan was made"
     assert tables(target) == set()
 
 
@@ -257,7 +254,7 @@ def test_a_history_row_that_is_gone_meanwhile_stops_the_way_back(project: Projec
         "could not write exactly one row of 0001_a in public.schema_migrations\n"
         "Detail: Somebody else changed the history table while this run was at work.\n"
         "State: 0001_a was aborted as a whole: nothing of it is taken back.\n"
-        "Hint: Look at the history table; then start a new run."
+        "Hint: Check the history table; then start a new run."
     )
     assert "a" in tables(target)
 
@@ -278,9 +275,9 @@ def test_a_lock_that_is_not_to_be_had_is_asked_for_a_bounded_number_of_times(pro
     assert isinstance(error, Blocked)
     assert re.sub(r"for \d+ s", "for N s", str(error)) == (
         'could not lock "orders" in 2 attempts (lock_timeout 400 ms)\n'
-        f'Detail: Process {pid} ("billing", idle in transaction for N s) heads the lock queue for orders.\n'
+        f'Detail: Process {pid} ("billing", idle in transaction for N s) heads the lock queue for public.orders.\n'
         "State: 0002_b was aborted as a whole: nothing of it is applied.\n"
-        "Hint: End the process that heads the queue or wait for it, then run the same run again with --resume."
+        "Hint: End the first process of the lock queue or wait for it, then run the same run again with --resume."
     )
     attempts = events(target, "attempt-failed")
     assert [(a["attempt"], a["of"], a["sqlstate"], a["step"]) for a in attempts] == [
@@ -374,7 +371,8 @@ def test_a_prepared_transaction_in_the_way_is_named(project: Project) -> None:
         error = error_of(lambda: execute(target))
         conn.execute("ROLLBACK PREPARED 'half done'")
     assert re.sub(r"for \d+ s", "for N s", error.detail) == (
-        'Nobody ("half done", prepared transaction for N s) heads the lock queue for orders.'
+        'A transaction without a process ("half done", prepared transaction for N s) '
+        "heads the lock queue for public.orders."
     )
 
 
@@ -546,8 +544,8 @@ def test_an_index_that_a_failed_build_left_is_dropped_at_once(project: Project) 
         'could not create unique index "Odd name"\n'
         "Detail: Key (n)=(1) is duplicated.\n"
         "State: 0001_a was aborted as a whole: nothing of it is applied.\n"
-        "Hint: Mend the rows that it met, leave the file as it is, and run the same run again with --resume; "
-        "or correct the migration, and start a new run."
+        "Hint: Correct the rows that the server names, leave the file as it is, and run the same run again with "
+        "--resume; or correct the migration, and start a new run."
     )
     assert rows(target, "SELECT count(*) FROM pg_index WHERE indrelid = 'a'::regclass") == [(0,)]
     do(target, "DELETE FROM a")
@@ -584,10 +582,10 @@ def test_a_concurrent_build_that_is_killed_goes_on_with_the_next_run(project: Pr
     )
     assert error.state == (
         "Of 0001_a these steps are done and stay so: 1; the history table does not list it yet. It left something "
-        "invalid, which the next attempt clears away: DROP INDEX CONCURRENTLY IF EXISTS public.a_n."
+        "invalid, which the next attempt drops: DROP INDEX CONCURRENTLY IF EXISTS public.a_n."
     )
     assert error.hint == (
-        "When the server answers again, run the same run with --resume: it goes on from what the database shows."
+        "When the server answers again, run the same run with --resume: the database shows what is done."
     )
     assert rows(target, STEPS)[-1] == ("0001_a", 2, "intended", "CREATE INDEX CONCURRENTLY")
     assert states(execute(target)) == [StepState.DONE_BEFORE, StepState.DONE, StepState.DONE]
@@ -713,7 +711,7 @@ def test_a_server_that_is_gone_leaves_the_state_open_until_it_is_back(
         error = running.result()
     assert isinstance(error, Unreachable)
     assert error.message == "lost the connection in step 2 of 0002_b (SELECT; 0002_b.sql, line 1)"
-    assert error.state == ("Not known, the server does not answer: the whole of 0002_b is either done or as it was.")
+    assert error.state == ("Not known, the server does not answer: the whole of 0002_b is either done or not begun.")
     assert threading.active_count() == before
     server.start()
     assert versions(target) == ["0001_a"]
@@ -731,9 +729,9 @@ def test_ctrl_c_cancels_the_statement_in_the_server(project: Project) -> None:
     assert isinstance(error, Interrupted)
     assert str(error) == (
         "stopped in step 2 of 0001_a (SELECT; 0001_a.sql, line 2)\n"
-        "Detail: What was running in the server was cancelled, because this run was told to stop.\n"
+        "Detail: Somebody stopped this run; what was running in the server was cancelled.\n"
         "State: 0001_a was aborted as a whole: nothing of it is applied.\n"
-        "Hint: Run the same run again with --resume: it goes on at the first step not done."
+        "Hint: Run the same run again with --resume: it goes on at the first step that is not done."
     )
     assert not is_at(target, "pg_sleep(60)")()
     assert tables(target) == {"schema_migrations"}

@@ -12,11 +12,10 @@ import pytest
 
 import servers
 import test_execution
-from conftest import do, rows, write_folder
+from conftest import connect, do, rows, write_folder
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait, locks
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Blocked, Refused, StatementFailed, Unreachable
@@ -88,7 +87,7 @@ RECORD = "SELECT step, state FROM pgrunbook.step ORDER BY step, run_id"
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other at once."""
     monkeypatch.setattr(lock_requests, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(lock_requests, "LAST_LOOK_MS", 200.0)
+    monkeypatch.setattr(lock_requests, "LAST_PATIENCE_MS", 200.0)
 
 
 @pytest.fixture
@@ -303,7 +302,7 @@ REFUSED = {
     ),
 }
 MEND = (
-    "Hint: Mend the rows that it met, leave the file as it is, and run the same run again with --resume; "
+    "Hint: Correct the rows that the server names, leave the file as it is, and run the same run again with --resume; "
     "or correct the migration, and start a new run."
 )
 
@@ -322,7 +321,10 @@ def test_a_statement_that_is_refused_takes_its_helpers_with_it(place: Place, cas
     assert isinstance(error, StatementFailed)
     assert str(error).startswith(told)
     assert error.state == "Of 0001_a these steps are done and stay so: 1; the history table does not list it yet."
-    assert error.hint == "Mend what it met there, leave the file as it is, and run the same run again with --resume."
+    assert (
+        error.hint
+        == "Correct what the server names, leave the file as it is, and run the same run again with --resume."
+    )
     assert rows(target, "SELECT step, state FROM pgrunbook.step WHERE state <> 'taken back'") == [(1, "done")]
     assert rows(target, INVALID) == rows(target, HELPERS) == []
     failed = next(result for result in seen[0].results if result.state is StepState.FAILED)
@@ -377,7 +379,7 @@ def test_what_cannot_be_done_twice_is_not_undone(place: Place) -> None:
         "could not run step 3 of 0001_a (ALTER TABLE VALIDATE CONSTRAINT; 0001_a.sql, line 1): "
         'check constraint "positive" of relation "orders" is violated by some row\n'
         "State: Of 0001_a these steps are done and stay so: 1, 2; the history table does not list it yet.\n"
-        "Hint: Mend what it met there, leave the file as it is, and run the same run again with --resume."
+        "Hint: Correct what the server names, leave the file as it is, and run the same run again with --resume."
     )
     (event,) = events(target, "helpers-stay")
     assert event["reason"] == 'column "note" of relation "orders" already exists'
@@ -465,9 +467,9 @@ def test_helpers_that_cannot_be_taken_away_stay_and_are_used_again(place: Place)
             error = running.result()
         assert isinstance(error, StatementFailed)
         assert error.state == (
-            "Of 0001_a these steps are done and stay so: 1; the history table does not list it yet. What they made "
-            "for the refused statement could not be taken away (canceling statement due to lock timeout), and is used "
-            "again."
+            "Of 0001_a these steps are done and stay so: 1; the history table does not list it yet. The helper "
+            "objects of the refused statement could not be dropped (canceling statement due to lock timeout), and are "
+            "used again."
         )
     assert len(events(target, "not-undone")) == 1
     do(target, "UPDATE orders SET amount = 7 WHERE id = 300")
@@ -513,7 +515,7 @@ def test_a_step_that_takes_too_long_takes_its_helpers_with_it(place: Place) -> N
         "statement_timeout (200 ms)\n"
         f"Detail: {error.detail}\n"
         "State: 0001_a was aborted as a whole: nothing of it is applied.\n"
-        "Hint: Raise statement_timeout_ms, or make the statement do less at a time; then start a new run."
+        "Hint: Raise statement_timeout_ms, or split the statement into smaller ones; then start a new run."
     )
     is_as_before(target)
     assert states(execute(target, plan, run_id="new")) == [StepState.DONE, StepState.DONE]
@@ -618,8 +620,8 @@ def test_a_plan_that_another_plan_has_begun_is_refused(place: Place) -> None:
         number for number, _ in rows(target, "SELECT step, state FROM pgrunbook.step WHERE state = 'done' ORDER BY 1")
     ]
     assert str(error) == (
-        f"0001_a was begun by run {RUN}, and not brought to its end\n"
-        f"Detail: That run's plan goes another way. Steps of it that are done: {', '.join(map(str, done))}.\n"
+        f"0001_a was begun by run {RUN}, and not finished\n"
+        f"Detail: The plan of that run has other steps. Those that are done: {', '.join(map(str, done))}.\n"
         "State: Nothing changed in the database.\n"
         f"Hint: Go on with that run: pgrunbook run --resume {RUN}."
     )
@@ -709,7 +711,7 @@ def test_a_reader_who_stays_ends_it_in_counted_attempts(place: Place) -> None:
         f'Detail: Not free within N s: process {pid} ("billing", idle in transaction for N s) holds AccessShareLock '
         "on public.orders.\n"
         "State: 0001_a was aborted as a whole: nothing of it is applied.\n"
-        "Hint: End the process that heads the queue or wait for it, then run the same run again with --resume."
+        "Hint: End the first process of the lock queue or wait for it, then run the same run again with --resume."
     )
     counted = [(event["attempt"], event["counted"], event["of"]) for event in events(target, "attempt-failed")]
     assert counted == [(1, 1, 2), (2, 2, 2)]

@@ -8,8 +8,9 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from conftest import connect
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Blocked, StatementFailed, Unreachable
 from pgrunbook.execute import failures
 from pgrunbook.execute.failures import AttemptEnd
@@ -50,7 +51,7 @@ def test_a_session_that_is_still_at_work_leaves_the_state_open(
         "lost the connection in step 1 of 0001_a (SELECT; 0001_a.sql, line 1)\n"
         "Detail: the wire was cut\n"
         f"State: Not known yet: process {pid} is still at work on it in the server.\n"
-        "Hint: When the server answers again, run the same run with --resume: it goes on from what the database shows."
+        "Hint: When the server answers again, run the same run with --resume: the database shows what is done."
     )
 
 
@@ -61,11 +62,11 @@ def test_a_server_that_does_not_answer_leaves_the_state_open(project: Project) -
     with connect(target) as conn:
         pass
     assert failures.state_now(replace(scene_of(target), target=gone), conn) == (
-        "Not known, the server does not answer: the whole of 0001_a is either done or as it was."
+        "Not known, the server does not answer: the whole of 0001_a is either done or not begun."
     )
     (target.migrations / "0001_a.sql").write_text("VACUUM; SELECT 1")
     assert failures.state_now(replace(scene_of(target), target=gone), conn) == (
-        "Not known, the server does not answer: each step of 0001_a is either done or as it was."
+        "Not known, the server does not answer: each step of 0001_a is either done or not begun."
     )
 
 

@@ -31,7 +31,7 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, name: str, why: s
     assert str(caught.value) == (
         f"could not write the record {path.name}\n"
         f"Detail: {path}: {why}.\n"
-        "State: The database is as the last recorded step left it; no step runs that cannot be recorded.\n"
-        "Hint: Make room or mend the folder, then run the same command again: it goes on where the database is."
+        "State: The database is as the last recorded step left it; a step that cannot be recorded is not run.\n"
+        "Hint: Free space or repair the folder, then run the same command again: it resumes where the database is."
     )
     assert [found.name for found in tmp_path.iterdir()] == ["taken"]

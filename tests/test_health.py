@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import health
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from scenes import session
 
 Project = Callable[..., Target]
@@ -81,7 +81,7 @@ def test_a_sequence_that_cannot_be_looked_at_is_not_taken_for_well(target: Targe
     """A locked table is neither well nor unwell."""
     do(target, "CREATE TABLE a (id serial)")
     with session(target, "LOCK TABLE a"):
-        assert found(target) == [("sequence not looked at", "a_id_seq", "a.id")]
+        assert found(target) == [("sequence not checked", "a_id_seq", "a.id")]
 
 
 def test_rows_are_counted_table_by_table(target: Target) -> None:
@@ -108,7 +108,7 @@ def test_big_and_locked_tables_are_estimated(target: Target, monkeypatch: pytest
 def stranger(target: Target) -> Iterator[Connection]:
     """A session of a role that may read nothing."""
     do(target, "CREATE ROLE stranger LOGIN")
-    with psycopg.connect(**{**target.conninfo(), "user": "stranger"}, autocommit=True) as conn:
+    with Connection.connect(**{**target.conninfo(), "user": "stranger"}, autocommit=True) as conn:
         yield conn
     do(target, "DROP ROLE stranger")
 
@@ -119,7 +119,7 @@ def test_what_is_not_ours_to_read_is_told_as_such(target: Target, stranger: Conn
     assert health.row_counts(stranger) == {"a": (0, False)}
     (left,) = health.leftovers(stranger)
     assert (left.kind, left.advice) == (
-        "sequence not looked at",
+        "sequence not checked",
         "It could not be compared with its column: permission denied for table a.",
     )
     do(target, "GRANT SELECT ON a TO stranger")

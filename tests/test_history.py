@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from pgrunbook import history
@@ -119,7 +118,7 @@ def test_a_missing_folder_is_refused(conn: Connection, tmp_path: Path) -> None:
     assert message_of(conn, tmp_path / "gone") == (
         "could not find the migrations folder FOLDER\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Correct migrations in targets.toml; it is told from the folder of targets.toml."
+        "Hint: Correct migrations in targets.toml; a relative path starts at the folder of targets.toml."
     )
 
 
@@ -160,7 +159,7 @@ def test_a_file_that_is_not_utf8_is_refused(conn: Connection, tmp_path: Path, na
         f"FOLDER/{name} is not UTF-8\n"
         "Detail: Byte 12 (0xe9, line 2): invalid continuation byte.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Save it as UTF-8; if it is applied already, its hash changes with that."
+        "Hint: Save it as UTF-8; that changes the hash of a migration that is already applied."
     )
 
 
@@ -172,7 +171,7 @@ def test_a_link_to_nowhere_is_refused(conn: Connection, tmp_path: Path) -> None:
         "could not read FOLDER/0002_b.sql\n"
         "Detail: No such file or directory.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Put it where it can be read by this user, or correct migrations in targets.toml."
+        "Hint: Make it readable for this user, or correct migrations in targets.toml."
     )
 
 
@@ -187,7 +186,7 @@ def test_a_history_table_that_may_not_be_read_is_refused(conn: Connection, tmp_p
             "could not read the history table public.schema_migrations\n"
             "Detail: permission denied for table schema_migrations\n"
             "State: Nothing changed in the database.\n"
-            "Hint: Connect as a role that may read it: it needs USAGE on the schema and SELECT on the table."
+            "Hint: Connect as a role with USAGE on the schema and SELECT on the table."
         )
     finally:
         conn.execute(f"RESET ROLE; DROP ROLE {role}")
@@ -198,7 +197,7 @@ def test_a_locked_history_table_is_not_waited_for(conn: Connection, tmp_path: Pa
     write(tmp_path, {"0001_a.sql": "SELECT 1"})
     apply(conn, read(conn, tmp_path))
     conn.execute("SET lock_timeout = 20")
-    with psycopg.connect(host=conn.info.host, user="postgres", dbname=conn.info.dbname) as other:
+    with Connection.connect(host=conn.info.host, user="postgres", dbname=conn.info.dbname) as other:
         other.execute("LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(Blocked) as caught:
             read(conn, tmp_path)
@@ -206,8 +205,8 @@ def test_a_locked_history_table_is_not_waited_for(conn: Connection, tmp_path: Pa
         "could not read the history table public.schema_migrations\n"
         "Detail: canceling statement due to lock timeout\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Somebody holds AccessExclusiveLock on it, perhaps another migrator; "
-        "wait for it, then run it again."
+        "Hint: A session holds AccessExclusiveLock on it, perhaps another migration; "
+        "wait for it, then run again."
     )
 
 
@@ -217,7 +216,7 @@ def test_a_migration_without_a_row_cannot_be_taken_back(conn: Connection, tmp_pa
     with pytest.raises(WrongInput) as caught:
         history.unrecord(found, found.entries[0])
     assert str(caught.value) == (
-        'cannot take "0001_a" out of public.schema_migrations\n'
+        'cannot remove "0001_a" from public.schema_migrations\n'
         "Detail: It has no row there: it is not applied.\n"
         "State: Nothing changed in the database.\n"
         "Hint: Name a migration that is applied."
@@ -232,4 +231,4 @@ def test_a_folder_of_prisma_is_refused(tmp_path: Path) -> None:
     (tmp_path / "migration_lock.toml").write_text('provider = "postgresql"\n')
     with pytest.raises(WrongInput) as caught:
         find_folder(tmp_path, "auto")
-    assert caught.value.message == f"{tmp_path} is a migrations folder of Prisma, which is not understood"
+    assert caught.value.message == f"{tmp_path} is a migrations folder of Prisma, which pgrunbook does not support"

@@ -99,8 +99,8 @@ def test_a_full_disk_is_told_with_the_state_of_the_database(path: Path) -> None:
     assert str(caught.value) == (
         "could not write the journal of this run\n"
         f'Detail: {path}: No space left on device; the event was "step-started".\n'
-        "State: The database is as its own record (schema pgrunbook) says; no step runs unrecorded.\n"
-        "Hint: Make room or mend the folder, then run the same command again: it goes on where the database is."
+        "State: The database is as its own record (schema pgrunbook) says; no step is run unrecorded.\n"
+        "Hint: Free space or repair the folder, then run the same command again: it resumes where the database is."
     )
 
 

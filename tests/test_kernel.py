@@ -16,7 +16,7 @@ from scenes import until
 
 RUNNER = """
 import signal
-from pgrunbook.record.kernel import EarlyKernel
+from pgrunbook.runner.kernel import EarlyKernel
 kernel = EarlyKernel()
 print(kernel.process.pid, kernel.folder, flush=True)
 signal.pause()

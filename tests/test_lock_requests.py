@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait
-from pgrunbook.database.connection import connect
-from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, yields
+from pgrunbook.database.lock_wait import LAST_PATIENCE_MS, Holder, is_cancellable_autovacuum
 from pgrunbook.execute import lock_requests
 from pgrunbook.execute.execution import Execution
 from pgrunbook.execute.lock_requests import Patience
@@ -135,8 +134,8 @@ def test_an_attempt_that_got_further_begins_to_count_anew() -> None:
 
 def test_every_attempt_that_is_counted_looks_for_a_moment() -> None:
     """Behind the end of the patience too: it may just be free."""
-    assert Patience([STRONG], 0, 3).left_ms == LAST_LOOK_MS
-    assert Patience([STRONG], FOREVER_MS, 3).left_ms > LAST_LOOK_MS
+    assert Patience([STRONG], 0, 3).left_ms == LAST_PATIENCE_MS
+    assert Patience([STRONG], FOREVER_MS, 3).left_ms > LAST_PATIENCE_MS
 
 
 # -- autovacuum
@@ -153,7 +152,7 @@ def test_every_attempt_that_is_counted_looks_for_a_moment() -> None:
 )
 def test_only_an_autovacuum_yields_that_does_not_prevent_wraparound(facts: dict[str, object], does: bool) -> None:
     """The server cancels no other for somebody who waits."""
-    assert yields(holder(**facts)) is does
+    assert is_cancellable_autovacuum(holder(**facts)) is does
 
 
 @pytest.fixture
@@ -244,7 +243,7 @@ def test_an_autovacuum_beside_a_reader_is_not_disturbed(project: Project, monkey
     reader = holder(pid=4712, application="billing", query="SELECT", mode="AccessShareLock", transaction="5/6")
     scene = [[holder(), reader], [holder(), reader], [holder()], [holder()], []]
     told: list[int] = []
-    monkeypatch.setattr(lock_wait, "TELL_S", 0.0)
+    monkeypatch.setattr(lock_wait, "REPORT_S", 0.0)
     monkeypatch.setattr(lock_wait, "holders", lambda *_, **__: scene.pop(0))
     plan = safe_plan_of(target)
     execute(target, plan, seen=lambda _: told.append(len(scene)))

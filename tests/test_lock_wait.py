@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from conftest import do
+from conftest import connect, do
 from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_wait import Holder, LockRequest
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, CONFLICTS, SHARE_UPDATE_EXCLUSIVE
 from scenes import meanwhile, session, until, waits
@@ -47,7 +47,7 @@ def test_where_nobody_is_one_look_is_enough(target: Target) -> None:
         assert lock_wait.holders(conn, [wanted()], older_than_ms=ANY_AGE) == []
         told: list[float] = []
         found = lock_wait.until_free(conn, [wanted()], patience_ms=0, on_wait=lambda _, left_ms: told.append(left_ms))
-    assert (found, told) == (lock_wait.LockWait(free=True, waited_ms=0.0, looks=1, holders=()), [])
+    assert (found, told) == (lock_wait.LockWait(free=True, waited_ms=0.0, polls=1, holders=()), [])
 
 
 def test_an_old_reader_stands_in_the_way_of_those_who_wait_for_readers(target: Target) -> None:
@@ -178,10 +178,10 @@ def test_looking_ends_as_soon_as_the_reader_has_let_go(target: Target) -> None:
         found = lock_wait.until_free(conn, [wanted()], patience_ms=600_000, on_wait=release)
         pid = reader.info.backend_pid
         assert (found.free, pids(found.holders), [those for those, _ in told]) == (True, [pid], [[pid], [pid]])
-        assert found.looks > 2
-        assert lock_wait.TELL_S * 1000 <= found.waited_ms < 600_000
+        assert found.polls > 2
+        assert lock_wait.REPORT_S * 1000 <= found.waited_ms < 600_000
         assert told[0][1] > told[1][1] > 0
-        assert found.holders[0].xact_age_ms > lock_wait.TELL_S * 1000
+        assert found.holders[0].xact_age_ms > lock_wait.REPORT_S * 1000
 
 
 def test_looking_goes_on_while_another_one_takes_over(target: Target) -> None:
@@ -209,10 +209,10 @@ def test_patience_comes_to_an_end(target: Target) -> None:
         grow_old(conn, reader)
         found = lock_wait.until_free(conn, [wanted()], patience_ms=100)
         assert reader.execute("SELECT FROM orders").rowcount == 1
-        assert lock_wait.until_free(conn, [wanted()], patience_ms=0).looks == 1
+        assert lock_wait.until_free(conn, [wanted()], patience_ms=0).polls == 1
         assert (found.free, pids(found.holders)) == (False, [reader.info.backend_pid])
         assert found.waited_ms >= 100
-        assert found.looks > 1
+        assert found.polls > 1
 
 
 @pytest.fixture
@@ -240,9 +240,9 @@ def test_transactions_of_unknown_age_are_as_old_as_we_have_seen_them(target: Tar
         seen = lock_wait.holders(conn, [wanted()], older_than_ms=600_000)
         found = lock_wait.until_free(conn, [wanted()], patience_ms=600_000, on_wait=replace)
         assert [(h.pid, h.state, h.query, h.xact_age_ms) for h in seen] == [
-            (first.info.backend_pid, "state not to be seen", "<insufficient privilege>", math.inf)
+            (first.info.backend_pid, "state not visible", "<insufficient privilege>", math.inf)
         ]
-        assert (found.free, found.looks, pids(found.holders)) == (True, 2, [first.info.backend_pid])
+        assert (found.free, found.polls, pids(found.holders)) == (True, 2, [first.info.backend_pid])
 
 
 @pytest.mark.parametrize(
@@ -258,11 +258,14 @@ def test_transactions_of_unknown_age_are_as_old_as_we_have_seen_them(target: Tar
         ),
         (
             Holder(None, "half done", "prepared transaction", 60_000, "", "public.orders", "ShareLock", False, ""),
-            'nobody ("half done", prepared transaction for 60 s) holds ShareLock on public.orders',
+            (
+                'a transaction without a process ("half done", prepared transaction for 60 s) '
+                "holds ShareLock on public.orders"
+            ),
         ),
         (
-            Holder(1, "web", "state not to be seen", math.inf, "", "public.orders", "ShareLock", False, ""),
-            'process 1 ("web", state not to be seen) holds ShareLock on public.orders',
+            Holder(1, "web", "state not visible", math.inf, "", "public.orders", "ShareLock", False, ""),
+            'process 1 ("web", state not visible) holds ShareLock on public.orders',
         ),
     ],
 )

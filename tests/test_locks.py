@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import locks
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, WrongInput
 from scenes import error_of, kill, meanwhile, session, until, waits
 
@@ -35,7 +34,7 @@ def test_a_second_runner_is_refused_while_the_first_is_at_work(project: Project)
         'another run is in progress on target "demo"\n'
         f'Detail: The run lock is held by process {pid} ("pgrunbook holds the run lock for {RUN}", for N s); '
         "waited 0.2 s.\n"
-        "State: Nothing changed by this run.\n"
+        "State: This run changed nothing.\n"
         "Hint: Wait until it has ended (pgrunbook runs), then run the same command again."
     )
     hold(target)
@@ -94,9 +93,9 @@ def test_the_session_that_a_killed_process_left_is_waited_for(project: Project) 
             pass
     assert isinstance(error, Blocked)
     assert re.sub(r"for \d+ s\)", "for N s)", str(error)) == (
-        "could not begin: the session of an earlier run is still at work in the server\n"
+        "could not begin: the session of an earlier run is still executing in the server\n"
         f'Detail: It is process {pid} ("pgrunbook migrate old", for N s); waited 0.2 s.\n'
-        "State: Nothing changed by this run; what that session was at is not known yet.\n"
+        "State: This run changed nothing; whether that session's statement will commit is not known yet.\n"
         "Hint: Wait until it has ended, or end it with pg_terminate_backend; then run the same command again."
     )
 
@@ -134,11 +133,11 @@ def test_a_watch_tells_the_whole_queue_the_head_first(project: Project) -> None:
                 second.cancel()
                 until(lambda: second.info.transaction_status.name == "INTRANS")
                 second.execute("ROLLBACK")
-        told = re.sub(r"for \d+ s", "for N s", watch.told())
+        told = re.sub(r"for \d+ s", "for N s", watch.blocker_text())
         pids = [conn.info.backend_pid for conn in (head, second)]
     assert told == (
-        f'Process {pids[0]} ("report", idle in transaction for N s) heads the lock queue for orders. '
-        f'Process {pids[1]} ("deploy", active for N s) stands in the lock queue for orders.'
+        f'Process {pids[0]} ("report", idle in transaction for N s) heads the lock queue for public.orders. '
+        f'Process {pids[1]} ("deploy", active for N s) stands in the lock queue for public.orders.'
     )
     assert watch.waited_ms > 0
 
@@ -148,7 +147,7 @@ def test_a_watch_that_sees_nobody_tells_nothing(project: Project) -> None:
     target = project(folder={})
     with locks.Watch(target, 1) as watch:
         pass
-    assert (watch.told(), watch.waited_ms, watch.blockers) == ("", 0, {})
+    assert (watch.blocker_text(), watch.waited_ms, watch.blockers) == ("", 0, {})
 
 
 @pytest.mark.parametrize("broken", ["gone", "killed"])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from conftest import do
+from conftest import connect, do
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.draft.build import as_written
 from pgrunbook.sql import statements
 from pgrunbook.undo_data.losses import Loss, losses

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,8 +29,10 @@ from acting import (
 from conftest import do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import locks
+from pgrunbook.plan import plan as plans
 from pgrunbook.record.run import Status
 from pgrunbook.runner import runbook
+from pgrunbook.session import acceptance
 
 Project = Callable[..., Target]
 
@@ -189,3 +193,39 @@ def test_a_failing_statement_says_what_is_applied_and_how_to_take_it_back(projec
         f"Take back what it applied: pgrunbook run rollback --target demo -p of_run={made.run_id}"
     )
     assert rows(target, "SELECT to_regclass('b') IS NOT NULL, to_regclass('c')") == [(True, None)]
+
+
+@pytest.mark.parametrize("before", ["", "SET search_path TO public;\n"])
+def test_what_reaches_outside_runs_on_the_target_only_and_behind_its_gate(project: Project, before: str) -> None:
+    """No branch executes it: what it does outside is done once, by the migration; and validate knows what it knows."""
+    base = Path(tempfile.mkdtemp(prefix="pgo-"))
+    base.chmod(0o777)
+    sql = f"""{before}CREATE TABLE a (n int);
+COPY (SELECT 'ran') TO PROGRAM 'cat >> {base}/ran';
+DO $$ BEGIN PERFORM pg_read_file('PG_VERSION'); CREATE TABLE made (n int); END $$;
+CREATE TABLE b (n int);"""
+    target = project(folder={"1_a.sql": sql})
+    try:
+        made, code = run("release", with_data="true")
+        assert code == 3
+        assert not (base / "ran").exists()
+        plan = plans.read(made.folder / "plan.json")
+        line = before.count("\n")
+        outside = [w for c in plan.changes for w in c.statements if not w.is_rehearsed]
+        assert [w.line for w in outside] == [line + 2, line + 3]
+        assert outside[0].gate is not None
+        assert outside[0].gate.says == (
+            "runs a program on the server's machine: it is not rehearsed, and what comes after it is rehearsed "
+            "without it"
+        )
+        assert plan.changes[0].schema_after is None
+        acceptance.accept(made.run_id, [])
+        made, code = runbook.resume(made.run_id)
+        assert code == 0, error(made)
+        assert (base / "ran").read_text() == "ran\n"
+        assert rows(target, "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1") == [
+            ("a",), ("b",), ("made",), ("schema_migrations",),
+        ]  # fmt: skip
+        assert "was not promised: it reaches outside, and was not rehearsed" in outputs(made, "schema-as-promised")
+    finally:
+        shutil.rmtree(base)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import pairwise
@@ -14,6 +15,7 @@ import nbformat
 import pytest
 import typer
 
+import pgrunbook
 from conftest import ROOT
 from pgrunbook.app import cli
 from pgrunbook.config.targets import Target
@@ -23,7 +25,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LIBRARY = sorted((ROOT / "lib" / "pgrunbook").rglob("*.py"))
 SKELETON = ["**Purpose.**", "**When to use.**", "**What it changes.**", "**Parameters.**", "**Steps.**"]
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.Try, ast.With)
-CHANGES_STATE = {"take_restore_point", "execute_plan", "take_back", "restore_to_branch", "let_it_go"}
+CHANGES_STATE = {"take_restore_point", "execute_plan", "take_back", "restore_to_branch", "purge_it"}
 LONGEST_CELL = 8
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -132,6 +134,12 @@ def test_a_notebook_keeps_only_the_outputs_that_are_compared(path: Path) -> None
             assert not re.search(r"\d{8}T\d{6}Z|/tmp|/var|/root|/home", str(output)), cell.id
 
 
+def test_the_package_has_one_version() -> None:
+    """What a run records is what pip installed, also where the package is run from its source."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == pgrunbook.__version__
+
+
 def test_every_named_query_is_used() -> None:
     """A query that no code names is gone."""
     code = "\n".join(path.read_text() for path in LIBRARY)
@@ -178,6 +186,32 @@ def test_modules_are_small_and_imports_of_procedures_do_not_cross() -> None:
         text = (ROOT / "lib" / "pgrunbook" / "procedures" / f"{name}.py").read_text()
         for other in parameters.OF.keys() - {name}:
             assert not re.search(rf"procedures(\.| import .*\b){other}\b", text)
+
+
+def test_the_figure_of_the_house_is_the_house() -> None:
+    """CONTRIBUTING.md draws the floors that import-linter keeps, with every package of the library and no other."""
+    drawn: dict[str, int] = {}
+    floor = 0
+    figure = (ROOT / "CONTRIBUTING.md").read_text().partition("## The house")[2].split("```")[1]
+    for number, room in re.findall(r"^(\d|) +(\w+) {2,}\S", figure, re.M):
+        floor = int(number or floor)
+        drawn[room] = floor
+    packages = {path.parent.name for path in (ROOT / "lib" / "pgrunbook").glob("*/__init__.py")}
+    assert drawn.keys() == packages | {"errors"}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    layers = [set(re.split(r" [|:] ", layer)) for layer in settings["layers"]]
+    kept = {room: len(layers) - place for place, rooms in enumerate(layers) for room in rooms}
+    assert drawn == kept
+
+
+def test_a_class_name_stands_once_in_the_library() -> None:
+    """Two classes of one name are a sign that one thing is described twice; a table's parts wait for one model."""
+    found: dict[str, list[str]] = {}
+    for path in LIBRARY:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(path.name)
+    assert {name for name, places in found.items() if len(places) > 1} <= {"Column", "Table", "Relation", "Index"}
 
 
 def test_no_path_of_a_machine_is_in_a_file() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from conftest import do
+from conftest import connect, do
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.draft.nontransactional import done, leftovers
 
 Project = Callable[..., Target]

@@ -37,7 +37,7 @@ def test_stored_outputs_are_what_a_fresh_demo_shows() -> None:
         assert done.returncode == 0, done.stdout
         made = runs.load(folder)
         assert [(p.procedure, p.status) for p in made.parts] == [(name, Status.DONE) for name in ORDER]
-        assert made.standing() is Status.DONE
+        assert made.actual_status() is Status.DONE
 
         spoilt = folder / "validate.ipynb"
         notebook = nbformat.read(spoilt, as_version=4)

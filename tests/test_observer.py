@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
-from pgrunbook.database.connection import Connection, connect, transaction
+from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.errors import Unreachable
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.rehearse.observer import HeldLock, Observation, Observer

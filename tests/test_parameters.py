@@ -78,7 +78,7 @@ def test_a_statement_whose_safe_form_is_off_has_its_reason(from_text: bool) -> N
 def test_what_is_not_right_is_named(given: dict[str, object], detail: str) -> None:
     """The parameter, its place in a list, its value, and what it should be."""
     assert told(given) == (
-        f"the parameters of prepare are not right\nDetail: {detail}\nState: Nothing changed in the database.\n{KNOWS}"
+        f"the parameters of prepare are wrong\nDetail: {detail}\nState: Nothing changed in the database.\n{KNOWS}"
     )
 
 

@@ -12,7 +12,7 @@ from pgrunbook.database import checksums, health, schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.undo_data import Site
-from pgrunbook.undo_data.reapplication import waiting
+from pgrunbook.undo_data.reapplication import to_reapply
 from servers import Server
 from undo_data_stage import Conn, Way, database, do, texts, value
 
@@ -97,7 +97,7 @@ def test_a_table_goes_as_if_it_were_dropped_and_comes_back(conn: Conn, sql: str)
     assert [d.line() for d in diff(plain, schema.snapshot(conn))] == []
     assert checksums.checksums(conn) == plain_rows
     assert not [name for name in health.row_counts(conn) if "pgrunbook" in name]
-    kept = undo_data.kept_list(conn)
+    kept = undo_data.list_entries(conn)
     assert {one.state for one in kept} == {"kept"}
     assert sum(one.bytes for one in kept) > 0
     way.back()
@@ -108,7 +108,7 @@ def test_a_table_goes_as_if_it_were_dropped_and_comes_back(conn: Conn, sql: str)
         if not any(d.name.startswith(told.split()[2]) for told in way.undo.differs)
     ]
     assert left == []
-    assert {one.state for one in undo_data.kept_list(conn)} == {"given back"}
+    assert {one.state for one in undo_data.list_entries(conn)} == {"given back"}
     assert not value(conn, "SELECT count(*) FROM pg_namespace WHERE nspname ~ '^pgrunbook_kept_'")
 
 
@@ -120,7 +120,7 @@ def test_a_kept_table_is_out_of_reach(conn: Conn, server: Server) -> None:
     try:
         Way(conn, "DROP TABLE plain").there()
         Way(conn, 'DROP TABLE app."Orders x"', site=Site("0002", "b", "up", 1)).there()
-        places = [f'"{one.kept_as}".{one.table.name!r}'.replace("'", '"') for one in undo_data.kept_list(conn)]
+        places = [f'"{one.kept_as}".{one.table.name!r}'.replace("'", '"') for one in undo_data.list_entries(conn)]
         conn.execute(f"SET ROLE {role}")
         for place in places:
             with (
@@ -170,9 +170,9 @@ def test_types_that_only_a_kept_table_had_can_be_dropped_behind_it(conn: Conn) -
 
 
 CANNOT = {
-    "DROP TABLE users CASCADE": 'values of app."Orders x".whole would go with a table',
+    "DROP TABLE users CASCADE": 'values of app."Orders x".whole would be dropped with a table',
     "DROP TABLE passing": "passing is temporary",
-    "DROP TABLE child CASCADE": "statistics app.elsewhere lie in another schema than public.child",
+    "DROP TABLE child CASCADE": "statistics app.elsewhere are in another schema than public.child",
 }
 
 
@@ -189,24 +189,24 @@ def test_what_cannot_be_kept_says_why(conn: Conn, sql: str) -> None:
 def test_purging_drops_a_family_and_nothing_else(conn: Conn) -> None:
     """Partitions go with their table; a view that somebody has made of it, or a table laid beside it, is refused."""
     Way(conn, "DROP TABLE p").there()
-    top, *parts = undo_data.kept_list(conn)
+    top, *parts = undo_data.list_entries(conn)
     assert {part.part_of for part in parts} == {top.id}
     conn.execute(f"CREATE VIEW looks AS SELECT * FROM {top.kept_as}.p")
     conn.execute(f"CREATE TABLE {parts[0].kept_as}.beside (a integer)")
     with pytest.raises(Refused) as caught:
         undo_data.purge(conn, [parts[0].id])
     assert caught.value.lines() == [
-        f'cannot drop the kept table "{parts[0].kept_as}"."{parts[0].table.name}"',
+        f'cannot drop the parked table "{parts[0].kept_as}"."{parts[0].table.name}"',
         f"Detail: cannot drop schema {parts[0].kept_as} because other objects depend on it: table {parts[0].kept_as}.beside depends on schema {parts[0].kept_as}",
         "State: Nothing changed in the database.",
-        "Hint: Drop what depends on it first, or the rest of its family with it; it was not made by pgrunbook.",
+        "Hint: First drop what depends on it (pgrunbook did not create it), or purge its whole family.",
     ]
     conn.execute(f"DROP TABLE {parts[0].kept_as}.beside")
     with conn.transaction(force_rollback=True), pytest.raises(Refused, match="view looks depends on table"):
         undo_data.purge(conn, [top.id])
     conn.execute("DROP VIEW looks")
     assert sorted(undo_data.purge(conn, [top.id])) == sorted(one.kept_as for one in (top, *parts))
-    assert undo_data.kept_list(conn) == []
+    assert undo_data.list_entries(conn) == []
     assert not value(conn, "SELECT count(*) FROM pg_namespace WHERE nspname ~ '^pgrunbook_kept_'")
 
 
@@ -217,22 +217,19 @@ def test_what_was_purged_or_is_gone_cannot_be_brought_back(conn: Conn) -> None:
     with conn.transaction(force_rollback=True):
         conn.execute(f"DROP SCHEMA {way.keep.kept_as} CASCADE")
         with pytest.raises(Broken, match="cannot bring back table"):
-            undo_data.bring_back(conn, way.keep)
-    (kept,) = undo_data.kept_list(conn)
+            undo_data.unpark(conn, way.keep)
+    (kept,) = undo_data.list_entries(conn)
     undo_data.purge(conn, [kept.id])
     with pytest.raises(Refused) as caught:
-        undo_data.bring_back(conn, way.keep)
+        undo_data.unpark(conn, way.keep)
     first, detail, state, hint = caught.value.lines()
-    assert first == "cannot give back what was kept of table public.plain"
+    assert first == "cannot revert table public.plain"
     assert detail.startswith("Detail: It was purged on 20")
     assert detail.endswith("Z for 0001_x.")
     assert state == "State: Nothing changed in the database."
-    assert (
-        hint
-        == f"Hint: Restore to a point in time before it was purged, beside this database; there it is in {kept.kept_as}."
-    )
+    assert hint == f"Hint: Restore a point in time before the purge into a new branch; {kept.kept_as} is there."
     with pytest.raises(Refused):
-        undo_data.mark_given_back(conn, [kept.kept_as])
+        undo_data.mark_reverted(conn, [kept.kept_as])
 
 
 def test_the_same_statement_again_keeps_beside_what_was_kept_before(conn: Conn) -> None:
@@ -242,7 +239,7 @@ def test_the_same_statement_again_keeps_beside_what_was_kept_before(conn: Conn) 
     conn.execute("CREATE TABLE plain (a integer); INSERT INTO plain VALUES (4711)")
     second = Way(conn, "DROP TABLE plain")
     second.there()
-    newer, older = undo_data.kept_list(conn)
+    newer, older = undo_data.list_entries(conn)
     assert older.kept_as == f"{newer.kept_as}_{older.id}"
     second.back()
     assert texts(conn, "plain") == ["(4711)"]
@@ -272,8 +269,8 @@ def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: 
     conn.execute('INSERT INTO app."Orders x" (user_id) VALUES (99)')
     conn.execute("CREATE TABLE p (id integer, at date, v text, PRIMARY KEY (id, at))")
     conn.execute("ALTER TABLE users ADD COLUMN note text DEFAULT 'none'")
-    for kept in waiting(conn, ["0001_x"]):
-        for number, step in enumerate(undo_data.refill(conn, conn, kept, batch_rows=batch_rows), 1):
+    for kept in to_reapply(conn, ["0001_x"]):
+        for number, step in enumerate(undo_data.reapply(conn, conn, kept, batch_rows=batch_rows), 1):
             do(conn, step, site, number, f"forward {kept.id}")
     assert texts(conn, "moods") == ["(,2)", "(sad,1)"]
     assert texts(conn, "plain") == [f"(x,,{i})" for i in range(1, 6)]
@@ -283,7 +280,7 @@ def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: 
     assert value(conn, "SELECT count(*) FROM p") == 30
     assert value(conn, "SELECT count(*) FROM users WHERE note = 'n' || id") == 27
     assert value(conn, "SELECT count(*) FROM users WHERE note IS NULL") == 3
-    left = {(kept.table.name, kept.state) for kept in undo_data.kept_list(conn)}
+    left = {(kept.table.name, kept.state) for kept in undo_data.list_entries(conn)}
     assert left == {
         (name, "given back") for name in ("plain", "moods", "Orders x", "p", "p_1", "p_2", "p_2_low", "users")
     }

@@ -36,7 +36,7 @@ def test_no_targets_file_is_told_with_the_folder_that_was_searched(
         paths.project_dir()
     assert str(caught.value) == (
         "could not find targets.toml\n"
-        f"Detail: Looked in {tmp_path} and in the folders above it.\n"
+        f"Detail: It is neither in {tmp_path} nor in a folder above it.\n"
         "State: Nothing changed in the database.\n"
         "Hint: Change to the project's folder, or name it in PGRUNBOOK_HOME."
     )

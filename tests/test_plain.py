@@ -173,7 +173,7 @@ def test_the_table_is_found_in_another_schema(conn: Connection, tmp_path: Path) 
     conn.execute(TABLE)
     assert message_of(conn, tmp_path) == (
         "found 2 history tables: ops.schema_migrations, public.schema_migrations\n"
-        "Detail: Which of them counts is not known, and the wrong one would run migrations again.\n"
+        "Detail: With the wrong one, migrations would run again.\n"
         "State: Nothing changed in the database.\n"
         "Hint: Name the right one in targets.toml: history_schema and history_table."
     )
@@ -197,10 +197,10 @@ def test_the_table_of_dbmate_is_refused(conn: Connection, tmp_path: Path) -> Non
     conn.execute("CREATE TABLE schema_migrations (version varchar(128) PRIMARY KEY)")
     assert message_of(conn, tmp_path) == (
         "public.schema_migrations is the history table of dbmate or Rails\n"
-        "Detail: It has the column version only, and does not say when a migration was applied.\n"
+        "Detail: Its only column is version; it does not show when a migration was applied.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: If another table is meant, name it in targets.toml: history_schema and history_table. "
-        'The files of dbmate have "-- migrate:up", which none has here.'
+        "Hint: If you mean another table, name it in targets.toml: history_schema and history_table. "
+        'Files of dbmate have "-- migrate:up"; none of these has.'
     )
 
 
@@ -210,7 +210,7 @@ def test_unknown_columns_are_refused(conn: Connection, tmp_path: Path) -> None:
     conn.execute("CREATE TABLE schema_migrations (version bigint, dirty boolean)")
     assert message_of(conn, tmp_path) == (
         "cannot read the history table public.schema_migrations: its columns are unknown\n"
-        "Detail: It has (version bigint, dirty boolean); known are (version, applied_at).\n"
+        "Detail: It has (version bigint, dirty boolean); expected are (version, applied_at).\n"
         "State: Nothing changed in the database.\n"
         "Hint: Name the right table in targets.toml: history_schema and history_table."
     )
@@ -223,7 +223,7 @@ def test_unknown_columns_are_refused(conn: Connection, tmp_path: Path) -> None:
         (["0001_a", "seed"], "FOLDER/seed.sql has no number"),
         (
             ["0001_a", "0002_b.down"],
-            "FOLDER/0002_b.down.sql is the way back of a migration that is not there",
+            "FOLDER/0002_b.down.sql undoes a migration that is not in the folder",
         ),
     ],
 )
@@ -241,8 +241,8 @@ def test_both_directions_in_one_file_are_refused(conn: Connection, tmp_path: Pat
     write(tmp_path, {"0001_a.sql": "-- migrate:up\nCREATE TABLE a ();\n-- migrate:down\nDROP TABLE a;\n"})
     assert message_of(conn, tmp_path, history="plain") == (
         "FOLDER/0001_a.sql holds both directions of a migration\n"
-        'Detail: "-- migrate:up" is the mark of another tool; as plain SQL it is undone at once.\n'
+        'Detail: "-- migrate:up" is the mark of another tool; run as plain SQL, the file would undo itself.\n'
         "State: Nothing changed in the database.\n"
-        "Hint: Where the folder is dbmate's, correct the mark, or name history in targets.toml; "
-        "else put the way back into 0001_a.down.sql and take the marks out."
+        "Hint: If the folder is dbmate's, correct the mark, or set history in targets.toml; "
+        "else move the down section into 0001_a.down.sql and remove the marks."
     )

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import EXAMPLE, Site
+from conftest import EXAMPLE, Site, connect
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.draft import plan_sql
 from pgrunbook.errors import WrongInput
@@ -96,7 +95,7 @@ def test_an_edited_plan_is_refused(tmp_path: Path) -> None:
         plans.read(path)
     assert str(caught.value) == (
         "plan.json is not the plan that was frozen\n"
-        f"Detail: Its text has digest {now}, and it says {frozen}: it was changed afterwards.\n"
+        f"Detail: Its text has digest {now}, but it names {frozen}: somebody changed it.\n"
         "State: Nothing changed in the database.\n"
         "Hint: Make a new plan: open notebooks/prepare.ipynb, or start a new run."
     )

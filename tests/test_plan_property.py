@@ -12,10 +12,9 @@ from hypothesis import HealthCheck, Phase, event, given, note, settings
 from hypothesis import strategies as st
 
 from budget import GIVEN, examples
-from conftest import do, write_folder
+from conftest import connect, do, write_folder
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName, checksums
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import differing_column, is_declared

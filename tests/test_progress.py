@@ -17,9 +17,9 @@ SAYS = ('could not apply "0001_[/red]"', "Detail: array [1:2] of [bold]", "Hint:
 
 SHOW = f"""
 from pathlib import Path
-from pgrunbook.record.progress import Progress
+from pgrunbook.runner.progress import ProgressDisplay
 from pgrunbook.record.run import Part, Status
-with Progress("release on demo", Path("journal.jsonl")) as progress:
+with ProgressDisplay("release on demo", Path("journal.jsonl")) as progress:
     progress.procedure("migrate")
     progress.cell({{"id": "execute-plan"}})
     progress.ended(Part("migrate", "01-migrate.ipynb", Status.FAILED, says={SAYS[0]!r}), {SAYS!r})

@@ -1,4 +1,4 @@
-"""notebooks/purge.ipynb: what is kept is let go of, but not while it is needed, and the record is right."""
+"""notebooks/purge.ipynb: what is kept is purged, but not while it is needed, and the record is right."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from acting import cells, completed, error, events, newest_run, outputs, pgrunbook, run, wait_until
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook import history as histories
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database import locks, step_log
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Interrupted, Refused, Unreachable, WrongInput
 from pgrunbook.execute import purge as purging
 from pgrunbook.execute.purge import PurgeItem
@@ -25,7 +24,7 @@ from pgrunbook.record.run import Status
 from pgrunbook.runner import runbook
 from pgrunbook.session import session as heres
 from pgrunbook.session.session import Session
-from pgrunbook.undo_data import StepKey, UndoEntry, keeping_statement, kept_list
+from pgrunbook.undo_data import StepKey, UndoEntry, capture_statement, list_entries
 from scenes import RUN, error_of, interrupted_when, kill, session
 
 Project = Callable[..., Target]
@@ -53,9 +52,9 @@ def target(project: Project) -> Target:
 
 @pytest.fixture(autouse=True)
 def leave() -> Iterator[None]:
-    """Let go of what a test began in this process."""
+    """End what a test began in this process."""
     yield
-    heres._leave()
+    heres._end_earlier()
 
 
 def apply(target: Target, most: int) -> None:
@@ -82,8 +81,8 @@ def keep(
     until = None if days is None else datetime.now(UTC) + timedelta(days=days)
     with connect(target, purpose="test") as conn:
         with conn.transaction():
-            conn.execute(keeping_statement(conn, statement, StepKey(RUN, migration, direction, step), keep_until=until))
-        return max(kept.id for kept in kept_list(conn) if kept.part_of is None)
+            conn.execute(capture_statement(conn, statement, StepKey(RUN, migration, direction, step), keep_until=until))
+        return max(kept.id for kept in list_entries(conn) if kept.part_of is None)
 
 
 def mark(target: Target, number: int, state: str) -> None:
@@ -101,7 +100,7 @@ def up_to_the_drop(**given: object) -> Session:
     """Step through the notebook in this process, up to what goes."""
     here = purge.begin(target="demo", **given)
     purge.meet_the_target(here)
-    purge.what_is_kept(here)
+    purge.what_is_captured(here)
     purge.what_goes(here)
     return here
 
@@ -121,34 +120,34 @@ def test_what_nobody_needs_goes_and_the_rest_stays(target: Target) -> None:
     assert states(target) == {over: "purged", back: "purged", gone: "purged", needed: "kept"}
     assert [e["id"] for e in events(made, "dropped")] == [gone, back, over]
     assert [e["id"] for e in events(made, "drop-started")] == [gone, back, over]
-    shown = outputs(made, "what-is-kept")
+    shown = outputs(made, "what-is-captured")
     assert [line.split()[0] for line in shown.splitlines()[1:]] == ["stays", "goes", "goes", "goes"]
-    for told in ("its time is over", "given back"):
+    for told in ("its retention is over", "reverted or reapplied"):
         assert told in outputs(made, "what-goes")
     assert "rows updated (b) of public.a" in shown
     assert f"0002_b can only be taken back by restore point {POINT}" in shown
-    assert made.parts[0].says.startswith("3 things are let go, ")
-    assert made.parts[0].says.endswith("freed; 1 thing is still kept (16 kB).")
+    assert made.parts[0].says.startswith("3 items are purged, ")
+    assert made.parts[0].says.endswith("freed; 1 item is still kept (16 kB).")
     told = outputs(made, "verdict")
     assert f"0002_b only by: restore point {POINT}" in told
-    assert (made.folder / "what-is-kept.csv").read_text().count("\n") == 5
-    assert (made.folder / "let-it-go.csv").read_text().count("dropped") == 3
+    assert (made.folder / "what-is-captured.csv").read_text().count("\n") == 5
+    assert (made.folder / "purge-it.csv").read_text().count("dropped") == 3
 
 
 def test_what_is_still_needed_is_refused(target: Target) -> None:
     """The whole text; by its number or with force it goes, and the verdict says what is left as a way back."""
     one, other = keep(target), keep(target, step=2, days=None)
     with connect(target, purpose="test") as conn:
-        until = undo_data_views.until(kept_list(conn)[1])
+        until = undo_data_views.until(list_entries(conn)[1])
     made, code = run("purge", everything="true")
     assert (code, made.status, cells(made)["what-goes"]) == (3, Status.REFUSED, "failed")
     loss = f"0002_b can only be taken back by restore point {POINT}"
     assert error(made) == (
-        "cannot let go of what is still needed: 2 things\n"
+        "cannot purge undo data that is still needed: 2 items\n"
         f"Detail: {other} (rows updated (b) of public.a, kept until no end): {loss}; "
         f"{one} (rows updated (b) of public.a, kept until {until}): {loss}\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Wait until their time is over; or let go of them all the same: "
+        "Hint: Wait until their retention is over; or purge them all the same: "
         "pgrunbook undo-data purge --target demo --all --force"
     )
     assert "everything was asked for" in outputs(made, "what-goes")
@@ -158,19 +157,19 @@ def test_what_is_still_needed_is_refused(target: Target) -> None:
     up_to_the_drop(older_than_days=9)
 
     here = up_to_the_drop(ids=[one])
-    purge.let_it_go(here)
+    purge.purge_it(here)
     assert f"0002_b only by: restore point {POINT}" in repr(purge.verdict(here))
     assert states(target) == {one: "purged", other: "kept"}
-    purge.let_it_go(up_to_the_drop(everything=True, force=True))
+    purge.purge_it(up_to_the_drop(everything=True, force=True))
     assert states(target) == {one: "purged", other: "purged"}
     here = up_to_the_drop()
-    assert repr(purge.let_it_go(here)) == "Nothing was to go."
-    assert repr(purge.verdict(here)).startswith("DONE: Nothing was let go; nothing is kept any more.")
+    assert repr(purge.purge_it(here)) == "Nothing was to be purged."
+    assert repr(purge.verdict(here)).startswith("DONE: Nothing was purged; no undo data is left.")
 
 
 def things(target: Target) -> dict[int, PurgeItem]:
     with connect(target, purpose="test") as conn:
-        return {thing.id: thing for thing in purging.things(conn, histories.read(conn, target))}
+        return {thing.id: thing for thing in purging.items(conn, histories.read(conn, target))}
 
 
 def test_what_a_thing_is_needed_for_depends_on_where_its_migration_stands(target: Target) -> None:
@@ -180,8 +179,8 @@ def test_what_a_thing_is_needed_for_depends_on_where_its_migration_stands(target
     )  # fmt: skip
     told = things(target)
     assert told[pending].loss == "no rollback needs it: 0003_c is not applied"
-    assert told[down].loss.startswith("what taking back 0003_c destroyed can only be had by a restore to a time")
-    assert told[again].loss == "nothing gives it back: 0002_b is applied again"
+    assert told[down].loss.startswith("what the rollback of 0003_c destroyed can only come back by a restore to a time")
+    assert told[again].loss == "no migration reapplies it: 0002_b is applied again"
     assert [told[n].is_needed for n in (pending, down, again)] == [False, True, False]
 
     row = "INSERT INTO pgrunbook.step VALUES ('r', '0003_c', 'up', 1, 'done', 'UPDATE', '', '', '', NULL, NULL, now())"
@@ -197,7 +196,7 @@ def test_a_thing_that_is_being_given_back_is_never_over_its_time(target: Target)
     assert not things(target)[number].is_needed
     mark(target, number, "giving back")
     assert things(target)[number].is_needed
-    purge.let_it_go(up_to_the_drop())
+    purge.purge_it(up_to_the_drop())
     assert states(target) == {number: "giving back"}
 
 
@@ -208,21 +207,21 @@ def test_what_a_delete_reached_goes_with_it_and_not_alone(target: Target) -> Non
     (part,) = (n for n in states(target) if n != number)
     assert str(error_of(lambda: up_to_the_drop(ids=[part]))) == (
         f"number {part} belongs to {number}\n"
-        "Detail: What a DELETE reached in other tables is given back, and let go, with its own rows.\n"
+        "Detail: Rows that a DELETE cascaded to in other tables are reverted, and purged, with its own rows.\n"
         f"State: Nothing changed in the database.\nHint: Name {number}, or neither."
     )
     made, code = run("purge", ids=f"{number},4711")
     assert (code, made.status) == (2, Status.FAILED)
     assert error(made) == (
-        "nothing was ever kept under number 4711\nState: Nothing changed in the database.\n"
+        "no undo data ever had the number 4711\nState: Nothing changed in the database.\n"
         "Hint: The numbers stand in: pgrunbook undo-data list --target demo."
     )
     here = up_to_the_drop()
-    assert f"rows deleted, with {number}" in repr(purge.what_is_kept(here))
-    purge.let_it_go(here)
+    assert f"rows deleted, with {number}" in repr(purge.what_is_captured(here))
+    purge.purge_it(here)
     assert states(target) == {number: "purged", part: "purged"}
-    assert "1 thing is let go" in repr(purge.verdict(here))
-    assert repr(purge.what_goes(up_to_the_drop(ids=[number]))).startswith("Nothing goes")  # the same command again
+    assert "1 item is purged" in repr(purge.verdict(here))
+    assert repr(purge.what_goes(up_to_the_drop(ids=[number]))).startswith("Nothing to purge")  # the same command again
 
 
 @pytest.mark.slow
@@ -233,15 +232,18 @@ def test_who_reads_it_is_waited_for_and_named_and_the_same_run_goes_on(project: 
     first, second = keep(target, days=-1), keep(target, step=2, days=-1)
     with session(target, f"SELECT FROM pgrunbook.{names(target, first)}", name="nightly dump"):
         made, code = run("purge")
-        assert (code, made.status, cells(made)["let-it-go"]) == (1, Status.FAILED, "failed")
+        assert (code, made.status, cells(made)["purge-it"]) == (1, Status.FAILED, "failed")
     lines = error(made).splitlines()
-    assert lines[0].startswith(f"could not drop what is kept as number {first} (looked for 0.2")
+    assert lines[0].startswith(f"could not purge undo data number {first} (waited for 0.2")
     assert '("nightly dump", idle in transaction for ' in lines[1]
-    assert lines[2] == f"State: Let go: {second}; still kept as they were: {first}."
-    assert lines[3].startswith("Hint: Wait until that is over, or end it; then run the same run again with --resume.")
+    assert lines[2] == f"State: Purged: {second}; still kept, unchanged: {first}."
+    assert (
+        lines[3]
+        == "Hint: Wait until these sessions have ended, or end them; then run the same run again with --resume."
+    )
     assert states(target) == {first: "kept", second: "purged"}
     assert events(made, "drop-waits")
-    assert "dropped" in outputs(made, "let-it-go")
+    assert "dropped" in outputs(made, "purge-it")
 
     # As if it had been killed between the server's COMMIT and its own note of it.
     lines = made.journal.path.read_text().splitlines(keepends=True)
@@ -250,7 +252,7 @@ def test_who_reads_it_is_waited_for_and_named_and_the_same_run_goes_on(project: 
     made, code = runbook.resume(made.run_id)
     assert (code, made.status) == (0, Status.DONE)
     assert [(e["id"], e.get("told_by")) for e in events(made, "dropped")] == [(second, "the database"), (first, None)]
-    assert made.parts[0].says == "2 things are let go, 33 kB freed; nothing is kept any more."
+    assert made.parts[0].says == "2 items are purged, 33 kB freed; no undo data is left."
 
 
 @pytest.mark.slow
@@ -264,10 +266,10 @@ def test_a_purge_that_was_killed_goes_on(target: Target) -> None:
         assert states(target) == {first: "kept", second: "purged"}
     broken = newest_run()
     assert broken is not None
-    assert broken.standing() is Status.BROKEN_OFF
+    assert broken.actual_status() is Status.BROKEN_OFF
     made, code = runbook.resume(broken.run_id)
     assert (code, states(target)) == (0, {first: "purged", second: "purged"})
-    assert made.parts[0].says.startswith("2 things are let go")
+    assert made.parts[0].says.startswith("2 items are purged")
 
 
 def waits(here: Session) -> Callable[[], bool]:
@@ -280,12 +282,12 @@ def test_stopped_by_the_operator_or_by_the_server_it_says_what_is_gone(target: T
     with session(target, f"SELECT FROM pgrunbook.{names(target, number)}"):
         here = up_to_the_drop()
         with interrupted_when(waits(here)):
-            stopped = error_of(lambda: purge.let_it_go(here))
+            stopped = error_of(lambda: purge.purge_it(here))
         assert isinstance(stopped, Interrupted)
         assert stopped.lines() == [
-            "stopped while things were let go",
-            "Detail: What was running in the server was cancelled, because this run was told to stop.",
-            f"State: Let go: nothing; still kept as they were: {number}.",
+            "stopped while undo data was purged",
+            "Detail: Somebody stopped this run; what was running in the server was cancelled.",
+            f"State: Purged: nothing; still kept, unchanged: {number}.",
             "Hint: Run the same run again with --resume: it goes on with what is left.",
         ]
         here = up_to_the_drop()
@@ -295,19 +297,19 @@ def test_stopped_by_the_operator_or_by_the_server_it_says_what_is_gone(target: T
 
         lost = error_of(lambda: with_on_wait(here, told))
         assert isinstance(lost, Unreachable)
-        assert lost.lines()[0] == "lost the connection while things were let go"
-        assert lost.lines()[2] == f"State: Let go: nothing; still kept as they were: {number}."
-    purge.let_it_go(up_to_the_drop())
+        assert lost.lines()[0] == "lost the connection while undo data was purged"
+        assert lost.lines()[2] == f"State: Purged: nothing; still kept, unchanged: {number}."
+    purge.purge_it(up_to_the_drop())
     assert states(target) == {number: "purged"}
 
 
 def with_on_wait(here: Session, told: Callable[[object, float], None]) -> object:
-    """Let go, and be called as soon as somebody is waited for."""
+    """Purge, and be called as soon as somebody is waited for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             purging, "drop", lambda conn, target, thing, on_wait: DROP(conn, target, thing, on_wait=told)  # noqa: ARG005
         )  # fmt: skip
-        return purge.let_it_go(here)
+        return purge.purge_it(here)
 
 
 DROP = purging.drop
@@ -319,20 +321,20 @@ def test_who_comes_in_between_is_met_by_bounded_attempts(project: Project, monke
     apply(target, 2)
     number = keep(target, days=-1)
     monkeypatch.setattr(undo_data.registry, "LOCK_TIMEOUT_MS", 50)
-    nobody = purging.lock_wait.LockWait(free=True, waited_ms=0, looks=1, holders=())
+    nobody = purging.lock_wait.LockWait(free=True, waited_ms=0, polls=1, holders=())
     monkeypatch.setattr(purging.lock_wait, "until_free", lambda *_, **__: nobody)
     here = up_to_the_drop()
     with session(target, f"SELECT FROM pgrunbook.{names(target, number)}"):
-        told = error_of(lambda: purge.let_it_go(here)).lines()
+        told = error_of(lambda: purge.purge_it(here)).lines()
     assert told[:2] == [
-        f"could not drop what is kept as number {number} (lock_timeout 50 ms, 2 attempts)",
+        f"could not purge undo data number {number} (lock_timeout 50 ms, 2 attempts)",
         "Detail: canceling statement due to lock timeout.",
     ]
     assert states(target) == {number: "kept"}
     with connect(target, purpose="somebody else") as conn:
         undo_data.purge(conn, [number])
-    assert repr(purge.let_it_go(here)) == "It was gone already."
-    assert "Nothing was let go" in repr(purge.verdict(here))  # what somebody else dropped is not counted as ours
+    assert repr(purge.purge_it(here)) == "It was purged already."
+    assert "Nothing was purged" in repr(purge.verdict(here))  # what somebody else dropped is not counted as ours
 
 
 def test_what_became_needed_while_it_waited_for_the_run_lock_is_refused(target: Target) -> None:
@@ -340,9 +342,9 @@ def test_what_became_needed_while_it_waited_for_the_run_lock_is_refused(target: 
     number = keep(target, migration="0003_c")
     here = up_to_the_drop(everything=True)
     apply(target, 1)
-    refused = error_of(lambda: purge.let_it_go(here))
+    refused = error_of(lambda: purge.purge_it(here))
     assert isinstance(refused, Refused)
-    assert refused.message == "cannot let go of what is still needed: 1 thing"
+    assert refused.message == "cannot purge undo data that is still needed: 1 item"
     assert states(target) == {number: "kept"}
 
 
@@ -353,7 +355,7 @@ def test_another_run_at_work_is_waited_for(target: Target, monkeypatch: pytest.M
     runner = locks.one_runner
     monkeypatch.setattr(locks, "one_runner", lambda target, run_id: runner(target, run_id, wait_s=0.1))
     with runner(target, "another"):
-        blocked = error_of(lambda: purge.let_it_go(here))
+        blocked = error_of(lambda: purge.purge_it(here))
     assert isinstance(blocked, Blocked)
     assert blocked.message == 'another run is in progress on target "demo"'
     assert states(target) == {number: "kept"}
@@ -364,9 +366,9 @@ def test_a_refusal_of_the_server_is_told(target: Target) -> None:
     number = keep(target, "DELETE FROM a WHERE id < 5", days=-1)
     (part,) = (n for n in states(target) if n != number)
     do(target, f"CREATE VIEW public.seen AS SELECT * FROM pgrunbook.{names(target, part)}")
-    told = error_of(lambda: purge.let_it_go(up_to_the_drop())).lines()
-    assert told[0].startswith("could not drop what is kept: cannot drop table pgrunbook.kept_")
-    assert told[-2] == f"State: Let go: nothing; still kept as they were: {number}."
+    told = error_of(lambda: purge.purge_it(up_to_the_drop())).lines()
+    assert told[0].startswith("could not purge undo data: cannot drop table pgrunbook.kept_")
+    assert told[-2] == f"State: Purged: nothing; still kept, unchanged: {number}."
     assert states(target) == {number: "kept", part: "kept"}
 
 
@@ -374,7 +376,7 @@ def test_without_a_list_there_is_nothing_to_let_go(project: Project) -> None:
     """A database that pgrunbook has never changed, and a number in it."""
     target = project(folder=FOLDER)
     here = purge.begin(target="demo")
-    assert repr(purge.what_is_kept(here)) == "Nothing is kept in this database."
+    assert repr(purge.what_is_captured(here)) == "No undo data is kept in this database."
     assert isinstance(error_of(lambda: up_to_the_drop(ids=[1])), WrongInput)
     assert rows(target, "SELECT to_regnamespace('pgrunbook')") == [(None,)]
 
@@ -383,7 +385,7 @@ def test_all_five_kinds_are_told(target: Target) -> None:
     """Rows, columns and tables, each with what it is of and how many rows it holds."""
     keep(target)
     with connect(target, purpose="test") as conn:
-        (kept,) = kept_list(conn)
+        (kept,) = list_entries(conn)
         told = [
             undo_data_views.what(replace(kept, kind=kind)) for kind in ("update", "delete", "insert", "column", "table")
         ]
@@ -394,8 +396,7 @@ def test_all_five_kinds_are_told(target: Target) -> None:
         undo_data.purge(conn, [kept.id])
         assert undo_data_views.rows_of(conn, kept) == "not counted"
     assert (
-        str(undo_data_views.state(replace(kept, state="giving back", rows_given_back=7)))
-        == "giving back (7 rows so far)"
+        str(undo_data_views.state(replace(kept, state="giving back", rows_given_back=7))) == "reverting (7 rows so far)"
     )
 
 

@@ -1,4 +1,4 @@
-"""The loader of named queries, and the steady view in which they are read."""
+"""The loader of named queries, and the snapshot in which they are read."""
 
 from __future__ import annotations
 
@@ -57,25 +57,25 @@ def test_rows_have_the_fields_of_their_class(server: Server) -> None:
             assert tuple(column.name for column in columns) == cls._fields, name
 
 
-def test_steady_view_sees_no_later_commit_and_cannot_write(server: Server, database: Callable[..., str]) -> None:
+def test_snapshot_sees_no_later_commit_and_cannot_write(server: Server, database: Callable[..., str]) -> None:
     """What others commit after the first read does not show, and a write is refused."""
     name = database("CREATE TABLE t (a integer)")
     with server.connect(name) as conn, server.connect(name) as other:
-        with queries.steady(conn) as cursor:
+        with queries.snapshot_cursor(conn) as cursor:
             assert cursor.execute("SELECT count(*) FROM public.t").fetchone() == (0,)
             other.execute("INSERT INTO t VALUES (1)")
             assert cursor.execute("SELECT count(*) FROM public.t").fetchone() == (0,)
-        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), queries.steady(conn) as cursor:
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), queries.snapshot_cursor(conn) as cursor:
             cursor.execute("INSERT INTO public.t VALUES (2)")
         assert conn.info.transaction_status == TransactionStatus.IDLE
 
 
-def test_steady_view_makes_text_comparable(server: Server, database: Callable[..., str]) -> None:
+def test_snapshot_makes_text_comparable(server: Server, database: Callable[..., str]) -> None:
     """The session's own formats do not show in it, and are there again afterwards."""
     query = "SELECT '2026-01-31 12:00+00'::timestamptz::text, '1 day'::interval::text, '\\x01'::bytea::text"
     with server.connect(database()) as conn:
         conn.execute("SET DateStyle = German; SET TimeZone = 'Asia/Tokyo'; SET IntervalStyle = iso_8601")
-        with queries.steady(conn, statement_timeout_ms=1234) as cursor:
+        with queries.snapshot_cursor(conn, statement_timeout_ms=1234) as cursor:
             assert cursor.execute(query).fetchone() == ("2026-01-31 12:00:00+00", "1 day", "\\x01")
             assert cursor.execute("SHOW statement_timeout").fetchone() == ("1234ms",)
         assert conn.execute(query).fetchone() == ("31.01.2026 21:00:00 JST", "P1D", "\\x01")

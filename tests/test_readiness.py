@@ -10,15 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from conftest import Site, do
+from conftest import Site, connect, do
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks, readiness
 from pgrunbook.database.activity import Identity
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.database.readiness import Check, Level, Limits
 from pgrunbook.errors import Unreachable
 from scenes import error_of, kill, session, until
@@ -101,7 +100,7 @@ def test_a_prepared_transaction_counts_by_its_name(own_server: Server) -> None:
     """It is in no session, holds its locks all the same, and has to be found by somebody."""
     configure(own_server, max_prepared_transactions="2")
     with own_server.connect() as conn:
-        conn.execute("BEGIN; CREATE TABLE a (); PREPARE TRANSACTION 'half done'")
+        conn.execute("BEGIN; CREATE TABLE public.a (); PREPARE TRANSACTION 'half done'")
         found = check(conn, "oldest transaction", Limits(transaction_age_s=0))
         conn.execute("ROLLBACK PREPARED 'half done'")
     assert found.level is Level.STOP
@@ -120,7 +119,7 @@ def weak(project: Project) -> Iterator[Callable[[str], Connection]]:
 
     def as_weak(grants: str = "") -> Connection:
         do(target, grants.replace("DB", str(target.database)) or "SELECT 1")
-        conn = psycopg.connect(**{**target.conninfo(), "user": "weak"}, autocommit=True)
+        conn = Connection.connect(**{**target.conninfo(), "user": "weak"}, autocommit=True)
         opened.append(conn)
         return conn
 
@@ -154,7 +153,7 @@ def test_missing_rights_are_listed(weak: Callable[[str], Connection]) -> None:
 def test_what_cannot_be_seen_is_not_taken_for_absent(weak: Callable[[str], Connection], project: Project) -> None:
     """Without pg_monitor the transactions of others are unknown, which is not none."""
     hidden = check(weak(""), "oldest transaction")
-    assert (hidden.level, hidden.found) == (Level.UNKNOWN, "those of others are not to be seen")
+    assert (hidden.level, hidden.found) == (Level.UNKNOWN, "those of others are not visible")
     assert project
     assert check(weak("GRANT pg_monitor TO weak"), "oldest transaction").level is Level.GOOD
 
@@ -165,7 +164,7 @@ def test_an_owner_who_cannot_see_others_is_told(own_server: Server) -> None:
         conn.execute("CREATE ROLE owns LOGIN")
         conn.execute("CREATE DATABASE owned OWNER owns")
     target = Target(name="owned", server=own_server.name, database="owned")
-    with psycopg.connect(**{**target.conninfo(), "user": "owns"}, autocommit=True) as conn:
+    with Connection.connect(**{**target.conninfo(), "user": "owns"}, autocommit=True) as conn:
         found = check(conn, "rights", needs_restore_point=False)
     assert (found.level, found.found) == (Level.WARN, "cannot see what others run")
 
@@ -198,7 +197,7 @@ def test_a_vacuum_at_work_is_to_be_looked_at(project: Project) -> None:
         other.close()
     assert found.level is Level.WARN
     assert found.found.startswith("big (")
-    assert found.advice == "It steps aside when we ask for its lock."
+    assert found.advice == "The server cancels it when we wait for its lock."
 
 
 def test_transaction_ids_that_run_out_stop_it(here: Connection) -> None:
@@ -243,7 +242,7 @@ def test_an_archive_that_fails_stops_it(own_server: Server) -> None:
     ("settings", "found"),
     [
         ({"archive_mode": "off"}, "off: no restore point can be restored"),
-        ({"archive_library": "''", "archive_command": "''"}, "on, but goes nowhere"),
+        ({"archive_library": "''", "archive_command": "''"}, "on, but archives nothing"),
     ],
 )
 def test_an_archive_that_is_off_or_goes_nowhere_stops_it(
@@ -269,7 +268,7 @@ def test_slots_that_nobody_reads_are_named(own_server: Server) -> None:
         stop = check(conn, "replication slots", Limits(slot_retained_bytes=1))
         conn.execute("SELECT pg_drop_replication_slot('left_behind')")
     assert look.level is Level.WARN
-    assert look.found.endswith("held back by the furthest of 1; nobody reads left_behind")
+    assert look.found.endswith("of WAL kept by the furthest behind of 1; nobody reads left_behind")
     assert stop.level is Level.STOP
 
 
@@ -304,15 +303,15 @@ def test_a_replica_is_refused_and_its_lag_watched(own_server: Server, standby: T
         until(lambda: "of 1" in check(primary, "replication lag").found)
         assert check(primary, "replication lag").level is Level.GOOD
         replica.execute("SELECT pg_wal_replay_pause()")
-        primary.execute("CREATE TABLE lag AS SELECT generate_series(1, 1000) AS n")
+        primary.execute("CREATE TABLE public.lag AS SELECT generate_series(1, 1000) AS n")
         until(lambda: check(primary, "replication lag", Limits(replay_lag_bytes=0)).level is Level.STOP)
 
         primary.execute("CREATE ROLE blind LOGIN")
-        with psycopg.connect(
+        with Connection.connect(
             host=str(own_server.socket_dir), user="blind", dbname="postgres", autocommit=True
         ) as blind:
             unseen = check(blind, "replication lag")
-        assert (unseen.level, unseen.found) == (Level.UNKNOWN, "not to be seen for 1 of 1")
+        assert (unseen.level, unseen.found) == (Level.UNKNOWN, "not visible for 1 of 1")
 
 
 # -- a pooler
@@ -364,7 +363,7 @@ def test_a_pooler_is_found_out(pooler: Callable[[str], Target]) -> None:
     """It answers the start-up with a process id of its own."""
     with connect(pooler("options,extra_float_digits")) as conn:
         found = check(conn, "pooler")
-    assert (found.level, found.found) == (Level.STOP, "a pooler stands between")
+    assert (found.level, found.found) == (Level.STOP, "a pooler in between")
 
 
 def test_a_pooler_that_refuses_our_settings_is_told_as_one(pooler: Callable[[str], Target]) -> None:
@@ -374,5 +373,5 @@ def test_a_pooler_that_refuses_our_settings_is_told_as_one(pooler: Callable[[str
     assert isinstance(error, Unreachable)
     assert "unsupported startup parameter" in error.detail
     assert error.hint == (
-        "A pooler stands between: name the server's own address. What we need does not survive pooling."
+        "A pooler is in between: name the server's own address. Session settings do not survive pooling."
     )

@@ -52,7 +52,7 @@ def past() -> Past:
     source = Server("source")
     source.start()
     before_at = datetime.now(UTC)
-    with source.connect() as conn:
+    with source.connect() as conn, conn.as_target():
         conn.execute("CREATE TABLE events (n int)")
         conn.execute("ALTER SYSTEM SET work_mem = '5MB'")
         conn.execute("ALTER SYSTEM SET archive_timeout = '1h'")
@@ -71,12 +71,12 @@ def past() -> Past:
 
 
 def events(server: Server) -> list[object]:
-    with server.connect() as conn:
+    with server.connect() as conn, conn.as_target():
         return [row[0] for row in conn.execute("SELECT n FROM events ORDER BY n")]
 
 
 def one(server: Server, query: str) -> object:
-    with server.connect() as conn:
+    with server.connect() as conn, conn.as_target():
         row = conn.execute(query).fetchone()  # type: ignore[arg-type]
     assert row
     return row[0]
@@ -116,9 +116,9 @@ def test_a_restore_ends_at_the_point_while_the_source_goes_on(
     assert lsn_number(measures.start_lsn) + measures.replayed_bytes == lsn_number(measures.end_lsn)
     assert measures.last_transaction_at
     assert past.before_at < measures.last_transaction_at < past.time + timedelta(seconds=30)
-    with new.connect() as conn:
+    with new.connect() as conn, conn.as_target():
         conn.execute("INSERT INTO events VALUES (100)")
-    with past.source.connect() as conn:
+    with past.source.connect() as conn, conn.as_target():
         conn.execute("INSERT INTO events VALUES (200)")
         conn.execute("DELETE FROM events WHERE n = 200")
     assert events(past.source) == [1, 2, 3, 4]
@@ -128,7 +128,7 @@ def test_a_restored_server_keeps_its_past_to_itself(past: Past, restored_to: Cal
     """It archives to its own archive, takes no archive setting along, and can be stopped and started."""
     before = sorted(path.name for path in past.source.archive_dir.iterdir())
     new = restored_to(Point(name=past.name, at_lsn=past.name_lsn)).server
-    with new.connect() as conn:
+    with new.connect() as conn, conn.as_target():
         wait_archived(conn, str(one(new, "SELECT pg_current_wal_lsn()")))
     assert one(new, "SHOW work_mem") == "5MB"
     assert one(new, "SHOW archive_timeout") == "0"
@@ -144,7 +144,7 @@ def test_a_restored_server_can_be_restored_from(past: Past, restored_to: Callabl
     """It is on another timeline, with its own backups and its own points."""
     new = restored_to(Point(lsn=past.lsn)).server
     take_base_backup(new)
-    with new.connect() as conn:
+    with new.connect() as conn, conn.as_target():
         conn.execute("INSERT INTO events VALUES (30)")
         create_restore_point(conn, "second-life")
         conn.execute("INSERT INTO events VALUES (40)")
@@ -233,7 +233,7 @@ def test_a_name_that_is_not_in_the_wal_is_wrong_input(past: Past) -> None:
 
 def test_a_name_that_exists_twice_is_wrong_input(past: Past) -> None:
     """PostgreSQL would silently take the first one."""
-    with past.source.connect() as conn:
+    with past.source.connect() as conn, conn.as_target():
         create_restore_point(conn, "twice")
         second = create_restore_point(conn, "twice")
     with pytest.raises(WrongInput, match='restore point "twice" of server "source" exists 2 times'):
@@ -245,7 +245,7 @@ def test_a_name_that_exists_twice_is_wrong_input(past: Past) -> None:
 
 def test_a_restore_point_that_is_not_where_it_was_said_to_be_is_not_promoted(past: Past) -> None:
     """Recovery stopped at another record of that name: the promise is broken, the new server removed."""
-    with past.source.connect() as conn:
+    with past.source.connect() as conn, conn.as_target():
         elsewhere = str(one(past.source, "SELECT pg_current_wal_lsn() - 1000"))
         conn.execute("SELECT pg_current_xact_id()")
     with pytest.raises(Broken, match="could not stop at restore point"):
@@ -255,7 +255,7 @@ def test_a_restore_point_that_is_not_where_it_was_said_to_be_is_not_promoted(pas
 
 def test_the_window_reaches_from_the_oldest_backup_to_the_archived_wal(past: Past) -> None:
     """It grows with every segment that is archived; without a base backup there is none."""
-    with past.source.connect() as conn:
+    with past.source.connect() as conn, conn.as_target():
         wait_archived(conn, past.name_lsn)
     reach = window(past.source)
     assert reach
@@ -278,7 +278,7 @@ def test_base_backups_are_listed_with_their_facts(past: Past) -> None:
 def test_a_server_with_tablespaces_is_not_backed_up(past: Past) -> None:
     """A copy would share the files of its source."""
     folder = past.source.do("mktemp", "-d").stdout.strip()
-    with past.source.connect() as conn:
+    with past.source.connect() as conn, conn.as_target():
         conn.execute(f"CREATE TABLESPACE far LOCATION '{folder}'")
         with pytest.raises(Refused, match="it has tablespaces"):
             take_base_backup(past.source)
@@ -290,7 +290,7 @@ def test_waiting_for_the_archive_tells_when_archiving_fails(past: Past) -> None:
     """The wait ends with the failure, not with its own timeout."""
     past.source.archive_dir.chmod(0o500)
     try:
-        with past.source.connect() as conn:
+        with past.source.connect() as conn, conn.as_target():
             conn.execute("SELECT pg_current_xact_id()")
             began = time.monotonic()
             with pytest.raises(Blocked, match="could not archive the WAL up to") as failed:
@@ -315,7 +315,7 @@ def test_waiting_for_the_archive_is_refused_where_nothing_is_archived() -> None:
 
 def test_an_archived_position_is_not_waited_for(past: Past) -> None:
     """No segment is ended for what is safe already."""
-    with past.source.connect() as conn:
+    with past.source.connect() as conn, conn.as_target():
         wait_archived(conn, past.name_lsn)
         before = one(past.source, "SELECT pg_current_wal_lsn()")
         assert wait_archived(conn, past.name_lsn) < 1
@@ -324,10 +324,10 @@ def test_an_archived_position_is_not_waited_for(past: Past) -> None:
 
 def test_a_restore_point_needs_the_right_to_make_one(past: Past) -> None:
     """The refusal says what to grant."""
-    with past.source.connect() as conn:
+    with past.source.connect() as conn, conn.as_target():
         conn.execute("CREATE ROLE weak")
         conn.execute("SET ROLE weak")
-        with pytest.raises(Refused, match="could not make a restore point: the role may not") as refused:
+        with pytest.raises(Refused, match="could not create a restore point: the role lacks the right") as refused:
             create_restore_point(conn, "weak")
     assert "permission denied for function pg_create_restore_point" in refused.value.detail
 

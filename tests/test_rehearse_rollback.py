@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, step_log
-from pgrunbook.database.connection import connect
 from pgrunbook.database.inverse_log import read
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
@@ -348,7 +347,7 @@ def test_a_value_that_the_old_type_cannot_hold_stops_it_before_anything_changes(
     do(target, SHOP)
     release(target)
     do(target, "UPDATE instances SET memory = 5000000000 WHERE id = 7")
-    (found,) = [one for one in since(target).against if one.at_least]
+    (found,) = [one for one in since(target).violations if one.at_least]
     assert (found.table, found.rows) == ("public.instances", 1)
     assert "5000000000" in found.samples[0]
     do(target, "UPDATE instances SET memory = 5 WHERE id = 7")
@@ -383,6 +382,6 @@ def test_a_down_script_that_touches_other_rows_is_found_with_the_targets_rows(pr
         ways = with_data.rehearse(target, histories.read(conn, target).pending(), done, conn, most_bytes=10**9)
     (seen,) = ways.trial.ways_back
     assert not seen.proven
-    assert seen.says == "other rows are there after the way back: public.nodes: 9 rows before, 8 after"
+    assert seen.says == "the rows differ after the way back: public.nodes: 9 rows before, 8 after"
     (change,) = up_down_up.with_proofs(done.changes, ways.trial.ways_back)
     assert not change.proof.proven

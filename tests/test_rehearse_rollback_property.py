@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from psycopg import sql
 
 from budget import examples
-from conftest import Site, do
+from conftest import Site, connect, do
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.errors import RunbookError

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do, write_folder
+from conftest import connect, do, write_folder
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Relation
 from pgrunbook.draft import release
 from pgrunbook.errors import WrongInput

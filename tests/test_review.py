@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import connect
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards import RULES
 from pgrunbook.review.review import Finding, as_text, fails, review, run

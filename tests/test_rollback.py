@@ -77,7 +77,7 @@ def test_what_a_down_script_drops_is_kept(project: Project) -> None:
     told = outputs(made, "what-about-new-rows")
     assert "3 rows" in told
     assert "1 values" in told
-    assert "it came through" in outputs(made, "try-it")
+    assert "it succeeded" in outputs(made, "try-it")
     assert "public.c" in outputs(made, "kept-data")
     assert rows(target, "SELECT array_agg(version) FROM schema_migrations") == [(["0001_a"],)]
     assert {e["migration"] for e in events(made, "committed")} == {"0003_c", "0002_b"}
@@ -137,7 +137,7 @@ def test_a_rollback_that_was_killed_in_the_middle_goes_on(project: Project) -> N
         process.kill()
     broken = newest_run()
     assert broken is not None
-    assert broken.standing() is Status.BROKEN_OFF
+    assert broken.actual_status() is Status.BROKEN_OFF
     assert rows(target, "SELECT array_agg(version ORDER BY version) FROM schema_migrations") == [
         (["0001_a", "0002_b"],)
     ]
@@ -218,7 +218,7 @@ def test_statements_of_a_migration_are_taken_back_by_hand(project: Project) -> N
     assert "DROP INDEX" in outputs(made, "what-goes-back")
     assert rows(target, "SELECT to_regclass('k_v'), count(*) FROM schema_migrations") == [(None, 1)]
     made, code = run("rollback", migration="0009")
-    assert (code, error(made).splitlines()[0]) == (2, 'no applied migration is named "0009"')
+    assert (code, error(made).splitlines()[0]) == (2, 'no applied migration has the name "0009"')
     made, code = run("rollback", migration="0001_a", steps="2")
     assert (code, made.status) == (3, Status.REFUSED)
     assert "it has no statement 2 to take back; there are 1 (0001_a.sql:1)" in error(made)
@@ -229,7 +229,7 @@ def test_statements_of_a_migration_are_taken_back_by_hand(project: Project) -> N
 
 @pytest.mark.slow
 def test_what_was_purged_cannot_be_given_back(project: Project) -> None:
-    """The kept table is gone: it is said before anything changed, and the restore point is named."""
+    """The parked table is purged: it is said before anything changed, and the restore point is named."""
     target = project(folder={"0001_a.sql": "DROP TABLE k;"})
     do(target, "CREATE TABLE k (n int PRIMARY KEY, v text); INSERT INTO k VALUES (1, 'a')")
     assert run("release", accept="0001_a.sql:1")[1] == 0
@@ -237,7 +237,7 @@ def test_what_was_purged_cannot_be_given_back(project: Project) -> None:
     made, code = run("rollback")
     assert (code, made.status) == (3, Status.REFUSED)
     lines = error(made).splitlines()
-    assert lines[0] == "cannot give back what was kept of table public.k"
+    assert lines[0] == "cannot revert table public.k"
     assert lines[1].startswith("Detail: It was purged on ")
     assert lines[2] == "State: Nothing changed in the database."
-    assert lines[3].startswith("Hint: Restore to a point in time before it was purged")
+    assert lines[3].startswith("Hint: Restore a point in time before the purge")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from conftest import do
+from conftest import connect, do
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.rehearse import row_equality
 from pgrunbook.rehearse.row_equality import Equality
 from servers import Server
@@ -68,12 +68,12 @@ class Pair:
         """Execute a release on both, and ``apart`` on one; say how all their tables compare."""
         for statement in release:
             self.plain.execute(statement.encode())
-        wandering = row_equality.wandering(release, differs, self.safe, self.plain, updated=updated)
+        volatile = row_equality.volatile_values(release, differs, self.safe, self.plain, updated=updated)
         for statement in release:
             self.safe.execute(statement.encode())
         self.safe.execute(apart.encode())
         tables = row_equality.named(self.safe, [label for (label,) in self.safe.execute(LABELS).fetchall()])  # type: ignore[misc]
-        return row_equality.compare(self.plain, self.safe, tables, wandering)
+        return row_equality.compare(self.plain, self.safe, tables, volatile)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def value(column: str) -> str:
 
 def counted(table: str) -> str:
     """How a table that was only counted is told."""
-    return f'rows of "public"."{table}": counted only, what writes them may give others each time'
+    return f'rows of "public"."{table}": counted only, as what writes them may write other values each time'
 
 
 # Each line: the columns that are passed over because of the statements behind them.
@@ -212,7 +212,7 @@ UPDATE keyless SET a = a + 1 | UPDATE keyless SET a = 7 WHERE ctid = (SELECT min
 
 @pytest.mark.parametrize("line", APART)
 def test_what_differs_otherwise_is_told(pair: Pair, line: str) -> None:
-    """Immutable expressions excuse nothing, and what wanders excuses no other column, row or table."""
+    """Immutable expressions excuse nothing, and what is volatile excuses no other column, row or table."""
     for conn in (pair.plain, pair.safe):
         conn.execute(WRITERS)
     release, _, apart = line.partition(" | ")
@@ -248,9 +248,9 @@ def test_the_order_in_which_rows_are_numbered_may_be_declared(pair: Pair) -> Non
     release = ["ALTER TABLE t ADD COLUMN n serial", "UPDATE j SET n = 2"]
     equality = pair.ends(release, apart="UPDATE t SET n = 100 - n", differs=declared)
     assert (equality.passed_over, equality.differences) == ((value("t.n"),), ())
-    wandering = row_equality.wandering(release, declared, pair.safe, pair.plain)
+    volatile = row_equality.volatile_values(release, declared, pair.safe, pair.plain)
     pair.safe.execute("UPDATE j SET n = 3 WHERE id = 2")
-    assert len(row_equality.compare(pair.plain, pair.safe, [TableName("public", "j")], wandering).differences) == 1
+    assert len(row_equality.compare(pair.plain, pair.safe, [TableName("public", "j")], volatile).differences) == 1
 
 
 def test_xml_is_compared_as_it_is_written(server: Server) -> None:
@@ -264,10 +264,10 @@ def test_xml_is_compared_as_it_is_written(server: Server) -> None:
                 conn.execute("INSERT INTO x VALUES (1, '<a  b=\"1\"/>'), (2, NULL)")
             except psycopg.errors.FeatureNotSupported:
                 pytest.skip("this server is built without libxml")
-        table, wandering = [TableName("public", "x")], row_equality.VolatileValues()
-        assert row_equality.compare(plain, safe, table, wandering).differences == ()
+        table, volatile = [TableName("public", "x")], row_equality.VolatileValues()
+        assert row_equality.compare(plain, safe, table, volatile).differences == ()
         safe.execute("UPDATE x SET doc = '<a b=\"1\"/>' WHERE id = 1")
-        (told,) = row_equality.compare(plain, safe, table, wandering).differences
+        (told,) = row_equality.compare(plain, safe, table, volatile).differences
         assert told.endswith("0 missing, 1 other, 0 new (1)")
 
 

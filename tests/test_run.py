@@ -77,7 +77,7 @@ def test_a_folder_in_use_is_refused_with_the_process_that_has_it(run: Run) -> No
             "State: Nothing changed in the database.\n"
             "Hint: Wait until it has ended (pgrunbook runs), or stop that process."
         )
-        assert (run.is_held(), run.standing()) == (True, Status.RUNNING)
+        assert (run.is_held(), run.actual_status()) == (True, Status.RUNNING)
     finally:
         holder.kill()
         holder.communicate()
@@ -91,9 +91,9 @@ def test_a_run_whose_process_was_killed_is_broken_off(run: Run) -> None:
     holder.kill()
     holder.communicate()
     again = runs.load(run.folder)
-    assert (again.status, again.standing()) == (Status.RUNNING, Status.BROKEN_OFF)
+    assert (again.status, again.actual_status()) == (Status.RUNNING, Status.BROKEN_OFF)
     run.status = Status.FAILED
-    assert run.standing() is Status.FAILED
+    assert run.actual_status() is Status.FAILED
 
 
 def test_a_process_may_take_what_it_has_already(run: Run) -> None:
@@ -121,7 +121,7 @@ def test_a_run_that_is_not_one_is_told(run: Run, name: str, count: int) -> None:
         runs.find(name)
     assert str(caught.value) == (
         f'could not find the run "{name}"\n'
-        f"Detail: {run.folder.parent} holds {count} runs whose id begins or ends so.\n"
+        f"Detail: {run.folder.parent} holds {count} runs whose id begins or ends with it.\n"
         "State: Nothing changed in the database.\n"
         "Hint: See the ids with: pgrunbook runs"
     )
@@ -153,7 +153,7 @@ def test_an_outputs_folder_that_takes_no_run_is_told(outputs: Path) -> None:
     with pytest.raises(RecordFailed) as caught:
         runs.create("release", "demo", {}, how="headless")
     first, detail, *rest = caught.value.lines()
-    assert first == "could not make the folder of this run"
+    assert first == "could not create the folder of this run"
     assert detail.startswith(f"Detail: {outputs}")
     assert detail.endswith(": Not a directory.")
     assert rest == [

@@ -93,7 +93,9 @@ def test_a_failing_migration_takes_back_only_what_this_run_applied(project: Proj
     assert "division by zero" in error(made, 1)
     assert rows(target, "SELECT to_regclass('a') IS NOT NULL, to_regclass('b')") == [(True, None)]
     assert rows(target, "SELECT version FROM schema_migrations") == [("0001_a",)]
-    assert headless.next_step(made) == ("What this run applied was taken back. Mend what failed, then start a new run.")
+    assert headless.next_step(made) == (
+        "What this run applied was taken back. Correct what failed, then start a new run."
+    )
     with pytest.raises(Refused, match="was taken back after it failed"):
         runbook.resume(made.run_id)
     assert not made.is_held()
@@ -109,7 +111,7 @@ def test_a_way_back_that_fails_says_what_is_in_the_database(project: Project) ->
         1, Status.FAILED, "rollback", Status.REFUSED
     )  # fmt: skip
     lines = headless.next_step(made).splitlines()
-    assert lines[0].startswith("TAKING IT BACK DID NOT COME TO ITS END (refused): the rollback would lose what b holds")
+    assert lines[0].startswith("THE ROLLBACK DID NOT FINISH (refused): the rollback would lose what b holds")
     assert lines[1] == "State: The database is at version 0002_b; of this run still applied: 0002_b, 0001_a."
     assert lines[2].endswith(f"pgrunbook run --resume {made.run_id}")
 
@@ -138,7 +140,7 @@ def test_a_run_that_was_killed_in_the_middle_goes_on(project: Project, killed: s
         wait_until(lambda: has_begun("migrate", "0002_b"))
         broken = newest_run()
         assert broken is not None
-        assert broken.standing() is Status.RUNNING
+        assert broken.actual_status() is Status.RUNNING
         with pytest.raises(Blocked, match="is already in use"):
             runbook.resume(broken.run_id)
         (kernel,) = {e["pid"] for e in events(broken, "step-started")}
@@ -154,7 +156,7 @@ def test_a_run_that_was_killed_in_the_middle_goes_on(project: Project, killed: s
         assert f"Go on with it: pgrunbook run --resume {broken.run_id}" in told
         assert broken.status is Status.INTERRUPTED
     else:
-        assert broken.standing() is Status.BROKEN_OFF
+        assert broken.actual_status() is Status.BROKEN_OFF
     assert rows(target, "SELECT version FROM schema_migrations") == [("0001_a",)]
 
     do(target, OPEN_THE_GATE)
@@ -209,7 +211,7 @@ def test_a_record_that_cannot_be_written_stops_the_run(project: Project, room_by
     assert "Traceback" not in told
     assert "could not write the journal of this run" in told
     assert f"pgrunbook run --resume {made.run_id}" in told
-    assert runs.load(made.folder).standing() in (Status.BROKEN_OFF, Status.FAILED)
+    assert runs.load(made.folder).actual_status() in (Status.BROKEN_OFF, Status.FAILED)
     lines = made.journal.path.read_text().splitlines(keepends=True)
     made.journal.path.write_text("".join(line for line in lines if '"filler"' not in line))
 
@@ -326,23 +328,21 @@ def test_nothing_is_released_over_what_is_half_way_there(project: Callable[..., 
     made, code = run("migrate")
     assert (code, made.status) == (1, Status.FAILED)
     assert events(made, "run-ended")[-1]["next"].startswith(
-        f"0002_b is partly applied. Mend what it met, and go on: pgrunbook run --resume {made.run_id}"
+        f"0002_b is partly applied. Correct what failed, and go on: pgrunbook run --resume {made.run_id}"
     )
     back, code = run("rollback")
     assert code == 3
     assert back.parts[0].says.startswith("cannot take back 0002_b: 0002_b.sql:1: its way back was not computed")
     other, code = run("release")
     assert code == 3
-    assert other.parts[0].says == f"0002_b was begun by run {made.run_id}, and not brought to its end"
+    assert other.parts[0].says == f"0002_b was begun by run {made.run_id}, and not finished"
     assert target.migrations is not None
     file = target.migrations / "0002_b.sql"
     text = file.read_text()
     file.write_text(text.replace("n > 0", "n >= 0"))
     other, code = run("release")
     assert code == 3
-    assert other.parts[0].says == (
-        f"0002_b was begun by run {made.run_id} from another text, and not brought to its end"
-    )
+    assert other.parts[0].says == (f"0002_b was begun by run {made.run_id} from another text, and not finished")
     file.write_text(text)
 
     do(target, "DELETE FROM b")

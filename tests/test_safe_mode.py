@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import do
+from conftest import connect, do
 from pgrunbook.config.targets import Target
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.catalog import UNKNOWN, Use
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 from pgrunbook.review.safe_mode import Refusal, refusals, refused, way_through
 from pgrunbook.session.parameters import Prepare, checked

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pgrunbook.database import queries, schema
-from pgrunbook.database.schema import Column, Index, SchemaConstraint, Snapshot, snapshot
+from pgrunbook.database.schema import Column, Constraint, Index, Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.errors import Blocked, Broken
 from servers import VERSIONS, Server, Servers
@@ -494,10 +494,10 @@ def test_invalid_index_shows(server: Server, database: Callable[..., str]) -> No
 
 
 @pytest.mark.newest
-def test_passwords_of_user_mappings_are_not_read(states: dict[str, tuple[State, State]]) -> None:
+def test_passwords_of_user_mappings_are_masked(states: dict[str, tuple[State, State]]) -> None:
     """A snapshot lies in a run folder: it names a user mapping's options, and not their values."""
     told = next(iter(states.values()))[0].snapshot.to_json()
-    assert "OPTIONS (password)" in told
+    assert "OPTIONS (password '***" in told
     assert "secret" not in told
 
 
@@ -508,7 +508,7 @@ def test_typed_rows_tell_properties(states: dict[str, tuple[State, State]]) -> N
     assert columns["app.users.id"].identity == "BY DEFAULT"
     assert columns["app.users.twice"].generated == "STORED"
     assert columns['"Odd Name"."Table.with dot"."Id"'].position == 1
-    constraints = {constraint.name: constraint for constraint in _objects(states, SchemaConstraint)}
+    constraints = {constraint.name: constraint for constraint in _objects(states, Constraint)}
     assert not constraints["app.orders.total_check"].valid
     assert constraints["app.orders.orders_user_fk"].type == "FOREIGN KEY"
 
@@ -540,8 +540,8 @@ def test_reading_behind_a_lock_gives_up(
     server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A view under an exclusive lock blocks its definition; the error says who to wait for."""
-    steady = queries.steady
-    monkeypatch.setattr(schema, "steady", functools.partial(steady, lock_timeout_ms=50))
+    snapshot_cursor = queries.snapshot_cursor
+    monkeypatch.setattr(schema, "snapshot_cursor", functools.partial(snapshot_cursor, lock_timeout_ms=50))
     name = database(PLAIN_TABLES, "CREATE VIEW seen AS SELECT a FROM t")
     with server.connect(name) as holder, holder.transaction(), server.connect(name) as conn:
         holder.execute("LOCK TABLE t")
@@ -551,7 +551,7 @@ def test_reading_behind_a_lock_gives_up(
     assert text.startswith("could not read the database within lock_timeout (50 ms)\nDetail: canceling statement")
     assert text.endswith(
         "\nState: Nothing changed; the transaction that read is aborted."
-        "\nHint: Somebody changes the schema now; wait until that is done, then run this again."
+        "\nHint: Another session is changing the schema; wait until it is done, then run this again."
     )
 
 

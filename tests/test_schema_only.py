@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conftest import do, rows, write_folder
+from conftest import connect, do, rows, write_folder
 from pgrunbook import history as histories
 from pgrunbook.branches import schema_branch
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import checksums
-from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused, StatementFailed, Unreachable
@@ -131,7 +130,7 @@ def test_the_way_back_is_proven_or_not(project: Project) -> None:
     same = "down script: up, down and up again on an empty branch, the schema is equal each time"
     assert ways["0001_good"] == ways["0005_alone"] == (True, same)
     assert ways["0002_other"][0] is False
-    assert ways["0002_other"][1].startswith("down script: it leaves another schema: ")
+    assert ways["0002_other"][1].startswith("down script: it ends in another schema: ")
     assert "a.m" in ways["0002_other"][1]
     assert ways["0003_fails"] == (False, 'down script: it fails: table "d" does not exist')
     assert ways["0004_computed"] == (True, same.replace("down script", "computed"))
@@ -220,7 +219,7 @@ def test_a_schema_that_is_locked_cannot_be_copied(project: Project) -> None:
     assert isinstance(error, Unreachable)
     assert error.message == 'could not copy the schema of target "demo"'
     assert "canceling statement due to" in error.detail
-    assert error.hint == "Plan without a rehearsal (rehearse = False), and know that nothing is promised then."
+    assert error.hint == "Plan without a rehearsal (rehearse = False); then nothing is promised about its result."
     assert branches() == []
 
 
@@ -292,7 +291,7 @@ def test_down_scripts_are_proven_beside_safe_forms(project: Project) -> None:
     assert ways["0001_keys"] == ways["0004_names"] == (True, says.format("down script"))
     assert ways["0002_rules"] == ways["0003_rows"] == (True, says.format("computed"))
     assert ways["0005_again"][1] == (
-        "down script: it leaves another schema: + index public.t.t_told_idx: "
+        "down script: it ends in another schema: + index public.t.t_told_idx: "
         "CREATE INDEX t_told_idx ON public.t USING btree (told)"
     )
 
@@ -432,7 +431,7 @@ def test_a_form_that_ends_elsewhere_is_found_and_refused(project: Project, monke
     assert str(error) == (
         "the safe plan of 0002_b ends in another schema than its SQL\n"
         "Detail: + column public.t.smuggled: integer\n"
-        "State: Nothing changed in the target: this was seen on a branch.\n"
+        "State: Nothing changed in the target: this was found on a branch.\n"
         "Hint: Switch the safe form off for the statement (safe_forms_off), and report this."
     )
     assert (now(target).fingerprint, branches()) == (before, [])

@@ -102,7 +102,7 @@ def foreign_process() -> subprocess.Popen[bytes]:
 def test_a_new_server_listens_on_its_socket_only_and_archives_its_wal(server: Server) -> None:
     """From the first minute everything is there for a restore, and nobody else can connect."""
     with server.connect() as conn:
-        conn.execute("CREATE TABLE first_minute ()")
+        conn.execute("CREATE TABLE public.first_minute ()")
         conn.execute("SELECT pg_switch_wal()")
     until(lambda: any(server.archive_dir.iterdir()))
     assert setting(server, "listen_addresses") == ""
@@ -163,7 +163,7 @@ def test_a_pid_file_with_the_number_of_a_foreign_process_does_not_harm_that_proc
 def test_a_killed_server_starts_again_and_keeps_what_was_committed(server: Server) -> None:
     """kill -9 leaves the pid file, the socket and a few processes behind."""
     with server.connect() as conn:
-        conn.execute("CREATE TABLE committed AS SELECT 1 AS n")
+        conn.execute("CREATE TABLE public.committed AS SELECT 1 AS n")
     pid = server.status().pid
     assert pid
     os.kill(pid, signal.SIGKILL)
@@ -171,8 +171,8 @@ def test_a_killed_server_starts_again_and_keeps_what_was_committed(server: Serve
     assert (server.socket_dir / ".s.PGSQL.5432").exists()
     assert server.start().pid != pid
     with server.connect() as conn:
-        assert conn.execute("SELECT n FROM committed").fetchone() == (1,)
-        conn.execute("DROP TABLE committed")
+        assert conn.execute("SELECT n FROM public.committed").fetchone() == (1,)
+        conn.execute("DROP TABLE public.committed")
 
 
 def busy(server: Server, seconds: float) -> tuple[int, threading.Thread]:
@@ -244,9 +244,9 @@ def test_a_full_disk_at_initdb_is_one_clear_error_and_leaves_nothing(elsewhere: 
     )
     out, err = limited.communicate(timeout=60)
     kind, *lines = out.splitlines()
-    assert kind == 'RunbookError could not make server "full"', out + err
+    assert kind == 'RunbookError could not create server "full"', out + err
     assert [line.split(":")[0] for line in lines] == ["Detail", "State", "Hint"]
-    assert lines[1] == "State: There is no such server; what was half made is removed."
+    assert lines[1] == "State: There is no such server; its half-made files are removed."
     assert not list(elsewhere.glob("servers/full*/*"))
     assert not list(elsewhere.glob("templates/*"))
     assert Server("full").start().state is ServerState.RUNNING
@@ -259,7 +259,7 @@ def test_a_disk_too_small_for_a_copy_of_the_template_is_told_as_such(elsewhere: 
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "pgr", elsewhere], check=False).returncode:
         pytest.skip("this machine does not let root mount")
     try:
-        with pytest.raises(RunbookError, match="could not make server") as failed:
+        with pytest.raises(RunbookError, match="could not create server") as failed:
             Server("full").start()
         assert "No space left on device" in failed.value.detail
         assert not list(elsewhere.glob("servers/full/*"))

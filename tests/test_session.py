@@ -12,9 +12,8 @@ import psycopg
 import pytest
 
 from acting import events, in_transaction, run
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Blocked, Refused, RunbookError, WrongInput
 from pgrunbook.procedures import migrate, prepare, validate
 from pgrunbook.record import run as runs
@@ -31,7 +30,7 @@ FOLDER = {"0001_a.sql": "CREATE TABLE a (id int);", "0002_b.sql": "CREATE TABLE 
 def left() -> Iterator[None]:
     """What a test began is let go of, as when its kernel ends."""
     yield
-    heres._leave()
+    heres._end_earlier()
 
 
 @pytest.mark.slow
@@ -39,7 +38,7 @@ def test_working_copies_do_what_the_runner_does_and_keep_the_run_true(project: P
     """One after the other, each in a kernel of its own: run.json says how each stands, to the end."""
     target = project(folder=FOLDER)
     made = runbook.start("release", "demo", {"max_transaction_age_s": "123"})
-    assert (made.how, made.standing()) == ("by hand", Status.WAITING)
+    assert (made.how, made.actual_status()) == ("by hand", Status.WAITING)
     assert sorted(path.name for path in made.folder.glob("*.ipynb")) == [
         "migrate.ipynb", "prepare.ipynb", "validate.ipynb"
     ]  # fmt: skip
@@ -47,7 +46,7 @@ def test_working_copies_do_what_the_runner_does_and_keep_the_run_true(project: P
         execute(made, part.notebook)
         now = runs.load(made.folder)
         assert [p.status for p in now.parts[: number + 1]] == [Status.DONE] * (number + 1)
-        assert now.standing() is (Status.DONE if number == 2 else Status.WAITING)
+        assert now.actual_status() is (Status.DONE if number == 2 else Status.WAITING)
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(2,)]
     assert [e["parameters"].get("max_transaction_age_s") for e in events(made, "procedure-started")] == [123, 123, None]
     assert [e["procedure"] for e in events(made, "verdict")] == ["prepare", "migrate", "validate"]
@@ -70,7 +69,7 @@ def test_a_cell_that_fails_by_hand_is_in_the_run_and_the_next_try_goes_on(projec
     assert failed.parts[0].says.startswith("could not lock")
     assert not failed.is_held()
     execute(made, "migrate.ipynb")
-    assert runs.load(made.folder).standing() is Status.DONE
+    assert runs.load(made.folder).actual_status() is Status.DONE
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(2,)]
 
 
@@ -82,7 +81,7 @@ def test_a_procedure_opened_anywhere_makes_a_run_of_its_own(
     project(folder=FOLDER)
     monkeypatch.chdir(tmp_path)
     first = migrate.begin(target="demo")
-    assert first.run.standing() is Status.RUNNING
+    assert first.run.actual_status() is Status.RUNNING
     assert "migrate was not run on this target before" in first._repr_html_()
     second = prepare.begin(target="demo")
     assert runs.load(first.run.folder).status is Status.INTERRUPTED
@@ -90,7 +89,7 @@ def test_a_procedure_opened_anywhere_makes_a_run_of_its_own(
     for step in steps_of(prepare):
         shown = step(second)
         assert repr(shown)
-    assert runs.load(second.run.folder).standing() is Status.DONE
+    assert runs.load(second.run.folder).actual_status() is Status.DONE
     assert not second.run.is_held()
     third = prepare.begin(target="demo")
     assert second.run.run_id in third._repr_html_()
@@ -144,7 +143,7 @@ def test_what_the_server_says_unexpectedly_is_told_in_our_form(
     try:
         here.conn.execute("SET ROLE nobody_of_tests")
         assert explained(here, "SELECT * FROM pg_authid").startswith(
-            'the role of target "demo" may not: permission denied for table pg_authid\nState: Nothing changed'
+            'the role of target "demo" lacks a privilege: permission denied for table pg_authid\nState: Nothing changed'
         )
     finally:
         here.conn.execute("RESET ROLE; DROP ROLE nobody_of_tests")

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import step_log
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import Connection
 from pgrunbook.errors import StatementFailed
 from scenes import error_of
 
@@ -36,7 +36,7 @@ def row(step: int, kind: str = "CREATE TABLE", **more: object) -> dict[str, obje
 def test_a_database_without_a_record_is_asked_without_harm(target: Target) -> None:
     """Every question has an answer before any run."""
     with connect(target) as conn:
-        assert not step_log.exist(conn)
+        assert not step_log.exists(conn)
         assert step_log.of_plan(conn, {"0001_a": "f"}, "up") == {}
         assert step_log.applied_by_run(conn, "run") == []
         assert step_log.restore_points(conn) == []
@@ -49,7 +49,7 @@ def test_the_record_is_made_once_however_many_runs_make_it(target: Target) -> No
     def make(_: int) -> bool:
         with connect(target) as conn:
             step_log.create(conn)
-            return step_log.exist(conn)
+            return step_log.exists(conn)
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(make, range(12)))
@@ -63,7 +63,7 @@ def test_who_may_write_the_record_need_not_own_it(target: Target) -> None:
         error = error_of(lambda: step_log.create(conn))
         assert isinstance(error, StatementFailed)
         assert str(error) == (
-            "could not make schema pgrunbook, in which the database remembers what runs did\n"
+            "could not create schema pgrunbook, in which the database records what runs did\n"
             f"Detail: permission denied for database {target.database}\n"
             "State: Nothing changed in the database.\n"
             "Hint: GRANT CREATE on the database to the user of this target."

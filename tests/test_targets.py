@@ -18,7 +18,7 @@ ONE_OF = (
     'target "demo" must name exactly one of server, service and url_from\nDetail: {file} names none of them.\n{state}'
 )
 TWO_WRONG = (
-    'target "demo" in {file} is not right\n'
+    'target "demo" in {file} is not valid\n'
     "Detail: history: Input should be 'auto', 'drizzle', 'dbmate' or 'plain'; "
     "attempts: Input should be greater than or equal to 1\n{state}"
 )
@@ -125,18 +125,18 @@ def test_a_file_that_cannot_be_read(write: Write) -> None:
         ),
         (
             '[demo]\nserver = "a"\nlock_timeout = 5',
-            'target "demo" in {file} is not right\nDetail: lock_timeout: Extra inputs are not permitted\n{state}',
+            'target "demo" in {file} is not valid\nDetail: lock_timeout: Extra inputs are not permitted\n{state}',
         ),
         (
             '[demo]\nserver = "a"\nname = "b"',
             (
-                'target "demo" in {file} is not right\nDetail: name: the section\'s heading is the name.\n{state}\n'
-                "Hint: Take the option out, or rename the section."
+                'target "demo" in {file} is not valid\nDetail: name: the section\'s heading is the name.\n{state}\n'
+                "Hint: Remove the option, or rename the section."
             ),
         ),
         (
             '[demo]\nserver = "a"\nlock_timeout_ms = true',
-            'target "demo" in {file} is not right\nDetail: lock_timeout_ms: Input should be a valid integer\n{state}',
+            'target "demo" in {file} is not valid\nDetail: lock_timeout_ms: Input should be a valid integer\n{state}',
         ),
         (
             '[demo]\nserver = "a"\nattempts = 0\nhistory = "flyway"',
@@ -205,7 +205,7 @@ def test_rules_of_design_are_a_list_or_one_word(write: Write, text: str, rules: 
 def test_options_out_of_bounds_are_refused(write: Write, option: str, told_: str) -> None:
     """A mode of safety is on or off, and never on by mistake of spelling."""
     file = write(f'[demo]\nserver = "a"\n{option}\n')
-    assert told() == f'target "demo" in {file} is not right\nDetail: {told_}\n{STATE}'
+    assert told() == f'target "demo" in {file} is not valid\nDetail: {told_}\n{STATE}'
 
 
 def test_secrets_in_a_query_are_refused(write: Write) -> None:

@@ -9,9 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 import psycopg
 import pytest
 
-from conftest import Site, do, rows
+from conftest import Site, connect, do, rows
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import connect
 from pgrunbook.rehearse import traffic as load
 from pgrunbook.rehearse.traffic import Traffic
 from scenes import session, until

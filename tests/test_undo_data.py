@@ -16,16 +16,16 @@ from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.undo_data import (
     StepKey,
-    cannot_because,
+    capture_batches,
+    capture_statement,
     conflicts,
-    give_back,
-    keeping,
-    keeping_statement,
-    kept_list,
-    of_migration,
+    entries_of_migration,
+    list_entries,
     purge,
-    size_estimate,
+    revert,
 )
+from pgrunbook.undo_data.capture_rows import capture_obstacle
+from pgrunbook.undo_data.size_estimate import size_estimate
 from servers import Server
 from undo_data_stage import give_back_migration
 
@@ -72,12 +72,12 @@ def conn(server: Server) -> Iterator[Conn]:
 def do(conn: Conn, statement: str, step: int = 1) -> int:
     """Execute a statement so that it keeps what it changes; return the number of rows."""
     with conn.transaction():
-        return conn.execute(keeping_statement(conn, statement, replace(PLACE, step=step))).rowcount
+        return conn.execute(capture_statement(conn, statement, replace(PLACE, step=step))).rowcount
 
 
 def loop(conn: Conn, statement: str, **options: Any) -> int:
     """Execute a statement in batches, keeping."""
-    batches = keeping(conn, replace(BY_ID, statement=statement, **options), PLACE)
+    batches = capture_batches(conn, replace(BY_ID, statement=statement, **options), PLACE)
     return run_batches(conn, batches, resume_from="loop").rows
 
 
@@ -154,18 +154,18 @@ def test_value_that_differs_in_form_only_counts_as_changed(conn: Conn) -> None:
     """1.50 and 1.500 are equal to =, and an application can tell them apart."""
     do(conn, 'UPDATE app."T x" SET n = 1.50 WHERE k2 = 1')
     conn.execute('UPDATE app."T x" SET n = 1.500 WHERE k2 = 1')
-    assert conflicts(conn, kept_list(conn)[0]).rows == 1
+    assert conflicts(conn, list_entries(conn)[0]).rows == 1
 
 
 def test_loop_keeps_batch_by_batch(conn: Conn) -> None:
     """Each batch's rows are kept by its own transaction, and progress counts the rows that were changed."""
     before = state(conn, "t")
     assert loop(conn, "UPDATE t SET c = c + 1000 WHERE pgrunbook_range AND t.id <> 50") == 199
-    kept = kept_list(conn)[0]
+    kept = list_entries(conn)[0]
     assert value(conn, f"SELECT count(DISTINCT xmin::text) FROM pgrunbook.{kept.kept_as}") == 7
     assert (kept.kind, kept.columns, kept.key, kept.state) == ("update", ("c",), ("id",), "kept")
     told: list[int] = []
-    given = give_back(conn, kept, rows=1, on_batch=told.append)
+    given = revert(conn, kept, rows=1, on_batch=told.append)
     assert (given.rows, given.left.rows) == (199, 0)
     assert told[-1] == 199
     assert state(conn, "t") == before
@@ -185,13 +185,15 @@ def test_cut_off_loop_has_kept_what_it_has_changed_and_goes_on(conn: Conn, serve
     before = state(conn, "t")
     with server.connect("keeping") as other:
         other.execute("BEGIN; UPDATE t SET b = b WHERE id = 100")
-        batches = keeping(conn, replace(BY_ID, statement="UPDATE t SET c = c + 1000 WHERE pgrunbook_range"), PLACE)
+        batches = capture_batches(
+            conn, replace(BY_ID, statement="UPDATE t SET c = c + 1000 WHERE pgrunbook_range"), PLACE
+        )
         with pytest.raises(psycopg.errors.LockNotAvailable):
             run_batches(conn, batches, resume_from="loop", lock_timeout_ms=50)
         other.rollback()
-    assert value(conn, f"SELECT count(*) FROM pgrunbook.{kept_list(conn)[0].kept_as}") == 90
+    assert value(conn, f"SELECT count(*) FROM pgrunbook.{list_entries(conn)[0].kept_as}") == 90
     assert loop(conn, "UPDATE t SET c = c + 1000 WHERE pgrunbook_range") == 200
-    assert len(kept_list(conn)) == 1
+    assert len(list_entries(conn)) == 1
     assert back(conn) == (200, 0)
     assert state(conn, "t") == before
 
@@ -200,14 +202,14 @@ def test_cut_off_giving_back_goes_on(conn: Conn) -> None:
     """What was given back is not touched again, nor is what somebody writes to it afterwards; the rest follows."""
     before = state(conn, "t")
     loop(conn, "UPDATE t SET b = repeat(b, 300) WHERE pgrunbook_range")
-    kept = kept_list(conn)[0]
+    kept = list_entries(conn)[0]
 
     def fail(rows: int) -> None:
         raise KeyboardInterrupt(str(rows))
 
     with pytest.raises(KeyboardInterrupt):
-        give_back(conn, kept, rows=1, on_batch=fail)
-    (kept,) = kept_list(conn)
+        revert(conn, kept, rows=1, on_batch=fail)
+    (kept,) = list_entries(conn)
     assert kept.state == "giving back"
     assert 0 < kept.rows_given_back < 200
     conn.execute("UPDATE t SET b = 'mine' WHERE id = 200")
@@ -215,7 +217,7 @@ def test_cut_off_giving_back_goes_on(conn: Conn) -> None:
     assert value(conn, "SELECT b FROM t WHERE id = 200") == "mine"
     conn.execute("UPDATE t SET b = 'b200' WHERE id = 200")
     assert state(conn, "t") == before
-    assert give_back(conn, kept).rows == 200
+    assert revert(conn, kept).rows == 200
 
 
 def test_later_change_of_another_column_is_no_conflict_and_stays(conn: Conn) -> None:
@@ -237,12 +239,12 @@ def test_conflicts_are_told_with_all_values_before_anything_is_changed(conn: Con
     with pytest.raises(Refused) as error:
         back(conn)
     assert str(error.value) == (
-        "2 rows that 0001_data changed were changed by somebody since\n"
+        "somebody has changed 2 rows since 0001_data changed them\n"
         "Detail: \n"
         "  \"public\".\"t\" (id 7) changed: before b 'b7', c '2'; wrote b 'new', c '3'; now b 'mine', c '3'\n"
         "  \"public\".\"t\" (id 8) deleted: before b 'b8', c '3'; wrote b 'new', c '4'; now no row\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Decide: on_conflict = keep leaves these rows as they are, restore overwrites them."
+        "Hint: Choose on_conflict: keep leaves these rows unchanged, restore overwrites them."
     )
     assert state(conn, "t") == now
 
@@ -262,7 +264,7 @@ def test_many_conflicts_are_counted_and_a_few_are_shown(conn: Conn) -> None:
     """The list is bounded, the number is not."""
     do(conn, "UPDATE t SET c = c + 1")
     conn.execute("UPDATE t SET c = -1")
-    found = conflicts(conn, kept_list(conn)[0], samples=3)
+    found = conflicts(conn, list_entries(conn)[0], samples=3)
     assert (found.rows, len(found.samples)) == (200, 3)
 
 
@@ -270,11 +272,11 @@ def test_deleted_row_that_was_made_again_is_a_conflict(conn: Conn) -> None:
     """Unless it is the same; and one whose unique value is taken is left out, and told."""
     do(conn, "DELETE FROM ident WHERE id <= 4")
     conn.execute("INSERT INTO ident OVERRIDING SYSTEM VALUE VALUES (1, 'a1', 1), (2, 'mine', 2), (100, 'a3', 100)")
-    (found,) = conflicts(conn, kept_list(conn)[0]).samples
+    (found,) = conflicts(conn, list_entries(conn)[0]).samples
     assert (found.way, found.key, found.before, found.wrote) == (
         "made again", {"id": "2"}, {"a": "a2", "num": "2"}, None,
     )  # fmt: skip
-    given = give_back(conn, kept_list(conn)[0], on_conflict="keep")
+    given = revert(conn, list_entries(conn)[0], on_conflict="keep")
     assert given.rows == 1
     assert sorted((one.way, one.key["id"]) for one in given.left.samples) == [("displaced", "3"), ("made again", "2")]
     assert value(conn, "SELECT array_agg(a ORDER BY id) FROM ident WHERE id < 5") == ["a1", "mine", "a4"]
@@ -294,7 +296,7 @@ def test_new_row_that_others_refer_to_is_not_taken_away(conn: Conn) -> None:
     conn.execute("CREATE TABLE child (id integer PRIMARY KEY, t integer REFERENCES t ON DELETE CASCADE)")
     do(conn, "INSERT INTO t VALUES (1001), (1002), (1003)")
     conn.execute("INSERT INTO child VALUES (1, 1001); UPDATE t SET b = 'mine' WHERE id = 1002")
-    ways = {one.key["id"]: one.way for one in conflicts(conn, kept_list(conn)[0]).samples}
+    ways = {one.key["id"]: one.way for one in conflicts(conn, list_entries(conn)[0]).samples}
     assert ways == {"1001": "referred to", "1002": "changed"}
     assert back(conn, on_conflict="restore") == (2, 1)
     assert value(conn, "SELECT array_agg(id) FROM t WHERE id > 1000") == [1001]
@@ -308,7 +310,7 @@ def test_trigger_that_adds_to_an_update_makes_all_columns_kept(conn: Conn) -> No
     )
     conn.execute("CREATE TRIGGER twist BEFORE UPDATE OF c ON t FOR EACH ROW EXECUTE FUNCTION twist()")
     do(conn, "UPDATE t SET c = c + 1")
-    assert kept_list(conn)[0].columns == ("id", "a", "b", "c")
+    assert list_entries(conn)[0].columns == ("id", "a", "b", "c")
     conn.execute("DROP TRIGGER twist ON t")
     assert back(conn) == (200, 0)
     assert value(conn, "SELECT count(*) FROM t WHERE b = 'b' || id") == 200
@@ -335,30 +337,31 @@ def test_row_that_is_changed_while_it_is_read_is_kept_in_its_newest_version(conn
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("TRUNCATE t", "TRUNCATE tells no rows apart, and locks the table while they are copied; write DELETE"),
-        ("UPDATE keyless SET a = 1", '"public"."keyless" has no key by which to tell its rows apart'),
-        ("DELETE FROM keyless", '"public"."keyless" has no key by which to tell its rows apart'),
+        ("TRUNCATE t", "TRUNCATE would keep the table locked while all rows are copied; write DELETE instead"),
+        ("UPDATE keyless SET a = 1", '"public"."keyless" has no unique key that identifies its rows'),
+        ("DELETE FROM keyless", '"public"."keyless" has no unique key that identifies its rows'),
         ("UPDATE seen SET a = 1", '"public"."seen" is not a table'),
         ("UPDATE nowhere SET a = 1", 'there is no table "nowhere"'),
-        ("DELETE FROM t RETURNING id", "its RETURNING gives rows to whom it is not known"),
-        ("WITH gone AS (DELETE FROM p RETURNING id) UPDATE t SET a = 0 FROM gone", 'its WITH "gone" changes rows too'),
-        ("INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET a = 0", "ON CONFLICT DO UPDATE makes some rows and changes others"),
-        ("UPDATE ident SET num = DEFAULT", 'column "num" is an identity, which can only be set to a new value'),
-        ("MERGE INTO t USING p ON t.id = p.id WHEN MATCHED THEN DELETE", "it is no UPDATE, DELETE or INSERT of which could be told what it changes"),
+        ("DELETE FROM t RETURNING id", "its RETURNING clause returns rows to an unknown client"),
+        ("WITH gone AS (DELETE FROM p RETURNING id) UPDATE t SET a = 0 FROM gone", 'its WITH query "gone" changes rows too'),
+        ("INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET a = 0", "ON CONFLICT DO UPDATE inserts some rows and updates others"),
+        ("UPDATE ident SET num = DEFAULT", 'column "num" is GENERATED ALWAYS AS IDENTITY, and its old value cannot be set again'),
+        ("MERGE INTO t USING p ON t.id = p.id WHEN MATCHED THEN DELETE", "only an UPDATE, DELETE or INSERT shows which rows it changes"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_kept_is_told(conn: Conn, statement: str, reason: str) -> None:
     """Nothing is executed, and nothing is made."""
-    assert cannot_because(conn, statement) == reason
+    assert capture_obstacle(conn, statement) == reason
     with pytest.raises(Refused) as error:
-        keeping_statement(conn, statement, PLACE)
+        capture_statement(conn, statement, PLACE)
     assert str(error.value) == (
-        "the rows that a statement changes cannot be kept\n"
-        f"Detail: This one cannot be kept, because {reason}: {statement}\n"
+        "cannot capture the rows that a statement changes\n"
+        f"Detail: They cannot be captured, because {reason}: {statement}\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Write it so that it can be kept, or run it without; there is then no way back that keeps other data."
+        "Hint: Rewrite the statement so that its rows can be captured, or run it without capture: "
+        "then only a restore brings the rows back."
     )
-    assert kept_list(conn) == []
+    assert list_entries(conn) == []
 
 
 def test_steps_are_given_back_in_turn(conn: Conn) -> None:
@@ -369,13 +372,13 @@ def test_steps_are_given_back_in_turn(conn: Conn) -> None:
     do(conn, "DELETE FROM t WHERE c > 3", 3)
     do(conn, "INSERT INTO t SELECT 1, 1 WHERE false UNION ALL SELECT 5000, 1", 4)
     do(conn, "UPDATE t SET b = 'x' WHERE id = 5000", 5)
-    first = of_migration(conn, "0001_data", "up")[-1]
+    first = entries_of_migration(conn, "0001_data", "up")[-1]
     with pytest.raises(Refused) as error:
-        give_back(conn, first)
-    assert str(error.value).startswith("cannot give back step 1 of 0001_data before what came after it\nDetail: Step ")
+        revert(conn, first)
+    assert str(error.value).startswith("cannot revert step 1 of 0001_data before a later step\nDetail: Step ")
     assert back(conn)[1] == 0
     assert state(conn, "t") == before
-    assert of_migration(conn, "0001_data", "up") == []
+    assert entries_of_migration(conn, "0001_data", "up") == []
 
 
 def test_size_is_estimated_from_statistics(conn: Conn) -> None:
@@ -388,29 +391,29 @@ def test_size_is_estimated_from_statistics(conn: Conn) -> None:
     assert state(conn, "t") == before
     do(conn, statement)
     assert told.rows_estimate == pytest.approx(10_000, rel=0.1)
-    assert told.bytes_estimate == pytest.approx(kept_list(conn)[0].bytes, rel=0.34)
+    assert told.bytes_estimate == pytest.approx(list_entries(conn)[0].bytes, rel=0.34)
 
 
 def test_what_is_kept_is_listed_and_purged(conn: Conn) -> None:
     """By number, by age, or when its time is over; what was purged is told when somebody wants it back."""
     do(conn, "UPDATE t SET c = 1", 1)
     with conn.transaction():
-        text = keeping_statement(
+        text = capture_statement(
             conn,
             "UPDATE t SET c = 2",
             replace(PLACE, step=2),
             keep_until=value(conn, "SELECT now() - interval '1 hour'"),
         )
         conn.execute(text)
-    second, first = kept_list(conn)
+    second, first = list_entries(conn)
     assert (first.keep_until, second.step, second.bytes > 0) == (None, 2, True)
     assert purge(conn) == [second.kept_as]
     assert purge(conn, older_than=value(conn, "SELECT interval '1 day'")) == []
     assert purge(conn, [first.id]) == [first.kept_as]
-    assert kept_list(conn) == []
+    assert list_entries(conn) == []
     assert value(conn, "SELECT count(*) FROM pg_class WHERE relname ~ '^kept_' AND relkind = 'r'") == 0
-    with pytest.raises(Refused, match="cannot give back what was kept"):
-        give_back(conn, first)
+    with pytest.raises(Refused, match="cannot revert table"):
+        revert(conn, first)
 
 
 def test_nothing_of_the_application_is_held_by_what_is_kept(conn: Conn) -> None:
@@ -419,11 +422,11 @@ def test_nothing_of_the_application_is_held_by_what_is_kept(conn: Conn) -> None:
     conn.execute('ALTER TABLE app."T x" DROP COLUMN pair; DROP TYPE app.pair')
     with pytest.raises(Broken) as error:
         back(conn)
-    assert error.value.detail == "The table has no column pair any more."
+    assert error.value.detail == "The table no longer has column pair."
     conn.execute("DROP SCHEMA app CASCADE")
     with pytest.raises(Broken) as error:
         back(conn)
-    assert error.value.detail == "It is not there."
+    assert error.value.detail == "The table does not exist."
 
 
 def test_rows_that_row_level_security_hides_are_not_taken_for_deleted(conn: Conn) -> None:

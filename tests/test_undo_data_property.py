@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from budget import examples
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
-from pgrunbook.undo_data import StepKey, conflicts, keeping, keeping_statement, kept_list
+from pgrunbook.undo_data import StepKey, capture_batches, capture_statement, conflicts, list_entries
 from servers import Server
 from test_undo_data import Conn
 from undo_data_stage import give_back_migration
@@ -106,7 +106,7 @@ def test_random_changes_are_given_back(
             expected, found = undone(change, keys, before, after, expected)
             left += found
         if len(migration) == 1:
-            assert conflicts(conn, kept_list(conn)[0]).rows == left
+            assert conflicts(conn, list_entries(conn)[0]).rows == left
         told = give_back_migration(conn, "m", "up", on_conflict="keep")
         assert read(conn) == expected
         assert told.left.rows == left
@@ -160,9 +160,9 @@ def execute(conn: Conn, change: Change, step: int, composite: bool) -> set[tuple
     if change.in_batches and change.kind != "insert":
         key, types = (("id", "k"), ("integer", "text")) if composite else (("id",), ("integer",))
         loop = Batches("app", "R", "r", change.sql("pgrunbook_range AND "), key, types, rows=5)
-        done = run_batches(conn, keeping(conn, loop, place), resume_from=str(step)).rows
+        done = run_batches(conn, capture_batches(conn, loop, place), resume_from=str(step)).rows
     else:
-        done = conn.execute(keeping_statement(conn, change.sql(), place)).rowcount
+        done = conn.execute(capture_statement(conn, change.sql(), place)).rowcount
     assert done == len(found) or change.kind == "insert"
     return {(str(id_), str(k)) for id_, k in found}
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook import history as histories
+from pgrunbook.app import json_schema
 from pgrunbook.branches.server import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import checksums
-from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.rehearse import with_data
@@ -112,7 +111,7 @@ def test_what_is_another_value_each_time_is_named_and_not_refused(scene: Scene) 
 def test_the_audit_of_a_trigger_is_counted(scene: Scene) -> None:
     """Rows that a trigger writes elsewhere are as many both ways, and hold other times."""
     _, ways = tried(scene("UPDATE t SET a = a + 1", more=AUDITED))
-    told = 'rows of "public"."audit": counted only, what writes them may give others each time'
+    told = 'rows of "public"."audit": counted only, as what writes them may write other values each time'
     assert told in ways.trial.migrations[0].declared
     assert '"public"."audit"' in ways.trial.compared
 
@@ -166,7 +165,7 @@ def test_rows_that_differ_at_the_end_are_refused_with_their_keys(scene: Scene, m
     assert str(error) == (
         "the safe plan ends with other rows than the plain SQL\n"
         'Detail: "public"."t": 400 rows after the plain SQL, 400 after the plan; 0 missing, 1 other, 0 new (7)\n'
-        "State: Nothing changed in the target: this was seen on a branch.\n"
+        "State: Nothing changed in the target: this was found on a branch.\n"
         "Hint: Switch the safe form off for the statement (safe_forms_off), and report this."
     )
     assert untouched(target) == before
@@ -216,7 +215,7 @@ def test_what_was_seen_is_kept_as_text_and_read_again(scene: Scene) -> None:
     text = ways.trial.text()
     assert Trial.model_validate(json.loads(text)) == ways.trial
     assert Trial.model_validate_json(text).text() == text
-    schema = json.loads((Path(with_data.__file__).parent / "schemas" / "rehearsal.schema.json").read_text())
+    schema = json.loads(json_schema.kept("rehearsal"))
     assert set(json.loads(text)) == set(schema["properties"])
     assert json.loads(text)["statements"][0]["safe"]["rows"] == 400
 
@@ -247,7 +246,7 @@ def test_traffic_on_a_table_with_triggers_makes_no_difference_of_rows(scene: Sce
     _, ways = tried(scene("ALTER TABLE t ADD CHECK (a >= 0)", more=touch), per_second=400)
     assert ways.trial.safe_traffic is not None
     assert ways.trial.safe_traffic.transactions > 0
-    told = 'rows of "public"."t": counted only, what writes them may give others each time'
+    told = 'rows of "public"."t": counted only, as what writes them may write other values each time'
     assert ways.trial.migrations[0].declared == (told,)
 
 
@@ -270,7 +269,7 @@ def test_a_branch_that_holds_fewer_rows_is_refused(scene: Scene) -> None:
     assert str(error) == (
         'the branch holds fewer rows than target "demo"\n'
         "Detail: public.fast: 0 of 50\n"
-        "State: Nothing changed in the target: this was seen on a branch.\n"
+        "State: Nothing changed in the target: this was found on a branch.\n"
         "Hint: Find out why (unlogged tables are empty in a base backup), or prepare with with_data = False."
     )
     assert untouched(target) == before

@@ -17,7 +17,7 @@ from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Statement
-from pgrunbook.undo_data import Site, StepKey, keeping_statement, revert_rows
+from pgrunbook.undo_data import Site, StepKey, capture_statement, revert_rows
 from servers import Server
 
 Conn = psycopg.Connection[tuple[Any, ...]]
@@ -48,7 +48,7 @@ class Way:
 
     def __post_init__(self) -> None:
         self.undo: Undo = Inverter(self.conn).inverse(statement(self.sql))
-        around = undo_data.around(
+        around = undo_data.with_capture(
             self.conn, as_written(self.sql), self.undo, self.site, rows_conn=self.rows_conn, batch_rows=self.batch_rows
         )
         self.because, self.expansion, self.keeps = around.because, around.expansion, around.keeps
@@ -71,17 +71,17 @@ class Way:
         site = Site(self.site.migration, self.site.file_sha256, "down", 1)
         for keep in self.keeps:
             if keep.kind == "table":
-                for step in undo_data.bring_back(here, keep):
+                for step in undo_data.unpark(here, keep):
                     do(here, step, site, 1, self.run_id)
         for step in self.undo.steps:
             found = [self.keeps[self.undo.keeps.index(keep)] for keep in self.undo.filled_after(step)]
             for keep in found:
-                for settles in undo_data.settle(here, keep):
+                for settles in undo_data.discard_changed(here, keep):
                     do(here, settles, site, 1, self.run_id)
             here.execute(step.sql.encode())
             between()
             for keep in found:
-                for fills in undo_data.fill(here, keep, rows_conn=None, batch_rows=self.batch_rows):
+                for fills in undo_data.revert_column(here, keep, rows_conn=None, batch_rows=self.batch_rows):
                     do(here, fills, site, 1, self.run_id)
 
 
@@ -90,23 +90,23 @@ def do(conn: Connection, step: SafeStep, site: Site, number: int, run_id: str = 
     if step.batches is not None:
         run_batches(conn, step.batches, resume_from=f"{run_id}:{site}:{number}:{step.sql}")
         if step.gives_back:
-            undo_data.mark_given_back(conn, step.gives_back)
+            undo_data.mark_reverted(conn, step.gives_back)
         return
     with conn.transaction():
         for keep in step.keeps:
             if keep.kind != "rows":
-                undo_data.make_way(conn, keep.kept_as)
+                undo_data.free_name(conn, keep.kept_as)
         text = step.sql
         if any(keep.kind == "rows" for keep in step.keeps):
-            text = keeping_statement(conn, text, StepKey(run_id, site.migration, site.direction, number))
+            text = capture_statement(conn, text, StepKey(run_id, site.migration, site.direction, number))
         cursor = conn.execute(text.encode())
         while cursor.nextset():
             pass
         for keep in step.keeps:
             if keep.kind != "rows":
-                undo_data.note(conn, run_id, site, number, keep, keep_until=None)
+                undo_data.add_entry(conn, run_id, site, number, keep, keep_until=None)
         if step.gives_back:
-            undo_data.mark_given_back(conn, step.gives_back)
+            undo_data.mark_reverted(conn, step.gives_back)
 
 
 @contextmanager
@@ -138,21 +138,21 @@ def give_back_migration(
     *,
     on_conflict: undo_data.OnConflict = "stop",
     on_batch: Callable[[int], None] = lambda _: None,
-) -> undo_data.RevertResult:
+) -> revert_rows.RevertResult:
     """Give back all that is kept of a migration, the last step first; see :func:`give_back`.
 
     Where it is to stop at conflicts, those of all steps are looked for before anything is changed.
     """
     whole = [
         one
-        for one in undo_data.of_migration(conn, migration, direction)
+        for one in undo_data.entries_of_migration(conn, migration, direction)
         if one.part_of is None and one.kind in undo_data.ROWS
     ]
     if on_conflict == "stop":
         revert_rows._stop_at(
             sum((undo_data.conflicts(conn, one) for one in whole), undo_data.Conflicts(0, ())), migration
         )
-    given = [undo_data.give_back(conn, one, on_conflict=on_conflict, on_batch=on_batch) for one in whole]
-    return undo_data.RevertResult(
+    given = [undo_data.revert(conn, one, on_conflict=on_conflict, on_batch=on_batch) for one in whole]
+    return revert_rows.RevertResult(
         sum(one.rows for one in given), sum((one.left for one in given), undo_data.Conflicts(0, ()))
     )

@@ -6,7 +6,7 @@ NOTHING_CHANGED = "Nothing changed in the database."
 
 
 class RunbookError(Exception):
-    """An error that tells what happened, the state of the database now, and what to do next.
+    """An error that says what happened, the state of the database now, and what to do next.
 
     ``str()`` gives all lines, as STYLE.md shows them; ``exit_code`` is what the command line ends with.
     """
@@ -40,30 +40,30 @@ class WrongInput(RunbookError):
 
 
 class Refused(RunbookError):
-    """A gate said no: the operator has to decide, or to bring about what the gate asks for."""
+    """A gate refused: the operator decides, or does what the gate asks for."""
 
     exit_code = 3
 
 
 class Unreachable(RunbookError):
-    """A server could not be reached or could not be started: the operator has to look at it."""
+    """A server could not be reached or started: the operator has to check it."""
 
 
 class Blocked(RunbookError):
-    """Somebody else holds what is needed: wait, or talk to the holder, then run it again."""
+    """Another session or process holds what is needed: wait, or talk to its owner, then run it again."""
 
 
 class StatementFailed(RunbookError):
-    """The server refused a statement: the operator has to mend the migration."""
+    """The server refused a statement: the operator has to correct the migration."""
 
 
 class Broken(RunbookError):
-    """What is there is not what was promised: the operator has to look before going on."""
+    """The database or a file is not as it was promised: the operator has to check it before going on."""
 
 
 class Interrupted(RunbookError):
-    """Somebody or something stopped the run: the same command goes on with it."""
+    """The run was stopped: the same command continues it."""
 
 
 class RecordFailed(RunbookError):
-    """The record could not be written: no step is run that could not be recorded."""
+    """The record could not be written: a step that cannot be recorded is not run."""

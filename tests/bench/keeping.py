@@ -11,7 +11,7 @@ from ground import DATABASE, Ground, ground, temporary
 from pgrunbook.database.connection import Connection
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
-from pgrunbook.undo_data import StepKey, give_back, keeping, of_migration
+from pgrunbook.undo_data import StepKey, capture_batches, entries_of_migration, revert
 
 ROWS, BATCH_ROWS = 1_000_000, 1_000
 KEEPING_GOAL, UNDO_GOAL = 1.6, 2.0
@@ -49,7 +49,7 @@ def keep(site: Ground, count: int, rows: int = ROWS) -> Lines:
                     if not is_kept:
                         alone.append(rounds.call(lambda conn=conn: run_batches(conn, UPDATE, resume_from="alone")))
                         continue
-                    loop = keeping(conn, UPDATE, StepKey("bench", "bench", "up", 1))
+                    loop = capture_batches(conn, UPDATE, StepKey("bench", "bench", "up", 1))
                     kept.append(rounds.call(lambda conn=conn, loop=loop: run_batches(conn, loop, resume_from="kept")))
                     conn.execute("CHECKPOINT")
                     undone.append(rounds.call(lambda conn=conn: _give_back(conn, rows)))
@@ -89,8 +89,8 @@ def _new_table(site: Ground, rows: int) -> Connection:
 
 
 def _give_back(conn: Connection, rows: int) -> None:
-    (entry,) = of_migration(conn, "bench", "up")
-    given = give_back(conn, entry)
+    (entry,) = entries_of_migration(conn, "bench", "up")
+    given = revert(conn, entry)
     if given.rows != rows or given.left:
         raise RuntimeError(f"{given.rows} rows of {rows} were given back, and {given.left.rows} left")
 

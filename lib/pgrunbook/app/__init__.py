@@ -1,1 +1,1 @@
-"""The commands of pgrunbook: what is typed in a terminal, and the demo."""
+"""The commands of pgrunbook, and the demo."""

@@ -1,4 +1,4 @@
-"""The commands."""
+"""The command line: ``pgrunbook`` and its commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(
     if resume:
         if runbook or target or parameter:
             raise WrongInput(
-                "--resume goes on with a run as it was begun",
+                "--resume goes on with a run as it was started",
                 detail="Its runbook, target and parameters are in its record.",
                 hint=f"pgrunbook run --resume {resume}",
             )
@@ -59,15 +59,10 @@ def start(
     lab: Annotated[bool, typer.Option(help="Open JupyterLab on it.")] = True,
 ) -> None:
     """Make a run with working copies of its notebooks, and open JupyterLab there."""
-    from pgrunbook.record import run as records
     from pgrunbook.runner import runbook as books
 
     if resume:
-        made = records.find(resume)
-        if made.how != "by hand":
-            raise WrongInput(
-                f"run {made.run_id} was not made by hand", hint=f"Go on with it: pgrunbook run --resume {made.run_id}"
-            )
+        made = books.reopen(resume)
     else:
         _refuse_without(runbook, target, "start")
         made = books.start(runbook, target, _pairs(parameter))
@@ -81,7 +76,7 @@ def runs_(
     target: Annotated[str, typer.Option(help="Only the runs on this target.")] = "",
     most: Annotated[int, typer.Option(help="How many, the newest.")] = 20,
 ) -> None:
-    """List the runs: when, what, on which target, and how each stands."""
+    """List the runs: when, what, on which target, and the status of each."""
     from pgrunbook.record import run as records
 
     rows, unreadable = [], []
@@ -105,33 +100,33 @@ def show(run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, 
     from pgrunbook.record import run as records
 
     made = records.find(run_id)
-    sys.stdout.write(f"{made.run_id}: {made.standing()}, {made.runbook} on {made.target} by {made.operator}\n")
+    sys.stdout.write(f"{made.run_id}: {made.actual_status()}, {made.runbook} on {made.target} by {made.operator}\n")
     sys.stdout.write(f"{made.folder}\n\n")
     parts = [(p.procedure, status, p.started_at, p.ended_at, p.says) for p, status in _parts(made)]
     sys.stdout.write(f"{Table(['procedure', 'status', 'started', 'ended', 'says'], parts)!r}\n\n")
     events = journal.read(made.journal.path)
-    last = [(e.get("at", ""), e["event"], _told(e)) for e in events if not e["event"].startswith("cell-")]
+    last = [(e.get("at", ""), e["event"], _facts(e)) for e in events if not e["event"].startswith("cell-")]
     sys.stdout.write(f"{Table(['at', 'event', ''], last[-25:])!r}\n")
 
 
 @app.command()
 def accept(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its end.")],
-    gate: Annotated[list[str] | None, typer.Argument(help="Gates by file:line; all that are open, where none.")] = None,
+    gate: Annotated[list[str] | None, typer.Argument(help="Gates by file:line; without any, all open ones.")] = None,
 ) -> None:
-    """Accept gates of a run's plan: statements without a safe form, which migrate refuses until somebody does."""
+    """Accept gates of a run's plan: statements without a safe form, which migrate refuses until they are accepted."""
     from pgrunbook.session import acceptance
 
     chosen, left = acceptance.accept(run_id, gate or [])
-    sys.stdout.write(f"accepted: {', '.join(chosen) or 'nothing, as nothing was open'}\n")
+    sys.stdout.write(f"accepted: {', '.join(chosen) or 'nothing, as no gate was open'}\n")
     sys.stdout.write(f"still open: {', '.join(left)}\n" if left else f"next: pgrunbook run --resume {run_id}\n")
 
 
 @app.command()
 def schema(
-    file: Annotated[Literal["plan", "rehearsal"], typer.Argument(help="Of plan.json, or of rehearsal.json.")],
+    file: Annotated[Literal["plan", "rehearsal"], typer.Argument(help="The file: plan.json or rehearsal.json.")],
 ) -> None:
-    """Print the JSON Schema of a file that prepare leaves in the run folder, for your own automation."""
+    """Print the JSON Schema of a file that prepare writes into the run folder, for your own automation."""
     from pgrunbook.app import json_schema
 
     sys.stdout.write(json_schema.kept(file))
@@ -160,12 +155,13 @@ def status(target: Annotated[str, typer.Option(help="Only this target.")] = "") 
 @app.command()
 def review(
     files: Annotated[list[Path], typer.Argument(help="Migration files, in the order in which they would run.")],
-    target: Annotated[str, typer.Option(help="Judge on this target; without one, from the text alone.")] = "",
+    target: Annotated[str, typer.Option(help="Review on this target; without one, from the text alone.")] = "",
     fail_on: Annotated[str, typer.Option(help="Exit 1 at or above this: error, warning or never.")] = "error",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code scanning.")] = False,
 ) -> None:
-    """Say what migration files would lock, rewrite, break or lose, and the way out; for pull requests."""
+    """Show what migration files would lock, rewrite, break or lose, and the way out; for pull requests."""
+    from pgrunbook.record import door
     from pgrunbook.review import review as reviews
 
     floor: reviews.FailOn
@@ -178,6 +174,7 @@ def review(
         raise WrongInput("--json and --sarif exclude each other")
     form: reviews.Form = "json" if json else "sarif" if sarif else "text"
     text, code = reviews.run(files, target=target or None, fail_on=floor, form=form)
+    text = door.masked(text) if form == "text" else door.masked_json(text)
     sys.stdout.write(text.rstrip("\n") + "\n")
     sys.exit(code)
 
@@ -257,7 +254,7 @@ def _print_runs(made: list[Run]) -> None:
         (
             r.run_id,
             r.target,
-            r.standing(),
+            r.actual_status(),
             r.how,
             _took(r),
             " ".join(f"{p.procedure}:{status}" for p, status in _parts(r)),
@@ -285,7 +282,7 @@ def _took(made: Run) -> str:
     return f"{span.total_seconds():.1f} s"
 
 
-def _told(event: dict[str, Any]) -> str:
+def _facts(event: dict[str, Any]) -> str:
     passed_over = ("seq", "at", "event", "pid")
     return ", ".join(f"{k} {v}" for k, v in event.items() if k not in passed_over)[:160]
 
@@ -303,8 +300,8 @@ def _standing(target: Any) -> tuple[object, ...]:
             return (target.name, server, "-", "-", now)
         history = histories.read(conn, target)
         problems = history.problems()
-        told = f"{len(history.pending())}" + (f", {len(problems)} problems" if problems else "")
-        return (target.name, server, history.version() or "(none)", told, now)
+        pending = f"{len(history.pending())}" + (f", {len(problems)} problems" if problems else "")
+        return (target.name, server, history.version() or "(none)", pending, now)
 
 
 def _refuse_without(runbook: str, target: str, command: str) -> None:
@@ -312,7 +309,7 @@ def _refuse_without(runbook: str, target: str, command: str) -> None:
     if lacking:
         raise WrongInput(
             f"{lacking} must be named",
-            detail="The runbooks are the files of runbooks/; the targets stand in targets.toml.",
+            detail="The runbooks are the files of runbooks/; targets.toml declares the targets.",
             hint=f"For example: pgrunbook {command} release --target demo",
         )
 

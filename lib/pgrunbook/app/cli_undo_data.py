@@ -1,4 +1,4 @@
-"""The commands ``pgrunbook undo-data``: what is kept of migrations, and letting go of it."""
+"""The commands ``pgrunbook undo-data``: list what migrations destroyed and was captured, and purge it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from pgrunbook.app import terminal
 from pgrunbook.errors import Refused, Unreachable, WrongInput
 
-app = typer.Typer(no_args_is_help=True, help="What is kept of what migrations destroyed, so that it can be given back.")
+app = typer.Typer(no_args_is_help=True, help="What migrations destroyed, captured so that it can be reverted.")
 
 
 @app.command("list")
@@ -19,7 +19,7 @@ def list_(
     target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List what is kept: of which migration, what and how much, since when and until when."""
+    """List the undo data: of which migration, what and how much, since when and until when."""
     import psycopg
 
     from pgrunbook import undo_data
@@ -30,14 +30,15 @@ def list_(
     chosen = targets.load(_named(target, "list"))
     try:
         with connect(chosen, purpose="lists what is kept") as conn:
-            found = undo_data.kept_list(conn)
+            found = undo_data.list_entries(conn)
             table = undo_data_views.table(conn, [] if as_json else found)
     except psycopg.errors.InsufficientPrivilege as exc:
-        told = exc.diag.message_primary or str(exc)
-        raise Refused(f'the role of target "{chosen.name}" may not: {told}', hint="Let the owner GRANT it.") from exc
+        said = exc.diag.message_primary or str(exc)
+        message = f'the role of target "{chosen.name}" lacks a privilege: {said}'
+        raise Refused(message, hint="Let the owner GRANT it.") from exc
     except psycopg.Error as exc:
         detail = " ".join(str(exc).split())
-        raise Unreachable(f'could not read what is kept in target "{chosen.name}"', detail=detail) from exc
+        raise Unreachable(f'could not read the undo data in target "{chosen.name}"', detail=detail) from exc
     if as_json:
         sys.stdout.write(json.dumps([dict(undo_data_views.facts(kept)) for kept in found], indent=2) + "\n")
     else:
@@ -48,13 +49,13 @@ def list_(
 def purge(
     target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
     older_than: Annotated[
-        int | None, typer.Option(metavar="DAYS", min=1, max=3650, help="What is older than that.")
+        int | None, typer.Option(metavar="DAYS", min=1, max=3650, help="Purge what is older than that.")
     ] = None,
-    number: Annotated[list[int], typer.Option("--id", help="What has this number; also more than once.")] = [],  # noqa: B006
-    everything: Annotated[bool, typer.Option("--all", help="All that is kept.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Also what is still needed.")] = False,
+    number: Annotated[list[int], typer.Option("--id", help="Purge the item of this number; may be repeated.")] = [],  # noqa: B006
+    everything: Annotated[bool, typer.Option("--all", help="Purge all undo data.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Purge also what is still needed.")] = False,
 ) -> None:
-    """Let go of what nobody needs any more, or of what is named; a recorded run of the procedure purge.
+    """Purge undo data that nobody needs any more, or that is named; a recorded run of the procedure purge.
 
     Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused because it is still needed.
     """
@@ -74,7 +75,7 @@ def _named(target: str, command: str) -> str:
     if not target:
         raise WrongInput(
             "a target must be named",
-            detail="The targets stand in targets.toml.",
+            detail="targets.toml declares the targets.",
             hint=f"For example: pgrunbook undo-data {command} --target demo",
         )
     return target

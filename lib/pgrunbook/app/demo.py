@@ -1,4 +1,4 @@
-"""The demo: the Zeitwork example on a server of our own, released, used, restored and taken back with its data."""
+"""The demo: the Zeitwork example on an embedded server, released, used, restored and rolled back with its data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pgrunbook.runner import runbook
 TARGET = "demo"
 HISTORY = 2  # the migrations that the demo database starts with; the rest is pending
 RESTORED = "demo-restored"
-# What the demo's operator has looked at and accepts: the guide's own breaking migration, which has no safe form.
+# The gates that the demo's operator accepts: the guide's own breaking migration, which has no safe form.
 ACCEPTED = "0004_widen_memory_rename_ip.sql:1,0004_widen_memory_rename_ip.sql:2"
 
 
@@ -36,7 +36,7 @@ def set_up(rows: int, target_name: str = TARGET) -> Run:
     """
     target = targets.load(target_name)
     if target.server is None or target.database is None:
-        raise WrongInput(f'target "{target_name}" is not a database of an embedded server, so the demo leaves it alone')
+        raise WrongInput(f'target "{target_name}" is not on an embedded server, so the demo does not touch it')
     run = runs.create("set-up", target.name, {"rows": rows}, how="headless")
     run.hold()
     server = Server(target.server)
@@ -65,14 +65,14 @@ def show_off() -> tuple[list[Run], int]:
         if exit_code:
             return done, exit_code
         if name == "release":
-            _use_what_is_new(targets.load(TARGET))
+            _write_new_rows(targets.load(TARGET))
             given["rollback"]["of_run"] = run.run_id  # all of it, with the data
     return done, 0
 
 
-def _use_what_is_new(target: Target) -> None:
-    """Write into the new table and the new columns, as an application does once it is released."""
-    with connect(target, purpose="demo data") as conn:
+def _write_new_rows(target: Target) -> None:
+    """Write into the new table and the new columns, as an application does after the release."""
+    with connect(target, purpose="demo data") as conn, conn.as_target():
         conn.execute("INSERT INTO audit_logs (action) SELECT 'login' FROM generate_series(1, 500)")
         conn.execute("UPDATE projects SET description = 'written since' WHERE id IN (SELECT id FROM projects LIMIT 20)")
 
@@ -97,7 +97,7 @@ def _apply_history(target: Target, run: Run) -> None:
 
 def _load_data(target: Target, rows: int) -> None:
     path = paths.project_dir() / "examples" / "zeitwork" / "data.sql"
-    with connect(target, purpose="demo data") as conn:
+    with connect(target, purpose="demo data") as conn, conn.as_target():
         conn.execute("SET statement_timeout = '30min'")
         conn.execute("SELECT set_config('zeitwork.rows', %s, false)", [str(rows)])
         conn.execute(Path(path).read_bytes())

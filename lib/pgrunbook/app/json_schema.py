@@ -1,6 +1,6 @@
-"""The forms of ``plan.json`` and ``rehearsal.json`` as JSON Schema, for people's own automation.
+"""JSON Schemas of ``plan.json`` and ``rehearsal.json``, for the automation of operators.
 
-They are kept in the package, beside the models that they are made of; ``pgrunbook schema`` prints them.
+The package holds them as files that are made from the models; ``pgrunbook schema`` prints them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def made(name: Name) -> str:
-    """Return the schema of a file as the models say it now."""
+    """Return the schema of a file, made from the models now."""
     schema = _plan() if name == "plan" else {"$schema": DIALECT, "title": "rehearsal.json", **_of(Trial)}
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def kept(name: Name) -> str:
-    """Return the schema that the package holds: what automation can rely on."""
+    """Return the schema that the package holds: automation can rely on it."""
     return (resources.files("pgrunbook.app") / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8")
 
 

@@ -9,8 +9,8 @@ from pgrunbook.errors import RunbookError
 
 
 def main() -> None:
-    """Run the command line; an error of ours is told in its own form, without a traceback."""
-    # What imports make stays: collecting while it is made, and once more at the very end, costs 0.3 s.
+    """Run the command line; print an error of ours in its own form, without a traceback."""
+    # Imported modules stay: garbage collections during the imports and at the very end would cost 0.3 s.
     gc.disable()
     early = None
     try:
@@ -25,7 +25,9 @@ def main() -> None:
         gc.enable()
         cli.app()
     except RunbookError as exc:
-        sys.stderr.write(f"{exc}\n")
+        from pgrunbook.record import door
+
+        sys.stderr.write(f"{door.masked(str(exc))}\n")
         sys.exit(exc.exit_code)
     finally:
         if early is not None:

@@ -1,4 +1,4 @@
-"""What several commands write to the terminal."""
+"""The last lines of a headless run on the terminal; several commands write them."""
 
 from __future__ import annotations
 

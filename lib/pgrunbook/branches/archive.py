@@ -1,4 +1,4 @@
-"""The archived WAL: restore points in it, waiting for it, and what it reaches; for migrate and restore."""
+"""The archived WAL: its restore points, its end, and waiting until it is archived; for migrate and restore."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ SEGMENT_BYTES = 16 * 1024 * 1024  # as initdb makes our servers
 SEGMENTS_PER_ID = 2**32 // SEGMENT_BYTES
 SEGMENT = re.compile(r"[0-9A-F]{24}")
 RESTORE_POINT = re.compile(r"lsn: ([0-9A-F]+/[0-9A-F]+), .*desc: RESTORE_POINT (.*)$", re.M)
+TABLESPACE = re.compile(r'lsn: ([0-9A-F]+/[0-9A-F]+), .*desc: CREATE [0-9]+ "(/.*)"$', re.M)
 POLL_S = 0.05
 
 ARCHIVER = """
@@ -42,24 +43,24 @@ class WalRestorePoint:
 def create_restore_point(conn: Connection, name: str) -> str:
     """Write a named restore point into the WAL; return its LSN, which is the end of its record.
 
-    Raises WrongInput for a bad name, Refused where the role may not do it, StatementFailed otherwise.
+    Raises WrongInput for a bad name, Refused where the role lacks the right, StatementFailed otherwise.
     Source: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADMIN-BACKUP
     """
     query = "SELECT pg_catalog.pg_create_restore_point(%s)::text"
-    return str(_one(conn, "make a restore point", query, checked_name(name))[0])
+    return str(_one(conn, "create a restore point", query, checked_name(name))[0])
 
 
 def wait_archived(conn: Connection, lsn: str, timeout_s: float = 60) -> float:
     """Wait until all WAL before the LSN is archived, its segment ended by pg_switch_wal; return the seconds.
 
-    The connection must be in autocommit: within a transaction the statistics would stand still.
+    The connection must be in autocommit: within a transaction the statistics would not change.
 
-    Raises Refused where nothing is archived or the role may not switch, Blocked when archiving fails or
-    takes longer than ``timeout_s``.
+    Raises Refused where nothing is archived or the role may not call pg_switch_wal, Blocked when archiving fails
+    or takes longer than ``timeout_s``.
     """
     _refuse_without_archiving(conn)
     began = time.monotonic()
-    # The byte before the LSN: at a boundary, versions differ in which segment pg_walfile_name tells.
+    # The byte before the LSN: at a boundary, versions differ in which segment pg_walfile_name returns.
     query = "SELECT pg_catalog.pg_walfile_name(%s::pg_lsn - 1), pg_catalog.clock_timestamp()"
     segment, since = _one(conn, "name the WAL segment", query, lsn)
     if not _one(conn, "watch the archiver", ARCHIVER, segment=segment, since=since)[0]:
@@ -74,8 +75,8 @@ def wait_archived(conn: Connection, lsn: str, timeout_s: float = 60) -> float:
                 f"could not archive the WAL up to {lsn} in {waited_s:.0f} s",
                 detail=f"The server failed to archive {failed}; its log has the reason."
                 if fails
-                else f"Needed is segment {segment}; the newest that was archived is {newest or 'none'}.",
-                hint="Look at pg_stat_archiver, the archive's space and archive_command, then do this again.",
+                else f"Segment {segment} is needed; the newest archived one is {newest or 'none'}.",
+                hint="Check pg_stat_archiver, the archive's free space and archive_command, then do this again.",
             )
         time.sleep(POLL_S)
 
@@ -85,16 +86,29 @@ def restore_points(server: Server) -> list[WalRestorePoint]:
 
     Of a stopped server, the WAL that is not archived yet is read as well. Reads 100 MB or more per second.
     """
+    return [WalRestorePoint(name, lsn) for lsn, name in _records(server, "XLOG", RESTORE_POINT)]
+
+
+def tablespaces_made(server: Server) -> list[tuple[str, str]]:
+    """Return the LSN and the folder of each tablespace that was made, as the server's WAL tells; oldest first.
+
+    Reads the WAL that :func:`restore_points` reads.
+    """
+    return list(_records(server, "Tablespace", TABLESPACE))
+
+
+def _records(server: Server, rmgr: str, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+    """Yield LSN and text of the records of a resource manager that match, each once, in the order of the WAL."""
     folders = ["archive"] if server.pid() else ["archive", "data/pg_wal"]
-    found: dict[str, WalRestorePoint] = {}
+    found: dict[str, str] = {}
     for folder in folders:
         for first, last in _unbroken(_segments(server, folder)):
             # It ends with an error where the WAL ends, so its exit code says nothing.
-            waldump = [str(server.program("pg_waldump")), "--rmgr=XLOG", f"{folder}/{first}", last]
+            waldump = [str(server.program("pg_waldump")), f"--rmgr={rmgr}", f"{folder}/{first}", last]
             told = run_as(server.installation.account, waldump, cwd=server.dir).stdout
-            for lsn, name in RESTORE_POINT.findall(told):
-                found[lsn] = WalRestorePoint(name, lsn_text(lsn_number(lsn)))
-    return list(found.values())
+            found.update(pattern.findall(told))
+    for lsn, text in found.items():
+        yield lsn_text(lsn_number(lsn)), text
 
 
 def newest_archived(server: Server) -> tuple[str, str, datetime] | None:
@@ -141,7 +155,7 @@ def _refuse_without_archiving(conn: Connection) -> None:
             detail=f"archive_mode is {mode}, archive_command and archive_library are empty."
             if mode != "off"
             else "archive_mode is off.",
-            hint="Set up WAL archiving, or go on without a way back to a point in time.",
+            hint="Set up WAL archiving, or go on without a restore to a point in time.",
         )
 
 
@@ -150,7 +164,7 @@ def _one(conn: Connection, what: str, query: str, *values: object, **named: obje
         row = conn.execute(query, named or values).fetchone()
     except psycopg.errors.InsufficientPrivilege as exc:
         raise Refused(
-            f"could not {what}: the role may not",
+            f"could not {what}: the role lacks the right",
             detail=_primary(exc),
             hint="Let a superuser GRANT EXECUTE on that function to the role, or use another role.",
         ) from exc

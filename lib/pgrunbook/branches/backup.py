@@ -35,9 +35,9 @@ class BaseBackup:
 
 @dataclass(frozen=True)
 class Window:
-    """What can be restored: from the end of the oldest base backup to the end of the archived WAL.
+    """The range that can be restored: from the end of the oldest base backup to the end of the archived WAL.
 
-    ``latest_at`` is when the newest segment was archived: what was committed after it is not in there.
+    ``latest_at`` is when the newest segment was archived: later commits cannot be restored.
     """
 
     earliest_at: datetime
@@ -86,7 +86,7 @@ def list_base_backups(server: Server) -> list[BaseBackup]:
 
 
 def window(server: Server) -> Window | None:
-    """Return what can be restored, None where there is no base backup, and so nothing at all."""
+    """Return the range that can be restored, None where there is no base backup, and so nothing at all."""
     backups = list_base_backups(server)
     if not backups:
         return None

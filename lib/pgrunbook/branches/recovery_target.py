@@ -1,4 +1,4 @@
-"""What a restore goes to: the name of a restore point, an LSN or a time; the notebook restore uses it."""
+"""The point to which a restore goes: a restore point, an LSN or a time; the notebook restore uses it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Point:
 
 
 def parse_point(text: str) -> Point:
-    """Return the point that the text tells: ``lsn:0/3000060``, ``0/3000060``, a time with zone, or a name.
+    """Return the point that the text names: ``lsn:0/3000060``, ``0/3000060``, a time with zone, or a name.
 
     Raises WrongInput for a time without zone or in the future, and for what can be none of the three.
     """
@@ -54,7 +54,7 @@ def parse_point(text: str) -> Point:
 
 
 def checked_name(name: str) -> str:
-    """Return the name of a restore point as it is. Raises WrongInput when it cannot be one of ours."""
+    """Return the name of a restore point unchanged. Raises WrongInput when it cannot be one of ours."""
     if not NAME.fullmatch(name) or len(name) > NAME_MAX_BYTES:
         raise WrongInput(
             f'"{name}" cannot be the name of a restore point',
@@ -65,7 +65,7 @@ def checked_name(name: str) -> str:
 
 
 def lsn_number(lsn: str) -> int:
-    """Return the byte position that an LSN tells."""
+    """Return an LSN as a byte position."""
     high, low = lsn.split("/")
     return (int(high, 16) << 32) + int(low, 16)
 

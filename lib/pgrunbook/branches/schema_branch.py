@@ -15,6 +15,7 @@ from pglast import ast
 from pglast.enums import ObjectType
 from psycopg import sql
 
+from pgrunbook.branches import isolation
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, locks
@@ -26,10 +27,10 @@ SERVER = "rehearsal"
 
 @dataclass(frozen=True)
 class SchemaCopy:
-    """The text of a target's schema, of which branches are made, one after the other.
+    """A dump of a target's schema, from which branches are created, one after the other.
 
-    ``roles`` are those that are made on the branches: they are the server's, and the next branch must not find them.
-    Whether it ``has_ours`` says whether schema pgrunbook is there, without rows.
+    ``roles`` are those that a rehearsal creates: they belong to the server, and the next branch must not find them.
+    ``has_ours`` says whether schema pgrunbook is included, without rows.
     """
 
     target: Target
@@ -40,7 +41,7 @@ class SchemaCopy:
 
     @contextmanager
     def branch(self) -> Iterator[Target]:
-        """Give an empty database with the schema; dropped afterwards, with what was made on the server beside it.
+        """Give an empty database with the schema; drop it afterwards, with what was created on the server beside it.
 
         Raises Unreachable when the schema cannot be copied.
         """
@@ -53,30 +54,56 @@ class SchemaCopy:
                 _make_empty_database(source, admin, name)
             try:
                 _load(self.server, branch, self.dump)
+                isolation.close(self.server, name)
                 _fill_views(self.target, branch)
                 yield branch
             finally:
                 made = {other for other in _databases(admin) - there if not other.startswith("empty_")}
                 for other in (name, *sorted(made)):
+                    _drop_subscriptions(self.server, admin, other)
                     admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(other)))
                 for role in sorted(self.roles - roles):
                     _drop_role(admin, role)
 
 
+def _drop_subscriptions(server: Server, admin: Connection, database: str) -> None:
+    """Drop the subscriptions that a statement made on a branch; no publisher is asked."""
+    query = (
+        "SELECT s.subname FROM pg_catalog.pg_subscription AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.subdbid"
+        " WHERE d.datname = %s"
+    )
+    for (subscription,) in admin.execute(query, [database]).fetchall():
+        named = sql.Identifier(str(subscription))
+        with server.connect(purpose="branch", database=database) as conn:
+            for verb in ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)"):
+                conn.execute(sql.SQL(verb).format(named))
+            conn.execute(sql.SQL("DROP SUBSCRIPTION {}").format(named))
+
+
 def copy_schema(target: Target, scripts: Sequence[str] = (), *, ours: bool = False) -> SchemaCopy:
     """Read the target's schema; ``scripts`` are what will be executed on its branches. Raises Unreachable.
 
-    With ``ours`` it holds schema pgrunbook, and what is kept, without their rows.
+    With ``ours`` it includes schema pgrunbook and the parked tables, without their rows.
 
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
     server = Server(SERVER)
-    server.start()
+    _start(server)
     return SchemaCopy(target, server, _dump(server, target, ours=ours), frozenset(made_roles(scripts)), ours)
 
 
+def _start(server: Server) -> None:
+    """Start the server of empty branches as one that reaches nothing outside, whatever is executed there."""
+    with server.lock():
+        server.start()
+        if not isolation.is_isolated(server):
+            server.stop()
+            isolation.isolate(server)
+            server.start()
+
+
 def made_roles(scripts: Sequence[str]) -> Iterator[str]:
-    """Give the names of the roles that scripts create, or give to one that was there."""
+    """Yield the names of the roles that scripts create, and the new names that they give to roles."""
     for script in scripts:
         for item in pglast.parse_sql(script):
             if isinstance(item.stmt, ast.CreateRoleStmt):
@@ -94,14 +121,14 @@ def _roles(admin: Connection) -> set[str]:
 
 
 def _drop_role(admin: Connection, role: str) -> None:
-    with suppress(psycopg.Error):  # the server's own roles, which nobody can drop, and those that others use
+    with suppress(psycopg.Error):  # the server's own roles cannot be dropped, nor those that others use
         admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
 
 def _make_empty_database(source: Connection, admin: Connection, name: str) -> None:
-    """Make a database, and the source's roles: those are the cluster's, and owners and grants need them.
+    """Create a database and the source's roles: roles belong to the cluster, and owners and grants need them.
 
-    What earlier rehearsals left is cleared away first: databases of processes that are gone, and, where
+    What earlier rehearsals left is dropped first: databases of processes that are gone, and, where
     nobody else rehearses now, the roles that their migrations created.
     """
     encoding = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
@@ -117,7 +144,7 @@ def _make_empty_database(source: Connection, admin: Connection, name: str) -> No
             admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
         for role in sorted(there - wanted) if not others else ():
             _drop_role(admin, role)
-        # A C locale goes with every encoding, and no order of text is part of a schema.
+        # Locale C works with every encoding, and the sort order of text is no part of a schema.
         admin.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'").format(
                 sql.Identifier(name), sql.Literal(encoding[0])
@@ -150,9 +177,9 @@ def _is_alive(pid: int) -> bool:
 
 
 def _dump(server: Server, target: Target, *, ours: bool) -> str:
-    """The address goes by environment: arguments are seen by everybody on the machine."""
+    """The address is in the environment: everybody on the machine can see a program's arguments."""
     with connect(target, purpose="copies the schema"):
-        pass  # so that an address that does not work is told as everywhere
+        pass  # so that an address that does not work raises the usual error
     # A subscription holds the address of its publisher, and is no part of a schema.
     command = [str(server.program("pg_dump")), "--schema-only", "--no-tablespaces", "--no-subscriptions"]
     command += ["--lock-wait-timeout=2000"]
@@ -163,7 +190,7 @@ def _dump(server: Server, target: Target, *, ours: bool) -> str:
         raise Unreachable(
             f'could not copy the schema of target "{target.name}"',
             detail=" ".join(done.stderr.split())[:600],
-            hint="Plan without a rehearsal (rehearse = False), and know that nothing is promised then.",
+            hint="Plan without a rehearsal (rehearse = False); then nothing is promised about its result.",
         )
     return done.stdout
 
@@ -171,7 +198,7 @@ def _dump(server: Server, target: Target, *, ours: bool) -> str:
 def _fill_views(target: Target, branch: Target) -> None:
     """Refresh the materialized views that hold rows in the target: the dump leaves them WITH NO DATA.
 
-    One whose query fails without rows stays so, and differs from the target's.
+    A view whose query fails without rows stays unpopulated, and differs from the target's.
     """
     query = (
         "SELECT n.nspname, c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n"
@@ -192,7 +219,7 @@ def _load(server: Server, branch: Target, dump: str) -> None:
     done = subprocess.run(command, input=dump, capture_output=True, text=True, encoding="utf-8", check=False, cwd="/")
     if done.returncode:
         raise Unreachable(
-            "could not make an empty branch of the schema",
+            "could not create an empty branch of the schema",
             detail=" ".join(done.stderr.split())[:600],
-            hint="Plan without a rehearsal (rehearse = False), and know that nothing is promised then.",
+            hint="Plan without a rehearsal (rehearse = False); then nothing is promised about its result.",
         )

@@ -1,9 +1,9 @@
-"""The embedded PostgreSQL server: made, started, stopped and destroyed; every notebook's demo runs on it.
+"""The embedded PostgreSQL server: created, started, stopped and destroyed; every notebook's demo runs on it.
 
 It listens on a unix socket only and archives its WAL from the first minute. Every path that PostgreSQL
-gets to see is relative to the server's folder, so that a state directory with blanks, quotes or a very
+sees is relative to the server's folder, so that a state directory with blanks, quotes or a very
 long name does no harm, and a restored server finds the archive of its source as ``../../<name>/archive``.
-As root, nothing is written into folders that belong to the server's account but as that account.
+Run by root, pgrunbook writes into the folders of the server's account only as that account.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path
 
-from pgrunbook.branches import datadir
+from pgrunbook.branches import datadir, isolation
 from pgrunbook.branches.binaries import Installation, installation, last_lines, run_as, run_checked, state_folder
 from pgrunbook.branches.postmaster import Postmaster
 from pgrunbook.config import paths
@@ -53,7 +53,7 @@ class ServerState(Enum):
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """An embedded server as it is now; ``pid`` is None unless it runs, ``major`` unless it is there."""
+    """An embedded server as it is now; ``pid`` is None unless it runs, ``major`` is None where it is absent."""
 
     name: str
     state: ServerState
@@ -64,7 +64,7 @@ class ServerStatus:
 
 
 def server_names() -> list[str]:
-    """Return the names of the embedded servers that are there, sorted."""
+    """Return the names of the existing embedded servers, sorted."""
     found = (path.parent.name for path in (paths.state_dir() / "servers").glob("*/data"))
     return sorted(name for name in found if NAME.fullmatch(name))
 
@@ -99,10 +99,10 @@ class Server:
         return installation()
 
     def start(self, *, timeout_s: int = START_TIMEOUT_S) -> ServerStatus:
-        """Start the server, made first where it is absent; nothing happens when it runs.
+        """Start the server, and create it first where it is absent; nothing happens when it runs.
 
         Raises Unreachable when it does not come up, Refused when its files belong to somebody else or to
-        another major version, RunbookError when it cannot be made, Blocked when another process is at it.
+        another major version, RunbookError when it cannot be created, Blocked when another process has locked it.
         """
         with self.lock():
             if self.pid() is None:
@@ -112,7 +112,7 @@ class Server:
             return self.status()
 
     def stop(self) -> ServerStatus:
-        """Stop the server, its sessions ended (pg_ctl's mode fast); nothing happens when it does not run.
+        """Stop the server and end its sessions (pg_ctl's mode fast); nothing happens when it does not run.
 
         Raises Unreachable when it does not stop in time.
         """
@@ -138,7 +138,7 @@ class Server:
     def destroy(self) -> ServerStatus:
         """Stop the server and remove its data, log, archive and backups; nothing happens when it is absent.
 
-        Raises Unreachable when it does not stop, Blocked when processes of its still live; nothing is
+        Raises Unreachable when it does not stop, Blocked when some of its processes do not end; nothing is
         removed then.
         """
         with self.lock():
@@ -185,9 +185,9 @@ class Server:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the server's lock file, so that nobody else starts, stops, makes or destroys it meanwhile.
+        """Hold the server's lock file, so that nobody else starts, stops, creates or destroys it meanwhile.
 
-        Raises Blocked when another process does not let go in LOCK_TIMEOUT_S.
+        Raises Blocked when another process does not release it within LOCK_TIMEOUT_S.
         """
         if self._locks_held:
             yield
@@ -201,7 +201,7 @@ class Server:
             os.close(handle)
 
     def make_folders(self, folder: Path) -> None:
-        """Make ``folder`` as a server's folder, of the account alone, with log, archive and backups in it."""
+        """Create a server's folder with log, archive and backups in it, which only the account can read."""
         account = self.installation.account
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
@@ -211,7 +211,7 @@ class Server:
         self.do("mkdir", "-p", "log", "archive", "backups", cwd=folder)
 
     def do(self, *command: str, text: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a program of the system as the server's account in the server's folder; raises RunbookError."""
+        """Run a system program as the server's account in the server's folder. Raises RunbookError when it fails."""
         return run_checked(self.installation.account, command, cwd=cwd or self.dir, text=text)
 
     def write(self, path: str, text: str) -> None:
@@ -220,16 +220,18 @@ class Server:
         self.do("mv", "-f", f"{path}.new", path)
 
     def launch(self, *, timeout_s: int = START_TIMEOUT_S, more: Mapping[str, str] | None = None) -> None:
-        """Start the postmaster of a server that is there and does not run; the caller holds the lock.
+        """Start the postmaster of an existing server that does not run; the caller holds the lock.
 
-        ``more`` are settings for this start alone. A killed postmaster leaves backends that hold its shared
-        memory until they notice; PostgreSQL refuses to start beside them, so that is tried START_ATTEMPTS
+        ``more`` are settings for this start alone. A copy gets all of its settings on the command line
+        (``branches.isolation``). A killed postmaster leaves backends that hold its shared
+        memory until they notice. PostgreSQL refuses to start beside them, so the start is tried START_ATTEMPTS
         times. Where nobody reaps the dead postmaster (a container without an init), PostgreSQL takes it for
-        living until they are gone and we clear up.
+        living until the backends are gone and we remove its postmaster.pid.
         """
         self._check_ownership()
-        settings = datadir.settings(self.installation, self.name, self.socket_dir, more or {})
-        self.write(f"data/{datadir.SETTINGS_FILE}", settings)
+        settings = {**datadir.settings(self.installation, self.name, self.socket_dir), **(more or {})}
+        self.write(f"data/{datadir.SETTINGS_FILE}", datadir.text(settings))
+        last_word = isolation.options(self, settings, more or {})
         self._make_socket_dir()
         if self.log_bytes() > LOG_LIMIT_BYTES:
             self.do("mv", "-f", "log/postgresql.log", "log/postgresql.log.1")
@@ -238,7 +240,7 @@ class Server:
             told_before = self.log_bytes()
             log.info('starting server "%s" (attempt %s of %s)', self.name, attempt, START_ATTEMPTS)
             options = ("-D", "data", "-l", "log/postgresql.log", "-w", "-t", str(timeout_s))
-            done = self._pg_ctl("start", *options)
+            done = self._pg_ctl("start", *options, *last_word)
             if done.returncode == 0:
                 return
             told = self.log_since(told_before)
@@ -248,7 +250,7 @@ class Server:
             time.sleep(START_PAUSE_S)
 
     def log_bytes(self) -> int:
-        """Return the size of the server's log, to read on from there with :meth:`log_since`."""
+        """Return the size of the server's log, from which :meth:`log_since` can read on."""
         return self.log_file.stat().st_size if self.log_file.is_file() else 0
 
     def log_since(self, offset_bytes: int) -> str:
@@ -286,8 +288,8 @@ class Server:
             time.sleep(0.05)
 
     def _create(self) -> None:
-        """Make the data directory as a copy of the template, under another name first."""
-        log.info('making server "%s"', self.name)
+        """Create the data directory as a copy of the template, under another name first."""
+        log.info('creating server "%s"', self.name)
         was_there = self.dir.exists()
         try:
             template = datadir.template(self.installation)
@@ -335,7 +337,7 @@ class Server:
         return Refused(
             f'server "{self.name}" belongs to another user',
             detail=f"{path} was made by another user, or for another PGRUNBOOK_SERVER_ACCOUNT.",
-            hint="Be that user, set PGRUNBOOK_SERVER_ACCOUNT as it was, or use another PGRUNBOOK_STATE.",
+            hint="Run as that user, set PGRUNBOOK_SERVER_ACCOUNT as it was, or use another PGRUNBOOK_STATE.",
         )
 
     def _is_there(self) -> bool:
@@ -354,22 +356,22 @@ class Server:
             return None
 
     def _clear_leftovers(self) -> None:
-        """Remove what would keep PostgreSQL from starting though nobody serves this data directory."""
+        """Remove the files that keep PostgreSQL from starting although no process serves this data directory."""
         if self._postmaster.number_is_reused():
-            log.info("postmaster.pid of server %s names a foreign process: removed", self.name)
+            log.info('removing postmaster.pid of server "%s": it names a process of somebody else', self.name)
             self.do("rm", "-f", "data/postmaster.pid")
             for leftover in self.socket_dir.glob(".s.PGSQL.*"):
                 leftover.unlink(missing_ok=True)
 
     def _pg_ctl(self, *args: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.program("pg_ctl")), *args]
-        return run_as(self.installation.account, command, cwd=self.dir)
+        return run_as(self.installation.account, command, cwd=self.dir, environment=isolation.environment(self))
 
     def _not_made(self, exc: RunbookError | OSError) -> RunbookError:
         return RunbookError(
-            f'could not make server "{self.name}"',
+            f'could not create server "{self.name}"',
             detail=exc.detail if isinstance(exc, RunbookError) else str(exc),
-            state="There is no such server; what was half made is removed.",
+            state="There is no such server; its half-made files are removed.",
             hint=f"Make 100 MB of space in {paths.state_dir()}, or name another folder in PGRUNBOOK_STATE.",
         )
 

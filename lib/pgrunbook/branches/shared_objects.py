@@ -1,4 +1,4 @@
-"""What the databases of a branch share: roles, and the databases themselves; put back between two runs on it."""
+"""Roles and databases of a branch's server, which all its databases share; reset between two rehearsals on it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from pgrunbook.database.connection import Connection
 
 
 @contextmanager
-def server_as_before(server: Server) -> Iterator[None]:
-    """Put back what the body did to the server's roles and databases: the other way does it once more.
+def reset_shared_objects(server: Server) -> Iterator[None]:
+    """Undo what the body did to the server's roles and databases, so that the next rehearsal can do it again.
 
-    A role that was made keeps what it was granted, and only its name is given up. One that was dropped comes back
-    without what it was allowed.
+    A new role keeps its privileges and gets another name. A dropped role is created again, without its privileges.
     """
     with server.connect(purpose="branch") as admin:
         roles, databases = _names(admin, "pg_roles"), _names(admin, "pg_database")

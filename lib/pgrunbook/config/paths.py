@@ -1,4 +1,4 @@
-"""Where things lie: the project, its outputs, and the state that outlives a run."""
+"""Paths: the project, its outputs, and the state that outlives a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def project_dir() -> Path:
             return folder
     raise WrongInput(
         "could not find targets.toml",
-        detail=f"Looked in {here} and in the folders above it.",
+        detail=f"It is neither in {here} nor in a folder above it.",
         hint="Change to the project's folder, or name it in PGRUNBOOK_HOME.",
     )
 
@@ -57,8 +57,8 @@ def state_dir() -> Path:
 def socket_dir(server: str) -> Path:
     """Return the directory of an embedded server's socket, in a form that every system and libpq take.
 
-    It lies in the state directory where that is short and has no comma (libpq takes a comma in a host
-    for the end of it), else in the temporary directory, under a name made of the user and the state directory.
+    It is in the state directory where that path is short and has no comma (for libpq a comma ends the host).
+    Else it is in the temporary directory, under a name composed of the user and the state directory.
     """
     beside_the_data = state_dir() / "sockets" / server
     if len(os.fsencode(beside_the_data)) <= SOCKET_DIR_MAX_BYTES and "," not in str(beside_the_data):

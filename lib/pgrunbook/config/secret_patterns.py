@@ -4,7 +4,26 @@ from __future__ import annotations
 
 import re
 
-SECRET_NAME = re.compile(r"passw(or)?d|passphrase|secret|token|api_?key|private_?key|credential|\bdsn\b", re.I)
+SECRET_NAME = re.compile(
+    r"passw(or)?d|passphrase|passcode|\bpwd\b|_pwd\b|\bpwd_|\bpass\b|_pass\b|\bpw\b|_pw\b|secret|token|credential|\bdsn\b"
+    r"|(api|private|access|signing|encryption|encrypt|master|client|auth|hmac|scram_client|scram_server)[-_ ]?key"
+    r"|authorization|connection_?string",
+    re.I,
+)
 SECRET_VALUE = re.compile(
     r"://[^/\s:@]*:[^/\s@]+@|\bpassword\s*=|-----BEGIN [A-Z ]*PRIVATE KEY|\bpscale_(pw|tkn)_", re.I
 )
+# What such a name may begin or end with when it is about a secret, and does not hold it.
+_ABOUT = re.compile(
+    r"^(is|has|needs?|no|use|must|max|min|num|allow|require)_"
+    r"|_(at|on|ids?|types?|kinds?|status|state|counts?|numbers?|encryption|policy|length|len|min|max|required|enabled"
+    r"|expires?|expiry|expiration|ttl|age|days?|hours?|minutes?|seconds?|hint|name|label|format|version|method|algorithm"
+    r"|changed|reset|resets|sent|used|attempts|url|uri|path|file|from)$"
+    r"|^(in)?valid_|^\d{3,}_|\.(sql|py|ts|json|ya?ml|toml|csv|ipynb)$|tokeni[sz]|^passwordcheck\b|^ssl_min|token_reuse",
+    re.I,
+)
+
+
+def names_a_secret(name: str) -> bool:
+    """Tell whether what has this name holds a secret, as "api_key" and "password" do, and "password_changed_at" not."""
+    return SECRET_NAME.search(name) is not None and _ABOUT.search(name) is None

@@ -23,12 +23,12 @@ class Target(BaseModel):
     Exactly one way to reach it: ``server`` (the embedded server of that name), ``service`` (libpq's
     pg_service.conf) or ``url_from`` (the name of an environment variable that holds the connection URL).
 
-    ``design_rules`` are the ids of the rules of design that are switched on; ``review.hazards.design`` knows
-    them, and "all" is all of them. With ``safe_migrations`` a migration is refused that loses what is in use,
+    ``design_rules`` are the ids of the design rules that are switched on; ``review.hazards.design`` defines
+    them, and "all" is all of them. With ``safe_migrations`` a migration that drops what is in use is refused,
     unless the operator names the object. ``batch_rows`` is how many rows a safe form changes in a transaction.
-    ``lock_patience_ms`` is how long in all a step looks for a moment without old transactions in its way before
-    it asks for its lock anyway; ``lock_timeout_ms`` then bounds how long it waits for that.
-    ``keep_days`` is how long what a migration destroys is kept at least, so that it can be given back.
+    ``lock_patience_ms`` is how long in all a step waits for old transactions in its way to end before it requests
+    its lock anyway; ``lock_timeout_ms`` then bounds how long it waits for the lock.
+    ``keep_days`` is how long the undo data of a migration is kept at least.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +60,7 @@ class Target(BaseModel):
         Raises WrongInput when the environment variable is not set.
         """
         if self.server is not None:
-            # Named in full: what the operator's PGPORT or PGHOSTADDR say is about other servers.
+            # Every keyword is given: the operator's PGPORT and PGHOSTADDR are meant for other servers.
             return {
                 "host": str(paths.socket_dir(self.server)),
                 "hostaddr": "",
@@ -118,9 +118,9 @@ def _target(path: Path, name: str, options: object) -> Target:
     _refuse_secrets(path, name, options)
     if "name" in options:
         raise WrongInput(
-            f'target "{name}" in {path} is not right',
+            f'target "{name}" in {path} is not valid',
             detail="name: the section's heading is the name.",
-            hint="Take the option out, or rename the section.",
+            hint="Remove the option, or rename the section.",
         )
     ways = [way for way in ("server", "service", "url_from") if way in options]
     if len(ways) != 1:
@@ -131,9 +131,9 @@ def _target(path: Path, name: str, options: object) -> Target:
     try:
         target = Target(name=name, **options)
     except ValidationError as exc:
-        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
-        raise WrongInput(f'target "{name}" in {path} is not right', detail=told) from exc
-    # Folders are told from where targets.toml lies, so that a run means the same from everywhere.
+        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
+        raise WrongInput(f'target "{name}" in {path} is not valid', detail=reasons) from exc
+    # Folders are relative to targets.toml, so that a run means the same from every working directory.
     if target.migrations is None:
         return target
     return target.model_copy(update={"migrations": path.parent / target.migrations})

@@ -1,1 +1,1 @@
-"""One database: its catalog, locks, activity, checksums, schema, and our own rows in it."""
+"""One database: its catalog, locks, activity, checksums and schema, and pgrunbook's own rows in it."""

@@ -1,4 +1,4 @@
-"""Who the database is, who is in it, and what goes on: read by every procedure before it begins."""
+"""Identity of the server, its sessions, blockers and progress; every procedure reads them before it begins."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Sessions:
 
 @dataclass(frozen=True)
 class Blocker:
-    """A session that another one waits for; the head of a lock queue does not wait itself.
+    """A session that another one waits for; the head of a lock queue waits for nobody.
 
     ``pid`` is 0 for a prepared transaction, which has no process.
     """
@@ -67,7 +67,7 @@ class Blocker:
         role = "stands in" if self.waits_too else "heads"
         who = f'Process {self.pid} ("{self.application}", {self.state}'
         if not self.pid:
-            who = f'Nobody ("{self.application}", {self.state}'
+            who = f'A transaction without a process ("{self.application}", {self.state}'
         does = f"{role} the lock queue for {self.waits_for}"
         if self.waits_for in ("transactionid", "virtualxid"):
             does = "has to end its transaction first"
@@ -76,10 +76,10 @@ class Blocker:
 
 @dataclass(frozen=True)
 class CommandProgress:
-    """How far the server has come with a command, and the session that it waits for meanwhile.
+    """Progress of a command, and the session that it waits for.
 
-    ``total`` is 0 where the phase has no measure. ``locker_pid`` is None where it waits for nobody; what is
-    known of that session is told as for a :class:`Blocker`.
+    ``total`` is 0 where the phase has no measure. ``locker_pid`` is None where it waits for nobody; else that
+    session is described as in :class:`Blocker`.
     """
 
     phase: str
@@ -94,21 +94,21 @@ class CommandProgress:
     xact_age_s: float
 
     def __str__(self) -> str:
-        said = self.phase[:1].upper() + self.phase[1:]
+        text = self.phase[:1].upper() + self.phase[1:]
         if self.total:
             percent = 100 * self.done / self.total
-            said += f", {self.done:,} of {self.total:,} {self.unit} ({percent:.0f} %)"
+            text += f", {self.done:,} of {self.total:,} {self.unit} ({percent:.0f} %)"
         if self.locker_pid is None:
-            return said
+            return text
         if self.lockers_total > 1:
-            said += f", {self.lockers_done + 1} of {self.lockers_total}"
+            text += f", {self.lockers_done + 1} of {self.lockers_total}"
         why = "whose snapshot is older" if self.phase.endswith("snapshots") else "which has used the table"
         who = f'process {self.locker_pid} ("{self.application}", {self.state} for {self.xact_age_s:.0f} s)'
-        return f"{said}: waits for {who}, {why}"
+        return f"{text}: waits for {who}, {why}"
 
 
 def identity(conn: Connection) -> Identity:
-    """Return who the server and database are."""
+    """Return the identity of the server and database."""
     with conn.cursor(row_factory=class_row(Identity)) as cur:
         row = cur.execute(queries.load("activity")["identity"]).fetchone()
     assert row is not None  # noqa: S101 - the query has no FROM: it returns one row
@@ -124,7 +124,7 @@ def sessions(conn: Connection) -> list[Sessions]:
 def blockers(conn: Connection, pid: int) -> list[Blocker]:
     """Return the sessions that the given one waits for, the head of the queue first; [] when it does not wait.
 
-    We who look are left out: CREATE INDEX CONCURRENTLY waits for each snapshot, and ours is gone at once.
+    The session that asks is left out: CREATE INDEX CONCURRENTLY waits for each snapshot, and ours is gone at once.
 
     pg_blocking_pids locks the lock manager for a moment: poll it ten times a second at most
     (https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SESSION).
@@ -134,9 +134,9 @@ def blockers(conn: Connection, pid: int) -> list[Blocker]:
 
 
 def progress(conn: Connection, pid: int) -> CommandProgress | None:
-    """Return how far a session's command has come, None where the server does not tell: it tells of a few only.
+    """Return how far a session's command has come, None for a command whose progress the server does not report.
 
-    We who look are left out, as in :func:`blockers`.
+    The session that asks is left out, as in :func:`blockers`.
     Source: https://www.postgresql.org/docs/current/progress-reporting.html
     """
     with conn.cursor(row_factory=class_row(CommandProgress)) as cur:

@@ -1,7 +1,7 @@
-"""What a judgement of statements needs to know of one database: sizes, uses and dependencies of what they touch.
+"""Catalog facts for the review of statements: sizes, uses and dependencies of the relations that they touch.
 
-``read`` asks a database once for all statements; ``UNKNOWN`` is the catalog of nobody's database, in which every
-table counts as big and busy. ``effects.catalog_after`` tells what becomes of a catalog when a statement has run.
+``catalog_reader.read`` reads them once for all statements. ``UNKNOWN`` stands for a database that cannot be asked:
+every table counts as large and busy. ``effects.catalog_after`` gives the catalog after a statement has run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Key = tuple[str, str]
 
 
 class Standing(Enum):
-    """Whether a relation is in the database, made by a statement before, not there, or nobody knows."""
+    """Whether a relation is in the database, created by an earlier statement, missing, or not known."""
 
     THERE = "there"
     NEW = "new"
@@ -42,7 +42,7 @@ class Weight(Enum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``base`` is the internal name of its type below domains, ``modifiers`` what stood in parentheses."""
+    """A column; ``base`` is the internal name of its type below domains, ``modifiers`` the type's parameters."""
 
     name: str
     type: str
@@ -58,7 +58,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Index:
-    """An index; "" in ``keys`` is an expression, ``uses`` are all columns that it cannot be without."""
+    """An index; "" in ``keys`` is an expression, ``uses`` are all columns that it depends on."""
 
     schema: str
     name: str
@@ -79,7 +79,7 @@ class Index:
 
 
 @dataclass(frozen=True)
-class Constraint:
+class CatalogConstraint:
     """A constraint; ``kind`` as in pg_constraint (c, f, n, p, u, x), ``partner`` is what a foreign key refers to."""
 
     name: str
@@ -104,9 +104,9 @@ class Dependent:
 
 @dataclass(frozen=True)
 class Table:
-    """A relation (table, partition, view, materialized view, sequence ...) and what hangs on it.
+    """A relation (table, partition, view, materialized view, sequence ...) and what depends on it.
 
-    ``rows_estimate`` is None where nobody knows; ``reads`` and ``writes`` count since the statistics were reset.
+    ``rows_estimate`` is None where it is not known; ``reads`` and ``writes`` count since the statistics were reset.
     """
 
     schema: str
@@ -118,7 +118,7 @@ class Table:
     table_bytes: int = 0
     columns: Mapping[str, Column] = field(default_factory=dict)
     indexes: tuple[Index, ...] = ()
-    constraints: tuple[Constraint, ...] = ()
+    constraints: tuple[CatalogConstraint, ...] = ()
     dependents: tuple[Dependent, ...] = ()
     parents: tuple[Key, ...] = ()
     children: tuple[Key, ...] = ()
@@ -158,7 +158,7 @@ class Table:
         small = self.rows_estimate <= SMALL_ROWS and self.table_bytes <= SMALL_BYTES
         return Weight.SMALL if small else Weight.BIG
 
-    def foreign_keys(self) -> Iterator[Constraint]:
+    def foreign_keys(self) -> Iterator[CatalogConstraint]:
         """Yield the foreign keys of the table itself."""
         return (constraint for constraint in self.constraints if constraint.kind == "f")
 
@@ -169,7 +169,7 @@ class Table:
 
 @dataclass(frozen=True)
 class TypeFact:
-    """A type that statements name; ``base`` lies below a domain, ``checked`` is true for one with conditions."""
+    """A type that statements name; ``base`` is the type below a domain, ``checked`` whether it has conditions."""
 
     kind: str
     base: str
@@ -180,7 +180,7 @@ class TypeFact:
 
 @dataclass(frozen=True)
 class Use:
-    """A statement that the server has counted (pg_stat_statements), as it stands there."""
+    """A statement that the server has counted, as pg_stat_statements words it."""
 
     query: str
     calls: int
@@ -188,7 +188,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Catalog:
-    """What is known of a database; ``connected`` is false where nobody was asked."""
+    """What is known of a database; ``connected`` is false where no database was read."""
 
     connected: bool = False
     major: int | None = None
@@ -203,7 +203,7 @@ class Catalog:
     uses_known: bool = False
 
     def find(self, name: Name) -> Table:
-        """Return the relation of that name, found by the search path; its ``standing`` tells whether it is there."""
+        """Return the relation with that name, found by the search path; its ``standing`` says whether it exists."""
         # Where nobody was asked, a name without schema lies in "", which stands for the default one.
         schemas = [name.schema] if name.schema else ["", *self.search_path]
         if not self.connected and name.schema in self.search_path:
@@ -254,7 +254,7 @@ class Catalog:
         return Weight.NOTHING if all(member.weight is Weight.NOTHING for member in family) else Weight.SMALL
 
     def rows_estimate(self, table: Table) -> int | None:
-        """Return how many rows a table holds with its partitions, None where nobody knows."""
+        """Return how many rows a table holds with its partitions, None where that is not known."""
         counts = [t.rows_estimate for t in self.below(table) if t.holds_rows_itself]
         if table.standing is Standing.NEW:
             return 0
@@ -264,17 +264,17 @@ class Catalog:
         """Return the size of a table with its partitions and all their indexes."""
         return sum(member.table_bytes + member.index_bytes for member in self.below(table))
 
-    def references_to(self, table: Table) -> list[tuple[Table, Constraint]]:
+    def references_to(self, table: Table) -> list[tuple[Table, CatalogConstraint]]:
         """Return the foreign keys of other tables (and its own) that refer to a table."""
         return self._incoming.get(table.key, [])
 
     def labelled(self, label: str) -> Table | None:
-        """Return the relation with that label, as effects tell it; None where it is not known."""
+        """Return the relation with that label, as effects name it; None where it is not known."""
         return self._by_label.get(label)
 
     @cached_property
-    def _incoming(self) -> dict[Key, list[tuple[Table, Constraint]]]:
-        found: dict[Key, list[tuple[Table, Constraint]]] = {}
+    def _incoming(self) -> dict[Key, list[tuple[Table, CatalogConstraint]]]:
+        found: dict[Key, list[tuple[Table, CatalogConstraint]]] = {}
         for other in self.tables.values():
             for constraint in other.foreign_keys():
                 if constraint.partner is not None:

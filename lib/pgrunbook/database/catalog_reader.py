@@ -1,4 +1,4 @@
-"""Reading from a database what ``database.catalog`` holds, in one snapshot and ten queries."""
+"""Reader of the facts in ``database.catalog``: one snapshot, ten queries."""
 
 from __future__ import annotations
 
@@ -14,9 +14,19 @@ from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from pgrunbook.database import routines_reader
-from pgrunbook.database.catalog import Catalog, Column, Constraint, Dependent, Index, Standing, Table, TypeFact, Use
+from pgrunbook.database.catalog import (
+    Catalog,
+    CatalogConstraint,
+    Column,
+    Dependent,
+    Index,
+    Standing,
+    Table,
+    TypeFact,
+    Use,
+)
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import load, steady
+from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.database.routines import Routines
 from pgrunbook.sql.routines import routine
 from pgrunbook.sql.settings import SEARCH_PATH, path_names, settings
@@ -37,17 +47,18 @@ _HEADER = 4
 
 
 def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
-    """Return what the statements' judgement needs of this database.
+    """Return what a review of the statements has to know of this database.
 
-    Raises Blocked when somebody holds a table exclusively for longer than the lock_timeout of reading.
+    Raises Blocked when a session holds AccessExclusiveLock on a table for longer than the lock_timeout of reading.
 
-    Locks: AccessShareLock on the touched tables, for the moment in which their sizes are read.
+    Locks: AccessShareLock on the touched tables, while their sizes are read.
     """
     queries = load("catalog")
     nodes = [tree(statement.sql) for statement in statements]
-    session: Any = psycopg.Cursor(conn, row_factory=namedtuple_row).execute(queries["session"].encode()).fetchone()
-    with steady(conn) as plain:
-        routines = routines_reader.read(plain.connection, [*nodes, *_created(nodes)])
+    with conn.as_target():
+        session: Any = psycopg.Cursor(conn, row_factory=namedtuple_row).execute(queries["session"].encode()).fetchone()
+    with snapshot_cursor(conn) as plain:
+        routines = routines_reader.read(conn, [*nodes, *_created(nodes)])
         wanted = _Wanted(nodes, routines)
         cursor = psycopg.Cursor(plain.connection, row_factory=namedtuple_row)
 
@@ -218,7 +229,7 @@ def _column(row: Any) -> Column:
 
 
 def _modifiers(base: str, modifier: int) -> tuple[int, ...]:
-    """Return what stood in parentheses behind the type; () where nothing did."""
+    """Return the parameters of the type, as (50,) for varchar(50); () where it has none."""
     if modifier < 0:
         return ()
     match base:
@@ -250,8 +261,8 @@ def _index(row: Any) -> Index:
     )
 
 
-def _constraint(row: Any) -> Constraint:
-    return Constraint(
+def _constraint(row: Any) -> CatalogConstraint:
+    return CatalogConstraint(
         name=row.name,
         kind=row.kind,
         columns=tuple(row.columns),
@@ -271,9 +282,9 @@ def _type_fact(row: Any) -> TypeFact:
 
 
 def _uses(conn: Connection, where: str) -> Iterator[Use] | None:
-    """Return the statements that the server has counted, None where it does not count or does not tell.
+    """Return the statements that the server has counted, None where it does not count or does not show them.
 
-    The extension can be installed and yet not be loaded, or hide others' statements from us.
+    The extension can be installed without being loaded, or hide others' statements from us.
     """
     try:
         with conn.transaction():

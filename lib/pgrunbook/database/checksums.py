@@ -1,8 +1,8 @@
 """Checksums of tables, and the rows in which two tables differ; rehearsal, validate and rollback use it.
 
 Two values are equal when an application cannot tell them apart: numeric 1.0 and 1.00 differ, as do 0.0 and
--0.0, '24 hours' and '1 day', and texts that a nondeterministic collation takes for equal. A json differs from
-one with other spaces or order of keys, a jsonb does not. The physical order of columns does not count.
+-0.0, '24 hours' and '1 day', and texts that a nondeterministic collation takes for equal. In json, spaces and the
+order of keys count; in jsonb they do not. The physical order of columns does not count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow, tuple_row
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import load, steady
+from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.database.schema import OURS
 from pgrunbook.errors import WrongInput
 
@@ -32,8 +32,8 @@ _SAMPLES = 10
 _SAMPLE_CHARS = 200
 _FETCH_ROWS = 20_000
 
-# How a column goes into the hash of its row. As bytes where the type's own hash takes for equal what looks
-# different (numeric 1.0 and 1.00, NaN and Infinity; float 0 and -0), or is made of 32 of its 64 bits
+# How a column goes into the hash of its row. As bytes where the type's own hash treats different values as equal
+# (numeric 1.0 and 1.00, NaN and Infinity; float 0 and -0), or uses only 32 of its 64 bits
 # (hashint8 in src/backend/access/hash/hashfunc.c, also for times).
 _FORMS = {
     **dict.fromkeys(("boolean", "bytea", "date", "integer", "smallint", "uuid"), "{0}"),
@@ -46,8 +46,8 @@ _FORMS = {
     "timestamp with time zone": "pg_catalog.timestamptz_send({0})",
     "timestamp without time zone": "pg_catalog.timestamp_send({0})",
 }
-# Any other goes as what its output function writes: types without a hash, types that take for equal what looks
-# different, and types whose hash depends on OIDs, which each database gives anew (enums, also in arrays).
+# Any other type is hashed as the text of its output function: types without a hash, types that treat different
+# values as equal, and types whose hash depends on OIDs, which differ between databases (enums, also in arrays).
 _FORM_OF_OTHERS = 'CASE WHEN {0} IS DISTINCT FROM NULL THEN pg_catalog.concat({0}) COLLATE "C" END'
 
 
@@ -126,12 +126,12 @@ def checksums(
     A partitioned table stands for its partitions, which are summed only where they are named.
     ``leave_out`` names schemas and single tables, as for ``schema.snapshot``; ``without`` names columns.
     The sum of hashes of whole rows does not depend on the rows' order, takes about 0.6 s for a million rows
-    in fifteen columns, and is no protection against somebody who forges rows.
+    in fifteen columns, and does not protect against somebody who forges rows.
 
-    Raises WrongInput when a named table is not there.
+    Raises WrongInput when a named table does not exist.
     Locks: AccessShareLock on each table.
     """
-    with steady(conn, statement_timeout_ms=statement_timeout_ms) as cursor:
+    with snapshot_cursor(conn, statement_timeout_ms=statement_timeout_ms) as cursor:
         if tables is None:
             cursor.execute(load("checksums")["tables"], {"leave_out": list(leave_out)})
             tables = [TableName(*row) for row in cursor.fetchall()]
@@ -166,8 +166,8 @@ def difference(
     Locks: AccessShareLock on the table on both sides.
     """
     with (
-        steady(conn_a, statement_timeout_ms=statement_timeout_ms) as cursor_a,
-        steady(conn_b, statement_timeout_ms=statement_timeout_ms) as cursor_b,
+        snapshot_cursor(conn_a, statement_timeout_ms=statement_timeout_ms) as cursor_a,
+        snapshot_cursor(conn_b, statement_timeout_ms=statement_timeout_ms) as cursor_b,
     ):
         (a,), (b,) = _described(cursor_a, [table]), _described(cursor_b, [table])
         apart = tuple(sorted(a.types.keys() ^ b.types.keys()))
@@ -204,7 +204,7 @@ def _described(cursor: psycopg.Cursor[TupleRow], tables: Collection[TableName]) 
     if missing:
         raise WrongInput(
             f"could not find table {', '.join(sorted(map(str, missing)))}",
-            detail=f'Looked in database "{cursor.connection.info.dbname}".',
+            detail=f'It is not in database "{cursor.connection.info.dbname}".',
         )
     return found
 
@@ -269,7 +269,7 @@ def _hash(types: dict[str, str]) -> sql.Composable:
 
 
 def _text(types: dict[str, str], key: tuple[str, ...]) -> sql.Composable:
-    """Tell the key, or the start of the whole row (its hash tells the rest of it apart)."""
+    """Return SQL for the text of the key, or of the start of the whole row (its hash covers the rest)."""
     if len(key) == 1:
         return sql.SQL("pg_catalog.concat({})").format(sql.Identifier("t", key[0]))
     columns = sql.SQL(", ").join(sql.Identifier("t", name) for name in key or types)
@@ -288,7 +288,7 @@ def _merge(rows_a: Iterable[TupleRow], rows_b: Iterable[TupleRow], limit: int) -
 
 
 def _changes(rows_a: Iterable[TupleRow], rows_b: Iterable[TupleRow]) -> Iterator[tuple[Change, str, int]]:
-    """Merge two streams in the order of the key's hash; give change, key and number of rows."""
+    """Merge two streams in the order of the key's hash; yield change, key and number of rows."""
     merged = heapq.merge(zip(rows_a, repeat("a")), zip(rows_b, repeat("b")), key=_key_hash)
     for _, group in groupby(merged, key=_key_hash):
         (row, side), *others = group
@@ -301,7 +301,7 @@ def _changes(rows_a: Iterable[TupleRow], rows_b: Iterable[TupleRow]) -> Iterator
 
 
 def _compared(rows: list[tuple[TupleRow, str]]) -> Iterator[tuple[Change, str, int]]:
-    """Compare rows whose keys have the same hash: one key as a rule, or equal rows of a table without key."""
+    """Compare rows whose keys have the same hash: mostly one key, or equal rows of a table without key."""
     a, b = (Counter(row for row, side in rows if side == wanted) for wanted in ("a", "b"))
     gone, come = (Counter(row[1] for row in only.elements()) for only in (a - b, b - a))
     # A key that is on both sides with other rows was changed; it is once on each where it is primary.

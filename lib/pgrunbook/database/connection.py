@@ -1,16 +1,16 @@
-"""Connections to a target, each with a name, timeouts, and an end when its client is gone."""
+"""Connections to a target: each has a name and timeouts, and the server ends it when its client is gone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import psycopg
-from psycopg import sql
+from psycopg import Transaction, sql
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import Conninfo
+from psycopg.pq import Conninfo, TransactionStatus
 
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Broken, RunbookError, Unreachable, WrongInput
@@ -22,19 +22,105 @@ OPTIONS = (
     f"-c lock_timeout={READ_LOCK_TIMEOUT_MS} -c statement_timeout={READ_STATEMENT_TIMEOUT_MS} "
     "-c client_connection_check_interval=1000 -c idle_in_transaction_session_timeout=600000 -c idle_session_timeout=0"
 )
-# Each of the three leaves something that the others reset.
+# Each of the three resets something that the other two do not.
 RESET_SESSION = ("RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL")
 
-Connection = psycopg.Connection[tuple[object, ...]]
+# What a user of the database plants in a schema of theirs (an operator for two types, a function, a cast) is never
+# called by us: our names are those of pg_catalog, and temporary objects come last.
+OURS = "pg_catalog, pg_temp"
+
+
+class Connection(psycopg.Connection[tuple[object, ...]]):
+    """A connection on which our own queries resolve names in pg_catalog only.
+
+    ``search_path`` is the one that a session of the target has, as the text of a migration has left it; None
+    on a connection that :func:`connect` did not open. Text that is not ours runs inside :meth:`as_target`.
+    Source: https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATH
+    """
+
+    search_path: str | None = None
+    _is_target: bool = False
+    _had_target: bool = False
+
+    def pin(self) -> None:
+        """Remember the search_path that the session has, and resolve names in pg_catalog only from now on."""
+        cursor = self.execute(b"SHOW search_path; SET search_path = " + OURS.encode())
+        (shown,) = cursor.fetchone() or ("",)
+        self.search_path = str(shown)
+
+    @contextmanager
+    def as_target(self) -> Iterator[None]:
+        """Resolve names as a session of the target does while the body runs; what it SETs there is remembered."""
+        if self.search_path is None or self._is_target:
+            yield
+            return
+        self._is_target = self._had_target = True
+        try:
+            self._set_path(self.search_path)
+            yield
+        finally:
+            self._is_target = False
+            if not self.closed and self.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS):
+                (shown,) = self.execute("SHOW search_path").fetchone() or ("",)
+                self.search_path = str(shown)
+                self._set_path(OURS)
+
+    def oid_of(self, kind: Literal["regclass", "regtype"], name: str) -> int | None:
+        """Return the OID of the relation or type that a name means to a session of the target, None where none is."""
+        with self.as_target():
+            query = f"SELECT pg_catalog.to_{kind}(%s)::pg_catalog.oid::pg_catalog.int8"
+            found = self.execute(query.encode(), [name]).fetchone()
+        return None if found is None or found[0] is None else int(str(found[0]))
+
+    @contextmanager
+    def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> Iterator[Transaction]:
+        """Open a transaction or a savepoint, as psycopg does; its end leaves names resolved in pg_catalog.
+
+        Deferred triggers of the application run at COMMIT, with the names of the target.
+        """
+        is_outer = self.info.transaction_status == TransactionStatus.IDLE
+        with self.own_path(is_outer=is_outer), super().transaction(savepoint_name, force_rollback) as transaction:
+            yield transaction
+            if is_outer:
+                self.before_commit()
+
+    @contextmanager
+    def own_path(self, *, is_outer: bool) -> Iterator[None]:
+        """Keep ``search_path`` true over the end of a transaction, and pin the session's again after it."""
+        before, self._had_target = self.search_path, self._had_target and not is_outer
+        try:
+            yield
+        except BaseException:
+            self.search_path = before  # the server has taken back what the transaction set
+            raise
+        if not is_outer or not self._had_target or self.search_path is None:
+            return
+        (shown,) = self.execute(b"SHOW search_path").fetchone() or ("",)
+        self.search_path = before if shown == OURS else str(shown)  # SET LOCAL has ended, SET holds
+        if shown != OURS:
+            self._set_path(OURS)
+
+    def before_commit(self) -> None:
+        """Give the names of the target to the deferred triggers that run at COMMIT."""
+        if self._had_target and self.search_path is not None and not self._is_target:
+            self._set_path(self.search_path)
+
+    def left_path(self) -> None:
+        """Know that this transaction leaves another search_path to the session."""
+        self._had_target = True
+
+    def _set_path(self, path: str) -> None:
+        is_local = self.info.transaction_status == TransactionStatus.INTRANS
+        self.execute("SELECT pg_catalog.set_config('search_path', %s, %s)", [path, is_local])
 
 
 def connect(target: Target, *, purpose: str = "read") -> Connection:
     """Open an autocommit connection to the target, under explicit timeouts.
 
-    ``purpose`` ends up in ``application_name``, so that everybody who looks at pg_stat_activity
+    ``application_name`` shows ``purpose``, so that everybody who reads pg_stat_activity
     sees who we are. The server ends the session's statement within a second when our process is gone
     (client_connection_check_interval, https://www.postgresql.org/docs/current/runtime-config-connection.html).
-    Nothing is prepared on the server: what a migration does to the session cannot get in our way.
+    No statement is prepared on the server: what a migration does to the session cannot break our statements.
 
     Raises Unreachable when the server does not answer or does not let us in, WrongInput when the
     address cannot be understood.
@@ -43,7 +129,7 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
     address = keywords.pop("conninfo", "")
     given = _given(target, address)
     try:
-        return psycopg.connect(
+        conn = Connection.connect(
             address,
             **keywords,
             autocommit=True,
@@ -52,6 +138,8 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
             options=f"{given.get('options') or ''} {OPTIONS}".strip(),
             prepare_threshold=None,
         )
+        conn.pin()
+        return conn
     except psycopg.Error as exc:
         raise _unreachable(target, _without_secret(str(exc), given)) from None  # its text may quote the address
 
@@ -59,7 +147,7 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
 def environment(target: Target) -> dict[str, str]:
     """Return the address of a target as libpq's environment variables, for programs that connect as we do.
 
-    Arguments of a program are seen by everybody on the machine. psycopg's libpq names the variables, so a program
+    Everybody on the machine can see a program's arguments. psycopg's libpq names the variables, so a program
     verifies the server as strictly as we do; the few keywords without a variable (keepalives, ...) are left out.
     Raises WrongInput as :func:`connect` does.
     """
@@ -75,17 +163,19 @@ def transaction(conn: Connection, *, lock_timeout_ms: int, statement_timeout_ms:
 
     Raises Broken when the server answers COMMIT with something else.
     """
-    conn.execute(b"BEGIN; " + _limits("LOCAL", lock_timeout_ms, statement_timeout_ms))
-    try:
-        yield
-    except BaseException:
-        if not conn.closed:
-            with suppress(psycopg.Error):
-                conn.execute("ROLLBACK")
-        raise
-    told = conn.execute("COMMIT").statusmessage
-    if told != "COMMIT":
-        raise Broken(f"the server answered COMMIT with {told}", state="The transaction was aborted.")
+    with conn.own_path(is_outer=True):
+        conn.execute(b"BEGIN; " + _limits("LOCAL", lock_timeout_ms, statement_timeout_ms))
+        try:
+            yield
+        except BaseException:
+            if not conn.closed:
+                with suppress(psycopg.Error):
+                    conn.execute("ROLLBACK")
+            raise
+        conn.before_commit()
+        told = conn.execute("COMMIT").statusmessage
+        if told != "COMMIT":
+            raise Broken(f"the server answered COMMIT with {told}", state="The transaction was aborted.")
 
 
 def limit_locally(conn: Connection, *, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
@@ -99,8 +189,17 @@ def limit(conn: Connection, *, lock_timeout_ms: int, statement_timeout_ms: int) 
 
 
 def reset(conn: Connection) -> None:
-    """Take back whatever SET a migration left in the session: it holds for that migration only."""
+    """Reset every setting that a migration left in the session: it is meant for that migration only."""
     conn.execute("; ".join(RESET_SESSION).encode())
+    if conn.search_path is not None:
+        conn.pin()
+
+
+def reset_in_transaction(conn: Connection) -> None:
+    """Take back whatever SET a migration left, at the end of its transaction; in a pipeline, too."""
+    conn.left_path()
+    for statement in (*RESET_SESSION, f"SET LOCAL search_path = {OURS}"):
+        conn.execute(statement.encode())
 
 
 def _limits(scope: str, lock_timeout_ms: int, statement_timeout_ms: int) -> bytes:
@@ -131,9 +230,9 @@ def _without_secret(text: str, given: dict[str, Any]) -> str:
 
 
 def _unreachable(target: Target, reason: str) -> RunbookError:
-    hint = "Check that the server runs, the service file, and that this machine is let in."
+    hint = "Check that the server runs, that the service file is right, and that pg_hba.conf lets this machine in."
     if target.server is not None:
         hint = f"Start it: pgrunbook server start --name {target.server}; for the demo database: pgrunbook demo."
     elif "unsupported startup parameter" in reason:
-        hint = "A pooler stands between: name the server's own address. What we need does not survive pooling."
+        hint = "A pooler is in between: name the server's own address. Session settings do not survive pooling."
     return Unreachable(f'could not connect to target "{target.name}"', detail=reason, hint=hint)

@@ -1,4 +1,4 @@
-"""What a change can leave behind, how many rows there are, and how fast a query is: read by validate."""
+"""Leftovers of a change, row counts, and the time that a query takes; validate reads them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgrunbook.database.connection import Connection
 
 COUNT_EXACTLY_BELOW_ROWS = 2_000_000
 TIMES = 5
-NOT_TO_BE_READ = (
+READ_REFUSED = (
     psycopg.errors.QueryCanceled,
     psycopg.errors.LockNotAvailable,
     psycopg.errors.InsufficientPrivilege,
@@ -60,11 +60,11 @@ def leftovers(conn: Connection) -> list[Leftover]:
         where = f"{row['table_name']}.{row['column_name']}"
         try:
             highest = _highest(conn, row)
-        except NOT_TO_BE_READ as exc:
-            found.append(_not_looked_at(row["name"], where, str(exc.diag.message_primary)))
+        except READ_REFUSED as exc:
+            found.append(_not_checked(row["name"], where, str(exc.diag.message_primary)))
             continue
         if row["last_value"] is None:
-            found.append(_not_looked_at(row["name"], where, f"permission denied for sequence {row['name']}"))
+            found.append(_not_checked(row["name"], where, f"permission denied for sequence {row['name']}"))
             continue
         if highest is not None and row["increment"] > 0 and highest > row["last_value"]:
             advice = f"SELECT setval({sql.quote(row['name'])}, {highest}); the next insert would fail or repeat a key."
@@ -75,7 +75,7 @@ def leftovers(conn: Connection) -> list[Leftover]:
 def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int, bool]]:
     """Return for each table its number of rows, and whether that was counted.
 
-    Big tables, and those that are locked or not ours to read, are estimated.
+    Large tables, and those that are locked or that we may not read, are estimated.
 
     ``leave_out`` is a table by its qualified name: the history table, which every migration changes.
     """
@@ -90,7 +90,7 @@ def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int,
         try:
             number = conn.execute(query).fetchone()
             counts[row["name"]] = (int(str(number[0])) if number else 0, True)
-        except NOT_TO_BE_READ:
+        except READ_REFUSED:
             counts[row["name"]] = (row["rows_estimate"], False)
     return counts
 
@@ -107,15 +107,16 @@ def time_query(conn: Connection, query: str) -> Timing:
             with conn.transaction(force_rollback=True):
                 conn.execute("SET TRANSACTION READ ONLY")
                 start = time.perf_counter()
-                conn.execute(query.encode(), binary=True).fetchall()  # binary: the protocol for one statement only
+                with conn.as_target():
+                    conn.execute(query.encode(), binary=True).fetchall()  # binary: the protocol of one statement
                 taken.append((time.perf_counter() - start) * 1000)
     except psycopg.Error as exc:
         return Timing(None, exc.diag.message_primary or str(exc))
     return Timing(round(statistics.median(taken), 3))
 
 
-def _not_looked_at(name: str, where: str, why: str) -> Leftover:
-    return Leftover("sequence not looked at", name, where, f"It could not be compared with its column: {why}.")
+def _not_checked(name: str, where: str, why: str) -> Leftover:
+    return Leftover("sequence not checked", name, where, f"It could not be compared with its column: {why}.")
 
 
 def _highest(conn: Connection, row: dict[str, Any]) -> int | None:

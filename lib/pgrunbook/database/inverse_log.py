@@ -1,6 +1,6 @@
-"""How each statement of an applied migration is taken back, as this database remembers it; rollback reads it.
+"""Inverses of the statements of applied migrations, recorded in the database itself; rollback reads them.
 
-The rows are written in the first transaction of the migration, and go with the last one of its way back.
+The rows are written in the first transaction of the migration, and deleted in the last one of its rollback.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pgrunbook.database.connection import Connection
 
 @dataclass(frozen=True)
 class RecordedInverse:
-    """The way back of one statement, and what was executed for it.
+    """The inverse of one statement, and what was executed for it.
 
-    ``steps`` are the numbers of its steps in the plan, ``cleanup`` the queries for the statements that take its helpers
-    away. ``back`` is the model of ``plan.way_back``, None where none was computed. ``taken_back_by`` is the
+    ``steps`` are the numbers of its steps in the plan, ``cleanup`` the queries for the statements that drop its helper
+    objects. ``back`` is the model of ``plan.way_back``, None where none was computed. ``taken_back_by`` is the
     run that has taken back this statement alone, "" for none.
     """
 
@@ -40,7 +40,7 @@ class RecordedInverse:
 
 
 def write(conn: Connection, key: Mapping[str, object], ways: Sequence[Mapping[str, object]]) -> None:
-    """Write the ways back of a migration's statements; those that the same plan has written before stay.
+    """Record the inverses of a migration's statements; those that the same plan has recorded before stay.
 
     ``key`` has migration, run_id, file_sha256 and plan_digest; a way has statement, file, line, sql, steps, cleanup,
     back and schema_before.
@@ -49,12 +49,12 @@ def write(conn: Connection, key: Mapping[str, object], ways: Sequence[Mapping[st
 
 
 def correct(conn: Connection, migration: str, statement: int, back: Mapping[str, object]) -> None:
-    """Write down another way back for a statement: what was found right before it was executed."""
+    """Replace the inverse of a statement by the one that was computed right before it was executed."""
     conn.execute(_sql("correct"), {"migration": migration, "statement": statement, "back": json.dumps(back)})
 
 
 def read(conn: Connection, migration: str) -> list[RecordedInverse]:
-    """Return the ways back of a migration's statements, in the order of the file; [] where no run has applied it."""
+    """Return the inverses of a migration's statements, in the order of the file; [] where no run has applied it."""
     if conn.execute(_sql("exists")).fetchone() != (True,):
         return []
     with conn.cursor(row_factory=class_row(RecordedInverse)) as cursor:
@@ -62,12 +62,12 @@ def read(conn: Connection, migration: str) -> list[RecordedInverse]:
 
 
 def forget(conn: Connection, migration: str) -> None:
-    """Delete the ways back of a migration: it was taken back."""
+    """Delete the inverses of a migration that was taken back."""
     conn.execute(_sql("forget"), {"migration": migration})
 
 
 def mark(conn: Connection, migration: str, statements: Sequence[int], run_id: str) -> None:
-    """Note that single statements of a migration were taken back."""
+    """Record that single statements of a migration were taken back."""
     values = {"migration": migration, "statements": list(statements), "run_id": run_id}
     conn.execute(_sql("mark"), values)
 

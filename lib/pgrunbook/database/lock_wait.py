@@ -1,10 +1,10 @@
-"""Looking before locking: who would keep us waiting, so that a lock is asked for when nobody would.
+"""Lock requests that build no lock queue: a lock is requested when nobody old holds a conflicting one.
 
-Whoever waits for a strong lock stalls everybody who comes after. So:
+A session that waits for a strong lock blocks every session that comes after it. So:
 
-1. Look who holds a conflicting lock in an old transaction, or has waited long for one: behind it we would queue.
-2. Nobody: ask for the lock. Young transactions are over in moments, and ``lock_timeout`` bounds the rest.
-3. Somebody: ask for nothing, and look again in 10 ms, until the patience is over.
+1. Read who holds a conflicting lock in an old transaction, or has waited long for one: we would queue behind it.
+2. Nobody: request the lock. Young transactions end in moments, and ``lock_timeout`` bounds the rest.
+3. Somebody: request nothing, and read again in 10 ms, until the patience is over.
 
 Source: https://www.postgresql.org/docs/current/view-pg-locks.html
 """
@@ -21,21 +21,21 @@ from psycopg.rows import class_row
 from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
 
-# How long an attempt that is counted looks before it asks anyway.
-LAST_LOOK_MS = 1_000.0
+# How long a counted attempt waits for old transactions to end before it requests its lock anyway.
+LAST_PATIENCE_MS = 1_000.0
 
 
 OLD_MS = 50.0
 POLL_S = 0.01
-TELL_S = 0.2
+REPORT_S = 0.2
 
 
 @dataclass(frozen=True)
 class LockRequest:
-    """A lock that is about to be asked for.
+    """A lock that is about to be requested.
 
     ``object`` is a quoted name as to_regclass reads it; the modes are spelt as in pg_locks, and
-    ``conflicts`` are those that ``mode`` waits for. Partitions and heirs are objects of their own.
+    ``conflicts`` are those that ``mode`` waits for. Partitions and inheritance children are objects of their own.
     """
 
     object: str
@@ -45,7 +45,7 @@ class LockRequest:
 
 @dataclass(frozen=True)
 class Holder:
-    """A session that holds a conflicting lock for longer than moments, or itself waits for one.
+    """A session that holds a conflicting lock in an old transaction, or itself waits for one.
 
     ``pid`` is None for a prepared transaction, whose gid is the application. ``xact_age_ms`` is infinite
     where the server does not show it: without pg_read_all_stats, or with track_activities off.
@@ -66,27 +66,27 @@ class Holder:
         age = "" if math.isinf(self.xact_age_ms) else f" for {self.xact_age_ms / 1000:.0f} s"
         if self.xact_age_ms < 1000:
             age = f" for {self.xact_age_ms:.0f} ms"
-        who = "nobody" if self.pid is None else f"process {self.pid}"
+        who = "a transaction without a process" if self.pid is None else f"process {self.pid}"
         does = "waits for" if self.waits else "holds"
         return f'{who} ("{self.application}", {self.state}{age}) {does} {self.mode} on {self.object}'
 
 
 @dataclass(frozen=True)
 class LockWait:
-    """What came of looking: ``holders`` are the sessions met, the last look at each, oldest transaction first."""
+    """The result of a wait: ``holders`` are all sessions seen, each as last seen, oldest transaction first."""
 
     free: bool
     waited_ms: float
-    looks: int
+    polls: int
     holders: tuple[Holder, ...]
 
 
 def holders(conn: Connection, wanted: Sequence[LockRequest], *, older_than_ms: float = OLD_MS) -> list[Holder]:
-    """Return who would keep us waiting, by the strongest lock of each; oldest transaction first, [] for nobody.
+    """Return who would block us, each with its strongest lock; oldest transaction first, [] for nobody.
 
-    Old is a transaction that began longer ago than ``older_than_ms``, a prepared one, and one whose age is
-    not to be seen. Objects that are not there count for nothing. The connection must be in autocommit:
-    within a transaction the server shows each time what it showed at the first.
+    A transaction is old when it began longer ago than ``older_than_ms``, when it is prepared, and when the server
+    does not show its age. Objects that do not exist are ignored. The connection must be in autocommit: within a
+    transaction the server repeats its first answer.
     """
     facts = {
         "objects": [one.object for one in wanted],
@@ -96,7 +96,7 @@ def holders(conn: Connection, wanted: Sequence[LockRequest], *, older_than_ms: f
     with conn.cursor(row_factory=class_row(Holder)) as cur:
         found = cur.execute(queries.load("lock_wait")["holders"], facts).fetchall()
     each: dict[tuple[int | None, str], Holder] = {}
-    for holder in found:  # a session is told by its strongest lock, which comes first
+    for holder in found:  # the strongest lock of a session comes first
         each.setdefault((holder.pid, holder.transaction), holder)
     if any(holder.pid is None for holder in found):
         return _oldest_first(_with_gids(conn, each.values()))
@@ -110,59 +110,59 @@ def until_free(
     patience_ms: float,
     on_wait: Callable[[Sequence[Holder], float], None] = lambda _holders, _left_ms: None,
 ) -> LockWait:
-    """Look until nobody would keep us waiting, for ``patience_ms`` at most; where nobody is there, look once.
+    """Poll until nobody would block us, for ``patience_ms`` at most; where nobody does, poll once.
 
-    ``on_wait`` is called with those who are there and the patience left, at first, when others are there
-    than before, and every 0.2 s.
+    ``on_wait`` is called with the holders and the patience left: at first, when the holders are others than
+    before, and every 0.2 s.
     """
     watch = _Seen()
     while True:
         old = watch.old(holders(conn, wanted))
         left_ms = patience_ms - watch.waited_ms
         if not old or left_ms <= 0:
-            return LockWait(not old, watch.waited_ms, watch.looks, tuple(_oldest_first(watch.met.values())))
-        if watch.is_news(old):
+            return LockWait(not old, watch.waited_ms, watch.polls, tuple(_oldest_first(watch.met.values())))
+        if watch.is_worth_reporting(old):
             on_wait(old, left_ms)
         time.sleep(min(POLL_S, left_ms / 1000))
 
 
 class _Seen:
-    """What was seen look by look.
+    """The holders seen so far, poll by poll.
 
-    Ages that the server does not show are taken from our own looks: whoever was not there at the first
-    one is as old as we have seen it. Otherwise no table with traffic would ever be free.
+    Where the server does not show an age, our own polls measure it: a holder that the first poll did not see
+    is as old as the time since we first saw it. Otherwise no table with traffic would ever be free.
     """
 
     def __init__(self) -> None:
-        self.looks, self.waited_ms = 0, 0.0
+        self.polls, self.waited_ms = 0, 0.0
         self.met: dict[int | str, Holder] = {}
-        self._began = self._told = 0.0
-        self._those: set[int | None] = set()
+        self._began = self._reported_at = 0.0
+        self._reported: set[int | None] = set()
         self._since: dict[str, float] = {}
 
     def old(self, found: Sequence[Holder]) -> list[Holder]:
-        """Take in one look; return those of whom it is not known that they are young."""
+        """Add the holders of one poll; return those that are not known to be young."""
         now = time.monotonic()
         self._began = self._began or now
-        self.looks, self.waited_ms = self.looks + 1, (now - self._began) * 1000
-        new = now if self.looks > 1 else -math.inf
+        self.polls, self.waited_ms = self.polls + 1, (now - self._began) * 1000
+        new = now if self.polls > 1 else -math.inf
         self._since = {holder.transaction: self._since.get(holder.transaction, new) for holder in found}
         known_ms = {transaction: (now - since) * 1000 for transaction, since in self._since.items()}
         old = [h for h in found if math.isfinite(h.xact_age_ms) or known_ms[h.transaction] >= OLD_MS]
         self.met.update({holder.pid or holder.transaction: holder for holder in old})
         return old
 
-    def is_news(self, old: Sequence[Holder]) -> bool:
-        """Whether this look is to be told: it shows others, or 0.2 s are over."""
-        now, those = time.monotonic(), {holder.pid for holder in old}
-        if those == self._those and now < self._told + TELL_S:
+    def is_worth_reporting(self, old: Sequence[Holder]) -> bool:
+        """Whether to report this poll: its holders are others than at the last report, or 0.2 s have passed."""
+        now, pids = time.monotonic(), {holder.pid for holder in old}
+        if pids == self._reported and now < self._reported_at + REPORT_S:
             return False
-        self._those, self._told = those, now
+        self._reported, self._reported_at = pids, now
         return True
 
 
 def _with_gids(conn: Connection, found: Iterable[Holder]) -> Iterator[Holder]:
-    """Yield them, the prepared ones with gid and age, for which a second query asks: there are seldom any."""
+    """Yield the holders, prepared transactions with gid and age; a second query reads those, for they are rare."""
     known = {str(transaction): facts for transaction, *facts in conn.execute(queries.load("lock_wait")["prepared"])}
     for holder in found:
         gid, age_ms = known.get(holder.transaction, ("(no name)", math.inf))
@@ -176,6 +176,6 @@ def _oldest_first(found: Iterable[Holder]) -> list[Holder]:
     return sorted(found, key=lambda holder: -holder.xact_age_ms)
 
 
-def yields(holder: Holder) -> bool:
-    """Tell whether a holder is an autovacuum that the server cancels for others; it does that work again later."""
+def is_cancellable_autovacuum(holder: Holder) -> bool:
+    """Tell whether a holder is an autovacuum that the server cancels for a waiting session; it is redone later."""
     return holder.application == "autovacuum worker" and "to prevent wraparound" not in holder.query

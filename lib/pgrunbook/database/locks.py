@@ -1,4 +1,4 @@
-"""One runner at a time, and who stands in our way while we wait for a lock."""
+"""The lock that admits one run at a time, and a watch for who blocks us while we wait for a lock."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ log = logging.getLogger(__name__)
 
 # "pgru" and "book": a pair of its own, which shows in pg_locks as classid and objid.
 LOCK_KEY = (0x70677275, 0x626F6F6B)
-# "pgru" and "exec": of the session that executes, which outlives its process until the server notices.
+# "pgru" and "exec": the executing session holds it; when its process dies, it lives on until the server notices.
 EXECUTOR_KEY = (0x70677275, 0x65786563)
 POLL_S = 0.1
-# Every how many looks the watch asks how far the server has come.
-LOOKS_PER_PROGRESS = 5
+# The watch reads the command's progress once in so many polls.
+POLLS_PER_PROGRESS = 5
 
 
 @contextmanager
 def one_runner(target: Target, run_id: str, *, wait_s: float = 10.0) -> Iterator[None]:
     """Hold this database's run lock while the body runs; nobody else can migrate it meanwhile.
 
-    The lock is asked for by polling, on a session of its own that is never inside a transaction:
+    The lock is requested by polling, on a session of its own that is never inside a transaction:
     a session that waits for a lock holds a snapshot, and CREATE INDEX CONCURRENTLY would wait for it.
 
     Raises Blocked when another runner still holds it after ``wait_s`` seconds.
@@ -51,10 +51,10 @@ def one_runner(target: Target, run_id: str, *, wait_s: float = 10.0) -> Iterator
 
 @contextmanager
 def one_executor(conn: Connection, *, wait_s: float = 30.0) -> Iterator[None]:
-    """Be the only session that executes in this database while the body runs.
+    """Hold the executor's lock while the body runs: only one session executes in this database.
 
-    The session of a process that was killed goes on in the server until that is noticed, and may still commit:
-    what it was at must neither be taken for undone nor be done beside it.
+    When a process is killed, its session goes on in the server until that is noticed, and may still commit. Its
+    statement must not be taken for undone meanwhile, and must not be executed a second time.
 
     Raises Blocked when such a session is still there after ``wait_s`` seconds.
     Locks: one session-level advisory lock, on the connection itself.
@@ -68,7 +68,7 @@ def one_executor(conn: Connection, *, wait_s: float = 30.0) -> Iterator[None]:
         yield
     finally:
         if not conn.closed and conn.info.transaction_status == TransactionStatus.IDLE:
-            with suppress(psycopg.Error):  # the server lets go of it with the session
+            with suppress(psycopg.Error):  # the server releases it at the end of the session
                 conn.execute("SELECT pg_catalog.pg_advisory_unlock(%s::int, %s::int)", EXECUTOR_KEY)
 
 
@@ -82,12 +82,12 @@ def run_in_progress(conn: Connection, key: tuple[int, int] = LOCK_KEY) -> str:
 
 
 class Watch:
-    """Watches one backend from a second session and notes whom it waits for, and how long.
+    """Watches one backend from a second session and records whom it waits for, and how long.
 
     The session is opened only once a statement has run for ``after_s``: most never wait at all.
-    ``blockers`` holds the last look at each blocker, ``waits`` the (start, end) of each wait in
-    seconds of ``time.monotonic``. ``on_progress`` is told, from the thread that watches, how far a command
-    has come of which the server tells it.
+    ``blockers`` holds each blocker as last seen, ``waits`` the (start, end) of each wait in seconds of
+    ``time.monotonic``. ``on_progress`` is called from the watching thread with the progress of a command,
+    where the server reports it.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Watch:
         self.waits: list[tuple[float, float]] = []
         self._target, self._pid, self._after_s, self._on_progress = target, pid, after_s, on_progress
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -111,35 +111,35 @@ class Watch:
 
     @property
     def waited_ms(self) -> float:
-        """How long the backend was seen waiting, in all."""
+        """How long the backend has waited in all, as far as the polls saw."""
         return sum(end - start for start, end in self.waits) * 1000
 
-    def told(self) -> str:
-        """Return who stood in the way, the longest standing first; "" when nobody was seen."""
+    def blocker_text(self) -> str:
+        """Return who blocked as text, the head of the lock queue first; "" when nobody was seen."""
         heads = sorted(self.blockers.values(), key=lambda b: (b.waits_too, -b.xact_age_s))
         return " ".join(str(blocker) for blocker in heads[:3])
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         if self._over.wait(self._after_s):
             return
         try:
             with connect(self._target, purpose="watches lock waits") as conn:
-                for look in itertools.count():
-                    self._note(blockers(conn, self._pid))
-                    if look % LOOKS_PER_PROGRESS == 0:
-                        self._tell_progress(conn)
+                for poll in itertools.count():
+                    self._record(blockers(conn, self._pid))
+                    if poll % POLLS_PER_PROGRESS == 0:
+                        self._report_progress(conn)
                     if self._over.wait(POLL_S):
                         return
         except (psycopg.Error, RunbookError) as exc:
             # The watch only adds to what the step itself reports.
             log.warning("lock waits are not watched (%s); blockers stay unnamed", _first_line(exc))
 
-    def _tell_progress(self, conn: Connection) -> None:
+    def _report_progress(self, conn: Connection) -> None:
         found = progress(conn, self._pid)
         if found is not None and not self._over.is_set():
             self._on_progress(str(found))
 
-    def _note(self, found: list[Blocker]) -> None:
+    def _record(self, found: list[Blocker]) -> None:
         if not found:
             return
         now = time.monotonic()
@@ -160,16 +160,16 @@ def _in_progress(conn: Connection, target: Target, wait_s: float) -> Blocked:
     return Blocked(
         f'another run is in progress on target "{target.name}"',
         detail=f"The run lock is held by {run_in_progress(conn) or 'another session'}; waited {wait_s:g} s.",
-        state="Nothing changed by this run.",
+        state="This run changed nothing.",
         hint="Wait until it has ended (pgrunbook runs), then run the same command again.",
     )
 
 
 def _still_at_work(conn: Connection, wait_s: float) -> Blocked:
     return Blocked(
-        "could not begin: the session of an earlier run is still at work in the server",
+        "could not begin: the session of an earlier run is still executing in the server",
         detail=f"It is {run_in_progress(conn, EXECUTOR_KEY) or 'another session'}; waited {wait_s:g} s.",
-        state="Nothing changed by this run; what that session was at is not known yet.",
+        state="This run changed nothing; whether that session's statement will commit is not known yet.",
         hint="Wait until it has ended, or end it with pg_terminate_backend; then run the same command again.",
     )
 

@@ -1,4 +1,4 @@
-"""Named queries from ``sql/<module>.sql``, and the steady view of a database in which they are read."""
+"""Named queries from ``sql/<module>.sql``, and the snapshot and settings under which they are read."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pgrunbook.errors import Blocked
 
 _HEADING = re.compile(r"^-- name: (\w+)\n-- a row is: (.+)\n", re.M)
 
-# Whatever of a session's settings shows in the text that the server makes of definitions and values, and
-# row_security, without which a policy would hide rows silently instead of raising an error.
+# The settings on which the text of definitions and values depends. And row_security: where it is on, a policy
+# hides rows silently; where it is off, the server raises an error instead.
 SETTINGS = MappingProxyType({
     "search_path": "",
     "DateStyle": "ISO, YMD",
@@ -39,7 +39,7 @@ SETTINGS = MappingProxyType({
 def load(module: str) -> Mapping[str, str]:
     """Return the queries of ``sql/<module>.sql`` by their names.
 
-    Each stands under two lines, ``-- name: lock_queue`` and ``-- a row is: a session that waits for a lock``.
+    Two lines head each query, ``-- name: lock_queue`` and ``-- a row is: a session that waits for a lock``.
 
     Raises ValueError when a name comes twice, or text stands under no name.
     """
@@ -58,20 +58,20 @@ def parse(text: str) -> Mapping[str, str]:
 
 
 @contextmanager
-def steady(
+def snapshot_cursor(
     conn: Connection,
     *,
     lock_timeout_ms: int = READ_LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = READ_STATEMENT_TIMEOUT_MS,
     settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[psycopg.Cursor[TupleRow]]:
-    """Give a cursor that sees one state of the database, under settings that make its text comparable.
+    """Give a cursor that reads one snapshot of the database, under settings that make its text comparable.
 
-    Outside a transaction it opens one of its own, repeatable read and read only. Inside the caller's it just
-    reads, under the caller's isolation level, and sets the settings back; when a statement fails, the abort
-    of the caller's transaction does that. ``settings`` are set beside the usual ones.
+    Outside a transaction it opens one of its own, repeatable read and read only. Inside the caller's transaction it
+    reads under the caller's isolation level, and resets the settings afterwards; when a statement fails, the abort
+    of the caller's transaction resets them. ``settings`` are set beside the usual ones.
 
-    Raises Blocked when a lock could not be had within ``lock_timeout_ms``.
+    Raises Blocked when a lock could not be acquired within ``lock_timeout_ms``.
     """
     wanted = {
         **SETTINGS,
@@ -79,15 +79,15 @@ def steady(
         "lock_timeout": str(lock_timeout_ms),
         "statement_timeout": str(statement_timeout_ms),
     }
-    with told_blocked(lock_timeout_ms), _own_transaction(conn) as cursor:
+    with blocked_on_lock_timeout(lock_timeout_ms), _own_transaction(conn) as cursor:
         before = _set_locally(cursor, wanted)
         yield cursor
         _set_locally(cursor, before)
 
 
 @contextmanager
-def told_blocked(lock_timeout_ms: int) -> Iterator[None]:
-    """Raise Blocked where a lock could not be had within ``lock_timeout_ms`` while something is read."""
+def blocked_on_lock_timeout(lock_timeout_ms: int) -> Iterator[None]:
+    """Raise Blocked when the body, which reads, could not acquire a lock within ``lock_timeout_ms``."""
     try:
         yield
     except psycopg.errors.LockNotAvailable as exc:
@@ -95,7 +95,7 @@ def told_blocked(lock_timeout_ms: int) -> Iterator[None]:
             f"could not read the database within lock_timeout ({lock_timeout_ms} ms)",
             detail=str(exc).strip(),
             state="Nothing changed; the transaction that read is aborted.",
-            hint="Somebody changes the schema now; wait until that is done, then run this again.",
+            hint="Another session is changing the schema; wait until it is done, then run this again.",
         ) from exc
 
 
@@ -111,7 +111,7 @@ def _own_transaction(conn: Connection) -> Iterator[psycopg.Cursor[TupleRow]]:
 
 
 def _set_locally(cursor: psycopg.Cursor[TupleRow], settings: Mapping[str, str]) -> dict[str, str]:
-    """Set them for the transaction that is open; return what they were."""
+    """Set them for the open transaction; return their previous values."""
     cursor.execute(
         "SELECT s.key, pg_catalog.current_setting(s.key), pg_catalog.set_config(s.key, s.value, true)"
         " FROM pg_catalog.json_each_text(%s::json) AS s",

@@ -1,4 +1,4 @@
-"""Is it safe to start: one check per thing that can hurt a change, for prepare and migrate."""
+"""Checks whether it is safe to start: one per thing that can hurt a change; for prepare and migrate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEAST_FREE_BYTES = 256 * MB
 
 
 class Level(StrEnum):
-    """What a check says: go on, look at it, do not start, or it could not be known."""
+    """What a check says: go on, look at it, do not start, or the answer is not known."""
 
     GOOD = "ok"
     WARN = "look"
@@ -27,7 +27,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on a finding stops the run."""
+    """The limits beyond which a finding stops the run."""
 
     transaction_age_s: float = 300
     replay_lag_bytes: int = 256 * MB
@@ -38,7 +38,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: what was looked at, what was found, the limit, the verdict and what to do."""
+    """One finding: what was checked, what was found, the limit, the verdict and what to do."""
 
     name: str
     found: str
@@ -52,8 +52,8 @@ def checks(
 ) -> list[Check]:
     """Return every check, in the order in which an operator wants to know.
 
-    ``data_dir`` is the server's data directory where it lies on this machine; SQL cannot tell the free
-    disk space, so without it that check says so.
+    ``data_dir`` is the server's data directory where it is on this machine; SQL cannot read the free disk space,
+    so without it that check says so.
     """
     probes: list[Callable[[], Check]] = [
         lambda: _primary(who),
@@ -101,7 +101,7 @@ def _pooler(conn: Connection) -> Check:
     if seen == (conn.info.backend_pid,):
         return Check("pooler", "none", "none", Level.GOOD)
     advice = "Connect directly: SET and advisory locks do not survive transaction pooling."
-    return Check("pooler", "a pooler stands between", "none", Level.STOP, advice)
+    return Check("pooler", "a pooler in between", "none", Level.STOP, advice)
 
 
 def _other_run(conn: Connection) -> Check:
@@ -116,8 +116,8 @@ def _oldest_transaction(conn: Connection, limits: Limits) -> Check:
     oldest = activity.row(conn, "oldest_transaction")
     sees_all = activity.row(conn, "rights")["may_read_stats"]
     if not sees_all and (not oldest or oldest["age_s"] <= limits.transaction_age_s):
-        advice = "GRANT pg_monitor; a transaction that nobody sees holds up locks all the same."
-        return Check("oldest transaction", "those of others are not to be seen", limit, Level.UNKNOWN, advice)
+        advice = "GRANT pg_monitor: a transaction that you cannot see blocks locks all the same."
+        return Check("oldest transaction", "those of others are not visible", limit, Level.UNKNOWN, advice)
     if not oldest:
         return Check("oldest transaction", "none open", limit, Level.GOOD)
     who = f'process {oldest["pid"]}, "{oldest["application"]}"' if oldest["pid"] else oldest["application"]
@@ -126,36 +126,38 @@ def _oldest_transaction(conn: Connection, limits: Limits) -> Check:
         advice = "Locks will queue behind it; end it, or wait."
         return Check("oldest transaction", found, limit, Level.STOP, advice)
     level = Level.WARN if oldest["age_s"] > limits.transaction_age_s / 5 else Level.GOOD
-    return Check("oldest transaction", found, limit, level, "Look whom it serves." if level is Level.WARN else "")
+    return Check("oldest transaction", found, limit, level, "Find out who uses it." if level is Level.WARN else "")
 
 
 def _archive(conn: Connection, who: Identity, needed: bool) -> Check:
     if who.in_recovery:
-        return Check("WAL archive", "not asked on a replica", "working", Level.UNKNOWN)
+        return Check("WAL archive", "not checked on a replica", "working", Level.UNKNOWN)
     found = activity.row(conn, "archiver")
     if found["archive_mode"] == "off":
         level = Level.STOP if needed else Level.WARN
-        advice = "Turn archive_mode on, or set restore_points = false for this target and know what that means."
+        advice = (
+            "Turn archive_mode on, or set restore_points = false for this target: then no restore point leads back."
+        )
         return Check("WAL archive", "off: no restore point can be restored", "working", level, advice)
     if found["goes_nowhere"]:
-        advice = "Set archive_library or archive_command, or restore_points = false and know what that means."
-        return Check("WAL archive", "on, but goes nowhere", "working", Level.STOP if needed else Level.WARN, advice)
+        advice = "Set archive_library or archive_command, or restore_points = false: then no restore point leads back."
+        return Check("WAL archive", "on, but archives nothing", "working", Level.STOP if needed else Level.WARN, advice)
     if found["failing"]:
-        told = f"last attempt failed: {found['last_failed_wal']} at {found['last_failed_utc']}Z"
-        return Check("WAL archive", told, "working", Level.STOP, "Look into the server's log.")
+        failure = f"last attempt failed: {found['last_failed_wal']} at {found['last_failed_utc']}Z"
+        return Check("WAL archive", failure, "working", Level.STOP, "Read the server's log.")
     return Check("WAL archive", f"last archived {found['last_archived_wal'] or 'nothing yet'}", "working", Level.GOOD)
 
 
 def _replication(conn: Connection, who: Identity, limits: Limits) -> Check:
     limit = _size(limits.replay_lag_bytes)
     if who.in_recovery:
-        return Check("replication lag", "not asked on a replica", limit, Level.UNKNOWN)
+        return Check("replication lag", "not checked on a replica", limit, Level.UNKNOWN)
     lag = activity.row(conn, "replication")
     if not lag["standbys"]:
         return Check("replication lag", "no standby", limit, Level.GOOD)
-    found = f"{_size(lag['replay_lag_bytes'])} at the furthest of {lag['standbys']}"
+    found = f"{_size(lag['replay_lag_bytes'])} at the furthest behind of {lag['standbys']}"
     if lag["standbys_without_lag"]:
-        found = f"not to be seen for {lag['standbys_without_lag']} of {lag['standbys']}"
+        found = f"not visible for {lag['standbys_without_lag']} of {lag['standbys']}"
         return Check("replication lag", found, limit, Level.UNKNOWN, "GRANT pg_monitor, or look on the standby.")
     if lag["replay_lag_bytes"] > limits.replay_lag_bytes:
         return Check("replication lag", found, limit, Level.STOP, "Let the standby catch up first.")
@@ -165,13 +167,13 @@ def _replication(conn: Connection, who: Identity, limits: Limits) -> Check:
 def _slots(conn: Connection, who: Identity, limits: Limits) -> Check:
     limit = _size(limits.slot_retained_bytes)
     if who.in_recovery:
-        return Check("replication slots", "not asked on a replica", limit, Level.UNKNOWN)
+        return Check("replication slots", "not checked on a replica", limit, Level.UNKNOWN)
     lag = activity.row(conn, "replication")
     if not lag["slots"]:
         return Check("replication slots", "none", limit, Level.GOOD)
-    found = f"{_size(lag['slot_retained_bytes'])} held back by the furthest of {lag['slots']}"
+    found = f"{_size(lag['slot_retained_bytes'])} of WAL kept by the furthest behind of {lag['slots']}"
     if lag["slot_retained_bytes"] > limits.slot_retained_bytes:
-        advice = "A slot nobody reads fills the disk: find its reader, or drop it."
+        advice = "A slot that nobody reads fills the disk: find its reader, or drop it."
         return Check("replication slots", found, limit, Level.STOP, advice)
     if lag["slots_without_reader"]:
         found += f"; nobody reads {lag['slots_without_reader']}"
@@ -186,9 +188,10 @@ def _vacuum(conn: Connection) -> Check:
         return Check("vacuum at work", "none", "none on our tables", Level.GOOD)
     found = ", ".join(f"{v['table_name']} ({v['phase']})" for v in at_work)
     if any(v["prevents_wraparound"] for v in at_work):
-        advice = "It does not step aside for us: wait until it has ended."
+        advice = "The server does not cancel it for our locks: wait until it has ended."
         return Check("vacuum at work", f"{found}, to prevent wraparound", "none on our tables", Level.WARN, advice)
-    return Check("vacuum at work", found, "none on our tables", Level.WARN, "It steps aside when we ask for its lock.")
+    advice = "The server cancels it when we wait for its lock."
+    return Check("vacuum at work", found, "none on our tables", Level.WARN, advice)
 
 
 def _wraparound(conn: Connection, limits: Limits) -> Check:
@@ -203,14 +206,14 @@ def _wraparound(conn: Connection, limits: Limits) -> Check:
 def _disk(who: Identity, limits: Limits, data_dir: Path | None) -> Check:
     limit = f"{limits.free_disk_percent:g} % and the database's size"
     if data_dir is None:
-        advice = "SQL cannot tell: look on the server, or at the provider's page."
-        return Check("free disk", "not to be seen from here", limit, Level.UNKNOWN, advice)
+        advice = "SQL cannot read it: look on the server, or at the provider's page."
+        return Check("free disk", "not visible from here", limit, Level.UNKNOWN, advice)
     usage = shutil.disk_usage(data_dir)
     percent = 100 * usage.free / usage.total
     found = f"{_size(usage.free)} ({percent:.0f} %); the database has {_size(who.size_bytes)}"
     if usage.free < max(who.size_bytes / 2, LEAST_FREE_BYTES):
         least = f"at least {_size(LEAST_FREE_BYTES)} and half the database's size"
-        return Check("free disk", found, least, Level.STOP, "A rewrite needs as much again as the table: make room.")
+        return Check("free disk", found, least, Level.STOP, "A rewrite needs the table's size once more: free space.")
     if percent < limits.free_disk_percent or usage.free < who.size_bytes:
         return Check("free disk", found, limit, Level.WARN, "Enough for small changes only.")
     return Check("free disk", found, limit, Level.GOOD)

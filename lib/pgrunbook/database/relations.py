@@ -1,4 +1,4 @@
-"""What safe forms ask the catalog: the relation behind a name, its columns, partitions, keys and indexes."""
+"""Catalog reads of safe forms: the relation behind a name, its columns, partitions, keys and indexes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pgrunbook.database import routines_reader
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.database.routines import Routines
+from pgrunbook.sql.outside import relations_read
 from pgrunbook.sql.tree import function_names
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation that is there; ``kind`` is pg_class.relkind."""
+    """A relation that exists; ``kind`` is pg_class.relkind."""
 
     oid: int
     schema: str
@@ -86,7 +87,7 @@ class Index:
 
 
 class Facts:
-    """The catalog of the database that is judged, asked for one thing at a time."""
+    """The catalog of the database for which safe forms are chosen, read one fact at a time."""
 
     def __init__(self, conn: Connection, rows_conn: Connection | None = None) -> None:
         self.conn = conn
@@ -94,23 +95,22 @@ class Facts:
 
     @cached_property
     def version(self) -> int:
-        """The major version of the server on which the plan is executed: a branch may be of a newer one."""
+        """The major version of the server on which the plan is executed: a branch may have a newer one."""
         both = (self.conn, self._rows_conn or self.conn)
         return min(conn.info.server_version // 10_000 for conn in both)
 
     def relation(self, node: ast.RangeVar) -> Relation | None:
         """Return the relation that a name in a statement means now, None where there is none."""
-        found = self.rows("relation", name=self._name(node))
-        return Relation(**found[0]) if found else None
+        return self.named([node.schemaname, node.relname] if node.schemaname else [node.relname])
 
     def named(self, parts: Iterable[str]) -> Relation | None:
         """Return the relation of a name in parts, None where there is none."""
-        found = self.rows("relation", name=sql.Identifier(*parts).as_string(None))
+        found = self.rows("relation", oid=self.relation_oid(parts))
         return Relation(**found[0]) if found else None
 
     def index(self, parts: Iterable[str]) -> Index | None:
         """Return the index of a name, None where there is none."""
-        found = self.rows("index", name=sql.Identifier(*parts).as_string(None))
+        found = self.rows("index", oid=self.relation_oid(parts))
         return Index(**found[0]) if found else None
 
     def partitions(self, table: Relation) -> list[Partition]:
@@ -135,19 +135,27 @@ class Facts:
     def has_rows_beyond(self, table: Relation, limit: int) -> bool:
         """Tell whether a table holds more rows than that; counts no further.
 
-        Where the rows are elsewhere, one that is not there by this name (renamed by the release) counts as big.
+        Where rows are counted on another database, a table that has another name there (renamed by the release)
+        counts as large.
         """
         there = self._rows_conn or self.conn
-        if self._rows_conn is not None:
-            found = there.execute(load("relations")["is_relation_named"], {"name": table.sql}).fetchone()
-            if found != (True,):
-                return True
+        if self._rows_conn is not None and there.oid_of("regclass", table.sql) is None:
+            return True
         query = sql.SQL(load("relations")["rows_up_to"])
         counted = there.execute(query.format(table=table.identifier, limit=sql.Literal(limit + 1))).fetchone()
         return counted is not None and int(str(counted[0])) > limit
 
+    def foreign_tables(self, node: Any) -> list[str]:
+        """Return the foreign tables that a statement reads or writes: by name, by a view's query or as partitions."""
+        names = relations_read(node)
+        if not names or not self.rows("foreign_table"):
+            return []
+        oids = [self.relation_oid(filter(None, [name.schemaname, name.relname])) for name in names]
+        refresh = isinstance(node, ast.RefreshMatViewStmt)
+        return [row["name"] for row in self.rows("foreign_tables", oids=oids, refresh=refresh)]
+
     def relation_oids(self) -> frozenset[int]:
-        """Return the relations that are there now."""
+        """Return the relations that exist now."""
         return frozenset(row["oid"] for row in self.rows("relation_oids"))
 
     def volatile(self, node: Any) -> bool:
@@ -162,13 +170,22 @@ class Facts:
         if search_path is None:
             yield
             return
-        with self.conn.transaction(force_rollback=True):
-            self.conn.execute("SELECT pg_catalog.set_config('search_path', %s, true)", [search_path])
+        before = self.conn.search_path
+        if before is None:
+            with self.conn.transaction(force_rollback=True):
+                self.conn.execute("SELECT pg_catalog.set_config('search_path', %s, true)", [search_path])
+                yield
+            return
+        self.conn.search_path = search_path
+        try:
             yield
+        finally:
+            self.conn.search_path = before
 
     def path(self) -> list[str]:
         """Return the schemas in which names without one are looked for now, in order."""
-        return [str(row["schema"]) for row in self.rows("path")]
+        with self.conn.as_target():
+            return [str(row["schema"]) for row in self.rows("path")]
 
     def routines(self, node: Any, known: Routines) -> Routines:
         """Return the routines that a statement may run, with those that are known already."""
@@ -179,7 +196,10 @@ class Facts:
         with self.conn.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(load("relations")[query].encode(), parameters).fetchall()
 
-    @staticmethod
-    def _name(node: ast.RangeVar) -> str:
-        parts = [node.schemaname, node.relname] if node.schemaname else [node.relname]
-        return sql.Identifier(*parts).as_string(None)
+    def type_oid(self, name: str) -> int | None:
+        """Return the OID of the type that a text names, None where there is none."""
+        return self.conn.oid_of("regtype", name)
+
+    def relation_oid(self, parts: Iterable[str]) -> int | None:
+        """Return the OID of the relation of a name in parts, None where there is none."""
+        return self.conn.oid_of("regclass", sql.Identifier(*parts).as_string(None))

@@ -1,8 +1,9 @@
 """Snapshot of a database's schema, read from the catalog; every procedure that compares schemas uses it.
 
-It tells what ``pg_dump --schema-only`` tells, and beside that INVALID indexes and the versions of extensions.
-It does not tell: subscriptions, security labels, transforms, the values of user mappings' options (passwords
-as a rule) and what lies in extensions. ``schema_diff`` compares two snapshots.
+It holds what ``pg_dump --schema-only`` writes, and also INVALID indexes and the versions of extensions.
+It does not hold: subscriptions, security labels, transforms and the contents of extensions. Secrets (options of
+servers and user mappings, texts in functions and views) are masked, each with a mark by which a change is seen.
+``schema_diff`` compares two snapshots.
 """
 
 from __future__ import annotations
@@ -14,23 +15,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import groupby
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.rows import RowFactory, TupleRow
 
+from pgrunbook.config.secret_patterns import names_a_secret
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import load, steady
+from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.errors import Broken
+from pgrunbook.sql.secrets import told_apart
 
 OURS = ("pgrunbook",)
-# What the schemas begin with that hold tables which are kept: ours wherever pgrunbook itself is left out.
+# The prefix of the schemas that hold parked tables: they are left out wherever schema pgrunbook is.
 KEPT_SCHEMA = "pgrunbook_kept_"
 
 _FORMAT = 1
 
-# In a catalog that was never analysed, as a new branch's is, the planner expects one row where thousands are,
-# and loops: 580 ms for 1,500 indexes, which hash joins read in 15 ms. In a settled one it makes no difference.
+# In a catalog that was never analysed, as that of a new branch, the planner expects one row where there are
+# thousands, and chooses nested loops: 580 ms for 1,500 indexes, where hash joins take 15 ms. Elsewhere it makes no
+# difference.
 _PLANNER = {"enable_nestloop": "off"}
 _PLAIN_NAME = re.compile("[a-z_][a-z0-9_$]*")
 
@@ -57,7 +61,7 @@ class Relation(NamedTuple):
     unpopulated: bool
 
     def describe(self) -> str:
-        """Tell the relation in the words of SQL."""
+        """Return the relation in the words of SQL."""
         settings = [text for text in (self.options, self.toast_options) if text]
         return _words(
             "UNLOGGED" if self.unlogged else "",
@@ -78,9 +82,9 @@ class Relation(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column; ``position`` counts those that are there, ``expression`` is its default or generates it.
+    """A column; ``position`` skips dropped columns, ``expression`` is its default or generates it.
 
-    What a NOT NULL says beside NOT NULL (from PostgreSQL 18 on) is in ``not_null_detail``.
+    ``not_null_detail`` holds the other properties of a NOT NULL constraint (from PostgreSQL 18 on).
     """
 
     relation: str
@@ -110,7 +114,7 @@ class Column(NamedTuple):
         return f"{self.relation}.{_quoted(self.column_name)}"
 
     def describe(self) -> str:
-        """Tell the column as in CREATE TABLE, then what only ALTER TABLE can say."""
+        """Return the column as in CREATE TABLE, then what only ALTER TABLE can set."""
         origin = f"GENERATED ALWAYS AS ({{}}) {self.generated}" if self.generated else "DEFAULT {}"
         return _words(
             self.type,
@@ -127,8 +131,8 @@ class Column(NamedTuple):
         )
 
 
-class SchemaConstraint(NamedTuple):
-    """A constraint of a table or a domain (``relation`` names either); its definition tells NOT VALID too."""
+class Constraint(NamedTuple):
+    """A constraint of a table or a domain (``relation`` names either); its definition includes NOT VALID."""
 
     relation: str
     constraint_name: str
@@ -148,7 +152,7 @@ class SchemaConstraint(NamedTuple):
         return f"{self.relation}.{_quoted(self.constraint_name)}"
 
     def describe(self) -> str:
-        """Tell the constraint as in ALTER TABLE ... ADD CONSTRAINT."""
+        """Return the constraint as in ALTER TABLE ... ADD CONSTRAINT."""
         return _words(self.definition, self.inherited)
 
 
@@ -177,7 +181,7 @@ class Index(NamedTuple):
         return f"{self.relation}.{_quoted(self.index_name)}"
 
     def describe(self) -> str:
-        """Tell the index as in CREATE INDEX, then its state."""
+        """Return the index as in CREATE INDEX, then its state."""
         return _words(
             self.definition,
             (f"of constraint {{}} on {self.relation}", self.constraint),
@@ -212,7 +216,7 @@ class Sequence(NamedTuple):
         return "sequence"
 
     def describe(self) -> str:
-        """Tell the sequence as in CREATE SEQUENCE."""
+        """Return the sequence as in CREATE SEQUENCE."""
         return _words(
             "UNLOGGED" if self.unlogged else "",
             f"AS {self.type} START {self.start} INCREMENT {self.increment}",
@@ -242,12 +246,12 @@ class Trigger(NamedTuple):
         return f"{self.relation}.{_quoted(self.trigger_name)}"
 
     def describe(self) -> str:
-        """Tell the trigger as in CREATE TRIGGER, then its state."""
+        """Return the trigger as in CREATE TRIGGER, then its state."""
         return _words(self.definition, "" if self.enabled == "ENABLE" else self.enabled)
 
 
 class Definition(NamedTuple):
-    """Any other object: all that is told of it is its definition's text, and its owner where it has one."""
+    """Any other object: only the text of its definition, and its owner where it has one."""
 
     kind: str
     name: str
@@ -255,17 +259,17 @@ class Definition(NamedTuple):
     definition: str
 
     def describe(self) -> str:
-        """Tell the object in the words of SQL."""
+        """Return the object in the words of SQL."""
         return _words(self.definition, ("OWNER TO {}", self.owner))
 
 
-SchemaObject = Relation | Column | SchemaConstraint | Index | Sequence | Trigger | Definition
+SchemaObject = Relation | Column | Constraint | Index | Sequence | Trigger | Definition
 Kind = TypeVar("Kind", bound=SchemaObject)
 
 _CLASSES: dict[str, type[SchemaObject]] = {
     "relations": Relation,
     "columns": Column,
-    "constraints": SchemaConstraint,
+    "constraints": Constraint,
     "indexes": Index,
     "sequences": Sequence,
     "triggers": Trigger,
@@ -311,11 +315,11 @@ class Snapshot:
         """Read a snapshot that :meth:`to_json` wrote. Raises Broken when it is something else."""
         classes = {c.__name__: c for c in _CLASSES.values()}
         try:
-            told = json.loads(text)
-            if told["format"] != _FORMAT:
-                raise ValueError(f"its format is {told['format']}, not {_FORMAT}")
-            rows = (classes[name](*row) for name, group in told["objects"].items() for row in group)
-            return cls(int(told["server_version"]), tuple(rows))
+            stored = json.loads(text)
+            if stored["format"] != _FORMAT:
+                raise ValueError(f"its format is {stored['format']}, not {_FORMAT}")
+            rows = (classes[name](*row) for name, group in stored["objects"].items() for row in group)
+            return cls(int(stored["server_version"]), tuple(rows))
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise Broken("cannot read the stored schema snapshot", detail=repr(exc)) from exc
 
@@ -329,17 +333,17 @@ def snapshot(conn: Connection, *, leave_out: Collection[str] = OURS) -> Snapshot
     ``leave_out`` names schemas, and single relations by qualified name (their indexes, constraints and
     sequences go with them). Inside a transaction it reads under that transaction's isolation level.
 
-    Raises Blocked when somebody holds a lock that keeps definitions from being read.
+    Raises Blocked when another session's lock keeps definitions from being read.
     Locks: AccessShareLock on views and tables, while their definitions are read.
     """
-    with steady(conn, settings=_PLANNER) as cursor:
+    with snapshot_cursor(conn, settings=_PLANNER) as cursor:
         return Snapshot(conn.info.server_version, _read(cursor, list(leave_out)))
 
 
 def _read(cursor: psycopg.Cursor[TupleRow], leave_out: list[str]) -> tuple[SchemaObject, ...]:
     conn, queries = cursor.connection, load("schema")
     quoted = ['"' + name.replace('"', '""') + '"' for name in leave_out]
-    # What may be the name of a relation, wherever the dot stands: the server need not look at the others.
+    # The possible names of a relation, wherever the dot is: the server reads no other relations.
     last_parts = [
         name[dot + 1 :].removeprefix('"').removesuffix('"').replace('""', '"')
         for name in leave_out
@@ -356,15 +360,29 @@ def _read(cursor: psycopg.Cursor[TupleRow], leave_out: list[str]) -> tuple[Schem
         cursors = {name: psycopg.Cursor(conn, row_factory=_maker(cls)) for name, cls in _CLASSES.items()}
         for name, answer in cursors.items():
             answer.execute(queries[name], parameters)
-        # Inside the pipeline, so that these rows are taken apart while the server works on the next query.
+        # Inside the pipeline, so that these rows are converted while the server works on the next query.
         for name, answer in cursors.items():
-            rows[_CLASSES[name]].extend(answer.fetchall())
+            rows[_CLASSES[name]].extend(map(_masked, answer.fetchall()))
     # By code point, in Python: the server sorts by the database's collation. A row starts with its name.
     return tuple(obj for group in rows.values() for obj in sorted(group))
 
 
 def _maker(cls: type[SchemaObject]) -> RowFactory[SchemaObject]:
     return lambda _: cls._make
+
+
+def _masked(row: SchemaObject) -> SchemaObject:
+    """Return an object with its secrets masked, so that another secret is another text, and nobody can guess it."""
+    if isinstance(row, Column) and row.expression and names_a_secret(row.column_name):
+        named = "password DEFAULT "  # what a default is for is known by its column
+        row = row._replace(expression=told_apart(named + row.expression).removeprefix(named))
+    if isinstance(row, Definition) and row.kind == "user mapping":
+        named = "CREATE USER MAPPING FOR a SERVER b "  # of a user mapping every option is one, but for the user's name
+        return row._replace(definition=told_apart(named + row.definition).removeprefix(named))
+    if isinstance(row, Definition) and row.kind == "comment":
+        return row._replace(definition=told_apart(row.definition, is_message=True))
+    values: list[Any] = [told_apart(value) if isinstance(value, str) else value for value in row]
+    return type(row)._make(values) if values != list(row) else row
 
 
 def _json(value: object) -> str:
@@ -376,5 +394,5 @@ def _quoted(name: str) -> str:
 
 
 def _words(*parts: str | tuple[str, object] | None) -> str:
-    told = (part[0].format(part[1]) if isinstance(part, tuple) and part[1] else part for part in parts)
-    return " ".join(word for word in told if isinstance(word, str) and word)
+    words = (part[0].format(part[1]) if isinstance(part, tuple) and part[1] else part for part in parts)
+    return " ".join(word for word in words if isinstance(word, str) and word)

@@ -16,9 +16,9 @@ _LINE_CHARS = 100
 
 @dataclass(frozen=True, order=True)
 class Difference:
-    """One object that differs: ``before`` and ``after`` tell both sides in the words of SQL, "" for absent.
+    """One object that differs: ``before`` and ``after`` describe both sides as SQL, "" for absent.
 
-    "moved" is said of a table's columns (kind "column order") whose relative order differs.
+    "moved" means that the relative order of a table's columns differs (kind "column order").
     """
 
     kind: str
@@ -28,20 +28,20 @@ class Difference:
     after: str
 
     def line(self) -> str:
-        """Tell the difference in one line, long definitions shortened to where they differ."""
+        """Return the difference as one line, long definitions shortened to where they differ."""
         before, after = " ".join(self.before.split()), " ".join(self.after.split())
         if self.change in ("changed", "moved"):
-            before, after = _around_difference(before, after)
-            told = f"{before or '(nothing)'} -> {after or '(nothing)'}"
+            before, after = _cut_to_difference(before, after)
+            text = f"{before or '(nothing)'} -> {after or '(nothing)'}"
         else:
-            told = _shortened(before or after)
-        return f"{_SIGNS[self.change]} {self.kind} {self.name}" + (f": {told}" if told else "")
+            text = _shortened(before or after)
+        return f"{_SIGNS[self.change]} {self.kind} {self.name}" + (f": {text}" if text else "")
 
 
 def diff(a: Snapshot, b: Snapshot) -> list[Difference]:
-    """Return what has to be told to get from ``a`` to ``b``, sorted by kind and name; [] when they are equal.
+    """Return the differences from ``a`` to ``b``, sorted by kind and name; [] when they are equal.
 
-    The columns of a table that is only on one side are told with the table.
+    The columns of a table that is only on one side are part of the table's difference.
     """
     before, after = _by_name(a), _by_name(b)
     gone, come = _columns_of_missing(a, b), _columns_of_missing(b, a)
@@ -49,10 +49,10 @@ def diff(a: Snapshot, b: Snapshot) -> list[Difference]:
     for key in before.keys() | after.keys():
         old, new = before.get(key), after.get(key)
         if old is None and new is not None and not (isinstance(new, Column) and new.relation in come):
-            found.append(Difference(*key, "added", "", _told(new, come)))
+            found.append(Difference(*key, "added", "", _described(new, come)))
         elif new is None and old is not None and not (isinstance(old, Column) and old.relation in gone):
-            found.append(Difference(*key, "removed", _told(old, gone), ""))
-        elif old is not None and new is not None and _placeless(old) != _placeless(new):
+            found.append(Difference(*key, "removed", _described(old, gone), ""))
+        elif old is not None and new is not None and _without_position(old) != _without_position(new):
             found.append(Difference(*key, "changed", old.describe(), new.describe()))
     return sorted(found)
 
@@ -74,14 +74,14 @@ def _columns_of_missing(here: Snapshot, there: Snapshot) -> dict[str, list[Colum
     return {name: columns for name, columns in _columns(here).items() if name not in known}
 
 
-def _told(obj: SchemaObject, columns: dict[str, list[Column]]) -> str:
+def _described(obj: SchemaObject, columns: dict[str, list[Column]]) -> str:
     if not isinstance(obj, Relation) or obj.name not in columns:
         return obj.describe()
-    told = (f"{column.name.removeprefix(obj.name + '.')} {column.describe()}" for column in columns[obj.name])
-    return f"({', '.join(told)}) {obj.describe()}"
+    listed = (f"{column.name.removeprefix(obj.name + '.')} {column.describe()}" for column in columns[obj.name])
+    return f"({', '.join(listed)}) {obj.describe()}"
 
 
-def _placeless(obj: SchemaObject) -> SchemaObject:
+def _without_position(obj: SchemaObject) -> SchemaObject:
     return obj._replace(position=0) if isinstance(obj, Column) else obj
 
 
@@ -93,7 +93,7 @@ def _moved(a: Snapshot, b: Snapshot) -> Iterator[Difference]:
             yield Difference("column order", name, "moved", f"({', '.join(old)})", f"({', '.join(new)})")
 
 
-def _around_difference(before: str, after: str) -> tuple[str, str]:
+def _cut_to_difference(before: str, after: str) -> tuple[str, str]:
     if len(before) <= _LINE_CHARS and len(after) <= _LINE_CHARS:
         return before, after
     same = next((i for i, pair in enumerate(zip(before, after, strict=False)) if len(set(pair)) == 2), 0)

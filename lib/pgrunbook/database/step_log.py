@@ -1,7 +1,7 @@
-"""The database's own record of what runs did: rows in schema pgrunbook, beside the work itself.
+"""Record of what runs did, kept in the database itself, in schema pgrunbook; migrate and rollback write it.
 
-A row of a step is written in the transaction of the step, so that neither is there without the other;
-a statement that cannot run in a transaction has a row before it (intended) and after it (done).
+The row of a step is written in the step's transaction, so that neither is there without the other.
+A statement that cannot run in a transaction has a row before it (intended) and after it (done).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCHEMA = "pgrunbook"
 
 @dataclass(frozen=True)
 class RestorePoint:
-    """A restore point that a run made: its name and place in the WAL, and the version it was made at."""
+    """A restore point that a run created: its name and LSN, and the version of the schema at that time."""
 
     name: str
     run_id: str
@@ -35,9 +35,9 @@ class RestorePoint:
 
 @dataclass(frozen=True)
 class MigrationProgress:
-    """What there is of a migration: its steps that have a row, and whether each is done.
+    """How far a migration has come: its steps that have a row, and whether each is done.
 
-    ``sha256s`` are the texts that were executed; ``whole`` is whether it came to its end, ``run_id`` the last run.
+    ``sha256s`` are the texts that were executed; ``whole`` is whether it is complete, ``run_id`` the last run.
     """
 
     steps: Mapping[int, bool]
@@ -47,7 +47,7 @@ class MigrationProgress:
 
 
 def create(conn: Connection) -> None:
-    """Make schema pgrunbook and its tables where they are not there yet; two runs may do it at once.
+    """Create schema pgrunbook and its tables where they are missing; two runs may do it at once.
 
     Raises StatementFailed when the server refuses it.
     """
@@ -57,16 +57,16 @@ def create(conn: Connection) -> None:
         conn.execute(_sql("create"))
     except psycopg.Error as exc:
         if not conn.closed and _is_complete(conn):
-            return  # another run made it meanwhile
+            return  # another run has created it meanwhile
         raise StatementFailed(
-            "could not make schema pgrunbook, in which the database remembers what runs did",
+            "could not create schema pgrunbook, in which the database records what runs did",
             detail=exc.diag.message_primary or " ".join(str(exc).split()),
             hint="GRANT CREATE on the database to the user of this target.",
         ) from exc
 
 
-def exist(conn: Connection) -> bool:
-    """Tell whether this database has a record of its own."""
+def exists(conn: Connection) -> bool:
+    """Tell whether this database records what runs did."""
     return conn.execute(_sql("exists")).fetchone() == (True,)
 
 
@@ -81,12 +81,12 @@ def write(conn: Connection, key: Mapping[str, object], state: str, rows: Sequenc
 
 
 def of_plan(conn: Connection, migrations: Mapping[str, str], direction: str) -> dict[str, MigrationProgress]:
-    """Return what there is of migrations (name to sha256 of the file) that were begun in a direction.
+    """Return how far migrations (name to sha256 of the file) have come that were begun in a direction.
 
-    A step that is there and not done was meant to be done when something broke off.
+    A step that has a row and is not done was about to be executed when the run was interrupted.
     """
     found: dict[str, MigrationProgress] = {}
-    if not exist(conn):
+    if not exists(conn):
         return found
     names = {"migrations": list(migrations), "file_sha256s": list(migrations.values()), "direction": direction}
     for row in conn.execute(_sql("of_plan"), names):
@@ -103,7 +103,7 @@ def of_plan(conn: Connection, migrations: Mapping[str, str], direction: str) -> 
 
 @dataclass(frozen=True)
 class UnfinishedMigration:
-    """A migration of which something was done, but not all: by which run, and from which text."""
+    """A migration that was begun and not completed: by which run, and from which file."""
 
     migration: str
     run_id: str
@@ -111,7 +111,7 @@ class UnfinishedMigration:
 
 
 def unfinished(conn: Connection, direction: str) -> list[UnfinishedMigration]:
-    """Return the migrations that were begun in a direction and not brought to their end, newest first."""
+    """Return the migrations that were begun in a direction and not completed, newest first."""
     if not _is_complete(conn):
         return []
     with conn.cursor(row_factory=class_row(UnfinishedMigration)) as cur:
@@ -119,18 +119,18 @@ def unfinished(conn: Connection, direction: str) -> list[UnfinishedMigration]:
 
 
 def withdraw(conn: Connection, key: Mapping[str, object], numbers: Sequence[int]) -> None:
-    """Take back that steps were meant to be done, or done: the server refused them, or they were undone."""
+    """Mark steps as not done: the server refused them, or they were taken back."""
     conn.execute(_sql("withdraw"), {**key, "steps": list(numbers)})
 
 
 def take_back(conn: Connection, migration: str, direction: str) -> None:
-    """Mark the steps of a migration in one direction as taken back, its batches too: it went the other way now."""
+    """Mark a migration's steps in one direction as taken back, and forget its batches: it went the other way now."""
     conn.execute(_sql("take_back"), {"migration": migration, "direction": direction})
 
 
 def applied_by_run(conn: Connection, run_id: str) -> list[str]:
-    """Return the migrations that a run has applied and that are not taken back, newest first."""
-    if not exist(conn):
+    """Return the migrations that a run has applied and nobody has taken back, newest first."""
+    if not exists(conn):
         return []
     return [str(row[0]) for row in conn.execute(_sql("applied_by_run"), {"run_id": run_id})]
 
@@ -146,13 +146,13 @@ def history_step(conn: Connection, migration: str) -> dict[str, Any] | None:
 
 
 def write_restore_point(conn: Connection, name: str, run_id: str, lsn: str, version: str | None) -> None:
-    """Remember a restore point that was just made."""
+    """Record a restore point that was just created."""
     conn.execute(_sql("write_restore_point"), {"name": name, "run_id": run_id, "lsn": lsn, "version": version})
 
 
 def restore_points(conn: Connection) -> list[RestorePoint]:
-    """Return the restore points that runs made here, newest first."""
-    if not exist(conn):
+    """Return the restore points that runs created here, newest first."""
+    if not exists(conn):
         return []
     with conn.cursor(row_factory=class_row(RestorePoint)) as cur:
         return cur.execute(_sql("restore_points")).fetchall()
@@ -163,7 +163,7 @@ def _is_complete(conn: Connection) -> bool:
 
 
 def _one(conn: Connection, name: str, **keys: object) -> dict[str, Any] | None:
-    if not exist(conn):
+    if not exists(conn):
         return None
     with conn.cursor(row_factory=dict_row) as cur:
         return cur.execute(_sql(name), keys or None).fetchone()

@@ -1,4 +1,4 @@
-"""The picture of a rehearsal: whom each statement locked out as it is written and by the safe plan; for prepare."""
+"""Chart of the locks of a rehearsal: whom each statement blocked, as written and in the safe plan; for prepare."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRAFFIC = "slowest transaction of the traffic, ms"
 
 @dataclass(frozen=True)
 class BarStyle:
-    """How a bar is drawn: the more are locked out, the taller, so that print in black and white tells it too."""
+    """How a bar is drawn: taller where more sessions are blocked, so that it can be read in black and white."""
 
     colour: str
     share: float
@@ -45,7 +45,7 @@ LINES: dict[str, tuple[str, str]] = {"plain": (svg.INK, "4 3"), "safe": ("#0969d
 
 @dataclass(frozen=True)
 class LockBar:
-    """A stretch of time, in ms since its run began, in which a lock was held, or waited for."""
+    """The time, in ms since its run began, for which a lock was held or waited for."""
 
     start_ms: float
     end_ms: float
@@ -55,7 +55,7 @@ class LockBar:
 
 @dataclass(frozen=True)
 class Lane:
-    """A written statement: the locks and the whole time of it as it stands, and of the safe plan; None: not run."""
+    """A written statement: its locks and its whole time, as written and in the safe plan; None: not run."""
 
     name: str
     plain: Sequence[LockBar] = ()
@@ -71,7 +71,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Lanes:
-    """A lane per statement, plain above safe, over one axis of time; below them what the traffic felt.
+    """A lane per statement, plain above safe, over one time axis; below them the latency of the traffic.
 
     Both runs begin at 0. ``latency`` has for "plain" and "safe" pairs of the time and the slowest transaction's
     latency then, both in ms.
@@ -89,8 +89,8 @@ class Lanes:
             for way, bars, span in lane.ways()
         ]
         worst = ", ".join(f"{way} {_worst(points):,.0f}" for way, points in self.latency.items() if points)
-        told = repr(Table(headings, rows, title=self.title, empty=EMPTY))
-        return f"{told}\n{TRAFFIC}: {worst}" if worst else told
+        table = repr(Table(headings, rows, title=self.title, empty=EMPTY))
+        return f"{table}\n{TRAFFIC}: {worst}" if worst else table
 
     def _repr_html_(self) -> str:
         shown = self.lanes[:MOST]
@@ -147,8 +147,8 @@ class Lanes:
                 for bar in bars:
                     if bar.blocks == kind:
                         yield from self._bar(bar, middle, row_px)
-            said, colour = _kept_waiting(bars)
-            yield svg.words(NAME_PX + PLOT_PX + 12, base, said, fill=colour, **small)
+            blocked, colour = _blocked(bars)
+            yield svg.words(NAME_PX + PLOT_PX + 12, base, blocked, fill=colour, **small)
 
     def _bar(self, bar: LockBar, middle: float, row_px: float) -> Iterator[str]:
         look, x = BAR_STYLES[bar.blocks], self._x(bar.start_ms)
@@ -196,7 +196,7 @@ def _legend(base: float) -> Iterator[str]:
 
 
 def _hatched(x: float, y: float, width: float, height: float, tip: str) -> str:
-    """Return a bar with slanting lines: it is told from the others in print as well."""
+    """Return a bar with slanting lines, which looks different from the others in print as well."""
     look = BAR_STYLES["waiting"]
     lines = []
     at = x
@@ -208,8 +208,8 @@ def _hatched(x: float, y: float, width: float, height: float, tip: str) -> str:
     return f"{box}<path d='{''.join(lines)}' stroke='{RUNS}' stroke-width='0.8' pointer-events='none'/>"
 
 
-def _kept_waiting(bars: Sequence[LockBar]) -> tuple[str, str]:
-    """Say for how long whom a statement kept waiting, in the colour of the worst."""
+def _blocked(bars: Sequence[LockBar]) -> tuple[str, str]:
+    """Return whom a statement blocked and for how long, and the colour of the worst."""
     noticed = max((_held(bars, "readers"), _held(bars, "writers"))) >= NOTICED_MS
     kinds: Sequence[Blocks] = [kind for kind in reversed(BAR_STYLES) if kind in ("readers", "writers")]
     held = [kind for kind in kinds if any(bar.blocks == kind for bar in bars)]
@@ -221,7 +221,7 @@ def _kept_waiting(bars: Sequence[LockBar]) -> tuple[str, str]:
 
 
 def _held(bars: Iterable[LockBar], kind: str) -> float:
-    """Return for how many ms at least one such bar lasts."""
+    """Return how many ms the bars of this kind cover; overlaps count once."""
     whole, until = 0.0, float("-inf")
     for start, end in sorted((bar.start_ms, bar.end_ms) for bar in bars if bar.blocks == kind):
         whole += max(0.0, end - max(start, until))
@@ -238,7 +238,7 @@ def _worst(points: Points) -> float:
 
 
 def _round_up(value: float) -> float:
-    """Return the next of 1, 2, 5, 10, 20, 50 ... that is as high."""
+    """Return the first of 1, 2, 5, 10, 20, 50 ... that is not lower."""
     power = 1.0
     while power * 10 < value:
         power *= 10

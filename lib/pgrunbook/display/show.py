@@ -26,7 +26,7 @@ TALLEST_PX = 520
 
 @dataclass(frozen=True)
 class Cell:
-    """A value with a tone (good, warn, bad, quiet) and, folded under it, a longer text under a title."""
+    """A value with a tone (good, warn, bad, quiet), and a longer text that unfolds under the title ``fold``."""
 
     text: object
     tone: str = PLAIN
@@ -134,7 +134,7 @@ class Banner:
 
 @dataclass(frozen=True)
 class Bar:
-    """A stretch of time in a lane, in ms since the start of the picture."""
+    """A time span in a lane, in ms since the start of the picture."""
 
     start_ms: float
     end_ms: float
@@ -144,7 +144,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Lanes of bars over one axis of time: what ran when, and what waited."""
+    """Lanes of bars over one time axis: what ran when, and what waited."""
 
     title: str
     lanes: Sequence[tuple[str, Sequence[Bar]]]
@@ -233,7 +233,7 @@ class Picture:
 
 
 def figure(width_in: float, height_in: float) -> tuple[Any, Any]:
-    """Return a matplotlib figure and its axes; matplotlib is imported here, 0.8 s after all else."""
+    """Return a matplotlib figure and its axes; matplotlib is imported only here, because that takes 0.8 s."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width_in, height_in), layout="constrained")

@@ -1,4 +1,4 @@
-"""The parts that time pictures are drawn of: words, bars, lines and an axis of time; ``display.show`` uses them.
+"""Parts of time pictures as SVG: words, bars, lines and a time axis; ``display.show`` uses them.
 
 An attribute of a part is written with an underscore for a hyphen: ``text_anchor="end"``.
 """
@@ -29,17 +29,17 @@ def picture(title: str, width: float, height: float, parts: Iterable[str]) -> st
     )
 
 
-def words(x: float, y: float, said: str, *, fill: str = INK, **more: object) -> str:
+def words(x: float, y: float, text: str, *, fill: str = INK, **more: object) -> str:
     """Return a line of text, its baseline at ``y``."""
-    return f"<text x='{x:.1f}' y='{y:.1f}' fill='{fill}'{_attributes(more)}>{escape(said)}</text>"
+    return f"<text x='{x:.1f}' y='{y:.1f}' fill='{fill}'{_attributes(more)}>{escape(text)}</text>"
 
 
 def bar(x: float, y: float, width: float, height: float, fill: str, *, tip: str = "", **more: object) -> str:
-    """Return a rectangle that tells ``tip`` to who points at it."""
-    told = f"<title>{escape(tip)}</title>" if tip else ""
+    """Return a rectangle that shows ``tip`` under the mouse."""
+    title = f"<title>{escape(tip)}</title>" if tip else ""
     return (
         f"<rect x='{x:.1f}' y='{y:.1f}' width='{width:.1f}' height='{height:.1f}' "
-        f"fill='{fill}'{_attributes(more)}>{told}</rect>"
+        f"fill='{fill}'{_attributes(more)}>{title}</rect>"
     )
 
 
@@ -50,7 +50,7 @@ def line(points: Sequence[tuple[float, float]], colour: str, **more: object) -> 
 
 
 def time_axis(left: float, width: float, whole_ms: float, top: float, bottom: float) -> Iterable[str]:
-    """Yield the rules of an axis of time from ``top`` to ``bottom``, each with its moment below."""
+    """Yield the grid lines of a time axis from ``top`` to ``bottom``, each with its time below."""
     for moment, label in ticks(whole_ms):
         x = left + width * moment / whole_ms
         yield line([(x, top), (x, bottom)], RULE)
@@ -58,13 +58,13 @@ def time_axis(left: float, width: float, whole_ms: float, top: float, bottom: fl
 
 
 def ticks(whole_ms: float) -> list[tuple[float, str]]:
-    """Return at most nine round moments of a stretch of time, each with its label."""
+    """Return at most nine round times within a duration, each with its label."""
     step = next((step for step in STEPS_MS if whole_ms / step <= 8), whole_ms)
     return [(step * i, _moment(step * i, step)) for i in range(int(whole_ms / step + 1e-9) + 1)]
 
 
 def duration(value_ms: float) -> str:
-    """Return a stretch of time in two or three digits: "0.4 ms", "12 ms", "2.1 s", "12 min"."""
+    """Return a duration in two or three digits: "0.4 ms", "12 ms", "2.1 s", "12 min"."""
     if value_ms < 999.5:
         return f"{value_ms:.{0 if value_ms >= 0.95 else 1}f} ms"
     if value_ms < 2 * MINUTE_MS:

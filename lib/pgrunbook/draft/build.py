@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,6 +15,7 @@ from pgrunbook.plan.plan import Base, Change, Step, WayBack, WrittenStatement
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.sql import classify, statements
 from pgrunbook.sql.classify import Policy
+from pgrunbook.sql.secrets import fingerprint
 from pgrunbook.sql.statements import Statement
 
 # A statement that runs alone takes longer on a larger table. One that waits without blocking others
@@ -26,7 +26,7 @@ LONG_TIMEOUT_MS = 3_600_000
 def up(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
     """Return the changes that apply migrations as written, in order."""
     return tuple(
-        as_written(m.name, m.hash, way_back(m), statements.parse(m.sql, m.path.name), target) for m in migrations
+        as_written(m.name, m.fingerprint, way_back(m), statements.parse(m.sql, m.path.name), target) for m in migrations
     )
 
 
@@ -95,11 +95,11 @@ def _step(target: Target, expansion: Expansion, statement: int, step: SafeStep) 
     s = expansion.statement
     first = _first(expansion, step)
     is_alone = step.policy is Policy.ALONE
-    waits_long = is_alone and classify.waits_without_harm(first.kind)
+    waits_long = is_alone and classify.wait_is_harmless(first.kind)
     takes_long = is_alone or (bool(expansion.form) and not step.quick and step.batches is None)
     as_it_is = is_alone and not expansion.form
     return Step(
-        number=1, statement=statement, sql=step.sql, sha256=hashlib.sha256(step.sql.encode()).hexdigest(),
+        number=1, statement=statement, sql=step.sql, sha256=fingerprint(step.sql),
         file=s.file, line=s.line, kind=first.kind, type=s.type, policy=step.policy,
         objects=first.objects or s.objects, form=expansion.form, says=step.says,
         own_transaction=step.own_transaction, quick=step.quick,

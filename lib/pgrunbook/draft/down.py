@@ -131,7 +131,7 @@ def computed(
 def scripted(conn: Connection, target: Target, migration: Migration, *, rows_conn: Connection | None) -> DownDraft:
     """Plan a hand-written down script. Raises as :func:`computed`, and WrongInput for what cannot be parsed."""
     file = migration.down_path.name if migration.down_path else migration.name
-    with _writing(conn, target, migration.name, migration.hash, rows_conn) as writer:
+    with _writing(conn, target, migration.name, migration.fingerprint, rows_conn) as writer:
         for statement in statements.parse(migration.down_sql or "", file):
             writer.write(statement)
     return writer.planned("history row", ())
@@ -146,7 +146,7 @@ def _writing(
         with conn.transaction(force_rollback=True):
             yield writer
             writer.end()
-    except undo_data.CannotKeepError as reason:
+    except undo_data.CannotCaptureError as reason:
         raise NoWayError(str(reason)) from reason
     except psycopg.Error as exc:
         raise NoWayError(f"it fails: {exc.diag.message_primary or ' '.join(str(exc).split())}") from exc
@@ -170,18 +170,20 @@ class _Writer:
         self.differs += back.differs
         for keep in back.keeps:
             if keep.kind == "table":
-                steps = undo_data.bring_back(self.conn, keep)
+                steps = undo_data.unpark(self.conn, keep)
                 self.also(_pseudo(file, one.line, "ALTER TABLE", steps[0].sql), steps, execute=True)
         for step in back.steps:
             for place in step.fills:
-                settled = undo_data.settle(self.conn, back.keeps[place])
+                settled = undo_data.discard_changed(self.conn, back.keeps[place])
                 if settled:
                     self.also(_pseudo(file, one.line, "DELETE", settled[0].sql), settled)
             for statement in statements.parse(step.sql, file):
                 self.write(replace(statement, line=one.line, policy=step.policy))
             for place in step.fills:
                 keep = back.keeps[place]
-                found = undo_data.fill(self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows)
+                found = undo_data.revert_column(
+                    self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
+                )
                 self.also(_pseudo(file, one.line, "UPDATE", found[0].sql), found)
         if back.of_rows and one.steps:
             comment = "-- " + "\n-- ".join(
@@ -199,22 +201,25 @@ class _Writer:
         undo = self.inverter.inverse(statement)
         expansion = self.planner.expand(statement)
         site = Site(self.name, self.file_sha256, "down", self.number)
-        kept = undo_data.around(
+        kept = undo_data.with_capture(
             self.conn, expansion, undo, site, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
         )
         if kept.because and undo.keeps:
             counted = not undo.of_rows or statement.kind == "TRUNCATE"
             self.loses.append(CaptureGap(self.name, self.number, statement.sql, kept.because, counted))
         self.planner.put(kept.expansion if not kept.because else expansion)
-        if statement.policy is not Policy.ALONE:
-            self.conn.execute(statement.sql.encode())
+        is_rehearsed = expansion.gate is None or expansion.gate.is_rehearsed
+        if statement.policy is not Policy.ALONE and is_rehearsed:
+            with self.conn.as_target():
+                self.conn.execute(statement.sql.encode())
 
     def also(self, statement: Statement, steps: Sequence[SafeStep], *, execute: bool = False) -> None:
         """Plan steps of our own."""
         self.number += 1
         self.planner.put(Expansion(statement, "", steps[0].says, tuple(steps)), new=True)
-        for step in steps if execute else ():
-            self.conn.execute(step.sql.encode())
+        with self.conn.as_target():
+            for step in steps if execute else ():
+                self.conn.execute(step.sql.encode())
 
     def end(self) -> None:
         self.expansions = self.planner.end_file()

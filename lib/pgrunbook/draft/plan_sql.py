@@ -18,6 +18,7 @@ def text(plan: Plan) -> str:
         "",
     ]
     for change in plan.changes:
+        lines += ["-- *** stands for a secret, which the migrations folder holds."] if change.secrets else []
         lines += [f"-- {plan.direction}: {change.migration}", *_psql(change, plan.direction), ""]
     return "\n".join(lines)
 

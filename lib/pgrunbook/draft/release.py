@@ -38,7 +38,7 @@ def unproven(
 
 def change(target: Target, migration: Migration, expansions: Sequence[Expansion]) -> Change:
     """Return the change that executes a migration's statements as expanded."""
-    return expanded(migration.name, migration.hash, way_back(migration), expansions, target)
+    return expanded(migration.name, migration.fingerprint, way_back(migration), expansions, target)
 
 
 def with_locks(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...]:

@@ -29,6 +29,7 @@ REFILL = "REFILL"
 # The words of a gate for a column or table that is dropped.
 LOST = " is lost,"
 NOT_KEPT = "It cannot be undone, because what it destroys is not captured: keep = False."
+UNSEEN = "It cannot be undone, because it reaches outside of the database: no branch can show its way back."
 SCRIPTED = "It cannot be undone alone, because nothing is captured for a migration that has a down script."
 
 
@@ -50,7 +51,7 @@ class Drafter:
         keep: bool,
     ) -> None:
         self._target, self._conn, self._parsed, self._off, self._keep = target, conn, parsed, off, keep
-        self._waiting = undo_data.waiting(conn, [migration.name for migration in migrations])
+        self._waiting = undo_data.to_reapply(conn, [migration.name for migration in migrations])
         self._migrations = {migration.name: migration for migration in migrations}
         self.changes: dict[str, Change] = {}
         self._branch: Connection | None = None
@@ -58,8 +59,11 @@ class Drafter:
         self._backs: dict[int, Back] = {}
         self._columns: set[tuple[int, str]] = set()
 
-    def step(self, branch: Connection, change: Change, step: Step | None) -> None:
-        """Draft the statement that is executed next; without a step, the migration is at its end."""
+    def step(self, branch: Connection, change: Change, step: Step | None) -> bool:
+        """Draft the statement that is executed next; without a step, the migration is at its end.
+
+        Returns whether it is to be executed on the branch: not where it reaches outside of the database.
+        """
         if self._branch is None:
             self._branch = branch
             self._planner = Expander(
@@ -73,19 +77,24 @@ class Drafter:
             written = [one.model_copy(update={"back": self._backs.get(one.number, Back())}) for one in made.statements]
             self.changes[migration.name] = made.model_copy(update={"statements": tuple(written)})
             self._before, self._backs, self._columns = None, {}, set()
-            return
+            return False
         if self._before is None:
             self._before = Facts(branch).relation_oids()
         statement = self._parsed[migration.name][step.number - 1]
         undo = self._without_own(branch, self._inverter.inverse(statement))
-        self._take(step.number, migration, self._planner.expand(statement), undo)
+        expansion = self._planner.expand(statement)
+        is_rehearsed = expansion.gate is None or expansion.gate.is_rehearsed
+        if not is_rehearsed and (undo.steps or undo.of_rows):
+            undo = Undo(statement, (), because=UNSEEN)
+        self._take(step.number, migration, expansion, undo)
+        return is_rehearsed
 
     def _refills(self, branch: Connection, migration: Migration) -> Iterator[Expansion]:
         """Yield what reapplies, at the end, the rows and values that an earlier rollback of the migration captured."""
         for kept in self._waiting:
             rows = self._target.batch_rows
             steps = (
-                undo_data.refill(branch, self._conn, kept, batch_rows=rows) if kept.migration == migration.name else ()
+                undo_data.reapply(branch, self._conn, kept, batch_rows=rows) if kept.migration == migration.name else ()
             )
             if steps:
                 comment = f"-- {steps[0].says}"
@@ -105,9 +114,9 @@ class Drafter:
         if migration.down_sql is not None:
             self._backs[number] = Back(because=SCRIPTED)
             return
-        site = Site(migration.name, migration.hash, "up", number)
+        site = Site(migration.name, migration.fingerprint, "up", number)
         rows = self._target.batch_rows
-        kept = undo_data.around(branch, expansion, undo, site, rows_conn=self._conn, batch_rows=rows)
+        kept = undo_data.with_capture(branch, expansion, undo, site, rows_conn=self._conn, batch_rows=rows)
         because = kept.because if self._keep else NOT_KEPT
         if because:
             self._backs[number] = Back(because=because)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Column, Constraint, Standing, Table
+from pgrunbook.database.catalog import CatalogConstraint, Column, Standing, Table
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.proofs import fits_partition, proves_not_null
 from pgrunbook.effects.type_change import TypeChange, judge, kind_of
@@ -160,7 +160,7 @@ def _drop_dependent(found: fx.Found, kind: str, name: str, of: str, *, cascade: 
         found.fails[f"{kind} {name} depends on {of}"] = None
 
 
-def _drop_constraint_of(found: fx.Found, table: Table, constraint: Constraint, *, cascade: bool) -> None:
+def _drop_constraint_of(found: fx.Found, table: Table, constraint: CatalogConstraint, *, cascade: bool) -> None:
     found.lose(f"constraint {constraint.name} on {table.label}")
     if constraint.partner is not None:
         found.lock(found.catalog.at(constraint.partner), ACCESS_EXCLUSIVE)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Catalog, Column, Constraint, Index, Key, Standing, Table, Weight
+from pgrunbook.database.catalog import Catalog, CatalogConstraint, Column, Index, Key, Standing, Table, Weight
 from pgrunbook.effects.alter_table import SERIAL
 from pgrunbook.effects.type_change import kind_of
 from pgrunbook.sql.tree import (
@@ -217,7 +217,7 @@ def _with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple
         partner = table if itself else catalog.find(relation(node.pktable))
     middle = "_".join(columns) + "_" if kind != "PRIMARY" and columns else ""
     name = node.conname or f"{table.name}_{middle}{_SUFFIX.get(kind, 'not_null')}"
-    constraint = Constraint(
+    constraint = CatalogConstraint(
         name=name,
         kind=_KIND[kind],
         columns=columns,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Constraint, Table
+from pgrunbook.database.catalog import CatalogConstraint, Table
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.drop import with_partitions
 from pgrunbook.sql.lock_modes import ACCESS_SHARE, ROW_EXCLUSIVE, ROW_SHARE
@@ -110,5 +110,5 @@ def _follow_delete(found: fx.Found, table: Table) -> None:
                 seen |= {member.key for member in members}
 
 
-def _writes_there(key: Constraint) -> bool:
+def _writes_there(key: CatalogConstraint) -> bool:
     return key.on_delete in ("c", "n", "d")

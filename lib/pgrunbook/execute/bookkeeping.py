@@ -1,4 +1,4 @@
-"""The rows that an execution leaves in the database beside the work itself: the history's, and our own."""
+"""The rows that an execution writes about itself: the row of the history table, and those of schema pgrunbook."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ import psycopg
 
 from pgrunbook import history as histories
 from pgrunbook.database import connection, inverse_log, step_log
-from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, RESET_SESSION, Connection
+from pgrunbook.database.connection import (
+    READ_LOCK_TIMEOUT_MS,
+    READ_STATEMENT_TIMEOUT_MS,
+    Connection,
+)
 from pgrunbook.execute import failures
 from pgrunbook.history import History
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.plan.way_back import Back
+from pgrunbook.sql.secrets import masked_all
 
 RECORD_LIMITS = {"lock_timeout_ms": READ_LOCK_TIMEOUT_MS, "statement_timeout_ms": READ_STATEMENT_TIMEOUT_MS}
-# For this transaction only: what the migration has set comes back with the next one.
+# For this transaction only: in the next one the role that the migration has set is in force again.
 OURSELVES = ("SET LOCAL SESSION AUTHORIZATION DEFAULT", "SET LOCAL ROLE TO DEFAULT")
 
 
 @dataclass
 class Bookkeeping:
-    """Writes the rows of one execution, as ourselves, whatever role a migration has set."""
+    """Writes the rows of one execution under the target's own role, whatever role a migration has set."""
 
     conn: Connection
     plan: Plan
@@ -34,15 +39,17 @@ class Bookkeeping:
         self._digest = self.plan.digest
 
     def done(self, change: Change, group: Sequence[Step], *, last: bool) -> None:
-        """Write at the end of a transaction, in one round trip, that its steps are done; with the last the migration.
+        """Record at the end of a transaction, in one round trip, that its steps are done; with ``last`` the migration.
 
-        Raises Broken when the history row was not there, or was there more than once.
+        Raises Broken when the history table does not hold exactly one row of the migration.
         """
         rows = [_row(step) for step in group]
         written = None
         ways = self._ways(change)
         with self.conn.pipeline():
-            for statement in RESET_SESSION if last else OURSELVES:
+            if last:
+                connection.reset_in_transaction(self.conn)
+            for statement in () if last else OURSELVES:
                 self.conn.execute(statement.encode())
             if not last:
                 self.conn.execute(b"SET LOCAL lock_timeout = %d" % READ_LOCK_TIMEOUT_MS)
@@ -58,7 +65,7 @@ class Bookkeeping:
             raise failures.history_moved(self.history.qualified_table, change)
 
     def alone(self, change: Change, step: Step, state: str) -> None:
-        """Write in a transaction of its own that a step is meant to be done, or is done."""
+        """Record in a transaction of its own that a step is intended, or is done."""
         ways = self._ways(change) if state == "intended" else []
         with connection.transaction(self.conn, **RECORD_LIMITS):
             self.conn.execute("; ".join(OURSELVES).encode())
@@ -68,16 +75,16 @@ class Bookkeeping:
             step_log.write(self.conn, self._key(change), state, [_row(step)])
 
     def withdraw(self, change: Change, group: Sequence[Step]) -> None:
-        """Take back, in the transaction that is open, that steps were meant to be done, or done, by any run."""
+        """Withdraw, in the open transaction, the rows of any run that say that these steps are intended or done."""
         self.conn.execute("; ".join(OURSELVES).encode())
         step_log.withdraw(self.conn, self._key(change), [step.number for step in group])
 
-    def meant(self, change: Change, group: Sequence[Step]) -> None:
-        """Write, in the transaction that is open, that it is to be looked whether steps are done."""
+    def intend(self, change: Change, group: Sequence[Step]) -> None:
+        """Record, in the open transaction, that these steps may be done already; the next attempt checks."""
         step_log.write(self.conn, self._key(change), "intended", [_row(step) for step in group])
 
     def _end(self, change: Change) -> psycopg.Cursor[tuple[object, ...]] | None:
-        """Write that a migration is at its end; return what the server said of the history row, None without one."""
+        """Record the end of a migration; return the cursor that wrote its history row, None where it has none."""
         written = None
         if change.ends == "history row":
             written = self.conn.execute(*self._history_command(change))
@@ -93,13 +100,13 @@ class Bookkeeping:
         for (migration, statement), back in self.corrections.items():
             if migration != change.migration:
                 continue
-            inverse_log.correct(self.conn, migration, statement, back.model_dump(mode="json"))
+            inverse_log.correct(self.conn, migration, statement, masked_all(back.model_dump(mode="json")))
 
     def _ways(self, change: Change) -> list[dict[str, object]]:
-        """Return how each statement of a migration that goes up is taken back."""
+        """Return the inverse of each statement of a migration that goes up."""
         if self.plan.direction == "down":
             return []
-        return [
+        ways = [
             {
                 "statement": written.number, "file": written.file, "line": written.line, "sql": written.sql,
                 "steps": [step.number for step in change.of_statement(written.number)], "cleanup": written.cleanup,
@@ -108,6 +115,7 @@ class Bookkeeping:
             }
             for written in change.statements
         ]  # fmt: skip
+        return [masked_all(way) for way in ways]
 
     def _history_command(self, change: Change) -> histories.Command:
         entry = next(e for e in self.history.entries if e.name == change.migration)

@@ -1,8 +1,8 @@
-"""What an execution keeps before it is destroyed, and gives back, step by step; migrate and rollback use it.
+"""The capture of undo data during an execution, and its way back into the tables; migrate and rollback use it.
 
-Rows are kept in the transaction that changes them, a column or a table in the one that takes it away. What was
-read from the catalog for a way back, and is another thing on the target than on a branch (where a sequence
-stands), is read again right before the step.
+Rows are captured in the transaction that changes them, a column or a table in the transaction that drops it.
+Some inverses hold a value that differs between the branch and the target (the position of a sequence): it is read
+from the catalog again right before the step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pgrunbook.undo_data import OnConflict, Site, StepKey
 
 @dataclass
 class Capture:
-    """Keeps and gives back for one execution; what it does stands in the caller's transaction."""
+    """Captures, reverts and reapplies for one execution, within the caller's transaction."""
 
     conn: Connection
     marks: Bookkeeping
@@ -32,45 +32,45 @@ class Capture:
     on_conflict: OnConflict
 
     def before(self, change: Change, step: Step) -> None:
-        """Make way for what the step keeps, and look once more where sequences stand that it moves."""
+        """Prepare the names under which the step parks or captures, and read sequence positions again."""
         for keep in step.keeps:
             if keep.kind != "rows":
-                undo_data.make_way(self.conn, keep.kept_as)
+                undo_data.free_name(self.conn, keep.kept_as)
         if self._is_first(change, step):
-            self._look_again(change, step)
+            self._read_inverse_again(change, step)
 
     def statement(self, change: Change, step: Step) -> str:
-        """Return what is executed for a step: its SQL, or that SQL keeping the rows that it changes."""
+        """Return what is executed for a step: its SQL, or that SQL with the capture of the rows that it changes."""
         if not self._keeps_rows(step):
             return step.sql
-        return undo_data.keeping_statement(self.conn, step.sql, self._place(change, step), keep_until=self._until())
+        return undo_data.capture_statement(self.conn, step.sql, self._place(change, step), keep_until=self._until())
 
     def batches(self, change: Change, step: Step) -> Batches:
-        """Return the loop of a step, keeping the rows that it changes where it should."""
+        """Return the loop of a step, with the capture of the rows that it changes where the step captures."""
         assert step.batches is not None  # noqa: S101 - the caller saw it
         if not self._keeps_rows(step):
             return step.batches
-        return undo_data.keeping(self.conn, step.batches, self._place(change, step), keep_until=self._until())
+        return undo_data.capture_batches(self.conn, step.batches, self._place(change, step), keep_until=self._until())
 
     def after(self, change: Change, step: Step) -> None:
-        """Note what a step has kept, and what it has given back to the last row."""
+        """Record what a step has captured, and what it has reverted or reapplied to the last row."""
         site = Site(change.migration, change.file_sha256, self.marks.plan.direction, step.statement)
         for keep in step.keeps:
             if keep.kind != "rows":
-                undo_data.note(self.conn, self.marks.run_id, site, step.number, keep, keep_until=self._until())
+                undo_data.add_entry(self.conn, self.marks.run_id, site, step.number, keep, keep_until=self._until())
         if step.gives_back:
-            undo_data.mark_given_back(self.conn, step.gives_back)
+            undo_data.mark_reverted(self.conn, step.gives_back)
 
-    def give_rows(self, change: Change, step: Step, on_batch: Callable[[int], None]) -> int:
-        """Give back the rows that steps of the migration have changed, the last step first; return how many."""
-        kept = undo_data.of_migration(self.conn, change.migration, "up")
+    def revert_rows(self, change: Change, step: Step, on_batch: Callable[[int], None]) -> int:
+        """Revert the rows that steps of the migration have changed, the last step first; return how many."""
+        kept = undo_data.entries_of_migration(self.conn, change.migration, "up")
         mine = [
             one for one in kept if one.kind in undo_data.ROWS and one.part_of is None and one.step in step.gives_rows
         ]
         given = 0
         for one in mine:
             before = given
-            told = undo_data.give_back(
+            told = undo_data.revert(
                 self.conn, one, on_conflict="keep" if self.on_conflict == "stop" else self.on_conflict,
                 on_batch=lambda rows, before=before: on_batch(before + rows),  # type: ignore[misc]
                 lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms,
@@ -78,7 +78,7 @@ class Capture:
             given += told.rows
         return given
 
-    def _look_again(self, change: Change, step: Step) -> None:
+    def _read_inverse_again(self, change: Change, step: Step) -> None:
         written = change.statements[step.statement - 1]
         if written.back is None or not written.back.look_again:
             return

@@ -1,13 +1,13 @@
-"""Taking away what a safe form has made, when the server refuses its statement: all of it, or nothing.
+"""The cleanup of a safe form whose statement the server refused: all of its helper objects go, or none.
 
-1. What the step itself left half done (an invalid index) is cleared away.
-2. No more is undone where it was not refused but cut off (cancelled, out of disk): what was made is gone on with.
-   Nor where rows were filled meanwhile: that is data.
-3. In one transaction the helpers are taken away, and the rows of their steps withdrawn. Behind a savepoint the
-   steps are done once more: where they cannot be, they had changed more than helpers (a column dropped beside
-   a constraint), and everything stays as it is, to be gone on with.
-4. What was built alone (an index) is dropped without keeping others out. Until it is gone, its step counts as
-   meant to be done: whoever goes on looks whether it is there.
+1. What the failed step left half done (an invalid index) is dropped.
+2. Nothing more is dropped where the statement was cut off instead of refused (cancelled, out of disk): the next
+   attempt uses the helpers. Nor where rows were filled meanwhile: that is data.
+3. One transaction drops the helpers and withdraws the rows of their steps. Behind a savepoint it executes these
+   steps once more. Where that fails, the steps had changed more than helpers (a column dropped beside a
+   constraint), and everything stays for the next attempt.
+4. A helper that was built outside a transaction (an index) is dropped CONCURRENTLY. Until it is gone, its step
+   stays recorded as intended: the next attempt checks whether the index is there.
 
 Used by migrate and rollback, through ``execute.execution``.
 """
@@ -36,12 +36,12 @@ AGAIN_MS = 2_000
 
 
 class _ChangedMoreError(Exception):
-    """The steps changed more than their safe form takes away again."""
+    """The steps changed more than the cleanup of their safe form takes away."""
 
 
 @dataclass
 class Cleanup:
-    """Cleans up behind one step; ``ask`` calls a function with a lock_timeout until it has its locks."""
+    """Cleans up after a step; ``ask`` calls a function with a lock_timeout until it has acquired its locks."""
 
     conn: Connection
     account: EventLog
@@ -49,7 +49,7 @@ class Cleanup:
     ask: Callable[[Change, Sequence[Step], Callable[[int], None]], None]
 
     def failed(self, change: Change, step: Step, *, undoes: bool) -> str:
-        """Clear away what a failed step left, and where it ``undoes`` the rest; return why something stays, or ""."""
+        """Drop what a failed step left, with ``undoes`` its helpers too; return why something stays, or ""."""
         try:
             self.clear(change, step, READ_LOCK_TIMEOUT_MS)
             if undoes:
@@ -63,9 +63,9 @@ class Cleanup:
         return ""
 
     def clear(self, change: Change, step: Step, lock_timeout_ms: int) -> bool:
-        """Execute what clears away what a cut-off attempt at a step left; return whether there was anything.
+        """Drop what an attempt that was cut off left; return whether there was anything.
 
-        What keeps others out waits for its lock as shortly as any read, whatever ``lock_timeout_ms`` is.
+        A drop that blocks others waits for its lock no longer than a read does, whatever ``lock_timeout_ms`` is.
         """
         connection.limit(self.conn, **RECORD_LIMITS)
         found = self._found(step.leftovers)
@@ -74,13 +74,17 @@ class Cleanup:
             if _policy(statement) is Policy.ALONE:
                 limits = {"lock_timeout_ms": lock_timeout_ms, "statement_timeout_ms": step.statement_timeout_ms}
                 connection.limit(self.conn, **limits)
-            self.conn.execute(statement.encode())
+            with self.conn.as_target():
+                self.conn.execute(statement.encode())
             connection.limit(self.conn, **RECORD_LIMITS)
         return bool(found)
 
     def is_done(self, step: Step) -> bool:
-        """Ask the catalog whether a step that runs alone took effect; False where nothing would tell."""
-        return step.done is not None and self.conn.execute(step.done.encode()).fetchone() == (True,)
+        """Ask the catalog whether a step that runs alone took effect; False where the catalog cannot show it."""
+        if step.done is None:
+            return False
+        with self.conn.as_target():
+            return self.conn.execute(step.done.encode()).fetchone() == (True,)
 
     def _statement(self, change: Change, number: int) -> None:
         mine = change.of_statement(number)
@@ -106,22 +110,22 @@ class Cleanup:
         alone = [step for step in there if step.policy is Policy.ALONE]
         with connection.transaction(self.conn, **limits):
             self._execute(change, queries, Policy.TOGETHER)
-            self._do_again([step for step in there if step.policy is not Policy.ALONE and step.quick], alone)
+            self._repeat([step for step in there if step.policy is not Policy.ALONE and step.quick], alone)
             self.marks.withdraw(change, there)
-            self.marks.meant(change, alone)
+            self.marks.intend(change, alone)
 
-    def _do_again(self, steps: Sequence[Step], alone: Sequence[Step]) -> None:
-        """See that the steps can be done once more; none of them reads rows.
+    def _repeat(self, steps: Sequence[Step], alone: Sequence[Step]) -> None:
+        """Check that the steps can be executed once more; none of them reads rows.
 
-        One that takes over an index that was built ``alone`` cannot be tried where that index is gone already.
+        A step that uses an index built ``alone`` cannot be tried where that index is dropped already.
         """
-        built_is_gone = bool(alone) and not any(map(self.is_done, alone))
-        missing = (pg.UndefinedObject, pg.UndefinedTable) if built_is_gone else ()
+        indexes_are_gone = bool(alone) and not any(map(self.is_done, alone))
+        missing = (pg.UndefinedObject, pg.UndefinedTable) if indexes_are_gone else ()
         try:
             with self.conn.transaction(force_rollback=True):
                 self.conn.execute(b"SET LOCAL statement_timeout = %d" % AGAIN_MS)
                 for step in steps:
-                    with suppress(*missing), self.conn.transaction():
+                    with suppress(*missing), self.conn.transaction(), self.conn.as_target():
                         self.conn.execute(step.sql.encode())
         except RETRIED:
             raise
@@ -140,10 +144,14 @@ class Cleanup:
             for statement in self._found(query):
                 if _policy(statement) is policy:
                     self.account.event("helper-dropped", change, sql=statement)
-                    self.conn.execute(statement.encode())
+                    with self.conn.as_target():
+                        self.conn.execute(statement.encode())
 
     def _found(self, query: str | None) -> list[str]:
-        return [str(row[0]) for row in self.conn.execute(query.encode())] if query else []
+        if not query:
+            return []
+        with self.conn.as_target():
+            return [str(row[0]) for row in self.conn.execute(query.encode())]
 
 
 def _policy(statement: str) -> Policy:

@@ -1,4 +1,4 @@
-"""What an execution tells while it works: the journal's events, the results of its steps, and its observer."""
+"""The account of an execution at work: the journal's events, the results of its steps, calls of its observer."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ NOTE_PROGRESS_S = 5.0
 
 
 class StepObserver(Protocol):
-    """Who looks on while a plan is executed: a rehearsal does."""
+    """An observer of the execution of a plan, as a rehearsal has one."""
 
     def begins(self, change: Change, step: Step, attempt: int) -> None:
-        """Be told right before a step is sent; inside its transaction, where it has one."""
+        """Called right before a step is sent, inside its transaction where it has one."""
 
     def ran(self, change: Change, step: Step, rows: int | None) -> None:
-        """Be told right after it ran, before its transaction is committed."""
+        """Called right after a step ran, before its transaction is committed."""
 
     def committed(self, change: Change, steps: Sequence[Step]) -> None:
-        """Be told that steps are committed."""
+        """Called when steps are committed."""
 
     def aborted(self, change: Change) -> None:
-        """Be told that an attempt was aborted: what began in it does not count."""
+        """Called when an attempt was aborted: what began in it does not count."""
 
 
 class EventLog:
-    """Keeps the account of one execution."""
+    """Writes the events of one execution, and holds the results of its steps."""
 
     def __init__(
         self, plan: Plan, journal: Journal, on_change: Callable[[list[StepResult]], None], observer: StepObserver | None
@@ -54,11 +54,11 @@ class EventLog:
         self._journal.write(event, migration=change.migration, direction=self._plan.direction, **facts)
 
     def begun(self, change: Change) -> None:
-        """Note that a migration begins; the event of its first step, which comes before it is sent, flushes this."""
+        """Note that a migration begins; flushed to disk with the event of its first step, before that is sent."""
         self._journal.note("migration-started", migration=change.migration, direction=self._plan.direction)
 
     def begins(self, change: Change, step: Step, attempt: int) -> None:
-        """Write ahead that a step is sent now."""
+        """Write that a step begins, flushed to disk before the step is sent."""
         self.results.set(change, step, state=StepState.RUNNING, attempt=attempt)
         facts = {"kind": step.kind, "sha256": step.sha256, "attempt": attempt, "policy": step.policy}
         self.event("step-started", change, step=step.number, **facts)
@@ -68,32 +68,32 @@ class EventLog:
             self._observer.begins(change, step, attempt)
 
     def ended(self, change: Change, step: Step, watch: Watch, start: float, end: float) -> None:
-        """Keep how long a step took, whatever became of it, and who stood in its way; times are monotonic, in s."""
+        """Store how long a step took, whether it failed or not, and its blockers; times are monotonic, in s."""
         before = self.results.of(change, step)
         waits = [Stretch("waiting", max(start, a), min(end, b)) for a, b in watch.waits]
         self.results.set(
             change, step,
             ran_ms=(end - start) * 1000,
             waited_ms=before.waited_ms + watch.waited_ms,
-            blockers=watch.told() or before.blockers,
+            blockers=watch.blocker_text() or before.blockers,
             progress="",
             notices=tuple(self._notices),
             stretches=(*before.stretches, Stretch("running", start, end), *waits),
         )  # fmt: skip
 
-    def progress(self, change: Change, step: Step, told: str) -> None:
+    def progress(self, change: Change, step: Step, progress: str) -> None:
         """Show how far the server has come with a step that runs, and note it every 5 s at most.
 
-        It is called from the thread of the watch, while ours waits for the server's answer.
+        Called from the thread of the watch, while the main thread waits for the server's answer.
         """
-        self.results.set(change, step, progress=told)
+        self.results.set(change, step, progress=progress)
         now = time.monotonic()
         if now >= self._noted_at + NOTE_PROGRESS_S:
             self._noted_at = now
-            self._journal.note("step-progress", migration=change.migration, step=step.number, says=told)
+            self._journal.note("step-progress", migration=change.migration, step=step.number, says=progress)
 
     def ran(self, change: Change, step: Step, attempt: int, watch: Watch, rows: int | None) -> None:
-        """Note that a step ran; the event of its commit flushes this."""
+        """Note that a step ran; flushed to disk with the event of its commit."""
         if self._observer:
             self._observer.ran(change, step, rows)
         self.results.set(change, step, state=StepState.RAN, rows=rows)
@@ -101,7 +101,7 @@ class EventLog:
         self._journal.note(
             "step-ran", migration=change.migration, direction=self._plan.direction, step=step.number,
             attempt=attempt, ms=round(result.ran_ms, 1), waited_ms=round(watch.waited_ms, 1), rows=rows,
-            **({"blockers": watch.told()} if watch.blockers else {}),
+            **({"blockers": watch.blocker_text()} if watch.blockers else {}),
             **({"notices": result.notices} if result.notices else {}),
         )  # fmt: skip
         log.info("%s step %s: %s in %.0f ms", change.migration, step.number, step.kind, result.ran_ms)
@@ -112,7 +112,7 @@ class EventLog:
         self._journal.note("batch", migration=change.migration, step=step.number, batch=batches, rows=rows)
 
     def done(self, change: Change, group: Sequence[Step]) -> None:
-        """Keep that steps are done: the server said that they are committed."""
+        """Mark steps as done: the server has confirmed their commit."""
         self.results.mark(change, group, StepState.DONE)
         if self._observer:
             self._observer.committed(change, group)
@@ -122,13 +122,13 @@ class EventLog:
         self.event("committed", change, steps=[step.number for step in group], whole_migration=whole_migration)
 
     def looking(self, change: Change, step: Step, holders: Sequence[Holder], left_ms: float) -> None:
-        """Show who is in the way while nothing is asked for."""
+        """Show the blockers while no lock is requested yet."""
         names = "; ".join(map(str, holders[:3]))
-        said = f"Looking for a free moment, {left_ms / 1000:.0f} s left: {names}."
+        said = f"Waiting for blockers to end, {left_ms / 1000:.0f} s left: {names}."
         self.results.set(change, step, state=StepState.LOOKING, blockers=said)
 
     def looked(self, change: Change, step: Step, look: LockWait, start: float) -> None:
-        """Write what came of looking, where somebody was in the way."""
+        """Write how the wait before the lock request ended, where there were blockers."""
         end = "" if look.free else f"Not free within {look.waited_ms / 1000:.1f} s: "
         before = self.results.of(change, step)
         self.results.set(
@@ -142,7 +142,7 @@ class EventLog:
     def attempt_failed(
         self, change: Change, group: Sequence[Step], number: int, counted: int, exc: psycopg.Error
     ) -> None:
-        """Write that an attempt could not get its locks, and who stood in the way; some are not counted."""
+        """Write that an attempt could not acquire its locks, and its blockers; some attempts are not counted."""
         self.aborted(change)
         step = self.results.running(change, group)
         self.event(
@@ -154,12 +154,12 @@ class EventLog:
                  exc.sqlstate)  # fmt: skip
 
     def aborted(self, change: Change) -> None:
-        """Tell the observer that the attempt does not count."""
+        """Report to the observer that the attempt does not count."""
         if self._observer:
             self._observer.aborted(change)
 
     def notice(self, diagnostic: Diagnostic) -> None:
-        """Keep what the server says beside its answer."""
+        """Store a notice or warning of the server."""
         severity = "" if diagnostic.severity == "NOTICE" else f"{diagnostic.severity}: "
         if len(self._notices) < MOST_NOTICES:
             self._notices.append(f"{severity}{diagnostic.message_primary}")

@@ -1,16 +1,16 @@
-"""Executing a plan: step by step, under lock timeouts, recorded, and able to go on after a crash.
+"""The execution of a plan: step by step, under lock timeouts, recorded, resumable after a crash.
 
-1. The database says what is done: its history table for whole migrations, schema pgrunbook for the
-   steps of one that cannot run in a single transaction.
-2. The steps of a migration that run together are sent in one transaction, which ends with the rows of
-   our own record, and the last one with the row of the history table: all of it is there, or nothing.
+1. The database says what is done: the history table for whole migrations, schema pgrunbook for the
+   steps of a migration that cannot run in a single transaction.
+2. The steps of a migration that run together are sent in one transaction. It ends with our own rows in schema
+   pgrunbook; the last one also writes the row of the history table. All of it is committed, or nothing.
 3. A statement that must run alone, and a loop of batches, has a row before it (intended) and one after
-   it (done). After a crash between the two, the catalog or the loop's own row says how far it came.
-4. Before a transaction asks for a lock that others would wait for, we look who is in its way
-   (``execute.lock_requests``). One that could not get a lock, or was the victim of a deadlock, is aborted and tried
-   again, within bounds, and the journal says who stood in the way.
-5. What a migration SETs holds for that migration: it neither reaches our own rows nor the next one.
-6. A statement that the server refuses takes its helpers with it: what its safe form had made is undone
+   it (done). After a crash between the two, the catalog or the loop's own row shows how far it came.
+4. Before a transaction requests a lock that others would wait for, we check for blockers
+   (``execute.lock_requests``). A transaction that could not acquire a lock, or was the victim of a deadlock, is
+   aborted and tried again, within bounds, and the journal names the blockers.
+5. What a migration SETs is in force for that migration only: not for our own rows, not for the next migration.
+6. When the server refuses a statement, the helper objects that its safe form made are dropped
    (``execute.cleanup``).
 """
 
@@ -39,8 +39,9 @@ from pgrunbook.execute.events import EventLog, StepObserver
 from pgrunbook.execute.failures import AttemptEnd
 from pgrunbook.execute.lock_requests import RETRIED, Patience
 from pgrunbook.execute.results import StepResult, StepState
-from pgrunbook.history import History
+from pgrunbook.history import History, Migration
 from pgrunbook.online.batches import BatchProgress, run_batches
+from pgrunbook.plan.hidden import revealed
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
 from pgrunbook.sql.settings import is_plain
@@ -81,8 +82,8 @@ class Execution:
     def run(self) -> list[StepResult]:
         """Execute every step that the database does not show as done; return what became of each.
 
-        Raises Blocked when a lock was not to be had in the plan's attempts, StatementFailed when the server
-        refused a statement, Interrupted when we were told to stop, Unreachable when the connection
+        Raises Blocked when a lock could not be acquired in the plan's attempts, StatementFailed when the server
+        refused a statement, Interrupted when somebody stopped the run, Unreachable when the connection
         was lost, Refused when the folder changed since the plan was made, or when another plan has begun a
         migration. Each says what is applied now.
         Locks: those of the statements, each under its lock_timeout.
@@ -93,7 +94,7 @@ class Execution:
         texts = {change.migration: change.file_sha256 for change in self.plan.changes}
         failures.refuse_unfinished(step_log.unfinished(self.conn, self.plan.direction), texts)
         begun = step_log.of_plan(self.conn, texts, self.plan.direction)
-        for change in self.plan.changes:
+        for change in self._revealed():
             if self._is_over(change, applied):
                 self._results.mark(change, change.steps, StepState.DONE_BEFORE)
                 self._account.event("migration-done-before", change)
@@ -105,8 +106,13 @@ class Execution:
             self.committed.append(change.migration)
         return self.results
 
+    def _revealed(self) -> list[Change]:
+        """Return the changes with their secrets, which the plan does not hold, as the folder has them now."""
+        files = {entry.name: entry.migration for entry in self.history.entries if entry.migration is not None}
+        return [revealed(change, _texts(files.get(change.migration))) for change in self.plan.changes]
+
     def _is_over(self, change: Change, applied: Collection[str]) -> bool:
-        """Ask the database whether a change was executed wholly before."""
+        """Ask the database whether an earlier run has executed the whole change."""
         if change.ends == "begun":
             return not step_log.of_plan(self.conn, {change.migration: change.file_sha256}, "up")
         if change.ends == "part":
@@ -123,20 +129,20 @@ class Execution:
                 self.conn.execute(statement)
         except psycopg.Error as exc:
             raise StatementFailed(
-                f"could not make the history table {self.history.qualified_table}",
+                f"could not create the history table {self.history.qualified_table}",
                 detail=exc.diag.message_primary or failures.one_line(exc),
-                hint="GRANT what is missing to the user of this target.",
+                hint="GRANT the missing privilege to the role of this target.",
             ) from exc
         self.history = self._marks.history = replace(self.history, exists=True, schema_exists=True)
 
     # -- one migration
 
     def _execute(self, change: Change, begun: MigrationProgress | None) -> None:
-        """Execute a migration, of which ``begun`` tells what is there already."""
+        """Execute a migration; ``begun`` says which of its steps earlier runs have recorded."""
         self._account.begun(change)
         rows = begun.steps if begun else {}
         if begun and begun.whole:
-            # It was done wholly, and somebody else changed its history row: the history counts.
+            # All of it was done, and somebody else has changed its history row since: the history counts.
             with self._telling(change, ()):
                 step_log.take_back(self.conn, change.migration, self.plan.direction)
             rows = {}
@@ -145,25 +151,25 @@ class Execution:
         segments = change.segments()
         for number, segment in enumerate(segments, 1):
             done = [step for step in segment.steps if rows.get(step.number)]
-            self._go_past(change, done)
+            self._skip(change, done)
             left = [step for step in segment.steps if step not in done]
             last = number == len(segments)
             if segment.kind == "together" and (left or last):
                 self._together(change, left, last=last)
             for step in left if segment.kind != "together" else ():
-                self._alone(change, step, meant_before=step.number in rows)
+                self._alone(change, step, intended_before=step.number in rows)
 
-    def _go_past(self, change: Change, done: Sequence[Step]) -> None:
-        """Steps that an earlier run committed are not done again, but for what they set for this session."""
+    def _skip(self, change: Change, done: Sequence[Step]) -> None:
+        """Skip steps that an earlier run committed; repeat only what they set for the session."""
         for step in done:
             if step.kind in ("SET", "SELECT", "DISCARD") and is_plain(tree(step.sql)):
-                with self._telling(change, [step]):
+                with self._telling(change, [step]), self.conn.as_target():
                     self.conn.execute(step.sql.encode())
                 self._account.event("setting-restored", change, step=step.number)
         self._results.mark(change, done, StepState.DONE_BEFORE)
 
     def _together(self, change: Change, group: Sequence[Step], *, last: bool) -> None:
-        """Send the steps, and with the last of them the history row, in one transaction."""
+        """Send the steps in one transaction; the last transaction of a migration writes its history row."""
 
         def attempt(number: int, patience: Patience) -> None:
             self._look(change, group, patience)
@@ -182,14 +188,14 @@ class Execution:
         self._account.committed(change, group, whole_migration=last)
 
     def _look(self, change: Change, group: Sequence[Step], patience: Patience) -> None:
-        """Wait until nobody old is in the way of the locks that the steps will ask for, or patience is over."""
+        """Wait until no old transaction blocks the locks that the steps will request, or the patience is over."""
         self._doing = "look"
         if patience.wanted:
             lock_requests.until_free(self.conn, change, group[0], patience, self._account)
 
-    def _alone(self, change: Change, step: Step, *, meant_before: bool) -> None:
-        """Run a step outside a transaction, once the catalog shows that it is not done already; or its batches."""
-        if not meant_before:
+    def _alone(self, change: Change, step: Step, *, intended_before: bool) -> None:
+        """Run a step, or its batches, outside a transaction, unless the catalog shows that it is done already."""
+        if not intended_before:
             self._mark_alone(change, step, "intended")
         progress: list[BatchProgress] = []
 
@@ -198,7 +204,7 @@ class Execution:
             self._look(change, [step], patience)
             cleared = self._cleanup.clear(change, step, step.lock_timeout_ms)
             connection.limit(self.conn, **_limits(step, patience))
-            if (meant_before or number > 1 or cleared) and self._cleanup.is_done(step):
+            if (intended_before or number > 1 or cleared) and self._cleanup.is_done(step):
                 self._account.event("step-found-done", change, step=step.number)
                 self._results.set(change, step, state=StepState.DONE_BEFORE)
                 return
@@ -216,7 +222,7 @@ class Execution:
             self._account.committed(change, [step], whole_migration=False)
 
     def _withdraw(self, change: Change, step: Step, exc: psycopg.Error) -> None:
-        """Forget that a step was meant to be done; not where it was cut off, and is there all the same."""
+        """Withdraw the row that says a step is intended; not where it was cut off and yet took effect."""
         with contextlib.suppress(psycopg.Error):
             connection.reset(self.conn)
             if failures.was_refused(exc) or not self._cleanup.is_done(step):
@@ -229,20 +235,20 @@ class Execution:
             self._marks.alone(change, step, state)
 
     def _loop(self, change: Change, step: Step, progress: list[BatchProgress]) -> Callable[[Step], int | None]:
-        """Return what runs a step as its loop of transactions; ``progress`` gets the last batch of this attempt."""
+        """Return a function that runs a step as a loop of batches; ``progress`` gets this attempt's last batch."""
 
-        def told(now: BatchProgress) -> None:
+        def on_batch(now: BatchProgress) -> None:
             progress[:] = [now]
             self._account.batch(change, step, now.batches, now.rows)
 
         def run(step: Step) -> int:
             if step.gives_rows:
-                return self._keeper.give_rows(change, step, lambda rows: self._account.batch(change, step, 0, rows))
+                return self._keeper.revert_rows(change, step, lambda rows: self._account.batch(change, step, 0, rows))
             done = run_batches(
                 self.conn,
                 self._keeper.batches(change, step),
                 resume_from=f"{self.plan.direction}:{change.migration}:{change.file_sha256}:{step.number}",
-                on_batch=told,
+                on_batch=on_batch,
                 lock_timeout_ms=step.lock_timeout_ms,
                 statement_timeout_ms=step.statement_timeout_ms,
             )
@@ -255,22 +261,24 @@ class Execution:
 
     def _execute_sql(self, step: Step) -> int | None:
         """Send a step's SQL; return the rows of its last statement, None where it has none."""
-        cursor = self.conn.execute(step.sql.encode())
-        while cursor.nextset():
-            pass
+        with self.conn.as_target():
+            cursor = self.conn.execute(step.sql.encode())
+            while cursor.nextset():
+                pass
         return cursor.rowcount if cursor.rowcount >= 0 else None
 
     def _execute_keeping(self, change: Change, step: Step) -> int | None:
-        """Send a step's SQL within a transaction, and with it what is kept and given back."""
+        """Send a step's SQL within a transaction, with the undo data that it captures, reverts or reapplies."""
         self._keeper.before(change, step)
         statement = self._keeper.statement(change, step)
         if statement == step.sql:
             rows = self._execute_sql(step)
         else:
-            cursor = self.conn.execute(statement.encode())
-            rows = cursor.rowcount
-            while cursor.nextset():
-                pass
+            with self.conn.as_target():
+                cursor = self.conn.execute(statement.encode())
+                rows = cursor.rowcount
+                while cursor.nextset():
+                    pass
         self._keeper.after(change, step)
         return rows
 
@@ -278,7 +286,7 @@ class Execution:
         self._doing = "send"
         self._account.begins(change, step, attempt)
         start = time.monotonic()
-        watch = locks.Watch(self.target, self._pid, on_progress=lambda told: self._account.progress(change, step, told))
+        watch = locks.Watch(self.target, self._pid, on_progress=lambda text: self._account.progress(change, step, text))
         try:
             with watch:
                 rows = execute(step)
@@ -286,7 +294,7 @@ class Execution:
             self._account.ended(change, step, watch, start, time.monotonic())
         self._account.ran(change, step, attempt, watch, rows)
 
-    # -- when it does not come through
+    # -- when an attempt fails
 
     def _with_attempts(
         self,
@@ -295,12 +303,12 @@ class Execution:
         attempt: Callable[[int, Patience], None],
         made_progress: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Call ``attempt`` as often as the plan allows; tell of what ends the last one."""
+        """Call ``attempt`` as often as the plan allows; raise an error of ours for what ends the last one."""
         with self._telling(change, group):
             self._retried(change, group, attempt, made_progress)
 
     def _ask(self, change: Change, group: Sequence[Step], work: Callable[[int], None]) -> None:
-        """Call ``work`` with a lock_timeout until it has the locks that the steps had taken, looking before."""
+        """Call ``work`` with a lock_timeout until it has the locks that the steps had; check for blockers before."""
 
         def attempt(_: int, patience: Patience) -> None:
             self._look(change, group, patience)
@@ -333,7 +341,7 @@ class Execution:
 
     @contextlib.contextmanager
     def _telling(self, change: Change, group: Sequence[Step]) -> Iterator[None]:
-        """Turn whatever ends an attempt into an error of ours that says what is applied now."""
+        """Raise an error of ours, which says what is applied now, for whatever ends an attempt."""
         try:
             yield
         except (psycopg.Error, RunbookError, KeyboardInterrupt) as exc:
@@ -363,6 +371,14 @@ class Execution:
             blockers=result.blockers if result else "", ran_ms=result.ran_ms if result else 0.0,
             committed=self.committed, backend_pid=self._pid,
         )  # fmt: skip
+
+
+def _texts(file: Migration | None) -> list[tuple[str, str]]:
+    """Return the texts of a migration's files, each with its name."""
+    if file is None:
+        return []
+    down = [(file.down_path.name, file.down_sql or "")] if file.down_path is not None else []
+    return [(file.path.name, file.sql), *down]
 
 
 def _limits(step: Step, patience: Patience) -> dict[str, int]:

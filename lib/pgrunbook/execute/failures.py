@@ -1,4 +1,4 @@
-"""What to say when a step did not come through: what is applied now, and what to do next."""
+"""The errors for an execution that failed: each says what is applied now, and what to do next."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.step_log import MigrationProgress, UnfinishedMigration
 from pgrunbook.errors import Blocked, Broken, Interrupted, Refused, RunbookError, StatementFailed, Unreachable
 from pgrunbook.history import History
+from pgrunbook.plan.hidden import check_key
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.sql.classify import Policy
 
@@ -25,18 +26,18 @@ POLL_S = 0.1
 NOT_REFUSED = ("53", "57", "58")
 STAYS = "steps are done and stay so"
 MEND = (
-    "Mend the rows that it met, leave the file as it is, and run the same run again with --resume; "
+    "Correct the rows that the server names, leave the file as it is, and run the same run again with --resume; "
     "or correct the migration, and start a new run."
 )
 
 
 @dataclass(frozen=True)
 class AttemptEnd:
-    """Where an attempt ended: the step that was being sent, or else what was done with the migration.
+    """Where an attempt ended: in the step that was being sent, or else in what was done with the migration.
 
     ``doing`` is "record" while the rows of the history and of schema pgrunbook are written, "commit"
-    behind them. ``blockers`` tells who was seen in the way, ``ran_ms`` how long the step ran. ``left`` is why
-    helpers of a refused statement could not be taken away, "" where none is left.
+    after that. ``blockers`` names the blockers that were seen, ``ran_ms`` is how long the step ran. ``left`` is why
+    helpers of a refused statement could not be dropped, "" where none is left.
     """
 
     target: Target
@@ -52,14 +53,14 @@ class AttemptEnd:
     left: str = ""
 
     def where(self) -> str:
-        """The step for people, with its file and line; the migration where no step was being sent."""
+        """The step with its file and line, as messages name it; the migration where no step was being sent."""
         if self.step is None:
             return self.change.migration
         step = self.step
         return f"step {step.number} of {self.change.migration} ({step.kind}; {step.file}, line {step.line})"
 
     def timed_out(self) -> bool:
-        """Whether the step ran for as long as it may, so that the same plan would come no further."""
+        """Whether the step ran into its statement_timeout: the same plan would get no further."""
         return self.step is not None and self.ran_ms >= self.step.statement_timeout_ms
 
 
@@ -75,9 +76,9 @@ def explain(exc: BaseException, scene: AttemptEnd, conn: Connection) -> RunbookE
     if isinstance(exc, KeyboardInterrupt):
         return Interrupted(
             f"stopped in {scene.where()}",
-            detail="What was running in the server was cancelled, because this run was told to stop.",
+            detail="Somebody stopped this run; what was running in the server was cancelled.",
             state=state_now(scene, conn),
-            hint="Run the same run again with --resume: it goes on at the first step not done.",
+            hint="Run the same run again with --resume: it goes on at the first step that is not done.",
         )
     if conn.closed:
         return _lost(exc, scene)
@@ -98,7 +99,7 @@ def explain(exc: BaseException, scene: AttemptEnd, conn: Connection) -> RunbookE
 
 
 def gave_up(exc: psycopg.Error, scene: AttemptEnd, conn: Connection) -> Blocked:
-    """Return the error for a lock that was not to be had in the plan's attempts."""
+    """Return the error for a lock that could not be acquired in the plan's attempts."""
     what, why = scene.history_table, "lock_timeout"
     if scene.step is not None:
         what = ", ".join(scene.step.objects[:3]) or scene.change.migration
@@ -109,54 +110,56 @@ def gave_up(exc: psycopg.Error, scene: AttemptEnd, conn: Connection) -> Blocked:
         f'could not lock "{what}" in {scene.plan.attempts} attempts ({why})',
         detail=scene.blockers or exc.diag.message_detail or one_line(exc),
         state=state_now(scene, conn),
-        hint="End the process that heads the queue or wait for it, then run the same run again with --resume.",
+        hint="End the first process of the lock queue or wait for it, then run the same run again with --resume.",
     )
 
 
 def history_moved(table: str, change: Change) -> Broken:
-    """Return the error for a history row that was not there, or was there more than once."""
+    """Return the error for a history table that does not hold exactly one row of the migration."""
     return Broken(
         f"could not write exactly one row of {change.migration} in {table}",
         detail="Somebody else changed the history table while this run was at work.",
-        hint="Look at the history table; then start a new run.",
+        hint="Check the history table; then start a new run.",
     )
 
 
 def begun_elsewhere(migration: str, begun: MigrationProgress) -> Refused:
-    """Return the error for a migration that another plan has brought half way."""
+    """Return the error for a migration that another plan has begun and not finished."""
     return Refused(
-        f"{migration} was begun by run {begun.run_id}, and not brought to its end",
-        detail="That run's plan goes another way. Steps of it that are done: "
+        f"{migration} was begun by run {begun.run_id}, and not finished",
+        detail="The plan of that run has other steps. Those that are done: "
         f"{', '.join(str(n) for n, done in sorted(begun.steps.items()) if done) or 'none for certain'}.",
         hint=f"Go on with that run: pgrunbook run --resume {begun.run_id}.",
     )
 
 
 def refuse_unfinished(found: Sequence[UnfinishedMigration], texts: Mapping[str, str]) -> None:
-    """Raise Refused where a migration (name to sha256) was begun from another text, and is half way there."""
+    """Raise Refused where a migration (name to sha256) was begun from another text, and is not finished."""
     for one in found:
+        check_key(one.migration, [one.file_sha256])
         if texts.get(one.migration, one.file_sha256) != one.file_sha256:
             raise Refused(
-                f"{one.migration} was begun by run {one.run_id} from another text, and not brought to its end",
-                detail=f"What that text (sha256 {one.file_sha256[:16]}) has done is there; this would come on top.",
+                f"{one.migration} was begun by run {one.run_id} from another text, and not finished",
+                detail=f"Steps of that text (sha256 {one.file_sha256[:16]}) are applied; these would be added to them.",
                 hint=f"Put the file back as it was, and go on with that run: pgrunbook run --resume {one.run_id}.",
             )
 
 
 def check_folder(plan: Plan, history: History) -> None:
-    """See that the folder still holds what the plan was made of: its hashes go into the history table.
+    """Check that the folder still holds what the plan was made of: its hashes go into the history table.
 
     Raises Refused when it does not.
     """
     entries = {entry.name: entry for entry in history.entries}
     for change in plan.changes:
+        check_key(change.migration, [change.file_sha256])
         entry = entries.get(change.migration)
         file = entry.migration if entry else None
-        if plan.direction == "up" and (file is None or file.hash != change.file_sha256):
-            is_now = "is not there any more" if file is None else "was edited"
+        if plan.direction == "up" and (file is None or file.fingerprint != change.file_sha256):
+            is_now = "was removed" if file is None else "was edited"
             raise Refused(
                 f"{change.migration} {is_now} since the plan was made",
-                detail="Its statements stand in the plan, but its row in the history table is made of the file.",
+                detail="The statements come from the plan, but the row in the history table comes from the file.",
                 hint="Put the file back as it was, or start a new run, whose plan is made of the new text.",
             )
 
@@ -190,18 +193,19 @@ def _shown(scene: AttemptEnd, conn: Connection) -> str:
         lists = "does not list it yet" if scene.plan.direction == "up" else "lists it still"
         said = f"Of {change.migration} these {STAYS}: {listed}; the history table {lists}."
     query = scene.step.leftovers if scene.step else None
-    left = [str(row[0]) for row in conn.execute(query.encode())] if query else []
+    with conn.as_target():
+        left = [str(row[0]) for row in conn.execute(query.encode())] if query else []
     if left:
-        said += f" It left something invalid, which the next attempt clears away: {'; '.join(left)}."
+        said += f" It left something invalid, which the next attempt drops: {'; '.join(left)}."
     if scene.left:
-        said += f" What they made for the refused statement could not be taken away ({scene.left}), and is used again."
+        said += f" The helper objects of the refused statement could not be dropped ({scene.left}), and are used again."
     if scene.committed:
         said += f" {verb.capitalize()} by this run before it: {', '.join(scene.committed)}."
     return said
 
 
 def _loops(conn: Connection, scene: AttemptEnd) -> list[str]:
-    """Tell of the loops that have not come to their end; what they have committed stays."""
+    """Describe the loops that have not finished; the batches that they have committed stay."""
     prefix = f"{scene.plan.direction}:{scene.change.migration}:{scene.change.file_sha256}:"
     found = conn.execute(
         "SELECT name, batches, rows FROM pgrunbook.batch WHERE NOT is_done AND batches > 0 AND starts_with(name, %s)",
@@ -211,10 +215,10 @@ def _loops(conn: Connection, scene: AttemptEnd) -> list[str]:
 
 
 def _after_refusal(exc: psycopg.Error, scene: AttemptEnd, state: str) -> str:
-    """What to do about a statement that was refused depends on why, and on what stays of its migration."""
+    """Return the hint for a refused statement: it depends on the reason, and on what is applied of its migration."""
     if STAYS in state:
-        return "Mend what it met there, leave the file as it is, and run the same run again with --resume."
-    # Built or proven from the rows that were there, not from those of the migration itself.
+        return "Correct what the server names, leave the file as it is, and run the same run again with --resume."
+    # The rows were in the table before; they do not come from the migration itself.
     if isinstance(exc, psycopg.IntegrityError) and scene.step is not None and scene.step.policy is Policy.ALONE:
         return MEND
     if isinstance(exc, psycopg.IntegrityError) and scene.step is not None and scene.step.form:
@@ -228,18 +232,18 @@ def _cancelled(exc: pg.QueryCanceled, scene: AttemptEnd, step: Step, state: str)
             f"{scene.where()} was cancelled in the server",
             detail=f"{one_line(exc)}; it had run for {scene.ran_ms:.0f} ms.",
             state=state,
-            hint="Somebody or something called pg_cancel_backend: find out who, then run the same run with --resume.",
+            hint="Somebody called pg_cancel_backend: find out who, then run the same run again with --resume.",
         )
     return StatementFailed(
         f"{scene.where()} did not end within its statement_timeout ({step.statement_timeout_ms} ms)",
         detail=scene.blockers or one_line(exc),
         state=state,
-        hint="Raise statement_timeout_ms, or make the statement do less at a time; then start a new run.",
+        hint="Raise statement_timeout_ms, or split the statement into smaller ones; then start a new run.",
     )
 
 
 def _lost(exc: BaseException, scene: AttemptEnd) -> Unreachable:
-    """The connection is gone, and with it the answer to COMMIT: ask the database, once the old session has ended."""
+    """Return the error for a lost connection; what COMMIT answered is unknown, so a new session asks the database."""
     try:
         with connect(scene.target, purpose="asks what is done") as conn:
             state = f"Not known yet: process {scene.backend_pid} is still at work on it in the server."
@@ -251,14 +255,14 @@ def _lost(exc: BaseException, scene: AttemptEnd) -> Unreachable:
         f"lost the connection in {scene.where()}",
         detail=one_line(exc),
         state=state,
-        hint="When the server answers again, run the same run with --resume: it goes on from what the database shows.",
+        hint="When the server answers again, run the same run with --resume: the database shows what is done.",
     )
 
 
 def _not_known(scene: AttemptEnd) -> str:
     split = len(scene.change.segments()) > 1
     each = "each step of" if split else "the whole of"
-    return f"Not known, the server does not answer: {each} {scene.change.migration} is either done or as it was."
+    return f"Not known, the server does not answer: {each} {scene.change.migration} is either done or not begun."
 
 
 def _is_gone(conn: Connection, pid: int) -> bool:

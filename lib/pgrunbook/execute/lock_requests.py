@@ -1,13 +1,14 @@
-"""Asking for locks without a queue behind us: which to look for before a transaction, and how long to wait then.
+"""The lock requests of an execution: acquire locks without building a lock queue.
 
-1. Look who is in the way, in old transactions, and wait until nobody is, as long as the target's patience lasts.
-2. Ask under a lock_timeout of 10 ms, as a net for whoever came in between. Where that is too short, look again
-   after a moment: nobody has waited behind us for longer.
-3. When the patience is over (a table that is never free), ask anyway: 50 ms, twice as long each time, the last
-   attempt under the target's own lock_timeout. These attempts are counted. So it is where looking is not allowed.
-4. An autovacuum would be there for minutes. PostgreSQL cancels it when somebody waits for it longer than
-   deadlock_timeout, so we wait for it in a mode that keeps no reader or writer out; not when it prevents
-   wraparound, which is not cancelled.
+1. Check for blockers in old transactions, and wait until there are none, as long as the target's patience lasts.
+2. Request the locks under a lock_timeout of 10 ms, in case somebody came in between. Where that is too short,
+   check again after a pause: nobody has queued behind us for longer than that.
+3. When the patience is over (a table that is never free), request the locks anyway: for 50 ms, twice as long each
+   time, the last attempt under the target's own lock_timeout. These attempts are counted. Where the server does
+   not let us check for blockers, all attempts are of this kind.
+4. An autovacuum would block for minutes. PostgreSQL cancels it when somebody waits for it longer than
+   deadlock_timeout, so we wait for it in a mode that blocks no reader or writer. An autovacuum that prevents
+   wraparound is not cancelled.
 
 Used by migrate and rollback, through ``execute.execution``. Measured: BENCHMARKS.md, "A schema change among traffic".
 """
@@ -23,7 +24,7 @@ from psycopg import sql
 
 from pgrunbook.database import connection, lock_wait
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.lock_wait import LAST_LOOK_MS, Holder, LockRequest, yields
+from pgrunbook.database.lock_wait import LAST_PATIENCE_MS, Holder, LockRequest, is_cancellable_autovacuum
 from pgrunbook.execute import failures
 from pgrunbook.execute.events import EventLog
 from pgrunbook.plan.plan import Change, LockOn, Step
@@ -41,9 +42,9 @@ YIELD_MS, YIELD_MARGIN_MS = 2_000, 1_000
 
 
 def until_free(conn: Connection, change: Change, step: Step, patience: Patience, account: EventLog) -> None:
-    """Wait until nobody old is in the way of the locks, or the patience is over; a step of theirs shows who is.
+    """Wait until no old transaction blocks the locks, or the patience is over; ``step`` shows the blockers.
 
-    A look that the server refuses fails nothing: the locks are asked for by attempts that are counted.
+    When the server refuses to show blockers, nothing fails: the locks are requested by attempts that are counted.
     Raises psycopg's errors where the connection is lost.
     """
     if not patience.wanted:
@@ -53,7 +54,7 @@ def until_free(conn: Connection, change: Change, step: Step, patience: Patience,
 
     def on_wait(holders: Sequence[Holder], left_ms: float) -> None:
         account.looking(change, step, holders, left_ms)
-        if all(map(yields, holders)) and not {holder.pid for holder in holders} <= asked:
+        if all(map(is_cancellable_autovacuum, holders)) and not {holder.pid for holder in holders} <= asked:
             asked.update(holder.pid for holder in holders)
             _ask_to_yield(conn, change, step, holders, account)
 
@@ -71,14 +72,14 @@ def until_free(conn: Connection, change: Change, step: Step, patience: Patience,
 
 
 def _ask_to_yield(conn: Connection, change: Change, step: Step, holders: Sequence[Holder], account: EventLog) -> None:
-    """Let the server cancel the autovacuums on these objects, by waiting for them.
+    """Make the server cancel the autovacuums on these objects, by waiting for them.
 
-    Locks: ShareUpdateExclusiveLock, let go at once. Readers and writers do not wait for it, nor behind it.
+    Locks: ShareUpdateExclusiveLock, released at once. It blocks no reader or writer, also while we wait for it.
     Source: https://www.postgresql.org/docs/current/routine-vacuuming.html#AUTOVACUUM
     """
     for name in dict.fromkeys(holder.object for holder in holders):
-        told = [str(holder) for holder in holders if holder.object == name]
-        account.event("autovacuum-asked-to-yield", change, step=step.number, object=name, holders=told)
+        workers = [str(holder) for holder in holders if holder.object == name]
+        account.event("autovacuum-asked-to-yield", change, step=step.number, object=name, holders=workers)
         lock = sql.SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.SQL(name))
         try:
             row = conn.execute("SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'")
@@ -94,18 +95,18 @@ def _ask_to_yield(conn: Connection, change: Change, step: Step, holders: Sequenc
 
 
 def wanted(steps: Sequence[Step]) -> list[LockRequest]:
-    """Return the locks of steps that keep readers or writers waiting, and what each waits for; [] for none."""
+    """Return the locks of steps that block readers or writers, each with the modes it waits for; [] for none."""
     found = dict.fromkeys((lock.object, lock.mode) for step in steps for lock in step.locks if keeps_out(lock))
     return [LockRequest(name, mode, CONFLICTS[mode]) for name, mode in found]
 
 
 def keeps_out(lock: LockOn) -> bool:
-    """Tell whether readers or writers wait while a lock is held, or asked for."""
+    """Tell whether a lock blocks readers or writers while it is held or requested."""
     return bool({"readers", "row locks", "writers"} & set(blocks(lock.mode)))
 
 
 class Patience:
-    """How a transaction asks for its locks: gently while the patience lasts, then by counted attempts."""
+    """How a transaction requests its locks: very briefly while the patience lasts, then by counted attempts."""
 
     def __init__(self, steps: Sequence[Step], patience_ms: float, attempts: int) -> None:
         self.wanted = wanted(steps)
@@ -117,19 +118,19 @@ class Patience:
 
     @property
     def left_ms(self) -> float:
-        """How long to look now; every attempt that is counted looks for a moment."""
-        return max((self._ends_at - time.monotonic()) * 1000, LAST_LOOK_MS)
+        """How long to wait for blockers now; every counted attempt waits for a moment at least."""
+        return max((self._ends_at - time.monotonic()) * 1000, LAST_PATIENCE_MS)
 
     def looked(self, *, free: bool) -> None:
-        """Take in what came of looking: the next question is gentle where nobody was in the way."""
+        """Take the result of the check for blockers: without any, the next request is a very brief one."""
         self._gentle = free and time.monotonic() < self._ends_at
 
     def lock_timeout_ms(self, step: Step) -> int:
         """Return how long a step may wait for its locks now.
 
-        What is CONCURRENT waits for others' transactions under the same timeout, and cut off it leaves half of it.
+        A CONCURRENTLY waits for other transactions under the same timeout, and leaves an invalid object when cut off.
         """
-        if not any(keeps_out(lock) for lock in step.locks) or classify.waits_without_harm(step.kind):
+        if not any(keeps_out(lock) for lock in step.locks) or classify.wait_is_harmless(step.kind):
             return step.lock_timeout_ms
         if self._gentle:
             return min(step.lock_timeout_ms, NET_MS)
@@ -138,9 +139,9 @@ class Patience:
         return int(min(step.lock_timeout_ms, SHORTEST_LOCK_TIMEOUT_MS * 2 ** (self.attempt - 1)))
 
     def again_in_s(self, *, counts: bool) -> float | None:
-        """Return after what pause to try again, None where no attempt is left.
+        """Return the pause before the next attempt, None where no attempt is left.
 
-        A gentle question that got no lock is not counted, unless it ``counts`` for another reason (a deadlock).
+        A very brief request that got no lock is not counted, unless it ``counts`` for another reason (a deadlock).
         """
         if self._gentle and not counts:
             self._pause_s = min(LONGEST_GENTLE_PAUSE_S, self._pause_s * 1.5)
@@ -151,5 +152,5 @@ class Patience:
         return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * float(2 ** (self.attempt - 2)))
 
     def begin_again(self) -> None:
-        """Count from the beginning: the last attempt got further."""
+        """Count attempts from 1 again: the last one made progress."""
         self.attempt = 1

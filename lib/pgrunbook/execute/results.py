@@ -1,4 +1,4 @@
-"""What became of each step of an execution: shown live by migrate and rollback, and kept at their end."""
+"""The results of an execution, step by step: migrate and rollback show them live, and keep them at the end."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pgrunbook.plan.plan import Change, Plan, Step
 
 
 class StepState(StrEnum):
-    """How a step stands in this execution."""
+    """The state of a step in this execution."""
 
     WAITING = "waiting"
-    LOOKING = "looking for a free moment"
+    LOOKING = "waiting for blockers to end"
     RUNNING = "running"
     RAN = "ran, commit not seen"
     DONE = "done"
@@ -33,10 +33,10 @@ class Stretch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What became of a step: attempts, time, rows touched, and who stood in its way.
+    """The result of a step: attempts, time, rows touched, blockers.
 
-    ``waited_ms`` went by in the lock queue, ``looked_ms`` before it was entered: nobody waits behind that.
-    ``progress`` says how far the server has come with it, "" where it does not tell, and once the step ended.
+    ``waited_ms`` is the time in the lock queue, ``looked_ms`` the time before it, while nobody queued behind us.
+    ``progress`` says how far the server has come, "" where it does not report it, and once the step ended.
     """
 
     migration: str
@@ -54,7 +54,7 @@ class StepResult:
 
 
 class Results:
-    """The results of a plan's steps, in order; tells ``on_change`` of each change."""
+    """The results of a plan's steps, in order; each change of them calls ``on_change``."""
 
     def __init__(self, plan: Plan, on_change: Callable[[list[StepResult]], None]) -> None:
         self.all = [StepResult(change.migration, step) for change, step in plan.steps()]

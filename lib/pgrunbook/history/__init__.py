@@ -1,7 +1,7 @@
-"""The migrations folder and the history table of a target, behind one protocol.
+"""The migrations folder and the history table of a target, read and written as the migration tool would.
 
-``read`` says the state of every migration; ``prepare_table``, ``record`` and ``unrecord`` give the
-statements that keep the history table as the tool itself would keep it, so that both may be used in turn.
+``read`` returns the state of every migration. ``prepare_table``, ``record`` and ``unrecord`` return the statements
+that write the history table as the tool itself would, so that both may be used in turn.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ from psycopg import sql
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
-from pgrunbook.history.dbmate import Dbmate
-from pgrunbook.history.drizzle import Drizzle
-from pgrunbook.history.folder import find_folder
-from pgrunbook.history.plain import Plain
-from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State, Tool
+from pgrunbook.history.folder import TOOLS, find_folder
+from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State
 
 __all__ = [
     "AppliedMigration",
@@ -24,20 +21,17 @@ __all__ = [
     "History",
     "Migration",
     "State",
-    "Tool",
     "prepare_table",
     "read",
     "record",
     "unrecord",
 ]
 
-TOOLS: dict[str, Tool] = {tool.kind: tool for tool in (Drizzle(), Dbmate(), Plain())}
-
 
 def read(conn: Connection, target: Target) -> History:
     """Return the state of every migration of the target's folder and history table.
 
-    Raises WrongInput when the folder or the history table cannot be understood, Blocked when the
+    Raises WrongInput when the folder or the history table cannot be interpreted, Blocked when the
     history table is locked for longer than the connection's lock_timeout.
     """
     if target.migrations is None:
@@ -46,13 +40,13 @@ def read(conn: Connection, target: Target) -> History:
             hint=f'Add migrations = "path/of/the/folder" to section [{target.name}] of targets.toml.',
         )
     try:
-        folder, kind = find_folder(target.migrations, target.history)
-        return TOOLS[kind].read(conn, target, folder)
+        folder, tool = find_folder(target.migrations, target.history)
+        return tool.read(conn, target, folder)
     except OSError as exc:
         raise WrongInput(
             f"could not read {exc.filename}",
             detail=f"{exc.strerror}.",
-            hint="Put it where it can be read by this user, or correct migrations in targets.toml.",
+            hint="Make it readable for this user, or correct migrations in targets.toml.",
         ) from exc
 
 
@@ -73,14 +67,14 @@ def record(history: History, migration: Migration) -> Command:
 
 
 def unrecord(history: History, entry: Entry) -> Command:
-    """Return the DELETE of exactly the one row behind the entry; the caller checks that rowcount is 1.
+    """Return the DELETE of exactly one row, the entry's; the caller checks that rowcount is 1.
 
     Raises WrongInput when the entry is not in the history table.
     Locks: RowExclusiveLock on the history table.
     """
     if entry.applied is None:
         raise WrongInput(
-            f'cannot take "{entry.name}" out of {history.qualified_table}',
+            f'cannot remove "{entry.name}" from {history.qualified_table}',
             detail="It has no row there: it is not applied.",
             hint="Name a migration that is applied.",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -11,21 +12,26 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import drizzle_folder
-from pgrunbook.history.drizzle_config import DrizzleConfig, nearest_config
-from pgrunbook.history.drizzle_states import Regime, compare
+from pgrunbook.history.drizzle_config import DrizzleConfig, nearest_config, read_config
+from pgrunbook.history.drizzle_states import DrizzleRules, Regime
+from pgrunbook.history.files import NUMBERED, sql_files
+from pgrunbook.history.pairing import RowRules
 from pgrunbook.history.state import AppliedMigration, Command, History, Migration
-from pgrunbook.history.table import Table, fetch_rows, schema_exists, tables_named, the_one
+from pgrunbook.history.table import Table, fetch_rows, table_to_be, tables_named, the_one
+from pgrunbook.history.tool import Tool
 
 DEFAULT_SCHEMA = "drizzle"
 DEFAULT_TABLE = "__drizzle_migrations"
 
-# Drizzle tells its table's version by the column "name" (drizzle-orm/up-migrations/utils.js).
+# Drizzle knows the version of its table by the column "name" (drizzle-orm/up-migrations/utils.js).
 VERSION_0 = frozenset({"id", "hash", "created_at"})
 VERSION_1 = VERSION_0 | {"name", "applied_at"}
 KNOWN = "Drizzle's (id, hash, created_at) and (id, hash, created_at, name, applied_at)"
+COLUMNS_0 = sql.SQL("id, hash, created_at::bigint AS created_at")
+COLUMNS_1 = sql.SQL("id, hash, created_at::bigint AS created_at, name, applied_at")
+BY_ID = sql.SQL("id")  # the order in which they were applied
 WHOLE_NUMBERS = frozenset({"bigint", "integer", "numeric"})
 
-CREATE_SCHEMA = sql.SQL("CREATE SCHEMA IF NOT EXISTS {schema}")
 CREATE_VERSION_0 = sql.SQL(
     "CREATE TABLE IF NOT EXISTS {table} (id SERIAL PRIMARY KEY, hash text NOT NULL, created_at bigint)"
 )
@@ -35,79 +41,75 @@ CREATE_VERSION_1 = sql.SQL(
 )
 
 
-class Drizzle:
-    """Reads and keeps Drizzle's history as drizzle-orm 0.45 and 1.0.0-rc.5 do."""
+class Drizzle(Tool):
+    """Reads and writes Drizzle's history as drizzle-orm 0.45 and 1.0.0-rc.5 do."""
 
     kind = "drizzle"
+    key = ("id", "hash")
 
-    def read(self, conn: Connection, target: Target, folder: Path) -> History:
-        """Compare the folder with Drizzle's history table."""
-        migrations = drizzle_folder.read_folder(folder)
+    def places(self, package: Path) -> list[Path]:
+        """Return what the configuration names, or Drizzle's default."""
+        out = read_config(package).out
+        return [package / ("drizzle" if out is None else out)]
+
+    def is_layout(self, folder: Path) -> bool:
+        """Look for a journal, or folders with a migration.sql.
+
+        A folder that lost its journal is Drizzle's too, and ``read_folder`` refuses it; as a plain folder, all of it
+        would look pending.
+        """
+        if drizzle_folder.has_journal(folder) or any(map(drizzle_folder.is_migration, folder.iterdir())):
+            return True
+        numbered = any(NUMBERED.fullmatch(path.name) for path in sql_files(folder))
+        return numbered and any(folder.glob("meta/*_snapshot.json"))
+
+    def read_folder(self, folder: Path) -> list[Migration]:
+        """Return the migrations of either layout."""
+        return drizzle_folder.read_folder(folder)
+
+    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
+        """Return __drizzle_migrations. Raises WrongInput when its version does not fit the folder."""
         table = _find_table(conn, target, nearest_config(folder))
-        regime = _regime(folder, table)
-        rows = _rows(conn, table) if table.exists else []
-        return History(
-            kind=self.kind,
-            regime=regime,
-            folder=folder,
-            schema=table.schema,
-            table=table.name,
-            exists=table.exists,
-            schema_exists=table.exists or schema_exists(conn, table.schema),
-            how_found=table.how_found,
-            entries=compare(migrations, rows, regime),
-            rows=tuple(rows),
-        )
+        if drizzle_folder.has_journal(folder) and "name" in table.columns:
+            raise _upgraded(folder, table)
+        return table
 
-    def prepare_table(self, history: History) -> list[sql.Composed]:
-        """Give Drizzle's own DDL; the schema's only where it is missing, for that asks for more rights."""
-        create = CREATE_VERSION_1 if history.regime == Regime.NAMES else CREATE_VERSION_0
-        table = create.format(table=history.identifier)
-        return [table] if history.schema_exists else [_create_schema(history), table]
+    def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
+        """Return the rows by id."""
+        columns = COLUMNS_1 if "name" in table.columns else COLUMNS_0
+        return [_applied(row) for row in fetch_rows(conn, table, columns, BY_ID)]
 
-    def record(self, history: History, migration: Migration) -> Command:
-        """Give Drizzle's own INSERT: created_at is when the migration was generated, in milliseconds."""
-        values: dict[str, object] = {"hash": migration.hash, "created_at": migration.when_ms}
-        if history.regime == Regime.NAMES:
-            values["name"] = migration.name
-        statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-            history.identifier_beside_params,
-            sql.SQL(", ").join(map(sql.Identifier, values)),
-            sql.SQL(", ").join(sql.Placeholder() * len(values)),
-        )
-        return statement, tuple(values.values())
+    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> Regime:
+        """Return how this version of Drizzle knows its rows; without a table, the newest would make it."""
+        if drizzle_folder.has_journal(folder):
+            return Regime.JOURNAL
+        return Regime.NAMES if "name" in table.columns or not table.exists else Regime.TIMES
+
+    def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
+        """Return the rules by name or by time."""
+        return DrizzleRules(Regime(regime), rows)
+
+    def create_table(self, regime: str) -> sql.SQL:
+        """Return Drizzle's own DDL."""
+        return CREATE_VERSION_1 if regime == Regime.NAMES else CREATE_VERSION_0
+
+    def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
+        """Return Drizzle's own row: created_at is when the migration was generated, in milliseconds."""
+        row: dict[str, object] = {"hash": migration.hash, "created_at": migration.when_ms}
+        return row | {"name": migration.name} if regime == Regime.NAMES else row
 
     def unrecord(self, history: History, applied: AppliedMigration) -> Command:
-        """Give the DELETE of that row, by its primary key and its hash."""
+        """Return the DELETE by primary key and hash: the role needs no right to UPDATE, as FOR UPDATE would ask."""
         statement = sql.SQL("DELETE FROM {} WHERE id = %s AND hash = %s").format(history.identifier_beside_params)
         return statement, (applied.row["id"], applied.hash)
 
 
-def _create_schema(history: History) -> sql.Composed:
-    return CREATE_SCHEMA.format(schema=sql.Identifier(history.schema))
-
-
-def _regime(folder: Path, table: Table) -> Regime:
-    version_1 = "name" in table.columns
-    if not drizzle_folder.has_journal(folder):
-        # Without a table, the newest Drizzle is the one that would make it.
-        return Regime.NAMES if version_1 or not table.exists else Regime.TIMES
-    if version_1:
-        raise WrongInput(
-            f"{folder} is of Drizzle 0.x, but {table.qualified} was upgraded by Drizzle 1.0",
-            detail=f"The folder has {drizzle_folder.JOURNAL}; the table has the column name.",
-            hint='Run "drizzle-kit up" of drizzle-kit 1.0 on the folder, or take the folder from where that was done.',
-        )
-    return Regime.JOURNAL
-
-
-def _rows(conn: Connection, table: Table) -> list[AppliedMigration]:
-    """The rows by id, which is the order in which they were applied."""
-    columns = [sql.SQL("id, hash, created_at::bigint AS created_at")]
-    if "name" in table.columns:
-        columns.append(sql.SQL("name, applied_at"))
-    rows = fetch_rows(conn, table, sql.SQL(", ").join(columns), sql.SQL("id"))
-    return [_applied(row) for row in rows]
+def _upgraded(folder: Path, table: Table) -> WrongInput:
+    return WrongInput(
+        f"{folder} has the layout of Drizzle 0.x, but Drizzle 1.0 has upgraded {table.qualified}",
+        detail=f'The folder has {drizzle_folder.JOURNAL}; the table has the column "name".',
+        hint='Run "drizzle-kit up" of drizzle-kit 1.0 on the folder, or use the folder where that was done.',
+    )
 
 
 def _applied(row: dict[str, object]) -> AppliedMigration:
@@ -130,11 +132,11 @@ def _is_drizzle_table(table: Table) -> bool:
 def _find_table(conn: Connection, target: Target, config: DrizzleConfig) -> Table:
     """Find the history table.
 
-    1. What targets.toml names, counts.
-    2. Else the table of that name that the database has. Where it has several, as applications that share a
-       database do, the one that drizzle.config names; without that, the operator has to tell them apart.
-    3. Else what drizzle.config names; it must not contradict 2, or Drizzle would begin anew beside it.
-    4. Else Drizzle's default.
+    1. Take what targets.toml names.
+    2. Else take the table of that name in the database. When there are several, as in a database that applications
+       share, take the one that drizzle.config names; without that, the operator must name it.
+    3. Else take what drizzle.config names; it must not contradict 2, or Drizzle would start a second history.
+    4. Else take Drizzle's default.
     """
     schema, name = target.history_schema or config.schema, target.history_table or config.table
     names = {target.history_table} if target.history_table else {DEFAULT_TABLE, config.table or DEFAULT_TABLE}
@@ -150,11 +152,10 @@ def _find_table(conn: Connection, target: Target, config: DrizzleConfig) -> Tabl
     if schema in (None, table.schema) and name in (None, table.name):
         return table
     raise WrongInput(
-        f"{config.path} names another history table than the database has",
+        f"{config.path} names a history table that does not exist",
         detail=f"{expected} does not exist; the database has {table.qualified}. "
-        "If that is this folder's, Drizzle itself would run every migration again.",
-        hint="Correct the configuration, or name the table that counts in targets.toml: "
-        "history_schema and history_table.",
+        "If that belongs to this folder, Drizzle would run every migration again.",
+        hint="Correct the configuration, or name the right table in targets.toml: history_schema and history_table.",
     )
 
 
@@ -162,14 +163,11 @@ def _table_to_be(target: Target, config: DrizzleConfig) -> Table:
     schema, name = target.history_schema or config.schema, target.history_table or config.table
     if config.unclear and (schema is None or name is None):
         raise WrongInput(
-            f"could not tell the history table from {config.path}",
-            detail="The database has none yet, and the configuration computes its name; it is not run here.",
+            f"cannot read the name of the history table from {config.path}",
+            detail="The database has none yet, and the configuration computes its name; pgrunbook does not run it.",
             hint="Name it in targets.toml: history_schema and history_table.",
         )
-    if target.history_schema or target.history_table:
-        how = "named in targets.toml"
-    elif config.path is not None and (config.schema or config.table):
-        how = f"named in {config.path.name}"
-    else:
-        how = "Drizzle's default"
-    return Table(schema or DEFAULT_SCHEMA, name or DEFAULT_TABLE, {}, f"{how}; it does not exist yet")
+    default = "Drizzle's default"
+    if config.path is not None and (config.schema or config.table):
+        default = f"named in {config.path.name}"
+    return table_to_be(target, schema or DEFAULT_SCHEMA, name or DEFAULT_TABLE, default=default)

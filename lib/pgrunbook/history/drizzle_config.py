@@ -1,4 +1,4 @@
-"""What drizzle.config.ts says about the migrations, read as text: it is a program, and is not run."""
+"""The options of drizzle.config.ts about migrations, read as text: pgrunbook does not run the program."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LITERAL = r"""["'`]([^"'`$]*)["'`]"""
 
 @dataclass(frozen=True)
 class DrizzleConfig:
-    """The literal options of a configuration; None where it does not name one.
+    """The literal options of a configuration; None for an option that it does not have.
 
-    ``unclear`` is True where it has an option for the history table that only running it would tell.
+    ``unclear`` is True when an option for the history table is not a literal: only running it would show the value.
     """
 
     path: Path | None = None
@@ -30,7 +30,7 @@ class DrizzleConfig:
 
 
 def read_config(folder: Path) -> DrizzleConfig:
-    """Return the configuration in the folder, an empty one when there is none."""
+    """Return the configuration in the folder, an empty one when there is no file."""
     for path in (folder / name for name in NAMES):
         if path.is_file():
             return _parse(path, path.read_text(encoding="utf-8", errors="replace"))
@@ -40,8 +40,8 @@ def read_config(folder: Path) -> DrizzleConfig:
 def nearest_config(folder: Path) -> DrizzleConfig:
     """Return the configuration of the migrations folder: the nearest one in it or above it.
 
-    One whose ``out`` is another folder is another application's; without a literal ``out``, only a near one
-    counts.
+    One whose ``out`` is another folder belongs to another application. Without a literal ``out``, it counts only
+    within two folders above.
     """
     folder = folder.resolve()
     for distance, place in enumerate((folder, *folder.parents)):
@@ -65,7 +65,7 @@ def _parse(path: Path, text: str) -> DrizzleConfig:
 
 
 def _option(text: str, name: str) -> tuple[str | None, bool]:
-    """The option's literal value; True where it is there, but is not a literal."""
+    """The option's literal value; True when it has a value that is not a literal."""
     found = re.search(rf"""(?<![\w./])["']?{name}["']?\s*:\s*(?:{LITERAL})?""", text)
     if found is None:
         return None, False

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pgrunbook.errors import WrongInput
-from pgrunbook.history.folder import is_down, is_drizzle_directory, read_migration, read_text, sql_files
+from pgrunbook.history.files import is_down, read_migration, read_text, sql_files
 from pgrunbook.history.state import Migration
 
 JOURNAL = Path("meta") / "_journal.json"
@@ -17,16 +17,21 @@ SIGNS = " _-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$"  # in the order of the collation
 
 
 def has_journal(folder: Path) -> bool:
-    """Tell whether the folder is of Drizzle 0.x's layout."""
+    """Tell whether the folder has Drizzle 0.x's layout."""
     return (folder / JOURNAL).exists()
+
+
+def is_migration(path: Path) -> bool:
+    """Tell whether the path is one migration of Drizzle 1.0's layout."""
+    return (path / "migration.sql").is_file()
 
 
 def read_folder(folder: Path) -> list[Migration]:
     """Return the migrations in the order in which Drizzle applies them.
 
-    Raises WrongInput when the journal and the files do not agree, or the layouts are mixed.
+    Raises WrongInput when journal and files contradict each other, or the layouts are mixed.
     """
-    directories = [path for path in folder.iterdir() if is_drizzle_directory(path)]
+    directories = [path for path in folder.iterdir() if is_migration(path)]
     if has_journal(folder) and directories:
         raise WrongInput(
             f"{folder} mixes Drizzle's two layouts",
@@ -37,7 +42,7 @@ def read_folder(folder: Path) -> list[Migration]:
     if not has_journal(folder) and not directories:
         raise WrongInput(
             f"{folder} has no {JOURNAL}",
-            detail="Without it the times by which Drizzle knows its migrations are not known.",
+            detail="It holds the times by which Drizzle identifies its migrations.",
             hint="Bring it back from git; drizzle-kit writes it beside the migrations.",
         )
     migrations = _read_journal(folder) if has_journal(folder) else _read_directories(directories)
@@ -56,8 +61,8 @@ def _read_directories(directories: list[Path]) -> list[Migration]:
 def name_order(name: str) -> tuple[list[tuple[int, str]], str]:
     """Return the sort key that orders ASCII names as JavaScript's localeCompare does.
 
-    That is Unicode's root collation: signs, digits, letters, and the letters' case only where all else is
-    equal, small first (https://www.unicode.org/reports/tr10/). Other letters come last, by code point.
+    That is Unicode's root collation: signs, digits, letters; case decides only when all else is equal, lower case
+    first (https://www.unicode.org/reports/tr10/). Other letters come last, by code point.
     """
     return [(SIGNS.find(c) if c in SIGNS else len(SIGNS), c.lower()) for c in name], name.swapcase()
 
@@ -67,7 +72,7 @@ def _folder_ms(path: Path) -> int:
     digits = path.name[:14]
     try:
         if not re.fullmatch(r"[0-9]{14}", digits):
-            raise ValueError("it is not of the form YYYYMMDDHHMMSS")
+            raise ValueError("it does not have the form YYYYMMDDHHMMSS")
         moment = datetime.strptime(digits, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
     except ValueError as exc:
         raise WrongInput(
@@ -83,13 +88,13 @@ def _read_journal(folder: Path) -> list[Migration]:
     tags = [tag for tag, _ in entries]
     twice = sorted({tag for tag in tags if tags.count(tag) > 1})
     if twice:
-        raise _broken(folder / JOURNAL, f'"{twice[0]}" is in it {tags.count(twice[0])} times.')
+        raise _broken(folder / JOURNAL, f'It lists "{twice[0]}" {tags.count(twice[0])} times.')
     for tag in tags:
         if not (folder / f"{tag}.sql").is_file():
             raise WrongInput(
                 f"could not find {folder / f'{tag}.sql'}",
-                detail=f'{JOURNAL} has an entry "{tag}", and Drizzle stops there.',
-                hint="Bring the file back from git, or take the entry out if it was never applied.",
+                detail=f'{JOURNAL} lists "{tag}", and Drizzle fails without the file.',
+                hint="Bring the file back from git, or remove the entry if it was never applied.",
             )
     return [
         read_migration(folder / f"{tag}.sql", folder / f"{tag}.down.sql", name=tag, ordinal=n, when_ms=when)
@@ -103,12 +108,12 @@ def _journal_entries(path: Path) -> list[tuple[str, int]]:
     except json.JSONDecodeError as exc:
         raise _broken(path, f"Line {exc.lineno}, column {exc.colno}: {exc.msg}.") from exc
     except RecursionError as exc:
-        raise _broken(path, "It is nested too deep.") from exc
+        raise _broken(path, "It is nested too deeply.") from exc
     entries = journal.get("entries") if isinstance(journal, dict) else None
     if not isinstance(entries, list):
         raise _broken(path, 'It has no list "entries".')
     if journal.get("dialect") not in DIALECTS:
-        raise _broken(path, f"It is of dialect {journal['dialect']!r}, not postgresql.")
+        raise _broken(path, f"Its dialect is {journal['dialect']!r}, not postgresql.")
     if not entries:
         raise WrongInput(
             f"{path.parent.parent} holds no migration",
@@ -133,7 +138,7 @@ def _expect_no_stray(folder: Path, migrations: list[Migration]) -> None:
     if not stray:
         return
     if is_down(stray[0]):
-        detail = "It is the way back of a migration that is not there."
+        detail = "It undoes a migration that is not in the folder."
     elif has_journal(folder):
         detail = f"{JOURNAL} has no entry for it, so Drizzle would never apply it."
     else:
@@ -141,7 +146,7 @@ def _expect_no_stray(folder: Path, migrations: list[Migration]) -> None:
     raise WrongInput(
         f"{stray[0]} is not a migration that Drizzle knows",
         detail=detail,
-        hint='Take it out of the folder, or generate it with "drizzle-kit generate --custom".',
+        hint='Remove it from the folder, or generate it with "drizzle-kit generate --custom".',
     )
 
 
@@ -149,5 +154,5 @@ def _broken(path: Path, detail: str) -> WrongInput:
     return WrongInput(
         f"could not read the journal {path}",
         detail=detail,
-        hint="Bring it back from git, or mend it by hand; a merge may have broken it.",
+        hint="Bring it back from git, or repair it by hand; a merge may have broken it.",
     )

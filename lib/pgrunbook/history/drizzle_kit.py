@@ -1,4 +1,4 @@
-"""Letting a Drizzle package write its pending migrations: its own ``db:generate``, run and explained."""
+"""A Drizzle package's own ``db:generate``, which writes pending migrations; used by notebook prepare."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ TIMEOUT_S = 300
 def generate_migrations(target: Target) -> tuple[dict[str, str], dict[str, str]]:
     """Run the package's ``db:generate``; return the folder's .sql files before and after, name to text.
 
-    Raises WrongInput when there is no Drizzle package, no node or nothing installed, StatementFailed
-    when drizzle-kit fails or asks a question.
+    Raises WrongInput without Drizzle package, node or installed packages, StatementFailed when drizzle-kit fails
+    or asks a question.
     """
     package, folder = _package(target)
     before = _files(folder)
@@ -28,18 +28,18 @@ def generate_migrations(target: Target) -> tuple[dict[str, str], dict[str, str]]
             capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as exc:
-        raise _failed(package, f"it did not end within {TIMEOUT_S} s", "") from exc
-    told = f"{done.stdout}\n{done.stderr}"
+        raise _failed(package, f"it did not finish within {TIMEOUT_S} s", "") from exc
+    output = f"{done.stdout}\n{done.stderr}"
     if done.returncode:
-        raise _failed(package, f"it ended with code {done.returncode}", told)
-    # drizzle-kit ends with 0 when it wants to ask whether a column was renamed, and nobody can answer.
-    if "Interactive prompts require a TTY" in told:
-        raise _failed(package, "it wants to ask whether something was renamed or created", told)
+        raise _failed(package, f"it exited with code {done.returncode}", output)
+    # drizzle-kit exits with 0 when it cannot ask whether a column was renamed.
+    if "Interactive prompts require a TTY" in output:
+        raise _failed(package, "it asks whether something was renamed or created, and nobody can answer here", output)
     return before, _files(folder)
 
 
 def _package(target: Target) -> tuple[Path, Path]:
-    """Return the package and its migrations folder; the target names either of them."""
+    """Return the package and its migrations folder; the target names one of them."""
     named = target.migrations
     for package in (named, named.parent) if named else ():
         if any((package / name).is_file() for name in drizzle_config.NAMES):
@@ -78,10 +78,10 @@ def _files(folder: Path) -> dict[str, str]:
     }
 
 
-def _failed(package: Path, why: str, told: str) -> StatementFailed:
-    text = " ".join(told.split())[-400:]
+def _failed(package: Path, why: str, output: str) -> StatementFailed:
+    text = " ".join(output.split())[-400:]
     return StatementFailed(
         f"could not generate migrations: {why}",
-        detail=f"drizzle-kit says: {text or 'nothing at all, as it does for most errors'}.",
-        hint=f"Run npm run db:generate by hand in {package}, answer its questions, then prepare again.",
+        detail=f"drizzle-kit printed: {text or 'nothing, as for most errors'}.",
+        hint=f"Run npm run db:generate in {package} yourself, answer its questions, then prepare again.",
     )

@@ -1,4 +1,4 @@
-"""What is known of each migration; shown by prepare and validate, used by migrate and rollback."""
+"""The state of each migration; shown by prepare and validate, used by migrate and rollback."""
 
 from __future__ import annotations
 
@@ -8,25 +8,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 
 from psycopg import sql
 
-from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import Connection
+from pgrunbook.sql import secrets
 
 Command = tuple[sql.Composed, tuple[object, ...]]
 
 
 class State(StrEnum):
-    """Where a migration stands between the folder and the history table."""
+    """The state of a migration, by the folder and the history table."""
 
     APPLIED = "applied"
     PENDING = "pending"
-    EDITED = "edited"  # after it was applied: its text, or the name or time it is known by
+    EDITED = "edited"  # after it was applied: its text, or the name or time that identifies it
     OUT_OF_ORDER = "out_of_order"  # pending although a newer one is applied
     MISSING = "missing"  # applied, but not in the folder
-    DUPLICATE = "duplicate"  # one more row for a migration that is applied
+    DUPLICATE = "duplicate"  # another row of an applied migration
 
 
 PROBLEMS = frozenset({State.EDITED, State.OUT_OF_ORDER, State.MISSING, State.DUPLICATE})
@@ -49,12 +47,18 @@ class Migration:
     down_path: Path | None = None
     down_sql: str | None = field(default=None, repr=False)
 
+    @property
+    def fingerprint(self) -> str:
+        """What our own records know the file by: its hash, or where it holds a secret an HMAC of that."""
+        texts = (self.sql, self.down_sql or "") if self.down_path == self.path else (self.sql,)
+        return secrets.keyed(self.hash) if any(map(secrets.spans, texts)) else self.hash
+
 
 @dataclass(frozen=True)
 class AppliedMigration:
-    """One row of the history table. ``applied_at`` is None where the table does not tell it.
+    """One row of the history table. ``applied_at`` is None when the table does not store it.
 
-    Drizzle's created_at is when the migration was generated, so it is not taken for ``applied_at``.
+    Drizzle's created_at is when the migration was generated, so it is not ``applied_at``.
     """
 
     name: str | None
@@ -67,8 +71,8 @@ class AppliedMigration:
 class Entry:
     """The state of one migration.
 
-    ``note`` is a sentence for the operator, with the way out where the state is a problem.
-    ``content_known`` is False for a row without a hash, or without a file: an edit would not be seen.
+    ``note`` is a sentence for the operator, with the remedy when the state is a problem.
+    ``content_known`` is False for a row without a hash, or without a file: an edit cannot be found.
     """
 
     name: str
@@ -81,8 +85,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class History:
-    """The folder and the history table, compared. ``entries`` are in the folder's order, rows
-    without a file where they would stand; ``rows`` are in the table's order."""
+    """The folder and the history table, compared. ``entries`` are in the folder's order, with
+    rows without a file at their place; ``rows`` are in the table's order."""
 
     kind: str
     regime: str
@@ -107,17 +111,17 @@ class History:
 
     @property
     def identifier_beside_params(self) -> sql.Identifier:
-        """The same for statements with parameters, in which psycopg takes each "%" for a placeholder."""
+        """The same for statements with parameters, where psycopg takes each "%" for a placeholder."""
         return sql.Identifier(self.schema.replace("%", "%%"), self.table.replace("%", "%%"))
 
     def pending(self, *, out_of_order: bool = False) -> list[Migration]:
-        """Return the migrations to apply, in order; with ``out_of_order`` those that an operator
-        chose to apply although a newer one is applied, too."""
+        """Return the migrations to apply, in order; ``out_of_order`` includes those that an operator
+        chose to apply although a newer one is applied."""
         wanted = {State.PENDING, State.OUT_OF_ORDER} if out_of_order else {State.PENDING}
         return [e.migration for e in self.entries if e.migration is not None and e.state in wanted]
 
     def problems(self, *, out_of_order: bool = False) -> list[Entry]:
-        """Return the entries that stop a migrate; ``out_of_order`` as in :meth:`pending`."""
+        """Return the entries that prevent a migrate; ``out_of_order`` as in :meth:`pending`."""
         tolerated = {State.OUT_OF_ORDER} if out_of_order else set()
         return [entry for entry in self.entries if entry.state in PROBLEMS - tolerated]
 
@@ -132,38 +136,23 @@ class History:
         return applied[-1].name if applied else None
 
     def fingerprint(self) -> str:
-        """Return the sha256 of the table's rows, in order: equal only while the history is unchanged."""
-        rows = [{column: _plainly(value) for column, value in row.row.items()} for row in self.rows]
+        """Return the sha256 of the table's rows, in order: equal only while the history is unchanged.
+
+        The hash of a file that holds a secret goes into it as an HMAC: nobody can try passwords against it.
+        """
+        files = [entry.migration for entry in self.entries if entry.migration is not None]
+        known = {file.hash: file.fingerprint for file in files}
+        rows = [{c: known.get(str(v), _plainly(v)) for c, v in row.row.items()} for row in self.rows]
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-class Tool(Protocol):
-    """A migration tool whose folder and history table we can read and keep."""
-
-    @property
-    def kind(self) -> str:
-        """The tool's name in targets.toml."""
-
-    def read(self, conn: Connection, target: Target, folder: Path) -> History:
-        """Compare the folder with the history table."""
-
-    def prepare_table(self, history: History) -> list[sql.Composed]:
-        """Give the DDL of a history table that does not exist yet."""
-
-    def record(self, history: History, migration: Migration) -> Command:
-        """Give the INSERT of one row."""
-
-    def unrecord(self, history: History, applied: AppliedMigration) -> Command:
-        """Give the DELETE of one row."""
-
-
 def _plainly(value: object) -> object:
-    """One spelling for a value, whatever the session's time zone."""
+    """A value in the same form under any time zone of the session."""
     if isinstance(value, datetime):
         return (value.astimezone(UTC) if value.tzinfo else value).isoformat()
     return value if isinstance(value, int | str | None) else str(value)
 
 
 def leave_out(history: History) -> list[str]:
-    """Return what a comparison of schemas passes over: our own schema, and the history table."""
+    """Return what a comparison of schemas ignores: our own schema, and the history table."""
     return ["pgrunbook", history.qualified_table]

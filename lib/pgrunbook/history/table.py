@@ -1,4 +1,4 @@
-"""The history table in the database: which one it is, and its rows."""
+"""The history table in the database: how it is found, and its rows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Blocked, RunbookError, WrongInput
 
-# A row is one table of that name that is not the system's, with its columns and their types.
+# A row is a table of that name outside the system schemas, with its columns and their types.
 TABLES = """
 SELECT n.nspname::text AS schema,
        c.relname::text AS name,
@@ -64,10 +65,10 @@ def tables_named(conn: Connection, names: set[str], *, schema: str | None) -> li
 
 
 def the_one(tables: list[Table], is_ours: Callable[[Table], bool], *, known: str, preferred: str = "") -> Table | None:
-    """Return the table that is ours by its columns, None when there is no table at all.
+    """Return the table whose columns are the tool's, None when there is no table at all.
 
-    ``preferred`` is the qualified name of the one to take where several are.
-    Raises WrongInput when several are ours, and when there are tables but none of a known shape.
+    ``preferred`` is the qualified name of the one to take when there are several.
+    Raises WrongInput when several have these columns, or tables exist but none has them.
     """
     ours = [table for table in tables if is_ours(table)]
     if len(ours) > 1:
@@ -82,12 +83,18 @@ def the_one(tables: list[Table], is_ours: Callable[[Table], bool], *, known: str
     return None
 
 
+def table_to_be(target: Target, schema: str, name: str, *, default: str) -> Table:
+    """Return the table that does not exist yet; ``default`` says where its name comes from, if not from the target."""
+    how = "named in targets.toml" if target.history_schema or target.history_table else default
+    return Table(schema, name, {}, f"{how}; it does not exist yet")
+
+
 def unknown_columns(table: Table, *, known: str) -> WrongInput:
-    """Return the error for a history table that is of no shape we know."""
-    told = ", ".join(f"{name} {kind}" for name, kind in table.columns.items())
+    """Return the error for a history table with unknown columns."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in table.columns.items())
     return WrongInput(
         f"cannot read the history table {table.qualified}: its columns are unknown",
-        detail=f"It has ({told}); known are {known}.",
+        detail=f"It has ({columns}); expected are {known}.",
         hint="Name the right table in targets.toml: history_schema and history_table.",
     )
 
@@ -95,7 +102,7 @@ def unknown_columns(table: Table, *, known: str) -> WrongInput:
 def _several(tables: list[Table]) -> WrongInput:
     return WrongInput(
         f"found {len(tables)} history tables: {', '.join(table.qualified for table in tables)}",
-        detail="Which of them counts is not known, and the wrong one would run migrations again.",
+        detail="With the wrong one, migrations would run again.",
         hint="Name the right one in targets.toml: history_schema and history_table.",
     )
 
@@ -107,17 +114,26 @@ def schema_exists(conn: Connection, schema: str) -> bool:
 
 
 def current_schema(conn: Connection) -> str:
-    """Return the schema in which an unqualified name is made; "public" where the search_path has none."""
+    """Return the schema in which an unqualified name is created; "public" when the search_path has none."""
     query = sql.SQL("SELECT coalesce(pg_catalog.current_schema()::text, 'public') AS schema")
-    return str(_fetch(conn, query, None, what="the search_path")[0]["schema"])
+    with conn.as_target():
+        return str(_fetch(conn, query, None, what="the search_path")[0]["schema"])
 
 
-def fetch_rows(
-    conn: Connection, table: Table, columns: sql.Composable, order: sql.Composable
-) -> list[dict[str, object]]:
+def fetch_rows(conn: Connection, table: Table, columns: sql.SQL, order: sql.SQL) -> list[dict[str, object]]:
     """Return the table's rows in the given order. Locks: AccessShareLock on the history table."""
     query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(columns, table.identifier, order)
     return _fetch(conn, query, None, what=f"the history table {table.qualified}")
+
+
+def fetch_versions(
+    conn: Connection, table: Table, columns: sql.SQL, order: sql.SQL, *, known: str
+) -> list[dict[str, object]]:
+    """Return the same of a table with a column version. Raises WrongInput when a row has none."""
+    rows = fetch_rows(conn, table, columns, order)
+    if any(row["version"] is None for row in rows):
+        raise unknown_columns(table, known=f"{known} with a version in every row")
+    return rows
 
 
 def _fetch(
@@ -136,12 +152,12 @@ def _could_not_read(what: str, exc: psycopg.Error) -> RunbookError:
         return Blocked(
             f"could not read {what}",
             detail=detail,
-            hint="Somebody holds AccessExclusiveLock on it, perhaps another migrator; wait for it, then run it again.",
+            hint="A session holds AccessExclusiveLock on it, perhaps another migration; wait for it, then run again.",
         )
     return WrongInput(
         f"could not read {what}",
         detail=detail,
-        hint="Connect as a role that may read it: it needs USAGE on the schema and SELECT on the table.",
+        hint="Connect as a role with USAGE on the schema and SELECT on the table.",
     )
 
 

@@ -1,4 +1,4 @@
-"""RENAME, OWNER TO, SET SCHEMA, COMMENT ON and SECURITY LABEL on the way back, for objects of every kind."""
+"""Inverses of RENAME, OWNER TO, SET SCHEMA, COMMENT ON and SECURITY LABEL, for objects of every kind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pglast import ast
 
 from pgrunbook.inverse import grants, name_resolution
 from pgrunbook.inverse.reader import CLASSES, Address, CatalogObject, Reader
-from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import object_kind, quoted, strings
 
@@ -16,7 +16,7 @@ _RELATIONS = ("TABLE", "VIEW", "MATVIEW", "INDEX", "SEQUENCE", "FOREIGN_TABLE")
 
 
 def rename(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER ... RENAME: the new name is renamed to the old one."""
+    """ALTER ... RENAME: rename the new name to the old one."""
     kind = object_kind(node.renameType)
     if kind in ("COLUMN", "ATTRIBUTE"):
         _rename_column(reader, way, node, kind)
@@ -24,22 +24,22 @@ def rename(reader: Reader, way: Way, node: Any) -> None:
     if kind == "TABCONSTRAINT":
         over = reader.relation(node.relation)
         if over is not None:
-            told = f"RENAME CONSTRAINT {quoted(node.newname)} TO {quoted(node.subname)}"
-            way.add(f"ALTER {over.word} {over.sql} {told}", "The name that it had.")
+            clause = f"RENAME CONSTRAINT {quoted(node.newname)} TO {quoted(node.subname)}"
+            way.add(f"ALTER {over.word} {over.sql} {clause}", "The old name is set again.")
         return
     if kind == "DOMCONSTRAINT":
         thing = reader.thing(name_resolution.find(reader, "DOMAIN", node.object))
         if thing is not None:
-            told = f"RENAME CONSTRAINT {quoted(node.newname)} TO {quoted(node.subname)}"
-            way.add(f"ALTER DOMAIN {thing.sql} {told}", "The name that it had.")
+            clause = f"RENAME CONSTRAINT {quoted(node.newname)} TO {quoted(node.subname)}"
+            way.add(f"ALTER DOMAIN {thing.sql} {clause}", "The old name is set again.")
         return
     if kind == "ROLE":
-        way.add(f"ALTER ROLE {quoted(node.newname)} RENAME TO {quoted(node.subname)}", "The name that it had.")
+        way.add(f"ALTER ROLE {quoted(node.newname)} RENAME TO {quoted(node.subname)}", "The old name is set again.")
         return
     thing = reader.thing(_renamed(reader, node, kind))
     if thing is not None:
-        told = f"{thing.renamed(node.newname)} RENAME TO {thing.quoted[-1]}"
-        way.add(f"ALTER {thing.word} {told}", "The name that it had.")
+        clause = f"{thing.renamed(node.newname)} RENAME TO {thing.quoted[-1]}"
+        way.add(f"ALTER {thing.word} {clause}", "The old name is set again.")
 
 
 def _renamed(reader: Reader, node: Any, kind: str) -> Address | None:
@@ -57,31 +57,31 @@ def _rename_column(reader: Reader, way: Way, node: Any, kind: str) -> None:
     over = reader.relation(node.relation)
     if over is not None:
         word = "ATTRIBUTE" if kind == "ATTRIBUTE" else "COLUMN"
-        told = f"RENAME {word} {quoted(node.newname)} TO {quoted(node.subname)}"
-        way.add(f"ALTER {over.word} {over.sql} {told}", "The name that it had.")
+        clause = f"RENAME {word} {quoted(node.newname)} TO {quoted(node.subname)}"
+        way.add(f"ALTER {over.word} {over.sql} {clause}", "The old name is set again.")
 
 
 def owner(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER ... OWNER TO: the owner that it has."""
+    """ALTER ... OWNER TO: set the owner of today."""
     thing = reader.thing(_object(reader, node.objectType, node))
     if thing is not None:
-        way.add(f"ALTER {thing.word} {thing.sql} OWNER TO {thing.owner}", "The owner that it had.")
+        way.add(f"ALTER {thing.word} {thing.sql} OWNER TO {thing.owner}", "The old owner is set again.")
         grants.after_owner(reader, way, thing.address)
 
 
 def set_schema(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER ... SET SCHEMA: moved back from the new schema."""
+    """ALTER ... SET SCHEMA: move it back from the new schema."""
     thing = reader.thing(_object(reader, node.objectType, node))
     if thing is None:
         return
     if thing.type == "extension":
         address = thing.address
-        told = next(row["sql"] for row in reader.rows("make_rarities", oids=[address[1]], classes=[address[0]]))
-        schema = told.split(" SCHEMA ", 1)[1].rsplit(" VERSION ", 1)[0]
-        way.add(f"ALTER EXTENSION {thing.sql} SET SCHEMA {schema}", "Back to its schema.")
+        definition = next(row["sql"] for row in reader.rows("make_rarities", oids=[address[1]], classes=[address[0]]))
+        schema = definition.split(" SCHEMA ", 1)[1].rsplit(" VERSION ", 1)[0]
+        way.add(f"ALTER EXTENSION {thing.sql} SET SCHEMA {schema}", "It moves back to its schema.")
         return
     schema = thing.quoted[-2]
-    way.add(f"ALTER {thing.word} {thing.moved(node.newschema)} SET SCHEMA {schema}", "Back to its schema.")
+    way.add(f"ALTER {thing.word} {thing.moved(node.newschema)} SET SCHEMA {schema}", "It moves back to its schema.")
 
 
 def _object(reader: Reader, kind: Any, node: Any) -> Address | None:
@@ -107,37 +107,39 @@ def _renamed_like(reader: Reader, node: Any, kind: str) -> Address | None:
 
 
 def comment(reader: Reader, way: Way, node: Any) -> None:
-    """COMMENT ON: the comment that is there, or none."""
-    thing = reader.thing(_said_of(reader, node))
+    """COMMENT ON: set the comment of today, or none."""
+    thing = reader.thing(_commented(reader, node))
     if thing is None:
         return
-    told = "NULL"
-    for row in reader.rows("said", classes=[thing.address[0]], objects=[thing.address[1]]):
+    content = "NULL"
+    for row in reader.rows("comments_and_labels", classes=[thing.address[0]], objects=[thing.address[1]]):
         if row["part"] == thing.address[2] and row["provider"] is None:
-            told = literal(row["told"])
+            content = literal(row["told"])
     if thing.address[0] in (CLASSES["pg_database"], CLASSES["pg_tablespace"], CLASSES["pg_authid"]):
         row_ = reader.row("shared_comment", class_=thing.address[0], oid=thing.address[1])
-        told = literal(row_["comment"]) if row_ else "NULL"
-    way.add(f"COMMENT ON {thing.word} {thing.sql} IS {told}", "What was said of it.")
+        content = literal(row_["comment"]) if row_ else "NULL"
+    way.add(f"COMMENT ON {thing.word} {thing.sql} IS {content}", "The old comment or label is set again.")
 
 
 def label(reader: Reader, way: Way, node: Any) -> None:
-    """SECURITY LABEL: the label that is there, or none."""
-    thing = reader.thing(_said_of(reader, node))
+    """SECURITY LABEL: set the label of today, or none."""
+    thing = reader.thing(_commented(reader, node))
     if thing is None:
         return
-    told = "NULL"
-    for row in reader.rows("said", classes=[thing.address[0]], objects=[thing.address[1]]):
+    content = "NULL"
+    for row in reader.rows("comments_and_labels", classes=[thing.address[0]], objects=[thing.address[1]]):
         if row["part"] == thing.address[2] and row["provider"] and node.provider in (None, row["provider"]):
-            told = literal(row["told"])
+            content = literal(row["told"])
     provider = f" FOR {quoted(node.provider)}" if node.provider else ""
-    way.add(f"SECURITY LABEL{provider} ON {thing.word} {thing.sql} IS {told}", "What was said of it.")
+    way.add(
+        f"SECURITY LABEL{provider} ON {thing.word} {thing.sql} IS {content}", "The old comment or label is set again."
+    )
 
 
-def _said_of(reader: Reader, node: Any) -> Address | None:
+def _commented(reader: Reader, node: Any) -> Address | None:
     kind = object_kind(node.objtype)
     if kind == "LARGEOBJECT":
-        raise NoWayBackError("cannot be undone, because large objects are not kept.")
+        raise NoInverseError("cannot be undone, because large objects are not captured.")
     if kind == "COLUMN":
         return _column(reader, strings(node.object))
     return name_resolution.find(reader, kind, node.object)
@@ -152,5 +154,5 @@ def _column(reader: Reader, parts: tuple[str, ...]) -> Address | None:
 
 
 def named_thing(reader: Reader, kind: str, name: str) -> CatalogObject | None:
-    """Return an object whose name has no schema."""
+    """Return an object whose name needs no schema."""
     return reader.thing(name_resolution.find(reader, kind, ast.String(sval=name)))

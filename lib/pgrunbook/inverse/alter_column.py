@@ -1,4 +1,4 @@
-"""ALTER TABLE's subcommands about a column, on the way back."""
+"""Inverses of ALTER TABLE's subcommands about a column."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 from pgrunbook.inverse import column_type, columns
 from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.reader import CLASSES, Address, Column
-from pgrunbook.inverse.recreation import bring_back, remake
-from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.inverse.recreation import drop_and_recreate, recreate
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.sql.tree import quoted, subcommand
 
 _CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
 
 
 def add(altered: Alteration, cmd: Any) -> None:
-    """ADD COLUMN: DROP COLUMN; one that is there already was not added."""
+    """ADD COLUMN: DROP COLUMN, unless the column exists already."""
     name = cmd.def_.colname
     if _is_there(altered, cmd):
         return
@@ -23,19 +23,19 @@ def add(altered: Alteration, cmd: Any) -> None:
         altered.add(Phase.COLUMNS_AWAY, f"DROP ATTRIBUTE {quoted(name)}")
         return
     way = altered.way(Phase.COLUMNS_AWAY)
-    way.add(f"{altered.alter} DROP COLUMN {quoted(name)}", f"Column {quoted(name)} goes.")
-    way.lossy.append(f"{altered.sql}.{quoted(name)}: values written since go with the column")
+    way.add(f"{altered.alter} DROP COLUMN {quoted(name)}", f"Column {quoted(name)} is dropped.")
+    way.lossy.append(f"{altered.sql}.{quoted(name)}: values written since are lost with the column")
 
 
 def _is_there(altered: Alteration, cmd: Any) -> bool:
-    """Tell whether ADD COLUMN IF NOT EXISTS will find the column; without these words it would fail."""
+    """Tell whether ADD COLUMN IF NOT EXISTS will find the column; a plain ADD COLUMN would fail."""
     name = cmd.def_.colname
     dropped = any(subcommand(other) == "DropColumn" and other.name == name for other in altered.node.cmds)
     return bool(cmd.missing_ok) and not dropped and altered.column(name) is not None
 
 
 def drop(altered: Alteration, cmd: Any) -> None:
-    """DROP COLUMN: it comes back as the last one, with its kept values and all that hung on it."""
+    """DROP COLUMN: add it as the last one, with its captured values and all that depended on it."""
     column = altered.column(cmd.name)
     if column is None:
         return
@@ -43,22 +43,22 @@ def drop(altered: Alteration, cmd: Any) -> None:
         _drop_attribute(altered, column)
         return
     lost = [column, *(other for other in altered.below(cmd.name) if not other.local)]
-    bring_back(altered.reader, altered.way(Phase.BACK), [_address(each) for each in lost])
+    recreate(altered.reader, altered.way(Phase.BACK), [_address(each) for each in lost])
 
 
 def _drop_attribute(altered: Alteration, column: Column) -> None:
     type_oid = altered.reader.type(altered.sql)
     used = altered.reader.row("uses_of_type", oid=type_oid)
     if used:
-        raise NoWayBackError(f"cannot be undone, because the attribute's values in {used['table']} are gone.")
+        raise NoInverseError(f"cannot be undone, because the attribute's values in {used['table']} are lost.")
     altered.add(Phase.BACK, f"ADD ATTRIBUTE {column.sql} {column.type}{column_type.collation(column)}")
     if not column.last:
-        told = f"attribute order of {altered.sql}: {column.sql} comes back as its last attribute"
-        altered.way(Phase.BACK).differs.append(told)
+        difference = f"attribute order of {altered.sql}: {column.sql} is added again as the last attribute"
+        altered.way(Phase.BACK).differs.append(difference)
 
 
 def change_type(altered: Alteration, cmd: Any) -> None:
-    """ALTER COLUMN ... TYPE: back to the old type; the default is put aside meanwhile."""
+    """ALTER COLUMN ... TYPE: set the old type; the default is dropped before and set after."""
     column = altered.column(cmd.name)
     new = column_type.new_type(altered.reader, cmd)
     if column is None or new is None:
@@ -73,18 +73,18 @@ def change_type(altered: Alteration, cmd: Any) -> None:
         return
     losses = column_type.losses(column, cmd, facts, _written(cmd, named))
     using = column_type.using(altered.reader, facts["how"], column, kept=bool(losses[0]) and column.kind in "rp")
-    told = f"ALTER COLUMN {column.sql} TYPE {column.type}{column_type.collation(column)}{using}"
+    clause = f"ALTER COLUMN {column.sql} TYPE {column.type}{column_type.collation(column)}{using}"
     if column.default is not None or _sets_default(altered, cmd.name):
-        told = f"ALTER COLUMN {column.sql} DROP DEFAULT, {told}"
+        clause = f"ALTER COLUMN {column.sql} DROP DEFAULT, {clause}"
     if column.default is not None:
-        told += f", ALTER COLUMN {column.sql} SET DEFAULT {column.default}"
-    _with_losses(altered, column, losses, told)
+        clause += f", ALTER COLUMN {column.sql} SET DEFAULT {column.default}"
+    _with_losses(altered, column, losses, clause)
     _after_type(altered, cmd.name)
 
 
-def _with_losses(altered: Alteration, column: Column, losses: tuple[str, str], told: str) -> None:
-    """Values that the way there changes are kept; one that a generation expression makes is made again."""
-    way, statement = altered.way(Phase.TYPES), f"{altered.alter} {told}"
+def _with_losses(altered: Alteration, column: Column, losses: tuple[str, str], clause: str) -> None:
+    """Capture values that the new type may change, except of a generated column, which is computed again."""
+    way, statement = altered.way(Phase.TYPES), f"{altered.alter} {clause}"
     there, back = losses
     if there and not column.generated and column.kind in "rp":
         way.filled(statement, f"{column.sql} is {column.type} again.", columns.keep(altered.reader, column))
@@ -96,14 +96,14 @@ def _with_losses(altered: Alteration, column: Column, losses: tuple[str, str], t
 
 
 def _written(cmd: Any, facts: dict[str, Any] | None) -> str:
-    """Return the new type in the server's words, with the modifiers that the statement has."""
+    """Return the server's name of the new type, with the statement's modifiers."""
     modifiers = ", ".join(str(m.val.ival) for m in cmd.def_.typeName.typmods or () if hasattr(m.val, "ival"))
     name = str(facts["sql"]) if facts else ""
     return name.removesuffix("[]") + f"({modifiers})" + name[len(name.removesuffix("[]")) :] if modifiers else name
 
 
 def _after_type(altered: Alteration, name: str) -> None:
-    """A change of type sets storage and compression to those of the new type."""
+    """Bring back storage and compression, which a change of type resets."""
     family = [each for each in (altered.column(name), *altered.below(name)) if each is not None]
     if any(not each.storage_is_default for each in family):
         altered.everywhere(Phase.PROPERTIES, name, columns.storage)
@@ -121,7 +121,7 @@ def _sets_default(altered: Alteration, name: str) -> bool:
 
 
 def default(altered: Alteration, cmd: Any) -> None:
-    """SET and DROP DEFAULT: the default that is there now."""
+    """SET and DROP DEFAULT: set the default of today."""
     altered.everywhere(Phase.PROPERTIES, cmd.name, columns.default)
 
 
@@ -141,18 +141,18 @@ def storage(altered: Alteration, cmd: Any) -> None:
 
 
 def compression(altered: Alteration, cmd: Any) -> None:
-    """SET COMPRESSION, which is not handed down."""
+    """SET COMPRESSION, which does not reach child tables."""
     column = altered.column(cmd.name)
     if column is not None:
         altered.way(Phase.PROPERTIES).add(columns.compression(column))
 
 
 def options(altered: Alteration, cmd: Any) -> None:
-    """SET (n_distinct = ...) and RESET, which are not handed down."""
+    """SET (n_distinct = ...) and RESET, which do not reach child tables."""
     column = altered.column(cmd.name)
     if column is not None:
-        for told in columns.options(column.options, [option.defname for option in cmd.def_]):
-            altered.add(Phase.PROPERTIES, f"ALTER COLUMN {column.sql} {told}")
+        for clause in columns.options(column.options, [option.defname for option in cmd.def_]):
+            altered.add(Phase.PROPERTIES, f"ALTER COLUMN {column.sql} {clause}")
 
 
 def foreign_options(altered: Alteration, cmd: Any) -> None:
@@ -160,12 +160,12 @@ def foreign_options(altered: Alteration, cmd: Any) -> None:
     column = altered.column(cmd.name)
     if column is not None:
         touched = [(option.defname, columns.action(option)) for option in cmd.def_]
-        told = columns.foreign_options(column.foreign_options, touched)
-        altered.add(Phase.PROPERTIES, f"ALTER COLUMN {column.sql} {told}")
+        clause = columns.foreign_options(column.foreign_options, touched)
+        altered.add(Phase.PROPERTIES, f"ALTER COLUMN {column.sql} {clause}")
 
 
 def set_not_null(altered: Alteration, cmd: Any) -> None:
-    """SET NOT NULL: DROP NOT NULL where the column has none now, NOT VALID where it is not valid."""
+    """SET NOT NULL: DROP NOT NULL when the column has none today, NOT VALID when it is not valid."""
     column = altered.column(cmd.name)
     if column is None:
         return
@@ -177,22 +177,22 @@ def set_not_null(altered: Alteration, cmd: Any) -> None:
         own = f"constraints of {column.table} are its own, beside being inherited"
         altered.way(Phase.NOT_NULL).differs.append(own)
     elif row and not row["valid"]:
-        told = f"DROP CONSTRAINT {row['sql']}, ADD CONSTRAINT {row['sql']} {row['definition']}"
-        altered.add(Phase.NOT_NULL, told)
+        clause = f"DROP CONSTRAINT {row['sql']}, ADD CONSTRAINT {row['sql']} {row['definition']}"
+        altered.add(Phase.NOT_NULL, clause)
 
 
 def nullable(altered: Alteration, way: Way, name: str) -> None:
-    """Let a column be NULL again, also below, but for the tables that say NOT NULL now."""
+    """Drop NOT NULL, also in child tables, except those that have their own today."""
     way.add(f"{altered.alter} ALTER COLUMN {quoted(name)} DROP NOT NULL")
     if altered.reader.version >= columns.NOT_NULL_IS_A_CONSTRAINT:
-        return  # a table below that said so itself goes on saying so
+        return  # a child table with its own NOT NULL keeps it
     for other in altered.below(name):
         if other.not_null:
             way.add(f"ALTER TABLE ONLY {other.table} ALTER COLUMN {other.sql} SET NOT NULL")
 
 
 def drop_not_null(altered: Alteration, cmd: Any) -> None:
-    """DROP NOT NULL: the one that is there, under its name."""
+    """DROP NOT NULL: set it again, under its name."""
     column = altered.column(cmd.name)
     if column is None or not column.not_null:
         return
@@ -200,7 +200,7 @@ def drop_not_null(altered: Alteration, cmd: Any) -> None:
     if row is None:
         altered.add(Phase.NOT_NULL, f"ALTER COLUMN {column.sql} SET NOT NULL")
     else:
-        bring_back(altered.reader, altered.way(Phase.NOT_NULL), [(_CONSTRAINT, row["oid"], 0)])
+        recreate(altered.reader, altered.way(Phase.NOT_NULL), [(_CONSTRAINT, row["oid"], 0)])
 
 
 def _not_null(altered: Alteration, column: Column) -> dict[str, Any] | None:
@@ -218,7 +218,7 @@ def add_identity(altered: Alteration, cmd: Any) -> None:
 
 
 def drop_identity(altered: Alteration, cmd: Any) -> None:
-    """DROP IDENTITY: ADD GENERATED, with the sequence as it is, standing where it stands."""
+    """DROP IDENTITY: ADD GENERATED, with the sequence's options and position of today."""
     column = altered.column(cmd.name)
     if column is not None and column.identity is not None:
         columns.add_identity(altered.reader, altered.way(Phase.PROPERTIES), column)
@@ -232,19 +232,21 @@ def set_identity(altered: Alteration, cmd: Any) -> None:
 
 
 def set_expression(altered: Alteration, cmd: Any) -> None:
-    """SET EXPRESSION: the expression that is there now."""
+    """SET EXPRESSION: set the expression of today."""
     altered.everywhere(Phase.PROPERTIES, cmd.name, columns.expression)
 
 
 def drop_expression(altered: Alteration, cmd: Any) -> None:
-    """DROP EXPRESSION: the column is made anew, for PostgreSQL makes no plain column a generated one."""
+    """DROP EXPRESSION: drop and recreate the column, for PostgreSQL cannot make a plain column generated."""
     column = altered.column(cmd.name)
     if column is None or not column.generated:
         return
     lost = [column, *altered.below(cmd.name)]
     way = altered.way(Phase.BACK)
-    remake(altered.reader, way, [_address(each) for each in lost], f"{altered.alter} DROP COLUMN {column.sql}")
-    way.lossy.append(f"{altered.sql}.{column.sql}: values written since are computed again")
+    drop_and_recreate(
+        altered.reader, way, [_address(each) for each in lost], f"{altered.alter} DROP COLUMN {column.sql}"
+    )
+    way.lossy.append(f"{altered.sql}.{column.sql}: values written since are replaced by computed ones")
 
 
 def _address(column: Column) -> Address:

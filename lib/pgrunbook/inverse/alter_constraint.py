@@ -1,4 +1,4 @@
-"""ALTER TABLE's subcommands about a constraint, on the way back."""
+"""Inverses of ALTER TABLE's subcommands about a constraint."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pgrunbook.inverse.alter_column import nullable
 from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.naming import choose
 from pgrunbook.inverse.reader import CLASSES
-from pgrunbook.inverse.recreation import bring_back, said_of
-from pgrunbook.sql.default_names import joined
+from pgrunbook.inverse.recreation import comments_of, recreate
+from pgrunbook.sql.default_names import joined_columns
 from pgrunbook.sql.tree import column_names, constraint_kind, quoted, strings
 
 _CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
 
 
 def add(altered: Alteration, cmd: Any) -> None:
-    """ADD CONSTRAINT: DROP CONSTRAINT, under the name that the server chooses where none is given."""
+    """ADD CONSTRAINT: DROP CONSTRAINT, by the name that the server will choose when none is given."""
     node = cmd.def_
     kind = constraint_kind(node)
     if kind == "NOTNULL":
@@ -35,7 +35,7 @@ def add(altered: Alteration, cmd: Any) -> None:
 
 
 def of_new_column(altered: Alteration, cmd: Any) -> None:
-    """ADD COLUMN ... CHECK: one that names other columns alone stays when the column goes."""
+    """ADD COLUMN ... CHECK: also drop a CHECK that names other columns only, for DROP COLUMN leaves it."""
     alter_column.add(altered, cmd)
     if cmd.missing_ok and altered.column(cmd.def_.colname) is not None:
         return
@@ -46,20 +46,20 @@ def of_new_column(altered: Alteration, cmd: Any) -> None:
 
 
 def _take_index_back(altered: Alteration, node: Any) -> None:
-    """A constraint that took over an index takes it along when it goes; the index is built as it is now."""
+    """ADD CONSTRAINT ... USING INDEX: DROP CONSTRAINT drops the index too, so create it again."""
     index = altered.reader.named(altered.relation.schema, node.indexname)
     if index is None:
         return
     way = altered.way(Phase.AWAY)
     way.add(f"{altered.alter} DROP CONSTRAINT {quoted(node.conname or node.indexname)}")
-    bring_back(altered.reader, way, [(_CLASS, index.oid, 0)])
+    recreate(altered.reader, way, [(_CLASS, index.oid, 0)])
     if constraint_kind(node) == "PRIMARY":
         by_number = altered.reader.columns([index.oid])
         _nullable_again(altered, [column.name for column in by_number])
 
 
 def _nullable_again(altered: Alteration, names: tuple[str, ...] | list[str]) -> None:
-    """A primary key makes its columns NOT NULL, and leaves them so when it goes."""
+    """Drop NOT NULL, which a primary key sets, and leaves when it is dropped."""
     for name in names:
         column = altered.column(name)
         if column is not None and not column.not_null:
@@ -80,11 +80,11 @@ def _chosen(altered: Alteration, node: Any, kind: str) -> str:
     else:
         columns, label = [*strings(node.keys), *strings(node.including)], "key"
     relation = altered.relation
-    told = "" if kind == "PRIMARY" else joined(columns)
+    part = "" if kind == "PRIMARY" else joined_columns(columns)
     is_index = kind not in ("CHECK", "FOREIGN")
     dropped = {cmd.name for cmd in altered.node.cmds if cmd.name and not cmd.def_}
     taken = altered.names_taken
-    name = choose(altered.reader, relation.schema, relation.name, told, label, taken, dropped, is_index=is_index)
+    name = choose(altered.reader, relation.schema, relation.name, part, label, taken, dropped, is_index=is_index)
     altered.names_taken.add(name)
     return name
 
@@ -94,32 +94,32 @@ def _adds(altered: Alteration, name: str) -> bool:
 
 
 def drop(altered: Alteration, cmd: Any) -> None:
-    """DROP CONSTRAINT: it comes back, with what hangs on it and on its index."""
+    """DROP CONSTRAINT: recreate it, with what depends on it and on its index."""
     found = [row for row in altered.constraints if row["relation"] == altered.relation.oid and row["name"] == cmd.name]
     if not found:
         return
     way = altered.way(Phase.BACK)
-    bring_back(altered.reader, way, [(_CONSTRAINT, row["oid"], 0) for row in found])
+    recreate(altered.reader, way, [(_CONSTRAINT, row["oid"], 0) for row in found])
     if altered.only and altered.relation.has_children:
         way.differs.append(f"constraints of the tables below {altered.sql} are their own, beside being inherited")
 
 
 def validate(altered: Alteration, cmd: Any) -> None:
-    """VALIDATE CONSTRAINT: made anew, NOT VALID, which reads no rows."""
+    """VALIDATE CONSTRAINT: drop and add it NOT VALID, which reads no rows."""
     found = [row for row in altered.constraints if row["name"] == cmd.name]
     mine = [row for row in found if row["relation"] == altered.relation.oid and not row["valid"]]
     for row in mine:
-        if row["inherited"]:  # nothing makes one NOT VALID that is its parent's
+        if row["inherited"]:  # an inherited constraint cannot become NOT VALID again
             altered.way(Phase.BACK).differs.append(f"constraint {altered.sql}.{row['sql']} stays valid")
             continue
-        told = f"DROP CONSTRAINT {row['sql']}, ADD CONSTRAINT {row['sql']} {row['definition']}"
-        altered.add(Phase.BACK, told)
-        for statement in said_of(altered.reader, [(_CONSTRAINT, row["oid"], 0)]):
+        clause = f"DROP CONSTRAINT {row['sql']}, ADD CONSTRAINT {row['sql']} {row['definition']}"
+        altered.add(Phase.BACK, clause)
+        for statement in comments_of(altered.reader, [(_CONSTRAINT, row["oid"], 0)]):
             altered.way(Phase.PROPERTIES).add(statement)
 
 
 def alter(altered: Alteration, cmd: Any) -> None:
-    """ALTER CONSTRAINT: when it is checked, whether it is enforced, whether it is inherited."""
+    """ALTER CONSTRAINT: bring back deferrability, enforcement and inheritance."""
     name = cmd.def_.conname if hasattr(cmd.def_, "conname") else cmd.name
     for row in altered.constraints:
         if row["relation"] != altered.relation.oid or row["name"] != name:

@@ -1,4 +1,4 @@
-"""ALTER of sequences, routines, types, domains, extensions, publications and other objects, on the way back."""
+"""Inverses of ALTER for sequences, routines, types, domains, extensions, publications and other objects."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pgrunbook.inverse import columns, name_resolution
 from pgrunbook.inverse.alter import named_thing
 from pgrunbook.inverse.naming import choose
 from pgrunbook.inverse.reader import CLASSES, Reader
-from pgrunbook.inverse.recreation import bring_back, remake, said_of, statements_of
-from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.inverse.recreation import comments_of, drop_and_recreate, recreate, statements_of
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import object_kind, quoted, strings
 
@@ -19,25 +19,25 @@ _FIRES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALW
 
 
 def sequence(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER SEQUENCE: all its options, its owner, and where it stands if that is changed."""
+    """ALTER SEQUENCE: bring back all options, the owner, and the position if it is changed."""
     relation = reader.relation(node.sequence)
     row = reader.row("sequence", oid=relation.oid) if relation else None
     if row is None:
         return
     touched = {option.defname for option in node.options or ()}
     if touched - {"restart", "owned_by"}:
-        way.add(f"ALTER SEQUENCE {row['sql']} AS {row['type']} {row['options']}", "Its options as they were.")
+        way.add(f"ALTER SEQUENCE {row['sql']} AS {row['type']} {row['options']}", "Its options are set again.")
     if "owned_by" in touched:
-        way.add(f"ALTER SEQUENCE {row['sql']} OWNED BY {row['owned_by'] or 'NONE'}", "The column to which it belonged.")
+        way.add(f"ALTER SEQUENCE {row['sql']} OWNED BY {row['owned_by'] or 'NONE'}", "Its column owns it again.")
     if "restart" in touched:
         columns.position(way, row)
 
 
 def function(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER FUNCTION: its definition as the server tells it says everything."""
+    """ALTER FUNCTION: execute the definition of today, as the server prints it."""
     address = name_resolution.find(reader, object_kind(node.objtype), node.func)
-    for _, told in statements_of(reader, "pg_proc", [address]) if address else []:
-        way.add(told, "The routine as it was.")
+    for _, statement in statements_of(reader, "pg_proc", [address]) if address else []:
+        way.add(statement, "The old routine is created again.")
 
 
 def domain(reader: Reader, way: Way, node: Any) -> None:
@@ -62,7 +62,7 @@ def domain(reader: Reader, way: Way, node: Any) -> None:
 def _domain_not_null(reader: Reader, way: Way, row: dict[str, Any], found: list[dict[str, Any]]) -> None:
     named = [k for k in found if k["type"] == "n"]
     if row["not_null"] and named:
-        bring_back(reader, way, [(CLASSES["pg_constraint"], named[0]["oid"], 0)])
+        recreate(reader, way, [(CLASSES["pg_constraint"], named[0]["oid"], 0)])
     else:
         way.add(f"ALTER DOMAIN {row['sql']} {'SET' if row['not_null'] else 'DROP'} NOT NULL")
 
@@ -74,25 +74,25 @@ def _domain_constraint(reader: Reader, way: Way, node: Any, row: dict[str, Any])
             way.add(f"ALTER DOMAIN {row['sql']} DROP NOT NULL")
         return
     name = given.conname or choose(reader, row["schema"], row["name"], "", "check", is_index=False)
-    way.add(f"ALTER DOMAIN {row['sql']} DROP CONSTRAINT {quoted(name)}", "The constraint goes.")
+    way.add(f"ALTER DOMAIN {row['sql']} DROP CONSTRAINT {quoted(name)}", "The constraint is dropped.")
 
 
 def _domain_constraints(reader: Reader, way: Way, node: Any, name: str, found: list[dict[str, Any]]) -> None:
-    """DROP CONSTRAINT brings it back; VALIDATE makes it anew, NOT VALID."""
+    """DROP CONSTRAINT: add it again; VALIDATE CONSTRAINT: drop it and add it NOT VALID."""
     for k in found:
         if k["name"] != node.name or (str(getattr(node.subtype, "value", node.subtype)) == "V" and k["valid"]):
             continue
         if str(getattr(node.subtype, "value", node.subtype)) == "V":
             way.add(f"ALTER DOMAIN {name} DROP CONSTRAINT {k['sql']}")
         address = (CLASSES["pg_constraint"], k["oid"], 0)
-        for _, told in statements_of(reader, "pg_constraint", [address]):
-            way.add(told, "The constraint as it was.")
-        for told in said_of(reader, [address]):
-            way.add(told)
+        for _, statement in statements_of(reader, "pg_constraint", [address]):
+            way.add(statement, "The old constraint is added again.")
+        for statement in comments_of(reader, [address]):
+            way.add(statement)
 
 
 def enum(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER TYPE ... RENAME VALUE; a value that was added stays."""
+    """ALTER TYPE ... RENAME VALUE; an added value has no inverse."""
     name = ".".join(quoted(part) for part in strings(node.typeName))
     oid = reader.type(name)
     row = reader.row("type_facts", oid=oid) if oid else None
@@ -104,26 +104,26 @@ def enum(reader: Reader, way: Way, node: Any) -> None:
     labels = reader.rows("labels_of_enum", oid=oid)
     if any(label["label"] == node.newVal for label in labels) and node.skipIfNewValExists:
         return
-    told = f"PostgreSQL cannot remove the value {literal(node.newVal)} from {row['sql']}"
-    raise NoWayBackError(f"cannot be undone, because {told}.")
+    reason = f"PostgreSQL cannot remove the value {literal(node.newVal)} from {row['sql']}"
+    raise NoInverseError(f"cannot be undone, because {reason}.")
 
 
 def extension(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER EXTENSION ... UPDATE, where the extension has a script for the way back."""
+    """ALTER EXTENSION ... UPDATE, when the extension has a script for the old version."""
     thing = named_thing(reader, "EXTENSION", node.extname)
     if thing is None:
         return
     old = (reader.row("facts_of_rarity", oid=thing.address[1]) or {})["version"]
-    told = {option.defname: option.arg for option in node.options or ()}
-    new = told["new_version"].sval if "new_version" in told else None
+    options = {option.defname: option.arg for option in node.options or ()}
+    new = options["new_version"].sval if "new_version" in options else None
     if new is None:
         new = (reader.row("default_version", name=node.extname) or {"version": None})["version"]
     if new == old:
         return
     path = reader.row("downgrade", name=node.extname, source=new, target=old)
     if not path or not path["is_known"]:
-        raise NoWayBackError(f"cannot be undone, because extension {thing.sql} has no script from {new} back to {old}.")
-    way.add(f"ALTER EXTENSION {thing.sql} UPDATE TO {literal(old)}", "The version that it had.")
+        raise NoInverseError(f"cannot be undone, because extension {thing.sql} has no script from {new} back to {old}.")
+    way.add(f"ALTER EXTENSION {thing.sql} UPDATE TO {literal(old)}", "The old version is set again.")
 
 
 def extension_contents(reader: Reader, way: Way, node: Any) -> None:
@@ -135,34 +135,37 @@ def extension_contents(reader: Reader, way: Way, node: Any) -> None:
 
 
 def publication(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER PUBLICATION: its options, or the list of what is in it."""
+    """ALTER PUBLICATION: bring back its options, or its list of tables and schemas."""
     row = reader.row("publication", name=node.pubname)
     if row is None:
         return
     if node.options:
-        way.add(f"ALTER PUBLICATION {row['sql']} SET ({row['options']})", "Its options as they were.")
+        way.add(f"ALTER PUBLICATION {row['sql']} SET ({row['options']})", "Its options are set again.")
     if not node.pubobjects:
         return
     class_ = CLASSES["pg_publication_rel"]
     if row["tables"]:
-        for _, told in statements_of(reader, "pg_publication_rel", [(class_, row["tables"][0], 0)]):
-            way.add(told, "What was in it.")
+        for _, statement in statements_of(reader, "pg_publication_rel", [(class_, row["tables"][0], 0)]):
+            way.add(statement, "Its old list is set again.")
     elif row["schemas"]:
-        way.add(f"ALTER PUBLICATION {row['sql']} SET TABLES IN SCHEMA {', '.join(row['schemas'])}", "What was in it.")
+        way.add(
+            f"ALTER PUBLICATION {row['sql']} SET TABLES IN SCHEMA {', '.join(row['schemas'])}",
+            "Its old list is set again.",
+        )
     else:
         _empty_publication(reader, way, node, row["sql"])
 
 
 def _empty_publication(reader: Reader, way: Way, node: Any, name: str) -> None:
-    """It had nothing, which SET cannot say: what was added is dropped."""
+    """Drop what was added to an empty publication, for SET cannot make it empty."""
     for part in node.pubobjects:
         if part.pubtable is not None:
             relation = reader.relation(part.pubtable.relation)
             if relation is not None:
-                way.add(f"ALTER PUBLICATION {name} DROP TABLE {relation.sql}", "It was not in it.")
+                way.add(f"ALTER PUBLICATION {name} DROP TABLE {relation.sql}", "It is removed again.")
         else:
             schema = quoted(part.name or reader.home)
-            way.add(f"ALTER PUBLICATION {name} DROP TABLES IN SCHEMA {schema}", "It was not in it.")
+            way.add(f"ALTER PUBLICATION {name} DROP TABLES IN SCHEMA {schema}", "It is removed again.")
 
 
 def statistics(reader: Reader, way: Way, node: Any) -> None:
@@ -190,20 +193,20 @@ def server(reader: Reader, way: Way, node: Any) -> None:
     words = [f"VERSION {literal(facts['version'])}" if facts["version"] else "VERSION NULL"] if node.has_version else []
     if node.options:
         words.append(_options(facts, node.options))
-    way.add(f"ALTER SERVER {thing.sql} {' '.join(words)}", "The server as it was.")
+    way.add(f"ALTER SERVER {thing.sql} {' '.join(words)}", "The server has its old version and options again.")
 
 
 def wrapper(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER FOREIGN DATA WRAPPER: options; handler and validator as they are."""
+    """ALTER FOREIGN DATA WRAPPER: bring back options, handler and validator."""
     thing = named_thing(reader, "FDW", node.fdwname)
     if thing is None:
         return
     if node.func_options:
         made = statements_of(reader, "pg_foreign_data_wrapper", [thing.address])[0][1]
         words = made.split(" OPTIONS ")[0]
-        told = [f"{word} {words.split(word + ' ')[1].split(' ')[0]}" if f" {word} " in words else f"NO {word}"
+        clauses = [f"{word} {words.split(word + ' ')[1].split(' ')[0]}" if f" {word} " in words else f"NO {word}"
                 for word in ("HANDLER", "VALIDATOR")]  # fmt: skip
-        way.add(f"ALTER FOREIGN DATA WRAPPER {thing.sql} {' '.join(told)}")
+        way.add(f"ALTER FOREIGN DATA WRAPPER {thing.sql} {' '.join(clauses)}")
     if node.options:
         facts = reader.row("facts_of_rarity", oid=thing.address[1]) or {}
         way.add(f"ALTER FOREIGN DATA WRAPPER {thing.sql} {_options(facts, node.options)}")
@@ -214,16 +217,16 @@ def _options(facts: dict[str, Any], given: Any) -> str:
 
 
 def dictionary(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER TEXT SEARCH DICTIONARY and CONFIGURATION: made anew, which nothing but a comment notices."""
+    """ALTER TEXT SEARCH DICTIONARY and CONFIGURATION: drop and recreate it."""
     is_configuration = isinstance(node, ast.AlterTSConfigurationStmt)
     kind = "TSCONFIGURATION" if is_configuration else "TSDICTIONARY"
     thing = reader.thing(name_resolution.find(reader, kind, node.cfgname if is_configuration else node.dictname))
     if thing is not None:
-        remake(reader, way, [thing.address], f"DROP {thing.word} {thing.sql}")
+        drop_and_recreate(reader, way, [thing.address], f"DROP {thing.word} {thing.sql}")
 
 
 def operator(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER OPERATOR ... SET: made anew."""
+    """ALTER OPERATOR ... SET: drop and recreate it."""
     thing = reader.thing(name_resolution.find(reader, "OPERATOR", node.opername))
     if thing is not None:
-        remake(reader, way, [thing.address], f"DROP OPERATOR {thing.sql}")
+        drop_and_recreate(reader, way, [thing.address], f"DROP OPERATOR {thing.sql}")

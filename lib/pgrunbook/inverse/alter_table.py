@@ -1,4 +1,4 @@
-"""ALTER TABLE on the way back: each subcommand by another; what it says of the table as a whole stands here."""
+"""Inverse of ALTER TABLE: one for each subcommand; those about the table as a whole are here."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from pgrunbook.inverse import alter_column, alter_constraint, columns, grants, partitions
 from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.reader import CLASSES, Reader
-from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.sql.tree import object_kind, quoted, subcommand
 
 _FIRES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 
 
 def alter_table(reader: Reader, way: Way, node: Any) -> None:
-    """Take an ALTER TABLE back, or an ALTER INDEX, VIEW, SEQUENCE, FOREIGN TABLE or TYPE that is made as one.
+    """Write the inverse of ALTER TABLE, or of an ALTER INDEX, VIEW, SEQUENCE or TYPE that parses as one.
 
-    Raises NoWayBackError for a subcommand that has no opposite.
+    Raises NoInverseError for a subcommand without inverse.
     """
     relation = reader.relation(node.relation)
     if relation is None:
@@ -27,22 +27,22 @@ def alter_table(reader: Reader, way: Way, node: Any) -> None:
         word = subcommand(cmd)
         handler = _HANDLERS.get(word)
         if handler is None:
-            raise NoWayBackError(f"cannot be computed: nobody has written down how {word} of ALTER TABLE is undone.")
+            raise NoInverseError(f"cannot be computed: pgrunbook knows no inverse of {word} of ALTER TABLE.")
         handler(altered, cmd)
     altered.follow(way)
 
 
 def _set_options(altered: Alteration, cmd: Any) -> None:
-    """SET and RESET of storage parameters; toast.x is kept with the TOAST table."""
+    """SET and RESET of storage parameters; toast.x is stored with the TOAST table."""
     touched = [".".join(filter(None, (option.defnamespace, option.defname))) for option in cmd.def_]
     there = altered.whole.options + [f"toast.{option}" for option in altered.whole.toast_options]
-    for told in columns.options(there, touched):
-        altered.add(Phase.PROPERTIES, told)
+    for clause in columns.options(there, touched):
+        altered.add(Phase.PROPERTIES, clause)
 
 
 def _owner(altered: Alteration, _cmd: Any) -> None:
     way = altered.way(Phase.PROPERTIES)
-    way.add(f"{altered.alter} OWNER TO {altered.relation.owner}", "The owner that it had.")
+    way.add(f"{altered.alter} OWNER TO {altered.relation.owner}", "The old owner is set again.")
     sequences = [row["oid"] for row in altered.reader.rows("owned_sequences", oids=[altered.relation.oid])]
     for oid in [altered.relation.oid, *sequences]:
         grants.after_owner(altered.reader, way, (CLASSES["pg_class"], oid, 0))
@@ -83,7 +83,7 @@ def _row_security(altered: Alteration, cmd: Any) -> None:
 
 
 def _triggers(altered: Alteration, cmd: Any) -> None:
-    """Each trigger that is named fires for whom it fires now, on the partitions too."""
+    """ENABLE and DISABLE TRIGGER: bring back the state of each named trigger, on the partitions too."""
     whole = subcommand(cmd).removesuffix("All").removesuffix("User") != subcommand(cmd)
     rows = altered.reader.rows("triggers", oids=altered.family)
     way = altered.way(Phase.PROPERTIES)
@@ -114,7 +114,7 @@ def _of_type(altered: Alteration, _cmd: Any) -> None:
 def _index_partition(altered: Alteration, cmd: Any) -> None:
     if object_kind(altered.node.objtype) == "INDEX":
         index = quoted(cmd.def_.name.relname)
-        raise NoWayBackError(f"cannot be undone, because PostgreSQL cannot detach index {index} from {altered.sql}.")
+        raise NoInverseError(f"cannot be undone, because PostgreSQL cannot detach index {index} from {altered.sql}.")
     partitions.attach(altered, cmd)
 
 

@@ -1,4 +1,4 @@
-"""What the subcommands of one ALTER TABLE share: the table, its family, its columns, and the way back in phases."""
+"""One ALTER TABLE: its table with children and columns, and the inverse of its subcommands in phases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgrunbook.inverse.way import Way
 
 
 class Phase(IntEnum):
-    """The order on the way back; within a phase the last subcommand is taken back first."""
+    """The order of the inverse; within a phase the last subcommand is taken back first."""
 
     AWAY = 0
     TYPES = 1
@@ -23,7 +23,7 @@ class Phase(IntEnum):
 
 
 class Alteration:
-    """A relation that ALTER TABLE (or INDEX, VIEW ...) is about, and what is written for its subcommands."""
+    """The relation of an ALTER TABLE (or INDEX, VIEW ...), and the inverses of its subcommands."""
 
     def __init__(self, reader: Reader, relation: Relation, node: Any) -> None:
         self.reader, self.relation, self.node = reader, relation, node
@@ -38,12 +38,12 @@ class Alteration:
 
     @property
     def alter(self) -> str:
-        """The words before a subcommand."""
+        """The start of the statement, before a subcommand."""
         return f"ALTER {self.relation.word} {self.relation.sql}"
 
     @cached_property
     def family(self) -> list[int]:
-        """The table and those below that the statement reaches."""
+        """The table and the child tables that the statement reaches."""
         return self.reader.family(self.relation, only=self.only)
 
     @cached_property
@@ -56,7 +56,7 @@ class Alteration:
 
     @cached_property
     def whole(self) -> RelationOptions:
-        """What ALTER can say of the relation as a whole."""
+        """The properties of the relation as a whole."""
         return self.reader.whole(self.relation)
 
     @cached_property
@@ -69,32 +69,32 @@ class Alteration:
         return self.columns[self.relation.oid].get(name)
 
     def below(self, name: str) -> list[Column]:
-        """Return the columns of that name in the tables below."""
+        """Return the columns of that name in the child tables."""
         return [self.columns[oid][name] for oid in self.family[1:] if name in self.columns[oid]]
 
     def way(self, phase: Phase) -> Way:
-        """Return a new piece of the way back."""
+        """Return a new, empty part of the inverse."""
         piece = Way()
         self._ways.append((phase, piece))
         return piece
 
-    def add(self, phase: Phase, told: str) -> None:
+    def add(self, phase: Phase, clause: str) -> None:
         """Take one subcommand back by another."""
-        self.way(phase).add(f"{self.alter} {told}")
+        self.way(phase).add(f"{self.alter} {clause}")
 
     def everywhere(self, phase: Phase, name: str, statement: Callable[[Column], str]) -> None:
-        """Set a property of a column to what it is now, also below, where it may be another."""
+        """Set a property of a column to its value of today, also in child tables, where it may differ."""
         column, way = self.column(name), self.way(phase)
         if column is None:
             return
-        told = statement(column)
-        way.add(told if self.only or len(self.family) == 1 else told.replace("ALTER TABLE ONLY ", "ALTER TABLE ", 1))
+        own = statement(column)
+        way.add(own if self.only or len(self.family) == 1 else own.replace("ALTER TABLE ONLY ", "ALTER TABLE ", 1))
         for other in self.below(name):
-            if statement(other).partition(" ALTER COLUMN ")[2] != told.partition(" ALTER COLUMN ")[2]:
+            if statement(other).partition(" ALTER COLUMN ")[2] != own.partition(" ALTER COLUMN ")[2]:
                 way.add(statement(other))
 
     def follow(self, way: Way) -> None:
-        """Write everything, in the order of the way back."""
+        """Write all parts, in the order of the inverse."""
         places = sorted(range(len(self._ways)), key=lambda place: (self._ways[place][0], -place))
         for place in places:
             way.follow(self._ways[place][1])

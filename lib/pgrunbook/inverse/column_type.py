@@ -1,4 +1,4 @@
-"""A column's type on the way back: how its values become what they were, and which of them may not survive."""
+"""Inverse of a change of type: the conversion back, and which values may not survive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIDER = (
     ("date", "timestamp"),
     ("float4", "float8"),
 )
-# A value of these types survives as text and comes back from it as what it was.
+# A value of these types can be converted to text and back without loss.
 _AS_TEXT = {"int2", "int4", "int8", "numeric", "uuid", "bool", "date", "inet", "cidr", "jsonb", "json", "bytea", "oid",
             "macaddr", "float4", "float8"}  # fmt: skip
 _TIMES = {"timestamp", "timestamptz", "time", "timetz", "interval"}
@@ -28,10 +28,10 @@ _NUMBERS = re.compile(r"\(([\d, ]+)\)")
 
 
 def using(reader: Reader, how: str, column: Column, *, kept: bool) -> str:
-    """Return the USING clause of the way back, "" where the values become what they were by themselves.
+    """Return the USING clause for the old type, "" when PostgreSQL converts the values itself.
 
-    A cast that is told would cut a text that is too long; by itself PostgreSQL refuses it. Where the old values
-    are kept, one that is now no value of the old type becomes NULL until it is filled back.
+    An explicit cast would cut a text that is too long; the implicit one refuses it. Where the old values are
+    captured, a value that the old type does not allow becomes NULL until it is written back.
     """
     if how == "by itself" or column.generated:
         return ""
@@ -43,14 +43,14 @@ def using(reader: Reader, how: str, column: Column, *, kept: bool) -> str:
 
 
 def losses(column: Column, cmd: Any, facts: dict[str, Any], new: str) -> tuple[str, str]:
-    """Return what a change of type may lose on the way there, and on the way back; "" for nothing."""
+    """Return what a change of type may lose, and what its inverse may lose; "" for nothing."""
     old, other = (facts["target"], column.type), (facts["source"], new)
     there = _plain_using(cmd) and _keeps_all(old, other, facts["target_kind"])
     back = _keeps_all(other, old, facts["source_kind"])
     place = f"{column.table}.{column.sql}"
-    told_there = "" if there else f"{place}: {column.type} values may not survive as {new}"
-    told_back = "" if back else f"{place}: {new} values may be no {column.type}, or be rounded to it"
-    return told_there, told_back
+    loss_there = "" if there else f"{place}: {column.type} values may not survive as {new}"
+    loss_back = "" if back else f"{place}: {new} values may be invalid as {column.type}, or be rounded"
+    return loss_there, loss_back
 
 
 def new_type(reader: Reader, cmd: Any) -> int | None:
@@ -67,8 +67,8 @@ def _plain_using(cmd: Any) -> bool:
 
 
 def _keeps_all(old: tuple[str, str], new: tuple[str, str], kind: str) -> bool:
-    (before, told_before), (after, told_after) = old, new
-    widths, wider = _widths(told_before), _widths(told_after)
+    (before, type_before), (after, type_after) = old, new
+    widths, wider = _widths(type_before), _widths(type_after)
     if before == after and before in _TIMES:
         return (wider or _MOST_DIGITS) >= (widths or _MOST_DIGITS)
     if before == after:
@@ -88,11 +88,11 @@ def _fits(name: str, before: Sequence[int], after: Sequence[int]) -> bool:
     return scales[0] <= scales[1] and before[0] - scales[0] <= after[0] - scales[1]
 
 
-def _widths(told: str) -> list[int]:
-    found = _NUMBERS.search(told)
+def _widths(type_: str) -> list[int]:
+    found = _NUMBERS.search(type_)
     return [int(number) for number in found[1].split(",")] if found else []
 
 
 def collation(column: Column) -> str:
-    """Return the COLLATE clause of the way back."""
+    """Return the COLLATE clause of the old type."""
     return f" COLLATE {column.collation}" if column.collation else ""

@@ -1,4 +1,4 @@
-"""A column on the way back: how it is added again, and how each of its properties is set to what it is now."""
+"""Inverses for columns: a dropped column is added again, and each property is set to its value of today."""
 
 from __future__ import annotations
 
@@ -17,41 +17,44 @@ NOT_NULL_IS_A_CONSTRAINT = 18
 
 
 def add(reader: Reader, way: Way, column: Column) -> None:
-    """Add a column as it is: then its values are filled back, then it becomes NOT NULL.
+    """Add a column as it is today: write its values back, then set NOT NULL.
 
-    What depends on it (constraints, indexes, views) comes after, as objects of their own. An identity comes with
-    it, so that rows made meanwhile have a number too; only a table with others below is refused that.
+    What depends on it (constraints, indexes, views) is recreated later. An identity is added with the column, so that
+    rows inserted meanwhile get a number; PostgreSQL refuses this for a table with children.
     """
     later = column.identity is not None and reader.relation_at(column.relation).has_children
-    told = f"ALTER TABLE {column.table} ADD COLUMN {definition(reader, column, identity=not later)}"
-    says = f"Column {column.sql} of {column.table} comes back."
+    statement = f"ALTER TABLE {column.table} ADD COLUMN {definition(reader, column, identity=not later)}"
+    says = f"Column {column.sql} of {column.table} is added again."
     if column.generated or column.kind not in "rp":
-        way.add(told, says)
+        way.add(statement, says)
     else:
-        way.filled(told, says, keep(reader, column))
+        way.filled(statement, says, keep(reader, column))
     if later or (column.not_null and reader.version < NOT_NULL_IS_A_CONSTRAINT):
-        way.add(f"ALTER TABLE {column.table} ALTER COLUMN {column.sql} SET NOT NULL", "No value is missing.")
+        way.add(
+            f"ALTER TABLE {column.table} ALTER COLUMN {column.sql} SET NOT NULL",
+            "All values are there: NOT NULL is set again.",
+        )
     if later:
         add_identity(reader, way, column)
     elif column.identity and column.sequence:
         way.of_position = True
         start = _sequence(reader, column.sequence)["start"]
-        told = f"ALTER COLUMN {column.sql} SET GENERATED {column.identity} SET START WITH {start}"
-        way.add(f"ALTER TABLE {column.table} {told}", "Its sequence as it was.")
+        clause = f"ALTER COLUMN {column.sql} SET GENERATED {column.identity} SET START WITH {start}"
+        way.add(f"ALTER TABLE {column.table} {clause}", "Its sequence is set again.")
     for statement in own_properties(column):
-        way.add(statement, "Its properties as they were.")
+        way.add(statement, "Its properties are set again.")
     if not column.last:
-        way.differs.append(f"column order of {column.table}: {column.sql} comes back as its last column")
+        way.differs.append(f"column order of {column.table}: {column.sql} is added again as the last column")
 
 
 def keep(reader: Reader, column: Column) -> Keep:
-    """Return what has to be kept so that the values of a column come back."""
+    """Return what to capture so that a column's values can be reverted."""
     row = reader.row("keys", oids=[column.relation], without=column.name)
     return Keep("column", column.table, column.sql, tuple(row["key"]) if row else (), column.type)
 
 
 def definition(reader: Reader, column: Column, *, identity: bool = True) -> str:
-    """Return a column as ADD COLUMN tells it, without NOT NULL."""
+    """Return a column's definition for ADD COLUMN, without NOT NULL."""
     words = [column.sql, column.type]
     if column.foreign_options:
         words.append(f"OPTIONS ({', '.join(_option(option) for option in column.foreign_options)})")
@@ -67,7 +70,7 @@ def definition(reader: Reader, column: Column, *, identity: bool = True) -> str:
 
 
 def own_properties(column: Column) -> Iterator[str]:
-    """Yield a statement for each property that differs from what a new column has."""
+    """Yield a statement for each property that differs from a new column's."""
     if not column.storage_is_default:
         yield storage(column)
     if column.compression != "default":
@@ -79,45 +82,45 @@ def own_properties(column: Column) -> Iterator[str]:
 
 
 def default(column: Column) -> str:
-    """Return the statement that gives a column the default that it has now."""
-    told = f"SET DEFAULT {column.default}" if column.default is not None else "DROP DEFAULT"
-    return _alter(column, told)
+    """Return the statement that sets a column's default of today."""
+    clause = f"SET DEFAULT {column.default}" if column.default is not None else "DROP DEFAULT"
+    return _alter(column, clause)
 
 
 def expression(column: Column) -> str:
-    """Return the statement that gives a generated column its expression."""
+    """Return the statement that sets a generated column's expression of today."""
     return _alter(column, f"SET EXPRESSION AS ({column.expression})")
 
 
 def storage(column: Column) -> str:
-    """Return the statement that gives a column its storage."""
+    """Return the statement that sets a column's storage of today."""
     return _alter(column, f"SET STORAGE {column.storage}")
 
 
 def compression(column: Column) -> str:
-    """Return the statement that gives a column its compression."""
+    """Return the statement that sets a column's compression of today."""
     return _alter(column, f"SET COMPRESSION {column.compression}")
 
 
 def statistics(column: Column) -> str:
-    """Return the statement that gives a column its statistics target."""
+    """Return the statement that sets a column's statistics target of today."""
     return _alter(column, f"SET STATISTICS {column.statistics}")
 
 
-def options(told: list[str], touched: list[str]) -> list[str]:
-    """Return the subcommands that set the touched ones of these options ("name=value") to what they are now."""
-    there = dict(option.split("=", 1) for option in told)
+def options(current: list[str], touched: list[str]) -> list[str]:
+    """Return the subcommands that bring back the touched ones of the ``current`` options ("name=value")."""
+    there = dict(option.split("=", 1) for option in current)
     put = [f"{_option_name(name)} = {_value(there[name])}" for name in touched if name in there]
     gone = [_option_name(name) for name in touched if name not in there]
     return [*([f"SET ({', '.join(put)})"] if put else []), *([f"RESET ({', '.join(gone)})"] if gone else [])]
 
 
-def foreign_options(told: list[str], touched: list[tuple[str, str]]) -> str:
-    """Return the OPTIONS clause that takes changes of a foreign object's options back.
+def foreign_options(current: list[str], touched: list[tuple[str, str]]) -> str:
+    """Return the OPTIONS clause that brings back the ``current`` options of a foreign object.
 
-    ``touched`` are names and what was done with them: "set", "drop" or "add".
+    ``touched`` are names and what the statement does with them: "set", "drop" or "add".
     """
-    there = dict(option.split("=", 1) for option in told)
+    there = dict(option.split("=", 1) for option in current)
     words = []
     for name, action in reversed(touched):
         if action == "add":
@@ -133,19 +136,19 @@ def action(option: Any) -> str:
 
 
 def add_identity(reader: Reader, way: Way, column: Column) -> None:
-    """Make a plain column the identity that it is now, which goes on where it stands."""
+    """Make a plain column an identity again, with the sequence position of today."""
     if not column.sequence:
         return
     found = _sequence(reader, column.sequence)
-    told = f"SEQUENCE NAME {found['sql']} {found['options']}"
+    clause = f"SEQUENCE NAME {found['sql']} {found['options']}"
     way.add(
-        f"ALTER TABLE {column.table} ALTER COLUMN {column.sql} ADD GENERATED {column.identity} AS IDENTITY ({told})"
+        f"ALTER TABLE {column.table} ALTER COLUMN {column.sql} ADD GENERATED {column.identity} AS IDENTITY ({clause})"
     )
     position(way, found)
 
 
 def set_identity(reader: Reader, way: Way, column: Column) -> None:
-    """Set everything that an identity's options say, and where it stands."""
+    """Bring back all options of an identity, and its position."""
     if not column.sequence:
         return
     found = _sequence(reader, column.sequence)
@@ -157,11 +160,11 @@ def set_identity(reader: Reader, way: Way, column: Column) -> None:
 
 
 def position(way: Way, sequence: dict[str, object]) -> None:
-    """Set a sequence to where it stands."""
+    """Set a sequence to its position of today."""
     value = sequence["last_value"] if sequence["last_value"] is not None else sequence["start"]
     called = "true" if sequence["last_value"] is not None else "false"
-    told = f"SELECT pg_catalog.setval({literal(sequence['sql'])}, {value}, {called})"
-    way.add(told, "The sequence goes on where it stood.")
+    statement = f"SELECT pg_catalog.setval({literal(sequence['sql'])}, {value}, {called})"
+    way.add(statement, "The sequence returns to its old position.")
     way.of_position = True
 
 
@@ -173,7 +176,7 @@ def _sequence(reader: Reader, oid: int) -> dict[str, object]:
 
 
 def _identity_options(reader: Reader, oid: int) -> str:
-    """Let it start behind where it stands: rows that are given a number meanwhile do not take one that is known."""
+    """The options, with a start after today's position: rows inserted meanwhile take no number that was used."""
     found = _sequence(reader, oid)
     last, step = found["last_value"], int(str(found["increment"]))
     if last is None or not int(str(found["minimum"])) <= int(str(last)) + step <= int(str(found["maximum"])):
@@ -184,8 +187,8 @@ def _identity_options(reader: Reader, oid: int) -> str:
     return f"SEQUENCE NAME {found['sql']} {options_}"
 
 
-def _alter(column: Column, told: str) -> str:
-    return f"ALTER TABLE ONLY {column.table} ALTER COLUMN {column.sql} {told}"
+def _alter(column: Column, clause: str) -> str:
+    return f"ALTER TABLE ONLY {column.table} ALTER COLUMN {column.sql} {clause}"
 
 
 def _option(option: str) -> str:

@@ -1,4 +1,4 @@
-"""CREATE on the way back: what was made is dropped, and what was replaced is again what it was."""
+"""Inverse of CREATE: a new object is dropped, and a replaced one gets its old definition."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pglast import ast
 
 from pgrunbook.inverse import name_resolution, naming
 from pgrunbook.inverse.reader import CLASSES, Reader
-from pgrunbook.inverse.recreation import remake, statements_of
-from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.inverse.recreation import drop_and_recreate, statements_of
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.sql.tree import object_kind, quoted, strings, text
 
 
@@ -35,9 +35,9 @@ def table_as(reader: Reader, way: Way, node: Any) -> None:
 
 def _drop_relation(reader: Reader, way: Way, word: str, node: Any) -> None:
     name = relation_name(reader, node)
-    way.add(f"DROP {word} {name}", f"{name} goes.")
+    way.add(f"DROP {word} {name}", f"{name} is dropped.")
     if word == "TABLE":
-        way.lossy.append(f"{name}: rows written since go with the table")
+        way.lossy.append(f"{name}: rows written since are lost with the table")
 
 
 def relation_name(reader: Reader, node: Any) -> str:
@@ -47,58 +47,58 @@ def relation_name(reader: Reader, node: Any) -> str:
 
 
 def view(reader: Reader, way: Way, node: Any) -> None:
-    """CREATE VIEW; one that is replaced is made anew where it would have lost a column."""
+    """CREATE VIEW; a replaced one is dropped and recreated when the new one has other columns."""
     old = reader.relation(node.view) if node.replace else None
     if old is None or old.kind != "v":
-        way.add(f"DROP VIEW {relation_name(reader, node.view)}", "The view goes.")
+        way.add(f"DROP VIEW {relation_name(reader, node.view)}", "The view is dropped.")
         return
     address = (CLASSES["pg_class"], old.oid, 0)
     before = [column.name for column in reader.columns([old.oid])]
     after = list(strings(node.aliases)) or reader.describe(text(node.query))
     if after is None or len(before) != len(after):
-        remake(reader, way, [address], f"DROP VIEW {old.sql}")
+        drop_and_recreate(reader, way, [address], f"DROP VIEW {old.sql}")
         return
-    for _, told in statements_of(reader, "pg_class", [address]):
-        way.add(told.replace("CREATE VIEW ", "CREATE OR REPLACE VIEW ", 1), "The view as it was.")
+    for _, statement in statements_of(reader, "pg_class", [address]):
+        way.add(statement.replace("CREATE VIEW ", "CREATE OR REPLACE VIEW ", 1), "The old view is created again.")
 
 
 def index(reader: Reader, way: Way, node: Any) -> None:
-    """CREATE INDEX; built concurrently, it goes concurrently."""
+    """CREATE INDEX."""
     over = reader.relation(node.relation)
     if over is None or (node.if_not_exists and reader.named(over.schema, node.idxname) is not None):
         return
     name = node.idxname or naming.of_index(reader, over, node)
     full = f"{quoted(over.schema)}.{quoted(name)}"
-    way.add(f"DROP INDEX {full}", f"Index {full} goes.")
+    way.add(f"DROP INDEX {full}", f"Index {full} is dropped.")
 
 
 def sequence(reader: Reader, way: Way, node: Any) -> None:
     """CREATE SEQUENCE."""
     if not (node.if_not_exists and reader.relation(node.sequence) is not None):
-        way.add(f"DROP SEQUENCE {relation_name(reader, node.sequence)}", "The sequence goes.")
+        way.add(f"DROP SEQUENCE {relation_name(reader, node.sequence)}", "The sequence is dropped.")
 
 
 def function(reader: Reader, way: Way, node: Any) -> None:
-    """CREATE FUNCTION; one that is replaced gets its old definition back."""
+    """CREATE FUNCTION; a replaced one gets its old definition."""
     args = [p.argType for p in node.parameters or () if p.mode.name not in ("FUNC_PARAM_OUT", "FUNC_PARAM_TABLE")]
-    told = ", ".join(text(arg) for arg in args)
+    arguments = ", ".join(text(arg) for arg in args)
     names = strings(node.funcname)
     full = names if len(names) > 1 else (reader.home, *names)
-    old = reader.routine(full, told) if node.replace else None
+    old = reader.routine(full, arguments) if node.replace else None
     word = "PROCEDURE" if node.is_procedure else "FUNCTION"
     if old is None:
         signature = ", ".join(_type(reader, arg) for arg in args)
-        way.add(f"DROP {word} {'.'.join(quoted(name) for name in full)}({signature})", "It goes.")
+        way.add(f"DROP {word} {'.'.join(quoted(name) for name in full)}({signature})", "It is dropped.")
         return
     facts = reader.row("function_facts", oid=old[1]) or {}
     thing = reader.things([old])[0]
     defaults = sum(1 for p in node.parameters or () if p.defexpr is not None)
     named = [p.name or "" for p in node.parameters or ()]
     if defaults > facts["defaults"] or (any(named) and named != facts["names"]):
-        remake(reader, way, [old], f"DROP {word} {thing.sql}")
+        drop_and_recreate(reader, way, [old], f"DROP {word} {thing.sql}")
         return
     for _, definition in statements_of(reader, "pg_proc", [old]):
-        way.add(definition, f"{thing.identity} as it was.")
+        way.add(definition, f"{thing.identity} has its old definition again.")
 
 
 def _type(reader: Reader, node: Any) -> str:
@@ -108,45 +108,45 @@ def _type(reader: Reader, node: Any) -> str:
 
 
 def trigger(reader: Reader, way: Way, node: Any) -> None:
-    """CREATE TRIGGER; one that is replaced is made anew."""
+    """CREATE TRIGGER; a replaced one is dropped and recreated."""
     over = reader.relation(node.relation)
     if over is None:
         return
     old = [row for row in reader.rows("triggers", oids=[over.oid]) if row["name"] == node.trigname]
     drop = f"DROP TRIGGER {quoted(node.trigname)} ON {over.sql}"
     if old and node.replace:
-        remake(reader, way, [(CLASSES["pg_trigger"], old[0]["oid"], 0)], drop)
+        drop_and_recreate(reader, way, [(CLASSES["pg_trigger"], old[0]["oid"], 0)], drop)
     else:
-        way.add(drop, "The trigger goes.")
+        way.add(drop, "The trigger is dropped.")
 
 
 def rule(reader: Reader, way: Way, node: Any) -> None:
-    """CREATE RULE; one that is replaced gets its old definition back."""
+    """CREATE RULE; a replaced one gets its old definition."""
     over = reader.relation(node.relation)
     if over is None:
         return
     old = [row for row in reader.rows("rules", oid=over.oid) if row["name"] == node.rulename]
     if not (old and node.replace):
-        way.add(f"DROP RULE {quoted(node.rulename)} ON {over.sql}", "The rule goes.")
+        way.add(f"DROP RULE {quoted(node.rulename)} ON {over.sql}", "The rule is dropped.")
         return
-    for _, told in statements_of(reader, "pg_rewrite", [(CLASSES["pg_rewrite"], old[0]["oid"], 0)]):
-        way.add(told, "The rule as it was.")
+    for _, statement in statements_of(reader, "pg_rewrite", [(CLASSES["pg_rewrite"], old[0]["oid"], 0)]):
+        way.add(statement, "The old rule is created again.")
 
 
 def policy(reader: Reader, way: Way, node: Any) -> None:
     """CREATE POLICY."""
     over = reader.relation(node.table)
     if over is not None:
-        way.add(f"DROP POLICY {quoted(node.policy_name)} ON {over.sql}", "The policy goes.")
+        way.add(f"DROP POLICY {quoted(node.policy_name)} ON {over.sql}", "The policy is dropped.")
 
 
 def alter_policy(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER POLICY: made anew, for a condition that was added cannot be taken away."""
+    """ALTER POLICY: drop and recreate it, for ALTER cannot remove a condition."""
     over = reader.relation(node.table)
     for row in reader.rows("policies", oid=over.oid) if over else []:
         if over is not None and row["name"] == node.policy_name:
             drop = f"DROP POLICY {quoted(row['name'])} ON {over.sql}"
-            remake(reader, way, [(CLASSES["pg_policy"], row["oid"], 0)], drop)
+            drop_and_recreate(reader, way, [(CLASSES["pg_policy"], row["oid"], 0)], drop)
 
 
 def type_(reader: Reader, way: Way, node: Any) -> None:
@@ -155,7 +155,7 @@ def type_(reader: Reader, way: Way, node: Any) -> None:
         name = relation_name(reader, node.typevar)
     else:
         name = _made(reader, node.domainname if isinstance(node, ast.CreateDomainStmt) else node.typeName)
-    way.add(f"DROP TYPE {name}", "The type goes.")
+    way.add(f"DROP TYPE {name}", "The type is dropped.")
 
 
 def statistics(reader: Reader, way: Way, node: Any) -> None:
@@ -169,42 +169,42 @@ def statistics(reader: Reader, way: Way, node: Any) -> None:
         name = f"{quoted(over.schema)}.{quoted(naming.of_statistics(reader, over, node))}"
     else:
         return
-    way.add(f"DROP STATISTICS {name}", "The statistics go.")
+    way.add(f"DROP STATISTICS {name}", "The statistics are dropped.")
 
 
 def define(reader: Reader, way: Way, node: Any) -> None:
-    """CREATE AGGREGATE, OPERATOR, TYPE, COLLATION and TEXT SEARCH ...: what DefineStmt makes."""
+    """CREATE AGGREGATE, OPERATOR, TYPE, COLLATION and TEXT SEARCH ..., which parse as DefineStmt."""
     kind = object_kind(node.kind)
     name = _made(reader, node.defnames)
     if kind == "AGGREGATE":
         _aggregate(reader, way, node, name)
         return
     if kind == "OPERATOR":
-        told = {option.defname: option.arg for option in node.definition}
-        sides = [_type(reader, told[side]) if side in told else "NONE" for side in ("leftarg", "rightarg")]
+        options = {option.defname: option.arg for option in node.definition}
+        sides = [_type(reader, options[side]) if side in options else "NONE" for side in ("leftarg", "rightarg")]
         schema = quoted(node.defnames[0].sval if len(node.defnames) > 1 else reader.home)
-        way.add(f"DROP OPERATOR {schema}.{node.defnames[-1].sval} ({', '.join(sides)})", "The operator goes.")
+        way.add(f"DROP OPERATOR {schema}.{node.defnames[-1].sval} ({', '.join(sides)})", "The operator is dropped.")
         return
     if node.if_not_exists and name_resolution.find(reader, kind, node.defnames):
         return
     words = {"TSDICTIONARY": "TEXT SEARCH DICTIONARY", "TSCONFIGURATION": "TEXT SEARCH CONFIGURATION",
              "TSPARSER": "TEXT SEARCH PARSER", "TSTEMPLATE": "TEXT SEARCH TEMPLATE"}  # fmt: skip
     cascade = " CASCADE" if kind == "TYPE" else ""  # a base type and its functions depend on each other
-    way.add(f"DROP {words.get(kind, kind)} {name}{cascade}", "It goes.")
+    way.add(f"DROP {words.get(kind, kind)} {name}{cascade}", "It is dropped.")
 
 
 def _aggregate(reader: Reader, way: Way, node: Any, name: str) -> None:
     if node.oldstyle:
-        raise NoWayBackError("cannot be computed: an aggregate in the old style does not say what it is called with.")
+        raise NoInverseError("cannot be computed: an aggregate in the old style does not list its arguments.")
     args = [parameter.argType for parameter in node.args[0] or ()]
     signature = ", ".join(_type(reader, arg) for arg in args) or "*"
     full = [part.sval for part in node.defnames]
     full = full if len(full) > 1 else [reader.home, *full]
     old = reader.routine(full, ", ".join(text(arg) for arg in args)) if node.replace else None
     if old is not None:
-        remake(reader, way, [old], f"DROP AGGREGATE {name}({signature})")
+        drop_and_recreate(reader, way, [old], f"DROP AGGREGATE {name}({signature})")
     else:
-        way.add(f"DROP AGGREGATE {name}({signature})", "The aggregate goes.")
+        way.add(f"DROP AGGREGATE {name}({signature})", "The aggregate is dropped.")
 
 
 def _made(reader: Reader, parts: Any) -> str:
@@ -213,74 +213,76 @@ def _made(reader: Reader, parts: Any) -> str:
 
 
 def schema(reader: Reader, way: Way, node: Any) -> None:
-    """CREATE SCHEMA, with what is made in it."""
+    """CREATE SCHEMA, with the objects it creates."""
     name = node.schemaname or (node.authrole.rolename if node.authrole else None) or reader.me
     if node.if_not_exists and reader.address("schema", [name]):
         return
-    way.add(f"DROP SCHEMA {quoted(name)}{' CASCADE' if node.schemaElts else ''}", "The schema goes.")
+    way.add(f"DROP SCHEMA {quoted(name)}{' CASCADE' if node.schemaElts else ''}", "The schema is dropped.")
 
 
 def of_name(word: str, slot: str, kind: str) -> Callable[[Reader, Way, Any], None]:
-    """Return the way back of a CREATE whose object has a name without schema."""
+    """Return the inverse of a CREATE whose object has a name without schema."""
 
     def way_back(reader: Reader, way: Way, node: Any) -> None:
         name = getattr(node, slot)
         if getattr(node, "if_not_exists", False) and reader.address(kind, [name]):
             return
-        way.add(f"DROP {word} {quoted(name)}", "It goes.")
+        way.add(f"DROP {word} {quoted(name)}", "It is dropped.")
 
     return way_back
 
 
 def extension(reader: Reader, way: Way, node: Any) -> None:
-    """CREATE EXTENSION; what CASCADE brought beside it stays."""
+    """CREATE EXTENSION; extensions that CASCADE created stay."""
     if node.if_not_exists and reader.address("extension", [node.extname]):
         return
-    way.add(f"DROP EXTENSION {quoted(node.extname)}", "The extension goes.")
+    way.add(f"DROP EXTENSION {quoted(node.extname)}", "The extension is dropped.")
     if any(option.defname == "cascade" for option in node.options or ()):
-        way.differs.append(f"extensions that {quoted(node.extname)} needs, and that it brought, stay")
+        way.differs.append(f"extensions that {quoted(node.extname)} needs, and that CASCADE created, stay")
 
 
 def language(reader: Reader, way: Way, node: Any) -> None:
-    """CREATE LANGUAGE, which is CREATE EXTENSION where it has no handler."""
+    """CREATE LANGUAGE, which is CREATE EXTENSION when no handler is given."""
     if reader.address("language", [node.plname]) is None:
-        way.add(f"DROP LANGUAGE {quoted(node.plname)}", "The language goes.")
+        way.add(f"DROP LANGUAGE {quoted(node.plname)}", "The language is dropped.")
 
 
 def cast(reader: Reader, way: Way, node: Any) -> None:
     """CREATE CAST."""
-    told = f"{_type(reader, node.sourcetype)} AS {_type(reader, node.targettype)}"
-    way.add(f"DROP CAST ({told})", "The cast goes.")
+    signature = f"{_type(reader, node.sourcetype)} AS {_type(reader, node.targettype)}"
+    way.add(f"DROP CAST ({signature})", "The cast is dropped.")
 
 
 def transform(reader: Reader, way: Way, node: Any) -> None:
     """CREATE TRANSFORM."""
-    way.add(f"DROP TRANSFORM FOR {_type(reader, node.type_name)} LANGUAGE {quoted(node.lang)}", "The transform goes.")
+    way.add(
+        f"DROP TRANSFORM FOR {_type(reader, node.type_name)} LANGUAGE {quoted(node.lang)}", "The transform is dropped."
+    )
 
 
 def operator_class(reader: Reader, way: Way, node: Any) -> None:
-    """CREATE OPERATOR CLASS; without a family it makes one of its own name."""
+    """CREATE OPERATOR CLASS; without a family it creates one of the same name."""
     if node.opfamilyname:
-        way.add(f"DROP OPERATOR CLASS {_made(reader, node.opclassname)} USING {quoted(node.amname)}", "It goes.")
+        way.add(f"DROP OPERATOR CLASS {_made(reader, node.opclassname)} USING {quoted(node.amname)}", "It is dropped.")
     else:
         name = [part.sval for part in node.opclassname]
         there = reader.address("operator family", [node.amname, *name])
         word = "CLASS" if there else "FAMILY"
-        way.add(f"DROP OPERATOR {word} {_made(reader, node.opclassname)} USING {quoted(node.amname)}", "It goes.")
+        way.add(f"DROP OPERATOR {word} {_made(reader, node.opclassname)} USING {quoted(node.amname)}", "It is dropped.")
 
 
 def operator_family(reader: Reader, way: Way, node: Any) -> None:
     """CREATE OPERATOR FAMILY."""
-    way.add(f"DROP OPERATOR FAMILY {_made(reader, node.opfamilyname)} USING {quoted(node.amname)}", "It goes.")
+    way.add(f"DROP OPERATOR FAMILY {_made(reader, node.opfamilyname)} USING {quoted(node.amname)}", "It is dropped.")
 
 
 def conversion(reader: Reader, way: Way, node: Any) -> None:
     """CREATE CONVERSION."""
-    way.add(f"DROP CONVERSION {_made(reader, node.conversion_name)}", "The conversion goes.")
+    way.add(f"DROP CONVERSION {_made(reader, node.conversion_name)}", "The conversion is dropped.")
 
 
 def user_mapping(reader: Reader, way: Way, node: Any) -> None:
     """CREATE USER MAPPING."""
     who = "PUBLIC" if node.user.roletype.name == "ROLESPEC_PUBLIC" else quoted(node.user.rolename or reader.me)
     if not (node.if_not_exists and reader.address("user mapping", [node.user.rolename or "public"], [node.servername])):
-        way.add(f"DROP USER MAPPING FOR {who} SERVER {quoted(node.servername)}", "The user mapping goes.")
+        way.add(f"DROP USER MAPPING FOR {who} SERVER {quoted(node.servername)}", "The user mapping is dropped.")

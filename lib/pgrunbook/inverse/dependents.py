@@ -1,4 +1,4 @@
-"""Everything that goes when objects are dropped, read from pg_depend, in the order in which it can come back."""
+"""The objects that a DROP ... CASCADE drops, read from pg_depend, in the order in which to create them again."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pgrunbook.inverse.reader import CLASSES, Address, Reader
-from pgrunbook.inverse.way import NoWayBackError
+from pgrunbook.inverse.way import NoInverseError
 
 _CLASS, _ATTRDEF = CLASSES["pg_class"], CLASSES["pg_attrdef"]
 _TRIGGER, _FUNCTION = CLASSES["pg_trigger"], CLASSES["pg_proc"]
 
-# What comes first where nothing else says what has to.
+# The order of objects that do not depend on each other.
 _RANKS = {
     "pg_namespace": 0, "pg_extension": 1, "pg_language": 2, "pg_collation": 3, "pg_type": 4, "pg_proc": 6,
     "pg_class": 7, "pg_attrdef": 9, "pg_constraint": 10, "pg_statistic_ext": 13, "pg_rewrite": 14, "pg_policy": 15,
@@ -25,7 +25,7 @@ Rank = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ObjectParent:
-    """What an object belongs to: its relation, its kind there, and whether it comes with something else."""
+    """What an object belongs to: its relation, its kind there, and whether another object creates it."""
 
     relation: int
     kind: str
@@ -35,7 +35,7 @@ class ObjectParent:
 
 @dataclass
 class DependentSet:
-    """Objects that go together; ``needs`` is what each depends on, ``leader`` of which each is a part."""
+    """Objects that are dropped together; ``needs`` is what each depends on, ``leader`` the object it is part of."""
 
     catalogs: dict[Address, str]
     needs: dict[Address, list[tuple[Address, str]]]
@@ -43,7 +43,7 @@ class DependentSet:
     kept: set[int] = field(default_factory=set)
 
     def leader(self, address: Address) -> Address:
-        """Return the object of the list of which this one is a part, itself where it is none."""
+        """Return the object of the set that this one is part of, or itself."""
         seen = {address}
         while (owner := self._owner(address)) is not None and owner not in seen:
             seen.add(owner)
@@ -51,7 +51,7 @@ class DependentSet:
         return address
 
     def leaders(self) -> list[Address]:
-        """Return what has to be made, in an order in which it can be."""
+        """Return the objects to create, in a possible order."""
         wanted = [a for a in self.needs if self.leader(a) == a and not self._comes_along(a)]
         before: dict[Address, set[Address]] = {address: set() for address in wanted}
         for address, needs in self.needs.items():
@@ -64,14 +64,14 @@ class DependentSet:
         return list(_ordered(before, self._rank))
 
     def of_table(self, address: Address) -> int:
-        """Return the kept table with which an object travels, 0 for one that is lost."""
+        """Return the parked table with which an object moves, 0 for one that is dropped."""
         place = self.places.get(address)
         if address[0] == _CLASS and address[1] in self.kept:
             return address[1]
         return place.relation if place is not None and place.relation in self.kept else 0
 
     def tables(self) -> list[Address]:
-        """Return the tables that go as a whole."""
+        """Return the tables that are dropped."""
         return [a for a in self.needs if a[0] == _CLASS and a[2] == 0 and self.places[a].kind in "rp"]
 
     def _owner(self, address: Address) -> Address | None:
@@ -102,7 +102,7 @@ class DependentSet:
         is_sequence = address[0] == _CLASS and self.places[address].kind == "S"
         for other, kind in needs:
             if is_sequence and kind == "a":
-                continue  # it belongs to a column, whose default needs it first
+                continue  # a column owns it; the column's default needs it first
             for there in (other, (*other[:2], 0)):
                 if there in self.needs:
                     yield self.leader(there)
@@ -118,25 +118,25 @@ class DependentSet:
         return (rank, address[1], address[2])
 
 
-def gone_with(reader: Reader, addresses: Collection[Address]) -> DependentSet:
-    """Return what goes when these objects are dropped with CASCADE; an object that is not there is left out."""
+def dropped_with(reader: Reader, addresses: Collection[Address]) -> DependentSet:
+    """Return what DROP ... CASCADE of these objects drops; an object that does not exist is left out."""
     if not addresses:
         return DependentSet({}, {}, {})
     classes, objects, parts = (list(part) for part in zip(*addresses, strict=True))
     catalogs, needs, places = {}, {}, {}
-    for row in reader.rows("gone", classes=classes, objects=objects, parts=parts):
+    for row in reader.rows("dropped_with", classes=classes, objects=objects, parts=parts):
         address = (row["class"], row["oid"], row["part"])
         catalogs[address] = row["catalog"].removeprefix("pg_catalog.")
         needs[address] = [((c, o, p), kind) for c, o, p, kind in row["needs"]]
         if row["kind"] is not None:
             places[address] = ObjectParent(row["relation"], row["kind"], row["number"], row["comes_along"])
     if any(catalog == "pg_largeobject" for catalog in catalogs.values()):
-        raise NoWayBackError("cannot be undone, because large objects are not kept.")
+        raise NoInverseError("cannot be undone, because large objects are not captured.")
     return DependentSet(catalogs, needs, places)
 
 
 def _ordered(before: dict[Address, set[Address]], key: Callable[[Address], Rank]) -> Iterator[Address]:
-    """Yield what needs nothing that is still missing, the lowest rank first; a circle is broken at its lowest."""
+    """Yield addresses after what they need, lowest rank first; a cycle is broken at its lowest rank."""
     left = {address: set(needed) for address, needed in before.items()}
     after: dict[Address, list[Address]] = {address: [] for address in before}
     for address, needed in before.items():

@@ -1,4 +1,4 @@
-"""What DROP TABLE takes from others, as statements: a table that is moved away instead has to be alone before."""
+"""Statements that drop what DROP TABLE would drop from other tables, before a table is parked instead."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pgrunbook.inverse.reader import Address, CatalogObject, Column, Reader
 
 
 def link(table: str, parent: str, *, is_partition: bool) -> str:
-    """Return the statement that takes a table out of a parent that stays."""
+    """Return the statement that detaches a table from a parent that stays."""
     if is_partition:
         return f"ALTER TABLE {parent} DETACH PARTITION {table}"
     return f"ALTER TABLE {table} NO INHERIT {parent}"
 
 
-def taken_away(
+def drops(
     reader: Reader,
     gone: DependentSet,
     made: Iterable[Address],
     things: Mapping[Address, CatalogObject],
     columns: Mapping[Address, Column],
 ) -> Iterator[str]:
-    """Yield the statements that drop what will be made again, what needs another one before it.
+    """Yield the statements that drop the objects that will be recreated, dependents first.
 
-    ``made`` is in the order in which it is made; ``columns`` are those of other tables that go.
+    ``made`` is in the order of recreation; ``columns`` are dropped columns of other tables.
     """
     for address in reversed(list(made)):
         catalog = gone.catalogs[address]

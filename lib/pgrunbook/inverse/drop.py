@@ -1,4 +1,4 @@
-"""DROP on the way back: what is named, and all that goes with it, comes back as it is."""
+"""Inverse of DROP: the named objects, and all that is dropped with them, are recreated as they are today."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import Any
 
 from pgrunbook.inverse import grants, name_resolution
 from pgrunbook.inverse.reader import Address, Reader
-from pgrunbook.inverse.recreation import bring_back
-from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.inverse.recreation import recreate
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import object_kind, quoted
 
 
 def drop(reader: Reader, way: Way, node: Any) -> None:
-    """DROP of whatever kind; what is not there was not dropped.
+    """DROP of any kind; objects that do not exist are ignored.
 
-    Raises NoWayBackError where something goes that nothing computes how to make, or tables go unnamed.
+    Raises NoInverseError when pgrunbook cannot recreate an object, or tables are dropped without being named.
     """
     addresses = name_resolution.of_drop(reader, node)
     kind = object_kind(node.removeType)
     if kind in ("TABLE", "FOREIGN_TABLE"):
         addresses = _with_partitions(reader, addresses)
     if addresses:
-        bring_back(reader, way, addresses)
+        recreate(reader, way, addresses)
     if kind == "MATVIEW":
-        way.differs.append("the rows of materialized views that come back are computed anew")
+        way.differs.append("the rows of recreated materialized views are computed again")
 
 
 def _with_partitions(reader: Reader, addresses: list[Address]) -> list[Address]:
@@ -36,27 +36,27 @@ def _with_partitions(reader: Reader, addresses: list[Address]) -> list[Address]:
 
 
 def drop_role(reader: Reader, way: Way, node: Any) -> None:
-    """DROP ROLE: CREATE ROLE with its attributes, settings and memberships; a password is not known."""
+    """DROP ROLE: CREATE ROLE with its attributes, settings and memberships; its password is unknown."""
     names = [spec.rolename for spec in node.roles]
     for row in reader.rows("roles", names=names):
-        way.add(f"CREATE ROLE {row['sql']} {row['attributes']}", f"Role {row['sql']} comes back.")
+        way.add(f"CREATE ROLE {row['sql']} {row['attributes']}", f"Role {row['sql']} is created again.")
         if row["comment"]:
             way.add(f"COMMENT ON ROLE {row['sql']} IS {literal(row['comment'])}")
-        way.differs.append(f"the password of role {row['sql']} is not there")
+        way.differs.append(f"role {row['sql']} has no password")
     role_settings(reader, way, names)
     for row in reader.rows("members", names=names):
-        way.add(grants.membership(row), "Membership as it was.")
+        way.add(grants.membership(row), "The old membership is set again.")
 
 
 def drop_user_mapping(reader: Reader, way: Way, node: Any) -> None:
-    """DROP USER MAPPING: made again where it has no options, which are secret."""
+    """DROP USER MAPPING: recreate it when it has no options, for these are secret."""
     address = reader.address("user mapping", [node.user.rolename or "public"], [node.servername])
     if address is not None:
-        bring_back(reader, way, [address])
+        recreate(reader, way, [address])
 
 
 def role_settings(reader: Reader, way: Way, names: list[str], database: str = "") -> None:
-    """Add what ALTER ROLE ... SET says of roles now."""
+    """Add the ALTER ROLE ... SET statements for the settings of roles."""
     for name in names:
         for row in reader.rows("settings_of", role=name, database=database):
             scope = f" IN DATABASE {row['database']}" if row["database"] else ""
@@ -65,17 +65,17 @@ def role_settings(reader: Reader, way: Way, names: list[str], database: str = ""
 
 
 def setting_value(setting: str, value: str) -> str:
-    """Return a setting's value as SET needs it: what is a list stays one."""
+    """Return a setting's value as SET needs it; a list stays a list."""
     lists = ("search_path", "datestyle", "local_preload_libraries", "session_preload_libraries", "temp_tablespaces")
     return value if setting.lower() in lists and value else literal(value)
 
 
 def cannot(_reader: Reader, _way: Way, node: Any) -> None:
-    """DROP DATABASE, TABLESPACE, SUBSCRIPTION, OWNED: no way back."""
-    told = {
-        "DropdbStmt": "cannot be undone, because the database's rows are gone; restore it from a backup.",
+    """DROP DATABASE, TABLESPACE, SUBSCRIPTION, OWNED: no inverse."""
+    reason = {
+        "DropdbStmt": "cannot be undone, because the database's rows are lost; restore it from a backup.",
         "DropTableSpaceStmt": "cannot be undone, because a tablespace needs an empty folder on the server.",
-        "DropSubscriptionStmt": "cannot be undone, because the subscription's position and password are gone.",
-        "DropOwnedStmt": "cannot be undone, because what a role owns is kept only where it is dropped by name.",
+        "DropSubscriptionStmt": "cannot be undone, because the subscription's position and password are lost.",
+        "DropOwnedStmt": "cannot be undone, because objects are captured only when they are dropped by name.",
     }[type(node).__name__]
-    raise NoWayBackError(told)
+    raise NoInverseError(reason)

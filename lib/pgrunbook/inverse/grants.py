@@ -1,4 +1,4 @@
-"""Privileges on the way back: those that these grantees have now, and no others."""
+"""Inverses of GRANT, REVOKE and ALTER DEFAULT PRIVILEGES: exactly the privileges of today."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from itertools import groupby
 from typing import Any
 
 from pgrunbook.inverse.reader import CLASSES, Address, Question, Reader
-from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.sql.tree import quoted, strings, text
 
 _CLASS = CLASSES["pg_class"]
-# What ALTER DEFAULT PRIVILEGES calls the objects, and the letter that the catalog has for them.
+# The kinds of objects in ALTER DEFAULT PRIVILEGES, and their letters in the catalog.
 LETTERS = {
     "TABLE": "r", "SEQUENCE": "S", "FUNCTION": "f", "ROUTINE": "f", "TYPE": "T", "SCHEMA": "n", "LARGEOBJECT": "L",
 }  # fmt: skip
@@ -20,7 +20,7 @@ DECLARE
     before text := pg_catalog.current_setting('role');
 BEGIN
     SET LOCAL ROLE {role};
-    {told};
+    {statement};
     PERFORM pg_catalog.set_config('role', before, true);
 END
 $undo$"""
@@ -28,10 +28,10 @@ WORDS = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "T": "TYPES", "n": "
 
 
 def restore(reader: Reader, way: Way, addresses: Sequence[Address], grantees: Collection[str] | None = None) -> None:
-    """Give these grantees on these objects what they have now.
+    """Grant these grantees the privileges on these objects that they have today.
 
-    Without ``grantees`` the objects are new by then: everybody has what the defaults say, and only what was
-    granted or revoked here is told.
+    Without ``grantees`` the objects are recreated: default privileges apply, and only what differs from them is
+    granted or revoked.
     """
     news = grantees is None and reader.has_default_acls
     rows = _rows(reader, addresses)
@@ -44,22 +44,22 @@ def restore(reader: Reader, way: Way, addresses: Sequence[Address], grantees: Co
         touched |= {*before, "PUBLIC", found[0]["owner"]} if grantees is None else set()
         revoked = "" if name.startswith("(") else name
         if revoked:
-            way.add(f"REVOKE ALL ON {revoked} FROM {', '.join(sorted(touched))} CASCADE", "Privileges as they were.")
+            way.add(f"REVOKE ALL ON {revoked} FROM {', '.join(sorted(touched))} CASCADE", "Privileges are set again.")
         mine = [row for row in found if row["grantee"] in touched and not row["by_another"]]
-        for told in _granted(name, mine):
-            way.add(told, "Privileges as they were.")
+        for statement in _granted(name, mine):
+            way.add(statement, "Privileges are set again.")
         _grant_by_others(way, name, _below(found, touched))
 
 
 def after_owner(reader: Reader, way: Way, address: Address) -> None:
-    """Give everybody what he has now, for a change of owner joins what the new one was granted with his own."""
+    """Bring back all privileges, for a change of owner merges the new owner's privileges."""
     rows = _rows(reader, [address])
     if any(row["own"] for row in rows):
         restore(reader, way, [address], {row["grantee"] for row in rows if row["grantee"]} | {rows[0]["owner"]})
 
 
 def questions(addresses: Sequence[Address]) -> list[Question]:
-    """Return the question who has what on these objects, [] where there are none."""
+    """Return the query for the privileges on these objects, [] when there are none."""
     if not addresses:
         return []
     classes = sorted({a[0] for a in addresses})
@@ -87,12 +87,12 @@ def _granted(name: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     for (grantee, grantable), group in groupby(rows, key=lambda row: (row["grantee"], row["grantable"])):
         columns = name.partition(" ON ")[0] if name.startswith("(") else ""
         on = name.partition(" ON ")[2] if columns else name
-        told = ", ".join(f"{row['privilege']}{' ' + columns if columns else ''}" for row in group)
-        yield f"GRANT {told} ON {on} TO {grantee}{' WITH GRANT OPTION' if grantable else ''}"
+        privileges = ", ".join(f"{row['privilege']}{' ' + columns if columns else ''}" for row in group)
+        yield f"GRANT {privileges} ON {on} TO {grantee}{' WITH GRANT OPTION' if grantable else ''}"
 
 
 def _grant_by_others(way: Way, name: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Grant what others than the owner have granted, as these: who was granted the option first, before who grants."""
+    """Grant, as their grantors, what others than the owner had granted; grant options first."""
     left = list(rows)
     while left:
         waiting = {row["grantee"] for row in left if row["grantable"]}
@@ -101,14 +101,14 @@ def _grant_by_others(way: Way, name: str, rows: Sequence[dict[str, Any]]) -> Non
         for grantor, group in groupby(sorted(ready, key=lambda row: str(row["grantor"])), lambda row: row["grantor"]):
             found = list(group)
             if found[0]["can_be_grantor"]:
-                for told in _granted(name, found):
-                    way.add(_as_role(grantor, told), f"Privileges as {grantor} had granted them.")
+                for statement in _granted(name, found):
+                    way.add(_as_role(grantor, statement), f"Privileges that {grantor} had granted are set again.")
             else:
                 way.differs.append(f"what {grantor} has granted on {name} may be gone: only {grantor} can grant it")
 
 
 def _below(rows: Sequence[dict[str, Any]], touched: Collection[str]) -> list[dict[str, Any]]:
-    """Return what these grantees have granted themselves, and those again: it goes with what they are granted."""
+    """Return what these grantees, and theirs, have granted: a REVOKE from them revokes it too."""
     reached, found = {*touched}, list[dict[str, Any]]()
     while more := [row for row in rows if row["by_another"] and row["grantor"] in reached and row not in found]:
         found += more
@@ -116,13 +116,13 @@ def _below(rows: Sequence[dict[str, Any]], touched: Collection[str]) -> list[dic
     return found
 
 
-def _as_role(role: str, told: str) -> str:
-    """Return a block that executes a statement as another role: nothing lets an owner grant in another's name."""
-    return _AS_ROLE.replace("{role}", role).replace("{told}", told)
+def _as_role(role: str, statement: str) -> str:
+    """Return a block that executes a statement as another role: an owner cannot grant in another's name."""
+    return _AS_ROLE.replace("{role}", role).replace("{statement}", statement)
 
 
 def grant(reader: Reader, way: Way, node: Any) -> None:
-    """GRANT and REVOKE on objects: whoever is named has what he has now."""
+    """GRANT and REVOKE on objects: bring back the privileges of the named grantees."""
     addresses = _granted_objects(reader, node)
     grantees = [_role(reader, spec) for spec in node.grantees]
     restore(reader, way, addresses, grantees)
@@ -147,8 +147,8 @@ def _granted_objects(reader: Reader, node: Any) -> list[Address]:
         elif kind in _ADDRESSED:
             found.append(reader.address(_ADDRESSED[kind], [entry.sval]))
         else:
-            told = f"nobody has written down how a GRANT on a {kind.lower()} is undone"
-            raise NoWayBackError(f"cannot be computed: {told}.")
+            reason = f"pgrunbook knows no inverse of a GRANT on a {kind.lower()}"
+            raise NoInverseError(f"cannot be computed: {reason}.")
     return [address for address in found if address]
 
 
@@ -165,29 +165,29 @@ def routine(reader: Reader, entry: Any) -> Address | None:
 
 
 def role(reader: Reader, way: Way, node: Any) -> None:
-    """GRANT and REVOKE of roles: the memberships that are there now."""
+    """GRANT and REVOKE of roles: bring back the memberships of today."""
     granted = [part.priv_name for part in node.granted_roles]
     members = [_role(reader, spec) for spec in node.grantee_roles]
     rows = reader.rows("members", names=granted)
     for name in granted:
         for member in members:
             there = [row for row in rows if row["role"] == quoted(name) and row["member"] == member]
-            way.add(f"REVOKE {quoted(name)} FROM {member}", "Membership as it was.")
+            way.add(f"REVOKE {quoted(name)} FROM {member}", "The old membership is set again.")
             for row in there:
-                way.add(membership(row), "Membership as it was.")
+                way.add(membership(row), "The old membership is set again.")
 
 
 def membership(row: dict[str, Any]) -> str:
-    """Return the statement that makes a membership as it is."""
+    """Return the statement that brings back a membership."""
     options = f" WITH {row['options']}" if row["options"] else ""
     return f"GRANT {row['role']} TO {row['member']}{options}"
 
 
 def defaults(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER DEFAULT PRIVILEGES: whoever is named gets of future objects what he gets now."""
-    told = {option.defname: option.arg for option in node.options or ()}
-    roles = [_role(reader, spec) for spec in told.get("roles") or ()] or [reader.me]
-    schemas = [part.sval for part in told.get("schemas") or ()] or [None]
+    """ALTER DEFAULT PRIVILEGES: bring back the default privileges of the named grantees."""
+    options = {option.defname: option.arg for option in node.options or ()}
+    roles = [_role(reader, spec) for spec in options.get("roles") or ()] or [reader.me]
+    schemas = [part.sval for part in options.get("schemas") or ()] or [None]
     letter = LETTERS[node.action.objtype.name.removeprefix("OBJECT_")]
     grantees = sorted({_role(reader, spec) for spec in node.action.grantees})
     restore_defaults(reader, way, roles, schemas, letter, grantees)
@@ -196,7 +196,7 @@ def defaults(reader: Reader, way: Way, node: Any) -> None:
 def restore_defaults(
     reader: Reader, way: Way, roles: Sequence[str], schemas: Sequence[str | None], letter: str, grantees: Sequence[str]
 ) -> None:
-    """Give these grantees in advance what the entries of ALTER DEFAULT PRIVILEGES say now."""
+    """Bring back the default privileges of these grantees."""
     bare = [name.strip('"').replace('""', '"') for name in roles]
     rows = reader.rows("default_acls", roles=bare, schemas=list(schemas), letter=letter)
     for name in roles:
@@ -204,13 +204,13 @@ def restore_defaults(
             scope = f"FOR ROLE {name}" + (f" IN SCHEMA {quoted(schema)}" if schema else "")
             for grantee in grantees:
                 before = f"ALTER DEFAULT PRIVILEGES {scope}"
-                way.add(f"{before} REVOKE ALL ON {WORDS[letter]} FROM {grantee}", "Future privileges as they were.")
+                way.add(f"{before} REVOKE ALL ON {WORDS[letter]} FROM {grantee}", "Default privileges are set again.")
                 for row in rows:
                     place = row["role"] == name and row["schema"] == (quoted(schema) if schema else None)
                     if place and row["grantee"] == grantee:
                         option = " WITH GRANT OPTION" if row["grantable"] else ""
                         way.add(f"{before} GRANT {row['privilege']} ON {WORDS[letter]} TO {grantee}{option}",
-                                "Future privileges as they were.")  # fmt: skip
+                                "Default privileges are set again.")  # fmt: skip
 
 
 def _role(reader: Reader, spec: Any) -> str:

@@ -1,8 +1,7 @@
-"""The way back of each statement, computed from the catalog right before it is executed; rollback goes it.
+"""The inverse of a statement, computed from the catalog right before the statement runs; used by rollback.
 
-What the server says of an object (pg_get_viewdef, pg_get_indexdef ...) is what brings it back. The steps are plain
-SQL, whose safe forms are planned when they are gone. Rows, and the tables and columns that are dropped, are kept
-elsewhere: ``Undo.keeps`` says which.
+The server's own definitions (pg_get_viewdef, pg_get_indexdef ...) recreate an object. The steps are plain SQL; their
+safe forms are planned at rollback. ``Undo.keeps`` names the rows, columns and tables to capture (``undo_data``).
 """
 
 from __future__ import annotations
@@ -18,41 +17,45 @@ from pgrunbook.inverse import alter, alter_other, cluster_wide, create, drop, gr
 from pgrunbook.inverse.alter_table import alter_table
 from pgrunbook.inverse.no_inverse import because, nothing
 from pgrunbook.inverse.reader import Reader, reading
-from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.plan.way_back import Undo
+from pgrunbook.sql import secrets
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import tree
 
 _log = logging.getLogger(__name__)
 
-WayBack = Callable[[Reader, Way, Any], None]
+UNWRITABLE = "It has no way back: secret, because its inverse would hold one, and no record may."
+Inverse = Callable[[Reader, Way, Any], None]
 
 
 class Inverter:
-    """Computes the way back of one statement after the other, each asked about right before it is executed."""
+    """Computes the inverse of one statement after the other, each right before it is executed."""
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def inverse(self, statement: Statement) -> Undo:
-        """Return the way back from the state that the statement will leave.
+        """Return the inverse of one statement, valid right after the statement has run.
 
-        A statement that finds nothing to do (IF EXISTS) leaves nothing to take back; for one that will fail
-        what is returned has no meaning.
+        A statement that finds nothing to do (IF EXISTS) has an empty inverse; for one that will fail the result is
+        meaningless.
 
-        Raises Blocked when somebody holds a lock that keeps definitions from being read.
+        Raises Blocked when a lock of somebody else prevents reading definitions.
         Locks: AccessShareLock on what is read.
         """
         way = Way()
         node = tree(statement.sql)
         try:
             with reading(self._conn) as reader:
-                _WAYS.get(type(node).__name__, _unknown)(reader, way, node)
-        except NoWayBackError as reason:
+                _INVERSES.get(type(node).__name__, _unknown)(reader, way, node)
+        except NoInverseError as reason:
             return Undo(statement, (), because=_sentence(str(reason)))
         except psycopg.errors.ProgrammingError as exc:
-            _log.warning("the way back of %s could not be computed: %s", statement.kind, exc.diag.message_primary)
+            _log.warning("could not compute the inverse of %s: %s", statement.kind, exc.diag.message_primary)
             return Undo(statement, (), because=f"It cannot be computed: the server says {exc.diag.message_primary}.")
+        if any(secrets.spans(step.sql) for step in way.steps):
+            return Undo(statement, (), because=UNWRITABLE)
         return way.undo(statement)
 
 
@@ -61,10 +64,10 @@ def _sentence(reason: str) -> str:
 
 
 def _unknown(_reader: Reader, _way: Way, node: Any) -> None:
-    raise NoWayBackError(f"cannot be computed: nobody has written down how {type(node).__name__} is undone.")
+    raise NoInverseError(f"cannot be computed: pgrunbook knows no inverse of {type(node).__name__}.")
 
 
-_WAYS: dict[str, WayBack] = {
+_INVERSES: dict[str, Inverse] = {
     "AlterTableStmt": alter_table, "RenameStmt": alter.rename, "AlterOwnerStmt": alter.owner,
     "AlterObjectSchemaStmt": alter.set_schema, "AlterObjectDependsStmt": alter.depends,
     "CommentStmt": alter.comment, "SecLabelStmt": alter.label,
@@ -102,20 +105,20 @@ _WAYS: dict[str, WayBack] = {
     "AlterDatabaseSetStmt": cluster_wide.alter_settings, "AlterDatabaseStmt": cluster_wide.alter_database,
     "AlterSystemStmt": cluster_wide.alter_system, "AlterTableSpaceOptionsStmt": cluster_wide.tablespace_options,
     "AlterTableMoveAllStmt": cluster_wide.move_all, "ReassignOwnedStmt": cluster_wide.reassign,
-    "AlterUserMappingStmt": because("cannot be undone, because the options that a user mapping had are secret."),
-    "AlterSubscriptionStmt": because("cannot be undone, because what a subscription was told before is secret."),
-    "AlterTypeStmt": because("cannot be undone, because PostgreSQL does not tell what a base type was made with."),
-    "AlterOpFamilyStmt": because("cannot be computed: nobody has written down how ALTER OPERATOR FAMILY is undone."),
-    "ImportForeignSchemaStmt": because("cannot be computed: nobody knows which foreign tables it will make."),
+    "AlterUserMappingStmt": because("has no way back: secret, because its old options are not read."),
+    "AlterSubscriptionStmt": because("has no way back: secret, because its old options are not read."),
+    "AlterTypeStmt": because("cannot be undone, because PostgreSQL does not show the old properties of a base type."),
+    "AlterOpFamilyStmt": because("cannot be computed: pgrunbook knows no inverse of ALTER OPERATOR FAMILY."),
+    "ImportForeignSchemaStmt": because("cannot be computed: nobody can know which foreign tables it will create."),
     # privileges
     "GrantStmt": grants.grant, "GrantRoleStmt": grants.role, "AlterDefaultPrivilegesStmt": grants.defaults,
     # rows
     **dict.fromkeys(("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"), no_inverse.change),
     "TruncateStmt": rows.change, "CopyStmt": no_inverse.copy, "SelectStmt": no_inverse.select,
     "ExplainStmt": no_inverse.explain,
-    "DoStmt": because("cannot be computed: nobody knows what a DO block did."),
-    "CallStmt": because("cannot be computed: nobody knows what a procedure did."),
-    "ExecuteStmt": because("cannot be computed: nobody knows what a prepared statement did."),
+    "DoStmt": because("cannot be computed: nobody can know what a DO block did."),
+    "CallStmt": because("cannot be computed: nobody can know what a procedure did."),
+    "ExecuteStmt": because("cannot be computed: nobody can know what a prepared statement did."),
     # nothing
     "ClusterStmt": no_inverse.cluster, "RefreshMatViewStmt": no_inverse.refresh,
     **dict.fromkeys(

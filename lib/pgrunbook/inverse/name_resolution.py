@@ -40,7 +40,7 @@ def find(reader: Reader, kind: str, entry: Any) -> Address | None:
 
 
 def of_drop(reader: Reader, node: Any) -> list[Address]:
-    """Return what a DROP names and what is there."""
+    """Return the objects that a DROP names, if they exist."""
     kind = object_kind(node.removeType)
     found = [find(reader, kind, entry) for entry in node.objects]
     return [address for address in found if address is not None]

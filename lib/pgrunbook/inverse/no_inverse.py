@@ -1,4 +1,4 @@
-"""Statements with nothing to take back, and those of which nobody can know what they did."""
+"""Statements that need no inverse, and those whose effects nobody can know."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pglast import ast
 
 from pgrunbook.inverse import columns, create, rows
 from pgrunbook.inverse.reader import Reader
-from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.sql.tree import strings, walk
 
 
 def nothing(_reader: Reader, _way: Way, _node: Any) -> None:
-    """SET, LOCK, VACUUM, ANALYZE, REINDEX and the like leave schema and rows as they were."""
+    """SET, LOCK, VACUUM, ANALYZE, REINDEX and the like: schema and rows do not change."""
 
 
 def because(sentence: str) -> Any:
-    """Return the way back that there is not, for the same reason always."""
+    """Return a function that raises NoInverseError with this reason."""
 
     def way_back(_reader: Reader, _way: Way, _node: Any) -> None:
-        raise NoWayBackError(sentence)
+        raise NoInverseError(sentence)
 
     return way_back
 
 
 def select(reader: Reader, way: Way, node: Any) -> None:
-    """SELECT, VALUES, WITH: rows that it changes, sequences that it sets, and functions that may do anything."""
+    """SELECT, VALUES, WITH: revert rows and sequences; raise NoInverseError for volatile functions."""
     if getattr(node, "intoClause", None) is not None:
         create.table_as(reader, way, node)
     if rows.writes(node):
@@ -37,11 +37,11 @@ def select(reader: Reader, way: Way, node: Any) -> None:
             _set_back(reader, way, part)
     unknown = _unknown(reader, {names[-1] for names in called})
     if unknown:
-        raise NoWayBackError(f"cannot be computed: nobody knows what {unknown[0]}() did.")
+        raise NoInverseError(f"cannot be computed: nobody can know what {unknown[0]}() did.")
 
 
 def change(reader: Reader, way: Way, node: Any) -> None:
-    """INSERT, UPDATE, DELETE, MERGE: rows; what functions in it did elsewhere stays."""
+    """INSERT, UPDATE, DELETE, MERGE: revert the rows; what its functions did elsewhere stays."""
     rows.change(reader, way, node)
     called = {part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall)}
     way.differs += [f"what {name}() did elsewhere stays" for name in _unknown(reader, called)]
@@ -55,27 +55,27 @@ def _unknown(reader: Reader, names: set[str]) -> list[str]:
 
 
 def _set_back(reader: Reader, way: Way, call: Any) -> None:
-    """Set a sequence that SELECT setval(...) names to where it stands."""
+    """SELECT setval(...): set the sequence to its position of today."""
     name = call.args[0]
     while isinstance(name, ast.TypeCast):
         name = name.arg
-    told = getattr(getattr(name, "val", None), "sval", None)
-    if told is None:
-        raise NoWayBackError("cannot be computed: the sequence that setval() sets is not named.")
-    row = reader.row("sequence", oid=reader.relation_named(told))
+    sequence = getattr(getattr(name, "val", None), "sval", None)
+    if sequence is None:
+        raise NoInverseError("cannot be computed: the sequence that setval() sets is not named.")
+    row = reader.row("sequence", oid=reader.relation_named(sequence))
     if row is not None:
         columns.position(way, row)
 
 
 def explain(reader: Reader, way: Way, node: Any) -> None:
-    """EXPLAIN ANALYZE executes its statement; EXPLAIN does not."""
-    told = {option.defname: getattr(option.arg, "sval", "true") for option in node.options or ()}
-    if str(told.get("analyze", "false")).lower() in ("true", "on", "1"):
+    """EXPLAIN ANALYZE: the inverse of its statement; EXPLAIN: nothing."""
+    options = {option.defname: getattr(option.arg, "sval", "true") for option in node.options or ()}
+    if str(options.get("analyze", "false")).lower() in ("true", "on", "1"):
         select(reader, way, node.query)
 
 
 def copy(reader: Reader, way: Way, node: Any) -> None:
-    """COPY FROM brings rows; COPY TO reads them."""
+    """COPY FROM: revert the inserted rows; COPY TO: nothing."""
     if node.is_from:
         rows.change(reader, way, node)
     elif node.query is not None:
@@ -83,17 +83,17 @@ def copy(reader: Reader, way: Way, node: Any) -> None:
 
 
 def cluster(reader: Reader, way: Way, node: Any) -> None:
-    """CLUSTER ... USING remembers the index."""
+    """CLUSTER ... USING: bring back the index of the CLUSTER mark."""
     relation = reader.relation(node.relation) if node.relation is not None else None
     if relation is not None and node.indexname is not None:
         index = reader.whole(relation).clustered
-        told = f"CLUSTER ON {index}" if index else "SET WITHOUT CLUSTER"
-        way.add(f"ALTER {relation.word} {relation.sql} {told}", "The index by which it is clustered.")
+        clause = f"CLUSTER ON {index}" if index else "SET WITHOUT CLUSTER"
+        way.add(f"ALTER {relation.word} {relation.sql} {clause}", "The old CLUSTER index is set again.")
 
 
 def refresh(reader: Reader, way: Way, node: Any) -> None:
-    """REFRESH fills a materialized view that was not, or empties one that was."""
+    """REFRESH MATERIALIZED VIEW: populate or empty it, as it is today."""
     relation = reader.relation(node.relation)
     if relation is not None and relation.is_populated == bool(node.skipData):
-        told = "WITH DATA" if relation.is_populated else "WITH NO DATA"
-        way.add(f"REFRESH MATERIALIZED VIEW {relation.sql} {told}", "Filled or empty, as it was.")
+        clause = "WITH DATA" if relation.is_populated else "WITH NO DATA"
+        way.add(f"REFRESH MATERIALIZED VIEW {relation.sql} {clause}", "It is populated, or empty, as before.")

@@ -1,4 +1,4 @@
-"""Partitions and inheritance on the way back: attached is detached, and the other way round."""
+"""Inverses for partitions and inheritance: ATTACH by DETACH, INHERIT by NO INHERIT, and the other way round."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.reader import Reader, Relation
-from pgrunbook.inverse.recreation import fire
+from pgrunbook.inverse.recreation import set_triggers
 from pgrunbook.inverse.way import Way
 from pgrunbook.sql.deparse import literal
 
-# What attaching gave to the partition, and detaching leaves to it, under names that the server chose.
-_TAKE_AWAY = """DO $undo$
+# ATTACH creates indexes and constraints on the partition, under names that the server chooses; DETACH leaves them.
+_DROP_NEW = """DO $undo$
 DECLARE
-    told text;
+    statement text;
 BEGIN
-    FOR told IN
+    FOR statement IN
         SELECT pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I',
                                  k.conrelid::pg_catalog.regclass, k.conname)
         FROM pg_catalog.pg_constraint AS k
@@ -33,42 +33,42 @@ BEGIN
                           WHERE k.conindid = i.indexrelid
                             AND k.conrelid = i.indrelid)
     LOOP
-        EXECUTE told;
+        EXECUTE statement;
     END LOOP;
 END
 $undo$"""
 
 
 def attach(altered: Alteration, cmd: Any) -> None:
-    """ATTACH PARTITION: DETACH, then what the partition was given goes; NOT NULL that it had not goes too."""
+    """ATTACH PARTITION: DETACH, then drop the indexes and constraints that ATTACH created, NOT NULL included."""
     partition = altered.reader.relation(cmd.def_.name)
     if partition is None:
         return
     way = altered.way(Phase.AWAY)
-    way.add(f"ALTER TABLE {altered.sql} DETACH PARTITION {partition.sql}", "It is a table of its own again.")
+    way.add(f"ALTER TABLE {altered.sql} DETACH PARTITION {partition.sql}", "It is a separate table again.")
     for oid in altered.reader.family(partition):
-        take_away_new(altered.reader, way, altered.reader.relation_at(oid))
+        drop_new(altered.reader, way, altered.reader.relation_at(oid))
 
 
-def take_away_new(reader: Reader, way: Way, table: Relation) -> None:
-    """Add the step that drops the indexes and constraints of a table which it does not have now."""
+def drop_new(reader: Reader, way: Way, table: Relation) -> None:
+    """Add the step that drops indexes and constraints which the table does not have today."""
     names = [row["name"] for row in reader.rows("names_on", oid=table.oid)]
-    told = _TAKE_AWAY.replace("{table}", literal(table.sql)).replace("{names}", literal(names))
-    way.add(told, f"What attaching gave to {table.sql} goes.")
+    block = _DROP_NEW.replace("{table}", literal(table.sql)).replace("{names}", literal(names))
+    way.add(block, f"Indexes and constraints that ATTACH created on {table.sql} are dropped.")
 
 
 def detach(altered: Alteration, cmd: Any) -> None:
-    """DETACH PARTITION: ATTACH with the same bound; CONCURRENTLY leaves a CHECK that goes again."""
+    """DETACH PARTITION: ATTACH with the same bound; drop the CHECK that CONCURRENTLY leaves."""
     partition = altered.reader.relation(cmd.def_.name)
     bound = altered.reader.whole(partition).bound if partition is not None else None
     if partition is None or bound is None:
         return
     way = altered.way(Phase.BACK)
-    told = f"ATTACH PARTITION {partition.sql} {bound}"
-    way.add(f"ALTER TABLE {altered.sql} {told}", "It is a partition again.")
+    clause = f"ATTACH PARTITION {partition.sql} {bound}"
+    way.add(f"ALTER TABLE {altered.sql} {clause}", "It is a partition again.")
     if cmd.def_.concurrent:
-        take_away_new(altered.reader, way, partition)
-    fire(altered.reader, way, partition)
+        drop_new(altered.reader, way, partition)
+    set_triggers(altered.reader, way, partition)
 
 
 def add_inherit(altered: Alteration, cmd: Any) -> None:
@@ -79,7 +79,7 @@ def add_inherit(altered: Alteration, cmd: Any) -> None:
 
 
 def drop_inherit(altered: Alteration, cmd: Any) -> None:
-    """NO INHERIT: INHERIT, after the other parents have made room where it stood before them."""
+    """NO INHERIT: INHERIT; parents that followed it are removed and added again, to keep the order."""
     parent = altered.reader.relation(cmd.def_)
     if parent is None:
         return

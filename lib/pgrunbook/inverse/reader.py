@@ -1,4 +1,4 @@
-"""What a way back asks the catalog: the objects behind names, and what the server says of them."""
+"""Catalog queries for inverses: the objects behind names, and their definitions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, Connection
-from pgrunbook.database.queries import SETTINGS, load, told_blocked
+from pgrunbook.database.queries import SETTINGS, blocked_on_lock_timeout, load
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import quoted, text
 
 _OWN = "BEGIN ISOLATION LEVEL REPEATABLE READ", "COMMIT"
-# What is set after a savepoint is taken back with it.
+# ROLLBACK TO the savepoint also resets the settings.
 _INSIDE = "SAVEPOINT pgrunbook_reading", "ROLLBACK TO SAVEPOINT pgrunbook_reading; RELEASE SAVEPOINT pgrunbook_reading"
 
 
@@ -30,7 +30,7 @@ Question = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation that is there; texts are as SQL needs them."""
+    """A relation; its texts are quoted as SQL needs them."""
 
     oid: int
     schema: str
@@ -46,14 +46,14 @@ class Relation:
 
     @property
     def word(self) -> str:
-        """What ALTER and DROP call it."""
+        """The word for it in ALTER and DROP."""
         words = {"v": "VIEW", "m": "MATERIALIZED VIEW", "S": "SEQUENCE", "f": "FOREIGN TABLE", "c": "TYPE"}
         return "INDEX" if self.kind in "iI" else words.get(self.kind, "TABLE")
 
 
 @dataclass(frozen=True)
 class RelationOptions:
-    """What ALTER can say of a relation as a whole, beside what stands in :class:`Relation`."""
+    """The other properties of a relation that ALTER can change; see :class:`Relation`."""
 
     options: list[str]
     toast_options: list[str]
@@ -97,13 +97,13 @@ class Column:
 
     @property
     def default(self) -> str | None:
-        """Its default, None where it has none or is generated."""
+        """Its default, None when it has none or is generated."""
         return None if self.generated else self.expression
 
 
 @dataclass(frozen=True)
 class CatalogObject:
-    """Any object, as the server calls it; ``quoted`` are the parts of its name."""
+    """Any object, as pg_identify_object names it; ``quoted`` are the parts of its name."""
 
     catalog: str
     address: Address
@@ -133,7 +133,7 @@ class CatalogObject:
         return self.identity
 
     def renamed(self, new: str) -> str:
-        """Return the name in which its own last part is another."""
+        """Return the name with another last part."""
         if " on " in self.sql.lower() and self.sql.startswith(self.quoted[-1]):
             return quoted(new) + self.sql[len(self.quoted[-1]) :]
         return self._with([*self.quoted[:-1], quoted(new)])
@@ -151,7 +151,7 @@ class CatalogObject:
 
 
 class Reader:
-    """The catalog of a connection while one statement is looked at: a search path for names, none for answers."""
+    """The catalog during one statement: names are resolved with the session's search path, answers have none."""
 
     def __init__(self, cursor: psycopg.Cursor[dict[str, Any]], session: dict[str, Any]) -> None:
         self._cursor = cursor
@@ -176,22 +176,22 @@ class Reader:
         )
 
     def row(self, query: str, **parameters: object) -> dict[str, Any] | None:
-        """Return the first row of a named query, None where there is none."""
+        """Return the first row of a named query, None when there is none."""
         found = self.rows(query, **parameters)
         return found[0] if found else None
 
     def ahead(self, questions: Iterable[Question]) -> None:
-        """Ask what will be asked anyway in one round trip; ``rows`` then gives the answer to the same question."""
+        """Execute queries that will be needed in one round trip; ``rows`` then returns the stored answers."""
         asked = {_key(*question): self._told(*question) for question in questions}
         if asked:
             self._answers |= zip(asked, self._at_once(list(asked.values())), strict=True)
 
     def relation(self, node: ast.RangeVar) -> Relation | None:
-        """Return the relation that a name means."""
+        """Return the relation that a name refers to."""
         return self.named(node.schemaname, node.relname)
 
     def named(self, schema: str | None, name: str) -> Relation | None:
-        """Return the relation of a name, found by the session's search path where it has no schema."""
+        """Return the relation of a name; without schema, the session's search path finds it."""
         row = self.row("relation", oid=None, name=name, path=[schema] if schema else self.path)
         return self._relations.setdefault(row["oid"], Relation(**row)) if row else None
 
@@ -202,33 +202,33 @@ class Reader:
         return self._relations[oid]
 
     def whole(self, relation: Relation) -> RelationOptions:
-        """Return what ALTER can say of a relation as a whole."""
-        return RelationOptions(**self.rows("whole", oid=relation.oid)[0])
+        """Return the properties of a relation as a whole."""
+        return RelationOptions(**self.rows("relation_options", oid=relation.oid)[0])
 
     def wholes(self, oids: Iterable[int]) -> list[Question]:
-        """Return the questions behind ``relation_at`` and ``whole`` of relations."""
+        """Return the queries that ``relation_at`` and ``whole`` will execute."""
         relations: list[Question] = [("relation", _at(oid)) for oid in oids if oid not in self._relations]
-        return relations + [("whole", {"oid": oid}) for oid in oids]
+        return relations + [("relation_options", {"oid": oid}) for oid in oids]
 
-    def relation_named(self, told: str) -> int:
-        """Return the OID of a relation whose name is told as text, 0 where there is none."""
-        row = self._in_session("regclass", name=told)
+    def relation_named(self, name: str) -> int:
+        """Return the OID of the relation that a text names, 0 when there is none."""
+        row = self._in_session("regclass", name=name)
         return int(row["oid"]) if row else 0
 
     def family(self, table: Relation, *, only: bool = False) -> list[int]:
-        """Return a table and all below it, parents first."""
+        """Return a table and all its children, parents first."""
         if only or not table.has_children:
             return [table.oid]
         return [row["oid"] for row in self.rows("family", oid=table.oid)]
 
     def columns(self, oids: Iterable[int]) -> list[Column]:
-        """Return the columns of relations, in the order of these and their own."""
+        """Return the columns of relations, in order of relation and number."""
         rows = self.rows("columns", oids=list(oids))
         last = {row["relation"]: row["number"] for row in rows}
         return [Column(**row, last=row["number"] == last[row["relation"]]) for row in rows]
 
     def things(self, addresses: Sequence[Address]) -> list[CatalogObject]:
-        """Return what the server calls these objects, in the same order."""
+        """Return these objects with their names, in the same order."""
         found = []
         for query, parameters in things(addresses):
             for row in self.rows(query, **parameters):
@@ -237,11 +237,11 @@ class Reader:
         return found
 
     def thing(self, address: Address | None) -> CatalogObject | None:
-        """Return what the server calls an object."""
+        """Return an object with its name."""
         return self.things([address])[0] if address else None
 
     def address(self, kind: str, names: Sequence[str], args: Sequence[str] = ()) -> Address | None:
-        """Return the object that a name means in this session, None where there is none."""
+        """Return the object that a name refers to in this session, None when there is none."""
         try:
             with self._cursor.connection.transaction():
                 row = self._in_session("address", kind=kind, names=list(names), args=list(args))
@@ -255,12 +255,12 @@ class Reader:
         return (CLASSES["pg_proc"], row["oid"], 0) if row and row["oid"] else None
 
     def type(self, node: Any) -> int | None:
-        """Return the type that a statement names, None where there is none."""
+        """Return the type that a statement names, None when there is none."""
         row = self._in_session("type", name=node if isinstance(node, str) else text(node))
         return int(row["oid"]) if row and row["oid"] else None
 
     def describe(self, query: str) -> list[str] | None:
-        """Return the names of a query's columns, None where it cannot be read."""
+        """Return the names of a query's columns, None when the server refuses it."""
         try:
             with self._cursor.connection.transaction():
                 self._cursor.execute(_path(self._search_path).encode())
@@ -272,7 +272,7 @@ class Reader:
         return names
 
     def _in_session(self, query: str, **parameters: object) -> dict[str, Any] | None:
-        """Return the first row of a query whose text names something as the session would."""
+        """Return the first row of a query that resolves a name with the session's search path."""
         asked = self._told(query, parameters)
         _, found, _ = self._at_once([_path(self._search_path), asked, _path("")])
         return found[0] if found else None
@@ -281,21 +281,21 @@ class Reader:
         return psycopg.ClientCursor(self._cursor.connection).mogrify(load("inverse")[query], parameters).rstrip(";")
 
     def _at_once(self, statements: Sequence[str]) -> list[list[dict[str, Any]]]:
-        """Return the rows of several statements that are sent as one; with all constants in them they can be."""
+        """Return the rows of several statements sent in one round trip; they must not have parameters."""
         self._cursor.execute(";\n".join(statements).encode())
         return [cursor.fetchall() for cursor in self._cursor.results()]
 
 
 def things(addresses: Sequence[Address]) -> list[Question]:
-    """Return the question what the server calls these objects, [] where there are none."""
+    """Return the query for the names of these objects, [] when there are none."""
     if not addresses:
         return []
     classes, objects, parts = (list(part) for part in zip(*addresses, strict=True))
     return [("things", {"classes": classes, "objects": objects, "parts": parts})]
 
 
-def _path(told: str) -> str:
-    return f"SELECT pg_catalog.set_config('search_path', {literal(told)}, true)"
+def _path(path: str) -> str:
+    return f"SELECT pg_catalog.set_config('search_path', {literal(path)}, true)"
 
 
 def _at(oid: int) -> dict[str, Any]:
@@ -318,18 +318,19 @@ CLASSES = {
 
 @contextmanager
 def reading(conn: Connection) -> Iterator[Reader]:
-    """Give a reader of the connection's database.
+    """Provide a reader of the connection's database.
 
-    Whatever goes wrong inside, the caller's transaction lives on, and the session's settings are what they were.
+    After any error inside, the caller's transaction can continue, and the session's settings are as before.
 
-    Raises Blocked when a lock could not be had.
+    Raises Blocked when a lock could not be acquired.
     """
     begin, end = _OWN if conn.info.transaction_status == TransactionStatus.IDLE else _INSIDE
     cursor = psycopg.Cursor(conn, row_factory=dict_row)
     try:
-        with told_blocked(READ_LOCK_TIMEOUT_MS):
-            cursor.execute(_opening(begin))
-            cursor.nextset()
+        with blocked_on_lock_timeout(READ_LOCK_TIMEOUT_MS):
+            cursor.execute(_opening(begin, conn.search_path))
+            while cursor.description is None or cursor.description[0].name != "path":
+                cursor.nextset()
             (session,) = cursor.fetchall()
             yield Reader(cursor, session)
     finally:
@@ -338,12 +339,13 @@ def reading(conn: Connection) -> Iterator[Reader]:
 
 
 @cache
-def _opening(begin: str) -> bytes:
-    """Return the batch that begins, asks what the session is set to, and sets it."""
+def _opening(begin: str, search_path: str | None) -> bytes:
+    """Return the batch that begins, reads what a session of the target is set to, and sets ours."""
     settings = {
         **SETTINGS,
         "lock_timeout": str(READ_LOCK_TIMEOUT_MS),
         "statement_timeout": str(READ_STATEMENT_TIMEOUT_MS),
     }
-    told = "; ".join(f"SET LOCAL {name} = {literal(value)}" for name, value in settings.items())
-    return f"{begin}; {load('inverse')['session']} {told}".encode()
+    assignments = "; ".join(f"SET LOCAL {name} = {literal(value)}" for name, value in settings.items())
+    path = "" if search_path is None else f"{_path(search_path)}; "
+    return f"{begin}; {path}{load('inverse')['session']} {assignments}".encode()

@@ -1,18 +1,18 @@
-"""Bringing back what is gone: each object with its owner, privileges, comments and what else is said of it."""
+"""Recreation of dropped objects: each with its owner, privileges, comments and security labels."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
 from pgrunbook.inverse import columns, detach, grants
-from pgrunbook.inverse.dependents import DependentSet, gone_with
+from pgrunbook.inverse.dependents import DependentSet, dropped_with
 from pgrunbook.inverse.reader import CLASSES, Address, CatalogObject, Column, Question, Reader, Relation, things
-from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import literal
 
 _CLASS = CLASSES["pg_class"]
-# What is asked for differently, though it has its catalog with others.
+# Kinds that share a catalog with others, but need queries of their own.
 INDEX, WITHOUT_INDEX = "index", "constraint without index"
 _ON_RELATIONS = ("pg_trigger", "pg_rewrite", "pg_policy", "pg_statistic_ext", "pg_attrdef", "pg_publication_rel",
                  "pg_publication_namespace")  # fmt: skip
@@ -22,37 +22,39 @@ _OWNERLESS = {
 }  # fmt: skip
 
 
-def bring_back(reader: Reader, way: Way, addresses: Collection[Address], *, without: Collection[Address] = ()) -> None:
-    """Write the steps that bring back all that goes with these objects; whole tables are kept.
+def recreate(reader: Reader, way: Way, addresses: Collection[Address], *, without: Collection[Address] = ()) -> None:
+    """Write the steps that recreate all that DROP ... CASCADE of these objects drops; tables are parked instead.
 
-    What is in ``without`` is there already by then, with all that is part of it.
+    Objects in ``without`` exist by then, with all their parts.
     """
-    gone = gone_with(reader, addresses)
+    gone = dropped_with(reader, addresses)
     gone.kept = {a[1] for a in gone.tables() if gone.leader(a) == a}
-    _Revival(reader, way, gone, set(without)).write()
+    _Recreation(reader, way, gone, set(without)).write()
 
 
-def remake(reader: Reader, way: Way, addresses: Sequence[Address], drop: str) -> None:
-    """Write the statement that drops objects, then the steps that make them, and what hangs on them, as they are."""
-    gone = gone_with(reader, addresses)
+def drop_and_recreate(reader: Reader, way: Way, addresses: Sequence[Address], drop: str) -> None:
+    """Write the statement that drops objects, then the steps that recreate them and all that depends on them."""
+    gone = dropped_with(reader, addresses)
     if gone.tables():
-        raise NoWayBackError("cannot be undone, because tables would go with what has to be made anew.")
+        raise NoInverseError(
+            "cannot be undone, because its objects must be recreated, and tables would be dropped with them."
+        )
     others = [a for a in gone.leaders() if a not in addresses]
-    way.add(f"{drop} CASCADE" if others else drop, "It goes, to be made anew as it was.")
+    way.add(f"{drop} CASCADE" if others else drop, "It is dropped, to be recreated as it was.")
     piece = Way()
-    _Revival(reader, piece, gone, set()).write()
+    _Recreation(reader, piece, gone, set()).write()
     kept = [keep for keep in piece.keeps if keep.kind == "column"]
     if kept:
-        raise NoWayBackError(f"cannot be undone, because {kept[0].table}.{kept[0].column} would go with it.")
+        raise NoInverseError(f"cannot be undone, because {kept[0].table}.{kept[0].column} would be dropped with it.")
     way.follow(piece)
 
 
-class _Revival:
+class _Recreation:
     def __init__(self, reader: Reader, way: Way, gone: DependentSet, without: set[Address]) -> None:
         self.reader, self.way, self.gone = reader, way, gone
         self.leaders = [a for a in gone.leaders() if a not in without]
         self.by_catalog = self._by_catalog()
-        self.said = [a for a in gone.needs if self._is_said_again(a)]
+        self.said = [a for a in gone.needs if self._has_comments(a)]
         self.granted = [a for a in self.said if gone.leader(a) == a]
         reader.ahead(self._questions())
         self.things = {thing.address: thing for thing in reader.things(self._named())}
@@ -60,8 +62,8 @@ class _Revival:
         self.columns = self._columns()
 
     def write(self) -> None:
-        """Tables first, which are given back; then each object; then what is said of them."""
-        self._keep_tables()
+        """Write tables first, which are moved back; then each object; then owners, privileges and comments."""
+        self._park_tables()
         for address in self.leaders:
             catalog = self.gone.catalogs[address]
             if catalog == "pg_class" and address[2]:
@@ -71,17 +73,17 @@ class _Revival:
         self._finish()
         if self.gone.kept:
             made = [a for a in self.leaders if self._is_made(a) or a in self.columns]
-            self.way.detaches += detach.taken_away(self.reader, self.gone, made, self.things, self.columns)
+            self.way.detaches += detach.drops(self.reader, self.gone, made, self.things, self.columns)
 
     def _is_made(self, address: Address) -> bool:
-        """Tell whether an object is neither a column nor one that comes with a table that is kept."""
+        """Tell whether an object is created by its own statement: no column, and not moved with a parked table."""
         catalog = self.gone.catalogs[address]
         if catalog == "pg_class" and (address[2] or address[1] in self.gone.kept):
             return False
         return not self._travels(address, catalog)
 
     def _questions(self) -> Iterator[Question]:
-        """Yield all that will be asked of what goes, which the server then answers at once."""
+        """Yield all queries about the dropped objects, which the server then answers in one round trip."""
         yield from things(self._named())
         for catalog, found in self.by_catalog.items():
             yield from _made_by(catalog, found, again=bool(self.gone.kept))
@@ -96,7 +98,7 @@ class _Revival:
         yield from grants.questions(self.granted)
         if self.reader.has_default_acls:
             yield "default_grantees", {}
-        yield from _said_of(self.said)
+        yield from _comments_of(self.said)
 
     def _by_catalog(self) -> dict[str, list[Address]]:
         found: dict[str, list[Address]] = {}
@@ -111,7 +113,7 @@ class _Revival:
         return WITHOUT_INDEX if catalog == "pg_constraint" and place is not None and place.kind in "fcn" else catalog
 
     def _named(self) -> list[Address]:
-        """Return what is called by its name: what is made, and statistics, which a new column may reorder."""
+        """Return objects that are needed by name: those to create, and statistics, which a new column may reorder."""
         return [a for a in self.leaders if self._is_made(a) or self.gone.catalogs[a] == "pg_statistic_ext"]
 
     def _with_columns(self) -> list[int]:
@@ -120,15 +122,15 @@ class _Revival:
     def _sequences(self) -> list[int]:
         return sorted(a[1] for a in self.gone.needs if a[0] == _CLASS and not a[2] and self.gone.places[a].kind == "S")
 
-    def _keep_tables(self) -> None:
+    def _park_tables(self) -> None:
         oids = sorted(self.gone.kept)
         self.way.keeps += [
             Keep("table", row["sql"], key=tuple(row["key"]))
             for row in (self.reader.rows("keys", oids=oids, without="") if oids else [])
         ]
         if oids and any(self.gone.catalogs[a] in ("pg_namespace", "pg_type") for a in self.leaders):
-            told = "tables go with it; drop them by name before, so that they can be kept"
-            raise NoWayBackError(f"cannot be undone, because {told}.")
+            reason = "it drops tables too; drop these by name before, so that they can be captured"
+            raise NoInverseError(f"cannot be undone, because {reason}.")
         for oid in oids:
             relation = self.reader.relation_at(oid)
             whole = self.reader.whole(relation)
@@ -137,15 +139,15 @@ class _Revival:
                     continue
                 self.way.detaches.append(detach.link(relation.sql, parent, is_partition=bool(whole.bound)))
                 if whole.bound:
-                    told = f"ATTACH PARTITION {relation.sql} {whole.bound}"
-                    self.way.add(f"ALTER TABLE {parent} {told}", "The partition is one again.")
-                    fire(self.reader, self.way, relation)
+                    clause = f"ATTACH PARTITION {relation.sql} {whole.bound}"
+                    self.way.add(f"ALTER TABLE {parent} {clause}", "The table is a partition again.")
+                    set_triggers(self.reader, self.way, relation)
                 else:
                     self.way.add(f"ALTER TABLE {relation.sql} INHERIT {parent}", "The table inherits again.")
                     self.way.differs.append(f"columns of {relation.sql} are its own, beside being inherited")
 
     def _travels(self, address: Address, catalog: str) -> bool:
-        """Tell whether an object is renamed away and back with its table."""
+        """Tell whether an object moves with its parked table."""
         if not self.gone.of_table(address):
             place = self.gone.places.get(address)
             is_sequence = place is not None and place.kind == "S" and catalog == "pg_class"
@@ -157,11 +159,11 @@ class _Revival:
         )
 
     def _made(self) -> dict[Address, list[str]]:
-        """Read the statements that make the objects, each catalog's at once."""
+        """Read the statements that create the objects, catalog by catalog."""
         made: dict[Address, list[str]] = {}
         for catalog, found in self.by_catalog.items():
-            for address, told in statements_of(self.reader, catalog, found, again=bool(self.gone.kept)):
-                made.setdefault(address, []).append(told)
+            for address, statement in statements_of(self.reader, catalog, found, again=bool(self.gone.kept)):
+                made.setdefault(address, []).append(statement)
         return made
 
     def _columns(self) -> dict[Address, Column]:
@@ -172,8 +174,8 @@ class _Revival:
     def _column(self, address: Address) -> None:
         column = self.columns[address]
         if column.kind == "c":
-            told = f"attribute {column.sql} of type {column.table} goes with it"
-            raise NoWayBackError(f"cannot be undone, because {told}.")
+            reason = f"attribute {column.sql} of type {column.table} is dropped with it"
+            raise NoInverseError(f"cannot be undone, because {reason}.")
         if column.inherited and any(c.name == column.name and not c.inherited for c in self.columns.values()):
             self._inherited(column)
             return
@@ -183,61 +185,65 @@ class _Revival:
             self.way.differs += [f"column order of statistics {thing.identity}" for thing in found]
 
     def _inherited(self, column: Column) -> None:
-        """It comes with its parent's; what it says otherwise is said again."""
+        """An inherited column is added with its parent's; bring back only what differs."""
         parent = next(c for c in self.columns.values() if c.name == column.name and not c.inherited)
         if column.default != parent.default:
-            self.way.add(columns.default(column), "The default of its own.")
+            self.way.add(columns.default(column), "Its own default is set again.")
         for statement in columns.own_properties(column):
-            self.way.add(statement, "Its properties as they were.")
+            self.way.add(statement, "Its properties are set again.")
         if column.not_null and not parent.not_null and self.reader.version < columns.NOT_NULL_IS_A_CONSTRAINT:
             self.way.add(f"ALTER TABLE ONLY {column.table} ALTER COLUMN {column.sql} SET NOT NULL")
         if not column.last:
-            told = f"column order of {column.table}: {column.sql} comes back as its last column"
-            self.way.differs.append(told)
+            difference = f"column order of {column.table}: {column.sql} is added again as the last column"
+            self.way.differs.append(difference)
 
     def _make(self, address: Address, catalog: str) -> None:
         thing = self.things[address]
-        told = self.made.get(address)
-        if not told:
-            missing = f"nobody has written down how {thing.type} {thing.identity} is made"
-            raise NoWayBackError(f"cannot be computed: {missing}.")
+        statements = self.made.get(address)
+        if not statements and thing.type == "user mapping":
+            raise NoInverseError(
+                f"has no way back: secret, because the options of {thing.type} {thing.identity} are lost."
+            )
+        if not statements:
+            missing = f"pgrunbook cannot recreate {thing.type} {thing.identity}"
+            raise NoInverseError(f"cannot be computed: {missing}.")
         place = self.gone.places.get(address)
         if catalog == "pg_constraint" and place and place.kind == "f" and self.gone.kept:
-            drop = told[0].replace(" ADD CONSTRAINT ", " DROP CONSTRAINT IF EXISTS ", 1)
-            self.way.add(drop.split(" FOREIGN KEY ")[0], "It may be there.")
+            drop = statements[0].replace(" ADD CONSTRAINT ", " DROP CONSTRAINT IF EXISTS ", 1)
+            self.way.add(drop.split(" FOREIGN KEY ")[0], "It is dropped if it exists.")
         self.way.of_position = self.way.of_position or thing.type == "sequence"
         if catalog == "pg_extension":
             self._tell_of_extension(thing)
-        for statement in told:
-            self.way.add(statement, f"{thing.type.capitalize()} {thing.identity} comes back.")
+        for statement in statements:
+            self.way.add(statement, f"{thing.type.capitalize()} {thing.identity} is created again.")
         if catalog not in _OWNERLESS and not (place and place.kind in "iI" and catalog == "pg_class"):
             self._own(thing)
 
     def _tell_of_extension(self, extension: CatalogObject) -> None:
-        """It comes back with what its script makes: what was written to its tables since is kept nowhere."""
+        """Warn that an extension's tables and sequences are recreated by its script, without what was written since."""
         lost = [a for a in self.gone.needs if a[0] == _CLASS and not a[2] and self.gone.places[a].kind in "rpS"]
         for thing in self.reader.things(sorted(a for a in lost if self.gone.leader(a) == extension.address)):
-            told = "the position" if thing.type == "sequence" else "the rows"
-            self.way.differs.append(f"{told} of {thing.identity} will be what extension {extension.sql} begins with")
+            part = "the position" if thing.type == "sequence" else "the rows"
+            self.way.differs.append(f"{part} of {thing.identity} will be as extension {extension.sql} creates them")
 
     def _own(self, thing: CatalogObject) -> None:
         if thing.owner != self.reader.me:
-            self.way.add(f"ALTER {thing.word} {thing.sql} OWNER TO {thing.owner}", "Its owner as it was.")
+            self.way.add(f"ALTER {thing.word} {thing.sql} OWNER TO {thing.owner}", "Its owner is set again.")
 
     def _finish(self) -> None:
         for oid in self._sequences():
             row = self.reader.row("sequence", oid=oid)
             if row and row["owned_by"]:
-                self.way.add(f"ALTER SEQUENCE {row['sql']} OWNED BY {row['owned_by']}", "It belongs to its column.")
+                self.way.add(f"ALTER SEQUENCE {row['sql']} OWNED BY {row['owned_by']}", "Its column owns it again.")
         for oid in sorted(self.gone.kept):
             relation = self.reader.relation_at(oid)
-            self.way.add(f"ALTER TABLE {relation.sql} OWNER TO {relation.owner}", "Its owner as it was.")
+            self.way.add(f"ALTER TABLE {relation.sql} OWNER TO {relation.owner}", "Its owner is set again.")
         grants.restore(self.reader, self.way, self.granted)
-        for statement in said_of(self.reader, self.said):
-            self.way.add(statement, "What is said of it.")
+        for statement in comments_of(self.reader, self.said):
+            self.way.add(statement, "Its comment or label is set again.")
 
-    def _is_said_again(self, address: Address) -> bool:
-        """What travels with its table keeps its comment; what belongs to an extension has the extension's."""
+    def _has_comments(self, address: Address) -> bool:
+        """Tell whether comments must be set again: not of what moves with its table, or belongs to an extension."""
         leader = self.gone.leader(address)
         if self.gone.catalogs[leader] == "pg_extension" and leader != address:
             return False
@@ -249,9 +255,9 @@ class _Revival:
 def statements_of(
     reader: Reader, catalog: str, addresses: Sequence[Address], *, again: bool = False
 ) -> list[tuple[Address, str]]:
-    """Return the statements that make objects of one catalog as they are; with ``again`` they may be there.
+    """Return the statements that create objects of one catalog as they are today; with ``again`` they may exist.
 
-    Indexes are asked for as ``INDEX``; constraints that have none may be, as ``WITHOUT_INDEX``.
+    For indexes pass ``INDEX`` as the catalog; for constraints without an index you may pass ``WITHOUT_INDEX``.
     """
     if catalog == "pg_default_acl":
         return _default_acls(reader, addresses)
@@ -266,7 +272,7 @@ def statements_of(
 
 
 def _made_by(catalog: str, addresses: Sequence[Address], *, again: bool) -> list[Question]:
-    """Return the questions how objects of one catalog are made."""
+    """Return the queries for the definitions of objects of one catalog."""
     oids = [address[1] for address in addresses if not address[2]]
     if not oids or catalog == "pg_default_acl":
         return []
@@ -293,10 +299,10 @@ def _default_acls(reader: Reader, addresses: Sequence[Address]) -> list[tuple[Ad
     return found
 
 
-def said_of(reader: Reader, addresses: Sequence[Address]) -> list[str]:
+def comments_of(reader: Reader, addresses: Sequence[Address]) -> list[str]:
     """Return the statements for the comments and security labels of these objects and of their parts."""
     parts = {address[:2] for address in addresses if not address[2]}
-    rows = [row for query, parameters in _said_of(addresses) for row in reader.rows(query, **parameters)]
+    rows = [row for query, parameters in _comments_of(addresses) for row in reader.rows(query, **parameters)]
     places = [(row["class"], row["oid"], row["part"]) for row in rows]
     said = [(row, place) for row, place in zip(rows, places, strict=True) if place in addresses or place[:2] in parts]
     found = []
@@ -306,15 +312,15 @@ def said_of(reader: Reader, addresses: Sequence[Address]) -> list[str]:
     return found
 
 
-def _said_of(addresses: Sequence[Address]) -> list[Question]:
+def _comments_of(addresses: Sequence[Address]) -> list[Question]:
     whole = sorted({address[:2] for address in addresses})
     if not whole:
         return []
-    return [("said", {"classes": [part[0] for part in whole], "objects": [part[1] for part in whole]})]
+    return [("comments_and_labels", {"classes": [part[0] for part in whole], "objects": [part[1] for part in whole]})]
 
 
-def fire(reader: Reader, way: Way, partition: Relation) -> None:
-    """Let the triggers that a partition gets with its parent's fire for whom they fire now."""
+def set_triggers(reader: Reader, way: Way, partition: Relation) -> None:
+    """Bring back the state of triggers that a partition gets from its parent."""
     words = {"D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
     for row in reader.rows("triggers", oids=[partition.oid]):
         if not row["internal"] and row["enabled"] in words:

@@ -1,4 +1,4 @@
-"""Statements that change rows: which tables' rows have to be kept; giving them back is done elsewhere."""
+"""Statements that change rows: the tables whose rows are to capture (``undo_data`` reverts them)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pglast import ast
 
 from pgrunbook.inverse import columns
 from pgrunbook.inverse.reader import Reader, Relation
-from pgrunbook.inverse.way import NoWayBackError, Way
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.tree import walk
 
@@ -17,7 +17,7 @@ _WRITES = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
 
 
 def change(reader: Reader, way: Way, node: Any) -> None:
-    """INSERT, UPDATE, DELETE, MERGE, TRUNCATE and COPY FROM, also inside WITH: keep the rows that they reach."""
+    """INSERT, UPDATE, DELETE, MERGE, TRUNCATE and COPY FROM, also inside WITH: capture the rows that they reach."""
     seen: dict[int, str] = {}
     for relation, how in _written(reader, node):
         for row in reader.rows("written_by", oids=[relation.oid], how=how):
@@ -25,8 +25,10 @@ def change(reader: Reader, way: Way, node: Any) -> None:
                 if not row["below"]:
                     seen[row["oid"]] = row["sql"]
                 if row["triggers"]:
-                    told = f"what triggers of {row['sql']} wrote elsewhere stays: {', '.join(row['triggers'])}"
-                    way.differs.append(told)
+                    difference = (
+                        f"what triggers of {row['sql']} wrote to other tables stays: {', '.join(row['triggers'])}"
+                    )
+                    way.differs.append(difference)
     for row in reader.rows("keys", oids=list(seen), without="") if seen else []:
         way.keeps.append(Keep("rows", row["sql"], key=tuple(row["key"])))
     way.of_rows = bool(seen)
@@ -47,8 +49,8 @@ def _written(reader: Reader, node: Any) -> Iterator[tuple[Relation, str]]:
         if relation is None:
             continue
         if relation.kind == "v":
-            told = f"cannot be computed: {relation.sql} is a view, and its tables are not named."
-            raise NoWayBackError(told)
+            reason = f"cannot be computed: {relation.sql} is a view, and the statement does not name its tables."
+            raise NoInverseError(reason)
         yield relation, how
 
 
@@ -71,5 +73,5 @@ def _named(node: Any) -> Iterator[tuple[Any, str]]:
 
 
 def writes(node: Any) -> bool:
-    """Tell whether a statement holds one that changes rows."""
+    """Tell whether a statement contains INSERT, UPDATE, DELETE or MERGE."""
     return any(isinstance(part, _WRITES) for part in walk(node))

@@ -1,22 +1,22 @@
-"""What a way back is made of: its steps, what has to be kept for it, and what it cannot give back."""
+"""An inverse while it is written: its steps, what to capture for it, and what it cannot bring back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from pgrunbook.plan.step import Keep, SafeStep
-from pgrunbook.plan.way_back import FILLED_AFTER, Undo, place
+from pgrunbook.plan.way_back import FILLED_AFTER, Undo, column_label
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.statements import Statement
 
 
-class NoWayBackError(Exception):
-    """A statement cannot be undone; the text is the sentence that says why."""
+class NoInverseError(Exception):
+    """A statement has no inverse; the text says why, and follows "It"."""
 
 
 @dataclass
 class Way:
-    """A way back that is being written."""
+    """The parts of an inverse; see :class:`Undo`."""
 
     steps: list[SafeStep] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
@@ -27,21 +27,21 @@ class Way:
     detaches: list[str] = field(default_factory=list)
 
     def add(self, sql: str, says: str = "") -> None:
-        """Add a statement that can be in a transaction."""
+        """Add a statement that can run in a transaction."""
         if all(step.sql != sql or step.policy is Policy.ALONE for step in self.steps[-1:]):
-            self.steps.append(SafeStep(sql, says or "Back as it was.", own_transaction=False, quick=False))
+            self.steps.append(SafeStep(sql, says or "The old state is set again.", own_transaction=False, quick=False))
 
     def alone(self, sql: str, says: str, done: str | None = None) -> None:
-        """Add a statement that cannot be in a transaction."""
+        """Add a statement that cannot run in a transaction."""
         self.steps.append(SafeStep(sql, says, Policy.ALONE, own_transaction=True, quick=False, done=done))
 
     def filled(self, sql: str, says: str, keep: Keep) -> None:
-        """Add a statement after which kept values are filled back."""
-        self.add(sql, f"{says} {FILLED_AFTER} {place(keep)}.")
+        """Add a statement after which captured values are written back."""
+        self.add(sql, f"{says} {FILLED_AFTER} {column_label(keep)}.")
         self.keeps.append(keep)
 
     def follow(self, other: Way) -> None:
-        """Go another way after this one."""
+        """Append another inverse."""
         for name in ("steps", "differs", "keeps", "lossy", "detaches"):
             mine, theirs = getattr(self, name), getattr(other, name)
             mine.extend(part for part in theirs if name == "steps" or part not in mine)
@@ -49,7 +49,7 @@ class Way:
         self.of_position = self.of_position or other.of_position
 
     def undo(self, statement: Statement) -> Undo:
-        """Return what was written, for a statement."""
+        """Return the inverse of a statement."""
         return Undo(
             statement,
             tuple(self.steps),

@@ -85,7 +85,8 @@ def _batch(conn: Connection, batches: Batches, before: BatchProgress) -> BatchPr
         conn.execute("SET LOCAL session_replication_role = replica")
     condition = _range(batches, before.last_key, upper).as_string(conn)
     statement = batches.statement.replace(RANGE, condition, 1)
-    rows = conn.execute(statement.encode()).rowcount
+    with conn.as_target():
+        rows = conn.execute(statement.encode()).rowcount
     return replace(before, last_key=upper, batches=before.batches + 1, rows=before.rows + rows)
 
 

@@ -12,19 +12,26 @@ from pydantic import ValidationError
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan.step import Batches, Gate, Keep
 from pgrunbook.plan.way_back import Back, Frozen, Proof, irreversible
+from pgrunbook.sql import outside
 from pgrunbook.sql.classify import Policy, Type
+from pgrunbook.sql.secrets import fingerprint, key_of
 
 Direction = Literal["up", "down"]
 WayBack = Literal["down script", "computed", "the migration itself"]
-# The key of the gate that a plan without a proof meets.
+# The key of the gate of a plan that no rehearsal has proved.
 REHEARSAL = "rehearsal"
-# What the key of the gate of a migration without a proven way back begins with.
+# The prefix of the gate's key for a migration without a proven way back.
 WAY_BACK = "way-back:"
-UNPROVEN_HOW = "Let it be rehearsed on a branch, or know that nothing about its end is promised."
+# The kinds of statements that leave the schema as it is, whatever they reach outside of the database.
+_LEAVES_SCHEMA = frozenset({
+    "ALTER SUBSCRIPTION", "ALTER SYSTEM", "COPY", "CREATE SUBSCRIPTION", "CREATE TABLESPACE", "DELETE",
+    "DROP SUBSCRIPTION", "DROP TABLESPACE", "INSERT", "LOAD", "MERGE", "SELECT", "TRUNCATE", "UPDATE",
+})  # fmt: skip
+UNPROVEN_HOW = "Rehearse it on a branch, or accept that nothing is promised about its result."
 
 
 class LockOn(Frozen):
-    """A lock that a step takes on something that others can see: its name as SQL needs it, the mode as in pg_locks."""
+    """A lock that a step takes on an object that others can see: its name as SQL needs it, the mode as in pg_locks."""
 
     object: str
     mode: str
@@ -33,8 +40,8 @@ class LockOn(Frozen):
 class Estimate(Frozen):
     """What a step is expected to take, and what that was measured on.
 
-    ``lock_ms`` is how long it holds a lock that readers or writers wait for; what reads rows is scaled up to the
-    target's number of them.
+    ``lock_ms`` is how long it holds a lock that readers or writers wait for. The figures of a step that reads rows
+    are scaled up to the target's number of rows.
     """
 
     duration_ms: float
@@ -44,11 +51,11 @@ class Estimate(Frozen):
 
 
 class Step(Frozen):
-    """What is sent in one go, and how: a statement as it is written, or a part of its safe form.
+    """What is sent to the server at once, and how: a statement as written, or a part of its safe form.
 
     ``statement`` is the number of the written statement that it stands for. ``sql`` may hold several statements.
-    ``done`` and ``leftovers`` are the queries of :class:`SafeStep` for what runs alone, ``batches`` makes a step
-    a loop of transactions, ``keeps``, ``gives_back`` and ``gives_rows`` are as there.
+    ``done`` and ``leftovers`` are the queries of :class:`SafeStep` for a step that runs alone. ``batches`` makes a
+    step a loop of transactions. ``keeps``, ``gives_back`` and ``gives_rows`` are those of :class:`SafeStep`.
     """
 
     number: int
@@ -78,7 +85,7 @@ class Step(Frozen):
 
     @property
     def is_loop(self) -> bool:
-        """Whether it is executed as a loop of transactions, which goes on where it was cut off."""
+        """Whether it is executed as a loop of transactions, which continues where it was interrupted."""
         return self.batches is not None or bool(self.gives_rows)
 
 
@@ -101,25 +108,39 @@ class WrittenStatement(Frozen):
     back: Back | None = None
 
     @property
+    def is_rehearsed(self) -> bool:
+        """Whether a branch executes it; no branch executes what reaches outside of the database."""
+        return self.gate is None or self.gate.is_rehearsed
+
+    @property
     def key(self) -> str:
         """What an operator names it by: file and line."""
         return f"{self.file}:{self.line}"
 
 
+class HiddenText(Frozen):
+    """A secret of a change that ``mask`` stands for: the field that holds it, where in its text, and the HMAC of it."""
+
+    field: str
+    at: int
+    mask: str
+    hmac: str
+
+
 class Segment(NamedTuple):
-    """Steps that are committed together; of those that run alone, or in batches, there is one."""
+    """Steps that are committed together; a step that runs alone or in batches is a segment of its own."""
 
     kind: Literal["together", "alone", "batches"]
     steps: tuple[Step, ...]
 
 
 class Change(Frozen):
-    """One migration in one direction: its steps, and the schema before and after it where a rehearsal told.
+    """One migration in one direction: its steps, and the schema before and after it where a rehearsal has read it.
 
-    ``ends`` says what the last transaction does: it writes or deletes the row of the history, or, on the way back
-    of a migration that was not brought to its end ("begun") or of some of its statements ("part"), leaves it.
-    ``takes_back`` are the statements of the migration that a way back is about, ``kept_bytes_estimate`` is the space
-    that is taken by what it keeps, -1 where that is not known.
+    ``ends`` says what the last transaction does with the history row: it writes or deletes it ("history row"), or
+    leaves it, where a rollback takes back an unfinished migration ("begun") or only some statements ("part").
+    ``takes_back`` are the statements of the migration that a rollback takes back. ``kept_bytes_estimate`` is the
+    size of the undo data that it captures, -1 where that is not known. ``secrets`` are what its masked texts hide.
     """
 
     migration: str
@@ -133,9 +154,10 @@ class Change(Frozen):
     steps: tuple[Step, ...]
     schema_before: str | None = None
     schema_after: str | None = None
+    secrets: tuple[HiddenText, ...] = ()
 
     def segments(self) -> list[Segment]:
-        """Return the steps by transaction; the last one, which may be empty, takes the row of the history table."""
+        """Return the steps by transaction; the last one, which may be empty, also changes the history row."""
         found: list[Segment] = []
         joins = False
         for step in self.steps:
@@ -151,6 +173,17 @@ class Change(Frozen):
         if not found or found[-1].kind != "together":
             found.append(Segment("together", ()))
         return found
+
+    def rehearsed(self) -> Change:
+        """Return the change as a branch executes it: without the steps of statements that reach outside."""
+        left_out = {written.number for written in self.statements if not written.is_rehearsed}
+        steps = tuple(step for step in self.steps if step.statement not in left_out and not outside.reaches(step.sql))
+        return self if steps == self.steps else self.model_copy(update={"steps": steps})
+
+    def schema_unknown_by(self) -> list[str]:
+        """Return the statements that no branch executes and that may change the schema, by file and line."""
+        left_out = (written for written in self.statements if not written.is_rehearsed)
+        return [written.key for written in left_out if written.kind not in _LEAVES_SCHEMA]
 
     def of_statement(self, number: int) -> list[Step]:
         """Return the steps that stand for one written statement."""
@@ -169,7 +202,7 @@ class Base(Frozen):
 
 
 class OpenGate(NamedTuple):
-    """Something that somebody has to accept before the plan is executed; ``key`` names it."""
+    """A gate that a person has to accept before the plan is executed; ``key`` names it."""
 
     key: str
     migration: str
@@ -179,7 +212,7 @@ class OpenGate(NamedTuple):
 class Plan(Frozen):
     """What will be executed on which target, from which state.
 
-    ``unproven`` says why the plan is not proven on a branch, "" where it is.
+    ``unproven`` says why no rehearsal on a branch has proved the plan, "" where one has.
     """
 
     format: Literal[4] = 4
@@ -211,7 +244,7 @@ class Plan(Frozen):
 
     @property
     def digest(self) -> str:
-        """The sha256 of the canonical JSON text, without what was measured: the same for the same plan."""
+        """The sha256 of the canonical JSON text, without measurements: the same for the same plan."""
         return hashlib.sha256(_canonical(self, measured=False).encode()).hexdigest()
 
     def steps(self) -> list[tuple[Change, Step]]:
@@ -237,10 +270,11 @@ def read(path: Path) -> Plan:
         raise WrongInput(f"could not read the plan {path.name}", detail=" ".join(str(exc).split())[:500]) from exc
     texts = [(step.sql, step.sha256) for _, step in plan.steps()]
     texts += [(written.sql, written.sha256) for change in plan.changes for written in change.statements]
-    if plan.digest != digest or any(hashlib.sha256(text.encode()).hexdigest() != told for text, told in texts):
+    plain = [(text, sha256) for text, sha256 in texts if not key_of(sha256)]
+    if plan.digest != digest or any(fingerprint(text) != sha256 for text, sha256 in plain):
         raise WrongInput(
             f"{path.name} is not the plan that was frozen",
-            detail=f"Its text has digest {plan.digest}, and it says {digest}: it was changed afterwards.",
+            detail=f"Its text has digest {plan.digest}, but it names {digest}: somebody changed it.",
             hint="Make a new plan: open notebooks/prepare.ipynb, or start a new run.",
         )
     return plan

@@ -1,4 +1,4 @@
-"""What safe forms are made of: the case that a form judges, and the steps, gates and expansions it gives back."""
+"""The parts of a safe form: its steps, batches, captures, gates and expansions, as data."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Literal
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.statements import Statement
 
-# The word in a batch's statement that stands for its range of the key.
+# The word in a batch's statement that is replaced by the batch's range of the key.
 RANGE = "pgrunbook_range"
 
-Procedure = Literal["swap", "backfill", "expand and contract", "restore", "troubleshoot"]
+Procedure = Literal["swap", "backfill", "expand and contract", "restore", "troubleshoot", "by hand"]
+
+# The id of the gate of a statement that reaches outside of its database: no branch executes it.
+OUTSIDE = "reaches-outside"
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,13 @@ class Batches:
 
 @dataclass(frozen=True)
 class Keep:
-    """What has to be kept before a statement is executed; names are quoted and qualified as SQL needs them.
+    """What has to be captured before a statement is executed; names are quoted and qualified as SQL needs them.
 
-    "table": the table as a whole, which comes back under its name before the first step. "column": the values
-    of a column, filled back after the step that says so. "rows": the rows that the statement changes.
-    ``key`` names the columns that tell rows apart, unquoted; () where nothing does. ``type`` is that of the column:
-    its values are kept as text, for the type may go as well. ``kept_as`` is the side table, or the schema that a
-    whole table is moved to, "" where that is not known yet.
+    "table": the whole table is parked; it gets its name back before the first step. "column": the values of a
+    column; they are reverted after the step that says so. "rows": the rows that the statement changes.
+    ``key`` names the columns that identify rows, unquoted; () where none do. ``type`` is that of the column:
+    its values are captured as text, because the type may be dropped too. ``kept_as`` is the side table, or the
+    schema in which a table is parked, "" where that is not known yet.
     """
 
     kind: Literal["column", "table", "rows"]
@@ -56,17 +59,17 @@ class Keep:
 class SafeStep:
     """One step of a safe form, which can be run again after a crash.
 
-    A step in a transaction is done when the executor's own row, written in that transaction, says so. One that
-    cannot be in a transaction has two queries. Before every attempt each row of ``leftovers`` is a statement that
-    clears away what an attempt left half done, and is executed alone. Before every attempt but the first, ``done``
-    says whether the effect is there; at the first, what is there was not made by us.
+    A step in a transaction is done when the executor's own row, written in that transaction, says so. A step that
+    cannot run in a transaction has two queries. ``leftovers`` is read before every attempt: each row is a statement
+    that drops what an earlier attempt left half done, and is executed alone. ``done`` is read before every attempt
+    but the first: it says whether the effect is there. At the first attempt, what is there was not made by us.
 
-    A ``quick`` step reads no row and may take a strong lock, for moments; any other may take long, and takes no
-    lock that a reader or writer would wait for. A step with ``own_transaction`` is committed before the next one,
-    and what came before it is committed first. With it what ``keeps`` says is kept, and noted in pgrunbook.kept;
-    rows are kept by rewriting its statement when it is executed. With it what ``gives_back`` names (a side table, or
-    the schema of a kept table) is given back to the last row. One with ``gives_rows`` has no statement of its own:
-    it is a loop that gives back the rows which those steps of the migration, as it went up, have changed.
+    A ``quick`` step reads no row and may take a strong lock, for moments. Any other step may take long, and takes
+    no lock that a reader or writer would wait for. A step with ``own_transaction`` is committed before the next one,
+    and what came before it is committed first. The step's transaction captures what ``keeps`` names and records it
+    in pgrunbook.kept; rows are captured by rewriting the statement when it is executed. It also reverts, to the last
+    row, what ``gives_back`` names (a side table, or the schema of a parked table). A step with ``gives_rows`` has no
+    statement: it is a loop that reverts the rows which these steps changed when the migration went up.
     """
 
     sql: str
@@ -84,12 +87,17 @@ class SafeStep:
 
 @dataclass(frozen=True)
 class Gate:
-    """What has no safe form: why, what it does to others, and the procedure that reaches the same end."""
+    """A statement or migration without a safe form: why, what it does to others, and the procedure that helps."""
 
     id: str
     says: str
     procedure: Procedure
     how: str
+
+    @property
+    def is_rehearsed(self) -> bool:
+        """Whether a branch executes the statement that meets this gate."""
+        return self.id != OUTSIDE
 
 
 @dataclass(frozen=True)
@@ -97,8 +105,8 @@ class Expansion:
     """A statement and what is executed in its place.
 
     ``form`` is "" where the statement is executed as it is written; ``explains`` says why in both cases.
-    Each row of each query of ``cleanup`` is a statement that takes away a helper, or an object half made, when
-    the sequence is abandoned. ``differs`` lists where the end differs from that of the statement as written.
+    Each row of each query of ``cleanup`` is a statement that drops a helper object, or a half-made object, when
+    the steps are abandoned. ``differs`` lists where the result differs from that of the statement as written.
     """
 
     statement: Statement

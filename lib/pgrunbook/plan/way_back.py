@@ -1,4 +1,4 @@
-"""The way back of a statement and of a migration, as the plan and the database hold it; prepare, migrate, rollback."""
+"""The inverse of a statement and of a migration, as the plan and the database store it; for prepare to rollback."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pgrunbook.plan.step import Gate, Keep, SafeStep
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.statements import Statement
 
-# What a step says after which the kept values of a column are filled back.
-FILLED_AFTER = "The kept values are filled back after this step:"
+# What a step says when the captured values of a column are reverted after it.
+FILLED_AFTER = "The captured values are reverted after this step:"
 
 
 IRREVERSIBLE_HOW = (
-    "Write a down script that leads back and lay it beside the migration, write the statement so that it can be "
-    "undone, or know that what is written after it is lost when it has to be taken back."
+    "Write a down script beside the migration, or rewrite the statement so that it has an inverse. Or accept that "
+    "a restore loses whatever was written after the restore point."
 )
 
 
 class Frozen(BaseModel):
-    """A part of the plan: unknown fields are refused, and nothing changes once it is made."""
+    """A part of the plan: it refuses unknown fields, and never changes once it is made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BackStep(Frozen):
-    """A plain statement of a way back, and which of the kept columns (by their place) are filled after it."""
+    """A plain statement of an inverse, and which captured columns (by index in ``keeps``) are reverted after it."""
 
     sql: str
     says: str
@@ -38,10 +38,10 @@ class BackStep(Frozen):
 
 
 class Back(Frozen):
-    """How one statement is taken back from the state behind it: see :class:`Undo`.
+    """The inverse of one statement, valid right after the statement has run: see :class:`Undo`.
 
-    Where ``look_again`` is set it is computed again on the target right before the statement is executed:
-    it says where a sequence stands, or the branch words it otherwise.
+    Where ``look_again`` is set, it is computed again on the target right before the statement is executed:
+    it depends on the value of a sequence, or the branch words it differently.
     """
 
     steps: tuple[BackStep, ...] = ()
@@ -54,12 +54,12 @@ class Back(Frozen):
 
     @property
     def is_nothing(self) -> bool:
-        """Whether nothing is left to be taken back."""
+        """Whether there is nothing to take back."""
         return not (self.steps or self.because or self.of_rows)
 
 
 class Proof(Frozen):
-    """Whether a migration was seen to lead up, down and up again, and how; ``differs`` is what differs by nature."""
+    """Whether a rehearsal took a migration up, down and up again, and how; ``differs`` lists what cannot be equal."""
 
     proven: bool = False
     says: str = ""
@@ -67,7 +67,7 @@ class Proof(Frozen):
 
 
 def of_undo(undo: Undo, keeps: Sequence[Keep]) -> Back:
-    """Return a way back as the plan holds it; ``keeps`` are those of ``undo``, with the names of what keeps them."""
+    """Return an inverse as the plan stores it; ``keeps`` are those of ``undo``, with the names of their side tables."""
     steps = []
     for step in undo.steps:
         fills = tuple(undo.keeps.index(keep) for keep in undo.filled_after(step))
@@ -79,21 +79,21 @@ def of_undo(undo: Undo, keeps: Sequence[Keep]) -> Back:
 
 
 def irreversible(reason: str) -> Gate:
-    """Return the gate of a migration that has no proven way back."""
+    """Return the gate of a migration without a proven way back."""
     says = f"irreversible: after this, only the restore point leads back ({reason.rstrip('.')})"
     return Gate("irreversible", says, "restore", IRREVERSIBLE_HOW)
 
 
 @dataclass(frozen=True)
 class Undo:
-    """The way back of one statement, to be gone from the state right behind it.
+    """The inverse of one statement, valid right after the statement has run.
 
-    ``steps`` are plain statements, in order; a statement with no steps, no ``because`` and no rows leaves
-    nothing to take back. ``because`` is the sentence that says why there is no way, "" where there is one.
-    ``differs`` lists what differs by nature afterwards. ``lossy`` says which values may not survive the
-    way there and back, "" where all do: rollback looks at them first. ``of_position`` says that the steps tell
-    where a sequence stands (or that it was never asked), which is another place on every copy of the database.
-    ``detaches`` are the statements after which tables that would be dropped are alone, and can be moved away.
+    ``steps`` are plain statements, in order; without steps, ``because`` and rows there is nothing to take back.
+    ``because`` is the sentence that says why there is no inverse, "" where there is one. ``differs`` lists what
+    cannot be equal afterwards. ``lossy`` says which values may be lost on the way up and down, "" where none are:
+    rollback checks them first. ``of_position`` says that the steps depend on the value of a sequence (or on its
+    never having been used), which is different on every copy of the database. ``detaches`` are the statements after
+    which nothing depends on the tables that would be dropped, so that they can be parked.
     """
 
     statement: Statement
@@ -107,11 +107,11 @@ class Undo:
     detaches: tuple[str, ...] = ()
 
     def filled_after(self, step: SafeStep) -> tuple[Keep, ...]:
-        """Return the kept columns whose values are filled back right after a step."""
-        _, _, told = step.says.partition(FILLED_AFTER)
-        return tuple(keep for keep in self.keeps if keep.kind == "column" and told == f" {place(keep)}.")
+        """Return the captured columns whose values are reverted right after a step."""
+        _, _, label = step.says.partition(FILLED_AFTER)
+        return tuple(keep for keep in self.keeps if keep.kind == "column" and label == f" {column_label(keep)}.")
 
 
-def place(keep: Keep) -> str:
-    """Return what a captured column is named by."""
+def column_label(keep: Keep) -> str:
+    """Return the name of a captured column: table.column."""
     return f"{keep.table}.{keep.column}"

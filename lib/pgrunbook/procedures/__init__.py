@@ -1,1 +1,1 @@
-"""What a person runs: one module per notebook, whose public functions are the notebook's steps."""
+"""The procedures: one module per notebook, whose public functions are the notebook's steps."""

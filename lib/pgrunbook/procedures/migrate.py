@@ -1,4 +1,4 @@
-"""Migrate: do exactly that. The steps of notebooks/migrate.ipynb, in order."""
+"""Migrate: execute exactly the frozen plan. The steps of notebooks/migrate.ipynb, in order."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pgrunbook.execute.results import StepResult, StepState
 from pgrunbook.history import History
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
+from pgrunbook.plan.hidden import check_key, hidden
 from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures import shared_steps
 from pgrunbook.record import journal
@@ -34,15 +35,15 @@ def begin(**given: object) -> Session:
 
 @heres.step
 def meet_the_target(here: Session) -> Card:
-    """Show who is at the other end. Raises Unreachable, Refused for a replica."""
+    """Show the server and database of the target. Raises Unreachable, Refused for a replica."""
     return here.meet_the_target()
 
 
 @heres.step
 def is_it_still_so(here: Session) -> Card:
-    """Compare the database with what the plan was made for; without a plan, make one now.
+    """Check that the database is still the one that the plan was made for; without a plan, make one now.
 
-    Raises Refused when the base of the plan is no longer so, or a pre-check says stop.
+    Raises Refused when the base of the plan has changed, or a pre-check says stop.
     """
     history = histories.read(here.conn, here.target)
     now = snapshot(here.conn, leave_out=leave_out(history))
@@ -71,9 +72,9 @@ def is_it_still_so(here: Session) -> Card:
 
 @heres.step
 def take_restore_point(here: Session) -> Card:
-    """Make a named restore point and see it archived, so that a restore to this moment is possible.
+    """Create a named restore point and wait until it is archived, so that a restore to this moment is possible.
 
-    Raises Blocked when the archive does not take it in time.
+    Raises Blocked when the WAL is not archived in time.
     """
     return shared_steps.take_restore_point(here, here.facts["plan"], "before")
 
@@ -137,7 +138,7 @@ def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
     if here.target.safe_migrations:
         raise Refused(
             f'target "{here.target.name}" is in safe-migrations mode, and nothing was prepared',
-            detail="What a plan loses is looked at by prepare, which is where it may be named.",
+            detail="prepare checks what a plan loses, and only there you can allow a loss (allow_loss).",
             hint=f"pgrunbook run release --target {here.target.name}",
         )
     plan = Plan(
@@ -145,16 +146,17 @@ def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
         attempts=here.target.attempts, rehearsed=UNPREPARED, unproven=UNPREPARED,
         changes=release.unproven(here.target, here.conn, pending, here.parameters.safe_forms_off),
     )  # fmt: skip
-    here.run.keep("schema-before.json", now.to_json())
-    here.run.keep("plan.json", plan.text())
+    plan = hidden(plan)
+    here.run.keep("schema-before.json", now.to_json(), is_masked=True)
+    here.run.keep("plan.json", plan.text(), is_masked=True)
     here.run.keep("plan.sql", plan_sql.text(plan))
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()))
-    acceptance.note(here.run, plan, [plans.REHEARSAL])  # whoever runs migrate alone has been told so
+    acceptance.note(here.run, plan, [plans.REHEARSAL])  # whoever runs migrate alone does without a rehearsal
     return plan
 
 
 def _check_approval(here: Session, plan: Plan) -> None:
-    """See that the plan is the approved one, where one was named, and that somebody accepted each of its gates."""
+    """Check that the plan is the approved one, where one was named, and that each of its gates is accepted."""
     frozen = [e["digest"] for e in journal.read(here.run.journal.path) if e["event"] == "plan-frozen"]
     if frozen and plan.digest != frozen[-1]:
         raise Refused(
@@ -166,7 +168,7 @@ def _check_approval(here: Session, plan: Plan) -> None:
         raise Refused(
             "the plan is not the one that was approved",
             detail=f"Approved was {here.parameters.approved}; the plan of this run has digest {plan.digest}.",
-            hint="Have this plan approved: freeze-the-plan shows it, and what is new in it.",
+            hint="Have this plan approved: the step freeze-the-plan of prepare shows it.",
         )
     left = acceptance.left(here.run, plan, here.parameters.accept)
     here.journal("gates", open=[gate.key for gate in left], approved=here.parameters.approved)
@@ -174,14 +176,14 @@ def _check_approval(here: Session, plan: Plan) -> None:
         raise Refused(
             f"the plan has {len(left)} {'gate' if len(left) == 1 else 'gates'} that nobody has accepted",
             detail=" ".join(f"{gate.key}: {gate.gate.says}. {gate.gate.how}" for gate in left),
-            hint="Do it the way that each gate says, in other migrations; or, where this may be: "
+            hint="Write other migrations as each gate says; or accept the gates, where that may be: "
             f"pgrunbook accept {here.run.run_id} {' '.join(gate.key for gate in left)}; then run this cell again, "
             f"or headless: pgrunbook run --resume {here.run.run_id}",
         )
 
 
 def _check_base(here: Session, plan: Plan, history: History, now: Snapshot) -> bool:
-    """Return whether this goes on with a plan that is partly applied. Raises Refused when it does not fit."""
+    """Return whether the plan is partly applied already. Raises Refused when it does not fit the database."""
     if (plan.base.system_identifier, plan.base.database) != (
         here.identity.system_identifier,
         here.identity.database,
@@ -204,7 +206,7 @@ def _check_base(here: Session, plan: Plan, history: History, now: Snapshot) -> b
         raise Broken(
             "the plan was applied in another order, or by somebody else",
             detail=f"Applied of it: {', '.join(c.migration for c in done)}.",
-            hint="Look at the history, then start a new run.",
+            hint="Check the history, then start a new run.",
         )
     if not done and not begun and plan.base.history_fingerprint != history.fingerprint():
         raise Refused(
@@ -214,23 +216,24 @@ def _check_base(here: Session, plan: Plan, history: History, now: Snapshot) -> b
             hint="Start a new run: its plan will fit.",
         )
     expected = done[-1].schema_after if done else plan.base.schema_fingerprint
-    # In the middle of a migration with several transactions the schema is on its way, and no rehearsal stopped there.
+    # Between two transactions of a migration the schema is one that no rehearsal has recorded.
     if expected is not None and expected != now.fingerprint and not (begun or done):
         _refuse_drift(here, now)
     return bool(done or begun)
 
 
 def _refuse_edited(plan: Plan, history: History) -> None:
-    """The row of the history table is made of the file: it must be the one that the plan was made of."""
+    """Raise Refused where a file is not the one that the plan was made of: its hash goes into the history table."""
     files = {entry.name: entry.migration for entry in history.entries}
     for change in plan.changes:
+        check_key(change.migration, [change.file_sha256])
         file = files.get(change.migration)
-        if file is None or file.hash != change.file_sha256:
+        if file is None or file.fingerprint != change.file_sha256:
             raise Refused(
                 f"{change.migration} was {'edited' if file else 'removed'} since the plan was made",
                 detail=f"The plan holds the text with sha256 {change.file_sha256[:16]}; "
-                + (f"the file has {file.hash[:16]} now." if file else "its file is not there any more."),
-                hint="Put the file back as it was and go on, or start a new run, whose plan is made of what is there.",
+                + (f"the file has {file.fingerprint[:16]} now." if file else "the file is gone."),
+                hint="Put the file back as it was and go on, or start a new run, whose plan is made of today's files.",
             )
 
 
@@ -241,7 +244,7 @@ def _refuse_drift(here: Session, now: Snapshot) -> None:
     raise Refused(
         "the schema changed since the plan was made",
         detail="; ".join(lines[:12]) + (f"; and {len(lines) - 12} more" if len(lines) > 12 else ""),
-        hint="Find out who changed it; then start a new run, whose plan is made for what is there now.",
+        hint="Find out who changed it; then start a new run, whose plan is made for the schema of today.",
     )
 
 
@@ -252,7 +255,7 @@ def _check_readiness(here: Session) -> None:
         data_dir=server.data_dir if server else None, needs_restore_point=here.target.restore_points,
     )  # fmt: skip
     here.journal("checked", checks={c.name: c.level for c in found})
-    # Another run is not refused here: taking the run lock waits for it, and says who has it.
+    # Another run is no reason to refuse here: execute-plan waits for the run lock, and names its holder.
     stops = [c for c in found if c.level is Level.STOP and c.name != "other runs"]
     if stops:
         raise Refused(

@@ -1,4 +1,4 @@
-"""How a plan is shown: what is executed in each statement's place, its gates, and its card; prepare and migrate."""
+"""The views of a plan: what is executed for each statement, its gates, and its card; prepare and migrate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.display.lock_chart import NOTICED_MS, Blocks, Lane, Lanes, LockBar
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Card, Cell, Table
 from pgrunbook.plan.plan import Change, Plan, WrittenStatement
+from pgrunbook.record import door
 from pgrunbook.rehearse.observer import HeldLock
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.with_data import StatementComparison, StatementRun, Trial
@@ -36,7 +37,7 @@ def statements(changes: Sequence[Change], *, title: str = "") -> Table:
 
 
 def schema_changes(done: Rehearsal) -> Table:
-    """Return one row per migration: how many objects of the schema change, and under it which and how."""
+    """Return one row per migration: how many objects of the schema change, and folded which ones and how."""
     rows = [
         (change.migration, Cell(f"{len(found)} objects", under="\n".join(d.line() for d in found), fold="which"))
         for change, found in zip(done.changes, done.schema_changes(), strict=True)
@@ -47,7 +48,7 @@ def schema_changes(done: Rehearsal) -> Table:
 def plan(plan: Plan, target: Target, left: Collection[str]) -> Card:
     """Return the card of a frozen plan: its digest, what it holds, and every gate; ``left`` are not accepted."""
     steps = plan.steps()
-    locked = f"lock {target.lock_timeout_ms} ms, after {target.lock_patience_ms / 1000:g} s of looking"
+    locked = f"lock {target.lock_timeout_ms} ms, after {target.lock_patience_ms / 1000:g} s of waiting for blockers"
     own = sum(len(change.segments()) for change in plan.changes)
     facts: list[tuple[str, object]] = [
         ("digest", plan.digest),
@@ -71,7 +72,7 @@ def picture(trial: Trial) -> Lanes:
     """Return the picture of a rehearsal: a lane per statement, plain above safe."""
     lanes = [
         Lane(
-            f"{seen.migration.partition('_')[0]}.{seen.statement} {' '.join(seen.sql.split())[:60]}",
+            f"{seen.migration.partition('_')[0]}.{seen.statement} {' '.join(door.masked(seen.sql).split())[:60]}",
             _bars(seen.plain),
             _bars(seen.safe),
             _span(seen.plain),
@@ -80,12 +81,12 @@ def picture(trial: Trial) -> Lanes:
         for seen in trial.statements
     ]
     ways = {"plain": trial.plain_traffic, "safe": trial.safe_traffic}
-    felt = {name: list(told.slots) for name, told in ways.items() if told is not None}
+    felt = {name: list(traffic.slots) for name, traffic in ways.items() if traffic is not None}
     return Lanes("Locks held, as it is written and by the plan", lanes, felt)
 
 
 def observed(trial: Trial) -> Table:
-    """Return one row per written statement: how long others were locked out, and what it cost, both ways."""
+    """Return one row per written statement: how long it blocked others, and what it cost, plain and by the plan."""
     rows = [
         (
             seen.migration,
@@ -104,7 +105,7 @@ def observed(trial: Trial) -> Table:
 
 
 def longest_ms(run: StatementRun | None, who: str) -> float:
-    """Return for how long at a stretch a statement held a lock that those wait for (readers, writers)."""
+    """Return the longest time without a break that a statement held a lock that blocks readers, or writers."""
     held = [lock.held_ms for lock in run.locks if who in blocks(lock.mode)] if run else []
     return max(held, default=0.0)
 
@@ -115,8 +116,8 @@ def _bars(run: StatementRun | None) -> list[LockBar]:
         if lock.waited_ms:
             waited = f"{lock.object} {lock.mode}, waited {lock.waited_ms:.0f} ms"
             bars.append(LockBar(lock.from_ms - lock.waited_ms, lock.from_ms, "waiting", waited))
-        told = f"{lock.object} {lock.mode}, held {lock.held_ms:.0f} ms"
-        bars.append(LockBar(lock.from_ms, lock.to_ms, _whom(lock), told))
+        held = f"{lock.object} {lock.mode}, held {lock.held_ms:.0f} ms"
+        bars.append(LockBar(lock.from_ms, lock.to_ms, _whom(lock), held))
     return [bar for bar in bars if bar.blocks != "nobody"] or bars
 
 
@@ -159,5 +160,5 @@ def _executed(change: Change, statement: WrittenStatement) -> Cell:
         return Cell("as it is written (switched off)", WARN)
     if not statement.form:
         return Cell("as it is written" if steps else "together with the one before", QUIET)
-    told = "\n\n".join(f"-- {step.says}\n{step.sql};" for step in steps)
-    return Cell(f"{statement.form}, {len(steps)} {'step' if len(steps) == 1 else 'steps'}", GOOD, under=told)
+    under = "\n\n".join(f"-- {step.says}\n{step.sql};" for step in steps)
+    return Cell(f"{statement.form}, {len(steps)} {'step' if len(steps) == 1 else 'steps'}", GOOD, under=under)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import shutil
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from pgrunbook.history import History, Migration, State
 from pgrunbook.history.drizzle_kit import generate_migrations
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
+from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Change
 from pgrunbook.procedures import plan_views, rollback_views
 from pgrunbook.rehearse import schema_only, up_down_up, with_data
@@ -53,18 +55,18 @@ def begin(**given: object) -> Session:
 
 @heres.step
 def meet_the_target(here: Session) -> Card:
-    """Show who is at the other end. Raises Unreachable, Refused for a replica."""
+    """Show the server and database of the target. Raises Unreachable, Refused for a replica."""
     return here.meet_the_target()
 
 
 @heres.step
 def generate(here: Session) -> Table:
-    """Where ``generate`` is set, let the Drizzle package write its pending migrations, and show them.
+    """With ``generate``, let drizzle-kit write the pending migrations of the Drizzle package, and show them.
 
     Raises WrongInput when there is no package or no node, StatementFailed when drizzle-kit fails.
     """
     if not here.parameters.generate:
-        return Table(["file", "what"], [], empty="Not asked for (generate = False): the folder is taken as it is.")
+        return Table(["file", "what"], [], empty="Not asked for (generate = False): the folder is used as it is.")
     before, after = generate_migrations(here.target)
     rows = [
         (
@@ -122,9 +124,9 @@ def what_is_pending(here: Session) -> Table:
         raise Refused(
             f"the migrations folder and {history.qualified_table} do not fit together",
             detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in problems),
-            hint="Nothing is applied until this is settled; the sentence of each migration says how.",
+            hint="Nothing is applied until this is settled; the note of each migration says how.",
         )
-    pending = {m.name: m.hash for m in history.pending(out_of_order=here.parameters.out_of_order)}
+    pending = {m.name: m.fingerprint for m in history.pending(out_of_order=here.parameters.out_of_order)}
     for name, begun in step_log.of_plan(here.conn, pending, "up").items():
         if not begun.whole and begun.run_id != here.run.run_id:
             here.show(table)
@@ -137,7 +139,7 @@ def what_is_pending(here: Session) -> Table:
 def what_will_it_do(here: Session) -> Table:
     """Show each pending statement as it is written: its type, whom it locks out, what it rewrites, its hazards.
 
-    Raises Refused for what safe-migrations mode does not let pass, WrongInput for what cannot be parsed.
+    Raises Refused for what safe-migrations mode forbids, WrongInput for what cannot be parsed.
     """
     pending = here.facts["history"].pending(out_of_order=here.parameters.out_of_order)
     found, refused = _judged(here, pending)
@@ -166,15 +168,15 @@ def what_will_it_do(here: Session) -> Table:
 
 @heres.step
 def make_it_safe(here: Session) -> Table:
-    """Choose what is executed in each statement's place, and prove on empty branches that it ends in the same schema.
+    """Choose the safe form of each statement, and prove on empty branches that it ends in the same schema.
 
-    Raises StatementFailed for a statement that would fail even without rows, Refused where the ends differ.
+    Raises StatementFailed for a statement that fails even without rows, Refused where the schemas differ.
     """
     history, given = here.facts["history"], here.parameters
     pending = history.pending(out_of_order=given.out_of_order)
     now = snapshot(here.conn, leave_out=leave_out(history))
     here.facts["schema"] = now
-    here.run.keep("schema-before.json", now.to_json())
+    here.run.keep("schema-before.json", now.to_json(), is_masked=True)
     _check_places(here, history)
     if not given.rehearse or not pending:
         here.facts["changes"] = release.unproven(here.target, here.conn, pending, given.safe_forms_off)
@@ -185,7 +187,7 @@ def make_it_safe(here: Session) -> Table:
     )
     _check_room(here, done.changes)
     here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
-    here.run.keep("schema-promised.json", done.end.to_json())
+    here.run.keep("schema-promised.json", done.end.to_json(), is_masked=True)
     declared = [difference.line() for difference in done.declared]
     here.journal("proven-equal", fingerprint=done.end.fingerprint, unlike=done.unlike, declared=declared)
     title = "Proven on empty branches: after each migration the schema is the one that the plain SQL ends in"
@@ -200,7 +202,7 @@ def make_it_safe(here: Session) -> Table:
 def rehearse(here: Session) -> Lanes | Card:
     """Execute the plain SQL and the plan on a branch with the target's rows; show whom each statement locked out.
 
-    Raises Refused where no such branch may be made or the rows differ at the end, StatementFailed for what fails.
+    Raises Refused where no such branch may be made or the rows differ at the end, StatementFailed where one fails.
     """
     done, given = here.facts.get("rehearsal"), here.parameters
     if not done or not given.with_data or not done.changes:
@@ -225,7 +227,7 @@ def rehearse(here: Session) -> Lanes | Card:
 
 @heres.step
 def prove_the_way_back(here: Session) -> Table:
-    """Show for each migration whether it was seen to lead up, down and up again, what is kept, and what differs."""
+    """Show for each migration whether up, down and up again is proven, what is captured, and what differs."""
     if here.facts.get("rehearsal") is None:
         headings = ["migration", "way back proven"]
         return Table(headings, [], empty=f"Nothing to prove: {here.facts['rehearsed']}.")
@@ -259,12 +261,14 @@ def freeze_the_plan(here: Session) -> Card:
     """Freeze what will be executed into ``plan.json`` and ``plan.sql``, and show its digest."""
     history, done = here.facts["history"], here.facts.get("rehearsal")
     changes = here.facts["changes"]
-    # A branch on another version words some objects otherwise: its fingerprints say nothing about the target then.
+    # A branch on another version writes some definitions differently: then its fingerprints do not count.
     if done and not done.unlike:
-        schemas = [done.before, *done.after]
+        told: list[str | None] = [done.before.fingerprint]
+        for change, after in zip(changes, done.after, strict=True):
+            told.append(None if told[-1] is None or change.schema_unknown_by() else after.fingerprint)
         changes = tuple(
-            change.model_copy(update={"schema_before": a.fingerprint, "schema_after": b.fingerprint})
-            for change, a, b in zip(changes, schemas[:-1], schemas[1:], strict=True)
+            change.model_copy(update={"schema_before": a, "schema_after": b})
+            for change, (a, b) in zip(changes, itertools.pairwise(told), strict=True)
         )
     plan = plans.Plan(
         direction="up",
@@ -272,11 +276,11 @@ def freeze_the_plan(here: Session) -> Card:
         base=base(here.identity, here.facts["schema"], history),
         attempts=here.target.attempts,
         rehearsed=here.facts["rehearsed"],
-        unproven="" if done else "it was not rehearsed: nothing about its end is promised",
+        unproven="" if done else "it was not rehearsed: its end is not proven",
         changes=changes,
     )
-    here.facts["plan"] = plan
-    here.run.keep("plan.json", plan.text())
+    plan = here.facts["plan"] = hidden(plan)
+    here.run.keep("plan.json", plan.text(), is_masked=True)
     here.run.keep("plan.sql", plan_sql.text(plan))
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()), gates=[g.key for g in plan.gates()])
     acceptance.note(here.run, plan, [*here.parameters.accept, *([] if here.parameters.rehearse else [plans.REHEARSAL])])
@@ -296,12 +300,12 @@ def verdict(here: Session) -> Banner:
     if left:
         keys = " ".join(left)
         state += f" {len(left)} of its gates must be accepted before it is executed."
-        then = f"look at each gate; pgrunbook accept {here.run.run_id} {keys}; then migrate in this run"
+        then = f"read each gate; pgrunbook accept {here.run.run_id} {keys}; then migrate in this run"
     return here.verdict(state, facts, then=then if plan.changes else "nothing: no migration is pending")
 
 
 def _check_places(here: Session, history: History) -> None:
-    """See that every statement that a parameter names is in the folder. Raises WrongInput."""
+    """Check that every statement that a parameter names is in the folder. Raises WrongInput."""
     migrations = [entry.migration for entry in history.entries if entry.migration is not None]
     accepted = [key for key in here.parameters.accept if not key.startswith(plans.WAY_BACK)]
     named = {*accepted, *here.parameters.safe_forms_off}
@@ -312,13 +316,13 @@ def _check_places(here: Session, history: History) -> None:
     if wrong:
         raise WrongInput(
             f"no statement begins at {', '.join(wrong)}",
-            detail=f"Statements are named by file and line: {', '.join(sorted(there)) or 'no such file is there'}.",
-            hint="Correct the parameter accept or safe_forms_off; make-it-safe names every statement.",
+            detail=f"Statements are named by file and line: {', '.join(sorted(there)) or 'there is no such file'}.",
+            hint="Correct the parameter accept or safe_forms_off; the step make-it-safe shows every statement.",
         )
 
 
 def _check_room(here: Session, changes: Sequence[Change]) -> None:
-    """See that the disk has room for what is built, where it can be seen from here. Raises Refused."""
+    """Check that the disk has room for what is built, where we can read its size. Raises Refused."""
     found = disk_space.needs(here.conn, changes)
     here.journal("room-needed", steps=[[need.migration, need.step.number, need.bytes] for need in found[:10]])
     if here.target.server is not None:
@@ -326,7 +330,7 @@ def _check_room(here: Session, changes: Sequence[Change]) -> None:
 
 
 def _judged(here: Session, pending: list[Migration]) -> tuple[dict[str, list[Judged]], list[Refusal]]:
-    """Judge the pending statements on this very database, each migration a transaction of its own."""
+    """Review the pending statements on this very database, each migration as a transaction of its own."""
     parsed = [s for migration in pending for s in statements.parse(migration.sql, migration.path.name)]
     server_parser.refuse_unknown(here.conn, parsed)
     read = script([(migration.name, migration.sql) for migration in pending])
@@ -344,25 +348,26 @@ def _judged(here: Session, pending: list[Migration]) -> tuple[dict[str, list[Jud
 
 
 def _locked(finding: Finding) -> Cell:
-    """Whom the statement keeps waiting while it runs, object by object."""
-    told = [f"{lock.object}: {', '.join(lock.blocks)}" for lock in finding.effects.locks if "writers" in lock.blocks]
+    """Whom the statement blocks while it runs, object by object."""
+    blocked = [f"{lock.object}: {', '.join(lock.blocks)}" for lock in finding.effects.locks if "writers" in lock.blocks]
     modes = "\n".join(f"{lock.object} {lock.mode}" for lock in finding.effects.locks)
     readers = any("readers" in lock.blocks for lock in finding.effects.locks)
-    return Cell("; ".join(told) or "nobody", BAD if readers else WARN if told else QUIET, under=modes, fold="modes")
+    tone = BAD if readers else WARN if blocked else QUIET
+    return Cell("; ".join(blocked) or "nobody", tone, under=modes, fold="modes")
 
 
 def _hazards(finding: Finding) -> Cell:
-    """The hazards by name, the worst in front; what each does and the way out unfold below."""
+    """The hazards by name, the worst first; folded below: the effect of each and the way out."""
     worst_first = sorted(finding.hazards, key=lambda hazard: -hazard.severity.rank)
     if not worst_first:
         return Cell("none known", QUIET)
-    told = "\n\n".join(f"{h.severity} {h.id}: {h.effect}\n{h.way_out}" for h in worst_first)
+    under = "\n\n".join(f"{h.severity} {h.id}: {h.effect}\n{h.way_out}" for h in worst_first)
     tone = BAD if worst_first[0].severity.value == "error" else WARN
-    return Cell(", ".join(dict.fromkeys(h.id for h in worst_first)), tone, under=told, fold="way out")
+    return Cell(", ".join(dict.fromkeys(h.id for h in worst_first)), tone, under=under, fold="way out")
 
 
 def _drift(here: Session) -> str:
-    """Whether the schema is still as the last run left it, where one recorded it."""
+    """Say whether the schema is still as the last run left it, where a run recorded it."""
     last = step_log.last_history_step(here.conn)
     recorded = last and last["schema_after"]
     if not recorded:

@@ -1,4 +1,4 @@
-"""Restore: to any moment, beside the living. The steps of notebooks/restore.ipynb, in order."""
+"""Restore: to any moment, into a new branch beside the target. The steps of notebooks/restore.ipynb, in order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pgrunbook.session.session import Session
 def begin(**given: object) -> Session:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked.
 
-    A time without a zone is refused here, before anything is looked at.
+    A time without a zone is refused here, before anything is read.
     """
     here = heres.begin("restore", Restore, given)
     if here.parameters.to != LAST:
@@ -33,7 +33,7 @@ def begin(**given: object) -> Session:
 
 @heres.step
 def meet_the_target(here: Session) -> Card:
-    """Show who is at the other end; a target that does not answer can be restored all the same."""
+    """Show the server and database of the target; one that does not answer can be restored all the same."""
     _source(here)
     try:
         here.facts["alive"] = True
@@ -43,22 +43,22 @@ def meet_the_target(here: Session) -> Card:
         here.journal("target-silent", error=exc.lines())
         facts = [
             ("answers", Cell(f"no: {exc.detail}", BAD)),
-            ("so", "it is restored, and compared with nothing"),
+            ("so", "it is restored, but not compared"),
         ]
         return Card(f"Target {here.target.name}", facts, tone=BAD)
 
 
 @heres.step
 def what_can_be_restored(here: Session) -> Picture:
-    """Show the window that can be restored as a time line: backups, restore points, archived WAL."""
+    """Show what can be restored as a time line: backups, restore points, archived WAL."""
     source = _source(here)
     backups = backup.list_base_backups(source)
     window = backup.window(source)
     if window is None:
         raise Refused(
             f'nothing of target "{here.target.name}" can be restored',
-            detail=f"Server {source.name} has {len(backups)} base backups and no archived WAL behind one.",
-            hint="A base backup is taken with the first restore point (migrate), or by: pgrunbook server backup.",
+            detail=f"Server {source.name} has {len(backups)} base backups and no archived WAL after one.",
+            hint="The first restore point (migrate) takes a base backup; or take one: pgrunbook server backup.",
         )
     points = step_log.restore_points(here.conn) if here.facts["alive"] else []
     here.facts.update(window=window, points=points, backups=backups)
@@ -67,7 +67,7 @@ def what_can_be_restored(here: Session) -> Picture:
 
 @heres.step
 def choose_the_point(here: Session) -> Card:
-    """Resolve the point to restore to, and say what lies after it. Raises WrongInput when there is no such point."""
+    """Resolve the point to restore to, and say what is lost after it. Raises WrongInput when there is no such point."""
     wanted = here.parameters.to
     known = {p.name: p for p in here.facts["points"]}
     if wanted == LAST:
@@ -84,7 +84,7 @@ def choose_the_point(here: Session) -> Card:
             wanted = found[-1].name
     point, made = parse_point(wanted), known.get(wanted)
     if made is not None:
-        point = replace(point, at_lsn=made.lsn)  # saves searching the WAL for it, and shows that replay ended there
+        point = replace(point, at_lsn=made.lsn)  # saves a search of the WAL, and shows that replay ended there
     here.facts["point"] = point
     facts: list[tuple[str, object]] = [("restore to", str(point))]
     if made is not None:
@@ -101,7 +101,7 @@ def choose_the_point(here: Session) -> Card:
 
 @heres.step
 def restore_to_branch(here: Session) -> Card:
-    """Copy the base backup, replay the WAL to the point, and open it as a new server beside the old one.
+    """Copy the base backup, replay the WAL to the point, and open a new server beside the target.
 
     Raises Refused when the new server's name is taken, WrongInput when the point lies outside the window.
     """
@@ -133,7 +133,7 @@ def restore_to_branch(here: Session) -> Card:
 
 @heres.step
 def is_it_the_point(here: Session) -> Card:
-    """Show what proves that the new server stands at the point: read while it stood still there."""
+    """Show the proof that the new server reached the point: read there, while recovery was paused."""
     m = here.facts["restored"].measures
     last = f"{m.last_transaction_at:%Y-%m-%d %H:%M:%S.%f %Z}" if m.last_transaction_at else "none was replayed"
     return Card(
@@ -146,10 +146,10 @@ def is_it_the_point(here: Session) -> Card:
 
 @heres.step
 def how_does_it_differ(here: Session) -> Table:
-    """Compare the restored database with the living one, table by table: rows and checksums."""
+    """Compare the restored database with the target, table by table: rows and checksums."""
     headings = ["table", "rows there", "rows today", "missing today", "changed", "new today", "verdict"]
     if not here.facts["alive"]:
-        return Table(headings, [], empty="The target does not answer: there is nothing to compare with.")
+        return Table(headings, [], empty="The target does not answer: not compared.")
     rows: list[tuple[object, ...]] = []
     counts: list[tuple[str, int, int, int]] = []
     with connect(_beside(here), purpose="compares") as old:
@@ -187,17 +187,17 @@ def differences_drawn(here: Session) -> Picture | Card:
     axes.set_xlabel("rows")
     axes.invert_yaxis()
     axes.legend(frameon=False)
-    told = "; ".join(f"{t}: {m:,} missing today, {c:,} changed, {n:,} new" for t, m, c, n in counts)
-    return Picture.of(picture, f"Rows that differ: {told}")
+    numbers = "; ".join(f"{t}: {m:,} missing today, {c:,} changed, {n:,} new" for t, m, c, n in counts)
+    return Picture.of(picture, f"Rows that differ: {numbers}")
 
 
 @heres.step
 def what_next(here: Session) -> Table:
-    """Show the three ways to go on from here, with what each does and costs."""
+    """Show the ways to go on from here, with what each does."""
     server = here.facts["restored"].server
     there = f'-h "{server.socket_dir}" -U postgres {here.target.database}'
     rows = [
-        ("look", "Read the restored data beside the living", f"psql {there}"),
+        ("look", "Read the restored data beside the target", f"psql {there}"),
         ("salvage", "Copy chosen rows back by hand; what the application wrote since is kept",
          f"pg_dump -t <table> --data-only {there}"),
         ("leave", "Stop the restored server; its files stay", f"pgrunbook server stop --name {server.name}"),
@@ -208,7 +208,7 @@ def what_next(here: Session) -> Table:
 
 @heres.step
 def verdict(here: Session) -> Banner:
-    """Say where the restored database is, and that the old one was not touched."""
+    """Say where the restored database is, and that the target was only read."""
     done = here.facts["restored"]
     state = f"The database as it was at {done.point} runs as server {done.server.name}; the target was only read."
     facts = [
@@ -235,7 +235,7 @@ def _plain(table: checksums.TableName) -> str:
 def _compared(
     old: Connection, here: Session, table: checksums.TableName, counts: list[tuple[str, int, int, int]]
 ) -> tuple[object, ...]:
-    """Return what differs in a table's rows; where a migration lies between, in the columns that both sides have."""
+    """Return what differs in a table's rows; after a migration, only in the columns that both sides have."""
     try:
         found = checksums.difference(old, here.conn, table, shared_columns=True)
     except WrongInput as exc:
@@ -265,14 +265,14 @@ def _source(here: Session) -> Server:
     if here.target.server is None:
         raise Refused(
             f'target "{here.target.name}" cannot be restored from here',
-            detail="Only a server of ours has base backups and an archive that we can read.",
-            hint="Restore with your provider's tool; its backups are not to be reached from here yet.",
+            detail="Only an embedded server has base backups and an archive that we can read.",
+            hint="Restore with your provider's tool; pgrunbook cannot read its backups yet.",
         )
     return Server(here.target.server)
 
 
 def _free_name(here: Session) -> str:
-    """A run that was broken off and goes on leaves what it restored before where it is."""
+    """Return a name that is free: a resumed run leaves the server that it restored before in place."""
     name = f"restored-{here.run.run_id[-4:]}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(free for free in names if not Server(free).dir.exists())
@@ -317,5 +317,5 @@ def _timeline(window: backup.Window, backups: list[backup.BaseBackup], points: l
     axes.set_xlabel("time (UTC)")
     axes.tick_params(axis="x", labelrotation=20)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.35), ncols=2)
-    told = f"from {window.earliest_at:%Y-%m-%d %H:%M:%S}Z to {window.latest_at:%Y-%m-%d %H:%M:%S}Z"
-    return Picture.of(picture, f"Can be restored {told}: {len(backups)} base backups, {len(shown)} restore points.")
+    span = f"from {window.earliest_at:%Y-%m-%d %H:%M:%S}Z to {window.latest_at:%Y-%m-%d %H:%M:%S}Z"
+    return Picture.of(picture, f"Can be restored {span}: {len(backups)} base backups, {len(shown)} restore points.")

@@ -1,4 +1,4 @@
-"""Rollback: take migrations back, with the data. The steps of notebooks/rollback.ipynb, in order."""
+"""Rollback: take migrations back, and revert their data. The steps of notebooks/rollback.ipynb, in order."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pgrunbook.draft.down import CaptureGap
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
+from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.procedures import rollback_choice, rollback_views, shared_steps, undo_data_views
 from pgrunbook.rehearse import rollback
@@ -29,7 +30,7 @@ def begin(**given: object) -> Session:
 
 @heres.step
 def meet_the_target(here: Session) -> Card:
-    """Show who is at the other end. Raises Unreachable, Refused for a replica."""
+    """Show the server and database of the target. Raises Unreachable, Refused for a replica."""
     return here.meet_the_target()
 
 
@@ -37,13 +38,13 @@ def meet_the_target(here: Session) -> Card:
 def what_goes_back(here: Session) -> Table:
     """Show the migrations and their inverse steps, newest first, proven on an empty branch.
 
-    Raises Refused when a migration has no way back, or it does not lead back.
+    Raises Refused when a migration has no way back, or when its way back ends in another schema.
     """
     history = histories.read(here.conn, here.target)
     here.facts.update(history=history, version_before=history.version())
     path = here.run.folder / "rollback-plan.json"
     if path.is_file() and _begun(here):
-        plan = plans.read(path)  # this run was broken off and goes on: what it meant to do stands
+        plan = plans.read(path)  # this run was interrupted and is resumed: its plan stays
         here.facts.update(plan=plan, loses=(), goes_on=True)
         here.journal("rollback-goes-on", digest=plan.digest)
     else:
@@ -53,19 +54,19 @@ def what_goes_back(here: Session) -> Table:
 
 @heres.step
 def what_about_new_rows(here: Session) -> Table:
-    """Show what becomes of rows written since: kept where, given back, in conflict, or in the way.
+    """Show what happens to rows written since the migration: captured, reverted, in conflict, or in violation.
 
-    Raises Refused when rows of today stand against going back, when somebody has changed rows that would be given
-    back and nobody has decided, or when something would be lost and ``lose_rows`` is not set.
+    Raises Refused when rows of today violate the schema before the migration, when somebody has changed rows that
+    would be reverted and nobody has decided, or when something would be lost and ``lose_rows`` is not set.
     """
     plan: Plan = here.facts["plan"]
     if here.facts.get("goes_on"):
-        return Table(["migration"], [], empty="This rollback goes on: it was looked at when it began.")
+        return Table(["migration"], [], empty="This rollback is resumed: the rows were checked when it began.")
     found = rollback_views.rows_since(here.conn, plan, here.facts["loses"])
     here.journal("rows-since", **found.facts())
     table = here.keep_table("what-about-new-rows", found.table(here.parameters.on_conflict))
     try:
-        found.refuse(here, rollback_choice.told(here))
+        found.refuse(here, rollback_choice.options(here))
     except Refused:
         here.show(table)
         raise
@@ -74,7 +75,7 @@ def what_about_new_rows(here: Session) -> Table:
 
 @heres.step
 def try_it(here: Session) -> Card:
-    """Execute the rollback on a branch that holds the target's rows, where that may be made.
+    """Execute the rollback on a branch with the target's rows, where one may be made.
 
     Raises Refused when it fails there.
     """
@@ -82,7 +83,7 @@ def try_it(here: Session) -> Card:
     given = here.parameters
     if not plan.changes or not given.with_data or here.facts.get("goes_on"):
         why = "nothing to try" if not plan.changes else "not with rows: with_data = False"
-        why = "this rollback goes on" if here.facts.get("goes_on") else why
+        why = "this rollback is resumed" if here.facts.get("goes_on") else why
         return Card("With the target's rows", [("tried", Cell(why, WARN if plan.changes else QUIET))])
     how, took_ms = rollback.with_rows(
         here.target, plan.changes, most_bytes=given.most_mb * 1024 * 1024, on_conflict=given.on_conflict
@@ -90,20 +91,20 @@ def try_it(here: Session) -> Card:
     here.journal("tried-with-rows", branch=how, took_ms=round(took_ms, 1))
     facts: list[tuple[str, object]] = [
         ("branch", how),
-        ("result", Cell(f"it came through, in {took_ms:,.0f} ms", GOOD)),
+        ("result", Cell(f"it succeeded, in {took_ms:,.0f} ms", GOOD)),
     ]
     return Card("With the target's rows", facts)
 
 
 @heres.step
 def take_restore_point(here: Session) -> Card:
-    """Make a named restore point of its own and see it archived. Raises Blocked."""
+    """Create a named restore point and wait until it is archived. Raises Blocked."""
     return shared_steps.take_restore_point(here, here.facts["plan"], "rollback")
 
 
 @heres.step
 def take_back(here: Session) -> Table:
-    """Run the inverse steps, newest first; the last of each migration removes its history row in its transaction.
+    """Execute the inverse steps, newest first; the last transaction of each migration removes its history row.
 
     Raises Blocked, StatementFailed, Interrupted and Unreachable, each with what is taken back now.
     """
@@ -114,7 +115,7 @@ def take_back(here: Session) -> Table:
 
 @heres.step
 def schema_as_before(here: Session) -> Table:
-    """Compare the schema with the one before the migrations. Raises Broken when it is another one."""
+    """Compare the schema with the one before the migrations. Raises Broken when they differ."""
     history = histories.read(here.conn, here.target)
     here.facts["version_after"] = history.version()
     plan: Plan = here.facts["plan"]
@@ -122,7 +123,7 @@ def schema_as_before(here: Session) -> Table:
     if not plan.changes:
         return Table(headings, [], empty="Nothing was taken back.")
     now = snapshot(here.conn, leave_out=leave_out(history))
-    here.run.keep("schema-after-rollback.json", now.to_json())
+    here.run.keep("schema-after-rollback.json", now.to_json(), is_masked=True)
     promised = here.run.folder / "schema-promised-rollback.json"
     expected, recorded = plan.changes[-1].schema_after, here.facts.get("recorded")
     equal, different = Cell("equal", GOOD), Cell("different", BAD)
@@ -131,7 +132,7 @@ def schema_as_before(here: Session) -> Table:
     if expected:
         rows.append(("the rehearsal's end", expected[:16], equal if expected == now.fingerprint else different))
     if recorded:
-        # A column that was dropped and came back is the last one of its table: then the rehearsal's end counts.
+        # A column that was dropped and added again is the last of its table: then the rehearsal's end counts.
         as_far = equal if recorded == now.fingerprint else moved if expected == now.fingerprint else different
         rows.append(("recorded before the migration", recorded[:16], as_far))
     here.journal("schema-compared", fingerprint=now.fingerprint, promised=expected, recorded=recorded)
@@ -144,9 +145,9 @@ def schema_as_before(here: Session) -> Table:
         raise Broken(
             "the schema is not as it was before the migrations",
             detail="; ".join(lines[:12])
-            or "It equals the rehearsal's end, and not what was recorded before the migration.",
-            state=f"The way back was gone and is committed; the history is at {history.version() or '(none)'}.",
-            hint="Restore beside it and compare: "
+            or "It equals the rehearsal's end, but not the schema recorded before the migration.",
+            state=f"The rollback was executed and is committed; the history is at {history.version() or '(none)'}.",
+            hint="Restore to a branch and compare: "
             f"pgrunbook run restore --target {here.target.name} -p to={here.facts['restore_point']}",
         )
     return table
@@ -154,9 +155,9 @@ def schema_as_before(here: Session) -> Table:
 
 @heres.step
 def kept_data(here: Session) -> Table:
-    """Show what is kept of the migrations that were taken back, and until when."""
+    """Show the undo data of the migrations that were taken back, and until when it is kept."""
     names = {change.migration for change in here.facts["plan"].changes}
-    kept = [one for one in undo_data.kept_list(here.conn) if one.migration in names]
+    kept = [one for one in undo_data.list_entries(here.conn) if one.migration in names]
     here.journal("kept-data", kept=[one.kept_as for one in kept])
     return here.keep_table("kept-data", undo_data_views.table(here.conn, kept))
 
@@ -174,7 +175,7 @@ def verdict(here: Session) -> Banner:
     ]
     state = f"The database is at version {version}."
     return here.verdict(
-        state, facts, then=f"pgrunbook run release --target {here.target.name}, when the migration is mended"
+        state, facts, then=f"pgrunbook run release --target {here.target.name}, when the migration is corrected"
     )
 
 
@@ -194,7 +195,7 @@ def _make_plan(here: Session, wanted: list[rollback.RollbackItem]) -> None:
     if wanted:
         done = rollback.rehearse(here.target, history, wanted, now, here.conn)
         changes, loses = release.with_locks(done.changes, here.conn), done.loses
-        here.run.keep("schema-promised-rollback.json", done.end.to_json())
+        here.run.keep("schema-promised-rollback.json", done.end.to_json(), is_masked=True)
         rehearsed = "down and up again on an empty branch"
         recorded = step_log.history_step(here.conn, wanted[-1].migration.name)
         is_whole = wanted[-1].ends == "history row" and not done.unlike
@@ -203,7 +204,8 @@ def _make_plan(here: Session, wanted: list[rollback.RollbackItem]) -> None:
         direction="down", target=here.target.name, base=base(here.identity, now, history),
         attempts=here.target.attempts, rehearsed=rehearsed, changes=changes,
     )  # fmt: skip
+    plan = hidden(plan)
     here.facts.update(plan=plan, loses=loses)
-    here.run.keep("rollback-plan.json", plan.text())
+    here.run.keep("rollback-plan.json", plan.text(), is_masked=True)
     here.run.keep("rollback-plan.sql", plan_sql.text(plan))
     here.journal("rollback-plan-frozen", digest=plan.digest, migrations=[c.migration for c in changes])

@@ -1,10 +1,11 @@
-"""Which migrations a rollback is about, and how each is taken back."""
+"""The choice of the migrations that a rollback takes back; used by notebooks/rollback.ipynb."""
 
 from __future__ import annotations
 
 from pgrunbook.database import step_log
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import Entry, History, Migration
+from pgrunbook.plan.hidden import check_key
 from pgrunbook.record import run as runs
 from pgrunbook.rehearse import rollback
 from pgrunbook.rehearse.rollback import RollbackItem
@@ -14,14 +15,14 @@ from pgrunbook.session.session import Session
 def to_take_back(here: Session, history: History) -> list[RollbackItem]:
     """Return the migrations to take back, newest first.
 
-    One that was begun and not brought to its end comes first, and counts as one. Raises Refused, WrongInput.
+    A migration that was begun and not finished comes first, and counts as one. Raises Refused, WrongInput.
     """
     stops = history.problems(out_of_order=True)
     if stops:
         raise Refused(
             f"the migrations folder and {history.qualified_table} do not fit together",
             detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in stops),
-            hint="What is taken back belongs to the text that was applied: settle this first.",
+            hint="A rollback is computed from the text that was applied: settle this first.",
         )
     applied = list(reversed(history.applied()))
     half = _half(here, history)
@@ -38,8 +39,8 @@ def to_take_back(here: Session, history: History) -> list[RollbackItem]:
     return found
 
 
-def told(here: Session) -> str:
-    """Return the choice that this rollback was told, as parameters of the command line."""
+def options(here: Session) -> str:
+    """Return the choice of this rollback, as options of the command line."""
     given = here.parameters
     if given.of_run:
         return f"-p of_run={given.of_run} "
@@ -50,7 +51,7 @@ def told(here: Session) -> str:
 
 
 def _half(here: Session, history: History) -> list[tuple[RollbackItem, str]]:
-    """Return the migrations that were begun and not brought to their end, each with the run that began it."""
+    """Return the migrations that were begun and not finished, each with the run that began it."""
     applied = {entry.name for entry in history.applied()}
     files = {e.name: e.migration for e in history.entries if e.migration is not None}
     found = []
@@ -58,10 +59,11 @@ def _half(here: Session, history: History) -> list[tuple[RollbackItem, str]]:
         if one.migration in applied:
             continue
         migration = files.get(one.migration)
-        if migration is None or migration.hash != one.file_sha256:
+        check_key(one.migration, [one.file_sha256])
+        if migration is None or migration.fingerprint != one.file_sha256:
             raise Refused(
                 f"cannot take back anything: {one.migration} is partly applied, by run {one.run_id}",
-                detail="Its file is not there any more, or is another one than that which was begun.",
+                detail="Its file is gone, or was edited since that run began it.",
                 hint="Put the file back as it was, and run this again.",
             )
         found.append((rollback.half_done(here.conn, migration), one.run_id))
@@ -97,15 +99,15 @@ def _of_run(here: Session, applied: list[Entry], half: list[tuple[RollbackItem, 
 
 
 def _some(here: Session, applied: list[Entry], half: list[tuple[RollbackItem, str]]) -> RollbackItem:
-    """Return the statements of one migration that were named, all where none was."""
+    """Return the statements of one migration that the parameters name; all, where they name none."""
     given = here.parameters
     name = given.migration or (applied[0].name if applied else "")
     entry = next((e for e in applied if e.name == name or e.name.startswith(f"{name}_")), None)
     if entry is None or entry.migration is None:
         raise WrongInput(
-            f'no applied migration is named "{name}"',
+            f'no applied migration has the name "{name}"',
             detail=f"Applied: {', '.join(e.name for e in applied) or 'none'}.",
-            hint="Name it as what-is-pending of prepare shows it.",
+            hint="Name it as the step what-is-pending of prepare shows it.",
         )
     newer = [wanted.migration.name for wanted, _ in half] + [e.name for e in applied[: applied.index(entry)]]
     if newer:
@@ -128,11 +130,11 @@ def _without_way(here: Session, one: RollbackItem) -> Refused:
     applied_by = step_log.history_step(here.conn, migration.name)
     points = step_log.restore_points(here.conn)
     point = next((p for p in points if applied_by and p.run_id == applied_by["run_id"]), None)
-    way = "no restore point of a run is known before it: restore to a time before it"
+    way = "no run made a restore point before it: restore to a time before it"
     if point is not None:
-        way = f"restore point {point.name} (LSN {point.lsn}) lies before it"
+        way = f"restore point {point.name} (LSN {point.lsn}) was made before it"
     return Refused(
         f"cannot take back {migration.name}: {one.because.rstrip('.')}",
-        detail=f"{way[0].upper()}{way[1:]}. A restore goes to a new cluster, and what was written since is not in it.",
+        detail=f"{way[0].upper()}{way[1:]}. A restore makes a new cluster, which lacks what was written since.",
         hint=f"pgrunbook run restore --target {here.target.name} -p to={point.name if point else '<time with zone>'}",
     )

@@ -1,4 +1,4 @@
-"""How a way back is shown: its statements, what becomes of rows written since, what is kept; prepare and rollback."""
+"""The tables of a way back: its statements, the fate of rows written since, what is captured; prepare and rollback."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pgrunbook.errors import Broken, Refused
 from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.plan.step import Keep
 from pgrunbook.procedures import undo_data_views
+from pgrunbook.record import door
 from pgrunbook.session.session import Session
 from pgrunbook.undo_data import Conflicts, OnConflict, UndoEntry, losses
 from pgrunbook.undo_data.losses import Loss
@@ -23,7 +24,7 @@ from pgrunbook.violations.violations import Violation
 
 @dataclass(frozen=True)
 class RowConflicts:
-    """Rows that a step has changed and that would be given back, and those of them that somebody changed since."""
+    """Rows that a step has changed and that would be reverted, and those of them that somebody changed since."""
 
     migration: str
     kept: UndoEntry
@@ -33,7 +34,7 @@ class RowConflicts:
 
 @dataclass(frozen=True)
 class RollbackRowEffects:
-    """What a rollback does to the rows of today."""
+    """The effects of a rollback on the rows of today."""
 
     goes: tuple[Loss, ...]
     loses: tuple[CaptureGap, ...]
@@ -41,7 +42,7 @@ class RollbackRowEffects:
     violations: tuple[Violation, ...]
 
     def facts(self) -> dict[str, object]:
-        """Return it for the journal: names and numbers, no values."""
+        """Return the effects for the journal: names and numbers, no values."""
         return {
             "kept": {loss.what: [loss.holds, loss.kept_as] for loss in self.goes if loss.kept_as},
             "lost": {loss.what: loss.holds for loss in self.goes if not loss.kept_as},
@@ -51,13 +52,13 @@ class RollbackRowEffects:
         }
 
     def table(self, on_conflict: OnConflict) -> Table:
-        """Return one row for everything that rows of today have to do with."""
+        """Return one row per effect: violations, rows to revert, what is dropped, what cannot be captured."""
         rows: list[tuple[object, ...]] = [
             (one.migration, one.what, _stands(one), _count(one.rows, "rows"),
              Cell(one.says, BAD if one.at_least else QUIET, under="\n".join(one.samples))) for one in self.violations
         ]  # fmt: skip
         for one in self.rows:
-            rows.append((one.migration, undo_data_views.plain(one.kept), *_given_back(one, on_conflict)))
+            rows.append((one.migration, undo_data_views.plain(one.kept), *_reverted(one, on_conflict)))
         for loss in self.goes:
             if loss.kept_as:
                 says = Cell(
@@ -65,16 +66,17 @@ class RollbackRowEffects:
                 )
             else:
                 says = Cell("lost" if loss.holds != 0 else "nothing to lose", BAD if loss.holds != 0 else QUIET)
-            rows.append((loss.migration, loss.what, "goes", _count(loss.holds, loss.unit), says))
+            rows.append((loss.migration, loss.what, "dropped", _count(loss.holds, loss.unit), says))
         for one_ in self.loses:
             if not one_.is_counted:
-                rows.append((one_.migration, _short(one_.sql), Cell("cannot be kept", BAD), "not known", one_.because))
+                what = Cell("cannot be captured", BAD)
+                rows.append((one_.migration, _short(one_.sql), what, "not known", one_.because))
         headings = ["migration", "what", "becomes", "holds", "where"]
         return Table(headings, rows, empty="Nothing is dropped, and no row is changed.")
 
-    def refuse(self, here: Session, told: str) -> None:
-        """Raise Refused where going back must not begin."""
-        again = f"pgrunbook run rollback --target {here.target.name} {told}"
+    def refuse(self, here: Session, options: str) -> None:
+        """Raise Refused where the rollback must not begin; ``options`` repeat its choice on the command line."""
+        again = f"pgrunbook run rollback --target {here.target.name} {options}"
         violations.refuse(list(self.violations))
         if here.parameters.on_conflict == "stop":
             self._refuse_conflicts(again)
@@ -82,14 +84,14 @@ class RollbackRowEffects:
         unknown = [one for one in self.loses if not one.is_counted]
         if (lost or unknown) and not here.parameters.lose_rows:
             why = {(one.migration, one.statement): one.because for one in self.loses}
-            told_ = [
+            losses_ = [
                 f"{one.what}: {'unknown' if one.holds is None else one.holds} {one.unit}"
                 + (f" ({because})" if (because := why.get((one.migration, one.statement))) else "")
                 for one in lost
             ]
             raise Refused(
                 f"the rollback would lose what {lost[0].what} holds" if lost else "the rollback would lose rows",
-                detail="; ".join([*told_, *(f"{_short(one.sql)}: {one.because}" for one in unknown)]),
+                detail="; ".join([*losses_, *(f"{_short(one.sql)}: {one.because}" for one in unknown)]),
                 hint=f"Keep a copy of it first; then: {again}-p lose_rows=true",
             )
 
@@ -110,25 +112,25 @@ class RollbackRowEffects:
 
 
 def rows_since(conn: Connection, plan: Plan, loses: Sequence[CaptureGap]) -> RollbackRowEffects:
-    """Look at the rows of today: what goes with what is dropped, what was changed since, what is in the way.
+    """Check the rows of today: which are dropped, which somebody has changed since, which violate the old schema.
 
     Locks: AccessShareLock on the tables.
     """
-    told = [
+    written_statements = [
         (change.migration, written.sql)
         for change in plan.changes
         for written in change.statements
         if written.kind != GIVES_ROWS and not written.sql.startswith("--")
     ]
     kept = {
-        (keep.table, keep.column): (lambda keep=keep: undo_data.missing(conn, keep))
+        (keep.table, keep.column): (lambda keep=keep: undo_data.uncaptured_rows(conn, keep))
         for change in plan.changes
         for keep in _filled(conn, change)
     }
-    # What is given back on the way nobody knows before: a try with rows will tell.
-    given = {name for change in plan.changes for step in change.steps if step.gives_rows for name in step.objects}
-    found = violations.find(conn, told, kept=kept)
-    in_the_way = [one for one in found if one.rows != 0 and one.table not in given]
+    # What rows become when they are reverted is not known before; the try on a branch with rows shows it.
+    reverted = {name for change in plan.changes for step in change.steps if step.gives_rows for name in step.objects}
+    found = violations.find(conn, written_statements, kept=kept)
+    in_the_way = [one for one in found if one.rows != 0 and one.table not in reverted]
     return RollbackRowEffects(
         tuple(losses.losses(conn, plan.changes)),
         tuple(loses),
@@ -154,12 +156,12 @@ def statements(plan: Plan) -> Table:
         for written in change.statements
     ]  # fmt: skip
     headings = ["migration", "step", "statement", "from", "touches", "is executed as", "locks"]
-    empty = "Nothing to take back: the run applied nothing that still stands."
+    empty = "Nothing to take back: nothing that the run applied is still applied."
     return Table(headings, rows, title=f"Proven: {plan.rehearsed}", empty=empty)
 
 
 def ways_back(changes: Sequence[Change]) -> Table:
-    """Return one row per migration: whether its way back is proven, how, what is kept for it, what differs."""
+    """Return one row per migration: whether its way back is proven, how, what is captured for it, what differs."""
     rows = [
         (
             change.migration,
@@ -171,21 +173,21 @@ def ways_back(changes: Sequence[Change]) -> Table:
         )
         for change in changes
     ]
-    headings = ["migration", "way back proven", "how", "statements of the way back", "is kept", "differs by nature"]
+    headings = ["migration", "way back proven", "how", "statements of the way back", "is captured", "differs by nature"]
     return Table(headings, rows)
 
 
 def _way(change: Change) -> Cell:
     if change.way_back == "down script":
         return Cell("down script", QUIET)
-    told = []
+    texts = []
     for written in reversed(change.statements):
         if written.back is not None and not written.back.is_nothing:
             lines = [f"{step.sql};" for step in written.back.steps]
-            lines += ["-- the rows that it has changed are given back"] if written.back.of_rows else []
+            lines += ["-- the rows that it has changed are reverted"] if written.back.of_rows else []
             lines += [f"-- {written.back.because}"] if written.back.because else []
-            told.append("\n".join([f"-- {written.key}", *lines]))
-    return Cell(f"{len(told)}, computed", QUIET, under="\n\n".join(told))
+            texts.append("\n".join([f"-- {written.key}", *lines]))
+    return Cell(f"{len(texts)}, computed", QUIET, under="\n\n".join(texts))
 
 
 def _keeps(change: Change) -> str:
@@ -193,29 +195,29 @@ def _keeps(change: Change) -> str:
     words = {"rows": "rows of {}", "column": "{}.{}", "table": "table {}"}
     if not found:
         return "nothing"
-    told = ", ".join(dict.fromkeys(words[k.kind].format(k.table, k.column) for k in found))
+    names = ", ".join(dict.fromkeys(words[k.kind].format(k.table, k.column) for k in found))
     size = change.kept_bytes_estimate
-    return f"{told}: {'size not known' if size < 0 else f'about {human(size)}'}"
+    return f"{names}: {'size not known' if size < 0 else f'about {human(size)}'}"
 
 
 def _locks(change: Change, number: int) -> Cell:
     found = [lock for step in change.of_statement(number) for lock in step.locks]
     strong = [lock for lock in found if lock.mode not in ("AccessShareLock", "RowShareLock", "RowExclusiveLock")]
-    told = "\n".join(dict.fromkeys(f"{lock.object} {lock.mode}" for lock in found))
-    return Cell(f"{strong[0].mode}" if strong else "nobody waits", WARN if strong else GOOD, under=told, fold="locks")
+    under = "\n".join(dict.fromkeys(f"{lock.object} {lock.mode}" for lock in found))
+    return Cell(f"{strong[0].mode}" if strong else "nobody waits", WARN if strong else GOOD, under=under, fold="locks")
 
 
 def _conflicts(conn: Connection, change: Change) -> list[RowConflicts]:
     numbers = {number for step in change.steps for number in step.gives_rows}
     found = []
-    for one in undo_data.of_migration(conn, change.migration, "up") if numbers else ():
+    for one in undo_data.entries_of_migration(conn, change.migration, "up") if numbers else ():
         if one.kind in undo_data.ROWS and one.step in numbers and one.part_of is None:
             found.append(RowConflicts(change.migration, one, undo_data_views.rows_of(conn, one), _compared(conn, one)))
     return found
 
 
 def _compared(conn: Connection, one: UndoEntry) -> Conflicts | None:
-    """Compare; None where the table or its columns are not there now, so that nobody can have changed the rows."""
+    """Compare; None where the table or its columns do not exist now, so that nobody can have changed the rows."""
     try:
         return undo_data.conflicts(conn, one)
     except Broken:
@@ -223,33 +225,33 @@ def _compared(conn: Connection, one: UndoEntry) -> Conflicts | None:
 
 
 def _filled(conn: Connection, change: Change) -> list[Keep]:
-    """Return the columns whose kept values are filled back by a change."""
+    """Return the columns whose captured values a change reverts."""
     names = {name for step in change.steps for name in step.gives_back}
     return [
-        undo_data.as_keep(one) for one in undo_data.kept_list(conn) if one.kept_as in names and one.kind == "column"
+        undo_data.as_keep(one) for one in undo_data.list_entries(conn) if one.kept_as in names and one.kind == "column"
     ]
 
 
-def _given_back(one: RowConflicts, on_conflict: OnConflict) -> tuple[object, ...]:
+def _reverted(one: RowConflicts, on_conflict: OnConflict) -> tuple[object, ...]:
     held = f"{one.rows} rows"
     if one.found is None:
-        return ("given back", held, Cell("nobody can have changed them: what they are in is not there now", GOOD))
+        return ("reverted", held, Cell("nobody can have changed them: their table or column does not exist now", GOOD))
     if not one.found:
-        return ("given back", held, Cell("nobody has changed them since", GOOD))
+        return ("reverted", held, Cell("nobody has changed them since", GOOD))
     decided = {"stop": "somebody has to decide", "keep": "these stay as they are", "restore": "these are overwritten"}
-    told = Cell(
+    changed = Cell(
         f"{one.found.rows:,} changed since: {decided[on_conflict]}", BAD if on_conflict == "stop" else WARN,
         under="\n".join(conflict.line() for conflict in one.found.samples), fold="which",
     )  # fmt: skip
-    return ("given back, but for those changed since", held, told)
+    return ("reverted, except those changed since", held, changed)
 
 
 def _short(text: str) -> str:
-    return " ".join(text.split())[:120]
+    return " ".join(door.masked(text).split())[:120]
 
 
 def _stands(one: Violation) -> Cell:
-    return Cell("in the way", BAD) if one.at_least else Cell("not known beforehand", QUIET)
+    return Cell("violation", BAD) if one.at_least else Cell("not known beforehand", QUIET)
 
 
 def _count(number: int | None, unit: str) -> str:

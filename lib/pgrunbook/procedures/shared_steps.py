@@ -1,4 +1,4 @@
-"""What migrate and rollback do alike: the restore point, the execution with its live table, the picture."""
+"""The steps that migrate and rollback share: the restore point, the execution with its live table, the picture."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ ARCHIVED_WITHIN_S = 60.0
 
 
 def events(here: Session, procedure: str) -> list[dict[str, Any]]:
-    """Return what the journal of this run says of a procedure's work so far."""
+    """Return the events of a procedure in the journal of this run."""
     return [e for e in journal.read(here.run.journal.path) if e.get("procedure", procedure) == procedure]
 
 
 def take_restore_point(here: Session, plan: Plan, when: str) -> Card:
-    """Make a named restore point and wait until the archive holds it; one that this run made counts.
+    """Create a named restore point and wait until the archive holds it; one that this run made before is used again.
 
-    Raises Blocked when the archive does not take it in time, Refused where archiving is off.
+    Raises Blocked when the WAL is not archived in time, Refused where archiving is off.
     """
     here.at_work()
     if not here.target.restore_points:
@@ -54,7 +54,7 @@ def take_restore_point(here: Session, plan: Plan, when: str) -> Card:
     if not plan.changes:
         here.facts["restore_point"] = "none: nothing to do"
         return Card("Restore point", [("taken", Cell("no: there is nothing to do", QUIET))])
-    _see_base_backup(here)
+    _check_base_backup(here)
     step_log.create(here.conn)
     name, lsn, before = _restore_point(here, when, plan.base.version)
     waited_s = archive.wait_archived(here.conn, lsn, ARCHIVED_WITHIN_S)
@@ -72,21 +72,21 @@ def take_restore_point(here: Session, plan: Plan, when: str) -> Card:
 def _restore_point(here: Session, when: str, version: str | None) -> tuple[str, str, bool]:
     """Return name and LSN of this run's restore point, and whether it was there before: a run has one.
 
-    A name that stood in the WAL twice could not be restored, so one that a crash left in doubt is not used again.
+    A name that is in the WAL twice cannot be restored to. So a name that a crash left in doubt is not used again.
     """
     run_id = here.run.run_id
     for point in step_log.restore_points(here.conn):
         if point.run_id == run_id and point.name.startswith(f"{when}_"):
             return point.name, point.lsn, True
-    told = [e for e in events(here, here.procedure) if e["event"].startswith("restore-point-")]
-    made = next((e for e in reversed(told) if e["event"] == "restore-point-created"), None)
+    before = [e for e in events(here, here.procedure) if e["event"].startswith("restore-point-")]
+    made = next((e for e in reversed(before) if e["event"] == "restore-point-created"), None)
     if made is None:
-        name = _name(when, run_id, attempt=1 + sum(e["event"] == "restore-point-meant" for e in told))
+        name = _name(when, run_id, attempt=1 + sum(e["event"] == "restore-point-meant" for e in before))
         here.journal("restore-point-meant", name=name)
         lsn = archive.create_restore_point(here.conn, name)
         made = {"name": name, "lsn": lsn}
         here.journal("restore-point-created", **made)
-    # The row lies behind the point: a restore to it ends just before, and the database does not know it there.
+    # The row is written after the point: a database restored to the point does not have it.
     step_log.write_restore_point(here.conn, made["name"], run_id, made["lsn"], version)
     return made["name"], made["lsn"], False
 
@@ -97,8 +97,8 @@ def _name(when: str, run_id: str, attempt: int) -> str:
     return whole if len(whole) <= NAME_MAX_BYTES else f"{when}_{run_id[:16]}{run_id[-5:]}{end}"
 
 
-def _see_base_backup(here: Session) -> None:
-    """A restore point can be restored only with a base backup before it: see that a server of ours has one."""
+def _check_base_backup(here: Session) -> None:
+    """Take a base backup where a server of ours has none: no restore point can be restored without one before it."""
     if here.target.server is None:
         return
     server = Server(here.target.server)
@@ -110,7 +110,7 @@ def _see_base_backup(here: Session) -> None:
 def execute(here: Session, plan: Plan, history: History, *, on_conflict: OnConflict = "stop") -> Table:
     """Execute the plan under this database's run lock; return the table of steps at the end.
 
-    Raises what Execution.run raises, and Blocked when another runner, or what is left of one, is at work.
+    Raises what Execution.run raises, and Blocked when another runner, or a session that it left, is at work.
     """
     here.at_work()
     live = _Live(here)
@@ -136,10 +136,10 @@ def execute(here: Session, plan: Plan, history: History, *, on_conflict: OnConfl
 
 
 def _history_now(here: Session, conn: Connection, seen: History) -> History:
-    """Read the history again now that nobody else can write it: what was seen may be old.
+    """Read the history again, now that nobody else can write it: what we read before may be old.
 
-    While we waited for the run lock, another runner may have committed; or this very run, where it was
-    killed while the server was still at its last statement.
+    While we waited for the run lock, another runner may have committed; or this very run, when it was
+    killed while the server still executed its last statement.
     """
     now = histories.read(conn, here.target)
     if now.fingerprint() == seen.fingerprint():
@@ -149,14 +149,14 @@ def _history_now(here: Session, conn: Connection, seen: History) -> History:
         raise Refused(
             "the history table changed while this run was waiting",
             detail=f"It was at version {seen.version() or '(none)'}, and is at {now.version() or '(none)'} now.",
-            hint="Look what the other run did (pgrunbook runs); then start a new run, whose plan will fit.",
+            hint="See what the other run did (pgrunbook runs); then start a new run, whose plan will fit.",
         )
     here.journal("history-moved-by-this-run", version=now.version())
     return now
 
 
 def table_of(results: list[StepResult]) -> Table:
-    """Return the table of steps: state, attempts, time, waiting, rows and who stood in the way."""
+    """Return the table of steps: state, attempts, time, waiting, rows and blockers."""
     rows = [
         (
             r.migration,
@@ -172,7 +172,18 @@ def table_of(results: list[StepResult]) -> Table:
         )
         for r in results
     ]
-    headings = ["migration", "step", "statement", "state", "attempt", "looked ms", "ms", "waited ms", "rows", "notes"]
+    headings = [
+        "migration",
+        "step",
+        "statement",
+        "state",
+        "attempt",
+        "ms until free",
+        "ms",
+        "waited ms",
+        "rows",
+        "notes",
+    ]
     return Table(headings, rows, empty="Nothing to do.")
 
 
@@ -199,12 +210,12 @@ def timeline(results: list[StepResult]) -> Timeline:
         if r.stretches
     ]  # fmt: skip
     title = "What ran, and what waited for a lock" if lanes else "Nothing ran"
-    legend = {"running": "running", "waiting": "waiting in a lock queue", "looking": "looking for a free moment"}
+    legend = {"running": "running", "waiting": "waiting in a lock queue", "looking": "waiting for blockers to end"}
     return Timeline(title, lanes, [(says, COLOURS[kind]) for kind, says in legend.items()])
 
 
 class _Live:
-    """One display that is redrawn a few times a second, and taken away when the final table stands."""
+    """A display that is redrawn a few times a second, and replaced by the final table at the end."""
 
     def __init__(self, here: Session) -> None:
         self._here = here
@@ -219,7 +230,7 @@ class _Live:
         self._draw(table_of(results))
 
     def finish(self, results: list[StepResult], *, failed: bool) -> None:
-        """Leave the table as it ended where the step failed; else it is taken away, as the step returns it."""
+        """Keep the table where the step failed; else clear it, as the step returns the final one."""
         if failed:
             self._draw(table_of(results))
         elif self._handle is not None:

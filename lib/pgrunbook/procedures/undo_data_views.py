@@ -1,4 +1,4 @@
-"""How what is kept is shown: the list of it, on the command line and in notebooks/purge.ipynb."""
+"""The tables of undo data: for the command line, notebooks/purge.ipynb and notebooks/rollback.ipynb."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ WORDS = {
     "update": "rows updated", "delete": "rows deleted", "insert": "rows inserted", "column": "column", "table": "table",
 }  # fmt: skip
 TONES = {"kept": GOOD, "giving back": WARN, "given back": QUIET, "purged": BAD}
-NOTHING = "Nothing is kept in this database."
+# The state as people read it, by direction of the migration; the database and JSON have the state as it is.
+SHOWN = {
+    ("giving back", "up"): "reverting", ("given back", "up"): "reverted",
+    ("giving back", "down"): "reapplying", ("given back", "down"): "reapplied",
+}  # fmt: skip
+NOTHING = "No undo data is kept in this database."
 HEADINGS = ["id", "of", "run", "step", "what", "table", "rows", "size", "made at", "kept until", "state"]
-# A side table that the server has not counted yet is counted up to this size: that takes 0.1 s.
+# A side table without an estimate of the server is counted up to this size: that takes 0.1 s.
 COUNTED_UP_TO_BYTES = 16_000_000
 
 
 def table(conn: Connection, found: Sequence[UndoEntry]) -> Table:
-    """Return one row per thing that is kept, in the order given."""
+    """Return one row per entry of undo data, in the order given."""
     rows = [
         (
             kept.id,
@@ -45,7 +50,7 @@ def table(conn: Connection, found: Sequence[UndoEntry]) -> Table:
 
 
 def facts(kept: UndoEntry) -> Mapping[str, object]:
-    """Return a thing for JSON: times in ISO 8601, sizes in bytes, null for what is not known."""
+    """Return an entry for JSON: times in ISO 8601, sizes in bytes, null for what is not known."""
     return {
         "id": kept.id,
         "part_of": kept.part_of,
@@ -68,44 +73,46 @@ def facts(kept: UndoEntry) -> Mapping[str, object]:
 
 
 def of(kept: UndoEntry) -> str:
-    """Return the migration of which it is kept, and in which direction that went."""
+    """Return the migration that an entry belongs to, with its direction."""
     return f"{kept.migration} ({kept.direction})"
 
 
 def what(kept: UndoEntry) -> str:
-    """Return what was kept: rows, a column or a table; and what it went with."""
-    told = WORDS[kept.kind]
+    """Return what was captured or parked: rows, a column or a table; and the entry that it belongs to."""
+    name = WORDS[kept.kind]
     if kept.kind in ("update", "column") and kept.columns:
-        told += f" ({', '.join(kept.columns)})" if kept.kind == "update" else f" {', '.join(kept.columns)}"
-    return f"{told}, with {kept.part_of}" if kept.part_of else told
+        name += f" ({', '.join(kept.columns)})" if kept.kind == "update" else f" {', '.join(kept.columns)}"
+    return f"{name}, with {kept.part_of}" if kept.part_of else name
 
 
 def plain(kept: UndoEntry) -> str:
-    """Return the name of its table for people."""
+    """Return the name of its table, unquoted."""
     return f"{kept.table.schema}.{kept.table.name}"
 
 
 def rows_of(conn: Connection, kept: UndoEntry) -> str:
-    """Return how many rows are kept: the server's estimate, or counted where that is quick."""
+    """Return how many rows an entry holds: the server's estimate, or counted where that is quick."""
     if kept.rows_estimate >= 0:
         return f"about {kept.rows_estimate:,}" if kept.rows_estimate else "0"
     if kept.kind == "table" or kept.bytes > COUNTED_UP_TO_BYTES:
         return "not counted"
     try:
         found = conn.execute(sql.SQL("SELECT count(*) FROM {}").format(kept.side)).fetchone()
-    except (pg.UndefinedTable, pg.LockNotAvailable):  # somebody is letting go of it right now
+    except (pg.UndefinedTable, pg.LockNotAvailable):  # somebody purges it right now
         return "not counted"
     return f"{int(str(found[0])):,}" if found else "not counted"
 
 
 def state(kept: UndoEntry) -> Cell:
-    """Return its state; while it is given back, how far that is."""
-    told = f"{kept.state} ({kept.rows_given_back:,} rows so far)" if kept.state == "giving back" else kept.state
-    return Cell(told, TONES.get(kept.state, PLAIN))
+    """Return its state, with the progress while it is reverted or reapplied."""
+    shown = SHOWN.get((kept.state, kept.direction), kept.state)
+    if kept.state == "giving back":
+        shown += f" ({kept.rows_given_back:,} rows so far)"
+    return Cell(shown, TONES.get(kept.state, PLAIN))
 
 
 def until(kept: UndoEntry) -> str:
-    """Return until when it is kept, and whether that is over."""
+    """Return the end of its retention, and whether that is over."""
     if kept.keep_until is None:
         return "no end"
     return moment(kept.keep_until) + (", over" if kept.keep_until < datetime.now(UTC) else "")

@@ -1,4 +1,4 @@
-"""Validate: prove it. The steps of notebooks/validate.ipynb, in order."""
+"""Validate: compare the database with what the rehearsal promised. The steps of notebooks/validate.ipynb, in order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pgrunbook.session.parameters import Validate
 from pgrunbook.session.session import Session
 from pgrunbook.sql.classify import Type
 
-# Below this a ratio says nothing: a query that took 2 ms and takes 5 is not slow.
+# Below this a ratio says nothing: a query that took 2 ms before and takes 5 ms now is not slow.
 SLOW_FROM_MS = 50.0
 
 
@@ -36,12 +36,12 @@ def begin(**given: object) -> Session:
 
 @heres.step
 def meet_the_target(here: Session) -> Card:
-    """Show who is at the other end, and against which run's promise it is held. Raises Unreachable."""
+    """Show the server and database of the target, and the run that it is compared with. Raises Unreachable."""
     promise = _promising_run(here)
     here.facts["promise"] = promise
     card = here.meet_the_target()
-    told = promise.run_id if promise else Cell("no run on this target made a plan", WARN)
-    return Card(card.title, [*card.facts, ("held against", told)], card.tone)
+    run = promise.run_id if promise else Cell("no run on this target made a plan", WARN)
+    return Card(card.title, [*card.facts, ("compared with", run)], card.tone)
 
 
 @heres.step
@@ -51,7 +51,7 @@ def schema_as_promised(here: Session) -> Table:
     history = histories.read(here.conn, here.target)
     here.facts["history_table"] = history.qualified_table
     now = snapshot(here.conn, leave_out=leave_out(history))
-    here.run.keep("schema-validated.json", now.to_json())
+    here.run.keep("schema-validated.json", now.to_json(), is_masked=True)
     path = promise.folder / "schema-promised.json" if promise else None
     headings = ["object", "name", "change", "promised", "found"]
     if path is None or not path.is_file():
@@ -59,23 +59,27 @@ def schema_as_promised(here: Session) -> Table:
         return Table(
             headings,
             [],
-            empty="Nothing was promised: no rehearsal was made. This says nothing about the schema.",
+            empty="Not compared: there was no rehearsal, and so no promised schema.",
         )
     promised = Snapshot.from_json(path.read_text(encoding="utf-8"))
     unlike: list[tuple[str, str]] = next((e["unlike"] for e in _events(promise, "proven-equal")), [])
     found = schema_only.unexpected(promised, now, unlike)
     left = [m.name for m in history.pending()]
+    planned = _plan(promise)
+    unknown = [key for change in planned.changes for key in change.schema_unknown_by()] if planned else []
+    tone = WARN if unknown else BAD
     rows: list[tuple[object, ...]] = [
-        (d.kind, d.name, Cell(d.change, BAD), d.before[:300], d.after[:300]) for d in found
+        (d.kind, d.name, Cell(d.change, tone), d.before[:300], d.after[:300]) for d in found
     ]
     here.journal("schema-compared", differences=len(found), fingerprint=now.fingerprint, promised=promised.fingerprint)
-    if found:
+    if found and not unknown:
         here.facts["problems"].append(f"the schema differs from the promised one in {len(found)} objects")
-    planned = _plan(promise)
     still = [c.migration for c in planned.changes if c.migration in left] if planned else []
     if still:
         here.facts["problems"].append(f"still pending: {', '.join(still)}")
     title = f"found {now.fingerprint[:16]}, promised {promised.fingerprint[:16]}"
+    if unknown:
+        title += f"; what {', '.join(unknown)} changed was not promised: it reaches outside, and was not rehearsed"
     return here.keep_table(
         "schema-differences",
         Table(headings, rows, title=title, empty=f"Equal: {len(now.objects)} objects as promised."),
@@ -84,7 +88,7 @@ def schema_as_promised(here: Session) -> Table:
 
 @heres.step
 def nothing_left_behind(here: Session) -> Table:
-    """Show invalid indexes, constraints not validated, and sequences behind their column."""
+    """Show invalid indexes, constraints that are not validated, and sequences that are behind their column."""
     found = health.leftovers(here.conn)
     before = _known_before(here)
     rows = []
@@ -95,7 +99,7 @@ def nothing_left_behind(here: Session) -> Table:
                 Cell(left.kind, WARN if old else BAD),
                 left.name,
                 left.where,
-                "before as well" if old else left.advice,
+                "was there before" if old else left.advice,
             )
         )
         if not old:
@@ -129,7 +133,7 @@ def data_as_promised(here: Session) -> Table:
 
 @heres.step
 def as_estimated(here: Session) -> Table:
-    """Show for each step how long it was expected to take, on what basis, and how long it took."""
+    """Show for each step the time expected, the basis of the estimate, and the time that it took."""
     promise = here.facts["promise"]
     plan = _plan(promise) if promise else None
     took = {(e["migration"], e["step"]): e for e in _events(promise, "step-ran")} if promise else {}
@@ -175,7 +179,7 @@ def queries_as_fast(here: Session) -> Card | Picture:
 
 @heres.step
 def checklist(here: Session) -> Table:
-    """Show the guide's seven boxes, each with the evidence that this run has for it, or that it has none."""
+    """Show the guide's seven boxes, each with the evidence that this run has for it, where it has any."""
     promise = here.facts["promise"]
     plan = _plan(promise) if promise else None
     names = {e["event"] for e in _events(promise)} if promise else set()
@@ -198,7 +202,7 @@ def checklist(here: Session) -> Table:
         ("documentation updated", ""),
         ("customer impact evaluated", f"statements: {impact}" if impact else ""),
     ]
-    rows = [(box, Cell("evidence", GOOD) if told else Cell("none", QUIET), told) for box, told in evidence]
+    rows = [(box, Cell("evidence", GOOD) if proof else Cell("none", QUIET), proof) for box, proof in evidence]
     return here.keep_table("checklist", Table(["box", "", "what proves it"], rows))
 
 
@@ -211,15 +215,15 @@ def verdict(here: Session) -> Banner:
             f"the database is not as promised: {problems[0]}",
             detail="; ".join(problems),
             state="Validate changed nothing; what is applied stays applied.",
-            hint=f"Mend what is named, or take back what was applied: {_way_back(here)}",
+            hint=f"Correct what is named, or take back what was applied: {_way_back(here)}",
         )
     promised = here.facts["promise"] is not None and (here.facts["promise"].folder / "schema-promised.json").is_file()
-    state = "The database is as promised." if promised else "Nothing wrong was found; nothing had been promised."
+    state = "The database is as promised." if promised else "No problem was found; but there was no promise to check."
     return here.verdict(state, [], then="nothing: the release is done")
 
 
 def _promising_run(here: Session) -> Run | None:
-    """The named run, else this one when it has a plan, else the last one on this target that has."""
+    """Return the named run, else this one when it has a plan, else the last run on this target that has a plan."""
     if here.parameters.of_run:
         run = runs.find(here.parameters.of_run)
         if run.target != here.target.name:
@@ -230,7 +234,7 @@ def _promising_run(here: Session) -> Run | None:
             try:
                 run = runs.load(folder)
             except WrongInput:
-                continue  # a folder that cannot be read promises nothing; `pgrunbook runs` names it
+                continue  # a folder that cannot be read holds no promise; `pgrunbook runs` reports it
             if run.target == here.target.name:
                 return run
     return None
@@ -258,7 +262,7 @@ def _measured(here: Session) -> dict[str, Any]:
 
 
 def _written_on_the_branch(here: Session) -> set[str]:
-    """Names of tables of which the rehearsal saw the plan write rows, also those that it only reaches."""
+    """Return the names of tables whose rows the plan wrote in the rehearsal, also by cascades and triggers."""
     promise = here.facts["promise"]
     path = promise.folder / "rehearsal.json" if promise else None
     if path is None or not path.is_file():
@@ -273,7 +277,7 @@ def _written_on_the_branch(here: Session) -> set[str]:
 
 
 def _known_before(here: Session) -> set[str]:
-    """Names of indexes and constraints that were invalid before the run: it is not to blame for them."""
+    """Return the names of indexes and constraints that were invalid before the run already."""
     promise = here.facts["promise"]
     path = promise.folder / "leftovers-before.json" if promise else None
     return set(json.loads(path.read_text(encoding="utf-8"))) if path and path.is_file() else set()
@@ -307,8 +311,8 @@ def _bars(queries: dict[str, tuple[float | None, float | None]], max_slowdown: f
     axes.set_yticks(list(range(len(names))), names)
     axes.set_xlabel("median of 5 runs, ms")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    told = "; ".join(f"{n}: {_ms(was)} before, {_ms(is_now)} now" for n, (was, is_now) in queries.items())
-    return Picture.of(picture, f"Critical queries: {told}")
+    numbers = "; ".join(f"{n}: {_ms(was)} before, {_ms(is_now)} now" for n, (was, is_now) in queries.items())
+    return Picture.of(picture, f"Critical queries: {numbers}")
 
 
 def _ms(value: float | None) -> str:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from pgrunbook.errors import RecordFailed
 
-RECORD_FAILED_HINT = "Make room or mend the folder, then run the same command again: it goes on where the database is."
+RECORD_FAILED_HINT = (
+    "Free space or repair the folder, then run the same command again: it resumes where the database is."
+)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old text or the new, never a part.
+    """Write a file so that readers see the old text or the new one, never a part, whenever a crash comes.
 
     Raises RecordFailed when the disk is full or the folder cannot be written.
     """
@@ -34,7 +36,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a new name in it outlives a crash."""
+    """Flush a folder's entries to disk, so that a new file name survives a crash."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -46,6 +48,6 @@ def _failed(path: Path, exc: OSError) -> RecordFailed:
     return RecordFailed(
         f"could not write the record {path.name}",
         detail=f"{path}: {exc.strerror or exc}.",
-        state="The database is as the last recorded step left it; no step runs that cannot be recorded.",
+        state="The database is as the last recorded step left it; a step that cannot be recorded is not run.",
         hint=RECORD_FAILED_HINT,
     )

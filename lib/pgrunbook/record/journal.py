@@ -1,4 +1,4 @@
-"""The journal of a run: an append-only file, written before and after each thing that is done."""
+"""The journal of a run: an append-only file, written before and after every action."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrunbook.errors import RecordFailed
+from pgrunbook.record import door
 from pgrunbook.record.files import RECORD_FAILED_HINT
 
 Event = dict[str, Any]
@@ -20,7 +21,7 @@ class Journal:
     """Append events to ``journal.jsonl``, each flushed to disk before the caller goes on.
 
     The runner and the kernel write to the same file: a lock on it keeps their lines whole and numbered.
-    A line that a crash cut off is left where it is, closed with a newline, and reported by :func:`read`.
+    A line that a crash cut off stays in the file, closed with a newline; :func:`read` reports it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,9 +35,9 @@ class Journal:
         return self._append(event, facts, flush=True)
 
     def note(self, event: str, **facts: object) -> Event:
-        """Append one event that another one follows before anything else is done; that one flushes both.
+        """Append one event without a flush; the next event has to follow at once, and flushes both.
 
-        It outlives a killed process; a crash of the machine only once the other is written. Raises as ``write``.
+        It survives a killed process; a crash of the machine only once the next is written. Raises as ``write``.
         """
         return self._append(event, facts, flush=False)
 
@@ -50,7 +51,7 @@ class Journal:
                     "at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
                     "event": event,
                     "pid": os.getpid(),
-                    **facts,
+                    **door.masked_facts(facts),
                 }
                 _write_whole(file.fileno(), (b"\n" if torn else b"") + _encoded(line) + b"\n")
                 if flush:
@@ -60,7 +61,7 @@ class Journal:
             raise RecordFailed(
                 "could not write the journal of this run",
                 detail=f'{self.path}: {exc.strerror or exc}; the event was "{event}".',
-                state="The database is as its own record (schema pgrunbook) says; no step runs unrecorded.",
+                state="The database is as its own record (schema pgrunbook) says; no step is run unrecorded.",
                 hint=RECORD_FAILED_HINT,
             ) from exc
 
@@ -68,7 +69,7 @@ class Journal:
 def read(path: Path) -> list[Event]:
     """Return the events of a journal, oldest first; [] where there is none.
 
-    What a crash left of a line stands as an event ``torn`` with its text.
+    A line that a crash cut off is an event ``torn`` with its text.
     """
     try:
         raw = path.read_bytes()

@@ -6,6 +6,7 @@ import fcntl
 import getpass
 import json
 import os
+import platform
 import re
 import secrets
 import socket
@@ -16,18 +17,20 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pgrunbook import __version__
 from pgrunbook.config import paths
 from pgrunbook.errors import Blocked, RecordFailed, WrongInput
+from pgrunbook.record import door
 from pgrunbook.record.files import RECORD_FAILED_HINT, write_atomically
 from pgrunbook.record.journal import Journal
 
 RUN_FILE = "run.json"
 JOURNAL_FILE = "journal.jsonl"
-RUNNER = "PGRUNBOOK_RUNNER"  # set in the kernel by our runner: the id of the run whose folder it holds
+RUNNER = "PGRUNBOOK_RUNNER"  # set in the kernel by our runner: the id of the run whose folder it has locked
 HELD_FILE = ".held"
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{4}")
 
-_HELD: dict[Path, int] = {}  # what this process holds, whichever object asks: a set-up cell may be run again
+_HELD: dict[Path, int] = {}  # the folders that this process has locked: a set-up cell may be run again
 
 
 class Status(StrEnum):
@@ -39,7 +42,7 @@ class Status(StrEnum):
     FAILED = "failed"
     REFUSED = "refused"
     INTERRUPTED = "interrupted"
-    BROKEN_OFF = "broken off"  # said to be running, but nobody holds it: its process was killed
+    BROKEN_OFF = "broken off"  # run.json says running, but no process has locked its folder: it was killed
 
 
 @dataclass
@@ -56,7 +59,7 @@ class Part:
 
 @dataclass
 class Run:
-    """The folder of a run and what ``run.json`` says of it."""
+    """The folder of a run and the contents of its ``run.json``."""
 
     folder: Path
     run_id: str
@@ -81,18 +84,24 @@ class Run:
         """Write ``run.json``, whole. Raises RecordFailed as write_atomically does."""
         facts = {key: value for key, value in self.__dict__.items() if key != "folder"}
         facts["parts"] = [asdict(part) for part in self.parts]
-        write_atomically(self.folder / RUN_FILE, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(facts, indent=1, ensure_ascii=False)
+        write_atomically(self.folder / RUN_FILE, door.masked_json(text + "\n"))
 
-    def keep(self, name: str, text: str) -> Path:
-        """Write a piece of evidence (plan.json, a table as CSV) into the run folder; return its path."""
+    def keep(self, name: str, text: str, *, is_masked: bool = False) -> Path:
+        """Write a piece of evidence (plan.json, a table as CSV) into the run folder; return its path.
+
+        With ``is_masked`` whoever made it has masked its secrets: a plan, a snapshot of a schema.
+        """
         path = self.folder / name
+        if not is_masked:
+            text = door.masked_json(text) if path.suffix == ".json" else door.masked(text)
         write_atomically(path, text)
         return path
 
     def hold(self) -> None:
-        """Take the run folder for this process, until it ends or gives it back.
+        """Lock the run folder for this process, until it ends or calls :meth:`release`.
 
-        Raises Blocked when another living process has it, RecordFailed when the folder cannot be written.
+        Raises Blocked when another process has locked it, RecordFailed when the folder cannot be written.
         """
         if self.folder in _HELD:
             return
@@ -100,7 +109,7 @@ class Run:
             handle = os.open(self.folder / HELD_FILE, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as exc:
             raise RecordFailed(
-                f"could not take the folder of run {self.run_id}",
+                f"could not lock the folder of run {self.run_id}",
                 detail=f"{self.folder}: {exc.strerror or exc}.",
                 hint=RECORD_FAILED_HINT,
             ) from exc
@@ -119,12 +128,12 @@ class Run:
         _HELD[self.folder] = handle
 
     def release(self) -> None:
-        """Give the run folder back."""
+        """Unlock the run folder."""
         if self.folder in _HELD:
             os.close(_HELD.pop(self.folder))
 
     def is_held(self) -> bool:
-        """Tell whether a living process works in the run folder."""
+        """Tell whether a process has locked the run folder."""
         if self.folder in _HELD:
             return True
         try:
@@ -136,33 +145,34 @@ class Run:
             return True
         return False
 
-    def standing(self) -> Status:
-        """Return the status as it is: ``broken off`` where run.json says running and nobody is at work."""
+    def actual_status(self) -> Status:
+        """Return the status: ``broken off`` where run.json says running but no process has locked the folder."""
         if self.status is Status.RUNNING and not self.is_held():
             return Status.BROKEN_OFF
         return self.status
 
 
 def create(runbook: str, target: str, parameters: Mapping[str, Any], *, how: str) -> Run:
-    """Make the folder of a new run and return it.
+    """Create the folder of a new run and return the run.
 
-    Raises RecordFailed when the folder cannot be made.
+    Raises RecordFailed when the folder cannot be created.
     """
     now = datetime.now(UTC)
     plain = "-".join(re.findall(r"[a-z0-9]+", f"{runbook}-{target}".lower()))
-    # Its end begins with the milliseconds, so that runs of one second sort as they began.
+    # The last part begins with the milliseconds, so that runs of one second sort in the order of their start.
     run_id = f"{now:%Y%m%dT%H%M%SZ}-{plain}-{now.microsecond // 1000:03x}{secrets.token_hex(1)[0]}"
     folder = paths.outputs_dir() / run_id
     try:
         folder.mkdir(parents=True)
     except OSError as exc:
         raise RecordFailed(
-            "could not make the folder of this run",
+            "could not create the folder of this run",
             detail=f"{folder}: {exc.strerror or exc}.",
             hint="Make the outputs folder writable, or name another one in PGRUNBOOK_OUTPUTS.",
         ) from exc
     run = Run(folder, run_id, runbook, target, dict(parameters), how)
     run.operator, run.machine, run.started_at = getpass.getuser(), socket.gethostname(), stamp(now)
+    run.versions = {"pgrunbook": __version__, "python": platform.python_version()}
     run.save()
     return run
 
@@ -178,7 +188,7 @@ def load(folder: Path) -> Run:
 
 
 def find(run_id: str) -> Run:
-    """Return the run of that id, or of the only id that begins or ends so.
+    """Return the run with that id, or the only run whose id begins or ends with it.
 
     Raises WrongInput when there is none, or more than one.
     """
@@ -189,7 +199,7 @@ def find(run_id: str) -> Run:
     if len(found) != 1:
         raise WrongInput(
             f'could not find the run "{run_id}"',
-            detail=f"{paths.outputs_dir()} holds {len(found)} runs whose id begins or ends so.",
+            detail=f"{paths.outputs_dir()} holds {len(found)} runs whose id begins or ends with it.",
             hint="See the ids with: pgrunbook runs",
         )
     return load(paths.outputs_dir() / found[0])

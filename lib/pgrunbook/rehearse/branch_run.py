@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pgrunbook.branches import isolation
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, connection
 from pgrunbook.database.connection import Connection
@@ -39,15 +40,16 @@ def execute(
 ) -> float:
     """Execute one change on a branch, exactly as migrate and rollback do; return how long it took, in ms.
 
-    ``as_written`` says that its statements are those of the file, and no safe form is to blame; what goes up
-    ``again`` is another run, which keeps what it destroys beside what the first one has kept.
+    ``as_written`` says that its statements are those of the file, without safe forms. With ``again`` it is another
+    run, whose undo data is captured beside that of the first one.
 
     Raises StatementFailed, with the target's state.
     """
     base = build.base(activity.identity(conn), Snapshot(0, ()), history)
     plan = Plan(
-        direction=direction, target=branch.name, base=base, attempts=3, rehearsed="on a branch", changes=(change,)
-    )
+        direction=direction, target=branch.name, base=base, attempts=3, rehearsed="on a branch",
+        changes=(change.rehearsed(),),
+    )  # fmt: skip
     began = time.monotonic()
     try:
         Execution(
@@ -65,22 +67,38 @@ def execute(
             f"the {'migration' if as_written else 'safe plan'} would fail: {exc.message}",
             detail=exc.detail,
             state="Nothing changed in the target: it failed in a rehearsal.",
-            hint="Correct the migration, or the rows that it fails on."
-            if as_written
-            else "Switch the safe form off for the statement (safe_forms_off), or write it otherwise.",
+            hint=branch_hint(f"{exc.message} {exc.detail}", [w.key for w in change.statements if not w.is_rehearsed])
+            or (
+                "Correct the migration, or the rows that it fails on."
+                if as_written
+                else "Switch the safe form off for the statement (safe_forms_off), or write the statement differently."
+            ),
         ) from exc
     connection.reset(conn)
     return (time.monotonic() - began) * 1000
 
 
+def branch_hint(told: str, left_out: Sequence[str]) -> str:
+    """Return the hint for a statement that fails because of what a branch does not do, "" where that is not seen.
+
+    ``told`` is what the server said, ``left_out`` are the statements before it that were not rehearsed.
+    """
+    because = isolation.explained(told)
+    if because:
+        return f"{because} Run it by hand, or prepare without the rehearsal that it fails in (with_data, rehearse)."
+    if left_out:
+        return f"If it needs what {', '.join(left_out)} does, which no branch executes, release that one before it."
+    return ""
+
+
 def why(exc: StatementFailed) -> str:
-    """Return what failed on a branch, and the server's detail of it, in one line."""
+    """Return the error of a branch with the server's detail, in one line."""
     return f"{exc.message} ({exc.detail})" if exc.detail else exc.message
 
 
 @contextmanager
 def journal() -> Iterator[Journal]:
-    """Give a journal for what is done on a branch; it is no part of the run's."""
+    """Yield a journal for a branch; it is no part of the run's journal."""
     with tempfile.TemporaryDirectory(prefix="pgrunbook-") as folder:
         yield Journal(Path(folder) / "journal.jsonl")
 

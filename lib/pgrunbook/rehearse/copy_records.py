@@ -1,4 +1,4 @@
-"""The rows of the history and of our own tables, copied to a branch: what is executed there asks them."""
+"""The copy of the history's rows and our own to a branch: what is executed there reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OURS = (sql.Identifier("pgrunbook", "step"), sql.Identifier("pgrunbook", "way_ba
 
 
 def copy(source: Connection, branch: Connection, tables: Sequence[sql.Identifier]) -> None:
-    """Copy the rows of tables that both have; their sequences go on behind them.
+    """Copy the rows of tables that both have; advance their sequences past these rows.
 
     Locks: AccessShareLock on the tables of the source.
     """

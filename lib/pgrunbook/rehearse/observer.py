@@ -1,13 +1,13 @@
-"""What each step of a plan did to others, seen from a second session; the rehearsal looks on with it.
+"""The observer of a rehearsal: it records from a second session what each step of a plan did to others.
 
-1. Before a transaction (or a statement that runs alone) it is noted which relations there are, by the
-   names that others know them by, and in which files they lie.
-2. While a step runs, the locks of its session are read every few milliseconds: when each was first asked
-   for, had and gone. A lock is told as held from the last look that did not find it to the first one that
-   found it gone, so never as shorter than it was.
-3. Right after a step ran, with its transaction still open, the locks are read once more: that is complete.
-4. What was written anew lies in another file afterwards: within a transaction, the step's own session sees
-   that; after a statement that runs alone, everybody does.
+1. Before a transaction (or a statement that runs alone) it records which relations there are, by the names
+   that others see, and their files.
+2. While a step runs, it reads the locks of its session every few milliseconds: when each was first requested,
+   acquired and released. A lock counts as held from the last reading without it to the first reading that
+   found it released, so never for a shorter time than it was.
+3. Right after a step ran, with its transaction still open, it reads the locks once more: that is complete.
+4. A relation that was rewritten has another file afterwards: within a transaction, the step's own session sees
+   that; after a statement that runs alone, every session does.
 5. Only what is committed counts.
 """
 
@@ -32,7 +32,7 @@ from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, MODES, covers
 from pgrunbook.sql.tree import quoted
 
 POLL_S = 0.005
-# A query would fix the snapshot of a transaction for which they may say more, as SET TRANSACTION does.
+# After these the observer must not query in the transaction: a query would fix its snapshot before SET TRANSACTION.
 NO_SNAPSHOT = ("SET", "LOCK")
 MAKE_ROWS_DEAD = ("UPDATE", "DELETE")
 
@@ -44,8 +44,8 @@ class _Seen(BaseModel):
 class HeldLock(_Seen):
     """A lock on a relation that was there before, in milliseconds since the observer began.
 
-    ``object`` and ``mode`` are spelt as in ``effects.Lock``. ``held_ms`` is less than from ``from_ms`` to
-    ``to_ms`` where it was let go in between.
+    ``object`` and ``mode`` are spelt as in ``effects.Lock``. ``held_ms`` is shorter than from ``from_ms`` to
+    ``to_ms`` where the lock was released in between.
     """
 
     object: str
@@ -57,11 +57,11 @@ class HeldLock(_Seen):
 
 
 class Observation(_Seen):
-    """What a step did, in the attempt that was committed.
+    """The effects of a step, in the attempt that was committed.
 
     ``locks`` are those that no earlier step of its transaction held already, without the ones that a
     stronger one on the same object covers, and without those on indexes whose table is locked as strongly.
-    ``rewrites`` are relations that lie in another file than before: TRUNCATE makes one as well.
+    ``rewrites`` are relations that have another file than before: TRUNCATE makes one as well.
     ``wal_bytes`` is what the whole server wrote meanwhile. ``dead_rows`` are rows updated and deleted.
     """
 
@@ -131,7 +131,7 @@ class _Group:
     dead_rows: int = 0
 
     def note(self, locks: Sequence[tuple[int, str, bool, float]], asked: float, answered: float) -> None:
-        """Note what one look found, which was asked for and answered at these times."""
+        """Take in one reading of the locks, which was asked for and answered at these times."""
         held = {(oid, mode) for oid, mode, granted, _ in locks if granted}
         awaited = {(oid, mode): waited_ms for oid, mode, granted, waited_ms in locks if not granted}
         for key in (held | awaited.keys()) - self.traces.keys() if self.is_running else ():
@@ -153,12 +153,12 @@ class _Group:
 
 
 class Observer:
-    """Looks on while steps are executed on ``conn``, from a session of its own; a context manager.
+    """Observes the steps that are executed on ``conn``, from a session of its own; a context manager.
 
-    What it is told, it is told by the thread that executes. It never changes the state of ``conn``.
+    The thread that executes calls its methods. It never changes the state of ``conn``.
     ``began`` is when it began, in seconds of ``time.monotonic``.
 
-    Raises Unreachable, from whatever is called next, when its session is lost.
+    The next call raises Unreachable when its session is lost.
     """
 
     def __init__(self, target: Target, conn: Connection) -> None:
@@ -186,11 +186,11 @@ class Observer:
 
     @property
     def results(self) -> tuple[Observation, ...]:
-        """What each committed step did, in the order of execution."""
+        """The effects of each committed step, in the order of execution."""
         return tuple(self._results)
 
     def begins(self, change: Change, step: Step, attempt: int) -> None:  # noqa: ARG002 - as Execution calls it
-        """Be told right before a step's SQL is sent, inside its transaction where it has one."""
+        """Called right before a step's SQL is sent, inside its transaction where it has one."""
         alone = self._conn.info.transaction_status == TransactionStatus.IDLE
         with self._mutex:
             if self._group is None or self._group.alone or alone:
@@ -202,7 +202,7 @@ class Observer:
         self._active.set()
 
     def ran(self, change: Change, step: Step, rows: int | None) -> None:  # noqa: ARG002 - as Execution calls it
-        """Be told right after a step ran, before its transaction is committed."""
+        """Called right after a step ran, before its transaction is committed."""
         ended = time.monotonic()
         with self._mutex:
             group = self._group
@@ -219,7 +219,7 @@ class Observer:
                 self._ask_the_executor(group, ran)
 
     def committed(self, change: Change, steps: Sequence[Step]) -> None:  # noqa: ARG002 - as Execution calls it
-        """Be told that the transaction, or the statement that ran alone, is over: what it did counts."""
+        """Called when the transaction, or the statement that ran alone, is committed: what it did counts."""
         with self._mutex:
             group, self._group = self._group, None
             self._active.clear()
@@ -235,7 +235,7 @@ class Observer:
                 self._results.append(self._observed(change, ran, self._locks(group, number)))
 
     def aborted(self, change: Change) -> None:  # noqa: ARG002 - as Execution calls it
-        """Be told that an attempt was aborted: what began in it does not count."""
+        """Called when an attempt was aborted: what began in it does not count."""
         with self._mutex:
             self._group = None
             self._active.clear()
@@ -248,7 +248,7 @@ class Observer:
                     if self._group is not None:
                         self._look()
             except Unreachable:
-                return  # whoever tells us something next hears of it
+                return  # the next call raises it
             self._over.wait(POLL_S)
 
     def _look(self) -> None:
@@ -270,13 +270,13 @@ class Observer:
             return self._second.execute(load("observer")[query].encode(), values).fetchall()
         except psycopg.Error as exc:
             self._lost = exc
-            raise self._is_lost(exc) from None  # else it would be taken for what befell the executor
+            raise self._is_lost(exc) from None  # else it would look like an error of the execution
 
     def _is_lost(self, exc: psycopg.Error) -> Unreachable:
         return Unreachable(
             f'could not observe what the steps do on target "{self._target.name}"',
             detail=" ".join(str(exc).split()),
-            hint="See why the server ended the session, then rehearse again.",
+            hint="Find out why the server ended the session, then rehearse again.",
         )
 
     def _ask_the_executor(self, group: _Group, ran: _Ran) -> None:
@@ -285,10 +285,10 @@ class Observer:
             return
         row = self._conn.execute(load("observer")["own_dead_rows"].encode()).fetchone()
         dead_rows = int(str(row[0])) if row else 0
-        # TRUNCATE takes back what was counted before it.
+        # TRUNCATE resets the counter.
         ran.dead_rows, group.dead_rows = max(0, dead_rows - group.dead_rows), dead_rows
         locked = [oid for (oid, mode), trace in group.traces.items() if mode == ACCESS_EXCLUSIVE and trace.is_held]
-        if locked:  # else nothing can have been written anew
+        if locked:  # else nothing can have been rewritten
             found = self._conn.execute(load("observer")["relations"].encode(), {"of": locked}).fetchall()
             ran.rewrites = _rewritten(group, _by_oid(found))
 
@@ -321,7 +321,7 @@ class Observer:
                 to_ms=self._ms(trace.held[-1][1]),
             )
             for (oid, mode), trace in group.traces.items()
-            if trace.step == number and trace.held and not _goes_without_saying(group.before[oid], mode, modes)
+            if trace.step == number and trace.held and not _is_covered(group.before[oid], mode, modes)
         ]
         return tuple(sorted(mine, key=lambda lock: (lock.from_ms, lock.object, lock.mode)))
 
@@ -334,7 +334,7 @@ def _by_oid(rows: Sequence[tuple[object, ...]]) -> dict[int, _Relation]:
     return {relation.oid: relation for relation in found}
 
 
-def _goes_without_saying(relation: _Relation, mode: str, modes: Mapping[int, set[str]]) -> bool:
+def _is_covered(relation: _Relation, mode: str, modes: Mapping[int, set[str]]) -> bool:
     """Tell whether a lock is covered by another one on the same relation, or by that on an index's table."""
     if any(other != mode and covers(other, mode) for other in modes[relation.oid]):
         return True
@@ -342,7 +342,7 @@ def _goes_without_saying(relation: _Relation, mode: str, modes: Mapping[int, set
 
 
 def _rewritten(group: _Group, after: Mapping[int, _Relation]) -> tuple[str, ...]:
-    """Return the relations that lie in another file than before; an index can come back as another one."""
+    """Return the relations that have another file than before; an index can be recreated under its name."""
     gone = {r.label: r for r in group.files.values() if r.oid not in after and r.kind == "i"}
     found = []
     for relation in after.values():

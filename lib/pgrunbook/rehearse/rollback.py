@@ -1,10 +1,10 @@
-"""Rehearsing a rollback on an empty branch: each migration planned, taken back as rollback would, and up again.
+"""The rehearsal of a rollback on an empty branch: each migration is taken back there, and goes up again.
 
-1. The branch has the target's schema, the history's rows, and what the database remembers of its runs; of what
-   is kept it has the tables, without their rows.
-2. The newest migration first, each way back is planned there and executed; the schema after it is what rollback
-   promises.
-3. The migrations go up again as they are written: the schema must be the one of the beginning.
+1. The branch has the target's schema, and the rows of the history and of schema pgrunbook; it has the tables of
+   undo data, without their rows.
+2. The newest migration first, each way back is planned there and executed; the schema after it is the one that
+   rollback promises.
+3. The migrations go up again as they are written: then the schema must be the one of the beginning.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pgrunbook.draft.down import CaptureGap, DownDraft, DownStatement, NoWayErro
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
 from pgrunbook.history.state import leave_out
+from pgrunbook.plan.hidden import check_key
 from pgrunbook.plan.plan import Change
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.record.journal import Journal
@@ -41,10 +42,10 @@ from pgrunbook.undo_data import OnConflict
 
 @dataclass(frozen=True)
 class RollbackItem:
-    """A migration to be taken back: by its down script, or by what was computed for these statements.
+    """A migration to be taken back: by its down script, or by the computed inverses of these statements.
 
-    ``helpers`` take away what a statement that was broken off has left, ``is_rest`` says that some statements were
-    taken back before; ``because`` says why there is no way, "" where there is one.
+    ``helpers`` are steps that drop what an unfinished statement has left. ``is_rest`` says that some statements were
+    taken back before. ``because`` says why there is no way back, "" where there is one.
     """
 
     migration: Migration
@@ -56,7 +57,7 @@ class RollbackItem:
 
     @property
     def is_scripted(self) -> bool:
-        """Whether it goes by its down script."""
+        """Whether it is taken back by its down script."""
         return self.migration.down_sql is not None and self.ends == "history row" and not self.takes
 
 
@@ -64,7 +65,7 @@ class RollbackItem:
 class RollbackDraft:
     """The changes of a rollback, newest first, with the schemas that they lead to.
 
-    ``loses`` is what cannot be kept; ``unlike`` is as in a rehearsal.
+    ``loses`` is what cannot be captured; ``unlike`` is as in a rehearsal.
     """
 
     changes: tuple[Change, ...]
@@ -80,15 +81,16 @@ def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> 
     if migration.down_sql is not None and not only and len(left) == len(ways):
         return RollbackItem(migration)
     if not ways:
-        return RollbackItem(migration, because="it has no down script, and no run has noted how it is taken back")
-    if ways[0].file_sha256 != migration.hash:
-        return RollbackItem(migration, because="the file is another one than that which was applied")
+        return RollbackItem(migration, because="it has no down script, and no run has recorded its inverse")
+    check_key(migration.name, [ways[0].file_sha256])
+    if ways[0].file_sha256 != migration.fingerprint:
+        return RollbackItem(migration, because="the file was edited after it was applied")
     chosen = [way for way in left if not only or way.statement in only]
     missing = sorted(set(only) - {way.statement for way in left})
     if missing:
-        told = ", ".join(f"{way.statement} ({way.file}:{way.line})" for way in left)
+        there = ", ".join(f"{way.statement} ({way.file}:{way.line})" for way in left)
         return RollbackItem(
-            migration, because=f"it has no statement {missing[0]} to take back; there are {told or 'none'}"
+            migration, because=f"it has no statement {missing[0]} to take back; there are {there or 'none'}"
         )
     try:
         takes = tuple(down.recorded(chosen))
@@ -99,11 +101,11 @@ def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> 
 
 
 def half_done(conn: Connection, migration: Migration) -> RollbackItem:
-    """Return how a migration that was begun and not brought to its end is taken back: what was done, and only that."""
-    begun = step_log.of_plan(conn, {migration.name: migration.hash}, "up").get(migration.name)
+    """Return how an unfinished migration is taken back: the statements that were done, and only those."""
+    begun = step_log.of_plan(conn, {migration.name: migration.fingerprint}, "up").get(migration.name)
     ways = inverse_log.read(conn, migration.name)
     if begun is None or not ways:
-        return RollbackItem(migration, ends="begun", because="nobody has noted how its statements are taken back")
+        return RollbackItem(migration, ends="begun", because="no run has recorded the inverses of its statements")
     takes: list[inverse_log.RecordedInverse] = []
     helpers: list[SafeStep] = []
     is_done = False
@@ -113,7 +115,7 @@ def half_done(conn: Connection, migration: Migration) -> RollbackItem:
             if not is_done and any(number in begun.steps for number in way.steps):
                 helpers = _helpers(conn, way.cleanup)
                 if way.back and way.back["of_rows"]:
-                    takes.append(way)  # the batches that were committed are given back
+                    takes.append(way)  # the batches that were committed are reverted
         if is_done:
             takes.append(way)
     try:
@@ -127,8 +129,8 @@ def rehearse(
 ) -> RollbackDraft:
     """Plan and try the way back of migrations, newest first; ``conn`` leads to the target, ``here`` is its schema.
 
-    Raises Refused where a way back fails, does not lead back, or leads nowhere from which it could go up again;
-    Unreachable when no empty branch is to be had.
+    Raises Refused where a way back fails, ends in another schema, or the migrations cannot go up again after it;
+    Unreachable when no empty branch can be made.
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
     left = leave_out(history)
@@ -139,18 +141,18 @@ def rehearse(
         before = snapshot(there, leave_out=left)
         unlike = tuple((d.kind, d.name) for d in diff(here, before))
         after = [before]
-        with journal() as told:
+        with journal() as log:
             for one in wanted:
                 planned = _planned(there, target, one, conn)
                 own = histories.read(there, branch)
                 _try(one, lambda own=own, planned=planned: branch_run.execute(  # type: ignore[misc]
-                    branch, there, own, planned.change, told, direction="down"))  # fmt: skip
+                    branch, there, own, planned.change, log, direction="down"))  # fmt: skip
                 after.append(snapshot(there, leave_out=left))
                 found.append(planned)
             if all(one.ends == "history row" and not one.is_rest for one in wanted):
-                _up_again(branch, there, target, wanted, told, before, left)
+                _up_again(branch, there, target, wanted, log, before, left)
     changes = tuple(
-        # A branch on another version words some objects otherwise: its fingerprint says nothing then.
+        # A branch on another version writes some definitions differently: then its fingerprint does not count.
         p.change if unlike else _with_schemas(p.change, a, b)
         for p, a, b in zip(found, after[:-1], after[1:], strict=True)
     )
@@ -161,25 +163,25 @@ def rehearse(
 def with_rows(
     target: Target, changes: Sequence[Change], *, most_bytes: int, on_conflict: OnConflict
 ) -> tuple[str, float]:
-    """Execute the changes on a branch that holds the target's rows; return what branch, and how long it took, in ms.
+    """Execute the changes on a branch with the target's rows; return which branch, and how long it took, in ms.
 
     Raises Refused where no such branch may be made, or a change fails with the target's rows.
     """
-    with data_branch.with_data(target, most_bytes=most_bytes) as copy, journal() as told:
+    with data_branch.with_data(target, most_bytes=most_bytes) as copy, journal() as log:
         with connect(copy.safe, purpose="rehearses") as conn:
             took_ms = 0.0
             for change in changes:
                 own = histories.read(conn, copy.safe)
                 try:
                     took_ms += branch_run.execute(
-                        copy.safe, conn, own, change, told, direction="down", on_conflict=on_conflict
+                        copy.safe, conn, own, change, log, direction="down", on_conflict=on_conflict
                     )
                 except StatementFailed as exc:
                     raise Refused(
                         f"cannot take back {change.migration}: it fails with the target's rows",
                         detail=why(exc),
                         state="Nothing changed in the database: it was tried on a branch.",
-                        hint="Settle what it met; where it is rows, they are named above.",
+                        hint="Correct the rows or objects that the Detail line names, then run this again.",
                     ) from exc
         return copy.how, took_ms
 
@@ -189,7 +191,7 @@ def _planned(there: Connection, target: Target, one: RollbackItem, rows_conn: Co
         if one.is_scripted:
             return down.scripted(there, target, one.migration, rows_conn=rows_conn)
         return down.computed(
-            there, target, one.migration.name, one.migration.hash, one.takes,
+            there, target, one.migration.name, one.migration.fingerprint, one.takes,
             rows_conn=rows_conn, ends=one.ends, helpers=one.helpers,
         )  # fmt: skip
     except NoWayError as reason:
@@ -208,21 +210,21 @@ def _up_again(
     there: Connection,
     target: Target,
     wanted: Sequence[RollbackItem],
-    told: Journal,
+    log: Journal,
     before: Snapshot,
     left: list[str],
 ) -> None:
     ups = up(target, [one.migration for one in reversed(wanted)])
     try:
         for change in ups:
-            branch_run.execute(branch, there, histories.read(there, branch), change, told, as_written=True)
+            branch_run.execute(branch, there, histories.read(there, branch), change, log, as_written=True)
     except StatementFailed as exc:
         raise _does_not_lead_back(wanted[-1], f"going up again fails: {why(exc)}") from exc
     found = diff(before, snapshot(there, leave_out=left))
-    moved = [d for d in found if d.change != "moved"]  # a column that came back is the last one of its table
-    if moved:
-        lines = "; ".join(d.line() for d in moved[:5])
-        raise _does_not_lead_back(wanted[-1], f"going up again leads to another schema: {lines}")
+    other = [d for d in found if d.change != "moved"]  # a column that was added again is the last one of its table
+    if other:
+        lines = "; ".join(d.line() for d in other[:5])
+        raise _does_not_lead_back(wanted[-1], f"going up again ends in another schema: {lines}")
 
 
 def _does_not_lead_back(one: RollbackItem, reason: str) -> Refused:
@@ -231,7 +233,7 @@ def _does_not_lead_back(one: RollbackItem, reason: str) -> Refused:
         f"{how} of {one.migration.name} does not lead back",
         detail=reason,
         state="Nothing changed in the database: it was tried on a branch.",
-        hint="Correct the down script; nothing is run on the target that failed on a branch."
+        hint="Correct the down script; what failed on a branch is not executed on the target."
         if one.is_scripted
         else "Write a down script for it, or restore to the point before it.",
     )
@@ -242,10 +244,13 @@ def _with_schemas(change: Change, before: Snapshot, after: Snapshot) -> Change:
 
 
 def _helpers(conn: Connection, queries: Sequence[str]) -> list[SafeStep]:
-    """Return the steps that take away what a statement has left that was broken off, as the target has it now."""
-    found = [str(row[0]) for query in queries for row in conn.execute(query.encode())]
+    """Return the steps that drop what an unfinished statement has left, as the target has it now."""
+    with conn.as_target():
+        found = [str(row[0]) for query in queries for row in conn.execute(query.encode())]
     made = []
     for text in found:
         policy = statements.parse(text, "helpers")[0].policy
-        made.append(SafeStep(text, "What its safe form had made goes.", policy, own_transaction=policy is Policy.ALONE))
+        made.append(
+            SafeStep(text, "Drops a helper object of its safe form.", policy, own_transaction=policy is Policy.ALONE)
+        )
     return made

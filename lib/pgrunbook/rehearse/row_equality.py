@@ -1,7 +1,7 @@
-"""Equality of rows after the plain SQL and after the safe plan, on two databases that began alike; for the rehearsal.
+"""The equality of rows after the plain SQL and after the safe plan, on two databases that began alike; for prepare.
 
-Values that the plain SQL itself gives anew each time (``now()``, ``gen_random_uuid()``) differ between any two
-runs; those columns are left out, and named.
+Values that differ between two runs of the same SQL (``now()``, ``gen_random_uuid()``) cannot be compared: their
+columns are left out, and named.
 """
 
 from __future__ import annotations
@@ -26,55 +26,55 @@ A, Kind, MergeDoes = enums.AlterTableType, enums.ObjectType, enums.CmdType
 
 @dataclass
 class VolatileValues:
-    """Where values are others each time, or depend on what ran before in the same database.
+    """Values that differ between two runs (now(), random()), or depend on what ran before in the same database.
 
     ``columns`` names them by table, None where it is unknown which. With ``elsewhere`` something was executed whose
-    text does not tell what it writes (a trigger, a function, a DO block): no other table is known to be steady.
+    text does not show what it writes (a trigger, a function, a DO block): then no other table is known to be stable.
     """
 
     columns: dict[TableName, set[str] | None] = field(default_factory=dict)
     elsewhere: bool = False
 
     def of(self, table: TableName) -> set[str] | None:
-        """Return the columns of a table that wander, None where the rows can only be counted."""
+        """Return the volatile columns of a table, None where its rows can only be counted."""
         return self.columns.get(table, None if self.elsewhere else set())
 
 
 @dataclass(frozen=True)
 class Equality:
-    """Which tables were compared, how they differ, and what was left out because it differs by nature."""
+    """The result of a comparison: which tables, how they differ, and what was left out as it differs by nature."""
 
     compared: tuple[str, ...]
     differences: tuple[str, ...]
     passed_over: tuple[str, ...]
 
 
-def compare(plain: Connection, safe: Connection, tables: Sequence[TableName], wandering: VolatileValues) -> Equality:
+def compare(plain: Connection, safe: Connection, tables: Sequence[TableName], volatile: VolatileValues) -> Equality:
     """Compare the rows of tables on two databases.
 
-    A table of which it is unknown what wanders is only counted where its rows differ.
+    Where the volatile columns of a table are unknown and its rows differ, only their number is compared.
     Locks: AccessShareLock on each table.
     """
     one, other = checksums.checksums(plain, tables), checksums.checksums(safe, tables)
     apart = [table for table in tables if one[table] != other[table]]
     differences, passed_over = [], []
     for table in apart:
-        columns = wandering.of(table)
+        columns = volatile.of(table)
         if columns is None:
-            passed_over.append(f"rows of {table}: counted only, what writes them may give others each time")
+            passed_over.append(f"rows of {table}: counted only, as what writes them may write other values each time")
             equal = one[table].rows == other[table].rows
         else:
             equal = bool(columns) and _sums(plain, table, columns) == _sums(safe, table, columns)
             passed_over += [f"values of {table}.{column}: they differ each time" for column in sorted(columns)]
         if not equal:
-            differences.append(_told(plain, safe, table, one[table], other[table]))
+            differences.append(_difference(plain, safe, table, one[table], other[table]))
     return Equality(tuple(map(str, tables)), tuple(differences), tuple(passed_over))
 
 
 def sequences_behind(plain: Connection, safe: Connection) -> list[str]:
-    """Return the sequences that have not come as far after the plan: what they give next is there already.
+    """Return the sequences that are behind after the plan: their next value is used already.
 
-    One that has come further is no difference: attempts that were aborted take numbers, too.
+    A sequence that is ahead is no difference: aborted attempts take numbers, too.
     """
     wanted, found = _sequences(plain), _sequences(safe)
     return [
@@ -90,12 +90,12 @@ def _sequences(conn: Connection) -> dict[str, tuple[int | None, int]]:
 
 
 def named(conn: Connection, labels: Iterable[str]) -> list[TableName]:
-    """Return the tables with rows of their own behind names as SQL has them, in their order."""
+    """Return the tables that hold rows among these names, which are spelt as in SQL, in their order."""
     rows = conn.execute(load("row_equality")["tables"], {"labels": list(labels)}).fetchall()
     return [TableName(str(schema), str(name)) for schema, name in rows]
 
 
-def wandering(
+def volatile_values(
     statements: Iterable[str],
     differs: Iterable[str],
     before: Connection,
@@ -103,9 +103,9 @@ def wandering(
     *,
     updated: Collection[str] = (),
 ) -> VolatileValues:
-    """Return what is another value each time the statements run.
+    """Return the values that differ each time the statements run.
 
-    Each is judged twice: on a database on which none of them ran yet, and on one on which all did. ``differs`` are
+    Each statement is judged twice: on a database where none has run yet, and on one where all have. ``differs`` are
     the declared differences of safe forms; ``updated`` are tables that traffic updates meanwhile, named as in SQL.
     """
     nodes = [node for sql in statements for node in walk(parsed(sql))]
@@ -126,7 +126,7 @@ def wandering(
 
 
 class _Judge:
-    """Judges statements on one database, and notes in ``found`` what wanders, under the names at the end."""
+    """Judges statements on one database, and adds to ``found`` the volatile columns, by their names at the end."""
 
     def __init__(self, facts: Facts, found: VolatileValues, nodes: Sequence[Any], declared: set[str]) -> None:
         self.facts, self.found, self.declared = facts, found, declared
@@ -135,7 +135,7 @@ class _Judge:
         self.names = {n.subname: n.newname for n in renames if n.renameType == Kind.OBJECT_COLUMN}
 
     def note(self, node: Any) -> None:
-        """Note what a statement, or a part of one, makes wander."""
+        """Note the columns that a statement, or a part of one, makes volatile."""
         match node:
             case ast.UpdateStmt() | ast.InsertStmt() | ast.MergeStmt():
                 self._add(node.relation, lambda table: self._of_write(table, node))
@@ -158,7 +158,7 @@ class _Judge:
                 self.found.elsewhere |= self._may_write(node)
 
     def note_triggers(self, relation: Any) -> None:
-        """Note that triggers may write the row otherwise, and rows of other tables."""
+        """Note that triggers may change the row, and rows of other tables."""
         for table in self._triggered(relation):
             self.found.columns[self._name(table)] = None
             self.found.elsewhere = True
@@ -173,7 +173,7 @@ class _Judge:
                 known |= self._generated(table, known)
 
     def _family(self, relation: Any) -> list[Relation]:
-        """Return the table of a name, by its later name where it was renamed, with its partitions."""
+        """Return the table of a name, by its new name where it was renamed, with its partitions."""
         table = self.facts.relation(relation)
         for _ in self.tables if table is None else ():
             relation = ast.RangeVar(
@@ -196,7 +196,7 @@ class _Judge:
         rows = self.facts.rows("functions", names=[call.funcname[-1].sval])
         return any(row["is_volatile"] and not row["is_builtin"] for row in rows)
 
-    # -- the columns of one table that a statement makes wander
+    # -- the columns of one table that a statement makes volatile
 
     def _of_write(self, table: Relation, node: Any) -> set[str]:
         tainted = self._tainted(node)
@@ -222,13 +222,14 @@ class _Judge:
         return {
             target.name
             for target in targets
-            if self._wanders(target.val, tainted, numbers=True) or (_is_default(target.val) and target.name in defaults)
+            if self._is_volatile(target.val, tainted, numbers=True)
+            or (_is_default(target.val) and target.name in defaults)
         }
 
     def _of_query(
         self, table: Relation, given: tuple[str, ...], query: Any, tainted: set[str] | None = None
     ) -> set[str]:
-        """Columns that a query fills: by their place where it can be told, all of them where it cannot."""
+        """Return the volatile columns that a query fills: by position where it is known, else all of them."""
         tainted = self._tainted(query) if tainted is None else tainted
         if query is None:
             return self._defaults(table)
@@ -239,7 +240,9 @@ class _Judge:
         is_plain = query.op == enums.SetOperation.SETOP_NONE and not query.withClause
         if is_plain and not any(isinstance(part, ast.A_Star) for part in walk(tuple(targets))):
             return self._of_values(table, given, [targets], tainted, numbers=numbers)
-        filled = set(given or self.facts.columns(table)) if self._wanders(query, tainted, numbers=numbers) else set()
+        filled = (
+            set(given or self.facts.columns(table)) if self._is_volatile(query, tainted, numbers=numbers) else set()
+        )
         return filled | self._of_values(table, given, [], tainted, numbers=numbers)
 
     def _of_values(
@@ -256,7 +259,7 @@ class _Judge:
         for row in rows:
             found |= defaults & set(columns[len(row) :])
             for column, value in zip(columns, row, strict=False):
-                if self._wanders(value, tainted, numbers=numbers) or (_is_default(value) and column in defaults):
+                if self._is_volatile(value, tainted, numbers=numbers) or (_is_default(value) and column in defaults):
                     found.add(column)
         return found
 
@@ -265,27 +268,27 @@ class _Judge:
         for cmd in node.cmds:
             if cmd.subtype == A.AT_AddColumn:
                 name = cmd.def_.colname
-                if name in self.declared or self._wanders(cmd.def_.constraints, set()):
+                if name in self.declared or self._is_volatile(cmd.def_.constraints, set()):
                     found.add(name)
-            elif cmd.subtype == A.AT_AlterColumnType and self._wanders(cmd.def_.raw_default, self._tainted(node)):
+            elif cmd.subtype == A.AT_AlterColumnType and self._is_volatile(cmd.def_.raw_default, self._tainted(node)):
                 found.add(cmd.name)
         return found
 
     def _defaults(self, table: Relation, *, numbers: bool = False) -> set[str]:
-        """Return the columns whose default wanders, with those that are numbered where that wanders as well."""
+        """Return the columns with a volatile default; with ``numbers`` identity columns, too."""
         rows = self.facts.rows("defaults", oid=table.oid)
-        found = {str(row["name"]) for row in rows if self._wanders(_value(row["value"]), set(), numbers=numbers)}
+        found = {str(row["name"]) for row in rows if self._is_volatile(_value(row["value"]), set(), numbers=numbers)}
         query = "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attidentity <> ''"
         identity = self.facts.conn.execute(query, [table.oid]).fetchall() if numbers else []
         return found | {str(name) for (name,) in identity}
 
-    def _generated(self, table: Relation, wandering: set[str]) -> set[str]:
-        """Return the columns that are generated from others that wander."""
+    def _generated(self, table: Relation, volatile: set[str]) -> set[str]:
+        """Return the columns that are generated from volatile ones."""
         rows = self.facts.rows("defaults", oid=table.oid)
-        return {str(row["name"]) for row in rows if wandering.intersection(column_names(_value(row["value"])))}
+        return {str(row["name"]) for row in rows if volatile.intersection(column_names(_value(row["value"])))}
 
     def _tainted(self, node: Any) -> set[str]:
-        """Return the columns known to wander of the tables that a statement names."""
+        """Return the columns that are known to be volatile, of the tables that a statement names."""
         found: set[str] = set()
         for part in walk(node):
             for table in self._family(part) if isinstance(part, ast.RangeVar) else ():
@@ -293,11 +296,11 @@ class _Judge:
                 found |= set(self.facts.columns(table)) if columns is None else columns
         return found
 
-    def _wanders(self, node: Any, tainted: set[str], *, numbers: bool = False) -> bool:
-        """Tell whether an expression calls what is not immutable, or reads what wanders.
+    def _is_volatile(self, node: Any, tainted: set[str], *, numbers: bool = False) -> bool:
+        """Tell whether an expression calls a function that is not immutable, or reads a volatile column.
 
-        Two databases count alike, so that sequences do not; but with ``numbers`` rows are numbered in the order in
-        which a table gives them, and that does.
+        Sequences give the same numbers on both databases, so they are not volatile. With ``numbers`` they are: rows
+        are numbered in the order in which a table is read, and that differs.
         """
         parts = list(walk(node))
         if any(isinstance(part, ast.SQLValueFunction) for part in parts) or tainted.intersection(column_names(node)):
@@ -324,7 +327,7 @@ def _sums(conn: Connection, table: TableName, without: set[str]) -> TableSum:
     return checksums.checksums(conn, [table], without={table: without})[table]
 
 
-def _told(plain: Connection, safe: Connection, table: TableName, one: TableSum, other: TableSum) -> str:
+def _difference(plain: Connection, safe: Connection, table: TableName, one: TableSum, other: TableSum) -> str:
     apart = checksums.difference(plain, safe, table)
     keys = ", ".join(sample.key for sample in apart.samples[:3])
     return (

@@ -1,13 +1,13 @@
-"""A rehearsal on empty branches: the schema of the target, without its rows, taken up and down again.
+"""The rehearsal on empty branches: the schema of the target, without its rows; used by prepare.
 
-It chooses the safe forms on the way, and says before the fact which schema the plan ends in, which
-statements the server would refuse, whether the safe plan ends where the plain SQL does, and whether each
-migration can be taken back. What depends on rows (times, locks, values) it cannot say.
+It chooses the safe forms, and finds out which schema the plan ends in, which statements the server would refuse,
+whether the safe plan ends in the same schema as the plain SQL, and whether each migration can be taken back. It
+cannot say what depends on rows (times, locks, values).
 
-1. On one branch the plain statements are executed, one by one; before each one its safe form is chosen, its way
-   back is read from the catalog, and what it would destroy is planned to be kept.
-2. On a second branch the plan is executed, as migrate would, each migration up, down and up again: after down the
-   schema must be the one before, and after the second up that of the plain statements, but for what is declared.
+1. On one branch the plain statements are executed, one by one. Before each one its safe form is chosen, its
+   inverse is read from the catalog, and the capture of what it would destroy is planned.
+2. On a second branch the plan is executed, as migrate would, each migration up, down and up again. After down the
+   schema must be the one before; after the second up that of the plain statements, but for declared differences.
 3. Where a way back fails, the second branch is made anew, and that migration goes up only.
 """
 
@@ -41,18 +41,18 @@ from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.way_back import Proof
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import copy_records
-from pgrunbook.rehearse.branch_run import _limit, execute, journal, why
+from pgrunbook.rehearse.branch_run import _limit, branch_hint, execute, journal, why
 from pgrunbook.sql import statements
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """The schemas on the way: ``before``, and one after each change, in order.
+    """The result of a rehearsal on empty branches: the schema ``before``, and one after each change, in order.
 
-    ``changes`` is what was rehearsed, with safe forms where they were asked for, and what was proven of its ways
-    back, which are in ``backs`` by migration; ``declared`` are the differences that these make by nature.
-    ``unlike`` names the objects that the branch could not copy exactly (another server version words them
-    otherwise); they are left out of every comparison with the target.
+    ``changes`` are the rehearsed changes, with safe forms where they were asked for, and with the proof of each way
+    back; ``backs`` has the ways back by migration. ``declared`` are the differences that these make by nature.
+    ``unlike`` names the objects that the branch could not copy exactly (another server version writes them
+    differently); they are left out of every comparison with the target.
     """
 
     before: Snapshot
@@ -68,7 +68,7 @@ class Rehearsal:
         return self.after[-1] if self.after else self.before
 
     def schema_changes(self) -> list[list[Difference]]:
-        """Return for each change what becomes of the schema by it."""
+        """Return for each change the differences that it makes in the schema."""
         return [diff(one, other) for one, other in pairwise([self.before, *self.after])]
 
 
@@ -84,15 +84,15 @@ def rehearse(
 ) -> Rehearsal:
     """Choose the safe form of each statement, prove that all end in the same schema, and prove each way back.
 
-    ``conn`` leads to the target, whose rows tell what is large; ``off`` maps a statement's file and line to the
-    reason for which its safe form is switched off. Where nothing is to be kept, what destroys has no way back.
+    ``conn`` leads to the target, whose row counts say what is large; ``off`` maps a statement's file and line to the
+    reason for which its safe form is switched off. Without ``keep``, statements that destroy have no way back.
 
     Raises StatementFailed for a statement that the server refuses even without rows, Refused when the safe plan
-    ends in another schema, Unreachable when no empty branch is to be had.
+    ends in another schema, Unreachable when no empty branch can be made.
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
     parsed = {m.name: statements.parse(m.sql, m.path.name) for m in migrations}
-    ours = bool(undo_data.waiting(conn, list(parsed)))
+    ours = bool(undo_data.to_reapply(conn, list(parsed)))
     schema = copy_schema(target, [s.sql for written in parsed.values() for s in written], ours=ours)
     drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep)
     plain = _plain(schema, history, up(target, migrations), here, drafter.step)
@@ -106,11 +106,11 @@ def rehearse(
 def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, str]]) -> list[Difference]:
     """Return where a schema differs from the promised one, without what could not be compared.
 
-    A server of another major version words the query of a view in its own way: that one is there has to do then.
+    A server of another major version writes the query of a view differently: then only its existence is compared.
     """
     passed_over = {tuple(pair) for pair in unlike}
-    worded = promised.server_version // 10_000 != found.server_version // 10_000
-    views = ("view", "materialized view") if worded else ()
+    is_other_version = promised.server_version // 10_000 != found.server_version // 10_000
+    views = ("view", "materialized view") if is_other_version else ()
     return [
         d
         for d in diff(promised, found)
@@ -118,8 +118,8 @@ def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, 
     ]
 
 
-# What is called before each step of a change, and at its end with no step.
-_Hook = Callable[[Connection, Change, Step | None], None]
+# Called before each step of a change, and at its end without a step; says whether to execute the step.
+_Hook = Callable[[Connection, Change, Step | None], bool]
 
 
 def _plain(schema: SchemaCopy, history: History, changes: Sequence[Change], here: Snapshot, hook: _Hook) -> Rehearsal:
@@ -158,21 +158,21 @@ class _Proofs:
     def of(self, changes: Sequence[Change]) -> tuple[tuple[Snapshot, ...], tuple[Difference, ...]]:
         """Prove all; return the schema after each change, and the declared differences.
 
-        Raises Refused where a schema is another one than that of the plain statements.
+        Raises Refused where a schema differs from that of the plain statements.
         """
         while True:
             after: list[Snapshot] = []
             declared: dict[Difference, None] = {}
-            with self.schema.branch() as branch, connect(branch, purpose="rehearses") as conn, journal() as told:
+            with self.schema.branch() as branch, connect(branch, purpose="rehearses") as conn, journal() as log:
                 if self.schema.has_ours:
                     copy_records.copy(self.rows_conn, conn, [copy_records.KEPT])
                 for number, change in enumerate(changes):
-                    execute(branch, conn, histories.read(conn, branch), change, told)
+                    execute(branch, conn, histories.read(conn, branch), change, log)
                     before = after[-1] if after else self.plain.before
                     if change.migration not in self.proofs and not self._there_and_back(
-                        branch, conn, change, before, told
+                        branch, conn, change, before, log
                     ):
-                        break  # the branch is in between: once more, without this way back
+                        break  # the branch is in between: again from the start, without this way back
                     after.append(snapshot(conn, leave_out=self.left))
                     declared.update(dict.fromkeys(self._declared(changes[: number + 1], after[-1])))
                 else:
@@ -186,15 +186,13 @@ class _Proofs:
             raise Refused(
                 f"the safe plan of {changes[-1].migration} ends in another schema than its SQL",
                 detail="; ".join(d.line() for d in other[:8]),
-                state="Nothing changed in the target: this was seen on a branch.",
+                state="Nothing changed in the target: this was found on a branch.",
                 hint="Switch the safe form off for the statement (safe_forms_off), and report this.",
             )
         return differences
 
-    def _there_and_back(
-        self, branch: Target, conn: Connection, change: Change, before: Snapshot, told: Journal
-    ) -> bool:
-        """Take a migration that is up down and up again; return whether the branch is where it was."""
+    def _there_and_back(self, branch: Target, conn: Connection, change: Change, before: Snapshot, log: Journal) -> bool:
+        """Take an applied migration down and up again; return whether the branch is where it was."""
         how = change.way_back
         try:
             planned = self._planned(conn, change)
@@ -202,12 +200,12 @@ class _Proofs:
             self.proofs[change.migration] = Proof(says=_of(how, str(reason)))
             return True
         try:
-            execute(branch, conn, histories.read(conn, branch), planned.change, told, direction="down")
+            execute(branch, conn, histories.read(conn, branch), planned.change, log, direction="down")
             found = diff(before, snapshot(conn, leave_out=self.left))
             other = [d.line() for d in found if not is_declared(d, planned.differs)]
             if other:
-                raise NoWayError(f"it leaves another schema: {'; '.join(other[:5])}")
-            execute(branch, conn, histories.read(conn, branch), change, told, again=True)
+                raise NoWayError(f"it ends in another schema: {'; '.join(other[:5])}")
+            execute(branch, conn, histories.read(conn, branch), change, log, again=True)
         except (NoWayError, StatementFailed) as exc:
             reason_ = why(exc) if isinstance(exc, StatementFailed) else str(exc)
             self.proofs[change.migration] = Proof(says=_of(how, reason_))
@@ -229,30 +227,34 @@ def _of(how: str, reason: str) -> str:
     return f"{how}: {reason}" if how == "down script" else reason
 
 
-def _apply(conn: Connection, change: Change, hook: _Hook = lambda *_: None) -> None:
+def _apply(conn: Connection, change: Change, hook: _Hook = lambda *_: True) -> None:
+    left_out: list[str] = []
     for segment in change.segments():
         with conn.transaction() if segment.kind == "together" else nullcontext():
             for step in segment.steps:
-                hook(conn, change, step)
-                _run(conn, change, step)
+                if hook(conn, change, step):
+                    _run(conn, change, step, left_out)
+                else:
+                    left_out.append(f"{step.file}:{step.line}")
     hook(conn, change, None)
     if conn.info.transaction_status == TransactionStatus.IDLE:
         connection.reset(conn)
         _limit(conn)
-    else:  # what it set goes with the transaction that the caller aborts, but not into the way back
-        for statement in connection.RESET_SESSION:
-            conn.execute(statement.encode())
+    else:  # its settings end with the transaction that the caller aborts; the way back must not see them
+        connection.reset(conn)
 
 
-def _run(conn: Connection, change: Change, step: Step) -> None:
+def _run(conn: Connection, change: Change, step: Step, left_out: Sequence[str]) -> None:
     try:
-        conn.execute(step.sql.encode())
+        with conn.as_target():
+            conn.execute(step.sql.encode())
     except psycopg.Error as exc:
+        told = exc.diag.message_primary or " ".join(str(exc).split())
         raise StatementFailed(
-            f"step {step.number} of {change.migration} ({step.kind}; {step.file}, line {step.line}) would fail: "
-            f"{exc.diag.message_primary or ' '.join(str(exc).split())}",
+            f"step {step.number} of {change.migration} ({step.kind}; {step.file}, line {step.line}) would fail: {told}",
             detail=exc.diag.message_detail or "It failed on an empty branch that has the target's schema.",
             state="Nothing changed in the target: it failed in a rehearsal.",
-            hint=exc.diag.message_hint
+            hint=branch_hint(f"{told} {exc.diag.message_detail or ''}", left_out)
+            or exc.diag.message_hint
             or "Correct the migration. Where it needs rows to succeed, prepare with rehearse = False.",
         ) from exc

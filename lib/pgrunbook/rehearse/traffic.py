@@ -1,11 +1,11 @@
-"""Traffic on a branch while a plan is rehearsed there: what the application would feel of each step.
+"""Traffic on a branch while a plan is rehearsed there: it shows how each step would slow the application down.
 
-1. Of each touched table, keys of up to 10,000 rows are kept in a table of schema pgrunbook.
+1. For each touched table, the keys of up to 10,000 rows are copied to a table of schema pgrunbook.
 2. pgbench reads and updates rows by these keys, three to one, at a steady rate. A transaction that has to
-   wait is late, and those behind it become late as well, as in the application: what is told is the time
+   wait is late, and those behind it become late as well, as in the application. So the latency is the time
    from when a transaction was due to when it was done.
-3. An update sets a column to itself. Columns that the plan changes are left alone, so that what fails is
-   what would fail in an application that is ready for the plan.
+3. An update sets a column to itself. Columns that the plan changes are not used: then what fails here would
+   also fail in an application that is ready for the plan.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class Latency:
 
 @dataclass
 class Traffic:
-    """What came of the traffic; empty until it has ended.
+    """The measurements of the traffic; empty until it has ended.
 
     ``latencies`` are in the order in which transactions were due; those that the server aborted (a deadlock)
     count as transactions only. ``failed`` says why pgbench, or one of its clients, ended early: a statement
-    that an application would have failed with; "" where none did.
+    that would fail in an application, too; "" where none did.
     """
 
     latencies: tuple[Latency, ...] = ()
@@ -103,13 +103,13 @@ def traffic(
     """Run traffic against a branch while the body runs; the numbers are there afterwards.
 
     ``target`` is a database on ``server``. ``tables`` and the keys of ``leave_columns`` are named as SQL
-    does (``public.orders``); tables that are not there, and all beyond the first 60, get no traffic, and
-    those without a key or without rows are only looked into. ``began`` is of ``time.monotonic``. Triggers
-    fire for the updates.
+    does (``public.orders``). Tables that do not exist, and all beyond the first 60, get no traffic; those
+    without a key or without rows are only read. ``began`` is of ``time.monotonic``. Triggers fire for the
+    updates.
 
     Raises Unreachable when pgbench cannot be started; nothing is raised when it ends early.
     """
-    told = Traffic()
+    measured = Traffic()
     folder = f"traffic-{secrets.token_hex(4)}"
     made: list[sql.Identifier] = []
     try:
@@ -117,7 +117,7 @@ def traffic(
             connection.limit(conn, **LIMITS)
             scripts = _scripts(conn, tables, leave_columns, made)
         if not scripts:
-            yield told
+            yield measured
             return
         server.do("mkdir", folder)
         for number, script in enumerate(scripts):
@@ -126,13 +126,13 @@ def traffic(
             process = _start(server, target, folder, scripts, per_second, said)
             try:
                 _wait_for_it(target, process, said)
-                yield told
-                time.sleep(CATCH_UP_S)  # who waited until now is still behind, and that is to be told
+                yield measured
+                time.sleep(CATCH_UP_S)  # transactions that waited until now are still late, and have to be measured
             finally:
                 ended_early = process.poll() is not None
                 _end(process)
-                _read(server, folder, told, began)
-                told.failed = _why(said, ended_early=ended_early)
+                _read(server, folder, measured, began)
+                measured.failed = _why(said, ended_early=ended_early)
     finally:
         server.do("rm", "-rf", folder)
         _drop(target, made)
@@ -141,7 +141,7 @@ def traffic(
 def _scripts(
     conn: Connection, names: Sequence[str], leave_columns: Mapping[str, Collection[str]], made: list[sql.Identifier]
 ) -> list[_Script]:
-    """Make the tables of keys, noted in ``made``, and return what pgbench is to do."""
+    """Make the tables of keys, add their names to ``made``, and return the scripts for pgbench."""
     scripts: list[_Script] = []
     mark = secrets.token_hex(3)
     for name in list(dict.fromkeys(names))[:MOST_TABLES]:
@@ -164,10 +164,10 @@ def _scripts(
 
 
 def _sample(conn: Connection, table: _Table, keys: sql.Identifier) -> int:
-    """Keep the keys of some rows, from all over the table; return how many."""
+    """Copy the keys of some rows, from all over the table; return how many."""
     columns = sql.SQL(", ").join(map(sql.Identifier, table.key or ()))
     conn.execute("CREATE SCHEMA IF NOT EXISTS pgrunbook")
-    # Sampled pages are read in their order, so that more than a little too many would leave out the table's end.
+    # Sampled pages are read in their order: with a much larger sample, LIMIT would leave out the table's end.
     percent = 100 * 1.1 * KEYS / table.rows_estimate if table.rows_estimate > 2 * KEYS else 100
     conn.execute(
         sql.SQL(
@@ -200,7 +200,7 @@ def _start(
     server: Server, target: Target, folder: str, scripts: Sequence[_Script], per_second: int, said: IO[str]
 ) -> subprocess.Popen[str]:
     address = make_conninfo(**target.conninfo(), application_name=APPLICATION, options=SESSION)
-    # A duration, however long, is what makes it heed SIGALRM: it finishes its transactions then, and its log.
+    # Only with a duration does pgbench react to SIGALRM: it then finishes its transactions and its log.
     command = [str(server.program("pgbench")), "-n", "-M", "simple", "-c", str(CLIENTS), "-T", str(LONGEST_S)]
     command += ["-R", str(per_second), "-l", f"--log-prefix={folder}/log"]
     for number, script in enumerate(scripts):
@@ -224,7 +224,7 @@ def _start(
 
 
 def _wait_for_it(target: Target, process: subprocess.Popen[str], said: IO[str]) -> None:
-    """Wait until all clients are connected, or it has ended already, which is told at the end."""
+    """Wait until all clients are connected, or pgbench has ended already, which ``failed`` reports at the end."""
     query = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = %s"
     ends_at = time.monotonic() + START_TIMEOUT_S
     with connect(target, purpose="makes traffic") as conn:
@@ -234,14 +234,14 @@ def _wait_for_it(target: Target, process: subprocess.Popen[str], said: IO[str]) 
             if time.monotonic() > ends_at:
                 raise Unreachable(
                     f"could not start traffic in {START_TIMEOUT_S:.0f} s",
-                    detail=_why(said, ended_early=False) or "pgbench does not connect.",
+                    detail=_why(said, ended_early=False) or "pgbench did not connect.",
                     hint="Rehearse again, or without traffic.",
                 )
             time.sleep(POLL_S)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Have pgbench finish what it is at, and its log."""
+    """Let pgbench finish its transactions and its log."""
     if process.poll() is None:
         process.send_signal(signal.SIGALRM)
     try:
@@ -252,7 +252,7 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _read(server: Server, folder: str, told: Traffic, began: float) -> None:
+def _read(server: Server, folder: str, measured: Traffic, began: float) -> None:
     """Read pgbench's log: client, number, latency in us (or why there is none), script, and when it ended.
 
     Source: https://www.postgresql.org/docs/current/pgbench.html (Per-Transaction Logging)
@@ -264,12 +264,12 @@ def _read(server: Server, folder: str, told: Traffic, began: float) -> None:
             words = line.split()
             if len(words) < 6:
                 continue  # cut off, where it was killed
-            told.transactions += 1
+            measured.transactions += 1
             if words[2].isdigit():
                 ms = int(words[2]) / 1000
                 ended_ms = (int(words[4]) + int(words[5]) / 1_000_000 - offset_s) * 1000
                 found.append(Latency(at_ms=round(ended_ms - ms, 3), ms=ms))
-    told.latencies = tuple(sorted(found, key=lambda latency: latency.at_ms))
+    measured.latencies = tuple(sorted(found, key=lambda latency: latency.at_ms))
 
 
 def _why(said: IO[str], *, ended_early: bool) -> str:
@@ -289,4 +289,4 @@ def _drop(target: Target, made: Sequence[sql.Identifier]) -> None:
             for keys in made:
                 conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(keys))
     except (psycopg.Error, RunbookError) as exc:
-        log.warning("the keys for traffic stay in schema pgrunbook of the branch: %s", exc)
+        log.warning("could not drop the tables of keys for traffic in schema pgrunbook of the branch: %s", exc)

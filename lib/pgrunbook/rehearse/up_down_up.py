@@ -1,10 +1,10 @@
-"""Up, down and up again with the target's rows, on a database of its own; the rehearsal of prepare does it.
+"""Up, down and up again with the target's rows, on a database of its own; used by the rehearsal of prepare.
 
-1. Of the tables that the release touches, rows and checksums are noted before each migration.
-2. It goes up by the plan and down by its way back; then both must be as they were.
-3. It goes up again, for the next one; where the last one stands, the rows are compared with those of the plan.
+1. Before each migration, rows and checksums of the tables that the release touches are recorded.
+2. The migration goes up by the plan and down by its way back; then rows and checksums must be equal.
+3. It goes up again, as a base for the next one. After the last one, the rows are compared with those of the plan.
 
-A migration whose way back breaks off in the middle leaves the database in between: what comes after it was not tried.
+When a way back fails in the middle, the database is in between: the migrations after it are not tried.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pgrunbook.rehearse.schema_only import Rehearsal
 
 
 class WayBackTrial(Frozen):
-    """What came of taking a migration back, with rows: ``tables`` were compared before and after; times in ms."""
+    """The result of taking a migration back with rows; ``tables`` were compared before and after; times in ms."""
 
     migration: str
     proven: bool
@@ -41,10 +41,10 @@ class WayBackTrial(Frozen):
 def prove(branch: Target, proven: Rehearsal, tables: Sequence[TableName]) -> tuple[WayBackTrial, ...]:
     """Take each migration up, down and up again; ``proven`` is the rehearsal on empty branches.
 
-    Returns one for each migration that has a way back. Raises StatementFailed where the plan itself fails.
+    Returns a result for each migration that has a way back. Raises StatementFailed where the plan itself fails.
     """
-    with journal() as told, connect(branch, purpose="rehearses") as conn:
-        return tuple(_each(branch, conn, proven, tables, told))
+    with journal() as log, connect(branch, purpose="rehearses") as conn:
+        return tuple(_each(branch, conn, proven, tables, log))
 
 
 def with_end(
@@ -52,21 +52,21 @@ def with_end(
     safe: Connection,
     branch: Target,
     tables: Sequence[TableName],
-    wandering: VolatileValues,
+    volatile: VolatileValues,
 ) -> tuple[WayBackTrial, ...]:
-    """Return what was seen, with the rows that differ where all went up again from those of the plan."""
+    """Return the results; where the rows differ from those of the plan after all went up again, they are not proven."""
     if any(not back.proven and not back.tables for back in backs):
-        return tuple(backs)  # one broke off: what came after it did not go up
+        return tuple(backs)  # a way back failed: the migrations after it did not go up
     with connect(branch, purpose="compares") as conn:
-        differences = row_equality.compare(safe, conn, tables, wandering).differences
+        differences = row_equality.compare(safe, conn, tables, volatile).differences
     if not differences:
         return tuple(backs)
-    says = f"after going up again other rows are there: {'; '.join(differences[:3])}"
+    says = f"the rows differ after going up again: {'; '.join(differences[:3])}"
     return tuple(b.model_copy(update={"proven": False, "says": says}) if b.proven else b for b in backs)
 
 
 def with_proofs(changes: Sequence[Change], backs: Sequence[WayBackTrial]) -> tuple[Change, ...]:
-    """Return the changes, with what came of taking each back with rows; one that has no way back stays so."""
+    """Return the changes with the results of taking each back with rows; a change without a way back stays as it is."""
     seen = {back.migration: back for back in backs}
     found = []
     for change in changes:
@@ -79,28 +79,28 @@ def with_proofs(changes: Sequence[Change], backs: Sequence[WayBackTrial]) -> tup
 
 
 def _each(
-    branch: Target, conn: Connection, proven: Rehearsal, tables: Sequence[TableName], told: Journal
+    branch: Target, conn: Connection, proven: Rehearsal, tables: Sequence[TableName], log: Journal
 ) -> Iterator[WayBackTrial]:
     broken = ""
     for change in proven.changes:
         planned = proven.backs.get(change.migration)
         if broken:
             if planned is not None:
-                says = f"not tried with rows: the way back of {broken} broke off before it"
+                says = f"not tried with rows: the way back of {broken} failed before it"
                 yield WayBackTrial(migration=change.migration, proven=False, says=says)
             continue
         there = _there(conn, tables)
         before = checksums.checksums(conn, there)
         began = time.monotonic()
-        execute(branch, conn, histories.read(conn, branch), change, told)
+        execute(branch, conn, histories.read(conn, branch), change, log)
         if planned is None:
             continue
         up_ms, began = _since(began), time.monotonic()
         try:
-            execute(branch, conn, histories.read(conn, branch), planned.change, told, direction="down")
+            execute(branch, conn, histories.read(conn, branch), planned.change, log, direction="down")
             down_ms = _since(began)
             apart = _apart(before, checksums.checksums(conn, there))
-            execute(branch, conn, histories.read(conn, branch), change, told, again=True)
+            execute(branch, conn, histories.read(conn, branch), change, log, again=True)
         except StatementFailed as exc:
             broken = change.migration
             says = f"it fails with the target's rows: {why(exc)}"
@@ -108,7 +108,7 @@ def _each(
             continue
         says = "with the target's rows: equal, too"
         if apart:
-            says = f"other rows are there after the way back: {'; '.join(apart[:5])}"
+            says = f"the rows differ after the way back: {'; '.join(apart[:5])}"
         yield WayBackTrial(
             migration=change.migration,
             proven=not apart,
@@ -130,14 +130,14 @@ def _there(conn: Connection, tables: Sequence[TableName]) -> list[TableName]:
 
 
 def _apart(before: dict[TableName, checksums.TableSum], after: dict[TableName, checksums.TableSum]) -> list[str]:
-    told = []
+    found = []
     for table, was in before.items():
         now, name = after[table], f"{table.schema}.{table.name}"
         if was.rows != now.rows:
-            told.append(f"{name}: {was.rows:,} rows before, {now.rows:,} after")
+            found.append(f"{name}: {was.rows:,} rows before, {now.rows:,} after")
         elif was != now:
-            told.append(f"{name}: as many rows, with other values")
-    return told
+            found.append(f"{name}: as many rows, with other values")
+    return found
 
 
 def _since(began: float) -> float:

@@ -1,13 +1,13 @@
-"""A rehearsal with the target's rows: the plain SQL and the plan on two databases alike, and watched; for prepare.
+"""The rehearsal with the target's rows: the plain SQL and the plan on two equal databases, observed; for prepare.
 
-1. A branch holds the target's data, twice; how many rows it holds is compared with the target.
+1. A branch holds the target's data, twice; its number of rows is compared with the target.
 2. The plain SQL is executed on one database, the plan on the other, each as migrate would, with an observer
    beside it, and with traffic where it is asked for.
 3. Both must end with the same rows in every table that was touched.
-4. On a third one each migration goes up, down and up again: after down the rows are those from before it, and at
-   the end those of the plan.
+4. On a third database each migration goes up, down and up again: after down the rows must be those from before
+   it, and at the end those of the plan.
 
-What was seen is kept as ``rehearsal.json``, of which ``schemas/rehearsal.schema.json`` tells the form.
+The result is written to ``rehearsal.json``; ``schemas/rehearsal.schema.json`` describes it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from pgrunbook.rehearse.up_down_up import WayBackTrial
 from pgrunbook.sql.lock_modes import blocks
 
 SLOT_MS = 50.0
-SPARED = "Nothing changed in the target: this was seen on a branch."
+SPARED = "Nothing changed in the target: this was found on a branch."
 
 
 class _Seen(BaseModel):
@@ -58,7 +58,7 @@ class TableRows(_Seen):
 
 
 class StatementRun(_Seen):
-    """What one way of executing a statement did; times in ms since that way's run began."""
+    """The effects of a statement, executed in one of the two ways; times in ms since the run of that way began."""
 
     started_ms: float
     duration_ms: float
@@ -70,7 +70,7 @@ class StatementRun(_Seen):
 
 
 class StatementComparison(_Seen):
-    """A written statement, as it is and by the plan; None where another statement's steps did its work."""
+    """A statement, executed as it is written and by the plan; None where steps of another statement do its work."""
 
     migration: str
     statement: int
@@ -83,9 +83,9 @@ class StatementComparison(_Seen):
 
 
 class MigrationEnd(_Seen):
-    """Whether a migration ends the same both ways; ``declared`` are the differences that are so by nature.
+    """Whether a migration ends the same both ways; ``declared`` are the differences by nature.
 
-    ``schema_changes`` tell what it changes: columns, constraints and whether they are validated, indexes and so on.
+    ``schema_changes`` say what it changes: columns, constraints and whether they are validated, indexes and so on.
     """
 
     migration: str
@@ -96,7 +96,7 @@ class MigrationEnd(_Seen):
 
 
 class TrafficLatency(_Seen):
-    """What the traffic felt: ``slots`` are pairs of time and the slowest transaction then, in ms."""
+    """The latency of the traffic: ``slots`` are pairs of time and the slowest transaction then, in ms."""
 
     per_second: int
     transactions: int
@@ -107,7 +107,7 @@ class TrafficLatency(_Seen):
 
 
 class Trial(_Seen):
-    """What a rehearsal with the target's rows has shown."""
+    """The result of a rehearsal with the target's rows."""
 
     format: Literal[2] = 2
     target: str
@@ -128,7 +128,7 @@ class Trial(_Seen):
 
 @dataclass(frozen=True)
 class Ways:
-    """What the steps of the plan did, by migration and number, beside what is kept."""
+    """The trial, and the observations of the plan's steps, by migration and number."""
 
     trial: Trial
     steps: Mapping[tuple[str, int], Observation]
@@ -152,28 +152,28 @@ def rehearse(
     cannot be copied.
     """
     proven = replace(proven, changes=without_refills(proven.changes))
-    plain = up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations)
+    plain = _rehearsed(up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations), proven)
     touched = _tables(proven)
     with data_branch.with_data(target, most_bytes=most_bytes, back=bool(proven.backs)) as copy:
         with connect(copy.safe, purpose="counts rows") as branch:
-            beside = data_branch.rows_beside(conn, branch, touched)
+            beside = data_branch.compare_row_counts(conn, branch, touched)
             _refuse_smaller(target, beside)
         with connect(copy.plain, purpose="warms up") as a, connect(copy.safe, purpose="warms up") as b:
-            data_branch.rows_beside(a, b, touched)  # each read as often: else the second run would be the warmer one
+            data_branch.compare_row_counts(a, b, touched)  # reads both: else the second run would find a warmer cache
         leave = _changed_columns(proven)
         loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
-        with shared_objects.server_as_before(copy.server):
+        with shared_objects.reset_shared_objects(copy.server):
             one = _run(copy, copy.plain, plain, loaded, leave, per_second)
-        wandering = _wandering(copy, plain, proven.changes, loaded if per_second else ())
-        with shared_objects.server_as_before(copy.server):
+        volatile = _volatile_values(copy, plain, proven.changes, loaded if per_second else ())
+        with shared_objects.reset_shared_objects(copy.server):
             other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
         with connect(copy.plain, purpose="compares") as a, connect(copy.safe, purpose="compares") as b:
             tables = row_equality.named(b, dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
-            equality = row_equality.compare(a, b, tables, wandering)
+            equality = row_equality.compare(a, b, tables, volatile)
             behind = row_equality.sequences_behind(a, b)
             backs = up_down_up.prove(copy.back, proven, tables) if copy.back is not None else ()
             if copy.back is not None and not per_second:
-                backs = up_down_up.with_end(backs, b, copy.back, tables, wandering)
+                backs = up_down_up.with_end(backs, b, copy.back, tables, volatile)
     _refuse_other_rows([*equality.differences, *behind])
     trial = Trial(
         target=target.name,
@@ -191,7 +191,7 @@ def rehearse(
 
 
 def with_estimates(changes: Sequence[Change], ways: Ways) -> tuple[Change, ...]:
-    """Return the changes, each step with what it is expected to take: as on the branch, scaled by the rows."""
+    """Return the changes, each step with its estimate: as measured on the branch, scaled by the rows."""
     share = {table.table: table for table in ways.trial.tables}
     found = []
     for change in changes:
@@ -209,13 +209,13 @@ def _estimate(step: Step, seen: Observation, share: Mapping[str, TableRows]) -> 
     scale = 1.0
     if largest is not None and largest.branch_rows and not step.quick:
         scale = max(1.0, largest.target_rows / largest.branch_rows)
-    told = f"measured on {largest.branch_rows:,} of {largest.target_rows:,} rows" if largest else "measured once"
+    basis = f"measured on {largest.branch_rows:,} of {largest.target_rows:,} rows" if largest else "measured once"
     held = [lock.held_ms for lock in seen.locks if {"readers", "writers"} & set(blocks(lock.mode))]
     return Estimate(
         duration_ms=round(seen.duration_ms * scale, 1),
         lock_ms=round(max(held, default=0.0) * scale, 1),
         wal_bytes=int(seen.wal_bytes * scale),
-        basis=told,
+        basis=basis,
     )
 
 
@@ -228,7 +228,7 @@ class _Way:
         return {(o.migration, o.step): o for o in self.observed}
 
     def written(self) -> list[str]:
-        """Return what was locked for writing, or more strongly."""
+        """Return the objects that were locked for writing, or more strongly."""
         weaker = ("AccessShareLock", "RowShareLock")
         return [lock.object for o in self.observed for lock in o.locks if lock.mode not in weaker]
 
@@ -245,20 +245,22 @@ def _run(
         branch_run.journal() as journal,
         connect(branch, purpose="rehearses") as conn,
         Observer(branch, conn) as observer,
-        _traffic(copy.server, branch, tables, leave, per_second, observer.began) as told,
+        _traffic(copy.server, branch, tables, leave, per_second, observer.began) as measured,
     ):
         history = histories.read(conn, branch)
         for change in changes:
             execute(branch, conn, history, change, journal, observer, as_written=branch is copy.plain)
-    return _Way(observer.results, _told(told, per_second) if told is not None else None)
+    return _Way(observer.results, _latency(measured, per_second) if measured is not None else None)
 
 
-def _wandering(copy: Copy, plain: Sequence[Change], changes: Sequence[Change], loaded: Sequence[str]) -> VolatileValues:
-    """Judge between the two runs: the one database has all of the release behind it, the other nothing yet."""
+def _volatile_values(
+    copy: Copy, plain: Sequence[Change], changes: Sequence[Change], loaded: Sequence[str]
+) -> VolatileValues:
+    """Judge between the two runs: one database has the whole release applied, the other nothing of it yet."""
     written = [s.sql for c in plain for s in c.statements]
     differs = [text for c in changes for s in c.statements for text in s.differs]
     with connect(copy.safe, purpose="judges") as before, connect(copy.plain, purpose="judges") as after:
-        return row_equality.wandering(written, differs, before, after, updated=loaded)
+        return row_equality.volatile_values(written, differs, before, after, updated=loaded)
 
 
 @contextmanager
@@ -268,23 +270,32 @@ def _traffic(
     if not per_second or not tables:
         yield None
         return
-    with traffic(server, branch, tables, per_second=per_second, leave_columns=leave, began=began) as told:
-        yield told
+    with traffic(server, branch, tables, per_second=per_second, leave_columns=leave, began=began) as measured:
+        yield measured
 
 
-def _told(told: Traffic, per_second: int) -> TrafficLatency:
-    ordered = sorted(latency.ms for latency in told.latencies)
+def _latency(measured: Traffic, per_second: int) -> TrafficLatency:
+    ordered = sorted(latency.ms for latency in measured.latencies)
     slots: dict[int, float] = {}
-    for latency in told.latencies:
+    for latency in measured.latencies:
         slot = int(latency.at_ms // SLOT_MS)
         slots[slot] = max(slots.get(slot, 0.0), latency.ms)
     return TrafficLatency(
         per_second=per_second,
-        transactions=told.transactions,
+        transactions=measured.transactions,
         worst_ms=round(ordered[-1], 1) if ordered else 0.0,
         p99_ms=round(ordered[int(len(ordered) * 0.99)], 1) if ordered else 0.0,
-        failed=told.failed,
+        failed=measured.failed,
         slots=tuple((slot * SLOT_MS, round(worst, 2)) for slot, worst in sorted(slots.items())),
+    )
+
+
+def _rehearsed(plain: Sequence[Change], proven: Rehearsal) -> tuple[Change, ...]:
+    """Return the changes as they are written, without what the plan does not rehearse either."""
+    left_out = {(c.migration, w.number) for c in proven.changes for w in c.statements if not w.is_rehearsed}
+    return tuple(
+        c.model_copy(update={"steps": tuple(s for s in c.steps if (c.migration, s.statement) not in left_out)})
+        for c in plain
     )
 
 
@@ -306,7 +317,7 @@ def _statements(changes: Sequence[Change], one: _Way, other: _Way) -> Iterator[S
 
 
 def _joined(seen: Sequence[Observation | None]) -> StatementRun | None:
-    """Return what the steps of a statement did together; None where none of them was seen."""
+    """Return the effects of the steps of a statement together; None where none of them was observed."""
     there = [o for o in seen if o is not None]
     if not there:
         return None
@@ -324,7 +335,7 @@ def _joined(seen: Sequence[Observation | None]) -> StatementRun | None:
 
 
 def _ends(proven: Rehearsal, passed_over: Sequence[str]) -> Iterator[MigrationEnd]:
-    """What differed otherwise was refused: each that comes here ends the same."""
+    """Yield the end of each migration; other differences were refused before, so that all are equivalent."""
     for change, changed in zip(proven.changes, proven.schema_changes(), strict=True):
         by_form = [text for statement in change.statements for text in statement.differs]
         yield MigrationEnd(
@@ -349,7 +360,7 @@ def _new_tables(proven: Rehearsal) -> list[str]:
 
 
 def _changed_columns(proven: Rehearsal) -> dict[str, set[str]]:
-    """Return the columns that the plan adds, drops, renames or retypes: the traffic leaves them alone."""
+    """Return the columns that the plan adds, drops, renames or retypes: the traffic does not use them."""
     before, after = _columns(proven.before), _columns(proven.end)
     return {table: {name for name, _ in before[table] ^ after.get(table, set())} for table in before}
 

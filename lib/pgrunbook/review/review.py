@@ -15,7 +15,8 @@ from pgrunbook.database.catalog import UNKNOWN, Catalog
 from pgrunbook.database.connection import connect
 from pgrunbook.effects.result import Effects
 from pgrunbook.errors import WrongInput
-from pgrunbook.history import dbmate
+from pgrunbook.history import dbmate_sections
+from pgrunbook.record import door
 from pgrunbook.review import hazards, squawk
 from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, design
 from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
@@ -221,6 +222,7 @@ def _text(path: Path) -> str:
     """Return a file's SQL for applying it: a dbmate file also holds the way back."""
     try:
         text = path.read_text(encoding="utf-8")
-        return dbmate.sections(path, text)[0] if dbmate.is_one(text) else text
+        door.learn(text)
+        return dbmate_sections.sections(path, text)[0] if dbmate_sections.is_one(text) else text
     except (OSError, UnicodeDecodeError) as exc:
         raise WrongInput(f"could not read {path}", detail=str(exc)) from exc

@@ -10,7 +10,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Catalog, Constraint, Key, Standing, Table
+from pgrunbook.database.catalog import Catalog, CatalogConstraint, Key, Standing, Table
 from pgrunbook.effects.catalog_after import after, moves
 from pgrunbook.effects.drop import emptied
 from pgrunbook.errors import Refused
@@ -232,5 +232,5 @@ def _constraint(table: Table, name: str, catalog: Catalog, *, cascade: bool) -> 
                 yield _key(other, key), f"the foreign key needs {name}, and CASCADE drops it"
 
 
-def _key(table: Table, constraint: Constraint) -> str:
+def _key(table: Table, constraint: CatalogConstraint) -> str:
     return f"{table.label}.{quoted(constraint.name)}"

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pgrunbook.review.hazards import Hazard
+from pgrunbook.sql.secrets import masked
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -46,7 +47,7 @@ def sarif(found: Sequence[tuple[str, Hazard]], notice: str | None = None) -> dic
 
 
 def _result(statement: str, hazard: Hazard, place: int) -> dict[str, Any]:
-    mark = hashlib.sha256(f"{hazard.id}\n{statement}".encode()).hexdigest()
+    mark = hashlib.sha256(f"{hazard.id}\n{masked(statement)}".encode()).hexdigest()
     return {
         "ruleId": hazard.id,
         "ruleIndex": place,

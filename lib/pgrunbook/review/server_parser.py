@@ -30,7 +30,8 @@ def refuse_unknown(conn: Connection, statements: Sequence[Statement]) -> None:
         tag = "$pgrunbook_asks$"
         block = f"DO LANGUAGE plpgsql {tag} BEGIN IF false THEN {statement.sql}; END IF; END {tag}"
         try:
-            conn.execute(block.encode())
+            with conn.as_target():
+                conn.execute(block.encode())
         except pg.SyntaxError as exc:
             version = f"{conn.info.server_version // 10_000}"
             raise WrongInput(

@@ -1,4 +1,4 @@
-"""How the engine runs the cells of a notebook: in order, each to an honest end, and with a way to be stopped."""
+"""The client with which the engine runs the cells of a notebook: in order, each with a true end, and stoppable."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from papermill.clientwrap import PapermillNotebookClient
 from pgrunbook.errors import Unreachable
 
 GRACE_S = 15.0
-PREPARING_S = 0.1  # between what a kernel says when it takes a cell up and the cell's first line
+PREPARING_S = 0.1  # from the kernel's message that it begins a cell to the cell's first line
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-SAYS_SO = {"Interrupted", "KeyboardInterrupt"}  # errors of a cell that say themselves that it was stopped
+SAYS_SO = {"Interrupted", "KeyboardInterrupt"}  # errors of a cell whose text says that it was stopped
 
 
 class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill ships no types
-    """nbclient with the order of papermill, an honest end for each cell, and a way to be stopped."""
+    """nbclient with the order of papermill, a true end for each cell, and a way to stop it."""
 
     on_cell: Callable[[Any], None] | None = None
     grace_s: float = GRACE_S
@@ -41,7 +41,7 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        self._told, self._told_again, self._begun = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._stopped, self._stopped_again, self._begun = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def execute(self, **options: Any) -> Any:
         """Start a kernel where there is none, and run the cells.
@@ -64,10 +64,10 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
         return self.nb
 
     def papermill_execute_cells(self) -> None:
-        """Run the cells in order; the first that fails, for whatever reason, is marked so and ends the run."""
+        """Run the cells in order; the first that fails, for whatever reason, is marked as failed and ends the run."""
         for index, cell in enumerate(self.nb.cells):
             if self.stopped_by and cell.cell_type == "code":
-                cell.outputs = [_error("Stopped", f"the run was told to stop ({self.stopped_by}) before this cell")]
+                cell.outputs = [_error("Stopped", f"the run was stopped ({self.stopped_by}) before this cell")]
                 return
             try:
                 self.nb_man.cell_start(cell, index)
@@ -85,15 +85,15 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
-        """End the cell that runs, and the run with it, at SIGTERM, SIGINT or SIGHUP; a signal that is ignored stays so.
+        """End the running cell, and the run, at SIGTERM, SIGINT or SIGHUP; a signal that is ignored stays ignored.
 
-        Signals come to the main thread only: elsewhere the caller has to see to them.
+        Signals come to the main thread only: in other threads the caller has to handle them.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        heeded = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, self._stop) for number in heeded}
+        handled = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._stop) for number in handled}
         try:
             yield
         finally:
@@ -101,7 +101,7 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
                 signal.signal(number, handler)
 
     def start_new_kernel_client(self) -> Any:
-        """Connect to the kernel; nbclient's own way then waits 0.2 s for messages that nobody asked for."""
+        """Connect to the kernel; nbclient's own method then waits 0.2 s for messages that nobody needs."""
         return run_sync(self._connect)()
 
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
@@ -111,7 +111,7 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
         return super().process_message(msg, cell, cell_index)
 
     def _get_timeout(self, _: Any) -> None:
-        """Return None for nbclient, which would never kill a cell that ignores the interrupt."""
+        """Return None: we watch the time ourselves, as nbclient never kills a cell that ignores the interrupt."""
 
     async def _connect(self) -> Any:
         self.kc = self.km.client()
@@ -143,18 +143,17 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
             raise CellTimeoutError("the cell ended too late, and after it was interrupted")
 
     async def _end_in_time(self, limit_s: float | None) -> None:
-        """End the cell that runs when it takes too long or the run is told to stop.
+        """End the running cell when it takes too long or somebody stops the run.
 
         1. Wait for either.
-        2. Interrupt the cell, once the kernel has begun it: one that is idle ignores the signal, and
-           one that just prepares the cell may lose it. psycopg then cancels the statement in the
-           server, and our own code says in the record what state the database is in; a killed
-           kernel could do neither.
-        3. When it has not ended in time, or we are told a second time, kill the kernel.
+        2. Interrupt the cell, once the kernel has begun it: an idle kernel ignores the signal, and
+           one that still prepares the cell may lose it. psycopg then cancels the statement in the
+           server, and our own code records the state of the database; a killed kernel could do neither.
+        3. When it has not ended in time, or is stopped a second time, kill the kernel.
         """
         try:
             async with asyncio.timeout(limit_s):
-                await self._told.wait()
+                await self._stopped.wait()
         except TimeoutError:
             self.timed_out = True
         with suppress(TimeoutError):
@@ -162,21 +161,21 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
                 await self._begun.wait()
                 await asyncio.sleep(PREPARING_S)
                 self._signal(signal.SIGINT)
-                await self._told_again.wait()
+                await self._stopped_again.wait()
         self._kill()
 
     def _stop(self, number: int, _: FrameType | None) -> None:
-        told = self._told_again if self.stopped_by else self._told
+        stopped = self._stopped_again if self.stopped_by else self._stopped
         self.stopped_by = signal.Signals(number).name
         if self._loop is None:
-            told.set()
+            stopped.set()
         else:
-            self._loop.call_soon_threadsafe(told.set)
+            self._loop.call_soon_threadsafe(stopped.set)
         if not self._at_cells:
-            self._kill()  # it starts, and has nothing to lose
+            self._kill()  # the kernel still starts: nothing is lost
 
     def _leave_kernel(self) -> None:
-        """Close our ends, and end a kernel that is ours where setup_kernel did not come to it."""
+        """Close our channels, and end a kernel of ours where setup_kernel failed before it could."""
         if self.owns_km and self.km is not None and self.km.has_kernel:
             self._cleanup_kernel()
         elif self.kc is not None:
@@ -187,7 +186,7 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
-        # To the kernel alone, not to its group as jupyter_client does: a server that a cell started is in it.
+        # To the kernel alone, not to its group as jupyter_client does: servers that a cell started are in it.
         process = getattr(getattr(self.km, "provisioner", None), "process", None)
         if process is not None and process.poll() is None:
             os.kill(process.pid, number)
@@ -198,21 +197,21 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
             errors = [output for output in cell.outputs if output.output_type == "error"]
             for output in errors:
                 if output.ename == "SystemExit":
-                    # papermill takes SystemExit with 0 or nothing for success; a step that ends its kernel is none.
+                    # For papermill SystemExit with 0 or nothing is a success; a step that ends its kernel has failed.
                     output.evalue = f"{output.evalue or 0} (a cell ended the kernel: this counts as failed)"
             if reason := self._reason(exc, {output.ename for output in errors}):
                 cell.outputs.insert(len(cell.outputs) - len(errors), _error(*reason))
         self.nb_man.cell_exception(cell, cell_index=index, exception=exc)
 
-    def _reason(self, exc: BaseException, told: set[str]) -> tuple[str, str] | None:
+    def _reason(self, exc: BaseException, names: set[str]) -> tuple[str, str] | None:
         late = f", nor within {self.grace_s:g} s of being interrupted" if self.killed_by_us else ""
         if self.timed_out:
             return "CellTimeout", f"the cell did not end within {self.timeout} s{late}"
-        if self.stopped_by and not told & SAYS_SO:
-            return "Stopped", f"the run was told to stop ({self.stopped_by}) in this cell" + (
+        if self.stopped_by and not names & SAYS_SO:
+            return "Stopped", f"the run was stopped ({self.stopped_by}) in this cell" + (
                 ", which did not end in time and was killed" if self.killed_by_us else ""
             )
-        if told:
+        if names:
             return None
         if isinstance(exc, DeadKernelError):
             return "KernelDied", "the kernel died in this cell"
@@ -220,7 +219,7 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
 
 
 def _close_loop() -> None:
-    """Close the event loop that nbclient made for us, and left, as asyncio.run would."""
+    """Close the event loop that nbclient made and left open, as asyncio.run would."""
     loop = ensure_event_loop()
     if not loop.is_running():
         loop.close()
@@ -229,7 +228,7 @@ def _close_loop() -> None:
 
 def _error(name: str, says: str) -> Any:
     state = "State: as the database says (schema pgrunbook, history table); an open transaction was aborted."
-    hint = "Hint: go on at the first step not done: pgrunbook run --resume, or run this notebook again."
+    hint = "Hint: go on at the first step that is not done: pgrunbook run --resume, or run this notebook again."
     return nbformat.v4.new_output("error", ename=name, evalue=says, traceback=[says, state, hint])
 
 
@@ -237,5 +236,5 @@ def _no_kernel(exc: BaseException) -> Unreachable:
     return Unreachable(
         "could not start the kernel that runs the notebook",
         detail=f"{str(exc).rstrip('.')}.",
-        hint="See what it says: python -m ipykernel_launcher.",
+        hint="Start one by hand and read its error: python -m ipykernel_launcher.",
     )

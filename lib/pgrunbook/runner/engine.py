@@ -1,9 +1,9 @@
-"""The papermill engine ``pgrunbook``: executed notebooks that say what really happened.
+"""The papermill engine ``pgrunbook``: its executed notebooks say what really happened.
 
-What stock papermill 2.7 does otherwise, each shown by a test: it marks a cell that timed out, was
-interrupted or lost its kernel as completed, and every later cell with it; it ends a run that a cell
-left by ``sys.exit(0)`` as a success; it stops at SIGTERM without ending the statement in the server;
-it saves in place, so that a reader or a crash may see half a file.
+Stock papermill 2.7 differs, each shown by a test: it marks a cell that timed out, was interrupted or lost
+its kernel as completed, and every later cell with it; a run that a cell ended by ``sys.exit(0)`` is a
+success; at SIGTERM it stops without ending the statement in the server; it saves in place, so that a
+reader or a crash may see half a file.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from papermill.engines import Engine, NotebookExecutionManager
 from papermill.iorw import LocalHandler, papermill_io
 from papermill.log import logger
 from papermill.utils import merge_kwargs, remove_args
 
+from pgrunbook.record import door
 from pgrunbook.record.files import write_atomically
 from pgrunbook.runner.client import GRACE_S, TruthfulClient
 
@@ -45,7 +47,7 @@ class RunbookEngine(Engine):  # type: ignore[misc]  # papermill ships no types
         record_path: str | None = None,
         **options: Any,
     ) -> Any:
-        """Execute every cell until one fails, or we are told to stop; the record is saved whatever happens."""
+        """Execute every cell until one fails, or somebody stops the run; the record is saved whatever happens."""
         path = record_path or output_path
         if type(papermill_io.get_handler(path)) is LocalHandler:
             papermill_io.register(path, WholeFiles())  # for papermill's own last write as well
@@ -60,7 +62,7 @@ class RunbookEngine(Engine):  # type: ignore[misc]  # papermill ships no types
         with client.stoppable():
             record.notebook_start()
             try:
-                # A fresh context, so that the event loop is ours. The set-up cell asks for the variable.
+                # A fresh context, so that the event loop is ours. The set-up cell reads the variable.
                 Context().run(client.execute, env={**os.environ, "PGRUNBOOK_ENGINE": "pgrunbook"})
             finally:
                 record.cleanup_pbar()
@@ -103,9 +105,9 @@ class WholeFiles(LocalHandler):  # type: ignore[misc]
     """papermill's local files, each written whole or not at all."""
 
     def write(self, buf: str, path: str) -> None:
-        """Write a notebook; what is no file (a terminal, a pipe) is written to as papermill does."""
+        """Write a notebook; a terminal or a pipe is written to as papermill does."""
         local = papermill_io.get_handler("local")
-        file = Path(local._cwd or "", path).resolve()  # papermill holds on to where it was called, whatever --cwd says
+        file = Path(local._cwd or "", path).resolve()  # relative to where papermill was called, whatever --cwd says
         if file.exists() and not file.is_file():
             local.write(buf, path)
         else:
@@ -121,7 +123,10 @@ class TruthfulRecord(NotebookExecutionManager):  # type: ignore[misc]
             super().cell_start(cell, cell_index)
 
     def cell_complete(self, cell: Any, **_: Any) -> None:
-        """Mark a cell as done, unless it failed; it is saved with the start of the next or the end, at once."""
+        """Mark a cell as done, unless it failed; the start of the next cell, or the end, saves it."""
+        for place, output in enumerate(cell.get("outputs", ())):
+            # The kernel has masked it; one that another client started has not.
+            cell.outputs[place] = nbformat.from_dict(door.masked_output(output))
         facts, end_at = cell.metadata.papermill, self.now()
         if facts["start_time"]:
             facts["end_time"] = end_at.isoformat()
@@ -132,7 +137,7 @@ class TruthfulRecord(NotebookExecutionManager):  # type: ignore[misc]
             self.pbar.update(1)
 
     def notebook_complete(self, **_: Any) -> None:
-        """Close the record: what did not run stays ``pending``, and the whole is failed unless all ran."""
+        """Close the record: cells that did not run stay ``pending``, and the whole is failed unless all ran."""
         self.end_time = self.now()
         facts = self.nb.metadata.papermill
         facts["end_time"] = self.end_time.isoformat()

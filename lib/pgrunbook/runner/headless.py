@@ -1,4 +1,4 @@
-"""A run at work, headless: its notebooks through papermill and our engine, one after the other."""
+"""The headless execution of a run: its notebooks one after the other, through papermill and our engine."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 from pgrunbook.config import paths, targets
 from pgrunbook.errors import RecordFailed, RunbookError, WrongInput
-from pgrunbook.record import journal
+from pgrunbook.record import door, journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
 from pgrunbook.runner.kernel import EarlyKernel
 from pgrunbook.runner.progress import ProgressDisplay
 
 EXIT_CODES = {"WrongInput": 2, "Refused": 3}
-STOPPED = "the run was told to stop between two cells"
+STOPPED = "the run was stopped between two cells"
 INTERRUPTED = {"Interrupted", "KeyboardInterrupt", "Stopped", "KernelDied"}
-# What stands in the way from outside: the same run goes on when it is gone, and nothing is taken back for it.
+# Obstacles from outside: the same run can go on when they are gone, so nothing is taken back.
 PASSING = INTERRUPTED | {"Blocked", "Unreachable", "RecordFailed"}
 TOLD = {error.__name__ for error in RunbookError.__subclasses__()} | {
     "RunbookError", "Stopped", "KernelDied", "CellTimeout"
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a notebook ended: its status, the exit code that it stands for, what it says, and its kind of error."""
+    """How a notebook ended: its status, the exit code for it, the lines of its error, and the kind of error."""
 
     status: Status
     exit_code: int
@@ -46,13 +46,14 @@ class Outcome:
 
 
 def next_step(made: Run) -> str:
-    """Return what a person is to do after a run that was not done, "" where its own error has said it."""
+    """Return what to do after a run that is not done, "" where its own error has said it."""
     ended = [e for e in journal.read(made.journal.path) if e["event"] == "run-ended"]
     return str(ended[-1]["next"]) if ended else ""
 
 
 def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None) -> int:
-    """Run the procedures that are not done; at a failure, the one that takes back what was applied."""
+    """Run the procedures that are not done; after a failure, the one that takes back what was applied."""
+    door.guard_logs()
     try:
         with ProgressDisplay(f"{made.runbook} on {made.target}", made.journal.path) as progress:
             outcome = _run_parts(made, on_failure, progress, early)
@@ -63,8 +64,8 @@ def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None) -> int:
             "run-ended", status=made.status, exit_code=outcome.exit_code, next=_next(made, on_failure, outcome)
         )
     except RecordFailed as exc:
-        # run.json still says running, and nobody is at work: "broken off" is what every list of runs will say.
-        exc.hint = f"Make room or mend the folder, then: pgrunbook run --resume {made.run_id}"
+        # run.json still says running, but nobody is at work: every list of runs will show "broken off".
+        exc.hint = f"Make room or repair the folder, then: pgrunbook run --resume {made.run_id}"
         raise
     finally:
         if early is not None:
@@ -82,19 +83,19 @@ def source(procedure: str) -> Path:
     """Return the path of a procedure's notebook. Raises WrongInput where it is missing."""
     path = paths.project_dir() / "notebooks" / f"{procedure}.ipynb"
     if not path.is_file():
-        raise WrongInput(f"could not find the notebook of {procedure}", detail=f"{path} is not there.")
+        raise WrongInput(f"could not find the notebook of {procedure}", detail=f"{path} does not exist.")
     return path
 
 
 def import_papermill() -> Any:
     """Import papermill without the formats of jsonschema that nobody here uses, which take 0.1 to 0.9 s.
 
-    An import that fails is what jsonschema allows for: a format without its library is not checked.
+    jsonschema allows that: it does not check a format whose library cannot be imported.
     """
     blocked = [name for name in FORMATS if name not in sys.modules]
     sys.modules.update(dict.fromkeys(blocked))  # type: ignore[arg-type]  # None makes an import fail
     try:
-        gc.disable()  # what is made here stays
+        gc.disable()  # the imported modules stay
         import papermill
     finally:
         gc.enable()
@@ -105,7 +106,7 @@ def import_papermill() -> Any:
 
 def _run_parts(made: Run, on_failure: str | None, progress: ProgressDisplay, early: EarlyKernel | None) -> Outcome:
     back = way_back(made, on_failure)
-    if back is not None:  # broken off while it was taken back: that is what is gone on with
+    if back is not None:  # broken off during its rollback: go on with that
         _execute(made, back, progress, early)
         failed = next(part for part in made.parts if part.status is not Status.DONE or part is back)
         return Outcome(Status.FAILED, 1, (failed.says,))
@@ -129,24 +130,24 @@ def _run_parts(made: Run, on_failure: str | None, progress: ProgressDisplay, ear
 
 
 def _next(made: Run, on_failure: str | None, outcome: Outcome) -> str:
-    """Say what to do now, as far as it takes the whole run to know it."""
+    """Return what to do now, where only the run as a whole can say it."""
     resume = f"pgrunbook run --resume {made.run_id}"
     back = way_back(made, on_failure)
     if back is not None and back.status is Status.DONE:
-        return "What this run applied was taken back. Mend what failed, then start a new run."
+        return "What this run applied was taken back. Correct what failed, then start a new run."
     if back is not None:
         return (
-            f"TAKING IT BACK DID NOT COME TO ITS END ({back.status}): {back.says}\n"
+            f"THE ROLLBACK DID NOT FINISH ({back.status}): {back.says}\n"
             f"State: {_standing(made)}\n"
-            f"Hint: Look at {back.notebook}, settle what it says, then go on with taking back: {resume}"
+            f"Hint: Read {back.notebook}, correct what it names, then go on with the rollback: {resume}"
         )
     if outcome.status is Status.INTERRUPTED or outcome.kind in PASSING:
         return f"Go on with it: {resume}"
     half = _half_done(made) if outcome.status is Status.FAILED else []
     if half:
         return (
-            f"{', '.join(half)} is partly applied. Mend what it met, and go on: {resume}; or take back what was done: "
-            f"pgrunbook run rollback --target {made.target} -p of_run={made.run_id}"
+            f"{', '.join(half)} is partly applied. Correct what failed, and go on: {resume}; or take back what was "
+            f"done: pgrunbook run rollback --target {made.target} -p of_run={made.run_id}"
         )
     if outcome.status is Status.FAILED and _has_applied(made):
         return f"Take back what it applied: pgrunbook run rollback --target {made.target} -p of_run={made.run_id}"
@@ -154,8 +155,8 @@ def _next(made: Run, on_failure: str | None, outcome: Outcome) -> str:
 
 
 def _standing(made: Run) -> str:
-    """Return what of this run is in the database, as the database itself says."""
-    import psycopg  # imported for this alone: the runner of a run that goes well has no need of it
+    """Return what of this run is applied, as the database itself says."""
+    import psycopg  # imported only here: the runner of a successful run does not need it
 
     from pgrunbook import history as histories
     from pgrunbook.database import step_log
@@ -167,13 +168,13 @@ def _standing(made: Run) -> str:
             still = step_log.applied_by_run(conn, made.run_id)
             at = histories.read(conn, target).version() or "(none)"
     except (RunbookError, psycopg.Error) as exc:
-        told = str(exc).partition("\n")[0]
-        return f"In doubt: the database could not be asked ({told}). Its history table and schema pgrunbook will say."
+        why = str(exc).partition("\n")[0]
+        return f"Not known: the database could not be asked ({why}). Its history table and schema pgrunbook will say."
     return f"The database is at version {at}; of this run still applied: {', '.join(still) or 'nothing'}."
 
 
 def _half_done(made: Run) -> list[str]:
-    """Return the migrations that this run has begun and not brought to their end, as the database says."""
+    """Return the migrations that this run has begun and not finished, as the database says."""
     import psycopg
 
     from pgrunbook.database import step_log
@@ -218,7 +219,7 @@ def _papermill(made: Run, part: Part, kernel: EarlyKernel, progress: ProgressDis
     papermill = import_papermill()
     from papermill.exceptions import PapermillExecutionError
 
-    # A procedure that takes back is not in the runbook's list: it is told the run, and nothing else.
+    # The procedure of on_failure is not in the runbook's list: its only parameters are these.
     parameters = made.parameters.get(part.procedure) or {
         "target": made.target, "of_run": made.run_id, "with_data": False,  # prepare tried it a moment ago
     }  # fmt: skip
@@ -241,7 +242,7 @@ def _papermill(made: Run, part: Part, kernel: EarlyKernel, progress: ProgressDis
         return Outcome(Status.INTERRUPTED, 1, (STOPPED,), "KeyboardInterrupt")
     except RunbookError:
         raise
-    except Exception as exc:  # the kernel did not come up, or papermill broke: a run ends with a record all the same
+    except Exception as exc:  # the kernel did not start, or papermill failed: the run ends with a record all the same
         log.exception("could not run the notebook %s", part.notebook)
         says = (f"could not run {part.notebook}: {type(exc).__name__}: {exc}", IN_THE_DATABASE)
         return Outcome(Status.FAILED, 1, says, type(exc).__name__)
@@ -253,7 +254,7 @@ def _papermill(made: Run, part: Part, kernel: EarlyKernel, progress: ProgressDis
 
 
 def _ended(exc: Any) -> Outcome:
-    """Return what the error of a cell means for the run; an error that is not of ours is told in our form."""
+    """Return what the error of a cell means for the run; an error that is not ours gets our form."""
     name = str(exc.ename)
     says = tuple(re.sub(r"\x1b\[[0-9;]*m", "", line) for line in exc.traceback)
     if name not in TOLD:
@@ -263,7 +264,7 @@ def _ended(exc: Any) -> Outcome:
 
 
 def _keep_earlier(path: Path) -> None:
-    """A record is never overwritten: what an earlier attempt left gets a number."""
+    """Rename the notebook of an earlier attempt, with a number: a record is never overwritten."""
     if not path.exists():
         return
     number = 1

@@ -1,6 +1,6 @@
 """A kernel that boots while the rest of the program is still being imported.
 
-It imports what notebooks need before it answers, side by side with the runner, which imports papermill.
+It imports what notebooks need before it answers, in parallel to the runner, which imports papermill.
 It listens on sockets in a private folder instead of TCP ports, which others on the machine could reach.
 """
 
@@ -22,9 +22,9 @@ from pgrunbook.errors import RecordFailed
 
 PREFIX = "pgrb-"
 YOUNG_S = 60
-PATH_MAX_BYTES = 107 - len("/pgrb-12345678/k-5")  # what a socket's path may be, less what we put behind it
-# An import that fails is told by the notebook's own set-up cell, where it can be read in the record.
-# What is imported stays, so that looking for garbage in it costs a fifth of the boot for nothing.
+PATH_MAX_BYTES = 107 - len("/pgrb-12345678/k-5")  # the limit of a socket's path, less the part that we append
+# An import that fails is reported by the notebook's own set-up cell, where the record shows it.
+# Imported modules stay, so that a garbage collection would cost a fifth of the boot for nothing.
 BOOT = """
 import contextlib, gc, importlib, sys
 gc.disable()
@@ -44,12 +44,12 @@ class EarlyKernel:
     def __init__(self, imports: str = "") -> None:
         """Start the kernel; it imports the modules named in ``imports`` (with blanks between) as it boots.
 
-        Raises RecordFailed when the temporary folder does not take its files.
+        Raises RecordFailed when its files cannot be written into the temporary folder.
         """
         try:
             self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_temporary()))  # mkdtemp makes it 0700
             self.log = (self.folder / "log").open("wb")
-            fcntl.flock(self.log, fcntl.LOCK_EX)  # the kernel inherits the lock: it holds while either of us lives
+            fcntl.flock(self.log, fcntl.LOCK_EX)  # the kernel inherits the lock: it is held while either of us lives
             self.connection_file = self.folder / "kernel.json"
             self.connection_file.write_text(json.dumps(_connection(self.folder)))
             self.connection_file.chmod(0o600)
@@ -60,7 +60,7 @@ class EarlyKernel:
                 hint="Make room there, or name another folder in TMPDIR.",
             ) from exc
         self.process = subprocess.Popen(
-            # -P: no module of the working directory is taken for one of Python's own
+            # -P: a module in the working directory cannot replace one of Python's own
             [sys.executable, "-P", "-c", BOOT, "-f", str(self.connection_file),
              "--HistoryManager.enabled=False", "--quiet", imports],
             stdin=subprocess.DEVNULL,
@@ -79,7 +79,7 @@ class EarlyKernel:
         from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
         manager = AsyncKernelManager(connection_file=str(self.connection_file))
-        manager.context.setsockopt(zmq.RECONNECT_IVL, 5)  # ms; by default 100 are lost where the kernel is not up yet
+        manager.context.setsockopt(zmq.RECONNECT_IVL, 5)  # ms; the default is 100, lost where the kernel is not up yet
         manager.load_connection_file()
         provisioner = LocalProvisioner(parent=manager, kernel_id=secrets.token_hex(8), kernel_spec=None)
         provisioner.process = self.process
@@ -121,7 +121,7 @@ def _connection(folder: Path) -> dict[str, object]:
 
 
 def _sweep() -> None:
-    """Remove the folders that runners left which were killed: their lock is free, as nobody who held it lives."""
+    """Remove the folders of runners that were killed: their lock is free, as its holders have ended."""
     for folder in _temporary().glob(f"{PREFIX}*"):
         try:
             facts = folder.lstat()

@@ -1,4 +1,4 @@
-"""What the terminal shows while a run is at work: a bar per procedure, fed by cells and by the journal."""
+"""The progress of a run on the terminal: a bar per procedure, fed by cells and by the journal."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class ProgressDisplay:
                 self._task, total=1, completed=1, status=part.status, colour=colour, description=part.says
             )
         else:
-            told = "" if says else part.says  # an error's first line follows with the rest of it
-            sys.stderr.write(f"{part.procedure:9} {part.status:11} {took_s:6.1f} s  {told}".rstrip() + "\n")
+            line = "" if says else part.says  # the error follows as a whole
+            sys.stderr.write(f"{part.procedure:9} {part.status:11} {took_s:6.1f} s  {line}".rstrip() + "\n")
         if says:
             text = "\n".join(says) + "\n"
             if self._bars is not None:
@@ -90,10 +90,10 @@ class ProgressDisplay:
             events = journal.read(self._journal)
             steps = [e for e in events if e["event"] in ("step-started", "attempt-failed", "restore-progress")]
             if steps and self._task is not None and self._cell in ("execute-plan", "take-back", "restore-to-branch"):
-                self._bars.update(self._task, description=f"{self._cell}: {_told(steps[-1])}")
+                self._bars.update(self._task, description=f"{self._cell}: {_described(steps[-1])}")
 
 
-def _told(event: dict[str, Any]) -> str:
+def _described(event: dict[str, Any]) -> str:
     if event["event"] == "restore-progress":
         of = f" of {event['of'] / 1024 / 1024:,.0f}" if event.get("of") else ""
         return f"{event['what']} {event['bytes'] / 1024 / 1024:,.0f}{of} MB"

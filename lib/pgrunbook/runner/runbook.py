@@ -1,16 +1,15 @@
-"""Runbooks: which procedures, in which order, and what on failure; run headless or prepared for a person."""
+"""Runbooks: which procedures, in which order, and which one on failure; run headless or prepared for a person."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pgrunbook import __version__
 from pgrunbook.config import paths, targets
 from pgrunbook.config.secret_patterns import SECRET_NAME
 from pgrunbook.errors import Refused, RunbookError, WrongInput
@@ -34,7 +33,7 @@ class Book(BaseModel):
 def load(name: str) -> Book:
     """Return the runbook of that name, or the one that consists of the procedure of that name.
 
-    Raises WrongInput when there is neither, or the file is not right.
+    Raises WrongInput when there is neither, or the file is wrong.
     """
     path = paths.project_dir() / "runbooks" / f"{name}.yaml"
     if not path.is_file():
@@ -49,8 +48,8 @@ def load(name: str) -> Book:
     try:
         book = Book.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as exc:
-        told = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())
-        raise _unreadable(path, told) from exc
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())
+        raise _unreadable(path, wrong) from exc
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise _unreadable(path, " ".join(str(exc).split())[:400]) from exc
     unknown = [p for p in (*book.procedures, *filter(None, [book.on_failure])) if p not in parameters_of.OF]
@@ -63,7 +62,7 @@ def load(name: str) -> Book:
 
 
 def typed(book: Book, target: str, given: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return the parameters of each procedure, typed by its model: "0123" stays text where text is meant.
+    """Return the parameters of each procedure, typed by its model: "0123" stays text where the model says text.
 
     Raises WrongInput for a parameter that no procedure knows, that is mistyped, or looks like a secret.
     """
@@ -99,7 +98,6 @@ def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | N
     targets.load(target)
     made = runs.create(name, target, parameters, how="headless")
     made.parts = [Part(p, f"{n:02}-{p}.ipynb") for n, p in enumerate(book.procedures, 1)]
-    made.versions = {"pgrunbook": version("pgrunbook"), "python": platform.python_version()}
     made.hold()
     made.save()
     made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
@@ -109,10 +107,10 @@ def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | N
 def resume(run_id: str, early: EarlyKernel | None = None) -> tuple[Run, int]:
     """Go on with a run where the database shows that it stopped; return the run and the exit code.
 
-    One that was broken off while it was taken back goes on with that.
+    A run that was broken off during its rollback goes on with the rollback.
 
-    Raises WrongInput for a run that does not exist or was made by hand, Refused for one that is done or
-    was taken back, Blocked when it is at work.
+    Raises WrongInput for a run that does not exist, was made by hand or by another version, Refused for one that is
+    done or was taken back, Blocked when it is at work.
     """
     broken = runs.find(run_id)
     broken.hold()
@@ -135,14 +133,43 @@ def _refuse_to_go_on(broken: Run, book: Book) -> None:
     if back is not None and back.status is Status.DONE:
         raise Refused(
             f"run {broken.run_id} was taken back after it failed",
-            detail="What it had applied is not in the database any more.",
-            hint="Mend what failed, then start a new run.",
+            detail="Nothing that it had applied is in the database now.",
+            hint="Correct what failed, then start a new run.",
         )
     if broken.how != "headless":
         raise WrongInput(
             f"run {broken.run_id} was made by hand",
             hint=f"Open its notebooks again: pgrunbook start --resume {broken.run_id}",
         )
+    _refuse_other_version(broken)
+
+
+def _refuse_other_version(made: Run) -> None:
+    """Raise WrongInput for a run that another version made: its plan and its record may follow other rules."""
+    version = made.versions.get("pgrunbook", "")  # before 0.2.0 a run by hand did not record it
+    name = f"pgrunbook {version}" if version else "that version"
+    command = "start" if made.how == "by hand" else "run"
+    if version != __version__:
+        raise WrongInput(
+            f"run {made.run_id} was made by pgrunbook {version or 'before 0.2.0'}, and this is {__version__}",
+            detail="The plan and the record of a run are for the version that made it.",
+            hint=f"Install {name} to go on with the run; where nothing of it was applied, start a new one: "
+            f"pgrunbook {command} {made.runbook} --target {made.target}",
+        )
+
+
+def reopen(run_id: str) -> Run:
+    """Return a run that was made by hand, to open its notebooks again.
+
+    Raises WrongInput for a run that does not exist, was made headless, or by another version.
+    """
+    made = runs.find(run_id)
+    if made.how != "by hand":
+        raise WrongInput(
+            f"run {made.run_id} was not made by hand", hint=f"Go on with it: pgrunbook run --resume {made.run_id}"
+        )
+    _refuse_other_version(made)
+    return made
 
 
 def start(name: str, target: str, given: Mapping[str, str]) -> Run:
@@ -171,6 +198,6 @@ def start(name: str, target: str, given: Mapping[str, str]) -> Run:
     return made
 
 
-def _unreadable(path: Path, told: str) -> WrongInput:
+def _unreadable(path: Path, detail: str) -> WrongInput:
     hint = "It has title, procedures (a list) and, if wanted, on_failure; see runbooks/release.yaml."
-    return WrongInput(f"could not read the runbook {path.name}", detail=told, hint=hint)
+    return WrongInput(f"could not read the runbook {path.name}", detail=detail, hint=hint)

@@ -15,7 +15,7 @@ from pgrunbook.safe_forms.form import Case
 from pgrunbook.safe_forms.indexes import attach, family
 from pgrunbook.sql import default_names
 from pgrunbook.sql.classify import Policy
-from pgrunbook.sql.deparse import adds, alter_table, changed, helper, name, parsed, printed
+from pgrunbook.sql.deparse import add_constraint, alter_table, changed, helper, name, parsed, printed
 from pgrunbook.sql.tree import column_names
 
 # From this version on NOT NULL is a constraint that can be NOT VALID, and so can a partitioned table's foreign key.
@@ -37,6 +37,7 @@ class Piece:
     then: list[str] = field(default_factory=list)
     last: list[SafeStep] = field(default_factory=list)
     cleanup: list[str] = field(default_factory=list)
+    not_null: list[str] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
     says: str = ""
 
@@ -56,13 +57,17 @@ class Naming:
     def constraint(self, columns: Sequence[str], label: str) -> str:
         """Choose the name of a constraint without an index."""
         return self._taken(
-            default_names.chosen(self.table.name, default_names.joined(columns), label, self.constraints | self.new)
+            default_names.free_name(
+                self.table.name, default_names.joined_columns(columns), label, self.constraints | self.new
+            )
         )
 
     def relation(self, columns: Sequence[str], label: str) -> str:
         """Choose the name of an index, a constraint with an index, or a sequence."""
         return self._taken(
-            default_names.chosen(self.table.name, default_names.joined(columns), label, self.relations | self.new)
+            default_names.free_name(
+                self.table.name, default_names.joined_columns(columns), label, self.relations | self.new
+            )
         )
 
     def _taken(self, name_: str) -> str:
@@ -121,6 +126,7 @@ def set_not_null(
             _helper(piece, table, conname, f"CHECK ({name(column)} IS NOT NULL)", only=only)
             piece.first.append(_validate(table, conname, only=only))
             piece.short.append(f"ALTER COLUMN {name(column)} SET NOT NULL")
+            piece.not_null.append(column)
             piece.then.append(alter_table(table.identifier, f"DROP CONSTRAINT {name(conname)}", only=only))
     return piece
 
@@ -159,7 +165,7 @@ def _not_valid_first(table: Relation, constraint: Any, conname: str, *, only: bo
 
 
 def _add(constraint: Any, **slots: Any) -> str:
-    return adds(changed(constraint, **slots))
+    return add_constraint(changed(constraint, **slots))
 
 
 def _helper(piece: Piece, table: Relation, conname: str, definition: str, *, only: bool) -> None:
@@ -246,6 +252,7 @@ def _partitioned_key(case: Case, table: Relation, constraint: Any, conname: str,
     piece.cleanup += [probes.drop_constraint(part, index) for part, index in whole]
     piece.cleanup += [probes.drop_constraint(leaf, index) for leaf, index in below if leaf.is_leaf]
     piece.cleanup += [probes.drop_index(leaf.schema, index) for leaf, index in below if leaf.is_leaf]
+    piece.cleanup += [probes.drop_not_null(table, column) for column in piece.not_null]
     return piece
 
 

@@ -16,7 +16,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
 from pgrunbook.database.routines import Part, Routines
 from pgrunbook.plan.step import Expansion, Gate, SafeStep
-from pgrunbook.safe_forms import code, gates, transaction_bond
+from pgrunbook.safe_forms import code, gates, outside, transaction_bond
 from pgrunbook.safe_forms.alter_table import AlterTable
 from pgrunbook.safe_forms.do_guard import guarded, is_there
 from pgrunbook.safe_forms.form import Case, Form, Memory
@@ -83,7 +83,11 @@ class Expander:
         case = Case(statement, node, self._facts, self._memory, self._batch_rows)
         is_fresh = self._names.are_fresh(node)
         parts = self._parts(node)
-        if self._names.unclear(node):
+        beyond = outside.find(self._facts, parsed(statement.sql))
+        if beyond is not None:
+            off = self._off.get(key(statement), "")
+            found = _as_written(statement, f"It {beyond.says}.", off=off, gate=beyond)
+        elif self._names.unclear(node):
             found = _as_written(statement, "Which table it means cannot be told before.", gate=self._names.gate(node))
         elif key(statement) in self._off:
             reason = self._off[key(statement)]
@@ -95,7 +99,8 @@ class Expander:
             found = Expansion(statement, "guarded", "What it would add exists already: nothing is executed.", ())
         else:
             found = self._bound(_expansion(case))
-        found = replace(found, gate=code.joined(found.gate, code.find(case, parts, self._judged)))
+        if beyond is None:
+            found = replace(found, gate=code.joined(found.gate, code.find(case, parts, self._judged)))
         kept_together = bool(self._bonds) or is_fresh
         self._seen.append((found, "" if kept_together else _locked_table(found, self._facts)))
         self._pass(statement, node, parts)

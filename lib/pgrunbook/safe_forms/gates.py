@@ -135,7 +135,7 @@ def _column(case: Case, table: Relation, cmd: Any) -> Gate | None:
             "or, from PostgreSQL 18 on, make it VIRTUAL.",
         )
     type_ = _type_name(cmd.def_.typeName)
-    domain = case.facts.rows("constrained_domain", type=type_) if not column.serial else []
+    domain = case.facts.rows("constrained_domain", type=case.facts.type_oid(type_)) if not column.serial else []
     if domain and domain[0]["is_constrained"]:
         return Gate(
             id="constrained-domain",
@@ -168,7 +168,7 @@ def rewrites(case: Case, table: Relation, cmd: Any) -> bool:
     """Tell whether ALTER COLUMN TYPE rewrites the table: not for a wider varchar or numeric, nor to text."""
     type_ = cmd.def_.typeName
     plain = [part.sval for part in type_.names]
-    found = case.facts.rows("type_change", oid=table.oid, column=cmd.name, type=_type_name(type_))
+    found = case.facts.rows("type_change", oid=table.oid, column=cmd.name, type=case.facts.type_oid(_type_name(type_)))
     if not found:
         return False
     row = found[0]

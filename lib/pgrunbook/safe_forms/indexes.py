@@ -73,8 +73,8 @@ class CreateIndex:
         self.table = table
         taken = case.facts.taken_names(table.schema) | case.memory.taken(table.schema)
         self.columns = default_names.index_columns(case.node)
-        self.index = case.node.idxname or default_names.chosen(
-            table.name, default_names.joined(self.columns), "idx", taken
+        self.index = case.node.idxname or default_names.free_name(
+            table.name, default_names.joined_columns(self.columns), "idx", taken
         )
         taken.add(self.index)
         case.memory.taken(table.schema).add(self.index)
@@ -231,10 +231,10 @@ def family(
     """Return the tables below a partitioned one, parents first, each with the name that its index will get."""
     found: list[tuple[Partition, str]] = []
     by_schema = {table.schema: taken}
-    named = "" if label == "pkey" else default_names.joined(columns)
+    named = "" if label == "pkey" else default_names.joined_columns(columns)
     for partition in facts.partitions(table):
         used = by_schema.setdefault(partition.schema, facts.taken_names(partition.schema))
-        index = default_names.chosen(partition.name, named, label, used)
+        index = default_names.free_name(partition.name, named, label, used)
         used.add(index)
         found.append((partition, index))
     return found

@@ -112,7 +112,7 @@ class DetachPartition:
         text = case.facts.rows("partition_constraint", oid=child.oid)[0]["condition"] or "true"
         columns = column_names(pglast.parse_sql(f"SELECT {text}")[0].stmt.targetList)
         taken = case.facts.constraint_names(child.schema)
-        self.left = default_names.chosen(child.name, columns[0] if len(columns) == 1 else "", "check", taken)
+        self.left = default_names.free_name(child.name, columns[0] if len(columns) == 1 else "", "check", taken)
 
     def expand(self) -> tuple[SafeStep, ...]:
         """Return two steps."""

@@ -1,4 +1,4 @@
-"""The gates of a plan: what nobody can make safe, and somebody has to accept before migrate executes it."""
+"""The acceptance of gates: a person accepts the statements of a plan that have no safe form, before migrate runs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ ACCEPTED = "gates-accepted"
 
 
 def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Accept gates of a run's plan, all that are open where none is named; return what was accepted, and what is open.
+    """Accept gates of a run's plan, all open ones where none is named; return those accepted, and those still open.
 
-    It is written into the run's journal, with who it was, and counts for this very plan only.
+    The run's journal records the gates and who accepted them. An acceptance counts for this very plan only.
 
-    Raises WrongInput for a run that does not exist or has no plan, or for what is no gate of it.
+    Raises WrongInput for a run that does not exist or has no plan, or for a key that is no gate of it.
     """
     made = runs.find(run_id)
     path = made.folder / "plan.json"
     if not path.is_file():
-        raise WrongInput(f"run {made.run_id} has no plan", hint="prepare makes it: run that first.")
+        raise WrongInput(f"run {made.run_id} has no plan", hint="Run prepare first: it makes the plan.")
     plan = plans.read(path)
     gates = [gate.key for gate in plan.gates()]
     unknown = sorted(set(keys) - set(gates))
@@ -34,7 +34,7 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
         raise WrongInput(
             f"the plan of run {made.run_id} has no gate {', '.join(unknown)}",
             detail=f"Its gates: {', '.join(gates) or 'none'}.",
-            hint="A gate is named by file and line, as freeze-the-plan shows it.",
+            hint="Name a gate by file and line, as freeze-the-plan shows it.",
         )
     before = accepted(plan, journal.read(made.journal.path))
     chosen = list(keys) or [key for key in gates if key not in before]
@@ -49,9 +49,9 @@ def note(run: Run, plan: Plan, keys: Sequence[str]) -> None:
 
 
 def accepted(plan: Plan, events: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return the gates of a plan that its run's journal says are accepted."""
-    told = [e["gates"] for e in events if e["event"] == ACCEPTED and e["digest"] == plan.digest]
-    return {key for keys in told for key in keys}
+    """Return the gates of a plan that are accepted, as its run's journal says."""
+    found = [e["gates"] for e in events if e["event"] == ACCEPTED and e["digest"] == plan.digest]
+    return {key for keys in found for key in keys}
 
 
 def left(run: Run, plan: Plan, also: Sequence[str] = ()) -> list[OpenGate]:

@@ -1,4 +1,4 @@
-"""The recorder in a notebook's kernel: every cell that runs goes into the journal of the run."""
+"""The recorder in a notebook's kernel: it writes every cell that runs into the journal of the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OURS = "of_pgrunbook"  # marks our recorder among the kernel's hooks
 def record(journal: Journal, procedure: str, on_error: Callable[[BaseException], None]) -> None:
     """Write every cell that runs in this kernel into the journal, also those run twice or changed.
 
-    ``on_error`` is called with what ended a cell. Outside of a kernel nothing is recorded.
+    ``on_error`` is called with the error that ended a cell. Outside of a kernel nothing is recorded.
     """
     from IPython import get_ipython
 
@@ -30,16 +30,16 @@ def record(journal: Journal, procedure: str, on_error: Callable[[BaseException],
 
     def before(info: Any) -> None:
         digest = _digest(str(info.raw_cell))
-        # Headless front ends do not tell the kernel which cell they send; the source does.
+        # Headless front ends do not send the id of a cell to the kernel; we find it by the source.
         now.update(cell=known.get(digest) or info.cell_id, at=monotonic())
         journal.write("cell-started", procedure=procedure, cell=now["cell"], source_sha256=digest,
                       as_in_source=digest in known)  # fmt: skip
 
     def after(result: Any) -> None:
         error = result.error_before_exec or result.error_in_exec
-        told = {"error": _lines(error), "kind": type(error).__name__} if error else {}
+        failed = {"error": _lines(error), "kind": type(error).__name__} if error else {}
         took_ms = round((monotonic() - float(str(now["at"]))) * 1000, 1)
-        journal.write("cell-ended", procedure=procedure, cell=now["cell"], ok=error is None, ms=took_ms, **told)
+        journal.write("cell-ended", procedure=procedure, cell=now["cell"], ok=error is None, ms=took_ms, **failed)
         if error is not None:
             on_error(error)
 
@@ -56,7 +56,7 @@ def _ids(procedure: str) -> dict[str, str]:
         path = paths.project_dir() / "notebooks" / f"{procedure}.ipynb"
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError, WrongInput):
-        return {}  # a copy far from its project: the front end's own ids, where it tells them
+        return {}  # a copy outside of its project: the front end's own ids count, where it sends them
     return {_digest("".join(cell["source"])): str(cell["id"]) for cell in cells if cell["cell_type"] == "code"}
 
 

@@ -1,4 +1,4 @@
-"""What each procedure is told, as a model: light, so that the command line can check it before anything else loads."""
+"""The parameters of each procedure, as models; light, so that the command line can check them before all else loads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAST = "last-restore-point"
 
 
 def _listed(given: object) -> object:
-    """A list as a notebook has it, or as text: comma-separated, or in JSON where a name holds a comma."""
+    """Return a list that a notebook gives, or the command line: comma-separated, or JSON where a name has a comma."""
     if isinstance(given, str):
         given = _json(given, list) if given.startswith("[") else [part for part in given.split(",") if part.strip()]
     if not isinstance(given, list | tuple):
@@ -36,7 +36,7 @@ def _listed(given: object) -> object:
 
 
 def _numbered(given: object) -> object:
-    """A list of numbers as a notebook has it, or as text: 1,2."""
+    """Return a list of numbers that a notebook gives, or the command line: 1,2."""
     found = _listed(given)
     texts = [str(number).strip() for number in found] if isinstance(found, tuple) else []
     if any(not re.fullmatch("[1-9][0-9]*", text) for text in texts):
@@ -80,7 +80,7 @@ Reasons = Annotated[dict[Place, Word], BeforeValidator(_mapped)]
 
 
 class Parameters(BaseModel):
-    """What every procedure is told. Unknown names are refused, and nothing is converted but text to lists."""
+    """The parameters of every procedure. Unknown names are refused; nothing is converted but text to lists."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -88,12 +88,12 @@ class Parameters(BaseModel):
 
 
 class Prepare(Parameters):
-    """What prepare is told.
+    """The parameters of prepare.
 
     ``allow_loss`` names objects that may be lost in safe-migrations mode, ``accept`` the gates (each by its
     statement) that the operator accepts, ``safe_forms_off`` statements to run as they are written, with the reason.
-    The rehearsal is ``with_data`` as far as ``most_mb`` go, under ``load`` transactions a second. With ``keep`` what
-    a migration destroys is kept, so that it can be taken back.
+    The rehearsal is ``with_data`` up to ``most_mb``, under ``load`` transactions a second. With ``keep`` the plan
+    captures what a migration destroys, so that rollback can revert it.
     """
 
     generate: bool = False
@@ -110,9 +110,9 @@ class Prepare(Parameters):
 
 
 class Migrate(Parameters):
-    """What migrate is told.
+    """The parameters of migrate.
 
-    ``approved`` is the digest of the plan that somebody approved, or how it begins; the rest is as in prepare.
+    ``approved`` is the digest of the plan that somebody approved, or its first digits; the rest is as in prepare.
     """
 
     approved: Digest = ""
@@ -123,17 +123,17 @@ class Migrate(Parameters):
 
 
 class Validate(Parameters):
-    """What validate is told."""
+    """The parameters of validate."""
 
     of_run: str = ""
     max_slowdown: float = Field(default=2.0, ge=1.0, le=1000.0)
 
 
 class Rollback(Parameters):
-    """What rollback is told: how many of the last migrations, or all that one run applied, or ``steps`` of one.
+    """The parameters of rollback: how many of the last migrations, or all of one run, or ``steps`` of one migration.
 
-    ``on_conflict`` says what becomes of rows that a migration has changed and somebody since: ``stop`` refuses,
-    ``keep`` leaves them, ``restore`` overwrites them. It is tried ``with_data`` as far as ``most_mb`` go.
+    ``on_conflict`` decides on rows that a migration has changed and somebody else since: ``stop`` refuses,
+    ``keep`` leaves them, ``restore`` overwrites them. The rollback is tried ``with_data`` up to ``most_mb``.
     """
 
     migrations: int = Field(default=1, ge=1, le=1000)
@@ -147,17 +147,17 @@ class Rollback(Parameters):
 
 
 class Restore(Parameters):
-    """What restore is told: the point (a restore point's name, an LSN, a time with zone), and a name."""
+    """The parameters of restore: the point (a restore point's name, an LSN, a time with zone), and a server's name."""
 
     to: str = LAST
     name: str = ""
 
 
 class Purge(Parameters):
-    """What purge is told: what of the things that are kept is to go.
+    """The parameters of purge: which items of undo data to drop.
 
-    By age, by number, or everything; where none is named, what nobody needs any more. ``force`` lets go of what is
-    still needed, too.
+    By age, by number, or everything; where none is named, the items that nobody needs any more. ``force`` purges
+    items that are still needed, too.
     """
 
     older_than_days: int = Field(default=0, ge=0, le=3650)
@@ -193,7 +193,7 @@ OF: dict[str, type[Parameters]] = {
 def checked(
     procedure: str, model: type[Parameters], given: Mapping[str, object], *, from_text: bool = False
 ) -> Parameters:
-    """Return the parameters as the procedure's model has them; with ``from_text`` each is given as text.
+    """Return the parameters as the procedure's model; with ``from_text`` each is given as text.
 
     Raises WrongInput when one is unknown, missing, mistyped, out of range or looks like a secret.
     """
@@ -208,7 +208,7 @@ def checked(
         return model.model_validate_strings(given) if from_text else model.model_validate(given)
     except ValidationError as exc:
         raise WrongInput(
-            f"the parameters of {procedure} are not right",
+            f"the parameters of {procedure} are wrong",
             detail="; ".join(_wrong(error) for error in exc.errors()),
             hint=f"{procedure} knows: {', '.join(model.model_fields)}.",
         ) from None

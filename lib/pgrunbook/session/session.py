@@ -1,7 +1,7 @@
-"""A notebook at work: its run, its target, its parameters, and the recorder in its kernel.
+"""The session of a notebook: its run, its target, its parameters, and the recorder in its kernel.
 
-The same cells do the same in JupyterLab and under papermill: the run is found by the working
-directory, and where there is none, one is made.
+The same cells do the same in JupyterLab and under papermill: the session finds the run by the working
+directory, and makes one where there is none.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ from pgrunbook.errors import (
     Unreachable,
     WrongInput,
 )
+from pgrunbook.record import door
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
-from pgrunbook.session import cells
+from pgrunbook.session import cells, outputs
 from pgrunbook.session.parameters import Parameters, checked
 
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
 CHANGING = "The history table and schema pgrunbook say what is done; an open transaction was aborted."
 View = TypeVar("View")
-_begun: list[Session] = []  # what this kernel works on: one at a time
+_begun: list[Session] = []  # the session of this kernel: one at a time
 
 
 @dataclass
 class Session:
-    """What a notebook's steps share."""
+    """The state that the steps of a notebook share."""
 
     procedure: str
     run: Run
@@ -72,7 +73,7 @@ class Session:
 
     @property
     def identity(self) -> Identity:
-        """Who the target's server and database are."""
+        """Server, database and role of the target."""
         if self._identity is None:
             self._identity = activity.identity(self.conn)
         return self._identity
@@ -82,11 +83,13 @@ class Session:
         self.run.journal.write(event, procedure=self.procedure, **facts)
 
     def keep_table(self, name: str, table: Table) -> Table:
-        """Keep a table's rows as CSV in the run folder; return the table."""
+        """Write a table's rows as CSV into the run folder; return the table."""
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(table.headings)
-        writer.writerows([str(v.text if isinstance(v, Cell) else v) for v in row] for row in table.rows)
+        # A cell at a time: an apostrophe in one would be taken for the quote of another.
+        rows = ([door.masked(str(v.text if isinstance(v, Cell) else v)) for v in row] for row in table.rows)
+        writer.writerows(rows)
         self.run.keep(f"{name}.csv", text.getvalue())
         return table
 
@@ -117,7 +120,7 @@ class Session:
         return Card(f"Target {self.target.name}", facts, tone=BAD if self.target.protected else GOOD)
 
     def verdict(self, state: str, facts: Sequence[tuple[str, object]], *, then: str) -> Banner:
-        """Record that the procedure came to its end, and return the banner that says so."""
+        """Record the end of the procedure, and return the banner that says so."""
         self.journal("verdict", outcome=Status.DONE, says=state)
         if not _headless():
             _note_part(self.run, self.procedure, Status.DONE, state)
@@ -126,16 +129,16 @@ class Session:
         return Banner("done", state, every)
 
     def note_error(self, error: BaseException) -> None:
-        """Keep run.json true when a cell failed where no runner does it; the folder is free for others then."""
+        """Record a failed cell in run.json where no runner does it, and release the run folder."""
         if _headless() or self._part_status() is Status.DONE:
             return
         _note_part(self.run, self.procedure, _status_of(error), str(error).partition("\n")[0])
         self.run.release()
 
     def at_work(self) -> None:
-        """Take the run again before something is changed: a cell that failed before it let go of it.
+        """Take the run folder again before something is changed: a cell that failed has released it.
 
-        Raises Blocked when another process has the run meanwhile.
+        Raises Blocked when another process holds the run folder now.
         """
         self.changing = True
         if not _headless():
@@ -143,7 +146,7 @@ class Session:
             _note_part(self.run, self.procedure, Status.RUNNING)
 
     def show(self, view: object) -> None:
-        """Show a view beside what the step returns, or above the error that it raises."""
+        """Show a view above what the step returns, or above the error that it raises."""
         from IPython import get_ipython
 
         if get_ipython() is not None:
@@ -174,21 +177,23 @@ class Session:
 
 
 def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) -> Session:
-    """Check the parameters, find or make the run, start the recorder; return what the steps share.
+    """Check the parameters, find or make the run, start the recorder; return the session.
 
-    A set-up cell that is run again ends what it began before.
+    When the set-up cell is run again, it ends the session that it began before.
 
-    Raises WrongInput for a parameter or target that is not right, Blocked when the run folder is in use.
+    Raises WrongInput for a wrong parameter or target, Blocked when the run folder is in use.
     """
     parameters = checked(procedure, model, given)
     target = targets.load(parameters.target)
-    _leave()
+    _end_earlier()
     run = _find_run(procedure, parameters)
     if not _headless():
         run.hold()
         _note_part(run, procedure, Status.RUNNING)
     here = Session(procedure, run, target, parameters)
     _begun.append(here)
+    door.guard_logs()
+    outputs.guard()
     cells.record(run.journal, procedure, here.note_error)
     run.journal.write(
         "procedure-started", procedure=procedure, target=target.name, parameters=parameters.model_dump(mode="json"),
@@ -198,16 +203,16 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
 
 
 def step(function: Callable[[Session], View]) -> Callable[[Session], View]:
-    """Make a function a step: what the server says and no mechanism explained, is told in our own form."""
+    """Make a function a step: errors of psycopg that nobody has explained become errors of ours."""
 
     @wraps(function)
-    def told(here: Session) -> View:
+    def explained(here: Session) -> View:
         try:
             return function(here)
         except psycopg.Error as exc:
             raise _explained(here, exc) from exc
 
-    return told
+    return explained
 
 
 def _explained(here: Session, exc: psycopg.Error) -> RunbookError:
@@ -215,14 +220,14 @@ def _explained(here: Session, exc: psycopg.Error) -> RunbookError:
     facts = {"detail": exc.diag.message_detail or "", "state": CHANGING if here.changing else NOTHING_CHANGED}
     if isinstance(exc, psycopg.errors.InsufficientPrivilege):
         hint = "Let the owner GRANT it to the role of this target, or name another role."
-        return Refused(f'the role of target "{here.target.name}" may not: {said}', **facts, hint=hint)
+        return Refused(f'the role of target "{here.target.name}" lacks a privilege: {said}', **facts, hint=hint)
     if isinstance(exc, psycopg.errors.LockNotAvailable | psycopg.errors.QueryCanceled):
         hint = "Wait, or find who holds the lock (pg_blocking_pids); then run this cell again."
         return Blocked(f'could not read target "{here.target.name}" in time: {said}', **facts, hint=hint)
     if isinstance(exc, psycopg.OperationalError):
         hint = "When the server answers again, run this cell again, or the run with --resume."
         return Unreachable(f'lost the connection to target "{here.target.name}": {said}', **facts, hint=hint)
-    hint = "Look into the server's log; then run this cell again."
+    hint = "Read the server's log; then run this cell again."
     return StatementFailed(f'target "{here.target.name}" refused a statement of ours: {said}', **facts, hint=hint)
 
 
@@ -251,7 +256,7 @@ def _how() -> str:
 
 
 def _asks_can_be_answered() -> bool:
-    """Tell whether a person sits at the notebook: only then does the front end answer input()."""
+    """Tell whether a person runs the notebook: only then does the front end answer input()."""
     try:
         from IPython import get_ipython
 
@@ -266,22 +271,22 @@ def _engine_note() -> str:
         return ""
     return (
         "<div style='color:#9a6700;margin-top:6px'>Stock papermill marks cells as completed that were not. "
-        "Run it with <code>--engine pgrunbook</code>, and the record is truthful.</div>"
+        "Run it with <code>--engine pgrunbook</code> for a truthful record.</div>"
     )
 
 
 def _last_run(procedure: str, this: Run) -> str:
-    """A line on the last run of the same procedure on the same target, with a link to its notebook."""
+    """Return a line on the last run of the same procedure on the same target, with a link to its notebook."""
     for folder in reversed(runs.folders()):
         if folder == this.folder:
             continue
         try:
             run = runs.load(folder)
         except WrongInput:
-            continue  # a folder that cannot be read is told by `pgrunbook runs`, not here
+            continue  # `pgrunbook runs` reports a folder that cannot be read
         part = next((p for p in run.parts if p.procedure == procedure), None)
         if run.target == this.target and part is not None:
-            standing = part.status if part.status is not Status.RUNNING else run.standing()
+            standing = part.status if part.status is not Status.RUNNING else run.actual_status()
             link = escape(str(folder / part.notebook if part.notebook else folder))
             says = escape(f": {part.says}" if part.says else "")
             return (
@@ -292,11 +297,11 @@ def _last_run(procedure: str, this: Run) -> str:
 
 
 def _note_part(run: Run, procedure: str, status: Status, says: str = "") -> None:
-    """Keep run.json up to date where no runner does it."""
+    """Write a part's status into run.json where no runner does it."""
     run.parts = runs.load(run.folder).parts  # the other notebooks of this run have kernels of their own
     part = next((p for p in run.parts if p.procedure == procedure), None)
     if part is None:
-        part = Part(procedure, "")  # opened elsewhere: the run folder holds its evidence, not the notebook
+        part = Part(procedure, "")  # the notebook lies elsewhere; the run folder holds its evidence only
         run.parts.append(part)
     part.status, part.says = status, says
     if status is Status.RUNNING:
@@ -309,15 +314,15 @@ def _note_part(run: Run, procedure: str, status: Status, says: str = "") -> None
 
 
 def _status_of_all(parts: list[Status]) -> Status:
-    """Somebody at work counts first, then what went wrong, then what is still to be opened."""
+    """Return the run's status: a running part counts first, then the last failure, then a part not opened yet."""
     wrong = [s for s in parts if s not in (Status.RUNNING, Status.WAITING, Status.DONE)]
     if Status.RUNNING in parts:
         return Status.RUNNING
     return wrong[-1] if wrong else Status.WAITING if Status.WAITING in parts else Status.DONE
 
 
-def _leave() -> None:
-    """End what this kernel began before: the set-up cell is run again."""
+def _end_earlier() -> None:
+    """End the session that this kernel began before: the set-up cell is run again."""
     while _begun:
         earlier = _begun.pop()
         earlier.close()

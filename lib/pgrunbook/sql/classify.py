@@ -11,7 +11,7 @@ from pglast import ast, enums
 
 
 class Type(StrEnum):
-    """The guide's three types of a migration, told for each statement.
+    """The guide's three types of a migration, given for each statement.
 
     ``compatible``: running code goes on as before. ``breaking``: running code that reads or writes
     what is touched may fail. ``data``: rows change.
@@ -36,7 +36,7 @@ _NEVER_IN_A_TRANSACTION = (
 
 
 def cannot_run_in_a_transaction(node: Any) -> bool:
-    """Tell whether the server refuses a statement inside a transaction block, whatever it is about."""
+    """Tell whether the server refuses a statement inside a transaction block, whatever objects it names."""
     match node:
         case ast.IndexStmt() | ast.DropStmt():
             return bool(node.concurrent)
@@ -60,7 +60,7 @@ def cannot_run_in_a_transaction(node: Any) -> bool:
     return isinstance(node, _NEVER_IN_A_TRANSACTION)
 
 
-def waits_without_harm(kind: str) -> bool:
+def wait_is_harmless(kind: str) -> bool:
     """Tell whether others go on while a statement of this kind waits for its locks.
 
     It waits for old snapshots, or for a lock that conflicts with no reader and no writer
@@ -151,7 +151,7 @@ _HARMLESS_DROPS = {
 
 
 def type_of(node: Any) -> Type:
-    """Return which of the guide's types a statement has, as far as its text tells."""
+    """Return which of the guide's types a statement has, as far as its text shows."""
     if _changes_rows(node):
         return Type.DATA
     match node:
@@ -192,7 +192,7 @@ def _breaks(cmd: Any) -> bool:
 
 
 def _changes_rows(node: Any) -> bool:
-    """DML, also inside WITH; code that we cannot see into counts as changing rows."""
+    """DML, also inside WITH; code that cannot be read counts as changing rows."""
     opaque = ast.DoStmt | ast.CallStmt | ast.TruncateStmt
     dml = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
     if isinstance(node, opaque | dml):
@@ -205,7 +205,7 @@ def _changes_rows(node: Any) -> bool:
 
 
 def _is_foreign_call(part: Any) -> bool:
-    """A function outside pg_catalog, as far as its name tells, may write; the few that are known do not."""
+    """Tell whether a function call may write: by its name alone, any but a few known ones may."""
     if not isinstance(part, ast.FuncCall):
         return False
     return part.funcname[-1].sval not in (
@@ -219,7 +219,7 @@ def _is_foreign_call(part: Any) -> bool:
 
 
 def _has_option(options: Any, name: str) -> bool:
-    """Tell whether an option is on: named alone, or with anything but a no."""
+    """Tell whether an option is on: named alone, or with any value that is not false."""
     for option in options or ():
         if isinstance(option, ast.DefElem) and option.defname == name:
             value = getattr(option.arg, "sval", None) or getattr(option.arg, "ival", True)
@@ -242,7 +242,7 @@ def _walk(node: Any) -> Iterator[Any]:
 
 
 def objects(node: Any) -> Iterator[str]:
-    """Yield the names of what a statement names first: relations, or the objects of a DROP."""
+    """Yield the objects that a statement names, each once: relations, or what a DROP drops."""
     seen: set[str] = set()
     named: list[str] = []
     if isinstance(node, ast.DropStmt):

@@ -1,7 +1,7 @@
 """The names that PostgreSQL would choose for an index or a constraint that is given none.
 
 Source: https://www.postgresql.org/docs/current/sql-createindex.html (name) and the behaviour of the server,
-which the tests ask.
+which the tests check.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pglast import ast, enums
 LONGEST_BYTES = 63
 
 
-def chosen(table: str, columns: str, label: str, taken: Collection[str]) -> str:
+def free_name(table: str, columns: str, label: str, taken: Collection[str]) -> str:
     """Return table_columns_label, shortened to fit, with the first number that makes it free."""
     for number in _numbers():
         name = _fitted(table, columns, label + number)
@@ -24,7 +24,7 @@ def chosen(table: str, columns: str, label: str, taken: Collection[str]) -> str:
 
 
 def index_columns(node: Any) -> list[str]:
-    """Return the names of an index's columns: those of an expression are made up, and none comes twice."""
+    """Return the names of an index's columns: an expression gets the server's name for it, and none comes twice."""
     found: list[str] = []
     for element in (*(node.indexParams or ()), *(node.indexIncludingParams or ())):
         base = element.name or _figured(element.expr) or "expr"
@@ -36,14 +36,14 @@ def index_columns(node: Any) -> list[str]:
     return found
 
 
-def joined(columns: Sequence[str]) -> str:
-    """Return the part of an object's name that tells its columns; it stops growing where nothing more fits."""
-    told = ""
+def joined_columns(columns: Sequence[str]) -> str:
+    """Return the part of an object's name that lists its columns; columns beyond the longest name are left out."""
+    listed = ""
     for column in columns:
-        told += ("_" if told else "") + column
-        if len(told.encode()) > LONGEST_BYTES:
+        listed += ("_" if listed else "") + column
+        if len(listed.encode()) > LONGEST_BYTES:
             break
-    return told
+    return listed
 
 
 def _numbers() -> Iterator[str]:
@@ -73,7 +73,7 @@ def _clipped(text: str, size: int) -> str:
 
 
 def _figured(node: Any) -> str | None:
-    """Return the name that PostgreSQL sees in an expression, None where it sees none."""
+    """Return the name that PostgreSQL derives from an expression, None where it derives none."""
     strong = _named(node)
     if strong is not None:
         return strong

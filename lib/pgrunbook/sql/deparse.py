@@ -1,4 +1,4 @@
-"""SQL text that safe forms make: printed from a parse tree, or composed of names; both checked."""
+"""SQL text of safe forms: printed from a parse tree, or composed of names; both checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pgrunbook.errors import WrongInput
 def printed(node: Any) -> str:
     """Return the SQL of a statement's tree.
 
-    The parser reads it back, and the trees must be equal: a printer that drops a word would change what is done.
+    The parser reads it back, and both trees must be equal: a lost word would change what the statement does.
 
     Raises WrongInput when they are not.
     """
@@ -30,14 +30,14 @@ def printed(node: Any) -> str:
     if not same:
         raise WrongInput(
             "cannot write this statement in its safe form",
-            detail=f"What was written reads otherwise: {text[:300]}",
+            detail=f"The generated SQL has another meaning: {text[:300]}",
             hint="Switch its safe form off, with the reason, or write the safe form into the migration.",
         )
     return text
 
 
 def parsed(text: str) -> Any:
-    """Return the tree of a statement that we made, or that the server told."""
+    """Return the tree of a statement that we composed, or that the server returned."""
     return pglast.parse_sql(text)[0].stmt
 
 
@@ -53,7 +53,7 @@ def alter_table(table: sql.Identifier, *commands: str, only: bool = False) -> st
     return f"ALTER TABLE {'ONLY ' if only else ''}{text(table)} {', '.join(commands)}"
 
 
-def adds(constraint: Any) -> str:
+def add_constraint(constraint: Any) -> str:
     """Return the subcommand of ALTER TABLE that adds a constraint."""
     cmd = parsed("ALTER TABLE t ADD CHECK (true)").cmds[0]
     cmd.def_ = constraint
@@ -75,7 +75,7 @@ def command(cmd: Any) -> str:
 
 
 def changed(node: Any, **slots: Any) -> Any:
-    """Return a copy of a tree with some of its slots set otherwise."""
+    """Return a copy of a tree with other values in some of its slots."""
     other = copy.deepcopy(node)
     for name, value in slots.items():
         setattr(other, name, value)
@@ -115,5 +115,5 @@ def literal(value: object) -> str:
 
 
 def helper(*about: str) -> str:
-    """Return the name of a helper object: always the same for the same purpose, so that it is found again."""
+    """Return the name of a helper object: the same for the same purpose, so that a later run finds it."""
     return "pgrunbook_" + hashlib.sha256("\0".join(about).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Lock modes of tables: their order, which of them conflict, and whom each keeps waiting."""
+"""Lock modes of tables: their order, which of them conflict, and whom each blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHARE = "ShareLock"
 SHARE_ROW_EXCLUSIVE = "ShareRowExclusiveLock"
 EXCLUSIVE = "ExclusiveLock"
 ACCESS_EXCLUSIVE = "AccessExclusiveLock"
-# Weakest first; which of them a mode waits for is PostgreSQL's table of conflicts.
+# Weakest first; CONFLICTS is PostgreSQL's table of the modes that each of them waits for.
 MODES = (ACCESS_SHARE, ROW_SHARE, ROW_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE, SHARE, SHARE_ROW_EXCLUSIVE, EXCLUSIVE,
          ACCESS_EXCLUSIVE)  # fmt: skip
 CONFLICTS: dict[str, frozenset[str]] = {
@@ -54,12 +54,12 @@ def blocks(mode: str) -> tuple[str, ...]:
 
 
 def covers(mode: str, other: str) -> bool:
-    """Whether everybody who waits for the other mode waits for this one too."""
+    """Whether whoever is blocked by the other mode is blocked by this one too."""
     return CONFLICTS[mode] >= CONFLICTS[other]
 
 
 def strongest(locks: Iterable[tuple[str, str]]) -> tuple[Lock, ...]:
-    """Return pairs of object and mode as locks, sorted, without those that another one covers."""
+    """Return pairs of object and mode as locks, sorted, without those that a stronger one covers."""
     pairs = sorted(set(locks))
     return tuple(
         Lock(name, mode)

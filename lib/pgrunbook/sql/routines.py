@@ -60,7 +60,7 @@ def bodies(node: Any) -> list[Any]:
 
 @lru_cache(maxsize=256)
 def block(sql: str) -> Block:
-    """Read a DO statement written in PL/pgSQL; what cannot be read is told as not ``readable``."""
+    """Read a DO statement written in PL/pgSQL; a block that cannot be read is not ``readable``."""
     node = pglast.parse_sql(sql)[0].stmt
     language = [strings((item.arg,)) for item in node.args if item.defname == "language"]
     if language and language[0] != ("plpgsql",):

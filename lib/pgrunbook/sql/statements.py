@@ -1,8 +1,7 @@
-"""The statements of a migration file, as PostgreSQL's own parser reads them, each with what it is."""
+"""The statements of a migration file, as PostgreSQL's own parser reads them, each with its kind and type."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from pglast import ast
 from pglast.parser import ParseError, parse_sql, scan, split
 
 from pgrunbook.errors import WrongInput
-from pgrunbook.sql import classify
+from pgrunbook.sql import classify, secrets
 from pgrunbook.sql.classify import Policy, Type
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -32,25 +31,24 @@ class Statement:
 
     @property
     def sha256(self) -> str:
-        """The hash of the exact text."""
-        return hashlib.sha256(self.sql.encode()).hexdigest()
+        """The hash of the exact text, an HMAC where it holds a secret."""
+        return secrets.fingerprint(self.sql)
 
 
 def parse(sql: str, file: str) -> list[Statement]:
     """Split a file into its statements and say what each is; [] for a file of comments.
 
-    Raises WrongInput, with file and line, for what does not parse, for BEGIN and COMMIT, for COPY FROM
-    STDIN, and for a password in clear.
+    Raises WrongInput, with file and line, for what does not parse, for BEGIN and COMMIT, and for COPY FROM STDIN.
     """
     text = sql.removeprefix(BYTE_ORDER_MARK)
     if "\0" in text:
         raise WrongInput(
             f"{file}, line {line_of(text, text.index(chr(0)))}: holds a zero byte",
-            detail="PostgreSQL would read the file up to there and pass over the rest.",
-            hint="Take it out; a file in UTF-16 is to be saved as UTF-8.",
+            detail="PostgreSQL would read the file up to there and ignore the rest.",
+            hint="Remove it; save a file in UTF-16 as UTF-8.",
         )
-    # To the scanner every character beyond ASCII is a letter; one letter for each keeps the places, and
-    # spares the parser's count of bytes for every place, which takes minutes in a file of a megabyte.
+    # The scanner takes every character beyond ASCII for a letter. One letter for each keeps the positions, and
+    # avoids that the parser counts bytes for every position, which takes minutes in a file of a megabyte.
     lettered = re.sub(r"[^\x00-\x7f]", "x", text)
     try:
         slices = split(lettered, only_slices=True)
@@ -74,12 +72,6 @@ def refusal(node: Any, file: str, line: int) -> WrongInput | None:
         )
     if isinstance(node, ast.CopyStmt) and node.is_from and node.filename is None and not node.is_program:
         return _copy_from_stdin(file, line)
-    if _holds_a_password(node):
-        return WrongInput(
-            f"{file}, line {line}: a migration cannot hold a password",
-            detail="Every statement is copied into the plan, the journal and the notebooks of each run.",
-            hint="Make the role or mapping without it; set it by hand (psql's \\password), or let a secret manager.",
-        )
     return None
 
 
@@ -147,21 +139,11 @@ def _strings(sql: str) -> list[str]:
     return [sql[t.start : t.end + 1].replace("''", "'") for t in scan(lettered) if t.name in ("SCONST", "USCONST")]
 
 
-def _holds_a_password(node: Any) -> bool:
-    """Whether it sets a password in clear; taking one away (PASSWORD NULL) sets none."""
-    if isinstance(node, ast.CreateSubscriptionStmt | ast.AlterSubscriptionStmt):
-        return "password" in (node.conninfo or "").lower()
-    holders = ast.CreateRoleStmt | ast.AlterRoleStmt | ast.CreateUserMappingStmt | ast.AlterUserMappingStmt
-    if not isinstance(node, holders):
-        return False
-    return any(option.defname == "password" and option.arg is not None for option in node.options or ())
-
-
 def _copy_from_stdin(file: str, line: int) -> WrongInput:
     return WrongInput(
         f"{file}, line {line}: COPY FROM STDIN cannot run from a migration file",
-        detail="The data after it is for psql, not for the server.",
-        hint="Write the rows as INSERT, or load them in a procedure of its own.",
+        detail="The data after it would be read by psql, not by the server.",
+        hint="Write the rows as INSERT, or load them outside of the migration.",
     )
 
 
@@ -172,12 +154,14 @@ def _unreadable(text: str, file: str, exc: ParseError) -> WrongInput:
     if copy:
         return _copy_from_stdin(file, line_of(text, copy.start()))
     line = line_of(text, index)
-    says = re.sub(r'(?<= at or near ")(.*)(?="\Z)', lambda m: text[index : index + len(m[0])], exc.args[0], flags=re.S)
+    near = re.compile(r'(?<= at or near ")(.*)(?="\Z)', re.S)
+    says = near.sub(lambda m: secrets.excerpt(text, index, index + len(m[0])), exc.args[0])
     hint = "Correct the file; PostgreSQL's own parser could not read it."
     if text[index : index + 1] == "\\":
-        hint = "Commands that begin with \\ are psql's own: take them out of the migration."
-    told = text.split("\n")[line - 1].strip()[:200]
-    return WrongInput(f"{file}, line {line}: {' '.join(says.split())[:200]}", detail=f"The line is: {told}", hint=hint)
+        hint = "Commands that begin with \\ are psql's own: remove them from the migration."
+    start = text.rfind("\n", 0, index) + 1
+    shown = secrets.excerpt(text, start, (text + "\n").index("\n", start)).strip()[:200]
+    return WrongInput(f"{file}, line {line}: {' '.join(says.split())[:200]}", detail=f"The line is: {shown}", hint=hint)
 
 
 def _index(exc: ParseError) -> int | None:
@@ -186,5 +170,5 @@ def _index(exc: ParseError) -> int | None:
 
 
 def key(statement: Statement) -> str:
-    """Return what an operator names a statement by: file and line."""
+    """Return the name that an operator gives a statement: file and line."""
     return f"{statement.file}:{statement.line}"

@@ -1,4 +1,4 @@
-"""SQL as trees of PostgreSQL's parser: names, types and constants in it, and text made from it again."""
+"""Parse trees of SQL: the names, types and constants in them, and their text."""
 
 from __future__ import annotations
 

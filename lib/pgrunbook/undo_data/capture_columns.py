@@ -1,14 +1,14 @@
-"""Keeping the values of a column that is dropped, or loses some of them to another type; ``filling`` gives them back.
+"""Capture of a column's values before the column is dropped, or its type changed with loss.
 
-A small table, in the transaction of the statement: the table is locked as the statement will lock it, and its values
-are copied. A large one:
+Of a small table, in the transaction of the statement: lock the table as the statement will, and copy the values.
+Of a large table:
 
-1. A side table is made, and a trigger that carries every row that is written from then on into it.
-2. The other rows are copied, batch by batch; what the trigger has brought is newer, and stays.
-3. In the transaction of the statement the trigger goes: nobody can write any more.
+1. Create a side table, and a trigger that copies every row written from then on into it.
+2. Copy the other rows, batch by batch; a value that the trigger has copied is newer, and stays.
+3. Drop the trigger in the transaction of the statement, whose lock keeps writers out.
 
-Where the column stays, and only its type changes, a hash of each new value is noted in that transaction, too: an old
-value is given back to a row that still has the new one, and to no other.
+Where only the type changes, that transaction also stores a hash of each new value: the old value is reverted only
+in rows that still have the new one.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.tree import tree
-from pgrunbook.undo_data.cascades import CannotKeepError
+from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, rows, table
 
 VALUE, NEW = "pgrunbook_value", "pgrunbook_new"
 TRIGGER, TRIGGER_OF_ALL = "pgrunbook_{}", "pgrunbook_{}_all"
-# Of the application's own types, those whose text is the same under all settings may be a key.
+# Types of the application may be a key only when their text is the same under all settings.
 _STEADY = {"bigint", "boolean", "bytea", "integer", "numeric", "smallint", "uuid"}
 
 
 @dataclass(frozen=True)
 class ColumnCapture:
-    """A column that is kept, with its table as it is now, and its side table."""
+    """A column to capture, with its table as it is now, and its side table."""
 
     keep: Keep
     table: Table
@@ -57,43 +57,45 @@ class ColumnCapture:
             schema=self.table.name.schema, table=self.table.name.name, alias="t", statement=self._copy(),
             key=self.table.key, key_types=tuple(column.type for column in self.key), rows=batch_rows,
         )  # fmt: skip
-        told = f"{self.keep.table}.{self.keep.column}"
+        name = f"{self.keep.table}.{self.keep.column}"
         starts = ";\n".join([*self._make(), *self._start_writing()])
         return (
-            SafeStep(starts, f"What is written to {told} from now on is kept beside it.", keeps=(self.keep,)),
-            SafeStep(batches.statement, f"The values of {told} are kept.", quick=False, batches=batches),
+            SafeStep(starts, f"What is written to {name} from now on is captured too.", keeps=(self.keep,)),
+            SafeStep(batches.statement, f"The values of {name} are captured.", quick=False, batches=batches),
         )
 
     def prologue(self, *, is_large: bool) -> list[str]:
-        """Return what comes before the statement, in its transaction."""
+        """Return the statements that run before it, in its transaction."""
         if is_large:
             return self._stop_writing()
         locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(self.table.source)
         return [text(locked), *self._make(), self._copy().replace(RANGE, "true", 1)]
 
     def epilogue(self) -> list[str]:
-        """Return what comes behind the statement, in its transaction."""
+        """Return the statements that run after it, in its transaction."""
         if not self.changes_type:
             return []
-        noted = sql.SQL("UPDATE {} AS k SET {} = {} FROM {} AS t WHERE {}").format(
+        hashed = sql.SQL("UPDATE {} AS k SET {} = {} FROM {} AS t WHERE {}").format(
             self.side, sql.Identifier(NEW), hash_of_new("t", self.column.name), self.table.source,
             self.table.matches("t", "k"),
         )  # fmt: skip
-        return [text(noted)]
+        return [text(hashed)]
 
     def cleanup(self) -> tuple[str, ...]:
-        """Return the queries for the statements that take away what was made, when the statement is refused."""
+        """Return the queries that find the cleanup statements, for when the server refuses the statement."""
         name = sql.Literal(self.side.as_string(None))
         triggers = [sql.Literal(each.format(self.keep.kept_as)) for each in (TRIGGER, TRIGGER_OF_ALL)]
         forget = sql.SQL("DELETE FROM pgrunbook.kept WHERE kept_as = {}").format(sql.Literal(self.keep.kept_as))
         table_name = sql.Literal(self.table.name.identifier().as_string(None))
         found = sql.SQL(
             "SELECT pg_catalog.format('DROP TRIGGER %I ON %s', g.tgname, g.tgrelid::pg_catalog.regclass)"
-            " FROM pg_catalog.pg_trigger AS g WHERE g.tgname IN ({triggers})"
-            " AND g.tgrelid = pg_catalog.to_regclass({table}) AND g.tgparentid = 0"
+            " FROM pg_catalog.pg_trigger AS g"
+            " WHERE g.tgname OPERATOR(pg_catalog.=) ANY (ARRAY[{triggers}]::pg_catalog.name[])"
+            " AND g.tgrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({table})"
+            " AND g.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid"
             " UNION ALL SELECT pg_catalog.format('DROP FUNCTION %s', p.oid::pg_catalog.regprocedure)"
-            " FROM pg_catalog.pg_proc AS p WHERE p.proname = {function}"
-            " AND p.pronamespace = pg_catalog.to_regnamespace({schema})"
+            " FROM pg_catalog.pg_proc AS p WHERE p.proname OPERATOR(pg_catalog.=) {function}"
+            " AND p.pronamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace({schema})"
             " UNION ALL SELECT {drop} WHERE pg_catalog.to_regclass({name}) IS NOT NULL"
             " UNION ALL SELECT {forget} WHERE pg_catalog.to_regclass({name}) IS NOT NULL"
         ).format(
@@ -105,7 +107,7 @@ class ColumnCapture:
         return (text(found),)
 
     def _make(self) -> list[str]:
-        """Make the side table; whoever would not see every row is stopped before."""
+        """Create the side table, after a check that row level security hides no row from this role."""
         name = self.table.name.identifier().as_string(None)
         looks = sql.SQL(
             "BEGIN IF pg_catalog.row_security_active({}) THEN"
@@ -134,16 +136,16 @@ class ColumnCapture:
         return sql.SQL(", ").join(sql.Identifier(name) for name in [*map(key_name, range(len(self.key))), VALUE])
 
     def _values(self, alias: str) -> sql.Composable:
-        found = [column.kept(sql.Identifier(alias, column.name)) for column in (*self.key, self.column)]
+        found = [column.captured(sql.Identifier(alias, column.name)) for column in (*self.key, self.column)]
         return sql.SQL(", ").join(found)
 
     def _function(self) -> str:
         return f"write_{self.keep.kept_as}"
 
     def _start_writing(self) -> list[str]:
-        """The function writes as its owner: who writes to the table need not be allowed to write to ours.
+        """Create the trigger; its function runs as its owner, for writers have no rights on the side table.
 
-        The triggers fire for sessions that apply what is replicated, too.
+        ENABLE ALWAYS: the triggers also fire in sessions that apply replicated changes.
         """
         function, table_ = sql.Identifier(SCHEMA, self._function()), self.table.name.identifier()
         made = sql.SQL(
@@ -164,11 +166,13 @@ class ColumnCapture:
         return statements
 
     def _body(self) -> sql.Composable:
-        """What the triggers do: a key that the statement has given to another row by its end stays."""
+        """The body of the trigger function; a key that another row has by the end of the statement stays."""
         watched = list(dict.fromkeys(column.name for column in (*self.key, self.column)))
         before, after = (record(*(sql.Identifier(row, name) for name in watched)) for row in ("old", "new"))
         gone = [
-            sql.SQL("k.{} = {}").format(sql.Identifier(key_name(n)), column.kept(sql.Identifier("old", column.name)))
+            sql.SQL("k.{} = {}").format(
+                sql.Identifier(key_name(n)), column.captured(sql.Identifier("old", column.name))
+            )
             for n, column in enumerate(self.key)
         ]
         taken = [
@@ -201,7 +205,7 @@ class ColumnCapture:
         return [text(statement) for statement in (*triggers, function)]
 
 
-def kept_column(
+def column_capture(
     conn: Connection,
     keep: Keep,
     *,
@@ -209,36 +213,36 @@ def kept_column(
     without: Collection[str] = (),
     rows_conn: Connection | None = None,
 ) -> ColumnCapture:
-    """Return a column that is to be kept; the columns ``without`` change too, and cannot tell its rows apart.
+    """Return a column to capture; the columns ``without`` change too, and cannot be part of the key.
 
-    Raises CannotKeepError where its rows cannot be told apart or seen.
+    Raises CannotCaptureError when no key identifies its rows, or some are hidden.
     """
     found, name = place(conn, keep)
     relation = Facts(conn).named(found.name)
     if relation is not None and relation.is_temporary:
-        raise CannotKeepError(f"{keep.table} is temporary")
+        raise CannotCaptureError(f"{keep.table} is temporary")
     if found.is_filtered or (rows_conn is not None and _is_filtered(rows_conn, keep)):
-        raise CannotKeepError(f"row level security hides rows of {keep.table} from this session")
+        raise CannotCaptureError(f"row level security hides rows of {keep.table} from this session")
     if relation is not None and relation.has_children and not found.is_partitioned:
-        raise CannotKeepError(f"{keep.table} has children, whose rows no common key tells apart")
+        raise CannotCaptureError(f"{keep.table} has child tables, and no unique key spans them")
     keys = [columns for columns in keys_of(conn, found.oid) if not {name, *without} & {*columns}]
     if not keys:
-        raise CannotKeepError(f"{keep.table} has no key, but for the column itself, by which to tell its rows apart")
+        raise CannotCaptureError(f"{keep.table} has no unique key without this column")
     unsteady = [column.name for column in found.named(keys[0]) if not _is_steady(column)]
     if unsteady:
-        raise CannotKeepError(f"{keep.table} is known by {', '.join(unsteady)}, whose text depends on settings")
+        raise CannotCaptureError(f"{keep.table} has the key {', '.join(unsteady)}, whose text depends on settings")
     by = dict(zip(*keys_with_operators(conn, found.oid, keys[0]), strict=True))
     found = replace(found, key=keys[0], operators=tuple(by[column] for column in keys[0]))
     return ColumnCapture(replace(keep, key=keys[0]), found, found.columns[name], changes_type)
 
 
 def record(*values: sql.Composable) -> sql.Composable:
-    """Return values as one, of which the operators *= and *<> compare the bytes, whatever their types are."""
+    """Return values as one record, which *= and *<> compare by bytes, whatever the types."""
     return sql.SQL("CAST(ROW({}) AS record)").format(sql.SQL(", ").join(values))
 
 
 def hash_of_new(alias: str, name: str) -> sql.Composable:
-    """Return the hash of a value's binary form, which no setting of a session changes."""
+    """Return the hash of a value's binary form, which does not depend on settings."""
     return sql.SQL("pg_catalog.sha256(pg_catalog.record_send(ROW({})))").format(sql.Identifier(alias, name))
 
 
@@ -254,7 +258,7 @@ def keys_of(conn: Connection, oid: int) -> list[tuple[str, ...]]:
 
 
 def keys_with_operators(conn: Connection, oid: int, key: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the columns of the key that has these, in the order of its index, with operators; empty for none."""
+    """Return the key over these columns, in the order of its index, with operators; empty when there is none."""
     for one in rows(conn, "keys", oid=oid):
         if sorted(one["columns"]) == sorted(key):
             return tuple(one["columns"]), tuple(one["operators"])
@@ -262,30 +266,30 @@ def keys_with_operators(conn: Connection, oid: int, key: Sequence[str]) -> tuple
 
 
 def is_changed_type(statement: str, column: str) -> bool:
-    """Tell whether a statement leaves a column where it is: it changes the type."""
+    """Tell whether a statement changes the type of the column."""
     node = tree(statement)
     cmds = getattr(node, "cmds", None) or ()
     return any(cmd.subtype.name == "AT_AlterColumnType" and cmd.name == column for cmd in cmds)
 
 
 def column_name(conn: Connection, keep: Keep) -> str:
-    """Return a kept column's name as the catalog has it."""
+    """Return a captured column's name as the catalog has it."""
     return place(conn, keep)[1]
 
 
 def place(conn: Connection, keep: Keep, *, must_be_there: bool = True) -> tuple[Table, str]:
-    """Return the table of a kept column, as it is now, and the column's name as the catalog has it."""
+    """Return the table of a captured column, as it is now, and the column's name as the catalog has it."""
     found = rows(conn, "column_named", table=keep.table, column=keep.column)
     if not found or (must_be_there and found[0]["name"] is None):
-        raise CannotKeepError(f"{keep.table}.{keep.column} is not there")
+        raise CannotCaptureError(f"{keep.table}.{keep.column} does not exist")
     return table(conn, found[0]["oid"]), str(found[0]["name"])
 
 
-def as_kept(conn: Connection, found: Table, keep: Keep) -> Table:
-    """Return a table with the key by which a column was kept, in that order."""
+def keyed_as_captured(conn: Connection, found: Table, keep: Keep) -> Table:
+    """Return a table with the key by which a column was captured, in that order."""
     by = dict(zip(*keys_with_operators(conn, found.oid, keep.key), strict=True))
     if not by:
-        raise CannotKeepError(f"{keep.table} has no unique index on {', '.join(keep.key)} now")
+        raise CannotCaptureError(f"{keep.table} has no unique index on {', '.join(keep.key)} now")
     return replace(found, key=tuple(keep.key), operators=tuple(by[column] for column in keep.key))
 
 

@@ -1,21 +1,21 @@
-"""Statements that keep what they change: an UPDATE, DELETE or INSERT, rewritten so that it fills a side table.
+"""Capture of rows: an UPDATE, DELETE or INSERT is rewritten so that it also fills a side table.
 
-UPDATE, from PostgreSQL 18 on: one statement, which updates, returns the old values beside the new ones, and inserts
-them (https://www.postgresql.org/docs/18/dml-returning.html).
+UPDATE, from PostgreSQL 18 on: one statement updates the rows, returns their old and new values, and inserts these
+ (https://www.postgresql.org/docs/18/dml-returning.html).
 
 UPDATE, before 18, in one statement:
 
-1. The rows are read and locked; under READ COMMITTED this gives each in its newest version, as UPDATE would see it.
-2. They are updated by their key. Not by ctid: a version that is newer than the statement would not be found by it.
-3. What was read is inserted, with the hash of what was written.
+1. Read and lock the rows; under READ COMMITTED this gives the newest version of each, as UPDATE would see it.
+2. Update them by their key. Not by ctid: that would not find a version that is newer than the statement.
+3. Insert what was read, with the hash of what was written.
 
-DELETE and INSERT: one statement, of which RETURNING gives what was deleted or made.
+DELETE and INSERT: one statement, whose RETURNING gives the rows that were deleted or inserted.
 
-DELETE that cascades, in several statements, of which the first tells the number of rows:
+DELETE that cascades: several statements, the first of which reports the number of rows:
 
-1. The rows are kept and locked: none that refers to them can come any more.
-2. Table by table, parents first, the rows that will go with them are kept and locked.
-3. The rows are deleted, by the keys that were kept in this transaction.
+1. Capture and lock the rows: nobody can insert a row that refers to them any more.
+2. Table by table, parents first, capture and lock the rows that the cascade will reach.
+3. Delete the rows by the keys that were captured in this transaction.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from pgrunbook.errors import Refused
 from pgrunbook.plan.step import RANGE, Batches
 from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
 from pgrunbook.sql.tree import column_names, walk
-from pgrunbook.undo_data.cascades import CannotKeepError, reaches
-from pgrunbook.undo_data.registry import BATCH, Side, StepKey, begin, name_of
+from pgrunbook.undo_data.cascades import CannotCaptureError, reaches
+from pgrunbook.undo_data.registry import BATCH, Side, StepKey, add_side_tables, name_of
 from pgrunbook.undo_data.tables import Column, Table, foreign_keys, row, table
 
 CHANGING = (ast.UpdateStmt, ast.DeleteStmt, ast.InsertStmt)
@@ -46,53 +46,56 @@ _RETURNING_BOTH = 18
 
 @dataclass(frozen=True)
 class CaptureRewrite:
-    """What is executed in place of a statement, and the side tables that it fills, parents first."""
+    """The statement that captures, executed in place of the written one, and its side tables, parents first."""
 
     sql: str
     sides: tuple[Side, ...]
 
 
-def keeping(conn: Connection, batches: Batches, place: StepKey, *, keep_until: datetime | None = None) -> Batches:
-    """Return a loop that keeps what it changes, each batch in its own transaction; make its side tables.
+def capture_batches(
+    conn: Connection, batches: Batches, place: StepKey, *, keep_until: datetime | None = None
+) -> Batches:
+    """Return a loop that captures the rows it changes, each batch in its own transaction; create its side tables.
 
-    The same call after a crash gives the same loop, and the same side tables.
+    The same call after a crash gives the same loop and the same side tables.
 
-    Raises Refused when the rows cannot be kept.
+    Raises Refused when the rows cannot be captured.
     """
-    return replace(batches, statement=keeping_statement(conn, batches.statement, place, keep_until=keep_until))
+    return replace(batches, statement=capture_statement(conn, batches.statement, place, keep_until=keep_until))
 
 
-def keeping_statement(conn: Connection, statement: str, place: StepKey, *, keep_until: datetime | None = None) -> str:
-    """Return what is executed in place of a statement, so that it keeps what it changes; make its side tables.
+def capture_statement(conn: Connection, statement: str, place: StepKey, *, keep_until: datetime | None = None) -> str:
+    """Return the statement that captures the rows it changes, to execute instead; create its side tables.
 
-    The number of rows that the first result tells is that of the statement as written. It may be more than one
-    statement; all are of one transaction, each with its own view of the database (READ COMMITTED).
+    The first result reports the number of rows of the written statement. It may be several statements: execute them
+    in one transaction, each with its own snapshot (READ COMMITTED).
 
-    Raises Refused when the rows cannot be kept.
+    Raises Refused when the rows cannot be captured.
     """
     try:
-        found = rewritten(conn, statement, place)
-    except CannotKeepError as exc:
+        found = rewrite(conn, statement, place)
+    except CannotCaptureError as exc:
         raise Refused(
-            "the rows that a statement changes cannot be kept",
-            detail=f"This one cannot be kept, because {exc}: {' '.join(statement.split())[:200]}",
-            hint="Write it so that it can be kept, or run it without; there is then no way back that keeps other data.",
+            "cannot capture the rows that a statement changes",
+            detail=f"They cannot be captured, because {exc}: {' '.join(statement.split())[:200]}",
+            hint="Rewrite the statement so that its rows can be captured, or run it without capture: "
+            "then only a restore brings the rows back.",
         ) from exc
-    begin(conn, place, found.sides, keep_until=keep_until)
+    add_side_tables(conn, place, found.sides, keep_until=keep_until)
     return found.sql
 
 
-def cannot_because(conn: Connection, statement: str) -> str | None:
-    """Return what goes behind "cannot be kept, because", None where what a statement changes can be kept."""
+def capture_obstacle(conn: Connection, statement: str) -> str | None:
+    """Return the reason that follows "cannot be captured, because"; None when a statement's rows can be captured."""
     try:
-        rewritten(conn, statement, _ANYWHERE)
-    except CannotKeepError as exc:
+        rewrite(conn, statement, _ANYWHERE)
+    except CannotCaptureError as exc:
         return str(exc)
     return None
 
 
-def rewritten(conn: Connection, statement: str, place: StepKey) -> CaptureRewrite:
-    """Return a statement's keeping form; nothing is made. Raises CannotKeepError where it has none."""
+def rewrite(conn: Connection, statement: str, place: StepKey) -> CaptureRewrite:
+    """Return the form of a statement that captures; nothing is created. Raises CannotCaptureError if none exists."""
     node = parsed(statement)
     target = _target(conn, node)
     if isinstance(node, ast.InsertStmt):
@@ -112,18 +115,18 @@ def rewritten(conn: Connection, statement: str, place: StepKey) -> CaptureRewrit
 
 
 def _target(conn: Connection, node: Any) -> Table:
-    """Return the table that a statement changes. Raises CannotKeepError where that cannot be kept."""
+    """Return the table that a statement changes. Raises CannotCaptureError when its rows cannot be captured."""
     if isinstance(node, ast.TruncateStmt):
-        raise CannotKeepError("TRUNCATE tells no rows apart, and locks the table while they are copied; write DELETE")
+        raise CannotCaptureError("TRUNCATE would keep the table locked while all rows are copied; write DELETE instead")
     if not isinstance(node, CHANGING):
-        raise CannotKeepError("it is no UPDATE, DELETE or INSERT of which could be told what it changes")
+        raise CannotCaptureError("only an UPDATE, DELETE or INSERT shows which rows it changes")
     relation = Facts(conn).relation(node.relation)
     reason = _not_because(node, relation)
     if reason or relation is None:
-        raise CannotKeepError(reason)
+        raise CannotCaptureError(reason)
     found = table(conn, relation.oid)
     if not found.key:
-        raise CannotKeepError(f"{found.name} has no key by which to tell its rows apart")
+        raise CannotCaptureError(f"{found.name} has no unique key that identifies its rows")
     return found
 
 
@@ -137,27 +140,29 @@ def _not_because(node: Any, relation: Relation | None) -> str:
     if relation.has_rules:
         return f"{relation.sql} has rules"
     if relation.has_children and node.relation.inh and not isinstance(node, ast.InsertStmt):
-        return f"{relation.sql} has children, whose rows no common key tells apart"
+        return f"{relation.sql} has child tables, and no unique key spans them"
     if node.returningClause:
-        return "its RETURNING gives rows to whom it is not known"
+        return "its RETURNING clause returns rows to an unknown client"
     for cte in node.withClause.ctes if node.withClause else ():
         if any(isinstance(part, (*CHANGING, ast.MergeStmt)) for part in walk(cte.ctequery)):
-            return f'its WITH "{cte.ctename}" changes rows too'
+            return f'its WITH query "{cte.ctename}" changes rows too'
     conflict = getattr(node, "onConflictClause", None)
     if conflict is not None and conflict.action == enums.OnConflictAction.ONCONFLICT_UPDATE:
-        return "ON CONFLICT DO UPDATE makes some rows and changes others"
+        return "ON CONFLICT DO UPDATE inserts some rows and updates others"
     return ""
 
 
 def _assigned(conn: Connection, node: Any, target: Table) -> tuple[Column, ...]:
-    """Return the columns that an UPDATE may change: those that it names, or all where a trigger may add to them."""
+    """Return the columns that an UPDATE may change: those it names, or all when a BEFORE trigger may change more."""
     names = {part.name for part in node.targetList}
     for name in sorted(names & set(target.columns)):
         if target.columns[name].is_identity_always:
-            raise CannotKeepError(f'column "{name}" is an identity, which can only be set to a new value')
+            raise CannotCaptureError(
+                f'column "{name}" is GENERATED ALWAYS AS IDENTITY, and its old value cannot be set again'
+            )
     for key in foreign_keys(conn, target.oid):
         if key.on_update in ("n", "d") and names & set(key.referenced):
-            raise CannotKeepError(f'foreign key "{key.name}" gives rows that refer to it another value')
+            raise CannotCaptureError(f'foreign key "{key.name}" changes the rows that refer to it')
     if target.has_before_update:
         return tuple(column for column in target.plain if not column.is_identity_always)
     chosen = tuple(column for column in target.plain if column.name in names)
@@ -165,7 +170,7 @@ def _assigned(conn: Connection, node: Any, target: Table) -> tuple[Column, ...]:
 
 
 def _returning(node: Any, side: Side, old: str, new: str) -> str:
-    """Compose the form of one statement: what it returns is inserted into the side table."""
+    """Compose one statement that inserts what the change returns into the side table."""
     both = f"WITH (OLD AS {_OLD}, NEW AS {_NEW}) " if (old, new) == (_OLD, _NEW) else ""
     return _composed(
         "{ctes}pgrunbook_changed AS ({statement} RETURNING {both}{values})"
@@ -180,9 +185,9 @@ def _returning(node: Any, side: Side, old: str, new: str) -> str:
 
 
 def _before_and_after(node: Any, side: Side) -> str:
-    """Compose the form of an UPDATE for servers that return the new values only."""
+    """Compose the UPDATE for servers whose RETURNING gives new values only."""
     if node.fromClause and RANGE in column_names(node.whereClause):
-        raise CannotKeepError("it joins another table, and is a loop of batches")
+        raise CannotCaptureError("it joins another table and runs in batches, which needs PostgreSQL 18")
     alias, target, ctes = _alias(node), side.table, _ctes(node)
     node = _qualified(node, target)
     names = [*target.key, *(column.name for column in side.columns if column.name not in target.key)]
@@ -220,14 +225,14 @@ def _before_and_after(node: Any, side: Side) -> str:
 
 
 def _near(alias: str, name: str) -> sql.Composable:
-    """Bound the key by the ends of what was read; a planner that expects more rows would read the whole table."""
+    """Bound the key by its lowest and highest captured value; else the planner may read the whole table."""
     bound = "(SELECT b.{0} FROM pgrunbook_before AS b ORDER BY b.{0}{1} LIMIT 1)"
     first, last = (sql.SQL(bound).format(sql.Identifier(_renamed(0)), sql.SQL(way)) for way in ("", " DESC"))
     return sql.SQL("{} BETWEEN {} AND {}").format(sql.Identifier(alias, name), first, last)
 
 
 def _cascading(node: Any, place: StepKey, side: Side, found: Sequence[Any]) -> CaptureRewrite:
-    """Compose the statements of a DELETE that goes on to other tables."""
+    """Compose the statements of a DELETE that cascades to other tables."""
     alias, target = _alias(node), side.table
     qualified = _qualified(node, target)
     read = parsed("SELECT 1")
@@ -251,7 +256,7 @@ def _cascading(node: Any, place: StepKey, side: Side, found: Sequence[Any]) -> C
         if (reach.kind, reach.child.oid, via) not in sides:
             sides[reach.kind, reach.child.oid, via] = _part(place, side, reach, via)
         parent, own = sides["delete", reach.parent.oid, ""], sides[reach.kind, reach.child.oid, via]
-        statements.append(text(reach.keeps(parent, own, gone if reach.kind == "update" else None)))
+        statements.append(text(reach.capture(parent, own, gone if reach.kind == "update" else None)))
     deleted = "DELETE FROM {} AS t USING {} AS k WHERE k.{} = pg_catalog.pg_current_xact_id() AND {}"
     batch = sql.Identifier(BATCH)
     statements.append(text(sql.SQL(deleted).format(target.source, side.identifier, batch, target.matches("t", "k"))))
@@ -272,7 +277,7 @@ def _side(
 
 
 def _ctes(node: Any) -> str:
-    """Return the start of the statement: its own WITH, which has to stand on top, and a place for one more."""
+    """Return the start of the statement: its own WITH, which must stand at the top, ready for one more query."""
     if not node.withClause:
         return "WITH "
     alone = changed(parsed("SELECT 1"), withClause=node.withClause)
@@ -293,6 +298,6 @@ def _renamed(number: int) -> str:
 
 
 def _composed(template: str, **parts: sql.Composable | str) -> str:
-    """Compose a statement in which the texts of others are put in as they are."""
+    """Compose a statement from parts; text parts are inserted unchanged."""
     whole = {name: sql.SQL(part) if isinstance(part, str) else part for name, part in parts.items()}
     return text(sql.SQL(template).format(**whole))

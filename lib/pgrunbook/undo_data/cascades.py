@@ -1,4 +1,4 @@
-"""Where a DELETE goes on to: the tables whose rows go with it, or lose their reference, over all levels."""
+"""Cascades of a DELETE: the tables whose rows it deletes too, or sets NULL, over all levels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pgrunbook.undo_data.tables import ForeignKey, Table, foreign_keys, key_name
 CASCADE, SET_NULL, SET_DEFAULT = "c", "n", "d"
 
 
-class CannotKeepError(Exception):
-    """A reason, which goes behind "cannot be kept, because"."""
+class CannotCaptureError(Exception):
+    """A reason that follows "cannot be captured, because"."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Reach:
     child: Table
     kind: Literal["delete", "update"]
 
-    def keeps(self, parent: Side, side: Side, gone: Side | None) -> sql.Composable:
-        """Return the statement that keeps the rows which go when those of this batch of the parent go.
+    def capture(self, parent: Side, side: Side, gone: Side | None) -> sql.Composable:
+        """Return the statement that captures the child rows of the parent rows in this batch.
 
-        It is for itself, with its own view of the database, and after the one that locked the parent's rows: no row
-        that refers to them can come any more. Rows in ``gone`` are deleted in another way, and not emptied.
+        It runs after the statement that locked the parent's rows, with its own snapshot: nobody can insert a row
+        that refers to them any more. Rows in ``gone`` are deleted by another key, and not set NULL.
         """
         columns = zip(self.key.columns, self.key.referenced, self.key.operators, strict=True)
         pairs = [
@@ -56,9 +56,9 @@ class Reach:
 
 
 def reaches(conn: Connection, origin: Table) -> list[Reach]:
-    """Return how a DELETE reaches other tables, parents first; [] where it does not.
+    """Return the foreign keys by which a DELETE reaches other tables, parents first; [] when it reaches none.
 
-    Raises CannotKeepError where what it does there cannot be kept.
+    Raises CannotCaptureError when what it does there cannot be captured.
     """
     found: list[Reach] = []
     waiting: list[tuple[Table, tuple[int, ...]]] = [(origin, (origin.oid,))]
@@ -66,7 +66,7 @@ def reaches(conn: Connection, origin: Table) -> list[Reach]:
         parent, path = waiting.pop(0)
         for reach in _from(conn, parent):
             if reach.child.oid in path:
-                raise CannotKeepError(f"it cascades in a circle, into {reach.child.name}")
+                raise CannotCaptureError(f"it cascades in a circle, into {reach.child.name}")
             if reach in found:
                 continue
             found.append(reach)
@@ -82,26 +82,26 @@ def _from(conn: Connection, parent: Table) -> Iterator[Reach]:
         child = table(conn, key.oid)
         reason = _reason(key, parent, child)
         if reason:
-            raise CannotKeepError(f"it cascades into {child.name}, {reason}")
+            raise CannotCaptureError(f"it cascades into {child.name}, {reason}")
         yield Reach(key, parent, child, "delete" if key.on_delete == CASCADE else "update")
 
 
 def _reason(key: ForeignKey, parent: Table, child: Table) -> str:
     if key.on_delete == SET_DEFAULT:
-        return f'where foreign key "{key.name}" sets a default'
+        return f'where foreign key "{key.name}" uses SET DEFAULT'
     if not child.key:
-        return "which has no key by which to tell its rows apart"
+        return "which has no unique key that identifies its rows"
     if child.is_filtered:
-        return "of whose rows row level security hides some"
+        return "where row level security hides rows"
     if key.on_delete == SET_NULL and child.has_before_update:
-        return "where a trigger changes what is written"
+        return "where a BEFORE UPDATE trigger may change more"
     if any(parent.columns[name].is_generated and name not in parent.key for name in key.referenced):
         return "which refers to a generated column"
     return ""
 
 
 def _parents_first(found: list[Reach]) -> list[Reach]:
-    """Order them so that all ways into a table come before the ways out of it, and what is emptied comes last."""
+    """Order them: all keys into a table before the keys out of it, and those that set NULL last."""
     ordered: list[Reach] = []
     left = [reach for reach in found if reach.kind == "delete"]
     while left:
@@ -121,5 +121,5 @@ def _but(child: Table, gone: Side | None) -> sql.Composable:
 
 def _value(parent: Table, name: str) -> sql.Composable:
     """Return the value of a column of the parent, as it is in its side table."""
-    kept = key_name(parent.key.index(name)) if name in parent.key else name
-    return parent.columns[name].given_back(sql.Identifier("k", kept))
+    stored = key_name(parent.key.index(name)) if name in parent.key else name
+    return parent.columns[name].reverted(sql.Identifier("k", stored))

@@ -1,4 +1,4 @@
-"""What is kept beside what is there now, as SQL expressions; conflicts and giving back are made of them."""
+"""Captured rows compared with the rows of today, as SQL expressions; used by conflicts and revert_rows."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from psycopg import sql
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
-from pgrunbook.undo_data.registry import HASH, UndoEntry, refuse
+from pgrunbook.undo_data.registry import HASH, UndoEntry, refuse_purged
 from pgrunbook.undo_data.tables import Column, Table, foreign_keys, hash_of, key_name, row, rows, table_named
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A thing that is kept beside its table: ``t`` is the row that is there now, ``k`` what is kept of it."""
+    """An entry beside its table: ``t`` is the row of today, ``k`` what was captured of it."""
 
     conn: Connection
-    kept: UndoEntry
+    entry: UndoEntry
     table: Table
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The columns that count."""
-        return self.table.named(self.kept.columns)
+        """The columns that are compared."""
+        return self.table.named(self.entry.columns)
 
     @property
     def matches(self) -> sql.Composable:
-        """Whether both have the same key."""
+        """The condition that both have the same key."""
         return self.table.matches("t", "k")
 
     @property
     def hash_now(self) -> sql.Composable:
-        """The hash of the row as it is."""
+        """The hash of the row of today."""
         return self._hash("t")
 
     def _hash(self, alias: str) -> sql.Composable:
@@ -42,45 +42,45 @@ class Comparison:
 
     @property
     def hash_before(self) -> sql.Composable:
-        """The hash of the values that are kept."""
-        return hash_of(self.columns, [self.given_back(column) for column in self.columns])
+        """The hash of the captured values."""
+        return hash_of(self.columns, [self.reverted(column) for column in self.columns])
 
     @property
     def is_untouched(self) -> sql.Composable:
-        """Whether the row is as the step left it."""
+        """The condition that nobody changed the row since the step."""
         return sql.SQL("{} = {}").format(self.hash_now, row("k")(HASH))
 
     @property
     def is_gone(self) -> sql.Composable:
-        """Whether there is no row; a column of the key is never NULL."""
+        """The condition that the row does not exist; a column of the key is never NULL."""
         return sql.SQL("{} IS NULL").format(sql.Identifier("t", self.table.key[0]))
 
     @property
     def is_back(self) -> sql.Composable:
-        """Whether the row is as it was before, under the key that it had then."""
-        if not {*self.kept.key} & {*self.kept.columns}:
+        """The condition that the row is already as before the step, under its old key."""
+        if not {*self.entry.key} & {*self.entry.columns}:
             return sql.SQL("false")
         old = [
-            self.given_back(column)
-            if column.name in self.kept.columns
-            else column.given_back(sql.Identifier("k", key_name(number)))
-            for number, column in enumerate(self.table.named(self.kept.key))
+            self.reverted(column)
+            if column.name in self.entry.columns
+            else column.reverted(sql.Identifier("k", key_name(number)))
+            for number, column in enumerate(self.table.named(self.entry.key))
         ]
         pairs = [
             sql.SQL("{} {} {}").format(sql.Identifier("o", name), sql.SQL(operator), value)
-            for name, operator, value in zip(self.kept.key, self.table.operators, old, strict=True)
+            for name, operator, value in zip(self.entry.key, self.table.operators, old, strict=True)
         ]
         return sql.SQL("EXISTS (SELECT FROM {} AS o WHERE {} AND {} = {})").format(
             self.table.source, sql.SQL(" AND ").join(pairs), self._hash("o"), self.hash_before
         )
 
-    def given_back(self, column: Column) -> sql.Composable:
-        """Return the value that a column is given back."""
-        return column.given_back(sql.Identifier("k", column.name))
+    def reverted(self, column: Column) -> sql.Composable:
+        """Return the captured value of a column."""
+        return column.reverted(sql.Identifier("k", column.name))
 
     @cached_property
     def is_referred_to(self) -> sql.Composable:
-        """Whether a row of another table, or one that the step did not make, refers to this one."""
+        """The condition that a row of another table, or one that the step did not insert, refers to this row."""
         found: list[sql.Composable] = []
         for key in foreign_keys(self.conn, self.table.oid):
             (about,) = rows(self.conn, "relation_of", oid=key.oid)
@@ -90,7 +90,7 @@ class Comparison:
             ]
             if key.oid == self.table.oid:
                 ours = sql.SQL("NOT EXISTS (SELECT FROM {} AS o WHERE {})")
-                pairs.append(ours.format(self.kept.side, self.table.matches("c", "o")))
+                pairs.append(ours.format(self.entry.side, self.table.matches("c", "o")))
             found.append(
                 sql.SQL("EXISTS (SELECT FROM {} AS c WHERE {})").format(
                     TableName(about["schema"], about["name"]).identifier(), sql.SQL(" AND ").join(pairs)
@@ -99,14 +99,14 @@ class Comparison:
         return sql.SQL("({})").format(sql.SQL(" OR ").join(found)) if found else sql.SQL("false")
 
 
-def compared(conn: Connection, kept: UndoEntry) -> Comparison:
-    """Return a thing beside its table. Raises Broken and Refused as :func:`conflicts` does."""
-    refuse(kept)
-    found = table_named(conn, kept.table, kept.key)
+def compare(conn: Connection, entry: UndoEntry) -> Comparison:
+    """Return the comparison of an entry with its table. Raises Broken and Refused as :func:`conflicts` does."""
+    refuse_purged(entry)
+    found = table_named(conn, entry.table, entry.key)
     if found.is_filtered:
         raise Refused(
-            f"cannot compare the rows of table {kept.table}",
+            f"cannot compare the rows of table {entry.table}",
             detail="Row level security hides some of them from this session.",
-            hint="Do it as the table's owner, or as a role with BYPASSRLS.",
+            hint="Connect as the table's owner, or as a role with BYPASSRLS.",
         )
-    return Comparison(conn, kept, found)
+    return Comparison(conn, entry, found)

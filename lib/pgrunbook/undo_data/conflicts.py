@@ -1,4 +1,4 @@
-"""Rows that somebody has changed since their step, for a person to decide: what was, what was written, what is now."""
+"""Conflicts: rows that somebody has changed since the step. A person decides; notebook rollback shows them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from psycopg.rows import tuple_row
 from pgrunbook.database import connection
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
-from pgrunbook.undo_data.comparison import Comparison, compared
-from pgrunbook.undo_data.registry import ROWS, STATES, UndoEntry, find, of_migration
+from pgrunbook.undo_data.comparison import Comparison, compare
+from pgrunbook.undo_data.registry import ROWS, STATES, UndoEntry, entries_of_migration, find
 from pgrunbook.undo_data.tables import Column, as_text, key_name, rows, written_name
 
 SAMPLES = 20
@@ -27,12 +27,12 @@ Way = Literal["changed", "deleted", "made again", "referred to", "displaced"]
 
 @dataclass(frozen=True)
 class Conflict:
-    """A row that cannot be given back without a decision.
+    """A row that cannot be reverted without a decision.
 
-    ``displaced`` is a deleted row whose unique value another row has now; ``referred to`` a new row to which rows of
-    another table refer. Of ``before``, ``wrote`` and ``now``, each has the kept columns as text, cut to 200
-    characters (100 for ``wrote``); None says that there was no such row, a column that is missing in ``wrote`` that
-    only the hash of what was written is kept.
+    ``displaced`` is a deleted row whose unique value another row has now; ``referred to`` an inserted row to which
+    rows of another table refer. ``before``, ``wrote`` and ``now`` hold the captured columns as text, cut to 200
+    characters (100 for ``wrote``); None means that there was no row. Of a column that is missing in ``wrote``, only
+    the hash of the written value is captured.
     """
 
     table: TableName
@@ -64,56 +64,55 @@ class Conflicts:
         return Conflicts(self.rows + other.rows, (self.samples + other.samples)[:SAMPLES])
 
 
-def conflicts(conn: Connection, kept: UndoEntry, *, samples: int = SAMPLES) -> Conflicts:
-    """Return the rows that somebody has changed, deleted or made again since, over all tables that a DELETE reached.
+def conflicts(conn: Connection, entry: UndoEntry, *, samples: int = SAMPLES) -> Conflicts:
+    """Return the rows that somebody has changed, deleted or inserted again since, in all tables a DELETE reached.
 
-    Of an UPDATE only the kept columns count; rows that a later step of the migration changed again count there.
-    A row that is as it was before the step is no conflict: nothing is left to decide. Where giving back has begun,
-    only what is left of it counts.
+    Of an UPDATE only the captured columns count; a row that a later step changed again counts there. A row that is
+    already as before the step is no conflict. Where the revert has begun, only rows that it has not reached count.
 
-    Raises Broken when the table or its columns are not there any more, Refused when row level security hides rows.
+    Raises Broken when the table or its columns no longer exist, Refused when row level security hides rows.
     Locks: AccessShareLock on the tables.
     """
     found = Conflicts(0, ())
-    for part in family(conn, kept):
+    for part in family(conn, entry):
         found += _of_one(conn, part, samples=samples)
     return found
 
 
-def family(conn: Connection, kept: UndoEntry) -> list[UndoEntry]:
-    """Return a thing as the list has it now, and behind it what its DELETE reached, parents first."""
-    return find(conn, ids=[kept.id], states=STATES)
+def family(conn: Connection, entry: UndoEntry) -> list[UndoEntry]:
+    """Return an entry as it is stored now, followed by the entries its DELETE cascaded into, parents first."""
+    return find(conn, ids=[entry.id], states=STATES)
 
 
-def later(conn: Connection, kept: UndoEntry) -> list[UndoEntry]:
-    """Return what is kept of later steps of the migration that may have changed the same values again."""
+def later(conn: Connection, entry: UndoEntry) -> list[UndoEntry]:
+    """Return the entries of later steps of the migration that may have changed the same values again."""
     return [
         one
-        for one in of_migration(conn, kept.migration, kept.direction)
+        for one in entries_of_migration(conn, entry.migration, entry.direction)
         if one.kind in ROWS
-        and one.step > kept.step
-        and one.table == kept.table
-        and ({one.kind, kept.kind} != {"update"} or {*kept.columns, *kept.key} & {*one.columns})
+        and one.step > entry.step
+        and one.table == entry.table
+        and ({one.kind, entry.kind} != {"update"} or {*entry.columns, *entry.key} & {*one.columns})
     ]
 
 
-def left_of(conn: Connection, kept: UndoEntry, *, given_back: int) -> Conflicts:
-    """Return the rows that giving back one thing has left as they are; all are compared where it was not all."""
-    whole = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(kept.side)).fetchone()
-    if whole == (given_back,):
+def left_of(conn: Connection, entry: UndoEntry, *, reverted: int) -> Conflicts:
+    """Return the rows that the revert of one entry left unchanged; all are compared unless all were reverted."""
+    whole = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(entry.side)).fetchone()
+    if whole == (reverted,):
         return Conflicts(0, ())
-    return _of_one(conn, kept, samples=SAMPLES, is_over=True)
+    return _of_one(conn, entry, samples=SAMPLES, is_over=True)
 
 
-def _of_one(conn: Connection, kept: UndoEntry, *, samples: int, is_over: bool = False) -> Conflicts:
-    both = compared(conn, kept)
+def _of_one(conn: Connection, entry: UndoEntry, *, samples: int, is_over: bool = False) -> Conflicts:
+    both = compare(conn, entry)
     join, condition = _condition(both, is_over)
-    written = {one["name"] for one in rows(conn, "side_columns", kept_as=kept.side.as_string(None))}
-    stored = [] if kept.kind != "update" else [
+    written = {one["name"] for one in rows(conn, "side_columns", kept_as=entry.side.as_string(None))}
+    stored = [] if entry.kind != "update" else [
         (column, written_name(number)) for number, column in enumerate(both.columns) if written_name(number) in written
     ]  # fmt: skip
     source = sql.SQL("FROM {} AS k {} JOIN {} AS t ON {} WHERE {}").format(
-        kept.side, sql.SQL(join), both.table.source, both.matches, condition
+        entry.side, sql.SQL(join), both.table.source, both.matches, condition
     )
     with conn.transaction():
         connection.limit_locally(conn, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=CHECK_TIMEOUT_MS)
@@ -128,81 +127,81 @@ def _of_one(conn: Connection, kept: UndoEntry, *, samples: int, is_over: bool = 
 
 
 def _condition(both: Comparison, is_over: bool) -> tuple[str, sql.Composable]:
-    """Return how the row that is there is joined, and when it is in conflict."""
-    kept = both.kept
+    """Return the join with the row of today, and the condition that it is in conflict."""
+    entry = both.entry
     differs = sql.SQL("{} <> {}").format(both.hash_now, both.hash_before)
     join, condition = "", sql.SQL("(NOT ({}) OR {})").format(both.is_untouched, both.is_referred_to)
-    if kept.kind == "update":
+    if entry.kind == "update":
         join = "LEFT"
         condition = sql.SQL("CASE WHEN {} THEN NOT {} ELSE NOT ({}) AND {} END").format(
             both.is_gone, both.is_back, both.is_untouched, differs
         )
-    elif kept.kind == "delete":
+    elif entry.kind == "delete":
         join = "LEFT" if is_over else ""
         condition = sql.SQL("({} OR {})").format(both.is_gone, differs)
-    if kept.pages_left is not None and not is_over:
-        end = sql.Literal(f"({kept.pages_left},0)")
+    if entry.pages_left is not None and not is_over:
+        end = sql.Literal(f"({entry.pages_left},0)")
         condition = sql.SQL("{} AND k.ctid < {}::pg_catalog.tid").format(condition, end)
-    elsewhere = [] if is_over else [*_deleted_with_it(both), *later(both.conn, kept)]
-    return join, sql.SQL(" AND ").join([condition, *(_is_not_in(kept, one) for one in elsewhere)])
+    elsewhere = [] if is_over else [*_deleted_with_it(both), *later(both.conn, entry)]
+    return join, sql.SQL(" AND ").join([condition, *(_is_not_in(entry, one) for one in elsewhere)])
 
 
 def _deleted_with_it(both: Comparison) -> list[UndoEntry]:
-    """Return where the same DELETE keeps rows of the table that lost a reference first, and went later."""
-    kept = both.kept
-    if kept.part_of is None or kept.kind != "update":
+    """Return the entries in which the same DELETE captured rows of the table that it first set NULL."""
+    entry = both.entry
+    if entry.part_of is None or entry.kind != "update":
         return []
-    whole = find(both.conn, ids=[kept.part_of], states=STATES)
-    return [one for one in whole if one.kind == "delete" and one.table == kept.table]
+    whole = find(both.conn, ids=[entry.part_of], states=STATES)
+    return [one for one in whole if one.kind == "delete" and one.table == entry.table]
 
 
-def _is_not_in(kept: UndoEntry, other: UndoEntry) -> sql.Composable:
-    """Whether another side table does not hold the row; it knows the row by the key that it had before."""
+def _is_not_in(entry: UndoEntry, other: UndoEntry) -> sql.Composable:
+    """The condition that another side table does not hold the row, which it knows by the old key."""
     changes_key = other.kind == "update"
     pairs = [
         sql.SQL("g.{} = k.{}").format(
             sql.Identifier(name if changes_key and name in other.columns else key_name(number)),
-            sql.Identifier(key_name(kept.key.index(name))),
+            sql.Identifier(key_name(entry.key.index(name))),
         )
         for number, name in enumerate(other.key)
-        if name in kept.key
+        if name in entry.key
     ]
     return sql.SQL("NOT EXISTS (SELECT FROM {} AS g WHERE {})").format(other.side, sql.SQL(" AND ").join(pairs))
 
 
 def _shown_columns(both: Comparison, stored: Sequence[tuple[Column, str]]) -> sql.Composable:
-    keys = [sql.Identifier("k", key_name(number)) for number in range(len(both.kept.key))]
-    before = [] if both.kept.kind == "insert" else [sql.Identifier("k", column.name) for column in both.columns]
+    keys = [sql.Identifier("k", key_name(number)) for number in range(len(both.entry.key))]
+    before = [] if both.entry.kind == "insert" else [sql.Identifier("k", column.name) for column in both.columns]
     wrote = [sql.Identifier("k", name) for _, name in stored]
     now = [sql.Identifier("t", column.name) for column in both.columns]
     texts = [
         sql.SQL("pg_catalog.left({}, {})").format(as_text(value), sql.Literal(_SHOWN_CHARS))
         for value in (*keys, *before, *wrote, *now)
     ]
-    is_referred_to = both.is_referred_to if both.kept.kind == "insert" else sql.SQL("false")
+    is_referred_to = both.is_referred_to if both.entry.kind == "insert" else sql.SQL("false")
     return sql.SQL(", ").join([*texts, both.is_gone, is_referred_to])
 
 
 def _conflict(both: Comparison, found: Sequence[Any], written: Sequence[str]) -> Conflict:
-    kept, values = both.kept, iter(found)
-    key = {name: next(values) for name in kept.key}
-    before = None if kept.kind == "insert" else {name: next(values) for name in kept.columns}
+    entry, values = both.entry, iter(found)
+    key = {name: next(values) for name in entry.key}
+    before = None if entry.kind == "insert" else {name: next(values) for name in entry.columns}
     wrote = {name: next(values) for name in written}
-    now: Values | None = {name: next(values) for name in kept.columns}
+    now: Values | None = {name: next(values) for name in entry.columns}
     is_gone, is_referred_to = next(values), next(values)
     way: Way = "changed"
     if is_gone:
-        way, now = "displaced" if kept.kind == "delete" else "deleted", None
+        way, now = "displaced" if entry.kind == "delete" else "deleted", None
     elif is_referred_to:
         way = "referred to"
-    elif kept.kind == "delete":
+    elif entry.kind == "delete":
         way = "made again"
-    return Conflict(kept.table, way, key, before, None if kept.kind == "delete" else wrote, now)
+    return Conflict(entry.table, way, key, before, None if entry.kind == "delete" else wrote, now)
 
 
 def _shown(values: Values | None) -> str:
     if values is None:
         return "no row"
     if not values:
-        return "(only its hash is kept)"
+        return "(only its hash was captured)"
     return ", ".join(f"{name} {'NULL' if value is None else value!r}" for name, value in values.items())

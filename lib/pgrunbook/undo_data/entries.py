@@ -1,4 +1,4 @@
-"""Columns and tables in the list of what is kept: noted in the transaction that keeps them, and marked given back."""
+"""Entries of columns and tables in ``pgrunbook.kept``: added by the transaction that captures them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pgrunbook.database.schema import KEPT_SCHEMA
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import quoted
-from pgrunbook.undo_data.registry import UndoEntry, create, find_named, refuse
+from pgrunbook.undo_data.registry import UndoEntry, create, find_named, refuse_purged
 from pgrunbook.undo_data.tables import SCHEMA, rows
 
 
 @dataclass(frozen=True)
 class Site:
-    """A written statement in one direction: the names of what keeps for it are made of that."""
+    """A written statement in one direction; the names of its side tables and parking schemas derive from it."""
 
     migration: str
     file_sha256: str
@@ -29,16 +29,16 @@ class Site:
     statement: int
 
     def name(self, keep: Keep) -> str:
-        """Return the name of what keeps something: the same in every plan of the same text."""
+        """Return the name of the side table or schema: the same in every plan of the same text."""
         about = "\0".join([*map(str, vars(self).values()), keep.kind, keep.table, keep.column])
         prefix = KEPT_SCHEMA if keep.kind == "table" else "kept_"
         return prefix + hashlib.sha256(about.encode()).hexdigest()[:16]
 
 
-def note(conn: Connection, run_id: str, site: Site, step: int, keep: Keep, *, keep_until: datetime | None) -> None:
-    """Note in the list, in the transaction that is open, that a column or a table is kept from now on.
+def add_entry(conn: Connection, run_id: str, site: Site, step: int, keep: Keep, *, keep_until: datetime | None) -> None:
+    """Add the entry of a captured column or parked table, in the open transaction.
 
-    Tables that belong to each other (a partition, a child) are one thing of the list, under the uppermost.
+    Entries of partitions and child tables become part of the entry of their topmost table.
     """
     create(conn)
     name = parsed(f"TABLE {keep.table}").fromClause[0]
@@ -48,16 +48,16 @@ def note(conn: Connection, run_id: str, site: Site, step: int, keep: Keep, *, ke
         "kind": keep.kind, "schema": name.schemaname, "name": name.relname, "key": list(keep.key),
         "columns": columns, "kept_as": keep.kept_as, "keep_until": keep_until,
     }  # fmt: skip
-    conn.execute(load("undo_data")["note"].encode(), values)
+    conn.execute(load("undo_data")["add_entry"].encode(), values)
     if keep.kind == "table":
         conn.execute(load("undo_data")["join_families"].encode())
 
 
-def make_way(conn: Connection, kept_as: str) -> None:
-    """Give what was kept under a name another one, and make schema pgrunbook where it is not there yet.
+def free_name(conn: Connection, kept_as: str) -> None:
+    """Rename an older side table or schema of this name; create schema pgrunbook when it is missing.
 
-    It is called in the transaction of the step that keeps, which is done once: what is there is of an earlier time,
-    when the same statement was executed and taken back.
+    Call it in the transaction of the step that captures, which runs once: what has the name was captured when the
+    same statement was executed earlier and rolled back.
     Locks: AccessExclusiveLock on an older side table.
     """
     create(conn)
@@ -76,32 +76,32 @@ def make_way(conn: Connection, kept_as: str) -> None:
         conn.execute(load("undo_data")["renamed"].encode(), {"id": place["id"], "kept_as": other})
 
 
-def mark_given_back(conn: Connection, names: Sequence[str]) -> None:
-    """Note, in the transaction that is open, that columns or tables were given back.
+def mark_reverted(conn: Connection, names: Sequence[str]) -> None:
+    """Mark the entries of columns and tables as reverted, in the open transaction.
 
-    Raises Refused for one that was purged.
+    Raises Refused when one was purged.
     """
-    for kept in find_named(conn, names):
-        refuse(kept)
-        given = kept.rows_estimate
-        if kept.kind == "column":
-            (count,) = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(kept.side)).fetchone() or (0,)
+    for entry in find_named(conn, names):
+        refuse_purged(entry)
+        given = entry.rows_estimate
+        if entry.kind == "column":
+            (count,) = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(entry.side)).fetchone() or (0,)
             given = int(str(count))
-        conn.execute(load("undo_data")["given_back"].encode(), {"id": kept.id, "rows": max(given, 0)})
+        conn.execute(load("undo_data")["mark_reverted"].encode(), {"id": entry.id, "rows": max(given, 0)})
 
 
-def as_keep(kept: UndoEntry) -> Keep:
-    """Return a thing of the list as a way back names it; the type of a column is not told."""
-    column = quoted(kept.columns[0]) if kept.kind == "column" else ""
-    return Keep("column" if column else "table", _name(kept), column, kept.key, kept_as=kept.kept_as)
+def as_keep(entry: UndoEntry) -> Keep:
+    """Return an entry as the Keep of an inverse; a column's type stays empty."""
+    column = quoted(entry.columns[0]) if entry.kind == "column" else ""
+    return Keep("column" if column else "table", _name(entry), column, entry.key, kept_as=entry.kept_as)
 
 
-def refuse_purged(conn: Connection, keep: Keep) -> None:
-    """Raise Refused for something that was purged: there is nothing to give back."""
-    for kept in find_named(conn, [keep.kept_as]):
-        refuse(kept)
+def refuse_purged_keep(conn: Connection, keep: Keep) -> None:
+    """Raise Refused when what was captured is purged: nothing is left to revert."""
+    for entry in find_named(conn, [keep.kept_as]):
+        refuse_purged(entry)
 
 
-def _name(kept: UndoEntry) -> str:
-    """The name as ``regclass`` tells it with an empty search path."""
-    return f"{quoted(kept.table.schema)}.{quoted(kept.table.name)}"
+def _name(entry: UndoEntry) -> str:
+    """The name as ``regclass`` prints it with an empty search path."""
+    return f"{quoted(entry.table.schema)}.{quoted(entry.table.name)}"

@@ -1,4 +1,4 @@
-"""What a rollback takes away: tables and columns with what they hold now, and whether it is kept."""
+"""What a rollback drops: tables and columns, how much they hold now, and whether that is captured."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pgrunbook.plan.step import Keep
 
 @dataclass(frozen=True)
 class Loss:
-    """Something that goes, and how many rows or values are in it now (None: could not be counted).
+    """A table or column that is dropped, and how many rows or values it holds now (None: could not be counted).
 
-    ``statement`` is the number of the one that takes it; ``kept_as`` is where it is kept, "" where it is lost.
+    ``statement`` is the number of the statement that drops it; ``kept_as`` is where it is captured, "" when lost.
     """
 
     migration: str
@@ -31,12 +31,10 @@ class Loss:
 
 
 def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
-    """Return what the changes drop or empty, with what it holds now; [] when they touch no table and no column.
+    """Return the tables and columns that the changes drop or empty, with what they hold now; [] when there is none.
 
-    What a statement keeps before it goes is told as kept; rows that it changes one by one are not told here.
-
-    A table or column that is not there (any more, or yet) holds nothing. What DELETE, UPDATE and code take
-    away cannot be told before the fact.
+    What DELETE, UPDATE and code will remove is not counted: that is known only afterwards. A table or column that
+    does not exist holds nothing.
     """
     found = []
     for change in changes:
@@ -58,7 +56,7 @@ def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
 def _kept(conn: Connection, migration: str, number: int, keep: Keep) -> Loss:
     column = f".{keep.column}" if keep.column else ""
     where = f" WHERE {keep.column} IS NOT NULL" if keep.column else ""
-    holds = _counted(conn, sql.SQL("SELECT count(*) FROM {}{}").format(sql.SQL(keep.table), sql.SQL(where)))
+    holds = _counted(conn, sql.SQL("SELECT pg_catalog.count(*) FROM {}{}").format(sql.SQL(keep.table), sql.SQL(where)))
     return Loss(migration, f"{keep.table}{column}", holds, "values" if column else "rows", keep.kept_as, number)
 
 
@@ -77,7 +75,7 @@ def _dropped(node: object) -> Iterator[tuple[str | None, str, str | None]]:
 
 
 def _in_schemas(conn: Connection, node: object) -> Iterator[tuple[str, str, None]]:
-    """The tables of the schemas that a DROP SCHEMA takes with it."""
+    """The tables in the schemas that a DROP SCHEMA drops."""
     if not (isinstance(node, ast.DropStmt) and node.removeType == enums.ObjectType.OBJECT_SCHEMA):
         return
     query = """
@@ -94,12 +92,13 @@ def _in_schemas(conn: Connection, node: object) -> Iterator[tuple[str, str, None
 def _count(conn: Connection, schema: str | None, table: str, column: str | None) -> int | None:
     name = sql.Identifier(schema, table) if schema else sql.Identifier(table)
     where = sql.SQL(" WHERE {} IS NOT NULL").format(sql.Identifier(column)) if column else sql.SQL("")
-    return _counted(conn, sql.SQL("SELECT count(*) FROM {}{}").format(name, where))
+    return _counted(conn, sql.SQL("SELECT pg_catalog.count(*) FROM {}{}").format(name, where))
 
 
 def _counted(conn: Connection, query: sql.Composed) -> int | None:
     try:
-        row = conn.execute(query).fetchone()
+        with conn.as_target():
+            row = conn.execute(query).fetchone()
     except (
         psycopg.errors.UndefinedTable,
         psycopg.errors.UndefinedColumn,

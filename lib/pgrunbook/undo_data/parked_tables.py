@@ -1,12 +1,12 @@
-"""Tables that are moved away instead of dropped, out of everybody's reach, and back again.
+"""Parked tables: moved to a schema of their own instead of dropped, and moved back on rollback.
 
-1. What DROP TABLE takes from others, and what the way back makes again, is dropped.
-2. The table is moved to a schema of its own, on which nobody has rights; what is its own goes along: indexes,
-   constraints, the sequences of its columns. Extended statistics are moved beside it.
-3. Its columns of the application's own types become text (``independence``).
+1. Drop the objects that DROP TABLE would drop with it, and that the inverse creates again.
+2. Move the table to a schema on which nobody has rights. Its indexes, constraints and the sequences of its columns
+   move with it; extended statistics are moved by a statement of their own.
+3. Convert its columns of the application's own types to text (``parked_types``).
 
-That a table without CASCADE has nothing that depends on it was seen in the rehearsal, where the plain statement was
-executed; from then on the plan holds for this schema only.
+Without CASCADE, the rehearsal has shown that nothing depends on the table: it executed the plain statement, and the
+plan is valid for that schema only.
 """
 
 from __future__ import annotations
@@ -23,56 +23,54 @@ from pgrunbook.errors import Broken
 from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.sql.deparse import parsed, text
 from pgrunbook.undo_data import parked_types
-from pgrunbook.undo_data.cascades import CannotKeepError
-from pgrunbook.undo_data.entries import refuse_purged
+from pgrunbook.undo_data.cascades import CannotCaptureError
+from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.tables import rows
 
 
-def keeping_tables(
-    conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps: tuple[Keep, ...]
-) -> Expansion:
-    """Return the expansion that moves tables away, one transaction; ``detaches`` leave them alone before.
+def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps: tuple[Keep, ...]) -> Expansion:
+    """Return the expansion that parks tables in one transaction, after the statements in ``detaches``.
 
-    Raises CannotKeepError where something else would be lost.
+    Raises CannotCaptureError when something else would be lost.
     """
     others = [keep for keep in keeps if keep.kind != "table"]
     if others:
-        raise CannotKeepError(f"values of {others[0].table}.{others[0].column} would go with a table")
+        raise CannotCaptureError(f"values of {others[0].table}.{others[0].column} would be dropped with a table")
     statements, freed = list(detaches), []
     for keep in keeps:
         statements += _moved(conn, keep)
         notes = parked_types.notes_of(conn, keep)
         if notes:
-            statements.append(parked_types.noted(keep, notes))
-            freed.append(parked_types.freeing(keep, _name(keep).relname, notes))
+            statements.append(parked_types.comment_statement(keep, notes))
+            freed.append(parked_types.to_text(keep, _name(keep).relname, notes))
     names = ", ".join(keep.table for keep in keeps)
     own = expansion.steps[0]
-    step = replace(own, sql=";\n".join(statements), says=f"{names}: moved away instead of dropped.", keeps=keeps,
+    step = replace(own, sql=";\n".join(statements), says=f"{names}: parked instead of dropped.", keeps=keeps,
                    own_transaction=True, quick=True)  # fmt: skip
     return replace(
         expansion,
         form="keep-table",
-        explains="The table is moved to a schema of ours instead, so that it can come back with its rows.",
+        explains="The table is parked in a schema of pgrunbook instead: a rollback moves it back with its rows.",
         steps=(step, *freed),
     )
 
 
-def bring_back(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
-    """Return the steps that move a kept table back to its place, with all that is its own.
+def unpark(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
+    """Return the steps that move a parked table back to its schema, with its indexes, constraints and sequences.
 
-    Raises Refused when it was purged, Broken when it is not there.
-    Locks: AccessExclusiveLock on the kept table.
+    Raises Refused when it was purged, Broken when it does not exist.
+    Locks: AccessExclusiveLock on the parked table.
     """
-    refuse_purged(conn, keep)
+    refuse_purged_keep(conn, keep)
     name = _name(keep)
     here = sql.Identifier(keep.kept_as, name.relname).as_string(None)
-    found = [one["sql"] for one in rows(conn, "leaving", table=here, to=name.schemaname)]
+    found = [one["sql"] for one in rows(conn, "moves_to_schema", table=here, to=name.schemaname)]
     if not found:
-        raise Broken(f"cannot bring back table {keep.table}", detail=f"There is no table {here}, where it was kept.")
+        raise Broken(f"cannot bring back table {keep.table}", detail=f"It was parked as {here}, which does not exist.")
     found.append(text(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(keep.kept_as))))
     says = f"Table {keep.table} comes back with its rows."
     moves = SafeStep(";\n".join(found), says, own_transaction=False, gives_back=(keep.kept_as,))
-    return (*parked_types.binding(conn, keep, name.relname), moves)
+    return (*parked_types.from_text(conn, keep, name.relname), moves)
 
 
 def _name(keep: Keep) -> Any:
@@ -83,11 +81,11 @@ def _moved(conn: Connection, keep: Keep) -> list[str]:
     name = _name(keep)
     relation = Facts(conn).named(tuple(filter(None, (name.schemaname, name.relname))))
     if relation is not None and relation.is_temporary:
-        raise CannotKeepError(f"{keep.table} is temporary")
-    moves = rows(conn, "leaving", table=keep.table, to=keep.kept_as)
+        raise CannotCaptureError(f"{keep.table} is temporary")
+    moves = rows(conn, "moves_to_schema", table=keep.table, to=keep.kept_as)
     for move in moves:
         if move["elsewhere"]:
-            raise CannotKeepError(f"statistics {move['elsewhere']} lie in another schema than {keep.table}")
+            raise CannotCaptureError(f"statistics {move['elsewhere']} are in another schema than {keep.table}")
     schema = sql.Identifier(keep.kept_as)
     users = [sql.SQL(one["grantee"]) for one in rows(conn, "users_of_schemas")]
     hidden = [sql.SQL("REVOKE ALL ON SCHEMA {} FROM {}").format(schema, sql.SQL(", ").join(users))] if users else []

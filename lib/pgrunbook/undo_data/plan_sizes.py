@@ -1,4 +1,4 @@
-"""How much space is taken by what a plan keeps, from the planner's statistics; prepare shows it."""
+"""The space that a plan's undo data will take, from the planner's statistics; notebook prepare shows it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Sequence
 
 import psycopg
 
-from pgrunbook import undo_data
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import RunbookError
 from pgrunbook.plan.plan import Change, WrittenStatement
+from pgrunbook.undo_data.cascades import CannotCaptureError
+from pgrunbook.undo_data.size_estimate import estimate_of, size_estimate
 
 
 def with_sizes(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...]:
-    """Return the changes, each with the bytes that it is expected to keep; -1 where that cannot be told.
+    """Return the changes, each with the bytes that it is expected to capture; -1 when they are unknown.
 
-    It is asked of the database as it is: what an earlier migration of the release makes is not there yet.
-    Locks: AccessShareLock on what is asked about.
+    The estimate reads the database of today: what an earlier migration of the release creates is unknown.
+    Locks: AccessShareLock on what is read.
     """
     found = []
     for change in changes:
@@ -31,7 +32,7 @@ def _size(conn: Connection, written: WrittenStatement) -> int:
     try:
         with conn.transaction():
             if written.back.of_rows:
-                return undo_data.size_estimate(conn, written.sql).bytes_estimate
-            return sum(undo_data.estimate_of(conn, keep).bytes_estimate for keep in written.back.keeps)
-    except (psycopg.Error, RunbookError, undo_data.CannotKeepError):
+                return size_estimate(conn, written.sql).bytes_estimate
+            return sum(estimate_of(conn, keep).bytes_estimate for keep in written.back.keeps)
+    except (psycopg.Error, RunbookError, CannotCaptureError):
         return -1

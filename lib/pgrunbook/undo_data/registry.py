@@ -1,4 +1,4 @@
-"""The list of what is kept, ``pgrunbook.kept``, and the side tables in which it is kept."""
+"""The entries of undo data in ``pgrunbook.kept``, and the side tables that hold captured rows and values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HASH = "pgrunbook_hash"
 
 Kind = Literal["update", "delete", "insert", "column", "table"]
 State = Literal["kept", "giving back", "given back", "purged"]
-# The kinds of which single rows are given back.
+# The kinds whose single rows are reverted.
 ROWS = ("update", "delete", "insert")
 STATES: tuple[State, ...] = ("kept", "giving back", "given back", "purged")
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepKey:
-    """The step for which something is kept."""
+    """The step for which something is captured."""
 
     run_id: str
     migration: str
@@ -45,11 +45,11 @@ class StepKey:
 
 @dataclass(frozen=True)
 class UndoEntry:
-    """A thing that is kept; ``part_of`` is the number of the DELETE that cascaded into this table, None for itself.
+    """One row of pgrunbook.kept; ``part_of`` is the id of the DELETE that cascaded into this table, else None.
 
-    ``columns`` are those whose old values are kept; of an INSERT, those that are in the hash. ``pages_left`` are the
-    pages of the side table that are not given back yet, None before that is begun. ``rows_estimate`` is -1 where
-    the server has not counted yet.
+    ``columns`` are those whose old values are captured; of an INSERT, those in the hash. ``pages_left`` counts the
+    pages of the side table that are not reverted yet, None before the revert begins. ``rows_estimate`` is -1 when
+    the server has no statistics yet.
     """
 
     id: int
@@ -80,10 +80,10 @@ class UndoEntry:
 
 @dataclass(frozen=True)
 class Side:
-    """A side table that is to be made: what it keeps, and of which table.
+    """A side table to create: what it captures, and of which table.
 
-    ``part_of`` is the side table of the DELETE that cascades here, "" for none; one that ``is_shared`` by several
-    statements of a batch has each row once, and knows which transaction wrote it.
+    ``part_of`` is the side table of the DELETE that cascades here, else "". Where ``is_shared``, several statements
+    of a batch fill it: it holds each row once, with the transaction that wrote it.
     """
 
     kept_as: str
@@ -99,8 +99,8 @@ class Side:
         return sql.Identifier(SCHEMA, self.kept_as)
 
     @property
-    def kept(self) -> tuple[Column, ...]:
-        """The columns whose old values are kept."""
+    def captured(self) -> tuple[Column, ...]:
+        """The columns whose old values are captured."""
         return () if self.kind == "insert" else self.columns
 
     def targets(self) -> sql.Composable:
@@ -108,26 +108,26 @@ class Side:
         return sql.SQL(", ").join(sql.Identifier(name) for name, _ in self._columns())
 
     def values(self, old: Row, new: Row | None) -> sql.Composable:
-        """Return what is kept of a row, as expressions over its old and new version.
+        """Return what is captured of a row, as expressions over its old and new version.
 
-        Where ``new`` is None the columns are emptied, and the row keeps its key.
+        Where ``new`` is None the columns are set NULL, and the key does not change.
         """
         by = old if self.kind == "delete" or new is None else new
-        found = [column.kept(by(column.name)) for column in self.table.named(self.table.key)]
-        found += [column.kept(old(column.name)) for column in self.kept]
+        found = [column.captured(by(column.name)) for column in self.table.named(self.table.key)]
+        found += [column.captured(old(column.name)) for column in self.captured]
         if self.kind != "delete":
             empty = "CAST(NULL AS {})"
             after = [
                 sql.SQL(empty).format(sql.SQL(column.type)) if new is None else new(column.name)
                 for column in self.columns
             ]
-            pairs = zip(self.kept, after, strict=False)
-            found += [column.written(value) for column, value in pairs if column.is_written_kept]
+            pairs = zip(self.captured, after, strict=False)
+            found += [column.written(value) for column, value in pairs if column.is_written_captured]
             found.append(hash_of(self.columns, after))
         return sql.SQL(", ").join(found)
 
     def definition(self) -> sql.Composed:
-        """Return the statements that make the table where it is not there yet."""
+        """Return the statements that create the table when it does not exist."""
         parts = [sql.SQL("{} {}").format(sql.Identifier(name), type_) for name, type_ in self._columns()]
         if self.is_shared:
             keys = [sql.Identifier(key_name(number)) for number in range(len(self.table.key))]
@@ -144,31 +144,33 @@ class Side:
     def _columns(self) -> list[tuple[str, sql.SQL]]:
         keys = enumerate(self.table.named(self.table.key))
         found = [(key_name(number), column.side_type) for number, column in keys]
-        found += [(column.name, column.side_type) for column in self.kept]
+        found += [(column.name, column.side_type) for column in self.captured]
         if self.kind != "delete":
             found += [
                 (written_name(number), column.written_type)
-                for number, column in enumerate(self.kept)
-                if column.is_written_kept
+                for number, column in enumerate(self.captured)
+                if column.is_written_captured
             ]
             found.append((HASH, sql.SQL("bigint")))
         return found
 
 
 def create(conn: Connection) -> None:
-    """Make the list where it is not there yet, and schema pgrunbook with it."""
+    """Create table and schema of the entries when they do not exist."""
     step_log.create(conn)
     if not exist(conn):
         conn.execute(load("undo_data")["create"].encode())
 
 
 def exist(conn: Connection) -> bool:
-    """Tell whether this database has a list of what is kept."""
+    """Tell whether this database has the table of entries."""
     return conn.execute(load("undo_data")["exists"].encode()).fetchone() == (True,)
 
 
-def begin(conn: Connection, place: StepKey, sides: Sequence[Side], *, keep_until: datetime | None = None) -> None:
-    """Make the side tables of a step and note them in the list; where they are there already, they are gone on with.
+def add_side_tables(
+    conn: Connection, place: StepKey, sides: Sequence[Side], *, keep_until: datetime | None = None
+) -> None:
+    """Create the side tables of a step, and their entries; existing ones are filled further.
 
     Locks: none that others wait for.
     """
@@ -188,40 +190,40 @@ def begin(conn: Connection, place: StepKey, sides: Sequence[Side], *, keep_until
             }
             conn.execute(load("undo_data")["begin"].encode(), values)
             conn.execute(side.definition())
-            log.info("keeping what %s changes in %s as %s", side.kind, side.table.name, side.kept_as)
+            log.info("capturing what %s changes in %s as %s", side.kind, side.table.name, side.kept_as)
 
 
 def name_of(place: StepKey, kind: Kind, table: TableName, via: str = "") -> str:
-    """Return the name of a side table: always the same for the same step of a run, so that it is found again."""
+    """Return the name of a side table: always the same for the same step of a run."""
     about = (*place.__dict__.values(), kind, *table, via)
     return "kept_" + hashlib.sha256("\0".join(map(str, about)).encode()).hexdigest()[:16]
 
 
-def kept_list(conn: Connection, *, ids: Collection[int] | None = None) -> list[UndoEntry]:
-    """Return what is kept and not purged, newest first, each followed by what its DELETE cascaded into.
+def list_entries(conn: Connection, *, ids: Collection[int] | None = None) -> list[UndoEntry]:
+    """Return the entries that are not purged, newest first, each followed by those its DELETE cascaded into.
 
-    ``bytes`` says how much space it takes, ``keep_until`` when :func:`purge` drops it, None for never.
+    ``bytes`` is the space it takes; ``keep_until`` is when :func:`purge` drops it, None for never.
     """
     return find(conn, ids=ids, states=STATES[:-1])
 
 
-def of_migration(conn: Connection, migration: str, direction: str) -> list[UndoEntry]:
-    """Return what is kept of a migration and not given back yet, in the order in which it is to be given back."""
+def entries_of_migration(conn: Connection, migration: str, direction: str) -> list[UndoEntry]:
+    """Return the entries of a migration that are not reverted yet, in the order in which to revert them."""
     return find(conn, migration=migration, direction=direction, states=["kept", "giving back"])
 
 
 def mark(conn: Connection, ids: Sequence[int], state: State) -> None:
-    """Set the state of things that are kept."""
+    """Set the state of entries."""
     conn.execute(load("undo_data")["mark"].encode(), {"ids": list(ids), "state": state})
 
 
 def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: timedelta | None = None) -> list[str]:
-    """Drop the side tables of the things named, of those kept for longer, or of those whose time is over.
+    """Drop the undo data of the entries named, of those older than a time, or of those whose time is over.
 
-    Returns the names of the tables, and of the schemas of whole tables, that were dropped. Each is dropped in a
+    Returns the names of the side tables, and of the schemas of parked tables, that were dropped; each in a
     transaction of its own.
 
-    Raises Refused when something else depends on a kept table, or lies in its schema.
+    Raises Refused when something else depends on a parked table, or is in its schema.
     Locks: AccessExclusiveLock on a side table, which nobody but pgrunbook reads.
     """
     if not exist(conn):
@@ -242,7 +244,7 @@ def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: t
 
 
 def _drop(conn: Connection, row: Mapping[str, Any]) -> None:
-    """Drop a side table, or a kept table and its schema; never what somebody else has laid there or made of it."""
+    """Drop a side table, or a parked table and its schema; never objects of somebody else."""
     if row["kind"] != "table":
         conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, row["kept_as"])))
         return
@@ -253,9 +255,9 @@ def _drop(conn: Connection, row: Mapping[str, Any]) -> None:
             conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(schema))
     except psycopg.errors.DependentObjectsStillExist as exc:
         raise Refused(
-            f"cannot drop the kept table {table.as_string(None)}",
+            f"cannot drop the parked table {table.as_string(None)}",
             detail=f"{exc.diag.message_primary}: {exc.diag.message_detail}",
-            hint="Drop what depends on it first, or the rest of its family with it; it was not made by pgrunbook.",
+            hint="First drop what depends on it (pgrunbook did not create it), or purge its whole family.",
         ) from exc
 
 
@@ -267,7 +269,7 @@ def find(
     migration: str | None = None,
     direction: str | None = None,
 ) -> list[UndoEntry]:
-    """Return what the list has in some states: all, by ``ids`` (with what belongs to them), or of a migration."""
+    """Return entries in some states: all, by ``ids`` (with their parts), or of a migration."""
     if not exist(conn):
         return []
     wanted = {
@@ -276,31 +278,31 @@ def find(
         "direction": direction,
         "states": list(states),
     }
-    return [_kept(one) for one in rows(conn, "find", **wanted)]
+    return [_entry(one) for one in rows(conn, "find", **wanted)]
 
 
 def find_named(conn: Connection, names: Collection[str]) -> list[UndoEntry]:
-    """Return what the list has under these names of side tables and schemas."""
+    """Return the entries with these names of side tables and schemas."""
     if not names or not exist(conn):
         return []
     ids = [row["id"] for row in rows(conn, "ids_of", names=list(names))]
-    return [kept for kept in find(conn, states=STATES, ids=ids) if kept.kept_as in names] if ids else []
+    return [entry for entry in find(conn, states=STATES, ids=ids) if entry.kept_as in names] if ids else []
 
 
-def refuse(kept: UndoEntry) -> None:
-    """Raise Refused for something that was purged: there is nothing to give back."""
-    if kept.state != "purged":
+def refuse_purged(entry: UndoEntry) -> None:
+    """Raise Refused when an entry was purged: nothing is left to revert."""
+    if entry.state != "purged":
         return
-    what = f"column {kept.columns[0]} of table" if kept.kind == "column" else "table"
-    when = f" on {kept.purged_at:%Y-%m-%d %H:%M}Z" if kept.purged_at else ""
+    what = f"column {entry.columns[0]} of table" if entry.kind == "column" else "table"
+    when = f" on {entry.purged_at:%Y-%m-%d %H:%M}Z" if entry.purged_at else ""
     raise Refused(
-        f"cannot give back what was kept of {what} {kept.table.schema}.{kept.table.name}",
-        detail=f"It was purged{when}; it had been made on {kept.made_at:%Y-%m-%d %H:%M}Z for {kept.migration}.",
-        hint=f"Restore to a point in time before it was purged, beside this database; there it is in {kept.kept_as}.",
+        f"cannot revert {what} {entry.table.schema}.{entry.table.name}",
+        detail=f"It was purged{when}; it had been captured on {entry.made_at:%Y-%m-%d %H:%M}Z for {entry.migration}.",
+        hint=f"Restore a point in time before the purge into a new branch; {entry.kept_as} is there.",
     )
 
 
-def _kept(row: dict[str, Any]) -> UndoEntry:
+def _entry(row: dict[str, Any]) -> UndoEntry:
     name = TableName(row.pop("table_schema"), row.pop("table_name"))
     key, columns = tuple(row.pop("key_columns")), tuple(row.pop("columns"))
     made_at, keep_until = _time(row.pop("made_at")), row.pop("keep_until")
@@ -311,5 +313,5 @@ def _kept(row: dict[str, Any]) -> UndoEntry:
 
 
 def _time(seconds: float) -> datetime:
-    """Return a time that came as seconds, since a session may write dates in any style."""
+    """Return a time read as seconds, for DateStyle changes how a session prints dates."""
     return datetime.fromtimestamp(seconds, UTC)

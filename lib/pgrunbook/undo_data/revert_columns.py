@@ -1,9 +1,9 @@
-"""Filling the kept values of a column back, which is there again, or has its old type again.
+"""Revert of a column's captured values, when the column exists again or has its old type again.
 
-A row is given its old value where it has none that somebody wrote: NULL, or the constant that is the column's
-default. Where a default is computed, or the column is an identity, that cannot be told, and the old value counts.
-After a change of type, :func:`settle` takes out the rows that somebody has written to since; all of that way
-back is one transaction.
+A row gets its old value unless somebody has written another one: it still has NULL, or the column's constant
+default. Where the default is computed, or the column is an identity, nobody can tell, and the old value wins.
+After a change of type, :func:`discard_changed` first discards the values of rows that somebody has changed since;
+all of that rollback is one transaction.
 """
 
 from __future__ import annotations
@@ -20,33 +20,35 @@ from pgrunbook.sql.tree import walk
 from pgrunbook.undo_data.capture_columns import (
     NEW,
     VALUE,
-    as_kept,
     hash_of_new,
     is_large,
+    keyed_as_captured,
     keys_with_operators,
     place,
     record,
 )
-from pgrunbook.undo_data.cascades import CannotKeepError
-from pgrunbook.undo_data.entries import refuse_purged
+from pgrunbook.undo_data.cascades import CannotCaptureError
+from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, rows
 
 _NOT_CONSTANT = (ast.ColumnRef, ast.FuncCall, ast.SQLValueFunction, ast.SubLink, ast.ParamRef)
 
 
-def fill(conn: Connection, keep: Keep, *, rows_conn: Connection | None, batch_rows: int) -> tuple[SafeStep, ...]:
-    """Return the step that fills the kept values of a column back, which is there again.
+def revert_column(
+    conn: Connection, keep: Keep, *, rows_conn: Connection | None, batch_rows: int
+) -> tuple[SafeStep, ...]:
+    """Return the step that writes the captured values of a column back.
 
-    Raises CannotKeepError where nothing tells the rows apart by the columns by which they were kept, Refused when
-    what was kept is purged.
+    Raises CannotCaptureError when the table has no unique index on the captured key any more, Refused when the
+    values were purged.
     """
-    refuse_purged(conn, keep)
+    refuse_purged_keep(conn, keep)
     found, name = place(conn, keep)
     column, has_new = found.columns[name], _has_new(conn, keep)
     condition = sql.SQL("true") if has_new else _untouched(conn, found, column)
-    statement, key = filling(conn, found, keep, column, condition)
-    says = f"The kept values of {keep.table}.{keep.column} come back."
-    # Between the change of type and a later batch somebody could write what would be overwritten.
+    statement, key = column_update(conn, found, keep, column, condition)
+    says = f"The captured values of {keep.table}.{keep.column} are reverted."
+    # In batches, a row written after the change of type would be overwritten.
     if has_new or not is_large(conn, found, rows_conn, batch_rows):
         plain = statement.replace(RANGE, "true", 1)
         return (SafeStep(plain, says, own_transaction=False, quick=False, gives_back=(keep.kept_as,)),)
@@ -58,25 +60,25 @@ def fill(conn: Connection, keep: Keep, *, rows_conn: Connection | None, batch_ro
     return (SafeStep(loop.statement, says, quick=False, batches=loop, gives_back=(keep.kept_as,)),)
 
 
-def filling(
+def column_update(
     conn: Connection, found: Table, keep: Keep, column: Column, condition: sql.Composable
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the UPDATE that gives rows their kept values, with the word for a range in it, and the key to walk by.
+    """Return the UPDATE that writes captured values back, with a placeholder for the range, and the key of its batches.
 
-    A row that has its value already is not written again. Raises CannotKeepError as :func:`fill`.
+    A row that has its value already is not written again. Raises CannotCaptureError as :func:`revert_column`.
     """
     key, operators = keys_with_operators(conn, found.oid, keep.key)
     if not key:
-        raise CannotKeepError(f"{keep.table} has no unique index on {', '.join(keep.key)} now")
+        raise CannotCaptureError(f"{keep.table} has no unique index on {', '.join(keep.key)} now")
     # The columns of the side table are in the order in which it was made, by their number.
     number = {name: key_name(n) for n, name in enumerate(keep.key)}
     pairs = [
         sql.SQL("{} {} {}").format(
-            sql.Identifier("t", each.name), sql.SQL(operator), each.given_back(sql.Identifier("k", number[each.name]))
+            sql.Identifier("t", each.name), sql.SQL(operator), each.reverted(sql.Identifier("k", number[each.name]))
         )
         for each, operator in zip(found.named(key), operators, strict=True)
     ]
-    value = column.given_back(sql.Identifier("k", VALUE))
+    value = column.reverted(sql.Identifier("k", VALUE))
     statement = sql.SQL(
         "UPDATE {table} AS t SET {name} = {value} FROM {side} AS k WHERE {range} AND {pairs}"
         " AND {now} OPERATOR(pg_catalog.*<>) {then} AND {condition}"
@@ -88,33 +90,33 @@ def filling(
     return text(statement), key
 
 
-def settle(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
-    """Return the step that forgets the old values of rows that somebody has changed since the type was changed.
+def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
+    """Return the step that discards captured values of rows that somebody has changed since the change of type.
 
-    It belongs into the transaction that changes the type back; () where the column itself had gone.
+    Run it in the transaction that changes the type back; () when the column had been dropped.
     Locks: AccessExclusiveLock on the table, as the change of type takes it.
     """
     if not _has_new(conn, keep):
         return ()
     found, name = place(conn, keep)
-    found = as_kept(conn, found, keep)
+    found = keyed_as_captured(conn, found, keep)
     locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(found.source)
     forgotten = sql.SQL("DELETE FROM {} AS k USING {} AS t WHERE {} AND {} IS DISTINCT FROM k.{}").format(
         sql.Identifier(SCHEMA, keep.kept_as), found.source, found.matches("t", "k"), hash_of_new("t", name),
         sql.Identifier(NEW),
     )  # fmt: skip
-    says = "Rows that somebody has changed since keep what they have."
+    says = "Rows that somebody has changed since keep their values."
     return (SafeStep(f"{text(locked)};\n{text(forgotten)}", says, own_transaction=False, quick=False),)
 
 
-def missing(conn: Connection, keep: Keep) -> int:
-    """Return how many rows of a table have no kept value for a column: they were made since.
+def uncaptured_rows(conn: Connection, keep: Keep) -> int:
+    """Return how many rows of a table have no captured value for a column: they were inserted since.
 
-    Raises Refused when what was kept is purged.
+    Raises Refused when the values were purged.
     """
-    refuse_purged(conn, keep)
+    refuse_purged_keep(conn, keep)
     found, _ = place(conn, keep, must_be_there=False)
-    found = as_kept(conn, found, keep)
+    found = keyed_as_captured(conn, found, keep)
     query = sql.SQL("SELECT count(*) FROM {} AS t WHERE NOT EXISTS (SELECT FROM {} AS k WHERE {})").format(
         found.source, sql.Identifier(SCHEMA, keep.kept_as), found.matches("t", "k")
     )
@@ -128,13 +130,13 @@ def _has_new(conn: Connection, keep: Keep) -> bool:
 
 
 def _untouched(conn: Connection, found: Table, column: Column) -> sql.Composable:
-    """Whether a row has what the column was added with, as far as that can be told."""
-    (told,) = rows(conn, "default_of", oid=found.oid, column=column.name)
-    if told["default_value"] is None:
-        return sql.SQL("true" if told["is_identity"] else "t.{} IS NULL").format(sql.Identifier(column.name))
-    if not _is_constant(parsed(f"SELECT {told['default_value']}")):
+    """The condition that a row still has the value with which the column was added, as far as that is known."""
+    (found_default,) = rows(conn, "default_of", oid=found.oid, column=column.name)
+    if found_default["default_value"] is None:
+        return sql.SQL("true" if found_default["is_identity"] else "t.{} IS NULL").format(sql.Identifier(column.name))
+    if not _is_constant(parsed(f"SELECT {found_default['default_value']}")):
         return sql.SQL("true")
-    default = sql.SQL("CAST({} AS {})").format(sql.SQL(told["default_value"]), sql.SQL(column.type))
+    default = sql.SQL("CAST({} AS {})").format(sql.SQL(found_default["default_value"]), sql.SQL(column.type))
     return sql.SQL("{} OPERATOR(pg_catalog.*=) {}").format(record(sql.Identifier("t", column.name)), record(default))
 
 

@@ -1,4 +1,4 @@
-"""How much will be kept of a statement, a column or a table, from the planner's statistics."""
+"""The size of the undo data of a statement, a column or a table, from the planner's statistics."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pgrunbook.errors import Refused
 from pgrunbook.plan.step import RANGE, Keep
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.undo_data.capture_columns import place
-from pgrunbook.undo_data.capture_rows import rewritten
-from pgrunbook.undo_data.cascades import CannotKeepError
+from pgrunbook.undo_data.capture_rows import rewrite
+from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.registry import Side, StepKey
 
 # A row's header and line pointer (https://www.postgresql.org/docs/current/storage-page-layout.html), and its hash.
@@ -26,27 +26,27 @@ _NOWHERE = StepKey("", "", "up", 0)
 
 @dataclass(frozen=True)
 class SizeEstimate:
-    """How many rows will be kept, and how much space that takes."""
+    """How many rows will be captured, and how much space that takes."""
 
     rows_estimate: int
     bytes_estimate: int
 
 
 def size_estimate(conn: Connection, statement: str) -> SizeEstimate:
-    """Return how much will be kept of a statement, with what a DELETE reaches; nothing is executed.
+    """Return how much a statement will capture, cascades of a DELETE included; nothing is executed.
 
-    Raises Refused when the rows cannot be kept.
+    Raises Refused when the rows cannot be captured.
     """
     whole = statement.replace(RANGE, "true", 1)
     try:
-        sides = rewritten(conn, whole, _NOWHERE).sides
-    except CannotKeepError as exc:
-        raise Refused("the rows that a statement changes cannot be kept", detail=f"Because {exc}.") from exc
+        sides = rewrite(conn, whole, _NOWHERE).sides
+    except CannotCaptureError as exc:
+        raise Refused("cannot capture the rows that a statement changes", detail=f"Because {exc}.") from exc
     rows = _plan(conn, whole)["Plans"][0]["Plan Rows"]
     total_rows, total_bytes = 0, 0
     of_origin = max(sides[0].table.rows_estimate, 1)
     for side in sides:
-        # Of a table that is reached, as large a part as of the one where it begins.
+        # Of a table that the cascade reaches, expect the same share of rows as of the first one.
         expected = rows if not side.part_of else round(max(side.table.rows_estimate, 0) * min(1, rows / of_origin))
         total_rows += expected
         total_bytes += expected * (_width(conn, side) + _OVERHEAD_BYTES)
@@ -54,9 +54,9 @@ def size_estimate(conn: Connection, statement: str) -> SizeEstimate:
 
 
 def estimate_of(conn: Connection, keep: Keep) -> SizeEstimate:
-    """Return how much will be kept of a column or a table; a table is only moved, and takes no more than before.
+    """Return how much will be captured of a column or a table; a parked table takes no more space than before.
 
-    Raises CannotKeepError when it is not there.
+    Raises CannotCaptureError when it does not exist.
     """
     if keep.kind == "table":
         name = parsed(f"TABLE {keep.table}").fromClause[0]
@@ -73,9 +73,9 @@ def _of_columns(conn: Connection, source: sql.Composable, *names: str) -> dict[s
 
 
 def _width(conn: Connection, side: Side) -> int:
-    """Return the average width of what is kept of a row, by the statistics of its columns."""
-    written = [column for column in side.kept if column.is_written_kept and side.kind == "update"]
-    names = [*side.table.key, *(column.name for column in (*side.kept, *written))]
+    """Return the average width of what is captured of a row, by the statistics of its columns."""
+    written = [column for column in side.captured if column.is_written_captured and side.kind == "update"]
+    names = [*side.table.key, *(column.name for column in (*side.captured, *written))]
     width = 0
     for name in names:
         query = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(name), side.table.source)
@@ -84,6 +84,7 @@ def _width(conn: Connection, side: Side) -> int:
 
 
 def _plan(conn: Connection, query: str) -> dict[str, Any]:
-    found = conn.execute(f"EXPLAIN (FORMAT JSON) {query}".encode()).fetchone()
+    with conn.as_target():
+        found = conn.execute(f"EXPLAIN (FORMAT JSON) {query}".encode()).fetchone()
     plan: Any = found[0] if found else []
     return dict(plan[0]["Plan"])

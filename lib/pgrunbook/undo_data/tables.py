@@ -1,4 +1,4 @@
-"""Tables as keeping sees them: columns with the forms in which values are kept, hashed and shown, and keys."""
+"""Tables for capture and revert: their keys, and how each column's values are captured, hashed and shown."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Broken
 
-# What gives a column of a row by its name.
+# Returns a column of a row by its name.
 Row = Callable[[str], sql.Composable]
 
 SCHEMA = "pgrunbook"
-# A word longer than that is kept of the old value only; of the new one, this much is shown.
+# Of a new value that is a text, only the first characters are captured, to show them; old values are whole.
 SHOWN_CHARS = 100
 
-# How a value goes into the hash. Where the type's own hash takes for equal what looks different, or is made of 32
-# of its 64 bits, its binary form goes, as for any type that is not named (see ``database.data``). The text of
-# some would depend on settings (TimeZone, extra_float_digits), which the binary form does not.
+# How a value is hashed. Types not named here are hashed in binary form: their own hash function may take different
+# values for equal, or use 32 of 64 bits only (see ``database.checksums``), and the text of some depends on settings
+# (TimeZone, extra_float_digits).
 _AS_IT_IS = {"boolean", "bytea", "date", "integer", "smallint", "uuid"}
 _BY_CODE_POINT = {"character varying", "name", "text"}
 _BY_OUTPUT = {"json", "jsonb", "xml"}
@@ -31,10 +31,10 @@ _BY_OUTPUT = {"json", "jsonb", "xml"}
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``base_type`` is what lies below its domains, ``send`` the function that gives the binary form.
+    """A column; ``base_type`` is the type below its domains, ``send`` the function that gives the binary form.
 
-    Where ``has_own_form`` is set that type is the application's: its binary form may hold OIDs, which are others when
-    it was dropped and made again.
+    With ``has_own_form`` that type is the application's: its binary form may hold OIDs, which change when the type is
+    dropped and created again.
     """
 
     name: str
@@ -51,14 +51,14 @@ class Column:
 
     @property
     def side_type(self) -> sql.SQL:
-        """The type in a side table: text for types of the application, on which nothing of ours may depend."""
+        """The type in a side table: text for types of the application, for side tables may not depend on them."""
         return sql.SQL("pg_catalog.text" if self.is_of_application else self.catalog_type)
 
-    def kept(self, value: sql.Composable) -> sql.Composable:
+    def captured(self, value: sql.Composable) -> sql.Composable:
         """Return the expression that turns a value of the column into one of the side table."""
         return as_text(value) if self.is_of_application else value
 
-    def given_back(self, value: sql.Composable) -> sql.Composable:
+    def reverted(self, value: sql.Composable) -> sql.Composable:
         """Return the expression that turns a value of the side table into one of the column."""
         return sql.SQL("CAST({} AS {})").format(value, sql.SQL(self.type)) if self.is_of_application else value
 
@@ -73,8 +73,8 @@ class Column:
         return sql.SQL("{}({})").format(sql.SQL(self.send), value)
 
     @property
-    def is_written_kept(self) -> bool:
-        """Whether the new value is kept too, and not only its hash: what is small, and the start of a word."""
+    def is_written_captured(self) -> bool:
+        """Whether the new value is captured too, and not only its hash: small values, and the start of texts."""
         return self.is_small or self.is_word
 
     @property
@@ -83,16 +83,16 @@ class Column:
         return self.side_type if self.is_small and not self.is_of_application else sql.SQL("pg_catalog.text")
 
     def written(self, value: sql.Composable) -> sql.Composable:
-        """Return the expression for what is kept of a new value."""
+        """Return the expression for what is captured of a new value."""
         if self.is_small and not self.is_of_application:
             return value
-        text = self.kept(value) if self.is_of_application else sql.SQL("{}::pg_catalog.text").format(value)
+        text = self.captured(value) if self.is_of_application else sql.SQL("{}::pg_catalog.text").format(value)
         return sql.SQL("pg_catalog.left({}, {})").format(text, sql.Literal(SHOWN_CHARS))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with what decides how its rows are kept; ``key`` is () where nothing tells its rows apart."""
+    """A table with what decides how its rows are captured; ``key`` is () when it has no unique key."""
 
     oid: int
     name: TableName
@@ -112,14 +112,14 @@ class Table:
         return sql.SQL("{}" if self.is_partitioned else "ONLY {}").format(self.name.identifier())
 
     def named(self, names: Iterable[str]) -> tuple[Column, ...]:
-        """Return columns by their names. Raises Broken when one is not there any more."""
+        """Return columns by their names. Raises Broken when one no longer exists."""
         wanted = list(names)
         missing = [name for name in wanted if name not in self.columns]
         if missing:
             raise Broken(
-                f"cannot give back the rows of table {self.name}",
-                detail=f"The table has no column {', '.join(missing)} any more.",
-                hint="Bring the schema back first: what was changed last is taken back first.",
+                f"cannot revert the rows of table {self.name}",
+                detail=f"The table no longer has column {', '.join(missing)}.",
+                hint="Roll back later changes of the schema first: the last migration goes first.",
             )
         return tuple(self.columns[name] for name in wanted)
 
@@ -134,7 +134,7 @@ class Table:
             sql.SQL("{} {} {}").format(
                 sql.Identifier(alias, column.name),
                 sql.SQL(operator),
-                column.given_back(sql.Identifier(side, key_name(number))),
+                column.reverted(sql.Identifier(side, key_name(number))),
             )
             for number, (column, operator) in enumerate(zip(self.named(self.key), self.operators, strict=True))
         ]
@@ -172,9 +172,9 @@ def table(conn: Connection, oid: int) -> Table:
 
 
 def table_named(conn: Connection, name: TableName, key: Sequence[str]) -> Table:
-    """Return a table by its name, told apart by the columns by which its rows were kept.
+    """Return a table by its name, with the key by which its rows were captured.
 
-    Raises Broken when it is not there, or nothing tells its rows apart by these columns now.
+    Raises Broken when it does not exist, or has no unique index on these columns now.
     """
     found = rows(conn, "oid_of", schema=name.schema, name=name.name)
     keys = _keys(conn, found[0]["oid"]) if found else []
@@ -185,31 +185,31 @@ def table_named(conn: Connection, name: TableName, key: Sequence[str]) -> Table:
             in_order = tuple(by[column] for column in key)
             return replace(there, key=tuple(key), operators=in_order)
     raise Broken(
-        f"cannot give back the rows of table {name}",
-        detail=f"It has no unique index on {', '.join(key)} now." if found else "It is not there.",
-        hint="Bring the schema back first: what was changed last is taken back first.",
+        f"cannot revert the rows of table {name}",
+        detail=f"It has no unique index on {', '.join(key)} now." if found else "The table does not exist.",
+        hint="Roll back later changes of the schema first: the last migration goes first.",
     )
 
 
 def foreign_keys(conn: Connection, oid: int) -> list[ForeignKey]:
-    """Return the foreign keys that point to a table, [] where none does."""
+    """Return the foreign keys that reference a table, [] when there is none."""
     lists = ("columns", "referenced", "emptied", "operators")
     found = rows(conn, "foreign_keys", oid=oid)
     return [ForeignKey(**{**one, **{name: tuple(one[name]) for name in lists}}) for one in found]
 
 
 def row(alias: str) -> Row:
-    """Return what gives the columns of the row with an alias."""
+    """Return a function from a column's name to that column of the row with an alias."""
     return lambda name: sql.Identifier(alias, name)
 
 
 def key_name(number: int) -> str:
-    """Return the name that a column of the key has in a side table."""
+    """Return the name of a key column in a side table."""
     return f"pgrunbook_key_{number + 1}"
 
 
 def written_name(number: int) -> str:
-    """Return the name that the new value of a kept column has in a side table."""
+    """Return the name of a captured column's new value in a side table."""
     return f"pgrunbook_new_{number + 1}"
 
 
@@ -220,7 +220,7 @@ def hash_of(columns: Sequence[Column], values: Sequence[sql.Composable]) -> sql.
 
 
 def as_text(value: sql.Composable) -> sql.Composable:
-    """Return what the type's output function writes; a cast to text may be a function of the application."""
+    """Return the output of the type's output function; a cast to text may call a function of the application."""
     return sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN pg_catalog.concat({0}) END").format(value)
 
 

@@ -142,7 +142,7 @@ def _key(world: World, table: Table, node: Any, what: str, kind: str) -> Iterato
     """Yield the demands of UNIQUE and PRIMARY KEY; one that adopts an index demands only NOT NULL."""
     names = strings(node.keys)
     if node.indexname:
-        found = world.rows("index_columns", name=f"{quoted(table.schema)}.{quoted(node.indexname)}")
+        found = world.rows("index_columns", oid=world.facts.relation_oid([table.schema, node.indexname]))
         names = world.indexes.get(node.indexname) or tuple(row["name"] for row in found)
     if kind == "PRIMARY":
         for each in names:

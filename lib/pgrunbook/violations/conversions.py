@@ -41,7 +41,7 @@ def value_of_new_column(world: World, table: Table, definition: Any, column: Col
     today, made = world.type_of(names)
     if made is not None or column.node is None or table.relation is None:
         return None
-    found = world.facts.rows("constrained_domain", type=str(today))
+    found = world.facts.rows("constrained_domain", type=world.facts.type_oid(str(today)))
     if not found or not found[0]["is_constrained"]:
         return None
     word = text(definition.typeName)
@@ -113,7 +113,7 @@ def _via_text(node: Any) -> bool:
 
 def _compared(world: World, new: str, old: str, *, via_text: bool) -> Callable[[str, str], str]:
     """Return a function that writes the condition that a value of the old type and one of the new type differ."""
-    direct = not via_text and bool(world.rows("is_castable", source=old, target=new))
+    direct = not via_text and bool(world.is_castable(old, new))
 
     def is_other(made: str, value: str) -> str:
         back = f"CAST({made} AS {new})" if direct else f"CAST(CAST({made} AS text) AS {new})"

@@ -19,7 +19,7 @@ def domain(world: World, node: Any) -> Iterator[RowDemand]:
     """Yield the demands of ALTER DOMAIN on the rows of each column: ADD and VALIDATE CONSTRAINT, SET NOT NULL."""
     today, made = world.type_of(node.typeName)
     said = str(name_of(strings(node.typeName)))
-    found = world.rows("type_named", name=str(today)) if made is None else []
+    found = world.rows("type_named", oid=world.facts.type_oid(str(today))) if made is None else []
     subtype = str(getattr(node.subtype, "value", node.subtype))
     if not found:
         if subtype in "COV":

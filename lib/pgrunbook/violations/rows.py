@@ -76,7 +76,8 @@ class RowQueries:
             limit_locally(self._conn, lock_timeout_ms=READ_LOCK_TIMEOUT_MS, statement_timeout_ms=self._timeout_ms)
             cursor.execute("SET LOCAL row_security = off; SET LOCAL jit = off")
             if function:
-                cursor.execute(function.encode())
+                with self._conn.as_target():
+                    cursor.execute(function.encode())
             cursor.execute("SET LOCAL transaction_read_only = on")
             yield cursor
 
@@ -131,24 +132,24 @@ class RowQueries:
             return RowDemandAnswer(None, says, at_least=1)
 
     def _answer(self, wanted: RowDemand, where: str, function: str = "") -> RowDemandAnswer:
-        with self.short(function=function) as cursor:
-            cursor.execute(_query("count_against", source=wanted.source, where=where))
+        with self.short(function=function) as cursor, self._conn.as_target():
+            cursor.execute(_query("count_violations", source=wanted.source, where=where))
             rows = int((cursor.fetchone() or (0,))[0])
         if not rows:
             return _counted(wanted, rows, ())
         if wanted.missing is not None:
             return _with_kept(wanted, rows, wanted.missing())
-        with self.short(function=function) as cursor:
+        with self.short(function=function) as cursor, self._conn.as_target():
             shown = ", ".join(f"CAST({value} AS text)" for value in (*_key(wanted), *(v for _, v in wanted.shown)))
             more = {"shown": shown, "limit": str(SAMPLES)}
-            cursor.execute(_query("samples_against", source=wanted.source, where=where, **more))
+            cursor.execute(_query("sample_violations", source=wanted.source, where=where, **more))
             return _counted(wanted, rows, tuple(sorted(_sample(wanted, row) for row in cursor.fetchall())))
 
     def _is_of_a_row(self, wanted: RowDemand) -> bool:
         """Tell whether an error comes from a row: planning the query alone does not raise it."""
         try:
-            with self.short() as cursor:
-                cursor.execute(_query("plan_against", source=wanted.source, where=wanted.where or wanted.caught))
+            with self.short() as cursor, self._conn.as_target():
+                cursor.execute(_query("plan_of_violations", source=wanted.source, where=wanted.where or wanted.caught))
         except psycopg.Error:
             return False
         return True

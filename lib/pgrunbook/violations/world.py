@@ -115,7 +115,8 @@ class World:
         self._tables: dict[tuple[str, str], Table | None] = {}
         self._marks: list[tuple[int, frozenset[int], str]] = []
         self._done: list[tuple[int, Callable[[Table], None]]] = []
-        found = conn.execute("SELECT pg_catalog.current_schemas(false)::text[]").fetchone()
+        with conn.as_target():
+            found = conn.execute("SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]").fetchone()
         self._path: list[str] = list(found[0]) if found else []  # type: ignore[call-overload]
         self.path = self._path
         self.dropped: set[str] = set()
@@ -141,6 +142,12 @@ class World:
         """Return the rows of a named query."""
         with self._conn.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(load("violations")[query].encode(), parameters).fetchall()
+
+    def is_castable(self, source: str, target: str) -> bool:
+        """Tell whether a value of one type becomes one of another without text between them."""
+        one, other = source.partition("(")[0], target.partition("(")[0]
+        oids = {"source": self.facts.type_oid(one), "target": self.facts.type_oid(other)}
+        return one == other or bool(self.rows("is_castable", **oids))
 
     def find(self, schema: str | None, name: str) -> Table | None:
         """Return the table that a name means in the next statement, None if there is none."""

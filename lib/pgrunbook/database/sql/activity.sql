@@ -1,5 +1,5 @@
 -- name: identity
--- a row is: the server and database that this session is in
+-- a row is: the server and database of this session
 SELECT
     pg_catalog.current_setting('server_version') AS server_version,
     pg_catalog.current_setting('server_version_num')::int AS server_version_num,
@@ -30,7 +30,7 @@ GROUP BY 1, 2
 ORDER BY 3 DESC, 1, 2
 
 -- name: oldest_transaction
--- a row is: the open transaction that began first, of those that can hold us up in this database
+-- a row is: the oldest open transaction that can block us in this database
 SELECT
     x.pid,
     x.application,
@@ -60,7 +60,7 @@ ORDER BY x.age_s DESC
 LIMIT 1
 
 -- name: replication
--- a row is: the standby furthest behind, and the slot that holds back most WAL
+-- a row is: the standby furthest behind, and the slot that keeps the most WAL
 SELECT
     (SELECT count(*)::int FROM pg_catalog.pg_stat_replication r WHERE r.state IS DISTINCT FROM 'backup') AS standbys,
     (
@@ -117,7 +117,7 @@ FROM pg_catalog.pg_database d
 WHERE d.datname = pg_catalog.current_database()
 
 -- name: rights
--- a row is: what the current user may do here of what a migration needs
+-- a row is: which of the rights that a migration needs the current user has here
 SELECT
     CASE
         WHEN r.step IS NULL THEN pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
@@ -165,13 +165,13 @@ WHERE l.locktype = 'advisory'
   AND l.objsubid = 2
 
 -- name: blockers
--- a row is: a session that stands before the given one in a lock queue, the head of the queue first
+-- a row is: a session that is ahead of the given one in a lock queue, the head of the queue first
 SELECT
     b.pid,
     coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend'), x.gid, '(no name)')
         AS application,
     coalesce(a.usename::text, x.owner::text, '') AS username,
-    coalesce(a.state, CASE WHEN b.pid = 0 THEN 'prepared transaction' ELSE 'state not to be seen' END) AS state,
+    coalesce(a.state, CASE WHEN b.pid = 0 THEN 'prepared transaction' ELSE 'state not visible' END) AS state,
     coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - coalesce(a.xact_start, x.prepared)), 0)::float8
         AS xact_age_s,
     left(coalesce(a.query, ''), 200) AS query,
@@ -207,7 +207,7 @@ SELECT
     coalesce(p.lockers_total, 0)::int AS lockers_total,
     p.locker_pid,
     coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend'), '(no name)') AS application,
-    coalesce(a.state, 'state not to be seen') AS state,
+    coalesce(a.state, 'state not visible') AS state,
     coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start), 0)::float8 AS xact_age_s
 FROM (
     SELECT

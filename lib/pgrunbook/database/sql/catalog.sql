@@ -1,11 +1,11 @@
 -- name: session
--- a row is: what the session's settings decide
+-- a row is: the settings of the session on which names and values depend
 SELECT pg_catalog.current_setting('server_version_num')::integer / 10000 AS major,
        pg_catalog.current_setting('TimeZone') AS time_zone,
        pg_catalog.current_schemas(true)::text[] AS search_path;
 
 -- name: relations
--- a row is: a relation that is named, or one that shares its fate: partitions, inheritance, foreign keys
+-- a row is: a relation that is named, or that is affected with it: by partitioning, inheritance, foreign keys
 WITH RECURSIVE named AS (
     SELECT c.oid
     FROM pg_catalog.json_to_recordset(%(names)s::json) AS t (schema text, name text)
@@ -298,7 +298,7 @@ GROUP BY found.root, found.kind, found.name
 ORDER BY found.root, found.kind, found.name COLLATE "C";
 
 -- name: types
--- a row is: a type by a name that the statements use, with what lies below it when it is a domain
+-- a row is: a type by a name that the statements use, with its base type when it is a domain
 WITH RECURSIVE base AS (
     SELECT t.oid AS root,
            t.oid AS type,

@@ -1,5 +1,5 @@
 -- name: source
--- a row is: what a copy of this session's database has to hold and to be like
+-- a row is: the properties that a copy of this session's database has to have
 SELECT
     pg_catalog.current_database() AS database,
     pg_catalog.pg_database_size(pg_catalog.current_database()) AS database_bytes,
@@ -12,19 +12,20 @@ SELECT
     (SELECT pg_catalog.array_agg(r.rolname::text ORDER BY r.rolname) FROM pg_catalog.pg_roles r WHERE r.rolname !~ '^pg_')
         AS roles,
     (
-        SELECT coalesce(pg_catalog.string_agg(t.spcname::text, ', ' ORDER BY t.spcname), '')
+        SELECT coalesce(pg_catalog.array_agg(ARRAY[t.oid::text, x.location] ORDER BY t.oid), '{}')
         FROM pg_catalog.pg_tablespace t
-        WHERE t.spcname NOT IN ('pg_default', 'pg_global')
+        CROSS JOIN LATERAL pg_catalog.pg_tablespace_location(t.oid) AS x (location)
+        WHERE x.location LIKE '/%'
     ) AS tablespaces
 
 -- name: settings
--- a row is: a setting that this session has from its database or its role, and where names are looked for
+-- a row is: a setting that this session has from its database or its role, and its search_path
 SELECT
     x.name,
     CASE
         WHEN x.name = 'search_path'
         THEN pg_catalog.replace(
-            pg_catalog.current_setting(x.name), '"$user"', pg_catalog.quote_ident(session_user::text)
+            %(search_path)s::text, '"$user"', pg_catalog.quote_ident(session_user::text)
         )
         ELSE pg_catalog.current_setting(x.name)
     END AS setting
@@ -40,19 +41,20 @@ FROM (
 LEFT JOIN pg_catalog.pg_settings s ON s.name = x.name
 WHERE s.source IS DISTINCT FROM 'client'
   AND x.name !~ 'preload_libraries$'
+  AND x.name <> 'restrict_nonsystem_relation_kind'
   AND x.name NOT IN ('role', 'session_authorization')
   AND pg_catalog.current_setting(x.name, true) IS NOT NULL
 ORDER BY x.name
 
 -- name: prepared
--- a row is: a prepared transaction of this database, which came along with its locks
+-- a row is: a prepared transaction of this database, which was copied with its locks
 SELECT p.gid
 FROM pg_catalog.pg_prepared_xacts p
 WHERE p.database = pg_catalog.current_database()
 ORDER BY p.prepared
 
 -- name: size
--- a row is: a table by the name that SQL gives it, with its bytes and the planner's guess of its rows, NULL where it has none
+-- a row is: a table by the name that SQL gives it, with its bytes and the planner's estimate of its rows, NULL where there is none
 SELECT
     n.nspname::text AS schema_name,
     c.relname::text AS relation,
@@ -74,3 +76,72 @@ CROSS JOIN LATERAL (
 ) x
 WHERE c.oid = pg_catalog.to_regclass(%(name)s)
   AND c.relkind IN ('r', 'p', 'm')
+  AND NOT EXISTS (
+        SELECT
+        FROM pg_catalog.pg_partition_tree(c.oid) t
+        JOIN pg_catalog.pg_class f ON f.oid = t.relid
+        WHERE f.relkind = 'f'
+    )
+
+-- name: views_from_outside
+-- a row is: a materialized view that is filled from foreign tables, or by functions that reach another server
+WITH RECURSIVE reached (view, oid) AS (
+    SELECT c.oid, c.oid
+    FROM pg_catalog.pg_class c
+    WHERE c.relkind = 'm'
+    UNION
+    SELECT r.view, x.oid
+    FROM reached r
+    CROSS JOIN LATERAL (
+        SELECT i.inhrelid AS oid
+        FROM pg_catalog.pg_inherits i
+        WHERE i.inhparent = r.oid
+        UNION ALL
+        SELECT d.refobjid
+        FROM pg_catalog.pg_rewrite w
+        JOIN pg_catalog.pg_depend d
+          ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+         AND d.objid = w.oid
+         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        WHERE w.ev_class = r.oid
+    ) x
+)
+SELECT DISTINCT
+    n.nspname::pg_catalog.text AS schema_name,
+    v.relname::pg_catalog.text AS relation
+FROM reached r
+JOIN pg_catalog.pg_class c ON c.oid = r.oid
+JOIN pg_catalog.pg_class v ON v.oid = r.view
+JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace
+WHERE c.relkind = 'f'
+   OR EXISTS (
+        SELECT
+        FROM pg_catalog.pg_rewrite w
+        JOIN pg_catalog.pg_depend d
+          ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+         AND d.objid = w.oid
+         AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+        JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid
+        WHERE w.ev_class = c.oid
+          AND (p.proname LIKE 'dblink%' OR p.prosrc LIKE '%dblink%')
+    )
+ORDER BY 1, 2
+
+-- name: analyzable
+-- a row is: a table of which statistics can be taken without asking a foreign table, as SQL names it
+WITH RECURSIVE above (oid) AS (
+    SELECT c.oid
+    FROM pg_catalog.pg_class c
+    WHERE c.relkind = 'f'
+    UNION
+    SELECT i.inhparent
+    FROM above a
+    JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.oid
+)
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm', 'p')
+  AND c.relpersistence <> 't'
+  AND NOT EXISTS (SELECT FROM above a WHERE a.oid = c.oid)
+ORDER BY c.oid

@@ -1,5 +1,5 @@
 -- name: invalid_indexes
--- a row is: an index that is not valid or not ready, left by a failed CREATE INDEX CONCURRENTLY as a rule
+-- a row is: an index that is not valid or not ready, mostly left by a failed CREATE INDEX CONCURRENTLY
 SELECT i.indexrelid::regclass::text AS name, i.indrelid::regclass::text AS table_name
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
@@ -10,7 +10,7 @@ WHERE NOT (i.indisvalid AND i.indisready)
 ORDER BY 1
 
 -- name: unvalidated_constraints
--- a row is: a constraint that is NOT VALID: new rows obey it, old rows were never looked at
+-- a row is: a constraint that is NOT VALID: new rows obey it, old rows were never checked
 SELECT
     c.conname::text AS name,
     coalesce(nullif(c.conrelid, 0)::regclass::text, c.contypid::regtype::text) AS table_name,

@@ -1,13 +1,13 @@
 -- name: session
--- a row is: the schemas in which this session looks for names, the one in which it makes things, and who it is
-SELECT pg_catalog.current_schemas(true)::text[] AS path,
-       pg_catalog.current_schema()::text AS home,
+-- a row is: this session's search path, the schema in which it creates objects, and its role
+SELECT pg_catalog.current_schemas(true)::pg_catalog.text[] AS path,
+       pg_catalog.current_schema()::pg_catalog.text AS home,
        pg_catalog.quote_ident(current_user) AS me,
        pg_catalog.current_setting('search_path') AS search_path,
        EXISTS (SELECT FROM pg_catalog.pg_default_acl) AS has_default_acls;
 
 -- name: relation
--- a row is: the relation of a name
+-- a row is: the relation with a name
 SELECT c.oid,
        n.nspname::text AS schema,
        c.relname::text AS name,
@@ -27,8 +27,8 @@ WHERE c.oid = %(oid)s
 ORDER BY pg_catalog.array_position(%(path)s::text[], n.nspname::text)
 LIMIT 1;
 
--- name: whole
--- a row is: what ALTER can say of a relation as a whole
+-- name: relation_options
+-- a row is: the properties of a relation, except those of its columns, that ALTER can set
 SELECT coalesce(c.reloptions, '{}') AS options,
        coalesce((SELECT toast.reloptions FROM pg_catalog.pg_class AS toast WHERE toast.oid = c.reltoastrelid), '{}') AS toast_options,
        pg_catalog.quote_ident((SELECT s.spcname
@@ -74,7 +74,7 @@ GROUP BY b.oid
 ORDER BY pg_catalog.max(b.depth), b.oid;
 
 -- name: columns
--- a row is: a column of one of these relations, with everything that ALTER TABLE can say of it
+-- a row is: a column of one of these relations, with every property that ALTER TABLE can set
 SELECT a.attrelid AS relation,
        a.attrelid::pg_catalog.regclass::text AS table,
        c.relkind::text AS kind,
@@ -136,7 +136,7 @@ WHERE k.conrelid = ANY (%(oids)s::oid[])
    OR k.contypid = ANY (%(types)s::oid[]);
 
 -- name: sequence
--- a row is: a sequence, its options as SQL, and where it stands
+-- a row is: a sequence, its options as SQL, and its current value
 SELECT c.oid,
        pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS sql,
        pg_catalog.format('INCREMENT BY %%s MINVALUE %%s MAXVALUE %%s START WITH %%s CACHE %%s %%s',
@@ -170,7 +170,7 @@ WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
   AND d.deptype IN ('a', 'i');
 
 -- name: things
--- a row is: what the server calls an object, and who owns it
+-- a row is: the identity of an object as the server words it, and its owner
 SELECT u.classid::bigint AS class,
        u.classid::pg_catalog.regclass::text AS catalog,
        u.objid::bigint AS oid,
@@ -204,16 +204,19 @@ ORDER BY u.place;
 SELECT a.classid::bigint AS class,
        a.objid::bigint AS oid,
        a.objsubid AS part
-FROM pg_catalog.pg_get_object_address(%(kind)s, %(names)s::text[], %(args)s::text[]) AS a;
+FROM pg_catalog.pg_get_object_address(%(kind)s, %(names)s::pg_catalog.text[], %(args)s::pg_catalog.text[]) AS a;
 
 -- name: routine
 -- a row is: the function, procedure or aggregate of a signature (or of a name alone), 0 where there is none
-SELECT coalesce(CASE WHEN %(args)s::text IS NULL THEN pg_catalog.to_regproc(%(name)s::text)::oid
-                     ELSE pg_catalog.to_regprocedure(%(name)s::text || '(' || %(args)s::text || ')')::oid END, 0)::bigint AS oid;
+SELECT coalesce(CASE WHEN %(args)s::pg_catalog.text IS NULL
+                     THEN pg_catalog.to_regproc(%(name)s::pg_catalog.text)::pg_catalog.oid
+                     ELSE pg_catalog.to_regprocedure(
+                         pg_catalog.format('%%s(%%s)', %(name)s::pg_catalog.text, %(args)s::pg_catalog.text)
+                     )::pg_catalog.oid END, 0)::bigint AS oid;
 
 -- name: type
 -- a row is: a type that a text names, 0 where there is none
-SELECT coalesce(pg_catalog.to_regtype(%(name)s)::oid, 0)::bigint AS oid;
+SELECT coalesce(pg_catalog.to_regtype(%(name)s)::pg_catalog.oid, 0)::bigint AS oid;
 
 -- name: type_facts
 -- a row is: a type, with what a conversion into it and out of it would lose
@@ -232,7 +235,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
 WHERE t.oid = %(oid)s;
 
 -- name: converts
--- a row is: how a value of one type becomes one of the other: by itself, by a cast, or only as text
+-- a row is: how a value of one type is converted to the other: by itself (on assignment), by an explicit cast, or only as text
 WITH RECURSIVE below (place, oid, target) AS (
     SELECT 0, %(source)s::oid, false
     UNION ALL
@@ -272,8 +275,8 @@ FROM bottom AS o
 JOIN pg_catalog.pg_type AS x ON x.oid = o.source
 JOIN pg_catalog.pg_type AS y ON y.oid = o.target;
 
--- name: gone
--- a row is: an object that goes with others, what it depends on, and of which relation it is; whether it comes with something else
+-- name: dropped_with
+-- a row is: an object that is dropped with others, what it depends on, and its relation; whether it is created again with another object
 WITH RECURSIVE gone AS (
     SELECT u.classid,
            u.objid,
@@ -293,7 +296,7 @@ WITH RECURSIVE gone AS (
           AND d.refobjid = g.objid
           AND (g.objsubid = 0 OR d.refobjsubid = g.objsubid)
         UNION ALL
-        -- What is a part of something else takes it along: the rule of a view, the index of a constraint.
+        -- A dropped part drops its whole: the rule of a view, the index of a constraint.
         SELECT d.refclassid,
                d.refobjid,
                d.refobjsubid
@@ -379,7 +382,7 @@ LEFT JOIN LATERAL (
       AND t.oid = g.objid
 ) AS p ON true;
 
--- name: said
+-- name: comments_and_labels
 -- a row is: a comment on an object or on a part of it, or a security label of it, which has a provider
 SELECT d.classoid::bigint AS class,
        d.objoid::bigint AS oid,
@@ -399,7 +402,7 @@ JOIN ROWS FROM (pg_catalog.unnest(%(classes)s::oid[]), pg_catalog.unnest(%(objec
 ORDER BY 4 NULLS FIRST, 3, 1, 2;
 
 -- name: acls
--- a row is: a privilege on a relation or column as it is now; those of one that was never granted are its defaults
+-- a row is: a privilege on a relation or column as it is now; an object without grants has its defaults
 WITH object (class, oid, part, name, acl, owner, own) AS (
     SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, 0, CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::pg_catalog.regclass,
            coalesce(c.relacl, pg_catalog.acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner)), c.relowner, c.relacl IS NOT NULL
@@ -523,7 +526,7 @@ CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(d.defaclacl,
 WHERE r.rolname = ANY (%(roles)s::text[]);
 
 -- name: default_grantees
--- a row is: who is given something in advance by ALTER DEFAULT PRIVILEGES
+-- a row is: a role to which ALTER DEFAULT PRIVILEGES grants something
 SELECT DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(g.grantee)) END AS grantee
 FROM pg_catalog.pg_default_acl AS d
 CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS g;
@@ -585,7 +588,7 @@ WHERE coalesce(r.rolname, '') = %(role)s
   AND coalesce(d.datname, '') = %(database)s;
 
 -- name: databases
--- a row is: a database, with what ALTER DATABASE can say of it
+-- a row is: a database, with the properties that ALTER DATABASE can set
 SELECT pg_catalog.quote_ident(d.datname) AS sql,
        d.datconnlimit AS connection_limit,
        d.datallowconn AS allow_connections,
@@ -605,7 +608,7 @@ ORDER BY f.seqno DESC
 LIMIT 1;
 
 -- name: make_relations
--- a row is: a statement that makes a view, materialized view, foreign table or sequence as it is
+-- a row is: a statement that creates a view, materialized view, foreign table or sequence as it is
 SELECT c.oid::bigint AS oid,
        p.place,
        p.sql
@@ -659,14 +662,14 @@ WHERE c.oid = ANY (%(oids)s::oid[])
 ORDER BY c.oid, p.place;
 
 -- name: make_indexes
--- a row is: a statement that makes an index as it is
+-- a row is: a statement that creates an index as it is
 SELECT i.indexrelid::bigint AS oid,
        pg_catalog.pg_get_indexdef(i.indexrelid) AS sql
 FROM pg_catalog.pg_index AS i
 WHERE i.indexrelid = ANY (%(oids)s::oid[]);
 
 -- name: finish_indexes
--- a row is: a statement that says of an index what CREATE INDEX and ADD CONSTRAINT do not
+-- a row is: a statement that sets the properties of an index that CREATE INDEX and ADD CONSTRAINT cannot set
 SELECT i.indexrelid::bigint AS oid,
        k.oid::bigint AS constraint,
        p.sql
@@ -711,7 +714,7 @@ WHERE i.indexrelid = ANY (%(oids)s::oid[] || ARRAY(SELECT o.conindid
 ORDER BY i.indexrelid, p.place;
 
 -- name: make_constraints
--- a row is: a statement that makes a constraint as it is
+-- a row is: a statement that creates a constraint as it is
 SELECT k.oid::bigint AS oid,
        1 AS place,
        CASE WHEN k.contypid <> 0
@@ -728,7 +731,7 @@ LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum =
 WHERE k.oid = ANY (%(oids)s::oid[]);
 
 -- name: make_on_relations
--- a row is: a statement that makes a trigger, rule, policy, statistics, default or place in a publication as it is; it may be there
+-- a row is: a statement that creates a trigger, rule, policy, statistics, default or place in a publication as it is; the object may exist already
 SELECT 'pg_catalog.pg_trigger'::pg_catalog.regclass::oid::bigint AS class,
        g.oid::bigint AS oid,
        p.place,
@@ -852,7 +855,7 @@ WHERE r.oid = ANY (%(oids)s::oid[])
 ORDER BY 1, 2, 3;
 
 -- name: make_functions
--- a row is: a statement that makes a function, procedure or aggregate as it is
+-- a row is: a statement that creates a function, procedure or aggregate as it is
 SELECT p.oid::bigint AS oid,
        1 AS place,
        CASE WHEN p.prokind <> 'a' THEN pg_catalog.rtrim(pg_catalog.pg_get_functiondef(p.oid), E'\n')
@@ -891,7 +894,7 @@ LEFT JOIN pg_catalog.pg_aggregate AS g ON g.aggfnoid = p.oid
 WHERE p.oid = ANY (%(oids)s::oid[]);
 
 -- name: function_facts
--- a row is: how a function is called, which CREATE OR REPLACE cannot take back
+-- a row is: the signature of a function, which CREATE OR REPLACE cannot change back
 SELECT p.oid::bigint AS oid,
        p.pronargdefaults::integer AS defaults,
        coalesce(p.proargnames, '{}')::text[] AS names,
@@ -900,7 +903,7 @@ FROM pg_catalog.pg_proc AS p
 WHERE p.oid = %(oid)s;
 
 -- name: make_types
--- a row is: a statement that makes an enum, composite, range or domain as it is; none makes a base type
+-- a row is: a statement that creates an enum, composite, range or domain as it is; none makes a base type
 SELECT t.oid::bigint AS oid,
        1 AS place,
        CASE t.typtype
@@ -957,7 +960,7 @@ WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
 LIMIT 1;
 
 -- name: make_rarities
--- a row is: a statement that makes a schema, extension, publication, event trigger, cast, operator, collation, conversion, language, access method, foreign server or text search object as it is
+-- a row is: a statement that creates a schema, extension, publication, event trigger, cast, operator, collation, conversion, language, access method, foreign server or text search object as it is
 SELECT r.class::oid::bigint AS class,
        r.oid::bigint AS oid,
        r.place,
@@ -1077,7 +1080,12 @@ FROM (
     SELECT 'pg_catalog.pg_user_mapping'::pg_catalog.regclass, x.umid, 1,
            pg_catalog.format('CREATE USER MAPPING FOR %%s SERVER %%I', CASE x.umuser WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(x.usename) END, x.srvname)
     FROM pg_catalog.pg_user_mappings AS x
+    JOIN pg_catalog.pg_foreign_server AS s ON s.oid = x.srvid
+    -- To who may not see them the view shows NULL as well: as if there were none.
     WHERE x.umoptions IS NULL
+      AND (pg_catalog.current_setting('is_superuser') = 'on'
+           OR x.usename = current_user AND (pg_catalog.pg_has_role(s.srvowner, 'USAGE') OR pg_catalog.has_server_privilege(s.oid, 'USAGE'))
+           OR x.umuser = 0 AND pg_catalog.pg_has_role(s.srvowner, 'USAGE'))
     UNION ALL
     SELECT 'pg_catalog.pg_ts_dict'::pg_catalog.regclass, x.oid, 1,
            pg_catalog.format('CREATE TEXT SEARCH DICTIONARY %%I.%%I (%%s)', n.nspname, x.dictname,
@@ -1148,7 +1156,7 @@ FROM pg_catalog.pg_available_extensions AS a
 WHERE a.name = %(name)s;
 
 -- name: publication
--- a row is: a publication's options, and whether it has everything
+-- a row is: a publication's options, and whether it is FOR ALL TABLES
 SELECT p.oid::bigint AS oid,
        pg_catalog.quote_ident(p.pubname) AS sql,
        p.puballtables AS all_tables,
@@ -1223,7 +1231,7 @@ WHERE k.connamespace = (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.n
   AND k.conname LIKE %(like)s;
 
 -- name: keys
--- a row is: a table, and the columns by which its rows are known: those of its primary key, or else of a unique one
+-- a row is: a table, and the columns that identify its rows: those of its primary key, or else of a unique key
 SELECT c.oid::bigint AS oid,
        c.oid::pg_catalog.regclass::text AS sql,
        coalesce((SELECT ARRAY(SELECT a.attname::text
@@ -1343,7 +1351,7 @@ ORDER BY c.oid;
 
 -- name: regclass
 -- a row is: the OID of a relation whose name stands in a text, 0 where there is none
-SELECT coalesce(pg_catalog.to_regclass(%(name)s)::oid, 0)::bigint AS oid;
+SELECT coalesce(pg_catalog.to_regclass(%(name)s)::pg_catalog.oid, 0)::bigint AS oid;
 
 -- name: writing_functions
 -- a row is: the name of a function that may change something, as far as its volatility tells

@@ -1,9 +1,9 @@
 -- name: exists
--- a row is: whether this database remembers ways back
+-- a row is: whether this database records inverses
 SELECT pg_catalog.to_regclass('pgrunbook.way_back') IS NOT NULL
 
 -- name: write
--- a row is: nothing; the ways back of the statements of one migration, but for those that the same plan has written
+-- a row is: nothing; records the inverses of one migration's statements, except those that the same plan has recorded
 WITH told AS (
     SELECT w.statement, w.file, w.line, w.sql, w.steps, w.cleanup, w.back, w.schema_before
     FROM pg_catalog.jsonb_to_recordset(%(ways)s::jsonb)
@@ -26,14 +26,14 @@ SET run_id = excluded.run_id, file_sha256 = excluded.file_sha256, plan_digest = 
 WHERE pgrunbook.way_back.plan_digest <> excluded.plan_digest
 
 -- name: correct
--- a row is: nothing; a statement has another way back, which was read right before it was executed
+-- a row is: nothing; replaces the inverse of a statement by the one computed right before it was executed
 UPDATE pgrunbook.way_back
 SET back = %(back)s::jsonb
 WHERE migration = %(migration)s
   AND statement = %(statement)s
 
 -- name: read
--- a row is: how one statement of a migration is taken back
+-- a row is: the inverse of one statement of a migration
 SELECT b.migration, b.statement, b.run_id, b.file_sha256, b.file, b.line, b.sql, b.steps, b.undo AS cleanup, b.back,
        b.schema_before, b.taken_back_by
 FROM pgrunbook.way_back AS b
@@ -41,12 +41,12 @@ WHERE b.migration = %(migration)s
 ORDER BY b.statement
 
 -- name: forget
--- a row is: nothing; a migration was taken back
+-- a row is: nothing; deletes the inverses of a migration that was taken back
 DELETE FROM pgrunbook.way_back
 WHERE migration = %(migration)s
 
 -- name: mark
--- a row is: nothing; statements of a migration were taken back, and the migration was not
+-- a row is: nothing; records that single statements of a migration were taken back
 UPDATE pgrunbook.way_back
 SET taken_back_by = %(run_id)s
 WHERE migration = %(migration)s

@@ -1,9 +1,9 @@
 -- name: holders
--- a row is: a lock that ours would wait for, of a session with an old transaction, the strongest first
+-- a row is: a lock of a session with an old transaction that our lock would wait for, the strongest first
 SELECT
     l.pid,
     coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend'), '(no name)') AS application,
-    coalesce(a.state, 'state not to be seen') AS state,
+    coalesce(a.state, 'state not visible') AS state,
     coalesce(
         extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8 * 1000, 'Infinity'::float8
     ) AS xact_age_ms,
@@ -25,7 +25,7 @@ WHERE l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname =
   AND a.backend_type IS DISTINCT FROM 'parallel worker'
   AND CASE
       WHEN l.pid IS NULL THEN true
-      -- Gone, or idle: its transaction ended or began between the reading of the locks and that of the sessions.
+      -- Gone, or idle: its transaction ended or began after the locks were read and before the sessions were.
       WHEN a.xact_start IS NULL THEN a.pid IS NOT NULL AND a.state IS DISTINCT FROM 'idle'
       ELSE a.xact_start <= pg_catalog.clock_timestamp() - %(older_than_ms)s::float8 * interval '1 ms'
   END

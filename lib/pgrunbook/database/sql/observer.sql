@@ -29,11 +29,11 @@ WHERE l.pid = %(pid)s
   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
 
 -- name: wal
--- a row is: how many bytes of WAL were ever written
+-- a row is: how many bytes of WAL the server has ever written
 SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::bigint AS bytes
 
 -- name: own_dead_rows
--- a row is: how many rows this session's transaction has made dead so far
+-- a row is: how many dead rows this session's transaction has made so far
 SELECT coalesce(sum(s.n_tup_upd + s.n_tup_del), 0)::bigint AS rows
 FROM pg_catalog.pg_stat_xact_user_tables s
 WHERE s.schemaname !~ '^pgrunbook(_kept_|$)'

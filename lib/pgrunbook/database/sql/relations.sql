@@ -1,5 +1,5 @@
 -- name: relation
--- a row is: a relation by its name, as the search_path of the session finds it
+-- a row is: a relation
 SELECT c.oid::bigint AS oid,
        n.nspname::text AS schema,
        c.relname::text AS name,
@@ -11,17 +11,13 @@ SELECT c.oid::bigint AS oid,
        c.relpersistence = 't' AS is_temporary
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.oid = pg_catalog.to_regclass(%(name)s)
+WHERE c.oid = %(oid)s::oid
 
 -- name: relation_oids
--- a row is: a relation that is there
+-- a row is: a relation that exists
 SELECT c.oid::bigint AS oid
 FROM pg_catalog.pg_class AS c
 WHERE c.relkind IN ('r', 'p', 'm', 'v', 'f')
-
--- name: is_relation_named
--- a row is: whether a table of this name is there
-SELECT pg_catalog.to_regclass(%(name)s) IS NOT NULL
 
 -- name: partitions
 -- a row is: a table below a partitioned table, parents before their children
@@ -86,7 +82,7 @@ WHERE k.conrelid = %(oid)s::oid
   AND k.conname = %(name)s
 
 -- name: keys
--- a row is: a unique index by which a table's rows can be walked through, best first
+-- a row is: a unique index by which a loop can go through a table's rows, best first
 SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
        pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY u.place) AS types
 FROM pg_catalog.pg_index AS i
@@ -145,7 +141,7 @@ WHERE NOT t.tgisinternal
 ORDER BY t.tgname
 
 -- name: row_triggers
--- a row is: a trigger of a user's on a table
+-- a row is: a trigger on a table that a user has created
 SELECT t.tgname::text AS name
 FROM pg_catalog.pg_trigger AS t
 WHERE t.tgrelid = %(oid)s::oid
@@ -203,7 +199,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_class AS t ON t.oid = i.indrelid
 JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.relnamespace
 LEFT JOIN pg_catalog.pg_constraint AS k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
-WHERE i.indexrelid = pg_catalog.to_regclass(%(name)s)
+WHERE i.indexrelid = %(oid)s::oid
 
 -- name: indexes_of
 -- a row is: an index of a table
@@ -232,19 +228,19 @@ LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE p.partrelid = %(oid)s::oid
 
 -- name: partition_constraint
--- a row is: the condition that a partition's place puts on its rows
+-- a row is: the condition that a partition's bound puts on its rows
 SELECT pg_catalog.pg_get_partition_constraintdef(%(oid)s::oid) AS condition
 
 -- name: type_change
--- a row is: the type that a column has, and whether values need no work to be of another
+-- a row is: the type of a column, and whether its values are of another type without conversion
 SELECT pg_catalog.format_type(a.atttypid, NULL) AS from_type,
        a.atttypmod AS from_typmod,
-       pg_catalog.format_type(pg_catalog.to_regtype(%(type)s), NULL) AS to_type,
-       a.atttypid = pg_catalog.to_regtype(%(type)s) AS is_same,
+       pg_catalog.format_type(%(type)s::oid, NULL) AS to_type,
+       a.atttypid = %(type)s::oid AS is_same,
        EXISTS (SELECT
                FROM pg_catalog.pg_cast AS k
                WHERE k.castsource = a.atttypid
-                 AND k.casttarget = pg_catalog.to_regtype(%(type)s)
+                 AND k.casttarget = %(type)s::oid
                  AND k.castmethod = 'b') AS is_binary
 FROM pg_catalog.pg_attribute AS a
 WHERE a.attrelid = %(oid)s::oid
@@ -257,7 +253,7 @@ SELECT t.typtype = 'd'
             OR t.typbasetype <> 0
             AND EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.contypid = t.oid)) AS is_constrained
 FROM pg_catalog.pg_type AS t
-WHERE t.oid = pg_catalog.to_regtype(%(type)s)
+WHERE t.oid = %(type)s::oid
 
 -- name: may_silence_triggers
 -- a row is: whether this session may set session_replication_role
@@ -266,7 +262,7 @@ FROM pg_catalog.pg_roles AS r
 WHERE r.rolname = current_user
 
 -- name: read_batch
--- a row is: how far a loop of batches has come
+-- a row is: the progress of a loop of batches
 SELECT b.pass, b.last_key, b.end_key, b.batches, b.rows, b.is_done, b.started_at::text AS started_at
 FROM pgrunbook.batch AS b
 WHERE b.name = %(name)s
@@ -279,7 +275,7 @@ VALUES (%(name)s, 1, NULL, %(end_key)s, 0, 0, %(is_done)s, pg_catalog.clock_time
 RETURNING pass, last_key, end_key, batches, rows, is_done, started_at::text AS started_at
 
 -- name: write_batch
--- a row is: nothing; a batch is done, in the transaction that did it
+-- a row is: nothing; records a batch as done, in the batch's transaction
 UPDATE pgrunbook.batch
 SET pass = %(pass)s,
     last_key = %(last_key)s,
@@ -291,92 +287,108 @@ SET pass = %(pass)s,
 WHERE name = %(name)s
 
 -- name: is_index_valid
--- a row is: whether an index is there, and valid
+-- a row is: whether an index exists and is valid
 SELECT EXISTS (SELECT
                FROM pg_catalog.pg_index AS i
-               WHERE i.indexrelid = pg_catalog.to_regclass({index})
+               WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
                  AND i.indisvalid
                  AND i.indisready)
 
 -- name: is_relation_there
--- a row is: whether a table or an index is there, valid or not
+-- a row is: whether a table or an index exists, valid or not
 SELECT pg_catalog.to_regclass({relation}) IS NOT NULL
 
 -- name: is_partition
 -- a row is: whether a table is a partition
 SELECT EXISTS (SELECT
                FROM pg_catalog.pg_class AS c
-               WHERE c.oid = pg_catalog.to_regclass({relation})
+               WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
                  AND c.relispartition)
 
 -- name: drop_index
--- a row is: the statement that drops an index; not for one that goes with its constraint or its partitioned index
-SELECT CASE c.relkind WHEN 'I' THEN 'DROP INDEX ' ELSE 'DROP INDEX CONCURRENTLY ' END || {index} AS statement
+-- a row is: the statement that drops an index; none for one that is dropped with its constraint or its partitioned index
+SELECT pg_catalog.format(
+           CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'I' THEN 'DROP INDEX %s' ELSE 'DROP INDEX CONCURRENTLY %s' END,
+           {index}::pg_catalog.text
+       ) AS statement
 FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-WHERE i.indexrelid = pg_catalog.to_regclass({index})
+JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
+WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
   AND NOT c.relispartition
   AND NOT EXISTS (SELECT
                   FROM pg_catalog.pg_constraint AS k
-                  WHERE k.conindid = i.indexrelid
-                    AND k.contype IN ('p', 'u', 'x'))
+                  WHERE k.conindid OPERATOR(pg_catalog.=) i.indexrelid
+                    AND k.contype OPERATOR(pg_catalog.=) ANY (ARRAY['p', 'u', 'x']::pg_catalog."char"[]))
 
 -- name: drop_invalid_index
--- a row is: the statement that drops an index which a build that was cut off has left
-SELECT 'DROP INDEX CONCURRENTLY ' || {index} AS statement
+-- a row is: the statement that drops an index that an interrupted build has left
+SELECT pg_catalog.format('DROP INDEX CONCURRENTLY %s', {index}::pg_catalog.text) AS statement
 FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-WHERE i.indexrelid = pg_catalog.to_regclass({index})
-  AND c.relkind = 'i'
+JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
+WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
+  AND c.relkind OPERATOR(pg_catalog.=) 'i'
   AND NOT c.relispartition
   AND NOT i.indisvalid
 
 -- name: drop_constraint
--- a row is: the statement that drops a constraint which the table itself was given
-SELECT 'ALTER TABLE ' || {relation} || ' DROP CONSTRAINT ' || pg_catalog.quote_ident(k.conname) AS statement
+-- a row is: the statement that drops a constraint that is not inherited
+SELECT pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', {relation}::pg_catalog.text, k.conname) AS statement
 FROM pg_catalog.pg_constraint AS k
-WHERE k.conrelid = pg_catalog.to_regclass({relation})
-  AND k.conname = {name}
-  AND k.coninhcount = 0
+WHERE k.conrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
+  AND k.conname OPERATOR(pg_catalog.=) {name}
+  AND k.coninhcount OPERATOR(pg_catalog.=) 0
 
 -- name: drop_column
 -- a row is: the statement that drops a column
-SELECT 'ALTER TABLE ' || {relation} || ' DROP COLUMN ' || pg_catalog.quote_ident(a.attname) AS statement
+SELECT pg_catalog.format('ALTER TABLE %s DROP COLUMN %I', {relation}::pg_catalog.text, a.attname) AS statement
 FROM pg_catalog.pg_attribute AS a
-WHERE a.attrelid = pg_catalog.to_regclass({relation})
-  AND a.attname = {name}
+WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
+  AND a.attname OPERATOR(pg_catalog.=) {name}
   AND a.attnum > 0
   AND NOT a.attisdropped
 
+-- name: drop_not_null
+-- a row is: the statement that takes NOT NULL off a column
+SELECT pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', {relation}::pg_catalog.text, a.attname) AS statement
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
+  AND a.attname OPERATOR(pg_catalog.=) {name}
+  AND a.attnotnull
+
 -- name: rebuild_if_invalid
--- a row is: the statement that makes an index whole again whose removal was cut off
-SELECT 'REINDEX INDEX CONCURRENTLY ' || {index} AS statement
+-- a row is: the statement that rebuilds an index whose removal was interrupted
+SELECT pg_catalog.format('REINDEX INDEX CONCURRENTLY %s', {index}::pg_catalog.text) AS statement
 FROM pg_catalog.pg_index AS i
-WHERE i.indexrelid = pg_catalog.to_regclass({index})
+WHERE i.indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({index})
   AND NOT i.indisvalid
   AND i.indislive
 
 -- name: drop_reindex_leftovers
--- a row is: the statement that drops an index which a REINDEX CONCURRENTLY that was cut off has left
+-- a row is: the statement that drops an index that an interrupted REINDEX CONCURRENTLY has left
 SELECT pg_catalog.format('DROP INDEX CONCURRENTLY %I.%I', n.nspname, c.relname) AS statement
 FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 WHERE NOT i.indisvalid
-  AND c.relname ~ '_cc(new|old)[0-9]*$'
-  AND pg_catalog.to_regclass({relation}) IN
-      (i.indrelid, (SELECT r.oid FROM pg_catalog.pg_class AS r WHERE r.reltoastrelid = i.indrelid))
+  AND c.relname OPERATOR(pg_catalog.~) '_cc(new|old)[0-9]*$'
+  AND (i.indrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
+       OR EXISTS (SELECT
+                  FROM pg_catalog.pg_class AS r
+                  WHERE r.reltoastrelid OPERATOR(pg_catalog.=) i.indrelid
+                    AND r.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})))
 
 -- name: finalize_detach
--- a row is: the statement that ends a DETACH PARTITION CONCURRENTLY that was cut off
-SELECT 'ALTER TABLE ' || {parent} || ' DETACH PARTITION ' || {relation} || ' FINALIZE' AS statement
+-- a row is: the statement that completes an interrupted DETACH PARTITION CONCURRENTLY
+SELECT pg_catalog.format(
+           'ALTER TABLE %s DETACH PARTITION %s FINALIZE', {parent}::pg_catalog.text, {relation}::pg_catalog.text
+       ) AS statement
 FROM pg_catalog.pg_inherits AS h
-WHERE h.inhrelid = pg_catalog.to_regclass({relation})
+WHERE h.inhrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
   AND h.inhdetachpending
 
 -- name: path
 -- a row is: a schema in which names without one are looked for, in order
-SELECT s.schema::text AS schema
+SELECT s.schema::pg_catalog.text AS schema
 FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY AS s (schema, place)
 ORDER BY s.place
 
@@ -392,3 +404,41 @@ SELECT k.conname::text AS name
 FROM pg_catalog.pg_constraint AS k
 WHERE k.condeferrable
 LIMIT 1
+
+-- name: foreign_table
+-- a row is: some foreign table, where there is one
+SELECT c.oid
+FROM pg_catalog.pg_class c
+WHERE c.relkind = 'f'
+LIMIT 1
+
+-- name: foreign_tables
+-- a row is: a foreign table whose rows are reached by a name, by a view's query, or as a partition or child
+WITH RECURSIVE reached (oid) AS (
+    SELECT n.oid::pg_catalog.oid
+    FROM pg_catalog.unnest(%(oids)s::pg_catalog.int8[]) AS n (oid)
+    UNION
+    SELECT x.oid
+    FROM reached r
+    JOIN pg_catalog.pg_class c ON c.oid = r.oid
+    CROSS JOIN LATERAL (
+        SELECT i.inhrelid AS oid
+        FROM pg_catalog.pg_inherits i
+        WHERE i.inhparent = r.oid
+        UNION ALL
+        SELECT d.refobjid
+        FROM pg_catalog.pg_rewrite w
+        JOIN pg_catalog.pg_depend d
+          ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+         AND d.objid = w.oid
+         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        WHERE w.ev_class = r.oid
+          AND (c.relkind <> 'm' OR %(refresh)s)
+    ) x
+)
+SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
+FROM reached r
+JOIN pg_catalog.pg_class c ON c.oid = r.oid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'f'
+ORDER BY 1

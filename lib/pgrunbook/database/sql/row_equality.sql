@@ -9,7 +9,7 @@ WHERE c.relkind IN ('r', 'm')
 ORDER BY l.place
 
 -- name: sequences
--- a row is: a sequence, the last value that it gave, and which way it goes
+-- a row is: a sequence, its last value, and whether it ascends or descends
 SELECT pg_catalog.format('%I.%I', s.schemaname, s.sequencename) AS name,
        s.last_value,
        s.increment_by

@@ -1,5 +1,5 @@
 -- name: scope
--- a row is: the schemas to look at, and the relations in them that are left out (extensions', or by name)
+-- a row is: the schemas to read, and the relations in them that are left out (extensions', or by name)
 WITH named AS (
     SELECT c.oid
     FROM pg_catalog.pg_class AS c
@@ -34,7 +34,7 @@ SELECT ARRAY(SELECT n.oid
                AND d.deptype = 'e')::text AS left_out;
 
 -- name: schemas
--- a row is: a schema; the owner that initdb gives to public is told as none
+-- a row is: a schema; the owner that initdb gives to public counts as none
 SELECT 'schema' AS kind,
        pg_catalog.quote_ident(n.nspname) AS name,
        CASE WHEN n.nspname <> 'public' OR pg_catalog.pg_get_userbyid(n.nspowner) <> 'pg_database_owner' AND n.nspowner <> 10
@@ -73,7 +73,8 @@ SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHE
        CASE WHEN c.relrowsecurity OR c.relforcerowsecurity
             THEN pg_catalog.concat_ws(', ', CASE WHEN c.relrowsecurity THEN 'ENABLE' END, CASE WHEN c.relforcerowsecurity THEN 'FORCE' END) END AS row_security,
        CASE WHEN c.relkind = 'f'
-            THEN pg_catalog.concat_ws(' ', pg_catalog.quote_ident(s.srvname), 'OPTIONS (' || pg_catalog.array_to_string(f.ftoptions, ', ') || ')') END AS server,
+            THEN pg_catalog.concat_ws(' ', pg_catalog.quote_ident(s.srvname), 'OPTIONS (' || (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(o.option_name) || ' ' || pg_catalog.quote_literal(o.option_value), ', ')
+                                                                                              FROM pg_catalog.pg_options_to_table(f.ftoptions) AS o) || ')') END AS server,
        CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.rtrim(pg_catalog.pg_get_viewdef(c.oid), ';') END AS query,
        c.relkind = 'm' AND NOT c.relispopulated AS unpopulated
 FROM pg_catalog.pg_class AS c
@@ -117,8 +118,8 @@ SELECT r.name AS relation,
        pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
        CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::pg_catalog.regcollation::text END AS collation,
        a.attnotnull AS not_null,
-       -- From PostgreSQL 18 on a NOT NULL is a constraint too; it is told where it says more than NOT NULL.
-       -- A partition's has its parent's name when made as a partition, its own when attached: neither is told.
+       -- From PostgreSQL 18 on a NOT NULL is a constraint too; it is read where it has more properties than that.
+       -- A partition's has its parent's name when made as a partition, its own when attached: neither is read.
        CASE WHEN k.oid IS NOT NULL
             THEN nullif(pg_catalog.concat_ws(' ',
                                              CASE WHEN k.conname <> r.relname || '_' || a.attname || '_not_null'
@@ -141,7 +142,11 @@ SELECT r.name AS relation,
             THEN CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END END AS storage,
        CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END AS compression,
        CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::integer END AS statistics,
-       pg_catalog.array_to_string(a.attoptions || a.attfdwoptions, ', ') AS options,
+       nullif(pg_catalog.concat_ws(', ',
+                                   pg_catalog.array_to_string(a.attoptions, ', '),
+                                   (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(o.option_name) || ' ' || pg_catalog.quote_literal(o.option_value), ', ')
+                                    FROM pg_catalog.pg_options_to_table(a.attfdwoptions) AS o)),
+              '') AS options,
        CASE WHEN a.attinhcount > 0 THEN CASE WHEN a.attislocal THEN 'INHERITED AND LOCAL' ELSE 'INHERITED' END END AS inherited
 FROM relation AS r
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = r.oid
@@ -154,7 +159,7 @@ WHERE a.attnum > 0
        OR r.relkind = 'm' AND (a.attstorage <> t.typstorage OR a.attcompression <> ''));
 
 -- name: constraints
--- a row is: a constraint of a table or a domain; NOT NULL is told at its column
+-- a row is: a constraint of a table or a domain; NOT NULL belongs to its column
 SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(coalesce(c.relname, t.typname)) AS relation,
        k.conname::text AS constraint_name,
        CASE k.contype WHEN 'p' THEN 'PRIMARY KEY' WHEN 'u' THEN 'UNIQUE' WHEN 'f' THEN 'FOREIGN KEY' WHEN 'x' THEN 'EXCLUDE' ELSE 'CHECK' END AS type,
@@ -578,7 +583,8 @@ FROM (
            pg_catalog.concat_ws(' ',
                                 'HANDLER ' || nullif(x.fdwhandler, 0)::pg_catalog.regproc::text,
                                 'VALIDATOR ' || nullif(x.fdwvalidator, 0)::pg_catalog.regproc::text,
-                                'OPTIONS (' || pg_catalog.array_to_string(x.fdwoptions, ', ') || ')')
+                                'OPTIONS (' || (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(o.option_name) || ' ' || pg_catalog.quote_literal(o.option_value), ', ')
+                                                FROM pg_catalog.pg_options_to_table(x.fdwoptions) AS o) || ')')
     FROM pg_catalog.pg_foreign_data_wrapper AS x
     UNION ALL
     SELECT 'pg_catalog.pg_foreign_server'::pg_catalog.regclass,
@@ -590,18 +596,20 @@ FROM (
                                 'TYPE ' || pg_catalog.quote_literal(x.srvtype),
                                 'VERSION ' || pg_catalog.quote_literal(x.srvversion),
                                 'FOREIGN DATA WRAPPER ' || pg_catalog.quote_ident(w.fdwname),
-                                'OPTIONS (' || pg_catalog.array_to_string(x.srvoptions, ', ') || ')')
+                                'OPTIONS (' || (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(o.option_name) || ' ' || pg_catalog.quote_literal(o.option_value), ', ')
+                                                FROM pg_catalog.pg_options_to_table(x.srvoptions) AS o) || ')')
     FROM pg_catalog.pg_foreign_server AS x
     JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = x.srvfdw
     UNION ALL
-    -- The values of a user mapping's options are passwords as a rule: only the names are read.
+    -- The values of a user mapping's options are mostly passwords: they are masked before anybody sees them.
     SELECT 'pg_catalog.pg_user_mapping'::pg_catalog.regclass,
            x.umid,
            'user mapping',
            pg_catalog.quote_ident(x.srvname) || ' FOR ' || pg_catalog.quote_ident(x.usename),
            NULL,
-           'OPTIONS (' || coalesce((SELECT pg_catalog.string_agg(pg_catalog.split_part(o, '=', 1), ', ' ORDER BY o COLLATE "C")
-                                    FROM pg_catalog.unnest(x.umoptions) AS o), '') || ')'
+           'OPTIONS (' || coalesce((SELECT pg_catalog.string_agg(pg_catalog.quote_ident(o.option_name) || ' ' || pg_catalog.quote_literal(o.option_value),
+                                                          ', ' ORDER BY o.option_name COLLATE "C")
+                                    FROM pg_catalog.pg_options_to_table(x.umoptions) AS o), '') || ')'
     FROM pg_catalog.pg_user_mappings AS x
     UNION ALL
     SELECT 'pg_catalog.pg_ts_parser'::pg_catalog.regclass,
@@ -862,7 +870,7 @@ FROM clause AS c
 GROUP BY c.name, c.grantee;
 
 -- name: comments
--- a row is: a comment on an object of the schemas looked at, or on one without schema
+-- a row is: a comment on an object of the schemas that are read, or on one without schema
 SELECT 'comment' AS kind,
        o.type || ' ' || o.identity AS name,
        NULL::text AS owner,

@@ -1,5 +1,5 @@
 -- name: create
--- a row is: nothing; makes the schema in which the database itself remembers what runs did
+-- a row is: nothing; creates the schema in which the database itself records what runs did
 CREATE SCHEMA IF NOT EXISTS pgrunbook;
 COMMENT ON SCHEMA pgrunbook IS 'What pgrunbook did to this database. Not part of the application.';
 CREATE TABLE IF NOT EXISTS pgrunbook.step (
@@ -58,21 +58,21 @@ CREATE TABLE IF NOT EXISTS pgrunbook.way_back (
 )
 
 -- name: complete
--- a row is: whether all that create makes is there
+-- a row is: whether everything that create creates exists
 SELECT count(*) = 4
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'pgrunbook' AND c.relname IN ('step', 'restore_point', 'batch', 'way_back')
 
 -- name: exists
--- a row is: whether this database has a record of its own
+-- a row is: whether this database records what runs did
 SELECT count(*) = 2
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'pgrunbook' AND c.relname IN ('step', 'restore_point')
 
 -- name: write
--- a row is: nothing; steps that a run means to do, or has done
+-- a row is: nothing; records steps that a run is about to execute, or has executed
 INSERT INTO pgrunbook.step (
     run_id, migration, direction, step, state, kind, sha256, file_sha256, plan_digest,
     schema_before, schema_after, started_at, ended_at
@@ -89,7 +89,7 @@ SET state = excluded.state, kind = excluded.kind, sha256 = excluded.sha256, file
     ended_at = excluded.ended_at, backend_pid = excluded.backend_pid, transaction_id = excluded.transaction_id
 
 -- name: of_plan
--- a row is: a step that was done, or meant to be done, and not taken back, of the migrations and texts named
+-- a row is: a step that was done, or about to be, and was not taken back, of the migrations and texts named
 SELECT
     s.migration,
     s.step,
@@ -107,7 +107,7 @@ WHERE s.direction = %(direction)s
 ORDER BY s.started_at, s.step
 
 -- name: unfinished
--- a row is: a migration of which something was done in a direction, but not all; newest first
+-- a row is: a migration that was begun in a direction and not completed, newest first
 SELECT
     s.migration,
     (pg_catalog.array_agg(s.run_id ORDER BY s.started_at DESC))[1] AS run_id,
@@ -125,7 +125,7 @@ HAVING NOT pg_catalog.bool_or(s.kind = 'history row')
 ORDER BY pg_catalog.max(s.started_at) DESC
 
 -- name: take_back
--- a row is: nothing; the steps of a migration that was just taken back, or put back, count no more
+-- a row is: nothing; marks the steps of a migration that has just gone the other way as taken back
 WITH forgotten AS (
     DELETE FROM pgrunbook.batch
     WHERE pg_catalog.starts_with(name, %(direction)s || ':' || %(migration)s || ':')
@@ -135,7 +135,7 @@ SET state = 'taken back'
 WHERE migration = %(migration)s AND direction = %(direction)s AND state <> 'taken back'
 
 -- name: withdraw
--- a row is: nothing; steps that were meant to be done and were not, or were done and undone, whichever run did them
+-- a row is: nothing; marks steps of any run as taken back that were intended and not done, or done and undone
 UPDATE pgrunbook.step
 SET state = 'taken back'
 WHERE migration = %(migration)s
@@ -144,7 +144,7 @@ WHERE migration = %(migration)s
   AND step = ANY (%(steps)s)
 
 -- name: applied_by_run
--- a row is: a migration that a run has applied wholly and nobody has taken back, newest first
+-- a row is: a migration that a run has applied completely and nobody has taken back, newest first
 SELECT s.migration
 FROM pgrunbook.step s
 WHERE s.run_id = %(run_id)s AND s.direction = 'up' AND s.kind = 'history row' AND s.state = 'done'
@@ -159,7 +159,7 @@ ORDER BY s.ended_at DESC
 LIMIT 1
 
 -- name: history_step
--- a row is: how the schema was before and after a migration was applied, where a rehearsal told
+-- a row is: the fingerprints of the schema before and after a migration, where a rehearsal has read them
 SELECT s.run_id, s.schema_before, s.schema_after
 FROM pgrunbook.step s
 WHERE s.migration = %(migration)s AND s.direction = 'up' AND s.kind = 'history row' AND s.state = 'done'
@@ -167,12 +167,12 @@ ORDER BY s.ended_at DESC
 LIMIT 1
 
 -- name: write_restore_point
--- a row is: nothing; a named place in the WAL that was made by a run
+-- a row is: nothing; records a restore point that a run has created
 INSERT INTO pgrunbook.restore_point (name, run_id, lsn, version)
 VALUES (%(name)s, %(run_id)s, %(lsn)s, %(version)s)
 
 -- name: restore_points
--- a row is: a restore point that this database remembers, newest first
+-- a row is: a restore point that this database has recorded, newest first
 SELECT r.name, r.run_id, r.lsn::text AS lsn, r.version, r.created_at
 FROM pgrunbook.restore_point r
 ORDER BY r.created_at DESC

@@ -1,5 +1,5 @@
 -- name: tables
--- a row is: a table that traffic can go to, with the columns of its best key and those that can be updated, or NULL
+-- a row is: a table for the traffic, with the columns of its best key and those that can be updated, or NULL
 SELECT
     n.nspname::text AS schema,
     c.relname::text AS name,

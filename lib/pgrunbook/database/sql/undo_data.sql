@@ -1,5 +1,5 @@
 -- name: create
--- a row is: nothing; makes the list of what is kept
+-- a row is: nothing; creates the table of entries
 CREATE TABLE IF NOT EXISTS pgrunbook.kept (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     part_of bigint REFERENCES pgrunbook.kept,
@@ -22,11 +22,11 @@ CREATE TABLE IF NOT EXISTS pgrunbook.kept (
 )
 
 -- name: exists
--- a row is: whether the list of what is kept is there
+-- a row is: whether the table of entries exists
 SELECT pg_catalog.to_regclass('pgrunbook.kept') IS NOT NULL
 
 -- name: columns
--- a row is: a column of a table, and how its values are kept, sent and shown
+-- a row is: a column of a table, and how its values are captured, sent and shown
 WITH RECURSIVE base AS (
     SELECT a.attnum,
            a.atttypid AS type
@@ -71,7 +71,7 @@ JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
 ORDER BY a.attnum
 
 -- name: keys
--- a row is: a unique index that tells the rows of a table apart, best first, with the operators that compare it
+-- a row is: a unique index that identifies the rows of a table, best first, with its equality operators
 SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
        pg_catalog.array_agg(pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place) AS operators
 FROM pg_catalog.pg_index AS i
@@ -102,7 +102,7 @@ HAVING pg_catalog.bool_and(a.attnotnull)
 ORDER BY i.indimmediate DESC, i.indisprimary DESC, count(*), i.indexrelid
 
 -- name: traits
--- a row is: what of a table decides how its rows are kept and given back
+-- a row is: what decides how the rows of a table are captured and reverted
 SELECT EXISTS (SELECT
                FROM pg_catalog.pg_trigger AS t
                WHERE t.tgrelid IN (SELECT %(oid)s::oid
@@ -123,7 +123,7 @@ SELECT EXISTS (SELECT
        pg_catalog.row_security_active(%(oid)s::oid) AS is_filtered
 
 -- name: foreign_keys
--- a row is: a foreign key from another table to this one, and what it does when a row goes or its key changes
+-- a row is: a foreign key from another table to this one, and what it does when a row is deleted or its key changes
 SELECT k.conname::text AS name,
        k.conrelid::bigint AS oid,
        k.confdeltype::text AS on_delete,
@@ -178,7 +178,7 @@ WHERE a.attrelid = pg_catalog.to_regclass(%(kept_as)s)
   AND NOT a.attisdropped
 
 -- name: begin
--- a row is: nothing; a thing is kept from now on, or was before the run was cut off
+-- a row is: nothing; adds the entry of a side table, unless an interrupted run has added it
 INSERT INTO pgrunbook.kept (
     part_of, run_id, migration, direction, step, kind, table_schema, table_name, key_columns, columns, kept_as, keep_until
 )
@@ -190,7 +190,7 @@ VALUES (
 ON CONFLICT (kept_as) DO NOTHING
 
 -- name: find
--- a row is: a thing that is kept, newest first, and what belongs to another one behind that, parents first
+-- a row is: an entry, newest first; parts of another entry follow it, parents first
 SELECT k.id, k.part_of, k.run_id, k.migration, k.direction, k.step, k.kind, k.table_schema, k.table_name,
        k.key_columns, k.columns, k.kept_as,
        pg_catalog.date_part('epoch', k.made_at) AS made_at,
@@ -214,14 +214,14 @@ WHERE (%(ids)s::bigint[] IS NULL OR k.id = ANY (%(ids)s::bigint[]) OR k.part_of 
 ORDER BY coalesce(k.part_of, k.id) DESC, k.id
 
 -- name: mark
--- a row is: nothing; things that are kept are in another state
+-- a row is: nothing; sets the state of entries
 UPDATE pgrunbook.kept
 SET state = %(state)s,
     purged_at = CASE WHEN %(state)s = 'purged' THEN pg_catalog.clock_timestamp() END
 WHERE id = ANY (%(ids)s::bigint[])
 
 -- name: due
--- a row is: a thing that may be purged: by its number, its age, or because its time is over
+-- a row is: an entry to purge: by its id, its age, or because its time is over
 SELECT k.id, k.kept_as, k.kind, k.table_name
 FROM pgrunbook.kept AS k
 WHERE k.state <> 'purged'
@@ -231,29 +231,29 @@ WHERE k.state <> 'purged'
            ELSE k.keep_until < pg_catalog.clock_timestamp() END
 ORDER BY k.kind = 'table' AND k.part_of IS NULL, k.id
 
--- name: begin_giving_back
--- a row is: nothing; a thing is given back from its last page to its first
+-- name: begin_revert
+-- a row is: nothing; begins the revert of an entry, from its last page to its first
 UPDATE pgrunbook.kept
 SET state = 'giving back',
     pages_left = %(pages)s
 WHERE id = %(id)s
 
--- name: read_giving_back
--- a row is: how many pages of a side table are not given back yet, locked until the batch is committed
+-- name: read_revert
+-- a row is: how many pages of a side table are not reverted yet, locked until the batch is committed
 SELECT k.pages_left, k.rows_given_back
 FROM pgrunbook.kept AS k
 WHERE k.id = %(id)s
 FOR UPDATE
 
--- name: write_giving_back
--- a row is: nothing; a batch was given back, in the transaction that did it
+-- name: write_revert
+-- a row is: nothing; records the progress of a revert, in the transaction of the batch
 UPDATE pgrunbook.kept
 SET pages_left = %(pages_left)s,
     rows_given_back = %(rows_given_back)s
 WHERE id = %(id)s
 
 -- name: column_named
--- a row is: a table, and the name of one of its columns, NULL where it is not there
+-- a row is: a table, and the name of one of its columns, NULL when it does not exist
 SELECT c.oid::bigint AS oid,
        (SELECT a.attname::text
         FROM pg_catalog.pg_attribute AS a
@@ -263,8 +263,8 @@ SELECT c.oid::bigint AS oid,
 FROM pg_catalog.pg_class AS c
 WHERE c.oid = pg_catalog.to_regclass(%(table)s)
 
--- name: note
--- a row is: nothing; a column or a table is kept from now on
+-- name: add_entry
+-- a row is: nothing; adds the entry of a column or a table
 INSERT INTO pgrunbook.kept (
     run_id, migration, direction, step, kind, table_schema, table_name, key_columns, columns, kept_as, keep_until
 )
@@ -276,20 +276,20 @@ ON CONFLICT (kept_as) DO UPDATE
 SET run_id = excluded.run_id, step = excluded.step, keep_until = excluded.keep_until, state = 'kept'
 
 -- name: renamed
--- a row is: nothing; an older thing has made way for one of the same name
+-- a row is: nothing; renames an older entry whose name is needed
 UPDATE pgrunbook.kept
 SET kept_as = %(kept_as)s
 WHERE id = %(id)s
 
--- name: given_back
--- a row is: nothing; a column or a table was given back
+-- name: mark_reverted
+-- a row is: nothing; marks the entry of a column or a table as reverted
 UPDATE pgrunbook.kept
 SET state = 'given back',
     rows_given_back = %(rows)s
 WHERE id = %(id)s
 
 -- name: advancing
--- a row is: a statement that lets the sequences of a table go on behind what its columns hold, never back
+-- a row is: a statement that advances the sequences of a table past the values of its columns, never back
 SELECT pg_catalog.format(
     'DO %%L',
     pg_catalog.format(
@@ -307,7 +307,7 @@ SELECT pg_catalog.format(
 ) AS sql
 
 -- name: default_of
--- a row is: what a column gives new rows by itself: an expression, or the next number of an identity
+-- a row is: the default of a column: an expression, or that it is an identity
 SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_value,
        a.attidentity <> '' AS is_identity
 FROM pg_catalog.pg_attribute AS a
@@ -316,7 +316,7 @@ WHERE a.attrelid = %(oid)s::oid
   AND a.attname = %(column)s
 
 -- name: at_name
--- a row is: what is there under the name of a side table, or of the schema of a kept table
+-- a row is: what has the name of a side table, or of the schema of a parked table
 SELECT (SELECT k.id FROM pgrunbook.kept AS k WHERE k.kept_as = %(kept_as)s) AS id,
        (SELECT n.oid::bigint FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(kept_as)s) AS schema_oid,
        (SELECT c.oid::bigint
@@ -326,13 +326,13 @@ SELECT (SELECT k.id FROM pgrunbook.kept AS k WHERE k.kept_as = %(kept_as)s) AS i
           AND c.relname = %(kept_as)s) AS table_oid
 
 -- name: ids_of
--- a row is: the number of a thing by what keeps it
+-- a row is: the id of an entry by its side table or schema
 SELECT k.id
 FROM pgrunbook.kept AS k
 WHERE k.kept_as = ANY (%(names)s::text[])
 
 -- name: join_families
--- a row is: nothing; kept tables that have another kept one above them belong to the uppermost
+-- a row is: nothing; makes parked tables that have a parked parent part of the topmost one
 WITH RECURSIVE above AS (
     SELECT k.id,
            c.oid AS upper
@@ -357,7 +357,7 @@ WHERE k.id = a.id
   AND u.id <> k.id
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = a.upper)
 
--- name: leaving
+-- name: moves_to_schema
 -- a row is: a statement that moves a table, or extended statistics on it, to another schema
 SELECT pg_catalog.format('ALTER TABLE %%I.%%I SET SCHEMA %%I', n.nspname, c.relname, %(to)s::text) AS sql,
        NULL AS elsewhere
@@ -373,7 +373,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = x.stxnamespace
 WHERE c.oid = pg_catalog.to_regclass(%(table)s)
 
 -- name: users_of_schemas
--- a row is: who is given the use of every new schema, beside its owner
+-- a row is: a role with default privileges on every new schema, beside its owner
 SELECT DISTINCT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS grantee
 FROM pg_catalog.pg_default_acl AS d
 CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS x
@@ -381,5 +381,5 @@ WHERE d.defaclobjtype = 'n'
   AND x.grantee <> d.defaclrole
 
 -- name: schema_comment
--- a row is: the comment on a schema, NULL where it has none
+-- a row is: the comment on a schema, NULL when it has none
 SELECT pg_catalog.obj_description(pg_catalog.to_regnamespace(%(schema)s)::oid, 'pg_namespace') AS comment

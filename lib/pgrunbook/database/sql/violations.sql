@@ -21,7 +21,7 @@ WHERE k.conrelid = %(oid)s::oid
 ORDER BY u.place
 
 -- name: constraint_of
--- a row is: a constraint of a table or a domain by its name, as its statement tells it
+-- a row is: a constraint of a table or a domain by its name, as a statement would define it
 SELECT pg_catalog.pg_get_constraintdef(k.oid) AS definition,
        k.convalidated AS is_valid
 FROM pg_catalog.pg_constraint AS k
@@ -30,7 +30,7 @@ WHERE k.conrelid = %(table)s::oid
   AND k.conname = %(name)s
 
 -- name: handed_down
--- a row is: a foreign key or a unique index of a partitioned table, which a partition is given when it is attached
+-- a row is: a foreign key or a unique index of a partitioned table, which a partition gets when it is attached
 SELECT k.conname::text AS name,
        pg_catalog.pg_get_constraintdef(k.oid) AS constraint,
        NULL AS index
@@ -48,7 +48,7 @@ WHERE i.indrelid = %(oid)s::oid
 ORDER BY 1
 
 -- name: partition_conditions
--- a row is: a partition of a table, and the condition that its place puts on its rows
+-- a row is: a partition of a table, and the condition that its bound puts on its rows
 SELECT i.inhrelid::bigint AS oid,
        pg_catalog.pg_get_partition_constraintdef(i.inhrelid) AS condition
 FROM pg_catalog.pg_inherits AS i
@@ -59,10 +59,10 @@ WHERE i.inhparent = %(oid)s::oid
 SELECT t.oid::bigint AS oid,
        pg_catalog.format_type(t.oid, NULL) AS sql
 FROM pg_catalog.pg_type AS t
-WHERE t.oid = pg_catalog.to_regtype(%(name)s)
+WHERE t.oid = %(oid)s::oid
 
 -- name: columns_of_domain
--- a row is: a column whose type is a domain, or a domain over it; where rows are
+-- a row is: a column, of a relation that holds rows, whose type is a domain or a domain over it
 WITH RECURSIVE domains (oid) AS (
     SELECT %(oid)s::oid
     UNION
@@ -88,34 +88,32 @@ SELECT a.attname::text AS name
 FROM pg_catalog.pg_index AS i
 CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, place)
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
-WHERE i.indexrelid = pg_catalog.to_regclass(%(name)s)
+WHERE i.indexrelid = %(oid)s::oid
   AND u.place <= i.indnkeyatts
 ORDER BY u.place
 
 -- name: is_castable
--- a row is: a way from a type to another, which needs no text between them
+-- a row is: a conversion from a type to another that does not go through text
 SELECT 1 AS way
-WHERE pg_catalog.split_part(%(source)s, '(', 1) = pg_catalog.split_part(%(target)s, '(', 1)
-   OR EXISTS (SELECT
-              FROM pg_catalog.pg_cast AS k
-              WHERE k.castsource = pg_catalog.to_regtype(pg_catalog.split_part(%(source)s, '(', 1))
-                AND k.casttarget = pg_catalog.to_regtype(pg_catalog.split_part(%(target)s, '(', 1)))
+FROM pg_catalog.pg_cast AS k
+WHERE k.castsource = %(source)s::oid
+  AND k.casttarget = %(target)s::oid
 
--- name: count_against
--- a row is: how many rows of a table stand against a wish; the names and the condition are put in
+-- name: count_violations
+-- a row is: how many rows of a table violate a condition; the names and the condition are put in
 SELECT pg_catalog.count(*) AS rows
 FROM {source}
 WHERE {where}
 
--- name: samples_against
--- a row is: one of the rows that stand against a wish, its key and the values that offend
+-- name: sample_violations
+-- a row is: one of the rows that violate a condition, its key and the offending values
 SELECT {shown}
 FROM {source}
 WHERE {where}
 LIMIT {limit}
 
--- name: plan_against
--- a row is: a line of the plan for the rows that stand against a wish
+-- name: plan_of_violations
+-- a row is: a line of the query plan for the rows that violate a condition
 EXPLAIN SELECT
 FROM {source}
 WHERE {where}

@@ -1,0 +1,98 @@
+"""The files of a migrations folder: their names, and their exact text."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgrunbook.errors import WrongInput
+from pgrunbook.history.state import Migration
+from pgrunbook.record import door
+
+NUMBERED = re.compile(r"(?P<number>\d+)_.+\.sql", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """How a tool names its files: the form, and the part of it that identifies a migration.
+
+    ``rule``, ``twice`` and ``unused`` complete the messages: what a name must be, what happens to two files with the
+    same part, and which part one of them should get.
+    """
+
+    pattern: re.Pattern[str]
+    form: str
+    part: str
+    rule: str
+    twice: str
+    unused: str
+
+    def check(self, folder: Path, paths: Sequence[Path], part_of: Callable[[Path], Any]) -> None:
+        """Raise WrongInput when a file has another form, there is no file, or two have the same part."""
+        for path in paths:
+            if not self.pattern.fullmatch(path.name):
+                raise WrongInput(
+                    f"{path} has no {self.part}",
+                    detail=self.rule,
+                    hint=f"Give it a {self.part}, or remove it from the folder.",
+                )
+        if not paths:
+            raise WrongInput(f"{folder} holds no {self.form}", hint="Correct migrations in targets.toml.")
+        for one, other in itertools.pairwise(sorted(paths, key=part_of)):
+            if part_of(one) == part_of(other):
+                raise WrongInput(
+                    f"two migrations have the {self.part} {part_of(one)}",
+                    detail=f"{one} and {other.name}; {self.twice}.",
+                    hint=f"Give the one that is not applied anywhere {self.unused}.",
+                )
+
+
+def sql_files(folder: Path) -> list[Path]:
+    """Return the SQL files in the folder by name, broken links included, hidden files not."""
+    files = (path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in files if path.suffix.lower() == ".sql")
+
+
+def is_down(path: Path) -> bool:
+    """Tell whether the file undoes a migration beside it."""
+    return path.name.lower().endswith(".down.sql")
+
+
+def read_migration(path: Path, down_path: Path | None, *, name: str, ordinal: int, when_ms: int | None) -> Migration:
+    """Return the migration in the file, with its down file if it exists."""
+    content = path.read_bytes()
+    down = down_path if down_path is not None and down_path.is_file() else None
+    return Migration(
+        name=name,
+        path=path,
+        sql=_as_text(path, content),
+        hash=hashlib.sha256(content).hexdigest(),
+        ordinal=ordinal,
+        when_ms=when_ms,
+        down_path=down,
+        down_sql=read_text(down) if down else None,
+    )
+
+
+def read_text(path: Path) -> str:
+    """Return the file's exact text, line ends unchanged. Raises WrongInput when it is not UTF-8."""
+    return _as_text(path, path.read_bytes())
+
+
+def _as_text(path: Path, content: bytes) -> str:
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        raise WrongInput(
+            f"{path} is not UTF-8",
+            detail=f"Byte {exc.start} (0x{content[exc.start]:02x}, line {line}): {exc.reason}.",
+            hint="Save it as UTF-8; that changes the hash of a migration that is already applied.",
+        ) from exc
+    door.learn(text)
+    return text

@@ -1,0 +1,194 @@
+"""Secrets in SQL: where they stand in a text, and the text with ``***`` in their place.
+
+The tokens of PostgreSQL's own scanner are read, so that text which does not parse is masked as well: after a name
+that holds a secret ("password", "app.api_key") its value, in calls that take a secret (``dblink_connect``,
+``pgp_sym_encrypt``) their arguments, in comments and string constants what looks like one, and in the bodies of
+functions and DO blocks, which are string constants, all of that again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from pglast.parser import ParseError, scan
+
+from pgrunbook.config import secret_key
+from pgrunbook.sql.literals import spelled
+from pgrunbook.sql.secret_prose import MASK, is_mask, is_nothing, keys_of_prose, may_hold_secrets, secrets_of_prose
+from pgrunbook.sql.secret_tokens import Token, secret_tokens
+
+_KEYED = re.compile(r"hmac-([0-9a-f]{8})-[0-9a-f]{64}")
+_DEEPEST = 8
+# What the scanner misses at the end of a text that was cut off.
+_ENDS = ("", "'", '"', "*/", "''", "\\'")
+_PSQL = re.compile(r"^[ \t]*\\\w.*$", re.M)
+_TAG = re.compile(r"\$(?:[A-Za-z_]\w*)?\$")
+
+
+class SecretSpan(NamedTuple):
+    """A place of a text that is a secret; ``mask`` is what stands there instead, ``value`` what it says."""
+
+    start: int
+    end: int
+    mask: str
+    value: str
+
+
+@lru_cache(maxsize=2048)
+def spans(text: str) -> tuple[SecretSpan, ...]:
+    """Return the secrets of a text by place; none of them overlap."""
+    if not may_hold_secrets(text):
+        return ()
+    return tuple(_merged(text, _spans(text, 0)))
+
+
+@lru_cache(maxsize=2048)
+def spans_of_message(text: str) -> tuple[SecretSpan, ...]:
+    """Return the secrets of a text that may be SQL, or words about it; none of them overlap."""
+    prose = [SecretSpan(start, end, MASK, text[start:end]) for start, end in secrets_of_prose(text)]
+    return tuple(_merged(text, iter([*spans(text), *prose])))
+
+
+def masked(text: str) -> str:
+    """Return SQL with every secret masked; a text that holds none as it is."""
+    return _without(text, spans(text))
+
+
+def masked_message(text: str) -> str:
+    """Return a message with every secret masked, be it SQL, words, or SQL within words."""
+    return _without(text, spans_of_message(text))
+
+
+def masked_all(value: Any) -> Any:
+    """Return lists and mappings, as JSON has them, with every text in them masked."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, Mapping):
+        return {key: masked_all(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [masked_all(inner) for inner in value]
+    return value
+
+
+def excerpt(text: str, start: int, end: int) -> str:
+    """Return a part of a text, with the secrets masked that the whole shows to be some."""
+    found = text[start:end]
+    for span in reversed(spans(text)):
+        if span.start < end and span.end > start:
+            found = found[: max(span.start - start, 0)] + MASK + found[max(span.end - start, 0) :]
+    return found
+
+
+def fingerprint(text: str) -> str:
+    """Return the sha256 of a text, or where it holds a secret an HMAC: that cannot be guessed without the key.
+
+    Raises RecordFailed where the key cannot be made.
+    """
+    return keyed(text) if spans(text) else hashlib.sha256(text.encode()).hexdigest()
+
+
+def keyed(text: str) -> str:
+    """Return the HMAC-SHA256 of a text under this machine's key, with the name of the key in front of it."""
+    key = secret_key.read_or_make()
+    return f"hmac-{secret_key.name_of(key)}-{hmac.new(key, text.encode(), hashlib.sha256).hexdigest()}"
+
+
+def key_of(hashed: str) -> str:
+    """Return the name of the key that a fingerprint was made with, "" for a plain sha256."""
+    found = _KEYED.fullmatch(hashed)
+    return found[1] if found else ""
+
+
+def told_apart(text: str, *, is_message: bool = False) -> str:
+    """Return a text masked so that another secret gives another text: for what is compared, as schemas are."""
+    found = spans_of_message(text) if is_message else spans(text)
+    marks = [span.mask.replace(MASK, f"{MASK}{keyed(span.value)[-12:]}") for span in found]
+    return _without(text, [span._replace(mask=mark) for span, mark in zip(found, marks, strict=True)])
+
+
+def _without(text: str, found: Sequence[SecretSpan]) -> str:
+    for span in reversed(found):
+        text = text[: span.start] + span.mask + text[span.end :]
+    return text
+
+
+def _spans(text: str, depth: int) -> Iterator[SecretSpan]:
+    tokens = _tokens(text)
+    if tokens is None:
+        for start, end in secrets_of_prose(text):
+            yield SecretSpan(start, end, MASK, text[start:end])
+        return
+    places = secret_tokens(tokens)
+    values = {tokens[place].low for place in places}
+    for place, token in enumerate(tokens):
+        if token.is_string and (place in places or token.low in values):
+            says, at, _ = spelled(token.text, token.escape)
+            if says and not is_mask(says):
+                yield SecretSpan(token.start + at[0], token.start + at[-1], MASK, says)
+        elif place in places and not is_nothing(token.text):
+            yield SecretSpan(token.start, token.end, f"'{MASK}'" if depth == 0 else MASK, token.text)
+    for token in tokens:
+        if token.is_comment or token.is_string or token.is_quoted_name:
+            yield from _inside(token, depth)
+    for start, end in keys_of_prose(text):
+        yield SecretSpan(start, end, MASK, text[start:end])
+    for line in _PSQL.finditer(text):
+        for start, end in secrets_of_prose(line[0]):
+            yield SecretSpan(line.start() + start, line.start() + end, MASK, line[0][start:end])
+
+
+def _inside(token: Token, depth: int) -> Iterator[SecretSpan]:
+    """Give the secrets of what a string constant or a comment says."""
+    says, at = token.text, tuple(range(len(token.text) + 1))
+    if token.is_string or token.is_quoted_name:
+        says, at, _ = spelled(token.text, token.escape)
+    elif token.text.startswith("--"):
+        says, at = says[2:], at[2:]
+    else:
+        says, at = says[2:-2], at[2:-1]
+    found = list(secrets_of_prose(says))
+    if depth < _DEEPEST and may_hold_secrets(says):
+        found += [(span.start, span.end) for span in _spans(says, depth + 1)]
+    for start, end in found:
+        yield SecretSpan(token.start + at[start], token.start + at[end], MASK, says[start:end])
+
+
+def _tokens(text: str) -> list[Token] | None:
+    """Return the tokens of a text, also of one that ends within a constant or a comment; None where there are none."""
+    # To the scanner every character beyond ASCII is a letter; one letter for each keeps the places.
+    lettered = re.sub(r"[^\x01-\x7f]", "x", text)
+    for end in (*_ENDS, *dict.fromkeys(_TAG.findall(lettered))):
+        try:
+            found = scan(lettered + end)
+        except ParseError:
+            continue
+        size = len(text)
+        return [
+            Token(t.name, text[t.start : min(t.end + 1, size)], t.start, min(t.end + 1, size))
+            for t in found
+            if t.start < size
+        ]
+    return None
+
+
+def _merged(text: str, found: Iterator[SecretSpan]) -> Iterator[SecretSpan]:
+    """Give the places by their beginning; of those that overlap, one that covers them, and nothing that is empty."""
+    last: SecretSpan | None = None
+    for span in sorted(found):
+        if span.end <= span.start:
+            continue
+        if last is not None and span.start < last.end:
+            if span.end > last.end:
+                last = SecretSpan(last.start, span.end, MASK, unquote(text[last.start : span.end]))
+            continue
+        if last is not None:
+            yield last
+        last = span
+    if last is not None:
+        yield last

@@ -1,0 +1,120 @@
+"""Secrets in SQL: seen in every form, masked, and nothing else is."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgrunbook.errors import WrongInput
+from pgrunbook.sql import secrets
+from pgrunbook.sql.literals import spelled
+from pgrunbook.sql.statements import parse
+from secret_forms import MISSED, NONE, REFUSED, RUN, TEXTS, seen_in
+
+FORMS = [form.format(role="r", database="d") for form in (*RUN, *REFUSED)] + [*TEXTS, *MISSED]
+WITHOUT = ("DROP ", "ALTER SYSTEM RESET")
+
+
+@pytest.mark.parametrize("text", [form for form in FORMS if not form.startswith(WITHOUT)])
+def test_a_secret_is_masked_in_every_form(text: str) -> None:
+    """The mark is gone, something stands in its place, and the masked text holds no secret any more."""
+    masked = secrets.masked(text)
+    assert seen_in(text)
+    assert not seen_in(masked)
+    assert "***" in masked
+    assert secrets.masked(masked) == masked
+
+
+@pytest.mark.parametrize("text", NONE)
+def test_what_only_speaks_of_secrets_stays(text: str) -> None:
+    """A mask where no secret is would hide what an operator has to read, and gate what can be taken back."""
+    assert secrets.masked(text) == text
+
+
+@pytest.mark.parametrize("text", [form for form in FORMS if not form.startswith((*WITHOUT, "SET SESSION"))])
+def test_what_is_masked_is_still_a_statement_where_it_was_one(text: str) -> None:
+    """What reads a plan parses its masked statements: kind and objects are those of the text itself."""
+    try:
+        before = parse(text, "m.sql")
+    except WrongInput:
+        return
+    after = parse(secrets.masked(text), "m.sql")
+    assert [(one.kind, one.policy) for one in after] == [(one.kind, one.policy) for one in before]
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("ALTER ROLE r PASSWORD 'x1'", "ALTER ROLE r PASSWORD '***'"),
+        ("ALTER ROLE r PASSWORD $q$x1$q$", "ALTER ROLE r PASSWORD $q$***$q$"),
+        ("SELECT 'é', 'ü' AS ö; ALTER ROLE ñ PASSWORD 'ß1'",
+         "SELECT 'é', 'ü' AS ö; ALTER ROLE ñ PASSWORD '***'"),
+        ("CREATE SUBSCRIPTION s CONNECTION 'postgres://u:p@h/d' PUBLICATION p",
+         "CREATE SUBSCRIPTION s CONNECTION 'postgres://u:***@h/d' PUBLICATION p"),
+        ("CREATE SUBSCRIPTION s CONNECTION 'host=h password=p user=u' PUBLICATION p",
+         "CREATE SUBSCRIPTION s CONNECTION 'host=h password=*** user=u' PUBLICATION p"),
+        ("SET app.token = abc", "SET app.token = '***'"),
+        ("DO $$ BEGIN ALTER ROLE r PASSWORD 'x'; END $$", "DO $$ BEGIN ALTER ROLE r PASSWORD '***'; END $$"),
+    ],
+)  # fmt: skip
+def test_only_the_secret_is_masked(text: str, masked: str) -> None:
+    """What stands around it stays: host, user, quotes."""
+    assert secrets.masked(text) == masked
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20))
+def test_a_password_of_any_characters_is_masked_in_every_spelling(password: str) -> None:
+    """Quotes doubled, E'' with escapes, U&'' with code points, dollar quotes: what is masked is what is meant."""
+    tag = "$q_u_o_t_e$"
+    points = "".join(f"\\+{ord(character):06X}" for character in password)
+    escaped = "".join(f"\\U{ord(character):08X}" for character in password)
+    doubled = password.replace("'", "''")
+    for literal in (f"'{doubled}'", f"{tag}{password}{tag}", f"E'{escaped}'", f"U&'{points}'"):
+        assert spelled(literal).says == password
+        if password.strip() and not re.fullmatch(r"\*+", password.strip()):
+            masked = secrets.masked(f"ALTER ROLE r PASSWORD {literal}")
+            assert re.fullmatch(r"ALTER ROLE r PASSWORD (E|U&)?('\*\*\*'|\$q_u_o_t_e\$\*\*\*\$q_u_o_t_e\$)", masked)
+
+
+def test_a_password_that_is_a_common_word_is_masked_as_well() -> None:
+    """Where a statement sets a password, no word is too plain to be one."""
+    for word in ("null", "text", "none", "true", "?", "%s", "password", "required"):
+        assert secrets.masked(f"ALTER ROLE r PASSWORD '{word}'") == "ALTER ROLE r PASSWORD '***'"
+
+
+def test_a_fingerprint_cannot_be_guessed_where_there_is_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the sha256 of a text without secrets; with one it depends on a key that only this machine has."""
+    monkeypatch.setenv("PGRUNBOOK_STATE", str(tmp_path / "one"))
+    plain, text = "SELECT 1", "ALTER ROLE r PASSWORD 'x1'"
+    assert secrets.fingerprint(plain) == hashlib.sha256(plain.encode()).hexdigest()
+    first = secrets.fingerprint(text)
+    assert first == secrets.fingerprint(text) != secrets.fingerprint(text.replace("x1", "x2"))
+    assert hashlib.sha256(text.encode()).hexdigest() not in first
+    monkeypatch.setenv("PGRUNBOOK_STATE", str(tmp_path / "two"))
+    assert secrets.fingerprint(text) != first
+    assert secrets.key_of(secrets.fingerprint(text)) != secrets.key_of(first) != ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0004_reset_token: its way back was not computed",
+        "gate 0001_add_password.sql:3: it rewrites public.user_tokens",
+        "user_tokens:12 and 0002_token:4.2",
+        "public.user_tokens: reads and writes wait",
+        "password authentication failed for user bob",
+        "public.secrets: 12 rows",
+        "step 1 of 0003_secrets (UPDATE; 0003_secrets.sql, line 2)",
+        "up:0001_token:8f14e45fceea167a5a36dedd4bea2543:2",
+    ],
+)
+def test_words_about_secrets_stay(text: str) -> None:
+    """A migration, a table, a place that is called so is no secret."""
+    assert secrets.masked_message(text) == text
