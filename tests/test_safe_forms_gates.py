@@ -144,7 +144,7 @@ def test_names_are_found_by_the_search_path_that_the_file_sets(stage: Stage) -> 
     stage.conn.execute("CREATE TABLE app.t (a integer); INSERT INTO app.t VALUES (1)")
     expansions = plan(stage.conn, "CREATE INDEX ON t (a); SET search_path = app; CREATE INDEX ON t (a); DROP TABLE u")
     assert [expansion.form for expansion in expansions] == ["create-index", "", "create-index", ""]
-    assert '"app"."t"' in expansions[2].steps[0].sql
+    assert "app.t" in expansions[2].steps[0].sql
     assert expansions[3].gate is None
     computed = "SELECT set_config('search_path', (SELECT nspname FROM pg_namespace LIMIT 1), false)"
     _, bare, whole, new = plan(stage.conn, f"{computed}; DROP TABLE t; CREATE INDEX ON public.t (a); CREATE TABLE n ()")
@@ -232,7 +232,6 @@ def test_a_new_identity_goes_on_behind_the_rows_that_were_there(stage: Stage) ->
         ("SELECT set_config('statement_timeout', '5s', true)", False),
         ("SET TimeZone = 'Asia/Tokyo'", False),
         ("SET LOCAL search_path = public", True),
-        ("SET LOCAL ROLE postgres", True),
         ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", True),
         ("CREATE TEMP TABLE x (a int) ON COMMIT DROP", True),
         ("SELECT FROM u WHERE id = 1 FOR UPDATE", True),
@@ -247,7 +246,7 @@ def test_a_new_identity_goes_on_behind_the_rows_that_were_there(stage: Stage) ->
 )
 def test_what_holds_for_a_transaction_keeps_the_rest_of_the_file_in_it(stage: Stage, first: str, bound: bool) -> None:
     """Split into several transactions the rest would mean something else; timeouts mean nothing."""
-    stage.conn.execute("ALTER TABLE u ADD FOREIGN KEY (id) REFERENCES t DEFERRABLE")
+    stage.conn.execute("CREATE TABLE elsewhere (id integer UNIQUE DEFERRABLE)")
     sql = (
         f"CREATE INDEX ON t (a); {first}; ALTER TABLE t ADD CHECK (a > 0); UPDATE t SET c = 1; ALTER TABLE u ADD n int"
     )
@@ -263,7 +262,8 @@ def test_what_holds_for_a_transaction_keeps_the_rest_of_the_file_in_it(stage: St
 
 
 GATED = """
-ALTER TABLE public.t ALTER a TYPE bigint; ALTER TABLE public.t RENAME COLUMN b TO bb; ALTER TABLE public.t DROP COLUMN m;
+ALTER TABLE public.t ALTER a TYPE bigint; ALTER TABLE public.t RENAME COLUMN b TO bb;
+ALTER TABLE public.t DROP COLUMN m;
 CREATE INDEX ON public.t (c); UPDATE public.t SET c = 1; TRUNCATE public.keyless; DROP TABLE public.p
 """
 

@@ -390,7 +390,7 @@ ORDERS: list[tuple[list[str], list[tuple[str, int | None, str]]]] = [
     ),
     (
         ["SET search_path = elsewhere", "ALTER TABLE users ALTER note SET NOT NULL"],
-        [("column note of users", None, "unknown: search_path is set before it, so users may be another table")],
+        [("column note of users", None, "unknown: users does not exist today")],
     ),
     (
         ["DROP SCHEMA app CASCADE", "CREATE SCHEMA app", "ALTER TABLE app.users ALTER note SET NOT NULL"],

@@ -14,7 +14,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from pgrunbook.database.routines import Part, Routines
+from pgrunbook.database.routines import RoutinePart, Routines
 from pgrunbook.sql.tree import Name, quoted
 
 SMALL_ROWS = 10_000
@@ -216,7 +216,7 @@ class Catalog:
         schema = name.schema or next((s for s in self.search_path if s != "pg_catalog"), "public")
         return Table(schema, name.name, Standing.MISSING)
 
-    def parts(self, node: Any) -> list[Part]:
+    def parts(self, node: Any) -> list[RoutinePart]:
         """Return what runs within a statement: in DO, in the functions that it calls, in triggers."""
         return self.routines.parts(node, self.search_path if self.connected else None)
 

@@ -67,7 +67,7 @@ class Fired(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class RoutinePart:
     """Something that runs within a statement: a statement, or with no ``node`` what cannot be judged, and why.
 
     ``within`` says where it stands; ``path`` is the search_path that its routine sets for itself. ``calls`` names
@@ -131,7 +131,7 @@ class Routines:
                 return replace(self, prepared={**self.prepared, node.name: node.query})
         return self
 
-    def parts(self, node: Any, path: Sequence[str] | None = None) -> list[Part]:
+    def parts(self, node: Any, path: Sequence[str] | None = None) -> list[RoutinePart]:
         """Return what runs within a statement, each routine once; [] for one that runs nothing beside itself."""
         return list(_parts(self, node, path))
 
@@ -211,37 +211,37 @@ def _analyzes(node: Any) -> bool:
     return "analyze" in options(node.options)
 
 
-def within(node: Any, routines: Routines) -> Iterator[Part]:
+def within(node: Any, routines: Routines) -> Iterator[RoutinePart]:
     """Yield the statements that stand in a statement itself: in DO, EXPLAIN ANALYZE, WITH, and a prepared one."""
     match node:
         case ast.DoStmt():
             yield from _of_block(block(text(node)), "DO")
             return
         case ast.ExplainStmt() if _analyzes(node):
-            yield Part(node.query, "EXPLAIN ANALYZE")
+            yield RoutinePart(node.query, "EXPLAIN ANALYZE")
             return
         case ast.ExecuteStmt():
             prepared = routines.prepared.get(node.name)
             why = "" if prepared is not None else "the statement was prepared elsewhere"
-            yield Part(prepared, f"EXECUTE {node.name}", because=why)
+            yield RoutinePart(prepared, f"EXECUTE {node.name}", because=why)
             return
         case ast.CreateTableAsStmt() if isinstance(node.query, ast.ExecuteStmt):
             yield from within(node.query, routines)
             return
     for part in _run(node):
         if isinstance(part, ast.CommonTableExpr) and isinstance(part.ctequery, DML):
-            yield Part(part.ctequery, f"WITH {part.ctename}")
+            yield RoutinePart(part.ctequery, f"WITH {part.ctename}")
 
 
-def _of_block(code: Block, where: str, path: str | None = None) -> Iterator[Part]:
+def _of_block(code: Block, where: str, path: str | None = None) -> Iterator[RoutinePart]:
     for inner, in_loop in code.nodes:
-        yield Part(inner, where, path, in_loop)
+        yield RoutinePart(inner, where, path, in_loop)
     why = unreadable_because(code)
     if why:
-        yield Part(None, where, path, because=why)
+        yield RoutinePart(None, where, path, because=why)
 
 
-def _parts(routines: Routines, node: Any, path: Sequence[str] | None) -> Iterator[Part]:
+def _parts(routines: Routines, node: Any, path: Sequence[str] | None) -> Iterator[RoutinePart]:
     waiting = deque([(node, "", path, 0)])
     seen: set[Routine] = set()
     while waiting:
@@ -263,11 +263,11 @@ def _parts(routines: Routines, node: Any, path: Sequence[str] | None) -> Iterato
                 if depth < DEEPEST:
                     waiting.append((part.node, part.within, inner, depth + 1))
                 else:
-                    yield Part(None, part.within, because=f"routines call one another more than {DEEPEST} deep")
+                    yield RoutinePart(None, part.within, because=f"routines call one another more than {DEEPEST} deep")
 
 
-def _entered(found: Iterable[Routine], seen: set[Routine], where: str) -> list[Part]:
-    parts: list[Part] = []
+def _entered(found: Iterable[Routine], seen: set[Routine], where: str) -> list[RoutinePart]:
+    parts: list[RoutinePart] = []
     for one in found:
         if one not in seen:
             seen.add(one)
@@ -275,13 +275,13 @@ def _entered(found: Iterable[Routine], seen: set[Routine], where: str) -> list[P
     return parts
 
 
-def _unknown(routines: Routines, called: Call, where: str) -> list[Part]:
+def _unknown(routines: Routines, called: Call, where: str) -> list[RoutinePart]:
     """Judge a function that nobody made: of the system, of an extension, or in a database that was not asked."""
     name = called.name
     if name.name in ACTING:
-        return [Part(None, where, because=f"{name}() {ACTING[name.name]}", calls=str(name))]
+        return [RoutinePart(None, where, because=f"{name}() {ACTING[name.name]}", calls=str(name))]
     if not routines.is_read and name.schema not in (None, "pg_catalog"):
-        return [Part(None, _joined(where, str(name)), because="no database was asked for its code")]
+        return [RoutinePart(None, _joined(where, str(name)), because="no database was asked for its code")]
     return []
 
 

@@ -13,7 +13,7 @@ from pglast.enums import TransactionStmtKind
 from pglast.parser import ParseError
 
 from pgrunbook.database.catalog import Catalog
-from pgrunbook.database.routines import Part
+from pgrunbook.database.routines import RoutinePart
 from pgrunbook.effects.catalog_after import after
 from pgrunbook.effects.statements import effects
 from pgrunbook.errors import WrongInput
@@ -168,7 +168,7 @@ def _inner(scene: Scene) -> Catalog:
     return catalog
 
 
-def _under_path(catalog: Catalog, node: Any, parts: Sequence[Part], home: tuple[str, ...]) -> Catalog:
+def _under_path(catalog: Catalog, node: Any, parts: Sequence[RoutinePart], home: tuple[str, ...]) -> Catalog:
     """Return the catalog as names find it behind a statement that sets search_path: in every schema if it is computed.
 
     Where no database was asked, every name means one table.

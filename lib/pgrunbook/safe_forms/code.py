@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from pgrunbook.database.routines import Part
+from pgrunbook.database.routines import RoutinePart
 from pgrunbook.plan.step import Gate
 from pgrunbook.safe_forms.form import Case
 
 MOST_TOLD = 6
 
 
-def find(case: Case, parts: Iterable[Part], judge: Callable[[Case], Gate | None]) -> list[Gate]:
+def find(case: Case, parts: Iterable[RoutinePart], judge: Callable[[Case], Gate | None]) -> list[Gate]:
     """Return the gates that the parts of a statement meet on this database, each once, in order.
 
     ``judge`` is asked for each statement in them, with the search_path that its routine sets for itself.
@@ -39,7 +39,7 @@ def joined(own: Gate | None, inner: list[Gate]) -> Gate | None:
     return replace(found[0], says="; ".join([*told, *([f"and {more} more"] if more else [])]))
 
 
-def _cannot_be_told(part: Part) -> Gate:
+def _cannot_be_told(part: RoutinePart) -> Gate:
     where = f"inside {part.within}: " if part.within else ""
     return Gate(
         id="cannot-be-told",
@@ -49,7 +49,7 @@ def _cannot_be_told(part: Part) -> Gate:
     )
 
 
-def _acts(part: Part) -> Gate:
+def _acts(part: RoutinePart) -> Gate:
     where = f"inside {part.within}: " if part.within else ""
     return Gate(
         id="acts-beyond",

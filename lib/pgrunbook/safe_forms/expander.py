@@ -14,7 +14,7 @@ from pglast import ast
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
-from pgrunbook.database.routines import Part, Routines
+from pgrunbook.database.routines import RoutinePart, Routines
 from pgrunbook.plan.step import Expansion, Gate, SafeStep
 from pgrunbook.safe_forms import code, gates, outside, transaction_bond
 from pgrunbook.safe_forms.alter_table import AlterTable
@@ -106,7 +106,7 @@ class Expander:
         self._pass(statement, node, parts)
         return found
 
-    def _parts(self, node: Any) -> list[Part]:
+    def _parts(self, node: Any) -> list[RoutinePart]:
         """Return what runs within a statement, as the database and the statements before it tell."""
         return self._facts.routines(node, self._routines).parts(node, self._facts.path())
 
@@ -130,7 +130,7 @@ class Expander:
         says = f"it runs as written, because {bond} ({line}) holds for one transaction, and a safe form needs several"
         return _as_written(found.statement, f"No safe form: {says}.", gate=gates.as_written(says, APART))
 
-    def _pass(self, statement: Statement, node: Any, parts: Sequence[Part]) -> None:
+    def _pass(self, statement: Statement, node: Any, parts: Sequence[RoutinePart]) -> None:
         """Take note of what a statement leaves behind for those after it."""
         inner = [part.node for part in parts if part.node is not None]
         if statement.policy is Policy.ALONE:

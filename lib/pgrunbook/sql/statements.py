@@ -67,8 +67,8 @@ def refusal(node: Any, file: str, line: int) -> WrongInput | None:
     if isinstance(node, ast.TransactionStmt):
         return WrongInput(
             f"{file}, line {line}: a migration cannot hold BEGIN, COMMIT or ROLLBACK",
-            detail="The migration and its history row are committed in one transaction, which we open.",
-            hint="Take the statement out; a statement that cannot run in a transaction is run alone anyway.",
+            detail="pgrunbook commits the migration and its history row in one transaction of its own.",
+            hint="Remove the statement; a statement that cannot run in a transaction is run alone anyway.",
         )
     if isinstance(node, ast.CopyStmt) and node.is_from and node.filename is None and not node.is_program:
         return _copy_from_stdin(file, line)

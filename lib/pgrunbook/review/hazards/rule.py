@@ -11,7 +11,7 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.database.catalog import Catalog, Standing, Table, Weight
-from pgrunbook.database.routines import Part
+from pgrunbook.database.routines import RoutinePart
 from pgrunbook.effects.result import Effects
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.routines import bodies
@@ -81,7 +81,7 @@ class Scene:
     scenes: Sequence[Scene] = field(default_factory=list, repr=False)
     final: Catalog = field(default_factory=Catalog, repr=False)
     within: str = ""
-    parts: Sequence[Part] = ()
+    parts: Sequence[RoutinePart] = ()
     inner: list[Scene] = field(default_factory=list, repr=False)
 
     @property
