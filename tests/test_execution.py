@@ -440,6 +440,25 @@ def test_a_setting_holds_over_the_parts_of_its_migration(project: Project) -> No
     assert [e["step"] for e in events(target, "setting-restored")] == [2]
 
 
+@pytest.mark.parametrize(
+    ("before", "found"),
+    [
+        ("SET my.n = '1'; SELECT pg_catalog.set_config('My.N', '7', false)", "7"),
+        ("SET my.n = '1'; RESET my.n; SET my.n TO '8'", "8"),
+        ("SELECT set_config('my.n', '7', false); RESET ALL; SET my.n = '9'", "9"),
+    ],
+)
+def test_every_way_to_set_is_repeated_in_order(project: Project, before: str, found: str) -> None:
+    """Another run that goes on behind a committed part has the settings that the part ended with."""
+    text = f"{before};\nVACUUM a;\nINSERT INTO b SELECT current_setting('my.n') FROM c"
+    target = project(folder={"0001_a.sql": text})
+    do(target, "CREATE TABLE a (n int); CREATE TABLE b (n text)")
+    assert isinstance(error_of(lambda: execute(target)), StatementFailed)
+    do(target, "CREATE TABLE c AS SELECT 1 AS one")
+    execute(target, run_id="another-run")
+    assert rows(target, "SELECT n FROM b") == [(found,)]
+
+
 def test_what_was_done_beside_a_setting_is_not_done_again(project: Project) -> None:
     """Only what sets and does nothing else is repeated when another run goes on."""
     text = "INSERT INTO a SELECT 1 FROM set_config('my.n', '7', false);\nVACUUM a;\nSELECT 1 / n FROM b"

@@ -14,6 +14,7 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards import RULES
 from pgrunbook.review.review import Finding, as_text, fails, review, run
 from pgrunbook.review.statement_scenes import script
+from pgrunbook.sql import statements
 
 GUIDE = Path(__file__).parent / "guide"
 
@@ -281,3 +282,70 @@ def test_a_file_of_dbmate_is_judged_on_its_way_up(tmp_path: Path) -> None:
     found = json.loads(text)
     assert [(one["line"], one["statement"]) for one in found] == [(3, "CREATE INDEX i ON orders (total)")]
     assert code == 1
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["BEGIN", "START TRANSACTION", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT a", "RELEASE a", "ROLLBACK TO a",
+     "PREPARE TRANSACTION 'a'", "COMMIT PREPARED 'a'", "ROLLBACK PREPARED 'a'", "COMMIT AND CHAIN"],
+)  # fmt: skip
+def test_what_prepare_refuses_is_an_error_in_the_review(tmp_path: Path, sql: str) -> None:
+    """The same verdict in both, for every statement about transactions."""
+    with pytest.raises(WrongInput, match="line 2: a migration cannot hold BEGIN, COMMIT or ROLLBACK"):
+        statements.parse(f"SELECT 1;\n{sql};", "a.sql")
+    file = tmp_path / "a.sql"
+    file.write_text(f"SELECT 1;\n{sql};\n")
+    text, code = run([file], target=None, fail_on="error", form="json")
+    (found,) = [each for each in json.loads(text) if each["hazards"]]
+    assert (code, found["line"], found["statement"]) == (1, 2, sql)
+    assert [(h["id"], h["severity"]) for h in found["hazards"]] == [("transaction-in-file", "error")]
+
+
+def test_code_that_nobody_could_read_is_a_finding() -> None:
+    """Without a database the body of a function of somebody's is not known; one of the system's is harmless."""
+    sql = "CALL later(); SELECT app.twice(1); SELECT lower('x'); SELECT pg_catalog.lower('x')"
+    found = review([("a.sql", sql)], with_squawk=False)
+    assert [[h.id for h in each.hazards] for each in found] == [["code-not-readable"], ["code-not-readable"], [], []]
+
+
+CODE = """
+CREATE FUNCTION app_drops() RETURNS void LANGUAGE plpgsql AS $$ BEGIN DROP TABLE wide; END $$;
+CREATE FUNCTION app_computed(t text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'DROP TABLE ' || t; END $$;
+CREATE FUNCTION app_fires() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM app_drops(); RETURN NEW; END $$;
+CREATE TABLE wide (id integer); INSERT INTO wide SELECT generate_series(1, 20000);
+CREATE TABLE small (id integer); INSERT INTO small VALUES (1); ANALYZE;
+CREATE TRIGGER fires BEFORE INSERT ON small FOR EACH ROW EXECUTE FUNCTION app_fires();
+CREATE SCHEMA calm; CREATE TABLE calm.wide (id integer);
+"""
+
+
+@pytest.mark.parametrize(
+    ("sql", "ids"),
+    [
+        ("SELECT app_drops()", {"drop-table"}),
+        ("INSERT INTO small VALUES (2)", {"drop-table"}),
+        ("SELECT app_computed('wide')", {"code-not-readable"}),
+        ("SELECT pg_switch_wal()", {"acts-beyond-the-statement"}),
+        ("DO $$ BEGIN CREATE INDEX i ON wide (id); ALTER TABLE wide ALTER COLUMN id TYPE bigint; END $$",
+         {"index-not-concurrent", "column-type-rewrites"}),
+        ("DO $$ BEGIN TRUNCATE wide; END $$", {"truncate"}),
+        ("SET search_path TO calm; SELECT 1", set()),
+        ("SET search_path TO calm; DROP TABLE wide", set()),
+        ("SET search_path TO public; DROP TABLE wide", {"drop-table"}),
+        ("SET search_path TO calm; RESET ALL; DROP TABLE wide", {"drop-table"}),
+        ("CREATE OR REPLACE FUNCTION app_drops() RETURNS void LANGUAGE sql AS 'SELECT 1'; SELECT app_drops()", set()),
+        ("CREATE FUNCTION later() RETURNS void LANGUAGE sql AS 'DROP TABLE wide'", set()),
+    ],
+)  # fmt: skip
+def test_code_that_a_statement_runs_is_reviewed(
+    project: Callable[..., Target], tmp_path: Path, sql: str, ids: set[str]
+) -> None:
+    """Bodies of DO, functions and triggers are judged as statements, by the search_path that the file sets."""
+    target = project(folder={"0001_a.sql": "SELECT 1"}, lock_timeout_ms=100)
+    with connect(target, purpose="test") as conn:
+        conn.execute(CODE)
+    file = tmp_path / "a.sql"
+    file.write_text(sql)
+    found = json.loads(run([file], target="demo", fail_on="warning", form="json")[0])
+    told = {h["id"] for each in found for h in each["hazards"] if h["severity"] != "note"}
+    assert ids <= told if ids else told <= {"drop-table-empty"}

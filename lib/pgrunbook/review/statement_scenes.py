@@ -20,7 +20,7 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards.rule import Scene, Timeouts, Transactions
 from pgrunbook.sql.settings import ANY, SEARCH_PATH, Setting, path_names, settings
 from pgrunbook.sql.statements import BYTE_ORDER_MARK, Statement, line_of, parse, refusal
-from pgrunbook.sql.tree import tree
+from pgrunbook.sql.tree import text, tree
 
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
 _CLOSES = (
@@ -163,7 +163,10 @@ def _inner(scene: Scene) -> Catalog:
             continue
         here = catalog if part.path is None else replace(catalog, search_path=tuple(path_names(part.path)))
         found = effects(part.node, here)
-        scene.inner.append(replace(scene, node=part.node, effects=found, catalog=here, within=part.within))
+        written = replace(scene.statement, sql=text(part.node))
+        scene.inner.append(
+            replace(scene, statement=written, node=part.node, effects=found, catalog=here, within=part.within)
+        )
         catalog = replace(after(here, part.node), search_path=catalog.search_path)
     return catalog
 
