@@ -31,7 +31,9 @@ def test_a_database_as_promised_is_shown_as_such(project: Project) -> None:
     assert (code, made.status, completed(made)) == (0, Status.DONE, True)
     assert "objects as promised" in outputs(made, "schema-as-promised")
     assert outputs(made, "nothing-left-behind").startswith("Nothing: ")
-    sessions = next(line for line in outputs(made, "data-as-promised").splitlines() if line.startswith("public.sessions"))
+    sessions = next(
+        line for line in outputs(made, "data-as-promised").splitlines() if line.startswith("public.sessions")
+    )
     assert "(a data statement)" in sessions
     assert "-" in sessions
     assert "not by the plan" not in outputs(made, "data-as-promised")
