@@ -30,7 +30,7 @@ lab: setup  ## JupyterLab on the notebooks; the demo database is made where ther
 	@$(BIN)/pgrunbook status --target demo >/dev/null 2>&1 || $(BIN)/pgrunbook demo --only-set-up
 	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/prepare.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
-test: setup-dev  ## five minutes on two cores
+test: setup-dev  ## each promise once
 	$(PYTEST) -m "not slow"
 
 test-all: export PGRUNBOOK_TEST_EXAMPLES = many

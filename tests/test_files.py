@@ -18,7 +18,7 @@ def test_a_file_is_replaced_not_written_over(tmp_path: Path) -> None:
         write_atomically(path, "new ✓")
         assert reader.read() == "old"
     assert path.read_text(encoding="utf-8") == "new ✓"
-    assert (path.stat().st_mode & 0o777, list(tmp_path.iterdir())) == (0o644, [path])
+    assert (path.stat().st_mode & 0o777, list(tmp_path.iterdir())) == (0o600, [path])
 
 
 @pytest.mark.parametrize(("name", "why"), [("gone/run.json", "No such file or directory"), ("taken", "Is a directory")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -40,6 +41,23 @@ TWO = {
     "0001_a.sql": "CREATE TABLE a (id int PRIMARY KEY);",
     "0002_b.sql": "ALTER TABLE a ADD COLUMN b text; CREATE TABLE b (id int PRIMARY KEY);",
 }
+
+
+def test_a_record_is_read_by_its_owner_only(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It holds rows: the run's folder is 0700 and every file in it 0600, whatever the umask says."""
+    project(folder=TWO)
+    outputs_ = tmp_path / "new" / "outputs"
+    monkeypatch.setenv("PGRUNBOOK_OUTPUTS", str(outputs_))
+    before = os.umask(0)
+    try:
+        made, code = run("migrate")
+    finally:
+        os.umask(before)
+    assert code == 0
+    assert {path.stat().st_mode & 0o777 for path in (outputs_, made.folder)} == {0o700}
+    found = {path.name: path.stat().st_mode & 0o777 for path in made.folder.rglob("*") if path.is_file()}
+    assert {"run.json", "journal.jsonl", "plan.json", "01-migrate.ipynb", "migrate-steps.csv"} <= found.keys()
+    assert {name: oct(mode) for name, mode in found.items() if mode != 0o600} == {}
 
 
 def test_migrate_without_prepare_applies_what_is_pending_and_promises_nothing(project: Project) -> None:

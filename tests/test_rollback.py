@@ -162,7 +162,7 @@ def test_what_cannot_be_kept_is_not_dropped_unless_told_to(project: Project) -> 
     lines = error(made).splitlines()
     assert lines[0] == "the rollback would lose what public.k.b holds"
     assert lines[1].startswith("Detail: public.k.b: 1 values (It cannot be undone, because ")
-    assert "no key" in lines[1]
+    assert "no unique key" in lines[1]
     assert lines[3].endswith("pgrunbook run rollback --target demo -p lose_rows=true")
     made, code = run("rollback", lose_rows="true")
     assert (code, made.status) == (0, Status.DONE)

@@ -13,7 +13,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.dbmate_sections import is_one, sections
-from pgrunbook.history.files import FileNames, read_migration, sql_files
+from pgrunbook.history.files import FileNames, read_bytes, read_migration, sql_files
 from pgrunbook.history.pairing import BRING_BACK, RowRules
 from pgrunbook.history.state import AppliedMigration, Migration
 from pgrunbook.history.table import Table, current_schema, fetch_versions, table_to_be, tables_named, the_one
@@ -56,7 +56,7 @@ class Dbmate(Tool):
     def is_layout(self, folder: Path) -> bool:
         """Look for a file with a version and "-- migrate:up"."""
         files = (path for path in sql_files(folder) if NAMES.pattern.fullmatch(path.name))
-        return any(is_one(path.read_bytes().decode("utf-8-sig", "replace")) for path in files)
+        return any(is_one(read_bytes(path, folder).decode("utf-8-sig", "replace")) for path in files)
 
     def read_folder(self, folder: Path) -> list[Migration]:
         """Return the files by name, each cut into its two sections."""
@@ -115,7 +115,7 @@ def _version(path: Path) -> str:
 
 
 def _migration(path: Path, ordinal: int) -> Migration:
-    whole = read_migration(path, None, name=path.stem, ordinal=ordinal, when_ms=None)
+    whole = read_migration(path, None, root=path.parent, name=path.stem, ordinal=ordinal, when_ms=None)
     up, down = sections(path, whole.sql)
     return replace(whole, sql=up, down_sql=down, down_path=path if down else None)
 

@@ -53,7 +53,9 @@ def read_folder(folder: Path) -> list[Migration]:
 def _read_directories(directories: list[Path]) -> list[Migration]:
     ordered = sorted(directories, key=lambda path: name_order(path.name))
     return [
-        read_migration(p / "migration.sql", p / "down.sql", name=p.name, ordinal=n, when_ms=_folder_ms(p))
+        read_migration(
+            p / "migration.sql", p / "down.sql", root=p.parent, name=p.name, ordinal=n, when_ms=_folder_ms(p)
+        )
         for n, p in enumerate(ordered)
     ]
 
@@ -97,14 +99,16 @@ def _read_journal(folder: Path) -> list[Migration]:
                 hint="Bring the file back from git, or remove the entry if it was never applied.",
             )
     return [
-        read_migration(folder / f"{tag}.sql", folder / f"{tag}.down.sql", name=tag, ordinal=n, when_ms=when)
+        read_migration(
+            folder / f"{tag}.sql", folder / f"{tag}.down.sql", root=folder, name=tag, ordinal=n, when_ms=when
+        )
         for n, (tag, when) in enumerate(entries)
     ]
 
 
 def _journal_entries(path: Path) -> list[tuple[str, int]]:
     try:
-        journal = json.loads(read_text(path))
+        journal = json.loads(read_text(path, path.parents[1]))
     except json.JSONDecodeError as exc:
         raise _broken(path, f"Line {exc.lineno}, column {exc.colno}: {exc.msg}.") from exc
     except RecursionError as exc:

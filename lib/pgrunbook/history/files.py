@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.history.state import Migration
 from pgrunbook.record import door
 
+MOST_BYTES = 64_000_000
+_ONLY_FILES = "A migrations folder holds files, and links to files in it. Put the file itself there, or remove it."
 NUMBERED = re.compile(r"(?P<number>\d+)_.+\.sql", re.ASCII | re.IGNORECASE)
 
 
@@ -63,9 +67,11 @@ def is_down(path: Path) -> bool:
     return path.name.lower().endswith(".down.sql")
 
 
-def read_migration(path: Path, down_path: Path | None, *, name: str, ordinal: int, when_ms: int | None) -> Migration:
-    """Return the migration in the file, with its down file if it exists."""
-    content = path.read_bytes()
+def read_migration(
+    path: Path, down_path: Path | None, *, root: Path, name: str, ordinal: int, when_ms: int | None
+) -> Migration:
+    """Return the migration in the file, with its down file if it exists. Raises as :func:`read_bytes` does."""
+    content = read_bytes(path, root)
     down = down_path if down_path is not None and down_path.is_file() else None
     return Migration(
         name=name,
@@ -75,13 +81,42 @@ def read_migration(path: Path, down_path: Path | None, *, name: str, ordinal: in
         ordinal=ordinal,
         when_ms=when_ms,
         down_path=down,
-        down_sql=read_text(down) if down else None,
+        down_sql=read_text(down, root) if down else None,
     )
 
 
-def read_text(path: Path) -> str:
-    """Return the file's exact text, line ends unchanged. Raises WrongInput when it is not UTF-8."""
-    return _as_text(path, path.read_bytes())
+def read_text(path: Path, root: Path) -> str:
+    """Return the file's exact text, line ends unchanged. Raises WrongInput when it is not UTF-8, or not to be read."""
+    return _as_text(path, read_bytes(path, root))
+
+
+def read_bytes(path: Path, root: Path) -> bytes:
+    """Return what a file of the migrations folder ``root`` holds.
+
+    The file is opened before it is looked at, and without waiting, so that nobody can put another one in its place.
+
+    Raises WrongInput for what is no file (a FIFO, a device, a socket, a folder), for a link that leads out of the
+    folder, and for a file of more than MOST_BYTES; FileNotFoundError when there is none.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:  # a socket, a link that leads to itself, a file that is not ours to read
+        raise WrongInput(f"cannot read {path}", detail=f"{exc.strerror}.", hint=_ONLY_FILES) from exc
+    opened, real = os.fstat(handle), path.resolve()
+    if not stat.S_ISREG(opened.st_mode):
+        os.close(handle)
+        raise WrongInput(f"cannot read {path}", detail="It is no file.", hint=_ONLY_FILES)
+    with os.fdopen(handle, "rb") as file:
+        if not real.is_relative_to(root.resolve()) or not os.path.samestat(opened, real.stat()):
+            raise WrongInput(
+                f"cannot read {path}", detail=f"It is a link that leads out of {root}, to {real}.", hint=_ONLY_FILES
+            )
+        if opened.st_size > MOST_BYTES:
+            size = f"It has {opened.st_size / 1_000_000:,.0f} MB; {MOST_BYTES / 1_000_000:,.0f} MB are read at most."
+            raise WrongInput(f"cannot read {path}", detail=size, hint="Load data outside of the migrations folder.")
+        return file.read(MOST_BYTES)
 
 
 def _as_text(path: Path, content: bytes) -> str:

@@ -127,7 +127,7 @@ def _version(migration: Migration, form: str) -> str | None:
 
 def _migration(path: Path, ordinal: int) -> Migration:
     down = path.with_name(f"{path.stem}.down.sql")
-    migration = read_migration(path, down, name=path.stem, ordinal=ordinal, when_ms=None)
+    migration = read_migration(path, down, root=path.parent, name=path.stem, ordinal=ordinal, when_ms=None)
     mark = OTHERS_MARK.search(migration.sql)
     if mark is None:
         return migration

@@ -16,6 +16,8 @@ RECORD_FAILED_HINT = (
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that readers see the old text or the new one, never a part, whenever a crash comes.
 
+    Only its owner can read it, whatever the umask: a record holds rows.
+
     Raises RecordFailed when the disk is full or the folder cannot be written.
     """
     try:
@@ -27,7 +29,6 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
         sync_folder(path.parent)
     except OSError as exc:

@@ -43,7 +43,7 @@ class Journal:
 
     def _append(self, event: str, facts: Mapping[str, object], *, flush: bool) -> Event:
         try:
-            with self.path.open("a+b", buffering=0) as file:
+            with open(self.path, "a+b", buffering=0, opener=_private) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 torn, seq = _end(file.fileno())
                 line: Event = {
@@ -97,6 +97,10 @@ def _event(line: bytes) -> Event | None:
 
 def _encoded(line: Event) -> bytes:
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str).encode()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _write_whole(handle: int, line: bytes) -> None:

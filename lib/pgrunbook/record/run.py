@@ -106,7 +106,7 @@ class Run:
         if self.folder in _HELD:
             return
         try:
-            handle = os.open(self.folder / HELD_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = os.open(self.folder / HELD_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
             raise RecordFailed(
                 f"could not lock the folder of run {self.run_id}",
@@ -163,7 +163,9 @@ def create(runbook: str, target: str, parameters: Mapping[str, Any], *, how: str
     run_id = f"{now:%Y%m%dT%H%M%SZ}-{plain}-{now.microsecond // 1000:03x}{secrets.token_hex(1)[0]}"
     folder = paths.outputs_dir() / run_id
     try:
-        folder.mkdir(parents=True)
+        if not folder.parent.exists():
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
     except OSError as exc:
         raise RecordFailed(
             "could not create the folder of this run",
