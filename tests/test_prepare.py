@@ -28,7 +28,9 @@ OUT_OF_ORDER = {
 def test_prepare_freezes_a_plan_and_leaves_the_target_as_it_is(project: Project) -> None:
     """The run folder holds the plan, its SQL, the promise and every table; the target holds nothing new."""
     target = project()
-    everything = "SELECT count(*), sum(hashtext(c::text)) FROM pg_class c"
+    # All of pg_class but what an autovacuum of the server's own counts anew.
+    counted = "'{relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,relminmxid}'"
+    everything = f"SELECT count(*), sum(hashtext((to_jsonb(c) - {counted}::text[])::text)) FROM pg_class c"
     before = rows(target, everything)
     made, code = run("prepare", with_data="true", load="100")
     assert (code, made.status, made.parts[0].status) == (0, Status.DONE, Status.DONE)

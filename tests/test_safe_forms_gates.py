@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psycopg
 import pytest
 
@@ -268,10 +270,23 @@ CREATE INDEX ON public.t (c); UPDATE public.t SET c = 1; TRUNCATE public.keyless
 """
 
 
+SETTINGS = ("search_path", "TimeZone", "session_replication_role", "lock_timeout", "role", "my.own")
+
+
+@pytest.mark.slow
 def test_no_setting_switches_a_gate_off(stage: Stage) -> None:
     """Every setting of the server, in each way to set it: what follows has its safe form, or is a gate."""
-    names = [row[0] for row in stage.conn.execute("SELECT name FROM pg_settings ORDER BY name").fetchall()]
-    names += ["role", "session_authorization", "my.own"]
+    names = [str(row[0]) for row in stage.conn.execute("SELECT name FROM pg_settings ORDER BY name").fetchall()]
+    stay_gated(stage, [*names, "role", "session_authorization", "my.own"])
+
+
+def test_no_setting_of_these_switches_a_gate_off(stage: Stage) -> None:
+    """One setting of each kind: of names, of values, of triggers, of time, of rights, and of the application."""
+    stay_gated(stage, SETTINGS)
+
+
+def stay_gated(stage: Stage, names: Sequence[str]) -> None:
+    """See that settings, in each way to set them, leave every gate and safe form behind them."""
     ways = ("SET {q} TO DEFAULT", "SET LOCAL {q} TO DEFAULT", "RESET {q}", "SELECT set_config('{n}', 'x', false)",
             "SELECT pg_catalog.set_config('{u}', 'x', true)")  # fmt: skip
     every = ["RESET ALL", "DISCARD ALL", "UPDATE pg_settings SET setting = 'x' WHERE name = 'search_path'"]
