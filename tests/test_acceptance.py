@@ -9,7 +9,7 @@ import pytest
 from acting import events, go_on_with, run
 from conftest import do, rows
 from pgrunbook.config.targets import Target
-from pgrunbook.errors import WrongInput
+from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.plan import plan as plans
 from pgrunbook.record.run import Status
 from pgrunbook.runner import runbook
@@ -43,6 +43,19 @@ def test_a_gate_stops_migrate_until_it_is_accepted_in_the_run(target: Target) ->
                 "AND NOT attisdropped ORDER BY attname") == [("id",), ("m",), ("number",)]  # fmt: skip
     told = events(made, "gates-accepted")
     assert [e["gates"] for e in told] == [["0001_a.sql:1"], ["0001_a.sql:3"]]
+    for given in ([], ["0001_a.sql:1"]):
+        with pytest.raises(Refused) as caught:
+            acceptance.accept(made.run_id, given)
+        assert (caught.value.exit_code, str(caught.value)) == (
+            3,
+            (
+                f"cannot accept gates of run {made.run_id}: its plan was executed, or begun\n"
+                "Detail: An acceptance counts before the first statement runs.\n"
+                "State: Nothing changed in the database or in the record.\n"
+                f"Hint: See what was accepted and done: pgrunbook show {made.run_id}"
+            ),
+        )
+    assert events(made, "gates-accepted") == told
     assert all(e["by"] and e["digest"] == events(made, "plan-frozen")[0]["digest"] for e in told)
 
 

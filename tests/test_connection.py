@@ -96,6 +96,19 @@ def test_a_commit_that_commits_nothing_is_an_error(project: Project) -> None:
     assert str(error) == "the server answered COMMIT with ROLLBACK\nState: The transaction was aborted."
 
 
+def test_a_text_of_the_target_that_failed_unseen_is_told_by_the_commit(project: Project) -> None:
+    """The search_path of an aborted transaction cannot be set, and need not be: COMMIT says what became of it."""
+    with connect(project(folder={})) as conn:
+
+        def swallow() -> None:
+            with conn.as_target(), pytest.raises(psycopg.errors.DivisionByZero):
+                conn.execute("SELECT 1 / 0")
+
+        error = error_of(lambda: within(conn, swallow))
+        assert str(error) == "the server answered COMMIT with ROLLBACK\nState: The transaction was aborted."
+        assert conn.execute("SHOW search_path").fetchone() == (OURS,)
+
+
 def test_a_transaction_whose_session_ended_raises_what_ended_it(project: Project) -> None:
     """And not that it could not be aborted."""
     target = project(folder={})

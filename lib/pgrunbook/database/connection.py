@@ -102,6 +102,8 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
 
     def before_commit(self) -> None:
         """Give the names of the target to the deferred triggers that run at COMMIT."""
+        if self.info.transaction_status != TransactionStatus.INTRANS:
+            return  # it is aborted: COMMIT will say so
         if self._had_target and self.search_path is not None and not self._is_target:
             self._set_path(self.search_path)
 

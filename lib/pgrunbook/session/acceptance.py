@@ -6,7 +6,7 @@ import getpass
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pgrunbook.errors import WrongInput
+from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import OpenGate, Plan
 from pgrunbook.record import journal
@@ -21,7 +21,8 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
 
     The run's journal records the gates and who accepted them. An acceptance counts for this very plan only.
 
-    Raises WrongInput for a run that does not exist or has no plan, or for a key that is no gate of it.
+    Raises WrongInput for a run that does not exist or has no plan, or for a key that is no gate of it, Refused once
+    the run has begun to execute its plan: nobody can accept afterwards what has run.
     """
     made = runs.find(run_id)
     path = made.folder / "plan.json"
@@ -36,7 +37,15 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
             detail=f"Its gates: {', '.join(gates) or 'none'}.",
             hint="Name a gate by file and line, as freeze-the-plan shows it.",
         )
-    before = accepted(plan, journal.read(made.journal.path))
+    events = journal.read(made.journal.path)
+    if any(e["event"] == "migration-started" and e["direction"] == "up" for e in events):
+        raise Refused(
+            f"cannot accept gates of run {made.run_id}: its plan was executed, or begun",
+            detail="An acceptance counts before the first statement runs.",
+            state="Nothing changed in the database or in the record.",
+            hint=f"See what was accepted and done: pgrunbook show {made.run_id}",
+        )
+    before = accepted(plan, events)
     chosen = list(keys) or [key for key in gates if key not in before]
     note(made, plan, chosen)
     return chosen, [key for key in gates if key not in {*before, *chosen}]
