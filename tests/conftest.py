@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
+import forks
 from inverse_stage import rare, shop
 from pgrunbook.app import demo
 from pgrunbook.branches import server as embedded
@@ -21,6 +22,7 @@ from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
+from pgrunbook.runner import headless
 from safe_forms_stage import stage
 from servers import PROGRAMS, VERSIONS, WHEEL, Server, Servers, own_folder, share, told_version
 
@@ -95,6 +97,14 @@ def session_env(room: Path) -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forked_kernels(session_env: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fork the kernels of the runs that tests begin in this process, instead of booting each."""
+    session_env.setattr(headless, "EarlyKernel", forks.ForkedKernel)
+    yield
+    forks.end()
+
+
 @pytest.fixture(scope="session")
 def servers(room: Path, session_env: pytest.MonkeyPatch) -> Servers:
     """The servers of this process, by version; they end with its folder."""
@@ -115,6 +125,12 @@ def server(version: int, servers: Servers) -> Server:
     return servers.get(version)
 
 
+@pytest.fixture(scope="session")
+def newest(servers: Servers) -> Server:
+    """The server of the newest version, for what does not differ by version."""
+    return servers.get(VERSIONS[-1])
+
+
 @pytest.fixture
 def database(server: Server) -> Iterator[Callable[..., str]]:
     """Give a function that makes a database, and runs the given statements in it."""
@@ -122,9 +138,7 @@ def database(server: Server) -> Iterator[Callable[..., str]]:
 
     def make(*statements: str, template: str = "template1") -> str:
         made.append(f"db{next(_numbers)}")
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        with server.connect("postgres") as conn:
-            conn.execute(create.format(sql.Identifier(made[-1]), sql.Identifier(template)))
+        server.make(made[-1], template)
         server.run(made[-1], *statements)
         return made[-1]
 

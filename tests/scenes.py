@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ from pathlib import Path
 import psycopg
 
 from conftest import connect
+from forks import ForkedProcess
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks
@@ -117,19 +116,17 @@ scenes.execute(target, plan.read(file), observer=observer)
 
 
 @contextmanager
-def beside(target: Target, plan: Plan, *, killed_when: str = "") -> Iterator[subprocess.Popen[str]]:
+def beside(target: Target, plan: Plan, *, killed_when: str = "") -> Iterator[ForkedProcess]:
     """Execute a plan in a process of its own; it is killed (SIGKILL) with the scene, or at that moment."""
     file = journal_of(target).parent / f"plan-{target.name}.json"
     file.write_text(plan.text())
-    command = [sys.executable, "-c", BESIDE, target.model_dump_json(), str(file), killed_when]
-    paths = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    with subprocess.Popen(command, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with file.with_suffix(".told").open("w+") as told:
+        process = ForkedProcess(BESIDE, target.model_dump_json(), str(file), killed_when, told=told.fileno())
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.kill()
+            process.kill()
+            process.wait()
 
 
 def gone(target: Target, application: str = "migrate") -> Callable[[], bool]:

@@ -115,6 +115,12 @@ class Server:
             for statement in statements:
                 conn.execute(statement)
 
+    def make(self, name: str, template: str = "template1") -> None:
+        """Make a database anew; without fsync a copy of the files takes a tenth of what a copy through the WAL does."""
+        strategy = "STRATEGY file_copy" if self.version >= 15 else ""
+        create = f"CREATE DATABASE {name} TEMPLATE {template} {strategy}"
+        self.run("postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", create)
+
     def once(self, name: str, make: Callable[[], T]) -> T:
         """Return what ``make`` gives for that name, the first time that this process asks for it."""
         if name not in self.made:
@@ -126,7 +132,7 @@ class Server:
         """Make a database once, in which these statements were executed; return its name."""
 
         def make() -> str:
-            self.run("postgres", f"CREATE DATABASE {name}")
+            self.make(name)
             self.run(name, *statements)
             return name
 
@@ -135,13 +141,11 @@ class Server:
     @contextmanager
     def copied(self, name: str, template: str) -> Iterator[str]:
         """Give a copy of a database that nobody is connected to; it is dropped at the end."""
-        strategy = "STRATEGY file_copy" if self.version >= 15 else ""
-        with self.connect("postgres") as conn:
-            conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
-            try:
-                yield name
-            finally:
-                conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        self.make(name, template)
+        try:
+            yield name
+        finally:
+            self.run("postgres", f"DROP DATABASE {name} WITH (FORCE)")
 
     def snapshot(self, database: str, **options: tuple[str, ...]) -> Snapshot:
         """Read the schema of a database."""

@@ -523,7 +523,7 @@ def test_a_name_that_is_not_there_aborts_nothing(rare: Stage) -> None:
 @pytest.mark.first_case
 def test_what_cannot_run_in_a_transaction_comes_back_too(server: Server, shop: Stage) -> None:
     """An index that was built or dropped concurrently, a partition detached so, a database."""
-    server.run("postgres", "CREATE DATABASE undo_alone TEMPLATE template0")
+    server.make("undo_alone", "template0")
     with server.connect("undo_alone") as conn:
         conn.execute((EFFECTS / "setup.sql").read_text())
         before = schema.snapshot(conn)

@@ -77,12 +77,15 @@ class Pair:
 
 
 @pytest.fixture
-def pair(project: Callable[..., Target]) -> Iterator[Pair]:
+def pair(newest: Server) -> Iterator[Pair]:
     """Two databases with the tables above."""
-    one = project(folder={"0001_a.sql": "SELECT 1"})
-    do(one, TABLES)
-    other = project(folder={"0001_a.sql": "SELECT 1"}, name="other", template=str(one.database))
-    with connect(one, purpose="test") as plain, connect(other, purpose="test") as safe:
+    tables = newest.database("row_equality", TABLES)
+    with (
+        newest.copied("plain", tables) as one,
+        newest.copied("safe", tables) as other,
+        newest.connect(one) as plain,
+        newest.connect(other) as safe,
+    ):
         yield Pair(plain, safe)
 
 
@@ -256,7 +259,7 @@ def test_the_order_in_which_rows_are_numbered_may_be_declared(pair: Pair) -> Non
 def test_xml_is_compared_as_it_is_written(server: Server) -> None:
     """It has no equality of its own: other spaces are another value, and a difference is told with its key."""
     for name in ("xml_a", "xml_b"):
-        server.run("postgres", f"DROP DATABASE IF EXISTS {name}", f"CREATE DATABASE {name}")
+        server.make(name)
     with server.connect("xml_a") as plain, server.connect("xml_b") as safe:
         for conn in (plain, safe):
             conn.execute("CREATE TABLE x (id integer PRIMARY KEY, doc xml)")

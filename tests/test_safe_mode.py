@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from conftest import connect, do
-from pgrunbook.config.targets import Target
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.catalog import UNKNOWN, Use
 from pgrunbook.database.connection import Connection
@@ -17,6 +15,7 @@ from pgrunbook.errors import Refused
 from pgrunbook.review.safe_mode import Refusal, refusals, refused, way_through
 from pgrunbook.session.parameters import Prepare, checked
 from pgrunbook.sql.statements import parse
+from servers import Server
 
 SHOP = """
 CREATE TABLE users (id integer PRIMARY KEY, name text, nick text, free text);
@@ -49,13 +48,18 @@ ANALYZE;
 """
 
 
-@pytest.fixture
-def shop(project: Callable[..., Target]) -> Iterator[Connection]:
+@pytest.fixture(scope="module")
+def made(newest: Server) -> Iterator[Connection]:
     """A connection to a database with rows."""
-    target = project(folder={"0001_a.sql": "SELECT 1;"}, safe_migrations=True)
-    do(target, SHOP)
-    with connect(target, purpose="test") as conn:
+    with newest.connect(newest.database("safe_mode", SHOP)) as conn:
         yield conn
+
+
+@pytest.fixture
+def shop(made: Connection) -> Iterator[Connection]:
+    """The same; what is done there is rolled back."""
+    with made.transaction(force_rollback=True):
+        yield made
 
 
 def of(shop: Connection, sql: str, *allowed: str) -> list[Refusal]:

@@ -112,7 +112,7 @@ def do(conn: Connection, step: SafeStep, site: Site, number: int, run_id: str = 
 @contextmanager
 def database(server: Server, name: str, made: str) -> Iterator[Conn]:
     """Give a connection to a new database in which only these statements were executed."""
-    server.run("postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}")
+    server.make(name)
     with server.connect(name) as conn:
         conn.execute(made.encode())
         conn.execute("SET lock_timeout = '5s'; SET client_min_messages = warning")

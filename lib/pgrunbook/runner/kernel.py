@@ -59,7 +59,12 @@ class EarlyKernel:
                 detail=f"{exc.filename or _temporary()}: {exc.strerror or exc}.",
                 hint="Make room there, or name another folder in TMPDIR.",
             ) from exc
-        self.process = subprocess.Popen(
+        self.process = self._boot(imports)
+        self._context: Any = None
+        _sweep()
+
+    def _boot(self, imports: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             # -P: a module in the working directory cannot replace one of Python's own
             [sys.executable, "-P", "-c", BOOT, "-f", str(self.connection_file),
              "--HistoryManager.enabled=False", "--quiet", imports],
@@ -69,8 +74,6 @@ class EarlyKernel:
             start_new_session=True,  # Ctrl-C is for the runner, which interrupts the kernel itself
             env={**os.environ, "JPY_PARENT_PID": str(os.getpid()), "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
         )  # fmt: skip
-        self._context: Any = None
-        _sweep()
 
     def manager(self) -> Any:
         """Return a jupyter_client kernel manager that owns this process."""
