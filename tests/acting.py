@@ -167,7 +167,7 @@ def has_begun(runbook_name: str, migration: str) -> bool:
 # A migration that waits, in one statement, until somebody opens the gate; on the branch of a rehearsal it is open.
 GATE = "CREATE SCHEMA scene; CREATE TABLE scene.gate (open boolean)"
 WAITS = """DO $$ BEGIN
-    WHILE current_database() NOT LIKE 'empty%' AND NOT EXISTS (SELECT FROM scene.gate WHERE open) LOOP
+    WHILE current_setting('cluster_name') NOT LIKE 'branch%' AND NOT EXISTS (SELECT FROM scene.gate WHERE open) LOOP
         PERFORM pg_sleep(0.02);
     END LOOP;
 END $$;

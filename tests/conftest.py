@@ -160,8 +160,7 @@ def site(session_env: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
     try:
         yield Site(server.dir.parents[1], server)
     finally:
-        for name in ("main", "rehearsal"):
-            embedded.Server(name).destroy()
+        embedded.Server("main").destroy()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 
 from conftest import Site, connect, do, rows
-from pgrunbook.branches import data_branch
+from pgrunbook.branches import branch_server, data_branch
 from pgrunbook.branches.server import Server, ServerState, server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName, TableSum, checksums
@@ -88,7 +88,7 @@ def test_the_branch_archives_nothing_and_reaches_nobody(project: Project) -> Non
     do(target, "ALTER SYSTEM SET work_mem = '5MB'")
     try:
         with data_branch.with_data(target, most_bytes=ENOUGH) as copy:
-            wanted = {**data_branch.SETTINGS, "synchronous_standby_names": "", "work_mem": "5MB"}
+            wanted = {**branch_server.SETTINGS, "synchronous_standby_names": "", "work_mem": "5MB"}
             assert {name: rows(copy.safe, f"SHOW {name}")[0][0] for name in wanted} == wanted
             do(copy.safe, "CREATE TABLE written ()")
             assert list(copy.server.archive_dir.iterdir()) == []
@@ -125,7 +125,7 @@ def test_the_branch_starts_sessions_with_the_settings_of_the_target(
         target if way == "server" else by_address(target, monkeypatch), most_bytes=ENOUGH
     ) as copy:
         for branch in (copy.safe, copy.plain):
-            assert rows(branch, "SHOW search_path") == [('app, postgres, "Odd one"',)]
+            assert rows(branch, "SHOW search_path") == [('app, "$user", "Odd one"',)]
             assert rows(branch, "SHOW app.tenant") == [("x'y",)]
             do(branch, "DROP TABLE t")
 
@@ -199,7 +199,7 @@ def test_what_a_dead_process_left_is_cleared_away_and_what_a_living_one_uses_is_
             assert dead.status().state is ServerState.ABSENT
             assert living.status().state is ServerState.RUNNING
         assert not half.exists()
-    data_branch.clear_leftovers()
+    branch_server.clear_leftovers()
     assert branches() == []
 
 

@@ -37,7 +37,7 @@ def test_the_demo_releases_restores_and_rolls_back(
             with pgrunbook("demo", "--rows", "2000") as process:
                 shown, told = process.communicate()
             assert process.returncode == 0, told
-            assert sorted(server_names()) == ["demo-restored", "main", "rehearsal"]
+            assert sorted(server_names()) == ["demo-restored", "main"]
         finally:
             for name in server_names():
                 Server(name).destroy()

@@ -164,7 +164,7 @@ def by_dump(source: Server) -> Iterator[tuple[Server, str]]:
 
 @contextmanager
 def by_schema(source: Server) -> Iterator[tuple[Server, str]]:
-    with copy_schema(target(source)).branch() as branch:
+    with copy_schema(target(source)) as schema, schema.branch() as branch:
         yield Server(str(branch.server)), str(branch.database)
 
 

@@ -10,10 +10,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -28,8 +26,10 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches import datadir, isolation
+from pgrunbook.branches import branch_server, isolation, roles
 from pgrunbook.branches.binaries import last_lines, state_folder
+from pgrunbook.branches.branch_target import BranchTarget, branch_database, branch_target
+from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
 from pgrunbook.config import paths
 from pgrunbook.config.targets import Target
@@ -40,15 +40,13 @@ from pgrunbook.errors import Refused, RunbookError, Unreachable
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"(branch-[0-9]+-[0-9a-f]{6})(\.gone|\.lock)?")
+FILE_COPY_SINCE = 15
 SPARE = 1.2
 COUNT_EXACTLY_BELOW_BYTES = 256 * 1024 * 1024
 FALLS_SHORT_BELOW = 0.9
 # A base backup copies every database of the server: where the others weigh more than this, a dump is quicker.
 OTHERS_AT_MOST_BYTES = 512 * 1024 * 1024
 LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
-# It is thrown away: nothing is archived, and nothing waits for the disk.
-SETTINGS = {"archive_mode": "off", "fsync": "off"}
 REMOVED = "The target was only read; the branch is removed."
 WITHOUT = (
     "Or rehearse on an empty branch only (with_data = False): then nothing is promised about times, locks and rows."
@@ -64,9 +62,10 @@ class Copy:
     """
 
     server: Server
-    plain: Target
-    safe: Target
-    back: Target | None
+    roles: Roles
+    plain: BranchTarget
+    safe: BranchTarget
+    back: BranchTarget | None
     how: str
     made_s: float
 
@@ -90,7 +89,6 @@ class _Source:
     database_bytes: int
     server_bytes: int
     encoding: str
-    roles: list[str]
     tablespaces: list[list[str]]
 
     def is_most_of(self, target: Target) -> bool:
@@ -114,45 +112,34 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     backup takes none.
     Source: https://www.postgresql.org/docs/current/app-pgbasebackup.html
     """
-    clear_leftovers()
     with connect(target, purpose="copies the data") as conn:
-        source = _look(conn)
-        settings = conn.execute(load("data_branch")["settings"], {"search_path": conn.search_path}).fetchall()
+        source, found = _look(conn), roles.read(conn)
     others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind in (("plain", "back") if back else ("plain",))}
     _refuse_large(target, source, most_bytes, len(others))
     began = time.monotonic()
-    server = Server(f"branch-{os.getpid()}-{secrets.token_hex(3)}")
-    with server.lock():
-        try:
-            server.make_folders(server.dir)
-            backup = source.is_most_of(target)
-            isolation.isolate(server)
-            name = _from_base_backup(server, target, source) if backup else _from_dump(server, target, source)
-            for other in others.values():
-                _copy(server, name, other)
-            for database in (name, *others.values()):
-                _set(server, database, settings)
-            yield Copy(
-                server,
-                plain=_branch(target, f"plain branch of {target.name}", server, others["plain"]),
-                safe=_branch(target, f"branch of {target.name}", server, name),
-                back=_branch(target, f"back branch of {target.name}", server, others["back"]) if back else None,
-                how="base backup with WAL to now" if backup else "dump and restore",
-                made_s=time.monotonic() - began,
-            )
-        finally:
-            _remove(server)
+    with branch_server.new_server() as server:
+        backup = source.is_most_of(target)
+        copy = _from_base_backup if backup else _from_dump
+        name = copy(server, target, source, found)
+        for other in others.values():
+            _copy(server, name, other, found)
+        options = connection.given_options(target)
 
+        def of(kind: str, database: str) -> BranchTarget:
+            return branch_target(
+                target, f"{kind} of {target.name}".lstrip(), server.name, database,
+                role=found.session, superuser=server.superuser, options=options,
+            )  # fmt: skip
 
-def clear_leftovers() -> None:
-    """Destroy the branches of processes that are gone."""
-    for path in sorted(state_folder("servers").glob("branch-*")):
-        found = NAME.fullmatch(path.name)
-        if found is None or _is_in_use(found[1]):
-            continue
-        _remove(Server(found[1]))
-        if path.suffix == ".gone":
-            shutil.rmtree(path, ignore_errors=True)
+        yield Copy(
+            server,
+            found,
+            plain=of("plain branch", others["plain"]),
+            safe=of("branch", name),
+            back=of("back branch", others["back"]) if back else None,
+            how="base backup with WAL to now" if backup else "dump and restore",
+            made_s=time.monotonic() - began,
+        )
 
 
 def compare_row_counts(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
@@ -198,7 +185,7 @@ def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int)
         )
 
 
-def _from_base_backup(server: Server, target: Target, source: _Source) -> str:
+def _from_base_backup(server: Server, target: Target, source: _Source, _: Roles) -> str:
     """Copy the target's server with the WAL that was written meanwhile; return the database's name."""
     there = Server(str(target.server))
     log.info('copying server "%s" as server "%s"', there.name, server.name)
@@ -215,7 +202,7 @@ def _from_base_backup(server: Server, target: Target, source: _Source) -> str:
         if _look(conn).tablespaces != source.tablespaces:
             raise _not_copied(target, "A tablespace was made or dropped meanwhile.")
     isolation.refuse_links(server, server.data_dir)
-    server.launch(more=SETTINGS)
+    server.launch(more=branch_server.SETTINGS)
     name = target.database or "postgres"
     isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
@@ -229,24 +216,20 @@ def _escaped(path: str) -> str:
     return path.replace("=", "\\=")
 
 
-def _from_dump(server: Server, target: Target, source: _Source) -> str:
+def _from_dump(server: Server, target: Target, source: _Source, found: Roles) -> str:
     """Load a dump of everything into an empty server; return the database's name."""
-    template = datadir.template(server.installation)
-    server.do("cp", "-a", os.path.relpath(template / "data", server.dir), "data")
-    server.launch(more=SETTINGS)
+    branch_server.start_empty(server)
+    roles.name_bootstrap(server, found)
+    name = branch_database(source.database)
     with server.connect(purpose="branch") as admin:
         connection.limit(admin, **LIMITS)
-        there = {row[0] for row in admin.execute("SELECT rolname FROM pg_catalog.pg_roles")}
-        for role in source.roles:  # they are the cluster's, and owners and grants need them
-            if role not in there:
-                admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
-        taken = {row[0] for row in admin.execute("SELECT datname FROM pg_catalog.pg_database")}
-        name = f"{source.database}_branch" if source.database in taken else source.database
+        roles.apply(found, admin)
         admin.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} {}").format(
                 sql.Identifier(name), sql.Literal(source.encoding), _locale(server, source.encoding)
             )
         )
+        roles.apply_to_database(found, admin, name)
     _load_dump(server, target, name)
     isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
@@ -271,7 +254,7 @@ def _load_dump(server: Server, target: Target, database: str) -> None:
     dump_command = [str(server.program("pg_dump")), "--no-tablespaces", "--no-subscriptions"]
     dump_command += ["--lock-wait-timeout=2000", *_without_rows(target)]
     load_command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
-    load_command += ["-p", "5432", "-U", "postgres", "-d", _as_address(database)]
+    load_command += ["-p", "5432", "-U", server.superuser, "-d", _as_address(database)]
     path = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as answered:
         dump = subprocess.Popen(
@@ -307,60 +290,15 @@ def _as_address(database: str) -> str:
     return psycopg.conninfo.make_conninfo(dbname=database)
 
 
-def _copy(server: Server, name: str, other: str) -> None:
+def _copy(server: Server, name: str, other: str, found: Roles) -> None:
     """Copy the database. FILE_COPY does not write the copy into the WAL."""
-    strategy = sql.SQL("STRATEGY file_copy" if server.installation.major >= 15 else "")
+    strategy = sql.SQL("STRATEGY file_copy" if server.installation.major >= FILE_COPY_SINCE else "")
     with server.connect(purpose="branch", database="template1") as admin:
         connection.limit(admin, **LIMITS)
         admin.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(sql.Identifier(other), sql.Identifier(name), strategy)
         )
-
-
-def _set(server: Server, database: str, settings: Sequence[tuple[object, ...]]) -> None:
-    """Let sessions on the branch start with the same settings as sessions on the target."""
-    with server.connect(purpose="branch", database=database) as conn:
-        for name, value in settings:
-            try:
-                conn.execute("SELECT pg_catalog.set_config(%s, %s, false)", [name, value])
-                conn.execute(
-                    sql.SQL("ALTER DATABASE {} SET {} FROM CURRENT").format(
-                        sql.Identifier(database), sql.Identifier(*str(name).split("."))
-                    )
-                )
-            except psycopg.Error as exc:
-                log.warning("the branch lacks the target's setting %s: %s", name, exc.diag.message_primary)
-
-
-def _branch(target: Target, name: str, server: Server, database: str) -> Target:
-    own = {"name": name, "server": server.name, "database": database, "service": None, "url_from": None}
-    return target.model_copy(update={**own, "protected": False, "restore_points": False})
-
-
-def _is_in_use(name: str) -> bool:
-    """Tell whether a living process holds the lock of a branch."""
-    try:
-        handle = os.open(state_folder("servers") / f"{name}.lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except PermissionError:
-        return True  # it is another user's
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
-def _remove(server: Server) -> None:
-    try:
-        if server.pid() is not None:  # nothing of it is kept, so it need not shut down cleanly
-            server.run("pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w")
-        server.destroy()
-    except RunbookError as exc:
-        log.warning('could not remove branch "%s"; the next rehearsal tries again: %s', server.name, exc.message)
+        roles.apply_to_database(found, admin, other)
 
 
 def _rows(conn: Connection, table: str) -> int | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from pgrunbook.config.targets import Target
+from pgrunbook.branches.branch_target import BranchTarget
 from pgrunbook.database.connection import CONNECT_TIMEOUT_S, Connection
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Refused
@@ -139,9 +139,11 @@ def close(server: Server, database: str = "postgres") -> None:
     Raises Refused where a setting does not hold, or where the database has foreign servers and this version of
     PostgreSQL cannot close their tables.
     """
-    target = Target(name=f"server {server.name}", server=server.name, database=database)
     nothing = " ".join(f"-c {name}=" for name in SESSION_LIBRARIES)
-    address = make_conninfo(**target.conninfo(), options=nothing, connect_timeout=CONNECT_TIMEOUT_S)
+    target = BranchTarget(
+        name=f"server {server.name}", server=server.name, database=database, role=server.superuser, options=nothing
+    )
+    address = make_conninfo(**target.conninfo(), connect_timeout=CONNECT_TIMEOUT_S)
     with psycopg.connect(address, autocommit=True) as conn:
         conn.execute("SET search_path = pg_catalog, pg_temp")
         for (statement,) in conn.execute(load("isolation")["settings_of_sessions"].encode()).fetchall():

@@ -1,69 +1,96 @@
-"""An empty branch: a copy of the target's schema without its rows, on a server of ours; rehearsals run on it."""
+"""An empty branch: a copy of the target's schema without its rows, on a server of its own; rehearsals run on it."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-import pglast
 import psycopg
-from pglast import ast
-from pglast.enums import ObjectType
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
-from pgrunbook.branches import isolation
+from pgrunbook.branches import branch_server, isolation, roles
+from pgrunbook.branches.branch_target import BranchTarget, branch_database, branch_target
+from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
-from pgrunbook.database import connection, locks
+from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Unreachable
 
-SERVER = "rehearsal"
+FILE_COPY_SINCE = 15
+WITHOUT = "Plan without a rehearsal (rehearse = False); then nothing is promised about its result."
 
 
 @dataclass(frozen=True)
 class SchemaCopy:
     """A dump of a target's schema, from which branches are created, one after the other.
 
-    ``roles`` are those that a rehearsal creates: they belong to the server, and the next branch must not find them.
     ``has_ours`` says whether schema pgrunbook is included, without rows.
     """
 
     target: Target
     server: Server
+    roles: Roles
+    encoding: str
+    options: str
     dump: str
-    roles: frozenset[str] = frozenset()
     has_ours: bool = False
 
     @contextmanager
-    def branch(self) -> Iterator[Target]:
-        """Give an empty database with the schema; drop it afterwards, with what was created on the server beside it.
+    def branch(self) -> Iterator[BranchTarget]:
+        """Give an empty database with the schema, reached as the target's role; drop it afterwards.
 
+        What was done to the server's roles and databases is put back before the next one.
         Raises Unreachable when the schema cannot be copied.
         """
-        name = f"empty_{os.getpid()}_{secrets.token_hex(6)}"
-        found = {"name": f"empty branch of {self.target.name}", "server": self.server.name, "database": name}
-        branch = self.target.model_copy(update={"service": None, "url_from": None, **found})
+        name = branch_database(self.roles.database)
+        branch = branch_target(
+            self.target, f"empty branch of {self.target.name}", self.server.name, name,
+            role=self.roles.session, superuser=self.server.superuser, options=self.options,
+        )  # fmt: skip
         with self.server.connect(purpose="branch") as admin:
-            there, roles = _databases(admin), _roles(admin)
-            with connect(self.target, purpose="copies the schema") as source:
-                _make_empty_database(source, admin, name)
+            there = _databases(admin)
+            roles.apply(self.roles, admin)
             try:
+                self._create(admin, name)
                 _load(self.server, branch, self.dump)
                 isolation.close(self.server, name)
                 _fill_views(self.target, branch)
                 yield branch
             finally:
-                made = {other for other in _databases(admin) - there if not other.startswith("empty_")}
-                for other in (name, *sorted(made)):
+                for other in sorted(_databases(admin) - there):
                     _drop_subscriptions(self.server, admin, other)
                     admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(other)))
-                for role in sorted(self.roles - roles):
-                    _drop_role(admin, role)
+
+    def _create(self, admin: Connection, name: str) -> None:
+        # Locale C works with every encoding, and the sort order of text is no part of a schema.
+        strategy = "STRATEGY file_copy" if self.server.installation.major >= FILE_COPY_SINCE else ""
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C' {}")
+        connection.limit(admin, lock_timeout_ms=60_000, statement_timeout_ms=60_000)
+        admin.execute(create.format(sql.Identifier(name), sql.Literal(self.encoding), sql.SQL(strategy)))
+        roles.apply_to_database(self.roles, admin, name)
+
+
+@contextmanager
+def copy_schema(target: Target, *, ours: bool = False) -> Iterator[SchemaCopy]:
+    """Read the target's schema and roles, and give a server of its own for its branches. Raises Unreachable.
+
+    With ``ours`` it includes schema pgrunbook and the parked tables, without their rows.
+
+    Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
+    """
+    with connect(target, purpose="copies the schema") as source:
+        found = roles.read(source)
+        (encoding,) = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
+    with branch_server.new_server() as server:
+        dump = _dump(server, target, ours=ours)
+        branch_server.start_empty(server)
+        roles.name_bootstrap(server, found)
+        yield SchemaCopy(target, server, found, str(encoding), connection.given_options(target), dump, ours)
 
 
 def _drop_subscriptions(server: Server, admin: Connection, database: str) -> None:
@@ -80,100 +107,8 @@ def _drop_subscriptions(server: Server, admin: Connection, database: str) -> Non
             conn.execute(sql.SQL("DROP SUBSCRIPTION {}").format(named))
 
 
-def copy_schema(target: Target, scripts: Sequence[str] = (), *, ours: bool = False) -> SchemaCopy:
-    """Read the target's schema; ``scripts`` are what will be executed on its branches. Raises Unreachable.
-
-    With ``ours`` it includes schema pgrunbook and the parked tables, without their rows.
-
-    Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
-    """
-    server = Server(SERVER)
-    _start(server)
-    return SchemaCopy(target, server, _dump(server, target, ours=ours), frozenset(made_roles(scripts)), ours)
-
-
-def _start(server: Server) -> None:
-    """Start the server of empty branches as one that reaches nothing outside, whatever is executed there."""
-    with server.lock():
-        server.start()
-        if not isolation.is_isolated(server):
-            server.stop()
-            isolation.isolate(server)
-            server.start()
-
-
-def made_roles(scripts: Sequence[str]) -> Iterator[str]:
-    """Yield the names of the roles that scripts create, and the new names that they give to roles."""
-    for script in scripts:
-        for item in pglast.parse_sql(script):
-            if isinstance(item.stmt, ast.CreateRoleStmt):
-                yield str(item.stmt.role)
-            elif isinstance(item.stmt, ast.RenameStmt) and item.stmt.renameType == ObjectType.OBJECT_ROLE:
-                yield str(item.stmt.newname)
-
-
 def _databases(admin: Connection) -> set[str]:
     return {str(name) for (name,) in admin.execute("SELECT d.datname FROM pg_catalog.pg_database AS d")}
-
-
-def _roles(admin: Connection) -> set[str]:
-    return {str(name) for (name,) in admin.execute("SELECT r.rolname FROM pg_catalog.pg_roles AS r")}
-
-
-def _drop_role(admin: Connection, role: str) -> None:
-    with suppress(psycopg.Error):  # the server's own roles cannot be dropped, nor those that others use
-        admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
-
-
-def _make_empty_database(source: Connection, admin: Connection, name: str) -> None:
-    """Create a database and the source's roles: roles belong to the cluster, and owners and grants need them.
-
-    What earlier rehearsals left is dropped first: databases of processes that are gone, and, where
-    nobody else rehearses now, the roles that their migrations created.
-    """
-    encoding = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
-    wanted = {
-        str(role) for (role,) in source.execute("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_'")
-    }
-    connection.limit(admin, lock_timeout_ms=60_000, statement_timeout_ms=60_000)
-    admin.execute("SELECT pg_catalog.pg_advisory_lock(%s, %s)", locks.LOCK_KEY)
-    try:
-        others = _clear_databases(admin)
-        there = _roles(admin)
-        for role in sorted(wanted - there):
-            admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
-        for role in sorted(there - wanted) if not others else ():
-            _drop_role(admin, role)
-        # Locale C works with every encoding, and the sort order of text is no part of a schema.
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'").format(
-                sql.Identifier(name), sql.Literal(encoding[0])
-            )
-        )
-    finally:
-        admin.execute("SELECT pg_catalog.pg_advisory_unlock(%s, %s)", locks.LOCK_KEY)
-
-
-def _clear_databases(admin: Connection) -> list[str]:
-    """Drop the branches of processes that are gone; return those of living ones."""
-    found = admin.execute("SELECT datname FROM pg_catalog.pg_database WHERE datname ~ '^empty_[0-9]+_'").fetchall()
-    living = []
-    for (database,) in found:
-        if _is_alive(int(str(database).split("_")[1])):
-            living.append(str(database))
-        else:
-            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(str(database))))
-    return living
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is another user's
-    return True
 
 
 def _dump(server: Server, target: Target, *, ours: bool) -> str:
@@ -190,12 +125,12 @@ def _dump(server: Server, target: Target, *, ours: bool) -> str:
         raise Unreachable(
             f'could not copy the schema of target "{target.name}"',
             detail=" ".join(done.stderr.split())[:600],
-            hint="Plan without a rehearsal (rehearse = False); then nothing is promised about its result.",
+            hint=WITHOUT,
         )
     return done.stdout
 
 
-def _fill_views(target: Target, branch: Target) -> None:
+def _fill_views(target: Target, branch: BranchTarget) -> None:
     """Refresh the materialized views that hold rows in the target: the dump leaves them WITH NO DATA.
 
     A view whose query fails without rows stays unpopulated, and differs from the target's.
@@ -206,20 +141,20 @@ def _fill_views(target: Target, branch: Target) -> None:
     )
     with connect(target, purpose="copies the schema") as source:
         views = source.execute(query).fetchall()
-    with connect(branch, purpose="rehearses") as conn:
+    with connect(branch.as_superuser(), purpose="rehearses") as conn:
         connection.limit(conn, lock_timeout_ms=10_000, statement_timeout_ms=60_000)
         for view in views:
             with suppress(psycopg.Error):
                 conn.execute(sql.SQL("REFRESH MATERIALIZED VIEW {}").format(sql.Identifier(*map(str, view))))
 
 
-def _load(server: Server, branch: Target, dump: str) -> None:
+def _load(server: Server, branch: BranchTarget, dump: str) -> None:
     command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
-    command += ["-U", "postgres", "-d", str(branch.database)]
+    command += ["-U", branch.superuser, "-d", make_conninfo(dbname=branch.database)]
     done = subprocess.run(command, input=dump, capture_output=True, text=True, encoding="utf-8", check=False, cwd="/")
     if done.returncode:
         raise Unreachable(
             "could not create an empty branch of the schema",
             detail=" ".join(done.stderr.split())[:600],
-            hint="Plan without a rehearsal (rehearse = False); then nothing is promised about its result.",
+            hint=WITHOUT,
         )

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from pgrunbook.branches import datadir, isolation
 from pgrunbook.branches.binaries import Installation, installation, last_lines, run_as, run_checked, state_folder
+from pgrunbook.branches.branch_target import POSTGRES, BranchTarget
 from pgrunbook.branches.postmaster import Postmaster
 from pgrunbook.config import paths
-from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable, WrongInput
 
@@ -91,6 +91,7 @@ class Server:
         self.backups_dir = self.dir / "backups"
         self.socket_dir = paths.socket_dir(name)
         self._postmaster = Postmaster(self.data_dir, self.socket_dir)
+        self.superuser = POSTGRES
         self._locks_held = 0
 
     @cached_property
@@ -175,8 +176,9 @@ class Server:
         return run_checked(self.installation.account, command, cwd=self.dir, text=text)
 
     def connect(self, *, purpose: str = "server", database: str = "postgres") -> Connection:
-        """Open an autocommit connection as postgres. Raises Unreachable when the server does not answer."""
-        target = Target(name=f"server {self.name}", server=self.name, database=database)
+        """Open an autocommit connection as its superuser. Raises Unreachable when the server does not answer."""
+        name = f"server {self.name}"
+        target = BranchTarget(name=name, server=self.name, database=database, role=self.superuser)
         return connect(target, purpose=purpose)
 
     def pid(self) -> int | None:

@@ -128,7 +128,7 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
     address cannot be understood.
     """
     keywords: dict[str, Any] = {**target.conninfo()}
-    address = keywords.pop("conninfo", "")
+    address, own_options = keywords.pop("conninfo", ""), keywords.pop("options", "")
     given = _given(target, address)
     try:
         conn = Connection.connect(
@@ -137,13 +137,19 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
             autocommit=True,
             application_name=f"pgrunbook {purpose}"[:63],
             connect_timeout=CONNECT_TIMEOUT_S,
-            options=f"{given.get('options') or ''} {OPTIONS}".strip(),
+            options=f"{own_options or given.get('options') or ''} {OPTIONS}".strip(),
             prepare_threshold=None,
         )
         conn.pin()
         return conn
     except psycopg.Error as exc:
         raise _unreachable(target, _without_secret(str(exc), given)) from None  # its text may quote the address
+
+
+def given_options(target: Target) -> str:
+    """Return the options that the address of a target gives to the server, "" for none. Raises as :func:`connect`."""
+    keywords = target.conninfo()
+    return str(keywords.get("options") or _given(target, keywords.get("conninfo", "")).get("options") or "")
 
 
 def environment(target: Target) -> dict[str, str]:

@@ -134,9 +134,12 @@ def rehearse(
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
     left = leave_out(history)
-    scripts = [one.migration.sql for one in wanted]
     found: list[DownDraft] = []
-    with copy_schema(target, scripts, ours=True).branch() as branch, connect(branch, purpose="rehearses") as there:
+    with (
+        copy_schema(target, ours=True) as schema,
+        schema.branch() as branch,
+        connect(branch, purpose="rehearses") as there,
+    ):
         copy_records.copy(conn, there, [sql.Identifier(history.schema, history.table), *copy_records.OURS])
         before = snapshot(there, leave_out=left)
         unlike = tuple((d.kind, d.name) for d in diff(here, before))

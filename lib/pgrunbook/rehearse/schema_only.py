@@ -93,12 +93,12 @@ def rehearse(
     """
     parsed = {m.name: statements.parse(m.sql, m.path.name) for m in migrations}
     ours = bool(undo_data.to_reapply(conn, list(parsed)))
-    schema = copy_schema(target, [s.sql for written in parsed.values() for s in written], ours=ours)
     drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep)
-    plain = _plain(schema, history, up(target, migrations), here, drafter.step)
-    changes = release.with_locks([drafter.changes[m.name] for m in migrations], conn)
-    proofs = _Proofs(schema, target, history, conn, {m.name: m for m in migrations}, plain)
-    after, declared = proofs.of(changes)
+    with copy_schema(target, ours=ours) as schema:
+        plain = _plain(schema, history, up(target, migrations), here, drafter.step)
+        changes = release.with_locks([drafter.changes[m.name] for m in migrations], conn)
+        proofs = _Proofs(schema, target, history, conn, {m.name: m for m in migrations}, plain)
+        after, declared = proofs.of(changes)
     proven = tuple(c.model_copy(update={"proof": proofs.proofs[c.migration]}) for c in changes)
     return replace(plain, after=after, changes=proven, declared=declared, backs=proofs.backs)
 

@@ -199,7 +199,7 @@ def _by_key(table: _Table, keys: sql.Identifier, rows: int, left: set[str]) -> l
 def _start(
     server: Server, target: Target, folder: str, scripts: Sequence[_Script], per_second: int, said: IO[str]
 ) -> subprocess.Popen[str]:
-    address = make_conninfo(**target.conninfo(), application_name=APPLICATION, options=SESSION)
+    address = make_conninfo(**{**target.conninfo(), "application_name": APPLICATION, "options": SESSION})
     # Only with a duration does pgbench react to SIGALRM: it then finishes its transactions and its log.
     command = [str(server.program("pgbench")), "-n", "-M", "simple", "-c", str(CLIENTS), "-T", str(LONGEST_S)]
     command += ["-R", str(per_second), "-l", f"--log-prefix={folder}/log"]

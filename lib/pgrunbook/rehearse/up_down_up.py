@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from pgrunbook import history as histories
+from pgrunbook.branches.branch_target import BranchTarget
 from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName
@@ -38,26 +39,30 @@ class WayBackTrial(Frozen):
     tables: tuple[str, ...] = ()
 
 
-def prove(branch: Target, proven: Rehearsal, tables: Sequence[TableName]) -> tuple[WayBackTrial, ...]:
+def prove(branch: BranchTarget, proven: Rehearsal, tables: Sequence[TableName]) -> tuple[WayBackTrial, ...]:
     """Take each migration up, down and up again; ``proven`` is the rehearsal on empty branches.
 
     Returns a result for each migration that has a way back. Raises StatementFailed where the plan itself fails.
     """
-    with journal() as log, connect(branch, purpose="rehearses") as conn:
-        return tuple(_each(branch, conn, proven, tables, log))
+    with (
+        journal() as log,
+        connect(branch, purpose="rehearses") as conn,
+        connect(branch.as_superuser(), purpose="measures") as measure,
+    ):
+        return tuple(_each(branch, conn, measure, proven, tables, log))
 
 
 def with_end(
     backs: Sequence[WayBackTrial],
     safe: Connection,
-    branch: Target,
+    branch: BranchTarget,
     tables: Sequence[TableName],
     volatile: VolatileValues,
 ) -> tuple[WayBackTrial, ...]:
     """Return the results; where the rows differ from those of the plan after all went up again, they are not proven."""
     if any(not back.proven and not back.tables for back in backs):
         return tuple(backs)  # a way back failed: the migrations after it did not go up
-    with connect(branch, purpose="compares") as conn:
+    with connect(branch.as_superuser(), purpose="compares") as conn:
         differences = row_equality.compare(safe, conn, tables, volatile).differences
     if not differences:
         return tuple(backs)
@@ -79,7 +84,12 @@ def with_proofs(changes: Sequence[Change], backs: Sequence[WayBackTrial]) -> tup
 
 
 def _each(
-    branch: Target, conn: Connection, proven: Rehearsal, tables: Sequence[TableName], log: Journal
+    branch: Target,
+    conn: Connection,
+    measure: Connection,
+    proven: Rehearsal,
+    tables: Sequence[TableName],
+    log: Journal,
 ) -> Iterator[WayBackTrial]:
     broken = ""
     for change in proven.changes:
@@ -89,8 +99,8 @@ def _each(
                 says = f"not tried with rows: the way back of {broken} failed before it"
                 yield WayBackTrial(migration=change.migration, proven=False, says=says)
             continue
-        there = _there(conn, tables)
-        before = checksums.checksums(conn, there)
+        there = _there(measure, tables)
+        before = checksums.checksums(measure, there)
         began = time.monotonic()
         execute(branch, conn, histories.read(conn, branch), change, log)
         if planned is None:
@@ -99,7 +109,7 @@ def _each(
         try:
             execute(branch, conn, histories.read(conn, branch), planned.change, log, direction="down")
             down_ms = _since(began)
-            apart = _apart(before, checksums.checksums(conn, there))
+            apart = _apart(before, checksums.checksums(measure, there))
             execute(branch, conn, histories.read(conn, branch), change, log, again=True)
         except StatementFailed as exc:
             broken = change.migration

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pgrunbook import history as histories
 from pgrunbook.branches import data_branch, shared_objects
+from pgrunbook.branches.branch_target import BranchTarget
 from pgrunbook.branches.data_branch import Copy
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
@@ -155,19 +156,20 @@ def rehearse(
     plain = _rehearsed(up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations), proven)
     touched = _tables(proven)
     with data_branch.with_data(target, most_bytes=most_bytes, back=bool(proven.backs)) as copy:
-        with connect(copy.safe, purpose="counts rows") as branch:
+        with connect(copy.safe.as_superuser(), purpose="counts rows") as branch:
             beside = data_branch.compare_row_counts(conn, branch, touched)
             _refuse_smaller(target, beside)
-        with connect(copy.plain, purpose="warms up") as a, connect(copy.safe, purpose="warms up") as b:
+        plain_rows, safe_rows = copy.plain.as_superuser(), copy.safe.as_superuser()
+        with connect(plain_rows, purpose="warms up") as a, connect(safe_rows, purpose="warms up") as b:
             data_branch.compare_row_counts(a, b, touched)  # reads both: else the second run would find a warmer cache
         leave = _changed_columns(proven)
         loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
-        with shared_objects.reset_shared_objects(copy.server):
+        with shared_objects.reset_shared_objects(copy.server, copy.roles):
             one = _run(copy, copy.plain, plain, loaded, leave, per_second)
         volatile = _volatile_values(copy, plain, proven.changes, loaded if per_second else ())
-        with shared_objects.reset_shared_objects(copy.server):
+        with shared_objects.reset_shared_objects(copy.server, copy.roles):
             other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
-        with connect(copy.plain, purpose="compares") as a, connect(copy.safe, purpose="compares") as b:
+        with connect(plain_rows, purpose="compares") as a, connect(safe_rows, purpose="compares") as b:
             tables = row_equality.named(b, dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
             equality = row_equality.compare(a, b, tables, volatile)
             behind = row_equality.sequences_behind(a, b)
@@ -235,7 +237,7 @@ class _Way:
 
 def _run(
     copy: Copy,
-    branch: Target,
+    branch: BranchTarget,
     changes: Sequence[Change],
     tables: Sequence[str],
     leave: Mapping[str, set[str]],
@@ -244,7 +246,7 @@ def _run(
     with (
         branch_run.journal() as journal,
         connect(branch, purpose="rehearses") as conn,
-        Observer(branch, conn) as observer,
+        Observer(branch.as_superuser(), conn) as observer,
         _traffic(copy.server, branch, tables, leave, per_second, observer.began) as measured,
     ):
         history = histories.read(conn, branch)
@@ -259,7 +261,8 @@ def _volatile_values(
     """Judge between the two runs: one database has the whole release applied, the other nothing of it yet."""
     written = [s.sql for c in plain for s in c.statements]
     differs = [text for c in changes for s in c.statements for text in s.differs]
-    with connect(copy.safe, purpose="judges") as before, connect(copy.plain, purpose="judges") as after:
+    safe, plain_ = copy.safe.as_superuser(), copy.plain.as_superuser()
+    with connect(safe, purpose="judges") as before, connect(plain_, purpose="judges") as after:
         return row_equality.volatile_values(written, differs, before, after, updated=loaded)
 
 

@@ -9,42 +9,12 @@ SELECT
         FROM pg_catalog.pg_database d
     ) AS server_bytes,
     pg_catalog.getdatabaseencoding()::text AS encoding,
-    (SELECT pg_catalog.array_agg(r.rolname::text ORDER BY r.rolname) FROM pg_catalog.pg_roles r WHERE r.rolname !~ '^pg_')
-        AS roles,
     (
         SELECT coalesce(pg_catalog.array_agg(ARRAY[t.oid::text, x.location] ORDER BY t.oid), '{}')
         FROM pg_catalog.pg_tablespace t
         CROSS JOIN LATERAL pg_catalog.pg_tablespace_location(t.oid) AS x (location)
         WHERE x.location LIKE '/%'
     ) AS tablespaces
-
--- name: settings
--- a row is: a setting that this session has from its database or its role, and its search_path
-SELECT
-    x.name,
-    CASE
-        WHEN x.name = 'search_path'
-        THEN pg_catalog.replace(
-            %(search_path)s::text, '"$user"', pg_catalog.quote_ident(session_user::text)
-        )
-        ELSE pg_catalog.current_setting(x.name)
-    END AS setting
-FROM (
-    SELECT pg_catalog.split_part(c.line, '=', 1) AS name
-    FROM pg_catalog.pg_db_role_setting r
-    CROSS JOIN LATERAL pg_catalog.unnest(r.setconfig) AS c (line)
-    WHERE r.setdatabase IN (0, (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()))
-      AND r.setrole IN (0, (SELECT u.oid FROM pg_catalog.pg_roles u WHERE u.rolname = session_user))
-    UNION
-    SELECT 'search_path'
-) x
-LEFT JOIN pg_catalog.pg_settings s ON s.name = x.name
-WHERE s.source IS DISTINCT FROM 'client'
-  AND x.name !~ 'preload_libraries$'
-  AND x.name <> 'restrict_nonsystem_relation_kind'
-  AND x.name NOT IN ('role', 'session_authorization')
-  AND pg_catalog.current_setting(x.name, true) IS NOT NULL
-ORDER BY x.name
 
 -- name: prepared
 -- a row is: a prepared transaction of this database, which was copied with its locks

@@ -1,0 +1,87 @@
+"""A server that lasts for one rehearsal: made, marked as a copy, and removed, whatever happens.
+
+It archives nothing, replicates nothing, and does not wait for the disk: it is thrown away. When this process is
+killed, the next rehearsal removes the server: a living process holds the lock file of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pgrunbook.branches import datadir, isolation
+from pgrunbook.branches.binaries import state_folder
+from pgrunbook.branches.server import Server
+from pgrunbook.errors import RunbookError
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"(branch-[0-9]+-[0-9a-f]{6})(\.gone|\.lock)?")
+SETTINGS = {"archive_mode": "off", "fsync": "off"}
+
+
+@contextmanager
+def new_server() -> Iterator[Server]:
+    """Give a server that has folders and no data yet; its lock is held until it is removed.
+
+    From its start on it reaches nothing outside.
+    """
+    clear_leftovers()
+    server = Server(f"branch-{os.getpid()}-{secrets.token_hex(3)}")
+    with server.lock():
+        try:
+            server.make_folders(server.dir)
+            isolation.isolate(server)
+            yield server
+        finally:
+            _remove(server)
+
+
+def start_empty(server: Server) -> None:
+    """Start a new server with the data directory of a fresh cluster."""
+    template = datadir.template(server.installation)
+    server.do("cp", "-a", os.path.relpath(template / "data", server.dir), "data")
+    server.launch(more=SETTINGS)
+
+
+def clear_leftovers() -> None:
+    """Destroy the branches of processes that are gone."""
+    for path in sorted(state_folder("servers").glob("branch-*")):
+        found = NAME.fullmatch(path.name)
+        if found is None or _is_in_use(found[1]):
+            continue
+        _remove(Server(found[1]))
+        if path.suffix == ".gone":
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_in_use(name: str) -> bool:
+    """Tell whether a living process holds the lock of a branch."""
+    try:
+        handle = os.open(state_folder("servers") / f"{name}.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return True  # it is another user's
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _remove(server: Server) -> None:
+    try:
+        if server.pid() is not None:  # nothing of it is kept, so it need not shut down cleanly
+            server.run("pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w")
+        server.destroy()
+    except RunbookError as exc:
+        log.warning('could not remove branch "%s"; the next rehearsal tries again: %s', server.name, exc.message)

@@ -1,0 +1,232 @@
+"""The roles of a target's server on a branch's: what they may do, whom they belong to, and which settings they bring.
+
+1. What also runs on the target runs on the branch in a session of the same role, so that owners are the same and
+   what the role may not do there fails here. Roles are read without passwords.
+2. They belong to the whole cluster. What a rehearsal changes about them is put back before the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from pgrunbook.branches.branch_target import POSTGRES
+from pgrunbook.branches.server import Server
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import load
+
+log = logging.getLogger(__name__)
+
+PARAMETER_RIGHTS_SINCE = 150_000
+GRANT_OPTIONS_SINCE = 160_000
+# Their values are lists of names: they are stored as a session has them.
+LISTS_OF_NAMES = ("search_path", "temp_tablespaces")
+TEMPORARY = "pgrunbook_renames"
+
+
+class Membership(NamedTuple):
+    """A role that is a member of another one; the last two options are None before PostgreSQL 16."""
+
+    role: str
+    member: str
+    grantor: str | None
+    admin: bool
+    inherits: str | None
+    sets: str | None
+
+
+class RoleSetting(NamedTuple):
+    """A setting that sessions start with: those of a role (None is every role), and of the database or of all."""
+
+    role: str | None
+    is_of_database: bool
+    name: str
+    value: str
+
+
+class SharedRight(NamedTuple):
+    """A right on a parameter or on the database; the grantee None is PUBLIC."""
+
+    object: str
+    grantee: str | None
+    privilege: str
+    is_grantable: bool
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The roles of a server, and those of its rights and settings that are not in the database itself.
+
+    ``session`` is the role that the target's session logged in as, ``bootstrap`` the superuser that the cluster was
+    made with, who owns what every database has; ``rights`` and ``owner`` are those of ``database``.
+    """
+
+    session: str
+    bootstrap: str
+    database: str
+    attributes: dict[str, str]
+    memberships: tuple[Membership, ...]
+    settings: tuple[RoleSetting, ...]
+    parameters: tuple[SharedRight, ...]
+    owner: str | None
+    rights: tuple[SharedRight, ...]
+
+
+def read(conn: Connection) -> Roles:
+    """Read the roles of the server that the connection leads to, with the rights and settings of its database."""
+    queries = load("roles")
+    session, bootstrap, database = conn.execute(queries["session"].encode()).fetchone() or ("", "", "")
+    rights = conn.execute(queries["database"].encode()).fetchall()
+    has_parameters = conn.info.server_version >= PARAMETER_RIGHTS_SINCE
+    parameters = conn.execute(queries["parameters"].encode()).fetchall() if has_parameters else []
+    return Roles(
+        str(session),
+        str(bootstrap),
+        str(database),
+        {str(name): str(may) for name, may in conn.execute(queries["roles"].encode()).fetchall()},
+        tuple(Membership(*row) for row in conn.execute(queries["memberships"].encode()).fetchall()),  # type: ignore[arg-type]
+        tuple(RoleSetting(*row) for row in conn.execute(queries["settings"].encode()).fetchall()),  # type: ignore[arg-type]
+        tuple(SharedRight(*row) for row in parameters),  # type: ignore[arg-type]
+        next((str(row[0]) for row in rights if row[0] is not None), None),
+        tuple(SharedRight("", *row[1:]) for row in rights),  # type: ignore[arg-type]
+    )
+
+
+def name_bootstrap(server: Server, roles: Roles) -> None:
+    """Give the superuser of a new cluster the name that the target's has: the objects of every database are its own.
+
+    A role ``postgres`` that is no superuser on the target can then be created.
+    """
+    if roles.bootstrap in (POSTGRES, ""):
+        return
+    with server.connect(purpose="branch") as conn:
+        conn.execute(sql.SQL("CREATE ROLE {} SUPERUSER LOGIN").format(sql.Identifier(TEMPORARY)))
+    server.superuser = TEMPORARY
+    with server.connect(purpose="branch") as conn:
+        rename = sql.SQL("ALTER ROLE {} RENAME TO {}")
+        conn.execute(rename.format(sql.Identifier(POSTGRES), sql.Identifier(roles.bootstrap)))
+    server.superuser = roles.bootstrap
+    with server.connect(purpose="branch") as conn:
+        conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(TEMPORARY)))
+
+
+def apply(roles: Roles, admin: Connection) -> None:
+    """Make the roles of a branch's server those of the target, whatever a rehearsal has done to them.
+
+    A role that a rehearsal created is dropped; where a database still holds something of it, it gets another name.
+    """
+    there = _names(admin)
+    for name in sorted(set(there.values()) - roles.attributes.keys()):
+        _take_away(admin, name, next(oid for oid, other in there.items() if other == name))
+    for name in sorted(roles.attributes.keys() - set(there.values())):
+        admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
+    for name, attributes in roles.attributes.items():
+        if name != roles.bootstrap:
+            admin.execute(sql.SQL("ALTER ROLE {} {}").format(sql.Identifier(name), sql.SQL(attributes)))
+    _grant_memberships(roles.memberships, admin)
+    _set(roles, admin, None)
+    for right in roles.parameters:
+        _grant(admin, sql.SQL("PARAMETER {}").format(sql.Identifier(*right.object.split("."))), right)
+
+
+def apply_to_database(roles: Roles, admin: Connection, database: str) -> None:
+    """Give a database of a branch the owner, the rights and the settings that the target's has."""
+    named = sql.Identifier(database)
+    if roles.owner is not None:
+        admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(named, sql.Identifier(roles.owner)))
+    admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(named))
+    for right in roles.rights:
+        _grant(admin, sql.SQL("DATABASE {}").format(named), right)
+    _set(roles, admin, database)
+
+
+def _names(admin: Connection) -> dict[int, str]:
+    query = "SELECT r.oid, r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname !~ '^pg_'"
+    return {int(str(oid)): str(name) for oid, name in admin.execute(query.encode()).fetchall()}
+
+
+def _take_away(admin: Connection, name: str, oid: int) -> None:
+    try:
+        admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+    except psycopg.errors.DependentObjectsStillExist:
+        rename = sql.SQL("ALTER ROLE {} RENAME TO {}")
+        admin.execute(rename.format(sql.Identifier(name), sql.Identifier(f"made_by_a_rehearsal_{oid}")))
+
+
+def _grant_memberships(wanted: Sequence[Membership], admin: Connection) -> None:
+    """Make the memberships those that are wanted; a grantor needs the right to grant before it can."""
+    there = [Membership(*row) for row in admin.execute(load("roles")["memberships"].encode()).fetchall()]  # type: ignore[arg-type]
+    for one in there:
+        if one not in wanted:
+            by = _granted_by(one, admin)
+            revoke = sql.SQL("REVOKE {} FROM {}{} CASCADE")
+            admin.execute(revoke.format(sql.Identifier(one.role), sql.Identifier(one.member), by))
+    left = [one for one in wanted if one not in there]
+    while left:
+        refused = [one for one in left if not _is_granted(one, admin, _granted_by(one, admin))]
+        if len(refused) == len(left):  # their grantors have the right no more: it is the superuser's grant then
+            for one in refused:
+                if not _is_granted(one, admin, sql.SQL("")):
+                    log.warning("the branch lacks that %s is a member of %s", one.member, one.role)
+            return
+        left = refused
+
+
+def _granted_by(one: Membership, admin: Connection) -> sql.Composable:
+    if one.grantor is None or admin.info.server_version < GRANT_OPTIONS_SINCE:
+        return sql.SQL("")
+    return sql.SQL(" GRANTED BY {}").format(sql.Identifier(one.grantor))
+
+
+def _is_granted(one: Membership, admin: Connection, by: sql.Composable) -> bool:
+    options = [f"ADMIN {'TRUE' if one.admin else 'FALSE'}"]
+    if admin.info.server_version < GRANT_OPTIONS_SINCE:
+        how = sql.SQL(" WITH ADMIN OPTION" if one.admin else "")
+    else:
+        options += [f"{word} {value}" for word, value in (("INHERIT", one.inherits), ("SET", one.sets)) if value]
+        how = sql.SQL(f" WITH {', '.join(options)}")
+    grant = sql.SQL("GRANT {} TO {}{}{}").format(sql.Identifier(one.role), sql.Identifier(one.member), how, by)
+    with suppress(psycopg.Error):
+        admin.execute(grant)
+        return True
+    return False
+
+
+def _set(roles: Roles, admin: Connection, database: str | None) -> None:
+    """Set what sessions of roles start with: in every database, or in the one that is named."""
+    wanted = [one for one in roles.settings if one.is_of_database == (database is not None)]
+    places = {one.role for one in wanted}
+    if database is None:
+        places |= {*roles.attributes}
+    for role in places - {None} if database is None else places:
+        admin.execute(sql.SQL("ALTER {} RESET ALL").format(_place(role, database)))
+    for one in wanted:
+        place, name = _place(one.role, database), sql.Identifier(*one.name.split("."))
+        try:
+            with admin.transaction():
+                if one.name in LISTS_OF_NAMES:
+                    admin.execute("SELECT pg_catalog.set_config(%s, %s, true)", [one.name, one.value])
+                    admin.execute(sql.SQL("ALTER {} SET {} FROM CURRENT").format(place, name))
+                else:
+                    admin.execute(sql.SQL("ALTER {} SET {} = {}").format(place, name, sql.Literal(one.value)))
+        except psycopg.Error as exc:
+            log.warning("the branch lacks the target's setting %s: %s", one.name, exc.diag.message_primary)
+
+
+def _place(role: str | None, database: str | None) -> sql.Composable:
+    if role is None:
+        return sql.SQL("DATABASE {}").format(sql.Identifier(database or "")) if database else sql.SQL("ROLE ALL")
+    within = sql.SQL(" IN DATABASE {}").format(sql.Identifier(database)) if database else sql.SQL("")
+    return sql.SQL("ROLE {}{}").format(sql.Identifier(role), within)
+
+
+def _grant(admin: Connection, on: sql.Composable, right: SharedRight) -> None:
+    grantee = sql.SQL("PUBLIC") if right.grantee is None else sql.Identifier(right.grantee)
+    option = sql.SQL(" WITH GRANT OPTION" if right.is_grantable and right.grantee is not None else "")
+    admin.execute(sql.SQL("GRANT {} ON {} TO {}{}").format(sql.SQL(right.privilege), on, grantee, option))
