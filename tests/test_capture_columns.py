@@ -84,7 +84,7 @@ DROPS = [
 
 
 @pytest.mark.parametrize("sql", DROPS)
-@pytest.mark.parametrize("batch_rows", [7, 1_000])
+@pytest.mark.parametrize("batch_rows", [7, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_values_come_back_exactly(conn: Conn, sql: str, batch_rows: int) -> None:
     """Small tables and large ones, keys and types of every kind: rows and schema are what they were."""
     if sql == "DROP TYPE app.pair CASCADE":

@@ -194,6 +194,7 @@ def test_stock_papermill_at_sigint_calls_everything_completed(out: Path) -> None
     assert record(out) == ROSY
 
 
+@pytest.mark.slow
 def test_a_cell_that_ignores_the_interrupt_is_killed(out: Path) -> None:
     """It gets its time to end, and no more."""
     runner = started(out, DEAF, grace_s=1)

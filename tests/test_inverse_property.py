@@ -100,7 +100,7 @@ def schemas(draw: st.DrawFn) -> list[str]:
 
 
 @settings(
-    max_examples=examples(15, 60),
+    max_examples=examples(8, 60),
     deadline=None,
     report_multiple_bugs=False,
     derandomize=True,

@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from budget import sample
 from pgrunbook.branches import data_branch, datadir, isolation
 from pgrunbook.branches.archive import create_restore_point
 from pgrunbook.branches.backup import take_base_backup
@@ -185,7 +186,7 @@ def by_restore(source: Server) -> Iterator[tuple[Server, str]]:
         new.destroy()
 
 
-@pytest.mark.parametrize("way", [by_base_backup, by_dump, by_schema, by_restore])
+@pytest.mark.parametrize("way", sample([by_base_backup, by_dump, by_schema, by_restore], 2))
 def test_a_copy_reaches_nothing_and_nobody(source: Server, publisher: Server, state: Path, way: object) -> None:
     """However it is made: its settings hold, no library acts, no door to another server or program opens."""
     before = rows(publisher, "SELECT pid FROM pg_stat_replication")

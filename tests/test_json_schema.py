@@ -24,6 +24,7 @@ def test_the_package_keeps_the_schema_that_the_models_have(name: json_schema.Nam
     jsonschema.Draft202012Validator.check_schema(json.loads(json_schema.kept(name)))
 
 
+@pytest.mark.slow
 def test_what_prepare_writes_keeps_to_the_contract(project: Project) -> None:
     """Steps of every kind: in batches, alone, with a gate, joined; and what was observed of them."""
     target = project(

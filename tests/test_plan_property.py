@@ -154,7 +154,7 @@ def stage(project: Callable[..., Target], new_database: Callable[..., str]) -> S
 
 
 @settings(
-    max_examples=examples(3, 20),
+    max_examples=examples(2, 20),
     deadline=None,
     derandomize=not GIVEN.isdigit(),
     database=None,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from acting import cells, completed, error, events, facts, in_transaction, outputs, run
 from conftest import do, rows
+from pgrunbook.app import json_schema
 from pgrunbook.config import paths
 from pgrunbook.config.targets import Target
 from pgrunbook.plan import plan as plans
@@ -52,6 +55,8 @@ def test_prepare_freezes_a_plan_and_leaves_the_target_as_it_is(project: Project)
     }
     assert all(step.estimate and step.locks for c in plan.changes for step in c.steps if step.kind != "CREATE TABLE")
     seen = facts(made.folder / "rehearsal.json")
+    for name, file in (("plan", "plan.json"), ("rehearsal", "rehearsal.json")):
+        jsonschema.validate(facts(made.folder / file), json.loads(json_schema.kept(name)))
     assert [m["migration"] for m in seen["migrations"] if m["equivalent"]] == [c.migration for c in plan.changes]
     assert seen["safe_traffic"]["transactions"] > 0
     assert "slowest transaction of the traffic, ms: plain" in outputs(made, "rehearse")

@@ -34,7 +34,7 @@ statement_lists = st.lists(changes, min_size=1, max_size=3)
 
 @pytest.mark.parametrize("partitioned", [False, True])
 @settings(
-    max_examples=examples(8, 40),
+    max_examples=examples(5, 40),
     deadline=None,
     derandomize=True,
     database=None,

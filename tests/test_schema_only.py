@@ -153,6 +153,7 @@ def test_a_statement_that_would_fail_is_found_before_the_fact(project: Project) 
     assert (now(target).fingerprint, branches()) == (before, [])
 
 
+@pytest.mark.slow
 def test_two_rehearsals_at_once_do_not_get_in_each_others_way(project: Project) -> None:
     """Each has a branch of its own; the roles that both need are made once."""
     targets = [
@@ -281,6 +282,7 @@ def test_down_scripts_are_proven_beside_safe_forms(project: Project) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_release_without_safe_forms_is_executed_once(project: Project) -> None:
     """There is nothing to compare: the schemas are those of the plain statements, and the changes are all there."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a (n int)", "0002_b.sql": "CREATE INDEX ON a (n)"})
@@ -313,6 +315,7 @@ def test_what_the_first_branch_made_on_the_server_is_not_in_the_seconds_way(proj
     assert safely(target).end.fingerprint == done.end.fingerprint
 
 
+@pytest.mark.slow
 def test_a_role_that_the_target_has_stays_when_a_rehearsal_ends(project: Project) -> None:
     """Only what a branch made is taken away with it."""
     target = project(folder={"0001_a.sql": "ALTER TABLE t OWNER TO keeper; ALTER TABLE t ADD CHECK (a > 0)"})
@@ -343,6 +346,7 @@ def test_a_difference_by_nature_is_declared_and_no_more(project: Project) -> Non
     assert NOT_NULL_OF_PARTITIONS in done.changes[0].statements[0].differs
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(
     "later",
@@ -374,6 +378,7 @@ def rehearse_plain_end(project: Project, later: str) -> Snapshot:
     return now(twin)
 
 
+@pytest.mark.slow
 def test_a_partition_that_cannot_let_go_of_not_null_is_refused(project: Project) -> None:
     """There the declared difference has become a real one: rows that the plain end takes would be refused."""
     later = "ALTER TABLE p DROP CONSTRAINT p_pkey; ALTER TABLE p ALTER id DROP NOT NULL"
@@ -452,6 +457,7 @@ def test_a_statement_that_fails_either_way_is_told_as_the_files_own(project: Pro
     )
 
 
+@pytest.mark.slow
 def test_a_materialized_view_holds_its_rows_on_the_branch_as_in_the_target(project: Project) -> None:
     """Else its schema were another one, and REFRESH had no rows to spare readers from."""
     target = project(folder={"0001_a.sql": "REFRESH MATERIALIZED VIEW mv"})

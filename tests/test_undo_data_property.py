@@ -70,7 +70,7 @@ changes = st.builds(
 
 @pytest.mark.parametrize("partitioned", [False, True])
 @settings(
-    max_examples=examples(12, 60),
+    max_examples=examples(6, 60),
     deadline=None,
     derandomize=True,
     database=None,

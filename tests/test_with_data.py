@@ -134,6 +134,7 @@ def test_a_violation_that_only_rows_show_is_found_before_the_fact(scene: Scene) 
     assert untouched(target) == before
 
 
+@pytest.mark.slow
 def test_a_statement_that_only_the_safe_plan_fails_on_with_rows_is_found(scene: Scene) -> None:
     """The file mends its rows after it has declared the rule for them, which the whole transaction allows."""
     target = scene(
@@ -171,6 +172,7 @@ def test_rows_that_differ_at_the_end_are_refused_with_their_keys(scene: Scene, m
     assert untouched(target) == before
 
 
+@pytest.mark.slow
 def test_each_step_is_told_what_it_will_take_and_on_what_that_was_measured(scene: Scene) -> None:
     """Duration, lock time and WAL, with the rows behind them; a quick step is not scaled, and none is left out."""
     target = scene("CREATE INDEX ON t (a);\nALTER TABLE t ADD CHECK (a >= 0);\nCREATE TABLE n (id int)")
@@ -250,6 +252,7 @@ def test_traffic_on_a_table_with_triggers_makes_no_difference_of_rows(scene: Sce
     assert ways.trial.migrations[0].declared == (told,)
 
 
+@pytest.mark.slow
 def test_without_traffic_nothing_is_told_of_it(scene: Scene) -> None:
     """None, and not zeros: nobody looked."""
     _, ways = tried(scene("CREATE INDEX ON t (a)"))
