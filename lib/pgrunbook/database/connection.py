@@ -35,10 +35,12 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
 
     ``search_path`` is the one that a session of the target has, as the text of a migration has left it; None
     on a connection that :func:`connect` did not open. Text that is not ours runs inside :meth:`as_target`.
+    ``is_schema_ours`` says that ``own_schema`` has looked at schema pgrunbook, and found nothing foreign.
     Source: https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATH
     """
 
     search_path: str | None = None
+    is_schema_ours: bool = False
     _is_target: bool = False
     _had_target: bool = False
 
@@ -88,11 +90,14 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
     def own_path(self, *, is_outer: bool) -> Iterator[None]:
         """Keep ``search_path`` true over the end of a transaction, and pin the session's again after it."""
         before, self._had_target = self.search_path, self._had_target and not is_outer
+        was_ours = self.is_schema_ours
         try:
             yield
         except BaseException:
             self.search_path = before  # the server has taken back what the transaction set
             raise
+        finally:
+            self.is_schema_ours = was_ours  # a schema that the transaction has created may be taken back
         if not is_outer or not self._had_target or self.search_path is None:
             return
         (shown,) = self.execute(b"SHOW search_path").fetchone() or ("",)

@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg.rows import class_row
 
-from pgrunbook.database import queries
+from pgrunbook.database import own_schema, queries
 from pgrunbook.database.connection import Connection
 
 
@@ -54,7 +54,11 @@ def correct(conn: Connection, migration: str, statement: int, back: Mapping[str,
 
 
 def read(conn: Connection, migration: str) -> list[RecordedInverse]:
-    """Return the inverses of a migration's statements, in the order of the file; [] where no run has applied it."""
+    """Return the inverses of a migration's statements, in the order of the file; [] where no run has applied it.
+
+    Raises Refused when schema pgrunbook is somebody else's.
+    """
+    own_schema.refuse_foreign(conn)
     if conn.execute(_sql("exists")).fetchone() != (True,):
         return []
     with conn.cursor(row_factory=class_row(RecordedInverse)) as cursor:

@@ -15,11 +15,12 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row, dict_row
 
-from pgrunbook.database import queries
+from pgrunbook.database import own_schema, queries
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import StatementFailed
 
 SCHEMA = "pgrunbook"
+TABLES = ("step", "restore_point", "batch", "way_back")
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,16 @@ class MigrationProgress:
 def create(conn: Connection) -> None:
     """Create schema pgrunbook and its tables where they are missing; two runs may do it at once.
 
-    Raises StatementFailed when the server refuses it.
+    Raises StatementFailed when the server refuses it, Refused when somebody else has created the schema.
     """
     if _is_complete(conn):
         return
     try:
-        conn.execute(_sql("create"))
+        with conn.transaction():
+            conn.execute(_sql("create"))
+            own_schema.hide(conn, *TABLES)
+            own_schema.refuse_foreign(conn)  # somebody else may have created it meanwhile
+        own_schema.refuse_foreign(conn)
     except psycopg.Error as exc:
         if not conn.closed and _is_complete(conn):
             return  # another run has created it meanwhile
@@ -66,7 +71,8 @@ def create(conn: Connection) -> None:
 
 
 def exists(conn: Connection) -> bool:
-    """Tell whether this database records what runs did."""
+    """Tell whether this database records what runs did. Raises Refused when the schema is somebody else's."""
+    own_schema.refuse_foreign(conn)
     return conn.execute(_sql("exists")).fetchone() == (True,)
 
 
@@ -159,6 +165,7 @@ def restore_points(conn: Connection) -> list[RestorePoint]:
 
 
 def _is_complete(conn: Connection) -> bool:
+    own_schema.refuse_foreign(conn)
     return conn.execute(_sql("complete")).fetchone() == (True,)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
+from pgrunbook.database import own_schema
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 
@@ -16,8 +17,10 @@ OURS = (sql.Identifier("pgrunbook", "step"), sql.Identifier("pgrunbook", "way_ba
 def copy(source: Connection, branch: Connection, tables: Sequence[sql.Identifier]) -> None:
     """Copy the rows of tables that both have; advance their sequences past these rows.
 
+    Raises Refused when schema pgrunbook of the source is somebody else's.
     Locks: AccessShareLock on the tables of the source.
     """
+    own_schema.refuse_foreign(source)  # the branch's names side tables whose entries are not copied yet
     for table in tables:
         name = table.as_string(None)
         both = [c.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", [name]).fetchone() for c in (source, branch)]

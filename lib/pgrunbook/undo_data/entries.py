@@ -9,6 +9,7 @@ from datetime import datetime
 
 from psycopg import sql
 
+from pgrunbook.database import own_schema
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.database.schema import KEPT_SCHEMA
@@ -38,6 +39,7 @@ class Site:
 def add_entry(conn: Connection, run_id: str, site: Site, step: int, keep: Keep, *, keep_until: datetime | None) -> None:
     """Add the entry of a captured column or parked table, in the open transaction.
 
+    Nobody else has rights on what the transaction has created for it.
     Entries of partitions and child tables become part of the entry of their topmost table.
     """
     create(conn)
@@ -49,6 +51,7 @@ def add_entry(conn: Connection, run_id: str, site: Site, step: int, keep: Keep, 
         "columns": columns, "kept_as": keep.kept_as, "keep_until": keep_until,
     }  # fmt: skip
     conn.execute(load("undo_data")["add_entry"].encode(), values)
+    own_schema.hide(conn, keep.kept_as, f"write_{keep.kept_as}")
     if keep.kind == "table":
         conn.execute(load("undo_data")["join_families"].encode())
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg import sql
 
-from pgrunbook.database import connection, step_log
+from pgrunbook.database import connection, own_schema, step_log
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
@@ -159,11 +159,14 @@ def create(conn: Connection) -> None:
     """Create table and schema of the entries when they do not exist."""
     step_log.create(conn)
     if not exist(conn):
-        conn.execute(load("undo_data")["create"].encode())
+        with conn.transaction():
+            conn.execute(load("undo_data")["create"].encode())
+            own_schema.hide(conn, "kept", "kept_id_seq")
 
 
 def exist(conn: Connection) -> bool:
-    """Tell whether this database has the table of entries."""
+    """Tell whether this database has the table of entries. Raises Refused when the schema is somebody else's."""
+    own_schema.refuse_foreign(conn)
     return conn.execute(load("undo_data")["exists"].encode()).fetchone() == (True,)
 
 
@@ -190,6 +193,7 @@ def add_side_tables(
             }
             conn.execute(load("undo_data")["begin"].encode(), values)
             conn.execute(side.definition())
+            own_schema.hide(conn, side.kept_as)
             log.info("capturing what %s changes in %s as %s", side.kind, side.table.name, side.kept_as)
 
 

@@ -1,0 +1,383 @@
+-- name: look
+-- a row is: whether schema pgrunbook exists, what in it is not ours, and whether the registry has to name some of it
+WITH RECURSIVE us AS (
+    SELECT r.oid,
+           r.rolsuper
+    FROM pg_catalog.pg_roles AS r
+    WHERE r.rolname IN (session_user, current_user)
+), members AS (
+    SELECT us.oid
+    FROM us
+    UNION
+    -- Before PostgreSQL 15 a role may grant itself to anybody: that proves nothing. A superuser may SET ROLE to
+    -- everybody, so a membership of theirs counts only where a superuser has granted it.
+    SELECT m.roleid
+    FROM members AS one
+    JOIN pg_catalog.pg_auth_members AS m ON m.member = one.oid
+    LEFT JOIN pg_catalog.pg_roles AS g ON g.oid = m.grantor
+    WHERE (coalesce(g.rolsuper, false)
+           OR m.grantor <> m.roleid AND NOT (SELECT pg_catalog.bool_or(us.rolsuper) FROM us))
+      -- From PostgreSQL 16 on a membership may be without SET ROLE.
+      AND coalesce(pg_catalog.to_jsonb(m) ->> 'set_option', 'true') = 'true'
+), owners AS (
+    SELECT members.oid
+    FROM members
+    UNION
+    SELECT r.oid
+    FROM pg_catalog.pg_roles AS r
+    WHERE r.rolsuper
+), schemas AS (
+    SELECT n.oid,
+           n.nspname,
+           n.nspowner,
+           n.nspacl
+    FROM pg_catalog.pg_namespace AS n
+    WHERE n.nspname = 'pgrunbook'
+       OR pg_catalog.starts_with(n.nspname::text, 'pgrunbook_kept_')
+), expected AS (
+    SELECT e.name,
+           pg_catalog.string_to_array(pg_catalog.regexp_replace(e.columns, '\s+', ' ', 'g'), ', ') AS columns
+    FROM (VALUES
+        ('step', 'run_id text, migration text, direction text, step integer, state text, kind text, sha256 text,
+                  file_sha256 text, plan_digest text, schema_before text, schema_after text,
+                  started_at timestamp with time zone, ended_at timestamp with time zone, backend_pid integer,
+                  session_user_name text, transaction_id xid8'),
+        ('restore_point', 'name text, run_id text, lsn pg_lsn, version text, created_at timestamp with time zone'),
+        ('batch', 'name text, pass integer, last_key text[], end_key text[], batches bigint, rows bigint,
+                   is_done boolean, started_at timestamp with time zone, updated_at timestamp with time zone'),
+        ('way_back', 'migration text, statement integer, run_id text, file_sha256 text, plan_digest text, file text,
+                      line integer, sql text, steps integer[], undo text[], back jsonb, schema_before text,
+                      taken_back_by text, written_at timestamp with time zone'),
+        ('kept', 'id bigint, part_of bigint, run_id text, migration text, direction text, step integer, kind text,
+                  table_schema text, table_name text, key_columns text[], columns text[], kept_as text,
+                  made_at timestamp with time zone, keep_until timestamp with time zone, state text,
+                  pages_left bigint, rows_given_back bigint, purged_at timestamp with time zone')
+    ) AS e (name, columns)
+), tables AS (
+    SELECT c.*
+    FROM pg_catalog.pg_class AS c
+    JOIN schemas AS n ON n.oid = c.relnamespace AND n.nspname = 'pgrunbook'
+    WHERE c.relkind = 'r'
+      AND (c.relname IN (SELECT expected.name FROM expected)
+           OR c.relname ~ '^kept_[0-9a-f]{16}(_[0-9]+)?$'
+           OR c.relname ~ '^load_[0-9a-f]{6}_[0-9]+$')
+), objects AS (
+    SELECT n.nspname,
+           d.classid,
+           d.objid
+    FROM schemas AS n
+    JOIN pg_catalog.pg_depend AS d
+      ON d.refclassid = 'pg_catalog.pg_namespace'::regclass
+     AND d.refobjid = n.oid
+     AND d.deptype = 'n'
+), functions AS (
+    SELECT p.oid,
+           p.proname,
+           p.pronamespace,
+           p.proowner,
+           p.proacl
+    FROM pg_catalog.pg_proc AS p
+    JOIN schemas AS n ON n.oid = p.pronamespace AND n.nspname = 'pgrunbook'
+    WHERE p.proname ~ '^write_kept_[0-9a-f]{16}(_[0-9]+)?$'
+      AND p.prorettype = 'pg_catalog.trigger'::regtype
+), sequences AS (
+    SELECT c.oid,
+           c.relnamespace,
+           c.relowner,
+           c.relacl
+    FROM tables AS t
+    JOIN pg_catalog.pg_depend AS d
+      ON d.refclassid = 'pg_catalog.pg_class'::regclass
+     AND d.refobjid = t.oid
+     AND d.deptype = 'i'
+    JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid AND c.relkind = 'S'
+    WHERE t.relname = 'kept'
+), parked AS (
+    -- A parked table is its owner's, with what hangs on it; its sequences and statistics are in its schema too.
+    SELECT 'pg_catalog.pg_class'::regclass AS classid,
+           c.oid AS objid
+    FROM schemas AS n
+    JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'f')
+    WHERE n.nspname <> 'pgrunbook'
+    UNION ALL
+    SELECT d.classid,
+           d.objid
+    FROM schemas AS n
+    JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'f')
+    JOIN pg_catalog.pg_depend AS d
+      ON d.refclassid = 'pg_catalog.pg_class'::regclass
+     AND d.refobjid = c.oid
+     AND d.deptype IN ('a', 'i')
+     AND d.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_statistic_ext'::regclass)
+    WHERE n.nspname <> 'pgrunbook'
+), grants AS (
+    SELECT 'pg_catalog.pg_namespace'::regclass AS classid,
+           n.oid AS objid,
+           0 AS objsubid,
+           n.oid AS schema,
+           n.nspacl AS acl,
+           '{CREATE}'::text[] AS refused
+    FROM schemas AS n
+    UNION ALL
+    SELECT 'pg_catalog.pg_class'::regclass, t.oid, 0, t.relnamespace, t.relacl,
+           '{INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'
+    FROM tables AS t
+    UNION ALL
+    SELECT 'pg_catalog.pg_class'::regclass, t.oid, a.attnum, t.relnamespace, a.attacl, '{INSERT,UPDATE,REFERENCES}'
+    FROM tables AS t
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND NOT a.attisdropped
+    UNION ALL
+    SELECT 'pg_catalog.pg_class'::regclass, s.oid, 0, s.relnamespace, s.relacl, '{USAGE,UPDATE}'
+    FROM sequences AS s
+    UNION ALL
+    SELECT 'pg_catalog.pg_proc'::regclass, f.oid, 0, f.pronamespace,
+           coalesce(f.proacl, pg_catalog.acldefault('f', f.proowner)), '{EXECUTE}'
+    FROM functions AS f
+    UNION ALL
+    SELECT 'pg_catalog.pg_default_acl'::regclass, d.oid, 0, d.defaclnamespace, d.defaclacl,
+           '{INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER,EXECUTE}'
+    FROM pg_catalog.pg_default_acl AS d
+    JOIN schemas AS n ON n.oid = d.defaclnamespace AND n.nspname = 'pgrunbook'
+), foreign_objects AS (
+    SELECT 0 AS place,
+           pg_catalog.format('schema %I belongs to %I', n.nspname, pg_catalog.pg_get_userbyid(n.nspowner)) AS told
+    FROM schemas AS n
+    WHERE n.nspowner NOT IN (SELECT owners.oid FROM owners)
+    UNION ALL
+    SELECT 1,
+           pg_catalog.format('%s belongs to %I', pg_catalog.pg_describe_object(x.class, x.oid, 0),
+                             pg_catalog.pg_get_userbyid(x.owner))
+    FROM (SELECT 'pg_catalog.pg_class'::regclass, t.oid, t.relowner FROM tables AS t
+          UNION ALL
+          SELECT 'pg_catalog.pg_class'::regclass, s.oid, s.relowner FROM sequences AS s
+          UNION ALL
+          SELECT 'pg_catalog.pg_proc'::regclass, f.oid, f.proowner FROM functions AS f) AS x (class, oid, owner)
+    WHERE x.owner NOT IN (SELECT owners.oid FROM owners)
+    UNION ALL
+    SELECT 2,
+           pg_catalog.pg_describe_object(o.classid, o.objid, 0)
+           || CASE WHEN o.nspname <> 'pgrunbook' THEN pg_catalog.format(' in schema %I', o.nspname) ELSE '' END
+    FROM objects AS o
+    WHERE (o.classid, o.objid) NOT IN (SELECT p.classid, p.objid FROM parked AS p
+                                       UNION ALL
+                                       SELECT 'pg_catalog.pg_class'::regclass, t.oid FROM tables AS t
+                                       UNION ALL
+                                       SELECT 'pg_catalog.pg_class'::regclass, s.oid FROM sequences AS s
+                                       UNION ALL
+                                       SELECT 'pg_catalog.pg_proc'::regclass, f.oid FROM functions AS f)
+    UNION ALL
+    SELECT 3,
+           pg_catalog.pg_describe_object('pg_catalog.pg_trigger'::regclass, g.oid, 0)
+    FROM tables AS t
+    JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid
+    WHERE NOT g.tgisinternal
+    UNION ALL
+    SELECT 4,
+           pg_catalog.pg_describe_object('pg_catalog.pg_rewrite'::regclass, w.oid, 0)
+    FROM tables AS t
+    JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = t.oid
+    UNION ALL
+    SELECT 5,
+           pg_catalog.pg_describe_object('pg_catalog.pg_policy'::regclass, p.oid, 0)
+    FROM tables AS t
+    JOIN pg_catalog.pg_policy AS p ON p.polrelid = t.oid
+    UNION ALL
+    SELECT 6,
+           pg_catalog.format('row level security of table %s', t.oid::regclass)
+    FROM tables AS t
+    WHERE t.relrowsecurity
+       OR t.relforcerowsecurity
+    UNION ALL
+    SELECT 7,
+           pg_catalog.format('default of column %I of table %s', a.attname, t.oid::regclass)
+    FROM tables AS t
+    JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = t.oid
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+    WHERE a.attgenerated <> ''
+       OR (CASE WHEN pg_catalog.starts_with(t.relname::text, 'kept_') THEN 'kept_' ELSE t.relname::text END,
+           a.attname::text,
+           pg_catalog.pg_get_expr(d.adbin, d.adrelid)) NOT IN (
+              ('step', 'backend_pid', 'pg_backend_pid()'),
+              ('step', 'session_user_name', 'SESSION_USER'),
+              ('step', 'transaction_id', 'pg_current_xact_id()'),
+              ('restore_point', 'created_at', 'clock_timestamp()'),
+              ('batch', 'updated_at', 'clock_timestamp()'),
+              ('way_back', 'taken_back_by', '''''::text'),
+              ('way_back', 'written_at', 'clock_timestamp()'),
+              ('kept', 'made_at', 'clock_timestamp()'),
+              ('kept', 'state', '''kept''::text'),
+              ('kept', 'rows_given_back', '0'),
+              ('kept_', 'pgrunbook_batch', 'pg_current_xact_id()')
+          )
+    UNION ALL
+    SELECT 8,
+           pg_catalog.pg_describe_object('pg_catalog.pg_constraint'::regclass, k.oid, 0)
+    FROM tables AS t
+    JOIN pg_catalog.pg_constraint AS k ON t.oid IN (k.conrelid, k.confrelid)
+    WHERE CASE k.contype
+              WHEN 'p' THEN false
+              WHEN 'u' THEN false
+              WHEN 'n' THEN false
+              WHEN 'f' THEN k.conrelid <> k.confrelid OR t.relname <> 'kept' OR k.confdeltype <> 'a' OR k.confupdtype <> 'a'
+              WHEN 'c' THEN (t.relname::text, pg_catalog.pg_get_expr(k.conbin, k.conrelid)) NOT IN (
+                  ('step', '(direction = ANY (ARRAY[''up''::text, ''down''::text]))'),
+                  ('step', '(state = ANY (ARRAY[''intended''::text, ''done''::text, ''taken back''::text]))'),
+                  ('kept', '(direction = ANY (ARRAY[''up''::text, ''down''::text]))'),
+                  ('kept', '(kind = ANY (ARRAY[''update''::text, ''delete''::text, ''insert''::text,'
+                           ' ''column''::text, ''table''::text]))'),
+                  ('kept', '(state = ANY (ARRAY[''kept''::text, ''giving back''::text, ''given back''::text,'
+                           ' ''purged''::text]))'),
+                  ('kept', '(state = ANY (ARRAY[''kept''::text, ''giving back''::text, ''given back''::text,'
+                           ' ''let go''::text, ''purged''::text]))')  -- before 'purged' was the only word for it
+              )
+              ELSE true
+          END
+    UNION ALL
+    SELECT 9,
+           pg_catalog.format('type %s of column %I of table %s', a.atttypid::regtype, a.attname, t.oid::regclass)
+    FROM tables AS t
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+    JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
+    WHERE y.typnamespace <> 'pg_catalog'::regnamespace
+      AND NOT pg_catalog.starts_with(t.relname::text, 'load_')
+    UNION ALL
+    SELECT 10,
+           pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, i.indexrelid, 0)
+    FROM tables AS t
+    JOIN pg_catalog.pg_index AS i ON i.indrelid = t.oid
+    WHERE i.indexprs IS NOT NULL
+       OR i.indpred IS NOT NULL
+       OR NOT pg_catalog.starts_with(t.relname::text, 'load_')
+          AND EXISTS (SELECT
+                      FROM pg_catalog.pg_opclass AS k
+                      WHERE k.oid = ANY (i.indclass::oid[])
+                        AND k.opcnamespace <> 'pg_catalog'::regnamespace)
+    UNION ALL
+    SELECT 11,
+           pg_catalog.format('inheritance of table %s', h.inhrelid::regclass)
+    FROM tables AS t
+    JOIN pg_catalog.pg_inherits AS h ON t.oid IN (h.inhrelid, h.inhparent)
+    UNION ALL
+    SELECT 12,
+           pg_catalog.format('type %s of table %s', t.reloftype::regtype, t.oid::regclass)
+    FROM tables AS t
+    WHERE t.reloftype <> 0
+    UNION ALL
+    SELECT 13,
+           pg_catalog.format('column %I, a %s, of table %s',
+                             a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), t.oid::regclass)
+    FROM tables AS t
+    JOIN expected AS e ON e.name = t.relname
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE a.attname || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod) <> ALL (e.columns)
+    UNION ALL
+    SELECT 14,
+           pg_catalog.format('collation %s of column %I of table %s',
+                             a.attcollation::regcollation, a.attname, t.oid::regclass)
+    FROM tables AS t
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+    JOIN pg_catalog.pg_collation AS c ON c.oid = a.attcollation
+    WHERE c.collnamespace <> 'pg_catalog'::regnamespace
+    UNION ALL
+    SELECT 15,
+           pg_catalog.format('table %s, which is unlogged', t.oid::regclass)
+    FROM tables AS t
+    WHERE t.relpersistence <> 'p'
+    UNION ALL
+    SELECT 16,
+           pg_catalog.pg_describe_object('pg_catalog.pg_statistic_ext'::regclass, x.oid, 0)
+    FROM tables AS t
+    JOIN pg_catalog.pg_statistic_ext AS x ON x.stxrelid = t.oid
+    WHERE x.stxexprs IS NOT NULL
+    UNION ALL
+    -- A right on an object is of use only to who may look into its schema; CREATE on the schema needs nothing else.
+    SELECT 17,
+           pg_catalog.format('%s on %s granted to %s', a.privilege_type,
+                             pg_catalog.pg_describe_object(g.classid, g.objid, g.objsubid),
+                             CASE a.grantee WHEN 0 THEN 'PUBLIC'
+                                  ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END)
+    FROM grants AS g
+    CROSS JOIN LATERAL pg_catalog.aclexplode(g.acl) AS a
+    WHERE a.privilege_type = ANY (g.refused)
+      AND a.grantee NOT IN (SELECT owners.oid FROM owners)
+      AND (g.schema = g.objid
+           OR EXISTS (SELECT
+                      FROM pg_catalog.pg_roles AS r
+                      WHERE r.oid NOT IN (SELECT owners.oid FROM owners)
+                        AND (a.grantee = 0 OR pg_catalog.pg_has_role(r.oid, a.grantee, 'USAGE'))
+                        AND pg_catalog.has_schema_privilege(r.oid, g.schema, 'USAGE')))
+)
+SELECT EXISTS (SELECT FROM schemas AS n WHERE n.nspname = 'pgrunbook') AS is_there,
+       (SELECT coalesce(pg_catalog.array_agg(DISTINCT (pg_catalog.to_char(f.place, '00') || f.told)), '{}')
+        FROM foreign_objects AS f) AS told,
+       (SELECT coalesce(pg_catalog.array_agg(x.name), '{}')
+        FROM (SELECT n.nspname::text FROM schemas AS n WHERE n.nspname <> 'pgrunbook'
+              UNION ALL
+              SELECT pg_catalog.format('%s.%s', n.nspname, c.relname)
+              FROM parked AS p
+              JOIN pg_catalog.pg_class AS c ON p.classid = 'pg_catalog.pg_class'::regclass AND c.oid = p.objid
+              JOIN schemas AS n ON n.oid = c.relnamespace
+              WHERE c.relkind IN ('r', 'p', 'f')
+              UNION ALL
+              SELECT t.relname::text FROM tables AS t WHERE pg_catalog.starts_with(t.relname::text, 'kept_')
+              UNION ALL
+              SELECT f.proname::text FROM functions AS f) AS x (name)) AS captured,
+       EXISTS (SELECT FROM tables AS t WHERE t.relname = 'kept') AS has_registry
+
+-- name: unnamed
+-- a row is: a side table, a function, a schema or a parked table by its name, that no entry of the registry names
+SELECT x.name
+FROM pg_catalog.unnest(%(captured)s::text[]) AS x (name)
+WHERE EXISTS (SELECT FROM pg_catalog.pg_namespace AS n WHERE n.nspname = pg_catalog.split_part(x.name, '.', 1)
+              UNION ALL
+              SELECT FROM pg_catalog.pg_class AS c WHERE c.relname = x.name
+              UNION ALL
+              SELECT FROM pg_catalog.pg_proc AS p WHERE p.proname = x.name)  -- nobody has purged it meanwhile
+  AND NOT EXISTS (SELECT
+                  FROM pgrunbook.kept AS k
+                  WHERE k.state <> 'purged'
+                    AND (x.name IN (k.kept_as, k.kept_as || '.' || k.table_name)
+                         OR pg_catalog.starts_with(x.name, 'write_')
+                            AND (k.kept_as = pg_catalog.substr(x.name, 7)
+                                 OR pg_catalog.starts_with(k.kept_as, pg_catalog.substr(x.name, 7) || '_'))))
+ORDER BY x.name
+
+-- name: granted
+-- a row is: a statement that takes from a role what it was given on schema pgrunbook and these objects in it
+WITH given AS (
+    SELECT 'SCHEMA' AS kind,
+           pg_catalog.quote_ident(n.nspname) AS name,
+           n.nspowner AS owner,
+           n.nspacl AS acl
+    FROM pg_catalog.pg_namespace AS n
+    WHERE n.nspname = 'pgrunbook'
+    UNION ALL
+    SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+           c.oid::regclass::text,
+           c.relowner,
+           x.acl
+    FROM pg_catalog.pg_class AS c
+    CROSS JOIN LATERAL (SELECT c.relacl
+                        UNION ALL
+                        SELECT a.attacl
+                        FROM pg_catalog.pg_attribute AS a
+                        WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL) AS x (acl)
+    WHERE c.relnamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+      AND c.relkind IN ('r', 'S')
+      AND c.relname = ANY (%(names)s::text[])
+    UNION ALL
+    SELECT 'FUNCTION',
+           p.oid::regprocedure::text,
+           p.proowner,
+           coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))
+    FROM pg_catalog.pg_proc AS p
+    WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+      AND p.prokind IN ('f', 'w')
+      AND p.proname = ANY (%(names)s::text[])
+)
+SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %%s %%s FROM %%s CASCADE', g.kind, g.name,
+                                  CASE a.grantee WHEN 0 THEN 'PUBLIC'
+                                       ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END) AS statement
+FROM given AS g
+CROSS JOIN LATERAL pg_catalog.aclexplode(g.acl) AS a
+WHERE a.grantee <> g.owner
