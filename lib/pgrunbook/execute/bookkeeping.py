@@ -41,14 +41,17 @@ class Bookkeeping:
     def done(self, change: Change, group: Sequence[Step], *, last: bool) -> None:
         """Record at the end of a transaction, in one round trip, that its steps are done; with ``last`` the migration.
 
-        Raises Broken when the history table does not hold exactly one row of the migration.
+        Raises Broken when the history table does not hold exactly one row of the migration, Refused when it would run
+        somebody else's code.
         """
         rows = [_row(step) for step in group]
         written = None
         ways = self._ways(change)
+        if last:
+            connection.reset_in_transaction(self.conn)
+            if change.ends == "history row":
+                histories.hold(self.conn, self.history)
         with self.conn.pipeline():
-            if last:
-                connection.reset_in_transaction(self.conn)
             for statement in () if last else OURSELVES:
                 self.conn.execute(statement.encode())
             if not last:

@@ -11,6 +11,7 @@ from psycopg import sql
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
+from pgrunbook.history import foreign_parts
 from pgrunbook.history.folder import TOOLS, find_folder
 from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State
 
@@ -21,6 +22,7 @@ __all__ = [
     "History",
     "Migration",
     "State",
+    "hold",
     "prepare_table",
     "read",
     "record",
@@ -56,6 +58,14 @@ def prepare_table(history: History) -> list[sql.Composed]:
     Locks: none on existing tables.
     """
     return [] if history.exists else TOOLS[history.kind].prepare_table(history)
+
+
+def hold(conn: Connection, history: History) -> None:
+    """Lock the history table before its row is written, and refuse what would run somebody else's code.
+
+    Raises Refused. Locks: RowExclusiveLock on the history table.
+    """
+    foreign_parts.hold(conn, history.schema, history.table)
 
 
 def record(history: History, migration: Migration) -> Command:

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
+from pgrunbook.history import foreign_parts
 from pgrunbook.history.pairing import RowRules, compare
 from pgrunbook.history.state import AppliedMigration, Command, History, Migration
 from pgrunbook.history.table import Table, schema_exists
@@ -29,9 +30,11 @@ class Tool(ABC):
     key: ClassVar[tuple[str, ...]]
 
     def read(self, conn: Connection, target: Target, folder: Path) -> History:
-        """Compare the folder with the history table."""
+        """Compare the folder with the history table. Raises Refused when it would run somebody else's code."""
         migrations = self.read_folder(folder)
         table = self.find_table(conn, target, folder)
+        if table.exists:
+            foreign_parts.refuse(conn, table.schema, table.name)
         rows = self.rows(conn, table) if table.exists else []
         regime = self.regime(folder, table, rows)
         return History(
