@@ -53,3 +53,30 @@ def test_a_notebook_shows_the_same_lines_without_a_traceback() -> None:
         "State: Nothing changed in the database.",
         "Hint: Do that.",
     ]
+
+
+@pytest.mark.parametrize("code", [*range(9), *range(11, 32), *range(127, 160), 0x202E, 0x2066])
+def test_no_control_character_of_somebody_else_reaches_a_terminal(code: int) -> None:
+    """In the message, the detail and the hint, in text and in a notebook."""
+    evil = f"a{chr(code)}[2Jb"
+    error = RunbookError(evil, detail=evil, hint=evil)
+    told = str(error) + str(error.args) + error._render_traceback_()[0].removeprefix("\x1b[31m").removesuffix("\x1b[0m")
+    assert chr(code) not in told
+    assert f"{code:02x}[2Jb" in told
+
+
+def test_no_line_of_somebody_else_passes_for_one_of_ours() -> None:
+    """A trigger may raise an error of several lines."""
+    error = RunbookError("it failed\nState: All is well.", detail="x\nHint: Run it.", state="It was aborted.")
+    told = "it failed\n  State: All is well.\nDetail: x\n  Hint: Run it.\nState: It was aborted."
+    assert str(error) == told
+    assert "\n".join(error._render_traceback_()) == told.replace(
+        "it failed\n  State: All is well.", "\x1b[31mit failed\n  State: All is well.\x1b[0m"
+    )
+
+
+def test_a_message_of_somebody_else_is_bounded() -> None:
+    """A trigger may raise an error of a gigabyte, and a journal holds several copies."""
+    told = str(RunbookError("x" * 3_000_000, detail="y" * 8_000))
+    assert "... (3,000,000 characters)\nDetail: yyy" in told
+    assert len(told) < 17_000

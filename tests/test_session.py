@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from acting import events, in_transaction, run
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
+from pgrunbook.display.show import Cell, Table
 from pgrunbook.errors import Blocked, Refused, RunbookError, WrongInput
 from pgrunbook.procedures import migrate, prepare, validate
 from pgrunbook.record import run as runs
@@ -223,3 +225,15 @@ class in_kernel:  # noqa: N801 - it reads as what it does
         cell = nbformat.v4.new_code_cell(code)
         self._client.nb.cells.append(cell)
         self._client.execute_cell(cell, len(self._client.nb.cells) - 1)
+
+
+def test_a_csv_file_holds_nothing_that_is_executed(project: Project) -> None:
+    """By a terminal or a spreadsheet: names and values of the database; numbers stay as they are."""
+    project(folder=FOLDER)
+    here = prepare.begin(target="demo")
+    evil = ["a\x1b[2Jb", "=1+1", "@x", "+cmd|x", "-x", "-5", "+1.5", "--", "x=1"]
+    here.keep_table("evil", Table(["a", "b"], [[each, Cell(each)] for each in evil]))
+    with (here.run.folder / "evil.csv").open(newline="") as file:
+        rows_ = list(csv.reader(file))[1:]
+    shown = ["a\\x1b[2Jb", "'=1+1", "'@x", "'+cmd|x", "'-x", "-5", "+1.5", "--", "x=1"]
+    assert rows_ == [[each, each] for each in shown]

@@ -186,3 +186,17 @@ def test_a_picture_is_told_in_words_as_well() -> None:
     assert repr(pictures[0]) == "from 3 to 4"
     assert pictures[0]._repr_png_().startswith(b"\x89PNG")
     assert pictures[0].png == pictures[1].png
+
+
+@pytest.mark.parametrize("view", ["table", "card", "banner"])
+def test_a_name_moves_no_cursor_and_turns_no_text(view: str) -> None:
+    """Names and values of the database in a terminal, and in HTML."""
+    evil = "a\x1b[2J\x07\u202eb"
+    shown = {
+        "table": Table(["h"], [[evil], [Cell(evil)]]),
+        "card": Card("t", [("n", evil)]),
+        "banner": Banner(GOOD, "t", [("n", evil)]),
+    }[view]
+    for told in (repr(shown), shown._repr_html_()):
+        assert not {"\x1b", "\x07", "\u202e"} & set(told)
+        assert "a\\x1b[2J\\x07\\u202eb" in told

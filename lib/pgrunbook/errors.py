@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 NOTHING_CHANGED = "Nothing changed in the database."
+MOST_CHARS = 8_000
+# What a server or a user of the database says may move a terminal's cursor, set its title or turn its text around.
+_UNSEEN = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
 
 
 class RunbookError(Exception):
     """An error that says what happened, the state of the database now, and what to do next.
+
+    Its texts may hold what somebody else wrote (a server's message, a name): control characters are shown as
+    escapes, a line after the first is indented, for none of it may pass for a line of ours, and length is bounded.
 
     ``str()`` gives all lines, as STYLE.md shows them; ``exit_code`` is what the command line ends with.
     """
@@ -14,23 +23,30 @@ class RunbookError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, detail: str = "", state: str = NOTHING_CHANGED, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.detail = detail
+        super().__init__(_bounded(message))
+        self.message = _bounded(message)
+        self.detail = _bounded(detail)
         self.state = state
-        self.hint = hint
+        self.hint = _bounded(hint)
 
     def lines(self) -> list[str]:
         """The message, then one line each for Detail, State and Hint, where there is something to say."""
         parts = [("Detail", self.detail), ("State", self.state), ("Hint", self.hint)]
-        return [self.message, *(f"{label}: {text}" for label, text in parts if text)]
+        found = [self.message, *(f"{label}: {text}" for label, text in parts if text)]
+        return [line.replace("\n", "\n  ") for line in found]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in a notebook instead of a traceback."""
-        return [f"\x1b[31m{self.message}\x1b[0m", *self.lines()[1:]]
+        first, *others = self.lines()
+        return [f"\x1b[31m{first}\x1b[0m", *others]
+
+
+def _bounded(text: str) -> str:
+    shown = text[:MOST_CHARS].translate(_UNSEEN)
+    return shown if len(text) <= MOST_CHARS else f"{shown} ... ({len(text):,} characters)"
 
 
 class WrongInput(RunbookError):

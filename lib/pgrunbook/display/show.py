@@ -22,6 +22,11 @@ COLOURS = {GOOD: "#1a7f37", WARN: "#9a6700", BAD: "#cf222e", PLAIN: "inherit", Q
 FILLS = {GOOD: "#dafbe1", WARN: "#fff8c5", BAD: "#ffebe9", PLAIN: "#f6f8fa", QUIET: "#f6f8fa"}
 CELL = "padding:3px 10px;text-align:left;vertical-align:top;border-bottom:1px solid #d0d7de;"
 TALLEST_PX = 520
+# A name or a value of the database may move a terminal's cursor, or turn its text around.
+_UNSEEN = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
 
 
 @dataclass(frozen=True)
@@ -186,13 +191,18 @@ def _bare(value: object) -> Any:
     return value.text if isinstance(value, Cell) else value
 
 
+def visible(text: str) -> str:
+    """Return a text with its control characters and those that turn its direction as escapes."""
+    return text.translate(_UNSEEN)
+
+
 def _text(value: object) -> str:
     value = _bare(value)
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return visible(str(value))
 
 
 def _html_cell(value: object, *, border: bool = True) -> str:
