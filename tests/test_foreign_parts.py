@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -54,17 +53,17 @@ COLUMNS = (
 
 
 @pytest.fixture
-def connected(server: Server, database: Callable[..., str]) -> Iterator[Callable[..., Connection]]:
-    """Give a function that executes statements in a database with the canary, and connects as we do."""
-    template = server.database("foreign_parts", ROLES, CANARY, TABLE)
-    with contextlib.ExitStack() as stack:
+def connected(server: Server) -> Iterator[Callable[..., Connection]]:
+    """Give a function that executes statements in a database with the canary; all of it is rolled back."""
+    with server.connect(server.database("foreign_parts", ROLES, CANARY, TABLE)) as conn:
+        conn.pin()
+        with conn.transaction(force_rollback=True):
 
-        def make(*statements: str) -> Connection:
-            conn = stack.enter_context(server.connect(database(*statements, template=template)))
-            conn.pin()
-            return conn
+            def make(*statements: str) -> Connection:
+                conn.execute("; ".join(statements).encode())
+                return conn
 
-        yield make
+            yield make
 
 
 @pytest.mark.parametrize("statement", PLANTED)
@@ -108,10 +107,10 @@ def test_a_role_that_ours_may_become_is_trusted(connected: Callable[..., Connect
     foreign_parts.refuse(conn, "h", "t")
 
 
-def test_nothing_is_put_on_it_while_it_is_held(connected: Callable[..., Connection], server: Server) -> None:
+def test_nothing_is_put_on_it_while_it_is_held(server: Server, database: Callable[..., str]) -> None:
     """From the look to the end of the transaction that writes its row."""
-    conn = connected(THEIRS, "GRANT ALL ON SCHEMA h TO app")
-    with conn.transaction(), server.connect(conn.info.dbname) as other:
+    name = database(ROLES, CANARY, TABLE, THEIRS, "GRANT ALL ON SCHEMA h TO app")
+    with server.connect(name) as conn, conn.transaction(), server.connect(name) as other:
         foreign_parts.hold(conn, "h", "t")
         other.execute("SET ROLE app; SET lock_timeout = '50ms'")
         rule = "CREATE RULE r AS ON INSERT TO h.t DO ALSO SELECT 1"

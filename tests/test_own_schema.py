@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -192,17 +191,17 @@ def prepared(server: Server) -> str:
 
 
 @pytest.fixture
-def looked_at(server: Server, database: Callable[..., str]) -> Iterator[Callable[..., Connection]]:
-    """Give a function that executes statements beside our schema, and connects as we do, as superuser."""
-    template = prepared(server)
-    with contextlib.ExitStack() as stack:
+def looked_at(server: Server) -> Iterator[Callable[..., Connection]]:
+    """Give a function that executes statements beside our schema as superuser; all of it is rolled back."""
+    with server.connect(prepared(server)) as conn:
+        conn.pin()
+        with conn.transaction(force_rollback=True):
 
-        def make(*statements: str) -> Connection:
-            conn = stack.enter_context(server.connect(database(*statements, template=template)))
-            conn.pin()
-            return conn
+            def make(*statements: str) -> Connection:
+                conn.execute("; ".join(statements).encode())
+                return conn
 
-        yield make
+            yield make
 
 
 @pytest.fixture
@@ -301,15 +300,11 @@ def test_what_is_legitimate_is_not_refused(looked_at: Callable[..., Connection],
 
 
 @pytest.mark.every_version
-def test_a_dump_that_was_restored_is_ours(
-    server: Server, looked_at: Callable[..., Connection], database: Callable[..., str]
-) -> None:
+def test_a_dump_that_was_restored_is_ours(server: Server, database: Callable[..., str]) -> None:
     """With other owners, from the text that pg_dump writes."""
-    source = looked_at(LEGITIMATE["side table"], LEGITIMATE["parked table"], "REASSIGN OWNED BY app TO postgres")
+    source = database(LEGITIMATE["side table"], LEGITIMATE["parked table"], template=prepared(server))
     copy, where = database(), ("-h", server.socket_dir, "-U", "postgres")
-    dump = subprocess.run(
-        [server.programs / "pg_dump", *where, "--no-owner", source.info.dbname], capture_output=True, check=True
-    )
+    dump = subprocess.run([server.programs / "pg_dump", *where, "--no-owner", source], capture_output=True, check=True)
     subprocess.run(
         [server.programs / "psql", *where, "-X", "-q", "-v", "ON_ERROR_STOP=1", copy],
         input=dump.stdout, stdout=subprocess.DEVNULL, check=True,
@@ -326,7 +321,6 @@ def test_a_right_counts_where_its_role_may_look_into_the_schema(looked_at: Calla
     conn.is_schema_ours = False
     conn.execute("GRANT pg_read_all_data TO app")
     error = error_of(lambda: own_schema.refuse_foreign(conn))
-    conn.execute("REVOKE pg_read_all_data FROM app")
     assert isinstance(error, Refused)
     assert error.detail == "INSERT on table pgrunbook.step granted to app."
 
@@ -340,7 +334,6 @@ def test_a_membership_without_set_role_makes_nothing_ours(looked_at: Callable[..
     assert isinstance(error_of(lambda: step_log.exists(conn)), Refused)
     conn.execute("GRANT team TO postgres WITH SET TRUE")
     assert step_log.exists(conn)
-    conn.execute("REVOKE team FROM postgres")
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)

@@ -53,15 +53,8 @@ WITH RECURSIVE us AS (
                   made_at timestamp with time zone, keep_until timestamp with time zone, state text,
                   pages_left bigint, rows_given_back bigint, purged_at timestamp with time zone')
     ) AS e (name, columns)
-), tables AS (
-    SELECT c.*
-    FROM pg_catalog.pg_class AS c
-    JOIN schemas AS n ON n.oid = c.relnamespace AND n.nspname = 'pgrunbook'
-    WHERE c.relkind = 'r'
-      AND (c.relname IN (SELECT expected.name FROM expected)
-           OR c.relname ~ '^kept_[0-9a-f]{16}(_[0-9]+)?$'
-           OR c.relname ~ '^load_[0-9a-f]{6}_[0-9]+$')
 ), objects AS (
+    -- By the index on pg_depend: pg_class and pg_proc have none on the schema alone.
     SELECT n.nspname,
            d.classid,
            d.objid
@@ -70,15 +63,25 @@ WITH RECURSIVE us AS (
       ON d.refclassid = 'pg_catalog.pg_namespace'::regclass
      AND d.refobjid = n.oid
      AND d.deptype = 'n'
+), tables AS (
+    SELECT c.*
+    FROM objects AS o
+    JOIN pg_catalog.pg_class AS c ON o.classid = 'pg_catalog.pg_class'::regclass AND c.oid = o.objid
+    WHERE o.nspname = 'pgrunbook'
+      AND c.relkind = 'r'
+      AND (c.relname IN (SELECT expected.name FROM expected)
+           OR c.relname ~ '^kept_[0-9a-f]{16}(_[0-9]+)?$'
+           OR c.relname ~ '^load_[0-9a-f]{6}_[0-9]+$')
 ), functions AS (
     SELECT p.oid,
            p.proname,
            p.pronamespace,
            p.proowner,
            p.proacl
-    FROM pg_catalog.pg_proc AS p
-    JOIN schemas AS n ON n.oid = p.pronamespace AND n.nspname = 'pgrunbook'
-    WHERE p.proname ~ '^write_kept_[0-9a-f]{16}(_[0-9]+)?$'
+    FROM objects AS o
+    JOIN pg_catalog.pg_proc AS p ON o.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = o.objid
+    WHERE o.nspname = 'pgrunbook'
+      AND p.proname ~ '^write_kept_[0-9a-f]{16}(_[0-9]+)?$'
       AND p.prorettype = 'pg_catalog.trigger'::regtype
 ), sequences AS (
     SELECT c.oid,
@@ -94,22 +97,23 @@ WITH RECURSIVE us AS (
     WHERE t.relname = 'kept'
 ), parked AS (
     -- A parked table is its owner's, with what hangs on it; its sequences and statistics are in its schema too.
-    SELECT 'pg_catalog.pg_class'::regclass AS classid,
-           c.oid AS objid
-    FROM schemas AS n
-    JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'f')
-    WHERE n.nspname <> 'pgrunbook'
-    UNION ALL
+    SELECT o.classid,
+           o.objid,
+           o.nspname,
+           c.relname
+    FROM objects AS o
+    JOIN pg_catalog.pg_class AS c ON o.classid = 'pg_catalog.pg_class'::regclass AND c.oid = o.objid
+    WHERE o.nspname <> 'pgrunbook'
+      AND c.relkind IN ('r', 'p', 'f')
+), with_parked AS (
     SELECT d.classid,
            d.objid
-    FROM schemas AS n
-    JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'f')
+    FROM parked AS p
     JOIN pg_catalog.pg_depend AS d
-      ON d.refclassid = 'pg_catalog.pg_class'::regclass
-     AND d.refobjid = c.oid
+      ON d.refclassid = p.classid
+     AND d.refobjid = p.objid
      AND d.deptype IN ('a', 'i')
      AND d.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_statistic_ext'::regclass)
-    WHERE n.nspname <> 'pgrunbook'
 ), grants AS (
     SELECT 'pg_catalog.pg_namespace'::regclass AS classid,
            n.oid AS objid,
@@ -159,6 +163,8 @@ WITH RECURSIVE us AS (
            || CASE WHEN o.nspname <> 'pgrunbook' THEN pg_catalog.format(' in schema %I', o.nspname) ELSE '' END
     FROM objects AS o
     WHERE (o.classid, o.objid) NOT IN (SELECT p.classid, p.objid FROM parked AS p
+                                       UNION ALL
+                                       SELECT p.classid, p.objid FROM with_parked AS p
                                        UNION ALL
                                        SELECT 'pg_catalog.pg_class'::regclass, t.oid FROM tables AS t
                                        UNION ALL
@@ -313,11 +319,7 @@ SELECT EXISTS (SELECT FROM schemas AS n WHERE n.nspname = 'pgrunbook') AS is_the
        (SELECT coalesce(pg_catalog.array_agg(x.name), '{}')
         FROM (SELECT n.nspname::text FROM schemas AS n WHERE n.nspname <> 'pgrunbook'
               UNION ALL
-              SELECT pg_catalog.format('%s.%s', n.nspname, c.relname)
-              FROM parked AS p
-              JOIN pg_catalog.pg_class AS c ON p.classid = 'pg_catalog.pg_class'::regclass AND c.oid = p.objid
-              JOIN schemas AS n ON n.oid = c.relnamespace
-              WHERE c.relkind IN ('r', 'p', 'f')
+              SELECT pg_catalog.format('%s.%s', p.nspname, p.relname) FROM parked AS p
               UNION ALL
               SELECT t.relname::text FROM tables AS t WHERE pg_catalog.starts_with(t.relname::text, 'kept_')
               UNION ALL
