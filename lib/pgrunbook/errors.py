@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 NOTHING_CHANGED = "Nothing changed in the database."
 MOST_CHARS = 8_000
 # What a server or a user of the database says may move a terminal's cursor, set its title or turn its text around.
@@ -33,7 +35,7 @@ class RunbookError(Exception):
         """The message, then one line each for Detail, State and Hint, where there is something to say."""
         parts = [("Detail", self.detail), ("State", self.state), ("Hint", self.hint)]
         found = [self.message, *(f"{label}: {text}" for label, text in parts if text)]
-        return [line.replace("\n", "\n  ") for line in found]
+        return [re.sub(r"\n(?=\S)", "\n  ", line) for line in found]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

@@ -258,7 +258,11 @@ def _ended(exc: Any) -> Outcome:
     name = str(exc.ename)
     says = tuple(re.sub(r"\x1b\[[0-9;]*m", "", line) for line in exc.traceback)
     if name not in TOLD:
-        says = (RunbookError(f"{name}: {exc.evalue}").lines()[0], IN_THE_DATABASE, "Hint: The executed notebook has the whole traceback.")
+        says = (
+            RunbookError(f"{name}: {exc.evalue}").lines()[0],
+            IN_THE_DATABASE,
+            "Hint: The executed notebook has the whole traceback.",
+        )
     status = Status.INTERRUPTED if name in INTERRUPTED else Status.REFUSED if name == "Refused" else Status.FAILED
     return Outcome(status, EXIT_CODES.get(name, 1), says, name)
 
