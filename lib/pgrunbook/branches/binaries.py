@@ -81,10 +81,10 @@ def installation() -> Installation:
     found = Installation(Path(named).resolve() if named else _wheel_bindir(), "0", account)
     found.program("postgres")
     _refuse_unsafe(found.bindir)
-    version, reason = _version(found.bindir, account)
+    version, reason = version_of(found.bindir, account)
     if version is None and not named and account is not None:
         found = replace(found, bindir=_copied(found.bindir))
-        version, reason = _version(found.bindir, account)
+        version, reason = version_of(found.bindir, account)
     if version is None:
         raise WrongInput(
             f"cannot run PostgreSQL from {found.bindir}" + (f' as account "{account.name}"' if account else ""),
@@ -219,7 +219,7 @@ def _wheel_bindir() -> Path:
     return Path(spec.submodule_search_locations[0]).resolve() / "pginstall" / "bin"
 
 
-def _version(bindir: Path, account: ServerAccount | None) -> tuple[str | None, str]:
+def version_of(bindir: Path, account: ServerAccount | None) -> tuple[str | None, str]:
     """Return the version of ``postgres`` as the account runs it; or None, and the reason why it cannot."""
     try:
         told = run_as(account, [str(bindir / "postgres"), "--version"], cwd=Path("/"))

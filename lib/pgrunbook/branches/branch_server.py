@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pgrunbook.branches import datadir, isolation
-from pgrunbook.branches.binaries import state_folder
+from pgrunbook.branches.binaries import Installation, state_folder
 from pgrunbook.branches.server import Server
 from pgrunbook.errors import RunbookError
 
@@ -27,13 +27,15 @@ SETTINGS = {"archive_mode": "off", "fsync": "off"}
 
 
 @contextmanager
-def new_server() -> Iterator[Server]:
+def new_server(postgres: Installation | None = None) -> Iterator[Server]:
     """Give a server that has folders and no data yet; its lock is held until it is removed.
 
-    From its start on it reaches nothing outside.
+    From its start on it reaches nothing outside. It runs on that installation, or on the one of embedded servers.
     """
     clear_leftovers()
     server = Server(f"branch-{os.getpid()}-{secrets.token_hex(3)}")
+    if postgres is not None:
+        server.installation = postgres
     with server.lock():
         try:
             server.make_folders(server.dir)

@@ -26,7 +26,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches import branch_server, isolation, roles
+from pgrunbook.branches import branch_server, installations, isolation, roles
 from pgrunbook.branches.binaries import last_lines, state_folder
 from pgrunbook.branches.branch_target import BranchTarget, branch_database, branch_target
 from pgrunbook.branches.roles import Roles
@@ -114,11 +114,12 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     """
     with connect(target, purpose="copies the data") as conn:
         source, found = _look(conn), roles.read(conn)
+        backup = source.is_most_of(target)
+        needed = conn.info.server_version // 10_000, roles.extensions(conn)
     others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind in (("plain", "back") if back else ("plain",))}
     _refuse_large(target, source, most_bytes, len(others))
     began = time.monotonic()
-    with branch_server.new_server() as server:
-        backup = source.is_most_of(target)
+    with branch_server.new_server(None if backup else installations.for_target(*needed)) as server:
         copy = _from_base_backup if backup else _from_dump
         name = copy(server, target, source, found)
         for other in others.values():
@@ -249,7 +250,7 @@ def _locale(server: Server, encoding: str) -> sql.SQL:
 
 def _load_dump(server: Server, target: Target, database: str) -> None:
     """Pipe pg_dump into psql. The address is in the environment: everybody on the machine can see arguments."""
-    address = connection.environment(target)
+    address = {**connection.environment(target), **installations.client_environment(server.installation)}
     # A subscription holds the address of its publisher, and would read from it.
     dump_command = [str(server.program("pg_dump")), "--no-tablespaces", "--no-subscriptions"]
     dump_command += ["--lock-wait-timeout=2000", *_without_rows(target)]

@@ -98,6 +98,12 @@ def read(conn: Connection) -> Roles:
     )
 
 
+def extensions(conn: Connection) -> list[str]:
+    """Return the names of the extensions that a database has."""
+    query = "SELECT e.extname FROM pg_catalog.pg_extension AS e"
+    return [str(name) for (name,) in conn.execute(query.encode()).fetchall()]
+
+
 def name_bootstrap(server: Server, roles: Roles) -> None:
     """Give the superuser of a new cluster the name that the target's has: the objects of every database are its own.
 

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgrunbook.branches import branch_server, isolation, roles
+from pgrunbook.branches import branch_server, installations, isolation, roles
 from pgrunbook.branches.branch_target import BranchTarget, branch_database, branch_target
 from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
@@ -86,7 +86,8 @@ def copy_schema(target: Target, *, ours: bool = False) -> Iterator[SchemaCopy]:
     with connect(target, purpose="copies the schema") as source:
         found = roles.read(source)
         (encoding,) = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
-    with branch_server.new_server() as server:
+        postgres = installations.for_target(source.info.server_version // 10_000, roles.extensions(source))
+    with branch_server.new_server(postgres) as server:
         dump = _dump(server, target, ours=ours)
         branch_server.start_empty(server)
         roles.name_bootstrap(server, found)
@@ -119,7 +120,7 @@ def _dump(server: Server, target: Target, *, ours: bool) -> str:
     command = [str(server.program("pg_dump")), "--schema-only", "--no-tablespaces", "--no-subscriptions"]
     command += ["--lock-wait-timeout=2000"]
     command += [] if ours else ["--exclude-schema=pgrunbook", "--exclude-schema=pgrunbook_kept_*"]
-    env = {**os.environ, **connection.environment(target)}
+    env = {**os.environ, **connection.environment(target), **installations.client_environment(server.installation)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise Unreachable(
