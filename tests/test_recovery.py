@@ -16,7 +16,8 @@ from pgrunbook.branches.archive import create_restore_point, restore_points, wai
 from pgrunbook.branches.backup import BaseBackup, list_base_backups, take_base_backup, window
 from pgrunbook.branches.recovery import Restored, restore
 from pgrunbook.branches.recovery_target import Point, lsn_number, parse_point
-from pgrunbook.branches.server import Server, ServerState, server_names
+from pgrunbook.branches.server import Server, server_names
+from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config import paths
 from pgrunbook.errors import Blocked, Broken, Refused, WrongInput
 

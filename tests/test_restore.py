@@ -11,7 +11,8 @@ from acting import cells, completed, error, events, notebook, outputs, run
 from conftest import ROOT, Site, do, rows
 from pgrunbook.app import demo
 from pgrunbook.branches import backup
-from pgrunbook.branches.server import Server, ServerState
+from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Run, Status

@@ -21,7 +21,8 @@ import pytest
 
 from pgrunbook.branches import server as server_module
 from pgrunbook.branches.binaries import installation, server_account
-from pgrunbook.branches.server import Server, ServerState, server_names
+from pgrunbook.branches.server import Server, server_names
+from pgrunbook.branches.server_status import ServerState
 from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable, WrongInput
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account run the server")

@@ -34,6 +34,7 @@ def new_server(postgres: Installation | None = None) -> Iterator[Server]:
     """
     clear_leftovers()
     server = Server(f"branch-{os.getpid()}-{secrets.token_hex(3)}")
+    server.is_confined = True
     if postgres is not None:
         server.installation = postgres
     with server.lock():

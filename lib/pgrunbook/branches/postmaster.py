@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgrunbook.branches import confinement
+from pgrunbook.branches.binaries import Installation
+
 CONNECT_TIMEOUT_S = 2.0
 RESIDENTS_TIMEOUT_S = 3.0
+BEGIN_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,65 @@ class Postmaster:
         while (found := self.residents()) and time.monotonic() < ends_at:
             time.sleep(0.05)
         return found
+
+    def start_confined(
+        self,
+        postgres: Installation,
+        options: Sequence[str],
+        writable: Sequence[Path],
+        environment: Mapping[str, str],
+        timeout_s: int,
+    ) -> subprocess.CompletedProcess[str]:
+        """Start a server as pg_ctl does, confined (``branches.confinement``), and wait until it is ready.
+
+        Its output goes to log/postgresql.log beside the data directory. Returns the exit code 1 where it is not ready
+        in time, or has ended.
+        """
+        folder, account = self.data_dir.parent, postgres.account
+        command = [str(postgres.program("postgres")), "-D", "data", *options]
+        confine = confinement.confining(postgres.bindir, writable)
+
+        def alone() -> None:
+            if os.fork():  # nobody waits for the server but the system itself
+                os._exit(0)
+            confine()
+
+        with (folder / "log" / "postgresql.log").open("ab") as log:
+            if account:
+                os.fchown(log.fileno(), account.uid, account.gid)
+            subprocess.run(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC", **environment},
+                umask=0o077,
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+                start_new_session=True,
+                preexec_fn=alone,
+                check=False,
+            )
+        began = time.monotonic()
+        while not self._is_ready():
+            waited_s = time.monotonic() - began
+            if waited_s > timeout_s or (waited_s > BEGIN_TIMEOUT_S and not self._is_starting()):
+                return subprocess.CompletedProcess(command, 1, "", "")
+            time.sleep(0.01)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    def _is_ready(self) -> bool:
+        """Tell whether the eighth line of postmaster.pid says so, as pg_ctl reads it."""
+        try:
+            lines = (self.data_dir / "postmaster.pid").read_text().split("\n")
+        except OSError:
+            return False
+        return len(lines) > 7 and lines[7].strip() == "ready" and self.pid() is not None
+
+    def _is_starting(self) -> bool:
+        return bool(self.residents()) or self.pid() is not None
 
     def _listener(self) -> int | None:
         with socket.socket(socket.AF_UNIX) as client:

@@ -13,20 +13,20 @@ import fcntl
 import logging
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from pathlib import Path
 
-from pgrunbook.branches import datadir, isolation
+from pgrunbook.branches import confinement, datadir, isolation
 from pgrunbook.branches.binaries import Installation, installation, last_lines, run_as, run_checked, state_folder
 from pgrunbook.branches.branch_target import POSTGRES, BranchTarget
 from pgrunbook.branches.postmaster import Postmaster
+from pgrunbook.branches.server_status import ServerState, ServerStatus
 from pgrunbook.config import paths
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable, WrongInput
@@ -41,26 +41,6 @@ START_ATTEMPTS = 20
 START_PAUSE_S = 0.5
 OUTLIVED = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
-
-
-class ServerState(Enum):
-    """What an embedded server is doing."""
-
-    RUNNING = "running"
-    STOPPED = "stopped"
-    ABSENT = "absent"
-
-
-@dataclass(frozen=True)
-class ServerStatus:
-    """An embedded server as it is now; ``pid`` is None unless it runs, ``major`` is None where it is absent."""
-
-    name: str
-    state: ServerState
-    major: int | None
-    pid: int | None
-    data_dir: Path
-    socket_dir: Path
 
 
 def server_names() -> list[str]:
@@ -92,6 +72,7 @@ class Server:
         self.socket_dir = paths.socket_dir(name)
         self._postmaster = Postmaster(self.data_dir, self.socket_dir)
         self.superuser = POSTGRES
+        self.is_confined = False
         self._locks_held = 0
 
     @cached_property
@@ -241,8 +222,7 @@ class Server:
             self._clear_leftovers()
             told_before = self.log_bytes()
             log.info('starting server "%s" (attempt %s of %s)', self.name, attempt, START_ATTEMPTS)
-            options = ("-D", "data", "-l", "log/postgresql.log", "-w", "-t", str(timeout_s))
-            done = self._pg_ctl("start", *options, *last_word)
+            done = self._started(last_word, timeout_s)
             if done.returncode == 0:
                 return
             told = self.log_since(told_before)
@@ -364,6 +344,14 @@ class Server:
             self.do("rm", "-f", "data/postmaster.pid")
             for leftover in self.socket_dir.glob(".s.PGSQL.*"):
                 leftover.unlink(missing_ok=True)
+
+    def _started(self, last_word: list[str], timeout_s: int) -> subprocess.CompletedProcess[str]:
+        if self.is_confined and confinement.is_there():
+            writable = (self.dir, self.socket_dir, Path("/dev/shm"))  # noqa: S108 - the server's shared memory
+            environment, words = isolation.environment(self), shlex.split(last_word[1])
+            return self._postmaster.start_confined(self.installation, words, writable, environment, timeout_s)
+        options = ("-D", "data", "-l", "log/postgresql.log", "-w", "-t", str(timeout_s))
+        return self._pg_ctl("start", *options, *last_word)
 
     def _pg_ctl(self, *args: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.program("pg_ctl")), *args]
