@@ -33,17 +33,17 @@ def test_a_gate_stops_migrate_until_it_is_accepted_in_the_run(target: Target) ->
     assert (code, made.status) == (3, Status.REFUSED)
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(0,)]
     assert made.parts[1].says == "the plan has 2 gates that nobody has accepted"
-    assert acceptance.accept(made.run_id, ["0001_a.sql:1"]) == (["0001_a.sql:1"], ["0001_a.sql:3"])
+    assert acceptance.accept(made.run_id, ["0001_a:1"]) == (["0001_a:1"], ["0001_a:3"])
     again, code = runbook.resume(made.run_id)
     assert (code, again.parts[1].says) == (3, "the plan has 1 gate that nobody has accepted")
-    assert acceptance.accept(made.run_id, []) == (["0001_a.sql:3"], [])
+    assert acceptance.accept(made.run_id, []) == (["0001_a:3"], [])
     done, code = runbook.resume(made.run_id)
     assert (code, done.status) == (0, Status.DONE)
     assert rows(target, "SELECT attname FROM pg_attribute WHERE attrelid = 'a'::regclass AND attnum > 0 "
                 "AND NOT attisdropped ORDER BY attname") == [("id",), ("m",), ("number",)]  # fmt: skip
     told = events(made, "gates-accepted")
-    assert [e["gates"] for e in told] == [["0001_a.sql:1"], ["0001_a.sql:3"]]
-    for given in ([], ["0001_a.sql:1"]):
+    assert [e["gates"] for e in told] == [["0001_a:1"], ["0001_a:3"]]
+    for given in ([], ["0001_a:1"]):
         with pytest.raises(Refused) as caught:
             acceptance.accept(made.run_id, given)
         assert (caught.value.exit_code, str(caught.value)) == (
@@ -63,7 +63,7 @@ def test_a_gate_stops_migrate_until_it_is_accepted_in_the_run(target: Target) ->
 @pytest.mark.usefixtures("target")
 def test_a_gate_may_be_accepted_before_the_run(target: Target) -> None:
     """As a parameter of the release: it is part of the plan then, and of its digest."""
-    made, code = run("release", accept="0001_a.sql:1,0001_a.sql:3")
+    made, code = run("release", accept="0001_a:1,0001_a:3")
     assert (code, made.status) == (0, Status.DONE)
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(1,)]
 
@@ -74,22 +74,22 @@ def test_what_is_no_gate_cannot_be_accepted() -> None:
     made, code = run("prepare")
     assert code == 0
     with pytest.raises(WrongInput) as caught:
-        acceptance.accept(made.run_id, ["0001_a.sql:2"])
+        acceptance.accept(made.run_id, ["0001_a:2"])
     assert str(caught.value) == (
-        f"the plan of run {made.run_id} has no gate 0001_a.sql:2\n"
-        "Detail: Its gates: 0001_a.sql:1, 0001_a.sql:3.\n"
+        f"the plan of run {made.run_id} has no gate 0001_a:2\n"
+        "Detail: Its gates: 0001_a:1, 0001_a:3.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Name a gate by file and line, as freeze-the-plan shows it."
+        "Hint: Name a gate by its place, as freeze-the-plan shows it."
     )
-    made, code = run("prepare", accept="0001_a.sql:7")
-    assert (code, made.parts[0].says) == (2, "no statement begins at 0001_a.sql:7")
+    made, code = run("prepare", accept="0001_a:7")
+    assert (code, made.parts[0].says) == (2, "there is no such place: 0001_a:7")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("target")
 def test_another_plan_than_the_approved_one_is_refused() -> None:
     """The digest, or how it begins, is what somebody has approved."""
-    accept = "0001_a.sql:1,0001_a.sql:3"
+    accept = "0001_a:1,0001_a:3"
     made, code = run("release", accept=accept, approved="0123456789ab")
     assert (code, made.parts[1].says) == (3, "the plan is not the one that was approved")
 
@@ -97,7 +97,7 @@ def test_another_plan_than_the_approved_one_is_refused() -> None:
 @pytest.mark.slow
 def test_another_plan_in_the_folder_than_the_frozen_one_is_refused(target: Target) -> None:
     """Also one that is whole in itself: the journal says which plan was frozen."""
-    made, _ = run("prepare", accept="0001_a.sql:1,0001_a.sql:3")
+    made, _ = run("prepare", accept="0001_a:1,0001_a:3")
     path = made.folder / "plan.json"
     plan = plans.read(path)
     path.write_text(plan.model_copy(update={"attempts": 99}).text(), encoding="utf-8")
@@ -117,7 +117,7 @@ def test_a_migration_without_a_way_back_is_a_gate(project: Project) -> None:
     (gate,) = plans.read(made.folder / "plan.json").gates()
     assert gate.key == "way-back:0001_a"
     assert gate.gate.says == (
-        "irreversible: after this, only the restore point leads back (0001_a.sql:1: It cannot be undone, because "
+        "irreversible: after this, only the restore point leads back (0001_a:1: It cannot be undone, because "
         '"public"."a" has no unique key that identifies its rows)'
     )
     assert acceptance.accept(made.run_id, ["way-back:0001_a"]) == (["way-back:0001_a"], [])
@@ -125,5 +125,5 @@ def test_a_migration_without_a_way_back_is_a_gate(project: Project) -> None:
     assert (code, done.status) == (0, Status.DONE)
     back, code = run("rollback")
     assert code == 3
-    assert back.parts[0].says.startswith("cannot take back 0001_a: 0001_a.sql:1: It cannot be undone")
+    assert back.parts[0].says.startswith("cannot take back 0001_a: 0001_a:1: It cannot be undone")
     assert run("prepare", accept="way-back:0009")[1] == 2

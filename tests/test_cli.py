@@ -378,7 +378,7 @@ def test_review_judges_files_for_a_pull_request(command: Command, tmp_path: Path
     code, out, _ = command("review", str(file), "--json")
     (found,) = json.loads(out)
     assert (code, found["line"], found["locks"]) == (1, 1, [{"object": "big", "mode": "ShareLock"}])
-    assert set(found) == {"file", "line", "statement", "type", "locks", "hazards"}
+    assert set(found) == {"place", "file", "line", "statement", "type", "locks", "hazards"}
     code, out, _ = command("review", str(file), "--sarif")
     assert json.loads(out)["version"] == "2.1.0"
 

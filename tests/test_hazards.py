@@ -266,4 +266,4 @@ def test_refusals_without_a_database_know_nothing() -> None:
     """What nobody knows is refused, with that reason."""
     (refusal,) = refusals(parse("DROP TABLE orders;", "m.sql"), UNKNOWN, set())
     assert (refusal.object, refusal.reason) == ("orders", "it is unknown whether the table holds rows")
-    assert (refusal.file, refusal.line) == ("m.sql", 1)
+    assert (refusal.file, str(refusal.place)) == ("m.sql", "m.sql:1")

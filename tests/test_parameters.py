@@ -59,8 +59,8 @@ def test_a_statement_whose_safe_form_is_off_has_its_reason(from_text: bool) -> N
 @pytest.mark.parametrize(
     ("given", "detail"),
     [
-        ({"accept": "a.sql"}, "accept.0 is 'a.sql': a statement is named as file:line"),
-        ({"accept": ["a.sql:0"]}, "accept.0 is 'a.sql:0': a statement is named as file:line"),
+        ({"accept": "a.sql"}, "accept.0 is 'a.sql': a statement is named as migration:line, as 0004_x:2"),
+        ({"accept": ["a.sql:0"]}, "accept.0 is 'a.sql:0': a statement is named as migration:line, as 0004_x:2"),
         ({"accept": 7}, "accept is 7: it should be a list"),
         ({"accept": "[1"}, "accept is '[1': it is not a JSON list"),
         ({"allow_loss": [1]}, "allow_loss.0 is 1: input should be a valid string"),

@@ -188,7 +188,7 @@ def test_statements_of_one_migration_can_go_back_alone(project: Project) -> None
         (applied,) = histories.read(conn, target).applied()
         assert applied.migration is not None
         because = rollback.wanted(conn, applied.migration, [2]).because
-    assert because == "it has no statement 2 to take back; there are 1 (0001_x.sql:1), 3 (0001_x.sql:3)"
+    assert because == "it has no statement 2 to take back; there are 1 (0001_x:1), 3 (0001_x:3)"
     plan, _ = prepared(target, only=[1, 3])
     assert [c.ends for c in plan.changes] == ["history row"]
     execute(target, plan, f"{ROLLBACK}-second")

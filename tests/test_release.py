@@ -144,7 +144,7 @@ def test_every_part_of_a_safe_form_stands_for_the_statement_that_was_written(sta
     assert [s.sql for s in change.statements] == [
         "ALTER TABLE t ADD CHECK (a > 0)", "ALTER TABLE u ADD n int", "CREATE INDEX ON t (a)",
     ]  # fmt: skip
-    assert [s.key for s in change.statements] == ["0001_m.sql:1", "0001_m.sql:2", "0001_m.sql:3"]
+    assert [s.key for s in change.statements] == ["0001_m:1", "0001_m:2", "0001_m:3"]
     assert [step.number for step in change.steps] == [1, 2, 3, 4]
     assert [(step.statement, step.line, step.form) for step in change.steps] == [
         (1, 1, "alter-table"), (1, 1, "alter-table"), (2, 2, ""), (3, 3, "create-index"),
@@ -159,7 +159,7 @@ def test_a_form_that_is_switched_off_leaves_the_statement_as_it_is_written(
     """Only the named statement, only in the named file, and the plan holds the reason."""
     checks = "ALTER TABLE t ADD CHECK (a > 0);\nALTER TABLE t ADD CHECK (a > 1)"
     target = stage(checks, checks.replace("TABLE t", "TABLE u").replace("(a", "(id"))
-    changes = drafted(target, {"0001_m.sql:2": "the table is empty at night"})
+    changes = drafted(target, {"0001_m:2": "the table is empty at night"})
     assert forms(changes) == ["alter-table", "", "alter-table", "alter-table"]
     off = changes[0].statements[1]
     assert off.off == "the table is empty at night"

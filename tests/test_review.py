@@ -114,7 +114,7 @@ def test_json_form_is_the_documented_one(tmp_path: Path) -> None:
     text, code = run([file], target=None, fail_on="error", form="json")
     first, second = json.loads(text)
     assert code == 1
-    assert list(first) == ["file", "line", "statement", "type", "locks", "hazards"]
+    assert list(first) == ["place", "file", "line", "statement", "type", "locks", "hazards"]
     assert (first["file"], first["line"], first["type"]) == (str(file), 3, "backward compatible")
     assert first["locks"] == [{"object": "orders", "mode": "ShareLock"}]
     assert list(first["hazards"][0]) == ["id", "severity", "effect", "way_out"]
@@ -178,7 +178,7 @@ def test_transactions_in_files_are_read_and_told() -> None:
         ("SELECT 2", 5, True),
     ]
     (begin, *_) = review(read, with_squawk=False)
-    assert (begin.line, begin.hazards[0].id) == (1, "transaction-in-file")
+    assert (begin.place.line, begin.hazards[0].id) == (1, "transaction-in-file")
 
 
 def test_what_does_not_parse_is_told_with_its_place(tmp_path: Path) -> None:

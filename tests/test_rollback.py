@@ -59,7 +59,7 @@ def test_the_last_migration_goes_back_with_its_history_row_and_no_further_withou
     assert (code, made.status, cells(made)["what-goes-back"]) == (3, Status.REFUSED, "failed")
     lines = error(made).splitlines()
     assert lines[0] == (
-        "cannot take back 0003_fill_status_and_config: 0003_fill_status_and_config.sql:2: its way back was not computed"
+        "cannot take back 0003_fill_status_and_config: 0003_fill_status_and_config:2: its way back was not computed"
     )
     assert f"Restore point before_{migrated.run_id} (LSN " in lines[1]
     assert lines[2] == "State: Nothing changed in the database."
@@ -87,7 +87,7 @@ def test_what_a_down_script_drops_is_kept(project: Project) -> None:
 
     made, code = run("rollback", migrations="3")
     assert (code, made.status) == (3, Status.REFUSED)
-    assert error(made).startswith("cannot take back 0001_a: 0001_a.sql:1: its way back was not computed")
+    assert error(made).startswith("cannot take back 0001_a: 0001_a:1: its way back was not computed")
     made, code = run("rollback", migrations="9")
     assert (code, made.status) == (2, Status.FAILED)
     assert error(made).splitlines()[:2] == ["cannot take back 9 migrations", "Detail: Only 3 are applied."]
@@ -221,7 +221,7 @@ def test_statements_of_a_migration_are_taken_back_by_hand(project: Project) -> N
     assert (code, error(made).splitlines()[0]) == (2, 'no applied migration has the name "0009"')
     made, code = run("rollback", migration="0001_a", steps="2")
     assert (code, made.status) == (3, Status.REFUSED)
-    assert "it has no statement 2 to take back; there are 1 (0001_a.sql:1)" in error(made)
+    assert "it has no statement 2 to take back; there are 1 (0001_a:1)" in error(made)
     made, code = run("rollback")
     assert (code, made.status) == (0, Status.DONE)
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(0,)]
@@ -232,7 +232,7 @@ def test_what_was_purged_cannot_be_given_back(project: Project) -> None:
     """The parked table is purged: it is said before anything changed, and the restore point is named."""
     target = project(folder={"0001_a.sql": "DROP TABLE k;"})
     do(target, "CREATE TABLE k (n int PRIMARY KEY, v text); INSERT INTO k VALUES (1, 'a')")
-    assert run("release", accept="0001_a.sql:1")[1] == 0
+    assert run("release", accept="0001_a:1")[1] == 0
     assert run("purge", everything="true", force="true")[1] == 0
     made, code = run("rollback")
     assert (code, made.status) == (3, Status.REFUSED)

@@ -332,7 +332,7 @@ def test_nothing_is_released_over_what_is_half_way_there(project: Callable[..., 
     )
     back, code = run("rollback")
     assert code == 3
-    assert back.parts[0].says.startswith("cannot take back 0002_b: 0002_b.sql:1: its way back was not computed")
+    assert back.parts[0].says.startswith("cannot take back 0002_b: 0002_b:1: its way back was not computed")
     other, code = run("release")
     assert code == 3
     assert other.parts[0].says == f"0002_b was begun by run {made.run_id}, and not finished"

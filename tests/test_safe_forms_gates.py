@@ -258,7 +258,7 @@ def test_what_holds_for_a_transaction_keeps_the_rest_of_the_file_in_it(stage: St
     assert [None if e.gate is None else e.gate.id for e in rest] == [*["runs-as-written" if bound else None] * 2, None]
     if bound:
         assert not any(step.own_transaction for expansion in rest for step in expansion.steps)
-        assert all(e.gate is None or "(m.sql:1) holds for one transaction" in e.gate.says for e in rest)
+        assert all(e.gate is None or "(m.sql:1.2) holds for one transaction" in e.gate.says for e in rest)
     (again,) = plan(stage.conn, "ALTER TABLE t ADD CHECK (a > 0)")
     assert again.form == "alter-table"
 

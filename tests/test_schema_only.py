@@ -414,7 +414,7 @@ def test_a_form_that_ends_elsewhere_is_found_and_refused(project: Project, monke
         "Hint: Switch the safe form off for the statement (safe_forms_off), and report this."
     )
     assert (now(target).fingerprint, branches()) == (before, [])
-    assert safely(target, {"0002_b.sql:1": "it smuggles"}).changes[1].statements[0].form == ""
+    assert safely(target, {"0002_b:1": "it smuggles"}).changes[1].statements[0].form == ""
 
 
 def test_a_declared_difference_does_not_hide_another_one(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,7 +442,7 @@ def test_a_statement_that_only_the_safe_plan_fails_on_is_found(project: Project)
     assert error.state == "Nothing changed in the target: it failed in a rehearsal."
     assert "safe_forms_off" in error.hint
     assert (now(target).fingerprint, branches()) == (before, [])
-    execute(target, planned(target, safely(target, {"0001_a.sql:2": "the file needs one transaction"})))
+    execute(target, planned(target, safely(target, {"0001_a:2": "the file needs one transaction"})))
     assert rows(target, "SELECT count(*) FROM u") == [(51,)]
 
 

@@ -106,7 +106,7 @@ def test_a_fingerprint_cannot_be_guessed_where_there_is_a_secret(
     "text",
     [
         "0004_reset_token: its way back was not computed",
-        "gate 0001_add_password.sql:3: it rewrites public.user_tokens",
+        "gate 0001_add_password:3: it rewrites public.user_tokens",
         "user_tokens:12 and 0002_token:4.2",
         "public.user_tokens: reads and writes wait",
         "password authentication failed for user bob",

@@ -38,6 +38,6 @@ def test_what_only_a_newer_server_knows_is_told_with_its_place(server: Server, s
         with pytest.raises(WrongInput) as caught:
             refuse_unknown(conn, parse(f"SELECT 1;\n{statement}", "0001_a.sql"))
     assert str(caught.value).startswith(
-        f"0001_a.sql, line 2: PostgreSQL {server.version} does not know this statement\nDetail: syntax error"
+        f"0001_a.sql:2: PostgreSQL {server.version} does not know this statement\nDetail: syntax error"
     )
     return None

@@ -112,7 +112,9 @@ def show(run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, 
 @app.command()
 def accept(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its end.")],
-    gate: Annotated[list[str] | None, typer.Argument(help="Gates by file:line; without any, all open ones.")] = None,
+    gate: Annotated[
+        list[str] | None, typer.Argument(help="Gates by migration:line; without any, all open ones.")
+    ] = None,
 ) -> None:
     """Accept gates of a run's plan: statements without a safe form, which migrate refuses until they are accepted."""
     from pgrunbook.session import acceptance

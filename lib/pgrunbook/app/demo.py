@@ -26,7 +26,7 @@ TARGET = "demo"
 HISTORY = 2  # the migrations that the demo database starts with; the rest is pending
 RESTORED = "demo-restored"
 # The gates that the demo's operator accepts: the guide's own breaking migration, which has no safe form.
-ACCEPTED = "0004_widen_memory_rename_ip.sql:1,0004_widen_memory_rename_ip.sql:2"
+ACCEPTED = "0004_widen_memory_rename_ip:1,0004_widen_memory_rename_ip:2"
 
 
 def set_up(rows: int, target_name: str = TARGET) -> Run:

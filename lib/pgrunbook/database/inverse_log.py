@@ -14,6 +14,7 @@ from psycopg.rows import class_row
 
 from pgrunbook.database import own_schema, queries
 from pgrunbook.database.connection import Connection
+from pgrunbook.sql.places import Place
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class RecordedInverse:
     back: dict[str, Any] | None
     schema_before: str | None
     taken_back_by: str
+    nth: int
+
+    @property
+    def place(self) -> Place:
+        """The place of the statement in its migration; ``nth`` tells it from others on its line."""
+        return Place(self.migration, self.line, self.nth)
 
 
 def write(conn: Connection, key: Mapping[str, object], ways: Sequence[Mapping[str, object]]) -> None:

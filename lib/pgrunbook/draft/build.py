@@ -15,6 +15,7 @@ from pgrunbook.plan.plan import Base, Change, Step, WayBack, WrittenStatement
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.sql import classify, statements
 from pgrunbook.sql.classify import Policy
+from pgrunbook.sql.places import Place, numbered
 from pgrunbook.sql.secrets import fingerprint
 from pgrunbook.sql.statements import Statement
 
@@ -25,9 +26,7 @@ LONG_TIMEOUT_MS = 3_600_000
 
 def up(target: Target, migrations: Sequence[Migration]) -> tuple[Change, ...]:
     """Return the changes that apply migrations as written, in order."""
-    return tuple(
-        as_written(m.name, m.fingerprint, way_back(m), statements.parse(m.sql, m.path.name), target) for m in migrations
-    )
+    return tuple(as_written(m.name, m.fingerprint, way_back(m), m.statements(), target) for m in migrations)
 
 
 def way_back(migration: Migration) -> Literal["down script", "computed"]:
@@ -52,11 +51,12 @@ def expanded(
         for number, expansion in enumerate(expansions, 1)
         for step in expansion.steps
     ]
+    places = numbered(migration, [expansion.statement.line for expansion in expansions])
     return Change(
         migration=migration,
         file_sha256=file_sha256,
         way_back=back,
-        statements=tuple(_written(expansion, number) for number, expansion in enumerate(expansions, 1)),
+        statements=tuple(_written(*one, number) for number, one in enumerate(zip(expansions, places, strict=True), 1)),
         steps=tuple(step.model_copy(update={"number": number}) for number, step in enumerate(found, 1)),
     )
 
@@ -73,12 +73,12 @@ def base(who: Identity, schema: Snapshot, history: History) -> Base:
     )
 
 
-def _written(expansion: Expansion, number: int) -> WrittenStatement:
+def _written(expansion: Expansion, place: Place, number: int) -> WrittenStatement:
     s = expansion.statement
     return WrittenStatement(
-        number=number, sql=s.sql, sha256=s.sha256, file=s.file, line=s.line, kind=s.kind, type=s.type,
-        form=expansion.form, explains=expansion.explains, cleanup=expansion.cleanup, differs=expansion.differs,
-        gate=expansion.gate, off=expansion.off,
+        number=number, sql=s.sql, sha256=s.sha256, key=str(place), file=s.file, line=s.line, kind=s.kind,
+        type=s.type, form=expansion.form, explains=expansion.explains, cleanup=expansion.cleanup,
+        differs=expansion.differs, gate=expansion.gate, off=expansion.off,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from pgrunbook.plan.way_back import Back
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy, Type
+from pgrunbook.sql.places import Place
 from pgrunbook.sql.statements import Statement
 from pgrunbook.undo_data import Site
 
@@ -96,7 +97,7 @@ def recorded(ways: Iterable[RecordedInverse]) -> list[DownStatement]:
     for way in ways:
         if way.back is None or way.back["because"]:
             reason = way.back["because"] if way.back else "its way back was not computed"
-            raise NoWayError(f"{way.file}:{way.line}: {reason}")
+            raise NoWayError(f"{way.place}: {reason}")
         back = Back.model_validate(way.back)
         found.append(DownStatement(way.statement, way.file, way.line, way.sql, back, tuple(way.steps)))
     return found[::-1]
@@ -132,7 +133,7 @@ def scripted(conn: Connection, target: Target, migration: Migration, *, rows_con
     """Plan a hand-written down script. Raises as :func:`computed`, and WrongInput for what cannot be parsed."""
     file = migration.down_path.name if migration.down_path else migration.name
     with _writing(conn, target, migration.name, migration.fingerprint, rows_conn) as writer:
-        for statement in statements.parse(migration.down_sql or "", file):
+        for statement in statements.parse(migration.down_sql or "", file, migration.name):
             writer.write(statement)
     return writer.planned("history row", ())
 
@@ -178,7 +179,8 @@ class _Writer:
                 if settled:
                     self.also(_pseudo(file, one.line, "DELETE", settled[0].sql), settled)
             for statement in statements.parse(step.sql, file):
-                self.write(replace(statement, line=one.line, policy=step.policy))
+                there = Place(self.name, one.line)
+                self.write(replace(statement, line=one.line, policy=step.policy, place=there))
             for place in step.fills:
                 keep = back.keeps[place]
                 found = undo_data.revert_column(
@@ -232,4 +234,4 @@ class _Writer:
 
 def _pseudo(file: str, line: int, kind: str, sql: str, objects: tuple[str, ...] = ()) -> Statement:
     """Return the statement under which the plan lists steps of our own."""
-    return Statement(sql, file, line, kind, Type.DATA, Policy.TOGETHER, objects)
+    return Statement(sql, file, line, kind, Type.DATA, Policy.TOGETHER, objects, Place(file, line))

@@ -22,7 +22,7 @@ def unproven(
 ) -> tuple[Change, ...]:
     """Return the changes for migrations, judged on the database as it is now, without a branch to test them on.
 
-    ``off`` maps a statement's file and line to the reason why its safe form is switched off.
+    ``off`` maps a statement's place to the reason why its safe form is switched off.
 
     Raises WrongInput for SQL that cannot be parsed, or cannot be printed faithfully.
     Locks: AccessShareLock on tables whose size decides.
@@ -30,7 +30,7 @@ def unproven(
     planner = Expander(conn, off=off, batch_rows=target.batch_rows)
     found = []
     for migration in migrations:
-        for statement in statements.parse(migration.sql, migration.path.name):
+        for statement in migration.statements():
             planner.expand(statement)
         found.append(change(target, migration, planner.end_file()))
     return with_locks(found, conn)

@@ -19,6 +19,7 @@ from pgrunbook.plan.step import Expansion, Keep
 from pgrunbook.plan.way_back import Back, Undo, of_undo
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql.classify import Policy, Type
+from pgrunbook.sql.places import Place
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import subcommand, tree
 from pgrunbook.undo_data import Site
@@ -100,7 +101,14 @@ class Drafter:
                 comment = f"-- {steps[0].says}"
                 line = migration.sql.count("\n") + 1
                 again = Statement(
-                    comment, migration.path.name, line, REFILL, Type.DATA, Policy.TOGETHER, (str(kept.table),)
+                    comment,
+                    migration.path.name,
+                    line,
+                    REFILL,
+                    Type.DATA,
+                    Policy.TOGETHER,
+                    (str(kept.table),),
+                    Place(migration.name, line),
                 )
                 yield Expansion(again, REFILL.lower(), steps[0].says, steps)
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pgrunbook.errors import WrongInput
-from pgrunbook.history.files import is_down, read_migration, read_text, sql_files
+from pgrunbook.history.files import IN_FOLDER, is_down, read_migration, read_text, sql_files
 from pgrunbook.history.state import Migration
 
 JOURNAL = Path("meta") / "_journal.json"
@@ -23,7 +23,7 @@ def has_journal(folder: Path) -> bool:
 
 def is_migration(path: Path) -> bool:
     """Tell whether the path is one migration of Drizzle 1.0's layout."""
-    return (path / "migration.sql").is_file()
+    return (path / IN_FOLDER).is_file()
 
 
 def read_folder(folder: Path) -> list[Migration]:
@@ -53,9 +53,7 @@ def read_folder(folder: Path) -> list[Migration]:
 def _read_directories(directories: list[Path]) -> list[Migration]:
     ordered = sorted(directories, key=lambda path: name_order(path.name))
     return [
-        read_migration(
-            p / "migration.sql", p / "down.sql", root=p.parent, name=p.name, ordinal=n, when_ms=_folder_ms(p)
-        )
+        read_migration(p / IN_FOLDER, p / "down.sql", root=p.parent, name=p.name, ordinal=n, when_ms=_folder_ms(p))
         for n, p in enumerate(ordered)
     ]
 

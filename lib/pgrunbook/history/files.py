@@ -18,6 +18,8 @@ from pgrunbook.record import door
 
 MOST_BYTES = 64_000_000
 _ONLY_FILES = "A migrations folder holds files, and links to files in it. Put the file itself there, or remove it."
+# The file of a migration that has a folder of its own, as those of Drizzle 1.0 do.
+IN_FOLDER = "migration.sql"
 NUMBERED = re.compile(r"(?P<number>\d+)_.+\.sql", re.ASCII | re.IGNORECASE)
 
 
@@ -65,6 +67,12 @@ def sql_files(folder: Path) -> list[Path]:
 def is_down(path: Path) -> bool:
     """Tell whether the file undoes a migration beside it."""
     return path.name.lower().endswith(".down.sql")
+
+
+def migration_name(path: Path) -> str:
+    """Return the name of a file's migration, as the history of its tool has it."""
+    path = path.absolute()
+    return path.parent.name if path.name == IN_FOLDER else path.stem
 
 
 def read_migration(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from psycopg import sql
 
-from pgrunbook.sql import secrets
+from pgrunbook.sql import secrets, statements
+from pgrunbook.sql.statements import Statement
 
 Command = tuple[sql.Composed, tuple[object, ...]]
 
@@ -52,6 +53,10 @@ class Migration:
         """What our own records know the file by: its hash, or where it holds a secret an HMAC of that."""
         texts = (self.sql, self.down_sql or "") if self.down_path == self.path else (self.sql,)
         return secrets.keyed(self.hash) if any(map(secrets.spans, texts)) else self.hash
+
+    def statements(self) -> list[Statement]:
+        """Return its statements, each at its place. Raises WrongInput for what cannot be parsed."""
+        return statements.parse(self.sql, self.path.name, self.name)
 
 
 @dataclass(frozen=True)

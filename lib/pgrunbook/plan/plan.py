@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan.step import Batches, Gate, Keep
 from pgrunbook.plan.way_back import Back, Frozen, Proof, irreversible
-from pgrunbook.sql import outside
+from pgrunbook.sql import outside, places
 from pgrunbook.sql.classify import Policy, Type
+from pgrunbook.sql.places import NamedPlace
 from pgrunbook.sql.secrets import fingerprint, key_of
 
 Direction = Literal["up", "down"]
@@ -90,11 +91,15 @@ class Step(Frozen):
 
 
 class WrittenStatement(Frozen):
-    """A statement as it stands in the file, what is executed in its place (:class:`Expansion`), and its way back."""
+    """A statement as it stands in the file, what is executed in its place (:class:`Expansion`), and its way back.
+
+    ``key`` is what an operator names it by: its place, ``MIGRATION:LINE``.
+    """
 
     number: int
     sql: str
     sha256: str
+    key: str
     file: str
     line: int
     kind: str
@@ -113,9 +118,9 @@ class WrittenStatement(Frozen):
         return self.gate is None or self.gate.is_rehearsed
 
     @property
-    def key(self) -> str:
-        """What an operator names it by: file and line."""
-        return f"{self.file}:{self.line}"
+    def named(self) -> NamedPlace:
+        """What an operator may name it by."""
+        return NamedPlace(self.key, self.file, places.parsed(self.key))
 
 
 class HiddenText(Frozen):
@@ -181,7 +186,7 @@ class Change(Frozen):
         return self if steps == self.steps else self.model_copy(update={"steps": steps})
 
     def schema_unknown_by(self) -> list[str]:
-        """Return the statements that no branch executes and that may change the schema, by file and line."""
+        """Return the statements that no branch executes and that may change the schema, by place."""
         left_out = (written for written in self.statements if not written.is_rehearsed)
         return [written.key for written in left_out if written.kind not in _LEAVES_SCHEMA]
 
@@ -215,7 +220,7 @@ class Plan(Frozen):
     ``unproven`` says why no rehearsal on a branch has proved the plan, "" where one has.
     """
 
-    format: Literal[4] = 4
+    format: Literal[5] = 5
     direction: Direction
     target: str
     base: Base
@@ -241,6 +246,11 @@ class Plan(Frozen):
         if self.unproven and self.changes:
             found.insert(0, OpenGate(REHEARSAL, "", Gate("not-proven", self.unproven, "troubleshoot", UNPROVEN_HOW)))
         return found
+
+    def named(self) -> list[NamedPlace]:
+        """Return everything that an operator may name: each statement by its place, and the gates that have none."""
+        there = [written.named for change in self.changes for written in change.statements]
+        return [*there, *(NamedPlace(gate.key) for gate in self.gates())]
 
     @property
     def digest(self) -> str:

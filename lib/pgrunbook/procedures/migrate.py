@@ -13,7 +13,7 @@ from pgrunbook.draft import plan_sql, release
 from pgrunbook.draft.build import base
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.execute.results import StepResult, StepState
-from pgrunbook.history import History
+from pgrunbook.history import History, places
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.hidden import check_key, hidden
@@ -51,7 +51,7 @@ def is_it_still_so(here: Session) -> Card:
     plan = plans.read(path) if path.is_file() else _plan_now(here, history, now)
     prepared = plan.rehearsed != UNPREPARED
     here.facts.update(history=history, plan=plan, version_before=history.version())
-    _check_approval(here, plan)
+    _check_approval(here, plan, history)
     resumed = _check_base(here, plan, history, now)
     _check_readiness(here)
     origin = "frozen by prepare in this run" if prepared else "made by migrate: nothing was rehearsed or promised"
@@ -141,10 +141,11 @@ def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
             detail="prepare checks what a plan loses, and only there you can allow a loss (allow_loss).",
             hint=f"pgrunbook run release --target {here.target.name}",
         )
+    off = places.reasons(history, here.parameters.safe_forms_off)
     plan = Plan(
         direction="up", target=here.target.name, base=base(here.identity, now, history),
         attempts=here.target.attempts, rehearsed=UNPREPARED, unproven=UNPREPARED,
-        changes=release.unproven(here.target, here.conn, pending, here.parameters.safe_forms_off),
+        changes=release.unproven(here.target, here.conn, pending, off),
     )  # fmt: skip
     plan = hidden(plan)
     here.run.keep("schema-before.json", now.to_json(), is_masked=True)
@@ -155,7 +156,7 @@ def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
     return plan
 
 
-def _check_approval(here: Session, plan: Plan) -> None:
+def _check_approval(here: Session, plan: Plan, history: History) -> None:
     """Check that the plan is the approved one, where one was named, and that each of its gates is accepted."""
     frozen = [e["digest"] for e in journal.read(here.run.journal.path) if e["event"] == "plan-frozen"]
     if frozen and plan.digest != frozen[-1]:
@@ -170,7 +171,7 @@ def _check_approval(here: Session, plan: Plan) -> None:
             detail=f"Approved was {here.parameters.approved}; the plan of this run has digest {plan.digest}.",
             hint="Have this plan approved: the step freeze-the-plan of prepare shows it.",
         )
-    left = acceptance.left(here.run, plan, here.parameters.accept)
+    left = acceptance.left(here.run, plan, places.resolved(history, here.parameters.accept))
     here.journal("gates", open=[gate.key for gate in left], approved=here.parameters.approved)
     if left:
         raise Refused(

@@ -18,9 +18,9 @@ from pgrunbook.display.lock_chart import Lanes
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.draft import disk_space, plan_sql, release
 from pgrunbook.draft.build import base
-from pgrunbook.errors import Refused, WrongInput
+from pgrunbook.errors import Refused
 from pgrunbook.execute import failures
-from pgrunbook.history import History, Migration, State
+from pgrunbook.history import Migration, State, places
 from pgrunbook.history.drizzle_kit import generate_migrations
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
@@ -38,7 +38,6 @@ from pgrunbook.session import acceptance
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Prepare
 from pgrunbook.session.session import Session
-from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Type
 from pgrunbook.sql.statements import Statement
 from pgrunbook.undo_data import plan_sizes
@@ -177,14 +176,13 @@ def make_it_safe(here: Session) -> Table:
     now = snapshot(here.conn, leave_out=leave_out(history))
     here.facts["schema"] = now
     here.run.keep("schema-before.json", now.to_json(), is_masked=True)
-    _check_places(here, history)
+    off = places.reasons(history, given.safe_forms_off)
+    places.resolved(history, given.accept)
     if not given.rehearse or not pending:
-        here.facts["changes"] = release.unproven(here.target, here.conn, pending, given.safe_forms_off)
+        here.facts["changes"] = release.unproven(here.target, here.conn, pending, off)
         here.facts["rehearsed"] = "not rehearsed: rehearse = False" if pending else "nothing is pending"
         return plan_views.statements(here.facts["changes"], title="Not proven: rehearse = False." if pending else "")
-    done = schema_only.rehearse(
-        here.target, history, pending, now, here.conn, off=given.safe_forms_off, keep=given.keep
-    )
+    done = schema_only.rehearse(here.target, history, pending, now, here.conn, off=off, keep=given.keep)
     _check_room(here, done.changes)
     here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
     here.run.keep("schema-promised.json", done.end.to_json(), is_masked=True)
@@ -283,7 +281,8 @@ def freeze_the_plan(here: Session) -> Card:
     here.run.keep("plan.json", plan.text(), is_masked=True)
     here.run.keep("plan.sql", plan_sql.text(plan))
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()), gates=[g.key for g in plan.gates()])
-    acceptance.note(here.run, plan, [*here.parameters.accept, *([] if here.parameters.rehearse else [plans.REHEARSAL])])
+    accepted = places.resolved(history, here.parameters.accept)
+    acceptance.note(here.run, plan, [*accepted, *([] if here.parameters.rehearse else [plans.REHEARSAL])])
     here.facts["gates"] = [gate.key for gate in acceptance.left(here.run, plan)]
     return plan_views.plan(plan, here.target, here.facts["gates"])
 
@@ -304,23 +303,6 @@ def verdict(here: Session) -> Banner:
     return here.verdict(state, facts, then=then if plan.changes else "nothing: no migration is pending")
 
 
-def _check_places(here: Session, history: History) -> None:
-    """Check that every statement that a parameter names is in the folder. Raises WrongInput."""
-    migrations = [entry.migration for entry in history.entries if entry.migration is not None]
-    accepted = [key for key in here.parameters.accept if not key.startswith(plans.WAY_BACK)]
-    named = {*accepted, *here.parameters.safe_forms_off}
-    files = {m.path.name: m for m in migrations if any(place.startswith(f"{m.path.name}:") for place in named)}
-    there = {statements.key(s) for name, m in files.items() for s in statements.parse(m.sql, name)}
-    unknown = {*here.parameters.accept} - {*accepted} - {f"{plans.WAY_BACK}{m.name}" for m in migrations}
-    wrong = sorted((named - there) | unknown)
-    if wrong:
-        raise WrongInput(
-            f"no statement begins at {', '.join(wrong)}",
-            detail=f"Statements are named by file and line: {', '.join(sorted(there)) or 'there is no such file'}.",
-            hint="Correct the parameter accept or safe_forms_off; the step make-it-safe shows every statement.",
-        )
-
-
 def _check_room(here: Session, changes: Sequence[Change]) -> None:
     """Check that the disk has room for what is built, where we can read its size. Raises Refused."""
     found = disk_space.needs(here.conn, changes)
@@ -331,7 +313,7 @@ def _check_room(here: Session, changes: Sequence[Change]) -> None:
 
 def _judged(here: Session, pending: list[Migration]) -> tuple[dict[str, list[Judged]], list[Refusal]]:
     """Review the pending statements on this very database, each migration as a transaction of its own."""
-    parsed = [s for migration in pending for s in statements.parse(migration.sql, migration.path.name)]
+    parsed = [s for migration in pending for s in migration.statements()]
     server_parser.refuse_unknown(here.conn, parsed)
     read = script([(migration.name, migration.sql) for migration in pending])
     timeouts = Timeouts(here.target.lock_timeout_ms, here.target.statement_timeout_ms)

@@ -88,7 +88,7 @@ def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> 
     chosen = [way for way in left if not only or way.statement in only]
     missing = sorted(set(only) - {way.statement for way in left})
     if missing:
-        there = ", ".join(f"{way.statement} ({way.file}:{way.line})" for way in left)
+        there = ", ".join(f"{way.statement} ({way.place})" for way in left)
         return RollbackItem(
             migration, because=f"it has no statement {missing[0]} to take back; there are {there or 'none'}"
         )

@@ -42,7 +42,6 @@ from pgrunbook.plan.way_back import Proof
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import copy_records
 from pgrunbook.rehearse.branch_run import _limit, branch_hint, execute, journal, why
-from pgrunbook.sql import statements
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,14 @@ def rehearse(
 ) -> Rehearsal:
     """Choose the safe form of each statement, prove that all end in the same schema, and prove each way back.
 
-    ``conn`` leads to the target, whose row counts say what is large; ``off`` maps a statement's file and line to the
-    reason for which its safe form is switched off. Without ``keep``, statements that destroy have no way back.
+    ``conn`` leads to the target, whose row counts say what is large; ``off`` maps a statement's place to the reason for
+    which its safe form is switched off. Without ``keep``, statements that destroy have no way back.
 
     Raises StatementFailed for a statement that the server refuses even without rows, Refused when the safe plan
     ends in another schema, Unreachable when no empty branch can be made.
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
-    parsed = {m.name: statements.parse(m.sql, m.path.name) for m in migrations}
+    parsed = {m.name: m.statements() for m in migrations}
     ours = bool(undo_data.to_reapply(conn, list(parsed)))
     drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep)
     with copy_schema(target, ours=ours) as schema:
@@ -235,7 +234,7 @@ def _apply(conn: Connection, change: Change, hook: _Hook = lambda *_: True) -> N
                 if hook(conn, change, step):
                     _run(conn, change, step, left_out)
                 else:
-                    left_out.append(f"{step.file}:{step.line}")
+                    left_out.append(change.statements[step.statement - 1].key)
     hook(conn, change, None)
     if conn.info.transaction_status == TransactionStatus.IDLE:
         connection.reset(conn)

@@ -13,9 +13,11 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.catalog import UNKNOWN, Catalog
 from pgrunbook.database.connection import connect
+from pgrunbook.display.prose import counted
 from pgrunbook.effects.result import Effects
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import dbmate_sections
+from pgrunbook.history.files import migration_name
 from pgrunbook.record import door
 from pgrunbook.review import hazards, squawk
 from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, design
@@ -23,6 +25,7 @@ from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
 from pgrunbook.review.sarif import sarif
 from pgrunbook.review.statement_scenes import Script, TransactionMark, script, stage
 from pgrunbook.sql.classify import Type
+from pgrunbook.sql.places import Place
 
 Form = Literal["text", "json", "sarif"]
 FailOn = Literal["error", "warning", "never"]
@@ -37,17 +40,18 @@ class Finding:
     """A statement with its effects and hazards; ``hazards`` is () for one that is safe here."""
 
     file: str
-    line: int
+    place: Place
     statement: str
     type: Type
     effects: Effects
     hazards: tuple[Hazard, ...]
 
     def to_json(self) -> dict[str, object]:
-        """Return the documented form: file, line, statement, type, locks and hazards."""
+        """Return the documented form: place, file, line, statement, type, locks and hazards."""
         return {
+            "place": str(self.place),
             "file": self.file,
-            "line": self.line,
+            "line": self.place.line,
             "statement": self.statement,
             "type": str(self.type),
             "locks": [{"object": lock.object, "mode": lock.mode} for lock in self.effects.locks],
@@ -80,7 +84,7 @@ def review(
     found = [
         Finding(
             scene.statement.file,
-            scene.statement.line,
+            scene.statement.place,
             scene.statement.sql,
             scene.statement.type,
             scene.effects,
@@ -90,12 +94,12 @@ def review(
     ]
     marks = [_refused(mark) for mark in read.marks]
     order = {name: number for number, (name, _) in enumerate(read.texts)}
-    return sorted([*marks, *found], key=lambda finding: (order[finding.file], finding.line))
+    return sorted([*marks, *found], key=lambda finding: (order[finding.file], finding.place.line, finding.place.nth))
 
 
 def with_refusals(findings: Iterable[Finding], found: Sequence[Refusal], target: str) -> list[Finding]:
     """Return the findings, with the refusals of safe-migrations mode as the first hazards of each."""
-    more: dict[tuple[str, int, str], list[Hazard]] = {}
+    more: dict[tuple[str, Place], list[Hazard]] = {}
     for one in found:
         hazard = Hazard(
             REFUSED,
@@ -104,10 +108,10 @@ def with_refusals(findings: Iterable[Finding], found: Sequence[Refusal], target:
             f"{one.object}: {one.reason}.",
             f"-- keep the object, or accept its loss with parameter {PARAMETER}: {way_through([one.object], target)}",
             one.file,
-            one.line,
+            one.place.line,
         )
-        more.setdefault((one.file, one.line, one.sql), []).append(hazard)
-    return [replace(f, hazards=(*more.get((f.file, f.line, f.statement), ()), *f.hazards)) for f in findings]
+        more.setdefault((one.file, one.place), []).append(hazard)
+    return [replace(f, hazards=(*more.get((f.file, f.place), ()), *f.hazards)) for f in findings]
 
 
 def fails(findings: Iterable[Finding], fail_on: FailOn) -> bool:
@@ -125,7 +129,8 @@ def run(files: list[Path], *, target: str | None, fail_on: FailOn, form: Form) -
 
     Raises WrongInput when a file or the target cannot be read, Unreachable when the database cannot.
     """
-    read = script([(str(path), _text(path)) for path in files])
+    names = {str(path): migration_name(path) for path in files}
+    read = script([(str(path), _text(path)) for path in files], names)
     findings = review(read) if target is None else _on(targets.load(target), read)
     return _formed(findings, form), int(fails(findings, fail_on))
 
@@ -145,7 +150,7 @@ def _formed(findings: Sequence[Finding], form: Form) -> str:
         return json.dumps([finding.to_json() for finding in findings], indent=2, ensure_ascii=False)
     notice = squawk.missing()
     if form == "sarif":
-        found = [(finding.statement, hazard) for finding in findings for hazard in finding.hazards]
+        found = [(finding.statement, finding.place, hazard) for finding in findings for hazard in finding.hazards]
         return json.dumps(sarif(found, notice), indent=2, ensure_ascii=False)
     return as_text(findings, notice)
 
@@ -154,15 +159,17 @@ def as_text(findings: Sequence[Finding], notice: str | None = None) -> str:
     """Return a block for each statement with a hazard, and a last line that counts them."""
     blocks = ["\n".join(_block(finding)) for finding in findings if finding.hazards]
     counts = [sum(h.severity is s for f in findings for h in f.hazards) for s in Severity]
-    total = ", ".join(f"{n} {s}{'' if n == 1 else 's'}" for n, s in zip(counts, Severity, strict=True) if n)
-    number = f"{len(findings)} statement{'' if len(findings) == 1 else 's'}"
+    total = ", ".join(counted(n, s) for n, s in zip(counts, Severity, strict=True) if n)
+    number = counted(len(findings), "statement")
     return "\n\n".join([*blocks, f"{number}: {total or 'no hazards'}", *([f"Note: {notice}"] if notice else [])])
 
 
 def _block(finding: Finding) -> list[str]:
     statement = " ".join(finding.statement.split())
     shown = statement if len(statement) <= LONGEST_SHOWN else statement[: LONGEST_SHOWN - 3] + "..."
-    lines = [f"{finding.file}:{finding.line}: {shown}"]
+    lines = [f"{finding.place}: {shown}"]
+    if finding.file != finding.place.migration:
+        lines.append(f"  at {finding.file}:{finding.place.line}")
     locks = ", ".join(f"{lock.object} {lock.mode}" for lock in finding.effects.locks)
     lines += [f"  locks: {locks}"] if locks else []
     for hazard in finding.hazards:
@@ -180,9 +187,9 @@ def _refused(mark: TransactionMark) -> Finding:
         f"prepare refuses it: {mark.refusal.message}. {mark.refusal.detail}",
         "-- take it out; what has to be committed before goes into a migration of its own",
         mark.file,
-        mark.line,
+        mark.place.line,
     )
-    return Finding(mark.file, mark.line, mark.sql, Type.COMPATIBLE, Effects(), (hazard,))
+    return Finding(mark.file, mark.place, mark.sql, Type.COMPATIBLE, Effects(), (hazard,))
 
 
 def _from_squawk(read: Script, catalog: Catalog, transactions: Transactions) -> dict[int, list[Hazard]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Collection, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pglast import ast
@@ -15,6 +15,7 @@ from pgrunbook.effects.catalog_after import after, moves
 from pgrunbook.effects.drop import emptied
 from pgrunbook.errors import Refused
 from pgrunbook.review.column_usage import uses_of
+from pgrunbook.sql.places import Place
 from pgrunbook.sql.settings import all_settings
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import CASCADE, Name, dotted, object_kind, quoted, relation, subcommand, tree
@@ -33,8 +34,7 @@ class Refusal:
     object: str
     reason: str
     file: str
-    line: int
-    sql: str = field(default="", repr=False)
+    place: Place
 
 
 def refusals(statements: Sequence[Statement], catalog: Catalog, allowed: Collection[str]) -> list[Refusal]:
@@ -55,11 +55,11 @@ def refusals(statements: Sequence[Statement], catalog: Catalog, allowed: Collect
         file, moved = statement.file, (moved and statement.file == file) or moves
         for name in (name for part in (node, *inner) for name in _bare(part)) if moved else ():
             if not _is_allowed(name, allowed):
-                found.append(Refusal(name, CANNOT_TELL, statement.file, statement.line, statement.sql))
+                found.append(Refusal(name, CANNOT_TELL, statement.file, statement.place))
         for part in (node, *inner):
             for name, reason in _reasons(part, catalog, made):
                 if not _is_allowed(name, allowed):
-                    found.append(Refusal(name, reason, statement.file, statement.line, statement.sql))
+                    found.append(Refusal(name, reason, statement.file, statement.place))
             made = _made(part, catalog, made)
             catalog = after(catalog, part)
     return list(dict.fromkeys(found))
@@ -67,11 +67,11 @@ def refusals(statements: Sequence[Statement], catalog: Catalog, allowed: Collect
 
 def refused(found: Sequence[Refusal], target: str, allowed: Collection[str] = ()) -> Refused:
     """Return the error for these refusals; its hint adds them to what is allowed already."""
-    number = len({(one.file, one.line, one.sql) for one in found})
+    number = len({(one.file, one.place) for one in found})
     lose = f"{number} statements lose" if number > 1 else "1 statement loses"
     return Refused(
         f"refused in safe-migrations mode: {lose} something that is in use",
-        detail="; ".join(f"{one.file}:{one.line}: {one.object}: {one.reason}" for one in found),
+        detail="; ".join(f"{one.place}: {one.object}: {one.reason}" for one in found),
         hint="Keep these objects, or name those that may be lost: "
         f"{way_through([*allowed, *(one.object for one in found)], target)}",
     )

@@ -13,15 +13,16 @@ from typing import Any
 from urllib.parse import quote
 
 from pgrunbook.review.hazards import Hazard
+from pgrunbook.sql.places import Place
 from pgrunbook.sql.secrets import masked
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def sarif(found: Sequence[tuple[str, Hazard]], notice: str | None = None) -> dict[str, Any]:
-    """Return one run with a result for each pair of statement and hazard; ``notice`` names a check that was not run."""
-    rules = {hazard.id: hazard.condition for _, hazard in found}
-    places = {name: number for number, name in enumerate(rules)}
+def sarif(found: Sequence[tuple[str, Place, Hazard]], notice: str | None = None) -> dict[str, Any]:
+    """Return one run with a result for each hazard of a statement; ``notice`` names a check that was not run."""
+    rules = {hazard.id: hazard.condition for *_, hazard in found}
+    ranks = {name: number for number, name in enumerate(rules)}
     invocation: dict[str, Any] = {"executionSuccessful": True}
     if notice:
         invocation["toolExecutionNotifications"] = [{"level": "note", "message": {"text": notice}}]
@@ -40,17 +41,17 @@ def sarif(found: Sequence[tuple[str, Hazard]], notice: str | None = None) -> dic
                     }
                 },
                 "invocations": [invocation],
-                "results": [_result(statement, hazard, places[hazard.id]) for statement, hazard in found],
+                "results": [_result(*one, ranks[one[-1].id]) for one in found],
             }
         ],
     }
 
 
-def _result(statement: str, hazard: Hazard, place: int) -> dict[str, Any]:
+def _result(statement: str, place: Place, hazard: Hazard, rank: int) -> dict[str, Any]:
     mark = hashlib.sha256(f"{hazard.id}\n{masked(statement)}".encode()).hexdigest()
     return {
         "ruleId": hazard.id,
-        "ruleIndex": place,
+        "ruleIndex": rank,
         "level": str(hazard.severity),
         "message": {"text": f"{hazard.effect}\n\nInstead:\n{hazard.way_out}"},
         "locations": [
@@ -58,7 +59,8 @@ def _result(statement: str, hazard: Hazard, place: int) -> dict[str, Any]:
                 "physicalLocation": {
                     "artifactLocation": {"uri": quote(PurePath(hazard.file).as_posix())},
                     "region": {"startLine": hazard.line},
-                }
+                },
+                "logicalLocations": [{"fullyQualifiedName": str(place)}],
             }
         ],
         "partialFingerprints": {"statement/v1": mark},

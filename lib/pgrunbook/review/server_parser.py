@@ -35,7 +35,7 @@ def refuse_unknown(conn: Connection, statements: Sequence[Statement]) -> None:
         except pg.SyntaxError as exc:
             version = f"{conn.info.server_version // 10_000}"
             raise WrongInput(
-                f"{statement.file}, line {statement.line}: PostgreSQL {version} does not know this statement",
+                f"{statement.place}: PostgreSQL {version} does not know this statement",
                 detail=f"{exc.diag.message_primary}; newer versions know it.",
                 hint="Write it for this version, or upgrade the server first.",
             ) from exc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from pgrunbook.effects.catalog_after import after
 from pgrunbook.effects.statements import effects
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards.rule import Scene, Timeouts, Transactions
+from pgrunbook.sql.places import Place, numbered
 from pgrunbook.sql.settings import ANY, SEARCH_PATH, Setting, path_names, settings
 from pgrunbook.sql.statements import BYTE_ORDER_MARK, Statement, line_of, parse, refusal
 from pgrunbook.sql.tree import text, tree
@@ -45,7 +46,7 @@ class TransactionMark:
     """A statement that opens or ends a transaction, and the refusal that prepare meets it with."""
 
     file: str
-    line: int
+    place: Place
     sql: str
     refusal: WrongInput
 
@@ -64,8 +65,10 @@ class Script:
         return [placed.statement for placed in self.placed]
 
 
-def script(files: Sequence[tuple[str, str]]) -> Script:
+def script(files: Sequence[tuple[str, str]], migrations: Mapping[str, str] | None = None) -> Script:
     """Read pairs of name and SQL; a file may open transactions, which :func:`statements.parse` refuses.
+
+    ``migrations`` has the names of the files' migrations, where these differ from the names of the files.
 
     Raises WrongInput as that does for what does not parse.
     """
@@ -77,17 +80,20 @@ def script(files: Sequence[tuple[str, str]]) -> Script:
         text, marks = _without_transactions(sql.removeprefix(BYTE_ORDER_MARK))
         number += 1
         inside: int | None = None
-        found = iter(parse(text, name))
-        for node, line, written in marks:
-            if node is None:
-                placed.append(StatementContext(next(found), inside))
+        migration = (migrations or {}).get(name, name)
+        found = iter(parse(text, name, migration))
+        both = [(mark, next(found) if mark[0] is None else None) for mark in marks]
+        lines = [statement.line if statement else mark[1] for mark, statement in both]
+        for ((node, _, written), statement), place in zip(both, numbered(migration, lines), strict=True):
+            if statement is not None:
+                placed.append(StatementContext(replace(statement, place=place), inside))
                 continue
             if node.kind in _OPENS:
                 number, inside = number + 1, number + 1
             elif node.kind in _CLOSES:
                 inside = None
-            why = refusal(node, name, line)
-            refused += [TransactionMark(name, line, written, why)] if why is not None else []
+            why = refusal(node, name, place.line)
+            refused += [TransactionMark(name, place, written, why)] if why is not None else []
         texts.append((name, text))
     return Script(tuple(placed), tuple(refused), tuple(texts))
 
@@ -108,7 +114,7 @@ def _without_transactions(sql: str) -> tuple[str, list[tuple[Any, int, str]]]:
             marks.append((item.stmt, line_of(sql, first), sql[first:end].strip()))
             text = text[:first] + re.sub(r"[^\n]", " ", text[first:end]) + text[end:]
         else:
-            marks.append((None, line_of(sql, start), ""))
+            marks.append((None, 0, ""))
     return text, marks
 
 

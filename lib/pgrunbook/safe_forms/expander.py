@@ -27,7 +27,7 @@ from pgrunbook.safe_forms.refresh import Refresh
 from pgrunbook.safe_forms.update_delete import UpdateDelete
 from pgrunbook.sql.classify import Policy, kind
 from pgrunbook.sql.deparse import parsed
-from pgrunbook.sql.statements import Statement, key
+from pgrunbook.sql.statements import Statement
 
 BATCH_ROWS = 1_000
 APART = "Set it for the session (SET without LOCAL), or move this statement into a migration of its own."
@@ -85,12 +85,12 @@ class Expander:
         parts = self._parts(node)
         beyond = outside.find(self._facts, parsed(statement.sql))
         if beyond is not None:
-            off = self._off.get(key(statement), "")
+            off = self._off.get(str(statement.place), "")
             found = _as_written(statement, f"It {beyond.says}.", off=off, gate=beyond)
         elif self._names.unclear(node):
             found = _as_written(statement, "Which table it means cannot be told before.", gate=self._names.gate(node))
-        elif key(statement) in self._off:
-            reason = self._off[key(statement)]
+        elif str(statement.place) in self._off:
+            reason = self._off[str(statement.place)]
             gate = None if is_fresh else gates.find(case)
             found = _as_written(statement, f"Its safe form is switched off: {reason}", off=reason, gate=gate)
         elif is_fresh and not _is_nameless(node):
@@ -139,8 +139,8 @@ class Expander:
             self._bonds.pop(transaction_bond.CONSTRAINTS, None)
         for each in (node, *inner):
             for bond in transaction_bond.bonds(each, self._facts):
-                self._bonds.setdefault(bond, key(statement))
-        self._names.follow(node, inner, key(statement))
+                self._bonds.setdefault(bond, str(statement.place))
+        self._names.follow(node, inner, str(statement.place))
         if self._applied:
             self._memory = Memory()  # what an earlier statement did is there to be seen
         else:
@@ -207,7 +207,7 @@ def _apart(seen: Sequence[tuple[Expansion, str]]) -> list[Expansion]:
             place = apart.index(first)
             joined = replace(first.steps[0], sql=f"{first.steps[0].sql};\n{expansion.statement.sql}")
             apart[place] = replace(first, steps=(joined,))
-            says = f"Joined with {key(first.statement)}, to acquire the same table's lock only once."
+            says = f"Joined with {first.statement.place}, to acquire the same table's lock only once."
             apart.append(replace(expansion, explains=_also(expansion, says), steps=()))
             continue
         if table:

@@ -12,6 +12,7 @@ from pgrunbook.plan.plan import OpenGate, Plan
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
+from pgrunbook.sql import places
 
 ACCEPTED = "gates-accepted"
 
@@ -21,8 +22,9 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
 
     The run's journal records the gates and who accepted them. An acceptance counts for this very plan only.
 
-    Raises WrongInput for a run that does not exist or has no plan, or for a key that is no gate of it, Refused once
-    the run has begun to execute its plan: nobody can accept afterwards what has run.
+    Raises WrongInput for a run that does not exist or has no plan, or for a name that is no gate of it or fits two,
+    Refused for a gate that somebody else has accepted, and once the run has begun to execute its plan: nobody can
+    accept afterwards what has run.
     """
     made = runs.find(run_id)
     path = made.folder / "plan.json"
@@ -30,12 +32,13 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
         raise WrongInput(f"run {made.run_id} has no plan", hint="Run prepare first: it makes the plan.")
     plan = plans.read(path)
     gates = [gate.key for gate in plan.gates()]
-    unknown = sorted(set(keys) - set(gates))
+    named = list(dict.fromkeys(places.resolved(keys, plan.named())))
+    unknown = [key for key in named if key not in gates]
     if unknown:
         raise WrongInput(
             f"the plan of run {made.run_id} has no gate {', '.join(unknown)}",
             detail=f"Its gates: {', '.join(gates) or 'none'}.",
-            hint="Name a gate by file and line, as freeze-the-plan shows it.",
+            hint="Name a gate by its place, as freeze-the-plan shows it.",
         )
     events = journal.read(made.journal.path)
     if any(e["event"] == "migration-started" and e["direction"] == "up" for e in events):
@@ -46,9 +49,24 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
             hint=f"See what was accepted and done: pgrunbook show {made.run_id}",
         )
     before = accepted(plan, events)
-    chosen = list(keys) or [key for key in gates if key not in before]
-    note(made, plan, chosen)
+    _refuse_again(made, plan, [key for key in named if key in before], events)
+    chosen = named or [key for key in gates if key not in before]
+    note(made, plan, [key for key in chosen if key not in before])
     return chosen, [key for key in gates if key not in {*before, *chosen}]
+
+
+def _refuse_again(made: Run, plan: Plan, keys: Sequence[str], events: Sequence[Mapping[str, Any]]) -> None:
+    """Raise Refused for gates that somebody else has accepted: the record names one person for each."""
+    told = [e for e in events if e["event"] == ACCEPTED and e.get("digest") == plan.digest]
+    for key in keys:
+        first = next(e for e in told if key in e["gates"])
+        if first.get("by") != getpass.getuser():
+            raise Refused(
+                f"gate {key} of run {made.run_id} is accepted already",
+                detail=f"{first.get('by')} accepted it at {first.get('at')}, for this very plan.",
+                state="Nothing changed in the database or in the record.",
+                hint=f"Nothing is left to do for this gate: pgrunbook show {made.run_id}",
+            )
 
 
 def note(run: Run, plan: Plan, keys: Sequence[str]) -> None:

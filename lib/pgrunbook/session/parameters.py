@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pgrunbook.config.secret_patterns import SECRET_NAME, SECRET_VALUE
 from pgrunbook.errors import WrongInput
+from pgrunbook.sql import places
 
 LAST = "last-restore-point"
 
@@ -59,8 +60,8 @@ def _json(given: str, kind: type) -> object:
 
 
 def _place(given: str) -> str:
-    if not re.fullmatch(r"\S.*:[1-9][0-9]*|way-back:\S+", given):
-        raise PydanticCustomError("not_a_place", "A statement is named as file:line")
+    if places.parsed(given) is None and not re.fullmatch(r"way-back:\S.*", given):
+        raise PydanticCustomError("not_a_place", "A statement is named as migration:line, as 0004_x:2")
     return given
 
 

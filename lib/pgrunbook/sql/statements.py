@@ -13,13 +13,17 @@ from pglast.parser import ParseError, parse_sql, scan, split
 from pgrunbook.errors import WrongInput
 from pgrunbook.sql import classify, secrets
 from pgrunbook.sql.classify import Policy, Type
+from pgrunbook.sql.places import NamedPlace, Place, numbered
 
 BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement of a file: its exact text, where it stands, and what kind it is."""
+    """One statement of a file: its exact text, where it stands, and what kind it is.
+
+    ``place`` is what an operator names it by; where nobody tells the migration, the name of the file stands for it.
+    """
 
     sql: str
     file: str
@@ -28,6 +32,12 @@ class Statement:
     type: Type
     policy: Policy
     objects: tuple[str, ...]
+    place: Place
+
+    @property
+    def named(self) -> NamedPlace:
+        """What an operator may name it by."""
+        return NamedPlace(str(self.place), self.file, self.place)
 
     @property
     def sha256(self) -> str:
@@ -35,8 +45,8 @@ class Statement:
         return secrets.fingerprint(self.sql)
 
 
-def parse(sql: str, file: str) -> list[Statement]:
-    """Split a file into its statements and say what each is; [] for a file of comments.
+def parse(sql: str, file: str, migration: str = "") -> list[Statement]:
+    """Split a file of a migration into its statements and say what each is; [] for a file of comments.
 
     Raises WrongInput, with file and line, for what does not parse, for BEGIN and COMMIT, and for COPY FROM STDIN.
     """
@@ -59,7 +69,7 @@ def parse(sql: str, file: str) -> list[Statement]:
         refused = refusal(node, file, line_of(text, start))
         if refused is not None:
             raise refused
-    return _in_file(found, text, file)
+    return _in_file(found, text, file, migration or file)
 
 
 def refusal(node: Any, file: str, line: int) -> WrongInput | None:
@@ -93,7 +103,7 @@ def _bounds(lettered: str, part: slice) -> tuple[int, int]:
     return part.start + tokens[0].start, part.start + tokens[-1].end + 1
 
 
-def _in_file(found: Sequence[tuple[Any, int, int]], text: str, file: str) -> list[Statement]:
+def _in_file(found: Sequence[tuple[Any, int, int]], text: str, file: str, migration: str) -> list[Statement]:
     statements = []
     line, counted_to = 1, 0
     for node, start, end in found:
@@ -108,12 +118,14 @@ def _in_file(found: Sequence[tuple[Any, int, int]], text: str, file: str) -> lis
                 type=classify.type_of(node),
                 policy=Policy.ALONE if alone else Policy.TOGETHER,
                 objects=tuple(classify.objects(node)),
+                place=Place(migration, line),
             )
         )
     for number, (node, _, _) in enumerate(found):
         if isinstance(node, ast.AlterEnumStmt) and _label_is_needed(node, statements, number):
             statements[number] = replace(statements[number], policy=Policy.ALONE)
-    return statements
+    places = numbered(migration, [statement.line for statement in statements])
+    return [replace(statement, place=place) for statement, place in zip(statements, places, strict=True)]
 
 
 def _label_is_needed(node: Any, statements: Sequence[Statement], number: int) -> bool:
@@ -167,8 +179,3 @@ def _unreadable(text: str, file: str, exc: ParseError) -> WrongInput:
 def _index(exc: ParseError) -> int | None:
     """Where the parser stopped; None where it only says that the text ended too soon."""
     return exc.args[1] if len(exc.args) > 1 else None
-
-
-def key(statement: Statement) -> str:
-    """Return the name that an operator gives a statement: file and line."""
-    return f"{statement.file}:{statement.line}"

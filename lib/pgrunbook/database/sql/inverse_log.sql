@@ -35,7 +35,8 @@ WHERE migration = %(migration)s
 -- name: read
 -- a row is: the inverse of one statement of a migration
 SELECT b.migration, b.statement, b.run_id, b.file_sha256, b.file, b.line, b.sql, b.steps, b.undo AS cleanup, b.back,
-       b.schema_before, b.taken_back_by
+       b.schema_before, b.taken_back_by,
+       pg_catalog.row_number() OVER (PARTITION BY b.line ORDER BY b.statement) AS nth
 FROM pgrunbook.way_back AS b
 WHERE b.migration = %(migration)s
 ORDER BY b.statement

@@ -204,7 +204,7 @@ def _views_before(scene: Scene) -> Iterator[str]:
                 if isinstance(other.node, ast.ViewStmt | ast.CreateTableAsStmt):
                     query = text(other.node.query)
                     if table.name in query and cmd.name in query:
-                        yield f"a view in {other.statement.file}, line {other.statement.line} reads {cmd.name}"
+                        yield f"a view in {other.statement.place} reads {cmd.name}"
 
 
 @rule(

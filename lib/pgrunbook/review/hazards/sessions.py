@@ -93,9 +93,9 @@ def held(scene: Scene) -> Iterator[Note]:
     sure = "" if scene.commits_with(slow) else drizzle
     names = ", ".join(dict.fromkeys(lock.object for lock in locks))
     yield Note(
-        f"{who} of {names} wait until {slow.statement.file}, line {slow.statement.line} has run as well and the"
-        f" transaction has committed{sure}.",
-        f"-- run {scene.statement.file} and {slow.statement.file} in separate transactions, the slow one in batches",
+        f"{who} of {names} wait until {slow.statement.place} has run as well and the transaction has committed{sure}.",
+        f"-- run {scene.statement.place.migration} and {slow.statement.place.migration} in separate transactions,"
+        " the slow one in batches",
     )
 
 
@@ -132,7 +132,7 @@ def enum_value(scene: Scene) -> Iterator[Note]:
         if f"'{node.newVal}'" in other.statement.sql and scene.may_commit_with(other):
             sure = "" if scene.commits_with(other) else " if both run in one transaction"
             yield Note(
-                f"Line {other.statement.line} fails{sure}: the label cannot be used before the commit.",
+                f"{other.statement.place} fails{sure}: the label cannot be used before the commit.",
                 f"ALTER TYPE {dotted(node.typeName)} ADD VALUE '{node.newVal}';  -- in a migration before this one",
                 severity=Severity.ERROR if not sure else Severity.WARNING,
             )
