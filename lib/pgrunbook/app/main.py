@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import gc
 import sys
+from typing import NoReturn
 
 from pgrunbook.errors import RunbookError
+from pgrunbook.runner import stops
+
+CLICK_STOPPED = 130  # the exit code with which click ends a command at KeyboardInterrupt
 
 
 def main() -> None:
     """Run the command line; print an error of ours in its own form, without a traceback."""
     # Imported modules stay: garbage collections during the imports and at the very end would cost 0.3 s.
     gc.disable()
+    stops.listen()
     early = None
     try:
         if sys.argv[1:2] == ["run"] and not {"-h", "--help"} & set(sys.argv):
             from pgrunbook.runner.kernel import EarlyKernel
 
             early = EarlyKernel("pgrunbook.procedures.shared_steps")
-        from pgrunbook.app import cli
+        with stops.let_through():
+            from pgrunbook.app import cli
 
-        if early is not None:
-            cli.early_kernels.append(early)
-        gc.enable()
-        cli.app()
+            if early is not None:
+                cli.early_kernels.append(early)
+            gc.enable()
+            cli.app()
     except RunbookError as exc:
-        from pgrunbook.record import door
-
-        sys.stderr.write(f"{door.masked(str(exc))}\n")
-        sys.exit(exc.exit_code)
+        _say(exc)
+    except (KeyboardInterrupt, SystemExit) as exc:
+        error = stops.stopped()
+        if error is None or (isinstance(exc, SystemExit) and exc.code != CLICK_STOPPED):
+            raise
+        _say(error)
     finally:
         if early is not None:
             early.end()
         gc.freeze()
+
+
+def _say(error: RunbookError) -> NoReturn:
+    from pgrunbook.record import door
+
+    sys.stderr.write(f"{door.masked(str(error))}\n")
+    sys.exit(error.exit_code)

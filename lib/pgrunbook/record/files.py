@@ -34,6 +34,9 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as exc:
         Path(temporary).unlink(missing_ok=True)
         raise _failed(path, exc) from exc
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)  # somebody stops this process
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,10 +20,10 @@ from nbclient.util import run_hook, run_sync
 from papermill.clientwrap import PapermillNotebookClient
 
 from pgrunbook.errors import Unreachable
+from pgrunbook.runner.stops import STOPS
 
 GRACE_S = 15.0
 PREPARING_S = 0.1  # from the kernel's message that it begins a cell to the cell's first line
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAYS_SO = {"Interrupted", "KeyboardInterrupt"}  # errors of a cell whose text says that it was stopped
 
 

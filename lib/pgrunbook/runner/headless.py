@@ -15,6 +15,7 @@ from pgrunbook.errors import RecordFailed, RunbookError, WrongInput
 from pgrunbook.record import door, journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
+from pgrunbook.runner import stops
 from pgrunbook.runner.kernel import EarlyKernel
 from pgrunbook.runner.progress import ProgressDisplay
 
@@ -55,8 +56,7 @@ def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None) -> int:
     """Run the procedures that are not done; after a failure, the one that takes back what was applied."""
     door.guard_logs()
     try:
-        with ProgressDisplay(f"{made.runbook} on {made.target}", made.journal.path) as progress:
-            outcome = _run_parts(made, on_failure, progress, early)
+        outcome = _run_stoppable(made, on_failure, early)
         made.status, made.ended_at = outcome.status, runs.stamp()
         made.versions |= _server_version(made)
         made.save()
@@ -102,6 +102,21 @@ def import_papermill() -> Any:
         for name in blocked:
             del sys.modules[name]
     return papermill
+
+
+def _run_stoppable(made: Run, on_failure: str | None, early: EarlyKernel | None) -> Outcome:
+    """Run the parts; a signal between two cells, or before the first, ends the run as interrupted."""
+    try:
+        with stops.let_through(), ProgressDisplay(f"{made.runbook} on {made.target}", made.journal.path) as progress:
+            return _run_parts(made, on_failure, progress, early)
+    except KeyboardInterrupt:
+        left = [part for part in made.parts if part.status is not Status.DONE]
+        for part in left:
+            if part.status is Status.RUNNING:
+                part.status, part.ended_at, part.says = Status.INTERRUPTED, runs.stamp(), STOPPED
+                made.journal.write("notebook-ended", procedure=part.procedure, status=part.status,
+                                   kind="KeyboardInterrupt", says=[STOPPED])  # fmt: skip
+        return Outcome(Status.INTERRUPTED, 1, (STOPPED,), "KeyboardInterrupt") if left else Outcome(Status.DONE, 0)
 
 
 def _run_parts(made: Run, on_failure: str | None, progress: ProgressDisplay, early: EarlyKernel | None) -> Outcome:
@@ -198,20 +213,22 @@ def _execute(made: Run, part: Part, progress: ProgressDisplay, early: EarlyKerne
     """Run one notebook through papermill and our engine; keep what an earlier attempt left."""
     kernel = early or EarlyKernel(f"pgrunbook.procedures.{part.procedure}")
     try:
-        _keep_earlier(made.folder / part.notebook)
-        part.status, part.started_at, part.ended_at, part.says = Status.RUNNING, runs.stamp(), "", ""
-        made.save()
-        made.journal.write("notebook-started", procedure=part.procedure, notebook=part.notebook)
+        with stops.held():
+            _keep_earlier(made.folder / part.notebook)
+            part.status, part.started_at, part.ended_at, part.says = Status.RUNNING, runs.stamp(), "", ""
+            made.save()
+            made.journal.write("notebook-started", procedure=part.procedure, notebook=part.notebook)
         progress.procedure(part.procedure)
         outcome = _papermill(made, part, kernel, progress)
     finally:
         kernel.end()
-    part.ended_at, part.status = runs.stamp(), outcome.status
-    part.says = outcome.says[0] if outcome.says else _verdict(made, part.procedure)
-    made.save()
-    made.journal.write("notebook-ended", procedure=part.procedure, status=part.status, kind=outcome.kind,
-                       says=list(outcome.says))  # fmt: skip
-    progress.ended(part, outcome.says)
+    with stops.held():
+        part.ended_at, part.status = runs.stamp(), outcome.status
+        part.says = outcome.says[0] if outcome.says else _verdict(made, part.procedure)
+        made.save()
+        made.journal.write("notebook-ended", procedure=part.procedure, status=part.status, kind=outcome.kind,
+                           says=list(outcome.says))  # fmt: skip
+        progress.ended(part, outcome.says)
     return outcome
 
 

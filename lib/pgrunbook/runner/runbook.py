@@ -15,7 +15,7 @@ from pgrunbook.config.secret_patterns import SECRET_NAME
 from pgrunbook.errors import Refused, RunbookError, WrongInput
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
-from pgrunbook.runner import headless
+from pgrunbook.runner import headless, stops
 from pgrunbook.runner.kernel import EarlyKernel
 from pgrunbook.session import parameters as parameters_of
 
@@ -96,12 +96,13 @@ def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | N
     book = load(name)
     parameters = typed(book, target, given)
     targets.load(target)
-    made = runs.create(name, target, parameters, how="headless")
-    made.parts = [Part(p, f"{n:02}-{p}.ipynb") for n, p in enumerate(book.procedures, 1)]
-    made.hold()
-    made.save()
-    made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
-    return made, headless.go_on(made, book.on_failure, early)
+    with stops.held():
+        made = runs.create(name, target, parameters, how="headless")
+        made.parts = [Part(p, f"{n:02}-{p}.ipynb") for n, p in enumerate(book.procedures, 1)]
+        made.hold()
+        made.save()
+        made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
+        return made, headless.go_on(made, book.on_failure, early)
 
 
 def resume(run_id: str, early: EarlyKernel | None = None) -> tuple[Run, int]:
@@ -113,17 +114,18 @@ def resume(run_id: str, early: EarlyKernel | None = None) -> tuple[Run, int]:
     done or was taken back, Blocked when it is at work.
     """
     broken = runs.find(run_id)
-    broken.hold()
-    try:
-        book = load(broken.runbook)
-        _refuse_to_go_on(broken, book)
-        broken.status, broken.ended_at = Status.RUNNING, ""
-        broken.save()
-        broken.journal.write("run-resumed", run_id=broken.run_id)
-    except RunbookError:
-        broken.release()
-        raise
-    return broken, headless.go_on(broken, book.on_failure, early)
+    with stops.held():
+        broken.hold()
+        try:
+            book = load(broken.runbook)
+            _refuse_to_go_on(broken, book)
+            broken.status, broken.ended_at = Status.RUNNING, ""
+            broken.save()
+            broken.journal.write("run-resumed", run_id=broken.run_id)
+        except RunbookError:
+            broken.release()
+            raise
+        return broken, headless.go_on(broken, book.on_failure, early)
 
 
 def _refuse_to_go_on(broken: Run, book: Book) -> None:

@@ -1,0 +1,87 @@
+"""Signals that stop a command: one exception for all, which waits while a record is written; the engine has its own.
+
+Without a handler SIGTERM ends Python at once: no word, and a record that says "running".
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from pgrunbook.errors import Interrupted
+
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class _Gate:
+    """Whether a signal is let through now, the one that waits, and the last one that stopped something."""
+
+    is_shut = False
+    waiting = ""
+    stopped_by = ""
+
+
+def listen() -> None:
+    """Handle the signals that stop a command; none is let through before :func:`let_through`.
+
+    A signal that is ignored stays ignored, as nohup and a shell's background want it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    _Gate.is_shut = True
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _came)
+
+
+@contextmanager
+def let_through() -> Iterator[None]:
+    """Raise KeyboardInterrupt for a signal that comes meanwhile, or has come before."""
+    with _set(shut=False):
+        if _Gate.waiting:
+            _stop()
+        yield
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let a signal wait that comes meanwhile, so that what is being written is written as a whole."""
+    with _set(shut=True):
+        yield
+    if _Gate.waiting and not _Gate.is_shut:
+        _stop()
+
+
+def stopped() -> Interrupted | None:
+    """Return the error for a command that a signal has stopped, None where none has."""
+    if not _Gate.stopped_by:
+        return None
+    return Interrupted(
+        f"stopped by {_Gate.stopped_by}",
+        detail="The signal came before this command had ended.",
+        state="What it had done until then stays; an open transaction was aborted.",
+        hint="Run the same command again.",
+    )
+
+
+@contextmanager
+def _set(*, shut: bool) -> Iterator[None]:
+    before, _Gate.is_shut = _Gate.is_shut, shut
+    try:
+        yield
+    finally:
+        _Gate.is_shut = before
+
+
+def _came(number: int, _: FrameType | None) -> None:
+    _Gate.waiting = signal.Signals(number).name
+    if not _Gate.is_shut:
+        _stop()
+
+
+def _stop() -> None:
+    _Gate.stopped_by, _Gate.waiting = _Gate.waiting, ""
+    raise KeyboardInterrupt(_Gate.stopped_by)
