@@ -77,7 +77,7 @@ def test_conflict_in_a_table_that_was_reached_stops_it_all(conn: Conn) -> None:
     do(conn, "DELETE FROM shop WHERE id < 12")
     conn.execute("UPDATE note SET o = (SELECT min(id) FROM orders) WHERE id = 25")
     now = state(conn, *TABLES)
-    with pytest.raises(Refused, match="somebody has changed 1 rows since 0001_data changed them"):
+    with pytest.raises(Refused, match="somebody has changed 1 row since 0001_data changed it"):
         back(conn)
     assert state(conn, *TABLES) == now
     assert back(conn, on_conflict="keep")[1] == 1

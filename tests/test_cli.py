@@ -242,7 +242,7 @@ def test_runs_show_and_status_tell_how_things_stand(project: Project, command: C
         assert "process " in out
         assert "holds the run lock for " in out
         code, _, err = command("run", "--resume", str(newest_run() and newest_run().run_id))  # type: ignore[union-attr]
-        assert code == 1
+        assert code == 4
         assert in_form(err)[0].endswith("is already in use")
         process.kill()
     made = newest_run()

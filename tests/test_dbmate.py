@@ -225,7 +225,8 @@ def test_an_older_one_that_came_later_is_out_of_order(project: Project) -> None:
     [problem] = found.problems()
     assert problem.note == (
         "Older than 20260103000000_six, which is applied. dbmate applies it anyway (except with --strict), in "
-        "another order than on a new database. Give it a new version, so that it is the newest, or apply it on purpose."
+        "another order than on a new database. Give it a new version, so that it is the newest, "
+        "or apply it on purpose: -p out_of_order=true."
     )
     assert found.pending() == found.problems(out_of_order=True) == []
     assert [migration.name for migration in found.pending(out_of_order=True)] == [TWO]

@@ -201,7 +201,7 @@ def test_a_cancel_by_somebody_else_is_not_taken_for_the_timeout(project: Project
         do(target, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'")
         error = running.result()
     assert error.message == "step 1 of 0001_a (SELECT; 0001_a.sql, line 1) was cancelled in the server"
-    assert error.hint == ("Somebody called pg_cancel_backend: find out who, then run the same run again with --resume.")
+    assert error.hint == ("Somebody called pg_cancel_backend: find out who, then run this cell again.")
 
 
 def test_a_history_table_that_cannot_be_made_is_told(project: Project) -> None:
@@ -277,7 +277,7 @@ def test_a_lock_that_is_not_to_be_had_is_asked_for_a_bounded_number_of_times(pro
         'could not lock "orders" in 2 attempts (lock_timeout 400 ms)\n'
         f'Detail: Process {pid} ("billing", idle in transaction for N s) heads the lock queue for public.orders.\n'
         "State: 0002_b was aborted as a whole: nothing of it is applied.\n"
-        "Hint: End the first process of the lock queue or wait for it, then run the same run again with --resume."
+        "Hint: End the first process of the lock queue or wait for it, then run this cell again."
     )
     attempts = events(target, "attempt-failed")
     assert [(a["attempt"], a["of"], a["sqlstate"], a["step"]) for a in attempts] == [
@@ -337,7 +337,7 @@ def test_a_deadlock_without_end_is_told_as_one(project: Project) -> None:
             until(waits(target))
             with meanwhile(lambda: other.execute("LOCK TABLE one")):
                 error = running.result()
-    assert error.message == 'could not lock "two" in 1 attempts (deadlock)'
+    assert error.message == 'could not lock "two" in 1 attempt (deadlock)'
 
 
 def test_a_locked_history_table_is_named(project: Project) -> None:
@@ -355,7 +355,7 @@ def test_a_locked_history_table_is_named(project: Project) -> None:
 
         error = error_of(lambda: execute(target, plan, seen=lock))
     assert isinstance(error, Blocked)
-    assert error.message == 'could not lock "public.schema_migrations" in 1 attempts (lock_timeout)'
+    assert error.message == 'could not lock "public.schema_migrations" in 1 attempt (lock_timeout)'
     assert error.state == "0001_a was aborted as a whole: nothing of it is applied."
     assert "a" not in tables(target)
 
@@ -563,8 +563,8 @@ def test_an_index_that_a_failed_build_left_is_dropped_at_once(project: Project) 
         'could not create unique index "Odd name"\n'
         "Detail: Key (n)=(1) is duplicated.\n"
         "State: 0001_a was aborted as a whole: nothing of it is applied.\n"
-        "Hint: Correct the rows that the server names, leave the file as it is, and run the same run again with "
-        "--resume; or correct the migration, and start a new run."
+        "Hint: Correct the rows that the server names, leave the file as it is, and run this cell again; "
+        "or correct the migration, and start a new run."
     )
     assert rows(target, "SELECT count(*) FROM pg_index WHERE indrelid = 'a'::regclass") == [(0,)]
     do(target, "DELETE FROM a")
@@ -603,9 +603,7 @@ def test_a_concurrent_build_that_is_killed_goes_on_with_the_next_run(project: Pr
         "Of 0001_a these steps are done and stay so: 1; the history table does not list it yet. It left something "
         "invalid, which the next attempt drops: DROP INDEX CONCURRENTLY IF EXISTS public.a_n."
     )
-    assert error.hint == (
-        "When the server answers again, run the same run with --resume: the database shows what is done."
-    )
+    assert error.hint == ("When the server answers again, run this cell again. The database shows what is done.")
     assert rows(target, STEPS)[-1] == ("0001_a", 2, "intended", "CREATE INDEX CONCURRENTLY")
     assert states(execute(target)) == [StepState.DONE_BEFORE, StepState.DONE, StepState.DONE]
     assert versions(target) == ["0001_a"]
@@ -750,7 +748,7 @@ def test_ctrl_c_cancels_the_statement_in_the_server(project: Project) -> None:
         "stopped in step 2 of 0001_a (SELECT; 0001_a.sql, line 2)\n"
         "Detail: Somebody stopped this run; what was running in the server was cancelled.\n"
         "State: 0001_a was aborted as a whole: nothing of it is applied.\n"
-        "Hint: Run the same run again with --resume: it goes on at the first step that is not done."
+        "Hint: Run this cell again. It goes on at the first step that is not done."
     )
     assert not is_at(target, "pg_sleep(60)")()
     assert tables(target) == {"schema_migrations"}

@@ -301,7 +301,7 @@ REFUSED = {
     ),
 }
 MEND = (
-    "Hint: Correct the rows that the server names, leave the file as it is, and run the same run again with --resume; "
+    "Hint: Correct the rows that the server names, leave the file as it is, and run this cell again; "
     "or correct the migration, and start a new run."
 )
 
@@ -320,10 +320,7 @@ def test_a_statement_that_is_refused_takes_its_helpers_with_it(place: Place, cas
     assert isinstance(error, StatementFailed)
     assert str(error).startswith(told)
     assert error.state == "Of 0001_a these steps are done and stay so: 1; the history table does not list it yet."
-    assert (
-        error.hint
-        == "Correct what the server names, leave the file as it is, and run the same run again with --resume."
-    )
+    assert error.hint == "Correct what the server names, leave the file as it is, and run this cell again."
     assert rows(target, "SELECT step, state FROM pgrunbook.step WHERE state <> 'taken back'") == [(1, "done")]
     assert rows(target, INVALID) == rows(target, HELPERS) == []
     failed = next(result for result in seen[0].results if result.state is StepState.FAILED)
@@ -378,7 +375,7 @@ def test_what_cannot_be_done_twice_is_not_undone(place: Place) -> None:
         "could not run step 3 of 0001_a (ALTER TABLE VALIDATE CONSTRAINT; 0001_a.sql, line 1): "
         'check constraint "positive" of relation "orders" is violated by some row\n'
         "State: Of 0001_a these steps are done and stay so: 1, 2; the history table does not list it yet.\n"
-        "Hint: Correct what the server names, leave the file as it is, and run the same run again with --resume."
+        "Hint: Correct what the server names, leave the file as it is, and run this cell again."
     )
     (event,) = events(target, "helpers-stay")
     assert event["reason"] == 'column "note" of relation "orders" already exists'
@@ -590,7 +587,8 @@ def test_a_batch_whose_lock_is_never_to_be_had_gives_up_with_what_is_committed(p
     assert isinstance(error, Blocked)
     assert error.message == 'could not lock "public.orders" in 2 attempts (lock_timeout 50 ms)'
     assert error.state == (
-        "Of 0001_a these steps are done and stay so: 2 batches (200 rows) of 1; the history table does not list it yet."
+        "Of 0001_a these steps are done and stay so: 2 batches (200 rows) of step 1; "
+        "the history table does not list it yet."
     )
     assert states(execute(target, plan)) == [StepState.DONE]
     assert rows(target, "SELECT hits, count(*) FROM orders GROUP BY hits") == [(1, 500)]
@@ -710,7 +708,7 @@ def test_a_reader_who_stays_ends_it_in_counted_attempts(place: Place) -> None:
         f'Detail: Not free within N s: process {pid} ("billing", idle in transaction for N s) holds AccessShareLock '
         "on public.orders.\n"
         "State: 0001_a was aborted as a whole: nothing of it is applied.\n"
-        "Hint: End the first process of the lock queue or wait for it, then run the same run again with --resume."
+        "Hint: End the first process of the lock queue or wait for it, then run this cell again."
     )
     counted = [(event["attempt"], event["counted"], event["of"]) for event in events(target, "attempt-failed")]
     assert counted == [(1, 1, 2), (2, 2, 2)]

@@ -51,7 +51,32 @@ def test_a_session_that_is_still_at_work_leaves_the_state_open(
         "lost the connection in step 1 of 0001_a (SELECT; 0001_a.sql, line 1)\n"
         "Detail: the wire was cut\n"
         f"State: Not known yet: process {pid} is still at work on it in the server.\n"
-        "Hint: When the server answers again, run the same run with --resume: the database shows what is done."
+        "Hint: When the server answers again, run this cell again. The database shows what is done."
+    )
+
+
+@pytest.mark.parametrize(
+    ("batches", "rows", "done"),
+    [
+        (18, 18_000, "18 batches (18,000 rows) of"),
+        (1, 1, "1 batch (1 row) of"),
+        (0, 0, "no batch of"),
+        (0, 7, "7 rows of"),
+    ],
+)
+def test_what_is_committed_of_a_loop_is_told_when_nobody_answers(
+    project: Project, batches: int, rows: int, done: str
+) -> None:
+    """The server has confirmed each batch; a revert counts its rows only."""
+    target = project(folder={"0001_a.sql": "SELECT 1"})
+    gone = target.model_copy(update={"server": "not-there"})
+    scene = replace(scene_of(target, batches=batches, rows=rows), target=gone)
+    scene = replace(scene, step=scene.step.model_copy(update={"gives_rows": (1,)}))  # type: ignore[union-attr]
+    with connect(target) as conn:
+        pass
+    assert failures.state_now(scene, conn) == (
+        f"Not known, the server does not answer. Committed for certain: {done} step 1 of 0001_a; "
+        "the next batch may be, too. What is committed stays."
     )
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import locks
-from pgrunbook.errors import Blocked, WrongInput
+from pgrunbook.errors import Blocked, TargetBusy, WrongInput
+from pgrunbook.procedures import migrate, prepare, purge, rollback
+from pgrunbook.session import session as heres
 from scenes import error_of, kill, meanwhile, session, until, waits
 
 Project = Callable[..., Target]
@@ -218,3 +222,22 @@ def test_whoever_watches_and_whoever_holds_the_run_lock_holds_up_no_build(projec
     assert not pids & set(watch.blockers)
     assert not [text for text in told if "pgrunbook" in text]
     assert rows(target, "SELECT count(*) FROM pg_index WHERE indisvalid AND indrelid = 'orders'::regclass") == [(6,)]
+
+
+@pytest.mark.parametrize("procedure", [prepare, migrate, rollback, purge])
+def test_a_target_at_which_somebody_works_is_noticed_before_any_work(
+    project: Project, procedure: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first cell that meets the target waits a moment, and says who it is: exit code 4."""
+    target = project(folder={})
+    monkeypatch.chdir(tmp_path)
+    here = procedure.begin(target="demo")
+    with locks.one_runner(target, RUN):
+        error = error_of(lambda: procedure.meet_the_target(here))
+    assert isinstance(error, TargetBusy)
+    assert (error.exit_code, error.message) == (4, 'another run is in progress on target "demo"')
+    assert RUN in error.detail
+    procedure.meet_the_target(here)
+    with connect(target) as conn, locks.one_executor(conn), pytest.raises(TargetBusy, match="still executing"):
+        locks.wait_for_others(here.conn, target, executor_s=0.2)
+    heres._end_earlier()

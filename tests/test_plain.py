@@ -94,7 +94,7 @@ def test_an_older_one_that_came_later_is_out_of_order(conn: Connection, tmp_path
     [problem] = found.problems()
     assert problem.note == (
         "Older than 0003_c, which is applied. "
-        "Give it the next free number, so that it is the newest, or apply it on purpose."
+        "Give it the next free number, so that it is the newest, or apply it on purpose: -p out_of_order=true."
     )
     assert [m.name for m in found.pending()] == ["0004_d"]
     assert found.problems(out_of_order=True) == []

@@ -237,10 +237,7 @@ def test_who_reads_it_is_waited_for_and_named_and_the_same_run_goes_on(project: 
     assert lines[0].startswith(f"could not purge undo data number {first} (waited for 0.2")
     assert '("nightly dump", idle in transaction for ' in lines[1]
     assert lines[2] == f"State: Purged: {second}; still kept, unchanged: {first}."
-    assert (
-        lines[3]
-        == "Hint: Wait until these sessions have ended, or end them; then run the same run again with --resume."
-    )
+    assert lines[3] == "Hint: Wait until these sessions have ended, or end them; then run this cell again."
     assert states(target) == {first: "kept", second: "purged"}
     assert events(made, "drop-waits")
     assert "dropped" in outputs(made, "purge-it")
@@ -288,7 +285,7 @@ def test_stopped_by_the_operator_or_by_the_server_it_says_what_is_gone(target: T
             "stopped while undo data was purged",
             "Detail: Somebody stopped this run; what was running in the server was cancelled.",
             f"State: Purged: nothing; still kept, unchanged: {number}.",
-            "Hint: Run the same run again with --resume: it goes on with what is left.",
+            "Hint: Run this cell again. It goes on with what is left.",
         ]
         here = up_to_the_drop()
 

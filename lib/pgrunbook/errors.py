@@ -71,6 +71,12 @@ class Blocked(RunbookError):
     """Another session or process holds what is needed: wait, or talk to its owner, then run it again."""
 
 
+class TargetBusy(Blocked):
+    """Somebody else is at work on this target, or in this run: wait until that has ended."""
+
+    exit_code = 4
+
+
 class StatementFailed(RunbookError):
     """The server refused a statement: the operator has to correct the migration."""
 

@@ -32,7 +32,7 @@ def run(
     parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value; of a list: key=a,b.")] = [],  # noqa: B006
     resume: Annotated[str, typer.Option(help="Go on with this run instead.")] = "",
 ) -> None:
-    """Run a runbook headless. Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate."""
+    """Run a runbook headless. Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate, 4 somebody is at work."""
     from pgrunbook.runner import runbook as books
 
     early = early_kernels.pop() if early_kernels else None
@@ -117,11 +117,14 @@ def accept(
     ] = None,
 ) -> None:
     """Accept gates of a run's plan: statements without a safe form, which migrate refuses until they are accepted."""
+    from pgrunbook.record import run as records
     from pgrunbook.session import acceptance
 
     chosen, left = acceptance.accept(run_id, gate or [])
     sys.stdout.write(f"accepted: {', '.join(chosen) or 'nothing, as no gate was open'}\n")
-    sys.stdout.write(f"still open: {', '.join(left)}\n" if left else f"next: pgrunbook run --resume {run_id}\n")
+    by_hand = records.find(run_id).how != "headless"
+    then = "run the cell of migrate that refused it again" if by_hand else f"pgrunbook run --resume {run_id}"
+    sys.stdout.write(f"still open: {', '.join(left)}\n" if left else f"next: {then}\n")
 
 
 @app.command()
@@ -293,6 +296,7 @@ def _standing(target: Any) -> tuple[object, ...]:
     from pgrunbook import history as histories
     from pgrunbook.database import activity, locks
     from pgrunbook.database.connection import connect
+    from pgrunbook.display.prose import counted
 
     with connect(target, purpose="status") as conn:
         who = activity.identity(conn)
@@ -302,7 +306,7 @@ def _standing(target: Any) -> tuple[object, ...]:
             return (target.name, server, "-", "-", now)
         history = histories.read(conn, target)
         problems = history.problems()
-        pending = f"{len(history.pending())}" + (f", {len(problems)} problems" if problems else "")
+        pending = f"{len(history.pending())}" + (f", {counted(len(problems), 'problem')}" if problems else "")
         return (target.name, server, history.version() or "(none)", pending, now)
 
 

@@ -17,7 +17,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import queries
 from pgrunbook.database.activity import Blocker, blockers, progress
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.errors import Blocked, RunbookError
+from pgrunbook.errors import RunbookError, TargetBusy
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def one_runner(target: Target, run_id: str, *, wait_s: float = 10.0) -> Iterator
     The lock is requested by polling, on a session of its own that is never inside a transaction:
     a session that waits for a lock holds a snapshot, and CREATE INDEX CONCURRENTLY would wait for it.
 
-    Raises Blocked when another runner still holds it after ``wait_s`` seconds.
+    Raises TargetBusy when another runner still holds it after ``wait_s`` seconds.
     Locks: one session-level advisory lock, which the server releases when this process is gone.
     """
     deadline = time.monotonic() + wait_s
@@ -56,7 +56,7 @@ def one_executor(conn: Connection, *, wait_s: float = 30.0) -> Iterator[None]:
     When a process is killed, its session goes on in the server until that is noticed, and may still commit. Its
     statement must not be taken for undone meanwhile, and must not be executed a second time.
 
-    Raises Blocked when such a session is still there after ``wait_s`` seconds.
+    Raises TargetBusy when such a session is still there after ``wait_s`` seconds.
     Locks: one session-level advisory lock, on the connection itself.
     """
     deadline = time.monotonic() + wait_s
@@ -70,6 +70,22 @@ def one_executor(conn: Connection, *, wait_s: float = 30.0) -> Iterator[None]:
         if not conn.closed and conn.info.transaction_status == TransactionStatus.IDLE:
             with suppress(psycopg.Error):  # the server releases it at the end of the session
                 conn.execute("SELECT pg_catalog.pg_advisory_unlock(%s::int, %s::int)", EXECUTOR_KEY)
+
+
+def wait_for_others(conn: Connection, target: Target, *, wait_s: float = 3.0, executor_s: float = 30.0) -> None:
+    """Wait until nobody else is at work on this database, before any work is done for it.
+
+    The session of a runner that was killed goes on until the server notices: it gets longer.
+
+    Raises TargetBusy when a runner still holds the run lock after ``wait_s`` seconds, or an executing session its own
+    after ``executor_s``.
+    """
+    for key, patience_s, error in ((LOCK_KEY, wait_s, _in_progress), (EXECUTOR_KEY, executor_s, None)):
+        deadline = time.monotonic() + patience_s
+        while run_in_progress(conn, key):
+            if time.monotonic() >= deadline:
+                raise error(conn, target, patience_s) if error else _still_at_work(conn, patience_s)
+            time.sleep(POLL_S)
 
 
 def run_in_progress(conn: Connection, key: tuple[int, int] = LOCK_KEY) -> str:
@@ -156,8 +172,8 @@ def _try_lock(conn: Connection, key: tuple[int, int]) -> bool:
     return found == (True,)
 
 
-def _in_progress(conn: Connection, target: Target, wait_s: float) -> Blocked:
-    return Blocked(
+def _in_progress(conn: Connection, target: Target, wait_s: float) -> TargetBusy:
+    return TargetBusy(
         f'another run is in progress on target "{target.name}"',
         detail=f"The run lock is held by {run_in_progress(conn) or 'another session'}; waited {wait_s:g} s.",
         state="This run changed nothing.",
@@ -165,8 +181,8 @@ def _in_progress(conn: Connection, target: Target, wait_s: float) -> Blocked:
     )
 
 
-def _still_at_work(conn: Connection, wait_s: float) -> Blocked:
-    return Blocked(
+def _still_at_work(conn: Connection, wait_s: float) -> TargetBusy:
+    return TargetBusy(
         "could not begin: the session of an earlier run is still executing in the server",
         detail=f"It is {run_in_progress(conn, EXECUTOR_KEY) or 'another session'}; waited {wait_s:g} s.",
         state="This run changed nothing; whether that session's statement will commit is not known yet.",

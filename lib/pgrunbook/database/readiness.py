@@ -11,6 +11,7 @@ from pathlib import Path
 from pgrunbook.database import activity, locks
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.connection import Connection
+from pgrunbook.display.prose import counted
 
 MB = 1024 * 1024
 LEAST_FREE_BYTES = 256 * MB
@@ -87,7 +88,7 @@ def _rights(conn: Connection, needs_restore_point: bool) -> Check:
     if lacking:
         return Check("rights", "lacks " + "; ".join(lacking), "all", Level.STOP, "GRANT what is missing.")
     if may["not_owned"]:
-        found = f"{may['not_owned']} relations belong to others"
+        found = f"{counted(may['not_owned'], 'relation belongs', 'relations belong')} to others"
         return Check("rights", found, "owner", Level.WARN, "Only their owner can ALTER them.")
     if not may["may_read_stats"]:
         advice = "GRANT pg_monitor: without it blockers show no query."

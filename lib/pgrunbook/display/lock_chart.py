@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pgrunbook.display import svg
+from pgrunbook.display.prose import counted
 from pgrunbook.display.show import Table
 
 Blocks = Literal["readers", "writers", "nobody", "waiting"]
@@ -106,7 +107,7 @@ class Lanes:
         if not shown:
             parts.append(svg.words(0, HEAD_PX + 12, EMPTY, fill=svg.QUIET))
         if more:
-            parts.append(svg.words(0, below - 6, f"... and {more} more statements", fill=svg.QUIET))
+            parts.append(svg.words(0, below - 6, f"... and {counted(more, 'more statement')}", fill=svg.QUIET))
         if axis > below:
             parts += self._chart(below + 14, axis - 8)
         parts += _legend(axis + 38)

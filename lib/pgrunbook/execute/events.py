@@ -108,7 +108,7 @@ class EventLog:
 
     def batch(self, change: Change, step: Step, batches: int, rows: int) -> None:
         """Note that a batch of a step is committed."""
-        self.results.set(change, step, rows=rows)
+        self.results.set(change, step, rows=rows, batches=batches)
         self._journal.note("batch", migration=change.migration, step=step.number, batch=batches, rows=rows)
 
     def done(self, change: Change, group: Sequence[Step]) -> None:

@@ -370,6 +370,7 @@ class Execution:
             self.target, self.plan, change, step, self._doing, self.history.qualified_table,
             blockers=result.blockers if result else "", ran_ms=result.ran_ms if result else 0.0,
             committed=self.committed, backend_pid=self._pid,
+            batches=result.batches if result else 0, rows=(result.rows or 0) if result else 0,
         )  # fmt: skip
 
 

@@ -14,10 +14,12 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.step_log import MigrationProgress, UnfinishedMigration
+from pgrunbook.display.prose import counted
 from pgrunbook.errors import Blocked, Broken, Interrupted, Refused, RunbookError, StatementFailed, Unreachable
 from pgrunbook.history import History
 from pgrunbook.plan.hidden import check_key
 from pgrunbook.plan.plan import Change, Plan, Step
+from pgrunbook.record.run import again
 from pgrunbook.sql.classify import Policy
 
 GONE_WITHIN_S = 5.0
@@ -25,10 +27,6 @@ POLL_S = 0.1
 # Classes of SQLSTATE that are neither the statement's fault nor that of the rows.
 NOT_REFUSED = ("53", "57", "58")
 STAYS = "steps are done and stay so"
-MEND = (
-    "Correct the rows that the server names, leave the file as it is, and run the same run again with --resume; "
-    "or correct the migration, and start a new run."
-)
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,8 @@ class AttemptEnd:
     """Where an attempt ended: in the step that was being sent, or else in what was done with the migration.
 
     ``doing`` is "record" while the rows of the history and of schema pgrunbook are written, "commit"
-    after that. ``blockers`` names the blockers that were seen, ``ran_ms`` is how long the step ran. ``left`` is why
+    after that. ``blockers`` names the blockers that were seen, ``ran_ms`` is how long the step ran. ``batches``
+    and ``rows`` of a loop are committed for certain. ``left`` is why
     helpers of a refused statement could not be dropped, "" where none is left.
     """
 
@@ -50,6 +49,8 @@ class AttemptEnd:
     ran_ms: float
     committed: Sequence[str]
     backend_pid: int
+    batches: int = 0
+    rows: int = 0
     left: str = ""
 
     def where(self) -> str:
@@ -78,7 +79,7 @@ def explain(exc: BaseException, scene: AttemptEnd, conn: Connection) -> RunbookE
             f"stopped in {scene.where()}",
             detail="Somebody stopped this run; what was running in the server was cancelled.",
             state=state_now(scene, conn),
-            hint="Run the same run again with --resume: it goes on at the first step that is not done.",
+            hint=f"{_sentence(again())}. It goes on at the first step that is not done.",
         )
     if conn.closed:
         return _lost(exc, scene)
@@ -107,10 +108,10 @@ def gave_up(exc: psycopg.Error, scene: AttemptEnd, conn: Connection) -> Blocked:
     if isinstance(exc, pg.DeadlockDetected):
         why = "deadlock"
     return Blocked(
-        f'could not lock "{what}" in {scene.plan.attempts} attempts ({why})',
+        f'could not lock "{what}" in {counted(scene.plan.attempts, "attempt")} ({why})',
         detail=scene.blockers or exc.diag.message_detail or one_line(exc),
         state=state_now(scene, conn),
-        hint="End the first process of the lock queue or wait for it, then run the same run again with --resume.",
+        hint=f"End the first process of the lock queue or wait for it, then {again()}.",
     )
 
 
@@ -211,19 +212,33 @@ def _loops(conn: Connection, scene: AttemptEnd) -> list[str]:
         "SELECT name, batches, rows FROM pgrunbook.batch WHERE NOT is_done AND batches > 0 AND starts_with(name, %s)",
         [prefix],
     )
-    return [f"{batches} batches ({rows} rows) of {str(name).removeprefix(prefix)}" for name, batches, rows in found]
+    return [
+        f"{_batches(int(str(batches)), int(str(rows)))} of step {str(name).removeprefix(prefix)}"
+        for name, batches, rows in found
+    ]
 
 
 def _after_refusal(exc: psycopg.Error, scene: AttemptEnd, state: str) -> str:
     """Return the hint for a refused statement: it depends on the reason, and on what is applied of its migration."""
     if STAYS in state:
-        return "Correct what the server names, leave the file as it is, and run the same run again with --resume."
+        return f"Correct what the server names, leave the file as it is, and {again()}."
     # The rows were in the table before; they do not come from the migration itself.
     if isinstance(exc, psycopg.IntegrityError) and scene.step is not None and scene.step.policy is Policy.ALONE:
-        return MEND
+        return _mend()
     if isinstance(exc, psycopg.IntegrityError) and scene.step is not None and scene.step.form:
-        return MEND
+        return _mend()
     return "Correct the migration, and start a new run: its plan will have another digest."
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _mend() -> str:
+    return (
+        f"Correct the rows that the server names, leave the file as it is, and {again()}; "
+        "or correct the migration, and start a new run."
+    )
 
 
 def _cancelled(exc: pg.QueryCanceled, scene: AttemptEnd, step: Step, state: str) -> StatementFailed:
@@ -232,7 +247,7 @@ def _cancelled(exc: pg.QueryCanceled, scene: AttemptEnd, step: Step, state: str)
             f"{scene.where()} was cancelled in the server",
             detail=f"{one_line(exc)}; it had run for {scene.ran_ms:.0f} ms.",
             state=state,
-            hint="Somebody called pg_cancel_backend: find out who, then run the same run again with --resume.",
+            hint=f"Somebody called pg_cancel_backend: find out who, then {again()}.",
         )
     return StatementFailed(
         f"{scene.where()} did not end within its statement_timeout ({step.statement_timeout_ms} ms)",
@@ -246,7 +261,8 @@ def _lost(exc: BaseException, scene: AttemptEnd) -> Unreachable:
     """Return the error for a lost connection; what COMMIT answered is unknown, so a new session asks the database."""
     try:
         with connect(scene.target, purpose="asks what is done") as conn:
-            state = f"Not known yet: process {scene.backend_pid} is still at work on it in the server."
+            still = f"Not known yet: process {scene.backend_pid} is still at work on it in the server."
+            state = f"{still} {_certain(scene)}".rstrip()
             if _is_gone(conn, scene.backend_pid):
                 state = _shown(scene, conn)
     except (psycopg.Error, RunbookError):
@@ -255,14 +271,32 @@ def _lost(exc: BaseException, scene: AttemptEnd) -> Unreachable:
         f"lost the connection in {scene.where()}",
         detail=one_line(exc),
         state=state,
-        hint="When the server answers again, run the same run with --resume: the database shows what is done.",
+        hint=f"When the server answers again, {again()}. The database shows what is done.",
     )
 
 
 def _not_known(scene: AttemptEnd) -> str:
-    split = len(scene.change.segments()) > 1
-    each = "each step of" if split else "the whole of"
-    return f"Not known, the server does not answer: {each} {scene.change.migration} is either done or not begun."
+    change = scene.change
+    if certain := _certain(scene):
+        return f"Not known, the server does not answer. {certain}"
+    each = "each step of" if len(change.segments()) > 1 else "the whole of"
+    return f"Not known, the server does not answer: {each} {change.migration} is either done or not begun."
+
+
+def _certain(scene: AttemptEnd) -> str:
+    """Return what the server has confirmed of the loop that was running, "" where none was."""
+    if scene.step is None or not scene.step.is_loop:
+        return ""
+    done = f"{_batches(scene.batches, scene.rows)} of" if scene.rows else "no batch of"
+    return (
+        f"Committed for certain: {done} step {scene.step.number} of {scene.change.migration}; "
+        "the next batch may be, too. What is committed stays."
+    )
+
+
+def _batches(batches: int, rows: int) -> str:
+    done = counted(rows, "row")
+    return f"{counted(batches, 'batch', 'batches')} ({done})" if batches else done  # a revert counts its rows only
 
 
 def _is_gone(conn: Connection, pid: int) -> bool:

@@ -18,8 +18,10 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_wait import LAST_PATIENCE_MS, Holder, LockRequest, is_cancellable_autovacuum
+from pgrunbook.display.prose import counted
 from pgrunbook.errors import Blocked
 from pgrunbook.history import History
+from pgrunbook.record.run import again
 from pgrunbook.sql.lock_modes import CONFLICTS
 from pgrunbook.undo_data import UndoEntry, registry
 
@@ -126,7 +128,7 @@ def drop(
             log.info("attempt %s of %s to drop undo data %s: %s", attempt, target.attempts, item.id, exc)
             blockers = blockers or str(exc).partition("\n")[0]
             patience_ms = min(patience_ms, LAST_PATIENCE_MS)
-    raise _blocked(item, f"lock_timeout {registry.LOCK_TIMEOUT_MS} ms, {target.attempts} attempts", blockers)
+    raise _blocked(item, f"lock_timeout {registry.LOCK_TIMEOUT_MS} ms, {counted(target.attempts, 'attempt')}", blockers)
 
 
 def _until_free(
@@ -147,7 +149,7 @@ def _reason(item: PurgeItem, ids: Collection[int], older_than_days: int, everyth
         return "everything was asked for"
     if older_than_days:
         is_older = item.members[0].made_at < datetime.now(UTC) - timedelta(days=older_than_days)
-        return f"older than {older_than_days} days" if is_older else ""
+        return f"older than {counted(older_than_days, 'day')}" if is_older else ""
     if not item.is_open:
         return "reverted or reapplied"
     return "its retention is over" if item.is_over else ""
@@ -168,7 +170,7 @@ class _Standings:
         kept = members[0]
         if not item.is_open:
             done = sum(one.rows_given_back for one in members)
-            loss = f"no rollback needs it: {done:,} rows are reverted or reapplied"
+            loss = f"no rollback needs it: {counted(done, 'row is', 'rows are')} reverted or reapplied"
             return PurgeItem(members, is_needed=False, loss=loss, way="")
         stands, loss = self._loss(kept)
         way = self._way(kept) if stands else ""
@@ -213,5 +215,5 @@ def _blocked(item: PurgeItem, why: str, blockers: str) -> Blocked:
     return Blocked(
         f"could not purge undo data number {item.id} ({why})",
         detail=f"{blockers}.",
-        hint="Wait until these sessions have ended, or end them; then run the same run again with --resume.",
+        hint=f"Wait until these sessions have ended, or end them; then {again()}.",
     )

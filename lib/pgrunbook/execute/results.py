@@ -36,7 +36,8 @@ class StepResult:
     """The result of a step: attempts, time, rows touched, blockers.
 
     ``waited_ms`` is the time in the lock queue, ``looked_ms`` the time before it, while nobody queued behind us.
-    ``progress`` says how far the server has come, "" where it does not report it, and once the step ended.
+    ``batches`` of a loop are committed, as the server has confirmed. ``progress`` says how far the server has come,
+    "" where it does not report it, and once the step ended.
     """
 
     migration: str
@@ -47,6 +48,7 @@ class StepResult:
     waited_ms: float = 0.0
     looked_ms: float = 0.0
     rows: int | None = None
+    batches: int = 0
     blockers: str = ""
     progress: str = ""
     notices: tuple[str, ...] = ()

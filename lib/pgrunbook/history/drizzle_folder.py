@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pgrunbook.display.prose import counted
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.files import IN_FOLDER, is_down, read_migration, read_text, sql_files
 from pgrunbook.history.state import Migration
@@ -35,7 +36,7 @@ def read_folder(folder: Path) -> list[Migration]:
     if has_journal(folder) and directories:
         raise WrongInput(
             f"{folder} mixes Drizzle's two layouts",
-            detail=f"It has {JOURNAL} and {len(directories)} folders with a migration.sql, "
+            detail=f"It has {JOURNAL} and {counted(len(directories), 'folder')} with a migration.sql, "
             f"{min(path.name for path in directories)} among them.",
             hint='Run "drizzle-kit up" of drizzle-kit 1.0, which turns the journal into folders.',
         )

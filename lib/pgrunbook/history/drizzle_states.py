@@ -79,7 +79,8 @@ class DrizzleRules(RowRules):
         who = "Drizzle" if self.regime is Regime.JOURNAL else "Drizzle before 1.0.0-beta.13"
         return State.OUT_OF_ORDER, (
             f"Generated {_time(migration.when_ms)}, not after the newest applied one ({_time(newest_ms)}): "
-            f"{who} silently skips it. Generate it again, so that it is the newest, or apply it on purpose."
+            f"{who} silently skips it. Generate it again, so that it is the newest, or apply it on purpose: "
+            "-p out_of_order=true."
         )
 
     def applied(self, migration: Migration, row: AppliedMigration, match: str) -> tuple[State, str]:

@@ -99,7 +99,7 @@ class RowRules(ABC):
         does = f"{self.tool_does_with_older} " if self.tool_does_with_older else ""
         return (
             f"Older than {newest.name}, which is applied. {does}{self.renewal}, so that it is the newest, "
-            "or apply it on purpose."
+            "or apply it on purpose: -p out_of_order=true."
         )
 
     def duplicate_note(self, row: AppliedMigration, first: AppliedMigration) -> str:

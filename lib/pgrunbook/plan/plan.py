@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from pgrunbook.config import regular_file
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan.step import Batches, Gate, Keep
 from pgrunbook.plan.way_back import Back, Frozen, Proof, irreversible
@@ -28,6 +29,7 @@ _LEAVES_SCHEMA = frozenset({
     "ALTER SUBSCRIPTION", "ALTER SYSTEM", "COPY", "CREATE SUBSCRIPTION", "CREATE TABLESPACE", "DELETE",
     "DROP SUBSCRIPTION", "DROP TABLESPACE", "INSERT", "LOAD", "MERGE", "SELECT", "TRUNCATE", "UPDATE",
 })  # fmt: skip
+NEW_PLAN = "Make a new plan: open notebooks/prepare.ipynb, or start a new run."
 UNPROVEN_HOW = "Rehearse it on a branch, or accept that nothing is promised about its result."
 
 
@@ -273,11 +275,17 @@ def read(path: Path) -> Plan:
     Raises WrongInput when it cannot be read, or when its digest is not that of its text.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw: dict[str, Any] = regular_file.read_json(path, dict)
+    except WrongInput as exc:
+        raise _unreadable(path, exc.detail) from exc
+    wrong = {"digest", "plan"} ^ raw.keys()
+    if wrong:
+        raise _unreadable(path, f"It has no {min(wrong)}." if min(wrong) not in raw else f"It has a {min(wrong)}.")
+    digest = raw["digest"]
+    try:
         plan = Plan.model_validate(raw["plan"])
-        digest = raw["digest"]
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as exc:
-        raise WrongInput(f"could not read the plan {path.name}", detail=" ".join(str(exc).split())[:500]) from exc
+    except (ValidationError, RecursionError) as exc:
+        raise _unreadable(path, " ".join(str(exc).split())[:500]) from exc
     texts = [(step.sql, step.sha256) for _, step in plan.steps()]
     texts += [(written.sql, written.sha256) for change in plan.changes for written in change.statements]
     plain = [(text, sha256) for text, sha256 in texts if not key_of(sha256)]
@@ -285,9 +293,13 @@ def read(path: Path) -> Plan:
         raise WrongInput(
             f"{path.name} is not the plan that was frozen",
             detail=f"Its text has digest {plan.digest}, but it names {digest}: somebody changed it.",
-            hint="Make a new plan: open notebooks/prepare.ipynb, or start a new run.",
+            hint=NEW_PLAN,
         )
     return plan
+
+
+def _unreadable(path: Path, detail: str) -> WrongInput:
+    return WrongInput(f"could not read the plan {path.name}", detail=detail, hint=NEW_PLAN)
 
 
 def _canonical(plan: Plan, *, measured: bool = True) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
+from pgrunbook.config import regular_file
 from pgrunbook.database import readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.display.prose import counted
 from pgrunbook.display.show import GOOD, WARN, Banner, Card, Cell, Table, Timeline
 from pgrunbook.draft import plan_sql, release
 from pgrunbook.draft.build import base
@@ -19,7 +21,6 @@ from pgrunbook.plan import plan as plans
 from pgrunbook.plan.hidden import check_key, hidden
 from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures import shared_steps
-from pgrunbook.record import journal
 from pgrunbook.session import acceptance
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Migrate
@@ -47,8 +48,7 @@ def is_it_still_so(here: Session) -> Card:
     """
     history = histories.read(here.conn, here.target)
     now = snapshot(here.conn, leave_out=leave_out(history))
-    path = here.run.folder / "plan.json"
-    plan = plans.read(path) if path.is_file() else _plan_now(here, history, now)
+    plan = shared_steps.frozen_plan(here, "plan.json", "plan-frozen") or _plan_now(here, history, now)
     prepared = plan.rehearsed != UNPREPARED
     here.facts.update(history=history, plan=plan, version_before=history.version())
     _check_approval(here, plan, history)
@@ -65,7 +65,7 @@ def is_it_still_so(here: Session) -> Card:
                 "schema",
                 "goes on after what this plan has applied already" if resumed else "unchanged since the plan",
             ),
-            ("to do", f"{len(plan.changes)} migrations, {len(plan.steps())} steps"),
+            ("to do", f"{counted(len(plan.changes), 'migration')}, {counted(len(plan.steps()), 'step')}"),
         ],
     )
 
@@ -158,13 +158,6 @@ def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
 
 def _check_approval(here: Session, plan: Plan, history: History) -> None:
     """Check that the plan is the approved one, where one was named, and that each of its gates is accepted."""
-    frozen = [e["digest"] for e in journal.read(here.run.journal.path) if e["event"] == "plan-frozen"]
-    if frozen and plan.digest != frozen[-1]:
-        raise Refused(
-            "plan.json is not the plan that was frozen in this run",
-            detail=f"The journal says {frozen[-1]}; the file has {plan.digest} now.",
-            hint="Somebody has written another plan into the run's folder: find out who, and start a new run.",
-        )
     if not plan.digest.startswith(here.parameters.approved):
         raise Refused(
             "the plan is not the one that was approved",
@@ -175,7 +168,7 @@ def _check_approval(here: Session, plan: Plan, history: History) -> None:
     here.journal("gates", open=[gate.key for gate in left], approved=here.parameters.approved)
     if left:
         raise Refused(
-            f"the plan has {len(left)} {'gate' if len(left) == 1 else 'gates'} that nobody has accepted",
+            f"the plan has {counted(len(left), 'gate')} that nobody has accepted",
             detail=" ".join(f"{gate.key}: {gate.gate.says}. {gate.gate.how}" for gate in left),
             hint="Write other migrations as each gate says; or accept the gates, where that may be: "
             f"pgrunbook accept {here.run.run_id} {' '.join(gate.key for gate in left)}; then run this cell again, "
@@ -240,7 +233,7 @@ def _refuse_edited(plan: Plan, history: History) -> None:
 
 def _refuse_drift(here: Session, now: Snapshot) -> None:
     path = here.run.folder / "schema-before.json"
-    before = Snapshot.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    before = Snapshot.from_json(regular_file.read(path)) if regular_file.is_there(path) else None
     lines = [d.line() for d in diff(before, now)] if before else ["the snapshot of prepare is gone"]
     raise Refused(
         "the schema changed since the plan was made",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from pgrunbook.config.targets import Target
 from pgrunbook.display.lock_chart import NOTICED_MS, Blocks, Lane, Lanes, LockBar
+from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Card, Cell, Table
 from pgrunbook.plan.plan import Change, Plan, WrittenStatement
 from pgrunbook.record import door
@@ -39,7 +40,7 @@ def statements(changes: Sequence[Change], *, title: str = "") -> Table:
 def schema_changes(done: Rehearsal) -> Table:
     """Return one row per migration: how many objects of the schema change, and folded which ones and how."""
     rows = [
-        (change.migration, Cell(f"{len(found)} objects", under="\n".join(d.line() for d in found), fold="which"))
+        (change.migration, Cell(counted(len(found), "object"), under="\n".join(d.line() for d in found), fold="which"))
         for change, found in zip(done.changes, done.schema_changes(), strict=True)
     ]
     return Table(["migration", "changes in the schema"], rows, empty="Nothing is pending.")
@@ -56,7 +57,7 @@ def plan(plan: Plan, target: Target, left: Collection[str]) -> Card:
         ("migrations", len(plan.changes)),
         ("steps", f"{len(steps)}, of them {sum(bool(s.form) for _, s in steps)} of safe forms"),
         ("transactions", f"{own}" + (", and one for each batch" if any(s.batches for _, s in steps) else "")),
-        ("timeouts", f"{locked}; statement {target.statement_timeout_ms} ms"),
+        ("timeouts", f"{locked}; {_statement_timeouts(plan, target)}"),
         ("rehearsed", Cell(plan.rehearsed, WARN if plan.unproven and plan.changes else GOOD)),
         ("files", "plan.json, plan.sql"),
     ]
@@ -66,6 +67,22 @@ def plan(plan: Plan, target: Target, left: Collection[str]) -> Card:
         said = "accepted" if accepted else "NOT ACCEPTED"
         facts.append((f"gate {gate.key}", Cell(f"{said}: {says}", WARN if accepted else BAD)))
     return Card("Plan", facts, tone=BAD if left else GOOD)
+
+
+def _statement_timeouts(plan: Plan, target: Target) -> str:
+    """Say which statement_timeout holds for which step: statement_timeout_ms is not that of long builds."""
+    steps: dict[int, list[str]] = {}
+    for change, step in plan.steps():
+        steps.setdefault(step.statement_timeout_ms, []).append(f"{change.migration} {step.number}")
+    usual = f"statement {target.statement_timeout_ms} ms"
+    long = [
+        f"{timeout_ms} ms for what takes long (step {listed(names)})"
+        for timeout_ms, names in steps.items()
+        if timeout_ms != target.statement_timeout_ms
+    ]
+    batches = [f"{change.migration} {step.number}" for change, step in plan.steps() if step.is_loop]
+    each = [f"for each batch of a loop anew (step {listed(batches)})"] if batches else []
+    return ", ".join([usual, *long, *each])
 
 
 def picture(trial: Trial) -> Lanes:
@@ -161,4 +178,4 @@ def _executed(change: Change, statement: WrittenStatement) -> Cell:
     if not statement.form:
         return Cell("as it is written" if steps else "together with the one before", QUIET)
     under = "\n\n".join(f"-- {step.says}\n{step.sql};" for step in steps)
-    return Cell(f"{statement.form}, {len(steps)} {'step' if len(steps) == 1 else 'steps'}", GOOD, under=under)
+    return Cell(f"{statement.form}, {counted(len(steps), 'step')}", GOOD, under=under)

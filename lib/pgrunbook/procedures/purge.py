@@ -12,12 +12,14 @@ from pgrunbook import undo_data
 from pgrunbook.database import locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.lock_wait import Holder
+from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.display.units import human
 from pgrunbook.errors import Interrupted, Refused, RunbookError, StatementFailed, Unreachable, WrongInput
 from pgrunbook.execute import purge
 from pgrunbook.execute.purge import PurgeItem
 from pgrunbook.procedures import shared_steps, undo_data_views
+from pgrunbook.record.run import again
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Purge
 from pgrunbook.session.session import Session
@@ -276,13 +278,14 @@ def _explained(here: Session, conn: Connection, exc: BaseException) -> RunbookEr
     state = _state_now(here)
     here.journal("purge-stopped", error=str(exc).partition("\n")[0], kind=type(exc).__name__, state=state,
                  is_aborted=not conn.closed)  # fmt: skip
-    resume = "run the same run again with --resume: it goes on with what is left."
+    resume = f"{again()}. It goes on with what is left."
     if isinstance(exc, RunbookError):
         exc.state = state
         return exc
     if isinstance(exc, KeyboardInterrupt):
         detail = "Somebody stopped this run; what was running in the server was cancelled."
-        return Interrupted("stopped while undo data was purged", detail=detail, state=state, hint=resume.capitalize())
+        hint = resume[0].upper() + resume[1:]
+        return Interrupted("stopped while undo data was purged", detail=detail, state=state, hint=hint)
     said = " ".join(str(exc).split())
     if conn.closed:
         hint = f"When the server answers again, {resume}"
@@ -303,5 +306,5 @@ def _state_now(here: Session) -> str:
 
 
 def _counted(number: int, *, verb: bool = True) -> str:
-    items = f"{number:,} item" + ("s" if number != 1 else "")
+    items = counted(number, "item")
     return f"{items} {'is' if number == 1 else 'are'}" if verb else items

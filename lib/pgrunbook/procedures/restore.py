@@ -13,6 +13,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums, step_log
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.errors import Refused, Unreachable, WrongInput
 from pgrunbook.session import session as heres
@@ -318,4 +319,7 @@ def _timeline(window: backup.Window, backups: list[backup.BaseBackup], points: l
     axes.tick_params(axis="x", labelrotation=20)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.35), ncols=2)
     span = f"from {window.earliest_at:%Y-%m-%d %H:%M:%S}Z to {window.latest_at:%Y-%m-%d %H:%M:%S}Z"
-    return Picture.of(picture, f"Can be restored {span}: {len(backups)} base backups, {len(shown)} restore points.")
+    return Picture.of(
+        picture,
+        f"Can be restored {span}: {counted(len(backups), 'base backup')}, {points}.",
+    )

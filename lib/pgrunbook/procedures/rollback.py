@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgrunbook import history as histories
 from pgrunbook import undo_data
+from pgrunbook.config import regular_file
 from pgrunbook.database import step_log
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
@@ -13,7 +14,6 @@ from pgrunbook.draft.build import base
 from pgrunbook.draft.down import CaptureGap
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.history.state import leave_out
-from pgrunbook.plan import plan as plans
 from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.procedures import rollback_choice, rollback_views, shared_steps, undo_data_views
@@ -42,9 +42,8 @@ def what_goes_back(here: Session) -> Table:
     """
     history = histories.read(here.conn, here.target)
     here.facts.update(history=history, version_before=history.version())
-    path = here.run.folder / "rollback-plan.json"
-    if path.is_file() and _begun(here):
-        plan = plans.read(path)  # this run was interrupted and is resumed: its plan stays
+    plan = shared_steps.frozen_plan(here, "rollback-plan.json", "rollback-plan-frozen") if _begun(here) else None
+    if plan is not None:  # this run was interrupted and is resumed: its plan stays
         here.facts.update(plan=plan, loses=(), goes_on=True)
         here.journal("rollback-goes-on", digest=plan.digest)
     else:
@@ -140,8 +139,8 @@ def schema_as_before(here: Session) -> Table:
     if any(verdict is different for *_, verdict in rows):
         here.show(table)
         lines = ["see schema-after-rollback.json"]
-        if promised.is_file():
-            lines = [d.line() for d in diff(Snapshot.from_json(promised.read_text(encoding="utf-8")), now)]
+        if regular_file.is_there(promised):
+            lines = [d.line() for d in diff(Snapshot.from_json(regular_file.read(promised)), now)]
         raise Broken(
             "the schema is not as it was before the migrations",
             detail="; ".join(lines[:12])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgrunbook.database import step_log
+from pgrunbook.display.prose import counted
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import Entry, History, Migration
 from pgrunbook.plan.hidden import check_key
@@ -72,11 +73,14 @@ def _half(here: Session, history: History) -> list[tuple[RollbackItem, str]]:
 
 def _last(here: Session, applied: list[Entry], half: list[tuple[RollbackItem, str]]) -> list[RollbackItem]:
     count = here.parameters.migrations
-    if count > len(applied) + len(half):
+    there = len(applied) + len(half)
+    if count > there:
         raise WrongInput(
-            f"cannot take back {count} migrations",
-            detail=f"Only {len(applied) + len(half)} are applied.",
-            hint="Name fewer; to go back further, restore to a point in time.",
+            f"cannot take back {counted(count, 'migration')}",
+            detail=f"{counted(there, 'migration is', 'migrations are')} applied." if there else "None is applied.",
+            hint="Name fewer; to go back further, restore to a point in time."
+            if there
+            else "Nothing is left to take back; to go back further, restore to a point in time.",
         )
     first = [wanted for wanted, _ in half[:count]]
     return first + [_whole(here, entry) for entry in applied[: count - len(first)]]

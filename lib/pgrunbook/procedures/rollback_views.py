@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pgrunbook import undo_data
 from pgrunbook.database.connection import Connection
+from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
 from pgrunbook.display.units import human
 from pgrunbook.draft.down import GIVES_ROWS, CaptureGap
@@ -16,7 +17,7 @@ from pgrunbook.plan.step import Keep
 from pgrunbook.procedures import undo_data_views
 from pgrunbook.record import door
 from pgrunbook.session.session import Session
-from pgrunbook.undo_data import Conflicts, OnConflict, UndoEntry, losses
+from pgrunbook.undo_data import MOST_LINES, Conflicts, OnConflict, UndoEntry, losses
 from pgrunbook.undo_data.losses import Loss
 from pgrunbook.violations import violations
 from pgrunbook.violations.violations import Violation
@@ -79,7 +80,7 @@ class RollbackRowEffects:
         again = f"pgrunbook run rollback --target {here.target.name} {options}"
         violations.refuse(list(self.violations))
         if here.parameters.on_conflict == "stop":
-            self._refuse_conflicts(again)
+            self._refuse_conflicts(here, again)
         lost = [loss for loss in self.goes if not loss.kept_as and loss.holds != 0]
         unknown = [one for one in self.loses if not one.is_counted]
         if (lost or unknown) and not here.parameters.lose_rows:
@@ -95,17 +96,18 @@ class RollbackRowEffects:
                 hint=f"Keep a copy of it first; then: {again}-p lose_rows=true",
             )
 
-    def _refuse_conflicts(self, again: str) -> None:
+    def _refuse_conflicts(self, here: Session, again: str) -> None:
         found = [one for one in self.rows if one.found]
         if not found:
             return
         rows = sum(one.found.rows for one in found if one.found)
-        lines = [conflict.line() for one in found if one.found for conflict in one.found.samples]
-        more = f"; and {rows - len(lines)} more" if rows > len(lines) else ""
+        whole = sum((one.found for one in found if one.found), Conflicts(0, ()))
+        here.keep_table("conflicts", Table(["row"], [(conflict.line(),) for conflict in whole.samples]))
+        elsewhere = f"\n  {len(whole.samples)} of them are in conflicts.csv, and in the table what-about-new-rows."
         raise Refused(
-            f"{rows} {'row' if rows == 1 else 'rows'} that {found[0].migration} changed "
+            f"{counted(rows, 'row')} that {found[0].migration} changed "
             f"{'was' if rows == 1 else 'were'} changed by somebody since",
-            detail="; ".join(lines) + more,
+            detail=whole.lines() + (elsewhere if rows > MOST_LINES else ""),
             hint=f"Decide for all of them: {again}-p on_conflict=keep leaves these rows as they are, "
             "-p on_conflict=restore overwrites them with what was there before.",
         )
@@ -233,7 +235,7 @@ def _filled(conn: Connection, change: Change) -> list[Keep]:
 
 
 def _reverted(one: RowConflicts, on_conflict: OnConflict) -> tuple[object, ...]:
-    held = f"{one.rows} rows"
+    held = f"{one.rows} {'row' if one.rows.rpartition(' ')[2] == '1' else 'rows'}"
     if one.found is None:
         return ("reverted", held, Cell("nobody can have changed them: their table or column does not exist now", GOOD))
     if not one.found:
@@ -255,4 +257,4 @@ def _stands(one: Violation) -> Cell:
 
 
 def _count(number: int | None, unit: str) -> str:
-    return "not known" if number is None else f"{number:,} {unit}"
+    return "not known" if number is None else counted(number, unit.removesuffix("s"))

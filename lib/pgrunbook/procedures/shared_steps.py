@@ -16,6 +16,7 @@ from pgrunbook.errors import Refused, RunbookError
 from pgrunbook.execute.execution import Execution
 from pgrunbook.execute.results import StepResult, StepState
 from pgrunbook.history import History
+from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Plan
 from pgrunbook.record import journal
 from pgrunbook.session.session import Session
@@ -39,6 +40,32 @@ ARCHIVED_WITHIN_S = 60.0
 def events(here: Session, procedure: str) -> list[dict[str, Any]]:
     """Return the events of a procedure in the journal of this run."""
     return [e for e in journal.read(here.run.journal.path) if e.get("procedure", procedure) == procedure]
+
+
+def frozen_plan(here: Session, name: str, event: str) -> Plan | None:
+    """Return the plan that this run froze, None where it froze none.
+
+    Raises WrongInput when its file is gone or cannot be read, Refused when it is another plan, or one for another
+    target.
+    """
+    path = here.run.folder / name
+    frozen = [e["digest"] for e in journal.read(here.run.journal.path) if e["event"] == event]
+    if not frozen:  # a plan that a crash kept from being frozen, or that somebody put there, counts for nothing
+        return None
+    plan = plans.read(path)
+    if plan.digest != frozen[-1]:
+        raise Refused(
+            f"{name} is not the plan that was frozen in this run",
+            detail=f"The journal says {frozen[-1]}; the file has {plan.digest} now.",
+            hint="Somebody has written another plan into the run's folder: find out who, and start a new run.",
+        )
+    if plan.target != here.target.name:
+        raise Refused(
+            f'the plan is for target "{plan.target}", not for "{here.target.name}"',
+            detail="A plan is made for one target: another one has other tables, rows and rights.",
+            hint=f"Start a new run: pgrunbook run release --target {here.target.name}",
+        )
+    return plan
 
 
 def take_restore_point(here: Session, plan: Plan, when: str) -> Card:

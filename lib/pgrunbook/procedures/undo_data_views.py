@@ -9,6 +9,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
+from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Cell, Table
 from pgrunbook.display.units import human
 from pgrunbook.undo_data import UndoEntry
@@ -107,7 +108,7 @@ def state(kept: UndoEntry) -> Cell:
     """Return its state, with the progress while it is reverted or reapplied."""
     shown = SHOWN.get((kept.state, kept.direction), kept.state)
     if kept.state == "giving back":
-        shown += f" ({kept.rows_given_back:,} rows so far)"
+        shown += f" ({counted(kept.rows_given_back, 'row')} so far)"
     return Cell(shown, TONES.get(kept.state, PLAIN))
 
 

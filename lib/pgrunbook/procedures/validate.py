@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pgrunbook import history as histories
+from pgrunbook.config import regular_file
 from pgrunbook.database import health
 from pgrunbook.database.schema import Snapshot, snapshot
+from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.errors import Broken, WrongInput
 from pgrunbook.history.state import leave_out
@@ -54,14 +58,14 @@ def schema_as_promised(here: Session) -> Table:
     here.run.keep("schema-validated.json", now.to_json(), is_masked=True)
     path = promise.folder / "schema-promised.json" if promise else None
     headings = ["object", "name", "change", "promised", "found"]
-    if path is None or not path.is_file():
+    if path is None or not regular_file.is_there(path):
         here.journal("schema-not-compared", fingerprint=now.fingerprint)
         return Table(
             headings,
             [],
             empty="Not compared: there was no rehearsal, and so no promised schema.",
         )
-    promised = Snapshot.from_json(path.read_text(encoding="utf-8"))
+    promised = Snapshot.from_json(regular_file.read(path))
     unlike: list[tuple[str, str]] = next((e["unlike"] for e in _events(promise, "proven-equal")), [])
     found = schema_only.unexpected(promised, now, unlike)
     left = [m.name for m in history.pending()]
@@ -73,7 +77,7 @@ def schema_as_promised(here: Session) -> Table:
     ]
     here.journal("schema-compared", differences=len(found), fingerprint=now.fingerprint, promised=promised.fingerprint)
     if found and not unknown:
-        here.facts["problems"].append(f"the schema differs from the promised one in {len(found)} objects")
+        here.facts["problems"].append(f"the schema differs from the promised one in {counted(len(found), 'object')}")
     still = [c.migration for c in planned.changes if c.migration in left] if planned else []
     if still:
         here.facts["problems"].append(f"still pending: {', '.join(still)}")
@@ -82,7 +86,7 @@ def schema_as_promised(here: Session) -> Table:
         title += f"; what {', '.join(unknown)} changed was not promised: it reaches outside, and was not rehearsed"
     return here.keep_table(
         "schema-differences",
-        Table(headings, rows, title=title, empty=f"Equal: {len(now.objects)} objects as promised."),
+        Table(headings, rows, title=title, empty=f"Equal: {counted(len(now.objects), 'object')} as promised."),
     )
 
 
@@ -217,7 +221,9 @@ def verdict(here: Session) -> Banner:
             state="Validate changed nothing; what is applied stays applied.",
             hint=f"Correct what is named, or take back what was applied: {_way_back(here)}",
         )
-    promised = here.facts["promise"] is not None and (here.facts["promise"].folder / "schema-promised.json").is_file()
+    promised = here.facts["promise"] is not None and regular_file.is_there(
+        here.facts["promise"].folder / "schema-promised.json"
+    )
     state = "The database is as promised." if promised else "No problem was found; but there was no promise to check."
     return here.verdict(state, [], then="nothing: the release is done")
 
@@ -230,7 +236,7 @@ def _promising_run(here: Session) -> Run | None:
             raise WrongInput(f"run {run.run_id} is of target {run.target}, not of {here.target.name}")
         return run
     for folder in (here.run.folder, *reversed(runs.folders())):
-        if (folder / "plan.json").is_file():
+        if regular_file.is_there(folder / "plan.json"):
             try:
                 run = runs.load(folder)
             except WrongInput:
@@ -248,7 +254,7 @@ def _way_back(here: Session) -> str:
 
 def _plan(run: Run) -> Plan | None:
     path = run.folder / "plan.json"
-    return plans.read(path) if path.is_file() else None
+    return plans.read(path) if regular_file.is_there(path) else None
 
 
 def _events(run: Run, *names: str) -> list[dict[str, Any]]:
@@ -258,16 +264,19 @@ def _events(run: Run, *names: str) -> list[dict[str, Any]]:
 def _measured(here: Session) -> dict[str, Any]:
     promise = here.facts["promise"]
     path = promise.folder / "measured-before.json" if promise else None
-    return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+    return _measurements(path) if path and regular_file.is_there(path) else {}
 
 
 def _written_on_the_branch(here: Session) -> set[str]:
     """Return the names of tables whose rows the plan wrote in the rehearsal, also by cascades and triggers."""
     promise = here.facts["promise"]
     path = promise.folder / "rehearsal.json" if promise else None
-    if path is None or not path.is_file():
+    if path is None or not regular_file.is_there(path):
         return set()
-    seen = Trial.model_validate_json(path.read_text(encoding="utf-8"))
+    try:
+        seen = Trial.model_validate_json(regular_file.read(path))
+    except ValidationError as exc:
+        raise _not_ours(path, " ".join(str(exc).split())[:300]) from exc
     found = set()
     for statement in seen.statements:
         wrote = "AccessExclusiveLock" if statement.sql.upper().startswith("TRUNCATE") else "RowExclusiveLock"
@@ -280,7 +289,24 @@ def _known_before(here: Session) -> set[str]:
     """Return the names of indexes and constraints that were invalid before the run already."""
     promise = here.facts["promise"]
     path = promise.folder / "leftovers-before.json" if promise else None
-    return set(json.loads(path.read_text(encoding="utf-8"))) if path and path.is_file() else set()
+    return set(map(str, regular_file.read_json(path, list))) if path and regular_file.is_there(path) else set()
+
+
+def _measurements(path: Path) -> dict[str, Any]:
+    """Return what prepare counted and timed: rows, and queries_ms. Raises WrongInput when it is not that."""
+    found: dict[str, Any] = regular_file.read_json(path, dict)
+    counts, times = found.get("rows"), found.get("queries_ms")
+    if not (isinstance(counts, dict) and all(isinstance(c, list) and len(c) == 2 for c in counts.values())):
+        raise _not_ours(path, "It has no rows as prepare writes them.")
+    if not all(type(count[0]) is int for count in counts.values()):
+        raise _not_ours(path, "A number of rows is no number.")
+    if not (isinstance(times, dict) and all(t is None or isinstance(t, int | float) for t in times.values())):
+        raise _not_ours(path, "It has no queries_ms as prepare writes them.")
+    return found
+
+
+def _not_ours(path: Path, detail: str) -> WrongInput:
+    return WrongInput(f"could not read {path.name}", detail=detail, hint=regular_file.UNREADABLE_HINT)
 
 
 def _number(value: int | None) -> str:

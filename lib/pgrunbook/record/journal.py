@@ -8,13 +8,36 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
-from pgrunbook.errors import RecordFailed
+from pgrunbook.config.regular_file import UNREADABLE_HINT, is_there, read_bytes
+from pgrunbook.errors import RecordFailed, WrongInput
 from pgrunbook.record import door
 from pgrunbook.record.files import RECORD_FAILED_HINT
 
-Event = dict[str, Any]
+# What these facts of an event are, whatever the event.
+_KINDS = {
+    "digest": str,
+    "direction": str,
+    "run_id": str,
+    "procedure": str,
+    "gates": list,
+    "proven": list,
+    "unlike": list,
+}
+# The events that name the run they belong to.
+_NAMES_RUN = frozenset({"run-started", "run-resumed", "procedure-started"})
+
+
+class Event(dict[str, Any]):
+    """An event of the journal; reading a fact that it lacks says so."""
+
+    def __missing__(self, name: str) -> Never:
+        raise WrongInput(
+            f'event {self.get("seq", "?")} of the journal, "{self.get("event")}", has no {name}',
+            detail="We write none without it: somebody changed the journal, or another version wrote it.",
+            hint=UNREADABLE_HINT,
+        )
 
 
 class Journal:
@@ -46,13 +69,15 @@ class Journal:
             with open(self.path, "a+b", buffering=0, opener=_private) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 torn, seq = _end(file.fileno())
-                line: Event = {
-                    "seq": seq + 1,
-                    "at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-                    "event": event,
-                    "pid": os.getpid(),
-                    **door.masked_facts(facts),
-                }
+                line = Event(
+                    {
+                        "seq": seq + 1,
+                        "at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+                        "event": event,
+                        "pid": os.getpid(),
+                        **door.masked_facts(facts),
+                    }
+                )
                 _write_whole(file.fileno(), (b"\n" if torn else b"") + _encoded(line) + b"\n")
                 if flush:
                     os.fsync(file.fileno())
@@ -70,28 +95,48 @@ def read(path: Path) -> list[Event]:
     """Return the events of a journal, oldest first; [] where there is none.
 
     A line that a crash cut off is an event ``torn`` with its text.
+
+    Raises WrongInput for a file that cannot be read, and for a journal that has a hole, or is that of another run.
     """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
+    if not is_there(path):
         return []
-    return list(_events(raw))
+    found = list(_events(read_bytes(path)))
+    last = 0
+    for event in found:
+        if event["event"] == "torn":
+            continue
+        if event["seq"] != last + 1:
+            raise _broken(path, f"After event {last} comes event {event['seq']}: lines were removed, or added.")
+        last = event["seq"]
+        wrong = next((name for name, kind in _KINDS.items() if name in event and not isinstance(event[name], kind)), "")
+        if wrong:
+            raise _broken(path, f"Event {last} has a {wrong} that we do not write.")
+        if event["event"] in _NAMES_RUN and event.get("run_id", path.parent.name) != path.parent.name:
+            raise _broken(path, f"Event {last} is of run {event['run_id']}: the journal is that of another run.")
+    return found
+
+
+def _broken(path: Path, detail: str) -> WrongInput:
+    return WrongInput(f"the journal in {path.parent} is not as we wrote it", detail=detail, hint=UNREADABLE_HINT)
 
 
 def _events(raw: bytes) -> Iterator[Event]:
-    for line in raw.splitlines():
+    for line in raw.split(b"\n") if raw else ():
         whole = _event(line)
-        yield whole if whole is not None else {"event": "torn", "text": line.decode("utf-8", "replace")}
+        if whole is not None:
+            yield whole
+        elif line:
+            yield Event({"event": "torn", "text": line.decode("utf-8", "replace")})
 
 
 def _event(line: bytes) -> Event | None:
     """Return the event that a line holds, None where it holds none."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if isinstance(found, dict) and isinstance(found.get("seq"), int) and isinstance(found.get("event"), str):
-        return found
+    if isinstance(found, dict) and type(found.get("seq")) is int and isinstance(found.get("event"), str):
+        return Event(found)
     return None
 
 

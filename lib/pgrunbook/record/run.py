@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pgrunbook import __version__
-from pgrunbook.config import paths
-from pgrunbook.errors import Blocked, RecordFailed, WrongInput
-from pgrunbook.record import door
+from pgrunbook.config import paths, regular_file
+from pgrunbook.errors import RecordFailed, Refused, TargetBusy, WrongInput
+from pgrunbook.record import door, journal
 from pgrunbook.record.files import RECORD_FAILED_HINT, write_atomically
 from pgrunbook.record.journal import Journal
 
@@ -101,7 +101,7 @@ class Run:
     def hold(self) -> None:
         """Lock the run folder for this process, until it ends or calls :meth:`release`.
 
-        Raises Blocked when another process has locked it, RecordFailed when the folder cannot be written.
+        Raises TargetBusy when another process has locked it, RecordFailed when the folder cannot be written.
         """
         if self.folder in _HELD:
             return
@@ -118,7 +118,7 @@ class Run:
         except BlockingIOError:
             holder = os.pread(handle, 20, 0).decode() or "unknown"
             os.close(handle)
-            raise Blocked(
+            raise TargetBusy(
                 f"run {self.run_id} is already in use",
                 detail=f"Process {holder} works in {self.folder}.",
                 hint="Wait until it has ended (pgrunbook runs), or stop that process.",
@@ -144,6 +144,31 @@ class Run:
         except BlockingIOError:
             return True
         return False
+
+    def refuse_changed(self) -> None:
+        """See that the record is as this run left it, before anybody goes on with it.
+
+        Raises Refused where the folder was copied from another machine, WrongInput where run.json and journal do not
+        fit together, and as :func:`journal.read`.
+        """
+        self._refuse_elsewhere()
+        ended = {e.get("procedure") for e in journal.read(self.journal.path) if e["event"] == "verdict"}
+        lost = [part.procedure for part in self.parts if part.status is Status.DONE and part.procedure not in ended]
+        if lost:
+            raise WrongInput(
+                f"the journal of run {self.run_id} does not fit its {RUN_FILE}",
+                detail=f"{RUN_FILE} says that {lost[0]} is done, and {self.journal.path} does not: lines are missing.",
+                hint=regular_file.UNREADABLE_HINT,
+            )
+
+    def _refuse_elsewhere(self) -> None:
+        here = socket.gethostname()
+        if self.machine and self.machine != here:
+            raise Refused(
+                f"run {self.run_id} was begun on {self.machine}, and this is {here}",
+                detail=f"{self.folder} is a copy: its original may go on as well, and would know nothing of this one.",
+                hint=f"Go on with it on {self.machine}; or start a new run here.",
+            )
 
     def actual_status(self) -> Status:
         """Return the status: ``broken off`` where run.json says running but no process has locked the folder."""
@@ -182,11 +207,39 @@ def create(runbook: str, target: str, parameters: Mapping[str, Any], *, how: str
 def load(folder: Path) -> Run:
     """Return the run of a folder. Raises WrongInput when it holds no readable ``run.json``."""
     try:
-        facts = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        parts = [Part(**{**part, "status": Status(part["status"])}) for part in facts.pop("parts")]
-        return Run(folder=folder, parts=parts, **{**facts, "status": Status(facts["status"])})
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise WrongInput(f"could not read the run in {folder}", detail=str(exc)) from exc
+        facts: dict[str, Any] = regular_file.read_json(folder / RUN_FILE, dict)
+        parts = [Part(**_texts({**part, "status": Status(part["status"])})) for part in facts.pop("parts")]
+        made = Run(folder=folder, parts=parts, **{**facts, "status": Status(facts["status"])})
+        _texts({name: value for name, value in facts.items() if name not in ("parameters", "versions")})
+        for moment in (made.started_at, *filter(None, (made.ended_at, *(p.started_at for p in parts)))):
+            if datetime.fromisoformat(moment).tzinfo is None:
+                raise ValueError(f"{moment} has no time zone")
+        if not all(isinstance(value, dict) for value in (made.parameters, made.versions)):
+            raise TypeError("parameters and versions are no objects")
+    except WrongInput as exc:
+        raise _unreadable(folder, exc.detail) from exc
+    except KeyError as exc:
+        raise _unreadable(folder, f"It has no {exc}.") from exc
+    except (ValueError, TypeError, AttributeError) as exc:
+        raise _unreadable(folder, f"{' '.join(str(exc).split())[:200]}.") from exc
+    if made.run_id != folder.name:
+        raise WrongInput(
+            f"{RUN_FILE} in {folder} is that of another run",
+            detail=f"It names run {made.run_id}.",
+            hint="Put the folder's own file back; a run's folder keeps its name.",
+        )
+    return made
+
+
+def _texts(facts: dict[str, Any]) -> dict[str, Any]:
+    wrong = next((name for name, value in facts.items() if not isinstance(value, str)), None)
+    if wrong is not None:
+        raise TypeError(f"{wrong} is no text")
+    return facts
+
+
+def _unreadable(folder: Path, detail: str) -> WrongInput:
+    return WrongInput(f"could not read the run in {folder}", detail=detail, hint=regular_file.UNREADABLE_HINT)
 
 
 def find(run_id: str) -> Run:
@@ -214,6 +267,12 @@ def folders() -> list[Path]:
         return []
     there = (folder for folder in outputs.iterdir() if (folder / RUN_FILE).is_file())
     return sorted(there, key=lambda folder: (folder.name[:16], folder.name[-4:]))
+
+
+def again() -> str:
+    """Return how to go on with the run of this process, as a hint says it: headless, or in the notebook by hand."""
+    run_id = os.environ.get(RUNNER)
+    return f"go on with this run: pgrunbook run --resume {run_id}" if run_id else "run this cell again"
 
 
 def stamp(moment: datetime | None = None) -> str:

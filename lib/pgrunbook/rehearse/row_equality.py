@@ -17,6 +17,7 @@ from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.display.prose import counted
 from pgrunbook.draft.expected_differences import differing_column
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import column_names, function_names, walk
@@ -331,6 +332,6 @@ def _difference(plain: Connection, safe: Connection, table: TableName, one: Tabl
     apart = checksums.difference(plain, safe, table)
     keys = ", ".join(sample.key for sample in apart.samples[:3])
     return (
-        f"{table}: {one.rows:,} rows after the plain SQL, {other.rows:,} after the plan; "
+        f"{table}: {counted(one.rows, 'row')} after the plain SQL, {other.rows:,} after the plan; "
         f"{apart.missing:,} missing, {apart.changed:,} other, {apart.new:,} new ({keys})"
     )

@@ -18,6 +18,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.display.prose import counted
 from pgrunbook.errors import StatementFailed
 from pgrunbook.plan.plan import Change
 from pgrunbook.plan.way_back import Frozen
@@ -144,7 +145,7 @@ def _apart(before: dict[TableName, checksums.TableSum], after: dict[TableName, c
     for table, was in before.items():
         now, name = after[table], f"{table.schema}.{table.name}"
         if was.rows != now.rows:
-            found.append(f"{name}: {was.rows:,} rows before, {now.rows:,} after")
+            found.append(f"{name}: {counted(was.rows, 'row')} before, {now.rows:,} after")
         elif was != now:
             found.append(f"{name}: as many rows, with other values")
     return found

@@ -28,6 +28,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Column, Relation, Snapshot
+from pgrunbook.display.prose import counted
 from pgrunbook.draft.build import LONG_TIMEOUT_MS, up
 from pgrunbook.draft.up import without_refills
 from pgrunbook.errors import Refused
@@ -211,7 +212,9 @@ def _estimate(step: Step, seen: Observation, share: Mapping[str, TableRows]) -> 
     scale = 1.0
     if largest is not None and largest.branch_rows and not step.quick:
         scale = max(1.0, largest.target_rows / largest.branch_rows)
-    basis = f"measured on {largest.branch_rows:,} of {largest.target_rows:,} rows" if largest else "measured once"
+    basis = (
+        f"measured on {largest.branch_rows:,} of {counted(largest.target_rows, 'row')}" if largest else "measured once"
+    )
     held = [lock.held_ms for lock in seen.locks if {"readers", "writers"} & set(blocks(lock.mode))]
     return Estimate(
         duration_ms=round(seen.duration_ms * scale, 1),

@@ -19,13 +19,13 @@ from pgrunbook.runner import stops
 from pgrunbook.runner.kernel import EarlyKernel
 from pgrunbook.runner.progress import ProgressDisplay
 
-EXIT_CODES = {"WrongInput": 2, "Refused": 3}
+EXIT_CODES = {"WrongInput": 2, "Refused": 3, "TargetBusy": 4}
 STOPPED = "the run was stopped between two cells"
 INTERRUPTED = {"Interrupted", "KeyboardInterrupt", "Stopped", "KernelDied"}
 # Obstacles from outside: the same run can go on when they are gone, so nothing is taken back.
-PASSING = INTERRUPTED | {"Blocked", "Unreachable", "RecordFailed"}
+PASSING = INTERRUPTED | {"Blocked", "TargetBusy", "Unreachable", "RecordFailed"}
 TOLD = {error.__name__ for error in RunbookError.__subclasses__()} | {
-    "RunbookError", "Stopped", "KernelDied", "CellTimeout"
+    "RunbookError", "TargetBusy", "Stopped", "KernelDied", "CellTimeout"
 }  # fmt: skip
 IN_THE_DATABASE = "State: As the history table and schema pgrunbook say; an open transaction was aborted."
 

@@ -144,6 +144,7 @@ def _refuse_to_go_on(broken: Run, book: Book) -> None:
             hint=f"Open its notebooks again: pgrunbook start --resume {broken.run_id}",
         )
     _refuse_other_version(broken)
+    _refuse_other_target(broken)
 
 
 def _refuse_other_version(made: Run) -> None:
@@ -160,6 +161,20 @@ def _refuse_other_version(made: Run) -> None:
         )
 
 
+def _refuse_other_target(made: Run) -> None:
+    """Refuse a run whose record is not what it was, or whose target has another name now.
+
+    Raises WrongInput, Refused.
+    """
+    made.refuse_changed()
+    if made.target not in targets.load_all():
+        raise WrongInput(
+            f'run {made.run_id} is for target "{made.target}", which targets.toml does not declare now',
+            detail=f"{targets.targets_file()} declares {', '.join(sorted(targets.load_all())) or 'no target'}.",
+            hint="Give the target its name back to go on with the run; or start a new run on the new name.",
+        )
+
+
 def reopen(run_id: str) -> Run:
     """Return a run that was made by hand, to open its notebooks again.
 
@@ -171,6 +186,7 @@ def reopen(run_id: str) -> Run:
             f"run {made.run_id} was not made by hand", hint=f"Go on with it: pgrunbook run --resume {made.run_id}"
         )
     _refuse_other_version(made)
+    _refuse_other_target(made)
     return made
 
 

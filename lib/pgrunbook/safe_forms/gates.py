@@ -8,6 +8,7 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.database.relations import Relation
+from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import Gate
 from pgrunbook.safe_forms import add_column, refresh, update_delete
 from pgrunbook.safe_forms.form import Case
@@ -214,7 +215,8 @@ def _whole(case: Case) -> Gate | None:
         return None
     return Gate(
         id="cannot-be-split",
-        says=f"it changes more than {case.batch_rows} rows in one transaction and cannot be split: {because}",
+        says=f"it changes more than {counted(case.batch_rows, 'row')} in one transaction and cannot be split: "
+        f"{because}",
         procedure="backfill",
         how="Write it so that each row's new value depends on that row alone, and run it with the backfill procedure.",
     )

@@ -8,6 +8,7 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.database.relations import Relation
+from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import RANGE, Batches, SafeStep
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import changed, mapped, parsed, printed
@@ -56,7 +57,8 @@ class UpdateDelete:
             rows=self.case.batch_rows,
         )
         by = ", ".join(self.key) if self.key else "pages"
-        says = f"{self.case.statement.kind} {batches.rows} rows at a time, by ranges of {by}; each batch is committed."
+        size = counted(batches.rows, "row")
+        says = f"{self.case.statement.kind} {size} at a time, by ranges of {by}; each batch is committed."
         return (SafeStep(sql=printed(node), says=says, quick=False, batches=batches),)
 
     def cleanup(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import getpass
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pgrunbook.config import regular_file
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import OpenGate, Plan
@@ -28,9 +29,16 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     made = runs.find(run_id)
     path = made.folder / "plan.json"
-    if not path.is_file():
-        raise WrongInput(f"run {made.run_id} has no plan", hint="Run prepare first: it makes the plan.")
+    if not regular_file.is_there(path):
+        raise WrongInput(
+            f"run {made.run_id} has no plan",
+            detail=f"{path} is not there.",
+            hint="Run prepare first: it makes the plan.",
+        )
+    made.refuse_changed()
     plan = plans.read(path)
+    events = journal.read(made.journal.path)
+    _refuse_unfrozen(made, plan, events)
     gates = [gate.key for gate in plan.gates()]
     named = list(dict.fromkeys(places.resolved(keys, plan.named())))
     unknown = [key for key in named if key not in gates]
@@ -40,7 +48,6 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
             detail=f"Its gates: {', '.join(gates) or 'none'}.",
             hint="Name a gate by its place, as freeze-the-plan shows it.",
         )
-    events = journal.read(made.journal.path)
     if any(e["event"] == "migration-started" and e["direction"] == "up" for e in events):
         raise Refused(
             f"cannot accept gates of run {made.run_id}: its plan was executed, or begun",
@@ -53,6 +60,18 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     chosen = named or [key for key in gates if key not in before]
     note(made, plan, [key for key in chosen if key not in before])
     return chosen, [key for key in gates if key not in {*before, *chosen}]
+
+
+def _refuse_unfrozen(made: Run, plan: Plan, events: Sequence[Mapping[str, Any]]) -> None:
+    """Raise Refused for a plan that the run did not freeze: it was written by somebody else."""
+    frozen = [e["digest"] for e in events if e["event"] == "plan-frozen"]
+    if plan.digest not in frozen[-1:]:
+        raise Refused(
+            f"plan.json of run {made.run_id} is not the plan that was frozen in it",
+            detail=f"The journal says {frozen[-1] if frozen else 'of none'}; the file has {plan.digest}.",
+            state="Nothing changed in the database or in the record.",
+            hint="Somebody has written another plan into the run's folder: find out who, and start a new run.",
+        )
 
 
 def _refuse_again(made: Run, plan: Plan, keys: Sequence[str], events: Sequence[Mapping[str, Any]]) -> None:

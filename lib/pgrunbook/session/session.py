@@ -20,7 +20,7 @@ import psycopg
 
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
-from pgrunbook.database import activity
+from pgrunbook.database import activity, locks
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.show import BAD, GOOD, WARN, Banner, Card, Cell, Table, visible
@@ -38,9 +38,11 @@ from pgrunbook.record import door
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
 from pgrunbook.session import cells, outputs
+from pgrunbook.session.facts import CellFacts
 from pgrunbook.session.parameters import Parameters, checked
 
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
+CHANGES = ("prepare", "migrate", "rollback", "purge")  # the procedures that work for a change of the target
 CHANGING = "The history table and schema pgrunbook say what is done; an open transaction was aborted."
 View = TypeVar("View")
 _begun: list[Session] = []  # the session of this kernel: one at a time
@@ -54,7 +56,7 @@ class Session:
     run: Run
     target: Target
     parameters: Any
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: CellFacts = field(default_factory=CellFacts)
     changing: bool = False
     _conn: Connection | None = None
     _identity: Identity | None = None
@@ -111,12 +113,14 @@ class Session:
         self.journal("target-met", server_version=who.server_version, database=who.database,
                      system_identifier=who.system_identifier, session_user=who.session_user)  # fmt: skip
         self.run.versions.setdefault("server", who.server_version)
-        if who.in_recovery and self.procedure in ("prepare", "migrate", "rollback", "purge"):
+        if who.in_recovery and self.procedure in CHANGES:
             raise Refused(
                 f'target "{self.target.name}" is a replica',
                 detail=f"Its server (PostgreSQL {who.server_version}) is in recovery and takes no changes.",
                 hint="Name the primary in targets.toml.",
             )
+        if self.procedure in CHANGES:
+            locks.wait_for_others(self.conn, self.target)
         return Card(f"Target {self.target.name}", facts, tone=BAD if self.target.protected else GOOD)
 
     def verdict(self, state: str, facts: Sequence[tuple[str, object]], *, then: str) -> Banner:
@@ -190,14 +194,14 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
     if not _headless():
         run.hold()
         _note_part(run, procedure, Status.RUNNING)
-    here = Session(procedure, run, target, parameters)
+    here = Session(procedure, run, target, parameters, CellFacts(procedure))
     _begun.append(here)
     door.guard_logs()
     outputs.guard()
     cells.record(run.journal, procedure, here.note_error)
     run.journal.write(
-        "procedure-started", procedure=procedure, target=target.name, parameters=parameters.model_dump(mode="json"),
-        how=_how(),
+        "procedure-started", procedure=procedure, run_id=run.run_id, target=target.name,
+        parameters=parameters.model_dump(mode="json"), how=_how(),
     )  # fmt: skip
     return here
 
@@ -225,7 +229,7 @@ def _explained(here: Session, exc: psycopg.Error) -> RunbookError:
         hint = "Wait, or find who holds the lock (pg_blocking_pids); then run this cell again."
         return Blocked(f'could not read target "{here.target.name}" in time: {said}', **facts, hint=hint)
     if isinstance(exc, psycopg.OperationalError):
-        hint = "When the server answers again, run this cell again, or the run with --resume."
+        hint = f"When the server answers again, {runs.again()}."
         return Unreachable(f'lost the connection to target "{here.target.name}": {said}', **facts, hint=hint)
     hint = "Read the server's log; then run this cell again."
     return StatementFailed(f'target "{here.target.name}" refused a statement of ours: {said}', **facts, hint=hint)
@@ -235,6 +239,7 @@ def _find_run(procedure: str, parameters: Parameters) -> Run:
     folder = Path.cwd()
     if (folder / runs.RUN_FILE).is_file():
         run = runs.load(folder)
+        run.refuse_changed()
         if run.target != parameters.target:
             raise WrongInput(
                 f'this run is for target "{run.target}", not for "{parameters.target}"',

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pgrunbook.undo_data.capture_rows import capture_batches, capture_statement
 from pgrunbook.undo_data.capture_steps import with_capture
 from pgrunbook.undo_data.cascades import CannotCaptureError
-from pgrunbook.undo_data.conflicts import Conflicts, conflicts
+from pgrunbook.undo_data.conflicts import MOST_LINES, Conflicts, conflicts
 from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mark_reverted
 from pgrunbook.undo_data.parked_tables import unpark
 from pgrunbook.undo_data.reapplication import reapply, to_reapply
@@ -21,6 +21,7 @@ from pgrunbook.undo_data.revert_columns import discard_changed, revert_column, u
 from pgrunbook.undo_data.revert_rows import OnConflict, revert
 
 __all__ = [
+    "MOST_LINES",
     "ROWS",
     "CannotCaptureError",
     "Conflicts",

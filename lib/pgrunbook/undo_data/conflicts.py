@@ -17,6 +17,9 @@ from pgrunbook.undo_data.registry import ROWS, STATES, UndoEntry, entries_of_mig
 from pgrunbook.undo_data.tables import Column, as_text, key_name, rows, written_name
 
 SAMPLES = 20
+# The most rows that an error shows, and the longest of its lines.
+MOST_LINES = 5
+LINE_CHARS = 200
 LOCK_TIMEOUT_MS = 2_000
 CHECK_TIMEOUT_MS = 3_600_000
 _SHOWN_CHARS = 200
@@ -59,6 +62,15 @@ class Conflicts:
 
     def __bool__(self) -> bool:
         return self.rows > 0
+
+    def lines(self, most: int = MOST_LINES) -> str:
+        """Return so many of the rows for the detail of an error, one per line, and how many more there are."""
+        shown = [line if len(line) <= LINE_CHARS else f"{line[: LINE_CHARS - 3]}..."
+                 for line in (conflict.line() for conflict in self.samples[:most])]  # fmt: skip
+        if self.rows == 1:
+            return "".join(shown)
+        more = [f"and {self.rows - len(shown):,} more"] if self.rows > len(shown) else []
+        return "".join(f"\n  {line}" for line in (*shown, *more))
 
     def __add__(self, other: Conflicts) -> Conflicts:
         return Conflicts(self.rows + other.rows, (self.samples + other.samples)[:SAMPLES])

@@ -20,6 +20,7 @@ from psycopg import sql
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
+from pgrunbook.display.prose import counted
 from pgrunbook.errors import Refused
 from pgrunbook.undo_data.comparison import Comparison, compare
 from pgrunbook.undo_data.conflicts import Conflicts, conflicts, family, later, left_of
@@ -33,7 +34,6 @@ WHOLE_TIMEOUT_MS = 3_600_000
 
 OnConflict = Literal["keep", "restore", "stop"]
 
-_SHOWN = 5
 _PAGES_LOOKED_AT = 10
 # Rows are found by their key, whatever the planner expects of a side table without statistics.
 _SETTINGS = "; ".join(
@@ -99,11 +99,10 @@ def revert(
 
 def _stop_at(found: Conflicts, migration: str) -> None:
     if found:
-        shown = [conflict.line() for conflict in found.samples[:_SHOWN]]
-        more = [f"and {found.rows - len(shown)} more"] if found.rows > len(shown) else []
+        them = "it" if found.rows == 1 else "them"
         raise Refused(
-            f"somebody has changed {found.rows} rows since {migration} changed them",
-            detail="".join(f"\n  {line}" for line in (*shown, *more)),
+            f"somebody has changed {counted(found.rows, 'row')} since {migration} changed {them}",
+            detail=found.lines(),
             hint="Choose on_conflict: keep leaves these rows unchanged, restore overwrites them.",
         )
 

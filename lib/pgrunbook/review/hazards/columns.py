@@ -10,6 +10,7 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.database.catalog import Table
+from pgrunbook.display.prose import counted
 from pgrunbook.effects.alter_table import SERIAL, is_volatile
 from pgrunbook.effects.result import Found
 from pgrunbook.effects.type_change import judge, kind_of
@@ -94,7 +95,7 @@ def add_not_null(scene: Scene) -> Iterator[Note]:
         column, rows = quoted(definition.colname), scene.catalog.rows_estimate(table)
         if not others_see(table) or rows == 0:
             continue
-        held = "if the table holds any row" if rows is None else f"because the table holds about {rows:,} rows"
+        held = "if the table holds any row" if rows is None else f"because the table holds about {counted(rows, 'row')}"
         yield Note(
             f"It fails on {table.label} {held}; and running code that does not know {column} cannot insert.",
             f"ALTER TABLE {table.label} ADD COLUMN {column} {type_word(definition.typeName).text};\n"

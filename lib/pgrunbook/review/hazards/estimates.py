@@ -6,6 +6,7 @@ The speeds are those of an ordinary server with cold cache, rounded down; a rehe
 from __future__ import annotations
 
 from pgrunbook.database.catalog import Catalog, Table
+from pgrunbook.display.prose import counted
 from pgrunbook.display.units import human
 
 READ_BYTES_PER_S = 200_000_000
@@ -31,7 +32,7 @@ def index_time(catalog: Catalog, table: Table) -> str:
     """Return how long it takes to build an index over a table."""
     rows = catalog.rows_estimate(table) or 0
     return _duration(
-        catalog, table, rows / INDEXED_ROWS_PER_S, f"{rows:,} rows at 400,000 a second", "build an index on"
+        catalog, table, rows / INDEXED_ROWS_PER_S, f"{counted(rows, 'row')} at 400,000 a second", "build an index on"
     )
 
 
@@ -39,7 +40,7 @@ def change_time(catalog: Catalog, table: Table) -> str:
     """Return how long it takes to change every row of a table."""
     rows = catalog.rows_estimate(table) or 0
     return _duration(
-        catalog, table, rows / CHANGED_ROWS_PER_S, f"{rows:,} rows at 20,000 a second", "change every row of"
+        catalog, table, rows / CHANGED_ROWS_PER_S, f"{counted(rows, 'row')} at 20,000 a second", "change every row of"
     )
 
 

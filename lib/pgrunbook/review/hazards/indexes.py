@@ -9,6 +9,7 @@ from typing import Any
 
 from pglast import ast
 
+from pgrunbook.display.prose import counted
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
 from pgrunbook.sql.tree import changed, dotted, object_kind, options, quoted, relation
@@ -149,7 +150,7 @@ def drop_not_concurrent(scene: Scene) -> Iterator[Note]:
         if known is None and scene.catalog.connected:
             continue
         table = known[0].label if known else "its table"
-        used = f" Queries have used it {known[1].scans:,} times." if known and known[1].scans else ""
+        used = f" Queries have used it {counted(known[1].scans, 'time')}." if known and known[1].scans else ""
         yield Note(
             f"It waits for every transaction that uses {table}, and every later statement, reads too, queues behind"
             f" it (AccessExclusiveLock).{used}",

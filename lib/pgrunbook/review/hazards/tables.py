@@ -9,6 +9,7 @@ from typing import Any
 
 from pglast import ast
 
+from pgrunbook.display.prose import counted
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.tree import constraint_kind, dotted, object_kind, options, quoted, relation, subcommand
@@ -38,7 +39,7 @@ def drop_table(scene: Scene) -> Iterator[Note]:
         if not others_see(table) or table.schema == "pg_temp":
             continue
         rows = scene.catalog.rows_estimate(table)
-        held = "its rows" if rows is None else f"about {rows:,} rows"
+        held = "its rows" if rows is None else f"about {counted(rows, 'row')}"
         along = [lost for lost in scene.effects.loses if not lost.startswith("table ")]
         yield Note(
             f"{table.label} and {held} are lost permanently; tables that it references are locked as well"

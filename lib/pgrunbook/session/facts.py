@@ -1,0 +1,52 @@
+"""What the cells of a notebook find out for those after them; a cell that was left out is named, not a KeyError."""
+
+from __future__ import annotations
+
+from typing import Any, Never
+
+from pgrunbook.errors import Refused
+
+_ROLLBACK = {
+    **dict.fromkeys(("history", "version_before", "plan", "loses"), "what-goes-back"),
+    "restore_point": "take-restore-point", "results": "take-back", "version_after": "schema-as-before",
+}  # fmt: skip
+# The cell that finds out each fact, by procedure.
+CELLS: dict[str, dict[str, str]] = {
+    "prepare": {
+        "history": "what-is-pending",
+        **dict.fromkeys(("schema", "changes", "rehearsed"), "make-it-safe"),
+        **dict.fromkeys(("plan", "gates"), "freeze-the-plan"),
+    },
+    "migrate": {
+        **dict.fromkeys(("history", "plan", "version_before"), "is-it-still-so"),
+        "restore_point": "take-restore-point", "results": "execute-plan", "version_after": "where-are-we",
+    },
+    "rollback": _ROLLBACK,
+    "purge": dict.fromkeys(("found", "goes"), "what-is-captured"),
+    "validate": {
+        "problems": "set-up", "promise": "meet-the-target", "history_table": "schema-as-promised",
+        "queries": "queries-as-fast",
+    },
+    "restore": {
+        "alive": "meet-the-target", "points": "what-can-be-restored", "point": "choose-the-point",
+        "restored": "restore-to-branch",
+    },
+}  # fmt: skip
+
+
+class CellFacts(dict[str, Any]):
+    """The facts of one notebook by name. Reading one that no cell has found out raises Refused."""
+
+    def __init__(self, procedure: str = "") -> None:
+        super().__init__()
+        self._procedure = procedure
+
+    def __missing__(self, name: str) -> Never:
+        cell = CELLS.get(self._procedure, {}).get(name, "set-up")
+        raise Refused(
+            f'cell "{cell}" has to be run before this one',
+            detail=f"It finds out what this cell needs ({name.replace('_', ' ')}), and was not run to its end since "
+            "the kernel started.",
+            state="This cell changed nothing.",
+            hint=f'Run cell "{cell}", then this cell again; after a restart of the kernel, all cells from the top.',
+        )
