@@ -91,7 +91,7 @@ RELATIONS = """
 SELECT array_agg(c.oid::bigint)
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgrunbook')
+WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgrunbook', 'performed')
 """
 
 
@@ -152,7 +152,7 @@ def perform(
     until: Callable[[SafeStep], bool] | None = None,
 ) -> None:
     """Execute what is planned: what is done is remembered in the step's own transaction, and not done again."""
-    conn.execute("CREATE SCHEMA IF NOT EXISTS pgrunbook; CREATE TABLE IF NOT EXISTS pgrunbook.did (place text)")
+    conn.execute("CREATE SCHEMA IF NOT EXISTS performed; CREATE TABLE IF NOT EXISTS performed.did (place text)")
     waiting: list[tuple[str, SafeStep]] = []
     for number, expansion in enumerate(expansions):
         for place, step in enumerate(expansion.steps):
@@ -179,7 +179,8 @@ def undo(conn: Conn, expansions: Sequence[Expansion]) -> None:
 
 def end(conn: Conn) -> tuple[Snapshot, dict[TableName, TableSum]]:
     """The schema and the sums of the data."""
-    return schema.snapshot(conn), checksums.checksums(conn)
+    left = [*schema.OURS, "performed"]
+    return schema.snapshot(conn, leave_out=left), checksums.checksums(conn, leave_out=left)
 
 
 def _together(conn: Conn, steps: Sequence[tuple[str, SafeStep]], watch: Watch | None) -> None:
@@ -187,7 +188,7 @@ def _together(conn: Conn, steps: Sequence[tuple[str, SafeStep]], watch: Watch | 
     with conn.transaction():
         for place, step in left:
             _send(conn, step, watch)
-            conn.execute("INSERT INTO pgrunbook.did VALUES (%s)", [place])
+            conn.execute("INSERT INTO performed.did VALUES (%s)", [place])
 
 
 def _own(conn: Conn, place: str, step: SafeStep, watch: Watch | None) -> None:
@@ -200,9 +201,9 @@ def _own(conn: Conn, place: str, step: SafeStep, watch: Watch | None) -> None:
     else:
         with conn.transaction():
             _send(conn, step, watch)
-            conn.execute("INSERT INTO pgrunbook.did VALUES (%s)", [place])
+            conn.execute("INSERT INTO performed.did VALUES (%s)", [place])
         return
-    conn.execute("INSERT INTO pgrunbook.did VALUES (%s)", [place])
+    conn.execute("INSERT INTO performed.did VALUES (%s)", [place])
 
 
 def _alone(conn: Conn, place: str, step: SafeStep) -> None:
@@ -212,12 +213,12 @@ def _alone(conn: Conn, place: str, step: SafeStep) -> None:
     began = _did(conn, f"{place} began")
     if began and step.done is not None and conn.execute(step.done).fetchone() == (True,):
         return
-    conn.execute("INSERT INTO pgrunbook.did VALUES (%s)", [f"{place} began"])
+    conn.execute("INSERT INTO performed.did VALUES (%s)", [f"{place} began"])
     conn.execute(step.sql)
 
 
 def _did(conn: Conn, place: str) -> bool:
-    return conn.execute("SELECT FROM pgrunbook.did WHERE place = %s", [place]).fetchone() is not None
+    return conn.execute("SELECT FROM performed.did WHERE place = %s", [place]).fetchone() is not None
 
 
 def _send(conn: Conn, step: SafeStep, watch: Watch | None) -> None:

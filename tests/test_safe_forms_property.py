@@ -46,7 +46,7 @@ def test_random_changes_end_equal_or_are_refused(
 ) -> None:
     """When the plain statements succeed, schema and data are equal; when they fail, so does the safe form."""
     parts = " PARTITION BY HASH (id)" if partitioned else ""
-    made = ["DROP SCHEMA IF EXISTS public, app, pgrunbook CASCADE", "CREATE SCHEMA public"]
+    made = ["DROP SCHEMA IF EXISTS public, app, performed, pgrunbook CASCADE", "CREATE SCHEMA public"]
     made += ["CREATE TABLE other (k integer PRIMARY KEY)", "INSERT INTO other SELECT generate_series(1, 40)"]
     made.append(f'CREATE TABLE r (id integer NOT NULL, a integer, b integer, "C c" integer){parts}')
     if partitioned:
