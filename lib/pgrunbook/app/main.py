@@ -16,7 +16,11 @@ def main() -> None:
     """Run the command line; print an error of ours in its own form, without a traceback."""
     # Imported modules stay: garbage collections during the imports and at the very end would cost 0.3 s.
     gc.disable()
-    stops.listen()
+    with stops.listening():
+        _main()
+
+
+def _main() -> None:
     early = None
     try:
         if sys.argv[1:2] == ["run"] and not {"-h", "--help"} & set(sys.argv):

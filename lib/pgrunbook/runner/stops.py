@@ -24,17 +24,24 @@ class _Gate:
     stopped_by = ""
 
 
-def listen() -> None:
-    """Handle the signals that stop a command; none is let through before :func:`let_through`.
+@contextmanager
+def listening() -> Iterator[None]:
+    """Handle the signals that stop a command while the body runs; none is let through before :func:`let_through`.
 
     A signal that is ignored stays ignored, as nohup and a shell's background want it.
     """
     if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    _Gate.is_shut = True
-    for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _came)
+    _Gate.waiting = _Gate.stopped_by = ""
+    heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _came) for number in heard}
+    try:
+        with _set(shut=True):
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
