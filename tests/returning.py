@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conftest import connect
+from permits import permitted
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, checksums, locks
@@ -58,7 +59,8 @@ def execute(target: Target, plan: Plan, run_id: str, on_conflict: OnConflict = "
     """Execute a plan on a session of its own."""
     with connect(target, purpose=f"migrate {run_id}") as conn, locks.one_executor(conn):
         history = histories.read(conn, target)
-        Execution(plan, target, run_id, conn, history, Journal(journal_of(target)), on_conflict=on_conflict).run()
+        journal, permit = Journal(journal_of(target)), permitted(plan, run_id, conn, on_conflict)
+        Execution(plan, target, run_id, conn, history, journal, permit).run()
 
 
 def prepared(target: Target, names: Sequence[str] = (), *, only: Sequence[int] = ()) -> tuple[Plan, RollbackDraft]:

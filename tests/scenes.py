@@ -15,6 +15,7 @@ import psycopg
 
 from conftest import connect
 from forks import ForkedProcess
+from permits import permitted
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks
@@ -89,7 +90,7 @@ def execute(
     plan = plan or plan_of(target)
     with connect(target, purpose=f"migrate {run_id}") as conn, locks.one_executor(conn):
         journal, history = Journal(journal_of(target)), histories.read(conn, target)
-        work = Execution(plan, target, run_id, conn, history, journal, observer=observer)
+        work = Execution(plan, target, run_id, conn, history, journal, permitted(plan, run_id, conn), observer=observer)
         seen(work)
         return work.run()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import connect, do, rows
+from permits import permitted
 from pgrunbook import history as histories
 from pgrunbook.branches.server import Server
 from pgrunbook.config import targets
@@ -214,7 +215,7 @@ def test_a_history_table_that_cannot_be_made_is_told(project: Project) -> None:
         conn.execute("SET ROLE limited")
         step_log.create(conn)
         conn.execute(f"RESET ROLE; REVOKE CREATE ON DATABASE {target.database} FROM limited; SET ROLE limited")
-        work = Execution(plan, target, RUN, conn, history, Journal(journal_of(target)))
+        work = Execution(plan, target, RUN, conn, history, Journal(journal_of(target)), permitted(plan, RUN, conn))
         error = error_of(work.run)
         conn.execute("RESET ROLE; DROP OWNED BY limited; DROP ROLE limited")
     assert str(error) == (

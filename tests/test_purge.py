@@ -304,7 +304,8 @@ def with_on_wait(here: Session, told: Callable[[object, float], None]) -> object
     """Purge, and be called as soon as somebody is waited for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            purging, "drop", lambda conn, target, thing, on_wait: DROP(conn, target, thing, on_wait=told)  # noqa: ARG005
+            purging, "drop",
+            lambda conn, target, thing, permit, on_wait: DROP(conn, target, thing, permit, on_wait=told),  # noqa: ARG005
         )  # fmt: skip
         return purge.purge_it(here)
 

@@ -7,14 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from conftest import connect, do, write_folder
+from permits import permitted
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database.schema import Relation
-from pgrunbook.draft import release
+from pgrunbook.database import activity
+from pgrunbook.database.schema import Relation, Snapshot
+from pgrunbook.draft import build, release
 from pgrunbook.errors import WrongInput
-from pgrunbook.plan.plan import Change, Step
+from pgrunbook.execute.execution import Execution
+from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.rehearse import branch_run
-from pgrunbook.rehearse.branch_run import execute
 from pgrunbook.rehearse.observer import Observation, Observer
 from pgrunbook.sql.classify import Policy
 from scenes import error_of
@@ -89,7 +91,11 @@ def watched(target: Target, changes: tuple[Change, ...]) -> dict[tuple[str, int]
         Observer(target, conn) as observer,
     ):
         for change in changes:
-            execute(target, conn, histories.read(conn, target), change, journal, observer)
+            history = histories.read(conn, target)
+            base = build.base(activity.identity(conn), Snapshot(0, ()), history)
+            plan = Plan(direction="up", target=target.name, base=base, attempts=3, rehearsed="no", changes=(change,))
+            permit = permitted(plan, "watched", conn)
+            Execution(plan, target, "watched", conn, history, journal, permit, observer=observer).run()
         return {(seen.migration, seen.step): seen for seen in observer.results}
 
 

@@ -31,6 +31,7 @@ from pgrunbook.database import activity
 from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.draft import build, release
+from pgrunbook.execute import permit
 from pgrunbook.execute.execution import Execution
 from pgrunbook.plan import plan as plans
 from pgrunbook.record import journal
@@ -233,7 +234,8 @@ def ours(site: Ground, scene: Scene, statement: str) -> Callable[[], int]:
 
     def act() -> int:
         with connect(target, purpose="migrate traffic") as conn:
-            Execution(plan, target, "traffic", conn, histories.read(conn, target), Journal(path)).run()
+            permitted = permit._made("traffic", {plan.digest}, conn)
+            Execution(plan, target, "traffic", conn, histories.read(conn, target), Journal(path), permitted).run()
         return sum(event["event"] == "step-started" for event in journal.read(path))
 
     return act

@@ -122,9 +122,7 @@ def accept(
 
     chosen, left = acceptance.accept(run_id, gate or [])
     sys.stdout.write(f"accepted: {', '.join(chosen) or 'nothing, as no gate was open'}\n")
-    by_hand = records.find(run_id).how != "headless"
-    then = "run the cell of migrate that refused it again" if by_hand else f"pgrunbook run --resume {run_id}"
-    sys.stdout.write(f"still open: {', '.join(left)}\n" if left else f"next: {then}\n")
+    sys.stdout.write(f"still open: {', '.join(left)}\n" if left else f"next: {records.find(run_id).next_try}\n")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from pgrunbook.database.connection import connect
 from pgrunbook.database.schema import snapshot
 from pgrunbook.draft.build import base, up
 from pgrunbook.errors import WrongInput
+from pgrunbook.execute import permit
 from pgrunbook.execute.execution import Execution
 from pgrunbook.plan import plan as plans
 from pgrunbook.record import run as runs
@@ -37,7 +38,7 @@ def set_up(rows: int, target_name: str = TARGET) -> Run:
     target = targets.load(target_name)
     if target.server is None or target.database is None:
         raise WrongInput(f'target "{target_name}" is not on an embedded server, so the demo does not touch it')
-    run = runs.create("set-up", target.name, {"rows": rows}, how="headless")
+    run = runs.create(permit.SET_UP, target.name, {"rows": rows}, how="headless")
     run.hold()
     server = Server(target.server)
     server.start()
@@ -92,7 +93,8 @@ def _apply_history(target: Target, run: Run) -> None:
             base=base(activity.identity(conn), snapshot(conn), history),
             attempts=1, rehearsed="the demo's history", changes=up(target, history.pending()[:HISTORY]),
         )  # fmt: skip
-        Execution(plan, target, run.run_id, conn, history, run.journal).run()
+        permitted = permit.of_set_up(run, plan, conn)
+        Execution(plan, target, run.run_id, conn, history, run.journal, permitted).run()
 
 
 def _load_data(target: Target, rows: int) -> None:

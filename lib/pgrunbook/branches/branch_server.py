@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pgrunbook.branches import datadir, isolation
+from pgrunbook.branches import datadir, isolation, provenance
 from pgrunbook.branches.binaries import Installation, state_folder
 from pgrunbook.branches.server import Server
 from pgrunbook.errors import RunbookError
@@ -41,7 +41,8 @@ def new_server(postgres: Installation | None = None) -> Iterator[Server]:
         try:
             server.make_folders(server.dir)
             isolation.isolate(server)
-            yield server
+            with provenance.branch(server):
+                yield server
         finally:
             _remove(server)
 

@@ -38,6 +38,11 @@ class Postmaster:
             return pid
         return None
 
+    def serves(self, handle: int) -> bool:
+        """Tell whether a connected unix socket leads to the postmaster of this data directory."""
+        pid = self.pid()
+        return pid is not None and _peer(handle) in (pid, None)
+
     def pid_in_file(self) -> int | None:
         """Return the number in postmaster.pid, whichever process has it now; None where there is none."""
         try:
@@ -144,10 +149,17 @@ class Postmaster:
                 client.connect(str(self.socket_dir / ".s.PGSQL.5432"))
             except OSError:
                 return None
-            if not hasattr(socket, "SO_PEERCRED"):
-                return self.pid_in_file()
-            told = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            return int(struct.unpack("3i", told)[0])
+            peer = _peer(client.fileno())
+            return self.pid_in_file() if peer is None else peer
+
+
+def _peer(handle: int) -> int | None:
+    """Return the process that listens at the other end of a unix socket, None where the system does not say."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    with socket.socket(fileno=os.dup(handle)) as end:
+        told = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", told)[0])
 
 
 def _exists(pid: int) -> bool:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import psycopg
@@ -27,17 +27,18 @@ from psycopg import errors as pg
 
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database import connection, inverse_log, locks, step_log
+from pgrunbook.database import connection, locks, step_log
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
 from pgrunbook.database.step_log import MigrationProgress
 from pgrunbook.errors import RecordFailed, RunbookError, StatementFailed
-from pgrunbook.execute import failures, lock_requests
+from pgrunbook.execute import failures, lock_requests, preconditions
 from pgrunbook.execute.bookkeeping import RECORD_LIMITS, Bookkeeping
 from pgrunbook.execute.capture import Capture
 from pgrunbook.execute.cleanup import Cleanup
 from pgrunbook.execute.events import EventLog, StepObserver
 from pgrunbook.execute.failures import AttemptEnd
 from pgrunbook.execute.lock_requests import RETRIED, Patience
+from pgrunbook.execute.permit import Permit
 from pgrunbook.execute.results import StepResult, StepState
 from pgrunbook.history import History, Migration
 from pgrunbook.online.batches import BatchProgress, run_batches
@@ -46,7 +47,6 @@ from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
 from pgrunbook.sql.settings import is_plain
 from pgrunbook.sql.tree import tree
-from pgrunbook.undo_data import OnConflict
 
 
 @dataclass
@@ -59,9 +59,9 @@ class Execution:
     conn: Connection
     history: History
     journal: Journal
+    permit: Permit
     on_change: Callable[[list[StepResult]], None] = lambda _: None
     observer: StepObserver | None = None
-    on_conflict: OnConflict = "stop"
     committed: list[str] = field(default_factory=list)
     _doing: str = ""
 
@@ -69,7 +69,7 @@ class Execution:
         self._account = EventLog(self.plan, self.journal, self.on_change, self.observer)
         self._results = self._account.results
         self._marks = Bookkeeping(self.conn, self.plan, self.run_id, self.history)
-        self._keeper = Capture(self.conn, self._marks, self.target.keep_days, self.on_conflict)
+        self._keeper = Capture(self.conn, self._marks, self.target.keep_days, self.permit.on_conflict)
         self._cleanup = Cleanup(self.conn, self._account, self._marks, self._ask)
         self._pid = self.conn.info.backend_pid
         self.conn.add_notice_handler(self._account.notice)
@@ -84,10 +84,11 @@ class Execution:
 
         Raises Blocked when a lock could not be acquired in the plan's attempts, StatementFailed when the server
         refused a statement, Interrupted when somebody stopped the run, Unreachable when the connection
-        was lost, Refused when the folder changed since the plan was made, or when another plan has begun a
-        migration. Each says what is applied now.
+        was lost, Refused without a permit for this, when the folder changed since the plan was made, or when another
+        plan has begun a migration. Each says what is applied now.
         Locks: those of the statements, each under its lock_timeout.
         """
+        self.permit.check(self.plan.digest, self.conn, run_id=self.run_id)
         failures.check_folder(self.plan, self.history)
         self._prepare()
         applied = {entry.name for entry in self.history.applied()}
@@ -95,7 +96,7 @@ class Execution:
         failures.refuse_unfinished(step_log.unfinished(self.conn, self.plan.direction), texts)
         begun = step_log.of_plan(self.conn, texts, self.plan.direction)
         for change in self._revealed():
-            if self._is_over(change, applied):
+            if preconditions.is_over(self.plan, change, self.conn, applied):
                 self._results.mark(change, change.steps, StepState.DONE_BEFORE)
                 self._account.event("migration-done-before", change)
                 continue
@@ -110,15 +111,6 @@ class Execution:
         """Return the changes with their secrets, which the plan does not hold, as the folder has them now."""
         files = {entry.name: entry.migration for entry in self.history.entries if entry.migration is not None}
         return [revealed(change, _texts(files.get(change.migration))) for change in self.plan.changes]
-
-    def _is_over(self, change: Change, applied: Collection[str]) -> bool:
-        """Ask the database whether an earlier run has executed the whole change."""
-        if change.ends == "begun":
-            return not step_log.of_plan(self.conn, {change.migration: change.file_sha256}, "up")
-        if change.ends == "part":
-            ways = inverse_log.read(self.conn, change.migration)
-            return all(way.taken_back_by for way in ways if way.statement in change.takes_back)
-        return (change.migration in applied) == (self.plan.direction == "up")
 
     def _prepare(self) -> None:
         step_log.create(self.conn)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from psycopg import errors as pg
 from psycopg import sql
@@ -24,6 +25,9 @@ from pgrunbook.history import History
 from pgrunbook.record.run import again
 from pgrunbook.sql.lock_modes import CONFLICTS
 from pgrunbook.undo_data import UndoEntry, registry
+
+if TYPE_CHECKING:
+    from pgrunbook.execute.permit import Permit
 
 MODE = "AccessExclusiveLock"
 OPEN = ("kept", "giving back")
@@ -99,10 +103,16 @@ def states(conn: Connection, ids: Collection[int]) -> dict[int, UndoEntry]:
     return {kept.id: kept for kept in found if kept.id in ids}
 
 
+def subject(item: PurgeItem) -> str:
+    """Return what a check of an item is about: its members, and what is lost with them."""
+    return f"undo data {', '.join(str(kept.id) for kept in item.members)}: {item.loss}"
+
+
 def drop(
     conn: Connection,
     target: Target,
     item: PurgeItem,
+    permit: Permit,
     *,
     on_wait: Callable[[Sequence[Holder], float], None] = lambda _holders, _left_ms: None,
 ) -> list[str]:
@@ -114,9 +124,11 @@ def drop(
 
     The connection must be in autocommit mode.
 
-    Raises Blocked when there are still blockers in the end; psycopg's errors as they come.
+    Raises Refused without a permit for the item, Blocked when there are still blockers in the end; psycopg's errors
+    as they come.
     Locks: AccessExclusiveLock on the side tables. Only pgrunbook and dumps read them.
     """
+    permit.check(subject(item), conn)
     patience_ms = float(target.lock_patience_ms)
     blockers = ""
     for attempt in range(1, target.attempts + 1):

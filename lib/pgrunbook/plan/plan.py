@@ -232,12 +232,15 @@ class Plan(Frozen):
     changes: tuple[Change, ...]
 
     def gates(self) -> list[OpenGate]:
-        """Return every gate of the plan: statements without a safe form, no way back, and a missing proof."""
+        """Return every gate of the plan: statements without a safe form, no way back, and a missing proof.
+
+        A rollback decides about what it loses in a cell of its own; a gate of its plan is only what no branch executes.
+        """
         found = [
             OpenGate(written.key, change.migration, written.gate)
             for change in self.changes
             for written in change.statements
-            if written.gate is not None
+            if written.gate is not None and (self.direction == "up" or not written.is_rehearsed)
         ]
         if self.direction == "up" and not self.unproven:
             found += [

@@ -16,10 +16,12 @@ from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.display.units import human
 from pgrunbook.errors import Interrupted, Refused, RunbookError, StatementFailed, Unreachable, WrongInput
-from pgrunbook.execute import purge
+from pgrunbook.execute import permit, purge
+from pgrunbook.execute.permit import Permit
 from pgrunbook.execute.purge import PurgeItem
 from pgrunbook.procedures import shared_steps, undo_data_views
 from pgrunbook.record.run import again
+from pgrunbook.session import checks
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Purge
 from pgrunbook.session.session import Session
@@ -38,7 +40,7 @@ def meet_the_target(here: Session) -> Card:
     return here.meet_the_target()
 
 
-@heres.step
+@checks.check
 def what_is_captured(here: Session) -> Table:
     """Show all undo data: which items will be purged, and what is lost with each.
 
@@ -48,6 +50,7 @@ def what_is_captured(here: Session) -> Table:
     goes = _chosen(here, found)
     _refuse_numbers(here, found)
     here.facts.update(found=found, goes=goes)
+    here.subject = frozenset(purge.subject(item) for item in found if item.id in goes)
     here.journal("kept-found", things=[
         {"id": t.id, "migration": t.members[0].migration, "direction": t.members[0].direction, "bytes": t.bytes,
          "states": [kept.state for kept in t.members], "is_needed": t.is_needed, "goes": goes.get(t.id, "")}
@@ -60,7 +63,7 @@ def what_is_captured(here: Session) -> Table:
     )
 
 
-@heres.step
+@checks.check
 def what_goes(here: Session) -> Table:
     """Show what will be purged, and why. Raises Refused for an item that is still needed and was not named."""
     goes: dict[int, str] = here.facts["goes"]
@@ -94,6 +97,7 @@ def purge_it(here: Session) -> Table:
 
     Raises Blocked, Refused, Interrupted, StatementFailed and Unreachable, each with what is purged now.
     """
+    checks.passed(here, "purge", "purge-it")
     here.at_work()
     goes: dict[int, str] = here.facts["goes"]
     headings = ["id", "of", "what", "state", "freed", "waited ms", "ms"]
@@ -110,9 +114,10 @@ def purge_it(here: Session) -> Table:
         going = [item for item in _found(here, conn) if item.id in goes]
         if _refused(here, going):
             raise _still_needed(here, _refused(here, going))
+        permitted = permit.of_purge(here, goes, conn)
         try:
             for item in going:
-                rows.append(_drop(here, conn, item))
+                rows.append(_drop(here, conn, item, permitted))
         except (psycopg.Error, RunbookError, KeyboardInterrupt) as exc:
             here.show(Table(headings, rows, empty="Nothing was dropped."))
             raise _explained(here, conn, exc) from (None if isinstance(exc, KeyboardInterrupt) else exc)
@@ -213,7 +218,7 @@ def _still_needed(here: Session, items: Sequence[PurgeItem]) -> Refused:
     )
 
 
-def _drop(here: Session, conn: Connection, item: PurgeItem) -> tuple[object, ...]:
+def _drop(here: Session, conn: Connection, item: PurgeItem, permitted: Permit) -> tuple[object, ...]:
     """Drop one item; the journal says so before and after."""
     kept = item.members[0]
     about = {
@@ -230,7 +235,7 @@ def _drop(here: Session, conn: Connection, item: PurgeItem) -> tuple[object, ...
         waited_ms = (time.monotonic() - start) * 1000
 
     here.journal("drop-started", **about)
-    dropped = purge.drop(conn, here.target, item, on_wait=on_wait)
+    dropped = purge.drop(conn, here.target, item, permitted, on_wait=on_wait)
     took_ms = (time.monotonic() - start) * 1000
     here.journal("dropped", **about, names=dropped, ms=round(took_ms, 1))
     state = Cell("dropped", GOOD) if dropped else Cell("was gone already", QUIET)

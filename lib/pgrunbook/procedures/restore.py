@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 
-from pgrunbook.branches import archive, backup, recovery
+from pgrunbook.branches import archive, backup
+from pgrunbook.branches.recovery import Measures, Restored
 from pgrunbook.branches.recovery_target import Point, parse_point
 from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.errors import Refused, Unreachable, WrongInput
+from pgrunbook.execute import permit, restoration
+from pgrunbook.procedures import shared_steps
+from pgrunbook.session import checks
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import LAST, Restore
 from pgrunbook.session.session import Session
@@ -66,7 +71,7 @@ def what_can_be_restored(here: Session) -> Picture:
     return _timeline(window, backups, points)
 
 
-@heres.step
+@checks.check
 def choose_the_point(here: Session) -> Card:
     """Resolve the point to restore to, and say what is lost after it. Raises WrongInput when there is no such point."""
     wanted = here.parameters.to
@@ -87,6 +92,7 @@ def choose_the_point(here: Session) -> Card:
     if made is not None:
         point = replace(point, at_lsn=made.lsn)  # saves a search of the WAL, and shows that replay ended there
     here.facts["point"] = point
+    here.subject = frozenset({str(point)})
     facts: list[tuple[str, object]] = [("restore to", str(point))]
     if made is not None:
         ago = datetime.now(UTC) - made.created_at
@@ -104,20 +110,18 @@ def choose_the_point(here: Session) -> Card:
 def restore_to_branch(here: Session) -> Card:
     """Copy the base backup, replay the WAL to the point, and open a new server beside the target.
 
-    Raises Refused when the new server's name is taken, WrongInput when the point lies outside the window.
+    What this run has restored to the point before, and is still running, is shown and not restored again.
+
+    Raises Refused when the point was not chosen, or the new server's name is taken, WrongInput when the point lies
+    outside the window.
     """
+    checks.passed(here, "restore", "restore-to-branch")
     point: Point = here.facts["point"]
-    here.at_work()
-    name = here.parameters.name or _free_name(here)
-    here.journal("restore-started", name=name, to=str(point))
-    started = time.monotonic()
-    done = recovery.restore(_source(here), point, name=name, progress=_Journaled(here))
+    done, took_s = _restored_before(here, point) or _restore(here, point)
     here.facts["restored"] = done
     m = done.measures
-    here.journal("restored", name=name, end_lsn=m.end_lsn, copy_s=round(m.copy_s, 3), replay_s=round(m.replay_s, 3),
-                 replayed_bytes=m.replayed_bytes, recovery_time_s=round(time.monotonic() - started, 3))  # fmt: skip
     return Card(
-        f"Server {name}",
+        f"Server {done.server.name}",
         [
             (
                 "base backup",
@@ -125,7 +129,7 @@ def restore_to_branch(here: Session) -> Card:
             ),
             ("WAL replayed", f"{m.replayed_bytes / 1024 / 1024:,.1f} MB in {m.replay_s:.2f} s"),
             ("opened", f"in {m.promote_s:.2f} s"),
-            ("recovery time", f"{time.monotonic() - started:.2f} s in all"),
+            ("recovery time", f"{took_s:.2f} s in all"),
             ("socket", str(done.server.socket_dir)),
         ],
         tone=GOOD,
@@ -272,8 +276,38 @@ def _source(here: Session) -> Server:
     return Server(here.target.server)
 
 
+def _restore(here: Session, point: Point) -> tuple[Restored, float]:
+    """Restore to the point; return the new server, and how long it took, in s."""
+    permitted = permit.of_restore(here, point)
+    here.at_work()
+    name = here.parameters.name or _free_name(here)
+    here.journal("restore-started", name=name, to=str(point))
+    started = time.monotonic()
+    done = restoration.restore(_source(here), point, permitted, name=name, progress=_Journaled(here))
+    took_s = time.monotonic() - started
+    here.journal("restored", name=name, to=str(point), backup=done.backup.id, recovery_time_s=round(took_s, 3),
+                 **asdict(done.measures))  # fmt: skip
+    return done, took_s
+
+
+def _restored_before(here: Session, point: Point) -> tuple[Restored, float] | None:
+    """Return the running server that this run has restored to the point before, None where there is none."""
+    ended = [e for e in shared_steps.events(here, "restore") if e["event"] == "restored" and e.get("to") == str(point)]
+    backups = {taken.id: taken for taken in backup.list_base_backups(_source(here))} if ended else {}
+    for e in reversed(ended):
+        server = Server(e["name"])
+        is_wanted = here.parameters.name in ("", server.name) and e["backup"] in backups
+        if is_wanted and server.status().state is ServerState.RUNNING:
+            facts = {field.name: e[field.name] for field in fields(Measures)}
+            if facts["last_transaction_at"] is not None:
+                facts["last_transaction_at"] = datetime.fromisoformat(facts["last_transaction_at"])
+            measures = Measures(**facts)
+            return Restored(server, _source(here).name, point, backups[e["backup"]], measures), e["recovery_time_s"]
+    return None
+
+
 def _free_name(here: Session) -> str:
-    """Return a name that is free: a resumed run leaves the server that it restored before in place."""
+    """Return a name that is free: a run that was killed in the middle has left a server."""
     name = f"restored-{here.run.run_id[-4:]}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(free for free in names if not Server(free).dir.exists())

@@ -13,11 +13,13 @@ from pgrunbook.draft import plan_sql, release
 from pgrunbook.draft.build import base
 from pgrunbook.draft.down import CaptureGap
 from pgrunbook.errors import Broken, Refused
+from pgrunbook.execute import permit, preconditions
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.procedures import rollback_choice, rollback_views, shared_steps, undo_data_views
 from pgrunbook.rehearse import rollback
+from pgrunbook.session import checks
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Rollback
 from pgrunbook.session.session import Session
@@ -34,11 +36,12 @@ def meet_the_target(here: Session) -> Card:
     return here.meet_the_target()
 
 
-@heres.step
+@checks.check
 def what_goes_back(here: Session) -> Table:
     """Show the migrations and their inverse steps, newest first, proven on an empty branch.
 
-    Raises Refused when a migration has no way back, or when its way back ends in another schema.
+    Raises Refused when a migration has no way back, when its way back ends in another schema, or when it holds a
+    statement that no branch executes and nobody has accepted.
     """
     history = histories.read(here.conn, here.target)
     here.facts.update(history=history, version_before=history.version())
@@ -48,10 +51,18 @@ def what_goes_back(here: Session) -> Table:
         here.journal("rollback-goes-on", digest=plan.digest)
     else:
         _make_plan(here, rollback_choice.to_take_back(here, history))
-    return here.keep_table("what-goes-back", rollback_views.statements(here.facts["plan"]))
+    plan = here.facts["plan"]
+    here.subject = permit.subject(here, plan)
+    table = here.keep_table("what-goes-back", rollback_views.statements(plan))
+    try:
+        preconditions.check_gates(here.run, plan)
+    except Refused:
+        here.show(table)
+        raise
+    return table
 
 
-@heres.step
+@checks.check
 def what_about_new_rows(here: Session) -> Table:
     """Show what happens to rows written since the migration: captured, reverted, in conflict, or in violation.
 
@@ -72,7 +83,7 @@ def what_about_new_rows(here: Session) -> Table:
     return table
 
 
-@heres.step
+@checks.check
 def try_it(here: Session) -> Card:
     """Execute the rollback on a branch with the target's rows, where one may be made.
 
@@ -95,10 +106,10 @@ def try_it(here: Session) -> Card:
     return Card("With the target's rows", facts)
 
 
-@heres.step
+@checks.check
 def take_restore_point(here: Session) -> Card:
     """Create a named restore point and wait until it is archived. Raises Blocked."""
-    return shared_steps.take_restore_point(here, here.facts["plan"], "rollback")
+    return shared_steps.take_restore_point(here, "down")
 
 
 @heres.step
@@ -107,9 +118,7 @@ def take_back(here: Session) -> Table:
 
     Raises Blocked, StatementFailed, Interrupted and Unreachable, each with what is taken back now.
     """
-    return shared_steps.execute(
-        here, here.facts["plan"], here.facts["history"], on_conflict=here.parameters.on_conflict
-    )
+    return shared_steps.execute(here, "down")
 
 
 @heres.step

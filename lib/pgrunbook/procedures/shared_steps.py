@@ -13,14 +13,17 @@ from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Bar, Card, Cell, Table, Timeline
 from pgrunbook.errors import Refused, RunbookError
+from pgrunbook.execute import permit
 from pgrunbook.execute.execution import Execution
+from pgrunbook.execute.permit import CELLS
+from pgrunbook.execute.preconditions import POINTS
 from pgrunbook.execute.results import StepResult, StepState
 from pgrunbook.history import History
 from pgrunbook.plan import plan as plans
-from pgrunbook.plan.plan import Plan
+from pgrunbook.plan.plan import Direction, Plan
 from pgrunbook.record import journal
+from pgrunbook.session import checks
 from pgrunbook.session.session import Session
-from pgrunbook.undo_data import OnConflict
 
 TONES = {
     StepState.WAITING: QUIET,
@@ -68,11 +71,13 @@ def frozen_plan(here: Session, name: str, event: str) -> Plan | None:
     return plan
 
 
-def take_restore_point(here: Session, plan: Plan, when: str) -> Card:
+def take_restore_point(here: Session, direction: Direction) -> Card:
     """Create a named restore point and wait until the archive holds it; one that this run made before is used again.
 
-    Raises Blocked when the WAL is not archived in time, Refused where archiving is off.
+    Raises Blocked when the WAL is not archived in time, Refused where archiving is off or a check has not passed.
     """
+    checks.passed(here, CELLS[direction][0], "take-restore-point")
+    plan: Plan = here.facts["plan"]
     here.at_work()
     if not here.target.restore_points:
         here.facts["restore_point"] = "none: restore_points = false for this target"
@@ -83,7 +88,7 @@ def take_restore_point(here: Session, plan: Plan, when: str) -> Card:
         return Card("Restore point", [("taken", Cell("no: there is nothing to do", QUIET))])
     _check_base_backup(here)
     step_log.create(here.conn)
-    name, lsn, before = _restore_point(here, when, plan.base.version)
+    name, lsn, before = _restore_point(here, POINTS[direction], plan.base.version)
     waited_s = archive.wait_archived(here.conn, lsn, ARCHIVED_WITHIN_S)
     here.facts["restore_point"] = name
     here.journal("restore-point-archived", name=name, lsn=lsn, waited_s=round(waited_s, 3))
@@ -134,11 +139,14 @@ def _check_base_backup(here: Session) -> None:
         here.journal("base-backup-taken", id=taken.id, stop_lsn=taken.stop_lsn, bytes=taken.bytes)
 
 
-def execute(here: Session, plan: Plan, history: History, *, on_conflict: OnConflict = "stop") -> Table:
+def execute(here: Session, direction: Direction) -> Table:
     """Execute the plan under this database's run lock; return the table of steps at the end.
 
-    Raises what Execution.run raises, and Blocked when another runner, or a session that it left, is at work.
+    Raises Refused when a check has not passed, Blocked when another runner, or a session that it left, is at work, and
+    what Execution.run raises.
     """
+    checks.passed(here, *CELLS[direction])
+    plan, history = here.facts["plan"], here.facts["history"]
     here.at_work()
     live = _Live(here)
     with (
@@ -148,8 +156,9 @@ def execute(here: Session, plan: Plan, history: History, *, on_conflict: OnConfl
     ):
         now = _history_now(here, conn, history)
         work = Execution(
-            plan, here.target, here.run.run_id, conn, now, here.run.journal, live.redraw, on_conflict=on_conflict
-        )
+            plan, here.target, here.run.run_id, conn, now, here.run.journal, permit.of_run(here, plan, conn),
+            live.redraw,
+        )  # fmt: skip
         try:
             results = work.run()
         except RunbookError:

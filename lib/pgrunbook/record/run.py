@@ -80,6 +80,13 @@ class Run:
         """The journal of this run."""
         return Journal(self.folder / JOURNAL_FILE)
 
+    @property
+    def next_try(self) -> str:
+        """How somebody goes on with it where it was refused: the command, or the cell where it is stepped through."""
+        if self.how == "headless":
+            return f"pgrunbook run --resume {self.run_id}"
+        return "run the cell that refused again"
+
     def save(self) -> None:
         """Write ``run.json``, whole. Raises RecordFailed as write_atomically does."""
         facts = {key: value for key, value in self.__dict__.items() if key != "folder"}

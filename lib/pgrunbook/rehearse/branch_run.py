@@ -15,6 +15,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.draft import build
 from pgrunbook.errors import RunbookError, StatementFailed
+from pgrunbook.execute import permit
 from pgrunbook.execute.events import StepObserver
 from pgrunbook.execute.execution import Execution
 from pgrunbook.history import History
@@ -43,24 +44,26 @@ def execute(
     ``as_written`` says that its statements are those of the file, without safe forms. With ``again`` it is another
     run, whose undo data is captured beside that of the first one.
 
-    Raises StatementFailed, with the target's state.
+    Raises Refused where ``conn`` does not lead to a branch, StatementFailed with the target's state.
     """
     base = build.base(activity.identity(conn), Snapshot(0, ()), history)
     plan = Plan(
         direction=direction, target=branch.name, base=base, attempts=3, rehearsed="on a branch",
         changes=(change.rehearsed(),),
     )  # fmt: skip
+    run_id = f"{RUN_ID}-again" if again else RUN_ID
+    permitted = permit.of_branch(plan, run_id, conn, on_conflict)
     began = time.monotonic()
     try:
         Execution(
             plan,
             branch,
-            f"{RUN_ID}-again" if again else RUN_ID,
+            run_id,
             conn,
             history,
             journal,
+            permitted,
             observer=observer,
-            on_conflict=on_conflict,
         ).run()
     except RunbookError as exc:
         raise StatementFailed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pgrunbook.config import regular_file
@@ -28,7 +29,8 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     accept afterwards what has run.
     """
     made = runs.find(run_id)
-    path = made.folder / "plan.json"
+    events = journal.read(made.journal.path)
+    path = _frozen_last(made, events)
     if not regular_file.is_there(path):
         raise WrongInput(
             f"run {made.run_id} has no plan",
@@ -37,7 +39,6 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
         )
     made.refuse_changed()
     plan = plans.read(path)
-    events = journal.read(made.journal.path)
     _refuse_unfrozen(made, plan, events)
     gates = [gate.key for gate in plan.gates()]
     named = list(dict.fromkeys(places.resolved(keys, plan.named())))
@@ -48,7 +49,7 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
             detail=f"Its gates: {', '.join(gates) or 'none'}.",
             hint="Name a gate by its place, as freeze-the-plan shows it.",
         )
-    if any(e["event"] == "migration-started" and e["direction"] == "up" for e in events):
+    if any(e["event"] == "migration-started" and e["direction"] == plan.direction for e in events):
         raise Refused(
             f"cannot accept gates of run {made.run_id}: its plan was executed, or begun",
             detail="An acceptance counts before the first statement runs.",
@@ -64,10 +65,11 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _refuse_unfrozen(made: Run, plan: Plan, events: Sequence[Mapping[str, Any]]) -> None:
     """Raise Refused for a plan that the run did not freeze: it was written by somebody else."""
-    frozen = [e["digest"] for e in events if e["event"] == "plan-frozen"]
+    name = "plan" if plan.direction == "up" else "rollback-plan"
+    frozen = [e["digest"] for e in events if e["event"] == f"{name}-frozen"]
     if plan.digest not in frozen[-1:]:
         raise Refused(
-            f"plan.json of run {made.run_id} is not the plan that was frozen in it",
+            f"{name}.json of run {made.run_id} is not the plan that was frozen in it",
             detail=f"The journal says {frozen[-1] if frozen else 'of none'}; the file has {plan.digest}.",
             state="Nothing changed in the database or in the record.",
             hint="Somebody has written another plan into the run's folder: find out who, and start a new run.",
@@ -104,3 +106,12 @@ def left(run: Run, plan: Plan, also: Sequence[str] = ()) -> list[OpenGate]:
     """Return the gates that nobody has accepted; ``also`` are those that a parameter names."""
     there = accepted(plan, journal.read(run.journal.path)) | {*also}
     return [gate for gate in plan.gates() if gate.key not in there]
+
+
+def _frozen_last(made: Run, events: Sequence[Mapping[str, Any]]) -> Path:
+    """Return the file of the plan that a run has frozen last: of its release, or of its rollback."""
+    files = {"plan-frozen": "plan.json", "rollback-plan-frozen": "rollback-plan.json"}
+    frozen = [files[e["event"]] for e in events if e["event"] in files]
+    if not frozen:
+        raise WrongInput(f"run {made.run_id} has no plan", hint="Run prepare first: it makes the plan.")
+    return made.folder / frozen[-1]

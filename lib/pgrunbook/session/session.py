@@ -50,13 +50,17 @@ _begun: list[Session] = []  # the session of this kernel: one at a time
 
 @dataclass
 class Session:
-    """The state that the steps of a notebook share."""
+    """The state that the steps of a notebook share.
+
+    ``subject`` is what its checks are about: the digest of a plan, items to purge, the point to restore to.
+    """
 
     procedure: str
     run: Run
     target: Target
     parameters: Any
     facts: CellFacts = field(default_factory=CellFacts)
+    subject: frozenset[str] = frozenset()
     changing: bool = False
     _conn: Connection | None = None
     _identity: Identity | None = None

@@ -1,0 +1,160 @@
+"""The permit to change something, which every entrance of ``execute`` takes; the cells of notebooks ask for it.
+
+1. A check makes it: over the journal of the run and the database as it is now, or over what made the server.
+2. It is bound to the connection that was checked, to the run, and to what was checked: a plan, items, a point.
+3. It is no lock against somebody who writes our journal or calls what is private here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import InitVar, dataclass, field
+
+from pgrunbook import history as histories
+from pgrunbook.branches import provenance
+from pgrunbook.branches.recovery_target import Point
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.schema import snapshot
+from pgrunbook.errors import Refused
+from pgrunbook.execute import preconditions, purge
+from pgrunbook.history import places
+from pgrunbook.history.state import leave_out
+from pgrunbook.plan.plan import Direction, Plan
+from pgrunbook.record.run import Run
+from pgrunbook.session import checks
+from pgrunbook.session.session import Session
+from pgrunbook.undo_data import OnConflict
+
+SET_UP = "set-up"
+CELLS: dict[Direction, tuple[str, str]] = {"up": ("migrate", "execute-plan"), "down": ("rollback", "take-back")}
+_MADE_BY_A_CHECK = object()
+
+
+@dataclass(frozen=True, eq=False)
+class Permit:
+    """The permission to execute a plan, to purge items of undo data or to restore to a point.
+
+    ``of`` is what was checked, as the checks of a notebook name it; each of it is permitted once. ``conn`` is None for
+    a restore, which opens its own connections. ``on_conflict`` is what was decided on rows in conflict.
+    """
+
+    run_id: str
+    of: frozenset[str]
+    conn: Connection | None
+    made_by: InitVar[object]
+    on_conflict: OnConflict = "stop"
+    _used: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self, made_by: object) -> None:
+        if made_by is not _MADE_BY_A_CHECK:
+            raise TypeError("a permit is made by a check only: of_run, of_branch, of_set_up, of_purge or of_restore")
+
+    def check(self, of: str, conn: Connection | None, *, run_id: str = "") -> None:
+        """Check that it is a permit for this, on this connection, in this run where one is named; use it up.
+
+        Raises Refused.
+        """
+        wrong = [
+            what
+            for what, is_right in [
+                ("connection", self.conn is conn),
+                ("run", run_id in (self.run_id, "")),
+                ("plan, item or point", of in self.of),
+            ]
+            if not is_right
+        ]
+        if wrong:
+            raise Refused(
+                f"the permit is for another {wrong[0]}",
+                detail=f"It was made in run {self.run_id} for {', '.join(sorted(self.of)) or 'nothing'}.",
+                hint="Run the cells of the notebook in their order: the last of them asks for the right permit.",
+            )
+        if of in self._used:
+            raise Refused(
+                "the permit was used before",
+                detail=f"It was made in run {self.run_id} for {of}, to be executed once.",
+                hint="Run the cell that executes again: it asks for a permit of its own.",
+            )
+        self._used.add(of)
+
+
+def subject(here: Session, plan: Plan) -> frozenset[str]:
+    """Return what the checks of a plan are about: the plan, and what was decided on rows that a rollback reverts."""
+    decided = {f"rows in conflict: {here.parameters.on_conflict}"} if plan.direction == "down" else set()
+    return frozenset({plan.digest, *decided})
+
+
+def of_run(here: Session, plan: Plan, conn: Connection) -> Permit:
+    """Permit a run to execute its plan, when its checks have passed and the database agrees with them now.
+
+    ``conn`` is the connection that will execute it, under the run lock.
+
+    Raises Refused when a check has not passed, when the plan is not the frozen or the approved one or does not fit
+    the database as it is now, when a gate is not accepted, or when the run has no restore point; Broken as
+    ``preconditions.check_base``.
+    Locks: AccessShareLock on catalogs.
+    """
+    procedure, cell = CELLS[plan.direction]
+    about = checks.passed(here, procedure, cell)
+    if about != subject(here, plan):
+        raise checks.refusal(cell, checks.NEEDED[procedure][cell][0], other=True)
+    preconditions.check_frozen(here.run, plan)
+    if plan.direction == "up":
+        preconditions.check_approved(plan, here.parameters.approved)
+    history = histories.read(conn, here.target)
+    accepted = places.resolved(history, here.parameters.accept) if plan.direction == "up" else ()
+    preconditions.check_gates(here.run, plan, accepted)
+    preconditions.check_base(here.run, plan, conn, history, snapshot(conn, leave_out=leave_out(history)))
+    if here.target.restore_points and plan.changes:
+        preconditions.check_restore_point(here.run, plan, conn)
+    return _made(here.run.run_id, about, conn, here.parameters.on_conflict if plan.direction == "down" else "stop")
+
+
+def of_branch(plan: Plan, run_id: str, conn: Connection, on_conflict: OnConflict = "stop") -> Permit:
+    """Permit a rehearsal on a branch. Raises Refused where the connection does not lead to a branch of ours."""
+    if not provenance.is_branch(conn):
+        raise Refused(
+            f'database "{conn.info.dbname}" is not on a branch',
+            detail=f"A rehearsal executes on a branch that this process has made; {conn.info.host} leads elsewhere.",
+            hint="Rehearse with prepare or rollback, which make the branch.",
+        )
+    return _made(run_id, {plan.digest}, conn, on_conflict)
+
+
+def of_set_up(run: Run, plan: Plan, conn: Connection) -> Permit:
+    """Permit the demo's set-up to build its database: an empty one, on an embedded server. Raises Refused."""
+    query = "SELECT FROM pg_catalog.pg_class AS c WHERE c.oid >= 16384 LIMIT 1"
+    if run.runbook != SET_UP or provenance.own_server(conn) is None or conn.execute(query).fetchone() is not None:
+        raise Refused(
+            f'database "{conn.info.dbname}" is not one that the demo may set up',
+            detail="It sets up an empty database on an embedded server, and nothing else.",
+            hint="Use prepare and migrate.",
+        )
+    return _made(run.run_id, {plan.digest}, conn)
+
+
+def of_purge(here: Session, ids: Collection[int], conn: Connection) -> Permit:
+    """Permit a run to purge the items that its checks have shown, those that are still kept.
+
+    ``conn`` is the connection that will drop them, under the run lock.
+
+    Raises Refused when a check has not passed, or was about something else than what these items are now.
+    """
+    shown = checks.passed(here, "purge", "purge-it")
+    found = purge.items(conn, histories.read(conn, here.target))
+    now = {purge.subject(item) for item in found if item.id in ids}
+    if not now <= shown:
+        raise checks.refusal("purge-it", "what-is-captured", other=True)
+    return _made(here.run.run_id, now, conn)
+
+
+def of_restore(here: Session, point: Point) -> Permit:
+    """Permit a run to restore to the point that was chosen. Raises Refused when another one was, or none."""
+    about = checks.passed(here, "restore", "restore-to-branch")
+    if about != {str(point)}:
+        raise checks.refusal("restore-to-branch", "choose-the-point", other=True)
+    return _made(here.run.run_id, about, None)
+
+
+def _made(run_id: str, of: Collection[str], conn: Connection | None, on_conflict: OnConflict = "stop") -> Permit:
+    return Permit(run_id, frozenset(of), conn, _MADE_BY_A_CHECK, on_conflict)
