@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from budget import sample
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import locks
@@ -224,7 +225,7 @@ def test_whoever_watches_and_whoever_holds_the_run_lock_holds_up_no_build(projec
     assert rows(target, "SELECT count(*) FROM pg_index WHERE indisvalid AND indrelid = 'orders'::regclass") == [(6,)]
 
 
-@pytest.mark.parametrize("procedure", [prepare, migrate, rollback, purge])
+@pytest.mark.parametrize("procedure", sample([migrate, prepare, rollback, purge], 4))
 def test_a_target_at_which_somebody_works_is_noticed_before_any_work(
     project: Project, procedure: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,6 +148,7 @@ def test_what_was_written_comes_back_when_it_goes_forward_again(project: Project
     do(target, "INSERT INTO logs (t) VALUES ('c')")
 
 
+@pytest.mark.slow
 def test_rows_that_somebody_changed_wait_for_a_decision(project: Project) -> None:
     """They are listed with both values; keep leaves them, restore overwrites them, and the others come back."""
     target = project(folder={"0001_x.sql": "UPDATE projects SET status = 'active' WHERE status IS NULL;"})
@@ -208,6 +209,7 @@ def test_what_is_not_kept_is_a_gate(project: Project) -> None:
     assert "way-back:0002_y" not in keys
 
 
+@pytest.mark.slow
 def test_without_keeping_what_destroys_has_no_way_back(project: Project) -> None:
     """keep = False: what changes the schema only can be taken back all the same."""
     target = project(
@@ -219,6 +221,7 @@ def test_without_keeping_what_destroys_has_no_way_back(project: Project) -> None
     assert done.changes[0].proof.says.endswith("because what it destroys is not captured: keep = False.")
 
 
+@pytest.mark.slow
 def test_the_way_back_is_planned_in_safe_forms(project: Project) -> None:
     """What it builds on a table in use is built without keeping others out, rows are given back in batches."""
     target = project(folder={"0001_x.sql": "DROP INDEX by_name;\nUPDATE projects SET status = 'x';"}, batch_rows=10)
@@ -355,6 +358,7 @@ def test_a_value_that_the_old_type_cannot_hold_stops_it_before_anything_changes(
     assert rows(target, "SELECT pg_typeof(memory)::text, memory FROM instances WHERE id = 7") == [("integer", 5)]
 
 
+@pytest.mark.slow
 def test_values_that_a_change_of_type_loses_are_kept(project: Project) -> None:
     """Rows that nobody has changed since have their old value again, others what was written."""
     target = project(folder={"0001_x.sql": "ALTER TABLE prices ALTER COLUMN price TYPE int;"}, batch_rows=10)

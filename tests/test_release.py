@@ -205,6 +205,7 @@ def test_a_table_that_the_release_made_needs_no_safe_form(stage: Callable[..., T
         assert all(step.batches is None for change in changes for step in change.steps)
 
 
+@pytest.mark.slow
 def test_a_table_of_the_same_name_elsewhere_is_not_the_one_that_was_made(stage: Callable[..., Target]) -> None:
     """A new table in another schema does not make the old one new."""
     target = stage("CREATE SCHEMA s; CREATE TABLE s.t (a int)", "CREATE INDEX ON t (a); CREATE INDEX ON s.t (a)")
@@ -218,6 +219,7 @@ def test_a_table_that_was_there_already_was_not_made_by_the_release(stage: Calla
     assert forms(on_a_branch(target)) == ["", "create-index"]
 
 
+@pytest.mark.slow
 def test_a_table_that_takes_the_place_of_an_old_one_is_new(stage: Callable[..., Target]) -> None:
     """A copy that is renamed into place: nobody had it before, whatever its name meant."""
     target = stage(
@@ -229,6 +231,7 @@ def test_a_table_that_takes_the_place_of_an_old_one_is_new(stage: Callable[..., 
     assert changes[1].statements[0].explains == FRESH
 
 
+@pytest.mark.slow
 def test_a_table_that_was_renamed_by_the_release_counts_as_big(stage: Callable[..., Target]) -> None:
     """The target does not know it by its new name, so that its rows cannot be counted: it is done in batches."""
     target = stage("ALTER TABLE small RENAME TO tiny", "UPDATE tiny SET a = 2 WHERE a = 1")
@@ -267,6 +270,7 @@ def test_names_behind_a_search_path_of_the_files_own_are_found_or_gated(
     assert all('"Odd schema"."T 1"' in text for text in sql(changes)[2:4])
 
 
+@pytest.mark.slow
 def test_a_search_path_that_a_file_sets_leads_where_the_plain_sql_leads(stage: Callable[..., Target]) -> None:
     """The plan is executed: the index is on the table that the file's own search_path finds."""
     target = stage('CREATE INDEX ON t (a); SET search_path = "Odd schema"; CREATE INDEX odd ON "T 1" ("A a")')

@@ -133,6 +133,7 @@ def test_the_branch_has_the_roles_rights_and_settings_of_the_target(
                 conn.execute('DROP ROLE "no login"')
 
 
+@pytest.mark.newest
 def test_what_a_role_makes_is_its_own_and_what_it_may_not_fails_on_the_branch(target: Callable[..., Target]) -> None:
     """The promised schema is the one that the release ends in; a right that is missing is found before the fact."""
     shop = target(
@@ -165,6 +166,7 @@ def test_what_a_role_makes_is_its_own_and_what_it_may_not_fails_on_the_branch(ta
         (Path(str(shop.migrations)) / f"{number:04}_m.sql").unlink()
 
 
+@pytest.mark.newest
 def test_two_targets_with_roles_of_one_name_do_not_meet(target: Callable[..., Target]) -> None:
     """Each rehearsal has a server of its own."""
     shop = target()
@@ -176,6 +178,7 @@ def test_two_targets_with_roles_of_one_name_do_not_meet(target: Callable[..., Ta
             assert (ROLE, True) in asked(second, "SELECT rolname, rolcreatedb FROM pg_roles")
 
 
+@pytest.mark.newest
 def test_rows_are_measured_by_who_sees_them_all(target: Callable[..., Target], server: Server) -> None:
     """The branch holds what the target's role may not read; the migration itself runs as the role."""
     shop = target("UPDATE app.t SET a = 5")

@@ -170,6 +170,7 @@ def test_two_rehearsals_at_once_do_not_get_in_each_others_way(project: Project) 
         do(targets[0], "DROP ROLE both_need_it")
 
 
+@pytest.mark.slow
 def test_a_migration_that_creates_a_role_can_be_rehearsed_again(project: Project) -> None:
     """Roles are the server's: what the first rehearsal created does not make the second one fail."""
     target = project(folder={"0001_a.sql": "CREATE ROLE made_by_a_migration; SET ROLE made_by_a_migration; SELECT 1"})
@@ -417,6 +418,7 @@ def test_a_form_that_ends_elsewhere_is_found_and_refused(project: Project, monke
     assert safely(target, {"0002_b:1": "it smuggles"}).changes[1].statements[0].form == ""
 
 
+@pytest.mark.slow
 def test_a_declared_difference_does_not_hide_another_one(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the very column of which one is declared, every other difference is refused."""
     target = project(folder={"0001_a.sql": "ALTER TABLE p ADD PRIMARY KEY (id)"}, batch_rows=8)
@@ -472,6 +474,7 @@ def test_a_materialized_view_holds_its_rows_on_the_branch_as_in_the_target(proje
     assert done.end.fingerprint == now(target).fingerprint
 
 
+@pytest.mark.slow
 def test_a_view_that_cannot_do_without_rows_is_left_out_of_the_comparison(project: Project) -> None:
     """The branch has it WITH NO DATA, and says that it is not compared."""
     target = project(folder={"0001_a.sql": "ALTER TABLE t ADD CHECK (a > 0)"})

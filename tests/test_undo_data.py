@@ -101,6 +101,7 @@ def value(conn: Conn, query: str) -> Any:
 EVERYTHING = ("t", 'app."T x"', "ident", "p")
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("statement", "rows"),
     [
@@ -334,6 +335,7 @@ def test_row_that_is_changed_while_it_is_read_is_kept_in_its_newest_version(conn
     assert value(conn, "SELECT c FROM t WHERE id = 5") == 77
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [

@@ -116,6 +116,7 @@ def test_the_audit_of_a_trigger_is_counted(scene: Scene) -> None:
     assert '"public"."audit"' in ways.trial.compared
 
 
+@pytest.mark.slow
 def test_a_violation_that_only_rows_show_is_found_before_the_fact(scene: Scene) -> None:
     """On an empty branch all is well; with rows it fails as it would, and the target is untouched."""
     target = scene("CREATE TABLE n (id int);\nALTER TABLE t ADD CONSTRAINT once UNIQUE (a)")
