@@ -29,6 +29,7 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     accept afterwards what has run.
     """
     made = runs.find(run_id)
+    made.refuse_changed()
     events = journal.read(made.journal.path)
     path = _frozen_last(made, events)
     if not regular_file.is_there(path):
@@ -37,7 +38,6 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
             detail=f"{path} is not there.",
             hint="Run prepare first: it makes the plan.",
         )
-    made.refuse_changed()
     plan = plans.read(path)
     _refuse_unfrozen(made, plan, events)
     gates = [gate.key for gate in plan.gates()]
@@ -113,5 +113,9 @@ def _frozen_last(made: Run, events: Sequence[Mapping[str, Any]]) -> Path:
     files = {"plan-frozen": "plan.json", "rollback-plan-frozen": "rollback-plan.json"}
     frozen = [files[e["event"]] for e in events if e["event"] in files]
     if not frozen:
-        raise WrongInput(f"run {made.run_id} has no plan", hint="Run prepare first: it makes the plan.")
+        raise WrongInput(
+            f"run {made.run_id} has no plan",
+            detail="Its journal says that none was frozen in it.",
+            hint="Run prepare first: it makes the plan.",
+        )
     return made.folder / frozen[-1]
