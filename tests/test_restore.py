@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_a_database_comes_back_at_a_restore_point_an_lsn_and_a_time(
 
     made, code = restored(name="by-point")
     assert (code, made.status, completed(made)) == (0, Status.DONE, True)
+    assert re.search(r"[0-9]+ base backups?, [0-9]+ restore points?\.", outputs(made, "what-can-be-restored"))
     assert "before_" + migrated.run_id in outputs(made, "is-it-the-point")
     assert '"before_' + migrated.run_id in events(made, "verdict")[0]["says"]
     table = {line.split()[0]: line.split()[1:] for line in outputs(made, "how-does-it-differ").splitlines()[1:]}

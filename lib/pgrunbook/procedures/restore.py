@@ -355,5 +355,5 @@ def _timeline(window: backup.Window, backups: list[backup.BaseBackup], points: l
     span = f"from {window.earliest_at:%Y-%m-%d %H:%M:%S}Z to {window.latest_at:%Y-%m-%d %H:%M:%S}Z"
     return Picture.of(
         picture,
-        f"Can be restored {span}: {counted(len(backups), 'base backup')}, {points}.",
+        f"Can be restored {span}: {counted(len(backups), 'base backup')}, {counted(len(shown), 'restore point')}.",
     )
