@@ -22,6 +22,7 @@ OPTIONS = (
     f"-c lock_timeout={READ_LOCK_TIMEOUT_MS} -c statement_timeout={READ_STATEMENT_TIMEOUT_MS} "
     "-c client_connection_check_interval=1000 -c idle_in_transaction_session_timeout=600000 -c idle_session_timeout=0"
 )
+NO_TIMEOUTS = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
 # Each of the three resets something that the other two do not.
 RESET_SESSION = ("RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL")
 
@@ -167,7 +168,9 @@ def environment(target: Target) -> dict[str, str]:
     keywords = target.conninfo()
     keywords = {**_given(target, keywords.pop("conninfo", "")), **keywords}
     variables = {o.keyword.decode(): o.envvar.decode() for o in Conninfo.get_defaults() if o.envvar}
-    return {variables[word]: str(value) for word, value in keywords.items() if word in variables}
+    found = {variables[word]: str(value) for word, value in keywords.items() if word in variables}
+    # A role's own timeouts are meant for the application; pg_dump lifts them too late for its first statement.
+    return {**found, "PGOPTIONS": f"{keywords.get('options') or ''} {NO_TIMEOUTS}".strip()}
 
 
 @contextmanager
