@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,9 @@ from acting import (
     events,
     facts,
     go_on_with,
-    has_begun,
     in_transaction,
-    newest_run,
     notebook,
     outputs,
-    pgrunbook,
     run,
     wait_until,
 )
@@ -31,10 +29,14 @@ from budget import sample
 from conftest import do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import locks
+from pgrunbook.errors import Refused
 from pgrunbook.plan import plan as plans
+from pgrunbook.procedures import migrate
 from pgrunbook.record.run import Status
 from pgrunbook.runner import runbook
 from pgrunbook.session import acceptance
+from pgrunbook.session import session as heres
+from scenes import error_of, meanwhile
 
 Project = Callable[..., Target]
 
@@ -176,22 +178,22 @@ def test_a_lock_that_is_not_to_be_had_is_told_with_its_holder(project: Project) 
 def test_a_history_that_moved_while_we_waited_for_the_run_lock_is_refused(project: Project) -> None:
     """Nothing is applied twice when another runner was faster."""
     target = project(folder=TWO)
-    with locks.one_runner(target, "another run"), pgrunbook("run", "migrate", "--target", "demo") as process:
-        wait_until(lambda: (made := newest_run()) and events(made, "restore-point-archived"))
-        wait_until(lambda: rows(target, "SELECT true FROM pg_stat_activity WHERE application_name "
-                                "LIKE 'pgrunbook holds the run lock for %' HAVING count(*) = 2"))  # fmt: skip
-        do(target, "CREATE TABLE schema_migrations (version text PRIMARY KEY, applied_at timestamptz "
-           "DEFAULT now()); INSERT INTO schema_migrations VALUES ('0001_a'); CREATE TABLE a (id int)")  # fmt: skip
-        (lock,) = rows(target, "SELECT pid FROM pg_stat_activity WHERE application_name "
-                       "= 'pgrunbook holds the run lock for another run'")  # fmt: skip
-        do(target, f"SELECT pg_terminate_backend({lock[0]})")
-        _, told = process.communicate()
-    assert process.returncode == 3
-    assert "the history table changed while this run was waiting" in told
-    assert not has_begun("migrate", "0001_a")
-    made = newest_run()
-    assert made is not None
-    assert made.status is Status.REFUSED
+    here = migrate.begin(target="demo")
+    for cell in (migrate.meet_the_target, migrate.is_it_still_so, migrate.take_restore_point):
+        cell(here)
+    with ExitStack() as held:
+        held.enter_context(locks.one_runner(target, "another run"))
+        with meanwhile(lambda: error_of(lambda: migrate.execute_plan(here))) as running:
+            wait_until(lambda: rows(target, "SELECT true FROM pg_stat_activity WHERE application_name "
+                                    "LIKE 'pgrunbook holds the run lock for %' HAVING count(*) = 2"))  # fmt: skip
+            do(target, "CREATE TABLE schema_migrations (version text PRIMARY KEY, applied_at timestamptz "
+               "DEFAULT now()); INSERT INTO schema_migrations VALUES ('0001_a'); CREATE TABLE a (id int)")  # fmt: skip
+            held.close()
+            error = running.result()
+    assert isinstance(error, Refused)
+    assert "the history table changed" in error.message
+    assert not events(here.run, "migration-started")
+    heres._end_earlier()
 
 
 def test_a_failing_statement_says_what_is_applied_and_how_to_take_it_back(project: Project) -> None:

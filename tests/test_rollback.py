@@ -76,7 +76,7 @@ def test_what_a_down_script_drops_is_kept(project: Project) -> None:
     assert (code, made.status) == (0, Status.DONE)
     told = outputs(made, "what-about-new-rows")
     assert "3 rows" in told
-    assert "1 values" in told
+    assert "1 value" in told
     assert "it succeeded" in outputs(made, "try-it")
     assert "public.c" in outputs(made, "kept-data")
     assert rows(target, "SELECT array_agg(version) FROM schema_migrations") == [(["0001_a"],)]
@@ -90,7 +90,7 @@ def test_what_a_down_script_drops_is_kept(project: Project) -> None:
     assert error(made).startswith("cannot take back 0001_a: 0001_a:1: its way back was not computed")
     made, code = run("rollback", migrations="9")
     assert (code, made.status) == (2, Status.FAILED)
-    assert error(made).splitlines()[:2] == ["cannot take back 9 migrations", "Detail: Only 3 are applied."]
+    assert error(made).splitlines()[:2] == ["cannot take back 9 migrations", "Detail: 3 migrations are applied."]
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_what_cannot_be_kept_is_not_dropped_unless_told_to(project: Project) -> 
     assert (code, made.status, cells(made)["what-about-new-rows"]) == (3, Status.REFUSED, "failed")
     lines = error(made).splitlines()
     assert lines[0] == "the rollback would lose what public.k.b holds"
-    assert lines[1].startswith("Detail: public.k.b: 1 values (It cannot be undone, because ")
+    assert lines[1].startswith("Detail: public.k.b: 1 value (It cannot be undone, because ")
     assert "no unique key" in lines[1]
     assert lines[3].endswith("pgrunbook run rollback --target demo -p lose_rows=true")
     made, code = run("rollback", lose_rows="true")
