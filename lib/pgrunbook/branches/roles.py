@@ -158,11 +158,13 @@ def _names(admin: Connection) -> dict[int, str]:
 
 
 def _take_away(admin: Connection, name: str, oid: int) -> None:
+    other = f"made_by_a_rehearsal_{oid}"
     try:
         admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
     except psycopg.errors.DependentObjectsStillExist:
-        rename = sql.SQL("ALTER ROLE {} RENAME TO {}")
-        admin.execute(rename.format(sql.Identifier(name), sql.Identifier(f"made_by_a_rehearsal_{oid}")))
+        if name != other:  # else it has that name from an earlier rehearsal
+            rename = sql.SQL("ALTER ROLE {} RENAME TO {}")
+            admin.execute(rename.format(sql.Identifier(name), sql.Identifier(other)))
 
 
 def _grant_memberships(wanted: Sequence[Membership], admin: Connection) -> None:
