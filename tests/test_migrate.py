@@ -191,7 +191,8 @@ def test_a_history_that_moved_while_we_waited_for_the_run_lock_is_refused(projec
             held.close()
             error = running.result()
     assert isinstance(error, Refused)
-    assert "the history table changed" in error.message
+    assert error.exit_code == 3
+    assert error.message == "the history table changed while this run was waiting"
     assert not events(here.run, "migration-started")
     heres._end_earlier()
 

@@ -42,6 +42,8 @@ CREATE TABLE app.t (id integer PRIMARY KEY, a integer); ALTER TABLE app.t OWNER 
 CREATE TABLE app.others (id integer); GRANT SELECT ON app.others TO {QUOTED};
 """
 OPTIONS = "to_jsonb(a) ->> 'inherit_option', to_jsonb(a) ->> 'set_option'"
+PARAMETERS = "SELECT p.parname, x FROM pg_parameter_acl AS p, unnest(p.paracl) AS x WHERE NOT (x::text ~ '^postgres=')"
+OF_ALL = "SELECT c FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c WHERE s.setrole = 0 AND s.setdatabase = 0"
 PROPERTIES = """
 SELECT r.rolname, r.rolsuper, r.rolinherit, r.rolcreaterole, r.rolcreatedb, r.rolcanlogin, r.rolreplication,
     r.rolbypassrls, ARRAY(SELECT c FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c
@@ -111,11 +113,12 @@ def test_the_branch_has_the_roles_rights_and_settings_of_the_target(
                 f"GRANT readers TO {QUOTED} WITH INHERIT FALSE, SET FALSE; GRANT readers TO owners WITH ADMIN TRUE"
             )
             source.execute(f"GRANT readers TO {QUOTED} WITH SET TRUE GRANTED BY owners")
-        wanted = [asked(source, query) for query in (PROPERTIES, members, OF_DATABASE)]
+        queries = [PROPERTIES, members, OF_DATABASE, OF_ALL, *([PARAMETERS] if server.version >= 15 else [])]
+        wanted = [asked(source, query) for query in queries]
     with copy_schema(shop) as schema:
         for _ in range(2):
             with schema.branch() as branch, connect(branch.as_superuser()) as conn:
-                assert [asked(conn, query) for query in (PROPERTIES, members, OF_DATABASE)] == wanted
+                assert [asked(conn, query) for query in queries] == wanted
                 with connect(branch) as own:
                     assert asked(own, "SELECT session_user, current_user") == [(ROLE, ROLE)]
                     assert own.search_path == 'app, "$user", "Odd, one"'
@@ -131,6 +134,11 @@ def test_the_branch_has_the_roles_rights_and_settings_of_the_target(
                 )
                 conn.execute("CREATE ROLE another; GRANT owners TO another; ALTER ROLE readers SET work_mem = '1MB'")
                 conn.execute('DROP ROLE "no login"')
+                conn.execute("ALTER ROLE ALL SET app.everybody = 'no'; ALTER ROLE ALL SET app.more = 'yes'")
+                conn.execute("GRANT readers TO another WITH ADMIN OPTION; CREATE ROLE third")
+                conn.execute("SET ROLE another; GRANT readers TO third; RESET ROLE")
+                if server.version >= 15:
+                    conn.execute("GRANT SET ON PARAMETER work_mem TO another; GRANT SET ON PARAMETER jit TO readers")
 
 
 @pytest.mark.newest

@@ -3,7 +3,8 @@
 A branch executes the code of whoever owns a table: check constraints as rows are loaded, triggers as a migration is
 rehearsed, both as a superuser, who may run programs and write files. So Linux keeps the server's processes, for as
 long as they live, from executing anything but PostgreSQL's own programs, from writing outside of the server's
-folder, and from TCP. Other systems, and kernels without Landlock, do not: ``is_there`` says which.
+folder, from TCP, and from signals to other processes. Other systems, and kernels without Landlock, do not:
+``is_there`` says which.
 
 Source: https://docs.kernel.org/userspace-api/landlock.html
 """
@@ -27,6 +28,7 @@ _EXECUTE = 1 << 0
 _WRITES = {1: 1 << 1 | sum(1 << bit for bit in range(4, 13)), 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 _OF_A_FILE = 1 << 1 | 1 << 14 | 1 << 15
 _TCP = {4: 1 << 0 | 1 << 1}  # bind and connect
+_SCOPES = {6: 1 << 0 | 1 << 1}  # abstract unix sockets, and signals
 
 
 @cache
@@ -50,22 +52,26 @@ def confining(programs: Path, writable: Sequence[Path]) -> Callable[[], None]:
     Raises OSError where the kernel refuses.
     """
     libc, abi = _libc(), version()
-    writes = sum(bits for since, bits in _WRITES.items() if abi >= since)
-    network = sum(bits for since, bits in _TCP.items() if abi >= since)
+    writes, network, scopes = (_known(bits, abi) for bits in (_WRITES, _TCP, _SCOPES))
+    size = 24 if scopes else 16 if network else 8
+    attributes = struct.pack("=QQQ", _EXECUTE | writes, network, scopes)[:size]
     executable = [programs, *_loaders(programs / "postgres")]
     places = [*((place, _EXECUTE) for place in executable), *((place, writes) for place in writable)]
     places.append((Path(os.devnull), writes & _OF_A_FILE))
-    opened = [(os.open(place, os.O_PATH | os.O_CLOEXEC), access) for place, access in places if place.exists()]
 
     def confine() -> None:
-        attributes = struct.pack("=QQ", _EXECUTE | writes, network)[: 16 if abi >= min(_TCP) else 8]
-        rules = _checked(libc.syscall(_CREATE_RULESET, attributes, len(attributes), 0))
-        for handle, access in opened:
+        rules = _checked(libc.syscall(_CREATE_RULESET, attributes, size, 0))
+        for place, access in places:
+            handle = os.open(place, os.O_PATH | os.O_CLOEXEC)
             _checked(libc.syscall(_ADD_RULE, rules, _PATH_BENEATH, struct.pack("=Qi", access, handle), 0))
         _checked(libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         _checked(libc.syscall(_RESTRICT_SELF, rules, 0))
 
     return confine
+
+
+def _known(bits: dict[int, int], abi: int) -> int:
+    return sum(some for since, some in bits.items() if abi >= since)
 
 
 def _loaders(program: Path) -> list[Path]:

@@ -40,7 +40,6 @@ from pgrunbook.errors import Refused, RunbookError, Unreachable
 
 log = logging.getLogger(__name__)
 
-FILE_COPY_SINCE = 15
 SPARE = 1.2
 COUNT_EXACTLY_BELOW_BYTES = 256 * 1024 * 1024
 FALLS_SHORT_BELOW = 0.9
@@ -115,11 +114,12 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     with connect(target, purpose="copies the data") as conn:
         source, found = _look(conn), roles.read(conn)
         backup = source.is_most_of(target)
-        needed = conn.info.server_version // 10_000, roles.extensions(conn)
+        # A base backup is of an embedded server, and runs on the installation of these.
+        postgres = None if backup else installations.of_target(conn)
     others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind in (("plain", "back") if back else ("plain",))}
     _refuse_large(target, source, most_bytes, len(others))
     began = time.monotonic()
-    with branch_server.new_server(None if backup else installations.for_target(*needed)) as server:
+    with branch_server.new_server(postgres) as server:
         copy = _from_base_backup if backup else _from_dump
         name = copy(server, target, source, found)
         for other in others.values():
@@ -128,7 +128,7 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
 
         def of(kind: str, database: str) -> BranchTarget:
             return branch_target(
-                target, f"{kind} of {target.name}".lstrip(), server.name, database,
+                target, f"{kind} of {target.name}", server.name, database,
                 role=found.session, superuser=server.superuser, options=options,
             )  # fmt: skip
 
@@ -293,7 +293,7 @@ def _as_address(database: str) -> str:
 
 def _copy(server: Server, name: str, other: str, found: Roles) -> None:
     """Copy the database. FILE_COPY does not write the copy into the WAL."""
-    strategy = sql.SQL("STRATEGY file_copy" if server.installation.major >= FILE_COPY_SINCE else "")
+    strategy = branch_server.file_copy(server)
     with server.connect(purpose="branch", database="template1") as admin:
         connection.limit(admin, **LIMITS)
         admin.execute(

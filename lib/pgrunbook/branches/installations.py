@@ -20,6 +20,7 @@ import psycopg_binary
 
 from pgrunbook.branches import binaries
 from pgrunbook.branches.binaries import Installation, ServerAccount, installation, run_as, server_account
+from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 
 PROGRAMS = ("postgres", "initdb", "pg_ctl", "pg_dump", "psql")
@@ -38,6 +39,12 @@ class Chosen:
 
     installation: Installation
     missing: tuple[str, ...]
+
+
+def of_target(conn: Connection) -> Installation:
+    """Return the installation for branches of the database that a connection leads to. Raises WrongInput."""
+    extensions = conn.execute("SELECT e.extname::text FROM pg_catalog.pg_extension AS e").fetchall()
+    return for_target(conn.info.server_version // 10_000, [str(name) for (name,) in extensions])
 
 
 def for_target(major: int, extensions: Collection[str]) -> Installation:

@@ -96,24 +96,25 @@ class Postmaster:
         Its output goes to log/postgresql.log beside the data directory. Returns the exit code 1 where it is not ready
         in time, or has ended.
         """
-        folder, account = self.data_dir.parent, postgres.account
+        folder, account, log = self.data_dir.parent, postgres.account, Path("log/postgresql.log")
         command = [str(postgres.program("postgres")), "-D", "data", *options]
         confine = confinement.confining(postgres.bindir, writable)
 
         def alone() -> None:
             if os.fork():  # nobody waits for the server but the system itself
                 os._exit(0)
+            told = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)  # as the account, not as root
+            for number in (1, 2):
+                os.dup2(told, number)
             confine()
 
-        with (folder / "log" / "postgresql.log").open("ab") as log:
-            if account:
-                os.fchown(log.fileno(), account.uid, account.gid)
+        try:
             subprocess.run(
                 command,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC", **environment},
                 umask=0o077,
                 user=account.uid if account else None,
@@ -123,6 +124,8 @@ class Postmaster:
                 preexec_fn=alone,
                 check=False,
             )
+        except (OSError, subprocess.SubprocessError) as exc:
+            return subprocess.CompletedProcess(command, 1, "", f"The system did not confine the server: {exc}")
         began = time.monotonic()
         while not self._is_ready():
             waited_s = time.monotonic() - began

@@ -83,25 +83,17 @@ def read(conn: Connection) -> Roles:
     queries = load("roles")
     session, bootstrap, database = conn.execute(queries["session"].encode()).fetchone() or ("", "", "")
     rights = conn.execute(queries["database"].encode()).fetchall()
-    has_parameters = conn.info.server_version >= PARAMETER_RIGHTS_SINCE
-    parameters = conn.execute(queries["parameters"].encode()).fetchall() if has_parameters else []
     return Roles(
         str(session),
         str(bootstrap),
         str(database),
         {str(name): str(may) for name, may in conn.execute(queries["roles"].encode()).fetchall()},
-        tuple(Membership(*row) for row in conn.execute(queries["memberships"].encode()).fetchall()),  # type: ignore[arg-type]
+        _memberships(conn),
         tuple(RoleSetting(*row) for row in conn.execute(queries["settings"].encode()).fetchall()),  # type: ignore[arg-type]
-        tuple(SharedRight(*row) for row in parameters),  # type: ignore[arg-type]
+        _parameters(conn),
         next((str(row[0]) for row in rights if row[0] is not None), None),
         tuple(SharedRight("", *row[1:]) for row in rights),  # type: ignore[arg-type]
     )
-
-
-def extensions(conn: Connection) -> list[str]:
-    """Return the names of the extensions that a database has."""
-    query = "SELECT e.extname FROM pg_catalog.pg_extension AS e"
-    return [str(name) for (name,) in conn.execute(query.encode()).fetchall()]
 
 
 def name_bootstrap(server: Server, roles: Roles) -> None:
@@ -128,8 +120,6 @@ def apply(roles: Roles, admin: Connection) -> None:
     A role that a rehearsal created is dropped; where a database still holds something of it, it gets another name.
     """
     there = _names(admin)
-    for name in sorted(set(there.values()) - roles.attributes.keys()):
-        _take_away(admin, name, next(oid for oid, other in there.items() if other == name))
     for name in sorted(roles.attributes.keys() - set(there.values())):
         admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
     for name, attributes in roles.attributes.items():
@@ -137,8 +127,10 @@ def apply(roles: Roles, admin: Connection) -> None:
             admin.execute(sql.SQL("ALTER ROLE {} {}").format(sql.Identifier(name), sql.SQL(attributes)))
     _grant_memberships(roles.memberships, admin)
     _set(roles, admin, None)
-    for right in roles.parameters:
-        _grant(admin, sql.SQL("PARAMETER {}").format(sql.Identifier(*right.object.split("."))), right)
+    _grant_parameters(roles.parameters, admin)
+    for oid, name in there.items():
+        if name not in roles.attributes:
+            _take_away(admin, name, oid)
 
 
 def apply_to_database(roles: Roles, admin: Connection, database: str) -> None:
@@ -167,14 +159,24 @@ def _take_away(admin: Connection, name: str, oid: int) -> None:
             admin.execute(rename.format(sql.Identifier(name), sql.Identifier(other)))
 
 
+def _memberships(conn: Connection) -> tuple[Membership, ...]:
+    return tuple(Membership(*row) for row in conn.execute(load("roles")["memberships"].encode()).fetchall())  # type: ignore[arg-type]
+
+
+def _parameters(conn: Connection) -> tuple[SharedRight, ...]:
+    if conn.info.server_version < PARAMETER_RIGHTS_SINCE:
+        return ()
+    return tuple(SharedRight(*row) for row in conn.execute(load("roles")["parameters"].encode()).fetchall())  # type: ignore[arg-type]
+
+
 def _grant_memberships(wanted: Sequence[Membership], admin: Connection) -> None:
     """Make the memberships those that are wanted; a grantor needs the right to grant before it can."""
-    there = [Membership(*row) for row in admin.execute(load("roles")["memberships"].encode()).fetchall()]  # type: ignore[arg-type]
-    for one in there:
-        if one not in wanted:
-            by = _granted_by(one, admin)
-            revoke = sql.SQL("REVOKE {} FROM {}{} CASCADE")
-            admin.execute(revoke.format(sql.Identifier(one.role), sql.Identifier(one.member), by))
+    # One by one: a grant that is revoked takes along those that rest on it.
+    while other := [one for one in _memberships(admin) if one not in wanted]:
+        revoke = sql.SQL("REVOKE {} FROM {}{} CASCADE")
+        one = other[0]
+        admin.execute(revoke.format(sql.Identifier(one.role), sql.Identifier(one.member), _granted_by(one, admin)))
+    there = _memberships(admin)
     left = [one for one in wanted if one not in there]
     while left:
         refused = [one for one in left if not _is_granted(one, admin, _granted_by(one, admin))]
@@ -184,6 +186,19 @@ def _grant_memberships(wanted: Sequence[Membership], admin: Connection) -> None:
                     log.warning("the branch lacks that %s is a member of %s", one.member, one.role)
             return
         left = refused
+
+
+def _grant_parameters(wanted: Sequence[SharedRight], admin: Connection) -> None:
+    for right in _parameters(admin):
+        if right not in wanted:
+            revoke = sql.SQL("REVOKE {} ON PARAMETER {} FROM {} CASCADE")
+            admin.execute(revoke.format(sql.SQL(right.privilege), _parameter(right), _grantee(right)))
+    for right in wanted:
+        _grant(admin, sql.SQL("PARAMETER {}").format(_parameter(right)), right)
+
+
+def _parameter(right: SharedRight) -> sql.Identifier:
+    return sql.Identifier(*right.object.split("."))
 
 
 def _granted_by(one: Membership, admin: Connection) -> sql.Composable:
@@ -209,10 +224,8 @@ def _is_granted(one: Membership, admin: Connection, by: sql.Composable) -> bool:
 def _set(roles: Roles, admin: Connection, database: str | None) -> None:
     """Set what sessions of roles start with: in every database, or in the one that is named."""
     wanted = [one for one in roles.settings if one.is_of_database == (database is not None)]
-    places = {one.role for one in wanted}
-    if database is None:
-        places |= {*roles.attributes}
-    for role in places - {None} if database is None else places:
+    places: set[str | None] = {one.role for one in wanted} if database else {None, *roles.attributes}
+    for role in places:
         admin.execute(sql.SQL("ALTER {} RESET ALL").format(_place(role, database)))
     for one in wanted:
         place, name = _place(one.role, database), sql.Identifier(*one.name.split("."))
@@ -235,6 +248,9 @@ def _place(role: str | None, database: str | None) -> sql.Composable:
 
 
 def _grant(admin: Connection, on: sql.Composable, right: SharedRight) -> None:
-    grantee = sql.SQL("PUBLIC") if right.grantee is None else sql.Identifier(right.grantee)
     option = sql.SQL(" WITH GRANT OPTION" if right.is_grantable and right.grantee is not None else "")
-    admin.execute(sql.SQL("GRANT {} ON {} TO {}{}").format(sql.SQL(right.privilege), on, grantee, option))
+    admin.execute(sql.SQL("GRANT {} ON {} TO {}{}").format(sql.SQL(right.privilege), on, _grantee(right), option))
+
+
+def _grantee(right: SharedRight) -> sql.Composable:
+    return sql.SQL("PUBLIC") if right.grantee is None else sql.Identifier(right.grantee)

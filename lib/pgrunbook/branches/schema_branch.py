@@ -21,7 +21,6 @@ from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Unreachable
 
-FILE_COPY_SINCE = 15
 WITHOUT = "Plan without a rehearsal (rehearse = False); then nothing is promised about its result."
 
 
@@ -68,10 +67,10 @@ class SchemaCopy:
 
     def _create(self, admin: Connection, name: str) -> None:
         # Locale C works with every encoding, and the sort order of text is no part of a schema.
-        strategy = "STRATEGY file_copy" if self.server.installation.major >= FILE_COPY_SINCE else ""
         create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C' {}")
         connection.limit(admin, lock_timeout_ms=60_000, statement_timeout_ms=60_000)
-        admin.execute(create.format(sql.Identifier(name), sql.Literal(self.encoding), sql.SQL(strategy)))
+        copied = branch_server.file_copy(self.server)
+        admin.execute(create.format(sql.Identifier(name), sql.Literal(self.encoding), copied))
         roles.apply_to_database(self.roles, admin, name)
 
 
@@ -86,7 +85,7 @@ def copy_schema(target: Target, *, ours: bool = False) -> Iterator[SchemaCopy]:
     with connect(target, purpose="copies the schema") as source:
         found = roles.read(source)
         (encoding,) = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
-        postgres = installations.for_target(source.info.server_version // 10_000, roles.extensions(source))
+        postgres = installations.of_target(source)
     with branch_server.new_server(postgres) as server:
         dump = _dump(server, target, ours=ours)
         branch_server.start_empty(server)

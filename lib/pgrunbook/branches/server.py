@@ -347,7 +347,7 @@ class Server:
 
     def _started(self, last_word: list[str], timeout_s: int) -> subprocess.CompletedProcess[str]:
         if self.is_confined and confinement.is_there():
-            writable = (self.dir, self.socket_dir, Path("/dev/shm"))  # noqa: S108 - the server's shared memory
+            writable = (self.dir, self.socket_dir)
             environment, words = isolation.environment(self), shlex.split(last_word[1])
             return self._postmaster.start_confined(self.installation, words, writable, environment, timeout_s)
         options = ("-D", "data", "-l", "log/postgresql.log", "-w", "-t", str(timeout_s))
