@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -21,6 +21,10 @@ from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Unreachable
 
+FILLED = (
+    "SELECT n.nspname, c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n"
+    " ON n.oid = c.relnamespace WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid"
+)
 WITHOUT = "Plan without a rehearsal (rehearse = False); then nothing is promised about its result."
 
 
@@ -28,7 +32,8 @@ WITHOUT = "Plan without a rehearsal (rehearse = False); then nothing is promised
 class SchemaCopy:
     """A dump of a target's schema, from which branches are created, one after the other.
 
-    ``has_ours`` says whether schema pgrunbook is included, without rows.
+    ``views`` are the materialized views that hold rows. ``has_ours`` says whether schema pgrunbook is included,
+    without rows.
     """
 
     target: Target
@@ -37,6 +42,7 @@ class SchemaCopy:
     encoding: str
     options: str
     dump: str
+    views: tuple[sql.Identifier, ...] = ()
     has_ours: bool = False
 
     @contextmanager
@@ -58,7 +64,8 @@ class SchemaCopy:
                 self._create(admin, name)
                 _load(self.server, branch, self.dump)
                 isolation.close(self.server, name)
-                _fill_views(self.target, branch)
+                if self.views:
+                    _fill_views(branch, self.views)
                 yield branch
             finally:
                 for other in sorted(_databases(admin) - there):
@@ -86,11 +93,12 @@ def copy_schema(target: Target, *, ours: bool = False) -> Iterator[SchemaCopy]:
         found = roles.read(source)
         (encoding,) = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
         postgres = installations.of_target(source)
+        views = tuple(sql.Identifier(str(schema), str(name)) for schema, name in source.execute(FILLED).fetchall())
     with branch_server.new_server(postgres) as server:
         dump = _dump(server, target, ours=ours)
         branch_server.start_empty(server)
         roles.name_bootstrap(server, found)
-        yield SchemaCopy(target, server, found, str(encoding), connection.given_options(target), dump, ours)
+        yield SchemaCopy(target, server, found, str(encoding), connection.given_options(target), dump, views, ours)
 
 
 def _drop_subscriptions(server: Server, admin: Connection, database: str) -> None:
@@ -113,8 +121,6 @@ def _databases(admin: Connection) -> set[str]:
 
 def _dump(server: Server, target: Target, *, ours: bool) -> str:
     """The address is in the environment: everybody on the machine can see a program's arguments."""
-    with connect(target, purpose="copies the schema"):
-        pass  # so that an address that does not work raises the usual error
     # A subscription holds the address of its publisher, and is no part of a schema.
     command = [str(server.program("pg_dump")), "--schema-only", "--no-tablespaces", "--no-subscriptions"]
     command += ["--lock-wait-timeout=2000"]
@@ -130,22 +136,16 @@ def _dump(server: Server, target: Target, *, ours: bool) -> str:
     return done.stdout
 
 
-def _fill_views(target: Target, branch: BranchTarget) -> None:
+def _fill_views(branch: BranchTarget, views: Iterable[sql.Identifier]) -> None:
     """Refresh the materialized views that hold rows in the target: the dump leaves them WITH NO DATA.
 
     A view whose query fails without rows stays unpopulated, and differs from the target's.
     """
-    query = (
-        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n"
-        " ON n.oid = c.relnamespace WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid"
-    )
-    with connect(target, purpose="copies the schema") as source:
-        views = source.execute(query).fetchall()
     with connect(branch.as_superuser(), purpose="rehearses") as conn:
         connection.limit(conn, lock_timeout_ms=10_000, statement_timeout_ms=60_000)
         for view in views:
             with suppress(psycopg.Error):
-                conn.execute(sql.SQL("REFRESH MATERIALIZED VIEW {}").format(sql.Identifier(*map(str, view))))
+                conn.execute(sql.SQL("REFRESH MATERIALIZED VIEW {}").format(view))
 
 
 def _load(server: Server, branch: BranchTarget, dump: str) -> None:

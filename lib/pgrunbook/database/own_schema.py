@@ -29,6 +29,8 @@ def refuse_foreign(conn: Connection) -> None:
     """
     if conn.is_schema_ours:
         return
+    if not conn.execute(_sql("is_there")).fetchall():
+        return
     is_there, told, captured, has_registry = conn.execute(_sql("look")).fetchone() or (False, [], [], False)
     foreign = [text[3:] for text in sorted(cast("list[str]", told))]
     if not foreign and captured:

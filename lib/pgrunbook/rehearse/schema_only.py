@@ -127,9 +127,10 @@ def _plain(schema: SchemaCopy, history: History, changes: Sequence[Change], here
         _limit(conn)
         before = snapshot(conn, leave_out=left)
         unlike = tuple((d.kind, d.name) for d in diff(here, before))
-        for statement in histories.prepare_table(history):
-            conn.execute(statement)
-        before = snapshot(conn, leave_out=left)
+        if statements := histories.prepare_table(history):
+            for statement in statements:
+                conn.execute(statement)
+            before = snapshot(conn, leave_out=left)
         after: list[Snapshot] = []
         for change in changes:
             _apply(conn, change, hook)

@@ -1,3 +1,11 @@
+-- name: is_there
+-- a row is: that schema pgrunbook or one of parked tables exists
+SELECT 1
+FROM pg_catalog.pg_namespace AS n
+WHERE n.nspname = 'pgrunbook'
+   OR pg_catalog.starts_with(n.nspname::text, 'pgrunbook_kept_')
+LIMIT 1;
+
 -- name: look
 -- a row is: whether schema pgrunbook exists, what in it is not ours, and whether the registry has to name some of it
 WITH RECURSIVE us AS (
