@@ -237,7 +237,10 @@ def test_who_reads_it_is_waited_for_and_named_and_the_same_run_goes_on(project: 
     assert lines[0].startswith(f"could not purge undo data number {first} (waited for 0.2")
     assert '("nightly dump", idle in transaction for ' in lines[1]
     assert lines[2] == f"State: Purged: {second}; still kept, unchanged: {first}."
-    assert lines[3] == "Hint: Wait until these sessions have ended, or end them; then run this cell again."
+    assert lines[3] == (
+        "Hint: Wait until these sessions have ended, or end them; "
+        f"then go on with this run: pgrunbook run --resume {made.run_id}."
+    )
     assert states(target) == {first: "kept", second: "purged"}
     assert events(made, "drop-waits")
     assert "dropped" in outputs(made, "purge-it")

@@ -15,6 +15,7 @@ from pgrunbook.review.hazards import RULES
 from pgrunbook.review.review import Finding, as_text, fails, review, run
 from pgrunbook.review.statement_scenes import script
 from pgrunbook.sql import statements
+from servers import Server
 
 GUIDE = Path(__file__).parent / "guide"
 
@@ -306,6 +307,33 @@ def test_code_that_nobody_could_read_is_a_finding() -> None:
     sql = "CALL later(); SELECT app.twice(1); SELECT lower('x'); SELECT pg_catalog.lower('x')"
     found = review([("a.sql", sql)], with_squawk=False)
     assert [[h.id for h in each.hazards] for each in found] == [["code-not-readable"], ["code-not-readable"], [], []]
+
+
+@pytest.mark.parametrize(
+    ("head", "call"),
+    [
+        ("FUNCTION f(integer) RETURNS void", "SELECT f(1)"),
+        ("FUNCTION f(IN a integer, b text DEFAULT 'x') RETURNS void", "SELECT f(1)"),
+        ("FUNCTION f(a integer, OUT b integer, OUT c integer)", "SELECT f(1)"),
+        ("FUNCTION f(INOUT a integer)", "SELECT f(1)"),
+        ("FUNCTION f(a integer) RETURNS TABLE (b integer, c text)", "SELECT * FROM f(1)"),
+        ("FUNCTION f(a integer, VARIADIC b integer[]) RETURNS void", "SELECT f(1, 2, 3, 4)"),
+        ("PROCEDURE f(a integer, INOUT b integer DEFAULT 2)", "CALL f(1)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("times", [1, 2], ids=["made", "replaced"])
+def test_a_routine_that_the_file_makes_is_known_by_its_parameters(
+    newest: Server, head: str, call: str, times: int
+) -> None:
+    """Parameters of every mode: the server takes the call, and the body is judged."""
+    body = "LANGUAGE plpgsql AS 'BEGIN DROP TABLE IF EXISTS wide; END'"
+    sql = "; ".join([f"CREATE OR REPLACE {head} {body}"] * times + [call])
+    newest.make("parameters")
+    newest.run("parameters", sql)
+    told = [[h.id for h in each.hazards] for each in review([("a.sql", sql)], with_squawk=False)]
+    assert told[:-1] == [[]] * times
+    assert "drop-table" in told[-1]
+    assert "code-not-readable" not in told[-1]
 
 
 CODE = """

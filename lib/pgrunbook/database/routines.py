@@ -294,14 +294,14 @@ def _made(node: Any) -> Routine:
     name = _name(node.funcname)
     given = options(node.options)
     kinds = [parameter.mode for parameter in node.parameters or ()]
-    taking = [p for p in node.parameters or () if chr(int(p.mode)) not in "ot"]
-    variadic = any(chr(int(kind)) == "v" for kind in kinds)
+    taking = [p for p in node.parameters or () if p.mode.value not in "ot"]
+    variadic = any(kind.value == "v" for kind in kinds)
     return Routine(
         schema=name.schema or "",
         name=name.name,
         language=getattr(given.get("language"), "sval", "sql"),
         sql=text(node),
-        fewest=len([p for p in taking if p.defexpr is None and chr(int(p.mode)) != "v"]),
+        fewest=len([p for p in taking if p.defexpr is None and p.mode.value != "v"]),
         most=1000 if variadic else len(node.parameters or ()) if node.is_procedure else len(taking),
         path=_own_path(node),
     )

@@ -86,7 +86,7 @@ class RollbackRowEffects:
         if (lost or unknown) and not here.parameters.lose_rows:
             why = {(one.migration, one.statement): one.because for one in self.loses}
             losses_ = [
-                f"{one.what}: {'unknown' if one.holds is None else one.holds} {one.unit}"
+                f"{one.what}: {_count(one.holds, one.unit)}"
                 + (f" ({because})" if (because := why.get((one.migration, one.statement))) else "")
                 for one in lost
             ]

@@ -25,6 +25,10 @@ from pgrunbook.record import door
 from pgrunbook.record.files import write_atomically
 from pgrunbook.runner.client import GRACE_S, TruthfulClient
 
+# How long the last outputs of a cell may take that has ended. nbclient's 4 s fail a run on a busy machine, though all
+# is done.
+OUTPUT_TIMEOUT_S = 60
+
 
 class RunbookEngine(Engine):  # type: ignore[misc]  # papermill ships no types
     """Executes a notebook as nbclient does, and records it truthfully.
@@ -84,6 +88,7 @@ def _client(
     **options: Any,
 ) -> TruthfulClient:
     known = remove_args(["input_path", "startup_timeout", "interrupt_on_timeout"], **options)
+    known.setdefault("iopub_timeout", OUTPUT_TIMEOUT_S)
     client = TruthfulClient(
         record,
         km=km,
