@@ -184,7 +184,8 @@ FROM (
     WHERE u.pid <> pg_catalog.pg_backend_pid()
 ) b
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid
-LEFT JOIN pg_catalog.pg_locks w ON w.pid = %(pid)s AND NOT w.granted
+-- A wait that ended between the two looks is none.
+JOIN pg_catalog.pg_locks w ON w.pid = %(pid)s AND NOT w.granted
 LEFT JOIN LATERAL (
     SELECT p.gid, p.owner, p.prepared
     FROM pg_catalog.pg_locks h
