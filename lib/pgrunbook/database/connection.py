@@ -64,16 +64,25 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
         finally:
             self._is_target = False
             if not self.closed and self.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS):
-                (shown,) = self.execute("SHOW search_path").fetchone() or ("",)
+                query = (
+                    "SELECT pg_catalog.current_setting('search_path'), pg_catalog.set_config('search_path', %s, %s)"
+                )
+                (shown, _) = self.execute(query, [OURS, self._is_in_transaction()]).fetchone() or ("", "")
                 self.search_path = str(shown)
-                self._set_path(OURS)
 
     def oid_of(self, kind: Literal["regclass", "regtype"], name: str) -> int | None:
         """Return the OID of the relation or type that a name means to a session of the target, None where none is."""
-        with self.as_target():
-            query = f"SELECT pg_catalog.to_{kind}(%s)::pg_catalog.oid::pg_catalog.int8"
-            found = self.execute(query.encode(), [name]).fetchone()
-        return None if found is None or found[0] is None else int(str(found[0]))
+        meant = f"pg_catalog.to_{kind}(%(name)s)::pg_catalog.oid::pg_catalog.int8"
+        if self.search_path is None or self._is_target:
+            found = self.execute(f"SELECT 0, {meant}".encode(), {"name": name}).fetchone()
+        else:  # in one question, from left to right: it is asked for every table of every statement
+            query = (
+                f"SELECT pg_catalog.set_config('search_path', %(path)s, %(is_local)s), {meant},"
+                " pg_catalog.set_config('search_path', %(ours)s, %(is_local)s)"
+            )
+            values = {"name": name, "path": self.search_path, "ours": OURS, "is_local": self._is_in_transaction()}
+            found = self.execute(query.encode(), values).fetchone()
+        return None if found is None or found[1] is None else int(str(found[1]))
 
     @contextmanager
     def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> Iterator[Transaction]:
@@ -118,8 +127,10 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
         self._had_target = True
 
     def _set_path(self, path: str) -> None:
-        is_local = self.info.transaction_status == TransactionStatus.INTRANS
-        self.execute("SELECT pg_catalog.set_config('search_path', %s, %s)", [path, is_local])
+        self.execute("SELECT pg_catalog.set_config('search_path', %s, %s)", [path, self._is_in_transaction()])
+
+    def _is_in_transaction(self) -> bool:
+        return self.info.transaction_status == TransactionStatus.INTRANS
 
 
 def connect(target: Target, *, purpose: str = "read") -> Connection:
