@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 import test_inverse
+from budget import sample
 from inverse_stage import Stage, is_told
 from pgrunbook import undo_data
 from pgrunbook.database import checksums, schema
@@ -50,7 +51,7 @@ def there_and_back(stage: Stage, line: str, batch_rows: int) -> None:
         assert {kept.state for kept in undo_data.list_entries(conn)} == {"given back"}
 
 
-@pytest.mark.parametrize("line", BACK)
+@pytest.mark.parametrize("line", sample(BACK, 3))
 def test_the_rarer_objects_are_kept_and_come_back(rare: Stage, line: str) -> None:
     """The schema behind it is that of the plain statement; schema and rows are what they were."""
     there_and_back(rare, line, 1_000)

@@ -131,6 +131,7 @@ def sha(text: str) -> str:
 # Both ways with the real Drizzle
 
 
+@pytest.mark.first_case
 @LAYOUTS
 def test_after_ours_drizzle_finds_nothing(drizzle: Path, conn: Connection, tmp_path: Path, major: str) -> None:
     """Its migrate() sends nothing and leaves the table as it is, row by row."""
@@ -142,6 +143,7 @@ def test_after_ours_drizzle_finds_nothing(drizzle: Path, conn: Connection, tmp_p
     assert read(conn, folder).pending() == []
 
 
+@pytest.mark.first_case
 @LAYOUTS
 def test_after_drizzle_we_find_nothing(drizzle: Path, conn: Connection, tmp_path: Path, major: str) -> None:
     """What it applied is applied for us, by its hash."""
@@ -154,6 +156,7 @@ def test_after_drizzle_we_find_nothing(drizzle: Path, conn: Connection, tmp_path
     assert (found.entries[0].applied.applied_at is None) == (major == "0")
 
 
+@pytest.mark.first_case
 @LAYOUTS
 def test_the_table_is_drizzles_own(drizzle: Path, conn: Connection, tmp_path: Path, major: str) -> None:
     """Table and rows that we write are those that it would have written."""
@@ -168,6 +171,7 @@ def test_the_table_is_drizzles_own(drizzle: Path, conn: Connection, tmp_path: Pa
     assert str(theirs).replace("theirs", "ours") == str(ours)
 
 
+@pytest.mark.first_case
 @LAYOUTS
 def test_we_take_turns(drizzle: Path, conn: Connection, tmp_path: Path, major: str) -> None:
     """One migration by Drizzle, one by us, one by Drizzle."""
@@ -180,6 +184,7 @@ def test_we_take_turns(drizzle: Path, conn: Connection, tmp_path: Path, major: s
     assert set(states(read(conn, folder)).values()) == {State.APPLIED}
 
 
+@pytest.mark.first_case
 @LAYOUTS
 def test_after_a_rollback_both_find_it_pending(drizzle: Path, conn: Connection, tmp_path: Path, major: str) -> None:
     """The way back lies beside the migration, and Drizzle does not mind it."""
@@ -193,6 +198,7 @@ def test_after_a_rollback_both_find_it_pending(drizzle: Path, conn: Connection, 
     assert run_drizzle(drizzle, major, conn, folder)[0] == TEXTS[NAMES[2]]
 
 
+@pytest.mark.first_case
 @LAYOUTS
 def test_out_of_order_is_an_error_and_can_be_applied_on_purpose(
     drizzle: Path, conn: Connection, tmp_path: Path, major: str
@@ -217,6 +223,7 @@ def test_out_of_order_is_an_error_and_can_be_applied_on_purpose(
     assert read(conn, folder).problems() == []
 
 
+@pytest.mark.first_case
 @LAYOUTS
 def test_edited_is_an_error(drizzle: Path, conn: Connection, tmp_path: Path, major: str) -> None:
     """Drizzle does not look at an applied file again; we do."""
@@ -325,6 +332,7 @@ def test_names_are_ordered_as_javascript_does(drizzle: Path) -> None:
 # States that need no Drizzle
 
 
+@pytest.mark.first_case
 @LAYOUTS
 def test_a_row_without_a_file_is_missing(conn: Connection, tmp_path: Path, major: str) -> None:
     """It stands where it would be, and Drizzle says nothing of it."""
@@ -341,6 +349,7 @@ def test_a_row_without_a_file_is_missing(conn: Connection, tmp_path: Path, major
     assert len(rows_of(conn)) == 2 + 1
 
 
+@pytest.mark.first_case
 @LAYOUTS
 def test_a_second_row_is_a_duplicate(conn: Connection, tmp_path: Path, major: str) -> None:
     """One row counts, the other can be taken out alone."""

@@ -112,6 +112,7 @@ def errors(out: Path) -> list[tuple[str, str]]:
     return [(o.ename, o.evalue) for cell in cells for o in cell.outputs if o.output_type == "error"]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("engine", ["pgrunbook", None])
 def test_a_cell_that_raises_fails_and_the_rest_is_pending(out: Path, engine: str | None) -> None:
     """The common failure is recorded as papermill itself does it."""
@@ -121,6 +122,7 @@ def test_a_cell_that_raises_fails_and_the_rest_is_pending(out: Path, engine: str
     assert errors(out) == [("ZeroDivisionError", "division by zero")]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("engine", "says"), [("pgrunbook", TRUE), (None, ROSY)])
 def test_a_cell_that_takes_too_long_failed(out: Path, engine: str | None, says: object) -> None:
     """Stock papermill records it, and all after it, as completed."""
@@ -130,6 +132,7 @@ def test_a_cell_that_takes_too_long_failed(out: Path, engine: str | None, says: 
         assert errors(out) == [("CellTimeout", "the cell did not end within 1 s"), ("KeyboardInterrupt", "")]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("engine", "says"), [("pgrunbook", TRUE), (None, ROSY)])
 def test_a_cell_that_loses_its_kernel_failed(out: Path, engine: str | None, says: object) -> None:
     """Stock papermill records it, and all after it, as completed."""

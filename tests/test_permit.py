@@ -338,6 +338,7 @@ def test_a_rollback_asks_the_database_again(project: Project) -> None:
     assert rows(target, "SELECT to_regclass('public.b')") == [("b",)]
 
 
+@pytest.mark.slow
 def test_a_down_script_that_reaches_outside_is_a_gate_of_the_rollback(project: Project) -> None:
     """No branch executes it: it is accepted by its place, or nothing is taken back."""
     base = Path(tempfile.mkdtemp(prefix="pgo-"))

@@ -153,6 +153,7 @@ def stage(project: Callable[..., Target], new_database: Callable[..., str]) -> S
     return make
 
 
+@pytest.mark.slow
 @settings(
     max_examples=examples(2, 20),
     deadline=None,

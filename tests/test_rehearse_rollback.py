@@ -167,6 +167,7 @@ def test_rows_that_somebody_changed_wait_for_a_decision(project: Project) -> Non
     ]
 
 
+@pytest.mark.slow
 def test_statements_of_one_migration_can_go_back_alone(project: Project) -> None:
     """The manual way back: the ones named, last first; the history row goes with the last of them."""
     text = "ALTER TABLE projects ADD COLUMN note text;\nCREATE INDEX by_name ON projects (name);\nALTER TABLE nodes RENAME ip_address TO ip;"

@@ -49,6 +49,7 @@ def reader(site: Site) -> Iterator[None]:
         conn.execute("DROP ROLE runbook_reader")
 
 
+@pytest.mark.slow
 @settings(
     max_examples=examples(2, 12),
     deadline=None,

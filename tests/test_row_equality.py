@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
+from budget import sample
 from conftest import connect, do
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName
@@ -144,7 +145,7 @@ t.at + t.g: ALTER TABLE t ADD COLUMN g timestamptz; UPDATE t SET at = now(); UPD
 """.strip().split("\n")
 
 
-@pytest.mark.parametrize("line", WANDERING)
+@pytest.mark.parametrize("line", sample(WANDERING, 3))
 def test_a_value_that_is_another_one_each_time_is_passed_over_and_named(pair: Pair, line: str) -> None:
     """The plain SQL itself would differ from a second run of it: those columns are left out, and no other."""
     names, _, release = line.partition(": ")
@@ -213,7 +214,7 @@ UPDATE keyless SET a = a + 1 | UPDATE keyless SET a = 7 WHERE ctid = (SELECT min
 """.strip().split("\n")
 
 
-@pytest.mark.parametrize("line", APART)
+@pytest.mark.parametrize("line", sample(APART, 2))
 def test_what_differs_otherwise_is_told(pair: Pair, line: str) -> None:
     """Immutable expressions excuse nothing, and what is volatile excuses no other column, row or table."""
     for conn in (pair.plain, pair.safe):

@@ -194,6 +194,7 @@ def test_ctrl_c_cancels_the_statement_and_the_run_goes_on_later(project: Project
     assert cells(made)["execute-plan"] == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("room_bytes", [1_000, 8_000])
 def test_a_record_that_cannot_be_written_stops_the_run(project: Project, room_bytes: int) -> None:

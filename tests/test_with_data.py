@@ -98,6 +98,7 @@ def test_a_data_migration_ends_with_the_same_rows_both_ways(scene: Scene) -> Non
     assert rows(target, "SELECT count(*) FROM t WHERE b ~ '^B'") == [(308,)]
 
 
+@pytest.mark.slow
 def test_what_is_another_value_each_time_is_named_and_not_refused(scene: Scene) -> None:
     """A time of now, a trigger's audit and a default that wanders do not stop a release."""
     target = scene("UPDATE t SET at = now();\nALTER TABLE other ADD COLUMN u uuid DEFAULT gen_random_uuid()")
