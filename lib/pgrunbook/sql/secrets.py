@@ -25,6 +25,7 @@ from pgrunbook.sql.secret_tokens import Token, secret_tokens
 
 _KEYED = re.compile(r"hmac-([0-9a-f]{8})-[0-9a-f]{64}")
 _DEEPEST = 8
+_SHORT_CHARS = 1000
 # What the scanner misses at the end of a text that was cut off.
 _ENDS = ("", "'", '"', "*/", "''", "\\'")
 _PSQL = re.compile(r"^[ \t]*\\\w.*$", re.M)
@@ -40,15 +41,23 @@ class SecretSpan(NamedTuple):
     value: str
 
 
-@lru_cache(maxsize=2048)
 def spans(text: str) -> tuple[SecretSpan, ...]:
     """Return the secrets of a text by place; none of them overlap."""
+    return _spans_of_short(text) if len(text) <= _SHORT_CHARS else _spans_of_long(text)
+
+
+def _spans_of_text(text: str) -> tuple[SecretSpan, ...]:
     if not may_hold_secrets(text):
         return ()
     return tuple(_merged(text, _spans(text, 0)))
 
 
-@lru_cache(maxsize=2048)
+# A schema is read several times in a run: its names and definitions are many, and short.
+_spans_of_short = lru_cache(maxsize=1 << 17)(_spans_of_text)
+_spans_of_long = lru_cache(maxsize=256)(_spans_of_text)
+
+
+@lru_cache(maxsize=256)
 def spans_of_message(text: str) -> tuple[SecretSpan, ...]:
     """Return the secrets of a text that may be SQL, or words about it; none of them overlap."""
     prose = [SecretSpan(start, end, MASK, text[start:end]) for start, end in secrets_of_prose(text)]
@@ -108,6 +117,8 @@ def key_of(hashed: str) -> str:
 def told_apart(text: str, *, is_message: bool = False) -> str:
     """Return a text masked so that another secret gives another text: for what is compared, as schemas are."""
     found = spans_of_message(text) if is_message else spans(text)
+    if not found:
+        return text
     marks = [span.mask.replace(MASK, f"{MASK}{keyed(span.value)[-12:]}") for span in found]
     return _without(text, [span._replace(mask=mark) for span, mark in zip(found, marks, strict=True)])
 
