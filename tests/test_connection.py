@@ -10,8 +10,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import conninfo
-from psycopg.pq import Conninfo
 
 from conftest import do, rows
 from pgrunbook.branches.server import Server
@@ -243,19 +241,6 @@ def test_a_statement_ends_when_its_client_is_gone(project: Project) -> None:
     process.wait()
     until(lambda: not is_at(target, "pg_sleep(25)")(), within_s=15)
     do(target, "SELECT 1")
-
-
-def test_a_program_is_given_every_keyword_that_libpq_has_a_variable_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a URL asks of a connection (certificates, protocol versions, ...) a program that we start is asked, too."""
-    variables = {o.keyword.decode(): o.envvar.decode() for o in Conninfo.get_defaults() if o.envvar}
-    given = {keyword: "5" if keyword in ("port", "connect_timeout") else f"a {keyword}" for keyword in variables}
-    monkeypatch.setenv("STAGING", conninfo.make_conninfo("", **given))
-    target = Target(name="staging", url_from="STAGING", migrations=tmp_path)
-    wanted = {variables[keyword]: value for keyword, value in given.items()}
-    # With the role's own timeouts lifted: pg_dump lifts them itself, but after its first statement.
-    assert connection.environment(target) == {**wanted, "PGOPTIONS": f"{given['options']} {connection.NO_TIMEOUTS}"}
 
 
 PATHS = [

@@ -43,7 +43,11 @@ CREATE TABLE app.others (id integer); GRANT SELECT ON app.others TO {QUOTED};
 """
 OPTIONS = "to_jsonb(a) ->> 'inherit_option', to_jsonb(a) ->> 'set_option'"
 PARAMETERS = "SELECT p.parname, x FROM pg_parameter_acl AS p, unnest(p.paracl) AS x WHERE NOT (x::text ~ '^postgres=')"
-OF_ALL = "SELECT c FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c WHERE s.setrole = 0 AND s.setdatabase = 0"
+# Beside the settings of the server itself, which a branch has in this place.
+OF_ALL = (
+    "SELECT c FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c WHERE s.setrole = 0 AND s.setdatabase = 0"
+    " AND c ~ '^app'"
+)
 PROPERTIES = """
 SELECT r.rolname, r.rolsuper, r.rolinherit, r.rolcreaterole, r.rolcreatedb, r.rolcanlogin, r.rolreplication,
     r.rolbypassrls, ARRAY(SELECT c FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c

@@ -33,7 +33,7 @@ from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
 from pgrunbook.config import paths
 from pgrunbook.config.targets import Target
-from pgrunbook.database import connection
+from pgrunbook.database import address, connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.errors import Refused, RunbookError, Unreachable
@@ -124,7 +124,7 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
         name = copy(server, target, source, found)
         for other in others.values():
             _copy(server, name, other, found)
-        options = connection.given_options(target)
+        options = address.given_options(target)
 
         def of(kind: str, database: str) -> BranchTarget:
             return branch_target(
@@ -250,7 +250,7 @@ def _locale(server: Server, encoding: str) -> sql.SQL:
 
 def _load_dump(server: Server, target: Target, database: str) -> None:
     """Pipe pg_dump into psql. The address is in the environment: everybody on the machine can see arguments."""
-    address = {**connection.environment(target), **installations.client_environment(server.installation)}
+    env = {**address.environment(target), **installations.client_environment(server.installation)}
     # A subscription holds the address of its publisher, and would read from it.
     dump_command = [str(server.program("pg_dump")), "--no-tablespaces", "--no-subscriptions"]
     dump_command += ["--lock-wait-timeout=2000", *_without_rows(target)]
@@ -258,9 +258,7 @@ def _load_dump(server: Server, target: Target, database: str) -> None:
     load_command += ["-p", "5432", "-U", server.superuser, "-d", _as_address(database)]
     path = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as answered:
-        dump = subprocess.Popen(
-            dump_command, env={**os.environ, **address}, stdout=subprocess.PIPE, stderr=said, cwd="/"
-        )
+        dump = subprocess.Popen(dump_command, env=env, stdout=subprocess.PIPE, stderr=said, cwd="/")
         try:
             loaded = subprocess.run(
                 load_command, env=path, stdin=dump.stdout, stdout=subprocess.DEVNULL, stderr=answered, check=False,

@@ -42,7 +42,10 @@ class Membership(NamedTuple):
 
 
 class RoleSetting(NamedTuple):
-    """A setting that sessions start with: those of a role (None is every role), and of the database or of all."""
+    """A setting that sessions start with: those of a role (None is every role), and of the database or of all.
+
+    Those of the server itself stand first among those of every role.
+    """
 
     role: str | None
     is_of_database: bool
@@ -237,7 +240,9 @@ def _set(roles: Roles, admin: Connection, database: str | None) -> None:
                 else:
                     admin.execute(sql.SQL("ALTER {} SET {} = {}").format(place, name, sql.Literal(one.value)))
         except psycopg.Error as exc:
-            log.warning("the branch lacks the target's setting %s: %s", one.name, exc.diag.message_primary)
+            # A locale of the target's machine is often not here, and matters to few values.
+            level = logging.INFO if one.name.startswith("lc_") else logging.WARNING
+            log.log(level, "the branch lacks the target's setting %s: %s", one.name, exc.diag.message_primary)
 
 
 def _place(role: str | None, database: str | None) -> sql.Composable:

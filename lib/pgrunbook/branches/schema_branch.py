@@ -17,7 +17,7 @@ from pgrunbook.branches.branch_target import BranchTarget, branch_database, bran
 from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
-from pgrunbook.database import connection
+from pgrunbook.database import address, connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.errors import Unreachable
 
@@ -98,7 +98,7 @@ def copy_schema(target: Target, *, ours: bool = False) -> Iterator[SchemaCopy]:
         dump = _dump(server, target, ours=ours)
         branch_server.start_empty(server)
         roles.name_bootstrap(server, found)
-        yield SchemaCopy(target, server, found, str(encoding), connection.given_options(target), dump, views, ours)
+        yield SchemaCopy(target, server, found, str(encoding), address.given_options(target), dump, views, ours)
 
 
 def _drop_subscriptions(server: Server, admin: Connection, database: str) -> None:
@@ -125,7 +125,7 @@ def _dump(server: Server, target: Target, *, ours: bool) -> str:
     command = [str(server.program("pg_dump")), "--schema-only", "--no-tablespaces", "--no-subscriptions"]
     command += ["--lock-wait-timeout=2000"]
     command += [] if ours else ["--exclude-schema=pgrunbook", "--exclude-schema=pgrunbook_kept_*"]
-    env = {**os.environ, **connection.environment(target), **installations.client_environment(server.installation)}
+    env = {**address.environment(target), **installations.client_environment(server.installation)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise Unreachable(
@@ -151,7 +151,10 @@ def _fill_views(branch: BranchTarget, views: Iterable[sql.Identifier]) -> None:
 def _load(server: Server, branch: BranchTarget, dump: str) -> None:
     command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
     command += ["-U", branch.superuser, "-d", make_conninfo(dbname=branch.database)]
-    done = subprocess.run(command, input=dump, capture_output=True, text=True, encoding="utf-8", check=False, cwd="/")
+    done = subprocess.run(
+        command, input=dump, env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        capture_output=True, text=True, encoding="utf-8", check=False, cwd="/",
+    )  # fmt: skip
     if done.returncode:
         raise Unreachable(
             "could not create an empty branch of the schema",

@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import psycopg
 from psycopg import Transaction, sql
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import Conninfo, TransactionStatus
+from psycopg.pq import TransactionStatus
 
 from pgrunbook.config.targets import Target
-from pgrunbook.errors import Broken, RunbookError, Unreachable, WrongInput
+from pgrunbook.database import address
+from pgrunbook.errors import Broken, RunbookError, Unreachable
 
 CONNECT_TIMEOUT_S = 10
 READ_LOCK_TIMEOUT_MS = 2_000
@@ -22,7 +22,6 @@ OPTIONS = (
     f"-c lock_timeout={READ_LOCK_TIMEOUT_MS} -c statement_timeout={READ_STATEMENT_TIMEOUT_MS} "
     "-c client_connection_check_interval=1000 -c idle_in_transaction_session_timeout=600000 -c idle_session_timeout=0"
 )
-NO_TIMEOUTS = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
 # Each of the three resets something that the other two do not.
 RESET_SESSION = ("RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL")
 
@@ -137,51 +136,27 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
     """Open an autocommit connection to the target, under explicit timeouts.
 
     ``application_name`` shows ``purpose``, so that everybody who reads pg_stat_activity
-    sees who we are. The server ends the session's statement within a second when our process is gone
+    sees who we are. What the service or URL names holds, and nothing of the operator's shell; text is sent as UTF-8.
+    The server ends the session's statement within a second when our process is gone
     (client_connection_check_interval, https://www.postgresql.org/docs/current/runtime-config-connection.html).
     No statement is prepared on the server: what a migration does to the session cannot break our statements.
 
     Raises Unreachable when the server does not answer or does not let us in, WrongInput when the
     address cannot be understood.
     """
-    keywords: dict[str, Any] = {**target.conninfo()}
-    address, own_options = keywords.pop("conninfo", ""), keywords.pop("options", "")
-    given = _given(target, address)
+    options, given = address.given_options(target), address.keywords(target)
+    own = {
+        "application_name": f"pgrunbook {purpose}"[:63],
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "client_encoding": address.ENCODING,
+        "options": f"{options} {OPTIONS}".strip(),
+    }
     try:
-        conn = Connection.connect(
-            address,
-            **keywords,
-            autocommit=True,
-            application_name=f"pgrunbook {purpose}"[:63],
-            connect_timeout=CONNECT_TIMEOUT_S,
-            options=f"{own_options or given.get('options') or ''} {OPTIONS}".strip(),
-            prepare_threshold=None,
-        )
+        conn = Connection.connect(**{**given, **own}, autocommit=True, prepare_threshold=None)
         conn.pin()
         return conn
     except psycopg.Error as exc:
         raise _unreachable(target, _without_secret(str(exc), given)) from None  # its text may quote the address
-
-
-def given_options(target: Target) -> str:
-    """Return the options that the address of a target gives to the server, "" for none. Raises as :func:`connect`."""
-    keywords = target.conninfo()
-    return str(keywords.get("options") or _given(target, keywords.get("conninfo", "")).get("options") or "")
-
-
-def environment(target: Target) -> dict[str, str]:
-    """Return the address of a target as libpq's environment variables, for programs that connect as we do.
-
-    Everybody on the machine can see a program's arguments. psycopg's libpq names the variables, so a program
-    verifies the server as strictly as we do; the few keywords without a variable (keepalives, ...) are left out.
-    Raises WrongInput as :func:`connect` does.
-    """
-    keywords = target.conninfo()
-    keywords = {**_given(target, keywords.pop("conninfo", "")), **keywords}
-    variables = {o.keyword.decode(): o.envvar.decode() for o in Conninfo.get_defaults() if o.envvar}
-    found = {variables[word]: str(value) for word, value in keywords.items() if word in variables}
-    # A role's own timeouts are meant for the application; pg_dump lifts them too late for its first statement.
-    return {**found, "PGOPTIONS": f"{keywords.get('options') or ''} {NO_TIMEOUTS}".strip()}
 
 
 @contextmanager
@@ -236,17 +211,6 @@ def _limits(scope: str, lock_timeout_ms: int, statement_timeout_ms: int) -> byte
         .as_string()
         .encode()
     )
-
-
-def _given(target: Target, address: str) -> dict[str, Any]:
-    try:
-        return conninfo_to_dict(address)
-    except psycopg.ProgrammingError:
-        raise WrongInput(
-            f'cannot read the address of target "{target.name}"',
-            detail=f"The environment variable {target.url_from} does not hold a connection URL of PostgreSQL.",
-            hint="Write postgresql://user@host/database; in a password, @ : / and % are written as %40 %3A %2F %25.",
-        ) from None
 
 
 def _without_secret(text: str, given: dict[str, Any]) -> str:

@@ -40,22 +40,42 @@ WHERE m.rolname !~ '^pg_'
 ORDER BY a.grantor <> 10, r.oid, m.oid
 
 -- name: settings
--- a row is: a setting that sessions of a role, of this database, or of both start with; what loads libraries is left out
-SELECT
-    r.rolname::text AS role,
-    s.setdatabase <> 0 AS is_of_database,
-    pg_catalog.split_part(c.line, '=', 1) AS name,
-    pg_catalog.substr(c.line, pg_catalog.strpos(c.line, '=') + 1) AS value
-FROM pg_catalog.pg_db_role_setting s
-CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) WITH ORDINALITY AS c (line, place)
-LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
-WHERE s.setdatabase IN (
-    0, (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+-- a row is: a setting that sessions start with, of the server, of a role, of this database, or of both; none that loads libraries or names a place of the machine
+WITH found AS (
+    SELECT NULL::text AS role, false AS is_of_database, s.name, s.reset_val AS value, 0 AS place, 0 AS line
+    FROM pg_catalog.pg_settings s
+    WHERE ((
+        s.category ~ '^(Client Connection Defaults|Version and Platform Compatibility|Customized Options)'
+        OR s.name = 'password_encryption'
+    )
+      AND s.context IN ('user', 'superuser')
+      AND s.name !~ '^(lc_messages|client_encoding|default_tablespace|temp_tablespaces|transaction_.*)$'
+      AND s.name !~ '(_path|_timeout|_command)$|^log_'
+      AND (
+          s.source NOT IN ('default', 'client', 'global', 'database', 'user', 'database user', 'session')
+          OR s.name = 'default_text_search_config'
+      )) OR (s.name IN ('search_path', 'row_security') AND s.reset_val <> s.boot_val)  -- we have set these two
+    UNION ALL
+    SELECT
+        r.rolname::text,
+        s.setdatabase <> 0,
+        pg_catalog.split_part(c.line, '=', 1),
+        pg_catalog.substr(c.line, pg_catalog.strpos(c.line, '=') + 1),
+        CASE WHEN s.setdatabase = 0 AND s.setrole = 0 THEN 1 WHEN s.setdatabase = 0 THEN 2 ELSE 3 END,
+        c.place
+    FROM pg_catalog.pg_db_role_setting s
+    CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) WITH ORDINALITY AS c (line, place)
+    LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+    WHERE s.setdatabase IN (
+        0, (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+    )
+      AND (s.setrole = 0 OR r.rolname IS NOT NULL)
 )
-  AND (s.setrole = 0 OR r.rolname IS NOT NULL)
-  AND pg_catalog.split_part(c.line, '=', 1) !~ 'preload_libraries$'
-  AND pg_catalog.split_part(c.line, '=', 1) <> 'restrict_nonsystem_relation_kind'
-ORDER BY s.setdatabase, s.setrole, c.place
+SELECT f.role, f.is_of_database, f.name, f.value
+FROM found f
+WHERE f.name !~ 'preload_libraries$'
+  AND f.name <> 'restrict_nonsystem_relation_kind'
+ORDER BY f.place, f.role, f.line
 
 -- name: parameters
 -- a row is: a right on a configuration parameter, which PostgreSQL 15 and later know; no grantee is PUBLIC
