@@ -234,9 +234,9 @@ def write_folder(folder: Path, files: dict[str, str]) -> None:
 
 
 def connect(target: Target, *, purpose: str = "test") -> Connection:
-    """Open a connection on which names mean what they mean to a session of the target."""
+    """Open a connection on which all is as in a session of the target."""
     conn = connection.connect(target, purpose=purpose)
-    conn.execute(f"SET search_path = {conn.search_path}".encode())
+    conn.execute(f"SET search_path = {conn.search_path}; SET row_security = {conn.row_security}".encode())
     conn.search_path = None
     return conn
 

@@ -282,6 +282,54 @@ def set_as_target(conn: connection.Connection, said: str, inside: str) -> None:
         assert conn.execute("SHOW search_path").fetchone() == (inside,)
 
 
+SECURITY = [
+    ("SET row_security = off", "off", "off"),
+    ("SET LOCAL row_security = off", "off", "on"),
+    ("SELECT pg_catalog.set_config('row_security', 'off', false)", "off", "off"),
+    ("SET LOCAL row_security = off; SET row_security = on", "on", "on"),
+    ("SET row_security = off; RESET row_security", "on", "on"),
+    ("SET row_security = off; RESET ALL", "on", "on"),
+    ("SET row_security = off; SET LOCAL row_security = on", "on", "off"),
+]
+
+
+@pytest.mark.parametrize("default", ["on", "off"])
+@pytest.mark.parametrize(("said", "inside", "after"), SECURITY)
+def test_row_security_is_off_for_us_and_the_targets_for_a_migration(
+    said: str, inside: str, after: str, default: str, project: Project
+) -> None:
+    """As in a plain session, whatever its default: SET LOCAL ends with its transaction, an abort takes all back."""
+    turned = {"on": "off", "off": "on"} if default == "off" else {"on": "on", "off": "off"}
+    if default == "off":
+        said = said.replace("= off", "= _").replace("= on", "= off").replace("= _", "= on").replace("'off'", "'on'")
+    with connect(project(folder={})) as conn:
+        conn.row_security = default
+        if default == "off" and "RESET" in said:
+            return  # the default of this session is on
+        for aborts in (False, True):
+            acts = [lambda: conn.execute("SELECT 1 / 0")] if aborts else []
+            with suppress(psycopg.errors.DivisionByZero):
+                within(conn, *(lambda one=one: as_target(conn, one) for one in said.split("; ")),
+                       lambda: is_security(conn, "off", turned[inside]), *acts)  # fmt: skip
+            is_security(conn, "off", default if aborts else turned[after])
+            conn.row_security = default
+        with conn.transaction(force_rollback=True):
+            as_target(conn, said)
+        is_security(conn, "off", default)
+
+
+def as_target(conn: connection.Connection, said: str) -> None:
+    with conn.as_target():
+        conn.execute(said.encode())
+
+
+def is_security(conn: connection.Connection, ours: str, theirs: str) -> None:
+    assert conn.execute("SHOW row_security").fetchone() == (ours,)
+    with conn.as_target():
+        assert conn.execute("SHOW row_security").fetchone() == (theirs,)
+    assert conn.execute("SHOW row_security").fetchone() == (ours,)
+
+
 def test_deferred_triggers_of_the_application_find_their_names(project: Project) -> None:
     """They run at COMMIT, when our own rows are written already."""
     target = project(folder={})

@@ -46,6 +46,7 @@ FALLS_SHORT_BELOW = 0.9
 # A base backup copies every database of the server: where the others weigh more than this, a dump is quicker.
 OTHERS_AT_MOST_BYTES = 512 * 1024 * 1024
 LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
+SEES_ALL = "Let the target's role see every row (ALTER ROLE ... BYPASSRLS, by a superuser): the copy needs all of them."
 REMOVED = "The target was only read; the branch is removed."
 WITHOUT = (
     "Or rehearse on an empty branch only (with_data = False): then nothing is promised about times, locks and rows."
@@ -318,7 +319,7 @@ def _not_copied(target: Target, told: str) -> Unreachable:
         f'could not copy the data of target "{target.name}"',
         detail=told[:600],
         state=REMOVED,
-        hint=WITHOUT,
+        hint=f"{SEES_ALL} {WITHOUT}" if "row-level security" in told else WITHOUT,
     )
 
 

@@ -28,46 +28,59 @@ RESET_SESSION = ("RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL")
 # What a user of the database plants in a schema of theirs (an operator for two types, a function, a cast) is never
 # called by us: our names are those of pg_catalog, and temporary objects come last.
 OURS = "pg_catalog, pg_temp"
+# A policy hides rows silently; where this is off, the server raises an error instead.
+OFF = "off"
+PUT = (
+    b"SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('row_security'),"
+    b" pg_catalog.set_config('search_path', %s, %s), pg_catalog.set_config('row_security', %s, %s)"
+)
 
 
 class Connection(psycopg.Connection[tuple[object, ...]]):
-    """A connection on which our own queries resolve names in pg_catalog only.
+    """A connection on which our own queries resolve names in pg_catalog only, and see every row or fail.
 
-    ``search_path`` is the one that a session of the target has, as the text of a migration has left it; None
-    on a connection that :func:`connect` did not open. Text that is not ours runs inside :meth:`as_target`.
-    ``is_schema_ours`` says that ``own_schema`` has looked at schema pgrunbook, and found nothing foreign.
-    Source: https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATH
+    ``search_path`` and ``row_security`` are those of a session of the target, as the text of a migration has left
+    them; the first is None on a connection that :func:`connect` did not open. Text that is not ours runs inside
+    :meth:`as_target`. ``is_schema_ours`` says that ``own_schema`` has looked at schema pgrunbook, and found nothing
+    foreign.
+
+    1. Between transactions the session has our values.
+    2. The first text of the target in a transaction gets the target's as those of the session, and so the end of
+       the transaction tells what SET and SET LOCAL have left of them; an abort takes them back.
+    3. Behind it, and behind the transaction, ours are set again.
+
+    Source: https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATH,
+    https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-ROW-SECURITY
     """
 
     search_path: str | None = None
+    row_security: str = "on"
     is_schema_ours: bool = False
     _is_target: bool = False
     _had_target: bool = False
+    _knows_end: bool = False  # of the transaction that is open
 
     def pin(self) -> None:
-        """Remember the search_path that the session has, and resolve names in pg_catalog only from now on."""
-        cursor = self.execute(b"SHOW search_path; SET search_path = " + OURS.encode())
-        (shown,) = cursor.fetchone() or ("",)
-        self.search_path = str(shown)
+        """Remember what the session has of the target, and set ours from now on."""
+        self.search_path, self.row_security = self._put(OURS, OFF, is_local=False)
 
     @contextmanager
     def as_target(self) -> Iterator[None]:
-        """Resolve names as a session of the target does while the body runs; what it SETs there is remembered."""
+        """Run the body as a session of the target would; what it SETs there is remembered."""
         if self.search_path is None or self._is_target:
             yield
             return
+        is_first = self._knows_end and not self._had_target
         self._is_target = self._had_target = True
         try:
-            self._set_path(self.search_path)
+            self._put(self.search_path, self.row_security, is_local=self._is_inside and not is_first)
             yield
         finally:
             self._is_target = False
             if not self.closed and self.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS):
-                query = (
-                    "SELECT pg_catalog.current_setting('search_path'), pg_catalog.set_config('search_path', %s, %s)"
-                )
-                (shown, _) = self.execute(query, [OURS, self._is_in_transaction()]).fetchone() or ("", "")
-                self.search_path = str(shown)
+                self.search_path, self.row_security = self._put(OURS, OFF, is_local=self._is_inside)
+            if not self._is_inside:
+                self._had_target = False
 
     def oid_of(self, kind: Literal["regclass", "regtype"], name: str) -> int | None:
         """Return the OID of the relation or type that a name means to a session of the target, None where none is."""
@@ -79,7 +92,7 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
                 f"SELECT pg_catalog.set_config('search_path', %(path)s, %(is_local)s), {meant},"
                 " pg_catalog.set_config('search_path', %(ours)s, %(is_local)s)"
             )
-            values = {"name": name, "path": self.search_path, "ours": OURS, "is_local": self._is_in_transaction()}
+            values = {"name": name, "path": self.search_path, "ours": OURS, "is_local": self._is_inside}
             found = self.execute(query.encode(), values).fetchone()
         return None if found is None or found[1] is None else int(str(found[1]))
 
@@ -87,7 +100,7 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
     def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> Iterator[Transaction]:
         """Open a transaction or a savepoint, as psycopg does; its end leaves names resolved in pg_catalog.
 
-        Deferred triggers of the application run at COMMIT, with the names of the target.
+        Deferred triggers of the application run at COMMIT, with the names and settings of the target.
         """
         is_outer = self.info.transaction_status == TransactionStatus.IDLE
         with self.own_path(is_outer=is_outer), super().transaction(savepoint_name, force_rollback) as transaction:
@@ -97,39 +110,44 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
 
     @contextmanager
     def own_path(self, *, is_outer: bool) -> Iterator[None]:
-        """Keep ``search_path`` true over the end of a transaction, and pin the session's again after it."""
-        before, self._had_target = self.search_path, self._had_target and not is_outer
-        was_ours = self.is_schema_ours
+        """Keep what we know of the target's settings true over the end of a transaction, and set ours behind it."""
+        before, self._had_target = (self.search_path, self.row_security), self._had_target and not is_outer
+        had_target, was_ours = self._had_target, self.is_schema_ours
+        self._knows_end = True
         try:
             yield
         except BaseException:
-            self.search_path = before  # the server has taken back what the transaction set
+            # The server has taken back what the transaction set.
+            (self.search_path, self.row_security), self._had_target = before, had_target
             raise
         finally:
             self.is_schema_ours = was_ours  # a schema that the transaction has created may be taken back
+            self._knows_end = self._knows_end and not is_outer
         if not is_outer or not self._had_target or self.search_path is None:
             return
-        (shown,) = self.execute(b"SHOW search_path").fetchone() or ("",)
-        self.search_path = before if shown == OURS else str(shown)  # SET LOCAL has ended, SET holds
-        if shown != OURS:
-            self._set_path(OURS)
+        self._had_target = False
+        found = self._put(OURS, OFF, is_local=False)
+        self.search_path, self.row_security = before if found[0] == OURS else found  # ours: it was aborted
 
     def before_commit(self) -> None:
-        """Give the names of the target to the deferred triggers that run at COMMIT."""
+        """Give the settings of the target to the deferred triggers that run at COMMIT."""
         if self.info.transaction_status != TransactionStatus.INTRANS:
             return  # it is aborted: COMMIT will say so
         if self._had_target and self.search_path is not None and not self._is_target:
-            self._set_path(self.search_path)
+            self._put(self.search_path, self.row_security, is_local=True)
 
     def left_path(self) -> None:
-        """Know that this transaction leaves another search_path to the session."""
+        """Know that this transaction leaves other settings to the session."""
         self._had_target = True
 
-    def _set_path(self, path: str) -> None:
-        self.execute("SELECT pg_catalog.set_config('search_path', %s, %s)", [path, self._is_in_transaction()])
-
-    def _is_in_transaction(self) -> bool:
+    @property
+    def _is_inside(self) -> bool:
         return self.info.transaction_status == TransactionStatus.INTRANS
+
+    def _put(self, path: str, row_security: str, *, is_local: bool) -> tuple[str, str]:
+        """Set both; return what they were."""
+        found = self.execute(PUT, [path, is_local, row_security, is_local]).fetchone() or ("", OFF)
+        return str(found[0]), str(found[1])
 
 
 def connect(target: Target, *, purpose: str = "read") -> Connection:
@@ -200,7 +218,7 @@ def reset(conn: Connection) -> None:
 def reset_in_transaction(conn: Connection) -> None:
     """Take back whatever SET a migration left, at the end of its transaction; in a pipeline, too."""
     conn.left_path()
-    for statement in (*RESET_SESSION, f"SET LOCAL search_path = {OURS}"):
+    for statement in (*RESET_SESSION, f"SET LOCAL search_path = {OURS}", f"SET LOCAL row_security = {OFF}"):
         conn.execute(statement.encode())
 
 

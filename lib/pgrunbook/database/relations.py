@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import psycopg
 from pglast import ast
 from psycopg import sql
 from psycopg.rows import dict_row
@@ -93,10 +94,15 @@ class Facts:
         self.conn = conn
         self._rows_conn = rows_conn
 
+    @property
+    def rows_conn(self) -> Connection:
+        """The connection to the database whose rows count."""
+        return self._rows_conn or self.conn
+
     @cached_property
     def version(self) -> int:
         """The major version of the server on which the plan is executed: a branch may have a newer one."""
-        both = (self.conn, self._rows_conn or self.conn)
+        both = (self.conn, self.rows_conn)
         return min(conn.info.server_version // 10_000 for conn in both)
 
     def relation(self, node: ast.RangeVar) -> Relation | None:
@@ -136,13 +142,17 @@ class Facts:
         """Tell whether a table holds more rows than that; counts no further.
 
         Where rows are counted on another database, a table that has another name there (renamed by the release)
-        counts as large.
+        counts as large; so does one whose rows this role may not see, or not all.
         """
-        there = self._rows_conn or self.conn
+        there = self.rows_conn
         if self._rows_conn is not None and there.oid_of("regclass", table.sql) is None:
             return True
         query = sql.SQL(load("relations")["rows_up_to"])
-        counted = there.execute(query.format(table=table.identifier, limit=sql.Literal(limit + 1))).fetchone()
+        try:
+            with there.transaction():
+                counted = there.execute(query.format(table=table.identifier, limit=sql.Literal(limit + 1))).fetchone()
+        except psycopg.errors.InsufficientPrivilege:
+            return True
         return counted is not None and int(str(counted[0])) > limit
 
     def foreign_tables(self, node: Any) -> list[str]:

@@ -16,7 +16,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
 from pgrunbook.database.routines import RoutinePart, Routines
 from pgrunbook.plan.step import Expansion, Gate, SafeStep
-from pgrunbook.safe_forms import code, gates, outside, transaction_bond
+from pgrunbook.safe_forms import code, gates, outside, row_security, transaction_bond
 from pgrunbook.safe_forms.alter_table import AlterTable
 from pgrunbook.safe_forms.do_guard import guarded, is_there
 from pgrunbook.safe_forms.form import Case, Form, Memory
@@ -32,6 +32,7 @@ from pgrunbook.sql.statements import Statement
 BATCH_ROWS = 1_000
 APART = "Set it for the session (SET without LOCAL), or move this statement into a migration of its own."
 IN_CODE = "Write the statement itself into the migration: there it has a safe form."
+SEES_ALL = "Let a role run it that the policies do not filter."
 FORMS: tuple[type[Form], ...] = (
     CreateIndex, DropIndex, Reindex, Refresh, AttachPartition, DetachPartition, AlterTable, UpdateDelete,
 )  # fmt: skip
@@ -98,9 +99,11 @@ class Expander:
         elif inner is not None and is_there(self._facts, inner):
             found = Expansion(statement, "guarded", "What it would add exists already: nothing is executed.", ())
         else:
-            found = self._bound(_expansion(case))
+            found = self._bound(self._seeing_all(_expansion(case)))
         if beyond is None:
-            found = replace(found, gate=code.joined(found.gate, code.find(case, parts, self._judged)))
+            inner = code.find(case, parts, self._judged)
+            filtered = row_security.find(case)
+            found = replace(found, gate=code.joined(found.gate, [*([filtered] if filtered else []), *inner]))
         kept_together = bool(self._bonds) or is_fresh
         self._seen.append((found, "" if kept_together else _locked_table(found, self._facts)))
         self._pass(statement, node, parts)
@@ -117,10 +120,21 @@ class Expander:
             return self._names.gate(case.node)
         if self._names.are_fresh(case.node):
             return None
-        barrier = gates.find(case)
+        filtered = row_security.find(case)
+        barrier = code.joined(gates.find(case), [filtered] if filtered else [])
         if barrier is None and any(form.applies(case) for form in FORMS):
             return gates.as_written(f"{kind(case.node)} runs as written, because it stands in code", IN_CODE)
         return barrier
+
+    def _seeing_all(self, found: Expansion) -> Expansion:
+        """Give up batches over a table that hides rows from this role: the whole changes other rows, or every row."""
+        table = row_security.hidden(self._facts, found)
+        if not table:
+            return found
+        says = f"it runs as written, because row level security hides rows of {table} from this role, and batches"
+        says += " would leave them out"
+        gate = None if found.form == UpdateDelete.name else gates.as_written(says, SEES_ALL)  # it has one of its own
+        return _as_written(found.statement, f"No safe form: {says}.", gate=gate)
 
     def _bound(self, found: Expansion) -> Expansion:
         """Give up a safe form that would leave the transaction to which what is set or locked before belongs."""

@@ -127,6 +127,8 @@ def _target(conn: Connection, node: Any) -> Table:
     found = table(conn, relation.oid)
     if not found.key:
         raise CannotCaptureError(f"{found.name} has no unique key that identifies its rows")
+    if found.is_filtered:  # RETURNING needs to see the row, and a later comparison all of them
+        raise CannotCaptureError(f"row level security hides rows of {found.name} from this session")
     return found
 
 

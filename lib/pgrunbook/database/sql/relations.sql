@@ -442,3 +442,83 @@ JOIN pg_catalog.pg_class c ON c.oid = r.oid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'f'
 ORDER BY 1
+
+-- name: filtered_tables
+-- a row is: a table whose rows policies choose, read by the session's role, or by a view as the role of its owner
+WITH RECURSIVE reached (oid, role) AS (
+    SELECT n.oid::pg_catalog.oid, u.oid
+    FROM pg_catalog.unnest(%(oids)s::pg_catalog.int8[]) AS n (oid)
+    JOIN pg_catalog.pg_roles u ON u.rolname = CURRENT_USER
+    UNION
+    SELECT d.refobjid,
+           CASE WHEN c.relkind = 'v' AND o.invokes THEN r.role ELSE c.relowner END
+    FROM reached r
+    JOIN pg_catalog.pg_class c ON c.oid = r.oid AND (c.relkind = 'v' OR (c.relkind = 'm' AND %(refresh)s))
+    CROSS JOIN LATERAL (
+        SELECT pg_catalog.bool_or(x.option_name = 'security_invoker' AND x.option_value::boolean) AS invokes
+        FROM pg_catalog.pg_options_to_table(c.reloptions) AS x
+    ) o
+    JOIN pg_catalog.pg_rewrite w ON w.ev_class = c.oid
+    JOIN pg_catalog.pg_depend d
+      ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+     AND d.objid = w.oid
+     AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+     AND d.refobjid <> c.oid
+)
+SELECT c.oid::pg_catalog.int8 AS oid,
+       pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name,
+       CASE WHEN u.rolname = CURRENT_USER THEN '' ELSE pg_catalog.quote_ident(u.rolname) END AS role
+FROM reached r
+JOIN pg_catalog.pg_class c ON c.oid = r.oid AND c.relrowsecurity
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_roles u ON u.oid = r.role
+WHERE NOT u.rolsuper
+  AND NOT u.rolbypassrls
+  AND (c.relforcerowsecurity OR NOT pg_catalog.pg_has_role(u.oid, c.relowner, 'USAGE'))
+ORDER BY 2, 3
+
+-- name: foreign_keys_of
+-- a row is: a foreign key of a table, and the table that it references
+SELECT k.conname::text AS name, k.confrelid::pg_catalog.int8 AS referenced
+FROM pg_catalog.pg_constraint k
+WHERE k.conrelid = %(oid)s::pg_catalog.oid
+  AND k.contype = 'f'
+
+-- name: rows_estimate
+-- a row is: how many rows a table and its partitions hold, as the statistics tell; none where they do not
+SELECT pg_catalog.sum(CASE WHEN c.reltuples >= 0 THEN c.reltuples END)::pg_catalog.int8 AS rows
+FROM pg_catalog.pg_class c
+WHERE c.relkind = 'r'
+  AND (c.oid = %(oid)s OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::pg_catalog.oid) AS p))
+
+-- name: policies
+-- a row is: what decides how many rows the session's role sees: the conditions of a command's policies, and the size
+WITH mine AS (
+    SELECT p.polcmd::text AS command,
+           p.polpermissive AS is_permissive,
+           coalesce('(' || pg_catalog.pg_get_expr(p.polqual, p.polrelid) || ')', 'true') AS condition
+    FROM pg_catalog.pg_policy p
+    WHERE p.polrelid = %(oid)s::pg_catalog.oid
+      AND EXISTS (
+          SELECT FROM pg_catalog.unnest(p.polroles) AS r (oid)
+          WHERE CASE WHEN r.oid = 0 THEN true ELSE pg_catalog.pg_has_role(r.oid, 'USAGE') END
+      )
+)
+SELECT pg_catalog.row_security_active(%(oid)s::pg_catalog.oid) AS is_filtered,
+       (SELECT coalesce(pg_catalog.sum(pg_catalog.pg_table_size(p.oid)), 0)
+        FROM (SELECT %(oid)s::pg_catalog.oid AS oid
+              UNION
+              SELECT t.relid FROM pg_catalog.pg_partition_tree(%(oid)s::pg_catalog.oid) AS t) AS p)::pg_catalog.int8 AS bytes,
+       (SELECT coalesce(pg_catalog.array_agg(x.condition), '{}')
+        FROM (
+            SELECT coalesce(
+                       '(' || pg_catalog.string_agg(k.condition, ' OR ') FILTER (WHERE k.is_permissive) || ')', 'false'
+                   )
+            FROM pg_catalog.unnest(%(commands)s::text[]) AS w (command)
+            LEFT JOIN mine AS k ON k.command IN ('*', w.command)
+            GROUP BY w.command
+            UNION ALL
+            SELECT k.condition
+            FROM pg_catalog.unnest(%(commands)s::text[]) AS w (command)
+            JOIN mine AS k ON k.command IN ('*', w.command) AND NOT k.is_permissive
+        ) AS x (condition)) AS conditions
