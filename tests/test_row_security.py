@@ -115,10 +115,10 @@ def seen(conn: Connection, sql: str) -> int:
         return conn.execute(sql.encode()).rowcount
 
 
+@pytest.mark.usefixtures("forced")
 @pytest.mark.parametrize("role", ROLES)
-def test_a_gate_says_how_many_rows_a_statement_sees(role: str, forced: bool, as_role: Callable[[str], Target]) -> None:
+def test_a_gate_says_how_many_rows_a_statement_sees(role: str, as_role: Callable[[str], Target]) -> None:
     """For each kind of statement and of role: a gate where the server shows fewer rows, with the number it shows."""
-    assert forced in (True, False)
     with connect(as_role(role)) as conn:
         for sql in READING:
             visible = seen(conn, sql)

@@ -47,11 +47,13 @@ def test_a_database_as_promised_is_shown_as_such(project: Project) -> None:
 
 def test_each_thing_that_is_not_as_promised_is_named(project: Project) -> None:
     """An object changed by hand, an invalid index, a sequence behind and a slower query: all in one error."""
-    target = project(folder=FOLDER, critical_queries=QUERIES)
+    target = project(folder={**FOLDER, "0002_fill.sql": "UPDATE filled SET a = 1;"}, critical_queries=QUERIES)
     do(target, "CREATE TABLE knob (seconds float8); INSERT INTO knob VALUES (0); CREATE TABLE twice (id int); "
-       "INSERT INTO twice VALUES (1), (1)")  # fmt: skip
-    made, code = run("prepare")
+       "INSERT INTO twice VALUES (1), (1); CREATE TABLE filled (id int PRIMARY KEY, a int); "
+       "INSERT INTO filled VALUES (1), (2), (3)")  # fmt: skip
+    made, code = run("prepare", with_data="true")
     assert code == 0
+    do(target, "INSERT INTO filled VALUES (4)")
     made, code = go_on_with(made, "migrate")
     assert code == 0
     do(target, "ALTER TABLE a ALTER COLUMN b SET NOT NULL; UPDATE knob SET seconds = 0.06; "
@@ -74,6 +76,10 @@ def test_each_thing_that_is_not_as_promised_is_named(project: Project) -> None:
     assert "public.a.b" in outputs(made, "schema-as-promised")
     assert "DROP INDEX CONCURRENTLY public.twice_key" in outputs(made, "nothing-left-behind")
     assert "setval('public.a_id_seq', 7)" in outputs(made, "nothing-left-behind")
+    columns = outputs(made, "as-estimated").splitlines()
+    row = next(line for line in columns if line.startswith("0002_fill")).split()
+    assert row[-8:] == ["3", "4", *"measured on 3 of 3 rows".split()], row
+    assert "rows rehearsed" in columns[0]
     assert not events(made, "verdict") or events(made, "verdict")[-1]["procedure"] == "migrate"
 
 

@@ -12,7 +12,7 @@ from pgrunbook.config import regular_file
 from pgrunbook.database import health
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.display.prose import counted
-from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
+from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.errors import Broken, WrongInput
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
@@ -137,10 +137,12 @@ def data_as_promised(here: Session) -> Table:
 
 @heres.step
 def as_estimated(here: Session) -> Table:
-    """Show for each step the time expected, the basis of the estimate, and the time that it took."""
+    """Show for each step the time and the rows expected, the basis of the estimate, and what it took and changed."""
     promise = here.facts["promise"]
     plan = _plan(promise) if promise else None
     took = {(e["migration"], e["step"]): e for e in _events(promise, "step-ran")} if promise else {}
+    trial = _trial(here)
+    rehearsed = {(s.migration, s.statement): s.safe.rows for s in trial.statements if s.safe} if trial else {}
     rows = []
     for change, step in plan.steps() if plan else []:
         ran = took.get((change.migration, step.number))
@@ -156,10 +158,12 @@ def as_estimated(here: Session) -> Table:
                 f"{ran['ms']:,.0f}",
                 f"{ran['waited_ms']:,.0f}",
                 f"{expected.lock_ms:,.0f}" if expected else "-",
+                *_rows_of(ran["rows"], rehearsed.get((change.migration, step.statement))),
                 expected.basis if expected else "not rehearsed with rows",
             )
         )
-    headings = ["migration", "step", "statement", "ms expected", "ms", "ms waited", "ms locked, expected", "basis"]
+    headings = ["migration", "step", "statement", "ms expected", "ms", "ms waited", "ms locked, expected",
+                "rows rehearsed", "rows", "basis"]  # fmt: skip
     return here.keep_table("as-estimated", Table(headings, rows, empty="No step ran in the run that is validated."))
 
 
@@ -267,18 +271,31 @@ def _measured(here: Session) -> dict[str, Any]:
     return _measurements(path) if path and regular_file.is_there(path) else {}
 
 
-def _written_on_the_branch(here: Session) -> set[str]:
-    """Return the names of tables whose rows the plan wrote in the rehearsal, also by cascades and triggers."""
+def _rows_of(ran: int | None, rehearsed: int | None) -> tuple[str, Cell]:
+    """Return how many rows a step changed in the rehearsal and on the target, which stands out where it differs."""
+    if ran is None:
+        return "-", Cell("-")
+    differs = rehearsed is not None and ran != rehearsed
+    return _number(rehearsed), Cell(_number(ran), WARN if differs else PLAIN)
+
+
+def _trial(here: Session) -> Trial | None:
+    """Return what the rehearsal with the target's rows saw, None where there was none."""
     promise = here.facts["promise"]
     path = promise.folder / "rehearsal.json" if promise else None
     if path is None or not regular_file.is_there(path):
-        return set()
+        return None
     try:
-        seen = Trial.model_validate_json(regular_file.read(path))
+        return Trial.model_validate_json(regular_file.read(path))
     except ValidationError as exc:
         raise _not_ours(path, " ".join(str(exc).split())[:300]) from exc
+
+
+def _written_on_the_branch(here: Session) -> set[str]:
+    """Return the names of tables whose rows the plan wrote in the rehearsal, also by cascades and triggers."""
+    seen = _trial(here)
     found = set()
-    for statement in seen.statements:
+    for statement in seen.statements if seen else ():
         wrote = "AccessExclusiveLock" if statement.sql.upper().startswith("TRUNCATE") else "RowExclusiveLock"
         locks = statement.safe.locks if statement.safe else ()
         found |= {lock.object.rpartition(".")[2].strip('"') for lock in locks if lock.mode == wrote}
