@@ -197,6 +197,10 @@ class Facts:
         with self.conn.as_target():
             return [str(row["schema"]) for row in self.rows("path")]
 
+    def time_zone(self) -> str:
+        """Return the TimeZone of a session of the target now."""
+        return str(self.rows("time_zone")[0]["zone"])
+
     def routines(self, node: Any, known: Routines) -> Routines:
         """Return the routines that a statement may run, with those that are known already."""
         return routines_reader.read(self.conn, [node], known)

@@ -131,7 +131,7 @@ def stage(
 ) -> list[Scene]:
     """Return every statement as a scene, judged on the catalog that earlier statements leave behind."""
     scenes: list[Scene] = []
-    clock = _Clock(timeouts or Timeouts())
+    clock, zones = _Clock(timeouts or Timeouts()), _Zones(catalog.time_zone)
     home, file = catalog.search_path, ""
     for position, placed in enumerate(read.placed):
         if placed.statement.file != file and transactions is not Transactions.ALL:
@@ -139,6 +139,7 @@ def stage(
         file = placed.statement.file
         node = tree(placed.statement.sql)
         now = clock.at(placed, transactions)
+        catalog = replace(catalog, time_zone=zones.at(placed, transactions))
         scene = Scene(
             statement=placed.statement,
             node=node,
@@ -148,10 +149,13 @@ def stage(
             transaction=placed.transaction,
             transactions=transactions,
             position=position,
+            zone_is_set=zones.is_set,
         )
         scenes.append(scene)
         catalog = _inner(scene)
-        clock.pass_by(node, local_counts=placed.transaction is not None or transactions in _TOGETHER)
+        local_counts = placed.transaction is not None or transactions in _TOGETHER
+        clock.pass_by(node, local_counts=local_counts)
+        zones.pass_by([node, *(part.node for part in scene.parts if part.node is not None)], local_counts=local_counts)
         catalog = _under_path(after(catalog, node), node, scene.parts, home)
     for scene in scenes:
         for each in (scene, *scene.inner):
@@ -228,6 +232,44 @@ class _Clock:
                 self.local.pop(name, None)
             elif local_counts and value_ms is not None:
                 self.local[name] = value_ms
+
+
+class _Zones:
+    """The TimeZone in force, as :class:`_Clock` has the timeouts; None where it is not known."""
+
+    def __init__(self, home: str | None) -> None:
+        self.home = self.session = home
+        self.local: str | None = None
+        self.is_local = self.was_set = False
+        self.where: tuple[str, int | None] | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a file has set it."""
+        return self.is_local or self.was_set
+
+    def at(self, placed: StatementContext, transactions: Transactions) -> str | None:
+        """Return the zone in which a statement runs."""
+        file = placed.statement.file
+        if self.where is not None and self.where[0] != file and transactions is not Transactions.ALL:
+            self.session, self.was_set, self.is_local = self.home, False, False
+        if self.where is not None and self.where[1] != placed.transaction:
+            self.is_local = False
+        self.where = (file, placed.transaction)
+        return self.local if self.is_local else self.session
+
+    def pass_by(self, nodes: Sequence[Any], *, local_counts: bool) -> None:
+        """Take note of what a statement sets, and what those in it do."""
+        for setting in (each for node in nodes for each in settings(node) if each.name in _ZONE):
+            resets = setting.value is None and setting.is_known
+            value = None if not setting.is_known else self.home if resets else setting.value
+            if not setting.is_local:
+                self.session, self.was_set, self.is_local = value, not resets, False
+            elif local_counts:
+                self.local, self.is_local = value, True
+
+
+_ZONE = ("timezone", ANY)
 
 
 def _settings(node: Any) -> Iterator[tuple[str, int | None, bool]]:

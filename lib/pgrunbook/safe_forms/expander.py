@@ -16,7 +16,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
 from pgrunbook.database.routines import RoutinePart, Routines
 from pgrunbook.plan.step import Expansion, Gate, SafeStep
-from pgrunbook.safe_forms import code, gates, outside, row_security, transaction_bond
+from pgrunbook.safe_forms import code, gates, outside, row_security, transaction_bond, zoned_type
 from pgrunbook.safe_forms.alter_table import AlterTable
 from pgrunbook.safe_forms.do_guard import guarded, is_there
 from pgrunbook.safe_forms.form import Case, Form, Memory
@@ -66,6 +66,7 @@ class Expander:
         self._routines = Routines()
         self._seen: list[tuple[Expansion, str]] = []
         self._applied = applied
+        self._names_zone = False
 
     def expand(self, statement: Statement) -> Expansion:
         """Return what is executed in place of the next statement; :meth:`end_file` joins those of a file.
@@ -102,8 +103,7 @@ class Expander:
             found = self._bound(self._seeing_all(_expansion(case)))
         if beyond is None:
             inner = code.find(case, parts, self._judged)
-            filtered = row_security.find(case)
-            found = replace(found, gate=code.joined(found.gate, [*([filtered] if filtered else []), *inner]))
+            found = replace(found, gate=code.joined(found.gate, [*self._of_session(case, is_fresh=is_fresh), *inner]))
         kept_together = bool(self._bonds) or is_fresh
         self._seen.append((found, "" if kept_together else _locked_table(found, self._facts)))
         self._pass(statement, node, parts)
@@ -120,11 +120,15 @@ class Expander:
             return self._names.gate(case.node)
         if self._names.are_fresh(case.node):
             return None
-        filtered = row_security.find(case)
-        barrier = code.joined(gates.find(case), [filtered] if filtered else [])
+        barrier = code.joined(gates.find(case), self._of_session(case, is_fresh=False))
         if barrier is None and any(form.applies(case) for form in FORMS):
             return gates.as_written(f"{kind(case.node)} runs as written, because it stands in code", IN_CODE)
         return barrier
+
+    def _of_session(self, case: Case, *, is_fresh: bool) -> list[Gate]:
+        """Return the gates of what depends on the session: on its role, and on its TimeZone where no file names it."""
+        zoned = None if is_fresh or self._names_zone else zoned_type.find(case)
+        return [gate for gate in (row_security.find(case), zoned) if gate is not None]
 
     def _seeing_all(self, found: Expansion) -> Expansion:
         """Give up batches over a table that hides rows from this role: the whole changes other rows, or every row."""
@@ -147,6 +151,7 @@ class Expander:
     def _pass(self, statement: Statement, node: Any, parts: Sequence[RoutinePart]) -> None:
         """Take note of what a statement leaves behind for those after it."""
         inner = [part.node for part in parts if part.node is not None]
+        self._names_zone = zoned_type.is_set_behind([node, *inner], self._names_zone)
         if statement.policy is Policy.ALONE:
             self._bonds = {}
         if transaction_bond.ends_constraints(node):
@@ -173,7 +178,7 @@ class Expander:
     def end_file(self) -> list[Expansion]:
         """Return the expansions of the finished file, with one transaction for each table's short statements."""
         found, self._seen = _apart(self._seen), []
-        self._bonds = {}
+        self._bonds, self._names_zone = {}, False
         self._names.end_file()
         return found
 

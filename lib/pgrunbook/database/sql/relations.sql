@@ -522,3 +522,40 @@ SELECT pg_catalog.row_security_active(%(oid)s::pg_catalog.oid) AS is_filtered,
             FROM pg_catalog.unnest(%(commands)s::text[]) AS w (command)
             JOIN mine AS k ON k.command IN ('*', w.command) AND NOT k.is_permissive
         ) AS x (condition)) AS conditions
+
+-- name: column_bases
+-- a row is: a column, with the internal name of its type below domains
+WITH RECURSIVE below AS (
+    SELECT a.attname::text AS name, a.attnum, a.atttypid AS type
+    FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid = %(oid)s::pg_catalog.oid
+      AND a.attnum > 0
+      AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.name, b.attnum, t.typbasetype
+    FROM below b
+    JOIN pg_catalog.pg_type t ON t.oid = b.type AND t.typtype = 'd'
+)
+SELECT b.name, t.typname::text AS base
+FROM below b
+JOIN pg_catalog.pg_type t ON t.oid = b.type AND t.typtype <> 'd'
+ORDER BY b.attnum
+
+-- name: type_base
+-- a row is: the internal name of a type, of that below it where it is a domain
+WITH RECURSIVE below AS (
+    SELECT t.oid, t.typname::text AS base, t.typtype, t.typbasetype
+    FROM pg_catalog.pg_type t
+    WHERE t.oid = %(oid)s::pg_catalog.oid
+    UNION ALL
+    SELECT t.oid, t.typname::text, t.typtype, t.typbasetype
+    FROM below b
+    JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype AND b.typtype = 'd'
+)
+SELECT b.base
+FROM below b
+WHERE b.typtype <> 'd'
+
+-- name: time_zone
+-- a row is: the TimeZone in force
+SELECT pg_catalog.current_setting('TimeZone') AS zone

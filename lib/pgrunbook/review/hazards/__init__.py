@@ -15,6 +15,7 @@ from pgrunbook.review.hazards import (
     rows,
     sessions,
     tables,
+    time_zones,
 )
 from pgrunbook.review.hazards.rule import RULES, Hazard, Note, Rule, Scene, Severity, Timeouts, Transactions
 
@@ -24,7 +25,7 @@ __all__ = [
     "DESIGN", "RULES", "Hazard", "Note", "Rule", "Scene", "Severity", "Timeouts", "Transactions", "find", "modules",
 ]  # fmt: skip
 
-modules = (procedural_code, columns, constraints, copy_and_swap, design, indexes, rows, sessions, tables)
+modules = (procedural_code, columns, constraints, copy_and_swap, design, indexes, rows, sessions, tables, time_zones)
 
 
 def find(scenes: Sequence[Scene], *, design_rules: Collection[str] = ()) -> Iterator[tuple[Scene, list[Hazard]]]:

@@ -67,7 +67,8 @@ class Scene:
     """A statement among the others, with the catalog before it; ``final`` is the catalog after all of them.
 
     ``transaction`` counts the BEGINs of the files; None outside of them. ``parts`` is what runs within the
-    statement, ``inner`` a scene for each statement in it, whose ``within`` says where it stands.
+    statement, ``inner`` a scene for each statement in it, whose ``within`` says where it stands. ``zone_is_set`` says
+    that a file has set the TimeZone in force, which is the catalog's.
     """
 
     statement: Statement
@@ -81,6 +82,7 @@ class Scene:
     scenes: Sequence[Scene] = field(default_factory=list, repr=False)
     final: Catalog = field(default_factory=Catalog, repr=False)
     within: str = ""
+    zone_is_set: bool = False
     parts: Sequence[RoutinePart] = ()
     inner: list[Scene] = field(default_factory=list, repr=False)
 
