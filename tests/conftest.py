@@ -236,7 +236,8 @@ def write_folder(folder: Path, files: dict[str, str]) -> None:
 def connect(target: Target, *, purpose: str = "test") -> Connection:
     """Open a connection on which all is as in a session of the target."""
     conn = connection.connect(target, purpose=purpose)
-    conn.execute(f"SET search_path = {conn.search_path}; SET row_security = {conn.row_security}".encode())
+    assert conn.search_path is not None
+    conn._put(conn.search_path, conn.beside, is_local=False)
     conn.search_path = None
     return conn
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg_binary
@@ -13,11 +14,15 @@ import pytest
 from psycopg import conninfo
 from psycopg.pq import Conninfo
 
+import scenes
+from conftest import write_folder
+from pgrunbook.branches import data_branch
 from pgrunbook.branches.schema_branch import copy_schema
 from pgrunbook.config.targets import Target
 from pgrunbook.database import address
-from pgrunbook.database.connection import connect
-from scenes import until
+from pgrunbook.database.connection import OURS_BESIDE, connect
+from pgrunbook.database.queries import load
+from scenes import execute, plan_of, until
 from servers import PROGRAMS, WHEEL, Server
 
 # Variables of libpq that say where the server is, who connects, and how both prove it.
@@ -42,10 +47,12 @@ LAYERS = [
     "ALTER ROLE layered SET bytea_output = 'hex'", "ALTER ROLE layered SET extra_float_digits = 0",
     "ALTER ROLE layered IN DATABASE layered SET extra_float_digits = -3",
     "ALTER ROLE layered IN DATABASE layered SET client_encoding = 'LATIN1'",
+    "ALTER ROLE layered IN DATABASE layered SET standard_conforming_strings = off",
     "ALTER ROLE layered IN DATABASE layered SET xmloption = 'document'",
 ]  # fmt: skip
 SERVICE = (
-    "options=-c xmloption=content -c app.service=a\\ b -c quote_all_identifiers=on\n"
+    "options=-c xmloption=content -c app.service=a\\ b -c quote_all_identifiers=on"
+    " -c array_nulls=off -c transform_null_equals=on\n"
     "client_encoding=LATIN1\napplication_name=service\n"
 )
 # The rest of a server's settings are its own; these few are ours, or differ by what is asked.
@@ -78,12 +85,14 @@ def layered(newest: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")  # fmt: skip
 
 
-def psql(server: Server, where: str, query: str) -> str:
+def psql(server: Server, where: str, *queries: str) -> str:
     """Return what psql says in a shell that sets nothing."""
     env = {"PATH": os.environ["PATH"], "PGHOST": str(server.socket_dir)}
     env |= {"PGSERVICEFILE": os.environ.get("PGSERVICEFILE", "")}
-    command = [server.programs / "psql", "-X", "-At", "-F", "\t", "-d", where, "-c", query]
-    return subprocess.run(command, env=env, check=True, capture_output=True, text=True, encoding="latin1").stdout
+    command = [server.programs / "psql", "-X", "-At", "-F", "\t", "-d", where, *(f"-c{query}" for query in queries)]
+    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True, encoding="latin1")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def of_session(target: Target) -> dict[str, str]:
@@ -118,6 +127,23 @@ def test_a_session_has_the_settings_of_psql_in_a_clean_shell_and_so_has_the_bran
     assert wanted["xmloption"] == "document"
 
 
+def test_our_own_statements_read_times_whatever_the_style_of_the_target(layered: Target) -> None:
+    """ISO for us, the target's for the migration; intervals likewise."""
+    with connect(layered) as conn:
+        for _ in range(2):
+            found = conn.execute("SELECT timestamptz '2026-03-05 10:00+00', interval '1 day 2 hours'").fetchone()
+            assert found == (datetime(2026, 3, 5, 10, tzinfo=UTC), timedelta(days=1, hours=2))
+            with conn.transaction(), conn.as_target():
+                shown = conn.execute("SELECT date '2026-03-05'::text, interval '1 day 2 hours'::text").fetchone()
+                assert shown == ("05/03/2026", "1 2:00:00")
+
+
+def test_the_branch_is_given_what_our_own_sessions_have_otherwise() -> None:
+    """Their source is the session: the query that reads the settings of the server names each."""
+    asked = load("roles")["settings"]
+    assert [name for name in ("search_path", *OURS_BESIDE) if f"'{name}'" not in asked] == []
+
+
 def test_reset_all_leads_back_to_the_settings_of_the_target(newest: Server, layered: Target) -> None:
     """A migration's RESET ALL forgets neither the service's options nor those of the role."""
     with connect(layered) as conn, conn.as_target():
@@ -149,6 +175,54 @@ def test_the_text_of_a_migration_is_utf8_whatever_the_service_the_role_or_the_da
     assert asked == "5ac3bc72696368\t6\n"
 
 
+# What ends otherwise by a setting: conversions, constants, the text of values, names, arithmetic.
+MIGRATION = """
+CREATE TABLE public.made (id integer PRIMARY KEY, t timestamp, d date, s text, x text);
+INSERT INTO public.made VALUES (1, '05.03.2026 10:00', '05.03.2026', 'ü€', current_setting('app.service', true));
+INSERT INTO made SELECT 2, now(), now(),
+    concat(interval '1 day 2 hours', ' ', '\\x61'::bytea, ' ', 0.1::float8 + 0.2), 'x';
+UPDATE made SET t = '05.03.2026 12:30' WHERE id = 2; UPDATE made SET d = '06.03.2026' WHERE id = 2;
+ALTER TABLE made ALTER t TYPE timestamptz; CREATE TABLE mine (a integer); INSERT INTO mine VALUES (1);
+"""
+STATE = """
+SELECT m.id, extract(epoch from m.t), m.d - date '2026-01-01', encode(convert_to(m.s, 'UTF8'), 'hex'), m.x,
+    'served.mine'::regclass::oid > 0 FROM public.made AS m ORDER BY 1
+"""
+
+
+def test_a_migration_ends_on_target_and_branch_as_in_psql_with_the_targets_settings(
+    newest: Server, layered: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever this shell sets: by the settings of each layer; one file, executed by both."""
+    monkeypatch.setattr(scenes, "connect", connect)
+    newest.run("layered", "CREATE SCHEMA served AUTHORIZATION layered")
+    write_folder(tmp_path / "m", {"0001_m.sql": MIGRATION})
+    target = layered.model_copy(update={"migrations": tmp_path / "m"})
+    newest.make("by_psql", "layered")
+    newest.run("postgres", "ALTER DATABASE by_psql OWNER TO layered")
+    newest.run(
+        "postgres", *(one.replace("DATABASE layered", "DATABASE by_psql") for one in LAYERS if "DATABASE" in one)
+    )
+    try:
+        psql(newest, "service=layered dbname=by_psql", "SET client_encoding = 'UTF8'", MIGRATION)
+        wanted = psql(newest, "dbname=by_psql user=postgres", STATE)
+        with data_branch.with_data(target, most_bytes=2**40) as copy:
+            with connect(copy.safe) as conn, conn.as_target():
+                conn.execute(MIGRATION.encode())
+            with connect(copy.safe.as_superuser()) as conn:
+                of_branch = conn.execute(STATE.encode()).fetchall()
+        execute(target, plan_of(target))
+    finally:
+        newest.run("postgres", "DROP DATABASE by_psql WITH (FORCE)")
+    assert psql(newest, "dbname=layered user=postgres", STATE) == wanted
+    assert "\n".join("\t".join(map(shown, row)) for row in of_branch) + "\n" == wanted
+    assert "1\t1772701200.000000\t63\tc3bce282ac\ta b\tt" in wanted  # 10:00 in Oslo, the fifth of March
+
+
+def shown(value: object) -> str:
+    return {True: "t", False: "f"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
 def test_every_variable_that_libpq_reads_is_a_setting_of_the_shell_or_an_address() -> None:
     """Asked from the libraries themselves: psycopg's, and that of the wheel's programs."""
     own = Path(psycopg_binary.__file__).parent.parent / "psycopg_binary.libs"
@@ -167,7 +241,7 @@ def test_a_program_that_we_start_has_nothing_of_the_shell_either(layered: Target
     told = address.environment(layered)
     assert told.keys() & {*address.SHELL_SETTINGS} == {"PGOPTIONS", "PGCLIENTENCODING", "PGAPPNAME"}
     assert told["PGAPPNAME"] == "service"
-    given = "-c xmloption=content -c app.service=a\\ b -c quote_all_identifiers=on"
+    given = SERVICE.partition("options=")[2].partition("\n")[0]
     assert told["PGOPTIONS"] == f"{given} {address.NO_TIMEOUTS}"
     assert (told["PGUSER"], told["PGDATABASE"], told["PGCLIENTENCODING"]) == ("layered", "layered", "UTF8")
     assert told["PGHOST"].startswith("/")

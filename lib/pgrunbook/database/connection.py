@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 from urllib.parse import quote
@@ -28,21 +28,26 @@ RESET_SESSION = ("RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL")
 # What a user of the database plants in a schema of theirs (an operator for two types, a function, a cast) is never
 # called by us: our names are those of pg_catalog, and temporary objects come last.
 OURS = "pg_catalog, pg_temp"
-# A policy hides rows silently; where this is off, the server raises an error instead.
-OFF = "off"
-PUT = (
-    b"SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('row_security'),"
-    b" pg_catalog.set_config('search_path', %s, %s), pg_catalog.set_config('row_security', %s, %s)"
+# A policy hides rows silently; where row_security is off, the server raises an error instead. The others decide what
+# our own text means, and how the answers are written.
+OURS_BESIDE = {
+    "row_security": "off", "DateStyle": "ISO", "IntervalStyle": "postgres", "quote_all_identifiers": "off",
+    "array_nulls": "on", "transform_null_equals": "off", "standard_conforming_strings": "on",
+}  # fmt: skip
+SET_BESIDE = tuple(f"SET LOCAL {name} = {value}" for name, value in OURS_BESIDE.items())
+PUT = b"SELECT " + b", ".join(
+    f"pg_catalog.current_setting('{name}'), pg_catalog.set_config('{name}', %s, %s)".encode()
+    for name in ("search_path", *OURS_BESIDE)
 )
 
 
 class Connection(psycopg.Connection[tuple[object, ...]]):
     """A connection on which our own queries resolve names in pg_catalog only, and see every row or fail.
 
-    ``search_path`` and ``row_security`` are those of a session of the target, as the text of a migration has left
-    them; the first is None on a connection that :func:`connect` did not open. Text that is not ours runs inside
-    :meth:`as_target`. ``is_schema_ours`` says that ``own_schema`` has looked at schema pgrunbook, and found nothing
-    foreign.
+    ``search_path`` and ``beside`` (in the order of ``OURS_BESIDE``) are the settings of a session of the target, as the
+    text of a migration has left them; the first is None on a connection that :func:`connect` did not open. Text that
+    is not ours runs inside :meth:`as_target`. ``is_schema_ours`` says that ``own_schema`` has looked at schema
+    pgrunbook, and found nothing foreign.
 
     1. Between transactions the session has our values.
     2. The first text of the target in a transaction gets the target's as those of the session, and so the end of
@@ -54,7 +59,7 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
     """
 
     search_path: str | None = None
-    row_security: str = "on"
+    beside: tuple[str, ...] = ()
     is_schema_ours: bool = False
     _is_target: bool = False
     _had_target: bool = False
@@ -62,7 +67,7 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
 
     def pin(self) -> None:
         """Remember what the session has of the target, and set ours from now on."""
-        self.search_path, self.row_security = self._put(OURS, OFF, is_local=False)
+        self.search_path, self.beside = self._put(OURS, OURS_BESIDE.values(), is_local=False)
 
     @contextmanager
     def as_target(self) -> Iterator[None]:
@@ -73,12 +78,12 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
         is_first = self._knows_end and not self._had_target
         self._is_target = self._had_target = True
         try:
-            self._put(self.search_path, self.row_security, is_local=self._is_inside and not is_first)
+            self._put(self.search_path, self.beside, is_local=self._is_inside and not is_first)
             yield
         finally:
             self._is_target = False
             if not self.closed and self.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS):
-                self.search_path, self.row_security = self._put(OURS, OFF, is_local=self._is_inside)
+                self.search_path, self.beside = self._put(OURS, OURS_BESIDE.values(), is_local=self._is_inside)
             if not self._is_inside:
                 self._had_target = False
 
@@ -111,14 +116,14 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
     @contextmanager
     def own_path(self, *, is_outer: bool) -> Iterator[None]:
         """Keep what we know of the target's settings true over the end of a transaction, and set ours behind it."""
-        before, self._had_target = (self.search_path, self.row_security), self._had_target and not is_outer
+        before, self._had_target = (self.search_path, self.beside), self._had_target and not is_outer
         had_target, was_ours = self._had_target, self.is_schema_ours
         self._knows_end = True
         try:
             yield
         except BaseException:
             # The server has taken back what the transaction set.
-            (self.search_path, self.row_security), self._had_target = before, had_target
+            (self.search_path, self.beside), self._had_target = before, had_target
             raise
         finally:
             self.is_schema_ours = was_ours  # a schema that the transaction has created may be taken back
@@ -126,15 +131,15 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
         if not is_outer or not self._had_target or self.search_path is None:
             return
         self._had_target = False
-        found = self._put(OURS, OFF, is_local=False)
-        self.search_path, self.row_security = before if found[0] == OURS else found  # ours: it was aborted
+        found = self._put(OURS, OURS_BESIDE.values(), is_local=False)
+        self.search_path, self.beside = before if found[0] == OURS else found  # ours: it was aborted
 
     def before_commit(self) -> None:
         """Give the settings of the target to the deferred triggers that run at COMMIT."""
         if self.info.transaction_status != TransactionStatus.INTRANS:
             return  # it is aborted: COMMIT will say so
         if self._had_target and self.search_path is not None and not self._is_target:
-            self._put(self.search_path, self.row_security, is_local=True)
+            self._put(self.search_path, self.beside, is_local=True)
 
     def left_path(self) -> None:
         """Know that this transaction leaves other settings to the session."""
@@ -144,10 +149,11 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
     def _is_inside(self) -> bool:
         return self.info.transaction_status == TransactionStatus.INTRANS
 
-    def _put(self, path: str, row_security: str, *, is_local: bool) -> tuple[str, str]:
-        """Set both; return what they were."""
-        found = self.execute(PUT, [path, is_local, row_security, is_local]).fetchone() or ("", OFF)
-        return str(found[0]), str(found[1])
+    def _put(self, path: str, beside: Iterable[str], *, is_local: bool) -> tuple[str, tuple[str, ...]]:
+        """Set all; return what they were."""
+        values = [value for setting in (path, *beside) for value in (setting, is_local)]
+        found = [str(value) for value in self.execute(PUT, values).fetchone() or ()]
+        return found[0], tuple(found[2::2])
 
 
 def connect(target: Target, *, purpose: str = "read") -> Connection:
@@ -218,7 +224,7 @@ def reset(conn: Connection) -> None:
 def reset_in_transaction(conn: Connection) -> None:
     """Take back whatever SET a migration left, at the end of its transaction; in a pipeline, too."""
     conn.left_path()
-    for statement in (*RESET_SESSION, f"SET LOCAL search_path = {OURS}", f"SET LOCAL row_security = {OFF}"):
+    for statement in (*RESET_SESSION, f"SET LOCAL search_path = {OURS}", *SET_BESIDE):
         conn.execute(statement.encode())
 
 

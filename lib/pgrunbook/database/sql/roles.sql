@@ -54,7 +54,12 @@ WITH found AS (
       AND (
           s.source NOT IN ('default', 'client', 'global', 'database', 'user', 'database user', 'session')
           OR s.name = 'default_text_search_config'
-      )) OR (s.name IN ('search_path', 'row_security') AND s.reset_val <> s.boot_val)  -- we have set these two
+      )) OR (
+        s.name IN (
+            'search_path', 'row_security', 'DateStyle', 'IntervalStyle', 'quote_all_identifiers', 'array_nulls',
+            'transform_null_equals', 'standard_conforming_strings'
+        ) AND s.reset_val <> s.boot_val
+    )  -- our session has others of these
     UNION ALL
     SELECT
         r.rolname::text,

@@ -69,7 +69,7 @@ def _set_before(use: ZoneUse, zone: str | None) -> str:
         if value
         else time_zone.without_session(*use, time_zone.zone_sql(zone))
     )
-    return f"{time_zone.setting(zone)}  -- before the statement" + (f"\n{form}  -- or in it" if form else "")
+    return f"{time_zone.setting(zone)}  -- before the statement" + (f"\n-- or in it: {form}" if form else "")
 
 
 def _of(scene: Scene, types: CatalogTypes, cmd: object) -> list[ZoneUse]:
