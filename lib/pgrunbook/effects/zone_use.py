@@ -68,7 +68,7 @@ class CatalogTypes:
 
 
 def uses(node: Any, types: Types) -> list[ZoneUse]:
-    """Return what a statement converts by the session's TimeZone, each once, in order."""
+    """Return what a statement converts by the session's TimeZone, each once, in order; of constants the first."""
     reading = _Reading(types)
     match node:
         case ast.AlterTableStmt():
@@ -200,8 +200,8 @@ class _Reading:
         """Note that a value of one type becomes one of another type."""
         if not old or not new or not depends(old, new):
             return
-        if old == LITERAL and names_zone(node.val.sval):
-            return
+        if old == LITERAL and (names_zone(node.val.sval) or any(use[1:] == (old, new) for use in self.found)):
+            return  # a file may hold thousands of rows: the first is told for all
         self.found.append(ZoneUse(text(node), "date" if old == LOCAL else old, new))
 
     def type_of(self, node: Any) -> str | None:
