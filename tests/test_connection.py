@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import psycopg
@@ -316,6 +316,19 @@ def test_row_security_is_off_for_us_and_the_targets_for_a_migration(
         with conn.transaction(force_rollback=True):
             as_target(conn, said)
         is_security(conn, "off", default)
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_ours_hold_behind_a_transaction_whose_end_nobody_tells_us(end: str, project: Project) -> None:
+    """A transaction of plain SQL, with a savepoint or without."""
+    with connect(project(folder={})) as conn:
+        for inside in (False, True):
+            conn.execute("BEGIN")
+            with conn.transaction() if inside else nullcontext():
+                as_target(conn, "SET LOCAL search_path = app")
+            conn.execute(end)
+            is_security(conn, "off", "on")
+            assert conn.execute("SHOW search_path").fetchone() == (OURS,)
 
 
 def as_target(conn: connection.Connection, said: str) -> None:

@@ -118,7 +118,7 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
         """Keep what we know of the target's settings true over the end of a transaction, and set ours behind it."""
         before, self._had_target = (self.search_path, self.beside), self._had_target and not is_outer
         had_target, was_ours = self._had_target, self.is_schema_ours
-        self._knows_end = True
+        self._knows_end = self._knows_end or is_outer
         try:
             yield
         except BaseException:
