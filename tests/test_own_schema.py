@@ -26,7 +26,7 @@ from scenes import error_of
 from servers import Server
 
 Project = Callable[..., Target]
-CREATE = (load("step_log")["create"], load("undo_data")["create"])
+CREATE = (load("step_log")["create_schema"], load("step_log")["create"], load("undo_data")["create"])
 
 # What writes into public.canary with the rights of whoever calls it; the sequence counts it over an abort, too.
 CANARY = """
@@ -66,6 +66,17 @@ PARKED = (
     f" CREATE RULE r AS ON UPDATE TO {KEPT_IN}.old DO INSTEAD NOTHING;"
     f" CREATE POLICY p ON {KEPT_IN}.old; ALTER TABLE {KEPT_IN}.old ENABLE ROW LEVEL SECURITY;"
     f" CREATE STATISTICS {KEPT_IN}.s ON id, n FROM {KEPT_IN}.old; ALTER TABLE {KEPT_IN}.old OWNER TO app"
+)
+# As a table is parked now: in our schema, under a generated name.
+PARKED_AS = "parked_0123456789abcdef"
+PARKED_BESIDE = (
+    f"{ENTRY.format('table', PARKED_AS)}; CREATE TABLE pgrunbook.{PARKED_AS} (id serial PRIMARY KEY,"
+    f" n int GENERATED ALWAYS AS IDENTITY, t text DEFAULT public.sing());"
+    f" CREATE TRIGGER t BEFORE INSERT ON pgrunbook.{PARKED_AS} FOR EACH ROW EXECUTE FUNCTION public.sing_at_rows();"
+    f" CREATE RULE r AS ON UPDATE TO pgrunbook.{PARKED_AS} DO INSTEAD NOTHING;"
+    f" CREATE POLICY p ON pgrunbook.{PARKED_AS}; ALTER TABLE pgrunbook.{PARKED_AS} ENABLE ROW LEVEL SECURITY;"
+    f" CREATE STATISTICS pgrunbook.s ON id, n FROM pgrunbook.{PARKED_AS};"
+    f" GRANT ALL ON pgrunbook.{PARKED_AS} TO PUBLIC; ALTER TABLE pgrunbook.{PARKED_AS} OWNER TO app"
 )
 NO_BATCH = "DROP TABLE pgrunbook.batch; "
 ALTER_STEP = "ALTER TABLE pgrunbook.step "
@@ -160,6 +171,20 @@ PLANTED = {
     f"{PARKED}; CREATE DOMAIN {KEPT_IN}.d AS int": f"type {KEPT_IN}.d",
     f"{PARKED}; CREATE OPERATOR {KEPT_IN}.=== (FUNCTION = pg_catalog.int4eq, LEFTARG = int,"
     " RIGHTARG = int)": "operator",
+    f"CREATE TABLE pgrunbook.{PARKED_AS} ()": f"{PARKED_AS} has no entry in pgrunbook.kept",
+    f"{PARKED_BESIDE}; CREATE TABLE pgrunbook.{PARKED_AS}_1 ()": f"{PARKED_AS}_1 has no entry in pgrunbook.kept",
+    f"{PARKED_BESIDE}; UPDATE pgrunbook.kept SET state = 'purged'": f"{PARKED_AS} has no entry in pgrunbook.kept",
+    f"{ENTRY.format('column', PARKED_AS)}; CREATE TABLE pgrunbook.{PARKED_AS} ()": f"{PARKED_AS} has no entry",
+    f"{ENTRY.format('table', 'kept_0123456789abcdef')}; CREATE TABLE pgrunbook.kept_0123456789abcdef"
+    " ()": "kept_0123456789abcdef has no entry",
+    f"{PARKED_BESIDE}; CREATE TABLE pgrunbook.old ()": "table pgrunbook.old",
+    f"{PARKED_BESIDE}; CREATE TABLE pgrunbook.{PARKED_AS}_part1 ()": f"table pgrunbook.{PARKED_AS}_part1",
+    f"{PARKED_BESIDE}; CREATE SEQUENCE pgrunbook.{PARKED_AS}_part1": f"sequence pgrunbook.{PARKED_AS}_part1",
+    f"{PARKED_BESIDE}; CREATE VIEW pgrunbook.{PARKED_AS}_1 AS SELECT 1 AS one": f"view pgrunbook.{PARKED_AS}_1",
+    f"{ENTRY.format('table', PARKED_AS)}; CREATE VIEW pgrunbook.{PARKED_AS} AS SELECT 1 AS one": "view pgrunbook.",
+    f"{PARKED_BESIDE}; CREATE FUNCTION pgrunbook.write_{PARKED_AS}() RETURNS trigger LANGUAGE plpgsql AS"
+    " 'BEGIN RETURN NULL; END'": f"function pgrunbook.write_{PARKED_AS}()",
+    f"{PARKED_BESIDE}; CREATE DOMAIN pgrunbook.{PARKED_AS}_2 AS int": f"type pgrunbook.{PARKED_AS}_2",
 }
 
 # What the operators of a database do with it, and what comes with a table that was parked.
@@ -178,7 +203,8 @@ LEGITIMATE = {
     " (state IN ('kept', 'giving back', 'given back', 'let go', 'purged'))",
     "older tables": "DROP TABLE pgrunbook.kept, pgrunbook.way_back",
     "side table": f"{SIDE}; {WRITER}; {HIDDEN}",
-    "parked table": f"{PARKED}; REVOKE ALL ON SCHEMA {KEPT_IN} FROM PUBLIC",
+    "parked table": PARKED_BESIDE,
+    "parked table of an older version": f"{PARKED}; REVOKE ALL ON SCHEMA {KEPT_IN} FROM PUBLIC",
 }
 
 
@@ -302,7 +328,10 @@ def test_what_is_legitimate_is_not_refused(looked_at: Callable[..., Connection],
 @pytest.mark.every_version
 def test_a_dump_that_was_restored_is_ours(server: Server, database: Callable[..., str]) -> None:
     """With other owners, from the text that pg_dump writes."""
-    source = database(LEGITIMATE["side table"], LEGITIMATE["parked table"], template=prepared(server))
+    source = database(
+        *(LEGITIMATE[name] for name in ("side table", "parked table", "parked table of an older version")),
+        template=prepared(server),
+    )
     copy, where = database(), ("-h", server.socket_dir, "-U", "postgres")
     dump = subprocess.run([server.programs / "pg_dump", *where, "--no-owner", source], capture_output=True, check=True)
     subprocess.run(
@@ -422,7 +451,7 @@ def test_a_table_of_somebody_else_in_our_schema_is_refused(target: Target, mallo
     with connection.connect(target) as conn:
         step_log.create(conn)
     do(target, f"GRANT USAGE, CREATE ON SCHEMA pgrunbook TO {mallory}")
-    as_role(target, mallory, CREATE[1])
+    as_role(target, mallory, CREATE[2])
     with connection.connect(target) as conn:
         error = error_of(lambda: registry.exist(conn))
     assert isinstance(error, Refused)

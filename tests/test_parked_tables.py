@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from pgrunbook import undo_data
-from pgrunbook.database import checksums, health, schema
+from pgrunbook.database import checksums, health, own_schema, schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Broken, Refused
-from pgrunbook.undo_data import Site
+from pgrunbook.plan.step import Keep
+from pgrunbook.undo_data import Site, registry
 from pgrunbook.undo_data.reapplication import to_reapply
 from servers import Server
 from undo_data_stage import Conn, Way, database, do, texts, value
@@ -49,6 +51,12 @@ INSERT INTO parent (a) VALUES (1), (2);
 INSERT INTO child (a, b) VALUES (3, 4);
 CREATE UNLOGGED TABLE plain (a integer, b text);
 INSERT INTO plain SELECT i, 'x' FROM generate_series(1, 5) AS i;
+GRANT SELECT ON users, p TO runbook_reader WITH GRANT OPTION;
+GRANT UPDATE (name, boss), INSERT ON users TO PUBLIC;
+GRANT USAGE ON SEQUENCE users_num_seq TO PUBLIC;
+ALTER TABLE app."Orders x" ENABLE ROW LEVEL SECURITY;
+ALTER TABLE users REPLICA IDENTITY USING INDEX users_pkey, CLUSTER ON users_name_key;
+CREATE PUBLICATION published FOR TABLE users, parent, app."Orders x";
 """
 
 
@@ -65,6 +73,14 @@ def conn(made: Conn) -> Iterator[Conn]:
     with made.transaction(force_rollback=True):
         yield made
 
+
+# What lies in schema pgrunbook for parked tables.
+PARTS = """
+SELECT (SELECT count(*) FROM pg_class WHERE relname ~ '^parked_') + (SELECT count(*) FROM pg_type WHERE typname ~ '^_*parked_')
+     + (SELECT count(*) FROM pg_constraint WHERE conname ~ '^parked_')
+     + (SELECT count(*) FROM pg_statistic_ext WHERE stxname ~ '^parked_')
+     + (SELECT count(*) FROM pg_namespace WHERE nspname ~ '^pgrunbook_kept_')
+"""
 
 DROPS = [
     "DROP TABLE plain",
@@ -109,7 +125,7 @@ def test_a_table_goes_as_if_it_were_dropped_and_comes_back(conn: Conn, sql: str)
     ]
     assert left == []
     assert {one.state for one in undo_data.list_entries(conn)} == {"given back"}
-    assert not value(conn, "SELECT count(*) FROM pg_namespace WHERE nspname ~ '^pgrunbook_kept_'")
+    assert not value(conn, PARTS)
 
 
 def test_a_kept_table_is_out_of_reach(conn: Conn, server: Server) -> None:
@@ -120,7 +136,7 @@ def test_a_kept_table_is_out_of_reach(conn: Conn, server: Server) -> None:
     try:
         Way(conn, "DROP TABLE plain").there()
         Way(conn, 'DROP TABLE app."Orders x"', site=Site("0002", "b", "up", 1)).there()
-        places = [f'"{one.kept_as}".{one.table.name!r}'.replace("'", '"') for one in undo_data.list_entries(conn)]
+        places = [str(one.there) for one in undo_data.list_entries(conn)]
         conn.execute(f"SET ROLE {role}")
         for place in places:
             with (
@@ -169,6 +185,133 @@ def test_types_that_only_a_kept_table_had_can_be_dropped_behind_it(conn: Conn) -
     assert [d.line() for d in diff(before, schema.snapshot(conn))] == []
 
 
+# Names that objects of schema pgrunbook have, or may have, and names that several tables of one migration have.
+COLLIDING = """
+CREATE SCHEMA other;
+CREATE TABLE public.step (id serial CONSTRAINT batch_pkey PRIMARY KEY, a integer CONSTRAINT kept_pkey UNIQUE, CONSTRAINT step_pkey CHECK (a > 0));
+CREATE TABLE public._step (id integer CONSTRAINT _pkey PRIMARY KEY, b integer);
+CREATE TABLE other.step (id bigint GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME other.kept_id_seq) PRIMARY KEY, b integer, c daterange, EXCLUDE USING gist (c WITH &&));
+CREATE STATISTICS kept ON id, a FROM public.step;
+CREATE STATISTICS other.restore_point_pkey ON id, b FROM other.step;
+CREATE INDEX kept_kept_as_key ON public.step (a);
+CREATE TABLE public.parked_0123456789abcdef ("parked_0123456789abcdef_part1" integer PRIMARY KEY);
+CREATE TABLE public."Kept ""x"" 🐘" (a integer CONSTRAINT "batch 🐘" PRIMARY KEY);
+CREATE TABLE other."Kept ""x"" 🐘" (a integer CONSTRAINT "batch 🐘" PRIMARY KEY);
+INSERT INTO public.step (a) VALUES (7);
+INSERT INTO other.step (b) VALUES (8);
+"""
+TABLES = (
+    "public.step",
+    "public._step",
+    "other.step",
+    "public.parked_0123456789abcdef",
+    'public."Kept ""x"" 🐘"',
+    'other."Kept ""x"" 🐘"',
+)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one statement", "one each"])
+def test_names_collide_with_nothing(conn: Conn, together: bool) -> None:
+    """Neither with ours, nor with those of other parked tables: of tables, indexes, sequences, statistics and types."""
+    conn.execute(COLLIDING)
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
+    drops = [f"DROP TABLE {', '.join(TABLES)}"] if together else [f"DROP TABLE {table}" for table in TABLES]
+    ways = []
+    for number, sql in enumerate(drops, 1):
+        ways.append(Way(conn, sql, site=Site("0001_x", "a" * 64, "up", number)))
+        assert ways[-1].because == ""
+        ways[-1].there()
+    own_schema.refuse_foreign(conn)
+    assert not [d for d in diff(schema.snapshot(conn), before) if "pgrunbook" in d.name]
+    foreign = "SELECT string_agg(relname, ' ') FROM pg_class WHERE relnamespace = 'pgrunbook'::regnamespace AND relname !~ '^(parked_[0-9a-f]{16}(_part[0-9]+)?|kept|step|batch|way_back|restore_point)(_pkey|_id_seq|_kept_as_key)?$'"
+    assert value(conn, foreign) is None
+    for way in reversed(ways):
+        way.back()
+    assert checksums.checksums(conn) == rows
+    assert [d.line() for d in diff(before, schema.snapshot(conn))] == []
+    numbers = "SELECT nextval('public.step_id_seq') || ' ' || nextval('other.kept_id_seq')"
+    assert value(conn, numbers) == "2 2"
+
+
+def test_an_owner_without_create_on_the_schema_of_a_table_can_park_it(conn: Conn, server: Server) -> None:
+    """As they can drop it: only the way back needs CREATE there, and so does CREATE TABLE."""
+    role = f"owner_{server.version}"
+    conn.execute(f"CREATE ROLE {role}; CREATE SCHEMA pgrunbook AUTHORIZATION {role}; CREATE SCHEMA shut")
+    conn.execute(
+        "CREATE TABLE shut.t (id serial PRIMARY KEY, a integer, UNIQUE (a)); INSERT INTO shut.t (a) VALUES (1)"
+    )
+    conn.execute(f"ALTER TABLE shut.t OWNER TO {role}; GRANT USAGE ON SCHEMA shut TO {role}; SET LOCAL ROLE {role}")
+    way = Way(conn, "DROP TABLE shut.t")
+    way.there()
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), conn.transaction():
+        way.back()
+    conn.execute(f"RESET ROLE; GRANT CREATE ON SCHEMA shut TO {role}; SET LOCAL ROLE {role}")
+    way.back()
+    assert texts(conn, "shut.t") == ["(1,1)"]
+    conn.execute("RESET ROLE")
+
+
+OLDER = "pgrunbook_kept_0123456789abcdef"
+
+
+@pytest.fixture
+def older(conn: Conn) -> Keep:
+    """A table that an older version has parked, in a schema of its own with what it noted in a comment."""
+    registry.create(conn)
+    keep = Keep("table", "public.typed", key=("id",), kept_as=OLDER)
+    conn.execute("CREATE TABLE typed (id serial PRIMARY KEY, m app.mood DEFAULT 'ok', n integer)")
+    conn.execute("INSERT INTO typed (m) VALUES ('sad'), (NULL); CREATE STATISTICS typed_s ON id, n FROM typed")
+    return keep
+
+
+def test_what_an_older_version_has_parked_comes_back(conn: Conn, older: Keep) -> None:
+    """From its schema, which goes; with the types that its columns had."""
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
+    park_as_before(conn)
+    own_schema.refuse_foreign(conn)
+    (kept,) = undo_data.list_entries(conn)
+    assert kept.bytes > 0
+    for step in undo_data.unpark(conn, older):
+        do(conn, step, Site("0001_x", "a" * 64, "down", 1), 1)
+    assert checksums.checksums(conn) == rows
+    assert [d.line() for d in diff(before, schema.snapshot(conn))] == []
+    assert [one.state for one in undo_data.list_entries(conn)] == ["given back"]
+    assert not value(conn, PARTS)
+
+
+@pytest.mark.usefixtures("older")
+def test_what_an_older_version_has_parked_can_be_purged_and_reapplied(conn: Conn) -> None:
+    """Its schema goes with it, unless somebody has laid something beside it."""
+    park_as_before(conn)
+    (kept,) = undo_data.list_entries(conn)
+    conn.execute("CREATE TABLE typed (m app.mood, id integer)")
+    with conn.transaction(force_rollback=True):
+        for step in undo_data.reapply(conn, conn, kept, batch_rows=10):
+            do(conn, step, Site("0001_x", "a" * 64, "up", 1), 1)
+        assert texts(conn, "typed") == ["(,2)", "(sad,1)"]
+    conn.execute(f"CREATE TABLE {OLDER}.beside (a integer)")
+    with conn.transaction(force_rollback=True), pytest.raises(Refused) as caught:
+        undo_data.purge(conn, [kept.id])
+    assert caught.value.detail == (
+        f"cannot drop schema {OLDER} because other objects depend on it: table {OLDER}.beside depends on schema {OLDER}"
+    )
+    conn.execute(f"DROP TABLE {OLDER}.beside")
+    assert undo_data.purge(conn, [kept.id]) == [OLDER]
+    assert not value(conn, PARTS)
+
+
+def park_as_before(conn: Conn) -> None:
+    """Park table typed as versions before 28 November 2026 did."""
+    notes = json.dumps({"m": ["app.mood", "'ok'::app.mood"]})
+    conn.execute(
+        f"CREATE SCHEMA {OLDER}; ALTER TABLE typed SET SCHEMA {OLDER}; ALTER STATISTICS typed_s SET SCHEMA {OLDER};"
+        f" COMMENT ON SCHEMA {OLDER} IS $${notes}$$;"
+        f" ALTER TABLE {OLDER}.typed ALTER m DROP DEFAULT, ALTER m TYPE text USING m::text;"
+        " INSERT INTO pgrunbook.kept (run_id, migration, direction, step, kind, table_schema, table_name, key_columns,"
+        f" columns, kept_as) VALUES ('r', '0001_x', 'down', 1, 'table', 'public', 'typed', '{{id}}', '{{}}', '{OLDER}')"
+    )
+
+
 CANNOT = {
     "DROP TABLE users CASCADE": 'values of app."Orders x".whole would be dropped with a table',
     "DROP TABLE passing": "passing is temporary",
@@ -187,27 +330,25 @@ def test_what_cannot_be_kept_says_why(conn: Conn, sql: str) -> None:
 
 
 def test_purging_drops_a_family_and_nothing_else(conn: Conn) -> None:
-    """Partitions go with their table; a view that somebody has made of it, or a table laid beside it, is refused."""
+    """Partitions go with their table; a view that somebody has made of it is refused."""
     Way(conn, "DROP TABLE p").there()
     top, *parts = undo_data.list_entries(conn)
     assert {part.part_of for part in parts} == {top.id}
-    conn.execute(f"CREATE VIEW looks AS SELECT * FROM {top.kept_as}.p")
-    conn.execute(f"CREATE TABLE {parts[0].kept_as}.beside (a integer)")
-    with pytest.raises(Refused) as caught:
-        undo_data.purge(conn, [parts[0].id])
+    conn.execute(f"CREATE VIEW looks AS SELECT * FROM {top.there}")
+    with conn.transaction(force_rollback=True), pytest.raises(Refused) as caught:
+        undo_data.purge(conn, [top.id])
     assert caught.value.lines() == [
-        f'cannot drop the parked table "{parts[0].kept_as}"."{parts[0].table.name}"',
-        f"Detail: cannot drop schema {parts[0].kept_as} because other objects depend on it: table {parts[0].kept_as}.beside depends on schema {parts[0].kept_as}",
+        f'cannot drop the parked table "pgrunbook"."{top.kept_as}"',
+        f"Detail: cannot drop table {top.there} because other objects depend on it: view looks depends on table {top.there}".replace(
+            '"', ""
+        ),
         "State: Nothing changed in the database.",
         "Hint: First drop what depends on it (pgrunbook did not create it), or purge its whole family.",
     ]
-    conn.execute(f"DROP TABLE {parts[0].kept_as}.beside")
-    with conn.transaction(force_rollback=True), pytest.raises(Refused, match="view looks depends on table"):
-        undo_data.purge(conn, [top.id])
     conn.execute("DROP VIEW looks")
     assert sorted(undo_data.purge(conn, [top.id])) == sorted(one.kept_as for one in (top, *parts))
     assert undo_data.list_entries(conn) == []
-    assert not value(conn, "SELECT count(*) FROM pg_namespace WHERE nspname ~ '^pgrunbook_kept_'")
+    assert not value(conn, PARTS)
 
 
 def test_what_was_purged_or_is_gone_cannot_be_brought_back(conn: Conn) -> None:
@@ -215,7 +356,7 @@ def test_what_was_purged_or_is_gone_cannot_be_brought_back(conn: Conn) -> None:
     way = Way(conn, "DROP TABLE plain")
     way.there()
     with conn.transaction(force_rollback=True):
-        conn.execute(f"DROP SCHEMA {way.keep.kept_as} CASCADE")
+        conn.execute(f"DROP TABLE pgrunbook.{way.keep.kept_as} CASCADE")
         with pytest.raises(Broken, match="cannot bring back table"):
             undo_data.unpark(conn, way.keep)
     (kept,) = undo_data.list_entries(conn)
@@ -236,14 +377,14 @@ def test_the_same_statement_again_keeps_beside_what_was_kept_before(conn: Conn) 
     """Nothing that is still kept is lost."""
     first = Way(conn, "DROP TABLE plain")
     first.there()
-    conn.execute("CREATE TABLE plain (a integer); INSERT INTO plain VALUES (4711)")
+    conn.execute("CREATE TABLE plain (a integer PRIMARY KEY); INSERT INTO plain VALUES (4711)")
     second = Way(conn, "DROP TABLE plain")
     second.there()
     newer, older = undo_data.list_entries(conn)
     assert older.kept_as == f"{newer.kept_as}_{older.id}"
     second.back()
     assert texts(conn, "plain") == ["(4711)"]
-    assert len(texts(conn, f"{older.kept_as}.plain")) == 5
+    assert len(texts(conn, str(older.there))) == 5
 
 
 @pytest.mark.parametrize("batch_rows", [7, 1_000])

@@ -66,7 +66,8 @@ def test_who_may_write_the_record_need_not_own_it(target: Target) -> None:
             "could not create schema pgrunbook, in which the database records what runs did\n"
             f"Detail: permission denied for database {target.database}\n"
             "State: Nothing changed in the database.\n"
-            "Hint: GRANT CREATE on the database to the user of this target."
+            "Hint: An administrator of the database can make it for you:"
+            " CREATE SCHEMA pgrunbook AUTHORIZATION writer; docs/rights.md has all rights."
         )
         conn.execute("RESET ROLE")
         step_log.create(conn)

@@ -54,8 +54,10 @@ def create(conn: Connection) -> None:
     """
     if _is_complete(conn):
         return
+    (me,) = conn.execute("SELECT pg_catalog.quote_ident(current_user)").fetchone() or ("",)
     try:
         with conn.transaction():
+            create_schema(conn)
             conn.execute(_sql("create"))
             own_schema.hide(conn, *TABLES)
             own_schema.refuse_foreign(conn)  # somebody else may have created it meanwhile
@@ -66,8 +68,14 @@ def create(conn: Connection) -> None:
         raise StatementFailed(
             "could not create schema pgrunbook, in which the database records what runs did",
             detail=exc.diag.message_primary or " ".join(str(exc).split()),
-            hint="GRANT CREATE on the database to the user of this target.",
+            hint=f"An administrator of the database can make it for you: CREATE SCHEMA pgrunbook AUTHORIZATION {me};"
+            " docs/rights.md has all rights.",
         ) from exc
+
+
+def create_schema(conn: Connection) -> None:
+    """Create schema pgrunbook where it is missing: only that takes CREATE on the database."""
+    conn.execute(_sql("create_schema"))
 
 
 def exists(conn: Connection) -> bool:

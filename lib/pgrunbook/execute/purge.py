@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from psycopg import errors as pg
-from psycopg import sql
 
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
@@ -216,11 +215,8 @@ class _Standings:
 
 
 def _wanted(item: PurgeItem) -> list[LockRequest]:
-    """Return the locks that the drop takes; a parked table lies in a schema of its own."""
-    names = [
-        sql.Identifier(kept.kept_as, kept.table.name) if kept.kind == "table" else kept.side for kept in item.members
-    ]
-    return [LockRequest(name.as_string(), MODE, CONFLICTS[MODE]) for name in names]
+    """Return the locks that the drop takes."""
+    return [LockRequest(kept.side.as_string(), MODE, CONFLICTS[MODE]) for kept in item.members]
 
 
 def _blocked(item: PurgeItem, why: str, blockers: str) -> Blocked:

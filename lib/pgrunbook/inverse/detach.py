@@ -45,5 +45,5 @@ def _drop(thing: CatalogObject, catalog: str) -> str:
         return f"ALTER TABLE {thing.identity[len(name) + len(' on ') :]} DROP CONSTRAINT IF EXISTS {name}"
     if catalog == "pg_publication_rel":
         table, _, publication = thing.identity.rpartition(" in publication ")
-        return f"ALTER PUBLICATION {publication} DROP TABLE {table}"
+        return f"ALTER PUBLICATION {publication} DROP TABLE ONLY {table}"
     return f"DROP {thing.word} IF EXISTS {thing.sql}"

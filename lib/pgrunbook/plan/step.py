@@ -43,8 +43,9 @@ class Keep:
     "table": the whole table is parked; it gets its name back before the first step. "column": the values of a
     column; they are reverted after the step that says so. "rows": the rows that the statement changes.
     ``key`` names the columns that identify rows, unquoted; () where none do. ``type`` is that of the column:
-    its values are captured as text, because the type may be dropped too. ``kept_as`` is the side table, or the
-    schema in which a table is parked, "" where that is not known yet.
+    its values are captured as text, because the type may be dropped too. ``kept_as`` is the side table, or the name
+    of the parked table, in schema pgrunbook (of older versions: the schema in which it is parked), "" where that is
+    not known yet.
     """
 
     kind: Literal["column", "table", "rows"]
@@ -68,7 +69,7 @@ class SafeStep:
     no lock that a reader or writer would wait for. A step with ``own_transaction`` is committed before the next one,
     and what came before it is committed first. The step's transaction captures what ``keeps`` names and records it
     in pgrunbook.kept; rows are captured by rewriting the statement when it is executed. It also reverts, to the last
-    row, what ``gives_back`` names (a side table, or the schema of a parked table). A step with ``gives_rows`` has no
+    row, what ``gives_back`` names (a side table or a parked table). A step with ``gives_rows`` has no
     statement: it is a loop that reverts the rows which these steps changed when the migration went up.
     """
 

@@ -62,9 +62,7 @@ class RollbackRowEffects:
             rows.append((one.migration, undo_data_views.plain(one.kept), *_reverted(one, on_conflict)))
         for loss in self.goes:
             if loss.kept_as:
-                says = Cell(
-                    f"kept: pgrunbook.{loss.kept_as}" if loss.unit == "values" else f"kept: {loss.kept_as}", GOOD
-                )
+                says = Cell(f"kept: pgrunbook.{loss.kept_as}", GOOD)
             else:
                 says = Cell("lost" if loss.holds != 0 else "nothing to lose", BAD if loss.holds != 0 else QUIET)
             rows.append((loss.migration, loss.what, "dropped", _count(loss.holds, loss.unit), says))

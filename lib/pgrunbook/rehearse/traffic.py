@@ -29,7 +29,7 @@ from psycopg.rows import class_row
 from pgrunbook.branches.binaries import last_lines
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
-from pgrunbook.database import connection
+from pgrunbook.database import connection, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
 from pgrunbook.errors import RunbookError, Unreachable
@@ -166,7 +166,7 @@ def _scripts(
 def _sample(conn: Connection, table: _Table, keys: sql.Identifier) -> int:
     """Copy the keys of some rows, from all over the table; return how many."""
     columns = sql.SQL(", ").join(map(sql.Identifier, table.key or ()))
-    conn.execute("CREATE SCHEMA IF NOT EXISTS pgrunbook")
+    step_log.create_schema(conn)
     # Sampled pages are read in their order: with a much larger sample, LIMIT would leave out the table's end.
     percent = 100 * 1.1 * KEYS / table.rows_estimate if table.rows_estimate > 2 * KEYS else 100
     conn.execute(

@@ -12,17 +12,17 @@ from psycopg import sql
 from pgrunbook.database import own_schema
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
-from pgrunbook.database.schema import KEPT_SCHEMA
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import quoted
+from pgrunbook.undo_data.parked_names import PARKED, renames
 from pgrunbook.undo_data.registry import UndoEntry, create, find_named, refuse_purged
 from pgrunbook.undo_data.tables import SCHEMA, rows
 
 
 @dataclass(frozen=True)
 class Site:
-    """A written statement in one direction; the names of its side tables and parking schemas derive from it."""
+    """A written statement in one direction; the names of its side tables and parked tables derive from it."""
 
     migration: str
     file_sha256: str
@@ -30,10 +30,9 @@ class Site:
     statement: int
 
     def name(self, keep: Keep) -> str:
-        """Return the name of the side table or schema: the same in every plan of the same text."""
+        """Return the name of the side table or parked table: the same in every plan of the same text."""
         about = "\0".join([*map(str, vars(self).values()), keep.kind, keep.table, keep.column])
-        prefix = KEPT_SCHEMA if keep.kind == "table" else "kept_"
-        return prefix + hashlib.sha256(about.encode()).hexdigest()[:16]
+        return (PARKED if keep.kind == "table" else "kept_") + hashlib.sha256(about.encode()).hexdigest()[:16]
 
 
 def add_entry(conn: Connection, run_id: str, site: Site, step: int, keep: Keep, *, keep_until: datetime | None) -> None:
@@ -51,26 +50,28 @@ def add_entry(conn: Connection, run_id: str, site: Site, step: int, keep: Keep, 
         "columns": columns, "kept_as": keep.kept_as, "keep_until": keep_until,
     }  # fmt: skip
     conn.execute(load("undo_data")["add_entry"].encode(), values)
-    own_schema.hide(conn, keep.kept_as, f"write_{keep.kept_as}")
-    if keep.kind == "table":
+    if keep.kind == "table":  # rights on it are its owner's to give
         conn.execute(load("undo_data")["join_families"].encode())
+    else:
+        own_schema.hide(conn, keep.kept_as, f"write_{keep.kept_as}")
 
 
 def free_name(conn: Connection, kept_as: str) -> None:
-    """Rename an older side table or schema of this name; create schema pgrunbook when it is missing.
+    """Rename an older side table or parked table of this name; create schema pgrunbook when it is missing.
 
     Call it in the transaction of the step that captures, which runs once: what has the name was captured when the
     same statement was executed earlier and rolled back.
-    Locks: AccessExclusiveLock on an older side table.
+    Locks: AccessExclusiveLock on an older side table or parked table.
     """
     create(conn)
     (place,) = rows(conn, "at_name", kept_as=kept_as)
-    number = place["id"] or place["schema_oid"] or place["table_oid"]
+    number = place["id"] or place["table_oid"]
     if number is None:
         return
     other = f"{kept_as}_{number}"
-    if place["schema_oid"]:
-        conn.execute(sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(sql.Identifier(kept_as), sql.Identifier(other)))
+    if place["table_oid"] and kept_as.startswith(PARKED):
+        for statement in renames(conn, kept_as, other):
+            conn.execute(statement.encode())
     elif place["table_oid"]:
         conn.execute(
             sql.SQL("ALTER TABLE {} RENAME TO {}").format(sql.Identifier(SCHEMA, kept_as), sql.Identifier(other))

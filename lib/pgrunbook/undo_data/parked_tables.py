@@ -1,8 +1,8 @@
-"""Parked tables: moved to a schema of their own instead of dropped, and moved back on rollback.
+"""Parked tables: moved to schema pgrunbook instead of dropped, and moved back on rollback.
 
 1. Drop the objects that DROP TABLE would drop with it, and that the inverse creates again.
-2. Move the table to a schema on which nobody has rights. Its indexes, constraints and the sequences of its columns
-   move with it; extended statistics are moved by a statement of their own.
+2. Move the table to schema pgrunbook, under a generated name (``parked_names``). Its indexes, constraints, extended
+   statistics and the sequences of its columns move with it.
 3. Convert its columns of the application's own types to text (``parked_types``).
 
 Without CASCADE, the rehearsal has shown that nothing depends on the table: it executed the plain statement, and the
@@ -11,20 +11,24 @@ plan is valid for that schema only.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from psycopg import sql
 
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
+from pgrunbook.database.schema import KEPT_SCHEMA
 from pgrunbook.errors import Broken
 from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.sql.deparse import parsed, text
-from pgrunbook.undo_data import parked_types
+from pgrunbook.undo_data import parked_names, parked_types
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
+from pgrunbook.undo_data.parked_names import Names
+from pgrunbook.undo_data.parked_types import Types
 from pgrunbook.undo_data.tables import rows
 
 
@@ -38,11 +42,11 @@ def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps:
         raise CannotCaptureError(f"values of {others[0].table}.{others[0].column} would be dropped with a table")
     statements, freed = list(detaches), []
     for keep in keeps:
-        statements += _moved(conn, keep)
-        notes = parked_types.notes_of(conn, keep)
-        if notes:
-            statements.append(parked_types.comment_statement(keep, notes))
-            freed.append(parked_types.to_text(keep, _name(keep).relname, notes))
+        types = parked_types.types_of(conn, keep)
+        statements += _moved(conn, keep, types)
+        if types:
+            there = parked_names.place(keep.kept_as, _home(keep).name)
+            freed.append(parked_types.to_text(keep, there, types))
     names = ", ".join(keep.table for keep in keeps)
     own = expansion.steps[0]
     step = replace(own, sql=";\n".join(statements), says=f"{names}: parked instead of dropped.", keeps=keeps,
@@ -50,7 +54,7 @@ def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps:
     return replace(
         expansion,
         form="keep-table",
-        explains="The table is parked in a schema of pgrunbook instead: a rollback moves it back with its rows.",
+        explains="The table is parked in schema pgrunbook instead: a rollback moves it back with its rows.",
         steps=(step, *freed),
     )
 
@@ -62,32 +66,43 @@ def unpark(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     Locks: AccessExclusiveLock on the parked table.
     """
     refuse_purged_keep(conn, keep)
-    name = _name(keep)
-    here = sql.Identifier(keep.kept_as, name.relname).as_string(None)
-    found = [one["sql"] for one in rows(conn, "moves_to_schema", table=here, to=name.schemaname)]
+    home = _home(keep)
+    there = parked_names.place(keep.kept_as, home.name)
+    names, types = _noted(conn, keep.kept_as, there)
+    found = list(parked_names.moves_back(conn, keep.kept_as, home, names))
     if not found:
-        raise Broken(f"cannot bring back table {keep.table}", detail=f"It was parked as {here}, which does not exist.")
-    found.append(text(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(keep.kept_as))))
+        where = there.identifier().as_string(None)
+        raise Broken(f"cannot bring back table {keep.table}", detail=f"It was parked as {where}, which does not exist.")
+    if there.schema == keep.kept_as:
+        found.append(text(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(keep.kept_as))))
+    else:  # what was said about the table is said again later, with all else that is its own
+        found.append(text(sql.SQL("COMMENT ON TABLE {} IS NULL").format(home.identifier())))
     says = f"Table {keep.table} comes back with its rows."
     moves = SafeStep(";\n".join(found), says, own_transaction=False, gives_back=(keep.kept_as,))
-    return (*parked_types.from_text(conn, keep, name.relname), moves)
+    return (*parked_types.from_text(conn, keep, there, types), moves)
 
 
-def _name(keep: Keep) -> Any:
-    return parsed(f"TABLE {keep.table}").fromClause[0]
+def _home(keep: Keep) -> TableName:
+    name = parsed(f"TABLE {keep.table}").fromClause[0]
+    return TableName(name.schemaname, name.relname)
 
 
-def _moved(conn: Connection, keep: Keep) -> list[str]:
-    name = _name(keep)
-    relation = Facts(conn).named(tuple(filter(None, (name.schemaname, name.relname))))
+def _moved(conn: Connection, keep: Keep, types: Types) -> list[str]:
+    relation = Facts(conn).named(tuple(filter(None, _home(keep))))
     if relation is not None and relation.is_temporary:
         raise CannotCaptureError(f"{keep.table} is temporary")
-    moves = rows(conn, "moves_to_schema", table=keep.table, to=keep.kept_as)
-    for move in moves:
-        if move["elsewhere"]:
-            raise CannotCaptureError(f"statistics {move['elsewhere']} are in another schema than {keep.table}")
-    schema = sql.Identifier(keep.kept_as)
-    users = [sql.SQL(one["grantee"]) for one in rows(conn, "users_of_schemas")]
-    hidden = [sql.SQL("REVOKE ALL ON SCHEMA {} FROM {}").format(schema, sql.SQL(", ").join(users))] if users else []
-    made = [sql.SQL("CREATE SCHEMA {}").format(schema), *hidden]
-    return [*map(text, made), *(move["sql"] for move in moves)]
+    for statistics in parked_names.parts_elsewhere(conn, keep.table):
+        raise CannotCaptureError(f"statistics {statistics} are in another schema than {keep.table}")
+    moves = parked_names.moves_there(conn, keep.table, keep.kept_as)
+    notes = {"names": parked_names.names_of(conn, keep.table), "types": types}
+    there = parked_names.place(keep.kept_as, "").identifier()
+    return [*moves, text(sql.SQL("COMMENT ON TABLE {} IS {}").format(there, json.dumps(notes)))]
+
+
+def _noted(conn: Connection, kept_as: str, there: TableName) -> tuple[Names, Types]:
+    """Return what was noted when a table was parked: the original names, and the types of its columns."""
+    (found,) = rows(conn, "parked_notes", table=there.identifier().as_string(None), schema=kept_as)
+    if kept_as.startswith(KEPT_SCHEMA):
+        return {}, json.loads(found["of_schema"] or "{}")
+    notes = json.loads(found["of_table"] or "{}")
+    return notes.get("names", {}), notes.get("types", {})

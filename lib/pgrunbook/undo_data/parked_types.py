@@ -1,6 +1,6 @@
 """Parked tables without types of the application: a migration often drops a table's enums right after the table.
 
-1. The transaction that parks the table stores the types of such columns in the comment on its schema.
+1. The transaction that parks the table notes the types of such columns in a comment on it.
 2. The next step, when nobody sees the table any more, converts their values to text. Where that fails (a partition
    key, a CHECK that names the type) the column keeps its type, which then cannot be dropped.
 3. Before the table is moved back, the columns are converted to their old types.
@@ -8,11 +8,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from psycopg import sql
 
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import snapshot_cursor
 from pgrunbook.plan.step import Keep, SafeStep
@@ -20,10 +20,10 @@ from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.tables import Column, as_text, rows, table
 
 # Column to its type and default, as SQL.
-Notes = Mapping[str, tuple[str, str | None]]
+Types = Mapping[str, tuple[str, str | None]]
 
 
-def notes_of(conn: Connection, keep: Keep) -> Notes:
+def types_of(conn: Connection, keep: Keep) -> Types:
     """Return the columns of a table to park that have types of the application, {} when there is none."""
     with snapshot_cursor(conn):  # so that types are named in full
         oid = rows(conn, "column_named", table=keep.table, column="")[0]["oid"]
@@ -34,24 +34,18 @@ def notes_of(conn: Connection, keep: Keep) -> Notes:
         }
 
 
-def comment_statement(keep: Keep, notes: Notes) -> str:
-    """Return the statement that stores them in the comment on the schema of the parked table."""
-    return text(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(sql.Identifier(keep.kept_as), json.dumps(notes)))
-
-
-def to_text(keep: Keep, name: str, notes: Notes) -> SafeStep:
+def to_text(keep: Keep, there: TableName, types: Types) -> SafeStep:
     """Return the step that converts the columns of a parked table to text, where that is possible.
 
     Locks: AccessExclusiveLock on the parked table, which nobody sees.
     """
-    where = sql.Identifier(keep.kept_as, name)
     each = sql.SQL(
         " BEGIN ALTER TABLE {table} ALTER COLUMN {column} DROP DEFAULT, ALTER COLUMN {column} TYPE pg_catalog.text"
         " USING {value}; EXCEPTION WHEN OTHERS THEN RAISE NOTICE '%', SQLERRM; END;"
     )
     freed = [
-        each.format(table=where, column=sql.Identifier(column), value=as_text(sql.Identifier(column)))
-        for column in notes
+        each.format(table=there.identifier(), column=sql.Identifier(column), value=as_text(sql.Identifier(column)))
+        for column in types
     ]
     body = sql.SQL(
         "DECLARE style text := pg_catalog.current_setting('DateStyle');"
@@ -62,15 +56,13 @@ def to_text(keep: Keep, name: str, notes: Notes) -> SafeStep:
     return SafeStep(text(sql.SQL("DO {}").format(sql.Literal(text(body)))), says, quick=False)
 
 
-def from_text(conn: Connection, keep: Keep, name: str) -> list[SafeStep]:
+def from_text(conn: Connection, keep: Keep, there: TableName, types: Types) -> list[SafeStep]:
     """Return the step that converts the columns of a parked table to their old types, [] when there is none."""
-    (found,) = rows(conn, "schema_comment", schema=keep.kept_as)
-    notes: Notes = json.loads(found["comment"] or "{}")
-    where = sql.Identifier(keep.kept_as, name).as_string(None)
-    there = rows(conn, "column_named", table=where, column="")
-    columns = table(conn, there[0]["oid"]).columns if there else {}
+    where = there.identifier().as_string(None)
+    found = rows(conn, "column_named", table=where, column="")
+    columns = table(conn, found[0]["oid"]).columns if found else {}
     parts: list[sql.Composable] = []
-    for column, (type_, default) in notes.items():
+    for column, (type_, default) in types.items():
         if column not in columns or columns[column].is_of_application:
             continue  # its conversion to text had failed
         changed = sql.SQL("ALTER COLUMN {0} TYPE {1} USING CAST(CAST({0} AS pg_catalog.text) AS {1})")

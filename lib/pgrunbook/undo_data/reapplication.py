@@ -67,7 +67,7 @@ def _column(
 
 def _rows(conn: Connection, found: Table, entry: UndoEntry, batch_rows: int) -> tuple[SafeStep, ...]:
     """The parked table is read in batches by its own key, if it has one; rows of its partitions are included."""
-    relation = Facts(conn).named((entry.kept_as, entry.table.name))
+    relation = Facts(conn).named(entry.there)
     if relation is None or relation.is_partition:
         return ()
     old = table(conn, relation.oid)
@@ -82,7 +82,7 @@ def _rows(conn: Connection, found: Table, entry: UndoEntry, batch_rows: int) -> 
     types = tuple(each.type for each in old.named(old.key))
     if old.key:
         loop = Batches(
-            schema=entry.kept_as, table=old.name.name, alias="t", statement=text(statement), key=old.key,
+            schema=old.name.schema, table=old.name.name, alias="t", statement=text(statement), key=old.key,
             key_types=types, rows=batch_rows,
         )  # fmt: skip
         steps = [SafeStep(loop.statement, says, quick=False, batches=loop)]
@@ -103,7 +103,7 @@ def _is_taken(old: Column, new: Column) -> bool:
 
 
 def _is_partition(conn: Connection, entry: UndoEntry) -> bool:
-    relation = Facts(conn).named((entry.kept_as, entry.table.name))
+    relation = Facts(conn).named(entry.there)
     return relation is not None and relation.is_partition
 
 

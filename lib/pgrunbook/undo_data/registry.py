@@ -17,6 +17,7 @@ from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Refused
+from pgrunbook.undo_data.parked_names import place
 from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, hash_of, key_name, rows, written_name
 
 LOCK_TIMEOUT_MS = 2_000
@@ -73,9 +74,14 @@ class UndoEntry:
     purged_at: datetime | None = None
 
     @property
+    def there(self) -> TableName:
+        """The side table, or the parked table under the name that it has meanwhile."""
+        return place(self.kept_as, self.table.name) if self.kind == "table" else TableName(SCHEMA, self.kept_as)
+
+    @property
     def side(self) -> sql.Identifier:
-        """The side table's name for composed SQL."""
-        return sql.Identifier(SCHEMA, self.kept_as)
+        """The name of either for composed SQL."""
+        return sql.Identifier(*self.there)
 
 
 @dataclass(frozen=True)
@@ -224,8 +230,7 @@ def mark(conn: Connection, ids: Sequence[int], state: State) -> None:
 def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: timedelta | None = None) -> list[str]:
     """Drop the undo data of the entries named, of those older than a time, or of those whose time is over.
 
-    Returns the names of the side tables, and of the schemas of parked tables, that were dropped; each in a
-    transaction of its own.
+    Returns the names of the side tables and parked tables that were dropped, each in a transaction of its own.
 
     Raises Refused when something else depends on a parked table, or is in its schema.
     Locks: AccessExclusiveLock on a side table, which nobody but pgrunbook reads.
@@ -248,15 +253,17 @@ def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: t
 
 
 def _drop(conn: Connection, row: Mapping[str, Any]) -> None:
-    """Drop a side table, or a parked table and its schema; never objects of somebody else."""
+    """Drop a side table, or a parked table and a schema of its own; never objects of somebody else."""
     if row["kind"] != "table":
         conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, row["kept_as"])))
         return
-    schema, table = sql.Identifier(row["kept_as"]), sql.Identifier(row["kept_as"], row["table_name"])
+    there = place(row["kept_as"], row["table_name"])
+    table = there.identifier()
     try:
         with conn.transaction():
             conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
-            conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(schema))
+            if there.schema != SCHEMA:
+                conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(sql.Identifier(there.schema)))
     except psycopg.errors.DependentObjectsStillExist as exc:
         raise Refused(
             f"cannot drop the parked table {table.as_string(None)}",
@@ -286,7 +293,7 @@ def find(
 
 
 def find_named(conn: Connection, names: Collection[str]) -> list[UndoEntry]:
-    """Return the entries with these names of side tables and schemas."""
+    """Return the entries with these names of side tables, parked tables and schemas."""
     if not names or not exist(conn):
         return []
     ids = [row["id"] for row in rows(conn, "ids_of", names=list(names))]

@@ -105,14 +105,16 @@ WITH RECURSIVE us AS (
     WHERE t.relname = 'kept'
 ), parked AS (
     -- A parked table is its owner's, with what hangs on it; its sequences and statistics are in its schema too.
+    -- Older versions made a schema for each.
     SELECT o.classid,
            o.objid,
            o.nspname,
            c.relname
     FROM objects AS o
     JOIN pg_catalog.pg_class AS c ON o.classid = 'pg_catalog.pg_class'::regclass AND c.oid = o.objid
-    WHERE o.nspname <> 'pgrunbook'
-      AND c.relkind IN ('r', 'p', 'f')
+    WHERE c.relkind IN ('r', 'p', 'f')
+      AND (o.nspname <> 'pgrunbook'
+           OR c.relname ~ '^parked_[0-9a-f]{16}(_[0-9]+)?$')
 ), with_parked AS (
     SELECT d.classid,
            d.objid
@@ -327,7 +329,9 @@ SELECT EXISTS (SELECT FROM schemas AS n WHERE n.nspname = 'pgrunbook') AS is_the
        (SELECT coalesce(pg_catalog.array_agg(x.name), '{}')
         FROM (SELECT n.nspname::text FROM schemas AS n WHERE n.nspname <> 'pgrunbook'
               UNION ALL
-              SELECT pg_catalog.format('%s.%s', p.nspname, p.relname) FROM parked AS p
+              SELECT CASE p.nspname WHEN 'pgrunbook' THEN p.relname::text
+                          ELSE pg_catalog.format('%s.%s', p.nspname, p.relname) END
+              FROM parked AS p
               UNION ALL
               SELECT t.relname::text FROM tables AS t WHERE pg_catalog.starts_with(t.relname::text, 'kept_')
               UNION ALL
@@ -346,6 +350,7 @@ WHERE EXISTS (SELECT FROM pg_catalog.pg_namespace AS n WHERE n.nspname = pg_cata
   AND NOT EXISTS (SELECT
                   FROM pgrunbook.kept AS k
                   WHERE k.state <> 'purged'
+                    AND (k.kind = 'table') = (x.name ~ '^(parked_|pgrunbook_kept_)')
                     AND (x.name IN (k.kept_as, k.kept_as || '.' || k.table_name)
                          OR pg_catalog.starts_with(x.name, 'write_')
                             AND (k.kept_as = pg_catalog.substr(x.name, 7)

@@ -1,7 +1,15 @@
+-- name: create_schema
+-- a row is: nothing; creates the schema in which the database itself records what runs did, where it is missing
+DO $$ BEGIN
+    -- IF NOT EXISTS asks for CREATE on the database even where the schema exists.
+    IF pg_catalog.to_regnamespace('pgrunbook') IS NULL THEN
+        CREATE SCHEMA pgrunbook;
+        COMMENT ON SCHEMA pgrunbook IS 'What pgrunbook did to this database. Not part of the application.';
+    END IF;
+END $$
+
 -- name: create
--- a row is: nothing; creates the schema in which the database itself records what runs did
-CREATE SCHEMA IF NOT EXISTS pgrunbook;
-COMMENT ON SCHEMA pgrunbook IS 'What pgrunbook did to this database. Not part of the application.';
+-- a row is: nothing; creates the tables in it
 CREATE TABLE IF NOT EXISTS pgrunbook.step (
     run_id text NOT NULL,
     migration text NOT NULL,

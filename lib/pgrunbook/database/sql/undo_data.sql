@@ -197,17 +197,14 @@ SELECT k.id, k.part_of, k.run_id, k.migration, k.direction, k.step, k.kind, k.ta
        pg_catalog.date_part('epoch', k.keep_until) AS keep_until,
        k.state, k.pages_left, k.rows_given_back,
        pg_catalog.date_part('epoch', k.purged_at) AS purged_at,
-       CASE WHEN k.kind = 'table'
-            THEN (SELECT coalesce(sum(pg_catalog.pg_total_relation_size(t.oid)), 0)
-                  FROM pg_catalog.pg_class AS t
-                  WHERE t.relnamespace = pg_catalog.to_regnamespace(k.kept_as)
-                    AND t.relkind IN ('r', 'm'))::bigint
-            ELSE coalesce(pg_catalog.pg_total_relation_size(c.oid), 0) END AS bytes,
-       CASE WHEN c.oid IS NULL THEN 0 ELSE greatest(c.reltuples, -1) END::bigint AS rows_estimate
+       coalesce(pg_catalog.pg_total_relation_size(c.oid), 0) AS bytes,
+       CASE WHEN k.kind = 'table' OR c.oid IS NULL THEN 0 ELSE greatest(c.reltuples, -1) END::bigint AS rows_estimate
 FROM pgrunbook.kept AS k
 LEFT JOIN pg_catalog.pg_class AS c
-  ON c.relnamespace = 'pgrunbook'::pg_catalog.regnamespace
- AND c.relname = k.kept_as
+  ON c.relnamespace = pg_catalog.to_regnamespace(CASE WHEN pg_catalog.starts_with(k.kept_as, 'pgrunbook_kept_')
+                                                      THEN k.kept_as ELSE 'pgrunbook' END)
+ AND c.relname IN (k.kept_as, k.table_name)
+ AND (c.relname = k.kept_as OR pg_catalog.starts_with(k.kept_as, 'pgrunbook_kept_'))
 WHERE (%(ids)s::bigint[] IS NULL OR k.id = ANY (%(ids)s::bigint[]) OR k.part_of = ANY (%(ids)s::bigint[]))
   AND (%(migration)s::text IS NULL OR k.migration = %(migration)s AND k.direction = %(direction)s)
   AND k.state = ANY (%(states)s::text[])
@@ -316,9 +313,8 @@ WHERE a.attrelid = %(oid)s::oid
   AND a.attname = %(column)s
 
 -- name: at_name
--- a row is: what has the name of a side table, or of the schema of a parked table
+-- a row is: what has the name of a side table or of a parked table
 SELECT (SELECT k.id FROM pgrunbook.kept AS k WHERE k.kept_as = %(kept_as)s) AS id,
-       (SELECT n.oid::bigint FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(kept_as)s) AS schema_oid,
        (SELECT c.oid::bigint
         FROM pg_catalog.pg_class AS c
         JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -326,21 +322,24 @@ SELECT (SELECT k.id FROM pgrunbook.kept AS k WHERE k.kept_as = %(kept_as)s) AS i
           AND c.relname = %(kept_as)s) AS table_oid
 
 -- name: ids_of
--- a row is: the id of an entry by its side table or schema
+-- a row is: the id of an entry by its side table, parked table or schema
 SELECT k.id
 FROM pgrunbook.kept AS k
 WHERE k.kept_as = ANY (%(names)s::text[])
 
 -- name: join_families
 -- a row is: nothing; makes parked tables that have a parked parent part of the topmost one
-WITH RECURSIVE above AS (
+WITH RECURSIVE parked AS (
     SELECT k.id,
-           c.oid AS upper
+           c.oid
     FROM pgrunbook.kept AS k
-    JOIN pg_catalog.pg_namespace AS n ON n.nspname = k.kept_as
-    JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = k.table_name
+    JOIN pg_catalog.pg_class AS c ON c.relname = k.kept_as AND c.relnamespace = 'pgrunbook'::pg_catalog.regnamespace
     WHERE k.kind = 'table'
       AND k.state = 'kept'
+), above AS (
+    SELECT p.id,
+           p.oid AS upper
+    FROM parked AS p
     UNION
     SELECT a.id,
            i.inhparent
@@ -350,36 +349,57 @@ WITH RECURSIVE above AS (
 UPDATE pgrunbook.kept AS k
 SET part_of = u.id
 FROM above AS a
-JOIN pg_catalog.pg_class AS c ON c.oid = a.upper
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-JOIN pgrunbook.kept AS u ON u.kept_as = n.nspname AND u.table_name = c.relname
+JOIN parked AS u ON u.oid = a.upper
 WHERE k.id = a.id
   AND u.id <> k.id
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = a.upper)
 
--- name: moves_to_schema
--- a row is: a statement that moves a table, or extended statistics on it, to another schema
-SELECT pg_catalog.format('ALTER TABLE %%I.%%I SET SCHEMA %%I', n.nspname, c.relname, %(to)s::text) AS sql,
-       NULL AS elsewhere
-FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.oid = pg_catalog.to_regclass(%(table)s)
-UNION ALL
-SELECT pg_catalog.format('ALTER STATISTICS %%I.%%I SET SCHEMA %%I', n.nspname, x.stxname, %(to)s::text),
-       CASE WHEN x.stxnamespace <> c.relnamespace THEN pg_catalog.format('%%I.%%I', n.nspname, x.stxname) END
-FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_statistic_ext AS x ON x.stxrelid = c.oid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = x.stxnamespace
-WHERE c.oid = pg_catalog.to_regclass(%(table)s)
+-- name: parts_of_table
+-- a row is: a table, or an object with a name of its own that moves with it, in the order of their names
+SELECT x.kind,
+       x.schema,
+       x.name
+FROM (
+    SELECT 0 AS place,
+           'TABLE' AS kind,
+           n.nspname::text AS schema,
+           c.relname::text AS name
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = pg_catalog.to_regclass(%(table)s)
+    UNION ALL
+    SELECT 1,
+           'INDEX',
+           n.nspname,
+           c.relname
+    FROM pg_catalog.pg_index AS i
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE i.indrelid = pg_catalog.to_regclass(%(table)s)
+    UNION ALL
+    SELECT 2,
+           'SEQUENCE',
+           n.nspname,
+           c.relname
+    FROM pg_catalog.pg_depend AS d
+    JOIN pg_catalog.pg_class AS c ON c.oid = d.objid AND c.relkind = 'S'
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND d.refobjid = pg_catalog.to_regclass(%(table)s)
+      AND d.deptype IN ('a', 'i')
+    UNION ALL
+    SELECT 3,
+           'STATISTICS',
+           n.nspname,
+           x.stxname
+    FROM pg_catalog.pg_statistic_ext AS x
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.stxnamespace
+    WHERE x.stxrelid = pg_catalog.to_regclass(%(table)s)
+) AS x
+ORDER BY x.place, x.name COLLATE "C"
 
--- name: users_of_schemas
--- a row is: a role with default privileges on every new schema, beside its owner
-SELECT DISTINCT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS grantee
-FROM pg_catalog.pg_default_acl AS d
-CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS x
-WHERE d.defaclobjtype = 'n'
-  AND x.grantee <> d.defaclrole
-
--- name: schema_comment
--- a row is: the comment on a schema, NULL when it has none
-SELECT pg_catalog.obj_description(pg_catalog.to_regnamespace(%(schema)s)::oid, 'pg_namespace') AS comment
+-- name: parked_notes
+-- a row is: the comment on a parked table, and the one on the schema of its own that older versions made for it
+SELECT pg_catalog.obj_description(pg_catalog.to_regclass(%(table)s)::oid, 'pg_class') AS of_table,
+       pg_catalog.obj_description(pg_catalog.to_regnamespace(%(schema)s)::oid, 'pg_namespace') AS of_schema
