@@ -135,19 +135,44 @@ def test_missing_rights_are_listed(weak: Callable[[str], Connection]) -> None:
     lacking = check(weak(""), "rights")
     assert lacking.level is Level.STOP
     assert lacking.found == (
-        "lacks CREATE on the database (for schema pgrunbook), or INSERT and UPDATE on its tables; "
+        "lacks a schema pgrunbook that it may write to, or CREATE on the database; "
         "EXECUTE on pg_create_restore_point(text) and pg_switch_wal()"
+    )
+    assert lacking.advice == (
+        "postgres owns it: docs/rights.md says how it is handed over. Let an administrator run GRANT EXECUTE ON"
+        " FUNCTION pg_create_restore_point(text), pg_switch_wal() TO weak; or set restore_points = false for this"
+        " target: then no restore point is made before a change, and only the migrations' own ways back, and a restore by your"
+        " provider's or your own backups, lead back."
     )
     assert "restore_point" not in check(weak(""), "rights", needs_restore_point=False).found
     granted = check(
         weak(
-            "GRANT USAGE ON SCHEMA pgrunbook TO weak; GRANT INSERT, UPDATE ON pgrunbook.step TO weak;"
+            "GRANT USAGE, CREATE ON SCHEMA pgrunbook TO weak;"
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA pgrunbook TO weak;"
             "GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO weak"
         ),
         "rights",
     )
     assert granted.level is Level.WARN
     assert granted.found.endswith("relations belong to others")
+
+
+HALF = ["USAGE ON SCHEMA pgrunbook", "USAGE, CREATE ON SCHEMA pgrunbook", "CREATE ON SCHEMA pgrunbook"]
+
+
+@pytest.mark.parametrize("given", HALF)
+def test_half_of_the_rights_on_our_schema_is_not_enough(weak: Callable[[str], Connection], given: str) -> None:
+    """Where its tables are there, and cannot be written to."""
+    assert check(weak(f"GRANT {given} TO weak"), "rights", needs_restore_point=False).level is Level.STOP
+
+
+def test_a_schema_that_an_administrator_has_made_is_enough(weak: Callable[[str], Connection]) -> None:
+    """Without CREATE on the database; where it is missing, the statement to run is named."""
+    lacking = check(weak("DROP SCHEMA pgrunbook CASCADE"), "rights", needs_restore_point=False)
+    assert lacking.advice == "Let an administrator run CREATE SCHEMA pgrunbook AUTHORIZATION weak;"
+    made = check(weak("CREATE SCHEMA pgrunbook AUTHORIZATION weak"), "rights", needs_restore_point=False)
+    assert made.level is Level.WARN
+    assert check(weak("DROP SCHEMA pgrunbook; GRANT CREATE ON DATABASE DB TO weak"), "rights").level is Level.STOP
 
 
 def test_what_cannot_be_seen_is_not_taken_for_absent(weak: Callable[[str], Connection], project: Project) -> None:
@@ -253,6 +278,8 @@ def test_an_archive_that_is_off_or_goes_nowhere_stops_it(
     with own_server.connect() as conn:
         needed, not_needed = check(conn, "WAL archive"), check(conn, "WAL archive", needs_restore_point=False)
     assert (needed.found, needed.level, not_needed.level) == (found, Level.STOP, Level.WARN)
+    assert needed.advice.endswith(readiness.WITHOUT_POINTS)
+    assert not_needed.advice == readiness.DONE_WITHOUT_POINTS
 
 
 # -- replicas and slots

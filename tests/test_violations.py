@@ -614,7 +614,7 @@ def refusal(found: list[Violation]) -> str:
 
 HINT = (
     "Hint: Change or delete these rows and start the rollback again, which checks anew; "
-    "or write a down script that handles them, or restore to the time before the migration."
+    "or write a down script that handles them, or restore a backup to the time before the migration."
 )
 
 

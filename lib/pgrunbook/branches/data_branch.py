@@ -46,7 +46,6 @@ FALLS_SHORT_BELOW = 0.9
 # A base backup copies every database of the server: where the others weigh more than this, a dump is quicker.
 OTHERS_AT_MOST_BYTES = 512 * 1024 * 1024
 LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
-SEES_ALL = "Let the target's role see every row (ALTER ROLE ... BYPASSRLS, by a superuser): the copy needs all of them."
 REMOVED = "The target was only read; the branch is removed."
 WITHOUT = (
     "Or rehearse on an empty branch only (with_data = False): then nothing is promised about times, locks and rows."
@@ -232,7 +231,7 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
             )
         )
         roles.apply_to_database(found, admin, name)
-    _load_dump(server, target, name)
+    _load_dump(server, target, name, found)
     isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
         connection.limit(conn, **LIMITS)
@@ -249,7 +248,7 @@ def _locale(server: Server, encoding: str) -> sql.SQL:
     return sql.SQL("LC_COLLATE 'C' LC_CTYPE 'C'")
 
 
-def _load_dump(server: Server, target: Target, database: str) -> None:
+def _load_dump(server: Server, target: Target, database: str, found: Roles) -> None:
     """Pipe pg_dump into psql. The address is in the environment: everybody on the machine can see arguments."""
     env = {**address.environment(target), **installations.client_environment(server.installation)}
     # A subscription holds the address of its publisher, and would read from it.
@@ -275,7 +274,8 @@ def _load_dump(server: Server, target: Target, database: str) -> None:
         if loaded.returncode or dump.returncode:
             told = answered if loaded.returncode else said
             told.seek(0)
-            raise _not_copied(target, last_lines(told.read()))
+            text = last_lines(told.read())
+            raise _not_copied(target, text, "" if loaded.returncode else roles.advice(text, found.session))
 
 
 def _without_rows(target: Target) -> list[str]:
@@ -314,12 +314,12 @@ def _rows(conn: Connection, table: str) -> int | None:
         return int((cursor.execute(count).fetchone() or (0,))[0])
 
 
-def _not_copied(target: Target, told: str) -> Unreachable:
+def _not_copied(target: Target, told: str, advice: str = "") -> Unreachable:
     return Unreachable(
         f'could not copy the data of target "{target.name}"',
         detail=told[:600],
         state=REMOVED,
-        hint=f"{SEES_ALL} {WITHOUT}" if "row-level security" in told else WITHOUT,
+        hint=advice + WITHOUT,
     )
 
 

@@ -99,6 +99,18 @@ def read(conn: Connection) -> Roles:
     )
 
 
+def advice(told: str, session: str) -> str:
+    """Return which right the role of a target needs for pg_dump, by what pg_dump has told; "" where it is no right."""
+    role = sql.Identifier(session).as_string(None)
+    if "row-level security" in told:
+        return f"Let a superuser run ALTER ROLE {role} BYPASSRLS: pg_dump reads the rows of every table. "
+    if "permission denied" in told:
+        return (
+            f"Let an administrator run GRANT pg_read_all_data TO {role} (docs/rights.md): pg_dump reads every table. "
+        )
+    return ""
+
+
 def name_bootstrap(server: Server, roles: Roles) -> None:
     """Give the superuser of a new cluster the name that the target's has: the objects of every database are its own.
 

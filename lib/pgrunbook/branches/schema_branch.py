@@ -19,6 +19,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import address, connection
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.queries import load
 from pgrunbook.errors import Unreachable
 
 FILLED = (
@@ -85,7 +86,8 @@ class SchemaCopy:
 def copy_schema(target: Target, *, ours: bool = False) -> Iterator[SchemaCopy]:
     """Read the target's schema and roles, and give a server of its own for its branches. Raises Unreachable.
 
-    With ``ours`` it includes schema pgrunbook and the parked tables, without their rows.
+    With ``ours`` it includes schema pgrunbook and the parked tables, without their rows; else the schema alone, which
+    the role may lack the right to create.
 
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
@@ -94,8 +96,9 @@ def copy_schema(target: Target, *, ours: bool = False) -> Iterator[SchemaCopy]:
         (encoding,) = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
         postgres = installations.of_target(source)
         views = tuple(sql.Identifier(str(schema), str(name)) for schema, name in source.execute(FILLED).fetchall())
+        ours_empty = [] if ours else source.execute(load("schema_branch")["own_schema"].encode()).fetchall()
     with branch_server.new_server(postgres) as server:
-        dump = _dump(server, target, ours=ours)
+        dump = "\n".join([_dump(server, target, found, ours=ours), *(str(made) for (made,) in ours_empty)])
         branch_server.start_empty(server)
         roles.name_bootstrap(server, found)
         yield SchemaCopy(target, server, found, str(encoding), address.given_options(target), dump, views, ours)
@@ -119,7 +122,7 @@ def _databases(admin: Connection) -> set[str]:
     return {str(name) for (name,) in admin.execute("SELECT d.datname FROM pg_catalog.pg_database AS d")}
 
 
-def _dump(server: Server, target: Target, *, ours: bool) -> str:
+def _dump(server: Server, target: Target, found: Roles, *, ours: bool) -> str:
     """The address is in the environment: everybody on the machine can see a program's arguments."""
     # A subscription holds the address of its publisher, and is no part of a schema.
     command = [str(server.program("pg_dump")), "--schema-only", "--no-tablespaces", "--no-subscriptions"]
@@ -131,7 +134,7 @@ def _dump(server: Server, target: Target, *, ours: bool) -> str:
         raise Unreachable(
             f'could not copy the schema of target "{target.name}"',
             detail=" ".join(done.stderr.split())[:600],
-            hint=WITHOUT,
+            hint=roles.advice(done.stderr, found.session) + WITHOUT,
         )
     return done.stdout
 

@@ -37,6 +37,13 @@ class Limits:
     free_disk_percent: float = 10
 
 
+LEFT = "only the migrations' own ways back, and a restore by your provider's or your own backups, lead back"
+DONE_WITHOUT_POINTS = f"restore_points = false: {LEFT}."
+WITHOUT_POINTS = (
+    f"set restore_points = false for this target: then no restore point is made before a change, and {LEFT}."
+)
+
+
 @dataclass(frozen=True)
 class Check:
     """One finding: what was checked, what was found, the limit, the verdict and what to do."""
@@ -80,13 +87,20 @@ def _primary(who: Identity) -> Check:
 
 def _rights(conn: Connection, needs_restore_point: bool) -> Check:
     may = activity.row(conn, "rights")
-    lacking = []
+    lacking, ways = [], []
     if not may["may_keep_the_record"]:
-        lacking.append("CREATE on the database (for schema pgrunbook), or INSERT and UPDATE on its tables")
+        lacking.append("a schema pgrunbook that it may write to, or CREATE on the database")
+        made = f"CREATE SCHEMA pgrunbook AUTHORIZATION {may['me']};"
+        given = f"{may['owner']} owns it: docs/rights.md says how it is handed over."
+        ways.append(given if may["owner"] else f"Let an administrator run {made}")
     if needs_restore_point and not may["may_create_restore_point"]:
         lacking.append("EXECUTE on pg_create_restore_point(text) and pg_switch_wal()")
+        functions = "pg_create_restore_point(text), pg_switch_wal()"
+        ways.append(
+            f"Let an administrator run GRANT EXECUTE ON FUNCTION {functions} TO {may['me']}; or {WITHOUT_POINTS}"
+        )
     if lacking:
-        return Check("rights", "lacks " + "; ".join(lacking), "all", Level.STOP, "GRANT what is missing.")
+        return Check("rights", "lacks " + "; ".join(lacking), "all", Level.STOP, " ".join(ways))
     if may["not_owned"]:
         found = f"{counted(may['not_owned'], 'relation belongs', 'relations belong')} to others"
         return Check("rights", found, "owner", Level.WARN, "Only their owner can ALTER them.")
@@ -136,12 +150,10 @@ def _archive(conn: Connection, who: Identity, needed: bool) -> Check:
     found = activity.row(conn, "archiver")
     if found["archive_mode"] == "off":
         level = Level.STOP if needed else Level.WARN
-        advice = (
-            "Turn archive_mode on, or set restore_points = false for this target: then no restore point leads back."
-        )
+        advice = f"Turn archive_mode on, or {WITHOUT_POINTS}" if needed else DONE_WITHOUT_POINTS
         return Check("WAL archive", "off: no restore point can be restored", "working", level, advice)
     if found["goes_nowhere"]:
-        advice = "Set archive_library or archive_command, or restore_points = false: then no restore point leads back."
+        advice = f"Set archive_library or archive_command, or {WITHOUT_POINTS}" if needed else DONE_WITHOUT_POINTS
         return Check("WAL archive", "on, but archives nothing", "working", Level.STOP if needed else Level.WARN, advice)
     if found["failing"]:
         failure = f"last attempt failed: {found['last_failed_wal']} at {found['last_failed_utc']}Z"

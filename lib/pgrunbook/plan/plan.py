@@ -219,7 +219,8 @@ class OpenGate(NamedTuple):
 class Plan(Frozen):
     """What will be executed on which target, from which state.
 
-    ``unproven`` says why no rehearsal on a branch has proved the plan, "" where one has.
+    ``unproven`` says why no rehearsal on a branch has proved the plan, "" where one has. ``restore_point`` says
+    whether its run makes a restore point before it is executed.
     """
 
     format: Literal[5] = 5
@@ -229,6 +230,7 @@ class Plan(Frozen):
     attempts: int
     rehearsed: str
     unproven: str = ""
+    restore_point: bool = True
     changes: tuple[Change, ...]
 
     def gates(self) -> list[OpenGate]:
@@ -244,8 +246,8 @@ class Plan(Frozen):
         ]
         if self.direction == "up" and not self.unproven:
             found += [
-                OpenGate(f"{WAY_BACK}{c.migration}", c.migration, irreversible(c.proof.says))
-                for c in self.changes
+                OpenGate(f"{WAY_BACK}{c.migration}", c.migration, gate)
+                for c, gate in ((c, irreversible(c.proof.says, restore_point=self.restore_point)) for c in self.changes)
                 if not c.proof.proven
             ]
         if self.unproven and self.changes:

@@ -17,8 +17,9 @@ FILLED_AFTER = "The captured values are reverted after this step:"
 
 IRREVERSIBLE_HOW = (
     "Write a down script beside the migration, or rewrite the statement so that it has an inverse. Or accept that "
-    "a restore loses whatever was written after the restore point."
 )
+LOST_AFTER_POINT = "a restore loses whatever was written after the restore point."
+LOST_AFTER_BACKUP = "only a backup of yours or your provider's leads back, without what was written after it."
 
 
 class Frozen(BaseModel):
@@ -78,10 +79,12 @@ def of_undo(undo: Undo, keeps: Sequence[Keep]) -> Back:
     )  # fmt: skip
 
 
-def irreversible(reason: str) -> Gate:
-    """Return the gate of a migration without a proven way back."""
-    says = f"irreversible: after this, only the restore point leads back ({reason.rstrip('.')})"
-    return Gate("irreversible", says, "restore", IRREVERSIBLE_HOW)
+def irreversible(reason: str, *, restore_point: bool) -> Gate:
+    """Return the gate of a migration without a proven way back; a run may make no ``restore_point`` before it."""
+    only = "only the restore point leads back" if restore_point else "no restore point leads back"
+    says = f"irreversible: after this, {only} ({reason.rstrip('.')})"
+    how = IRREVERSIBLE_HOW + (LOST_AFTER_POINT if restore_point else LOST_AFTER_BACKUP)
+    return Gate("irreversible", says, "restore", how)
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,7 @@ def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
     plan = Plan(
         direction="up", target=here.target.name, base=base(here.identity, now, history),
         attempts=here.target.attempts, rehearsed=UNPREPARED, unproven=UNPREPARED,
+        restore_point=here.target.restore_points,
         changes=release.unproven(here.target, here.conn, pending, off),
     )  # fmt: skip
     plan = hidden(plan)

@@ -275,6 +275,7 @@ def freeze_the_plan(here: Session) -> Card:
         attempts=here.target.attempts,
         rehearsed=here.facts["rehearsed"],
         unproven="" if done else "it was not rehearsed: its end is not proven",
+        restore_point=here.target.restore_points,
         changes=changes,
     )
     plan = here.facts["plan"] = hidden(plan)

@@ -155,8 +155,7 @@ def schema_as_before(here: Session) -> Table:
             detail="; ".join(lines[:12])
             or "It equals the rehearsal's end, but not the schema recorded before the migration.",
             state=f"The rollback was executed and is committed; the history is at {history.version() or '(none)'}.",
-            hint="Restore to a branch and compare: "
-            f"pgrunbook run restore --target {here.target.name} -p to={here.facts['restore_point']}",
+            hint="Restore and compare. " + shared_steps.restoring(here.target, shared_steps.point_of_run(here, "down")),
         )
     return table
 

@@ -7,6 +7,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import Entry, History, Migration
 from pgrunbook.plan.hidden import check_key
+from pgrunbook.procedures import shared_steps
 from pgrunbook.record import run as runs
 from pgrunbook.rehearse import rollback
 from pgrunbook.rehearse.rollback import RollbackItem
@@ -134,11 +135,11 @@ def _without_way(here: Session, one: RollbackItem) -> Refused:
     applied_by = step_log.history_step(here.conn, migration.name)
     points = step_log.restore_points(here.conn)
     point = next((p for p in points if applied_by and p.run_id == applied_by["run_id"]), None)
-    way = "no run made a restore point before it: restore to a time before it"
+    way = "no run made a restore point before it"
     if point is not None:
         way = f"restore point {point.name} (LSN {point.lsn}) was made before it"
     return Refused(
         f"cannot take back {migration.name}: {one.because.rstrip('.')}",
         detail=f"{way[0].upper()}{way[1:]}. A restore makes a new cluster, which lacks what was written since.",
-        hint=f"pgrunbook run restore --target {here.target.name} -p to={point.name if point else '<time with zone>'}",
+        hint=shared_steps.restoring(here.target, point.name if point else None),
     )

@@ -9,8 +9,10 @@ from pgrunbook import history as histories
 from pgrunbook.branches import archive, backup
 from pgrunbook.branches.recovery_target import NAME_MAX_BYTES
 from pgrunbook.branches.server import Server
+from pgrunbook.config.targets import Target
 from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.step_log import RestorePoint
 from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Bar, Card, Cell, Table, Timeline
 from pgrunbook.errors import Refused, RunbookError
 from pgrunbook.execute import permit
@@ -82,7 +84,8 @@ def take_restore_point(here: Session, direction: Direction) -> Card:
     if not here.target.restore_points:
         here.facts["restore_point"] = "none: restore_points = false for this target"
         here.journal("restore-point-left-out", reason="restore_points = false")
-        return Card("Restore point", [("taken", Cell("no: restore_points = false for this target", WARN))], tone=WARN)
+        facts: list[tuple[str, object]] = [("taken", Cell("no: restore_points = false for this target", WARN))]
+        return Card("Restore point", [*facts, ("to go back to now", restoring(here.target, None))], tone=WARN)
     if not plan.changes:
         here.facts["restore_point"] = "none: nothing to do"
         return Card("Restore point", [("taken", Cell("no: there is nothing to do", QUIET))])
@@ -92,13 +95,36 @@ def take_restore_point(here: Session, direction: Direction) -> Card:
     waited_s = archive.wait_archived(here.conn, lsn, ARCHIVED_WITHIN_S)
     here.facts["restore_point"] = name
     here.journal("restore-point-archived", name=name, lsn=lsn, waited_s=round(waited_s, 3))
-    facts: list[tuple[str, object]] = [
+    facts = [
         ("name", name),
         ("LSN", lsn),
         ("in the archive", Cell(f"yes, after {waited_s:.2f} s", GOOD)),
-        ("to go back to it", f"pgrunbook run restore --target {here.target.name} -p to={name}"),
+        ("to go back to it", restoring(here.target, name)),
     ]
     return Card("Restore point" + (" (taken before)" if before else ""), facts)
+
+
+def point_of_run(here: Session, direction: Direction) -> str | None:
+    """Return the restore point that this run has made before its plan, None where it has made none."""
+    found = _point_of_run(here, POINTS[direction])
+    return found.name if found else None
+
+
+def _point_of_run(here: Session, when: str) -> RestorePoint | None:
+    points = step_log.restore_points(here.conn)
+    return next((p for p in points if p.run_id == here.run.run_id and p.name.startswith(f"{when}_")), None)
+
+
+def restoring(target: Target, point: str | None) -> str:
+    """Return how a person restores a target beside itself, to a restore point where a run has made one.
+
+    pgrunbook restores embedded servers only; elsewhere the archive is somebody else's.
+    """
+    if target.server is not None:
+        return f"pgrunbook run restore --target {target.name} -p to={point or '<time with zone>'}"
+    if point is not None:
+        return f"Restore a base backup of the server beside it, with recovery_target_name = '{point}'"
+    return "Restore a backup of yours, or by your provider's own way, beside the database."
 
 
 def _restore_point(here: Session, when: str, version: str | None) -> tuple[str, str, bool]:
@@ -106,10 +132,9 @@ def _restore_point(here: Session, when: str, version: str | None) -> tuple[str, 
 
     A name that is in the WAL twice cannot be restored to. So a name that a crash left in doubt is not used again.
     """
-    run_id = here.run.run_id
-    for point in step_log.restore_points(here.conn):
-        if point.run_id == run_id and point.name.startswith(f"{when}_"):
-            return point.name, point.lsn, True
+    run_id, there = here.run.run_id, _point_of_run(here, when)
+    if there is not None:
+        return there.name, there.lsn, True
     before = [e for e in events(here, here.procedure) if e["event"].startswith("restore-point-")]
     made = next((e for e in reversed(before) if e["event"] == "restore-point-created"), None)
     if made is None:

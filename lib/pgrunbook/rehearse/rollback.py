@@ -238,7 +238,7 @@ def _does_not_lead_back(one: RollbackItem, reason: str) -> Refused:
         state="Nothing changed in the database: it was tried on a branch.",
         hint="Correct the down script; what failed on a branch is not executed on the target."
         if one.is_scripted
-        else "Write a down script for it, or restore to the point before it.",
+        else "Write a down script for it: what failed on a branch is not executed on the target.",
     )
 
 

@@ -100,7 +100,7 @@ def refuse(found: Sequence[Violation]) -> None:
         f"cannot take back {migration}: {counted} {violate} what it would restore",
         detail="; ".join(_line(one) for one in (*standing, *unknown)) + ".",
         hint="Change or delete these rows and start the rollback again, which checks anew; "
-        "or write a down script that handles them, or restore to the time before the migration.",
+        "or write a down script that handles them, or restore a backup to the time before the migration.",
     )
 
 

@@ -120,11 +120,13 @@ WHERE d.datname = pg_catalog.current_database()
 -- a row is: which of the rights that a migration needs the current user has here
 SELECT
     CASE
-        WHEN r.step IS NULL THEN pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
+        WHEN r.schema IS NULL THEN pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
         ELSE pg_catalog.has_schema_privilege(r.schema, 'USAGE')
-            AND pg_catalog.has_table_privilege(r.step, 'INSERT')
-            AND pg_catalog.has_table_privilege(r.step, 'UPDATE')
+            AND pg_catalog.has_schema_privilege(r.schema, 'CREATE')
+            AND coalesce(r.may_write, true)
     END AS may_keep_the_record,
+    pg_catalog.quote_ident(current_user) AS me,
+    pg_catalog.quote_ident(r.owner) AS owner,
     pg_catalog.has_function_privilege('pg_catalog.pg_create_restore_point(text)', 'EXECUTE')
         AND pg_catalog.has_function_privilege('pg_catalog.pg_switch_wal()', 'EXECUTE') AS may_create_restore_point,
     pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS may_read_stats,
@@ -143,9 +145,14 @@ SELECT
 FROM (
     SELECT
         min(n.oid) AS schema,
-        min(c.oid) AS step
+        min(pg_catalog.pg_get_userbyid(n.nspowner)) AS owner,
+        pg_catalog.bool_and(pg_catalog.has_table_privilege(c.oid, 'SELECT')
+                            AND pg_catalog.has_table_privilege(c.oid, 'INSERT')
+                            AND pg_catalog.has_table_privilege(c.oid, 'UPDATE')
+                            AND pg_catalog.has_table_privilege(c.oid, 'DELETE')) FILTER (WHERE c.oid IS NOT NULL) AS may_write
     FROM pg_catalog.pg_namespace n
-    JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'step'
+    LEFT JOIN pg_catalog.pg_class c
+      ON c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname IN ('step', 'restore_point', 'batch', 'way_back', 'kept')
     WHERE n.nspname = 'pgrunbook'
 ) r
 
