@@ -141,8 +141,8 @@ def test_missing_rights_are_listed(weak: Callable[[str], Connection]) -> None:
     assert lacking.advice == (
         "postgres owns it: docs/rights.md says how it is handed over. Let an administrator run GRANT EXECUTE ON"
         " FUNCTION pg_create_restore_point(text), pg_switch_wal() TO weak; or set restore_points = false for this"
-        " target: then no restore point is made before a change, and only the migrations' own ways back, and a restore by your"
-        " provider's or your own backups, lead back."
+        " target: then no restore point is made before a change, and only the migrations' own ways back, and a restore"
+        " by your provider's or your own backups, lead back."
     )
     assert "restore_point" not in check(weak(""), "rights", needs_restore_point=False).found
     granted = check(
