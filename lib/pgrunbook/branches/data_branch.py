@@ -11,24 +11,21 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches import branch_server, installations, isolation, roles
-from pgrunbook.branches.binaries import last_lines, state_folder
+from pgrunbook.branches import branch_server, data_dump, installations, isolation, roles
+from pgrunbook.branches.binaries import state_folder
 from pgrunbook.branches.branch_target import BranchTarget, branch_database, branch_target
+from pgrunbook.branches.data_dump import WITHOUT, not_copied
 from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
 from pgrunbook.config import paths
@@ -36,7 +33,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import address, connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load, snapshot_cursor
-from pgrunbook.errors import Refused, RunbookError, Unreachable
+from pgrunbook.errors import Refused, RunbookError
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +43,6 @@ FALLS_SHORT_BELOW = 0.9
 # A base backup copies every database of the server: where the others weigh more than this, a dump is quicker.
 OTHERS_AT_MOST_BYTES = 512 * 1024 * 1024
 LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
-REMOVED = "The target was only read; the branch is removed."
-WITHOUT = (
-    "Or rehearse on an empty branch only (with_data = False): then nothing is promised about times, locks and rows."
-)
 
 
 @dataclass(frozen=True)
@@ -101,14 +94,15 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     """Give a branch that holds the target's data as of now; it is removed afterwards, whatever happens.
 
     The lock of its server is held all the time: only ``Copy.server`` can stop or destroy it.
-    Unlogged tables are empty in a base backup; its prepared transactions are aborted on the branch.
+    Unlogged tables, which a base backup lacks, are dumped as they are a moment later; prepared transactions are aborted
+    on the branch.
 
     Tablespaces are copied into the branch's own folder.
 
     Raises Refused when the database is larger than ``most_bytes``, or when the disk has no room for the copies
     (a third one with ``back``) and a fifth more; Unreachable when the data cannot be copied.
     Locks: the dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s; a base
-    backup takes none.
+    backup takes none, but for the dump of unlogged tables.
     Source: https://www.postgresql.org/docs/current/app-pgbasebackup.html
     """
     with connect(target, purpose="copies the data") as conn:
@@ -186,8 +180,11 @@ def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int)
         )
 
 
-def _from_base_backup(server: Server, target: Target, source: _Source, _: Roles) -> str:
-    """Copy the target's server with the WAL that was written meanwhile; return the database's name."""
+def _from_base_backup(server: Server, target: Target, source: _Source, found: Roles) -> str:
+    """Copy the target's server with the WAL that was written meanwhile; return the database's name.
+
+    A base backup has nothing of what is unlogged: recovery empties it. It is dumped.
+    """
     there = Server(str(target.server))
     log.info('copying server "%s" as server "%s"', there.name, server.name)
     copy = ("-h", str(there.socket_dir), "-U", "postgres", "-D", "data", "-c", "fast", "-X", "stream", "--no-sync")
@@ -197,11 +194,11 @@ def _from_base_backup(server: Server, target: Target, source: _Source, _: Roles)
         server.do("mkdir", "tablespaces")
         server.run("pg_basebackup", *copy, *moved, "--no-manifest", "-l", f"pgrunbook {server.name}")
     except RunbookError as exc:
-        raise _not_copied(target, exc.detail) from exc
+        raise not_copied(target, exc.detail) from exc
     with connect(target, purpose="copies the data") as conn:
         # The WAL of a tablespace names its folder: to replay it is to write there.
         if _look(conn).tablespaces != source.tablespaces:
-            raise _not_copied(target, "A tablespace was made or dropped meanwhile.")
+            raise not_copied(target, "A tablespace was made or dropped meanwhile.")
     isolation.refuse_links(server, server.data_dir)
     server.launch(more=branch_server.SETTINGS)
     name = target.database or "postgres"
@@ -209,6 +206,10 @@ def _from_base_backup(server: Server, target: Target, source: _Source, _: Roles)
     with server.connect(purpose="branch", database=name) as conn:
         for (gid,) in conn.execute(load("data_branch")["prepared"]).fetchall():
             conn.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
+        empty = {str(relation) for (relation,) in conn.execute(load("data_branch")["unlogged"].encode()).fetchall()}
+    with connect(target, purpose="copies the data") as conn:
+        unlogged = [str(relation) for (relation,) in conn.execute(load("data_branch")["unlogged"].encode()).fetchall()]
+    data_dump.load(server, target, name, found, only=[relation for relation in unlogged if relation in empty])
     return name
 
 
@@ -231,7 +232,7 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
             )
         )
         roles.apply_to_database(found, admin, name)
-    _load_dump(server, target, name, found)
+    data_dump.load(server, target, name, found)
     isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
         connection.limit(conn, **LIMITS)
@@ -246,48 +247,6 @@ def _locale(server: Server, encoding: str) -> sql.SQL:
     if server.installation.major >= 17 and encoding == "UTF8":
         return sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LC_COLLATE 'C' LC_CTYPE 'C'")
     return sql.SQL("LC_COLLATE 'C' LC_CTYPE 'C'")
-
-
-def _load_dump(server: Server, target: Target, database: str, found: Roles) -> None:
-    """Pipe pg_dump into psql. The address is in the environment: everybody on the machine can see arguments."""
-    env = {**address.environment(target), **installations.client_environment(server.installation)}
-    # A subscription holds the address of its publisher, and would read from it.
-    dump_command = [str(server.program("pg_dump")), "--no-tablespaces", "--no-subscriptions"]
-    dump_command += ["--lock-wait-timeout=2000", *_without_rows(target)]
-    load_command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
-    load_command += ["-p", "5432", "-U", server.superuser, "-d", _as_address(database)]
-    path = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as answered:
-        dump = subprocess.Popen(dump_command, env=env, stdout=subprocess.PIPE, stderr=said, cwd="/")
-        try:
-            loaded = subprocess.run(
-                load_command, env=path, stdin=dump.stdout, stdout=subprocess.DEVNULL, stderr=answered, check=False,
-                cwd="/",
-            )  # fmt: skip
-        except BaseException:
-            dump.kill()
-            raise
-        finally:
-            if dump.stdout:
-                dump.stdout.close()  # where psql has given up, pg_dump sees it now
-            dump.wait()
-        if loaded.returncode or dump.returncode:
-            told = answered if loaded.returncode else said
-            told.seek(0)
-            text = last_lines(told.read())
-            raise _not_copied(target, text, "" if loaded.returncode else roles.advice(text, found.session))
-
-
-def _without_rows(target: Target) -> list[str]:
-    """Return pg_dump's options that leave out the rows which the branch would have to ask of another server."""
-    with connect(target, purpose="copies the data") as conn:
-        views = conn.execute(load("data_branch")["views_from_outside"].encode()).fetchall()
-    return [f"--exclude-table-data={sql.Identifier(*map(str, view)).as_string(None)}" for view in views]
-
-
-def _as_address(database: str) -> str:
-    """Return a database's name in a form that a program cannot take for an address."""
-    return psycopg.conninfo.make_conninfo(dbname=database)
 
 
 def _copy(server: Server, name: str, other: str, found: Roles) -> None:
@@ -312,15 +271,6 @@ def _rows(conn: Connection, table: str) -> int | None:
             return int(rows_estimate)
         count = sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(sql.Identifier(schema, relation))
         return int((cursor.execute(count).fetchone() or (0,))[0])
-
-
-def _not_copied(target: Target, told: str, advice: str = "") -> Unreachable:
-    return Unreachable(
-        f'could not copy the data of target "{target.name}"',
-        detail=told[:600],
-        state=REMOVED,
-        hint=advice + WITHOUT,
-    )
 
 
 def _mb(size_bytes: int) -> str:

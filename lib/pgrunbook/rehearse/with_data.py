@@ -385,7 +385,7 @@ def _refuse_smaller(target: Target, beside: Sequence[data_branch.RowCounts]) -> 
             f'the branch holds fewer rows than target "{target.name}"',
             detail="; ".join(f"{b.table}: {b.branch_rows:,} of {b.target_rows:,}" for b in short),
             state=SPARED,
-            hint="Find out why (unlogged tables are empty in a base backup), or prepare with with_data = False.",
+            hint="Find out who deletes rows meanwhile, or prepare with with_data = False.",
         )
 
 

@@ -115,3 +115,12 @@ WHERE c.relkind IN ('r', 'm', 'p')
   AND c.relpersistence <> 't'
   AND NOT EXISTS (SELECT FROM above a WHERE a.oid = c.oid)
 ORDER BY c.oid
+
+-- name: unlogged
+-- a row is: an unlogged table or sequence, by the name that pg_dump's patterns give it
+SELECT pg_catalog.format('"%s"."%s"', pg_catalog.replace(n.nspname, '"', '""'), pg_catalog.replace(c.relname, '"', '""'))
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relpersistence = 'u'
+  AND c.relkind IN ('r', 'S')
+ORDER BY c.oid

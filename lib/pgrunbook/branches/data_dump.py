@@ -1,0 +1,98 @@
+"""A dump of the target's rows, loaded into a branch by pg_dump and psql, with nothing in between."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import sql
+
+from pgrunbook.branches import installations, roles
+from pgrunbook.branches.binaries import last_lines
+from pgrunbook.branches.roles import Roles
+from pgrunbook.branches.server import Server
+from pgrunbook.config.targets import Target
+from pgrunbook.database import address
+from pgrunbook.database.connection import connect
+from pgrunbook.database.queries import load as queries
+from pgrunbook.errors import Unreachable
+
+REMOVED = "The target was only read; the branch is removed."
+WITHOUT = (
+    "Or rehearse on an empty branch only (with_data = False): then nothing is promised about times, locks and rows."
+)
+
+
+def load(server: Server, target: Target, database: str, found: Roles, *, only: Sequence[str] | None = None) -> None:
+    """Load everything of the target into a database of a branch, or the rows and positions of ``only`` these.
+
+    ``only`` names tables and sequences that the branch has, empty, as SQL does: no trigger fires for their rows.
+
+    Raises Unreachable when they cannot be copied.
+    Locks: AccessShareLock on every table that is dumped, with a lock timeout of 2 s.
+    """
+    if only is not None and not only:
+        return
+    there = {**address.environment(target), **installations.client_environment(server.installation)}
+    what = _whole(target) if only is None else ["--data-only", *(f"--table={name}" for name in only)]
+    dump_command = [str(server.program("pg_dump")), "--lock-wait-timeout=2000", *what]
+    load_command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
+    load_command += ["-p", "5432", "-U", server.superuser, "-d", psycopg.conninfo.make_conninfo(dbname=database)]
+    own = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "PGOPTIONS": "-c statement_timeout=0"}
+    if only is not None:
+        own["PGOPTIONS"] += " -c session_replication_role=replica"
+    _pipe(target, found, dump_command, there, load_command, own)
+
+
+def not_copied(target: Target, told: str, advice: str = "") -> Unreachable:
+    """Return the error for data that could not be copied to a branch, which is removed then."""
+    return Unreachable(
+        f'could not copy the data of target "{target.name}"',
+        detail=told[:600],
+        state=REMOVED,
+        hint=advice + WITHOUT,
+    )
+
+
+def _pipe(
+    target: Target,
+    found: Roles,
+    dump_command: Sequence[str],
+    there: dict[str, str],
+    load_command: Sequence[str],
+    own: dict[str, str],
+) -> None:
+    """Pipe pg_dump into psql. The address is in the environment: everybody on the machine can see arguments."""
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as answered:
+        dump = subprocess.Popen(dump_command, env=there, stdout=subprocess.PIPE, stderr=said, cwd="/")
+        try:
+            loaded = subprocess.run(
+                load_command, env=own, stdin=dump.stdout, stdout=subprocess.DEVNULL, stderr=answered, check=False,
+                cwd="/",
+            )  # fmt: skip
+        except BaseException:
+            dump.kill()
+            raise
+        finally:
+            if dump.stdout:
+                dump.stdout.close()  # where psql has given up, pg_dump sees it now
+            dump.wait()
+        if loaded.returncode or dump.returncode:
+            told = answered if loaded.returncode else said
+            told.seek(0)
+            text = last_lines(told.read())
+            raise not_copied(target, text, "" if loaded.returncode else roles.advice(text, found.session))
+
+
+def _whole(target: Target) -> list[str]:
+    """Return pg_dump's options for everything but what the branch would have to ask of another server.
+
+    A subscription holds the address of its publisher, and would read from it; a view may be filled from elsewhere.
+    """
+    with connect(target, purpose="copies the data") as conn:
+        views = conn.execute(queries("data_branch")["views_from_outside"].encode()).fetchall()
+    left = [f"--exclude-table-data={sql.Identifier(*map(str, view)).as_string(None)}" for view in views]
+    return ["--no-tablespaces", "--no-subscriptions", *left]
