@@ -19,6 +19,7 @@ from psycopg import sql
 
 from pgrunbook.branches import datadir, isolation, provenance
 from pgrunbook.branches.binaries import Installation, state_folder
+from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER
 from pgrunbook.branches.server import Server
 from pgrunbook.errors import RunbookError
 
@@ -61,6 +62,24 @@ def start_empty(server: Server) -> None:
     template = datadir.template(server.installation)
     server.do("cp", "-a", os.path.relpath(template / "data", server.dir), "data")
     server.launch(more=SETTINGS)
+
+
+def give_up_name(server: Server, database: str, *, is_empty: bool) -> None:
+    """Let a branch have the name of its source also where every cluster has a database of that name.
+
+    Our own sessions use another one from then on. Of an ``is_empty`` server the database itself is dropped.
+    """
+    if database not in OF_EVERY_CLUSTER:
+        return
+    own = f"pgrunbook_{secrets.token_hex(3)}"
+    with server.connect(purpose="branch") as conn:
+        made = sql.SQL("CREATE DATABASE {} TEMPLATE template0 {}")
+        conn.execute(made.format(sql.Identifier(own), file_copy(server)))
+    server.database = own
+    if is_empty:
+        with server.connect(purpose="branch") as conn:
+            conn.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(database)))
+            conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
 
 
 def clear_leftovers() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pgrunbook.config.targets import Target
 
 POSTGRES = "postgres"
-# What every cluster has: the branch of such a database has another name.
-TAKEN = ("postgres", "template0", "template1")
+# What every cluster has, and can also be a target.
+OF_EVERY_CLUSTER = (POSTGRES, "template1")
 
 
 class BranchTarget(Target):
@@ -36,8 +36,3 @@ def branch_target(
     spared = {"protected": False, "restore_points": False}
     facts = {**target.model_dump(), **own, **spared, "role": role, "superuser": superuser, "options": options}
     return BranchTarget.model_validate(facts)
-
-
-def branch_database(database: str) -> str:
-    """Return the name of the branch of a database: the same, so that statements may name it."""
-    return f"{database}_branch" if database in TAKEN else database

@@ -24,7 +24,7 @@ from psycopg.rows import class_row
 
 from pgrunbook.branches import branch_server, data_dump, installations, isolation, roles
 from pgrunbook.branches.binaries import state_folder
-from pgrunbook.branches.branch_target import BranchTarget, branch_database, branch_target
+from pgrunbook.branches.branch_target import BranchTarget, branch_target
 from pgrunbook.branches.data_dump import WITHOUT, not_copied
 from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
@@ -49,8 +49,8 @@ LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
 class Copy:
     """A branch that holds the target's data: identical databases on a server of its own.
 
-    The plan is rehearsed on ``safe``, which has the source's name. Ways back are rehearsed on ``back``, None where
-    it was not requested. ``how`` is a phrase for people.
+    The plan is rehearsed on ``safe``, which has the source's name; the others have it ``in_place``. Ways back are
+    rehearsed on ``back``, None where it was not requested. ``how`` is a phrase for people.
     """
 
     server: Server
@@ -60,6 +60,28 @@ class Copy:
     back: BranchTarget | None
     how: str
     made_s: float
+
+    @contextmanager
+    def in_place(self, branch: BranchTarget) -> Iterator[BranchTarget]:
+        """Give a database the source's name while the body runs: what is executed there may ask for it.
+
+        Nobody may be connected to it or to ``safe`` before and after the body. After an error the names stay.
+        """
+        name, other = str(self.safe.database), str(branch.database)
+        if other == name:
+            yield branch
+            return
+        aside = f"safe_{secrets.token_hex(3)}"
+        self._rename((name, aside), (other, name))
+        yield branch.model_copy(update={"database": name})
+        self._rename((name, other), (aside, name))
+
+    def _rename(self, *names: tuple[str, str]) -> None:
+        with self.server.connect(purpose="branch") as admin:
+            for name, other in names:
+                admin.execute(
+                    sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(other))
+                )
 
 
 class RowCounts(NamedTuple):
@@ -202,6 +224,7 @@ def _from_base_backup(server: Server, target: Target, source: _Source, found: Ro
     isolation.refuse_links(server, server.data_dir)
     server.launch(more=branch_server.SETTINGS)
     name = target.database or "postgres"
+    branch_server.give_up_name(server, name, is_empty=False)
     isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
         for (gid,) in conn.execute(load("data_branch")["prepared"]).fetchall():
@@ -222,7 +245,8 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
     """Load a dump of everything into an empty server; return the database's name."""
     branch_server.start_empty(server)
     roles.name_bootstrap(server, found)
-    name = branch_database(source.database)
+    name = source.database
+    branch_server.give_up_name(server, name, is_empty=True)
     with server.connect(purpose="branch") as admin:
         connection.limit(admin, **LIMITS)
         roles.apply(found, admin)
@@ -252,7 +276,7 @@ def _locale(server: Server, encoding: str) -> sql.SQL:
 def _copy(server: Server, name: str, other: str, found: Roles) -> None:
     """Copy the database. FILE_COPY does not write the copy into the WAL."""
     strategy = branch_server.file_copy(server)
-    with server.connect(purpose="branch", database="template1") as admin:
+    with server.connect(purpose="branch") as admin:
         connection.limit(admin, **LIMITS)
         admin.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(sql.Identifier(other), sql.Identifier(name), strategy)

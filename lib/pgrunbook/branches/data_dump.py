@@ -41,7 +41,7 @@ def load(server: Server, target: Target, database: str, found: Roles, *, only: S
     dump_command = [str(server.program("pg_dump")), "--lock-wait-timeout=2000", *what]
     load_command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
     load_command += ["-p", "5432", "-U", server.superuser, "-d", psycopg.conninfo.make_conninfo(dbname=database)]
-    own = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "PGOPTIONS": "-c statement_timeout=0"}
+    own = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "PGOPTIONS": address.NO_TIMEOUTS}
     if only is not None:
         own["PGOPTIONS"] += " -c session_replication_role=replica"
     _pipe(target, found, dump_command, there, load_command, own)

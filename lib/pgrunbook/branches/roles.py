@@ -100,7 +100,7 @@ def read(conn: Connection) -> Roles:
 
 
 def advice(told: str, session: str) -> str:
-    """Return which right the role of a target needs for pg_dump, by what pg_dump has told; "" where it is no right."""
+    """Return what lets pg_dump read a target as its role, by what pg_dump has told; "" where it is another error."""
     role = sql.Identifier(session).as_string(None)
     if "row-level security" in told:
         return f"Let a superuser run ALTER ROLE {role} BYPASSRLS: pg_dump reads the rows of every table. "
@@ -108,6 +108,8 @@ def advice(told: str, session: str) -> str:
         return (
             f"Let an administrator run GRANT pg_read_all_data TO {role} (docs/rights.md): pg_dump reads every table. "
         )
+    if "role with OID" in told:
+        return "Give what belongs to that role another owner: ALTER TABLE ... OWNER TO. "
     return ""
 
 

@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgrunbook.branches import branch_server, installations, isolation, roles
-from pgrunbook.branches.branch_target import BranchTarget, branch_database, branch_target
+from pgrunbook.branches.branch_target import BranchTarget, branch_target
 from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
@@ -53,7 +53,7 @@ class SchemaCopy:
         What was done to the server's roles and databases is put back before the next one.
         Raises Unreachable when the schema cannot be copied.
         """
-        name = branch_database(self.roles.database)
+        name = self.roles.database  # the same, so that statements may name it
         branch = branch_target(
             self.target, f"empty branch of {self.target.name}", self.server.name, name,
             role=self.roles.session, superuser=self.server.superuser, options=self.options,
@@ -101,6 +101,7 @@ def copy_schema(target: Target, *, ours: bool = False) -> Iterator[SchemaCopy]:
         dump = "\n".join([_dump(server, target, found, ours=ours), *(str(made) for (made,) in ours_empty)])
         branch_server.start_empty(server)
         roles.name_bootstrap(server, found)
+        branch_server.give_up_name(server, found.database, is_empty=True)
         yield SchemaCopy(target, server, found, str(encoding), address.given_options(target), dump, views, ours)
 
 
@@ -154,10 +155,10 @@ def _fill_views(branch: BranchTarget, views: Iterable[sql.Identifier]) -> None:
 def _load(server: Server, branch: BranchTarget, dump: str) -> None:
     command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
     command += ["-U", branch.superuser, "-d", make_conninfo(dbname=branch.database)]
+    env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "PGOPTIONS": address.NO_TIMEOUTS}
     done = subprocess.run(
-        command, input=dump, env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        capture_output=True, text=True, encoding="utf-8", check=False, cwd="/",
-    )  # fmt: skip
+        command, env=env, input=dump, capture_output=True, text=True, encoding="utf-8", check=False, cwd="/"
+    )
     if done.returncode:
         raise Unreachable(
             "could not create an empty branch of the schema",

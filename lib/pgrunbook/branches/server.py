@@ -71,7 +71,7 @@ class Server:
         self.backups_dir = self.dir / "backups"
         self.socket_dir = paths.socket_dir(name)
         self._postmaster = Postmaster(self.data_dir, self.socket_dir)
-        self.superuser = POSTGRES
+        self.superuser = self.database = POSTGRES
         self.is_confined = False
         self._locks_held = 0
 
@@ -156,10 +156,10 @@ class Server:
         command = [str(self.program(program)), *args]
         return run_checked(self.installation.account, command, cwd=self.dir, text=text)
 
-    def connect(self, *, purpose: str = "server", database: str = "postgres") -> Connection:
+    def connect(self, *, purpose: str = "server", database: str = "") -> Connection:
         """Open an autocommit connection as its superuser. Raises Unreachable when the server does not answer."""
         name = f"server {self.name}"
-        target = BranchTarget(name=name, server=self.name, database=database, role=self.superuser)
+        target = BranchTarget(name=name, server=self.name, database=database or self.database, role=self.superuser)
         return connect(target, purpose=purpose)
 
     def pid(self) -> int | None:

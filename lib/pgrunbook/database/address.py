@@ -28,7 +28,9 @@ SHELL_SETTINGS = (
 )  # fmt: skip
 # The text of migrations is UTF-8, whatever the service, the role or the database names.
 ENCODING = "UTF8"
-NO_TIMEOUTS = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
+NO_TIMEOUTS = (
+    "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0"
+)
 
 
 def leave_shell_out() -> None:

@@ -184,7 +184,7 @@ class Index(NamedTuple):
         """Return the index as in CREATE INDEX, then its state."""
         return _words(
             self.definition,
-            (f"of constraint {{}} on {self.relation}", self.constraint),
+            f"of constraint {self.constraint} on {self.relation}" if self.constraint else "",
             ("WITH ({})", self.options),
             ("TABLESPACE {}", self.tablespace),
             ("attached to {}", self.parent),

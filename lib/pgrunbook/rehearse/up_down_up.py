@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from pgrunbook import history as histories
 from pgrunbook.branches.branch_target import BranchTarget
+from pgrunbook.branches.data_branch import Copy
 from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName
@@ -40,6 +41,23 @@ class WayBackTrial(Frozen):
     tables: tuple[str, ...] = ()
 
 
+def prove_all(
+    copy: Copy, proven: Rehearsal, tables: Sequence[TableName], volatile: VolatileValues, *, with_end: bool
+) -> tuple[WayBackTrial, ...]:
+    """Take each migration up, down and up again on ``copy.back``, and compare the end with that of the plan.
+
+    Returns as :func:`prove`, () where ways back are not rehearsed. Nobody may be connected to ``copy`` meanwhile.
+    """
+    if copy.back is None:
+        return ()
+    with copy.in_place(copy.back) as branch:
+        backs = prove(branch, proven, tables)
+    if not with_end:
+        return backs
+    with connect(copy.safe.as_superuser(), purpose="compares") as safe:
+        return with_end_of(backs, safe, copy.back, tables, volatile)
+
+
 def prove(branch: BranchTarget, proven: Rehearsal, tables: Sequence[TableName]) -> tuple[WayBackTrial, ...]:
     """Take each migration up, down and up again; ``proven`` is the rehearsal on empty branches.
 
@@ -53,7 +71,7 @@ def prove(branch: BranchTarget, proven: Rehearsal, tables: Sequence[TableName]) 
         return tuple(_each(branch, conn, measure, proven, tables, log))
 
 
-def with_end(
+def with_end_of(
     backs: Sequence[WayBackTrial],
     safe: Connection,
     branch: BranchTarget,

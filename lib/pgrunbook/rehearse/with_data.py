@@ -165,8 +165,8 @@ def rehearse(
             data_branch.compare_row_counts(a, b, touched)  # reads both: else the second run would find a warmer cache
         leave = _changed_columns(proven)
         loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
-        with shared_objects.reset_shared_objects(copy.server, copy.roles):
-            one = _run(copy, copy.plain, plain, loaded, leave, per_second)
+        with shared_objects.reset_shared_objects(copy.server, copy.roles), copy.in_place(copy.plain) as branch:
+            one = _run(copy, branch, plain, loaded, leave, per_second, as_written=True)
         volatile = _volatile_values(copy, plain, proven.changes, loaded if per_second else ())
         with shared_objects.reset_shared_objects(copy.server, copy.roles):
             other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
@@ -174,9 +174,7 @@ def rehearse(
             tables = row_equality.named(b, dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
             equality = row_equality.compare(a, b, tables, volatile)
             behind = row_equality.sequences_behind(a, b)
-            backs = up_down_up.prove(copy.back, proven, tables) if copy.back is not None else ()
-            if copy.back is not None and not per_second:
-                backs = up_down_up.with_end(backs, b, copy.back, tables, volatile)
+        backs = up_down_up.prove_all(copy, proven, tables, volatile, with_end=not per_second)
     _refuse_other_rows([*equality.differences, *behind])
     trial = Trial(
         target=target.name,
@@ -245,6 +243,8 @@ def _run(
     tables: Sequence[str],
     leave: Mapping[str, set[str]],
     per_second: int,
+    *,
+    as_written: bool = False,
 ) -> _Way:
     with (
         branch_run.journal() as journal,
@@ -254,7 +254,7 @@ def _run(
     ):
         history = histories.read(conn, branch)
         for change in changes:
-            execute(branch, conn, history, change, journal, observer, as_written=branch is copy.plain)
+            execute(branch, conn, history, change, journal, observer, as_written=as_written)
     return _Way(observer.results, _latency(measured, per_second) if measured is not None else None)
 
 
