@@ -265,6 +265,23 @@ def test_tablespaces_do_not_keep_a_branch_from_being_made(
         do(target, "DROP TABLESPACE far")
 
 
+def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(project: Project) -> None:
+    """Also that of the database which every cluster has, where our own sessions are."""
+    for database in (project().database, "postgres"):
+        target = Target(name="demo", server="main", database=database)
+        asked = "SELECT pg_catalog.current_database()::text"
+        with data_branch.with_data(target, most_bytes=ENOUGH, back=True) as copy:
+            assert copy.back is not None
+            for branch in (copy.plain, copy.back, copy.safe):
+                with copy.in_place(branch) as there:
+                    assert rows(there, asked) == [(database,)]
+                    do(there, f"CREATE TABLE of_{branch.name.split()[0]} ()")
+            for branch in (copy.plain, copy.back, copy.safe):
+                made = "SELECT relname::text FROM pg_class WHERE relname ~ '^of_(plain|back|branch)$'"
+                assert rows(branch, made) == [(f"of_{branch.name.split()[0]}",)]
+            assert rows(copy.safe, asked) == [(database,)]
+
+
 # Everything that can be unlogged; recovery empties it, and sets sequences back.
 UNLOGGED = """
 CREATE UNLOGGED TABLE plain (id bigint GENERATED ALWAYS AS IDENTITY (START 100), num serial, v text, twice bigint GENERATED ALWAYS AS (num * 2) STORED, PRIMARY KEY (id));

@@ -13,13 +13,15 @@ from conftest import write_folder
 from pgrunbook import history as histories
 from pgrunbook.branches import schema_branch
 from pgrunbook.config.targets import Target
+from pgrunbook.database import activity, readiness
 from pgrunbook.database.connection import connect
+from pgrunbook.database.readiness import Level
 from pgrunbook.database.schema import snapshot
 from pgrunbook.errors import Unreachable
 from pgrunbook.history.state import leave_out
 from pgrunbook.rehearse import schema_only, with_data
-from scenes import execute, plan_of
-from servers import Server
+from scenes import error_of, execute, plan_of
+from servers import VERSIONS, Server, Servers
 
 ENOUGH = 2**40
 # Wherever it is executed, the database has this name, and the role too.
@@ -109,11 +111,14 @@ DELETE = "DELETE FROM pg_authid WHERE rolname = 'goes'"
 DATABASES = {
     "template": "ALTER DATABASE {database} IS_TEMPLATE true",
     "full": "ALTER DATABASE {database} CONNECTION LIMIT 1; ALTER ROLE {role} SUPERUSER",
-    "hurried": "ALTER DATABASE {database} SET statement_timeout = '5ms'; ALTER DATABASE {database} SET lock_timeout = 1;"
+    "hurried": "ALTER DATABASE {database} SET statement_timeout = '5ms';"
+    " ALTER DATABASE {database} SET lock_timeout = 1;"
     " ALTER DATABASE {database} SET idle_in_transaction_session_timeout = '5ms';"
-    " ALTER DATABASE {database} SET idle_session_timeout = '5ms'; ALTER DATABASE {database} SET client_min_messages = error",
+    " ALTER DATABASE {database} SET idle_session_timeout = '5ms';"
+    " ALTER DATABASE {database} SET client_min_messages = error",
     "of nobody": "UPDATE pg_database SET datdba = 4711 WHERE datname = current_database()",
-    "of a role that is gone": f"{GONE}; GRANT CONNECT, CREATE ON DATABASE {{database}} TO {{role}}; RESET ROLE; {DELETE}",
+    "of a role that is gone": f"{GONE}; GRANT CONNECT, CREATE ON DATABASE {{database}} TO {{role}}; RESET ROLE;"
+    f" {DELETE}",
 }
 
 
@@ -149,7 +154,9 @@ ROLES = {
     "5 ms for a statement": "ALTER ROLE {role} SET statement_timeout = '5ms'",
     "5 ms in this database": "ALTER ROLE {role} IN DATABASE {database} SET statement_timeout = '5ms'",
     "hasty": "ALTER ROLE {role} SET lock_timeout = 1;"
-    " ALTER ROLE {role} SET idle_in_transaction_session_timeout = '5ms'; ALTER ROLE {role} SET idle_session_timeout = '5ms'; ALTER ROLE {role} SET tcp_user_timeout = 1",
+    " ALTER ROLE {role} SET idle_in_transaction_session_timeout = '5ms';"
+    " ALTER ROLE {role} SET idle_session_timeout = '5ms'; ALTER ROLE {role} SET tcp_user_timeout = 1",
+    "50 ms for a transaction": "ALTER ROLE {role} SET transaction_timeout = '50ms'",
     "expired": "ALTER ROLE {role} VALID UNTIL '2020-01-01'",
     "other forms of values": "ALTER ROLE {role} SET IntervalStyle = iso_8601;"
     " ALTER ROLE {role} SET bytea_output = escape; ALTER ROLE {role} SET extra_float_digits = -5",
@@ -160,8 +167,10 @@ ROLES = {
 
 @pytest.mark.newest
 @pytest.mark.parametrize("kind", sample([*ROLES], 9))
-def test_an_odd_role_releases(made: Made, kind: str) -> None:
+def test_an_odd_role_releases(made: Made, kind: str, server: Server) -> None:
     """Its timeouts are not ours, and who may not log in any more by a password may do so by trust."""
+    if "transaction_timeout = '50" in ROLES[kind] and server.version < 17:
+        pytest.skip("PostgreSQL 17 is the first to know it")
     released(made(more=ROLES[kind]))
 
 
@@ -174,3 +183,77 @@ def test_5_ms_for_every_role_are_not_ours(made: Made, server: Server) -> None:
         with server.connect("postgres") as conn:
             conn.execute("SET statement_timeout = 0")
             conn.execute("ALTER ROLE ALL RESET ALL")
+
+
+@pytest.fixture
+def scram(servers: Servers) -> Server:
+    """A server that asks every role but its superuser for a password."""
+    hba = servers.folder / "hba-scram"
+    hba.write_text("local all postgres trust\nlocal all all scram-sha-256\n")
+    hba.chmod(0o644)
+    return servers.get(VERSIONS[-1], hba_file=str(hba))
+
+
+REFUSED = {
+    "expired": (
+        "ALTER ROLE barred PASSWORD 'quite-long' VALID UNTIL '2020-01-01'",
+        'password authentication failed for user "barred"',
+        "Check the passfile, and whether the role's password has expired (VALID UNTIL).",
+    ),
+    "no connect": (
+        "REVOKE CONNECT ON DATABASE barred FROM PUBLIC; ALTER ROLE barred PASSWORD 'quite-long'",
+        'permission denied for database "barred"',
+        "Let an administrator GRANT CONNECT on it to the role: docs/rights.md.",
+    ),
+    "no connections": (
+        "ALTER ROLE barred PASSWORD 'quite-long' CONNECTION LIMIT 0",
+        'too many connections for role "barred"',
+        "Up to 4 at once are needed: ALTER ROLE or ALTER DATABASE ... CONNECTION LIMIT gives more.",
+    ),
+    "database without connections": (
+        "ALTER DATABASE barred CONNECTION LIMIT 0; ALTER ROLE barred PASSWORD 'quite-long'",
+        'too many connections for database "barred"',
+        "Up to 4 at once are needed: ALTER ROLE or ALTER DATABASE ... CONNECTION LIMIT gives more.",
+    ),
+    "no login": (
+        "ALTER ROLE barred PASSWORD 'quite-long' NOLOGIN",
+        'role "barred" is not permitted to log in',
+        "Let an administrator run ALTER ROLE ... LOGIN, or name another role.",
+    ),
+    "closed database": (
+        "ALTER DATABASE barred ALLOW_CONNECTIONS false; ALTER ROLE barred PASSWORD 'quite-long'",
+        'database "barred" is not currently accepting connections',
+        "Nobody can connect to it (ALLOW_CONNECTIONS false): name another database.",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_whom_the_server_does_not_let_in_is_told_why(scram: Server, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything else; with what an administrator has to change."""
+    statements, told, hint = REFUSED[kind]
+    monkeypatch.setenv("URL_barred", f"postgresql://barred:quite-long@/barred?host={scram.socket_dir}")
+    scram.run("postgres", "CREATE ROLE barred LOGIN", "CREATE DATABASE barred", *statements.split("; "))
+    try:
+        error = error_of(lambda: connect(Target(name="barred", url_from="URL_barred")))
+    finally:
+        scram.run("postgres", "DROP DATABASE barred WITH (FORCE)", "DROP ROLE barred")
+    assert isinstance(error, Unreachable)
+    assert error.message == 'could not connect to target "barred"'
+    assert told in error.detail
+    assert error.hint == hint
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("what", ["ROLE {role}", "DATABASE {database}"])
+def test_too_few_connections_are_found_before_the_start(made: Made, what: str) -> None:
+    """One reads, one holds the run lock, one executes, one watches: with one less nothing begins."""
+    target = made(more=f"ALTER {what} CONNECTION LIMIT 3")
+    with connect(target) as conn:
+        found = readiness.checks(
+            conn, activity.identity(conn), readiness.Limits(), data_dir=None, needs_restore_point=False
+        )
+        (check,) = [one for one in found if one.name == "connections"]
+    assert check.level is Level.STOP
+    assert check.found.endswith("odd, of which others use 0")
+    assert check.advice.endswith("odd CONNECTION LIMIT 4, or more.")

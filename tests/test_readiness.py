@@ -72,8 +72,8 @@ def test_a_quiet_primary_is_ready(project: Project) -> None:
     with connect(project(), purpose="checks") as conn:
         found = readiness.checks(conn, activity.identity(conn), LIMITS, data_dir=None, needs_restore_point=True)
     assert [one.name for one in found] == [
-        "primary", "rights", "pooler", "other runs", "oldest transaction", "WAL archive", "replication lag",
-        "replication slots", "vacuum at work", "wraparound", "free disk",
+        "primary", "rights", "connections", "pooler", "other runs", "oldest transaction", "WAL archive",
+        "replication lag", "replication slots", "vacuum at work", "wraparound", "free disk",
     ]  # fmt: skip
     assert {one.name: one.level for one in found if one.level is not Level.GOOD} == {"free disk": Level.UNKNOWN}
 

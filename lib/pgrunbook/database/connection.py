@@ -22,6 +22,20 @@ OPTIONS = (
     f"-c lock_timeout={READ_LOCK_TIMEOUT_MS} -c statement_timeout={READ_STATEMENT_TIMEOUT_MS} "
     "-c client_connection_check_interval=1000 -c idle_in_transaction_session_timeout=600000 -c idle_session_timeout=0"
 )
+TRANSACTION_TIMEOUT_SINCE = 170_000
+HINT = "Check that the server runs, that the service file is right, and that pg_hba.conf lets this machine in."
+# What the server, or libpq, says when it lets nobody in.
+HINTS = {
+    "too many connections": "Up to 4 at once are needed: ALTER ROLE or ALTER DATABASE ... CONNECTION LIMIT gives more.",
+    "too many clients": "The server's max_connections are used up: end other sessions, or wait.",
+    "connection slots are reserved": "The server's max_connections are used up: end other sessions, or wait.",
+    "permission denied for database": "Let an administrator GRANT CONNECT on it to the role: docs/rights.md.",
+    "not permitted to log in": "Let an administrator run ALTER ROLE ... LOGIN, or name another role.",
+    "password authentication failed": "Check the passfile, and whether the role's password has expired (VALID UNTIL).",
+    "not currently accepting connections": "Nobody can connect to it (ALLOW_CONNECTIONS false): name another database.",
+    "unsupported startup parameter": "A pooler is in between: name the server's own address."
+    " Session settings do not survive pooling.",
+}
 # Each of the three resets something that the other two do not.
 RESET_SESSION = ("RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL")
 
@@ -68,6 +82,13 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
     def pin(self) -> None:
         """Remember what the session has of the target, and set ours from now on."""
         self.search_path, self.beside = self._put(OURS, OURS_BESIDE.values(), is_local=False)
+        if self.has_transaction_timeout:
+            self.execute("SET transaction_timeout = 0")
+
+    @property
+    def has_transaction_timeout(self) -> bool:
+        """Whether the server knows that setting; a role's or database's own is not meant for us."""
+        return self.info.server_version >= TRANSACTION_TIMEOUT_SINCE
 
     @contextmanager
     def as_target(self) -> Iterator[None]:
@@ -180,7 +201,8 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
         conn.pin()
         return conn
     except psycopg.Error as exc:
-        raise _unreachable(target, _without_secret(str(exc), given)) from None  # its text may quote the address
+        hint = next((hint for told, hint in HINTS.items() if told in str(exc)), HINT)
+        raise _unreachable(target, _without_secret(str(exc), given), hint) from None  # its text may quote the address
 
 
 @contextmanager
@@ -224,7 +246,8 @@ def reset(conn: Connection) -> None:
 def reset_in_transaction(conn: Connection) -> None:
     """Take back whatever SET a migration left, at the end of its transaction; in a pipeline, too."""
     conn.left_path()
-    for statement in (*RESET_SESSION, f"SET LOCAL search_path = {OURS}", *SET_BESIDE):
+    lifted = ["SET LOCAL transaction_timeout = 0"] if conn.has_transaction_timeout else []
+    for statement in (*RESET_SESSION, f"SET LOCAL search_path = {OURS}", *SET_BESIDE, *lifted):
         conn.execute(statement.encode())
 
 
@@ -244,10 +267,7 @@ def _without_secret(text: str, given: dict[str, Any]) -> str:
     return " ".join(text.split())
 
 
-def _unreachable(target: Target, reason: str) -> RunbookError:
-    hint = "Check that the server runs, that the service file is right, and that pg_hba.conf lets this machine in."
+def _unreachable(target: Target, reason: str, hint: str) -> RunbookError:
     if target.server is not None:
         hint = f"Start it: pgrunbook server start --name {target.server}; for the demo database: pgrunbook demo."
-    elif "unsupported startup parameter" in reason:
-        hint = "A pooler is in between: name the server's own address. Session settings do not survive pooling."
     return Unreachable(f'could not connect to target "{target.name}"', detail=reason, hint=hint)

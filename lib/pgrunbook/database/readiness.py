@@ -37,6 +37,8 @@ class Limits:
     free_disk_percent: float = 10
 
 
+# One reads, one holds the run lock, one executes, one watches waits for locks.
+CONNECTIONS = 4
 LEFT = "only the migrations' own ways back, and a restore by your provider's or your own backups, lead back"
 DONE_WITHOUT_POINTS = f"restore_points = false: {LEFT}."
 WITHOUT_POINTS = (
@@ -66,6 +68,7 @@ def checks(
     probes: list[Callable[[], Check]] = [
         lambda: _primary(who),
         lambda: _rights(conn, needs_restore_point),
+        lambda: _connections(conn),
         lambda: _pooler(conn),
         lambda: _other_run(conn),
         lambda: _oldest_transaction(conn, limits),
@@ -108,6 +111,17 @@ def _rights(conn: Connection, needs_restore_point: bool) -> Check:
         advice = "GRANT pg_monitor: without it blockers show no query."
         return Check("rights", "cannot see what others run", "pg_read_all_stats", Level.WARN, advice)
     return Check("rights", "all that is needed", "all", Level.GOOD)
+
+
+def _connections(conn: Connection) -> Check:
+    limit = f"{CONNECTIONS} at once"
+    for found in activity.rows(conn, "connection_limits"):
+        if found["most"] - found["others"] < CONNECTIONS:
+            told = f"CONNECTION LIMIT {found['most']} of {found['of']}, of which others use {found['others']}"
+            enough = CONNECTIONS + found["others"]
+            advice = f"Let an administrator run ALTER {found['of']} CONNECTION LIMIT {enough}, or more."
+            return Check("connections", told, limit, Level.STOP, advice)
+    return Check("connections", "not limited below that", limit, Level.GOOD)
 
 
 def _pooler(conn: Connection) -> Check:

@@ -156,6 +156,33 @@ FROM (
     WHERE n.nspname = 'pgrunbook'
 ) r
 
+-- name: connection_limits
+-- a row is: a limit of connections that holds for this session, and how many other sessions count
+SELECT pg_catalog.format('ROLE %I', r.rolname) AS of,
+       r.rolconnlimit AS most,
+       (SELECT count(*)::int
+        FROM pg_catalog.pg_stat_activity a
+        WHERE a.usesysid = r.oid
+          AND a.backend_type = 'client backend'
+          AND a.pid <> pg_catalog.pg_backend_pid()) AS others
+FROM pg_catalog.pg_roles r
+WHERE r.rolname = session_user
+  AND r.rolconnlimit >= 0
+  AND NOT r.rolsuper
+UNION ALL
+SELECT pg_catalog.format('DATABASE %I', d.datname),
+       d.datconnlimit,
+       (SELECT count(*)::int
+        FROM pg_catalog.pg_stat_activity a
+        WHERE a.datid = d.oid
+          AND a.backend_type = 'client backend'
+          AND a.pid <> pg_catalog.pg_backend_pid())
+FROM pg_catalog.pg_database d
+JOIN pg_catalog.pg_roles r ON r.rolname = session_user
+WHERE d.datname = pg_catalog.current_database()
+  AND d.datconnlimit >= 0
+  AND NOT r.rolsuper
+
 -- name: lock_holder
 -- a row is: the session that holds the advisory lock of a run
 SELECT
