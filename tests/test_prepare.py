@@ -147,9 +147,9 @@ def test_a_role_without_rights_is_refused_with_what_it_lacks(project: Project, m
     try:
         made, code = run("prepare", "reader")
         assert (code, made.status) == (3, Status.REFUSED)
-        assert "rights: lacks CREATE on the database (for schema pgrunbook)" in error(made)
+        assert "rights: lacks a schema pgrunbook that it may write to" in error(made)
         assert "EXECUTE on pg_create_restore_point(text)" in error(made)
-        assert "GRANT" in error(made)
+        assert "CREATE SCHEMA pgrunbook AUTHORIZATION reader_of_tests. Let an administrator run GRANT" in error(made)
     finally:
         do(target, "DROP ROLE reader_of_tests")
 

@@ -169,7 +169,7 @@ def test_half_of_the_rights_on_our_schema_is_not_enough(weak: Callable[[str], Co
 def test_a_schema_that_an_administrator_has_made_is_enough(weak: Callable[[str], Connection]) -> None:
     """Without CREATE on the database; where it is missing, the statement to run is named."""
     lacking = check(weak("DROP SCHEMA pgrunbook CASCADE"), "rights", needs_restore_point=False)
-    assert lacking.advice == "Let an administrator run CREATE SCHEMA pgrunbook AUTHORIZATION weak;"
+    assert lacking.advice == "Let an administrator run CREATE SCHEMA pgrunbook AUTHORIZATION weak."
     made = check(weak("CREATE SCHEMA pgrunbook AUTHORIZATION weak"), "rights", needs_restore_point=False)
     assert made.level is Level.WARN
     assert check(weak("DROP SCHEMA pgrunbook; GRANT CREATE ON DATABASE DB TO weak"), "rights").level is Level.STOP

@@ -169,7 +169,7 @@ def test_each_missing_right_is_named_with_the_statement(
     admin.execute(block("Always", 1).encode())
     told = refused()
     assert isinstance(told, Refused)
-    assert told.hint.startswith(f"Let an administrator run CREATE SCHEMA pgrunbook AUTHORIZATION {QUOTED}; Let an")
+    assert told.hint.startswith(f"Let an administrator run CREATE SCHEMA pgrunbook AUTHORIZATION {QUOTED}. Let an")
     assert f"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO {QUOTED}; or set" in told.hint
     assert told.hint.endswith(
         "or set restore_points = false for this target: then no restore point is made before a change, and only the"

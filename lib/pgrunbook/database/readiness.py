@@ -93,7 +93,7 @@ def _rights(conn: Connection, needs_restore_point: bool) -> Check:
     lacking, ways = [], []
     if not may["may_keep_the_record"]:
         lacking.append("a schema pgrunbook that it may write to, or CREATE on the database")
-        made = f"CREATE SCHEMA pgrunbook AUTHORIZATION {may['me']};"
+        made = f"CREATE SCHEMA pgrunbook AUTHORIZATION {may['me']}."
         given = f"{may['owner']} owns it: docs/rights.md says how it is handed over."
         ways.append(given if may["owner"] else f"Let an administrator run {made}")
     if needs_restore_point and not may["may_create_restore_point"]:
