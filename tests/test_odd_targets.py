@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg import sql
 
 from budget import sample
 from conftest import write_folder
 from pgrunbook import history as histories
-from pgrunbook.branches import schema_branch
+from pgrunbook.branches import data_branch, schema_branch
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, readiness
 from pgrunbook.database.connection import connect
@@ -183,6 +184,27 @@ def test_5_ms_for_every_role_are_not_ours(made: Made, server: Server) -> None:
         with server.connect("postgres") as conn:
             conn.execute("SET statement_timeout = 0")
             conn.execute("ALTER ROLE ALL RESET ALL")
+
+
+@pytest.mark.parametrize("name", ['Boß "x" 🐘', "-d\\%s"])
+def test_the_superuser_of_a_cluster_may_have_any_name(
+    servers: Servers, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects of every database are its own; a role postgres may be somebody else."""
+    server = servers.get(VERSIONS[-1], work_mem=f"{5 + len(name)}MB")
+    with server.connect("postgres") as conn:
+        conn.execute("CREATE ROLE other SUPERUSER LOGIN")
+    with psycopg.connect(host=str(server.socket_dir), user="other", dbname="postgres", autocommit=True) as conn:
+        conn.execute(sql.SQL("ALTER ROLE postgres RENAME TO {}").format(sql.Identifier(name)))
+        conn.execute("CREATE ROLE postgres LOGIN; CREATE SCHEMA of_postgres AUTHORIZATION postgres")
+    monkeypatch.setenv("URL_named", f"postgresql://postgres@/postgres?host={server.socket_dir}")
+    target = Target(name="named", url_from="URL_named")
+    asked = "SELECT r.rolname, r.rolsuper FROM pg_roles AS r WHERE r.oid = 10 OR r.rolname = 'postgres' ORDER BY r.oid"
+    with schema_branch.copy_schema(target) as schema, schema.branch() as branch, connect(branch) as here:
+        assert here.execute(asked).fetchall() == [(name, True), ("postgres", False)]
+        assert here.execute("SELECT session_user::text").fetchone() == ("postgres",)
+    with data_branch.with_data(target, most_bytes=ENOUGH) as copy, connect(copy.safe) as here:
+        assert here.execute(asked).fetchall() == [(name, True), ("postgres", False)]
 
 
 @pytest.fixture

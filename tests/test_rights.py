@@ -166,6 +166,11 @@ def test_each_missing_right_is_named_with_the_statement(
         return error_of(lambda: step_through("prepare", monkeypatch, with_data=False))
 
     admin.execute(block("Always").split(";")[0].encode())
+    admin.execute(f"ALTER ROLE {QUOTED} CONNECTION LIMIT 1".encode())
+    told = refused()
+    assert told.message == "it is not safe to start: rights, connections"
+    assert f"Let an administrator run ALTER ROLE {QUOTED} CONNECTION LIMIT 4, or more." in told.hint
+    admin.execute(f"ALTER ROLE {QUOTED} CONNECTION LIMIT 4".encode())
     admin.execute(block("Always", 1).encode())
     told = refused()
     assert isinstance(told, Refused)
