@@ -94,6 +94,16 @@ def test_roles_extensions_partitions_and_quoted_names_are_on_the_branch_as_well(
         do(target, "DROP OWNED BY owner_of_p, reader CASCADE; DROP ROLE owner_of_p, reader")
 
 
+def test_a_role_that_owns_something_can_be_dropped(project: Project) -> None:
+    """No other database of the branch's server keeps a role that a migration drops."""
+    target = project(folder={"0001_a.sql": "DROP OWNED BY leaves; DROP ROLE leaves"})
+    do(target, "CREATE ROLE leaves; CREATE TABLE gone (id int); ALTER TABLE gone OWNER TO leaves")
+    done = safely(target)
+    assert done.before.fingerprint != done.end.fingerprint
+    do(target, "DROP OWNED BY leaves; DROP ROLE leaves")
+    assert done.end.fingerprint == now(target).fingerprint
+
+
 def test_our_own_schema_in_the_target_is_passed_over(project: Project) -> None:
     """The second release: schema pgrunbook and the history table are there, and not part of the promise."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a ()"})

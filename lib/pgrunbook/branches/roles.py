@@ -136,7 +136,7 @@ def apply(roles: Roles, admin: Connection) -> None:
 
     A role that a rehearsal created is dropped; where a database still holds something of it, it gets another name.
     """
-    there = _names(admin)
+    there = names(admin)
     for name in sorted(roles.attributes.keys() - set(there.values())):
         admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
     for name, attributes in roles.attributes.items():
@@ -161,7 +161,8 @@ def apply_to_database(roles: Roles, admin: Connection, database: str) -> None:
     _set(roles, admin, database)
 
 
-def _names(admin: Connection) -> dict[int, str]:
+def names(admin: Connection) -> dict[int, str]:
+    """Return the roles of a server by oid, without the predefined ones."""
     query = "SELECT r.oid, r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname !~ '^pg_'"
     return {int(str(oid)): str(name) for oid, name in admin.execute(query.encode()).fetchall()}
 

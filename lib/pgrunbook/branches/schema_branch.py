@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -26,15 +26,18 @@ FILLED = (
     "SELECT n.nspname, c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n"
     " ON n.oid = c.relnamespace WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid"
 )
+# The database from which all branches but the first are copied.
+LOADED = "pgrunbook_schema"
 WITHOUT = "Plan without a rehearsal (rehearse = False); then nothing is promised about its result."
 
 
-@dataclass(frozen=True)
+@dataclass
 class SchemaCopy:
     """A dump of a target's schema, from which branches are created, one after the other.
 
     ``views`` are the materialized views that hold rows. ``has_ours`` says whether schema pgrunbook is included,
-    without rows.
+    without rows. With ``is_kept`` the loaded schema is kept as a database, and copied for every branch after the first
+    one; what it owns would keep a statement of the release from dropping a role.
     """
 
     target: Target
@@ -45,6 +48,8 @@ class SchemaCopy:
     dump: str
     views: tuple[sql.Identifier, ...] = ()
     has_ours: bool = False
+    is_kept: bool = False
+    _owners: Mapping[int, str] | None = None  # the roles of the kept database
 
     @contextmanager
     def branch(self) -> Iterator[BranchTarget]:
@@ -62,32 +67,46 @@ class SchemaCopy:
             there = _databases(admin)
             roles.apply(self.roles, admin)
             try:
-                self._create(admin, name)
-                _load(self.server, branch, self.dump)
-                isolation.close(self.server, name)
-                if self.views:
-                    _fill_views(branch, self.views)
+                if self._owners is not None and self._owners == roles.names(admin):
+                    self._create(admin, name, template=LOADED)
+                    isolation.close(self.server, name)
+                else:
+                    self._create(admin, name)
+                    _load(self.server, branch, self.dump)
+                    isolation.close(self.server, name)
+                    if self.views:
+                        _fill_views(branch, self.views)
+                    if self.is_kept and name != LOADED:
+                        self._keep(admin, name)
                 yield branch
             finally:
-                for other in sorted(_databases(admin) - there):
+                for other in sorted(_databases(admin) - there - {LOADED}):
                     _drop_subscriptions(self.server, admin, other)
                     admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(other)))
 
-    def _create(self, admin: Connection, name: str) -> None:
+    def _create(self, admin: Connection, name: str, *, template: str = "template0") -> None:
         # Locale C works with every encoding, and the sort order of text is no part of a schema.
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C' {}")
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C' {}")
         connection.limit(admin, lock_timeout_ms=60_000, statement_timeout_ms=60_000)
         copied = branch_server.file_copy(self.server)
-        admin.execute(create.format(sql.Identifier(name), sql.Literal(self.encoding), copied))
+        names = sql.Identifier(name), sql.Identifier(template)
+        admin.execute(create.format(*names, sql.Literal(self.encoding), copied))
         roles.apply_to_database(self.roles, admin, name)
+
+    def _keep(self, admin: Connection, name: str) -> None:
+        """Copy a branch that was just loaded; one that roles of before own is dropped."""
+        kept, copied = sql.Identifier(LOADED), branch_server.file_copy(self.server)
+        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(kept))
+        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(kept, sql.Identifier(name), copied))
+        self._owners = roles.names(admin)
 
 
 @contextmanager
-def copy_schema(target: Target, *, ours: bool = False) -> Iterator[SchemaCopy]:
+def copy_schema(target: Target, *, ours: bool = False, keep: bool = False) -> Iterator[SchemaCopy]:
     """Read the target's schema and roles, and give a server of its own for its branches. Raises Unreachable.
 
     With ``ours`` it includes schema pgrunbook and the parked tables, without their rows; else the schema alone, which
-    the role may lack the right to create.
+    the role may lack the right to create. With ``keep`` more than one branch is made of it, and none drops roles.
 
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
@@ -102,7 +121,8 @@ def copy_schema(target: Target, *, ours: bool = False) -> Iterator[SchemaCopy]:
         branch_server.start_empty(server)
         roles.name_bootstrap(server, found)
         branch_server.give_up_name(server, found.database, is_empty=True)
-        yield SchemaCopy(target, server, found, str(encoding), address.given_options(target), dump, views, ours)
+        options = address.given_options(target)
+        yield SchemaCopy(target, server, found, str(encoding), options, dump, views, ours, is_kept=keep)
 
 
 def _drop_subscriptions(server: Server, admin: Connection, database: str) -> None:
