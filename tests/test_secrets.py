@@ -14,9 +14,9 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.sql import secrets
 from pgrunbook.sql.literals import spelled
 from pgrunbook.sql.statements import parse
-from secret_forms import MISSED, NONE, REFUSED, RUN, TEXTS, seen_in
+from secret_forms import FOREIGN, MISSED, NONE, OF_ROWS, REFUSED, RUN, TEXTS, seen_in
 
-FORMS = [form.format(role="r", database="d") for form in (*RUN, *REFUSED)] + [*TEXTS, *MISSED]
+FORMS = [form.format(role="r", database="d") for form in (*RUN, *REFUSED)] + [*TEXTS, *MISSED, *FOREIGN]
 WITHOUT = ("DROP ", "ALTER SYSTEM RESET")
 
 
@@ -28,6 +28,13 @@ def test_a_secret_is_masked_in_every_form(text: str) -> None:
     assert not seen_in(masked)
     assert "***" in masked
     assert secrets.masked(masked) == masked
+
+
+@pytest.mark.parametrize("text", OF_ROWS)
+def test_a_row_that_a_server_quotes_is_masked(text: str) -> None:
+    """Its values come from the database, so no statement has told what they are."""
+    assert not seen_in(secrets.masked_message(text))
+    assert "***" in secrets.masked_message(text)
 
 
 @pytest.mark.parametrize("text", NONE)

@@ -6,8 +6,9 @@ import re
 
 SECRET_NAME = re.compile(
     r"passw(or)?d|passphrase|passcode|\bpwd\b|_pwd\b|\bpwd_|\bpass\b|_pass\b|\bpw\b|_pw\b|secret|token|credential|\bdsn\b"
-    r"|(api|private|access|signing|encryption|encrypt|master|client|auth|hmac|scram_client|scram_server)[-_ ]?key"
-    r"|authorization|connection_?string",
+    r"|(api|private|access|signing|encryption|encrypt|master|client|auth|hmac|scram_client|scram_server|account|anon"
+    r"|crypto|deploy|license|service_role|root|session|ssh|storage)[-_ .]?key"
+    r"|authorization|connection_?string|\bjwt\b|\bbearer\b|\btotp|recovery_?codes?\b",
     re.I,
 )
 SECRET_VALUE = re.compile(

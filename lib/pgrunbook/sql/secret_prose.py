@@ -13,9 +13,12 @@ from urllib.parse import unquote
 from pgrunbook.config.secret_patterns import names_a_secret
 
 MASK = "***"
-# name = value, name := value, "name": value, name => value, ?name=value
+# A name is one word, or two where the second one is "key".
+_KEY = r"(?:api|access|private|secret|signing|encryption|account)\s+keys?"
+# name = value, name := value, "name": value, name => value, name -> value, name is: value, ?name=value
 _ASSIGNED = re.compile(
-    r"""(?<![\w%.-])(?P<name>[\w%-][\w%.-]*)(?P<end>["']{0,2})\s*(?P<sign>:=|=>|==|=|:(?![:/=]))\s*"""
+    rf"""(?<![\w%.-])(?P<name>{_KEY}|[\w%-][\w%.-]*)(?P<end>\\?["']{{0,2}})(?:\s+is(?=\s*:))?\s*"""
+    r"""(?P<sign>:=|=>|->|==|=|:(?![:/=]))\s*"""
     r"""(?:\\?'(?P<single>(?:[^'\\]|\\.|'')*)'|\\?"(?P<double>(?:[^"\\]|\\.|"")*)\\?"|(?P<bare>[^\s,;&'"(){}<>\[\]]+)"""
     r"""(?P<rest>\S*))""",
     re.S,
@@ -25,7 +28,19 @@ _QUOTED = re.compile(
     r"""(?<![\w.-])(?P<name>[\w-]+)\s+(?:is\s+|was\s+|to\s+|of\s+)?(?:'(?P<single>(?:[^']|'')+)'|"(?P<double>(?:[^"])+)")"""
 )
 # password hunter2: without a sign between them only what no word of a sentence looks like
-_SAID = re.compile(r"(?<![\w.-])(?P<name>[\w-]+)\s+(?:is\s+|was\s+|to\s+)?(?P<bare>[^\s'\"(),;:=<>%]{4,})", re.I)
+_SAID = re.compile(
+    rf"(?<![\w.-])(?P<name>{_KEY}|[\w-]+)\s+(?:(?:for|of|on|in)\s+\S+\s+)?(?:(?:is|are|was|to)\s+)?"
+    r"(?P<bare>[^\s'\"(),;=<>%]{4,})",
+    re.I,
+)
+# "tokens": ["a", "b"], and <password>a</password>
+_LISTED = re.compile(r"""(?<![\w-])(?P<name>[\w-]+)["']{0,2}\s*[:=]\s*\[(?P<list>[^\]]*)\]""")
+_ITEM = re.compile(r"""(["'])(?P<secret>(?:(?!\1).)+)\1""")
+_ELEMENT = re.compile(r"<(?P<name>[\w:.-]+)(?:\s[^<>]*)?>(?P<secret>[^<>]+)</")
+# What a server says of a row: Key (id, token)=(1, abc) already exists.
+_ROW = re.compile(r"\bFailing row contains \((?P<secret>.*)\)", re.S)
+_KEY_OF_ROW = re.compile(r"(?i:\bkey) \((?P<names>[^=]{1,400}?)\)=\((?P<secret>.{0,2000}?)\)(?=\s|\.|\Z)", re.S)
+_WORDS = re.compile(r"[\w-]+")
 # MIGRATION:LINE, and "tokens: 3 rows"
 _LINE = re.compile(r"\d{1,6}(?:\.\d+)?\.?")
 # user_tokens: reads and writes; but password: swordfish
@@ -36,16 +51,43 @@ _VALUES = (
     re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s:@/?#'\"<>]*:(?P<secret>[^\s@/?#'\"<>]+)@"),
     re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s:@/?#'\"<>]*:(?!\d+(?:/|$))(?P<secret>[^\s'\"<>]+)@"),
     re.compile(r"\A\s*[A-Za-z][\w+.-]{0,30}://[^\s:@/?#]*:(?!\d+(?:/|$))(?P<secret>\S+)@\S*\s*\Z"),
-    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?P<secret>.*?)(?=-----END|\Z)", re.S),
+    re.compile(r"[A-Za-z][\w+.-]{0,30}://(?=[\w-]*\d)(?P<secret>[\w-]{20,})@"),
+    re.compile(r"jdbc:oracle:\w+:[^\s/@]+/(?P<secret>[^\s@]+)@"),
+    re.compile(
+        r"[?&#](?:key|sig|signature|x-amz-signature|x-goog-signature|auth|access_key)=(?P<secret>[^&#\s'\"<>]{6,})",
+        re.I,
+    ),
+    re.compile(r"\bSignature=(?P<secret>[\w+/=-]{8,})"),
+    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?P<secret>.*?)(?=-----END|\Z)", re.S),
+    re.compile(r"\bPrivate-Lines: \d+(?P<secret>.*?)(?=Private-MAC|\Z)", re.S),
+    re.compile(r"\bCookie:\s*(?P<secret>[^\r\n'\"]{6,})", re.I),
+    # hashes of passwords: crypt(3), PHC strings, Django, LDAP
+    re.compile(
+        r"(?<![\w$])(?P<secret>(?:\$(?:2[abxy]?|1|5|6|7|y|gy|apr1|sha1|argon2\w*|scrypt|pbkdf2[\w-]*)\$"
+        r"|(?:pbkdf2_\w+|bcrypt_sha256|scrypt|argon2)\$)[\w./+=,$*-]{8,}|\{(?:SSHA|SHA|SMD5|CRYPT)\d*\}[\w+/=$.]{8,})"
+    ),
+    # beside the id of an AWS key its secret, which begins with nothing that tells
+    re.compile(
+        r"(?<![\w/+])(?=[\w/+]{0,39}[a-z])(?=[\w/+]{0,39}[A-Z])(?=[\w/+]{0,39}\d)(?P<secret>[A-Za-z0-9/+]{40})"
+        r"(?![\w/+=])"
+    ),
     re.compile(r"\b(?:Bearer|Basic)\s+(?P<secret>[\w.~+/=-]{6,})", re.I),
     re.compile(r"(?:^|\s)(?:-u[ =]?|--user[ =])\s*[\"']?[^\s:\"']+:(?P<secret>[^\s\"']+)"),
     re.compile(r"\bmysql\w*\s(?:[^|;]*\s)?-p(?P<secret>[^\s'\"]+)"),
     re.compile(r"\bsshpass\s+-p\s*[\"']?(?P<secret>[^\s\"']+)"),
+    re.compile(
+        r"\b(?:redis-cli|sqlcmd|ldap\w+|unzip|zip|openssl)\s(?:[^|;]{0,200}?\s)?-(?:a|P|w|k)\s+[\"']?(?P<secret>[^\s\"']+)"
+    ),
+    re.compile(r"\bsmbclient\s(?:[^|;]{0,200}?\s)?-U\s*[^\s%]+%(?P<secret>[^\s\"']+)"),
+    re.compile(r"\bcurl\s(?:[^|;]{0,200}?\s)?(?:-b|--cookie)\s+[\"']?[^\s=\"']+=(?P<secret>[^\s\"']+)"),
     re.compile(r"--(?:password|passwd|token|secret|api-?key)[ =]\s*[\"']?(?P<secret>[^\s\"']+)"),
     re.compile(
         r"(?<!\w)(?P<secret>pscale_(?:pw|tkn|oauth)_[\w.-]{4,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
         r"|(?:AKIA|ASIA)[0-9A-Z]{16}|xox[abeoprs]-[\w-]{8,}|[sr]k_(?:live|test)_\w{8,}|sk-[\w-]{20,}|npg_\w{8,}"
-        r"|AIza[\w-]{30,}|SG\.[\w-]{16,}\.[\w-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|SCRAM-SHA-256\$\d+:[^\s'\"]+"
+        r"|whsec_\w{8,}|xapp-[\w-]{8,}|ya29\.[\w-]{8,}|npm_\w{30,}|pypi-[\w-]{16,}|do[op]_v1_\w{16,}|hv[sbr]\.[\w-]{16,}"
+        r"|shp(?:at|ca|pa|ss)_\w{16,}|SK[0-9a-zA-Z]{30,32}|key-[0-9a-zA-Z]{30,32}|gl[a-z]{2,5}-[\w-]{16,}|sbp_\w{16,}"
+        r"|dckr_pat_[\w-]{8,}|lin_api_\w{8,}|AGE-SECRET-KEY-1[0-9A-Z]{16,}|sq0csp-[\w-]{16,}"
+        r"|(?:(?<=hooks\.slack\.com/services/)|(?<=discord\.com/api/webhooks/))[\w/-]{8,}|AIza[\w-]{30,}|SG\.[\w-]{16,}\.[\w-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|SCRAM-SHA-256\$\d+:[^\s'\"]+"
         r"|md5[0-9a-f]{32})(?!\w)"
     ),
 )  # fmt: skip
@@ -64,8 +106,8 @@ _NOTHING = re.compile(
     re.I,
 )
 _HINT = re.compile(
-    r"pass|pwd|pw|-p|secret|token|credential|dsn|key|authorization|connection|://|bearer|basic|scram|md5|-u|--user|pscale_|gh[pousr]_"
-    r"|crypt|hmac|options|execute|github_pat|glpat|AKIA|ASIA|xox|sk[_-]|rk_|npg_|AIza|SG\.|eyJ|%[0-9a-f]{2}",
+    r"pass|pwd|pw|-p|-[awkb]\s|login|signup|_user|failing row|secret|token|credential|dsn|key|authorization|connection|://|bearer|basic|scram|md5|-u|--user|pscale_|gh[pousr]_"
+    r"|crypt|hmac|options|execute|jwt|totp|recovery|\$\w|\{S|sig|cookie|private-|oracle|@|[\w/+]{40}|[a-z0-9][-_.]\w{8}|hooks|\bSK\w|AGE-|github_pat|glpat|AKIA|ASIA|xox|sk[_-]|rk_|npg_|AIza|SG\.|eyJ|%[0-9a-f]{2}",
     re.I,
 )
 
@@ -113,10 +155,27 @@ def _found(text: str, *, code: bool) -> Iterator[tuple[int, int]]:
                 group = next(g for g in ("single", "double", "bare") if match.groupdict().get(g) is not None)
                 if group != "bare" or _is_given(match, code=code):
                     yield match.start(group), _end_of_value(match, group)
+    yield from _in_structure(text)
     for match in () if code else _each(_SAID, text):
         word = match["bare"].rstrip(".!?")
         if names_a_secret(match["name"]) and _NO_WORD.search(word):
             yield match.start("bare"), match.start("bare") + len(word)
+
+
+def _in_structure(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the secrets in lists, elements of XML, and rows that a server quotes."""
+    for match in _LISTED.finditer(text):
+        if names_a_secret(match["name"]):
+            at = match.start("list")
+            yield from ((at + item.start("secret"), at + item.end("secret")) for item in _ITEM.finditer(match["list"]))
+    for match in _ELEMENT.finditer(text):
+        if names_a_secret(match["name"]):
+            yield match.span("secret")
+    for match in _ROW.finditer(text):  # any column of it may be one, and none is named
+        yield match.span("secret")
+    for match in _KEY_OF_ROW.finditer(text):
+        if any(map(names_a_secret, _WORDS.findall(match["names"]))):
+            yield match.span("secret")
 
 
 def _end_of_value(match: re.Match[str], group: str) -> int:

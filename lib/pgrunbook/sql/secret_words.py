@@ -16,12 +16,33 @@ KEY_ARGUMENTS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("encrypt", "decrypt"), (1,)),
     **dict.fromkeys(("encrypt_iv", "decrypt_iv"), (1, 2)),
     "crypt": (0,),
+    **dict.fromkeys(("sign", "verify", "account_add"), (1,)),
+    "table_import_from_s3": (7, 8),
     "create_secret": (0,),
     "update_secret": (1,),
 }
+# Routines that are given who somebody is, and then what proves it.
+ACCOUNT = re.compile(
+    r"(?:^|_)(?:create|add|register|new)_?(?:user|account|login|member)$|(?:^|_)(?:log|sign)_?(?:in|up)$|^authenticate",
+    re.I,
+)
+# The body of a function that gives one constant and does nothing else.
+RETURNS_CONSTANT = re.compile(
+    r"\s*(?:begin\s+)?(?:select|return)\s+'(?:[^']|'')*'(?:::\w+)?\s*;?\s*(?:end\s*;?\s*)?\Z", re.I
+)
 # Calls that are given a name and, behind it, its value.
 PAIRS = frozenset(
-    ("set_config", "json_build_object", "jsonb_build_object", "hstore", "json_object", "jsonb_object", "jsonb_set")
+    (
+        "set_config",
+        "json_build_object",
+        "jsonb_build_object",
+        "hstore",
+        "json_object",
+        "jsonb_object",
+        "jsonb_set",
+        "jsonb_insert",
+        "jsonb_set_lax",
+    )
 )
 # Options of a user mapping that may be read; every other may be what proves who one is.
 HARMLESS_OPTIONS = frozenset(("user", "username", "user_name", "fetch_size", "use_remote_estimate"))

@@ -19,16 +19,17 @@ from urllib.parse import unquote
 from pglast.parser import ParseError, scan
 
 from pgrunbook.config import secret_key
-from pgrunbook.sql.literals import spelled
+from pgrunbook.sql.literals import Spelled, spelled
 from pgrunbook.sql.secret_prose import MASK, is_mask, is_nothing, keys_of_prose, may_hold_secrets, secrets_of_prose
-from pgrunbook.sql.secret_tokens import Token, secret_tokens
+from pgrunbook.sql.secret_tokens import secret_tokens
+from pgrunbook.sql.token import Token
 
 _KEYED = re.compile(r"hmac-([0-9a-f]{8})-[0-9a-f]{64}")
 _DEEPEST = 8
 _SHORT_CHARS = 1000
 # What the scanner misses at the end of a text that was cut off.
 _ENDS = ("", "'", '"', "*/", "''", "\\'")
-_PSQL = re.compile(r"^[ \t]*\\\w.*$", re.M)
+_PSQL = re.compile(r"^[ \t]*\\[\w!].*$", re.M)
 _TAG = re.compile(r"\$(?:[A-Za-z_]\w*)?\$")
 
 
@@ -147,11 +148,37 @@ def _spans(text: str, depth: int) -> Iterator[SecretSpan]:
     for token in tokens:
         if token.is_comment or token.is_string or token.is_quoted_name:
             yield from _inside(token, depth)
+    yield from _joined(tokens, depth)
     for start, end in keys_of_prose(text):
         yield SecretSpan(start, end, MASK, text[start:end])
     for line in _PSQL.finditer(text):
         for start, end in secrets_of_prose(line[0]):
             yield SecretSpan(line.start() + start, line.start() + end, MASK, line[0][start:end])
+
+
+def _joined(tokens: Sequence[Token], depth: int) -> Iterator[SecretSpan]:
+    """Give the secrets of what constants say together: 'PASS' || 'WORD x'."""
+    code = [token for token in tokens if not token.is_comment]
+    for first, token in enumerate(code):
+        if not token.is_string or (first > 1 and code[first - 1].text == "||" and code[first - 2].is_string):
+            continue
+        parts, at = [token], first + 1
+        while at + 1 < len(code) and code[at].text == "||" and code[at + 1].is_string:
+            parts, at = [*parts, code[at + 1]], at + 2
+        if len(parts) > 1:
+            yield from _of_parts([(part, spelled(part.text, part.escape)) for part in parts], depth)
+
+
+def _of_parts(parts: Sequence[tuple[Token, Spelled]], depth: int) -> Iterator[SecretSpan]:
+    says = "".join(part.says for _, part in parts)
+    found = [*secrets_of_prose(says), *((span.start, span.end) for span in _spans(says, depth + 1))]
+    begin = 0
+    for token, part in parts:
+        for start, end in found if depth < _DEEPEST else ():
+            here, there = max(start - begin, 0), min(end - begin, len(part.says))
+            if here < there:
+                yield SecretSpan(token.start + part.at[here], token.start + part.at[there], MASK, part.says[here:there])
+        begin += len(part.says)
 
 
 def _inside(token: Token, depth: int) -> Iterator[SecretSpan]:
