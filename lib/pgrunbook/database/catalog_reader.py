@@ -103,9 +103,10 @@ class _Wanted:
         self.schemas_set: list[str] = []
         self.path_is_computed = False
         for node in nodes:
-            for each in (node, *(part.node for part in routines.parts(node) if part.node is not None)):
+            inner = [part.node for part in routines.parts(node) if part.node is not None]
+            for each in (node, *inner):
                 self._add(each)
-            routines = routines.after(node)
+            routines = routines.after(node).beside(inner)
 
     def names(self) -> list[dict[str, str | None]]:
         return [{"schema": name.schema, "name": name.name} for name in self.relations]

@@ -12,19 +12,20 @@ from typing import Any, NamedTuple
 
 from pglast import ast, enums
 
-from pgrunbook.sql.routines import UNREADABLE, Block, block, routine, unreadable_because
+from pgrunbook.sql.routines import UNREADABLE, Block, analyzes, block, routine, text_statements, unreadable_because
 from pgrunbook.sql.settings import path_names, settings
-from pgrunbook.sql.side_effects import ACTING
+from pgrunbook.sql.side_effects import ACTING, OF_TEXT
 from pgrunbook.sql.tree import Name, options, relation, strings, text, walk
 
 DML = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
 DEEPEST = 50
-_ONLY_STORED = (
-    ast.CreateFunctionStmt, ast.ViewStmt, ast.RuleStmt, ast.CreatePolicyStmt, ast.AlterPolicyStmt, ast.CreateTrigStmt,
-    ast.CreateStmt, ast.CreateDomainStmt, ast.AlterDomainStmt, ast.PrepareStmt, ast.CommentStmt, ast.DoStmt,
-    ast.CreateStatsStmt, ast.CreateForeignTableStmt,
-)  # fmt: skip
+# What these hold runs when somebody calls it by its name, or fires it: it is judged there. What others store (views,
+# defaults, checks, policies, rules, casts, operators) may run wherever nobody names it, and is judged at once.
+_ONLY_STORED = (ast.CreateFunctionStmt, ast.CreateTrigStmt, ast.PrepareStmt, ast.CommentStmt, ast.DoStmt)
 # The bits of pg_trigger.tgtype, which a CREATE TRIGGER holds as well.
+_RULE_EVENTS = {
+    enums.CmdType.CMD_INSERT: "INSERT", enums.CmdType.CMD_UPDATE: "UPDATE", enums.CmdType.CMD_DELETE: "DELETE",
+}  # fmt: skip
 _EVENTS = {4: "INSERT", 8: "DELETE", 16: "UPDATE", 32: "TRUNCATE"}
 
 
@@ -131,9 +132,31 @@ class Routines:
                 return replace(self, prepared={**self.prepared, node.name: node.query})
         return self
 
+    def beside(self, nodes: Iterable[Any]) -> Routines:
+        """Return the routines with those that code may have made, beside the ones that it may have replaced."""
+        found = self
+        for node in nodes:
+            if isinstance(node, ast.CreateTrigStmt):
+                fired = found.after(node).fired
+                found = replace(found, fired=tuple(dict.fromkeys(fired)))
+            elif isinstance(node, ast.CreateFunctionStmt):
+                made = _made(node)
+                every = dict.fromkeys((*found.named.get(made.name, ()), made))
+                found = replace(found, named={**found.named, made.name: tuple(every)})
+        return found
+
     def parts(self, node: Any, path: Sequence[str] | None = None) -> list[RoutinePart]:
-        """Return what runs within a statement, each routine once; [] for one that runs nothing beside itself."""
-        return list(_parts(self, node, path))
+        """Return what runs within a statement, each routine once; [] for one that runs nothing beside itself.
+
+        What code makes and then calls is read as well.
+        """
+        known = self
+        while True:
+            found = list(_parts(known, node, path))
+            more = known.beside(part.node for part in found)
+            if more == known:
+                return found
+            known = more
 
 
 def _is_in(schema: str, named: str | None, path: Sequence[str] | None = None) -> bool:
@@ -145,11 +168,36 @@ def _is_in(schema: str, named: str | None, path: Sequence[str] | None = None) ->
 
 def calls(node: Any) -> list[Call]:
     """Return the functions that a statement itself calls when it runs."""
-    return [
+    found = [
         Call(_name(part.funcname), -1 if part.func_variadic else len(part.args or ()))
         for part in _run(node)
         if isinstance(part, ast.FuncCall)
     ]
+    return found + [Call(_name(words), -1) for words in _taken_in(node)]
+
+
+def _taken_in(node: Any) -> Iterator[Any]:
+    """Yield the names of functions that a statement puts behind a cast, an operator, an aggregate, an event ..."""
+    match node:
+        case ast.DefineStmt():
+            given = (item.arg for item in node.definition or () if isinstance(item, ast.DefElem))
+            yield from (arg.names for arg in given if isinstance(arg, ast.TypeName))
+        case ast.CreateCastStmt() if node.func is not None:
+            yield node.func.objname
+        case ast.CreateEventTrigStmt():
+            yield node.funcname
+        case ast.AlterExtensionContentsStmt() if isinstance(node.object, ast.ObjectWithArgs):
+            yield node.object.objname  # as one of the extension's it would count as harmless from then on
+        case ast.CreateConversionStmt():
+            yield node.func_name
+        case ast.CreateOpClassStmt() | ast.AlterOpFamilyStmt():
+            yield from (item.name.objname for item in node.items if item.name is not None)
+
+
+def named_functions(node: Any) -> set[str]:
+    """Return the names of the functions that a statement calls, or that a trigger of it will."""
+    fires = {strings(node.funcname)[-1]} if isinstance(node, ast.CreateTrigStmt) else set()
+    return fires | {call.name.name for call in calls(node)}
 
 
 def operators(node: Any) -> set[str]:
@@ -197,18 +245,9 @@ def _events(node: Any) -> list[str]:
 
 def _run(node: Any) -> Iterator[Any]:
     """Yield the nodes of a statement that run with it: not what it only stores for later."""
-    if isinstance(node, _ONLY_STORED) or (isinstance(node, ast.ExplainStmt) and not _analyzes(node)):
-        return
-    if isinstance(node, ast.AlterTableStmt):
-        for cmd in node.cmds:
-            if cmd.subtype != enums.AlterTableType.AT_ColumnDefault:
-                yield from walk(cmd)
+    if isinstance(node, _ONLY_STORED) or (isinstance(node, ast.ExplainStmt) and not analyzes(node)):
         return
     yield from walk(node)
-
-
-def _analyzes(node: Any) -> bool:
-    return "analyze" in options(node.options)
 
 
 def within(node: Any, routines: Routines) -> Iterator[RoutinePart]:
@@ -217,7 +256,7 @@ def within(node: Any, routines: Routines) -> Iterator[RoutinePart]:
         case ast.DoStmt():
             yield from _of_block(block(text(node)), "DO")
             return
-        case ast.ExplainStmt() if _analyzes(node):
+        case ast.ExplainStmt() if analyzes(node):
             yield RoutinePart(node.query, "EXPLAIN ANALYZE")
             return
         case ast.ExecuteStmt():
@@ -228,9 +267,27 @@ def within(node: Any, routines: Routines) -> Iterator[RoutinePart]:
         case ast.CreateTableAsStmt() if isinstance(node.query, ast.ExecuteStmt):
             yield from within(node.query, routines)
             return
+        case ast.CopyStmt() if isinstance(node.query, DML):
+            yield RoutinePart(node.query, "COPY")
+        case ast.RuleStmt():
+            yield from (RoutinePart(action, f"rule {node.rulename}") for action in node.actions or ())
+            return
     for part in _run(node):
         if isinstance(part, ast.CommonTableExpr) and isinstance(part.ctequery, DML):
             yield RoutinePart(part.ctequery, f"WITH {part.ctename}")
+        elif isinstance(part, ast.FuncCall) and part.funcname[-1].sval in OF_TEXT:
+            yield from _of_text(part)
+
+
+def _of_text(call: Any) -> Iterator[RoutinePart]:
+    """Yield the statements in the text that a function of the system executes."""
+    name = call.funcname[-1].sval
+    if name == "ts_rewrite" and len(call.args) != 2:  # with three arguments it executes nothing
+        return
+    found = text_statements(call.args[OF_TEXT[name]])
+    if found is None:
+        yield RoutinePart(None, name, because="it executes a text that is put together when it runs")
+    yield from (RoutinePart(inner, name) for inner in found or ())
 
 
 def _of_block(code: Block, where: str, path: str | None = None) -> Iterator[RoutinePart]:
@@ -312,6 +369,16 @@ def _own_path(node: Any) -> str | None:
         if item.defname == "set" and item.arg.name == "search_path":
             return settings(item.arg)[0].value
     return None
+
+
+def of_rule(node: Any) -> tuple[Routine, list[Fired]]:
+    """Return a rule as a routine that holds its actions, and what runs it; () for one that only rewrites a query."""
+    named = relation(node.relation)
+    label = f"rule {node.rulename} of {named}"
+    body = "; ".join(text(action) for action in node.actions or ()).replace("'", "''")
+    made = Routine("", label, "sql", f"CREATE FUNCTION r() RETURNS void LANGUAGE sql AS '{body}'")
+    event = _RULE_EVENTS.get(node.event)
+    return made, [Fired(named, event, Name(None, label))] if event and node.actions else []
 
 
 def _name(parts: Any) -> Name:

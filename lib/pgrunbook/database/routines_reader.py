@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from pglast import ast
 from psycopg.rows import namedtuple_row
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
-from pgrunbook.database.routines import Fired, Routine, Routines, calls, operators, touched, within
-from pgrunbook.sql.tree import Name
+from pgrunbook.database.routines import Fired, Routine, Routines, named_functions, of_rule, operators, touched, within
+from pgrunbook.sql.tree import Name, tree
 
 
 def read(conn: Connection, nodes: Iterable[Any], known: Routines | None = None) -> Routines:
@@ -37,9 +38,10 @@ class _Reading:
     def read(self, nodes: list[Any]) -> list[Any]:
         """Read what some statements run; return the statements in it that were not read before."""
         every = list(nodes)
+        every += [node.query for node in nodes if isinstance(node, ast.PrepareStmt)]
         for node in every:
             every += [part.node for part in within(node, self.routines) if part.node is not None]
-        names = {call.name.name for node in every for call in calls(node)}
+        names = {name for node in every for name in named_functions(node)}
         signs = {sign for node in every for sign in operators(node)} - self._operators
         relations = {name for node in every for name, _ in touched(node)} - self._relations
         self._operators |= signs
@@ -56,9 +58,18 @@ class _Reading:
             for row in self._rows("fired", relations=asked)
         ]
         self.routines = replace(self.routines, fired=(*self.routines.fired, *rows))
+        self._ruled(asked)
         return {one.routine.name for one in rows} | {
             one.routine.name for one in self.routines.fired if one.relation.name in {n.name for n in relations}
         }
+
+    def _ruled(self, relations: str) -> None:
+        """Read the rules of relations: each is a routine that holds its actions."""
+        for row in self._rows("rules", relations=relations):
+            made, fired = of_rule(tree(row.sql))
+            fired = [one._replace(relation=Name(row.relation_schema, row.relation_name)) for one in fired]
+            named = {**self.routines.named, made.name: (made,)}
+            self.routines = replace(self.routines, named=named, fired=(*self.routines.fired, *fired))
 
     def _signs(self, signs: set[str]) -> set[str]:
         if not signs:

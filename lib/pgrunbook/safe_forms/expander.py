@@ -163,7 +163,7 @@ class Expander:
         if self._applied:
             self._memory = Memory()  # what an earlier statement did is there to be seen
         else:
-            self._routines = self._routines.after(node)
+            self._routines = self._routines.after(node).beside(inner)
 
     def put(self, expansion: Expansion, *, new: bool = False) -> None:
         """Replace the expansion that was returned last, or with ``new`` append another one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,8 @@ _LOOPS = ("PLpgSQL_stmt_loop", "PLpgSQL_stmt_while", "PLpgSQL_stmt_fori", "PLpgS
 # Where PL/pgSQL holds the text of a statement that it executes as text.
 _DYNAMIC = {"PLpgSQL_stmt_dynexecute": "query", "PLpgSQL_stmt_dynfors": "query",
             "PLpgSQL_stmt_return_query": "dynquery", "PLpgSQL_stmt_open": "dynquery"}  # fmt: skip
-_ASSIGNMENT = re.compile(r"[^:=]*?:?=(?!=)", re.DOTALL)
+# The parser gives no default of a variable that is a record.
+_RECORD = r'\b{name}\b"?\s[^;]*?(?::=|(?<![<>!])=|\bDEFAULT\b)(?P<value>[^;]*);'
 # The parser of PL/pgSQL knows no types but the system's: what is declared with another one is read as a record.
 _DECLARED = re.compile(r"\bDECLARE\b.*?\bBEGIN\b", re.IGNORECASE | re.DOTALL)
 _ARRAY = re.compile(r'((?:[\w$]|")\s+(?:CONSTANT\s+)?)(?:[\w$]+|"[^"]+")(?:\s*\[\s*\d*\s*\])+', re.IGNORECASE)
@@ -49,13 +50,20 @@ UNREADABLE = Block((), commits=False, dynamic=True, readable=False)
 
 
 def bodies(node: Any) -> list[Any]:
-    """Return the nodes of the statements that a DO block or EXPLAIN would run; [] for other statements."""
+    """Return the nodes of the statements that a DO block or EXPLAIN ANALYZE runs; [] for other statements."""
     match node:
         case ast.DoStmt():
             return [inner for inner, _ in block(text(node)).nodes]
-        case ast.ExplainStmt():
+        case ast.ExplainStmt() if analyzes(node):
             return [node.query]
     return []
+
+
+def analyzes(node: Any) -> bool:
+    """Tell whether EXPLAIN runs its statement."""
+    given = options(node.options)
+    value = getattr(given.get("analyze"), "sval", getattr(given.get("analyze"), "ival", "on"))
+    return "analyze" in given and str(value).lower() not in ("false", "off", "0")
 
 
 @lru_cache(maxsize=256)
@@ -75,10 +83,16 @@ def routine(sql: str) -> Block:
         node = pglast.parse_sql(sql)[0].stmt
     except (ParseError, IndexError):
         return UNREADABLE
+    code = _body(node)
+    defaults = [(_evaluated(p.defexpr), False) for p in node.parameters or () if p.defexpr is not None]
+    return replace(code, nodes=(*defaults, *code.nodes))
+
+
+def _body(node: Any) -> Block:
     if node.sql_body is not None:
         return Block(tuple((part, False) for part in _flat(node.sql_body)), commits=False, dynamic=False)
     given = options(node.options)
-    language, body = getattr(given.get("language"), "sval", "sql"), given.get("as")
+    language, body = getattr(given.get("language"), "sval", "sql").lower(), given.get("as")
     if language == "plpgsql":
         return _plpgsql(_with_known_types(node))
     if language != "sql" or not isinstance(body, tuple):
@@ -129,7 +143,9 @@ def _plpgsql(sql: str) -> Block:
     parsed = _parsed_plpgsql(sql, lambda body: body) or _parsed_plpgsql(sql, _without_types)
     if parsed is None:
         return UNREADABLE
-    return _Reader().read(parsed)
+    reader = _Reader()
+    reader.defaults_of_records(parsed, sql)
+    return reader.read(parsed)
 
 
 def _parsed_plpgsql(sql: str, change: Callable[[str], str]) -> Any | None:
@@ -156,6 +172,15 @@ class _Reader:
         self._visit(parsed, in_loop=False)
         return Block(tuple(self.nodes), self.commits, self.dynamic or not self.readable, self.readable)
 
+    def defaults_of_records(self, parsed: Any, sql: str) -> None:
+        """Read what records are declared with."""
+        datums = [datum for function in parsed for datum in function.get("PLpgSQL_function", {}).get("datums", ())]
+        names = {datum["PLpgSQL_rec"].get("refname", "") for datum in datums if "PLpgSQL_rec" in datum}
+        for declared in _DECLARED.findall(sql):
+            for name in names - {"new", "old", ""}:
+                for found in re.finditer(_RECORD.format(name=re.escape(name)), declared, re.IGNORECASE):
+                    self._query(found["value"], 2, in_loop=False)
+
     def _visit(self, part: Any, *, in_loop: bool) -> None:
         if isinstance(part, list):
             for item in part:
@@ -176,7 +201,7 @@ class _Reader:
     def _query(self, query: str, mode: int, *, in_loop: bool) -> None:
         """Read a statement (mode 0), an expression (2) or an assignment (3 and more)."""
         if mode:
-            query = f"SELECT {_ASSIGNMENT.sub('', query, count=1) if mode > 2 else query}"
+            query = f"SELECT {_sides(query) if mode > 2 else query}"
         try:
             found = pglast.parse_sql(query)
         except ParseError:
@@ -186,15 +211,35 @@ class _Reader:
 
     def _text(self, expression: str, *, in_loop: bool) -> None:
         """Read the statements in a text that is executed, where it is a constant."""
-        constant = _constant(pglast.parse_sql(f"SELECT {expression}")[0].stmt.targetList[0].val)
-        try:
-            found = None if constant is None else pglast.parse_sql(constant)
-        except ParseError:
-            found = None
+        found = text_statements(pglast.parse_sql(f"SELECT {expression}")[0].stmt.targetList[0].val)
         if found is None:
             self.dynamic = True
         else:
-            self.nodes += [(item.stmt, in_loop) for item in found]
+            self.nodes += [(node, in_loop) for node in found]
+
+
+def text_statements(expression: Any) -> list[Any] | None:
+    """Return the statements in the text that an expression gives; None where it is computed, or cannot be parsed."""
+    constant = _constant(expression)
+    try:
+        return None if constant is None else [item.stmt for item in pglast.parse_sql(constant)]
+    except ParseError:
+        return None
+
+
+def _sides(assignment: str) -> str:
+    """Return the expressions of an assignment: the new value, and the subscripts on the left side."""
+    depth, quote = 0, ""
+    for place, sign in enumerate(assignment):
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'":
+            quote = sign
+        depth += 0 if quote else {"[": 1, "(": 1, "]": -1, ")": -1}.get(sign, 0)
+        if sign == "=" and not depth and not quote:
+            left, right = assignment[:place].removesuffix(":"), assignment[place + 1 :]
+            return f"{left}, {right}" if "[" in left else right
+    return assignment
 
 
 def _constant(node: Any) -> str | None:

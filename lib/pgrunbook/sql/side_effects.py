@@ -58,3 +58,8 @@ ACTING = MappingProxyType({
         _TEXT,
     ),
 })  # fmt: skip
+
+# Functions of the system that execute a text, and which argument it is.
+OF_TEXT = MappingProxyType({
+    "query_to_xml": 0, "query_to_xmlschema": 0, "query_to_xml_and_xmlschema": 0, "ts_stat": 0, "ts_rewrite": 1,
+})  # fmt: skip

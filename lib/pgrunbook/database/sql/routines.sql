@@ -172,3 +172,19 @@ JOIN pg_catalog.pg_proc AS p ON p.oid = run.routine
 JOIN pg_catalog.pg_namespace AS s ON s.oid = p.pronamespace
 WHERE p.oid >= 16384
 ORDER BY 1, 2, 3, 4, 5
+
+-- name: rules
+-- a row is: a rule that runs when a relation is written
+SELECT n.nspname::text AS relation_schema,
+       c.relname::text AS relation_name,
+       pg_catalog.pg_get_ruledef(w.oid) AS sql
+FROM pg_catalog.json_to_recordset(%(relations)s::json) AS t (schema text, name text)
+JOIN pg_catalog.pg_class AS c ON c.relname = t.name
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = c.oid
+WHERE (n.nspname = t.schema
+       OR t.schema IS NULL)
+  AND w.oid >= 16384
+  AND w.ev_type <> '1'
+  AND w.ev_enabled <> 'D'
+ORDER BY w.oid

@@ -12,8 +12,8 @@ from pglast import ast, enums
 from pgrunbook.review.hazards.columns import batches
 from pgrunbook.review.hazards.rows import written
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.sql.routines import Block, block
-from pgrunbook.sql.tree import columns_in, functions_in, options, quoted, relation, subcommand, text, walk
+from pgrunbook.sql.routines import Block, analyzes, block
+from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, subcommand, text, walk
 
 _LOOP = "DO $$ BEGIN LOOP UPDATE a SET b_new = b WHERE id IN (SELECT id FROM a WHERE b_new IS NULL LIMIT 9);"
 _BY_RANGE = (
@@ -235,4 +235,4 @@ def explain_runs(scene: Scene) -> Iterator[Note]:
 
 
 def _analyzes(scene: Scene) -> bool:
-    return isinstance(scene.node, ast.ExplainStmt) and "analyze" in options(scene.node.options)
+    return isinstance(scene.node, ast.ExplainStmt) and analyzes(scene.node)
