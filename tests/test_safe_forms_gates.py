@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 
+from pgrunbook.review.review import Severity, review
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import statements
 from safe_forms_stage import Stage, gate, perform, plan, plan_forms
@@ -33,6 +34,74 @@ GATES = [
     ("constrained-domain", "ALTER TABLE t ADD COLUMN g app.positive"),
     ("no-key", "ALTER TABLE keyless ADD COLUMN g uuid DEFAULT gen_random_uuid()"),
     ("refresh-without-key", "DROP INDEX mv_c; REFRESH MATERIALIZED VIEW mv"),
+]
+# What reaches beyond the object that it names: prepare makes a gate of it, and the review has a finding.
+WIDE = [
+    ("drop", "DROP OWNED BY owner_of_w"),
+    ("drop", "DROP TYPE app.mood CASCADE"),
+    ("drop", "DROP DOMAIN app.positive CASCADE"),
+    ("drop", "DROP FUNCTION app.touch() CASCADE"),
+    ("drop", "DROP ROUTINE app.touch CASCADE"),
+    ("drop", "DROP SEQUENCE s CASCADE"),
+    ("drop", "DROP DATABASE postgres"),
+    ("drop", "ALTER TYPE app.pair DROP ATTRIBUTE x CASCADE"),
+    ("rename", "ALTER TABLE t SET SCHEMA app"),
+    ("rename", "ALTER FUNCTION app.twice(integer) SET SCHEMA public"),
+    ("rename", "ALTER TYPE app.mood SET SCHEMA public"),
+    ("rename", "ALTER TYPE app.mood RENAME TO humour"),
+    ("rename", "ALTER TYPE app.mood RENAME VALUE 'sad' TO 'blue'"),
+    ("rename", "ALTER TYPE app.pair RENAME ATTRIBUTE x TO z"),
+    ("rename", "ALTER DOMAIN app.positive RENAME TO whole"),
+    ("rename", "ALTER SEQUENCE s RENAME TO s2"),
+    ("rename", "ALTER DATABASE postgres RENAME TO other"),
+    ("rename", "ALTER ROLE postgres RENAME TO other"),
+    ("rewrite", "ALTER TABLE ALL IN TABLESPACE pg_default SET TABLESPACE pg_global"),
+    ("rewrite", "ALTER DATABASE postgres SET TABLESPACE pg_global"),
+    ("rewrite", "ALTER INDEX t_b SET TABLESPACE pg_global"),
+    ("reindex", "REINDEX SCHEMA public"),
+    ("reindex", "REINDEX DATABASE stage"),
+    ("reindex", "REINDEX SYSTEM stage"),
+    ("truncate", "TRUNCATE none CASCADE"),
+    ("domain-constraint", "ALTER DOMAIN app.positive ADD CHECK (VALUE < 9)"),
+    ("domain-constraint", "ALTER DOMAIN app.positive SET NOT NULL"),
+    ("cannot-be-split", "DELETE FROM of_t"),
+    ("cannot-be-split", "UPDATE of_of_t SET c = 1 WHERE c > 0"),
+    ("cannot-be-split", "MERGE INTO t USING (SELECT 1 AS n) AS s ON true WHEN MATCHED THEN DELETE"),
+    ("cannot-be-split", "MERGE INTO t USING u ON u.id = t.id WHEN MATCHED THEN UPDATE SET c = 1"),
+    ("cannot-be-split", "INSERT INTO u SELECT id, b FROM t ON CONFLICT (id) DO UPDATE SET code = excluded.code"),
+    (
+        "cannot-be-split",
+        "INSERT INTO u SELECT i, '' FROM generate_series(1, 99) i ON CONFLICT (id) DO UPDATE SET id = 1",
+    ),
+]
+WIDE_STAGE = """
+CREATE TYPE app.pair AS (x integer, y integer);
+CREATE SEQUENCE s;
+CREATE TABLE app.w (p app.pair, n app.positive);
+INSERT INTO app.w SELECT ROW(1, 2)::app.pair, i FROM generate_series(1, 20) AS i;
+CREATE TABLE none (id integer PRIMARY KEY);
+CREATE TABLE of_none (id integer REFERENCES none);
+INSERT INTO of_none VALUES (NULL);
+CREATE VIEW of_t AS SELECT * FROM t WHERE id > 0;
+CREATE VIEW of_of_t AS SELECT * FROM of_t;
+"""
+# Statements of the same kinds that are harmless here.
+NARROW = [
+    "CREATE TYPE mine AS ENUM ('a'); ALTER TYPE mine RENAME VALUE 'a' TO 'b'; ALTER TYPE mine RENAME TO ours",
+    "CREATE DOMAIN mine AS integer; ALTER DOMAIN mine ADD CHECK (VALUE > 0); DROP DOMAIN mine CASCADE",
+    "CREATE TABLE mine (a integer); ALTER TABLE mine SET SCHEMA app",
+    "CREATE FUNCTION mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'; DROP FUNCTION mine CASCADE",
+    "DROP TYPE IF EXISTS nowhere CASCADE",
+    "DROP SCHEMA IF EXISTS nowhere",
+    "DROP TRIGGER touch ON watched",
+    "ALTER INDEX t_b RENAME TO t_b2",
+    "ALTER TABLE t RENAME CONSTRAINT t_pkey TO t_key",
+    "ALTER TYPE app.mood ADD VALUE 'good'",
+    "ALTER DOMAIN app.positive ADD CHECK (VALUE < 9) NOT VALID",
+    "DELETE FROM of_t WHERE id = 7",
+    "MERGE INTO t USING (VALUES (1, 2)) AS s (i, c) ON s.i = t.id WHEN MATCHED THEN UPDATE SET c = s.c",
+    "INSERT INTO u VALUES (1, lower('X')) ON CONFLICT (id) DO UPDATE SET code = excluded.code",
+    "INSERT INTO u SELECT id, b FROM t WHERE false ON CONFLICT DO NOTHING",
 ]
 WHOLE = [
     ("its WITH would be evaluated again", "WITH x AS (SELECT 1) UPDATE t SET c = 1"),
@@ -89,6 +158,39 @@ def test_statement_without_safe_form_meets_its_gate(stage: Stage, id_: str, migr
     assert expansion.gate.how
     assert [step.sql for step in expansion.steps] == [last]
     assert gate(expansion.statement, stage.conn) == expansion.gate
+
+
+def test_what_reaches_beyond_its_object_is_a_gate_and_a_finding(stage: Stage) -> None:
+    """By CASCADE, by an owner, in a whole database, through a view: the same verdict in prepare and in review."""
+    stage.conn.execute(WIDE_STAGE)
+    for id_, statement in WIDE:
+        (expansion,) = plan(stage.conn, statement, batch_rows=15)
+        assert expansion.gate is not None, statement
+        assert expansion.gate.id == id_, statement
+        (finding,) = review([("m.sql", statement)], with_squawk=False)
+        assert any(hazard.severity is not Severity.NOTE for hazard in finding.hazards), statement
+
+
+def test_what_reaches_no_further_meets_no_gate(stage: Stage) -> None:
+    """Nothing hangs on it, the release has made it, or a key says which few rows are meant."""
+    stage.conn.execute(WIDE_STAGE)
+    for sql in NARROW:
+        planner = Expander(stage.conn, batch_rows=15, applied=True)
+        with stage.conn.transaction(force_rollback=True):
+            for statement in statements.parse(sql, "m.sql"):
+                assert planner.expand(statement).gate is None, statement.sql
+                if len(sql) > len(statement.sql):
+                    stage.conn.execute(statement.sql)
+
+
+def test_tables_of_an_extension_are_lost_with_it(stage: Stage) -> None:
+    """Also without CASCADE; an extension that holds functions only is dropped as it is written."""
+    stage.conn.execute("CREATE TABLE settings_of_it (a integer)")
+    assert plan(stage.conn, "DROP EXTENSION plpgsql")[0].gate is None
+    stage.conn.execute("ALTER EXTENSION plpgsql ADD TABLE settings_of_it")
+    found = plan(stage.conn, "DROP EXTENSION plpgsql")[0].gate
+    assert found is not None
+    assert "settings_of_it" in found.says
 
 
 @pytest.mark.parametrize(("reason", "statement"), WHOLE)

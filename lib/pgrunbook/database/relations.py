@@ -111,7 +111,12 @@ class Facts:
 
     def named(self, parts: Iterable[str]) -> Relation | None:
         """Return the relation of a name in parts, None where there is none."""
-        found = self.rows("relation", oid=self.relation_oid(parts))
+        oid = self.relation_oid(parts)
+        return None if oid is None else self.relation_of(oid)
+
+    def relation_of(self, oid: int) -> Relation | None:
+        """Return the relation with an OID, None where there is none."""
+        found = self.rows("relation", oid=oid)
         return Relation(**found[0]) if found else None
 
     def index(self, parts: Iterable[str]) -> Index | None:
@@ -167,6 +172,10 @@ class Facts:
     def relation_oids(self) -> frozenset[int]:
         """Return the relations that exist now."""
         return frozenset(row["oid"] for row in self.rows("relation_oids"))
+
+    def type_oids(self) -> frozenset[int]:
+        """Return the types and domains that somebody has made."""
+        return frozenset(row["oid"] for row in self.rows("type_oids"))
 
     def volatile(self, node: Any) -> bool:
         """Tell whether an expression may give another value for each row; True where a function is not known."""

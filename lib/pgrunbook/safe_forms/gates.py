@@ -10,7 +10,7 @@ from pglast import ast, enums
 from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import Gate
-from pgrunbook.safe_forms import add_column, refresh, update_delete
+from pgrunbook.safe_forms import add_column, dependents, merges, refresh, update_delete
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import name
 
@@ -28,6 +28,8 @@ _BESIDE = {
     Kind.OBJECT_COLUMN: "a column that a trigger keeps equal",
     Kind.OBJECT_FUNCTION: "a function that calls it",
     Kind.OBJECT_SCHEMA: "a schema of views",
+    Kind.OBJECT_VIEW: "a view",
+    Kind.OBJECT_MATVIEW: "a view",
 }
 _TYPES_WITHOUT_LENGTH = ("text", "character varying", "bit varying", "numeric")
 
@@ -35,7 +37,8 @@ _TYPES_WITHOUT_LENGTH = ("text", "character varying", "bit varying", "numeric")
 def find(case: Case) -> Gate | None:
     """Return the gate that a statement itself meets on this database, None where it meets none."""
     look = _LOOKS.get(type(case.node))
-    return look(case) if look is not None else None
+    found = look(case) if look is not None else None
+    return dependents.find(case) if found is None else found
 
 
 def _vacuum(case: Case) -> Gate | None:
@@ -50,14 +53,7 @@ def _cluster(_: Case) -> Gate:
 
 def _rename(case: Case) -> Gate | None:
     node = case.node
-    seen = (
-        Kind.OBJECT_TABLE,
-        Kind.OBJECT_COLUMN,
-        Kind.OBJECT_VIEW,
-        Kind.OBJECT_MATVIEW,
-        Kind.OBJECT_SCHEMA,
-        Kind.OBJECT_FUNCTION,
-    )
+    seen = (Kind.OBJECT_TABLE, Kind.OBJECT_COLUMN, *_BESIDE)
     if node.renameType not in seen or (node.relation is not None and case.facts.relation(node.relation) is None):
         return None
     old = node.subname or (node.relation.relname if node.relation else _object_name(node.object))
@@ -76,25 +72,31 @@ def _object_name(entry: Any) -> str:
 
 def _drop(case: Case) -> Gate | None:
     node = case.node
-    if node.removeType not in (Kind.OBJECT_TABLE, Kind.OBJECT_VIEW, Kind.OBJECT_MATVIEW, Kind.OBJECT_SCHEMA):
+    kinds = (Kind.OBJECT_TABLE, Kind.OBJECT_VIEW, Kind.OBJECT_MATVIEW, Kind.OBJECT_FOREIGN_TABLE, Kind.OBJECT_SCHEMA)
+    if node.removeType not in kinds:
         return None
-    there = [entry for entry in node.objects if not _is_relation(node) or case.facts.named(_parts(entry))]
+    there = [entry for entry in node.objects if _is_there(case, entry)]
     return _loses(", ".join(_dotted(entry) for entry in there)) if there else None
 
 
-def _is_relation(node: Any) -> bool:
-    return bool(node.removeType != Kind.OBJECT_SCHEMA)
+def _is_there(case: Case, entry: Any) -> bool:
+    if case.node.removeType == Kind.OBJECT_SCHEMA:
+        return bool(case.facts.rows("schema_of_name", name=entry.sval))
+    return case.facts.named(_parts(entry)) is not None
 
 
 def _truncate(case: Case) -> Gate | None:
-    there = [case.facts.relation(table) for table in case.node.relations]
-    lost = [table.sql for table in there if table is not None and case.facts.has_rows_beyond(table, 0)]
-    reaches = " and of every table that references it" if case.node.behavior == CASCADE else ""
+    there = [table for table in map(case.facts.relation, case.node.relations) if table is not None]
+    if case.node.behavior == CASCADE:
+        named = {table.oid for table in there}
+        along = case.facts.rows("truncated_along", oids=sorted(named))
+        there += filter(None, (case.facts.relation_of(row["oid"]) for row in along if row["oid"] not in named))
+    lost = [table.sql for table in there if case.facts.has_rows_beyond(table, 0)]
     if not lost:
         return None
     return Gate(
         id="truncate",
-        says=f"all rows of {', '.join(lost)}{reaches} are deleted at once, while readers wait",
+        says=f"all rows of {', '.join(lost)} are deleted at once, while readers wait",
         procedure="backfill",
         how="Delete the rows in batches, with a condition; or copy them to another table first.",
     )
@@ -209,7 +211,7 @@ def _refresh(case: Case) -> Gate | None:
 
 def _whole(case: Case) -> Gate | None:
     if not update_delete.is_unbounded(case):
-        return None
+        return merges.find(case)
     because = update_delete.whole_because(case)
     if because is None:
         return None
@@ -232,6 +234,8 @@ _LOOKS: dict[type, Callable[[Case], Gate | None]] = {
     ast.RefreshMatViewStmt: _refresh,
     ast.UpdateStmt: _whole,
     ast.DeleteStmt: _whole,
+    ast.MergeStmt: merges.find,
+    ast.InsertStmt: merges.find,
 }
 
 

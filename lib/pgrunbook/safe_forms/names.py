@@ -8,17 +8,21 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.database.relations import Facts
+from pgrunbook.database.routines import DML
 from pgrunbook.plan.step import Gate
+from pgrunbook.sql.deparse import name
 from pgrunbook.sql.settings import Setting, path_names, settings
-from pgrunbook.sql.tree import Name, quoted, relation, strings
+from pgrunbook.sql.tree import CASCADE, Name, quoted, relation, strings
 
 _RELATIONS = (enums.ObjectType.OBJECT_TABLE, enums.ObjectType.OBJECT_VIEW, enums.ObjectType.OBJECT_MATVIEW,
               enums.ObjectType.OBJECT_INDEX)  # fmt: skip
 _DROPPED = _RELATIONS[:3]
+_TYPES = (enums.ObjectType.OBJECT_TYPE, enums.ObjectType.OBJECT_DOMAIN)
 _ROLES = ("role", "session_authorization")
 _JUDGED = (
     ast.IndexStmt, ast.ReindexStmt, ast.RefreshMatViewStmt, ast.AlterTableStmt, ast.RenameStmt, ast.TruncateStmt,
-    ast.UpdateStmt, ast.DeleteStmt, ast.ClusterStmt, ast.DropStmt,
+    ast.UpdateStmt, ast.DeleteStmt, ast.ClusterStmt, ast.DropStmt, ast.MergeStmt, ast.InsertStmt,
+    ast.AlterObjectSchemaStmt,
 )  # fmt: skip
 _TEMPORARY = "pg_temp"
 _HOW = "Write the names with their schemas, or set search_path to a constant."
@@ -34,6 +38,8 @@ class Names:
     def __init__(self, facts: Facts, *, applied: bool, made: Collection[str] = ()) -> None:
         self._facts, self._applied = facts, applied
         self._before = facts.relation_oids() if applied else None
+        self._types = facts.type_oids() if applied else frozenset()
+        self._made_types: set[str] = set()
         self._lost = ""
         self.path: str | None = None
         home = (self._schemas() or ["public"])[0]
@@ -42,11 +48,20 @@ class Names:
 
     def are_fresh(self, node: Any) -> bool:
         """Tell whether a statement is about nothing but what this release has made."""
+        type_ = type_of(node)
+        if type_:
+            oid = self._facts.type_oid(name(*type_))
+            return type_[-1] in self._made_types if self._before is None else oid is not None and oid not in self._types
         names = about(node)
         if self._before is None:
             return bool(names) and all(self._key(relation(name)) in self._made for name in names)
         there = [self._facts.relation(name) for name in names]
-        return bool(names) and all(table is not None and table.oid not in self._before for table in there)
+        oids = [table.oid for table in there if table is not None]
+        if not names or len(oids) < len(there) or not self._before.isdisjoint(oids):
+            return False
+        along = isinstance(node, ast.TruncateStmt) and node.behavior == CASCADE
+        reached = self._facts.rows("reached_relations", oids=oids, along=along, is_dml=isinstance(node, DML))
+        return self._before.isdisjoint(row["oid"] for row in reached)
 
     def unclear(self, node: Any) -> str:
         """Return the name in a statement of which it cannot be told what it means, "" where all are clear."""
@@ -89,6 +104,14 @@ class Names:
                 self._add(node.relation)
             case ast.CreateTableAsStmt():
                 self._add(node.into.rel)
+            case ast.CreateEnumStmt() | ast.CreateRangeStmt():
+                self._made_types.add(strings(node.typeName)[-1])
+            case ast.CreateDomainStmt():
+                self._made_types.add(strings(node.domainname)[-1])
+            case ast.CompositeTypeStmt():
+                self._made_types.add(node.typevar.relname)
+            case ast.RenameStmt() if type_of(node):
+                self._made_types.discard(type_of(node)[-1])
             case ast.RenameStmt() | ast.AlterObjectSchemaStmt() if node.relation is not None:
                 self._made.discard(self._key(relation(node.relation)))
 
@@ -112,6 +135,20 @@ class Names:
         if "$user" not in named:
             return [name for name in named if name not in ("pg_catalog", "")]
         return [name for name in self._facts.path() if name != "pg_catalog" and not name.startswith("pg_temp")]
+
+
+def type_of(node: Any) -> tuple[str, ...]:
+    """Return the name of the type or domain that a statement changes, renames or drops; () for anything else."""
+    match node:
+        case ast.RenameStmt() if node.renameType in _TYPES:
+            return strings(node.object)
+        case ast.AlterObjectSchemaStmt() if node.objectType in _TYPES:
+            return strings(node.object)
+        case ast.AlterEnumStmt() | ast.AlterDomainStmt():
+            return strings(node.typeName)
+        case ast.DropStmt() if node.removeType in _TYPES and len(node.objects) == 1:
+            return strings(node.objects[0].names)
+    return ()
 
 
 def about(node: Any, dropped: Collection[Any] = _DROPPED) -> list[ast.RangeVar]:

@@ -17,7 +17,7 @@ WHERE c.oid = %(oid)s::oid
 -- a row is: a relation that exists
 SELECT c.oid::bigint AS oid
 FROM pg_catalog.pg_class AS c
-WHERE c.relkind IN ('r', 'p', 'm', 'v', 'f')
+WHERE c.relkind <> 't'
 
 -- name: partitions
 -- a row is: a table below a partitioned table, parents before their children
@@ -559,3 +559,166 @@ WHERE b.typtype <> 'd'
 -- name: time_zone
 -- a row is: the TimeZone in force
 SELECT pg_catalog.current_setting('TimeZone') AS zone
+
+-- name: needs_object
+-- a row is: something that falls with one of these objects when it is dropped with CASCADE
+SELECT d.objid::bigint AS oid
+FROM pg_catalog.pg_depend AS d
+LEFT JOIN pg_catalog.pg_type AS t
+  ON %(kind)s = 'pg_type'
+ AND t.oid = d.refobjid
+WHERE d.refclassid = pg_catalog.to_regclass('pg_catalog.' || %(kind)s)
+  AND (d.refobjid = ANY (%(oids)s::oid[])
+       OR %(kind)s = 'pg_type' AND t.typelem = ANY (%(oids)s::oid[]) AND t.typcategory = 'A')
+  AND d.deptype IN ('n', 'a')
+LIMIT 1
+
+-- name: routine_oids
+-- a row is: a routine of one of these names
+SELECT p.oid::bigint AS oid
+FROM pg_catalog.pg_proc AS p
+WHERE p.proname = ANY (%(names)s::text[])
+
+-- name: extension_oids
+-- a row is: an extension of one of these names
+SELECT e.oid::bigint AS oid
+FROM pg_catalog.pg_extension AS e
+WHERE e.extname = ANY (%(names)s::text[])
+
+-- name: extension_tables
+-- a row is: a table that belongs to one of these extensions
+SELECT c.oid::pg_catalog.regclass::text AS name
+FROM pg_catalog.pg_depend AS d
+JOIN pg_catalog.pg_class AS c ON c.oid = d.objid
+WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+  AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+  AND d.refobjid = ANY (%(oids)s::oid[])
+  AND d.deptype = 'e'
+  AND c.relkind IN ('r', 'p', 'm')
+ORDER BY 1
+
+-- name: domain_tables
+-- a row is: a table with a column of a domain, of one over it, or of an array or composite type of these
+WITH RECURSIVE types AS (
+    SELECT %(type)s::oid AS oid
+    UNION
+    SELECT t.oid
+    FROM types AS k
+    CROSS JOIN LATERAL (
+        SELECT o.oid
+        FROM pg_catalog.pg_type AS o
+        WHERE o.typbasetype = k.oid
+           OR o.typelem = k.oid AND o.typcategory = 'A'
+        UNION
+        SELECT o.oid
+        FROM pg_catalog.pg_attribute AS a
+        JOIN pg_catalog.pg_type AS o ON o.typrelid = a.attrelid
+        WHERE a.atttypid = k.oid
+    ) AS t
+)
+SELECT DISTINCT c.oid::bigint AS oid
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+WHERE a.atttypid IN (SELECT oid FROM types)
+  AND NOT a.attisdropped
+  AND c.relkind IN ('r', 'm')
+ORDER BY 1
+
+-- name: truncated_along
+-- a row is: a table that TRUNCATE ... CASCADE empties with these
+WITH RECURSIVE emptied AS (
+    SELECT o.oid
+    FROM pg_catalog.unnest(%(oids)s::oid[]) AS o (oid)
+    UNION
+    SELECT next.oid
+    FROM emptied AS e
+    CROSS JOIN LATERAL (
+        SELECT k.conrelid AS oid
+        FROM pg_catalog.pg_constraint AS k
+        WHERE k.confrelid = e.oid
+          AND k.contype = 'f'
+        UNION
+        SELECT i.inhrelid
+        FROM pg_catalog.pg_inherits AS i
+        WHERE i.inhparent = e.oid
+    ) AS next
+)
+SELECT e.oid::bigint AS oid
+FROM emptied AS e
+ORDER BY 1
+
+-- name: view_tables
+-- a row is: a table that a view reads, itself or by other views
+WITH RECURSIVE reached AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT d.refobjid
+    FROM reached AS r
+    JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = r.oid
+    JOIN pg_catalog.pg_depend AS d
+      ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+     AND d.objid = w.oid
+     AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+    JOIN pg_catalog.pg_class AS v ON v.oid = r.oid
+    WHERE v.relkind = 'v'
+)
+SELECT c.oid::bigint AS oid
+FROM reached AS r
+JOIN pg_catalog.pg_class AS c ON c.oid = r.oid
+WHERE c.relkind IN ('r', 'p')
+ORDER BY 1
+
+-- name: schema_of_name
+-- a row is: the schema of a name
+SELECT n.oid::bigint AS oid
+FROM pg_catalog.pg_namespace AS n
+WHERE n.nspname = %(name)s
+
+-- name: set_functions
+-- a row is: a function of one of these names that returns many rows
+SELECT p.oid::bigint AS oid
+FROM pg_catalog.pg_proc AS p
+WHERE p.proname = ANY (%(names)s::text[])
+  AND p.proretset
+LIMIT 1
+
+-- name: type_oids
+-- a row is: a type or domain that somebody made
+SELECT t.oid::bigint AS oid
+FROM pg_catalog.pg_type AS t
+WHERE t.oid >= 16384
+
+-- name: reached_relations
+-- a row is: one of these relations, or one whose rows are changed with theirs: a partition, a child, a view's table
+WITH RECURSIVE reached AS (
+    SELECT o.oid
+    FROM pg_catalog.unnest(%(oids)s::oid[]) AS o (oid)
+    UNION
+    SELECT next.oid
+    FROM reached AS r
+    CROSS JOIN LATERAL (
+        SELECT i.inhrelid AS oid
+        FROM pg_catalog.pg_inherits AS i
+        WHERE i.inhparent = r.oid
+        UNION
+        SELECT k.conrelid
+        FROM pg_catalog.pg_constraint AS k
+        WHERE k.confrelid = r.oid
+          AND k.contype = 'f'
+          AND %(along)s
+        UNION
+        SELECT d.refobjid
+        FROM pg_catalog.pg_rewrite AS w
+        JOIN pg_catalog.pg_class AS v ON v.oid = w.ev_class
+        JOIN pg_catalog.pg_depend AS d
+          ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+         AND d.objid = w.oid
+         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        WHERE w.ev_class = r.oid
+          AND v.relkind = 'v'
+          AND w.ev_type = '1'
+          AND %(is_dml)s
+    ) AS next
+)
+SELECT r.oid::bigint AS oid
+FROM reached AS r

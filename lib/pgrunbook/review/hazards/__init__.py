@@ -16,6 +16,7 @@ from pgrunbook.review.hazards import (
     sessions,
     tables,
     time_zones,
+    wide,
 )
 from pgrunbook.review.hazards.rule import RULES, Hazard, Note, Rule, Scene, Severity, Timeouts, Transactions
 
@@ -25,7 +26,9 @@ __all__ = [
     "DESIGN", "RULES", "Hazard", "Note", "Rule", "Scene", "Severity", "Timeouts", "Transactions", "find", "modules",
 ]  # fmt: skip
 
-modules = (procedural_code, columns, constraints, copy_and_swap, design, indexes, rows, sessions, tables, time_zones)
+modules = (
+    procedural_code, columns, constraints, copy_and_swap, design, indexes, rows, sessions, tables, time_zones, wide,
+)  # fmt: skip
 
 
 def find(scenes: Sequence[Scene], *, design_rules: Collection[str] = ()) -> Iterator[tuple[Scene, list[Hazard]]]:

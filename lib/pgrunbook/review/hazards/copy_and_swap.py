@@ -146,7 +146,7 @@ def _left_behind(scene: Scene, table: Table) -> str:
 def _pair(scene: Scene) -> tuple[Scene, str, str, str] | None:
     """Return the rename that freed the name for this one, a -> x before b -> a, as (scene, a, b, x)."""
     node = scene.node
-    if not isinstance(node, ast.RenameStmt):
+    if not isinstance(node, ast.RenameStmt) or object_kind(node.renameType) not in ("TABLE", "COLUMN"):
         return None
     column = object_kind(node.renameType) == "COLUMN"
     for other in scene.earlier:
