@@ -42,7 +42,7 @@ def find(case: Case) -> Gate | None:
     node = case.node
     changed = [cmd for cmd in node.cmds if _changes_type(cmd)] if isinstance(node, ast.AlterTableStmt) else []
     table = case.facts.relation(node.relation) if changed else None
-    if table is None or not case.facts.has_rows_beyond(table, 0):
+    if table is None or table.kind not in ("r", "p", "f") or not case.facts.has_rows_beyond(table, 0):
         return None
     types = FactsTypes(case.facts)
     told, how = [], []
