@@ -135,9 +135,10 @@ SELECT k.conname::text AS name,
         FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS referenced,
        (SELECT pg_catalog.array_agg(a.attname::text)
-        FROM pg_catalog.unnest(CASE WHEN pg_catalog.cardinality(k.confdelsetcols) > 0 THEN k.confdelsetcols
-                                    ELSE k.conkey END) AS u (attnum)
-        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS emptied,
+        FROM pg_catalog.unnest(k.conkey) AS u (attnum)
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+        WHERE coalesce(pg_catalog.jsonb_array_length(nullif(pg_catalog.to_jsonb(k) -> 'confdelsetcols', 'null')), 0) = 0
+           OR pg_catalog.to_jsonb(k) -> 'confdelsetcols' @> pg_catalog.to_jsonb(u.attnum)) AS emptied,
        (SELECT pg_catalog.array_agg(pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place)
         FROM pg_catalog.unnest(k.conpfeqop) WITH ORDINALITY AS u (operator, place)
         JOIN pg_catalog.pg_operator AS o ON o.oid = u.operator
