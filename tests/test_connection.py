@@ -122,6 +122,13 @@ def test_what_a_session_prepares_is_nobodys_trouble(project: Project) -> None:
         assert conn.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
 
 
+def test_a_server_that_is_too_old_is_told_to_be() -> None:
+    """It refuses a setting that it does not know before it says its version: the words of PostgreSQL 13.23."""
+    told = 'FATAL: unrecognized configuration parameter "client_connection_check_interval"'
+    (hint,) = (hint for words, hint in connection.HINTS.items() if words in told)
+    assert hint == "The server is older than PostgreSQL 14, the oldest that is known."
+
+
 def test_a_server_that_does_not_run_is_told_with_the_way_to_start_it(session_env: pytest.MonkeyPatch) -> None:
     """With the name it has in targets.toml."""
     assert session_env

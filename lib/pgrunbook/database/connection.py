@@ -33,6 +33,7 @@ HINTS = {
     "not permitted to log in": "Let an administrator run ALTER ROLE ... LOGIN, or name another role.",
     "password authentication failed": "Check the passfile, and whether the role's password has expired (VALID UNTIL).",
     "not currently accepting connections": "Nobody can connect to it (ALLOW_CONNECTIONS false): name another database.",
+    'parameter "client_connection_check_interval"': "The server is older than PostgreSQL 14, the oldest that is known.",
     "unsupported startup parameter": "A pooler is in between: name the server's own address."
     " Session settings do not survive pooling.",
 }
