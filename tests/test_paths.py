@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
 from pgrunbook.config import paths
 from pgrunbook.errors import WrongInput
+from pgrunbook.runner import runbook
 
 
 def test_a_socket_lies_beside_the_data_where_the_path_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,3 +42,17 @@ def test_no_targets_file_is_told_with_the_folder_that_was_searched(
         "State: Nothing changed in the database.\n"
         "Hint: Change to the project's folder, or name it in PGRUNBOOK_HOME."
     )
+
+
+def test_a_project_needs_no_notebooks_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those that came with the library count; a file of the project comes first."""
+    monkeypatch.setenv("PGRUNBOOK_HOME", str(tmp_path))
+    assert paths.shipped("runbooks", "release.yaml") == ROOT / "runbooks" / "release.yaml"
+    assert runbook.load("release").procedures == ("prepare", "migrate", "validate")
+    (tmp_path / "runbooks").mkdir()
+    own = tmp_path / "runbooks" / "release.yaml"
+    own.write_text("title: ours\nprocedures: [prepare]\n")
+    assert (paths.shipped("runbooks", "release.yaml"), runbook.load("release").title) == (own, "ours")
+    with pytest.raises(WrongInput) as caught:
+        runbook.load("nothing")
+    assert caught.value.detail.startswith("Runbooks: release, restore, rollback. ")

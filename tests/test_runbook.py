@@ -27,6 +27,7 @@ from acting import (
     wait_until,
 )
 from conftest import ROOT, do, rows
+from pgrunbook.config import paths
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Blocked, Refused, WrongInput
 from pgrunbook.record import run as runs
@@ -291,9 +292,10 @@ def test_text_stays_text_and_each_procedure_gets_its_own() -> None:
 
 
 def test_a_notebook_that_is_missing_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A project without its notebooks is told so, not in a traceback."""
+    """A library and a project without notebooks: it is told so, not in a traceback."""
     shutil.copytree(ROOT / "runbooks", tmp_path / "runbooks")
     monkeypatch.setenv("PGRUNBOOK_HOME", str(tmp_path))
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "nothing")
     with pytest.raises(WrongInput, match="could not find the notebook of prepare"):
         headless.source("prepare")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pgrunbook.errors import WrongInput
 
+CHECKOUT = Path(__file__).resolve().parents[3]  # `make setup` installs the library where it lies
 # sun_path holds 108 bytes with its final zero; the file is called .s.PGSQL.5432
 # (https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-UNIX-SOCKET-DIRECTORIES).
 SOCKET_DIR_MAX_BYTES = 107 - len("/.s.PGSQL.5432")
@@ -31,6 +32,15 @@ def project_dir() -> Path:
         detail=f"It is neither in {here} nor in a folder above it.",
         hint="Change to the project's folder, or name it in PGRUNBOOK_HOME.",
     )
+
+
+def shipped(folder: str, name: str) -> Path:
+    """Return the path of a notebook or runbook: the project's own, else the one that came with this library.
+
+    So a project needs nothing of its own but ``targets.toml``. The file may be in neither.
+    """
+    own = project_dir() / folder / name
+    return own if own.is_file() else CHECKOUT / folder / name
 
 
 def outputs_dir() -> Path:

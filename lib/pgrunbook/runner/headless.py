@@ -81,7 +81,7 @@ def way_back(made: Run, on_failure: str | None) -> Part | None:
 
 def source(procedure: str) -> Path:
     """Return the path of a procedure's notebook. Raises WrongInput where it is missing."""
-    path = paths.project_dir() / "notebooks" / f"{procedure}.ipynb"
+    path = paths.shipped("notebooks", f"{procedure}.ipynb")
     if not path.is_file():
         raise WrongInput(f"could not find the notebook of {procedure}", detail=f"{path} does not exist.")
     return path

@@ -35,11 +35,12 @@ def load(name: str) -> Book:
 
     Raises WrongInput when there is neither, or the file is wrong.
     """
-    path = paths.project_dir() / "runbooks" / f"{name}.yaml"
+    path = paths.shipped("runbooks", f"{name}.yaml")
     if not path.is_file():
         if name in parameters_of.OF:
             return Book(title=name, procedures=(name,))
-        there = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        folders = {paths.project_dir() / "runbooks", path.parent}
+        there = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
         raise WrongInput(
             f'there is no runbook "{name}"',
             detail=f"Runbooks: {', '.join(there)}. Procedures: {', '.join(parameters_of.OF)}.",

@@ -53,7 +53,7 @@ def record(journal: Journal, procedure: str, on_error: Callable[[BaseException],
 def _ids(procedure: str) -> dict[str, str]:
     """Return the id of each cell of the source notebook by the sha256 of its text."""
     try:
-        path = paths.project_dir() / "notebooks" / f"{procedure}.ipynb"
+        path = paths.shipped("notebooks", f"{procedure}.ipynb")
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError, WrongInput):
         return {}  # a copy outside of its project: the front end's own ids count, where it sends them
