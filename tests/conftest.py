@@ -24,7 +24,7 @@ from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
 from pgrunbook.runner import headless
 from safe_forms_stage import stage
-from servers import PROGRAMS, VERSIONS, WHEEL, Server, Servers, own_folder, share, told_version
+from servers import LEFT_OUT, PROGRAMS, VERSIONS, WHEEL, Server, Servers, own_folder, share, told_version
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "zeitwork" / "packages" / "database" / "migrations"
@@ -41,7 +41,8 @@ def pytest_configure() -> None:
 def pytest_report_header() -> str:
     """Say which servers the tests run against."""
     told = (f"{told_version(PROGRAMS[version])}{' of the wheel' * (version == WHEEL)}" for version in VERSIONS)
-    return f"PostgreSQL {', '.join(told)}"
+    left_out = f"; without {', '.join(map(str, LEFT_OUT))}, which `make test-all` fetches with npm" if LEFT_OUT else ""
+    return f"PostgreSQL {', '.join(told)}{left_out}"
 
 
 @pytest.hookimpl(tryfirst=True)

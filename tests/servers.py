@@ -3,6 +3,9 @@
 A process of pytest has a folder of its own in that of the account (`house`) and a lock on it. Data directories come
 from a template there, which initdb makes once per version. Who ends in good order takes its folder away; the folders
 of those that were killed, and the servers in them, are cleared by whoever starts next.
+
+Which versions there are: the wheel's, those below /usr/lib/postgresql, and, where PGRUNBOOK_TEST_VERSIONS says "all" or
+names some, those that this file fetches when it is run (`make test-all` does both).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,15 +26,19 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from pgrunbook.branches.binaries import ServerAccount, installation, server_account
+from pgrunbook.branches import binaries, server_package
+from pgrunbook.branches.binaries import ServerAccount, embedded, server_account
 from pgrunbook.branches.postmaster import Postmaster
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot, snapshot
+from pgrunbook.errors import RunbookError
 
 T = TypeVar("T")
 DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 INITDB = ("-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
 ALIVE = "alive"
+CHOSEN = os.environ.get("PGRUNBOOK_TEST_VERSIONS", "")
+FETCHED = Path(tempfile.gettempdir()) / f"pgrb-{os.geteuid()}" / "fetched"  # the state directory of fetched servers
 PLENTY_BYTES = 8 << 30  # a run of all tests with three workers has 3 GB at the most
 SHARED = ("templates", "binaries")  # of the library's own state directories, made once for all of the tests'
 
@@ -89,6 +97,8 @@ def share(state: Path) -> None:
     state.chmod(0o755)
     for name in SHARED:
         (state / name).symlink_to(house() / name)
+    if CHOSEN and (FETCHED / server_package.FOLDER).is_dir():
+        (state / server_package.FOLDER).symlink_to(FETCHED / server_package.FOLDER)
 
 
 def _clear(folder: Path) -> None:
@@ -170,13 +180,18 @@ class Server:
         with self.connect(database) as conn:
             return snapshot(conn, **options)
 
+    def client(self, name: str) -> Path:
+        """Return a client program of its installation, or the wheel's where that has none."""
+        own = self.programs / name
+        return own if own.is_file() else _WHEEL_PROGRAMS / name
+
     def dump(self, database: str) -> tuple[str, ...]:
         """Return what pg_dump says, as sorted statements."""
         return self.dumping(database)()
 
     def dumping(self, database: str) -> Callable[[], tuple[str, ...]]:
         """Start pg_dump; the result waits for it."""
-        command = [self.programs / "pg_dump", "-s", "-h", self.socket_dir, "-U", "postgres", database]
+        command = [self.client("pg_dump"), "-s", "-h", self.socket_dir, "-U", "postgres", database]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
         def result() -> tuple[str, ...]:
@@ -205,7 +220,7 @@ class Servers:
         return self.running[key]
 
     def _start(self, version: int, folder: Path, settings: dict[str, str]) -> Server:
-        programs = PROGRAMS[version] if version != WHEEL else installation().bindir
+        programs = PROGRAMS[version] if PROGRAMS[version] != _WHEEL_PROGRAMS else embedded().bindir
         template = self._template(programs)
         folder.mkdir(mode=0o700)
         if self.account:
@@ -246,14 +261,39 @@ def told_version(programs: Path) -> str:
     return told.split()[2]
 
 
+def fetch() -> None:
+    """Fetch the servers of the versions that this machine has not, into the folder that all tests share."""
+    FETCHED.mkdir(parents=True, exist_ok=True, mode=0o755)
+    assert FETCHED.stat().st_uid == os.geteuid(), f"{FETCHED} is somebody else's"
+    os.environ["PGRUNBOOK_STATE"] = str(FETCHED)
+    for major in sorted(server_package.VERSIONS.keys() - PROGRAMS.keys()):
+        try:
+            bindir, _ = server_package.get(major)
+            sys.stdout.write(f"PostgreSQL {major}: {bindir}\n")
+        except RunbookError as exc:
+            sys.stdout.write(f"{exc}\n")
+
+
 def _programs() -> dict[int, Path]:
-    from pgrunbook.branches import binaries
+    places = [(int(path.parent.name), path) for path in DEBIAN]
+    places.append((int(told_version(_WHEEL_PROGRAMS).partition(".")[0]), _WHEEL_PROGRAMS))
+    if CHOSEN:
+        fetched = (FETCHED / server_package.FOLDER).glob("postgresql-*/bin")
+        places += [(int(told_version(path).partition(".")[0]), path) for path in fetched]
+    found: dict[int, Path] = {}
+    for major, path in places:
+        if major >= binaries.OLDEST_MAJOR:
+            found.setdefault(major, path)
+    if CHOSEN not in ("", "all"):
+        return {major: found[major] for major in map(int, CHOSEN.split(","))}
+    return found
 
-    found = {int(path.parent.name): path for path in DEBIAN if int(path.parent.name) >= binaries.OLDEST_MAJOR}
-    wheel = binaries._wheel_bindir()
-    return {**found, int(told_version(wheel).partition(".")[0]): wheel}
 
-
+_WHEEL_PROGRAMS = binaries._wheel_bindir()
+WHEEL = int(told_version(_WHEEL_PROGRAMS).partition(".")[0])
 PROGRAMS = _programs()
 VERSIONS = sorted(PROGRAMS)
-WHEEL = next(version for version, path in PROGRAMS.items() if path not in DEBIAN)
+LEFT_OUT = sorted(server_package.VERSIONS.keys() - PROGRAMS.keys())
+
+if __name__ == "__main__":
+    fetch()

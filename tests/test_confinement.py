@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pgrunbook.branches import branch_server, confinement
-from pgrunbook.branches.installations import for_target
+from pgrunbook.branches.installations import Needs, for_target
 from pgrunbook.branches.server import Server
 from pgrunbook.errors import RunbookError, Unreachable
 from servers import VERSIONS, Servers
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not confinement.is_there(), reason="this kernel 
 def branch(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Server]:
     """A server of a branch."""
     assert servers
-    with branch_server.new_server(for_target(request.param, [])) as server:
+    with branch_server.new_server(for_target(Needs(request.param))) as server:
         branch_server.start_empty(server)
         yield server
 

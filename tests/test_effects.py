@@ -81,7 +81,7 @@ class Past:
 @pytest.fixture(scope="session")
 def past(version: int, servers: Servers) -> Iterator[Past]:
     settings = {"autovacuum": "off"}
-    if version != WHEEL or installation().has_library("pg_stat_statements"):
+    if version != WHEEL or installation().library("pg_stat_statements"):
         settings["shared_preload_libraries"] = "pg_stat_statements"
     server = servers.get(version, **settings)
     with server.connect(server.database("effects", "SET TimeZone = 'Europe/Berlin'", SETUP)) as conn:

@@ -24,7 +24,7 @@ from pgrunbook.branches.server import Server, server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Refused
 from scenes import error_of
-from servers import DEBIAN
+from servers import PROGRAMS, VERSIONS, WHEEL
 
 # What settings of these names do may lead outside; each is among those of a copy, or here with the reason.
 SUSPECTS = re.compile(r"command|librar|conninfo|director|_file|slot|standby|listen|log_dest|collector|provider|socket")
@@ -63,7 +63,7 @@ CREATE SUBSCRIPTION follows CONNECTION 'host={host} user=postgres dbname=postgre
 """
 
 
-@pytest.fixture(scope="module", params=["wheel", *(path.parent.name for path in DEBIAN)])
+@pytest.fixture(scope="module", params=["wheel", *(version for version in VERSIONS if version != WHEEL)])
 def state(request: pytest.FixtureRequest) -> Iterator[Path]:
     base = Path(tempfile.mkdtemp(prefix="pgi-"))
     base.chmod(0o755)
@@ -73,7 +73,7 @@ def state(request: pytest.FixtureRequest) -> Iterator[Path]:
         env.setenv("PGRUNBOOK_STATE", str(base / "state"))
         env.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
         if request.param != "wheel":
-            env.setenv("PGRUNBOOK_PG_BINDIR", f"/usr/lib/postgresql/{request.param}/bin")
+            env.setenv("PGRUNBOOK_PG_BINDIR", str(PROGRAMS[request.param]))
         yield base / "open"
         for name in server_names():
             Server(name).destroy()

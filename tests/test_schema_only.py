@@ -216,7 +216,10 @@ def test_a_schema_that_is_locked_cannot_be_copied(project: Project) -> None:
     assert isinstance(error, Unreachable)
     assert error.message == 'could not copy the schema of target "demo"'
     assert "canceling statement due to" in error.detail
-    assert error.hint == "Plan without a rehearsal (rehearse = False); then nothing is promised about its result."
+    assert error.hint == (
+        "Another session holds a lock on a table: wait until it has ended, then try again. "
+        "Or plan without a rehearsal (rehearse = False); then nothing is promised about its result."
+    )
     assert branches() == []
 
 

@@ -345,15 +345,25 @@ def test_a_name_that_is_no_file_name_is_wrong_input(name: str) -> None:
 def test_an_installation_that_is_missing_or_too_old_is_wrong_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PGRUNBOOK_PG_BINDIR has to name PostgreSQL 14 or newer."""
+    """PGRUNBOOK_PG_BINDIR has to name a folder with PostgreSQL 14 or newer; the error names it."""
     folder = Path(tempfile.mkdtemp(prefix="pgr-"))
     folder.chmod(0o755)
     monkeypatch.setenv("PGRUNBOOK_PG_BINDIR", str(tmp_path / "none"))
-    with pytest.raises(WrongInput, match="could not find PostgreSQL's program postgres"):
+    with pytest.raises(WrongInput) as caught:
         installation()
+    assert str(caught.value).splitlines() == [
+        f"PGRUNBOOK_PG_BINDIR names {tmp_path / 'none'}, which holds no PostgreSQL",
+        "Detail: There is no such folder.",
+        "State: Nothing changed in the database.",
+        "Hint: Name the folder of its programs (.../bin), or unset PGRUNBOOK_PG_BINDIR.",
+    ]
     monkeypatch.setenv("PGRUNBOOK_PG_BINDIR", str(folder))
-    (folder / "postgres").write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 13.9'\n")
-    (folder / "postgres").chmod(0o755)
+    for name, lacking in (("postgres", "postgres, initdb, pg_ctl"), ("initdb", "initdb, pg_ctl"), ("pg_ctl", "pg_ctl")):
+        with pytest.raises(WrongInput) as caught:
+            installation()
+        assert caught.value.detail == f"It has no {lacking}."
+        (folder / name).write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 13.9'\n")
+        (folder / name).chmod(0o755)
     with pytest.raises(WrongInput, match=r"PostgreSQL 13\.9 is too old"):
         installation()
     shutil.rmtree(folder)

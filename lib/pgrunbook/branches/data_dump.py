@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
-from pgrunbook.branches import installations, roles
+from pgrunbook.branches import installations, roles, target_dump
 from pgrunbook.branches.binaries import last_lines
 from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
@@ -38,13 +38,14 @@ def load(server: Server, target: Target, database: str, found: Roles, *, only: S
         return
     there = {**address.environment(target), **installations.client_environment(server.installation)}
     what = _whole(target) if only is None else ["--data-only", *(f"--table={name}" for name in only)]
-    dump_command = [str(server.program("pg_dump")), "--lock-wait-timeout=2000", *what]
+    with connect(target, purpose="copies the data") as conn:
+        dump_command = [str(server.program("pg_dump")), *target_dump.options(server.installation, conn), *what]
     load_command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
     load_command += ["-p", "5432", "-U", server.superuser, "-d", psycopg.conninfo.make_conninfo(dbname=database)]
     own = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "PGOPTIONS": address.NO_TIMEOUTS}
     if only is not None:
         own["PGOPTIONS"] += " -c session_replication_role=replica"
-    _pipe(target, found, dump_command, there, load_command, own)
+    _pipe(server, target, found, dump_command, there, load_command, own)
 
 
 def not_copied(target: Target, told: str, advice: str = "") -> Unreachable:
@@ -58,6 +59,7 @@ def not_copied(target: Target, told: str, advice: str = "") -> Unreachable:
 
 
 def _pipe(
+    server: Server,
     target: Target,
     found: Roles,
     dump_command: Sequence[str],
@@ -66,12 +68,19 @@ def _pipe(
     own: dict[str, str],
 ) -> None:
     """Pipe pg_dump into psql. The address is in the environment: everybody on the machine can see arguments."""
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as answered:
-        dump = subprocess.Popen(dump_command, env=there, stdout=subprocess.PIPE, stderr=said, cwd="/")
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        tempfile.TemporaryFile("w+") as answered,
+        tempfile.NamedTemporaryFile("w", prefix="pgrunbook-") as head,
+    ):
+        dump = subprocess.Popen(dump_command, env=there, stdout=subprocess.PIPE, stderr=said, cwd="/", bufsize=0)
         try:
+            assert dump.stdout is not None  # noqa: S101 - it is a pipe
+            head.write(target_dump.head(dump.stdout, server.installation))
+            head.flush()
             loaded = subprocess.run(
-                load_command, env=own, stdin=dump.stdout, stdout=subprocess.DEVNULL, stderr=answered, check=False,
-                cwd="/",
+                [*load_command, "-f", head.name, "-f", "-"], env=own, stdin=dump.stdout, stdout=subprocess.DEVNULL,
+                stderr=answered, check=False, cwd="/",
             )  # fmt: skip
         except BaseException:
             dump.kill()
@@ -84,15 +93,11 @@ def _pipe(
             told = answered if loaded.returncode else said
             told.seek(0)
             text = last_lines(told.read())
-            raise not_copied(target, text, "" if loaded.returncode else roles.advice(text, found.session))
+            raise not_copied(target, text, roles.advice(text, found.session) or target_dump.advice(text))
 
 
 def _whole(target: Target) -> list[str]:
-    """Return pg_dump's options for everything but what the branch would have to ask of another server.
-
-    A subscription holds the address of its publisher, and would read from it; a view may be filled from elsewhere.
-    """
+    """Return pg_dump's options that leave out the rows of views which are filled from another server."""
     with connect(target, purpose="copies the data") as conn:
         views = conn.execute(queries("data_branch")["views_from_outside"].encode()).fetchall()
-    left = [f"--exclude-table-data={sql.Identifier(*map(str, view)).as_string(None)}" for view in views]
-    return ["--no-tablespaces", "--no-subscriptions", *left]
+    return [f"--exclude-table-data={sql.Identifier(*map(str, view)).as_string(None)}" for view in views]

@@ -92,7 +92,7 @@ def _archiving(postgres: Installation) -> dict[str, str]:
 
     https://www.postgresql.org/docs/current/basic-archive.html
     """
-    if postgres.major >= 15 and postgres.has_library("basic_archive"):
+    if postgres.major >= 15 and postgres.library("basic_archive"):
         library = {"archive_library": "basic_archive", "basic_archive.archive_directory": "../archive"}
         return {"archive_mode": "on", **library}
     there = "../archive/%f"

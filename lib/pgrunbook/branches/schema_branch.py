@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgrunbook.branches import branch_server, installations, isolation, roles
+from pgrunbook.branches import branch_server, installations, isolation, roles, target_dump
 from pgrunbook.branches.branch_target import BranchTarget, branch_target
 from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
@@ -28,7 +28,7 @@ FILLED = (
 )
 # The database from which all branches but the first are copied.
 LOADED = "pgrunbook_schema"
-WITHOUT = "Plan without a rehearsal (rehearse = False); then nothing is promised about its result."
+WITHOUT = "Or plan without a rehearsal (rehearse = False); then nothing is promised about its result."
 
 
 @dataclass
@@ -72,6 +72,7 @@ class SchemaCopy:
                     isolation.close(self.server, name)
                 else:
                     self._create(admin, name)
+                    roles.open_public(self.roles, self.server, name)
                     _load(self.server, branch, self.dump)
                     isolation.close(self.server, name)
                     if self.views:
@@ -113,11 +114,14 @@ def copy_schema(target: Target, *, ours: bool = False, keep: bool = False) -> It
     with connect(target, purpose="copies the schema") as source:
         found = roles.read(source)
         (encoding,) = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
-        postgres = installations.of_target(source)
+        postgres = installations.of_target(target, source)
+        dump_options = target_dump.options(postgres, source)
         views = tuple(sql.Identifier(str(schema), str(name)) for schema, name in source.execute(FILLED).fetchall())
         ours_empty = [] if ours else source.execute(load("schema_branch")["own_schema"].encode()).fetchall()
     with branch_server.new_server(postgres) as server:
-        dump = "\n".join([_dump(server, target, found, ours=ours), *(str(made) for (made,) in ours_empty)])
+        dump = "\n".join(
+            [_dump(server, target, found, dump_options, ours=ours), *(str(made) for (made,) in ours_empty)]
+        )
         branch_server.start_empty(server)
         roles.name_bootstrap(server, found)
         branch_server.give_up_name(server, found.database, is_empty=True)
@@ -143,11 +147,9 @@ def _databases(admin: Connection) -> set[str]:
     return {str(name) for (name,) in admin.execute("SELECT d.datname FROM pg_catalog.pg_database AS d")}
 
 
-def _dump(server: Server, target: Target, found: Roles, *, ours: bool) -> str:
+def _dump(server: Server, target: Target, found: Roles, options: Sequence[str], *, ours: bool) -> str:
     """The address is in the environment: everybody on the machine can see a program's arguments."""
-    # A subscription holds the address of its publisher, and is no part of a schema.
-    command = [str(server.program("pg_dump")), "--schema-only", "--no-tablespaces", "--no-subscriptions"]
-    command += ["--lock-wait-timeout=2000"]
+    command = [str(server.program("pg_dump")), "--schema-only", *options]
     command += [] if ours else ["--exclude-schema=pgrunbook", "--exclude-schema=pgrunbook_kept_*"]
     env = {**address.environment(target), **installations.client_environment(server.installation)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
@@ -155,9 +157,9 @@ def _dump(server: Server, target: Target, found: Roles, *, ours: bool) -> str:
         raise Unreachable(
             f'could not copy the schema of target "{target.name}"',
             detail=" ".join(done.stderr.split())[:600],
-            hint=roles.advice(done.stderr, found.session) + WITHOUT,
+            hint=(roles.advice(done.stderr, found.session) or target_dump.advice(done.stderr)) + WITHOUT,
         )
-    return done.stdout
+    return target_dump.known(done.stdout, server.installation)
 
 
 def _fill_views(branch: BranchTarget, views: Iterable[sql.Identifier]) -> None:
@@ -183,5 +185,5 @@ def _load(server: Server, branch: BranchTarget, dump: str) -> None:
         raise Unreachable(
             "could not create an empty branch of the schema",
             detail=" ".join(done.stderr.split())[:600],
-            hint=WITHOUT,
+            hint=target_dump.advice(done.stderr) + WITHOUT,
         )

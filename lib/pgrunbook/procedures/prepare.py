@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pgrunbook import history as histories
+from pgrunbook.branches import installations
 from pgrunbook.branches.server import Server
 from pgrunbook.database import catalog_reader, health, readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
@@ -90,6 +91,7 @@ def is_it_safe_to_start(here: Session) -> Table:
         data_dir=server.data_dir if server else None,
         needs_restore_point=here.target.restore_points,
     )
+    found.append(installations.check(here.target, here.conn, needed=here.parameters.rehearse))
     rows = [(c.name, c.found, c.limit, Cell(c.level, heres.stop_tone(c.level)), c.advice) for c in found]
     table = here.keep_table("is-it-safe-to-start", Table(["check", "found", "limit", "verdict", "what to do"], rows))
     here.journal("checked", checks={c.name: c.level for c in found})
@@ -260,7 +262,7 @@ def freeze_the_plan(here: Session) -> Card:
     history, done = here.facts["history"], here.facts.get("rehearsal")
     changes = here.facts["changes"]
     # A branch on another version writes some definitions differently: then its fingerprints do not count.
-    if done and not done.unlike:
+    if done and done.is_exact:
         told: list[str | None] = [done.before.fingerprint]
         for change, after in zip(changes, done.after, strict=True):
             told.append(None if told[-1] is None or change.schema_unknown_by() else after.fingerprint)

@@ -7,7 +7,7 @@ from pgrunbook import undo_data
 from pgrunbook.config import regular_file
 from pgrunbook.database import step_log
 from pgrunbook.database.schema import Snapshot, snapshot
-from pgrunbook.database.schema_diff import diff
+from pgrunbook.database.schema_diff import Difference
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.draft import plan_sql, release
 from pgrunbook.draft.build import base
@@ -18,7 +18,7 @@ from pgrunbook.history.state import leave_out
 from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.procedures import rollback_choice, rollback_views, shared_steps, undo_data_views
-from pgrunbook.rehearse import rollback
+from pgrunbook.rehearse import rollback, schema_only
 from pgrunbook.session import checks
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Rollback
@@ -137,8 +137,14 @@ def schema_as_before(here: Session) -> Table:
     equal, different = Cell("equal", GOOD), Cell("different", BAD)
     moved = Cell("equal, but for what differs by nature (see what-goes-back)", GOOD)
     rows = []
+    found: list[Difference] = []
+    if regular_file.is_there(promised):
+        end = Snapshot.from_json(regular_file.read(promised))
+        found = schema_only.unexpected(end, now, _unlike(here))
     if expected:
         rows.append(("the rehearsal's end", expected[:16], equal if expected == now.fingerprint else different))
+    elif regular_file.is_there(promised):
+        rows.append(("the rehearsal's end, on another version", end.fingerprint[:16], different if found else equal))
     if recorded:
         # A column that was dropped and added again is the last of its table: then the rehearsal's end counts.
         as_far = equal if recorded == now.fingerprint else moved if expected == now.fingerprint else different
@@ -149,7 +155,7 @@ def schema_as_before(here: Session) -> Table:
         here.show(table)
         lines = ["see schema-after-rollback.json"]
         if regular_file.is_there(promised):
-            lines = [d.line() for d in diff(Snapshot.from_json(regular_file.read(promised)), now)]
+            lines = [d.line() for d in found]
         raise Broken(
             "the schema is not as it was before the migrations",
             detail="; ".join(lines[:12])
@@ -192,20 +198,28 @@ def _begun(here: Session) -> bool:
     )
 
 
+def _unlike(here: Session) -> list[tuple[str, str]]:
+    """Return the objects that the branch of this run's plan could not copy exactly."""
+    frozen = [e for e in shared_steps.events(here, here.procedure) if e["event"] == "rollback-plan-frozen"]
+    return [(kind, name) for kind, name in frozen[-1].get("unlike", [])] if frozen else []
+
+
 def _make_plan(here: Session, wanted: list[rollback.RollbackItem]) -> None:
     """Plan and prove the way back, and freeze it."""
     history = here.facts["history"]
     now = snapshot(here.conn, leave_out=leave_out(history))
     changes: tuple[Change, ...] = ()
     loses: tuple[CaptureGap, ...] = ()
+    unlike: tuple[tuple[str, str], ...] = ()
     rehearsed = "nothing to do"
     if wanted:
         done = rollback.rehearse(here.target, history, wanted, now, here.conn)
         changes, loses = release.with_locks(done.changes, here.conn), done.loses
+        unlike = done.unlike
         here.run.keep("schema-promised-rollback.json", done.end.to_json(), is_masked=True)
         rehearsed = "down and up again on an empty branch"
         recorded = step_log.history_step(here.conn, wanted[-1].migration.name)
-        is_whole = wanted[-1].ends == "history row" and not done.unlike
+        is_whole = wanted[-1].ends == "history row" and done.is_exact
         here.facts["recorded"] = recorded["schema_before"] if recorded and is_whole else None
     plan = Plan(
         direction="down", target=here.target.name, base=base(here.identity, now, history),
@@ -215,4 +229,7 @@ def _make_plan(here: Session, wanted: list[rollback.RollbackItem]) -> None:
     here.facts.update(plan=plan, loses=loses)
     here.run.keep("rollback-plan.json", plan.text(), is_masked=True)
     here.run.keep("rollback-plan.sql", plan_sql.text(plan))
-    here.journal("rollback-plan-frozen", digest=plan.digest, migrations=[c.migration for c in changes])
+    here.journal(
+        "rollback-plan-frozen", digest=plan.digest, migrations=[c.migration for c in changes],
+        unlike=unlike,
+    )  # fmt: skip

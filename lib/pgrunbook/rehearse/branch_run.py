@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgrunbook.branches import isolation
+from pgrunbook.branches import installations, isolation
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, connection
 from pgrunbook.database.connection import Connection
@@ -70,7 +70,7 @@ def execute(
             f"the {'migration' if as_written else 'safe plan'} would fail: {exc.message}",
             detail=exc.detail,
             state="Nothing changed in the target: it failed in a rehearsal.",
-            hint=branch_hint(f"{exc.message} {exc.detail}", [w.key for w in change.statements if not w.is_rehearsed])
+            hint=branch_hint(conn, f"{exc.message} {exc.detail}", _left_out(change))
             or (
                 "Correct the migration, or the rows that it fails on."
                 if as_written
@@ -81,17 +81,24 @@ def execute(
     return (time.monotonic() - began) * 1000
 
 
-def branch_hint(told: str, left_out: Sequence[str]) -> str:
-    """Return the hint for a statement that fails because of what a branch does not do, "" where that is not seen.
+def branch_hint(conn: Connection, told: str, left_out: Sequence[str]) -> str:
+    """Return the hint for a statement that fails because of what a branch is not, "" where that is not seen.
 
     ``told`` is what the server said, ``left_out`` are the statements before it that were not rehearsed.
     """
+    lacking = installations.explained(told, conn)
+    if lacking:
+        return lacking
     because = isolation.explained(told)
     if because:
         return f"{because} Run it by hand, or prepare without the rehearsal that it fails in (with_data, rehearse)."
     if left_out:
         return f"If it needs what {', '.join(left_out)} does, which no branch executes, release that one before it."
     return ""
+
+
+def _left_out(change: Change) -> list[str]:
+    return [written.key for written in change.statements if not written.is_rehearsed]
 
 
 def why(exc: StatementFailed) -> str:

@@ -19,7 +19,7 @@ from pgrunbook import history as histories
 from pgrunbook.branches import data_branch
 from pgrunbook.branches.schema_branch import copy_schema
 from pgrunbook.config.targets import Target
-from pgrunbook.database import inverse_log, step_log
+from pgrunbook.database import inverse_log, schema_versions, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
@@ -65,13 +65,14 @@ class RollbackItem:
 class RollbackDraft:
     """The changes of a rollback, newest first, with the schemas that they lead to.
 
-    ``loses`` is what cannot be captured; ``unlike`` is as in a rehearsal.
+    ``loses`` is what cannot be captured; ``unlike`` and ``is_exact`` are as in a rehearsal.
     """
 
     changes: tuple[Change, ...]
     loses: tuple[CaptureGap, ...]
     end: Snapshot
     unlike: tuple[tuple[str, str], ...]
+    is_exact: bool
 
 
 def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> RollbackItem:
@@ -142,7 +143,8 @@ def rehearse(
     ):
         copy_records.copy(conn, there, [sql.Identifier(history.schema, history.table), *copy_records.OURS])
         before = snapshot(there, leave_out=left)
-        unlike = tuple((d.kind, d.name) for d in diff(here, before))
+        unlike = tuple((d.kind, d.name) for d in diff(*schema_versions.comparable(here, before)))
+        is_exact = not unlike and schema_versions.are_of_one(here, before)
         after = [before]
         with journal() as log:
             for one in wanted:
@@ -156,11 +158,11 @@ def rehearse(
                 _up_again(branch, there, target, wanted, log, before, left)
     changes = tuple(
         # A branch on another version writes some definitions differently: then its fingerprint does not count.
-        p.change if unlike else _with_schemas(p.change, a, b)
+        _with_schemas(p.change, a, b) if is_exact else p.change
         for p, a, b in zip(found, after[:-1], after[1:], strict=True)
     )
     loses = tuple(one for p in found for one in p.loses)
-    return RollbackDraft(changes, loses, after[-1], unlike)
+    return RollbackDraft(changes, loses, after[-1], unlike, is_exact)
 
 
 def with_rows(

@@ -26,7 +26,7 @@ from pgrunbook import history as histories
 from pgrunbook import undo_data
 from pgrunbook.branches.schema_branch import SchemaCopy, copy_schema
 from pgrunbook.config.targets import Target
-from pgrunbook.database import connection
+from pgrunbook.database import connection, schema_versions
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
@@ -55,7 +55,8 @@ class Rehearsal:
     ``changes`` are the rehearsed changes, with safe forms where they were asked for, and with the proof of each way
     back; ``backs`` has the ways back by migration. ``declared`` are the differences that these make by nature.
     ``unlike`` names the objects that the branch could not copy exactly (another server version writes them
-    differently); they are left out of every comparison with the target.
+    differently); they are left out of every comparison with the target. ``is_exact`` says that the branch is of the
+    target's version and there are none: only then has the target the same fingerprints.
     """
 
     before: Snapshot
@@ -64,6 +65,7 @@ class Rehearsal:
     changes: tuple[Change, ...] = ()
     declared: tuple[Difference, ...] = ()
     backs: Mapping[str, DownDraft] = field(default_factory=dict)
+    is_exact: bool = True
 
     @property
     def end(self) -> Snapshot:
@@ -110,16 +112,10 @@ def rehearse(
 def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, str]]) -> list[Difference]:
     """Return where a schema differs from the promised one, without what could not be compared.
 
-    A server of another major version writes the query of a view differently: then only its existence is compared.
+    What differs between major versions by nature is no difference.
     """
     passed_over = {tuple(pair) for pair in unlike}
-    is_other_version = promised.server_version // 10_000 != found.server_version // 10_000
-    views = ("view", "materialized view") if is_other_version else ()
-    return [
-        d
-        for d in diff(promised, found)
-        if (d.kind, d.name) not in passed_over and not (d.change == "changed" and d.kind in views)
-    ]
+    return [d for d in diff(*schema_versions.comparable(promised, found)) if (d.kind, d.name) not in passed_over]
 
 
 # Called before each step of a change, and at its end without a step; says whether to execute the step.
@@ -131,7 +127,7 @@ def _plain(schema: SchemaCopy, history: History, changes: Sequence[Change], here
     with schema.branch() as branch, connect(branch, purpose="rehearses") as conn:
         _limit(conn)
         before = snapshot(conn, leave_out=left)
-        unlike = tuple((d.kind, d.name) for d in diff(here, before))
+        unlike = tuple((d.kind, d.name) for d in diff(*schema_versions.comparable(here, before)))
         if statements := histories.prepare_table(history):
             for statement in statements:
                 conn.execute(statement)
@@ -140,7 +136,8 @@ def _plain(schema: SchemaCopy, history: History, changes: Sequence[Change], here
         for change in changes:
             _apply(conn, change, hook)
             after.append(snapshot(conn, leave_out=left))
-    return Rehearsal(before, tuple(after), unlike, tuple(changes))
+    is_exact = not unlike and schema_versions.are_of_one(here, before)
+    return Rehearsal(before, tuple(after), unlike, tuple(changes), is_exact=is_exact)
 
 
 class _Proofs:
@@ -259,7 +256,7 @@ def _run(conn: Connection, change: Change, step: Step, left_out: Sequence[str]) 
             f"step {step.number} of {change.migration} ({step.kind}; {step.file}, line {step.line}) would fail: {told}",
             detail=exc.diag.message_detail or "It failed on an empty branch that has the target's schema.",
             state="Nothing changed in the target: it failed in a rehearsal.",
-            hint=branch_hint(f"{told} {exc.diag.message_detail or ''}", left_out)
+            hint=branch_hint(conn, f"{told} {exc.diag.message_detail or ''}", left_out)
             or exc.diag.message_hint
             or "Correct the migration. Where it needs rows to succeed, prepare with rehearse = False.",
         ) from exc

@@ -1,0 +1,61 @@
+"""A dump of a target, as pg_dump writes it and a branch's server reads it."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import IO
+
+from pgrunbook.branches import installations
+from pgrunbook.branches.binaries import Installation
+from pgrunbook.database.connection import Connection
+
+# What a newer pg_dump sets at the beginning of every dump, and since when servers know it.
+SET_SINCE = {17: "SET transaction_timeout = 0;\n"}
+LAST_OF_HEAD = b"SELECT pg_catalog.set_config("
+HINTS = {
+    r'collation "(?P<name>[^"]+)" for encoding': "Install the locale {name} on this machine (Debian: package locales).",
+    r"(lock|statement) timeout": "Another session holds a lock on a table: wait until it has ended, then try again.",
+}
+
+
+def options(postgres: Installation, conn: Connection) -> list[str]:
+    """Return pg_dump's options for a dump that a server of an installation can load; ``conn`` leads to the target."""
+    # A subscription holds the address of its publisher, would read from it, and is no part of a schema.
+    usual = ["--no-tablespaces", "--no-subscriptions", "--lock-wait-timeout=2000"]
+    lacks_lz4 = installations.LZ4 in installations.needs(conn).features and not installations.has_lz4(postgres)
+    return [*usual, "--no-toast-compression"] if lacks_lz4 else usual
+
+
+def head(dump: IO[bytes], postgres: Installation) -> str:
+    """Read the settings that a dump begins with; return those that a server of the installation knows.
+
+    Nothing after them is read, so that another process can go on there: ``dump`` must be unbuffered.
+    """
+    lines = []
+    while line := _line(dump):
+        lines.append(line)
+        if line.startswith(LAST_OF_HEAD):
+            break
+    return known(b"".join(lines).decode(), postgres)
+
+
+def known(text: str, postgres: Installation) -> str:
+    """Return the beginning of a dump without settings that a server of the installation does not know."""
+    for major, line in SET_SINCE.items():
+        if postgres.major < major:
+            text = text.replace(line, "", 1)
+    return text
+
+
+def advice(told: str) -> str:
+    """Return what to do where a dump could not be made or loaded, by what the program has told."""
+    found = ((re.search(pattern, told), text) for pattern, text in HINTS.items())
+    return next((f"{text.format(**match.groupdict())} " for match, text in found if match), "Correct what it says. ")
+
+
+def _line(dump: IO[bytes]) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n") and (byte := os.read(dump.fileno(), 1)):
+        line += byte
+    return bytes(line)
