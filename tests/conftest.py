@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shutil
@@ -36,6 +37,12 @@ def pytest_configure() -> None:
     """Heed Ctrl-C, which a shell turns off for what it starts in the background: tests send it to themselves."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that was collected out of the garbage collector's rounds."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

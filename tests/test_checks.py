@@ -283,6 +283,7 @@ def test_a_plan_is_executed_once_and_after_its_checks_only(
 ROLLBACK = ("what-goes-back", "what-about-new-rows", "try-it", "take-restore-point", "take-back")
 
 
+@pytest.mark.slow
 @all_orders(ROLLBACK, 3)
 def test_no_order_of_four_cells_takes_anything_back(
     project: Project, opened: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch, cells: Sequence[str], most: int
@@ -329,6 +330,7 @@ def test_a_rollback_takes_back_after_its_checks_and_once(
 PURGE = ("what-is-captured", "what-goes", "purge-it")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("force", [False, True], ids=["needed", "forced"])
 @all_orders(PURGE, 3)
 def test_undo_data_is_purged_after_its_checks_and_once(

@@ -51,6 +51,7 @@ def opened(branch: Server, door: str) -> bool:
     return is_there
 
 
+@pytest.mark.first_case
 def test_a_superuser_of_a_branch_does_nothing_to_the_machine(branch: Server) -> None:
     """Programs and files of others are refused by the system; and where it is not confined, each door is open."""
     assert [door for door in DOORS if opened(branch, door)] == []
@@ -60,6 +61,7 @@ def test_a_superuser_of_a_branch_does_nothing_to_the_machine(branch: Server) -> 
     assert [door for door in DOORS if opened(branch, door)] == list(DOORS)
 
 
+@pytest.mark.first_case
 def test_what_a_server_needs_goes_on_working(branch: Server) -> None:
     """Its own files, parallel workers, whole tables written anew, another database."""
     with branch.connect() as conn:

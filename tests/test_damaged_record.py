@@ -144,7 +144,7 @@ def kept(made: Run, tmp_path: Path) -> Path:
     return tmp_path / "kept"
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", sample(FILES, 3))
 def test_a_damaged_file_is_an_error_of_four_lines(made: Run, kept: Path, name: str) -> None:
     """The readers that ask no database, on every change; nobody writes a traceback, and no gate opens."""
     raw = (kept / name).read_bytes()
@@ -159,6 +159,7 @@ def test_a_damaged_file_is_an_error_of_four_lines(made: Run, kept: Path, name: s
 KINDS = ("missing", "folder", "fifo", "loop", "dangling", "elsewhere", "empty", "half")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", sample(FILES, 3))
 def test_a_file_of_another_kind_is_an_error_of_four_lines(made: Run, kept: Path, name: str) -> None:
     """Each command that reads it, with the database behind it; nobody waits for a FIFO."""

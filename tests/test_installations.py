@@ -244,6 +244,7 @@ def secured(servers: Servers, tmp_path: Path) -> Iterator[dict[str, str]]:
         conn.execute("DROP ROLE secured")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("programs", ["installed", "wheel"])
 def test_a_target_behind_tls_is_copied(
     secured: dict[str, str], programs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -186,6 +186,7 @@ def by_restore(source: Server) -> Iterator[tuple[Server, str]]:
         new.destroy()
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("way", sample([by_base_backup, by_dump, by_schema, by_restore], 2))
 def test_a_copy_reaches_nothing_and_nobody(source: Server, publisher: Server, state: Path, way: object) -> None:
     """However it is made: its settings hold, no library acts, no door to another server or program opens."""
@@ -267,6 +268,7 @@ def test_tablespaces_lie_in_the_folder_of_the_branch(source: Server) -> None:
         do(source, "DROP TABLESPACE far")
 
 
+@pytest.mark.first_case
 def test_a_tablespace_made_before_the_point_is_not_replayed(source: Server) -> None:
     """The WAL names the folder of the living server; a point before it can be restored."""
     do(source, "ALTER SYSTEM RESET archive_command")
@@ -293,6 +295,7 @@ def test_a_tablespace_made_before_the_point_is_not_replayed(source: Server) -> N
         do(source, "DROP TABLESPACE later")
 
 
+@pytest.mark.first_case
 def test_a_library_that_a_branch_does_not_load_is_named_as_the_reason(source: Server) -> None:
     """The server's own words say that something must be preloaded."""
     assert isolation.explained("pg_cron can only be loaded via shared_preload_libraries") == (

@@ -123,6 +123,7 @@ DATABASES = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize("kind", sample([*DATABASES], 4))
 def test_an_odd_database_is_released_to(made: Made, kind: str) -> None:
@@ -166,6 +167,7 @@ ROLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("kind", sample([*ROLES], 9))
 def test_an_odd_role_releases(made: Made, kind: str, server: Server) -> None:
@@ -175,6 +177,7 @@ def test_an_odd_role_releases(made: Made, kind: str, server: Server) -> None:
     released(made(more=ROLES[kind]))
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_5_ms_for_every_role_are_not_ours(made: Made, server: Server) -> None:
     """Set for all roles, they also hold for the branch's superuser."""
@@ -186,6 +189,7 @@ def test_5_ms_for_every_role_are_not_ours(made: Made, server: Server) -> None:
             conn.execute("ALTER ROLE ALL RESET ALL")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", ['Boß "x" 🐘', "-d\\%s"])
 def test_the_superuser_of_a_cluster_may_have_any_name(
     servers: Servers, name: str, monkeypatch: pytest.MonkeyPatch

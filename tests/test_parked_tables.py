@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from budget import sample
 from pgrunbook import undo_data
 from pgrunbook.database import checksums, health, own_schema, schema
 from pgrunbook.database.schema_diff import diff
@@ -97,7 +98,7 @@ DROPS = [
 ]
 
 
-@pytest.mark.parametrize("sql", DROPS)
+@pytest.mark.parametrize("sql", sample(DROPS, 3))
 def test_a_table_goes_as_if_it_were_dropped_and_comes_back(conn: Conn, sql: str) -> None:
     """The schema behind it is that of the plain statement; schema and rows are what they were, but for what is told."""
     first, _, sql = sql.rpartition("; ")

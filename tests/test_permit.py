@@ -218,6 +218,7 @@ def test_an_acceptance_of_another_plan_is_none(prepared: Run, target: Target) ->
     assert is_untouched(target)
 
 
+@pytest.mark.slow
 def test_the_permit_does_not_rely_on_what_the_check_saw(prepared: Run, target: Target) -> None:
     """A gate that was accepted for the check only, and another plan that was frozen since."""
     here = stepped(accept=["0001_a.sql:1"])
@@ -247,6 +248,7 @@ def test_a_plan_that_was_exchanged_after_the_check_is_not_executed(accepted: Run
     assert not is_untouched(target)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -460,6 +462,7 @@ def test_a_server_that_only_looks_like_a_branch_is_none(site: Site, target: Targ
         fake.destroy()
 
 
+@pytest.mark.slow
 def test_the_demo_is_set_up_in_an_empty_database_only(prepared: Run, target: Target) -> None:
     """Neither another run nor a database with a table in it gets that permit."""
     plan = plan_of(target)

@@ -373,6 +373,7 @@ def test_values_that_a_change_of_type_loses_are_kept(project: Project) -> None:
     assert rows(target, "SELECT price FROM prices WHERE id = 3") == [(77,)]
 
 
+@pytest.mark.slow
 def test_a_down_script_that_touches_other_rows_is_found_with_the_targets_rows(project: Project) -> None:
     """On an empty branch it leads back; the rows of a table that it should leave alone are other ones."""
     folder = {

@@ -129,6 +129,7 @@ def asked(conn: psycopg.Connection[tuple[object, ...]], query: str) -> list[tupl
     return conn.execute(query.encode()).fetchall()
 
 
+@pytest.mark.first_case
 @pytest.mark.every_version
 def test_a_role_of_the_pages_statements_can_do_everything(
     admin: psycopg.Connection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
@@ -156,6 +157,7 @@ def test_a_role_of_the_pages_statements_can_do_everything(
     assert asked(admin, "SELECT count(*) FROM pgrunbook.restore_point") == [(2,)]
 
 
+@pytest.mark.first_case
 def test_each_missing_right_is_named_with_the_statement(
     admin: psycopg.Connection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +195,7 @@ def test_each_missing_right_is_named_with_the_statement(
     assert caught.value.hint.startswith(f"Let a superuser run ALTER ROLE {QUOTED} BYPASSRLS")
 
 
+@pytest.mark.first_case
 def test_nothing_speaks_of_a_restore_point_where_there_is_none(
     admin: psycopg.Connection[tuple[object, ...]], target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def stopped_at(target: Target, after_s: float, number: signal.Signals) -> str:
     return one.status
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("after_s", "number"), [(0.7, signal.SIGTERM), (1.2, signal.SIGINT), (1.7, signal.SIGTERM), (0.3, signal.SIGHUP)]
 )

@@ -101,6 +101,7 @@ def test_a_held_lock_shows_as_a_stall(run: Run, target: Target) -> None:
     assert told.failed == ""
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("name", "schema", "table"),
     [('"Odd one"."T\'s"', "Odd one", "T's"), ("public.p", "public", "p_2026")],

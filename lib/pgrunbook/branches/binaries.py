@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import logging
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pgrunbook.config import paths
 from pgrunbook.errors import RunbookError, WrongInput
@@ -27,6 +29,9 @@ NAMED_IN = "PGRUNBOOK_PG_BINDIR"
 SERVER_PROGRAMS = ("postgres", "initdb", "pg_ctl")
 # Those of a newer version work with an older server; the other programs read the files of one version.
 CLIENT_PROGRAMS = ("pg_dump", "psql", "pgbench", "pg_basebackup")
+# Of util-linux: it changes the account, then becomes the program.
+SETPRIV = Path("/usr/bin/setpriv")
+NOT_EXECUTED = re.compile(r"setpriv: failed to execute .*: (.+)")
 UNSAFE_IN_PATHS = frozenset('"$`\\\n')
 
 
@@ -177,8 +182,14 @@ def run_as(
 
     Raises OSError when it cannot be executed.
     """
-    return subprocess.run(
-        list(command),
+    who: dict[str, Any] = {}
+    whole = list(command)
+    if account and SETPRIV.is_file():  # Python would copy itself first, which takes longer than most of what is run
+        whole = [str(SETPRIV), f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--", *command]
+    elif account:
+        who = {"user": account.uid, "group": account.gid, "extra_groups": []}
+    done = subprocess.run(
+        whole,
         cwd=cwd,
         input=text,
         capture_output=True,
@@ -186,11 +197,14 @@ def run_as(
         errors="replace",
         env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC", **(environment or {})},
         umask=0o077,
-        user=account.uid if account else None,
-        group=account.gid if account else None,
-        extra_groups=[] if account else None,
         check=False,
+        **who,
     )
+    refused = NOT_EXECUTED.match(done.stderr) if whole[0] == str(SETPRIV) and done.returncode in (126, 127) else None
+    if refused:
+        number = next((number for number in errno.errorcode if os.strerror(number) == refused[1]), 0)
+        raise OSError(number, refused[1], command[0])
+    return done
 
 
 def run_checked(

@@ -268,9 +268,14 @@ def _debian(name: str, major: int) -> list[str]:
     return [server, DEBIAN[name].format(major=major) if name in DEBIAN else usual]
 
 
-@cache
 def _has_feature(postgres: Path, name: str) -> bool:
-    return LACKS[name] not in postgres.read_bytes()
+    return name not in _lacking(postgres)
+
+
+@cache
+def _lacking(postgres: Path) -> frozenset[str]:
+    program = postgres.read_bytes()
+    return frozenset(name for name, text in LACKS.items() if text in program)
 
 
 def _has_extension(postgres: Installation, name: str) -> bool:
@@ -288,6 +293,11 @@ def _can_load(postgres: Installation, name: str) -> bool:
     library = postgres.library(named[1] if named else name)
     if library is None:
         return named is None  # it is written in SQL
+    return _finds_libraries(ldd, library)
+
+
+@cache
+def _finds_libraries(ldd: str, library: Path) -> bool:
     told = subprocess.run([ldd, str(library)], capture_output=True, text=True, errors="replace", check=False)
     return "not found" not in told.stdout
 
