@@ -185,7 +185,9 @@ def run_as(
     who: dict[str, Any] = {}
     whole = list(command)
     if account and SETPRIV.is_file():  # Python would copy itself first, which takes longer than most of what is run
-        whole = [str(SETPRIV), f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--", *command]
+        whole = [str(SETPRIV), f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--"]
+        # The first one still has root's capabilities when it starts a program: that reaches every file.
+        whole += [str(SETPRIV), "--pdeathsig=clear", "--", *command]
     elif account:
         who = {"user": account.uid, "group": account.gid, "extra_groups": []}
     done = subprocess.run(
