@@ -247,6 +247,7 @@ def prepared(project: Project) -> tuple[Target, Any]:
     return target, made
 
 
+@pytest.mark.slow
 @all_orders(MIGRATE, 4)
 def test_no_order_of_cells_executes_a_plan_whose_gates_are_open(
     prepared: tuple[Target, Any], opened: Callable[..., Scene], cells: Sequence[str], most: int

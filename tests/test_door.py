@@ -123,6 +123,7 @@ def test_no_form_of_a_secret_gets_out_when_it_is_migrated(
     assert leaks(written(made), kept(target), told) == []
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("form", sample(REFUSED, 4))
 def test_no_error_repeats_a_secret(
     stage: Callable[..., Target], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], form: str

@@ -209,6 +209,7 @@ def test_a_cell_that_ignores_the_interrupt_is_killed(out: Path) -> None:
     assert errors(out) == [("Stopped", says)]
 
 
+@pytest.mark.slow
 def test_a_second_signal_kills_at_once(out: Path) -> None:
     """Whoever presses Ctrl-C twice does not want to wait; the record is truthful all the same."""
     runner = started(out, DEAF, grace_s=3600)
@@ -328,6 +329,7 @@ def test_handlers_of_signals_are_given_back(out: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_a_part_of_the_record(out: Path) -> None:
     """Also off the main thread, where no signals come: whoever reads gets all of it, and the cells one by one."""
     thread = threading.Thread(target=run, args=(out, *["print('x' * 20000)"] * 8))

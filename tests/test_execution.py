@@ -400,6 +400,7 @@ def test_what_a_migration_sets_does_not_reach_the_next_one(project: Project) -> 
     assert versions(target) == ["0001_a", "0002_b"]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("setting", ["SET ROLE weak", "SET SESSION AUTHORIZATION weak", "SET LOCAL ROLE weak"])
 @pytest.mark.parametrize("alone", ["", "VACUUM pg_catalog.pg_class;"])
 def test_another_role_reaches_neither_our_rows_nor_the_next_migration(

@@ -321,7 +321,7 @@ def _for(stage: Stage, line: str) -> str:
     return line[first.end() :]
 
 
-@pytest.mark.parametrize("line", sample(CASES, 3))
+@pytest.mark.parametrize("line", sample(CASES, 5))
 def test_every_kind_of_statement_comes_back_or_says_why_not(shop: Stage, line: str) -> None:
     """Steps that lead back, nothing to take back, rows to keep, or a sentence."""
     sql = _for(shop, line)
@@ -335,7 +335,7 @@ def test_every_kind_of_statement_comes_back_or_says_why_not(shop: Stage, line: s
     assert [d.line() for d in differences if not is_told(d, undo)] == []
 
 
-@pytest.mark.parametrize("line", sample(BACK, 3))
+@pytest.mark.parametrize("line", sample(BACK, 5))
 def test_what_is_done_is_undone(rare: Stage, line: str) -> None:
     """Schema, and the rows where they are kept, are what they were; what differs is told."""
     told = line.startswith("differs: ")

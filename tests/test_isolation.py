@@ -221,6 +221,7 @@ def test_a_copy_reaches_nothing_and_nobody(source: Server, publisher: Server, st
         assert rows(publisher, "SELECT pid FROM pg_stat_replication") == before
 
 
+@pytest.mark.first_case
 def test_the_subscriber_itself_goes_on(source: Server, publisher: Server) -> None:
     """What is published while a branch stands reaches the subscriber, and not the branch."""
     with by_base_backup(source) as (copy, name):

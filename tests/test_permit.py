@@ -142,6 +142,7 @@ migrate.take_restore_point(here)
 """
 
 
+@pytest.mark.slow
 def test_what_passed_in_a_kernel_counts_in_that_kernel_only(accepted: Run, target: Target) -> None:
     """Restarted in the middle, the checks are run again; also where somebody makes the session up without `begin`."""
     with tempfile.TemporaryFile() as told:
@@ -171,6 +172,7 @@ def restarted(before: Session) -> Session:
     return here
 
 
+@pytest.mark.slow
 def test_the_last_try_of_a_check_counts(accepted: Run, target: Target) -> None:
     """What has passed and refuses now has not passed, also when the reason is gone again."""
     assert accepted.run_id
@@ -185,6 +187,7 @@ def test_the_last_try_of_a_check_counts(accepted: Run, target: Target) -> None:
     assert not is_untouched(target)
 
 
+@pytest.mark.slow
 def test_a_second_time_nothing_is_executed(accepted: Run, target: Target) -> None:
     """In the same kernel and in another one it shows what is done; taken back since, it refuses."""
     here = stepped()

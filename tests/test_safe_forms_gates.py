@@ -382,6 +382,7 @@ def test_no_setting_switches_a_gate_off(stage: Stage) -> None:
     stay_gated(stage, [*names, "role", "session_authorization", "my.own"])
 
 
+@pytest.mark.newest
 def test_no_setting_of_these_switches_a_gate_off(stage: Stage) -> None:
     """One setting of each kind: of names, of values, of triggers, of time, of rights, and of the application."""
     stay_gated(stage, SETTINGS)

