@@ -281,7 +281,7 @@ class _Live:
     def __init__(self, here: Session) -> None:
         self._here = here
         self._handle: Any = None
-        self._began_at = self._drawn_at = time.monotonic()
+        self._drawn_at = time.monotonic()
 
     def redraw(self, results: list[StepResult]) -> None:
         now = time.monotonic()
