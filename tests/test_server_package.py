@@ -146,7 +146,7 @@ def test_a_fetched_server_runs_with_its_extensions(major: int, state: Path) -> N
         binaries.Installation(bindir, ".".join(server_package.VERSIONS[major].split(".")[:2]), server_account())
     )
     server.start()
-    with server.connect() as conn:
+    with server.connect() as conn, conn.as_target():
         assert conn.info.server_version // 10_000 == major
         for extension in sorted(server_package.EXTENSIONS):
             conn.execute(f'CREATE EXTENSION IF NOT EXISTS "{extension}" CASCADE')
