@@ -331,6 +331,7 @@ def test_a_rollback_takes_back_after_its_checks_and_once(
 PURGE = ("what-is-captured", "what-goes", "purge-it")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("force", [False, True], ids=["needed", "forced"])
 @all_orders(PURGE, 3)

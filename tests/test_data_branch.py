@@ -234,6 +234,7 @@ def test_a_disk_that_is_too_small_is_found_before_the_copy(project: Project, mon
     assert branches() == []
 
 
+@pytest.mark.slow
 def test_a_target_that_is_locked_cannot_be_dumped(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """pg_dump waits two seconds for its locks; then it is said what was in the way, and nothing is left."""
     target = project()
@@ -248,6 +249,7 @@ def test_a_target_that_is_locked_cannot_be_dumped(project: Project, monkeypatch:
     assert branches() == []
 
 
+@pytest.mark.slow
 def test_tablespaces_do_not_keep_a_branch_from_being_made(
     project: Project, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ from scenes import (
 )
 
 own_server = test_execution.own_server
+pytestmark = pytest.mark.newest
 Place = Callable[..., Target]
 
 BASE = """

@@ -99,6 +99,7 @@ def schemas(draw: st.DrawFn) -> list[str]:
     return made + [one for one in more if draw(maybe)]
 
 
+@pytest.mark.newest
 @settings(
     max_examples=examples(8, 60),
     deadline=None,

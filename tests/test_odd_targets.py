@@ -191,6 +191,7 @@ def test_5_ms_for_every_role_are_not_ours(made: Made, server: Server) -> None:
             conn.execute("ALTER ROLE ALL RESET ALL")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("name", ['Boß "x" 🐘', "-d\\%s"])
 def test_the_superuser_of_a_cluster_may_have_any_name(

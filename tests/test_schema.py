@@ -314,6 +314,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize(("one", "other"), PAIRS)
 def test_order_that_counts_is_told(server: Server, database: Callable[..., str], one: str, other: str) -> None:

@@ -204,6 +204,7 @@ def test_what_a_migration_sets_does_not_reach_the_next_one(project: Project) -> 
     assert rows(target, "SELECT schemaname FROM pg_tables WHERE tablename = 'b'") == [("public",)]
 
 
+@pytest.mark.slow
 def test_a_schema_that_is_locked_cannot_be_copied(project: Project) -> None:
     """pg_dump waits two seconds for its locks; then it is said, with the way on."""
     target = project(folder={"0001_a.sql": "SELECT 1"})
@@ -445,6 +446,7 @@ def test_a_declared_difference_does_not_hide_another_one(project: Project, monke
     assert "p_2" not in error.detail
 
 
+@pytest.mark.slow
 def test_a_statement_that_only_the_safe_plan_fails_on_is_found(project: Project) -> None:
     """What held to the file's end as one transaction is gone when the plan is several: it is said before the fact."""
     made = "EXECUTE format('CREATE TEMP TABLE few ON COMMIT DROP AS SELECT %s AS n', 1)"  # no reader can tell
