@@ -39,7 +39,7 @@ INITDB = ("-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--
 ALIVE = "alive"
 CHOSEN = os.environ.get("PGRUNBOOK_TEST_VERSIONS", "")
 FETCHED = Path(tempfile.gettempdir()) / f"pgrb-{os.geteuid()}" / "fetched"  # the state directory of fetched servers
-PLENTY_BYTES = 8 << 30  # a run of all tests with three workers has 3 GB at the most
+PLENTY_BYTES = 8 << 30  # a run of all tests has 4 GB at the most
 SHARED = ("templates", "binaries")  # of the library's own state directories, made once for all of the tests'
 
 
