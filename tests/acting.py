@@ -30,8 +30,8 @@ PATIENCE_S = 60
 COMMAND = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from pgrunbook.__main__ import main
-main()
+from pgrunbook.__main__ import command
+command()
 """
 
 

@@ -208,6 +208,25 @@ def test_code_that_no_statement_names_is_judged(stage: Stage) -> None:
         assert not gates(stage, sql), sql
 
 
+@pytest.mark.newest
+def test_a_function_that_somebody_added_to_an_extension_is_judged(stage: Stage) -> None:
+    """An ordinary user may own a trusted extension; its own functions are harmless, in whatever language they are."""
+    stage.conn.execute(STAGE)
+    with stage.conn.transaction(force_rollback=True):
+        stage.conn.execute("CREATE EXTENSION cube; CREATE EXTENSION earthdistance; CREATE ROLE adds SUPERUSER")
+        stage.conn.execute("SET ROLE adds; CREATE EXTENSION citext; ALTER ROLE adds NOSUPERUSER")
+        stage.conn.execute("RESET ROLE; GRANT ALL ON SCHEMA public TO adds; SET ROLE adds")
+        body = "LANGUAGE sql AS 'DELETE FROM t; SELECT 1'"
+        stage.conn.execute(
+            f"CREATE FUNCTION added() RETURNS integer {body}; ALTER EXTENSION citext ADD FUNCTION added()"
+        )
+        stage.conn.execute("RESET ROLE")
+        assert gates(stage, "SELECT added()")
+        assert found_by_review(stage, "SELECT added()")
+        for sql in ("SELECT ll_to_earth(1, 2)", "SELECT 'a'::citext = 'A'", "SELECT cube(1)"):
+            assert not gates(stage, sql), sql
+
+
 @pytest.mark.parametrize(("id_", "sql"), IN_FRONT)
 def test_what_is_new_hides_nothing_that_was_there(stage: Stage, id_: str, sql: str) -> None:
     """A view, a parent or a referenced table of this release leads to rows that it has not made."""

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import write_folder
 from pgrunbook import history as histories
-from pgrunbook.branches import data_branch
+from pgrunbook.branches import data_branch, schema_branch
 from pgrunbook.branches.schema_branch import copy_schema
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
@@ -48,6 +48,13 @@ OF_ALL = (
     "SELECT c FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c WHERE s.setrole = 0 AND s.setdatabase = 0"
     " AND c ~ '^app'"
 )
+# What would keep a role from being dropped, and falls with DROP OWNED.
+LINKS = """
+SELECT s.classid::regclass::text, s.refobjid::regrole::text, s.deptype, count(*)
+FROM pg_shdepend AS s JOIN pg_database AS d ON d.oid = s.dbid
+WHERE d.datname = current_database() AND s.refclassid = 'pg_authid'::regclass
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+"""
 PROPERTIES = """
 SELECT r.rolname, r.rolsuper, r.rolinherit, r.rolcreaterole, r.rolcreatedb, r.rolcanlogin, r.rolreplication,
     r.rolbypassrls, ARRAY(SELECT c FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c
@@ -106,8 +113,9 @@ def asked(conn: psycopg.Connection[tuple[object, ...]], query: str) -> list[tupl
     return conn.execute(query.encode()).fetchall()
 
 
+@pytest.mark.parametrize("keep", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_branch_has_the_roles_rights_and_settings_of_the_target(
-    server: Server, target: Callable[..., Target]
+    server: Server, target: Callable[..., Target], keep: bool
 ) -> None:
     """Each attribute, membership, setting and right; and what a rehearsal changes of them is put back."""
     shop, members = target(), MEMBERS % (OPTIONS if server.version >= 16 else "NULL")
@@ -117,9 +125,9 @@ def test_the_branch_has_the_roles_rights_and_settings_of_the_target(
                 f"GRANT readers TO {QUOTED} WITH INHERIT FALSE, SET FALSE; GRANT readers TO owners WITH ADMIN TRUE"
             )
             source.execute(f"GRANT readers TO {QUOTED} WITH SET TRUE GRANTED BY owners")
-        queries = [PROPERTIES, members, OF_DATABASE, OF_ALL, *([PARAMETERS] if server.version >= 15 else [])]
+        queries = [PROPERTIES, members, OF_DATABASE, OF_ALL, LINKS, *([PARAMETERS] if server.version >= 15 else [])]
         wanted = [asked(source, query) for query in queries]
-    with copy_schema(shop) as schema:
+    with copy_schema(shop, keep=keep) as schema:
         for _ in range(2):
             with schema.branch() as branch, connect(branch.as_superuser()) as conn:
                 assert [asked(conn, query) for query in queries] == wanted
@@ -143,6 +151,29 @@ def test_the_branch_has_the_roles_rights_and_settings_of_the_target(
                 conn.execute("SET ROLE another; GRANT readers TO third; RESET ROLE")
                 if server.version >= 15:
                     conn.execute("GRANT SET ON PARAMETER work_mem TO another; GRANT SET ON PARAMETER jit TO readers")
+
+
+@pytest.mark.newest
+@pytest.mark.first_case
+@pytest.mark.parametrize("name", ["copied", schema_branch.LOADED])
+def test_a_branch_that_is_copied_is_as_the_one_that_was_loaded(
+    server: Server, target: Callable[..., Target], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its schema, and what the roles own in it, whatever its name is and whichever role was there in between."""
+    loads, load = [], schema_branch._load
+    monkeypatch.setattr(schema_branch, "_load", lambda *given: (loads.append(given), load(*given)))
+    monkeypatch.setenv("URL_of_role", f"postgresql:///{name}?host={server.socket_dir}")
+    with server.copied(name, '"The Shop"'):
+        with server.connect(name) as source:
+            wanted = asked(source, LINKS)
+        with copy_schema(target(url_from="URL_of_role"), keep=True) as schema:
+            found = set()
+            for _ in range(3):
+                with schema.branch() as branch, connect(branch.as_superuser()) as conn:
+                    assert asked(conn, LINKS) == wanted
+                    found.add(snapshot(conn).fingerprint)
+                    conn.execute("CREATE ROLE passing; ALTER TABLE app.t OWNER TO passing")
+    assert (len(found), len(loads)) == (1, 1)
 
 
 @pytest.mark.newest

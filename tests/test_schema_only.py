@@ -94,13 +94,22 @@ def test_roles_extensions_partitions_and_quoted_names_are_on_the_branch_as_well(
         do(target, "DROP OWNED BY owner_of_p, reader CASCADE; DROP ROLE owner_of_p, reader")
 
 
-def test_a_role_that_owns_something_can_be_dropped(project: Project) -> None:
+@pytest.mark.first_case
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP OWNED BY leaves; DROP /* for good */ ROLE leaves",
+        "DO $$ BEGIN EXECUTE 'DROP OWNED ' || 'BY leaves'; EXECUTE 'DROP ' || 'ROLE leaves'; END $$",
+        "REASSIGN OWNED BY leaves TO postgres; DROP TABLE gone; DROP USER leaves",
+    ],
+)
+def test_a_role_that_owns_something_can_be_dropped(project: Project, sql: str) -> None:
     """No other database of the branch's server keeps a role that a migration drops."""
-    target = project(folder={"0001_a.sql": "DROP OWNED BY leaves; DROP ROLE leaves"})
+    target = project(folder={"0001_a.sql": sql})
     do(target, "CREATE ROLE leaves; CREATE TABLE gone (id int); ALTER TABLE gone OWNER TO leaves")
     done = safely(target)
     assert done.before.fingerprint != done.end.fingerprint
-    do(target, "DROP OWNED BY leaves; DROP ROLE leaves")
+    do(target, sql)
     assert done.end.fingerprint == now(target).fingerprint
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
-from acting import pgrunbook
+from acting import pgrunbook, run
 from pgrunbook.config.targets import Target
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
+from pgrunbook.runner import stops
 
 Project = Callable[..., Target]
 FIRST_S = 3.0
@@ -45,7 +47,7 @@ def stopped_at(target: Target, after_s: float, number: signal.Signals) -> str:
     assert (events[-1]["event"], events[-1]["status"]) == ("run-ended", one.status)
     assert sorted(f.name for f in one.folder.iterdir() if f.name.startswith(".")) == [".held"]
     if one.status is Status.DONE:
-        assert process.returncode in (0, -number), told  # it came when all was said, and ended Python itself
+        assert process.returncode == 0
     else:
         assert process.returncode == 1
         assert f"interrupted: {one.folder}\nGo on with it: pgrunbook run --resume {one.run_id}" in told
@@ -70,3 +72,27 @@ def test_a_signal_at_any_moment_ends_the_run_with_a_word(project: Project, numbe
     target = project(folder={"0001_a.sql": "CREATE TABLE IF NOT EXISTS a (id int);"})
     found = {stopped_at(target, at * STEP_S, number) for at in range(int(FIRST_S / STEP_S) + 1)}
     assert Status.INTERRUPTED in found
+
+
+@pytest.mark.parametrize("number", stops.STOPS)
+def test_a_signal_behind_the_last_word_does_not_change_how_a_command_ended(number: signal.Signals) -> None:
+    """It comes while Python takes itself down; what the command said is what its exit code says."""
+    code = "import atexit, os; from pgrunbook.app.main import command\n"
+    code += f"atexit.register(os.kill, os.getpid(), {int(number)}); command()"
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: " in done.stdout
+
+
+def test_a_stop_that_is_turned_into_another_error_is_one(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python raises RuntimeError for what comes up while a class takes its attributes in."""
+
+    class Stopping:
+        def __set_name__(self, *_: object) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: type("Made", (), {"one": Stopping()}))
+    project(folder={"0001_a.sql": "CREATE TABLE a (id int);"})
+    with stops.listening(), stops.let_through():
+        made, code = run("migrate")
+    assert (code, made.status, made.parts[0].status) == (1, Status.INTERRUPTED, Status.INTERRUPTED)

@@ -1,6 +1,6 @@
 """``python -m pgrunbook``."""
 
-from pgrunbook.app.main import main
+from pgrunbook.app.main import command
 
 if __name__ == "__main__":
-    main()
+    command()

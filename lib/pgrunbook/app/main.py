@@ -12,11 +12,16 @@ from pgrunbook.runner import stops
 CLICK_STOPPED = 130  # the exit code with which click ends a command at KeyboardInterrupt
 
 
-def main() -> None:
+def command() -> None:
+    """Be the process ``pgrunbook``: the command line, and nothing behind it."""
+    main(is_last=True)
+
+
+def main(*, is_last: bool = False) -> None:
     """Run the command line; print an error of ours in its own form, without a traceback."""
     # Imported modules stay: garbage collections during the imports and at the very end would cost 0.3 s.
     gc.disable()
-    with stops.listening():
+    with stops.listening(is_last=is_last):
         _main()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Jsonb
 
 from pgrunbook.branches import branch_server, installations, isolation, roles, target_dump
 from pgrunbook.branches.branch_target import BranchTarget, branch_target
@@ -36,8 +37,7 @@ class SchemaCopy:
     """A dump of a target's schema, from which branches are created, one after the other.
 
     ``views`` are the materialized views that hold rows. ``has_ours`` says whether schema pgrunbook is included,
-    without rows. With ``is_kept`` the loaded schema is kept as a database, and copied for every branch after the first
-    one; what it owns would keep a statement of the release from dropping a role.
+    without rows. With ``is_kept`` the loaded schema is kept as a database, and copied for every branch after the first.
     """
 
     target: Target
@@ -49,7 +49,8 @@ class SchemaCopy:
     views: tuple[sql.Identifier, ...] = ()
     has_ours: bool = False
     is_kept: bool = False
-    _owners: Mapping[int, str] | None = None  # the roles of the kept database
+    _roles: Mapping[int, str] | None = None  # when the database was kept
+    _kept_links: Sequence[object] = ()  # to roles, from the kept database: see _keep
 
     @contextmanager
     def branch(self) -> Iterator[BranchTarget]:
@@ -67,8 +68,10 @@ class SchemaCopy:
             there = _databases(admin)
             roles.apply(self.roles, admin)
             try:
-                if self._owners is not None and self._owners == roles.names(admin):
-                    self._create(admin, name, template=LOADED)
+                if self._roles is not None and self._roles == roles.names(admin):
+                    admin.execute(load("schema_branch")["link"].encode(), [Jsonb(self._kept_links)])
+                    self._create(admin, name, template=self._kept)
+                    admin.execute(load("schema_branch")["unlink"].encode(), [self._kept])
                     isolation.close(self.server, name)
                 else:
                     self._create(admin, name)
@@ -77,11 +80,11 @@ class SchemaCopy:
                     isolation.close(self.server, name)
                     if self.views:
                         _fill_views(branch, self.views)
-                    if self.is_kept and name != LOADED:
+                    if self.is_kept:
                         self._keep(admin, name)
                 yield branch
             finally:
-                for other in sorted(_databases(admin) - there - {LOADED}):
+                for other in sorted(_databases(admin) - there - {self._kept}):
                     _drop_subscriptions(self.server, admin, other)
                     admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(other)))
 
@@ -94,12 +97,21 @@ class SchemaCopy:
         admin.execute(create.format(*names, sql.Literal(self.encoding), copied))
         roles.apply_to_database(self.roles, admin, name)
 
+    @property
+    def _kept(self) -> str:
+        return LOADED if self.roles.database != LOADED else f"{LOADED}_"
+
     def _keep(self, admin: Connection, name: str) -> None:
-        """Copy a branch that was just loaded; one that roles of before own is dropped."""
-        kept, copied = sql.Identifier(LOADED), branch_server.file_copy(self.server)
+        """Copy a branch that was just loaded; one that roles of before own is dropped.
+
+        What the copy owns would keep a statement of the release from dropping a role. So the server knows nothing of
+        it but while the copy is copied.
+        """
+        kept, copied = sql.Identifier(self._kept), branch_server.file_copy(self.server)
         admin.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(kept))
         admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(kept, sql.Identifier(name), copied))
-        self._owners = roles.names(admin)
+        self._kept_links = [link for (link,) in admin.execute(load("schema_branch")["unlink"].encode(), [self._kept])]
+        self._roles = roles.names(admin)
 
 
 @contextmanager
@@ -107,7 +119,7 @@ def copy_schema(target: Target, *, ours: bool = False, keep: bool = False) -> It
     """Read the target's schema and roles, and give a server of its own for its branches. Raises Unreachable.
 
     With ``ours`` it includes schema pgrunbook and the parked tables, without their rows; else the schema alone, which
-    the role may lack the right to create. With ``keep`` more than one branch is made of it, and none drops roles.
+    the role may lack the right to create. ``keep`` it where more than one branch is made of it.
 
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """

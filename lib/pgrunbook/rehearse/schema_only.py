@@ -13,7 +13,6 @@ cannot say what depends on rows (times, locks, values).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -43,9 +42,6 @@ from pgrunbook.plan.way_back import Proof
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import copy_records
 from pgrunbook.rehearse.branch_run import _limit, branch_hint, execute, journal, why
-
-# Also within the code of a DO block or a function.
-_DROPS_ROLES = re.compile(r"\b(DROP|REASSIGN)\s+(ROLE|USER|GROUP|OWNED)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -99,8 +95,7 @@ def rehearse(
     parsed = {m.name: m.statements() for m in migrations}
     ours = bool(undo_data.to_reapply(conn, list(parsed)))
     drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep)
-    drops_roles = any(_DROPS_ROLES.search(f"{m.sql} {m.down_sql or ''}") for m in migrations)
-    with copy_schema(target, ours=ours, keep=not drops_roles) as schema:
+    with copy_schema(target, ours=ours, keep=True) as schema:
         plain = _plain(schema, history, up(target, migrations), here, drafter.step)
         changes = release.with_locks([drafter.changes[m.name] for m in migrations], conn)
         proofs = _Proofs(schema, target, history, conn, {m.name: m for m in migrations}, plain)

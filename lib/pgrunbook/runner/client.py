@@ -56,9 +56,11 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
                 kernel.enter_context(self.setup_kernel(**options))
                 if self.first_code:
                     self.wait_for_reply(self.kc.execute(self.first_code, silent=True))
-            except RuntimeError as exc:  # nbclient's DeadKernelError is one too
-                if not self.stopped_by:
+            except Exception as exc:
+                if not self.stopped_by and isinstance(exc, RuntimeError):  # nbclient's DeadKernelError is one too
                     raise _no_kernel(exc) from exc
+                if not self.stopped_by:
+                    raise
             self._at_cells = True
             self.papermill_execute_cells()
         return self.nb

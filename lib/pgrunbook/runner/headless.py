@@ -260,6 +260,8 @@ def _papermill(made: Run, part: Part, kernel: EarlyKernel, progress: ProgressDis
     except RunbookError:
         raise
     except Exception as exc:  # the kernel did not start, or papermill failed: the run ends with a record all the same
+        if stops.stopped() is not None:  # what a stop was turned into on its way here
+            return Outcome(Status.INTERRUPTED, 1, (STOPPED,), "KeyboardInterrupt")
         log.exception("could not run the notebook %s", part.notebook)
         says = (f"could not run {part.notebook}: {type(exc).__name__}: {exc}", IN_THE_DATABASE)
         return Outcome(Status.FAILED, 1, says, type(exc).__name__)

@@ -25,10 +25,11 @@ class _Gate:
 
 
 @contextmanager
-def listening() -> Iterator[None]:
+def listening(*, is_last: bool = False) -> Iterator[None]:
     """Handle the signals that stop a command while the body runs; none is let through before :func:`let_through`.
 
-    A signal that is ignored stays ignored, as nohup and a shell's background want it.
+    A signal that is ignored stays ignored, as nohup and a shell's background want it. Where the body ``is_last``, the
+    process ends behind it, and a signal does not change its exit code any more.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -36,12 +37,12 @@ def listening() -> Iterator[None]:
     _Gate.waiting = _Gate.stopped_by = ""
     heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _came) for number in heard}
-    try:
-        with _set(shut=True):
+    with _set(shut=True):
+        try:
             yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_IGN if is_last else handler)
 
 
 @contextmanager

@@ -31,12 +31,15 @@ FROM called AS c
 JOIN pg_catalog.pg_proc AS p ON p.oid = c.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
 JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+JOIN pg_catalog.pg_roles AS o ON o.oid = p.proowner
 WHERE p.oid >= 16384
-  AND NOT EXISTS (SELECT
-                  FROM pg_catalog.pg_depend AS d
-                  WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-                    AND d.objid = p.oid
-                    AND d.deptype = 'e')
+  -- Those of an extension are harmless; but who owns one may add functions of their own to it.
+  AND NOT (EXISTS (SELECT
+                   FROM pg_catalog.pg_depend AS d
+                   WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                     AND d.objid = p.oid
+                     AND d.deptype = 'e')
+           AND (o.rolsuper OR l.lanname IN ('c', 'internal')))
 ORDER BY n.nspname,
          p.proname,
          p.oid

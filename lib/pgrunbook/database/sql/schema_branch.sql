@@ -9,3 +9,17 @@ FROM pg_catalog.pg_namespace AS n
 CROSS JOIN pg_catalog.unnest('{USAGE,CREATE}'::text[]) AS x (privilege)
 WHERE n.nspname = 'pgrunbook'
   AND pg_catalog.has_schema_privilege(n.oid, x.privilege)
+
+-- name: unlink
+-- a row is: a link of a database's objects to a role, which is deleted
+DELETE FROM pg_catalog.pg_shdepend AS s
+USING pg_catalog.pg_database AS d
+WHERE d.oid = s.dbid
+  AND d.datname = %s
+RETURNING pg_catalog.to_jsonb(s)
+
+-- name: link
+-- a row is: nothing; the links that unlink has deleted are there again
+INSERT INTO pg_catalog.pg_shdepend
+SELECT s.*
+FROM pg_catalog.jsonb_populate_recordset(NULL::pg_catalog.pg_shdepend, %s) AS s
