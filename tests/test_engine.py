@@ -221,8 +221,9 @@ def test_a_second_signal_kills_at_once(out: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_timeout_holds_for_a_cell_that_ignores_the_interrupt(out: Path) -> None:
+def test_a_timeout_holds_for_a_cell_that_ignores_the_interrupt(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """nbclient would go on to interrupt it for ever."""
+    monkeypatch.chdir(out.parent)  # where the cell leaves its file
     assert run(out, "1", DEAF, "3", execution_timeout=1, grace_s=1)
     assert record(out) == TRUE
     says = "the cell did not end within 1 s, nor within 1 s of being interrupted"
