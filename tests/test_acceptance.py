@@ -68,7 +68,6 @@ def test_a_gate_may_be_accepted_before_the_run(target: Target) -> None:
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(1,)]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("target")
 def test_what_is_no_gate_cannot_be_accepted() -> None:
     """Neither in the run nor by the parameter; the statements that are there are named."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ import nbformat
 import papermill
 import psycopg
 import pytest
+from nbclient.client import NotebookClient
+from nbclient.exceptions import CellTimeoutError
 from papermill.exceptions import PapermillExecutionError
 
 from conftest import rows
@@ -209,7 +212,6 @@ def test_a_cell_that_ignores_the_interrupt_is_killed(out: Path) -> None:
     assert errors(out) == [("Stopped", says)]
 
 
-@pytest.mark.slow
 def test_a_second_signal_kills_at_once(out: Path) -> None:
     """Whoever presses Ctrl-C twice does not want to wait; the record is truthful all the same."""
     runner = started(out, DEAF, grace_s=3600)
@@ -228,6 +230,26 @@ def test_a_timeout_holds_for_a_cell_that_ignores_the_interrupt(out: Path, monkey
     assert record(out) == TRUE
     says = "the cell did not end within 1 s, nor within 1 s of being interrupted"
     assert errors(out) == [("CellTimeout", says)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "fails"), [("pgrunbook", False), (None, True)])
+def test_outputs_may_come_late_on_a_busy_machine(
+    out: Path, monkeypatch: pytest.MonkeyPatch, engine: str | None, fails: bool
+) -> None:
+    """The cell has ended, its outputs come 5 s later; to stock papermill that is a cell that took too long."""
+    takes = NotebookClient._async_poll_output_msg
+
+    async def late(*given: Any) -> None:
+        await asyncio.sleep(5)
+        await takes(*given)
+
+    monkeypatch.setattr(NotebookClient, "_async_poll_output_msg", late)
+    raised = run(out, "print('done')", engine=engine)
+    assert isinstance(raised, CellTimeoutError) is fails
+    if not fails:
+        (cell,) = (cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code")
+        assert (raised, cell.outputs[0].text, cell.metadata.papermill["status"]) == (None, "done\n", "completed")
 
 
 @pytest.mark.slow

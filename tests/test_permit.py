@@ -142,7 +142,6 @@ migrate.take_restore_point(here)
 """
 
 
-@pytest.mark.slow
 def test_what_passed_in_a_kernel_counts_in_that_kernel_only(accepted: Run, target: Target) -> None:
     """Restarted in the middle, the checks are run again; also where somebody makes the session up without `begin`."""
     with tempfile.TemporaryFile() as told:
@@ -172,7 +171,6 @@ def restarted(before: Session) -> Session:
     return here
 
 
-@pytest.mark.slow
 def test_the_last_try_of_a_check_counts(accepted: Run, target: Target) -> None:
     """What has passed and refuses now has not passed, also when the reason is gone again."""
     assert accepted.run_id
@@ -187,7 +185,6 @@ def test_the_last_try_of_a_check_counts(accepted: Run, target: Target) -> None:
     assert not is_untouched(target)
 
 
-@pytest.mark.slow
 def test_a_second_time_nothing_is_executed(accepted: Run, target: Target) -> None:
     """In the same kernel and in another one it shows what is done; taken back since, it refuses."""
     here = stepped()
@@ -234,7 +231,6 @@ def test_the_permit_does_not_rely_on_what_the_check_saw(prepared: Run, target: T
     assert is_untouched(target)
 
 
-@pytest.mark.slow
 def test_a_plan_that_was_exchanged_after_the_check_is_not_executed(accepted: Run, target: Target) -> None:
     """What passed was about one digest; approved by its first twelve digits it is executed, by others not."""
     plan = plans.read(accepted.folder / "plan.json")

@@ -213,7 +213,6 @@ def test_what_a_migration_sets_does_not_reach_the_next_one(project: Project) -> 
     assert rows(target, "SELECT schemaname FROM pg_tables WHERE tablename = 'b'") == [("public",)]
 
 
-@pytest.mark.slow
 def test_a_schema_that_is_locked_cannot_be_copied(project: Project) -> None:
     """pg_dump waits two seconds for its locks; then it is said, with the way on."""
     target = project(folder={"0001_a.sql": "SELECT 1"})
