@@ -51,7 +51,7 @@ def there_and_back(stage: Stage, line: str, batch_rows: int) -> None:
         assert {kept.state for kept in undo_data.list_entries(conn)} == {"given back"}
 
 
-@pytest.mark.parametrize("line", sample(BACK, 3))
+@pytest.mark.parametrize("line", sample(BACK, 6))
 def test_the_rarer_objects_are_kept_and_come_back(rare: Stage, line: str) -> None:
     """The schema behind it is that of the plain statement; schema and rows are what they were."""
     there_and_back(rare, line, 1_000)

@@ -142,6 +142,7 @@ def test_tables_of_a_role_that_is_gone_cannot_be_copied(made: Made) -> None:
     assert caught.value.hint.startswith("Give what belongs to that role another owner: ALTER TABLE ... OWNER TO. ")
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("name", sample(["postgres", "template1"], 2))
 def test_the_databases_of_every_cluster_are_released_to(made: Made, name: str, server: Server) -> None:

@@ -37,6 +37,7 @@ FOLDER = {
 }
 
 
+@pytest.mark.slow
 def test_the_last_migration_goes_back_with_its_history_row_and_no_further_without_a_script(project: Project) -> None:
     """The schema is as before; the next one was not prepared, has none, and its restore point is named."""
     target = project()
