@@ -108,7 +108,7 @@ def test_an_edited_plan_is_refused(tmp_path: Path) -> None:
         ("[]", "holds an array, not an object"),
         ("{}", "It has no digest."),
         (made().text().replace('"attempts": 5', '"attempts": 5, "more": 1'), "Extra inputs are not permitted"),
-        (made().text().replace('"format": 5', '"format": 4'), "Input should be 5"),
+        (made().text().replace('"format": 6', '"format": 5'), "Input should be 6"),
     ],
 )
 def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, detail: str) -> None:

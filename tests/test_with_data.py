@@ -19,7 +19,8 @@ from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.rehearse import with_data
 from pgrunbook.rehearse.schema_only import Rehearsal
-from pgrunbook.rehearse.with_data import Trial, Ways
+from pgrunbook.rehearse.trial import Trial
+from pgrunbook.rehearse.with_data import Ways
 from pgrunbook.safe_forms.update_delete import UpdateDelete
 from scenes import error_of, execute
 from test_schema_only import planned, safely

@@ -13,7 +13,7 @@ from ground import ROOT, Ground, state, temporary
 from pgrunbook.app import demo
 from pgrunbook.procedures.plan_views import longest_ms
 from pgrunbook.record import run as runs
-from pgrunbook.rehearse.with_data import StatementRun, TrafficLatency, Trial
+from pgrunbook.rehearse.trial import StatementRun, TrafficLatency, Trial
 from pgrunbook.runner import runbook
 
 MIGRATIONS, PREPARE_GOAL_S = 100, 5.0

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from pgrunbook.plan.plan import Plan
-from pgrunbook.rehearse.with_data import Trial
+from pgrunbook.rehearse.trial import Trial
 
 Name = Literal["plan", "rehearsal"]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -13,7 +13,7 @@ from pgrunbook.draft import nontransactional
 from pgrunbook.history import History, Migration
 from pgrunbook.plan.plan import Base, Change, Step, WayBack, WrittenStatement
 from pgrunbook.plan.step import Expansion, SafeStep
-from pgrunbook.sql import classify, statements
+from pgrunbook.sql import classify, runs, statements
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.places import Place, numbered
 from pgrunbook.sql.secrets import fingerprint
@@ -35,10 +35,12 @@ def way_back(migration: Migration) -> Literal["down script", "computed"]:
 
 
 def as_written(migration: str, file_sha256: str, back: WayBack, written: Sequence[Statement], target: Target) -> Change:
-    """Return a change whose statements are executed as written in the file."""
-    plain = [
-        Expansion(s, "", "", (SafeStep(s.sql, "", s.policy, own_transaction=False, quick=False),)) for s in written
-    ]
+    """Return a change whose statements are executed as written in the file, those of a run together."""
+    plain: list[Expansion] = []
+    for run in runs.runs(written):
+        first = run[0]
+        step = SafeStep(runs.joined(run), "", first.policy, own_transaction=False, quick=False, statements=len(run))
+        plain += [Expansion(first, "", "", (step,)), *(Expansion(one, "", "", ()) for one in run[1:])]
     return expanded(migration, file_sha256, back, plain, target)
 
 
@@ -106,6 +108,7 @@ def _step(target: Target, expansion: Expansion, statement: int, step: SafeStep) 
         done=nontransactional.done(step.sql) if as_it_is else step.done,
         leftovers=nontransactional.leftovers(step.sql) if as_it_is else step.leftovers,
         batches=step.batches, keeps=step.keeps, gives_back=step.gives_back, gives_rows=step.gives_rows,
+        statements=step.statements,
         lock_timeout_ms=LONG_TIMEOUT_MS if waits_long else target.lock_timeout_ms,
         statement_timeout_ms=LONG_TIMEOUT_MS if takes_long else target.statement_timeout_ms,
     )  # fmt: skip

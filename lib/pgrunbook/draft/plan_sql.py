@@ -31,7 +31,7 @@ def _psql(change: Change, direction: Direction) -> list[str]:
         together = segment.kind == "together"
         lines += ["BEGIN;"] if together else []
         for step in segment.steps:
-            lines += [*_said(step), *_limits(step, "LOCAL " if together else ""), f"{step.sql};"]
+            lines += [*_said(change, step), *_limits(step, "LOCAL " if together else ""), f"{step.sql};"]
         if number == len(segments):
             lines.append(f"-- here the row of {change.migration} is {row} the history table")
         lines += ["COMMIT;"] if together else []
@@ -39,14 +39,14 @@ def _psql(change: Change, direction: Direction) -> list[str]:
     return [*lines, end]
 
 
-def _said(step: Step) -> list[str]:
+def _said(change: Change, step: Step) -> list[str]:
     """Return the comments above a step: its purpose, and what pgrunbook does beside it."""
     if step.gives_rows:
         return ["-- pgrunbook reverts the captured rows, batch by batch; psql cannot:"]
     captured = ["-- pgrunbook captures the rows that this changes, in its own schema"] if _captures_rows(step) else []
     if not step.form:
         return captured
-    lines = [f"-- {step.file}, line {step.line}: {step.says}"]
+    lines = [f"-- {change.where(step)}: {step.says}"]
     if step.batches is not None:
         by = ", ".join(step.batches.key) or "pages"
         lines.append(f"-- pgrunbook loops over ranges of {by}, and commits after each {step.batches.rows} rows;")

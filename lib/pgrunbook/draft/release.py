@@ -13,7 +13,7 @@ from pgrunbook.plan.plan import Change, LockOn
 from pgrunbook.plan.step import Expansion
 from pgrunbook.review.statement_scenes import Script, StatementContext, stage
 from pgrunbook.safe_forms.expander import Expander
-from pgrunbook.sql import statements
+from pgrunbook.sql import runs, statements
 from pgrunbook.sql.lock_modes import strongest
 
 
@@ -30,8 +30,9 @@ def unproven(
     planner = Expander(conn, off=off, batch_rows=target.batch_rows)
     found = []
     for migration in migrations:
-        for statement in migration.statements():
-            planner.expand(statement)
+        for run in runs.runs(migration.statements()):
+            planner.expand(run[0])
+            planner.join(run)
         found.append(change(target, migration, planner.end_file()))
     return with_locks(found, conn)
 
@@ -46,7 +47,7 @@ def with_locks(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...
 
     Text and catalog tell the locks, one step after the other, as in the review.
     """
-    parsed = {id(step): statements.parse(step.sql, c.migration) for c in changes for step in c.steps}
+    parsed = {id(step): statements.parse(c.judged(step), c.migration) for c in changes for step in c.steps}
     every = [statement for found in parsed.values() for statement in found]
     read = Script(tuple(StatementContext(statement, None) for statement in every), (), ())
     scenes = iter(stage(read, catalog_reader.read(conn, every)))

@@ -81,13 +81,16 @@ class Drafter:
             return False
         if self._before is None:
             self._before = Facts(branch).relation_oids()
-        statement = self._parsed[migration.name][step.number - 1]
+        run = self._parsed[migration.name][step.statement - 1 : step.statement - 1 + step.statements]
+        statement = run[0]
         undo = self._without_own(branch, self._inverter.inverse(statement))
         expansion = self._planner.expand(statement)
         is_rehearsed = expansion.gate is None or expansion.gate.is_rehearsed
         if not is_rehearsed and (undo.steps or undo.of_rows):
             undo = Undo(statement, (), because=UNSEEN)
-        self._take(step.number, migration, expansion, undo)
+        self._take(step.statement, migration, expansion, undo)
+        self._planner.join(run)
+        self._backs.update((step.statement + place, Back()) for place in range(1, len(run)))
         return is_rehearsed
 
     def _refills(self, branch: Connection, migration: Migration) -> Iterator[Expansion]:

@@ -252,12 +252,19 @@ class Execution:
     # -- one step
 
     def _execute_sql(self, step: Step) -> int | None:
-        """Send a step's SQL; return the rows of its last statement, None where it has none."""
+        """Send a step's SQL; return the rows of its last statement, or of a whole run, None where it has none."""
+        counts = self._counts(step.sql)
+        rows = sum(counts) if step.statements > 1 else counts[-1]
+        return rows if rows >= 0 else None
+
+    def _counts(self, sql: str) -> list[int]:
+        """Send SQL as the target's session would; return the rows of each statement in it, -1 where it has none."""
         with self.conn.as_target():
-            cursor = self.conn.execute(step.sql.encode())
+            cursor = self.conn.execute(sql.encode())
+            counts = [cursor.rowcount]
             while cursor.nextset():
-                pass
-        return cursor.rowcount if cursor.rowcount >= 0 else None
+                counts.append(cursor.rowcount)
+        return counts
 
     def _execute_keeping(self, change: Change, step: Step) -> int | None:
         """Send a step's SQL within a transaction, with the undo data that it captures, reverts or reapplies."""
@@ -266,11 +273,8 @@ class Execution:
         if statement == step.sql:
             rows = self._execute_sql(step)
         else:
-            with self.conn.as_target():
-                cursor = self.conn.execute(statement.encode())
-                rows = cursor.rowcount
-                while cursor.nextset():
-                    pass
+            counts = self._counts(statement)
+            rows = sum(counts) if step.statements > 1 else counts[0]
         self._keeper.after(change, step)
         return rows
 

@@ -58,7 +58,7 @@ class AttemptEnd:
         if self.step is None:
             return self.change.migration
         step = self.step
-        return f"step {step.number} of {self.change.migration} ({step.kind}; {step.file}, line {step.line})"
+        return f"step {step.number} of {self.change.migration} ({step.kind}; {self.change.where(step)})"
 
     def timed_out(self) -> bool:
         """Whether the step ran into its statement_timeout: the same plan would get no further."""

@@ -13,7 +13,7 @@ from pgrunbook.config import regular_file
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan.step import Batches, Gate, Keep
 from pgrunbook.plan.way_back import Back, Frozen, Proof, irreversible
-from pgrunbook.sql import outside, places
+from pgrunbook.sql import outside, places, runs
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import NamedPlace
 from pgrunbook.sql.secrets import fingerprint, key_of
@@ -58,7 +58,8 @@ class Step(Frozen):
 
     ``statement`` is the number of the written statement that it stands for. ``sql`` may hold several statements.
     ``done`` and ``leftovers`` are the queries of :class:`SafeStep` for a step that runs alone. ``batches`` makes a
-    step a loop of transactions. ``keeps``, ``gives_back`` and ``gives_rows`` are those of :class:`SafeStep`.
+    step a loop of transactions. ``keeps``, ``gives_back``, ``gives_rows`` and ``statements`` are those of
+    :class:`SafeStep`: a step of a run stands for its first statement, and the others have none.
     """
 
     number: int
@@ -81,6 +82,7 @@ class Step(Frozen):
     keeps: tuple[Keep, ...] = ()
     gives_back: tuple[str, ...] = ()
     gives_rows: tuple[int, ...] = ()
+    statements: int = 1
     locks: tuple[LockOn, ...] = ()
     lock_timeout_ms: int
     statement_timeout_ms: int
@@ -184,13 +186,36 @@ class Change(Frozen):
     def rehearsed(self) -> Change:
         """Return the change as a branch executes it: without the steps of statements that reach outside."""
         left_out = {written.number for written in self.statements if not written.is_rehearsed}
-        steps = tuple(step for step in self.steps if step.statement not in left_out and not outside.reaches(step.sql))
+        steps = tuple(
+            step for step in self.steps if step.statement not in left_out and not outside.reaches(self.judged(step))
+        )
         return self if steps == self.steps else self.model_copy(update={"steps": steps})
 
     def schema_unknown_by(self) -> list[str]:
         """Return the statements that no branch executes and that may change the schema, by place."""
         left_out = (written for written in self.statements if not written.is_rehearsed)
         return [written.key for written in left_out if written.kind not in _LEAVES_SCHEMA]
+
+    def judged(self, step: Step) -> str:
+        """Return the SQL by which a step is judged: of a run the first statement, for the others differ in values."""
+        return step.sql if step.statements == 1 else self.statements[step.statement - 1].sql
+
+    def where(self, step: Step) -> str:
+        """Return where a step stands in the file: a line, or the first and the last one of a run."""
+        last = self.statements[step.statement + step.statements - 2] if step.statements > 1 else step
+        lines = f"line {step.line}" if last.line == step.line else f"one of lines {step.line} to {last.line}"
+        return f"{step.file}, {lines}"
+
+    def shown(self) -> list[tuple[str, WrittenStatement]]:
+        """Return the statements that a person reads, each with its number: of a run the first, and all its numbers."""
+        counts = {step.statement: step.statements for step in self.steps if step.statements > 1}
+        found, after = [], 0
+        for written in self.statements:
+            count = counts.get(written.number, 1)
+            if written.number > after:
+                found.append((runs.numbers(written.number, count), written))
+                after = written.number + count - 1
+        return found
 
     def of_statement(self, number: int) -> list[Step]:
         """Return the steps that stand for one written statement."""
@@ -223,7 +248,7 @@ class Plan(Frozen):
     whether its run makes a restore point before it is executed.
     """
 
-    format: Literal[5] = 5
+    format: Literal[6] = 6
     direction: Direction
     target: str
     base: Base

@@ -71,6 +71,7 @@ class SafeStep:
     in pgrunbook.kept; rows are captured by rewriting the statement when it is executed. It also reverts, to the last
     row, what ``gives_back`` names (a side table or a parked table). A step with ``gives_rows`` has no
     statement: it is a loop that reverts the rows which these steps changed when the migration went up.
+    ``statements`` counts the written statements of a run (``sql.runs``) that it sends together.
     """
 
     sql: str
@@ -84,6 +85,7 @@ class SafeStep:
     keeps: tuple[Keep, ...] = ()
     gives_back: tuple[str, ...] = ()
     gives_rows: tuple[int, ...] = ()
+    statements: int = 1
 
 
 @dataclass(frozen=True)

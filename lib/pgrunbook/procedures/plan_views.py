@@ -12,16 +12,16 @@ from pgrunbook.plan.plan import Change, Plan, WrittenStatement
 from pgrunbook.record import door
 from pgrunbook.rehearse.observer import HeldLock
 from pgrunbook.rehearse.schema_only import Rehearsal
-from pgrunbook.rehearse.with_data import StatementComparison, StatementRun, Trial
+from pgrunbook.rehearse.trial import StatementComparison, StatementRun, Trial
 from pgrunbook.sql.lock_modes import blocks
 
 
 def statements(changes: Sequence[Change], *, title: str = "") -> Table:
-    """Return one row per written statement: what is executed for it, in how many transactions, why, and its gate."""
+    """Return one row per written statement, or run of them: what is executed in how many transactions, its gate."""
     rows = [
         (
             change.migration,
-            statement.number,
+            numbers,
             Cell(statement.kind, under=statement.sql),
             _executed(change, statement),
             statement.explains,
@@ -31,7 +31,7 @@ def statements(changes: Sequence[Change], *, title: str = "") -> Table:
             else Cell("none", QUIET),
         )
         for change in changes
-        for statement in change.statements
+        for numbers, statement in change.shown()
     ]
     headings = ["migration", "statement", "as it is written", "is executed as", "because", "differs by nature", "gate"]
     return Table(headings, rows, title=title, empty="Nothing is pending.")

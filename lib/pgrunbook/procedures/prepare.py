@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pgrunbook import history as histories
@@ -39,12 +40,14 @@ from pgrunbook.session import acceptance
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Prepare
 from pgrunbook.session.session import Session
+from pgrunbook.sql import runs
 from pgrunbook.sql.classify import Type
 from pgrunbook.sql.statements import Statement
 from pgrunbook.undo_data import plan_sizes
 
 TYPE_TONE = {Type.COMPATIBLE: GOOD, Type.BREAKING: BAD, Type.DATA: WARN}
-Judged = tuple[Statement, Finding]
+# The numbers of a run of statements, the first of it, and what was found about that.
+Judged = tuple[str, Statement, Finding]
 STATE_TONE = {State.APPLIED: QUIET, State.PENDING: GOOD}
 
 
@@ -147,7 +150,7 @@ def what_will_it_do(here: Session) -> Table:
     rows = [
         (
             name,
-            number,
+            numbers,
             Cell(statement.kind, under=statement.sql),
             Cell(statement.type, TYPE_TONE[statement.type]),
             _locked(finding),
@@ -155,10 +158,10 @@ def what_will_it_do(here: Session) -> Table:
             _hazards(finding),
         )
         for name, pairs in found.items()
-        for number, (statement, finding) in enumerate(pairs, 1)
+        for numbers, statement, finding in pairs
     ]
     headings = ["migration", "statement", "as it is written", "type", "locks out", "rewrites", "hazards"]
-    hazards = {name: [h.id for _, f in pairs for h in f.hazards] for name, pairs in found.items()}
+    hazards = {name: [h.id for _, _, f in pairs for h in f.hazards] for name, pairs in found.items()}
     here.journal("judged", hazards=hazards, refused=[refusal.object for refusal in refused])
     table = here.keep_table("what-will-it-do", Table(headings, rows, empty="Nothing is pending."))
     if refused:
@@ -315,17 +318,23 @@ def _check_room(here: Session, changes: Sequence[Change]) -> None:
 
 
 def _judged(here: Session, pending: list[Migration]) -> tuple[dict[str, list[Judged]], list[Refusal]]:
-    """Review the pending statements on this very database, each migration as a transaction of its own."""
-    parsed = [s for migration in pending for s in migration.statements()]
-    server_parser.refuse_unknown(here.conn, parsed)
+    """Review the pending statements on this very database, of a run the first; each migration is a transaction."""
+    grouped = [run for migration in pending for run in runs.runs(migration.statements())]
+    firsts = [run[0] for run in grouped]
+    server_parser.refuse_unknown(here.conn, firsts)
     read = script([(migration.name, migration.sql) for migration in pending])
+    places_ = {first.place for first in firsts}
+    read = replace(read, placed=tuple(one for one in read.placed if one.statement.place in places_))
     timeouts = Timeouts(here.target.lock_timeout_ms, here.target.statement_timeout_ms)
     catalog = catalog_reader.read(here.conn, read.statements)
     found: dict[str, list[Judged]] = {migration.name: [] for migration in pending}
     rules = design_rules(here.target)
     judged = review(read, catalog, transactions=Transactions.FILE, timeouts=timeouts, design_rules=rules)
-    for statement, finding in zip(parsed, judged, strict=True):
-        found[finding.file].append((statement, finding))
+    begun = dict.fromkeys(found, 1)
+    for run, finding in zip(grouped, judged, strict=True):
+        numbers = runs.numbers(begun[finding.file], len(run))
+        found[finding.file].append((numbers, run[0], finding))
+        begun[finding.file] += len(run)
     refused = []
     if here.target.safe_migrations:
         refused = safe_mode.refusals(read.statements, catalog, here.parameters.allow_loss)

@@ -21,7 +21,7 @@ from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
 from pgrunbook.rehearse import schema_only
-from pgrunbook.rehearse.with_data import Trial
+from pgrunbook.rehearse.trial import Trial
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Validate
 from pgrunbook.session.session import Session

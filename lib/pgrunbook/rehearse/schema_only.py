@@ -248,7 +248,7 @@ def _run(conn: Connection, change: Change, step: Step, left_out: Sequence[str]) 
     except psycopg.Error as exc:
         told = exc.diag.message_primary or " ".join(str(exc).split())
         raise StatementFailed(
-            f"step {step.number} of {change.migration} ({step.kind}; {step.file}, line {step.line}) would fail: {told}",
+            f"step {step.number} of {change.migration} ({step.kind}; {change.where(step)}) would fail: {told}",
             detail=exc.diag.message_detail or "It failed on an empty branch that has the target's schema.",
             state="Nothing changed in the target: it failed in a rehearsal.",
             hint=branch_hint(conn, f"{told} {exc.diag.message_detail or ''}", left_out)

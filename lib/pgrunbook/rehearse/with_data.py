@@ -6,19 +6,13 @@
 3. Both must end with the same rows in every table that was touched.
 4. On a third database each migration goes up, down and up again: after down the rows must be those from before
    it, and at the end those of the plan.
-
-The result is written to ``rehearsal.json``; ``schemas/rehearsal.schema.json`` describes it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from pgrunbook import history as histories
 from pgrunbook.branches import data_branch, shared_objects
@@ -36,96 +30,22 @@ from pgrunbook.history import Migration
 from pgrunbook.plan.plan import Change, Estimate, Step
 from pgrunbook.rehearse import branch_run, row_equality, up_down_up
 from pgrunbook.rehearse.branch_run import execute
-from pgrunbook.rehearse.observer import HeldLock, Observation, Observer
+from pgrunbook.rehearse.observer import Observation, Observer
 from pgrunbook.rehearse.row_equality import VolatileValues
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.traffic import Traffic, traffic
-from pgrunbook.rehearse.up_down_up import WayBackTrial
+from pgrunbook.rehearse.trial import (
+    MigrationEnd,
+    StatementComparison,
+    StatementRun,
+    TableRows,
+    TrafficLatency,
+    Trial,
+)  # fmt: skip
 from pgrunbook.sql.lock_modes import blocks
 
 SLOT_MS = 50.0
 SPARED = "Nothing changed in the target: this was found on a branch."
-
-
-class _Seen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TableRows(_Seen):
-    """The rows of a table in the target and on the branch, counted, or estimated where it is big."""
-
-    table: str
-    target_rows: int
-    branch_rows: int
-
-
-class StatementRun(_Seen):
-    """The effects of a statement, executed in one of the two ways; times in ms since the run of that way began."""
-
-    started_ms: float
-    duration_ms: float
-    rows: int | None
-    wal_bytes: int
-    dead_rows: int
-    rewrites: tuple[str, ...]
-    locks: tuple[HeldLock, ...]
-
-
-class StatementComparison(_Seen):
-    """A statement, executed as it is written and by the plan; None where steps of another statement do its work."""
-
-    migration: str
-    statement: int
-    file: str
-    line: int
-    sql: str
-    form: str
-    plain: StatementRun | None
-    safe: StatementRun | None
-
-
-class MigrationEnd(_Seen):
-    """Whether a migration ends the same both ways; ``declared`` are the differences by nature.
-
-    ``schema_changes`` say what it changes: columns, constraints and whether they are validated, indexes and so on.
-    """
-
-    migration: str
-    schema_changes: tuple[str, ...]
-    equivalent: bool
-    differences: tuple[str, ...]
-    declared: tuple[str, ...]
-
-
-class TrafficLatency(_Seen):
-    """The latency of the traffic: ``slots`` are pairs of time and the slowest transaction then, in ms."""
-
-    per_second: int
-    transactions: int
-    worst_ms: float
-    p99_ms: float
-    failed: str
-    slots: tuple[tuple[float, float], ...]
-
-
-class Trial(_Seen):
-    """The result of a rehearsal with the target's rows."""
-
-    format: Literal[2] = 2
-    target: str
-    branch: str
-    made_s: float
-    tables: tuple[TableRows, ...]
-    statements: tuple[StatementComparison, ...]
-    migrations: tuple[MigrationEnd, ...]
-    compared: tuple[str, ...]
-    ways_back: tuple[WayBackTrial, ...]
-    plain_traffic: TrafficLatency | None
-    safe_traffic: TrafficLatency | None
-
-    def text(self) -> str:
-        """Return the text of ``rehearsal.json``."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -181,7 +101,7 @@ def rehearse(
         branch=copy.how,
         made_s=round(copy.made_s, 2),
         tables=tuple(TableRows(table=t, target_rows=n, branch_rows=m) for t, n, m in beside),
-        statements=tuple(_statements(proven.changes, one, other)),
+        statements=tuple(_statements(plain, proven.changes, one, other)),
         migrations=tuple(_ends(proven, equality.passed_over)),
         compared=equality.compared,
         ways_back=backs,
@@ -262,7 +182,7 @@ def _volatile_values(
     copy: Copy, plain: Sequence[Change], changes: Sequence[Change], loaded: Sequence[str]
 ) -> VolatileValues:
     """Judge between the two runs: one database has the whole release applied, the other nothing of it yet."""
-    written = [s.sql for c in plain for s in c.statements]
+    written = [c.statements[step.statement - 1].sql for c in plain for step in c.steps]  # one of each run
     differs = [text for c in changes for s in c.statements for text in s.differs]
     safe, plain_ = copy.safe.as_superuser(), copy.plain.as_superuser()
     with connect(safe, purpose="judges") as before, connect(plain_, purpose="judges") as after:
@@ -305,10 +225,14 @@ def _rehearsed(plain: Sequence[Change], proven: Rehearsal) -> tuple[Change, ...]
     )
 
 
-def _statements(changes: Sequence[Change], one: _Way, other: _Way) -> Iterator[StatementComparison]:
+def _statements(
+    plain: Sequence[Change], changes: Sequence[Change], one: _Way, other: _Way
+) -> Iterator[StatementComparison]:
     ran, planned = one.by_step(), other.by_step()
+    numbers = {(change.migration, step.statement): step.number for change in plain for step in change.steps}
     for change in changes:
-        for statement in change.statements:
+        for _, statement in change.shown():
+            number = numbers.get((change.migration, statement.number), 0)
             mine = [planned.get((change.migration, s.number)) for s in change.of_statement(statement.number)]
             yield StatementComparison(
                 migration=change.migration,
@@ -317,7 +241,7 @@ def _statements(changes: Sequence[Change], one: _Way, other: _Way) -> Iterator[S
                 line=statement.line,
                 sql=statement.sql,
                 form=statement.form,
-                plain=_joined([ran.get((change.migration, statement.number))]),
+                plain=_joined([ran.get((change.migration, number))]),
                 safe=_joined(mine),
             )
 

@@ -25,6 +25,7 @@ from pgrunbook.safe_forms.names import Names
 from pgrunbook.safe_forms.partitions import AttachPartition, DetachPartition
 from pgrunbook.safe_forms.refresh import Refresh
 from pgrunbook.safe_forms.update_delete import UpdateDelete
+from pgrunbook.sql import runs
 from pgrunbook.sql.classify import Policy, kind
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.statements import Statement
@@ -174,6 +175,18 @@ class Expander:
                 self._seen.append((expansion, table))
                 return
         self._seen.append((expansion, ""))
+
+    def join(self, run: Sequence[Statement]) -> None:
+        """Let the step of the expansion that was returned last send the other statements of its run, too."""
+        if len(run) < 2:
+            return
+        first, table = self._seen.pop()
+        (step,) = first.steps
+        says = f"{len(run)} statements that differ in their values only, lines {run[0].line} to {run[-1].line}: they"
+        step = replace(step, sql=runs.joined(run), says=f"{says} are sent together.", statements=len(run))
+        self._seen.append((replace(first, steps=(step,)), table))
+        for one in run[1:]:
+            self._seen.append((Expansion(one, "", f"Sent together with {first.statement.place}.", ()), table))
 
     def end_file(self) -> list[Expansion]:
         """Return the expansions of the finished file, with one transaction for each table's short statements."""

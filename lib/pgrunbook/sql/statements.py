@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from pglast import ast
@@ -50,6 +51,11 @@ def parse(sql: str, file: str, migration: str = "") -> list[Statement]:
 
     Raises WrongInput, with file and line, for what does not parse, for BEGIN and COMMIT, and for COPY FROM STDIN.
     """
+    return list(_parsed(sql, file, migration))
+
+
+@lru_cache(maxsize=64)
+def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
     text = sql.removeprefix(BYTE_ORDER_MARK)
     if "\0" in text:
         raise WrongInput(
@@ -69,7 +75,7 @@ def parse(sql: str, file: str, migration: str = "") -> list[Statement]:
         refused = refusal(node, file, line_of(text, start))
         if refused is not None:
             raise refused
-    return _in_file(found, text, file, migration or file)
+    return tuple(_in_file(found, text, file, migration or file))
 
 
 def refusal(node: Any, file: str, line: int) -> WrongInput | None:

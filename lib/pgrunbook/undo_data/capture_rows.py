@@ -26,6 +26,7 @@ from datetime import datetime
 from typing import Any
 
 from pglast import ast, enums
+from pglast.parser import split
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
@@ -95,11 +96,17 @@ def capture_obstacle(conn: Connection, statement: str) -> str | None:
 
 
 def rewrite(conn: Connection, statement: str, place: StepKey) -> CaptureRewrite:
-    """Return the form of a statement that captures; nothing is created. Raises CannotCaptureError if none exists."""
-    node = parsed(statement)
+    """Return the form of a statement, or of the INSERTs of a run, that captures; nothing is created.
+
+    Raises CannotCaptureError if none exists.
+    """
+    texts = split(statement)
+    node = parsed(texts[0])
     target = _target(conn, node)
     if isinstance(node, ast.InsertStmt):
         side = _side(place, "insert", target, target.plain)
+        if len(texts) > 1:
+            return CaptureRewrite(_returning_each(texts, side, _alias(node)), (side,))
         return CaptureRewrite(_returning(node, side, _alias(node), _alias(node)), (side,))
     if isinstance(node, ast.DeleteStmt):
         found = reaches(conn, target)
@@ -184,6 +191,17 @@ def _returning(node: Any, side: Side, old: str, new: str) -> str:
         side=side.identifier,
         targets=side.targets(),
     )
+
+
+def _returning_each(texts: Sequence[str], side: Side, alias: str) -> str:
+    """Compose the INSERTs of a run, which have the same table and alias: each inserts what it returns, as the one."""
+    composed = _composed(
+        "\nRETURNING {values}) INSERT INTO {side} ({targets}) SELECT * FROM pgrunbook_changed",
+        values=side.values(row(alias), row(alias)),
+        side=side.identifier,
+        targets=side.targets(),
+    )
+    return ";\n".join(f"WITH pgrunbook_changed AS ({each}{composed}" for each in texts)
 
 
 def _before_and_after(node: Any, side: Side) -> str:
