@@ -6,7 +6,7 @@ https://www.postgresql.org/docs/current/sql-syntax-lexical.html
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 _DOLLAR = re.compile(r"\$[^$]*\$")
@@ -29,7 +29,7 @@ class Spelled(NamedTuple):
     """
 
     says: str
-    at: tuple[int, ...]
+    at: Sequence[int]
     quoted: bool
 
 
@@ -44,6 +44,8 @@ def spelled(constant: str, escape: str = "\\") -> Spelled:
     if start < 0:
         return Spelled(constant, tuple(range(len(constant) + 1)), quoted=False)
     end = len(constant) - (1 if constant.endswith(quote) and len(constant) > start + 1 else 0)
+    if not prefix and constant.find(quote, start + 1, end) < 0:  # as nearly all are
+        return Spelled(constant[start + 1 : end], range(start + 1, end + 1), quoted=True)
     parts = list(_characters(constant, start + 1, end, prefix, quote, escape))
     says = "".join(character for character, _ in parts)
     return Spelled(says, (*(place for character, place in parts for _ in character), end), quoted=True)

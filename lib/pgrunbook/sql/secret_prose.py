@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import unquote
 
 from pgrunbook.config.secret_patterns import names_a_secret
@@ -46,42 +47,43 @@ _LINE = re.compile(r"\d{1,6}(?:\.\d+)?\.?")
 # user_tokens: reads and writes; but password: swordfish
 _PLAINLY = re.compile(r"password|passwd|pwd|passphrase|secret|token|api[_-]?key", re.I)
 _NO_WORD = re.compile(r"\d|(?<=\w)[^\w\s./-](?=\w)|[a-z][A-Z]")
+# What a text in lower case has to hold, which is quickly seen, and the pattern of a secret.
 _VALUES = (
     # a URL: user and password in front of the host
-    re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s:@/?#'\"<>]*:(?P<secret>[^\s@/?#'\"<>]+)@"),
-    re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s:@/?#'\"<>]*:(?!\d+(?:/|$))(?P<secret>[^\s'\"<>]+)@"),
-    re.compile(r"\A\s*[A-Za-z][\w+.-]{0,30}://[^\s:@/?#]*:(?!\d+(?:/|$))(?P<secret>\S+)@\S*\s*\Z"),
-    re.compile(r"[A-Za-z][\w+.-]{0,30}://(?=[\w-]*\d)(?P<secret>[\w-]{20,})@"),
-    re.compile(r"jdbc:oracle:\w+:[^\s/@]+/(?P<secret>[^\s@]+)@"),
-    re.compile(
+    ("://", re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s:@/?#'\"<>]*:(?P<secret>[^\s@/?#'\"<>]+)@")),
+    ("://", re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s:@/?#'\"<>]*:(?!\d+(?:/|$))(?P<secret>[^\s'\"<>]+)@")),
+    ("://", re.compile(r"\A\s*[A-Za-z][\w+.-]{0,30}://[^\s:@/?#]*:(?!\d+(?:/|$))(?P<secret>\S+)@\S*\s*\Z")),
+    ("://", re.compile(r"[A-Za-z][\w+.-]{0,30}://(?=[\w-]*\d)(?P<secret>[\w-]{20,})@")),
+    ("jdbc:oracle", re.compile(r"jdbc:oracle:\w+:[^\s/@]+/(?P<secret>[^\s@]+)@")),
+    ("=", re.compile(
         r"[?&#](?:key|sig|signature|x-amz-signature|x-goog-signature|auth|access_key)=(?P<secret>[^&#\s'\"<>]{6,})",
         re.I,
-    ),
-    re.compile(r"\bSignature=(?P<secret>[\w+/=-]{8,})"),
-    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?P<secret>.*?)(?=-----END|\Z)", re.S),
-    re.compile(r"\bPrivate-Lines: \d+(?P<secret>.*?)(?=Private-MAC|\Z)", re.S),
-    re.compile(r"\bCookie:\s*(?P<secret>[^\r\n'\"]{6,})", re.I),
+    )),
+    ("signature=", re.compile(r"\bSignature=(?P<secret>[\w+/=-]{8,})")),
+    ("private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?P<secret>.*?)(?=-----END|\Z)", re.S)),
+    ("private-lines", re.compile(r"\bPrivate-Lines: \d+(?P<secret>.*?)(?=Private-MAC|\Z)", re.S)),
+    ("cookie:", re.compile(r"\bCookie:\s*(?P<secret>[^\r\n'\"]{6,})", re.I)),
     # hashes of passwords: crypt(3), PHC strings, Django, LDAP
-    re.compile(
+    ("", re.compile(
         r"(?<![\w$])(?P<secret>(?:\$(?:2[abxy]?|1|5|6|7|y|gy|apr1|sha1|argon2\w*|scrypt|pbkdf2[\w-]*)\$"
         r"|(?:pbkdf2_\w+|bcrypt_sha256|scrypt|argon2)\$)[\w./+=,$*-]{8,}|\{(?:SSHA|SHA|SMD5|CRYPT)\d*\}[\w+/=$.]{8,})"
-    ),
+    )),
     # beside the id of an AWS key its secret, which begins with nothing that tells
-    re.compile(
+    ("", re.compile(
         r"(?<![\w/+])(?=[\w/+]{0,39}[a-z])(?=[\w/+]{0,39}[A-Z])(?=[\w/+]{0,39}\d)(?P<secret>[A-Za-z0-9/+]{40})"
         r"(?![\w/+=])"
-    ),
-    re.compile(r"\b(?:Bearer|Basic)\s+(?P<secret>[\w.~+/=-]{6,})", re.I),
-    re.compile(r"(?:^|\s)(?:-u[ =]?|--user[ =])\s*[\"']?[^\s:\"']+:(?P<secret>[^\s\"']+)"),
-    re.compile(r"\bmysql\w*\s(?:[^|;]*\s)?-p(?P<secret>[^\s'\"]+)"),
-    re.compile(r"\bsshpass\s+-p\s*[\"']?(?P<secret>[^\s\"']+)"),
-    re.compile(
+    )),
+    ("", re.compile(r"\b(?:Bearer|Basic)\s+(?P<secret>[\w.~+/=-]{6,})", re.I)),
+    ("-u", re.compile(r"(?:^|\s)(?:-u[ =]?|--user[ =])\s*[\"']?[^\s:\"']+:(?P<secret>[^\s\"']+)")),
+    ("mysql", re.compile(r"\bmysql\w*\s(?:[^|;]*\s)?-p(?P<secret>[^\s'\"]+)")),
+    ("sshpass", re.compile(r"\bsshpass\s+-p\s*[\"']?(?P<secret>[^\s\"']+)")),
+    ("-", re.compile(
         r"\b(?:redis-cli|sqlcmd|ldap\w+|unzip|zip|openssl)\s(?:[^|;]{0,200}?\s)?-(?:a|P|w|k)\s+[\"']?(?P<secret>[^\s\"']+)"
-    ),
-    re.compile(r"\bsmbclient\s(?:[^|;]{0,200}?\s)?-U\s*[^\s%]+%(?P<secret>[^\s\"']+)"),
-    re.compile(r"\bcurl\s(?:[^|;]{0,200}?\s)?(?:-b|--cookie)\s+[\"']?[^\s=\"']+=(?P<secret>[^\s\"']+)"),
-    re.compile(r"--(?:password|passwd|token|secret|api-?key)[ =]\s*[\"']?(?P<secret>[^\s\"']+)"),
-    re.compile(
+    )),
+    ("smbclient", re.compile(r"\bsmbclient\s(?:[^|;]{0,200}?\s)?-U\s*[^\s%]+%(?P<secret>[^\s\"']+)")),
+    ("curl", re.compile(r"\bcurl\s(?:[^|;]{0,200}?\s)?(?:-b|--cookie)\s+[\"']?[^\s=\"']+=(?P<secret>[^\s\"']+)")),
+    ("--", re.compile(r"--(?:password|passwd|token|secret|api-?key)[ =]\s*[\"']?(?P<secret>[^\s\"']+)")),
+    ("", re.compile(
         r"(?<!\w)(?P<secret>pscale_(?:pw|tkn|oauth)_[\w.-]{4,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
         r"|(?:AKIA|ASIA)[0-9A-Z]{16}|xox[abeoprs]-[\w-]{8,}|[sr]k_(?:live|test)_\w{8,}|sk-[\w-]{20,}|npg_\w{8,}"
         r"|whsec_\w{8,}|xapp-[\w-]{8,}|ya29\.[\w-]{8,}|npm_\w{30,}|pypi-[\w-]{16,}|do[op]_v1_\w{16,}|hv[sbr]\.[\w-]{16,}"
@@ -89,7 +91,7 @@ _VALUES = (
         r"|dckr_pat_[\w-]{8,}|lin_api_\w{8,}|AGE-SECRET-KEY-1[0-9A-Z]{16,}|sq0csp-[\w-]{16,}"
         r"|(?:(?<=hooks\.slack\.com/services/)|(?<=discord\.com/api/webhooks/))[\w/-]{8,}|AIza[\w-]{30,}|SG\.[\w-]{16,}\.[\w-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|SCRAM-SHA-256\$\d+:[^\s'\"]+"
         r"|md5[0-9a-f]{32})(?!\w)"
-    ),
+    )),
 )  # fmt: skip
 _MASKED = re.compile(r"\*+[0-9a-f]{0,12}")
 # E'pa\\x73sword=x': what it says is not to be seen in how it is spelled
@@ -127,6 +129,7 @@ def is_nothing(value: str) -> bool:
     return not value.strip() or _NOTHING.fullmatch(value.strip()) is not None
 
 
+@lru_cache(maxsize=256)  # each constant is asked about several times in a row
 def may_hold_secrets(text: str) -> bool:
     """Tell, fast, whether a text is worth a closer look."""
     return _HINT.search(text) is not None or _ESCAPED.search(text) is not None
@@ -143,7 +146,9 @@ def keys_of_prose(text: str) -> list[tuple[int, int]]:
     """Return from where to where something stands that is a secret whatever is around it: a key, a URL's password."""
     if not may_hold_secrets(text):
         return []
-    spans = [match.span("secret") for pattern in _VALUES for match in pattern.finditer(text)]
+    low = text.lower()
+    patterns = [pattern for part, pattern in _VALUES if part in low]
+    spans = [match.span("secret") for pattern in patterns for match in pattern.finditer(text)]
     return [span for span in spans if not is_nothing(text[slice(*span)])]
 
 

@@ -62,7 +62,8 @@ NOT_A_TYPE = ENDS_EXPRESSION - {"is", "check", "constraint", "references", "with
      "not_found", "having", "offset", "fetch", "foreign", "before", "after", "column", "to", "default_tablespace")
 )  # fmt: skip
 _DANGLING = re.compile(
-    r"(?P<name>[\w-]+)(?:\s*(?:=|:=|=>|:)\s*|\s+(?:to\s+|=\s*)?)['\"(]*\s*(?:%(?:\d+\$)?[sLIsli]?(?!\w).*)?\Z", re.S
+    r"(?<![\w-])(?P<name>[\w-]++)(?:\s*(?:=|:=|=>|:)\s*|\s+(?:to\s+|=\s*)?)['\"(]*\s*(?:%(?:\d+\$)?[sLIsli]?(?!\w).*)?\Z",
+    re.S,
 )
 _PARAMETER = re.compile(r"(?<![\w-])(?P<name>[\w-]+)\s{0,20}(?:=|:=|=>|\bto\b)?\s{0,20}\$\d")
 _PLACEHOLDER = re.compile(
@@ -75,7 +76,8 @@ def is_dangling(text: str, *, executed: bool) -> bool:
 
     In what is ``executed`` a place is also $1, which USING fills.
     """
-    places = [*_PLACEHOLDER.finditer(text), *(_PARAMETER.finditer(text) if executed else ())]
+    places = [*(_PLACEHOLDER.finditer(text) if "%" in text else ())]
+    places += _PARAMETER.finditer(text) if executed and "$" in text else ()
     if any(names_a_secret(found["name"]) for found in places):
         return True
     found = _DANGLING.search(text[-80:])

@@ -183,7 +183,8 @@ def _of_parts(parts: Sequence[tuple[Token, Spelled]], depth: int) -> Iterator[Se
 
 def _inside(token: Token, depth: int) -> Iterator[SecretSpan]:
     """Give the secrets of what a string constant or a comment says."""
-    says, at = token.text, tuple(range(len(token.text) + 1))
+    at: Sequence[int]
+    says, at = token.text, range(len(token.text) + 1)
     if token.is_string or token.is_quoted_name:
         says, at, _ = spelled(token.text, token.escape)
     elif token.text.startswith("--"):
