@@ -109,28 +109,56 @@ def volatile_values(
     Each statement is judged twice: on a database where none has run yet, and on one where all have. ``differs`` are
     the declared differences of safe forms; ``updated`` are tables that traffic updates meanwhile, named as in SQL.
     """
-    nodes = [node for sql in statements for node in walk(parsed(sql))]
-    declared = {column for text in differs if (column := differing_column(text))}
-    found = VolatileValues()
-    for conn in (before, after):
-        judge = _Judge(Facts(conn), found, nodes, declared)
-        for node in nodes:
+    release = VolatileRelease(statements, differs, updated=updated)
+    release.judge(before)
+    release.judge(after)
+    return release.values(after)
+
+
+class VolatileRelease:
+    """Statements whose volatile values are judged, on databases before and after them; as :func:`volatile_values`.
+
+    With ``numbers`` those of sequences are volatile, too: where the statements run again in the same database.
+    """
+
+    def __init__(
+        self,
+        statements: Iterable[str],
+        differs: Iterable[str],
+        *,
+        updated: Collection[str] = (),
+        numbers: bool = False,
+    ) -> None:
+        self._nodes = [node for sql in statements for node in walk(parsed(sql))]
+        self._declared = {column for text in differs if (column := differing_column(text))}
+        self._updated, self._numbers = updated, numbers
+        self._found = VolatileValues()
+
+    def judge(self, conn: Connection) -> None:
+        """Note what is volatile as the database is now."""
+        judge = _Judge(Facts(conn), self._found, self._nodes, self._declared, all_numbers=self._numbers)
+        for node in self._nodes:
             judge.note(node)
-        for name in updated:
+        for name in self._updated:
             judge.note_triggers(parsed(f"TABLE {name}").fromClause[0])
-    there = Facts(after)
-    for table, columns in found.columns.items():
-        relation = there.relation(ast.RangeVar(schemaname=table.schema, relname=table.name))
-        if columns and relation is not None:
-            columns.intersection_update(there.columns(relation))  # some were renamed, or dropped
-    return found
+
+    def values(self, conn: Connection) -> VolatileValues:
+        """Return what was found, by the names that columns have in a database after the statements."""
+        there = Facts(conn)
+        for table, columns in self._found.columns.items():
+            relation = there.relation(ast.RangeVar(schemaname=table.schema, relname=table.name))
+            if columns and relation is not None:
+                columns.intersection_update(there.columns(relation))  # some were renamed, or dropped
+        return self._found
 
 
 class _Judge:
     """Judges statements on one database, and adds to ``found`` the volatile columns, by their names at the end."""
 
-    def __init__(self, facts: Facts, found: VolatileValues, nodes: Sequence[Any], declared: set[str]) -> None:
-        self.facts, self.found, self.declared = facts, found, declared
+    def __init__(
+        self, facts: Facts, found: VolatileValues, nodes: Sequence[Any], declared: set[str], *, all_numbers: bool
+    ) -> None:
+        self.facts, self.found, self.declared, self.all_numbers = facts, found, declared, all_numbers
         renames = [node for node in nodes if isinstance(node, ast.RenameStmt) and node.relation is not None]
         self.tables = {n.relation.relname: n.newname for n in renames if n.renameType == Kind.OBJECT_TABLE}
         self.names = {n.subname: n.newname for n in renames if n.renameType == Kind.OBJECT_COLUMN}
@@ -277,7 +305,7 @@ class _Judge:
 
     def _defaults(self, table: Relation, *, numbers: bool = False) -> set[str]:
         """Return the columns with a volatile default; with ``numbers`` identity columns, too."""
-        rows = self.facts.rows("defaults", oid=table.oid)
+        numbers, rows = numbers or self.all_numbers, self.facts.rows("defaults", oid=table.oid)
         found = {str(row["name"]) for row in rows if self._is_volatile(_value(row["value"]), set(), numbers=numbers)}
         query = "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attidentity <> ''"
         identity = self.facts.conn.execute(query, [table.oid]).fetchall() if numbers else []
@@ -303,6 +331,7 @@ class _Judge:
         Sequences give the same numbers on both databases, so they are not volatile. With ``numbers`` they are: rows
         are numbered in the order in which a table is read, and that differs.
         """
+        numbers = numbers or self.all_numbers
         parts = list(walk(node))
         if any(isinstance(part, ast.SQLValueFunction) for part in parts) or tainted.intersection(column_names(node)):
             return True

@@ -2,22 +2,25 @@
 
 1. Before each migration, rows and checksums of the tables that the release touches are recorded.
 2. The migration goes up by the plan and down by its way back; then rows and checksums must be equal.
-3. It goes up again, as a base for the next one. After the last one, the rows are compared with those of the plan.
+3. It goes up again, as a base for the next one; then the rows must be those of the first time, but for values that
+   differ each time, as the numbers of sequences do.
 
-When a way back fails in the middle, the database is in between: the migrations after it are not tried.
+When a way back fails in the middle, the database is in between: the migrations after it are tried on another one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from pgrunbook import history as histories
+from pgrunbook.branches import data_branch
 from pgrunbook.branches.branch_target import BranchTarget
 from pgrunbook.branches.data_branch import Copy
 from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums
-from pgrunbook.database.checksums import TableName
+from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.prose import counted
 from pgrunbook.errors import StatementFailed
@@ -26,7 +29,7 @@ from pgrunbook.plan.way_back import Frozen
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import row_equality
 from pgrunbook.rehearse.branch_run import execute, journal, why
-from pgrunbook.rehearse.row_equality import VolatileValues
+from pgrunbook.rehearse.row_equality import VolatileRelease, VolatileValues
 from pgrunbook.rehearse.schema_only import Rehearsal
 
 
@@ -42,51 +45,52 @@ class WayBackTrial(Frozen):
 
 
 def prove_all(
-    copy: Copy, proven: Rehearsal, tables: Sequence[TableName], volatile: VolatileValues, *, with_end: bool
+    target: Target, copy: Copy, proven: Rehearsal, tables: Sequence[str], *, most_bytes: int
 ) -> tuple[WayBackTrial, ...]:
-    """Take each migration up, down and up again on ``copy.back``, and compare the end with that of the plan.
+    """Take each migration up, down and up again on ``copy.back``, and on further copies as long as one is left.
 
-    Returns as :func:`prove`, () where ways back are not rehearsed. Nobody may be connected to ``copy`` meanwhile.
+    ``tables`` are compared where they are there, by their names in SQL. Returns a result for each migration that has
+    a way back, () where ways back are not rehearsed. Nobody may be connected to ``copy`` meanwhile.
     """
     if copy.back is None:
         return ()
     with copy.in_place(copy.back) as branch:
-        backs = prove(branch, proven, tables)
-    if not with_end:
-        return backs
-    with connect(copy.safe.as_superuser(), purpose="compares") as safe:
-        return with_end_of(backs, safe, copy.back, tables, volatile)
+        found = prove(branch, proven, tables)
+    while any(name not in found for name in proven.backs):
+        with data_branch.with_data(target, most_bytes=most_bytes) as another:
+            found |= prove(another.safe, proven, tables, tried=found)
+    return tuple(found[change.migration] for change in proven.changes if change.migration in found)
 
 
-def prove(branch: BranchTarget, proven: Rehearsal, tables: Sequence[TableName]) -> tuple[WayBackTrial, ...]:
-    """Take each migration up, down and up again; ``proven`` is the rehearsal on empty branches.
+def prove(
+    branch: BranchTarget, proven: Rehearsal, tables: Sequence[str], *, tried: Collection[str] = ()
+) -> dict[str, WayBackTrial]:
+    """Take each migration up, down and up again, but up only where it was ``tried`` before.
 
-    Returns a result for each migration that has a way back. Raises StatementFailed where the plan itself fails.
+    A doubt is one about this migration only as long as no earlier one has left a doubt in the same database; else, and
+    after a way back that fails in the middle, the migrations that follow are left to another database.
+
+    Returns the results by migration. Raises StatementFailed where the plan itself fails.
     """
+    found: dict[str, WayBackTrial] = {}
     with (
         journal() as log,
         connect(branch, purpose="rehearses") as conn,
         connect(branch.as_superuser(), purpose="measures") as measure,
     ):
-        return tuple(_each(branch, conn, measure, proven, tables, log))
-
-
-def with_end_of(
-    backs: Sequence[WayBackTrial],
-    safe: Connection,
-    branch: BranchTarget,
-    tables: Sequence[TableName],
-    volatile: VolatileValues,
-) -> tuple[WayBackTrial, ...]:
-    """Return the results; where the rows differ from those of the plan after all went up again, they are not proven."""
-    if any(not back.proven and not back.tables for back in backs):
-        return tuple(backs)  # a way back failed: the migrations after it did not go up
-    with connect(branch.as_superuser(), purpose="compares") as conn:
-        differences = row_equality.compare(safe, conn, tables, volatile).differences
-    if not differences:
-        return tuple(backs)
-    says = f"the rows differ after going up again: {'; '.join(differences[:3])}"
-    return tuple(b.model_copy(update={"proven": False, "says": says}) if b.proven else b for b in backs)
+        for change in proven.changes:
+            planned = proven.backs.get(change.migration)
+            if planned is None or change.migration in tried:
+                execute(branch, conn, histories.read(conn, branch), change, log)
+                continue
+            trial = _Trial(branch, conn, measure, log, tables).of(change, planned.change)
+            is_doubted = any(not each.proven for each in found.values())
+            if is_doubted and not trial.proven:
+                break
+            found[change.migration] = trial
+            if not trial.tables:
+                break
+    return found
 
 
 def with_proofs(changes: Sequence[Change], backs: Sequence[WayBackTrial]) -> tuple[Change, ...]:
@@ -102,68 +106,70 @@ def with_proofs(changes: Sequence[Change], backs: Sequence[WayBackTrial]) -> tup
     return tuple(found)
 
 
-def _each(
-    branch: Target,
-    conn: Connection,
-    measure: Connection,
-    proven: Rehearsal,
-    tables: Sequence[TableName],
-    log: Journal,
-) -> Iterator[WayBackTrial]:
-    broken = ""
-    for change in proven.changes:
-        planned = proven.backs.get(change.migration)
-        if broken:
-            if planned is not None:
-                says = f"not tried with rows: the way back of {broken} failed before it"
-                yield WayBackTrial(migration=change.migration, proven=False, says=says)
-            continue
-        there = _there(measure, tables)
-        before = checksums.checksums(measure, there)
+@dataclass(frozen=True)
+class _Trial:
+    """One migration there and back on a branch."""
+
+    branch: Target
+    conn: Connection
+    measure: Connection
+    log: Journal
+    tables: Sequence[str]
+
+    def of(self, change: Change, back: Change) -> WayBackTrial:
+        """Take a migration up, down and up again, and compare the rows on the way."""
+        release = VolatileRelease(
+            [one.sql for one in change.statements],
+            [text for one in change.statements for text in one.differs],
+            numbers=True,
+        )
+        release.judge(self.measure)
+        before = self._sums()
         began = time.monotonic()
-        execute(branch, conn, histories.read(conn, branch), change, log)
-        if planned is None:
-            continue
-        up_ms, began = _since(began), time.monotonic()
+        execute(self.branch, self.conn, histories.read(self.conn, self.branch), change, self.log)
+        release.judge(self.measure)
+        volatile = release.values(self.measure)
+        up_ms, there = _since(began), self._sums(volatile)
+        began = time.monotonic()
         try:
-            execute(branch, conn, histories.read(conn, branch), planned.change, log, direction="down")
+            execute(self.branch, self.conn, histories.read(self.conn, self.branch), back, self.log, direction="down")
             down_ms = _since(began)
-            apart = _apart(before, checksums.checksums(measure, there))
-            execute(branch, conn, histories.read(conn, branch), change, log, again=True)
+            apart = _apart(before, self._sums(), "before")
+            execute(self.branch, self.conn, histories.read(self.conn, self.branch), change, self.log, again=True)
         except StatementFailed as exc:
-            broken = change.migration
             says = f"it fails with the target's rows: {why(exc)}"
-            yield WayBackTrial(migration=change.migration, proven=False, says=says, up_ms=up_ms)
-            continue
+            return WayBackTrial(migration=change.migration, proven=False, says=says, up_ms=up_ms)
         says = "with the target's rows: equal, too"
+        again: list[str] = []
         if apart:
             says = f"the rows differ after the way back: {'; '.join(apart[:5])}"
-        yield WayBackTrial(
+        elif again := _apart(there, self._sums(volatile), "the first time"):
+            says = f"the rows differ after going up again: {'; '.join(again[:5])}"
+        return WayBackTrial(
             migration=change.migration,
-            proven=not apart,
+            proven=not apart and not again,
             says=says,
             up_ms=up_ms,
             down_ms=down_ms,
-            tables=tuple(map(str, there)),
+            tables=tuple(map(str, before)),
         )
 
+    def _sums(self, volatile: VolatileValues | None = None) -> dict[TableName, TableSum]:
+        """Return the sums of the tables that are there; of those with unknown volatile columns, rows are counted."""
+        tables = row_equality.named(self.measure, self.tables)
+        left_out = {table: volatile.of(table) for table in tables} if volatile else {}
+        without = {table: columns for table, columns in left_out.items() if columns}
+        sums = checksums.checksums(self.measure, tables, without=without)
+        counted_only = [table for table, columns in left_out.items() if columns is None]
+        return sums | {table: TableSum(sums[table].rows, "") for table in counted_only}
 
-def _there(conn: Connection, tables: Sequence[TableName]) -> list[TableName]:
-    found = conn.execute(
-        "SELECT t.schema, t.name FROM ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[]))"
-        " AS t (schema, name) JOIN pg_catalog.pg_namespace AS n ON n.nspname = t.schema"
-        " JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.name",
-        [[table.schema for table in tables], [table.name for table in tables]],
-    )
-    return [TableName(str(schema), str(name)) for schema, name in found]
 
-
-def _apart(before: dict[TableName, checksums.TableSum], after: dict[TableName, checksums.TableSum]) -> list[str]:
+def _apart(before: dict[TableName, TableSum], after: dict[TableName, TableSum], when: str) -> list[str]:
     found = []
     for table, was in before.items():
-        now, name = after[table], f"{table.schema}.{table.name}"
+        now, name = after.get(table, TableSum(0, "")), f"{table.schema}.{table.name}"
         if was.rows != now.rows:
-            found.append(f"{name}: {counted(was.rows, 'row')} before, {now.rows:,} after")
+            found.append(f"{name}: {counted(was.rows, 'row')} {when}, {now.rows:,} after")
         elif was != now:
             found.append(f"{name}: as many rows, with other values")
     return found

@@ -91,10 +91,10 @@ def rehearse(
         with shared_objects.reset_shared_objects(copy.server, copy.roles):
             other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
         with connect(plain_rows, purpose="compares") as a, connect(safe_rows, purpose="compares") as b:
-            tables = row_equality.named(b, dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
-            equality = row_equality.compare(a, b, tables, volatile)
+            written = tuple(dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
+            equality = row_equality.compare(a, b, row_equality.named(b, written), volatile)
             behind = row_equality.sequences_behind(a, b)
-        backs = up_down_up.prove_all(copy, proven, tables, volatile, with_end=not per_second)
+        backs = up_down_up.prove_all(target, copy, proven, written, most_bytes=most_bytes)
     _refuse_other_rows([*equality.differences, *behind])
     trial = Trial(
         target=target.name,
