@@ -13,6 +13,7 @@ import pytest
 from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.database.schema_diff import Difference, diff
+from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.step import Keep
 from pgrunbook.plan.way_back import Undo
@@ -204,13 +205,7 @@ def there_and_back(stage: Stage, sql: str) -> tuple[Undo, list[Difference]]:
 
 def is_told(difference: Difference, undo: Undo) -> bool:
     """Tell whether a way back has said that this differs."""
-    if difference.change == "moved":
-        return any(f" order of {difference.name}:" in text for text in undo.differs)
-    if f"constraint {difference.name} stays valid" in undo.differs:
-        return True
-    if difference.kind == "statistics":
-        return f"column order of statistics {difference.name}" in undo.differs
-    return any(" are its own" in text and difference.name.startswith(text.split()[2]) for text in undo.differs)
+    return is_declared(difference, undo.differs)
 
 
 @dataclass
@@ -246,7 +241,7 @@ class Keeper:
             assert step.policy is Policy.TOGETHER
             assert statement(step.sql)  # one statement, which a migration may hold
             self.conn.execute(step.sql)
-            for keep in self.undo.filled_after(step):
+            for keep in [step.fills] if step.fills else []:
                 self._fill(keep)
 
     def _fill(self, keep: Keep) -> None:

@@ -140,5 +140,5 @@ def test_random_changes_come_back_or_say_why_not(server: Server, made: list[str]
 
 def is_renamed(difference: Difference, undo: Undo, statements: list[str]) -> bool:
     """Tell whether a way back told an order of columns under a name that the table had then."""
-    told = any("column order of" in text for text in undo.differs) and difference.change == "moved"
+    told = any(each.kind == "column order" for each in undo.differs) and difference.change == "moved"
     return told and any(" SET SCHEMA " in statement or " RENAME " in statement for statement in statements)

@@ -17,7 +17,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName, checksums
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
-from pgrunbook.draft.expected_differences import differing_column, is_declared
+from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.errors import Refused, RunbookError
 from pgrunbook.plan.plan import Change
 from pgrunbook.rehearse.schema_only import Rehearsal
@@ -205,7 +205,7 @@ def _takes_back(target: Target, done: Rehearsal, whole: Everything) -> None:
     if error is not None:
         assert everything(target) == now_, error
         return
-    differs = [text for change in done.changes for text in change.proof.differs]
+    differs = [each for change in done.changes for each in change.proof.differs]
     schema, rows = everything(target)
     assert [d.line() for d in diff(whole[0], schema) if not is_declared(d, differs)] == []
     assert rows == whole[1]
@@ -235,11 +235,11 @@ def _state(target: Target) -> object:
 def _rows(target: Target, changes: tuple[Change, ...]) -> object:
     """The rows of every table, without the columns of which a safe form declares that each row gets its own."""
     differs = {
-        column
+        declared.object
         for change in changes
         for statement in change.statements
-        for text in statement.differs
-        if (column := differing_column(text))
+        for declared in statement.differs
+        if declared.kind == "values"
     }
     with connect(target, purpose="test") as conn:
         tables = [TableName(*row) for row in conn.execute(

@@ -98,7 +98,7 @@ def test_random_releases_come_back_or_say_why_not(
         event("some taken back" if unproven else "all taken back")
         if not unproven:
             after, rows_after = everything(target)
-            differs = [text for c in done.changes for text in c.proof.differs]
+            differs = [each for c in done.changes for each in c.proof.differs]
             assert [d for d in diff(before, after) if not is_declared(d, differs)] == []
             assert rows_after == rows_before
     finally:

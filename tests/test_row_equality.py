@@ -13,6 +13,7 @@ from conftest import connect, do
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
+from pgrunbook.plan.declared import Declared
 from pgrunbook.rehearse import row_equality
 from pgrunbook.rehearse.row_equality import Equality
 from servers import Server
@@ -64,7 +65,12 @@ class Pair:
     safe: Connection
 
     def ends(
-        self, release: Sequence[str], *, apart: str = "SELECT", differs: Sequence[str] = (), updated: Sequence[str] = ()
+        self,
+        release: Sequence[str],
+        *,
+        apart: str = "SELECT",
+        differs: Sequence[Declared] = (),
+        updated: Sequence[str] = (),
     ) -> Equality:
         """Execute a release on both, and ``apart`` on one; say how all their tables compare."""
         for statement in release:
@@ -248,7 +254,7 @@ def test_equal_rows_are_equal_whatever_they_hold(pair: Pair) -> None:
 
 def test_the_order_in_which_rows_are_numbered_may_be_declared(pair: Pair) -> None:
     """A safe form numbers rows by the key, the plain one as they lie: excused for that column of that table alone."""
-    declared = ['values of "n": each row gets one of its own, given in the order of the key']
+    declared = [Declared("values", "n", "each row gets one of its own")]
     release = ["ALTER TABLE t ADD COLUMN n serial", "UPDATE j SET n = 2"]
     equality = pair.ends(release, apart="UPDATE t SET n = 100 - n", differs=declared)
     assert (equality.passed_over, equality.differences) == ((value("t.n"),), ())

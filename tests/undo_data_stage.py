@@ -74,7 +74,7 @@ class Way:
                 for step in undo_data.unpark(here, keep):
                     do(here, step, site, 1, self.run_id)
         for step in self.undo.steps:
-            found = [self.keeps[self.undo.keeps.index(keep)] for keep in self.undo.filled_after(step)]
+            found = [self.keeps[self.undo.keeps.index(step.fills)]] if step.fills else []
             for keep in found:
                 for settles in undo_data.discard_changed(here, keep):
                     do(here, settles, site, 1, self.run_id)

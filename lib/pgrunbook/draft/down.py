@@ -18,8 +18,10 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.inverse_log import RecordedInverse
 from pgrunbook.draft.build import expanded
+from pgrunbook.draft.expected_differences import DeclaredOf, followed, named
 from pgrunbook.history import Migration
 from pgrunbook.inverse.inverter import Inverter
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.plan import Change, WrittenStatement
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.plan.way_back import Back
@@ -72,7 +74,7 @@ class DownDraft:
 
     change: Change
     loses: tuple[CaptureGap, ...] = ()
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
 
 
 def taken(written: Iterable[WrittenStatement], steps_of: Change) -> list[DownStatement]:
@@ -162,13 +164,13 @@ class _Writer:
         self.inverter = Inverter(conn)
         self.expansions: list[Expansion] = []
         self.loses: list[CaptureGap] = []
-        self.differs: list[str] = []
+        self.differs: list[DeclaredOf] = []
+        self.declared: tuple[Declared, ...] = ()
         self.number = 0
 
     def take(self, one: DownStatement) -> None:
         """Plan the way back of one statement: parked tables, then its steps with their refilled values, then rows."""
         back, file = one.back, f"way back of {one.file}"
-        self.differs += back.differs
         for keep in back.keeps:
             if keep.kind == "table":
                 steps = undo_data.unpark(self.conn, keep)
@@ -196,6 +198,7 @@ class _Writer:
                 comment, "Revert the rows that nobody has changed since.", quick=False, gives_rows=one.steps
             )
             self.also(_pseudo(file, one.line, GIVES_ROWS, comment, tables), [gives])
+        self.differs += followed(self.conn, back.differs)
 
     def write(self, statement: Statement) -> None:
         """Plan a statement in its safe form, capturing what it destroys; then execute it."""
@@ -225,11 +228,12 @@ class _Writer:
 
     def end(self) -> None:
         self.expansions = self.planner.end_file()
+        self.declared = named(self.conn, self.differs)
 
     def planned(self, ends: Literal["history row", "begun", "part"], takes: tuple[int, ...]) -> DownDraft:
         change = expanded(self.name, self.file_sha256, "the migration itself", self.expansions, self.target)
         change = change.model_copy(update={"ends": ends, "takes_back": takes})
-        return DownDraft(change, tuple(self.loses), tuple(dict.fromkeys(self.differs)))
+        return DownDraft(change, tuple(self.loses), self.declared)
 
 
 def _pseudo(file: str, line: int, kind: str, sql: str, objects: tuple[str, ...] = ()) -> Statement:

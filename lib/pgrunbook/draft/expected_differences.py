@@ -1,39 +1,82 @@
-"""Differences that a safe form or a way back declares, which a comparison of schemas ignores."""
+"""Differences that a safe form or a way back declares, which a comparison of schemas ignores.
+
+A difference is declared by its data: its kind, the object, and what is different there; no sentence is read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import load
 from pgrunbook.database.schema_diff import Difference
-from pgrunbook.plan.plan import Change
-from pgrunbook.safe_forms.add_column import OWN_VALUES, VALUES_OF
-from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
+from pgrunbook.plan.declared import Declared, DeclaredKind
+
+_WORDS = re.compile(r"[\w$\"]+|\S")
 
 
-def is_declared(difference: Difference, differs: Iterable[str]) -> bool:
-    """Tell whether a way back has declared this difference."""
-    if difference.change == "moved":
-        return any(f" order of {difference.name}:" in text for text in differs)
-    if difference.kind == "statistics":
-        return f"column order of statistics {difference.name}" in differs
-    for text in differs:
-        if text == f"constraint {difference.name} stays valid":
-            return True
-        if " are its own" in text and difference.name.startswith(text.split()[2]):
-            return True
-    return False
+def is_declared(difference: Difference, declared: Iterable[Declared]) -> bool:
+    """Tell whether a difference is one that was declared, and nothing beside it differs in its object."""
+    return any(_COVERS[each.kind](difference, each.object) for each in declared if each.kind in _COVERS)
 
 
-def as_declared(difference: Difference, changes: Sequence[Change]) -> bool:
-    """Tell whether a safe form of the executed changes has declared this difference."""
-    declared = {text for change in changes for statement in change.statements for text in statement.differs}
-    as_inherited = difference.after.replace(" (LOCAL)", "").replace(" LOCAL)", ")")
-    own = "INHERITED" in difference.before and as_inherited == difference.before
-    return NOT_NULL_OF_PARTITIONS in declared and difference.change == "changed" and own
+@dataclass(frozen=True)
+class DeclaredOf:
+    """A declared difference with the OID of its object, 0 where it has none: names may change after it."""
+
+    declared: Declared
+    oid: int
 
 
-def differing_column(declared: str) -> str | None:
-    """Return the column whose values a form declares to differ, None where it declares something else."""
-    if not (declared.startswith(VALUES_OF) and declared.endswith(OWN_VALUES)):
-        return None
-    return declared.removeprefix(VALUES_OF).removesuffix(OWN_VALUES)
+def followed(conn: Connection, declared: Iterable[Declared]) -> list[DeclaredOf]:
+    """Return declared differences with the objects that have these names now."""
+    found = list(declared)
+    rows = conn.execute(load("expected_differences")["oids"], {"names": [each.object for each in found]}).fetchall()
+    return [DeclaredOf(each, int(str(oid))) for each, (oid,) in zip(found, rows, strict=True)]
+
+
+def named(conn: Connection, followed: Iterable[DeclaredOf]) -> tuple[Declared, ...]:
+    """Return declared differences by the names that their objects have now."""
+    found = list(followed)
+    rows = conn.execute(load("expected_differences")["names"], {"oids": [each.oid for each in found]}).fetchall()
+    names = {int(str(oid)): str(name) for oid, name in rows}
+    made = (replace(each.declared, object=names.get(each.oid, each.declared.object)) for each in found)
+    return tuple(dict.fromkeys(made))
+
+
+def _is_moved(difference: Difference, name: str) -> bool:
+    if difference.name != name:
+        return False
+    is_same = sorted(_WORDS.findall(difference.before)) == sorted(_WORDS.findall(difference.after))
+    return difference.change in ("moved", "changed") and is_same
+
+
+def _is_own(difference: Difference, name: str) -> bool:
+    return (
+        difference.change == "changed"
+        and _is_of(difference, name)
+        and _as_inherited(difference.before) == _as_inherited(difference.after)
+    )
+
+
+def _is_valid(difference: Difference, name: str) -> bool:
+    is_constraint = difference.kind == "constraint" and difference.change == "changed"
+    return is_constraint and _is_of(difference, name) and difference.before == f"{difference.after} NOT VALID"
+
+
+def _is_of(difference: Difference, name: str) -> bool:
+    return not name or difference.name.startswith(f"{name}.")
+
+
+def _as_inherited(description: str) -> str:
+    """Return a description without what tells an own part from one that is only inherited."""
+    return description.replace(" AND LOCAL", "").replace(" (LOCAL)", "").replace(" LOCAL)", ")")
+
+
+_COVERS: Mapping[DeclaredKind, Callable[[Difference, str], bool]] = {
+    "column order": _is_moved,
+    "locality": _is_own,
+    "validity": _is_valid,
+}

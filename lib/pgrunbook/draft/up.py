@@ -17,6 +17,7 @@ from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.step import Expansion, Keep
 from pgrunbook.plan.way_back import Back, Undo, of_undo
+from pgrunbook.safe_forms import gates
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import Place
@@ -27,8 +28,6 @@ from pgrunbook.undo_data.tables import table
 
 # The kind of statement that reapplies what was written before the migration was taken back.
 REFILL = "REFILL"
-# The words of a gate for a column or table that is dropped.
-LOST = " is lost,"
 NOT_KEPT = "It cannot be undone, because what it destroys is not captured: keep = False."
 UNSEEN = "It cannot be undone, because it reaches outside of the database: no branch can show its way back."
 SCRIPTED = "It cannot be undone alone, because nothing is captured for a migration that has a down script."
@@ -137,12 +136,9 @@ class Drafter:
 
     def _with_gate(self, expansion: Expansion) -> Expansion:
         """What is captured is not lost: the gate says how long it is kept."""
-        gate = expansion.gate
-        if gate is None or LOST not in gate.says:
+        if expansion.gate is None:
             return expansion
-        days = self._target.keep_days
-        says = gate.says.replace(LOST, f" is captured and kept for {days} days,")
-        return replace(expansion, gate=replace(gate, says=says))
+        return replace(expansion, gate=gates.captured(expansion.gate, self._target.keep_days))
 
     def _back(self, undo: Undo, keeps: Sequence[Keep]) -> Back:
         """Return a way back for the plan; a branch of another version may print it differently than the target."""

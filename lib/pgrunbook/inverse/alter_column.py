@@ -8,7 +8,8 @@ from pgrunbook.inverse import column_type, columns
 from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.reader import CLASSES, Address, Column
 from pgrunbook.inverse.recreation import drop_and_recreate, recreate
-from pgrunbook.inverse.way import NoInverseError, Way
+from pgrunbook.inverse.way import NoInverseError, Way, own_beside_inherited
+from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.tree import quoted, subcommand
 
 _CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
@@ -53,8 +54,8 @@ def _drop_attribute(altered: Alteration, column: Column) -> None:
         raise NoInverseError(f"cannot be undone, because the attribute's values in {used['table']} are lost.")
     altered.add(Phase.BACK, f"ADD ATTRIBUTE {column.sql} {column.type}{column_type.collation(column)}")
     if not column.last:
-        difference = f"attribute order of {altered.sql}: {column.sql} is added again as the last attribute"
-        altered.way(Phase.BACK).differs.append(difference)
+        why = f"attribute order of {altered.sql}: {column.sql} is added again as the last attribute"
+        altered.way(Phase.BACK).differs.append(Declared("column order", altered.sql, why))
 
 
 def change_type(altered: Alteration, cmd: Any) -> None:
@@ -174,8 +175,7 @@ def set_not_null(altered: Alteration, cmd: Any) -> None:
         return
     row = _not_null(altered, column)
     if row and row["inherited"] and not row["local"]:
-        own = f"constraints of {column.table} are its own, beside being inherited"
-        altered.way(Phase.NOT_NULL).differs.append(own)
+        altered.way(Phase.NOT_NULL).differs.append(own_beside_inherited("constraints", column.table))
     elif row and not row["valid"]:
         clause = f"DROP CONSTRAINT {row['sql']}, ADD CONSTRAINT {row['sql']} {row['definition']}"
         altered.add(Phase.NOT_NULL, clause)

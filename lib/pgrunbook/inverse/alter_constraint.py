@@ -10,6 +10,8 @@ from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.naming import choose
 from pgrunbook.inverse.reader import CLASSES
 from pgrunbook.inverse.recreation import comments_of, recreate
+from pgrunbook.inverse.way import own_beside_inherited
+from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.default_names import joined_columns
 from pgrunbook.sql.tree import column_names, constraint_kind, quoted, strings
 
@@ -101,7 +103,8 @@ def drop(altered: Alteration, cmd: Any) -> None:
     way = altered.way(Phase.BACK)
     recreate(altered.reader, way, [(_CONSTRAINT, row["oid"], 0) for row in found])
     if altered.only and altered.relation.has_children:
-        way.differs.append(f"constraints of the tables below {altered.sql} are their own, beside being inherited")
+        below = (oid for oid in altered.reader.family(altered.relation) if oid != altered.relation.oid)
+        way.differs += [own_beside_inherited("constraints", altered.reader.relation_at(oid).sql) for oid in below]
 
 
 def validate(altered: Alteration, cmd: Any) -> None:
@@ -110,7 +113,8 @@ def validate(altered: Alteration, cmd: Any) -> None:
     mine = [row for row in found if row["relation"] == altered.relation.oid and not row["valid"]]
     for row in mine:
         if row["inherited"]:  # an inherited constraint cannot become NOT VALID again
-            altered.way(Phase.BACK).differs.append(f"constraint {altered.sql}.{row['sql']} stays valid")
+            why = f"constraint {altered.sql}.{row['sql']} stays valid"
+            altered.way(Phase.BACK).differs.append(Declared("validity", altered.sql, why))
             continue
         clause = f"DROP CONSTRAINT {row['sql']}, ADD CONSTRAINT {row['sql']} {row['definition']}"
         altered.add(Phase.BACK, clause)

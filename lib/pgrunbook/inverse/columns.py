@@ -8,6 +8,7 @@ from typing import Any
 
 from pgrunbook.inverse.reader import Column, Reader
 from pgrunbook.inverse.way import Way
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import quoted
@@ -44,7 +45,13 @@ def add(reader: Reader, way: Way, column: Column) -> None:
     for statement in own_properties(column):
         way.add(statement, "Its properties are set again.")
     if not column.last:
-        way.differs.append(f"column order of {column.table}: {column.sql} is added again as the last column")
+        way.differs.append(moved_to_the_end(column))
+
+
+def moved_to_the_end(column: Column) -> Declared:
+    """Return the difference of a column that is added again as the last one."""
+    why = f"column order of {column.table}: {column.sql} is added again as the last column"
+    return Declared("column order", column.table, why)
 
 
 def keep(reader: Reader, column: Column) -> Keep:

@@ -11,6 +11,7 @@ from pgrunbook.inverse import name_resolution, naming
 from pgrunbook.inverse.reader import CLASSES, Reader
 from pgrunbook.inverse.recreation import drop_and_recreate, statements_of
 from pgrunbook.inverse.way import NoInverseError, Way
+from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.tree import object_kind, quoted, strings, text
 
 
@@ -238,7 +239,8 @@ def extension(reader: Reader, way: Way, node: Any) -> None:
         return
     way.add(f"DROP EXTENSION {quoted(node.extname)}", "The extension is dropped.")
     if any(option.defname == "cascade" for option in node.options or ()):
-        way.differs.append(f"extensions that {quoted(node.extname)} needs, and that CASCADE created, stay")
+        why = f"extensions that {quoted(node.extname)} needs, and that CASCADE created, stay"
+        way.differs.append(Declared("elsewhere", quoted(node.extname), why))
 
 
 def language(reader: Reader, way: Way, node: Any) -> None:

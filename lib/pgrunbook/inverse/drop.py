@@ -8,6 +8,7 @@ from pgrunbook.inverse import grants, name_resolution
 from pgrunbook.inverse.reader import Address, Reader
 from pgrunbook.inverse.recreation import recreate
 from pgrunbook.inverse.way import NoInverseError, Way
+from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import object_kind, quoted
 
@@ -24,7 +25,7 @@ def drop(reader: Reader, way: Way, node: Any) -> None:
     if addresses:
         recreate(reader, way, addresses)
     if kind == "MATVIEW":
-        way.differs.append("the rows of recreated materialized views are computed again")
+        way.differs.append(Declared("elsewhere", "", "the rows of recreated materialized views are computed again"))
 
 
 def _with_partitions(reader: Reader, addresses: list[Address]) -> list[Address]:
@@ -42,7 +43,7 @@ def drop_role(reader: Reader, way: Way, node: Any) -> None:
         way.add(f"CREATE ROLE {row['sql']} {row['attributes']}", f"Role {row['sql']} is created again.")
         if row["comment"]:
             way.add(f"COMMENT ON ROLE {row['sql']} IS {literal(row['comment'])}")
-        way.differs.append(f"role {row['sql']} has no password")
+        way.differs.append(Declared("elsewhere", row["sql"], f"role {row['sql']} has no password"))
     role_settings(reader, way, names)
     for row in reader.rows("members", names=names):
         way.add(grants.membership(row), "The old membership is set again.")

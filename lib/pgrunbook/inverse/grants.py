@@ -8,6 +8,7 @@ from typing import Any
 
 from pgrunbook.inverse.reader import CLASSES, Address, Question, Reader
 from pgrunbook.inverse.way import NoInverseError, Way
+from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.tree import quoted, strings, text
 
 _CLASS = CLASSES["pg_class"]
@@ -104,7 +105,8 @@ def _grant_by_others(way: Way, name: str, rows: Sequence[dict[str, Any]]) -> Non
                 for statement in _granted(name, found):
                     way.add(_as_role(grantor, statement), f"Privileges that {grantor} had granted are set again.")
             else:
-                way.differs.append(f"what {grantor} has granted on {name} may be gone: only {grantor} can grant it")
+                why = f"what {grantor} has granted on {name} may be gone: only {grantor} can grant it"
+                way.differs.append(Declared("elsewhere", name, why))
 
 
 def _below(rows: Sequence[dict[str, Any]], touched: Collection[str]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pglast import ast
 from pgrunbook.inverse import columns, create, rows
 from pgrunbook.inverse.reader import Reader
 from pgrunbook.inverse.way import NoInverseError, Way
+from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.tree import strings, walk
 
 
@@ -44,7 +45,8 @@ def change(reader: Reader, way: Way, node: Any) -> None:
     """INSERT, UPDATE, DELETE, MERGE: revert the rows; what its functions did elsewhere stays."""
     rows.change(reader, way, node)
     called = {part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall)}
-    way.differs += [f"what {name}() did elsewhere stays" for name in _unknown(reader, called)]
+    unknown = _unknown(reader, called)
+    way.differs += [Declared("elsewhere", name, f"what {name}() did elsewhere stays") for name in unknown]
 
 
 def _unknown(reader: Reader, names: set[str]) -> list[str]:

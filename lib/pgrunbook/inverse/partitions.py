@@ -7,7 +7,7 @@ from typing import Any
 from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.reader import Reader, Relation
 from pgrunbook.inverse.recreation import set_triggers
-from pgrunbook.inverse.way import Way
+from pgrunbook.inverse.way import Way, own_beside_inherited
 from pgrunbook.sql.deparse import literal
 
 # ATTACH creates indexes and constraints on the partition, under names that the server chooses; DETACH leaves them.
@@ -91,4 +91,4 @@ def drop_inherit(altered: Alteration, cmd: Any) -> None:
         way.add(f"{altered.alter} NO INHERIT {name}")
     for name in [parent.sql, *after]:
         way.add(f"{altered.alter} INHERIT {name}", "It inherits again.")
-    way.differs.append(f"columns of {altered.sql} are its own, beside being inherited")
+    way.differs.append(own_beside_inherited("columns", altered.sql))

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pgrunbook.inverse import columns, detach, grants
 from pgrunbook.inverse.dependents import DependentSet, dropped_with
 from pgrunbook.inverse.reader import CLASSES, Address, CatalogObject, Column, Question, Reader, Relation, things
-from pgrunbook.inverse.way import NoInverseError, Way
+from pgrunbook.inverse.way import NoInverseError, Way, own_beside_inherited
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import literal
 
@@ -144,7 +145,7 @@ class _Recreation:
                     set_triggers(self.reader, self.way, relation)
                 else:
                     self.way.add(f"ALTER TABLE {relation.sql} INHERIT {parent}", "The table inherits again.")
-                    self.way.differs.append(f"columns of {relation.sql} are its own, beside being inherited")
+                    self.way.differs.append(own_beside_inherited("columns", relation.sql))
 
     def _travels(self, address: Address, catalog: str) -> bool:
         """Tell whether an object moves with its parked table."""
@@ -182,7 +183,10 @@ class _Recreation:
         columns.add(self.reader, self.way, column)
         if not column.last:
             found = [thing for thing in self.things.values() if thing.type == "statistics object"]
-            self.way.differs += [f"column order of statistics {thing.identity}" for thing in found]
+            self.way.differs += [
+                Declared("column order", thing.identity, f"column order of statistics {thing.identity}")
+                for thing in found
+            ]
 
     def _inherited(self, column: Column) -> None:
         """An inherited column is added with its parent's; bring back only what differs."""
@@ -194,8 +198,7 @@ class _Recreation:
         if column.not_null and not parent.not_null and self.reader.version < columns.NOT_NULL_IS_A_CONSTRAINT:
             self.way.add(f"ALTER TABLE ONLY {column.table} ALTER COLUMN {column.sql} SET NOT NULL")
         if not column.last:
-            difference = f"column order of {column.table}: {column.sql} is added again as the last column"
-            self.way.differs.append(difference)
+            self.way.differs.append(columns.moved_to_the_end(column))
 
     def _make(self, address: Address, catalog: str) -> None:
         thing = self.things[address]
@@ -224,7 +227,8 @@ class _Recreation:
         lost = [a for a in self.gone.needs if a[0] == _CLASS and not a[2] and self.gone.places[a].kind in "rpS"]
         for thing in self.reader.things(sorted(a for a in lost if self.gone.leader(a) == extension.address)):
             part = "the position" if thing.type == "sequence" else "the rows"
-            self.way.differs.append(f"{part} of {thing.identity} will be as extension {extension.sql} creates them")
+            why = f"{part} of {thing.identity} will be as extension {extension.sql} creates them"
+            self.way.differs.append(Declared("elsewhere", thing.identity, why))
 
     def _own(self, thing: CatalogObject) -> None:
         if thing.owner != self.reader.me:

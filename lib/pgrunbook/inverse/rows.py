@@ -10,6 +10,7 @@ from pglast import ast
 from pgrunbook.inverse import columns
 from pgrunbook.inverse.reader import Reader, Relation
 from pgrunbook.inverse.way import NoInverseError, Way
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.tree import walk
 
@@ -25,10 +26,8 @@ def change(reader: Reader, way: Way, node: Any) -> None:
                 if not row["below"]:
                     seen[row["oid"]] = row["sql"]
                 if row["triggers"]:
-                    difference = (
-                        f"what triggers of {row['sql']} wrote to other tables stays: {', '.join(row['triggers'])}"
-                    )
-                    way.differs.append(difference)
+                    why = f"what triggers of {row['sql']} wrote to other tables stays: {', '.join(row['triggers'])}"
+                    way.differs.append(Declared("elsewhere", row["sql"], why))
     for row in reader.rows("keys", oids=list(seen), without="") if seen else []:
         way.keeps.append(Keep("rows", row["sql"], key=tuple(row["key"])))
     way.of_rows = bool(seen)

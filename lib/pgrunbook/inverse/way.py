@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Keep, SafeStep
-from pgrunbook.plan.way_back import FILLED_AFTER, Undo, column_label
+from pgrunbook.plan.way_back import Undo, column_label
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.statements import Statement
 
@@ -19,17 +20,19 @@ class Way:
     """The parts of an inverse; see :class:`Undo`."""
 
     steps: list[SafeStep] = field(default_factory=list)
-    differs: list[str] = field(default_factory=list)
+    differs: list[Declared] = field(default_factory=list)
     keeps: list[Keep] = field(default_factory=list)
     lossy: list[str] = field(default_factory=list)
     of_rows: bool = False
     of_position: bool = False
     detaches: list[str] = field(default_factory=list)
 
-    def add(self, sql: str, says: str = "") -> None:
-        """Add a statement that can run in a transaction."""
-        if all(step.sql != sql or step.policy is Policy.ALONE for step in self.steps[-1:]):
+    def add(self, sql: str, says: str = "") -> bool:
+        """Add a statement that can run in a transaction, unless it repeats the last one; say whether it was."""
+        is_new = all(step.sql != sql or step.policy is Policy.ALONE for step in self.steps[-1:])
+        if is_new:
             self.steps.append(SafeStep(sql, says or "The old state is set again.", own_transaction=False, quick=False))
+        return is_new
 
     def alone(self, sql: str, says: str, done: str | None = None) -> None:
         """Add a statement that cannot run in a transaction."""
@@ -37,7 +40,9 @@ class Way:
 
     def filled(self, sql: str, says: str, keep: Keep) -> None:
         """Add a statement after which captured values are written back."""
-        self.add(sql, f"{says} {FILLED_AFTER} {column_label(keep)}.")
+        says = f"{says} The captured values of {column_label(keep)} are reverted after this step."
+        if self.add(sql, says):
+            self.steps[-1] = replace(self.steps[-1], fills=keep)
         self.keeps.append(keep)
 
     def follow(self, other: Way) -> None:
@@ -60,3 +65,8 @@ class Way:
             of_position=self.of_position,
             detaches=tuple(dict.fromkeys(self.detaches)),
         )
+
+
+def own_beside_inherited(what: str, relation: str) -> Declared:
+    """Return the difference of a child table's columns or constraints that become its own."""
+    return Declared("locality", relation, f"{what} of {relation} are its own, beside being inherited")

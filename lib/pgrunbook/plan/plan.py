@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pgrunbook.config import regular_file
 from pgrunbook.errors import WrongInput
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Batches, Gate, Keep
 from pgrunbook.plan.way_back import Back, Frozen, Proof, irreversible
 from pgrunbook.sql import outside, places, runs
@@ -111,7 +112,7 @@ class WrittenStatement(Frozen):
     form: str = ""
     explains: str = ""
     cleanup: tuple[str, ...] = ()
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
     gate: Gate | None = None
     off: str = ""
     back: Back | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.statements import Statement
 
@@ -72,6 +73,8 @@ class SafeStep:
     row, what ``gives_back`` names (a side table or a parked table). A step with ``gives_rows`` has no
     statement: it is a loop that reverts the rows which these steps changed when the migration went up.
     ``statements`` counts the written statements of a run (``sql.runs``) that it sends together.
+    statement: it is a loop that reverts the rows which these steps changed when the migration went up. The captured
+    values of the column that ``fills`` names are reverted right after the step.
     """
 
     sql: str
@@ -86,16 +89,21 @@ class SafeStep:
     gives_back: tuple[str, ...] = ()
     gives_rows: tuple[int, ...] = ()
     statements: int = 1
+    fills: Keep | None = None
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A statement or migration without a safe form: why, what it does to others, and the procedure that helps."""
+    """A statement or migration without a safe form: why, what it does to others, and the procedure that helps.
+
+    ``loses`` names a column or table whose data is lost unless it is captured, "" where none is.
+    """
 
     id: str
     says: str
     procedure: Procedure
     how: str
+    loses: str = ""
 
     @property
     def is_rehearsed(self) -> bool:
@@ -117,6 +125,6 @@ class Expansion:
     explains: str
     steps: tuple[SafeStep, ...]
     cleanup: tuple[str, ...] = ()
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
     gate: Gate | None = None
     off: str = ""

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Gate, Keep, SafeStep
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.statements import Statement
-
-# What a step says when the captured values of a column are reverted after it.
-FILLED_AFTER = "The captured values are reverted after this step:"
-
 
 IRREVERSIBLE_HOW = (
     "Write a down script beside the migration, or rewrite the statement so that it has an inverse. Or accept that "
@@ -47,7 +44,7 @@ class Back(Frozen):
 
     steps: tuple[BackStep, ...] = ()
     because: str = ""
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
     keeps: tuple[Keep, ...] = ()
     of_rows: bool = False
     lossy: str = ""
@@ -64,14 +61,14 @@ class Proof(Frozen):
 
     proven: bool = False
     says: str = ""
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
 
 
 def of_undo(undo: Undo, keeps: Sequence[Keep]) -> Back:
     """Return an inverse as the plan stores it; ``keeps`` are those of ``undo``, with the names of their side tables."""
     steps = []
     for step in undo.steps:
-        fills = tuple(undo.keeps.index(keep) for keep in undo.filled_after(step))
+        fills = (undo.keeps.index(step.fills),) if step.fills is not None else ()
         steps.append(BackStep(sql=step.sql, says=step.says, policy=step.policy, done=step.done, fills=fills))
     return Back(
         steps=tuple(steps), because=undo.because, differs=undo.differs, keeps=tuple(keeps), of_rows=undo.of_rows,
@@ -102,17 +99,12 @@ class Undo:
     statement: Statement
     steps: tuple[SafeStep, ...]
     because: str = ""
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
     keeps: tuple[Keep, ...] = ()
     of_rows: bool = False
     lossy: str = ""
     of_position: bool = False
     detaches: tuple[str, ...] = ()
-
-    def filled_after(self, step: SafeStep) -> tuple[Keep, ...]:
-        """Return the captured columns whose values are reverted right after a step."""
-        _, _, label = step.says.partition(FILLED_AFTER)
-        return tuple(keep for keep in self.keeps if keep.kind == "column" and label == f" {column_label(keep)}.")
 
 
 def column_label(keep: Keep) -> str:

@@ -25,7 +25,7 @@ def statements(changes: Sequence[Change], *, title: str = "") -> Table:
             Cell(statement.kind, under=statement.sql),
             _executed(change, statement),
             statement.explains,
-            "; ".join(statement.differs) or "nothing",
+            "; ".join(one.why for one in statement.differs) or "nothing",
             Cell(statement.gate.id, WARN, under=f"{statement.gate.says}.\n{statement.gate.how}", fold="gate")
             if statement.gate
             else Cell("none", QUIET),

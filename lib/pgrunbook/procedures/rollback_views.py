@@ -169,7 +169,7 @@ def ways_back(changes: Sequence[Change]) -> Table:
             change.proof.says,
             _way(change),
             _keeps(change),
-            "; ".join(change.proof.differs) or "nothing",
+            "; ".join(one.why for one in change.proof.differs) or "nothing",
         )
         for change in changes
     ]

@@ -18,7 +18,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.display.prose import counted
-from pgrunbook.draft.expected_differences import differing_column
+from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import column_names, function_names, walk
 
@@ -98,7 +98,7 @@ def named(conn: Connection, labels: Iterable[str]) -> list[TableName]:
 
 def volatile_values(
     statements: Iterable[str],
-    differs: Iterable[str],
+    differs: Iterable[Declared],
     before: Connection,
     after: Connection,
     *,
@@ -124,13 +124,13 @@ class VolatileRelease:
     def __init__(
         self,
         statements: Iterable[str],
-        differs: Iterable[str],
+        differs: Iterable[Declared],
         *,
         updated: Collection[str] = (),
         numbers: bool = False,
     ) -> None:
         self._nodes = [node for sql in statements for node in walk(parsed(sql))]
-        self._declared = {column for text in differs if (column := differing_column(text))}
+        self._declared = {declared.object for declared in differs if declared.kind == "values"}
         self._updated, self._numbers = updated, numbers
         self._found = VolatileValues()
 

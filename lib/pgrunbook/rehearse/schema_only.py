@@ -13,7 +13,7 @@ cannot say what depends on rows (times, locks, values).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -32,11 +32,12 @@ from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.draft import down, release
 from pgrunbook.draft.build import up
 from pgrunbook.draft.down import DownDraft, NoWayError
-from pgrunbook.draft.expected_differences import as_declared, is_declared
+from pgrunbook.draft.expected_differences import DeclaredOf, followed, is_declared, named
 from pgrunbook.draft.up import Drafter
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
 from pgrunbook.history.state import leave_out
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.way_back import Proof
 from pgrunbook.record.journal import Journal
@@ -151,6 +152,7 @@ class _Proofs:
         self.migrations, self.plain, self.left = migrations, plain, leave_out(history)
         self.proofs: dict[str, Proof] = {}
         self.backs: dict[str, DownDraft] = {}
+        self.moved: list[DeclaredOf] = []
 
     def of(self, changes: Sequence[Change]) -> tuple[tuple[Snapshot, ...], tuple[Difference, ...]]:
         """Prove all; return the schema after each change, and the declared differences.
@@ -160,6 +162,7 @@ class _Proofs:
         while True:
             after: list[Snapshot] = []
             declared: dict[Difference, None] = {}
+            self.moved = []
             with self.schema.branch() as branch, connect(branch, purpose="rehearses") as conn, journal() as log:
                 if self.schema.has_ours:
                     copy_records.copy(self.rows_conn, conn, [copy_records.KEPT])
@@ -171,14 +174,15 @@ class _Proofs:
                     ):
                         break  # the branch is in between: again from the start, without this way back
                     after.append(snapshot(conn, leave_out=self.left))
-                    declared.update(dict.fromkeys(self._declared(changes[: number + 1], after[-1])))
+                    declared.update(dict.fromkeys(self._declared(conn, changes[: number + 1], after[-1])))
                 else:
                     return tuple(after), tuple(declared)
 
-    def _declared(self, changes: Sequence[Change], found: Snapshot) -> list[Difference]:
+    def _declared(self, conn: Connection, changes: Sequence[Change], found: Snapshot) -> list[Difference]:
         differences = diff(self.plain.after[len(changes) - 1], found)
-        backs = [text for planned in self.backs.values() for text in planned.differs]
-        other = [d for d in differences if not as_declared(d, changes) and not is_declared(d, backs)]
+        by_form = [declared for change in changes for one in change.statements for declared in one.differs]
+        told = [*by_form, *named(conn, self.moved)]
+        other = [d for d in differences if not is_declared(d, told)]
         if other:
             raise Refused(
                 f"the safe plan of {changes[-1].migration} ends in another schema than its SQL",
@@ -199,9 +203,11 @@ class _Proofs:
         try:
             execute(branch, conn, histories.read(conn, branch), planned.change, log, direction="down")
             found = diff(before, snapshot(conn, leave_out=self.left))
-            other = [d.line() for d in found if not is_declared(d, planned.differs)]
+            differs = (*planned.differs, *_kept_by_form(change, found))
+            other = [d.line() for d in found if not is_declared(d, differs)]
             if other:
                 raise NoWayError(f"it ends in another schema: {'; '.join(other[:5])}")
+            self.moved += followed(conn, differs)
             execute(branch, conn, histories.read(conn, branch), change, log, again=True)
         except (NoWayError, StatementFailed) as exc:
             reason_ = why(exc) if isinstance(exc, StatementFailed) else str(exc)
@@ -209,7 +215,7 @@ class _Proofs:
             return False
         self.backs[change.migration] = planned
         says = f"{how}: up, down and up again on an empty branch, the schema is equal each time"
-        self.proofs[change.migration] = Proof(proven=True, says=says, differs=planned.differs)
+        self.proofs[change.migration] = Proof(proven=True, says=says, differs=differs)
         return True
 
     def _planned(self, conn: Connection, change: Change) -> DownDraft:
@@ -218,6 +224,13 @@ class _Proofs:
             return down.scripted(conn, self.target, migration, rows_conn=self.rows_conn)
         takes = down.taken(change.statements, change)
         return down.computed(conn, self.target, change.migration, change.file_sha256, takes, rows_conn=self.rows_conn)
+
+
+def _kept_by_form(change: Change, found: Sequence[Difference]) -> Iterator[Declared]:
+    """Yield the differences of safe forms that are still there when the migration is taken back."""
+    for declared in (declared for one in change.statements for declared in one.differs):
+        if any(is_declared(difference, [declared]) for difference in found):
+            yield declared
 
 
 def _of(how: str, reason: str) -> str:

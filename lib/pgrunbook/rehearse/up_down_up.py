@@ -120,7 +120,7 @@ class _Trial:
         """Take a migration up, down and up again, and compare the rows on the way."""
         release = VolatileRelease(
             [one.sql for one in change.statements],
-            [text for one in change.statements for text in one.differs],
+            [declared for one in change.statements for declared in one.differs],
             numbers=True,
         )
         release.judge(self.measure)

@@ -183,7 +183,7 @@ def _volatile_values(
 ) -> VolatileValues:
     """Judge between the two runs: one database has the whole release applied, the other nothing of it yet."""
     written = [c.statements[step.statement - 1].sql for c in plain for step in c.steps]  # one of each run
-    differs = [text for c in changes for s in c.statements for text in s.differs]
+    differs = [each for c in changes for s in c.statements for each in s.differs]
     safe, plain_ = copy.safe.as_superuser(), copy.plain.as_superuser()
     with connect(safe, purpose="judges") as before, connect(plain_, purpose="judges") as after:
         return row_equality.volatile_values(written, differs, before, after, updated=loaded)
@@ -267,7 +267,7 @@ def _joined(seen: Sequence[Observation | None]) -> StatementRun | None:
 def _ends(proven: Rehearsal, passed_over: Sequence[str]) -> Iterator[MigrationEnd]:
     """Yield the end of each migration; other differences were refused before, so that all are equivalent."""
     for change, changed in zip(proven.changes, proven.schema_changes(), strict=True):
-        by_form = [text for statement in change.statements for text in statement.differs]
+        by_form = [declared.why for statement in change.statements for declared in statement.differs]
         yield MigrationEnd(
             migration=change.migration,
             schema_changes=tuple(difference.line() for difference in changed),

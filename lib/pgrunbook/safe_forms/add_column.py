@@ -10,6 +10,7 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.database.relations import Relation
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import RANGE, Batches, SafeStep
 from pgrunbook.safe_forms import probes
 from pgrunbook.safe_forms.constraints import Naming, Piece, set_not_null
@@ -33,7 +34,6 @@ SERIAL = {
     **dict.fromkeys(("bigserial", "serial8"), "bigint"),
     **dict.fromkeys(("smallserial", "serial2"), "smallint"),
 }
-VALUES_OF, OWN_VALUES = 'values of "', '": each row gets one of its own, given in the order of the key'
 _ON_THE_TABLE = (K.CONSTR_CHECK, K.CONSTR_UNIQUE, K.CONSTR_PRIMARY, K.CONSTR_FOREIGN)
 _ATTRIBUTES = {
     K.CONSTR_ATTR_DEFERRABLE: {"deferrable": True},
@@ -133,7 +133,8 @@ def fill(case: Case, table: Relation, column: Column, naming: Naming) -> Piece:
             )
         piece.cleanup += proof.cleanup
     piece.last += swap
-    piece.differs.append(f"{VALUES_OF}{column.name}{OWN_VALUES}")
+    why = f'values of "{column.name}": each row gets one of its own, given in the order of the key'
+    piece.differs.append(Declared("values", column.name, why))
     return piece
 
 
@@ -143,7 +144,8 @@ def _backfill(case: Case, table: Relation, column: Column, piece: Piece) -> Safe
     triggers = [row["name"] for row in case.facts.rows("triggers", oid=table.oid) if row["on_update"]]
     silenced = bool(triggers) and case.facts.rows("may_silence_triggers")[0]["may"]
     if triggers and not silenced:
-        piece.differs.append(f"triggers fire for each row that is filled: {', '.join(triggers)}")
+        why = f"triggers fire for each row that is filled: {', '.join(triggers)}"
+        piece.differs.append(Declared("elsewhere", table.sql, why))
     statement = f"UPDATE {table.sql} AS t SET {quoted} = DEFAULT WHERE {{}}t.{quoted} IS NULL"
     batches = Batches(
         schema=table.schema,

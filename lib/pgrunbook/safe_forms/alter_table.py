@@ -17,6 +17,7 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.database.relations import Relation
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import add_column, probes
 from pgrunbook.safe_forms.constraints import Naming, Piece, add_check, add_foreign_key, add_key, set_not_null, validate
@@ -83,9 +84,9 @@ class AlterTable:
         return " ".join(piece.says for piece in self._all() if piece.says)
 
     @property
-    def differs(self) -> tuple[str, ...]:
+    def differs(self) -> tuple[Declared, ...]:
         """The differences of all parts."""
-        return tuple(text for piece in self._all() for text in piece.differs)
+        return tuple(declared for piece in self._all() for declared in piece.differs)
 
     def _all(self) -> list[Piece]:
         return [*self.columns, *self.pieces]

@@ -9,6 +9,7 @@ from typing import Any
 from pglast import enums
 
 from pgrunbook.database.relations import Relation
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import probes
 from pgrunbook.safe_forms.form import Case
@@ -21,7 +22,9 @@ from pgrunbook.sql.tree import column_names
 # From this version on NOT NULL is a constraint that can be NOT VALID, and so can a partitioned table's foreign key.
 NOT_NULL_IS_A_CONSTRAINT = 18
 # A primary key that takes over an index adds NOT NULL to the partition itself, and that cannot be undone.
-NOT_NULL_OF_PARTITIONS = "NOT NULL of the key's columns is each partition's own, not only inherited"
+NOT_NULL_OF_PARTITIONS = Declared(
+    "locality", "", "NOT NULL of the key's columns is each partition's own, not only inherited"
+)
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Piece:
     last: list[SafeStep] = field(default_factory=list)
     cleanup: list[str] = field(default_factory=list)
     not_null: list[str] = field(default_factory=list)
-    differs: list[str] = field(default_factory=list)
+    differs: list[Declared] = field(default_factory=list)
     says: str = ""
 
 

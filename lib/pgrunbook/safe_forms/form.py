@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pgrunbook.database.relations import Facts
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.sql.statements import Statement
 
@@ -54,5 +55,5 @@ class Form(Protocol):
         """Say in a sentence or two what is executed and why."""
 
     @property
-    def differs(self) -> tuple[str, ...]:
+    def differs(self) -> tuple[Declared, ...]:
         """Name the differences from the plain SQL that the form always makes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pglast import ast, enums
@@ -268,7 +269,16 @@ def _loses(what: str) -> Gate:
         says=f"the data of {what} is lost, and code that still uses it fails",
         procedure="expand and contract",
         how="First release code that no longer uses it; drop it one release later, in a migration of its own.",
+        loses=what,
     )
+
+
+def captured(gate: Gate, days: int) -> Gate:
+    """Return the gate of a statement whose data is captured, and kept for so many days: it is not lost."""
+    if not gate.loses:
+        return gate
+    says = f"the data of {gate.loses} is captured and kept for {days} days, and code that still uses it fails"
+    return replace(gate, says=says, loses="")
 
 
 def _type_name(type_: Any) -> str:

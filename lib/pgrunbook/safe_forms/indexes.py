@@ -8,6 +8,7 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.database.relations import Facts, Index, Partition, Relation
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import probes
 from pgrunbook.safe_forms.form import Case
@@ -49,7 +50,7 @@ class CreateIndex:
     """
 
     name = "create-index"
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
 
     @classmethod
     def applies(cls, case: Case) -> bool:
@@ -124,7 +125,7 @@ class DropIndex:
     """DROP INDEX -> CONCURRENTLY, one index at a time."""
 
     name = "drop-index"
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
 
     @classmethod
     def applies(cls, case: Case) -> bool:
@@ -168,7 +169,7 @@ class Reindex:
     """REINDEX -> CONCURRENTLY; the remains of an interrupted rebuild are dropped first."""
 
     name = "reindex"
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
 
     @classmethod
     def applies(cls, case: Case) -> bool:

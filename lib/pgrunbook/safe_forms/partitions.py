@@ -8,6 +8,7 @@ import pglast
 from pglast import ast, enums
 
 from pgrunbook.database.relations import Relation
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import probes
 from pgrunbook.safe_forms.form import Case
@@ -23,7 +24,7 @@ class AttachPartition:
     """ATTACH PARTITION -> first a validated CHECK that implies the bounds; also on the default partition."""
 
     name = "attach-partition"
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
 
     @classmethod
     def applies(cls, case: Case) -> bool:
@@ -90,7 +91,7 @@ class DetachPartition:
     """DETACH PARTITION -> CONCURRENTLY; the CHECK that PostgreSQL leaves behind is dropped."""
 
     name = "detach-partition"
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
 
     @classmethod
     def applies(cls, case: Case) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pglast import ast
 
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import changed, printed
@@ -13,7 +14,7 @@ class Refresh:
     """REFRESH MATERIALIZED VIEW -> CONCURRENTLY, in a transaction of its own."""
 
     name = "refresh"
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
 
     @classmethod
     def applies(cls, case: Case) -> bool:

@@ -9,6 +9,7 @@ from pglast import ast, enums
 
 from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import counted
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import RANGE, Batches, SafeStep
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import changed, mapped, parsed, printed
@@ -25,7 +26,7 @@ class UpdateDelete:
     """UPDATE or DELETE -> a loop of short transactions, each over a range of the table's key."""
 
     name = "batches"
-    differs: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
 
     @classmethod
     def applies(cls, case: Case) -> bool:

@@ -1,0 +1,23 @@
+"""A difference by nature: what a safe form or a way back ends in cannot be equal there, and that is said before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DeclaredKind = Literal["column order", "locality", "validity", "values", "elsewhere"]
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A difference by nature: its kind, the object that differs, and why, which is for people only.
+
+    "column order": the columns of a table, a type or a statistics object come in another order. "locality": what a
+    child table had only inherited is its own, too. "validity": a constraint that was NOT VALID is valid.
+    "values": each row has another value in a column, which ``object`` names. "elsewhere": what no schema shows.
+    ``object`` is spelt as in SQL; for locality and validity it is the relation, "" for any.
+    """
+
+    kind: DeclaredKind
+    object: str
+    why: str
