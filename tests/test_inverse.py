@@ -299,6 +299,10 @@ COMMENT ON OPERATOR rare.<+> (integer, integer) IS 'x'
 COMMENT ON ROLE runbook_reader IS 'x'
 COMMENT ON DATABASE undo_rare IS 'x'
 REASSIGN OWNED BY runbook_reader TO postgres
+DO $$ BEGIN ALTER TABLE rare.friends ADD CONSTRAINT once FOREIGN KEY (name) REFERENCES rare.people (name); EXCEPTION WHEN duplicate_object THEN null; END $$
+DO $$ BEGIN ALTER TABLE rare.friends ADD CONSTRAINT friends_name_fkey FOREIGN KEY (name) REFERENCES rare.people (name); EXCEPTION WHEN duplicate_object THEN null; END $$
+DO $$ BEGIN CREATE TYPE rare."Odd size" AS ENUM ('s'); EXCEPTION WHEN duplicate_object THEN null; END $$
+DO $$ BEGIN CREATE TYPE rare.size AS ENUM ('s'); EXCEPTION WHEN duplicate_object THEN null; END $$
 REFRESH MATERIALIZED VIEW rare.ages WITH NO DATA
 CLUSTER rare.people USING people_pkey
 SELECT setval('rare.numbers', 100)

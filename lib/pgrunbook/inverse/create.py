@@ -155,8 +155,23 @@ def type_(reader: Reader, way: Way, node: Any) -> None:
     if isinstance(node, ast.CompositeTypeStmt):
         name = relation_name(reader, node.typevar)
     else:
-        name = _made(reader, node.domainname if isinstance(node, ast.CreateDomainStmt) else node.typeName)
+        name = _made(reader, _type_name(node))
     way.add(f"DROP TYPE {name}", "The type is dropped.")
+
+
+def _type_name(node: Any) -> Any:
+    return node.domainname if isinstance(node, ast.CreateDomainStmt) else node.typeName
+
+
+def is_there(reader: Reader, node: Any) -> bool:
+    """Tell whether the type that CREATE TYPE makes, or the constraint that ALTER TABLE adds, is there already."""
+    if isinstance(node, ast.AlterTableStmt):
+        table = reader.relation(node.relation)
+        rows = reader.rows("constraints", oids=[table.oid], types=[]) if table else []
+        return node.cmds[0].def_.conname in [row["name"] for row in rows]
+    composite = isinstance(node, ast.CompositeTypeStmt)
+    name = relation_name(reader, node.typevar) if composite else _made(reader, _type_name(node))
+    return reader.address("type", [name]) is not None
 
 
 def statistics(reader: Reader, way: Way, node: Any) -> None:

@@ -20,6 +20,7 @@ from pgrunbook.inverse.reader import Reader, reading
 from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import secrets
+from pgrunbook.sql.do_guard import guarded
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import tree
 
@@ -65,6 +66,15 @@ def _sentence(reason: str) -> str:
 
 def _unknown(_reader: Reader, _way: Way, node: Any) -> None:
     raise NoInverseError(f"cannot be computed: pgrunbook knows no inverse of {type(node).__name__}.")
+
+
+def _do(reader: Reader, way: Way, node: Any) -> None:
+    """DO: take the statement back that it guards, unless that finds its object there; nobody knows any other block."""
+    inner = guarded(node)
+    if inner is None:
+        raise NoInverseError("cannot be computed: nobody can know what a DO block did.")
+    if not create.is_there(reader, inner):
+        _INVERSES[type(inner).__name__](reader, way, inner)
 
 
 _INVERSES: dict[str, Inverse] = {
@@ -116,7 +126,7 @@ _INVERSES: dict[str, Inverse] = {
     **dict.fromkeys(("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"), no_inverse.change),
     "TruncateStmt": rows.change, "CopyStmt": no_inverse.copy, "SelectStmt": no_inverse.select,
     "ExplainStmt": no_inverse.explain,
-    "DoStmt": because("cannot be computed: nobody can know what a DO block did."),
+    "DoStmt": _do,
     "CallStmt": because("cannot be computed: nobody can know what a procedure did."),
     "ExecuteStmt": because("cannot be computed: nobody can know what a prepared statement did."),
     # nothing

@@ -20,6 +20,7 @@ from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.do_guard import guarded
 from pgrunbook.sql.tree import column_names, function_names, walk
 
 A, Kind, MergeDoes = enums.AlterTableType, enums.ObjectType, enums.CmdType
@@ -182,7 +183,7 @@ class _Judge:
             case ast.CreateTableAsStmt(into=ast.IntoClause(rel=relation)) | ast.RefreshMatViewStmt(relation=relation):
                 self._add(relation, lambda _: None)
             case ast.DoStmt() | ast.CallStmt():
-                self.found.elsewhere = True
+                self.found.elsewhere |= guarded(node) is None
             case ast.FuncCall():
                 self.found.elsewhere |= self._may_write(node)
 

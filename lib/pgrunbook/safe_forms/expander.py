@@ -18,7 +18,6 @@ from pgrunbook.database.routines import RoutinePart, Routines
 from pgrunbook.plan.step import Expansion, Gate, SafeStep
 from pgrunbook.safe_forms import code, gates, outside, row_security, transaction_bond, zoned_type
 from pgrunbook.safe_forms.alter_table import AlterTable
-from pgrunbook.safe_forms.do_guard import guarded, is_there
 from pgrunbook.safe_forms.form import Case, Form, Memory
 from pgrunbook.safe_forms.indexes import CreateIndex, DropIndex, Reindex
 from pgrunbook.safe_forms.names import Names
@@ -28,6 +27,7 @@ from pgrunbook.safe_forms.update_delete import UpdateDelete
 from pgrunbook.sql import runs
 from pgrunbook.sql.classify import Policy, kind
 from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.do_guard import guarded_constraint
 from pgrunbook.sql.statements import Statement
 
 BATCH_ROWS = 1_000
@@ -80,7 +80,7 @@ class Expander:
 
     def _expand(self, statement: Statement) -> Expansion:
         node = parsed(statement.sql)
-        inner = guarded(node)
+        inner = guarded_constraint(node)
         if inner is not None:
             node = inner
         case = Case(statement, node, self._facts, self._memory, self._batch_rows)
@@ -98,7 +98,7 @@ class Expander:
             found = _as_written(statement, f"Its safe form is switched off: {reason}", off=reason, gate=gate)
         elif is_fresh and not _is_nameless(node):
             found = _as_written(statement, "This release creates its table: nobody else uses it yet.")
-        elif inner is not None and is_there(self._facts, inner):
+        elif inner is not None and _is_there(self._facts, inner):
             found = Expansion(statement, "guarded", "What it would add exists already: nothing is executed.", ())
         else:
             found = self._bound(self._seeing_all(_expansion(case)))
@@ -194,6 +194,12 @@ class Expander:
         self._bonds, self._names_zone = {}, False
         self._names.end_file()
         return found
+
+
+def _is_there(facts: Facts, inner: Any) -> bool:
+    """Tell whether the table has a constraint of that name already."""
+    table = facts.relation(inner.relation)
+    return table is not None and bool(facts.rows("has_constraint", oid=table.oid, name=inner.cmds[0].def_.conname))
 
 
 def _expansion(case: Case) -> Expansion:
