@@ -33,7 +33,10 @@ def trials(project: Project, *migrations: str, down: dict[int, str] | None = Non
 
 
 def test_numbers_of_sequences_and_values_that_differ_each_time_are_no_doubt(project: Project) -> None:
-    """Rows that are inserted again have other numbers, also where other rows refer to them; all else is compared."""
+    """Rows that are inserted again have other numbers, also where other rows refer to them; all else is compared.
+
+    The empty branch has rows of earlier migrations, whose values are reverted there as well before NOT NULL is set.
+    """
     found = trials(
         project,
         "INSERT INTO t (a, b) VALUES (1, 'x'), (2, 'y')",
@@ -41,9 +44,10 @@ def test_numbers_of_sequences_and_values_that_differ_each_time_are_no_doubt(proj
         "CREATE TABLE made (id serial PRIMARY KEY, token uuid DEFAULT gen_random_uuid());"
         " INSERT INTO made SELECT FROM generate_series(1, 3)",
         "ALTER TABLE made RENAME COLUMN token TO uid; UPDATE t SET b = upper(b)",
+        "ALTER TABLE t DROP COLUMN a",
     )
     assert {name: trial.says for name, trial in found.items() if not trial.proven} == {}
-    assert list(found) == ["1", "2", "3", "4"]
+    assert list(found) == ["1", "2", "3", "4", "5"]
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from pgrunbook.history import Migration
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.plan import Change, WrittenStatement
-from pgrunbook.plan.step import Expansion, SafeStep
+from pgrunbook.plan.step import RANGE, Expansion, SafeStep
 from pgrunbook.plan.way_back import Back
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import statements
@@ -179,7 +179,7 @@ class _Writer:
             for place in step.fills:
                 settled = undo_data.discard_changed(self.conn, back.keeps[place])
                 if settled:
-                    self.also(_pseudo(file, one.line, "DELETE", settled[0].sql), settled)
+                    self.also(_pseudo(file, one.line, "DELETE", settled[0].sql), settled, execute=True)
             for statement in statements.parse(step.sql, file):
                 there = Place(self.name, one.line)
                 self.write(replace(statement, line=one.line, policy=step.policy, place=there))
@@ -188,7 +188,7 @@ class _Writer:
                 found = undo_data.revert_column(
                     self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
                 )
-                self.also(_pseudo(file, one.line, "UPDATE", found[0].sql), found)
+                self.also(_pseudo(file, one.line, "UPDATE", found[0].sql), found, execute=True)
         if back.of_rows and one.steps:
             comment = "-- " + "\n-- ".join(
                 ["the rows that this statement has changed are reverted:", *one.sql.splitlines()]
@@ -219,12 +219,12 @@ class _Writer:
                 self.conn.execute(statement.sql.encode())
 
     def also(self, statement: Statement, steps: Sequence[SafeStep], *, execute: bool = False) -> None:
-        """Plan steps of our own."""
+        """Plan steps of our own; with ``execute`` they are executed here, too: rows of the branch meet what follows."""
         self.number += 1
         self.planner.put(Expansion(statement, "", steps[0].says, tuple(steps)), new=True)
         with self.conn.as_target():
             for step in steps if execute else ():
-                self.conn.execute(step.sql.encode())
+                self.conn.execute(step.sql.replace(RANGE, "true", 1).encode())
 
     def end(self) -> None:
         self.expansions = self.planner.end_file()
