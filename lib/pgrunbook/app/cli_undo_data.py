@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pgrunbook.app import terminal
-from pgrunbook.errors import Refused, Unreachable, WrongInput
+from pgrunbook.errors import NOTHING_CHANGED, WrongInput
 
 app = typer.Typer(no_args_is_help=True, help="What migrations destroyed, captured so that it can be reverted.")
 
@@ -24,6 +24,7 @@ def list_(
 
     from pgrunbook import undo_data
     from pgrunbook.config import targets
+    from pgrunbook.database import sqlstate
     from pgrunbook.database.connection import connect
     from pgrunbook.procedures import undo_data_views
 
@@ -32,13 +33,8 @@ def list_(
         with connect(chosen, purpose="lists what is kept") as conn:
             found = undo_data.list_entries(conn)
             table = undo_data_views.table(conn, [] if as_json else found)
-    except psycopg.errors.InsufficientPrivilege as exc:
-        said = exc.diag.message_primary or str(exc)
-        message = f'the role of target "{chosen.name}" lacks a privilege: {said}'
-        raise Refused(message, hint="Let the owner GRANT it.") from exc
     except psycopg.Error as exc:
-        detail = " ".join(str(exc).split())
-        raise Unreachable(f'could not read the undo data in target "{chosen.name}"', detail=detail) from exc
+        raise sqlstate.explained(exc, chosen.name, state=NOTHING_CHANGED, again="run this again") from exc
     if as_json:
         sys.stdout.write(json.dumps([dict(undo_data_views.facts(kept)) for kept in found], indent=2) + "\n")
     else:

@@ -253,7 +253,7 @@ def _replay(
             told = _proof(new, point, str(end_lsn))
             _promote(conn, began + timeout_s)
         isolation.close(new)
-    except (Unreachable, psycopg.OperationalError) as exc:
+    except (Unreachable, psycopg.Error) as exc:
         raise _not_reached(source, point, new, exc) from exc
     return Measures(
         copy_s=0,

@@ -28,6 +28,7 @@ from pgrunbook.database.catalog import (
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.database.routines import Routines
+from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.sql.routines import routine
 from pgrunbook.sql.settings import SEARCH_PATH, path_names, settings
 from pgrunbook.sql.statements import Statement
@@ -299,6 +300,8 @@ def _uses(conn: Connection, where: str) -> Iterator[Use] | None:
                     " ORDER BY s.calls DESC LIMIT {}"
                 ).format(sql.Identifier(str(found[0]), "pg_stat_statements"), sql.Literal(MOST_USES))
             ).fetchall()
-    except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.InsufficientPrivilege):
-        return None
+    except psycopg.Error as exc:
+        if meaning(exc) in (Meaning.NO_RIGHT, Meaning.REFUSED):
+            return None
+        raise
     return iter([Use(str(query), int(str(calls))) for query, calls in counted])

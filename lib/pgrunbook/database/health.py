@@ -13,14 +13,10 @@ from psycopg.rows import dict_row
 
 from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.sqlstate import Meaning, meaning, said
 
 COUNT_EXACTLY_BELOW_ROWS = 2_000_000
 TIMES = 5
-READ_REFUSED = (
-    psycopg.errors.QueryCanceled,
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.InsufficientPrivilege,
-)
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,10 @@ def leftovers(conn: Connection) -> list[Leftover]:
         where = f"{row['table_name']}.{row['column_name']}"
         try:
             highest = _highest(conn, row)
-        except READ_REFUSED as exc:
-            found.append(_not_checked(row["name"], where, str(exc.diag.message_primary)))
+        except psycopg.Error as exc:
+            if meaning(exc) is Meaning.LOST:
+                raise
+            found.append(_not_checked(row["name"], where, said(exc)))
             continue
         if row["last_value"] is None:
             found.append(_not_checked(row["name"], where, f"permission denied for sequence {row['name']}"))
@@ -90,7 +88,9 @@ def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int,
         try:
             number = conn.execute(query).fetchone()
             counts[row["name"]] = (int(str(number[0])) if number else 0, True)
-        except READ_REFUSED:
+        except psycopg.Error as exc:
+            if meaning(exc) is Meaning.LOST:
+                raise
             counts[row["name"]] = (row["rows_estimate"], False)
     return counts
 

@@ -17,6 +17,7 @@ from pgrunbook.database import routines_reader
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.database.routines import Routines
+from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.sql.outside import relations_read
 from pgrunbook.sql.tree import function_names
 
@@ -147,7 +148,8 @@ class Facts:
         """Tell whether a table holds more rows than that; counts no further.
 
         Where rows are counted on another database, a table that has another name there (renamed by the release)
-        counts as large; so does one whose rows this role may not see, or not all.
+        counts as large; so does one whose rows this role may not see, or not all, and one that cannot be read now
+        (a materialized view without data, a foreign table whose server is away).
         """
         there = self.rows_conn
         if self._rows_conn is not None and there.oid_of("regclass", table.sql) is None:
@@ -156,8 +158,10 @@ class Facts:
         try:
             with there.transaction():
                 counted = there.execute(query.format(table=table.identifier, limit=sql.Literal(limit + 1))).fetchone()
-        except psycopg.errors.InsufficientPrivilege:
-            return True
+        except psycopg.Error as exc:
+            if meaning(exc) in (Meaning.NO_RIGHT, Meaning.REFUSED):
+                return True
+            raise
         return counted is not None and int(str(counted[0])) > limit
 
     def foreign_tables(self, node: Any) -> list[str]:

@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.database.relations import Facts
+from pgrunbook.database.sqlstate import Meaning, meaning
 
 COUNT_BELOW_BYTES = 256 * 1024 * 1024
 
@@ -75,7 +76,7 @@ def _visible(conn: Connection, table: str, oid: int, commands: Sequence[str]) ->
             query = sql.SQL("SELECT pg_catalog.count(*) AS rows FROM {} WHERE {}")
             counted = cursor.execute(query.format(sql.SQL(table), sql.SQL(condition))).fetchone()
             return None if counted is None else int(counted["rows"])
-    except (psycopg.errors.OperationalError, psycopg.errors.ProgrammingError, psycopg.errors.DataError):
-        if conn.closed:
+    except psycopg.Error as exc:
+        if meaning(exc) is Meaning.LOST:
             raise
         return None  # a policy may need a setting that the migration makes, or take too long

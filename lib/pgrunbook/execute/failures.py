@@ -13,6 +13,7 @@ from psycopg.pq import TransactionStatus
 from pgrunbook.config.targets import Target
 from pgrunbook.database import step_log
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.database.step_log import MigrationProgress, UnfinishedMigration
 from pgrunbook.display.prose import counted
 from pgrunbook.errors import Blocked, Broken, Interrupted, Refused, RunbookError, StatementFailed, Unreachable
@@ -24,8 +25,6 @@ from pgrunbook.sql.classify import Policy
 
 GONE_WITHIN_S = 5.0
 POLL_S = 0.1
-# Classes of SQLSTATE that are neither the statement's fault nor that of the rows.
-NOT_REFUSED = ("53", "57", "58")
 STAYS = "steps are done and stay so"
 
 
@@ -67,9 +66,7 @@ class AttemptEnd:
 
 def was_refused(exc: psycopg.Error) -> bool:
     """Tell whether the server refused a statement, or only cut it off: no lock, cancelled, no disk, no memory."""
-    if isinstance(exc, pg.LockNotAvailable | pg.DeadlockDetected):
-        return False
-    return (exc.sqlstate or "")[:2] not in NOT_REFUSED
+    return meaning(exc) in (Meaning.REFUSED, Meaning.NO_RIGHT)
 
 
 def explain(exc: BaseException, scene: AttemptEnd, conn: Connection) -> RunbookError:

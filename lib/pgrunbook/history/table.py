@@ -12,7 +12,8 @@ from psycopg.rows import dict_row
 
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
-from pgrunbook.errors import Blocked, RunbookError, WrongInput
+from pgrunbook.database.sqlstate import Meaning, meaning
+from pgrunbook.errors import Blocked, RunbookError, Unreachable, WrongInput
 
 # A row is a table of that name outside the system schemas, with its columns and their types.
 TABLES = """
@@ -148,7 +149,10 @@ def _fetch(
 
 def _could_not_read(what: str, exc: psycopg.Error) -> RunbookError:
     detail = exc.diag.message_primary or str(exc)
-    if isinstance(exc, psycopg.errors.LockNotAvailable | psycopg.errors.QueryCanceled):
+    if meaning(exc) is Meaning.LOST:
+        hint = "Check that the server runs; then run this again."
+        return Unreachable(f"lost the connection while {what} was read", detail=detail, hint=hint)
+    if meaning(exc) is Meaning.CUT_OFF:
         return Blocked(
             f"could not read {what}",
             detail=detail,

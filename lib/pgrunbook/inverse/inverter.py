@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.inverse import alter, alter_other, cluster_wide, create, drop, grants, no_inverse, rows
 from pgrunbook.inverse.alter_table import alter_table
 from pgrunbook.inverse.no_inverse import because, nothing
@@ -52,7 +53,9 @@ class Inverter:
                 _INVERSES.get(type(node).__name__, _unknown)(reader, way, node)
         except NoInverseError as reason:
             return Undo(statement, (), because=_sentence(str(reason)))
-        except psycopg.errors.ProgrammingError as exc:
+        except psycopg.Error as exc:
+            if meaning(exc) not in (Meaning.REFUSED, Meaning.NO_RIGHT):
+                raise
             _log.warning("could not compute the inverse of %s: %s", statement.kind, exc.diag.message_primary)
             return Undo(statement, (), because=f"It cannot be computed: the server says {exc.diag.message_primary}.")
         if any(secrets.spans(step.sql) for step in way.steps):

@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, Connection
 from pgrunbook.database.queries import SETTINGS, blocked_on_lock_timeout, load
+from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import quoted, text
 
@@ -245,8 +246,10 @@ class Reader:
         try:
             with self._cursor.connection.transaction():
                 row = self._in_session("address", kind=kind, names=list(names), args=list(args))
-        except psycopg.errors.ProgrammingError:
-            return None
+        except psycopg.Error as exc:
+            if meaning(exc) is Meaning.REFUSED:
+                return None
+            raise
         return (row["class"], row["oid"], row["part"]) if row and row["oid"] else None
 
     def routine(self, names: Sequence[str], args: str | None) -> Address | None:
@@ -267,8 +270,10 @@ class Reader:
                 self._cursor.execute(f"SELECT * FROM ({query}) AS pgrunbook LIMIT 0".encode())  # noqa: S608
                 names = [column.name for column in self._cursor.description or ()]
                 self._cursor.execute(_path("").encode())
-        except psycopg.errors.Error:
-            return None
+        except psycopg.Error as exc:
+            if meaning(exc) in (Meaning.REFUSED, Meaning.NO_RIGHT):
+                return None
+            raise
         return names
 
     def _in_session(self, query: str, **parameters: object) -> dict[str, Any] | None:

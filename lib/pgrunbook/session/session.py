@@ -20,18 +20,15 @@ import psycopg
 
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
-from pgrunbook.database import activity, locks
+from pgrunbook.database import activity, locks, sqlstate
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.show import BAD, GOOD, WARN, Banner, Card, Cell, Table, visible
 from pgrunbook.errors import (
     NOTHING_CHANGED,
-    Blocked,
     Interrupted,
     Refused,
     RunbookError,
-    StatementFailed,
-    Unreachable,
     WrongInput,
 )
 from pgrunbook.record import door
@@ -224,19 +221,8 @@ def step(function: Callable[[Session], View]) -> Callable[[Session], View]:
 
 
 def _explained(here: Session, exc: psycopg.Error) -> RunbookError:
-    said = exc.diag.message_primary or " ".join(str(exc).split())
-    facts = {"detail": exc.diag.message_detail or "", "state": CHANGING if here.changing else NOTHING_CHANGED}
-    if isinstance(exc, psycopg.errors.InsufficientPrivilege):
-        hint = "Let the owner GRANT it to the role of this target, or name another role."
-        return Refused(f'the role of target "{here.target.name}" lacks a privilege: {said}', **facts, hint=hint)
-    if isinstance(exc, psycopg.errors.LockNotAvailable | psycopg.errors.QueryCanceled):
-        hint = "Wait, or find who holds the lock (pg_blocking_pids); then run this cell again."
-        return Blocked(f'could not read target "{here.target.name}" in time: {said}', **facts, hint=hint)
-    if isinstance(exc, psycopg.OperationalError):
-        hint = f"When the server answers again, {runs.again()}."
-        return Unreachable(f'lost the connection to target "{here.target.name}": {said}', **facts, hint=hint)
-    hint = "Read the server's log; then run this cell again."
-    return StatementFailed(f'target "{here.target.name}" refused a statement of ours: {said}', **facts, hint=hint)
+    state = CHANGING if here.changing else NOTHING_CHANGED
+    return sqlstate.explained(exc, here.target.name, state=state, again=runs.again())
 
 
 def _find_run(procedure: str, parameters: Parameters) -> Run:

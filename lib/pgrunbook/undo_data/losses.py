@@ -11,6 +11,7 @@ from pglast import ast, enums
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.plan.plan import Change
 from pgrunbook.plan.step import Keep
 
@@ -105,10 +106,8 @@ def _counted(conn: Connection, query: sql.Composed) -> int | None:
         psycopg.errors.InvalidSchemaName,
     ):
         return 0
-    except (
-        psycopg.errors.QueryCanceled,
-        psycopg.errors.LockNotAvailable,
-        psycopg.errors.InsufficientPrivilege,
-    ):
+    except psycopg.Error as exc:
+        if meaning(exc) is Meaning.LOST:
+            raise
         return None
     return int(str(row[0])) if row else 0

@@ -13,15 +13,13 @@ from psycopg.rows import TupleRow, tuple_row
 from pgrunbook.database.checksums import STATEMENT_TIMEOUT_MS as STATEMENT_TIMEOUT_MS
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection, limit_locally
 from pgrunbook.database.queries import load
+from pgrunbook.database.sqlstate import Meaning, is_of_statement, meaning
 from pgrunbook.errors import Blocked
 from pgrunbook.sql.tree import quoted
 
 SAMPLES = 5
 SAMPLE_CHARS = 200
 VIOLATE = ("row violates it", "rows violate it")
-
-# Errors that no row can cause: the statement itself does not fit today's schema.
-_ABOUT_THE_STATEMENT = psycopg.errors.ProgrammingError
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,8 @@ class RowQueries:
             if wanted.count is not None:
                 return _counted(wanted, wanted.count(), ())
             return self._asked(wanted)
-        except (psycopg.InterfaceError, psycopg.errors.AdminShutdown):
-            raise
         except psycopg.Error as exc:
-            if self._conn.closed:
+            if meaning(exc) is Meaning.LOST:
                 raise
             return self._unasked(wanted, exc)
 
@@ -114,10 +110,8 @@ class RowQueries:
             return self._answer(wanted, wanted.caught, wanted.function)
         try:
             return self._answer(wanted, wanted.where)
-        except (psycopg.errors.OperationalError, _ABOUT_THE_STATEMENT):
-            raise
         except psycopg.Error as exc:
-            if not wanted.function or not self._is_of_a_row(wanted):
+            if not wanted.function or not _may_be_of_a_row(exc) or not self._is_of_a_row(wanted):
                 raise
             return self._caught(wanted, exc)
 
@@ -163,12 +157,14 @@ class RowQueries:
             )
         if isinstance(exc, psycopg.errors.InsufficientPrivilege):
             return RowDemandAnswer(None, _hidden(exc))
-        raised = isinstance(
-            exc, psycopg.errors.DataError | psycopg.errors.IntegrityError | psycopg.errors.RaiseException
-        )
-        if raised and wanted.as_today and self._is_of_a_row(wanted):
+        if _may_be_of_a_row(exc) and wanted.as_today and self._is_of_a_row(wanted):
             return RowDemandAnswer(None, f"at least 1 row violates it: {_said(exc)}", at_least=1)
         return RowDemandAnswer(None, f"unknown: {_said(exc)}")
+
+
+def _may_be_of_a_row(exc: psycopg.Error) -> bool:
+    """Tell whether a row may have caused an error: not where the statement does not fit today's schema."""
+    return meaning(exc) is Meaning.REFUSED and not is_of_statement(exc)
 
 
 def _query(name: str, **given: str) -> sql.Composed:
