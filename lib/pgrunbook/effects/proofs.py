@@ -32,13 +32,13 @@ def fits_partition(table: Table, bound: Any, parent: Table) -> bool:
     if bound is None or bound.is_default:
         return False
     wanted = {
-        value.sval
+        value
         for part in (*(bound.lowerdatums or ()), *(bound.upperdatums or ()), *(bound.listdatums or ()))
         for value in _constants(part)
     }
     for constraint in table.constraints:
         if constraint.kind == "c" and constraint.valid and constraint.definition:
-            constants = {value.sval for part in _conjuncts(constraint.definition) for value in _constants(part)}
+            constants = {value for part in _conjuncts(constraint.definition) for value in _constants(part)}
             nulls = any(_is_not_null(part, None) for part in _conjuncts(constraint.definition))
             known_not_null = all(table.columns[c].not_null for c in constraint.columns if c in table.columns)
             if wanted and wanted <= constants and (nulls or known_not_null) and parent.kind == "p":
@@ -69,8 +69,8 @@ def _is_not_null(part: Any, column: str | None) -> bool:
     return bool(named) and column in (None, named)
 
 
-def _constants(part: Any) -> Iterator[ast.String]:
+def _constants(part: Any) -> Iterator[str]:
+    """Yield the texts of the constants below a node: numbers, texts, booleans, bits."""
     for node in walk(part):
         if isinstance(node, ast.A_Const) and not node.isnull:
-            value = node.val
-            yield ast.String(sval=str(getattr(value, "sval", None) or getattr(value, "fval", None) or value.ival))
+            yield str(getattr(node.val, next(iter(node.val))))

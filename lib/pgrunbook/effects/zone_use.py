@@ -126,7 +126,7 @@ class _Reading:
             self.query(node.selectStmt, [columns.get(name, "") for name in named])
             conflict = node.onConflictClause
             self.scope = [(alias, columns), ("excluded", columns), *before]
-            self.assigned(conflict.targetList if conflict else (), columns)
+            self.assigned((conflict.targetList if conflict else None) or (), columns)
         else:
             self.scope = [(alias, columns), *self._sources(node), *before]
             self.assigned(getattr(node, "targetList", None) or (), columns)

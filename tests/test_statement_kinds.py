@@ -1,0 +1,421 @@
+"""No statement that the parser knows crashes a judgement: each kind, twice in a row, on a real database.
+
+Texts are made of the parser's words; those that it refuses are left out. A judgement gives its result, or an error
+that an operator understands. Whether the result is right is asked elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from pglast import ast, enums
+from pglast.parser import ParseError, parse_sql
+
+import test_inverse
+from budget import sample
+from inverse_stage import Stage
+from pgrunbook.config.targets import Target
+from pgrunbook.database import catalog_reader
+from pgrunbook.database.catalog import Catalog
+from pgrunbook.database.connection import Connection
+from pgrunbook.draft import build
+from pgrunbook.draft import release as draft
+from pgrunbook.draft.up import Drafter
+from pgrunbook.errors import RunbookError, WrongInput
+from pgrunbook.history import Migration
+from pgrunbook.rehearse import row_equality, schema_only
+from pgrunbook.review import safe_mode, server_parser
+from pgrunbook.review.hazards import Timeouts, Transactions
+from pgrunbook.review.review import review
+from pgrunbook.review.statement_scenes import script
+from pgrunbook.sql import statements
+from pgrunbook.sql.tree import enum_name, subcommand, tree
+from pgrunbook.violations import violations
+
+# ruff: noqa: E501 - one statement on a line, whatever its length
+
+# Every word for an object, with one of the database "rare", or one that is not there.
+OBJECTS = """
+ACCESS METHOD heap
+AGGREGATE rare.total(integer)
+CAST (rare.pair AS text)
+COLLATION rare.posix
+COLUMN rare.people.name
+CONSTRAINT grown ON rare.people
+CONSTRAINT is_even ON DOMAIN rare.even
+CONVERSION rare.conv
+DATABASE undo_rare
+DOMAIN rare.even
+EVENT TRIGGER watcher
+EXTENSION plpgsql
+FOREIGN DATA WRAPPER nowhere
+FOREIGN TABLE rare.remote
+FUNCTION rare.add(integer, integer)
+FUNCTION rare.watch
+GROUP runbook_reader
+INDEX rare.people_age
+LANGUAGE plpgsql
+LARGE OBJECT 4711
+MATERIALIZED VIEW rare.ages
+OPERATOR CLASS rare.backwards USING btree
+OPERATOR FAMILY rare.family USING btree
+OPERATOR rare.<+> (integer, integer)
+POLICY mine ON rare.people
+PROCEDURE rare.work(integer)
+PUBLICATION papers
+ROLE runbook_reader
+ROUTINE rare.add(integer, integer)
+RULE hush ON rare.friends
+SCHEMA rare
+SEQUENCE rare.numbers
+SERVER far
+STATISTICS rare.people_stats
+SUBSCRIPTION s
+TABLE rare.people
+TABLE rare.events
+TABLE rare.nothing
+TABLE nothing
+TABLESPACE pg_default
+TEXT SEARCH CONFIGURATION rare.words
+TEXT SEARCH DICTIONARY rare.plain
+TEXT SEARCH PARSER rare.parser
+TEXT SEARCH TEMPLATE rare.template
+TRANSFORM FOR rare.pair LANGUAGE sql
+TRIGGER watched ON rare.people
+TYPE rare.size
+TYPE rare.pair
+TYPE nothing
+USER MAPPING FOR PUBLIC SERVER far
+USER runbook_reader
+VIEW rare.old
+""".strip().split("\n")
+DONE_TO_OBJECTS = """
+ALTER {} RENAME TO other
+ALTER {} SET SCHEMA public
+ALTER {} OWNER TO CURRENT_USER
+ALTER {} DEPENDS ON EXTENSION plpgsql
+ALTER {} RENAME COLUMN name TO other
+ALTER {} RENAME ATTRIBUTE a TO other CASCADE
+ALTER {} RENAME CONSTRAINT grown TO other
+ALTER {} RENAME VALUE 's' TO 'small'
+ALTER {} ADD VALUE ''
+ALTER {} REFRESH VERSION
+ALTER {} SET (fillfactor = 70)
+ALTER {} OPTIONS (ADD a '')
+ALTER {} SET work_mem = '9MB'
+ALTER EXTENSION plpgsql ADD {}
+ALTER EXTENSION plpgsql DROP {}
+DROP {}
+DROP {} CASCADE
+DROP IF EXISTS {}
+COMMENT ON {} IS 'x'
+COMMENT ON {} IS NULL
+SECURITY LABEL ON {} IS 'secret'
+GRANT ALL ON {} TO PUBLIC
+REVOKE ALL ON {} FROM PUBLIC
+CREATE {}
+""".strip().split("\n")
+# Every subcommand of ALTER TABLE, for every kind of relation.
+RELATIONS = ["TABLE rare.people", "TABLE ONLY rare.animal", "TABLE rare.events", "TABLE IF EXISTS nothing", "VIEW rare.old",
+             "INDEX rare.people_age", "MATERIALIZED VIEW rare.ages", "SEQUENCE rare.numbers", "FOREIGN TABLE rare.remote",
+             "TYPE rare.pair", "TYPE nothing"]  # fmt: skip
+SUBCOMMANDS = """
+ADD COLUMN c integer
+ADD COLUMN c integer DEFAULT '' NOT NULL CHECK (c <> NULL) UNIQUE REFERENCES rare.people
+ADD COLUMN c nothing.known(a, 4326)[]
+ADD COLUMN IF NOT EXISTS name text COLLATE nothing.known
+ALTER COLUMN name SET DEFAULT ''
+ALTER COLUMN name DROP DEFAULT
+ALTER COLUMN name DROP NOT NULL
+ALTER COLUMN name SET NOT NULL
+ALTER COLUMN name SET EXPRESSION AS ('')
+ALTER COLUMN name DROP EXPRESSION IF EXISTS
+ALTER COLUMN name SET STATISTICS 5
+ALTER COLUMN 1 SET STATISTICS 5
+ALTER COLUMN name SET (n_distinct = 5)
+ALTER COLUMN name RESET (n_distinct)
+ALTER COLUMN name SET STORAGE plain
+ALTER COLUMN name SET COMPRESSION pglz
+ALTER COLUMN name TYPE varchar(9) COLLATE "C" USING ''
+ALTER COLUMN name TYPE numeric(9)
+ALTER COLUMN name TYPE nothing.known(a, 4326)
+ALTER COLUMN name TYPE varchar(a)
+ALTER COLUMN age TYPE interval day to second(3)
+ALTER COLUMN name OPTIONS (ADD a '')
+ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY
+ALTER COLUMN id SET GENERATED BY DEFAULT SET INCREMENT 2
+ALTER COLUMN id DROP IDENTITY IF EXISTS
+DROP COLUMN name CASCADE
+DROP COLUMN IF EXISTS nothing
+ADD ATTRIBUTE c integer
+ALTER ATTRIBUTE a TYPE text CASCADE
+DROP ATTRIBUTE IF EXISTS a
+ADD CHECK (name <> '')
+ADD CONSTRAINT k CHECK (nothing.known()) NOT VALID
+ADD CONSTRAINT k NOT NULL name NO INHERIT
+ADD PRIMARY KEY (name)
+ADD UNIQUE NULLS NOT DISTINCT (nothing)
+ADD CONSTRAINT k UNIQUE USING INDEX nothing
+ADD EXCLUDE USING gist ((name || '') WITH &&) WHERE (age > 0)
+ADD FOREIGN KEY (nothing) REFERENCES rare.nothing (a) ON DELETE SET NULL (nothing)
+ALTER CONSTRAINT grown DEFERRABLE
+VALIDATE CONSTRAINT grown
+DROP CONSTRAINT grown CASCADE
+CLUSTER ON people_age
+SET WITHOUT CLUSTER
+SET LOGGED
+SET UNLOGGED
+SET WITHOUT OIDS
+SET ACCESS METHOD heap
+SET TABLESPACE pg_default
+SET (fillfactor = 70, toast.autovacuum_enabled)
+RESET (fillfactor)
+ENABLE TRIGGER watched
+ENABLE ALWAYS TRIGGER watched
+ENABLE REPLICA TRIGGER watched
+DISABLE TRIGGER watched
+ENABLE TRIGGER ALL
+DISABLE TRIGGER ALL
+ENABLE TRIGGER USER
+DISABLE TRIGGER USER
+ENABLE RULE hush
+ENABLE ALWAYS RULE hush
+ENABLE REPLICA RULE hush
+DISABLE RULE hush
+INHERIT rare.animal
+NO INHERIT rare.animal
+OF rare.pair
+NOT OF
+OWNER TO CURRENT_USER
+REPLICA IDENTITY FULL
+ENABLE ROW LEVEL SECURITY
+DISABLE ROW LEVEL SECURITY
+FORCE ROW LEVEL SECURITY
+NO FORCE ROW LEVEL SECURITY
+OPTIONS (ADD a '')
+ATTACH PARTITION rare.events_3 FOR VALUES FROM ('2027-01-01') TO (MAXVALUE)
+ATTACH PARTITION rare.events_3 FOR VALUES IN ('', NULL, true, B'1', 1.5)
+ATTACH PARTITION rare.events_3 FOR VALUES WITH (MODULUS 4, REMAINDER 0)
+ATTACH PARTITION rare.events_3 DEFAULT
+ATTACH PARTITION rare.nothing DEFAULT
+DETACH PARTITION rare.events_2
+DETACH PARTITION rare.events_2 CONCURRENTLY
+DETACH PARTITION rare.events_2 FINALIZE
+""".strip().split("\n")
+# What is neither done to an object by its name, nor a case of test_inverse.
+OTHERS = r"""
+ALTER DATABASE undo_rare REFRESH COLLATION VERSION
+ALTER DATABASE undo_rare SET TABLESPACE pg_default
+ALTER EXTENSION plpgsql UPDATE
+ALTER OPERATOR FAMILY rare.family USING hash ADD OPERATOR 1 = (integer, integer)
+ALTER OPERATOR rare.<+> (integer, integer) SET (RESTRICT = NONE)
+ALTER SUBSCRIPTION s DISABLE
+ALTER SUBSCRIPTION s CONNECTION ''
+ALTER SYSTEM SET work_mem = '9MB'
+ALTER SYSTEM RESET ALL
+ALTER TABLE ALL IN TABLESPACE pg_default SET TABLESPACE other
+ALTER INDEX ALL IN TABLESPACE pg_default OWNED BY runbook_reader SET TABLESPACE other NOWAIT
+ALTER TABLESPACE other SET (seq_page_cost = 2)
+CALL rare.nothing('', VARIADIC ARRAY[1])
+CLOSE ALL
+CLUSTER
+SET CONSTRAINTS ALL DEFERRED
+SET CONSTRAINTS rare.nothing IMMEDIATE
+CREATE EXTENSION IF NOT EXISTS postgis SCHEMA public VERSION '3' CASCADE
+CREATE LANGUAGE plsample HANDLER rare.add
+CREATE SUBSCRIPTION s CONNECTION '' PUBLICATION p
+CREATE TABLESPACE other LOCATION '/nowhere'
+CREATE TRANSFORM FOR rare.pair LANGUAGE sql (FROM SQL WITH FUNCTION rare.add(integer))
+CREATE DATABASE other
+CREATE TABLE rare.people_4 PARTITION OF rare.events FOR VALUES FROM (MINVALUE) TO ('')
+CREATE TABLE rare.odd (LIKE rare.people INCLUDING ALL, LIKE nothing.known) INHERITS (rare.nothing) PARTITION BY LIST ((id + 1))
+CREATE TABLE rare.typed OF rare.pair (PRIMARY KEY (a))
+CREATE TABLE rare.executed AS EXECUTE p
+CREATE TABLE rare.twice AS SELECT 1 WITH NO DATA
+CREATE TABLE rare.none ()
+CREATE UNLOGGED TABLE rare.quick (a nothing.known(b))
+CREATE MATERIALIZED VIEW rare.unfilled AS VALUES (''), (NULL) WITH NO DATA
+CREATE RECURSIVE VIEW rare.numbered (n) AS VALUES (1) UNION ALL SELECT n + 1 FROM numbered
+CREATE RULE many AS ON INSERT TO rare.friends DO ALSO (SELECT 1; NOTIFY a; DELETE FROM rare.nothing)
+CREATE FUNCTION rare.block() RETURNS void LANGUAGE sql BEGIN ATOMIC SELECT 1; INSERT INTO rare.nothing DEFAULT VALUES; END
+CREATE FUNCTION rare.value() RETURNS integer RETURN 1
+CREATE FUNCTION rare.broken() RETURNS void LANGUAGE plpgsql AS 'BEGIN nothing'
+CREATE FUNCTION rare.c() RETURNS void LANGUAGE c AS 'a', 'b'
+CREATE TRIGGER there INSTEAD OF UPDATE ON rare.old FOR EACH ROW EXECUTE FUNCTION rare.nothing()
+CREATE TRIGGER there AFTER TRUNCATE ON rare.nothing EXECUTE FUNCTION rare.nothing('')
+CREATE STATISTICS (mcv) ON (age + 1), lower(name) FROM rare.people
+CREATE INDEX ON rare.nothing USING gin ((a || '') DESC NULLS LAST) INCLUDE (b) WHERE c
+DECLARE c CURSOR FOR SELECT 1
+FETCH 1 FROM c
+MOVE ALL IN c
+DISCARD ALL
+DISCARD TEMP
+DO LANGUAGE nothing ''
+DO 'BEGIN nothing'
+DO 'BEGIN EXECUTE ''''; END'
+DROP OWNED BY runbook_reader
+DROP ROUTINE rare.add
+DROP USER MAPPING IF EXISTS FOR CURRENT_USER SERVER nothing
+EXPLAIN (ANALYZE, FORMAT json) DELETE FROM rare.nothing
+EXPLAIN CREATE TABLE rare.explained AS SELECT 1
+IMPORT FOREIGN SCHEMA a LIMIT TO (b) FROM SERVER far INTO rare
+LISTEN a
+NOTIFY a, ''
+UNLISTEN *
+LOAD 'plpgsql'
+LOCK rare.people, ONLY rare.nothing IN SHARE MODE NOWAIT
+PREPARE p (integer) AS DELETE FROM rare.nothing WHERE a = $1
+EXECUTE p ('')
+DEALLOCATE ALL
+REASSIGN OWNED BY runbook_reader TO CURRENT_USER
+REINDEX SCHEMA rare
+REINDEX DATABASE
+REINDEX SYSTEM undo_rare
+REINDEX INDEX CONCURRENTLY nothing
+SHOW ALL
+RESET TIME ZONE
+SET LOCAL TRANSACTION ISOLATION LEVEL SERIALIZABLE
+SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY
+SET TIME ZONE LOCAL
+SET TIME ZONE INTERVAL '1' HOUR TO MINUTE
+SET SESSION AUTHORIZATION DEFAULT
+SET ROLE NONE
+SET search_path = ''
+SET search_path FROM CURRENT
+SET custom.thing TO 1, 2
+TRUNCATE ONLY rare.friends, rare.nothing RESTART IDENTITY
+VACUUM (FULL, ANALYZE false, PARALLEL 2) rare.nothing (a), rare.people
+ANALYZE rare.nothing
+COPY rare.nothing TO PROGRAM ''
+COPY (DELETE FROM rare.nothing RETURNING 1) TO STDOUT
+TABLE rare.nothing
+VALUES (1), ('')
+SELECT
+SELECT 1 INTO rare.people
+SELECT * FROM rare.nothing AS a (b), LATERAL (SELECT 1) AS c, rare.add(1, 2) WITH ORDINALITY AS d, ROWS FROM (rare.add(1, 2)) FOR UPDATE OF a
+SELECT x.* FROM XMLTABLE('/' PASSING '' COLUMNS a int) AS x, JSON_TABLE('{}', '$' COLUMNS (a int PATH '$')) AS y, rare.people TABLESAMPLE nothing (1)
+WITH RECURSIVE a AS (SELECT 1 UNION SELECT * FROM a) SEARCH DEPTH FIRST BY b SET c CYCLE d SET e USING f SELECT (SELECT 1 FROM a GROUP BY CUBE (a, b), () HAVING count(*) FILTER (WHERE true) OVER w > ALL (VALUES (1)) WINDOW w AS (ORDER BY b ROWS 1 PRECEDING))
+INSERT INTO rare.nothing DEFAULT VALUES
+INSERT INTO rare.people AS p (name, pair.a, arr[1]) OVERRIDING USER VALUE SELECT * FROM rare.nothing ON CONFLICT ON CONSTRAINT one_name DO UPDATE SET name = DEFAULT WHERE p.age > 1 RETURNING *
+INSERT INTO rare.people (name) VALUES ('a'), (DEFAULT) ON CONFLICT (lower(name)) WHERE age > 1 DO NOTHING
+UPDATE ONLY rare.people AS p SET (name, age) = (SELECT '', NULL), num = DEFAULT FROM rare.nothing WHERE CURRENT OF c
+UPDATE rare.nothing SET a[1] = 1, b.c = '', (d, e) = ROW (1, DEFAULT)
+UPDATE rare.old SET name = ''
+DELETE FROM rare.nothing AS n USING rare.people WHERE EXISTS (SELECT) RETURNING n
+MERGE INTO rare.people AS p USING (SELECT 1) AS f ON true WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT DEFAULT VALUES
+MERGE INTO rare.nothing USING rare.friends ON false WHEN MATCHED AND true THEN UPDATE SET a = DEFAULT WHEN NOT MATCHED THEN INSERT (a) VALUES ('') WHEN NOT MATCHED THEN DO NOTHING
+""".strip().split("\n")
+# Parts of other statements, and what only one of our own judgements could make: the parser never gives these alone.
+PARTS = {"PLAssignStmt", "RawStmt", "ReplicaIdentityStmt", "ReturnStmt", "SetOperationStmt"}
+# A statement that a migration cannot hold; test_statements has them.
+REFUSED = {"TransactionStmt"}
+# Subcommands that the server makes of others.
+MADE_OF_OTHERS = {
+    "AddColumnToView", "CookedColumnDefault", "AddIndex", "ReAddIndex", "ReAddConstraint", "ReAddDomainConstraint",
+    "AddIndexConstraint", "ReAddComment", "ReAddStatistics", "ReplaceRelOptions",
+}  # fmt: skip
+
+
+TARGET = Target(name="t", service="t")
+
+
+def _texts() -> list[str]:
+    """Return every text that the parser reads, each once."""
+    words = [re.match(r"(?:[A-Z]+ (?=[A-Z]))*[A-Z]+(?= )", line) for line in OBJECTS]
+    done = [
+        pattern.replace("DROP IF EXISTS {}", f"DROP {word[0]} IF EXISTS {line[word.end() :]}").format(line)
+        for pattern in DONE_TO_OBJECTS
+        for line, word in zip(OBJECTS, words, strict=True)
+        if word is not None
+    ]
+    altered = [f"ALTER {relation} {sub}" for relation in RELATIONS for sub in SUBCOMMANDS]
+    others = [*test_inverse.CASES, *test_inverse.BACK, *test_inverse.NO_WAY, *test_inverse.NOTHING, *test_inverse.ROWS]
+    cases = [re.sub(r"\A(differs: |from \d+ )", "", text) for text in others]
+    return [text for text in dict.fromkeys([*done, *altered, *OTHERS, *cases]) if _is_read(text)]
+
+
+def _is_read(text: str) -> bool:
+    try:
+        return len(parse_sql(text)) == 1
+    except ParseError:
+        return False
+
+
+TEXTS = _texts()
+ONE_OF_EACH = list({type(tree(text)).__name__: text for text in reversed(TEXTS)}.values())
+RENAMES = [text for text in TEXTS if isinstance(tree(text), ast.RenameStmt)]
+GROUPS = {"one of each": ONE_OF_EACH, **{f"every 20th from {n}": TEXTS[n::20] for n in range(20)}}
+
+
+def test_every_kind_of_statement_is_there() -> None:
+    """Every statement of the parser, and every subcommand of ALTER TABLE."""
+    kinds = {name for name in dir(ast) if name.endswith("Stmt")}
+    assert kinds - {type(tree(text)).__name__ for text in TEXTS} == PARTS | REFUSED
+    altered = [tree(text) for text in TEXTS if isinstance(tree(text), ast.AlterTableStmt)]
+    words = {subcommand(cmd) for node in altered for cmd in node.cmds}
+    assert {enum_name(enums.AlterTableType, value) for value in enums.AlterTableType} - words == MADE_OF_OTHERS
+
+
+@pytest.mark.parametrize(
+    "texts", [ONE_OF_EACH, pytest.param(TEXTS, marks=pytest.mark.slow)], ids=["one of each", "all"]
+)
+def test_no_statement_crashes_the_review(rare: Stage, texts: list[str]) -> None:
+    """Two of the same kind in a row, in a file of their own; and all of them in one file; with a database or without."""
+    files = [(f"{number}.sql", f"{text};\n{text}") for number, text in enumerate(texts)]
+    for read in (script(files), script([("all.sql", ";\n".join([*texts, *RENAMES, *RENAMES[::-1]]))])):
+        for catalog in (Catalog(), catalog_reader.read(rare.conn, read.statements)):
+            found = review(read, catalog, transactions=Transactions.FILE, timeouts=Timeouts(2_000, 30_000))
+            assert len(found) == len(read.statements)
+            safe_mode.refusals(read.statements, catalog, [])
+
+
+@pytest.mark.parametrize(("group", "texts"), sample(list(GROUPS.items()), len(GROUPS)))
+def test_no_statement_crashes_prepare(rare: Stage, group: str, texts: list[str]) -> None:
+    """Safe form, inverse, capture and execution of a migration that holds it twice, or the server's refusal of it."""
+    assert texts, group
+    for text in texts:
+        with rare.conn.transaction(force_rollback=True), suppress(RunbookError):
+            _on_a_branch(rare.conn, f"{text};\n{text}")
+        with suppress(RunbookError):
+            _rows_and_violations(rare.conn, text)
+    with rare.conn.transaction(force_rollback=True), suppress(RunbookError):
+        _without_rehearsal(rare.conn, ";\n".join(text for text in texts if _is_in_a_migration(text)))
+
+
+@pytest.mark.parametrize("texts", [RENAMES, RENAMES[::-1]], ids=["forward", "backward"])
+def test_no_two_renames_crash_prepare(rare: Stage, texts: list[str]) -> None:
+    """Whatever was renamed before in the same file."""
+    with rare.conn.transaction(force_rollback=True):
+        _without_rehearsal(rare.conn, ";\n".join(texts))
+        _rows_and_violations(rare.conn, ";\n".join(texts))
+
+
+def _is_in_a_migration(text: str) -> bool:
+    return statements.refusal(tree(text), "m.sql", 1) is None
+
+
+def _without_rehearsal(conn: Connection, sql: str) -> None:
+    with suppress(WrongInput), conn.transaction():  # an older server does not know all of it
+        server_parser.refuse_unknown(conn, statements.parse(sql, "m.sql"))
+    assert draft.unproven(TARGET, conn, [_migration(sql)], {})[0].statements
+
+
+def _on_a_branch(conn: Connection, sql: str) -> None:
+    migration = _migration(sql)
+    parsed = {migration.name: migration.statements()}
+    drafter = Drafter(TARGET, conn, [migration], parsed, off={}, keep=True)
+    schema_only._apply(conn, build.up(TARGET, [migration])[0], drafter.step)
+    assert drafter.changes
+
+
+def _rows_and_violations(conn: Connection, sql: str) -> None:
+    texts = [statement.sql for statement in statements.parse(sql, "m.sql")]
+    row_equality.volatile_values(texts, [], conn, conn)
+    violations.find(conn, [("m", text) for text in texts])
+
+
+def _migration(sql: str) -> Migration:
+    return Migration("m", Path("m.sql"), sql, "0" * 64, 0)
