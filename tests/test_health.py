@@ -12,6 +12,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import health
 from pgrunbook.database.connection import Connection
 from scenes import session
+from servers import Server
 
 Project = Callable[..., Target]
 
@@ -58,6 +59,22 @@ def test_a_constraint_that_is_not_validated_is_found_with_the_way_out(target: Ta
         (left,) = health.leftovers(conn)
     do(target, left.advice)
     assert found(target) == []
+
+
+@pytest.mark.every_version
+def test_a_validated_key_to_a_partitioned_table_is_validated(server: Server, database: Callable[..., str]) -> None:
+    """Before 18, VALIDATE leaves what the server keeps for each partition behind it; nobody can validate that."""
+    name = database(
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (id)",
+        "CREATE TABLE p_1_1 PARTITION OF p_1 DEFAULT",
+        "CREATE TABLE c (p int)",
+        "ALTER TABLE c ADD CONSTRAINT k FOREIGN KEY (p) REFERENCES p NOT VALID",
+    )
+    with server.connect(name) as conn:
+        assert [(left.name, left.where) for left in health.leftovers(conn)] == [("k", "c")]
+        conn.execute("ALTER TABLE c VALIDATE CONSTRAINT k")
+        assert health.leftovers(conn) == []
 
 
 def test_a_sequence_behind_its_column_is_found_with_the_way_out(target: Target) -> None:

@@ -105,10 +105,17 @@ class TableDifference:
 class _Table:
     name: TableName
     partitioned: bool
+    is_populated: bool
     types: dict[str, str]
     key: tuple[str, ...]
 
     def source(self) -> sql.Composable:
+        if not self.is_populated:  # the server refuses to read it; whether it is populated is part of the schema
+            columns = [
+                sql.SQL("CAST(NULL AS {}) AS {}").format(sql.SQL(type_), sql.Identifier(name))
+                for name, type_ in self.types.items()
+            ]
+            return sql.SQL("(SELECT {} WHERE false)").format(sql.SQL(", ").join(columns))
         # A partitioned table stands for its partitions, any other for its own rows without its children's.
         return sql.SQL("{}" if self.partitioned else "ONLY {}").format(self.name.identifier())
 
@@ -123,7 +130,8 @@ def checksums(
 ) -> dict[TableName, TableSum]:
     """Return row count and checksum of the named tables, or of all, as they are at one moment.
 
-    A partitioned table stands for its partitions, which are summed only where they are named.
+    A partitioned table stands for its partitions, which are summed only where they are named. A materialized view
+    without data has no rows.
     ``leave_out`` names schemas and single tables, as for ``schema.snapshot``; ``without`` names columns.
     The sum of hashes of whole rows does not depend on the rows' order, takes about 0.6 s for a million rows
     in fifteen columns, and does not protect against somebody who forges rows.
@@ -195,16 +203,16 @@ def _described(cursor: psycopg.Cursor[TupleRow], tables: Collection[TableName]) 
     wanted = json.dumps([{"schema": table.schema, "name": table.name} for table in tables])
     found = []
     cursor.execute(load("checksums")["columns"], {"tables": wanted})
-    for (schema, name, partitioned), rows in groupby(cursor.fetchall(), key=itemgetter(0, 1, 2)):
-        columns = [row[3:] for row in rows if row[3] is not None]
+    for (schema, name, partitioned, populated), rows in groupby(cursor.fetchall(), key=itemgetter(0, 1, 2, 3)):
+        columns = [row[4:] for row in rows if row[4] is not None]
         key = sorted((place, column) for column, _, place in columns if place is not None)
         types = {column: type_ for column, type_, _ in columns}
-        found.append(_Table(TableName(schema, name), partitioned, types, tuple(column for _, column in key)))
+        found.append(_Table(TableName(schema, name), partitioned, populated, types, tuple(column for _, column in key)))
     missing = set(tables) - {table.name for table in found}
     if missing:
         raise WrongInput(
             f"could not find table {', '.join(sorted(map(str, missing)))}",
-            detail=f'It is not in database "{cursor.connection.info.dbname}".',
+            detail="No table, partitioned table or materialized view has that name.",
         )
     return found
 

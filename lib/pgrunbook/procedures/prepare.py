@@ -192,7 +192,8 @@ def make_it_safe(here: Session) -> Table:
     here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
     here.run.keep("schema-promised.json", done.end.to_json(), is_masked=True)
     declared = [difference.line() for difference in done.declared]
-    here.journal("proven-equal", fingerprint=done.end.fingerprint, unlike=done.unlike, declared=declared)
+    here.journal("proven-equal", fingerprint=done.end.fingerprint, unlike=done.unlike, declared=declared,
+                 leaves=done.leaves)  # fmt: skip
     title = "Proven on empty branches: after each migration the schema is the one that the plain SQL ends in"
     title += f", but for what the safe forms declare: {'; '.join(declared)}." if declared else "."
     if done.unlike:

@@ -92,21 +92,19 @@ def schema_as_promised(here: Session) -> Table:
 
 @heres.step
 def nothing_left_behind(here: Session) -> Table:
-    """Show invalid indexes, constraints that are not validated, and sequences that are behind their column."""
+    """Show invalid indexes, constraints that are not validated, and sequences that are behind their column.
+
+    What was there before is no problem, nor what the migrations leave so on purpose.
+    """
     found = health.leftovers(here.conn)
-    before = _known_before(here)
+    before, meant = _known_before(here), _left_on_purpose(here)
     rows = []
     for left in found:
-        old = left.name in before
-        rows.append(
-            (
-                Cell(left.kind, WARN if old else BAD),
-                left.name,
-                left.where,
-                "was there before" if old else left.advice,
-            )
-        )
-        if not old:
+        why = "was there before" if left.name in before else ""
+        if (left.kind, left.name, left.where) in meant:
+            why = f"the migration leaves it so; {left.advice}"
+        rows.append((Cell(left.kind, WARN if why else BAD), left.name, left.where, why or left.advice))
+        if not why:
             here.facts["problems"].append(f"{left.kind}: {left.name}")
     here.journal("leftovers", found=[f"{left.kind}: {left.name}" for left in found])
     return Table(
@@ -307,6 +305,13 @@ def _known_before(here: Session) -> set[str]:
     promise = here.facts["promise"]
     path = promise.folder / "leftovers-before.json" if promise else None
     return set(map(str, regular_file.read_json(path, list))) if path and regular_file.is_there(path) else set()
+
+
+def _left_on_purpose(here: Session) -> set[tuple[str, ...]]:
+    """Return what the plain SQL left behind in the rehearsal: kind, name and table of each."""
+    promise = here.facts["promise"]
+    proven = _events(promise, "proven-equal") if promise else []
+    return {tuple(left) for event in proven[:1] for left in event.get("leaves", [])}
 
 
 def _measurements(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pgrunbook import history as histories
 from pgrunbook import undo_data
 from pgrunbook.branches.schema_branch import SchemaCopy, copy_schema
 from pgrunbook.config.targets import Target
-from pgrunbook.database import connection, schema_versions
+from pgrunbook.database import connection, health, schema_versions
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
@@ -51,9 +51,10 @@ class Rehearsal:
 
     ``changes`` are the rehearsed changes, with safe forms where they were asked for, and with the proof of each way
     back; ``backs`` has the ways back by migration. ``declared`` are the differences that these make by nature.
-    ``unlike`` names the objects that the branch could not copy exactly (another server version writes them
-    differently); they are left out of every comparison with the target. ``is_exact`` says that the branch is of the
-    target's version and there are none: only then has the target the same fingerprints.
+    ``leaves`` are what the plain SQL itself leaves behind (a constraint that it does not validate ...): kind, name
+    and table of each. ``unlike`` names the objects that the branch could not copy exactly (another server version
+    writes them differently); they are left out of every comparison with the target. ``is_exact`` says that the branch
+    is of the target's version and there are none: only then has the target the same fingerprints.
     """
 
     before: Snapshot
@@ -63,6 +64,7 @@ class Rehearsal:
     declared: tuple[Difference, ...] = ()
     backs: Mapping[str, DownDraft] = field(default_factory=dict)
     is_exact: bool = True
+    leaves: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def end(self) -> Snapshot:
@@ -122,7 +124,7 @@ def _plain(schema: SchemaCopy, history: History, changes: Sequence[Change], here
     left = leave_out(history)
     with schema.branch() as branch, connect(branch, purpose="rehearses") as conn:
         _limit(conn)
-        before = snapshot(conn, leave_out=left)
+        before, there = snapshot(conn, leave_out=left), set(health.leftovers(conn))
         unlike = tuple((d.kind, d.name) for d in diff(*schema_versions.comparable(here, before)))
         if statements := histories.prepare_table(history):
             for statement in statements:
@@ -132,8 +134,9 @@ def _plain(schema: SchemaCopy, history: History, changes: Sequence[Change], here
         for change in changes:
             _apply(conn, change, hook)
             after.append(snapshot(conn, leave_out=left))
+        leaves = tuple((one.kind, one.name, one.where) for one in health.leftovers(conn) if one not in there)
     is_exact = not unlike and schema_versions.are_of_one(here, before)
-    return Rehearsal(before, tuple(after), unlike, tuple(changes), is_exact=is_exact)
+    return Rehearsal(before, tuple(after), unlike, tuple(changes), is_exact=is_exact, leaves=leaves)
 
 
 class _Proofs:

@@ -24,6 +24,7 @@ ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C";
 WITH RECURSIVE named AS (
     SELECT c.oid,
            c.relkind,
+           c.relispopulated,
            n.nspname,
            c.relname
     FROM pg_catalog.json_to_recordset(%(tables)s::json) AS t (schema text, name text)
@@ -48,6 +49,7 @@ WITH RECURSIVE named AS (
 SELECT c.nspname::text AS schema,
        c.relname::text AS name,
        c.relkind = 'p' AS partitioned,
+       c.relispopulated AS populated,
        a.attname::text AS column_name,
        t.oid::pg_catalog.regtype::text AS type,
        pg_catalog.array_position(i.indkey::smallint[], a.attnum) AS key_place
