@@ -7,8 +7,9 @@ import time
 import pytest
 
 from pgrunbook.errors import WrongInput
+from pgrunbook.review.statement_scenes import script
 from pgrunbook.sql.classify import Policy
-from pgrunbook.sql.statements import Statement, parse
+from pgrunbook.sql.statements import Statement, is_in_transaction, parse
 
 STDIN = (
     "m.sql, line 2: COPY FROM STDIN cannot run from a migration file\n"
@@ -120,10 +121,68 @@ def test_a_migration_opens_and_ends_no_transaction(text: str) -> None:
     """It would commit without its history row."""
     assert error_of(f"SELECT 1;\n{text};") == (
         "m.sql, line 2: a migration cannot hold BEGIN, COMMIT or ROLLBACK\n"
-        "Detail: pgrunbook commits the migration and its history row in one transaction of its own.\n"
+        "Detail: pgrunbook commits the migration and its history row in one transaction of its own; only a plain"
+        " BEGIN and COMMIT around the whole file are left out.\n"
         "State: Nothing changed in the database.\n"
         "Hint: Remove the statement; a statement that cannot run in a transaction is run alone anyway."
     )
+
+
+@pytest.mark.parametrize(
+    ("begin", "commit"),
+    [
+        ("BEGIN", "COMMIT"),
+        ("begin work", "commit and no chain"),
+        ("START TRANSACTION", "END"),
+        ("BEGIN TRANSACTION", "COMMIT WORK"),
+    ],
+)
+def test_a_transaction_around_the_whole_file_is_left_out(begin: str, commit: str) -> None:
+    """Comments may stand around it; the statements keep their lines and places."""
+    text = f"-- head\n{begin}; CREATE TABLE a ();\nCREATE INDEX CONCURRENTLY i ON a (b);\n{commit}; -- end\n"
+    assert is_in_transaction(text)
+    found = parse(text, "m.sql")
+    assert [(s.line, str(s.place), s.kind) for s in found] == [
+        (2, "m.sql:2", "CREATE TABLE"), (3, "m.sql:3", "CREATE INDEX CONCURRENTLY"),
+    ]  # fmt: skip
+    read = script([("m.sql", text)])
+    assert [(s.line, str(s.place), s.kind) for s in read.statements] == [(s.line, str(s.place), s.kind) for s in found]
+    assert [(mark.place.line, mark.refusal) for mark in read.marks] == [(2, None), (4, None)]
+    assert statements(f"{begin};\n{commit}") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["BEGIN; SELECT 1; COMMIT; SELECT 2", "SELECT 1; BEGIN; SELECT 2; COMMIT", "BEGIN; SELECT 1; COMMIT; BEGIN; COMMIT",
+     "BEGIN; SELECT 1; ROLLBACK", "BEGIN; SELECT 1", "SELECT 1; COMMIT", "BEGIN; SAVEPOINT a; COMMIT",
+     "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT", "BEGIN READ ONLY; SELECT 1; COMMIT",
+     "BEGIN; SELECT 1; COMMIT AND CHAIN", "BEGIN; SELECT 1; PREPARE TRANSACTION 'a'"],
+)  # fmt: skip
+def test_any_other_transaction_is_refused(text: str) -> None:
+    """What it would mean cannot be kept: the file's commits, its isolation, an abort."""
+    assert "a migration cannot hold BEGIN, COMMIT or ROLLBACK" in error_of(text)
+    assert not is_in_transaction(text)
+    assert any(mark.refusal is not None for mark in script([("m.sql", text)]).marks)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("SELECT 1\n--> statement-breakpoint\nSELECT 2", [(1, "SELECT 1"), (3, "SELECT 2")]),
+        ("SELECT 1--> statement-breakpoint\nSELECT 2;--> statement-breakpoint\n", [(1, "SELECT 1"), (2, "SELECT 2")]),
+        ("-- only this\n--> statement-breakpoint\nSELECT 'é'\n--> statement-breakpoint\n-- end", [(3, "SELECT 'é'")]),
+        (
+            "\ufeffSELECT 1; SELECT 2 -- é\n--> statement-breakpoint\r\nSELECT 3",
+            [(1, "SELECT 1"), (1, "SELECT 2"), (3, "SELECT 3")],
+        ),
+        ("SELECT '\n--> statement-breakpoint\n'", [(1, "SELECT '\n--> statement-breakpoint\n'")]),
+        ("SELECT $$ a\n--> statement-breakpoint\n$$", [(1, "SELECT $$ a\n--> statement-breakpoint\n$$")]),
+    ],
+)
+def test_a_breakpoint_of_drizzle_ends_a_statement(text: str, found: list[tuple[int, str]]) -> None:
+    """With a semicolon before it or without, as drizzle-orm cuts the file; within a constant it is text."""
+    assert statements(text) == found
+    assert [(s.line, s.sql) for s in script([("m.sql", text)]).statements] == found
 
 
 def test_a_zero_byte_is_refused() -> None:

@@ -22,7 +22,7 @@ from pgrunbook.draft import disk_space, plan_sql, release
 from pgrunbook.draft.build import base
 from pgrunbook.errors import Refused
 from pgrunbook.execute import failures
-from pgrunbook.history import Migration, State, places
+from pgrunbook.history import Entry, Migration, State, places
 from pgrunbook.history.drizzle_kit import generate_migrations
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
@@ -42,7 +42,7 @@ from pgrunbook.session.parameters import Prepare
 from pgrunbook.session.session import Session
 from pgrunbook.sql import runs
 from pgrunbook.sql.classify import Type
-from pgrunbook.sql.statements import Statement
+from pgrunbook.sql.statements import Statement, is_in_transaction
 from pgrunbook.undo_data import plan_sizes
 
 TYPE_TONE = {Type.COMPATIBLE: GOOD, Type.BREAKING: BAD, Type.DATA: WARN}
@@ -115,7 +115,7 @@ def what_is_pending(here: Session) -> Table:
     history = histories.read(here.conn, here.target)
     here.facts["history"] = history
     rows = [
-        (e.name, Cell(e.state.replace("_", " "), STATE_TONE.get(e.state, BAD)), _applied_at(e), e.note)
+        (e.name, Cell(e.state.replace("_", " "), STATE_TONE.get(e.state, BAD)), _applied_at(e), e.note or _left_out(e))
         for e in history.entries
     ]
     title = f"{history.regime}; history table {history.qualified_table} ({history.how_found})"
@@ -330,7 +330,9 @@ def _judged(here: Session, pending: list[Migration]) -> tuple[dict[str, list[Jud
     catalog = catalog_reader.read(here.conn, read.statements)
     found: dict[str, list[Judged]] = {migration.name: [] for migration in pending}
     rules = design_rules(here.target)
-    judged = review(read, catalog, transactions=Transactions.FILE, timeouts=timeouts, design_rules=rules)
+    judged = review(
+        replace(read, marks=()), catalog, transactions=Transactions.FILE, timeouts=timeouts, design_rules=rules
+    )
     begun = dict.fromkeys(found, 1)
     for run, finding in zip(grouped, judged, strict=True):
         numbers = runs.numbers(begun[finding.file], len(run))
@@ -376,6 +378,13 @@ def _applied_at(entry: Any) -> str:
     if entry.applied is None:
         return ""
     return f"{entry.applied.applied_at:%Y-%m-%d %H:%M}Z" if entry.applied.applied_at else "not recorded"
+
+
+def _left_out(entry: Entry) -> str:
+    """Say what of a pending file is not executed; a file that cannot be read is refused later, by its line."""
+    if entry.state is not State.PENDING or entry.migration is None or not is_in_transaction(entry.migration.sql):
+        return ""
+    return "Its BEGIN and COMMIT are left out: a migration is one transaction anyway."
 
 
 def _diff(name: str, before: str, after: str) -> str:

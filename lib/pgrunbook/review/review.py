@@ -92,7 +92,7 @@ def review(
         )
         for scene, own in hazards.find(scenes, design_rules=design_rules)
     ]
-    marks = [_refused(mark) for mark in read.marks]
+    marks = [_marked(mark) for mark in read.marks]
     order = {name: number for number, (name, _) in enumerate(read.texts)}
     return sorted([*marks, *found], key=lambda finding: (order[finding.file], finding.place.line, finding.place.nth))
 
@@ -179,16 +179,14 @@ def _block(finding: Finding) -> list[str]:
     return lines
 
 
-def _refused(mark: TransactionMark) -> Finding:
-    hazard = Hazard(
-        "transaction-in-file",
-        Severity.ERROR,
-        "A file opens or ends a transaction itself.",
-        f"prepare refuses it: {mark.refusal.message}. {mark.refusal.detail}",
-        "-- take it out; what has to be committed before goes into a migration of its own",
-        mark.file,
-        mark.place.line,
-    )
+def _marked(mark: TransactionMark) -> Finding:
+    severity, effect = Severity.NOTE, "prepare leaves it out: a migration is one transaction anyway."
+    way_out = "-- it may stay where other tools need it"
+    if mark.refusal is not None:
+        severity, effect = Severity.ERROR, f"prepare refuses it: {mark.refusal.message}. {mark.refusal.detail}"
+        way_out = "-- take it out; what has to be committed before goes into a migration of its own"
+    hazard = Hazard("transaction-in-file", severity, "A file opens or ends a transaction itself.", effect, way_out,
+                    mark.file, mark.place.line)  # fmt: skip
     return Finding(mark.file, mark.place, mark.sql, Type.COMPATIBLE, Effects(), (hazard,))
 
 

@@ -20,7 +20,7 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards.rule import Scene, Timeouts, Transactions
 from pgrunbook.sql.places import Place, numbered
 from pgrunbook.sql.settings import ANY, SEARCH_PATH, Setting, path_names, settings
-from pgrunbook.sql.statements import BYTE_ORDER_MARK, Statement, line_of, parse, refusal
+from pgrunbook.sql.statements import Statement, is_one_transaction, line_of, parse, readable, refusal
 from pgrunbook.sql.tree import text, tree
 
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
@@ -43,12 +43,12 @@ class StatementContext:
 
 @dataclass(frozen=True)
 class TransactionMark:
-    """A statement that opens or ends a transaction, and the refusal that prepare meets it with."""
+    """A statement that opens or ends a transaction; prepare's refusal of it, None where it is left out."""
 
     file: str
     place: Place
     sql: str
-    refusal: WrongInput
+    refusal: WrongInput | None
 
 
 @dataclass(frozen=True)
@@ -73,29 +73,32 @@ def script(files: Sequence[tuple[str, str]], migrations: Mapping[str, str] | Non
     Raises WrongInput as that does for what does not parse.
     """
     placed: list[StatementContext] = []
-    refused: list[TransactionMark] = []
+    transactions: list[TransactionMark] = []
     texts = []
     number = 0
     for name, sql in files:
-        text, marks = _without_transactions(sql.removeprefix(BYTE_ORDER_MARK))
+        text, marks = _without_transactions(readable(sql))
         number += 1
         inside: int | None = None
         migration = (migrations or {}).get(name, name)
         found = iter(parse(text, name, migration))
         both = [(mark, next(found) if mark[0] is None else None) for mark in marks]
-        lines = [statement.line if statement else mark[1] for mark, statement in both]
-        for ((node, _, written), statement), place in zip(both, numbered(migration, lines), strict=True):
+        is_left_out = is_one_transaction([node for node, _, _ in marks])
+        counted = [entry for entry in both if entry[1] is not None or not is_left_out]
+        places = iter(numbered(migration, [statement.line if statement else mark[1] for mark, statement in counted]))
+        for (node, line, written), statement in both:
             if statement is not None:
-                placed.append(StatementContext(replace(statement, place=place), inside))
+                placed.append(StatementContext(replace(statement, place=next(places)), inside))
                 continue
             if node.kind in _OPENS:
                 number, inside = number + 1, number + 1
             elif node.kind in _CLOSES:
                 inside = None
-            why = refusal(node, name, place.line)
-            refused += [TransactionMark(name, place, written, why)] if why is not None else []
+            place = Place(migration, line) if is_left_out else next(places)
+            why = None if is_left_out else refusal(node, name, line)
+            transactions.append(TransactionMark(name, place, written, why))
         texts.append((name, text))
-    return Script(tuple(placed), tuple(refused), tuple(texts))
+    return Script(tuple(placed), tuple(transactions), tuple(texts))
 
 
 def _without_transactions(sql: str) -> tuple[str, list[tuple[Any, int, str]]]:

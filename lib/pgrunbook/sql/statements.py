@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from pglast import ast
+from pglast.enums import TransactionStmtKind
 from pglast.parser import ParseError, parse_sql, scan, split
 
 from pgrunbook.errors import WrongInput
@@ -17,6 +18,10 @@ from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import NamedPlace, Place, numbered
 
 BYTE_ORDER_MARK = "\ufeff"
+# At this line Drizzle cuts a file, with or without a semicolon before it.
+_BREAKPOINT = "--> statement-breakpoint"
+_CLOSED = ";-- statement-breakpoint"
+_OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,17 @@ class Statement:
 def parse(sql: str, file: str, migration: str = "") -> list[Statement]:
     """Split a file of a migration into its statements and say what each is; [] for a file of comments.
 
-    Raises WrongInput, with file and line, for what does not parse, for BEGIN and COMMIT, and for COPY FROM STDIN.
+    A BEGIN and COMMIT around the whole file are left out: a migration is one transaction anyway.
+
+    Raises WrongInput, with file and line, for what does not parse, for any other BEGIN or COMMIT, and for COPY FROM
+    STDIN.
     """
     return list(_parsed(sql, file, migration))
 
 
 @lru_cache(maxsize=64)
 def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
-    text = sql.removeprefix(BYTE_ORDER_MARK)
+    text = readable(sql)
     if "\0" in text:
         raise WrongInput(
             f"{file}, line {line_of(text, text.index(chr(0)))}: holds a zero byte",
@@ -71,6 +79,8 @@ def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
     except ParseError as exc:
         raise _unreadable(text, file, exc) from exc
     found = [(_node(text, part, file), *_bounds(lettered, part)) for part in slices]
+    if is_one_transaction([node for node, _, _ in found]):
+        found = found[1:-1]
     for node, start, _ in found:
         refused = refusal(node, file, line_of(text, start))
         if refused is not None:
@@ -78,17 +88,64 @@ def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
     return tuple(_in_file(found, text, file, migration or file))
 
 
+def readable(sql: str) -> str:
+    """Return a file's text as the parser reads it, each character at its place.
+
+    It is without a byte order mark, and a statement that ends at a breakpoint of Drizzle ends with a semicolon.
+    """
+    text = sql.removeprefix(BYTE_ORDER_MARK)
+    if _BREAKPOINT not in text:
+        return text
+    chunks = text.split(_BREAKPOINT)
+    return "".join(chunk + (_CLOSED if _is_open(chunk) else _BREAKPOINT) for chunk in chunks[:-1]) + chunks[-1]
+
+
+def is_one_transaction(nodes: Sequence[Any]) -> bool:
+    """Tell whether a plain BEGIN and COMMIT stand around all statements of a file, and nothing else ends it."""
+    if len(nodes) < 2 or not all(isinstance(node, ast.TransactionStmt) for node in (nodes[0], nodes[-1])):
+        return False
+    begin, *between, commit = nodes
+    is_plain = begin.kind in _OPENS and not begin.options
+    ends = commit.kind == TransactionStmtKind.TRANS_STMT_COMMIT and not commit.chain
+    return is_plain and ends and not any(isinstance(node, ast.TransactionStmt) for node in between)
+
+
+def is_in_transaction(sql: str) -> bool:
+    """Tell whether a file has a BEGIN and COMMIT around all of it, which are left out; not where it cannot be read."""
+    if not _TRANSACTION.search(sql):
+        return False
+    try:
+        return is_one_transaction([item.stmt for item in parse_sql(readable(sql))])
+    except ParseError:
+        return False
+
+
 def refusal(node: Any, file: str, line: int) -> WrongInput | None:
     """Return why a statement cannot be part of a migration, None where it can: to prepare and to the review alike."""
     if isinstance(node, ast.TransactionStmt):
         return WrongInput(
             f"{file}, line {line}: a migration cannot hold BEGIN, COMMIT or ROLLBACK",
-            detail="pgrunbook commits the migration and its history row in one transaction of its own.",
+            detail="pgrunbook commits the migration and its history row in one transaction of its own; only a plain"
+            " BEGIN and COMMIT around the whole file are left out.",
             hint="Remove the statement; a statement that cannot run in a transaction is run alone anyway.",
         )
     if isinstance(node, ast.CopyStmt) and node.is_from and node.filename is None and not node.is_program:
         return _copy_from_stdin(file, line)
     return None
+
+
+_TRANSACTION = re.compile(r"\b(BEGIN|START\s+TRANSACTION)\b", re.I)
+
+
+def _is_open(chunk: str) -> bool:
+    """Tell whether a part of a file ends in a statement without its semicolon, and can be read by itself."""
+    lettered = re.sub(r"[^\x00-\x7f]", "x", chunk)
+    try:
+        split(lettered, only_slices=True)
+        tokens = [token.name for token in scan(lettered) if token.name not in ("SQL_COMMENT", "C_COMMENT")]
+    except ParseError:
+        return False
+    return bool(tokens) and tokens[-1] != "ASCII_59"
 
 
 def line_of(sql: str, index: int) -> int:
