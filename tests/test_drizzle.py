@@ -240,6 +240,42 @@ def test_edited_is_an_error(drizzle: Path, conn: Connection, tmp_path: Path, maj
     )
 
 
+@pytest.mark.first_case
+@LAYOUTS
+def test_other_line_ends_or_a_byte_order_mark_are_no_edit(
+    drizzle: Path, conn: Connection, tmp_path: Path, major: str
+) -> None:
+    """git may have written them; the real tool does not look, and what was applied is the same text."""
+    folder = folder_of(tmp_path, major)
+    variants = [FIRST.replace("\n", end) for end in ("\n", "\r\n", "\r")]
+    variants += [f"\ufeff{text}" for text in variants]
+    run_drizzle(drizzle, major, conn, folder)
+    for text in variants:
+        file_of(folder, major, NAMES[0]).write_bytes(text.encode())
+        found = read(conn, folder)
+        assert found.problems() == []
+        told = "Only its line ends or its byte order mark are others than when it was applied."
+        assert found.entries[0].note == ("" if text == FIRST else told)
+        assert run_drizzle(drizzle, major, conn, folder) == []
+    for text in variants:
+        file_of(folder, major, NAMES[0]).write_bytes(f"{text}\n".encode())
+        assert [entry.state for entry in read(conn, folder).problems()] == [State.EDITED]
+
+
+@pytest.mark.first_case
+@LAYOUTS
+def test_a_breakpoint_ends_a_statement_as_in_the_real_tool(
+    drizzle: Path, conn: Connection, tmp_path: Path, major: str
+) -> None:
+    """Without a semicolon before it: Drizzle sends what stands between two of them."""
+    folder = folder_of(tmp_path, major, NAMES[:1])
+    text = "CREATE TABLE a (id int)\n--> statement-breakpoint\nCREATE TABLE b (id int)\n--> statement-breakpoint\n"
+    file_of(folder, major, NAMES[0]).write_text(text)
+    ours = [statement.sql for statement in read(conn, folder).pending()[0].statements()]
+    theirs = [sent.strip() for sent in run_drizzle(drizzle, major, conn, folder) if "create table" in sent.lower()]
+    assert ours == theirs == ["CREATE TABLE a (id int)", "CREATE TABLE b (id int)"]
+
+
 def test_a_renamed_folder_is_an_error_for_drizzle_would_run_it_again(
     drizzle: Path, conn: Connection, tmp_path: Path
 ) -> None:

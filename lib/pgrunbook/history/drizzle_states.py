@@ -127,6 +127,9 @@ def created_ms(row: AppliedMigration) -> int | None:
 def _applied_state(
     migration: Migration, row: AppliedMigration, match: str, watermark_ms: int | None, regime: Regime
 ) -> tuple[State, str]:
+    if match == SAME_KEY and migration.differs_in_line_ends_only(row.hash):
+        unnamed = f" {_unnamed(migration, row)}" if regime is Regime.NAMES and not row.name else ""
+        return State.APPLIED, f"Only its line ends or its byte order mark are others than when it was applied.{unnamed}"
     if match == SAME_KEY:
         return State.EDITED, (
             f"Its file was changed after it was applied (sha256 {(row.hash or '')[:12]} then, "
@@ -134,10 +137,7 @@ def _applied_state(
             "Bring the applied text back from git, and put the change into a new migration."
         )
     if match == UNNAMED:
-        return State.APPLIED, (
-            f"Its row {row.row['id']} has no name, so Drizzle 1.0 would run it again. "
-            f"Set name to '{migration.name}' there."
-        )
+        return State.APPLIED, _unnamed(migration, row)
     if match == SAME_TEXT:
         return _moved(migration, row, watermark_ms, regime)
     if regime is Regime.TIMES and created_ms(row) != migration.when_ms:
@@ -146,6 +146,12 @@ def _applied_state(
             "beta.15 would run it again. Do not use those versions; later ones take it for applied."
         )
     return State.APPLIED, ""
+
+
+def _unnamed(migration: Migration, row: AppliedMigration) -> str:
+    return (
+        f"Its row {row.row['id']} has no name, so Drizzle 1.0 would run it again. Set name to '{migration.name}' there."
+    )
 
 
 def _moved(migration: Migration, row: AppliedMigration, watermark_ms: int | None, regime: Regime) -> tuple[State, str]:

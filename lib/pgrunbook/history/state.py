@@ -31,6 +31,9 @@ class State(StrEnum):
 PROBLEMS = frozenset({State.EDITED, State.OUT_OF_ORDER, State.MISSING, State.DUPLICATE})
 
 
+_LINE_ENDS = ("\n", "\r\n", "\r")
+
+
 @dataclass(frozen=True)
 class Migration:
     """One migration of the folder. ``sql`` is the file's exact text, ``hash`` the sha256 of its bytes.
@@ -53,6 +56,12 @@ class Migration:
         """What our own records know the file by: its hash, or where it holds a secret an HMAC of that."""
         texts = (self.sql, self.down_sql or "") if self.down_path == self.path else (self.sql,)
         return secrets.keyed(self.hash) if any(map(secrets.spans, texts)) else self.hash
+
+    def differs_in_line_ends_only(self, other_hash: str | None) -> bool:
+        """Tell whether a file with another hash has the same text but for line ends or a byte order mark."""
+        text = self.sql.removeprefix(statements.BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
+        variants = (mark + text.replace("\n", end) for mark in ("", statements.BYTE_ORDER_MARK) for end in _LINE_ENDS)
+        return any(hashlib.sha256(variant.encode()).hexdigest() == other_hash for variant in variants)
 
     def statements(self) -> list[Statement]:
         """Return its statements, each at its place. Raises WrongInput for what cannot be parsed."""
