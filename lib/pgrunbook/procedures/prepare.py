@@ -325,14 +325,12 @@ def _judged(here: Session, pending: list[Migration]) -> tuple[dict[str, list[Jud
     server_parser.refuse_unknown(here.conn, firsts)
     read = script([(migration.name, migration.sql) for migration in pending])
     places_ = {first.place for first in firsts}
-    read = replace(read, placed=tuple(one for one in read.placed if one.statement.place in places_))
+    read = replace(read, placed=tuple(one for one in read.placed if one.statement.place in places_), marks=())
     timeouts = Timeouts(here.target.lock_timeout_ms, here.target.statement_timeout_ms)
     catalog = catalog_reader.read(here.conn, read.statements)
     found: dict[str, list[Judged]] = {migration.name: [] for migration in pending}
     rules = design_rules(here.target)
-    judged = review(
-        replace(read, marks=()), catalog, transactions=Transactions.FILE, timeouts=timeouts, design_rules=rules
-    )
+    judged = review(read, catalog, transactions=Transactions.FILE, timeouts=timeouts, design_rules=rules)
     begun = dict.fromkeys(found, 1)
     for run, finding in zip(grouped, judged, strict=True):
         numbers = runs.numbers(begun[finding.file], len(run))
