@@ -284,7 +284,7 @@ def test_what_an_older_version_has_parked_can_be_purged_and_reapplied(conn: Conn
     (kept,) = undo_data.list_entries(conn)
     conn.execute("CREATE TABLE typed (m app.mood, id integer)")
     with conn.transaction(force_rollback=True):
-        for step in undo_data.reapply(conn, conn, kept, batch_rows=10):
+        for step in undo_data.reapply(conn, conn, kept, batch_rows=10).steps:
             do(conn, step, Site("0001_x", "a" * 64, "up", 1), 1)
         assert texts(conn, "typed") == ["(,2)", "(sad,1)"]
     conn.execute(f"CREATE TABLE {OLDER}.beside (a integer)")
@@ -406,10 +406,10 @@ def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: 
         'CREATE TABLE app."Orders x" (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id bigint, twice bigint GENERATED ALWAYS AS (user_id * 2) STORED)'
     )
     conn.execute('INSERT INTO app."Orders x" (user_id) VALUES (99)')
-    conn.execute("CREATE TABLE p (id integer, at date, v text, PRIMARY KEY (id, at))")
+    conn.execute("CREATE TABLE p (id integer, at date, v text, user_id bigint, PRIMARY KEY (id, at))")
     conn.execute("ALTER TABLE users ADD COLUMN note text DEFAULT 'none'")
     for kept in to_reapply(conn, ["0001_x"]):
-        for number, step in enumerate(undo_data.reapply(conn, conn, kept, batch_rows=batch_rows), 1):
+        for number, step in enumerate(undo_data.reapply(conn, conn, kept, batch_rows=batch_rows).steps, 1):
             do(conn, step, site, number, f"forward {kept.id}")
     assert texts(conn, "moods") == ["(,2)", "(sad,1)"]
     assert texts(conn, "plain") == [f"(x,,{i})" for i in range(1, 6)]
@@ -421,5 +421,6 @@ def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: 
     assert value(conn, "SELECT count(*) FROM users WHERE note IS NULL") == 3
     left = {(kept.table.name, kept.state) for kept in undo_data.list_entries(conn)}
     assert left == {
-        (name, "given back") for name in ("plain", "moods", "Orders x", "p", "p_1", "p_2", "p_2_low", "users")
+        ("Orders x", "kept"),  # column n is no more
+        *((name, "given back") for name in ("plain", "moods", "p", "p_1", "p_2", "p_2_low", "users")),
     }

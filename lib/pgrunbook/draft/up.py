@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pglast import ast
@@ -12,6 +13,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
 from pgrunbook.draft import release
+from pgrunbook.draft.refills import REFILL, Refills
 from pgrunbook.history import Migration
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, Step
@@ -19,15 +21,11 @@ from pgrunbook.plan.step import Expansion, Keep
 from pgrunbook.plan.way_back import Back, Undo, of_undo
 from pgrunbook.safe_forms import gates
 from pgrunbook.safe_forms.expander import Expander
-from pgrunbook.sql.classify import Policy, Type
-from pgrunbook.sql.places import Place
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import subcommand, tree
 from pgrunbook.undo_data import Site
 from pgrunbook.undo_data.tables import table
 
-# The kind of statement that reapplies what was written before the migration was taken back.
-REFILL = "REFILL"
 NOT_KEPT = "It cannot be undone, because what it destroys is not captured: keep = False."
 UNSEEN = "It cannot be undone, because it reaches outside of the database: no branch can show its way back."
 SCRIPTED = "It cannot be undone alone, because nothing is captured for a migration that has a down script."
@@ -51,7 +49,7 @@ class Drafter:
         keep: bool,
     ) -> None:
         self._target, self._conn, self._parsed, self._off, self._keep = target, conn, parsed, off, keep
-        self._waiting = undo_data.to_reapply(conn, [migration.name for migration in migrations])
+        self._refills = Refills(target, conn, migrations)
         self._migrations = {migration.name: migration for migration in migrations}
         self.changes: dict[str, Change] = {}
         self._branch: Connection | None = None
@@ -72,47 +70,37 @@ class Drafter:
             self._inverter = Inverter(branch)
         migration = self._migrations[change.migration]
         if step is None:
-            expansions = [*self._planner.end_file(), *self._refills(branch, migration)]
-            made = release.change(self._target, migration, expansions)
-            written = [one.model_copy(update={"back": self._backs.get(one.number, Back())}) for one in made.statements]
-            self.changes[migration.name] = made.model_copy(update={"statements": tuple(written)})
-            self._before, self._backs, self._columns = None, {}, set()
+            for expansion in self._refills.end(branch, migration):
+                self._planner.put(expansion, new=True)
+            self._end(migration)
             return False
         if self._before is None:
             self._before = Facts(branch).relation_oids()
-        run = self._parsed[migration.name][step.statement - 1 : step.statement - 1 + step.statements]
-        statement = run[0]
-        undo = self._without_own(branch, self._inverter.inverse(statement))
-        expansion = self._planner.expand(statement)
+        whole = self._parsed[migration.name]
+        first = step.statement - 1
+        run, rest = whole[first : first + step.statements], whole[first:]
+        for expansion in self._refills.before(branch, migration, rest):
+            self._planner.put(expansion, new=True)
+        undo = self._without_own(branch, self._inverter.inverse(run[0]))
+        expansion = self._refills.around(branch, migration, self._planner.expand(run[0]))
+        self._planner.put(expansion)
         is_rehearsed = expansion.gate is None or expansion.gate.is_rehearsed
         if not is_rehearsed and (undo.steps or undo.of_rows):
-            undo = Undo(statement, (), because=UNSEEN)
+            undo = Undo(run[0], (), because=UNSEEN)
         self._take(step.statement, migration, expansion, undo)
         self._planner.join(run)
         self._backs.update((step.statement + place, Back()) for place in range(1, len(run)))
         return is_rehearsed
 
-    def _refills(self, branch: Connection, migration: Migration) -> Iterator[Expansion]:
-        """Yield what reapplies, at the end, the rows and values that an earlier rollback of the migration captured."""
-        for kept in self._waiting:
-            rows = self._target.batch_rows
-            steps = (
-                undo_data.reapply(branch, self._conn, kept, batch_rows=rows) if kept.migration == migration.name else ()
-            )
-            if steps:
-                comment = f"-- {steps[0].says}"
-                line = migration.sql.count("\n") + 1
-                again = Statement(
-                    comment,
-                    migration.path.name,
-                    line,
-                    REFILL,
-                    Type.DATA,
-                    Policy.TOGETHER,
-                    (str(kept.table),),
-                    Place(migration.name, line),
-                )
-                yield Expansion(again, REFILL.lower(), steps[0].says, steps)
+    def _end(self, migration: Migration) -> None:
+        """Make the change of a migration, each written statement with its way back; what comes back has none."""
+        made = release.change(self._target, migration, self._planner.end_file())
+        backs = iter(self._backs.get(number, Back()) for number in itertools.count(1))
+        written = [
+            one.model_copy(update={"back": Back() if one.kind == REFILL else next(backs)}) for one in made.statements
+        ]
+        self.changes[migration.name] = made.model_copy(update={"statements": tuple(written)})
+        self._before, self._backs, self._columns = None, {}, set()
 
     def _take(self, number: int, migration: Migration, expansion: Expansion, undo: Undo) -> None:
         """Record the way back of a statement, and replace its expansion by one that captures."""
@@ -166,14 +154,3 @@ class Drafter:
         if not is_own:
             return undo
         return replace(undo, keeps=(), of_rows=False, differs=())
-
-
-def without_refills(changes: Sequence[Change]) -> tuple[Change, ...]:
-    """Return the changes without the statements that reapply captured values: the plain SQL has none."""
-    found = []
-    for change in changes:
-        numbers = {written.number for written in change.statements if written.kind == REFILL}
-        steps = tuple(step for step in change.steps if step.statement not in numbers)
-        written = tuple(one for one in change.statements if one.number not in numbers)
-        found.append(change.model_copy(update={"steps": steps, "statements": written}))
-    return tuple(found)

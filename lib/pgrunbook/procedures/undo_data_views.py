@@ -12,6 +12,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Cell, Table
 from pgrunbook.display.units import human
+from pgrunbook.sql.tree import dotted_name
 from pgrunbook.undo_data import UndoEntry
 
 WORDS = {
@@ -102,6 +103,16 @@ def rows_of(conn: Connection, kept: UndoEntry) -> str:
     except (pg.UndefinedTable, pg.LockNotAvailable):  # somebody purges it right now
         return "not counted"
     return f"{int(str(found[0])):,}" if found else "not counted"
+
+
+def not_reapplied(kept: UndoEntry, holds: int) -> tuple[object, ...]:
+    """Return the row of what is still captured of a migration that was rolled back and is applied again."""
+    column = f".{kept.columns[0]}" if kept.kind == "column" else ""
+    unit = "value" if kept.kind == "column" else "row"
+    end = "" if kept.keep_until is None else f" until {moment(kept.keep_until)}"
+    says = f"{counted(holds, unit)} {'is' if holds == 1 else 'are'} kept in {dotted_name(*kept.there)}{end}"
+    way = f"{says}; the plan says why it did not come back. Copy what you need."
+    return Cell("captured by a rollback, not reapplied", WARN), f"{plain(kept)}{column}", kept.migration, way
 
 
 def state(kept: UndoEntry) -> Cell:

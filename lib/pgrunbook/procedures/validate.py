@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pgrunbook import history as histories
+from pgrunbook import undo_data
 from pgrunbook.config import regular_file
 from pgrunbook.database import health
 from pgrunbook.database.schema import Snapshot, snapshot
@@ -17,6 +18,7 @@ from pgrunbook.errors import Broken, WrongInput
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Plan
+from pgrunbook.procedures import undo_data_views
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
@@ -53,7 +55,7 @@ def schema_as_promised(here: Session) -> Table:
     """Compare the schema with the one that the rehearsal ended in; show differences by object."""
     promise = here.facts["promise"]
     history = histories.read(here.conn, here.target)
-    here.facts["history_table"] = history.qualified_table
+    here.facts.update(history_table=history.qualified_table, applied=[entry.name for entry in history.applied()])
     now = snapshot(here.conn, leave_out=leave_out(history))
     here.run.keep("schema-validated.json", now.to_json(), is_masked=True)
     path = promise.folder / "schema-promised.json" if promise else None
@@ -92,13 +94,13 @@ def schema_as_promised(here: Session) -> Table:
 
 @heres.step
 def nothing_left_behind(here: Session) -> Table:
-    """Show invalid indexes, constraints that are not validated, and sequences that are behind their column.
+    """Show invalid indexes, constraints not validated, sequences behind their column, and what was not reapplied.
 
     What was there before is no problem, nor what the migrations leave so on purpose.
     """
     found = health.leftovers(here.conn)
     before, meant = _known_before(here), _left_on_purpose(here)
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for left in found:
         why = "was there before" if left.name in before else ""
         if (left.kind, left.name, left.where) in meant:
@@ -106,7 +108,10 @@ def nothing_left_behind(here: Session) -> Table:
         rows.append((Cell(left.kind, WARN if why else BAD), left.name, left.where, why or left.advice))
         if not why:
             here.facts["problems"].append(f"{left.kind}: {left.name}")
-    here.journal("leftovers", found=[f"{left.kind}: {left.name}" for left in found])
+    captured = undo_data.still_captured(here.conn, here.facts["applied"])
+    rows += [undo_data_views.not_reapplied(kept, holds) for kept, holds in captured]
+    here.journal("leftovers", found=[f"{left.kind}: {left.name}" for left in found],
+                 captured={kept.kept_as: holds for kept, holds in captured})  # fmt: skip
     return Table(
         ["what", "name", "of", "what to do"],
         rows,

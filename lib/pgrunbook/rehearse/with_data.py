@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pgrunbook import history as histories
 from pgrunbook.branches import data_branch, shared_objects
@@ -24,7 +24,7 @@ from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Column, Relation, Snapshot
 from pgrunbook.display.prose import counted
 from pgrunbook.draft.build import LONG_TIMEOUT_MS, up
-from pgrunbook.draft.up import without_refills
+from pgrunbook.draft.refills import as_rehearsed, has_refills
 from pgrunbook.errors import Refused
 from pgrunbook.history import Migration
 from pgrunbook.plan.plan import Change, Estimate, Step
@@ -73,8 +73,9 @@ def rehearse(
     differ at the end; StatementFailed for a statement that fails on these rows; Unreachable when the data
     cannot be copied.
     """
-    proven = replace(proven, changes=without_refills(proven.changes))
-    plain = _rehearsed(up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations), proven)
+    plain = as_rehearsed(
+        up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations), proven.changes
+    )
     touched = _tables(proven)
     with data_branch.with_data(target, most_bytes=most_bytes, back=bool(proven.backs)) as copy:
         with connect(copy.safe.as_superuser(), purpose="counts rows") as branch:
@@ -216,15 +217,6 @@ def _latency(measured: Traffic, per_second: int) -> TrafficLatency:
     )
 
 
-def _rehearsed(plain: Sequence[Change], proven: Rehearsal) -> tuple[Change, ...]:
-    """Return the changes as they are written, without what the plan does not rehearse either."""
-    left_out = {(c.migration, w.number) for c in proven.changes for w in c.statements if not w.is_rehearsed}
-    return tuple(
-        c.model_copy(update={"steps": tuple(s for s in c.steps if (c.migration, s.statement) not in left_out)})
-        for c in plain
-    )
-
-
 def _statements(
     plain: Sequence[Change], changes: Sequence[Change], one: _Way, other: _Way
 ) -> Iterator[StatementComparison]:
@@ -241,7 +233,7 @@ def _statements(
                 line=statement.line,
                 sql=statement.sql,
                 form=statement.form,
-                plain=_joined([ran.get((change.migration, number))]),
+                plain=None if has_refills(change) else _joined([ran.get((change.migration, number))]),
                 safe=_joined(mine),
             )
 

@@ -181,6 +181,9 @@ class Expander:
         if len(run) < 2:
             return
         first, table = self._seen.pop()
+        if not first.steps:  # what it writes comes back with captured rows
+            self._seen += [(first, table), *((replace(first, statement=one), table) for one in run[1:])]
+            return
         (step,) = first.steps
         says = f"{len(run)} statements that differ in their values only, lines {run[0].line} to {run[-1].line}: they"
         step = replace(step, sql=runs.joined(run), says=f"{says} are sent together.", statements=len(run))

@@ -74,6 +74,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def dotted_name(*parts: str) -> str:
+    """Return a qualified name, its parts in quotes only where they are needed."""
+    return ".".join(quoted(part) for part in parts)
+
+
 def relation(node: Any) -> Name:
     """Return the name in a RangeVar."""
     return Name(node.schemaname, node.relname)

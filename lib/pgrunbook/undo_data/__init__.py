@@ -15,7 +15,7 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.conflicts import MOST_LINES, Conflicts, conflicts
 from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mark_reverted
 from pgrunbook.undo_data.parked_tables import unpark
-from pgrunbook.undo_data.reapplication import reapply, to_reapply
+from pgrunbook.undo_data.reapplication import Reapplication, is_of_same_text, reapply, still_captured, to_reapply
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, list_entries, purge
 from pgrunbook.undo_data.revert_columns import discard_changed, revert_column, uncaptured_rows
 from pgrunbook.undo_data.revert_rows import OnConflict, revert
@@ -26,6 +26,7 @@ __all__ = [
     "CannotCaptureError",
     "Conflicts",
     "OnConflict",
+    "Reapplication",
     "Site",
     "StepKey",
     "UndoEntry",
@@ -37,12 +38,14 @@ __all__ = [
     "discard_changed",
     "entries_of_migration",
     "free_name",
+    "is_of_same_text",
     "list_entries",
     "mark_reverted",
     "purge",
     "reapply",
     "revert",
     "revert_column",
+    "still_captured",
     "to_reapply",
     "uncaptured_rows",
     "unpark",

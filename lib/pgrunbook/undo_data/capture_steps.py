@@ -96,9 +96,8 @@ def _capturing_columns(
         *(statement for capture, _ in found for statement in capture.epilogue()),
     ]
     small = tuple(capture.keep for capture, large in found if not large)
-    is_apart = own.own_transaction or not (
-        site.direction == "down" and any(capture.changes_type for capture, _ in found)
-    )
+    is_one = site.direction == "down" or any(step.gives_back for step in expansion.steps)
+    is_apart = own.own_transaction or not (is_one and any(capture.changes_type for capture, _ in found))
     step = replace(own, sql=";\n".join(whole), own_transaction=is_apart, keeps=(*own.keeps, *small))
     steps = (*before, *expansion.steps[:place], step, *expansion.steps[place + 1 :])
     expansion = replace(

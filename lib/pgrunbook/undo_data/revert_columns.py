@@ -85,7 +85,7 @@ def column_update(
     ).format(
         table=found.source, name=sql.Identifier(column.name), value=value, side=sql.Identifier(SCHEMA, keep.kept_as),
         range=sql.SQL(RANGE), pairs=sql.SQL(" AND ").join(pairs), condition=condition,
-        now=record(sql.Identifier("t", column.name)), then=record(value),
+        now=record(sql.Identifier("t", column.name)), then=record(column.in_own_type(value)),
     )  # fmt: skip
     return text(statement), key
 

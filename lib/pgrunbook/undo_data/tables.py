@@ -62,6 +62,10 @@ class Column:
         """Return the expression that turns a value of the side table into one of the column."""
         return sql.SQL("CAST({} AS {})").format(value, sql.SQL(self.type)) if self.is_of_application else value
 
+    def in_own_type(self, value: sql.Composable) -> sql.Composable:
+        """Return a value that the column takes as one of exactly its type, which a comparison of records needs."""
+        return value if self.is_of_application else sql.SQL("CAST({} AS {})").format(value, self.side_type)
+
     def hashed(self, value: sql.Composable) -> sql.Composable:
         """Return the form in which a value goes into the hash of its row."""
         if self.base_type in _AS_IT_IS:

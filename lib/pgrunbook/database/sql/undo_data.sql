@@ -404,3 +404,21 @@ ORDER BY x.place, x.name COLLATE "C"
 -- a row is: the comment on a parked table, and the one on the schema of its own that older versions made for it
 SELECT pg_catalog.obj_description(pg_catalog.to_regclass(%(table)s)::oid, 'pg_class') AS of_table,
        pg_catalog.obj_description(pg_catalog.to_regnamespace(%(schema)s)::oid, 'pg_namespace') AS of_schema
+
+-- name: implicit_cast
+-- a row is: whether a column takes values of another type: there is an implicit cast, which does not round or pad
+SELECT EXISTS (SELECT
+               FROM pg_catalog.pg_cast AS c
+               WHERE c.castsource = %(old)s::pg_catalog.regtype
+                 AND c.casttarget = %(new)s::pg_catalog.regtype
+                 AND c.castcontext = 'i'
+                 AND c.casttarget = ANY ('{int4,int8,numeric,text,varchar,varbit,inet,timestamp}'::pg_catalog.regtype[])
+              ) AS is_there
+
+-- name: captured_from
+-- a row is: the fingerprint of a file whose rollback captured something
+SELECT DISTINCT s.file_sha256
+FROM pgrunbook.step AS s
+WHERE s.run_id = %(run_id)s
+  AND s.migration = %(migration)s
+  AND s.direction = 'down'
