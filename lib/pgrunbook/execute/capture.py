@@ -61,13 +61,16 @@ class Capture:
         if step.gives_back:
             undo_data.mark_reverted(self.conn, step.gives_back)
 
-    def revert_rows(self, change: Change, step: Step, on_batch: Callable[[int], None]) -> int:
-        """Revert the rows that steps of the migration have changed, the last step first; return how many."""
+    def revert_rows(self, change: Change, step: Step, on_batch: Callable[[int], None]) -> tuple[int, int]:
+        """Revert the rows that steps of the migration have changed, the last step first.
+
+        Returns how many were reverted, and how many left, because somebody has changed them since.
+        """
         kept = undo_data.entries_of_migration(self.conn, change.migration, "up")
         mine = [
             one for one in kept if one.kind in undo_data.ROWS and one.part_of is None and one.step in step.gives_rows
         ]
-        given = 0
+        given = left = 0
         for one in mine:
             before = given
             told = undo_data.revert(
@@ -76,7 +79,8 @@ class Capture:
                 lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms,
             )  # fmt: skip
             given += told.rows
-        return given
+            left += told.left.rows
+        return given, left
 
     def _read_inverse_again(self, change: Change, step: Step) -> None:
         written = change.statements[step.statement - 1]

@@ -38,6 +38,10 @@ class StepObserver(Protocol):
         """Called when an attempt was aborted: what began in it does not count."""
 
 
+# The event of rows that a rollback did not revert.
+ROWS_LEFT = "rows-left"
+
+
 class EventLog:
     """Writes the events of one execution, and holds the results of its steps."""
 
@@ -110,6 +114,13 @@ class EventLog:
         """Note that a batch of a step is committed."""
         self.results.set(change, step, rows=rows, batches=batches)
         self._journal.note("batch", migration=change.migration, step=step.number, batch=batches, rows=rows)
+
+    def left(self, change: Change, step: Step, rows: int) -> None:
+        """Write that rows were not reverted, because somebody has changed them since."""
+        if rows:
+            self.event(ROWS_LEFT, change, step=step.number, rows=rows)
+            they = "row was" if rows == 1 else "rows were"
+            self._notices.append(f"{rows:,} {they} changed by somebody since, and left unchanged.")
 
     def done(self, change: Change, group: Sequence[Step]) -> None:
         """Mark steps as done: the server has confirmed their commit."""

@@ -235,7 +235,10 @@ class Execution:
 
         def run(step: Step) -> int:
             if step.gives_rows:
-                return self._keeper.revert_rows(change, step, lambda rows: self._account.batch(change, step, 0, rows))
+                noted = lambda rows: self._account.batch(change, step, 0, rows)  # noqa: E731
+                given, left = self._keeper.revert_rows(change, step, noted)
+                self._account.left(change, step, left)
+                return given
             done = run_batches(
                 self.conn,
                 self._keeper.batches(change, step),

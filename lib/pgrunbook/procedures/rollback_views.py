@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import pglast
+from pglast import ast
 
 from pgrunbook import undo_data
 from pgrunbook.database.connection import Connection
@@ -17,6 +20,7 @@ from pgrunbook.plan.step import Keep
 from pgrunbook.procedures import undo_data_views
 from pgrunbook.record import door
 from pgrunbook.session.session import Session
+from pgrunbook.sql.tree import subcommand
 from pgrunbook.undo_data import MOST_LINES, Conflicts, OnConflict, UndoEntry, losses
 from pgrunbook.undo_data.losses import Loss
 from pgrunbook.violations import violations
@@ -134,7 +138,7 @@ def rows_since(conn: Connection, plan: Plan, loses: Sequence[CaptureGap]) -> Rol
     return RollbackRowEffects(
         tuple(losses.losses(conn, plan.changes)),
         tuple(loses),
-        tuple(one for change in plan.changes for one in _conflicts(conn, change)),
+        tuple(_conflicts(conn, plan.changes)),
         tuple(in_the_way),
     )
 
@@ -207,19 +211,39 @@ def _locks(change: Change, number: int) -> Cell:
     return Cell(f"{strong[0].mode}" if strong else "nobody waits", WARN if strong else GOOD, under=under, fold="locks")
 
 
-def _conflicts(conn: Connection, change: Change) -> list[RowConflicts]:
-    numbers = {number for step in change.steps for number in step.gives_rows}
-    found = []
-    for one in undo_data.entries_of_migration(conn, change.migration, "up") if numbers else ():
-        if one.kind in undo_data.ROWS and one.step in numbers and one.part_of is None:
-            found.append(RowConflicts(change.migration, one, undo_data_views.rows_of(conn, one), _compared(conn, one)))
+def _conflicts(conn: Connection, changes: Sequence[Change]) -> Iterator[RowConflicts]:
+    """Yield the rows that the changes revert, each as it will be when its turn comes."""
+    before: list[UndoEntry] = []
+    reshaped: set[str] = set()
+    for change in changes:
+        kept = undo_data.entries_of_migration(conn, change.migration, "up")
+        reshaped |= _reshaped(change, kept)
+        numbers = {number for step in change.steps for number in step.gives_rows}
+        for one in kept:
+            if one.kind in undo_data.ROWS and one.step in numbers and one.part_of is None:
+                found = None if one.table.name in reshaped else _compared(conn, one, before)
+                yield RowConflicts(change.migration, one, undo_data_views.rows_of(conn, one), found)
+        before += kept
+
+
+def _reshaped(change: Change, kept: Sequence[UndoEntry]) -> set[str]:
+    """Return the tables of which it gives a column another type or name, so that rows cannot be compared before."""
+    captured = {(one.table.name, *one.columns) for one in kept if one.kind == "column"}
+    found: set[str] = set()
+    for node in [pglast.parse_sql(written.sql)[0].stmt for written in change.statements if written.sql[:2] != "--"]:
+        if isinstance(node, ast.RenameStmt) and node.relation is not None:
+            found |= {node.relation.relname, *([] if node.subname else [node.newname])}
+        if isinstance(node, ast.AlterTableStmt):
+            retyped = {cmd.name for cmd in node.cmds if subcommand(cmd) == "AlterColumnType"}
+            if any((node.relation.relname, name) not in captured for name in retyped):
+                found.add(node.relation.relname)
     return found
 
 
-def _compared(conn: Connection, one: UndoEntry) -> Conflicts | None:
-    """Compare; None where the table or its columns do not exist now, so that nobody can have changed the rows."""
+def _compared(conn: Connection, one: UndoEntry, before: Sequence[UndoEntry]) -> Conflicts | None:
+    """Compare; None where the table or its columns do not exist now."""
     try:
-        return undo_data.conflicts(conn, one)
+        return undo_data.conflicts(conn, one, before=before)
     except Broken:
         return None
 
@@ -235,7 +259,8 @@ def _filled(conn: Connection, change: Change) -> list[Keep]:
 def _reverted(one: RowConflicts, on_conflict: OnConflict) -> tuple[object, ...]:
     held = f"{one.rows} {'row' if one.rows.rpartition(' ')[2] == '1' else 'rows'}"
     if one.found is None:
-        return ("reverted", held, Cell("nobody can have changed them: their table or column does not exist now", GOOD))
+        says = "their table or column has another shape now: compared on the branch, and again when they are reverted"
+        return ("reverted", held, Cell(says, WARN))
     if not one.found:
         return ("reverted", held, Cell("nobody has changed them since", GOOD))
     decided = {"stop": "somebody has to decide", "keep": "these stay as they are", "restore": "these are overwritten"}

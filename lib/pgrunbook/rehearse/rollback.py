@@ -23,17 +23,19 @@ from pgrunbook.database import inverse_log, schema_versions, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.display.prose import counted
 from pgrunbook.draft import down
 from pgrunbook.draft.build import up
 from pgrunbook.draft.down import CaptureGap, DownDraft, DownStatement, NoWayError
 from pgrunbook.draft.expected_differences import DeclaredOf, followed, is_declared, named
 from pgrunbook.errors import Refused, StatementFailed
+from pgrunbook.execute.events import ROWS_LEFT
 from pgrunbook.history import History, Migration
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.hidden import check_key
 from pgrunbook.plan.plan import Change
 from pgrunbook.plan.step import SafeStep
-from pgrunbook.record.journal import Journal
+from pgrunbook.record.journal import Event, Journal, read
 from pgrunbook.rehearse import branch_run, copy_records
 from pgrunbook.rehearse.branch_run import journal, why
 from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
@@ -174,7 +176,8 @@ def with_rows(
 ) -> tuple[str, float]:
     """Execute the changes on a branch with the target's rows; return which branch, and how long it took, in ms.
 
-    Raises Refused where no such branch may be made, or a change fails with the target's rows.
+    Raises Refused where no such branch may be made, a change fails with the target's rows, or somebody has changed
+    rows that it would revert and nobody has decided about them: here each is compared when its turn comes.
     """
     with data_branch.with_data(target, most_bytes=most_bytes) as copy, journal() as log:
         with connect(copy.safe, purpose="rehearses") as conn:
@@ -192,7 +195,20 @@ def with_rows(
                         state="Nothing changed in the database: it was tried on a branch.",
                         hint="Correct the rows or objects that the Detail line names, then run this again.",
                     ) from exc
+        if on_conflict == "stop":
+            _refuse_left([event for event in read(log.path) if event["event"] == ROWS_LEFT])
         return copy.how, took_ms
+
+
+def _refuse_left(events: Sequence[Event]) -> None:
+    if events:
+        rows = sum(event["rows"] for event in events)
+        raise Refused(
+            f"somebody has changed {counted(rows, 'row')} that would be reverted",
+            detail="; ".join(f"{event['migration']}: {counted(event['rows'], 'row')}" for event in events),
+            state="Nothing changed in the database: it was tried on a branch.",
+            hint="Choose on_conflict: keep leaves these rows unchanged, restore overwrites them.",
+        )
 
 
 def _planned(there: Connection, target: Target, one: RollbackItem, rows_conn: Connection) -> DownDraft:

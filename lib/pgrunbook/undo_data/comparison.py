@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from psycopg import sql
 
-from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 from pgrunbook.undo_data.registry import HASH, UndoEntry, refuse_purged
-from pgrunbook.undo_data.tables import Column, Table, foreign_keys, hash_of, key_name, row, rows, table_named
+from pgrunbook.undo_data.rows_before import rows_before
+from pgrunbook.undo_data.tables import Column, Table, foreign_keys, hash_of, key_name, row, table
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An entry beside its table: ``t`` is the row of today, ``k`` what was captured of it."""
+    """An entry beside its table: ``t`` is the row of today, ``k`` what was captured of it.
+
+    Where ``later`` entries are taken back before, ``t`` is the row as it will be then.
+    """
 
     conn: Connection
     entry: UndoEntry
     table: Table
+    source: sql.Composable
+    later: Sequence[UndoEntry] = ()
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -71,7 +77,7 @@ class Comparison:
             for name, operator, value in zip(self.entry.key, self.table.operators, old, strict=True)
         ]
         return sql.SQL("EXISTS (SELECT FROM {} AS o WHERE {} AND {} = {})").format(
-            self.table.source, sql.SQL(" AND ").join(pairs), self._hash("o"), self.hash_before
+            self.source, sql.SQL(" AND ").join(pairs), self._hash("o"), self.hash_before
         )
 
     def reverted(self, column: Column) -> sql.Composable:
@@ -83,7 +89,8 @@ class Comparison:
         """The condition that a row of another table, or one that the step did not insert, refers to this row."""
         found: list[sql.Composable] = []
         for key in foreign_keys(self.conn, self.table.oid):
-            (about,) = rows(self.conn, "relation_of", oid=key.oid)
+            child = table(self.conn, key.oid)
+            before = rows_before(self.conn, child.name, child.key, self.later) if child.key else None
             pairs = [
                 sql.SQL("{} {} {}").format(sql.Identifier("t", to), sql.SQL(operator), sql.Identifier("c", name))
                 for name, to, operator in zip(key.columns, key.referenced, key.operators, strict=True)
@@ -93,20 +100,23 @@ class Comparison:
                 pairs.append(ours.format(self.entry.side, self.table.matches("c", "o")))
             found.append(
                 sql.SQL("EXISTS (SELECT FROM {} AS c WHERE {})").format(
-                    TableName(about["schema"], about["name"]).identifier(), sql.SQL(" AND ").join(pairs)
+                    child.source if before is None else before.source, sql.SQL(" AND ").join(pairs)
                 )
             )
         return sql.SQL("({})").format(sql.SQL(" OR ").join(found)) if found else sql.SQL("false")
 
 
-def compare(conn: Connection, entry: UndoEntry) -> Comparison:
-    """Return the comparison of an entry with its table. Raises Broken and Refused as :func:`conflicts` does."""
+def compare(conn: Connection, entry: UndoEntry, later: Sequence[UndoEntry] = ()) -> Comparison:
+    """Return the comparison of an entry with its table, after ``later`` entries are taken back, in this order.
+
+    Raises Broken and Refused as :func:`conflicts` does.
+    """
     refuse_purged(entry)
-    found = table_named(conn, entry.table, entry.key)
-    if found.is_filtered:
+    found = rows_before(conn, entry.table, entry.key, later)
+    if found.table.is_filtered:
         raise Refused(
             f"cannot compare the rows of table {entry.table}",
             detail="Row level security hides some of them from this session.",
             hint="Connect as the table's owner, or as a role with BYPASSRLS.",
         )
-    return Comparison(conn, entry, found)
+    return Comparison(conn, entry, found.table, found.source, later)

@@ -76,18 +76,23 @@ class Conflicts:
         return Conflicts(self.rows + other.rows, (self.samples + other.samples)[:SAMPLES])
 
 
-def conflicts(conn: Connection, entry: UndoEntry, *, samples: int = SAMPLES) -> Conflicts:
+def conflicts(
+    conn: Connection, entry: UndoEntry, *, samples: int = SAMPLES, before: Sequence[UndoEntry] = ()
+) -> Conflicts:
     """Return the rows that somebody has changed, deleted or inserted again since, in all tables a DELETE reached.
 
-    Of an UPDATE only the captured columns count; a row that a later step changed again counts there. A row that is
+    Of an UPDATE only the captured columns count. Judged is the moment at which the entry is taken back: after
+    ``before``, in this order, and after the later steps of its migration. A row that is
     already as before the step is no conflict. Where the revert has begun, only rows that it has not reached count.
 
     Raises Broken when the table or its columns no longer exist, Refused when row level security hides rows.
     Locks: AccessShareLock on the tables.
     """
     found = Conflicts(0, ())
+    mine = entries_of_migration(conn, entry.migration, entry.direction)
+    later = [*before, *(one for one in mine if one.step > entry.step)]
     for part in family(conn, entry):
-        found += _of_one(conn, part, samples=samples)
+        found += _of_one(conn, part, samples=samples, later=later)
     return found
 
 
@@ -116,15 +121,17 @@ def left_of(conn: Connection, entry: UndoEntry, *, reverted: int) -> Conflicts:
     return _of_one(conn, entry, samples=SAMPLES, is_over=True)
 
 
-def _of_one(conn: Connection, entry: UndoEntry, *, samples: int, is_over: bool = False) -> Conflicts:
-    both = compare(conn, entry)
+def _of_one(
+    conn: Connection, entry: UndoEntry, *, samples: int, is_over: bool = False, later: Sequence[UndoEntry] = ()
+) -> Conflicts:
+    both = compare(conn, entry, later)
     join, condition = _condition(both, is_over)
     written = {one["name"] for one in rows(conn, "side_columns", kept_as=entry.side.as_string(None))}
     stored = [] if entry.kind != "update" else [
         (column, written_name(number)) for number, column in enumerate(both.columns) if written_name(number) in written
     ]  # fmt: skip
     source = sql.SQL("FROM {} AS k {} JOIN {} AS t ON {} WHERE {}").format(
-        entry.side, sql.SQL(join), both.table.source, both.matches, condition
+        entry.side, sql.SQL(join), both.source, both.matches, condition
     )
     with conn.transaction():
         connection.limit_locally(conn, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=CHECK_TIMEOUT_MS)
@@ -154,8 +161,10 @@ def _condition(both: Comparison, is_over: bool) -> tuple[str, sql.Composable]:
     if entry.pages_left is not None and not is_over:
         end = sql.Literal(f"({entry.pages_left},0)")
         condition = sql.SQL("{} AND k.ctid < {}::pg_catalog.tid").format(condition, end)
-    elsewhere = [] if is_over else [*_deleted_with_it(both), *later(both.conn, entry)]
-    return join, sql.SQL(" AND ").join([condition, *(_is_not_in(entry, one) for one in elsewhere)])
+    elsewhere = [] if is_over else _deleted_with_it(both)
+    again = [one for one in both.later if one.kind == "update" and one.table == entry.table]
+    counts = [sql.SQL("(NOT {} OR {})").format(both.is_gone, _is_not_in(entry, one)) for one in again]
+    return join, sql.SQL(" AND ").join([condition, *(_is_not_in(entry, one) for one in elsewhere), *counts])
 
 
 def _deleted_with_it(both: Comparison) -> list[UndoEntry]:

@@ -1,0 +1,126 @@
+"""The rows of a table as they will be when later steps are taken back, as an item of FROM; used by conflicts.
+
+Each later entry is laid over the rows of today, the newest first: captured values over changed ones, deleted rows
+beside the others, inserted rows left out, a parked table in the place of none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from psycopg import sql
+
+from pgrunbook.database.checksums import TableName
+from pgrunbook.database.connection import Connection
+from pgrunbook.undo_data.capture_columns import NEW, VALUE, hash_of_new
+from pgrunbook.undo_data.registry import UndoEntry
+from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, row, rows, table, table_named
+
+
+@dataclass(frozen=True)
+class RowsBefore:
+    """A table, and its rows as they will be; its columns, too, are those of that time."""
+
+    table: Table
+    source: sql.Composable
+
+
+def rows_before(conn: Connection, name: TableName, key: Sequence[str], later: Sequence[UndoEntry]) -> RowsBefore:
+    """Return a table with the key by which its rows were captured; ``later`` is taken back before, in this order.
+
+    Raises Broken when it will not exist, or have no unique index on these columns.
+    """
+    later = [one for one in later if one.table == name]
+    parked = next((one for one in later if one.kind == "table"), None)
+    found = table_named(conn, name if parked is None else parked.there, key)
+    before = RowsBefore(found, found.source)
+    for one in later:
+        if one.kind != "table":
+            before = _Layer(before, one, _side(conn, one)).result()
+    return before
+
+
+def _side(conn: Connection, entry: UndoEntry) -> Mapping[str, Column]:
+    (found,) = rows(conn, "oid_of", schema=SCHEMA, name=entry.kept_as)
+    return table(conn, found["oid"]).columns
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """An entry over the rows that are there when it is taken back: ``t`` is such a row, ``g`` what was captured."""
+
+    below: RowsBefore
+    entry: UndoEntry
+    side: Mapping[str, Column]
+
+    def result(self) -> RowsBefore:
+        """Return the rows after it."""
+        columns = dict(self.below.table.columns)
+        values = {name: row("t")(name) for name in columns}
+        if self.entry.kind == "column":
+            (name,) = self.entry.columns
+            columns[name] = self._column(name, columns.get(name))
+            values[name] = self._value(name, columns[name])
+        elif self.entry.kind == "update":
+            for name in self.entry.columns:
+                values[name] = sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(
+                    self._is_there, columns[name].reverted(row("g")(name)), row("t")(name)
+                )
+        where: sql.Composable = sql.SQL("")
+        beside: sql.Composable = sql.SQL("")
+        if self.entry.kind == "insert":
+            where = sql.SQL(" WHERE NOT {}").format(self._is_there)
+        if self.entry.kind == "delete":
+            beside = self._deleted(columns)
+        source = sql.SQL("(SELECT {} FROM {} AS t LEFT JOIN {} AS g ON {}{}{})").format(
+            _selected(values), self.below.source, self.entry.side, self._matches, where, beside
+        )
+        return RowsBefore(replace(self.below.table, columns=columns), source)
+
+    @property
+    def _is_there(self) -> sql.Composable:
+        return sql.SQL("{} IS NOT NULL").format(row("g")(key_name(0)))
+
+    @property
+    def _matches(self) -> sql.Composable:
+        keyed_ = self.below.table
+        numbers = {name: key_name(number) for number, name in enumerate(self.entry.key)}
+        pairs = [
+            sql.SQL("{} {} {}").format(row("t")(name), sql.SQL(operator), keyed_.columns[name].reverted(
+                row("g")(numbers[name])))
+            for name, operator in zip(keyed_.key, keyed_.operators, strict=True)
+            if name in numbers
+        ]  # fmt: skip
+        is_same = len(pairs) == len(numbers) == len(keyed_.key)
+        return sql.SQL(" AND ").join(pairs) if is_same else sql.SQL("false")
+
+    def _column(self, name: str, now: Column | None) -> Column:
+        """The column of that time: a type of the application was captured as text."""
+        then = self.side[VALUE]
+        if now is not None and now.is_of_application:
+            return now
+        return replace(then, name=name)
+
+    def _value(self, name: str, then: Column) -> sql.Composable:
+        value = then.reverted(row("g")(VALUE))
+        if NEW not in self.side:
+            return value
+        is_same = sql.SQL("{} = {}").format(hash_of_new("t", name), row("g")(NEW))
+        # Whoever has changed the value since the change of type is in conflict: no value equals NULL.
+        return sql.SQL("CASE WHEN {} THEN {} END").format(is_same, value)
+
+    def _deleted(self, columns: Mapping[str, Column]) -> sql.Composable:
+        numbers = {name: key_name(number) for number, name in enumerate(self.entry.key)}
+        values = {}
+        for name, column in columns.items():
+            stored = numbers.get(name, name if name in self.side else "")
+            empty = sql.SQL("CAST(NULL AS {})").format(sql.SQL(column.type))
+            values[name] = column.reverted(row("g")(stored)) if stored else empty
+        return sql.SQL(" UNION ALL SELECT {} FROM {} AS g WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})").format(
+            _selected(values), self.entry.side, self.below.source, self._matches
+        )
+
+
+def _selected(values: Mapping[str, sql.Composable]) -> sql.Composable:
+    return sql.SQL(", ").join(sql.SQL("{} AS {}").format(value, sql.Identifier(name)) for name, value in values.items())

@@ -1,0 +1,128 @@
+"""Conflicts are judged in the order in which things are taken back: a later migration of the run is not somebody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from conftest import do, rows
+from pgrunbook.config.targets import Target
+from pgrunbook.database.schema_diff import diff
+from pgrunbook.draft.expected_differences import is_declared
+from pgrunbook.errors import Refused
+from pgrunbook.rehearse import rollback
+from returning import everything, prepared, release, since, take_back
+
+# ruff: noqa: E501 - one statement on a line, whatever its length
+
+Project = Callable[..., Target]
+
+BASE = """
+CREATE TABLE k (id int PRIMARY KEY, v text, n int);
+INSERT INTO k SELECT i, 'v' || i, i FROM generate_series(1, 20) AS i;
+CREATE TABLE child (id int PRIMARY KEY, k int REFERENCES k ON DELETE CASCADE, v text);
+INSERT INTO child SELECT i, i, 'c' FROM generate_series(1, 20) AS i;
+"""
+UPDATED = "UPDATE k SET v = 'new';"
+# The second migration, after a first one that updates v in all rows (or does what the name says).
+SECOND = {
+    "update of the same column": (UPDATED, "UPDATE k SET v = 'newer' WHERE id > 5;"),
+    "update of another column": (UPDATED, "UPDATE k SET n = 0;"),
+    "update of both columns": ("UPDATE k SET v = 'new', n = 1;", "UPDATE k SET v = 'newer' WHERE id % 2 = 0;\nUPDATE k SET n = 2 WHERE id % 3 = 0;"),
+    "delete": (UPDATED, "DELETE FROM k WHERE id > 5;"),
+    "delete that cascades": ("UPDATE child SET v = 'new';", "DELETE FROM k WHERE id > 5;"),
+    "update, then delete": (UPDATED, "UPDATE k SET v = 'newer';\nDELETE FROM k WHERE id > 15;"),
+    "insert, then update": ("INSERT INTO k VALUES (30, 'i', 1), (31, 'i', 1);", "UPDATE k SET v = 'u' WHERE id = 30;\nDELETE FROM k WHERE id = 31;"),
+    "delete, then insert": ("DELETE FROM child WHERE id > 10;", "INSERT INTO child VALUES (11, NULL, 'other'), (12, NULL, 'other');"),
+    "an update of the key": (UPDATED, "UPDATE k SET id = id + 100 WHERE id NOT IN (SELECT k FROM child);\nUPDATE child SET id = id + 100;"),
+    "another key": ("UPDATE child SET v = 'new';", "UPDATE child SET id = id + 100;"),
+    "a type": ("UPDATE k SET n = n * 2;", "ALTER TABLE k ALTER COLUMN n TYPE bigint;"),
+    "a type that loses": ("UPDATE k SET n = n * 2;", "ALTER TABLE k ALTER COLUMN n TYPE text USING CASE WHEN n > 10 THEN 'much' ELSE n::text END;"),
+    "a name": (UPDATED, "ALTER TABLE k RENAME COLUMN v TO w;"),
+    "the name of the table": (UPDATED, "ALTER TABLE k RENAME TO kk;"),
+    "a dropped column": (UPDATED, "ALTER TABLE k DROP COLUMN v;"),
+    "a dropped table": ("UPDATE child SET v = 'new';", "DROP TABLE child;"),
+}  # fmt: skip
+
+
+QUICK = ("update of both columns", "delete that cascades", "a type that loses")
+
+
+@pytest.mark.parametrize(
+    "second", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in SECOND]
+)
+def test_two_migrations_that_change_the_same_rows_go_back_together(project: Project, second: str) -> None:
+    """Nobody else has written: there is no conflict, and all is as before."""
+    texts = SECOND[second]
+    target = project(folder={"0001_a.sql": texts[0], "0002_b.sql": texts[1]}, batch_rows=7)
+    do(target, BASE)
+    before = everything(target)
+    plan = release(target)
+    assert [change.proof.proven for change in plan.changes] == [True, True], [c.proof.says for c in plan.changes]
+    assert [(str(one.kept.table), one.found.lines()) for one in since(target).rows if one.found] == []
+    take_back(target)
+    after, there = everything(target)
+    assert there == before[1]
+    differs = [text for change in plan.changes for text in change.proof.differs]
+    assert [d.line() for d in diff(before[0], after) if not is_declared(d, differs)] == []
+
+
+# What somebody writes after both, and which keys are in conflict then: of the second migration, and of the first.
+WRITES = {
+    "a row of the second": ("UPDATE k SET v = 'mine' WHERE id = 7", [["7"], []]),
+    "a row of the first only": ("UPDATE k SET v = 'mine' WHERE id = 2", [[], ["2"]]),
+    "a deleted row": ("DELETE FROM child WHERE k = 7; DELETE FROM k WHERE id = 7", [["7"], []]),
+    "another column": ("UPDATE k SET n = 100", [[], []]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_what_somebody_wrote_is_a_conflict_once(project: Project, write: str) -> None:
+    """Where the second migration changed the row again, it is judged there."""
+    text, keys = WRITES[write]
+    folder = {"0001_a.sql": UPDATED, "0002_b.sql": "UPDATE k SET v = 'newer' WHERE id > 5;"}
+    target = project(folder=folder)
+    do(target, BASE)
+    release(target)
+    do(target, text)
+    found = [[one.key["id"] for one in each.found.samples] for each in since(target).rows if each.found is not None]
+    assert found == keys
+
+
+def test_a_row_that_was_changed_between_two_migrations_is_a_conflict_of_the_first(project: Project) -> None:
+    """The second one captured what somebody had written: the first one would overwrite that."""
+    target = project(folder={"0001_a.sql": UPDATED})
+    do(target, BASE)
+    release(target)
+    do(target, "UPDATE k SET v = 'mine' WHERE id IN (3, 8)")
+    assert target.migrations is not None
+    (target.migrations / "0002_b.sql").write_text("UPDATE k SET v = 'newer' WHERE id > 5;")
+    release(target, run_id="20261122T165431Z-release-demo-8888")
+    found = [
+        sorted(str(one.key["id"]) for one in each.found.samples)
+        for each in since(target).rows
+        if each.found is not None
+    ]
+    assert found == [[], ["3", "8"]]
+    take_back(target, on_conflict="keep")
+    assert rows(target, "SELECT id, v FROM k WHERE v <> 'v' || id ORDER BY id") == [(3, "mine"), (8, "mine")]
+
+
+def test_a_row_behind_another_name_is_compared_on_the_branch(project: Project) -> None:
+    """Before, nobody can compare it; on the branch its turn comes after the name is back."""
+    target = project(folder={"0001_a.sql": UPDATED, "0002_b.sql": "ALTER TABLE k RENAME COLUMN v TO w;"})
+    do(target, BASE)
+    release(target)
+    do(target, "UPDATE k SET w = 'mine' WHERE id = 3")
+    assert [one.found for one in since(target).rows] == [None]
+    plan, _ = prepared(target)
+    with pytest.raises(Refused) as caught:
+        rollback.with_rows(target, plan.changes, most_bytes=10**9, on_conflict="stop")
+    assert str(caught.value).splitlines() == [
+        "somebody has changed 1 row that would be reverted",
+        "Detail: 0001_a: 1 row",
+        "State: Nothing changed in the database: it was tried on a branch.",
+        "Hint: Choose on_conflict: keep leaves these rows unchanged, restore overwrites them.",
+    ]
+    rollback.with_rows(target, plan.changes, most_bytes=10**9, on_conflict="keep")
