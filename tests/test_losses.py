@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from conftest import connect, do
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.draft.build import as_written
 from pgrunbook.sql import statements
 from pgrunbook.undo_data.losses import Loss, losses
+from returning import RELEASE, release, since, take_back
 from scenes import session
 
 
@@ -57,3 +58,30 @@ def test_what_cannot_be_counted_is_not_taken_for_nothing(project: Callable[..., 
 def test_what_nothing_is_dropped_of_is_no_loss(project: Callable[..., Target]) -> None:
     """Indexes, views and new columns hold no rows."""
     assert found(project(folder={}), "DROP INDEX i; DROP VIEW v; ALTER TABLE a ADD n int") == []
+
+
+def test_a_generated_column_holds_nothing_of_its_own(project: Callable[..., Target]) -> None:
+    """Stored or virtual: its values are computed again."""
+    target = project(folder={})
+    do(target, "CREATE TABLE g (n int, s int GENERATED ALWAYS AS (n * 2) STORED); INSERT INTO g VALUES (1)")
+    assert found(target, "ALTER TABLE g DROP s") == [("g.s", 0, "values")]
+    with connect(target, purpose="test") as conn:
+        is_newest = conn.info.server_version >= 180000
+    if is_newest:
+        do(target, "ALTER TABLE g ADD COLUMN v int GENERATED ALWAYS AS (n * 3) VIRTUAL")
+        assert found(target, "ALTER TABLE g DROP v") == [("g.v", 0, "values")]
+
+
+def test_rows_of_a_table_that_is_parked_before_its_schema_goes_are_no_loss(project: Callable[..., Target]) -> None:
+    """The migration made both; its way back captures the table, then drops the schema."""
+    text = (
+        'CREATE SCHEMA "S 1";\nCREATE TABLE "S 1"."T" (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id * 2) STORED);'
+    )
+    target = project(folder={"0001_x.sql": text})
+    release(target)
+    do(target, 'INSERT INTO "S 1"."T" VALUES (1), (2)')
+    effects = since(target)
+    assert [(loss.what, loss.holds, bool(loss.kept_as)) for loss in effects.goes] == [('"S 1"."T"', 2, True)]
+    take_back(target)
+    release(target, run_id=RELEASE.replace("7f3a", "8888"))
+    assert rows(target, 'SELECT g FROM "S 1"."T" ORDER BY id') == [(2,), (4,)]

@@ -70,6 +70,7 @@ class Column:
     not_null_name: str | None
     not_null_valid: bool
     proven_not_null: bool
+    is_generated: bool
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pgrunbook.inverse.reader import CLASSES, Address, Column
 from pgrunbook.inverse.recreation import drop_and_recreate, recreate
 from pgrunbook.inverse.way import NoInverseError, Way, own_beside_inherited
 from pgrunbook.plan.declared import Declared
-from pgrunbook.sql.tree import quoted, subcommand
+from pgrunbook.sql.tree import constraint_kind, quoted, subcommand
 
 _CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
 
@@ -25,7 +25,8 @@ def add(altered: Alteration, cmd: Any) -> None:
         return
     way = altered.way(Phase.COLUMNS_AWAY)
     way.add(f"{altered.alter} DROP COLUMN {quoted(name)}", f"Column {quoted(name)} is dropped.")
-    way.lossy.append(f"{altered.sql}.{quoted(name)}: values written since are lost with the column")
+    if all(constraint_kind(part) != "GENERATED" for part in cmd.def_.constraints or ()):
+        way.lossy.append(f"{altered.sql}.{quoted(name)}: values written since are lost with the column")
 
 
 def _is_there(altered: Alteration, cmd: Any) -> bool:

@@ -115,8 +115,8 @@ def _alter_command(case: Case, table: Relation, cmd: Any) -> Gate | None:
     if cmd.subtype in _REWRITES:
         return _rewrite("rewrite", _REWRITES[cmd.subtype])
     if cmd.subtype == A.AT_DropColumn:
-        is_there = cmd.name in case.facts.columns(table)
-        return _loses(f"{table.name}.{cmd.name}") if is_there else None
+        column = case.facts.columns(table).get(cmd.name)
+        return _loses(f"{table.name}.{cmd.name}", is_computed=column.is_generated) if column else None
     if cmd.subtype == A.AT_AlterColumnType:
         return _type_change(case, table, cmd)
     if cmd.subtype == A.AT_AddConstraint and cmd.def_.contype == K.CONSTR_EXCLUSION:
@@ -263,10 +263,13 @@ def as_written(says: str, how: str) -> Gate:
     return Gate(id="runs-as-written", says=says, procedure="expand and contract", how=how)
 
 
-def _loses(what: str) -> Gate:
+def _loses(what: str, *, is_computed: bool = False) -> Gate:
+    fails = "code that still uses it fails"
     return Gate(
         id="drop",
-        says=f"the data of {what} is lost, and code that still uses it fails",
+        says=f"{what} is computed from other columns, and {fails}"
+        if is_computed
+        else f"the data of {what} is lost, and {fails}",
         procedure="expand and contract",
         how="First release code that no longer uses it; drop it one release later, in a migration of its own.",
         loses=what,

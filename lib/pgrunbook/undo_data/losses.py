@@ -11,9 +11,11 @@ from pglast import ast, enums
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import load
 from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.plan.plan import Change
 from pgrunbook.plan.step import Keep
+from pgrunbook.sql.tree import dotted_name
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,22 @@ def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
     """Return the tables and columns that the changes drop or empty, with what they hold now; [] when there is none.
 
     What DELETE, UPDATE and code will remove is not counted: that is known only afterwards. A table or column that
-    does not exist holds nothing.
+    does not exist holds nothing, nor does a generated column. What is captured before its schema goes is no loss.
     """
     found = []
+    parked: set[str] = set()
     for change in changes:
         for written in change.statements:
             keeps = [keep for step in change.of_statement(written.number) for keep in step.keeps]
             for keep in keeps:
+                parked |= {keep.table} if keep.kind == "table" else set()
                 if keep.kind != "rows":
                     found.append(_kept(conn, change.migration, written.number, keep))
             node = next(iter(pglast.parse_sql(written.sql)), ast.RawStmt(stmt=None)).stmt
             if keeps or node is None:
                 continue
-            for schema, table, column in (*_dropped(node), *_in_schemas(conn, node)):
+            in_schemas = (one for one in _in_schemas(conn, node) if dotted_name(*one[:2]) not in parked)
+            for schema, table, column in (*_dropped(node), *in_schemas):
                 what = ".".join(filter(None, [schema, table, column]))
                 holds = _count(conn, schema, table, column)
                 found.append(Loss(change.migration, what, holds, "values" if column else "rows", "", written.number))
@@ -92,8 +97,16 @@ def _in_schemas(conn: Connection, node: object) -> Iterator[tuple[str, str, None
 
 def _count(conn: Connection, schema: str | None, table: str, column: str | None) -> int | None:
     name = sql.Identifier(schema, table) if schema else sql.Identifier(table)
+    if column and _is_generated(conn, name, column):
+        return 0
     where = sql.SQL(" WHERE {} IS NOT NULL").format(sql.Identifier(column)) if column else sql.SQL("")
     return _counted(conn, sql.SQL("SELECT pg_catalog.count(*) FROM {}{}").format(name, where))
+
+
+def _is_generated(conn: Connection, table: sql.Identifier, column: str) -> bool:
+    with conn.as_target():
+        found = conn.execute(load("undo_data")["is_generated"].encode(), [table.as_string(None), column]).fetchone()
+    return found == (True,)
 
 
 def _counted(conn: Connection, query: sql.Composed) -> int | None:

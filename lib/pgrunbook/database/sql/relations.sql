@@ -47,7 +47,8 @@ SELECT a.attname::text AS name,
                  AND p.contype = 'c'
                  AND p.convalidated
                  AND pg_catalog.pg_get_constraintdef(p.oid)
-                     = 'CHECK ((' || pg_catalog.quote_ident(a.attname) || ' IS NOT NULL))') AS proven_not_null
+                     = 'CHECK ((' || pg_catalog.quote_ident(a.attname) || ' IS NOT NULL))') AS proven_not_null,
+       a.attgenerated <> '' AS is_generated
 FROM pg_catalog.pg_attribute AS a
 LEFT JOIN pg_catalog.pg_constraint AS k
   ON k.conrelid = a.attrelid

@@ -422,3 +422,10 @@ FROM pgrunbook.step AS s
 WHERE s.run_id = %(run_id)s
   AND s.migration = %(migration)s
   AND s.direction = 'down'
+
+-- name: is_generated
+-- a row is: whether a column is generated, stored or virtual
+SELECT a.attgenerated <> '' AS is_generated
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = pg_catalog.to_regclass(%s)
+  AND a.attname = %s
