@@ -20,7 +20,7 @@ from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.statements import Statement
-from servers import Server
+from servers import Server, known_to
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -28,6 +28,7 @@ Conn = psycopg.Connection[tuple[Any, ...]]
 EFFECTS = Path(__file__).parent / "effects"
 
 # What setup.sql and the snapshots' own stage have not: the rarer objects, owners, privileges and comments.
+# "from 15 " and "before 15 " in front: only there.
 MORE = """
 CREATE SCHEMA rare
 CREATE SEQUENCE rare.numbers START 5
@@ -81,9 +82,11 @@ CREATE FOREIGN TABLE rare.remote (id integer OPTIONS (k 'v') NOT NULL, name text
 CREATE USER MAPPING FOR PUBLIC SERVER far
 CREATE FUNCTION rare.seen() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN NULL; END'
 CREATE EVENT TRIGGER watcher ON ddl_command_end WHEN TAG IN ('CREATE CAST') EXECUTE FUNCTION rare.seen()
-CREATE PUBLICATION papers FOR TABLE rare.people (id, name) WHERE (id > 5), rare.friends WITH (publish = 'insert')
+from 15 CREATE PUBLICATION papers FOR TABLE rare.people (id, name) WHERE (id > 5), rare.friends WITH (publish = 'insert')
+before 15 CREATE PUBLICATION papers FOR TABLE rare.people, rare.friends WITH (publish = 'insert')
 CREATE PUBLICATION nothing
-CREATE PUBLICATION whole FOR TABLES IN SCHEMA rare WITH (publish = 'insert')
+from 15 CREATE PUBLICATION whole FOR TABLES IN SCHEMA rare WITH (publish = 'insert')
+before 15 CREATE PUBLICATION whole FOR TABLE ONLY rare.things, rare.people WITH (publish = 'insert', publish_via_partition_root = true)
 CREATE TABLE rare.events (id bigint, at date NOT NULL, kind text, person bigint, PRIMARY KEY (id, at)) PARTITION BY RANGE (at)
 CREATE TABLE rare.events_1 PARTITION OF rare.events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')
 CREATE TABLE rare.events_2 PARTITION OF rare.events FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')
@@ -164,6 +167,11 @@ def make(server: Server, name: str, made: Sequence[str]) -> Iterator[Stage]:
         yield Stage(server, conn, server.once(f"snapshot of {name}", lambda: schema.snapshot(conn)))
 
 
+def rarer(version: int) -> list[str]:
+    """Return the statements that make the rarer objects of a version."""
+    return [statement for line in MORE if (statement := known_to(version, line)) is not None]
+
+
 @pytest.fixture(scope="session")
 def shop(server: Server) -> Iterator[Stage]:
     """The database of the statements in effects/cases.sql."""
@@ -173,7 +181,7 @@ def shop(server: Server) -> Iterator[Stage]:
 @pytest.fixture(scope="session")
 def rare(server: Server) -> Iterator[Stage]:
     """The database of the rarer objects."""
-    yield from make(server, "undo_rare", MORE)
+    yield from make(server, "undo_rare", rarer(server.version))
 
 
 def statement(sql: str) -> Statement:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,7 @@ ALIVE = "alive"
 CHOSEN = os.environ.get("PGRUNBOOK_TEST_VERSIONS", "")
 FETCHED = Path(tempfile.gettempdir()) / f"pgrb-{os.geteuid()}" / "fetched"  # the state directory of fetched servers
 PLENTY_BYTES = 8 << 30  # a run of all tests has 4 GB at the most
+_VERSIONS_IN_FRONT = re.compile(r"(from|before) (\d\d) ")
 SHARED = ("templates", "binaries")  # of the library's own state directories, made once for all of the tests'
 
 
@@ -253,6 +255,14 @@ class Servers:
         words = [str(word) for word in command]
         env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
         subprocess.run(words, check=True, capture_output=True, text=True, input=text, cwd="/", env=env, **who)
+
+
+def known_to(version: int, line: str) -> str | None:
+    """Return a statement without its versions in front, "from 15 " or "before 15 "; None where this is none of them."""
+    found = _VERSIONS_IN_FRONT.match(line)
+    if found is None:
+        return line
+    return line[found.end() :] if (version >= int(found[2])) == (found[1] == "from") else None
 
 
 @functools.cache

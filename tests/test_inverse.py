@@ -12,7 +12,7 @@ from budget import sample
 from inverse_stage import EFFECTS, Stage, inverse, is_told, there_and_back
 from pgrunbook.database import schema
 from pgrunbook.database.schema_diff import diff
-from servers import Server
+from servers import Server, known_to
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -225,9 +225,10 @@ ALTER PUBLICATION papers SET (publish = 'delete', publish_via_partition_root = t
 ALTER PUBLICATION papers DROP TABLE rare.people
 ALTER PUBLICATION papers SET TABLE rare.things
 ALTER PUBLICATION nothing ADD TABLE rare.things
-ALTER PUBLICATION nothing ADD TABLES IN SCHEMA rare
+from 15 ALTER PUBLICATION nothing ADD TABLES IN SCHEMA rare
 ALTER PUBLICATION whole SET TABLE rare.things
-ALTER PUBLICATION whole DROP TABLES IN SCHEMA rare
+from 15 ALTER PUBLICATION whole DROP TABLES IN SCHEMA rare
+before 15 ALTER PUBLICATION whole DROP TABLE rare.things
 ALTER PUBLICATION papers RENAME TO news
 ALTER PUBLICATION papers OWNER TO CURRENT_USER
 ALTER EVENT TRIGGER watcher DISABLE
@@ -317,12 +318,10 @@ from 18 ALTER TABLE rare.animal ADD COLUMN double integer GENERATED ALWAYS AS (l
 
 
 def _for(stage: Stage, line: str) -> str:
-    first = re.match(r"from (\d+) ", line)
-    if first is None:
-        return line
-    if stage.version < int(first[1]):
-        pytest.skip(f"PostgreSQL {first[1]} is the first to know this")
-    return line[first.end() :]
+    told = known_to(stage.version, line)
+    if told is None:
+        pytest.skip(f"PostgreSQL {stage.version} does not know this")
+    return told
 
 
 @pytest.mark.parametrize("line", sample(CASES, 5))

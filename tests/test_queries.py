@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import resources
 
@@ -13,6 +14,10 @@ from pgrunbook.database import queries, schema
 from servers import Server
 
 pytestmark = pytest.mark.every_version
+
+FOLDER = resources.files("pgrunbook.database").joinpath("sql")
+MODULES = sorted(entry.name.removesuffix(".sql") for entry in FOLDER.iterdir() if entry.name.endswith(".sql"))
+ASKED_SINCE = {("roles", "parameters"): 15}  # an older server is not asked
 
 
 def test_queries_are_loaded_by_name() -> None:
@@ -39,10 +44,38 @@ def test_file_that_breaks_the_rules_is_refused(text: str, message: str) -> None:
 
 def test_every_file_of_queries_is_well_formed() -> None:
     """All files beside the loader can be loaded."""
-    folder = resources.files("pgrunbook.database").joinpath("sql")
-    modules = [entry.name.removesuffix(".sql") for entry in folder.iterdir() if entry.name.endswith(".sql")]
-    assert "schema" in modules
-    assert all(queries.load(module) for module in modules)
+    assert "schema" in MODULES
+    assert all(queries.load(module) for module in MODULES)
+
+
+def test_a_query_for_older_servers_stands_for_the_one_of_its_name() -> None:
+    """Up to the version in its name; nobody asks for it by that name."""
+    text = "".join(f"-- name: {name}\n-- a row is: a\n{name};\n" for name in ("one", "one_14", "one_16", "two"))
+    found = {major: dict(queries.of_version(queries.parse(text), major)) for major in (13, 14, 15, 16, 17, 18, None)}
+    assert {major: told["one"] for major, told in found.items()} == {
+        13: "one_14;", 14: "one_14;", 15: "one_16;", 16: "one_16;", 17: "one;", 18: "one;", None: "one;",
+    }  # fmt: skip
+    assert all(told.keys() == {"one", "two"} for told in found.values())
+
+
+@pytest.fixture(scope="module")
+def ours(server: Server) -> str:
+    """A database with our own tables."""
+    steps, undo_data = queries.load("step_log"), queries.load("undo_data")
+    return server.database("our_own_tables", steps["create_schema"], steps["create"], undo_data["create"])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_version_understands_every_query(server: Server, ours: str, module: str) -> None:
+    """No catalog, column or function in it is missing, and no syntax; templates need their names first."""
+    with server.connect(ours) as conn:
+        for name, query in queries.load(module, server.version).items():
+            text = re.sub(r"%\(\w+\)s|%s", "NULL", query).replace("%%", "%")
+            told = conn.pgconn.prepare(b"", text.encode()).error_message.decode()
+            is_template = re.search(r"\{\w*\}", query) and "syntax error" in told
+            is_script = "cannot insert multiple commands" in told
+            asked = server.version >= ASKED_SINCE.get((module, name), 0)
+            assert not told or is_template or is_script or not asked, f"{name}: {told}"
 
 
 def test_rows_have_the_fields_of_their_class(server: Server) -> None:
@@ -50,9 +83,7 @@ def test_rows_have_the_fields_of_their_class(server: Server) -> None:
     parameters = {"schemas": "{}", "left_out": "{}", "left_schemas": []}
     with server.connect("postgres") as conn:
         for name, cls in schema._CLASSES.items():
-            query = queries.load("schema")[name]
-            if name == "publications" and server.version < 15:
-                query = queries.load("schema")["publications_14"]
+            query = queries.load("schema", server.version)[name]
             columns = conn.execute(query, parameters).description or []
             assert tuple(column.name for column in columns) == cls._fields, name
 

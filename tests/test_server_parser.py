@@ -8,16 +8,15 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.review.server_parser import refuse_unknown
 from pgrunbook.sql.statements import parse
 from servers import Server
-from test_effects import CASES
+from test_effects import cases
 
 pytestmark = pytest.mark.every_version
 
 
 def test_every_statement_that_the_server_knows_passes(server: Server) -> None:
     """Of all the kinds that effects are told of, and nothing of them is executed."""
-    known = [statement for statement, since in CASES.items() if since <= server.version]
     with server.connect("postgres") as conn:
-        for statement in known:
+        for statement in cases(server.version):
             refuse_unknown(conn, parse(statement, "0001_a.sql"))
         assert conn.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'shop'").fetchone() == (0,)
 

@@ -18,6 +18,7 @@ from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_T
 from pgrunbook.errors import Blocked
 
 _HEADING = re.compile(r"^-- name: (\w+)\n-- a row is: (.+)\n", re.M)
+_FOR_OLDER = re.compile(r"(\w+)_(\d\d)")
 
 # The settings on which the text of definitions and values depends. And row_security: where it is on, a policy
 # hides rows silently; where it is off, the server raises an error instead.
@@ -36,14 +37,27 @@ SETTINGS = MappingProxyType({
 
 
 @cache
-def load(module: str) -> Mapping[str, str]:
+def load(module: str, major: int | None = None) -> Mapping[str, str]:
     """Return the queries of ``sql/<module>.sql`` by their names.
 
     Two lines head each query, ``-- name: lock_queue`` and ``-- a row is: a session that waits for a lock``.
+    A query ``lock_queue_14`` stands for ``lock_queue`` on servers up to PostgreSQL 14: where a file has such
+    queries, name the server's major version.
 
     Raises ValueError when a name comes twice, or text stands under no name.
     """
-    return parse(resources.files(__package__).joinpath("sql", f"{module}.sql").read_text(encoding="utf-8"))
+    text = resources.files(__package__).joinpath("sql", f"{module}.sql").read_text(encoding="utf-8")
+    return of_version(parse(text), major)
+
+
+def of_version(queries: Mapping[str, str], major: int | None) -> Mapping[str, str]:
+    """Return the queries for a server of this version, each by the name that all versions share."""
+    chosen = {name: query for name, query in queries.items() if not _FOR_OLDER.fullmatch(name)}
+    older = [(int(found[2]), found[1], found[0]) for name in queries if (found := _FOR_OLDER.fullmatch(name))]
+    for last, name, told in sorted(older, reverse=True):  # the oldest that fits comes last, and stays
+        if major is not None and major <= last:
+            chosen[name] = queries[told]
+    return MappingProxyType(chosen)
 
 
 def parse(text: str) -> Mapping[str, str]:

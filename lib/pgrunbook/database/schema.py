@@ -341,7 +341,8 @@ def snapshot(conn: Connection, *, leave_out: Collection[str] = OURS) -> Snapshot
 
 
 def _read(cursor: psycopg.Cursor[TupleRow], leave_out: list[str]) -> tuple[SchemaObject, ...]:
-    conn, queries = cursor.connection, load("schema")
+    conn = cursor.connection
+    queries = load("schema", conn.info.server_version // 10_000)
     quoted = ['"' + name.replace('"', '""') + '"' for name in leave_out]
     # The possible names of a relation, wherever the dot is: the server reads no other relations.
     last_parts = [
@@ -353,8 +354,6 @@ def _read(cursor: psycopg.Cursor[TupleRow], leave_out: list[str]) -> tuple[Schem
     cursor.execute(queries["scope"], {"leave_out": leave_out, "last_parts": last_parts})
     schemas, left_out = cursor.fetchone() or ("{}", "{}")
     parameters = {"schemas": schemas, "left_out": left_out, "left_schemas": leave_out + quoted}
-    if conn.info.server_version < 150000:
-        queries = {**queries, "publications": queries["publications_14"]}
     rows: dict[type[SchemaObject], list[SchemaObject]] = {cls: [] for cls in _CLASSES.values()}
     with conn.pipeline():
         cursors = {name: psycopg.Cursor(conn, row_factory=_maker(cls)) for name, cls in _CLASSES.items()}

@@ -156,6 +156,7 @@ class Reader:
 
     def __init__(self, cursor: psycopg.Cursor[dict[str, Any]], session: dict[str, Any]) -> None:
         self._cursor = cursor
+        self._queries = load("inverse", self.version)
         self.path: list[str] = session["path"]
         self.home: str = session["home"] or "public"
         self.me: str = session["me"]
@@ -173,7 +174,7 @@ class Reader:
         """Return the rows of a named query."""
         known = self._answers.pop(_key(query, parameters), None) if self._answers else None
         return (
-            known if known is not None else self._cursor.execute(load("inverse")[query].encode(), parameters).fetchall()
+            known if known is not None else self._cursor.execute(self._queries[query].encode(), parameters).fetchall()
         )
 
     def row(self, query: str, **parameters: object) -> dict[str, Any] | None:
@@ -283,7 +284,7 @@ class Reader:
         return found[0] if found else None
 
     def _told(self, query: str, parameters: dict[str, Any]) -> str:
-        return psycopg.ClientCursor(self._cursor.connection).mogrify(load("inverse")[query], parameters).rstrip(";")
+        return psycopg.ClientCursor(self._cursor.connection).mogrify(self._queries[query], parameters).rstrip(";")
 
     def _at_once(self, statements: Sequence[str]) -> list[list[dict[str, Any]]]:
         """Return the rows of several statements sent in one round trip; they must not have parameters."""

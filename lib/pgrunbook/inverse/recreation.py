@@ -15,11 +15,11 @@ from pgrunbook.sql.deparse import literal
 _CLASS = CLASSES["pg_class"]
 # Kinds that share a catalog with others, but need queries of their own.
 INDEX, WITHOUT_INDEX = "index", "constraint without index"
-_ON_RELATIONS = ("pg_trigger", "pg_rewrite", "pg_policy", "pg_statistic_ext", "pg_attrdef", "pg_publication_rel",
-                 "pg_publication_namespace")  # fmt: skip
+_ON_RELATIONS = ("pg_trigger", "pg_rewrite", "pg_policy", "pg_statistic_ext", "pg_attrdef")
+_PUBLISHED = ("pg_publication_rel", "pg_publication_namespace")
 _OWNERLESS = {
     "pg_constraint", "pg_trigger", "pg_rewrite", "pg_policy", "pg_attrdef", "pg_cast", "pg_extension", "pg_am",
-    "pg_publication_rel", "pg_publication_namespace", "pg_user_mapping", "pg_default_acl", "pg_transform",
+    *_PUBLISHED, "pg_user_mapping", "pg_default_acl", "pg_transform",
 }  # fmt: skip
 
 
@@ -282,6 +282,8 @@ def _made_by(catalog: str, addresses: Sequence[Address], *, again: bool) -> list
         return []
     if catalog in _ON_RELATIONS:
         return [("make_on_relations", {"oids": oids, "again": again})]
+    if catalog in _PUBLISHED:
+        return [("make_published", {"oids": oids})]
     if catalog == INDEX:
         return [("make_indexes", {"oids": oids}), ("finish_indexes", {"oids": oids, "constraints": []})]
     if catalog == "pg_constraint":

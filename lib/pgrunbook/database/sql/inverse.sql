@@ -731,7 +731,7 @@ LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum =
 WHERE k.oid = ANY (%(oids)s::oid[]);
 
 -- name: make_on_relations
--- a row is: a statement that creates a trigger, rule, policy, statistics, default or place in a publication as it is; the object may exist already
+-- a row is: a statement that creates a trigger, rule, policy, statistics or default as it is; the object may exist already
 SELECT 'pg_catalog.pg_trigger'::pg_catalog.regclass::oid::bigint AS class,
        g.oid::bigint AS oid,
        p.place,
@@ -822,10 +822,13 @@ SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass::oid::bigint,
 FROM pg_catalog.pg_attrdef AS d
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
 WHERE d.oid = ANY (%(oids)s::oid[])
-UNION ALL
-SELECT 'pg_catalog.pg_publication_rel'::pg_catalog.regclass::oid::bigint,
-       r.oid::bigint,
-       1,
+ORDER BY 1, 2, 3;
+
+-- name: make_published
+-- a row is: a statement that publishes what a publication has lost as it is
+SELECT 'pg_catalog.pg_publication_rel'::pg_catalog.regclass::oid::bigint AS class,
+       r.oid::bigint AS oid,
+       1 AS place,
        pg_catalog.format('ALTER PUBLICATION %%I SET TABLE %%s', p.pubname,
                          (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ',
                                                                             'ONLY ' || o.prrelid::pg_catalog.regclass,
@@ -839,7 +842,7 @@ SELECT 'pg_catalog.pg_publication_rel'::pg_catalog.regclass::oid::bigint,
                          || coalesce((SELECT ', TABLES IN SCHEMA ' || pg_catalog.string_agg(pg_catalog.quote_ident(n.nspname), ', ')
                                       FROM pg_catalog.pg_publication_namespace AS s
                                       JOIN pg_catalog.pg_namespace AS n ON n.oid = s.pnnspid
-                                      WHERE s.pnpubid = p.oid), ''))
+                                      WHERE s.pnpubid = p.oid), '')) AS sql
 FROM pg_catalog.pg_publication_rel AS r
 JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
 WHERE r.oid = ANY (%(oids)s::oid[])
@@ -852,7 +855,21 @@ FROM pg_catalog.pg_publication_namespace AS r
 JOIN pg_catalog.pg_publication AS p ON p.oid = r.pnpubid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = r.pnnspid
 WHERE r.oid = ANY (%(oids)s::oid[])
-ORDER BY 1, 2, 3;
+ORDER BY 1, 2;
+
+-- name: make_published_14
+-- a row is: as make_published gives; PostgreSQL 14 publishes whole tables, and no schemas
+SELECT 'pg_catalog.pg_publication_rel'::pg_catalog.regclass::oid::bigint AS class,
+       r.oid::bigint AS oid,
+       1 AS place,
+       pg_catalog.format('ALTER PUBLICATION %%I SET TABLE %%s', p.pubname,
+                         (SELECT pg_catalog.string_agg('ONLY ' || o.prrelid::pg_catalog.regclass, ', ' ORDER BY o.oid)
+                          FROM pg_catalog.pg_publication_rel AS o
+                          WHERE o.prpubid = p.oid)) AS sql
+FROM pg_catalog.pg_publication_rel AS r
+JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
+WHERE r.oid = ANY (%(oids)s::oid[])
+ORDER BY 1, 2;
 
 -- name: make_functions
 -- a row is: a statement that creates a function, procedure or aggregate as it is
@@ -1173,6 +1190,23 @@ SELECT p.oid::bigint AS oid,
              FROM pg_catalog.pg_publication_namespace AS r
              JOIN pg_catalog.pg_namespace AS n ON n.oid = r.pnnspid
              WHERE r.pnpubid = p.oid) AS schemas
+FROM pg_catalog.pg_publication AS p
+WHERE p.pubname = %(name)s;
+
+-- name: publication_14
+-- a row is: as publication gives; PostgreSQL 14 publishes no schemas
+SELECT p.oid::bigint AS oid,
+       pg_catalog.quote_ident(p.pubname) AS sql,
+       p.puballtables AS all_tables,
+       pg_catalog.concat_ws(', ',
+                            pg_catalog.format('publish = %%L', pg_catalog.concat_ws(', ',
+                                                                                    CASE WHEN p.pubinsert THEN 'insert' END,
+                                                                                    CASE WHEN p.pubupdate THEN 'update' END,
+                                                                                    CASE WHEN p.pubdelete THEN 'delete' END,
+                                                                                    CASE WHEN p.pubtruncate THEN 'truncate' END)),
+                            'publish_via_partition_root = ' || p.pubviaroot) AS options,
+       ARRAY(SELECT r.oid::bigint FROM pg_catalog.pg_publication_rel AS r WHERE r.prpubid = p.oid) AS tables,
+       ARRAY[]::text[] AS schemas
 FROM pg_catalog.pg_publication AS p
 WHERE p.pubname = %(name)s;
 
