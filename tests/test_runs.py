@@ -116,6 +116,7 @@ def test_a_release_of_runs_goes_up_and_down(project: Project) -> None:
     assert rows(target, "SELECT * FROM u") == [(1, "b")]
     assert rows(target, "SELECT count(*) FROM pgrunbook.kept") == [(6,)]
     plan, _ = prepared(target)
+    assert [step.gives_rows for _, step in plan.steps()] == [(6, 5, 4, 3, 2, 1)]
     execute(target, plan, "20261122T170000Z-rollback-demo-1b2c")
     assert rows(target, "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM u)") == [(0, 0)]
 

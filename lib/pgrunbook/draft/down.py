@@ -6,6 +6,7 @@ the other, in a transaction that is aborted. A hand-written down script takes pr
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,10 +24,10 @@ from pgrunbook.history import Migration
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.plan import Change, WrittenStatement
-from pgrunbook.plan.step import RANGE, Expansion, SafeStep
+from pgrunbook.plan.step import RANGE, Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Back
 from pgrunbook.safe_forms.expander import Expander
-from pgrunbook.sql import statements
+from pgrunbook.sql import runs, statements
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import Place
 from pgrunbook.sql.statements import Statement
@@ -126,8 +127,8 @@ def computed(
     with _writing(conn, target, name, file_sha256, rows_conn) as writer:
         if helpers:
             writer.also(_pseudo(name, 1, "DROP", "-- what an interrupted statement has left behind"), helpers)
-        for one in takes:
-            writer.take(one)
+        for run in _runs(takes):
+            writer.take(*run)
     return writer.planned(ends, tuple(sorted(one.number for one in takes)))
 
 
@@ -155,6 +156,19 @@ def _writing(
         raise NoWayError(f"it fails: {exc.diag.message_primary or ' '.join(str(exc).split())}") from exc
 
 
+def _runs(takes: Sequence[DownStatement]) -> Iterator[tuple[DownStatement, ...]]:
+    """Yield statements together of which nothing but rows is to be reverted, any other one alone."""
+    some = [one for one in takes if one.back.differs or not one.back.is_nothing or _parked(one.back)]
+    for only_rows, found in itertools.groupby(some, lambda one: not (one.back.steps or _parked(one.back))):
+        group = tuple(found)
+        size = runs.MOST_STATEMENTS if only_rows else 1
+        yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+def _parked(back: Back) -> list[Keep]:
+    return [keep for keep in back.keeps if keep.kind == "table"]
+
+
 class _Writer:
     def __init__(
         self, conn: Connection, target: Target, name: str, file_sha256: str, rows_conn: Connection | None
@@ -168,13 +182,15 @@ class _Writer:
         self.declared: tuple[Declared, ...] = ()
         self.number = 0
 
-    def take(self, one: DownStatement) -> None:
-        """Plan the way back of one statement: parked tables, then its steps with their refilled values, then rows."""
+    def take(self, one: DownStatement, *before: DownStatement) -> None:
+        """Plan the way back of one statement: parked tables, then its steps with their refilled values, then rows.
+
+        The rows of the statements ``before`` it, of which only rows are to be reverted, follow in the same loop.
+        """
         back, file = one.back, f"way back of {one.file}"
-        for keep in back.keeps:
-            if keep.kind == "table":
-                steps = undo_data.unpark(self.conn, keep)
-                self.also(_pseudo(file, one.line, "ALTER TABLE", steps[0].sql), steps, execute=True)
+        for keep in _parked(back):
+            steps = undo_data.unpark(self.conn, keep)
+            self.also(_pseudo(file, one.line, "ALTER TABLE", steps[0].sql), steps, execute=True)
         for step in back.steps:
             for place in step.fills:
                 settled = undo_data.discard_changed(self.conn, back.keeps[place])
@@ -189,16 +205,16 @@ class _Writer:
                     self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
                 )
                 self.also(_pseudo(file, one.line, "UPDATE", found[0].sql), found, execute=True)
-        if back.of_rows and one.steps:
-            comment = "-- " + "\n-- ".join(
-                ["the rows that this statement has changed are reverted:", *one.sql.splitlines()]
-            )
-            tables = tuple(keep.table for keep in back.keeps)
-            gives = SafeStep(
-                comment, "Revert the rows that nobody has changed since.", quick=False, gives_rows=one.steps
-            )
+        both = [each for each in (one, *before) if each.back.of_rows and each.steps]
+        if both:
+            what = "this statement has" if len(both) == 1 else "these statements have"
+            texts = (line for each in both for line in each.sql.splitlines())
+            comment = "-- " + "\n-- ".join([f"the rows that {what} changed are reverted:", *texts])
+            tables = tuple(dict.fromkeys(keep.table for each in both for keep in each.back.keeps))
+            numbers = tuple(number for each in both for number in each.steps)
+            gives = SafeStep(comment, "Revert the rows that nobody has changed since.", quick=False, gives_rows=numbers)
             self.also(_pseudo(file, one.line, GIVES_ROWS, comment, tables), [gives])
-        self.differs += followed(self.conn, back.differs)
+        self.differs += [each for taken in (one, *before) for each in followed(self.conn, taken.back.differs)]
 
     def write(self, statement: Statement) -> None:
         """Plan a statement in its safe form, capturing what it destroys; then execute it."""

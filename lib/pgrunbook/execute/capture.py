@@ -66,10 +66,8 @@ class Capture:
 
         Returns how many were reverted, and how many left, because somebody has changed them since.
         """
-        kept = undo_data.entries_of_migration(self.conn, change.migration, "up")
-        mine = [
-            one for one in kept if one.kind in undo_data.ROWS and one.part_of is None and one.step in step.gives_rows
-        ]
+        kept = undo_data.entries_of_migration(self.conn, change.migration, "up", steps=step.gives_rows)
+        mine = [one for one in kept if one.kind in undo_data.ROWS and one.part_of is None]
         given = left = 0
         for one in mine:
             before = given

@@ -89,8 +89,7 @@ def conflicts(
     Locks: AccessShareLock on the tables.
     """
     found = Conflicts(0, ())
-    mine = entries_of_migration(conn, entry.migration, entry.direction)
-    later = [*before, *(one for one in mine if one.step > entry.step)]
+    later = [*before, *entries_of_migration(conn, entry.migration, entry.direction, after=entry.step)]
     for part in family(conn, entry):
         found += _of_one(conn, part, samples=samples, later=later)
     return found
@@ -105,9 +104,8 @@ def later(conn: Connection, entry: UndoEntry) -> list[UndoEntry]:
     """Return the entries of later steps of the migration that may have changed the same values again."""
     return [
         one
-        for one in entries_of_migration(conn, entry.migration, entry.direction)
+        for one in entries_of_migration(conn, entry.migration, entry.direction, after=entry.step)
         if one.kind in ROWS
-        and one.step > entry.step
         and one.table == entry.table
         and ({one.kind, entry.kind} != {"update"} or {*entry.columns, *entry.key} & {*one.columns})
     ]

@@ -217,9 +217,15 @@ def list_entries(conn: Connection, *, ids: Collection[int] | None = None) -> lis
     return find(conn, ids=ids, states=STATES[:-1])
 
 
-def entries_of_migration(conn: Connection, migration: str, direction: str) -> list[UndoEntry]:
-    """Return the entries of a migration that are not reverted yet, in the order in which to revert them."""
-    return find(conn, migration=migration, direction=direction, states=["kept", "giving back"])
+def entries_of_migration(
+    conn: Connection, migration: str, direction: str, *, steps: Collection[int] | None = None, after: int | None = None
+) -> list[UndoEntry]:
+    """Return the entries of a migration that are not reverted yet, in the order in which to revert them.
+
+    With ``steps`` those of these steps, with ``after`` those of later ones.
+    """
+    states: list[State] = ["kept", "giving back"]
+    return find(conn, migration=migration, direction=direction, states=states, steps=steps, after=after)
 
 
 def mark(conn: Connection, ids: Sequence[int], state: State) -> None:
@@ -279,6 +285,8 @@ def find(
     ids: Collection[int] | None = None,
     migration: str | None = None,
     direction: str | None = None,
+    steps: Collection[int] | None = None,
+    after: int | None = None,
 ) -> list[UndoEntry]:
     """Return entries in some states: all, by ``ids`` (with their parts), or of a migration."""
     if not exist(conn):
@@ -287,6 +295,8 @@ def find(
         "ids": None if ids is None else list(ids),
         "migration": migration,
         "direction": direction,
+        "steps": None if steps is None else list(steps),
+        "after": after,
         "states": list(states),
     }
     return [_entry(one) for one in rows(conn, "find", **wanted)]

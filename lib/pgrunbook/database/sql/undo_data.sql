@@ -208,6 +208,8 @@ LEFT JOIN pg_catalog.pg_class AS c
  AND (c.relname = k.kept_as OR pg_catalog.starts_with(k.kept_as, 'pgrunbook_kept_'))
 WHERE (%(ids)s::bigint[] IS NULL OR k.id = ANY (%(ids)s::bigint[]) OR k.part_of = ANY (%(ids)s::bigint[]))
   AND (%(migration)s::text IS NULL OR k.migration = %(migration)s AND k.direction = %(direction)s)
+  AND (%(steps)s::int[] IS NULL OR k.step = ANY (%(steps)s::int[]))
+  AND (%(after)s::int IS NULL OR k.step > %(after)s)
   AND k.state = ANY (%(states)s::text[])
 ORDER BY coalesce(k.part_of, k.id) DESC, k.id
 
