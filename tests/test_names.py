@@ -19,6 +19,7 @@ import pgrunbook
 from conftest import ROOT
 from pgrunbook.app import cli
 from pgrunbook.config.targets import Target
+from pgrunbook.database.queries import load
 from pgrunbook.session import parameters
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -144,7 +145,7 @@ def test_every_named_query_is_used() -> None:
     """A query that no code names is gone."""
     code = "\n".join(path.read_text() for path in LIBRARY)
     for path in (ROOT / "lib" / "pgrunbook" / "database" / "sql").glob("*.sql"):
-        for name in re.findall(r"^-- name: (\w+)$", path.read_text(), re.M):
+        for name in load(path.stem):
             assert re.search(rf"[\"']{name}[\"']", code), f"{path.name} has {name}, which nobody asks for"
 
 
