@@ -8,9 +8,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from budget import sample
 from conftest import write_folder
 from pgrunbook import history as histories
 from pgrunbook.branches import data_branch, schema_branch
+from pgrunbook.branches.binaries import embedded
 from pgrunbook.branches.schema_branch import copy_schema
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
@@ -38,6 +40,7 @@ ALTER ROLE ALL SET app.everybody = 'yes';
 """
 DATABASE = f"""
 CREATE SCHEMA app AUTHORIZATION {QUOTED}; REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+ALTER SCHEMA public OWNER TO pg_database_owner;
 CREATE TABLE app.t (id integer PRIMARY KEY, a integer); ALTER TABLE app.t OWNER TO {QUOTED};
 CREATE TABLE app.others (id integer); GRANT SELECT ON app.others TO {QUOTED};
 """
@@ -207,6 +210,42 @@ def test_what_a_role_makes_is_its_own_and_what_it_may_not_fails_on_the_branch(ta
                 schema_only.rehearse(shop, history, history.pending(), here, conn, off={})
         assert told in caught.value.message
         (Path(str(shop.migrations)) / f"{number:04}_m.sql").unlink()
+
+
+# What somebody has done with the schema public, whose rights and owner versions make differently.
+PUBLIC = [
+    "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+    "SELECT 'as it was made'",
+    "REVOKE ALL ON SCHEMA public FROM PUBLIC",
+    "GRANT CREATE ON SCHEMA public TO PUBLIC",
+    "GRANT CREATE ON SCHEMA public TO runbook_reader WITH GRANT OPTION",
+    "ALTER SCHEMA public OWNER TO pg_database_owner",
+    "ALTER SCHEMA public OWNER TO runbook_reader",
+    "DROP SCHEMA public; CREATE SCHEMA public",
+]
+RIGHTS_ON_PUBLIC = """
+SELECT n.nspowner::regrole::text, a.grantor::regrole::text, a.grantee::regrole::text, a.privilege_type, a.is_grantable
+FROM pg_namespace AS n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
+WHERE n.nspname = 'public' ORDER BY 1, 2, 3, 4
+"""
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("is_newer", [False, True])
+@pytest.mark.parametrize("statements", sample(PUBLIC, len(PUBLIC)))
+def test_the_schema_public_is_as_open_as_the_targets(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch, statements: str, is_newer: bool
+) -> None:
+    """Until PostgreSQL 14 everybody may create in it, unless somebody has seen to that; on a newer branch too."""
+    name = database(*statements.split("; "))
+    monkeypatch.setenv("URL_OF_PUBLIC", f"host={server.socket_dir} user=postgres dbname={name}")
+    if is_newer:
+        monkeypatch.setenv("PGRUNBOOK_PG_BINDIR", str(embedded().bindir))
+    with server.connect(name) as conn:
+        wanted = asked(conn, RIGHTS_ON_PUBLIC)
+    target = Target(name="public", url_from="URL_OF_PUBLIC")
+    with copy_schema(target) as schema, schema.branch() as branch, connect(branch.as_superuser()) as conn:
+        assert asked(conn, RIGHTS_ON_PUBLIC) == wanted
 
 
 @pytest.mark.newest

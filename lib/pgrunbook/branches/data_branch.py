@@ -22,7 +22,7 @@ from typing import NamedTuple
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches import branch_server, data_dump, installations, isolation, roles
+from pgrunbook.branches import branch_server, data_dump, installations, isolation, roles, target_dump
 from pgrunbook.branches.binaries import state_folder
 from pgrunbook.branches.branch_target import BranchTarget, branch_target
 from pgrunbook.branches.data_dump import WITHOUT, not_copied
@@ -256,7 +256,7 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
             )
         )
         roles.apply_to_database(found, admin, name)
-    roles.open_public(found, server, name)
+    target_dump.close_public(server, name)
     data_dump.load(server, target, name, found)
     isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:

@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 PARAMETER_RIGHTS_SINCE = 150_000
 GRANT_OPTIONS_SINCE = 160_000
-PUBLIC_IS_CLOSED_SINCE = 15
 # Their values are lists of names: they are stored as a session has them.
 LISTS_OF_NAMES = ("search_path", "temp_tablespaces")
 TEMPORARY = "pgrunbook_renames"
@@ -80,7 +79,6 @@ class Roles:
     parameters: tuple[SharedRight, ...]
     owner: str | None
     rights: tuple[SharedRight, ...]
-    major: int
 
 
 def read(conn: Connection) -> Roles:
@@ -98,7 +96,6 @@ def read(conn: Connection) -> Roles:
         _parameters(conn),
         next((str(row[0]) for row in rights if row[0] is not None), None),
         tuple(SharedRight("", *row[1:]) for row in rights),  # type: ignore[arg-type]
-        conn.info.server_version // 10_000,
     )
 
 
@@ -132,17 +129,6 @@ def name_bootstrap(server: Server, roles: Roles) -> None:
     server.superuser = roles.bootstrap
     with server.connect(purpose="branch") as conn:
         conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(TEMPORARY)))
-
-
-def open_public(roles: Roles, server: Server, database: str) -> None:
-    """Give a new database of a branch the schema public as the target's version makes it, before a dump is loaded.
-
-    Until PostgreSQL 14 everybody may create in it, and a dump says only what somebody has changed about that.
-    """
-    if roles.major < PUBLIC_IS_CLOSED_SINCE <= server.installation.major:
-        with server.connect(purpose="branch", database=database) as conn:
-            conn.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(sql.Identifier(server.superuser)))
-            conn.execute("GRANT ALL ON SCHEMA public TO PUBLIC")
 
 
 def apply(roles: Roles, admin: Connection) -> None:

@@ -75,7 +75,7 @@ class SchemaCopy:
                     isolation.close(self.server, name)
                 else:
                     self._create(admin, name)
-                    roles.open_public(self.roles, self.server, name)
+                    target_dump.close_public(self.server, name)
                     _load(self.server, branch, self.dump)
                     isolation.close(self.server, name)
                     if self.views:
