@@ -126,6 +126,7 @@ def test_prepare_says_on_what_the_branches_run(server: Server, version: int, mon
             with monkeypatch.context() as patch:  # none of that version is there
                 patch.delenv("PGRUNBOOK_PG_BINDIR")
                 patch.setattr(installations, "_all", lambda _: iter([embedded()]))
+                patch.setattr(server_package, "bindir", lambda _: Path("/nowhere"))
                 advice = installations.check(far, conn, needed=True).advice
             assert advice.endswith(f"Or install it (Debian: apt install postgresql-{version}).")
         monkeypatch.setenv("PGRUNBOOK_PG_BINDIR", "/nowhere")

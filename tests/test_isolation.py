@@ -22,7 +22,7 @@ from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.schema_branch import copy_schema
 from pgrunbook.branches.server import Server, server_names
 from pgrunbook.config.targets import Target
-from pgrunbook.errors import Refused
+from pgrunbook.errors import Refused, WrongInput
 from scenes import error_of
 from servers import PROGRAMS, VERSIONS, WHEEL
 
@@ -283,6 +283,11 @@ def test_a_tablespace_made_before_the_point_is_not_replayed(source: Server) -> N
         after = create_restore_point(conn, "after-it")
     try:
         error = error_of(lambda: restore(source, Point(name="after-it", at_lsn=after), name="restored"))
+        if not (source.installation.bindir / "pg_waldump").is_file():  # one that was fetched, for rehearsals only
+            assert isinstance(error, WrongInput)
+            assert error.message == "could not find PostgreSQL's program pg_waldump"
+            assert not Server("restored").dir.exists()
+            return
         assert isinstance(error, Refused)
         assert error.message == (
             'cannot restore to restore point "after-it": a tablespace was made since the base backup'
