@@ -267,19 +267,11 @@ class Keeper:
         )
 
     def _detach(self, tables: Sequence[str]) -> None:
-        """Do what DROP TABLE ... CASCADE does to others, and rename the tables away."""
-        oids = "ARRAY[" + ", ".join(f"'{table}'::regclass" for table in tables) + "]::oid[]"
-        for query in (
-            f"SELECT format('ALTER TABLE %s DETACH PARTITION %s', inhparent::regclass, inhrelid::regclass) FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid WHERE inhrelid = ANY ({oids}) AND inhparent <> ALL ({oids}) AND relispartition",
-            f"SELECT format('ALTER TABLE %s NO INHERIT %s', inhrelid::regclass, inhparent::regclass) FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid WHERE inhrelid = ANY ({oids}) AND inhparent <> ALL ({oids}) AND NOT relispartition",
-            f"SELECT format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I', conrelid::regclass, conname) FROM pg_constraint WHERE contype = 'f' AND conparentid = 0 AND (conrelid = ANY ({oids}) OR confrelid = ANY ({oids}))",
-            f"SELECT DISTINCT format('DROP %s IF EXISTS %s CASCADE', CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'MATERIALIZED VIEW' END, c.oid::regclass) FROM pg_depend AS d JOIN pg_rewrite AS w ON w.oid = d.objid JOIN pg_class AS c ON c.oid = w.ev_class WHERE d.refobjid = ANY ({oids}) AND c.relkind IN ('v', 'm')",
-            f"SELECT format('ALTER PUBLICATION %I DROP TABLE %s', p.pubname, prrelid::regclass) FROM pg_publication_rel JOIN pg_publication AS p ON p.oid = prpubid WHERE prrelid = ANY ({oids})",
-            f"SELECT format('DROP FUNCTION %s', objid::regprocedure) FROM pg_depend WHERE classid = 'pg_proc'::regclass AND refobjid = ANY ({oids})",
-            f"SELECT format('ALTER TABLE %s SET SCHEMA pgrunbook', t::regclass) FROM unnest({oids}) AS t",
-        ):
-            for (told,) in self.conn.execute(query).fetchall():
-                self.conn.execute(told)
+        """Do what the way back says that DROP TABLE does to others, and move the tables away."""
+        for told in self.undo.detaches:
+            self.conn.execute(told)
+        for table in tables:
+            self.conn.execute(f"ALTER TABLE {table} SET SCHEMA pgrunbook")
 
 
 __all__ = [

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pgrunbook.inverse.reader import CLASSES, Address, Reader
 from pgrunbook.inverse.way import NoInverseError
 
-_CLASS, _ATTRDEF = CLASSES["pg_class"], CLASSES["pg_attrdef"]
+_CLASS, _ATTRDEF, _SCHEMA = CLASSES["pg_class"], CLASSES["pg_attrdef"], CLASSES["pg_namespace"]
+FIRST_OF_USERS = 16_384  # FirstNormalObjectId: below are the objects that initdb makes
 _TRIGGER, _FUNCTION = CLASSES["pg_trigger"], CLASSES["pg_proc"]
 
 # The order of objects that do not depend on each other.
@@ -35,12 +36,30 @@ class ObjectParent:
 
 @dataclass
 class DependentSet:
-    """Objects that are dropped together; ``needs`` is what each depends on, ``leader`` the object it is part of."""
+    """Objects that are dropped together; ``needs`` is what each depends on, ``leader`` the object it is part of.
+
+    ``foreign`` are columns with a type or collation of the application. ``kept`` are the tables that are parked
+    instead, parents first; ``apart`` are their parts that cannot move with them, for they need objects that stay.
+    """
 
     catalogs: dict[Address, str]
     needs: dict[Address, list[tuple[Address, str]]]
     places: dict[Address, ObjectParent]
-    kept: set[int] = field(default_factory=set)
+    foreign: frozenset[Address] = frozenset()
+    kept: tuple[int, ...] = ()
+    apart: set[Address] = field(default_factory=set)
+
+    def keep(self, tables: Sequence[int]) -> None:
+        """Park tables; what of them cannot move is ``apart``."""
+        self.kept = tuple(tables)
+        found = {a for a in self.needs if self._leans(a)}
+        while found:
+            self.apart |= {self._unit(address) for address in found}
+            found = {a for a in self.needs if self._is_part(a) and self._unit(a) not in self.apart and self._follows(a)}
+
+    def is_below(self, address: Address, others: Collection[Address]) -> bool:
+        """Tell whether an object of a partition belongs to one of its parent's among others, which drops it."""
+        return any(kind == "P" and self.leader(other) in others for other, kind in self.needs[address])
 
     def leader(self, address: Address) -> Address:
         """Return the object of the set that this one is part of, or itself."""
@@ -74,7 +93,40 @@ class DependentSet:
         """Return the tables that are dropped."""
         return [a for a in self.needs if a[0] == _CLASS and a[2] == 0 and self.places[a].kind in "rp"]
 
+    def _is_part(self, address: Address) -> bool:
+        """Tell whether an object is a part of a parked table that may need other objects: no column, no sequence."""
+        catalog, place = self.catalogs[address], self.places.get(address)
+        if place is None or place.relation not in self.kept:
+            return False
+        return catalog in ("pg_attrdef", "pg_class", "pg_statistic_ext") or (
+            catalog == "pg_constraint" and place.kind not in "fn"
+        )
+
+    def _leans(self, address: Address) -> bool:
+        """Tell whether a part of a parked table needs an object that stays, or a column whose type will change."""
+        if not self._is_part(address):
+            return False
+        return any(
+            other in self.foreign
+            or (other[1] >= FIRST_OF_USERS and other[0] != _SCHEMA and kind in "anix" and not self._is_gone(other))
+            for other, kind in self.needs[address]
+        )
+
+    def _is_gone(self, address: Address) -> bool:
+        return address in self.needs or (*address[:2], 0) in self.needs
+
+    def _follows(self, address: Address) -> bool:
+        return any(self.leader(other) in self.apart for other, _ in self.needs[address] if other in self.needs)
+
+    def _unit(self, address: Address) -> Address:
+        """Return what has to be dropped for an object to go: a default by itself, an index with its constraint."""
+        while (owner := self._owner(address)) is not None and not (owner[1] in self.kept and not owner[2]):
+            address = owner
+        return address
+
     def _owner(self, address: Address) -> Address | None:
+        if address in self.apart:
+            return None
         for other, kind in self.needs.get(address, ()):
             if kind == "i" and other in self.needs:
                 return other
@@ -123,16 +175,17 @@ def dropped_with(reader: Reader, addresses: Collection[Address]) -> DependentSet
     if not addresses:
         return DependentSet({}, {}, {})
     classes, objects, parts = (list(part) for part in zip(*addresses, strict=True))
-    catalogs, needs, places = {}, {}, {}
+    catalogs, needs, places, foreign = {}, {}, {}, set()
     for row in reader.rows("dropped_with", classes=classes, objects=objects, parts=parts):
         address = (row["class"], row["oid"], row["part"])
         catalogs[address] = row["catalog"].removeprefix("pg_catalog.")
         needs[address] = [((c, o, p), kind) for c, o, p, kind in row["needs"]]
+        foreign |= {(*address[:2], number) for number in row["foreign_columns"] or ()}
         if row["kind"] is not None:
             places[address] = ObjectParent(row["relation"], row["kind"], row["number"], row["comes_along"])
     if any(catalog == "pg_largeobject" for catalog in catalogs.values()):
         raise NoInverseError("cannot be undone, because large objects are not captured.")
-    return DependentSet(catalogs, needs, places)
+    return DependentSet(catalogs, needs, places, frozenset(foreign))
 
 
 def _ordered(before: dict[Address, set[Address]], key: Callable[[Address], Rank]) -> Iterator[Address]:

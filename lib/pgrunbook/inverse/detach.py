@@ -24,9 +24,13 @@ def drops(
 ) -> Iterator[str]:
     """Yield the statements that drop the objects that will be recreated, dependents first.
 
-    ``made`` is in the order of recreation; ``columns`` are dropped columns of other tables.
+    ``made`` is in the order of recreation; ``columns`` are dropped columns. What a parked table cannot take along is
+    dropped last, that of parents first: with it goes that of their children.
     """
-    for address in reversed(list(made)):
+    found = list(made)
+    apart = sorted(gone.apart.intersection(found), key=lambda a: gone.kept.index(gone.of_table(a)))
+    others = [address for address in reversed(found) if address not in gone.apart]
+    for address in [*others, *(a for a in apart if not gone.is_below(a, gone.apart))]:
         catalog = gone.catalogs[address]
         if address in columns:
             yield f"ALTER TABLE {columns[address].table} DROP COLUMN IF EXISTS {columns[address].sql}"
@@ -34,7 +38,7 @@ def drops(
             place = gone.places[address]
             for column in reader.columns([place.relation]):
                 if column.number == place.number:
-                    yield f"ALTER TABLE {column.table} ALTER COLUMN {column.sql} DROP DEFAULT"
+                    yield f"ALTER TABLE ONLY {column.table} ALTER COLUMN {column.sql} DROP DEFAULT"
         elif address in things:
             yield _drop(things[address], catalog)
 

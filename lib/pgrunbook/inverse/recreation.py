@@ -29,7 +29,9 @@ def recreate(reader: Reader, way: Way, addresses: Collection[Address], *, withou
     Objects in ``without`` exist by then, with all their parts.
     """
     gone = dropped_with(reader, addresses)
-    gone.kept = {a[1] for a in gone.tables() if gone.leader(a) == a}
+    tables = {a[1] for a in gone.tables() if gone.leader(a) == a}
+    in_order = [a[1] for a in addresses if a[1] in tables]
+    gone.keep(list(dict.fromkeys([*in_order, *sorted(tables)])))
     _Recreation(reader, way, gone, set(without)).write()
 
 
@@ -149,6 +151,8 @@ class _Recreation:
 
     def _travels(self, address: Address, catalog: str) -> bool:
         """Tell whether an object moves with its parked table."""
+        if address in self.gone.apart:
+            return False
         if not self.gone.of_table(address):
             place = self.gone.places.get(address)
             is_sequence = place is not None and place.kind == "S" and catalog == "pg_class"

@@ -1,6 +1,7 @@
 """Parked tables: moved to schema pgrunbook instead of dropped, and moved back on rollback.
 
-1. Drop the objects that DROP TABLE would drop with it, and that the inverse creates again.
+1. Drop the objects that DROP TABLE would drop with it, and its parts that need other objects of the application
+   (a default's function, a check's type): a later statement may drop these. The inverse creates all of them again.
 2. Move the table to schema pgrunbook, under a generated name (``parked_names``). Its indexes, constraints, extended
    statistics and the sequences of its columns move with it.
 3. Convert its columns of the application's own types to text (``parked_types``).
@@ -41,12 +42,15 @@ def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps:
     if others:
         raise CannotCaptureError(f"values of {others[0].table}.{others[0].column} would be dropped with a table")
     statements, freed = list(detaches), []
-    for keep in keeps:
-        types = parked_types.types_of(conn, keep)
-        statements += _moved(conn, keep, types)
-        if types:
-            there = parked_names.place(keep.kept_as, _home(keep).name)
-            freed.append(parked_types.to_text(keep, there, types))
+    with conn.transaction(force_rollback=True):  # what is left when these have run is what moves
+        for detach in detaches:
+            conn.execute(detach.encode())
+        for keep in keeps:
+            types = parked_types.types_of(conn, keep)
+            statements += _moved(conn, keep, types)
+            if types:
+                there = parked_names.place(keep.kept_as, _home(keep).name)
+                freed.append(parked_types.to_text(keep, there, types))
     names = ", ".join(keep.table for keep in keeps)
     own = expansion.steps[0]
     step = replace(own, sql=";\n".join(statements), says=f"{names}: parked instead of dropped.", keeps=keeps,

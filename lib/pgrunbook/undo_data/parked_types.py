@@ -1,14 +1,15 @@
 """Parked tables without types of the application: a migration often drops a table's enums right after the table.
 
-1. The transaction that parks the table notes the types of such columns in a comment on it.
+1. The transaction that parks the table notes the types of such columns in a comment on it. What else of it needs
+   objects of the application (defaults, checks, indexes, generated columns) was dropped, and is created again later.
 2. The next step, when nobody sees the table any more, converts their values to text. Where that fails (a partition
-   key, a CHECK that names the type) the column keeps its type, which then cannot be dropped.
+   key) the column keeps its type, which then cannot be dropped.
 3. Before the table is moved back, the columns are converted to their old types.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from psycopg import sql
 
@@ -17,21 +18,17 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import snapshot_cursor
 from pgrunbook.plan.step import Keep, SafeStep
 from pgrunbook.sql.deparse import text
-from pgrunbook.undo_data.tables import Column, as_text, rows, table
+from pgrunbook.undo_data.tables import as_text, rows, table
 
-# Column to its type and default, as SQL.
-Types = Mapping[str, tuple[str, str | None]]
+# Column to its type, default and collation, as SQL; older versions noted no collation.
+Types = Mapping[str, Sequence[str | None]]
 
 
 def types_of(conn: Connection, keep: Keep) -> Types:
-    """Return the columns of a table to park that have types of the application, {} when there is none."""
+    """Return the columns of a table to park with types or collations of the application, {} when there is none."""
     with snapshot_cursor(conn):  # so that types are named in full
-        oid = rows(conn, "column_named", table=keep.table, column="")[0]["oid"]
-        found = [column for column in table(conn, oid).columns.values() if _is_freed(column)]
-        return {
-            column.name: (column.type, rows(conn, "default_of", oid=oid, column=column.name)[0]["default_value"])
-            for column in found
-        }
+        found = rows(conn, "foreign_columns", table=keep.table)
+        return {one["name"]: (one["type"], one["default_value"], one["collation"]) for one in found}
 
 
 def to_text(keep: Keep, there: TableName, types: Types) -> SafeStep:
@@ -62,18 +59,15 @@ def from_text(conn: Connection, keep: Keep, there: TableName, types: Types) -> l
     found = rows(conn, "column_named", table=where, column="")
     columns = table(conn, found[0]["oid"]).columns if found else {}
     parts: list[sql.Composable] = []
-    for column, (type_, default) in types.items():
+    for column, (type_, default, *more) in types.items():
         if column not in columns or columns[column].is_of_application:
             continue  # its conversion to text had failed
-        changed = sql.SQL("ALTER COLUMN {0} TYPE {1} USING CAST(CAST({0} AS pg_catalog.text) AS {1})")
-        parts.append(changed.format(sql.Identifier(column), sql.SQL(type_)))
+        changed = sql.SQL("ALTER COLUMN {0} TYPE {1}{2} USING CAST(CAST({0} AS pg_catalog.text) AS {1})")
+        collation = sql.SQL(f" COLLATE {more[0]}" if more and more[0] else "")
+        parts.append(changed.format(sql.Identifier(column), sql.SQL(type_ or ""), collation))
         if default is not None:
             parts.append(sql.SQL("ALTER COLUMN {} SET DEFAULT {}").format(sql.Identifier(column), sql.SQL(default)))
     if not parts:
         return []
     altered = sql.SQL("ALTER TABLE {} {}").format(sql.SQL(where), sql.SQL(", ").join(parts))
     return [SafeStep(text(altered), f"The parked table {keep.table} has its types again.", quick=False)]
-
-
-def _is_freed(column: Column) -> bool:
-    return column.is_of_application and not column.is_generated

@@ -276,7 +276,7 @@ JOIN pg_catalog.pg_type AS x ON x.oid = o.source
 JOIN pg_catalog.pg_type AS y ON y.oid = o.target;
 
 -- name: dropped_with
--- a row is: an object that is dropped with others, what it depends on, and its relation; whether it is created again with another object
+-- a row is: an object that is dropped with others, what it depends on, and its relation; whether it is created again with another object; of a relation the columns whose type or collation is not PostgreSQL's own
 WITH RECURSIVE gone AS (
     SELECT u.classid,
            u.objid,
@@ -320,7 +320,16 @@ SELECT g.classid::bigint AS class,
        p.relation::bigint AS relation,
        p.kind,
        p.number,
-       p.comes_along
+       p.comes_along,
+       CASE WHEN g.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND g.objsubid = 0
+            THEN ARRAY(SELECT a.attnum
+                       FROM pg_catalog.pg_attribute AS a
+                       JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+                       LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
+                       WHERE a.attrelid = g.objid
+                         AND a.attnum > 0
+                         AND NOT a.attisdropped
+                         AND 'pg_catalog'::pg_catalog.regnamespace::oid <> ANY (ARRAY[t.typnamespace, l.collnamespace])) END AS foreign_columns
 FROM gone AS g
 LEFT JOIN LATERAL (
     SELECT coalesce(i.indrelid, 0) AS relation,

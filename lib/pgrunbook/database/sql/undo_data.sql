@@ -306,6 +306,25 @@ SELECT pg_catalog.format(
     )
 ) AS sql
 
+-- name: foreign_columns
+-- a row is: a column of a table whose type or collation is not PostgreSQL's own, and that is not generated
+SELECT a.attname::text AS name,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_value,
+       CASE WHEN a.attcollation <> t.typcollation
+            THEN pg_catalog.format('%%I.%%I', n.nspname, l.collname) END AS collation
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
+LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = l.collnamespace
+LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = pg_catalog.to_regclass(%(table)s)
+  AND a.attnum > 0
+  AND NOT a.attisdropped
+  AND a.attgenerated = ''
+  AND 'pg_catalog'::pg_catalog.regnamespace::oid <> ANY (ARRAY[t.typnamespace, l.collnamespace])
+ORDER BY a.attnum
+
 -- name: default_of
 -- a row is: the default of a column: an expression, or that it is an identity
 SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_value,
