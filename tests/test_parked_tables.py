@@ -9,8 +9,10 @@ import psycopg
 import pytest
 
 from budget import sample
+from inverse_stage import is_told
 from pgrunbook import undo_data
 from pgrunbook.database import checksums, health, own_schema, schema
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.errors import Broken, Refused
@@ -206,6 +208,90 @@ TABLES = (
     'public."Kept ""x"" 🐘"',
     'other."Kept ""x"" 🐘"',
 )
+
+
+LIB = """
+CREATE SCHEMA lib;
+CREATE FUNCTION lib.one() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+CREATE FUNCTION lib.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE FUNCTION lib.cmp(integer, integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT $2 - $1';
+CREATE OPERATOR CLASS lib.backwards FOR TYPE integer USING btree AS OPERATOR 1 >, OPERATOR 2 >=, OPERATOR 3 =, OPERATOR 4 <=, OPERATOR 5 <, FUNCTION 1 lib.cmp(integer, integer);
+CREATE SEQUENCE lib.numbers;
+CREATE TYPE lib.mood AS ENUM ('sad', 'ok');
+CREATE TYPE lib.pair AS (a integer, b text);
+CREATE TYPE lib.span AS RANGE (subtype = integer);
+CREATE DOMAIN lib.word AS text COLLATE "C" CHECK (VALUE <> '');
+CREATE COLLATION lib.plain FROM "C";
+CREATE TABLE lib.other (id integer PRIMARY KEY);
+INSERT INTO lib.other VALUES (1), (2);
+"""
+# Each kind of part that may need something of the application.
+NEEDS = {
+    "default: function": "a integer DEFAULT lib.one()",
+    "default: sequence": "a integer DEFAULT nextval('lib.numbers')",
+    "default: constant of a type": "a lib.mood DEFAULT 'ok'",
+    "check: function": "a integer CHECK (a > lib.one() - 1)",
+    "check: constant of a type": "a lib.mood CHECK (a <> 'sad')",
+    "check: order of a type": "a lib.mood, b lib.mood, CHECK (a <= b)",
+    "generated: function": "a integer, g integer GENERATED ALWAYS AS (a + lib.one()) STORED, b integer",
+    "generated: type": "a lib.mood, g boolean GENERATED ALWAYS AS (a = 'ok') STORED",
+    "generated: column of a type": "a lib.mood, g lib.mood GENERATED ALWAYS AS (a) STORED, UNIQUE (g, a)",
+    "types": "a lib.mood, b lib.pair, c lib.span, d lib.word, e lib.mood[], f lib.word[]",
+    "key of a type": "a lib.mood PRIMARY KEY, b integer",
+    "key of a domain": "a lib.word PRIMARY KEY, b integer",
+    "collation": 'a text COLLATE lib.plain UNIQUE, b text COLLATE "C"',
+    "exclusion": "a integer, EXCLUDE USING gist (int4range(a, a + lib.one()) WITH &&)",
+    "foreign key": "a integer REFERENCES lib.other",
+    "index: expression": "a integer; CREATE INDEX ON t ((a + lib.one()), a)",
+    "index: predicate": "a integer; CREATE INDEX ON t (a) WHERE a > lib.one()",
+    "index: operator class": "a integer; CREATE UNIQUE INDEX i ON t (a lib.backwards); ALTER TABLE t CLUSTER ON i; COMMENT ON INDEX i IS 'x'",
+    "index: collation": "a text; CREATE INDEX ON t (a COLLATE lib.plain)",
+    "statistics": "a integer, b integer; CREATE STATISTICS st ON (a + lib.one()), b FROM t",
+    "trigger": "a integer; CREATE TRIGGER t BEFORE INSERT ON t FOR EACH ROW WHEN (NEW.a > lib.one()) EXECUTE FUNCTION lib.touch()",
+    "policy": "a integer; CREATE POLICY p ON t USING (a > lib.one())",
+    "rule": "a integer; CREATE RULE r AS ON DELETE TO t WHERE OLD.a > lib.one() DO INSTEAD NOTHING",
+    "partitions": "(a integer DEFAULT lib.one(), b lib.mood CHECK (b <> 'sad'), id integer) PARTITION BY RANGE (id); CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (2); CREATE TABLE t_2 PARTITION OF t DEFAULT PARTITION BY LIST (id); CREATE TABLE t_2_1 PARTITION OF t_2 DEFAULT; CREATE INDEX ON t ((a + lib.one())); ALTER TABLE t_1 ALTER a SET DEFAULT 7",
+    "children": "(a integer DEFAULT lib.one(), b lib.mood); CREATE TABLE c (d integer DEFAULT lib.one()) INHERITS (t); INSERT INTO c VALUES (3, 'ok')",
+}
+
+
+@pytest.mark.parametrize("kind", sample(list(NEEDS), 4))
+def test_a_parked_table_needs_nothing_of_the_application(conn: Conn, kind: str) -> None:
+    """All that the application has made may be dropped behind it, and nothing of the table goes with that."""
+    columns, _, more = NEEDS[kind].partition("; ")
+    table = columns if columns.startswith("(") else f"({columns})"
+    conn.execute(f"{LIB}; CREATE TABLE t {table}; {more}".encode())
+    conn.execute(f"INSERT INTO t (a) VALUES ({VALUES.get(kind, '1')})".encode())
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
+    way = Way(conn, "DROP TABLE t CASCADE")
+    assert way.because == ""
+    way.there()
+    parked = [keep.kept_as for keep in way.keeps]
+    with conn.transaction(force_rollback=True):
+        there = _parked(conn, parked)
+        conn.execute("DROP SCHEMA lib CASCADE")
+        assert _parked(conn, parked) == there
+    way.back()
+    assert checksums.checksums(conn) == rows
+    left = [d.line() for d in diff(before, schema.snapshot(conn)) if not is_told(d, way.undo)]
+    assert left == []
+    assert bool(way.undo.differs) == (kind == "generated: function")
+
+
+VALUES = {
+    **dict.fromkeys(("default: constant of a type", "check: constant of a type", "check: order of a type", "types",
+                     "generated: type", "generated: column of a type", "key of a type"), "'ok'"),
+    **dict.fromkeys(("key of a domain", "collation", "index: collation"), "'é'"),
+}  # fmt: skip
+
+
+def _parked(conn: Conn, names: list[str]) -> object:
+    """Everything that the catalog says of parked tables, and their rows."""
+    parts = "SELECT relname, relkind FROM pg_class WHERE relname ~ %s ORDER BY 1"
+    found = conn.execute(parts, ["|".join(names)]).fetchall()
+    sums = checksums.checksums(conn, [TableName("pgrunbook", name) for name in names])
+    objects = schema.snapshot(conn, leave_out=["nothing"]).objects
+    return found, sums, [str(one) for one in objects if "parked_" in str(one)]
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one statement", "one each"])
