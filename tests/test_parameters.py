@@ -13,7 +13,8 @@ from pgrunbook.runner import headless, runbook
 from pgrunbook.session.parameters import OF, Migrate, Parameters, Prepare, checked
 
 KNOWS = (
-    "Hint: prepare knows: target, generate, rehearse, with_data, most_mb, load, keep, accept, allow_loss, "
+    "Hint: prepare knows: target, generate, rehearse, with_data, most_mb, load, keep, "
+    "prefer_down_scripts, accept, allow_loss, "
     "safe_forms_off, out_of_order, max_transaction_age_s."
 )
 

@@ -375,7 +375,10 @@ def test_values_that_a_change_of_type_loses_are_kept(project: Project) -> None:
 
 @pytest.mark.slow
 def test_a_down_script_that_touches_other_rows_is_found_with_the_targets_rows(project: Project) -> None:
-    """On an empty branch it leads back; the rows of a table that it should leave alone are other ones."""
+    """On an empty branch it leads back; the rows of a table that it should leave alone are other ones.
+
+    The computed way is taken, and it is said why.
+    """
     folder = {
         "0001_x.sql": "ALTER TABLE projects ADD COLUMN note text;\nUPDATE nodes SET ip_address = ip_address;",
         "0001_x.down.sql": "ALTER TABLE projects DROP COLUMN note;\nDELETE FROM nodes WHERE id = 1;",
@@ -383,11 +386,13 @@ def test_a_down_script_that_touches_other_rows_is_found_with_the_targets_rows(pr
     target = project(folder=folder)
     do(target, SHOP)
     done = rehearsed(target)
-    assert done.changes[0].proof.proven
+    assert set(done.backs["0001_x"]) == {"down script", "computed"}
     with connect(target, purpose="plans") as conn:
         ways = with_data.rehearse(target, histories.read(conn, target).pending(), done, conn, most_bytes=10**9)
-    (seen,) = ways.trial.ways_back
-    assert not seen.proven
-    assert seen.says == "the rows differ after the way back: public.nodes: 9 rows before, 8 after"
+    script, computed = ways.trial.ways_back
+    assert (script.how, script.proven) == ("down script", False)
+    assert script.says == "the rows differ after the way back: public.nodes: 9 rows before, 8 after"
+    assert (computed.how, computed.proven) == ("computed", True)
     (change,) = up_down_up.with_proofs(done.changes, ways.trial.ways_back)
-    assert not change.proof.proven
+    assert (change.way_back, change.proof.proven) == ("computed", True)
+    assert change.proof.told.endswith(f"equal, too; its down script does not lead back: {script.says}")

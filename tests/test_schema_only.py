@@ -50,12 +50,14 @@ def now(target: Target) -> Snapshot:
         return snapshot(conn, leave_out=leave_out(histories.read(conn, target)))
 
 
-def safely(target: Target, off: dict[str, str] | None = None) -> Rehearsal:
+def safely(target: Target, off: dict[str, str] | None = None, *, prefer_down_scripts: bool = False) -> Rehearsal:
     """Rehearse what is pending, with a safe form for each statement that has one."""
     with connect(target, purpose="test") as conn:
         history = histories.read(conn, target)
         here = snapshot(conn, leave_out=leave_out(history))
-        return schema_only.rehearse(target, history, history.pending(), here, conn, off=off or {})
+        return schema_only.rehearse(
+            target, history, history.pending(), here, conn, off=off or {}, prefer_down_scripts=prefer_down_scripts
+        )
 
 
 def planned(target: Target, done: Rehearsal) -> Plan:
@@ -125,7 +127,10 @@ def test_our_own_schema_in_the_target_is_passed_over(project: Project) -> None:
 
 
 def test_the_way_back_is_proven_or_not(project: Project) -> None:
-    """Proven, another schema, failing, and none at all: each is said, and the rehearsal goes on."""
+    """Proven, another schema, failing, and none at all: each is said, and the rehearsal goes on.
+
+    Where a down script does not lead back, the computed way is taken.
+    """
     target = project(
         folder={
             "0001_good.sql": "CREATE TABLE a (n int)",
@@ -143,15 +148,24 @@ def test_the_way_back_is_proven_or_not(project: Project) -> None:
     )
     do(target, "CREATE TYPE mood AS ENUM ('a')")
     done = safely(target)
-    ways = {change.migration: (change.proof.proven, change.proof.says) for change in done.changes}
+    ways = {change.migration: (change.proof.proven, change.proof.told) for change in done.changes}
     same = "down script: up, down and up again on an empty branch, the schema is equal each time"
     assert ways["0001_good"] == ways["0005_alone"] == (True, same)
-    assert ways["0002_other"][0] is False
-    assert ways["0002_other"][1].startswith("down script: it ends in another schema: ")
+    computed = same.replace("down script", "computed")
+    assert ways["0002_other"][0]
+    assert ways["0002_other"][1].startswith(
+        f"{computed}; its down script does not lead back: it ends in another schema: "
+    )
     assert "a.m" in ways["0002_other"][1]
-    assert ways["0003_fails"] == (False, 'down script: it fails: table "d" does not exist')
-    assert ways["0004_computed"] == (True, same.replace("down script", "computed"))
-    assert ways["0006_once"][0] is False
+    fails = 'it fails: table "d" does not exist'
+    assert ways["0003_fails"] == (True, f"{computed}; its down script does not lead back: {fails}")
+    assert ways["0004_computed"] == (True, computed)
+    assert not ways["0006_once"][0]
+    assert ways["0006_once"][1].startswith("down script: it ends in another schema: ")
+    assert "; 0006_once:1: It cannot be undone, because PostgreSQL cannot remove the value 'x'" in ways["0006_once"][1]
+    assert [c.way_back for c in done.changes] == [
+        "down script", "computed", "computed", "computed", "down script", "down script",
+    ]  # fmt: skip
     execute(target)
     assert done.end.fingerprint == now(target).fingerprint
 
@@ -296,14 +310,14 @@ def test_down_scripts_are_proven_beside_safe_forms(project: Project) -> None:
     do(target, ROWS)
     done = safely(target)
     assert [one.fingerprint for one in done.after] == [one.fingerprint for one in safely(target).after]
-    ways = {way.migration: (way.proof.proven, way.proof.says) for way in done.changes}
+    ways = {way.migration: (way.proof.proven, way.proof.told) for way in done.changes}
     says = "{}: up, down and up again on an empty branch, the schema is equal each time"
     assert ways["0001_keys"] == ways["0004_names"] == (True, says.format("down script"))
     assert ways["0002_rules"] == ways["0003_rows"] == (True, says.format("computed"))
-    assert ways["0005_again"][1] == (
-        "down script: it ends in another schema: + index public.t.t_told_idx: "
-        "CREATE INDEX t_told_idx ON public.t USING btree (told)"
-    )
+    assert ways["0005_again"] == (True, (
+        f"{says.format('computed')}; its down script does not lead back: it ends in another schema: "
+        "+ index public.t.t_told_idx: CREATE INDEX t_told_idx ON public.t USING btree (told)"
+    ))  # fmt: skip
 
 
 @pytest.mark.slow

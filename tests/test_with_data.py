@@ -59,9 +59,9 @@ def scene(project: Project) -> Iterator[Scene]:
     assert [name for name in server_names() if name.startswith("branch-")] == []
 
 
-def tried(target: Target, *, per_second: int = 0) -> tuple[Rehearsal, Ways]:
+def tried(target: Target, *, per_second: int = 0, prefer_down_scripts: bool = False) -> tuple[Rehearsal, Ways]:
     """Rehearse a release on empty branches, and then with rows."""
-    done = safely(target)
+    done = safely(target, prefer_down_scripts=prefer_down_scripts)
     with connect(target, purpose="test") as conn:
         pending = histories.read(conn, target).pending()
         return done, with_data.rehearse(target, pending, done, conn, most_bytes=ENOUGH, per_second=per_second)

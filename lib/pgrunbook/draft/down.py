@@ -1,7 +1,7 @@
 """The plan that takes one migration back: its steps, their safe forms, and what they capture; for rollback.
 
 It is made on a branch on which the migration is applied: each statement is judged and executed there, one after
-the other, in a transaction that is aborted. A hand-written down script takes precedence over computed inverses.
+the other, in a transaction that is aborted. A hand-written down script is planned in the same way.
 """
 
 from __future__ import annotations

@@ -28,14 +28,14 @@ from pgrunbook.undo_data.tables import table
 
 NOT_KEPT = "It cannot be undone, because what it destroys is not captured: keep = False."
 UNSEEN = "It cannot be undone, because it reaches outside of the database: no branch can show its way back."
-SCRIPTED = "It cannot be undone alone, because nothing is captured for a migration that has a down script."
+SCRIPTED = "It cannot be undone alone, because nothing is captured: its down script is preferred."
 
 
 class Drafter:
     """Called before each statement is executed on a branch, and at the end of each migration; fills ``changes``.
 
-    ``conn`` leads to the target, whose rows decide what is large. A migration with a down script is taken back by
-    that script, and nothing is captured for it; its computed inverses are for a migration that stops half way.
+    ``conn`` leads to the target, whose rows decide what is large. Where down scripts are preferred, nothing is captured
+    for a migration that has one; its computed inverses are for a migration that stops half way.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class Drafter:
         *,
         off: Mapping[str, str],
         keep: bool,
+        prefer_down_scripts: bool = False,
     ) -> None:
+        self._prefers_scripts = prefer_down_scripts
         self._target, self._conn, self._parsed, self._off, self._keep = target, conn, parsed, off, keep
         self._refills = Refills(target, conn, migrations)
         self._migrations = {migration.name: migration for migration in migrations}
@@ -109,7 +111,7 @@ class Drafter:
         if undo.because or not undo.keeps:
             self._backs[number] = self._back(undo, undo.keeps)
             return
-        if migration.down_sql is not None:
+        if migration.down_sql is not None and self._prefers_scripts:
             self._backs[number] = Back(because=SCRIPTED)
             return
         site = Site(migration.name, migration.fingerprint, "up", number)

@@ -86,7 +86,8 @@ class Capture:
             return
         undo = Inverter(self.conn).inverse(statements.parse(written.sql, written.file)[0])
         if not undo.because and len(undo.keeps) == len(written.back.keeps):
-            self.marks.corrections[change.migration, written.number] = of_undo(undo, written.back.keeps)
+            found = of_undo(undo, written.back.keeps).model_copy(update={"by_script": written.back.by_script})
+            self.marks.corrections[change.migration, written.number] = found
 
     def _is_first(self, change: Change, step: Step) -> bool:
         return self.marks.plan.direction == "up" and change.of_statement(step.statement)[0].number == step.number

@@ -192,6 +192,15 @@ class Change(Frozen):
         )
         return self if steps == self.steps else self.model_copy(update={"steps": steps})
 
+    def to_go_back(self, how: WayBack, proof: Proof) -> Change:
+        """Return the change with its way back; of two that lead back, one is chosen."""
+        by_script = how == "down script"
+        written = tuple(
+            one.model_copy(update={"back": one.back.model_copy(update={"by_script": by_script})}) if one.back else one
+            for one in self.statements
+        )
+        return self.model_copy(update={"way_back": how, "proof": proof, "statements": written})
+
     def schema_unknown_by(self) -> list[str]:
         """Return the statements that no branch executes and that may change the schema, by place."""
         left_out = (written for written in self.statements if not written.is_rehearsed)
@@ -273,7 +282,7 @@ class Plan(Frozen):
         if self.direction == "up" and not self.unproven:
             found += [
                 OpenGate(f"{WAY_BACK}{c.migration}", c.migration, gate)
-                for c, gate in ((c, irreversible(c.proof.says, restore_point=self.restore_point)) for c in self.changes)
+                for c, gate in ((c, irreversible(c.proof.told, restore_point=self.restore_point)) for c in self.changes)
                 if not c.proof.proven
             ]
         if self.unproven and self.changes:

@@ -39,7 +39,8 @@ class Back(Frozen):
     """The inverse of one statement, valid right after the statement has run: see :class:`Undo`.
 
     Where ``look_again`` is set, it is computed again on the target right before the statement is executed:
-    it depends on the value of a sequence, or the branch words it differently.
+    it depends on the value of a sequence, or the branch words it differently. With ``by_script`` the whole migration is
+    taken back by its own down script, and this inverse is for a migration that stops half way.
     """
 
     steps: tuple[BackStep, ...] = ()
@@ -49,6 +50,7 @@ class Back(Frozen):
     of_rows: bool = False
     lossy: str = ""
     look_again: bool = False
+    by_script: bool = False
 
     @property
     def is_nothing(self) -> bool:
@@ -57,11 +59,20 @@ class Back(Frozen):
 
 
 class Proof(Frozen):
-    """Whether a rehearsal took a migration up, down and up again, and how; ``differs`` lists what cannot be equal."""
+    """Whether a rehearsal took a migration up, down and up again, and how; ``differs`` lists what cannot be equal.
+
+    ``others`` says of each other way back why it is not taken.
+    """
 
     proven: bool = False
     says: str = ""
     differs: tuple[Declared, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """All that is said of it, as one sentence."""
+        return "; ".join([self.says, *self.others])
 
 
 def of_undo(undo: Undo, keeps: Sequence[Keep]) -> Back:

@@ -187,7 +187,8 @@ def make_it_safe(here: Session) -> Table:
         here.facts["changes"] = release.unproven(here.target, here.conn, pending, off)
         here.facts["rehearsed"] = "not rehearsed: rehearse = False" if pending else "nothing is pending"
         return plan_views.statements(here.facts["changes"], title="Not proven: rehearse = False." if pending else "")
-    done = schema_only.rehearse(here.target, history, pending, now, here.conn, off=off, keep=given.keep)
+    done = schema_only.rehearse(here.target, history, pending, now, here.conn, off=off, keep=given.keep,
+                               prefer_down_scripts=given.prefer_down_scripts)  # fmt: skip
     _check_room(here, done.changes)
     here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
     here.run.keep("schema-promised.json", done.end.to_json(), is_masked=True)
@@ -236,7 +237,7 @@ def prove_the_way_back(here: Session) -> Table:
         headings = ["migration", "way back proven"]
         return Table(headings, [], empty=f"Nothing to prove: {here.facts['rehearsed']}.")
     changes = here.facts["changes"] = plan_sizes.with_sizes(here.facts["changes"], here.conn)
-    proofs = {c.migration: c.proof.says for c in changes}
+    proofs = {c.migration: c.proof.told for c in changes}
     here.journal("ways-back", proven=[c.migration for c in changes if c.proof.proven], says=proofs)
     return here.keep_table("ways-back", rollback_views.ways_back(changes))
 

@@ -121,13 +121,13 @@ def _some(here: Session, applied: list[Entry], half: list[tuple[RollbackItem, st
             detail=f"Applied since: {', '.join(newer)}.",
             hint="Take those back first, newest first.",
         )
-    return rollback.wanted(here.conn, entry.migration, given.steps)
+    return rollback.wanted(here.conn, entry.migration, given.steps, prefer_down_scripts=given.prefer_down_scripts)
 
 
 def _whole(here: Session, entry: Entry) -> RollbackItem:
     migration = entry.migration
     assert migration is not None  # noqa: S101 - a row without a file is a problem, which was refused
-    return rollback.wanted(here.conn, migration)
+    return rollback.wanted(here.conn, migration, prefer_down_scripts=here.parameters.prefer_down_scripts)
 
 
 def _without_way(here: Session, one: RollbackItem) -> Refused:

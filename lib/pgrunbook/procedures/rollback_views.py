@@ -170,7 +170,7 @@ def ways_back(changes: Sequence[Change]) -> Table:
         (
             change.migration,
             Cell("yes" if change.proof.proven else "no", GOOD if change.proof.proven else WARN),
-            change.proof.says,
+            change.proof.told,
             _way(change),
             _keeps(change),
             "; ".join(one.why for one in change.proof.differs) or "nothing",

@@ -79,12 +79,19 @@ class RollbackDraft:
     is_exact: bool
 
 
-def wanted(conn: Connection, migration: Migration, only: Sequence[int] = ()) -> RollbackItem:
-    """Return how an applied migration is taken back, or only some of its statements."""
+def wanted(
+    conn: Connection, migration: Migration, only: Sequence[int] = (), *, prefer_down_scripts: bool = False
+) -> RollbackItem:
+    """Return how an applied migration is taken back, or only some of its statements: as its plan has proven it.
+
+    A down script is also taken where it is preferred, or where statements have no inverse.
+    """
     ways = inverse_log.read(conn, migration.name)
     left = [way for way in ways if not way.taken_back_by]
     if migration.down_sql is not None and not only and len(left) == len(ways):
-        return RollbackItem(migration)
+        is_computed = bool(ways) and all(way.back and not way.back["because"] for way in ways)
+        if prefer_down_scripts or not is_computed or any(way.back and way.back.get("by_script") for way in ways):
+            return RollbackItem(migration)
     if not ways:
         return RollbackItem(migration, because="it has no down script, and no run has recorded its inverse")
     check_key(migration.name, [ways[0].file_sha256])

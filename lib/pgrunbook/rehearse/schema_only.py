@@ -38,7 +38,7 @@ from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.declared import Declared
-from pgrunbook.plan.plan import Change, Step
+from pgrunbook.plan.plan import Change, Step, WayBack
 from pgrunbook.plan.way_back import Proof
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import copy_records
@@ -50,11 +50,11 @@ class Rehearsal:
     """The result of a rehearsal on empty branches: the schema ``before``, and one after each change, in order.
 
     ``changes`` are the rehearsed changes, with safe forms where they were asked for, and with the proof of each way
-    back; ``backs`` has the ways back by migration. ``declared`` are the differences that these make by nature.
-    ``leaves`` are what the plain SQL itself leaves behind (a constraint that it does not validate ...): kind, name
-    and table of each. ``unlike`` names the objects that the branch could not copy exactly (another server version
-    writes them differently); they are left out of every comparison with the target. ``is_exact`` says that the branch
-    is of the target's version and there are none: only then has the target the same fingerprints.
+    back; ``backs`` has the ways back by migration, of two the down script first. ``declared`` are the differences that
+    these make by nature. ``leaves`` are what the plain SQL itself leaves behind (a constraint that it does not validate
+    ...): kind, name and table of each. ``unlike`` names the objects that the branch could not copy exactly (another
+    server version writes them differently); they are left out of every comparison with the target. ``is_exact`` says
+    that the branch is of the target's version and there are none: only then has the target the same fingerprints.
     """
 
     before: Snapshot
@@ -62,7 +62,7 @@ class Rehearsal:
     unlike: tuple[tuple[str, str], ...]
     changes: tuple[Change, ...] = ()
     declared: tuple[Difference, ...] = ()
-    backs: Mapping[str, DownDraft] = field(default_factory=dict)
+    backs: Mapping[str, Mapping[WayBack, DownDraft]] = field(default_factory=dict)
     is_exact: bool = True
     leaves: tuple[tuple[str, str, str], ...] = ()
 
@@ -85,11 +85,13 @@ def rehearse(
     *,
     off: Mapping[str, str],
     keep: bool = True,
+    prefer_down_scripts: bool = False,
 ) -> Rehearsal:
     """Choose the safe form of each statement, prove that all end in the same schema, and prove each way back.
 
     ``conn`` leads to the target, whose row counts say what is large; ``off`` maps a statement's place to the reason for
-    which its safe form is switched off. Without ``keep``, statements that destroy have no way back.
+    which its safe form is switched off. Without ``keep``, statements that destroy have no way back. A migration with a
+    down script is taken back both ways, by the script alone where these are preferred.
 
     Raises StatementFailed for a statement that the server refuses even without rows, Refused when the safe plan
     ends in another schema, Unreachable when no empty branch can be made.
@@ -97,14 +99,20 @@ def rehearse(
     """
     parsed = {m.name: m.statements() for m in migrations}
     ours = bool(undo_data.to_reapply(conn, list(parsed)))
-    drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep)
+    drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep, prefer_down_scripts=prefer_down_scripts)
     with copy_schema(target, ours=ours, keep=True) as schema:
         plain = _plain(schema, history, up(target, migrations), here, drafter.step)
         changes = release.with_locks([drafter.changes[m.name] for m in migrations], conn)
         proofs = _Proofs(schema, target, history, conn, {m.name: m for m in migrations}, plain)
+        proofs.prefers_scripts = prefer_down_scripts
         after, declared = proofs.of(changes)
-    proven = tuple(c.model_copy(update={"proof": proofs.proofs[c.migration]}) for c in changes)
-    return replace(plain, after=after, changes=proven, declared=declared, backs=proofs.backs)
+    backs = {c.migration: found for c in changes if (found := proofs.found(c))}
+    return replace(plain, after=after, changes=tuple(map(proofs.settled, changes)), declared=declared, backs=backs)
+
+
+def equal_schema(how: WayBack) -> str:
+    """Return what is said of a way back that empty branches have proven."""
+    return f"{how}: up, down and up again on an empty branch, the schema is equal each time"
 
 
 def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, str]]) -> list[Difference]:
@@ -153,8 +161,8 @@ class _Proofs:
     ) -> None:
         self.schema, self.target, self.rows_conn = schema, target, rows_conn
         self.migrations, self.plain, self.left = migrations, plain, leave_out(history)
-        self.proofs: dict[str, Proof] = {}
-        self.backs: dict[str, DownDraft] = {}
+        self.prefers_scripts = False
+        self.tried: dict[tuple[str, WayBack], DownDraft | str] = {}
         self.moved: list[DeclaredOf] = []
 
     def of(self, changes: Sequence[Change]) -> tuple[tuple[Snapshot, ...], tuple[Difference, ...]]:
@@ -172,8 +180,8 @@ class _Proofs:
                 for number, change in enumerate(changes):
                     execute(branch, conn, histories.read(conn, branch), change, log)
                     before = after[-1] if after else self.plain.before
-                    if change.migration not in self.proofs and not self._there_and_back(
-                        branch, conn, change, before, log
+                    if not all(
+                        self._there_and_back(branch, conn, change, how, before, log) for how in self._untried(change)
                     ):
                         break  # the branch is in between: again from the start, without this way back
                     after.append(snapshot(conn, leave_out=self.left))
@@ -195,13 +203,45 @@ class _Proofs:
             )
         return differences
 
-    def _there_and_back(self, branch: Target, conn: Connection, change: Change, before: Snapshot, log: Journal) -> bool:
+    def found(self, change: Change) -> dict[WayBack, DownDraft]:
+        """Return the ways back of a migration that lead back."""
+        tried = ((how, self.tried[change.migration, how]) for how in self._ways(change))
+        return {how: planned for how, planned in tried if isinstance(planned, DownDraft)}
+
+    def settled(self, change: Change) -> Change:
+        """Return a change with the way back that is taken as far as the schema tells, and its proof.
+
+        Of two, the computed one is taken where it captures: rows decide whether the script brings as much back.
+        """
+        found, ways = self.found(change), self._ways(change)
+        reasons = {how: reason for how in ways if isinstance(reason := self.tried[change.migration, how], str)}
+        if not found:
+            says = "; ".join(_of(how, reason) for how, reason in reasons.items())
+            return change.to_go_back(ways[0], Proof(says=says))
+        captures = any(one.back and one.back.keeps for one in change.statements)
+        how = list(found)[-1 if captures else 0]
+        others = tuple(not_led_back(other, reason) for other, reason in reasons.items())
+        return change.to_go_back(
+            how, Proof(proven=True, says=equal_schema(how), differs=found[how].differs, others=others)
+        )
+
+    def _ways(self, change: Change) -> tuple[WayBack, ...]:
+        if self.migrations[change.migration].down_sql is None:
+            return ("computed",)
+        return ("down script",) if self.prefers_scripts else ("down script", "computed")
+
+    def _untried(self, change: Change) -> Iterator[WayBack]:
+        return (how for how in self._ways(change) if (change.migration, how) not in self.tried)
+
+    def _there_and_back(
+        self, branch: Target, conn: Connection, change: Change, how: WayBack, before: Snapshot, log: Journal
+    ) -> bool:
         """Take an applied migration down and up again; return whether the branch is where it was."""
-        how = change.way_back
+        key = (change.migration, how)
         try:
-            planned = self._planned(conn, change)
+            planned = self._planned(conn, change, how)
         except NoWayError as reason:
-            self.proofs[change.migration] = Proof(says=_of(how, str(reason)))
+            self.tried[key] = str(reason)
             return True
         try:
             execute(branch, conn, histories.read(conn, branch), planned.change, log, direction="down")
@@ -214,16 +254,14 @@ class _Proofs:
             execute(branch, conn, histories.read(conn, branch), change, log, again=True)
         except (NoWayError, StatementFailed) as exc:
             reason_ = why(exc) if isinstance(exc, StatementFailed) else str(exc)
-            self.proofs[change.migration] = Proof(says=_of(how, reason_))
+            self.tried[key] = reason_
             return False
-        self.backs[change.migration] = planned
-        says = f"{how}: up, down and up again on an empty branch, the schema is equal each time"
-        self.proofs[change.migration] = Proof(proven=True, says=says, differs=differs)
+        self.tried[key] = replace(planned, differs=differs)
         return True
 
-    def _planned(self, conn: Connection, change: Change) -> DownDraft:
+    def _planned(self, conn: Connection, change: Change, how: WayBack) -> DownDraft:
         migration = self.migrations[change.migration]
-        if migration.down_sql is not None:
+        if how == "down script":
             return down.scripted(conn, self.target, migration, rows_conn=self.rows_conn)
         takes = down.taken(change.statements, change)
         return down.computed(conn, self.target, change.migration, change.file_sha256, takes, rows_conn=self.rows_conn)
@@ -234,6 +272,11 @@ def _kept_by_form(change: Change, found: Sequence[Difference]) -> Iterator[Decla
     for declared in (declared for one in change.statements for declared in one.differs):
         if any(is_declared(difference, [declared]) for difference in found):
             yield declared
+
+
+def not_led_back(how: WayBack, reason: str) -> str:
+    """Return what is said of a way back that is not taken, because it does not lead back."""
+    return f"{'its down script' if how == 'down script' else 'the computed way'} does not lead back: {reason}"
 
 
 def _of(how: str, reason: str) -> str:

@@ -11,7 +11,7 @@ When a way back fails in the middle, the database is in between: the migrations 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pgrunbook import history as histories
@@ -23,25 +23,29 @@ from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.prose import counted
+from pgrunbook.draft.down import DownDraft
 from pgrunbook.errors import StatementFailed
-from pgrunbook.plan.plan import Change
-from pgrunbook.plan.way_back import Frozen
+from pgrunbook.plan.declared import Declared
+from pgrunbook.plan.plan import Change, WayBack
+from pgrunbook.plan.way_back import Frozen, Proof
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import row_equality
 from pgrunbook.rehearse.branch_run import execute, journal, why
 from pgrunbook.rehearse.row_equality import VolatileRelease, VolatileValues
-from pgrunbook.rehearse.schema_only import Rehearsal
+from pgrunbook.rehearse.schema_only import Rehearsal, equal_schema, not_led_back
 
 
 class WayBackTrial(Frozen):
     """The result of taking a migration back with rows; ``tables`` were compared before and after; times in ms."""
 
     migration: str
+    how: WayBack
     proven: bool
     says: str
     up_ms: float = 0
     down_ms: float = 0
     tables: tuple[str, ...] = ()
+    differs: tuple[Declared, ...] = ()
 
 
 def prove_all(
@@ -49,61 +53,77 @@ def prove_all(
 ) -> tuple[WayBackTrial, ...]:
     """Take each migration up, down and up again on ``copy.back``, and on further copies as long as one is left.
 
-    ``tables`` are compared where they are there, by their names in SQL. Returns a result for each migration that has
-    a way back, () where ways back are not rehearsed. Nobody may be connected to ``copy`` meanwhile.
+    ``tables`` are compared where they are there, by their names in SQL. Returns a result for each way back that was
+    tried, until one leads back, () where ways back are not rehearsed. Nobody may be connected to ``copy`` meanwhile.
     """
     if copy.back is None:
         return ()
     with copy.in_place(copy.back) as branch:
         found = prove(branch, proven, tables)
-    while any(name not in found for name in proven.backs):
+    while any(_next(proven, change, found) for change in proven.changes):
         with data_branch.with_data(target, most_bytes=most_bytes) as another:
-            found |= prove(another.safe, proven, tables, tried=found)
-    return tuple(found[change.migration] for change in proven.changes if change.migration in found)
+            found += prove(another.safe, proven, tables, tried=found)
+    order = [change.migration for change in proven.changes]
+    return tuple(sorted(found, key=lambda trial: order.index(trial.migration)))
 
 
 def prove(
-    branch: BranchTarget, proven: Rehearsal, tables: Sequence[str], *, tried: Collection[str] = ()
-) -> dict[str, WayBackTrial]:
-    """Take each migration up, down and up again, but up only where it was ``tried`` before.
+    branch: BranchTarget, proven: Rehearsal, tables: Sequence[str], *, tried: Sequence[WayBackTrial] = ()
+) -> list[WayBackTrial]:
+    """Take each migration up, down and up again by the first of its ways that was not ``tried``, or up only.
 
     A doubt is one about this migration only as long as no earlier one has left a doubt in the same database; else, and
     after a way back that fails in the middle, the migrations that follow are left to another database.
 
-    Returns the results by migration. Raises StatementFailed where the plan itself fails.
+    Returns the results. Raises StatementFailed where the plan itself fails.
     """
-    found: dict[str, WayBackTrial] = {}
+    found: list[WayBackTrial] = []
     with (
         journal() as log,
         connect(branch, purpose="rehearses") as conn,
         connect(branch.as_superuser(), purpose="measures") as measure,
     ):
         for change in proven.changes:
-            planned = proven.backs.get(change.migration)
-            if planned is None or change.migration in tried:
+            how = _next(proven, change, tried)
+            if how is None:
                 execute(branch, conn, histories.read(conn, branch), change, log)
                 continue
-            trial = _Trial(branch, conn, measure, log, tables).of(change, planned.change)
-            is_doubted = any(not each.proven for each in found.values())
+            trial = _Trial(branch, conn, measure, log, tables).of(change, how, proven.backs[change.migration][how])
+            is_doubted = any(not each.proven for each in found)
             if is_doubted and not trial.proven:
                 break
-            found[change.migration] = trial
+            found.append(trial)
             if not trial.tables:
                 break
     return found
 
 
+def _next(proven: Rehearsal, change: Change, tried: Sequence[WayBackTrial]) -> WayBack | None:
+    """Return the way back of a migration that is to be tried next, None where one leads back or none is left."""
+    seen = {trial.how: trial.proven for trial in tried if trial.migration == change.migration}
+    left = (how for how in proven.backs.get(change.migration, ()) if how not in seen)
+    return None if any(seen.values()) else next(left, None)
+
+
 def with_proofs(changes: Sequence[Change], backs: Sequence[WayBackTrial]) -> tuple[Change, ...]:
     """Return the changes with the results of taking each back with rows; a change without a way back stays as it is."""
-    seen = {back.migration: back for back in backs}
     found = []
     for change in changes:
-        back, proof = seen.get(change.migration), change.proof
-        if back is not None and proof.proven:
-            says = f"{proof.says}; {back.says}" if back.proven else back.says
-            proof = proof.model_copy(update={"proven": back.proven, "says": says})
-        found.append(change.model_copy(update={"proof": proof}))
+        trials = [trial for trial in backs if trial.migration == change.migration]
+        found.append(_with_proof(change, trials) if trials and change.proof.proven else change)
     return tuple(found)
+
+
+def _with_proof(change: Change, trials: Sequence[WayBackTrial]) -> Change:
+    """Return a change with the first of its ways back that leads back with rows, else with what each ends in."""
+    best = next((trial for trial in trials if trial.proven), None)
+    if best is None:
+        says = "; ".join(f"{trial.how}: {trial.says}" if len(trials) > 1 else trial.says for trial in trials)
+        return change.to_go_back(change.way_back, change.proof.model_copy(update={"proven": False, "says": says}))
+    others = tuple(not_led_back(trial.how, trial.says) for trial in trials if trial is not best)
+    says = f"{equal_schema(best.how)}; {best.says}"
+    proof = Proof(proven=True, says=says, differs=best.differs, others=(*change.proof.others, *others))
+    return change.to_go_back(best.how, proof)
 
 
 @dataclass(frozen=True)
@@ -116,7 +136,7 @@ class _Trial:
     log: Journal
     tables: Sequence[str]
 
-    def of(self, change: Change, back: Change) -> WayBackTrial:
+    def of(self, change: Change, how: WayBack, back: DownDraft) -> WayBackTrial:
         """Take a migration up, down and up again, and compare the rows on the way."""
         ran = {step.statement for step in change.steps}  # of a run of INSERTs, the first stands for all
         release = VolatileRelease(
@@ -133,13 +153,15 @@ class _Trial:
         up_ms, there = _since(began), self._sums(volatile)
         began = time.monotonic()
         try:
-            execute(self.branch, self.conn, histories.read(self.conn, self.branch), back, self.log, direction="down")
+            execute(
+                self.branch, self.conn, histories.read(self.conn, self.branch), back.change, self.log, direction="down"
+            )
             down_ms = _since(began)
             apart = _apart(before, self._sums(), "before")
             execute(self.branch, self.conn, histories.read(self.conn, self.branch), change, self.log, again=True)
         except StatementFailed as exc:
             says = f"it fails with the target's rows: {why(exc)}"
-            return WayBackTrial(migration=change.migration, proven=False, says=says, up_ms=up_ms)
+            return WayBackTrial(migration=change.migration, how=how, proven=False, says=says, up_ms=up_ms)
         says = "with the target's rows: equal, too"
         again: list[str] = []
         if apart:
@@ -148,11 +170,13 @@ class _Trial:
             says = f"the rows differ after going up again: {'; '.join(again[:5])}"
         return WayBackTrial(
             migration=change.migration,
+            how=how,
             proven=not apart and not again,
             says=says,
             up_ms=up_ms,
             down_ms=down_ms,
             tables=tuple(map(str, before)),
+            differs=back.differs,
         )
 
     def _sums(self, volatile: VolatileValues | None = None) -> dict[TableName, TableSum]:

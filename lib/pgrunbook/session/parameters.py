@@ -94,7 +94,8 @@ class Prepare(Parameters):
     ``allow_loss`` names objects that may be lost in safe-migrations mode, ``accept`` the gates (each by its
     statement) that the operator accepts, ``safe_forms_off`` statements to run as they are written, with the reason.
     The rehearsal is ``with_data`` up to ``most_mb``, under ``load`` transactions a second. With ``keep`` the plan
-    captures what a migration destroys, so that rollback can revert it.
+    captures what a migration destroys, so that rollback can revert it. A down script is taken where it leads back, and
+    in any case with ``prefer_down_scripts``; nothing is captured for its migration then.
     """
 
     generate: bool = False
@@ -103,6 +104,7 @@ class Prepare(Parameters):
     most_mb: int = Field(default=5_000, ge=1)
     load: int = Field(default=0, ge=0, le=10_000)
     keep: bool = True
+    prefer_down_scripts: bool = False
     accept: Places = ()
     allow_loss: Names = ()
     safe_forms_off: Reasons = {}
@@ -134,7 +136,8 @@ class Rollback(Parameters):
     """The parameters of rollback: how many of the last migrations, or all of one run, or ``steps`` of one migration.
 
     ``on_conflict`` decides on rows that a migration has changed and somebody else since: ``stop`` refuses,
-    ``keep`` leaves them, ``restore`` overwrites them. The rollback is tried ``with_data`` up to ``most_mb``.
+    ``keep`` leaves them, ``restore`` overwrites them. The rollback is tried ``with_data`` up to ``most_mb``. A down
+    script that prepare has not chosen is taken with ``prefer_down_scripts``.
     """
 
     migrations: int = Field(default=1, ge=1, le=1000)
@@ -143,6 +146,7 @@ class Rollback(Parameters):
     steps: Numbers = ()
     on_conflict: Literal["stop", "keep", "restore"] = "stop"
     lose_rows: bool = False
+    prefer_down_scripts: bool = False
     with_data: bool = True
     most_mb: int = Field(default=5_000, ge=1)
 
