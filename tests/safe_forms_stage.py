@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgrunbook.database import checksums, schema
+from pgrunbook.database import checksums, schema, step_log
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts
@@ -86,7 +86,7 @@ JOIN pg_class AS c ON c.oid = l.relation
 WHERE l.pid = pg_backend_pid() AND l.relation = ANY (%s::oid[]) AND c.relkind IN ('r', 'p', 'm')
 """
 FILES = "SELECT json_object_agg(oid, relfilenode) FROM pg_class WHERE oid = ANY (%s::oid[])"
-READ = "SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0) FROM pg_stat_xact_user_tables"
+READ = "SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0) FROM pg_stat_xact_user_tables WHERE schemaname <> 'pgrunbook'"
 RELATIONS = """
 SELECT array_agg(c.oid::bigint)
 FROM pg_class AS c
@@ -135,8 +135,8 @@ class Watch:
         return {mode for step, modes in self.modes if step in slow for mode in modes}
 
     def rows_read_quickly(self) -> int:
-        """How many rows were read under whatever lock a quick step took."""
-        return sum(rows for step, rows in self.read if step.quick)
+        """How many rows were read under whatever lock a quick step took, but for the largest key of a loop."""
+        return sum(rows for step, rows in self.read if step.quick and "'end'" not in step.sql)
 
 
 def plan(conn: Conn, sql: str, **options: Any) -> list[Expansion]:
@@ -152,6 +152,7 @@ def perform(
     until: Callable[[SafeStep], bool] | None = None,
 ) -> None:
     """Execute what is planned: what is done is remembered in the step's own transaction, and not done again."""
+    step_log.create(conn)
     conn.execute("CREATE SCHEMA IF NOT EXISTS performed; CREATE TABLE IF NOT EXISTS performed.did (place text)")
     waiting: list[tuple[str, SafeStep]] = []
     for number, expansion in enumerate(expansions):

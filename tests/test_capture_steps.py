@@ -122,8 +122,9 @@ def test_rows_of_a_loop_are_kept_by_its_batches(conn: Conn) -> None:
     expansion = planner.expand(statement("UPDATE t SET a = 0"))
     undo = Inverter(conn).inverse(expansion.statement)
     found = undo_data.with_capture(conn, expansion, undo, Site("m", "s", "up", 1), rows_conn=None, batch_rows=7)
-    (step,) = found.expansion.steps
+    begins, step, ends = found.expansion.steps
     assert step.batches is not None
+    assert (begins.keeps, ends.keeps) == ((), ())
     assert {keep.table for keep in step.keeps} == {"public.t"}
 
 

@@ -573,7 +573,7 @@ def test_a_lock_timeout_between_batches_goes_on_behind_the_last_one(place: Place
         assert rows(target, "SELECT count(*) FROM orders WHERE hits = 1") == [(200,)]
         pid = other.info.backend_pid
         other.execute("ROLLBACK")
-        (result,) = running.result()  # type: ignore[misc]
+        _, result, _ = running.result()  # type: ignore[misc]
     assert (result.state, result.rows) == (StepState.DONE, 500)
     assert f"Process {pid}" in result.blockers or result.blockers == ""
     assert rows(target, "SELECT hits, count(*) FROM orders GROUP BY hits") == [(1, 500)]
@@ -589,11 +589,36 @@ def test_a_batch_whose_lock_is_never_to_be_had_gives_up_with_what_is_committed(p
     assert isinstance(error, Blocked)
     assert error.message == 'could not lock "public.orders" in 2 attempts (lock_timeout 50 ms)'
     assert error.state == (
-        "Of 0001_a these steps are done and stay so: 2 batches (200 rows) of step 1; "
+        "Of 0001_a these steps are done and stay so: 1; 2 batches (200 rows) of step 2; "
         "the history table does not list it yet."
     )
-    assert states(execute(target, plan)) == [StepState.DONE]
+    assert states(execute(target, plan)) == [StepState.DONE_BEFORE, StepState.DONE, StepState.DONE]
     assert rows(target, "SELECT hits, count(*) FROM orders GROUP BY hits") == [(1, 500)]
+    assert rows(target, "SELECT FROM pg_trigger WHERE tgname ~ 'pgrunbook'") == []
+
+
+@pytest.mark.parametrize("refused_at", [50, 250])
+def test_a_batch_that_is_refused_leaves_no_helpers_unless_others_are_committed(place: Place, refused_at: int) -> None:
+    """Where nothing was changed, triggers and notes go, and the file may be changed; else the same run goes on."""
+    target = place("UPDATE orders SET hits = hits + 1")
+    do(target, f"ALTER TABLE orders ADD CHECK (id <> {refused_at} OR hits < 1)")
+    plan = safe_plan_of(target)
+    assert isinstance(error_of(lambda: execute(target, plan)), StatementFailed)
+    ours = "SELECT FROM pg_trigger WHERE tgname ~ 'pgrunbook'"
+    if refused_at == 50:
+        assert rows(target, ours) == rows(target, "SELECT FROM pgrunbook.batch") == []
+        assert rows(target, "SELECT FROM pg_class WHERE relname ~ '^moves_'") == []
+        do(target, "INSERT INTO orders (id, hits) VALUES (900, 0)")
+        file = target.migrations / "0001_a.sql"  # type: ignore[operator]
+        file.write_text("UPDATE orders SET hits = hits + 1 WHERE id <> 50")
+        assert states(execute(target, safe_plan_of(target), run_id="other")) == [StepState.DONE] * 3
+        assert rows(target, "SELECT hits, count(*) FROM orders GROUP BY hits ORDER BY 1") == [(0, 1), (1, 500)]
+    else:
+        assert rows(target, ours) != []
+        do(target, "ALTER TABLE orders DROP CONSTRAINT orders_check")
+        assert states(execute(target, plan)) == [StepState.DONE_BEFORE, StepState.DONE, StepState.DONE]
+        assert rows(target, "SELECT hits, count(*) FROM orders GROUP BY hits") == [(1, 500)]
+    assert rows(target, ours) == []
 
 
 def test_a_migration_that_is_put_up_again_runs_its_batches_again(place: Place) -> None:
@@ -601,7 +626,7 @@ def test_a_migration_that_is_put_up_again_runs_its_batches_again(place: Place) -
     target = place("UPDATE orders SET hits = hits + 1")
     (target.migrations / "0001_a.down.sql").write_text("UPDATE orders SET hits = 0")  # type: ignore[operator]
     for number in range(2):
-        assert states(execute(target, safe_plan_of(target), run_id=f"up{number}")) == [StepState.DONE]
+        assert states(execute(target, safe_plan_of(target), run_id=f"up{number}")) == [StepState.DONE] * 3
         assert rows(target, "SELECT hits, count(*) FROM orders GROUP BY hits") == [(1, 500)]
         execute(target, plan_of(target, direction="down"), run_id=f"down{number}")
         assert rows(target, "SELECT FROM pgrunbook.batch") == []
@@ -636,10 +661,11 @@ def test_ctrl_c_in_a_loop_of_batches_keeps_what_is_committed(place: Place) -> No
     plan = safe_plan_of(target)
     with session(target, "SELECT pg_advisory_xact_lock(7)"), interrupted_when(waits(target)):
         error = error_of(lambda: execute(target, plan))
-    assert error.message.startswith("stopped in step 1 of 0001_a")
+    assert error.message.startswith("stopped in step 2 of 0001_a")
     assert rows(target, "SELECT count(*) FROM orders WHERE hits = 1") == [(200,)]
-    assert states(execute(target, plan)) == [StepState.DONE]
+    assert states(execute(target, plan)) == [StepState.DONE_BEFORE, StepState.DONE, StepState.DONE]
     assert rows(target, "SELECT hits, count(*) FROM orders GROUP BY hits") == [(1, 500)]
+    assert rows(target, "SELECT FROM pg_trigger WHERE tgname ~ 'pgrunbook'") == []
 
 
 # -- traffic

@@ -75,7 +75,6 @@ batches: UPDATE app."T x" AS x SET w = jsonb_set(w, '{version}', '"2.0"') WHERE 
 batches: UPDATE t SET m = DEFAULT, at = at + interval '1 hour'
 batches: DELETE FROM t WHERE at < now() - interval '1 year' OR c IN (SELECT id FROM u WHERE code LIKE '%5%')
 batches: DELETE FROM app."T x"
-batches: DELETE FROM keyless WHERE a % 2 = 0
 batches: DELETE FROM t AS x WHERE x.a > CURRENT_DATE - DATE '2026-01-01'
 """.strip().split("\n")
 

@@ -119,6 +119,7 @@ WHOLE = [
     ('it selects rows by "random"', "DELETE FROM t WHERE random() < 0.5"),
     ('it calls "count_t"', "UPDATE t SET c = count_t()"),
     ("no key", "UPDATE keyless SET b = 'x'"),
+    ("no key", "DELETE FROM keyless WHERE a > 5"),
     ("no key orders the rows of all", "DELETE FROM parent"),
     ("its transaction's start time", "UPDATE t SET b = LOCALTIME::text"),
     ('trigger "whole"', "UPDATE tree SET parent_id = NULL"),

@@ -160,9 +160,10 @@ def test_rows_that_differ_at_the_end_are_refused_with_their_keys(scene: Scene, m
     expand = UpdateDelete.expand
 
     def forgets(form: UpdateDelete) -> tuple[SafeStep, ...]:
-        (step,) = expand(form)
+        begins, step, ends = expand(form)
         assert step.batches is not None
-        return (replace(step, batches=replace(step.batches, statement=f"{step.batches.statement} AND id <> 7")),)
+        changed = replace(step.batches, statement=f"{step.batches.statement} AND id <> 7")
+        return begins, replace(step, batches=changed), ends
 
     monkeypatch.setattr(UpdateDelete, "expand", forgets)
     error = error_of(lambda: tried(target))

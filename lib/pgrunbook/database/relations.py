@@ -35,6 +35,7 @@ class Relation:
     has_children: bool = False
     has_rules: bool = False
     is_temporary: bool = False
+    is_own: bool = True
 
     @property
     def is_partitioned(self) -> bool:
@@ -71,6 +72,15 @@ class Column:
     not_null_valid: bool
     proven_not_null: bool
     is_generated: bool
+
+
+@dataclass(frozen=True)
+class LoopKey:
+    """A unique key by whose order a loop goes through a table; types are those below domains, "" for no collation."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    collations: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,13 @@ class Facts:
     def columns(self, table: Relation) -> dict[str, Column]:
         """Return the columns of a table by name, in their order."""
         return {row["name"]: Column(**row) for row in self.rows("columns", oid=table.oid)}
+
+    def loop_key(self, table: Relation) -> LoopKey | None:
+        """Return the best key by which a loop can go through a table, None where it has none."""
+        found = next((row for row in self.rows("keys", oid=table.oid) if row["is_ordered"]), None)
+        if found is None:
+            return None
+        return LoopKey(tuple(found["columns"]), tuple(found["types"]), tuple(found["collations"]))
 
     def taken_names(self, schema: str) -> set[str]:
         """Return the names of the relations and constraints in a schema."""

@@ -142,6 +142,16 @@ def take_back(conn: Connection, migration: str, direction: str) -> None:
     conn.execute(_sql("take_back"), {"migration": migration, "direction": direction})
 
 
+def has_batches(conn: Connection, names: Sequence[str]) -> bool:
+    """Tell whether a batch of one of these loops is committed."""
+    return conn.execute(_sql("has_batches"), {"names": list(names)}).fetchone() == (True,)
+
+
+def forget_unbegun(conn: Connection, names: Sequence[str]) -> None:
+    """Forget those of these loops of which no batch is committed: they begin anew."""
+    conn.execute(_sql("forget_unbegun"), {"names": list(names)})
+
+
 def applied_by_run(conn: Connection, run_id: str) -> list[str]:
     """Return the migrations that a run has applied and nobody has taken back, newest first."""
     if not exists(conn):

@@ -82,6 +82,18 @@ class Bookkeeping:
         self.conn.execute("; ".join(OURSELVES).encode())
         step_log.withdraw(self.conn, self._key(change), [step.number for step in group])
 
+    def loop(self, change: Change, step: Step) -> str:
+        """Return the name under which the database records the progress of a loop."""
+        return f"{self.plan.direction}:{change.migration}:{change.file_sha256}:{step.number}"
+
+    def has_batches(self, change: Change, loops: Sequence[Step]) -> bool:
+        """Tell whether a batch of one of these loops is committed."""
+        return step_log.has_batches(self.conn, [self.loop(change, step) for step in loops])
+
+    def forget(self, change: Change, steps: Sequence[Step]) -> None:
+        """Forget, in the open transaction, the progress of loops of which no batch is committed."""
+        step_log.forget_unbegun(self.conn, [self.loop(change, step) for step in steps])
+
     def intend(self, change: Change, group: Sequence[Step]) -> None:
         """Record, in the open transaction, that these steps may be done already; the next attempt checks."""
         step_log.write(self.conn, self._key(change), "intended", [_row(step) for step in group])

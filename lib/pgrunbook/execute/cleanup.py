@@ -2,7 +2,7 @@
 
 1. What the failed step left half done (an invalid index) is dropped.
 2. Nothing more is dropped where the statement was cut off instead of refused (cancelled, out of disk): the next
-   attempt uses the helpers. Nor where rows were filled meanwhile: that is data.
+   attempt uses the helpers. Nor where rows were filled meanwhile, or a batch is committed: that is data.
 3. One transaction drops the helpers and withdraws the rows of their steps. Behind a savepoint it executes these
    steps once more. Where that fails, the steps had changed more than helpers (a column dropped beside a
    constraint), and everything stays for the next attempt.
@@ -29,10 +29,13 @@ from pgrunbook.execute.events import EventLog
 from pgrunbook.execute.lock_requests import RETRIED
 from pgrunbook.execute.results import StepState
 from pgrunbook.plan.plan import Change, Step
+from pgrunbook.safe_forms.update_delete import UpdateDelete
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
 
 AGAIN_MS = 2_000
+# The safe form whose steps beside its loop are helpers, and no data.
+LOOP = UpdateDelete.name
 
 
 class _ChangedMoreError(Exception):
@@ -90,7 +93,10 @@ class Cleanup:
         mine = change.of_statement(number)
         known = (StepState.DONE, StepState.DONE_BEFORE)
         there = [step for step in mine if self.account.results.of(change, step).state in known]
-        if not there or any(step.batches is not None for step in mine):
+        loops = [step for step in mine if step.batches is not None]
+        if not there or (
+            loops and not (change.statements[number - 1].form == LOOP and self._is_unbegun(change, loops))
+        ):
             return
         queries = change.statements[number - 1].cleanup
         before = {step.number: self.account.results.of(change, step).state for step in there}
@@ -105,6 +111,10 @@ class Cleanup:
         self.account.results.mark(change, undone, StepState.UNDONE)
         self.account.event("undone", change, steps=[step.number for step in undone])
 
+    def _is_unbegun(self, change: Change, loops: Sequence[Step]) -> bool:
+        """Tell whether no batch of these loops is committed: then their helpers alone are there."""
+        return not self.marks.has_batches(change, loops)
+
     def _together(self, change: Change, there: Sequence[Step], queries: Sequence[str], lock_timeout_ms: int) -> None:
         limits = {**RECORD_LIMITS, "lock_timeout_ms": lock_timeout_ms}
         alone = [step for step in there if step.policy is Policy.ALONE]
@@ -112,6 +122,7 @@ class Cleanup:
             self._execute(change, queries, Policy.TOGETHER)
             self._repeat([step for step in there if step.policy is not Policy.ALONE and step.quick], alone)
             self.marks.withdraw(change, there)
+            self.marks.forget(change, [step for step in change.steps if step.statement == there[0].statement])
             self.marks.intend(change, alone)
 
     def _repeat(self, steps: Sequence[Step], alone: Sequence[Step]) -> None:

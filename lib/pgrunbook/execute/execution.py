@@ -242,7 +242,7 @@ class Execution:
             done = run_batches(
                 self.conn,
                 self._keeper.batches(change, step),
-                resume_from=f"{self.plan.direction}:{change.migration}:{change.file_sha256}:{step.number}",
+                resume_from=self._marks.loop(change, step),
                 on_batch=on_batch,
                 lock_timeout_ms=step.lock_timeout_ms,
                 statement_timeout_ms=step.statement_timeout_ms,

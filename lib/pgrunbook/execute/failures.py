@@ -187,7 +187,7 @@ def _shown(scene: AttemptEnd, conn: Connection) -> str:
     if begun and begun.whole:
         said = f"{change.migration} is {verb} as a whole."
     elif done or loops:
-        listed = ", ".join([*map(str, done), *loops])
+        listed = "; ".join(filter(None, [", ".join(map(str, done)), *loops]))
         lists = "does not list it yet" if scene.plan.direction == "up" else "lists it still"
         said = f"Of {change.migration} these {STAYS}: {listed}; the history table {lists}."
     query = scene.step.leftovers if scene.step else None

@@ -1,31 +1,42 @@
 """The batch loop: one statement executed in many transactions, by ranges of a key; it resumes after a crash.
 
-1. The loop reads the largest key and records it in ``pgrunbook.batch`` as its end.
+1. The loop records the largest key of its start in ``pgrunbook.batch`` as its end.
 2. Each batch is a transaction: it finds the end of its range, executes the statement on that range, and updates
    the progress row. Progress is the key, never a changed value: a row that the statement leaves unchanged cannot
-   stop the loop, and no row is changed twice.
-3. At the end, rows inserted meanwhile with larger keys get one more pass; then the loop is done.
+   stop the loop.
+3. Where others write to the table, a tracker notes rows that are new, and rows whose key has changed
+   (``database.row_tracker``). Batches leave the new ones out, and behind the last range come those that were moved:
+   each row that was there at the start is changed once, and no other.
+4. A row that moved to another partition while a batch waited for it makes the batch fail (SQLSTATE 40001): it is
+   aborted and executed again.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgrunbook.database import step_log
+from pgrunbook.database import own_schema, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
+from pgrunbook.database.row_tracker import RowTracker
+from pgrunbook.errors import Broken
 from pgrunbook.plan.step import RANGE, Batches
 
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 30_000
 
-_ROWS_PER_PAGE = 50
-_PASSES = 2
+# The pass behind the ranges: the rows that were moved.
+_MOVED = 2
+_MOVED_ATTEMPTS = 50
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,57 +67,96 @@ def run_batches(
     ``on_batch`` is called after each commit. The connection must be in autocommit mode, outside a transaction.
 
     Raises psycopg's errors unchanged (a lock timeout, a row that the server refuses): committed batches stay, the
-    failed batch is aborted, and the same call continues after the last committed batch.
+    failed batch is aborted, and the same call continues after the last committed batch. Raises Broken where somebody
+    has switched the tracker's triggers off.
     Locks: RowExclusiveLock on the table, and the rows of one batch.
     """
     step_log.create(conn)
+    attempt = 1
     while True:
-        with conn.transaction():
-            _set_locally(conn, lock_timeout_ms, statement_timeout_ms)
-            before = _read(conn, resume_from)
-            if before is None:
-                after = _begin(conn, batches, resume_from)
-            elif before.is_done:
-                return before
-            else:
-                after = _batch(conn, batches, before)
-                _write(conn, after)
+        try:
+            with conn.transaction():
+                _set_locally(conn, lock_timeout_ms, statement_timeout_ms)
+                before = _read(conn, resume_from)
+                if before is None:
+                    after = _begin(conn, batches, resume_from)
+                elif before.is_done:
+                    return before
+                else:
+                    after = _batch(conn, batches, before)
+                    _write(conn, after)
+        except psycopg.errors.SerializationFailure as exc:
+            if attempt == _MOVED_ATTEMPTS:
+                raise
+            log.info("attempt %s of %s at a batch: %s", attempt, _MOVED_ATTEMPTS, exc.diag.message_primary)
+            attempt += 1
+            continue
+        attempt = 1
         if before is not None:
             on_batch(after)
 
 
 def _batch(conn: Connection, batches: Batches, before: BatchProgress) -> BatchProgress:
-    """Execute one batch, or begin the next pass when this one is finished."""
-    if before.end_key is None or before.last_key == before.end_key:
-        return _next_pass(conn, batches, before)
+    """Execute one batch: the next range, or behind the last one what is left of the rows that were moved."""
+    if before.number == _MOVED or before.end_key is None or before.last_key == before.end_key:
+        return _moved(conn, batches, before)
     upper = _upper(conn, batches, before)
-    conn.execute("SELECT pg_catalog.set_config('pgrunbook.started_at', %s, true)", [before.started_at])
-    if not batches.fires_triggers:
-        conn.execute("SET LOCAL session_replication_role = replica")
-    condition = _range(batches, before.last_key, upper).as_string(conn)
-    statement = batches.statement.replace(RANGE, condition, 1)
-    with conn.as_target():
-        rows = conn.execute(statement.encode()).rowcount
+    due = reached = _range(batches, before.last_key, upper)
+    tracker = _tracker(batches)
+    if tracker is not None:
+        due = sql.SQL("({} AND {})").format(reached, tracker.is_due(batches.alias))
+    rows = _execute(conn, batches, before, due)
+    if tracker is not None:
+        conn.execute(tracker.settle(batches.alias, reached))
+        conn.execute(tracker.progress(_values(batches, upper)))
     return replace(before, last_key=upper, batches=before.batches + 1, rows=before.rows + rows)
 
 
-def _next_pass(conn: Connection, batches: Batches, before: BatchProgress) -> BatchProgress:
-    end = _end(conn, batches)
-    if before.number == _PASSES or end is None or (batches.key and end == before.end_key):
+def _moved(conn: Connection, batches: Batches, before: BatchProgress) -> BatchProgress:
+    """Execute the statement on rows whose key has changed before a batch reached them; at the end there are none."""
+    tracker = _tracker(batches)
+    if tracker is None:
         return replace(before, is_done=True)
-    # New rows may land on any page, so pages start again at 0; keys go on after the last end.
-    return replace(before, number=before.number + 1, last_key=before.end_key if batches.key else None, end_key=end)
+    ids = [int(str(row[0])) for row in conn.execute(tracker.left(batches.rows))]
+    if not ids:
+        _refuse_switched_off(conn, batches, tracker)
+        return replace(before, is_done=True)
+    rows = _execute(conn, batches, before, tracker.is_left(batches.alias, ids))
+    conn.execute(tracker.settle(batches.alias, tracker.is_noted(batches.alias, ids), ids))
+    return replace(before, number=_MOVED, batches=before.batches + 1, rows=before.rows + rows)
+
+
+def _execute(conn: Connection, batches: Batches, before: BatchProgress, condition: sql.Composable) -> int:
+    conn.execute("SELECT pg_catalog.set_config('pgrunbook.started_at', %s, true)", [before.started_at])
+    if not batches.fires_triggers:
+        conn.execute("SET LOCAL session_replication_role = replica")
+    statement = batches.statement.replace(RANGE, condition.as_string(conn), 1)
+    with conn.as_target():
+        return conn.execute(statement.encode()).rowcount
+
+
+def _refuse_switched_off(conn: Connection, batches: Batches, tracker: RowTracker) -> None:
+    found = conn.execute(_query("switched_off"), {"function": tracker.function_name}).fetchall()
+    if found:
+        raise Broken(
+            f"cannot tell which rows of {batches.schema}.{batches.table} were changed meanwhile",
+            detail=f'Somebody has switched trigger "{found[0][0]}" off, and on again perhaps: rows that were inserted,'
+            " or whose key changed meanwhile, may have been changed twice or not at all.",
+            state="Nothing changed in the last transaction; the batches before it are committed.",
+            hint="Compare the rows with what you expect, or roll the migration back; then begin it again.",
+        )
+
+
+def _tracker(batches: Batches) -> RowTracker | None:
+    return RowTracker(batches.tracker, _table(batches), batches.key) if batches.tracker else None
 
 
 def _end(conn: Connection, batches: Batches) -> tuple[str, ...] | None:
-    """Return the largest key of now, or the number of pages; None for an empty table."""
-    if not batches.key:
-        found = conn.execute(
-            "SELECT (pg_catalog.pg_relation_size(%s::pg_catalog.regclass)"
-            " / pg_catalog.current_setting('block_size')::int)::text",
-            [_table(batches).as_string(conn)],
-        ).fetchone()
-        return None if found in (None, ("0",)) else _texts(found)
+    """Return the largest key of the start; None for an empty table."""
+    tracker = _tracker(batches)
+    if tracker is not None:
+        own_schema.hide(conn, tracker.name, tracker.function_name, f"{tracker.name}_id_seq")
+        return _texts(conn.execute(tracker.end()).fetchone())
     query = sql.SQL("SELECT {} FROM {} AS {} ORDER BY {} LIMIT 1").format(
         _as_text(batches), _table(batches), sql.Identifier(batches.alias), _keys(batches, " DESC")
     )
@@ -114,11 +164,8 @@ def _end(conn: Connection, batches: Batches) -> tuple[str, ...] | None:
 
 
 def _upper(conn: Connection, batches: Batches, before: BatchProgress) -> tuple[str, ...]:
-    """Return where the next batch ends: one batch of rows further, but not after the end of the pass."""
+    """Return where the next batch ends: one batch of rows further, but not after the end of the loop."""
     end = before.end_key or ()
-    if not batches.key:
-        pages = max(1, batches.rows // _ROWS_PER_PAGE)
-        return (str(min(int(end[0]), int(before.last_key[0] if before.last_key else 0) + pages)),)
     query = sql.SQL("SELECT {} FROM {} AS {} WHERE {} ORDER BY {} LIMIT 1 OFFSET {}").format(
         _as_text(batches),
         _table(batches),
@@ -132,13 +179,10 @@ def _upper(conn: Connection, batches: Batches, before: BatchProgress) -> tuple[s
 
 def _range(batches: Batches, after: Sequence[str] | None, upto: Sequence[str]) -> sql.Composable:
     """Compose the condition for keys after one key and up to another."""
-    if not batches.key:
-        start, end = (f"({after[0] if after else 0},0)", f"({upto[0]},0)")
-        return sql.SQL("({0}.ctid >= {1}::tid AND {0}.ctid < {2}::tid)").format(
-            sql.Identifier(batches.alias), sql.Literal(start), sql.Literal(end)
-        )
-    above = sql.SQL("({}) > ({}) AND ").format(_keys(batches, ""), _values(batches, after)) if after else sql.SQL("")
-    return sql.SQL("({}({}) <= ({}))").format(above, _keys(batches, ""), _values(batches, upto))
+    key = _keys(batches, "")
+    above = sql.SQL("ROW({}) OPERATOR(pg_catalog.>) ROW({}) AND ").format(key, _values(batches, after)) if after else ""
+    upto_ = sql.SQL("ROW({}) OPERATOR(pg_catalog.<=) ROW({})").format(key, _values(batches, upto))
+    return sql.SQL("({}{})").format(sql.SQL(above) if isinstance(above, str) else above, upto_)
 
 
 def _table(batches: Batches) -> sql.Identifier:
@@ -167,11 +211,12 @@ def _texts(row: tuple[object, ...] | None) -> tuple[str, ...] | None:
 
 
 def _set_locally(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
-    """Set the timeouts, and ISO dates, which every session reads alike."""
+    """Set the timeouts, ISO dates, which every session reads alike, and the isolation level of the tracker."""
     conn.execute(
-        sql.SQL("SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; SET LOCAL DateStyle = ISO").format(
-            sql.Literal(lock_timeout_ms), sql.Literal(statement_timeout_ms)
-        )
+        sql.SQL(
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {};"
+            " SET LOCAL statement_timeout = {}; SET LOCAL DateStyle = ISO"
+        ).format(sql.Literal(lock_timeout_ms), sql.Literal(statement_timeout_ms))
     )
 
 

@@ -23,8 +23,9 @@ class Batches:
     """A statement that is executed as a loop of transactions, over ranges of a table's key.
 
     ``statement`` is the UPDATE or DELETE with the word ``pgrunbook_range`` as a condition, which each batch
-    replaces by its range of the key of ``alias``. An empty ``key`` stands for ranges of pages (ctid), which is for
-    DELETE only. The setting ``pgrunbook.started_at`` is, in every batch, the time at which the loop began.
+    replaces by its range of the key of ``alias``. ``tracker`` is the name of the :class:`RowTracker` that a step
+    before it has installed, "" where nobody else writes to the table. The setting ``pgrunbook.started_at`` is, in every
+    batch, the time at which the loop began.
     """
 
     schema: str
@@ -35,6 +36,7 @@ class Batches:
     key_types: tuple[str, ...]
     rows: int = 1_000
     fires_triggers: bool = True
+    tracker: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from pglast import ast, enums
 
 from pgrunbook.database.relations import Relation
 from pgrunbook.plan.declared import Declared
-from pgrunbook.plan.step import RANGE, Batches, SafeStep
+from pgrunbook.plan.step import RANGE, SafeStep
 from pgrunbook.safe_forms import probes
 from pgrunbook.safe_forms.constraints import Naming, Piece, set_not_null
 from pgrunbook.safe_forms.form import Case
+from pgrunbook.safe_forms.tracked_loop import TrackedLoop
 from pgrunbook.sql.deparse import (
     alter_table,
     changed,
@@ -120,7 +121,7 @@ def fill(case: Case, table: Relation, column: Column, naming: Naming) -> Piece:
     piece.short = [command(changed(column.cmd, def_=bare, missing_ok=False))]
     piece.then = [*made, alter_table(table.identifier, f"ALTER COLUMN {quoted} SET DEFAULT {default}")]
     piece.cleanup = [probes.drop_column(table, column.name)]
-    piece.last = [_backfill(case, table, column, piece)]
+    piece.last = _backfill(case, table, column, piece)
     if column.not_null is not None or column.serial or column.identity is not None:
         proof = set_not_null(case, table, [column.name], naming, named=column.not_null and column.not_null.conname)
         piece.last += proof.first
@@ -138,8 +139,7 @@ def fill(case: Case, table: Relation, column: Column, naming: Naming) -> Piece:
     return piece
 
 
-def _backfill(case: Case, table: Relation, column: Column, piece: Piece) -> SafeStep:
-    key = case.facts.rows("keys", oid=table.oid)[0]
+def _backfill(case: Case, table: Relation, column: Column, piece: Piece) -> list[SafeStep]:
     quoted = name(column.name)
     triggers = [row["name"] for row in case.facts.rows("triggers", oid=table.oid) if row["on_update"]]
     silenced = bool(triggers) and case.facts.rows("may_silence_triggers")[0]["may"]
@@ -147,22 +147,10 @@ def _backfill(case: Case, table: Relation, column: Column, piece: Piece) -> Safe
         why = f"triggers fire for each row that is filled: {', '.join(triggers)}"
         piece.differs.append(Declared("elsewhere", table.sql, why))
     statement = f"UPDATE {table.sql} AS t SET {quoted} = DEFAULT WHERE {{}}t.{quoted} IS NULL"
-    batches = Batches(
-        schema=table.schema,
-        table=table.name,
-        alias="t",
-        statement=statement.format(f"{RANGE} AND "),
-        key=tuple(key["columns"]),
-        key_types=tuple(key["types"]),
-        rows=case.batch_rows,
-        fires_triggers=not silenced,
-    )
-    return SafeStep(
-        sql=statement.format(""),
-        says=f"Fill {column.name} in the existing rows, {batches.rows} at a time.",
-        quick=False,
-        batches=batches,
-    )
+    loop = TrackedLoop.over(case, table, statement.format(f"{RANGE} AND "), alias="t", fires_triggers=not silenced)
+    piece.cleanup.append(loop.tracker.cleanup())
+    says = f"Fill {column.name} in the existing rows, {case.batch_rows} at a time."
+    return list(loop.steps(statement.format(""), says))
 
 
 def _default(table: Relation, column: Column, naming: Naming) -> tuple[str, list[str], list[SafeStep]]:

@@ -147,7 +147,7 @@ def _column(case: Case, table: Relation, cmd: Any) -> Gate | None:
             procedure="expand and contract",
             how="Add the column with the domain's base type and a CHECK with the same condition.",
         )
-    if add_column.differs_by_row(case, column) and not case.facts.rows("keys", oid=table.oid):
+    if add_column.differs_by_row(case, column) and case.facts.loop_key(table) is None:
         return Gate(
             id="no-key",
             says=f"{column.name} has to be filled in batches, and {table.sql} has no key to cut batches by",

@@ -10,8 +10,9 @@ from pglast import ast, enums
 from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.declared import Declared
-from pgrunbook.plan.step import RANGE, Batches, SafeStep
+from pgrunbook.plan.step import RANGE, SafeStep
 from pgrunbook.safe_forms.form import Case
+from pgrunbook.safe_forms.tracked_loop import TrackedLoop
 from pgrunbook.sql.deparse import changed, mapped, parsed, printed
 from pgrunbook.sql.tree import column_names, function_names, walk
 
@@ -39,32 +40,25 @@ class UpdateDelete:
         if table is None:
             raise AssertionError("the form does not apply")
         self.table = table
-        keys = case.facts.rows("keys", oid=table.oid)
-        self.key: tuple[str, ...] = tuple(keys[0]["columns"]) if keys else ()
-        self.types: tuple[str, ...] = tuple(keys[0]["types"]) if keys else ()
 
     def expand(self) -> tuple[SafeStep, ...]:
-        """Return one step, which is a loop."""
+        """Return a step that is a loop, between the steps that begin and end the tracking of the rows."""
         node = mapped(self.case.node, _pinned)
         relation = changed(node.relation, schemaname=self.table.schema, relname=self.table.name)
         node = changed(node, relation=relation)
-        batches = Batches(
-            schema=self.table.schema,
-            table=self.table.name,
+        self.loop = TrackedLoop.over(
+            self.case,
+            self.table,
+            printed(changed(node, whereClause=_with_range(node.whereClause))),
             alias=_alias(self.case.node),
-            statement=printed(changed(node, whereClause=_with_range(node.whereClause))),
-            key=self.key,
-            key_types=self.types,
-            rows=self.case.batch_rows,
         )
-        by = ", ".join(self.key) if self.key else "pages"
-        size = counted(batches.rows, "row")
+        size, by = counted(self.case.batch_rows, "row"), ", ".join(self.loop.batches.key)
         says = f"{self.case.statement.kind} {size} at a time, by ranges of {by}; each batch is committed."
-        return (SafeStep(sql=printed(node), says=says, quick=False, batches=batches),)
+        return self.loop.steps(printed(node), says)
 
     def cleanup(self) -> tuple[str, ...]:
-        """Return nothing: committed batches are data, and only rollback reverts them, from undo data."""
-        return ()
+        """Return the query for the tracker. Committed batches are data: only rollback reverts them, from undo data."""
+        return (self.loop.tracker.cleanup(),)
 
     def explain(self) -> str:
         """Say why."""
@@ -149,8 +143,10 @@ def _reasons_in_table(case: Case, table: Relation) -> Iterable[str]:
         unique = assigned & {row["name"] for row in facts.rows("unique_columns", oid=table.oid)}
         if unique:
             yield f"it changes {', '.join(sorted(unique))}, which must be unique only at the end, not after each batch"
-    if not facts.rows("keys", oid=table.oid) and (is_update or table.is_partitioned):
+    if facts.loop_key(table) is None:
         yield "the table has no key by which to cut batches"
+    if not table.is_own:
+        yield "the table is not this role's own, which is needed to see the rows that others move meanwhile"
 
 
 _OTHER_TIMES = {

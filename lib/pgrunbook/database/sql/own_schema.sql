@@ -79,6 +79,7 @@ WITH RECURSIVE us AS (
       AND c.relkind = 'r'
       AND (c.relname IN (SELECT expected.name FROM expected)
            OR c.relname ~ '^kept_[0-9a-f]{16}(_[0-9]+)?$'
+           OR c.relname ~ '^moves_[0-9a-f]{16}$'
            OR c.relname ~ '^load_[0-9a-f]{6}_[0-9]+$')
 ), functions AS (
     SELECT p.oid,
@@ -89,7 +90,7 @@ WITH RECURSIVE us AS (
     FROM objects AS o
     JOIN pg_catalog.pg_proc AS p ON o.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = o.objid
     WHERE o.nspname = 'pgrunbook'
-      AND p.proname ~ '^write_kept_[0-9a-f]{16}(_[0-9]+)?$'
+      AND p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16})$'
       AND p.prorettype = 'pg_catalog.trigger'::regtype
 ), sequences AS (
     SELECT c.oid,
@@ -103,6 +104,7 @@ WITH RECURSIVE us AS (
      AND d.deptype = 'i'
     JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid AND c.relkind = 'S'
     WHERE t.relname = 'kept'
+       OR pg_catalog.starts_with(t.relname::text, 'moves_')
 ), parked AS (
     -- A parked table is its owner's, with what hangs on it; its sequences and statistics are in its schema too.
     -- Older versions made a schema for each.
@@ -256,6 +258,7 @@ WITH RECURSIVE us AS (
     JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
     WHERE y.typnamespace <> 'pg_catalog'::regnamespace
       AND NOT pg_catalog.starts_with(t.relname::text, 'load_')
+      AND NOT (pg_catalog.starts_with(t.relname::text, 'moves_') AND y.typtype = 'e')  -- it has no code
     UNION ALL
     SELECT 10,
            pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, i.indexrelid, 0)
@@ -294,6 +297,7 @@ WITH RECURSIVE us AS (
     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
     JOIN pg_catalog.pg_collation AS c ON c.oid = a.attcollation
     WHERE c.collnamespace <> 'pg_catalog'::regnamespace
+      AND NOT pg_catalog.starts_with(t.relname::text, 'moves_')
     UNION ALL
     SELECT 15,
            pg_catalog.format('table %s, which is unlogged', t.oid::regclass)
@@ -335,7 +339,8 @@ SELECT EXISTS (SELECT FROM schemas AS n WHERE n.nspname = 'pgrunbook') AS is_the
               UNION ALL
               SELECT t.relname::text FROM tables AS t WHERE pg_catalog.starts_with(t.relname::text, 'kept_')
               UNION ALL
-              SELECT f.proname::text FROM functions AS f) AS x (name)) AS captured,
+              SELECT f.proname::text FROM functions AS f
+              WHERE NOT pg_catalog.starts_with(f.proname::text, 'note_moves_')) AS x (name)) AS captured,
        EXISTS (SELECT FROM tables AS t WHERE t.relname = 'kept') AS has_registry
 
 -- name: unnamed

@@ -8,7 +8,8 @@ SELECT c.oid::bigint AS oid,
        c.relispopulated AS is_populated,
        c.relkind <> 'p' AND c.relhassubclass AS has_children,
        c.relhasrules AS has_rules,
-       c.relpersistence = 't' AS is_temporary
+       c.relpersistence = 't' AS is_temporary,
+       pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_own
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.oid = %(oid)s::oid
@@ -83,12 +84,40 @@ WHERE k.conrelid = %(oid)s::oid
   AND k.conname = %(name)s
 
 -- name: keys
--- a row is: a unique index by which a loop can go through a table's rows, best first
+-- a row is: a unique index over columns that are NOT NULL, best first; a loop goes through the rows by one that is ordered
+WITH RECURSIVE base AS (
+    SELECT a.attnum,
+           a.atttypid AS type,
+           a.atttypmod AS typmod
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = %(oid)s::oid
+      AND a.attnum > 0
+    UNION ALL
+    SELECT b.attnum,
+           t.typbasetype,
+           t.typtypmod
+    FROM base AS b
+    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
+    WHERE t.typtype = 'd'
+)
 SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
-       pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY u.place) AS types
+       pg_catalog.array_agg(pg_catalog.format_type(b.type, b.typmod) ORDER BY u.place) AS types,
+       pg_catalog.array_agg(CASE WHEN a.attcollation <> 0 THEN a.attcollation::pg_catalog.regcollation::text ELSE '' END
+                            ORDER BY u.place) AS collations,
+       -- Else another order than that of the index counts, or code of the application decides what comes first.
+       bool_and(k.opcdefault
+                AND k.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace
+                AND u.sorts_by = a.attcollation
+                AND (t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace OR t.typtype = 'e')) AS is_ordered
 FROM pg_catalog.pg_index AS i
-CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, place)
+CROSS JOIN LATERAL ROWS FROM (
+    pg_catalog.unnest(i.indkey::int2[]),
+    pg_catalog.unnest(i.indclass::oid[]),
+    pg_catalog.unnest(i.indcollation::oid[])
+) WITH ORDINALITY AS u (attnum, opclass, sorts_by, place)
 LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+LEFT JOIN (base AS b JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd') ON b.attnum = u.attnum
+LEFT JOIN pg_catalog.pg_opclass AS k ON k.oid = u.opclass
 JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
 WHERE i.indrelid = %(oid)s::oid
@@ -286,6 +315,16 @@ SET pass = %(pass)s,
     is_done = %(is_done)s,
     updated_at = pg_catalog.clock_timestamp()
 WHERE name = %(name)s
+
+-- name: switched_off
+-- a row is: a trigger of ours that somebody has switched off, or switched on again so that it fires no more for replicas
+SELECT g.tgname::text AS name
+FROM pg_catalog.pg_trigger AS g
+JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+  AND p.proname = %(function)s
+  AND g.tgenabled <> 'A'
+ORDER BY g.tgname
 
 -- name: is_index_valid
 -- a row is: whether an index exists and is valid

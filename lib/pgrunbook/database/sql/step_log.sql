@@ -151,6 +151,16 @@ WHERE migration = %(migration)s
   AND file_sha256 = %(file_sha256)s
   AND step = ANY (%(steps)s)
 
+-- name: has_batches
+-- a row is: whether a batch of one of these loops is committed
+SELECT EXISTS (SELECT FROM pgrunbook.batch b WHERE b.name = ANY (%(names)s) AND b.batches > 0)
+
+-- name: forget_unbegun
+-- a row is: nothing; forgets loops of which no batch is committed
+DELETE FROM pgrunbook.batch
+WHERE name = ANY (%(names)s)
+  AND batches = 0
+
 -- name: applied_by_run
 -- a row is: a migration that a run has applied completely and nobody has taken back, newest first
 SELECT s.migration
