@@ -24,8 +24,8 @@ CELLS: dict[str, dict[str, str]] = {
     "rollback": _ROLLBACK,
     "purge": dict.fromkeys(("found", "goes"), "what-is-captured"),
     "validate": {
-        "problems": "set-up", "promise": "meet-the-target", "history_table": "schema-as-promised",
-        "queries": "queries-as-fast",
+        "problems": "set-up", "promise": "meet-the-target",
+        **dict.fromkeys(("history_table", "applied"), "schema-as-promised"), "queries": "queries-as-fast",
     },
     "restore": {
         "alive": "meet-the-target", "points": "what-can-be-restored", "point": "choose-the-point",
