@@ -12,10 +12,10 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import psycopg
 from psycopg.rows import RowFactory, TupleRow
@@ -296,14 +296,13 @@ class Snapshot:
         """SHA-256 of everything but the server's version.
 
         It does not depend on OIDs, on the order of creation or on gaps that dropped columns leave.
-        Between major versions it differs where PostgreSQL words a thing differently: views, rules, policies
-        (from 16 on columns are qualified only where needed), names of NOT NULL constraints other than the
-        default (from 18 on), versions of extensions.
+        Between major versions it differs where PostgreSQL words a thing differently: views, rules, policies, names of
+        NOT NULL constraints other than the default (from 18 on), versions of extensions.
         """
         return sha256(_json(self._rows()).encode()).hexdigest()
 
     def of(self, cls: type[Kind]) -> Iterator[Kind]:
-        """Give the objects of one class, such as ``Column``, by name."""
+        """Give the objects of one class by name."""
         return (obj for obj in self.objects if isinstance(obj, cls))
 
     def to_json(self) -> str:
@@ -361,13 +360,18 @@ def _read(cursor: psycopg.Cursor[TupleRow], leave_out: list[str]) -> tuple[Schem
             answer.execute(queries[name], parameters)
         # Inside the pipeline, so that these rows are converted while the server works on the next query.
         for name, answer in cursors.items():
-            rows[_CLASSES[name]].extend(map(_masked, answer.fetchall()))
+            rows[_CLASSES[name]].extend(_masked(row) if _holds_secrets(row) else row for row in answer.fetchall())
     # By code point, in Python: the server sorts by the database's collation. A row starts with its name.
     return tuple(obj for group in rows.values() for obj in sorted(group))
 
 
 def _maker(cls: type[SchemaObject]) -> RowFactory[SchemaObject]:
     return lambda _: cls._make
+
+
+@lru_cache(maxsize=1 << 17, typed=True)  # a run reads the same objects several times
+def _holds_secrets(row: SchemaObject) -> bool:
+    return _masked(row) != row
 
 
 def _masked(row: SchemaObject) -> SchemaObject:
@@ -380,8 +384,7 @@ def _masked(row: SchemaObject) -> SchemaObject:
         return row._replace(definition=told_apart(named + row.definition).removeprefix(named))
     if isinstance(row, Definition) and row.kind == "comment":
         return row._replace(definition=told_apart(row.definition, is_message=True))
-    values: list[Any] = [told_apart(value) if isinstance(value, str) else value for value in row]
-    return type(row)._make(values) if values != list(row) else row
+    return type(row)._make(told_apart(value) if isinstance(value, str) else value for value in row)
 
 
 def _json(value: object) -> str:

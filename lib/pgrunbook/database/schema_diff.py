@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,9 +43,10 @@ def diff(a: Snapshot, b: Snapshot) -> list[Difference]:
 
     The columns of a table that is only on one side are part of the table's difference.
     """
-    before, after = _by_name(a), _by_name(b)
-    gone, come = _columns_of_missing(a, b), _columns_of_missing(b, a)
-    found = list(_moved(a, b))
+    only_a, only_b = _without(a, b), _without(b, a)
+    before, after = _by_name(only_a), _by_name(only_b)
+    gone, come = _columns_of_missing(only_a, b), _columns_of_missing(only_b, a)
+    found = list(_moved(a, b, {obj.relation for obj in (*only_a, *only_b) if isinstance(obj, Column)}))
     for key in before.keys() | after.keys():
         old, new = before.get(key), after.get(key)
         if old is None and new is not None and not (isinstance(new, Column) and new.relation in come):
@@ -57,21 +58,27 @@ def diff(a: Snapshot, b: Snapshot) -> list[Difference]:
     return sorted(found)
 
 
-def _by_name(snapshot: Snapshot) -> dict[tuple[str, str], SchemaObject]:
-    return {(obj.kind, obj.name): obj for obj in snapshot.objects}
+def _without(here: Snapshot, there: Snapshot) -> list[SchemaObject]:
+    """Return the objects that are not the same there: few, of a schema that is large."""
+    same = set(there.objects)
+    return [obj for obj in here.objects if obj not in same]
 
 
-def _columns(snapshot: Snapshot) -> dict[str, list[Column]]:
+def _by_name(objects: Sequence[SchemaObject]) -> dict[tuple[str, str], SchemaObject]:
+    return {(obj.kind, obj.name): obj for obj in objects}
+
+
+def _columns(columns: Iterable[Column]) -> dict[str, list[Column]]:
     tables: dict[str, list[Column]] = {}
-    for column in sorted(snapshot.of(Column), key=lambda column: column.position):
+    for column in sorted(columns, key=lambda column: column.position):
         tables.setdefault(column.relation, []).append(column)
     return tables
 
 
-def _columns_of_missing(here: Snapshot, there: Snapshot) -> dict[str, list[Column]]:
+def _columns_of_missing(here: Sequence[SchemaObject], there: Snapshot) -> dict[str, list[Column]]:
     """Return the columns of relations that only ``here`` has."""
     known = {relation.name for relation in there.of(Relation)}
-    return {name: columns for name, columns in _columns(here).items() if name not in known}
+    return _columns(obj for obj in here if isinstance(obj, Column) and obj.relation not in known)
 
 
 def _described(obj: SchemaObject, columns: dict[str, list[Column]]) -> str:
@@ -85,9 +92,9 @@ def _without_position(obj: SchemaObject) -> SchemaObject:
     return obj._replace(position=0) if isinstance(obj, Column) else obj
 
 
-def _moved(a: Snapshot, b: Snapshot) -> Iterator[Difference]:
-    after = _columns(b)
-    for name, columns in _columns(a).items():
+def _moved(a: Snapshot, b: Snapshot, tables: Collection[str]) -> Iterator[Difference]:
+    before, after = (_columns(c for c in each.of(Column) if c.relation in tables) for each in (a, b))
+    for name, columns in before.items():
         old, new = [c.column_name for c in columns], [c.column_name for c in after.get(name, [])]
         if [c for c in old if c in new] != [c for c in new if c in old]:
             yield Difference("column order", name, "moved", f"({', '.join(old)})", f"({', '.join(new)})")

@@ -51,7 +51,10 @@ from pgrunbook.sql.tree import tree
 
 @dataclass
 class Execution:
-    """A plan being executed on a target: its connection, its journal and the results so far."""
+    """A plan being executed on a target: its connection, its journal and the results so far.
+
+    ``later_batch_rows`` is for branches, where nobody waits: the batches after a loop's first have so many at least.
+    """
 
     plan: Plan
     target: Target
@@ -62,6 +65,7 @@ class Execution:
     permit: Permit
     on_change: Callable[[list[StepResult]], None] = lambda _: None
     observer: StepObserver | None = None
+    later_batch_rows: int = 0
     committed: list[str] = field(default_factory=list)
     _doing: str = ""
 
@@ -69,7 +73,9 @@ class Execution:
         self._account = EventLog(self.plan, self.journal, self.on_change, self.observer)
         self._results = self._account.results
         self._marks = Bookkeeping(self.conn, self.plan, self.run_id, self.history)
-        self._keeper = Capture(self.conn, self._marks, self.target.keep_days, self.permit.on_conflict)
+        self._keeper = Capture(
+            self.conn, self._marks, self.target.keep_days, self.permit.on_conflict, self.later_batch_rows
+        )
         self._cleanup = Cleanup(self.conn, self._account, self._marks, self._ask)
         self._pid = self.conn.info.backend_pid
         self.conn.add_notice_handler(self._account.notice)
@@ -246,6 +252,7 @@ class Execution:
                 on_batch=on_batch,
                 lock_timeout_ms=step.lock_timeout_ms,
                 statement_timeout_ms=step.statement_timeout_ms,
+                later_rows=self.later_batch_rows,
             )
             self._keeper.after(change, step)
             return done.rows

@@ -61,10 +61,12 @@ def run_batches(
     on_batch: Callable[[BatchProgress], None] = lambda _: None,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
+    later_rows: int = 0,
 ) -> BatchProgress:
     """Execute the statement batch by batch, from the progress row ``resume_from`` on; return the final progress.
 
-    ``on_batch`` is called after each commit. The connection must be in autocommit mode, outside a transaction.
+    Batches after the first one have ``later_rows`` at least. ``on_batch`` is called after each commit. The connection
+    must be in autocommit mode, outside a transaction.
 
     Raises psycopg's errors unchanged (a lock timeout, a row that the server refuses): committed batches stay, the
     failed batch is aborted, and the same call continues after the last committed batch. Raises Broken where somebody
@@ -83,7 +85,8 @@ def run_batches(
                 elif before.is_done:
                     return before
                 else:
-                    after = _batch(conn, batches, before)
+                    rows = max(batches.rows, later_rows) if before.batches else batches.rows
+                    after = _batch(conn, replace(batches, rows=rows), before)
                     _write(conn, after)
         except psycopg.errors.SerializationFailure as exc:
             if attempt == _MOVED_ATTEMPTS:

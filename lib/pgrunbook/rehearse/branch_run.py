@@ -24,6 +24,7 @@ from pgrunbook.record.journal import Journal
 from pgrunbook.undo_data import OnConflict
 
 RUN_ID = "rehearsal"
+LARGE_BATCH_ROWS = 20_000
 
 
 def execute(
@@ -37,12 +38,14 @@ def execute(
     direction: Direction = "up",
     as_written: bool = False,
     again: bool = False,
+    hastens: bool = False,
     on_conflict: OnConflict = "stop",
 ) -> float:
     """Execute one change on a branch, exactly as migrate and rollback do; return how long it took, in ms.
 
     ``as_written`` says that its statements are those of the file, without safe forms. With ``again`` it is another
-    run, whose undo data is captured beside that of the first one.
+    run, whose undo data is captured beside that of the first one. Where it ``hastens``, and is not measured, batches
+    after the first of a loop are large.
 
     Raises Refused where ``conn`` does not lead to a branch, StatementFailed with the target's state.
     """
@@ -64,6 +67,7 @@ def execute(
             journal,
             permitted,
             observer=observer,
+            later_batch_rows=LARGE_BATCH_ROWS if hastens else 0,
         ).run()
     except RunbookError as exc:
         raise StatementFailed(

@@ -26,7 +26,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.draft.down import DownDraft
 from pgrunbook.errors import StatementFailed
 from pgrunbook.plan.declared import Declared
-from pgrunbook.plan.plan import Change, WayBack
+from pgrunbook.plan.plan import Change, Direction, WayBack
 from pgrunbook.plan.way_back import Frozen, Proof
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import row_equality
@@ -86,7 +86,7 @@ def prove(
         for change in proven.changes:
             how = _next(proven, change, tried)
             if how is None:
-                execute(branch, conn, histories.read(conn, branch), change, log)
+                execute(branch, conn, histories.read(conn, branch), change, log, hastens=True)
                 continue
             trial = _Trial(branch, conn, measure, log, tables).of(change, how, proven.backs[change.migration][how])
             is_doubted = any(not each.proven for each in found)
@@ -147,18 +147,16 @@ class _Trial:
         release.judge(self.measure)
         before = self._sums()
         began = time.monotonic()
-        execute(self.branch, self.conn, histories.read(self.conn, self.branch), change, self.log)
+        self._execute(change)
         release.judge(self.measure)
         volatile = release.values(self.measure)
         up_ms, there = _since(began), self._sums(volatile)
         began = time.monotonic()
         try:
-            execute(
-                self.branch, self.conn, histories.read(self.conn, self.branch), back.change, self.log, direction="down"
-            )
+            self._execute(back.change, direction="down")
             down_ms = _since(began)
             apart = _apart(before, self._sums(), "before")
-            execute(self.branch, self.conn, histories.read(self.conn, self.branch), change, self.log, again=True)
+            self._execute(change, again=True)
         except StatementFailed as exc:
             says = f"it fails with the target's rows: {why(exc)}"
             return WayBackTrial(migration=change.migration, how=how, proven=False, says=says, up_ms=up_ms)
@@ -178,6 +176,10 @@ class _Trial:
             tables=tuple(map(str, before)),
             differs=back.differs,
         )
+
+    def _execute(self, change: Change, *, direction: Direction = "up", again: bool = False) -> None:
+        history = histories.read(self.conn, self.branch)
+        execute(self.branch, self.conn, history, change, self.log, direction=direction, again=again, hastens=True)
 
     def _sums(self, volatile: VolatileValues | None = None) -> dict[TableName, TableSum]:
         """Return the sums of the tables that are there; of those with unknown volatile columns, rows are counted."""

@@ -60,12 +60,14 @@ def revert(
     *,
     on_conflict: OnConflict = "stop",
     rows: int = BATCH_ROWS,
+    later_rows: int = 0,
     on_batch: Callable[[int], None] = lambda _: None,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
 ) -> RevertResult:
     """Revert the rows that one step changed; resume where an earlier call was interrupted.
 
+    A batch has ``rows``, after the first one ``later_rows`` at least.
     ``on_conflict`` decides about rows that somebody has changed since: ``keep`` leaves them, ``restore`` overwrites
     them (a row that somebody has deleted stays deleted, an inserted one that others refer to stays), ``stop`` refuses
     to begin. Rows changed while it runs are overwritten by ``restore`` only. ``on_batch`` gets the number of rows so
@@ -89,7 +91,9 @@ def revert(
         count = thing.rows_given_back
         if thing.state != "given back":
             both = compare(conn, thing)
-            count = _Loop(both, on_conflict == "restore", rows, lock_timeout_ms, statement_timeout_ms).run(on_batch)
+            count = _Loop(
+                both, on_conflict == "restore", rows, max(rows, later_rows), lock_timeout_ms, statement_timeout_ms
+            ).run(on_batch)
             left += left_of(conn, thing, reverted=count)
             mark(conn, [thing.id], "given back")
             log.info("reverted %s rows of %s", count, thing.table)
@@ -114,6 +118,7 @@ class _Loop:
     both: Comparison
     overwrites: bool
     rows: int
+    later_rows: int
     lock_timeout_ms: int
     statement_timeout_ms: int
 
@@ -126,9 +131,10 @@ class _Loop:
         entry = self.both.entry
         if entry.pages_left is None:
             self.conn.execute(load("undo_data")["begin_revert"].encode(), {"id": entry.id, "pages": self._pages()})
-        pages = self._pages_per_batch()
+        first = pages = self._pages_per_batch()
         while True:
             before, after, given = self._batch(pages)
+            pages = first * (self.later_rows // self.rows)
             if before:
                 on_batch(given)
             if not after:
