@@ -22,7 +22,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import inverse_log, schema_versions, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
-from pgrunbook.database.schema_diff import diff
+from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.display.prose import counted
 from pgrunbook.draft import down
 from pgrunbook.draft.build import up
@@ -38,6 +38,7 @@ from pgrunbook.plan.step import SafeStep
 from pgrunbook.record.journal import Event, Journal, read
 from pgrunbook.rehearse import branch_run, copy_records
 from pgrunbook.rehearse.branch_run import journal, why
+from pgrunbook.rehearse.volatile_texts import VolatileTexts
 from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
@@ -145,20 +146,14 @@ def rehearse(
     Unreachable when no empty branch can be made.
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
-    left = leave_out(history)
+    left, records = leave_out(history), [sql.Identifier(history.schema, history.table), *copy_records.OURS]
     found: list[DownDraft] = []
     differs: list[DeclaredOf] = []
-    with (
-        copy_schema(target, ours=True) as schema,
-        schema.branch() as branch,
-        connect(branch, purpose="rehearses") as there,
-    ):
-        copy_records.copy(conn, there, [sql.Identifier(history.schema, history.table), *copy_records.OURS])
-        before = snapshot(there, leave_out=left)
-        unlike = tuple((d.kind, d.name) for d in diff(*schema_versions.comparable(here, before)))
-        is_exact = not unlike and schema_versions.are_of_one(here, before)
-        after = [before]
-        with journal() as log:
+    with copy_schema(target, ours=True) as schema:
+        with schema.branch() as branch, connect(branch, purpose="rehearses") as there, journal() as log:
+            copy_records.copy(conn, there, records)
+            before = snapshot(there, leave_out=left)
+            after = [before]
             for one in wanted:
                 planned = _planned(there, target, one, conn)
                 own = histories.read(there, branch)
@@ -167,8 +162,21 @@ def rehearse(
                 after.append(snapshot(there, leave_out=left))
                 found.append(planned)
                 differs += followed(there, planned.differs)
-            if all(one.ends == "history row" and not one.is_rest for one in wanted):
-                _up_again(branch, there, target, wanted, log, before, left, differs)
+            is_whole = all(one.ends == "history row" and not one.is_rest for one in wanted)
+            end = _up_again(branch, there, target, wanted, log, left) if is_whole else before
+            # The target went up by safe forms, the branch as it is written: what forms declare differs there.
+            told = [*named(there, differs), NOT_NULL_OF_PARTITIONS]
+        other = [d for d in diff(before, end) if not is_declared(d, told)]
+        if other:  # what goes up once more differs from that in what differs each time
+            with schema.branch() as branch, connect(branch, purpose="rehearses") as there, journal() as log:
+                copy_records.copy(conn, there, records)
+                for planned in found:
+                    own = histories.read(there, branch)
+                    branch_run.execute(branch, there, own, planned.change, log, direction="down")
+                once_more = _up_again(branch, there, target, wanted, log, left)
+            _refuse_other_end(wanted[-1], VolatileTexts(end, once_more).without(other))
+    unlike = tuple((d.kind, d.name) for d in diff(*schema_versions.comparable(here, before)))
+    is_exact = not unlike and schema_versions.are_of_one(here, before)
     changes = tuple(
         # A branch on another version writes some definitions differently: then its fingerprint does not count.
         _with_schemas(p.change, a, b) if is_exact else p.change
@@ -238,28 +246,21 @@ def _try(one: RollbackItem, execute: Callable[[], object]) -> None:
 
 
 def _up_again(
-    branch: Target,
-    there: Connection,
-    target: Target,
-    wanted: Sequence[RollbackItem],
-    log: Journal,
-    before: Snapshot,
-    left: list[str],
-    differs: Sequence[DeclaredOf],
-) -> None:
-    ups = up(target, [one.migration for one in reversed(wanted)])
+    branch: Target, there: Connection, target: Target, wanted: Sequence[RollbackItem], log: Journal, left: list[str]
+) -> Snapshot:
+    """Apply the migrations as they are written; return the schema that they end in."""
     try:
-        for change in ups:
+        for change in up(target, [one.migration for one in reversed(wanted)]):
             branch_run.execute(branch, there, histories.read(there, branch), change, log, as_written=True)
     except StatementFailed as exc:
         raise _does_not_lead_back(wanted[-1], f"going up again fails: {why(exc)}") from exc
-    found = diff(before, snapshot(there, leave_out=left))
-    # The target went up by safe forms, the branch goes up as it is written: what forms declare differs there.
-    told = [*named(there, differs), NOT_NULL_OF_PARTITIONS]
-    other = [d for d in found if not is_declared(d, told)]
+    return snapshot(there, leave_out=left)
+
+
+def _refuse_other_end(one: RollbackItem, other: Sequence[Difference]) -> None:
     if other:
         lines = "; ".join(d.line() for d in other[:5])
-        raise _does_not_lead_back(wanted[-1], f"going up again ends in another schema: {lines}")
+        raise _does_not_lead_back(one, f"going up again ends in another schema: {lines}")
 
 
 def _does_not_lead_back(one: RollbackItem, reason: str) -> Refused:

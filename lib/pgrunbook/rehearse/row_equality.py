@@ -153,6 +153,10 @@ class VolatileRelease:
         return self._found
 
 
+# Words for a moment: https://www.postgresql.org/docs/current/datatype-datetime.html#DATATYPE-DATETIME-SPECIAL-VALUES
+_MOMENTS = frozenset({"now", "today", "tomorrow", "yesterday"})
+
+
 class _Judge:
     """Judges statements on one database, and adds to ``found`` the volatile columns, by their names at the end."""
 
@@ -170,6 +174,8 @@ class _Judge:
             case ast.UpdateStmt() | ast.InsertStmt() | ast.MergeStmt():
                 self._add(node.relation, lambda table: self._of_write(table, node))
                 self.note_triggers(node.relation)
+            case ast.CreateStmt():
+                self._add(node.relation, lambda _: _with_moments(node.tableElts or ()))
             case ast.DeleteStmt():
                 self.found.elsewhere |= bool(self._triggered(node.relation))
             case ast.TruncateStmt():
@@ -300,9 +306,15 @@ class _Judge:
                 name = cmd.def_.colname
                 if name in self.declared or self._is_volatile(cmd.def_.constraints, set()):
                     found.add(name)
-            elif cmd.subtype == A.AT_AlterColumnType and self._is_volatile(cmd.def_.raw_default, self._tainted(node)):
+            elif self._is_changed(node, cmd):
                 found.add(cmd.name)
         return found
+
+    def _is_changed(self, node: Any, cmd: Any) -> bool:
+        """Tell whether a subcommand makes values of its column volatile, or those that it gets later."""
+        if cmd.subtype == A.AT_ColumnDefault:
+            return any(map(_is_moment, walk(cmd.def_)))
+        return cmd.subtype == A.AT_AlterColumnType and self._is_volatile(cmd.def_.raw_default, self._tainted(node))
 
     def _defaults(self, table: Relation, *, numbers: bool = False) -> set[str]:
         """Return the columns with a volatile default; with ``numbers`` identity columns, too."""
@@ -334,7 +346,9 @@ class _Judge:
         """
         numbers = numbers or self.all_numbers
         parts = list(walk(node))
-        if any(isinstance(part, ast.SQLValueFunction) for part in parts) or tainted.intersection(column_names(node)):
+        if any(isinstance(part, ast.SQLValueFunction) or _is_moment(part) for part in parts) or tainted.intersection(
+            column_names(node)
+        ):
             return True
         if tainted and any(isinstance(part, ast.A_Star) for part in parts):
             return True
@@ -348,6 +362,18 @@ class _Judge:
 
 def _value(text: str) -> Any:
     return parsed(f"SELECT {text}")
+
+
+def _is_moment(node: Any) -> bool:
+    """Tell whether a constant is a word for a moment, which becomes a time when the statement is read."""
+    value = node.val if isinstance(node, ast.A_Const) and not node.isnull else None
+    return isinstance(value, ast.String) and value.sval.strip().lower() in _MOMENTS
+
+
+def _with_moments(columns: Sequence[Any]) -> set[str]:
+    """Return the columns of a new table whose default is a moment: the one when it was created."""
+    defined = (column for column in columns if isinstance(column, ast.ColumnDef))
+    return {column.colname for column in defined if any(map(_is_moment, walk(column.constraints or ())))}
 
 
 def _is_default(node: Any) -> bool:

@@ -8,6 +8,7 @@ cannot say what depends on rows (times, locks, values).
    inverse is read from the catalog, and the capture of what it would destroy is planned.
 2. On a second branch the plan is executed, as migrate would, each migration up, down and up again. After down the
    schema must be the one before; after the second up that of the plain statements, but for declared differences.
+   Where it is not, the plain statements run once more: what differs between two runs of these is no difference.
 3. Where a way back fails, the second branch is made anew, and that migration goes up only.
 """
 
@@ -43,6 +44,7 @@ from pgrunbook.plan.way_back import Proof
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import copy_records
 from pgrunbook.rehearse.branch_run import _limit, branch_hint, execute, journal, why
+from pgrunbook.rehearse.volatile_texts import VolatileTexts
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class Rehearsal:
     def end(self) -> Snapshot:
         """The schema after the last change."""
         return self.after[-1] if self.after else self.before
+
+    def with_volatile(self, objects: Sequence[tuple[str, str]]) -> Rehearsal:
+        """Return it with objects whose texts differ each time: the target will have others than the branch."""
+        unlike = tuple(dict.fromkeys([*self.unlike, *objects]))
+        return replace(self, unlike=unlike, is_exact=self.is_exact and not objects)
 
     def schema_changes(self) -> list[list[Difference]]:
         """Return for each change the differences that it makes in the schema."""
@@ -107,7 +114,9 @@ def rehearse(
         proofs.prefers_scripts = prefer_down_scripts
         after, declared = proofs.of(changes)
     backs = {c.migration: found for c in changes if (found := proofs.found(c))}
-    return replace(plain, after=after, changes=tuple(map(proofs.settled, changes)), declared=declared, backs=backs)
+    settled = tuple(map(proofs.settled, changes))
+    done = replace(plain, after=after, changes=settled, declared=declared, backs=backs)
+    return done.with_volatile(proofs.volatile_objects)
 
 
 def equal_schema(how: WayBack) -> str:
@@ -138,13 +147,19 @@ def _plain(schema: SchemaCopy, history: History, changes: Sequence[Change], here
             for statement in statements:
                 conn.execute(statement)
             before = snapshot(conn, leave_out=left)
-        after: list[Snapshot] = []
-        for change in changes:
-            _apply(conn, change, hook)
-            after.append(snapshot(conn, leave_out=left))
+        after = _after(conn, changes, hook, left)
         leaves = tuple((one.kind, one.name, one.where) for one in health.leftovers(conn) if one not in there)
     is_exact = not unlike and schema_versions.are_of_one(here, before)
     return Rehearsal(before, tuple(after), unlike, tuple(changes), is_exact=is_exact, leaves=leaves)
+
+
+def _after(conn: Connection, changes: Sequence[Change], hook: _Hook, left: Sequence[str]) -> list[Snapshot]:
+    """Execute changes as they are written; return the schema after each."""
+    found = []
+    for change in changes:
+        _apply(conn, change, hook)
+        found.append(snapshot(conn, leave_out=left))
+    return found
 
 
 class _Proofs:
@@ -163,6 +178,7 @@ class _Proofs:
         self.migrations, self.plain, self.left = migrations, plain, leave_out(history)
         self.prefers_scripts = False
         self.tried: dict[tuple[str, WayBack], DownDraft | str] = {}
+        self.volatile: list[VolatileTexts] = []
         self.moved: list[DeclaredOf] = []
 
     def of(self, changes: Sequence[Change]) -> tuple[tuple[Snapshot, ...], tuple[Difference, ...]]:
@@ -173,7 +189,7 @@ class _Proofs:
         while True:
             after: list[Snapshot] = []
             declared: dict[Difference, None] = {}
-            self.moved = []
+            self.moved, is_asked = [], False
             with self.schema.branch() as branch, connect(branch, purpose="rehearses") as conn, journal() as log:
                 if self.schema.has_ours:
                     copy_records.copy(self.rows_conn, conn, [copy_records.KEPT])
@@ -185,15 +201,48 @@ class _Proofs:
                     ):
                         break  # the branch is in between: again from the start, without this way back
                     after.append(snapshot(conn, leave_out=self.left))
-                    declared.update(dict.fromkeys(self._declared(conn, changes[: number + 1], after[-1])))
+                    told = self._declared(conn, changes[: number + 1], after[-1])
+                    if told is None:
+                        is_asked = True
+                        break  # again from the start, when it is known what differs each time
+                    declared.update(dict.fromkeys(told))
                 else:
                     return tuple(after), tuple(declared)
+            if is_asked:
+                self._ask_what_is_volatile(changes)
 
-    def _declared(self, conn: Connection, changes: Sequence[Change], found: Snapshot) -> list[Difference]:
+    @property
+    def volatile_objects(self) -> tuple[tuple[str, str], ...]:
+        """The objects whose texts differ each time, where that was asked."""
+        return tuple(dict.fromkeys(place for volatile in self.volatile for place in volatile.objects))
+
+    def _ask_what_is_volatile(self, changes: Sequence[Change]) -> None:
+        """Execute the plain statements once more, and note what differs between the two runs after each change."""
+        left_out = {(c.migration, w.number) for c in changes for w in c.statements if not w.is_rehearsed}
+        with self.schema.branch() as branch, connect(branch, purpose="rehearses") as conn:
+            _limit(conn)
+            for statement in histories.prepare_table(histories.read(conn, branch)):
+                conn.execute(statement)
+            again = _after(
+                conn,
+                self.plain.changes,
+                lambda _, c, s: s is not None and (c.migration, s.statement) not in left_out,
+                self.left,
+            )
+        self.volatile = [VolatileTexts(*pair) for pair in zip(self.plain.after, again, strict=True)]
+
+    def _declared(self, conn: Connection, changes: Sequence[Change], found: Snapshot) -> list[Difference] | None:
+        """Return the declared differences; None where others are found, and nobody has asked what is volatile."""
         differences = diff(self.plain.after[len(changes) - 1], found)
         by_form = [declared for change in changes for one in change.statements for declared in one.differs]
         told = [*by_form, *named(conn, self.moved)]
         other = [d for d in differences if not is_declared(d, told)]
+        if other and not self.volatile:
+            return None
+        if other:
+            volatile = self.volatile[len(changes) - 1]
+            volatile.refuse_names(changes[-1].migration)
+            differences, other = volatile.without(differences), volatile.without(other)
         if other:
             raise Refused(
                 f"the safe plan of {changes[-1].migration} ends in another schema than its SQL",
