@@ -597,6 +597,18 @@ def test_a_batch_whose_lock_is_never_to_be_had_gives_up_with_what_is_committed(p
     assert rows(target, "SELECT FROM pg_trigger WHERE tgname ~ 'pgrunbook'") == []
 
 
+def test_a_default_isolation_level_of_the_database_is_not_that_of_our_steps(place: Place) -> None:
+    """A snapshot of before the lock would not show the rows of those who had it."""
+    target = place("UPDATE orders SET hits = hits + 1;\nALTER TABLE orders DROP COLUMN amount")
+    do(
+        target,
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable',"
+        " current_database()); END $$",
+    )
+    assert set(states(execute(target, safe_plan_of(target)))) == {StepState.DONE}
+    assert rows(target, "SELECT hits, count(*) FROM orders GROUP BY hits") == [(1, 500)]
+
+
 @pytest.mark.parametrize("refused_at", [50, 250])
 def test_a_batch_that_is_refused_leaves_no_helpers_unless_others_are_committed(place: Place, refused_at: int) -> None:
     """Where nothing was changed, triggers and notes go, and the file may be changed; else the same run goes on."""

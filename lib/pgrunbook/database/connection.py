@@ -210,10 +210,15 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
 def transaction(conn: Connection, *, lock_timeout_ms: int, statement_timeout_ms: int) -> Iterator[None]:
     """Run the body in a transaction under both timeouts, which begins in a single round trip.
 
+    Each of its statements sees what was committed before it, whatever the role's own default is: what follows the
+    lock on a table has to see the rows of those who had it before.
+
     Raises Broken when the server answers COMMIT with something else.
     """
     with conn.own_path(is_outer=True):
-        conn.execute(b"BEGIN; " + _limits("LOCAL", lock_timeout_ms, statement_timeout_ms))
+        conn.execute(
+            b"BEGIN ISOLATION LEVEL READ COMMITTED; " + _limits("LOCAL", lock_timeout_ms, statement_timeout_ms)
+        )
         try:
             yield
         except BaseException:

@@ -80,29 +80,28 @@ END
 """
 _TRIGGERS = """
 DECLARE
-    part regclass;
-    name text;
     last record;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE 'rows cannot be tracked from isolation level % on', current_setting('transaction_isolation');
     END IF;
     SELECT {columns} INTO last FROM {notes} WHERE state = 'end';
-    REVOKE ALL ON FUNCTION {called}() FROM PUBLIC;
-    {of_rows};
-    FOREACH name IN ARRAY ARRAY[{names}] LOOP
-        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', {table}, name);
-    END LOOP;
+    {created};
+END
+"""
+# A trigger for each statement is not inherited by partitions, and TRUNCATE of one fires its own only.
+_OF_PARTITIONS = """
+DECLARE
+    part regclass;
+BEGIN
     FOR part IN
-        SELECT {table}::regclass
-        UNION
         SELECT p.relid
         FROM pg_partition_tree({table}::regclass) AS p
         JOIN pg_class AS c ON c.oid = p.relid AND c.relkind IN ('r', 'p')
+        WHERE p.level > 0
     LOOP
-        EXECUTE format('CREATE TRIGGER %I AFTER TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s()',
-                       {emptied}, part, {function});
-        EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', part, {emptied});
+        EXECUTE {create} || part || {execute};
+        EXECUTE {alter} || part || {enable};
     END LOOP;
 END
 """
@@ -138,7 +137,7 @@ class RowTracker:
             for name, type_, collation in zip(self.columns, types, collations, strict=True)
         ]
         statements = [
-            sql.SQL(self.removal()),
+            sql.SQL(self._clearance()),
             sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(self.table),
             sql.SQL(
                 "CREATE TABLE {} (id pg_catalog.int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
@@ -154,15 +153,23 @@ class RowTracker:
                 "CREATE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
                 " SET search_path = pg_catalog, pg_temp AS {}"
             ).format(self._function, sql.Literal(self._body(is_partitioned=is_partitioned).as_string(None))),
-            sql.SQL("DO {}").format(sql.Literal(self._triggers(is_partitioned=is_partitioned).as_string(None))),
+            *self._triggers(is_partitioned=is_partitioned),
         ]  # fmt: skip
         return ";\n".join(statement.as_string(None) for statement in statements)
 
-    def removal(self) -> str:
-        """Return the statement that drops triggers and notes, where they are.
+    def removal(self, *, is_partitioned: bool) -> str:
+        """Return the statements that drop the triggers and the notes of a loop that is done.
 
         Locks: AccessExclusiveLock on the table and its partitions.
         """
+        triggers = [f"{place}_{self.name}_{name}" for place, name, *_ in self._row_triggers(is_partitioned)]
+        dropped = [
+            sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(name), self.table).as_string(None)
+            for name in (*triggers, self._emptied)
+        ]
+        return ";\n".join([*dropped, self._clearance()])
+
+    def _clearance(self) -> str:
         body = f"DECLARE dropped text; BEGIN FOR dropped IN {self.cleanup()} LOOP EXECUTE dropped; END LOOP; END"
         return sql.SQL("DO {}").format(sql.Literal(body)).as_string(None)
 
@@ -271,29 +278,49 @@ class RowTracker:
             state_of_new=sql.SQL(comes).format(self._latest("state", self._of("new"))),
         )  # fmt: skip
 
-    def _triggers(self, *, is_partitioned: bool) -> sql.Composed:
-        """Return the body of a DO statement: the rows at the start are known by the largest key of that moment.
+    def _triggers(self, *, is_partitioned: bool) -> list[sql.Composed]:
+        """Return the statements that create the triggers, and let them fire in every session."""
+        made = self._row_triggers(is_partitioned)
+        created = sql.SQL(_TRIGGERS).format(
+            columns=_list(self.columns), notes=self.notes,
+            created=sql.SQL(";\n    ").join(self._trigger(*one) for one in made),
+        )  # fmt: skip
+        emptied = sql.SQL("CREATE TRIGGER {} AFTER TRUNCATE ON ").format(sql.Identifier(self._emptied))
+        executes = sql.SQL(" FOR EACH STATEMENT EXECUTE FUNCTION {}()").format(self._function)
+        enables = sql.SQL(" ENABLE ALWAYS TRIGGER {}")
+        found = [
+            sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self._function),
+            sql.SQL("DO {}").format(sql.Literal(created.as_string(None))),
+            sql.SQL("{}{}{}").format(emptied, self.table, executes),
+        ]
+        for name in (*(f"{place}_{self.name}_{name}" for place, name, *_ in made), self._emptied):
+            found.append(sql.SQL("ALTER TABLE {}{}").format(self.table, enables.format(sql.Identifier(name))))
+        if is_partitioned:
+            parts = sql.SQL(_OF_PARTITIONS).format(
+                table=sql.Literal(self.table.as_string(None)),
+                create=sql.Literal(emptied.as_string(None)), execute=sql.Literal(executes.as_string(None)),
+                alter=sql.Literal("ALTER TABLE ONLY "),
+                enable=sql.Literal(enables.format(sql.Identifier(self._emptied)).as_string(None)),
+            )  # fmt: skip
+            found.append(sql.SQL("DO {}").format(sql.Literal(parts.as_string(None))))
+        return found
 
-        ``within`` stands for keys up to that one, ``beyond`` for larger ones.
-        """
+    def _row_triggers(self, is_partitioned: bool) -> list[tuple[str, str, str, sql.Composable, str]]:
+        """Return the triggers for each row: ``within`` is for keys up to the last one of the start, else ``beyond``."""
         old, new = (sql.SQL("ROW({})").format(self._of(row)) for row in ("old", "new"))
         changes = sql.SQL(
             "CAST({} AS pg_catalog.record) OPERATOR(pg_catalog.*<>) CAST({} AS pg_catalog.record)"
         ).format(old, new)
-        made: list[tuple[str, str, str, sql.Composable, str]] = [(FIRST, "come", "AFTER INSERT", new, "<=")]
+        found: list[tuple[str, str, str, sql.Composable, str]] = [(FIRST, "come", "AFTER INSERT", new, "<=")]
         for where, operator in (("within", "<="), ("beyond", ">")):
             moves = sql.SQL("{} AND {}").format(changes, old)
-            made.append((FIRST, f"moved_{where}", "AFTER UPDATE", moves, operator))
-            made += [(LAST, f"moving_{where}", "BEFORE UPDATE", moves, operator)] if is_partitioned else []
-        made.append((FIRST, "gone_beyond", "AFTER DELETE", old, ">"))
-        of_rows = [self._trigger(*one) for one in made]
-        names = sql.SQL(", ").join(sql.Literal(self._trigger_name(place, name)) for place, name, *_ in made)
-        emptied = sql.Literal(self._trigger_name(FIRST, "emptied"))
-        return sql.SQL(_TRIGGERS).format(
-            columns=_list(self.columns), notes=self.notes, of_rows=sql.SQL(";\n    ").join(of_rows), names=names,
-            table=sql.Literal(self.table.as_string(None)), emptied=emptied, called=self._function,
-            function=sql.Literal(self._function.as_string(None)),
-        )  # fmt: skip
+            found.append((FIRST, f"moved_{where}", "AFTER UPDATE", moves, operator))
+            found += [(LAST, f"moving_{where}", "BEFORE UPDATE", moves, operator)] if is_partitioned else []
+        return [*found, (FIRST, "gone_beyond", "AFTER DELETE", old, ">")]
+
+    @property
+    def _emptied(self) -> str:
+        return f"{FIRST}_{self.name}_emptied"
 
     def _trigger(self, place: str, name: str, event: str, when: sql.Composable, operator: str) -> sql.Composed:
         """Return the PL/pgSQL that creates a trigger, whose condition ends in a comparison with the last key.
@@ -301,7 +328,7 @@ class RowTracker:
         The key is in the trigger itself: a transaction that began before the installation cannot see our notes.
         """
         head = sql.SQL("CREATE TRIGGER {} {} ON {} FOR EACH ROW WHEN (").format(
-            sql.Identifier(self._trigger_name(place, name)), sql.SQL(event), self.table
+            sql.Identifier(f"{place}_{self.name}_{name}"), sql.SQL(event), self.table
         )
         where = name.partition("_")[2]
         last = sql.SQL(", ").join(
@@ -317,9 +344,6 @@ class RowTracker:
                 sql.SQL(") EXECUTE FUNCTION {}({})").format(self._function, sql.Literal(where)).as_string(None)
             ),
         )
-
-    def _trigger_name(self, place: str, name: str) -> str:
-        return f"{place}_{self.name}_{name}"
 
 
 def tracker_name(table: sql.Identifier, statement: str) -> str:

@@ -36,13 +36,12 @@ class TrackedLoop:
 
     def steps(self, sql: str, says: str) -> tuple[SafeStep, ...]:
         """Return the loop as a step, between the steps that install and drop the tracker; ``sql`` is it as a whole."""
-        installed = self.tracker.installation(
-            self.key.types, self.key.collations, is_partitioned=self.table.is_partitioned
-        )
+        tracker, is_partitioned = self.tracker, self.table.is_partitioned
+        installed = tracker.installation(self.key.types, self.key.collations, is_partitioned=is_partitioned)
         begins = f"Triggers note which rows of {self.table.sql} come or change their key until the loop is done."
         ends = f"The loop is done: the triggers on {self.table.sql}, and their notes, are dropped."
         return (
             SafeStep(installed, begins),
             SafeStep(sql, says, quick=False, batches=self.batches),
-            SafeStep(self.tracker.removal(), ends),
+            SafeStep(tracker.removal(is_partitioned=is_partitioned), ends),
         )
