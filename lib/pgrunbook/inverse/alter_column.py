@@ -74,19 +74,42 @@ def change_type(altered: Alteration, cmd: Any) -> None:
     if facts is None:
         return
     losses = column_type.losses(column, cmd, facts, _written(cmd, named))
-    using = column_type.using(altered.reader, facts["how"], column, kept=bool(losses[0]) and column.kind in "rp")
+    is_kept = bool(losses[0]) and column.kind in "rp" and not column.generated
+    loosened = _loosened(altered, column) if is_kept and column.not_null and facts["how"] != "by itself" else None
+    becomes_null = is_kept and (not column.not_null or loosened is not None)
+    using = column_type.using(altered.reader, facts["how"], column, becomes_null=becomes_null)
     clause = f"ALTER COLUMN {column.sql} TYPE {column.type}{column_type.collation(column)}{using}"
     if column.default is not None or _sets_default(altered, cmd.name):
         clause = f"ALTER COLUMN {column.sql} DROP DEFAULT, {clause}"
     if column.default is not None:
         clause += f", ALTER COLUMN {column.sql} SET DEFAULT {column.default}"
-    _with_losses(altered, column, losses, clause)
+    way = altered.way(Phase.TYPES)
+    if loosened is not None:
+        nullable(altered, way, cmd.name)
+    _with_losses(altered, way, column, losses, clause)
+    if loosened is not None:
+        way.follow(loosened)
     _after_type(altered, cmd.name)
 
 
-def _with_losses(altered: Alteration, column: Column, losses: tuple[str, str], clause: str) -> None:
+def _loosened(altered: Alteration, column: Column) -> Way | None:
+    """Return what sets NOT NULL again after values were NULL for a moment, None where they may not be."""
+    keys = [row for row in altered.constraints if row["type"] == "p" and row["relation"] == column.relation]
+    is_key = any(column.number in row["columns"] for row in keys)
+    identifies = is_key or "USING INDEX" in altered.whole.replica_identity
+    if identifies or column.identity or column.inherited or not column_type.is_valid(column, altered.reader.version):
+        return None
+    way, row = Way(), _not_null(altered, column)
+    if row is None:
+        way.add(f"{altered.alter} ALTER COLUMN {column.sql} SET NOT NULL", "NOT NULL is set again.")
+    else:
+        recreate(altered.reader, way, [(_CONSTRAINT, row["oid"], 0)])
+    return way
+
+
+def _with_losses(altered: Alteration, way: Way, column: Column, losses: tuple[str, str], clause: str) -> None:
     """Capture values that the new type may change, except of a generated column, which is computed again."""
-    way, statement = altered.way(Phase.TYPES), f"{altered.alter} {clause}"
+    statement = f"{altered.alter} {clause}"
     there, back = losses
     if there and not column.generated and column.kind in "rp":
         way.filled(statement, f"{column.sql} is {column.type} again.", columns.keep(altered.reader, column))

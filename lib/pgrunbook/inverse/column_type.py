@@ -24,22 +24,45 @@ _AS_TEXT = {"int2", "int4", "int8", "numeric", "uuid", "bool", "date", "inet", "
 _TIMES = {"timestamp", "timestamptz", "time", "timetz", "interval"}
 _MOST_DIGITS = [6]
 _TELLS_VALID_INPUT = 16  # pg_input_is_valid
+# What these types take as input, for servers before pg_input_is_valid; of numbers, what is surely in their range.
+_WORDS = {"boolean": "{t,tr,tru,true,y,ye,yes,on,1,f,fa,fal,fals,false,n,no,of,off,0}"}
+_PATTERNS = {
+    "smallint": r"^\s*[-+]?\d{1,4}\s*$",
+    "integer": r"^\s*[-+]?\d{1,9}\s*$",
+    "bigint": r"^\s*[-+]?\d{1,18}\s*$",
+    "numeric": r"^\s*[-+]?(\d+\.?\d*|\.\d+)\s*$",
+    "double precision": r"^\s*[-+]?(\d{1,99}\.?\d*|\.\d{1,99})\s*$",
+    "date": r"^\s*\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])\s*$",
+    "uuid": r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+}
 _NUMBERS = re.compile(r"\(([\d, ]+)\)")
 
 
-def using(reader: Reader, how: str, column: Column, *, kept: bool) -> str:
+def using(reader: Reader, how: str, column: Column, *, becomes_null: bool) -> str:
     """Return the USING clause for the old type, "" when PostgreSQL converts the values itself.
 
-    An explicit cast would cut a text that is too long; the implicit one refuses it. Where the old values are
-    captured, a value that the old type does not allow becomes NULL until it is written back.
+    An explicit cast would cut a text that is too long; the implicit one refuses it. With ``becomes_null`` a value that
+    the old type does not allow is NULL until the captured one is written back.
     """
     if how == "by itself" or column.generated:
         return ""
-    if kept and not column.not_null and reader.version >= _TELLS_VALID_INPUT:
-        valid = f"pg_catalog.pg_input_is_valid({column.sql}::text, {literal(column.type)})"
+    valid = is_valid(column, reader.version) if becomes_null else ""
+    if valid:
         return f" USING CASE WHEN {valid} THEN {column.sql}::text::{column.type} END"
     middle = "::text" if how == "as text" else ""
     return f" USING {column.sql}{middle}::{column.type}"
+
+
+def is_valid(column: Column, version: int) -> str:
+    """Return the condition that a value is one of the old type, as text; "" where that cannot be asked."""
+    value = f"{column.sql}::text"
+    if version >= _TELLS_VALID_INPUT:
+        return f"pg_catalog.pg_input_is_valid({value}, {literal(column.type)})"
+    if column.type in _WORDS:
+        return f"pg_catalog.lower(pg_catalog.btrim({value})) = ANY ({literal(_WORDS[column.type])}::text[])"
+    if column.type in _PATTERNS:
+        return f"{value} ~* {literal(_PATTERNS[column.type])}"
+    return ""
 
 
 def losses(column: Column, cmd: Any, facts: dict[str, Any], new: str) -> tuple[str, str]:

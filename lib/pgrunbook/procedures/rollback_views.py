@@ -127,7 +127,7 @@ def rows_since(conn: Connection, plan: Plan, loses: Sequence[CaptureGap]) -> Rol
         if written.kind != GIVES_ROWS and not written.sql.startswith("--")
     ]
     kept = {
-        (keep.table, keep.column): (lambda keep=keep: undo_data.uncaptured_rows(conn, keep))
+        (keep.table, keep.column): (lambda keep=keep: undo_data.uncaptured(conn, keep))
         for change in plan.changes
         for keep in _filled(conn, change)
     }

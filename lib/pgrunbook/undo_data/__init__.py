@@ -17,7 +17,7 @@ from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mar
 from pgrunbook.undo_data.parked_tables import unpark
 from pgrunbook.undo_data.reapplication import Reapplication, is_of_same_text, reapply, still_captured, to_reapply
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, list_entries, purge
-from pgrunbook.undo_data.revert_columns import discard_changed, revert_column, uncaptured_rows
+from pgrunbook.undo_data.revert_columns import discard_changed, revert_column, uncaptured
 from pgrunbook.undo_data.revert_rows import OnConflict, revert
 
 __all__ = [
@@ -47,7 +47,7 @@ __all__ = [
     "revert_column",
     "still_captured",
     "to_reapply",
-    "uncaptured_rows",
+    "uncaptured",
     "unpark",
     "with_capture",
 ]

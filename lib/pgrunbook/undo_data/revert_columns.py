@@ -109,19 +109,23 @@ def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     return (SafeStep(f"{text(locked)};\n{text(forgotten)}", says, own_transaction=False, quick=False),)
 
 
-def uncaptured_rows(conn: Connection, keep: Keep) -> int:
-    """Return how many rows of a table have no captured value for a column: they were inserted since.
+def uncaptured(conn: Connection, keep: Keep) -> str:
+    """Return the condition that a row of a table (alias t) has no captured value that it would get back.
 
-    Raises Refused when the values were purged.
+    It was inserted since, or somebody has changed it since the change of type. Raises Refused when the values were
+    purged.
     """
     refuse_purged_keep(conn, keep)
-    found, _ = place(conn, keep, must_be_there=False)
+    found, name = place(conn, keep, must_be_there=False)
     found = keyed_as_captured(conn, found, keep)
-    query = sql.SQL("SELECT count(*) FROM {} AS t WHERE NOT EXISTS (SELECT FROM {} AS k WHERE {})").format(
-        found.source, sql.Identifier(SCHEMA, keep.kept_as), found.matches("t", "k")
+    changed = sql.SQL("{} IS NOT DISTINCT FROM k.{}").format(hash_of_new("t", name), sql.Identifier(NEW))
+    return text(
+        sql.SQL("NOT EXISTS (SELECT FROM {} AS k WHERE {} AND {})").format(
+            sql.Identifier(SCHEMA, keep.kept_as),
+            found.matches("t", "k"),
+            changed if _has_new(conn, keep) else sql.SQL("true"),
+        )
     )
-    row = conn.execute(query).fetchone()
-    return int(str(row[0])) if row else 0
 
 
 def _has_new(conn: Connection, keep: Keep) -> bool:

@@ -13,7 +13,7 @@ from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import columns_in, constraint_kind, quoted, strings
 from pgrunbook.violations.rows import RowDemand
-from pgrunbook.violations.world import Column, Table, UnclearError, World, columns_below
+from pgrunbook.violations.world import Table, UnclearError, World, columns_below
 
 _NO_VALUE = ("row holds NULL", "rows hold NULL")
 _OTHER = "o"
@@ -58,10 +58,12 @@ def not_null(world: World, table: Table, name: str, *, only: bool = False) -> Ro
 
     def wanted() -> RowDemand:
         column = table.column(name)
-        missing = _missing(column)
-        if missing is not None:
+        if column.missing is not None:
             words = ("row has no captured value", "rows have no captured value")
-            return RowDemand(what, table.sql, count=missing, words=words)
+            where = "false" if column.never_null else column.missing()
+            return row_demand(table, what, where, [], only=only, words=words)
+        if column.never_null:
+            return RowDemand(what, table.sql, count=lambda: 0)
         value = world.sql(table, _column(name))
         where = f"{value} IS NOT DISTINCT FROM NULL"
         return row_demand(table, what, where, [name], only=only, words=_NO_VALUE)
@@ -130,12 +132,6 @@ def _named(table: Table, node: Any) -> str:
 
 def _column(name: str) -> Any:
     return ast.ColumnRef(fields=(ast.String(sval=name),), location=-1)
-
-
-def _missing(column: Column) -> Any:
-    if column.never_null:
-        return lambda: 0
-    return column.missing
 
 
 def _key(world: World, table: Table, node: Any, what: str, kind: str) -> Iterator[RowDemand]:

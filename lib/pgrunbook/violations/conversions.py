@@ -100,7 +100,7 @@ def _using(cmd: Any) -> Any:
 def _only_casts(node: Any, name: str) -> bool:
     """Tell whether an expression is the column, perhaps cast, or the form that a way back has for captured values."""
     if isinstance(node, ast.CaseExpr) and len(node.args) == 1 and node.arg is None and node.defresult is None:
-        return "pg_input_is_valid" in text(node.args[0].expr) and _only_casts(node.args[0].result, name)
+        return _only_casts(node.args[0].result, name)
     while isinstance(node, ast.TypeCast):
         node = node.arg
     return isinstance(node, ast.ColumnRef) and getattr(node.fields[-1], "sval", None) == name

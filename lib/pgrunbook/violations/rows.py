@@ -27,8 +27,8 @@ class RowDemand:
     """What a statement demands of today's rows: ``where`` is true for those that violate it.
 
     ``shown`` are the values in a sample, by name. ``unclear`` says why the answer is unknown, "" if it can be asked.
-    ``count`` counts in place of a query. ``missing`` counts the rows without a captured value, if rows that have
-    one do not violate the demand. ``function`` creates a temporary function that catches the error of a row;
+    ``count`` counts in place of a query. ``missing`` returns the condition that a row has no captured value, if rows
+    that have one do not violate the demand. ``function`` creates a temporary function that catches the error of a row;
     ``caught`` is the condition that calls it. If only the function can answer, ``where`` is "".
     """
 
@@ -41,7 +41,7 @@ class RowDemand:
     words: tuple[str, str] = VIOLATE
     unclear: str = ""
     count: Callable[[], int] | None = None
-    missing: Callable[[], int] | None = None
+    missing: Callable[[], str] | None = None
     function: str = ""
     caught: str = ""
     as_today: bool = True
@@ -126,13 +126,13 @@ class RowQueries:
             return RowDemandAnswer(None, says, at_least=1)
 
     def _answer(self, wanted: RowDemand, where: str, function: str = "") -> RowDemandAnswer:
+        if wanted.missing is not None:
+            where = f"({where}) AND {wanted.missing()}"
         with self.short(function=function) as cursor, self._conn.as_target():
             cursor.execute(_query("count_violations", source=wanted.source, where=where))
             rows = int((cursor.fetchone() or (0,))[0])
         if not rows:
             return _counted(wanted, rows, ())
-        if wanted.missing is not None:
-            return _with_kept(wanted, rows, wanted.missing())
         with self.short(function=function) as cursor, self._conn.as_target():
             shown = ", ".join(f"CAST({value} AS text)" for value in (*_key(wanted), *(v for _, v in wanted.shown)))
             more = {"shown": shown, "limit": str(SAMPLES)}
@@ -188,16 +188,6 @@ def _counted(wanted: RowDemand, rows: int, samples: tuple[str, ...]) -> RowDeman
     if not rows:
         return RowDemandAnswer(0, "no row violates it")
     return RowDemandAnswer(rows, f"{rows:,} {wanted.words[rows != 1]}", samples, at_least=rows)
-
-
-def _with_kept(wanted: RowDemand, rows: int, missing: int) -> RowDemandAnswer:
-    """Rows that get their captured value back do not violate it; which rows have none is unknown from a number."""
-    if not missing:
-        return RowDemandAnswer(0, "no row violates it: each gets its captured value back")
-    says = (
-        f"{rows:,} {wanted.words[rows != 1]}; unknown which of them are among the {missing:,} without a captured value"
-    )
-    return RowDemandAnswer(None, says)
 
 
 def _said(exc: psycopg.Error) -> str:

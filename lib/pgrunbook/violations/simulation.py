@@ -214,8 +214,8 @@ def _filled(world: World, table: Table, name: str, column: Column) -> Column:
     return Column(None, because, never_null=column.never_null, missing=missing)
 
 
-def kept_of(world: World, table: Table, name: str) -> Callable[[], int] | None:
-    """Return the count of a column's rows without a captured value; None if no values are reverted."""
+def kept_of(world: World, table: Table, name: str) -> Callable[[], str] | None:
+    """Return what gives the condition that a row has no captured value; None if no values are reverted."""
     return next(
         (world.kept[t, quoted(name)] for t in (table.label, table.sql) if (t, quoted(name)) in world.kept), None
     )

@@ -45,13 +45,13 @@ def find(
     conn: Connection,
     statements: Sequence[tuple[str, str]],
     *,
-    kept: Mapping[tuple[str, str], Callable[[], int]] = _NOTHING_KEPT,
+    kept: Mapping[tuple[str, str], Callable[[], str]] = _NOTHING_KEPT,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
 ) -> list[Violation]:
     """Return the demands of a way back's statements on rows, in order, with the rows that violate each.
 
     ``statements`` are migration and text of each, as they will be executed. ``kept`` maps a column, by table and
-    column as SQL shows them, to a count of the rows without a captured value: all others get theirs back.
+    column as SQL shows them, to the condition that a row (of alias t) has no captured value; all others get theirs.
     A demand that no row violates is in the list as well, with 0 rows; [] when nothing is demanded.
 
     Rows that a statement of the list itself changes are unknown beforehand, and so are rows that are reverted

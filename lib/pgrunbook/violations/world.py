@@ -22,7 +22,7 @@ ROW = "t"
 NOWHERE = ""
 _OF_THE_SYSTEM = {"tableoid", "ctid", "xmin", "xmax", "cmin", "cmax"}
 
-Kept = Mapping[tuple[str, str], Callable[[], int]]
+Kept = Mapping[tuple[str, str], Callable[[], str]]
 
 
 class UnclearError(Exception):
@@ -34,13 +34,13 @@ class Column:
     """A column as a statement of the way back will find it.
 
     ``node`` is its value as an expression of today's columns; None if no row of today has it; ``because`` says why.
-    ``missing`` counts the rows without a captured value, if captured values are reverted.
+    ``missing`` returns the condition that a row has no captured value, if captured values are reverted.
     """
 
     node: Any
     because: str = ""
     never_null: bool = False
-    missing: Callable[[], int] | None = None
+    missing: Callable[[], str] | None = None
     not_null: bool = False
 
     @property
