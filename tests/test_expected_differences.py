@@ -121,6 +121,51 @@ def test_what_prepare_has_proven_rollback_accepts(project: Project, kind: str) -
     assert ends(project, RELEASES[kind]) == (set(), [])
 
 
+WIDE = (
+    f"CREATE TABLE wide (id integer PRIMARY KEY, {', '.join(f'c{n} integer NOT NULL DEFAULT {n}' for n in range(18))})"
+)
+LAST = {
+    "one by one": "".join(f"ALTER TABLE wide DROP COLUMN c{n};\n" for n in range(18)),
+    "the last one first": "".join(f"ALTER TABLE wide DROP COLUMN c{n};\n" for n in reversed(range(18))),
+    "together": f"ALTER TABLE wide {', '.join(f'DROP COLUMN c{n}' for n in range(18))};",
+    "in two": f"ALTER TABLE wide {', '.join(f'DROP COLUMN c{n}' for n in (1, 3, 5, 7, 9, 11, 13, 15, 17))};\n"
+    f"ALTER TABLE wide {', '.join(f'DROP COLUMN c{n}' for n in (0, 2, 4, 6, 8, 10, 12, 14, 16))};",
+    "of a renamed table": "ALTER TABLE wide DROP COLUMN c16;\nALTER TABLE wide DROP COLUMN c17;\n"
+    "ALTER TABLE wide RENAME TO narrow;",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LAST)
+def test_columns_that_were_the_last_ones_come_back_in_their_order(project: Project, kind: str) -> None:
+    """Nothing is declared where nothing differs; statements that take turns are not taken apart."""
+    target = project(folder={"0001_m.sql": LAST[kind]})
+    do(target, f"{WIDE}; INSERT INTO wide SELECT FROM generate_series(1, 5) AS i".replace("SELECT", "(id) SELECT i"))
+    before = everything(target)
+    (change,) = release(target).changes
+    take_back(target)
+    moved = {"column order"} if kind == "in two" else set()
+    assert (change.proof.proven, {each.kind for each in change.proof.differs}) == (True, moved)
+    after = everything(target)
+    assert [each for each in diff(before[0], after[0]) if not is_declared(each, change.proof.differs)] == []
+    assert after[1] == before[1]
+
+
+@pytest.mark.slow
+def test_columns_that_need_each_other_come_back_in_an_order_that_works(project: Project) -> None:
+    """An index over two of them needs both: their old order is given up, and that is declared."""
+    drops = "ALTER TABLE wide DROP COLUMN c16;\nALTER TABLE wide DROP COLUMN c17;"
+    target = project(folder={"0001_m.sql": drops})
+    do(target, f"{WIDE}; CREATE INDEX both_of_them ON wide (c16, c17)")
+    before, _ = everything(target)
+    (change,) = release(target).changes
+    assert change.proof.proven, change.proof.says
+    take_back(target)
+    after, _ = everything(target)
+    assert [(each.kind, each.object) for each in change.proof.differs] == [("column order", "public.wide")]
+    assert [each for each in diff(before, after) if not is_declared(each, change.proof.differs)] == []
+
+
 def test_no_sentence_is_read(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every sentence of a plan says something else, and the same is proven, captured and reverted."""
     for class_, field in ((Declared, "why"), (SafeStep, "says"), (Gate, "says")):

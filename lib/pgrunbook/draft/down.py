@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import psycopg
+from pglast import ast
 
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
@@ -31,6 +32,7 @@ from pgrunbook.sql import runs, statements
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import Place
 from pgrunbook.sql.statements import Statement
+from pgrunbook.sql.tree import text, tree
 from pgrunbook.undo_data import Site
 
 GIVES_ROWS = "GIVE ROWS BACK"
@@ -124,12 +126,22 @@ def computed(
 
     Raises NoWayError if a statement of it fails there.
     """
-    with _writing(conn, target, name, file_sha256, rows_conn) as writer:
-        if helpers:
-            writer.also(_pseudo(name, 1, "DROP", "-- what an interrupted statement has left behind"), helpers)
-        for run in _runs(takes):
-            writer.take(*run)
-    return writer.planned(ends, tuple(sorted(one.number for one in takes)))
+
+    def planned(ordered: Sequence[DownStatement]) -> DownDraft:
+        with _writing(conn, target, name, file_sha256, rows_conn) as writer:
+            if helpers:
+                writer.also(_pseudo(name, 1, "DROP", "-- what an interrupted statement has left behind"), helpers)
+            for run in _runs(ordered):
+                writer.take(*run)
+        return writer.planned(ends, tuple(sorted(one.number for one in takes)))
+
+    by_position = _by_position(takes)
+    if by_position == list(takes):
+        return planned(takes)
+    try:
+        return planned(by_position)
+    except NoWayError:  # what depends on one of the columns needs another one
+        return planned(takes)
 
 
 def scripted(conn: Connection, target: Target, migration: Migration, *, rows_conn: Connection | None) -> DownDraft:
@@ -139,6 +151,21 @@ def scripted(conn: Connection, target: Target, migration: Migration, *, rows_con
         for statement in statements.parse(migration.down_sql or "", file, migration.name):
             writer.write(statement)
     return writer.planned("history row", ())
+
+
+def _by_position(takes: Sequence[DownStatement]) -> list[DownStatement]:
+    """Return the statements, those that add columns to a table one after the other in the old order of these."""
+    found: list[DownStatement] = []
+    for table, group in itertools.groupby(takes, key=_table_with_columns):
+        members = list(group)
+        found += sorted(members, key=lambda one: one.back.position) if table else members
+    return found
+
+
+def _table_with_columns(one: DownStatement) -> str:
+    """Return the table to which an inverse adds columns, as it is written, "" where it adds none."""
+    node = tree(one.back.steps[0].sql) if one.back.position and one.back.steps else None
+    return text(node.relation) if isinstance(node, ast.AlterTableStmt) else ""
 
 
 @contextmanager

@@ -22,6 +22,11 @@ def is_declared(difference: Difference, declared: Iterable[Declared]) -> bool:
     return any(_COVERS[each.kind](difference, each.object) for each in declared if each.kind in _COVERS)
 
 
+def is_of_schema(declared: Declared) -> bool:
+    """Tell whether a declared difference is one that a comparison of schemas shows."""
+    return declared.kind in _COVERS
+
+
 @dataclass(frozen=True)
 class DeclaredOf:
     """A declared difference with the OID of its object, 0 where it has none: names may change after it."""

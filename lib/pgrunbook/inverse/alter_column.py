@@ -37,15 +37,27 @@ def _is_there(altered: Alteration, cmd: Any) -> bool:
 
 
 def drop(altered: Alteration, cmd: Any) -> None:
-    """DROP COLUMN: add it as the last one, with its captured values and all that depended on it."""
-    column = altered.column(cmd.name)
-    if column is None:
-        return
+    """DROP COLUMN: add it as the last one, with its captured values and all that depended on it.
+
+    Columns that are dropped together are added together, in their old order, by the last of these subcommands.
+    """
+    drops = [other for other in altered.node.cmds if subcommand(other) == "DropColumn"]
     if altered.relation.kind == "c":
-        _drop_attribute(altered, column)
+        column = altered.column(cmd.name)
+        if column is not None:
+            _drop_attribute(altered, column)
         return
-    lost = [column, *(other for other in altered.below(cmd.name) if not other.local)]
-    recreate(altered.reader, altered.way(Phase.BACK), [_address(each) for each in lost])
+    if cmd is not drops[-1]:
+        return
+    lost = []
+    for name in dict.fromkeys(other.name for other in drops):
+        column = altered.column(name)
+        if column is not None:
+            lost += [column, *(other for other in altered.below(name) if not other.local)]
+    if lost:
+        way = altered.way(Phase.BACK)
+        way.position = min(column.number for column in lost if column.relation == altered.relation.oid)
+        recreate(altered.reader, way, [_address(each) for each in lost])
 
 
 def _drop_attribute(altered: Alteration, column: Column) -> None:

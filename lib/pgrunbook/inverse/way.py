@@ -26,6 +26,7 @@ class Way:
     of_rows: bool = False
     of_position: bool = False
     detaches: list[str] = field(default_factory=list)
+    position: int = 0
 
     def add(self, sql: str, says: str = "") -> bool:
         """Add a statement that can run in a transaction, unless it repeats the last one; say whether it was."""
@@ -52,6 +53,7 @@ class Way:
             mine.extend(part for part in theirs if name == "steps" or part not in mine)
         self.of_rows = self.of_rows or other.of_rows
         self.of_position = self.of_position or other.of_position
+        self.position = self.position or other.position
 
     def undo(self, statement: Statement) -> Undo:
         """Return the inverse of a statement."""
@@ -64,6 +66,7 @@ class Way:
             lossy="; ".join(dict.fromkeys(self.lossy)),
             of_position=self.of_position,
             detaches=tuple(dict.fromkeys(self.detaches)),
+            position=self.position,
         )
 
 

@@ -40,7 +40,8 @@ class Back(Frozen):
 
     Where ``look_again`` is set, it is computed again on the target right before the statement is executed:
     it depends on the value of a sequence, or the branch words it differently. With ``by_script`` the whole migration is
-    taken back by its own down script, and this inverse is for a migration that stops half way.
+    taken back by its own down script, and this inverse is for a migration that stops half way. ``position`` is that of
+    the first column that it adds to a table again, 0 where it adds none.
     """
 
     steps: tuple[BackStep, ...] = ()
@@ -51,6 +52,7 @@ class Back(Frozen):
     lossy: str = ""
     look_again: bool = False
     by_script: bool = False
+    position: int = 0
 
     @property
     def is_nothing(self) -> bool:
@@ -83,7 +85,7 @@ def of_undo(undo: Undo, keeps: Sequence[Keep]) -> Back:
         steps.append(BackStep(sql=step.sql, says=step.says, policy=step.policy, done=step.done, fills=fills))
     return Back(
         steps=tuple(steps), because=undo.because, differs=undo.differs, keeps=tuple(keeps), of_rows=undo.of_rows,
-        lossy=undo.lossy, look_again=undo.of_position,
+        lossy=undo.lossy, look_again=undo.of_position, position=undo.position,
     )  # fmt: skip
 
 
@@ -104,7 +106,8 @@ class Undo:
     cannot be equal afterwards. ``lossy`` says which values may be lost on the way up and down, "" where none are:
     rollback checks them first. ``of_position`` says that the steps depend on the value of a sequence (or on its
     never having been used), which is different on every copy of the database. ``detaches`` are the statements after
-    which nothing depends on the tables that would be dropped, so that they can be parked.
+    which nothing depends on the tables that would be dropped, so that they can be parked. ``position`` is as in
+    :class:`Back`.
     """
 
     statement: Statement
@@ -116,6 +119,7 @@ class Undo:
     lossy: str = ""
     of_position: bool = False
     detaches: tuple[str, ...] = ()
+    position: int = 0
 
 
 def column_label(keep: Keep) -> str:

@@ -33,7 +33,7 @@ from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.draft import down, release
 from pgrunbook.draft.build import up
 from pgrunbook.draft.down import DownDraft, NoWayError
-from pgrunbook.draft.expected_differences import DeclaredOf, followed, is_declared, named
+from pgrunbook.draft.expected_differences import DeclaredOf, followed, is_declared, is_of_schema, named
 from pgrunbook.draft.up import Drafter
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.history import History, Migration
@@ -295,7 +295,7 @@ class _Proofs:
         try:
             execute(branch, conn, histories.read(conn, branch), planned.change, log, direction="down")
             found = diff(before, snapshot(conn, leave_out=self.left))
-            differs = (*planned.differs, *_kept_by_form(change, found))
+            differs = tuple(_needed([*planned.differs, *_of_forms(change)], found))
             other = [d.line() for d in found if not is_declared(d, differs)]
             if other:
                 raise NoWayError(f"it ends in another schema: {'; '.join(other[:5])}")
@@ -316,11 +316,16 @@ class _Proofs:
         return down.computed(conn, self.target, change.migration, change.file_sha256, takes, rows_conn=self.rows_conn)
 
 
-def _kept_by_form(change: Change, found: Sequence[Difference]) -> Iterator[Declared]:
-    """Yield the differences of safe forms that are still there when the migration is taken back."""
-    for declared in (declared for one in change.statements for declared in one.differs):
-        if any(is_declared(difference, [declared]) for difference in found):
-            yield declared
+def _needed(declared: Sequence[Declared], found: Sequence[Difference]) -> Iterator[Declared]:
+    """Yield what was declared, of differences of the schema only those that are there."""
+    for each in dict.fromkeys(declared):
+        if not is_of_schema(each) or any(is_declared(difference, [each]) for difference in found):
+            yield each
+
+
+def _of_forms(change: Change) -> Iterator[Declared]:
+    """Yield the schema's differences by safe forms: some are still there when the migration is taken back."""
+    return (each for one in change.statements for each in one.differs if is_of_schema(each))
 
 
 def not_led_back(how: WayBack, reason: str) -> str:
