@@ -76,6 +76,20 @@ class Copy:
         yield branch.model_copy(update={"database": name})
         self._rename((name, other), (aside, name))
 
+    def spare(self) -> str:
+        """Copy the database that has the source's name, to which nobody may be connected; return the copy's name."""
+        name = f"spare_{secrets.token_hex(3)}"
+        _copy(self.server, str(self.safe.database), name, self.roles)
+        return name
+
+    def drop_spare(self, name: str, *, instead: bool) -> None:
+        """Drop a copy, or put it ``instead`` of the database that has the source's name."""
+        own = str(self.safe.database)
+        with self.server.connect(purpose="branch") as admin:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(own if instead else name)))
+        if instead:
+            self._rename((name, own))
+
     def _rename(self, *names: tuple[str, str]) -> None:
         with self.server.connect(purpose="branch") as admin:
             for name, other in names:

@@ -133,7 +133,9 @@ def computed(
                 writer.also(_pseudo(name, 1, "DROP", "-- what an interrupted statement has left behind"), helpers)
             for run in _runs(ordered):
                 writer.take(*run)
-        return writer.planned(ends, tuple(sorted(one.number for one in takes)))
+        found = writer.planned(ends, tuple(sorted(one.number for one in takes)))
+        is_silent = any(not one.back.fires_triggers for one in takes)
+        return replace(found, change=silent(found.change)) if is_silent else found
 
     by_position = _by_position(takes)
     if by_position == list(takes):
@@ -166,6 +168,17 @@ def _table_with_columns(one: DownStatement) -> str:
     """Return the table to which an inverse adds columns, as it is written, "" where it adds none."""
     node = tree(one.back.steps[0].sql) if one.back.position and one.back.steps else None
     return text(node.relation) if isinstance(node, ast.AlterTableStmt) else ""
+
+
+def silent(change: Change) -> Change:
+    """Return a way back that reverts captured rows and values while triggers of the application are silent."""
+    steps = []
+    for step in change.steps:
+        if step.gives_rows or (step.gives_back and step.kind == "UPDATE"):
+            batches = replace(step.batches, fires_triggers=False) if step.batches else None
+            step = step.model_copy(update={"fires_triggers": False, "batches": batches})  # noqa: PLW2901
+        steps.append(step)
+    return change.model_copy(update={"steps": tuple(steps)})
 
 
 @contextmanager

@@ -7,11 +7,13 @@ from the catalog again right before the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pgrunbook import undo_data
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.execute.bookkeeping import Bookkeeping
 from pgrunbook.inverse.inverter import Inverter
@@ -19,7 +21,8 @@ from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.step import Batches
 from pgrunbook.plan.way_back import of_undo
 from pgrunbook.sql import statements
-from pgrunbook.undo_data import OnConflict, Site, StepKey
+from pgrunbook.sql.deparse import parsed
+from pgrunbook.undo_data import OnConflict, Site, StepKey, UndoEntry
 
 
 @dataclass
@@ -59,8 +62,30 @@ class Capture:
         for keep in step.keeps:
             if keep.kind != "rows":
                 undo_data.add_entry(self.conn, self.marks.run_id, site, step.number, keep, keep_until=self._until())
+        if step.batches is not None:
+            self._check_keys(step, [])
         if step.gives_back:
             undo_data.mark_reverted(self.conn, step.gives_back)
+
+    @contextmanager
+    def triggers(self, step: Step) -> Iterator[None]:
+        """Run the body, which writes captured rows back in the open transaction, with triggers as the plan says."""
+        if step.fires_triggers:
+            yield
+            return
+        with undo_data.silenced(self.conn):
+            yield
+        self._check_keys(step, [])
+
+    def _check_keys(self, step: Step, entries: Sequence[UndoEntry]) -> None:
+        """Check the foreign keys of the tables that a step has written while triggers were silent."""
+        if step.fires_triggers:
+            return
+        tables = [part.table for entry in entries for part in undo_data.family(self.conn, entry)]
+        if not step.gives_rows:
+            relation = parsed(step.batches.statement if step.batches else step.sql).relation
+            tables.append(TableName(relation.schemaname, relation.relname))
+        undo_data.check_foreign_keys(self.conn, tables)
 
     def revert_rows(self, change: Change, step: Step, on_batch: Callable[[int], None]) -> tuple[int, int]:
         """Revert the rows that steps of the migration have changed, the last step first.
@@ -77,9 +102,11 @@ class Capture:
                 on_batch=lambda rows, before=before: on_batch(before + rows),  # type: ignore[misc]
                 lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms,
                 later_rows=self.later_batch_rows,
+                fires_triggers=step.fires_triggers,
             )  # fmt: skip
             given += told.rows
             left += told.left.rows
+        self._check_keys(step, mine)
         return given, left
 
     def _read_inverse_again(self, change: Change, step: Step) -> None:
@@ -88,7 +115,8 @@ class Capture:
             return
         undo = Inverter(self.conn).inverse(statements.parse(written.sql, written.file)[0])
         if not undo.because and len(undo.keeps) == len(written.back.keeps):
-            found = of_undo(undo, written.back.keeps).model_copy(update={"by_script": written.back.by_script})
+            kept = {name: getattr(written.back, name) for name in ("by_script", "fires_triggers")}
+            found = of_undo(undo, written.back.keeps).model_copy(update=kept)
             self.marks.corrections[change.migration, written.number] = found
 
     def _is_first(self, change: Change, step: Step) -> bool:

@@ -281,7 +281,8 @@ class Execution:
         self._keeper.before(change, step)
         statement = self._keeper.statement(change, step)
         if statement == step.sql:
-            rows = self._execute_sql(step)
+            with self._keeper.triggers(step):
+                rows = self._execute_sql(step)
         else:
             counts = self._counts(statement)
             rows = sum(counts) if step.statements > 1 else counts[0]

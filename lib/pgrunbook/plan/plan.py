@@ -13,7 +13,7 @@ from pgrunbook.config import regular_file
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Batches, Gate, Keep
-from pgrunbook.plan.way_back import Back, Frozen, Proof, irreversible
+from pgrunbook.plan.way_back import Back, Frozen, Proof
 from pgrunbook.sql import outside, places, runs
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import NamedPlace
@@ -59,8 +59,8 @@ class Step(Frozen):
 
     ``statement`` is the number of the written statement that it stands for. ``sql`` may hold several statements.
     ``done`` and ``leftovers`` are the queries of :class:`SafeStep` for a step that runs alone. ``batches`` makes a
-    step a loop of transactions. ``keeps``, ``gives_back``, ``gives_rows`` and ``statements`` are those of
-    :class:`SafeStep`: a step of a run stands for its first statement, and the others have none.
+    step a loop of transactions. ``keeps``, ``gives_back``, ``gives_rows``, ``statements`` and ``fires_triggers``
+    are those of :class:`SafeStep`: a step of a run stands for its first statement, and the others have none.
     """
 
     number: int
@@ -84,6 +84,7 @@ class Step(Frozen):
     gives_back: tuple[str, ...] = ()
     gives_rows: tuple[int, ...] = ()
     statements: int = 1
+    fires_triggers: bool = True
     locks: tuple[LockOn, ...] = ()
     lock_timeout_ms: int
     statement_timeout_ms: int
@@ -281,8 +282,8 @@ class Plan(Frozen):
         ]
         if self.direction == "up" and not self.unproven:
             found += [
-                OpenGate(f"{WAY_BACK}{c.migration}", c.migration, gate)
-                for c, gate in ((c, irreversible(c.proof.told, restore_point=self.restore_point)) for c in self.changes)
+                OpenGate(f"{WAY_BACK}{c.migration}", c.migration, c.proof.gate(restore_point=self.restore_point))
+                for c in self.changes
                 if not c.proof.proven
             ]
         if self.unproven and self.changes:

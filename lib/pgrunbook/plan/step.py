@@ -12,7 +12,7 @@ from pgrunbook.sql.statements import Statement
 # The word in a batch's statement that is replaced by the batch's range of the key.
 RANGE = "pgrunbook_range"
 
-Procedure = Literal["swap", "backfill", "expand and contract", "restore", "troubleshoot", "by hand"]
+Procedure = Literal["swap", "backfill", "expand and contract", "restore", "rollback", "troubleshoot", "by hand"]
 
 # The id of the gate of a statement that reaches outside of its database: no branch executes it.
 OUTSIDE = "reaches-outside"
@@ -73,10 +73,10 @@ class SafeStep:
     and what came before it is committed first. The step's transaction captures what ``keeps`` names and records it
     in pgrunbook.kept; rows are captured by rewriting the statement when it is executed. It also reverts, to the last
     row, what ``gives_back`` names (a side table or a parked table). A step with ``gives_rows`` has no
-    statement: it is a loop that reverts the rows which these steps changed when the migration went up.
-    ``statements`` counts the written statements of a run (``sql.runs``) that it sends together.
     statement: it is a loop that reverts the rows which these steps changed when the migration went up. The captured
-    values of the column that ``fills`` names are reverted right after the step.
+    values of the column that ``fills`` names are reverted right after the step. Without ``fires_triggers``, those of
+    the application are silent while captured rows come back.
+    ``statements`` counts the written statements of a run (``sql.runs``) that it sends together.
     """
 
     sql: str
@@ -92,6 +92,7 @@ class SafeStep:
     gives_rows: tuple[int, ...] = ()
     statements: int = 1
     fills: Keep | None = None
+    fires_triggers: bool = True
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pgrunbook.sql.statements import Statement
 IRREVERSIBLE_HOW = (
     "Write a down script beside the migration, or rewrite the statement so that it has an inverse. Or accept that "
 )
+LEAVES_HOW = "Accept that these tables differ after a rollback, or write a down script beside the migration."
 LOST_AFTER_POINT = "a restore loses whatever was written after the restore point."
 LOST_AFTER_BACKUP = "only a backup of yours or your provider's leads back, without what was written after it."
 
@@ -41,7 +42,8 @@ class Back(Frozen):
     Where ``look_again`` is set, it is computed again on the target right before the statement is executed:
     it depends on the value of a sequence, or the branch words it differently. With ``by_script`` the whole migration is
     taken back by its own down script, and this inverse is for a migration that stops half way. ``position`` is that of
-    the first column that it adds to a table again, 0 where it adds none.
+    the first column that it adds to a table again, 0 where it adds none. Without ``fires_triggers``, those of the
+    application are silent while captured rows and values are reverted: prepare has found that so all is equal.
     """
 
     steps: tuple[BackStep, ...] = ()
@@ -53,6 +55,7 @@ class Back(Frozen):
     look_again: bool = False
     by_script: bool = False
     position: int = 0
+    fires_triggers: bool = True
 
     @property
     def is_nothing(self) -> bool:
@@ -64,17 +67,26 @@ class Proof(Frozen):
     """Whether a rehearsal took a migration up, down and up again, and how; ``differs`` lists what cannot be equal.
 
     ``others`` says of each other way back why it is not taken.
+    ``leaves`` are the tables that hold other rows after a way back that is executed to its end.
     """
 
     proven: bool = False
     says: str = ""
     differs: tuple[Declared, ...] = ()
     others: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
 
     @property
     def told(self) -> str:
         """All that is said of it, as one sentence."""
         return "; ".join([self.says, *self.others])
+
+    def gate(self, *, restore_point: bool) -> Gate:
+        """Return the gate of a migration that is not proven; a run may make no ``restore_point`` before it."""
+        if not self.leaves:
+            return irreversible(self.told, restore_point=restore_point)
+        says = f"its way back leaves other rows than there were before: {'; '.join([*self.leaves, *self.others])}"
+        return Gate("way-back-differs", says, "rollback", LEAVES_HOW)
 
 
 def of_undo(undo: Undo, keeps: Sequence[Keep]) -> Back:

@@ -1,7 +1,9 @@
 """Up, down and up again with the target's rows, on a database of its own; used by the rehearsal of prepare.
 
-1. Before each migration, rows and checksums of the tables that the release touches are recorded.
-2. The migration goes up by the plan and down by its way back; then rows and checksums must be equal.
+1. Before each migration, rows and checksums of the tables that the release touches are recorded; where triggers of
+   the application may fire on the way back, those of every table.
+2. The migration goes up by the plan and down by its way back; then rows and checksums must be equal. Captured rows are
+   reverted without the application's triggers, and where that is not equal, from the same state with them.
 3. It goes up again, as a base for the next one; then the rows must be those of the first time, but for values that
    differ each time, as the numbers of sequences do.
 
@@ -11,19 +13,21 @@ When a way back fails in the middle, the database is in between: the migrations 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pgrunbook import history as histories
+from pgrunbook import undo_data
 from pgrunbook.branches import data_branch
 from pgrunbook.branches.branch_target import BranchTarget
 from pgrunbook.branches.data_branch import Copy
 from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName, TableSum
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import connect
 from pgrunbook.display.prose import counted
-from pgrunbook.draft.down import DownDraft
+from pgrunbook.draft.down import DownDraft, silent
 from pgrunbook.errors import StatementFailed
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.plan import Change, Direction, WayBack
@@ -36,7 +40,11 @@ from pgrunbook.rehearse.schema_only import Rehearsal, equal_schema, not_led_back
 
 
 class WayBackTrial(Frozen):
-    """The result of taking a migration back with rows; ``tables`` were compared before and after; times in ms."""
+    """The result of taking a migration back with rows; ``tables`` were compared before and after; times in ms.
+
+    ``leaves`` are the tables that differ after the way back; ``fires_triggers`` says whether those of the application
+    fire while rows are reverted.
+    """
 
     migration: str
     how: WayBack
@@ -46,6 +54,8 @@ class WayBackTrial(Frozen):
     down_ms: float = 0
     tables: tuple[str, ...] = ()
     differs: tuple[Declared, ...] = ()
+    leaves: tuple[str, ...] = ()
+    fires_triggers: bool = True
 
 
 def prove_all(
@@ -59,16 +69,16 @@ def prove_all(
     if copy.back is None:
         return ()
     with copy.in_place(copy.back) as branch:
-        found = prove(branch, proven, tables)
+        found = prove(copy, branch, proven, tables)
     while any(_next(proven, change, found) for change in proven.changes):
         with data_branch.with_data(target, most_bytes=most_bytes) as another:
-            found += prove(another.safe, proven, tables, tried=found)
+            found += prove(another, another.safe, proven, tables, tried=found)
     order = [change.migration for change in proven.changes]
     return tuple(sorted(found, key=lambda trial: order.index(trial.migration)))
 
 
 def prove(
-    branch: BranchTarget, proven: Rehearsal, tables: Sequence[str], *, tried: Sequence[WayBackTrial] = ()
+    copy: Copy, branch: BranchTarget, proven: Rehearsal, tables: Sequence[str], *, tried: Sequence[WayBackTrial] = ()
 ) -> list[WayBackTrial]:
     """Take each migration up, down and up again by the first of its ways that was not ``tried``, or up only.
 
@@ -78,17 +88,13 @@ def prove(
     Returns the results. Raises StatementFailed where the plan itself fails.
     """
     found: list[WayBackTrial] = []
-    with (
-        journal() as log,
-        connect(branch, purpose="rehearses") as conn,
-        connect(branch.as_superuser(), purpose="measures") as measure,
-    ):
+    with journal() as log, _Sessions(copy, branch, log) as work:
         for change in proven.changes:
             how = _next(proven, change, tried)
             if how is None:
-                execute(branch, conn, histories.read(conn, branch), change, log, hastens=True)
+                work.execute(change)
                 continue
-            trial = _Trial(branch, conn, measure, log, tables).of(change, how, proven.backs[change.migration][how])
+            trial = _Trial(work, tables).of(change, how, proven.backs[change.migration][how])
             is_doubted = any(not each.proven for each in found)
             if is_doubted and not trial.proven:
                 break
@@ -119,21 +125,76 @@ def _with_proof(change: Change, trials: Sequence[WayBackTrial]) -> Change:
     best = next((trial for trial in trials if trial.proven), None)
     if best is None:
         says = "; ".join(f"{trial.how}: {trial.says}" if len(trials) > 1 else trial.says for trial in trials)
-        return change.to_go_back(change.way_back, change.proof.model_copy(update={"proven": False, "says": says}))
+        taken = next((trial for trial in trials if trial.how == change.way_back), trials[0])
+        found = {"proven": False, "says": says, "leaves": taken.leaves}
+        return _silent(taken, change).to_go_back(change.way_back, change.proof.model_copy(update=found))
     others = tuple(not_led_back(trial.how, trial.says) for trial in trials if trial is not best)
     says = f"{equal_schema(best.how)}; {best.says}"
     proof = Proof(proven=True, says=says, differs=best.differs, others=(*change.proof.others, *others))
-    return change.to_go_back(best.how, proof)
+    return _silent(best, change).to_go_back(best.how, proof)
+
+
+def _silent(trial: WayBackTrial, change: Change) -> Change:
+    """Return a change whose way back silences triggers of the application, where the trial has done so."""
+    if trial.fires_triggers:
+        return change
+    written = [
+        one.model_copy(update={"back": one.back.model_copy(update={"fires_triggers": False})})
+        if one.back is not None and (one.back.of_rows or any(step.fills for step in one.back.steps))
+        else one
+        for one in change.statements
+    ]
+    return change.model_copy(update={"statements": tuple(written)})
+
+
+@dataclass
+class _Sessions:
+    """The sessions at work on ``branch``, which has the source's name; they end while its database is copied."""
+
+    copy: Copy
+    branch: BranchTarget
+    log: Journal
+
+    def __enter__(self) -> _Sessions:
+        self.conn = connect(self.branch, purpose="rehearses")
+        self.measure = connect(self.branch.as_superuser(), purpose="measures")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.conn.close()
+        self.measure.close()
+
+    def execute(self, change: Change, direction: Direction = "up", *, again: bool = False) -> float:
+        """Execute a change; return how long it took, in ms."""
+        began = time.monotonic()
+        history = histories.read(self.conn, self.branch)
+        execute(self.branch, self.conn, history, change, self.log, direction=direction, again=again, hastens=True)
+        return round((time.monotonic() - began) * 1000, 1)
+
+    @contextmanager
+    def spare(self) -> Iterator[Callable[[], None]]:
+        """Keep a copy of the database as it is; the function that is yielded goes back to it."""
+        self.__exit__()
+        name = self.copy.spare()
+        self.__enter__()
+        used: list[str] = []
+
+        def go_back() -> None:
+            used.append(name)
+            self.__exit__()
+            self.copy.drop_spare(name, instead=True)
+            self.__enter__()
+
+        yield go_back
+        if not used:
+            self.copy.drop_spare(name, instead=False)
 
 
 @dataclass(frozen=True)
 class _Trial:
     """One migration there and back on a branch."""
 
-    branch: Target
-    conn: Connection
-    measure: Connection
-    log: Journal
+    work: _Sessions
     tables: Sequence[str]
 
     def of(self, change: Change, how: WayBack, back: DownDraft) -> WayBackTrial:
@@ -144,54 +205,79 @@ class _Trial:
             [declared for one in change.statements for declared in one.differs],
             numbers=True,
         )
-        release.judge(self.measure)
-        before = self._sums()
-        began = time.monotonic()
-        self._execute(change)
-        release.judge(self.measure)
-        volatile = release.values(self.measure)
-        up_ms, there = _since(began), self._sums(volatile)
-        began = time.monotonic()
+        release.judge(self.work.measure)
+        fires = silent(back.change) != back.change and undo_data.fires(self.work.measure, self._named())
+        before = checksums.checksums(self.work.measure) if fires else self._sums()
+        up_ms = self.work.execute(change)
+        found = WayBackTrial(migration=change.migration, how=how, proven=False, says="", up_ms=up_ms)
+        release.judge(self.work.measure)
+        volatile = release.values(self.work.measure)
+        there = self._sums(volatile, counted_only=fires)
         try:
-            self._execute(back.change, direction="down")
-            down_ms = _since(began)
-            apart = _apart(before, self._sums(), "before")
-            self._execute(change, again=True)
+            found = self._back(found, back.change, before, fires=fires)
+            self.work.execute(change, again=True)
         except StatementFailed as exc:
             says = f"it fails with the target's rows: {why(exc)}"
             return WayBackTrial(migration=change.migration, how=how, proven=False, says=says, up_ms=up_ms)
-        says = "with the target's rows: equal, too"
-        again: list[str] = []
-        if apart:
-            says = f"the rows differ after the way back: {'; '.join(apart[:5])}"
-        elif again := _apart(there, self._sums(volatile), "the first time"):
+        found = found.model_copy(update={"differs": back.differs})
+        again = _apart(there, self._sums(volatile, counted_only=fires), "the first time") if found.proven else []
+        if again:
             says = f"the rows differ after going up again: {'; '.join(again[:5])}"
-        return WayBackTrial(
-            migration=change.migration,
-            how=how,
-            proven=not apart and not again,
-            says=says,
-            up_ms=up_ms,
-            down_ms=down_ms,
-            tables=tuple(map(str, before)),
-            differs=back.differs,
-        )
+            return found.model_copy(update={"says": says, "proven": False})
+        return found
 
-    def _execute(self, change: Change, *, direction: Direction = "up", again: bool = False) -> None:
-        history = histories.read(self.conn, self.branch)
-        execute(self.branch, self.conn, history, change, self.log, direction=direction, again=again, hastens=True)
+    def _back(
+        self, trial: WayBackTrial, change: Change, before: Mapping[TableName, TableSum], *, fires: bool
+    ) -> WayBackTrial:
+        """Take a migration back: where triggers may fire, without them, and if that is not equal, with them."""
+        if not fires or not undo_data.may_silence(self.work.conn):
+            return self._down(trial, change, before, fires=fires)
+        with self.work.spare() as go_back:
+            try:
+                quiet = self._down(trial, silent(change), before, fires=True)
+            except StatementFailed:  # a foreign key that a trigger keeps
+                go_back()
+                return self._down(trial, change, before, fires=True)
+            if quiet.proven:
+                return quiet
+            go_back()
+            loud = self._down(trial, change, before, fires=True)
+            return loud if loud.proven or len(loud.leaves) < len(quiet.leaves) else quiet
 
-    def _sums(self, volatile: VolatileValues | None = None) -> dict[TableName, TableSum]:
-        """Return the sums of the tables that are there; of those with unknown volatile columns, rows are counted."""
-        tables = row_equality.named(self.measure, self.tables)
+    def _down(
+        self, trial: WayBackTrial, change: Change, before: Mapping[TableName, TableSum], *, fires: bool
+    ) -> WayBackTrial:
+        down_ms = self.work.execute(change, "down")
+        there = row_equality.named(self.work.measure, map(str, before))
+        apart = tuple(_apart(before, checksums.checksums(self.work.measure, there), "before"))
+        is_quiet = any(not step.fires_triggers for step in change.steps)
+        how = f" {'without' if is_quiet else 'with'} the triggers of the application" if fires else ""
+        says = f"with the target's rows: equal, too{how and ',' + how}"
+        if apart:
+            says = f"the rows differ after the way back{how}: {'; '.join(apart[:5])}"
+        found = {
+            "proven": not apart, "says": says, "down_ms": down_ms, "tables": tuple(map(str, before)), "leaves": apart,
+            "fires_triggers": not is_quiet,
+        }  # fmt: skip
+        return trial.model_copy(update=found)
+
+    def _named(self) -> list[TableName]:
+        return row_equality.named(self.work.measure, self.tables)
+
+    def _sums(self, volatile: VolatileValues | None = None, *, counted_only: bool = False) -> dict[TableName, TableSum]:
+        """Return the sums of the tables that are there; of those with unknown volatile columns, rows are counted.
+
+        Where triggers fire on the way up, they may write other values each time: then all are ``counted_only``.
+        """
+        tables = self._named()
         left_out = {table: volatile.of(table) for table in tables} if volatile else {}
         without = {table: columns for table, columns in left_out.items() if columns}
-        sums = checksums.checksums(self.measure, tables, without=without)
-        counted_only = [table for table, columns in left_out.items() if columns is None]
-        return sums | {table: TableSum(sums[table].rows, "") for table in counted_only}
+        sums = checksums.checksums(self.work.measure, tables, without=without)
+        counted = [table for table in tables if counted_only or left_out.get(table, ()) is None]
+        return sums | {table: TableSum(sums[table].rows, "") for table in counted}
 
 
-def _apart(before: dict[TableName, TableSum], after: dict[TableName, TableSum], when: str) -> list[str]:
+def _apart(before: Mapping[TableName, TableSum], after: Mapping[TableName, TableSum], when: str) -> list[str]:
     found = []
     for table, was in before.items():
         now, name = after.get(table, TableSum(0, "")), f"{table.schema}.{table.name}"
@@ -200,7 +286,3 @@ def _apart(before: dict[TableName, TableSum], after: dict[TableName, TableSum], 
         elif was != now:
             found.append(f"{name}: as many rows, with other values")
     return found
-
-
-def _since(began: float) -> float:
-    return round((time.monotonic() - began) * 1000, 1)

@@ -12,13 +12,14 @@ from __future__ import annotations
 from pgrunbook.undo_data.capture_rows import capture_batches, capture_statement
 from pgrunbook.undo_data.capture_steps import with_capture
 from pgrunbook.undo_data.cascades import CannotCaptureError
-from pgrunbook.undo_data.conflicts import MOST_LINES, Conflicts, conflicts
+from pgrunbook.undo_data.conflicts import MOST_LINES, Conflicts, conflicts, family
 from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mark_reverted
 from pgrunbook.undo_data.parked_tables import unpark
 from pgrunbook.undo_data.reapplication import Reapplication, is_of_same_text, reapply, still_captured, to_reapply
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, list_entries, purge
 from pgrunbook.undo_data.revert_columns import discard_changed, revert_column, uncaptured
 from pgrunbook.undo_data.revert_rows import OnConflict, revert
+from pgrunbook.undo_data.silence import check_foreign_keys, fires, may_silence, silenced
 
 __all__ = [
     "MOST_LINES",
@@ -34,17 +35,22 @@ __all__ = [
     "as_keep",
     "capture_batches",
     "capture_statement",
+    "check_foreign_keys",
     "conflicts",
     "discard_changed",
     "entries_of_migration",
+    "family",
+    "fires",
     "free_name",
     "is_of_same_text",
     "list_entries",
     "mark_reverted",
+    "may_silence",
     "purge",
     "reapply",
     "revert",
     "revert_column",
+    "silenced",
     "still_captured",
     "to_reapply",
     "uncaptured",

@@ -20,6 +20,7 @@ from pgrunbook.undo_data.capture_columns import VALUE, is_large, keys_with_opera
 from pgrunbook.undo_data.entries import as_keep
 from pgrunbook.undo_data.registry import UndoEntry, find
 from pgrunbook.undo_data.revert_columns import column_update
+from pgrunbook.undo_data.silence import fires, may_silence
 from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, rows, table
 
 SAYS = "What {} held before the rollback is reapplied."
@@ -36,6 +37,16 @@ class Reapplication:
     def is_whole(self) -> bool:
         """Whether all that is captured comes back."""
         return not self.left
+
+    def silent(self) -> Reapplication:
+        """Return the same, while triggers of the application are silent."""
+        steps = []
+        for step in self.steps:
+            if step.batches or step.sql.startswith(("UPDATE ", "INSERT ")):
+                batches = replace(step.batches, fires_triggers=False) if step.batches else None
+                step = replace(step, fires_triggers=False, batches=batches)  # noqa: PLW2901
+            steps.append(step)
+        return replace(self, steps=tuple(steps))
 
 
 def to_reapply(conn: Connection, migrations: Sequence[str]) -> list[UndoEntry]:
@@ -83,11 +94,13 @@ def reapply(branch: Connection, conn: Connection, entry: UndoEntry, *, batch_row
     if not there:
         return _left(entry, f"table {dotted_name(*entry.table)} does not exist")
     found = table(branch, there[0]["oid"])
-    return (
+    whole = (
         _column(branch, conn, found, entry, batch_rows)
         if entry.kind == "column"
         else _rows(conn, found, entry, batch_rows)
     )
+    # The rollback has dropped it without firing a trigger.
+    return whole.silent() if fires(branch, [entry.table]) and may_silence(conn) else whole
 
 
 def is_of_same_text(conn: Connection, entry: UndoEntry, file_sha256: str) -> bool:

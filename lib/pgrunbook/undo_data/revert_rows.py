@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,7 @@ from pgrunbook.errors import Refused
 from pgrunbook.undo_data.comparison import Comparison, compare
 from pgrunbook.undo_data.conflicts import Conflicts, conflicts, family, later, left_of
 from pgrunbook.undo_data.registry import UndoEntry, mark
+from pgrunbook.undo_data.silence import silenced
 from pgrunbook.undo_data.tables import rows as found_rows
 
 BATCH_ROWS = 5_000
@@ -64,6 +66,7 @@ def revert(
     on_batch: Callable[[int], None] = lambda _: None,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
+    fires_triggers: bool = True,
 ) -> RevertResult:
     """Revert the rows that one step changed; resume where an earlier call was interrupted.
 
@@ -71,7 +74,8 @@ def revert(
     ``on_conflict`` decides about rows that somebody has changed since: ``keep`` leaves them, ``restore`` overwrites
     them (a row that somebody has deleted stays deleted, an inserted one that others refer to stays), ``stop`` refuses
     to begin. Rows changed while it runs are overwritten by ``restore`` only. ``on_batch`` gets the number of rows so
-    far, after each commit. The connection must be in autocommit mode. The table's triggers fire.
+    far, after each commit. The connection must be in autocommit mode. Without ``fires_triggers`` those of the
+    application are silent; then check the foreign keys behind it.
 
     Raises Refused with the conflicts, before anything is changed; Broken when the table has changed; psycopg's
     errors unchanged: what was committed stays, and the same call resumes.
@@ -91,9 +95,9 @@ def revert(
         count = thing.rows_given_back
         if thing.state != "given back":
             both = compare(conn, thing)
-            count = _Loop(
-                both, on_conflict == "restore", rows, max(rows, later_rows), lock_timeout_ms, statement_timeout_ms
-            ).run(on_batch)
+            overwrites, most = on_conflict == "restore", max(rows, later_rows)
+            loop = _Loop(both, overwrites, rows, most, lock_timeout_ms, statement_timeout_ms, fires_triggers)
+            count = loop.run(on_batch)
             left += left_of(conn, thing, reverted=count)
             mark(conn, [thing.id], "given back")
             log.info("reverted %s rows of %s", count, thing.table)
@@ -121,6 +125,7 @@ class _Loop:
     later_rows: int
     lock_timeout_ms: int
     statement_timeout_ms: int
+    fires_triggers: bool
 
     @property
     def conn(self) -> Connection:
@@ -152,7 +157,7 @@ class _Loop:
                 return 0, 0, given
             after = max(0, upto - pages)
             statements = list(self._statements(after, upto))
-            with self.conn.as_target():  # triggers of the application fire
+            with nullcontext() if self.fires_triggers else silenced(self.conn), self.conn.as_target():
                 given += sum(self.conn.execute(statement).rowcount for statement in statements)
             values = {"id": self.both.entry.id, "pages_left": after, "rows_given_back": given}
             self.conn.execute(load("undo_data")["write_revert"].encode(), values)

@@ -450,3 +450,68 @@ SELECT a.attgenerated <> '' AS is_generated
 FROM pg_catalog.pg_attribute AS a
 WHERE a.attrelid = pg_catalog.to_regclass(%s)
   AND a.attname = %s
+
+-- name: fires
+-- a row is: whether a trigger or rule of the application is on one of these tables or their partitions
+SELECT EXISTS (SELECT
+               FROM pg_catalog.unnest(%(names)s::text[]) AS n (name)
+               CROSS JOIN LATERAL (SELECT pg_catalog.to_regclass(n.name) AS oid
+                                   UNION ALL
+                                   SELECT p.relid FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(n.name)) AS p
+                                  ) AS c
+               WHERE EXISTS (SELECT
+                             FROM pg_catalog.pg_trigger AS t
+                             WHERE t.tgrelid = c.oid
+                               AND NOT t.tgisinternal
+                               AND t.tgenabled <> 'D'
+                               AND NOT pg_catalog.starts_with(t.tgname, 'pgrunbook_'))
+                  OR EXISTS (SELECT
+                             FROM pg_catalog.pg_rewrite AS r
+                             WHERE r.ev_class = c.oid
+                               AND r.ev_enabled <> 'D'
+                               AND r.ev_type <> '1')) AS fires
+
+-- name: keys_to_check
+-- a row is: a foreign key of one of these tables, or to one, and a query that finds a row that violates it
+WITH RECURSIVE tables AS (
+    SELECT pg_catalog.to_regclass(n.name)::oid AS oid
+    FROM pg_catalog.unnest(%(names)s::text[]) AS n (name)
+    UNION
+    SELECT i.inhparent
+    FROM tables AS t
+    JOIN pg_catalog.pg_class AS c ON c.oid = t.oid AND c.relispartition
+    JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = t.oid
+)
+SELECT k.conname::text AS name,
+       pg_catalog.format('%%I.%%I', home.nspname, child.relname) AS child,
+       pg_catalog.format(
+           'SELECT FROM %%s%%s AS c WHERE %%s AND NOT EXISTS (SELECT FROM %%s%%s AS p WHERE %%s)',
+           CASE WHEN child.relkind = 'p' THEN '' ELSE 'ONLY ' END,
+           k.conrelid::pg_catalog.regclass,
+           pg_catalog.string_agg(pg_catalog.format('c.%%I IS NOT NULL', a.attname), ' AND ' ORDER BY u.place),
+           CASE WHEN parent.relkind = 'p' THEN '' ELSE 'ONLY ' END,
+           k.confrelid::pg_catalog.regclass,
+           pg_catalog.string_agg(
+               pg_catalog.format('p.%%I OPERATOR(%%I.%%s) c.%%I', b.attname, n.nspname, o.oprname, a.attname),
+               ' AND ' ORDER BY u.place
+           )
+       ) AS query
+FROM pg_catalog.pg_constraint AS k
+JOIN pg_catalog.pg_class AS child ON child.oid = k.conrelid
+JOIN pg_catalog.pg_namespace AS home ON home.oid = child.relnamespace
+JOIN pg_catalog.pg_class AS parent ON parent.oid = k.confrelid
+CROSS JOIN LATERAL ROWS FROM (
+    pg_catalog.unnest(k.conkey),
+    pg_catalog.unnest(k.confkey),
+    pg_catalog.unnest(k.conpfeqop)
+) WITH ORDINALITY AS u (attnum, of_parent, operator, place)
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+JOIN pg_catalog.pg_attribute AS b ON b.attrelid = k.confrelid AND b.attnum = u.of_parent
+JOIN pg_catalog.pg_operator AS o ON o.oid = u.operator
+JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+WHERE k.contype = 'f'
+  AND k.conparentid = 0
+  AND k.convalidated
+  AND (k.conrelid IN (SELECT t.oid FROM tables AS t) OR k.confrelid IN (SELECT t.oid FROM tables AS t))
+GROUP BY k.oid, k.conname, k.conrelid, k.confrelid, home.nspname, child.relname, child.relkind, parent.relkind
+ORDER BY home.nspname COLLATE "C", child.relname COLLATE "C", k.conname COLLATE "C"
