@@ -44,6 +44,8 @@ def _said(change: Change, step: Step) -> list[str]:
     if step.gives_rows:
         return ["-- pgrunbook reverts the captured rows, batch by batch; psql cannot:"]
     captured = ["-- pgrunbook captures the rows that this changes, in its own schema"] if _captures_rows(step) else []
+    if not step.fires_triggers:
+        captured.append("-- pgrunbook silences the application's triggers here, and checks the foreign keys behind it")
     if not step.form:
         return captured
     lines = [f"-- {change.where(step)}: {step.says}"]

@@ -18,7 +18,12 @@ from pgrunbook.undo_data.tables import rows
 
 
 def may_silence(conn: Connection) -> bool:
-    """Tell whether this session may silence triggers: a superuser, or whoever is granted SET on the parameter."""
+    """Tell whether this session may silence triggers: a superuser, or whoever is granted SET on the parameter.
+
+    Not where a foreign key has a PERIOD: it cannot be checked afterwards.
+    """
+    if rows(conn, "has_period_keys")[0]["has"]:
+        return False
     try:
         with conn.transaction(force_rollback=True):
             conn.execute("SET LOCAL session_replication_role = replica")

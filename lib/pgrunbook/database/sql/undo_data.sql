@@ -515,3 +515,10 @@ WHERE k.contype = 'f'
   AND (k.conrelid IN (SELECT t.oid FROM tables AS t) OR k.confrelid IN (SELECT t.oid FROM tables AS t))
 GROUP BY k.oid, k.conname, k.conrelid, k.confrelid, home.nspname, child.relname, child.relkind, parent.relkind
 ORDER BY home.nspname COLLATE "C", child.relname COLLATE "C", k.conname COLLATE "C"
+
+-- name: has_period_keys
+-- a row is: whether a foreign key has a PERIOD, which PostgreSQL knows from 18 on
+SELECT EXISTS (SELECT
+               FROM pg_catalog.pg_constraint AS k
+               WHERE k.contype = 'f'
+                 AND (pg_catalog.to_jsonb(k) ->> 'conperiod')::boolean) AS has
