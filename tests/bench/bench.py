@@ -20,6 +20,7 @@ import planning
 import rounds
 import schema_500
 import traffic
+import waiting
 from ground import ROOT, Ground, ground, state, temporary, version
 
 from pgrunbook.record import journal
@@ -53,7 +54,9 @@ def main() -> None:
         plain = all_peers.write_plain(folder / "migrations")
         targets = folder / "targets.toml"
         targets.write_text(
-            f'[bench]\nserver = "main"\ndatabase = "bench"\nmigrations = "{plain}"\n' + planning.section(folder)
+            f'[bench]\nserver = "main"\ndatabase = "bench"\nmigrations = "{plain}"\n'
+            + planning.section(folder)
+            + waiting.section(folder)
         )
         with ground(folder, targets) as site:
             parts = on_one_server(site, plain, asked)
@@ -73,6 +76,7 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
         "snapshot": lambda: schema(site, asked.rounds * 2),
         "prepare of many migrations": lambda: planning.prepare(site, asked.demos),
         "ways back of many migrations": lambda: inverses.inverses(site, min(asked.rounds, WAYS_BACK_ROUNDS)),
+        "what people wait for": lambda: waiting.waiting(site, asked.keeps),
         "keeping": lambda: keeping.keep(site, asked.keeps, KEPT_ROWS),
         "traffic": lambda: traffic.traffic(site),
     }

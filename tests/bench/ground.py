@@ -15,6 +15,7 @@ from psycopg import sql
 from pgrunbook.branches import backup
 from pgrunbook.branches.server import Server, server_names
 from pgrunbook.config import paths
+from pgrunbook.database.connection import Connection
 
 ROOT = Path(__file__).parents[2]
 DATABASE = "bench"
@@ -27,6 +28,12 @@ class Ground:
 
     folder: Path
     server: Server
+
+    @contextmanager
+    def session(self, purpose: str = "bench") -> Iterator[Connection]:
+        """Give a session of the database, in which names mean what they mean to an application."""
+        with self.server.connect(purpose=purpose, database=DATABASE) as conn, conn.as_target():
+            yield conn
 
     def new_database(self) -> None:
         """Make the database anew as a clone of the empty one, and let the server settle."""
@@ -52,13 +59,13 @@ class Ground:
 
     def settle(self) -> None:
         """Give the database the statistics that autovacuum would give it in time."""
-        with self.server.connect(purpose="bench", database=DATABASE) as conn:
+        with self.session() as conn:
             conn.execute("SET statement_timeout = '60s'")
             conn.execute("VACUUM ANALYZE")
 
     def count(self, query: str) -> int:
         """Return the number that a query finds in the database."""
-        with self.server.connect(purpose="bench", database=DATABASE) as conn:
+        with self.session() as conn:
             row = conn.execute(query.encode()).fetchone()
         return int(str(row[0])) if row else 0
 

@@ -103,7 +103,8 @@ def _round(site: Ground) -> Took:
         for kind, statement in pending():
             began = rounds.call(lambda asked=statement: _computed(inverter, asked))
             took.each_s[kind].append(began.took_s)
-            conn.execute(statement.sql.encode())
+            with conn.as_target():
+                conn.execute(statement.sql.encode())
     return took
 
 

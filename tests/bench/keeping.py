@@ -82,8 +82,9 @@ def _new_table(site: Ground, rows: int) -> Connection:
     site.new_database()
     conn = site.server.connect(purpose="bench", database=DATABASE)
     conn.execute("SET statement_timeout = '600s'")
-    conn.execute(LAYOUT.format(rows=rows).encode())
-    conn.execute("VACUUM ANALYZE kept_bench")
+    with conn.as_target():
+        conn.execute(LAYOUT.format(rows=rows).encode())
+        conn.execute("VACUUM ANALYZE kept_bench")
     conn.execute("CHECKPOINT")
     return conn
 

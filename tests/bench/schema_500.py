@@ -27,7 +27,7 @@ schema_500.take()
 def make(ground: Ground) -> str:
     """Make the schema: ten columns a table, three indexes, a foreign key to the table before; return what it has."""
     columns = ", ".join(f"c{n} {'integer' if n % 2 else 'text'}" for n in range(3, COLUMNS + 1))
-    with ground.server.connect(purpose="bench", database=DATABASE) as conn, conn.transaction():
+    with ground.session() as conn, conn.transaction():
         for n in range(TABLES):
             parent = f" REFERENCES t{n - 1}" if n else ""
             conn.execute(f"CREATE TABLE t{n} (id bigint PRIMARY KEY, parent_id bigint{parent}, {columns})".encode())

@@ -116,7 +116,7 @@ def traffic(site: Ground, count: int = 3) -> Lines:
 def prepare(site: Ground) -> tuple[int, int]:
     """Make the table, and return the rate of transactions per second to keep up, and the most there can be."""
     site.new_database()
-    with site.server.connect(purpose="bench", database=DATABASE) as conn:
+    with site.session() as conn:
         conn.execute("SET statement_timeout = '60s'")
         conn.execute(TABLE.encode())
     site.settle()
@@ -189,7 +189,7 @@ def plain(site: Ground, _: Scene, statement: str) -> Callable[[], int]:
     """As a person types it into psql: without a timeout."""
 
     def act() -> int:
-        with site.server.connect(purpose="plain", database=DATABASE) as conn:
+        with site.session("plain") as conn:
             conn.execute("SET lock_timeout = 0; SET statement_timeout = 0")
             conn.execute(statement.encode())
         return 1
@@ -201,7 +201,7 @@ def retries(site: Ground, _: Scene, statement: str) -> Callable[[], int]:
     """Under a lock_timeout, again and again."""
 
     def act() -> int:
-        with site.server.connect(purpose="retries", database=DATABASE) as conn:
+        with site.session("retries") as conn:
             conn.execute(f"SET lock_timeout = {RETRY_TIMEOUT_MS}; SET statement_timeout = 0".encode())
             for attempt in range(1, RETRIES + 1):
                 try:
@@ -343,7 +343,7 @@ SCENES = (
 
 def _read(site: Ground, began: float, times: Sequence[tuple[float, float]], over: threading.Event) -> float:
     """Hold transactions by the timetable until it is over; return when the last one ended."""
-    with site.server.connect(purpose="reader", database=DATABASE) as conn:
+    with site.session("reader") as conn:
         conn.execute("SET lock_timeout = 0; SET statement_timeout = 0")
         ended = began
         for start, end in times:
