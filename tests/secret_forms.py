@@ -187,6 +187,8 @@ MISSED = (
     "DO LANGUAGE plpgsql $$ BEGIN EXECUTE 'ALTER ROLE r PASSWORD ''' || 'Mk7Zq9xT' || ''''; END $$",
     "DO $$ BEGIN EXECUTE concat('ALTER ROLE r PASSWORD ', quote_literal('Mk7Zq9xT')); END $$",
     "DO $$ BEGIN EXECUTE format('ALTER ROLE %I PASSWORD %L', 'bob', 'Mk7Zq9xT'); END $$",
+    "DO $$ BEGIN NULL; EXECUTE format('ALTER ROLE %I PASSWORD %L', 'bob', 'Mk7Zq9xT'); END $$",
+    "DO $$ BEGIN NULL; EXECUTE concat('ALTER ROLE r PASS', 'WORD ', quote_literal('Mk7Zq9xT')); END $$",
     "DO $$ BEGIN EXECUTE format('ALTER ROLE %1$I PASSWORD %2$L', 'bob', 'Mk7Zq9xT'); END $$",
     "DO $$ BEGIN EXECUTE 'CREATE USER x PASSWORD $1' USING 'Mk7Zq9xT'; END $$",
     'DO $$ DECLARE c CONSTANT jsonb := \'{"api_key": "Mk7Zq9xT"}\'; BEGIN END $$',
@@ -377,6 +379,10 @@ NONE = (
     "ALTER TABLE sessions ADD CONSTRAINT sessions_key UNIQUE (key)",
     "Key (id, name)=(1, bob) already exists.",
     "CREATE TABLE t (primary_key int, foreign_key int, sort_key text DEFAULT 'x')",
+    (
+        "DO $$ BEGIN UPDATE t SET token = upper(token); EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', 't', "
+        "'watched'); END $$"
+    ),
 )
 
 

@@ -16,6 +16,7 @@ from pgrunbook.sql.secret_words import (
     ENDS_EXPRESSION,
     HARMLESS_OPTIONS,
     KEY_ARGUMENTS,
+    MAKES_STATEMENT,
     NOT_A_CALL,
     NOT_A_TYPE,
     PAIRS,
@@ -288,7 +289,8 @@ class _Reader:
         if name == "options" and self._is_user_mapping(start, place):
             yield from self._options(arguments)
         wanted = KEY_ARGUMENTS.get(name, ())
-        if names_a_secret(chain) or (place == start + 1 and self._low(start) == "execute"):
+        is_prepared = place == start + 1 and self._low(start) == "execute" and name != MAKES_STATEMENT
+        if names_a_secret(chain) or is_prepared:
             wanted = tuple(range(len(arguments)))
         if name in PAIRS:
             wanted = tuple(

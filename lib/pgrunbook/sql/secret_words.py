@@ -48,6 +48,8 @@ PAIRS = frozenset(
 HARMLESS_OPTIONS = frozenset(("user", "username", "user_name", "fetch_size", "use_remote_estimate"))
 # Columns of a table of secrets that hold the secret itself.
 DATA_COLUMNS = frozenset(("key", "value", "val", "data", "hash", "content", "setting_value"))
+# EXECUTE of PL/pgSQL runs the statement that this makes; behind any other name may stand a prepared statement's values.
+MAKES_STATEMENT = "format"
 # A parenthesis behind these, or behind a name that these stand before, opens no call.
 NOT_A_CALL = frozenset(("table", "exists", "into", "references", "on", "of", "in", "values", "type", "as"))
 ENDS_EXPRESSION = frozenset(
