@@ -293,7 +293,10 @@ def _part(place: StepKey, whole: Side, reach: Any, via: str) -> Side:
 def _side(
     place: StepKey, kind: Any, target: Table, columns: tuple[Column, ...], *, is_shared: bool = False, via: str = ""
 ) -> Side:
-    return Side(name_of(place, kind, target.name, via), kind, target, columns, is_shared=is_shared)
+    side = Side(name_of(place, kind, target.name, via), kind, target, columns, is_shared=is_shared)
+    for name in side.own_names & {column.name for column in side.captured}:
+        raise CannotCaptureError(f'column "{name}" of {target.name} has the name of a column of ours beside it')
+    return side
 
 
 def _ctes(node: Any) -> str:

@@ -109,6 +109,12 @@ class Side:
         """The columns whose old values are captured."""
         return () if self.kind == "insert" else self.columns
 
+    @property
+    def own_names(self) -> set[str]:
+        """The names of the columns that are not the table's: a captured column may have none of these."""
+        keys = map(key_name, range(len(self.table.key)))
+        return {*keys, *map(written_name, range(len(self.captured))), HASH, BATCH}
+
     def targets(self) -> sql.Composable:
         """Return the columns of the side table in the order of :meth:`values`."""
         return sql.SQL(", ").join(sql.Identifier(name) for name, _ in self._columns())
