@@ -98,11 +98,11 @@ RELEASES = {
 }
 
 
-def ends(project: Project, sql: str) -> tuple[set[str], list[Difference]]:
+def ends(project: Project, sql: str, *, more: str = "") -> tuple[set[str], list[Difference]]:
     """Release it, take it back; return why it is not proven, and which differences are not declared."""
     files = {f"{number:04}_m.sql": text for number, text in enumerate(sql.split("\n---\n"), 1)}
     target = project(folder=files, batch_rows=10)
-    do(target, TABLES)
+    do(target, TABLES + more)
     before, _ = everything(target)
     plan = release(target)
     doubts = {change.proof.says for change in plan.changes if not change.proof.proven}
@@ -119,6 +119,48 @@ def ends(project: Project, sql: str) -> tuple[set[str], list[Difference]]:
 def test_what_prepare_has_proven_rollback_accepts(project: Project, kind: str) -> None:
     """The same differences are declared in both, by the names that the objects have then."""
     assert ends(project, RELEASES[kind]) == (set(), [])
+
+
+FAMILIES = """
+CREATE TABLE q (id int NOT NULL, n int, k text, CONSTRAINT "Named nn" CHECK (id > 0)) PARTITION BY RANGE (id);
+CREATE TABLE q1 PARTITION OF q FOR VALUES FROM (0) TO (100);
+CREATE TABLE q2 PARTITION OF q FOR VALUES FROM (100) TO (200);
+INSERT INTO q SELECT i, i, 'k' FROM generate_series(1, 150) AS i;
+CREATE TABLE free (id int NOT NULL, n int, k text, CONSTRAINT "Named nn" CHECK (id > 0));
+INSERT INTO free SELECT 200 + i, 1, 'x' FROM generate_series(1, 9) AS i;
+CREATE TABLE r (id int PRIMARY KEY, e int NOT NULL);
+INSERT INTO r SELECT i, i FROM generate_series(1, 10) AS i;
+CREATE UNIQUE INDEX r_e ON r (e);
+ALTER TABLE r REPLICA IDENTITY USING INDEX r_e;
+"""
+# NOT NULL of partitions and children, and replica identity: each comes back by a flag or a name of its own.
+OF_FAMILIES = [
+    "ALTER TABLE q ALTER n SET NOT NULL;",
+    "ALTER TABLE q ADD CONSTRAINT nn CHECK (n IS NOT NULL); ALTER TABLE q ALTER k SET NOT NULL;",
+    "ALTER TABLE q ADD PRIMARY KEY (id);",
+    "ALTER TABLE q ADD CONSTRAINT odd PRIMARY KEY (id, n);",
+    "ALTER TABLE q ADD COLUMN x int NOT NULL DEFAULT 3;",
+    "ALTER TABLE q ATTACH PARTITION free FOR VALUES FROM (200) TO (300);",
+    "ALTER TABLE q DETACH PARTITION q1; ALTER TABLE q1 RENAME TO old_q1;",
+    "ALTER TABLE q DETACH PARTITION q1 CONCURRENTLY;",
+    "ALTER TABLE q ALTER id DROP NOT NULL;",
+    "CREATE TABLE q3 PARTITION OF q FOR VALUES FROM (200) TO (300); ALTER TABLE q3 ALTER n SET NOT NULL;",
+    "ALTER TABLE parent ALTER v SET NOT NULL; ALTER TABLE child ALTER w SET NOT NULL;",
+    "ALTER TABLE child NO INHERIT parent; ALTER TABLE child ADD PRIMARY KEY (id);",
+    "ALTER TABLE parent ADD COLUMN z int NOT NULL DEFAULT 1; ALTER TABLE child ALTER v SET NOT NULL;",
+    "ALTER TABLE r REPLICA IDENTITY DEFAULT; DROP INDEX r_e;",
+    "DROP INDEX r_e;",
+    "ALTER TABLE r DROP COLUMN e;",
+    "ALTER TABLE r ALTER COLUMN e TYPE bigint;",
+    "CREATE UNIQUE INDEX r_2 ON r (e, id); ALTER TABLE r REPLICA IDENTITY USING INDEX r_2; DROP INDEX r_e;",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sql", OF_FAMILIES)
+def test_what_is_proven_of_partitions_children_and_replica_identity_is_accepted(project: Project, sql: str) -> None:
+    """Prepare and rollback compare by the same."""
+    assert ends(project, sql, more=FAMILIES) == (set(), [])
 
 
 WIDE = (

@@ -221,7 +221,11 @@ def nullable(altered: Alteration, way: Way, name: str) -> None:
     """Drop NOT NULL, also in child tables, except those that have their own today."""
     way.add(f"{altered.alter} ALTER COLUMN {quoted(name)} DROP NOT NULL")
     if altered.reader.version >= columns.NOT_NULL_IS_A_CONSTRAINT:
-        return  # a child table with its own NOT NULL keeps it
+        # A child table with its own NOT NULL keeps it; a safe form may have given it to partitions.
+        for other in altered.below(name) if altered.relation.kind == "p" else ():
+            if not other.not_null:
+                way.add(f"ALTER TABLE ONLY {other.table} ALTER COLUMN {other.sql} DROP NOT NULL")
+        return
     for other in altered.below(name):
         if other.not_null:
             way.add(f"ALTER TABLE ONLY {other.table} ALTER COLUMN {other.sql} SET NOT NULL")
