@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pglast
 from pglast import ast, enums
 
 from pgrunbook.database import checksums
@@ -130,7 +131,7 @@ class VolatileRelease:
         updated: Collection[str] = (),
         numbers: bool = False,
     ) -> None:
-        self._nodes = [node for sql in statements for node in walk(parsed(sql))]
+        self._nodes = [node for sql in statements for raw in pglast.parse_sql(sql) for node in walk(raw.stmt)]
         self._declared = {declared.object for declared in differs if declared.kind == "values"}
         self._updated, self._numbers = updated, numbers
         self._found = VolatileValues()

@@ -464,7 +464,9 @@ SELECT EXISTS (SELECT
                              WHERE t.tgrelid = c.oid
                                AND NOT t.tgisinternal
                                AND t.tgenabled <> 'D'
-                               AND NOT pg_catalog.starts_with(t.tgname, 'pgrunbook_'))
+                               AND t.tgfoid NOT IN (SELECT p.oid
+                                                    FROM pg_catalog.pg_proc AS p
+                                                    WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')))
                   OR EXISTS (SELECT
                              FROM pg_catalog.pg_rewrite AS r
                              WHERE r.ev_class = c.oid
