@@ -22,6 +22,8 @@ from pgrunbook.history import History
 from pgrunbook.plan.plan import Change, Direction, Plan
 from pgrunbook.record.journal import Journal
 from pgrunbook.undo_data import OnConflict
+from pgrunbook.undo_data.parked_names import PARKED
+from pgrunbook.undo_data.tables import SCHEMA
 
 RUN_ID = "rehearsal"
 LARGE_BATCH_ROWS = 20_000
@@ -90,6 +92,11 @@ def branch_hint(conn: Connection, told: str, left_out: Sequence[str]) -> str:
 
     ``told`` is what the server said, ``left_out`` are the statements before it that were not rehearsed.
     """
+    if f"{SCHEMA}.{PARKED}" in told:
+        return (
+            "The key of a parked table's partitions needs it. Purge the parked table (pgrunbook undo-data purge);"
+            " where this release drops it, prepare with keep = False, and then it has no way back."
+        )
     lacking = installations.explained(told, conn)
     if lacking:
         return lacking
