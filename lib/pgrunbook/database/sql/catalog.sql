@@ -118,7 +118,7 @@ SELECT a.attrelid::bigint AS oid,
        b.modifier,
        b.checked,
        a.attnotnull AS not_null,
-       pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_sql,
+       pg_catalog.pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END) AS default_sql,
        a.attidentity <> '' AS identity,
        a.attgenerated <> '' AS generated,
        (SELECT l.collname::text

@@ -85,7 +85,7 @@ SELECT a.attrelid AS relation,
        a.atttypid AS type_oid,
        CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::pg_catalog.regcollation::text END AS collation,
        a.attnotnull AS not_null,
-       pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS expression,
+       pg_catalog.pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END) AS expression,
        a.attgenerated::text AS generated,
        CASE a.attidentity WHEN 'a' THEN 'ALWAYS' WHEN 'd' THEN 'BY DEFAULT' END AS identity,
        CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END AS storage,
@@ -647,7 +647,7 @@ CROSS JOIN LATERAL (
                                                                                                    'OPTIONS (' || (SELECT pg_catalog.string_agg(pg_catalog.format('%%I %%L', o.option_name, o.option_value), ', ')
                                                                                                                    FROM pg_catalog.pg_options_to_table(a.attfdwoptions) AS o) || ')',
                                                                                                    CASE WHEN a.attcollation <> t.typcollation THEN 'COLLATE ' || a.attcollation::pg_catalog.regcollation END,
-                                                                                                   CASE a.attgenerated WHEN '' THEN 'DEFAULT ' || pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+                                                                                                   CASE a.attgenerated WHEN '' THEN 'DEFAULT ' || pg_catalog.pg_get_expr(d.adbin, 0)
                                                                                                                        WHEN 's' THEN 'GENERATED ALWAYS AS (' || pg_catalog.pg_get_expr(d.adbin, d.adrelid) || ') STORED' END,
                                                                                                    CASE WHEN a.attnotnull THEN 'NOT NULL' END), ', ' ORDER BY a.attnum)
                                                  FROM pg_catalog.pg_attribute AS a
@@ -827,7 +827,7 @@ UNION ALL
 SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass::oid::bigint,
        d.oid::bigint,
        1,
-       pg_catalog.format('ALTER TABLE ONLY %%s ALTER COLUMN %%I SET DEFAULT %%s', d.adrelid::pg_catalog.regclass, a.attname, pg_catalog.pg_get_expr(d.adbin, d.adrelid))
+       pg_catalog.format('ALTER TABLE ONLY %%s ALTER COLUMN %%I SET DEFAULT %%s', d.adrelid::pg_catalog.regclass, a.attname, pg_catalog.pg_get_expr(d.adbin, 0))
 FROM pg_catalog.pg_attrdef AS d
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
 WHERE d.oid = ANY (%(oids)s::oid[])

@@ -181,7 +181,7 @@ WHERE t.tgrelid = %(oid)s::oid
 -- name: defaults
 -- a row is: a column of a table that has a default
 SELECT a.attname::text AS name,
-       pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS value
+       pg_catalog.pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END) AS value
 FROM pg_catalog.pg_attrdef AS d
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
 WHERE d.adrelid = %(oid)s::oid

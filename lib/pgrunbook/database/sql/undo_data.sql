@@ -310,7 +310,7 @@ SELECT pg_catalog.format(
 -- a row is: a column of a table whose type or collation is not PostgreSQL's own, and that is not generated
 SELECT a.attname::text AS name,
        pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
-       pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_value,
+       pg_catalog.pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END) AS default_value,
        CASE WHEN a.attcollation <> t.typcollation
             THEN pg_catalog.format('%%I.%%I', n.nspname, l.collname) END AS collation
 FROM pg_catalog.pg_attribute AS a
@@ -327,7 +327,7 @@ ORDER BY a.attnum
 
 -- name: default_of
 -- a row is: the default of a column: an expression, or that it is an identity
-SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_value,
+SELECT pg_catalog.pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END) AS default_value,
        a.attidentity <> '' AS is_identity
 FROM pg_catalog.pg_attribute AS a
 LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
