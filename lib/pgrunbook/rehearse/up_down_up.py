@@ -248,8 +248,8 @@ class _Trial:
         self, trial: WayBackTrial, change: Change, before: Mapping[TableName, TableSum], *, fires: bool
     ) -> WayBackTrial:
         down_ms = self.work.execute(change, "down")
-        there = row_equality.named(self.work.measure, map(str, before))
-        apart = tuple(_apart(before, checksums.checksums(self.work.measure, there), "before"))
+        after = checksums.checksums(self.work.measure) if fires else self._sums()
+        apart = tuple(_apart(before, after, "before"))
         is_quiet = any(not step.fires_triggers for step in change.steps)
         how = f" {'without' if is_quiet else 'with'} the triggers of the application" if fires else ""
         says = f"with the target's rows: equal, too{how and ',' + how}"
