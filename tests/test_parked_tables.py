@@ -234,6 +234,7 @@ NEEDS = {
     "check: constant of a type": "a lib.mood CHECK (a <> 'sad')",
     "check: order of a type": "a lib.mood, b lib.mood, CHECK (a <= b)",
     "generated: function": "a integer, g integer GENERATED ALWAYS AS (a + lib.one()) STORED, b integer",
+    "generated: function alone": "a integer, g integer GENERATED ALWAYS AS (lib.one()) STORED",
     "generated: type": "a lib.mood, g boolean GENERATED ALWAYS AS (a = 'ok') STORED",
     "generated: column of a type": "a lib.mood, g lib.mood GENERATED ALWAYS AS (a) STORED, UNIQUE (g, a)",
     "types": "a lib.mood, b lib.pair, c lib.span, d lib.word, e lib.mood[], f lib.word[]",

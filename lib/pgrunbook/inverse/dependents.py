@@ -10,6 +10,7 @@ from pgrunbook.inverse.reader import CLASSES, Address, Reader
 from pgrunbook.inverse.way import NoInverseError
 
 _CLASS, _ATTRDEF, _SCHEMA = CLASSES["pg_class"], CLASSES["pg_attrdef"], CLASSES["pg_namespace"]
+EXPRESSIONS_NEED_SINCE = 15
 FIRST_OF_USERS = 16_384  # FirstNormalObjectId: below are the objects that initdb makes
 _TRIGGER, _FUNCTION = CLASSES["pg_trigger"], CLASSES["pg_proc"]
 
@@ -183,9 +184,20 @@ def dropped_with(reader: Reader, addresses: Collection[Address]) -> DependentSet
         foreign |= {(*address[:2], number) for number in row["foreign_columns"] or ()}
         if row["kind"] is not None:
             places[address] = ObjectParent(row["relation"], row["kind"], row["number"], row["comes_along"])
+    if reader.version < EXPRESSIONS_NEED_SINCE:
+        _say_as_since(needs)
     if any(catalog == "pg_largeobject" for catalog in catalogs.values()):
         raise NoInverseError("cannot be undone, because large objects are not captured.")
     return DependentSet(catalogs, needs, places, frozenset(foreign))
+
+
+def _say_as_since(needs: dict[Address, list[tuple[Address, str]]]) -> None:
+    """Let the expression of a generated column need what PostgreSQL 14 lets the column need, and be its part."""
+    for address in [address for address in needs if address[0] == _ATTRDEF]:
+        column = next((other for other, kind in needs[address] if kind == "a"), address)
+        if automatic := [other for other, kind in needs.get(column, ()) if kind == "a"]:
+            needs[address] = [(column, "i"), *((other, "n") for other in automatic)]
+            needs[column] = [(other, kind) for other, kind in needs[column] if kind != "a"]
 
 
 def _ordered(before: dict[Address, set[Address]], key: Callable[[Address], Rank]) -> Iterator[Address]:

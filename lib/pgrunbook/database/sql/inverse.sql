@@ -296,7 +296,8 @@ WITH RECURSIVE gone AS (
           AND d.refobjid = g.objid
           AND (g.objsubid = 0 OR d.refobjsubid = g.objsubid)
         UNION ALL
-        -- A dropped part drops its whole: the rule of a view, the index of a constraint.
+        -- A dropped part drops its whole: the rule of a view, the index of a constraint, the expression of a column
+        -- that is generated, which PostgreSQL 14 does not say.
         SELECT d.refclassid,
                d.refobjid,
                d.refobjsubid
@@ -304,7 +305,9 @@ WITH RECURSIVE gone AS (
         WHERE d.classid = g.classid
           AND d.objid = g.objid
           AND d.objsubid = g.objsubid
-          AND d.deptype = 'i'
+          AND (d.deptype = 'i'
+               OR d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+                  AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.attgenerated <> ''))
           AND d.refobjid >= 16384
     ) AS n
 )
