@@ -163,7 +163,7 @@ def test_a_form_of_several_steps_is_kept_around_the_one_that_destroys(conn: Conn
     steps = tuple(SafeStep(f"ALTER TABLE t {told}", "") for told in (add, drop, "VALIDATE CONSTRAINT short"))
     form = replace(as_written(sql), form="x", steps=steps)
     found = undo_data.with_capture(conn, form, way.undo, way.site, rows_conn=None, batch_rows=7)
-    assert [step.sql.endswith(told) for step in found.expansion.steps for told in (add, drop)].count(True) == 2
+    assert [told in step.sql for step in found.expansion.steps for told in (add, drop)].count(True) == 2
     with conn.transaction(force_rollback=True):
         conn.execute(sql.encode())
         plain = schema.snapshot(conn)

@@ -148,6 +148,29 @@ def test_what_was_written_comes_back_when_it_goes_forward_again(project: Project
     do(target, "INSERT INTO logs (t) VALUES ('c')")
 
 
+def test_next_release_takes_a_table_whose_captured_values_follow_its_rows(project: Project) -> None:
+    """Our triggers are no part of the schema: it is copied, compared and released without them; rollback drops them."""
+    folder = {"0001_x.sql": "ALTER TABLE projects DROP COLUMN deprecated_field;"}
+    target = project(folder=folder, batch_rows=10)
+    do(target, SHOP + "ALTER TABLE sessions DROP CONSTRAINT sessions_project_id_fkey")
+    before = rows(target, "SELECT id, deprecated_field FROM projects WHERE id NOT IN (5, 7) ORDER BY id")
+    (moved,) = rows(target, "SELECT deprecated_field FROM projects WHERE id = 7")
+    release(target)
+    as_somebody = "SET application_name = 'shop'; "  # what we delete ourselves comes back with its value
+    do(target, as_somebody + "DELETE FROM projects WHERE id = 5; INSERT INTO projects (id, name) VALUES (5, 'another')")
+    do(target, as_somebody + "UPDATE projects SET id = 1007 WHERE id = 7")
+    later = target.migrations / "0002_y.sql"  # type: ignore[operator]
+    later.write_text("UPDATE projects SET name = name || 1 WHERE id > 0;")
+    release(target, run_id=RELEASE.replace("7f3a", "8888"))
+    take_back(target)
+    take_back(target)
+    assert rows(target, "SELECT id, deprecated_field FROM projects WHERE id NOT IN (5, 1007) ORDER BY id") == before
+    assert rows(target, "SELECT id, deprecated_field FROM projects WHERE id IN (5, 1007) ORDER BY id") == [
+        (5, None), (1007, *moved),
+    ]  # fmt: skip
+    assert rows(target, "SELECT FROM pg_trigger WHERE tgname ~ 'pgrunbook'") == []
+
+
 @pytest.mark.slow
 def test_rows_that_somebody_changed_wait_for_a_decision(project: Project) -> None:
     """They are listed with both values; keep leaves them, restore overwrites them, and the others come back."""

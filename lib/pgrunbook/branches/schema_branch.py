@@ -130,10 +130,13 @@ def copy_schema(target: Target, *, ours: bool = False, keep: bool = False) -> It
         dump_options = target_dump.options(postgres, source)
         views = tuple(sql.Identifier(str(schema), str(name)) for schema, name in source.execute(FILLED).fetchall())
         ours_empty = [] if ours else source.execute(load("schema_branch")["own_schema"].encode()).fetchall()
+        called = [] if ours else source.execute(load("schema_branch")["called"].encode()).fetchall()
     with branch_server.new_server(postgres) as server:
-        dump = "\n".join(
-            [_dump(server, target, found, dump_options, ours=ours), *(str(made) for (made,) in ours_empty)]
-        )
+        written = _dump(server, target, found, dump_options, ours=ours)
+        # Triggers on tables that call functions of ours are in the dump, and what they call is not.
+        stand_ins = ["CREATE SCHEMA pgrunbook;", *(str(made) for (made,) in called)] if called else []
+        cleared = ["DROP SCHEMA pgrunbook CASCADE;"] if called else []
+        dump = "\n".join([*stand_ins, written, *cleared, *(str(made) for (made,) in ours_empty)])
         branch_server.start_empty(server)
         roles.name_bootstrap(server, found)
         branch_server.give_up_name(server, found.database, is_empty=True)

@@ -285,24 +285,14 @@ class RowTracker:
             columns=_list(self.columns), notes=self.notes,
             created=sql.SQL(";\n    ").join(self._trigger(*one) for one in made),
         )  # fmt: skip
-        emptied = sql.SQL("CREATE TRIGGER {} AFTER TRUNCATE ON ").format(sql.Identifier(self._emptied))
-        executes = sql.SQL(" FOR EACH STATEMENT EXECUTE FUNCTION {}()").format(self._function)
-        enables = sql.SQL(" ENABLE ALWAYS TRIGGER {}")
         found = [
             sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self._function),
             sql.SQL("DO {}").format(sql.Literal(created.as_string(None))),
-            sql.SQL("{}{}{}").format(emptied, self.table, executes),
         ]
-        for name in (*(f"{place}_{self.name}_{name}" for place, name, *_ in made), self._emptied):
-            found.append(sql.SQL("ALTER TABLE {}{}").format(self.table, enables.format(sql.Identifier(name))))
-        if is_partitioned:
-            parts = sql.SQL(_OF_PARTITIONS).format(
-                table=sql.Literal(self.table.as_string(None)),
-                create=sql.Literal(emptied.as_string(None)), execute=sql.Literal(executes.as_string(None)),
-                alter=sql.Literal("ALTER TABLE ONLY "),
-                enable=sql.Literal(enables.format(sql.Identifier(self._emptied)).as_string(None)),
-            )  # fmt: skip
-            found.append(sql.SQL("DO {}").format(sql.Literal(parts.as_string(None))))
+        for place, name, *_ in made:
+            trigger = sql.Identifier(f"{place}_{self.name}_{name}")
+            found.append(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(self.table, trigger))
+        found += truncate_triggers(self.table, self._emptied, self._function, is_partitioned=is_partitioned)
         return found
 
     def _row_triggers(self, is_partitioned: bool) -> list[tuple[str, str, str, sql.Composable, str]]:
@@ -344,6 +334,24 @@ class RowTracker:
                 sql.SQL(") EXECUTE FUNCTION {}({})").format(self._function, sql.Literal(where)).as_string(None)
             ),
         )
+
+
+def truncate_triggers(
+    table: sql.Identifier, name: str, function: sql.Identifier, *, is_partitioned: bool
+) -> list[sql.Composed]:
+    """Return the statements that create a trigger on TRUNCATE of a table or one of its partitions, in every session."""
+    created = sql.SQL("CREATE OR REPLACE TRIGGER {} AFTER TRUNCATE ON ").format(sql.Identifier(name))
+    executes = sql.SQL(" FOR EACH STATEMENT EXECUTE FUNCTION {}()").format(function)
+    enables = sql.SQL(" ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(name))
+    found = [sql.SQL("{}{}{}").format(created, table, executes), sql.SQL("ALTER TABLE {}{}").format(table, enables)]
+    if is_partitioned:
+        parts = sql.SQL(_OF_PARTITIONS).format(
+            table=sql.Literal(table.as_string(None)), alter=sql.Literal("ALTER TABLE ONLY "),
+            create=sql.Literal(created.as_string(None)), execute=sql.Literal(executes.as_string(None)),
+            enable=sql.Literal(enables.as_string(None)),
+        )  # fmt: skip
+        found.append(sql.SQL("DO {}").format(sql.Literal(parts.as_string(None))))
+    return found
 
 
 def tracker_name(table: sql.Identifier, statement: str) -> str:

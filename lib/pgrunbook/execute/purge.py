@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from psycopg import errors as pg
+from psycopg import sql
 
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
@@ -125,7 +126,8 @@ def drop(
 
     Raises Refused without a permit for the item, Blocked when there are still blockers in the end; psycopg's errors
     as they come.
-    Locks: AccessExclusiveLock on the side tables. Only pgrunbook and dumps read them.
+    Locks: AccessExclusiveLock on the side tables, which only pgrunbook and dumps read; and on the table of a captured
+    column, for its triggers.
     """
     permit.check(subject(item), conn)
     patience_ms = float(target.lock_patience_ms)
@@ -146,7 +148,7 @@ def _until_free(
     conn: Connection, item: PurgeItem, patience_ms: float, on_wait: Callable[[Sequence[Holder], float], None]
 ) -> str:
     """Wait until nobody reads an item; return the blockers that were met. Raises Blocked where some remain."""
-    seen = lock_wait.until_free(conn, _wanted(item), patience_ms=patience_ms, on_wait=on_wait)
+    seen = lock_wait.until_free(conn, _wanted(conn, item), patience_ms=patience_ms, on_wait=on_wait)
     blockers = "; ".join(map(str, seen.holders[:3]))
     if not seen.free and not all(map(is_cancellable_autovacuum, seen.holders)):
         raise _blocked(item, f"waited for {seen.waited_ms / 1000:.1f} s", blockers)
@@ -214,9 +216,11 @@ class _Standings:
         return f"a restore to a time before {kept.made_at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _wanted(item: PurgeItem) -> list[LockRequest]:
-    """Return the locks that the drop takes."""
-    return [LockRequest(kept.side.as_string(), MODE, CONFLICTS[MODE]) for kept in item.members]
+def _wanted(conn: Connection, item: PurgeItem) -> list[LockRequest]:
+    """Return the locks that the drop takes: on what is captured, and on tables with triggers that follow their rows."""
+    found = [kept.side for kept in item.members]
+    found += [sql.Identifier(*kept.table) for kept in item.members if registry.is_followed(conn, kept.kept_as)]
+    return [LockRequest(name.as_string(), MODE, CONFLICTS[MODE]) for name in found]
 
 
 def _blocked(item: PurgeItem, why: str, blockers: str) -> Blocked:

@@ -9,6 +9,10 @@ Of a large table:
 
 Where only the type changes, that transaction also stores a hash of each new value: the old value is reverted only
 in rows that still have the new one.
+
+From then on until the values are reverted, reapplied or purged, triggers let them follow their rows: a changed key
+changes in the side table too, and the value of a row that is deleted goes, for another row may get its key. What a
+migration or a rollback of ours deletes comes back with its key, and keeps its value.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from psycopg import sql
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.database.row_tracker import truncate_triggers
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.tree import tree
@@ -28,6 +33,35 @@ from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, rows, ta
 
 VALUE, NEW = "pgrunbook_value", "pgrunbook_new"
 TRIGGER, TRIGGER_OF_ALL = "pgrunbook_{}", "pgrunbook_{}_all"
+TRIGGER_OF_MOVES = "zz_pgrunbook_{}"  # behind those of the application, which may change the key
+_FOLLOWING = """
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        DELETE FROM {side} AS k WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {matches});
+    ELSIF TG_OP = 'DELETE' THEN
+        IF pg_catalog.current_setting('application_name') NOT LIKE 'pgrunbook %' THEN
+            DELETE FROM {side} AS k WHERE {gone};
+        END IF;
+    ELSIF {before} OPERATOR(pg_catalog.*<>) {after} THEN
+        DELETE FROM {side} AS k WHERE {taken};
+        UPDATE {side} AS k SET ({keys}) = ROW({new}) WHERE {gone};
+    END IF;
+    RETURN NEW;
+EXCEPTION
+    -- The key has another type by now, or is gone: nobody's write fails, and what cannot follow is not reverted.
+    WHEN undefined_column OR undefined_function OR datatype_mismatch OR data_exception THEN
+        BEGIN
+            IF TG_OP = 'TRUNCATE' THEN
+                DELETE FROM {side};
+            ELSE
+                DELETE FROM {side} AS k WHERE {gone_by_text};
+            END IF;
+        EXCEPTION
+            WHEN undefined_function OR datatype_mismatch OR data_exception THEN NULL;
+        END;
+        RETURN NEW;
+END
+"""
 # Types of the application may be a key only when their text is the same under all settings.
 _STEADY = {"bigint", "boolean", "bytea", "integer", "numeric", "smallint", "uuid"}
 
@@ -73,13 +107,14 @@ class ColumnCapture:
 
     def epilogue(self) -> list[str]:
         """Return the statements that run after it, in its transaction."""
+        follows = self._start_following()
         if not self.changes_type:
-            return []
+            return follows
         hashed = sql.SQL("UPDATE {} AS k SET {} = {} FROM {} AS t WHERE {}").format(
             self.side, sql.Identifier(NEW), hash_of_new("t", self.column.name), self.table.source,
             self.table.matches("t", "k"),
         )  # fmt: skip
-        return [text(hashed)]
+        return [text(hashed), *follows]
 
     def cleanup(self) -> tuple[str, ...]:
         """Return the queries that find the cleanup statements, for when the server refuses the statement."""
@@ -169,12 +204,6 @@ class ColumnCapture:
         """The body of the trigger function; a key that another row has by the end of the statement stays."""
         watched = list(dict.fromkeys(column.name for column in (*self.key, self.column)))
         before, after = (record(*(sql.Identifier(row, name) for name in watched)) for row in ("old", "new"))
-        gone = [
-            sql.SQL("k.{} = {}").format(
-                sql.Identifier(key_name(n)), column.captured(sql.Identifier("old", column.name))
-            )
-            for n, column in enumerate(self.key)
-        ]
         taken = [
             sql.SQL("{} {} {}").format(
                 sql.Identifier("t", column.name), sql.SQL(operator), sql.Identifier("old", column.name)
@@ -189,10 +218,63 @@ class ColumnCapture:
             " IF TG_OP <> 'DELETE' THEN INSERT INTO {side} ({targets}) VALUES ({values})"
             " ON CONFLICT ({names}) DO UPDATE SET {value} = excluded.{value}; END IF; RETURN NULL; END"
         ).format(
-            side=self.side, before=before, after=after, gone=sql.SQL(" AND ").join(gone), source=self.table.source,
+            side=self.side, before=before, after=after, gone=self._has_key("old"), source=self.table.source,
             taken=sql.SQL(" AND ").join(taken), targets=self._targets(), values=self._values("new"),
             names=self._key_names(), value=sql.Identifier(VALUE),
         )  # fmt: skip
+
+    def _start_following(self) -> list[str]:
+        """Create the triggers that let captured values follow their rows.
+
+        No column stands in a trigger itself, and one that is gone is no error: the table stays free to change. A row
+        that moves to another partition is deleted and inserted: only BEFORE UPDATE knows both keys.
+        """
+        function, table_ = sql.Identifier(SCHEMA, self._function()), self.table.name.identifier()
+        before, after = (record(*(sql.Identifier(row, column.name) for column in self.key)) for row in ("old", "new"))
+        new = [column.captured(sql.Identifier("new", column.name)) for column in self.key]
+        body = sql.SQL(_FOLLOWING).format(
+            side=self.side, gone=self._has_key("old"), taken=self._has_key("new"), before=before, after=after,
+            table=self.table.name.identifier(), matches=self.table.matches("t", "k"),
+            keys=self._key_names(), gone_by_text=self._had_key(), new=sql.SQL(", ").join(new),
+        )  # fmt: skip
+        made = sql.SQL(
+            "CREATE OR REPLACE FUNCTION {0}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+            " SET search_path = '' SET DateStyle = 'ISO' AS {1}; REVOKE ALL ON FUNCTION {0}() FROM PUBLIC"
+        ).format(function, sql.Literal(text(body)))
+        fires = {TRIGGER: "AFTER UPDATE OR DELETE ON {} FOR EACH ROW"}
+        if self.table.is_partitioned:
+            fires = {TRIGGER: "AFTER DELETE ON {} FOR EACH ROW", TRIGGER_OF_MOVES: "BEFORE UPDATE ON {} FOR EACH ROW"}
+        statements = [text(made)]
+        for name, event in fires.items():
+            trigger = sql.Identifier(name.format(self.keep.kept_as))
+            statements.append(
+                text(
+                    sql.SQL("CREATE OR REPLACE TRIGGER {} {} EXECUTE FUNCTION {}()").format(
+                        trigger, sql.SQL(event).format(table_), function
+                    )
+                )
+            )
+            statements.append(text(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table_, trigger)))
+        of_all = TRIGGER_OF_ALL.format(self.keep.kept_as)
+        emptied = truncate_triggers(table_, of_all, function, is_partitioned=self.table.is_partitioned)
+        return [*statements, *map(text, emptied)]
+
+    def _had_key(self) -> sql.Composable:
+        """The condition for the old key by the text of the row: a field of a record keeps its type for a session."""
+        pairs = [
+            sql.SQL("k.{} = CAST(pg_catalog.to_jsonb(old) ->> {} AS {})").format(
+                sql.Identifier(key_name(n)), sql.Literal(column.name), column.side_type
+            )
+            for n, column in enumerate(self.key)
+        ]
+        return sql.SQL(" AND ").join(pairs)
+
+    def _has_key(self, row: str) -> sql.Composable:
+        pairs = [
+            sql.SQL("k.{} = {}").format(sql.Identifier(key_name(n)), column.captured(sql.Identifier(row, column.name)))
+            for n, column in enumerate(self.key)
+        ]
+        return sql.SQL(" AND ").join(pairs)
 
     def _stop_writing(self) -> list[str]:
         triggers = [

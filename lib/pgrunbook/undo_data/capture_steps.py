@@ -103,7 +103,8 @@ def _capturing_columns(
     expansion = replace(
         expansion,
         form=expansion.form or "keep-column",
-        explains=f"{expansion.explains} What it destroys is captured before.".strip(),
+        explains=f"{expansion.explains} What it destroys is captured before; until it is reverted or purged, triggers"
+        f" on {' and '.join(sorted({keep.table for keep in keeps}))} let captured values follow their rows.".strip(),
         steps=steps,
         cleanup=(*expansion.cleanup, *(query for capture, large in found if large for query in capture.cleanup())),
     )

@@ -16,7 +16,7 @@ from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import quoted
 from pgrunbook.undo_data.parked_names import PARKED, renames
-from pgrunbook.undo_data.registry import UndoEntry, create, find_named, refuse_purged
+from pgrunbook.undo_data.registry import UndoEntry, create, find_named, refuse_purged, stop_following
 from pgrunbook.undo_data.tables import SCHEMA, rows
 
 
@@ -76,6 +76,7 @@ def free_name(conn: Connection, kept_as: str) -> None:
         conn.execute(
             sql.SQL("ALTER TABLE {} RENAME TO {}").format(sql.Identifier(SCHEMA, kept_as), sql.Identifier(other))
         )
+    stop_following(conn, kept_as)
     if place["id"]:
         conn.execute(load("undo_data")["renamed"].encode(), {"id": place["id"], "kept_as": other})
 
@@ -84,11 +85,13 @@ def mark_reverted(conn: Connection, names: Sequence[str]) -> None:
     """Mark the entries of columns and tables as reverted, in the open transaction.
 
     Raises Refused when one was purged.
+    Locks: AccessExclusiveLock on the table of a column, for its triggers.
     """
     for entry in find_named(conn, names):
         refuse_purged(entry)
         given = entry.rows_estimate
         if entry.kind == "column":
+            stop_following(conn, entry.kept_as)
             (count,) = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(entry.side)).fetchone() or (0,)
             given = int(str(count))
         conn.execute(load("undo_data")["mark_reverted"].encode(), {"id": entry.id, "rows": max(given, 0)})

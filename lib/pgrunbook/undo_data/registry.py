@@ -267,6 +267,7 @@ def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: t
 def _drop(conn: Connection, row: Mapping[str, Any]) -> None:
     """Drop a side table, or a parked table and a schema of its own; never objects of somebody else."""
     if row["kind"] != "table":
+        stop_following(conn, row["kept_as"])
         conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, row["kept_as"])))
         return
     there = place(row["kept_as"], row["table_name"])
@@ -282,6 +283,20 @@ def _drop(conn: Connection, row: Mapping[str, Any]) -> None:
             detail=f"{exc.diag.message_primary}: {exc.diag.message_detail}",
             hint="First drop what depends on it (pgrunbook did not create it), or purge its whole family.",
         ) from exc
+
+
+def is_followed(conn: Connection, kept_as: str) -> bool:
+    """Tell whether triggers let the captured values of a column follow their rows."""
+    return bool(rows(conn, "following", function=f"write_{kept_as}"))
+
+
+def stop_following(conn: Connection, kept_as: str) -> None:
+    """Drop the triggers that let the captured values of a column follow their rows, in the open transaction.
+
+    Locks: AccessExclusiveLock on the table, where they are.
+    """
+    for one in rows(conn, "following", function=f"write_{kept_as}"):
+        conn.execute(str(one["statement"]).encode())
 
 
 def find(

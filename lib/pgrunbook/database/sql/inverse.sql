@@ -1233,6 +1233,9 @@ SELECT g.tgrelid AS relation,
        g.oid::bigint AS oid
 FROM pg_catalog.pg_trigger AS g
 WHERE g.tgrelid = ANY (%(oids)s::oid[])
+  AND g.tgfoid NOT IN (SELECT p.oid
+                       FROM pg_catalog.pg_proc AS p
+                       WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
 ORDER BY g.oid;
 
 -- name: rules
@@ -1342,6 +1345,9 @@ SELECT r.below,
              WHERE g.tgrelid = r.oid
                AND NOT g.tgisinternal
                AND g.tgenabled <> 'D'
+               AND g.tgfoid NOT IN (SELECT p.oid
+                                    FROM pg_catalog.pg_proc AS p
+                                    WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
              ORDER BY g.tgname) AS triggers
 FROM reached AS r;
 

@@ -165,6 +165,9 @@ FROM pg_catalog.pg_trigger AS t
 WHERE NOT t.tgisinternal
   AND t.tgenabled <> 'D'
   AND t.tgtype & 24 <> 0
+  AND t.tgfoid NOT IN (SELECT p.oid
+                       FROM pg_catalog.pg_proc AS p
+                       WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
   AND t.tgrelid IN (SELECT %(oid)s::oid
                     UNION ALL
                     SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS p)
@@ -177,6 +180,9 @@ FROM pg_catalog.pg_trigger AS t
 WHERE t.tgrelid = %(oid)s::oid
   AND NOT t.tgisinternal
   AND t.tgenabled <> 'D'
+  AND t.tgfoid NOT IN (SELECT p.oid
+                       FROM pg_catalog.pg_proc AS p
+                       WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
 
 -- name: defaults
 -- a row is: a column of a table that has a default

@@ -281,6 +281,10 @@ SELECT g.tgrelid::pg_catalog.regclass::text AS relation,
 FROM pg_catalog.pg_trigger AS g
 JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid
 WHERE NOT g.tgisinternal
+  -- Those of ours note what becomes of rows; they go, and are no part of the application's schema.
+  AND g.tgfoid NOT IN (SELECT p.oid
+                       FROM pg_catalog.pg_proc AS p
+                       WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
   AND c.relnamespace = ANY (%(schemas)s::oid[])
   AND c.oid <> ALL (%(left_out)s::oid[]);
 

@@ -23,3 +23,11 @@ RETURNING pg_catalog.to_jsonb(s)
 INSERT INTO pg_catalog.pg_shdepend
 SELECT s.*
 FROM pg_catalog.jsonb_populate_recordset(NULL::pg_catalog.pg_shdepend, %s) AS s
+
+-- name: called
+-- a row is: a statement that creates a function as triggers of ours call it, without what it does
+SELECT pg_catalog.format('CREATE FUNCTION pgrunbook.%I() RETURNS trigger LANGUAGE plpgsql AS ''BEGIN RETURN NULL; END'';', p.proname)
+FROM pg_catalog.pg_proc AS p
+WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+  AND p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype
+ORDER BY p.proname

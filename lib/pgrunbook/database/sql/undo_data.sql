@@ -110,6 +110,9 @@ SELECT EXISTS (SELECT
                                    SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS p)
                  AND NOT t.tgisinternal
                  AND t.tgenabled <> 'D'
+                 AND t.tgfoid NOT IN (SELECT p.oid
+                                      FROM pg_catalog.pg_proc AS p
+                                      WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
                  AND t.tgtype & 19 = 19) AS has_before_update,
        EXISTS (SELECT
                FROM pg_catalog.pg_constraint AS k
@@ -230,6 +233,20 @@ WHERE k.state <> 'purged'
            WHEN %(made_before)s::timestamptz IS NOT NULL THEN k.made_at < %(made_before)s::timestamptz
            ELSE k.keep_until < pg_catalog.clock_timestamp() END
 ORDER BY k.kind = 'table' AND k.part_of IS NULL, k.id
+
+-- name: following
+-- a row is: a statement that drops a trigger by which captured values follow their rows, and their function at last
+SELECT pg_catalog.format('DROP TRIGGER %%I ON %%s', g.tgname, g.tgrelid::pg_catalog.regclass) AS statement
+FROM pg_catalog.pg_trigger AS g
+JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+  AND p.proname = %(function)s
+  AND g.tgparentid = 0
+UNION ALL
+SELECT pg_catalog.format('DROP FUNCTION %%s', p.oid::pg_catalog.regprocedure)
+FROM pg_catalog.pg_proc AS p
+WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+  AND p.proname = %(function)s
 
 -- name: begin_revert
 -- a row is: nothing; begins the revert of an entry, from its last page to its first
