@@ -15,7 +15,8 @@ from pgrunbook.database.schema import Snapshot
 from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.errors import Refused
 
-_WORDS = re.compile(r"'(?:[^']|'')*'|\w+|\s+|.", re.S)
+# A moment is one word: that of another run may have the same hour, or the same second.
+_WORDS = re.compile(r"'(?:[^']|'')*'|[\w.:+-]*\d[\w.:+-]*|\w+|\s+|.", re.S)
 _Object = tuple[str, str]
 
 
