@@ -139,6 +139,7 @@ def test_a_column_with_the_name_of_one_of_ours_is_told_before(project: Project, 
     assert plan_of(target, done).gates()
 
 
+@pytest.mark.slow
 def test_a_table_that_was_made_anew_under_its_name_keeps_its_new_rows(project: Project) -> None:
     """What the rollback would change is listed: rows of the new table count as changed by somebody since."""
     target = project(folder={"0001_m.sql": "UPDATE t SET a = 0", "0002_m.sql": "DELETE FROM u WHERE id < 3"})

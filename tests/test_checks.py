@@ -305,6 +305,7 @@ def test_no_order_of_four_cells_takes_anything_back(
     assert sorted(scene.done) == sorted([] if most < 4 else taken)
 
 
+@pytest.mark.slow
 def test_a_rollback_takes_back_after_its_checks_and_once(
     project: Project, opened: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:

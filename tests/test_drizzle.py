@@ -310,6 +310,7 @@ def test_a_new_time_in_the_journal_counts_where_drizzle_would_run_it_again(
         assert run_drizzle(drizzle, "0", conn, folder) == []
 
 
+@pytest.mark.slow
 def test_a_table_of_the_betas_is_kept_until_drizzle_upgrades_it(
     drizzle: Path, conn: Connection, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.draft.build import as_written
@@ -72,6 +74,7 @@ def test_a_generated_column_holds_nothing_of_its_own(project: Callable[..., Targ
         assert found(target, "ALTER TABLE g DROP v") == [("g.v", 0, "values")]
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_that_is_parked_before_its_schema_goes_are_no_loss(project: Callable[..., Target]) -> None:
     """The migration made both; its way back captures the table, then drops the schema."""
     text = (

@@ -63,6 +63,7 @@ def without_way_back(changes: tuple[Change, ...]) -> dict[str, str]:
 SAMPLE = ("001", "003", "007", "011", "016", "018", "021", "028", "030", "034")
 
 
+@pytest.mark.slow
 def test_a_sample_of_ordinary_migrations_is_taken_back(project: Project) -> None:
     """One of each kind: a doubt is there where it is right, and nowhere else."""
     migrations = [migration for migration in ordinary() if migration.name.startswith(SAMPLE)]

@@ -70,6 +70,7 @@ def procedure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     heres._end_earlier()
 
 
+@pytest.mark.slow
 def test_a_release_of_ordinary_migrations_is_as_promised_and_comes_back(
     project: Project, procedure: Callable[..., dict[str, Any]]
 ) -> None:

@@ -148,6 +148,7 @@ def test_what_was_written_comes_back_when_it_goes_forward_again(project: Project
     do(target, "INSERT INTO logs (t) VALUES ('c')")
 
 
+@pytest.mark.slow
 def test_next_release_takes_a_table_whose_captured_values_follow_its_rows(project: Project) -> None:
     """Our triggers are no part of the schema: it is copied, compared and released without them; rollback drops them."""
     folder = {"0001_x.sql": "ALTER TABLE projects DROP COLUMN deprecated_field;"}

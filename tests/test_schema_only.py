@@ -69,6 +69,7 @@ def branches() -> list[str]:
     return [name for name in server_names() if name.startswith("branch-")]
 
 
+@pytest.mark.slow
 def test_the_promised_schema_is_the_one_that_the_real_run_ends_in(project: Project) -> None:
     """The example's pending migrations: the fingerprint after each is the promised one, and rows change nothing."""
     target = project()

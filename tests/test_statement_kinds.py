@@ -373,6 +373,7 @@ def test_no_statement_crashes_the_review(rare: Stage, texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("group", "texts"), sample(list(GROUPS.items()), len(GROUPS)))
+@pytest.mark.newest
 def test_no_statement_crashes_prepare(rare: Stage, group: str, texts: list[str]) -> None:
     """Safe form, inverse, capture and execution of a migration that holds it twice, or the server's refusal of it."""
     assert texts, group
