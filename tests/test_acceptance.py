@@ -69,6 +69,7 @@ def test_a_gate_may_be_accepted_before_the_run(target: Target) -> None:
 
 
 @pytest.mark.usefixtures("target")
+@pytest.mark.slow
 def test_what_is_no_gate_cannot_be_accepted() -> None:
     """Neither in the run nor by the parameter; the statements that are there are named."""
     made, code = run("prepare")

@@ -99,6 +99,7 @@ SMALL = ["our_names", "our_key", "domains", "numbers", "float_key", "arrays", "c
     ("change", "names"),
     [("delete", SMALL), *(pytest.param(change, list(TABLES), marks=pytest.mark.slow) for change in CHANGES)],
 )
+@pytest.mark.slow
 def test_every_row_comes_back(project: Project, change: str, names: list[str]) -> None:
     """Each value as it was, whatever the table looks like."""
     sql = [CHANGES[change].format(name, TABLES[name][2]) for name in names]

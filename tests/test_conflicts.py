@@ -91,6 +91,7 @@ def test_what_somebody_wrote_is_a_conflict_once(project: Project, write: str) ->
     assert found == keys
 
 
+@pytest.mark.slow
 def test_a_row_that_was_changed_between_two_migrations_is_a_conflict_of_the_first(project: Project) -> None:
     """The second one captured what somebody had written: the first one would overwrite that."""
     target = project(folder={"0001_a.sql": UPDATED})

@@ -242,6 +242,7 @@ def test_edited_is_an_error(drizzle: Path, conn: Connection, tmp_path: Path, maj
 
 @pytest.mark.first_case
 @LAYOUTS
+@pytest.mark.slow
 def test_other_line_ends_or_a_byte_order_mark_are_no_edit(
     drizzle: Path, conn: Connection, tmp_path: Path, major: str
 ) -> None:

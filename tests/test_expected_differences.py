@@ -208,6 +208,7 @@ def test_columns_that_need_each_other_come_back_in_an_order_that_works(project: 
     assert [each for each in diff(before, after) if not is_declared(each, change.proof.differs)] == []
 
 
+@pytest.mark.slow
 def test_no_sentence_is_read(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every sentence of a plan says something else, and the same is proven, captured and reverted."""
     for class_, field in ((Declared, "why"), (SafeStep, "says"), (Gate, "says")):

@@ -63,6 +63,7 @@ def test_a_record_is_read_by_its_owner_only(project: Project, monkeypatch: pytes
     assert {name: oct(mode) for name, mode in found.items() if mode != 0o600} == {}
 
 
+@pytest.mark.slow
 def test_migrate_without_prepare_applies_what_is_pending_and_promises_nothing(project: Project) -> None:
     """Every migration with its history row, a restore point before the first, and a record of each statement."""
     target = project()

@@ -87,6 +87,7 @@ def test_rows_are_equal_at_each_stop(project: Project, case: str, batch_rows: in
 @pytest.mark.parametrize(
     "case", ["seeds behind an index", pytest.param("a column that is NOT NULL", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_the_second_release_is_rehearsed_with_what_comes_back(project: Project, case: str) -> None:
     """The plain SQL would fail on these rows; the plan goes up, down and up again with them."""
     before, text, between = CASES[case]

@@ -268,6 +268,7 @@ STEPS = (
 )
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_it_is_gone_on_with(project: Project) -> None:
     """kill -9 right before each step, and right behind it before its commit: at the end all is as it was."""
     target = project(folder={"0001_x.sql": STEPS}, batch_rows=10)
@@ -355,6 +356,7 @@ SHAPES = {
 
 @pytest.mark.first_case
 @pytest.mark.parametrize(("shape", "batch_rows"), [*((shape, 10) for shape in SHAPES), ("partitions", 1000)])
+@pytest.mark.slow
 def test_tables_of_every_shape_come_back(project: Project, shape: str, batch_rows: int) -> None:
     """Small and large ones, with their rows."""
     made, statement = SHAPES[shape]
