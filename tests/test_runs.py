@@ -9,6 +9,10 @@ import pytest
 from conftest import connect, do, rows
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
+from pgrunbook.draft import build
+from pgrunbook.errors import Refused
+from pgrunbook.plan.hidden import hidden, revealed
+from pgrunbook.plan.plan import Base, Plan
 from pgrunbook.procedures import plan_views
 from pgrunbook.rehearse import with_data
 from pgrunbook.sql import runs, statements
@@ -119,6 +123,25 @@ def test_a_release_of_runs_goes_up_and_down(project: Project) -> None:
     assert [step.gives_rows for _, step in plan.steps()] == [(6, 5, 4, 3, 2, 1)]
     execute(target, plan, "20261122T170000Z-rollback-demo-1b2c")
     assert rows(target, "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM u)") == [(0, 0)]
+
+
+def test_the_secrets_of_a_run_are_hidden_and_found_again() -> None:
+    """Each is masked in the text that is sent together, and comes back from the file alone."""
+    row = "INSERT INTO users (id, name, password) VALUES (%d, 'n', 'hunter-%d-zz')"
+    text = ";\n".join(row % (number, number) for number in range(1, 5))
+    target = Target(name="demo", server="main", database="demo")
+    change = build.as_written("0001_m", "a" * 64, "computed", statements.parse(text, "m.sql"), target)
+    assert [step.statements for step in change.steps] == [4]
+    base = Base(
+        system_identifier="1", database="demo", server_version_num=180000, schema_fingerprint="",
+        history_fingerprint="", version=None,
+    )  # fmt: skip
+    plan = Plan(direction="up", target="demo", base=base, attempts=3, rehearsed="no", changes=(change,))
+    (masked,) = hidden(plan).changes
+    assert "hunter" not in masked.model_dump_json()
+    assert revealed(masked, [("m.sql", text)]) == change
+    with pytest.raises(Refused, match="a secret of 0001_m is not the one"):
+        revealed(masked, [("m.sql", text.replace("hunter-3", "hunter-9"))])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgrunbook.config.secret_patterns import names_a_secret
 from pgrunbook.errors import WrongInput
 from pgrunbook.sql import secrets
 from pgrunbook.sql.literals import spelled
@@ -125,3 +126,13 @@ def test_a_fingerprint_cannot_be_guessed_where_there_is_a_secret(
 def test_words_about_secrets_stay(text: str) -> None:
     """A migration, a table, a place that is called so is no secret."""
     assert secrets.masked_message(text) == text
+
+
+@pytest.mark.parametrize("before", [1, 100, 1_000])
+@pytest.mark.parametrize(
+    "name", ["password", "PA\u017f\u017fWORD", "api-\u212aey", "totp", "recovery_codes", "connection_string"]
+)
+def test_a_name_of_any_length_and_spelling_holds_a_secret(name: str, before: int) -> None:
+    """Letters that are the same but for their case are, too: the long s, and the sign for kelvin."""
+    assert names_a_secret("x" * before + "." + name)
+    assert not names_a_secret("x" * before + "." + name[::-1])

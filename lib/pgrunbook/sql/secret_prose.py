@@ -62,7 +62,7 @@ _VALUES = (
     ("signature=", re.compile(r"\bSignature=(?P<secret>[\w+/=-]{8,})")),
     ("private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?P<secret>.*?)(?=-----END|\Z)", re.S)),
     ("private-lines", re.compile(r"\bPrivate-Lines: \d+(?P<secret>.*?)(?=Private-MAC|\Z)", re.S)),
-    ("cookie:", re.compile(r"\bCookie:\s*(?P<secret>[^\r\n'\"]{6,})", re.I)),
+    ("coo", re.compile(r"\bCookie:\s*(?P<secret>[^\r\n'\"]{6,})", re.I)),
     # hashes of passwords: crypt(3), PHC strings, Django, LDAP
     ("", re.compile(
         r"(?<![\w$])(?P<secret>(?:\$(?:2[abxy]?|1|5|6|7|y|gy|apr1|sha1|argon2\w*|scrypt|pbkdf2[\w-]*)\$"
