@@ -33,6 +33,14 @@ def test_every_row_is_changed_once(stage: Stage) -> None:
     assert _values(stage.conn, "SELECT count(*) FROM t WHERE c BETWEEN 1001 AND 1050") == [199]
 
 
+def test_first_batch_is_the_plans_also_where_later_ones_are_larger(stage: Stage) -> None:
+    """On a branch where nobody waits; after a stop the loop goes on with large ones."""
+    told: list[BatchProgress] = []
+    done = run_batches(stage.conn, PLUS_ONE, resume_from="one", on_batch=told.append, later_rows=100)
+    assert [progress.last_key for progress in told[:3]] == [("30",), ("130",), ("200",)]
+    assert (done.batches, done.rows) == (3, 199)
+
+
 def test_loop_that_is_done_is_not_done_again(stage: Stage) -> None:
     """The progress row says so, and nothing is changed."""
     first = run_batches(stage.conn, PLUS_ONE, resume_from="one")
