@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from psycopg import sql
 
 from acting import error, events, run
-from conftest import Site, connect, do, rows
+from conftest import Site, connect, do, rows, write_folder
 from forks import ForkedProcess
 from permits import permitted
 from pgrunbook import history as histories
@@ -20,6 +21,7 @@ from pgrunbook.branches import data_branch, isolation, provenance
 from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.schema_branch import copy_schema
 from pgrunbook.branches.server import Server
+from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.errors import Refused, WrongInput
@@ -44,20 +46,56 @@ SOMEBODY_ELSE = """CREATE TABLE schema_migrations (version text PRIMARY KEY, app
 INSERT INTO schema_migrations VALUES ('0001_a')"""
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A target whose plan has a gate, and its run that was prepared: made once, given to each test as it was then."""
+
+    site: Site
+    folder: Path
+    run: Run
+
+    def put_back(self) -> None:
+        """Put the database back."""
+        with self.site.server.connect() as conn:
+            conn.execute("DROP DATABASE IF EXISTS permit WITH (FORCE)")
+            conn.execute("CREATE DATABASE permit TEMPLATE permit_kept")
+
+
+@pytest.fixture(scope="module")
+def kept(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    folder = tmp_path_factory.mktemp("permit")
+    write_folder(folder / "migrations", FOLDER)
+    (folder / "targets.toml").write_text(
+        f'[demo]\nserver = "main"\ndatabase = "permit"\nmigrations = "{folder}/migrations"\n'
+    )
+    with pytest.MonkeyPatch.context() as patch, site.server.connect() as conn:
+        patch.setenv("PGRUNBOOK_TARGETS", str(folder / "targets.toml"))
+        patch.setenv("PGRUNBOOK_OUTPUTS", str(folder / "outputs"))
+        conn.execute("CREATE DATABASE permit")
+        do(targets.load("demo"), "CREATE TABLE a (id int PRIMARY KEY, n int)")
+        made, code = run("prepare")
+        assert code == 0
+        conn.execute("CREATE DATABASE permit_kept TEMPLATE permit")
+        yield Kept(site, folder, made)
+        for name in ("permit", "permit_kept"):
+            conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+
+
 @pytest.fixture
-def target(project: Project) -> Target:
+def target(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Target:
     """A target whose plan has a gate."""
-    made = project(folder=FOLDER)
-    do(made, "CREATE TABLE a (id int PRIMARY KEY, n int)")
-    return made
+    kept.put_back()
+    monkeypatch.setenv("PGRUNBOOK_TARGETS", str(kept.folder / "targets.toml"))
+    monkeypatch.setenv("PGRUNBOOK_OUTPUTS", str(tmp_path / "outputs"))
+    return targets.load("demo")
 
 
 @pytest.fixture
-def prepared(target: Target, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def prepared(kept: Kept, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A run that has prepared its plan, opened by hand in its folder."""
     assert target.name == "demo"
-    made, code = run("prepare")
-    assert code == 0
+    shutil.copytree(kept.folder / "outputs", tmp_path / "outputs", symlinks=True)
+    made = runs.load(tmp_path / "outputs" / kept.run.folder.relative_to(kept.folder / "outputs"))
     monkeypatch.chdir(made.folder)
     yield made
     heres._end_earlier()
