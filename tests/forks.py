@@ -23,6 +23,7 @@ MESSAGE_BYTES = 1 << 20
 IMPORTS = (
     *(f"pgrunbook.procedures.{name}" for name in ["prepare", "migrate", "validate", "rollback", "restore", "purge"]),
     "ipykernel.kernelapp",
+    "ipykernel.debugger",
     "ipykernel.pylab.backend_inline",
     "scenes",
 )
