@@ -31,6 +31,7 @@ from pgrunbook.sql.tree import (
     Name,
     constraint_kind,
     dotted,
+    is_on,
     object_kind,
     options,
     relation,
@@ -96,7 +97,7 @@ def _reindex(found: fx.Found, node: Any) -> None:
     if node.relation is None:
         found.cannot_know("which tables REINDEX of a whole schema or database locks, one after the other")
         return
-    concurrent = "concurrently" in options(node.params)
+    concurrent = is_on(node.params, "concurrently")
     known = found.catalog.index(relation(node.relation))
     is_index = node.kind == 0
     if is_index and known is None:
@@ -131,8 +132,7 @@ def _cluster(found: fx.Found, node: Any) -> None:
 
 
 def _vacuum(found: fx.Found, node: Any) -> None:
-    chosen = options(node.options)
-    full = node.is_vacuumcmd and "full" in chosen
+    full = node.is_vacuumcmd and is_on(node.options, "full")
     for target in node.rels or ():
         table = _table(found, target.relation)
         found.lock_family(table, ACCESS_EXCLUSIVE if full else SHARE_UPDATE_EXCLUSIVE)
@@ -282,7 +282,7 @@ def _create_function(found: fx.Found, node: Any) -> None:
 
 
 def _explain(found: fx.Found, node: Any) -> None:
-    if "analyze" not in options(node.options):
+    if not is_on(node.options, "analyze"):
         dml.plan(found, node.query)
 
 

@@ -14,6 +14,7 @@ from pgrunbook.plan.step import Gate
 from pgrunbook.safe_forms import add_column, dependents, merges, refresh, update_delete
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import name
+from pgrunbook.sql.tree import is_on
 
 CASCADE = enums.DropBehavior.DROP_CASCADE
 A, K, Kind = enums.AlterTableType, enums.ConstrType, enums.ObjectType
@@ -44,7 +45,7 @@ def find(case: Case) -> Gate | None:
 
 def _vacuum(case: Case) -> Gate | None:
     node = case.node
-    full = node.is_vacuumcmd and any(o.defname == "full" and _is_on(o) for o in node.options or ())
+    full = node.is_vacuumcmd and is_on(node.options, "full")
     return _rewrite("vacuum-full", "VACUUM FULL") if full else None
 
 
@@ -295,7 +296,3 @@ def _dotted(entry: Any) -> str:
 def _parts(entry: Any) -> list[str]:
     parts = entry if isinstance(entry, tuple) else (entry,)
     return [part.sval for part in parts if isinstance(part, ast.String)]
-
-
-def _is_on(option: Any) -> bool:
-    return option.arg is None or str(getattr(option.arg, "sval", "true")).lower() not in ("false", "off", "0")

@@ -15,6 +15,7 @@ from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql import default_names
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import changed, name, option, parsed, printed
+from pgrunbook.sql.tree import is_on
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Reindex:
     def applies(cls, case: Case) -> bool:
         """For an index or a table; not for catalogs, nor for the index of an exclusion constraint."""
         node = case.node
-        if not isinstance(node, ast.ReindexStmt) or "concurrently" in {o.defname for o in node.params or ()}:
+        if not isinstance(node, ast.ReindexStmt) or is_on(node.params, "concurrently"):
             return False
         if node.kind not in (enums.ReindexObjectType.REINDEX_OBJECT_INDEX, _REINDEX_TABLE):
             return False

@@ -20,7 +20,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import Expansion, Gate
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.outside import relations_read
-from pgrunbook.sql.tree import options
+from pgrunbook.sql.tree import is_on
 
 A, K = enums.AlterTableType, enums.ConstrType
 ID = "row-security"
@@ -66,7 +66,7 @@ def _read(facts: Facts, node: Any) -> Iterator[int]:
     """Yield the relations whose rows a statement reads now; not the table that an INSERT fills."""
     if isinstance(node, _READ_NONE) or (isinstance(node, ast.CopyStmt) and node.is_from):
         return
-    if isinstance(node, ast.ExplainStmt) and "analyze" not in options(node.options):
+    if isinstance(node, ast.ExplainStmt) and not is_on(node.options, "analyze"):
         return
     filled = node.relation if isinstance(node, ast.InsertStmt) else None
     made = node.into.rel if isinstance(node, ast.CreateTableAsStmt) else None

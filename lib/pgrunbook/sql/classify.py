@@ -9,6 +9,8 @@ from typing import Any
 
 from pglast import ast, enums
 
+from pgrunbook.sql.tree import is_on, options
+
 
 class Type(StrEnum):
     """The guide's three types of a migration, given for each statement.
@@ -46,7 +48,7 @@ def cannot_run_in_a_transaction(node: Any) -> bool:
                 enums.ReindexObjectType.REINDEX_OBJECT_SYSTEM,
                 enums.ReindexObjectType.REINDEX_OBJECT_DATABASE,
             )
-            return wide or _has_option(node.params, "concurrently")
+            return wide or is_on(node.params, "concurrently")
         case ast.VacuumStmt():
             return bool(node.is_vacuumcmd)
         case ast.ClusterStmt():
@@ -54,7 +56,7 @@ def cannot_run_in_a_transaction(node: Any) -> bool:
         case ast.DiscardStmt():
             return bool(node.target == enums.DiscardMode.DISCARD_ALL)
         case ast.AlterDatabaseStmt():
-            return _has_option(node.options, "tablespace")
+            return "tablespace" in options(node.options)
         case ast.AlterTableStmt():
             return _detaches_concurrently(node)
     return isinstance(node, _NEVER_IN_A_TRANSACTION)
@@ -107,10 +109,10 @@ def kind(node: Any) -> str:
         case ast.GrantStmt() | ast.GrantRoleStmt():
             return "GRANT" if node.is_grant else "REVOKE"
         case ast.VacuumStmt():
-            full = " FULL" if _has_option(node.options, "full") else ""
+            full = " FULL" if is_on(node.options, "full") else ""
             return f"VACUUM{full}" if node.is_vacuumcmd else "ANALYZE"
         case ast.ReindexStmt():
-            return "REINDEX" + (" CONCURRENTLY" if _has_option(node.params, "concurrently") else "")
+            return "REINDEX" + (" CONCURRENTLY" if is_on(node.params, "concurrently") else "")
         case ast.AlterEnumStmt():
             return "ALTER TYPE RENAME VALUE" if node.oldVal is not None else "ALTER TYPE ADD VALUE"
         case ast.SelectStmt() if node.intoClause is not None:
@@ -216,15 +218,6 @@ def _is_foreign_call(part: Any) -> bool:
         "now",
         "setval",
     )
-
-
-def _has_option(options: Any, name: str) -> bool:
-    """Tell whether an option is on: named alone, or with any value that is not false."""
-    for option in options or ():
-        if isinstance(option, ast.DefElem) and option.defname == name:
-            value = getattr(option.arg, "sval", None) or getattr(option.arg, "ival", True)
-            return str(value).lower() not in ("false", "off", "0", "no")
-    return False
 
 
 def _detaches_concurrently(node: Any) -> bool:

@@ -13,7 +13,7 @@ import pglast
 from pglast import ast, enums
 from pglast.parser import ParseError
 
-from pgrunbook.sql.tree import dotted, options, strings, walk
+from pgrunbook.sql.tree import dotted, is_on, options, strings, walk
 
 _SUBSCRIPTION = "is about a subscription, which a branch does not have"
 _TABLESPACE = "makes or removes a folder outside of the data directory"
@@ -99,7 +99,7 @@ def relations_read(node: Any) -> list[ast.RangeVar]:
 
 def _calls(node: Any) -> Iterator[Any]:
     """Yield the calls of functions that run with a statement."""
-    is_plan = isinstance(node, ast.ExplainStmt) and "analyze" not in options(node.options)
+    is_plan = isinstance(node, ast.ExplainStmt) and not is_on(node.options, "analyze")
     if isinstance(node, _ONLY_STORED) or is_plan or _leaves_out_data(node):
         return
     yield from (part for part in walk(node) if isinstance(part, ast.FuncCall))
@@ -142,9 +142,8 @@ def _copy(node: Any) -> str:
 
 
 def _create_subscription(node: Any) -> str:
-    connects = options(node.options).get("connect", True)
-    is_off = str(getattr(connects, "sval", getattr(connects, "boolval", getattr(connects, "ival", True)))).lower()
-    return "" if is_off in ("false", "off", "0", "no") else "connects to a publisher, and makes a slot there"
+    connects = is_on(node.options, "connect", default=True)
+    return "connects to a publisher, and makes a slot there" if connects else ""
 
 
 def _of_object(node: Any) -> str:

@@ -12,7 +12,7 @@ import pglast
 from pglast import ast, enums
 from pglast.parser import ParseError
 
-from pgrunbook.sql.tree import options, strings, text
+from pgrunbook.sql.tree import is_on, options, strings, text
 
 _LOOPS = ("PLpgSQL_stmt_loop", "PLpgSQL_stmt_while", "PLpgSQL_stmt_fori", "PLpgSQL_stmt_fors", "PLpgSQL_stmt_forc",
           "PLpgSQL_stmt_foreach_a", "PLpgSQL_stmt_dynfors")  # fmt: skip
@@ -61,9 +61,7 @@ def bodies(node: Any) -> list[Any]:
 
 def analyzes(node: Any) -> bool:
     """Tell whether EXPLAIN runs its statement."""
-    given = options(node.options)
-    value = getattr(given.get("analyze"), "sval", getattr(given.get("analyze"), "ival", "on"))
-    return "analyze" in given and str(value).lower() not in ("false", "off", "0")
+    return is_on(node.options, "analyze")
 
 
 @lru_cache(maxsize=256)

@@ -133,6 +133,22 @@ def options(node: Any) -> dict[str, Any]:
     return {item.defname: item.arg for item in node or () if isinstance(item, ast.DefElem)}
 
 
+def is_on(given: Any, name: str, *, default: bool = False) -> bool:
+    """Tell whether a boolean option is on, as the server reads it: by its last value; named alone it is on."""
+    found = default
+    for item in given or ():
+        if isinstance(item, ast.DefElem) and item.defname == name:
+            found = item.arg is None or _option_word(item.arg).lower() not in ("false", "off", "0")
+    return found
+
+
+def _option_word(value: Any) -> str:
+    """Return the word that an option's value is: a constant, or a name that the parser takes for a type's."""
+    if isinstance(value, ast.TypeName):
+        return str(value.names[-1].sval)
+    return str(getattr(value, next(iter(value))))
+
+
 def columns_in(node: Any) -> set[str]:
     """Return the last words of every column reference below a node; "*" for a star."""
     found = set()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pglast import ast, enums
 
-from pgrunbook.sql.tree import CASCADE, dotted, object_kind, options
+from pgrunbook.sql.tree import CASCADE, dotted, is_on, object_kind, options
 
 # What may fall without harm to anybody's data or code, and what is judged by its own name.
 _NO_LOSS = frozenset({
@@ -111,7 +111,7 @@ def _database(node: Any) -> WideReach | None:
 
 
 def _reindex(node: Any) -> WideReach | None:
-    if node.kind not in _WHOLE or "concurrently" in options(node.params):
+    if node.kind not in _WHOLE or is_on(node.params, "concurrently"):
         return None
     return WideReach("reindex", f"REINDEX {_WHOLE[node.kind]} locks one table after the other while its writers wait")
 

@@ -10,7 +10,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards.constraints import added_keys, has_index
 from pgrunbook.review.hazards.rule import RULES, Note, Scene, Severity, rule
-from pgrunbook.sql.tree import options, quoted, relation
+from pgrunbook.sql.tree import is_on, quoted, relation
 
 AUDIT = ("created_at", "updated_at")
 ALL = "all"
@@ -122,6 +122,6 @@ def concurrently(scene: Scene) -> Iterator[Note]:
     """An index is created or rebuilt without CONCURRENTLY, whatever the size of its table."""
     node = scene.node
     makes = isinstance(node, ast.IndexStmt) and not node.concurrent and scene.table(node.relation).kind != "p"
-    rebuilds = isinstance(node, ast.ReindexStmt) and "concurrently" not in options(node.params)
+    rebuilds = isinstance(node, ast.ReindexStmt) and not is_on(node.params, "concurrently")
     if makes or rebuilds:
         yield Note("Writers of the table wait.", "-- write CONCURRENTLY")

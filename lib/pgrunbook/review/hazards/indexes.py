@@ -12,7 +12,7 @@ from pglast import ast
 from pgrunbook.display.prose import counted
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
-from pgrunbook.sql.tree import changed, dotted, object_kind, options, quoted, relation
+from pgrunbook.sql.tree import changed, dotted, is_on, object_kind, quoted, relation
 
 ENOUGH_FOR_AN_INDEX_MS = 20 * 60_000
 
@@ -105,7 +105,7 @@ def validity_unchecked(scene: Scene) -> Iterator[Note]:
 def in_transaction(scene: Scene) -> Iterator[Note]:
     """A statement that cannot run in a transaction stands between BEGIN and COMMIT."""
     node = scene.node
-    concurrent = getattr(node, "concurrent", False) or "concurrently" in options(getattr(node, "params", None))
+    concurrent = getattr(node, "concurrent", False) or is_on(getattr(node, "params", None), "concurrently")
     if scene.transaction is not None and concurrent and not isinstance(node, ast.RefreshMatViewStmt):
         yield Note(
             "PostgreSQL refuses it, and the transaction is aborted.",
@@ -168,7 +168,7 @@ def drop_not_concurrent(scene: Scene) -> Iterator[Note]:
 def reindex(scene: Scene) -> Iterator[Note]:
     """Indexes are rebuilt while writers wait, and readers whose plan looks at them."""
     node = scene.node
-    if not isinstance(node, ast.ReindexStmt) or "concurrently" in options(node.params):
+    if not isinstance(node, ast.ReindexStmt) or is_on(node.params, "concurrently"):
         return
     what = str(relation(node.relation)) if node.relation else quoted(node.name or "")
     word = ("INDEX", "TABLE", "SCHEMA", "SYSTEM", "DATABASE")[node.kind]

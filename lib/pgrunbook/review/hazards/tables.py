@@ -12,7 +12,7 @@ from pglast import ast
 from pgrunbook.display.prose import counted
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.sql.tree import constraint_kind, dotted, object_kind, options, quoted, relation, subcommand
+from pgrunbook.sql.tree import constraint_kind, dotted, is_on, object_kind, quoted, relation, subcommand
 
 _TIMES = {"timestamp"}
 
@@ -133,7 +133,7 @@ def rename_table(scene: Scene) -> Iterator[Note]:
 def rewritten(scene: Scene) -> Iterator[Note]:
     """VACUUM FULL, CLUSTER or a change of storage rewrites a whole table under its strongest lock."""
     node = scene.node
-    full = isinstance(node, ast.VacuumStmt) and node.is_vacuumcmd and "full" in options(node.options)
+    full = isinstance(node, ast.VacuumStmt) and node.is_vacuumcmd and is_on(node.options, "full")
     words = {"SetLogged", "SetUnLogged", "SetTableSpace", "SetAccessMethod", "SetExpression"}
     stored = any(subcommand(cmd) in words for _, cmd in scene.altered()) and scene.effects.rewrites
     if not (full or stored or isinstance(node, ast.ClusterStmt)):
