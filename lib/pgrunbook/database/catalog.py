@@ -42,7 +42,10 @@ class Weight(Enum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``base`` is the internal name of its type below domains, ``modifiers`` the type's parameters."""
+    """A column; ``base`` is the internal name of its type below domains, ``modifiers`` the type's parameters.
+
+    ``type_name`` and ``base_name`` are the internal names, with their schemas, of the type and of that below domains.
+    """
 
     name: str
     type: str
@@ -54,6 +57,8 @@ class Column:
     identity: bool = False
     generated: bool = False
     collation: str | None = None
+    type_name: str = ""
+    base_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Index:
     valid: bool = True
     plain: bool = True
     partial: bool = False
+    method: str = "btree"
     bytes: int = 0
     scans: int = 0
 
@@ -176,6 +182,8 @@ class TypeFact:
     modifiers: tuple[int, ...]
     checked: bool
     valid_constraints: frozenset[str] = frozenset()
+    base_name: str = ""
+    collation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,8 +203,9 @@ class Catalog:
     time_zone: str | None = None
     search_path: tuple[str, ...] = ("public",)
     tables: Mapping[Key, Table] = field(default_factory=lambda: MappingProxyType({}))
-    types: Mapping[str, TypeFact] = field(default_factory=dict)
+    types: Mapping[Key, TypeFact] = field(default_factory=dict)
     binary_casts: Set[tuple[str, str]] = frozenset()
+    ordered_as: Mapping[str, str] = field(default_factory=dict)
     volatile_functions: Mapping[str, bool] = field(default_factory=dict)
     routines: Routines = field(default_factory=Routines)
     uses: tuple[Use, ...] = ()
@@ -215,6 +224,13 @@ class Catalog:
             return Table(name.schema or "", name.name, Standing.UNKNOWN)
         schema = name.schema or next((s for s in self.search_path if s != "pg_catalog"), "public")
         return Table(schema, name.name, Standing.MISSING)
+
+    def type_named(self, schema: str | None, name: str) -> tuple[str, TypeFact | None]:
+        """Return the schema of the type that a name means, and what is known of it; None where nothing is."""
+        for one in [schema] if schema else self.search_path:
+            if (one, name) in self.types:
+                return one, self.types[one, name]
+        return schema or "pg_catalog", None
 
     def parts(self, node: Any) -> list[RoutinePart]:
         """Return what runs within a statement: in DO, in the functions that it calls, in triggers."""

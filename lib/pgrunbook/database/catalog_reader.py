@@ -1,4 +1,4 @@
-"""Reader of the facts in ``database.catalog``: one snapshot, ten queries."""
+"""Reader of the facts in ``database.catalog``: one snapshot, eleven queries."""
 
 from __future__ import annotations
 
@@ -79,8 +79,9 @@ def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
             time_zone=session.time_zone,
             search_path=tuple(session.search_path),
             tables=_tables(relations, parts),
-            types={row.name: _type_fact(row) for row in rows("types", types=asked["types"])},
+            types={(row.schema, row.name): _type_fact(row) for row in rows("types", types=asked["types"])},
             binary_casts=frozenset((row.source, row.target) for row in rows("binary_casts")),
+            ordered_as={row.type: row.ordered_as for row in rows("orders")},
             routines=routines,
             volatile_functions={row.name: row.volatile for row in rows("functions", functions=asked["functions"])},
         )
@@ -227,6 +228,8 @@ def _column(row: Any) -> Column:
         identity=row.identity,
         generated=row.generated,
         collation=row.collation,
+        type_name=row.type_name,
+        base_name=row.base_name,
     )
 
 
@@ -258,6 +261,7 @@ def _index(row: Any) -> Index:
         valid=row.valid,
         plain=row.plain,
         partial=row.partial,
+        method=row.method,
         bytes=row.bytes,
         scans=row.scans,
     )
@@ -279,7 +283,13 @@ def _constraint(row: Any) -> CatalogConstraint:
 
 def _type_fact(row: Any) -> TypeFact:
     return TypeFact(
-        row.kind, row.base, _modifiers(row.base, row.modifier), row.checked, frozenset(row.valid_constraints)
+        row.kind,
+        row.base,
+        _modifiers(row.base, row.modifier),
+        row.checked,
+        frozenset(row.valid_constraints),
+        row.base_name,
+        row.collation,
     )
 
 

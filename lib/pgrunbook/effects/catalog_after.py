@@ -192,6 +192,8 @@ def _with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
         base=kind.base,
         modifiers=kind.modifiers,
         checked=kind.checked,
+        type_name=kind.name,
+        base_name=kind.base_name,
         not_null=bool({"NOTNULL", "PRIMARY", "IDENTITY"} & kinds.keys()) or word.name in SERIAL,
         default=text(kinds["DEFAULT"].raw_expr) if "DEFAULT" in kinds else None,
         identity="IDENTITY" in kinds,
@@ -307,9 +309,8 @@ def _drop_column(_catalog: Catalog, table: Table, cmd: Any) -> Table:
 def _alter_type(catalog: Catalog, table: Table, cmd: Any) -> Table:
     word = type_word(cmd.def_.typeName)
     kind = kind_of(word, catalog)
-    return _changed_column(
-        table, cmd.name, type=word.text, base=kind.base, modifiers=kind.modifiers, checked=kind.checked
-    )
+    changes = {"type": word.text, "base": kind.base, "modifiers": kind.modifiers, "checked": kind.checked}
+    return _changed_column(table, cmd.name, **changes, type_name=kind.name, base_name=kind.base_name)
 
 
 def _validated(_catalog: Catalog, table: Table, cmd: Any) -> Table:

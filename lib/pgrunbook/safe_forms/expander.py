@@ -83,7 +83,7 @@ class Expander:
         inner = guarded_constraint(node)
         if inner is not None:
             node = inner
-        case = Case(statement, node, self._facts, self._memory, self._batch_rows)
+        case = Case(statement, node, self._facts, self._memory, self._batch_rows, self._applied)
         is_fresh = self._names.are_fresh(node)
         parts = self._parts(node)
         beyond = outside.find(self._facts, parsed(statement.sql))
@@ -116,7 +116,7 @@ class Expander:
 
     def _judged(self, case: Case) -> Gate | None:
         """Return the gate of a statement within code: there is no safe form for it."""
-        case = replace(case, memory=Memory())
+        case = replace(case, memory=Memory(), is_branch=False)
         if self._names.unclear(case.node):
             return self._names.gate(case.node)
         if self._names.are_fresh(case.node):

@@ -25,13 +25,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Case:
-    """A statement, its parse tree, and the database on which it is judged."""
+    """A statement, its parse tree, and the database on which it is judged.
+
+    ``is_branch`` says that this database is a branch, where the statement is executed next: it may be tried.
+    """
 
     statement: Statement
     node: Any
     facts: Facts
     memory: Memory = field(default_factory=Memory)
     batch_rows: int = 1_000
+    is_branch: bool = False
 
 
 class Form(Protocol):

@@ -11,7 +11,7 @@ from pglast import ast, enums
 from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import Gate
-from pgrunbook.safe_forms import add_column, dependents, merges, refresh, update_delete
+from pgrunbook.safe_forms import add_column, dependents, merges, refresh, type_gate, update_delete
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import name
 from pgrunbook.sql.tree import is_on
@@ -33,7 +33,6 @@ _BESIDE = {
     Kind.OBJECT_VIEW: "a view",
     Kind.OBJECT_MATVIEW: "a view",
 }
-_TYPES_WITHOUT_LENGTH = ("text", "character varying", "bit varying", "numeric")
 
 
 def find(case: Case) -> Gate | None:
@@ -109,7 +108,9 @@ def _alter(case: Case) -> Gate | None:
     if table is None:
         return None
     found = (_alter_command(case, table, cmd) for cmd in case.node.cmds)
-    return next((gate for gate in found if gate is not None), None)
+    own = next((gate for gate in found if gate is not None), None)
+    changes_type = any(cmd.subtype == A.AT_AlterColumnType for cmd in case.node.cmds)
+    return type_gate.find(case, table) if own is None and changes_type else own
 
 
 def _alter_command(case: Case, table: Relation, cmd: Any) -> Gate | None:
@@ -118,8 +119,6 @@ def _alter_command(case: Case, table: Relation, cmd: Any) -> Gate | None:
     if cmd.subtype == A.AT_DropColumn:
         column = case.facts.columns(table).get(cmd.name)
         return _loses(f"{table.name}.{cmd.name}", is_computed=column.is_generated) if column else None
-    if cmd.subtype == A.AT_AlterColumnType:
-        return _type_change(case, table, cmd)
     if cmd.subtype == A.AT_AddConstraint and cmd.def_.contype == K.CONSTR_EXCLUSION:
         return _no_index_beside("exclusion-constraint", "The index of an exclusion constraint")
     if cmd.subtype == A.AT_AddConstraint and cmd.def_.without_overlaps:
@@ -156,45 +155,6 @@ def _column(case: Case, table: Relation, cmd: Any) -> Gate | None:
             how="Add a primary key first, or a unique index on columns that are NOT NULL.",
         )
     return None
-
-
-def _type_change(case: Case, table: Relation, cmd: Any) -> Gate | None:
-    if not rewrites(case, table, cmd):
-        return None
-    return Gate(
-        id="type-change",
-        says=f"the new type of {cmd.name} rewrites every row and every index of the table under the lock",
-        procedure="expand and contract",
-        how="Add a column of the new type, keep both equal with a trigger, fill it in batches, then swap the names.",
-    )
-
-
-def rewrites(case: Case, table: Relation, cmd: Any) -> bool:
-    """Tell whether ALTER COLUMN TYPE rewrites the table: not for a wider varchar or numeric, nor to text."""
-    type_ = cmd.def_.typeName
-    plain = [part.sval for part in type_.names]
-    found = case.facts.rows("type_change", oid=table.oid, column=cmd.name, type=case.facts.type_oid(_type_name(type_)))
-    if not found:
-        return False
-    row = found[0]
-    if cmd.def_.raw_default is not None:  # USING: any expression is evaluated for each row
-        return True
-    if not row["is_same"] and not row["is_binary"]:
-        return True
-    if row["to_type"] not in _TYPES_WITHOUT_LENGTH:
-        return not (row["is_same"] and type_.typmods is None and row["from_typmod"] == -1)
-    wanted = [int(part.val.ival) for part in type_.typmods or ()]
-    return not _is_wider(plain[-1], int(row["from_typmod"]), wanted) if wanted else False
-
-
-def _is_wider(kind: str, typmod: int, wanted: list[int]) -> bool:
-    """Tell whether all values of the old length fit into the new one; unlimited values never do."""
-    if typmod < 0:
-        return False
-    if kind == "numeric":
-        precision, scale = (typmod - 4) >> 16, (typmod - 4) & 0x7FF
-        return wanted[0] >= precision and (wanted[1] if len(wanted) > 1 else 0) == scale
-    return wanted[0] >= (typmod if kind == "varbit" else typmod - 4)
 
 
 def _refresh(case: Case) -> Gate | None:

@@ -29,12 +29,13 @@ class Name(NamedTuple):
 
 
 class TypeWord(NamedTuple):
-    """A type as it is written: ``varchar(50)[]`` is ("varchar", (50,), True)."""
+    """A type as it is written: ``varchar(50)[]`` is ("varchar", (50,), True); no schema where the path finds it."""
 
     name: str
     modifiers: tuple[int, ...]
     array: bool
     text: str
+    schema: str | None = None
 
 
 @lru_cache(maxsize=4096)
@@ -105,7 +106,8 @@ def type_word(node: Any) -> TypeWord:
     modifiers = tuple(
         mod.val.ival for mod in node.typmods or () if isinstance(mod, ast.A_Const) and isinstance(mod.val, ast.Integer)
     )
-    return TypeWord(node.names[-1].sval, modifiers, bool(node.arrayBounds), text(node))
+    schema = node.names[-2].sval if len(node.names) > 1 else None
+    return TypeWord(node.names[-1].sval, modifiers, bool(node.arrayBounds), text(node), schema)
 
 
 def enum_name(kind: type[Any], value: Any) -> str:

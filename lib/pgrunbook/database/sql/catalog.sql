@@ -115,6 +115,8 @@ SELECT a.attrelid::bigint AS oid,
        a.attname::text AS name,
        pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
        t.typname::text AS base,
+       tn.nspname || '.' || t.typname AS base_name,
+       wn.nspname || '.' || w.typname AS type_name,
        b.modifier,
        b.checked,
        a.attnotnull AS not_null,
@@ -127,7 +129,10 @@ SELECT a.attrelid::bigint AS oid,
           AND l.collname <> 'default') AS collation
 FROM base AS b
 JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
+JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
+JOIN pg_catalog.pg_type AS w ON w.oid = a.atttypid
+JOIN pg_catalog.pg_namespace AS wn ON wn.oid = w.typnamespace
 LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 ORDER BY a.attrelid, a.attnum;
 
@@ -157,10 +162,12 @@ SELECT i.indrelid::bigint AS oid,
        i.indisvalid AS valid,
        i.indexprs IS NULL AND i.indpred IS NULL AS plain,
        i.indpred IS NOT NULL AS partial,
+       m.amname::text AS method,
        CASE WHEN c.relkind = 'i' THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS bytes,
        coalesce(s.idx_scan, 0) AS scans
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_stat_user_indexes AS s ON s.indexrelid = i.indexrelid
 WHERE i.indrelid = ANY (%(oids)s::oid[])
@@ -317,9 +324,15 @@ WITH RECURSIVE base AS (
     JOIN pg_catalog.pg_type AS t ON t.oid = b.type
     WHERE t.typtype = 'd'
 )
-SELECT r.typname::text AS name,
+SELECT rn.nspname::text AS schema,
+       r.typname::text AS name,
        r.typtype::text AS kind,
        t.typname::text AS base,
+       tn.nspname || '.' || t.typname AS base_name,
+       (SELECT l.collname::text
+        FROM pg_catalog.pg_collation AS l
+        WHERE l.oid = r.typcollation
+          AND l.collname <> 'default') AS collation,
        b.modifier,
        b.checked,
        ARRAY(SELECT k.conname::text
@@ -328,16 +341,40 @@ SELECT r.typname::text AS name,
                AND k.convalidated) AS valid_constraints
 FROM base AS b
 JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
-JOIN pg_catalog.pg_type AS r ON r.oid = b.root;
+JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
+JOIN pg_catalog.pg_type AS r ON r.oid = b.root
+JOIN pg_catalog.pg_namespace AS rn ON rn.oid = r.typnamespace;
 
 -- name: binary_casts
 -- a row is: a pair of types between which PostgreSQL needs no conversion
-SELECT s.typname::text AS source,
-       t.typname::text AS target
+SELECT sn.nspname || '.' || s.typname AS source,
+       tn.nspname || '.' || t.typname AS target
 FROM pg_catalog.pg_cast AS c
 JOIN pg_catalog.pg_type AS s ON s.oid = c.castsource
+JOIN pg_catalog.pg_namespace AS sn ON sn.oid = s.typnamespace
 JOIN pg_catalog.pg_type AS t ON t.oid = c.casttarget
+JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
 WHERE c.castmethod = 'b';
+
+-- name: orders
+-- a row is: a type without an operator class of its own, and one whose it may use, the server's choice last
+SELECT sn.nspname || '.' || s.typname AS type,
+       tn.nspname || '.' || t.typname AS ordered_as
+FROM pg_catalog.pg_cast AS c
+JOIN pg_catalog.pg_type AS s ON s.oid = c.castsource
+JOIN pg_catalog.pg_namespace AS sn ON sn.oid = s.typnamespace
+JOIN pg_catalog.pg_type AS t ON t.oid = c.casttarget
+JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
+JOIN pg_catalog.pg_opclass AS o ON o.opcintype = t.oid AND o.opcdefault
+JOIN pg_catalog.pg_am AS m ON m.oid = o.opcmethod AND m.amname = 'btree'
+WHERE c.castmethod = 'b'
+  AND c.castcontext = 'i'
+  AND NOT EXISTS (SELECT
+                  FROM pg_catalog.pg_opclass AS own
+                  WHERE own.opcintype = s.oid
+                    AND own.opcdefault
+                    AND own.opcmethod = m.oid)
+ORDER BY t.typispreferred;
 
 -- name: functions
 -- a row is: a function by a name that the statements use, and whether one of that name is volatile

@@ -267,29 +267,47 @@ WHERE p.partrelid = %(oid)s::oid
 -- a row is: the condition that a partition's bound puts on its rows
 SELECT pg_catalog.pg_get_partition_constraintdef(%(oid)s::oid) AS condition
 
--- name: type_change
--- a row is: the type of a column, and whether its values are of another type without conversion
-SELECT pg_catalog.format_type(a.atttypid, NULL) AS from_type,
-       a.atttypmod AS from_typmod,
-       pg_catalog.format_type(%(type)s::oid, NULL) AS to_type,
-       a.atttypid = %(type)s::oid AS is_same,
-       EXISTS (SELECT
-               FROM pg_catalog.pg_cast AS k
-               WHERE k.castsource = a.atttypid
-                 AND k.casttarget = %(type)s::oid
-                 AND k.castmethod = 'b') AS is_binary
-FROM pg_catalog.pg_attribute AS a
-WHERE a.attrelid = %(oid)s::oid
-  AND a.attname = %(column)s
+-- name: files
+-- a row is: a table, one below it or an index of these, with its file and how often this transaction has read it
+WITH RECURSIVE family AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT h.inhrelid
+    FROM family
+    JOIN pg_catalog.pg_inherits AS h ON h.inhparent = family.oid
+)
+SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name,
+       c.relkind = 'i' AS is_index,
+       c.relfilenode::bigint AS file,
+       pg_catalog.pg_stat_get_xact_numscans(c.oid) AS scans
+FROM family
+LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = family.oid
+JOIN pg_catalog.pg_class AS c ON c.oid IN (family.oid, i.indexrelid)
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'i')
+GROUP BY n.nspname, c.oid, c.relname, c.relkind, c.relfilenode
 
 -- name: constrained_domain
--- a row is: whether a type is a domain that refuses values
-SELECT t.typtype = 'd'
-       AND (t.typnotnull
-            OR t.typbasetype <> 0
-            AND EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.contypid = t.oid)) AS is_constrained
-FROM pg_catalog.pg_type AS t
-WHERE t.oid = %(type)s::oid
+-- a row is: whether a type is a domain that refuses values, or one over such a domain
+WITH RECURSIVE domain AS (
+    SELECT t.oid,
+           t.typbasetype,
+           t.typnotnull
+    FROM pg_catalog.pg_type AS t
+    WHERE t.oid = %(type)s::oid
+      AND t.typtype = 'd'
+    UNION
+    SELECT t.oid,
+           t.typbasetype,
+           t.typnotnull
+    FROM domain
+    JOIN pg_catalog.pg_type AS t ON t.oid = domain.typbasetype
+    WHERE t.typtype = 'd'
+)
+SELECT coalesce(pg_catalog.bool_or(
+           domain.typnotnull
+           OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.contypid = domain.oid)), false) AS is_constrained
+FROM domain
 
 -- name: may_silence_triggers
 -- a row is: whether this session may set session_replication_role
