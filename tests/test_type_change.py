@@ -15,6 +15,7 @@ from pgrunbook.database.catalog import Catalog
 from pgrunbook.database.catalog_reader import read
 from pgrunbook.database.relations import Facts
 from pgrunbook.effects.statements import effects
+from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.step import Gate
 from pgrunbook.safe_forms import gates
 from pgrunbook.safe_forms.form import Case
@@ -284,3 +285,20 @@ def gate_of(conn: Conn, statement: str, *, is_branch: bool) -> Gate | None:
     (parsed,) = parse(statement, "a.sql")
     case = Case(parsed, tree(statement), Facts(conn), batch_rows=15, is_branch=is_branch)  # type: ignore[arg-type]
     return gates.find(case)
+
+
+@pytest.mark.parametrize(
+    ("clause", "is_kept"),
+    [("words TYPE app.mail", False), ("mail TYPE text", False), ("number TYPE oid", False), ("short TYPE text", False),
+     ("owner TYPE regclass USING owner::oid::regclass", False), ("number TYPE bigint", False),
+     ("words TYPE char(5)", True), ("short TYPE varchar(5)", True), ("number TYPE smallint", True),
+     ("words TYPE varchar(3) USING words::varchar(3)", True), ("words TYPE bpchar", True)],
+)  # fmt: skip
+def test_values_that_stay_as_they_are_are_not_captured(stage: Stage, clause: str, is_kept: bool) -> None:
+    """What both types store alike comes back by the type alone."""
+    with stage.conn.transaction(force_rollback=True):
+        stage.conn.execute(GATED.encode())
+        (statement,) = parse(f"ALTER TABLE g ALTER COLUMN {clause}", "a.sql")
+        undo = Inverter(stage.conn).inverse(statement)  # type: ignore[arg-type]
+    assert not undo.because
+    assert bool(undo.keeps) is is_kept

@@ -68,8 +68,9 @@ def is_valid(column: Column, version: int) -> str:
 def losses(column: Column, cmd: Any, facts: dict[str, Any], new: str) -> tuple[str, str]:
     """Return what a change of type may lose, and what its inverse may lose; "" for nothing."""
     old, other = (facts["target"], column.type), (facts["source"], new)
-    there = _plain_using(cmd) and _keeps_all(old, other, facts["target_kind"])
-    back = _keeps_all(other, old, facts["source_kind"])
+    is_same = facts["is_same_value"]
+    there = _plain_using(cmd) and (_keeps_all(old, other, facts["target_kind"]) or (is_same and not _widths(new)))
+    back = _keeps_all(other, old, facts["source_kind"]) or (is_same and not _widths(column.type))
     place = f"{column.table}.{column.sql}"
     loss_there = "" if there else f"{place}: {column.type} values may not survive as {new}"
     loss_back = "" if back else f"{place}: {new} values may be invalid as {column.type}, or be rounded"

@@ -235,7 +235,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
 WHERE t.oid = %(oid)s;
 
 -- name: converts
--- a row is: how a value of one type is converted to the other: by itself (on assignment), by an explicit cast, or only as text
+-- a row is: how a value of one type is converted to the other: by itself (on assignment), by an explicit cast, or only as text; and whether it is stored alike in both
 WITH RECURSIVE below (place, oid, target) AS (
     SELECT 0, %(source)s::oid, false
     UNION ALL
@@ -267,6 +267,10 @@ SELECT CASE WHEN o.source = o.target
                               AND x.casttarget = o.target)
             THEN 'by a cast'
             ELSE 'as text' END AS how,
+       (SELECT count(*) = 2
+        FROM pg_catalog.pg_cast AS x
+        WHERE x.castmethod = 'b'
+          AND (x.castsource, x.casttarget) IN ((o.source, o.target), (o.target, o.source))) AS is_same_value,
        x.typname::text AS source,
        x.typtype::text AS source_kind,
        y.typname::text AS target,
