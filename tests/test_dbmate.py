@@ -265,8 +265,8 @@ def test_a_folder_of_dbmate_is_recognised_and_others_as_before(project: Project)
     kinds = {}
     for name, files in {
         "marked": {"1.sql": both("SELECT 1;"), "2_b.sql": both("SELECT 2;")},
-        "plain": {"0001_a.sql": "SELECT '-- migrate:up';\n-- migrate:upwards\n-- migrate:down\n"},
-        "folders": {"20260101000000_a/migration.sql": both("SELECT 1;")},
+        "plain": {"0001_a.sql": "SELECT '-- migrate:up', '\n-- migrate:down\n'"},
+        "folders": {"20260101000000_a/migration.sql": "SELECT 1;"},
     }.items():
         kinds[name] = read(project(folder=files, name=name)).kind
     assert kinds == {"marked": "dbmate", "plain": "plain", "folders": "drizzle"}
@@ -327,11 +327,10 @@ def test_a_table_in_another_schema_has_to_be_told_apart(project: Project) -> Non
     assert read(target).qualified_table == "public.schema_migrations"
 
 
-@pytest.mark.parametrize("columns", ["version bigint", "version text, applied_at timestamptz"])
-def test_unknown_columns_are_refused(project: Project, columns: str) -> None:
+def test_unknown_columns_are_refused(project: Project) -> None:
     """What another tool keeps under this name is not written to."""
     target = project(folder=FOLDER)
-    do(target, f"CREATE TABLE schema_migrations ({columns})")
+    do(target, "CREATE TABLE schema_migrations (version text, since date)")
     told = message_of(target).splitlines()
     assert told[0] == "cannot read the history table public.schema_migrations: its columns are unknown"
     assert told[1].endswith("; expected are dbmate's (version) of a type for text.")
@@ -461,14 +460,15 @@ def test_two_files_of_one_version_are_refused(project: Project) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["seed.sql", "2_b.SQL"])
-def test_a_file_that_dbmate_passes_over_is_refused(project: Project, name: str) -> None:
-    """Nothing is left out of a folder without a word."""
-    assert message_of(project(folder={"1_a.sql": both("SELECT 1;"), name: both("SELECT 1;")})) == (
-        f"FOLDER/{name} has no version\n"
+def test_a_file_that_dbmate_passes_over_is_a_note(project: Project) -> None:
+    """But one whose name differs in its case only seems meant to be applied, and is refused."""
+    files = {"1_a.sql": both("SELECT 1;"), "seed.sql": "SELECT 1;"}
+    assert states(project(folder=files)) == {"1_a": State.PENDING, "seed.sql": State.LEFTOVER}
+    assert message_of(project(folder=files | {"2_b.SQL": both("SELECT 1;")}, name="cased")) == (
+        "FOLDER/2_b.SQL is named almost as a migration\n"
         "Detail: dbmate's migrations are named YYYYMMDDHHMMSS_name.sql; it ignores every other file.\n"
         f"{STATE}\n"
-        "Hint: Give it a version, or remove it from the folder."
+        "Hint: Rename it to the form YYYYMMDDHHMMSS_name.sql, or remove it from the folder."
     )
 
 

@@ -639,22 +639,19 @@ def test_an_entry_without_its_file_is_refused(conn: Connection, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("major", "name", "why"),
     [
-        ("0", "0003_new.sql", "meta/_journal.json has no entry for it, so Drizzle would never apply it."),
-        ("0", "0003_new.down.sql", "It undoes a migration that is not in the folder."),
-        ("1", "a.sql", "Here a migration is a folder with a migration.sql, so Drizzle would never apply it."),
+        ("0", "0003_new.sql", "meta/_journal.json has no entry for it: neither Drizzle nor pgrunbook applies it."),
+        ("0", "0003_new.down.sql", "It undoes a migration that is not in the folder, and is not executed."),
+        ("1", "a.sql", "Here a migration is a folder with a migration.sql: neither Drizzle nor pgrunbook applies it."),
     ],
 )
-def test_a_file_that_drizzle_would_never_apply_is_refused(
+def test_a_file_that_drizzle_would_never_apply_is_a_note(
     conn: Connection, tmp_path: Path, major: str, name: str, why: str
 ) -> None:
-    """Somebody wrote it to be applied."""
+    """It is not applied here either, and said so."""
     folder_of(tmp_path, major)
-    assert message_of(conn, write(tmp_path, {name: "SELECT 1"})) == (
-        f"FOLDER/{name} is not a migration that Drizzle knows\n"
-        f"Detail: {why}\n"
-        "State: Nothing changed in the database.\n"
-        'Hint: Remove it from the folder, or generate it with "drizzle-kit generate --custom".'
-    )
+    found = read(conn, write(tmp_path, {name: "SELECT 1"}))
+    assert [(e.name, e.note) for e in found.entries if e.state is State.LEFTOVER] == [(name, why)]
+    assert (len(found.pending()), found.problems()) == (3, [])
 
 
 def test_a_lost_journal_does_not_make_the_folder_plain(conn: Connection, tmp_path: Path) -> None:

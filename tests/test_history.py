@@ -14,7 +14,6 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Blocked, WrongInput
 from pgrunbook.history import State
-from pgrunbook.history.folder import find_folder
 from servers import WHEEL, Servers
 
 
@@ -221,14 +220,3 @@ def test_a_migration_without_a_row_cannot_be_taken_back(conn: Connection, tmp_pa
         "State: Nothing changed in the database.\n"
         "Hint: Name a migration that is applied."
     )
-
-
-def test_a_folder_of_prisma_is_refused(tmp_path: Path) -> None:
-    """It looks like one of Drizzle's layouts, and taken for that, what is applied would be applied again."""
-    migration = tmp_path / "20260101000000_init"
-    migration.mkdir()
-    (migration / "migration.sql").write_text("CREATE TABLE a ();")
-    (tmp_path / "migration_lock.toml").write_text('provider = "postgresql"\n')
-    with pytest.raises(WrongInput) as caught:
-        find_folder(tmp_path, "auto")
-    assert caught.value.message == f"{tmp_path} is a migrations folder of Prisma, which pgrunbook does not support"

@@ -191,58 +191,35 @@ def test_a_named_table_is_made_with_its_schema(conn: Connection, tmp_path: Path)
     roll_back(conn, found, found.entries[0])
 
 
-def test_the_table_of_dbmate_is_refused(conn: Connection, tmp_path: Path) -> None:
-    """A table without times is another tool's, which would not understand the folder."""
-    numbered(tmp_path, "0001_a")
-    conn.execute("CREATE TABLE schema_migrations (version varchar(128) PRIMARY KEY)")
-    assert message_of(conn, tmp_path) == (
-        "public.schema_migrations is the history table of dbmate or Rails\n"
-        "Detail: Its only column is version; it does not show when a migration was applied.\n"
-        "State: Nothing changed in the database.\n"
-        "Hint: If you mean another table, name it in targets.toml: history_schema and history_table. "
-        'Files of dbmate have "-- migrate:up"; none of these has.'
-    )
-
-
-def test_unknown_columns_are_refused(conn: Connection, tmp_path: Path) -> None:
-    """golang-migrate's table, for one, has the same name."""
-    numbered(tmp_path, "0001_a")
-    conn.execute("CREATE TABLE schema_migrations (version bigint, dirty boolean)")
-    assert message_of(conn, tmp_path) == (
-        "cannot read the history table public.schema_migrations: its columns are unknown\n"
-        "Detail: It has (version bigint, dirty boolean); expected are (version, applied_at).\n"
-        "State: Nothing changed in the database.\n"
-        "Hint: Name the right table in targets.toml: history_schema and history_table."
-    )
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         (["0007_a", "7_b"], "two migrations have the number 7"),
-        (["0001_a", "seed"], "FOLDER/seed.sql has no number"),
-        (
-            ["0001_a", "0002_b.down"],
-            "FOLDER/0002_b.down.sql undoes a migration that is not in the folder",
-        ),
+        (["0001_a", "0002-b"], "FOLDER/0002-b.sql is named almost as a migration"),
+        (["0001_a", "2"], "FOLDER/2.sql is named almost as a migration"),
+        (["0001_a", "V2__b"], "FOLDER/V2__b.sql is named almost as a migration"),
+        (["0001_up", "0001_down"], "FOLDER/0001_down.sql seems to undo a migration, and would be applied as one"),
+        (["0001_a_up", "0001_a_DOWN"], "FOLDER/0001_a_DOWN.sql seems to undo a migration, and would be applied as one"),
+        (["0001_a", "0002_b.undo"], "FOLDER/0002_b.undo.sql seems to undo a migration, and would be applied as one"),
     ],
 )
 def test_a_folder_that_can_be_read_two_ways_is_refused(
     conn: Connection, tmp_path: Path, files: list[str], message: str
 ) -> None:
     """Nothing is left out of a folder without a word."""
-    told = message_of(conn, numbered(tmp_path, *files))
+    told = message_of(conn, numbered(tmp_path, *files), history="plain")
     assert told.splitlines()[0] == message
     assert [line.split(":")[0] for line in told.splitlines()[1:]] == ["Detail", "State", "Hint"]
 
 
-def test_both_directions_in_one_file_are_refused(conn: Connection, tmp_path: Path) -> None:
-    """Run as plain SQL, dbmate's file would make the table and drop it at once."""
-    write(tmp_path, {"0001_a.sql": "-- migrate:up\nCREATE TABLE a ();\n-- migrate:down\nDROP TABLE a;\n"})
-    assert message_of(conn, tmp_path, history="plain") == (
-        "FOLDER/0001_a.sql holds both directions of a migration\n"
-        'Detail: "-- migrate:up" is the mark of another tool; run as plain SQL, the file would undo itself.\n'
-        "State: Nothing changed in the database.\n"
-        "Hint: If the folder is dbmate's, correct the mark, or set history in targets.toml; "
-        "else move the down section into 0001_a.down.sql and remove the marks."
-    )
+def test_what_is_no_migration_is_a_note(conn: Connection, tmp_path: Path) -> None:
+    """It is not executed, and said so; nothing stops for it."""
+    numbered(tmp_path, "0001_a", "0002_scale_down", "seed", "schema", "0009_gone.down")
+    write(tmp_path, {"README.md": "why", "snapshots/0001_a.sql": "SELECT 1"})
+    found = read(conn, tmp_path)
+    assert [m.name for m in found.pending()] == ["0001_a", "0002_scale_down"]
+    assert found.problems() == found.applied() == []
+    notes = {e.name: e.note for e in found.entries if e.state is State.LEFTOVER}
+    assert list(notes) == ["0009_gone.down.sql", "schema.sql", "seed.sql"]
+    assert notes["0009_gone.down.sql"] == "It undoes a migration that is not in the folder, and is not executed."
+    assert notes["seed.sql"] == "It is not executed: its name is not that of a migration of plain files."

@@ -6,14 +6,18 @@ that write the history table as the tool itself would, so that both may be used 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from psycopg import sql
 
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
-from pgrunbook.history import foreign_parts
+from pgrunbook.history import foreign_parts, known_tables, marks
 from pgrunbook.history.folder import TOOLS, find_folder
+from pgrunbook.history.other_tools import OTHER_TOOLS
 from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State
+from pgrunbook.history.table import Shape
 
 __all__ = [
     "AppliedMigration",
@@ -27,6 +31,7 @@ __all__ = [
     "read",
     "record",
     "unrecord",
+    "up_part",
 ]
 
 
@@ -42,14 +47,33 @@ def read(conn: Connection, target: Target) -> History:
             hint=f'Add migrations = "path/of/the/folder" to section [{target.name}] of targets.toml.',
         )
     try:
-        folder, tool = find_folder(target.migrations, target.history)
-        return tool.read(conn, target, folder)
+        tables = known_tables.read(conn, target, _shapes())
+        found = find_folder(target.migrations, target.history, {table.tool for table in tables})
+        others = [table for table in tables if table.tool != found.tool.name]
+        return found.tool.read(conn, target, found.path, found.why, others)
     except OSError as exc:
         raise WrongInput(
             f"could not read {exc.filename}",
             detail=f"{exc.strerror}.",
             hint="Make it readable for this user, or correct migrations in targets.toml.",
         ) from exc
+
+
+def up_part(path: Path, text: str) -> str:
+    """Return the part of a migration file's text that applies it, by the marks in it, on the file's own lines.
+
+    Raises WrongInput, with file and line, for the mark of a tool that pgrunbook does not read.
+    """
+    whose = {mark.tool for mark in marks.of(text)}
+    tool = next((tool for tool in TOOLS.values() if tool.name in whose), None)
+    part = tool.up(path, text) if tool is not None else text
+    marks.refuse(path, part, own=tool.name if tool is not None else "plain files")
+    return part
+
+
+def _shapes() -> list[tuple[str, str, Shape]]:
+    readers = [(tool.name, tool.way, shape) for tool in TOOLS.values() for shape in tool.shapes]
+    return [*readers, *((tool.name, tool.way, shape) for tool in OTHER_TOOLS for shape in tool.shapes)]
 
 
 def prepare_table(history: History) -> list[sql.Composed]:

@@ -16,8 +16,8 @@ from pgrunbook.history.dbmate_sections import is_one, sections
 from pgrunbook.history.files import FileNames, read_bytes, read_migration, sql_files
 from pgrunbook.history.pairing import BRING_BACK, RowRules
 from pgrunbook.history.state import AppliedMigration, Migration
-from pgrunbook.history.table import Table, current_schema, fetch_versions, table_to_be, tables_named, the_one
-from pgrunbook.history.tool import Tool
+from pgrunbook.history.table import Shape, Table, current_schema, fetch_versions, table_to_be, tables_named, the_one
+from pgrunbook.history.tool import Sign, Tool
 
 DEFAULT_TABLE = "schema_migrations"
 KNOWN = "dbmate's (version) of a type for text"
@@ -29,6 +29,7 @@ NAMES = FileNames(
     rule="dbmate's migrations are named YYYYMMDDHHMMSS_name.sql; it ignores every other file.",
     twice="when one of them is applied, dbmate takes both for applied",
     unused="a version of its own",
+    almost=re.compile(r"\d.*\.sql", re.ASCII | re.IGNORECASE),
 )
 
 
@@ -51,16 +52,25 @@ class Dbmate(Tool):
     """
 
     kind = "dbmate"
+    name = "dbmate"
+    shapes = (Shape(DEFAULT_TABLE, "version"),)
     key = ("version",)
+    way = "Apply it with dbmate up."
 
-    def is_layout(self, folder: Path) -> bool:
+    def sign(self, folder: Path) -> Sign | None:
         """Look for a file with a version and "-- migrate:up"."""
-        files = (path for path in sql_files(folder) if NAMES.pattern.fullmatch(path.name))
-        return any(is_one(read_bytes(path, folder).decode("utf-8-sig", "replace")) for path in files)
+        for path in NAMES.those_of(sql_files(folder)):
+            if is_one(read_bytes(path, folder).decode("utf-8-sig", "replace")):
+                return Sign(f'{path.name} has "-- migrate:up"', certain=True)
+        return None
+
+    def up(self, path: Path, text: str) -> str:
+        """Return the section "-- migrate:up"."""
+        return sections(path, text)[0]
 
     def read_folder(self, folder: Path) -> list[Migration]:
         """Return the files by name, each cut into its two sections."""
-        paths = sorted(sql_files(folder), key=lambda path: path.name)
+        paths = sorted(NAMES.those_of(sql_files(folder)), key=lambda path: path.name)
         NAMES.check(folder, paths, _version)
         return [_migration(path, ordinal) for ordinal, path in enumerate(paths)]
 

@@ -14,11 +14,11 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.history import drizzle_folder
 from pgrunbook.history.drizzle_config import DrizzleConfig, nearest_config, read_config
 from pgrunbook.history.drizzle_states import DrizzleRules, Regime
-from pgrunbook.history.files import NUMBERED, sql_files
+from pgrunbook.history.files import IN_FOLDER, NUMBERED, sql_files
 from pgrunbook.history.pairing import RowRules
 from pgrunbook.history.state import AppliedMigration, Command, History, Migration
-from pgrunbook.history.table import Table, fetch_rows, table_to_be, tables_named, the_one
-from pgrunbook.history.tool import Tool
+from pgrunbook.history.table import Shape, Table, fetch_rows, table_to_be, tables_named, the_one
+from pgrunbook.history.tool import Sign, Tool
 
 DEFAULT_SCHEMA = "drizzle"
 DEFAULT_TABLE = "__drizzle_migrations"
@@ -45,6 +45,9 @@ class Drizzle(Tool):
     """Reads and writes Drizzle's history as drizzle-orm 0.45 and 1.0.0-rc.5 do."""
 
     kind = "drizzle"
+    name = "Drizzle"
+    shapes = (Shape(DEFAULT_TABLE, "id hash created_at"),)
+    way = "Apply it with drizzle-kit migrate."
     key = ("id", "hash")
 
     def places(self, package: Path) -> list[Path]:
@@ -52,20 +55,27 @@ class Drizzle(Tool):
         out = read_config(package).out
         return [package / ("drizzle" if out is None else out)]
 
-    def is_layout(self, folder: Path) -> bool:
+    def sign(self, folder: Path) -> Sign | None:
         """Look for a journal, or folders with a migration.sql.
 
         A folder that lost its journal is Drizzle's too, and ``read_folder`` refuses it; as a plain folder, all of it
         would look pending.
         """
-        if drizzle_folder.has_journal(folder) or any(map(drizzle_folder.is_migration, folder.iterdir())):
-            return True
+        if drizzle_folder.has_journal(folder):
+            return Sign(f"it has {drizzle_folder.JOURNAL}", certain=True)
+        for path in sorted(filter(drizzle_folder.is_migration, folder.iterdir())):
+            return Sign(f"it has {path.name}/{IN_FOLDER}", certain=(path / "snapshot.json").is_file())
+        snapshot = next((path.name for path in folder.glob("meta/*_snapshot.json")), None)
         numbered = any(NUMBERED.fullmatch(path.name) for path in sql_files(folder))
-        return numbered and any(folder.glob("meta/*_snapshot.json"))
+        return Sign(f"it has meta/{snapshot}", certain=True) if numbered and snapshot else None
 
     def read_folder(self, folder: Path) -> list[Migration]:
         """Return the migrations of either layout."""
         return drizzle_folder.read_folder(folder)
+
+    def leftover(self, path: Path) -> str:
+        """Return why Drizzle would not run the file."""
+        return drizzle_folder.leftover(path, path.parent) or super().leftover(path)
 
     def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
         """Return __drizzle_migrations. Raises WrongInput when its version does not fit the folder."""

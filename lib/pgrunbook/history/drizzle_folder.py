@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pgrunbook.display.prose import counted
 from pgrunbook.errors import WrongInput
-from pgrunbook.history.files import IN_FOLDER, is_down, read_migration, read_text, sql_files
+from pgrunbook.history.files import IN_FOLDER, is_down, read_migration, read_text
 from pgrunbook.history.state import Migration
 
 JOURNAL = Path("meta") / "_journal.json"
@@ -46,9 +46,16 @@ def read_folder(folder: Path) -> list[Migration]:
             detail="It holds the times by which Drizzle identifies its migrations.",
             hint="Bring it back from git; drizzle-kit writes it beside the migrations.",
         )
-    migrations = _read_journal(folder) if has_journal(folder) else _read_directories(directories)
-    _expect_no_stray(folder, migrations)
-    return migrations
+    return _read_journal(folder) if has_journal(folder) else _read_directories(directories)
+
+
+def leftover(path: Path, folder: Path) -> str | None:
+    """Return why Drizzle would never apply an SQL file of the folder, None for one that undoes a migration."""
+    if is_down(path):
+        return None
+    if has_journal(folder):
+        return f"{JOURNAL} has no entry for it: neither Drizzle nor pgrunbook applies it."
+    return "Here a migration is a folder with a migration.sql: neither Drizzle nor pgrunbook applies it."
 
 
 def _read_directories(directories: list[Path]) -> list[Migration]:
@@ -133,24 +140,6 @@ def _journal_entry(path: Path, number: int, entry: object) -> tuple[str, int]:
     if not isinstance(when, int) or isinstance(when, bool):
         raise _broken(path, f'Entry {number} ("{tag}") has no "when" in whole milliseconds.')
     return tag, when
-
-
-def _expect_no_stray(folder: Path, migrations: list[Migration]) -> None:
-    known = {path for m in migrations for path in (m.path, m.down_path)}
-    stray = [path for path in sql_files(folder) if path not in known]
-    if not stray:
-        return
-    if is_down(stray[0]):
-        detail = "It undoes a migration that is not in the folder."
-    elif has_journal(folder):
-        detail = f"{JOURNAL} has no entry for it, so Drizzle would never apply it."
-    else:
-        detail = "Here a migration is a folder with a migration.sql, so Drizzle would never apply it."
-    raise WrongInput(
-        f"{stray[0]} is not a migration that Drizzle knows",
-        detail=detail,
-        hint='Remove it from the folder, or generate it with "drizzle-kit generate --custom".',
-    )
 
 
 def _broken(path: Path, detail: str) -> WrongInput:

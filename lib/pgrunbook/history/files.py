@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class FileNames:
     """How a tool names its files: the form, and the part of it that identifies a migration.
 
     ``rule``, ``twice`` and ``unused`` complete the messages: what a name must be, what happens to two files with the
-    same part, and which part one of them should get.
+    same part, and which part one of them should get. ``almost`` is found at the start of what seems meant to be one.
     """
 
     pattern: re.Pattern[str]
@@ -37,16 +37,27 @@ class FileNames:
     rule: str
     twice: str
     unused: str
+    almost: re.Pattern[str] | None = None
+
+    def those_of(self, paths: Iterable[Path]) -> list[Path]:
+        """Return the files that have the form.
+
+        Raises WrongInput for one that seems meant to have it: ``almost`` is the form of these.
+        """
+        found = []
+        for path in paths:
+            if self.pattern.fullmatch(path.name):
+                found.append(path)
+            elif self.almost is not None and self.almost.match(path.name):
+                raise WrongInput(
+                    f"{path} is named almost as a migration",
+                    detail=self.rule,
+                    hint=f"Rename it to the form {self.form}, or remove it from the folder.",
+                )
+        return found
 
     def check(self, folder: Path, paths: Sequence[Path], part_of: Callable[[Path], Any]) -> None:
-        """Raise WrongInput when a file has another form, there is no file, or two have the same part."""
-        for path in paths:
-            if not self.pattern.fullmatch(path.name):
-                raise WrongInput(
-                    f"{path} has no {self.part}",
-                    detail=self.rule,
-                    hint=f"Give it a {self.part}, or remove it from the folder.",
-                )
+        """Raise WrongInput when there is no file, or two have the same part."""
         if not paths:
             raise WrongInput(f"{folder} holds no {self.form}", hint="Correct migrations in targets.toml.")
         for one, other in itertools.pairwise(sorted(paths, key=part_of)):

@@ -2,54 +2,124 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from pgrunbook.display.prose import listed
 from pgrunbook.errors import WrongInput
+from pgrunbook.history import other_tools
 from pgrunbook.history.dbmate import Dbmate
 from pgrunbook.history.drizzle import Drizzle
 from pgrunbook.history.plain import Plain
-from pgrunbook.history.tool import Tool
+from pgrunbook.history.tool import Sign, Tool
 
-# A folder belongs to the first tool that recognises it.
 TOOLS: dict[str, Tool] = {tool.kind: tool for tool in (Drizzle(), Dbmate(), Plain())}
 
-USUAL = ("migrations", "db/migrations")  # below a package
+USUAL = ("migrations", "db/migrations", "db/migration", "prisma/migrations", "supabase/migrations", "sql/schema")
+MANIFESTS = ("go.mod", "Cargo.toml", "package.json", "pom.xml", "build.gradle", "build.gradle.kts")
+NEAR = 4  # folders above the migrations where a project's file is looked for
 
 
-def find_folder(path: Path, history: Literal["auto", "drizzle", "dbmate", "plain"]) -> tuple[Path, Tool]:
+@dataclass(frozen=True)
+class MigrationsFolder:
+    """A folder that holds migrations, the tool that wrote them, and why it is taken for that tool's."""
+
+    path: Path
+    tool: Tool
+    why: str
+
+
+def find_folder(path: Path, history: str, in_database: Collection[str] = ()) -> MigrationsFolder:
     """Return the folder that holds the migrations, and the tool that wrote them.
 
-    ``path`` is that folder, or a package that contains it where a tool puts it.
-    Raises WrongInput when it is missing, empty, not a folder, or written by no known tool.
+    ``path`` is that folder, or a package that contains it where a tool puts it; ``history`` is the tool's kind, or
+    "auto"; ``in_database`` are the names of the tools that have a history table in the database.
+
+    1. What only one tool has: its journal, its marks, its names.
+    2. The folder of a tool that we do not read is refused by its name.
+    3. What several tools have (NNNN_name.sql): the one whose table is in the database, or that the project depends
+       on, else plain files.
+
+    Raises WrongInput when it is missing, empty, not a folder, or written by no known tool, or by two.
     """
     _expect_folder(path)
-    for folder in _candidates(path):
-        _refuse_prisma(folder)
-        tool = next((tool for tool in TOOLS.values() if tool.is_layout(folder)), None)
-        if tool is not None:
-            return folder, tool if history == "auto" else TOOLS[history]
+    candidates = _candidates(path)
+    signs = {folder: _signs(folder) for folder in candidates}
+    if history != "auto":
+        for folder in candidates:
+            if signs[folder]:
+                return MigrationsFolder(folder, TOOLS[history], f'history = "{history}" in targets.toml')
+        raise _nothing(path, candidates)
+    for folder in candidates:
+        certain = [(tool, sign) for tool, sign in signs[folder] if sign.certain]
+        if len(certain) > 1:
+            raise _two(folder, certain)
+        if certain:
+            return MigrationsFolder(folder, certain[0][0], certain[0][1].why)
+    for folder in candidates:
+        other_tools.refuse(folder)
+    for folder in candidates:
+        if signs[folder]:
+            return _likely(folder, signs[folder], in_database)
+    raise _nothing(path, candidates)
+
+
+def _signs(folder: Path) -> list[tuple[Tool, Sign]]:
+    found = ((tool, tool.sign(folder)) for tool in TOOLS.values())
+    return [(tool, sign) for tool, sign in found if sign is not None]
+
+
+def _likely(folder: Path, signs: list[tuple[Tool, Sign]], in_database: Collection[str]) -> MigrationsFolder:
+    """Return the tool of a folder that may be several tools'."""
+    there = [(tool, sign) for tool, sign in signs if tool.name in in_database]
+    if len(there) == 1:
+        tool, sign = there[0]
+        return MigrationsFolder(folder, tool, f"{sign.why}, and its history table is in the database")
+    for tool, sign in signs:
+        manifest = _manifest(folder, tool.dependency)
+        if manifest is not None:
+            return MigrationsFolder(folder, tool, f"{sign.why}, and {manifest} names {tool.dependency}")
+    if len(signs) == 1 or any(tool.kind == "plain" for tool, _ in signs):
+        tool, sign = signs[-1]
+        return MigrationsFolder(folder, tool, sign.why)
     raise WrongInput(
-        f"could not find a migration in {path}",
-        detail="Looked for meta/_journal.json, NAME/migration.sql and NNNN_name.sql, there and in "
-        f"{', '.join(str(folder) for folder in _candidates(path)[1:]) or 'no other folder'}.",
-        hint="Correct migrations in targets.toml, or generate the first migration.",
+        f"cannot tell which tool's migrations are in {folder}",
+        detail=f"They may be those of {listed([tool.name for tool, _ in signs])}: {signs[0][1].why}. "
+        "The database has no history table of either, and no project file names one.",
+        hint=f"Name it in targets.toml: history = {' or '.join(chr(34) + t.kind + chr(34) for t, _ in signs)}.",
     )
+
+
+def _manifest(folder: Path, dependency: str | None) -> str | None:
+    """The nearest file of a project, in or above the folder, that names the dependency."""
+    for above in (folder, *folder.absolute().parents[:NEAR]) if dependency else ():
+        for path in (above / name for name in MANIFESTS):
+            if path.is_file() and dependency and dependency in path.read_text(encoding="utf-8", errors="replace"):
+                return path.name
+    return None
 
 
 def _candidates(path: Path) -> list[Path]:
     below = [*(place for tool in TOOLS.values() for place in tool.places(path)), *(path / name for name in USUAL)]
-    return [path, *(folder.resolve() for folder in dict.fromkeys(below) if folder.is_dir())]
+    return [path, *dict.fromkeys(folder.resolve() for folder in below if folder.is_dir())]
 
 
-def _refuse_prisma(folder: Path) -> None:
-    """Refuse a folder of Prisma, which looks like one of Drizzle's; its history is in another table."""
-    if (folder / "migration_lock.toml").exists():
-        raise WrongInput(
-            f"{folder} is a migrations folder of Prisma, which pgrunbook does not support",
-            detail="It has migration_lock.toml; its history is in _prisma_migrations, which pgrunbook does not read.",
-            hint="Apply it with prisma migrate deploy; pgrunbook review checks its files.",
-        )
+def _two(folder: Path, certain: list[tuple[Tool, Sign]]) -> WrongInput:
+    return WrongInput(
+        f"{folder} holds migrations of {listed([tool.name for tool, _ in certain])}",
+        detail=f"{'; '.join(f'{tool.name}: {sign.why}' for tool, sign in certain)}.",
+        hint="Put each tool's files into a folder of its own, and name one of them in targets.toml.",
+    )
+
+
+def _nothing(path: Path, candidates: list[Path]) -> WrongInput:
+    return WrongInput(
+        f"could not find a migration in {path}",
+        detail="Looked for meta/_journal.json, NAME/migration.sql and NNNN_name.sql, there and in "
+        f"{', '.join(str(folder) for folder in candidates[1:]) or 'no other folder'}.",
+        hint="Correct migrations in targets.toml, or generate the first migration.",
+    )
 
 
 def _expect_folder(path: Path) -> None:

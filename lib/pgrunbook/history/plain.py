@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -16,8 +17,8 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.history.files import NUMBERED, FileNames, is_down, read_migration, sql_files
 from pgrunbook.history.pairing import Pass, RowRules
 from pgrunbook.history.state import AppliedMigration, Migration, State
-from pgrunbook.history.table import Table, fetch_versions, table_to_be, tables_named, the_one
-from pgrunbook.history.tool import Tool
+from pgrunbook.history.table import Shape, Table, fetch_versions, table_to_be, tables_named, the_one
+from pgrunbook.history.tool import Sign, Tool
 
 DEFAULT_SCHEMA = "public"
 DEFAULT_TABLE = "schema_migrations"
@@ -32,9 +33,10 @@ NAMES = FileNames(
     rule="A plain migration is named NNNN_name.sql, and the file that undoes it NNNN_name.down.sql.",
     twice="their order is unknown",
     unused="the next free number",
+    almost=re.compile(r"v?\d", re.ASCII | re.IGNORECASE),
 )
-# Marks of tools with both directions in one file: run as plain SQL, it would undo itself.
-OTHERS_MARK = re.compile(r"^[ \t]*--[ \t]*(migrate:up|\+goose[ \t]+up|\+migrate[ \t]+up)\b", re.I | re.M)
+# Files that undo a migration, as other tools name them; read as plain, they would be applied.
+UNDOING = re.compile(r"(?P<stem>.*?)(?P<sign>[._-])(down|undo|rollback|revert|backward|back)\.sql", re.I)
 
 
 class VersionForm(StrEnum):
@@ -49,18 +51,22 @@ class Plain(Tool):
     """Reads numbered SQL files, and reads and writes the table schema_migrations."""
 
     kind = "plain"
+    name = "plain files"
+    shapes = (Shape(DEFAULT_TABLE, "version applied_at"),)
     key = ("version", "applied_at")
+    way = "Name its migrations folder."
 
-    def is_layout(self, folder: Path) -> bool:
+    def sign(self, folder: Path) -> Sign | None:
         """Look for a file with a number."""
-        return any(NUMBERED.fullmatch(path.name) for path in sql_files(folder))
+        first = next((path.name for path in sql_files(folder) if NUMBERED.fullmatch(path.name)), None)
+        return Sign(f"it has {first}", certain=False) if first else None
 
     def read_folder(self, folder: Path) -> list[Migration]:
         """Return the migrations by number: 9 before 10."""
-        paths = [path for path in sql_files(folder) if not is_down(path)]
+        paths = NAMES.those_of(path for path in sql_files(folder) if not is_down(path))
+        _expect_no_undoing(paths)
         NAMES.check(folder, paths, lambda path: _number(path.name) or 0)
         ordered = sorted(paths, key=lambda path: _number(path.name) or 0)
-        _expect_no_stray_down(folder, ordered)
         return [_migration(path, ordinal) for ordinal, path in enumerate(ordered)]
 
     def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
@@ -127,26 +133,20 @@ def _version(migration: Migration, form: str) -> str | None:
 
 def _migration(path: Path, ordinal: int) -> Migration:
     down = path.with_name(f"{path.stem}.down.sql")
-    migration = read_migration(path, down, root=path.parent, name=path.stem, ordinal=ordinal, when_ms=None)
-    mark = OTHERS_MARK.search(migration.sql)
-    if mark is None:
-        return migration
-    raise WrongInput(
-        f"{path} holds both directions of a migration",
-        detail=f'"{mark.group().strip()}" is the mark of another tool; run as plain SQL, the file would undo itself.',
-        hint="If the folder is dbmate's, correct the mark, or set history in targets.toml; "
-        f"else move the down section into {down.name} and remove the marks.",
-    )
+    return read_migration(path, down, root=path.parent, name=path.stem, ordinal=ordinal, when_ms=None)
 
 
-def _expect_no_stray_down(folder: Path, ordered: list[Path]) -> None:
-    stems = {path.stem for path in ordered}
-    for path in sql_files(folder):
-        if is_down(path) and path.name[: -len(".down.sql")] not in stems:
+def _expect_no_undoing(paths: Sequence[Path]) -> None:
+    """Refuse 0001_a_down.sql beside another file with its number, and 0001_a.undo.sql in any case."""
+    numbers = Counter(_number(path.name) for path in paths)
+    for path in paths:
+        undoing = UNDOING.fullmatch(path.name)
+        if undoing is not None and (undoing["sign"] == "." or numbers[_number(path.name)] > 1):
+            stem = undoing["stem"]
             raise WrongInput(
-                f"{path} undoes a migration that is not in the folder",
-                detail=f"There is no {path.name[: -len('.down.sql')]}.sql beside it.",
-                hint="Rename it like its migration, or remove it from the folder.",
+                f"{path} seems to undo a migration, and would be applied as one",
+                detail=f"The file that undoes {stem}.sql is named {stem}.down.sql.",
+                hint="Rename both so, or apply the folder with the tool that names its files this way.",
             )
 
 
@@ -155,13 +155,6 @@ def _find_table(conn: Connection, target: Target) -> Table:
     if target.history_schema is None:
         # Other products have a table of this name in a schema of their own; only ours has applied_at.
         found = [table for table in found if table.schema == DEFAULT_SCHEMA or _is_plain_table(table)]
-    if len(found) == 1 and set(found[0].columns) == {"version"}:
-        raise WrongInput(
-            f"{found[0].qualified} is the history table of dbmate or Rails",
-            detail="Its only column is version; it does not show when a migration was applied.",
-            hint="If you mean another table, name it in targets.toml: history_schema and history_table. "
-            'Files of dbmate have "-- migrate:up"; none of these has.',
-        )
     table = the_one(found, _is_plain_table, known=KNOWN)
     if table is not None:
         return table

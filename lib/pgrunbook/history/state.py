@@ -26,6 +26,7 @@ class State(StrEnum):
     OUT_OF_ORDER = "out_of_order"  # pending although a newer one is applied
     MISSING = "missing"  # applied, but not in the folder
     DUPLICATE = "duplicate"  # another row of an applied migration
+    LEFTOVER = "leftover"  # a file that the tool would not run
 
 
 PROBLEMS = frozenset({State.EDITED, State.OUT_OF_ORDER, State.MISSING, State.DUPLICATE})
@@ -100,7 +101,8 @@ class Entry:
 @dataclass(frozen=True)
 class History:
     """The folder and the history table, compared. ``entries`` are in the folder's order, with
-    rows without a file at their place; ``rows`` are in the table's order."""
+    rows without a file at their place and files that are no migration at the end; ``rows`` are in the table's order.
+    ``recognised_by`` is why the folder was taken for the tool's."""
 
     kind: str
     regime: str
@@ -112,6 +114,7 @@ class History:
     how_found: str
     entries: tuple[Entry, ...]
     rows: tuple[AppliedMigration, ...]
+    recognised_by: str = ""
 
     @property
     def qualified_table(self) -> str:

@@ -58,6 +58,34 @@ class Table:
         return sql.Identifier(self.schema, self.name)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How the history table of a tool looks: its name, and columns that it has at least (its only one, where one).
+
+    ``schema`` is the only schema where it lies, ``beside`` a table that lies beside it.
+    """
+
+    name: str
+    columns: str
+    schema: str | None = None
+    beside: str | None = None
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The names of the columns."""
+        return frozenset(self.columns.split())
+
+    def fits(self, table: Table, there: frozenset[tuple[str, str]]) -> bool:
+        """Tell whether a table is the tool's; ``there`` are the tables with a known name, by schema."""
+        columns = frozenset(table.columns)
+        return (
+            table.name == self.name
+            and self.schema in (None, table.schema)
+            and (columns == self.needed if len(self.needed) == 1 else self.needed <= columns)
+            and (self.beside is None or (table.schema, self.beside) in there)
+        )
+
+
 def tables_named(conn: Connection, names: set[str], *, schema: str | None) -> list[Table]:
     """Return the tables with one of the names, in the schema or (None) in any, [] when there is none."""
     rows = _fetch(conn, sql.SQL(TABLES), (sorted(names),), what="the catalog")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,28 +12,50 @@ from psycopg import sql
 
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
-from pgrunbook.history import foreign_parts
+from pgrunbook.errors import WrongInput
+from pgrunbook.history import foreign_parts, known_tables, marks
+from pgrunbook.history.files import is_down, sql_files
+from pgrunbook.history.known_tables import KnownTable
 from pgrunbook.history.pairing import RowRules, compare
-from pgrunbook.history.state import AppliedMigration, Command, History, Migration
-from pgrunbook.history.table import Table, schema_exists
+from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State
+from pgrunbook.history.table import Shape, Table, schema_exists
 
 CREATE_SCHEMA = sql.SQL("CREATE SCHEMA IF NOT EXISTS {schema}")
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Why a folder may be a tool's; ``certain`` where no other tool has such folders."""
+
+    why: str
+    certain: bool
 
 
 class Tool(ABC):
     """A migration tool whose folder we read, and whose history table we read and write.
 
-    The abstract methods are the hooks. ``kind`` is the tool's name in targets.toml; ``key`` are the columns that
-    identify a row of the history table.
+    The abstract methods are the hooks. ``kind`` is the tool's name in targets.toml, ``name`` that for people;
+    ``shapes`` are those of its history table, ``key`` the columns that identify a row. ``dependency`` is how a
+    project's file (go.mod, Cargo.toml, package.json) names the tool; ``way`` is how its team applies migrations.
     """
 
     kind: ClassVar[str]
+    name: ClassVar[str]
+    shapes: ClassVar[tuple[Shape, ...]]
     key: ClassVar[tuple[str, ...]]
+    way: ClassVar[str]
+    dependency: ClassVar[str | None] = None
 
-    def read(self, conn: Connection, target: Target, folder: Path) -> History:
-        """Compare the folder with the history table. Raises Refused when it would run somebody else's code."""
+    def read(self, conn: Connection, target: Target, folder: Path, why: str, others: Sequence[KnownTable]) -> History:
+        """Compare the folder with the history table; ``others`` are the history tables of other tools.
+
+        Raises Refused when it would run somebody else's code, WrongInput for a folder that cannot be read as the
+        tool's, or whose history is another tool's.
+        """
         migrations = self.read_folder(folder)
-        table = self.find_table(conn, target, folder)
+        for migration in migrations:
+            self._expect_own_marks(migration)
+        table = self._own_table(conn, target, folder, why, others)
         if table.exists:
             foreign_parts.refuse(conn, table.schema, table.name)
         rows = self.rows(conn, table) if table.exists else []
@@ -46,8 +69,9 @@ class Tool(ABC):
             exists=table.exists,
             schema_exists=table.exists or schema_exists(conn, table.schema),
             how_found=table.how_found,
-            entries=compare(migrations, rows, self.row_rules(regime, rows)),
+            entries=(*compare(migrations, rows, self.row_rules(regime, rows)), *self._leftovers(folder, migrations)),
             rows=tuple(rows),
+            recognised_by=why,
         )
 
     def prepare_table(self, history: History) -> list[sql.Composed]:
@@ -78,15 +102,52 @@ class Tool(ABC):
         )
         return statement, tuple(applied.row[column] for column in self.key)
 
+    def up(self, path: Path, text: str) -> str:
+        """Return the part of a file's text that applies the migration, on the file's own lines."""
+        return text
+
+    def _own_table(
+        self, conn: Connection, target: Target, folder: Path, why: str, others: Sequence[KnownTable]
+    ) -> Table:
+        """Return the history table; another tool's is refused, unless it lies beside one of our own."""
+        named = target.history_schema or target.history_table
+        try:
+            table = self.find_table(conn, target, folder)
+        except WrongInput:
+            if others and not named:
+                raise known_tables.second(folder, self.name, why, others) from None
+            raise
+        taken = [other for other in others if other.table.qualified == table.qualified]
+        if taken or (others and not table.exists and not named):
+            raise known_tables.second(folder, self.name, why, taken or others)
+        return table
+
+    def _expect_own_marks(self, migration: Migration) -> None:
+        marks.refuse(migration.path, migration.sql, own=self.name)
+        if migration.down_sql is not None and migration.down_path is not None:
+            marks.refuse(migration.down_path, migration.down_sql, own=self.name, undoes=True)
+
+    def _leftovers(self, folder: Path, migrations: Sequence[Migration]) -> list[Entry]:
+        """Return an entry for each SQL file of the folder that the tool would not run."""
+        known = {path for m in migrations for path in (m.path, m.down_path)}
+        left = [path for path in sql_files(folder) if path not in known]
+        return [Entry(path.name, State.LEFTOVER, None, None, self.leftover(path)) for path in left]
+
     # -- the folder
+
+    def leftover(self, path: Path) -> str:
+        """Return the note of an SQL file that the tool would not run."""
+        if is_down(path):
+            return "It undoes a migration that is not in the folder, and is not executed."
+        return f"It is not executed: its name is not that of a migration of {self.name}."
 
     def places(self, package: Path) -> list[Path]:
         """Return where in a package the tool puts the folder, [] when it has no place of its own."""
         return []
 
     @abstractmethod
-    def is_layout(self, folder: Path) -> bool:
-        """Tell whether the tool wrote the folder."""
+    def sign(self, folder: Path) -> Sign | None:
+        """Return why the folder is the tool's, or may be, None when it is not."""
 
     @abstractmethod
     def read_folder(self, folder: Path) -> list[Migration]:

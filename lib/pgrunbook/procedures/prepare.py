@@ -48,7 +48,7 @@ from pgrunbook.undo_data import plan_sizes
 TYPE_TONE = {Type.COMPATIBLE: GOOD, Type.BREAKING: BAD, Type.DATA: WARN}
 # The numbers of a run of statements, the first of it, and what was found about that.
 Judged = tuple[str, Statement, Finding]
-STATE_TONE = {State.APPLIED: QUIET, State.PENDING: GOOD}
+STATE_TONE = {State.APPLIED: QUIET, State.PENDING: GOOD, State.LEFTOVER: QUIET}
 
 
 def begin(**given: object) -> Session:
@@ -118,7 +118,7 @@ def what_is_pending(here: Session) -> Table:
         (e.name, Cell(e.state.replace("_", " "), STATE_TONE.get(e.state, BAD)), _applied_at(e), e.note or _left_out(e))
         for e in history.entries
     ]
-    title = f"{history.regime}; history table {history.qualified_table} ({history.how_found})"
+    title = f"{history.regime} ({history.recognised_by}); table {history.qualified_table} ({history.how_found})"
     here.journal("history-read", kind=history.kind, table=history.qualified_table, version=history.version(),
                  pending=[m.name for m in history.pending(out_of_order=here.parameters.out_of_order)])  # fmt: skip
     table = here.keep_table("what-is-pending", Table(["migration", "state", "applied at", "note"], rows, title=title))

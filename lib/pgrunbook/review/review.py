@@ -16,7 +16,7 @@ from pgrunbook.database.connection import connect
 from pgrunbook.display.prose import counted
 from pgrunbook.effects.result import Effects
 from pgrunbook.errors import WrongInput
-from pgrunbook.history import dbmate_sections
+from pgrunbook.history import up_part
 from pgrunbook.history.files import migration_name
 from pgrunbook.record import door
 from pgrunbook.review import hazards, squawk
@@ -224,10 +224,10 @@ def _at(read: Script, candidates: Sequence[int], finding: squawk.SquawkFinding) 
 
 
 def _text(path: Path) -> str:
-    """Return a file's SQL for applying it: a dbmate file also holds the way back."""
+    """Return a file's SQL for applying it; a file with marks also holds the way back."""
     try:
         text = path.read_text(encoding="utf-8")
         door.learn(text)
-        return dbmate_sections.sections(path, text)[0] if dbmate_sections.is_one(text) else text
+        return up_part(path, text)
     except (OSError, UnicodeDecodeError) as exc:
         raise WrongInput(f"could not read {path}", detail=str(exc)) from exc
