@@ -147,9 +147,8 @@ def test_a_second_history_beside_our_own_is_no_obstacle(conn: Connection, tmp_pa
     write(tmp_path, {"0001_a.sql": SQL})
     conn.execute("CREATE SCHEMA auth CREATE TABLE schema_migrations (version text)")
     assert read(conn, tmp_path).qualified_table == "public.schema_migrations"
-    conn.execute(
-        "CREATE TABLE schema_migrations (version text, applied_at timestamptz); CREATE TABLE alembic_version (version_num text)"
-    )
+    conn.execute("CREATE TABLE schema_migrations (version text, applied_at timestamptz)")
+    conn.execute("CREATE TABLE alembic_version (version_num text)")
     assert read(conn, tmp_path).exists
 
 

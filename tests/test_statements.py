@@ -94,7 +94,7 @@ def test_a_file_of_a_megabyte_is_read_in_seconds(statements: int) -> None:
 def test_what_does_not_parse_is_told_with_file_and_line_in_the_parsers_words(text: str, told: str) -> None:
     """The line itself stands in the error."""
     state = "State: Nothing changed in the database."
-    assert error_of(text) == f"{told}\n{state}\nHint: Correct the file; PostgreSQL's own parser could not read it."
+    assert error_of(text) == f"{told}\n{state}\nHint: Correct the file; the parser of PostgreSQL 18 could not read it."
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,36 @@ def test_commands_of_psql_are_told_as_such(text: str, line: str) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["\nCOPY a FROM STDIN", "\nCOPY a (b) FROM stdin WITH (FORMAT csv);\n1,2\n\\.\n"])
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("SELECT 1;\nSELECT :'name';", "A name behind a colon is a variable of psql: write its value."),
+        ("SELECT 1;\nDROP TABLE ${schema}.a;", "A placeholder is filled in by another tool: write its value."),
+        ("SELECT 1;\nDROP TABLE {{ schema }}.a;", "A placeholder is filled in by another tool: write its value."),
+        ("SELECT 1;\nDROP TABLE `a`;", "PostgreSQL has names in double quotes; backticks are MySQL's."),
+        ("SELECT 1;\n# a", "A comment begins with --."),
+        ("SELECT 1;\nREPACK TABLE a;", "Correct the file; the parser of PostgreSQL 18 could not read it."),
+    ],
+)
+def test_what_is_not_sql_of_the_server_is_told_by_what_it_is(text: str, hint: str) -> None:
+    """Of migrations that have a file of the same name, the error names the one."""
+    with pytest.raises(WrongInput) as caught:
+        parse(text, "migration.sql", "20260101_a")
+    assert caught.value.message.startswith("20260101_a/migration.sql, line 2: syntax error at or near ")
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\nCOPY a FROM STDIN",
+        "\nCOPY a (b) FROM stdin WITH (FORMAT csv);\n1,2\n\\.\n",
+        "\nCOPY a FROM STDIN DELIMITER ';' NULL '';\n1;2\n\\.\nSELECT 1;",
+        "\nCOPY a FROM STDIN;\nit's $$\tb\n\\.\nSELECT 1;",
+        "\nCOPY a FROM STDIN;\n\\.\n",
+        "\nCOPY a FROM STDIN;\n1\t2\n",
+    ],
+)
 def test_rows_for_copy_are_refused(text: str) -> None:
     """Also where the rows behind it are what does not parse."""
     assert error_of(text) == STDIN

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from pglast import ast
+from pglast import ast, get_postgresql_version
 from pglast.enums import TransactionStmtKind
 from pglast.parser import ParseError, parse_sql, scan, split
 
@@ -21,6 +21,21 @@ BYTE_ORDER_MARK = "\ufeff"
 # At this line Drizzle cuts a file, with or without a semicolon before it.
 _BREAKPOINT = "--> statement-breakpoint"
 _CLOSED = ";-- statement-breakpoint"
+# A statement whose data psql would read, up to the line \\. or the end of the file.
+_COPY_DATA = re.compile(
+    r"\bCOPY\s(?:[^;']|'[^']*')*?\sFROM\s+STDIN\b(?:[^;']|'[^']*')*;(?P<data>\s*)(?:(?:^.*\n)*?^\\\.)?",
+    re.I | re.M,
+)
+# By what stands where the parser stopped.
+_HINTS = {
+    "\\": "Commands that begin with \\ are psql's own: remove them from the migration.",
+    ":": "A name behind a colon is a variable of psql: write its value.",
+    "${": "A placeholder is filled in by another tool: write its value.",
+    "{": "A placeholder is filled in by another tool: write its value.",
+    "`": "PostgreSQL has names in double quotes; backticks are MySQL's.",
+    "#": "A comment begins with --.",
+}
+_HINT = f"Correct the file; the parser of PostgreSQL {get_postgresql_version()[0]} could not read it."
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
 
 
@@ -65,9 +80,10 @@ def parse(sql: str, file: str, migration: str = "") -> list[Statement]:
 @lru_cache(maxsize=64)
 def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
     text = readable(sql)
+    shown = file if file.startswith(migration) else f"{migration}/{file}"  # many migrations have a migration.sql
     if "\0" in text:
         raise WrongInput(
-            f"{file}, line {line_of(text, text.index(chr(0)))}: holds a zero byte",
+            f"{shown}, line {line_of(text, text.index(chr(0)))}: holds a zero byte",
             detail="PostgreSQL would read the file up to there and ignore the rest.",
             hint="Remove it; save a file in UTF-16 as UTF-8.",
         )
@@ -77,12 +93,12 @@ def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
     try:
         slices = split(lettered, only_slices=True)
     except ParseError as exc:
-        raise _unreadable(text, file, exc) from exc
-    found = [(_node(text, part, file), *_bounds(lettered, part)) for part in slices]
+        raise _unreadable(text, shown, exc) from exc
+    found = [(_node(text, part, shown), *_bounds(lettered, part)) for part in slices]
     if is_one_transaction([node for node, _, _ in found]):
         found = found[1:-1]
     for node, start, _ in found:
-        refused = refusal(node, file, line_of(text, start))
+        refused = refusal(node, shown, line_of(text, start))
         if refused is not None:
             raise refused
     return tuple(_in_file(found, text, file, migration or file))
@@ -225,15 +241,13 @@ def _copy_from_stdin(file: str, line: int) -> WrongInput:
 def _unreadable(text: str, file: str, exc: ParseError) -> WrongInput:
     index = _index(exc)
     index = len(text.rstrip()) - 1 if index is None else index
-    copy = re.search(r"\bCOPY\s[^;]*\sFROM\s+STDIN\b[^;]*;\s*\Z", text[:index], re.I)
+    copy = next((m for m in _COPY_DATA.finditer(text) if m.start("data") <= index <= m.end()), None)
     if copy:
         return _copy_from_stdin(file, line_of(text, copy.start()))
     line = line_of(text, index)
     near = re.compile(r'(?<= at or near ")(.*)(?="\Z)', re.S)
     says = near.sub(lambda m: secrets.excerpt(text, index, index + len(m[0])), exc.args[0])
-    hint = "Correct the file; PostgreSQL's own parser could not read it."
-    if text[index : index + 1] == "\\":
-        hint = "Commands that begin with \\ are psql's own: remove them from the migration."
+    hint = next((hint for start, hint in _HINTS.items() if text.startswith(start, index)), _HINT)
     start = text.rfind("\n", 0, index) + 1
     shown = secrets.excerpt(text, start, (text + "\n").index("\n", start)).strip()[:200]
     return WrongInput(f"{file}, line {line}: {' '.join(says.split())[:200]}", detail=f"The line is: {shown}", hint=hint)
