@@ -136,7 +136,7 @@ def test_the_refusal_says_why_and_what_to_do(conn: Connection, tmp_path: Path) -
         "and FOLDER is read as plain files\n"
         "Detail: It has 0001_a.sql. With a new history, what is applied would run again.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Apply it with migrate up; pgrunbook review checks its files. If that table belongs to something else, "
+        "Hint: Apply it with migrate up. If that table belongs to something else, "
         "name the table of this folder as history_schema and history_table in targets.toml."
     )
     assert read(conn, tmp_path, history_table="ours").qualified_table == "public.ours"

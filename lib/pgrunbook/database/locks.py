@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 
@@ -70,6 +70,30 @@ def one_executor(conn: Connection, *, wait_s: float = 30.0) -> Iterator[None]:
         if not conn.closed and conn.info.transaction_status == TransactionStatus.IDLE:
             with suppress(psycopg.Error):  # the server releases it at the end of the session
                 conn.execute("SELECT pg_catalog.pg_advisory_unlock(%s::int, %s::int)", EXECUTOR_KEY)
+
+
+@contextmanager
+def held(conn: Connection, keys: Sequence[int], *, of: str, wait_s: float) -> Iterator[None]:
+    """Hold the advisory locks of another program while the body runs; ``of`` is its name.
+
+    Raises TargetBusy when somebody else holds one of them for longer than ``wait_s`` seconds.
+    Locks: these session-level advisory locks, on the connection itself.
+    """
+    deadline = time.monotonic() + wait_s
+    taken: list[int] = []
+    try:
+        for key in keys:
+            while conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s::bigint)", (key,)).fetchone() != (True,):
+                if time.monotonic() >= deadline:
+                    raise _other_program(of, wait_s)
+                time.sleep(POLL_S)
+            taken.append(key)
+        yield
+    finally:
+        if not conn.closed and conn.info.transaction_status == TransactionStatus.IDLE:
+            with suppress(psycopg.Error):  # the server releases them at the end of the session
+                for key in taken:
+                    conn.execute("SELECT pg_catalog.pg_advisory_unlock(%s::bigint)", (key,))
 
 
 def wait_for_others(conn: Connection, target: Target, *, wait_s: float = 3.0, executor_s: float = 30.0) -> None:
@@ -178,6 +202,15 @@ def _in_progress(conn: Connection, target: Target, wait_s: float) -> TargetBusy:
         detail=f"The run lock is held by {run_in_progress(conn) or 'another session'}; waited {wait_s:g} s.",
         state="This run changed nothing.",
         hint="Wait until it has ended (pgrunbook runs), then run the same command again.",
+    )
+
+
+def _other_program(name: str, wait_s: float) -> TargetBusy:
+    return TargetBusy(
+        f"{name} is at work on this database",
+        detail=f"Another session holds the advisory lock of {name}; waited {wait_s:g} s.",
+        state="This run changed nothing.",
+        hint="Wait until it has ended, then run the same command again.",
     )
 
 

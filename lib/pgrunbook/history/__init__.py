@@ -6,11 +6,14 @@ that write the history table as the tool itself would, so that both may be used 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from psycopg import sql
 
 from pgrunbook.config.targets import Target
+from pgrunbook.database import locks
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import foreign_parts, known_tables, marks
@@ -30,6 +33,7 @@ __all__ = [
     "prepare_table",
     "read",
     "record",
+    "tool_lock",
     "unrecord",
     "up_part",
 ]
@@ -92,6 +96,18 @@ def hold(conn: Connection, history: History) -> None:
     foreign_parts.hold(conn, history.schema, history.table)
 
 
+@contextmanager
+def tool_lock(conn: Connection, history: History, *, wait_s: float = 10.0) -> Iterator[None]:
+    """Hold the lock that the migration tool itself would hold, while the body runs.
+
+    Raises TargetBusy when the tool holds it for longer than ``wait_s`` seconds.
+    Locks: the tool's session-level advisory locks.
+    """
+    tool = TOOLS[history.kind]
+    with locks.held(conn, tool.lock_keys(conn, history), of=tool.name, wait_s=wait_s):
+        yield
+
+
 def record(history: History, migration: Migration) -> Command:
     """Return the INSERT that the tool itself would send, for the migration's own transaction.
 
@@ -112,4 +128,4 @@ def unrecord(history: History, entry: Entry) -> Command:
             detail="It has no row there: it is not applied.",
             hint="Name a migration that is applied.",
         )
-    return TOOLS[history.kind].unrecord(history, entry.applied)
+    return TOOLS[history.kind].unrecord(history, entry)

@@ -11,17 +11,16 @@ from psycopg import sql
 
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
-from pgrunbook.errors import WrongInput
 from pgrunbook.history.dbmate_sections import is_one, sections
 from pgrunbook.history.files import FileNames, read_bytes, read_migration, sql_files
 from pgrunbook.history.pairing import BRING_BACK, RowRules
 from pgrunbook.history.state import AppliedMigration, Migration
-from pgrunbook.history.table import Shape, Table, current_schema, fetch_versions, table_to_be, tables_named, the_one
+from pgrunbook.history.table import Shape, Table, fetch_versions, near_table
 from pgrunbook.history.tool import Sign, Tool
 
 DEFAULT_TABLE = "schema_migrations"
 KNOWN = "dbmate's (version) of a type for text"
-TEXTS = frozenset({"character varying", "text"})
+TEXTS = "character varying, text"
 NAMES = FileNames(
     pattern=re.compile(r"\d+.*\.sql", re.ASCII),  # migrationFileRegexp
     form="YYYYMMDDHHMMSS_name.sql",
@@ -76,7 +75,7 @@ class Dbmate(Tool):
 
     def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
         """Return schema_migrations."""
-        return _find_table(conn, target)
+        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name, types=TEXTS)
 
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the rows by version, as bytes."""
@@ -128,32 +127,3 @@ def _migration(path: Path, ordinal: int) -> Migration:
     whole = read_migration(path, None, root=path.parent, name=path.stem, ordinal=ordinal, when_ms=None)
     up, down = sections(path, whole.sql)
     return replace(whole, sql=up, down_sql=down, down_path=path if down else None)
-
-
-def _find_table(conn: Connection, target: Target) -> Table:
-    """Find the history table.
-
-    1. Take what targets.toml names.
-    2. Else take the first schema of the search_path, as dbmate does.
-    3. A table of this shape in another schema may be the right one too, when dbmate's URL has a search_path; but
-       Rails and Supabase have such tables, so the operator must name it.
-    """
-    name, schema = target.history_table or DEFAULT_TABLE, target.history_schema or current_schema(conn)
-    found = tables_named(conn, {name}, schema=target.history_schema)
-    table = the_one([table for table in found if table.schema == schema], _is_dbmate_table, known=KNOWN)
-    if table is not None:
-        return table
-    others = [table.qualified for table in found if _is_dbmate_table(table)]
-    if others:
-        raise WrongInput(
-            f"cannot tell which history table to use: {schema}.{name} does not exist, but {' and '.join(others)} does",
-            detail="dbmate uses the search_path of its URL, which pgrunbook does not know; "
-            "with the wrong table every migration would run again.",
-            hint="Name the schema in targets.toml: "
-            f'history_schema = "{schema}" starts a new history if the other table is not dbmate\'s.',
-        )
-    return table_to_be(target, schema, name, default="dbmate's default")
-
-
-def _is_dbmate_table(table: Table) -> bool:
-    return set(table.columns) == {"version"} and table.columns["version"] in TEXTS

@@ -16,7 +16,7 @@ from pgrunbook.history.drizzle_config import DrizzleConfig, nearest_config, read
 from pgrunbook.history.drizzle_states import DrizzleRules, Regime
 from pgrunbook.history.files import IN_FOLDER, NUMBERED, sql_files
 from pgrunbook.history.pairing import RowRules
-from pgrunbook.history.state import AppliedMigration, Command, History, Migration
+from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration
 from pgrunbook.history.table import Shape, Table, fetch_rows, table_to_be, tables_named, the_one
 from pgrunbook.history.tool import Sign, Tool
 
@@ -108,10 +108,11 @@ class Drizzle(Tool):
         row: dict[str, object] = {"hash": migration.hash, "created_at": migration.when_ms}
         return row | {"name": migration.name} if regime == Regime.NAMES else row
 
-    def unrecord(self, history: History, applied: AppliedMigration) -> Command:
+    def unrecord(self, history: History, entry: Entry) -> Command:
         """Return the DELETE by primary key and hash: the role needs no right to UPDATE, as FOR UPDATE would ask."""
         statement = sql.SQL("DELETE FROM {} WHERE id = %s AND hash = %s").format(history.identifier_beside_params)
-        return statement, (applied.row["id"], applied.hash)
+        assert entry.applied is not None  # noqa: S101 - the caller has asked
+        return statement, (entry.applied.row["id"], entry.applied.hash)
 
 
 def _upgraded(folder: Path, table: Table) -> WrongInput:

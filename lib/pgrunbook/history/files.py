@@ -83,7 +83,7 @@ def is_down(path: Path) -> bool:
 def migration_name(path: Path) -> str:
     """Return the name of a file's migration, as the history of its tool has it."""
     path = path.absolute()
-    return path.parent.name if path.name == IN_FOLDER else path.stem
+    return path.parent.name if path.name in (IN_FOLDER, "up.sql") else path.stem.removesuffix(".up")
 
 
 def read_migration(

@@ -11,10 +11,11 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.history import other_tools
 from pgrunbook.history.dbmate import Dbmate
 from pgrunbook.history.drizzle import Drizzle
+from pgrunbook.history.golang_migrate import GolangMigrate
 from pgrunbook.history.plain import Plain
 from pgrunbook.history.tool import Sign, Tool
 
-TOOLS: dict[str, Tool] = {tool.kind: tool for tool in (Drizzle(), Dbmate(), Plain())}
+TOOLS: dict[str, Tool] = {tool.kind: tool for tool in (Drizzle(), Dbmate(), GolangMigrate(), Plain())}
 
 USUAL = ("migrations", "db/migrations", "db/migration", "prisma/migrations", "supabase/migrations", "sql/schema")
 MANIFESTS = ("go.mod", "Cargo.toml", "package.json", "pom.xml", "build.gradle", "build.gradle.kts")

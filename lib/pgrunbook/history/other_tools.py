@@ -185,12 +185,6 @@ OTHER_TOOLS = (
         r"\bpgm\b",
     ),
     OtherTool(
-        "golang-migrate",
-        _applied_by("migrate up"),
-        (Shape("schema_migrations", "version dirty"),),
-        r"^\d+_.*\.up\.sql$",
-    ),
-    OtherTool(
         "goose", _applied_by("goose up"), (Shape("goose_db_version", "id version_id is_applied"),),
         r"^\d+_.*\.sql$", r"^--\s*\+goose\s",
     ),

@@ -58,7 +58,8 @@ class Plain(Tool):
 
     def sign(self, folder: Path) -> Sign | None:
         """Look for a file with a number."""
-        first = next((path.name for path in sql_files(folder) if NUMBERED.fullmatch(path.name)), None)
+        names = (path.name for path in sql_files(folder) if NUMBERED.fullmatch(path.name))
+        first = next((name for name in names if not name.lower().endswith((".up.sql", ".down.sql"))), None)
         return Sign(f"it has {first}", certain=False) if first else None
 
     def read_folder(self, folder: Path) -> list[Migration]:

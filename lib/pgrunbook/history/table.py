@@ -75,13 +75,17 @@ class Shape:
         """The names of the columns."""
         return frozenset(self.columns.split())
 
+    def has_columns_of(self, table: Table) -> bool:
+        """Tell whether a table has these columns."""
+        columns = frozenset(table.columns)
+        return columns == self.needed if len(self.needed) == 1 else self.needed <= columns
+
     def fits(self, table: Table, there: frozenset[tuple[str, str]]) -> bool:
         """Tell whether a table is the tool's; ``there`` are the tables with a known name, by schema."""
-        columns = frozenset(table.columns)
         return (
             table.name == self.name
             and self.schema in (None, table.schema)
-            and (columns == self.needed if len(self.needed) == 1 else self.needed <= columns)
+            and self.has_columns_of(table)
             and (self.beside is None or (table.schema, self.beside) in there)
         )
 
@@ -116,6 +120,37 @@ def table_to_be(target: Target, schema: str, name: str, *, default: str) -> Tabl
     """Return the table that does not exist yet; ``default`` says where its name comes from, if not from the target."""
     how = "named in targets.toml" if target.history_schema or target.history_table else default
     return Table(schema, name, {}, f"{how}; it does not exist yet")
+
+
+def near_table(conn: Connection, target: Target, shape: Shape, *, known: str, tool: str, types: str = "") -> Table:
+    """Return the table that the target names, else the one of the shape where the tool looks for it.
+
+    That is the shape's schema, or the first of the search_path. One in another schema may be the right one, too, when
+    the tool's URL has a search_path; but products have such tables, so the operator must name it. ``types`` are
+    those that the table's columns may have ("" for any).
+
+    Raises WrongInput for that, and when the columns are not the tool's.
+    """
+    name = target.history_table or shape.name
+    schema = target.history_schema or shape.schema or current_schema(conn)
+    found = tables_named(conn, {name}, schema=target.history_schema)
+
+    def is_ours(table: Table) -> bool:
+        return shape.has_columns_of(table) and (not types or set(table.columns.values()) <= set(types.split(", ")))
+
+    table = the_one([table for table in found if table.schema == schema], is_ours, known=known)
+    if table is not None:
+        return table
+    others = [table.qualified for table in found if is_ours(table)]
+    if others:
+        raise WrongInput(
+            f"cannot tell which history table to use: {schema}.{name} does not exist, but {' and '.join(others)} does",
+            detail=f"{tool} uses the search_path of its URL, which pgrunbook does not know; "
+            "with the wrong table every migration would run again.",
+            hint="Name the schema in targets.toml: "
+            f'history_schema = "{schema}" starts a new history if the other table is not {tool}\'s.',
+        )
+    return table_to_be(target, schema, name, default=f"{tool}'s default")
 
 
 def unknown_columns(table: Table, *, known: str) -> WrongInput:

@@ -92,15 +92,20 @@ class Tool(ABC):
         )
         return statement, tuple(value for column, value in row.items() if column not in expressions)
 
-    def unrecord(self, history: History, applied: AppliedMigration) -> Command:
+    def unrecord(self, history: History, entry: Entry) -> Command:
         """Return the DELETE of exactly one row, even if the table has no primary key and duplicate rows."""
+        assert entry.applied is not None  # noqa: S101 - the caller has asked
         statement = sql.SQL("DELETE FROM {0} WHERE ctid = (SELECT ctid FROM {0} WHERE {1} LIMIT 1 FOR UPDATE)").format(
             history.identifier_beside_params,
             sql.SQL(" AND ").join(
                 sql.SQL("{} IS NOT DISTINCT FROM %s").format(sql.Identifier(column)) for column in self.key
             ),
         )
-        return statement, tuple(applied.row[column] for column in self.key)
+        return statement, tuple(entry.applied.row[column] for column in self.key)
+
+    def lock_keys(self, conn: Connection, history: History) -> list[int]:
+        """Return the keys of the advisory locks that the tool holds while it migrates, [] when it has none."""
+        return []
 
     def up(self, path: Path, text: str) -> str:
         """Return the part of a file's text that applies the migration, on the file's own lines."""

@@ -178,6 +178,7 @@ def execute(here: Session, direction: Direction) -> Table:
         locks.one_runner(here.target, here.run.run_id),
         connect(here.target, purpose=f"{here.procedure} {here.run.run_id}") as conn,
         locks.one_executor(conn),
+        histories.tool_lock(conn, history),
     ):
         now = _history_now(here, conn, history)
         work = Execution(

@@ -1,0 +1,170 @@
+"""golang-migrate's migrations: VERSION_title.up.sql and .down.sql, and schema_migrations with one row."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from psycopg import sql
+
+from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection
+from pgrunbook.errors import Refused, WrongInput
+from pgrunbook.history.files import FileNames, read_migration, sql_files
+from pgrunbook.history.pairing import Pairing, RowRules
+from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration
+from pgrunbook.history.table import Shape, Table, fetch_versions, near_table
+from pgrunbook.history.tool import Sign, Tool
+
+KNOWN = "golang-migrate's (version, dirty)"
+NAMES = FileNames(
+    pattern=re.compile(r"(?P<version>[0-9]+)_(?P<title>.*)\.up\.sql"),  # source/parse.go
+    form="VERSION_title.up.sql",
+    part="version",
+    rule="golang-migrate's migrations are named VERSION_title.up.sql and VERSION_title.down.sql.",
+    twice="golang-migrate refuses the folder",
+    unused="a version of its own",
+)
+DOWN = re.compile(r"([0-9]+)_.*\.down\.sql")
+LOCK_SALT = 1486364155
+
+
+class GolangMigrate(Tool):
+    """Reads and writes golang-migrate's history as v4 does.
+
+    The table has one row, the newest version: every file up to it counts as applied, also one that came later. A
+    version is recorded in the migration's own transaction, so that ``dirty`` is never left behind by us.
+
+    Source: migrate.go, source/parse.go and database/postgres/postgres.go of
+    https://github.com/golang-migrate/migrate.
+    """
+
+    kind = "golang-migrate"
+    name = "golang-migrate"
+    shapes = (Shape("schema_migrations", "version dirty"),)
+    key = ("version",)
+    way = "Apply it with migrate up."
+    dependency = "golang-migrate/migrate"
+
+    def sign(self, folder: Path) -> Sign | None:
+        """Look for VERSION_title.up.sql, which sqlx has, too."""
+        first = next(iter(NAMES.those_of(sql_files(folder))), None)
+        return Sign(f"it has {first.name}", certain=False) if first else None
+
+    def read_folder(self, folder: Path) -> list[Migration]:
+        """Return the migrations by number; the down file of a version may have another title."""
+        ups = sorted(NAMES.those_of(sql_files(folder)), key=_version)
+        NAMES.check(folder, ups, _version)
+        downs = {_version(path): path for path in sql_files(folder) if DOWN.fullmatch(path.name)}
+        alone = downs.keys() - set(map(_version, ups))
+        if alone:
+            raise WrongInput(
+                f"{downs[min(alone)]} undoes a version that no file applies",
+                detail="golang-migrate would take it for a version without statements, and record it.",
+                hint="Bring its .up.sql back from git, or remove it from the folder.",
+            )
+        return [
+            read_migration(
+                path, downs.get(_version(path)), root=folder, name=path.name[: -len(".up.sql")], ordinal=n, when_ms=None
+            )
+            for n, path in enumerate(ups)
+        ]
+
+    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
+        """Return schema_migrations."""
+        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name)
+
+    def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
+        """Return the one row, [] when nothing is applied. Raises Refused when it is dirty."""
+        rows = fetch_versions(conn, table, sql.SQL("version, dirty"), sql.SQL("version"), known=KNOWN)
+        if len(rows) > 1:
+            raise WrongInput(
+                f"{table.qualified} has {len(rows)} rows",
+                detail="golang-migrate keeps one, the newest version.",
+                hint='Find out which version the database has, and set it with "migrate force VERSION".',
+            )
+        for row in rows:
+            if row["dirty"]:
+                raise _dirty(table, row["version"])
+        return [AppliedMigration(str(row["version"]), None, None, row) for row in rows]
+
+    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
+        """Return the one regime."""
+        return "golang-migrate: one row with the newest version"
+
+    def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
+        """Return the rules by number."""
+        return _NewestVersion()
+
+    def create_table(self, regime: str) -> sql.SQL:
+        """Return golang-migrate's own DDL."""
+        return sql.SQL(
+            "CREATE TABLE IF NOT EXISTS {table} (version bigint not null primary key, dirty boolean not null)"
+        )
+
+    def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
+        """Return the version."""
+        return {"version": _version(migration.path), "dirty": False}
+
+    def record(self, history: History, migration: Migration) -> Command:
+        """Return the statement that puts the version in the place of the one before it, and of no other."""
+        statement = sql.SQL(
+            "WITH gone AS (DELETE FROM {0} RETURNING version) INSERT INTO {0} (version, dirty)"
+            " SELECT %s, false FROM (SELECT pg_catalog.max(version) AS version FROM gone) AS before"
+            " WHERE before.version IS NOT DISTINCT FROM %s::bigint"
+        ).format(history.identifier_beside_params)
+        return statement, (_version(migration.path), _before(history, migration))
+
+    def unrecord(self, history: History, entry: Entry) -> Command:
+        """Return the statement that puts the version before in the place of the migration's."""
+        version = _version(entry.migration.path) if entry.migration else entry.applied and entry.applied.row["version"]
+        before = _before(history, entry.migration) if entry.migration else None
+        table = history.identifier_beside_params
+        delete = sql.SQL("DELETE FROM {} WHERE version = %s AND NOT dirty").format(table)
+        if before is None:
+            return delete, (version,)
+        return sql.SQL(
+            "WITH gone AS ({} RETURNING version) INSERT INTO {} (version, dirty) SELECT %s, false FROM gone"
+        ).format(delete, table), (version, before)
+
+    def lock_keys(self, conn: Connection, history: History) -> list[int]:
+        """Return the keys of golang-migrate's lock: its program names the database with the URL's slash."""
+        names = (conn.info.dbname, f"/{conn.info.dbname}")
+        joined = (f"{history.schema}\0{history.table}\0{name}".encode() for name in names)
+        return [zlib.crc32(text) * LOCK_SALT % 2**32 for text in joined]
+
+
+class _NewestVersion(RowRules):
+    def key(self, migration: Migration) -> int:
+        return _version(migration.path)
+
+    def row_key(self, row: AppliedMigration) -> int:
+        return int(str(row.row["version"]))
+
+    def pair(self, migrations: Sequence[Migration], rows: Sequence[AppliedMigration]) -> Pairing:
+        """Pair the one row with every version up to it."""
+        paired = {m.ordinal: (row, "version") for row in rows for m in migrations if self.key(m) <= self.row_key(row)}
+        known = set(map(self.key, migrations))
+        return Pairing(paired, [row for row in rows if self.row_key(row) not in known])
+
+
+def _version(path: Path) -> int:
+    return int(path.name.split("_", 1)[0])
+
+
+def _before(history: History, migration: Migration) -> int | None:
+    """The version before a migration's in the folder, None before the first."""
+    earlier = [e.migration for e in history.entries if e.migration is not None]
+    return max((_version(m.path) for m in earlier if m.ordinal < migration.ordinal), default=None)
+
+
+def _dirty(table: Table, version: object) -> Refused:
+    return Refused(
+        f"the history table {table.qualified} is dirty at version {version}",
+        detail=f"golang-migrate began version {version} and did not finish it; what it left is not known.",
+        state="Nothing changed in the database.",
+        hint=f'Finish or undo by hand what it left, then say so: "migrate force {version}" where it is complete, '
+        '"migrate force" with the version before where nothing of it is there.',
+    )
