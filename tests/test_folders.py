@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,37 +23,67 @@ STEPS = {
     "by_name": ("CREATE INDEX CONCURRENTLY people_name ON people (name);", "DROP INDEX people_name;"),
     "ada": ("INSERT INTO people VALUES (1, 'Ada', 36);", "DELETE FROM people WHERE id = 1;"),
     "years": ("ALTER TABLE people RENAME age TO years;", "ALTER TABLE people RENAME years TO age;"),
-    "no_name": ("ALTER TABLE people DROP name;", "ALTER TABLE people ADD name text;"),
+    "no_years": ("ALTER TABLE people DROP years;", "ALTER TABLE people ADD years int;"),
 }
 TITLES = list(STEPS)
 
 
 @dataclass(frozen=True)
 class Folder:
-    """How a tool lays out the five: ``file`` makes the files of one, ``rows`` what its table then says, in order."""
+    """How a tool lays out the five: ``file`` makes the files of one, ``rows`` are what its table says after so many."""
 
     file: Callable[[int, str, str, str], dict[str, str]]
     query: str
-    rows: list[tuple[object, ...]]
-    after_two_back: list[tuple[object, ...]]
-    names: list[str]
-    options: dict[str, str] = field(default_factory=dict)
+    rows: Callable[[int], list[tuple[object, ...]]]
+    name: Callable[[int, str], str]
+    beside: dict[str, str] = field(default_factory=dict)
+    down: bool = True
 
     def files(self, count: int = 5) -> dict[str, str]:
         """Return the files of the first so many, path to text."""
-        made: dict[str, str] = {}
+        made = dict(self.beside)
         for number, (title, (up, down)) in enumerate(list(STEPS.items())[:count], 1):
             made |= self.file(number, title, up, down)
         return made
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the five, as the history has them."""
+        return [self.name(number, title) for number, title in enumerate(TITLES, 1)]
 
 
 FOLDERS = {
     "golang-migrate": Folder(
         lambda n, title, up, down: {f"{n:06}_{title}.up.sql": up, f"{n:06}_{title}.down.sql": down},
         "SELECT version, dirty FROM schema_migrations",
-        [(5, False)],
-        [(3, False)],
-        [f"{n:06}_{title}" for n, title in enumerate(TITLES, 1)],
+        lambda count: [(count, False)],
+        lambda n, title: f"{n:06}_{title}",
+        {"go.mod": "require github.com/golang-migrate/migrate/v4 v4.18.1"},
+    ),
+    "sqlx": Folder(
+        lambda n, title, up, down: {f"2026010100000{n}_{title}.up.sql": up, f"2026010100000{n}_{title}.down.sql": down},
+        "SELECT version, description, success, encode(checksum, 'hex'), execution_time > 0 FROM _sqlx_migrations"
+        " ORDER BY version",
+        lambda count: [
+            (20260101000000 + n, title.replace("_", " "), True, hashlib.sha384(up.encode()).hexdigest(), True)
+            for n, (title, (up, _)) in enumerate(list(STEPS.items())[:count], 1)
+        ],
+        lambda n, title: f"2026010100000{n}_{title}",
+        {"Cargo.toml": '[dependencies]\nsqlx = "0.8"\n'},
+    ),
+    "prisma": Folder(
+        lambda n, title, up, down: {
+            f"2026010100000{n}_{title}/migration.sql": up,
+            f"2026010100000{n}_{title}/down.sql": down,
+        },
+        "SELECT length(id), checksum, migration_name, finished_at >= started_at, logs, rolled_back_at,"
+        " applied_steps_count FROM _prisma_migrations ORDER BY migration_name",
+        lambda count: [
+            (36, hashlib.sha256(up.encode()).hexdigest(), f"2026010100000{n}_{title}", True, None, None, 1)
+            for n, (title, (up, _)) in enumerate(list(STEPS.items())[:count], 1)
+        ],
+        lambda n, title: f"2026010100000{n}_{title}",
+        {"migration_lock.toml": 'provider = "postgresql"\n'},
     ),
 }
 
@@ -87,15 +118,15 @@ def test_released_rolled_back_and_released_again(project: Project, tool: str) ->
     assert found.recognised_by
     assert [m.name for m in found.pending()] == folder.names
     execute(target)
-    assert rows(target, folder.query) == folder.rows
+    assert rows(target, folder.query) == folder.rows(5)
     found = read(target)
     assert (found.pending(), found.problems(), found.version()) == ([], [], folder.names[-1])
     back(target, 2)
-    assert rows(target, folder.query) == folder.after_two_back
+    assert rows(target, folder.query) == folder.rows(3)
     assert [m.name for m in read(target).pending()] == folder.names[3:]
-    assert rows(target, "SELECT id, age FROM people") == [(1, 36)]
+    assert rows(target, "SELECT id, name FROM people") == [(1, "Ada")]
     execute(target)
-    assert rows(target, folder.query) == folder.rows
+    assert rows(target, folder.query) == folder.rows(5)
     back(target, 5)
     assert rows(target, folder.query) == []
     assert rows(target, "SELECT to_regclass('people')") == [(None,)]
@@ -122,8 +153,8 @@ def test_a_dirty_version_is_told_with_the_way_out(project: Project) -> None:
     error = error_of(lambda: read(target))
     assert isinstance(error, Refused)
     assert str(error) == (
-        "the history table public.schema_migrations is dirty at version 2\n"
-        "Detail: golang-migrate began version 2 and did not finish it; what it left is not known.\n"
+        "the history table public.schema_migrations says that version 2 was not finished\n"
+        "Detail: golang-migrate began it, and what it left in the database is not known.\n"
         "State: Nothing changed in the database.\n"
         'Hint: Finish or undo by hand what it left, then say so: "migrate force 2" where it is complete, '
         '"migrate force" with the version before where nothing of it is there.'
@@ -149,7 +180,7 @@ def test_two_versions_in_a_table_for_one_are_refused(project: Project) -> None:
 def test_a_down_file_may_have_another_title_and_alone_is_refused(project: Project) -> None:
     """Its number counts, as golang-migrate counts it."""
     files = {"1_make.up.sql": "CREATE TABLE a ();", "1_drop.down.sql": "DROP TABLE a;", "10_b.up.sql": "SELECT 1;"}
-    target = project(folder=files)
+    target = project(folder=files, history="golang-migrate")
     assert [(m.name, m.down_sql) for m in read(target).pending()] == [("1_make", "DROP TABLE a;"), ("10_b", None)]
     write_folder(target.migrations, {"3_c.down.sql": "SELECT 1;"})
     assert message_of(target).startswith("FOLDER/3_c.down.sql undoes a version that no file applies\n")
@@ -168,3 +199,46 @@ def test_while_the_tool_is_at_work_we_are_not(project: Project) -> None:
                 pass
         assert caught.value.message == "golang-migrate is at work on this database"
         assert theirs.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
+
+
+# -- sqlx and Prisma
+
+CHECKSUMS = {
+    "sqlx": ("UPDATE _sqlx_migrations SET success = false WHERE version = 20260101000002", "20260101000002"),
+    "prisma": (
+        "UPDATE _prisma_migrations SET finished_at = NULL WHERE migration_name = '20260101000002_by_name'",
+        "20260101000002_by_name",
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", CHECKSUMS)
+def test_a_file_that_was_changed_is_edited_and_what_was_not_finished_stops_us(project: Project, tool: str) -> None:
+    """As it stops the tool itself."""
+    folder = FOLDERS[tool]
+    target = project(folder=folder.files())
+    execute(target)
+    changed = next(name for name in folder.files() if "people" in name and "down" not in name)
+    write_folder(target.migrations, {changed: "CREATE TABLE people (id int);"})
+    assert list(states(target).values()) == [State.EDITED, *[State.APPLIED] * 4]
+    do(target, CHECKSUMS[tool][0])
+    assert f"says that {CHECKSUMS[tool][1]} was not finished\n" in message_of(target)
+
+
+def test_what_prisma_has_rolled_back_is_pending(project: Project) -> None:
+    """Its row stays, and counts for nothing."""
+    target = project(folder=FOLDERS["prisma"].files())
+    execute(target)
+    do(
+        target,
+        "UPDATE _prisma_migrations SET rolled_back_at = now(), finished_at = NULL WHERE migration_name LIKE '%5_%'",
+    )
+    assert [m.name for m in read(target).pending()] == ["20260101000005_no_years"]
+
+
+def test_a_folder_of_prisma_for_another_database_is_refused(project: Project) -> None:
+    """Its lock file names it."""
+    target = project(folder=FOLDERS["prisma"].files() | {"migration_lock.toml": 'provider = "mysql"'})
+    assert message_of(target).startswith(
+        "the migrations of FOLDER are for mysql\nDetail: migration_lock.toml says so.\n"
+    )

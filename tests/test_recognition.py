@@ -50,7 +50,13 @@ FOLDERS = {
     "node-pg-migrate": [
         {"1700000000000_a.js": "exports.up = (pgm) => {}"},
     ],
-    "golang-migrate": [{"000001_a.up.sql": SQL, "000001_a.down.sql": SQL}],
+    "golang-migrate": [
+        {"000001_a.up.sql": SQL, "000001_a.down.sql": SQL, "go.mod": "require github.com/golang-migrate/migrate/v4"}
+    ],
+    "sqlx": [
+        {"0001_a.up.sql": SQL, "0001_a.down.sql": SQL, "Cargo.toml": "sqlx = 1"},
+        {"20260101000000_a.sql": SQL, "Cargo.toml": "sqlx = 1"},
+    ],
     "goose": [{"00001_a.sql": "-- +goose Up\n" + SQL + "-- +goose Down\nDROP TABLE a;\n"}],
     "Flyway": [{"V1__a.sql": SQL, "U1__a.sql": SQL, "R__b.sql": SQL}],
     "diesel": [{"2026-01-01-000000_a/up.sql": SQL, "2026-01-01-000000_a/down.sql": SQL}],
@@ -119,7 +125,7 @@ def test_a_history_table_of_another_tool_is_refused_by_its_name(conn: Connection
             if shape.beside:
                 conn.execute(f'CREATE TABLE "{schema}"."{shape.beside}" (key text)')
             try:
-                read(conn, tmp_path)
+                read(conn, tmp_path, history="plain")
                 wrong.append(f"{tool}: not seen")
             except WrongInput as exc:
                 if f"{schema}.{shape.name} of " not in exc.message or tool not in exc.message:
@@ -169,6 +175,25 @@ def test_two_tools_in_one_folder_are_refused(conn: Connection, tmp_path: Path) -
         'Detail: Drizzle: it has meta/_journal.json; dbmate: 20260101000000_a.sql has "-- migrate:up".\n'
         "State: Nothing changed in the database.\n"
         "Hint: Put each tool's files into a folder of its own, and name one of them in targets.toml."
+    )
+
+
+def test_what_may_be_several_tools_is_told_by_the_table_else_asked(conn: Connection, tmp_path: Path) -> None:
+    """Names like these are golang-migrate's and sqlx'."""
+    write(tmp_path, {"0001_a.up.sql": SQL, "0001_a.down.sql": SQL})
+    assert message_of(conn, tmp_path) == (
+        "cannot tell which tool's migrations are in FOLDER\n"
+        "Detail: They may be those of golang-migrate and sqlx: it has 0001_a.up.sql. "
+        "The database has no history table of either, and no project file names one.\n"
+        "State: Nothing changed in the database.\n"
+        'Hint: Name it in targets.toml: history = "golang-migrate" or "sqlx".'
+    )
+    assert read(conn, tmp_path, history="sqlx").kind == "sqlx"
+    conn.execute("CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean)")
+    found = read(conn, tmp_path)
+    assert (found.kind, found.recognised_by) == (
+        "golang-migrate",
+        "it has 0001_a.up.sql, and its history table is in the database",
     )
 
 

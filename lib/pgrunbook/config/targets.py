@@ -39,7 +39,7 @@ class Target(BaseModel):
     url_from: str | None = None
     database: str | None = None
     migrations: Path | None = None
-    history: Literal["auto", "drizzle", "dbmate", "golang-migrate", "plain"] = "auto"
+    history: Literal["auto", "drizzle", "dbmate", "golang-migrate", "prisma", "sqlx", "plain"] = "auto"
     history_schema: str | None = None
     history_table: str | None = None
     protected: bool = False

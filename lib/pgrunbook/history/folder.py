@@ -13,12 +13,13 @@ from pgrunbook.history.dbmate import Dbmate
 from pgrunbook.history.drizzle import Drizzle
 from pgrunbook.history.golang_migrate import GolangMigrate
 from pgrunbook.history.plain import Plain
+from pgrunbook.history.prisma import Prisma
+from pgrunbook.history.sqlx import Sqlx
 from pgrunbook.history.tool import Sign, Tool
 
-TOOLS: dict[str, Tool] = {tool.kind: tool for tool in (Drizzle(), Dbmate(), GolangMigrate(), Plain())}
+TOOLS: dict[str, Tool] = {tool.kind: tool for tool in (Prisma(), Drizzle(), Dbmate(), GolangMigrate(), Sqlx(), Plain())}
 
-USUAL = ("migrations", "db/migrations", "db/migration", "prisma/migrations", "supabase/migrations", "sql/schema")
-MANIFESTS = ("go.mod", "Cargo.toml", "package.json", "pom.xml", "build.gradle", "build.gradle.kts")
+USUAL = ("migrations", "db/migrations", "db/migration", "supabase/migrations", "sql/schema")
 NEAR = 4  # folders above the migrations where a project's file is looked for
 
 
@@ -78,9 +79,8 @@ def _likely(folder: Path, signs: list[tuple[Tool, Sign]], in_database: Collectio
         tool, sign = there[0]
         return MigrationsFolder(folder, tool, f"{sign.why}, and its history table is in the database")
     for tool, sign in signs:
-        manifest = _manifest(folder, tool.dependency)
-        if manifest is not None:
-            return MigrationsFolder(folder, tool, f"{sign.why}, and {manifest} names {tool.dependency}")
+        if tool.dependency is not None and _names(folder, *tool.dependency):
+            return MigrationsFolder(folder, tool, f"{sign.why}, and {tool.dependency[0]} names {tool.dependency[1]}")
     if len(signs) == 1 or any(tool.kind == "plain" for tool, _ in signs):
         tool, sign = signs[-1]
         return MigrationsFolder(folder, tool, sign.why)
@@ -92,13 +92,11 @@ def _likely(folder: Path, signs: list[tuple[Tool, Sign]], in_database: Collectio
     )
 
 
-def _manifest(folder: Path, dependency: str | None) -> str | None:
-    """The nearest file of a project, in or above the folder, that names the dependency."""
-    for above in (folder, *folder.absolute().parents[:NEAR]) if dependency else ():
-        for path in (above / name for name in MANIFESTS):
-            if path.is_file() and dependency and dependency in path.read_text(encoding="utf-8", errors="replace"):
-                return path.name
-    return None
+def _names(folder: Path, manifest: str, dependency: str) -> bool:
+    """Tell whether the nearest such file of a project, in or above the folder, names the dependency."""
+    paths = (above / manifest for above in (folder, *folder.absolute().parents[:NEAR]))
+    nearest = next((path for path in paths if path.is_file()), None)
+    return nearest is not None and dependency in nearest.read_text(encoding="utf-8", errors="replace")
 
 
 def _candidates(path: Path) -> list[Path]:

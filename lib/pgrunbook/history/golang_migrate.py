@@ -11,10 +11,10 @@ from psycopg import sql
 
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
-from pgrunbook.errors import Refused, WrongInput
+from pgrunbook.errors import WrongInput
 from pgrunbook.history.files import FileNames, read_migration, sql_files
 from pgrunbook.history.pairing import Pairing, RowRules
-from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration
+from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, unfinished
 from pgrunbook.history.table import Shape, Table, fetch_versions, near_table
 from pgrunbook.history.tool import Sign, Tool
 
@@ -46,7 +46,7 @@ class GolangMigrate(Tool):
     shapes = (Shape("schema_migrations", "version dirty"),)
     key = ("version",)
     way = "Apply it with migrate up."
-    dependency = "golang-migrate/migrate"
+    dependency = ("go.mod", "golang-migrate/migrate")
 
     def sign(self, folder: Path) -> Sign | None:
         """Look for VERSION_title.up.sql, which sqlx has, too."""
@@ -87,7 +87,11 @@ class GolangMigrate(Tool):
             )
         for row in rows:
             if row["dirty"]:
-                raise _dirty(table, row["version"])
+                raise unfinished(
+                    table.qualified, f"version {row['version']}", self.name,
+                    f'"migrate force {row["version"]}" where it is complete, "migrate force" with the version before '
+                    "where nothing of it is there",
+                )  # fmt: skip
         return [AppliedMigration(str(row["version"]), None, None, row) for row in rows]
 
     def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
@@ -158,13 +162,3 @@ def _before(history: History, migration: Migration) -> int | None:
     """The version before a migration's in the folder, None before the first."""
     earlier = [e.migration for e in history.entries if e.migration is not None]
     return max((_version(m.path) for m in earlier if m.ordinal < migration.ordinal), default=None)
-
-
-def _dirty(table: Table, version: object) -> Refused:
-    return Refused(
-        f"the history table {table.qualified} is dirty at version {version}",
-        detail=f"golang-migrate began version {version} and did not finish it; what it left is not known.",
-        state="Nothing changed in the database.",
-        hint=f'Finish or undo by hand what it left, then say so: "migrate force {version}" where it is complete, '
-        '"migrate force" with the version before where nothing of it is there.',
-    )

@@ -76,12 +76,6 @@ def _as_sql(how: str, after: str) -> str:
 
 OTHER_TOOLS = (
     OtherTool(
-        "Prisma",
-        _applied_by("prisma migrate deploy"),
-        (Shape("_prisma_migrations", "id checksum migration_name finished_at"),),
-        r"^migration_lock\.toml$",
-    ),
-    OtherTool(
         "Alembic",
         _as_sql('"alembic upgrade FROM:TO --sql" prints its SQL.', '"alembic stamp TO", unless that SQL did it'),
         (Shape("alembic_version", "version_num"),),
@@ -188,7 +182,6 @@ OTHER_TOOLS = (
         "goose", _applied_by("goose up"), (Shape("goose_db_version", "id version_id is_applied"),),
         r"^\d+_.*\.sql$", r"^--\s*\+goose\s",
     ),
-    OtherTool("sqlx", _applied_by("sqlx migrate run"), (Shape("_sqlx_migrations", "version checksum success"),)),
     OtherTool(
         "Supabase",
         _applied_by("supabase db push"),

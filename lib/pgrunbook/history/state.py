@@ -11,6 +11,7 @@ from pathlib import Path
 
 from psycopg import sql
 
+from pgrunbook.errors import Refused
 from pgrunbook.sql import secrets, statements
 from pgrunbook.sql.statements import Statement
 
@@ -161,6 +162,16 @@ class History:
         known = {file.hash: file.fingerprint for file in files}
         rows = [{c: known.get(str(v), _plainly(v)) for c, v in row.row.items()} for row in self.rows]
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def unfinished(table: str, name: object, tool: str, way: str) -> Refused:
+    """Return the refusal of a history in which a migration was begun and not finished."""
+    return Refused(
+        f"the history table {table} says that {name} was not finished",
+        detail=f"{tool} began it, and what it left in the database is not known.",
+        state="Nothing changed in the database.",
+        hint=f"Finish or undo by hand what it left, then say so: {way}.",
+    )
 
 
 def _plainly(value: object) -> object:

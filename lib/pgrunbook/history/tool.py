@@ -20,6 +20,10 @@ from pgrunbook.history.pairing import RowRules, compare
 from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State
 from pgrunbook.history.table import Shape, Table, schema_exists
 
+# How long the transaction that writes the row has taken, as an expression.
+MICROSECONDS = (
+    "(extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.transaction_timestamp()) * 1000000)::bigint"
+)
 CREATE_SCHEMA = sql.SQL("CREATE SCHEMA IF NOT EXISTS {schema}")
 
 
@@ -35,8 +39,8 @@ class Tool(ABC):
     """A migration tool whose folder we read, and whose history table we read and write.
 
     The abstract methods are the hooks. ``kind`` is the tool's name in targets.toml, ``name`` that for people;
-    ``shapes`` are those of its history table, ``key`` the columns that identify a row. ``dependency`` is how a
-    project's file (go.mod, Cargo.toml, package.json) names the tool; ``way`` is how its team applies migrations.
+    ``shapes`` are those of its history table, ``key`` the columns that identify a row. ``dependency`` is a
+    file of a project, and how it names the tool; ``way`` is how its team applies migrations.
     """
 
     kind: ClassVar[str]
@@ -44,7 +48,7 @@ class Tool(ABC):
     shapes: ClassVar[tuple[Shape, ...]]
     key: ClassVar[tuple[str, ...]]
     way: ClassVar[str]
-    dependency: ClassVar[str | None] = None
+    dependency: ClassVar[tuple[str, str] | None] = None
 
     def read(self, conn: Connection, target: Target, folder: Path, why: str, others: Sequence[KnownTable]) -> History:
         """Compare the folder with the history table; ``others`` are the history tables of other tools.

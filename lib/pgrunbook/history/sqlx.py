@@ -1,0 +1,145 @@
+"""sqlx's migrations: VERSION_description.sql, or .up.sql and .down.sql, and _sqlx_migrations."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from psycopg import sql
+
+from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection
+from pgrunbook.history.files import FileNames, is_down, read_migration, sql_files
+from pgrunbook.history.pairing import RowRules
+from pgrunbook.history.state import AppliedMigration, History, Migration, State, unfinished
+from pgrunbook.history.table import Shape, Table, fetch_versions, near_table
+from pgrunbook.history.tool import MICROSECONDS, Sign, Tool
+
+KNOWN = "sqlx's (version, description, installed_on, success, checksum, execution_time)"
+NAMES = FileNames(
+    pattern=re.compile(r"(?P<version>[0-9]+)_(?P<description>.*?)(\.up|\.down)?\.sql"),
+    form="VERSION_description.sql",
+    part="version",
+    rule="sqlx's migrations are named VERSION_description.sql; it refuses a folder where VERSION is no number.",
+    twice="sqlx cannot record both",
+    unused="a version of its own",
+    almost=re.compile(r"[^_]*_.*\.sql"),
+)
+LOCK_FACTOR = 0x3D32AD9E
+
+
+class Sqlx(Tool):
+    """Reads and writes sqlx' history as 0.8 does.
+
+    ``-- no-transaction`` has no effect: a statement that cannot run in a transaction always runs alone here. sqlx
+    writes the duration after the migration; ours is that of the transaction that writes the row.
+
+    Source: sqlx-core/src/migrate/ and sqlx-postgres/src/migrate.rs of https://github.com/launchbadge/sqlx.
+    """
+
+    kind = "sqlx"
+    name = "sqlx"
+    shapes = (Shape("_sqlx_migrations", "version description installed_on success checksum execution_time"),)
+    key = ("version",)
+    way = "Apply it with sqlx migrate run."
+    dependency = ("Cargo.toml", "sqlx")
+
+    def sign(self, folder: Path) -> Sign | None:
+        """Look for VERSION_description.sql, which others have, too."""
+        names = (path.name for path in sql_files(folder) if NAMES.pattern.fullmatch(path.name) and not is_down(path))
+        first = next(names, None)
+        return Sign(f"it has {first}", certain=False) if first else None
+
+    def read_folder(self, folder: Path) -> list[Migration]:
+        """Return the migrations by number."""
+        paths = NAMES.those_of(sql_files(folder))
+        ups = sorted((path for path in paths if not is_down(path)), key=_version)
+        NAMES.check(folder, ups, _version)
+        downs = {_version(path): path for path in paths if is_down(path)}
+        return [
+            read_migration(
+                path,
+                downs.get(_version(path)),
+                root=folder,
+                name=path.stem.removesuffix(".up"),
+                ordinal=n,
+                when_ms=None,
+            )
+            for n, path in enumerate(ups)
+        ]
+
+    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
+        """Return _sqlx_migrations."""
+        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name)
+
+    def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
+        """Return the rows by version. Raises Refused when one was not finished."""
+        columns = sql.SQL("version, description, installed_on, success, pg_catalog.encode(checksum, 'hex') AS checksum")
+        rows = fetch_versions(conn, table, columns, sql.SQL("version"), known=KNOWN)
+        for row in rows:
+            if not row["success"]:
+                raise unfinished(
+                    table.qualified, row["version"], "sqlx", 'delete its row, and run "sqlx migrate run" again'
+                )
+        return [
+            AppliedMigration(f"{row['version']}_{row['description']}", str(row["checksum"]), None, row) for row in rows
+        ]
+
+    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
+        """Return the one regime."""
+        return "sqlx: rows known by their version"
+
+    def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
+        """Return the rules by version and checksum."""
+        return _SqlxRules()
+
+    def create_table(self, regime: str) -> sql.SQL:
+        """Return sqlx' own DDL."""
+        return sql.SQL(
+            "CREATE TABLE IF NOT EXISTS {table} (version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on"
+            " TIMESTAMPTZ NOT NULL DEFAULT now(), success BOOLEAN NOT NULL, checksum BYTEA NOT NULL,"
+            " execution_time BIGINT NOT NULL)"
+        )
+
+    def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
+        """Return sqlx' own row; the time is in nanoseconds."""
+        return {
+            "version": _version(migration.path),
+            "description": migration.name.split("_", 1)[1].replace("_", " "),
+            "success": True,
+            "checksum": _checksum(migration),
+            "execution_time": sql.SQL(f"{MICROSECONDS} * 1000"),
+        }
+
+    def lock_keys(self, conn: Connection, history: History) -> list[int]:
+        """Return the key of sqlx' lock, by the name of the database."""
+        return [LOCK_FACTOR * zlib.crc32(conn.info.dbname.encode())]
+
+
+class _SqlxRules(RowRules):
+    tool_does_with_older = "sqlx applies it anyway, in another order than on a new database."
+
+    def key(self, migration: Migration) -> int:
+        return _version(migration.path)
+
+    def row_key(self, row: AppliedMigration) -> int:
+        return int(str(row.row["version"]))
+
+    def applied(self, migration: Migration, row: AppliedMigration, match: str) -> tuple[State, str]:
+        if row.hash == _checksum(migration).hex():
+            return State.APPLIED, ""
+        return State.EDITED, (
+            "Its file was changed after it was applied: sqlx refuses every run until it is as it was. "
+            "Bring the applied text back from git, and put the change into a new migration."
+        )
+
+
+def _version(path: Path) -> int:
+    return int(path.name.split("_", 1)[0])
+
+
+def _checksum(migration: Migration) -> bytes:
+    return hashlib.sha384(migration.sql.encode()).digest()
