@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from conftest import connect, do, rows, write_folder
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Refused, RunbookError, TargetBusy
-from pgrunbook.history import History, State
+from pgrunbook.history import History, State, flyway_rules
 from scenes import error_of, execute, plan_of
 
 Project = Callable[..., Target]
@@ -26,6 +27,10 @@ STEPS = {
     "no_years": ("ALTER TABLE people DROP years;", "ALTER TABLE people ADD years int;"),
 }
 TITLES = list(STEPS)
+# What zlib's crc32 is of each, as Java's signed int.
+CRC = {
+    t: int.from_bytes(zlib.crc32(up.encode()).to_bytes(4, "big"), "big", signed=True) for t, (up, _) in STEPS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,25 @@ FOLDERS = {
         lambda count: [(count, False)],
         lambda n, title: f"{n:06}_{title}",
         {"go.mod": "require github.com/golang-migrate/migrate/v4 v4.18.1"},
+    ),
+    "flyway": Folder(
+        lambda n, title, up, down: {f"V{n}_0__{title}.sql": up, f"U{n}_0__{title}.sql": down},
+        "SELECT installed_rank, version, description, type, script, checksum, installed_by, execution_time >= 0,"
+        " success FROM flyway_schema_history ORDER BY installed_rank",
+        lambda count: [
+            (n, f"{n}.0", title.replace("_", " "), "SQL", f"V{n}_0__{title}.sql", CRC[title], "postgres", True, True)
+            for n, title in enumerate(TITLES[:count], 1)
+        ],
+        lambda n, title: f"V{n}_0__{title}",
+    ),
+    "goose": Folder(
+        lambda n, title, up, down: {
+            f"{n:05}_{title}.sql": f"-- +goose NO TRANSACTION\n-- +goose Up\n-- +goose StatementBegin\n{up}\n"
+            f"-- +goose StatementEnd\n\n-- +goose Down\n{down}\n"
+        },
+        "SELECT version_id, is_applied FROM goose_db_version ORDER BY version_id",
+        lambda count: [(n, True) for n in range(count + 1)],
+        lambda n, title: f"{n:05}_{title}",
     ),
     "sqlx": Folder(
         lambda n, title, up, down: {f"2026010100000{n}_{title}.up.sql": up, f"2026010100000{n}_{title}.down.sql": down},
@@ -128,7 +152,7 @@ def test_released_rolled_back_and_released_again(project: Project, tool: str) ->
     execute(target)
     assert rows(target, folder.query) == folder.rows(5)
     back(target, 5)
-    assert rows(target, folder.query) == []
+    assert rows(target, folder.query) == (folder.rows(0) if tool != "golang-migrate" else [])
     assert rows(target, "SELECT to_regclass('people')") == [(None,)]
 
 
@@ -201,9 +225,10 @@ def test_while_the_tool_is_at_work_we_are_not(project: Project) -> None:
         assert theirs.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
 
 
-# -- sqlx and Prisma
+# -- tools with checksums
 
 CHECKSUMS = {
+    "flyway": ("UPDATE flyway_schema_history SET success = false WHERE installed_rank = 2", "V2_0__by_name.sql"),
     "sqlx": ("UPDATE _sqlx_migrations SET success = false WHERE version = 20260101000002", "20260101000002"),
     "prisma": (
         "UPDATE _prisma_migrations SET finished_at = NULL WHERE migration_name = '20260101000002_by_name'",
@@ -218,7 +243,7 @@ def test_a_file_that_was_changed_is_edited_and_what_was_not_finished_stops_us(pr
     folder = FOLDERS[tool]
     target = project(folder=folder.files())
     execute(target)
-    changed = next(name for name in folder.files() if "people" in name and "down" not in name)
+    changed = next(name for name in folder.files() if "people" in name and "down" not in name and name[0] != "U")
     write_folder(target.migrations, {changed: "CREATE TABLE people (id int);"})
     assert list(states(target).values()) == [State.EDITED, *[State.APPLIED] * 4]
     do(target, CHECKSUMS[tool][0])
@@ -242,3 +267,130 @@ def test_a_folder_of_prisma_for_another_database_is_refused(project: Project) ->
     assert message_of(target).startswith(
         "the migrations of FOLDER are for mysql\nDetail: migration_lock.toml says so.\n"
     )
+
+
+# -- Flyway
+
+
+@pytest.mark.parametrize("text", ["CREATE TABLE a ();\n", "\ufeffCREATE TABLE a ();\r\n-- ü\n\n", "a\rb", ""])
+def test_a_checksum_is_that_of_the_lines(text: str) -> None:
+    """Line ends and a byte order mark count for nothing, so that git may change them."""
+    value = 0
+    for line in text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        value = zlib.crc32(line.encode(), value)
+    assert flyway_rules.checksum(text) == (value if value < 2**31 else value - 2**32)
+
+
+def test_versions_are_ordered_as_flyway_orders_them(project: Project) -> None:
+    """By their parts; 1.0 is 1, and a file may lie below the folder."""
+    names = ["V10__c.sql", "V9_1__b.sql", "V9.0__a.sql", "sub/V11__d.sql", "R__view.sql"]
+    target = project(folder=dict.fromkeys(names, "SELECT 1;"))
+    assert [m.name for m in read(target).pending()] == ["V9.0__a", "V9_1__b", "V10__c", "V11__d", "R__view"]
+    execute(target)
+    assert rows(target, "SELECT version, script FROM flyway_schema_history ORDER BY installed_rank") == [
+        ("9.0", "V9.0__a.sql"),
+        ("9.1", "V9_1__b.sql"),
+        ("10", "V10__c.sql"),
+        ("11", "sub/V11__d.sql"),
+        (None, "R__view.sql"),
+    ]
+    write_folder(target.migrations, {"V9__z.sql": "SELECT 1;"})
+    assert message_of(target).startswith("two migrations have the version (9,)\n")
+
+
+def test_a_repeatable_migration_runs_again_when_it_changes(project: Project) -> None:
+    """After every version, and in no order with them."""
+    view = "CREATE OR REPLACE VIEW v AS SELECT 1 AS a"
+    target = project(folder={"V1__a.sql": "CREATE TABLE a ();", "R__v.sql": f"{view};"})
+    execute(target)
+    assert states(target) == {"V1__a": State.APPLIED, "R__v": State.APPLIED}
+    write_folder(target.migrations, {"R__v.sql": f"{view}, 2 AS b;", "V2__b.sql": "CREATE TABLE b ();"})
+    assert [m.name for m in read(target).pending()] == ["V2__b", "R__v"]
+    execute(target)
+    assert rows(target, "SELECT description, count(*) FROM flyway_schema_history GROUP BY 1 ORDER BY 1") == [
+        ("a", 1),
+        ("b", 1),
+        ("v", 2),
+    ]
+    assert read(target).pending() == []
+
+
+def test_what_is_not_after_the_baseline_is_taken_for_applied(project: Project) -> None:
+    """And has no row to take back."""
+    target = project(folder=FOLDERS["flyway"].files())
+    with connect(target, purpose="test") as conn:
+        for statement in histories.prepare_table(histories.read(conn, target)):
+            conn.execute(statement)
+    do(
+        target,
+        "INSERT INTO flyway_schema_history VALUES"
+        " (1, '2', '<< Flyway Baseline >>', 'BASELINE', '<< Flyway Baseline >>', NULL, 'me', now(), 0, true)",
+    )
+    assert list(states(target).values()) == [*[State.APPLIED] * 2, *[State.PENDING] * 3]
+    found = read(target)
+    assert "baseline 2" in found.entries[0].note
+    error = error_of(lambda: histories.unrecord(found, found.entries[0]))
+    assert str(error).startswith('cannot remove "V1_0__people" from public.flyway_schema_history\n')
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        (
+            "V6__f.sql",
+            "SELECT 1;\nDROP TABLE ${schema}.a;",
+            "FOLDER/V6__f.sql, line 2: ${schema} is a placeholder of Flyway",
+        ),
+        ("V6__f.sql.conf", "executeInTransaction=false", None),
+        ("V1_0__people.sql.conf", "x", "FOLDER/V1_0__people.sql.conf changes how Flyway runs the file"),
+        ("V6__F.java", "class F {}", "FOLDER/V6__F.java is a program, and only Flyway can run it"),
+        ("V6_f.sql", "SELECT 1;", "FOLDER/V6_f.sql is named almost as a migration"),
+        ("B6__f.sql", "SELECT 1;", "FOLDER/B6__f.sql is named almost as a migration"),
+    ],
+)
+def test_what_only_flyway_can_run_is_refused(project: Project, file: str, text: str, says: str | None) -> None:
+    """By the file's name."""
+    target = project(folder=FOLDERS["flyway"].files() | {file: text})
+    if says is None:
+        assert read(target).problems() == []
+    else:
+        assert message_of(target).startswith(f"{says}\n")
+
+
+def test_a_row_that_says_undone_makes_it_pending(project: Project) -> None:
+    """As Flyway's own undo leaves it."""
+    target = project(folder=FOLDERS["flyway"].files())
+    execute(target)
+    do(
+        target,
+        "INSERT INTO flyway_schema_history VALUES"
+        " (6, '5.0', 'no years', 'UNDO_SQL', 'U5_0__no_years.sql', 1, 'me', now(), 0, true)",
+    )
+    assert [m.name for m in read(target).pending()] == ["V5_0__no_years"]
+
+
+# -- goose
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("-- +goose Up\nSELECT 1;\n-- +goose Dwn\nSELECT 2;", "line 3: cannot read '-- +goose Dwn'"),
+        ("-- +goose up\nSELECT 1;", "line 1: cannot read '-- +goose up'"),
+        ("-- +goose Up\n-- +goose ENVSUB ON\nSELECT '${A}';", "line 2: cannot read '-- +goose ENVSUB ON'"),
+        ("SELECT 1;\n-- +goose Down\n", 'line 2: goose expects one "-- +goose Up", and after it at most one'),
+        ("-- +goose Up\n-- +goose Up\n", 'line 2: goose expects one "-- +goose Up"'),
+    ],
+)
+def test_a_file_that_goose_would_read_otherwise_is_refused(project: Project, text: str, says: str) -> None:
+    """By file and line."""
+    target = project(folder=FOLDERS["goose"].files() | {"00006_f.sql": text})
+    assert message_of(target).startswith(f"FOLDER/00006_f.sql, {says}")
+
+
+def test_a_program_between_goose_files_is_refused(project: Project) -> None:
+    """Only goose can run it; its tests are none."""
+    target = project(folder=FOLDERS["goose"].files() | {"00003_f_test.go": "package m"})
+    assert read(target).problems() == []
+    write_folder(target.migrations, {"00006_f.go": "package m"})
+    assert message_of(target).startswith("FOLDER/00006_f.go is a program, and only goose can run it\n")

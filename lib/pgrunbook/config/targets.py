@@ -39,7 +39,9 @@ class Target(BaseModel):
     url_from: str | None = None
     database: str | None = None
     migrations: Path | None = None
-    history: Literal["auto", "drizzle", "dbmate", "golang-migrate", "prisma", "sqlx", "plain"] = "auto"
+    history: Literal["auto", "prisma", "drizzle", "dbmate", "goose", "flyway", "golang-migrate", "sqlx", "plain"] = (
+        "auto"
+    )
     history_schema: str | None = None
     history_table: str | None = None
     protected: bool = False

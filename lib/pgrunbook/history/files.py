@@ -75,6 +75,12 @@ def sql_files(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() == ".sql")
 
 
+def sql_files_below(folder: Path) -> list[Path]:
+    """Return the SQL files in the folder and in the folders below it, hidden ones not."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [*sql_files(folder), *(file for path in below for file in sql_files_below(path))]
+
+
 def is_down(path: Path) -> bool:
     """Tell whether the file undoes a migration beside it."""
     return path.name.lower().endswith(".down.sql")

@@ -11,27 +11,25 @@ from pglast.parser import ParseError, scan
 
 from pgrunbook.errors import WrongInput
 
-# By the tool that reads it; the group "word" is what the tool has to know.
+# By the tool that reads it.
 MARKS = {
-    "dbmate": r"--\s*migrate:\s*(?P<word>\w+)",
-    "goose": r"--\s*\+goose\s+(?P<word>\w+)",
-    "sql-migrate": r"--\s*\+migrate\s+(?P<word>\w+)",
-    "node-pg-migrate": r"--[\s-]*(?P<word>up|down)\s+migration\b",
-    "rambler": r"--\s*rambler\s+(?P<word>up|down)\b",
-    "MyBatis Migrations": r"--\s*//\s*(?P<word>@undo)\b",
-    "tern": r"----\s*(?P<word>create above\s*/\s*drop below)\s*----",
-    "Liquibase": r"--\s*(?P<word>liquibase\s+formatted\s+sql|changeset\s+[^\s:]+:\S+)",
-    "graphile-migrate": r"--!\s*(?P<word>Previous|Hash):",
-    "Play Evolutions": r"--[\s-]*!(?P<word>ups|downs)\b",
-    "shmig": r"--\s*=+\s*(?P<word>up|down)\s*=+\s*$",
+    "dbmate": r"--\s*migrate:\s*(?:\w+)",
+    "goose": r"--\s*\+goose\s+(?:\w+)",
+    "sql-migrate": r"--\s*\+migrate\s+(?:\w+)",
+    "node-pg-migrate": r"--[\s-]*(?:up|down)\s+migration\b",
+    "rambler": r"--\s*rambler\s+(?:up|down)\b",
+    "MyBatis Migrations": r"--\s*//\s*(?:@undo)\b",
+    "tern": r"----\s*(?:create above\s*/\s*drop below)\s*----",
+    "Liquibase": r"--\s*(?:liquibase\s+formatted\s+sql|changeset\s+[^\s:]+:\S+)",
+    "graphile-migrate": r"--!\s*(?:Previous|Hash):",
+    "Play Evolutions": r"--[\s-]*!(?:ups|downs)\b",
+    "shmig": r"--\s*=+\s*(?:up|down)\s*=+\s*$",
 }
-# Of a tool that takes any other word for a comment, and then runs both directions.
-KNOWN_WORDS = {"goose": frozenset({"up", "down", "statementbegin", "statementend", "no", "envsub", "envsubst"})}
 # What looks like the mark of a tool that we do not know.
 _WAYS = r"(?:up|ups|down|downs|upgrade|downgrade|undo|rollback|revert|forwards?|backwards?)"
 LOOKS = (
-    r"--\s*(?P<tool>\+[a-z][\w-]*)(?:[ \t]+\w+){0,2}\s*$",
-    rf"--\s*(?P<tool>[a-z][\w.-]*)\s*:\s*{_WAYS}\s*$",
+    r"--\s*(?:\+[a-z][\w-]*)(?:[ \t]+\w+){0,2}\s*$",
+    rf"--\s*(?:[a-z][\w.-]*)\s*:\s*{_WAYS}\s*$",
     r"----\s*\w.*\b(?:above|below)\b.*----\s*$",
 )
 # A comment that says nothing but this begins the way back, where a statement follows it.
@@ -50,10 +48,9 @@ _PERHAPS = re.compile(
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark in a file: whose it is ("" where nobody knows), its word in lower case, its line and text."""
+    """A mark in a file: whose it is ("" where nobody knows), its line and text."""
 
     tool: str
-    word: str
     line: int
     text: str
 
@@ -71,11 +68,8 @@ def refuse(path: Path, text: str, *, own: str, undoes: bool = False) -> None:
     ``undoes`` is for the text of a way back, where nothing begins one.
     """
     for mark in of(text):
-        known = KNOWN_WORDS.get(mark.tool)
         if mark.tool != own:
             raise _foreign(path, mark)
-        if known is not None and mark.word not in known:
-            raise _unknown_word(path, mark)
     down = None if undoes or own in MARKS else _down(text)
     if down is not None:
         raise _foreign(path, down)
@@ -83,11 +77,10 @@ def refuse(path: Path, text: str, *, own: str, undoes: bool = False) -> None:
 
 def _mark(line: int, comment: str, apart: bool) -> Mark | None:
     for tool, pattern in _KNOWN.items():
-        found = pattern.match(comment)
-        if found is not None:
-            return Mark(tool, found["word"].lower(), line, comment)
+        if pattern.match(comment):
+            return Mark(tool, line, comment)
     if apart and any(look.match(comment) for look in _LOOKS):
-        return Mark("", "", line, comment)
+        return Mark("", line, comment)
     return None
 
 
@@ -100,7 +93,7 @@ def _down(text: str) -> Mark | None:
         if not comment and last is not None:
             return last
         if comment and last is None and apart and DOWN.match(comment):
-            last = Mark("", "down", line, comment)
+            last = Mark("", line, comment)
     return None
 
 
@@ -140,17 +133,9 @@ def _foreign(path: Path, mark: Mark) -> WrongInput:
 
 
 def _ways(path: Path, mark: Mark) -> str:
-    if mark.tool == "dbmate" or mark.tool == "goose":
+    if mark.tool in ("dbmate", "goose", "node-pg-migrate"):
         return f'If the folder is {mark.tool}\'s, set history = "{mark.tool}" in targets.toml; else remove the marks.'
     down = f"{path.stem}.down.sql"
     if mark.tool:
         return f"Apply it with {mark.tool}; or move the way back into {down}, and remove the marks."
     return f"Move the way back into {down}, and remove the line; where it is only a comment, word it as a sentence."
-
-
-def _unknown_word(path: Path, mark: Mark) -> WrongInput:
-    return WrongInput(
-        f'{path}, line {mark.line}: {mark.tool} knows no "{mark.word}"',
-        detail=f"It takes the line for a comment: {mark.text[:200]}",
-        hint="Correct or remove it.",
-    )

@@ -179,20 +179,13 @@ OTHER_TOOLS = (
         r"\bpgm\b",
     ),
     OtherTool(
-        "goose", _applied_by("goose up"), (Shape("goose_db_version", "id version_id is_applied"),),
-        r"^\d+_.*\.sql$", r"^--\s*\+goose\s",
-    ),
-    OtherTool(
         "Supabase",
         _applied_by("supabase db push"),
         (Shape("schema_migrations", "version statements", schema="supabase_migrations"),),
     ),
     OtherTool(
-        "Flyway",
-        _applied_by("flyway migrate"),
-        (Shape("flyway_schema_history", "installed_rank version script checksum"),
-         Shape("schema_version", "installed_rank version script checksum")),
-        r"(^|/)(V\d[\d._]*|U\d[\d._]*|R)__.*\.sql$",
+        "Flyway before 5", _applied_by("flyway migrate of version 5, which renames its table"),
+        (Shape("schema_version", "installed_rank version script checksum"),),
     ),
     OtherTool(
         "refinery",

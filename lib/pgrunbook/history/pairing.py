@@ -94,6 +94,10 @@ class RowRules(ABC):
         """Return the state and note of a migration that the rule named ``match`` has paired with a row."""
         return State.APPLIED, ""
 
+    def has_order(self, entry: Entry) -> bool:
+        """Tell whether the tool knows a place in its order for the migration."""
+        return True
+
     def out_of_order_note(self, newest: Entry) -> str | None:
         """Return the note of a pending migration before the newest applied one, None when that is no problem."""
         does = f"{self.tool_does_with_older} " if self.tool_does_with_older else ""
@@ -162,6 +166,9 @@ def _mark_out_of_order(entries: Sequence[Entry], rules: RowRules) -> list[Entry]
     marked: list[Entry] = []
     newest: Entry | None = None
     for entry in reversed(entries):
+        if not rules.has_order(entry):
+            marked.append(entry)
+            continue
         if entry.state is State.PENDING and newest is not None:
             note = rules.out_of_order_note(newest)
             marked.append(entry if note is None else replace(entry, state=State.OUT_OF_ORDER, note=note))

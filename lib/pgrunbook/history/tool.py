@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -40,7 +41,8 @@ class Tool(ABC):
 
     The abstract methods are the hooks. ``kind`` is the tool's name in targets.toml, ``name`` that for people;
     ``shapes`` are those of its history table, ``key`` the columns that identify a row. ``dependency`` is a
-    file of a project, and how it names the tool; ``way`` is how its team applies migrations.
+    file of a project, and how it names the tool; ``way`` is how its team applies migrations; ``programs`` are
+    the names of migrations that are no SQL.
     """
 
     kind: ClassVar[str]
@@ -48,6 +50,7 @@ class Tool(ABC):
     shapes: ClassVar[tuple[Shape, ...]]
     key: ClassVar[tuple[str, ...]]
     way: ClassVar[str]
+    programs: ClassVar[re.Pattern[str] | None] = None
     dependency: ClassVar[tuple[str, str] | None] = None
 
     def read(self, conn: Connection, target: Target, folder: Path, why: str, others: Sequence[KnownTable]) -> History:
@@ -56,6 +59,7 @@ class Tool(ABC):
         Raises Refused when it would run somebody else's code, WrongInput for a folder that cannot be read as the
         tool's, or whose history is another tool's.
         """
+        self._expect_no_program(folder)
         migrations = self.read_folder(folder)
         for migration in migrations:
             self._expect_own_marks(migration)
@@ -80,14 +84,18 @@ class Tool(ABC):
 
     def prepare_table(self, history: History) -> list[sql.Composed]:
         """Return the DDL of the history table; of its schema only if it is missing, for that needs more rights."""
-        table = self.create_table(history.regime).format(table=history.identifier)
+        names = {"table": history.identifier, "pk": sql.Identifier(f"{history.table}_pk")}
+        table = self.create_table(history.regime).format(**names)
         if history.schema_exists:
             return [table]
         return [CREATE_SCHEMA.format(schema=sql.Identifier(history.schema)), table]
 
     def record(self, history: History, migration: Migration) -> Command:
         """Return the INSERT of one row."""
-        row = self.new_row(migration, history.regime)
+        return self.insert(history, self.new_row(migration, history.regime))
+
+    def insert(self, history: History, row: Mapping[str, object]) -> Command:
+        """Return the INSERT of a row, column to value; a value may be an SQL expression."""
         expressions = {column: value for column, value in row.items() if isinstance(value, sql.Composable)}
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
             history.identifier_beside_params,
@@ -130,6 +138,15 @@ class Tool(ABC):
         if taken or (others and not table.exists and not named):
             raise known_tables.second(folder, self.name, why, taken or others)
         return table
+
+    def _expect_no_program(self, folder: Path) -> None:
+        for path in sorted(folder.iterdir()) if self.programs else ():
+            if self.programs and self.programs.fullmatch(path.name):
+                raise WrongInput(
+                    f"{path} is a program, and only {self.name} can run it",
+                    detail="Its place is between the SQL files, so what comes after it cannot be applied without it.",
+                    hint=f"{self.way} Or write it in SQL.",
+                )
 
     def _expect_own_marks(self, migration: Migration) -> None:
         marks.refuse(migration.path, migration.sql, own=self.name)
@@ -184,7 +201,7 @@ class Tool(ABC):
 
     @abstractmethod
     def create_table(self, regime: str) -> sql.SQL:
-        """Return the DDL of the history table, with ``{table}`` for its name."""
+        """Return the DDL of the history table, with ``{table}`` for its name, ``{pk}`` for its key's."""
 
     @abstractmethod
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
