@@ -48,7 +48,8 @@ FOLDERS = {
     "MikroORM": [{"Migration20260101000000.ts": ""}],
     "db-migrate": [{"20260101000000-a.js": "var dbm = require('db-migrate')", "sqls/20260101000000-a-up.sql": SQL}],
     "node-pg-migrate": [
-        {"1700000000000_a.js": "exports.up = (pgm) => {}"},
+        {"1700000000000_a.sql": "-- Up Migration\n" + SQL + "-- Down Migration\nDROP TABLE a;\n"},
+        {"1700000000000_a.sql": SQL, "package.json": '{"devDependencies": {"node-pg-migrate": "9"}}'},
     ],
     "golang-migrate": [
         {"000001_a.up.sql": SQL, "000001_a.down.sql": SQL, "go.mod": "require github.com/golang-migrate/migrate/v4"}
@@ -59,6 +60,7 @@ FOLDERS = {
     ],
     "goose": [{"00001_a.sql": "-- +goose Up\n" + SQL + "-- +goose Down\nDROP TABLE a;\n"}],
     "Flyway": [{"V1__a.sql": SQL, "U1__a.sql": SQL, "R__b.sql": SQL}],
+    "Hasura": [{"1700000000000_a/up.sql": SQL, "1700000000000_a/down.sql": SQL}],
     "diesel": [{"2026-01-01-000000_a/up.sql": SQL, "2026-01-01-000000_a/down.sql": SQL}],
     "Atlas": [{"20260101000000_a.sql": SQL, "atlas.sum": "h1:x="}],
     "Liquibase": [

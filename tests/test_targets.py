@@ -19,7 +19,8 @@ ONE_OF = (
 )
 TWO_WRONG = (
     'target "demo" in {file} is not valid\n'
-    "Detail: history: Input should be 'auto', 'drizzle', 'dbmate' or 'plain'; "
+    "Detail: history: Input should be 'auto', 'drizzle', 'dbmate', 'plain', 'diesel', 'flyway', 'golang-migrate', "
+    "'goose', 'node-pg-migrate', 'prisma', 'sqlx' or 'supabase'; "
     "attempts: Input should be greater than or equal to 1\n{state}"
 )
 Write = Callable[[str], Path]
@@ -139,7 +140,7 @@ def test_a_file_that_cannot_be_read(write: Write) -> None:
             'target "demo" in {file} is not valid\nDetail: lock_timeout_ms: Input should be a valid integer\n{state}',
         ),
         (
-            '[demo]\nserver = "a"\nattempts = 0\nhistory = "flyway"',
+            '[demo]\nserver = "a"\nattempts = 0\nhistory = "rails"',
             TWO_WRONG,
         ),
     ],

@@ -13,6 +13,10 @@ from pgrunbook.config import paths
 from pgrunbook.config.secret_patterns import SECRET_NAME, SECRET_VALUE
 from pgrunbook.errors import WrongInput
 
+HistoryKind = Literal[
+    "auto", "drizzle", "dbmate", "plain", "diesel", "flyway", "golang-migrate", "goose", "node-pg-migrate",
+    "prisma", "sqlx", "supabase",
+]  # fmt: skip
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000, strict=True)]
 Words = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 
@@ -39,9 +43,7 @@ class Target(BaseModel):
     url_from: str | None = None
     database: str | None = None
     migrations: Path | None = None
-    history: Literal["auto", "prisma", "drizzle", "dbmate", "goose", "flyway", "golang-migrate", "sqlx", "plain"] = (
-        "auto"
-    )
+    history: HistoryKind = "auto"
     history_schema: str | None = None
     history_table: str | None = None
     protected: bool = False

@@ -10,20 +10,27 @@ from pgrunbook.display.prose import listed
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import other_tools
 from pgrunbook.history.dbmate import Dbmate
+from pgrunbook.history.diesel import Diesel
 from pgrunbook.history.drizzle import Drizzle
 from pgrunbook.history.flyway import Flyway
 from pgrunbook.history.golang_migrate import GolangMigrate
 from pgrunbook.history.goose import Goose
+from pgrunbook.history.node_pg_migrate import NodePgMigrate
 from pgrunbook.history.plain import Plain
 from pgrunbook.history.prisma import Prisma
 from pgrunbook.history.sqlx import Sqlx
+from pgrunbook.history.supabase import Supabase
 from pgrunbook.history.tool import Sign, Tool
 
 TOOLS: dict[str, Tool] = {
-    tool.kind: tool for tool in (Prisma(), Drizzle(), Dbmate(), Goose(), Flyway(), GolangMigrate(), Sqlx(), Plain())
-}
+    tool.kind: tool
+    for tool in (
+        Prisma(), Drizzle(), Dbmate(), Goose(), Flyway(), Diesel(),
+        GolangMigrate(), Sqlx(), NodePgMigrate(), Supabase(), Plain(),
+    )
+}  # fmt: skip
 
-USUAL = ("migrations", "db/migrations", "db/migration", "supabase/migrations", "sql/schema")
+USUAL = ("migrations", "db/migrations", "db/migration", "sql/schema")
 NEAR = 4  # folders above the migrations where a project's file is looked for
 
 

@@ -172,18 +172,6 @@ OTHER_TOOLS = (
         r"\bdb-migrate\b|\bdbmigrate\b|exports\._meta",
     ),
     OtherTool(
-        "node-pg-migrate",
-        _applied_by("node-pg-migrate up"),
-        (Shape("pgmigrations", "id name run_on"),),
-        r"^\d+[_-][\w-]+\.(c?js|mjs|ts)$",
-        r"\bpgm\b",
-    ),
-    OtherTool(
-        "Supabase",
-        _applied_by("supabase db push"),
-        (Shape("schema_migrations", "version statements", schema="supabase_migrations"),),
-    ),
-    OtherTool(
         "Flyway before 5", _applied_by("flyway migrate of version 5, which renames its table"),
         (Shape("schema_version", "installed_rank version script checksum"),),
     ),
@@ -193,13 +181,8 @@ OTHER_TOOLS = (
         (Shape("refinery_schema_history", "version name applied_on checksum"),),
     ),
     OtherTool(
-        "diesel",
-        _applied_by("diesel migration run"),
-        (Shape("__diesel_schema_migrations", "version run_on"),),
-        r"^[^/]+/up\.sql$",
-    ),
-    OtherTool(
-        "Hasura", _applied_by("hasura migrate apply"), (Shape("hdb_version", "hasura_uuid", schema="hdb_catalog"),)
+        "Hasura", _applied_by("hasura migrate apply"), (Shape("hdb_version", "hasura_uuid", schema="hdb_catalog"),),
+        r"^\d{13}_[^/]+/up\.sql$",
     ),
     OtherTool(
         "Atlas",

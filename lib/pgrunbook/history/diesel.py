@@ -1,0 +1,118 @@
+"""diesel's migrations: TIMESTAMP_name/up.sql with down.sql, and __diesel_schema_migrations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from psycopg import sql
+
+from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection
+from pgrunbook.errors import WrongInput
+from pgrunbook.history.files import FileNames, read_migration
+from pgrunbook.history.pairing import RowRules
+from pgrunbook.history.state import AppliedMigration, Migration
+from pgrunbook.history.table import Shape, Table, fetch_versions, near_table
+from pgrunbook.history.tool import Sign, Tool
+
+UP, DOWN = "up.sql", "down.sql"
+KNOWN = "diesel's (version, run_on)"
+NAMES = FileNames(
+    pattern=re.compile(r"[0-9][0-9-]*_.*"),
+    form=f"TIMESTAMP_name/{UP}",
+    part="version",
+    rule="A migration of diesel is a folder TIMESTAMP_name with an up.sql.",
+    twice="diesel cannot record both",
+    unused="a version of its own",
+)
+DATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]+_.*|00000000000000_diesel_initial_setup")
+
+
+class Diesel(Tool):
+    """Reads and writes diesel's history as diesel 2 does.
+
+    ``run_in_transaction = false`` in metadata.toml has no effect: a statement that cannot run in a transaction
+    always runs alone here.
+
+    Source: migrations_internals/src/lib.rs and setup_migration_table.sql of https://github.com/diesel-rs/diesel.
+    """
+
+    kind = "diesel"
+    name = "diesel"
+    shapes = (Shape("__diesel_schema_migrations", "version run_on"),)
+    key = ("version",)
+    way = "Apply it with diesel migration run."
+    dependency = ("Cargo.toml", "diesel")
+
+    def sign(self, folder: Path) -> Sign | None:
+        """Look for folders with an up.sql; other tools have these with other names."""
+        names = sorted(path.name for path in folder.iterdir() if (path / UP).is_file())
+        if not names:
+            return None
+        return Sign(f"it has {names[0]}/{UP}", certain=any(DATED.fullmatch(name) for name in names))
+
+    def read_folder(self, folder: Path) -> list[Migration]:
+        """Return the migrations by version."""
+        paths = [path for path in folder.iterdir() if path.is_dir() and (path / UP).exists()]
+        for path in paths:
+            if not NAMES.pattern.fullmatch(path.name):
+                raise WrongInput(
+                    f"{path} has no version", detail=NAMES.rule, hint="Give it a version, or remove it from the folder."
+                )
+        NAMES.check(folder, paths, _version)
+        return [
+            read_migration(path / UP, path / DOWN, root=folder, name=path.name, ordinal=n, when_ms=None)
+            for n, path in enumerate(sorted(paths, key=_version))
+        ]
+
+    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
+        """Return __diesel_schema_migrations."""
+        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name)
+
+    def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
+        """Return the rows by version."""
+        columns = sql.SQL("version, run_on::timestamptz AS at")
+        return [
+            _applied(row) for row in fetch_versions(conn, table, columns, sql.SQL('version COLLATE "C"'), known=KNOWN)
+        ]
+
+    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
+        """Return the one regime."""
+        return "diesel: rows known by their version"
+
+    def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
+        """Return the rules by version."""
+        return _DieselRules()
+
+    def create_table(self, regime: str) -> sql.SQL:
+        """Return diesel's own DDL."""
+        return sql.SQL(
+            "CREATE TABLE IF NOT EXISTS {table} (version VARCHAR(50) PRIMARY KEY NOT NULL,"
+            " run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)"
+        )
+
+    def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
+        """Return the version."""
+        return {"version": _version(migration.path.parent)}
+
+
+class _DieselRules(RowRules):
+    tool_does_with_older = "diesel applies it anyway, in another order than on a new database."
+
+    def key(self, migration: Migration) -> str:
+        return _version(migration.path.parent)
+
+    def row_key(self, row: AppliedMigration) -> str:
+        return str(row.row["version"])
+
+
+def _version(path: Path) -> str:
+    return path.name.split("_", 1)[0].replace("-", "")
+
+
+def _applied(row: dict[str, object]) -> AppliedMigration:
+    at = row.pop("at")
+    return AppliedMigration(str(row["version"]), None, at if isinstance(at, datetime) else None, row)

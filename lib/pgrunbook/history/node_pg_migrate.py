@@ -1,0 +1,162 @@
+"""node-pg-migrate's migrations in SQL: NUMBER_name.sql with both directions in one file, and pgmigrations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from psycopg import sql
+
+from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection
+from pgrunbook.errors import WrongInput
+from pgrunbook.history.files import FileNames, read_bytes, read_migration, sql_files
+from pgrunbook.history.pairing import RowRules
+from pgrunbook.history.state import AppliedMigration, History, Migration
+from pgrunbook.history.table import Shape, Table, fetch_rows, near_table
+from pgrunbook.history.tool import Sign, Tool
+
+KNOWN = "node-pg-migrate's (id, name, run_on)"
+NAMES = FileNames(
+    pattern=re.compile(r"[0-9]+.*\.sql"),
+    form="NUMBER_name.sql",
+    part="number",
+    rule="node-pg-migrate's migrations are named NUMBER_name.sql.",
+    twice="their order depends on the language of the machine",
+    unused="a number of its own",
+    almost=re.compile(r".*[-_ ].*\.sql", re.I),
+)
+# createMigrationCommentRegex of src/sqlMigration.ts.
+UP = re.compile(r"^\s*--[\s-]*up\s+migration", re.I | re.M)
+DOWN = re.compile(r"^\s*--[\s-]*down\s+migration", re.I | re.M)
+ADVISORY_LOCK = 7241865325823964
+
+
+class NodePgMigrate(Tool):
+    """Reads and writes node-pg-migrate's history as its version 9 does.
+
+    A migration is known by its file's name. The order is that of the numbers, of which one of 17 digits is a time in
+    UTC. node-pg-migrate refuses a pending migration before an applied one (checkOrder), and so do we.
+
+    Source: src/runner.ts, src/migration.ts and src/sqlMigration.ts of https://github.com/salsita/node-pg-migrate.
+    """
+
+    kind = "node-pg-migrate"
+    name = "node-pg-migrate"
+    shapes = (Shape("pgmigrations", "id name run_on"),)
+    key = ("id",)
+    way = "Apply it with node-pg-migrate up."
+    dependency = ("package.json", "node-pg-migrate")
+    programs = re.compile(r"[0-9]+.*\.(js|ts|cjs|mjs|cts|mts)")
+
+    def sign(self, folder: Path) -> Sign | None:
+        """Look for "-- Up Migration" in a numbered file; without marks other tools may have written it."""
+        numbered = [path for path in sql_files(folder) if NAMES.pattern.fullmatch(path.name)]
+        for path in numbered:
+            if UP.search(read_bytes(path, folder).decode("utf-8", "replace")):
+                return Sign(f'{path.name} has "-- Up Migration"', certain=True)
+        names = [path.name for path in numbered if not path.name.endswith((".up.sql", ".down.sql"))]
+        return Sign(f"it has {names[0]}", certain=False) if names else None
+
+    def up(self, path: Path, text: str) -> str:
+        """Return the part that applies the migration."""
+        return _sections(text)[0]
+
+    def read_folder(self, folder: Path) -> list[Migration]:
+        """Return the migrations by number, each cut into its two parts."""
+        paths = sorted(NAMES.those_of(sql_files(folder)), key=_number)
+        NAMES.check(folder, paths, _number)
+        return [_migration(path, folder, ordinal) for ordinal, path in enumerate(paths)]
+
+    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
+        """Return pgmigrations."""
+        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name)
+
+    def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
+        """Return the rows as they were applied."""
+        columns = sql.SQL("id, name, run_on, run_on::timestamptz AS at")
+        return [_applied(row) for row in fetch_rows(conn, table, columns, sql.SQL("run_on, id"))]
+
+    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
+        """Return the one regime."""
+        return "node-pg-migrate: rows known by the file's name"
+
+    def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
+        """Return the rules by name."""
+        return _NameRules()
+
+    def create_table(self, regime: str) -> sql.SQL:
+        """Return node-pg-migrate's own DDL."""
+        return sql.SQL(
+            "CREATE TABLE {table} (id SERIAL PRIMARY KEY, name varchar(255) NOT NULL, run_on timestamp NOT NULL)"
+        )
+
+    def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
+        """Return node-pg-migrate's own row."""
+        return {"name": migration.name, "run_on": sql.SQL("now()")}
+
+    def lock_keys(self, conn: Connection, history: History) -> list[int]:
+        """Return the key of node-pg-migrate's lock."""
+        return [ADVISORY_LOCK]
+
+
+class _NameRules(RowRules):
+    tool_does_with_older = "node-pg-migrate refuses it (without --no-check-order)."
+    renewal = "Give it a new number"
+    primary_key = "name"
+
+    def key(self, migration: Migration) -> str:
+        return migration.name
+
+    def row_key(self, row: AppliedMigration) -> str | None:
+        return row.name
+
+    def is_older(self, row: AppliedMigration, migration: Migration) -> bool:
+        return (row.name or "").split("_")[0] < migration.name.split("_")[0]
+
+
+def _number(path: Path) -> int:
+    """The number by which node-pg-migrate orders: 17 digits are a time, as milliseconds (getNumericPrefix)."""
+    found = re.match("[0-9]+", path.name)
+    digits = found.group() if found else "0"
+    if len(digits) != 17:
+        return int(digits)
+    try:
+        moment = datetime.strptime(f"{digits}000", "%Y%m%d%H%M%S%f").replace(tzinfo=UTC)
+    except ValueError as exc:
+        raise WrongInput(
+            f"cannot read the time in the name of {path}",
+            detail=f'"{digits}": {exc}.',
+            hint="Give it the name that node-pg-migrate gave it: YYYYMMDDHHMMSSmmm_name.sql, in UTC.",
+        ) from exc
+    return int(moment.timestamp()) * 1000 + int(digits[14:])
+
+
+def _migration(path: Path, root: Path, ordinal: int) -> Migration:
+    whole = read_migration(path, None, root=root, name=path.stem, ordinal=ordinal, when_ms=None)
+    up, down = _sections(whole.sql)
+    return replace(whole, sql=up, down_sql=down, down_path=path if down else None)
+
+
+def _sections(text: str) -> tuple[str, str | None]:
+    """Split the file as node-pg-migrate does, whichever comes first; line numbers stay those of the file."""
+    up, down = UP.search(text), DOWN.search(text)
+    starts = up.start() if up else 0
+    if down is None:
+        return _part(text, starts, None), None
+    return (
+        _part(text, starts, down.start() if down.start() > starts else None),
+        _part(text, down.start(), starts if up and starts > down.start() else None),
+    )
+
+
+def _part(text: str, start: int, end: int | None) -> str:
+    return "\n" * text.count("\n", 0, start) + text[start:end]
+
+
+def _applied(row: dict[str, object]) -> AppliedMigration:
+    at = row.pop("at")
+    return AppliedMigration(str(row["name"]), None, at if isinstance(at, datetime) else None, row)
