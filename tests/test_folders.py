@@ -93,10 +93,10 @@ FOLDERS = {
         lambda n, title: f"170000000000{n}_{title}",
     ),
     "supabase": Folder(
-        lambda n, title, up, _: {f"2026010100000{n}_{title}.sql": f"-- {title}\n{up}\nSELECT 'é';\n"},
+        lambda n, title, up, _: {f"2026010100000{n}_{title}.sql": f"-- {title}\n{up}\nSELECT 'é';\n-- end\n"},
         "SELECT version, name, statements FROM supabase_migrations.schema_migrations ORDER BY version",
         lambda count: [
-            (f"2026010100000{n}", title, [f"-- {title}\n{up.rstrip(';')}", "SELECT 'é'"])
+            (f"2026010100000{n}", title, [f"-- {title}\n{up.rstrip(';')}", "SELECT 'é'", "-- end"])
             for n, (title, (up, _)) in enumerate(list(STEPS.items())[:count], 1)
         ],
         lambda n, title: f"2026010100000{n}_{title}",

@@ -125,7 +125,7 @@ def _name(row: dict[str, object]) -> str:
 
 
 def _statements(text: str) -> list[str]:
-    """The statements as they stand in the file, with the comments above them."""
+    """The statements as they stand in the file, with the comments above them; comments at its end are one, too."""
     parts = split(re.sub(r"[^\x00-\x7f]", "x", text), only_slices=True)
     starts = [0, *(part.stop for part in parts)]
     return [
