@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import zlib
 from collections.abc import Callable
@@ -43,13 +44,14 @@ class Folder:
     name: Callable[[int, str], str]
     beside: dict[str, str] = field(default_factory=dict)
     down: bool = True
+    finish: Callable[[dict[str, str]], dict[str, str]] = dict
 
     def files(self, count: int = 5) -> dict[str, str]:
         """Return the files of the first so many, path to text."""
         made = dict(self.beside)
         for number, (title, (up, down)) in enumerate(list(STEPS.items())[:count], 1):
             made |= self.file(number, title, up, down)
-        return made
+        return self.finish(made)
 
     @property
     def names(self) -> list[str]:
@@ -57,7 +59,29 @@ class Folder:
         return [self.name(number, title) for number, title in enumerate(TITLES, 1)]
 
 
+def with_sum(files: dict[str, str]) -> dict[str, str]:
+    """The files with Atlas' atlas.sum beside them."""
+    lines, value = [], hashlib.sha256()
+    for name, text in sorted(files.items()):
+        value.update(name.encode() + text.encode())
+        lines.append(f"{name} h1:{base64.b64encode(value.digest()).decode()}\n")
+    return files | {"atlas.sum": f"h1:not-read=\n{''.join(lines)}"}
+
+
 FOLDERS = {
+    "atlas": Folder(
+        lambda n, title, up, _: {f"2026010100000{n}_{title}.sql": f"-- {title}\n{up}\n"},
+        "SELECT version, description, type, applied, total, execution_time > 0, error, error_stmt, length(hash),"
+        " partial_hashes, operator_version LIKE 'pgrunbook %'"
+        " FROM atlas_schema_revisions.atlas_schema_revisions ORDER BY version",
+        lambda count: [
+            (f"2026010100000{n}", title, 2, 1, 1, True, "", "", 44, None, True)
+            for n, title in enumerate(TITLES[:count], 1)
+        ],
+        lambda n, title: f"2026010100000{n}_{title}",
+        down=False,
+        finish=with_sum,
+    ),
     "golang-migrate": Folder(
         lambda n, title, up, down: {f"{n:06}_{title}.up.sql": up, f"{n:06}_{title}.down.sql": down},
         "SELECT version, dirty FROM schema_migrations",
@@ -427,3 +451,32 @@ def test_a_program_between_goose_files_is_refused(project: Project) -> None:
     assert read(target).problems() == []
     write_folder(target.migrations, {"00006_f.go": "package m"})
     assert message_of(target).startswith("FOLDER/00006_f.go is a program, and only goose can run it\n")
+
+
+# -- Atlas
+
+
+def test_a_folder_that_does_not_agree_with_its_sum_is_refused(project: Project) -> None:
+    """Every edit breaks it, of a name as of a text."""
+    target = project(folder=FOLDERS["atlas"].files())
+    execute(target)
+    hashes = rows(target, "SELECT hash FROM atlas_schema_revisions.atlas_schema_revisions ORDER BY version")
+    listed = (target.migrations / "atlas.sum").read_text().splitlines()[1:]
+    assert [f"h1:{value}" for (value,) in hashes] == [line.split(" ")[1] for line in listed]
+    write_folder(target.migrations, {"20260101000002_by_name.sql": "SELECT 1;"})
+    assert message_of(target) == (
+        "FOLDER does not agree with its atlas.sum\n"
+        "Detail: The first difference is 20260101000002_by_name.sql: "
+        "it was changed, added or removed after that was written.\n"
+        "State: Nothing changed in the database.\n"
+        'Hint: Bring the files back from git; where the change is meant, run "atlas migrate hash".'
+    )
+
+
+def test_a_directive_that_only_atlas_knows_is_refused(project: Project) -> None:
+    """By file and line; its mode of transactions has no effect."""
+    files = {"1_a.sql": "-- atlas:txmode none\n\nSELECT 1;"}
+    assert read(project(folder=with_sum(files))).problems() == []
+    files |= {"2_b.sql": "-- b\n-- atlas:delimiter \\n\\n\nSELECT 1;"}
+    target = project(folder=with_sum(files), name="delimited")
+    assert message_of(target).startswith("FOLDER/2_b.sql, line 2: atlas:delimiter is for Atlas only\n")

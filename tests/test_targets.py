@@ -19,8 +19,8 @@ ONE_OF = (
 )
 TWO_WRONG = (
     'target "demo" in {file} is not valid\n'
-    "Detail: history: Input should be 'auto', 'drizzle', 'dbmate', 'plain', 'diesel', 'flyway', 'golang-migrate', "
-    "'goose', 'node-pg-migrate', 'prisma', 'sqlx' or 'supabase'; "
+    "Detail: history: Input should be 'auto', 'drizzle', 'dbmate', 'plain', 'atlas', 'diesel', 'flyway', "
+    "'golang-migrate', 'goose', 'node-pg-migrate', 'prisma', 'sqlx' or 'supabase'; "
     "attempts: Input should be greater than or equal to 1\n{state}"
 )
 Write = Callable[[str], Path]

@@ -14,7 +14,7 @@ from pgrunbook.config.secret_patterns import SECRET_NAME, SECRET_VALUE
 from pgrunbook.errors import WrongInput
 
 HistoryKind = Literal[
-    "auto", "drizzle", "dbmate", "plain", "diesel", "flyway", "golang-migrate", "goose", "node-pg-migrate",
+    "auto", "drizzle", "dbmate", "plain", "atlas", "diesel", "flyway", "golang-migrate", "goose", "node-pg-migrate",
     "prisma", "sqlx", "supabase",
 ]  # fmt: skip
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000, strict=True)]

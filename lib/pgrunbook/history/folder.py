@@ -9,6 +9,7 @@ from pathlib import Path
 from pgrunbook.display.prose import listed
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import other_tools
+from pgrunbook.history.atlas import Atlas
 from pgrunbook.history.dbmate import Dbmate
 from pgrunbook.history.diesel import Diesel
 from pgrunbook.history.drizzle import Drizzle
@@ -25,7 +26,7 @@ from pgrunbook.history.tool import Sign, Tool
 TOOLS: dict[str, Tool] = {
     tool.kind: tool
     for tool in (
-        Prisma(), Drizzle(), Dbmate(), Goose(), Flyway(), Diesel(),
+        Prisma(), Drizzle(), Dbmate(), Goose(), Flyway(), Diesel(), Atlas(),
         GolangMigrate(), Sqlx(), NodePgMigrate(), Supabase(), Plain(),
     )
 }  # fmt: skip

@@ -185,12 +185,6 @@ OTHER_TOOLS = (
         r"^\d{13}_[^/]+/up\.sql$",
     ),
     OtherTool(
-        "Atlas",
-        _applied_by("atlas migrate apply"),
-        (Shape("atlas_schema_revisions", "version hash"),),
-        r"^atlas\.sum$",
-    ),
-    OtherTool(
         "Liquibase",
         _as_sql('"liquibase update-sql" prints its SQL.', '"liquibase changelog-sync"'),
         (Shape("databasechangelog", "id author filename md5sum"), Shape("DATABASECHANGELOG", "ID AUTHOR FILENAME")),

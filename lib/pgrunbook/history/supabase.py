@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,7 +128,6 @@ def _name(row: dict[str, object]) -> str:
 def _statements(text: str) -> list[str]:
     """The statements as they stand in the file, with the comments above them; comments at its end are one, too."""
     parts = split(re.sub(r"[^\x00-\x7f]", "x", text), only_slices=True)
-    starts = [0, *(part.stop for part in parts)]
-    return [
-        text[start : part.stop].strip().removeprefix(";").strip() for start, part in zip(starts, parts, strict=False)
-    ]
+    edges = [0, *(part.stop for part in parts), len(text)]
+    found = (text[start:end].strip().removeprefix(";").strip() for start, end in itertools.pairwise(edges))
+    return [statement for statement in found if statement]
