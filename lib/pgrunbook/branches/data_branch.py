@@ -22,7 +22,7 @@ from typing import NamedTuple
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches import branch_server, data_dump, installations, isolation, roles, target_dump
+from pgrunbook.branches import branch_server, data_dump, installations, isolation, roles, server_copy, target_dump
 from pgrunbook.branches.binaries import state_folder
 from pgrunbook.branches.branch_target import BranchTarget, branch_target
 from pgrunbook.branches.data_dump import WITHOUT, not_copied
@@ -139,7 +139,6 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     (a third one with ``back``) and a fifth more; Unreachable when the data cannot be copied.
     Locks: the dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s; a base
     backup takes none, but for the dump of unlogged tables.
-    Source: https://www.postgresql.org/docs/current/app-pgbasebackup.html
     """
     with connect(target, purpose="copies the data") as conn:
         source, found = _look(conn), roles.read(conn)
@@ -223,12 +222,8 @@ def _from_base_backup(server: Server, target: Target, source: _Source, found: Ro
     """
     there = Server(str(target.server))
     log.info('copying server "%s" as server "%s"', there.name, server.name)
-    copy = ("-h", str(there.socket_dir), "-U", "postgres", "-D", "data", "-c", "fast", "-X", "stream", "--no-sync")
-    own = [(location, str(server.dir / "tablespaces" / oid)) for oid, location in source.tablespaces]
-    moved = (f"--tablespace-mapping={_escaped(old)}={_escaped(new)}" for old, new in own)
     try:
-        server.do("mkdir", "tablespaces")
-        server.run("pg_basebackup", *copy, *moved, "--no-manifest", "-l", f"pgrunbook {server.name}")
+        server_copy.copy_running(there, server, source.tablespaces)
     except RunbookError as exc:
         raise not_copied(target, exc.detail) from exc
     with connect(target, purpose="copies the data") as conn:
@@ -248,11 +243,6 @@ def _from_base_backup(server: Server, target: Target, source: _Source, found: Ro
         unlogged = [str(relation) for (relation,) in conn.execute(load("data_branch")["unlogged"].encode()).fetchall()]
     data_dump.load(server, target, name, found, only=[relation for relation in unlogged if relation in empty])
     return name
-
-
-def _escaped(path: str) -> str:
-    """Return a path as pg_basebackup reads it in a mapping."""
-    return path.replace("=", "\\=")
 
 
 def _from_dump(server: Server, target: Target, source: _Source, found: Roles) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,10 +9,9 @@ from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
-from pgrunbook.branches import branch_server, installations, isolation, roles, target_dump
+from pgrunbook.branches import branch_server, installations, isolation, roles, schema_load, target_dump
 from pgrunbook.branches.branch_target import BranchTarget, branch_target
 from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
@@ -27,9 +25,8 @@ FILLED = (
     "SELECT n.nspname, c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n"
     " ON n.oid = c.relnamespace WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid"
 )
-# The database from which all branches but the first are copied.
+# The database that is kept for the next branch.
 LOADED = "pgrunbook_schema"
-WITHOUT = "Or plan without a rehearsal (rehearse = False); then nothing is promised about its result."
 
 
 @dataclass
@@ -37,7 +34,7 @@ class SchemaCopy:
     """A dump of a target's schema, from which branches are created, one after the other.
 
     ``views`` are the materialized views that hold rows. ``has_ours`` says whether schema pgrunbook is included,
-    without rows. With ``is_kept`` the loaded schema is kept as a database, and copied for every branch after the first.
+    without rows. With ``is_kept`` a copy of the loaded schema is kept as a database, for the branch after it.
     """
 
     target: Target
@@ -69,14 +66,10 @@ class SchemaCopy:
             roles.apply(self.roles, admin)
             try:
                 if self._roles is not None and self._roles == roles.names(admin):
-                    admin.execute(load("schema_branch")["link"].encode(), [Jsonb(self._kept_links)])
-                    self._create(admin, name, template=self._kept)
-                    admin.execute(load("schema_branch")["unlink"].encode(), [self._kept])
+                    self._take_kept(admin, name)
                     isolation.close(self.server, name)
                 else:
-                    self._create(admin, name)
-                    target_dump.close_public(self.server, name)
-                    _load(self.server, branch, self.dump)
+                    self._load(admin, branch)
                     isolation.close(self.server, name)
                     if self.views:
                         _fill_views(branch, self.views)
@@ -88,14 +81,30 @@ class SchemaCopy:
                     _drop_subscriptions(self.server, admin, other)
                     admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(other)))
 
-    def _create(self, admin: Connection, name: str, *, template: str = "template0") -> None:
+    def _load(self, admin: Connection, branch: BranchTarget) -> None:
+        """Make the branch's database and load the dump: in large parts, and where one fails, by its statements."""
+        self._create(admin, str(branch.database))
+        if not schema_load.in_parts(branch, self.dump):
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(str(branch.database))))
+            self._create(admin, str(branch.database))
+            schema_load.by_statements(self.server, branch, self.dump)
+
+    def _create(self, admin: Connection, name: str) -> None:
         # Locale C works with every encoding, and the sort order of text is no part of a schema.
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C' {}")
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C' {}")
         connection.limit(admin, lock_timeout_ms=60_000, statement_timeout_ms=60_000)
         copied = branch_server.file_copy(self.server)
-        names = sql.Identifier(name), sql.Identifier(template)
-        admin.execute(create.format(*names, sql.Literal(self.encoding), copied))
+        admin.execute(create.format(sql.Identifier(name), sql.Literal(self.encoding), copied))
         roles.apply_to_database(self.roles, admin, name)
+        target_dump.close_public(self.server, name)
+
+    def _take_kept(self, admin: Connection, name: str) -> None:
+        """Make the kept database the branch's: most rehearsals need two. One that is needed later is loaded again."""
+        admin.execute(load("schema_branch")["link"].encode(), [Jsonb(self._kept_links)])
+        rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+        admin.execute(rename.format(sql.Identifier(self._kept), sql.Identifier(name)))
+        roles.apply_to_database(self.roles, admin, name)
+        self._roles = None
 
     @property
     def _kept(self) -> str:
@@ -167,14 +176,15 @@ def _dump(server: Server, target: Target, found: Roles, options: Sequence[str], 
     command = [str(server.program("pg_dump")), "--schema-only", *options]
     command += [] if ours else ["--exclude-schema=pgrunbook", "--exclude-schema=pgrunbook_kept_*"]
     env = {**address.environment(target), **installations.client_environment(server.installation)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
+    done = subprocess.run(command, env=env, capture_output=True, check=False)
+    told = done.stderr.decode(errors="replace")
     if done.returncode:
         raise Unreachable(
             f'could not copy the schema of target "{target.name}"',
-            detail=" ".join(done.stderr.split())[:600],
-            hint=(roles.advice(done.stderr, found.session) or target_dump.advice(done.stderr)) + WITHOUT,
+            detail=" ".join(told.split())[:600],
+            hint=(roles.advice(told, found.session) or target_dump.advice(told)) + schema_load.WITHOUT,
         )
-    return target_dump.known(done.stdout, server.installation)
+    return target_dump.known(done.stdout.decode(), server.installation)  # with each carriage return in a text
 
 
 def _fill_views(branch: BranchTarget, views: Iterable[sql.Identifier]) -> None:
@@ -187,18 +197,3 @@ def _fill_views(branch: BranchTarget, views: Iterable[sql.Identifier]) -> None:
         for view in views:
             with suppress(psycopg.Error):
                 conn.execute(sql.SQL("REFRESH MATERIALIZED VIEW {}").format(view))
-
-
-def _load(server: Server, branch: BranchTarget, dump: str) -> None:
-    command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
-    command += ["-U", branch.superuser, "-d", make_conninfo(dbname=branch.database)]
-    env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "PGOPTIONS": address.NO_TIMEOUTS}
-    done = subprocess.run(
-        command, env=env, input=dump, capture_output=True, text=True, encoding="utf-8", check=False, cwd="/"
-    )
-    if done.returncode:
-        raise Unreachable(
-            "could not create an empty branch of the schema",
-            detail=" ".join(done.stderr.split())[:600],
-            hint=target_dump.advice(done.stderr) + WITHOUT,
-        )
