@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from pgrunbook.effects import time_zone
+from pgrunbook.sql import time_texts
 from servers import Server
 
 ZONES = ("UTC", "Asia/Tokyo", "America/St_Johns", "Pacific/Chatham")
@@ -107,7 +108,7 @@ def test_a_text_that_names_its_zone_is_told_from_one_that_does_not(
         for value in values:
             found = sent(conn, f"{sql.Literal(value).as_string()}::{type_}", type_)
             assert found is not None, value
-            assert time_zone.names_zone(value) is (len(found) == 1), value
+            assert time_texts.names_zone(value) is (len(found) == 1), value
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "-7", "INTERVAL '+05:30' HOUR TO MINUTE", "UTC"])

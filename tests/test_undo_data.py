@@ -117,6 +117,7 @@ EVERYTHING = ("t", 'app."T x"', "ident", "p")
         ("UPDATE ident SET a = a || '.'", 30),
         ("INSERT INTO t SELECT i, i FROM generate_series(150, 260) AS i ON CONFLICT DO NOTHING", 60),
         ("INSERT INTO ident (a) VALUES ('new'), ('newer')", 2),
+        ("WITH few AS (SELECT i FROM generate_series(195, 210) AS i) INSERT INTO t AS new SELECT i, i FROM few ON CONFLICT DO NOTHING", 10),
         ("INSERT INTO p VALUES (1, '2026-12-12', 'n')", 1),
         ("DELETE FROM p WHERE id % 3 = 0", 20),
         ("UPDATE p SET v = upper(v)", 60),

@@ -29,19 +29,6 @@ _FORMS = {
     (INSTANT, "time"): "({0} AT TIME ZONE {1})::time",
     ("text", INSTANT): "{0}::timestamp AT TIME ZONE {1}", (INSTANT, "text"): "({0} AT TIME ZONE {1})::text",
 }  # fmt: skip
-# Words in the text of a time that name no zone; "infinity", "epoch" and "now" mean the same instant in every zone.
-_NO_ZONE = frozenset(re.findall(
-    r"\w+",
-    "jan feb mar apr may jun jul aug sep sept oct nov dec january february march april june july august september "
-    "october november december mon tue tues wed weds thu thur thurs fri sat sun monday tuesday wednesday thursday "
-    "friday saturday sunday am pm ad bc t at on j jd julian today tomorrow yesterday allballs",
-))  # fmt: skip
-_SAME = ("infinity", "+infinity", "-infinity", "epoch", "now", "empty", "")
-_OFFSET = re.compile(
-    r"(?:\d:\d\d(?::\d\d(?:\.\d*)?)?|T\d+(?:\.\d*)?|\s)\s*[+-]\d{1,2}(?::?\d\d){0,2}\s*(?:AD|BC)?$", re.I
-)
-_WORD = re.compile(r"[A-Za-z][A-Za-z_/+-]*")
-_PARTS = re.compile(r'[\[\](){},"]+')
 
 
 def depends(old: str, new: str) -> bool:
@@ -62,18 +49,6 @@ def without_session(value: str, old: str, new: str, zone: str) -> str | None:
     """Return the expression that converts a value by a zone that it names, None where there is no such form."""
     form = _FORMS.get(("text" if old in _TEXTS else old, "text" if new in _TEXTS else new))
     return None if form is None else form.format(value, zone)
-
-
-def names_zone(value: str) -> bool:
-    """Tell whether the text of a time, or each in that of a range or an array, names a zone or needs none."""
-    parts = _PARTS.split(value) if value.lstrip()[:1] in tuple("[({") else [value]
-    return all(_part_names_zone(part.strip()) for part in parts)
-
-
-def _part_names_zone(text: str) -> bool:
-    if text.lower() in _SAME or _OFFSET.search(text):
-        return True
-    return any(word.strip("+-").lower() not in _NO_ZONE for word in _WORD.findall(text))
 
 
 def zone_sql(zone: str | None) -> str:

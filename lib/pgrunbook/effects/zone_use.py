@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, Protocol
 from pglast import ast, enums
 
 from pgrunbook.database.catalog import Catalog
-from pgrunbook.effects.time_zone import INSTANT, LITERAL, LOCAL, depends, names_zone
+from pgrunbook.effects.time_zone import INSTANT, LITERAL, LOCAL, depends
 from pgrunbook.effects.type_change import kind_of
+from pgrunbook.sql.time_texts import names_zone
 from pgrunbook.sql.tree import constraint_kind, relation, subcommand, text, type_word
 
 V, X = enums.SQLValueFunctionOp, enums.A_Expr_Kind

@@ -21,7 +21,7 @@ from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.step import Batches
 from pgrunbook.plan.way_back import of_undo
 from pgrunbook.sql import statements
-from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.tree import tree
 from pgrunbook.undo_data import OnConflict, Site, StepKey, UndoEntry
 
 
@@ -83,7 +83,7 @@ class Capture:
             return
         tables = [part.table for entry in entries for part in undo_data.family(self.conn, entry)]
         if not step.gives_rows:
-            relation = parsed(step.batches.statement if step.batches else step.sql).relation
+            relation = tree(step.batches.statement if step.batches else step.sql).relation
             tables.append(TableName(relation.schemaname, relation.relname))
         undo_data.check_foreign_keys(self.conn, tables)
 

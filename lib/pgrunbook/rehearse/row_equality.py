@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pglast
 from pglast import ast, enums
 
 from pgrunbook.database import checksums
@@ -22,7 +21,8 @@ from pgrunbook.display.prose import counted
 from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.do_guard import guarded
-from pgrunbook.sql.tree import column_names, function_names, walk
+from pgrunbook.sql.time_texts import is_moment
+from pgrunbook.sql.tree import column_names, function_names, trees, walk
 
 A, Kind, MergeDoes = enums.AlterTableType, enums.ObjectType, enums.CmdType
 
@@ -131,7 +131,7 @@ class VolatileRelease:
         updated: Collection[str] = (),
         numbers: bool = False,
     ) -> None:
-        self._nodes = [node for sql in statements for raw in pglast.parse_sql(sql) for node in walk(raw.stmt)]
+        self._nodes = [node for sql in statements for each in trees(sql) for node in walk(each)]
         self._declared = {declared.object for declared in differs if declared.kind == "values"}
         self._updated, self._numbers = updated, numbers
         self._found = VolatileValues()
@@ -152,10 +152,6 @@ class VolatileRelease:
             if columns and relation is not None:
                 columns.intersection_update(there.columns(relation))  # some were renamed, or dropped
         return self._found
-
-
-# Words for a moment: https://www.postgresql.org/docs/current/datatype-datetime.html#DATATYPE-DATETIME-SPECIAL-VALUES
-_MOMENTS = frozenset({"now", "today", "tomorrow", "yesterday"})
 
 
 class _Judge:
@@ -368,7 +364,7 @@ def _value(text: str) -> Any:
 def _is_moment(node: Any) -> bool:
     """Tell whether a constant is a word for a moment, which becomes a time when the statement is read."""
     value = node.val if isinstance(node, ast.A_Const) and not node.isnull else None
-    return isinstance(value, ast.String) and value.sval.strip().lower() in _MOMENTS
+    return isinstance(value, ast.String) and is_moment(value.sval)
 
 
 def _with_moments(columns: Sequence[Any]) -> set[str]:

@@ -26,9 +26,9 @@ from pgrunbook.safe_forms.refresh import Refresh
 from pgrunbook.safe_forms.update_delete import UpdateDelete
 from pgrunbook.sql import runs
 from pgrunbook.sql.classify import Policy, kind
-from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.do_guard import guarded_constraint
 from pgrunbook.sql.statements import Statement
+from pgrunbook.sql.tree import tree
 
 BATCH_ROWS = 1_000
 APART = "Set it for the session (SET without LOCAL), or move this statement into a migration of its own."
@@ -79,14 +79,14 @@ class Expander:
             return self._expand(statement)
 
     def _expand(self, statement: Statement) -> Expansion:
-        node = parsed(statement.sql)
+        node = tree(statement.sql)
         inner = guarded_constraint(node)
         if inner is not None:
             node = inner
         case = Case(statement, node, self._facts, self._memory, self._batch_rows, self._applied)
         is_fresh = self._names.are_fresh(node)
         parts = self._parts(node)
-        beyond = outside.find(self._facts, parsed(statement.sql))
+        beyond = outside.find(self._facts, tree(statement.sql))
         if beyond is not None:
             off = self._off.get(str(statement.place), "")
             found = _as_written(statement, f"It {beyond.says}.", off=off, gate=beyond)
@@ -265,7 +265,7 @@ def _also(expansion: Expansion, says: str) -> str:
 
 def _locked_table(expansion: Expansion, facts: Facts) -> str:
     """Return the table that an ALTER TABLE locks when it is executed as written, "" for anything else."""
-    node = parsed(expansion.statement.sql)
+    node = tree(expansion.statement.sql)
     if expansion.form or expansion.off or not isinstance(node, ast.AlterTableStmt | ast.RenameStmt):
         return ""
     table = facts.relation(node.relation) if node.relation is not None else None

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from types import MappingProxyType
 from typing import Any
 
-import pglast
 from pglast import ast, enums
 from pglast.parser import ParseError
 
-from pgrunbook.sql.tree import dotted, is_on, options, strings, walk
+from pgrunbook.sql.tree import dotted, is_on, options, strings, trees, walk
 
 _SUBSCRIPTION = "is about a subscription, which a branch does not have"
 _TABLESPACE = "makes or removes a folder outside of the data directory"
@@ -85,7 +84,7 @@ def reach(node: Any) -> str:
 
 def reaches(sql: str) -> bool:
     """Tell whether one of the statements in a text reaches outside by itself."""
-    return any(reach(item.stmt) for item in pglast.parse_sql(sql))
+    return any(map(reach, trees(sql)))
 
 
 def relations_read(node: Any) -> list[ast.RangeVar]:
@@ -129,10 +128,10 @@ def _of_text(argument: Any) -> str:
         argument = argument.arg
     query = getattr(getattr(argument, "val", None), "sval", None)
     try:
-        found = pglast.parse_sql(query) if query is not None else ()
+        found = trees(query) if query is not None else ()
     except ParseError:
         return ""  # the server refuses it as well
-    return next(filter(None, (reach(item.stmt) for item in found)), "")
+    return next(filter(None, map(reach, found)), "")
 
 
 def _copy(node: Any) -> str:

@@ -12,7 +12,7 @@ import pglast
 from pglast import ast, enums
 from pglast.parser import ParseError
 
-from pgrunbook.sql.tree import is_on, options, strings, text
+from pgrunbook.sql.tree import is_on, options, strings, text, trees
 
 _LOOPS = ("PLpgSQL_stmt_loop", "PLpgSQL_stmt_while", "PLpgSQL_stmt_fori", "PLpgSQL_stmt_fors", "PLpgSQL_stmt_forc",
           "PLpgSQL_stmt_foreach_a", "PLpgSQL_stmt_dynfors")  # fmt: skip
@@ -96,10 +96,10 @@ def _body(node: Any) -> Block:
     if language != "sql" or not isinstance(body, tuple):
         return UNREADABLE
     try:
-        found = pglast.parse_sql(body[0].sval)
+        found = trees(body[0].sval)
     except ParseError:
         return UNREADABLE
-    return Block(tuple((item.stmt, False) for item in found), commits=False, dynamic=False)
+    return Block(tuple((node, False) for node in found), commits=False, dynamic=False)
 
 
 def _flat(body: Any) -> Iterator[Any]:
@@ -201,11 +201,11 @@ class _Reader:
         if mode:
             query = f"SELECT {_sides(query) if mode > 2 else query}"
         try:
-            found = pglast.parse_sql(query)
+            found = trees(query)
         except ParseError:
             self.readable = False
             return
-        self.nodes += [(item.stmt, in_loop) for item in found]
+        self.nodes += [(node, in_loop) for node in found]
 
     def _text(self, expression: str, *, in_loop: bool) -> None:
         """Read the statements in a text that is executed, where it is a constant."""
@@ -220,7 +220,7 @@ def text_statements(expression: Any) -> list[Any] | None:
     """Return the statements in the text that an expression gives; None where it is computed, or cannot be parsed."""
     constant = _constant(expression)
     try:
-        return None if constant is None else [item.stmt for item in pglast.parse_sql(constant)]
+        return None if constant is None else trees(constant)
     except ParseError:
         return None
 

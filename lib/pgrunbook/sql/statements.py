@@ -16,6 +16,8 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.sql import classify, secrets
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import NamedPlace, Place, numbered
+from pgrunbook.sql.tree import trees
+from pgrunbook.sql.values_lists import ShortText, shortened
 
 BYTE_ORDER_MARK = "\ufeff"
 # At this line Drizzle cuts a file, with or without a semicolon before it.
@@ -90,11 +92,12 @@ def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
     # The scanner takes every character beyond ASCII for a letter. One letter for each keeps the positions, and
     # avoids that the parser counts bytes for every position, which takes minutes in a file of a megabyte.
     lettered = re.sub(r"[^\x00-\x7f]", "x", text)
+    short = shortened(lettered)
     try:
-        slices = split(lettered, only_slices=True)
+        slices = split(short.text, only_slices=True)
     except ParseError as exc:
-        raise _unreadable(text, shown, exc) from exc
-    found = [(_node(text, part, shown), *_bounds(lettered, part)) for part in slices]
+        raise _refused(text, lettered, shown, exc) from exc
+    found = [(_node(text, short, part, shown), *_bounds(short, part)) for part in slices]
     if is_one_transaction([node for node, _, _ in found]):
         found = found[1:-1]
     for node, start, _ in found:
@@ -169,17 +172,27 @@ def line_of(sql: str, index: int) -> int:
     return sql.count("\n", 0, index) + 1
 
 
-def _node(text: str, part: slice, file: str) -> Any:
+def _refused(text: str, lettered: str, file: str, exc: ParseError) -> WrongInput:
+    """Return the error of a text that the parser refuses, by its place in the whole text."""
     try:
-        return parse_sql(text[part])[0].stmt
+        split(lettered, only_slices=True)
+    except ParseError as whole:
+        exc = whole
+    return _unreadable(text, file, exc)
+
+
+def _node(text: str, short: ShortText, part: slice, file: str) -> Any:
+    start, end = short.at(part.start), short.end(part.stop)
+    try:
+        return trees(text[start:end])[0]
     except ParseError as exc:
-        raise _unreadable(text, file, ParseError(exc.args[0], part.start + (_index(exc) or 0))) from exc
+        raise _unreadable(text, file, ParseError(exc.args[0], start + (_index(exc) or 0))) from exc
 
 
-def _bounds(lettered: str, part: slice) -> tuple[int, int]:
+def _bounds(short: ShortText, part: slice) -> tuple[int, int]:
     """Return where the first token of a statement begins and the last ends, comments around it left out."""
-    tokens = [token for token in scan(lettered[part]) if token.name not in ("SQL_COMMENT", "C_COMMENT")]
-    return part.start + tokens[0].start, part.start + tokens[-1].end + 1
+    tokens = [token for token in scan(short.text[part]) if token.name not in ("SQL_COMMENT", "C_COMMENT")]
+    return short.at(part.start + tokens[0].start), short.end(part.start + tokens[-1].end + 1)
 
 
 def _in_file(found: Sequence[tuple[Any, int, int]], text: str, file: str, migration: str) -> list[Statement]:

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 
 import pglast
 from pglast import ast, enums, keywords
+from pglast.parser import ParseError
 from pglast.stream import RawStream
+
+from pgrunbook.sql.values_lists import shortened
 
 CASCADE = 1
 
@@ -40,8 +43,22 @@ class TypeWord(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def tree(sql: str) -> Any:
-    """Return the node of a single statement. It is shared: look at it, do not change it."""
-    return pglast.parse_sql(sql)[0].stmt
+    """Return the node of a single statement, to be judged. It is shared: look at it, do not change it.
+
+    Of rows of VALUES that differ in their literals only it has the first: it may be shown, and not be executed.
+    """
+    return trees(sql)[0]
+
+
+def trees(sql: str) -> list[Any]:
+    """Return the nodes of statements, to be judged as that of :func:`tree` is. Raises ParseError as the parser does."""
+    short = shortened(sql)
+    try:
+        return [item.stmt for item in pglast.parse_sql(short.text)]
+    except ParseError:
+        if short.text is sql:
+            raise
+        return [item.stmt for item in pglast.parse_sql(sql)]  # it tells the place in the whole text
 
 
 def changed(sql: str, change: Callable[[Any], None]) -> str:

@@ -34,7 +34,7 @@ from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.errors import Refused
 from pgrunbook.plan.step import RANGE, Batches
 from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
-from pgrunbook.sql.tree import column_names, walk
+from pgrunbook.sql.tree import column_names, tree, walk
 from pgrunbook.undo_data.cascades import CannotCaptureError, reaches
 from pgrunbook.undo_data.registry import BATCH, Side, StepKey, add_side_tables, name_of
 from pgrunbook.undo_data.tables import Column, Table, foreign_keys, row, table
@@ -101,13 +101,12 @@ def rewrite(conn: Connection, statement: str, place: StepKey) -> CaptureRewrite:
     Raises CannotCaptureError if none exists.
     """
     texts = split(statement)
-    node = parsed(texts[0])
+    node = tree(texts[0])
     target = _target(conn, node)
     if isinstance(node, ast.InsertStmt):
         side = _side(place, "insert", target, target.plain)
-        if len(texts) > 1:
-            return CaptureRewrite(_returning_each(texts, side, _alias(node)), (side,))
-        return CaptureRewrite(_returning(node, side, _alias(node), _alias(node)), (side,))
+        return CaptureRewrite(_returning_each(texts, side, _alias(node)), (side,))
+    node = parsed(texts[0])
     if isinstance(node, ast.DeleteStmt):
         found = reaches(conn, target)
         columns = tuple(column for column in target.plain if column.name not in target.key)
@@ -194,7 +193,10 @@ def _returning(node: Any, side: Side, old: str, new: str) -> str:
 
 
 def _returning_each(texts: Sequence[str], side: Side, alias: str) -> str:
-    """Compose the INSERTs of a run, which have the same table and alias: each inserts what it returns, as the one."""
+    """Compose the INSERTs of a run, which have the same table and alias: each inserts what it returns.
+
+    They stay as they are written, whose rows may be many.
+    """
     composed = _composed(
         "\nRETURNING {values}) INSERT INTO {side} ({targets}) SELECT * FROM pgrunbook_changed",
         values=side.values(row(alias), row(alias)),

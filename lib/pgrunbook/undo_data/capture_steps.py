@@ -9,7 +9,7 @@ from pglast import ast
 from pgrunbook.database.connection import Connection
 from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Undo
-from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.tree import tree
 from pgrunbook.undo_data.capture_columns import ColumnCapture, column_capture, column_name, is_changed_type, is_large
 from pgrunbook.undo_data.capture_rows import CHANGING, capture_obstacle
 from pgrunbook.undo_data.cascades import CannotCaptureError
@@ -55,7 +55,7 @@ def _capturing_rows(conn: Connection, expansion: Expansion, keeps: tuple[Keep, .
     steps = []
     for step in expansion.steps:
         statement = step.batches.statement if step.batches else step.sql
-        node = parsed(statement)
+        node = tree(statement)
         if isinstance(node, _ROWS) or (step.sql == expansion.statement.sql and len(expansion.steps) == 1):
             because = capture_obstacle(conn, statement)
             if because:
@@ -115,5 +115,5 @@ def _destroys(step: SafeStep, expansion: Expansion) -> bool:
     """Tell whether a step drops a column or changes a type: the column is captured around this step."""
     if step.sql == expansion.statement.sql:
         return True
-    cmds = getattr(parsed(step.sql), "cmds", None) or () if step.batches is None else ()
+    cmds = getattr(tree(step.sql), "cmds", None) or () if step.batches is None else ()
     return any(cmd.subtype.name in ("AT_DropColumn", "AT_AlterColumnType") for cmd in cmds)
