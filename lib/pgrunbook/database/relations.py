@@ -195,6 +195,10 @@ class Facts:
         """Return the relations that exist now."""
         return frozenset(row["oid"] for row in self.rows("relation_oids"))
 
+    def tables(self) -> dict[int, Relation]:
+        """Return the tables that exist now, by OID, each with its name and kind only."""
+        return {row["oid"]: Relation(**row) for row in self.rows("tables")}
+
     def type_oids(self) -> frozenset[int]:
         """Return the types and domains that somebody has made."""
         return frozenset(row["oid"] for row in self.rows("type_oids"))

@@ -11,7 +11,7 @@ from pglast import ast
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.draft import release
 from pgrunbook.draft.refills import REFILL, Refills
 from pgrunbook.history import Migration
@@ -56,6 +56,7 @@ class Drafter:
         self.changes: dict[str, Change] = {}
         self._branch: Connection | None = None
         self._before: frozenset[int] | None = None
+        self._began_with: dict[int, Relation] = {}
         self._backs: dict[int, Back] = {}
         self._columns: set[tuple[int, str]] = set()
 
@@ -70,6 +71,7 @@ class Drafter:
                 branch, off=self._off, batch_rows=self._target.batch_rows, rows_conn=self._conn, applied=True
             )
             self._inverter = Inverter(branch)
+            self._began_with = Facts(branch).tables()
         migration = self._migrations[change.migration]
         if step is None:
             for expansion in self._refills.end(branch, migration):
@@ -116,7 +118,9 @@ class Drafter:
             return
         site = Site(migration.name, migration.fingerprint, "up", number)
         rows = self._target.batch_rows
-        kept = undo_data.with_capture(branch, expansion, undo, site, rows_conn=self._conn, batch_rows=rows)
+        kept = undo_data.with_capture(
+            branch, expansion, undo, site, rows_conn=self._conn, batch_rows=rows, began_with=self._began_with
+        )
         because = kept.because if self._keep else NOT_KEPT
         if because:
             self._backs[number] = Back(because=because)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.inverse import columns, name_resolution
+from pgrunbook.inverse import columns, enum_value, name_resolution
 from pgrunbook.inverse.alter import named_thing
 from pgrunbook.inverse.naming import choose
 from pgrunbook.inverse.reader import CLASSES, Reader
@@ -92,7 +92,7 @@ def _domain_constraints(reader: Reader, way: Way, node: Any, name: str, found: l
 
 
 def enum(reader: Reader, way: Way, node: Any) -> None:
-    """ALTER TYPE ... RENAME VALUE; an added value has no inverse."""
+    """ALTER TYPE ... RENAME VALUE and ADD VALUE."""
     name = ".".join(quoted(part) for part in strings(node.typeName))
     oid = reader.type(name)
     row = reader.row("type_facts", oid=oid) if oid else None
@@ -104,8 +104,7 @@ def enum(reader: Reader, way: Way, node: Any) -> None:
     labels = reader.rows("labels_of_enum", oid=oid)
     if any(label["label"] == node.newVal for label in labels) and node.skipIfNewValExists:
         return
-    reason = f"PostgreSQL cannot remove the value {literal(node.newVal)} from {row['sql']}"
-    raise NoInverseError(f"cannot be undone, because {reason}.")
+    enum_value.replace_type(reader, way, row, literal(node.newVal))
 
 
 def extension(reader: Reader, way: Way, node: Any) -> None:

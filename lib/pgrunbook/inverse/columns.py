@@ -167,11 +167,14 @@ def set_identity(reader: Reader, way: Way, column: Column) -> None:
 
 
 def position(way: Way, sequence: dict[str, object]) -> None:
-    """Set a sequence to its position of today."""
+    """Set a sequence to its position of today, unless it has given a number beyond that since: rows may have it."""
     value = sequence["last_value"] if sequence["last_value"] is not None else sequence["start"]
     called = "true" if sequence["last_value"] is not None else "false"
-    statement = f"SELECT pg_catalog.setval({literal(sequence['sql'])}, {value}, {called})"
-    way.add(statement, "The sequence returns to its old position.")
+    before = "<" if int(str(sequence["increment"])) > 0 else ">"
+    is_behind = f"NOT is_called OR last_value OPERATOR(pg_catalog.{before}) {value}"
+    position = f"SELECT pg_catalog.setval({literal(sequence['sql'])}, {value}, {called})"
+    statement = f"{position} FROM {sequence['sql']} WHERE {is_behind}"
+    way.add(statement, "The sequence returns to its old position, unless it is beyond that now.")
     way.of_position = True
 
 

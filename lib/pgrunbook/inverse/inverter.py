@@ -72,12 +72,17 @@ def _unknown(_reader: Reader, _way: Way, node: Any) -> None:
 
 
 def _do(reader: Reader, way: Way, node: Any) -> None:
-    """DO: take the statement back that it guards, unless that finds its object there; nobody knows any other block."""
+    """DO: take the statement back that it guards, unless that finds its object there; of another block, the rows."""
     inner = guarded(node)
     if inner is None:
-        raise NoInverseError("cannot be computed: nobody can know what a DO block did.")
-    if not create.is_there(reader, inner):
+        no_inverse.run(reader, way, node, "a DO block")
+    elif not create.is_there(reader, inner):
         _INVERSES[type(inner).__name__](reader, way, inner)
+
+
+def _call(reader: Reader, way: Way, node: Any) -> None:
+    """CALL: the rows that the procedure changes."""
+    no_inverse.run(reader, way, node, "a procedure")
 
 
 _INVERSES: dict[str, Inverse] = {
@@ -130,7 +135,7 @@ _INVERSES: dict[str, Inverse] = {
     "TruncateStmt": rows.change, "CopyStmt": no_inverse.copy, "SelectStmt": no_inverse.select,
     "ExplainStmt": no_inverse.explain,
     "DoStmt": _do,
-    "CallStmt": because("cannot be computed: nobody can know what a procedure did."),
+    "CallStmt": _call,
     "ExecuteStmt": because("cannot be computed: nobody can know what a prepared statement did."),
     # nothing
     "ClusterStmt": no_inverse.cluster, "RefreshMatViewStmt": no_inverse.refresh,

@@ -13,8 +13,10 @@ from pglast import ast
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
+from pgrunbook.database import routines_reader
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, Connection
 from pgrunbook.database.queries import SETTINGS, blocked_on_lock_timeout, load
+from pgrunbook.database.routines import RoutinePart
 from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.sql.deparse import literal
 from pgrunbook.sql.tree import quoted, text
@@ -154,8 +156,8 @@ class CatalogObject:
 class Reader:
     """The catalog during one statement: names are resolved with the session's search path, answers have none."""
 
-    def __init__(self, cursor: psycopg.Cursor[dict[str, Any]], session: dict[str, Any]) -> None:
-        self._cursor = cursor
+    def __init__(self, conn: Connection, cursor: psycopg.Cursor[dict[str, Any]], session: dict[str, Any]) -> None:
+        self.conn, self._cursor = conn, cursor
         self._queries = load("inverse", self.version)
         self.path: list[str] = session["path"]
         self.home: str = session["home"] or "public"
@@ -188,6 +190,10 @@ class Reader:
         if asked:
             self._answers |= zip(asked, self._at_once(list(asked.values())), strict=True)
 
+    def parts(self, node: Any) -> list[RoutinePart]:
+        """Return what runs within a statement, as deep as it calls."""
+        return routines_reader.read(self.conn, [node]).parts(node, self.path)
+
     def relation(self, node: ast.RangeVar) -> Relation | None:
         """Return the relation that a name refers to."""
         return self.named(node.schemaname, node.relname)
@@ -216,6 +222,17 @@ class Reader:
         """Return the OID of the relation that a text names, 0 when there is none."""
         row = self._in_session("regclass", name=name)
         return int(row["oid"]) if row else 0
+
+    def sequence_of(self, table: str, column: str) -> str | None:
+        """Return the sequence of a column, both as a text names them, None when there is none."""
+        try:
+            with self._cursor.connection.transaction():
+                row = self._in_session("serial_sequence", table=table, column=column)
+        except psycopg.Error as exc:
+            if meaning(exc) is Meaning.REFUSED:
+                return None
+            raise
+        return row["name"] if row else None
 
     def family(self, table: Relation, *, only: bool = False) -> list[int]:
         """Return a table and all its children, parents first."""
@@ -338,7 +355,7 @@ def reading(conn: Connection) -> Iterator[Reader]:
             while cursor.description is None or cursor.description[0].name != "path":
                 cursor.nextset()
             (session,) = cursor.fetchall()
-            yield Reader(cursor, session)
+            yield Reader(conn, cursor, session)
     finally:
         if not conn.closed:
             cursor.execute(end.encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pglast import ast
@@ -19,8 +19,13 @@ _WRITES = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
 
 def change(reader: Reader, way: Way, node: Any) -> None:
     """INSERT, UPDATE, DELETE, MERGE, TRUNCATE and COPY FROM, also inside WITH: capture the rows that they reach."""
+    capture(reader, way, [node])
+
+
+def capture(reader: Reader, way: Way, nodes: Sequence[Any]) -> None:
+    """Capture the rows that statements reach."""
     seen: dict[int, str] = {}
-    for relation, how in _written(reader, node):
+    for relation, how in (each for node in nodes for each in _written(reader, node)):
         for row in reader.rows("written_by", oids=[relation.oid], how=how):
             if row["kind"] in ("r", "p", "f"):
                 if not row["below"]:
@@ -31,7 +36,7 @@ def change(reader: Reader, way: Way, node: Any) -> None:
     for row in reader.rows("keys", oids=list(seen), without="") if seen else []:
         way.keeps.append(Keep("rows", row["sql"], key=tuple(row["key"])))
     way.of_rows = bool(seen)
-    if isinstance(node, ast.TruncateStmt) and node.restart_seqs:
+    if any(isinstance(node, ast.TruncateStmt) and node.restart_seqs for node in nodes):
         _sequences(reader, way, list(seen))
 
 

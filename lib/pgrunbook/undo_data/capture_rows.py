@@ -35,14 +35,19 @@ from pgrunbook.errors import Refused
 from pgrunbook.plan.step import RANGE, Batches
 from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
 from pgrunbook.sql.tree import column_names, tree, walk
+from pgrunbook.undo_data import capture_tables
 from pgrunbook.undo_data.cascades import CannotCaptureError, reaches
 from pgrunbook.undo_data.registry import BATCH, Side, StepKey, add_side_tables, name_of
 from pgrunbook.undo_data.tables import Column, Table, foreign_keys, row, table
 
 CHANGING = (ast.UpdateStmt, ast.DeleteStmt, ast.InsertStmt)
-_ANYWHERE = StepKey("", "", "up", 0)
+ANYWHERE = StepKey("", "", "up", 0)
 _OLD, _NEW = "pgrunbook_old", "pgrunbook_new"
 _RETURNING_BOTH = 18
+
+
+class RowsNotShownError(CannotCaptureError):
+    """A statement has no form that shows the rows that it changes; the text says why, as of its parent."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ def capture_statement(conn: Connection, statement: str, place: StepKey, *, keep_
 
     Raises Refused when the rows cannot be captured.
     """
+    if capture_tables.locked(statement) is not None:
+        return capture_tables.begin(conn, statement, place, keep_until=keep_until)
     try:
         found = rewrite(conn, statement, place)
     except CannotCaptureError as exc:
@@ -89,7 +96,7 @@ def capture_statement(conn: Connection, statement: str, place: StepKey, *, keep_
 def capture_obstacle(conn: Connection, statement: str) -> str | None:
     """Return the reason that follows "cannot be captured, because"; None when a statement's rows can be captured."""
     try:
-        rewrite(conn, statement, _ANYWHERE)
+        rewrite(conn, statement, ANYWHERE)
     except CannotCaptureError as exc:
         return str(exc)
     return None
@@ -98,7 +105,7 @@ def capture_obstacle(conn: Connection, statement: str) -> str | None:
 def rewrite(conn: Connection, statement: str, place: StepKey) -> CaptureRewrite:
     """Return the form of a statement, or of the INSERTs of a run, that captures; nothing is created.
 
-    Raises CannotCaptureError if none exists.
+    Raises CannotCaptureError if none exists, RowsNotShownError where its tables may be captured as a whole.
     """
     texts = split(statement)
     node = tree(texts[0])
@@ -123,13 +130,15 @@ def rewrite(conn: Connection, statement: str, place: StepKey) -> CaptureRewrite:
 def _target(conn: Connection, node: Any) -> Table:
     """Return the table that a statement changes. Raises CannotCaptureError when its rows cannot be captured."""
     if isinstance(node, ast.TruncateStmt):
-        raise CannotCaptureError("TRUNCATE would keep the table locked while all rows are copied; write DELETE instead")
+        raise RowsNotShownError("TRUNCATE would keep the table locked while all rows are copied; write DELETE instead")
     if not isinstance(node, CHANGING):
-        raise CannotCaptureError("only an UPDATE, DELETE or INSERT shows which rows it changes")
+        raise RowsNotShownError("only an UPDATE, DELETE or INSERT shows which rows it changes")
     relation = Facts(conn).relation(node.relation)
     reason = _not_because(node, relation)
     if reason or relation is None:
         raise CannotCaptureError(reason)
+    if hidden := _shows_no_rows(node):
+        raise RowsNotShownError(hidden)
     found = table(conn, relation.oid)
     if not found.key:
         raise CannotCaptureError(f"{found.name} has no unique key that identifies its rows")
@@ -149,6 +158,11 @@ def _not_because(node: Any, relation: Relation | None) -> str:
         return f"{relation.sql} has rules"
     if relation.has_children and node.relation.inh and not isinstance(node, ast.InsertStmt):
         return f"{relation.sql} has child tables, and no unique key spans them"
+    return ""
+
+
+def _shows_no_rows(node: Any) -> str:
+    """Return why a statement cannot show the rows that it changes, "" where it can."""
     if node.returningClause:
         return "its RETURNING clause returns rows to an unknown client"
     for cte in node.withClause.ctes if node.withClause else ():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pglast import ast
 
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Undo
+from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.tree import tree
 from pgrunbook.undo_data.capture_columns import ColumnCapture, column_capture, column_name, is_changed_type, is_large
-from pgrunbook.undo_data.capture_rows import CHANGING, capture_obstacle
+from pgrunbook.undo_data.capture_rows import ANYWHERE, CHANGING, RowsNotShownError, rewrite
+from pgrunbook.undo_data.capture_tables import locking
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import Site
 from pgrunbook.undo_data.parked_tables import park
@@ -29,12 +33,21 @@ class CaptureExpansion:
 
 
 def with_capture(
-    conn: Connection, expansion: Expansion, undo: Undo, site: Site, *, rows_conn: Connection | None, batch_rows: int
+    conn: Connection,
+    expansion: Expansion,
+    undo: Undo,
+    site: Site,
+    *,
+    rows_conn: Connection | None,
+    batch_rows: int,
+    began_with: Mapping[int, Relation] | None = None,
 ) -> CaptureExpansion:
     """Return a statement's expansion with the steps that capture what its inverse needs.
 
     Call it right before the statement is executed on ``conn``, often an empty branch; ``rows_conn`` leads to the
-    database whose rows count. Nothing is created.
+    database whose rows count. Where ``began_with`` are the relations of ``conn`` as the release has found them, their
+    rows count by the name of that time, and a table that is not there is the release's own, and small. Nothing is
+    created.
 
     Locks: AccessShareLock on what is read.
     """
@@ -43,7 +56,8 @@ def with_capture(
     keeps = tuple(k if k.kind == "rows" else replace(k, kept_as=site.name(k)) for k in undo.keeps)
     try:
         if undo.of_rows:
-            return CaptureExpansion(_capturing_rows(conn, expansion, keeps), keeps)
+            is_beyond = _counter(conn, rows_conn, began_with)
+            return CaptureExpansion(_capturing_rows(conn, expansion, keeps, is_beyond), keeps)
         if any(keep.kind == "table" for keep in keeps):
             return CaptureExpansion(park(conn, expansion, undo.detaches, keeps), keeps)
         return _capturing_columns(conn, expansion, keeps, site, rows_conn, batch_rows)
@@ -51,18 +65,55 @@ def with_capture(
         return CaptureExpansion(expansion, undo.keeps, f"It cannot be undone, because {reason}.")
 
 
-def _capturing_rows(conn: Connection, expansion: Expansion, keeps: tuple[Keep, ...]) -> Expansion:
-    steps = []
+def _counter(
+    conn: Connection, rows_conn: Connection | None, began_with: Mapping[int, Relation] | None
+) -> Callable[[Relation, int], bool]:
+    """Return a function that tells whether a table holds more rows than a limit."""
+
+    def is_beyond(relation: Relation, limit: int) -> bool:
+        there = relation if began_with is None else began_with.get(relation.oid)
+        return there is not None and Facts(conn, rows_conn).has_rows_beyond(there, limit)
+
+    return is_beyond
+
+
+def _capturing_rows(
+    conn: Connection, expansion: Expansion, keeps: tuple[Keep, ...], is_beyond: Callable[[Relation, int], bool]
+) -> Expansion:
+    steps, tables = [], ""
     for step in expansion.steps:
         statement = step.batches.statement if step.batches else step.sql
         node = tree(statement)
         if isinstance(node, _ROWS) or (step.sql == expansion.statement.sql and len(expansion.steps) == 1):
-            because = capture_obstacle(conn, statement)
-            if because:
-                raise CannotCaptureError(because)
-            step = replace(step, keeps=keeps)  # noqa: PLW2901
+            whole = _whole(conn, step, statement, keeps, is_beyond)
+            tables = ", ".join(keep.table for keep in keeps) if whole != step.sql else tables
+            step = replace(step, sql=whole, keeps=keeps)  # noqa: PLW2901
         steps.append(step)
-    return replace(expansion, steps=tuple(steps))
+    if not tables:
+        return replace(expansion, steps=tuple(steps))
+    explains = f"{expansion.explains} It does not show which rows it changes: all rows of {tables} are captured before"
+    return replace(
+        expansion,
+        form=expansion.form or "keep-rows",
+        explains=f"{explains} it, and those that it leaves as they were are let go again.".strip(),
+        steps=tuple(steps),
+    )
+
+
+def _whole(
+    conn: Connection, step: SafeStep, statement: str, keeps: Sequence[Keep], is_beyond: Callable[[Relation, int], bool]
+) -> str:
+    """Return the SQL of a step: with the lock of its tables where only these can be captured, as a whole."""
+    try:
+        rewrite(conn, statement, ANYWHERE)
+    except RowsNotShownError as reason:
+        if step.batches or step.policy is not Policy.TOGETHER:
+            raise
+        try:
+            return locking(conn, step.sql, keeps, is_beyond)
+        except CannotCaptureError as other:
+            raise CannotCaptureError(f"{reason}, and {other}") from None
+    return step.sql
 
 
 def _capturing_columns(

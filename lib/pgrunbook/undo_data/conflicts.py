@@ -82,14 +82,16 @@ def conflicts(
     """Return the rows that somebody has changed, deleted or inserted again since, in all tables a DELETE reached.
 
     Of an UPDATE only the captured columns count. Judged is the moment at which the entry is taken back: after
-    ``before``, in this order, and after the later steps of its migration. A row that is
-    already as before the step is no conflict. Where the revert has begun, only rows that it has not reached count.
+    ``before``, in this order, and after the later steps of its migration and the later entries of its step. A row that
+    is already as before the step is no conflict. Where the revert has begun, only rows that it has not reached count.
 
     Raises Broken when the table or its columns no longer exist, Refused when row level security hides rows.
     Locks: AccessShareLock on the tables.
     """
     found = Conflicts(0, ())
+    same = entries_of_migration(conn, entry.migration, entry.direction, steps=[entry.step])
     later = [*before, *entries_of_migration(conn, entry.migration, entry.direction, after=entry.step)]
+    later += [one for one in same if one.part_of is None and one.id > (entry.part_of or entry.id)]
     for part in family(conn, entry):
         found += _of_one(conn, part, samples=samples, later=later)
     return found

@@ -159,6 +159,10 @@ JOIN pg_catalog.pg_class AS c ON c.oid = s.seqrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE s.seqrelid = %(oid)s;
 
+-- name: serial_sequence
+-- a row is: the sequence of a column
+SELECT pg_catalog.pg_get_serial_sequence(%(table)s, %(column)s) AS name;
+
 -- name: owned_sequences
 -- a row is: a sequence that belongs to a column of one of these tables
 SELECT DISTINCT d.objid AS oid
@@ -992,6 +996,62 @@ WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
   AND c.relkind IN ('r', 'p', 'm')
 LIMIT 1;
 
+-- name: uses_of_enum
+-- a row is: an object that depends on an enum or its array, or on a column of these; a table's column, or what must be created again; or why it cannot be
+WITH type AS (
+    SELECT t.oid
+    FROM pg_catalog.pg_type AS t
+    WHERE t.oid = %(oid)s
+       OR t.typelem = %(oid)s AND t.typcategory = 'A'
+),
+direct AS (
+    SELECT d.classid,
+           d.objid,
+           d.objsubid,
+           d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objsubid > 0 AND c.relkind IN ('r', 'p') AS is_column
+    FROM pg_catalog.pg_depend AS d
+    LEFT JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = d.objid
+    WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
+      AND d.refobjid IN (SELECT t.oid FROM type AS t)
+      AND NOT (d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.objid IN (SELECT t.oid FROM type AS t))
+),
+found AS (
+    SELECT * FROM direct
+    UNION
+    SELECT d.classid,
+           d.objid,
+           d.objsubid,
+           false
+    FROM direct AS k
+    JOIN pg_catalog.pg_depend AS d
+      ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+     AND d.refobjid = k.objid
+     AND d.refobjsubid = k.objsubid
+    WHERE k.is_column
+      AND (d.classid IN ('pg_catalog.pg_rewrite'::pg_catalog.regclass, 'pg_catalog.pg_policy'::pg_catalog.regclass,
+                         'pg_catalog.pg_trigger'::pg_catalog.regclass)
+           OR d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.deptype = 'n')
+)
+SELECT f.classid::bigint AS class,
+       f.objid::bigint AS oid,
+       CASE WHEN f.is_column THEN f.objsubid ELSE 0 END AS part,
+       f.is_column,
+       CASE WHEN f.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+              OR f.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+              OR f.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.relkind IN ('c', 'f')
+              OR f.is_column AND k.partattrs IS NOT NULL
+            THEN pg_catalog.pg_describe_object(f.classid, f.objid, f.objsubid) END AS obstacle
+FROM found AS f
+LEFT JOIN pg_catalog.pg_class AS c ON f.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = f.objid
+LEFT JOIN pg_catalog.pg_attrdef AS v ON f.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND v.oid = f.objid
+LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = v.adrelid AND a.attnum = v.adnum
+LEFT JOIN pg_catalog.pg_partitioned_table AS k
+  ON f.is_column AND k.partrelid = f.objid AND f.objsubid = ANY (k.partattrs::int2[])
+WHERE v.oid IS NULL
+   OR a.attgenerated <> ''
+   OR a.atttypid NOT IN (SELECT t.oid FROM type AS t)
+ORDER BY 1, 2, 3;
+
 -- name: make_rarities
 -- a row is: a statement that creates a schema, extension, publication, event trigger, cast, operator, collation, conversion, language, access method, foreign server or text search object as it is
 SELECT r.class::oid::bigint AS class,
@@ -1411,10 +1471,12 @@ SELECT coalesce(pg_catalog.to_regclass(%(name)s)::pg_catalog.oid, 0)::bigint AS 
 
 -- name: writing_functions
 -- a row is: the name of a function that may change something, as far as its volatility tells
-SELECT DISTINCT p.proname::text AS name
+SELECT p.proname::text AS name,
+       pg_catalog.bool_or(p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace) AS is_builtin
 FROM pg_catalog.pg_proc AS p
 WHERE p.proname = ANY (%(names)s::text[])
   AND p.provolatile = 'v'
   AND (p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
        OR p.proname ~ '^(lo_|lowrite|query_to_|cursor_to_|pg_replication_|pg_logical_emit|pg_create_|pg_drop_)')
+GROUP BY 1
 ORDER BY 1;

@@ -181,6 +181,11 @@ WHERE a.attrelid = pg_catalog.to_regclass(%(kept_as)s)
   AND a.attnum > 0
   AND NOT a.attisdropped
 
+-- name: may_lock
+-- a row is: whether the session's role may keep others from writing to a table, and read all of it
+SELECT pg_catalog.has_table_privilege(%(oid)s::oid, 'SELECT')
+       AND pg_catalog.has_table_privilege(%(oid)s::oid, 'UPDATE, DELETE, TRUNCATE') AS may_lock
+
 -- name: begin
 -- a row is: nothing; adds the entry of a side table, unless an interrupted run has added it
 INSERT INTO pgrunbook.kept (
