@@ -17,6 +17,7 @@ from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import History, State
+from pgrunbook.history import dbmate as dbmate_files
 from pgrunbook.plan.plan import Plan
 from scenes import error_of, execute, plan_of
 
@@ -557,3 +558,17 @@ def test_odd_files_are_cut_as_dbmate_cuts_them(project: Project, dbmate: Dbmate)
     dbmate.up(theirs)
     assert tables(ours) == tables(theirs) == {"a", "b", "c", "d", "f", "schema_migrations"}
     assert dbmate.up(ours) == read(theirs).pending() == []
+
+
+def test_a_file_with_other_line_ends_is_as_it_was(tmp_path: Path) -> None:
+    """Its fingerprint is that of the whole file, with both sections."""
+    text = "-- migrate:up\nCREATE TABLE a ();\n-- migrate:down\nDROP TABLE a;\n"
+    found = {}
+    for name, other in {"lf": text, "crlf": text.replace("\n", "\r\n"), "edited": text.replace(" a", " b")}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "20260101_a.sql").write_bytes(other.encode())
+        (found[name],) = dbmate_files.Dbmate().read_folder(folder)
+    assert found["crlf"].as_it_was(found["lf"].fingerprint) is not None
+    assert found["lf"].as_it_was(found["crlf"].fingerprint) is not None
+    assert found["edited"].as_it_was(found["lf"].fingerprint) is None

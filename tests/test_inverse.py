@@ -21,6 +21,11 @@ CASES = [line for line in (EFFECTS / "cases.sql").read_text().splitlines() if li
 
 # What is done to the rarer objects, and comes back. "differs: " in front where the way back says what differs.
 BACK = """
+DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_type WHERE typname = 'currency') THEN CREATE TYPE rare.currency AS ENUM ('eur'); END IF; END $$
+DO $$ BEGIN IF to_regclass('rare.nowhere') IS NULL THEN ALTER TABLE rare.people ADD COLUMN later text; END IF; END $$
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM information_schema.columns WHERE table_name = 'things' AND column_name = 'later') THEN CREATE INDEX later ON rare.things (note); END IF; END $$
+ALTER TYPE rare.size ADD VALUE 'xl'
+ALTER TYPE rare.size ADD VALUE 'xs' BEFORE 's'
 differs: ALTER TABLE rare.people DROP COLUMN name CASCADE
 differs: ALTER TABLE rare.people DROP COLUMN id CASCADE
 differs: ALTER TABLE rare.people DROP COLUMN num
@@ -358,6 +363,8 @@ NO_WAY = {
     "ALTER USER MAPPING FOR PUBLIC SERVER far OPTIONS (ADD a 'b')": "its old options are not read",
     "ALTER INDEX rare.events_kind ATTACH PARTITION rare.people_age": "PostgreSQL cannot detach index people_age from rare.events_kind",
     "DO $$ BEGIN EXECUTE 'DROP TABLE ' || current_user; END $$": "nobody can know what a DO block did, because it puts its statements together when it runs",
+    "DO $$ BEGIN IF EXISTS (SELECT FROM rare.people) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE",
+    "DO $$ BEGIN IF true THEN DROP TABLE rare.things; END IF; END $$": "what a DO block destroys is not captured",
     "DO LANGUAGE sql 'SELECT 1'": "nobody can know what a DO block did, because its code cannot be read",
     "DO 'BEGIN CREATE TABLE a (); END'": "a DO block executes CREATE TABLE",
     "IMPORT FOREIGN SCHEMA public FROM SERVER far INTO rare": "nobody can know which foreign tables it will create",
@@ -401,6 +408,7 @@ CREATE SEQUENCE IF NOT EXISTS rare.numbers
 CREATE EXTENSION IF NOT EXISTS plpgsql
 ALTER TYPE rare.size ADD VALUE IF NOT EXISTS 's'
 DO 'BEGIN NULL; END'
+DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_type WHERE typname = 'size') THEN CREATE TYPE rare.size AS ENUM ('eur'); END IF; END $$
 CALL rare.work(1)
 SELECT rare.watch()
 """.strip().split("\n")

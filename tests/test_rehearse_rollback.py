@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -222,13 +223,40 @@ def test_statements_of_one_migration_can_go_back_alone(project: Project) -> None
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(0,)]
 
 
+def test_other_line_ends_are_no_edit_and_other_words_are(project: Project) -> None:
+    """As a checkout on another system has them, or an editor that writes a byte order mark."""
+    text = "ALTER TABLE nodes ADD COLUMN n integer;\nINSERT INTO projects (name)\n  VALUES ('new');\n"
+    target = project(folder={"0001_x.sql": text})
+    do(target, SHOP)
+    before = everything(target)
+    release(target)
+    (path,) = Path(target.migrations).iterdir()
+    others = {
+        "same": text, "crlf": text.replace("\n", "\r\n"), "cr": text.replace("\n", "\r"), "mark": f"\ufeff{text}",
+        "edited": text.replace("new", "old"), "space": f"{text} ", "both": "\ufeff" + text.replace("\n", "\r\n"),
+    }  # fmt: skip
+    reasons = {}
+    for name, other in others.items():
+        path.write_bytes(other.encode())
+        with connect(target, purpose="looks") as conn:
+            (entry,) = histories.read(conn, target).applied()
+            assert entry.migration is not None
+            reasons[name] = rollback.wanted(conn, entry.migration).because
+    edited = "the file was edited after it was applied"
+    assert {name for name, because in reasons.items() if because == edited} == {"edited", "space"}
+    assert {because for because in reasons.values() if because != edited} == {""}
+    take_back(target)
+    assert everything(target) == before
+
+
 def test_what_is_not_kept_is_a_gate(project: Project) -> None:
-    """TRUNCATE has no way back: its migration's gate says that only the restore point leads back."""
-    target = project(folder={"0001_x.sql": "TRUNCATE sessions;", "0002_y.sql": "ALTER TABLE nodes ADD COLUMN n int;"})
+    """Nobody knows what some code did: its migration's gate says that only the restore point leads back."""
+    code = "DO $$ BEGIN EXECUTE format('TRUNCATE %I', 'sessions'); END $$;"
+    target = project(folder={"0001_x.sql": code, "0002_y.sql": "ALTER TABLE nodes ADD COLUMN n int;"})
     do(target, SHOP)
     done = rehearsed(target)
     assert [change.proof.proven for change in done.changes] == [False, True]
-    assert "TRUNCATE" in done.changes[0].proof.says
+    assert "a DO block" in done.changes[0].proof.says
     keys = [gate.key for gate in plan_of(target, done).gates()]
     assert "way-back:0001_x" in keys
     assert "way-back:0002_y" not in keys

@@ -45,6 +45,8 @@ INSERT INTO keyless SELECT i % 3 FROM generate_series(1, 20) AS i;
 WRITERS = """
 CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql
     AS 'BEGIN INSERT INTO d (a, at) VALUES (1, clock_timestamp()); RETURN NULL; END';
+CREATE FUNCTION into_n() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN INSERT INTO n VALUES (clock_timestamp()); RETURN NULL; END';
 CREATE FUNCTION stamp(integer) RETURNS integer LANGUAGE sql
     AS 'UPDATE t SET at = clock_timestamp() WHERE id = $1 RETURNING id';
 CREATE PROCEDURE stamp_all() LANGUAGE sql AS 'UPDATE t SET at = clock_timestamp()';
@@ -166,6 +168,8 @@ touched: INSERT INTO touched (id) VALUES (30)
 d: CREATE TRIGGER log AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION log(); UPDATE t SET a = 1
 d: CREATE TRIGGER log AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION log(); DELETE FROM t WHERE id = 3
 d: CREATE TRIGGER log AFTER TRUNCATE ON t FOR EACH STATEMENT EXECUTE FUNCTION log(); TRUNCATE t
+d: CREATE TRIGGER log AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION log(); UPDATE t SET a = 1; DROP TRIGGER log ON t
+n: CREATE TABLE n (at timestamptz); CREATE TRIGGER w AFTER UPDATE ON t EXECUTE FUNCTION into_n(); UPDATE t SET a = 1
 t: DO 'BEGIN UPDATE t SET at = clock_timestamp();END'
 t: SELECT stamp(3)
 t: CALL stamp_all()

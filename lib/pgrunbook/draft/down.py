@@ -19,6 +19,7 @@ from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.inverse_log import RecordedInverse
+from pgrunbook.draft import missing_rows
 from pgrunbook.draft.build import expanded
 from pgrunbook.draft.expected_differences import DeclaredOf, followed, named
 from pgrunbook.history import Migration
@@ -271,8 +272,7 @@ class _Writer:
         self.planner.put(kept.expansion if not kept.because else expansion)
         is_rehearsed = expansion.gate is None or expansion.gate.is_rehearsed
         if statement.policy is not Policy.ALONE and is_rehearsed:
-            with self.conn.as_target():
-                self.conn.execute(statement.sql.encode())
+            missing_rows.execute(self.conn, statement.sql, statement.policy)
 
     def also(self, statement: Statement, steps: Sequence[SafeStep], *, execute: bool = False) -> None:
         """Plan steps of our own; with ``execute`` they are executed here, too: rows of the branch meet what follows."""

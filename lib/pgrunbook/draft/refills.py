@@ -74,9 +74,9 @@ class Refills:
     def __init__(self, target: Target, conn: Connection, migrations: Sequence[Migration]) -> None:
         self._target, self._conn = target, conn
         self._waiting: dict[str, list[_Waiting]] = {}
-        prints = {migration.name: migration.fingerprint for migration in migrations}
-        for entry in undo_data.to_reapply(conn, list(prints)):
-            is_same = undo_data.is_of_same_text(conn, entry, prints[entry.migration])
+        files = {migration.name: migration for migration in migrations}
+        for entry in undo_data.to_reapply(conn, list(files)):
+            is_same = files[entry.migration].as_it_was(undo_data.captured_from(conn, entry)) is not None
             self._waiting.setdefault(entry.migration, []).append(_Waiting(entry, is_same))
 
     def before(self, branch: Connection, migration: Migration, rest: Sequence[Statement]) -> Iterator[Expansion]:

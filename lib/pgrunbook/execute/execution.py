@@ -40,7 +40,7 @@ from pgrunbook.execute.failures import AttemptEnd
 from pgrunbook.execute.lock_requests import RETRIED, Patience
 from pgrunbook.execute.permit import Permit
 from pgrunbook.execute.results import StepResult, StepState
-from pgrunbook.history import History, Migration
+from pgrunbook.history import History
 from pgrunbook.online.batches import BatchProgress, run_batches
 from pgrunbook.plan.hidden import revealed
 from pgrunbook.plan.plan import Change, Plan, Step
@@ -54,6 +54,7 @@ class Execution:
     """A plan being executed on a target: its connection, its journal and the results so far.
 
     ``later_batch_rows`` is for branches, where nobody waits: the batches after a loop's first have so many at least.
+    ``passes_over`` is for empty branches: it says of a statement's error that only the lack of rows is its cause.
     """
 
     plan: Plan
@@ -66,6 +67,7 @@ class Execution:
     on_change: Callable[[list[StepResult]], None] = lambda _: None
     observer: StepObserver | None = None
     later_batch_rows: int = 0
+    passes_over: Callable[[str, psycopg.Error], bool] | None = None
     committed: list[str] = field(default_factory=list)
     _doing: str = ""
 
@@ -115,8 +117,8 @@ class Execution:
 
     def _revealed(self) -> list[Change]:
         """Return the changes with their secrets, which the plan does not hold, as the folder has them now."""
-        files = {entry.name: entry.migration for entry in self.history.entries if entry.migration is not None}
-        return [revealed(change, _texts(files.get(change.migration))) for change in self.plan.changes]
+        texts = {entry.name: entry.migration.texts() for entry in self.history.entries if entry.migration is not None}
+        return [revealed(change, texts.get(change.migration, [])) for change in self.plan.changes]
 
     def _prepare(self) -> None:
         step_log.create(self.conn)
@@ -241,8 +243,9 @@ class Execution:
 
         def run(step: Step) -> int:
             if step.gives_rows:
-                noted = lambda rows: self._account.batch(change, step, 0, rows)  # noqa: E731
-                given, left = self._keeper.revert_rows(change, step, noted)
+                given, left = self._keeper.revert_rows(
+                    change, step, lambda rows: self._account.batch(change, step, 0, rows)
+                )
                 self._account.left(change, step, left)
                 return given
             done = run_batches(
@@ -278,6 +281,16 @@ class Execution:
 
     def _execute_keeping(self, change: Change, step: Step) -> int | None:
         """Send a step's SQL within a transaction, with the undo data that it captures, reverts or reapplies."""
+        passes_over = self.passes_over if step.may_need_rows else None
+        try:
+            with self.conn.transaction() if passes_over else contextlib.nullcontext():
+                return self._execute_kept(change, step)
+        except psycopg.Error as exc:
+            if passes_over is None or self.conn.closed or not passes_over(change.judged(step), exc):
+                raise
+            return None
+
+    def _execute_kept(self, change: Change, step: Step) -> int | None:
         self._keeper.before(change, step)
         statement = self._keeper.statement(change, step)
         if statement == step.sql:
@@ -379,14 +392,6 @@ class Execution:
             committed=self.committed, backend_pid=self._pid,
             batches=result.batches if result else 0, rows=(result.rows or 0) if result else 0,
         )  # fmt: skip
-
-
-def _texts(file: Migration | None) -> list[tuple[str, str]]:
-    """Return the texts of a migration's files, each with its name."""
-    if file is None:
-        return []
-    down = [(file.down_path.name, file.down_sql or "")] if file.down_path is not None else []
-    return [(file.path.name, file.sql), *down]
 
 
 def _limits(step: Step, patience: Patience) -> dict[str, int]:

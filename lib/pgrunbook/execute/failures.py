@@ -153,7 +153,7 @@ def check_folder(plan: Plan, history: History) -> None:
         check_key(change.migration, [change.file_sha256])
         entry = entries.get(change.migration)
         file = entry.migration if entry else None
-        if plan.direction == "up" and (file is None or file.fingerprint != change.file_sha256):
+        if plan.direction == "up" and (file is None or file.as_it_was(change.file_sha256) is None):
             is_now = "was removed" if file is None else "was edited"
             raise Refused(
                 f"{change.migration} {is_now} since the plan was made",

@@ -126,4 +126,4 @@ def _version(path: Path) -> str:
 def _migration(path: Path, ordinal: int) -> Migration:
     whole = read_migration(path, None, root=path.parent, name=path.stem, ordinal=ordinal, when_ms=None)
     up, down = sections(path, whole.sql)
-    return replace(whole, sql=up, down_sql=down, down_path=path if down else None)
+    return replace(whole, sql=up, down_sql=down, down_path=path if down else None, whole=whole.sql)

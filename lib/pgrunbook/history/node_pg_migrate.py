@@ -138,7 +138,7 @@ def _number(path: Path) -> int:
 def _migration(path: Path, root: Path, ordinal: int) -> Migration:
     whole = read_migration(path, None, root=root, name=path.stem, ordinal=ordinal, when_ms=None)
     up, down = _sections(whole.sql)
-    return replace(whole, sql=up, down_sql=down, down_path=path if down else None)
+    return replace(whole, sql=up, down_sql=down, down_path=path if down else None, whole=whole.sql)
 
 
 def _sections(text: str) -> tuple[str, str | None]:

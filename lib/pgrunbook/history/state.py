@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -41,7 +42,7 @@ class Migration:
     """One migration of the folder. ``sql`` is the file's exact text, ``hash`` the sha256 of its bytes.
 
     Where both directions are in one file, ``sql`` and ``down_sql`` are its sections on the file's own lines,
-    ``down_path`` is ``path``, and ``hash`` is that of the whole file.
+    ``down_path`` is ``path``, ``hash`` is that of the whole file, and ``whole`` is its text.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Migration:
     when_ms: int | None = None
     down_path: Path | None = None
     down_sql: str | None = field(default=None, repr=False)
+    whole: str | None = field(default=None, repr=False)
 
     @property
     def fingerprint(self) -> str:
@@ -59,11 +61,31 @@ class Migration:
         texts = (self.sql, self.down_sql or "") if self.down_path == self.path else (self.sql,)
         return secrets.keyed(self.hash) if any(map(secrets.spans, texts)) else self.hash
 
+    def texts(self) -> list[tuple[str, str]]:
+        """Return the texts of its files, each with the file's name."""
+        down = [(self.down_path.name, self.down_sql or "")] if self.down_path is not None else []
+        return [(self.path.name, self.sql), *down]
+
     def differs_in_line_ends_only(self, other_hash: str | None) -> bool:
         """Tell whether a file with another hash has the same text but for line ends or a byte order mark."""
-        text = self.sql.removeprefix(statements.BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
-        variants = (mark + text.replace("\n", end) for mark in ("", statements.BYTE_ORDER_MARK) for end in _LINE_ENDS)
-        return any(hashlib.sha256(variant.encode()).hexdigest() == other_hash for variant in variants)
+        return any(variant.hash == other_hash for variant in self._variants())
+
+    def as_it_was(self, fingerprint: str) -> Migration | None:
+        """Return it with this fingerprint, where the file has the text that it had then but for line ends; else None.
+
+        A byte order mark is as little of the text.
+        """
+        if self.fingerprint == fingerprint:
+            return self
+        return next((variant for variant in self._variants() if variant.fingerprint == fingerprint), None)
+
+    def _variants(self) -> Iterator[Migration]:
+        text = self.whole if self.whole is not None else self.sql
+        text = text.removeprefix(statements.BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
+        for mark in ("", statements.BYTE_ORDER_MARK):
+            for end in _LINE_ENDS:
+                variant = mark + text.replace("\n", end)
+                yield replace(self, hash=hashlib.sha256(variant.encode()).hexdigest())
 
     def statements(self) -> list[Statement]:
         """Return its statements, each at its place. Raises WrongInput for what cannot be parsed."""

@@ -21,9 +21,9 @@ from pgrunbook.inverse.reader import Reader, reading
 from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import secrets
-from pgrunbook.sql.do_guard import guarded
+from pgrunbook.sql.do_guard import conditional, guarded
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import tree
+from pgrunbook.sql.tree import text, tree
 
 _log = logging.getLogger(__name__)
 
@@ -73,8 +73,13 @@ def _unknown(_reader: Reader, _way: Way, node: Any) -> None:
 
 def _do(reader: Reader, way: Way, node: Any) -> None:
     """DO: take the statement back that it guards, unless that finds its object there; of another block, the rows."""
-    inner = guarded(node)
-    if inner is None:
+    inner, found = guarded(node), conditional(node)
+    if found is not None and not isinstance(found[1], no_inverse.CHANGES_ROWS):
+        if reader.is_true(text(found[0])):
+            _INVERSES.get(type(found[1]).__name__, _unknown)(reader, way, found[1])
+        if way.keeps:
+            raise NoInverseError("cannot be undone, because what a DO block destroys is not captured.")
+    elif inner is None:
         no_inverse.run(reader, way, node, "a DO block")
     elif not create.is_there(reader, inner):
         _INVERSES[type(inner).__name__](reader, way, inner)

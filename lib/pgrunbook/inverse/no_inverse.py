@@ -16,7 +16,7 @@ from pgrunbook.sql.tree import strings, walk
 
 # What code may run beside changes of rows: no later statement meets anything of it.
 _HARMLESS = (ast.VariableSetStmt, ast.LockStmt, ast.NotifyStmt, ast.ConstraintsSetStmt)
-_CHANGES_ROWS = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.TruncateStmt)
+CHANGES_ROWS = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.TruncateStmt)
 
 
 def nothing(_reader: Reader, _way: Way, _node: Any) -> None:
@@ -51,7 +51,7 @@ def run(reader: Reader, way: Way, node: Any, what: str) -> None:
     for part in reader.parts(node):
         if part.because:
             raise NoInverseError(f"cannot be computed: nobody can know what {what} did, because {part.because}.")
-        if not isinstance(part.node, (*_CHANGES_ROWS, *_HARMLESS)):
+        if not isinstance(part.node, (*CHANGES_ROWS, *_HARMLESS)):
             raise NoInverseError(f"cannot be computed: {what} executes {kind(part.node)}.")
         found.append(part.node)
     called = {part.funcname[-1].sval for part in walk((node, *found)) if isinstance(part, ast.FuncCall)}

@@ -294,6 +294,14 @@ class Reader:
             raise
         return names
 
+    def is_true(self, query: str) -> bool:
+        """Tell whether a query of the application has this answer; it reads catalogs, with the session's search path.
+
+        It must have no parameters, and a refusal of the server is an error.
+        """
+        _, found, _ = self._at_once([_path(self._search_path), query, _path("")])
+        return bool(found) and next(iter(found[0].values())) is True
+
     def _in_session(self, query: str, **parameters: object) -> dict[str, Any] | None:
         """Return the first row of a query that resolves a name with the session's search path."""
         asked = self._told(query, parameters)

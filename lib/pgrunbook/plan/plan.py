@@ -25,6 +25,7 @@ WayBack = Literal["down script", "computed", "the migration itself"]
 REHEARSAL = "rehearsal"
 # The prefix of the gate's key for a migration without a proven way back.
 WAY_BACK = "way-back:"
+_CHANGES_ROWS = frozenset({"CALL", "DELETE", "DO", "INSERT", "MERGE", "SELECT", "UPDATE"})
 # The kinds of statements that leave the schema as it is, whatever they reach outside of the database.
 _LEAVES_SCHEMA = frozenset({
     "ALTER SUBSCRIPTION", "ALTER SYSTEM", "COPY", "CREATE SUBSCRIPTION", "CREATE TABLESPACE", "DELETE",
@@ -94,6 +95,11 @@ class Step(Frozen):
     def is_loop(self) -> bool:
         """Whether it is executed as a loop of transactions, which continues where it was interrupted."""
         return self.batches is not None or bool(self.gives_rows)
+
+    @property
+    def may_need_rows(self) -> bool:
+        """Whether it changes rows in a transaction with others, and may fail where there are none."""
+        return self.kind in _CHANGES_ROWS and self.policy is Policy.TOGETHER and not self.is_loop
 
 
 class WrittenStatement(Frozen):

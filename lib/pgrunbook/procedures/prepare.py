@@ -199,6 +199,8 @@ def make_it_safe(here: Session) -> Table:
     title += f", but for what the safe forms declare: {'; '.join(declared)}." if declared else "."
     if done.unlike:
         title += f" Not compared: {', '.join(name for _, name in done.unlike)}."
+    if done.need_rows:
+        title += f" Needs rows, and was left out there: {'; '.join(done.need_rows)}."
     here.show(plan_views.schema_changes(done))
     return here.keep_table("make-it-safe", plan_views.statements(done.changes, title=title))
 

@@ -60,9 +60,10 @@ def _half(here: Session, history: History) -> list[tuple[RollbackItem, str]]:
     for one in step_log.unfinished(here.conn, "up"):
         if one.migration in applied:
             continue
-        migration = files.get(one.migration)
         check_key(one.migration, [one.file_sha256])
-        if migration is None or migration.fingerprint != one.file_sha256:
+        file = files.get(one.migration)
+        migration = file.as_it_was(one.file_sha256) if file is not None else None
+        if migration is None:
             raise Refused(
                 f"cannot take back anything: {one.migration} is partly applied, by run {one.run_id}",
                 detail="Its file is gone, or was edited since that run began it.",

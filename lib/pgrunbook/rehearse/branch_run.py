@@ -14,6 +14,7 @@ from pgrunbook.database import activity, connection
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.draft import build
+from pgrunbook.draft.missing_rows import is_for_missing_rows
 from pgrunbook.errors import RunbookError, StatementFailed
 from pgrunbook.execute import permit
 from pgrunbook.execute.events import StepObserver
@@ -42,12 +43,13 @@ def execute(
     again: bool = False,
     hastens: bool = False,
     on_conflict: OnConflict = "stop",
+    is_empty: bool = False,
 ) -> float:
     """Execute one change on a branch, exactly as migrate and rollback do; return how long it took, in ms.
 
     ``as_written`` says that its statements are those of the file, without safe forms. With ``again`` it is another
     run, whose undo data is captured beside that of the first one. Where it ``hastens``, and is not measured, batches
-    after the first of a loop are large.
+    after the first of a loop are large. Of a branch that ``is_empty``, statements are passed over that need rows.
 
     Raises Refused where ``conn`` does not lead to a branch, StatementFailed with the target's state.
     """
@@ -70,6 +72,7 @@ def execute(
             permitted,
             observer=observer,
             later_batch_rows=LARGE_BATCH_ROWS if hastens else 0,
+            passes_over=is_for_missing_rows if is_empty else None,
         ).run()
     except RunbookError as exc:
         raise StatementFailed(

@@ -96,8 +96,10 @@ def wanted(
     if not ways:
         return RollbackItem(migration, because="it has no down script, and no run has recorded its inverse")
     check_key(migration.name, [ways[0].file_sha256])
-    if ways[0].file_sha256 != migration.fingerprint:
+    applied = migration.as_it_was(ways[0].file_sha256)
+    if applied is None:
         return RollbackItem(migration, because="the file was edited after it was applied")
+    migration = applied
     chosen = [way for way in left if not only or way.statement in only]
     missing = sorted(set(only) - {way.statement for way in left})
     if missing:
@@ -158,7 +160,7 @@ def rehearse(
                 planned = _planned(there, target, one, conn)
                 own = histories.read(there, branch)
                 _try(one, lambda own=own, planned=planned: branch_run.execute(  # type: ignore[misc]
-                    branch, there, own, planned.change, log, direction="down"))  # fmt: skip
+                    branch, there, own, planned.change, log, direction="down", is_empty=True))  # fmt: skip
                 after.append(snapshot(there, leave_out=left))
                 found.append(planned)
                 differs += followed(there, planned.differs)
@@ -175,7 +177,7 @@ def rehearse(
                 copy_records.copy(conn, there, records)
                 for planned in found:
                     own = histories.read(there, branch)
-                    branch_run.execute(branch, there, own, planned.change, log, direction="down")
+                    branch_run.execute(branch, there, own, planned.change, log, direction="down", is_empty=True)
                 once_more = _up_again(branch, there, target, wanted, log, left)
             _refuse_other_end(wanted[-1], VolatileTexts(end, once_more).without(other))
     is_exact = not unlike and schema_versions.are_of_one(here, before)
@@ -253,7 +255,8 @@ def _up_again(
     """Apply the migrations as they are written; return the schema that they end in."""
     try:
         for change in up(target, [one.migration for one in reversed(wanted)]):
-            branch_run.execute(branch, there, histories.read(there, branch), change, log, as_written=True)
+            own = histories.read(there, branch)
+            branch_run.execute(branch, there, own, change, log, as_written=True, is_empty=True)
     except StatementFailed as exc:
         raise _does_not_lead_back(wanted[-1], f"going up again fails: {why(exc)}") from exc
     return snapshot(there, leave_out=left)

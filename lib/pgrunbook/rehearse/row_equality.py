@@ -163,6 +163,8 @@ class _Judge:
         self.facts, self.found, self.declared, self.all_numbers = facts, found, declared, all_numbers
         renames = [node for node in nodes if isinstance(node, ast.RenameStmt) and node.relation is not None]
         self.tables = {n.relation.relname: n.newname for n in renames if n.renameType == Kind.OBJECT_TABLE}
+        # A trigger that a statement creates and a later one drops is there neither before nor after all of them.
+        self.with_triggers = {node.relation.relname for node in nodes if isinstance(node, ast.CreateTrigStmt)}
         self.names = {n.subname: n.newname for n in renames if n.renameType == Kind.OBJECT_COLUMN}
 
     def note(self, node: Any) -> None:
@@ -171,8 +173,8 @@ class _Judge:
             case ast.UpdateStmt() | ast.InsertStmt() | ast.MergeStmt():
                 self._add(node.relation, lambda table: self._of_write(table, node))
                 self.note_triggers(node.relation)
-            case ast.CreateStmt():
-                self._add(node.relation, lambda _: _with_moments(node.tableElts or ()))
+            case ast.CreateStmt() if moments := _with_moments(node.tableElts or ()):
+                self._add(node.relation, lambda _: moments)
             case ast.DeleteStmt():
                 self.found.elsewhere |= bool(self._triggered(node.relation))
             case ast.TruncateStmt():
@@ -222,7 +224,11 @@ class _Judge:
         return TableName(table.schema, name)
 
     def _triggered(self, relation: Any) -> list[Relation]:
-        return [table for table in self._family(relation) if self.facts.rows("row_triggers", oid=table.oid)]
+        return [
+            table
+            for table in self._family(relation)
+            if table.name in self.with_triggers or self.facts.rows("row_triggers", oid=table.oid)
+        ]
 
     def _may_write(self, call: Any) -> bool:
         """Tell whether a function is a user's and may change rows."""

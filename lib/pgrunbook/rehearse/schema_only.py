@@ -30,7 +30,7 @@ from pgrunbook.database import connection, health, schema_versions
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
-from pgrunbook.draft import down, release
+from pgrunbook.draft import down, missing_rows, release
 from pgrunbook.draft.build import up
 from pgrunbook.draft.down import DownDraft, NoWayError
 from pgrunbook.draft.expected_differences import DeclaredOf, followed, is_declared, is_of_schema, named
@@ -53,10 +53,11 @@ class Rehearsal:
 
     ``changes`` are the rehearsed changes, with safe forms where they were asked for, and with the proof of each way
     back; ``backs`` has the ways back by migration, of two the down script first. ``declared`` are the differences that
-    these make by nature. ``leaves`` are what the plain SQL itself leaves behind (a constraint that it does not validate
-    ...): kind, name and table of each. ``unlike`` names the objects that the branch could not copy exactly (another
-    server version writes them differently); they are left out of every comparison with the target. ``is_exact`` says
-    that the branch is of the target's version and there are none: only then has the target the same fingerprints.
+    these make by nature. ``leaves`` are what the plain SQL itself leaves behind (a constraint that it does not
+    validate ...): kind, name and table of each. ``need_rows`` names the statements that an empty branch refuses, with
+    its words. ``unlike`` names the objects that the branch could not copy exactly (another server version writes them
+    differently); they are left out of every comparison with the target. ``is_exact`` says that the branch is of the
+    target's version and there are none: only then has the target the same fingerprints.
     """
 
     before: Snapshot
@@ -67,6 +68,7 @@ class Rehearsal:
     backs: Mapping[str, Mapping[WayBack, DownDraft]] = field(default_factory=dict)
     is_exact: bool = True
     leaves: tuple[tuple[str, str, str], ...] = ()
+    need_rows: tuple[str, ...] = ()
 
     @property
     def end(self) -> Snapshot:
@@ -147,19 +149,22 @@ def _plain(schema: SchemaCopy, history: History, changes: Sequence[Change], here
             for statement in statements:
                 conn.execute(statement)
             before = snapshot(conn, leave_out=left)
-        after = _after(conn, changes, hook, left)
+        after, need_rows = _after(conn, changes, hook, left)
         leaves = tuple((one.kind, one.name, one.where) for one in health.leftovers(conn) if one not in there)
     is_exact = not unlike and schema_versions.are_of_one(here, before)
-    return Rehearsal(before, tuple(after), unlike, tuple(changes), is_exact=is_exact, leaves=leaves)
+    found = Rehearsal(before, tuple(after), unlike, tuple(changes), is_exact=is_exact, leaves=leaves)
+    return replace(found, need_rows=tuple(need_rows))
 
 
-def _after(conn: Connection, changes: Sequence[Change], hook: _Hook, left: Sequence[str]) -> list[Snapshot]:
-    """Execute changes as they are written; return the schema after each."""
-    found = []
+def _after(
+    conn: Connection, changes: Sequence[Change], hook: _Hook, left: Sequence[str]
+) -> tuple[list[Snapshot], list[str]]:
+    """Execute changes as they are written; return the schema after each, and the statements that need rows."""
+    found, passed_over = [], []
     for change in changes:
-        _apply(conn, change, hook)
+        passed_over += _apply(conn, change, hook)
         found.append(snapshot(conn, leave_out=left))
-    return found
+    return found, passed_over
 
 
 class _Proofs:
@@ -194,7 +199,7 @@ class _Proofs:
                 if self.schema.has_ours:
                     copy_records.copy(self.rows_conn, conn, [copy_records.KEPT])
                 for number, change in enumerate(changes):
-                    execute(branch, conn, histories.read(conn, branch), change, log)
+                    execute(branch, conn, histories.read(conn, branch), change, log, is_empty=True)
                     before = after[-1] if after else self.plain.before
                     if not all(
                         self._there_and_back(branch, conn, change, how, before, log) for how in self._untried(change)
@@ -223,7 +228,7 @@ class _Proofs:
             _limit(conn)
             for statement in histories.prepare_table(histories.read(conn, branch)):
                 conn.execute(statement)
-            again = _after(
+            again, _ = _after(
                 conn,
                 self.plain.changes,
                 lambda _, c, s: s is not None and (c.migration, s.statement) not in left_out,
@@ -293,14 +298,15 @@ class _Proofs:
             self.tried[key] = str(reason)
             return True
         try:
-            execute(branch, conn, histories.read(conn, branch), planned.change, log, direction="down")
+            own = histories.read(conn, branch)
+            execute(branch, conn, own, planned.change, log, direction="down", is_empty=True)
             found = diff(before, snapshot(conn, leave_out=self.left))
             differs = tuple(_needed([*planned.differs, *_of_forms(change)], found))
             other = [d.line() for d in found if not is_declared(d, differs)]
             if other:
                 raise NoWayError(f"it ends in another schema: {'; '.join(other[:5])}")
             self.moved += followed(conn, differs)
-            execute(branch, conn, histories.read(conn, branch), change, log, again=True)
+            execute(branch, conn, histories.read(conn, branch), change, log, again=True, is_empty=True)
         except (NoWayError, StatementFailed) as exc:
             reason_ = why(exc) if isinstance(exc, StatementFailed) else str(exc)
             self.tried[key] = reason_
@@ -337,13 +343,15 @@ def _of(how: str, reason: str) -> str:
     return f"{how}: {reason}" if how == "down script" else reason
 
 
-def _apply(conn: Connection, change: Change, hook: _Hook = lambda *_: True) -> None:
+def _apply(conn: Connection, change: Change, hook: _Hook) -> list[str]:
     left_out: list[str] = []
+    passed_over: list[str] = []
     for segment in change.segments():
         with conn.transaction() if segment.kind == "together" else nullcontext():
             for step in segment.steps:
                 if hook(conn, change, step):
-                    _run(conn, change, step, left_out)
+                    needs = _run(conn, change, step, left_out)
+                    passed_over += [f"{change.statements[step.statement - 1].key}: {needs}"] if needs else []
                 else:
                     left_out.append(change.statements[step.statement - 1].key)
     hook(conn, change, None)
@@ -352,12 +360,13 @@ def _apply(conn: Connection, change: Change, hook: _Hook = lambda *_: True) -> N
         _limit(conn)
     else:  # its settings end with the transaction that the caller aborts; the way back must not see them
         connection.reset(conn)
+    return passed_over
 
 
-def _run(conn: Connection, change: Change, step: Step, left_out: Sequence[str]) -> None:
+def _run(conn: Connection, change: Change, step: Step, left_out: Sequence[str]) -> str:
+    """Execute a step; return the error of one that needs rows, which is passed over, "" of any other."""
     try:
-        with conn.as_target():
-            conn.execute(step.sql.encode())
+        return missing_rows.execute(conn, step.sql, step.policy)
     except psycopg.Error as exc:
         told = exc.diag.message_primary or " ".join(str(exc).split())
         raise StatementFailed(

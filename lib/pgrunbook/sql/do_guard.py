@@ -9,10 +9,14 @@ import pglast
 from pglast import ast, enums
 from pglast.parser import ParseError
 
-from pgrunbook.sql.tree import strings
+from pgrunbook.sql.tree import strings, walk
 
 _BLOCK = re.compile(
     r"\s*BEGIN\s+(?P<statement>.*?);\s*EXCEPTION\s+WHEN\s+duplicate_object\s+THEN\s+null\s*;\s*END\s*;?\s*",
+    re.IGNORECASE | re.DOTALL,
+)
+_CONDITION = re.compile(
+    r"\s*BEGIN\s+IF\s+(?P<condition>.*?)\s+THEN\s+(?P<statement>[^;]*);\s*END\s+IF\s*;\s*END\s*;?\s*",
     re.IGNORECASE | re.DOTALL,
 )
 _TYPES = (ast.CreateEnumStmt, ast.CompositeTypeStmt, ast.CreateRangeStmt, ast.CreateDomainStmt)
@@ -22,7 +26,7 @@ def guarded(node: Any) -> Any | None:
     """Return the statement that a DO block guards: ADD CONSTRAINT name or CREATE TYPE; None for any other."""
     if not isinstance(node, ast.DoStmt) or len(node.args) != 1:
         return None
-    found = _BLOCK.fullmatch("".join(strings((node.args[0].arg,))))
+    found = _BLOCK.fullmatch(_body(node))
     if found is None:
         return None
     try:
@@ -31,6 +35,39 @@ def guarded(node: Any) -> Any | None:
         return None
     inner = raw.stmt
     return inner if isinstance(inner, _TYPES) or _adds_constraint(inner) else None
+
+
+def conditional(node: Any) -> tuple[Any, Any] | None:
+    """Return the query and the statement of a DO block that executes the one IF the other is true; else None.
+
+    The query reads catalogs only: its answer is the same on every copy of the schema.
+    """
+    found = _CONDITION.fullmatch(_body(node)) if isinstance(node, ast.DoStmt) and len(node.args) == 1 else None
+    if found is None:
+        return None
+    try:
+        (condition,), (statement,) = (
+            pglast.parse_sql(f"SELECT {found['condition']}"),
+            pglast.parse_sql(found["statement"]),
+        )
+    except (ParseError, ValueError):
+        return None
+    return (condition.stmt, statement.stmt) if all(map(_is_of_catalog, walk(condition.stmt))) else None
+
+
+def _body(node: Any) -> str:
+    return "".join(strings((node.args[0].arg,)))
+
+
+def _is_of_catalog(part: Any) -> bool:
+    """Tell whether a part of a query reads no rows of the application, as its name shows."""
+    if isinstance(part, ast.FuncCall):
+        return len(part.funcname) == 1 or part.funcname[0].sval == "pg_catalog"
+    if not isinstance(part, ast.RangeVar):
+        return True
+    return part.schemaname in ("pg_catalog", "information_schema") or (
+        part.schemaname is None and part.relname.startswith("pg_")
+    )
 
 
 def guarded_constraint(node: Any) -> Any | None:

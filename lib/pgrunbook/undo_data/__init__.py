@@ -15,7 +15,7 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.conflicts import MOST_LINES, Conflicts, conflicts, family
 from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mark_reverted
 from pgrunbook.undo_data.parked_tables import unpark
-from pgrunbook.undo_data.reapplication import Reapplication, is_of_same_text, reapply, still_captured, to_reapply
+from pgrunbook.undo_data.reapplication import Reapplication, captured_from, reapply, still_captured, to_reapply
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, list_entries, purge
 from pgrunbook.undo_data.revert_columns import discard_changed, revert_column, uncaptured
 from pgrunbook.undo_data.revert_rows import OnConflict, revert
@@ -35,6 +35,7 @@ __all__ = [
     "as_keep",
     "capture_batches",
     "capture_statement",
+    "captured_from",
     "check_foreign_keys",
     "conflicts",
     "discard_changed",
@@ -42,7 +43,6 @@ __all__ = [
     "family",
     "fires",
     "free_name",
-    "is_of_same_text",
     "list_entries",
     "mark_reverted",
     "may_silence",

@@ -103,10 +103,10 @@ def reapply(branch: Connection, conn: Connection, entry: UndoEntry, *, batch_row
     return whole.silent() if fires(branch, [entry.table]) and may_silence(conn) else whole
 
 
-def is_of_same_text(conn: Connection, entry: UndoEntry, file_sha256: str) -> bool:
-    """Tell whether an entry was captured by the rollback of a migration whose file had this fingerprint."""
+def captured_from(conn: Connection, entry: UndoEntry) -> str:
+    """Return the fingerprint of the file by whose rollback an entry was captured, "" where that is not known."""
     found = rows(conn, "captured_from", run_id=entry.run_id, migration=entry.migration)
-    return [one["file_sha256"] for one in found] == [file_sha256]
+    return str(found[0]["file_sha256"]) if len(found) == 1 else ""
 
 
 def _about(entry: UndoEntry) -> tuple[object, ...]:
