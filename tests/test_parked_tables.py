@@ -218,6 +218,10 @@ CREATE FUNCTION lib.cmp(integer, integer) RETURNS integer LANGUAGE sql IMMUTABLE
 CREATE OPERATOR CLASS lib.backwards FOR TYPE integer USING btree AS OPERATOR 1 >, OPERATOR 2 >=, OPERATOR 3 =, OPERATOR 4 <=, OPERATOR 5 <, FUNCTION 1 lib.cmp(integer, integer);
 CREATE SEQUENCE lib.numbers;
 CREATE TYPE lib.mood AS ENUM ('sad', 'ok');
+CREATE TYPE lib.thing AS (a integer, m lib.mood);
+CREATE ACCESS METHOD stored TYPE TABLE HANDLER heap_tableam_handler;
+CREATE ROLE friend;
+CREATE ROLE other_friend;
 CREATE TYPE lib.pair AS (a integer, b text);
 CREATE TYPE lib.span AS RANGE (subtype = integer);
 CREATE DOMAIN lib.word AS text COLLATE "C" CHECK (VALUE <> '');
@@ -251,6 +255,10 @@ NEEDS = {
     "trigger": "a integer; CREATE TRIGGER t BEFORE INSERT ON t FOR EACH ROW WHEN (NEW.a > lib.one()) EXECUTE FUNCTION lib.touch()",
     "policy": "a integer; CREATE POLICY p ON t USING (a > lib.one())",
     "rule": "a integer; CREATE RULE r AS ON DELETE TO t WHERE OLD.a > lib.one() DO INSTEAD NOTHING",
+    "typed": "OF lib.thing",
+    "typed with options": "OF lib.thing (a WITH OPTIONS DEFAULT lib.one(), PRIMARY KEY (a))",
+    "access method": "(a integer) USING stored",
+    "roles": "a integer, b serial; GRANT SELECT, INSERT ON t TO friend WITH GRANT OPTION; GRANT UPDATE (a) ON t TO friend; GRANT USAGE ON SEQUENCE t_b_seq TO friend; GRANT SELECT ON t TO PUBLIC; CREATE POLICY p ON t TO friend; ALTER TABLE t OWNER TO friend; GRANT SELECT ON t TO other_friend",
     "partitions": "(a integer DEFAULT lib.one(), b lib.mood CHECK (b <> 'sad'), id integer) PARTITION BY RANGE (id); CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (2); CREATE TABLE t_2 PARTITION OF t DEFAULT PARTITION BY LIST (id); CREATE TABLE t_2_1 PARTITION OF t_2 DEFAULT; CREATE INDEX ON t ((a + lib.one())); ALTER TABLE t_1 ALTER a SET DEFAULT 7",
     "children": "(a integer DEFAULT lib.one(), b lib.mood); CREATE TABLE c (d integer DEFAULT lib.one()) INHERITS (t); INSERT INTO c VALUES (3, 'ok')",
 }
@@ -260,7 +268,7 @@ NEEDS = {
 def test_a_parked_table_needs_nothing_of_the_application(conn: Conn, kind: str) -> None:
     """All that the application has made may be dropped behind it, and nothing of the table goes with that."""
     columns, _, more = NEEDS[kind].partition("; ")
-    table = columns if columns.startswith("(") else f"({columns})"
+    table = columns if columns.startswith(("(", "OF")) else f"({columns})"
     conn.execute(f"{LIB}; CREATE TABLE t {table}; {more}".encode())
     conn.execute(f"INSERT INTO t (a) VALUES ({VALUES.get(kind, '1')})".encode())
     before, rows = schema.snapshot(conn), checksums.checksums(conn)
@@ -270,7 +278,7 @@ def test_a_parked_table_needs_nothing_of_the_application(conn: Conn, kind: str) 
     parked = [keep.kept_as for keep in way.keeps]
     with conn.transaction(force_rollback=True):
         there = _parked(conn, parked)
-        conn.execute("DROP SCHEMA lib CASCADE")
+        conn.execute("DROP SCHEMA lib CASCADE; DROP ACCESS METHOD stored; DROP ROLE friend, other_friend")
         assert _parked(conn, parked) == there
     way.back()
     assert checksums.checksums(conn) == rows

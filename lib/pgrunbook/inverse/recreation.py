@@ -12,6 +12,7 @@ from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import literal
 
+PLAIN_ACCESS_METHOD, CHANGES_ACCESS_METHOD = "heap", 15
 _CLASS = CLASSES["pg_class"]
 # Kinds that share a catalog with others, but need queries of their own.
 INDEX, WITHOUT_INDEX = "index", "constraint without index"
@@ -137,6 +138,12 @@ class _Recreation:
         for oid in oids:
             relation = self.reader.relation_at(oid)
             whole = self.reader.whole(relation)
+            if whole.of_type:
+                self.way.detaches.append(f"ALTER TABLE {relation.sql} NOT OF")
+                self.way.add(f"ALTER TABLE {relation.sql} OF {whole.of_type}", "The table is one of its type again.")
+            if whole.access_method not in (None, PLAIN_ACCESS_METHOD) and self.reader.version >= CHANGES_ACCESS_METHOD:
+                clause = f"SET ACCESS METHOD {whole.access_method}"
+                self.way.add(f"ALTER TABLE {relation.sql} {clause}", "Its rows are stored as before.")
             for parent in whole.parents:
                 if parent in {self.reader.relation_at(other).sql for other in oids}:
                     continue

@@ -4,7 +4,8 @@
    (a default's function, a check's type): a later statement may drop these. The inverse creates all of them again.
 2. Move the table to schema pgrunbook, under a generated name (``parked_names``). Its indexes, constraints, extended
    statistics and the sequences of its columns move with it.
-3. Convert its columns of the application's own types to text (``parked_types``).
+3. Revoke the rights of others on it, and take its owner's place: a later statement may drop these roles.
+4. Convert its columns of the application's own types to text (``parked_types``), and its storage to PostgreSQL's own.
 
 Without CASCADE, the rehearsal has shown that nothing depends on the table: it executed the plain statement, and the
 plan is valid for that schema only.
@@ -32,6 +33,8 @@ from pgrunbook.undo_data.parked_names import Names
 from pgrunbook.undo_data.parked_types import Types
 from pgrunbook.undo_data.tables import rows
 
+CHANGES_ACCESS_METHOD = 150_000
+
 
 def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps: tuple[Keep, ...]) -> Expansion:
     """Return the expansion that parks tables in one transaction, after the statements in ``detaches``.
@@ -51,6 +54,7 @@ def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps:
             if types:
                 there = parked_names.place(keep.kept_as, _home(keep).name)
                 freed.append(parked_types.to_text(keep, there, types))
+            freed += _stored_plainly(conn, keep)
     names = ", ".join(keep.table for keep in keeps)
     own = expansion.steps[0]
     step = replace(own, sql=";\n".join(statements), says=f"{names}: parked instead of dropped.", keeps=keeps,
@@ -61,6 +65,16 @@ def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps:
         explains="The table is parked in schema pgrunbook instead: a rollback moves it back with its rows.",
         steps=(step, *freed),
     )
+
+
+def _stored_plainly(conn: Connection, keep: Keep) -> list[SafeStep]:
+    """Return the step after which a parked table does not need an access method that somebody has made."""
+    (found,) = rows(conn, "access_method", table=keep.table)
+    if found["is_plain"] or conn.info.server_version < CHANGES_ACCESS_METHOD:
+        return []
+    there = parked_names.place(keep.kept_as, "").identifier()
+    says = f"The parked table {keep.table} no longer needs access method {found['name']}."
+    return [SafeStep(text(sql.SQL("ALTER TABLE {} SET ACCESS METHOD heap").format(there)), says, quick=False)]
 
 
 def unpark(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
@@ -97,9 +111,12 @@ def _moved(conn: Connection, keep: Keep, types: Types) -> list[str]:
         raise CannotCaptureError(f"{keep.table} is temporary")
     for statistics in parked_names.parts_elsewhere(conn, keep.table):
         raise CannotCaptureError(f"statistics {statistics} are in another schema than {keep.table}")
-    moves = parked_names.moves_there(conn, keep.table, keep.kept_as)
+    freed = [one["statement"] for one in rows(conn, "rights_of_others", table=keep.table)]
+    moves = [*freed, *parked_names.moves_there(conn, keep.table, keep.kept_as)]
     notes = {"names": parked_names.names_of(conn, keep.table), "types": types}
     there = parked_names.place(keep.kept_as, "").identifier()
+    if not rows(conn, "is_mine", table=keep.table)[0]["is_mine"]:
+        moves.append(text(sql.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(there)))
     return [*moves, text(sql.SQL("COMMENT ON TABLE {} IS {}").format(there, json.dumps(notes)))]
 
 

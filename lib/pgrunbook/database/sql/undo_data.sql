@@ -443,6 +443,56 @@ FROM (
 ) AS x
 ORDER BY x.place, x.name COLLATE "C"
 
+-- name: rights_of_others
+-- a row is: a statement that revokes the rights of a role on a table, or on a sequence that moves with it
+WITH moves AS (
+    SELECT c.oid,
+           c.relkind,
+           c.relnamespace,
+           c.relname,
+           c.relowner,
+           c.relacl
+    FROM pg_catalog.pg_class AS c
+    WHERE c.oid = pg_catalog.to_regclass(%(table)s)
+       OR c.relkind = 'S'
+      AND c.oid IN (SELECT d.objid
+                    FROM pg_catalog.pg_depend AS d
+                    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                      AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                      AND d.refobjid = pg_catalog.to_regclass(%(table)s)
+                      AND d.deptype = 'a')
+)
+SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %%s %%I.%%I FROM %%I CASCADE', CASE m.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+                                  n.nspname, m.relname, r.rolname) AS statement
+FROM moves AS m
+JOIN pg_catalog.pg_namespace AS n ON n.oid = m.relnamespace
+CROSS JOIN LATERAL (
+    SELECT x.grantee
+    FROM pg_catalog.aclexplode(m.relacl) AS x
+    UNION
+    SELECT x.grantee
+    FROM pg_catalog.pg_attribute AS a
+    CROSS JOIN pg_catalog.aclexplode(a.attacl) AS x
+    WHERE a.attrelid = m.oid
+) AS g
+JOIN pg_catalog.pg_roles AS r ON r.oid = g.grantee
+WHERE g.grantee <> m.relowner
+ORDER BY 1
+
+-- name: is_mine
+-- a row is: whether the session's role itself owns a table
+SELECT c.relowner = (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = CURRENT_USER) AS is_mine
+FROM pg_catalog.pg_class AS c
+WHERE c.oid = pg_catalog.to_regclass(%(table)s)
+
+-- name: access_method
+-- a row is: the access method of a table, and whether it is PostgreSQL's own
+SELECT m.amname::text AS name,
+       coalesce(m.amname = 'heap', true) AS is_plain
+FROM pg_catalog.pg_class AS c
+LEFT JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
+WHERE c.oid = pg_catalog.to_regclass(%(table)s)
+
 -- name: parked_notes
 -- a row is: the comment on a parked table, and the one on the schema of its own that older versions made for it
 SELECT pg_catalog.obj_description(pg_catalog.to_regclass(%(table)s)::oid, 'pg_class') AS of_table,
