@@ -234,13 +234,16 @@ ALTER SEQUENCE orders_id_seq AS bigint;
 ALTER TABLE order_items ALTER COLUMN order_id TYPE bigint;
 ALTER TABLE billing.invoices ALTER COLUMN order_id TYPE bigint;
 -- migration: 069_tags_bigint_key
-ALTER TABLE product_tags DROP CONSTRAINT product_tags_tag_id_fkey;
 ALTER TABLE tags ADD COLUMN uid bigint;
 UPDATE tags SET uid = id * 1000;
-ALTER TABLE tags ALTER COLUMN uid SET NOT NULL, DROP CONSTRAINT tags_pkey, ADD PRIMARY KEY (uid);
-ALTER TABLE product_tags ALTER COLUMN tag_id TYPE bigint USING tag_id * 1000;
+ALTER TABLE product_tags ADD COLUMN tag_uid bigint;
+UPDATE product_tags SET tag_uid = tags.uid FROM tags WHERE tags.id = product_tags.tag_id;
+ALTER TABLE product_tags DROP CONSTRAINT product_tags_tag_id_fkey, DROP CONSTRAINT product_tags_pkey, ADD PRIMARY KEY (product_id, tag_uid);
+ALTER TABLE product_tags DROP COLUMN tag_id;
+ALTER TABLE tags DROP CONSTRAINT tags_pkey;
+ALTER TABLE tags ADD PRIMARY KEY (uid);
 ALTER TABLE tags DROP COLUMN id;
-ALTER TABLE product_tags ADD CONSTRAINT product_tags_tag_id_fkey FOREIGN KEY (tag_id) REFERENCES tags (uid);
+ALTER TABLE product_tags ADD CONSTRAINT product_tags_tag_uid_fkey FOREIGN KEY (tag_uid) REFERENCES tags;
 -- migration: 070_row_security
 ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
 CREATE POLICY orders_of_user ON orders USING (user_id = nullif(current_setting('app.user_id', true), '')::integer);

@@ -24,8 +24,6 @@ def drop(reader: Reader, way: Way, node: Any) -> None:
         addresses = _with_partitions(reader, addresses)
     if addresses:
         recreate(reader, way, addresses)
-    if kind == "MATVIEW":
-        way.differs.append(Declared("elsewhere", "", "the rows of recreated materialized views are computed again"))
 
 
 def _with_partitions(reader: Reader, addresses: list[Address]) -> list[Address]:

@@ -226,6 +226,9 @@ class _Recreation:
             drop = statements[0].replace(" ADD CONSTRAINT ", " DROP CONSTRAINT IF EXISTS ", 1)
             self.way.add(drop.split(" FOREIGN KEY ")[0], "It is dropped if it exists.")
         self.way.of_position = self.way.of_position or thing.type == "sequence"
+        if thing.type == "materialized view":
+            why = f"the rows of {thing.identity} are computed again"
+            self.way.differs.append(Declared("recomputed", thing.identity, why))
         if catalog == "pg_extension":
             self._tell_of_extension(thing)
         for statement in statements:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-DeclaredKind = Literal["column order", "locality", "validity", "values", "elsewhere"]
+DeclaredKind = Literal["column order", "locality", "validity", "values", "recomputed", "elsewhere"]
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Declared:
 
     "column order": the columns of a table, a type or a statistics object come in another order. "locality": what a
     child table had only inherited is its own, too. "validity": a constraint that was NOT VALID is valid.
+    "recomputed": the rows of a materialized view are computed again.
     "values": each row has another value in a column, which ``object`` names. "elsewhere": what no schema shows.
     ``object`` is spelt as in SQL; for locality and validity it is the relation, "" for any.
     """
