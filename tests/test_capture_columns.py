@@ -124,7 +124,7 @@ def beside(conn: Conn, table: str, key: str, column: str, kept_as: str) -> int:
     """Return how many rows of a table and of its side table do not go together."""
     on = " AND ".join(f"k.pgrunbook_key_{n} = t.{name}" for n, name in enumerate(key.split(), 1))
     first = key.split()[0]
-    return int(value(conn, f"SELECT count(*) FROM {table} AS t FULL JOIN pgrunbook.{kept_as} AS k ON {on}"
+    return int(value(conn, f"SELECT count(*) FROM {table} AS t FULL JOIN (SELECT * FROM pgrunbook.{kept_as} WHERE pgrunbook_gone IS NULL) AS k ON {on}"
                            f" WHERE t.{first} IS NULL OR k.pgrunbook_key_1 IS NULL"
                            f" OR t.{column} IS DISTINCT FROM k.pgrunbook_value"))  # fmt: skip
 
@@ -207,7 +207,7 @@ def test_writers_at_work_lose_nothing(own: Conn, server: Server) -> None:
             assert written[0] > 3
             missing = value(
                 own,
-                f"SELECT count(*) FROM t LEFT JOIN pgrunbook.{way.keep.kept_as} AS k ON k.pgrunbook_key_1 = t.id WHERE k.pgrunbook_value IS DISTINCT FROM t.a",
+                f"SELECT count(*) FROM t LEFT JOIN pgrunbook.{way.keep.kept_as} AS k ON k.pgrunbook_key_1 = t.id AND k.pgrunbook_gone IS NULL WHERE k.pgrunbook_value IS DISTINCT FROM t.a",
             )
             assert missing == 0
 

@@ -14,6 +14,7 @@ import pytest
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
+from pgrunbook.procedures import undo_data_views
 from pgrunbook.undo_data import (
     StepKey,
     capture_batches,
@@ -185,11 +186,9 @@ def test_loop_that_deletes_keeps_too(conn: Conn) -> None:
 def test_cut_off_loop_has_kept_what_it_has_changed_and_goes_on(conn: Conn, server: Server) -> None:
     """After a crash in a batch the same call goes on with the same side table, and no row is kept twice."""
     before = state(conn, "t")
+    batches = capture_batches(conn, replace(BY_ID, statement="UPDATE t SET c = c + 1000 WHERE pgrunbook_range"), PLACE)
     with server.connect("keeping") as other:
         other.execute("BEGIN; UPDATE t SET b = b WHERE id = 100")
-        batches = capture_batches(
-            conn, replace(BY_ID, statement="UPDATE t SET c = c + 1000 WHERE pgrunbook_range"), PLACE
-        )
         with pytest.raises(psycopg.errors.LockNotAvailable):
             run_batches(conn, batches, resume_from="loop", lock_timeout_ms=50)
         other.rollback()
@@ -382,6 +381,96 @@ def test_steps_are_given_back_in_turn(conn: Conn) -> None:
     assert back(conn)[1] == 0
     assert state(conn, "t") == before
     assert entries_of_migration(conn, "0001_data", "up") == []
+
+
+# What somebody writes after `UPDATE t SET c = 0`, and the keys that are in conflict then.
+FOLLOWED = {
+    "deleted, and its key used again": ("DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (5, 5, 'another', 0)", ["5"]),
+    "deleted": ("DELETE FROM t WHERE id = 5", ["5"]),
+    "moved": ("UPDATE t SET id = 1007 WHERE id = 7", []),
+    "moved, and its key used again": ("UPDATE t SET id = 1007 WHERE id = 7; INSERT INTO t VALUES (7, 7, 'another', 0)", []),
+    "moved and changed": ("UPDATE t SET id = 1007, c = 9 WHERE id = 7", ["1007"]),
+    "swapped": ("UPDATE t SET id = 0 WHERE id = 8; UPDATE t SET id = 8 WHERE id = 9; UPDATE t SET id = 9 WHERE id = 0", []),
+    "merged": ("MERGE INTO t USING (SELECT 5 AS id) AS s ON t.id = s.id WHEN MATCHED THEN DELETE; INSERT INTO t VALUES (5, 5, 'another', 0)", ["5"]),
+    "upserted": ("INSERT INTO t VALUES (5) ON CONFLICT (id) DO UPDATE SET id = 1005", []),
+    "replicated": ("SET session_replication_role = replica; DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (5, 5, 'another', 0); RESET session_replication_role", ["5"]),
+    "all gone but one": ("TRUNCATE t; INSERT INTO t VALUES (5, 5, 'another', 0)", ["5", "6"]),
+    "switched off": ("ALTER TABLE t DISABLE TRIGGER ALL; DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (5, 5, 'another', 0)", ["5", "6"]),
+    "made anew": ("CREATE TABLE u (LIKE t INCLUDING ALL); INSERT INTO u SELECT * FROM t; DROP TABLE t CASCADE; ALTER TABLE u RENAME TO t", ["5", "6"]),
+    "renamed key": ("ALTER TABLE t RENAME id TO k; DELETE FROM t WHERE k = 5; INSERT INTO t VALUES (5, 5, 'another', 0); ALTER TABLE t RENAME k TO id", ["5"]),
+    "wider key": ("ALTER TABLE t ALTER id TYPE bigint; DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (5, 5, 'another', 0); UPDATE t SET id = 10000000000 WHERE id = 6", ["5", "6"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("write", FOLLOWED)
+def test_captured_rows_follow_theirs(conn: Conn, server: Server, write: str) -> None:
+    """What was captured is reverted in the row of which it was captured, whatever its key is now, and in no other."""
+    conn.execute("DROP VIEW seen; UPDATE t SET c = id")
+    assert do(conn, "UPDATE t SET c = 0 WHERE id < 10") == 9
+    writes, keys = FOLLOWED[write]
+    with server.connect("keeping") as other:
+        other.execute(writes.encode())
+    found = conflicts(conn, list_entries(conn)[0])
+    assert (
+        {*keys}
+        <= {one.key["id"] for one in found.samples}
+        <= ({*keys} if len(keys) < 2 else {*map(str, range(10)), *keys})
+    )
+    before = dict(conn.execute("SELECT b, c FROM t WHERE c = 0").fetchall())
+    back(conn, on_conflict="keep")
+    wanted = {f"b{n}": n for n in range(1, 10)} if len(keys) < 2 else {}
+    now = dict(conn.execute("SELECT b, c FROM t").fetchall())
+    if write == "moved and changed":
+        wanted["b7"] = 9
+    assert {name: now[name] for name in before} == {name: wanted.get(name, 0) for name in before}
+    assert conn.execute("SELECT tgname FROM pg_trigger WHERE tgname ~ 'pgrunbook'").fetchall() == []
+
+
+@pytest.mark.newest
+def test_the_verdict_names_our_triggers(conn: Conn) -> None:
+    """And until when they stay; purge takes them away."""
+    assert undo_data_views.triggers(conn) == []
+    do(conn, "UPDATE t SET c = 0 WHERE id < 10")
+    says = "on public.t, until what they let follow its rows is reverted, reapplied or purged"
+    assert undo_data_views.triggers(conn) == [("triggers of pgrunbook", says)]
+    purge(conn, [list_entries(conn)[0].id])
+    assert undo_data_views.triggers(conn) == []
+    assert conn.execute("SELECT tgname FROM pg_trigger WHERE tgname ~ 'pgrunbook'").fetchall() == []
+
+
+# What a later step does to rows of which a step before has captured values, and what somebody writes then.
+OURS = {
+    "deleted": ("DELETE FROM t WHERE id < 6", "", {5: 5}),
+    "deleted, and another made": ("DELETE FROM t WHERE id = 5", "INSERT INTO t VALUES (5, 5, 'another', 0)", {5: 0}),
+    "deleted, made and gone": ("DELETE FROM t WHERE id = 5", "INSERT INTO t VALUES (5); DELETE FROM t WHERE id = 5", {5: 5}),
+    "moved": ("UPDATE t SET id = id + 1000 WHERE id < 6", "", {5: 5}),
+    "moved again": ("UPDATE t SET id = id + 1000 WHERE id < 6", "UPDATE t SET id = 2005 WHERE id = 1005", {2005: 5}),
+    "moved, and deleted": ("UPDATE t SET id = id + 1000 WHERE id < 6", "DELETE FROM t WHERE id = 1005; INSERT INTO t VALUES (1005, 5, 'another', 0)", {1005: 0}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("later", OURS)
+def test_what_a_later_step_takes_away_comes_back_with_its_row(conn: Conn, later: str) -> None:
+    """Not with another row that has its key meanwhile."""
+    conn.execute("UPDATE t SET c = id")
+    do(conn, "UPDATE t SET c = 0 WHERE id < 10", 1)
+    step, writes, wanted = OURS[later]
+    do(conn, step, 2)
+    conn.execute(writes.encode() or b"SELECT")
+    back(conn, on_conflict="keep")
+    assert {key: value(conn, f"SELECT c FROM t WHERE id = {key}") for key in wanted} == wanted
+    assert value(conn, "SELECT count(*) FROM t WHERE id IN (1, 2, 3, 4) AND c = id") == 4
+
+
+def test_a_session_with_an_old_snapshot_fails_as_it_would_without_capture(conn: Conn, server: Server) -> None:
+    """It cannot see what was captured; the rows themselves were changed, so the server says the same."""
+    with server.connect("keeping") as other:
+        other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT")
+        other.execute("SELECT count(*) FROM ident")
+        do(conn, "UPDATE t SET c = 0 WHERE id < 10")
+        other.execute("DELETE FROM t WHERE id = 50")
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            other.execute("DELETE FROM t WHERE id = 5")
 
 
 def test_size_is_estimated_from_statistics(conn: Conn) -> None:

@@ -229,12 +229,12 @@ class RowTracker:
         return sql.SQL(
             "UPDATE {notes} AS n SET state = 'skip' WHERE n.state = ANY {left}"
             " AND EXISTS (SELECT FROM {notes} AS e WHERE e.state = ANY {left})"
-            " AND (n.id = ANY ({ids}::pg_catalog.int8[]) OR n.id IN (SELECT {latest} FROM {table} AS {alias},"
-            " {ours} WHERE {reached} AND {is_ours}))"
+            " AND (n.id = ANY ({ids}::pg_catalog.int8[]) OR n.id IN (SELECT {latest} FROM {table} AS {alias}"
+            " WHERE {reached} AND {is_ours}))"
         ).format(
             notes=self.notes, left=_LEFT, ids=sql.Literal(f"{{{','.join(map(str, ids))}}}"),
             latest=self._latest("id", self._of(alias)), table=self.table, alias=sql.Identifier(alias),
-            reached=reached, ours=sql.SQL(_OURS), is_ours=sql.SQL(_IS_OURS).format(sql.Identifier(alias, "xmin")),
+            reached=reached, is_ours=is_ours(sql.Identifier(alias, "xmin")),
         )  # fmt: skip
 
     def is_noted(self, alias: str, ids: Sequence[int]) -> sql.Composable:
@@ -334,6 +334,11 @@ class RowTracker:
                 sql.SQL(") EXECUTE FUNCTION {}({})").format(self._function, sql.Literal(where)).as_string(None)
             ),
         )
+
+
+def is_ours(xmin: sql.Composable) -> sql.Composable:
+    """Return the condition that this transaction has written the version of a row, by its ``xmin``."""
+    return sql.SQL("(SELECT {} FROM {})").format(sql.SQL(_IS_OURS).format(xmin), sql.SQL(_OURS))
 
 
 def truncate_triggers(

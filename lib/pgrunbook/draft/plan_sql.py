@@ -44,6 +44,8 @@ def _said(change: Change, step: Step) -> list[str]:
     if step.gives_rows:
         return ["-- pgrunbook reverts the captured rows, batch by batch; psql cannot:"]
     captured = ["-- pgrunbook captures the rows that this changes, in its own schema"] if _captures_rows(step) else []
+    if captured and step.kind == "UPDATE":
+        captured.append("-- and triggers on the table let them follow their rows, until they are reverted or purged")
     if not step.fires_triggers:
         captured.append("-- pgrunbook silences the application's triggers here, and checks the foreign keys behind it")
     if not step.form:

@@ -298,7 +298,7 @@ class Execution:
                 rows = self._execute_sql(step)
         else:
             counts = self._counts(statement)
-            rows = sum(counts) if step.statements > 1 else counts[0]
+            rows = sum(counts[: step.statements])
         self._keeper.after(change, step)
         return rows
 

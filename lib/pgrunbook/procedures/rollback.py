@@ -185,6 +185,7 @@ def verdict(here: Session) -> Banner:
         ("taken back", ", ".join(back) or "nothing"),
         ("version before", here.facts["version_before"] or "(none)"),
         ("restore point", here.facts["restore_point"]),
+        *undo_data_views.triggers(here.conn),
     ]
     state = f"The database is at version {version}."
     return here.verdict(

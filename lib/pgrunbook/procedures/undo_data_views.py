@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from psycopg import errors as pg
 from psycopg import sql
 
+from pgrunbook import undo_data
 from pgrunbook.database.connection import Connection
-from pgrunbook.display.prose import counted
+from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Cell, Table
 from pgrunbook.display.units import human
 from pgrunbook.sql.tree import dotted_name
@@ -113,6 +114,18 @@ def not_reapplied(kept: UndoEntry, holds: int) -> tuple[object, ...]:
     says = f"{counted(holds, unit)} {'is' if holds == 1 else 'are'} kept in {dotted_name(*kept.there)}{end}"
     way = f"{says}; the plan says why it did not come back. Copy what you need."
     return Cell("captured by a rollback, not reapplied", WARN), f"{plain(kept)}{column}", kept.migration, way
+
+
+def triggers(conn: Connection) -> list[tuple[str, object]]:
+    """Return the fact of a verdict that names the tables with triggers of ours, and until when they stay; or none."""
+    entries = undo_data.followed(conn)
+    if not entries:
+        return []
+    ends = [kept.keep_until for kept in entries if kept.keep_until is not None]
+    until = f" (from {moment(max(ends))} on)" if len(ends) == len(entries) else ""
+    tables = listed(sorted({plain(kept) for kept in entries}))
+    says = f"on {tables}, until what they let follow its rows is reverted, reapplied or purged{until}"
+    return [("triggers of pgrunbook", says)]
 
 
 def state(kept: UndoEntry) -> Cell:

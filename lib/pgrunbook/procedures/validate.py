@@ -232,7 +232,7 @@ def verdict(here: Session) -> Banner:
         here.facts["promise"].folder / "schema-promised.json"
     )
     state = "The database is as promised." if promised else "No problem was found; but there was no promise to check."
-    return here.verdict(state, [], then="nothing: the release is done")
+    return here.verdict(state, undo_data_views.triggers(here.conn), then="nothing: the release is done")
 
 
 def _promising_run(here: Session) -> Run | None:

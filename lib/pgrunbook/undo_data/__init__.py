@@ -16,7 +16,7 @@ from pgrunbook.undo_data.conflicts import MOST_LINES, Conflicts, conflicts, fami
 from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mark_reverted
 from pgrunbook.undo_data.parked_tables import unpark
 from pgrunbook.undo_data.reapplication import Reapplication, captured_from, reapply, still_captured, to_reapply
-from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, list_entries, purge
+from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, followed, list_entries, purge
 from pgrunbook.undo_data.revert_columns import discard_changed, revert_column, uncaptured
 from pgrunbook.undo_data.revert_rows import OnConflict, revert
 from pgrunbook.undo_data.silence import check_foreign_keys, fires, may_silence, silenced
@@ -42,6 +42,7 @@ __all__ = [
     "entries_of_migration",
     "family",
     "fires",
+    "followed",
     "free_name",
     "list_entries",
     "mark_reverted",

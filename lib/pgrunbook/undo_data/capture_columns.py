@@ -5,65 +5,81 @@ Of a large table:
 
 1. Create a side table, and a trigger that copies every row written from then on into it.
 2. Copy the other rows, batch by batch; a value that the trigger has copied is newer, and stays.
-3. Drop the trigger in the transaction of the statement, whose lock keeps writers out.
+3. Drop the trigger in the transaction of the statement, whose lock keeps writers out. Before, read the keys again of
+   which it is not certain whether the loop has copied them behind a writer: a row was deleted meanwhile, or its
+   writer's snapshot is older than the copy.
 
 Where only the type changes, that transaction also stores a hash of each new value: the old value is reverted only
 in rows that still have the new one.
 
-From then on until the values are reverted, reapplied or purged, triggers let them follow their rows: a changed key
-changes in the side table too, and the value of a row that is deleted goes, for another row may get its key. What a
-migration or a rollback of ours deletes comes back with its key, and keeps its value.
+From then on until the values are reverted, reapplied or purged, triggers let them follow their rows (``followers``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts, Relation
-from pgrunbook.database.row_tracker import truncate_triggers
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.tree import tree
 from pgrunbook.undo_data.cascades import CannotCaptureError
-from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, rows, table
+from pgrunbook.undo_data.followers import Followers, obstacle, trigger_name
+from pgrunbook.undo_data.row_notes import GONE, function_name
+from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, keyed, keys_of, rows, table
 
 VALUE, NEW = "pgrunbook_value", "pgrunbook_new"
-TRIGGER, TRIGGER_OF_ALL = "pgrunbook_{}", "pgrunbook_{}_all"
-TRIGGER_OF_MOVES = "zz_pgrunbook_{}"  # behind those of the application, which may change the key
-_FOLLOWING = """
+# The note that the value of a key has to be read again.
+AGAIN = "again"
+_WRITING = """
+DECLARE
+    goes boolean := TG_OP = 'DELETE';
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
-        DELETE FROM {side} AS k WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {matches});
-    ELSIF TG_OP = 'DELETE' THEN
-        IF pg_catalog.current_setting('application_name') NOT LIKE 'pgrunbook %' THEN
-            DELETE FROM {side} AS k WHERE {gone};
-        END IF;
-    ELSIF {before} OPERATOR(pg_catalog.*<>) {after} THEN
-        DELETE FROM {side} AS k WHERE {taken};
-        UPDATE {side} AS k SET ({keys}) = ROW({new}) WHERE {gone};
+        DELETE FROM {side};
+        RETURN NULL;
+    ELSIF TG_OP = 'UPDATE' AND {before} OPERATOR(pg_catalog.*=) {after} THEN
+        RETURN NULL;
     END IF;
-    RETURN NEW;
-EXCEPTION
-    -- The key has another type by now, or is gone: nobody's write fails, and what cannot follow is not reverted.
-    WHEN undefined_column OR undefined_function OR datatype_mismatch OR data_exception THEN
-        BEGIN
-            IF TG_OP = 'TRUNCATE' THEN
-                DELETE FROM {side};
-            ELSE
-                DELETE FROM {side} AS k WHERE {gone_by_text};
+    IF pg_catalog.current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        -- It does not see what others have copied since its snapshot, and must not fail because of it.
+        IF TG_OP <> 'INSERT' THEN
+            INSERT INTO {side} ({names}, {gone}) VALUES ({old_key}, {again});
+        END IF;
+        IF TG_OP <> 'DELETE' THEN
+            INSERT INTO {side} ({names}, {gone}) VALUES ({new_key}, {again});
+        END IF;
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'UPDATE' THEN
+        goes := {old_record} OPERATOR(pg_catalog.*<>) {new_record};
+    END IF;
+    IF goes THEN
+        IF NOT EXISTS (SELECT FROM {source} AS t WHERE {taken}) THEN
+            DELETE FROM {side} AS k WHERE {at_old} AND k.{gone} IS NULL;
+            IF NOT FOUND THEN
+                -- A batch may be copying it now.
+                INSERT INTO {side} ({names}, {gone}) VALUES ({old_key}, {again});
             END IF;
-        EXCEPTION
-            WHEN undefined_function OR datatype_mismatch OR data_exception THEN NULL;
-        END;
-        RETURN NEW;
+        END IF;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO {side} ({targets}) VALUES ({values})
+        ON CONFLICT ({names}) WHERE {gone} IS NULL DO UPDATE SET {value} = excluded.{value};
+    END IF;
+    RETURN NULL;
 END
 """
-# Types of the application may be a key only when their text is the same under all settings.
-_STEADY = {"bigint", "boolean", "bytea", "integer", "numeric", "smallint", "uuid"}
+_AGAIN = (
+    "DELETE FROM {side} AS k USING {side} AS b WHERE b.{gone} = {again} AND k.{gone} IS NULL AND {same}",
+    """INSERT INTO {side} ({targets}) SELECT {values} FROM {side} AS b JOIN {source} AS t ON {matches}
+WHERE b.{gone} = {again} ON CONFLICT DO NOTHING""",
+    "DELETE FROM {side} WHERE {gone} = {again}",
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,10 @@ class ColumnCapture:
     def key(self) -> tuple[Column, ...]:
         """The columns of the key."""
         return self.table.named(self.table.key)
+
+    @property
+    def _followers(self) -> Followers:
+        return Followers(self.keep.kept_as, self.table, is_old_seen=True)
 
     def before(self, batch_rows: int) -> tuple[SafeStep, ...]:
         """Return the steps that copy the values of a large table while others write to it."""
@@ -107,7 +127,7 @@ class ColumnCapture:
 
     def epilogue(self) -> list[str]:
         """Return the statements that run after it, in its transaction."""
-        follows = self._start_following()
+        follows = self._followers.creation()
         if not self.changes_type:
             return follows
         hashed = sql.SQL("UPDATE {} AS k SET {} = {} FROM {} AS t WHERE {}").format(
@@ -119,7 +139,7 @@ class ColumnCapture:
     def cleanup(self) -> tuple[str, ...]:
         """Return the queries that find the cleanup statements, for when the server refuses the statement."""
         name = sql.Literal(self.side.as_string(None))
-        triggers = [sql.Literal(each.format(self.keep.kept_as)) for each in (TRIGGER, TRIGGER_OF_ALL)]
+        triggers = map(sql.Literal, self._triggers)
         forget = sql.SQL("DELETE FROM pgrunbook.kept WHERE kept_as = {}").format(sql.Literal(self.keep.kept_as))
         table_name = sql.Literal(self.table.name.identifier().as_string(None))
         found = sql.SQL(
@@ -134,7 +154,8 @@ class ColumnCapture:
             " UNION ALL SELECT {drop} WHERE pg_catalog.to_regclass({name}) IS NOT NULL"
             " UNION ALL SELECT {forget} WHERE pg_catalog.to_regclass({name}) IS NOT NULL"
         ).format(
-            triggers=sql.SQL(", ").join(triggers), table=table_name, function=sql.Literal(self._function()),
+            triggers=sql.SQL(", ").join(triggers), table=table_name,
+            function=sql.Literal(function_name(self.keep.kept_as)),
             schema=sql.Literal(SCHEMA),
             drop=sql.Literal(text(sql.SQL("DROP TABLE {}").format(self.side))), name=name,
             forget=sql.Literal(text(forget)),
@@ -153,13 +174,14 @@ class ColumnCapture:
         ]
         value = sql.SQL("{} {}").format(sql.Identifier(VALUE), self.column.side_type)
         new = [sql.SQL("{} pg_catalog.bytea").format(sql.Identifier(NEW))] if self.changes_type else []
-        made = sql.SQL("CREATE TABLE {} ({}, PRIMARY KEY ({}))").format(
-            self.side, sql.SQL(", ").join([*keys, value, *new]), self._key_names()
+        made = sql.SQL("CREATE TABLE {} ({})").format(
+            self.side, sql.SQL(", ").join([*keys, value, *new, *self._followers.columns])
         )
-        return [text(sql.SQL("DO {}").format(sql.Literal(text(looks)))), text(made)]
-
-    def _key_names(self) -> sql.Composable:
-        return sql.SQL(", ").join(sql.Identifier(key_name(n)) for n in range(len(self.key)))
+        return [
+            text(sql.SQL("DO {}").format(sql.Literal(text(looks)))),
+            text(made),
+            *self._followers.indexes(is_unique=True),
+        ]
 
     def _copy(self) -> str:
         copied = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} AS t WHERE {} ON CONFLICT DO NOTHING").format(
@@ -174,25 +196,27 @@ class ColumnCapture:
         found = [column.captured(sql.Identifier(alias, column.name)) for column in (*self.key, self.column)]
         return sql.SQL(", ").join(found)
 
-    def _function(self) -> str:
-        return f"write_{self.keep.kept_as}"
+    @property
+    def _triggers(self) -> tuple[str, str]:
+        return trigger_name(self.keep.kept_as), trigger_name(self.keep.kept_as, of_all=True)
+
+    def _captured_key(self, row: str) -> list[sql.Composable]:
+        return [column.captured(sql.Identifier(row, column.name)) for column in self.key]
 
     def _start_writing(self) -> list[str]:
         """Create the trigger; its function runs as its owner, for writers have no rights on the side table.
 
         ENABLE ALWAYS: the triggers also fire in sessions that apply replicated changes.
         """
-        function, table_ = sql.Identifier(SCHEMA, self._function()), self.table.name.identifier()
+        function, table_ = self._followers.function, self.table.name.identifier()
         made = sql.SQL(
             "CREATE FUNCTION {0}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
             " SET search_path = '' SET DateStyle = 'ISO' AS {1}; REVOKE ALL ON FUNCTION {0}() FROM PUBLIC"
         ).format(function, sql.Literal(text(self._body())))
         statements = [text(made)]
-        for name, fires in (
-            (TRIGGER, "INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW"),
-            (TRIGGER_OF_ALL, "TRUNCATE ON {} FOR EACH STATEMENT"),
-        ):
-            trigger = sql.Identifier(name.format(self.keep.kept_as))
+        events = ("INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW", "TRUNCATE ON {} FOR EACH STATEMENT")
+        for name, fires in zip(self._triggers, events, strict=True):
+            trigger = sql.Identifier(name)
             after = sql.SQL(fires).format(table_)
             statements.append(
                 text(sql.SQL("CREATE TRIGGER {} AFTER {} EXECUTE FUNCTION {}()").format(trigger, after, function))
@@ -210,81 +234,35 @@ class ColumnCapture:
             )
             for column, operator in zip(self.key, self.table.operators, strict=True)
         ]
-        return sql.SQL(
-            "BEGIN IF TG_OP = 'TRUNCATE' THEN DELETE FROM {side}; RETURN NULL; END IF;"
-            " IF TG_OP = 'UPDATE' AND {before} OPERATOR(pg_catalog.*=) {after} THEN RETURN NULL; END IF;"
-            " IF TG_OP <> 'INSERT' THEN DELETE FROM {side} AS k WHERE {gone}"
-            " AND NOT EXISTS (SELECT FROM {source} AS t WHERE {taken}); END IF;"
-            " IF TG_OP <> 'DELETE' THEN INSERT INTO {side} ({targets}) VALUES ({values})"
-            " ON CONFLICT ({names}) DO UPDATE SET {value} = excluded.{value}; END IF; RETURN NULL; END"
-        ).format(
-            side=self.side, before=before, after=after, gone=self._has_key("old"), source=self.table.source,
+        keys = {row: self._captured_key(row) for row in ("old", "new")}
+        return sql.SQL(_WRITING).format(
+            side=self.side, gone=sql.Identifier(GONE), again=sql.Literal(AGAIN), before=before, after=after,
+            at_old=self._followers.has_key(keys["old"]), source=self.table.source, names=self._followers.keys(),
+            old_record=record(*(sql.Identifier("old", column.name) for column in self.key)),
+            new_record=record(*(sql.Identifier("new", column.name) for column in self.key)),
+            old_key=sql.SQL(", ").join(keys["old"]), new_key=sql.SQL(", ").join(keys["new"]),
             taken=sql.SQL(" AND ").join(taken), targets=self._targets(), values=self._values("new"),
-            names=self._key_names(), value=sql.Identifier(VALUE),
+            value=sql.Identifier(VALUE),
         )  # fmt: skip
-
-    def _start_following(self) -> list[str]:
-        """Create the triggers that let captured values follow their rows.
-
-        No column stands in a trigger itself, and one that is gone is no error: the table stays free to change. A row
-        that moves to another partition is deleted and inserted: only BEFORE UPDATE knows both keys.
-        """
-        function, table_ = sql.Identifier(SCHEMA, self._function()), self.table.name.identifier()
-        before, after = (record(*(sql.Identifier(row, column.name) for column in self.key)) for row in ("old", "new"))
-        new = [column.captured(sql.Identifier("new", column.name)) for column in self.key]
-        body = sql.SQL(_FOLLOWING).format(
-            side=self.side, gone=self._has_key("old"), taken=self._has_key("new"), before=before, after=after,
-            table=self.table.name.identifier(), matches=self.table.matches("t", "k"),
-            keys=self._key_names(), gone_by_text=self._had_key(), new=sql.SQL(", ").join(new),
-        )  # fmt: skip
-        made = sql.SQL(
-            "CREATE OR REPLACE FUNCTION {0}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
-            " SET search_path = '' SET DateStyle = 'ISO' AS {1}; REVOKE ALL ON FUNCTION {0}() FROM PUBLIC"
-        ).format(function, sql.Literal(text(body)))
-        fires = {TRIGGER: "AFTER UPDATE OR DELETE ON {} FOR EACH ROW"}
-        if self.table.is_partitioned:
-            fires = {TRIGGER: "AFTER DELETE ON {} FOR EACH ROW", TRIGGER_OF_MOVES: "BEFORE UPDATE ON {} FOR EACH ROW"}
-        statements = [text(made)]
-        for name, event in fires.items():
-            trigger = sql.Identifier(name.format(self.keep.kept_as))
-            statements.append(
-                text(
-                    sql.SQL("CREATE OR REPLACE TRIGGER {} {} EXECUTE FUNCTION {}()").format(
-                        trigger, sql.SQL(event).format(table_), function
-                    )
-                )
-            )
-            statements.append(text(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table_, trigger)))
-        of_all = TRIGGER_OF_ALL.format(self.keep.kept_as)
-        emptied = truncate_triggers(table_, of_all, function, is_partitioned=self.table.is_partitioned)
-        return [*statements, *map(text, emptied)]
-
-    def _had_key(self) -> sql.Composable:
-        """The condition for the old key by the text of the row: a field of a record keeps its type for a session."""
-        pairs = [
-            sql.SQL("k.{} = CAST(pg_catalog.to_jsonb(old) ->> {} AS {})").format(
-                sql.Identifier(key_name(n)), sql.Literal(column.name), column.side_type
-            )
-            for n, column in enumerate(self.key)
-        ]
-        return sql.SQL(" AND ").join(pairs)
-
-    def _has_key(self, row: str) -> sql.Composable:
-        pairs = [
-            sql.SQL("k.{} = {}").format(sql.Identifier(key_name(n)), column.captured(sql.Identifier(row, column.name)))
-            for n, column in enumerate(self.key)
-        ]
-        return sql.SQL(" AND ").join(pairs)
 
     def _stop_writing(self) -> list[str]:
+        """Read again what the trigger could not tell, under the lock of the statement, and drop the trigger."""
+        same = sql.SQL(" AND ").join(
+            sql.SQL("k.{0} = b.{0}").format(sql.Identifier(key_name(n))) for n in range(len(self.key))
+        )
+        parts: dict[str, sql.Composable] = {
+            "side": self.side, "gone": sql.Identifier(GONE), "again": sql.Literal(AGAIN), "same": same,
+            "targets": self._targets(), "values": self._values("t"), "source": self.table.source,
+            "matches": self.table.matches("t", "b"),
+        }  # fmt: skip
+        again = [sql.SQL(each).format(**parts) for each in _AGAIN]
         triggers = [
-            sql.SQL("DROP TRIGGER {} ON {}").format(
-                sql.Identifier(name.format(self.keep.kept_as)), self.table.name.identifier()
-            )
-            for name in (TRIGGER, TRIGGER_OF_ALL)
+            sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(name), self.table.name.identifier())
+            for name in self._triggers
         ]
-        function = sql.SQL("DROP FUNCTION {}()").format(sql.Identifier(SCHEMA, self._function()))
-        return [text(statement) for statement in (*triggers, function)]
+        function = sql.SQL("DROP FUNCTION {}()").format(self._followers.function)
+        locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(self.table.source)
+        return [text(statement) for statement in (locked, *again, *triggers, function)]
 
 
 def column_capture(
@@ -310,11 +288,9 @@ def column_capture(
     keys = [columns for columns in keys_of(conn, found.oid) if not {name, *without} & {*columns}]
     if not keys:
         raise CannotCaptureError(f"{keep.table} has no unique key without this column")
-    unsteady = [column.name for column in found.named(keys[0]) if not _is_steady(column)]
-    if unsteady:
-        raise CannotCaptureError(f"{keep.table} has the key {', '.join(unsteady)}, whose text depends on settings")
-    by = dict(zip(*keys_with_operators(conn, found.oid, keys[0]), strict=True))
-    found = replace(found, key=keys[0], operators=tuple(by[column] for column in keys[0]))
+    found = keyed(conn, found, keys[0]) or found
+    if obstacle(found):
+        raise CannotCaptureError(f"{keep.table} {obstacle(found)}")
     return ColumnCapture(replace(keep, key=keys[0]), found, found.columns[name], changes_type)
 
 
@@ -332,19 +308,6 @@ def is_large(conn: Connection, found: Table, rows_conn: Connection | None, batch
     """Tell whether a table holds more rows than go into one batch."""
     relation: Relation | None = Facts(conn).named(found.name)
     return relation is None or Facts(conn, rows_conn).has_rows_beyond(relation, batch_rows)
-
-
-def keys_of(conn: Connection, oid: int) -> list[tuple[str, ...]]:
-    """Return the keys of a table, the best first."""
-    return [tuple(one["columns"]) for one in rows(conn, "keys", oid=oid)]
-
-
-def keys_with_operators(conn: Connection, oid: int, key: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the key over these columns, in the order of its index, with operators; empty when there is none."""
-    for one in rows(conn, "keys", oid=oid):
-        if sorted(one["columns"]) == sorted(key):
-            return tuple(one["columns"]), tuple(one["operators"])
-    return (), ()
 
 
 def is_changed_type(statement: str, column: str) -> bool:
@@ -367,18 +330,6 @@ def place(conn: Connection, keep: Keep, *, must_be_there: bool = True) -> tuple[
     return table(conn, found[0]["oid"]), str(found[0]["name"])
 
 
-def keyed_as_captured(conn: Connection, found: Table, keep: Keep) -> Table:
-    """Return a table with the key by which a column was captured, in that order."""
-    by = dict(zip(*keys_with_operators(conn, found.oid, keep.key), strict=True))
-    if not by:
-        raise CannotCaptureError(f"{keep.table} has no unique index on {', '.join(keep.key)} now")
-    return replace(found, key=tuple(keep.key), operators=tuple(by[column] for column in keep.key))
-
-
 def _is_filtered(conn: Connection, keep: Keep) -> bool:
     there = rows(conn, "column_named", table=keep.table, column=keep.column)
     return bool(there) and bool(rows(conn, "traits", oid=there[0]["oid"])[0]["is_filtered"])
-
-
-def _is_steady(column: Column) -> bool:
-    return not column.is_of_application or column.is_word or column.base_type in _STEADY

@@ -37,7 +37,9 @@ from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
 from pgrunbook.sql.tree import column_names, tree, walk
 from pgrunbook.undo_data import capture_tables
 from pgrunbook.undo_data.cascades import CannotCaptureError, reaches
+from pgrunbook.undo_data.followers import obstacle
 from pgrunbook.undo_data.registry import BATCH, Side, StepKey, add_side_tables, name_of
+from pgrunbook.undo_data.row_notes import label_of, labelled, returned
 from pgrunbook.undo_data.tables import Column, Table, foreign_keys, row, table
 
 CHANGING = (ast.UpdateStmt, ast.DeleteStmt, ast.InsertStmt)
@@ -90,7 +92,14 @@ def capture_statement(conn: Connection, statement: str, place: StepKey, *, keep_
             "then only a restore brings the rows back.",
         ) from exc
     add_side_tables(conn, place, found.sides, keep_until=keep_until)
-    return found.sql
+    return "; ".join([found.sql, *noted(conn, place.migration, place.step, found.sides)])
+
+
+def noted(conn: Connection, migration: str, step: int, sides: Sequence[Side]) -> list[str]:
+    """Return what follows in the transaction: what other steps have captured goes with deleted rows, and returns."""
+    label = label_of(migration, step)
+    gone = [each for side in sides if side.kind == "delete" for each in labelled(conn, side.table, label)]
+    return [*gone, *(each for side in sides if side.kind == "insert" for each in returned(conn, side.table, label))]
 
 
 def capture_obstacle(conn: Connection, statement: str) -> str | None:
@@ -142,6 +151,8 @@ def _target(conn: Connection, node: Any) -> Table:
     found = table(conn, relation.oid)
     if not found.key:
         raise CannotCaptureError(f"{found.name} has no unique key that identifies its rows")
+    if isinstance(node, ast.UpdateStmt) and obstacle(found):
+        raise CannotCaptureError(f"{found.name} {obstacle(found)}")
     if found.is_filtered:  # RETURNING needs to see the row, and a later comparison all of them
         raise CannotCaptureError(f"row level security hides rows of {found.name} from this session")
     return found

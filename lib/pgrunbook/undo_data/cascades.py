@@ -9,6 +9,7 @@ from typing import Literal
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
+from pgrunbook.undo_data.followers import obstacle
 from pgrunbook.undo_data.registry import BATCH, Side
 from pgrunbook.undo_data.tables import ForeignKey, Table, foreign_keys, key_name, row, table
 
@@ -95,6 +96,8 @@ def _reason(key: ForeignKey, parent: Table, child: Table) -> str:
         return "where row level security hides rows"
     if key.on_delete == SET_NULL and child.has_before_update:
         return "where a BEFORE UPDATE trigger may change more"
+    if key.on_delete == SET_NULL and obstacle(child):
+        return f"which {obstacle(child)}"
     if any(parent.columns[name].is_generated and name not in parent.key for name in key.referenced):
         return "which refers to a generated column"
     return ""

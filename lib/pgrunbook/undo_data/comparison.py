@@ -11,8 +11,9 @@ from psycopg import sql
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 from pgrunbook.undo_data.registry import HASH, UndoEntry, refuse_purged
-from pgrunbook.undo_data.rows_before import rows_before
-from pgrunbook.undo_data.tables import Column, Table, foreign_keys, hash_of, key_name, row, table
+from pgrunbook.undo_data.row_notes import GONE, are_at_work, is_there
+from pgrunbook.undo_data.rows_before import RowsBefore, rows_before
+from pgrunbook.undo_data.tables import Column, Table, foreign_keys, hash_of, key_name, row, rows, table
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,18 @@ class Comparison:
 
     conn: Connection
     entry: UndoEntry
-    table: Table
-    source: sql.Composable
+    before: RowsBefore
     later: Sequence[UndoEntry] = ()
+
+    @property
+    def table(self) -> Table:
+        """The table of today."""
+        return self.before.table
+
+    @property
+    def source(self) -> sql.Composable:
+        """The rows of today."""
+        return self.before.source
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -35,8 +45,24 @@ class Comparison:
 
     @property
     def matches(self) -> sql.Composable:
-        """The condition that both have the same key."""
-        return self.table.matches("t", "k")
+        """The condition that both are the same row: they have the same key, and it is known that it followed."""
+        if not self.is_followed:
+            return sql.SQL("false")
+        return self.before.matches(self.entry.kept_as, "k", self.side_columns, follows=GONE in self.side_columns)
+
+    @cached_property
+    def side_columns(self) -> frozenset[str]:
+        """The columns of the side table."""
+        return frozenset(
+            one["name"] for one in rows(self.conn, "side_columns", kept_as=self.entry.side.as_string(None))
+        )
+
+    @cached_property
+    def is_followed(self) -> bool:
+        """Whether the captured rows have followed theirs until now; else nobody knows which row has a key now."""
+        if self.entry.kind != "update" or GONE not in self.side_columns or self.entry.state == "given back":
+            return True
+        return are_at_work(self.conn, self.entry.kept_as, self.table.oid)
 
     @property
     def hash_now(self) -> sql.Composable:
@@ -76,9 +102,10 @@ class Comparison:
             sql.SQL("{} {} {}").format(sql.Identifier("o", name), sql.SQL(operator), value)
             for name, operator, value in zip(self.entry.key, self.table.operators, old, strict=True)
         ]
-        return sql.SQL("EXISTS (SELECT FROM {} AS o WHERE {} AND {} = {})").format(
-            self.source, sql.SQL(" AND ").join(pairs), self._hash("o"), self.hash_before
-        )
+        return sql.SQL("({} AND EXISTS (SELECT FROM {} AS o WHERE {} AND {} = {}))").format(
+            is_there(self.entry.kept_as, "k", self.side_columns) if self.is_followed else sql.SQL("false"),
+            self.source, sql.SQL(" AND ").join(pairs), self._hash("o"), self.hash_before,
+        )  # fmt: skip
 
     def reverted(self, column: Column) -> sql.Composable:
         """Return the captured value of a column."""
@@ -119,4 +146,4 @@ def compare(conn: Connection, entry: UndoEntry, later: Sequence[UndoEntry] = ())
             detail="Row level security hides some of them from this session.",
             hint="Connect as the table's owner, or as a role with BYPASSRLS.",
         )
-    return Comparison(conn, entry, found.table, found.source, later)
+    return Comparison(conn, entry, found, later)

@@ -14,7 +14,8 @@ from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.undo_data.comparison import Comparison, compare
 from pgrunbook.undo_data.registry import ROWS, STATES, UndoEntry, entries_of_migration, find
-from pgrunbook.undo_data.tables import Column, as_text, key_name, rows, written_name
+from pgrunbook.undo_data.row_notes import is_row
+from pgrunbook.undo_data.tables import Column, as_text, key_name, written_name
 
 SAMPLES = 20
 # The most rows that an error shows, and the longest of its lines.
@@ -126,10 +127,8 @@ def _of_one(
 ) -> Conflicts:
     both = compare(conn, entry, later)
     join, condition = _condition(both, is_over)
-    written = {one["name"] for one in rows(conn, "side_columns", kept_as=entry.side.as_string(None))}
-    stored = [] if entry.kind != "update" else [
-        (column, written_name(number)) for number, column in enumerate(both.columns) if written_name(number) in written
-    ]  # fmt: skip
+    named = [(column, written_name(number)) for number, column in enumerate(both.columns)]
+    stored = [each for each in named if entry.kind == "update" and each[1] in both.side_columns]
     source = sql.SQL("FROM {} AS k {} JOIN {} AS t ON {} WHERE {}").format(
         entry.side, sql.SQL(join), both.source, both.matches, condition
     )
@@ -164,7 +163,9 @@ def _condition(both: Comparison, is_over: bool) -> tuple[str, sql.Composable]:
     elsewhere = [] if is_over else _deleted_with_it(both)
     again = [one for one in both.later if one.kind == "update" and one.table == entry.table]
     counts = [sql.SQL("(NOT {} OR {})").format(both.is_gone, _is_not_in(entry, one)) for one in again]
-    return join, sql.SQL(" AND ").join([condition, *(_is_not_in(entry, one) for one in elsewhere), *counts])
+    return join, sql.SQL(" AND ").join(
+        [is_row("k", both.side_columns), condition, *(_is_not_in(entry, one) for one in elsewhere), *counts]
+    )
 
 
 def _deleted_with_it(both: Comparison) -> list[UndoEntry]:

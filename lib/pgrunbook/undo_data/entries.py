@@ -17,6 +17,7 @@ from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import quoted
 from pgrunbook.undo_data.parked_names import PARKED, renames
 from pgrunbook.undo_data.registry import UndoEntry, create, find_named, refuse_purged, stop_following
+from pgrunbook.undo_data.row_notes import function_name
 from pgrunbook.undo_data.tables import SCHEMA, rows
 
 
@@ -53,7 +54,7 @@ def add_entry(conn: Connection, run_id: str, site: Site, step: int, keep: Keep, 
     if keep.kind == "table":  # rights on it are its owner's to give
         conn.execute(load("undo_data")["join_families"].encode())
     else:
-        own_schema.hide(conn, keep.kept_as, f"write_{keep.kept_as}")
+        own_schema.hide(conn, keep.kept_as, function_name(keep.kept_as))
 
 
 def free_name(conn: Connection, kept_as: str) -> None:

@@ -16,12 +16,13 @@ from pgrunbook.display.prose import counted, listed
 from pgrunbook.plan.step import RANGE, Batches, SafeStep
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.tree import dotted_name
-from pgrunbook.undo_data.capture_columns import VALUE, is_large, keys_with_operators
+from pgrunbook.undo_data.capture_columns import VALUE, is_large
 from pgrunbook.undo_data.entries import as_keep
 from pgrunbook.undo_data.registry import UndoEntry, find
-from pgrunbook.undo_data.revert_columns import column_update
+from pgrunbook.undo_data.revert_columns import filling
+from pgrunbook.undo_data.row_notes import GONE, are_at_work
 from pgrunbook.undo_data.silence import fires, may_silence
-from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, rows, table
+from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, keyed, rows, table
 
 SAYS = "What {} held before the rollback is reapplied."
 
@@ -130,19 +131,20 @@ def _column(branch: Connection, conn: Connection, found: Table, entry: UndoEntry
         return _left(entry, f"column {name} does not exist")
     if column.is_generated:
         return _left(entry, f"column {name} is generated")
-    if not keys_with_operators(branch, found.oid, entry.key)[0]:
+    if keyed(branch, found, entry.key) is None:
         return _left(entry, f"{dotted_name(*entry.table)} has no unique index on {', '.join(entry.key)} now")
     if not _is_taken(conn, value, column):
         return _left(entry, f"column {name} has type {column.type} now, and the values are {value.type}")
+    there = rows(conn, "oid_of", schema=entry.table.schema, name=entry.table.name)
+    if there and GONE in _columns(conn, entry) and not are_at_work(conn, entry.kept_as, there[0]["oid"]):
+        return _left(entry, "nobody knows which rows are those of then: the table was made anew, or triggers are off")
     fits = _fits([(value, column)], lambda _: sql.Identifier("k", VALUE))
-    statement, key = column_update(branch, found, as_keep(entry), column, fits)
-    says = SAYS.format(_told(entry))
-    if is_large(branch, found, conn, batch_rows):
-        whole = _loop(found, statement, key, says, batch_rows)
-    else:
-        whole = SafeStep(statement.replace(RANGE, "true", 1), says, own_transaction=False, quick=False)
+    rows_ = batch_rows if is_large(branch, found, conn, batch_rows) else None
+    filled = filling(
+        branch, conn, found, as_keep(entry), column, fits, says=SAYS.format(_told(entry)), batch_rows=rows_
+    )
     before, after = _around_numbers(branch, found, column)
-    steps = (*before, whole, *after)
+    steps = (*before, *filled, *after)
     unfit = _unfit(conn, entry, "k", fits)
     because = f"{counted(unfit, 'value')} of {_told(entry)} {'does' if unfit == 1 else 'do'} not fit {column.type}"
     return _given(entry, steps, [entry.kept_as], because if unfit else "")

@@ -17,7 +17,10 @@ from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Refused
+from pgrunbook.sql.deparse import text
+from pgrunbook.undo_data.followers import Followers
 from pgrunbook.undo_data.parked_names import place
+from pgrunbook.undo_data.row_notes import ARRIVED, GONE, function_name
 from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, hash_of, key_name, rows, written_name
 
 LOCK_TIMEOUT_MS = 2_000
@@ -113,7 +116,12 @@ class Side:
     def own_names(self) -> set[str]:
         """The names of the columns that are not the table's: a captured column may have none of these."""
         keys = map(key_name, range(len(self.table.key)))
-        return {*keys, *map(written_name, range(len(self.captured))), HASH, BATCH}
+        return {*keys, *map(written_name, range(len(self.captured))), HASH, BATCH, GONE, ARRIVED}
+
+    @property
+    def followers(self) -> Followers | None:
+        """The triggers by which its rows follow: those of an UPDATE. None follow what was deleted or inserted."""
+        return Followers(self.kept_as, self.table) if self.kind == "update" else None
 
     def targets(self) -> sql.Composable:
         """Return the columns of the side table in the order of :meth:`values`."""
@@ -138,20 +146,24 @@ class Side:
             found.append(hash_of(self.columns, after))
         return sql.SQL(", ").join(found)
 
-    def definition(self) -> sql.Composed:
-        """Return the statements that create the table when it does not exist."""
+    def definition(self) -> list[str]:
+        """Return the statements that create the table, its indexes and its triggers."""
+        followers = self.followers
         parts = [sql.SQL("{} {}").format(sql.Identifier(name), type_) for name, type_ in self._columns()]
+        indexes: list[str] = []
         if self.is_shared:
-            keys = [sql.Identifier(key_name(number)) for number in range(len(self.table.key))]
             batch = "{} pg_catalog.xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id()"
             parts.append(sql.SQL(batch).format(sql.Identifier(BATCH)))
+            made = "CREATE INDEX ON {} ({})"
+            indexes.append(text(sql.SQL(made).format(self.identifier, sql.Identifier(BATCH))))
+        if followers is not None:
+            parts += followers.columns
+            indexes += followers.indexes(is_unique=self.is_shared)
+        elif self.is_shared:
+            keys = [sql.Identifier(key_name(number)) for number in range(len(self.table.key))]
             parts.append(sql.SQL("PRIMARY KEY ({})").format(sql.SQL(", ").join(keys)))
-        made = sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(self.identifier, sql.SQL(", ").join(parts))
-        if not self.is_shared:
-            return made
-        return sql.SQL("{}; CREATE INDEX IF NOT EXISTS {} ON {} ({})").format(
-            made, sql.Identifier(f"{self.kept_as}_batch"), self.identifier, sql.Identifier(BATCH)
-        )
+        table = sql.SQL("CREATE TABLE {} ({})").format(self.identifier, sql.SQL(", ").join(parts))
+        return [text(table), *indexes, *(followers.creation() if followers is not None else ())]
 
     def _columns(self) -> list[tuple[str, sql.SQL]]:
         keys = enumerate(self.table.named(self.table.key))
@@ -187,7 +199,7 @@ def add_side_tables(
 ) -> None:
     """Create the side tables of a step, and their entries; existing ones are filled further.
 
-    Locks: none that others wait for.
+    Locks: ShareRowExclusiveLock on a table whose rows are captured by an UPDATE, for its triggers.
     """
     create(conn)
     with conn.transaction():
@@ -204,8 +216,10 @@ def add_side_tables(
                 "keep_until": keep_until,
             }
             conn.execute(load("undo_data")["begin"].encode(), values)
-            conn.execute(side.definition())
-            own_schema.hide(conn, side.kept_as)
+            if not rows(conn, "oid_of", schema=SCHEMA, name=side.kept_as):
+                for statement in side.definition():
+                    conn.execute(statement.encode())
+                own_schema.hide(conn, side.kept_as, function_name(side.kept_as))
             log.info("capturing what %s changes in %s as %s", side.kind, side.table.name, side.kept_as)
 
 
@@ -287,7 +301,13 @@ def _drop(conn: Connection, row: Mapping[str, Any]) -> None:
 
 def is_followed(conn: Connection, kept_as: str) -> bool:
     """Tell whether triggers let the captured values of a column follow their rows."""
-    return bool(rows(conn, "following", function=f"write_{kept_as}"))
+    return bool(rows(conn, "following", function=function_name(kept_as)))
+
+
+def followed(conn: Connection) -> list[UndoEntry]:
+    """Return the entries with triggers on their table that let what is captured follow its rows."""
+    names = {one["kept_as"] for one in rows(conn, "followed")} if exist(conn) else set()
+    return [one for one in find(conn, states=STATES) if one.kept_as in names] if names else []
 
 
 def stop_following(conn: Connection, kept_as: str) -> None:
@@ -295,7 +315,7 @@ def stop_following(conn: Connection, kept_as: str) -> None:
 
     Locks: AccessExclusiveLock on the table, where they are.
     """
-    for one in rows(conn, "following", function=f"write_{kept_as}"):
+    for one in rows(conn, "following", function=function_name(kept_as)):
         conn.execute(str(one["statement"]).encode())
 
 

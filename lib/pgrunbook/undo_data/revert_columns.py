@@ -8,12 +8,16 @@ all of that rollback is one transaction.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from pglast import ast
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Facts
+from pgrunbook.database.row_tracker import RowTracker, tracker_name
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import parsed, text
 from pgrunbook.sql.tree import walk
@@ -22,14 +26,14 @@ from pgrunbook.undo_data.capture_columns import (
     VALUE,
     hash_of_new,
     is_large,
-    keyed_as_captured,
-    keys_with_operators,
     place,
     record,
 )
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
-from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, rows
+from pgrunbook.undo_data.followers import Followers
+from pgrunbook.undo_data.row_notes import GONE, are_at_work, is_there
+from pgrunbook.undo_data.tables import SCHEMA, Column, Table, keyed, rows
 
 _NOT_CONSTANT = (ast.ColumnRef, ast.FuncCall, ast.SQLValueFunction, ast.SubLink, ast.ParamRef)
 
@@ -46,48 +50,77 @@ def revert_column(
     found, name = place(conn, keep)
     column, has_new = found.columns[name], _has_new(conn, keep)
     condition = sql.SQL("true") if has_new else _untouched(conn, found, column)
-    statement, key = column_update(conn, found, keep, column, condition)
     says = f"The captured values of {keep.table}.{keep.column} are reverted."
     # In batches, a row written after the change of type would be overwritten.
-    if has_new or not is_large(conn, found, rows_conn, batch_rows):
-        plain = statement.replace(RANGE, "true", 1)
-        return (SafeStep(plain, says, own_transaction=False, quick=False, gives_back=(keep.kept_as,)),)
-    types = tuple(each.type for each in found.named(key))
-    loop = Batches(
-        schema=found.name.schema, table=found.name.name, alias="t", statement=statement, key=key,
-        key_types=types, rows=batch_rows,
-    )  # fmt: skip
-    return (SafeStep(loop.statement, says, quick=False, batches=loop, gives_back=(keep.kept_as,)),)
-
-
-def column_update(
-    conn: Connection, found: Table, keep: Keep, column: Column, condition: sql.Composable
-) -> tuple[str, tuple[str, ...]]:
-    """Return the UPDATE that writes captured values back, with a placeholder for the range, and the key of its batches.
-
-    A row that has its value already is not written again. Raises CannotCaptureError as :func:`revert_column`.
-    """
-    key, operators = keys_with_operators(conn, found.oid, keep.key)
-    if not key:
-        raise CannotCaptureError(f"{keep.table} has no unique index on {', '.join(keep.key)} now")
-    # The columns of the side table are in the order in which it was made, by their number.
-    number = {name: key_name(n) for n, name in enumerate(keep.key)}
-    pairs = [
-        sql.SQL("{} {} {}").format(
-            sql.Identifier("t", each.name), sql.SQL(operator), each.reverted(sql.Identifier("k", number[each.name]))
+    loops = not has_new and is_large(conn, found, rows_conn, batch_rows)
+    if GONE in _side_columns(conn, keep) and not are_at_work(conn, keep.kept_as, found.oid):
+        raise CannotCaptureError(
+            f"nobody knows which rows of {keep.table} are those of then: somebody has made the table anew, or switched"
+            " triggers of pgrunbook off"
         )
-        for each, operator in zip(found.named(key), operators, strict=True)
-    ]
+    steps = filling(conn, conn, found, keep, column, condition, says=says, batch_rows=batch_rows if loops else None)
+    return (*steps[:-1], replace(steps[-1], gives_back=(keep.kept_as,)))
+
+
+def filling(
+    conn: Connection, undo_conn: Connection, found: Table, keep: Keep, column: Column, condition: sql.Composable, *,
+    says: str, batch_rows: int | None,
+) -> tuple[SafeStep, ...]:  # fmt: skip
+    """Return the steps that write captured values back, in batches or in one statement where ``batch_rows`` is None.
+
+    ``undo_conn`` leads to the database that holds the undo data. Of a loop the first step belongs to the transaction
+    that has made the column: what somebody writes into it from then on stays. Rows whose key changes while it runs
+    are tracked.
+    Raises CannotCaptureError as :func:`revert_column`.
+    """
+    keyed_ = keyed_as_captured(conn, found, keep)
+    statement = _update(keyed_, keep, column, condition, _side_columns(undo_conn, keep))
+    relation, facts = Facts(conn).named(found.name), Facts(conn)
+    key = None if relation is None or batch_rows is None else facts.loop_key(relation)
+    if key is None or batch_rows is None:
+        return (SafeStep(statement.replace(RANGE, "true", 1), says, own_transaction=False, quick=False),)
+    tracker = RowTracker(tracker_name(found.name.identifier(), statement), found.name.identifier(), key.columns)
+    loop = Batches(
+        schema=found.name.schema, table=found.name.name, alias="t", statement=statement, key=key.columns,
+        key_types=key.types, rows=batch_rows, tracker=tracker.name,
+    )  # fmt: skip
+    watched = Followers(keep.kept_as, keyed_, is_old_seen=True, watched=column).creation()
+    installed = tracker.installation(key.types, key.collations, is_partitioned=found.is_partitioned)
+    return (
+        SafeStep(";\n".join(watched), f"What is written into {keep.table}.{column.name} from now on stays.",
+                 own_transaction=False),
+        SafeStep(installed, f"Triggers note which rows of {keep.table} change their key until the loop is done."),
+        SafeStep(loop.statement, says, quick=False, batches=loop),
+        SafeStep(tracker.removal(is_partitioned=found.is_partitioned),
+                 f"The loop is done: its triggers on {keep.table}, and their notes, are dropped."),
+    )  # fmt: skip
+
+
+def keyed_as_captured(conn: Connection, found: Table, keep: Keep) -> Table:
+    """Return a table with the key by which a column was captured, in that order."""
+    there = keyed(conn, found, keep.key)
+    if there is None:
+        raise CannotCaptureError(f"{keep.table} has no unique index on {', '.join(keep.key)} now")
+    return there
+
+
+def _update(
+    found: Table, keep: Keep, column: Column, condition: sql.Composable, side_columns: Collection[str]
+) -> str:  # fmt: skip
+    """Return the UPDATE that writes captured values back, with a placeholder for the range.
+
+    A row that has its value already is not written again.
+    """
     value = column.reverted(sql.Identifier("k", VALUE))
     statement = sql.SQL(
-        "UPDATE {table} AS t SET {name} = {value} FROM {side} AS k WHERE {range} AND {pairs}"
+        "UPDATE {table} AS t SET {name} = {value} FROM {side} AS k WHERE {range} AND {pairs} AND {is_there}"
         " AND {now} OPERATOR(pg_catalog.*<>) {then} AND {condition}"
     ).format(
         table=found.source, name=sql.Identifier(column.name), value=value, side=sql.Identifier(SCHEMA, keep.kept_as),
-        range=sql.SQL(RANGE), pairs=sql.SQL(" AND ").join(pairs), condition=condition,
-        now=record(sql.Identifier("t", column.name)), then=record(column.in_own_type(value)),
+        range=sql.SQL(RANGE), pairs=found.matches("t", "k"), is_there=is_there(keep.kept_as, "k", side_columns),
+        now=record(sql.Identifier("t", column.name)), then=record(column.in_own_type(value)), condition=condition,
     )  # fmt: skip
-    return text(statement), key
+    return text(statement)
 
 
 def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
@@ -101,9 +134,9 @@ def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     found, name = place(conn, keep)
     found = keyed_as_captured(conn, found, keep)
     locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(found.source)
-    forgotten = sql.SQL("DELETE FROM {} AS k USING {} AS t WHERE {} AND {} IS DISTINCT FROM k.{}").format(
-        sql.Identifier(SCHEMA, keep.kept_as), found.source, found.matches("t", "k"), hash_of_new("t", name),
-        sql.Identifier(NEW),
+    forgotten = sql.SQL("DELETE FROM {} AS k USING {} AS t WHERE {} AND {} AND {} IS DISTINCT FROM k.{}").format(
+        sql.Identifier(SCHEMA, keep.kept_as), found.source, found.matches("t", "k"),
+        is_there(keep.kept_as, "k", _side_columns(conn, keep)), hash_of_new("t", name), sql.Identifier(NEW),
     )  # fmt: skip
     says = "Rows that somebody has changed since keep their values."
     return (SafeStep(f"{text(locked)};\n{text(forgotten)}", says, own_transaction=False, quick=False),)
@@ -120,17 +153,22 @@ def uncaptured(conn: Connection, keep: Keep) -> str:
     found = keyed_as_captured(conn, found, keep)
     changed = sql.SQL("{} IS NOT DISTINCT FROM k.{}").format(hash_of_new("t", name), sql.Identifier(NEW))
     return text(
-        sql.SQL("NOT EXISTS (SELECT FROM {} AS k WHERE {} AND {})").format(
+        sql.SQL("NOT EXISTS (SELECT FROM {} AS k WHERE {} AND {} AND {})").format(
             sql.Identifier(SCHEMA, keep.kept_as),
             found.matches("t", "k"),
+            is_there(keep.kept_as, "k", _side_columns(conn, keep)),
             changed if _has_new(conn, keep) else sql.SQL("true"),
         )
     )
 
 
 def _has_new(conn: Connection, keep: Keep) -> bool:
+    return NEW in _side_columns(conn, keep)
+
+
+def _side_columns(conn: Connection, keep: Keep) -> set[str]:
     side = sql.Identifier(SCHEMA, keep.kept_as).as_string(None)
-    return any(one["name"] == NEW for one in rows(conn, "side_columns", kept_as=side))
+    return {one["name"] for one in rows(conn, "side_columns", kept_as=side)}
 
 
 def _untouched(conn: Connection, found: Table, column: Column) -> sql.Composable:

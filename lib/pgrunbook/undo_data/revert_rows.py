@@ -25,7 +25,8 @@ from pgrunbook.display.prose import counted
 from pgrunbook.errors import Refused
 from pgrunbook.undo_data.comparison import Comparison, compare
 from pgrunbook.undo_data.conflicts import Conflicts, conflicts, family, later, left_of
-from pgrunbook.undo_data.registry import UndoEntry, mark
+from pgrunbook.undo_data.registry import UndoEntry, mark, stop_following
+from pgrunbook.undo_data.row_notes import ARRIVED, label_of, labelled, returned
 from pgrunbook.undo_data.silence import silenced
 from pgrunbook.undo_data.tables import rows as found_rows
 
@@ -99,7 +100,12 @@ def revert(
             loop = _Loop(both, overwrites, rows, most, lock_timeout_ms, statement_timeout_ms, fires_triggers)
             count = loop.run(on_batch)
             left += left_of(conn, thing, reverted=count)
-            mark(conn, [thing.id], "given back")
+            with conn.transaction():
+                connection.limit_locally(
+                    conn, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=statement_timeout_ms
+                )
+                stop_following(conn, thing.kept_as)
+                mark(conn, [thing.id], "given back")
             log.info("reverted %s rows of %s", count, thing.table)
         given += count
     return RevertResult(given, left)
@@ -143,7 +149,22 @@ class _Loop:
             if before:
                 on_batch(given)
             if not after:
-                return given
+                return given + self._moved()
+
+    def _moved(self) -> int:
+        """Revert rows whose key has changed meanwhile: what was captured of them has another place by then."""
+        if self.both.entry.kind != "update" or ARRIVED not in self.both.side_columns:
+            return 0
+        side = sql.SQL("(SELECT * FROM {} AS s WHERE s.{} IS NOT NULL) AS k").format(
+            self.both.entry.side, sql.Identifier(ARRIVED)
+        )
+        statement = self._update(side, self.both.is_untouched)
+        with self.conn.transaction():
+            connection.limit_locally(
+                self.conn, lock_timeout_ms=self.lock_timeout_ms, statement_timeout_ms=WHOLE_TIMEOUT_MS
+            )
+            with nullcontext() if self.fires_triggers else silenced(self.conn), self.conn.as_target():
+                return self.conn.execute(statement).rowcount
 
     def _batch(self, pages: int) -> tuple[int, int, int]:
         """Revert the last pages that are left; return the pages left before and after, and the rows so far."""
@@ -159,9 +180,19 @@ class _Loop:
             statements = list(self._statements(after, upto))
             with nullcontext() if self.fires_triggers else silenced(self.conn), self.conn.as_target():
                 given += sum(self.conn.execute(statement).rowcount for statement in statements)
+            for statement in self._notes():
+                self.conn.execute(statement.encode())
             values = {"id": self.both.entry.id, "pages_left": after, "rows_given_back": given}
             self.conn.execute(load("undo_data")["write_revert"].encode(), values)
         return upto, after, given
+
+    def _notes(self) -> list[str]:
+        """Return the statements that let what other steps have captured go and return with these rows."""
+        entry, table = self.both.entry, self.both.table
+        label = label_of(entry.migration, entry.step)
+        if entry.kind == "insert":
+            return labelled(self.conn, table, label)
+        return returned(self.conn, table, label) if entry.kind == "delete" else []
 
     def _statements(self, first: int, end: int) -> list[sql.Composed]:
         """Compose the statements that revert the rows of some pages."""

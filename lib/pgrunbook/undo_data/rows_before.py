@@ -6,7 +6,7 @@ beside the others, inserted rows left out, a parked table in the place of none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from psycopg import sql
@@ -15,6 +15,7 @@ from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.undo_data.capture_columns import NEW, VALUE, hash_of_new
 from pgrunbook.undo_data.registry import UndoEntry
+from pgrunbook.undo_data.row_notes import GONE, is_there, label_of
 from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, row, rows, table, table_named
 
 
@@ -24,6 +25,34 @@ class RowsBefore:
 
     table: Table
     source: sql.Composable
+    is_layered: bool = False
+
+    def matches(self, kept_as: str, side: str, side_columns: Collection[str], *, follows: bool) -> sql.Composable:
+        """Return the condition that a row (t) is the one of which a row of a side table was captured.
+
+        What follows its row knows the key that this has today, or had when a step of ours deleted it; other rows of
+        side tables know that of then.
+        """
+        names = self.last_key if follows and self.is_layered else ()
+        label = sql.Identifier("t", self.label) if self.is_layered else None
+        there = [is_there(kept_as, side, side_columns, label)] if follows else []
+        return sql.SQL(" AND ").join([self.table.matches("t", side, names), *there])
+
+    @property
+    def label(self) -> str:
+        """The name of the column for the label of the step whose way back will have inserted the row again."""
+        return self._free(GONE)
+
+    @property
+    def last_key(self) -> tuple[str, ...]:
+        """The names of the columns for the key that the row has today, or had when it was deleted."""
+        numbers = {name: number for number, name in enumerate(sorted(self.table.key), 1)}
+        return tuple(self._free(f"pgrunbook_last_{numbers[name]}") for name in self.table.key)
+
+    def _free(self, name: str) -> str:
+        while name in self.table.columns:
+            name += "_"
+        return name
 
 
 def rows_before(conn: Connection, name: TableName, key: Sequence[str], later: Sequence[UndoEntry]) -> RowsBefore:
@@ -67,6 +96,10 @@ class _Layer:
                 values[name] = sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(
                     self._is_there, columns[name].reverted(row("g")(name)), row("t")(name)
                 )
+        below = self.below
+        values[below.label] = row("t")(below.label) if below.is_layered else sql.SQL("CAST(NULL AS pg_catalog.text)")
+        for name, last in zip(below.table.key, below.last_key, strict=True):
+            values[last] = row("t")(last if below.is_layered else name)
         where: sql.Composable = sql.SQL("")
         beside: sql.Composable = sql.SQL("")
         if self.entry.kind == "insert":
@@ -76,7 +109,7 @@ class _Layer:
         source = sql.SQL("(SELECT {} FROM {} AS t LEFT JOIN {} AS g ON {}{}{})").format(
             _selected(values), self.below.source, self.entry.side, self._matches, where, beside
         )
-        return RowsBefore(replace(self.below.table, columns=columns), source)
+        return RowsBefore(replace(self.below.table, columns=columns), source, is_layered=True)
 
     @property
     def _is_there(self) -> sql.Composable:
@@ -84,16 +117,13 @@ class _Layer:
 
     @property
     def _matches(self) -> sql.Composable:
-        keyed_ = self.below.table
-        numbers = {name: key_name(number) for number, name in enumerate(self.entry.key)}
-        pairs = [
-            sql.SQL("{} {} {}").format(row("t")(name), sql.SQL(operator), keyed_.columns[name].reverted(
-                row("g")(numbers[name])))
-            for name, operator in zip(keyed_.key, keyed_.operators, strict=True)
-            if name in numbers
-        ]  # fmt: skip
-        is_same = len(pairs) == len(numbers) == len(keyed_.key)
-        return sql.SQL(" AND ").join(pairs) if is_same else sql.SQL("false")
+        if sorted(self.entry.key) != sorted(self.below.table.key):
+            return sql.SQL("false")
+        by = dict(zip(self.below.table.key, self.below.table.operators, strict=True))
+        table = replace(self.below.table, key=self.entry.key, operators=tuple(by[name] for name in self.entry.key))
+        keyed_ = replace(self.below, table=table)
+        follows = GONE in self.side
+        return keyed_.matches(self.entry.kept_as, "g", self.side, follows=follows)
 
     def _column(self, name: str, now: Column | None) -> Column:
         """The column of that time: a type of the application was captured as text."""
@@ -117,6 +147,9 @@ class _Layer:
             stored = numbers.get(name, name if name in self.side else "")
             empty = sql.SQL("CAST(NULL AS {})").format(sql.SQL(column.type))
             values[name] = column.reverted(row("g")(stored)) if stored else empty
+        values[self.below.label] = sql.Literal(label_of(self.entry.migration, self.entry.step))
+        for name, last in zip(self.below.table.key, self.below.last_key, strict=True):
+            values[last] = values[name]
         return sql.SQL(" UNION ALL SELECT {} FROM {} AS g WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})").format(
             _selected(values), self.entry.side, self.below.source, self._matches
         )

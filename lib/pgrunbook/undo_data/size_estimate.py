@@ -75,8 +75,9 @@ def _of_columns(conn: Connection, source: sql.Composable, *names: str) -> dict[s
 def _width(conn: Connection, side: Side) -> int:
     """Return the average width of what is captured of a row, by the statistics of its columns."""
     written = [column for column in side.captured if column.is_written_captured and side.kind == "update"]
-    names = [*side.table.key, *(column.name for column in (*side.captured, *written))]
-    width = 0
+    indexed = side.table.key if side.followers is not None else ()
+    names = [*side.table.key, *indexed, *(column.name for column in (*side.captured, *written))]
+    width = _INDEX_BYTES if indexed else 0
     for name in names:
         query = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(name), side.table.source)
         width += int(_plan(conn, query.as_string(conn))["Plan Width"])

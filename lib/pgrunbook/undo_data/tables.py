@@ -104,10 +104,12 @@ class Table:
     columns: dict[str, Column]
     key: tuple[str, ...]
     operators: tuple[str, ...]
+    is_key_deferrable: bool
     has_before_update: bool
     references_itself: bool
     has_deferrable_key: bool
     is_filtered: bool
+    is_own: bool
     rows_estimate: float
 
     @property
@@ -132,11 +134,14 @@ class Table:
         """The columns that a statement may give values: all that are not generated."""
         return tuple(column for column in self.columns.values() if not column.is_generated)
 
-    def matches(self, alias: str, side: str) -> sql.Composable:
-        """Return the condition that a row of the table, and one of its side table, have the same key."""
+    def matches(self, alias: str, side: str, names: Sequence[str] = ()) -> sql.Composable:
+        """Return the condition that a row of the table, and one of its side table, have the same key.
+
+        ``names`` are those of its columns where the row has them under others.
+        """
         pairs = [
             sql.SQL("{} {} {}").format(
-                sql.Identifier(alias, column.name),
+                sql.Identifier(alias, names[number] if names else column.name),
                 sql.SQL(operator),
                 column.reverted(sql.Identifier(side, key_name(number))),
             )
@@ -162,17 +167,34 @@ class ForeignKey:
 def table(conn: Connection, oid: int) -> Table:
     """Return a table by its oid, as the catalog has it now."""
     (about,), (traits,) = rows(conn, "relation_of", oid=oid), rows(conn, "traits", oid=oid)
-    columns, operators = next(iter(_keys(conn, oid)), ((), ()))
+    best = next(iter(_keys(conn, oid)), _NO_KEY)
     return Table(
         oid=oid,
         name=TableName(about["schema"], about["name"]),
         is_partitioned=about["is_partitioned"],
         rows_estimate=about["rows_estimate"],
         columns={one["name"]: Column(**one) for one in rows(conn, "columns", oid=oid)},
-        key=columns,
-        operators=operators,
+        key=best.columns,
+        operators=best.operators,
+        is_key_deferrable=best.is_deferrable,
         **traits,
     )
+
+
+def keys_of(conn: Connection, oid: int) -> list[tuple[str, ...]]:
+    """Return the keys of a table, the best first."""
+    return [one.columns for one in _keys(conn, oid)]
+
+
+def keyed(conn: Connection, found: Table, key: Sequence[str], *, in_index_order: bool = False) -> Table | None:
+    """Return a table with another key of its own, in this order or in that of its index; None when it has none."""
+    for one in _keys(conn, found.oid):
+        if sorted(one.columns) == sorted(key):
+            by = dict(zip(one.columns, one.operators, strict=True))
+            names = one.columns if in_index_order else tuple(key)
+            operators = tuple(by[name] for name in names)
+            return replace(found, key=names, operators=operators, is_key_deferrable=one.is_deferrable)
+    return None
 
 
 def table_named(conn: Connection, name: TableName, key: Sequence[str]) -> Table:
@@ -181,13 +203,9 @@ def table_named(conn: Connection, name: TableName, key: Sequence[str]) -> Table:
     Raises Broken when it does not exist, or has no unique index on these columns now.
     """
     found = rows(conn, "oid_of", schema=name.schema, name=name.name)
-    keys = _keys(conn, found[0]["oid"]) if found else []
-    for columns, operators in keys:
-        if sorted(columns) == sorted(key):
-            by = dict(zip(columns, operators, strict=True))
-            there = table(conn, found[0]["oid"])
-            in_order = tuple(by[column] for column in key)
-            return replace(there, key=tuple(key), operators=in_order)
+    there = keyed(conn, table(conn, found[0]["oid"]), key) if found else None
+    if there is not None:
+        return there
     raise Broken(
         f"cannot revert the rows of table {name}",
         detail=f"It has no unique index on {', '.join(key)} now." if found else "The table does not exist.",
@@ -228,9 +246,19 @@ def as_text(value: sql.Composable) -> sql.Composable:
     return sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN pg_catalog.concat({0}) END").format(value)
 
 
-def _keys(conn: Connection, oid: int) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+@dataclass(frozen=True)
+class _UniqueKey:
+    columns: tuple[str, ...]
+    operators: tuple[str, ...]
+    is_deferrable: bool
+
+
+_NO_KEY = _UniqueKey((), (), is_deferrable=False)
+
+
+def _keys(conn: Connection, oid: int) -> list[_UniqueKey]:
     found = rows(conn, "keys", oid=oid)
-    return [(tuple(one["columns"]), tuple(one["operators"])) for one in found]
+    return [_UniqueKey(tuple(one["columns"]), tuple(one["operators"]), one["is_deferrable"]) for one in found]
 
 
 def rows(conn: Connection, query: str, **parameters: object) -> list[dict[str, Any]]:

@@ -265,7 +265,9 @@ WITH RECURSIVE us AS (
     FROM tables AS t
     JOIN pg_catalog.pg_index AS i ON i.indrelid = t.oid
     WHERE i.indexprs IS NOT NULL
-       OR i.indpred IS NOT NULL
+       OR (CASE WHEN pg_catalog.starts_with(t.relname::text, 'kept_') THEN pg_catalog.pg_get_expr(i.indpred, t.oid)
+                ELSE '' END) NOT IN ('(pgrunbook_gone IS NULL)', '(pgrunbook_gone IS NOT NULL)')
+          AND i.indpred IS NOT NULL
        OR NOT pg_catalog.starts_with(t.relname::text, 'load_')
           AND EXISTS (SELECT
                       FROM pg_catalog.pg_opclass AS k

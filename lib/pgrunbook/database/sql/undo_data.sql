@@ -73,7 +73,8 @@ ORDER BY a.attnum
 -- name: keys
 -- a row is: a unique index that identifies the rows of a table, best first, with its equality operators
 SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
-       pg_catalog.array_agg(pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place) AS operators
+       pg_catalog.array_agg(pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place) AS operators,
+       NOT i.indimmediate AS is_deferrable
 FROM pg_catalog.pg_index AS i
 CROSS JOIN LATERAL ROWS FROM (
     pg_catalog.unnest(i.indkey::int2[]),
@@ -123,7 +124,10 @@ SELECT EXISTS (SELECT
                FROM pg_catalog.pg_index AS i
                WHERE i.indrelid = %(oid)s::oid
                  AND NOT i.indimmediate) AS has_deferrable_key,
-       pg_catalog.row_security_active(%(oid)s::oid) AS is_filtered
+       pg_catalog.row_security_active(%(oid)s::oid) AS is_filtered,
+       (SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE')
+        FROM pg_catalog.pg_class AS c
+        WHERE c.oid = %(oid)s::oid) AS is_own
 
 -- name: foreign_keys
 -- a row is: a foreign key from another table to this one, and what it does when a row is deleted or its key changes
@@ -238,6 +242,37 @@ WHERE k.state <> 'purged'
            WHEN %(made_before)s::timestamptz IS NOT NULL THEN k.made_at < %(made_before)s::timestamptz
            ELSE k.keep_until < pg_catalog.clock_timestamp() END
 ORDER BY k.kind = 'table' AND k.part_of IS NULL, k.id
+
+-- name: followers
+-- a row is: a side table whose rows follow those of a table, of its partitions or of what it is a partition of
+SELECT DISTINCT k.kept_as, k.key_columns AS key
+FROM pg_catalog.pg_trigger AS g
+JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid AND p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')
+JOIN pgrunbook.kept AS k ON p.proname = 'write_' || k.kept_as
+JOIN pg_catalog.pg_attribute AS a
+  ON a.attrelid = pg_catalog.to_regclass(pg_catalog.format('pgrunbook.%%I', k.kept_as))
+ AND a.attname = 'pgrunbook_gone'
+WHERE g.tgrelid = %(oid)s::oid
+   OR g.tgrelid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS t)
+
+-- name: followed
+-- a row is: a side table whose rows follow those of a table
+SELECT DISTINCT k.kept_as
+FROM pgrunbook.kept AS k
+JOIN pg_catalog.pg_proc AS p
+  ON p.proname = 'write_' || k.kept_as
+ AND p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')
+JOIN pg_catalog.pg_trigger AS g ON g.tgfoid = p.oid
+
+-- name: at_work
+-- a row is: whether all triggers by which captured rows follow are on a table, and none of them is switched off
+SELECT pg_catalog.count(*) FILTER (WHERE g.tgrelid = %(oid)s::oid AND g.tgenabled = 'A')
+       = (SELECT CASE c.relkind WHEN 'p' THEN 3 ELSE 2 END FROM pg_catalog.pg_class AS c WHERE c.oid = %(oid)s::oid)
+       AND coalesce(pg_catalog.bool_and(g.tgenabled IN ('A', 'O')), false) AS are_at_work
+FROM pg_catalog.pg_trigger AS g
+JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+  AND p.proname = %(function)s
 
 -- name: following
 -- a row is: a statement that drops a trigger by which captured values follow their rows, and their function at last
