@@ -15,6 +15,7 @@ from pgrunbook.database import checksums, schema
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused
 from pgrunbook.inverse.inverter import Inverter
+from pgrunbook.online.batches import BatchProgress, run_batches
 from pgrunbook.undo_data import Site
 from pgrunbook.undo_data.size_estimate import estimate_of
 from servers import Server
@@ -360,6 +361,66 @@ def test_captured_values_follow_their_rows(
     assert own.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'pgrunbook'::regnamespace").fetchall() == []
 
 
+@pytest.mark.newest
+@pytest.mark.parametrize("batch_rows", [7, 1_000])
+def test_rows_that_others_write_while_values_come_back_are_theirs(own: Conn, server: Server, batch_rows: int) -> None:
+    """A row whose key changes gets its value, and what somebody writes into the column stays, NULL too."""
+    way = Way(own, "ALTER TABLE t DROP COLUMN a", batch_rows)
+    way.there()
+
+    def write(sql: str) -> None:
+        with server.connect("own_keeping_columns") as other:
+            other.execute(sql.encode())
+
+    def at_batch(now: BatchProgress) -> None:
+        if now.batches == 1:
+            write(
+                "UPDATE t SET id = -5 WHERE id = 150; UPDATE t SET id = 1001 WHERE id = 1; UPDATE t SET id = 2 + 1000 WHERE id = 180"
+            )
+            write("DELETE FROM t WHERE id = 190; INSERT INTO t (id) VALUES (190)")
+            write("UPDATE t SET a = 4711 WHERE id IN (120, 121); UPDATE t SET a = NULL WHERE id = 121")
+
+    with own.transaction():
+        own.execute("ALTER TABLE t ADD COLUMN a integer")
+        steps = iter(undo_data.revert_column(own, way.keep, rows_conn=None, batch_rows=batch_rows))
+        first = next(steps)
+        own.execute(first.sql.encode())
+    for step in steps:
+        if step.batches is None:
+            with own.transaction():
+                own.execute(step.sql.encode())
+        else:
+            run_batches(own, step.batches, resume_from="back", on_batch=at_batch)
+    found = dict(own.execute("SELECT id, a FROM t").fetchall())
+    if batch_rows == 1_000:
+        assert found == {n: n * 10 for n in range(1, 201)}
+        return
+    wanted = {n: n * 10 for n in range(1, 201) if n not in (1, 150, 180)}
+    assert found == {**wanted, -5: 1500, 1001: 10, 1002: 1800, 190: None, 120: 4711, 121: None}
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_a_value_that_is_copied_behind_a_writer_is_read_again(own: Conn, server: Server, isolation: str) -> None:
+    """A batch reads a row before its deletion is committed, or the deleting session does not see what was copied."""
+    way = Way(own, "ALTER TABLE t DROP COLUMN a", 7)
+
+    def between(number: int) -> None:
+        if number == 1:
+            other.execute(f"BEGIN ISOLATION LEVEL {isolation}; SELECT")
+            other.execute("SELECT count(*) FROM ident")
+            other.execute("DELETE FROM t WHERE id = 5")
+        if number == 2:
+            other.execute("UPDATE t SET a = 7 WHERE id = 6; UPDATE t SET id = 1007 WHERE id = 7; COMMIT")
+
+    with server.connect("own_keeping_columns") as other:
+        way.there(between=between)
+        other.execute("INSERT INTO t (id) VALUES (5), (7)")
+    way.back()
+    found = dict(own.execute("SELECT id, a FROM t").fetchall())
+    assert {n: found[n] for n in (4, 5, 6, 7, 8, 1007)} == {4: 40, 5: None, 6: 7, 7: None, 8: 80, 1007: 70}
+
+
 def test_captured_values_follow_rows_to_another_partition(own: Conn) -> None:
     """Which is a deletion and an insertion: the key before and behind it are seen before."""
     way = Way(own, "ALTER TABLE p DROP COLUMN v")
@@ -372,6 +433,38 @@ def test_captured_values_follow_rows_to_another_partition(own: Conn) -> None:
     assert own.execute("SELECT id, v FROM p WHERE id IN (3, 4, 5, 99) ORDER BY id").fetchall() == [
         (3, "v3"), (4, None), (99, "v5"),
     ]  # fmt: skip
+
+
+SHIFTS = {
+    "k + 1": "UPDATE turns SET id = id + 1",
+    "k + 1, twice": "BEGIN; UPDATE turns SET id = id + 1; UPDATE turns SET id = id + 1; COMMIT",
+    "k + 1, with one that was not captured": "INSERT INTO turns (id, n) VALUES (31, 31); BEGIN; INSERT INTO turns (id, n) VALUES (32, 32); UPDATE turns SET id = id + 1; COMMIT",
+    "the other way round": "UPDATE turns SET id = 31 - id",
+    "in between": "INSERT INTO turns (id, n) VALUES (0, 0); DELETE FROM turns WHERE id = 4; INSERT INTO turns (id, n) VALUES (4, 104); UPDATE turns SET id = id + 1; UPDATE turns SET id = id + 1",
+}  # fmt: skip
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("shift", SHIFTS)
+@pytest.mark.parametrize("partitions", ["", " PARTITION BY RANGE (id)"])
+def test_values_follow_rows_that_take_each_others_keys(own: Conn, shift: str, partitions: str) -> None:
+    """The key of each row is that of the next one, which is changed after it: no value is lost, or goes astray.
+
+    Between partitions, it cannot be told of a row that the same transaction wrote before: such a value is left out.
+    """
+    own.execute(f"CREATE TABLE turns (id integer PRIMARY KEY DEFERRABLE, n integer, a integer){partitions}".encode())
+    if partitions:
+        own.execute("CREATE TABLE turns_1 PARTITION OF turns FOR VALUES FROM (0) TO (9)")
+        own.execute("CREATE TABLE turns_2 PARTITION OF turns DEFAULT")
+    own.execute("INSERT INTO turns SELECT i, i, i * 10 FROM generate_series(1, 30) AS i")
+    way = Way(own, "ALTER TABLE turns DROP COLUMN a", 1_000)
+    way.there()
+    own.execute(SHIFTS[shift].encode())
+    way.back()
+    found = dict(own.execute("SELECT n, a FROM turns").fetchall())
+    wrong = {n: a for n, a in found.items() if a not in ((n * 10,) if 0 < n <= 30 else (None,))}
+    is_told = not partitions or shift in ("k + 1", "the other way round")
+    assert wrong == {} if is_told else {*wrong.values()} == {None}
 
 
 def test_values_of_a_partition_that_is_emptied_go(own: Conn) -> None:
