@@ -138,3 +138,22 @@ def test_what_does_not_come_back_is_a_line_of_the_plan(project: Project) -> None
     assert told.endswith(": column bar has type integer now, and the values are character varying.")
     with connect(target, purpose="looks") as conn:
         assert [(kept.columns, holds) for kept, holds in undo_data.still_captured(conn, ["0001_x"])] == [(("bar",), 3)]
+
+
+@pytest.mark.slow
+def test_captured_rows_that_new_seeds_keep_out_are_a_line_of_the_plan(project: Project) -> None:
+    """The corrected migration inserts other values under their keys: these win, and it is told how often."""
+    made = "CREATE TABLE cities (id int PRIMARY KEY, name text);\nINSERT INTO cities VALUES (1, 'seed'), (2, 'seed'){};"
+    target = project(folder={"0001_x.sql": made.format("")})
+    do(target, BASE)
+    release(target)
+    do(target, "UPDATE cities SET name = 'mine' WHERE id = 1; INSERT INTO cities VALUES (9, 'nine')")
+    take_back(target)
+    assert target.migrations is not None
+    (target.migrations / "0001_x.sql").write_text(made.format(", (3, 'third')"))
+    (change,) = release(target, run_id=AGAIN).changes
+    told = change.statements[-1].explains
+    assert "1 row of it has the key of a row that the migration itself inserts with other values now" in told
+    assert rows(target, "SELECT * FROM cities ORDER BY id") == [(1, "seed"), (2, "seed"), (3, "third"), (9, "nine")]
+    with connect(target, purpose="looks") as conn:
+        assert [(kept.kind, holds) for kept, holds in undo_data.still_captured(conn, ["0001_x"])] == [("table", 3)]

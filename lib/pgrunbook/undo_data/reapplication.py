@@ -22,8 +22,10 @@ from pgrunbook.undo_data.registry import UndoEntry, find
 from pgrunbook.undo_data.revert_columns import filling
 from pgrunbook.undo_data.row_notes import GONE, are_at_work
 from pgrunbook.undo_data.silence import fires, may_silence
-from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, keyed, rows, table
+from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, as_text, keyed, rows, table
 
+# So many rows that a migration itself inserts are compared with captured ones.
+_MOST_SEEDS = 10_000
 SAYS = "What {} held before the rollback is reapplied."
 
 
@@ -98,7 +100,7 @@ def reapply(branch: Connection, conn: Connection, entry: UndoEntry, *, batch_row
     whole = (
         _column(branch, conn, found, entry, batch_rows)
         if entry.kind == "column"
-        else _rows(conn, found, entry, batch_rows)
+        else _rows(branch, conn, found, entry, batch_rows)
     )
     # The rollback has dropped it without firing a trigger.
     return whole.silent() if fires(branch, [entry.table]) and may_silence(conn) else whole
@@ -178,7 +180,7 @@ def _around_numbers(
     return (generated[0],), (advance, generated[1])
 
 
-def _rows(conn: Connection, found: Table, entry: UndoEntry, batch_rows: int) -> Reapplication:
+def _rows(branch: Connection, conn: Connection, found: Table, entry: UndoEntry, batch_rows: int) -> Reapplication:
     """The parked table is read in batches by its own key, if it has one; rows of its partitions are included."""
     relation = Facts(conn).named(entry.there)
     if relation is None:
@@ -208,7 +210,36 @@ def _rows(conn: Connection, found: Table, entry: UndoEntry, batch_rows: int) -> 
     unfit = _unfit(conn, entry, "t", fits)
     because = [f"its table has no column {listed(missing)} that takes its values"] if missing else []
     because += [f"{counted(unfit, 'row')} of it {'does' if unfit == 1 else 'do'} not fit its columns"] if unfit else []
+    beaten = _beaten(branch, conn, found, old, shared)
+    if beaten:
+        because.append(
+            f"{counted(beaten, 'row')} of it {'has' if beaten == 1 else 'have'} the key of a row that the migration"
+            " itself inserts with other values now"
+        )
     return _given(entry, (whole, _advance(conn, found)), [entry.kept_as, *parts], ", and ".join(because))
+
+
+def _beaten(branch: Connection, conn: Connection, found: Table, old: Table, shared: Sequence[Column]) -> int:
+    """Return how many captured rows do not come back because the migration's own row has their key.
+
+    Looked at are the first rows of the table on the branch, which holds what the migration inserts.
+    """
+    key = [column.name for column in shared if column.name in found.key]
+    if not key or len(key) < len(found.key):
+        return 0
+    of_key, of_row = _texts(key), _texts(sorted(column.name for column in shared))
+    query = sql.SQL("SELECT {}, {} FROM {} AS t LIMIT {}").format(
+        of_key, of_row, found.source, sql.Literal(_MOST_SEEDS)
+    )
+    seeds = {str(name): values for name, values in branch.execute(query).fetchall()}
+    same = sql.SQL("SELECT {}, {} FROM {} AS t WHERE {} = ANY (%s)").format(of_key, of_row, old.source, of_key)
+    captured = conn.execute(same, [list(seeds)]).fetchall() if seeds else []
+    return sum(seeds[str(name)] != values for name, values in captured)
+
+
+def _texts(names: Sequence[str]) -> sql.Composable:
+    values = [as_text(sql.Identifier("t", name)) for name in names]
+    return sql.SQL("CAST(ARRAY[{}] AS pg_catalog.text)").format(sql.SQL(", ").join(values))
 
 
 def _loop(of: Table, statement: str, key: tuple[str, ...], says: str, batch_rows: int) -> SafeStep:
