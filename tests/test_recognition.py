@@ -43,8 +43,11 @@ FOLDERS = {
     "Entity Framework": [{"20260101000000_A.cs": "", "20260101000000_A.Designer.cs": ""}],
     "TypeORM": [{"1700000000000-A.ts": "export class A implements MigrationInterface {}"}],
     "Sequelize": [{"20260101000000-a.js": "module.exports = { up: (queryInterface) => {} }"}],
-    "Knex": [{"20260101000000_a.js": "exports.up = (knex) => {}"}],
-    "Kysely": [{"2026-01-01_a.ts": "import { Kysely } from 'kysely'"}],
+    "Knex": [
+        {"20260101000000_a.js": "exports.up = (knex) => {}"},
+        {"20260101A-drop-a.ts": "import type { Knex } from 'knex';", "run.ts": ""},
+    ],
+    "Kysely": [{"20260101T000000000Z-a.ts": "import { Kysely } from 'kysely'"}],
     "MikroORM": [{"Migration20260101000000.ts": ""}],
     "db-migrate": [{"20260101000000-a.js": "var dbm = require('db-migrate')", "sqls/20260101000000-a-up.sql": SQL}],
     "node-pg-migrate": [

@@ -92,7 +92,8 @@ def _likely(folder: Path, signs: list[tuple[Tool, Sign]], in_database: Collectio
         return MigrationsFolder(folder, tool, f"{sign.why}, and its history table is in the database")
     for tool, sign in signs:
         if tool.dependency is not None and _names(folder, *tool.dependency):
-            return MigrationsFolder(folder, tool, f"{sign.why}, and {tool.dependency[0]} names {tool.dependency[1]}")
+            file, name = tool.dependency
+            return MigrationsFolder(folder, tool, f"{sign.why}, and {file} {f'names {name}' if name else 'is there'}")
     if len(signs) == 1 or any(tool.kind == "plain" for tool, _ in signs):
         tool, sign = signs[-1]
         return MigrationsFolder(folder, tool, sign.why)

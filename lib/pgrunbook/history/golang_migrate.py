@@ -46,7 +46,7 @@ class GolangMigrate(Tool):
     shapes = (Shape("schema_migrations", "version dirty"),)
     key = ("version",)
     way = "Apply it with migrate up."
-    dependency = ("go.mod", "golang-migrate/migrate")
+    dependency = ("go.mod", "")  # its program is mostly installed apart; sqlx is for Rust
 
     def sign(self, folder: Path) -> Sign | None:
         """Look for VERSION_title.up.sql, which sqlx has, too."""

@@ -148,14 +148,14 @@ OTHER_TOOLS = (
         "Knex",
         _applied_by("knex migrate:latest"),
         (Shape("knex_migrations", "id name batch migration_time"),),
-        r"^\d+\w*\.(c?js|mjs|ts)$",
-        r"\bknex\b",
+        r"^\d[\w-]*\.(c?js|mjs|ts)$",
+        r"(?i:\bknex\b)",
     ),
     OtherTool(
         "Kysely",
         _applied_by("Kysely's own Migrator"),
         (Shape("kysely_migration", "name timestamp"),),
-        r"^[\w-]+\.(ts|js)$",
+        r"^\d[\w-]*\.(ts|js)$",
         r"\bKysely\b|\bkysely\b",
     ),
     OtherTool(

@@ -40,9 +40,9 @@ class Tool(ABC):
     """A migration tool whose folder we read, and whose history table we read and write.
 
     The abstract methods are the hooks. ``kind`` is the tool's name in targets.toml, ``name`` that for people;
-    ``shapes`` are those of its history table, ``key`` the columns that identify a row. ``dependency`` is a
-    file of a project, and how it names the tool; ``way`` is how its team applies migrations; ``programs`` are
-    the names of migrations that are no SQL.
+    ``shapes`` are those of its history table, ``key`` the columns that identify a row; ``way`` is how its team
+    applies migrations. ``programs`` are the names of migrations that are no SQL. ``dependency`` is a file of a
+    project, and how it names the tool ("" where the file alone tells).
     """
 
     kind: ClassVar[str]
