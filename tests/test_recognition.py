@@ -172,6 +172,14 @@ def test_a_version_alone_is_rails_beside_its_other_table_else_dbmates(conn: Conn
     assert "has the history table public.schema_migrations of Rails" in message_of(conn, tmp_path)
 
 
+def test_a_projects_other_files_do_not_name_its_folder(tmp_path: Path) -> None:
+    """What looks like another tool's lies in the project, and not beside the migrations."""
+    write(tmp_path, {"codegen.yml": "operations: []", "0001_initial.py": "from django import x"})
+    write(tmp_path, {"migrations/0001_a.sql": SQL})
+    found = find_folder(tmp_path, "auto")
+    assert (found.path, found.tool.name) == (tmp_path / "migrations", "plain files")
+
+
 def test_two_tools_in_one_folder_are_refused(conn: Connection, tmp_path: Path) -> None:
     """Nobody knows which of them is to be applied."""
     write(tmp_path, FOLDERS["dbmate"][0] | FOLDERS["Drizzle"][0])

@@ -72,10 +72,11 @@ def find_folder(path: Path, history: str, in_database: Collection[str] = ()) -> 
         if certain:
             return MigrationsFolder(folder, certain[0][0], certain[0][1].why)
     for folder in candidates:
-        other_tools.refuse(folder)
-    for folder in candidates:
         if signs[folder]:
+            other_tools.refuse(folder)
             return _likely(folder, signs[folder], in_database)
+    for folder in candidates:
+        other_tools.refuse(folder)
     raise _nothing(path, candidates)
 
 

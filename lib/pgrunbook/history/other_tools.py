@@ -11,6 +11,7 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.history.files import read_bytes
 from pgrunbook.history.table import Shape
 
+MOST_BYTES = 1_000_000  # of a file that may tell whose folder it is
 REVIEW = "pgrunbook review checks its files"
 
 
@@ -35,6 +36,8 @@ class OtherTool:
         return next((path for path in of_form if not self.text or self._says(folder, path)), None)
 
     def _says(self, folder: Path, path: str) -> bool:
+        if (folder / path).stat().st_size > MOST_BYTES:
+            return False
         text = read_bytes(folder / path, folder).decode("utf-8", "replace")
         return re.search(self.text, text, re.M) is not None
 
