@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from acting import run
 from conftest import connect, do, rows, write_folder
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Refused, RunbookError, TargetBusy
 from pgrunbook.history import History, State, flyway_rules
+from pgrunbook.plan import plan as plans
+from pgrunbook.review import review as reviews
 from scenes import error_of, execute, plan_of
 
 Project = Callable[..., Target]
@@ -213,14 +218,24 @@ def test_released_rolled_back_and_released_again(project: Project, tool: str) ->
     assert rows(target, "SELECT to_regclass('people')") == [(None,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", FOLDERS)
-def test_what_the_tool_has_applied_is_not_applied_again(project: Project, tool: str) -> None:
-    """A newer file is pending, and nothing else."""
+def test_a_whole_release_of_each_tool(project: Project, tool: str) -> None:
+    """Prepared, rehearsed with its ways back, accepted by the names of its own files, released and rolled back."""
     folder = FOLDERS[tool]
-    target = project(folder=folder.files(3))
+    target = project(folder=folder.files(3), history=tool)
     execute(target)
     write_folder(target.migrations, folder.files())
-    assert [m.name for m in read(target).pending()] == folder.names[3:]
+    made, code = run("prepare")
+    assert code == 0, made.parts[-1].says
+    gates = [gate.key for gate in plans.read(made.folder / "plan.json").gates()]
+    assert {key.split(":")[0] for key in gates} >= set(folder.names[3:])
+    done, code = run("migrate", accept=",".join(gates))
+    assert code == 0, done.parts[-1].says
+    assert rows(target, folder.query) == folder.rows(5)
+    texts = [str(path) for path in sorted(target.migrations.rglob("*.sql")) if "down" not in path.name]
+    told, _ = reviews.run([Path(text) for text in texts], target=None, fail_on="never", form="json")
+    assert set(folder.names) <= {one["place"].split(":")[0] for one in json.loads(told)}
 
 
 # -- golang-migrate

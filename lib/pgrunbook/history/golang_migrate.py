@@ -113,13 +113,17 @@ class GolangMigrate(Tool):
         return {"version": _version(migration.path), "dirty": False}
 
     def record(self, history: History, migration: Migration) -> Command:
-        """Return the statement that puts the version in the place of the one before it, and of no other."""
+        """Return the statement that puts the version in the place of the one before it, and of no other.
+
+        A table without rows is taken, too: that of a branch without rows.
+        """
         statement = sql.SQL(
             "WITH gone AS (DELETE FROM {0} RETURNING version) INSERT INTO {0} (version, dirty)"
             " SELECT %s, false FROM (SELECT pg_catalog.max(version) AS version FROM gone) AS before"
-            " WHERE before.version IS NOT DISTINCT FROM %s::bigint"
+            " WHERE coalesce(before.version, %s::bigint) IS NOT DISTINCT FROM %s::bigint"
         ).format(history.identifier_beside_params)
-        return statement, (_version(migration.path), _before(history, migration))
+        before = _before(history, migration)
+        return statement, (_version(migration.path), before, before)
 
     def unrecord(self, history: History, entry: Entry) -> Command:
         """Return the statement that puts the version before in the place of the migration's."""
