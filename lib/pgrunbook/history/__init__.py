@@ -18,6 +18,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import foreign_parts, known_tables, marks
 from pgrunbook.history.folder import TOOLS, find_folder
+from pgrunbook.history.known_tables import KnownTable
 from pgrunbook.history.other_tools import OTHER_TOOLS
 from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State
 from pgrunbook.history.table import Shape
@@ -52,7 +53,7 @@ def read(conn: Connection, target: Target) -> History:
         )
     try:
         tables = known_tables.read(conn, target, _shapes())
-        found = find_folder(target.migrations, target.history, {table.tool for table in tables})
+        found = find_folder(target.migrations, target.history, {one.tool for one in tables if _is_named(one, target)})
         others = [table for table in tables if table.tool != found.tool.name]
         return found.tool.read(conn, target, found.path, found.why, others)
     except OSError as exc:
@@ -73,6 +74,11 @@ def up_part(path: Path, text: str) -> str:
     part = tool.up(path, text) if tool is not None else text
     marks.refuse(path, part, own=tool.name if tool is not None else "plain files")
     return part
+
+
+def _is_named(known: KnownTable, target: Target) -> bool:
+    """Tell whether a history table may be the one that targets.toml names, if it names one."""
+    return target.history_schema in (None, known.table.schema) and target.history_table in (None, known.table.name)
 
 
 def _shapes() -> list[tuple[str, str, Shape]]:
