@@ -166,7 +166,7 @@ def test_a_second_history_beside_our_own_is_no_obstacle(conn: Connection, tmp_pa
 def test_a_table_that_is_not_the_named_one_does_not_tell_the_tool(conn: Connection, tmp_path: Path) -> None:
     """It belongs to another application of the database."""
     write(tmp_path, {"0001_a.sql": SQL})
-    needed = next(shape for name, _, shape in history._shapes() if name == "sqlx").columns.split()  # noqa: SLF001
+    needed = next(shape for name, _, shape in history._shapes() if name == "sqlx").columns.split()
     conn.execute(f"CREATE TABLE _sqlx_migrations ({', '.join(f'{column} text' for column in needed)})")
     assert "sqlx" in message_of(conn, tmp_path)
     found = read(conn, tmp_path, history_table="ours")
