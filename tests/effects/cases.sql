@@ -230,3 +230,268 @@ EXPLAIN SELECT * FROM shop.plain
 EXPLAIN ANALYZE DELETE FROM shop.plain
 DO $$ BEGIN LOOP UPDATE shop.plain SET b = 'z'; EXIT; END LOOP; END $$
 SET lock_timeout = '1s'
+-- partitions beside a default one
+DROP TABLE shop.day_1
+DROP TABLE shop.day_rest
+DROP TABLE shop.day_2
+DROP TABLE shop.day_2_a
+DROP TABLE shop.day
+CREATE TABLE shop.new PARTITION OF shop.day FOR VALUES FROM ('2040-01-01') TO ('2041-01-01')
+CREATE TABLE shop.new PARTITION OF shop.day_2 FOR VALUES IN (7)
+CREATE TABLE shop.new PARTITION OF shop.log DEFAULT
+ALTER TABLE shop.day ATTACH PARTITION shop.day_3 FOR VALUES FROM ('2028-01-01') TO ('2029-01-01')
+ALTER TABLE shop.log ATTACH PARTITION shop.log_3 DEFAULT
+ALTER TABLE shop.day DETACH PARTITION shop.day_1
+ALTER TABLE shop.day DETACH PARTITION shop.day_2
+ALTER TABLE shop.day DETACH PARTITION shop.day_rest
+ALTER INDEX shop.log_at ATTACH PARTITION shop.log_1_at_idx
+CREATE INDEX ON shop.day (at)
+DROP INDEX shop.day_id
+DROP INDEX shop.day_1_at
+REINDEX TABLE shop.day_1
+ALTER INDEX shop.day_id RENAME TO day_n
+ALTER TABLE shop.day_1 SET SCHEMA attic
+ALTER TABLE shop.day SET SCHEMA attic
+ALTER TABLE shop.day_1 RENAME TO x
+ALTER TABLE shop.day ADD COLUMN c text
+ALTER TABLE ONLY shop.day ALTER COLUMN id SET DEFAULT 3
+ALTER TABLE shop.day ADD CONSTRAINT c CHECK (id > 0) NOT VALID
+ALTER TABLE shop.day OWNER TO CURRENT_USER
+ALTER TABLE shop.day_2_a ADD CONSTRAINT c CHECK (id > 0)
+ALTER TABLE shop.day ENABLE ROW LEVEL SECURITY
+TRUNCATE shop.day_2
+TRUNCATE ONLY shop.day_1
+ANALYZE shop.day
+ANALYZE shop.parent
+-- views
+LOCK TABLE shop.some
+LOCK TABLE shop.fewer IN SHARE MODE
+LOCK TABLE shop.both IN ROW EXCLUSIVE MODE
+LOCK TABLE ONLY shop.parent
+LOCK TABLE shop.parent, shop.fewer IN ACCESS SHARE MODE
+LOCK TABLE shop.day IN EXCLUSIVE MODE
+UPDATE shop.some SET name = 'x'
+UPDATE shop.fewer SET name = 'x' WHERE id = 1
+DELETE FROM shop.strict WHERE id = 3
+INSERT INTO shop.strict (id, total) VALUES (300, 3)
+UPDATE shop.strict SET total = 3
+UPDATE shop.chosen SET name = 'x'
+SELECT * FROM shop.chosen FOR UPDATE
+LOCK TABLE shop.chosen IN SHARE MODE
+SELECT * FROM shop.fewer
+SELECT * FROM shop.fewer FOR UPDATE
+SELECT * FROM shop.both
+INSERT INTO shop.plain (a) SELECT id + 1000 FROM shop.fewer
+EXPLAIN UPDATE shop.fewer SET name = 'x'
+COPY (SELECT * FROM shop.fewer) TO STDOUT
+CREATE VIEW shop.new AS SELECT * FROM shop.fewer
+CREATE OR REPLACE VIEW shop.some AS SELECT id, name, age, 1 AS one FROM shop.persons
+CREATE OR REPLACE VIEW shop.fewer AS SELECT id, name FROM shop.some WHERE id > 1
+ALTER VIEW shop.some RENAME TO someone
+ALTER VIEW shop.some SET SCHEMA attic
+ALTER VIEW shop.some SET (security_barrier)
+ALTER VIEW shop.some ALTER COLUMN name SET DEFAULT 'x'
+ALTER VIEW shop.some RENAME COLUMN name TO title
+ALTER VIEW shop.some OWNER TO CURRENT_USER
+DROP VIEW shop.some CASCADE
+DROP VIEW shop.fewer, shop.some
+CREATE MATERIALIZED VIEW shop.new AS SELECT * FROM shop.both WITH NO DATA
+CREATE TABLE shop.new AS SELECT * FROM shop.both WITH NO DATA
+REFRESH MATERIALIZED VIEW shop.totals WITH NO DATA
+ALTER MATERIALIZED VIEW shop.totals RENAME TO sums
+ALTER MATERIALIZED VIEW shop.totals SET SCHEMA attic
+ALTER MATERIALIZED VIEW shop.totals SET (fillfactor = 70)
+ALTER MATERIALIZED VIEW shop.totals CLUSTER ON totals_user
+CREATE INDEX ON shop.totals (count)
+-- what cascades
+DROP FUNCTION shop.is_small(integer) CASCADE
+DROP FUNCTION shop.one() CASCADE
+DROP PROCEDURE shop.work()
+DROP TYPE shop.pair CASCADE
+DROP TYPE shop.row_type CASCADE
+DROP DOMAIN shop.positive CASCADE
+DROP DOMAIN shop.any_number CASCADE
+DROP SEQUENCE shop.orders_num_seq CASCADE
+DROP SCHEMA attic CASCADE
+DROP TABLE shop.persons CASCADE
+DROP TABLE shop.persons, shop.sales, shop.mine, attic.old CASCADE
+DROP TABLE shop.mine CASCADE
+DROP MATERIALIZED VIEW shop.totals CASCADE
+DROP SERVER far CASCADE
+DROP FOREIGN DATA WRAPPER nowhere CASCADE
+DROP FOREIGN TABLE shop.remote
+DROP OWNED BY shop_owner CASCADE
+REASSIGN OWNED BY shop_owner TO CURRENT_USER
+ALTER TABLE shop.persons DROP COLUMN age CASCADE
+ALTER TABLE shop.persons DROP CONSTRAINT persons_pkey CASCADE
+ALTER TABLE shop.odd DROP COLUMN n CASCADE
+DROP INDEX shop.plain_a, shop.users_email
+-- sequences and storage
+ALTER TABLE shop.counted SET UNLOGGED
+ALTER TABLE shop.light SET LOGGED
+ALTER TABLE shop.light SET UNLOGGED
+ALTER TABLE shop.counted SET LOGGED
+ALTER TABLE shop.counted SET TABLESPACE pg_default
+from 15 ALTER TABLE shop.counted SET ACCESS METHOD heap
+ALTER TABLE shop.counted SET SCHEMA attic
+ALTER TABLE shop.counted OWNER TO shop_owner
+ALTER TABLE shop.counted RENAME COLUMN id TO no
+ALTER TABLE shop.counted ALTER COLUMN n DROP DEFAULT
+ALTER TABLE shop.counted ALTER COLUMN n TYPE bigint
+ALTER TABLE shop.counted ALTER COLUMN id TYPE bigint
+ALTER TABLE shop.counted DROP COLUMN n
+ALTER SEQUENCE shop.counter OWNED BY shop.plain.a
+ALTER SEQUENCE shop.counter AS bigint
+ALTER SEQUENCE shop.counter RENAME TO c
+ALTER SEQUENCE shop.counter SET SCHEMA attic
+ALTER SEQUENCE shop.counter OWNER TO CURRENT_USER
+from 15 ALTER SEQUENCE shop.counter SET UNLOGGED
+ALTER SEQUENCE shop.counter INCREMENT 2
+TRUNCATE shop.counted RESTART IDENTITY
+TRUNCATE shop.counted CONTINUE IDENTITY
+ALTER INDEX shop.plain_a SET TABLESPACE pg_default
+CREATE SEQUENCE shop.new
+-- schemas with elements
+CREATE SCHEMA new CREATE TABLE a (id integer REFERENCES shop.users) CREATE VIEW v AS SELECT id FROM shop.orders
+CREATE SCHEMA new CREATE TABLE a (id integer) CREATE INDEX ON a (id)
+CREATE SCHEMA IF NOT EXISTS shop
+ALTER SCHEMA attic RENAME TO loft
+ALTER SCHEMA attic OWNER TO CURRENT_USER
+-- subcommands
+ALTER TABLE shop.plain ALTER COLUMN a SET STATISTICS 5, ALTER COLUMN b SET STORAGE PLAIN
+ALTER TABLE shop.plain ALTER COLUMN a RESET (n_distinct)
+ALTER TABLE shop.items ENABLE ALWAYS TRIGGER items_touch
+ALTER TABLE shop.items ENABLE REPLICA TRIGGER items_touch
+ALTER TABLE shop.items DISABLE TRIGGER USER
+ALTER TABLE shop.items ENABLE ALWAYS RULE quiet
+ALTER TABLE shop.items ENABLE REPLICA RULE quiet
+ALTER TABLE shop.items ENABLE RULE quiet
+ALTER TABLE shop.plain DISABLE ROW LEVEL SECURITY
+ALTER TABLE shop.plain NO FORCE ROW LEVEL SECURITY
+ALTER TABLE shop.plain REPLICA IDENTITY NOTHING
+ALTER TABLE shop.orders REPLICA IDENTITY USING INDEX orders_pkey
+ALTER TABLE shop.parent ADD CONSTRAINT c CHECK (a > 0) NO INHERIT
+ALTER TABLE shop.typed NOT OF
+ALTER TABLE shop.typed ADD PRIMARY KEY (a)
+ALTER TYPE shop.row_type ADD ATTRIBUTE c integer CASCADE
+ALTER TYPE shop.row_type RENAME ATTRIBUTE a TO z CASCADE
+ALTER TYPE shop.pair ADD ATTRIBUTE c integer
+ALTER TYPE shop.pair SET SCHEMA attic
+ALTER TYPE shop.mood OWNER TO CURRENT_USER
+ALTER DOMAIN shop.positive SET DEFAULT 3
+ALTER DOMAIN shop.positive DROP NOT NULL
+ALTER DOMAIN shop.positive RENAME CONSTRAINT above_zero TO over_zero
+ALTER DOMAIN shop.positive RENAME TO plus
+ALTER DOMAIN shop.positive SET SCHEMA attic
+ALTER TABLE shop.orders DROP CONSTRAINT orders_user CASCADE
+ALTER TABLE shop.orders ALTER CONSTRAINT orders_second DEFERRABLE INITIALLY DEFERRED
+from 18 ALTER TABLE shop.orders ALTER CONSTRAINT orders_user NOT ENFORCED
+ALTER TABLE shop.users ALTER COLUMN twice TYPE bigint
+ALTER TABLE shop.items ADD FOREIGN KEY (order_id) REFERENCES shop.orders ON DELETE CASCADE
+ALTER TABLE shop.orders ADD FOREIGN KEY (total) REFERENCES shop.orders
+ALTER FOREIGN TABLE shop.remote ADD COLUMN c integer
+ALTER FOREIGN TABLE shop.remote ALTER COLUMN a OPTIONS (ADD x 'y')
+ALTER FOREIGN TABLE shop.remote RENAME TO r
+CREATE FOREIGN TABLE shop.new (a integer) SERVER far
+ALTER STATISTICS shop.item_stats SET STATISTICS 5
+ALTER STATISTICS shop.item_stats RENAME TO s
+ALTER STATISTICS shop.item_stats SET SCHEMA attic
+ALTER FUNCTION shop.one() RENAME TO uno
+ALTER FUNCTION shop.one() SET search_path = shop
+ALTER FUNCTION shop.one() OWNER TO CURRENT_USER
+ALTER POLICY mine ON shop.items RENAME TO ours
+ALTER RULE quiet ON shop.items RENAME TO silent
+ALTER PUBLICATION news SET TABLE shop.plain
+ALTER PUBLICATION news OWNER TO CURRENT_USER
+DROP PUBLICATION news
+from 15 CREATE PUBLICATION new FOR TABLES IN SCHEMA shop
+CREATE PUBLICATION new FOR ALL TABLES
+-- words
+COMMENT ON VIEW shop.some IS 'x'
+COMMENT ON COLUMN shop.some.name IS 'x'
+COMMENT ON MATERIALIZED VIEW shop.totals IS 'x'
+COMMENT ON INDEX shop.plain_a IS 'x'
+COMMENT ON SEQUENCE shop.counter IS 'x'
+COMMENT ON TRIGGER items_touch ON shop.items IS 'x'
+COMMENT ON POLICY mine ON shop.items IS 'x'
+COMMENT ON RULE quiet ON shop.items IS 'x'
+COMMENT ON STATISTICS shop.item_stats IS 'x'
+COMMENT ON SCHEMA shop IS 'x'
+COMMENT ON TYPE shop.mood IS 'x'
+COMMENT ON DOMAIN shop.positive IS 'x'
+COMMENT ON CONSTRAINT above_zero ON DOMAIN shop.positive IS 'x'
+COMMENT ON FUNCTION shop.one() IS 'x'
+COMMENT ON FOREIGN TABLE shop.remote IS 'x'
+GRANT SELECT (a) ON shop.plain TO PUBLIC
+REVOKE ALL ON shop.plain FROM PUBLIC
+GRANT SELECT ON shop.some TO PUBLIC
+GRANT USAGE ON SEQUENCE shop.counter TO PUBLIC
+GRANT USAGE ON SCHEMA shop TO PUBLIC
+GRANT EXECUTE ON FUNCTION shop.one() TO PUBLIC
+GRANT USAGE ON TYPE shop.mood TO PUBLIC
+GRANT SELECT ON ALL TABLES IN SCHEMA attic TO PUBLIC
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA attic TO PUBLIC
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shop TO PUBLIC
+ALTER DEFAULT PRIVILEGES IN SCHEMA shop GRANT SELECT ON TABLES TO PUBLIC
+-- creating
+CREATE TABLE IF NOT EXISTS shop.plain (a integer)
+CREATE TABLE shop.new OF shop.row_type
+CREATE TABLE shop.new (a integer, FOREIGN KEY (a) REFERENCES shop.users)
+CREATE TABLE shop.new (a integer, EXCLUDE (a WITH =))
+CREATE TABLE shop.new (d shop.positive, m shop.mood DEFAULT 'ok')
+CREATE TABLE shop.new (LIKE shop.some)
+CREATE TEMP TABLE t (a integer)
+CREATE TEMP TABLE t AS SELECT * FROM shop.plain
+SELECT * INTO shop.new FROM shop.plain
+CREATE CONSTRAINT TRIGGER new AFTER INSERT ON shop.plain FROM shop.users FOR EACH ROW EXECUTE FUNCTION shop.touch()
+CREATE TRIGGER new INSTEAD OF UPDATE ON shop.both FOR EACH ROW EXECUTE FUNCTION shop.touch()
+CREATE TRIGGER new AFTER UPDATE ON shop.day FOR EACH ROW EXECUTE FUNCTION shop.touch()
+CREATE RULE new AS ON INSERT TO shop.both DO INSTEAD INSERT INTO shop.plain (a) VALUES (NEW.id)
+CREATE OR REPLACE RULE quiet AS ON UPDATE TO shop.items WHERE false DO ALSO NOTHING
+CREATE POLICY new ON shop.plain USING (a IN (SELECT id FROM shop.users))
+CREATE STATISTICS shop.new ON (a + 1) FROM shop.plain
+CREATE FUNCTION shop.f() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM shop.plain; END
+CREATE FUNCTION shop.f() RETURNS shop.users LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'
+CREATE AGGREGATE shop.total(integer) (SFUNC = int4pl, STYPE = integer)
+CREATE CAST (shop.mood AS integer) WITH INOUT
+CREATE DOMAIN shop.new AS text CHECK (VALUE <> '')
+CREATE TYPE shop.new AS (a integer, b shop.mood)
+CREATE TYPE shop.new AS RANGE (SUBTYPE = integer)
+CREATE OPERATOR shop.=== (LEFTARG = integer, RIGHTARG = integer, FUNCTION = int4eq)
+CREATE COLLATION shop.new FROM "C"
+CREATE ROLE shop_new
+-- rows, other ways
+INSERT INTO shop.plain (a, b) VALUES (1, 'x') ON CONFLICT (a) DO UPDATE SET b = 'y'
+INSERT INTO shop.orders (id, user_id) SELECT a + 100, a FROM shop.plain
+INSERT INTO shop.day VALUES (9, '2025-03-03')
+UPDATE shop.day SET at = '2025-07-07' WHERE id = 1
+UPDATE ONLY shop.parent SET b = 'x'
+UPDATE shop.plain SET b = (SELECT max(name) FROM shop.users)
+DELETE FROM shop.plain USING shop.users AS u WHERE u.id = a
+from 15 MERGE INTO shop.plain AS p USING shop.users AS u ON u.id = p.a WHEN MATCHED THEN UPDATE SET b = u.name WHEN NOT MATCHED THEN INSERT (a) VALUES (u.id)
+from 15 MERGE INTO shop.plain AS p USING shop.orders AS o ON o.id = p.a WHEN MATCHED THEN DELETE
+from 15 MERGE INTO shop.plain AS p USING shop.orders AS o ON o.id = p.a WHEN MATCHED THEN DO NOTHING
+SELECT * FROM shop.plain FOR UPDATE OF plain
+SELECT p.* FROM shop.plain AS p JOIN shop.users AS u ON u.id = p.a FOR SHARE OF p
+SELECT * FROM shop.plain FOR KEY SHARE SKIP LOCKED
+SELECT * FROM ONLY shop.parent
+SELECT * FROM shop.plain TABLESAMPLE SYSTEM (10)
+SELECT id FROM shop.users UNION SELECT a FROM shop.plain
+SELECT nextval('shop.counter')
+TABLE shop.plain
+VALUES (1), (2)
+WITH w AS (INSERT INTO shop.plain (a) VALUES (77) RETURNING a) SELECT * FROM w
+WITH w AS (SELECT * FROM shop.users) UPDATE shop.plain SET b = 'x' FROM w WHERE w.id = a
+EXPLAIN ANALYZE SELECT * FROM shop.fewer
+EXPLAIN (ANALYZE false) DELETE FROM shop.orders
+COPY (SELECT * FROM shop.plain) TO STDOUT
+DECLARE c CURSOR FOR SELECT * FROM shop.plain
+PREPARE p AS SELECT * FROM shop.plain
+CALL shop.work()
+DO $$ BEGIN PERFORM 1 FROM shop.fewer; END $$
+SET CONSTRAINTS ALL IMMEDIATE
+ANALYZE shop.plain (a)
+ANALYZE (SKIP_LOCKED) shop.plain
+REINDEX (VERBOSE) INDEX shop.plain_a
+REINDEX (CONCURRENTLY false) TABLE shop.plain
+CLUSTER (VERBOSE) shop.plain USING plain_a

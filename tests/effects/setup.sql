@@ -85,4 +85,52 @@ CREATE TABLE shop.ranked (id integer, rank shop.positive);
 INSERT INTO shop.ranked VALUES (1, 1);
 ALTER DOMAIN shop.positive ADD CONSTRAINT below_million CHECK (VALUE < 1000000) NOT VALID;
 CREATE PUBLICATION news FOR TABLE shop.orders;
+CREATE TABLE shop.day (id integer, at date NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE shop.day_1 PARTITION OF shop.day FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+CREATE TABLE shop.day_2 PARTITION OF shop.day FOR VALUES FROM ('2026-01-01') TO ('2027-01-01') PARTITION BY LIST (id);
+CREATE TABLE shop.day_2_a PARTITION OF shop.day_2 FOR VALUES IN (1);
+CREATE TABLE shop.day_2_rest PARTITION OF shop.day_2 DEFAULT;
+CREATE TABLE shop.day_rest PARTITION OF shop.day DEFAULT;
+INSERT INTO shop.day VALUES (1, '2025-05-05'), (1, '2026-05-05'), (2, '2026-05-05'), (3, '2030-01-01');
+CREATE INDEX day_id ON shop.day (id);
+CREATE INDEX day_1_at ON shop.day_1 (at);
+CREATE TABLE shop.day_3 (id integer, at date NOT NULL);
+INSERT INTO shop.day_3 VALUES (1, '2028-01-01');
+CREATE TABLE shop.persons (id integer PRIMARY KEY, name text, age integer);
+INSERT INTO shop.persons SELECT n, 'p' || n, n FROM generate_series(1, 20) AS n;
+CREATE TABLE shop.sales (id integer PRIMARY KEY, person_id integer REFERENCES shop.persons, total integer);
+INSERT INTO shop.sales SELECT n, n, n FROM generate_series(1, 20) AS n;
+CREATE VIEW shop.some AS SELECT id, name, age FROM shop.persons WHERE age > 1;
+CREATE VIEW shop.fewer AS SELECT id, name FROM shop.some;
+CREATE VIEW shop.both AS SELECT s.id, p.name FROM shop.sales AS s JOIN shop.persons AS p ON p.id = s.person_id;
+CREATE VIEW shop.strict AS SELECT id, total FROM shop.sales WHERE total < 500 WITH CHECK OPTION;
+CREATE VIEW shop.chosen AS SELECT id, name FROM shop.persons WHERE id IN (SELECT person_id FROM shop.sales);
+CREATE VIEW shop.guarded AS SELECT id, name FROM shop.persons;
+CREATE TRIGGER guard INSTEAD OF UPDATE ON shop.guarded FOR EACH ROW EXECUTE FUNCTION shop.touch();
+CREATE FUNCTION shop.is_small(integer) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 < 10';
+CREATE TABLE shop.odd (
+    n integer CHECK (shop.is_small(n)),
+    d integer DEFAULT shop.one(),
+    m shop.mood,
+    p shop.pair
+);
+CREATE INDEX odd_small ON shop.odd (shop.is_small(n));
+CREATE VIEW shop.odd_ones AS SELECT n FROM shop.odd WHERE shop.is_small(n);
+CREATE TABLE shop.counted (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n serial, t text);
+INSERT INTO shop.counted (t) VALUES ('a');
+CREATE UNLOGGED TABLE shop.light (id integer GENERATED ALWAYS AS IDENTITY, n integer);
+CREATE TYPE shop.row_type AS (a integer, b text);
+CREATE TABLE shop.typed OF shop.row_type;
+CREATE FOREIGN DATA WRAPPER nowhere;
+CREATE SERVER far FOREIGN DATA WRAPPER nowhere;
+CREATE FOREIGN TABLE shop.remote (a integer, b text) SERVER far;
+CREATE SCHEMA attic;
+CREATE TABLE attic.old (id integer PRIMARY KEY, person_id integer REFERENCES shop.persons);
+CREATE VIEW attic.seen AS SELECT id FROM attic.old;
+CREATE SEQUENCE attic.numbers;
+CREATE ROLE shop_owner;
+CREATE TABLE shop.mine (id serial PRIMARY KEY, person_id integer REFERENCES shop.persons);
+ALTER TABLE shop.mine OWNER TO shop_owner;
+CREATE VIEW shop.of_mine AS SELECT id FROM shop.mine;
+CREATE PROCEDURE shop.work() LANGUAGE sql AS 'UPDATE shop.plain SET b = b';
 ANALYZE;

@@ -14,8 +14,10 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from pglast import ast
+
 from pgrunbook.database.routines import RoutinePart, Routines
-from pgrunbook.sql.tree import Name, quoted
+from pgrunbook.sql.tree import Name, quoted, relation, relations_named, tree, walk
 
 SMALL_ROWS = 10_000
 SMALL_BYTES = 8 * 1024 * 1024
@@ -113,6 +115,7 @@ class Table:
     """A relation (table, partition, view, materialized view, sequence ...) and what depends on it.
 
     ``rows_estimate`` is None where it is not known; ``reads`` and ``writes`` count since the statistics were reset.
+    ``query`` is that of a view, with qualified names; ``of_type`` the composite type of a typed table.
     """
 
     schema: str
@@ -129,6 +132,11 @@ class Table:
     parents: tuple[Key, ...] = ()
     children: tuple[Key, ...] = ()
     bound: str | None = None
+    of_type: str | None = None
+    owner: str = ""
+    method: str | None = None
+    tablespace: str | None = None
+    query: str = ""
     row_security: bool = False
     reads: int = 0
     writes: int = 0
@@ -187,6 +195,21 @@ class TypeFact:
 
 
 @dataclass(frozen=True)
+class Fallen:
+    """What falls with an object that is dropped, in the server's words, and the relation that is locked for it.
+
+    ``hinders`` says that it falls with CASCADE only, and that the server refuses the DROP without. ``column`` is "" for
+    anything but a column.
+    """
+
+    says: str
+    relation: Key | None
+    mode: str
+    hinders: bool
+    column: str = ""
+
+
+@dataclass(frozen=True)
 class Use:
     """A statement that the server has counted, as pg_stat_statements words it."""
 
@@ -200,12 +223,14 @@ class Catalog:
 
     connected: bool = False
     major: int | None = None
+    role: str = ""
     time_zone: str | None = None
     search_path: tuple[str, ...] = ("public",)
     tables: Mapping[Key, Table] = field(default_factory=lambda: MappingProxyType({}))
     types: Mapping[Key, TypeFact] = field(default_factory=dict)
     binary_casts: Set[tuple[str, str]] = frozenset()
     ordered_as: Mapping[str, str] = field(default_factory=dict)
+    fallen: Mapping[str, tuple[Fallen, ...]] = field(default_factory=dict)
     volatile_functions: Mapping[str, bool] = field(default_factory=dict)
     routines: Routines = field(default_factory=Routines)
     uses: tuple[Use, ...] = ()
@@ -258,6 +283,23 @@ class Catalog:
                 found[child.key] = child
                 waiting.extend(child.children)
         return list(found.values())
+
+    def read_by(self, view: Table) -> list[tuple[Table, bool, bool]]:
+        """Return what a view's query names: each relation, with its children or without, and whether FROM names it."""
+        found = []
+        if view.query:
+            query = tree(view.query)
+            main = {
+                id(part) for part in walk(getattr(query, "fromClause", None) or ()) if isinstance(part, ast.RangeVar)
+            }
+            for part in relations_named(query):
+                found.append((self.find(relation(part)), bool(part.inh), id(part) in main))
+        return found
+
+    def siblings(self, table: Table) -> Iterator[Table]:
+        """Yield the default partitions beside a partition, which are locked when it comes or goes."""
+        for parent in (self.at(key) for key in table.parents):
+            yield from (self.at(key) for key in parent.children if key != table.key and self.at(key).bound == "DEFAULT")
 
     def weight(self, table: Table) -> Weight:
         """Return what a lock on a table costs others, its partitions counted."""

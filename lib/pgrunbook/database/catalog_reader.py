@@ -19,6 +19,7 @@ from pgrunbook.database.catalog import (
     CatalogConstraint,
     Column,
     Dependent,
+    Fallen,
     Index,
     Standing,
     Table,
@@ -29,6 +30,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.database.routines import Routines
 from pgrunbook.database.sqlstate import Meaning, meaning
+from pgrunbook.sql.dropped import Dropped, dropped
 from pgrunbook.sql.routines import routine
 from pgrunbook.sql.settings import SEARCH_PATH, path_names, settings
 from pgrunbook.sql.statements import Statement
@@ -69,18 +71,23 @@ def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
         path = [*session.search_path, *wanted.schemas_set]
         if wanted.path_is_computed:
             path = [row.schema for row in rows("schemas")]
+        dropped = json.dumps([one._asdict() for one in wanted.dropped])
+        fallen = rows("fallen", dropped=dropped, path=path) if wanted.dropped else []
         asked = {"names": json.dumps(wanted.names()), "path": path, **wanted.lists()}
-        relations = rows("relations", **asked)
+        locked = [row.relation for row in fallen if row.relation is not None]
+        relations = rows("relations", fallen=locked, **asked)
         oids = {"oids": [relation.oid for relation in relations]}
         parts = {name: rows(name, **oids) for name in ("columns", "indexes", "constraints", "dependents")}
         catalog = Catalog(
             connected=True,
             major=session.major,
+            role=session.role,
             time_zone=session.time_zone,
             search_path=tuple(session.search_path),
             tables=_tables(relations, parts),
             types={(row.schema, row.name): _type_fact(row) for row in rows("types", types=asked["types"])},
             binary_casts=frozenset((row.source, row.target) for row in rows("binary_casts")),
+            fallen=_fallen(fallen),
             ordered_as={row.type: row.ordered_as for row in rows("orders")},
             routines=routines,
             volatile_functions={row.name: row.volatile for row in rows("functions", functions=asked["functions"])},
@@ -102,6 +109,8 @@ class _Wanted:
         self.types: set[str] = set()
         self.functions: set[str] = set()
         self.cascades: set[str] = set()
+        self.publications: set[str] = set()
+        self.dropped: list[Dropped] = []
         self.schemas_set: list[str] = []
         self.path_is_computed = False
         for node in nodes:
@@ -114,7 +123,8 @@ class _Wanted:
         return [{"schema": name.schema, "name": name.name} for name in self.relations]
 
     def lists(self) -> dict[str, list[str]]:
-        found = {"schemas": self.schemas, "types": self.types, "functions": self.functions, "cascades": self.cascades}
+        found = {"schemas": self.schemas, "types": self.types, "functions": self.functions, "cascades": self.cascades,
+                 "publications": self.publications}  # fmt: skip
         return {name: sorted(words) for name, words in found.items()}
 
     def _add(self, node: Any) -> None:
@@ -132,6 +142,8 @@ class _Wanted:
                 case ast.DeleteStmt():
                     self.cascades.update(_DELETE_FOLLOWS)
         self.functions.update(functions_in(node))
+        self.dropped += dropped(node)
+        self.publications.update([node.pubname] if isinstance(node, ast.AlterPublicationStmt) else ())
         match node:
             case ast.DropStmt():
                 self._add_dropped(object_kind(node.removeType), node.objects)
@@ -158,6 +170,15 @@ class _Wanted:
     def _add_commented(self, kind: str, names: Sequence[Any]) -> None:
         inner = kind in ("COLUMN", "TABCONSTRAINT", "TRIGGER", "POLICY", "RULE")
         self.relations[dotted(names[:-1] if inner and len(names) > 1 else names)] = None
+
+
+def _fallen(rows: Sequence[Any]) -> dict[str, tuple[Fallen, ...]]:
+    found: dict[str, list[Fallen]] = defaultdict(list)
+    for row in rows:
+        key = None if row.relation is None else (row.schema, row.name)
+        says = "" if row.is_named else row.says
+        found[row.word].append(Fallen(says, key, row.mode, row.hinders, row.column))
+    return {word: tuple(each) for word, each in found.items()}
 
 
 def _created(nodes: Iterable[Any]) -> Iterator[Any]:
@@ -190,6 +211,11 @@ def _tables(relations: Sequence[Any], parts: dict[str, list[Any]]) -> dict[tuple
             parents=tuple(keys[oid] for oid in row.parents if oid in keys),
             children=tuple(keys[oid] for oid in row.children if oid in keys),
             bound=row.bound,
+            of_type=row.of_type,
+            owner=row.owner,
+            method=row.method,
+            tablespace=row.tablespace,
+            query=row.query,
             row_security=row.row_security,
             reads=row.scans,
             writes=row.writes,

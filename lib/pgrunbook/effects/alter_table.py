@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pglast import ast
+from pglast import ast, enums
 
-from pgrunbook.database.catalog import CatalogConstraint, Column, Standing, Table
+from pgrunbook.database.catalog import CatalogConstraint, Column, Index, Standing, Table
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.proofs import fits_partition, proves_not_null
 from pgrunbook.effects.type_change import TypeChange, judge, kind_of
@@ -22,8 +22,10 @@ from pgrunbook.sql.lock_modes import (
     SHARE_ROW_EXCLUSIVE,
     SHARE_UPDATE_EXCLUSIVE,
 )
-from pgrunbook.sql.tree import Name, constraint_kind, functions_in, relation, strings, subcommand, type_word
+from pgrunbook.sql.tree import Name, constraint_kind, enum_name, functions_in, relation, strings, subcommand, type_word
 
+SEQUENCES_FOLLOW_FROM = 15  # a table's own sequences follow SET LOGGED and SET UNLOGGED
+NO_INHERIT_LOCKS_FROM = 18
 SERIAL = {"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"}
 
 _WEAKER = {
@@ -72,7 +74,7 @@ def collect(found: fx.Found, node: Any) -> None:
     if table.standing is Standing.MISSING and node.missing_ok:
         return
     mode = max((mode_of(cmd) for cmd in node.cmds), key=MODES.index)
-    recurses = node.relation.inh and any(subcommand(cmd) in _RECURSE for cmd in node.cmds)
+    recurses = node.relation.inh and any(_recurses(cmd, found.catalog.major) for cmd in node.cmds)
     members = found.catalog.below(table) if recurses else [table]
     for member in members:
         found.lock(member, mode)
@@ -80,6 +82,12 @@ def collect(found: fx.Found, node: Any) -> None:
         handler = _HANDLERS.get(subcommand(cmd))
         if handler is not None:
             handler(found, table, cmd)
+
+
+def _recurses(cmd: Any, major: int | None) -> bool:
+    """Whether a subcommand is for the tables below, too; a CHECK with NO INHERIT locks them only in newer versions."""
+    stays = subcommand(cmd) == "AddConstraint" and constraint_kind(cmd.def_) == "CHECK" and cmd.def_.is_no_inherit
+    return subcommand(cmd) in _RECURSE and not (stays and (major or NO_INHERIT_LOCKS_FROM) < NO_INHERIT_LOCKS_FROM)
 
 
 def collect_index(found: fx.Found, node: Any) -> None:
@@ -90,6 +98,17 @@ def collect_index(found: fx.Found, node: Any) -> None:
     if known or not (found.catalog.connected and node.missing_ok):
         for cmd in node.cmds:
             found.locks.add((label, mode_of(cmd)))
+            if subcommand(cmd) == "AttachPartition":
+                _attach_index(found, (known, found.catalog.index(relation(cmd.def_.name))))
+
+
+def _attach_index(found: fx.Found, both: tuple[tuple[Table, Index] | None, tuple[Table, Index] | None]) -> None:
+    """The tables of both indexes stay usable; the partition's index is locked as a whole."""
+    for one in both:
+        if one is not None:
+            found.lock(one[0], ACCESS_SHARE)
+    if both[1] is not None:
+        found.locks.add((both[1][1].label, ACCESS_EXCLUSIVE))
 
 
 def is_volatile(found: fx.Found, expression: Any) -> bool:
@@ -183,6 +202,10 @@ def _alter_type(found: fx.Found, table: Table, cmd: Any) -> None:
         found.cannot_know(f"the current type of {table.label}.{cmd.name}; the table counts as rewritten")
     if change.rewrites:
         found.rewrite(table)
+    column = table.columns.get(cmd.name)
+    for dependent in table.of_kind("sequence") if column is not None and column.identity else ():
+        if cmd.name in dependent.columns:
+            found.locks.add((dependent.name, SHARE_ROW_EXCLUSIVE))
     for member in found.catalog.below(table):
         _follow_type(found, member, cmd.name, change)
     for dependent in table.of_kind("view", "materialized view", "rule", "policy", "generated column"):
@@ -229,6 +252,8 @@ def _add_constraint(found: fx.Found, table: Table, cmd: Any) -> None:
             found.lock_family(found.catalog.find(relation(node.pktable)), SHARE_ROW_EXCLUSIVE)
             if not node.skip_validation:
                 found.scan(table)
+        case "CHECK" if not node.skip_validation and node.is_no_inherit:
+            found.scan_alone(table)
         case "CHECK" if not node.skip_validation:
             found.scan(table)
         case "NOTNULL" if not node.skip_validation:
@@ -308,11 +333,30 @@ def _inherit(found: fx.Found, _table: Table, cmd: Any) -> None:
 
 
 def _rewrite(found: fx.Found, table: Table, cmd: Any) -> None:
-    persistence = {"SetLogged": "p", "SetUnLogged": "u"}.get(subcommand(cmd))
-    if persistence is None or table.persistence != persistence or table.standing is Standing.UNKNOWN:
+    there = {"SetLogged": table.persistence == "p", "SetUnLogged": table.persistence == "u",
+             "SetTableSpace": cmd.name == table.tablespace, "SetAccessMethod": cmd.name == table.method}  # fmt: skip
+    if not there[subcommand(cmd)] or table.standing is Standing.UNKNOWN:
         found.rewrite(table)
         for index in table.indexes:
             found.locks.add((index.label, ACCESS_EXCLUSIVE))
+        follows = subcommand(cmd) in ("SetLogged", "SetUnLogged")
+        if follows and (found.catalog.major or SEQUENCES_FOLLOW_FROM) >= SEQUENCES_FOLLOW_FROM:
+            lock_owned(found, table)
+
+
+def _owner(found: fx.Found, table: Table, cmd: Any) -> None:
+    """Another owner gets the table's own sequences, too; the same one changes nothing."""
+    kind = enum_name(enums.RoleSpecType, cmd.newowner.roletype)
+    new = cmd.newowner.rolename if kind == "CSTRING" else found.catalog.role
+    if new != table.owner:
+        lock_owned(found, table)
+
+
+def _alter_constraint(found: fx.Found, table: Table, cmd: Any) -> None:
+    for constraint in table.constraints:
+        of_this = constraint.name == cmd.def_.conname and constraint.partner is not None
+        if of_this and constraint.partner is not None and getattr(cmd.def_, "alterEnforceability", False):
+            found.lock(found.catalog.at(constraint.partner), ACCESS_EXCLUSIVE)
 
 
 def _sequence(found: fx.Found, table: Table, cmd: Any) -> None:
@@ -351,4 +395,5 @@ _HANDLERS = {
     "AddInherit": _inherit, "DropInherit": _inherit, "SetLogged": _rewrite, "SetUnLogged": _rewrite,
     "SetTableSpace": _rewrite, "SetAccessMethod": _rewrite, "AddIdentity": _sequence, "SetIdentity": _sequence,
     "DropIdentity": _sequence, "ClusterOn": _cluster_on, "SetExpression": _set_expression,
+    "ChangeOwner": _owner, "AlterConstraint": _alter_constraint,
 }  # fmt: skip

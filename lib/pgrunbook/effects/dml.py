@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pglast import ast
@@ -10,7 +11,7 @@ from pgrunbook.database.catalog import CatalogConstraint, Table
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.drop import with_partitions
 from pgrunbook.sql.lock_modes import ACCESS_SHARE, ROW_EXCLUSIVE, ROW_SHARE
-from pgrunbook.sql.tree import functions_in, relation, relations_in, strings, walk
+from pgrunbook.sql.tree import functions_in, relation, relations_named, strings, walk
 
 Writing = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
 
@@ -20,31 +21,45 @@ _QUIET = {"count", "sum", "min", "max", "avg", "now", "coalesce", "set_config", 
 
 def plan(found: fx.Found, node: Any) -> None:
     """Collect what PostgreSQL locks to plan a query without running it."""
-    for name in relations_in(node):
-        found.lock_family(found.catalog.find(name), ACCESS_SHARE)
+    _lock_read(found, node, ())
     _writes(found, node, runs=False)
+
+
+def parse(found: fx.Found, node: Any) -> None:
+    """Collect what PostgreSQL locks to understand a query that is stored and not run: what it names itself."""
+    for part in relations_named(node):
+        found.lock(found.catalog.find(relation(part)), ACCESS_SHARE)
 
 
 def read(found: fx.Found, node: Any) -> None:
     """Collect what a query locks; a SELECT can also write, in WITH or through a function."""
-    locking = any(isinstance(part, ast.LockingClause) for part in walk(node))
-    for name in relations_in(node):
-        found.lock_family(found.catalog.find(name), ROW_SHARE if locking else ACCESS_SHARE)
+    _lock_read(found, node, [part for part in walk(node) if isinstance(part, ast.LockingClause)])
     if isinstance(node, ast.SelectStmt) and node.whereClause is None and node.limitCount is None:
         for source in node.fromClause or ():
             if isinstance(source, ast.RangeVar):
-                found.scan(found.catalog.find(relation(source)))
+                (found.scan if source.inh else found.scan_alone)(found.catalog.find(relation(source)))
     for function in functions_in(node):
         if found.catalog.volatile_functions.get(function, False) and function not in _QUIET | _SEQUENCES:
             found.cannot_know(f"what function {function} does")
     _writes(found, node, runs=True)
 
 
+def _lock_read(found: fx.Found, node: Any, locking: Sequence[Any]) -> None:
+    """Lock what a query reads; FOR UPDATE, SHARE ... of all that it names in FROM, or of those that OF names."""
+    every = any(not clause.lockedRels for clause in locking)
+    named = {part.relname for clause in locking for part in clause.lockedRels or ()}
+    of_clause = {id(part) for clause in locking for part in clause.lockedRels or ()}
+    for part in relations_named(node):
+        if id(part) not in of_clause:
+            alias = part.alias.aliasname if part.alias else part.relname
+            found.lock_named(part, ROW_SHARE if every or alias in named else ACCESS_SHARE)
+
+
 def collect(found: fx.Found, node: Any) -> None:
     """Collect the effects of INSERT, UPDATE, DELETE or MERGE."""
-    for name in relations_in(node):
-        if name != relation(node.relation):
-            found.lock_family(found.catalog.find(name), ACCESS_SHARE)
+    for part in relations_named(node):
+        if part is not node.relation:
+            found.lock_named(part, ACCESS_SHARE)
     if isinstance(node, ast.InsertStmt) and isinstance(node.selectStmt, ast.SelectStmt):
         for part in node.selectStmt.fromClause or ():
             if isinstance(part, ast.RangeVar) and node.selectStmt.whereClause is None:
@@ -60,10 +75,18 @@ def _writes(found: fx.Found, node: Any, *, runs: bool) -> None:
 
 def _write(found: fx.Found, node: Any, *, runs: bool) -> None:
     table = found.catalog.find(relation(node.relation))
+    while table.kind == "v":
+        inserts = isinstance(node, ast.InsertStmt)
+        below = _below_view(found, table, inserts=inserts)
+        if below is None:
+            return
+        table = below
     if isinstance(node, ast.InsertStmt):
         found.lock(table, ROW_EXCLUSIVE)
         if table.children:
             found.cannot_know(f"into which partition of {table.label} the rows go")
+    elif not node.relation.inh:
+        found.lock(table, ROW_EXCLUSIVE)
     else:
         found.lock_family(table, ROW_EXCLUSIVE)
         if getattr(node, "whereClause", None) is None and runs and not isinstance(node, ast.MergeStmt):
@@ -74,6 +97,20 @@ def _write(found: fx.Found, node: Any, *, runs: bool) -> None:
             found.cannot_know(f"what the triggers of {table.label} do")
     if isinstance(node, ast.DeleteStmt):
         found.lose(f"rows of {table.label}")
+
+
+def _below_view(found: fx.Found, view: Table, *, inserts: bool) -> Table | None:
+    """Return the table or view to which a change of a view goes, None where triggers or rules decide."""
+    found.lock(view, ROW_EXCLUSIVE)
+    named = found.catalog.read_by(view)
+    main = [table for table, _, is_in_from in named if is_in_from]
+    redirected = list(view.of_kind("trigger", "rule"))
+    if redirected or len(main) != 1:
+        found.cannot_know(f"what a change of view {view.label} does")
+    for table, inh, is_in_from in named:
+        if not is_in_from or (redirected and not inserts):
+            found.lock_read(table, ACCESS_SHARE, inh=inh)
+    return None if redirected or len(main) != 1 else main[0]
 
 
 def _check_keys(found: fx.Found, table: Table, node: Any) -> None:

@@ -2,45 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
-from pgrunbook.database.catalog import Catalog, Standing, Table
+from pgrunbook.database.catalog import Catalog, Key, Standing, Table
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.alter_table import lock_owned
+from pgrunbook.sql.dropped import dropped
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE
 from pgrunbook.sql.tree import CASCADE, Name, dotted, object_kind, relation
+
+_RELATIONS = ("TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE")
 
 
 def collect(found: fx.Found, node: Any) -> None:
     """Collect the effects of DROP on each object that it names."""
     kind = object_kind(node.removeType)
+    cascade = node.behavior == CASCADE
+    together = [found.catalog.find(dotted(entry)) for entry in node.objects] if kind in _RELATIONS else []
+    gone = {member.key for table in together for member in found.catalog.below(table)}
     for entry in node.objects:
         if kind in ("TRIGGER", "POLICY", "RULE"):
             found.lock_family(found.catalog.find(dotted(entry[:-1])), ACCESS_EXCLUSIVE)
             found.lose(f"{kind.lower()} {entry[-1].sval} on {dotted(entry[:-1])}")
-        elif kind in ("TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"):
-            drop_relation(found, found.catalog.find(dotted(entry)), cascade=node.behavior == CASCADE)
+        elif kind in _RELATIONS:
+            drop_relation(found, found.catalog.find(dotted(entry)), cascade=cascade, gone=gone)
         elif kind == "INDEX":
             _drop_index(found, dotted(entry), node)
         else:
-            _drop_named(found, kind, dotted(entry), cascade=node.behavior == CASCADE)
+            _drop_named(found, kind, dotted(entry), cascade=cascade)
+    fall(found, node, cascade=cascade)
+
+
+def fall(found: fx.Found, node: Any, *, cascade: bool) -> None:
+    """Collect what falls with objects that are dropped, as the database tells, and what is locked for it.
+
+    What an earlier statement has dropped is not there any more.
+    """
+    for one in (each for word in dropped(node) for each in found.catalog.fallen.get(word.word, ())):
+        table = None if one.relation is None else found.catalog.at(one.relation)
+        if table is not None and table.standing is Standing.MISSING:
+            continue
+        if one.hinders and not cascade:
+            found.fails[f"{one.says} depends on it"] = None
+            continue
+        if table is not None:
+            found.locks.add((table.label, one.mode))
+        if one.says:
+            found.lose(f"the values of column {table.label}.{one.column}" if table and one.column else one.says)
 
 
 def _drop_named(found: fx.Found, kind: str, name: Name, *, cascade: bool) -> None:
     if kind in ("TYPE", "DOMAIN"):
-        _drop_type(found, name, cascade=cascade)
+        if not found.catalog.connected:
+            found.cannot_know(f"which columns are of type {name}")
     elif kind == "SCHEMA":
         _drop_schema(found, name.name, cascade=cascade)
-    else:
+    elif kind != "SEQUENCE":
         _drop_other(found, kind, name, cascade=cascade)
 
 
-def drop_relation(found: fx.Found, table: Table, *, cascade: bool) -> None:
-    """Collect the effects of dropping a table, view, materialized view or sequence."""
+def drop_relation(found: fx.Found, table: Table, *, cascade: bool, gone: Set[Key] = frozenset()) -> None:
+    """Collect the effects of dropping a table, view, materialized view or sequence, together with others."""
     if table.standing is Standing.MISSING:
         return
     family = found.catalog.below(table)
-    gone = {member.key for member in family}
+    gone = gone | {member.key for member in family}
     for member in family:
         found.lock(member, ACCESS_EXCLUSIVE)
         lock_owned(found, member)
@@ -52,15 +79,19 @@ def drop_relation(found: fx.Found, table: Table, *, cascade: bool) -> None:
         for other, key in found.catalog.references_to(member):
             if other.key not in gone:
                 _drop_incoming(found, member, other, key.name, cascade=cascade)
-        _drop_dependents(found, member, cascade=cascade)
+        _drop_dependents(found, member, {found.catalog.at(key).label for key in gone}, cascade=cascade)
     for parent in table.parents:
         found.lock(found.catalog.at(parent), ACCESS_EXCLUSIVE)
+    for sibling in found.catalog.siblings(table):
+        found.lock(sibling, ACCESS_EXCLUSIVE)
     if table.kind in ("v", "m", "S"):
         found.lose(f"{ {'v': 'view', 'm': 'materialized view', 'S': 'sequence'}[table.kind] } {table.label}")
 
 
-def _drop_dependents(found: fx.Found, table: Table, *, cascade: bool) -> None:
+def _drop_dependents(found: fx.Found, table: Table, gone: Set[str], *, cascade: bool) -> None:
     for dependent in table.of_kind("view", "materialized view", "function"):
+        if dependent.name in gone:
+            continue
         if cascade:
             found.lose(f"{dependent.kind} {dependent.name}")
             if dependent.kind != "function":
@@ -90,20 +121,6 @@ def _drop_index(found: fx.Found, name: Name, node: Any) -> None:
         found.lock_family(known[0], mode)
 
 
-def _drop_type(found: fx.Found, name: Name, *, cascade: bool) -> None:
-    if not found.catalog.connected:
-        found.cannot_know(f"which columns are of type {name}")
-    for table in found.catalog.tables.values():
-        for column in table.columns.values():
-            if column.type.rpartition(".")[2].removesuffix("[]").strip('"') != name.name:
-                continue
-            if cascade:
-                found.lock(table, ACCESS_EXCLUSIVE)
-                found.lose(f"the values of column {table.label}.{column.name}")
-            else:
-                found.fails[f"column {table.label}.{column.name} is of type {name}"] = None
-
-
 def _drop_schema(found: fx.Found, schema: str, *, cascade: bool) -> None:
     for table in list(found.catalog.tables.values()):
         if table.schema == schema and cascade:
@@ -120,8 +137,15 @@ def _drop_other(found: fx.Found, kind: str, name: Name, *, cascade: bool) -> Non
         for table in found.catalog.tables.values():
             if any(dependent.name == name.name for dependent in table.of_kind("statistics")):
                 found.lock(table, SHARE_UPDATE_EXCLUSIVE)
-    elif kind in ("FUNCTION", "PROCEDURE", "EXTENSION", "ROUTINE") and cascade:
+    elif cascade and not found.catalog.connected:
         found.cannot_know(f"what depends on {kind.lower()} {name} and is dropped with it")
+
+
+def collect_owned(found: fx.Found, node: Any) -> None:
+    """Collect the effects of DROP OWNED and REASSIGN OWNED."""
+    if not found.catalog.connected:
+        found.cannot_know("what the role owns")
+    fall(found, node, cascade=getattr(node, "behavior", None) == CASCADE)
 
 
 def collect_truncate(found: fx.Found, node: Any) -> None:
@@ -131,6 +155,8 @@ def collect_truncate(found: fx.Found, node: Any) -> None:
     for table in tables:
         found.lock(table, ACCESS_EXCLUSIVE)
         found.lose(f"the rows of {table.label}")
+        if node.restart_seqs:
+            lock_owned(found, table)
         if table.holds_rows_itself:
             found.empties[table.label] = None
         for other, key in found.catalog.references_to(table):

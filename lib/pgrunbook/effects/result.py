@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pgrunbook.database.catalog import Catalog, Standing, Table
-from pgrunbook.sql.lock_modes import MODES, Lock, strongest
+from pgrunbook.sql.lock_modes import ACCESS_SHARE, MODES, Lock, strongest
+from pgrunbook.sql.tree import relation
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,27 @@ class Found:
         for member in self.catalog.below(table):
             self.lock(member, mode)
 
+    def lock_named(self, name: Any, mode: str) -> None:
+        """Add the lock on what a RangeVar names, read with its children or without."""
+        self.lock_read(self.catalog.find(relation(name)), mode, inh=bool(name.inh))
+
+    def lock_read(self, table: Table, mode: str, *, inh: bool = True) -> None:
+        """Add a lock on a relation that is read, with its children; a view's goes on to what its query names."""
+        (self.lock_family if inh else self.lock)(table, mode)
+        if table.kind == "v":
+            for other, with_children, is_in_from in self.catalog.read_by(table):
+                self.lock_read(other, mode if is_in_from else ACCESS_SHARE, inh=with_children)
+
     def scan(self, table: Table) -> None:
         """Add that a table is read from end to end, partition by partition."""
         for member in self.catalog.below(table):
             if member.holds_rows_itself and member.standing is not Standing.MISSING:
                 self.scans[member.label] = None
+
+    def scan_alone(self, table: Table) -> None:
+        """Add that a table is read from end to end, without those below it."""
+        if table.holds_rows_itself and table.standing is not Standing.MISSING:
+            self.scans[table.label] = None
 
     def rewrite(self, table: Table) -> None:
         """Add that a table is rewritten, and read for that."""

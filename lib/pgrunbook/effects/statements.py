@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pglast import ast
+from pglast import ast, enums
 
 from pgrunbook.database.catalog import Catalog, Index, Standing, Table
 from pgrunbook.effects import alter_table, dml, drop
@@ -41,6 +41,7 @@ from pgrunbook.sql.tree import (
 )
 
 GRANT_LOCKS_FROM = 18
+VACUUM_FOLLOWS_HEIRS_FROM = 18  # VACUUM and ANALYZE of a table process those that inherit from it, too
 
 
 def effects(node: Any, catalog: Catalog) -> Effects:
@@ -74,8 +75,22 @@ def _table(found: fx.Found, node: Any) -> Table:
 def _alter_table(found: fx.Found, node: Any) -> None:
     if object_kind(node.objtype) == "INDEX":
         alter_table.collect_index(found, node)
-    elif object_kind(node.objtype) != "TYPE":
+    elif object_kind(node.objtype) == "TYPE":
+        _alter_type(found, node)
+    else:
         alter_table.collect(found, node)
+
+
+def _has_like(table: Table, node: Any) -> bool:
+    """Whether a partition has an index already that becomes part of the parent's new one."""
+    keys = tuple(part.name or "" for part in node.indexParams)
+    plain = "" not in keys and node.whereClause is None
+    return plain and any(
+        (index.keys, index.method, index.unique) == (keys, node.accessMethod, bool(node.unique))
+        and index.plain
+        and index.valid
+        for index in table.indexes
+    )
 
 
 def _create_index(found: fx.Found, node: Any) -> None:
@@ -87,6 +102,9 @@ def _create_index(found: fx.Found, node: Any) -> None:
     if node.relation.inh:
         found.lock_family(table, mode)
         found.scan(table)
+        for member in found.catalog.below(table)[1:]:
+            if _has_like(member, node):
+                found.scans.pop(member.label, None)
     else:
         found.lock(table, mode)
         if table.kind != "p":
@@ -135,7 +153,14 @@ def _vacuum(found: fx.Found, node: Any) -> None:
     full = node.is_vacuumcmd and is_on(node.options, "full")
     for target in node.rels or ():
         table = _table(found, target.relation)
-        found.lock_family(table, ACCESS_EXCLUSIVE if full else SHARE_UPDATE_EXCLUSIVE)
+        mode = ACCESS_EXCLUSIVE if full else SHARE_UPDATE_EXCLUSIVE
+        is_newer = (found.catalog.major or VACUUM_FOLLOWS_HEIRS_FROM) >= VACUUM_FOLLOWS_HEIRS_FROM
+        if table.kind == "p" or (is_newer and target.relation.inh):
+            found.lock_family(table, mode)
+        else:
+            found.lock(table, mode)
+            for member in found.catalog.below(table)[1:] if not node.is_vacuumcmd else ():
+                found.lock(member, ACCESS_SHARE)
         if full:
             found.rewrite(table)
     if not node.rels:
@@ -144,7 +169,9 @@ def _vacuum(found: fx.Found, node: Any) -> None:
 
 def _rename(found: fx.Found, node: Any) -> None:
     kind = object_kind(node.renameType)
-    if kind == "INDEX" or (node.relation is not None and found.catalog.index(relation(node.relation))):
+    if kind == "ATTRIBUTE":
+        _alter_type(found, node)
+    elif kind == "INDEX" or (node.relation is not None and found.catalog.index(relation(node.relation))):
         known = found.catalog.index(relation(node.relation))
         found.locks.add((known[1].label if known else str(relation(node.relation)), SHARE_UPDATE_EXCLUSIVE))
     elif node.relation is not None:
@@ -191,7 +218,7 @@ def _exclusively(attribute: str) -> Callable[[fx.Found, Any], None]:
 
 
 def _create_view(found: fx.Found, node: Any) -> None:
-    dml.plan(found, node.query)
+    dml.parse(found, node.query)
     view = _table(found, node.view)
     if node.replace and view.standing is not Standing.UNKNOWN:
         found.lock(view, ACCESS_EXCLUSIVE)
@@ -200,7 +227,40 @@ def _create_view(found: fx.Found, node: Any) -> None:
 
 
 def _create_as(found: fx.Found, node: Any) -> None:
+    (dml.parse if node.into.skipData else dml.read)(found, node.query)
+
+
+def _create_schema(found: fx.Found, node: Any) -> None:
+    """Collect what the tables and views in CREATE SCHEMA need of what is there; the rest is about them."""
+    for part in node.schemaElts or ():
+        if isinstance(part, ast.CreateStmt):
+            _create_table(found, part)
+        elif isinstance(part, ast.ViewStmt):
+            dml.parse(found, part.query)
+
+
+def _policy(found: fx.Found, node: Any) -> None:
+    found.lock(_table(found, node.table), ACCESS_EXCLUSIVE)
+    dml.parse(found, (node.qual, node.with_check))
+
+
+def _cursor(found: fx.Found, node: Any) -> None:
+    """Collect the locks of a cursor's query; its rows are read when they are fetched."""
+    scans = dict(found.scans)
     dml.read(found, node.query)
+    found.scans = scans
+
+
+def _prepare(found: fx.Found, node: Any) -> None:
+    dml.parse(found, node.query)
+
+
+def _alter_type(found: fx.Found, node: Any) -> None:
+    """Collect the tables of a composite type, which CASCADE changes with it."""
+    name = str(relation(node.relation))
+    for table in found.catalog.tables.values():
+        if table.of_type is not None and table.of_type in (name, *(f"{s}.{name}" for s in found.catalog.search_path)):
+            found.lock_family(table, ACCESS_EXCLUSIVE)
 
 
 def _refresh(found: fx.Found, node: Any) -> None:
@@ -208,10 +268,11 @@ def _refresh(found: fx.Found, node: Any) -> None:
     found.lock(view, EXCLUSIVE if node.concurrent else ACCESS_EXCLUSIVE)
     if not node.concurrent:
         found.rewrite(view)
-    for table in found.catalog.tables.values():
-        if any(dependent.name == view.label for dependent in table.of_kind("materialized view")):
-            found.lock(table, ACCESS_SHARE)
-    found.cannot_know("which tables the materialized view reads, unless a statement names them")
+    if view.query and not node.skipData:
+        for table, inh, _ in found.catalog.read_by(view):
+            found.lock_read(table, ACCESS_SHARE, inh=inh)
+    if not view.query:
+        found.cannot_know("which tables the materialized view reads")
 
 
 def _create_statistics(found: fx.Found, node: Any) -> None:
@@ -222,6 +283,10 @@ def _create_statistics(found: fx.Found, node: Any) -> None:
 def _publication(found: fx.Found, node: Any) -> None:
     for name in relations_in(node):
         found.lock_family(found.catalog.find(name), SHARE_UPDATE_EXCLUSIVE)
+    if isinstance(node, ast.AlterPublicationStmt) and node.action == enums.AlterPublicationAction.AP_SetObjects:
+        for table in found.catalog.tables.values():
+            if any(dependent.name == node.pubname for dependent in table.of_kind("publication")):
+                found.lock_family(table, SHARE_UPDATE_EXCLUSIVE)
 
 
 def _comment(found: fx.Found, node: Any) -> None:
@@ -230,6 +295,10 @@ def _comment(found: fx.Found, node: Any) -> None:
         found.lock(found.catalog.find(dotted(node.object)), SHARE_UPDATE_EXCLUSIVE)
     elif kind == "COLUMN":
         found.lock(found.catalog.find(dotted(node.object[:-1])), SHARE_UPDATE_EXCLUSIVE)
+    elif kind == "INDEX":
+        known = found.catalog.index(dotted(node.object))
+        if known is not None:
+            found.locks.add((known[1].label, SHARE_UPDATE_EXCLUSIVE))
     elif kind in ("TABCONSTRAINT", "TRIGGER", "POLICY", "RULE"):
         found.lock(found.catalog.find(dotted(node.object[:-1])), ACCESS_SHARE)
 
@@ -297,7 +366,14 @@ def _copy(found: fx.Found, node: Any) -> None:
 
 def _lock(found: fx.Found, node: Any) -> None:
     for target in node.relations:
-        (found.lock_family if target.inh else found.lock)(_table(found, target), MODES[node.mode - 1])
+        _lock_whole(found, _table(found, target), MODES[node.mode - 1], inh=bool(target.inh))
+
+
+def _lock_whole(found: fx.Found, table: Table, mode: str, *, inh: bool) -> None:
+    """LOCK TABLE of a view locks all that its query names, in the same mode."""
+    (found.lock_family if inh else found.lock)(table, mode)
+    for other, with_children, _ in found.catalog.read_by(table) if table.kind == "v" else ():
+        _lock_whole(found, other, mode, inh=with_children)
 
 
 def _call(found: fx.Found, _node: Any) -> None:
@@ -307,13 +383,15 @@ def _call(found: fx.Found, _node: Any) -> None:
 _HANDLERS: dict[str, Callable[[fx.Found, Any], None]] = {
     "AlterTableStmt": _alter_table, "IndexStmt": _create_index, "ReindexStmt": _reindex, "ClusterStmt": _cluster,
     "VacuumStmt": _vacuum, "RenameStmt": _rename, "AlterObjectSchemaStmt": _set_schema, "CreateStmt": _create_table,
-    "CreateTrigStmt": _create_trigger, "CreatePolicyStmt": _exclusively("table"), "AlterPolicyStmt":
-    _exclusively("table"), "RuleStmt": _exclusively("relation"), "ViewStmt": _create_view,
+    "CreateTrigStmt": _create_trigger, "CreatePolicyStmt": _policy, "AlterPolicyStmt": _policy,
+    "RuleStmt": _exclusively("relation"), "ViewStmt": _create_view,
     "CreateTableAsStmt": _create_as, "RefreshMatViewStmt": _refresh, "CreateStatsStmt": _create_statistics,
     "CreatePublicationStmt": _publication, "AlterPublicationStmt": _publication, "CommentStmt": _comment,
     "GrantStmt": _grant, "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence, "AlterDomainStmt": _alter_domain,
     "CreateFunctionStmt": _create_function, "ExplainStmt": _explain, "CopyStmt": _copy,
-    "LockStmt": _lock, "CallStmt": _call, "DropStmt": drop.collect, "TruncateStmt": drop.collect_truncate,
+    "LockStmt": _lock, "CallStmt": _call, "CreateSchemaStmt": _create_schema, "DeclareCursorStmt": _cursor,
+    "PrepareStmt": _prepare, "DropOwnedStmt": drop.collect_owned, "ReassignOwnedStmt": drop.collect_owned,
+ "DropStmt": drop.collect, "TruncateStmt": drop.collect_truncate,
     "SelectStmt": dml.read, "InsertStmt": dml.collect, "UpdateStmt": dml.collect,
     "DeleteStmt": dml.collect, "MergeStmt": dml.collect,
 }  # fmt: skip

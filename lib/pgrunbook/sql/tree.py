@@ -183,11 +183,17 @@ def functions_in(node: Any) -> list[str]:
     return [part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall)]
 
 
+def relations_named(node: Any) -> Iterator[Any]:
+    """Yield each RangeVar below a node, in order; names of WITH queries are left out."""
+    own = {part.ctename for part in walk(node) if isinstance(part, ast.CommonTableExpr)}
+    for part in walk(node):
+        if isinstance(part, ast.RangeVar) and (part.schemaname or part.relname not in own):
+            yield part
+
+
 def relations_in(node: Any) -> list[Name]:
     """Return the relations named below a node, each once, in order; names of WITH queries are left out."""
-    own = {part.ctename for part in walk(node) if isinstance(part, ast.CommonTableExpr)}
-    found = (relation(part) for part in walk(node) if isinstance(part, ast.RangeVar))
-    return list(dict.fromkeys(name for name in found if name.schema or name.name not in own))
+    return list(dict.fromkeys(map(relation, relations_named(node))))
 
 
 def function_names(node: Any) -> set[str]:

@@ -2,7 +2,162 @@
 -- a row is: the settings of the session on which names and values depend
 SELECT pg_catalog.current_setting('server_version_num')::integer / 10000 AS major,
        pg_catalog.current_setting('TimeZone') AS time_zone,
-       pg_catalog.current_schemas(true)::text[] AS search_path;
+       pg_catalog.current_schemas(true)::text[] AS search_path,
+       current_user::text AS role;
+
+-- name: fallen
+-- a row is: what falls with an object that a statement drops, and a relation that is locked for it, without its schema where there is none
+WITH RECURSIVE asked AS (
+    SELECT a.*
+    FROM pg_catalog.json_to_recordset(%(dropped)s::json)
+        AS a (word text, kind text, schema text, name text, args text[])
+), start AS (
+    SELECT a.word,
+           a.kind,
+           'pg_catalog.pg_proc'::pg_catalog.regclass::oid AS classid,
+           p.oid AS objid
+    FROM asked AS a
+    JOIN pg_catalog.pg_proc AS p ON p.proname = a.name
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE a.kind IN ('FUNCTION', 'PROCEDURE', 'ROUTINE', 'AGGREGATE')
+      AND (n.nspname = a.schema OR a.schema IS NULL AND n.nspname = ANY (%(path)s::text[]))
+      AND (a.args IS NULL OR a.args = ARRAY(SELECT t.typname::text
+                                            FROM pg_catalog.unnest(p.proargtypes) WITH ORDINALITY AS u (oid, place)
+                                            JOIN pg_catalog.pg_type AS t ON t.oid = u.oid
+                                            ORDER BY u.place))
+    UNION ALL
+    SELECT a.word, a.kind, 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid
+    FROM asked AS a
+    JOIN pg_catalog.pg_type AS t ON t.typname = a.name
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
+    WHERE a.kind IN ('TYPE', 'DOMAIN')
+      AND (n.nspname = a.schema OR a.schema IS NULL AND n.nspname = ANY (%(path)s::text[]))
+    UNION ALL
+    SELECT a.word, a.kind, 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid
+    FROM asked AS a
+    JOIN pg_catalog.pg_class AS c ON c.relname = a.name AND c.relkind = 'S'
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE a.kind = 'SEQUENCE'
+      AND (n.nspname = a.schema OR a.schema IS NULL AND n.nspname = ANY (%(path)s::text[]))
+    UNION ALL
+    SELECT a.word, a.kind, 'pg_catalog.pg_namespace'::pg_catalog.regclass, n.oid
+    FROM asked AS a
+    JOIN pg_catalog.pg_namespace AS n ON n.nspname = a.name
+    WHERE a.kind = 'SCHEMA'
+    UNION ALL
+    SELECT a.word, a.kind, 'pg_catalog.pg_extension'::pg_catalog.regclass, e.oid
+    FROM asked AS a
+    JOIN pg_catalog.pg_extension AS e ON e.extname = a.name
+    WHERE a.kind = 'EXTENSION'
+    UNION ALL
+    SELECT a.word, a.kind, 'pg_catalog.pg_foreign_server'::pg_catalog.regclass, s.oid
+    FROM asked AS a
+    JOIN pg_catalog.pg_foreign_server AS s ON s.srvname = a.name
+    WHERE a.kind = 'FOREIGN_SERVER'
+    UNION ALL
+    SELECT a.word, a.kind, 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass, w.oid
+    FROM asked AS a
+    JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.fdwname = a.name
+    WHERE a.kind = 'FDW'
+    UNION ALL
+    SELECT a.word, a.kind, 'pg_catalog.pg_language'::pg_catalog.regclass, l.oid
+    FROM asked AS a
+    JOIN pg_catalog.pg_language AS l ON l.lanname = a.name
+    WHERE a.kind = 'LANGUAGE'
+    UNION ALL
+    SELECT a.word, a.kind, 'pg_catalog.pg_collation'::pg_catalog.regclass, l.oid
+    FROM asked AS a
+    JOIN pg_catalog.pg_collation AS l ON l.collname = a.name
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = l.collnamespace
+    WHERE a.kind = 'COLLATION'
+      AND (n.nspname = a.schema OR a.schema IS NULL AND n.nspname = ANY (%(path)s::text[]))
+    UNION ALL
+    SELECT a.word, a.kind, d.classid, d.objid
+    FROM asked AS a
+    JOIN pg_catalog.pg_roles AS r ON r.rolname = a.name
+    JOIN pg_catalog.pg_shdepend AS d ON d.refobjid = r.oid AND d.deptype = 'o'
+    JOIN pg_catalog.pg_database AS b ON b.oid = d.dbid AND b.datname = pg_catalog.current_database()
+    WHERE a.kind IN ('OWNED', 'REASSIGNED')
+      AND d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+), fallen AS (
+    SELECT start.word,
+           start.kind,
+           start.classid,
+           start.objid,
+           0 AS objsubid,
+           false AS hinders
+    FROM start
+    UNION
+    SELECT f.word, f.kind, n.classid, n.objid, n.objsubid, f.hinders OR n.deptype = 'n'
+    FROM fallen AS f
+    CROSS JOIN LATERAL (
+        SELECT d.classid, d.objid, d.objsubid, d.deptype
+        FROM pg_catalog.pg_depend AS d
+        WHERE d.refclassid = f.classid
+          AND d.refobjid = f.objid
+          AND f.objsubid IN (0, d.refobjsubid)
+          AND d.deptype <> 'p'
+        UNION ALL
+        SELECT d.refclassid, d.refobjid, d.refobjsubid, d.deptype
+        FROM pg_catalog.pg_depend AS d
+        WHERE d.classid = f.classid
+          AND d.objid = f.objid
+          AND d.deptype = 'i'
+    ) AS n
+    WHERE f.kind <> 'REASSIGNED'
+), named AS (
+    SELECT fallen.word,
+           fallen.classid,
+           fallen.objid,
+           fallen.objsubid,
+           pg_catalog.bool_and(fallen.hinders) AS hinders
+    FROM fallen
+    GROUP BY 1, 2, 3, 4
+), locked AS (
+    SELECT n.*, unnest(CASE n.classid
+        WHEN 'pg_catalog.pg_class'::pg_catalog.regclass
+            THEN ARRAY[coalesce((SELECT i.indrelid FROM pg_catalog.pg_index AS i WHERE i.indexrelid = n.objid), n.objid)]
+        WHEN 'pg_catalog.pg_constraint'::pg_catalog.regclass
+            THEN (SELECT ARRAY[k.conrelid, k.confrelid] FROM pg_catalog.pg_constraint AS k WHERE k.oid = n.objid)
+        WHEN 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+            THEN ARRAY[(SELECT f.adrelid FROM pg_catalog.pg_attrdef AS f WHERE f.oid = n.objid)]
+        WHEN 'pg_catalog.pg_trigger'::pg_catalog.regclass
+            THEN ARRAY[(SELECT t.tgrelid FROM pg_catalog.pg_trigger AS t WHERE t.oid = n.objid)]
+        WHEN 'pg_catalog.pg_policy'::pg_catalog.regclass
+            THEN ARRAY[(SELECT y.polrelid FROM pg_catalog.pg_policy AS y WHERE y.oid = n.objid)]
+        WHEN 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+            THEN ARRAY[(SELECT w.ev_class FROM pg_catalog.pg_rewrite AS w WHERE w.oid = n.objid)]
+        WHEN 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass
+            THEN ARRAY[(SELECT x.stxrelid FROM pg_catalog.pg_statistic_ext AS x WHERE x.oid = n.objid)]
+        WHEN 'pg_catalog.pg_publication_rel'::pg_catalog.regclass
+            THEN ARRAY[(SELECT r.prrelid FROM pg_catalog.pg_publication_rel AS r WHERE r.oid = n.objid)]
+        ELSE ARRAY[0::oid] END) AS relation
+    FROM named AS n
+)
+SELECT l.word,
+       pg_catalog.pg_describe_object(l.classid, l.objid, l.objsubid) AS says,
+       l.hinders,
+       c.oid::bigint AS relation,
+       n.nspname::text AS schema,
+       c.relname::text AS name,
+       CASE WHEN l.classid IN ('pg_catalog.pg_statistic_ext'::pg_catalog.regclass,
+                               'pg_catalog.pg_publication_rel'::pg_catalog.regclass)
+            THEN 'ShareUpdateExclusiveLock'
+            ELSE 'AccessExclusiveLock' END AS mode,
+       coalesce((SELECT a.attname::text
+                 FROM pg_catalog.pg_attribute AS a
+                 WHERE a.attrelid = l.objid
+                   AND a.attnum = l.objsubid
+                   AND l.objsubid > 0
+                   AND l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass), '') AS column,
+       EXISTS (SELECT
+               FROM start AS s
+               WHERE (s.word, s.classid, s.objid) = (l.word, l.classid, l.objid)
+                 AND s.kind <> 'OWNED') AS is_named
+FROM locked AS l
+LEFT JOIN pg_catalog.pg_class AS c ON c.oid = l.relation AND c.relkind NOT IN ('c', 't')
+LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ORDER BY 1, 2, 6;
 
 -- name: relations
 -- a row is: a relation that is named, or that is affected with it: by partitioning, inheritance, foreign keys
@@ -24,10 +179,33 @@ WITH RECURSIVE named AS (
     JOIN pg_catalog.pg_attribute AS a ON a.atttypid IN (t.oid, t.typarray) AND NOT a.attisdropped
     WHERE t.typname = ANY (%(types)s::text[])
       AND t.typtype <> 'b'
-), whole AS (
-    SELECT coalesce(i.indrelid, named.oid) AS oid
+    UNION
+    SELECT r.prrelid
+    FROM pg_catalog.pg_publication AS p
+    JOIN pg_catalog.pg_publication_rel AS r ON r.prpubid = p.oid
+    WHERE p.pubname = ANY (%(publications)s::text[])
+    UNION
+    SELECT f.oid
+    FROM pg_catalog.unnest(%(fallen)s::oid[]) AS f (oid)
+), seen AS (
+    SELECT oid
     FROM named
-    LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = named.oid
+    UNION
+    SELECT c.oid
+    FROM named
+    JOIN pg_catalog.pg_type AS t ON t.typrelid = named.oid
+    JOIN pg_catalog.pg_class AS c ON c.reloftype = t.oid
+    UNION
+    SELECT d.refobjid
+    FROM seen
+    JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = seen.oid
+    JOIN pg_catalog.pg_class AS v ON v.oid = seen.oid AND v.relkind IN ('v', 'm')
+    JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = w.oid
+    WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+), whole AS (
+    SELECT coalesce(i.indrelid, seen.oid) AS oid
+    FROM seen
+    LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = seen.oid
 ), below AS (
     SELECT oid
     FROM whole
@@ -72,6 +250,19 @@ SELECT c.oid::bigint AS oid,
        CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS heap_bytes,
        CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END AS table_bytes,
        c.relrowsecurity AS row_security,
+       pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+       (SELECT m.amname::text FROM pg_catalog.pg_am AS m WHERE m.oid = c.relam) AS method,
+       (SELECT x.spcname::text
+        FROM pg_catalog.pg_database AS b
+        JOIN pg_catalog.pg_tablespace AS x ON x.oid IN (c.reltablespace, b.dattablespace)
+        WHERE b.datname = pg_catalog.current_database()
+        ORDER BY x.oid = c.reltablespace DESC
+        LIMIT 1) AS tablespace,
+       CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) ELSE '' END AS query,
+       (SELECT pg_catalog.quote_ident(tn.nspname) || '.' || pg_catalog.quote_ident(t.typname)
+        FROM pg_catalog.pg_type AS t
+        JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
+        WHERE t.oid = c.reloftype) AS of_type,
        ARRAY(SELECT h.inhparent::bigint FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid) AS parents,
        ARRAY(SELECT h.inhrelid::bigint FROM pg_catalog.pg_inherits AS h WHERE h.inhparent = c.oid) AS children,
        pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound,
