@@ -42,7 +42,7 @@ def hazards(
     files = [sql] if isinstance(sql, str) else list(sql)
     read = script([(f"{number}.sql", text) for number, text in enumerate(files)])
     scenes = stage(read, catalog, transactions=transactions, timeouts=timeouts)
-    chosen = [name for name in RULES if name.startswith("design-")] if design else []
+    chosen = [rule.id for rule in RULES.values() if rule.taste] if design else []
     return [hazard for _, found in find(scenes, design_rules=chosen) for hazard in found]
 
 

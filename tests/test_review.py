@@ -12,6 +12,7 @@ from conftest import connect
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards import RULES
+from pgrunbook.review.hazards.design import SQUAWK
 from pgrunbook.review.review import Finding, as_text, fails, review, run
 from pgrunbook.review.statement_scenes import script
 from pgrunbook.sql import statements
@@ -74,7 +75,8 @@ DEFECTS = [
 
 
 def _section(name: str) -> list[Finding]:
-    return review([(f"{name}.sql", (GUIDE / f"{name}.sql").read_text())], with_squawk=False)
+    rules = [rule.id for rule in RULES.values() if rule.taste]
+    return review([(f"{name}.sql", (GUIDE / f"{name}.sql").read_text())], with_squawk=False, design_rules=rules)
 
 
 @pytest.mark.parametrize(("defect", "section", "begins", "hazard"), DEFECTS)
@@ -223,6 +225,7 @@ def reviewed(declare: Callable[..., Target], tmp_path: Path, form: str = "json",
         (None, set()),
         ("design-uuid-key", {"design-uuid-key"}),
         ("all", {"design-uuid-key", "design-audit-columns"}),
+        ("timestamp-without-zone", set()),
     ],
 )
 def test_a_target_switches_rules_of_design_on(
@@ -237,7 +240,7 @@ def test_a_rule_of_design_that_does_not_exist_is_refused(project: Callable[..., 
     """A rule that is spelt wrong would be a rule that is off: all that there are are listed."""
     with pytest.raises(WrongInput) as wrong:
         reviewed(project, tmp_path, design_rules="design-uuid")
-    known = ", ".join(name for name in RULES if name.startswith("design-"))
+    known = ", ".join([*(rule.id for rule in RULES.values() if rule.taste), *(f"squawk-{rule}" for rule in SQUAWK)])
     assert str(wrong.value) == (
         'target "demo" switches on rules of design that do not exist: design-uuid\n'
         f"Detail: Known rules: {known}; all stands for all of them.\n"

@@ -162,6 +162,10 @@ def review(
     fail_on: Annotated[str, typer.Option(help="Exit 1 at or above this: error, warning or never.")] = "error",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code scanning.")] = False,
+    no_squawk: Annotated[bool, typer.Option("--no-squawk", help="Show the findings of our own rules only.")] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Leave out the findings in this file; where there is none, write them to it.")
+    ] = None,
 ) -> None:
     """Show what migration files would lock, rewrite, break or lose, and the way out; for pull requests."""
     from pgrunbook.record import door
@@ -176,7 +180,9 @@ def review(
     if json and sarif:
         raise WrongInput("--json and --sarif exclude each other")
     form: reviews.Form = "json" if json else "sarif" if sarif else "text"
-    text, code = reviews.run(files, target=target or None, fail_on=floor, form=form)
+    text, code = reviews.run(
+        files, target=target or None, fail_on=floor, form=form, with_squawk=not no_squawk, since=baseline
+    )
     text = door.masked(text) if form == "text" else door.masked_json(text)
     sys.stdout.write(text.rstrip("\n") + "\n")
     sys.exit(code)

@@ -14,10 +14,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from pglast import ast
-
 from pgrunbook.database.routines import RoutinePart, Routines
-from pgrunbook.sql.tree import Name, quoted, relation, relations_named, tree, walk
+from pgrunbook.sql.tree import Name, quoted
 
 SMALL_ROWS = 10_000
 SMALL_BYTES = 8 * 1024 * 1024
@@ -103,11 +101,24 @@ class CatalogConstraint:
 
 @dataclass(frozen=True)
 class Dependent:
-    """A view, trigger, policy, publication ...; () in ``columns`` means the relation as a whole."""
+    """A view, trigger, policy, publication ...; () in ``columns`` means the relation as a whole.
+
+    ``type`` is that of a sequence.
+    """
 
     kind: str
     name: str
     columns: tuple[str, ...] = ()
+    type: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A relation that a view's query names: with the tables below it, in FROM of the query itself."""
+
+    relation: Key
+    with_children: bool
+    in_from: bool
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,7 @@ class Table:
     """A relation (table, partition, view, materialized view, sequence ...) and what depends on it.
 
     ``rows_estimate`` is None where it is not known; ``reads`` and ``writes`` count since the statistics were reset.
-    ``query`` is that of a view, with qualified names; ``of_type`` the composite type of a typed table.
+    ``sources`` are what a view's query names; ``of_type`` is the composite type of a typed table.
     """
 
     schema: str
@@ -136,7 +147,7 @@ class Table:
     owner: str = ""
     method: str | None = None
     tablespace: str | None = None
-    query: str = ""
+    sources: tuple[Source, ...] = ()
     row_security: bool = False
     reads: int = 0
     writes: int = 0
@@ -284,17 +295,9 @@ class Catalog:
                 waiting.extend(child.children)
         return list(found.values())
 
-    def read_by(self, view: Table) -> list[tuple[Table, bool, bool]]:
-        """Return what a view's query names: each relation, with its children or without, and whether FROM names it."""
-        found = []
-        if view.query:
-            query = tree(view.query)
-            main = {
-                id(part) for part in walk(getattr(query, "fromClause", None) or ()) if isinstance(part, ast.RangeVar)
-            }
-            for part in relations_named(query):
-                found.append((self.find(relation(part)), bool(part.inh), id(part) in main))
-        return found
+    def read_by(self, view: Table) -> list[tuple[Table, Source]]:
+        """Return what a view's query names, each relation with how it is named."""
+        return [(self.at(source.relation), source) for source in view.sources]
 
     def siblings(self, table: Table) -> Iterator[Table]:
         """Yield the default partitions beside a partition, which are locked when it comes or goes."""

@@ -21,6 +21,7 @@ from pgrunbook.database.catalog import (
     Dependent,
     Fallen,
     Index,
+    Source,
     Standing,
     Table,
     TypeFact,
@@ -34,7 +35,19 @@ from pgrunbook.sql.dropped import Dropped, dropped
 from pgrunbook.sql.routines import routine
 from pgrunbook.sql.settings import SEARCH_PATH, path_names, settings
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import CASCADE, Name, dotted, functions_in, object_kind, relation, text, tree, type_word, walk
+from pgrunbook.sql.tree import (
+    CASCADE,
+    Name,
+    dotted,
+    functions_in,
+    object_kind,
+    relation,
+    relations_named,
+    text,
+    tree,
+    type_word,
+    walk,
+)
 
 PAGE_BYTES = 8_192
 GUESSED_ROW_BYTES = 100
@@ -176,7 +189,7 @@ def _fallen(rows: Sequence[Any]) -> dict[str, tuple[Fallen, ...]]:
     found: dict[str, list[Fallen]] = defaultdict(list)
     for row in rows:
         key = None if row.relation is None else (row.schema, row.name)
-        says = "" if row.is_named else row.says
+        says = row.says if row.hinders or row.word.startswith("OWNED") else ""
         found[row.word].append(Fallen(says, key, row.mode, row.hinders, row.column))
     return {word: tuple(each) for word, each in found.items()}
 
@@ -207,7 +220,7 @@ def _tables(relations: Sequence[Any], parts: dict[str, list[Any]]) -> dict[tuple
             columns={c.name: _column(c) for c in of["columns"][row.oid]},
             indexes=tuple(_index(i) for i in of["indexes"][row.oid]),
             constraints=tuple(_constraint(c) for c in of["constraints"][row.oid]),
-            dependents=tuple(Dependent(d.kind, d.name, tuple(d.columns)) for d in of["dependents"][row.oid]),
+            dependents=tuple(Dependent(d.kind, d.name, tuple(d.columns), d.type) for d in of["dependents"][row.oid]),
             parents=tuple(keys[oid] for oid in row.parents if oid in keys),
             children=tuple(keys[oid] for oid in row.children if oid in keys),
             bound=row.bound,
@@ -215,7 +228,7 @@ def _tables(relations: Sequence[Any], parts: dict[str, list[Any]]) -> dict[tuple
             owner=row.owner,
             method=row.method,
             tablespace=row.tablespace,
-            query=row.query,
+            sources=_sources(row.query),
             row_security=row.row_security,
             reads=row.scans,
             writes=row.writes,
@@ -223,6 +236,17 @@ def _tables(relations: Sequence[Any], parts: dict[str, list[Any]]) -> dict[tuple
         )
         for row in relations
     }
+
+
+def _sources(query: str) -> tuple[Source, ...]:
+    if not query:
+        return ()
+    node = tree(query)
+    main = {id(part) for part in walk(node.fromClause or ()) if isinstance(part, ast.RangeVar)}
+    return tuple(
+        Source((part.schemaname or "", part.relname), bool(part.inh), id(part) in main)
+        for part in relations_named(node)
+    )
 
 
 def _rows_estimate(row: Any) -> int | None:

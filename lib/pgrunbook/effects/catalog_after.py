@@ -9,7 +9,17 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Catalog, CatalogConstraint, Column, Index, Key, Standing, Table, Weight
+from pgrunbook.database.catalog import (
+    Catalog,
+    CatalogConstraint,
+    Column,
+    Dependent,
+    Index,
+    Key,
+    Standing,
+    Table,
+    Weight,
+)
 from pgrunbook.effects.alter_table import SERIAL
 from pgrunbook.effects.type_change import kind_of
 from pgrunbook.sql.tree import (
@@ -29,6 +39,10 @@ from pgrunbook.sql.tree import (
 
 _SUFFIX = {"PRIMARY": "pkey", "UNIQUE": "key", "FOREIGN": "fkey", "CHECK": "check", "EXCLUSION": "excl"}
 _KIND = {"PRIMARY": "p", "UNIQUE": "u", "FOREIGN": "f", "CHECK": "c", "EXCLUSION": "x", "NOTNULL": "n"}
+_SERIAL_TYPES = {"bigserial": "bigint", "serial8": "bigint", "serial": "integer", "serial4": "integer",
+                 "smallserial": "smallint", "serial2": "smallint"}  # fmt: skip
+_SERIAL_BASES = {"bigserial": "int8", "serial8": "int8", "serial": "int4", "serial4": "int4",
+                 "smallserial": "int2", "serial2": "int2"}  # fmt: skip
 _RELATIONS = {"TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"}
 _NAMED_BY_LABEL = ("view", "materialized view", "sequence")
 
@@ -134,6 +148,7 @@ def _following(table: Table, moved: Mapping[Key, Key], labels: Mapping[str, str]
             replace(d, name=labels[d.name]) if d.kind in _NAMED_BY_LABEL and d.name in labels else d
             for d in table.dependents
         ),
+        sources=tuple(replace(s, relation=moved.get(s.relation, s.relation)) for s in table.sources),
         parents=new(table.parents),
         children=new(table.children),
     )
@@ -164,10 +179,13 @@ def _filled(catalog: Catalog, table: Table, query: Any) -> Table:
 
 
 def _created(catalog: Catalog, node: Any) -> Table:
-    there = catalog.find(relation(node.relation))
-    if node.if_not_exists and there.standing in (Standing.THERE, Standing.NEW):
-        return there
-    table = _new(catalog, relation(node.relation), "p" if node.partspec else "r")
+    name = relation(node.relation)
+    table = _new(catalog, name, "p" if node.partspec else "r")
+    there = catalog.find(Name(table.schema or None, table.name))
+    if there.standing is Standing.THERE or (node.if_not_exists and there.standing is Standing.NEW):
+        return there  # what the database has is not made anew: the migration was applied, or fails
+    if node.if_not_exists and not catalog.connected:
+        table = replace(table, standing=Standing.UNKNOWN, rows_estimate=None)  # it may be there, with all its rows
     for part in node.tableElts or ():
         match part:
             case ast.ColumnDef():
@@ -181,10 +199,10 @@ def _created(catalog: Catalog, node: Any) -> Table:
 
 
 def _with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
-    if definition.typeName is None:
+    if definition.typeName is None or definition.colname in table.columns:
         return table
     word = type_word(definition.typeName)
-    kind = kind_of(word, catalog)
+    kind = kind_of(type_word(_plain_type(definition.typeName)), catalog)
     kinds = {constraint_kind(c): c for c in definition.constraints or ()}
     column = Column(
         name=definition.colname,
@@ -200,10 +218,20 @@ def _with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
         generated="GENERATED" in kinds,
     )
     table = replace(table, columns={**table.columns, column.name: column})
+    if word.name in SERIAL or column.identity:
+        name = Name(table.schema or None, f"{table.name}_{column.name}_seq")
+        own = Dependent("sequence", str(name), (column.name,), _SERIAL_TYPES.get(word.name, word.text))
+        table = replace(table, dependents=(*table.dependents, own))
     for constraint in kinds.values():
         if constraint_kind(constraint) in _KIND and constraint_kind(constraint) != "NOTNULL":
             table = _with_constraint(catalog, table, constraint, (definition.colname,))
     return table
+
+
+def _plain_type(name: Any) -> Any:
+    """Return the type that a column of serial gets."""
+    known = _SERIAL_BASES.get(name.names[-1].sval)
+    return name if known is None else ast.TypeName(names=(ast.String(sval="pg_catalog"), ast.String(sval=known)))
 
 
 def _with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple[str, ...]) -> Table:
@@ -219,6 +247,8 @@ def _with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple
         partner = table if itself else catalog.find(relation(node.pktable))
     middle = "_".join(columns) + "_" if kind != "PRIMARY" and columns else ""
     name = node.conname or f"{table.name}_{middle}{_SUFFIX.get(kind, 'not_null')}"
+    if node.conname and any(constraint.name == name for constraint in table.constraints):
+        return table
     constraint = CatalogConstraint(
         name=name,
         kind=_KIND[kind],

@@ -103,13 +103,13 @@ def _below_view(found: fx.Found, view: Table, *, inserts: bool) -> Table | None:
     """Return the table or view to which a change of a view goes, None where triggers or rules decide."""
     found.lock(view, ROW_EXCLUSIVE)
     named = found.catalog.read_by(view)
-    main = [table for table, _, is_in_from in named if is_in_from]
+    main = [table for table, source in named if source.in_from]
     redirected = list(view.of_kind("trigger", "rule"))
     if redirected or len(main) != 1:
         found.cannot_know(f"what a change of view {view.label} does")
-    for table, inh, is_in_from in named:
-        if not is_in_from or (redirected and not inserts):
-            found.lock_read(table, ACCESS_SHARE, inh=inh)
+    for table, source in named:
+        if not source.in_from or (redirected and not inserts):
+            found.lock_read(table, ACCESS_SHARE, inh=source.with_children)
     return None if redirected or len(main) != 1 else main[0]
 
 

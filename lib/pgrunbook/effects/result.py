@@ -71,8 +71,8 @@ class Found:
         """Add a lock on a relation that is read, with its children; a view's goes on to what its query names."""
         (self.lock_family if inh else self.lock)(table, mode)
         if table.kind == "v":
-            for other, with_children, is_in_from in self.catalog.read_by(table):
-                self.lock_read(other, mode if is_in_from else ACCESS_SHARE, inh=with_children)
+            for other, source in self.catalog.read_by(table):
+                self.lock_read(other, mode if source.in_from else ACCESS_SHARE, inh=source.with_children)
 
     def scan(self, table: Table) -> None:
         """Add that a table is read from end to end, partition by partition."""

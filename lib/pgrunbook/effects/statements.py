@@ -268,10 +268,9 @@ def _refresh(found: fx.Found, node: Any) -> None:
     found.lock(view, EXCLUSIVE if node.concurrent else ACCESS_EXCLUSIVE)
     if not node.concurrent:
         found.rewrite(view)
-    if view.query and not node.skipData:
-        for table, inh, _ in found.catalog.read_by(view):
-            found.lock_read(table, ACCESS_SHARE, inh=inh)
-    if not view.query:
+    for table, source in () if node.skipData else found.catalog.read_by(view):
+        found.lock_read(table, ACCESS_SHARE, inh=source.with_children)
+    if not view.sources:
         found.cannot_know("which tables the materialized view reads")
 
 
@@ -372,8 +371,8 @@ def _lock(found: fx.Found, node: Any) -> None:
 def _lock_whole(found: fx.Found, table: Table, mode: str, *, inh: bool) -> None:
     """LOCK TABLE of a view locks all that its query names, in the same mode."""
     (found.lock_family if inh else found.lock)(table, mode)
-    for other, with_children, _ in found.catalog.read_by(table) if table.kind == "v" else ():
-        _lock_whole(found, other, mode, inh=with_children)
+    for other, source in found.catalog.read_by(table) if table.kind == "v" else ():
+        _lock_whole(found, other, mode, inh=source.with_children)
 
 
 def _call(found: fx.Found, _node: Any) -> None:

@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from pgrunbook import history
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.catalog import UNKNOWN, Catalog
-from pgrunbook.database.connection import connect
+from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.prose import counted
 from pgrunbook.effects.result import Effects
-from pgrunbook.errors import WrongInput
+from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import up_part
 from pgrunbook.history.files import migration_name
 from pgrunbook.record import door
-from pgrunbook.review import hazards, squawk
+from pgrunbook.review import baseline, hazards, squawk
 from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, design
 from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
 from pgrunbook.review.sarif import sarif
@@ -32,6 +33,7 @@ FailOn = Literal["error", "warning", "never"]
 File = tuple[str, str]
 
 LONGEST_SHOWN = 160
+SHOWN = 5
 REFUSED = "refused-in-safe-migrations-mode"
 
 
@@ -80,7 +82,7 @@ def review(
     """
     read = files if isinstance(files, Script) else script(files)
     scenes = stage(read, catalog or UNKNOWN, transactions=transactions, timeouts=timeouts)
-    beside = _from_squawk(read, catalog or UNKNOWN, transactions) if with_squawk else {}
+    beside = _from_squawk(read, catalog or UNKNOWN, transactions, design_rules) if with_squawk else {}
     found = [
         Finding(
             scene.statement.file,
@@ -121,47 +123,112 @@ def fails(findings: Iterable[Finding], fail_on: FailOn) -> bool:
     return any(h.severity.rank >= Severity(fail_on).rank for finding in findings for h in finding.hazards)
 
 
-def run(files: list[Path], *, target: str | None, fail_on: FailOn, form: Form) -> tuple[str, int]:
+def run(
+    files: list[Path],
+    *,
+    target: str | None,
+    fail_on: FailOn,
+    form: Form,
+    with_squawk: bool = True,
+    since: Path | None = None,
+) -> tuple[str, int]:
     """Review files for the command line; return what to print and the code to exit with.
 
     With a target its database is read, and the files are judged as our own runner runs them: each in a
-    transaction, under the target's timeouts, by its rules of design, and in its safe-migrations mode.
+    transaction, under the target's timeouts, by its rules of design, and in its safe-migrations mode. Migrations that
+    are applied there are left out, and so are the findings of the baseline ``since``, which is written where there
+    is none.
 
-    Raises WrongInput when a file or the target cannot be read, Unreachable when the database cannot.
+    Raises WrongInput when a file, the baseline or the target cannot be read, Unreachable when the database cannot.
     """
-    names = {str(path): migration_name(path) for path in files}
-    read = script([(str(path), _text(path)) for path in files], names)
-    findings = review(read) if target is None else _on(targets.load(target), read)
-    return _formed(findings, form), int(fails(findings, fail_on))
+    notes = [squawk.missing()] if with_squawk else []
+    if target is None:
+        findings = review(_script(files), with_squawk=with_squawk)
+    else:
+        findings, more = _on(targets.load(target), files, with_squawk=with_squawk)
+        notes += more
+    if since is not None:
+        findings, note = _since(since, findings)
+        notes.append(note)
+    told = [note for note in notes if note]
+    return _formed(findings, form, told), int(fails(findings, fail_on))
 
 
-def _on(target: Target, read: Script) -> list[Finding]:
+def _script(files: Sequence[Path]) -> Script:
+    return script([(str(path), _text(path)) for path in files], {str(path): migration_name(path) for path in files})
+
+
+def _on(target: Target, files: Sequence[Path], *, with_squawk: bool) -> tuple[list[Finding], list[str]]:
     rules = design.design_rules(target)
     with connect(target, purpose="review") as conn:
+        applied, note = _applied(conn, target)
+        there = [path for path in files if path.resolve() in applied]
+        read = _script([path for path in files if path not in there])
         catalog = catalog_reader.read(conn, read.statements)
     timeouts = Timeouts(target.lock_timeout_ms, target.statement_timeout_ms)
-    findings = review(read, catalog, transactions=Transactions.FILE, timeouts=timeouts, design_rules=rules)
+    findings = review(
+        read, catalog, transactions=Transactions.FILE, timeouts=timeouts, design_rules=rules, with_squawk=with_squawk
+    )
     found = refusals(read.statements, catalog, ()) if target.safe_migrations else []
-    return with_refusals(findings, found, target.name)
+    if there:
+        names = ", ".join(migration_name(path) for path in there[:SHOWN]) + (", ..." if len(there) > SHOWN else "")
+        are = "is" if len(there) == 1 else "are"
+        note = f"{counted(len(there), 'file')} {are} applied on {target.name} already and left out: {names}"
+    return with_refusals(findings, found, target.name), [note]
 
 
-def _formed(findings: Sequence[Finding], form: Form) -> str:
+def _applied(conn: Connection, target: Target) -> tuple[set[Path], str]:
+    """Return the files of the target's folder that are applied there, and a note where that cannot be told."""
+    if target.migrations is None:
+        return set(), ""
+    try:
+        entries = history.read(conn, target).entries
+    except (WrongInput, Refused) as exc:
+        return set(), f"which files are applied on {target.name} cannot be told: {exc.message}"
+    return {e.migration.path.resolve() for e in entries if e.migration is not None and e.applied is not None}, ""
+
+
+def _since(file: Path, findings: Sequence[Finding]) -> tuple[list[Finding], str]:
+    """Return the findings without those of the baseline, which is written where there is none; and a note on it."""
+    known = baseline.read(file)
+    note = f"findings of baseline {file} are left out"
+    if known is None:
+        found = [(f.statement, f.place, h) for f in findings for h in f.hazards if h.id != REFUSED]
+        note = f"baseline {file} is written, with {counted(baseline.write(file, found), 'finding')}"
+        known = baseline.read(file) or frozenset()
+    is_new = baseline.is_new(known)
+    kept = [replace(f, hazards=tuple(h for h in f.hazards if is_new(f.statement, f.place, h))) for f in findings]
+    return kept, note
+
+
+def _formed(findings: Sequence[Finding], form: Form, notes: Sequence[str]) -> str:
     if form == "json":
         return json.dumps([finding.to_json() for finding in findings], indent=2, ensure_ascii=False)
-    notice = squawk.missing()
     if form == "sarif":
         found = [(finding.statement, finding.place, hazard) for finding in findings for hazard in finding.hazards]
-        return json.dumps(sarif(found, notice), indent=2, ensure_ascii=False)
-    return as_text(findings, notice)
+        return json.dumps(sarif(found, notes), indent=2, ensure_ascii=False)
+    return as_text(findings, notes)
 
 
-def as_text(findings: Sequence[Finding], notice: str | None = None) -> str:
-    """Return a block for each statement with a hazard, and a last line that counts them."""
+def as_text(findings: Sequence[Finding], notes: Sequence[str] = ()) -> str:
+    """Return a block for each statement with a hazard, a line for each rule, and a last line that counts them."""
     blocks = ["\n".join(_block(finding)) for finding in findings if finding.hazards]
     counts = [sum(h.severity is s for f in findings for h in f.hazards) for s in Severity]
     total = ", ".join(counted(n, s) for n, s in zip(counts, Severity, strict=True) if n)
     number = counted(len(findings), "statement")
-    return "\n\n".join([*blocks, f"{number}: {total or 'no hazards'}", *([f"Note: {notice}"] if notice else [])])
+    rules = ["\n".join(_by_rule(findings))] if len(blocks) > 1 else []
+    end = [f"{number}: {total or 'no hazards'}", *(f"Note: {note}" for note in notes)]
+    return "\n\n".join([*blocks, *rules, *end])
+
+
+def _by_rule(findings: Sequence[Finding]) -> list[str]:
+    """Return a line for each rule that found something, the worst and most frequent first."""
+    found: dict[str, list[Hazard]] = {}
+    for hazard in (hazard for finding in findings for hazard in finding.hazards):
+        found.setdefault(hazard.id, []).append(hazard)
+    worst = {name: max((h.severity for h in each), key=lambda s: s.rank) for name, each in found.items()}
+    order = sorted(found, key=lambda name: (-worst[name].rank, -len(found[name]), name))
+    return [f"{worst[name]}: {name}: {len(found[name])} x: {found[name][0].condition}" for name in order]
 
 
 def _block(finding: Finding) -> list[str]:
@@ -190,11 +257,13 @@ def _marked(mark: TransactionMark) -> Finding:
     return Finding(mark.file, mark.place, mark.sql, Type.COMPATIBLE, Effects(), (hazard,))
 
 
-def _from_squawk(read: Script, catalog: Catalog, transactions: Transactions) -> dict[int, list[Hazard]]:
+def _from_squawk(
+    read: Script, catalog: Catalog, transactions: Transactions, design_rules: Collection[str]
+) -> dict[int, list[Hazard]]:
     """Return squawk's hazards by the position of their statement."""
     together = transactions in (Transactions.FILE, Transactions.ALL)
     found: dict[int, list[Hazard]] = {}
-    for finding in squawk.findings(read.texts, major=catalog.major, in_transaction=together):
+    for finding in squawk.findings(read.texts, major=catalog.major, in_transaction=together, design_rules=design_rules):
         hazard = finding.hazard
         mine = [
             number

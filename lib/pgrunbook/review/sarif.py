@@ -19,13 +19,13 @@ from pgrunbook.sql.secrets import masked
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def sarif(found: Sequence[tuple[str, Place, Hazard]], notice: str | None = None) -> dict[str, Any]:
-    """Return one run with a result for each hazard of a statement; ``notice`` names a check that was not run."""
+def sarif(found: Sequence[tuple[str, Place, Hazard]], notices: Sequence[str] = ()) -> dict[str, Any]:
+    """Return one run with a result for each hazard of a statement; ``notices`` say what was not checked."""
     rules = {hazard.id: hazard.condition for *_, hazard in found}
     ranks = {name: number for number, name in enumerate(rules)}
     invocation: dict[str, Any] = {"executionSuccessful": True}
-    if notice:
-        invocation["toolExecutionNotifications"] = [{"level": "note", "message": {"text": notice}}]
+    if notices:
+        invocation["toolExecutionNotifications"] = [{"level": "note", "message": {"text": n}} for n in notices]
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",

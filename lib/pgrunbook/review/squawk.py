@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgrunbook.review.hazards import design
 from pgrunbook.review.hazards.rule import Hazard, Severity
 
 TIMEOUT_S = 60
@@ -30,6 +31,10 @@ SAID_BETTER: Mapping[str, tuple[str, ...]] = {
     "changing-column-type": ("column-type-rewrites", "column-type-rebuilds-index"),
     "constraint-missing-not-valid": ("foreign-key-validates", "check-validates"),
     "disallowed-unique-constraint": ("key-builds-index",),
+    "ban-alter-domain-with-add-constraint": ("domain-constraint",),
+    "ban-drop-database": ("reaches-beyond",),
+    "ban-drop-not-null": ("drop-not-null",),
+    "ban-set-schema": ("rename-table",),
     "prefer-timestamp-tz": ("timestamp-without-zone",),
     "prefer-timestamptz": ("timestamp-without-zone",),
     "renaming-column": ("rename-column",),
@@ -62,9 +67,15 @@ def program() -> Path | None:
 
 
 def findings(
-    files: Sequence[tuple[str, str]], *, major: int | None = None, in_transaction: bool = False
+    files: Sequence[tuple[str, str]],
+    *,
+    major: int | None = None,
+    in_transaction: bool = False,
+    design_rules: Collection[str] = (),
 ) -> list[SquawkFinding]:
     """Return what squawk finds in pairs of name and SQL, without what our own rules judge better.
+
+    Its rules of taste count only where they are switched on.
 
     Returns [] if squawk is not installed or does not answer; :func:`missing` tells the first case.
     """
@@ -87,7 +98,11 @@ def findings(
             found_by_it = json.loads(output or "[]")
         except (OSError, ValueError, subprocess.TimeoutExpired):
             return []
-    return [_finding(item, names[Path(item["file"]).name]) for item in found_by_it if _counts(item["rule_name"])]
+    return [
+        _finding(item, names[Path(item["file"]).name])
+        for item in found_by_it
+        if _counts(item["rule_name"], design_rules)
+    ]
 
 
 def missing() -> str | None:
@@ -97,7 +112,9 @@ def missing() -> str | None:
     return "squawk is not installed: its rules were not checked (pip install squawk-cli)"
 
 
-def _counts(rule: str) -> bool:
+def _counts(rule: str, design_rules: Collection[str]) -> bool:
+    if rule in design.SQUAWK:
+        return f"squawk-{rule}" in design_rules
     return rule not in SAID_BETTER and rule not in LEFT_OUT
 
 

@@ -20,7 +20,17 @@ from pgrunbook.database.relations import Relation
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import add_column, probes
-from pgrunbook.safe_forms.constraints import Naming, Piece, add_check, add_foreign_key, add_key, set_not_null, validate
+from pgrunbook.safe_forms.constraints import (
+    Naming,
+    Piece,
+    add_check,
+    add_foreign_key,
+    add_key,
+    adopt_key,
+    index_columns,
+    set_not_null,
+    validate,
+)
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import alter_table, command
 
@@ -129,6 +139,8 @@ class AlterTable:
             return set_not_null(self.case, self.table, columns, self.naming, only=self.only, named=constraint.conname)
         if constraint.contype == K.CONSTR_FOREIGN:
             return add_foreign_key(self.case, self.table, constraint, self.naming, only=self.only)
+        if constraint.indexname is not None:
+            return adopt_key(self.case, self.table, constraint, self.naming)
         return add_key(self.case, self.table, constraint, self.naming)
 
     def _short(self, quick: list[str], pieces: list[Piece], says: str) -> list[SafeStep]:
@@ -150,12 +162,21 @@ def _needs_form(case: Case, table: Relation, cmd: Any) -> bool:
         case A.AT_ValidateConstraint:
             return True
         case A.AT_AddConstraint:
-            return _constraint_needs_form(cmd.def_)
+            return _constraint_needs_form(cmd.def_) or _adopts_nullable(case, table, cmd.def_)
         case A.AT_AddColumn:
             if cmd.missing_ok and cmd.def_.colname in case.facts.columns(table):
                 return False
             return add_column.reads_rows(case, add_column.taken_apart(cmd))
     return False
+
+
+def _adopts_nullable(case: Case, table: Relation, constraint: Any) -> bool:
+    """Tell whether a primary key adopts an index over a column that rows have to be read for: it becomes NOT NULL."""
+    if constraint.contype != K.CONSTR_PRIMARY or constraint.indexname is None or table.is_partitioned:
+        return False
+    columns = case.facts.columns(table)
+    keys = index_columns(case, table, constraint.indexname)
+    return any(not (columns[key].not_null and columns[key].not_null_valid) for key in keys if key in columns)
 
 
 def _constraint_needs_form(constraint: Any) -> bool:

@@ -153,6 +153,20 @@ def add_key(case: Case, table: Relation, constraint: Any, naming: Naming) -> Pie
     return piece
 
 
+def adopt_key(case: Case, table: Relation, constraint: Any, naming: Naming) -> Piece:
+    """PRIMARY KEY USING INDEX over nullable columns: NOT NULL is proven first, the rest changes the catalog only."""
+    piece = set_not_null(case, table, index_columns(case, table, constraint.indexname), naming)
+    piece.says = "NOT NULL of its columns is proven first, so that no row is read when the key adopts its index."
+    piece.short.append(_add(constraint))
+    return piece
+
+
+def index_columns(case: Case, table: Relation, index: str) -> list[str]:
+    """Return the key columns of a table's index, [] where it has none of that name."""
+    found = [row for row in case.facts.rows("indexes_of", oid=table.oid) if row["name"] == index]
+    return [part.name for row in found for part in parsed(row["definition"]).indexParams if part.name]
+
+
 def validate(table: Relation, cmd: Any) -> Piece:
     """VALIDATE CONSTRAINT as written, but in a transaction of its own that holds no other lock."""
     return Piece(last=[_validate(table, cmd.name)], says=f"{cmd.name} is validated in a transaction of its own.")

@@ -47,6 +47,8 @@ def find(case: Case, table: Relation) -> Gate | None:
     """
     changes = [cmd for cmd in case.node.cmds if cmd.subtype == A.AT_AlterColumnType]
     names = ", ".join(cmd.name for cmd in changes)
+    if table.kind == "c":
+        return _gate(f"code that reads {names} of type {table.sql} gets another type as soon as it commits", _BESIDE_IT)
     cost = (_tried(case, table) if case.is_branch else None) or _told(case, changes)
     if cost.rewrites:
         return _gate(

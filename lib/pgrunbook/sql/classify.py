@@ -140,7 +140,7 @@ def _subcommand(cmd: Any) -> str:
 _BREAKING_SUBCOMMANDS = {
     "AT_DropColumn", "AT_AlterColumnType", "AT_SetNotNull", "AT_AddConstraint", "AT_EnableRowSecurity",
     "AT_ForceRowSecurity", "AT_SetUnLogged", "AT_DropIdentity", "AT_DropExpression", "AT_DetachPartition",
-    "AT_EnableAlwaysRule", "AT_EnableRule", "AT_AddIdentity",
+    "AT_EnableAlwaysRule", "AT_EnableRule", "AT_AddIdentity", "AT_DropNotNull",
 }  # fmt: skip
 _HARMLESS_DROPS = {
     "OBJECT_INDEX",
@@ -175,6 +175,8 @@ def type_of(node: Any) -> Type:
         case ast.GrantStmt() | ast.GrantRoleStmt():
             return Type.COMPATIBLE if node.is_grant else Type.BREAKING
         case ast.AlterObjectSchemaStmt() | ast.DropOwnedStmt() | ast.DropRoleStmt() | ast.CreatePolicyStmt():
+            return Type.BREAKING
+        case ast.DropdbStmt() | ast.DropTableSpaceStmt() | ast.DropSubscriptionStmt() | ast.DropUserMappingStmt():
             return Type.BREAKING
         case ast.RuleStmt() | ast.CreateTrigStmt() | ast.AlterDomainStmt() | ast.LockStmt():
             return Type.BREAKING

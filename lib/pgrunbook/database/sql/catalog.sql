@@ -157,7 +157,7 @@ SELECT l.word,
 FROM locked AS l
 LEFT JOIN pg_catalog.pg_class AS c ON c.oid = l.relation AND c.relkind NOT IN ('c', 't')
 LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-ORDER BY 1, 2, 6;
+ORDER BY l.word, n.nspname, c.relname, l.objsubid, 2;
 
 -- name: relations
 -- a row is: a relation that is named, or that is affected with it: by partitioning, inheritance, foreign keys
@@ -489,7 +489,11 @@ WITH RECURSIVE seen AS (
 SELECT found.root::bigint AS oid,
        found.kind,
        found.name,
-       coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attname IS NOT NULL), '{}') AS columns
+       coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attname IS NOT NULL), '{}') AS columns,
+       coalesce((SELECT pg_catalog.format_type(q.seqtypid, NULL)
+                 FROM pg_catalog.pg_sequence AS q
+                 WHERE found.kind = 'sequence'
+                   AND q.seqrelid = found.name::pg_catalog.regclass), '') AS type
 FROM found
 LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = found.root AND a.attnum = found.attnum
 GROUP BY found.root, found.kind, found.name

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from pgrunbook.review.hazards import (
+    breaking,
     columns,
     constraints,
     copy_and_swap,
@@ -20,20 +21,19 @@ from pgrunbook.review.hazards import (
 )
 from pgrunbook.review.hazards.rule import RULES, Hazard, Note, Rule, Scene, Severity, Timeouts, Transactions
 
-DESIGN = "design-"
-
 __all__ = [
-    "DESIGN", "RULES", "Hazard", "Note", "Rule", "Scene", "Severity", "Timeouts", "Transactions", "find", "modules",
+    "RULES", "Hazard", "Note", "Rule", "Scene", "Severity", "Timeouts", "Transactions", "find", "modules",
 ]  # fmt: skip
 
 modules = (
-    procedural_code, columns, constraints, copy_and_swap, design, indexes, rows, sessions, tables, time_zones, wide,
+    procedural_code, breaking, columns, constraints, copy_and_swap, design, indexes, rows, sessions, tables,
+    time_zones, wide,
 )  # fmt: skip
 
 
 def find(scenes: Sequence[Scene], *, design_rules: Collection[str] = ()) -> Iterator[tuple[Scene, list[Hazard]]]:
-    """Yield each scene with its hazards, worst first; rules of design only if they are switched on."""
-    chosen = [rule for rule in RULES.values() if not rule.id.startswith(DESIGN) or rule.id in design_rules]
+    """Yield each scene with its hazards, worst first; rules of design and taste only if they are switched on."""
+    chosen = [rule for rule in RULES.values() if not rule.taste or rule.id in design_rules]
     for scene in scenes:
         found = dict.fromkeys(hazard for rule in chosen for hazard in rule.hazards(scene))
         told = {hazard.id for hazard in found}

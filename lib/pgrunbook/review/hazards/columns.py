@@ -275,15 +275,25 @@ def _counted(scene: Scene, table: Table, columns: list[str]) -> str:
     good="ALTER TABLE orders ADD CONSTRAINT total_there CHECK (total IS NOT NULL) NOT VALID;",
 )
 def set_not_null(scene: Scene) -> Iterator[Note]:
-    """SET NOT NULL reads the whole table under its strongest lock, because no validated CHECK proves it."""
+    """A column becomes NOT NULL and no validated CHECK proves it: the table is read under its strongest lock."""
     for table, cmd in scene.altered():
         adds = subcommand(cmd) == "AddConstraint" and constraint_kind(cmd.def_) == "NOTNULL"
         adds = adds and not cmd.def_.skip_validation
-        if (subcommand(cmd) == "SetNotNull" or adds) and scene.effects.scans:
-            column = cmd.name if subcommand(cmd) == "SetNotNull" else cmd.def_.keys[0].sval
-            time = estimates.read_time(scene.catalog, table)
-            yield Note(
-                f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock).",
-                not_null_steps(table, column),
-                table,
-            )
+        if not scene.effects.scans:
+            continue
+        time = estimates.read_time(scene.catalog, table)
+        effect = f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock)."
+        if subcommand(cmd) == "SetNotNull" or adds:
+            yield Note(effect, not_null_steps(table, cmd.name if not adds else cmd.def_.keys[0].sval), table)
+        elif adopted := _nullable_keys(table, cmd):
+            steps = [not_null_steps(table, column) for column in adopted]
+            yield Note(effect, "\n".join([*steps, f"{scene.statement.sql};"]), table)
+
+
+def _nullable_keys(table: Table, cmd: Any) -> list[str]:
+    """Return the columns that become NOT NULL because a primary key adopts an index over them."""
+    node = cmd.def_
+    if subcommand(cmd) != "AddConstraint" or constraint_kind(node) != "PRIMARY" or not node.indexname:
+        return []
+    keys = next((index.keys for index in table.indexes if index.name == node.indexname), ())
+    return [key for key in keys if key in table.columns and not table.columns[key].not_null]

@@ -93,6 +93,7 @@ def foreign_key_inline(scene: Scene) -> Iterator[Note]:
 @rule(
     "foreign-key-without-index",
     Severity.WARNING,
+    taste=True,
     bad="CREATE TABLE orders (id int PRIMARY KEY, user_id int REFERENCES users (id) ON DELETE CASCADE);",
     good="CREATE TABLE orders (id int PRIMARY KEY, user_id int REFERENCES users (id));"
     " CREATE INDEX ON orders (user_id);",
@@ -217,6 +218,7 @@ def partition_is_read(scene: Scene) -> Iterator[Note]:
 @rule(
     "soft-delete-with-unique",
     Severity.NOTE,
+    taste=True,
     bad="CREATE TABLE users (id int PRIMARY KEY, email text UNIQUE, deleted_at timestamptz);",
     good="CREATE TABLE users (id int PRIMARY KEY, email text, deleted_at timestamptz);"
     " CREATE UNIQUE INDEX ON users (email) WHERE deleted_at IS NULL;",

@@ -1,4 +1,4 @@
-"""The guide's rules of design; off unless a target switches them on by id."""
+"""The guide's rules of design, and which rules are of taste; off unless a target switches them on by id."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from pgrunbook.sql.tree import is_on, quoted, relation
 
 AUDIT = ("created_at", "updated_at")
 ALL = "all"
+# Rules of squawk that are a matter of taste, too.
+SQUAWK = (
+    "prefer-bigint-over-int", "prefer-bigint-over-smallint", "prefer-identity", "prefer-text-field", "ban-char-field",
+    "ban-create-domain-with-constraint", "ban-drop-constraint", "require-enum-value-ordering",
+)  # fmt: skip
 
 
 def design_rules(target: Target) -> tuple[str, ...]:
@@ -21,7 +26,7 @@ def design_rules(target: Target) -> tuple[str, ...]:
 
     Raises WrongInput when an id is not one of them.
     """
-    known = tuple(name for name in RULES if name.startswith("design-"))
+    known = (*(one.id for one in RULES.values() if one.taste), *(f"squawk-{name}" for name in SQUAWK))
     unknown = [name for name in target.design_rules if name not in (*known, ALL)]
     if unknown:
         raise WrongInput(
@@ -35,6 +40,7 @@ def design_rules(target: Target) -> tuple[str, ...]:
 @rule(
     "design-uuid-key",
     Severity.WARNING,
+    taste=True,
     bad="CREATE TABLE a (id bigint PRIMARY KEY);",
     good="CREATE TABLE a (id uuid PRIMARY KEY DEFAULT gen_random_uuid());",
 )
@@ -57,6 +63,7 @@ def uuid_key(scene: Scene) -> Iterator[Note]:
 @rule(
     "design-audit-columns",
     Severity.WARNING,
+    taste=True,
     bad="CREATE TABLE a (id uuid PRIMARY KEY);",
     good="CREATE TABLE a (id uuid PRIMARY KEY, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL);",
 )
@@ -81,6 +88,7 @@ def _is_copy(node: ast.CreateStmt) -> bool:
 @rule(
     "design-foreign-key-indexed",
     Severity.ERROR,
+    taste=True,
     bad="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id));",
     good="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id)); CREATE INDEX ON a (b);",
 )
@@ -98,6 +106,7 @@ def foreign_key_indexed(scene: Scene) -> Iterator[Note]:
 @rule(
     "design-foreign-key-cascades",
     Severity.WARNING,
+    taste=True,
     bad="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id));",
     good="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id) ON DELETE CASCADE);",
 )
@@ -115,6 +124,7 @@ def foreign_key_cascades(scene: Scene) -> Iterator[Note]:
 @rule(
     "design-concurrently",
     Severity.ERROR,
+    taste=True,
     bad="CREATE INDEX ON a (b);",
     good="CREATE INDEX CONCURRENTLY a_b ON a (b);",
 )

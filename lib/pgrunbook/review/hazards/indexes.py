@@ -81,6 +81,7 @@ def if_not_exists(scene: Scene) -> Iterator[Note]:
 @rule(
     "index-validity-unchecked",
     Severity.NOTE,
+    taste=True,
     bad="CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
     good="CREATE INDEX orders_user ON ONLY orders (user_id);",
 )
@@ -122,8 +123,8 @@ def in_transaction(scene: Scene) -> Iterator[Note]:
 def under_timeout(scene: Scene) -> Iterator[Note]:
     """A concurrent build runs under a statement_timeout that was meant for short statements."""
     node = scene.node
-    if not isinstance(node, ast.IndexStmt) or not node.concurrent:
-        return
+    if not isinstance(node, ast.IndexStmt) or not node.concurrent or scene.transactions is Transactions.FILE:
+        return  # our own runner gives a build its own time
     table = scene.table(node.relation)
     if 0 < scene.timeouts.statement_ms < ENOUGH_FOR_AN_INDEX_MS:
         yield Note(
@@ -175,9 +176,12 @@ def reindex(scene: Scene) -> Iterator[Note]:
     known = scene.catalog.index(relation(node.relation)) if node.relation and word == "INDEX" else None
     table = known[0] if known else scene.table(node.relation) if node.relation and word == "TABLE" else None
     time = estimates.index_time(scene.catalog, table) if table else "for as long as the rebuild takes"
+    way = f"REINDEX {word} CONCURRENTLY {what};  -- then drop INVALID indexes whose names end in _ccnew or _ccold"
+    if word == "SYSTEM":
+        way = "-- the indexes of the system catalogs cannot be rebuilt CONCURRENTLY: in a maintenance window"
     yield Note(
         f"Writers of the table wait {time} (ShareLock), and so do readers whose plan looks at an index that is being"
         " rebuilt (AccessExclusiveLock on the index).",
-        f"REINDEX {word} CONCURRENTLY {what};  -- then drop INVALID indexes whose names end in _ccnew or _ccold",
+        way,
         on=table,
     )

@@ -152,6 +152,7 @@ class Rule:
     """One kind of hazard, with a bad and a good example; a tuple is several files.
 
     ``setup`` is SQL that prepares a database for the examples; without it they are judged by their text alone.
+    A rule of ``taste`` is off unless a target switches it on: what it finds hurts nobody at once.
     """
 
     id: str
@@ -161,29 +162,39 @@ class Rule:
     bad: SQL
     good: SQL
     setup: str = ""
+    taste: bool = False
 
     def hazards(self, scene: Scene) -> Iterator[Hazard]:
-        """Yield the hazards of a scene: none on new and empty tables, only notes on small ones."""
-        for note in self.check(scene):
-            severity = note.severity or self.severity
-            if note.on is not None:
-                weight = scene.catalog.weight(note.on)
-                if weight is Weight.NOTHING:
-                    continue
-                severity = Severity.NOTE if weight is Weight.SMALL else severity
+        """Yield at most one hazard of a scene: none on new and empty tables, only a note on small ones."""
+        found = [(note, severity) for note in self.check(scene) if (severity := self._severity(scene, note))]
+        if found:
+            worst = max((severity for _, severity in found), key=lambda severity: severity.rank)
+            effect = " ".join(dict.fromkeys(note.effect for note, _ in found))
+            way_out = "\n".join(dict.fromkeys(note.way_out for note, _ in found))
             where = scene.statement
-            yield Hazard(self.id, severity, self.condition, note.effect, note.way_out, where.file, where.line)
+            yield Hazard(self.id, worst, self.condition, effect, way_out, where.file, where.line)
+
+    def _severity(self, scene: Scene, note: Note) -> Severity | None:
+        severity = note.severity or self.severity
+        if note.on is None:
+            return severity
+        weight = scene.catalog.weight(note.on)
+        if weight is Weight.NOTHING:
+            return None
+        return Severity.NOTE if weight is Weight.SMALL else severity
 
 
 RULES: dict[str, Rule] = {}
 
 
-def rule(name: str, severity: Severity, *, bad: SQL, good: SQL, setup: str = "") -> Callable[[Check], Check]:
+def rule(
+    name: str, severity: Severity, *, bad: SQL, good: SQL, setup: str = "", taste: bool = False
+) -> Callable[[Check], Check]:
     """Register a check under an id; its docstring is the hazard's condition."""
 
     def register(check: Check) -> Check:
         condition = (check.__doc__ or "").strip().splitlines()[0]
-        RULES[name] = Rule(name, severity, condition, check, bad, good, setup)
+        RULES[name] = Rule(name, severity, condition, check, bad, good, setup, taste)
         return check
 
     return register

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pglast import ast
 
 from pgrunbook.database.catalog import Weight
+from pgrunbook.display.prose import counted
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, rule
 from pgrunbook.sql.lock_modes import (
     ACCESS_EXCLUSIVE,
@@ -42,18 +43,24 @@ def _queued_locks(scene: Scene) -> list[Lock]:
 )
 def without_timeout(scene: Scene) -> Iterator[Note]:
     """A strong lock is requested, and no short lock_timeout bounds the wait."""
-    locks = _queued_locks(scene)
-    bounded = 0 < scene.timeouts.lock_ms <= LONG_LOCK_TIMEOUT_MS
-    if not locks or bounded or isinstance(scene.node, ast.DoStmt):
-        return
+    locks = _unbounded(scene)
+    if not locks or any(_unbounded(other) for other in scene.earlier if other.statement.file == scene.statement.file):
+        return  # the first of a file stands for all
     who = "readers and writers" if any(lock.mode == ACCESS_EXCLUSIVE for lock in locks) else "writers"
     names = ", ".join(dict.fromkeys(lock.object for lock in locks))
     long = f" It may wait {scene.timeouts.lock_ms:,} ms." if scene.timeouts.lock_ms else ""
+    more = [s for s in scene.later if s.statement.file == scene.statement.file and _unbounded(s)]
+    also = f" So does the request of {counted(len(more), 'later statement')} of this file." if more else ""
     yield Note(
         f"While it waits for one long transaction, all {who} of {names} queue behind it, for as long as that"
-        f" transaction takes.{long}",
+        f" transaction takes.{long}{also}",
         f"SET lock_timeout = '2s';\n{scene.statement.sql};  -- and retry, a bounded number of times",
     )
+
+
+def _unbounded(scene: Scene) -> list[Lock]:
+    bounded = 0 < scene.timeouts.lock_ms <= LONG_LOCK_TIMEOUT_MS
+    return [] if bounded or isinstance(scene.node, ast.DoStmt) else _queued_locks(scene)
 
 
 @rule(

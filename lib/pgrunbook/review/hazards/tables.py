@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pglast import ast
@@ -87,6 +87,7 @@ def drop_cascade(scene: Scene) -> Iterator[Note]:
 @rule(
     "if-exists-hides",
     Severity.NOTE,
+    taste=True,
     bad="ALTER TABLE projects DROP COLUMN IF EXISTS old;",
     good="ALTER TABLE projects DROP COLUMN old;",
 )
@@ -170,44 +171,52 @@ def refresh(scene: Scene) -> Iterator[Note]:
 @rule(
     "timestamp-without-zone",
     Severity.WARNING,
+    taste=True,
     bad="CREATE TABLE a (id int PRIMARY KEY, made timestamp NOT NULL);",
     good="CREATE TABLE a (id int PRIMARY KEY, made timestamptz NOT NULL);",
 )
 def without_zone(scene: Scene) -> Iterator[Note]:
     """A column holds a time without its time zone."""
-    for table, definition in new_columns(scene):
-        if definition.typeName.names[-1].sval in _TIMES:
-            column = quoted(definition.colname)
-            yield Note(
-                f"What now() writes to {table}.{column} depends on each session's TimeZone, and the hour that is"
-                " repeated when summer time ends is ambiguous.",
-                f"{column} timestamptz NOT NULL DEFAULT now()",
-            )
+    found = [(t, quoted(d.colname)) for t, d in new_columns(scene) if d.typeName.names[-1].sval in _TIMES]
+    if found:
+        yield Note(
+            f"What now() writes to {_listed(found)} depends on each session's TimeZone, and the hour that is repeated"
+            " when summer time ends is ambiguous.",
+            f"-- timestamptz instead: {', '.join(f'{column} timestamptz' for _, column in found)}",
+        )
+
+
+def _listed(found: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{table}.{column}" for table, column in found)
 
 
 @rule(
     "default-but-nullable",
     Severity.NOTE,
+    taste=True,
     bad="ALTER TABLE orgs ADD COLUMN flag boolean DEFAULT false;",
     good="ALTER TABLE orgs ADD COLUMN flag boolean NOT NULL DEFAULT false;",
 )
 def nullable(scene: Scene) -> Iterator[Note]:
     """A boolean or timestamp column has a default but can be NULL."""
+    found = []
     for table, definition in new_columns(scene):
         kinds = {constraint_kind(c) for c in definition.constraints or ()}
         word = definition.typeName.names[-1].sval
         if word in ("bool", "timestamp", "timestamptz") and "DEFAULT" in kinds and not kinds & {"NOTNULL", "PRIMARY"}:
-            column = quoted(definition.colname)
-            yield Note(
-                f"{table}.{column} can be NULL, a third state that queries easily forget; NOT NULL costs nothing here,"
-                " because the default fills all rows at once.",
-                f"{column} {'boolean' if word == 'bool' else 'timestamptz'} NOT NULL DEFAULT ...",
-            )
+            found.append((table, quoted(definition.colname)))
+    if found:
+        yield Note(
+            f"{_listed(found)} can be NULL, a third state that queries easily forget; NOT NULL costs nothing here,"
+            " because the default fills all rows at once.",
+            f"-- add NOT NULL to {', '.join(column for _, column in found)}",
+        )
 
 
 @rule(
     "updated-at-stays",
     Severity.NOTE,
+    taste=True,
     bad="CREATE TABLE a (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now());",
     good="CREATE TABLE a (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now());"
     " CREATE TRIGGER touch BEFORE UPDATE ON a FOR EACH ROW EXECUTE FUNCTION touch();",
