@@ -143,6 +143,7 @@ class Table:
     parents: tuple[Key, ...] = ()
     children: tuple[Key, ...] = ()
     bound: str | None = None
+    partition_key: str = ""
     of_type: str | None = None
     owner: str = ""
     method: str | None = None

@@ -224,6 +224,7 @@ def _tables(relations: Sequence[Any], parts: dict[str, list[Any]]) -> dict[tuple
             parents=tuple(keys[oid] for oid in row.parents if oid in keys),
             children=tuple(keys[oid] for oid in row.children if oid in keys),
             bound=row.bound,
+            partition_key=row.partition_key,
             of_type=row.of_type,
             owner=row.owner,
             method=row.method,

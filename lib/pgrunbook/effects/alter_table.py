@@ -12,7 +12,7 @@ from pglast import ast, enums
 
 from pgrunbook.database.catalog import CatalogConstraint, Column, Index, Standing, Table
 from pgrunbook.effects import result as fx
-from pgrunbook.effects.proofs import fits_partition, proves_not_null
+from pgrunbook.effects.proofs import excludes_bound, fits_partition, proves_not_null
 from pgrunbook.effects.type_change import TypeChange, judge, kind_of
 from pgrunbook.sql.lock_modes import (
     ACCESS_EXCLUSIVE,
@@ -312,7 +312,8 @@ def _attach(found: fx.Found, table: Table, cmd: Any) -> None:
     for sibling in (found.catalog.at(name) for name in table.children):
         if sibling.bound == "DEFAULT":
             found.lock_family(sibling, ACCESS_EXCLUSIVE)
-            found.scan(sibling)
+            if not excludes_bound(sibling, cmd.def_.bound):
+                found.scan(sibling)
 
 
 def _detach(found: fx.Found, table: Table, cmd: Any) -> None:

@@ -31,11 +31,7 @@ def fits_partition(table: Table, bound: Any, parent: Table) -> bool:
     """
     if bound is None or bound.is_default:
         return False
-    wanted = {
-        value
-        for part in (*(bound.lowerdatums or ()), *(bound.upperdatums or ()), *(bound.listdatums or ()))
-        for value in _constants(part)
-    }
+    wanted = _bound_constants(bound)
     for constraint in table.constraints:
         if constraint.kind == "c" and constraint.valid and constraint.definition:
             constants = {value for part in _conjuncts(constraint.definition) for value in _constants(part)}
@@ -44,6 +40,28 @@ def fits_partition(table: Table, bound: Any, parent: Table) -> bool:
             if wanted and wanted <= constants and (nulls or known_not_null) and parent.kind == "p":
                 return True
     return False
+
+
+def excludes_bound(table: Table, bound: Any) -> bool:
+    """Whether a validated CHECK of a default partition says that none of its rows is within another one's bounds.
+
+    As in :func:`fits_partition` the same constants count as a proof, here within a NOT.
+    """
+    wanted = _bound_constants(bound)
+    for constraint in table.constraints:
+        if constraint.kind == "c" and constraint.valid and constraint.definition:
+            parts = list(_conjuncts(constraint.definition))
+            is_not = any(
+                isinstance(part, ast.BoolExpr) and part.boolop == enums.BoolExprType.NOT_EXPR for part in parts
+            )
+            if is_not and wanted and wanted <= {value for part in parts for value in _constants(part)}:
+                return True
+    return False
+
+
+def _bound_constants(bound: Any) -> set[str]:
+    datums = (*(bound.lowerdatums or ()), *(bound.upperdatums or ()), *(bound.listdatums or ()))
+    return {value for part in datums for value in _constants(part)}
 
 
 def _conjuncts(definition: str) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from pglast import ast, enums
 from pgrunbook.database.catalog import Catalog, Index, Standing, Table
 from pgrunbook.effects import alter_table, dml, drop
 from pgrunbook.effects import result as fx
+from pgrunbook.effects.proofs import excludes_bound
 from pgrunbook.effects.result import Effects, Found
 from pgrunbook.sql.lock_modes import (
     ACCESS_EXCLUSIVE,
@@ -195,7 +196,8 @@ def _create_table(found: fx.Found, node: Any) -> None:
             for sibling in (found.catalog.at(key) for key in table.children):
                 if sibling.bound == "DEFAULT":
                     found.lock(sibling, ACCESS_EXCLUSIVE)
-                    found.scan(sibling)
+                    if not excludes_bound(sibling, node.partbound):
+                        found.scan(sibling)
     own = relation(node.relation)
     for part in walk(node):
         if isinstance(part, ast.TableLikeClause):

@@ -43,7 +43,7 @@ class AttachPartition:
         self.parent, self.child = parent, child
         row = case.facts.rows("partitioning", oid=parent.oid)[0]
         types = {column.name: column.type for column in case.facts.columns(parent).values()}
-        condition = _condition(parent, row["key"], types, self.cmd.def_.bound)
+        condition = bound_condition(parent.sql, row["key"], types, self.cmd.def_.bound)
         self.helper = helper(child.schema, child.name, "attach")
         self.checks = [(child, condition)]
         if row["default_oid"] is not None:
@@ -149,7 +149,7 @@ def _only_command(case: Case, subtype: Any) -> Any:
     return node.cmds[0]
 
 
-def _condition(parent: Relation, key: str, types: dict[str, str], bound: Any) -> str:
+def bound_condition(parent: str, key: str, types: dict[str, str], bound: Any) -> str:
     """Return the condition that PostgreSQL derives from a partition's bounds, in its own words.
 
     Equal in structure, or the server would not see that the CHECK proves it and would read the rows again.
@@ -159,7 +159,7 @@ def _condition(parent: Relation, key: str, types: dict[str, str], bound: Any) ->
     casts = [types.get(param.name, "") if param.name else "" for param in spec.partParams]
     if bound.strategy == "h":
         # By name: the plan is made on a branch, where the parent has another OID.
-        whose = f"{literal(parent.sql)}::pg_catalog.regclass::pg_catalog.oid"
+        whose = f"{literal(parent)}::pg_catalog.regclass::pg_catalog.oid"
         of = ", ".join(parts)
         return f"pg_catalog.satisfies_hash_partition({whose}, {bound.modulus}, {bound.remainder}, {of})"
     if bound.strategy == "l":

@@ -142,6 +142,10 @@ _BREAKING_SUBCOMMANDS = {
     "AT_ForceRowSecurity", "AT_SetUnLogged", "AT_DropIdentity", "AT_DropExpression", "AT_DetachPartition",
     "AT_EnableAlwaysRule", "AT_EnableRule", "AT_AddIdentity", "AT_DropNotNull",
 }  # fmt: skip
+_HARMLESS_RENAMES = {
+    "OBJECT_INDEX", "OBJECT_TABCONSTRAINT", "OBJECT_DOMCONSTRAINT", "OBJECT_TRIGGER", "OBJECT_POLICY", "OBJECT_RULE",
+    "OBJECT_STATISTIC_EXT", "OBJECT_EVENT_TRIGGER",
+}  # fmt: skip
 _HARMLESS_DROPS = {
     "OBJECT_INDEX",
     "OBJECT_STATISTIC_EXT",
@@ -158,10 +162,7 @@ def type_of(node: Any) -> Type:
         return Type.DATA
     match node:
         case ast.RenameStmt():
-            harmless = node.renameType in (
-                enums.ObjectType.OBJECT_INDEX,
-                enums.ObjectType.OBJECT_TABCONSTRAINT,
-            )
+            harmless = enums.ObjectType(node.renameType).name in _HARMLESS_RENAMES
             return Type.COMPATIBLE if harmless else Type.BREAKING
         case ast.DropStmt():
             harmless = enums.ObjectType(node.removeType).name in _HARMLESS_DROPS

@@ -12,6 +12,7 @@ from pgrunbook.review.hazards import (
     copy_and_swap,
     design,
     indexes,
+    partitions,
     procedural_code,
     rows,
     sessions,
@@ -26,7 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 modules = (
-    procedural_code, breaking, columns, constraints, copy_and_swap, design, indexes, rows, sessions, tables,
+    procedural_code, breaking, columns, constraints, copy_and_swap, design, indexes, partitions, rows, sessions, tables,
     time_zones, wide,
 )  # fmt: skip
 

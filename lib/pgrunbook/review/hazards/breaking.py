@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pglast import ast
 
 from pgrunbook.effects.type_change import judge
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.sql.tree import changed, quoted, subcommand, type_word
+from pgrunbook.sql.tree import CASCADE, Name, changed, dotted, object_kind, quoted, strings, subcommand, type_word
 
 _SERIAL = (
     "CREATE TABLE orders (id serial PRIMARY KEY, total integer NOT NULL, note text);"
     "INSERT INTO orders (total) VALUES (1);"
 )
+_USED = (
+    "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE", "FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE", "TYPE", "DOMAIN",
+    "SCHEMA", "EXTENSION",
+)  # fmt: skip
 _SIZES = ("int2", "int4", "int8")
 
 
@@ -99,3 +104,82 @@ def _narrower(new: str) -> tuple[str, ...]:
 def _is_altered(scene: Scene, sequence: str) -> bool:
     altered = (other.node.sequence for other in scene.scenes if isinstance(other.node, ast.AlterSeqStmt))
     return any(scene.table(name).label == sequence for name in altered)
+
+
+@rule(
+    "drop-used-object",
+    Severity.WARNING,
+    setup="CREATE TABLE orders (id integer PRIMARY KEY); CREATE VIEW recent AS SELECT id FROM orders;",
+    bad="DROP VIEW recent;",
+    good="DROP VIEW recent; CREATE VIEW recent AS SELECT id FROM orders;",
+)
+def drop_used(scene: Scene) -> Iterator[Note]:
+    """A view, routine, type or sequence is dropped that running code may still use."""
+    node = scene.node
+    if not isinstance(node, ast.DropStmt) or object_kind(node.removeType) not in _USED or node.behavior == CASCADE:
+        return
+    names = [dotted(entry) for entry in node.objects]
+    gone = [name for name in names if _is_used(scene, object_kind(node.removeType), name)]
+    if gone:
+        kind = object_kind(node.removeType).replace("_", " ").replace("MATVIEW", "MATERIALIZED VIEW").lower()
+        yield Note(
+            f"Code that still uses {kind} {', '.join(map(str, gone))} fails as soon as this commits.",
+            "-- first release code that no longer uses it; drop it one release later",
+        )
+
+
+def _is_used(scene: Scene, kind: str, name: Name) -> bool:
+    """Whether it was there before these statements, and they do not make it anew."""
+    if kind in ("VIEW", "MATVIEW", "FOREIGN_TABLE", "SEQUENCE") and not others_see(scene.catalog.find(name)):
+        return False
+    return not any(name.name in made(other.node) for other in (*scene.earlier, *scene.later))
+
+
+def made(node: Any) -> set[str]:
+    """Return the names of a view, routine, type or sequence that a statement makes."""
+    for field in ("view", "sequence", "into"):
+        part = getattr(node, field, None)
+        part = getattr(part, "rel", part)
+        if isinstance(part, ast.RangeVar):
+            return {part.relname}
+    words = (getattr(node, field, None) for field in ("funcname", "typeName", "domainname"))
+    return {strings(found)[-1] for found in words if isinstance(found, tuple) and found}
+
+
+@rule(
+    "drop-default",
+    Severity.WARNING,
+    setup="CREATE TABLE orders (id integer PRIMARY KEY, state text NOT NULL DEFAULT 'new', note text DEFAULT '');",
+    bad="ALTER TABLE orders ALTER COLUMN state DROP DEFAULT;",
+    good="ALTER TABLE orders ALTER COLUMN note DROP DEFAULT;",
+)
+def drop_default(scene: Scene) -> Iterator[Note]:
+    """A column that is NOT NULL loses its default."""
+    dropped = [(t, c.name) for t, c in scene.altered() if subcommand(c) == "ColumnDefault" and c.def_ is None]
+    columns = [(t, n) for t, n in dropped if others_see(t) and n in t.columns and t.columns[n].not_null]
+    if columns:
+        names = ", ".join(f"{table.label}.{quoted(name)}" for table, name in columns)
+        yield Note(
+            f"Every INSERT of running code that leaves out {names} fails.",
+            "-- first release code that writes it",
+        )
+
+
+@rule(
+    "row-security-hides-rows",
+    Severity.WARNING,
+    setup="CREATE TABLE orders (id integer PRIMARY KEY);",
+    bad="ALTER TABLE orders ENABLE ROW LEVEL SECURITY;",
+    good="CREATE POLICY every ON orders USING (true); ALTER TABLE orders ENABLE ROW LEVEL SECURITY;",
+)
+def row_security(scene: Scene) -> Iterator[Note]:
+    """Row level security is switched on, and no policy lets a row through."""
+    made_here = {s.node.table.relname for s in scene.scenes if isinstance(s.node, ast.CreatePolicyStmt)}
+    for table, cmd in scene.altered():
+        has_policy = table.name in made_here or bool(list(table.of_kind("policy")))
+        if subcommand(cmd) == "EnableRowSecurity" and others_see(table) and not has_policy:
+            policy = f"CREATE POLICY every ON {table.label} USING (true);  -- in the same transaction, before"
+            yield Note(
+                f"Every role but the owner of {table.label} sees no row of it, and can write none.",
+                f"{policy}\n{scene.statement.sql};",
+            )

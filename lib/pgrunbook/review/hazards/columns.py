@@ -99,8 +99,7 @@ def add_not_null(scene: Scene) -> Iterator[Note]:
         yield Note(
             f"It fails on {table.label} {held}; and running code that does not know {column} cannot insert.",
             f"ALTER TABLE {table.label} ADD COLUMN {column} {type_word(definition.typeName).text};\n"
-            + batches(table, f"{column} = ...", f"{column} IS NULL")
-            + "\n"
+            f"-- give each row its {column}, in batches (procedure: backfill); then\n"
             + not_null_steps(table, definition.colname),
         )
 
@@ -108,8 +107,8 @@ def add_not_null(scene: Scene) -> Iterator[Note]:
 @rule(
     "add-column-checks-rows",
     Severity.ERROR,
-    bad="ALTER TABLE orders ADD COLUMN total integer CHECK (total > 0);",
-    good="ALTER TABLE orders ADD COLUMN total integer;",
+    bad="ALTER TABLE orders ADD COLUMN price integer CHECK (price > 0);",
+    good="ALTER TABLE orders ADD COLUMN price integer;",
 )
 def add_checks(scene: Scene) -> Iterator[Note]:
     """A new column comes with a constraint, for which the table is read under its strongest lock."""
@@ -121,7 +120,8 @@ def add_checks(scene: Scene) -> Iterator[Note]:
                     f"ALTER TABLE {table.label} ADD CONSTRAINT {quoted(definition.colname + '_check')}"
                     f" CHECK ({text(kinds[word].raw_expr)}) NOT VALID;  -- then VALIDATE"
                     if word == "CHECK"
-                    else f"CREATE UNIQUE INDEX CONCURRENTLY ... ON {table.label} ({column});"
+                    else f"CREATE UNIQUE INDEX CONCURRENTLY {quoted(f'{table.name}_{definition.colname}_key')} ON"
+                    f" {table.label} ({column});"
                 )
                 yield Note(
                     f"Readers and writers of {table.label} wait {estimates.read_time(scene.catalog, table)}.",
@@ -147,12 +147,14 @@ def type_rewrites(scene: Scene) -> Iterator[Note]:
         time = estimates.rewrite_time(scene.catalog, table)
         perhaps = "" if change.known else " This depends on the column's current type, which is not known here."
         old, new = quoted(cmd.name), quoted(f"{cmd.name}_new")
+        using = cmd.def_.raw_default
+        value = f"{old}::{change.new}" if using is None else text(using)
         yield Note(
             f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock), the disk needs room for a second"
             f" copy, and the column's statistics are lost.{perhaps}",
             f"ALTER TABLE {table.label} ADD COLUMN {new} {change.new};\n"
             f"-- a trigger that writes {new} from {old} and {old} from {new}, before the first batch\n"
-            + batches(table, f"{new} = {old}", f"{new} IS DISTINCT FROM {old}")
+            + batches(table, f"{new} = {value}", f"{new} IS DISTINCT FROM {value}")
             + f"\n-- on {new}: constraints NOT VALID, then VALIDATE; indexes CONCURRENTLY\n"
             f"BEGIN; SET LOCAL lock_timeout = '200ms';\n"
             f"ALTER TABLE {table.label} RENAME COLUMN {old} TO {quoted(cmd.name + '_old')};\n"
@@ -226,10 +228,34 @@ def rename_column(scene: Scene) -> Iterator[Note]:
         f"After the commit every statement that names {table.label}.{old} fails, and after a rollback every statement"
         f" that names {new}; views keep the old name, functions with text bodies break."
         + _counted(scene, table, [node.subname]),
-        f"ALTER TABLE {table.label} ADD COLUMN {new} ...;\n"
-        f"-- a trigger that keeps {old} and {new} equal\n"
-        + batches(table, f"{new} = {old}", f"{new} IS DISTINCT FROM {old}")
+        _beside(table, node.subname, node.newname)
         + f"\n-- move readers, then writers, to {new}; drop {old} one release later (procedure: backfill)",
+    )
+
+
+def _beside(table: Table, old: str, new: str) -> str:
+    """Return the statements that put a column of another name beside one, and keep it equal."""
+    column = table.columns.get(old)
+    if column is None:
+        return f"-- ADD COLUMN {quoted(new)} with the type of {quoted(old)}, a trigger that keeps both equal, batches"
+    change, there = f"{quoted(new)} = {quoted(old)}", f"{quoted(new)} IS DISTINCT FROM {quoted(old)}"
+    return (
+        f"ALTER TABLE {table.label} ADD COLUMN {quoted(new)} {column.type};\n"
+        + kept_equal(table, old, new)
+        + "\n"
+        + batches(table, change, there)
+    )
+
+
+def kept_equal(table: Table, source: str, target: str, value: str = "") -> str:
+    """Return the trigger that sets one column from another whenever a row is written."""
+    name = quoted(f"{table.name}_both")
+    value = value or f"NEW.{quoted(source)}"
+    return (
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.{quoted(target)} := {value};"
+        " RETURN NEW; END $$;\n"
+        f"CREATE TRIGGER {name} BEFORE INSERT OR UPDATE ON {table.label} FOR EACH ROW EXECUTE FUNCTION {name}();"
+        "  -- before the first batch"
     )
 
 

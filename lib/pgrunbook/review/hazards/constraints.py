@@ -10,7 +10,7 @@ from pglast import ast
 from pgrunbook.database.catalog import Table
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.sql.tree import constraint_kind, quoted, relation, strings, subcommand, text
+from pgrunbook.sql.tree import constraint_kind, quoted, relation, strings, subcommand, text, type_word
 
 
 def added_keys(scene: Scene) -> Iterator[tuple[Table, Any, tuple[str, ...], Any]]:
@@ -71,21 +71,24 @@ def foreign_key_validates(scene: Scene) -> Iterator[Note]:
 @rule(
     "foreign-key-locks-both",
     Severity.WARNING,
-    bad="ALTER TABLE orders ADD COLUMN user_id integer REFERENCES users (id);",
-    good="ALTER TABLE orders ADD COLUMN user_id integer;",
+    bad="ALTER TABLE orders ADD COLUMN buyer_id integer REFERENCES users (id);",
+    good="ALTER TABLE orders ADD COLUMN buyer_id integer;",
 )
 def foreign_key_inline(scene: Scene) -> Iterator[Note]:
     """A new column comes with a foreign key, so that two tables are locked at once."""
-    for table, target, columns, _ in added_keys(scene):
+    for table, target, columns, node in added_keys(scene):
         if isinstance(scene.node, ast.AlterTableStmt) and subcommand(scene.node.cmds[0]) == "AddColumn":
             partner = scene.table(target)
             column = quoted(columns[0])
+            type_ = next(type_word(c.def_.typeName).text for _, c in scene.altered()
+                         if subcommand(c) == "AddColumn" and c.def_.colname == columns[0])  # fmt: skip
+            name = quoted(node.conname or f"{table.name}_{columns[0]}_fkey")
             yield Note(
                 f"Readers and writers of {table.label} wait (AccessExclusiveLock) while the statement waits for its"
                 f" lock on {partner.label}, whose writers wait too (ShareRowExclusiveLock).",
-                f"ALTER TABLE {table.label} ADD COLUMN {column} ...;\n"
-                f"ALTER TABLE {table.label} ADD FOREIGN KEY ({column}) REFERENCES {partner.label} NOT VALID;\n"
-                f"ALTER TABLE {table.label} VALIDATE CONSTRAINT ...;  -- in a transaction of its own",
+                f"ALTER TABLE {table.label} ADD COLUMN {column} {type_};\n"
+                f"ALTER TABLE {table.label} ADD CONSTRAINT {name} FOREIGN KEY ({column}) REFERENCES {partner.label}"
+                f" NOT VALID;\nALTER TABLE {table.label} VALIDATE CONSTRAINT {name};  -- in a transaction of its own",
                 table,
             )
 
@@ -189,33 +192,6 @@ def key_builds_index(scene: Scene) -> Iterator[Note]:
 
 
 @rule(
-    "partition-is-read",
-    Severity.ERROR,
-    bad="ALTER TABLE log ATTACH PARTITION log_27 FOR VALUES FROM ('2027-01-01') TO ('2028-01-01');",
-    good="ALTER TABLE log DETACH PARTITION log_25 CONCURRENTLY;",
-)
-def partition_is_read(scene: Scene) -> Iterator[Note]:
-    """ATTACH PARTITION reads a table under its strongest lock, or DETACH PARTITION takes that lock."""
-    for table, cmd in scene.altered():
-        if subcommand(cmd) == "AttachPartition" and scene.effects.scans:
-            child = scene.table(cmd.def_.name)
-            yield Note(
-                f"Readers and writers of {', '.join(scene.effects.scans)} wait"
-                f" {estimates.read_time(scene.catalog, child)}.",
-                f"ALTER TABLE {child.label} ADD CONSTRAINT fits CHECK (...the bounds...) NOT VALID;\n"
-                f"ALTER TABLE {child.label} VALIDATE CONSTRAINT fits;\n"
-                f"-- CONCURRENTLY build an index like each index of {table.label}; then\n{scene.statement.sql};",
-                child,
-            )
-        if subcommand(cmd) == "DetachPartition" and not cmd.def_.concurrent:
-            yield Note(
-                f"Readers and writers of {table.label} wait (AccessExclusiveLock).",
-                f"ALTER TABLE {table.label} DETACH PARTITION {relation(cmd.def_.name)} CONCURRENTLY;",
-                table,
-            )
-
-
-@rule(
     "soft-delete-with-unique",
     Severity.NOTE,
     taste=True,
@@ -234,13 +210,14 @@ def soft_delete(scene: Scene) -> Iterator[Note]:
         keys = ", ".join(map(quoted, index.keys))
         yield Note(
             f"A row of {table.label} that is marked as deleted still occupies its {keys}: no new row can have it.",
-            f"CREATE UNIQUE INDEX CONCURRENTLY ... ON {table.label} ({keys}) WHERE deleted_at IS NULL;",
+            f"CREATE UNIQUE INDEX CONCURRENTLY {quoted('_'.join((table.name, *index.keys, 'live')))} ON {table.label}"
+            f" ({keys}) WHERE deleted_at IS NULL;  -- in the place of {index.name}",
         )
     if not unique and others_see(table):
         yield Note(
             f"Rows of {table.label} that are marked as deleted stay in every index, and in every query that does not"
             " exclude them; a unique key has to exclude them.",
-            f"CREATE UNIQUE INDEX CONCURRENTLY ... ON {table.label} (...) WHERE deleted_at IS NULL;",
+            "-- a unique key: CREATE UNIQUE INDEX CONCURRENTLY, with WHERE deleted_at IS NULL",
         )
 
 

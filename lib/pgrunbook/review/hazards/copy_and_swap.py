@@ -50,8 +50,8 @@ def insert_select(scene: Scene) -> Iterator[Note]:
             yield Note(
                 f"One transaction stays open {estimates.change_time(scene.catalog, table)}: meanwhile vacuum cannot"
                 " clean up any table, replicas lag, and one error undoes everything.",
-                f"INSERT INTO {relation(node.relation)} (...) SELECT ... FROM {table.label} WHERE id > $last ORDER BY"
-                " id LIMIT 1000;  -- one transaction each (procedure: backfill)",
+                f"-- INSERT INTO {relation(node.relation)} (...) SELECT ... FROM {table.label} WHERE id > $last"
+                " ORDER BY id LIMIT 1000, one transaction each (procedure: backfill)",
                 table,
             )
 
@@ -96,13 +96,20 @@ def by_position(scene: Scene) -> Iterator[Note]:
     for node in written(scene):
         source = _source(node) if isinstance(node, ast.InsertStmt) and not node.cols else None
         if source is not None and "*" in columns_in(node.selectStmt.targetList):
-            new, old = relation(node.relation), relation(source)
+            new = relation(node.relation)
             yield Note(
                 f"If the columns of {new} have another order, values end up in the wrong columns; generated columns"
                 " and GENERATED ALWAYS identities refuse values.",
-                f"INSERT INTO {new} (id, ...) OVERRIDING SYSTEM VALUE SELECT id, ... FROM {old};\n"
-                "SELECT setval(pg_get_serial_sequence(...), max(id)) ...;  -- a copied identity starts at 1",
+                f"{_by_name(scene, node, source)}\n-- GENERATED ALWAYS AS IDENTITY needs OVERRIDING SYSTEM VALUE; its"
+                " sequence starts at 1 until setval",
             )
+
+
+def _by_name(scene: Scene, node: Any, source: Any) -> str:
+    columns = ", ".join(quoted(name) for name, column in scene.table(source).columns.items() if not column.generated)
+    if not columns:
+        return "-- name the columns of both: INSERT INTO ... (id, name) SELECT id, name FROM ..."
+    return f"INSERT INTO {relation(node.relation)} ({columns}) SELECT {columns} FROM {relation(source)};"
 
 
 @rule(
@@ -125,8 +132,7 @@ def like(scene: Scene) -> Iterator[Note]:
             f" the sequence that {table.label} owns, an identity starts at 1 again.",
             f"-- then add the foreign keys of {table.label} (NOT VALID, then VALIDATE), triggers, ALTER TABLE {new}"
             " ENABLE ROW LEVEL SECURITY and the policies, OWNER TO, GRANT, REPLICA IDENTITY, SET (fillfactor ...),"
-            " publications;\nALTER SEQUENCE ... OWNED BY ...;  SELECT setval(...);  -- procedure: swap does and checks"
-            " all of it",
+            " publications;\n-- then OWNED BY and setval of its sequences (procedure: swap does and checks all of it)",
         )
 
 
@@ -244,7 +250,7 @@ def drop_after_swap(scene: Scene) -> Iterator[Note]:
             f"Without a trigger that copies new writes back, {what} lacks all writes since the swap. A sequence that"
             " it owns, and the live table's default that uses it, are dropped with it or make the DROP fail.",
             f"-- check first: nothing reads {what} (pg_stat_user_tables), counts and checksums agree, the new one has"
-            " run for the agreed time;\nALTER SEQUENCE ... OWNED BY ...;  -- then the DROP, in a later release",
+            " run for the agreed time;\n-- OWNED BY of its sequences; then the DROP, in a later release",
         )
 
 

@@ -55,7 +55,7 @@ def uuid_key(scene: Scene) -> Iterator[Note]:
     if len(columns) != 1 or table.columns[columns[0]].base != "uuid":
         yield Note(
             f"{table.label} has {'the primary key ' + ', '.join(columns) if columns else 'no primary key'}.",
-            "id uuid PRIMARY KEY DEFAULT gen_random_uuid()  -- or uuidv7() from PostgreSQL 18 on, which keeps new rows"
+            "-- id uuid PRIMARY KEY DEFAULT gen_random_uuid(), or uuidv7() from PostgreSQL 18 on, which keeps new rows"
             " together",
         )
 
@@ -77,7 +77,7 @@ def audit_columns(scene: Scene) -> Iterator[Note]:
     if missing:
         yield Note(
             f"{table.label} has no {' and no '.join(missing)}.",
-            ",\n".join(f"{name} timestamptz NOT NULL DEFAULT now()" for name in missing),
+            "\n".join(f"-- {name} timestamptz NOT NULL DEFAULT now()" for name in missing),
         )
 
 
@@ -117,7 +117,7 @@ def foreign_key_cascades(scene: Scene) -> Iterator[Note]:
             listed = ", ".join(map(quoted, columns))
             yield Note(
                 f"A row of {relation(target)} cannot be deleted while {table.label} refers to it.",
-                f"FOREIGN KEY ({listed}) REFERENCES {relation(target)} ON DELETE CASCADE",
+                f"-- FOREIGN KEY ({listed}) REFERENCES {relation(target)} ON DELETE CASCADE",
             )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.review.hazards.columns import batches
+from pgrunbook.review.hazards.columns import batches, kept_equal
 from pgrunbook.review.hazards.rows import written
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
+from pgrunbook.sql.deparse import mapped
 from pgrunbook.sql.routines import Block, analyzes, block
 from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, subcommand, text, walk
 
@@ -107,7 +108,7 @@ def without_order(scene: Scene) -> Iterator[Note]:
                 yield Note(
                     f"Each batch reads past the rows of {table} that are done, so the total time grows with the square"
                     " of its size; and two writers may lock rows in different order, until a deadlock aborts one.",
-                    f"SELECT id FROM {table} WHERE id > $last AND ... ORDER BY id LIMIT 1000 FOR NO KEY UPDATE",
+                    f"SELECT id FROM {table} WHERE id > $last ORDER BY id LIMIT 1000 FOR NO KEY UPDATE;",
                 )
 
 
@@ -133,11 +134,18 @@ def backfill_loses_writes(scene: Scene) -> Iterator[Note]:
                 yield Note(
                     f"A write to {quoted(old)} after its row was filled does not reach {new}, and a row inserted later"
                     f" has no {new}: the two columns stay different, and nothing reports it.",
-                    f"CREATE TRIGGER {quoted(table.name + '_both')} BEFORE INSERT OR UPDATE ON {table.label} FOR EACH"
-                    f" ROW EXECUTE FUNCTION ...();  -- sets {new} from {quoted(old)}; before the first batch\n"
+                    kept_equal(table, old, target.name, text(mapped(target.val, _of_new)))
+                    + "\n"
                     + batches(table, f"{new} = {text(target.val)}", f"{new} IS DISTINCT FROM {text(target.val)}")
                     + f"\nSELECT count(*) FROM {table.label} WHERE {new} IS DISTINCT FROM {text(target.val)};  -- 0",
                 )
+
+
+def _of_new(node: Any) -> Any:
+    """Return a column as a trigger names it."""
+    if not isinstance(node, ast.ColumnRef):
+        return node
+    return ast.ColumnRef(fields=(ast.String(sval="new"), node.fields[-1]))
 
 
 def _has_trigger(scene: Scene, table: str) -> bool:
@@ -168,8 +176,7 @@ def terminated(scene: Scene) -> Iterator[Note]:
                 " this very migration; the transaction that it interrupts is aborted.",
                 "SELECT pid, backend_start, state, pg_blocking_pids(pid) FROM pg_stat_activity"
                 " WHERE cardinality(pg_blocking_pids(pid)) > 0;\n"
-                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = ... AND backend_start = '...';"
-                "  -- procedure: troubleshoot",
+                "-- pg_cancel_backend of the head of the queue, by pid and backend_start (procedure: troubleshoot)",
             )
 
 
@@ -215,7 +222,7 @@ def explain_writes(scene: Scene) -> Iterator[Note]:
     if _analyzes(scene) and any(True for _ in written(scene)):
         yield Note(
             "The rows are really changed: EXPLAIN ANALYZE executes the statement.",
-            f"BEGIN;\n{scene.statement.sql};\nROLLBACK;  -- or EXPLAIN without ANALYZE",
+            f"EXPLAIN {text(scene.node.query)};  -- ANALYZE on a branch",
         )
 
 

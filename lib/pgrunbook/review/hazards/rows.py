@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from pgrunbook.database.catalog import Standing, Table
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.columns import batches, key_of
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, text, walk
+from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, text, tree, walk
 
 BATCH_AT_MOST = 50_000
 _WIDE = {"int8", "bigint", "numeric", "float8", "float4", "text"}
@@ -139,13 +140,18 @@ def writes_done_rows(scene: Scene) -> Iterator[Note]:
             target = constants[0]
             yield Note(
                 f"Rows of {table.label} that already have the value are written again, with their index entries.",
-                f"... WHERE {_also(node)}{quoted(target.name)} IS DISTINCT FROM {text(target.val)}",
+                f"{_only_others(node, target)};",
                 table,
             )
 
 
-def _also(node: Any) -> str:
-    return "" if node.whereClause is None else f"({condition(node)}) AND "
+def _only_others(node: Any, target: Any) -> str:
+    """Return an UPDATE that leaves out the rows which have the new value already."""
+    also = "" if node.whereClause is None else f"({condition(node)}) AND "
+    where = f"SELECT 1 WHERE {also}{quoted(target.name)} IS DISTINCT FROM {text(target.val)}"
+    other = copy.copy(node)
+    other.whereClause = tree(where).whereClause
+    return text(other)
 
 
 @rule(
@@ -214,8 +220,8 @@ def jsonb_set(scene: Scene) -> Iterator[Note]:
             f"One array or scalar in {table.label}.{column} makes the whole UPDATE fail. A NULL stays NULL, is still"
             " written, and matches the same condition again: a loop over it never ends. The old value is lost.",
             f"UPDATE {table.label} SET {column} = {text(node.targetList[0].val)}\n"
-            f"WHERE jsonb_typeof({column}) = 'object' AND NOT {column} ? '...';"
-            f"  -- in batches; copy ({key_of(table)}, {column}) to a table first",
+            f"WHERE jsonb_typeof({column}) = 'object';"
+            f"  -- in batches, by a condition that a changed row does not meet; first copy ({key_of(table)}, {column})",
         )
 
 
@@ -248,7 +254,7 @@ def overflow(scene: Scene) -> Iterator[Note]:
                 f"From {quoted(name)} = {2**31 // factor:,} on it fails with 'integer out of range', and the whole"
                 " statement is undone.",
                 f"SELECT max({quoted(name)}) FROM {table.label};  -- check first\n"
-                f"... SET {quoted(target.name)} = {quoted(name)}::bigint * {factor}  -- into a bigint column",
+                f"-- SET {quoted(target.name)} = {quoted(name)}::bigint * {factor}, into a bigint column",
                 table if others_see(table) else None,
             )
 
@@ -271,7 +277,7 @@ def not_in(scene: Scene) -> Iterator[Note]:
                     continue
                 yield Note(
                     "With one NULL among the values no row matches: nothing is deleted, updated or returned.",
-                    f"NOT EXISTS (SELECT FROM ... WHERE ... = {text(inner.testexpr)})",
+                    f"-- NOT EXISTS (SELECT FROM ... WHERE ... = {text(inner.testexpr)})",
                 )
 
 
@@ -333,9 +339,9 @@ def ties(scene: Scene) -> Iterator[Note]:
                     table = relation(node.relation)
                     yield Note(
                         f"Rows of {table} with equal values all stay; rows with NULL are never deleted.",
-                        f"DELETE FROM {table} WHERE ctid IN (SELECT ctid FROM (SELECT ctid, row_number() OVER"
+                        f"-- DELETE FROM {table} WHERE ctid IN (SELECT ctid FROM (SELECT ctid, row_number() OVER"
                         f" (PARTITION BY ... ORDER BY ...) AS n FROM {table}) AS d WHERE n > 1);\n"
-                        f"ALTER TABLE {table} ADD PRIMARY KEY ...;  -- so that no duplicate can be inserted again",
+                        f"-- then a primary key on {table}, so that no duplicate can be inserted again",
                     )
 
 

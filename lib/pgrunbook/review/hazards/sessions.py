@@ -162,6 +162,6 @@ def locked(scene: Scene) -> Iterator[Note]:
                 who = "reads or writes" if mode == ACCESS_EXCLUSIVE else "writes"
                 yield Note(
                     f"Whoever {who} {table.label} waits until the commit.",
-                    f"SET LOCAL lock_timeout = '200ms';\n{scene.statement.sql};  -- the last thing before the commit",
+                    f"BEGIN;\nSET LOCAL lock_timeout = '200ms';\n{scene.statement.sql};\nCOMMIT;  -- at once",
                     table,
                 )

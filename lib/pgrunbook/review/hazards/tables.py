@@ -121,13 +121,19 @@ def rename_table(scene: Scene) -> Iterator[Note]:
     else:
         return
     table = scene.table(node.relation)
-    if others_see(table):
+    if others_see(table) and not _has_stand_in(scene, node.relation.relname):
         yield Note(
             f"After the commit every statement that names {table.label} fails; views, foreign keys and cached plans"
             " follow the table, not the name.",
             f"BEGIN; SET LOCAL lock_timeout = '200ms';\n{scene.statement.sql};\n"
             f"CREATE VIEW {table.label} AS SELECT * FROM {new};  -- until no code uses the old name\nCOMMIT;",
         )
+
+
+def _has_stand_in(scene: Scene, name: str) -> bool:
+    """Whether a view takes the old name in the same transaction."""
+    views = (s for s in scene.later if isinstance(s.node, ast.ViewStmt) and scene.commits_with(s))
+    return any(view.node.view.relname == name for view in views)
 
 
 @rule("table-rewritten", Severity.ERROR, bad="VACUUM FULL orders;", good="VACUUM orders;")
@@ -144,7 +150,10 @@ def rewritten(scene: Scene) -> Iterator[Note]:
         time = estimates.rewrite_time(scene.catalog, table) if table else "for as long as the rewrite takes"
         yield Note(
             f"Readers and writers of {label} wait {time} (AccessExclusiveLock).",
-            "VACUUM (ANALYZE) ...;  -- usually enough; to shrink a table that is in use: procedure swap",
+            "-- a copy beside it that is kept equal, then swapped (procedure: swap)"
+            if stored
+            else f"VACUUM (ANALYZE){f' {label}' if table else ''};"
+            "  -- usually enough; to shrink a table that is in use: procedure swap",
             table,
         )
 
@@ -160,12 +169,21 @@ def refresh(scene: Scene) -> Iterator[Note]:
     node = scene.node
     if isinstance(node, ast.RefreshMatViewStmt) and not node.concurrent:
         view = scene.table(node.relation)
-        yield Note(
-            f"Readers of {view.label} wait for as long as its query runs (AccessExclusiveLock).",
-            f"CREATE UNIQUE INDEX CONCURRENTLY ... ON {view.label} (...);\n"
-            f"REFRESH MATERIALIZED VIEW CONCURRENTLY {view.label};",
-            view,
-        )
+        key = any(index.unique and index.plain and index.valid for index in view.indexes)
+        way = f"REFRESH MATERIALIZED VIEW CONCURRENTLY {view.label};"
+        if node.skipData:
+            yield Note(
+                f"{view.label} cannot be read until it is refreshed with its data.", "-- leave it as it is", view
+            )
+        elif key or not scene.catalog.connected:
+            yield Note(f"Readers of {view.label} wait for as long as its query runs (AccessExclusiveLock).", way, view)
+        else:
+            first = f"-- first a unique index on the columns that identify a row of {view.label}, CONCURRENTLY; then"
+            yield Note(
+                f"Readers of {view.label} wait for as long as its query runs (AccessExclusiveLock).",
+                f"{first} {way}",
+                view,
+            )
 
 
 @rule(
@@ -227,7 +245,9 @@ def updated_at(scene: Scene) -> Iterator[Note]:
         if definition.colname in ("updated_at", "modified_at") and not _gets_trigger(scene, table):
             yield Note(
                 f"After an UPDATE {table}.{definition.colname} still holds the time of the INSERT.",
-                f"CREATE TRIGGER touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION ...();",
+                f"CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                f" NEW.{quoted(definition.colname)} := now(); RETURN NEW; END $$;\n"
+                f"CREATE TRIGGER touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION touch();",
             )
 
 
