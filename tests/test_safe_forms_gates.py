@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import psycopg
@@ -182,6 +183,41 @@ def test_what_reaches_no_further_meets_no_gate(stage: Stage) -> None:
                 assert planner.expand(statement).gate is None, statement.sql
                 if len(sql) > len(statement.sql):
                     stage.conn.execute(statement.sql)
+
+
+USES = """
+CREATE FUNCTION app.reads() RETURNS bigint LANGUAGE sql AS 'SELECT sum("Odd Col"::int) FROM public.t WHERE a > 1';
+CREATE FUNCTION app.fires() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.a := 1; RETURN NEW; END';
+CREATE TRIGGER fires BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION app.fires();
+CREATE FUNCTION app.other() RETURNS integer LANGUAGE sql AS 'SELECT ta FROM app.tt';
+CREATE FUNCTION app.calls() RETURNS integer LANGUAGE plpgsql AS 'BEGIN RETURN app.twice(1); END';
+CREATE FUNCTION app.moods() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RETURN 'sad'::app.mood = 'ok'; END$$;
+CREATE VIEW app.shows AS SELECT a, id FROM t; CREATE VIEW app.shows_c AS SELECT c FROM t
+"""
+
+
+@pytest.mark.parametrize(
+    ("sql", "named"),
+    [
+        ("ALTER TABLE t RENAME TO tt2", ["app.reads()", "app.shows", "app.shows_c"]),
+        ("ALTER TABLE t RENAME COLUMN a TO aa", ["app.fires()", "app.reads()", "app.shows"]),
+        ('ALTER TABLE t RENAME COLUMN "Odd Col" TO even', ["app.reads()"]),
+        ("ALTER FUNCTION app.twice(integer) RENAME TO double", ["app.calls()"]),
+        ("ALTER SCHEMA app RENAME TO apps", ["app.calls()", "app.moods()", "app.other()"]),
+        ("ALTER TYPE app.mood RENAME TO humour", ["app.moods()"]),
+        ("ALTER TYPE app.mood RENAME VALUE 'sad' TO 'blue'", ["app.moods()"]),
+        ("ALTER TABLE t SET SCHEMA app", ["app.reads()", "app.shows", "app.shows_c"]),
+        ("ALTER TABLE u RENAME TO v", []),
+    ],
+)
+def test_the_gate_of_a_rename_names_whose_text_has_the_name(stage: Stage, sql: str, named: list[str]) -> None:
+    """Functions whose text a rename does not change, and views that go on under the old name."""
+    stage.conn.execute(f"SET check_function_bodies = off; {USES}")
+    (expansion,) = plan(stage.conn, sql)
+    assert expansion.gate is not None
+    told = expansion.gate.says.partition("commits")[2]
+    every = ["app.calls()", "app.fires()", "app.moods()", "app.other()", "app.reads()", "app.shows", "app.shows_c"]
+    assert [name for name in every if re.search(rf"{re.escape(name)}(?!\w)", told)] == named
 
 
 def test_tables_of_an_extension_are_lost_with_it(stage: Stage) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from pglast import ast
 
 from pgrunbook.plan.step import Gate, Procedure
+from pgrunbook.safe_forms import name_uses
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql import wide_statements
 from pgrunbook.sql.deparse import name
@@ -32,7 +34,12 @@ def find(case: Case) -> Gate | None:
     relation = getattr(node, "relation", None)
     if isinstance(relation, ast.RangeVar) and case.facts.relation(relation) is None:
         return None
-    return _of(node)
+    found = _of(node)
+    if found is None or found.id != "rename":
+        return found
+    _, old = wide_statements.renamed(node) or ("", "")
+    over = case.facts.relation(relation) if isinstance(relation, ast.RangeVar) else None
+    return replace(found, says=found.says + name_uses.told(case, old, over))
 
 
 def _of(node: Any) -> Gate | None:

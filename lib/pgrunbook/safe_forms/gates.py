@@ -11,7 +11,7 @@ from pglast import ast, enums
 from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import Gate
-from pgrunbook.safe_forms import add_column, dependents, merges, refresh, type_gate, update_delete
+from pgrunbook.safe_forms import add_column, dependents, merges, name_uses, refresh, type_gate, update_delete
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import name
 from pgrunbook.sql.tree import is_on
@@ -58,10 +58,13 @@ def _rename(case: Case) -> Gate | None:
     if node.renameType not in seen or (node.relation is not None and case.facts.relation(node.relation) is None):
         return None
     old = node.subname or (node.relation.relname if node.relation else _object_name(node.object))
+    relation = case.facts.relation(node.relation) if node.relation is not None else None
+    column = old if node.renameType == Kind.OBJECT_COLUMN else ""
+    uses = name_uses.told(case, old.rpartition(".")[2], relation, column)
     beside = _BESIDE.get(node.renameType, "a view")
     return Gate(
         id="rename",
-        says=f'running code still uses the name "{old}" and fails as soon as the rename commits',
+        says=f'running code still uses the name "{old}" and fails as soon as the rename commits{uses}',
         procedure="expand and contract",
         how=f"Add the new name beside the old one ({beside}), move the code, then drop the old name.",
     )

@@ -277,6 +277,38 @@ WHERE p.partrelid = %(oid)s::oid
 -- a row is: the condition that a partition's bound puts on its rows
 SELECT pg_catalog.pg_get_partition_constraintdef(%(oid)s::oid) AS condition
 
+-- name: functions_with_words
+-- a row is: a function whose text has two words, or one of them where it is a trigger of the table
+SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '('
+       || pg_catalog.pg_get_function_identity_arguments(p.oid) || ')' AS name
+FROM pg_catalog.pg_proc AS p
+JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+WHERE l.lanname NOT IN ('internal', 'c')
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgrunbook')
+  AND p.prosqlbody IS NULL
+  AND p.prosrc ~* %(word)s
+  AND (p.prosrc ~* %(other)s
+       OR EXISTS (SELECT
+                  FROM pg_catalog.pg_trigger AS t
+                  WHERE t.tgrelid = %(table)s::oid
+                    AND t.tgfoid = p.oid))
+ORDER BY 1
+
+-- name: views_over
+-- a row is: a view or materialized view over a relation, or over one of its columns
+SELECT DISTINCT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(v.relname) AS name
+FROM pg_catalog.pg_depend AS d
+JOIN pg_catalog.pg_rewrite AS w ON w.oid = d.objid AND w.ev_class <> d.refobjid
+JOIN pg_catalog.pg_class AS v ON v.oid = w.ev_class AND v.relkind IN ('v', 'm')
+JOIN pg_catalog.pg_namespace AS n ON n.oid = v.relnamespace
+LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+  AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+  AND d.refobjid = %(oid)s::oid
+  AND (%(column)s = '' OR a.attname = %(column)s)
+ORDER BY 1
+
 -- name: files
 -- a row is: a table, one below it or an index of these, with its file and how often this transaction has read it
 WITH RECURSIVE family AS (
