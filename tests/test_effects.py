@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import psycopg
 import pytest
@@ -17,8 +18,10 @@ from pgrunbook.database.catalog_reader import read
 from pgrunbook.database.connection import Connection
 from pgrunbook.effects.result import Effects
 from pgrunbook.effects.statements import effects
+from pgrunbook.review.hazards import Severity, Timeouts, Transactions
+from pgrunbook.review.review import review
 from pgrunbook.review.safe_mode import refusals
-from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, SHARE, Lock, blocks, covers, strongest
+from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, CONFLICTS, ROW_EXCLUSIVE, SHARE, Lock, blocks, covers, strongest
 from pgrunbook.sql.statements import Statement, parse
 from pgrunbook.sql.tree import tree
 from servers import WHEEL, Servers, known_to
@@ -178,6 +181,25 @@ def _same_scans(statement: str, told: Effects, seen: Seen) -> None:
     partners = {lock.object for lock in told.locks} if "FOREIGN KEY" in statement or " TYPE " in statement else set()
     assert set(told.scans) <= seen.scanned
     assert seen.scanned - set(told.scans) <= partners
+
+
+@pytest.mark.slow
+@pytest.mark.newest
+def test_each_long_lock_has_a_finding(past: Past) -> None:
+    """Where a big table is read or written anew while others wait, the review stops at it."""
+    big = {k: replace(t, rows_estimate=50_000_000, table_bytes=1 << 32) if t.kind in "rm" else t
+           for k, t in past.catalog.tables.items()}  # fmt: skip
+    catalog = replace(past.catalog, tables=MappingProxyType(big))
+    missed = []
+    for statement in cases(past.major):
+        told = effects(tree(statement), catalog)
+        modes = [told.mode_on(label) for label in (*told.rewrites, *told.scans)]
+        (found,) = review([("a.sql", statement)], catalog, transactions=Transactions.FILE,
+                          timeouts=Timeouts(lock_ms=2_000), with_squawk=False)  # fmt: skip
+        is_told = any(hazard.severity is not Severity.NOTE for hazard in found.hazards)
+        if not is_told and any(mode is not None and ROW_EXCLUSIVE in CONFLICTS[mode] for mode in modes):
+            missed.append(statement)
+    assert not missed
 
 
 @pytest.mark.parametrize("statement", ["ALTER TABLE shop.users ALTER COLUMN seen TYPE timestamp"])

@@ -52,7 +52,7 @@ CREATE DOMAIN app.texts AS text[];
 CREATE SCHEMA other;
 CREATE DOMAIN other.text AS integer;
 """
-PARTS = 8  # of a test that asks for half a minute
+PARTS = 24  # of tests that ask for half a minute
 # Pairs of these are asked with all of these, as the statement converts by itself, and with a USING.
 GROUPS = [[word.replace("|", " ") for word in group.split()] for group in """
 varchar varchar(5) varchar(10) varchar(20) text char(5) char(10) "char" bpchar name xml app.free_text app.short
@@ -141,6 +141,7 @@ def every_pair(stage: Stage) -> list[str]:
     return [(ALTER + using).format(c=c, to=to) for c, to in named for using in ("", " USING {c}::{to}")]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("zone", ["UTC", pytest.param("Europe/Berlin", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("part", sample(range(PARTS), PARTS))
 def test_every_pair_of_types_is_judged_as_the_server_does(stage: Stage, zone: str, part: int) -> None:
@@ -151,6 +152,7 @@ def test_every_pair_of_types_is_judged_as_the_server_does(stage: Stage, zone: st
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("source", sample(["varchar(10)", "text", "app.short", "app.mail", "app.free_text", "xml"], 6))
 def test_every_form_of_using_is_judged_as_the_server_does(stage: Stage, source: str) -> None:
     """The column by any name, behind one cast or several, or a computed value."""
@@ -165,6 +167,7 @@ def test_every_form_of_using_is_judged_as_the_server_does(stage: Stage, source: 
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow  # test_time_zone_decides_about_timestamps of test_effects asks two of them
 def test_every_time_zone_is_judged_as_the_server_does(stage: Stage) -> None:
     """Where a zone has been at no offset at all times, an instant is the number of its local time."""
     query = "SELECT name FROM pg_timezone_names WHERE name <> 'localtime' ORDER BY 1"  # that one is the machine's
@@ -201,7 +204,8 @@ WHERE indrelid = %s::regclass
 """
 
 
-@pytest.mark.parametrize("part", sample(range(4), 4))
+@pytest.mark.newest
+@pytest.mark.parametrize("part", sample(range(PARTS), PARTS))
 def test_every_index_that_is_built_again_is_told(stage: Stage, part: int) -> None:
     """Where the table stays as it is, an index goes on serving the other type, or is built anew."""
     conn, wrong, asked = stage.conn, [], 0
@@ -215,7 +219,7 @@ def test_every_index_that_is_built_again_is_told(stage: Stage, part: int) -> Non
                 with suppress(psycopg.errors.UndefinedObject, psycopg.errors.FeatureNotSupported), conn.transaction():
                     conn.execute(f"CREATE INDEX ON {table} {index}".encode())
         changes = [(tables[a], f"ALTER TABLE {tables[a]} ALTER COLUMN c TYPE {b}")
-                   for a, b in pairs(stage)[part::4] if a in tables and b in tables]  # fmt: skip
+                   for a, b in pairs(stage)[part::PARTS] if a in tables and b in tables]  # fmt: skip
         catalog = stage.catalog([one for _, statement in changes for one in parse(statement, "a.sql")])
         for table, statement in changes:
             told = effects(tree(statement), catalog)
@@ -229,7 +233,7 @@ def test_every_index_that_is_built_again_is_told(stage: Stage, part: int) -> Non
                 new = {f"public.{name}" for name, file in before.items() if after[name] != file}
                 if set(told.rebuilds) != new:
                     wrong.append(f"{statement}: {sorted(new.symmetric_difference(told.rebuilds))}")
-    assert asked > 50
+    assert asked > 100 / PARTS
     assert not wrong, "\n".join(wrong)
 
 
@@ -253,6 +257,7 @@ CHANGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("is_branch", [False, True], ids=["by text", "on a branch"])
 def test_the_gate_is_the_server_s_word(stage: Stage, is_branch: bool) -> None:
     """A change of the catalog alone is no gate; what is written anew or read is one, by text and by trial."""
@@ -267,6 +272,7 @@ def test_the_gate_is_the_server_s_word(stage: Stage, is_branch: bool) -> None:
                                   " AND attrelid = 'g'::regclass").fetchone() == ("character varying(10)",)  # fmt: skip
 
 
+@pytest.mark.newest
 def test_a_branch_knows_what_the_text_does_not_tell(stage: Stage) -> None:
     """An expression that comes to the column itself; and in another TimeZone a timestamp is another number."""
     with stage.conn.transaction(force_rollback=True):

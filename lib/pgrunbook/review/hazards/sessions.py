@@ -44,13 +44,13 @@ def _queued_locks(scene: Scene) -> list[Lock]:
 def without_timeout(scene: Scene) -> Iterator[Note]:
     """A strong lock is requested, and no short lock_timeout bounds the wait."""
     locks = _unbounded(scene)
-    if not locks or any(_unbounded(other) for other in scene.earlier if other.statement.file == scene.statement.file):
-        return  # the first of a file stands for all
+    if not locks or any(_unbounded(other) for other in scene.earlier):
+        return  # the first stands for all: whoever runs the one file runs the others
     who = "readers and writers" if any(lock.mode == ACCESS_EXCLUSIVE for lock in locks) else "writers"
     names = ", ".join(dict.fromkeys(lock.object for lock in locks))
     long = f" It may wait {scene.timeouts.lock_ms:,} ms." if scene.timeouts.lock_ms else ""
-    more = [s for s in scene.later if s.statement.file == scene.statement.file and _unbounded(s)]
-    also = f" So does the request of {counted(len(more), 'later statement')} of this file." if more else ""
+    more = [other for other in scene.later if _unbounded(other)]
+    also = f" So does the request of {counted(len(more), 'later statement')}." if more else ""
     yield Note(
         f"While it waits for one long transaction, all {who} of {names} queue behind it, for as long as that"
         f" transaction takes.{long}{also}",
