@@ -109,3 +109,22 @@ def test_safe_form_ends_where_the_plain_statement_ends(stage: Stage, line: str) 
     assert watch.rewritten == []
     allowed = LETS_OTHERS_WRITE | ({"ExclusiveLock"} if form == "refresh" else set())
     assert watch.of_slow_steps(expansions) <= allowed
+
+
+@pytest.mark.parametrize("name", ["", "CONSTRAINT keyless_key "], ids=["of the index", "of its own"])
+def test_a_key_that_adopts_an_index_proves_not_null_first(stage: Stage, name: str) -> None:
+    """Over a nullable column it would read all rows under the strongest lock; over a proven one it reads none."""
+    conn, watch = stage.conn, Watch()
+    conn.execute("CREATE UNIQUE INDEX keyless_a ON keyless (a)")
+    statement = f"ALTER TABLE keyless ADD {name}PRIMARY KEY USING INDEX keyless_a"
+    with conn.transaction(force_rollback=True):
+        conn.execute(statement)
+        plain, _ = end(conn)
+    expansions = plan(conn, statement, batch_rows=15)
+    assert [expansion.form for expansion in expansions] == ["alter-table"]
+    perform(conn, expansions, watch=watch)
+    assert end(conn)[0].fingerprint == plain.fingerprint
+    assert watch.rows_read_quickly() == 0
+    assert watch.of_slow_steps(expansions) <= LETS_OTHERS_WRITE
+    (again,) = plan(conn, statement)
+    assert again.form == ""
