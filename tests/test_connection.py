@@ -36,6 +36,22 @@ def test_a_session_says_who_it_is_and_ends_what_takes_too_long(project: Project)
     assert shown == (("pgrunbook migrate " + "x" * 80)[:63], "2s", "30s", "0", "1s")
 
 
+def test_where_one_of_two_sessions_fails_the_other_is_cancelled(project: Project) -> None:
+    """Both work at once; the error is that of the one that failed, and nobody waits for the other."""
+    target = project(folder={})
+    with connect(target) as one, connect(target) as other:
+        told = {one: "SELECT pg_catalog.pg_sleep(0)", other: "SELECT 'other'"}
+        found = connection.at_once((one, other), lambda conn: conn.execute(told[conn].encode()).fetchone())
+        assert found == [("",), ("other",)]
+        told = {one: "SELECT pg_catalog.pg_sleep(25)", other: "SELECT 1 FROM nowhere"}
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            connection.at_once((other, one), lambda conn: conn.execute(told[conn].encode()))
+        since = (
+            "SELECT pg_catalog.clock_timestamp() - query_start < '20 s' FROM pg_catalog.pg_stat_activity WHERE pid = %s"
+        )
+        assert one.execute(since, [other.info.backend_pid]).fetchone() == (True,)
+
+
 def test_a_transaction_holds_to_its_limits_and_leaves_none(project: Project) -> None:
     """Both timeouts hold inside, and are as before behind it."""
     with connect(project(folder={})) as conn:

@@ -282,6 +282,10 @@ def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(project: Pro
                 made = "SELECT relname::text FROM pg_class WHERE relname ~ '^of_(plain|back|branch)$'"
                 assert rows(branch, made) == [(f"of_{branch.name.split()[0]}",)]
             assert rows(copy.safe, asked) == [(database,)]
+            alone = copy.alone(copy.back)
+            assert rows(alone, asked) == [(database,)]
+            assert rows(alone, made) == [("of_back",)]
+            assert rows(alone, "SELECT count(*) FROM pg_database WHERE datname ~ '^(plain|back|safe)_'") == [(0,)]
 
 
 # Everything that can be unlogged; recovery empties it, and sets sequences back.

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,10 +76,21 @@ class Copy:
         yield branch.model_copy(update={"database": name})
         self._rename((name, other), (aside, name))
 
+    def alone(self, branch: BranchTarget) -> BranchTarget:
+        """Drop the other databases, to which nobody may be connected, and give this one the source's name for good."""
+        name, own = str(self.safe.database), str(branch.database)
+        others = {str(each.database) for each in (self.plain, self.safe, self.back or self.safe)} - {own}
+        with self.server.connect(purpose="branch") as admin:
+            for other in others:
+                admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(other)))
+        if own != name:
+            self._rename((own, name))
+        return branch.model_copy(update={"database": name})
+
     def spare(self) -> str:
         """Copy the database that has the source's name, to which nobody may be connected; return the copy's name."""
         name = f"spare_{secrets.token_hex(3)}"
-        _copy(self.server, str(self.safe.database), name, self.roles)
+        _copy(self.server, str(self.safe.database), [name], self.roles)
         return name
 
     def drop_spare(self, name: str, *, instead: bool) -> None:
@@ -151,8 +162,7 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     with branch_server.new_server(postgres) as server:
         copy = _from_base_backup if backup else _from_dump
         name = copy(server, target, source, found)
-        for other in others.values():
-            _copy(server, name, other, found)
+        _copy(server, name, list(others.values()), found)
         options = address.given_options(target)
 
         def of(kind: str, database: str) -> BranchTarget:
@@ -181,12 +191,9 @@ def compare_row_counts(target_conn: Connection, branch_conn: Connection, tables:
     Raises Blocked when another session's lock keeps a table from being counted.
     Locks: AccessShareLock on each table that is counted.
     """
-    found = []
-    for table in tables:
-        there, here = _rows(target_conn, table), _rows(branch_conn, table)
-        if there is not None:
-            found.append(RowCounts(table, there, here or 0))
-    return found
+    there, here = connection.at_once((target_conn, branch_conn), lambda conn: [_rows(conn, table) for table in tables])
+    counts = zip(tables, there, here, strict=True)
+    return [RowCounts(table, rows, copied or 0) for table, rows, copied in counts if rows is not None]
 
 
 def _look(conn: Connection) -> _Source:
@@ -278,15 +285,19 @@ def _locale(server: Server, encoding: str) -> sql.SQL:
     return sql.SQL("LC_COLLATE 'C' LC_CTYPE 'C'")
 
 
-def _copy(server: Server, name: str, other: str, found: Roles) -> None:
-    """Copy the database. FILE_COPY does not write the copy into the WAL."""
-    strategy = branch_server.file_copy(server)
-    with server.connect(purpose="branch") as admin:
-        connection.limit(admin, **LIMITS)
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(sql.Identifier(other), sql.Identifier(name), strategy)
-        )
-        roles.apply_to_database(found, admin, other)
+def _copy(server: Server, name: str, others: Sequence[str], found: Roles) -> None:
+    """Copy the database, more than once at the same time. FILE_COPY does not write the copy into the WAL."""
+    copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} {}")
+    with ExitStack() as stack:
+        sessions = {stack.enter_context(server.connect(purpose="branch")): other for other in others}
+
+        def make(admin: Connection) -> None:
+            other = sql.Identifier(sessions[admin])
+            connection.limit(admin, **LIMITS)
+            admin.execute(copy.format(other, sql.Identifier(name), branch_server.file_copy(server)))
+            roles.apply_to_database(found, admin, sessions[admin])
+
+        connection.at_once(list(sessions), make)
 
 
 def _rows(conn: Connection, table: str) -> int | None:

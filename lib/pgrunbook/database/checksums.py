@@ -141,13 +141,18 @@ def checksums(
     """
     with snapshot_cursor(conn, statement_timeout_ms=statement_timeout_ms) as cursor:
         if tables is None:
-            cursor.execute(load("checksums")["tables"], {"leave_out": list(leave_out)})
-            tables = [TableName(*row) for row in cursor.fetchall()]
+            tables = _every(cursor, leave_out)
         passed_over = without or {}
         return {
             table.name: _sum(cursor, _without(table, passed_over.get(table.name, ())))
             for table in _described(cursor, tables)
         }
+
+
+def every_table(conn: Connection, *, leave_out: Collection[str] = OURS) -> list[TableName]:
+    """Return the tables that :func:`checksums` sums where none are named."""
+    with snapshot_cursor(conn) as cursor:
+        return _every(cursor, leave_out)
 
 
 def difference(
@@ -197,6 +202,11 @@ def difference(
             _rows(conn_b, b, types, key, differing) as rows_b,
         ):
             return replace(_merge(rows_a, rows_b, samples), columns_apart=apart)
+
+
+def _every(cursor: psycopg.Cursor[TupleRow], leave_out: Collection[str]) -> list[TableName]:
+    cursor.execute(load("checksums")["tables"], {"leave_out": list(leave_out)})
+    return [TableName(*row) for row in cursor.fetchall()]
 
 
 def _described(cursor: psycopg.Cursor[TupleRow], tables: Collection[TableName]) -> list[_Table]:

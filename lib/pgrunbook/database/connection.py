@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 import psycopg
@@ -14,6 +15,8 @@ from psycopg.pq import TransactionStatus
 from pgrunbook.config.targets import Target
 from pgrunbook.database import address
 from pgrunbook.errors import Broken, RunbookError, Unreachable
+
+Found = TypeVar("Found")
 
 CONNECT_TIMEOUT_S = 10
 READ_LOCK_TIMEOUT_MS = 2_000
@@ -255,6 +258,22 @@ def reset_in_transaction(conn: Connection) -> None:
     lifted = ["SET LOCAL transaction_timeout = 0"] if conn.has_transaction_timeout else []
     for statement in (*RESET_SESSION, f"SET LOCAL search_path = {OURS}", *SET_BESIDE, *lifted):
         conn.execute(statement.encode())
+
+
+def at_once(conns: Sequence[Connection], work: Callable[[Connection], Found]) -> list[Found]:
+    """Do some work on several connections at once; return what each found, in their order.
+
+    Where one fails, or we are interrupted, the statements of the others are cancelled.
+    """
+    with ThreadPoolExecutor(len(conns)) as pool:
+        begun = [pool.submit(work, conn) for conn in conns]
+        try:
+            return [one.result() for one in begun]
+        except BaseException:
+            for conn in conns:
+                with suppress(psycopg.Error):  # one that is lost
+                    conn.cancel()
+            raise
 
 
 def _limits(scope: str, lock_timeout_ms: int, statement_timeout_ms: int) -> bytes:

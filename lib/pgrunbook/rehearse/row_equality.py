@@ -14,7 +14,7 @@ from pglast import ast, enums
 
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName, TableSum
-from pgrunbook.database.connection import Connection
+from pgrunbook.database.connection import Connection, at_once
 from pgrunbook.database.queries import load
 from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.display.prose import counted
@@ -58,7 +58,7 @@ def compare(plain: Connection, safe: Connection, tables: Sequence[TableName], vo
     Where the volatile columns of a table are unknown and its rows differ, only their number is compared.
     Locks: AccessShareLock on each table.
     """
-    one, other = checksums.checksums(plain, tables), checksums.checksums(safe, tables)
+    one, other = at_once((plain, safe), lambda conn: checksums.checksums(conn, tables))
     apart = [table for table in tables if one[table] != other[table]]
     differences, passed_over = [], []
     for table in apart:

@@ -13,9 +13,10 @@ When a way back fails in the middle, the database is in between: the migrations 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from pgrunbook import history as histories
 from pgrunbook import undo_data
@@ -25,7 +26,7 @@ from pgrunbook.branches.data_branch import Copy
 from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName, TableSum
-from pgrunbook.database.connection import connect
+from pgrunbook.database.connection import Connection, at_once, connect
 from pgrunbook.display.prose import counted
 from pgrunbook.draft.down import DownDraft, silent
 from pgrunbook.errors import StatementFailed
@@ -38,6 +39,9 @@ from pgrunbook.rehearse.branch_run import execute, journal, why
 from pgrunbook.rehearse.row_equality import VolatileRelease, VolatileValues
 from pgrunbook.rehearse.schema_only import Rehearsal, equal_schema, not_led_back
 from pgrunbook.sql.tree import dotted_name
+
+# Checksums are read in so many parts by two sessions.
+PARTS = 16
 
 
 class WayBackTrial(Frozen):
@@ -65,12 +69,11 @@ def prove_all(
     """Take each migration up, down and up again on ``copy.back``, and on further copies as long as one is left.
 
     ``tables`` are compared where they are there, by their names in SQL. Returns a result for each way back that was
-    tried, until one leads back, () where ways back are not rehearsed. Nobody may be connected to ``copy`` meanwhile.
+    tried, until one leads back, () where ways back are not rehearsed. The other databases of ``copy`` are dropped.
     """
     if copy.back is None:
         return ()
-    with copy.in_place(copy.back) as branch:
-        found = prove(copy, branch, proven, tables)
+    found = prove(copy, copy.alone(copy.back), proven, tables)
     while any(_next(proven, change, found) for change in proven.changes):
         with data_branch.with_data(target, most_bytes=most_bytes) as another:
             found += prove(another, another.safe, proven, tables, tried=found)
@@ -155,22 +158,42 @@ class _Sessions:
     copy: Copy
     branch: BranchTarget
     log: Journal
+    known: dict[tuple[TableName, frozenset[str]], TableSum] = field(default_factory=dict)
 
     def __enter__(self) -> _Sessions:
         self.conn = connect(self.branch, purpose="rehearses")
         self.measure = connect(self.branch.as_superuser(), purpose="measures")
+        self.beside = connect(self.branch.as_superuser(), purpose="measures")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.conn.close()
-        self.measure.close()
+        for conn in (self.conn, self.measure, self.beside):
+            conn.close()
 
     def execute(self, change: Change, direction: Direction = "up", *, again: bool = False) -> float:
         """Execute a change; return how long it took, in ms."""
+        self.known.clear()
         began = time.monotonic()
         history = histories.read(self.conn, self.branch)
         execute(self.branch, self.conn, history, change, self.log, direction=direction, again=again, hastens=True)
         return round((time.monotonic() - began) * 1000, 1)
+
+    def sums(
+        self, tables: Sequence[TableName], without: Mapping[TableName, Collection[str]] = MappingProxyType({})
+    ) -> dict[TableName, TableSum]:
+        """Return the checksums of tables, of two at once; nothing is read again until something is executed."""
+        keys = {table: (table, frozenset(without.get(table, ()))) for table in tables}
+        lacking = [table for table in tables if keys[table] not in self.known]
+        many = max(1, len(lacking) // PARTS)
+        parts = iter([lacking[n : n + many] for n in range(0, len(lacking), many)])
+
+        def read(conn: Connection) -> list[tuple[TableName, TableSum]]:
+            sums = (checksums.checksums(conn, part, without=without) for part in parts)
+            return [pair for found in sums for pair in found.items()]
+
+        for found in at_once((self.measure, self.beside), read):
+            self.known.update((keys[table], summed) for table, summed in found)
+        return {table: self.known[key] for table, key in keys.items()}
 
     @contextmanager
     def spare(self) -> Iterator[Callable[[], None]]:
@@ -182,6 +205,7 @@ class _Sessions:
 
         def go_back() -> None:
             used.append(name)
+            self.known.clear()
             self.__exit__()
             self.copy.drop_spare(name, instead=True)
             self.__enter__()
@@ -208,7 +232,7 @@ class _Trial:
         )
         release.judge(self.work.measure)
         fires = silent(back.change) != back.change and undo_data.fires(self.work.measure, self._named())
-        before = checksums.checksums(self.work.measure) if fires else self._sums()
+        before = self._all() if fires else self._sums()
         up_ms = self.work.execute(change)
         found = WayBackTrial(migration=change.migration, how=how, proven=False, says="", up_ms=up_ms)
         release.judge(self.work.measure)
@@ -251,7 +275,7 @@ class _Trial:
         self, trial: WayBackTrial, change: Change, before: Mapping[TableName, TableSum], *, fires: bool
     ) -> WayBackTrial:
         down_ms = self.work.execute(change, "down")
-        after = checksums.checksums(self.work.measure) if fires else self._sums()
+        after = self._all() if fires else self._sums()
         apart = tuple(_apart(before, after, "before"))
         is_quiet = any(not step.fires_triggers for step in change.steps)
         how = f" {'without' if is_quiet else 'with'} the triggers of the application" if fires else ""
@@ -264,6 +288,9 @@ class _Trial:
         }  # fmt: skip
         return trial.model_copy(update=found)
 
+    def _all(self) -> dict[TableName, TableSum]:
+        return self.work.sums(checksums.every_table(self.work.measure))
+
     def _named(self) -> list[TableName]:
         return row_equality.named(self.work.measure, self.tables)
 
@@ -275,7 +302,7 @@ class _Trial:
         tables = self._named()
         left_out = {table: volatile.of(table) for table in tables} if volatile else {}
         without = {table: columns for table, columns in left_out.items() if columns}
-        sums = checksums.checksums(self.work.measure, tables, without=without)
+        sums = self.work.sums(tables, without)
         counted = [table for table in tables if counted_only or left_out.get(table, ()) is None]
         return sums | {table: TableSum(sums[table].rows, "") for table in counted}
 

@@ -95,8 +95,8 @@ def rehearse(
             written = tuple(dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
             equality = row_equality.compare(a, b, row_equality.named(b, written), volatile)
             behind = row_equality.sequences_behind(a, b)
+        _refuse_other_rows([*equality.differences, *behind])
         backs = up_down_up.prove_all(target, copy, proven, written, most_bytes=most_bytes)
-    _refuse_other_rows([*equality.differences, *behind])
     trial = Trial(
         target=target.name,
         branch=copy.how,
