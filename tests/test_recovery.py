@@ -57,7 +57,9 @@ def past() -> Past:
         conn.execute("CREATE TABLE events (n int)")
         conn.execute("ALTER SYSTEM SET work_mem = '5MB'")
         conn.execute("ALTER SYSTEM SET archive_timeout = '1h'")
-        backup = take_base_backup(source)
+        with pytest.MonkeyPatch.context() as env:
+            env.setenv("PGRUNBOOK_SERVER_FSYNC", "on")  # so that the copy is written to the disk
+            backup = take_base_backup(source)
         conn.execute("INSERT INTO events VALUES (1)")
         row = conn.execute("SELECT clock_timestamp()").fetchone()
         assert row

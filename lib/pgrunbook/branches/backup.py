@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from pgrunbook.branches.server import Server
 from pgrunbook.errors import Refused
 
 log = logging.getLogger(__name__)
+
+SYNCFS_SINCE = 17
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,7 @@ def take_base_backup(server: Server) -> BaseBackup:
     started_at = datetime.now(UTC)
     backup_id = f"{started_at:%Y%m%dT%H%M%S}{started_at.microsecond // 1000:03d}Z"
     half, ready = f"backups/{backup_id}.new", f"backups/{backup_id}"
-    sync = () if datadir.fsync() == "on" else ("--no-sync",)
-    options = ("-c", "fast", "-X", "stream", "-l", f"pgrunbook {backup_id}", *sync)
+    options = ("-c", "fast", "-X", "stream", "-l", f"pgrunbook {backup_id}", *_sync(server))
     log.info('taking base backup %s of server "%s"', backup_id, server.name)
     try:
         server.run("pg_basebackup", "-h", str(server.socket_dir), "-U", "postgres", "-D", half, *options)
@@ -96,6 +98,14 @@ def window(server: Server) -> Window | None:
     if archived and lsn_number(archived[1]) > lsn_number(reach.latest_lsn):
         reach = replace(reach, latest_at=archived[2], latest_lsn=archived[1])
     return reach
+
+
+def _sync(server: Server) -> tuple[str, ...]:
+    """Return how the copy reaches the disk: with its whole file system, as 13,000 files one by one take 5 s."""
+    if datadir.fsync() != "on":
+        return ("--no-sync",)
+    can = sys.platform.startswith("linux") and server.installation.major >= SYNCFS_SINCE
+    return ("--sync-method=syncfs",) if can else ()
 
 
 def _facts(server: Server, backup_id: str, started_at: datetime) -> BaseBackup:
