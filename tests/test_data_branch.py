@@ -92,7 +92,7 @@ def test_the_branch_archives_nothing_and_reaches_nobody(project: Project) -> Non
     do(target, "ALTER SYSTEM SET work_mem = '5MB'")
     try:
         with data_branch.with_data(target, most_bytes=ENOUGH) as copy:
-            wanted = {**branch_server.SETTINGS, "synchronous_standby_names": "", "work_mem": "5MB"}
+            wanted = {**branch_server.settings(copy.server), "synchronous_standby_names": "", "work_mem": "5MB"}
             assert {name: rows(copy.safe, f"SHOW {name}")[0][0] for name in wanted} == wanted
             do(copy.safe, "CREATE TABLE written ()")
             assert list(copy.server.archive_dir.iterdir()) == []
@@ -267,6 +267,9 @@ def test_tablespaces_do_not_keep_a_branch_from_being_made(
         do(target, "DROP TABLESPACE far")
 
 
+COPIES = "SELECT count(*) FROM pg_database WHERE datname ~ '^(plain|back|safe)_'"
+
+
 def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(project: Project) -> None:
     """Also that of the database which every cluster has, where our own sessions are."""
     for database in (project().database, "postgres"):
@@ -285,7 +288,10 @@ def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(project: Pro
             alone = copy.alone(copy.back)
             assert rows(alone, asked) == [(database,)]
             assert rows(alone, made) == [("of_back",)]
-            assert rows(alone, "SELECT count(*) FROM pg_database WHERE datname ~ '^(plain|back|safe)_'") == [(0,)]
+            assert rows(alone, COPIES) == [(0,)]
+        with data_branch.with_data(target, most_bytes=ENOUGH, plain=False) as copy:
+            assert copy.plain.database == copy.safe.database
+            assert rows(copy.safe, COPIES) == [(0,)]
 
 
 # Everything that can be unlogged; recovery empties it, and sets sequences back.

@@ -28,12 +28,17 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"(branch-[0-9]+-[0-9a-f]{6})(\.gone|\.lock)?")
 # Its shared memory is in its own folder: /dev/shm has that of other servers of the account.
 SETTINGS = {"archive_mode": "off", "fsync": "off", "dynamic_shared_memory_type": "mmap"}
-FILE_COPY_SINCE = 15
+FILE_COPY_SINCE, SUMMARIZED_SINCE = 15, 17
 
 
 def file_copy(server: Server) -> sql.SQL:
     """Return the option of CREATE DATABASE that copies files, which costs little where nothing waits for the disk."""
     return sql.SQL("STRATEGY file_copy" if server.installation.major >= FILE_COPY_SINCE else "")
+
+
+def settings(server: Server) -> dict[str, str]:
+    """Return the settings that a branch is started with beside those of every server of ours."""
+    return SETTINGS | ({"summarize_wal": "off"} if server.installation.major >= SUMMARIZED_SINCE else {})
 
 
 @contextmanager
@@ -61,7 +66,7 @@ def start_empty(server: Server) -> None:
     """Start a new server with the data directory of a fresh cluster."""
     template = datadir.template(server.installation)
     server.do("cp", "-a", os.path.relpath(template / "data", server.dir), "data")
-    server.launch(more=SETTINGS)
+    server.launch(more=settings(server))
 
 
 def give_up_name(server: Server, database: str, *, is_empty: bool) -> None:

@@ -50,7 +50,8 @@ class Copy:
     """A branch that holds the target's data: identical databases on a server of its own.
 
     The plan is rehearsed on ``safe``, which has the source's name; the others have it ``in_place``. Ways back are
-    rehearsed on ``back``, None where it was not requested. ``how`` is a phrase for people.
+    rehearsed on ``back``, None where it was not requested. Where ``plain`` was not, it is ``safe``. ``how`` is a phrase
+    for people.
     """
 
     server: Server
@@ -137,7 +138,7 @@ class _Source:
 
 
 @contextmanager
-def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterator[Copy]:
+def with_data(target: Target, *, most_bytes: int, plain: bool = True, back: bool = False) -> Iterator[Copy]:
     """Give a branch that holds the target's data as of now; it is removed afterwards, whatever happens.
 
     The lock of its server is held all the time: only ``Copy.server`` can stop or destroy it.
@@ -147,7 +148,7 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
     Tablespaces are copied into the branch's own folder.
 
     Raises Refused when the database is larger than ``most_bytes``, or when the disk has no room for the copies
-    (a third one with ``back``) and a fifth more; Unreachable when the data cannot be copied.
+    (one more with ``plain``, and with ``back``) and a fifth more; Unreachable when the data cannot be copied.
     Locks: the dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s; a base
     backup takes none, but for the dump of unlogged tables.
     """
@@ -156,7 +157,8 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
         own = installations.own(target, conn)
         backup = own is not None and source.is_most_of(target)
         postgres = own or installations.of_target(target, conn)
-    others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind in (("plain", "back") if back else ("plain",))}
+    wanted = {"plain": plain, "back": back}
+    others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind, is_wanted in wanted.items() if is_wanted}
     _refuse_large(target, source, most_bytes, len(others))
     began = time.monotonic()
     with branch_server.new_server(postgres) as server:
@@ -174,7 +176,7 @@ def with_data(target: Target, *, most_bytes: int, back: bool = False) -> Iterato
         yield Copy(
             server,
             found,
-            plain=of("plain branch", others["plain"]),
+            plain=of("plain branch", others["plain"]) if plain else of("branch", name),
             safe=of("branch", name),
             back=of("back branch", others["back"]) if back else None,
             how="base backup with WAL to now" if backup else "dump and restore",
@@ -217,7 +219,7 @@ def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int)
         raise Refused(
             f'refused to copy the data of target "{target.name}": there is too little space on the disk',
             detail=f"{paths.state_dir()} has {_mb(free)} left; "
-            f"{others + 1} copies and a fifth more need {_mb(needed)}.",
+            f"{others + 1} {'copies' if others else 'copy'} and a fifth more need {_mb(needed)}.",
             hint=f"Make space there, or name another folder in PGRUNBOOK_STATE. {WITHOUT}",
         )
 
@@ -238,7 +240,7 @@ def _from_base_backup(server: Server, target: Target, source: _Source, found: Ro
         if _look(conn).tablespaces != source.tablespaces:
             raise not_copied(target, "A tablespace was made or dropped meanwhile.")
     isolation.refuse_links(server, server.data_dir)
-    server.launch(more=branch_server.SETTINGS)
+    server.launch(more=branch_server.settings(server))
     name = target.database or "postgres"
     branch_server.give_up_name(server, name, is_empty=False)
     isolation.close(server, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -141,12 +142,14 @@ def copy_schema(target: Target, *, ours: bool = False, keep: bool = False) -> It
         ours_empty = [] if ours else source.execute(load("schema_branch")["own_schema"].encode()).fetchall()
         called = [] if ours else source.execute(load("schema_branch")["called"].encode()).fetchall()
     with branch_server.new_server(postgres) as server:
-        written = _dump(server, target, found, dump_options, ours=ours)
+        with ThreadPoolExecutor(1) as pool:
+            dumped = pool.submit(_dump, server, target, found, dump_options, ours=ours)
+            branch_server.start_empty(server)  # meanwhile
+        written = dumped.result()
         # Triggers on tables that call functions of ours are in the dump, and what they call is not.
         stand_ins = ["CREATE SCHEMA pgrunbook;", *(str(made) for (made,) in called)] if called else []
         cleared = ["DROP SCHEMA pgrunbook CASCADE;"] if called else []
         dump = "\n".join([*stand_ins, written, *cleared, *(str(made) for (made,) in ours_empty)])
-        branch_server.start_empty(server)
         roles.name_bootstrap(server, found)
         branch_server.give_up_name(server, found.database, is_empty=True)
         options = address.given_options(target)

@@ -265,7 +265,7 @@ def at_once(conns: Sequence[Connection], work: Callable[[Connection], Found]) ->
 
     Where one fails, or we are interrupted, the statements of the others are cancelled.
     """
-    with ThreadPoolExecutor(len(conns)) as pool:
+    with ThreadPoolExecutor(max(1, len(conns))) as pool:
         begun = [pool.submit(work, conn) for conn in conns]
         try:
             return [one.result() for one in begun]

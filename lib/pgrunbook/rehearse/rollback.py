@@ -198,7 +198,7 @@ def with_rows(
     Raises Refused where no such branch may be made, a change fails with the target's rows, or somebody has changed
     rows that it would revert and nobody has decided about them: here each is compared when its turn comes.
     """
-    with data_branch.with_data(target, most_bytes=most_bytes) as copy, journal() as log:
+    with data_branch.with_data(target, most_bytes=most_bytes, plain=False) as copy, journal() as log:
         with connect(copy.safe, purpose="rehearses") as conn:
             took_ms = 0.0
             for change in changes:

@@ -75,7 +75,7 @@ def prove_all(
         return ()
     found = prove(copy, copy.alone(copy.back), proven, tables)
     while any(_next(proven, change, found) for change in proven.changes):
-        with data_branch.with_data(target, most_bytes=most_bytes) as another:
+        with data_branch.with_data(target, most_bytes=most_bytes, plain=False) as another:
             found += prove(another, another.safe, proven, tables, tried=found)
     order = [change.migration for change in proven.changes]
     return tuple(sorted(found, key=lambda trial: order.index(trial.migration)))
