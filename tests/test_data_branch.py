@@ -267,6 +267,17 @@ def test_tablespaces_do_not_keep_a_branch_from_being_made(
         do(target, "DROP TABLESPACE far")
 
 
+@pytest.mark.parametrize("can", [True, False])
+def test_databases_are_cloned_where_the_file_system_can(site: Site, monkeypatch: pytest.MonkeyPatch, can: bool) -> None:
+    """From PostgreSQL 18 on; where a kernel cannot, the server would fail."""
+    if not can:
+        monkeypatch.setattr(os, "copy_file_range", lambda *_: os.truncate("/nowhere", 0))
+    with site.server.connect() as admin:
+        branch_server.share_blocks(admin)
+        found = admin.execute("SELECT pg_catalog.current_setting('file_copy_method', true)").fetchone()
+    assert found == ("clone" if can else "copy",) or site.server.installation.major < 18
+
+
 COPIES = "SELECT count(*) FROM pg_database WHERE datname ~ '^(plain|back|safe)_'"
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,7 @@ from pgrunbook.branches import datadir, isolation, provenance
 from pgrunbook.branches.binaries import Installation, state_folder
 from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER
 from pgrunbook.branches.server import Server
+from pgrunbook.database.connection import Connection
 from pgrunbook.errors import RunbookError
 
 log = logging.getLogger(__name__)
@@ -28,12 +30,35 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"(branch-[0-9]+-[0-9a-f]{6})(\.gone|\.lock)?")
 # Its shared memory is in its own folder: /dev/shm has that of other servers of the account.
 SETTINGS = {"archive_mode": "off", "fsync": "off", "dynamic_shared_memory_type": "mmap"}
+KNOWS_CLONE = "SELECT 'clone' = ANY (s.enumvals) FROM pg_catalog.pg_settings AS s WHERE s.name = 'file_copy_method'"
 FILE_COPY_SINCE, SUMMARIZED_SINCE = 15, 17
 
 
 def file_copy(server: Server) -> sql.SQL:
     """Return the option of CREATE DATABASE that copies files, which costs little where nothing waits for the disk."""
     return sql.SQL("STRATEGY file_copy" if server.installation.major >= FILE_COPY_SINCE else "")
+
+
+def share_blocks(admin: Connection) -> None:
+    """Let the databases that this session copies share their blocks with the original, where the file system can.
+
+    Elsewhere the kernel copies them.
+    Source: https://www.postgresql.org/docs/18/runtime-config-resource.html#GUC-FILE-COPY-METHOD
+    """
+    if admin.execute(KNOWS_CLONE.encode()).fetchone() == (True,) and _copies_ranges():
+        admin.execute("SET file_copy_method = clone")
+
+
+def _copies_ranges() -> bool:
+    """Tell whether the file system has the call that clones: without it the server would fail."""
+    folder = state_folder("servers")
+    with tempfile.TemporaryFile(dir=folder) as one, tempfile.TemporaryFile(dir=folder) as other:
+        one.write(b"x" * 8192)
+        one.flush()
+        try:
+            return os.copy_file_range(one.fileno(), other.fileno(), 8192, 0) == 8192
+        except (OSError, AttributeError):  # another kernel
+            return False
 
 
 def settings(server: Server) -> dict[str, str]:

@@ -296,6 +296,7 @@ def _copy(server: Server, name: str, others: Sequence[str], found: Roles) -> Non
         def make(admin: Connection) -> None:
             other = sql.Identifier(sessions[admin])
             connection.limit(admin, **LIMITS)
+            branch_server.share_blocks(admin)
             admin.execute(copy.format(other, sql.Identifier(name), branch_server.file_copy(server)))
             roles.apply_to_database(found, admin, sessions[admin])
 
