@@ -22,6 +22,7 @@ from pgrunbook.sql.places import Place, numbered
 from pgrunbook.sql.settings import ANY, SEARCH_PATH, Setting, path_names, settings
 from pgrunbook.sql.statements import Statement, is_one_transaction, line_of, parse, readable, refusal
 from pgrunbook.sql.tree import text, tree
+from pgrunbook.sql.values_lists import shortened
 
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
 _CLOSES = (
@@ -103,15 +104,16 @@ def script(files: Sequence[tuple[str, str]], migrations: Mapping[str, str] | Non
 
 def _without_transactions(sql: str) -> tuple[str, list[tuple[Any, int, str]]]:
     """Blank BEGIN and COMMIT out; tell in order what stood on which line: their node and text, None for others."""
+    short = shortened(sql)
     try:
-        raw = pglast.parse_sql(sql)
+        raw = pglast.parse_sql(short.text)
     except ParseError:
         return sql, []  # the parser that is asked next says it better
     marks: list[tuple[Any, int, str]] = []
     text = sql
     for item in raw:
-        start = item.stmt_location
-        end = start + item.stmt_len if item.stmt_len else len(sql)
+        start = short.at(item.stmt_location)
+        end = short.end(item.stmt_location + item.stmt_len) if item.stmt_len else len(sql)
         if isinstance(item.stmt, ast.TransactionStmt):
             first = start + len(sql[start:end]) - len(_comments_off(sql[start:end]))
             marks.append((item.stmt, line_of(sql, first), sql[first:end].strip()))

@@ -10,7 +10,7 @@ from typing import Any
 
 from pglast import ast, get_postgresql_version
 from pglast.enums import TransactionStmtKind
-from pglast.parser import ParseError, parse_sql, scan, split
+from pglast.parser import ParseError, scan, split
 
 from pgrunbook.errors import WrongInput
 from pgrunbook.sql import classify, secrets
@@ -134,7 +134,7 @@ def is_in_transaction(sql: str) -> bool:
     if not _TRANSACTION.search(sql):
         return False
     try:
-        return is_one_transaction([item.stmt for item in parse_sql(readable(sql))])
+        return is_one_transaction(trees(readable(sql)))
     except ParseError:
         return False
 
@@ -161,7 +161,9 @@ def _is_open(chunk: str) -> bool:
     lettered = re.sub(r"[^\x00-\x7f]", "x", chunk)
     try:
         split(lettered, only_slices=True)
-        tokens = [token.name for token in scan(lettered) if token.name not in ("SQL_COMMENT", "C_COMMENT")]
+        tokens = [
+            token.name for token in scan(shortened(lettered).text) if token.name not in ("SQL_COMMENT", "C_COMMENT")
+        ]
     except ParseError:
         return False
     return bool(tokens) and tokens[-1] != "ASCII_59"

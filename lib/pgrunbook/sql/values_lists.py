@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -56,7 +56,10 @@ _ZONED = (
     rf"'(?!\s*+[\[({{])[^'A-Za-z]*+(?!(?i:{_NO_WORDS})[+-]*+(?![A-Za-z_/+-]))[A-Za-z](?:[^']++|'')*+'"
     r"|'[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9:.]++[+-][0-9]{2}(?::?[0-9]{2})?'"
 )
-_ZONELESS = r"'[0-9]++'|'[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T][0-9:.]++)?'"
+_ZONELESS = (
+    r"'[0-9]++'|'[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T][0-9:.]++)?'"
+    r"""|'(?=\s*+[\[({])[^']*?(?<=[\[\](){},"])[ ]*+[0-9:.][ 0-9:.]*+[\[\](){},"](?:[^']++|'')*+'"""  # as JSON has it
+)
 
 
 class Row(NamedTuple):
@@ -70,12 +73,14 @@ class Row(NamedTuple):
 class ValuesList(NamedTuple):
     """The place of a list of rows: the two words or signs before VALUES, the first word of its statement.
 
-    ``begins`` is where the statement begins, and ``depth`` counts the parentheses around the list.
+    ``begins`` is where the statement begins, ``start`` where VALUES ends, and ``depth`` counts the parentheses around
+    the list.
     """
 
     before: tuple[str, str]
     first: str
     begins: int
+    start: int
     depth: int
 
 
@@ -109,37 +114,24 @@ def shortened(sql: str) -> ShortText:
 
     Only what inserts or joins rows is shortened: a condition, which may be shown or executed, is whole.
     """
-    return without_rows(sql, _is_source, shape, _alike) if len(sql) > LONG_CHARS else ShortText(sql)
+    if len(sql) <= LONG_CHARS:
+        return ShortText(sql)
+    reader = ValuesReader(sql)
+    return without(sql, [cut for found in reader.lists() if _is_source(found) for cut in _repeated(reader)])
 
 
-def without_rows(
-    sql: str,
-    is_meant: Callable[[ValuesList], bool],
-    shape_of: Callable[[Row], Hashable],
-    alike: Callable[[Row], re.Pattern[str] | None],
-) -> ShortText:
-    """Return a text without the rows whose shape an earlier one of the same list has; None is like no other.
-
-    ``alike`` may give a pattern of further rows of a row's shape, with the commas before them, which is seen faster.
-    """
-    cuts: list[tuple[int, int]] = []
-    reader = _Reader(sql)
-    for found in reader.lists():
-        if not is_meant(found):
-            continue
-        seen: set[Hashable] = set()
-        kept = -1
-        for row in reader.rows():
-            one = shape_of(row)
-            if kept < 0 or one is None or one not in seen:
-                seen.add(one)
-                kept = row.end
-                continue
-            _note(cuts, kept, row.end)
-            pattern = alike(row)
-            if pattern is not None and reader.is_behind(pattern):
-                _note(cuts, kept, reader.at)
-    return _cut(sql, cuts)
+def without(sql: str, cuts: Iterable[tuple[int, int]]) -> ShortText:
+    """Return a text without its parts from one place up to another, in order; their line ends stand in their place."""
+    texts: list[str] = []
+    parts: list[tuple[int, int, int]] = []
+    size = last = 0
+    for start, end in cuts:
+        lines = "\n" * sql.count("\n", start, end)
+        texts += [sql[last:start], lines]
+        parts.append((size, size + start - last, last))
+        size += start - last + len(lines)
+        last = end
+    return ShortText("".join([*texts, sql[last:]]), (*parts, (size, -1, last))) if parts else ShortText(sql)
 
 
 def shape(row: Row) -> Hashable:
@@ -147,11 +139,24 @@ def shape(row: Row) -> Hashable:
     return tuple(map(_of_cell, row.cells)) if row.cells else None
 
 
-def _note(cuts: list[tuple[int, int]], start: int, end: int) -> None:
-    if cuts and cuts[-1][0] == start:
-        cuts[-1] = (start, end)
-    else:
-        cuts.append((start, end))
+def _repeated(reader: ValuesReader) -> Iterator[tuple[int, int]]:
+    """Yield where rows stand whose shape an earlier one of their list has; None is like no other."""
+    seen: set[Hashable] = set()
+    kept = end = -1
+    for row in reader.rows():
+        one = shape(row)
+        if one is None or one not in seen:
+            if end > kept:
+                yield kept, end
+            seen.add(one)
+            kept = end = row.end
+            continue
+        pattern = _alike(row)
+        if pattern is not None:
+            reader.pass_by(pattern)
+        end = reader.at
+    if end > kept:
+        yield kept, end
 
 
 def _is_source(found: ValuesList) -> bool:
@@ -186,41 +191,31 @@ def _alike(row: Row) -> re.Pattern[str] | None:
 
 @lru_cache(maxsize=1024)
 def _pattern(cells: tuple[Hashable, ...]) -> re.Pattern[str] | None:
-    patterns = []
-    for cell in cells:
-        match cell:
-            case ("string", "", False, bool(zoned), str(cast)):
-                found = f"(?:{_ZONED if zoned else _ZONELESS})"
-            case (False, True, str(cast)):
-                found = f"[0-9]{{1,{_INTEGER_DIGITS}}}+"
-            case (False, False, str(cast)):
-                found = r"[0-9]++\.[0-9]*+"
-            case (str(word), str(cast)):
-                found = f"(?i:{word})"
-            case _:
-                return None
-        patterns.append(found + re.escape(cast))
-    inner = f"{_GAP},{_GAP}".join(patterns)
+    patterns = [_of_alike(cell) for cell in cells]
+    if None in patterns:
+        return None
+    inner = f"{_GAP},{_GAP}".join(map(str, patterns))
     return re.compile(rf"(?:{_GAP},{_GAP}\({_GAP}{inner}{_GAP}\))++")
 
 
-def _cut(sql: str, cuts: list[tuple[int, int]]) -> ShortText:
-    """Return a text without its parts from one place up to another; in their place stand their line ends."""
-    if not cuts:
-        return ShortText(sql)
-    texts: list[str] = []
-    parts: list[tuple[int, int, int]] = []
-    size = last = 0
-    for start, end in cuts:
-        lines = "\n" * sql.count("\n", start, end)
-        texts += [sql[last:start], lines]
-        parts.append((size, size + start - last, last))
-        size += start - last + len(lines)
-        last = end
-    return ShortText("".join([*texts, sql[last:]]), (*parts, (size, -1, last)))
+def _of_alike(cell: Hashable) -> str | None:
+    match cell:
+        case ("string", str(type_), False, bool(zoned), str(cast)):
+            return f"{re.escape(type_)}(?:{_ZONED if zoned else _ZONELESS}){re.escape(cast)}"
+        case (False, True, str(cast)):
+            return f"[0-9]{{1,{_INTEGER_DIGITS}}}+{re.escape(cast)}"
+        case (False, False, str(cast)):
+            return rf"[0-9]++\.[0-9]*+{re.escape(cast)}"
+        case ("array", element) if (found := _of_alike(element)) is not None:
+            return rf"(?i:array)\[{_GAP}(?:{found})(?:{_GAP},{_GAP}(?:{found}))*+{_GAP}\]"
+        case (str(word), str(cast)) if word != "array":
+            return f"(?i:{word}){re.escape(cast)}"
+        case str(call):
+            return re.escape(call)
+    return None
 
 
-class _Reader:
+class ValuesReader:
     """Reads a text for its lists of VALUES, and where it is in one, for the rows."""
 
     def __init__(self, sql: str) -> None:
@@ -239,7 +234,7 @@ class _Reader:
                 return
             depth += (text == "(") - (text == ")")
             if word == "values":
-                yield ValuesList(before, first, begins, depth)
+                yield ValuesList(before, first, begins, self.at, depth)
             before = (before[1], word)
 
     def rows(self) -> Iterator[Row]:
@@ -259,11 +254,10 @@ class _Reader:
             self.at += 1
             self._skip()
 
-    def is_behind(self, pattern: re.Pattern[str]) -> bool:
-        """Go behind what a pattern finds here; tell whether it finds anything."""
+    def pass_by(self, pattern: re.Pattern[str]) -> None:
+        """Go behind what a pattern finds here."""
         found = pattern.match(self._sql, self.at)
         self.at = found.end() if found else self.at
-        return found is not None
 
     def _cells(self) -> tuple[re.Match[str], ...]:
         """Return the cells of the row that begins here and go behind it; () and stay for a row of other parts."""
