@@ -29,6 +29,12 @@ _ABOUT = re.compile(
 )
 
 
+def may_name_a_secret(text: str) -> bool:
+    """Tell, fast, whether a name in SQL may be one that holds a secret."""
+    folded = text.casefold()
+    return "u&" in folded or any(part in folded for part in _PARTS)
+
+
 def names_a_secret(name: str) -> bool:
     """Tell whether what has this name holds a secret, as "api_key" and "password" do, and "password_changed_at" not."""
     folded = name.casefold()

@@ -7,7 +7,7 @@ JSON, shell commands, and the keys that services give out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -107,11 +107,14 @@ _NOTHING = re.compile(
     r"|varchar|bytea|jsonb?|uuid|boolean|integer|bigint|not",
     re.I,
 )
-_HINT = re.compile(
-    r"pass|pwd|pw|-p|-[awkb]\s|login|signup|_user|failing row|secret|token|credential|dsn|key|authorization|connection|://|bearer|basic|scram|md5|-u|--user|pscale_|gh[pousr]_"
-    r"|crypt|hmac|options|execute|jwt|totp|recovery|\$\w|\{S|sig|cookie|private-|oracle|@|[\w/+]{40}|[a-z0-9][-_.]\w{8}|hooks|\bSK\w|AGE-|github_pat|glpat|AKIA|ASIA|xox|sk[_-]|rk_|npg_|AIza|SG\.|eyJ|%[0-9a-f]{2}",
-    re.I,
-)
+# What each text holds, in lower case, in which a name, a routine or a message tells that something is a secret ...
+_TELLING = (
+    "pass", "pw", "secret", "token", "credential", "dsn", "key", "authorization", "connection", "jwt", "bearer", "totp",
+    "recovery", "crypt", "hmac", "sign", "verif", "s3", "options", "execute", "log_in", "login", "log_on", "logon",
+    "authent", "account", "_user", "_member", "user(", "member(", "failing row",
+)  # fmt: skip
+# ... and the patterns of what is one by itself, or not to be seen in how it is spelled.
+_SEEN = (*_VALUES, ("%", re.compile(r"%[0-9a-f]{2}", re.I)), ("\\", _ESCAPED))
 
 
 def is_code(text: str) -> bool:
@@ -132,7 +135,21 @@ def is_nothing(value: str) -> bool:
 @lru_cache(maxsize=256)  # each constant is asked about several times in a row
 def may_hold_secrets(text: str) -> bool:
     """Tell, fast, whether a text is worth a closer look."""
-    return _HINT.search(text) is not None or _ESCAPED.search(text) is not None
+    low = text.lower()
+    return any(word in low for word in _TELLING) or any(part in low and seen.search(text) for part, seen in _SEEN)
+
+
+def closer_look(text: str) -> Callable[[str], bool]:
+    """Return :func:`may_hold_secrets` for parts of one long text, which asks only for what the whole holds."""
+    low = text.lower()
+    words = [word for word in _TELLING if word in low]
+    patterns = [(part, seen) for part, seen in _SEEN if (part in low if part else seen.search(text))]
+
+    def is_worth_it(part: str) -> bool:
+        low = part.lower()
+        return any(word in low for word in words) or any(sign in low and seen.search(part) for sign, seen in patterns)
+
+    return is_worth_it
 
 
 def secrets_of_prose(text: str) -> list[tuple[int, int]]:

@@ -21,12 +21,15 @@ from pglast.parser import ParseError, scan
 from pgrunbook.config import secret_key
 from pgrunbook.sql.literals import Spelled, spelled
 from pgrunbook.sql.secret_prose import MASK, is_mask, is_nothing, keys_of_prose, may_hold_secrets, secrets_of_prose
+from pgrunbook.sql.secret_rows import without_harmless_rows
 from pgrunbook.sql.secret_tokens import secret_tokens
 from pgrunbook.sql.token import Token
+from pgrunbook.sql.values_lists import ShortText
 
 _KEYED = re.compile(r"hmac-([0-9a-f]{8})-[0-9a-f]{64}")
 _DEEPEST = 8
 _SHORT_CHARS = 1000
+_LONG_CHARS = 20_000
 # What the scanner misses at the end of a text that was cut off.
 _ENDS = ("", "'", '"', "*/", "''", "\\'")
 _PSQL = re.compile(r"^[ \t]*\\[\w!].*$", re.M)
@@ -50,7 +53,22 @@ def spans(text: str) -> tuple[SecretSpan, ...]:
 def _spans_of_text(text: str) -> tuple[SecretSpan, ...]:
     if not may_hold_secrets(text):
         return ()
-    return tuple(_merged(text, _spans(text, 0)))
+    if len(text) <= _LONG_CHARS:
+        return tuple(_merged(text, _spans(text, 0)))
+    short = without_harmless_rows(text)
+    found = list(_merged(short.text, _spans(short.text, 0)))
+    if short.text is not text and _stands_elsewhere(found, short, text):
+        return tuple(_merged(text, _spans(text, 0)))
+    return tuple(span._replace(start=short.at(span.start), end=short.at(span.end - 1) + 1) for span in found)
+
+
+def _stands_elsewhere(found: Sequence[SecretSpan], short: ShortText, text: str) -> bool:
+    """Tell whether a secret may stand in the rows that were left out: what is one place's secret is masked in all."""
+    values = {span.value.casefold() for span in found}
+    if not values:
+        return False
+    folded, there = text.casefold(), short.text.casefold()
+    return any(folded.count(value) != there.count(value) for value in values)
 
 
 # A schema is read several times in a run: its names and definitions are many, and short.
