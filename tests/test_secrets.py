@@ -136,3 +136,35 @@ def test_a_name_of_any_length_and_spelling_holds_a_secret(name: str, before: int
     """Letters that are the same but for their case are, too: the long s, and the sign for kelvin."""
     assert names_a_secret("x" * before + "." + name)
     assert not names_a_secret("x" * before + "." + name[::-1])
+
+
+SECRET_ROWS = st.sampled_from([
+    "(1, 'plain')", "(2, 'a@b.example')", "(3, 'Mk7Zq9xT')", "(4, 'password=Mk7Zq9xT')", "(5, now())", "(6, U&'x')",
+    "(7, 'ghp_0123456789abcdef0123')", "(8, E'pa\\x73sword=Mk7Zq9xT')", "('api_key', 'Mk7Zq9xT')", "(9, 'it''s')",
+    "(10, crypt('Mk7Zq9xT', 'x'))", "(11, 'postgres://u:Mk7Zq9xT@h/d')", "(12, 'ALTER ROLE r PASSWORD ' || 'x1')",
+])  # fmt: skip
+LISTS = st.sampled_from([
+    "INSERT INTO t (id, note) VALUES {}", "INSERT INTO t (id, password) VALUES {}", "INSERT INTO tokens VALUES {}",
+    "INSERT INTO api_keys (id, value) VALUES {}; INSERT INTO t VALUES {}", "ALTER ROLE r PASSWORD 'plain'; VALUES {}",
+    "UPDATE t SET a = v.b FROM (VALUES {}) AS v (a, password)", "WITH v (id, secret) AS (VALUES {}) SELECT 1",
+    "UPDATE t SET a = v.b FROM (VALUES {}) AS v (a, b); SELECT 'unfinished", "no SQL: VALUES {} it's so",
+])  # fmt: skip
+
+
+@given(LISTS, st.lists(SECRET_ROWS, min_size=1, max_size=8))
+def test_rows_that_are_left_out_hold_no_secret(text: str, rows: list[str]) -> None:
+    """In a long text the search finds what it finds in a short one."""
+    whole = text.replace("{}", ",\n".join(rows))
+    wanted = secrets._spans_of_text(whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secrets, "_LONG_CHARS", 0)
+        assert secrets._spans_of_text(whole) == wanted
+
+
+def test_a_secret_in_a_late_row_is_masked() -> None:
+    """It is not lost among many rows without one."""
+    rows = [f"({number}, 'text {number}')" for number in range(40_000)]
+    rows[30_000] = "(30000, 'postgres://u:Mk7Zq9xT@h/d')"
+    masked = secrets.masked("INSERT INTO t (id, note) VALUES\n" + ",\n".join(rows))
+    assert masked.splitlines()[30_001] == "(30000, 'postgres://u:***@h/d'),"
+    assert masked.count("***") == 1

@@ -7,7 +7,7 @@ JSON, shell commands, and the keys that services give out.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -114,6 +114,8 @@ _TELLING = (
     "authent", "account", "_user", "_member", "user(", "member(", "failing row",
 )  # fmt: skip
 # ... and the patterns of what is one by itself, or not to be seen in how it is spelled.
+# Of these, some are seen at the beginning or the end of a text only.
+_AT_ENDS = ("://", "-u")
 _SEEN = (*_VALUES, ("%", re.compile(r"%[0-9a-f]{2}", re.I)), ("\\", _ESCAPED))
 
 
@@ -139,17 +141,25 @@ def may_hold_secrets(text: str) -> bool:
     return any(word in low for word in _TELLING) or any(part in low and seen.search(text) for part, seen in _SEEN)
 
 
-def closer_look(text: str) -> Callable[[str], bool]:
-    """Return :func:`may_hold_secrets` for parts of one long text, which asks only for what the whole holds."""
+def hints(text: str) -> list[tuple[int, int]]:
+    """Return from where to where something stands in a long text for which a part of it is worth a closer look.
+
+    They are in order, and do not overlap; a part that none of them touches is one that :func:`may_hold_secrets` denies.
+    """
     low = text.lower()
-    words = [word for word in _TELLING if word in low]
-    patterns = [(part, seen) for part, seen in _SEEN if (part in low if part else seen.search(text))]
-
-    def is_worth_it(part: str) -> bool:
-        low = part.lower()
-        return any(word in low for word in words) or any(sign in low and seen.search(part) for sign, seen in patterns)
-
-    return is_worth_it
+    if len(low) != len(text):  # a few letters are two in lower case
+        return [(0, len(text))]
+    found = [
+        match.span() for word in (*_TELLING, *_AT_ENDS) if word in low for match in re.finditer(re.escape(word), low)
+    ]
+    found += [match.span() for part, seen in _SEEN if part in low for match in seen.finditer(text)]
+    apart: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if apart and start <= apart[-1][1]:
+            apart[-1] = (apart[-1][0], max(end, apart[-1][1]))
+        else:
+            apart.append((start, end))
+    return apart
 
 
 def secrets_of_prose(text: str) -> list[tuple[int, int]]:

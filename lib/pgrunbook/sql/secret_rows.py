@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 
 from pgrunbook.config.secret_patterns import may_name_a_secret
-from pgrunbook.sql.secret_prose import closer_look
-from pgrunbook.sql.values_lists import ShortText, ValuesReader, without
+from pgrunbook.sql.secret_prose import hints
+from pgrunbook.sql.values_lists import PLAIN_ROWS, ShortText, ValuesReader, without
 
 _NAMES_BEHIND = 4_000
 
@@ -21,21 +22,23 @@ def without_harmless_rows(text: str) -> ShortText:
 
 
 def _cuts(text: str) -> Iterator[tuple[int, int]]:
-    reader, is_worth_it = ValuesReader(text), closer_look(text)
+    reader, told = ValuesReader(text), hints(text)
     for found in reader.lists():
         if may_name_a_secret(text[found.begins : found.start]):
             continue
-        cuts = list(_harmless(text, reader, is_worth_it))
+        cuts = list(_harmless(reader, told, len(text)))
         is_table = found.before[1] == "("
         if not is_table or not may_name_a_secret(text[reader.at : reader.at + _NAMES_BEHIND]):
             yield from cuts
 
 
-def _harmless(text: str, reader: ValuesReader, is_worth_it: Callable[[str], bool]) -> Iterator[tuple[int, int]]:
+def _harmless(reader: ValuesReader, told: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
     kept = end = -1
     for row in reader.rows():
-        if kept >= 0 and row.cells and not is_worth_it(text[row.start : row.end]):
-            end = row.end
+        before = bisect_right(told, (row.end,)) - 1  # the last hint that begins in the row or before it
+        if kept >= 0 and row.cells and (before < 0 or told[before][1] <= row.start):
+            reader.pass_by(PLAIN_ROWS, told[before + 1][0] if before + 1 < len(told) else size)
+            end = reader.at
             continue
         if end > kept:
             yield kept, end

@@ -34,6 +34,8 @@ _ARRAY = rf"(?i:array)\[{_GAP}{_NAMELESS}{_GAP}(?:,{_GAP}{_NAMELESS}{_GAP})*+\]"
 # What stays in a shape as it is written: now(), nextval('numbers'), CURRENT_DATE.
 _CALL = rf"[A-Za-z_][A-Za-z0-9_.]*+(?:\((?:{_STRING})?\))?+"
 _CELL = re.compile(rf"{_GAP}(?:{_LITERAL}|(?P<array>{_ARRAY})|(?P<call>{_CALL})){_GAP}(?P<end>[,)])", re.X | re.S)
+_ANY = rf"{_GAP}(?:{_NAMELESS}|{_ARRAY}|{_CALL}){_GAP}"
+PLAIN_ROWS = re.compile(rf"(?:{_GAP},{_GAP}\({_ANY}(?:,{_ANY})*+\))++", re.X | re.S)
 _ELEMENT = re.compile(_LITERAL, re.X | re.S)
 _BLANK = re.compile(_GAP)
 _TOKEN = re.compile(
@@ -254,9 +256,9 @@ class ValuesReader:
             self.at += 1
             self._skip()
 
-    def pass_by(self, pattern: re.Pattern[str]) -> None:
-        """Go behind what a pattern finds here."""
-        found = pattern.match(self._sql, self.at)
+    def pass_by(self, pattern: re.Pattern[str], end: int | None = None) -> None:
+        """Go behind what a pattern finds here, in a text that ends there."""
+        found = pattern.match(self._sql, self.at, len(self._sql) if end is None else end)
         self.at = found.end() if found else self.at
 
     def _cells(self) -> tuple[re.Match[str], ...]:
