@@ -99,7 +99,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shortened(sql: str) -> values_lists.ShortText:
     """Return the short text of a statement, which no earlier limit has left long."""
-    return values_lists.shortened.__wrapped__(sql)
+    return values_lists.shortened(sql)
 
 
 @settings(max_examples=budget.examples(150, 3000), deadline=None)

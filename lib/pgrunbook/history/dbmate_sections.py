@@ -8,6 +8,7 @@ from pathlib import Path
 from pglast.parser import ParseError, scan
 
 from pgrunbook.errors import WrongInput
+from pgrunbook.sql.values_lists import shortened
 
 # dbmate's own rules for marks (upRegExp and downRegExp of pkg/dbmate).
 MARK = re.compile(r"^--\s*migrate:(?P<way>up|down)(?!\S)(?P<options>.*)", re.ASCII | re.MULTILINE)
@@ -18,7 +19,7 @@ NO_STATEMENT = frozenset({"SQL_COMMENT", "C_COMMENT", "ASCII_59"})  # the last i
 
 def is_one(text: str) -> bool:
     """Tell whether a file's text is dbmate's: it has the mark "-- migrate:up"."""
-    return any(mark["way"] == "up" for mark in MARK.finditer(text))
+    return any(mark["way"] == "up" for mark in MARK.finditer(shortened(text).text))
 
 
 def sections(path: Path, text: str) -> tuple[str, str | None]:

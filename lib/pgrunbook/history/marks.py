@@ -10,6 +10,7 @@ from pathlib import Path
 from pglast.parser import ParseError, scan
 
 from pgrunbook.errors import WrongInput
+from pgrunbook.sql.values_lists import shortened
 
 # By the tool that reads it.
 MARKS = {
@@ -57,6 +58,7 @@ class Mark:
 
 def of(text: str) -> list[Mark]:
     """Return the marks of known tools, and what looks like one, in order; what stands in strings is none."""
+    text = shortened(text).text  # rows hold no marks, and there may be many
     if not _PERHAPS.search(text):
         return []
     return [mark for line, comment, apart in _comments(text) if (mark := _mark(line, comment, apart)) is not None]
@@ -86,6 +88,7 @@ def _mark(line: int, comment: str, apart: bool) -> Mark | None:
 
 def _down(text: str) -> Mark | None:
     """The first comment that begins a way back, if a statement follows it."""
+    text = shortened(text).text
     if not _PERHAPS.search(text):
         return None
     last = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.files import read_bytes
 from pgrunbook.history.table import Shape
+from pgrunbook.sql.values_lists import shortened
 
 MOST_BYTES = 1_000_000  # of a file that may tell whose folder it is
 REVIEW = "pgrunbook review checks its files"
@@ -39,7 +40,7 @@ class OtherTool:
         if (folder / path).stat().st_size > MOST_BYTES:
             return False
         text = read_bytes(folder / path, folder).decode("utf-8", "replace")
-        return re.search(self.text, text, re.M) is not None
+        return re.search(self.text, shortened(text).text, re.M) is not None
 
 
 def paths_below(folder: Path) -> list[str]:

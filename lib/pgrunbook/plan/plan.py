@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -304,7 +305,7 @@ class Plan(Frozen):
     @property
     def digest(self) -> str:
         """The sha256 of the canonical JSON text, without measurements: the same for the same plan."""
-        return hashlib.sha256(_canonical(self, measured=False).encode()).hexdigest()
+        return _digest(self)
 
     def steps(self) -> list[tuple[Change, Step]]:
         """Return every step with its change, in the order of execution."""
@@ -347,6 +348,11 @@ def read(path: Path) -> Plan:
 
 def _unreadable(path: Path, detail: str) -> WrongInput:
     return WrongInput(f"could not read the plan {path.name}", detail=detail, hint=NEW_PLAN)
+
+
+@lru_cache(maxsize=4)  # a plan is asked for it at each turn, and may hold a file of many megabytes
+def _digest(plan: Plan) -> str:
+    return hashlib.sha256(_canonical(plan, measured=False).encode()).hexdigest()
 
 
 def _canonical(plan: Plan, *, measured: bool = True) -> str:

@@ -6,23 +6,22 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from pgrunbook.config.secret_patterns import may_name_a_secret
-from pgrunbook.sql.secret_prose import hints
 from pgrunbook.sql.values_lists import PLAIN_ROWS, ShortText, ValuesReader, without
 
 _NAMES_BEHIND = 4_000
 
 
-def without_harmless_rows(text: str) -> ShortText:
+def without_harmless_rows(text: str, told: Sequence[tuple[int, int]]) -> ShortText:
     """Return a text without rows of constants that hold no secret by themselves, where no name tells that they do.
 
     The first row of each list stays, and all rows of a list whose statement may name a secret before them, or behind
-    them where the list is a table: ``(VALUES ...) AS users (name, password)``.
+    them where the list is a table: ``(VALUES ...) AS users (name, password)``. ``told`` are the hints of the text.
     """
-    return without(text, _cuts(text))
+    return without(text, _cuts(text, told))
 
 
-def _cuts(text: str) -> Iterator[tuple[int, int]]:
-    reader, told = ValuesReader(text), hints(text)
+def _cuts(text: str, told: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    reader = ValuesReader(text)
     for found in reader.lists():
         if may_name_a_secret(text[found.begins : found.start]):
             continue

@@ -20,7 +20,15 @@ from pglast.parser import ParseError, scan
 
 from pgrunbook.config import secret_key
 from pgrunbook.sql.literals import Spelled, spelled
-from pgrunbook.sql.secret_prose import MASK, is_mask, is_nothing, keys_of_prose, may_hold_secrets, secrets_of_prose
+from pgrunbook.sql.secret_prose import (
+    MASK,
+    hints,
+    is_mask,
+    is_nothing,
+    keys_of_prose,
+    may_hold_secrets,
+    secrets_of_prose,
+)
 from pgrunbook.sql.secret_rows import without_harmless_rows
 from pgrunbook.sql.secret_tokens import secret_tokens
 from pgrunbook.sql.token import Token
@@ -51,11 +59,12 @@ def spans(text: str) -> tuple[SecretSpan, ...]:
 
 
 def _spans_of_text(text: str) -> tuple[SecretSpan, ...]:
-    if not may_hold_secrets(text):
-        return ()
     if len(text) <= _LONG_CHARS:
-        return tuple(_merged(text, _spans(text, 0)))
-    short = without_harmless_rows(text)
+        return tuple(_merged(text, _spans(text, 0))) if may_hold_secrets(text) else ()
+    told = hints(text)
+    if not told:
+        return ()
+    short = without_harmless_rows(text, told)
     found = list(_merged(short.text, _spans(short.text, 0)))
     if short.text is not text and _stands_elsewhere(found, short, text):
         return tuple(_merged(text, _spans(text, 0)))

@@ -110,14 +110,16 @@ class ShortText:
         return self.parts[bisect_right(self.parts, place, key=lambda part: part[0]) - 1]
 
 
-@lru_cache(maxsize=16)
 def shortened(sql: str) -> ShortText:
     """Return statements with each shape of a row of their long lists of VALUES once.
 
     Only what inserts or joins rows is shortened: a condition, which may be shown or executed, is whole.
     """
-    if len(sql) <= LONG_CHARS:
-        return ShortText(sql)
+    return ShortText(sql) if len(sql) <= LONG_CHARS else _shortened(sql)
+
+
+@lru_cache(maxsize=8)
+def _shortened(sql: str) -> ShortText:
     reader = ValuesReader(sql)
     return without(sql, [cut for found in reader.lists() if _is_source(found) for cut in _repeated(reader)])
 
