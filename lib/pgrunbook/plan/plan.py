@@ -313,8 +313,7 @@ class Plan(Frozen):
 
     def text(self) -> str:
         """Return the text of ``plan.json``: the digest and the plan."""
-        body = json.loads(_canonical(self))
-        return json.dumps({"digest": self.digest, "plan": body}, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps({"digest": self.digest, "plan": _sorted(_body(self))}, indent=1, ensure_ascii=False) + "\n"
 
 
 def read(path: Path) -> Plan:
@@ -352,13 +351,26 @@ def _unreadable(path: Path, detail: str) -> WrongInput:
 
 @lru_cache(maxsize=4)  # a plan is asked for it at each turn, and may hold a file of many megabytes
 def _digest(plan: Plan) -> str:
-    return hashlib.sha256(_canonical(plan, measured=False).encode()).hexdigest()
+    found = hashlib.sha256()
+    for part in _CANONICAL.iterencode(_body(plan, measured=False)):  # in parts: a text of 20 MB stands there twice
+        found.update(part.encode())
+    return found.hexdigest()
 
 
-def _canonical(plan: Plan, *, measured: bool = True) -> str:
+def _body(plan: Plan, *, measured: bool = True) -> dict[str, Any]:
     body = plan.model_dump(mode="json")
     for change in () if measured else body["changes"]:
         del change["kept_bytes_estimate"]
         for step in change["steps"]:
             del step["estimate"]
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return body
+
+
+def _sorted(value: Any) -> Any:
+    """Return what JSON holds with the keys of each object in order."""
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(inner) for inner in value] if isinstance(value, list) else value
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pgrunbook.review.hazards import design
 from pgrunbook.review.hazards.rule import Hazard, Severity
+from pgrunbook.sql.values_lists import shortened
 
 TIMEOUT_S = 60
 
@@ -99,7 +100,7 @@ def findings(
         names = {}
         for number, (name, sql) in enumerate(files):
             path = Path(folder) / f"{number:05}.sql"
-            path.write_text(sql, encoding="utf-8")
+            path.write_text(shortened(sql).text, encoding="utf-8")
             names[path.name] = name
         command = [str(found), "--reporter", "json"]
         command += ["--pg-version", f"{major}.0"] if major else []

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pglast
 from pglast import ast, enums, keywords
-from pglast.parser import ParseError
+from pglast.parser import ParseError, split
 from pglast.stream import RawStream
 
 from pgrunbook.sql.values_lists import shortened
@@ -59,6 +59,12 @@ def trees(sql: str) -> list[Any]:
         if short.text is sql:
             raise
         return [item.stmt for item in pglast.parse_sql(sql)]  # it tells the place in the whole text
+
+
+def apart(sql: str) -> list[str]:
+    """Return the texts of statements, without their semicolons. Raises ParseError as the parser does."""
+    short = shortened(sql)
+    return [sql[short.at(part.start) : short.end(part.stop)] for part in split(short.text, only_slices=True)]
 
 
 def changed(sql: str, change: Callable[[Any], None]) -> str:

@@ -26,7 +26,6 @@ from datetime import datetime
 from typing import Any
 
 from pglast import ast, enums
-from pglast.parser import split
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
@@ -34,7 +33,7 @@ from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.errors import Refused
 from pgrunbook.plan.step import RANGE, Batches
 from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
-from pgrunbook.sql.tree import column_names, tree, walk
+from pgrunbook.sql.tree import apart, column_names, tree, walk
 from pgrunbook.undo_data import capture_tables
 from pgrunbook.undo_data.cascades import CannotCaptureError, reaches
 from pgrunbook.undo_data.followers import obstacle
@@ -116,7 +115,7 @@ def rewrite(conn: Connection, statement: str, place: StepKey) -> CaptureRewrite:
 
     Raises CannotCaptureError if none exists, RowsNotShownError where its tables may be captured as a whole.
     """
-    texts = split(statement)
+    texts = apart(statement)
     node = tree(texts[0])
     target = _target(conn, node)
     if isinstance(node, ast.InsertStmt):
