@@ -100,8 +100,10 @@ def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
     found = [(_node(text, short, part, shown), *_bounds(short, part)) for part in slices]
     if is_one_transaction([node for node, _, _ in found]):
         found = found[1:-1]
+    line, counted_to = 1, 0
     for node, start, _ in found:
-        refused = refusal(node, shown, line_of(text, start))
+        line, counted_to = line + text.count("\n", counted_to, start), start
+        refused = refusal(node, shown, line)
         if refused is not None:
             raise refused
     return tuple(_in_file(found, text, file, migration or file))
