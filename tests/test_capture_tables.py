@@ -46,11 +46,11 @@ def conn(server: Server) -> Iterator[Connection]:
 
 def there(conn: Connection, sql: str, number: int = 1) -> SafeStep:
     """Execute a statement as the plan would, and return its step."""
-    (statement,) = statements.parse(sql, "0001_m")
+    statement, *others = statements.parse(sql, "0001_m")
     undo = Inverter(conn).inverse(statement)
     assert undo.because == ""
     site = Site("0001_m", "", "up", number)
-    plain = Expansion(statement, "", "", (SafeStep(sql, "", own_transaction=False),))
+    plain = Expansion(statement, "", "", (SafeStep(sql, "", own_transaction=False, statements=1 + len(others)),))
     kept = with_capture(conn, plain, undo, site, rows_conn=None, batch_rows=100)
     assert kept.because == ""
     (step,) = kept.expansion.steps
@@ -93,6 +93,18 @@ def test_rows_are_as_before(conn: Connection, sql: str) -> None:
     given = give_back_migration(conn, "0001_m", "up")
     assert (given.rows, given.left.rows) == (kept, 0)
     assert {table: texts(conn, table) for table in TABLES} == before
+
+
+def test_a_run_of_inserts_is_captured_as_one(conn: Connection) -> None:
+    """A row that one of them has inserted and another one updated is an inserted row."""
+    before = texts(conn, "kinds")
+    insert = "INSERT INTO kinds (code, rank) VALUES ('{}', {}) ON CONFLICT (code) DO UPDATE SET rank = excluded.rank"
+    there(conn, ";\n".join(insert.format(*row) for row in [("k1", 70), ("n", 71), ("n", 72), ("k2", 73)]))
+    assert {entry.kind: len(texts(conn, entry.side.as_string(None))) for entry in list_entries(conn)} == {
+        "insert": 1, "update": 2, "delete": 0,
+    }  # fmt: skip
+    assert give_back_migration(conn, "0001_m", "up").rows == 3
+    assert texts(conn, "kinds") == before
 
 
 def test_two_steps_are_reverted_in_turn(conn: Connection) -> None:

@@ -16,7 +16,7 @@ from pgrunbook.plan.plan import Base, Plan
 from pgrunbook.procedures import plan_views
 from pgrunbook.rehearse import with_data
 from pgrunbook.sql import runs, statements
-from returning import execute, plan_of, prepared, rehearsed
+from returning import execute, plan_of, prepared, rehearsed, release, take_back
 from scenes import error_of
 
 Project = Callable[..., Target]
@@ -88,6 +88,22 @@ def test_what_calls_or_reads_is_none(value: str) -> None:
     assert grouped(f"{one};\n{one}") == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("clause", "together"),
+    [
+        ("ON CONFLICT DO NOTHING", True),
+        ("ON CONFLICT (id) DO UPDATE SET a = excluded.a WHERE t.a <> excluded.a", True),
+        ("ON CONFLICT (id) DO UPDATE SET a = lower(excluded.a)", False),
+        ("ON CONFLICT (id) DO UPDATE SET a = (SELECT max(a) FROM t)", False),
+    ],
+)
+def test_what_has_one_clause_for_conflicts_is_one_run(clause: str, together: bool) -> None:
+    """As seeds of a lookup table are often written; another clause begins another run."""
+    one, other = f"{INSERT % 1} {clause}", f"{INSERT % 2} {clause}"
+    assert grouped(f"{one};\n{other}") == ([2] if together else [1, 1])
+    assert grouped(f"{one};\n{other} /**/;\n{INSERT % 3}")[-1] == 1
+
+
 def test_a_run_has_an_end() -> None:
     """By its number of statements, and by its length."""
     assert grouped(";\n".join(INSERT % number for number in range(runs.MOST_STATEMENTS * 2 + 1))) == [250, 250, 1]
@@ -123,6 +139,21 @@ def test_a_release_of_runs_goes_up_and_down(project: Project) -> None:
     assert [step.gives_rows for _, step in plan.steps()] == [(6, 5, 4, 3, 2, 1)]
     execute(target, plan, "20261122T170000Z-rollback-demo-1b2c")
     assert rows(target, "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM u)") == [(0, 0)]
+
+
+def test_a_run_that_is_captured_as_a_whole_shows_its_lock(project: Project) -> None:
+    """The rows that it updates and inserts are captured once, and go back."""
+    insert = f"{INSERT} ON CONFLICT (id) DO UPDATE SET a = excluded.a"
+    target = project(folder={"0001_m.sql": ";\n".join(insert % number for number in range(7))})
+    do(target, f"{TABLES} INSERT INTO t (id, a) VALUES (3, 'mine')")
+    before = rows(target, "SELECT id, a FROM t ORDER BY id")
+    plan = release(target)
+    (step,) = plan.changes[0].steps
+    assert step.statements == 7
+    assert ("public.t", "ShareRowExclusiveLock") in [(lock.object, lock.mode) for lock in step.locks]
+    assert len(rows(target, "SELECT FROM t")) == 7
+    take_back(target)
+    assert rows(target, "SELECT id, a FROM t ORDER BY id") == before
 
 
 def test_the_secrets_of_a_run_are_hidden_and_found_again() -> None:

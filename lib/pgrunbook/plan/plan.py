@@ -216,7 +216,10 @@ class Change(Frozen):
 
     def judged(self, step: Step) -> str:
         """Return the SQL by which a step is judged: of a run the first statement, for the others differ in values."""
-        return step.sql if step.statements == 1 else self.statements[step.statement - 1].sql
+        if step.statements == 1:
+            return step.sql
+        first = self.statements[step.statement - 1].sql
+        return step.sql.partition(first)[0] + first if first in step.sql else first
 
     def where(self, step: Step) -> str:
         """Return where a step stands in the file: a line, or the first and the last one of a run."""

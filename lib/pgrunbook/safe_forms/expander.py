@@ -186,7 +186,8 @@ class Expander:
             return
         (step,) = first.steps
         says = f"{len(run)} statements that differ in their values only, lines {run[0].line} to {run[-1].line}: they"
-        step = replace(step, sql=runs.joined(run), says=f"{says} are sent together.", statements=len(run))
+        sql = step.sql.removesuffix(run[0].sql) + runs.joined(run)  # behind the lock of a capture
+        step = replace(step, sql=sql, says=f"{says} are sent together.", statements=len(run))
         self._seen.append((replace(first, steps=(step,)), table))
         for one in run[1:]:
             self._seen.append((Expansion(one, "", f"Sent together with {first.statement.place}.", ()), table))

@@ -17,14 +17,15 @@ _OF_LITERALS = (
     ast.A_Const, ast.Integer, ast.Float, ast.Boolean, ast.String, ast.BitString, ast.SetToDefault, ast.TypeCast,
     ast.TypeName, ast.A_ArrayExpr,
 )  # fmt: skip
+_CALLS_OR_READS = (ast.FuncCall, ast.SubLink, ast.SQLValueFunction)
 _Shape = tuple[str | None, ...]
 
 
 def runs(found: Sequence[Statement]) -> list[tuple[Statement, ...]]:
     """Return the statements in order, those of one run together; any other statement is a run of its own.
 
-    A run is of INSERTs into one table with the same columns, whose values are literals: nothing but these differs, so
-    that what is known of the first one holds for all.
+    A run is of INSERTs into one table with the same columns and ON CONFLICT, whose values are literals: nothing but
+    these differs, so that what is known of the first one holds for all.
     """
     grouped: list[list[Statement]] = []
     last: _Shape | None = None
@@ -57,7 +58,7 @@ def numbers(first: int, count: int) -> str:
 def _shape(sql: str) -> _Shape | None:
     """Return what all statements of a run have in common, None for a statement that joins none."""
     node = tree(sql)
-    if not isinstance(node, ast.InsertStmt) or node.withClause or node.returningClause or node.onConflictClause:
+    if not isinstance(node, ast.InsertStmt) or node.withClause or node.returningClause:
         return None
     values = node.selectStmt
     if not isinstance(values, ast.SelectStmt) or not values.valuesLists:
@@ -65,8 +66,11 @@ def _shape(sql: str) -> _Shape | None:
     parts = list(walk(values.valuesLists))
     if not all(isinstance(part, _OF_LITERALS) for part in parts):
         return None
+    if any(isinstance(part, _CALLS_OR_READS) for part in walk(node.onConflictClause)):
+        return None
     table = node.relation
     names = (table.catalogname, table.schemaname, table.relname, table.alias and table.alias.aliasname)
     columns = [text(column) for column in node.cols or ()]
     casts = [text(part) for part in parts if isinstance(part, ast.TypeName)]
-    return (*names, str(node.override), *columns, "", *dict.fromkeys(casts))
+    conflict = text(node.onConflictClause) if node.onConflictClause else ""
+    return (*names, str(node.override), *columns, conflict, *dict.fromkeys(casts))

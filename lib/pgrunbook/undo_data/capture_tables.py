@@ -50,7 +50,7 @@ def locking(conn: Connection, statement: str, keeps: Sequence[Keep], is_beyond: 
         if reason:
             raise CannotCaptureError(reason)
         found.append(table(conn, relation.oid).source)
-    node = parsed(statement)
+    node = parsed(split(statement)[0])
     empties = any(isinstance(part, ast.TruncateStmt) for each in (node, *bodies(node)) for part in walk(each))
     mode = "ACCESS EXCLUSIVE" if empties else "SHARE ROW EXCLUSIVE"
     locked = sql.SQL("LOCK TABLE {} IN {} MODE").format(sql.SQL(", ").join(found), sql.SQL(mode))
