@@ -28,12 +28,14 @@ INSERT INTO "Od d" SELECT i, '2025-06-01'::date + i * 30, 'v' || i FROM generate
 CREATE TABLE pairs (a integer, b integer, PRIMARY KEY (a, b));
 INSERT INTO pairs SELECT i, i FROM generate_series(1, 5) AS i;
 CREATE TABLE log (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, line text);
+CREATE TABLE rates (rate numeric PRIMARY KEY, m mood UNIQUE NOT NULL);
+INSERT INTO rates VALUES (1.0, 'sad'), (2.5, 'ok');
 CREATE TABLE keyless (a integer);
 CREATE PROCEDURE more(by integer) LANGUAGE plpgsql AS 'BEGIN UPDATE kinds SET rank = -rank WHERE rank > by; INSERT INTO log (line) VALUES (by); END';
 CREATE FUNCTION fewer() RETURNS void LANGUAGE sql AS 'DELETE FROM things WHERE n > 5';
 CREATE PROCEDURE hidden(t text) LANGUAGE plpgsql AS 'BEGIN EXECUTE t; END';
 """
-TABLES = ("kinds", "things", '"Od d"', "pairs", "log")
+TABLES = ("kinds", "things", '"Od d"', "pairs", "log", "rates")
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
 
@@ -72,6 +74,7 @@ CASES = {
     "loop": "DO $$ DECLARE k record; BEGIN FOR k IN SELECT code FROM kinds LOOP UPDATE things SET n = n + 1 WHERE kind = k.code; DELETE FROM pairs WHERE a = 2; INSERT INTO pairs VALUES (2, 3) ON CONFLICT DO NOTHING; END LOOP; END $$",
     "parents": "DO $$ BEGIN INSERT INTO kinds (code) VALUES ('p'); INSERT INTO things (kind) VALUES ('p'); DELETE FROM kinds WHERE code = 'k4'; END $$",
     "moves": """DO $$ BEGIN UPDATE "Od d" SET at = at + 200 WHERE a < 6; UPDATE pairs SET b = b + 1; END $$""",
+    "equal keys": "INSERT INTO rates VALUES (1.00, 'sad') ON CONFLICT (rate) DO UPDATE SET rate = excluded.rate",
     "call": "CALL more(4)",
     "function": "SELECT fewer()",
 }  # fmt: skip

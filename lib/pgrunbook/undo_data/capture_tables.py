@@ -29,6 +29,11 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.registry import Side, StepKey, add_side_tables, name_of
 from pgrunbook.undo_data.tables import Table, foreign_keys, hash_of, key_name, row, rows, table
 
+# Of these types equal values are the same: a key of another type may be written anew, as 1.0 and 1.00, and be equal.
+_EXACT = frozenset({
+    "bigint", "boolean", "bytea", "character varying", "date", "integer", "smallint", "text",
+    "timestamp with time zone", "timestamp without time zone", "uuid",
+})  # fmt: skip
 # Others wait while so many rows are copied: about a second.
 MOST_ROWS = 50_000
 
@@ -114,7 +119,11 @@ class _TableCapture:
     def __init__(self, place: StepKey, captured: Table) -> None:
         self.table = captured
         others = tuple(column for column in captured.plain if column.name not in captured.key)
-        values = tuple(column for column in others if not column.is_identity_always)
+        values = tuple(
+            column
+            for column in captured.plain
+            if not column.is_identity_always and not (column.name in captured.key and column.base_type in _EXACT)
+        )
         self.deleted = Side(name_of(place, "delete", captured.name), "delete", captured, others)
         self.updated = Side(name_of(place, "update", captured.name), "update", captured, values)
         self.inserted = Side(name_of(place, "insert", captured.name), "insert", captured, captured.plain)
