@@ -51,6 +51,8 @@ CASES = {
     "partitions": ("", "CREATE TABLE p (id int, at int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);\nCREATE INDEX by_at ON p (at);\nCREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);\nCREATE TABLE p2 PARTITION OF p DEFAULT;", "INSERT INTO p SELECT i, i FROM generate_series(1, 20) AS i"),
     "a trigger": ("CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.name := NEW.name || '!'; RETURN NEW; END $$", "CREATE TABLE cities (id int PRIMARY KEY, name text);\nCREATE TRIGGER loud BEFORE INSERT ON cities FOR EACH ROW EXECUTE FUNCTION shout();", "INSERT INTO cities VALUES (1, 'a')"),
     "a wider type": ("ALTER TABLE k ADD COLUMN n int; UPDATE k SET n = id", "ALTER TABLE k ALTER COLUMN n TYPE numeric;", "UPDATE k SET n = n + 0.25 WHERE id < 5"),
+    "a table that a query fills": ("", "CREATE TABLE few AS SELECT id, v FROM k WHERE id < 9;\nALTER TABLE few ADD PRIMARY KEY (id);", "UPDATE few SET v = 'mine' WHERE id = 1; DELETE FROM few WHERE id = 2; INSERT INTO few VALUES (90, 'new')"),
+    "a table that a SELECT INTO fills": ("", "SELECT id, v INTO few FROM k;\nCREATE UNIQUE INDEX ON few (id);", "DELETE FROM few WHERE id > 2; INSERT INTO few VALUES (90, 'new')"),
     "an identity": ("", "ALTER TABLE k ADD COLUMN bar int GENERATED ALWAYS AS IDENTITY;", "DELETE FROM k WHERE id < 4; INSERT INTO k (id) VALUES (21)"),
     "a domain and an enum": ("DELETE FROM k", "CREATE TYPE mood AS ENUM ('sad', 'ok');\nCREATE DOMAIN even AS int CHECK (VALUE % 2 = 0);\nALTER TABLE k ADD COLUMN m mood NOT NULL, ADD COLUMN e even NOT NULL;", "INSERT INTO k SELECT i, 'v', 'ok', i * 2 FROM generate_series(1, 20) AS i"),
 }  # fmt: skip

@@ -104,7 +104,7 @@ KINDS = {
     "procedure": Kind("CREATE PROCEDURE T_p(n integer) LANGUAGE sql AS 'UPDATE T SET a = a + n WHERE id < 3';\nCALL T_p(7)", "UPDATE T SET b = 'w' WHERE id = 5", "UPDATE T SET b = 'w' WHERE id = 5"),
 }  # fmt: skip
 SHARED = "CREATE SCHEMA moved; CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a integer, b text); CREATE DOMAIN word AS text CHECK (VALUE <> '')"
-FEW = ("add_each_type", "drop_column", "do_update", "merge", "truncate", "block", "enum_value", "after_trigger")
+FEW = ("add_each_type", "drop_column", "do_update", "truncate", "block", "after_trigger")
 
 
 def round_trip(project: Project, names: tuple[str, ...]) -> None:

@@ -26,10 +26,10 @@ from pgrunbook.plan.step import RANGE, Expansion, SafeStep
 from pgrunbook.safe_forms import add_column
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql.classify import Policy, Type
-from pgrunbook.sql.deparse import add_constraint, alter_table, changed, command, name
+from pgrunbook.sql.deparse import add_constraint, alter_table, changed, command, name, parsed, printed
 from pgrunbook.sql.places import Place
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import relation, subcommand, tree, walk
+from pgrunbook.sql.tree import relation, subcommand, text, tree, walk
 from pgrunbook.undo_data import Reapplication, UndoEntry
 
 # The kind of statement that reapplies what was written before the migration was taken back.
@@ -61,11 +61,15 @@ def as_rehearsed(plain: Sequence[Change], planned: Sequence[Change]) -> tuple[Ch
 
 @dataclass
 class _Waiting:
-    """An entry, whether the file is the one whose rollback captured it, and whether it has come back."""
+    """An entry, whether the file is the one whose rollback captured it, and whether it has come back.
+
+    A table that is made by a query ``has_rows`` of its own, where the file is another one.
+    """
 
     entry: UndoEntry
     is_of_same_text: bool
     is_back: bool = False
+    has_rows: bool = False
 
 
 class Refills:
@@ -91,6 +95,9 @@ class Refills:
     def around(self, branch: Connection, migration: Migration, expansion: Expansion) -> Expansion:
         """Return a statement's expansion with what comes back within it; call it before ``branch`` executes it."""
         node = tree(expansion.statement.sql)
+        made = _made_of_query(node) if self._waiting.get(migration.name) else None
+        if made is not None:
+            return self._made(branch, migration, expansion, made)
         if not self._waiting.get(migration.name) or not isinstance(getattr(node, "relation", None), ast.RangeVar):
             return expansion
         table = Facts(branch).relation(node.relation)
@@ -128,7 +135,7 @@ class Refills:
 
     def _is_asked(self, branch: Connection, one: _Waiting, rest: Sequence[Statement]) -> bool:
         nodes = [tree(statement.sql) for statement in rest]
-        if isinstance(nodes[0], _ASKS_NOTHING) or _only_adds_columns(nodes[0]):
+        if one.has_rows or isinstance(nodes[0], _ASKS_NOTHING) or _only_adds_columns(nodes[0]):
             return False
         facts = Facts(branch)
         for number, node in enumerate(nodes):
@@ -138,6 +145,18 @@ class Refills:
             if is_own and (not number or (one.entry.kind == "table" and not one.is_of_same_text)):
                 return False
         return True
+
+    def _made(self, branch: Connection, migration: Migration, expansion: Expansion, made: Any) -> Expansion:
+        """CREATE TABLE AS: what its query returned is among the captured rows, so that it is made without."""
+        facts = Facts(branch)
+        for one in self._open(migration):
+            if one.entry.kind == "table" and _is_on(facts, made.into.rel, one.entry):
+                one.has_rows = not one.is_of_same_text
+                if one.is_of_same_text and len(expansion.steps) == 1:
+                    into = changed(made.into, skipData=True)
+                    step = replace(expansion.steps[0], sql=printed(changed(made, into=into)))
+                    return replace(expansion, form="captured", explains=CAPTURED, steps=(step,))
+        return expansion
 
     def _written(self, branch: Connection, mine: Sequence[_Waiting], expansion: Expansion, node: Any) -> Expansion:
         """A statement that writes rows of the table itself: its effect is captured, or is followed by what is."""
@@ -193,6 +212,15 @@ class Refills:
             one.is_back = True
         steps = tuple(replace(step, own_transaction=False) for step in (*before, *expansion.steps, *after))
         return replace(expansion, steps=steps)
+
+
+def _made_of_query(node: Any) -> Any | None:
+    """Return the CREATE TABLE AS that a statement is, also where it is written as SELECT INTO; None for any other."""
+    if isinstance(node, ast.CreateTableAsStmt) and node.objtype == enums.ObjectType.OBJECT_TABLE:
+        return node
+    if not isinstance(node, ast.SelectStmt) or node.intoClause is None or node.intoClause.rel.relpersistence != "p":
+        return None
+    return parsed(f"CREATE TABLE {text(node.intoClause.rel)} AS {printed(changed(node, intoClause=None))}")
 
 
 def _together(step: SafeStep) -> SafeStep:
