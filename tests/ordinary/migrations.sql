@@ -242,6 +242,7 @@ ALTER TABLE product_tags DROP CONSTRAINT product_tags_tag_id_fkey, DROP CONSTRAI
 ALTER TABLE product_tags DROP COLUMN tag_id;
 ALTER TABLE tags DROP CONSTRAINT tags_pkey;
 ALTER TABLE tags ADD PRIMARY KEY (uid);
+ALTER TABLE tags DROP COLUMN id;
 ALTER TABLE product_tags ADD CONSTRAINT product_tags_tag_uid_fkey FOREIGN KEY (tag_uid) REFERENCES tags;
 -- migration: 070_row_security
 ALTER TABLE orders ENABLE ROW LEVEL SECURITY;

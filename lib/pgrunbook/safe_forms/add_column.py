@@ -186,7 +186,9 @@ def _identity(table: Relation, column: Column) -> tuple[str, list[str], list[Saf
     step = SafeStep(
         sql=";\n".join(swap), says=f"Make {column.name} an identity column that continues from the last value."
     )
-    made = [printed(sequence), f"ALTER SEQUENCE {ours} OWNED BY {owner}"]
+    # An identity may be given its sequence's name, which is that of the final one; a sequence of its own may not.
+    plain = changed(sequence, options=tuple(each for each in sequence.options if each.defname != "sequence_name"))
+    made = [printed(plain), f"ALTER SEQUENCE {ours} OWNED BY {owner}"]
     return f"pg_catalog.nextval({literal(ours)}::pg_catalog.regclass)", made, [step]
 
 
