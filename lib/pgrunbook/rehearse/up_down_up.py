@@ -26,8 +26,8 @@ from pgrunbook.branches.data_branch import Copy
 from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName, TableSum
-from pgrunbook.database.connection import Connection, at_once, connect
-from pgrunbook.display.prose import counted
+from pgrunbook.database.connection import connect
+from pgrunbook.display.prose import counted, listed
 from pgrunbook.draft.down import DownDraft, silent
 from pgrunbook.errors import StatementFailed
 from pgrunbook.plan.declared import Declared
@@ -237,21 +237,63 @@ class _Trial:
         found = WayBackTrial(migration=change.migration, how=how, proven=False, says="", up_ms=up_ms)
         release.judge(self.work.measure)
         volatile = release.values(self.work.measure)
-        there = self._sums(volatile, counted_only=fires)
+        there = self._there(before, volatile, fires=fires)
         try:
             computed = {declared.object for declared in back.differs if declared.kind == "recomputed"}
             before = {table: each for table, each in before.items() if dotted_name(*table) not in computed}
             found = self._back(found, back.change, before, fires=fires)
-            self.work.execute(change, again=True)
+            again = self._again(change, there, volatile, fires=fires) if found.proven else []
+            if not found.proven:
+                self.work.execute(change, again=True)
         except StatementFailed as exc:
             says = f"it fails with the target's rows: {why(exc)}"
             return WayBackTrial(migration=change.migration, how=how, proven=False, says=says, up_ms=up_ms)
         found = found.model_copy(update={"differs": back.differs})
-        again = _apart(there, self._sums(volatile, counted_only=fires), "the first time") if found.proven else []
         if again:
             says = f"the rows differ after going up again: {'; '.join(again[:5])}"
             return found.model_copy(update={"says": says, "proven": False})
         return found
+
+    def _there(self, before: Mapping[TableName, TableSum], volatile: VolatileValues, *, fires: bool) -> _Contents:
+        """Return what the migration has made; by column where it is not known what differs each time."""
+        sums = self._written(volatile, fires=fires)
+        unknown = (table for table in sums if fires or volatile.of(table) is None)
+        changed = [table for table in unknown if before.get(table) != sums[table]]
+        return _Contents(sums, row_equality.column_sums(self.work.measure, changed))
+
+    def _written(self, volatile: VolatileValues, *, fires: bool) -> dict[TableName, TableSum]:
+        return self._all() if fires else self._sums(volatile)
+
+    def _again(self, change: Change, there: _Contents, volatile: VolatileValues, *, fires: bool) -> list[str]:
+        """Go up again; return what differs from the first time.
+
+        Where triggers or functions have written it, a column may differ each time. This shows when the migration goes
+        up once more from the same state, while sequences stand elsewhere.
+        """
+        if not there.columns:
+            self.work.execute(change, again=True)
+            return _apart(there.sums, self._written(volatile, fires=fires), "the first time")
+        with self.work.spare() as go_back:
+            self.work.execute(change, again=True)
+            now = self._written(volatile, fires=fires)
+            second = row_equality.column_sums(self.work.measure, there.changed_again(now))
+            differs = {
+                table: {name for name in columns if columns[name] != there.columns[table].get(name)}
+                - (volatile.of(table) or set())
+                for table, columns in second.items()
+            }
+            if any(differs.values()):
+                go_back()
+                row_equality.take_numbers(self.work.measure)
+                self.work.execute(change, again=True)
+                third = row_equality.column_sums(self.work.measure, second)
+                for table, columns in differs.items():
+                    columns -= {name for name in columns if third[table][name] != second[table][name]}
+        known = {table: one for table, one in there.sums.items() if table not in differs}
+        return [
+            *_apart(known, now, "the first time"),
+            *(f"{t.schema}.{t.name}: other values in {listed(sorted(names))}" for t, names in differs.items() if names),
+        ]
 
     def _back(
         self, trial: WayBackTrial, change: Change, before: Mapping[TableName, TableSum], *, fires: bool
@@ -294,17 +336,13 @@ class _Trial:
     def _named(self) -> list[TableName]:
         return row_equality.named(self.work.measure, self.tables)
 
-    def _sums(self, volatile: VolatileValues | None = None, *, counted_only: bool = False) -> dict[TableName, TableSum]:
-        """Return the sums of the tables that are there; of those with unknown volatile columns, rows are counted.
-
-        Where triggers fire on the way up, they may write other values each time: then all are ``counted_only``.
-        """
+    def _sums(self, volatile: VolatileValues | None = None) -> dict[TableName, TableSum]:
+        """Return the sums of the tables that are there, without their volatile columns where these are known."""
         tables = self._named()
         left_out = {table: volatile.of(table) for table in tables} if volatile else {}
         without = {table: columns for table, columns in left_out.items() if columns}
-        sums = self.work.sums(tables, without)
-        counted = [table for table in tables if counted_only or left_out.get(table, ()) is None]
-        return sums | {table: TableSum(sums[table].rows, "") for table in counted}
+from pgrunbook.database.connection import Connection, at_once, connect
+from pgrunbook.display.prose import counted, listed
 
 
 def _apart(before: Mapping[TableName, TableSum], after: Mapping[TableName, TableSum], when: str) -> list[str]:

@@ -59,7 +59,7 @@ def revert_column(
             " triggers of pgrunbook off"
         )
     steps = filling(conn, conn, found, keep, column, condition, says=says, batch_rows=batch_rows if loops else None)
-    return (*steps[:-1], replace(steps[-1], gives_back=(keep.kept_as,)))
+    return tuple(step if step.quick else replace(step, gives_back=(keep.kept_as,)) for step in steps)
 
 
 def filling(

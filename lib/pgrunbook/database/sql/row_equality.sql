@@ -8,6 +8,16 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm')
 ORDER BY l.place
 
+-- name: take_numbers
+-- a row is: the next number of a sequence that is not at its end
+SELECT pg_catalog.nextval(c.oid)
+FROM pg_catalog.pg_sequence AS s
+JOIN pg_catalog.pg_class AS c ON c.oid = s.seqrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname !~ '^pgrunbook(_kept_|$)'
+  AND coalesce(pg_catalog.pg_sequence_last_value(c.oid), s.seqstart)
+      BETWEEN s.seqmin - least(s.seqincrement, 0) AND s.seqmax - greatest(s.seqincrement, 0)
+
 -- name: sequences
 -- a row is: a sequence, its last value, and whether it ascends or descends
 SELECT pg_catalog.format('%I.%I', s.schemaname, s.sequencename) AS name,
