@@ -78,6 +78,7 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
         "ways back of many migrations": lambda: inverses.inverses(site, min(asked.rounds, WAYS_BACK_ROUNDS)),
         "what people wait for": lambda: waiting.waiting(site, asked.keeps),
         "keeping": lambda: keeping.keep(site, asked.keeps, KEPT_ROWS),
+        "writing": lambda: keeping.write(site, asked.keeps, KEPT_ROWS),
         "traffic": lambda: traffic.traffic(site),
     }
     parts = []

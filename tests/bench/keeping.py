@@ -1,4 +1,7 @@
-"""An UPDATE of many rows in batches, beside the same that keeps before-images, and giving those back."""
+"""An UPDATE of many rows in batches, beside the same that keeps before-images, and giving those back.
+
+And what a writer of the application pays for our triggers, while a column is copied and after it was dropped.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,16 @@ from ground import DATABASE, Ground, ground, temporary
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.online.batches import run_batches
-from pgrunbook.plan.step import Batches
+from pgrunbook.plan.step import Batches, Keep
 from pgrunbook.undo_data import StepKey, capture_batches, entries_of_migration, revert
+from pgrunbook.undo_data.capture_columns import column_capture
+from pgrunbook.undo_data.registry import create
 
 ROWS, BATCH_ROWS = 1_000_000, 1_000
 KEEPING_GOAL, UNDO_GOAL = 1.6, 2.0
+# A write while its column is copied, and one while captured values follow their rows, to the same without us.
+COPYING_GOAL, FOLLOWING_GOAL = 3.0, 2.0
+WRITTEN_ROWS = 50_000
 LAYOUT = """
 CREATE TABLE kept_bench (
     id bigint PRIMARY KEY, a integer, b integer, c text, d text, e timestamptz, f numeric, g boolean, h bigint, i text
@@ -76,6 +84,56 @@ def keep(site: Ground, count: int, rows: int = ROWS) -> Lines:
             f"giving back takes at most {UNDO_GOAL:g} times the way there", undo_ratio <= UNDO_GOAL, f"{undo_ratio:.2f}"
         ),
     ]
+
+
+def write(site: Ground, count: int, rows: int = ROWS) -> Lines:
+    """Measure a writer of the application: alone, while a column is copied that it writes, and after its DROP."""
+    names = ("b alone", "b while it is copied", "c alone", "c while values of b follow")
+    took: dict[str, list[rounds.Sample]] = {name: [] for name in names}
+    with site.autovacuum_off():
+        for _ in range(count):
+            with _new_table(site, rows) as conn:
+                _write(conn, took[names[0]], "b = b + 1", 1)
+                _write(conn, took[names[2]], "c = c || 'x'", 2)
+                keep = Keep("column", "public.kept_bench", "b", ("id",), "integer", f"kept_{'0' * 16}")
+                capture = column_capture(conn, keep, changes_type=False)
+                create(conn)
+                conn.execute(capture.before(BATCH_ROWS)[0].sql.encode())
+                _write(conn, took[names[1]], "b = b + 1", 3)
+                goes = [*capture.prologue(is_large=True), "ALTER TABLE public.kept_bench DROP COLUMN b", *capture.epilogue()]
+                with conn.transaction():
+                    for statement in goes:
+                        conn.execute(statement.encode())
+                _write(conn, took[names[3]], "c = c || 'x'", 4)
+    copying, following = (rounds.ratio(took[names[n]], took[names[n - 1]]) for n in (1, 3))
+    ratios = ("", f"{copying:.2f}", "", f"{following:.2f}")
+    rows_shown = [
+        (name, *(f"{value:.2f}" for value in rounds.took(took[name])), ratio)
+        for name, ratio in zip(names, ratios, strict=True)
+    ]
+    return [
+        "## What a writer pays for the capture of a column",
+        "",
+        f"An UPDATE of {WRITTEN_ROWS:,} rows of {rows:,}; {count} rounds.",
+        "",
+        *rounds.table(["", "median s", "least s", "most s", "to it alone"], rows_shown),
+        "",
+        rounds.goal(
+            f"a write to a column while it is copied takes at most {COPYING_GOAL:g} times as long",
+            copying <= COPYING_GOAL,
+            f"{copying:.2f}",
+        ),
+        rounds.goal(
+            f"a write while captured values follow takes at most {FOLLOWING_GOAL:g} times as long",
+            following <= FOLLOWING_GOAL,
+            f"{following:.2f}",
+        ),
+    ]
+
+
+def _write(conn: Connection, samples: list[rounds.Sample], what: str, part: int) -> None:
+    where = f"id > {part * WRITTEN_ROWS} AND id <= {(part + 1) * WRITTEN_ROWS}"
+    samples.append(rounds.call(lambda: conn.execute(f"UPDATE public.kept_bench SET {what} WHERE {where}".encode())))
 
 
 def _new_table(site: Ground, rows: int) -> Connection:
