@@ -16,6 +16,7 @@ from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Refused
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.online.batches import BatchProgress, run_batches
+from pgrunbook.sql.secrets import spans
 from pgrunbook.undo_data import Site
 from pgrunbook.undo_data.size_estimate import estimate_of
 from servers import Server
@@ -489,6 +490,17 @@ def test_a_key_stays_free_to_change_while_values_follow_it(own: Conn) -> None:
     own.execute(
         "DELETE FROM t WHERE number = 4; ALTER TABLE t DROP COLUMN number; DELETE FROM t WHERE b = 'b5'; TRUNCATE t"
     )
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("batch_rows", [7, 1_000])
+def test_nothing_that_we_write_looks_like_a_secret(own: Conn, batch_rows: int) -> None:
+    """A plan masks what looks like one, and asks the folder for it: our own texts are not there."""
+    way = Way(own, "ALTER TABLE t DROP COLUMN a", batch_rows)
+    way.there()
+    own.execute("ALTER TABLE t ADD COLUMN a integer")
+    steps = undo_data.revert_column(own, way.keep, rows_conn=None, batch_rows=batch_rows)
+    assert [spans(step.sql) for step in (*way.expansion.steps, *steps) if spans(step.sql)] == []
 
 
 def test_purge_takes_the_triggers_with_the_values(own: Conn) -> None:

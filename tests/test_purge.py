@@ -127,7 +127,7 @@ def test_what_nobody_needs_goes_and_the_rest_stays(target: Target) -> None:
     assert "rows updated (b) of public.a" in shown
     assert f"0002_b can only be taken back by restore point {POINT}" in shown
     assert made.parts[0].says.startswith("3 items are purged, ")
-    assert made.parts[0].says.endswith("freed; 1 item is still kept (16 kB).")
+    assert made.parts[0].says.endswith("freed; 1 item is still kept (41 kB).")
     told = outputs(made, "verdict")
     assert f"0002_b only by: restore point {POINT}" in told
     assert (made.folder / "what-is-captured.csv").read_text().count("\n") == 5
@@ -252,7 +252,7 @@ def test_who_reads_it_is_waited_for_and_named_and_the_same_run_goes_on(project: 
     made, code = runbook.resume(made.run_id)
     assert (code, made.status) == (0, Status.DONE)
     assert [(e["id"], e.get("told_by")) for e in events(made, "dropped")] == [(second, "the database"), (first, None)]
-    assert made.parts[0].says == "2 items are purged, 33 kB freed; no undo data is left."
+    assert made.parts[0].says == "2 items are purged, 82 kB freed; no undo data is left."
 
 
 @pytest.mark.slow

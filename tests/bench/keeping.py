@@ -100,7 +100,11 @@ def write(site: Ground, count: int, rows: int = ROWS) -> Lines:
                 create(conn)
                 conn.execute(capture.before(BATCH_ROWS)[0].sql.encode())
                 _write(conn, took[names[1]], "b = b + 1", 3)
-                goes = [*capture.prologue(is_large=True), "ALTER TABLE public.kept_bench DROP COLUMN b", *capture.epilogue()]
+                goes = [
+                    *capture.prologue(is_large=True),
+                    "ALTER TABLE public.kept_bench DROP COLUMN b",
+                    *capture.epilogue(),
+                ]
                 with conn.transaction():
                     for statement in goes:
                         conn.execute(statement.encode())

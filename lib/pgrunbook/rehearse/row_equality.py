@@ -74,24 +74,6 @@ def compare(plain: Connection, safe: Connection, tables: Sequence[TableName], vo
     return Equality(tuple(map(str, tables)), tuple(differences), tuple(passed_over))
 
 
-def column_sums(conn: Connection, tables: Iterable[TableName]) -> dict[TableName, dict[str, TableSum]]:
-    """Return the sum of each column of tables: which of them differ between two states, whatever the others hold.
-
-    Locks: AccessShareLock on each table.
-    """
-    facts, found = Facts(conn), {}
-    for table in tables:
-        relation = facts.named(table)
-        names = list(facts.columns(relation)) if relation is not None else []
-        found[table] = {name: _sums(conn, table, {*names} - {name}) for name in names}
-    return found
-
-
-def take_numbers(conn: Connection) -> None:
-    """Take a number from each sequence: what is numbered differs then."""
-    conn.execute(load("row_equality")["take_numbers"].encode())
-
-
 def sequences_behind(plain: Connection, safe: Connection) -> list[str]:
     """Return the sequences that are behind after the plan: their next value is used already.
 

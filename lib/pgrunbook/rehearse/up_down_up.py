@@ -36,6 +36,7 @@ from pgrunbook.plan.way_back import Frozen, Proof
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import row_equality
 from pgrunbook.rehearse.branch_run import execute, journal, why
+from pgrunbook.rehearse.column_sums import column_sums, take_numbers
 from pgrunbook.rehearse.row_equality import VolatileRelease, VolatileValues
 from pgrunbook.rehearse.schema_only import Rehearsal, equal_schema, not_led_back
 from pgrunbook.sql.tree import dotted_name
@@ -259,7 +260,7 @@ class _Trial:
         sums = self._written(volatile, fires=fires)
         unknown = (table for table in sums if fires or volatile.of(table) is None)
         changed = [table for table in unknown if before.get(table) != sums[table]]
-        return _Contents(sums, row_equality.column_sums(self.work.measure, changed))
+        return _Contents(sums, column_sums(self.work.measure, changed))
 
     def _written(self, volatile: VolatileValues, *, fires: bool) -> dict[TableName, TableSum]:
         return self._all() if fires else self._sums(volatile)
@@ -276,7 +277,7 @@ class _Trial:
         with self.work.spare() as go_back:
             self.work.execute(change, again=True)
             now = self._written(volatile, fires=fires)
-            second = row_equality.column_sums(self.work.measure, there.changed_again(now))
+            second = column_sums(self.work.measure, there.changed_again(now))
             differs = {
                 table: {name for name in columns if columns[name] != there.columns[table].get(name)}
                 - (volatile.of(table) or set())
@@ -284,9 +285,9 @@ class _Trial:
             }
             if any(differs.values()):
                 go_back()
-                row_equality.take_numbers(self.work.measure)
+                take_numbers(self.work.measure)
                 self.work.execute(change, again=True)
-                third = row_equality.column_sums(self.work.measure, second)
+                third = column_sums(self.work.measure, second)
                 for table, columns in differs.items():
                     columns -= {name for name in columns if third[table][name] != second[table][name]}
         known = {table: one for table, one in there.sums.items() if table not in differs}

@@ -198,7 +198,7 @@ class ColumnCapture:
 
     @property
     def _triggers(self) -> tuple[str, str]:
-        return trigger_name(self.keep.kept_as), trigger_name(self.keep.kept_as, of_all=True)
+        return f"{trigger_name(self.keep.kept_as)}_copy", f"{trigger_name(self.keep.kept_as)}_copy_all"
 
     def _captured_key(self, row: str) -> list[sql.Composable]:
         return [column.captured(sql.Identifier(row, column.name)) for column in self.key]

@@ -63,7 +63,8 @@ BEGIN
         BEGIN
             named := ARRAY(
                 SELECT a.attname
-                FROM pg_catalog.unnest('pgrunbook_numbers'::pg_catalog.int2[]) WITH ORDINALITY AS n (number, place)
+                FROM pg_catalog.unnest(pg_catalog.obj_description({named_side}::pg_catalog.regclass, 'pg_class')::pg_catalog.int2[])
+                    WITH ORDINALITY AS n (number, place)
                 JOIN pg_catalog.pg_attribute AS a ON a.attnum = n.number AND NOT a.attisdropped
                 WHERE a.attrelid = coalesce(
                     (SELECT p.relid
@@ -105,9 +106,9 @@ _WATCHES = """IF CAST(ROW({old_value}) AS pg_catalog.record)
             UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_old} AND k.{gone} IS NULL;
         END IF;
         """
+# Whoever does not see the trigger does not see what was captured either.
 _BEHIND = """
-    IF NOT pg_catalog.pg_visible_in_snapshot('pgrunbook_since'::pg_catalog.xid8, pg_catalog.pg_current_snapshot())
-        AND 'pgrunbook_since'::pg_catalog.xid8 <> pg_catalog.pg_current_xact_id() THEN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = TG_RELID AND g.tgname = TG_NAME) THEN
         RAISE serialization_failure USING MESSAGE = 'could not serialize access due to concurrent update',
             DETAIL = 'The snapshot of this transaction is older than the capture of a column of this table.';
     END IF;
@@ -160,16 +161,15 @@ _IS_VERSION = (
     "pg_catalog.starts_with(k.{arrived}, pg_catalog.split_part(this, ' ', 1) || ' ')"
     " AND pg_catalog.split_part(k.{arrived}, ' ', 3) = OLD.ctid::pg_catalog.text"
 )
-# The numbers of the key's columns, and the transaction, are those of the moment at which it is created.
-_CREATION = """
-DECLARE
-    numbers text;
+# The numbers of the key's columns stay when their names change: the side table has them as its comment.
+_NUMBERS = """
 BEGIN
-    SELECT array_agg(a.attnum ORDER BY n.place)::text INTO numbers
-    FROM unnest({names}::text[]) WITH ORDINALITY AS n (name, place)
-    JOIN pg_attribute AS a ON a.attname = n.name
-    WHERE a.attrelid = {table}::regclass;
-    EXECUTE replace(replace({made}, 'pgrunbook_numbers', numbers), 'pgrunbook_since', pg_current_xact_id()::text);
+    EXECUTE (
+        SELECT format('COMMENT ON TABLE %s IS %L', {side}, array_agg(a.attnum ORDER BY n.place))
+        FROM unnest({names}::text[]) WITH ORDINALITY AS n (name, place)
+        JOIN pg_attribute AS a ON a.attname = n.name
+        WHERE a.attrelid = {table}::regclass
+    );
 END
 """
 _NO_UNIQUE = """
@@ -244,12 +244,13 @@ class Followers:
             "CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
             " SET search_path = '' AS {}"
         ).format(self.function, sql.Literal(text(self._body())))
-        created = sql.SQL(_CREATION).format(
+        numbers = sql.SQL(_NUMBERS).format(
             names=sql.Literal(list(self.table.key)), table=sql.Literal(self._name.as_string(None)),
-            made=sql.Literal(text(made)),
+            side=sql.Literal(self.side.as_string(None)),
         )  # fmt: skip
         statements = [
-            sql.SQL("DO {}").format(sql.Literal(text(created))),
+            made,
+            sql.SQL("DO {}").format(sql.Literal(text(numbers))),
             sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self.function),
         ]
         fires = {trigger_name(self.kept_as): "AFTER UPDATE OR DELETE"}
@@ -286,10 +287,10 @@ class Followers:
         return sql.SQL(" AND ").join(pairs)
 
     def _body(self) -> sql.Composable:
-        variables = {row: [sql.SQL(f"{row}_key_{n}") for n in range(1, len(self.key) + 1)] for row in ("old", "new")}
+        variables = {row: [sql.SQL(f"{row}_{n}") for n in range(1, len(self.key) + 1)] for row in ("old", "new")}
         both = [*variables["old"], *variables["new"]]
         parts: dict[str, sql.Composable] = {
-            "side": self.side, "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
+            "side": self.side, "named_side": sql.Literal(self.side.as_string(None)), "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
             "table": self._name, "matches": self.table.matches("t", "k"), "lost": sql.Literal(LOST),
             "count": sql.Literal(len(self.key)), "keys": sql.SQL("({})").format(self.keys()),
             "old": sql.SQL(", ").join(variables["old"]), "new": sql.SQL(", ").join(variables["new"]),
