@@ -63,8 +63,9 @@ BEGIN
         BEGIN
             named := ARRAY(
                 SELECT a.attname
-                FROM pg_catalog.unnest(pg_catalog.obj_description({named_side}::pg_catalog.regclass, 'pg_class')::pg_catalog.int2[])
-                    WITH ORDINALITY AS n (number, place)
+                FROM pg_catalog.unnest(CAST(
+                    pg_catalog.obj_description({named_side}::pg_catalog.regclass, 'pg_class') AS pg_catalog.int2[]
+                )) WITH ORDINALITY AS n (number, place)
                 JOIN pg_catalog.pg_attribute AS a ON a.attnum = n.number AND NOT a.attisdropped
                 WHERE a.attrelid = coalesce(
                     (SELECT p.relid
@@ -290,7 +291,8 @@ class Followers:
         variables = {row: [sql.SQL(f"{row}_{n}") for n in range(1, len(self.key) + 1)] for row in ("old", "new")}
         both = [*variables["old"], *variables["new"]]
         parts: dict[str, sql.Composable] = {
-            "side": self.side, "named_side": sql.Literal(self.side.as_string(None)), "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
+            "side": self.side, "named_side": sql.Literal(self.side.as_string(None)),
+            "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
             "table": self._name, "matches": self.table.matches("t", "k"), "lost": sql.Literal(LOST),
             "count": sql.Literal(len(self.key)), "keys": sql.SQL("({})").format(self.keys()),
             "old": sql.SQL(", ").join(variables["old"]), "new": sql.SQL(", ").join(variables["new"]),
