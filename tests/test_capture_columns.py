@@ -17,7 +17,7 @@ from pgrunbook.errors import Refused
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.online.batches import BatchProgress, run_batches
 from pgrunbook.sql.secrets import spans
-from pgrunbook.undo_data import Site
+from pgrunbook.undo_data import CannotCaptureError, Site
 from pgrunbook.undo_data.size_estimate import estimate_of
 from servers import Server
 from undo_data_stage import Conn, Way, database, do, statement, texts, value
@@ -501,6 +501,19 @@ def test_nothing_that_we_write_looks_like_a_secret(own: Conn, batch_rows: int) -
     own.execute("ALTER TABLE t ADD COLUMN a integer")
     steps = undo_data.revert_column(own, way.keep, rows_conn=None, batch_rows=batch_rows)
     assert [spans(step.sql) for step in (*way.expansion.steps, *steps) if spans(step.sql)] == []
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize(
+    "done", ["DROP TABLE t; CREATE TABLE t (id integer PRIMARY KEY, b text)", "ALTER TABLE t DISABLE TRIGGER ALL"]
+)
+def test_values_whose_rows_nobody_followed_do_not_come_back(own: Conn, done: str) -> None:
+    """A table that was made anew, or whose triggers are off: another row may have the key."""
+    way = Way(own, "ALTER TABLE t DROP COLUMN a")
+    way.there()
+    own.execute(f"{done}; ALTER TABLE t ADD COLUMN a integer".encode())
+    with pytest.raises(CannotCaptureError, match=r"nobody knows which rows of public\.t are those of then"):
+        undo_data.revert_column(own, way.keep, rows_conn=None, batch_rows=7)
 
 
 def test_purge_takes_the_triggers_with_the_values(own: Conn) -> None:
