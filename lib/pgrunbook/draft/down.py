@@ -245,7 +245,7 @@ class _Writer:
                 found = undo_data.revert_column(
                     self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
                 )
-                self.also(_pseudo(file, one.line, "UPDATE", found[0].sql), found, execute=True)
+                self.also(_pseudo(file, one.line, "UPDATE", undo_data.writes(found).sql), found, execute=True)
         both = [each for each in (one, *before) if each.back.of_rows and each.steps]
         if both:
             what = "this statement has" if len(both) == 1 else "these statements have"
@@ -277,7 +277,9 @@ class _Writer:
     def also(self, statement: Statement, steps: Sequence[SafeStep], *, execute: bool = False) -> None:
         """Plan steps of our own; with ``execute`` they are executed here, too: rows of the branch meet what follows."""
         self.number += 1
-        self.planner.put(Expansion(statement, "", steps[0].says, tuple(steps)), new=True)
+        cleanup = undo_data.tracker_cleanup(steps)
+        says = undo_data.writes(steps).says
+        self.planner.put(Expansion(statement, "", says, tuple(steps), cleanup=cleanup), new=True)
         with self.conn.as_target():
             for step in steps if execute else ():
                 self.conn.execute(step.sql.replace(RANGE, "true", 1).encode())

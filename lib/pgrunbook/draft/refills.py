@@ -192,7 +192,8 @@ class Refills:
         return replace(
             expansion, form="add-column-filled", steps=(*one.steps, *filled, *other.steps), gate=one.gate or other.gate,
             explains=f"{' '.join(step.says for step in filled if step.gives_back)} Its constraints come after.",
-            cleanup=(*other.cleanup, *one.cleanup), differs=(*one.differs, *other.differs),
+            cleanup=(*undo_data.tracker_cleanup(filled), *other.cleanup, *one.cleanup),
+            differs=(*one.differs, *other.differs),
         )  # fmt: skip
 
     def _retyped(self, branch: Connection, expansion: Expansion, mine: Sequence[_Waiting]) -> Expansion:
@@ -229,13 +230,13 @@ def _together(step: SafeStep) -> SafeStep:
 
 
 def _refill(migration: Migration, entry: UndoEntry, found: Reapplication) -> Expansion:
-    says = found.left or found.steps[0].says
+    says = found.left or undo_data.writes(found.steps).says
     line = migration.sql.count("\n") + 1
     place = Place(migration.name, line)
     again = Statement(
         f"-- {says}", migration.path.name, line, REFILL, Type.DATA, Policy.TOGETHER, (str(entry.table),), place
     )
-    return Expansion(again, REFILL.lower(), says, found.steps)
+    return Expansion(again, REFILL.lower(), says, found.steps, cleanup=undo_data.tracker_cleanup(found.steps))
 
 
 def _parts(node: Any) -> tuple[list[str], list[str]]:

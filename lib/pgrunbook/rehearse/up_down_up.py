@@ -26,7 +26,7 @@ from pgrunbook.branches.data_branch import Copy
 from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName, TableSum
-from pgrunbook.database.connection import connect
+from pgrunbook.database.connection import Connection, at_once, connect
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.draft.down import DownDraft, silent
 from pgrunbook.errors import StatementFailed
@@ -342,8 +342,23 @@ class _Trial:
         tables = self._named()
         left_out = {table: volatile.of(table) for table in tables} if volatile else {}
         without = {table: columns for table, columns in left_out.items() if columns}
-from pgrunbook.database.connection import Connection, at_once, connect
-from pgrunbook.display.prose import counted, listed
+        return self.work.sums(tables, without)
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """The sums of tables; ``columns`` of those that were changed by what nobody can read."""
+
+    sums: Mapping[TableName, TableSum]
+    columns: Mapping[TableName, Mapping[str, TableSum]]
+
+    def changed_again(self, now: Mapping[TableName, TableSum]) -> list[TableName]:
+        """Return the tables with as many rows whose sums differ, and whose columns are known."""
+        return [
+            table
+            for table in self.columns
+            if table in now and now[table] != self.sums[table] and now[table].rows == self.sums[table].rows
+        ]
 
 
 def _apart(before: Mapping[TableName, TableSum], after: Mapping[TableName, TableSum], when: str) -> list[str]:

@@ -17,7 +17,7 @@ from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mar
 from pgrunbook.undo_data.parked_tables import unpark
 from pgrunbook.undo_data.reapplication import Reapplication, captured_from, reapply, still_captured, to_reapply
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, followed, list_entries, purge
-from pgrunbook.undo_data.revert_columns import discard_changed, revert_column, uncaptured
+from pgrunbook.undo_data.revert_columns import discard_changed, revert_column, tracker_cleanup, uncaptured, writes
 from pgrunbook.undo_data.revert_rows import OnConflict, revert
 from pgrunbook.undo_data.silence import check_foreign_keys, fires, may_silence, silenced
 
@@ -54,7 +54,9 @@ __all__ = [
     "silenced",
     "still_captured",
     "to_reapply",
+    "tracker_cleanup",
     "uncaptured",
     "unpark",
     "with_capture",
+    "writes",
 ]

@@ -19,7 +19,7 @@ from pgrunbook.sql.tree import dotted_name
 from pgrunbook.undo_data.capture_columns import VALUE, is_large
 from pgrunbook.undo_data.entries import as_keep
 from pgrunbook.undo_data.registry import UndoEntry, find
-from pgrunbook.undo_data.revert_columns import filling
+from pgrunbook.undo_data.revert_columns import filling, writes
 from pgrunbook.undo_data.row_notes import GONE, are_at_work
 from pgrunbook.undo_data.silence import fires, may_silence
 from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, as_text, keyed, rows, table
@@ -259,7 +259,8 @@ def _given(entry: UndoEntry, steps: tuple[SafeStep, ...], names: Sequence[str], 
     """Return the steps; where something of it is left, the entry stays as it is."""
     if because:
         return replace(_left(entry, because), steps=steps)
-    return Reapplication((*steps[:-1], replace(steps[-1], gives_back=tuple(names))))
+    whole = writes(steps)
+    return Reapplication(tuple(replace(step, gives_back=tuple(names)) if step is whole else step for step in steps))
 
 
 def _is_taken(conn: Connection, old: Column, new: Column) -> bool:

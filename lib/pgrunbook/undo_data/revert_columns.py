@@ -8,7 +8,7 @@ all of that rollback is one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -94,6 +94,19 @@ def filling(
         SafeStep(tracker.removal(is_partitioned=found.is_partitioned),
                  f"The loop is done: its triggers on {keep.table}, and their notes, are dropped."),
     )  # fmt: skip
+
+
+def writes(steps: Sequence[SafeStep]) -> SafeStep:
+    """Return the step that writes captured rows or values back, among those around it."""
+    return next((step for step in steps if not step.quick), steps[0])
+
+
+def tracker_cleanup(steps: Sequence[SafeStep]) -> tuple[str, ...]:
+    """Return the queries that find what drops the trackers of loops, for when they are abandoned."""
+    loops = [step.batches for step in steps if step.batches is not None and step.batches.tracker]
+    return tuple(
+        RowTracker(loop.tracker, sql.Identifier(loop.schema, loop.table), loop.key).cleanup() for loop in loops
+    )
 
 
 def keyed_as_captured(conn: Connection, found: Table, keep: Keep) -> Table:
