@@ -17,10 +17,10 @@ from pgrunbook.errors import Refused
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.online.batches import BatchProgress, run_batches
 from pgrunbook.sql.secrets import spans
-from pgrunbook.undo_data import CannotCaptureError, Site
+from pgrunbook.undo_data import CannotCaptureError, Site, StepKey, capture_statement
 from pgrunbook.undo_data.size_estimate import estimate_of
 from servers import Server
-from undo_data_stage import Conn, Way, database, do, statement, texts, value
+from undo_data_stage import Conn, Way, database, do, give_back_migration, statement, texts, value
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -490,6 +490,29 @@ def test_a_key_stays_free_to_change_while_values_follow_it(own: Conn) -> None:
     own.execute(
         "DELETE FROM t WHERE number = 4; ALTER TABLE t DROP COLUMN number; DELETE FROM t WHERE b = 'b5'; TRUNCATE t"
     )
+
+
+@pytest.mark.newest
+def test_values_of_rows_that_a_migration_inserted_come_back_with_them(own: Conn) -> None:
+    """Its rollback deletes them, and the next release inserts them again, as another step perhaps."""
+    insert = "INSERT INTO t (id, a) VALUES (900, 9000), (901, 9010)"
+
+    def inserted(run_id: str, step: int) -> None:
+        with own.transaction():
+            own.execute(capture_statement(own, insert, StepKey(run_id, "0001_x", "up", step)).encode())
+
+    inserted("one", 1)
+    own.execute("ALTER TABLE t ADD COLUMN z integer; UPDATE t SET z = id")
+    way = Way(own, "ALTER TABLE t DROP COLUMN z", site=Site("0002_y", "a" * 64, "down", 1))
+    way.there()
+    give_back_migration(own, "0001_x", "up")
+    assert value(own, "SELECT count(*) FROM t WHERE id > 899") == 0
+    own.execute("INSERT INTO t (id) VALUES (901); DELETE FROM t WHERE id = 901; INSERT INTO t (id) VALUES (902)")
+    inserted("two", 4)
+    way.back()
+    assert own.execute("SELECT id, z FROM t WHERE id > 899 OR id < 3 ORDER BY id").fetchall() == [
+        (1, 1), (2, 2), (900, 900), (901, 901), (902, None),
+    ]  # fmt: skip
 
 
 @pytest.mark.newest

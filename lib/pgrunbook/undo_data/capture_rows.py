@@ -96,9 +96,10 @@ def capture_statement(conn: Connection, statement: str, place: StepKey, *, keep_
 
 def noted(conn: Connection, migration: str, step: int, sides: Sequence[Side]) -> list[str]:
     """Return what follows in the transaction: what other steps have captured goes with deleted rows, and returns."""
-    label = label_of(migration, step)
-    gone = [each for side in sides if side.kind == "delete" for each in labelled(conn, side.table, label)]
-    return [*gone, *(each for side in sides if side.kind == "insert" for each in returned(conn, side.table, label))]
+    deletes = label_of(migration, step)
+    gone = [each for side in sides if side.kind == "delete" for each in labelled(conn, side.table, deletes)]
+    inserts = label_of(migration)
+    return [*gone, *(each for side in sides if side.kind == "insert" for each in returned(conn, side.table, inserts))]
 
 
 def capture_obstacle(conn: Connection, statement: str) -> str | None:

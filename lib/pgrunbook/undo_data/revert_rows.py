@@ -189,10 +189,9 @@ class _Loop:
     def _notes(self) -> list[str]:
         """Return the statements that let what other steps have captured go and return with these rows."""
         entry, table = self.both.entry, self.both.table
-        label = label_of(entry.migration, entry.step)
         if entry.kind == "insert":
-            return labelled(self.conn, table, label)
-        return returned(self.conn, table, label) if entry.kind == "delete" else []
+            return labelled(self.conn, table, label_of(entry.migration))
+        return returned(self.conn, table, label_of(entry.migration, entry.step)) if entry.kind == "delete" else []
 
     def _statements(self, first: int, end: int) -> list[sql.Composed]:
         """Compose the statements that revert the rows of some pages."""

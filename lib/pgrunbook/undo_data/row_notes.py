@@ -58,9 +58,13 @@ def are_at_work(conn: Connection, kept_as: str, oid: int) -> bool:
     return bool(found["are_at_work"])
 
 
-def label_of(migration: str, step: int) -> str:
-    """Return what a step notes over the rows that it deletes, and over nobody else's."""
-    return f"{migration}:{step}"
+def label_of(migration: str, step: int | None = None) -> str:
+    """Return what is noted of rows that a step deletes, and whose return takes the step back.
+
+    Without ``step``: of rows that a rollback deletes, because the migration had inserted them. When it goes up again,
+    that step may have another number.
+    """
+    return f"{migration}:{'inserted' if step is None else step}"
 
 
 def labelled(conn: Connection, table: Table, label: str) -> list[str]:
