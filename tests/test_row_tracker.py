@@ -299,6 +299,31 @@ def test_batch_that_waits_for_a_move_does_the_row_once(server: Server, key: str,
         assert own.differing(conn) == []
 
 
+@pytest.mark.parametrize("loop", [UPDATE, DELETE])
+def test_a_row_that_waits_for_its_new_partition_is_not_new(server: Server, loop: str) -> None:
+    """Who leaves the key that it waits for notes that later than it has noted its own move."""
+    with (
+        twins(server, "partitions", loop) as own, own.connect() as conn, own.connect() as first, own.connect() as third,
+        own.connect() as mover, ThreadPoolExecutor(2) as beside,
+    ):  # fmt: skip
+        own.move(conn, 95, 995)
+        own.move(conn, 96, 996)
+        own.begin(conn)
+
+        def waits(one: psycopg.Connection[tuple[object, ...]]) -> bool:
+            return conn.execute(f"SELECT FROM pg_locks WHERE pid = {one.info.backend_pid} AND NOT granted").rowcount > 0
+
+        with third.transaction():
+            third.execute("SELECT FROM t WHERE k = 996 FOR UPDATE")
+            leaves = beside.submit(first.execute, "UPDATE t SET k = k + 2000 WHERE k IN (995, 996)")
+            wait_until(lambda: waits(first))
+            comes = beside.submit(own.move, mover, 60, 995)
+            wait_until(lambda: waits(mover))
+        assert (leaves.result(30).rowcount, comes.result(30)) == (2, None)
+        own.run(conn)
+        assert own.differing(conn) == []
+
+
 @pytest.mark.parametrize("key", ["integer", "partitions"])
 def test_rows_of_a_table_that_was_emptied_are_new(server: Server, key: str) -> None:
     """TRUNCATE in the middle, also of a single partition: what comes after it is left as it is."""

@@ -15,7 +15,8 @@ takes the row only if the new key is in its range too; then it takes back their 
 A note is added and never changed by others than the loop, so nobody's transaction fails because of one.
 
 A row that changes its partition is deleted and inserted: a trigger BEFORE UPDATE, which knows both keys, notes the
-new one as ``moving``, and the insertion behind it as ``todo`` instead of ``skip``.
+new one as ``moving``, and the insertion behind it as ``todo`` instead of ``skip``. Between the two, whoever still has
+the new key may leave it, and note that: so the insertion asks for the notes of its own transaction.
 
 Source: https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED,
 https://www.postgresql.org/docs/current/trigger-definition.html
@@ -245,13 +246,18 @@ class RowTracker:
             " WHERE pgrunbook_note.id OPERATOR(pg_catalog.=) ANY ({}::pg_catalog.int8[]))"
         ).format(self._of(alias), keys, self.notes, sql.Literal(f"{{{','.join(map(str, ids))}}}"))
 
-    def _latest(self, what: str, key: sql.Composable) -> sql.Composable:
-        """Return something of the latest note of a key, as a subquery; nothing where there is no note."""
+    def _latest(self, what: str, key: sql.Composable, *, ours: bool = False) -> sql.Composable:
+        """Return something of the latest note of a key, as a subquery; nothing where there is no note.
+
+        ``ours`` are those that this transaction has written.
+        """
         return sql.SQL(
             "(SELECT pgrunbook_note.{what} FROM {notes} AS pgrunbook_note"
             " WHERE ROW({columns}) OPERATOR(pg_catalog.=) ROW({key})"
-            " AND pgrunbook_note.state OPERATOR(pg_catalog.=) ANY {states} ORDER BY pgrunbook_note.id DESC LIMIT 1)"
+            " AND pgrunbook_note.state OPERATOR(pg_catalog.=) ANY {states}{by}"
+            " ORDER BY pgrunbook_note.id DESC LIMIT 1)"
         ).format(
+            by=sql.SQL(" AND {}").format(is_ours(sql.Identifier("pgrunbook_note", "xmin"))) if ours else sql.SQL(""),
             what=sql.SQL(what), notes=self.notes, key=key, states=_NOTES,
             columns=sql.SQL(", ").join(sql.Identifier("pgrunbook_note", name) for name in self.columns),
         )  # fmt: skip
@@ -275,7 +281,7 @@ class RowTracker:
             old=self._of("old"), new=self._of("new"), of_t=self._of("t"),
             noted=sql.SQL(", ").join(sql.Identifier("n", name) for name in self.columns),
             latest_of_old=self._latest("state", self._of("old")),
-            state_of_new=sql.SQL(comes).format(self._latest("state", self._of("new"))),
+            state_of_new=sql.SQL(comes).format(self._latest("state", self._of("new"), ours=True)),
         )  # fmt: skip
 
     def _triggers(self, *, is_partitioned: bool) -> list[sql.Composed]:
