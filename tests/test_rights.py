@@ -203,7 +203,7 @@ def test_nothing_speaks_of_a_restore_point_where_there_is_none(
     grant(admin, "Always", "A branch")
     file = tmp_path / "targets.toml"
     file.write_text(f"{file.read_text()}restore_points = false\n")
-    write_folder(tmp_path / "m", {"0001_a.sql": "TRUNCATE old;"})
+    write_folder(tmp_path / "m", {"0001_a.sql": "DO $$ BEGIN EXECUTE 'TRUNCATE ' || lower('OLD'); END $$;"})
     here = step_through("prepare", monkeypatch, with_data=False, accept="way-back:0001_a,0001_a:1")
     gates = {gate.key: gate.gate for gate in plans.read(here.run.folder / "plan.json").gates()}
     assert gates["way-back:0001_a"].says.startswith("irreversible: after this, no restore point leads back (")

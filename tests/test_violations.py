@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from budget import examples
@@ -731,6 +731,7 @@ def test_no_row_stands_against_what_the_server_accepts(
     conn: Conn, rows: list[Any], parents: set[Any], statement: str
 ) -> None:
     """Random rows and demands: 0 is said exactly where the server accepts the statement."""
+    assume(conn.info.server_version >= 150000 or "NULLS NOT DISTINCT" not in statement)
     with conn.transaction(force_rollback=True):
         conn.execute(MADE)
         cursor = conn.cursor()

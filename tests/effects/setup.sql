@@ -128,7 +128,7 @@ CREATE SCHEMA attic;
 CREATE TABLE attic.old (id integer PRIMARY KEY, person_id integer REFERENCES shop.persons);
 CREATE VIEW attic.seen AS SELECT id FROM attic.old;
 CREATE SEQUENCE attic.numbers;
-CREATE ROLE shop_owner;
+DO $$ BEGIN IF to_regrole('shop_owner') IS NULL THEN CREATE ROLE shop_owner; END IF; END $$;
 CREATE TABLE shop.mine (id serial PRIMARY KEY, person_id integer REFERENCES shop.persons);
 ALTER TABLE shop.mine OWNER TO shop_owner;
 CREATE VIEW shop.of_mine AS SELECT id FROM shop.mine;

@@ -57,7 +57,8 @@ def _rename_column(reader: Reader, way: Way, node: Any, kind: str) -> None:
     over = reader.relation(node.relation)
     if over is not None:
         word = "ATTRIBUTE" if kind == "ATTRIBUTE" else "COLUMN"
-        clause = f"RENAME {word} {quoted(node.newname)} TO {quoted(node.subname)}"
+        cascade = " CASCADE" if kind == "ATTRIBUTE" and node.behavior.name == "DROP_CASCADE" else ""
+        clause = f"RENAME {word} {quoted(node.newname)} TO {quoted(node.subname)}{cascade}"
         way.add(f"ALTER {over.word} {over.sql} {clause}", "The old name is set again.")
 
 

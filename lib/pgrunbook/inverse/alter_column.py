@@ -21,7 +21,7 @@ def add(altered: Alteration, cmd: Any) -> None:
     if _is_there(altered, cmd):
         return
     if altered.relation.kind == "c":
-        altered.add(Phase.COLUMNS_AWAY, f"DROP ATTRIBUTE {quoted(name)}")
+        altered.add(Phase.COLUMNS_AWAY, f"DROP ATTRIBUTE {quoted(name)}{_cascade(cmd)}")
         return
     way = altered.way(Phase.COLUMNS_AWAY)
     way.add(f"{altered.alter} DROP COLUMN {quoted(name)}", f"Column {quoted(name)} is dropped.")
@@ -45,7 +45,7 @@ def drop(altered: Alteration, cmd: Any) -> None:
     if altered.relation.kind == "c":
         column = altered.column(cmd.name)
         if column is not None:
-            _drop_attribute(altered, column)
+            _drop_attribute(altered, column, cmd)
         return
     if cmd is not drops[-1]:
         return
@@ -60,12 +60,18 @@ def drop(altered: Alteration, cmd: Any) -> None:
         recreate(altered.reader, way, [_address(each) for each in lost])
 
 
-def _drop_attribute(altered: Alteration, column: Column) -> None:
+def _cascade(cmd: Any) -> str:
+    """Return the word that takes typed tables along, where the statement has it."""
+    return " CASCADE" if cmd.behavior.name == "DROP_CASCADE" else ""
+
+
+def _drop_attribute(altered: Alteration, column: Column, cmd: Any) -> None:
     type_oid = altered.reader.type(altered.sql)
     used = altered.reader.row("uses_of_type", oid=type_oid)
     if used:
         raise NoInverseError(f"cannot be undone, because the attribute's values in {used['table']} are lost.")
-    altered.add(Phase.BACK, f"ADD ATTRIBUTE {column.sql} {column.type}{column_type.collation(column)}")
+    clause = f"ADD ATTRIBUTE {column.sql} {column.type}{column_type.collation(column)}{_cascade(cmd)}"
+    altered.add(Phase.BACK, clause)
     if not column.last:
         why = f"attribute order of {altered.sql}: {column.sql} is added again as the last attribute"
         altered.way(Phase.BACK).differs.append(Declared("column order", altered.sql, why))
@@ -78,7 +84,8 @@ def change_type(altered: Alteration, cmd: Any) -> None:
     if column is None or new is None:
         return
     if altered.relation.kind == "c":
-        altered.add(Phase.TYPES, f"ALTER ATTRIBUTE {column.sql} TYPE {column.type}{column_type.collation(column)}")
+        clause = f"ALTER ATTRIBUTE {column.sql} TYPE {column.type}{column_type.collation(column)}{_cascade(cmd)}"
+        altered.add(Phase.TYPES, clause)
         return
     converts = {"source": new, "target": column.type_oid}
     altered.reader.ahead([("converts", converts), ("type_facts", {"oid": new})])

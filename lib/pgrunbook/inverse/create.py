@@ -64,13 +64,18 @@ def view(reader: Reader, way: Way, node: Any) -> None:
 
 
 def index(reader: Reader, way: Way, node: Any) -> None:
-    """CREATE INDEX."""
+    """CREATE INDEX; what it takes over of partitions falls with it, and is created again."""
     over = reader.relation(node.relation)
     if over is None or (node.if_not_exists and reader.named(over.schema, node.idxname) is not None):
         return
     name = node.idxname or naming.of_index(reader, over, node)
     full = f"{quoted(over.schema)}.{quoted(name)}"
     way.add(f"DROP INDEX {full}", f"Index {full} is dropped.")
+    if over.kind == "p":
+        keys = len(node.indexParams)
+        for own in reader.rows("indexes_of_partitions", oid=over.oid, is_unique=bool(node.unique), keys=keys):
+            definition = own["definition"].replace(" INDEX ", " INDEX IF NOT EXISTS ", 1)
+            way.add(definition, f"The partition has index {own['name']} of its own again.")
 
 
 def sequence(reader: Reader, way: Way, node: Any) -> None:

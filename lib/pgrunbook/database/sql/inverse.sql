@@ -1446,6 +1446,15 @@ WHERE s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
   AND s.objsubid = 0
   AND s.dbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
   AND r.rolname = ANY (%(names)s::text[])
+  -- The sequence of a column follows its table.
+  AND NOT EXISTS (SELECT
+                  FROM pg_catalog.pg_depend AS d
+                  WHERE d.classid = s.classid
+                    AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                    AND d.objid = s.objid
+                    AND d.refclassid = d.classid
+                    AND d.refobjsubid > 0
+                    AND d.deptype IN ('a', 'i'))
 ORDER BY s.classid, s.objid;
 
 -- name: tablespace_options
@@ -1480,3 +1489,20 @@ WHERE p.proname = ANY (%(names)s::text[])
        OR p.proname ~ '^(lo_|lowrite|query_to_|cursor_to_|pg_replication_|pg_logical_emit|pg_create_|pg_drop_)')
 GROUP BY 1
 ORDER BY 1;
+
+-- name: indexes_of_partitions
+-- a row is: an index of a partition that an index of the partitioned table may take over, as its definition
+SELECT pg_catalog.pg_get_indexdef(i.indexrelid) AS definition,
+       pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
+FROM pg_catalog.pg_partition_tree(%(oid)s::oid::pg_catalog.regclass) AS p
+JOIN pg_catalog.pg_index AS i ON i.indrelid = p.relid
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE p.level > 0
+  AND c.relkind = 'i'
+  AND NOT c.relispartition
+  AND i.indisvalid
+  AND i.indisunique = %(is_unique)s
+  AND i.indnkeyatts = %(keys)s
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.conindid = i.indexrelid)
+ORDER BY p.level, i.indexrelid;
