@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import pytest
@@ -96,3 +98,21 @@ def test_a_stop_that_is_turned_into_another_error_is_one(project: Project, monke
     with stops.listening(), stops.let_through():
         made, code = run("migrate")
     assert (code, made.status, made.parts[0].status) == (1, Status.INTERRUPTED, Status.INTERRUPTED)
+
+
+class _Dying:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.001)  # the handler runs between two steps of Python
+
+
+def _let_one_die() -> None:
+    dying = _Dying()
+    del dying
+    time.sleep(5)
+
+
+def test_a_signal_that_python_would_swallow_stops_all_the_same() -> None:
+    """An exception in a finalizer is ignored: the signal comes again, behind it."""
+    with stops.listening(), stops.let_through(), pytest.raises(KeyboardInterrupt):
+        _let_one_die()

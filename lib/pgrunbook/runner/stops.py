@@ -5,6 +5,7 @@ Without a handler SIGTERM ends Python at once: no word, and a record that says "
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from types import FrameType
 from pgrunbook.errors import Interrupted
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+AGAIN_S = 0.02
+# The callback by which an import lets go of its lock.
+IMPORT_LOCK = ("cb", "<frozen importlib._bootstrap>")
 
 
 class _Gate:
@@ -84,10 +88,28 @@ def _set(*, shut: bool) -> Iterator[None]:
         _Gate.is_shut = before
 
 
-def _came(number: int, _: FrameType | None) -> None:
+def _came(number: int, frame: FrameType | None) -> None:
+    """Note the signal and raise; within a callback that swallows exceptions it is sent again a moment later.
+
+    Source: https://docs.python.org/3/library/weakref.html#weakref.ref, of exceptions in callbacks
+    """
     _Gate.waiting = signal.Signals(number).name
-    if not _Gate.is_shut:
+    if _Gate.is_shut:
+        return
+    if frame is not None and _is_swallowing(frame):
+        threading.Timer(AGAIN_S, os.kill, (os.getpid(), number)).start()
+    else:
         _stop()
+
+
+def _is_swallowing(frame: FrameType) -> bool:
+    """Tell whether Python would ignore an exception here: under the collector, not under a line of the program."""
+    each: FrameType | None = frame
+    while each is not None:
+        if each.f_code.co_name == "__del__" or (each.f_code.co_name, each.f_code.co_filename) == IMPORT_LOCK:
+            return True
+        each = each.f_back
+    return False
 
 
 def _stop() -> None:
