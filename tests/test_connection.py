@@ -382,3 +382,15 @@ def test_deferred_triggers_of_the_application_find_their_names(project: Project)
         with conn.transaction(), conn.as_target():
             conn.execute("INSERT INTO a VALUES (2)")
     assert rows(target, "SELECT n FROM b ORDER BY n") == [(1,), (2,)]
+
+
+def test_what_copy_sends_is_dropped_and_its_effect_and_its_error_are_not(project: Project) -> None:
+    """COPY ... TO STDOUT in a migration: the session goes on, in a transaction and outside of one."""
+    with connect(project(folder={})) as conn:
+        conn.execute("CREATE TEMPORARY TABLE copied AS SELECT n, repeat('x', 1000) FROM generate_series(1, 20000) AS n")
+        for text in ("COPY copied TO STDOUT", "COPY (DELETE FROM copied WHERE n > 5 RETURNING n) TO STDOUT"):
+            assert conn.execute(text).rowcount == -1
+        assert conn.execute("SELECT count(*) FROM copied").fetchone() == (5,)
+        with pytest.raises(psycopg.errors.DivisionByZero), conn.transaction():
+            conn.execute("COPY (SELECT 1 / (n - 3) FROM copied ORDER BY n) TO STDOUT (FORMAT binary)")
+        assert conn.execute("SELECT count(*) FROM copied").fetchone() == (5,)

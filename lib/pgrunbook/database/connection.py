@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 import psycopg
-from psycopg import Transaction, sql
+from psycopg import Cursor, Transaction, sql
+from psycopg.generators import copy_from
 from psycopg.pq import TransactionStatus
 
 from pgrunbook.config.targets import Target
@@ -111,6 +112,21 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
                 self.search_path, self.beside = self._put(OURS, OURS_BESIDE.values(), is_local=self._is_inside)
             if not self._is_inside:
                 self._had_target = False
+
+    def execute(self, *args: Any, **options: Any) -> Cursor[tuple[object, ...]]:
+        """Execute as psycopg does; what COPY ... TO STDOUT sends is read and dropped: a migration has no reader.
+
+        Its cursor has no row count. Source: https://www.postgresql.org/docs/current/libpq-copy.html
+        """
+        try:
+            return super().execute(*args, **options)
+        except psycopg.ProgrammingError:
+            if self.closed or self.info.transaction_status != TransactionStatus.ACTIVE:
+                raise
+        with self.lock:
+            while isinstance(self.wait(copy_from(self.pgconn)), memoryview):
+                pass
+        return self.cursor()
 
     def oid_of(self, kind: Literal["regclass", "regtype"], name: str) -> int | None:
         """Return the OID of the relation or type that a name means to a session of the target, None where none is."""
@@ -270,10 +286,12 @@ def at_once(conns: Sequence[Connection], work: Callable[[Connection], Found]) ->
         try:
             return [one.result() for one in begun]
         except BaseException:
-            for conn in conns:
-                with suppress(psycopg.Error):  # one that is lost
-                    conn.cancel()
-            raise
+            while True:  # one that had not sent its statement yet is not met by the first
+                for conn in conns:
+                    with suppress(psycopg.Error):  # one that is lost
+                        conn.cancel()
+                if not wait(begun, timeout=0.1).not_done:
+                    raise
 
 
 def _limits(scope: str, lock_timeout_ms: int, statement_timeout_ms: int) -> bytes:
