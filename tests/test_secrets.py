@@ -168,3 +168,14 @@ def test_a_secret_in_a_late_row_is_masked() -> None:
     masked = secrets.masked("INSERT INTO t (id, note) VALUES\n" + ",\n".join(rows))
     assert masked.splitlines()[30_001] == "(30000, 'postgres://u:***@h/d'),"
     assert masked.count("***") == 1
+
+
+def test_of_a_very_long_statement_its_beginning_is_shown_without_its_secrets() -> None:
+    """What the whole text shows to be a secret is masked in its beginning; a short text is shown as it is."""
+    short = "SELECT dblink_connect('password=hunter22')"
+    assert secrets.beginning(short) == short  # the door masks it
+    long = f"SELECT 'hunter22', {'1, ' * 10_000} pgp_sym_encrypt('x', 'hunter22')"
+    shown = secrets.beginning(long)
+    assert shown.startswith("SELECT '***', 1, 1, ")
+    assert len(shown) < 20_100
+    assert shown.endswith(f"... and {len(long) - 20_000:,} characters more")

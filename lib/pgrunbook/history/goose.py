@@ -57,7 +57,7 @@ class Goose(Tool):
         """Look for a file with a version and "-- +goose Up"."""
         for path in sql_files(folder):
             text = read_bytes(path, folder).decode("utf-8", "replace")
-            if NAMES.pattern.fullmatch(path.name) and NEARLY.search(text):
+            if NAMES.pattern.fullmatch(path.name) and "--" in text and NEARLY.search(text):
                 return Sign(f'{path.name} has "-- +goose"', certain=True)
         return None
 

@@ -56,7 +56,8 @@ class NodePgMigrate(Tool):
         """Look for "-- Up Migration" in a numbered file; without marks other tools may have written it."""
         numbered = [path for path in sql_files(folder) if NAMES.pattern.fullmatch(path.name)]
         for path in numbered:
-            if UP.search(read_bytes(path, folder).decode("utf-8", "replace")):
+            text = read_bytes(path, folder).decode("utf-8", "replace")
+            if "--" in text and UP.search(text):
                 return Sign(f'{path.name} has "-- Up Migration"', certain=True)
         names = [path.name for path in numbered if not path.name.endswith((".up.sql", ".down.sql"))]
         return Sign(f"it has {names[0]}", certain=False) if names else None

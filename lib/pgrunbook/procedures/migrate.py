@@ -155,7 +155,7 @@ def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
     plan = hidden(plan)
     here.run.keep("schema-before.json", now.to_json(), is_masked=True)
     here.run.keep("plan.json", plan.text(), is_masked=True)
-    here.run.keep("plan.sql", plan_sql.text(plan))
+    here.run.keep("plan.sql", plan_sql.text(plan), is_masked=True)
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()))
     acceptance.note(here.run, plan, [plans.REHEARSAL])  # whoever runs migrate alone does without a rehearsal
     return plan

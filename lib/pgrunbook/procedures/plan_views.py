@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from pgrunbook.config.targets import Target
 from pgrunbook.display.lock_chart import NOTICED_MS, Blocks, Lane, Lanes, LockBar
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Card, Cell, Table
-from pgrunbook.plan.plan import Change, Plan, WrittenStatement
+from pgrunbook.plan.plan import Change, Plan, Step, WrittenStatement
 from pgrunbook.record import door
 from pgrunbook.rehearse.observer import HeldLock
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.trial import StatementComparison, StatementRun, Trial
+from pgrunbook.sql import secrets
 from pgrunbook.sql.lock_modes import blocks
 
 
@@ -22,7 +23,7 @@ def statements(changes: Sequence[Change], *, title: str = "") -> Table:
         (
             change.migration,
             numbers,
-            Cell(statement.kind, under=statement.sql),
+            Cell(statement.kind, under=secrets.beginning(statement.sql)),
             _executed(change, statement),
             statement.explains,
             "; ".join(one.why for one in statement.differs) or "nothing",
@@ -85,11 +86,15 @@ def _statement_timeouts(plan: Plan, target: Target) -> str:
     return ", ".join([usual, *long, *each])
 
 
+def _short(sql: str) -> str:
+    return " ".join(door.masked(secrets.beginning(sql)).split())[:60]
+
+
 def picture(trial: Trial) -> Lanes:
     """Return the picture of a rehearsal: a lane per statement, plain above safe."""
     lanes = [
         Lane(
-            f"{seen.migration.partition('_')[0]}.{seen.statement} {' '.join(door.masked(seen.sql).split())[:60]}",
+            f"{seen.migration.partition('_')[0]}.{seen.statement} {_short(seen.sql)}",
             _bars(seen.plain),
             _bars(seen.safe),
             _span(seen.plain),
@@ -108,7 +113,7 @@ def observed(trial: Trial) -> Table:
         (
             seen.migration,
             seen.statement,
-            Cell(seen.form or "as it is written", under=seen.sql),
+            Cell(seen.form or "as it is written", under=secrets.beginning(seen.sql)),
             _locked_out(seen.plain),
             _locked_out(seen.safe),
             *(f"{plain} | {safe}" for plain, safe in zip(_cost(seen.plain), _cost(seen.safe), strict=True)),
@@ -177,5 +182,9 @@ def _executed(change: Change, statement: WrittenStatement) -> Cell:
         return Cell("as it is written (switched off)", WARN)
     if not statement.form:
         return Cell("as it is written" if steps else "together with the one before", QUIET)
-    under = "\n\n".join(f"-- {step.says}\n{step.sql};" for step in steps)
-    return Cell(f"{statement.form}, {counted(len(steps), 'step')}", GOOD, under=under)
+    return Cell(f"{statement.form}, {counted(len(steps), 'step')}", GOOD, under=executed_as(steps))
+
+
+def executed_as(steps: Iterable[Step]) -> str:
+    """Return what steps do, and their SQL."""
+    return secrets.beginning("\n\n".join(f"-- {step.says}\n{step.sql};" for step in steps))

@@ -40,7 +40,7 @@ from pgrunbook.session import acceptance
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Prepare
 from pgrunbook.session.session import Session
-from pgrunbook.sql import runs
+from pgrunbook.sql import runs, secrets
 from pgrunbook.sql.classify import Type
 from pgrunbook.sql.statements import Statement, is_in_transaction
 from pgrunbook.undo_data import plan_sizes
@@ -151,7 +151,7 @@ def what_will_it_do(here: Session) -> Table:
         (
             name,
             numbers,
-            Cell(statement.kind, under=statement.sql),
+            Cell(statement.kind, under=secrets.beginning(statement.sql)),
             Cell(statement.type, TYPE_TONE[statement.type]),
             _locked(finding),
             ", ".join(finding.effects.rewrites) or "nothing",
@@ -289,7 +289,7 @@ def freeze_the_plan(here: Session) -> Card:
     )
     plan = here.facts["plan"] = hidden(plan)
     here.run.keep("plan.json", plan.text(), is_masked=True)
-    here.run.keep("plan.sql", plan_sql.text(plan))
+    here.run.keep("plan.sql", plan_sql.text(plan), is_masked=True)
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()), gates=[g.key for g in plan.gates()])
     accepted = places.resolved(history, here.parameters.accept)
     acceptance.note(here.run, plan, [*accepted, *([] if here.parameters.rehearse else [plans.REHEARSAL])])

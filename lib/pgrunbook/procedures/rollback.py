@@ -229,7 +229,7 @@ def _make_plan(here: Session, wanted: list[rollback.RollbackItem]) -> None:
     plan = hidden(plan)
     here.facts.update(plan=plan, loses=loses)
     here.run.keep("rollback-plan.json", plan.text(), is_masked=True)
-    here.run.keep("rollback-plan.sql", plan_sql.text(plan))
+    here.run.keep("rollback-plan.sql", plan_sql.text(plan), is_masked=True)
     here.journal(
         "rollback-plan-frozen", digest=plan.digest, migrations=[c.migration for c in changes],
         unlike=unlike,

@@ -18,8 +18,10 @@ from pgrunbook.errors import Broken, Refused
 from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.plan.step import Keep
 from pgrunbook.procedures import undo_data_views
+from pgrunbook.procedures.plan_views import executed_as
 from pgrunbook.record import door
 from pgrunbook.session.session import Session
+from pgrunbook.sql import secrets
 from pgrunbook.sql.tree import subcommand
 from pgrunbook.undo_data import MOST_LINES, Conflicts, OnConflict, UndoEntry, losses
 from pgrunbook.undo_data.losses import Loss
@@ -149,11 +151,11 @@ def statements(plan: Plan) -> Table:
         (
             change.migration,
             written.number,
-            Cell(written.kind, under=written.sql),
+            Cell(written.kind, under=secrets.beginning(written.sql)),
             f"{written.file}, line {written.line}",
             ", ".join(dict.fromkeys(name for step in change.of_statement(written.number) for name in step.objects)),
             Cell(written.form or "as it is written", QUIET if not written.form else GOOD,
-                 under="\n\n".join(f"-- {s.says}\n{s.sql};" for s in change.of_statement(written.number))),
+                 under=executed_as(change.of_statement(written.number))),
             _locks(change, written.number),
         )
         for change in plan.changes
@@ -191,7 +193,7 @@ def _way(change: Change) -> Cell:
             lines += ["-- the rows that it has changed are reverted"] if written.back.of_rows else []
             lines += [f"-- {written.back.because}"] if written.back.because else []
             texts.append("\n".join([f"-- {written.key}", *lines]))
-    return Cell(f"{len(texts)}, computed", QUIET, under="\n\n".join(texts))
+    return Cell(f"{len(texts)}, computed", QUIET, under=secrets.beginning("\n\n".join(texts)))
 
 
 def _keeps(change: Change) -> str:

@@ -26,6 +26,7 @@ from pgrunbook.plan.plan import Direction, Plan
 from pgrunbook.record import journal
 from pgrunbook.session import checks
 from pgrunbook.session.session import Session
+from pgrunbook.sql import secrets
 
 TONES = {
     StepState.WAITING: QUIET,
@@ -223,7 +224,7 @@ def table_of(results: list[StepResult]) -> Table:
         (
             r.migration,
             r.step.number,
-            Cell(f"{r.step.kind}{' in batches' if r.step.batches else ''}", under=r.step.sql),
+            Cell(f"{r.step.kind}{' in batches' if r.step.batches else ''}", under=secrets.beginning(r.step.sql)),
             Cell(r.state, TONES[r.state]),
             r.attempt or "",
             f"{r.looked_ms:,.0f}" if r.looked_ms else "",

@@ -27,6 +27,7 @@ from pgrunbook.rehearse.trial import Trial
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Validate
 from pgrunbook.session.session import Session
+from pgrunbook.sql import secrets
 from pgrunbook.sql.classify import Type
 
 # Below this a ratio says nothing: a query that took 2 ms before and takes 5 ms now is not slow.
@@ -156,7 +157,7 @@ def as_estimated(here: Session) -> Table:
             (
                 change.migration,
                 step.number,
-                Cell(step.kind, under=step.sql),
+                Cell(step.kind, under=secrets.beginning(step.sql)),
                 f"{expected.duration_ms:,.0f}" if expected else "-",
                 f"{ran['ms']:,.0f}",
                 f"{ran['waited_ms']:,.0f}",

@@ -62,18 +62,9 @@ _VALUES = (
     ("signature=", re.compile(r"\bSignature=(?P<secret>[\w+/=-]{8,})")),
     ("private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?P<secret>.*?)(?=-----END|\Z)", re.S)),
     ("private-lines", re.compile(r"\bPrivate-Lines: \d+(?P<secret>.*?)(?=Private-MAC|\Z)", re.S)),
-    ("coo", re.compile(r"\bCookie:\s*(?P<secret>[^\r\n'\"]{6,})", re.I)),
-    # hashes of passwords: crypt(3), PHC strings, Django, LDAP
-    ("", re.compile(
-        r"(?<![\w$])(?P<secret>(?:\$(?:2[abxy]?|1|5|6|7|y|gy|apr1|sha1|argon2\w*|scrypt|pbkdf2[\w-]*)\$"
-        r"|(?:pbkdf2_\w+|bcrypt_sha256|scrypt|argon2)\$)[\w./+=,$*-]{8,}|\{(?:SSHA|SHA|SMD5|CRYPT)\d*\}[\w+/=$.]{8,})"
-    )),
-    # beside the id of an AWS key its secret, which begins with nothing that tells
-    ("", re.compile(
-        r"(?<![\w/+])(?=[\w/+]{0,39}[a-z])(?=[\w/+]{0,39}[A-Z])(?=[\w/+]{0,39}\d)(?P<secret>[A-Za-z0-9/+]{40})"
-        r"(?![\w/+=])"
-    )),
-    ("", re.compile(r"\b(?:Bearer|Basic)\s+(?P<secret>[\w.~+/=-]{6,})", re.I)),
+    ("cookie", re.compile(r"\bCookie:\s*(?P<secret>[^\r\n'\"]{6,})", re.I)),
+    ("bearer", re.compile(r"\bBearer\s+(?P<secret>[\w.~+/=-]{6,})", re.I)),
+    ("basic", re.compile(r"\bBasic\s+(?P<secret>[\w.~+/=-]{6,})", re.I)),
     ("-u", re.compile(r"(?:^|\s)(?:-u[ =]?|--user[ =])\s*[\"']?[^\s:\"']+:(?P<secret>[^\s\"']+)")),
     ("mysql", re.compile(r"\bmysql\w*\s(?:[^|;]*\s)?-p(?P<secret>[^\s'\"]+)")),
     ("sshpass", re.compile(r"\bsshpass\s+-p\s*[\"']?(?P<secret>[^\s\"']+)")),
@@ -83,7 +74,23 @@ _VALUES = (
     ("smbclient", re.compile(r"\bsmbclient\s(?:[^|;]{0,200}?\s)?-U\s*[^\s%]+%(?P<secret>[^\s\"']+)")),
     ("curl", re.compile(r"\bcurl\s(?:[^|;]{0,200}?\s)?(?:-b|--cookie)\s+[\"']?[^\s=\"']+=(?P<secret>[^\s\"']+)")),
     ("--", re.compile(r"--(?:password|passwd|token|secret|api-?key)[ =]\s*[\"']?(?P<secret>[^\s\"']+)")),
-    ("", re.compile(
+)  # fmt: skip
+# What is a secret by itself, without a blank or a quotation mark in it, and no shorter than ``_LONG_WORD``.
+_LONG_WORD = 11
+_SHORT_CHARS = 1000
+_WORDS_ALONE = (
+    # hashes of passwords: crypt(3), PHC strings, Django, LDAP
+    re.compile(
+        r"(?<![\w$])(?P<secret>(?:\$(?:2[abxy]?|1|5|6|7|y|gy|apr1|sha1|argon2\w*|scrypt|pbkdf2[\w-]*)\$"
+        r"|(?:pbkdf2_\w+|bcrypt_sha256|scrypt|argon2)\$)[\w./+=,$*-]{8,}|\{(?:SSHA|SHA|SMD5|CRYPT)\d*\}[\w+/=$.]{8,})"
+    ),
+    # beside the id of an AWS key its secret, which begins with nothing that tells
+    re.compile(
+        r"(?<![\w/+])(?=[\w/+]{0,39}[a-z])(?=[\w/+]{0,39}[A-Z])(?=[\w/+]{0,39}\d)(?P<secret>[A-Za-z0-9/+]{40})"
+        r"(?![\w/+=])"
+    ),
+    # the keys that services give out
+    re.compile(
         r"(?<!\w)(?P<secret>pscale_(?:pw|tkn|oauth)_[\w.-]{4,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
         r"|(?:AKIA|ASIA)[0-9A-Z]{16}|xox[abeoprs]-[\w-]{8,}|[sr]k_(?:live|test)_\w{8,}|sk-[\w-]{20,}|npg_\w{8,}"
         r"|whsec_\w{8,}|xapp-[\w-]{8,}|ya29\.[\w-]{8,}|npm_\w{30,}|pypi-[\w-]{16,}|do[op]_v1_\w{16,}|hv[sbr]\.[\w-]{16,}"
@@ -91,8 +98,10 @@ _VALUES = (
         r"|dckr_pat_[\w-]{8,}|lin_api_\w{8,}|AGE-SECRET-KEY-1[0-9A-Z]{16,}|sq0csp-[\w-]{16,}"
         r"|(?:(?<=hooks\.slack\.com/services/)|(?<=discord\.com/api/webhooks/))[\w/-]{8,}|AIza[\w-]{30,}|SG\.[\w-]{16,}\.[\w-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|SCRAM-SHA-256\$\d+:[^\s'\"]+"
         r"|md5[0-9a-f]{32})(?!\w)"
-    )),
+    ),
 )  # fmt: skip
+# A long text is looked through for long words first: as bytes, in which each character is one of two.
+_AS_WORD = bytes(32 if chr(code).isspace() or chr(code) in "'\"" else 97 for code in range(256))
 _MASKED = re.compile(r"\*+[0-9a-f]{0,12}")
 # E'pa\\x73sword=x': what it says is not to be seen in how it is spelled
 _ESCAPED = re.compile(r"(?i)\b(?:e|u&)['\"][^']*\\")
@@ -116,7 +125,7 @@ _TELLING = (
 # ... and the patterns of what is one by itself, or not to be seen in how it is spelled.
 # Of these, some are seen at the beginning or the end of a text only.
 _AT_ENDS = ("://", "-u")
-_SEEN = (*_VALUES, ("%", re.compile(r"%[0-9a-f]{2}", re.I)), ("\\", _ESCAPED))
+_SPELLED = (("%", re.compile(r"%[0-9a-f]{2}", re.I)), ("\\", _ESCAPED))
 
 
 def is_code(text: str) -> bool:
@@ -138,7 +147,7 @@ def is_nothing(value: str) -> bool:
 def may_hold_secrets(text: str) -> bool:
     """Tell, fast, whether a text is worth a closer look."""
     low = text.lower()
-    return any(word in low for word in _TELLING) or any(part in low and seen.search(text) for part, seen in _SEEN)
+    return any(word in low for word in _TELLING) or next(_seen(text, low), None) is not None
 
 
 def hints(text: str) -> list[tuple[int, int]]:
@@ -152,7 +161,7 @@ def hints(text: str) -> list[tuple[int, int]]:
     found = [
         match.span() for word in (*_TELLING, *_AT_ENDS) if word in low for match in re.finditer(re.escape(word), low)
     ]
-    found += [match.span() for part, seen in _SEEN if part in low for match in seen.finditer(text)]
+    found += [match.span() for match in _seen(text, low)]
     apart: list[tuple[int, int]] = []
     for start, end in sorted(found):
         if apart and start <= apart[-1][1]:
@@ -173,10 +182,37 @@ def keys_of_prose(text: str) -> list[tuple[int, int]]:
     """Return from where to where something stands that is a secret whatever is around it: a key, a URL's password."""
     if not may_hold_secrets(text):
         return []
-    low = text.lower()
-    patterns = [pattern for part, pattern in _VALUES if part in low]
-    spans = [match.span("secret") for pattern in patterns for match in pattern.finditer(text)]
+    spans = [match.span("secret") for match in _values(text, text.lower())]
     return [span for span in spans if not is_nothing(text[slice(*span)])]
+
+
+def _seen(text: str, low: str) -> Iterator[re.Match[str]]:
+    """Yield what is a secret by itself, and what is not to be seen in how it is spelled."""
+    for part, pattern in _SPELLED:
+        if part in low:
+            yield from pattern.finditer(text)
+    yield from _values(text, low)
+
+
+def _values(text: str, low: str) -> Iterator[re.Match[str]]:
+    for part, pattern in _VALUES:
+        if part in low:
+            yield from pattern.finditer(text)
+    for start, end in _long_words(text):
+        for pattern in _WORDS_ALONE:
+            yield from pattern.finditer(text, start, end)
+
+
+def _long_words(text: str) -> Iterator[tuple[int, int]]:
+    """Yield from where to where long words stand; all of a short text, which is looked through as fast."""
+    if len(text) < _SHORT_CHARS:
+        yield 0, len(text)
+        return
+    words = text.encode("ascii", "replace").translate(_AS_WORD) + b" "
+    end = 0
+    while (start := words.find(b"a" * _LONG_WORD, end)) >= 0:
+        end = words.index(b" ", start)
+        yield start, end
 
 
 def _found(text: str, *, code: bool) -> Iterator[tuple[int, int]]:

@@ -38,6 +38,7 @@ _KEYED = re.compile(r"hmac-([0-9a-f]{8})-[0-9a-f]{64}")
 _DEEPEST = 8
 _SHORT_CHARS = 1000
 _LONG_CHARS = 20_000
+_SHOWN_CHARS = 20_000
 # What the scanner misses at the end of a text that was cut off.
 _ENDS = ("", "'", '"', "*/", "''", "\\'")
 _PSQL = re.compile(r"^[ \t]*\\[\w!].*$", re.M)
@@ -120,6 +121,13 @@ def excerpt(text: str, start: int, end: int) -> str:
         if span.start < end and span.end > start:
             found = found[: max(span.start - start, 0)] + MASK + found[max(span.end - start, 0) :]
     return found
+
+
+def beginning(text: str) -> str:
+    """Return SQL as it is shown in a notebook: of a very long text its beginning, and how much more there is."""
+    if len(text) <= _SHOWN_CHARS:
+        return text
+    return f"{excerpt(text, 0, _SHOWN_CHARS)} ... and {len(text) - _SHOWN_CHARS:,} characters more"
 
 
 def fingerprint(text: str) -> str:

@@ -36,6 +36,7 @@ _EXACT = frozenset({
 })  # fmt: skip
 # Others wait while so many rows are copied: about a second.
 MOST_ROWS = 50_000
+_LOCKS = "LOCK TABLE "
 
 
 def locking(conn: Connection, statement: str, keeps: Sequence[Keep], is_beyond: Callable[[Relation, int], bool]) -> str:
@@ -58,16 +59,16 @@ def locking(conn: Connection, statement: str, keeps: Sequence[Keep], is_beyond: 
     node = parsed(split(statement)[0])
     empties = any(isinstance(part, ast.TruncateStmt) for each in (node, *bodies(node)) for part in walk(each))
     mode = "ACCESS EXCLUSIVE" if empties else "SHARE ROW EXCLUSIVE"
-    locked = sql.SQL("LOCK TABLE {} IN {} MODE").format(sql.SQL(", ").join(found), sql.SQL(mode))
+    locked = sql.SQL(_LOCKS + "{} IN {} MODE").format(sql.SQL(", ").join(found), sql.SQL(mode))
     return f"{text(locked)};\n{statement}"
 
 
 def locked(statement: str) -> tuple[Sequence[Any], str] | None:
     """Return the tables that a step locks in order to capture them, and its statement; None for any other step."""
-    first = parsed(split(statement)[0])
-    if not isinstance(first, ast.LockStmt):
+    if not statement.startswith(_LOCKS):
         return None
-    return first.relations, statement.split(";\n", 1)[1]
+    lock, behind = statement.split(";\n", 1)
+    return parsed(lock).relations, behind
 
 
 def begin(conn: Connection, step: str, place: StepKey, *, keep_until: datetime | None = None) -> str:
