@@ -111,6 +111,7 @@ GONE = "CREATE ROLE goes; ALTER DATABASE {database} OWNER TO goes; SET ROLE goes
 DELETE = "DELETE FROM pg_authid WHERE rolname = 'goes'"
 DATABASES = {
     "template": "ALTER DATABASE {database} IS_TEMPLATE true",
+    "without public": "DROP SCHEMA public",
     "full": "ALTER DATABASE {database} CONNECTION LIMIT 1; ALTER ROLE {role} SUPERUSER",
     "hurried": "ALTER DATABASE {database} SET statement_timeout = '5ms';"
     " ALTER DATABASE {database} SET lock_timeout = 1;"
@@ -130,6 +131,19 @@ DATABASES = {
 def test_an_odd_database_is_released_to(made: Made, kind: str) -> None:
     """A template, one whose owner was deleted, one with hasty settings: right on the branches and on the target."""
     released(made(more=DATABASES[kind]))
+
+
+@pytest.mark.newest
+def test_what_was_dropped_of_a_new_database_is_on_no_branch(made: Made) -> None:
+    """An unqualified name finds no schema on the target, and so on no branch; the history table is not there either."""
+    target = made(more="DROP SCHEMA public; DROP EXTENSION plpgsql", history_schema=None)
+    asked = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' UNION SELECT extname FROM pg_extension"
+    with connect(target) as conn, schema_branch.copy_schema(target) as copy, copy.branch() as empty:
+        assert (history := histories.read(conn, target)).schema == "odd", history
+        with data_branch.with_data(target, most_bytes=ENOUGH, plain=False) as full:
+            for branch in (empty, full.safe):
+                with connect(branch) as there:
+                    assert set(there.execute(asked)) == set(conn.execute(asked)) == {("information_schema",), ("odd",)}
 
 
 @pytest.mark.newest

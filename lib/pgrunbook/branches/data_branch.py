@@ -269,7 +269,7 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
             )
         )
         roles.apply_to_database(found, admin, name)
-    target_dump.close_public(server, name)
+    target_dump.prepare(server, name, found.lacks)
     data_dump.load(server, target, name, found)
     isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:

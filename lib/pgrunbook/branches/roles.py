@@ -67,7 +67,8 @@ class Roles:
     """The roles of a server, and those of its rights and settings that are not in the database itself.
 
     ``session`` is the role that the target's session logged in as, ``bootstrap`` the superuser that the cluster was
-    made with, who owns what every database has; ``rights`` and ``owner`` are those of ``database``.
+    made with, who owns what every database has; ``rights`` and ``owner`` are those of ``database``. ``lacks`` are the
+    objects of a new database that it has not any more, as SQL names them; no dump tells.
     """
 
     session: str
@@ -79,6 +80,7 @@ class Roles:
     parameters: tuple[SharedRight, ...]
     owner: str | None
     rights: tuple[SharedRight, ...]
+    lacks: tuple[str, ...] = ()
 
 
 def read(conn: Connection) -> Roles:
@@ -96,6 +98,7 @@ def read(conn: Connection) -> Roles:
         _parameters(conn),
         next((str(row[0]) for row in rights if row[0] is not None), None),
         tuple(SharedRight("", *row[1:]) for row in rights),  # type: ignore[arg-type]
+        tuple(str(what) for (what,) in conn.execute(queries["lacks"].encode()).fetchall()),
     )
 
 

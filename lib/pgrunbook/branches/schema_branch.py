@@ -97,7 +97,7 @@ class SchemaCopy:
         copied = branch_server.file_copy(self.server)
         admin.execute(create.format(sql.Identifier(name), sql.Literal(self.encoding), copied))
         roles.apply_to_database(self.roles, admin, name)
-        target_dump.close_public(self.server, name)
+        target_dump.prepare(self.server, name, self.roles.lacks)
 
     def _take_kept(self, admin: Connection, name: str) -> None:
         """Make the kept database the branch's: most rehearsals need two. One that is needed later is loaded again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import IO
 
 from pgrunbook.branches import installations
@@ -14,6 +15,7 @@ from pgrunbook.database.connection import Connection
 # What a newer pg_dump sets at the beginning of every dump, and since when servers know it.
 SET_SINCE = {17: "SET transaction_timeout = 0;\n"}
 PUBLIC_IS_CLOSED_SINCE = 15
+PUBLIC = "SCHEMA public"
 LAST_OF_HEAD = b"SELECT pg_catalog.set_config("
 HINTS = {
     r'collation "(?P<name>[^"]+)" for encoding': "Install the locale {name} on this machine (Debian: package locales).",
@@ -50,18 +52,21 @@ def known(text: str, postgres: Installation) -> str:
     return text
 
 
-def close_public(server: Server, database: str) -> None:
-    """Give a new database of a branch the schema public that a dump begins with, before the dump is loaded.
+def prepare(server: Server, database: str, lacks: Sequence[str]) -> None:
+    """Give a new database of a branch what a dump begins with, before the dump is loaded; drop what the target lacks.
 
     A pg_dump from PostgreSQL 15 on, of whatever server, says what differs from a schema in which only the owner of the
     database may create. A server of PostgreSQL 14 makes one in which everybody may.
     """
     postgres = server.installation
     is_newer = postgres.program("pg_dump").parent != postgres.bindir
-    if is_newer and postgres.major < PUBLIC_IS_CLOSED_SINCE:
+    statements = [f"DROP {each}" for each in lacks]
+    if is_newer and postgres.major < PUBLIC_IS_CLOSED_SINCE and PUBLIC not in lacks:
+        statements += ["ALTER SCHEMA public OWNER TO pg_database_owner", "REVOKE CREATE ON SCHEMA public FROM PUBLIC"]
+    if statements:
         with server.connect(purpose="branch", database=database) as conn:
-            conn.execute("ALTER SCHEMA public OWNER TO pg_database_owner")
-            conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+            for statement in statements:
+                conn.execute(statement.encode())
 
 
 def advice(told: str) -> str:

@@ -197,9 +197,15 @@ class RowTracker:
         return tuple(f"pgrunbook_key_{number}" for number in range(1, len(self.key) + 1))
 
     def is_due(self, alias: str) -> sql.Composable:
-        """Return the condition that a row, which a batch has reached, is not noted as new or done."""
+        """Return the condition that a row, which a batch has reached, is not noted as new or done.
+
+        Whether there is any note is asked once a statement.
+        """
         state = self._latest("state OPERATOR(pg_catalog.<>) 'skip'::pg_catalog.text", self._of(alias))
-        return sql.SQL("coalesce({}, true)").format(state)
+        return sql.SQL(
+            "(NOT EXISTS (SELECT FROM {} AS pgrunbook_any WHERE pgrunbook_any.state OPERATOR(pg_catalog.=) ANY {})"
+            " OR coalesce({}, true))"
+        ).format(self.notes, _NOTES, state)
 
     def is_left(self, alias: str, ids: Sequence[int]) -> sql.Composable:
         """Return the condition that a row has the key of one of these notes, and is still to be done."""

@@ -17,7 +17,16 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.history.files import NUMBERED, FileNames, is_down, read_migration, sql_files
 from pgrunbook.history.pairing import Pass, RowRules
 from pgrunbook.history.state import AppliedMigration, Migration, State
-from pgrunbook.history.table import Shape, Table, fetch_versions, table_to_be, tables_named, the_one
+from pgrunbook.history.table import (
+    Shape,
+    Table,
+    current_schema,
+    fetch_versions,
+    schema_exists,
+    table_to_be,
+    tables_named,
+    the_one,
+)
 from pgrunbook.history.tool import Sign, Tool
 
 DEFAULT_SCHEMA = "public"
@@ -159,7 +168,8 @@ def _find_table(conn: Connection, target: Target) -> Table:
     table = the_one(found, _is_plain_table, known=KNOWN)
     if table is not None:
         return table
-    schema, name = target.history_schema or DEFAULT_SCHEMA, target.history_table or DEFAULT_TABLE
+    usual = DEFAULT_SCHEMA if schema_exists(conn, DEFAULT_SCHEMA) else current_schema(conn)
+    schema, name = target.history_schema or usual, target.history_table or DEFAULT_TABLE
     return table_to_be(target, schema, name, default="the default")
 
 

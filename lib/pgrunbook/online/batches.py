@@ -214,11 +214,14 @@ def _texts(row: tuple[object, ...] | None) -> tuple[str, ...] | None:
 
 
 def _set_locally(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
-    """Set the timeouts, ISO dates, which every session reads alike, and the isolation level of the tracker."""
+    """Set the timeouts, ISO dates, which every session reads alike, and the isolation level of the tracker.
+
+    A batch is too short to be compiled.
+    """
     conn.execute(
         sql.SQL(
             "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {};"
-            " SET LOCAL statement_timeout = {}; SET LOCAL DateStyle = ISO"
+            " SET LOCAL statement_timeout = {}; SET LOCAL DateStyle = ISO; SET LOCAL jit = off"
         ).format(sql.Literal(lock_timeout_ms), sql.Literal(statement_timeout_ms))
     )
 

@@ -62,7 +62,7 @@ class Observation(_Seen):
     ``locks`` are those that no earlier step of its transaction held already, without the ones that a
     stronger one on the same object covers, and without those on indexes whose table is locked as strongly.
     ``rewrites`` are relations that have another file than before: TRUNCATE makes one as well.
-    ``wal_bytes`` is what the whole server wrote meanwhile. ``dead_rows`` are rows updated and deleted.
+    ``wal_bytes`` is what the whole server wrote meanwhile, not compressed. ``dead_rows`` are rows updated and deleted.
     """
 
     migration: str

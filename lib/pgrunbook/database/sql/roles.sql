@@ -101,3 +101,12 @@ LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
 WHERE d.datname = pg_catalog.current_database()
   AND (x.grantee = 0 OR r.rolname IS NOT NULL)
 ORDER BY r.oid, x.privilege_type
+
+-- name: lacks
+-- a row is: an object of a new database that this one has not any more, as DROP names it
+SELECT n.what
+FROM (VALUES
+    ('SCHEMA public', EXISTS (SELECT FROM pg_catalog.pg_namespace AS s WHERE s.nspname = 'public')),
+    ('EXTENSION plpgsql', EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'plpgsql'))
+) AS n (what, is_there)
+WHERE NOT n.is_there
