@@ -12,9 +12,11 @@ the captured values are reverted, reapplied or purged:
 
 Rows that take over keys from each other: the triggers fire in the order in which the rows were changed, so a key is
 left before it is taken. Where the key is deferrable, it may be taken before. So it is noted when a row came to its
-key: in this statement, it is not the one that leaves it; else the version of the row tells; else nobody can. A row
-that changes its partition is deleted and inserted: BEFORE UPDATE knows both keys, and the deletion that follows is
-that of another row than one that came to the key in this transaction, if it deletes an older version.
+key: in this statement, it is not the one that leaves it; else the version of the row tells; else nobody can.
+
+A row that changes its partition is deleted and inserted. BEFORE UPDATE knows both keys, and notes the new one beside
+what was captured of this row alone: its writer has locked it, so nobody has to wait. The deletion of that version of
+the row then moves what was captured, if the row has come to the new key.
 
 Nobody's write fails: not when the key has another name or type by now. A transaction that began before the capture
 and keeps its snapshot cannot see what was captured; the server aborts it to be begun again (SQLSTATE 40001), as it
@@ -31,137 +33,12 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from pgrunbook.database.row_tracker import FIRST, LAST, is_ours, truncate_triggers
+from pgrunbook.database.row_tracker import FIRST, LAST, truncate_triggers
 from pgrunbook.sql.deparse import text
-from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LOST, function_name
+from pgrunbook.undo_data.follower_body import FollowerBody, has_key
+from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, function_name, next_name
 from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name
 
-_BODY = """
-DECLARE
-    {variables};
-    is_ours boolean;
-    this pg_catalog.text;
-    leaving pg_catalog.tid[];
-    named pg_catalog.text[];
-BEGIN
-    IF TG_OP = 'TRUNCATE' THEN
-        BEGIN
-            UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id()
-            WHERE k.{gone} IS NULL AND NOT EXISTS (SELECT FROM {table} AS t WHERE {matches});
-        EXCEPTION WHEN OTHERS THEN
-            UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE k.{gone} IS NULL;
-        END;
-        RETURN NULL;
-    END IF;
-    BEGIN
-        {old_read};
-        IF TG_OP = 'UPDATE' THEN
-            {new_read};
-        END IF;
-    EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch OR data_exception THEN
-        -- The key has another name or type by now.
-        BEGIN
-            named := ARRAY(
-                SELECT a.attname
-                FROM pg_catalog.unnest(CAST(
-                    pg_catalog.obj_description({named_side}::pg_catalog.regclass, 'pg_class') AS pg_catalog.int2[]
-                )) WITH ORDINALITY AS n (number, place)
-                JOIN pg_catalog.pg_attribute AS a ON a.attnum = n.number AND NOT a.attisdropped
-                WHERE a.attrelid = coalesce(
-                    (SELECT p.relid
-                     FROM pg_catalog.pg_partition_ancestors(TG_RELID) AS p
-                     JOIN pg_catalog.pg_trigger AS g
-                       ON g.tgrelid = p.relid AND g.tgname = TG_NAME AND g.tgparentid = 0),
-                    TG_RELID)
-                ORDER BY n.place);
-            IF pg_catalog.cardinality(named) < {count} THEN
-                RAISE undefined_column;
-            END IF;
-            {old_read_by_text};
-            IF TG_OP = 'UPDATE' THEN
-                {new_read_by_text};
-            END IF;
-        EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch OR data_exception THEN
-            INSERT INTO {side} ({gone})
-            SELECT {lost} WHERE NOT EXISTS (SELECT FROM {side} AS k WHERE k.{gone} = {lost});
-            RETURN NEW;
-        END;
-    END;
-    IF TG_OP = 'UPDATE' AND CAST(ROW({old}) AS pg_catalog.record)
-        OPERATOR(pg_catalog.*=) CAST(ROW({new}) AS pg_catalog.record) THEN
-        {watches}RETURN NEW;
-    END IF;
-    {behind}IF TG_OP = 'UPDATE' AND TG_WHEN = 'AFTER' AND EXISTS (
-        SELECT FROM {side} AS k
-        WHERE {at_new} AND k.xmin::pg_catalog.text = NEW.xmin::pg_catalog.text
-          AND k.cmin::pg_catalog.text = NEW.cmin::pg_catalog.text
-    ) THEN
-        RETURN NEW;  -- This statement is the one that captures.
-    END IF;
-    {moves}
-    RETURN NEW;
-END
-"""
-_WATCHES = """IF CAST(ROW({old_value}) AS pg_catalog.record)
-            OPERATOR(pg_catalog.*<>) CAST(ROW({new_value}) AS pg_catalog.record) THEN
-            UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_old} AND k.{gone} IS NULL;
-        END IF;
-        """
-# Whoever does not see the trigger does not see what was captured either.
-_BEHIND = """
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = TG_RELID AND g.tgname = TG_NAME) THEN
-        RAISE serialization_failure USING MESSAGE = 'could not serialize access due to concurrent update',
-            DETAIL = 'The snapshot of this transaction is older than the capture of a column of this table.';
-    END IF;
-    """
-_IN_ORDER = """IF TG_OP = 'DELETE' THEN
-        is_ours := {old_is_ours};
-        UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id()
-        WHERE {at_old} AND k.{gone} IS NULL
-          AND (is_ours OR k.{arrived} IS DISTINCT FROM pg_catalog.pg_current_xact_id()::pg_catalog.text);
-        RETURN NULL;
-    END IF;
-    UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_new} AND k.{gone} IS NULL;
-    UPDATE {side} AS k SET {keys} = {new_row}, {arrived} = pg_catalog.pg_current_xact_id()
-    WHERE {at_old} AND k.{gone} IS NULL;"""
-_DEFERRED = """is_ours := {old_is_ours};
-    this := pg_catalog.pg_current_xact_id()::pg_catalog.text || ' ';
-    IF TG_OP = 'UPDATE' AND TG_WHEN = 'AFTER' THEN
-        this := this || NEW.cmin::pg_catalog.text || ' ';
-    END IF;
-    leaving := ARRAY(
-        SELECT k.ctid
-        FROM {side} AS k
-        WHERE {at_old} AND k.{gone} IS NULL
-          AND (k.{arrived} IS NULL
-               OR NOT pg_catalog.starts_with(k.{arrived}, pg_catalog.split_part(this, ' ', 1) || ' ')
-               OR (is_ours
-                   AND (TG_OP = 'DELETE' OR TG_WHEN = 'BEFORE' OR NOT pg_catalog.starts_with(k.{arrived}, this)))));
-    IF pg_catalog.cardinality(leaving) > 1 OR EXISTS (
-        SELECT
-        FROM {side} AS k
-        WHERE k.ctid = ANY (leaving)
-          AND pg_catalog.starts_with(k.{arrived}, pg_catalog.split_part(this, ' ', 1) || ' ')
-    ) THEN
-        IF EXISTS (SELECT FROM {side} AS k WHERE k.ctid = ANY (leaving) AND {is_version}) THEN
-            leaving := ARRAY(SELECT k.ctid FROM {side} AS k WHERE k.ctid = ANY (leaving) AND {is_version});
-        ELSE
-            UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE k.ctid = ANY (leaving);
-            RETURN NEW;
-        END IF;
-    END IF;
-    IF TG_OP = 'DELETE' THEN
-        UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE k.ctid = ANY (leaving);
-    ELSE
-        UPDATE {side} AS k
-        SET {keys} = {new_row},
-            {arrived} = this || CASE TG_WHEN WHEN 'AFTER' THEN NEW.ctid::pg_catalog.text ELSE '' END
-        WHERE k.ctid = ANY (leaving);
-    END IF;"""
-_IS_VERSION = (
-    "pg_catalog.starts_with(k.{arrived}, pg_catalog.split_part(this, ' ', 1) || ' ')"
-    " AND pg_catalog.split_part(k.{arrived}, ' ', 3) = OLD.ctid::pg_catalog.text"
-)
 # The numbers of the key's columns stay when their names change: the side table has them as its comment.
 _NUMBERS = """
 BEGIN
@@ -219,7 +96,14 @@ class Followers:
     @property
     def columns(self) -> list[sql.Composed]:
         """The definitions of the columns that a side table has for it."""
-        return [sql.SQL("{} pg_catalog.text").format(sql.Identifier(name)) for name in (GONE, ARRIVED)]
+        found = [sql.SQL("{} pg_catalog.text").format(sql.Identifier(name)) for name in (GONE, ARRIVED)]
+        if self.table.is_partitioned:
+            found.append(sql.SQL("{} pg_catalog.text").format(sql.Identifier(LEAVING)))
+            found += [
+                sql.SQL("{} {}").format(sql.Identifier(next_name(n)), column.side_type)
+                for n, column in enumerate(self.key)
+            ]
+        return found
 
     def indexes(self, *, is_unique: bool) -> list[str]:
         """Return the statements that create the indexes of the side table.
@@ -241,10 +125,11 @@ class Followers:
 
         Locks: ShareRowExclusiveLock on the table and its partitions.
         """
+        body = FollowerBody(self.kept_as, self.table, self.is_old_seen, self.watched).whole()
         made = sql.SQL(
             "CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
             " SET search_path = '' AS {}"
-        ).format(self.function, sql.Literal(text(self._body())))
+        ).format(self.function, sql.Literal(text(body)))
         numbers = sql.SQL(_NUMBERS).format(
             names=sql.Literal(list(self.table.key)), table=sql.Literal(self._name.as_string(None)),
             side=sql.Literal(self.side.as_string(None)),
@@ -256,7 +141,7 @@ class Followers:
         ]
         fires = {trigger_name(self.kept_as): "AFTER UPDATE OR DELETE"}
         if self.table.is_partitioned:
-            fires = {trigger_name(self.kept_as): "AFTER DELETE", f"{LAST}_{self.kept_as}": "BEFORE UPDATE"}
+            fires[f"{LAST}_{self.kept_as}"] = "BEFORE UPDATE"
         for name, event in fires.items():
             trigger = sql.Identifier(name)
             statements.append(
@@ -282,45 +167,7 @@ class Followers:
 
     def has_key(self, values: Sequence[sql.Composable]) -> sql.Composable:
         """Return the condition that a row of the side table has this key."""
-        pairs = [
-            sql.SQL("k.{} = {}").format(sql.Identifier(key_name(n)), value) for n, value in enumerate(values)
-        ]  # fmt: skip
-        return sql.SQL(" AND ").join(pairs)
-
-    def _body(self) -> sql.Composable:
-        variables = {row: [sql.SQL(f"{row}_{n}") for n in range(1, len(self.key) + 1)] for row in ("old", "new")}
-        both = [*variables["old"], *variables["new"]]
-        parts: dict[str, sql.Composable] = {
-            "side": self.side, "named_side": sql.Literal(self.side.as_string(None)),
-            "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
-            "table": self._name, "matches": self.table.matches("t", "k"), "lost": sql.Literal(LOST),
-            "count": sql.Literal(len(self.key)), "keys": sql.SQL("({})").format(self.keys()),
-            "old": sql.SQL(", ").join(variables["old"]), "new": sql.SQL(", ").join(variables["new"]),
-            "new_row": sql.SQL("ROW({})").format(sql.SQL(", ").join(variables["new"])),
-            "at_old": self.has_key(variables["old"]), "at_new": self.has_key(variables["new"]),
-            "old_is_ours": is_ours(sql.SQL("OLD.xmin")),
-            "is_version": sql.SQL(_IS_VERSION).format(arrived=sql.Identifier(ARRIVED)),
-            "variables": sql.SQL(";\n    ").join(
-                sql.SQL("{} {}").format(variable, column.side_type)
-                for variable, column in zip(both, (*self.key, *self.key), strict=True)
-            ),
-        }  # fmt: skip
-        for row, names in variables.items():
-            parts[f"{row}_read"] = _assigned(names, [c.captured(sql.Identifier(row, c.name)) for c in self.key])
-            by_text = [
-                sql.SQL("CAST(pg_catalog.to_jsonb({}) ->> named[{}] AS {})").format(
-                    sql.SQL(row), sql.Literal(n), column.side_type
-                )
-                for n, column in enumerate(self.key, 1)
-            ]
-            parts[f"{row}_read_by_text"] = _assigned(names, by_text)
-        moves = _DEFERRED if self.table.is_key_deferrable else _IN_ORDER
-        if self.watched is not None:
-            parts["old_value"], parts["new_value"] = (sql.Identifier(row, self.watched.name) for row in ("old", "new"))
-        return sql.SQL(_BODY).format(
-            behind=sql.SQL(_BEHIND if self.is_old_seen else ""), moves=sql.SQL(moves).format(**parts),
-            watches=sql.SQL(_WATCHES if self.watched is not None else "").format(**parts), **parts,
-        )  # fmt: skip
+        return has_key(values)
 
 
 def trigger_name(kept_as: str, *, of_all: bool = False) -> str:
@@ -344,8 +191,3 @@ def obstacle(table: Table) -> str:
             "is partitioned and has a generated column in its key: nobody knows where a row goes that changes its key"
         )
     return ""
-
-
-def _assigned(names: Sequence[sql.Composable], values: Sequence[sql.Composable]) -> sql.Composable:
-    pairs = zip(names, values, strict=True)
-    return sql.SQL(";\n            ").join(sql.SQL("{} := {}").format(name, value) for name, value in pairs)

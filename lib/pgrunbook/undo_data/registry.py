@@ -20,7 +20,7 @@ from pgrunbook.errors import Refused
 from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.followers import Followers
 from pgrunbook.undo_data.parked_names import place
-from pgrunbook.undo_data.row_notes import ARRIVED, GONE, function_name
+from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, function_name, next_name
 from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, hash_of, key_name, rows, written_name
 
 LOCK_TIMEOUT_MS = 2_000
@@ -115,8 +115,8 @@ class Side:
     @property
     def own_names(self) -> set[str]:
         """The names of the columns that are not the table's: a captured column may have none of these."""
-        keys = map(key_name, range(len(self.table.key)))
-        return {*keys, *map(written_name, range(len(self.captured))), HASH, BATCH, GONE, ARRIVED}
+        keys = [name(n) for name in (key_name, next_name) for n in range(len(self.table.key))]
+        return {*keys, *map(written_name, range(len(self.captured))), HASH, BATCH, GONE, ARRIVED, LEAVING}
 
     @property
     def followers(self) -> Followers | None:

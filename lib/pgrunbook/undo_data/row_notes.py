@@ -15,7 +15,8 @@ from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.tables import SCHEMA, Table, key_name, keyed, rows
 
 # Who took the row away (a transaction, or the label of a step of ours), NULL where it is there; who moved it last.
-GONE, ARRIVED = "pgrunbook_gone", "pgrunbook_arrived"
+# Which version of a row will be deleted where it leaves its partition.
+GONE, ARRIVED, LEAVING = "pgrunbook_gone", "pgrunbook_arrived", "pgrunbook_leaving"
 # The note of a side table whose rows cannot be told any more: the key of its table is gone.
 LOST = "lost"
 
@@ -23,6 +24,11 @@ LOST = "lost"
 def function_name(kept_as: str) -> str:
     """Return the name of the trigger function of a side table."""
     return f"write_{kept_as}"
+
+
+def next_name(number: int) -> str:
+    """Return the name of the column of a side table for the key to which a row changes its partition."""
+    return f"pgrunbook_next_{number + 1}"
 
 
 def is_there(kept_as: str, alias: str, columns: Collection[str], label: sql.Composable | None = None) -> sql.Composable:

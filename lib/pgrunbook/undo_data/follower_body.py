@@ -1,0 +1,249 @@
+"""The body of the trigger function by which what was captured follows its rows; see :mod:`followers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from pgrunbook.database.row_tracker import is_ours
+from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, LOST, next_name
+from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name
+
+_BODY = """
+#variable_conflict use_variable
+DECLARE
+    {variables};
+    goes boolean := TG_OP = 'DELETE';
+    is_ours boolean;
+    this pg_catalog.text;
+    leaves pg_catalog.text;
+    comes pg_catalog.text;
+    leaving pg_catalog.tid[];
+    there pg_catalog.text[];
+    named pg_catalog.text[];
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        BEGIN
+            UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id()
+            WHERE k.{gone} IS NULL AND NOT EXISTS (SELECT FROM {table} AS t WHERE {matches});
+        EXCEPTION WHEN OTHERS THEN
+            UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE k.{gone} IS NULL;
+        END;
+        RETURN NULL;
+    END IF;
+    BEGIN
+        {old_read};
+        IF TG_OP = 'UPDATE' THEN
+            {new_read};
+        END IF;
+    EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch OR data_exception THEN
+        -- The key has another name or type by now.
+        BEGIN
+            named := ARRAY(
+                SELECT a.attname
+                FROM pg_catalog.unnest(CAST(
+                    pg_catalog.obj_description({named_side}::pg_catalog.regclass, 'pg_class') AS pg_catalog.int2[]
+                )) WITH ORDINALITY AS n (number, place)
+                JOIN pg_catalog.pg_attribute AS a ON a.attnum = n.number AND NOT a.attisdropped
+                WHERE a.attrelid = coalesce(
+                    (SELECT p.relid
+                     FROM pg_catalog.pg_partition_ancestors(TG_RELID) AS p
+                     JOIN pg_catalog.pg_trigger AS g
+                       ON g.tgrelid = p.relid AND g.tgname = TG_NAME AND g.tgparentid = 0),
+                    TG_RELID)
+                ORDER BY n.place);
+            IF pg_catalog.cardinality(named) < {count} THEN
+                RAISE undefined_column;
+            END IF;
+            {old_read_by_text};
+            IF TG_OP = 'UPDATE' THEN
+                {new_read_by_text};
+            END IF;
+        EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch OR data_exception THEN
+            INSERT INTO {side} ({gone})
+            SELECT {lost} WHERE NOT EXISTS (SELECT FROM {side} AS k WHERE k.{gone} = {lost});
+            RETURN NEW;
+        END;
+    END;
+    {watches}IF TG_OP = 'UPDATE' AND CAST(ROW({old}) AS pg_catalog.record)
+        OPERATOR(pg_catalog.*=) CAST(ROW({new}) AS pg_catalog.record) THEN
+        RETURN NEW;
+    END IF;
+    {behind}IF TG_OP = 'UPDATE' AND TG_WHEN = 'AFTER' AND EXISTS (
+        SELECT FROM {side} AS k
+        WHERE {at_new} AND k.xmin::pg_catalog.text = NEW.xmin::pg_catalog.text
+          AND k.cmin::pg_catalog.text = NEW.cmin::pg_catalog.text
+    ) THEN
+        RETURN NEW;  -- This statement is the one that captures.
+    END IF;
+    {moves}
+    RETURN NEW;
+END
+"""
+_WATCHES = """IF TG_OP = 'UPDATE' THEN
+        IF CAST(ROW({old_value}) AS pg_catalog.record)
+            OPERATOR(pg_catalog.*<>) CAST(ROW({new_value}) AS pg_catalog.record) THEN
+            UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_old} AND k.{gone} IS NULL;
+        END IF;
+    END IF;
+    """
+# Whoever does not see the trigger does not see what was captured either.
+_BEHIND = """
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = TG_RELID AND g.tgname = TG_NAME) THEN
+        RAISE serialization_failure USING MESSAGE = 'could not serialize access due to concurrent update',
+            DETAIL = 'The snapshot of this transaction is older than the capture of a column of this table.';
+    END IF;
+    """
+# A row that changes its partition: noted before, moved when it is deleted there.
+_BETWEEN = """IF TG_WHEN = 'BEFORE' THEN
+        UPDATE {side} AS k SET {next} = {new_row}, {leaving} = leaves WHERE {mine};
+        RETURN NEW;
+    END IF;
+    IF goes THEN
+        SELECT {next_of_k} INTO {new} FROM {side} AS k WHERE {mine} AND k.{leaving} = leaves;
+        IF FOUND THEN
+            BEGIN
+                there := ARRAY(
+                    SELECT pg_catalog.concat(t.tableoid, t.ctid) FROM {table} AS t WHERE {has_come} AND {come_is_ours});
+                goes := pg_catalog.cardinality(there) = 0;
+                comes := there[1];
+            EXCEPTION WHEN OTHERS THEN
+                goes := false;  -- The key has another name or type by now.
+            END;
+        END IF;
+    END IF;
+    """
+_LEAVES = "leaves := pg_catalog.concat(pg_catalog.pg_current_xact_id(), ' ', TG_RELID, OLD.ctid);\n    "
+_IN_ORDER = """{between}IF goes THEN
+        UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_old} AND k.{gone} IS NULL;
+        RETURN NULL;
+    END IF;
+    UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_new} AND k.{gone} IS NULL;
+    UPDATE {side} AS k SET {keys} = {new_row}, {arrived} = pg_catalog.pg_current_xact_id()
+    WHERE {at_old} AND k.{gone} IS NULL;"""
+_DEFERRED = """is_ours := {old_is_ours};
+    this := pg_catalog.pg_current_xact_id()::pg_catalog.text || ' ';
+    IF TG_OP = 'UPDATE' AND TG_WHEN = 'AFTER' THEN
+        this := this || NEW.cmin::pg_catalog.text || ' ';
+        comes := pg_catalog.concat(TG_RELID, NEW.ctid);
+    END IF;
+    leaving := ARRAY(SELECT k.ctid FROM {side} AS k WHERE {at_old} AND k.{gone} IS NULL AND {is_noted});
+    IF pg_catalog.cardinality(leaving) = 0 THEN
+        leaving := ARRAY(
+            SELECT k.ctid
+            FROM {side} AS k
+            WHERE {at_old} AND k.{gone} IS NULL
+              AND (k.{arrived} IS NULL
+                   OR NOT pg_catalog.starts_with(k.{arrived}, pg_catalog.split_part(this, ' ', 1) || ' ')
+                   OR (is_ours
+                       AND (goes OR TG_WHEN = 'BEFORE' OR NOT pg_catalog.starts_with(k.{arrived}, this)))));
+        IF pg_catalog.cardinality(leaving) > 1 OR EXISTS (
+            SELECT
+            FROM {side} AS k
+            WHERE k.ctid = ANY (leaving)
+              AND pg_catalog.starts_with(k.{arrived}, pg_catalog.split_part(this, ' ', 1) || ' ')
+        ) THEN
+            IF EXISTS (SELECT FROM {side} AS k WHERE k.ctid = ANY (leaving) AND {is_version}) THEN
+                leaving := ARRAY(SELECT k.ctid FROM {side} AS k WHERE k.ctid = ANY (leaving) AND {is_version});
+            ELSE
+                UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE k.ctid = ANY (leaving);
+                RETURN NEW;
+            END IF;
+        END IF;
+    END IF;
+    {between}IF goes THEN
+        UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE k.ctid = ANY (leaving);
+    ELSE
+        UPDATE {side} AS k
+        SET {keys} = {new_row},
+            {arrived} = pg_catalog.concat(this, CASE TG_OP WHEN 'DELETE' THEN '- ' END, comes)
+        WHERE k.ctid = ANY (leaving);
+    END IF;"""
+_IS_VERSION = (
+    "pg_catalog.starts_with(k.{arrived}, pg_catalog.split_part(this, ' ', 1) || ' ')"
+    " AND pg_catalog.split_part(k.{arrived}, ' ', 3) = pg_catalog.concat(TG_RELID, OLD.ctid)"
+)
+
+
+@dataclass(frozen=True)
+class FollowerBody:
+    """What the function needs to know of the side table ``kept_as`` and of the table; see :class:`Followers`."""
+
+    kept_as: str
+    table: Table
+    is_old_seen: bool
+    watched: Column | None
+
+    @property
+    def key(self) -> tuple[Column, ...]:
+        """The columns of the key."""
+        return self.table.named(self.table.key)
+
+    def whole(self) -> sql.Composable:
+        """Return the body."""
+        variables = {row: [sql.SQL(f"{row}_{n}") for n in range(1, len(self.key) + 1)] for row in ("old", "new")}
+        side, keys = sql.Identifier(SCHEMA, self.kept_as), [sql.Identifier(key_name(n)) for n in range(len(self.key))]
+        both = [*variables["old"], *variables["new"]]
+        parts: dict[str, sql.Composable] = {
+            "side": side, "named_side": sql.Literal(side.as_string(None)),
+            "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
+            "table": self.table.name.identifier(), "matches": self.table.matches("t", "k"), "lost": sql.Literal(LOST),
+            "count": sql.Literal(len(self.key)), "keys": sql.SQL("({})").format(sql.SQL(", ").join(keys)),
+            "old": sql.SQL(", ").join(variables["old"]), "new": sql.SQL(", ").join(variables["new"]),
+            "new_row": sql.SQL("ROW({})").format(sql.SQL(", ").join(variables["new"])),
+            "at_old": has_key(variables["old"]), "at_new": has_key(variables["new"]),
+            "old_is_ours": is_ours(sql.SQL("OLD.xmin")),
+            "is_version": sql.SQL(_IS_VERSION).format(arrived=sql.Identifier(ARRIVED)),
+            "variables": sql.SQL(";\n    ").join(
+                sql.SQL("{} {}").format(variable, column.side_type)
+                for variable, column in zip(both, (*self.key, *self.key), strict=True)
+            ),
+        }  # fmt: skip
+        for row, names in variables.items():
+            parts[f"{row}_read"] = _assigned(names, [c.captured(sql.Identifier(row, c.name)) for c in self.key])
+            by_text = [
+                sql.SQL("CAST(pg_catalog.to_jsonb({}) ->> named[{}] AS {})").format(
+                    sql.SQL(row), sql.Literal(n), column.side_type
+                )
+                for n, column in enumerate(self.key, 1)
+            ]
+            parts[f"{row}_read_by_text"] = _assigned(names, by_text)
+        if self.watched is not None:
+            parts["old_value"], parts["new_value"] = (sql.Identifier(row, self.watched.name) for row in ("old", "new"))
+        return sql.SQL(_BODY).format(
+            behind=sql.SQL(_BEHIND if self.is_old_seen else ""), moves=self._moves(variables["new"], parts),
+            watches=sql.SQL(_WATCHES if self.watched is not None else "").format(**parts), **parts,
+        )  # fmt: skip
+
+    def _moves(self, new: Sequence[sql.SQL], parts: dict[str, sql.Composable]) -> sql.Composable:
+        """Return what moves the rows of the side table, or notes them as gone."""
+        is_deferrable = self.table.is_key_deferrable
+        moves = sql.SQL(_DEFERRED if is_deferrable else _IN_ORDER)
+        if not self.table.is_partitioned:
+            return moves.format(between=sql.SQL(""), is_noted=sql.SQL("false"), **parts)
+        names = [sql.Identifier(next_name(n)) for n in range(len(self.key))]
+        has_come = [
+            sql.SQL("{} {} {}").format(sql.Identifier("t", column.name), sql.SQL(operator), column.reverted(value))
+            for column, operator, value in zip(self.key, self.table.operators, new, strict=True)
+        ]
+        mine = sql.SQL("k.ctid = ANY (leaving)" if is_deferrable else "{at_old} AND k.{gone} IS NULL").format(**parts)
+        noted = sql.SQL(_BETWEEN).format(
+            mine=mine, leaving=sql.Identifier(LEAVING), next=sql.SQL("({})").format(sql.SQL(", ").join(names)),
+            next_of_k=sql.SQL(", ").join(sql.SQL("k.{}").format(name) for name in names),
+            has_come=sql.SQL(" AND ").join(has_come), come_is_ours=is_ours(sql.SQL("t.xmin")), **parts,
+        )  # fmt: skip
+        is_noted = sql.SQL("TG_WHEN = 'AFTER' AND k.{} = leaves").format(sql.Identifier(LEAVING))
+        return sql.SQL(_LEAVES) + moves.format(between=noted, is_noted=is_noted, **parts)
+
+
+def has_key(values: Sequence[sql.Composable]) -> sql.Composable:
+    """Return the condition that a row of the side table (alias k) has this key."""
+    pairs = [sql.SQL("k.{} = {}").format(sql.Identifier(key_name(n)), value) for n, value in enumerate(values)]
+    return sql.SQL(" AND ").join(pairs)
+
+
+def _assigned(names: Sequence[sql.Composable], values: Sequence[sql.Composable]) -> sql.Composable:
+    pairs = zip(names, values, strict=True)
+    return sql.SQL(";\n            ").join(sql.SQL("{} := {}").format(name, value) for name, value in pairs)

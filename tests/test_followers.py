@@ -1,0 +1,120 @@
+"""What was captured follows its row also while sessions wait for each other, and never makes them wait for more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from pgrunbook.undo_data import StepKey, capture_statement
+from scenes import until
+from servers import Server
+from undo_data_stage import Conn, Way, database, give_back_migration
+
+PARTITIONED = """
+CREATE TABLE t (id integer PRIMARY KEY, n integer, a integer) PARTITION BY RANGE (id);
+CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (100);
+CREATE TABLE t_2 PARTITION OF t FOR VALUES FROM (1000) TO (2000);
+CREATE TABLE t_rest PARTITION OF t DEFAULT;
+INSERT INTO t SELECT i, i, i * 10 FROM generate_series(1, 200) AS i;
+"""
+
+
+@pytest.fixture
+def own(server: Server) -> Iterator[Conn]:
+    """A connection to a partitioned table whose rows 1 to 200 are in two partitions."""
+    with database(server, "own_followers", PARTITIONED) as conn:
+        yield conn
+
+
+# How the row 150 leaves its key before 160, which somebody holds.
+LEAVES = {
+    "deleted": "DELETE FROM t WHERE id IN (150, 160)",
+    "moved": "UPDATE t SET id = id + 5000 WHERE id IN (150, 160)",
+    "to the other partition": "UPDATE t SET id = id + 1000 WHERE id IN (150, 160)",
+}
+
+
+@pytest.mark.parametrize("is_over", ["COMMIT", pytest.param("ROLLBACK", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("comes", [60, pytest.param(170, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("leaves", LEAVES)
+def test_a_row_takes_a_key_that_another_session_is_leaving(
+    own: Conn, server: Server, leaves: str, comes: int, is_over: str
+) -> None:
+    """From another partition or its own: it waits as it would without us, and each row gets what was captured of it."""
+    way = Way(own, "ALTER TABLE t DROP COLUMN a")
+    way.there()
+    with (
+        server.connect("own_followers") as first, server.connect("own_followers") as third,
+        server.connect("own_followers") as mover, ThreadPoolExecutor(2) as beside,
+    ):  # fmt: skip
+
+        def waits(one: Conn) -> bool:
+            return own.execute(f"SELECT FROM pg_locks WHERE pid = {one.info.backend_pid} AND NOT granted").rowcount > 0
+
+        with third.transaction():
+            third.execute("SELECT FROM t WHERE id = 160 FOR UPDATE")
+            first.execute("BEGIN")
+            left = beside.submit(first.execute, LEAVES[leaves].encode())
+            until(lambda: waits(first))
+            came = beside.submit(mover.execute, f"UPDATE t SET id = 150 WHERE id = {comes}".encode())
+            until(lambda: waits(mover))
+        assert left.result(30).rowcount == 2
+        first.execute(is_over.encode())
+        if is_over == "COMMIT":
+            assert came.result(30).rowcount == 1
+        else:
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                came.result(30)
+    way.back()
+    found = dict(own.execute("SELECT n, a FROM t").fetchall())
+    gone = {150, 160} if is_over == "COMMIT" and leaves == "deleted" else set()
+    assert found == {n: n * 10 for n in range(1, 201) if n not in gone}
+
+
+STOPS = {
+    "DELETE": ("NULL", {150: 150}),
+    "INSERT": ("NULL", {}),
+    "INSERT, with another key": ("NEW", {1950: 150}),
+}
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_move_that_a_trigger_of_the_application_stops(own: Conn, stop: str) -> None:
+    """A row that stays keeps its value; one that comes to another key than it said, or to none, loses it to nobody."""
+    event, returns, wanted = stop.partition(",")[0], *STOPS[stop]
+    own.execute(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS"
+        f" 'BEGIN IF TG_OP = ''INSERT'' THEN NEW.id := 1950; END IF; RETURN {returns}; END';"
+        f"CREATE TRIGGER f BEFORE {event} ON {'t_rest' if event == 'DELETE' else 't_2'} FOR EACH ROW"
+        " EXECUTE FUNCTION f()".encode()
+    )
+    way = Way(own, "ALTER TABLE t DROP COLUMN a")
+    way.there()
+    own.execute("UPDATE t SET id = 1150 WHERE id = 150; DROP FUNCTION f CASCADE; INSERT INTO t VALUES (1150, -1)")
+    way.back()
+    found = own.execute("SELECT id, n, a FROM t WHERE n IN (-1, 150)").fetchall()
+    assert {id_: n for id_, n, _ in found if n > 0} == wanted
+    assert {a for _, n, a in found if n < 0} == {None}
+    assert {a for _, n, a in found if n > 0} <= {1500, None}
+
+
+@pytest.mark.newest
+def test_columns_may_have_the_names_of_our_variables(own: Conn) -> None:
+    """Which are those of a side table too: what is captured follows its row all the same."""
+    names = ("this", "goes", "leaves", "comes", "leaving", "there", "named", "is_ours", "old_1", "new_1", "k", "t")
+    columns = ", ".join(f"{name} integer DEFAULT 1" for name in names)
+    own.execute(
+        f"CREATE TABLE named (id integer PRIMARY KEY DEFERRABLE, {columns}) PARTITION BY RANGE (id);"
+        "CREATE TABLE named_1 PARTITION OF named FOR VALUES FROM (0) TO (10);"
+        "CREATE TABLE named_2 PARTITION OF named DEFAULT; INSERT INTO named (id) VALUES (1), (2)".encode()
+    )
+    changed = f"UPDATE named SET {', '.join(f'{name} = 2' for name in names)}"
+    with own.transaction():
+        own.execute(capture_statement(own, changed, StepKey("r", "m", "up", 1)).encode())
+    own.execute("UPDATE named SET id = id + 10; UPDATE named SET id = id + 1; DELETE FROM named WHERE id = 12")
+    give_back_migration(own, "m", "up", on_conflict="keep")
+    assert own.execute("SELECT * FROM named").fetchall() == [(13, *[1] * len(names))]
