@@ -27,7 +27,7 @@ from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.plan import Change, WrittenStatement
 from pgrunbook.plan.step import RANGE, Expansion, Keep, SafeStep
-from pgrunbook.plan.way_back import Back
+from pgrunbook.plan.way_back import Back, Undo
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import runs, statements
 from pgrunbook.sql.classify import Policy, Type
@@ -210,6 +210,13 @@ def _parked(back: Back) -> list[Keep]:
     return [keep for keep in back.keeps if keep.kind == "table"]
 
 
+def _capturing(undo: Undo, also: Sequence[Keep]) -> Undo:
+    """Return an inverse that needs these columns captured too, if its statement changes their type."""
+    there = {(keep.table, keep.column) for keep in undo.keeps}
+    more = [replace(keep, kept_as="") for keep in also if undo_data.is_changed_type(undo.statement.sql, keep)]
+    return replace(undo, keeps=(*undo.keeps, *(keep for keep in more if (keep.table, keep.column) not in there)))
+
+
 class _Writer:
     def __init__(
         self, conn: Connection, target: Target, name: str, file_sha256: str, rows_conn: Connection | None
@@ -233,19 +240,26 @@ class _Writer:
             steps = undo_data.unpark(self.conn, keep)
             self.also(_pseudo(file, one.line, "ALTER TABLE", steps[0].sql), steps, execute=True)
         for step in back.steps:
+            kept: list[Keep] = []
             for place in step.fills:
                 settled = undo_data.discard_changed(self.conn, back.keeps[place])
                 if settled:
                     self.also(_pseudo(file, one.line, "DELETE", settled[0].sql), settled, execute=True)
             for statement in statements.parse(step.sql, file):
                 there = Place(self.name, one.line)
-                self.write(replace(statement, line=one.line, policy=step.policy, place=there))
+                also = [back.keeps[place] for place in step.fills]
+                kept += self.write(replace(statement, line=one.line, policy=step.policy, place=there), also)
             for place in step.fills:
                 keep = back.keeps[place]
                 found = undo_data.revert_column(
                     self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
                 )
                 self.also(_pseudo(file, one.line, "UPDATE", undo_data.writes(found).sql), found, execute=True)
+            for keep, place in itertools.product(kept, step.fills):
+                was = back.keeps[place]
+                if (keep.table, keep.column) == (was.table, was.column):
+                    left = undo_data.discard_reverted(self.conn, keep, was)
+                    self.also(_pseudo(file, one.line, "DELETE", left[0].sql), left)
         both = [each for each in (one, *before) if each.back.of_rows and each.steps]
         if both:
             what = "this statement has" if len(both) == 1 else "these statements have"
@@ -257,10 +271,14 @@ class _Writer:
             self.also(_pseudo(file, one.line, GIVES_ROWS, comment, tables), [gives])
         self.differs += [each for taken in (one, *before) for each in followed(self.conn, taken.back.differs)]
 
-    def write(self, statement: Statement) -> None:
-        """Plan a statement in its safe form, capturing what it destroys; then execute it."""
+    def write(self, statement: Statement, also: Sequence[Keep] = ()) -> list[Keep]:
+        """Plan a statement in its safe form, capturing what it destroys; then execute it.
+
+        Return the columns whose type it changes, and that are captured; ``also`` are columns whose values came from
+        those of another type: nobody knows how, so those of today are captured too, even where a cast would do.
+        """
         self.number += 1
-        undo = self.inverter.inverse(statement)
+        undo = _capturing(self.inverter.inverse(statement), also)
         expansion = self.planner.expand(statement)
         site = Site(self.name, self.file_sha256, "down", self.number)
         kept = undo_data.with_capture(
@@ -273,6 +291,7 @@ class _Writer:
         is_rehearsed = expansion.gate is None or expansion.gate.is_rehearsed
         if statement.policy is not Policy.ALONE and is_rehearsed:
             missing_rows.execute(self.conn, statement.sql, statement.policy)
+        return [] if kept.because else [k for k in kept.keeps if undo_data.is_changed_type(statement.sql, k)]
 
     def also(self, statement: Statement, steps: Sequence[SafeStep], *, execute: bool = False) -> None:
         """Plan steps of our own; with ``execute`` they are executed here, too: rows of the branch meet what follows."""

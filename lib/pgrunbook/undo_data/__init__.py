@@ -9,6 +9,7 @@ plans the capture; ``revert_column`` writes the values back. Tables: they are pa
 
 from __future__ import annotations
 
+from pgrunbook.undo_data.capture_columns import is_changed_type
 from pgrunbook.undo_data.capture_rows import capture_batches, capture_statement
 from pgrunbook.undo_data.capture_steps import with_capture
 from pgrunbook.undo_data.cascades import CannotCaptureError
@@ -17,7 +18,14 @@ from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mar
 from pgrunbook.undo_data.parked_tables import unpark
 from pgrunbook.undo_data.reapplication import Reapplication, captured_from, reapply, still_captured, to_reapply
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, followed, list_entries, purge
-from pgrunbook.undo_data.revert_columns import discard_changed, revert_column, tracker_cleanup, uncaptured, writes
+from pgrunbook.undo_data.revert_columns import (
+    discard_changed,
+    discard_reverted,
+    revert_column,
+    tracker_cleanup,
+    uncaptured,
+    writes,
+)
 from pgrunbook.undo_data.revert_rows import OnConflict, revert
 from pgrunbook.undo_data.silence import check_foreign_keys, fires, may_silence, silenced
 
@@ -39,11 +47,13 @@ __all__ = [
     "check_foreign_keys",
     "conflicts",
     "discard_changed",
+    "discard_reverted",
     "entries_of_migration",
     "family",
     "fires",
     "followed",
     "free_name",
+    "is_changed_type",
     "list_entries",
     "mark_reverted",
     "may_silence",

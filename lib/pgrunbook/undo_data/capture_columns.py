@@ -26,7 +26,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import text
-from pgrunbook.sql.tree import tree
+from pgrunbook.sql.tree import quoted, tree
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.followers import Followers, obstacle, trigger_name
 from pgrunbook.undo_data.row_notes import GONE, function_name
@@ -310,11 +310,10 @@ def is_large(conn: Connection, found: Table, rows_conn: Connection | None, batch
     return relation is None or Facts(conn, rows_conn).has_rows_beyond(relation, batch_rows)
 
 
-def is_changed_type(statement: str, column: str) -> bool:
-    """Tell whether a statement changes the type of the column."""
-    node = tree(statement)
-    cmds = getattr(node, "cmds", None) or ()
-    return any(cmd.subtype.name == "AT_AlterColumnType" and cmd.name == column for cmd in cmds)
+def is_changed_type(statement: str, keep: Keep) -> bool:
+    """Tell whether a statement changes the type of a captured column."""
+    cmds = getattr(tree(statement), "cmds", None) or ()
+    return any(cmd.subtype.name == "AT_AlterColumnType" and quoted(cmd.name) == keep.column for cmd in cmds)
 
 
 def column_name(conn: Connection, keep: Keep) -> str:

@@ -131,7 +131,7 @@ def _capturing_columns(
     found: list[tuple[ColumnCapture, bool]] = []
     goes = {keep: column_name(conn, keep) for keep in keeps}
     for keep in keeps:
-        changes = is_changed_type(expansion.statement.sql, goes[keep])
+        changes = is_changed_type(expansion.statement.sql, keep)
         others = [name for other, name in goes.items() if other.table == keep.table]
         capture = column_capture(conn, keep, changes_type=changes, without=others, rows_conn=rows_conn)
         is_one = changes and site.direction == "down"

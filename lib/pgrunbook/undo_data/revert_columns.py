@@ -155,6 +155,22 @@ def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     return (SafeStep(f"{text(locked)};\n{text(forgotten)}", says, own_transaction=False, quick=False),)
 
 
+def discard_reverted(conn: Connection, keep: Keep, reverted: Keep) -> tuple[SafeStep, ...]:
+    """Return the step that leaves of a column's values in ``keep`` those that somebody has written since the release.
+
+    The others are computed again when the migration goes up again: their rows get what ``reverted`` holds. Run it in
+    the transaction that changes the type back.
+    """
+    found, _ = place(conn, keep)
+    was, is_ = keyed_as_captured(conn, found, reverted), keyed_as_captured(conn, found, keep)
+    discarded = sql.SQL("DELETE FROM {} AS n USING {} AS t, {} AS k WHERE {} AND {} AND {}").format(
+        sql.Identifier(SCHEMA, keep.kept_as), found.source, sql.Identifier(SCHEMA, reverted.kept_as),
+        is_.matches("t", "n"), was.matches("t", "k"), is_there(reverted.kept_as, "k", _side_columns(conn, reverted)),
+    )  # fmt: skip
+    says = f"Of {keep.table}.{keep.column}, what nobody has written is computed again when the migration goes up again."
+    return (SafeStep(text(discarded), says, own_transaction=False, quick=False),)
+
+
 def uncaptured(conn: Connection, keep: Keep) -> str:
     """Return the condition that a row of a table (alias t) has no captured value that it would get back.
 
