@@ -134,6 +134,52 @@ def test_what_moves_is_found_as_the_server_has_it_then(conn: Connection, sql: st
     }
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ALTER TABLE log RENAME at TO day",
+        "ALTER TABLE log ADD COLUMN kind text NOT NULL DEFAULT 'x'",
+        "ALTER TABLE log DROP COLUMN id",
+        "ALTER TABLE log ALTER id TYPE bigint",
+        "ALTER TABLE ONLY log ALTER id SET DEFAULT 3",
+        "ALTER TABLE users RENAME id TO key",
+        "ALTER TABLE users RENAME CONSTRAINT users_pkey TO first",
+        "ALTER INDEX users_pkey RENAME TO first",
+        "ALTER INDEX lower_email RENAME TO lowered",
+        'ALTER TABLE "Odd"."Orders" DROP CONSTRAINT "Orders_pkey"',
+        "ALTER TABLE users ADD CONSTRAINT one UNIQUE USING INDEX free",
+        "CREATE TYPE mood AS ENUM ('sad'); ALTER TABLE users ADD felt mood[]",
+        "CREATE DOMAIN short AS varchar(9) CHECK (VALUE <> ''); ALTER TABLE users ADD COLUMN name short",
+        "ALTER DOMAIN given RENAME TO taken; ALTER TABLE users ADD COLUMN name taken DEFAULT 'x'",
+        'ALTER DOMAIN given SET SCHEMA "Odd"; ALTER TABLE users ADD COLUMN name "Odd".given DEFAULT 1',
+    ],
+)
+def test_what_changes_in_a_table_is_as_the_server_has_it_then(conn: Connection, sql: str) -> None:
+    """Its columns, indexes and constraints by name, and those of the tables below; also in types made before."""
+    conn.execute("CREATE UNIQUE INDEX free ON users (id, email); CREATE DOMAIN given AS text NOT NULL")
+    touched = '; SELECT FROM users, "Odd"."Orders", log'
+    told = catalog_of(conn, sql + touched)
+    for statement in parse(sql, "a.sql"):
+        told = after(told, tree(statement.sql))
+    conn.execute(sql.encode())
+    assert _named(told) == _named(catalog_of(conn, touched))
+
+
+def _named(catalog: Catalog) -> dict[str, object]:
+    """Return the parts of the tables by their names."""
+    keep = {"public.users", "public.log", "public.log_1", '"Odd"."Orders"'}
+    return {
+        label: (
+            {name: (c.base_name, c.modifiers, c.checked, c.not_null) for name, c in table.columns.items()},
+            {index.name: (index.keys, index.uses, index.primary) for index in table.indexes},
+            {c.name: (c.kind, set(c.columns), c.index) for c in table.constraints if c.kind != "n"},
+            [(key.columns, key.partner_columns) for _, key in catalog.references_to(table)],
+        )
+        for label, table in ((table.label, table) for table in catalog.tables.values())
+        if label in keep
+    }
+
+
 def _lasting(table: Table) -> Table:
     """What counts of a table but its statistics, which come late, and the text of keys, which nobody reads."""
     constraints = tuple(replace(c, definition="") if c.kind == "f" else c for c in table.constraints)

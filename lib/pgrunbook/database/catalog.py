@@ -45,6 +45,7 @@ class Column:
     """A column; ``base`` is the internal name of its type below domains, ``modifiers`` the type's parameters.
 
     ``type_name`` and ``base_name`` are the internal names, with their schemas, of the type and of that below domains.
+    ``number`` is the server's, and stays when the column is renamed; below 0 for one that a statement adds.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Column:
     collation: str | None = None
     type_name: str = ""
     base_name: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ class Index:
 
 @dataclass(frozen=True)
 class CatalogConstraint:
-    """A constraint; ``kind`` as in pg_constraint (c, f, n, p, u, x), ``partner`` is what a foreign key refers to."""
+    """A constraint; ``kind`` as in pg_constraint (c, f, n, p, u, x), ``partner`` is what a foreign key refers to.
+
+    ``oid`` is 0 for one that a statement adds.
+    """
 
     name: str
     kind: str
@@ -97,6 +102,7 @@ class CatalogConstraint:
     partner_columns: tuple[str, ...] = ()
     on_delete: str = "a"
     index: str | None = None
+    oid: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,8 @@ class Table:
     """A relation (table, partition, view, materialized view, sequence ...) and what depends on it.
 
     ``rows_estimate`` is None where it is not known; ``reads`` and ``writes`` count since the statistics were reset.
-    ``sources`` are what a view's query names; ``of_type`` is the composite type of a typed table.
+    ``sources`` are what a view's query names; ``of_type`` is the composite type of a typed table. ``oid`` is 0 for one
+    that a statement makes.
     """
 
     schema: str
@@ -153,6 +160,7 @@ class Table:
     reads: int = 0
     writes: int = 0
     vacuumed_at: datetime | None = None
+    oid: int = 0
 
     @property
     def key(self) -> Key:
@@ -195,7 +203,10 @@ class Table:
 
 @dataclass(frozen=True)
 class TypeFact:
-    """A type that statements name; ``base`` is the type below a domain, ``checked`` whether it has conditions."""
+    """A type that statements name; ``base`` is the type below a domain, ``checked`` whether it has conditions.
+
+    ``oid`` is 0 for one that a statement makes; then ``labels`` are those of an enum.
+    """
 
     kind: str
     base: str
@@ -204,6 +215,8 @@ class TypeFact:
     valid_constraints: frozenset[str] = frozenset()
     base_name: str = ""
     collation: str | None = None
+    oid: int = 0
+    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -295,6 +308,20 @@ class Catalog:
                 found[child.key] = child
                 waiting.extend(child.children)
         return list(found.values())
+
+    def family(self, table: Table) -> list[Table]:
+        """Return a table with all below and above it, itself first."""
+        found = {member.key: member for member in self.below(table)}
+        waiting = list(table.parents)
+        while waiting:
+            parent = self.at(waiting.pop())
+            found[parent.key] = parent
+            waiting.extend(parent.parents)
+        return list(found.values())
+
+    def by_oid(self, oid: int) -> Table | None:
+        """Return the relation with that OID, whatever its name is by now; None once it is dropped."""
+        return next((table for table in self.tables.values() if table.oid == oid), None)
 
     def read_by(self, view: Table) -> list[tuple[Table, Source]]:
         """Return what a view's query names, each relation with how it is named."""

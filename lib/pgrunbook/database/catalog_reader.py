@@ -69,8 +69,15 @@ def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
 
     Locks: AccessShareLock on the touched tables, while their sizes are read.
     """
+    return read_for(conn, [tree(statement.sql) for statement in statements])
+
+
+def read_for(conn: Connection, nodes: Sequence[Any], *, sized: bool = True) -> Catalog:
+    """Return the same for the nodes of statements; without sizes and statistics no table is locked.
+
+    Raises Blocked as :func:`read` does.
+    """
     queries = load("catalog")
-    nodes = [tree(statement.sql) for statement in statements]
     with conn.as_target():
         session: Any = psycopg.Cursor(conn, row_factory=namedtuple_row).execute(queries["session"].encode()).fetchone()
     with snapshot_cursor(conn) as plain:
@@ -88,8 +95,8 @@ def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
         fallen = rows("fallen", dropped=dropped, path=path) if wanted.dropped else []
         asked = {"names": json.dumps(wanted.names()), "path": path, **wanted.lists()}
         locked = [row.relation for row in fallen if row.relation is not None]
-        relations = rows("relations", fallen=locked, **asked)
-        oids = {"oids": [relation.oid for relation in relations]}
+        relations = rows("relations", fallen=locked, sized=sized, **asked)
+        oids = {"oids": [relation.oid for relation in relations], "sized": sized}
         parts = {name: rows(name, **oids) for name in ("columns", "indexes", "constraints", "dependents")}
         catalog = Catalog(
             connected=True,
@@ -105,7 +112,7 @@ def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
             routines=routines,
             volatile_functions={row.name: row.volatile for row in rows("functions", functions=asked["functions"])},
         )
-    uses = _uses(conn, queries["statement_statistics"])
+    uses = _uses(conn, queries["statement_statistics"]) if sized else None
     return catalog if uses is None else replace(catalog, uses=tuple(uses), uses_known=True)
 
 
@@ -234,6 +241,7 @@ def _tables(relations: Sequence[Any], parts: dict[str, list[Any]]) -> dict[tuple
             reads=row.scans,
             writes=row.writes,
             vacuumed_at=row.vacuumed_at,
+            oid=row.oid,
         )
         for row in relations
     }
@@ -281,6 +289,7 @@ def _column(row: Any) -> Column:
         collation=row.collation,
         type_name=row.type_name,
         base_name=row.base_name,
+        number=row.number,
     )
 
 
@@ -329,6 +338,7 @@ def _constraint(row: Any) -> CatalogConstraint:
         partner_columns=tuple(row.partner_columns),
         on_delete=row.on_delete,
         index=row.index,
+        oid=row.number,
     )
 
 
@@ -341,6 +351,7 @@ def _type_fact(row: Any) -> TypeFact:
         frozenset(row.valid_constraints),
         row.base_name,
         row.collation,
+        row.oid,
     )
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import (
-    Catalog,
-    CatalogConstraint,
-    Column,
-    Dependent,
-    Index,
-    Key,
-    Standing,
-    Table,
-    Weight,
+from pgrunbook.database.catalog import Catalog, Index, Key, Standing, Table, TypeFact, Weight
+from pgrunbook.effects.table_after import (
+    OF_ALL_BELOW,
+    altered,
+    altered_below,
+    renamed_column,
+    with_column,
+    with_constraint,
 )
-from pgrunbook.effects.alter_table import SERIAL
 from pgrunbook.effects.type_change import kind_of
+from pgrunbook.sql.settings import SEARCH_PATH, Setting, path_names
 from pgrunbook.sql.tree import (
     Name,
     columns_in,
@@ -33,17 +31,11 @@ from pgrunbook.sql.tree import (
     relations_in,
     strings,
     subcommand,
-    text,
     type_word,
 )
 
-_SUFFIX = {"PRIMARY": "pkey", "UNIQUE": "key", "FOREIGN": "fkey", "CHECK": "check", "EXCLUSION": "excl"}
-_KIND = {"PRIMARY": "p", "UNIQUE": "u", "FOREIGN": "f", "CHECK": "c", "EXCLUSION": "x", "NOTNULL": "n"}
-_SERIAL_TYPES = {"bigserial": "bigint", "serial8": "bigint", "serial": "integer", "serial4": "integer",
-                 "smallserial": "smallint", "serial2": "smallint"}  # fmt: skip
-_SERIAL_BASES = {"bigserial": "int8", "serial8": "int8", "serial": "int4", "serial4": "int4",
-                 "smallserial": "int2", "serial2": "int2"}  # fmt: skip
 _RELATIONS = {"TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"}
+_TYPES = {"TYPE", "DOMAIN"}
 _NAMED_BY_LABEL = ("view", "materialized view", "sequence")
 
 
@@ -52,8 +44,8 @@ def after(catalog: Catalog, node: Any) -> Catalog:
     if isinstance(node, ast.CreateFunctionStmt | ast.CreateTrigStmt | ast.PrepareStmt):
         return replace(catalog, routines=catalog.routines.after(node))
     match node:
-        case ast.CreateStmt():
-            return _with(catalog, _created(catalog, node))
+        case ast.CreateStmt() | ast.CreateForeignTableStmt():
+            return _with(catalog, _created(catalog, getattr(node, "base", node)))
         case ast.CreateTableAsStmt():
             kind = "m" if object_kind(node.objtype) == "MATVIEW" else "r"
             return _with(catalog, _filled(catalog, _new(catalog, relation(node.into.rel), kind), node.query))
@@ -66,11 +58,10 @@ def after(catalog: Catalog, node: Any) -> Catalog:
             return _with(catalog, _new(catalog, relation(node.view), "v"))
         case ast.IndexStmt():
             return _indexed(catalog, node)
-        case ast.RenameStmt() if object_kind(node.renameType) == "COLUMN" and node.relation is not None:
-            return _renamed_column(catalog, node)
+        case ast.CreateEnumStmt() | ast.CreateRangeStmt() | ast.CreateDomainStmt() | ast.CompositeTypeStmt():
+            return _with_type(catalog, node)
         case ast.RenameStmt() | ast.AlterObjectSchemaStmt():
-            moved = moves(catalog, node)
-            return _moved(catalog, moved, _labels(catalog, node, moved))
+            return _renamed(catalog, node)
         case ast.DropStmt():
             return _dropped(catalog, node)
         case ast.AlterTableStmt() if object_kind(node.objtype) in ("TABLE", "FOREIGN_TABLE"):
@@ -97,6 +88,21 @@ def moves(catalog: Catalog, node: Any) -> dict[Key, Key]:
             together = [] if table.standing is Standing.MISSING else [table, *filter(None, known)]
             return {member.key: (node.newschema, member.name) for member in together}
     return {}
+
+
+def _renamed(catalog: Catalog, node: Any) -> Catalog:
+    """Return the catalog after ALTER ... RENAME TO or SET SCHEMA."""
+    kind = object_kind(node.renameType if isinstance(node, ast.RenameStmt) else node.objectType)
+    if kind in _TYPES:
+        old = dotted(node.object)
+        to = Name(old.schema, node.newname) if isinstance(node, ast.RenameStmt) else Name(node.newschema, old.name)
+        return _moved_type(catalog, old, to)
+    if kind == "COLUMN" and node.relation is not None:
+        return _renamed_column(catalog, node)
+    if kind == "TABCONSTRAINT" or (kind == "INDEX" and catalog.index(relation(node.relation))):
+        return _renamed_part(catalog, node)
+    moved = moves(catalog, node)
+    return _moved(catalog, moved, _labels(catalog, node, moved))
 
 
 def _is_in(catalog: Catalog, key: Key, schema: str) -> bool:
@@ -162,7 +168,7 @@ def _with(catalog: Catalog, *tables: Table, gone: tuple[Key, ...] = ()) -> Catal
 def _new(catalog: Catalog, name: Name, kind: str) -> Table:
     schema = name.schema
     if schema is None:
-        schema = next((s for s in catalog.search_path if s != "pg_catalog"), "public") if catalog.connected else ""
+        schema = _home(catalog) if catalog.connected else ""
     return Table(schema, name.name, Standing.NEW, kind=kind, rows_estimate=0)
 
 
@@ -189,95 +195,13 @@ def _created(catalog: Catalog, node: Any) -> Table:
     for part in node.tableElts or ():
         match part:
             case ast.ColumnDef():
-                table = _with_column(catalog, table, part)
+                table = with_column(catalog, table, part)
             case ast.Constraint():
-                table = _with_constraint(catalog, table, part, ())
+                table = with_constraint(catalog, table, part)
             case ast.TableLikeClause():
                 source = catalog.find(relation(part.relation))
                 table = replace(table, columns={**table.columns, **source.columns})
     return replace(table, parents=tuple(catalog.find(relation(p)).key for p in node.inhRelations or ()))
-
-
-def _with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
-    if definition.typeName is None or definition.colname in table.columns:
-        return table
-    word = type_word(definition.typeName)
-    kind = kind_of(type_word(_plain_type(definition.typeName)), catalog)
-    kinds = {constraint_kind(c): c for c in definition.constraints or ()}
-    column = Column(
-        name=definition.colname,
-        type=word.text,
-        base=kind.base,
-        modifiers=kind.modifiers,
-        checked=kind.checked,
-        type_name=kind.name,
-        base_name=kind.base_name,
-        not_null=bool({"NOTNULL", "PRIMARY", "IDENTITY"} & kinds.keys()) or word.name in SERIAL,
-        default=text(kinds["DEFAULT"].raw_expr) if "DEFAULT" in kinds else None,
-        identity="IDENTITY" in kinds,
-        generated="GENERATED" in kinds,
-    )
-    table = replace(table, columns={**table.columns, column.name: column})
-    if word.name in SERIAL or column.identity:
-        name = Name(table.schema or None, f"{table.name}_{column.name}_seq")
-        own = Dependent("sequence", str(name), (column.name,), _SERIAL_TYPES.get(word.name, word.text))
-        table = replace(table, dependents=(*table.dependents, own))
-    for constraint in kinds.values():
-        if constraint_kind(constraint) in _KIND and constraint_kind(constraint) != "NOTNULL":
-            table = _with_constraint(catalog, table, constraint, (definition.colname,))
-    return table
-
-
-def _plain_type(name: Any) -> Any:
-    """Return the type that a column of serial gets."""
-    known = _SERIAL_BASES.get(name.names[-1].sval)
-    return name if known is None else ast.TypeName(names=(ast.String(sval="pg_catalog"), ast.String(sval=known)))
-
-
-def _with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple[str, ...]) -> Table:
-    kind = constraint_kind(node)
-    if kind not in _KIND:
-        return table
-    columns = strings(node.fk_attrs) or strings(node.keys) or of_column
-    if kind == "CHECK":
-        columns = columns or tuple(sorted(columns_in(node.raw_expr)))
-    partner = None
-    if kind == "FOREIGN":
-        itself = relation(node.pktable).name == table.name and table.standing is Standing.NEW
-        partner = table if itself else catalog.find(relation(node.pktable))
-    middle = "_".join(columns) + "_" if kind != "PRIMARY" and columns else ""
-    name = node.conname or f"{table.name}_{middle}{_SUFFIX.get(kind, 'not_null')}"
-    if node.conname and any(constraint.name == name for constraint in table.constraints):
-        return table
-    constraint = CatalogConstraint(
-        name=name,
-        kind=_KIND[kind],
-        columns=columns,
-        valid=not node.skip_validation,
-        definition=f"CHECK ({text(node.raw_expr)})" if kind == "CHECK" else "",
-        partner=partner.key if partner else None,
-        partner_columns=strings(node.pk_attrs) or (_primary_key(partner) if partner else ()),
-        on_delete=node.fk_del_action if kind == "FOREIGN" else "a",
-        index=name if kind in ("PRIMARY", "UNIQUE", "EXCLUSION") else None,
-    )
-    table = replace(table, constraints=(*table.constraints, constraint))
-    if kind in ("PRIMARY", "UNIQUE") and node.indexname is None:
-        index = Index(table.schema, name, columns, frozenset(columns), unique=True, primary=kind == "PRIMARY")
-        table = replace(table, indexes=(*table.indexes, index))
-    if kind == "NOTNULL" and constraint.valid:
-        table = _changed_column(table, columns[0], not_null=True)
-    return table
-
-
-def _primary_key(table: Table) -> tuple[str, ...]:
-    return next((index.keys for index in table.indexes if index.primary), ())
-
-
-def _changed_column(table: Table, name: str, **changes: Any) -> Table:
-    column = table.columns.get(name)
-    if column is None:
-        return table
-    return replace(table, columns={**table.columns, name: replace(column, **changes)})
 
 
 def _indexed(catalog: Catalog, node: Any) -> Catalog:
@@ -294,15 +218,75 @@ def _indexed(catalog: Catalog, node: Any) -> Catalog:
 
 def _renamed_column(catalog: Catalog, node: Any) -> Catalog:
     table = catalog.find(relation(node.relation))
-    if node.subname in table.columns:
-        columns = {node.newname if name == node.subname else name: column for name, column in table.columns.items()}
-        columns[node.newname] = replace(columns[node.newname], name=node.newname)
-        return _with(catalog, replace(table, columns=columns))
-    return catalog
+    if node.subname not in table.columns:
+        return catalog
+    below = {each.key: renamed_column(each, node.subname, node.newname) for each in catalog.below(table)}
+    for other, key in catalog.references_to(table):
+        names = tuple(node.newname if name == node.subname else name for name in key.partner_columns)
+        here = below.get(other.key, other)
+        keys = tuple(replace(c, partner_columns=names) if c.name == key.name else c for c in here.constraints)
+        below[other.key] = replace(here, constraints=keys)
+    return _with(catalog, *below.values())
+
+
+def _renamed_part(catalog: Catalog, node: Any) -> Catalog:
+    """Return the catalog after a constraint or an index is renamed: one that belongs to the other follows."""
+    name = relation(node.relation)
+    of_index = catalog.index(name) if object_kind(node.renameType) == "INDEX" else None
+    table, old = (of_index[0], name.name) if of_index else (catalog.find(name), node.subname)
+    indexes = tuple(replace(i, name=node.newname) if i.name == old else i for i in table.indexes)
+    constraints = tuple(
+        replace(c, name=node.newname, index=c.index and node.newname) if c.name == old else c for c in table.constraints
+    )
+    return _with(catalog, replace(table, indexes=indexes, constraints=constraints))
+
+
+def _home(catalog: Catalog) -> str:
+    return next((schema for schema in catalog.search_path if schema != "pg_catalog"), "public")
+
+
+def _with_type(catalog: Catalog, node: Any) -> Catalog:
+    """Return the catalog with a type that a statement makes."""
+    match node:
+        case ast.CompositeTypeStmt():
+            name, fact = relation(node.typevar), TypeFact("c", node.typevar.relname, (), checked=False)
+        case ast.CreateDomainStmt():
+            name, below = dotted(node.domainname), kind_of(type_word(node.typeName), catalog)
+            checks = {constraint_kind(each) for each in node.constraints or ()} & {"CHECK", "NOTNULL"}
+            fact = TypeFact("d", below.base, below.modifiers, below.checked or bool(checks), base_name=below.base_name)
+        case _:
+            name = dotted(node.typeName)
+            labels = strings(node.vals) if isinstance(node, ast.CreateEnumStmt) else None
+            fact = TypeFact("r" if labels is None else "e", name.name, (), checked=False, labels=labels)
+    schema = name.schema or _home(catalog)
+    named = replace(fact, base_name=fact.base_name or f"{schema}.{name.name}")
+    return replace(catalog, types={**catalog.types, (schema, name.name): named})
+
+
+def _moved_type(catalog: Catalog, old: Name, new: Name | None) -> Catalog:
+    """Return the catalog after a type gets another name; None when it is dropped."""
+    schema, fact = catalog.type_named(*old)
+    if fact is None:
+        return catalog
+    kept = {key: each for key, each in catalog.types.items() if key != (schema, old.name)}
+    added = {} if new is None else {(new.schema or schema, new.name): fact}
+    return replace(catalog, types={**kept, **added})
+
+
+def path_after(catalog: Catalog, setting: Setting, home: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the search path that a statement sets, None where only running it tells; ``home`` is the session's."""
+    if not setting.is_known:
+        return None
+    if setting.name != SEARCH_PATH or setting.value is None:
+        return home
+    return ("pg_catalog", *(catalog.role if name == "$user" else name for name in path_names(setting.value)))
 
 
 def _dropped(catalog: Catalog, node: Any) -> Catalog:
-    if object_kind(node.removeType) in ("TABLE", "VIEW", "MATVIEW"):
+    if object_kind(node.removeType) in _TYPES:
+        for entry in node.objects:
+            catalog = _moved_type(catalog, dotted(entry), None)
+    if object_kind(node.removeType) in ("TABLE", "VIEW", "MATVIEW", "FOREIGN_TABLE"):
         return _with(catalog, gone=tuple(catalog.find(dotted(entry)).key for entry in node.objects))
     if object_kind(node.removeType) == "SCHEMA":
         schemas = {dotted(entry).name for entry in node.objects}
@@ -320,61 +304,9 @@ def _altered(catalog: Catalog, node: Any) -> Catalog:
     table = catalog.find(relation(node.relation))
     if table.standing is Standing.MISSING:
         return catalog
+    below = catalog.below(table)[1:] if node.relation.inh else []
     for cmd in node.cmds:
-        change = _CHANGES.get(subcommand(cmd))
-        if change is not None:
-            table = change(catalog, table, cmd)
-    return _with(catalog, table)
-
-
-def _drop_column(_catalog: Catalog, table: Table, cmd: Any) -> Table:
-    return replace(
-        table,
-        columns={name: column for name, column in table.columns.items() if name != cmd.name},
-        indexes=tuple(index for index in table.indexes if cmd.name not in index.uses),
-        constraints=tuple(c for c in table.constraints if cmd.name not in c.columns),
-    )
-
-
-def _alter_type(catalog: Catalog, table: Table, cmd: Any) -> Table:
-    word = type_word(cmd.def_.typeName)
-    kind = kind_of(word, catalog)
-    changes = {"type": word.text, "base": kind.base, "modifiers": kind.modifiers, "checked": kind.checked}
-    return _changed_column(table, cmd.name, **changes, type_name=kind.name, base_name=kind.base_name)
-
-
-def _validated(_catalog: Catalog, table: Table, cmd: Any) -> Table:
-    constraints = tuple(replace(c, valid=True) if c.name == cmd.name else c for c in table.constraints)
-    return replace(table, constraints=constraints)
-
-
-def _without_constraint(_catalog: Catalog, table: Table, cmd: Any) -> Table:
-    return replace(table, constraints=tuple(c for c in table.constraints if c.name != cmd.name))
-
-
-def _default(_catalog: Catalog, table: Table, cmd: Any) -> Table:
-    return _changed_column(table, cmd.name, default=text(cmd.def_) if cmd.def_ is not None else None)
-
-
-def _attached(catalog: Catalog, table: Table, cmd: Any) -> Table:
-    return replace(table, children=(*table.children, catalog.find(relation(cmd.def_.name)).key))
-
-
-def _detached(catalog: Catalog, table: Table, cmd: Any) -> Table:
-    gone = catalog.find(relation(cmd.def_.name)).key
-    return replace(table, children=tuple(key for key in table.children if key != gone))
-
-
-_CHANGES: dict[str, Callable[[Catalog, Table, Any], Table]] = {
-    "AddColumn": lambda catalog, table, cmd: _with_column(catalog, table, cmd.def_),
-    "DropColumn": _drop_column,
-    "AlterColumnType": _alter_type,
-    "SetNotNull": lambda _, table, cmd: _changed_column(table, cmd.name, not_null=True),
-    "DropNotNull": lambda _, table, cmd: _changed_column(table, cmd.name, not_null=False),
-    "AddConstraint": lambda catalog, table, cmd: _with_constraint(catalog, table, cmd.def_, ()),
-    "ValidateConstraint": _validated,
-    "DropConstraint": _without_constraint,
-    "ColumnDefault": _default,
-    "AttachPartition": _attached,
-    "DetachPartition": _detached,
-}
+        table = altered(catalog, table, cmd)
+        if subcommand(cmd) in OF_ALL_BELOW:
+            below = [altered_below(catalog, member, table, cmd) for member in below]
+    return _with(catalog, table, *below)

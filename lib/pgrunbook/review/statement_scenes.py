@@ -14,12 +14,12 @@ from pglast.parser import ParseError
 
 from pgrunbook.database.catalog import Catalog
 from pgrunbook.database.routines import RoutinePart
-from pgrunbook.effects.catalog_after import after
+from pgrunbook.effects.catalog_after import after, path_after
 from pgrunbook.effects.statements import effects
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards.rule import Scene, Timeouts, Transactions
 from pgrunbook.sql.places import Place, numbered
-from pgrunbook.sql.settings import ANY, SEARCH_PATH, Setting, path_names, settings
+from pgrunbook.sql.settings import ANY, Setting, path_names, settings
 from pgrunbook.sql.statements import Statement, is_one_transaction, line_of, parse, readable, refusal
 from pgrunbook.sql.tree import text, tree
 from pgrunbook.sql.values_lists import shortened
@@ -199,10 +199,8 @@ def _under_path(catalog: Catalog, node: Any, parts: Sequence[RoutinePart], home:
 
 
 def _path(catalog: Catalog, setting: Setting, home: tuple[str, ...], *, is_sure: bool) -> tuple[str, ...]:
-    if not is_sure:
-        return ("pg_catalog", *sorted({schema for schema, _ in catalog.tables}))
-    named = setting.name == SEARCH_PATH and setting.value is not None
-    return ("pg_catalog", *path_names(setting.value or "")) if named else home
+    path = path_after(catalog, setting, home) if is_sure else None
+    return ("pg_catalog", *sorted({schema for schema, _ in catalog.tables})) if path is None else path
 
 
 _TOGETHER = (Transactions.FILE, Transactions.ALL)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pglast import ast
 
 from pgrunbook.database.queries import load
+from pgrunbook.effects.table_after import primary_key
 from pgrunbook.errors import WrongInput
 from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import columns_in, constraint_kind, quoted, strings
 from pgrunbook.violations.rows import RowDemand
-from pgrunbook.violations.world import Table, UnclearError, World, columns_below
+from pgrunbook.violations.world import JudgedTable, UnclearError, World, columns_below
 
 _NO_VALUE = ("row holds NULL", "rows hold NULL")
 _OTHER = "o"
 _EQUAL = (ast.String(sval="="),)
 
 
-def constraint(world: World, table: Table, node: Any, *, only: bool = False) -> Iterator[RowDemand]:
+def constraint(world: World, table: JudgedTable, node: Any, *, only: bool = False) -> Iterator[RowDemand]:
     """Yield the demands of a new constraint; none for one that is NOT VALID or NOT ENFORCED."""
-    if table.relation is not None and table.relation.kind == "f":
+    if table.now.kind == "f":
         return  # the rows of a foreign table are not read
     kind, what = constraint_kind(node), _named(table, node)
     if kind in ("CHECK", "FOREIGN", "NOTNULL") and node.skip_validation:
@@ -41,9 +43,9 @@ def constraint(world: World, table: Table, node: Any, *, only: bool = False) -> 
         yield demand(what, table, lambda: _apart(world, table, what, pairs, node.where_clause))
 
 
-def index(world: World, table: Table, node: Any) -> Iterator[RowDemand]:
+def index(world: World, table: JudgedTable, node: Any) -> Iterator[RowDemand]:
     """Yield the demands of CREATE UNIQUE INDEX; none for other indexes, or ON ONLY a partitioned table."""
-    own = table.relation is not None and table.relation.is_partitioned and not node.relation.inh
+    own = table.now.kind == "p" and not node.relation.inh
     if node.unique and not own:
         what = f"unique index{' ' + identifier(node.idxname) if node.idxname else ''} of {table.label}"
         pairs = tuple((element, _EQUAL) for element in node.indexParams)
@@ -52,7 +54,7 @@ def index(world: World, table: Table, node: Any) -> Iterator[RowDemand]:
         )
 
 
-def not_null(world: World, table: Table, name: str, *, only: bool = False) -> RowDemand:
+def not_null(world: World, table: JudgedTable, name: str, *, only: bool = False) -> RowDemand:
     """Return the demand of NOT NULL: a restored column lacks values that were not captured, others are queried."""
     what = f"NOT NULL of {table.label}.{quoted(name)}"
 
@@ -71,12 +73,12 @@ def not_null(world: World, table: Table, name: str, *, only: bool = False) -> Ro
     return demand(what, table, wanted)
 
 
-def check(world: World, table: Table, what: str, node: Any, *, only: bool = False) -> RowDemand:
+def check(world: World, table: JudgedTable, what: str, node: Any, *, only: bool = False) -> RowDemand:
     """Return the demand of a condition: it is false for no row."""
     return row_demand(table, what, f"{world.sql(table, node)} IS FALSE", sorted(columns_in(node)), only=only)
 
 
-def demand(what: str, table: Table, build: Any) -> RowDemand:
+def demand(what: str, table: JudgedTable, build: Any) -> RowDemand:
     """Return the demand that ``build`` makes, or one that says why it is unknown."""
     try:
         return build()  # type: ignore[no-any-return]
@@ -87,7 +89,7 @@ def demand(what: str, table: Table, build: Any) -> RowDemand:
 
 
 def row_demand(
-    table: Table, what: str, where: str, names: Sequence[str], *, only: bool = False, **more: Any
+    table: JudgedTable, what: str, where: str, names: Sequence[str], *, only: bool = False, **more: Any
 ) -> RowDemand:
     """Return a demand on a table's rows, whose samples show these columns."""
     columns = [table.columns[name] for name in names if name in table.columns]
@@ -104,25 +106,30 @@ def row_demand(
     )
 
 
-def from_today(world: World, table: Table, definition: str, name: str) -> Iterator[RowDemand]:
+def from_today(world: World, table: JudgedTable, definition: str, name: str) -> Iterator[RowDemand]:
     """Yield the demands of a constraint that exists today, in today's names."""
-    if table.relation is None:
+    if table.was is None:
         return
-    node = parsed(f"ALTER TABLE t ADD CONSTRAINT {quoted(name)} {definition.removesuffix(' NOT VALID')}").cmds[0].def_
+    node = _constraint(definition, name)
     for each in columns_in(node.raw_expr) | set(strings(node.fk_attrs) + strings(node.keys)):
         if each in table.types and all(column.today != each for column in table.columns.values()):
             because = f"unknown: {table.label} no longer has column {quoted(each)} as it is today"
             yield RowDemand(_named(table, node), table.sql, unclear=because)
             return
     columns = {column.today: column for column in table.columns.values() if column.today}
-    as_today = Table(
-        table.schema, table.name, table.relation, columns, table.types, table.lineage, table.key,
-        table.primary, table.unsure,
-    )  # fmt: skip
-    yield from constraint(world, as_today, node)
+    yield from constraint(world, replace(table, columns=columns), node)
 
 
-def _named(table: Table, node: Any) -> str:
+def defined(world: World, table: JudgedTable, definition: str, name: str) -> Iterator[RowDemand]:
+    """Yield the demands of a constraint that the way back adds without looking at the rows."""
+    yield from constraint(world, table, _constraint(definition, name))
+
+
+def _constraint(definition: str, name: str) -> Any:
+    return parsed(f"ALTER TABLE t ADD CONSTRAINT {quoted(name)} {definition.removesuffix(' NOT VALID')}").cmds[0].def_
+
+
+def _named(table: JudgedTable, node: Any) -> str:
     word = {"FOREIGN": "FOREIGN KEY", "PRIMARY": "PRIMARY KEY", "EXCLUSION": "EXCLUDE"}
     kind = constraint_kind(node)
     if node.conname:
@@ -134,15 +141,14 @@ def _column(name: str) -> Any:
     return ast.ColumnRef(fields=(ast.String(sval=name),), location=-1)
 
 
-def _key(world: World, table: Table, node: Any, what: str, kind: str) -> Iterator[RowDemand]:
+def _key(world: World, table: JudgedTable, node: Any, what: str, kind: str) -> Iterator[RowDemand]:
     """Yield the demands of UNIQUE and PRIMARY KEY; one that adopts an index demands only NOT NULL."""
     names = strings(node.keys)
     if node.indexname:
-        found = world.rows("index_columns", oid=world.facts.relation_oid([table.schema, node.indexname]))
-        names = world.indexes.get(node.indexname) or tuple(row["name"] for row in found)
+        names = next((index.keys for index in table.now.indexes if index.name == node.indexname), ())
     if kind == "PRIMARY":
         for each in names:
-            if each not in table.columns or not table.columns[each].not_null:
+            if not table.is_not_null(each):
                 yield not_null(world, table, each)
     if node.indexname:
         return
@@ -154,7 +160,7 @@ def _key(world: World, table: Table, node: Any, what: str, kind: str) -> Iterato
 
 
 def _apart(
-    world: World, table: Table, what: str, pairs: Sequence[tuple[Any, Any]], where: Any, *, nulls: bool = False
+    world: World, table: JudgedTable, what: str, pairs: Sequence[tuple[Any, Any]], where: Any, *, nulls: bool = False
 ) -> RowDemand:
     """Return the demand that no two rows conflict by these operators; ``nulls`` counts NULLs as equal."""
     mine, others = ([_element(world, table, element, alias) for element, _ in pairs] for alias in ("t", _OTHER))
@@ -181,18 +187,18 @@ def _apart(
     )
 
 
-def _element(world: World, table: Table, element: Any, alias: str) -> str:
+def _element(world: World, table: JudgedTable, element: Any, alias: str) -> str:
     value = world.sql(table, element.expr or _column(element.name), alias)
     if element.collation:
         value = f"({value} COLLATE {'.'.join(map(quoted, strings(element.collation)))})"
     return value
 
 
-def _foreign_key(world: World, table: Table, what: str, node: Any) -> RowDemand:
+def _foreign_key(world: World, table: JudgedTable, what: str, node: Any) -> RowDemand:
     """Return the demand that each row references a row; MATCH FULL also refuses a key that is partly NULL."""
     parent = world.table(node.pktable)
     names = strings(node.fk_attrs)
-    targets = strings(node.pk_attrs) or parent.primary
+    targets = strings(node.pk_attrs) or primary_key(parent.now)
     if len(targets) != len(names):
         raise UnclearError(f"unknown until {parent.label} has its primary key")
     mine = [world.sql(table, _column(each)) for each in names]
@@ -209,7 +215,7 @@ def _foreign_key(world: World, table: Table, what: str, node: Any) -> RowDemand:
     )
 
 
-def _refers(parent: Table, mine: list[str], theirs: list[str], *, period: bool) -> str:
+def _refers(parent: JudgedTable, mine: list[str], theirs: list[str], *, period: bool) -> str:
     source = parent.source(only=True, alias=_OTHER)
     alike = " AND ".join(f"{b} = {a}" for a, b in zip(mine, theirs, strict=True))
     if not period:

@@ -12,8 +12,8 @@ from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import quoted, strings, text, walk
 from pgrunbook.violations.constraints import demand, row_demand
 from pgrunbook.violations.rows import RowDemand
-from pgrunbook.violations.simulation import NULL, kept_of
-from pgrunbook.violations.world import Column, Table, World, columns_below
+from pgrunbook.violations.succession import NULL, kept_of
+from pgrunbook.violations.world import ColumnValue, JudgedTable, World, columns_below
 
 _FUNCTION = "pgrunbook_against"
 # Types whose cast cuts a value that is too long; ALTER COLUMN TYPE refuses such a value.
@@ -22,7 +22,7 @@ _CUT = {"varchar", "bpchar", "bit", "varbit"}
 _NUMBERS = ("numeric", "real", "double precision")
 
 
-def new_type(world: World, table: Table, cmd: Any) -> RowDemand:
+def new_type(world: World, table: JudgedTable, cmd: Any) -> RowDemand:
     """Return the demand of ALTER COLUMN ... TYPE.
 
     A value that is only cast must survive the cast and the cast back. A value that USING computes only has to be
@@ -35,14 +35,10 @@ def new_type(world: World, table: Table, cmd: Any) -> RowDemand:
     return demand(what, table, lambda: _converted(world, table, cmd, what, word))
 
 
-def value_of_new_column(world: World, table: Table, definition: Any, column: Column) -> RowDemand | None:
+def value_of_new_column(world: World, table: JudgedTable, definition: Any, column: ColumnValue) -> RowDemand | None:
     """Return the demand of a domain on the value that all rows get; None for other types."""
-    names = definition.typeName.names
-    today, made = world.type_of(names)
-    if made is not None or column.node is None or table.relation is None:
-        return None
-    found = world.facts.rows("constrained_domain", type=world.facts.type_oid(str(today)))
-    if not found or not found[0]["is_constrained"]:
+    fact = world.type_of(definition.typeName.names)[1]
+    if fact is None or not fact.oid or not fact.checked or column.node is None or table.was is None:
         return None
     word = text(definition.typeName)
     what = f"type {word} of {table.label}.{quoted(definition.colname)}"
@@ -54,7 +50,7 @@ def value_of_new_column(world: World, table: Table, definition: Any, column: Col
     )  # fmt: skip
 
 
-def _new_enum(world: World, table: Table, cmd: Any, what: str, word: str) -> RowDemand:
+def _new_enum(world: World, table: JudgedTable, cmd: Any, what: str, word: str) -> RowDemand:
     """Return the demand of an enum that the way back creates: only its labels can be compared."""
     value = world.sql(table, _using(cmd))
     labels = literal(list(world.labels(cmd.def_.typeName) or ()))
@@ -67,7 +63,7 @@ def _new_enum(world: World, table: Table, cmd: Any, what: str, word: str) -> Row
     )
 
 
-def _converted(world: World, table: Table, cmd: Any, what: str, word: str) -> RowDemand:
+def _converted(world: World, table: JudgedTable, cmd: Any, what: str, word: str) -> RowDemand:
     using, type_name = _using(cmd), cmd.def_.typeName
     value = world.meant(table, using)
     today, missing = table.column(cmd.name).today, kept_of(world, table, cmd.name)

@@ -14,8 +14,8 @@ from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import Name, constraint_kind, object_kind, quoted, relation, subcommand
 from pgrunbook.violations import constraints, conversions, domains, partitions
 from pgrunbook.violations.rows import RowDemand
-from pgrunbook.violations.simulation import added, one_pass
-from pgrunbook.violations.world import Table, UnclearError, World
+from pgrunbook.violations.succession import added, one_pass
+from pgrunbook.violations.world import JudgedTable, UnclearError, World
 
 _OF_COLUMN = ("NOTNULL", "CHECK", "UNIQUE", "PRIMARY", "FOREIGN")
 # The subcommands of ALTER TABLE that demand something of rows.
@@ -40,10 +40,10 @@ def demands(world: World, node: Any) -> Iterator[RowDemand]:
             what = f"unique index{' ' + identifier(node.idxname) if node.idxname else ''}"
             yield from _of(world, node.relation, what, lambda table: constraints.index(world, table, node))
         case ast.CreateStmt() if node.partbound is not None:
-            parent = world.find(node.inhRelations[0].schemaname, node.inhRelations[0].relname)
+            parent = world.find(node.inhRelations[0])
             if parent is not None:
                 what = f"partition {relation(node.relation)} of {parent.label}"
-                yield from partitions.made(world, parent, node.partbound, what)
+                yield from partitions.made(world, world.rows_of(parent), node.partbound, what)
         case ast.AlterDomainStmt():
             yield from domains.domain(world, node)
 
@@ -84,9 +84,9 @@ def _what(cmd: Any) -> str:
     return f"column {quoted(cmd.name)}"
 
 
-def _by(world: World, table: Table, cmd: Any, *, only: bool) -> Iterator[RowDemand]:
-    if table.relation is not None and table.relation.kind not in "rp":
-        return  # rows of a foreign table are not read, and a composite type has none
+def _by(world: World, table: JudgedTable, cmd: Any, *, only: bool) -> Iterator[RowDemand]:
+    if table.now.kind not in "rp":
+        return  # rows of a foreign table are not read
     match subcommand(cmd):
         case "AddConstraint":
             yield from constraints.constraint(world, table, cmd.def_, only=only)
@@ -102,7 +102,7 @@ def _by(world: World, table: Table, cmd: Any, *, only: bool) -> Iterator[RowDema
             yield from _with_column(world, table, cmd.def_, only=only)
 
 
-def _with_column(world: World, table: Table, definition: Any, *, only: bool) -> Iterator[RowDemand]:
+def _with_column(world: World, table: JudgedTable, definition: Any, *, only: bool) -> Iterator[RowDemand]:
     """Yield the demands on a new column: until captured values are reverted, all rows hold its default, or NULL."""
     column = added(world, table, definition)
     there = replace(table, columns={**table.columns, definition.colname: column})
@@ -118,16 +118,12 @@ def _with_column(world: World, table: Table, definition: Any, *, only: bool) -> 
             yield from constraints.constraint(world, there, whole, only=only)
 
 
-def _validated(world: World, table: Table, name: str) -> Iterator[RowDemand]:
+def _validated(world: World, table: JudgedTable, name: str) -> Iterator[RowDemand]:
     """Yield the demands of VALIDATE CONSTRAINT, for a constraint that the way back adds or one of today."""
-    if name in table.not_valid:
-        yield from constraints.constraint(world, table, changed(table.not_valid[name], skip_validation=False))
-        return
-    today = table.constraint_names.get(name, name)
-    oid = table.relation.oid if table.relation else 0
-    found = world.rows("constraint_of", table=oid, domain=0, name=today)
-    if not found:
+    found = next((each for each in table.now.constraints if each.name == name), None)
+    if found is None:
         what = f"constraint {identifier(name)} of {table.label}"
         yield RowDemand(what, table.sql, unclear=f"unknown: {table.label} has no constraint {identifier(name)} today")
-    elif not found[0]["is_valid"]:
-        yield from constraints.from_today(world, table, found[0]["definition"], name)
+    elif not found.valid:
+        judged = constraints.from_today if found.oid else constraints.defined
+        yield from judged(world, table, found.definition, name)

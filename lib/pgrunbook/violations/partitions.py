@@ -12,14 +12,14 @@ from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import column_names, relation
 from pgrunbook.violations.constraints import demand, from_today, index, row_demand
 from pgrunbook.violations.rows import RowDemand
-from pgrunbook.violations.world import Table, UnclearError, World
+from pgrunbook.violations.world import JudgedTable, UnclearError, World, restored
 
 _MISPLACED = ("row does not belong to it", "rows do not belong to it")
 _BELONGS = ("row in the default partition belongs to it", "rows in the default partition belong to it")
 _ENDS = ("minvalue", "maxvalue")
 
 
-def attached(world: World, parent: Table, node: Any, bound: Any) -> Iterator[RowDemand]:
+def attached(world: World, parent: JudgedTable, node: Any, bound: Any) -> Iterator[RowDemand]:
     """Yield the demands of ATTACH PARTITION: on the partition's rows, on the default partition's, by constraints."""
     what = f"partition {relation(node)} of {parent.label}"
     try:
@@ -32,53 +32,51 @@ def attached(world: World, parent: Table, node: Any, bound: Any) -> Iterator[Row
     else:
         yield demand(what, child, lambda: _within(world, parent, child, bound, what))
         yield from made(world, parent, bound, what)
-    for row in world.rows("handed_down", oid=parent.relation.oid) if parent.relation else ():
+    for row in world.rows("handed_down", oid=parent.now.oid):
         if row["constraint"]:
             yield from from_today(world, child, row["constraint"], row["name"])
         else:
             yield from index(world, child, _on(child, parsed(row["index"])))
 
 
-def made(world: World, parent: Table, bound: Any, what: str) -> Iterator[RowDemand]:
+def made(world: World, parent: JudgedTable, bound: Any, what: str) -> Iterator[RowDemand]:
     """Yield the demands of a new partition on the default partition, if there is one."""
-    row = _partitioning(world, parent)
-    if row is None or row["default_oid"] is None or bound.is_default:
-        return
-    default = world.today(row["default_schema"], row["default_name"])
+    children = [world.today.at(key) for key in parent.was.children] if parent.was and not bound.is_default else []
+    found = next((child.oid for child in children if child.bound == "DEFAULT"), 0)
+    default = world.table_of(found) if found else None
     if default is None:
         return
 
     def wanted() -> RowDemand:
-        condition = _condition(parent, row["key"], bound)
+        condition = _condition(parent, bound)
         where = f"{world.sql(default, condition)} IS TRUE"
         return row_demand(default, what, where, column_names(condition), words=_BELONGS)
 
     yield demand(what, default, wanted)
 
 
-def _on(child: Table, node: Any) -> Any:
-    there = changed(node.relation, schemaname=child.schema, relname=child.name, inh=True)
+def _on(child: JudgedTable, node: Any) -> Any:
+    there = changed(node.relation, schemaname=child.now.schema, relname=child.now.name, inh=True)
     return changed(node, relation=there)
 
 
-def _within(world: World, parent: Table, child: Table, bound: Any, what: str) -> RowDemand:
-    row = _partitioning(world, parent)
-    if row is None:
+def _within(world: World, parent: JudgedTable, child: JudgedTable, bound: Any, what: str) -> RowDemand:
+    if parent.was is None or not parent.was.partition_key:
         raise UnclearError(f"unknown: {parent.label} is not a partitioned table today")
-    condition = _condition(parent, row["key"], bound)
+    condition = _condition(parent, bound)
     where = [f"{world.sql(child, condition)} IS NOT TRUE"]
     names = column_names(condition)
-    if parent.relation and parent.relation.is_partition:
-        above = world.facts.rows("partition_constraint", oid=parent.relation.oid)[0]["condition"]
+    if parent.was.bound is not None:
+        above = world.facts.rows("partition_constraint", oid=parent.was.oid)[0]["condition"]
         where.append(f"{world.sql(child, _parsed(above))} IS NOT TRUE")
         names += [name for name in column_names(_parsed(above)) if name not in names]
     return row_demand(child, what, " OR ".join(where), names, words=_MISPLACED)
 
 
-def _in_default(world: World, parent: Table, child: Table, what: str) -> RowDemand:
-    if parent.relation is None:
-        raise UnclearError(f"unknown until table {parent.label} is restored")
-    others = [row["condition"] for row in world.rows("partition_conditions", oid=parent.relation.oid)]
+def _in_default(world: World, parent: JudgedTable, child: JudgedTable, what: str) -> RowDemand:
+    if parent.was is None:
+        raise UnclearError(restored(parent.now))
+    others = [row["condition"] for row in world.rows("partition_conditions", oid=parent.was.oid)]
     if not others:
         return row_demand(child, what, "false", [])
     nodes = [_parsed(condition) for condition in others if condition]
@@ -87,18 +85,13 @@ def _in_default(world: World, parent: Table, child: Table, what: str) -> RowDema
     return row_demand(child, what, where, names, words=_MISPLACED)
 
 
-def _partitioning(world: World, parent: Table) -> dict[str, Any] | None:
-    found = world.facts.rows("partitioning", oid=parent.relation.oid) if parent.relation else []
-    return found[0] if found else None
-
-
 def _parsed(condition: str) -> Any:
     return parsed(f"SELECT {condition}").targetList[0].val
 
 
-def _condition(parent: Table, key: str, bound: Any) -> Any:
+def _condition(parent: JudgedTable, bound: Any) -> Any:
     """Return the condition that rows of a partition meet, in the parent's columns."""
-    spec = parsed(f"CREATE TABLE t (a int) PARTITION BY {key}").partspec
+    spec = parsed(f"CREATE TABLE t (a int) PARTITION BY {parent.now.partition_key}").partspec
     parts = [identifier(part.name) if part.name else f"({expression(part.expr)})" for part in spec.partParams]
     casts = [parent.types.get(part.name or "", "") for part in spec.partParams]
     if bound.strategy == "h":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from pgrunbook.database.checksums import STATEMENT_TIMEOUT_MS
 from pgrunbook.database.connection import Connection
@@ -17,7 +18,7 @@ from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.tree import tree
 from pgrunbook.violations.demands import demands, parts
 from pgrunbook.violations.rows import RowDemand, RowQueries
-from pgrunbook.violations.simulation import follow
+from pgrunbook.violations.succession import follow
 from pgrunbook.violations.world import Kept, World
 
 _NOTHING_KEPT: Kept = MappingProxyType({})
@@ -61,15 +62,16 @@ def find(
     Locks: AccessShareLock on the tables that are read, for as long as each query takes.
     """
     rows = RowQueries(conn, statement_timeout_ms)
+    parted = [(migration, _parts(sql)) for migration, sql in statements]
     with rows.names():
-        world = World(conn, kept)
+        world = World(conn, [node for _, nodes in parted for node in nodes], kept)
     found: list[Violation] = []
     begun = ""
-    for migration, sql in statements:
+    for migration, nodes in parted:
         if migration != begun:
             world.begin()
             begun = migration
-        for wanted in _in_order(world, rows, sql):
+        for wanted in _in_order(world, rows, nodes):
             answer = rows.ask(wanted)
             found.append(
                 Violation(
@@ -104,10 +106,14 @@ def refuse(found: Sequence[Violation]) -> None:
     )
 
 
-def _in_order(world: World, rows: RowQueries, sql: str) -> list[RowDemand]:
+def _parts(sql: str) -> list[Any]:
+    return [part for whole in (tree(sql), *bodies(tree(sql))) for part in parts(whole)]
+
+
+def _in_order(world: World, rows: RowQueries, nodes: Sequence[Any]) -> list[RowDemand]:
     """Return a statement's demands, part by part, and apply its effect on names."""
     found: list[RowDemand] = []
-    for node in (part for whole in (tree(sql), *bodies(tree(sql))) for part in parts(whole)):
+    for node in nodes:
         with rows.names():
             found += demands(world, node)
             follow(world, node)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pglast import ast
 from psycopg.rows import dict_row
 
+from pgrunbook.database.catalog import Catalog, Key, Standing, Table, TypeFact
+from pgrunbook.database.catalog_reader import read_for
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
-from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.database.relations import Facts
 from pgrunbook.sql.deparse import changed, expression, mapped
-from pgrunbook.sql.settings import Setting, path_names
-from pgrunbook.sql.tree import Name, quoted, strings
+from pgrunbook.sql.tree import Name, dotted, quoted, relation, strings
 
 # The name under which a query reads the rows that it judges.
 ROW = "t"
-# The schema of names that an empty search_path leaves without one.
-NOWHERE = ""
 _OF_THE_SYSTEM = {"tableoid", "ctid", "xmin", "xmax", "cmin", "cmax"}
 
 Kept = Mapping[tuple[str, str], Callable[[], str]]
@@ -30,8 +29,8 @@ class UnclearError(Exception):
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column as a statement of the way back will find it.
+class ColumnValue:
+    """What a column holds when a statement of the way back finds it.
 
     ``node`` is its value as an expression of today's columns; None if no row of today has it; ``because`` says why.
     ``missing`` returns the condition that a row has no captured value, if captured values are reverted.
@@ -41,7 +40,6 @@ class Column:
     because: str = ""
     never_null: bool = False
     missing: Callable[[], str] | None = None
-    not_null: bool = False
 
     @property
     def today(self) -> str | None:
@@ -49,36 +47,36 @@ class Column:
         return self.node.fields[-1].sval if isinstance(self.node, ast.ColumnRef) else None
 
 
-@dataclass
-class Table:
-    """A table as a statement of the way back will find it; ``relation`` is the table of today, None if there is none.
+@dataclass(frozen=True)
+class JudgedTable:
+    """A table whose rows a demand judges, as a statement of the way back will find them.
 
-    ``unsure`` says why today's rows are not those that the statement will find, "" if they are.
+    ``now`` is the table by then, ``was`` that of today, None if there is none. ``unsure`` says why today's rows are
+    not those that the statement will find, "" if they are.
     """
 
-    schema: str
-    name: str
-    relation: Relation | None
-    columns: dict[str, Column]
-    types: dict[str, str] = field(default_factory=dict)
-    lineage: frozenset[int] = frozenset()
+    now: Table
+    was: Table | None
+    columns: Mapping[str, ColumnValue]
     key: tuple[str, ...] = ()
-    primary: tuple[str, ...] = ()
     unsure: str = ""
-    not_valid: dict[str, Any] = field(default_factory=dict)
-    constraint_names: dict[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """The name that the statement uses, with its schema."""
-        return f"{quoted(self.schema)}.{quoted(self.name)}"
+        return self.now.label
 
     @property
     def sql(self) -> str:
         """The name of today, with its schema."""
-        return f"{quoted(self.relation.schema)}.{quoted(self.relation.name)}" if self.relation else self.label
+        return (self.was or self.now).label
 
-    def column(self, name: str) -> Column:
+    @property
+    def types(self) -> dict[str, str]:
+        """The types of today's columns, by their names of today."""
+        return {name: column.type for name, column in self.was.columns.items()} if self.was else {}
+
+    def column(self, name: str) -> ColumnValue:
         """Return a column. Raises UnclearError where there is none."""
         if name not in self.columns:
             raise UnclearError(f"unknown: {self.label} has no column {quoted(name)} today")
@@ -93,50 +91,40 @@ class Table:
             raise UnclearError(column.because)
         return column.node
 
+    def is_not_null(self, name: str) -> bool:
+        """Tell whether a column's values are those of a column that is NOT NULL today."""
+        today = self.columns[name].today if name in self.columns else None
+        return self.was is not None and today is not None and self.was.columns[today].not_null
+
     def source(self, *, only: bool, alias: str = ROW) -> str:
         """Return the FROM entry that reads the rows. Raises UnclearError where they are not those of today."""
-        if self.relation is None:
-            raise UnclearError(f"unknown until table {self.label} is restored")
+        if self.was is None:
+            raise UnclearError(restored(self.now))
         if self.unsure:
             raise UnclearError(self.unsure)
-        own = only and not self.relation.is_partitioned
-        return f"{'ONLY ' if own else ''}{self.sql} AS {alias}"
+        return f"{'ONLY ' if only and self.was.kind != 'p' else ''}{self.sql} AS {alias}"
 
 
 class World:
-    """The tables and types as the next statement will find them; ``simulation.follow`` applies a statement to them."""
+    """The catalog as the next statement will find it; ``succession.follow`` applies a statement to it.
 
-    def __init__(self, conn: Connection, kept: Kept) -> None:
+    ``values`` are the columns that do not hold what one of today holds, by the table's OID and their number.
+    ``changed`` says of tables, by OID, why they have other rows than today.
+    """
+
+    def __init__(self, conn: Connection, nodes: Sequence[Any], kept: Kept) -> None:
         self.facts = Facts(conn)
         self.kept = kept
-        self.types: dict[Name, Any] = {}
-        self.indexes: dict[str, tuple[str, ...]] = {}
+        self.now: Catalog = read_for(conn, nodes, sized=False)
+        self.today = self.now
+        self.values: dict[tuple[int, int], ColumnValue] = {}
+        self.changed: dict[int, str] = {}
         self._conn = conn
-        self._tables: dict[tuple[str, str], Table | None] = {}
-        self._marks: list[tuple[int, frozenset[int], str]] = []
-        self._done: list[tuple[int, Callable[[Table], None]]] = []
-        with conn.as_target():
-            found = conn.execute("SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]").fetchone()
-        self._path: list[str] = list(found[0]) if found else []  # type: ignore[call-overload]
-        self.path = self._path
-        self.dropped: set[str] = set()
-
-    @property
-    def home(self) -> str:
-        """The schema in which a name without one is made."""
-        return self.path[0] if self.path else ""
+        self._keys: dict[int, tuple[str, ...]] = {}
 
     def begin(self) -> None:
         """Begin a migration: session settings of the one before it are reset."""
-        self.path = self._path
-
-    def set_path(self, setting: Setting) -> None:
-        """Follow a search_path that a statement sets; [] where its schemas cannot be told."""
-        named = path_names(setting.value or "")
-        if not setting.is_known or "$user" in named:
-            self.path = []
-        else:
-            self.path = self._path if setting.value is None else named or [NOWHERE]
+        self.now = replace(self.now, search_path=self.today.search_path)
 
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a named query."""
@@ -149,85 +137,56 @@ class World:
         oids = {"source": self.facts.type_oid(one), "target": self.facts.type_oid(other)}
         return one == other or bool(self.rows("is_castable", **oids))
 
-    def find(self, schema: str | None, name: str) -> Table | None:
-        """Return the table that a name means in the next statement, None if there is none."""
-        for each in [schema] if schema else self.path:
-            if (each, name) not in self._tables:
-                self._tables[each, name] = self._load(each, name)
-            table = self._tables[each, name]
-            if table is not None:
-                return table
-        return None
+    def find(self, node: Any) -> Table | None:
+        """Return the table that a RangeVar means in the next statement, None if there is none."""
+        table = self.now.find(relation(node))
+        return None if table.standing is Standing.MISSING else table
 
-    def table(self, node: Any) -> Table:
-        """Return the table of a RangeVar. Raises UnclearError where there is none."""
-        table = self.find(node.schemaname, node.relname)
-        if not node.schemaname and not self.path:
+    def table(self, node: Any) -> JudgedTable:
+        """Return the rows of the table of a RangeVar. Raises UnclearError where there is none."""
+        table = self.find(node)
+        if not node.schemaname and not self.now.search_path:
             raise UnclearError(f"unknown: search_path is set before it, so {node.relname} may be another table")
         if table is None:
-            raise UnclearError(f"unknown: {Name(node.schemaname, node.relname)} does not exist today")
-        return table
+            raise UnclearError(f"unknown: {relation(node)} does not exist today")
+        return self.rows_of(table)
 
-    def today(self, schema: str, name: str) -> Table | None:
-        """Return the table that has this name today, whatever its name is by then; None if it is dropped before."""
-        for table in self._tables.values():
-            if table and table.relation and (table.relation.schema, table.relation.name) == (schema, name):
-                return table
-        return None if (schema, name) in self._tables else self.find(schema, name)
+    def table_of(self, oid: int) -> JudgedTable | None:
+        """Return the rows of a table of today, whatever its name is by then; None if it is dropped before."""
+        table = self.now.by_oid(oid)
+        return self.rows_of(table) if table else None
 
-    def put(self, table: Table, schema: str, name: str) -> None:
-        """Give a table a name."""
-        self.take(table)
-        table.schema, table.name = schema, name
-        self._tables[schema, name] = table
+    def rows_of(self, table: Table) -> JudgedTable:
+        """Return the rows of a table."""
+        was = self.today.by_oid(table.oid) if table.oid else None
+        if was is None:
+            return JudgedTable(table, None, dict.fromkeys(table.columns, ColumnValue(None, restored(table))))
+        names = {column.number: name for name, column in was.columns.items()}
+        columns = {
+            name: self.values.get((table.oid, column.number)) or ColumnValue(reference(names[column.number]))
+            for name, column in table.columns.items()
+        }
+        if table.oid not in self._keys:
+            best = next(iter(self.facts.rows("keys", oid=table.oid)), None)
+            self._keys[table.oid] = tuple(best["columns"]) if best else ()
+        return JudgedTable(table, was, columns, self._keys[table.oid], self.changed.get(table.oid, ""))
 
-    def take(self, table: Table) -> None:
-        """Remove a table from its name."""
-        self._tables[table.schema, table.name] = None
-
-    def tables_in(self, schema: str) -> list[Table]:
-        """Return the tables of a schema that have been looked up."""
-        return [table for table in self._tables.values() if table and table.schema == schema]
-
-    def everywhere(self, table: Table, change: Callable[[Table], None], *, only: bool = False) -> None:
-        """Change a table and all below it, also those that are looked up later."""
-        if only or table.relation is None:
-            change(table)
-            return
-        oid = table.relation.oid
-        self._done.append((oid, change))
-        for each in list(self._tables.values()):
-            if each is not None and oid in each.lineage:
-                change(each)
-
-    def mark_changed(self, table: Table, because: str) -> None:
-        """Mark a table's rows as changed from now on, and those of the tables above and below it."""
-        if table.relation is not None:
-            self._marks.append((table.relation.oid, table.lineage, because))
-            for each in self._tables.values():
-                if each is not None:
-                    self._apply_marks(each)
-
-    def _apply_marks(self, table: Table) -> None:
-        for oid, lineage, because in self._marks:
-            if table.relation and (table.relation.oid in lineage or oid in table.lineage):
-                table.unsure = table.unsure or because
-
-    def type_of(self, names: Any) -> tuple[Name | None, Any]:
-        """Return a type's name of today and None, or None and the statement that creates it."""
-        parts = strings(names)
-        name = name_of(parts)
-        for known, now in self.types.items():
-            if known.name == name.name and (name.schema is None or known.schema in (None, name.schema)):
-                return (now, None) if isinstance(now, Name) else (None, now)
-        return name, None
+    def type_of(self, names: Any) -> tuple[Key | None, TypeFact | None]:
+        """Return a type's name of today, None if it has none, and what is known of it, None if nothing is."""
+        name = dotted(names)
+        fact = self.now.type_named(*name)[1]
+        if fact is None:
+            return (None, None) if self.today.type_named(*name)[1] else ((name.schema or "", name.name), None)
+        if fact.oid:
+            return next(key for key, each in self.today.types.items() if each.oid == fact.oid), fact
+        return None, fact
 
     def labels(self, node: Any) -> tuple[str, ...] | None:
         """Return the labels of an enum that the way back creates; None for any other type."""
-        made = self.type_of(node.names)[1]
-        return strings(made.vals) if isinstance(made, ast.CreateEnumStmt) else None
+        fact = self.type_of(node.names)[1]
+        return fact.labels if fact else None
 
-    def meant(self, table: Table, node: Any, alias: str = ROW) -> Any:
+    def meant(self, table: JudgedTable, node: Any, alias: str = ROW) -> Any:
         """Return a statement's expression in today's columns and types; an enum that does not exist yet is text.
 
         Raises UnclearError if it uses an object that does not exist today.
@@ -240,46 +199,24 @@ class World:
 
         return mapped(node, today)
 
-    def sql(self, table: Table, node: Any, alias: str = ROW) -> str:
+    def sql(self, table: JudgedTable, node: Any, alias: str = ROW) -> str:
         """Return an expression of a statement as SQL over today's columns. Raises UnclearError as ``meant`` does."""
         return f"({expression(self.meant(table, node, alias))})"
 
     def _type_today(self, node: Any) -> Any:
-        name, made = self.type_of(node.names)
-        if isinstance(made, ast.CreateEnumStmt):
+        today, fact = self.type_of(node.names)
+        if fact is not None and fact.labels is not None:
             return changed(node, names=(ast.String(sval="text"),))
-        if name is None:
+        if today is None:
             raise UnclearError(f"unknown until type {'.'.join(map(quoted, strings(node.names)))} is restored")
-        if name == name_of(strings(node.names)):
+        if fact is None or today[1] == dotted(node.names).name:
             return node
-        return changed(node, names=tuple(ast.String(sval=part) for part in name if part))
-
-    def _load(self, schema: str, name: str) -> Table | None:
-        relation = None if schema in self.dropped or schema == NOWHERE else self.facts.named((schema, name))
-        if relation is None:
-            return None
-        found = self.facts.columns(relation)
-        keys = self.facts.rows("keys", oid=relation.oid)
-        table = Table(
-            schema,
-            name,
-            relation,
-            {each: Column(reference(each), not_null=column.not_null) for each, column in found.items()},
-            types={each: column.type for each, column in found.items()},
-            lineage=frozenset(row["oid"] for row in self.rows("lineage", oid=relation.oid)),
-            key=tuple(keys[0]["columns"]) if keys else (),
-            primary=tuple(row["name"] for row in self.rows("primary_key", oid=relation.oid)),
-        )
-        for oid, change in self._done:
-            if oid in table.lineage:
-                change(table)
-        self._apply_marks(table)
-        return table
+        return changed(node, names=tuple(ast.String(sval=part) for part in today))
 
 
-def name_of(parts: Sequence[str]) -> Name:
-    """Return a name from the list of its parts."""
-    return Name(parts[-2] if len(parts) > 1 else None, parts[-1])
+def restored(table: Table) -> str:
+    """Return the sentence for the values of a table that the way back makes."""
+    return f"unknown until table {Name(*table.key)} is restored"
 
 
 def reference(name: str) -> Any:
@@ -293,11 +230,6 @@ def columns_below(node: Any) -> Iterator[str]:
         yield node.fields[-1].sval
     for part in node if isinstance(node, tuple) else [getattr(node, s) for s in node] if _is_node(node) else ():
         yield from columns_below(part)
-
-
-def unknown(column: Column, because: str) -> Column:
-    """Return a column whose values are not those of today."""
-    return replace(column, node=None, because=because)
 
 
 def _is_node(node: Any) -> bool:

@@ -161,7 +161,18 @@ ORDER BY l.word, n.nspname, c.relname, l.objsubid, 2;
 
 -- name: relations
 -- a row is: a relation that is named, or that is affected with it: by partitioning, inheritance, foreign keys
-WITH RECURSIVE named AS (
+WITH RECURSIVE worn AS (
+    SELECT t.oid,
+           t.typarray
+    FROM pg_catalog.pg_type AS t
+    WHERE t.typname = ANY (%(types)s::text[])
+      AND t.typtype <> 'b'
+    UNION
+    SELECT t.oid,
+           t.typarray
+    FROM worn
+    JOIN pg_catalog.pg_type AS t ON t.typbasetype = worn.oid
+), named AS (
     SELECT c.oid
     FROM pg_catalog.json_to_recordset(%(names)s::json) AS t (schema text, name text)
     JOIN pg_catalog.pg_class AS c ON c.relname = t.name
@@ -175,10 +186,8 @@ WITH RECURSIVE named AS (
     WHERE n.nspname = ANY (%(schemas)s::text[])
     UNION
     SELECT a.attrelid
-    FROM pg_catalog.pg_type AS t
+    FROM worn AS t
     JOIN pg_catalog.pg_attribute AS a ON a.atttypid IN (t.oid, t.typarray) AND NOT a.attisdropped
-    WHERE t.typname = ANY (%(types)s::text[])
-      AND t.typtype <> 'b'
     UNION
     SELECT r.prrelid
     FROM pg_catalog.pg_publication AS p
@@ -247,8 +256,8 @@ SELECT c.oid::bigint AS oid,
        c.relpersistence::text AS persistence,
        c.reltuples::float8 AS reltuples,
        c.relpages AS pages,
-       CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS heap_bytes,
-       CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END AS table_bytes,
+       CASE WHEN c.relkind IN ('r', 'm') AND %(sized)s THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS heap_bytes,
+       CASE WHEN c.relkind IN ('r', 'm') AND %(sized)s THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END AS table_bytes,
        c.relrowsecurity AS row_security,
        pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
        (SELECT m.amname::text FROM pg_catalog.pg_am AS m WHERE m.oid = c.relam) AS method,
@@ -265,7 +274,7 @@ SELECT c.oid::bigint AS oid,
         WHERE t.oid = c.reloftype) AS of_type,
        ARRAY(SELECT h.inhparent::bigint FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid) AS parents,
        ARRAY(SELECT h.inhrelid::bigint FROM pg_catalog.pg_inherits AS h WHERE h.inhparent = c.oid) AS children,
-       pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound,
+       pg_catalog.pg_get_expr(c.relpartbound, 0) AS bound,
        CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) ELSE '' END AS partition_key,
        s.n_live_tup AS live_rows_estimate,
        coalesce(s.seq_scan, 0) + coalesce(s.idx_scan, 0) AS scans,
@@ -305,6 +314,7 @@ WITH RECURSIVE base AS (
 )
 SELECT a.attrelid::bigint AS oid,
        a.attname::text AS name,
+       a.attnum::integer AS number,
        pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
        t.typname::text AS base,
        tn.nspname || '.' || t.typname AS base_name,
@@ -312,7 +322,9 @@ SELECT a.attrelid::bigint AS oid,
        b.modifier,
        b.checked,
        a.attnotnull AS not_null,
-       pg_catalog.pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END) AS default_sql,
+       -- Text with columns in it locks the table.
+       CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, 0)
+            WHEN %(sized)s THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END AS default_sql,
        a.attidentity <> '' AS identity,
        a.attgenerated <> '' AS generated,
        (SELECT l.collname::text
@@ -355,7 +367,7 @@ SELECT i.indrelid::bigint AS oid,
        i.indexprs IS NULL AND i.indpred IS NULL AS plain,
        i.indpred IS NOT NULL AS partial,
        m.amname::text AS method,
-       CASE WHEN c.relkind = 'i' THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS bytes,
+       CASE WHEN c.relkind = 'i' AND %(sized)s THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS bytes,
        coalesce(s.idx_scan, 0) AS scans
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
@@ -368,6 +380,7 @@ ORDER BY i.indrelid, c.relname COLLATE "C";
 -- name: constraints
 -- a row is: a constraint of a touched relation, with the relation that a foreign key refers to
 SELECT k.conrelid::bigint AS oid,
+       k.oid::bigint AS number,
        k.conname::text AS name,
        k.contype::text AS kind,
        ARRAY(SELECT a.attname::text
@@ -525,6 +538,7 @@ SELECT rn.nspname::text AS schema,
        r.typtype::text AS kind,
        t.typname::text AS base,
        tn.nspname || '.' || t.typname AS base_name,
+       r.oid::bigint AS oid,
        (SELECT l.collname::text
         FROM pg_catalog.pg_collation AS l
         WHERE l.oid = r.typcollation

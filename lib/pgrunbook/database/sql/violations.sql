@@ -1,32 +1,9 @@
--- name: lineage
--- a row is: a table and each above it, by partitioning or inheritance
-WITH RECURSIVE above (oid) AS (
-    SELECT %(oid)s::oid
-    UNION
-    SELECT i.inhparent
-    FROM above AS a
-    JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = a.oid
-)
-SELECT a.oid::bigint AS oid
-FROM above AS a
-
--- name: primary_key
--- a row is: a column of a table's primary key, in order
-SELECT a.attname::text AS name
-FROM pg_catalog.pg_constraint AS k
-CROSS JOIN LATERAL pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
-JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
-WHERE k.conrelid = %(oid)s::oid
-  AND k.contype = 'p'
-ORDER BY u.place
-
--- name: constraint_of
--- a row is: a constraint of a table or a domain by its name, as a statement would define it
+-- name: constraint_of_domain
+-- a row is: a constraint of a domain by its name, as a statement would define it
 SELECT pg_catalog.pg_get_constraintdef(k.oid) AS definition,
        k.convalidated AS is_valid
 FROM pg_catalog.pg_constraint AS k
-WHERE k.conrelid = %(table)s::oid
-  AND k.contypid = %(domain)s::oid
+WHERE k.contypid = %(oid)s::oid
   AND k.conname = %(name)s
 
 -- name: handed_down
@@ -54,13 +31,6 @@ SELECT i.inhrelid::bigint AS oid,
 FROM pg_catalog.pg_inherits AS i
 WHERE i.inhparent = %(oid)s::oid
 
--- name: type_named
--- a row is: a type by its name
-SELECT t.oid::bigint AS oid,
-       pg_catalog.format_type(t.oid, NULL) AS sql
-FROM pg_catalog.pg_type AS t
-WHERE t.oid = %(oid)s::oid
-
 -- name: columns_of_domain
 -- a row is: a column, of a relation that holds rows, whose type is a domain or a domain over it
 WITH RECURSIVE domains (oid) AS (
@@ -70,8 +40,7 @@ WITH RECURSIVE domains (oid) AS (
     FROM domains AS d
     JOIN pg_catalog.pg_type AS t ON t.typbasetype = d.oid AND t.typtype = 'd'
 )
-SELECT n.nspname::text AS schema,
-       c.relname::text AS name,
+SELECT c.oid::bigint AS oid,
        a.attname::text AS column
 FROM domains AS d
 JOIN pg_catalog.pg_attribute AS a ON a.atttypid = d.oid
@@ -80,17 +49,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm')
   AND a.attnum > 0
   AND NOT a.attisdropped
-ORDER BY 1, 2, a.attnum
-
--- name: index_columns
--- a row is: a column of an index, in order
-SELECT a.attname::text AS name
-FROM pg_catalog.pg_index AS i
-CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, place)
-JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
-WHERE i.indexrelid = %(oid)s::oid
-  AND u.place <= i.indnkeyatts
-ORDER BY u.place
+ORDER BY n.nspname, c.relname, a.attnum
 
 -- name: is_castable
 -- a row is: a conversion from a type to another that does not go through text

@@ -1,0 +1,216 @@
+"""A table after one part of a statement: a column or constraint that comes, goes or changes; for ``catalog_after``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from pglast import ast
+
+from pgrunbook.database.catalog import Catalog, CatalogConstraint, Column, Dependent, Index, Standing, Table
+from pgrunbook.effects.alter_table import SERIAL
+from pgrunbook.effects.type_change import kind_of
+from pgrunbook.sql.deparse import changed
+from pgrunbook.sql.tree import Name, columns_in, constraint_kind, relation, strings, subcommand, text, type_word
+
+_SUFFIX = {"PRIMARY": "pkey", "UNIQUE": "key", "FOREIGN": "fkey", "CHECK": "check", "EXCLUSION": "excl"}
+_KIND = {"PRIMARY": "p", "UNIQUE": "u", "FOREIGN": "f", "CHECK": "c", "EXCLUSION": "x", "NOTNULL": "n"}
+_SERIAL_TYPES = {"bigserial": "bigint", "serial8": "bigint", "serial": "integer", "serial4": "integer",
+                 "smallserial": "smallint", "serial2": "smallint"}  # fmt: skip
+_SERIAL_BASES = {"bigserial": "int8", "serial8": "int8", "serial": "int4", "serial4": "int4",
+                 "smallserial": "int2", "serial2": "int2"}  # fmt: skip
+# Subcommands that change the columns of all tables below as well, unless ONLY is written.
+OF_ALL_BELOW = {"AddColumn", "DropColumn", "AlterColumnType", "SetNotNull", "DropNotNull", "ColumnDefault"}
+
+
+def altered(catalog: Catalog, table: Table, cmd: Any) -> Table:
+    """Return a table as it will be after a subcommand of ALTER TABLE."""
+    change = _CHANGES.get(subcommand(cmd))
+    return table if change is None else change(catalog, table, cmd)
+
+
+def altered_below(catalog: Catalog, table: Table, above: Table, cmd: Any) -> Table:
+    """Return the same for a table below: from ``above``, as it is then, it gets a new column without constraints."""
+    if subcommand(cmd) != "AddColumn":
+        return altered(catalog, table, cmd)
+    name = cmd.def_.colname
+    if name in table.columns or name not in above.columns:
+        return table
+    return _with_new(table, above.columns[name])
+
+
+def renamed_column(table: Table, old: str, new: str) -> Table:
+    """Return a table as it will be after a column is renamed: in its indexes, constraints and dependents too."""
+    if old not in table.columns:
+        return table
+
+    def name(each: str) -> str:
+        return new if each == old else each
+
+    def names(some: Iterable[str]) -> tuple[str, ...]:
+        return tuple(map(name, some))
+
+    return replace(
+        table,
+        columns={name(each): replace(column, name=name(each)) for each, column in table.columns.items()},
+        indexes=tuple(replace(i, keys=names(i.keys), uses=frozenset(names(i.uses))) for i in table.indexes),
+        constraints=tuple(replace(c, columns=names(c.columns)) for c in table.constraints),
+        dependents=tuple(replace(d, columns=names(d.columns)) for d in table.dependents),
+    )
+
+
+def with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
+    """Return a table as it will be with another column, and the constraints and the sequence of that."""
+    if definition.typeName is None or definition.colname in table.columns:
+        return table
+    word = type_word(definition.typeName)
+    kind = kind_of(type_word(_plain_type(definition.typeName)), catalog)
+    kinds = {constraint_kind(c): c for c in definition.constraints or ()}
+    column = Column(
+        name=definition.colname,
+        type=word.text,
+        base=kind.base,
+        modifiers=kind.modifiers,
+        checked=kind.checked,
+        type_name=kind.name,
+        base_name=kind.base_name,
+        not_null=bool({"NOTNULL", "PRIMARY", "IDENTITY"} & kinds.keys()) or word.name in SERIAL,
+        default=text(kinds["DEFAULT"].raw_expr) if "DEFAULT" in kinds else None,
+        identity="IDENTITY" in kinds,
+        generated="GENERATED" in kinds,
+    )
+    table = _with_new(table, column)
+    if word.name in SERIAL or column.identity:
+        name = Name(table.schema or None, f"{table.name}_{column.name}_seq")
+        own = Dependent("sequence", str(name), (column.name,), _SERIAL_TYPES.get(word.name, word.text))
+        table = replace(table, dependents=(*table.dependents, own))
+    for constraint in kinds.values():
+        if constraint_kind(constraint) in _KIND and constraint_kind(constraint) != "NOTNULL":
+            table = with_constraint(catalog, table, constraint, (definition.colname,))
+    return table
+
+
+def _with_new(table: Table, column: Column) -> Table:
+    number = min(0, *(each.number for each in table.columns.values())) - 1 if table.columns else -1
+    return replace(table, columns={**table.columns, column.name: replace(column, number=number)})
+
+
+def _plain_type(name: Any) -> Any:
+    """Return the type that a column of serial gets."""
+    known = _SERIAL_BASES.get(name.names[-1].sval)
+    return name if known is None else ast.TypeName(names=(ast.String(sval="pg_catalog"), ast.String(sval=known)))
+
+
+def with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple[str, ...] = ()) -> Table:
+    """Return a table as it will be with another constraint, and the index of that."""
+    kind = constraint_kind(node)
+    if kind not in _KIND:
+        return table
+    columns = strings(node.fk_attrs) or strings(node.keys) or of_column
+    adopted = next((each for each in table.indexes if each.name == node.indexname), None)
+    if adopted is not None:
+        columns = adopted.keys
+    if kind == "CHECK":
+        columns = columns or tuple(sorted(columns_in(node.raw_expr)))
+    partner = None
+    if kind == "FOREIGN":
+        itself = relation(node.pktable).name == table.name and table.standing is Standing.NEW
+        partner = table if itself else catalog.find(relation(node.pktable))
+    middle = "_".join(columns) + "_" if kind != "PRIMARY" and columns else ""
+    name = node.conname or node.indexname or f"{table.name}_{middle}{_SUFFIX.get(kind, 'not_null')}"
+    if node.conname and any(constraint.name == name for constraint in table.constraints):
+        return table
+    constraint = CatalogConstraint(
+        name=name,
+        kind=_KIND[kind],
+        columns=columns,
+        valid=not node.skip_validation,
+        definition=_definition(node, kind),
+        partner=partner.key if partner else None,
+        partner_columns=strings(node.pk_attrs) or (primary_key(partner) if partner else ()),
+        on_delete=node.fk_del_action if kind == "FOREIGN" else "a",
+        index=name if kind in ("PRIMARY", "UNIQUE", "EXCLUSION") else None,
+    )
+    table = replace(table, constraints=(*table.constraints, constraint))
+    if kind in ("PRIMARY", "UNIQUE"):
+        index = Index(table.schema, name, columns, frozenset(columns), unique=True, primary=kind == "PRIMARY")
+        kept = tuple(each for each in table.indexes if each is not adopted)
+        made = replace(adopted, name=name, primary=index.primary) if adopted else index
+        table = replace(table, indexes=(*kept, made) if columns else kept)
+    if kind == "NOTNULL" and constraint.valid:
+        table = _changed_column(table, columns[0], not_null=True)
+    return table
+
+
+def _definition(node: Any, kind: str) -> str:
+    if kind == "CHECK":
+        return f"CHECK ({text(node.raw_expr)})"
+    return text(changed(node, conname=None, skip_validation=False)) if node.skip_validation else ""
+
+
+def primary_key(table: Table) -> tuple[str, ...]:
+    """Return the columns of a table's primary key, () where it has none."""
+    return next((index.keys for index in table.indexes if index.primary), ())
+
+
+def _changed_column(table: Table, name: str, **changes: Any) -> Table:
+    column = table.columns.get(name)
+    if column is None:
+        return table
+    return replace(table, columns={**table.columns, name: replace(column, **changes)})
+
+
+def _drop_column(_catalog: Catalog, table: Table, cmd: Any) -> Table:
+    return replace(
+        table,
+        columns={name: column for name, column in table.columns.items() if name != cmd.name},
+        indexes=tuple(index for index in table.indexes if cmd.name not in index.uses),
+        constraints=tuple(c for c in table.constraints if cmd.name not in c.columns),
+    )
+
+
+def _alter_type(catalog: Catalog, table: Table, cmd: Any) -> Table:
+    word = type_word(cmd.def_.typeName)
+    kind = kind_of(word, catalog)
+    changes = {"type": word.text, "base": kind.base, "modifiers": kind.modifiers, "checked": kind.checked}
+    return _changed_column(table, cmd.name, **changes, type_name=kind.name, base_name=kind.base_name)
+
+
+def _validated(_catalog: Catalog, table: Table, cmd: Any) -> Table:
+    constraints = tuple(replace(c, valid=True) if c.name == cmd.name else c for c in table.constraints)
+    return replace(table, constraints=constraints)
+
+
+def _without_constraint(_catalog: Catalog, table: Table, cmd: Any) -> Table:
+    gone = [c for c in table.constraints if c.name == cmd.name]
+    kept = tuple(i for i in table.indexes if i.name not in {c.index for c in gone})
+    return replace(table, constraints=tuple(c for c in table.constraints if c not in gone), indexes=kept)
+
+
+def _default(_catalog: Catalog, table: Table, cmd: Any) -> Table:
+    return _changed_column(table, cmd.name, default=text(cmd.def_) if cmd.def_ is not None else None)
+
+
+def _attached(catalog: Catalog, table: Table, cmd: Any) -> Table:
+    return replace(table, children=(*table.children, catalog.find(relation(cmd.def_.name)).key))
+
+
+def _detached(catalog: Catalog, table: Table, cmd: Any) -> Table:
+    gone = catalog.find(relation(cmd.def_.name)).key
+    return replace(table, children=tuple(key for key in table.children if key != gone))
+
+
+_CHANGES: dict[str, Callable[[Catalog, Table, Any], Table]] = {
+    "AddColumn": lambda catalog, table, cmd: with_column(catalog, table, cmd.def_),
+    "DropColumn": _drop_column,
+    "AlterColumnType": _alter_type,
+    "SetNotNull": lambda _, table, cmd: _changed_column(table, cmd.name, not_null=True),
+    "DropNotNull": lambda _, table, cmd: _changed_column(table, cmd.name, not_null=False),
+    "AddConstraint": lambda catalog, table, cmd: with_constraint(catalog, table, cmd.def_),
+    "ValidateConstraint": _validated,
+    "DropConstraint": _without_constraint,
+    "ColumnDefault": _default,
+    "AttachPartition": _attached,
+    "DetachPartition": _detached,
+}
