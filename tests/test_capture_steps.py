@@ -19,7 +19,7 @@ from pgrunbook.database.schema_diff import diff
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms.expander import Expander
-from pgrunbook.undo_data import Site
+from pgrunbook.undo_data import Site, StepKey
 from servers import Server
 from undo_data_stage import Conn, Way, as_written, database, do, give_back_migration, statement, texts
 
@@ -67,6 +67,9 @@ def test_what_every_kind_of_statement_destroys_is_kept(shop: Stage, line: str) -
 BASE = """
 CREATE TABLE t (id integer PRIMARY KEY, a integer, b text);
 INSERT INTO t SELECT i, i, 'b' || i FROM generate_series(1, 100) AS i;
+CREATE TABLE whole (id integer PRIMARY KEY);
+CREATE TABLE of_whole (id integer PRIMARY KEY, w integer REFERENCES whole ON DELETE SET NULL);
+INSERT INTO whole VALUES (1);
 CREATE TABLE part_of (t integer REFERENCES t ON DELETE CASCADE, n integer PRIMARY KEY);
 INSERT INTO part_of SELECT i, i FROM generate_series(1, 20) AS i;
 CREATE TABLE keyless (a integer);
@@ -94,6 +97,12 @@ def own(server: Server) -> Iterator[Conn]:
         yield conn
 
 
+HELD = """
+SELECT DISTINCT 'public.' || c.relname
+FROM pg_locks AS l
+JOIN pg_class AS c ON c.oid = l.relation AND c.relnamespace = 'public'::regnamespace AND NOT c.relispartition
+WHERE l.pid = pg_backend_pid() AND l.mode = 'ShareRowExclusiveLock'
+"""
 ROWS = [
     "UPDATE t SET a = 0 WHERE id > 10",
     "DELETE FROM t WHERE id < 15",
@@ -114,6 +123,18 @@ def test_rows_are_kept_by_the_step_that_changes_them(conn: Conn, sql: str) -> No
     assert (texts(conn, "t"), texts(conn, "part_of")) != before
     give_back_migration(conn, way.site.migration, "up")
     assert (texts(conn, "t"), texts(conn, "part_of")) == before
+
+
+@pytest.mark.parametrize("sql", [*ROWS, "DELETE FROM whole WHERE id = 1"])
+def test_the_tables_that_get_triggers_are_told(conn: Conn, sql: str) -> None:
+    """Their writers wait until the transaction is over: the server shows these locks, and no others."""
+    (step,) = Way(conn, sql).expansion.steps
+    with conn.transaction(force_rollback=True):
+        before = conn.execute(HELD).fetchall()
+        conn.execute(undo_data.capture_statement(conn, sql, StepKey("r", "m", "up", 1)).encode())
+        taken = {*conn.execute(HELD).fetchall()} - {*before}
+    assert {(name,) for name in step.follows} == taken
+    assert bool(taken) == ("UPDATE" in sql or "whole" in sql)
 
 
 def test_rows_of_a_loop_are_kept_by_its_batches(conn: Conn) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
+from conftest import do
+from pgrunbook.config.targets import Target
 from pgrunbook.undo_data import StepKey, capture_statement
+from returning import execute, plan_of, prepared, rehearsed
 from scenes import until
 from servers import Server
 from undo_data_stage import Conn, Way, database, give_back_migration
@@ -118,3 +121,55 @@ def test_columns_may_have_the_names_of_our_variables(own: Conn) -> None:
     own.execute("UPDATE named SET id = id + 10; UPDATE named SET id = id + 1; DELETE FROM named WHERE id = 12")
     give_back_migration(own, "m", "up", on_conflict="keep")
     assert own.execute("SELECT * FROM named").fetchall() == [(13, *[1] * len(names))]
+
+
+def test_plan_and_rollback_tell_the_locks_of_the_triggers(project: Callable[..., Target]) -> None:
+    """The UPDATE locks writers out until its transaction ends; rollback drops the triggers, which nobody shares."""
+    target = project(folder={"0001_a.sql": "UPDATE t SET a = 0;\nALTER TABLE t DROP COLUMN b"})
+    do(target, "CREATE TABLE t (id integer PRIMARY KEY, a integer, b integer); INSERT INTO t VALUES (1, 1, 1)")
+    plan = plan_of(target, rehearsed(target))
+    (change,) = plan.changes
+    assert [one.explains.partition(", triggers on")[2] for one in change.statements] == [
+        " public.t let it follow its rows.", " public.t let captured values follow their rows.",
+    ]  # fmt: skip
+    assert ("public.t", "ShareRowExclusiveLock") in {(lock.object, lock.mode) for lock in change.steps[0].locks}
+    execute(target, plan, "20261122T165431Z-release-demo-7f3a")
+    back, _ = prepared(target)
+    drops = [step for step in back.changes[0].steps if step.gives_rows or step.gives_back]
+    assert len(drops) == 2
+    assert all(("public.t", "AccessExclusiveLock") in {(o.object, o.mode) for o in step.locks} for step in drops)
+
+
+STRANGE = {
+    "update": "UPDATE strange SET a = 0",
+    "on conflict": "INSERT INTO strange VALUES (1, 0), (4, 4) ON CONFLICT (id) DO UPDATE SET a = excluded.a",
+    "set null": "DELETE FROM head WHERE id = 1",
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_rows_of_another_roles_table_are_captured_without_triggers(own: Conn, server: Server, kind: str) -> None:
+    """Who may update a table and does not own it has a way back, too; the plan tells what nobody can tell there."""
+    role = f"writer_{server.version}"
+    own.execute(
+        f"CREATE TABLE head (id integer PRIMARY KEY); INSERT INTO head VALUES (1);"
+        "CREATE TABLE strange (id integer PRIMARY KEY, a integer, head integer REFERENCES head ON DELETE SET NULL);"
+        "INSERT INTO strange VALUES (1, 1, 1), (2, 2, 1), (3, 3, 1); UPDATE strange SET head = NULL WHERE id = 3;"
+        f"CREATE ROLE {role}; GRANT ALL ON DATABASE own_followers TO {role};"
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON strange, head TO {role}".encode()
+    )
+    before = own.execute("SELECT * FROM strange ORDER BY id").fetchall()
+    try:
+        with server.connect("own_followers") as other:
+            other.execute(f"SET ROLE {role}")
+            way = Way(other, STRANGE[kind])
+            assert way.because == ""
+            assert "the rows of public.strange, which belong to another role" in way.expansion.explains
+            way.there()
+            assert own.execute("SELECT * FROM strange ORDER BY id").fetchall() != before
+            own.execute("UPDATE strange SET a = 5 WHERE id = 3; UPDATE strange SET id = 7 WHERE id = 2")
+            give_back_migration(other, way.site.migration, "up", on_conflict="keep")
+        found = {row[0]: row for row in own.execute("SELECT * FROM strange").fetchall()}
+        assert (found[1], found[3][1]) == (before[0], 5)
+    finally:
+        own.execute(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}".encode())

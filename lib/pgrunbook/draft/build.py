@@ -108,7 +108,7 @@ def _step(target: Target, expansion: Expansion, statement: int, step: SafeStep) 
         done=nontransactional.done(step.sql) if as_it_is else step.done,
         leftovers=nontransactional.leftovers(step.sql) if as_it_is else step.leftovers,
         batches=step.batches, keeps=step.keeps, gives_back=step.gives_back, gives_rows=step.gives_rows,
-        statements=step.statements, fires_triggers=step.fires_triggers,
+        statements=step.statements, fires_triggers=step.fires_triggers, follows=step.follows,
         lock_timeout_ms=LONG_TIMEOUT_MS if waits_long else target.lock_timeout_ms,
         statement_timeout_ms=LONG_TIMEOUT_MS if takes_long else target.statement_timeout_ms,
     )  # fmt: skip

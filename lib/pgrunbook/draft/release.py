@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.connection import Connection
 from pgrunbook.draft.build import expanded, way_back
 from pgrunbook.history import Migration
-from pgrunbook.plan.plan import Change, LockOn
+from pgrunbook.plan.plan import Change, LockOn, Step
 from pgrunbook.plan.step import Expansion
 from pgrunbook.review.statement_scenes import Script, StatementContext, stage
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import runs, statements
-from pgrunbook.sql.lock_modes import strongest
+from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, SHARE_ROW_EXCLUSIVE, strongest
+from pgrunbook.sql.tree import dotted_name
+from pgrunbook.undo_data import UndoEntry
 
 
 def unproven(
@@ -51,14 +54,26 @@ def with_locks(changes: Sequence[Change], conn: Connection) -> tuple[Change, ...
     every = [statement for found in parsed.values() for statement in found]
     read = Script(tuple(StatementContext(statement, None) for statement in every), (), ())
     scenes = iter(stage(read, catalog_reader.read(conn, every)))
-    found = []
+    found, followed = [], undo_data.followed(conn)
     for one in changes:
         steps = []
         for step in one.steps:
             of_step = [next(scenes) for _ in parsed[id(step)]]
             found_here = [(lock.object, lock.mode) for scene in of_step for lock in scene.effects.locks]
-            rows = [(name, "RowExclusiveLock") for name in step.objects] if step.gives_rows else []
-            locks = strongest([*found_here, *rows])
+            locks = strongest([*found_here, *_around(step, one, followed)])
             steps.append(step.model_copy(update={"locks": tuple(LockOn(object=o.object, mode=o.mode) for o in locks)}))
         found.append(one.model_copy(update={"steps": tuple(steps)}))
     return tuple(found)
+
+
+def _around(step: Step, change: Change, followed: Sequence[UndoEntry]) -> Iterator[tuple[str, str]]:
+    """Yield the locks of what is done around a step's statement: triggers by which captured rows follow come and go."""
+    yield from ((name, SHARE_ROW_EXCLUSIVE) for name in step.follows)
+    if step.gives_rows:
+        yield from ((name, "RowExclusiveLock") for name in step.objects)
+    for entry in followed:
+        ends = entry.kept_as in step.gives_back or (
+            entry.migration == change.migration and entry.direction == "up" and entry.step in step.gives_rows
+        )
+        if ends:
+            yield dotted_name(*entry.table), ACCESS_EXCLUSIVE

@@ -61,8 +61,8 @@ class Step(Frozen):
 
     ``statement`` is the number of the written statement that it stands for. ``sql`` may hold several statements.
     ``done`` and ``leftovers`` are the queries of :class:`SafeStep` for a step that runs alone. ``batches`` makes a
-    step a loop of transactions. ``keeps``, ``gives_back``, ``gives_rows``, ``statements`` and ``fires_triggers``
-    are those of :class:`SafeStep`: a step of a run stands for its first statement, and the others have none.
+    step a loop of transactions. ``keeps``, ``gives_back``, ``gives_rows``, ``statements``, ``fires_triggers`` and
+    ``follows`` are those of :class:`SafeStep`: a step of a run stands for its first statement, the others have none.
     """
 
     number: int
@@ -87,6 +87,7 @@ class Step(Frozen):
     gives_rows: tuple[int, ...] = ()
     statements: int = 1
     fires_triggers: bool = True
+    follows: tuple[str, ...] = ()
     locks: tuple[LockOn, ...] = ()
     lock_timeout_ms: int
     statement_timeout_ms: int

@@ -76,6 +76,7 @@ class SafeStep:
     statement: it is a loop that reverts the rows which these steps changed when the migration went up. The captured
     values of the column that ``fills`` names are reverted right after the step. Without ``fires_triggers``, those of
     the application are silent while captured rows come back.
+    ``follows`` names the tables that get triggers by which captured rows follow; the step locks out their writers.
     ``statements`` counts the written statements of a run (``sql.runs``) that it sends together.
     """
 
@@ -93,6 +94,7 @@ class SafeStep:
     statements: int = 1
     fills: Keep | None = None
     fires_triggers: bool = True
+    follows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

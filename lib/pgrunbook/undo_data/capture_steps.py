@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pglast import ast
@@ -12,13 +12,15 @@ from pgrunbook.database.relations import Facts, Relation
 from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql.classify import Policy
-from pgrunbook.sql.tree import tree
+from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.tree import dotted_name, tree
 from pgrunbook.undo_data.capture_columns import ColumnCapture, column_capture, column_name, is_changed_type, is_large
 from pgrunbook.undo_data.capture_rows import ANYWHERE, CHANGING, RowsNotShownError, rewrite
 from pgrunbook.undo_data.capture_tables import locking
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import Site
 from pgrunbook.undo_data.parked_tables import park
+from pgrunbook.undo_data.tables import Table, table
 
 _ROWS = (*CHANGING, ast.TruncateStmt, ast.MergeStmt, ast.CopyStmt)
 
@@ -81,14 +83,25 @@ def _capturing_rows(
     conn: Connection, expansion: Expansion, keeps: tuple[Keep, ...], is_beyond: Callable[[Relation, int], bool]
 ) -> Expansion:
     steps, tables = [], ""
+    foreign: tuple[str, ...] = ()
     for step in expansion.steps:
         statement = step.batches.statement if step.batches else step.sql
         node = tree(statement)
         if isinstance(node, _ROWS) or (step.sql == expansion.statement.sql and len(expansion.steps) == 1):
-            whole = _whole(conn, step, statement, keeps, is_beyond)
+            whole, written = _whole(conn, step, statement, keeps, is_beyond)
             tables = ", ".join(keep.table for keep in keeps) if whole != step.sql else tables
-            step = replace(step, sql=whole, keeps=keeps)  # noqa: PLW2901
+            follows = () if whole != step.sql else _names(one for one in written if one.is_own)
+            foreign += _names(one for one in written if not one.is_own)
+            step = replace(step, sql=whole, keeps=keeps, follows=follows)  # noqa: PLW2901
         steps.append(step)
+    followed = " and ".join(sorted({name for step in steps for name in step.follows}))
+    if followed:
+        explains = f"Until what it changes is reverted or purged, triggers on {followed} let it follow its rows."
+        expansion = replace(expansion, explains=f"{expansion.explains} {explains}".strip())
+    if foreign:
+        says = f"No trigger can follow the rows of {' and '.join(foreign)}, which belong to another role: one that is"
+        says += " deleted, and inserted again with its key and what was written, gets its old values at rollback, too."
+        expansion = replace(expansion, explains=f"{expansion.explains} {says}".strip())
     if not tables:
         return replace(expansion, steps=tuple(steps))
     explains = f"{expansion.explains} It does not show which rows it changes: all rows of {tables} are captured before"
@@ -102,18 +115,27 @@ def _capturing_rows(
 
 def _whole(
     conn: Connection, step: SafeStep, statement: str, keeps: Sequence[Keep], is_beyond: Callable[[Relation, int], bool]
-) -> str:
-    """Return the SQL of a step: with the lock of its tables where only these can be captured, as a whole."""
+) -> tuple[str, list[Table]]:
+    """Return the SQL of a step, with the lock of its tables where only these can be captured, as a whole.
+
+    And the tables of which rows are captured that stay.
+    """
     try:
-        rewrite(conn, statement, ANYWHERE)
+        sides = rewrite(conn, statement, ANYWHERE).sides
     except RowsNotShownError as reason:
         if step.batches or step.policy is not Policy.TOGETHER:
             raise
         try:
-            return locking(conn, step.sql, keeps, is_beyond)
+            whole = locking(conn, step.sql, keeps, is_beyond)
+            found = [Facts(conn).relation(parsed(f"TABLE {keep.table}").fromClause[0]) for keep in keeps]
+            return whole, [table(conn, one.oid) for one in found if one is not None]
         except CannotCaptureError as other:
             raise CannotCaptureError(f"{reason}, and {other}") from None
-    return step.sql
+    return step.sql, [side.table for side in sides if side.kind == "update"]
+
+
+def _names(tables: Iterable[Table]) -> tuple[str, ...]:
+    return tuple(sorted({dotted_name(*one.name) for one in tables}))
 
 
 def _capturing_columns(

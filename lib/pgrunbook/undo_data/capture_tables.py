@@ -26,6 +26,7 @@ from pgrunbook.sql.deparse import parsed, text
 from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.tree import walk
 from pgrunbook.undo_data.cascades import CannotCaptureError
+from pgrunbook.undo_data.followers import obstacle
 from pgrunbook.undo_data.registry import Side, StepKey, add_side_tables, name_of
 from pgrunbook.undo_data.tables import Table, foreign_keys, hash_of, key_name, row, rows, table
 
@@ -103,6 +104,8 @@ def _obstacle(conn: Connection, relation: Relation, is_beyond: Callable[[Relatio
     found = table(conn, relation.oid)
     if not found.key:
         return f"{found.name} has no unique key that identifies its rows"
+    if obstacle(found):
+        return f"{found.name} {obstacle(found)}"
     if found.is_filtered:
         return f"row level security hides rows of {found.name} from this session"
     if not rows(conn, "may_lock", oid=relation.oid)[0]["may_lock"]:

@@ -181,11 +181,11 @@ def unsteady(table: Table) -> list[str]:
 
 
 def obstacle(table: Table) -> str:
-    """Return why triggers cannot follow the rows of a table, after its name; "" when they can."""
+    """Return why triggers cannot follow the rows of a table that is our own, after its name; "" when they can."""
+    if not table.is_own:
+        return ""
     if unsteady(table):
         return f"has the key {', '.join(unsteady(table))}, whose text depends on settings"
-    if not table.is_own:
-        return "belongs to another role: only its owner may let triggers follow what is captured"
     if table.is_partitioned and any(column.is_generated for column in table.named(table.key)):
         return (
             "is partitioned and has a generated column in its key: nobody knows where a row goes that changes its key"

@@ -120,8 +120,11 @@ class Side:
 
     @property
     def followers(self) -> Followers | None:
-        """The triggers by which its rows follow: those of an UPDATE. None follow what was deleted or inserted."""
-        return Followers(self.kept_as, self.table) if self.kind == "update" else None
+        """The triggers by which its rows follow: those of an UPDATE. None follow what was deleted or inserted.
+
+        Only the owner of a table may have triggers on it. The rows of others are found by key and written values.
+        """
+        return Followers(self.kept_as, self.table) if self.kind == "update" and self.table.is_own else None
 
     def targets(self) -> sql.Composable:
         """Return the columns of the side table in the order of :meth:`values`."""
