@@ -8,14 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from conftest import do
+import scenes
+from budget import sample
+from conftest import connect, do
 from pgrunbook.config.targets import Target
-from pgrunbook.undo_data import StepKey, capture_statement
+from pgrunbook.plan.plan import Plan
+from pgrunbook.undo_data import StepKey, capture_statement, conflicts, list_entries
 from returning import execute, plan_of, prepared, rehearsed
-from scenes import until
-from servers import Server
+from scenes import beside, gone, until
+from servers import Server, Servers
 from undo_data_stage import Conn, Way, database, give_back_migration
 
+# ruff: noqa: E501 - one statement on a line, whatever its length
 PARTITIONED = """
 CREATE TABLE t (id integer PRIMARY KEY, n integer, a integer) PARTITION BY RANGE (id);
 CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (100);
@@ -173,3 +177,98 @@ def test_rows_of_another_roles_table_are_captured_without_triggers(own: Conn, se
         assert (found[1], found[3][1]) == (before[0], 5)
     finally:
         own.execute(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+# What happens to the partition t_2 with the row 1500, and which rows get what was captured then.
+DETACHED = {
+    "its key is used again elsewhere": ("CREATE TABLE t_3 PARTITION OF t FOR VALUES FROM (1000) TO (2000); INSERT INTO t VALUES (1500, -1)", {}),
+    "its key is used again, and moved": ("INSERT INTO t VALUES (1500, -1); UPDATE t SET id = 150000 WHERE id = 1500", {}),
+    "its key is used again in the default partition": ("INSERT INTO t VALUES (1500, -1)", {}),
+    "it is attached again": ("{attach}", {}),
+    "it is attached again with another row": ("DELETE FROM t_2; INSERT INTO t_2 (id, n) VALUES (1500, -1); {attach}", {}),
+    "it is attached again, and its row moved": ("DELETE FROM t_2; INSERT INTO t_2 (id, n) VALUES (1500, -1); {attach}; UPDATE t SET id = 5000 WHERE id = 1500", {}),
+    "it is dropped": ("DROP TABLE t_2; INSERT INTO t VALUES (1500, -1)", {}),
+    "others are attached": ("CREATE TABLE t_4 (LIKE t_2); INSERT INTO t_4 (id, n) VALUES (1500, -1); ALTER TABLE t ATTACH PARTITION t_4 FOR VALUES FROM (1000) TO (2000)", {}),
+    "others are attached, and a row comes": ("CREATE TABLE t_4 PARTITION OF t FOR VALUES FROM (1000) TO (2000); UPDATE t SET id = 1700 WHERE id = 150", {1700: 150}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["column", pytest.param("rows", marks=pytest.mark.newest)])
+@pytest.mark.parametrize("case", sample([*DETACHED], 3))
+def test_rows_behind_a_detached_partition_are_not_those_of_then(own: Conn, case: str, way: str) -> None:
+    """No trigger sees it go or come: what was captured there is nobody's, and what is in the others comes back."""
+    own.execute("INSERT INTO t VALUES (1500, 1500, 15000); ALTER TABLE t ADD u integer; UPDATE t SET u = a")
+    dropped = Way(own, "ALTER TABLE t DROP COLUMN a")
+    if way == "column":
+        dropped.there()
+    else:
+        with own.transaction():
+            own.execute(capture_statement(own, "UPDATE t SET a = 0", StepKey("r", "m", "up", 1)).encode())
+    attach = "ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (1000) TO (2000)"
+    does, wanted = DETACHED[case]
+    own.execute(f"ALTER TABLE t DETACH PARTITION t_2; {does.format(attach=attach)}".encode())
+    if way == "column":
+        dropped.back()
+        empty: tuple[object, ...] = (None,)
+    else:
+        (entry,) = list_entries(own)
+        assert {row.key["id"] for row in conflicts(own, entry).samples} == {"1500"}
+        give_back_migration(own, "m", "up", on_conflict="keep")
+        empty = (0, None)
+    found = {id_: (n, a) for id_, n, a in own.execute("SELECT id, n, a FROM t")}
+    assert {key: found[key] for key in wanted} == {key: (n, n * 10) for key, n in wanted.items()}
+    assert {found[id_][1] for id_ in found if id_ >= 1000 and id_ not in wanted} <= {*empty}
+    assert {id_ for id_, (n, a) in found.items() if id_ < 1000 and a != n * 10} == set()
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("ends", ["COMMIT", pytest.param("ROLLBACK", marks=pytest.mark.slow)])
+def test_a_revert_goes_on_behind_a_prepared_transaction(servers: Servers, server: Server, ends: str) -> None:
+    """Which moves and deletes rows: the revert fails until they are free, then each row gets what is its own."""
+    other = servers.get(server.version, max_prepared_transactions="2")
+    with database(other, "own_prepared", PARTITIONED) as own:
+        with own.transaction():
+            own.execute(capture_statement(own, "UPDATE t SET a = 0", StepKey("r", "m", "up", 1)).encode())
+        own.execute(
+            "BEGIN; UPDATE t SET id = 5000 WHERE id = 150; UPDATE t SET id = 1500 WHERE id = 151;"
+            "DELETE FROM t WHERE id = 160; UPDATE t SET id = 160 WHERE id = 10; PREPARE TRANSACTION 'shop'"
+        )
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            give_back_migration(own, "m", "up", on_conflict="keep")
+        own.execute(f"{ends} PREPARED 'shop'".encode())
+        give_back_migration(own, "m", "up", on_conflict="keep")
+        found = dict(own.execute("SELECT n, a FROM t").fetchall())
+    assert found == {n: n * 10 for n in range(1, 201) if (n, ends) != (160, "COMMIT")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_at_every_step_there_back_and_there_each_row_has_what_is_its_own(project: Callable[..., Target]) -> None:
+    """Between side table, triggers, labels of deleted rows, and what comes back: the next run ends as one would."""
+    up = "UPDATE t SET a = 0 WHERE id % 2 = 0;\nDELETE FROM t WHERE id = 3;\nALTER TABLE t DROP COLUMN b;\nALTER TABLE t ADD COLUMN m integer"
+    target = project(folder={"0001_a.sql": up}).model_copy(update={"batch_rows": 30})
+    do(target, f"{PARTITIONED.replace('a integer)', 'a integer, b text)')}; UPDATE t SET b = 'b' || id")
+    _killed(target, plan_of(target, rehearsed(target)))
+    do(
+        target,
+        "DELETE FROM t WHERE id = 6; INSERT INTO t VALUES (6, 6, 66); UPDATE t SET m = n; UPDATE t SET id = 1000 + id WHERE id IN (4, 5)",
+    )
+    plan, _ = prepared(target)
+    _killed(target, plan)
+    with connect(target, purpose="looks") as conn:
+        found = {n: (id_, a, b) for id_, n, a, b in conn.execute("SELECT id, n, a, b FROM t").fetchall()}
+    wanted = {n: (n, n * 10, f"b{n}") for n in range(1, 201)}
+    assert found == {**wanted, 4: (1004, 40, "b4"), 5: (1005, 50, "b5"), 6: (6, 66, None)}
+    _killed(target, plan_of(target, rehearsed(target)))
+    with connect(target, purpose="looks") as conn:
+        last = dict(conn.execute("SELECT id, m FROM t").fetchall())
+    assert last == {n: n for n in range(1, 201) if n not in (3, 4, 5)} | {1004: 4, 1005: 5}
+
+
+def _killed(target: Target, plan: Plan) -> None:
+    for step in plan.changes[0].steps:
+        for moment in ("begins", "ran"):
+            with beside(target, plan, killed_when=f"{moment} {step.number}") as process:
+                assert process.wait() == -9, step
+            until(gone(target))
+    scenes.execute(target, plan)

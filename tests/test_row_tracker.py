@@ -24,7 +24,7 @@ from pgrunbook.errors import Broken
 from pgrunbook.online.batches import BatchProgress, run_batches
 from pgrunbook.plan.step import Batches, SafeStep
 from safe_forms_stage import plan, wait_until
-from servers import Server
+from servers import Server, Servers
 
 ROWS = 100
 UPDATE, DELETE = "UPDATE t SET n = n + 1", "DELETE FROM t"
@@ -157,12 +157,16 @@ class Twins:
             conn.execute("UPDATE twin SET was_there = true")
 
     def run(
-        self, conn: psycopg.Connection[tuple[object, ...]], on_batch: Callable[[int], None] = lambda _: None
+        self,
+        conn: psycopg.Connection[tuple[object, ...]],
+        on_batch: Callable[[int], None] = lambda _: None,
+        lock_timeout_ms: int = 30_000,
     ) -> BatchProgress:
         """Run the loop to its end."""
         return run_batches(
-            conn, self.batches, resume_from="loop", on_batch=lambda now: on_batch(now.batches), lock_timeout_ms=30_000
-        )
+            conn, self.batches, resume_from="loop", on_batch=lambda now: on_batch(now.batches),
+            lock_timeout_ms=lock_timeout_ms,
+        )  # fmt: skip
 
     def differing(self, conn: psycopg.Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
         """The rows in which the table is not what one statement at the start would have made of it."""
@@ -363,6 +367,32 @@ def test_killed_loop_goes_on_with_what_was_noted(server: Server) -> None:
 
         with own.connect() as victim, pytest.raises(psycopg.OperationalError):
             own.run(victim, between)
+        own.run(conn)
+        assert own.differing(conn) == []
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("ends", ["COMMIT", pytest.param("ROLLBACK", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("key", [pytest.param("integer", marks=pytest.mark.slow), "partitions"])
+def test_a_loop_goes_on_behind_a_prepared_transaction(servers: Servers, server: Server, key: str, ends: str) -> None:
+    """Which holds rows that the loop has reached and such that it has not: its batch fails until they are free."""
+
+    def between(number: int) -> None:
+        if number == 2:
+            with own.connect() as other:
+                other.execute("BEGIN")
+                for old, new in ((5, 1_005), (50, 1_050), (45, 50), (70, 5)):
+                    own.move(other, old, new)
+                own.delete(other, 46)
+                other.execute("PREPARE TRANSACTION 'shop'")
+
+    with twins(servers.get(server.version, max_prepared_transactions="2"), key) as own, own.connect() as conn:
+        own.begin(conn)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            own.run(conn, between, lock_timeout_ms=100)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            own.run(conn, lock_timeout_ms=100)
+        conn.execute(f"{ends} PREPARED 'shop'")
         own.run(conn)
         assert own.differing(conn) == []
 

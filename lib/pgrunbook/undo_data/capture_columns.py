@@ -29,7 +29,7 @@ from pgrunbook.sql.deparse import text
 from pgrunbook.sql.tree import quoted, tree
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.followers import Followers, obstacle, trigger_name
-from pgrunbook.undo_data.row_notes import GONE, function_name
+from pgrunbook.undo_data.row_notes import GONE, PART, function_name
 from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, keyed, keys_of, rows, table
 
 VALUE, NEW = "pgrunbook_value", "pgrunbook_new"
@@ -69,7 +69,7 @@ BEGIN
     END IF;
     IF TG_OP <> 'DELETE' THEN
         INSERT INTO {side} ({targets}) VALUES ({values})
-        ON CONFLICT ({names}) WHERE {gone} IS NULL DO UPDATE SET {value} = excluded.{value};
+        ON CONFLICT ({names}) WHERE {gone} IS NULL DO UPDATE SET {value} = excluded.{value}{part};
     END IF;
     RETURN NULL;
 END
@@ -190,10 +190,13 @@ class ColumnCapture:
         return text(copied)
 
     def _targets(self) -> sql.Composable:
-        return sql.SQL(", ").join(sql.Identifier(name) for name in [*map(key_name, range(len(self.key))), VALUE])
+        part = [PART] if self.table.is_partitioned else []
+        return sql.SQL(", ").join(map(sql.Identifier, [*map(key_name, range(len(self.key))), VALUE, *part]))
 
     def _values(self, alias: str) -> sql.Composable:
         found = [column.captured(sql.Identifier(alias, column.name)) for column in (*self.key, self.column)]
+        if self.table.is_partitioned:
+            found.append(sql.SQL("TG_RELID" if alias == "new" else "t.tableoid"))
         return sql.SQL(", ").join(found)
 
     @property
@@ -243,6 +246,7 @@ class ColumnCapture:
             old_key=sql.SQL(", ").join(keys["old"]), new_key=sql.SQL(", ").join(keys["new"]),
             taken=sql.SQL(" AND ").join(taken), targets=self._targets(), values=self._values("new"),
             value=sql.Identifier(VALUE),
+            part=sql.SQL(", {0} = excluded.{0}" if self.table.is_partitioned else "").format(sql.Identifier(PART)),
         )  # fmt: skip
 
     def _stop_writing(self) -> list[str]:

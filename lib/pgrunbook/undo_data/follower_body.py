@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from pgrunbook.database.row_tracker import is_ours
-from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, LOST, next_name
+from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, LOST, PART, is_unwatched, next_name
 from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name
 
 _BODY = """
@@ -20,6 +20,7 @@ DECLARE
     this pg_catalog.text;
     leaves pg_catalog.text;
     comes pg_catalog.text;
+    went pg_catalog.oid;
     leaving pg_catalog.tid[];
     there pg_catalog.text[];
     named pg_catalog.text[];
@@ -82,6 +83,11 @@ BEGIN
     RETURN NEW;
 END
 """
+# What was captured of rows of a partition that was detached meanwhile: nobody knows which rows these are.
+_UNWATCHED = """IF {is_unwatched} THEN
+        UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_old} AND k.{gone} IS NULL;
+    END IF;
+    """
 _WATCHES = """IF TG_OP = 'UPDATE' THEN
         IF CAST(ROW({old_value}) AS pg_catalog.record)
             OPERATOR(pg_catalog.*<>) CAST(ROW({new_value}) AS pg_catalog.record) THEN
@@ -109,6 +115,7 @@ _BETWEEN = """IF TG_WHEN = 'BEFORE' THEN
                     SELECT pg_catalog.concat(t.tableoid, t.ctid) FROM {table} AS t WHERE {has_come} AND {come_is_ours});
                 goes := pg_catalog.cardinality(there) = 0;
                 comes := there[1];
+                went := pg_catalog.split_part(comes, '(', 1);
             EXCEPTION WHEN OTHERS THEN
                 goes := false;  -- The key has another name or type by now.
             END;
@@ -121,7 +128,7 @@ _IN_ORDER = """{between}IF goes THEN
         RETURN NULL;
     END IF;
     UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_new} AND k.{gone} IS NULL;
-    UPDATE {side} AS k SET {keys} = {new_row}, {arrived} = pg_catalog.pg_current_xact_id()
+    UPDATE {side} AS k SET {keys} = {new_row}, {arrived} = pg_catalog.pg_current_xact_id(){comes_to}
     WHERE {at_old} AND k.{gone} IS NULL;"""
 _DEFERRED = """is_ours := {old_is_ours};
     this := pg_catalog.pg_current_xact_id()::pg_catalog.text || ' ';
@@ -158,7 +165,7 @@ _DEFERRED = """is_ours := {old_is_ours};
     ELSE
         UPDATE {side} AS k
         SET {keys} = {new_row},
-            {arrived} = pg_catalog.concat(this, CASE TG_OP WHEN 'DELETE' THEN '- ' END, comes)
+            {arrived} = pg_catalog.concat(this, CASE TG_OP WHEN 'DELETE' THEN '- ' END, comes){comes_to}
         WHERE k.ctid = ANY (leaving);
     END IF;"""
 _IS_VERSION = (
@@ -186,6 +193,9 @@ class FollowerBody:
         variables = {row: [sql.SQL(f"{row}_{n}") for n in range(1, len(self.key) + 1)] for row in ("old", "new")}
         side, keys = sql.Identifier(SCHEMA, self.kept_as), [sql.Identifier(key_name(n)) for n in range(len(self.key))]
         both = [*variables["old"], *variables["new"]]
+        at_old = has_key(variables["old"])
+        if self.table.is_partitioned:
+            at_old = sql.SQL("{} AND k.{} = TG_RELID").format(at_old, sql.Identifier(PART))
         parts: dict[str, sql.Composable] = {
             "side": side, "named_side": sql.Literal(side.as_string(None)),
             "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
@@ -193,7 +203,7 @@ class FollowerBody:
             "count": sql.Literal(len(self.key)), "keys": sql.SQL("({})").format(sql.SQL(", ").join(keys)),
             "old": sql.SQL(", ").join(variables["old"]), "new": sql.SQL(", ").join(variables["new"]),
             "new_row": sql.SQL("ROW({})").format(sql.SQL(", ").join(variables["new"])),
-            "at_old": has_key(variables["old"]), "at_new": has_key(variables["new"]),
+            "at_old": at_old, "at_new": has_key(variables["new"]),
             "old_is_ours": is_ours(sql.SQL("OLD.xmin")),
             "is_version": sql.SQL(_IS_VERSION).format(arrived=sql.Identifier(ARRIVED)),
             "variables": sql.SQL(";\n    ").join(
@@ -222,7 +232,8 @@ class FollowerBody:
         is_deferrable = self.table.is_key_deferrable
         moves = sql.SQL(_DEFERRED if is_deferrable else _IN_ORDER)
         if not self.table.is_partitioned:
-            return moves.format(between=sql.SQL(""), is_noted=sql.SQL("false"), **parts)
+            return moves.format(between=sql.SQL(""), is_noted=sql.SQL("false"), comes_to=sql.SQL(""), **parts)
+        part = sql.SQL(", {} = CASE WHEN TG_OP = 'UPDATE' THEN TG_RELID ELSE went END").format(sql.Identifier(PART))
         names = [sql.Identifier(next_name(n)) for n in range(len(self.key))]
         has_come = [
             sql.SQL("{} {} {}").format(sql.Identifier("t", column.name), sql.SQL(operator), column.reverted(value))
@@ -235,7 +246,8 @@ class FollowerBody:
             has_come=sql.SQL(" AND ").join(has_come), come_is_ours=is_ours(sql.SQL("t.xmin")), **parts,
         )  # fmt: skip
         is_noted = sql.SQL("TG_WHEN = 'AFTER' AND k.{} = leaves").format(sql.Identifier(LEAVING))
-        return sql.SQL(_LEAVES) + moves.format(between=noted, is_noted=is_noted, **parts)
+        unwatched = sql.SQL(_UNWATCHED).format(is_unwatched=is_unwatched(self.kept_as), **parts)
+        return sql.SQL(_LEAVES) + unwatched + moves.format(between=noted, is_noted=is_noted, comes_to=part, **parts)
 
 
 def has_key(values: Sequence[sql.Composable]) -> sql.Composable:

@@ -36,7 +36,7 @@ from psycopg import sql
 from pgrunbook.database.row_tracker import FIRST, LAST, truncate_triggers
 from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.follower_body import FollowerBody, has_key
-from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, function_name, next_name
+from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, PART, function_name, next_name
 from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name
 
 # The numbers of the key's columns stay when their names change: the side table has them as its comment.
@@ -48,6 +48,19 @@ BEGIN
         JOIN pg_attribute AS a ON a.attname = n.name
         WHERE a.attrelid = {table}::regclass
     );
+END
+"""
+# Noted once, and not again when the function is replaced: a partition that was detached meanwhile is told by it.
+_WATCHES = """
+BEGIN
+    IF obj_description(({function} || '()')::regprocedure, 'pg_proc') IS NULL THEN
+        EXECUTE (
+            SELECT format('COMMENT ON FUNCTION %s() IS %L', {function}, array_prepend(
+                       {side}::regclass::oid::text, array_agg(concat(p.relid::oid, ':', g.oid))))
+            FROM pg_partition_tree({table}::regclass) AS p
+            JOIN pg_trigger AS g ON g.tgrelid = p.relid AND g.tgname = {trigger}
+        );
+    END IF;
 END
 """
 _NO_UNIQUE = """
@@ -99,6 +112,7 @@ class Followers:
         found = [sql.SQL("{} pg_catalog.text").format(sql.Identifier(name)) for name in (GONE, ARRIVED)]
         if self.table.is_partitioned:
             found.append(sql.SQL("{} pg_catalog.text").format(sql.Identifier(LEAVING)))
+            found.append(sql.SQL("{} pg_catalog.oid").format(sql.Identifier(PART)))
             found += [
                 sql.SQL("{} {}").format(sql.Identifier(next_name(n)), column.side_type)
                 for n, column in enumerate(self.key)
@@ -152,6 +166,12 @@ class Followers:
             statements.append(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(self._name, trigger))
         all_ = trigger_name(self.kept_as, of_all=True)
         statements += truncate_triggers(self._name, all_, self.function, is_partitioned=self.table.is_partitioned)
+        if self.table.is_partitioned:
+            noted = sql.SQL(_WATCHES).format(
+                function=sql.Literal(self.function.as_string(None)), side=sql.Literal(self.side.as_string(None)),
+                table=sql.Literal(self._name.as_string(None)), trigger=sql.Literal(trigger_name(self.kept_as)),
+            )  # fmt: skip
+            statements.append(sql.SQL("DO {}").format(sql.Literal(text(noted))))
         if self.table.is_key_deferrable:
             dropped = sql.SQL(_NO_UNIQUE).format(sql.Literal(self.side.as_string(None)))
             statements.append(sql.SQL("DO {}").format(sql.Literal(text(dropped))))

@@ -20,7 +20,7 @@ from pgrunbook.errors import Refused
 from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.followers import Followers
 from pgrunbook.undo_data.parked_names import place
-from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, function_name, next_name
+from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, PART, function_name, next_name
 from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, hash_of, key_name, rows, written_name
 
 LOCK_TIMEOUT_MS = 2_000
@@ -116,7 +116,7 @@ class Side:
     def own_names(self) -> set[str]:
         """The names of the columns that are not the table's: a captured column may have none of these."""
         keys = [name(n) for name in (key_name, next_name) for n in range(len(self.table.key))]
-        return {*keys, *map(written_name, range(len(self.captured))), HASH, BATCH, GONE, ARRIVED, LEAVING}
+        return {*keys, *map(written_name, range(len(self.captured))), HASH, BATCH, GONE, ARRIVED, LEAVING, PART}
 
     @property
     def followers(self) -> Followers | None:
@@ -128,7 +128,12 @@ class Side:
 
     def targets(self) -> sql.Composable:
         """Return the columns of the side table in the order of :meth:`values`."""
-        return sql.SQL(", ").join(sql.Identifier(name) for name, _ in self._columns())
+        part = [PART] if self._has_part else []
+        return sql.SQL(", ").join(map(sql.Identifier, [*(name for name, _ in self._columns()), *part]))
+
+    @property
+    def _has_part(self) -> bool:
+        return self.table.is_partitioned and self.followers is not None
 
     def values(self, old: Row, new: Row | None) -> sql.Composable:
         """Return what is captured of a row, as expressions over its old and new version.
@@ -147,6 +152,7 @@ class Side:
             pairs = zip(self.captured, after, strict=False)
             found += [column.written(value) for column, value in pairs if column.is_written_captured]
             found.append(hash_of(self.columns, after))
+            found += [by("tableoid")] if self._has_part else []
         return sql.SQL(", ").join(found)
 
     def definition(self) -> list[str]:

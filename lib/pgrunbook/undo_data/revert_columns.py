@@ -35,6 +35,7 @@ from pgrunbook.undo_data.followers import Followers
 from pgrunbook.undo_data.row_notes import GONE, are_at_work, is_there
 from pgrunbook.undo_data.tables import SCHEMA, Column, Table, keyed, rows
 
+_PART = sql.Identifier("t", "tableoid")
 _NOT_CONSTANT = (ast.ColumnRef, ast.FuncCall, ast.SQLValueFunction, ast.SubLink, ast.ParamRef)
 
 
@@ -130,7 +131,8 @@ def _update(
         " AND {now} OPERATOR(pg_catalog.*<>) {then} AND {condition}"
     ).format(
         table=found.source, name=sql.Identifier(column.name), value=value, side=sql.Identifier(SCHEMA, keep.kept_as),
-        range=sql.SQL(RANGE), pairs=found.matches("t", "k"), is_there=is_there(keep.kept_as, "k", side_columns),
+        range=sql.SQL(RANGE), pairs=found.matches("t", "k"),
+        is_there=is_there(keep.kept_as, "k", side_columns, part=_PART),
         now=record(sql.Identifier("t", column.name)), then=record(column.in_own_type(value)), condition=condition,
     )  # fmt: skip
     return text(statement)
@@ -149,7 +151,7 @@ def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(found.source)
     forgotten = sql.SQL("DELETE FROM {} AS k USING {} AS t WHERE {} AND {} AND {} IS DISTINCT FROM k.{}").format(
         sql.Identifier(SCHEMA, keep.kept_as), found.source, found.matches("t", "k"),
-        is_there(keep.kept_as, "k", _side_columns(conn, keep)), hash_of_new("t", name), sql.Identifier(NEW),
+        is_there(keep.kept_as, "k", _side_columns(conn, keep), part=_PART), hash_of_new("t", name), sql.Identifier(NEW),
     )  # fmt: skip
     says = "Rows that somebody has changed since keep their values."
     return (SafeStep(f"{text(locked)};\n{text(forgotten)}", says, own_transaction=False, quick=False),)
@@ -165,7 +167,8 @@ def discard_reverted(conn: Connection, keep: Keep, reverted: Keep) -> tuple[Safe
     was, is_ = keyed_as_captured(conn, found, reverted), keyed_as_captured(conn, found, keep)
     discarded = sql.SQL("DELETE FROM {} AS n USING {} AS t, {} AS k WHERE {} AND {} AND {}").format(
         sql.Identifier(SCHEMA, keep.kept_as), found.source, sql.Identifier(SCHEMA, reverted.kept_as),
-        is_.matches("t", "n"), was.matches("t", "k"), is_there(reverted.kept_as, "k", _side_columns(conn, reverted)),
+        is_.matches("t", "n"), was.matches("t", "k"),
+        is_there(reverted.kept_as, "k", _side_columns(conn, reverted), part=_PART),
     )  # fmt: skip
     says = f"Of {keep.table}.{keep.column}, what nobody has written is computed again when the migration goes up again."
     return (SafeStep(text(discarded), says, own_transaction=False, quick=False),)
@@ -185,7 +188,7 @@ def uncaptured(conn: Connection, keep: Keep) -> str:
         sql.SQL("NOT EXISTS (SELECT FROM {} AS k WHERE {} AND {} AND {})").format(
             sql.Identifier(SCHEMA, keep.kept_as),
             found.matches("t", "k"),
-            is_there(keep.kept_as, "k", _side_columns(conn, keep)),
+            is_there(keep.kept_as, "k", _side_columns(conn, keep), part=_PART),
             changed if _has_new(conn, keep) else sql.SQL("true"),
         )
     )

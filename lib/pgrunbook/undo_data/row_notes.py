@@ -15,8 +15,8 @@ from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.tables import SCHEMA, Table, key_name, keyed, rows
 
 # Who took the row away (a transaction, or the label of a step of ours), NULL where it is there; who moved it last.
-# Which version of a row will be deleted where it leaves its partition.
-GONE, ARRIVED, LEAVING = "pgrunbook_gone", "pgrunbook_arrived", "pgrunbook_leaving"
+# Which version of a row will be deleted where it leaves its partition; which one it is in.
+GONE, ARRIVED, LEAVING, PART = "pgrunbook_gone", "pgrunbook_arrived", "pgrunbook_leaving", "pgrunbook_part"
 # The note of a side table whose rows cannot be told any more: the key of its table is gone.
 LOST = "lost"
 
@@ -31,11 +31,66 @@ def next_name(number: int) -> str:
     return f"pgrunbook_next_{number + 1}"
 
 
-def is_there(kept_as: str, alias: str, columns: Collection[str], label: sql.Composable | None = None) -> sql.Composable:
+# The partitions of then with the triggers that watch them, as the comment of the trigger function has them behind the
+# side table: a partition that was detached has another trigger when it is attached again. A copy has other numbers.
+_WATCHES = """CAST(pg_catalog.obj_description(CAST(pg_catalog.to_regprocedure({function}) AS pg_catalog.oid), 'pg_proc')
+AS pg_catalog.text[])"""
+_IS_COPY = """
+coalesce(({watches})[1] <> CAST(CAST(pg_catalog.to_regclass({side}) AS pg_catalog.oid) AS pg_catalog.text), true)
+""".strip()
+_UNWATCHED = """
+SELECT CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid)
+FROM pg_catalog.unnest({watches}) AS w (one)
+WHERE {which}
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g
+                  WHERE g.oid = CAST(pg_catalog.split_part(w.one, ':', 2) AS pg_catalog.oid)
+                    AND g.tgrelid = CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid))
+""".strip()
+
+
+def is_unwatched(kept_as: str) -> sql.Composable:
+    """Return the condition, within a trigger, that its partition was detached since the capture."""
+    which = sql.SQL("pg_catalog.starts_with(w.one, pg_catalog.concat(TG_RELID, ':'))")
+    found = sql.SQL("(NOT {is_copy} AND EXISTS (" + _UNWATCHED + "))")
+    return found.format(which=which, watches=_watches(kept_as), is_copy=_is_copy(kept_as))
+
+
+def is_in_part(kept_as: str, alias: str, columns: Collection[str], part: sql.Composable) -> sql.Composable:
+    """Return the condition that a captured row is in this partition, and has been watched since the capture.
+
+    Behind what was detached, another row may have its key. ``part`` is NULL where the row is to be inserted again.
+    """
+    if PART not in columns:
+        return sql.SQL("true")
+    found = "({is_copy} OR (coalesce({noted} = {part}, {noted} IS NOT NULL) AND {noted} <> ALL (ARRAY("
+    return sql.SQL(found + _UNWATCHED + "))))").format(
+        is_copy=_is_copy(kept_as), noted=sql.Identifier(alias, PART), part=part,
+        which=sql.SQL("pg_catalog.strpos(w.one, ':') > 0"), watches=_watches(kept_as),
+    )  # fmt: skip
+
+
+def _watches(kept_as: str) -> sql.Composable:
+    function = sql.Identifier(SCHEMA, function_name(kept_as)).as_string(None)
+    return sql.SQL(_WATCHES).format(function=sql.Literal(f"{function}()"))
+
+
+def _is_copy(kept_as: str) -> sql.Composable:
+    side = sql.Literal(sql.Identifier(SCHEMA, kept_as).as_string(None))
+    return sql.SQL(_IS_COPY).format(watches=_watches(kept_as), side=side)
+
+
+def is_there(
+    kept_as: str,
+    alias: str,
+    columns: Collection[str],
+    label: sql.Composable | None = None,
+    *,
+    part: sql.Composable | None = None,
+) -> sql.Composable:
     """Return the condition that a row of a side table (by its alias) is that of the row which has its key.
 
     ``columns`` are those of the side table; older versions made none of these. ``label`` is that of the step which
-    will have inserted the row again.
+    will have inserted the row again, ``part`` the partition in which the row is.
     """
     if columns and GONE not in columns:
         return sql.SQL("true")
@@ -48,7 +103,8 @@ def is_there(kept_as: str, alias: str, columns: Collection[str], label: sql.Comp
         if label is None
         else sql.SQL("{} IS NOT DISTINCT FROM {}").format(gone, label)
     )
-    return sql.SQL("({} AND {})").format(its, is_known)
+    is_its = sql.SQL("true") if part is None else is_in_part(kept_as, alias, columns, part)
+    return sql.SQL("({} AND {} AND {})").format(its, is_known, is_its)
 
 
 def is_row(alias: str, columns: Collection[str]) -> sql.Composable:
@@ -92,14 +148,18 @@ def returned(conn: Connection, table: Table, label: str) -> list[str]:
         there = keyed(conn, table, one["key"])
         if there is None:
             continue
+        columns = {each["name"] for each in rows(conn, "side_columns", kept_as=f"{SCHEMA}.{one['kept_as']}")}
+        comes = sql.SQL(", {} = t.tableoid" if PART in columns else "").format(sql.Identifier(PART))
         found.append(
             text(
                 sql.SQL(
-                    "UPDATE {side} AS k SET {gone} = NULL FROM {table} AS t WHERE k.{gone} = {label} AND {matches}"
-                    " AND {ours} AND NOT EXISTS (SELECT FROM {side} AS o WHERE o.{gone} IS NULL AND {same})"
+                    "UPDATE {side} AS k SET {gone} = NULL{comes} FROM {table} AS t WHERE k.{gone} = {label}"
+                    " AND {matches} AND {ours}"
+                    " AND NOT EXISTS (SELECT FROM {side} AS o WHERE o.{gone} IS NULL AND {same})"
                 ).format(
                     side=sql.Identifier(SCHEMA, one["kept_as"]), gone=sql.Identifier(GONE), table=table.source,
-                    label=sql.Literal(label), matches=there.matches("t", "k"), ours=is_ours(sql.SQL("t.xmin")),
+                    comes=comes, label=sql.Literal(label),
+                    matches=there.matches("t", "k"), ours=is_ours(sql.SQL("t.xmin")),
                     same=sql.SQL(" AND ").join(
                         sql.SQL("o.{0} = k.{0}").format(sql.Identifier(key_name(n))) for n in range(len(there.key))
                     ),

@@ -15,7 +15,7 @@ from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.undo_data.capture_columns import NEW, VALUE, hash_of_new
 from pgrunbook.undo_data.registry import UndoEntry
-from pgrunbook.undo_data.row_notes import GONE, is_there, label_of
+from pgrunbook.undo_data.row_notes import GONE, PART, is_there, label_of
 from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, row, rows, table, table_named
 
 
@@ -35,13 +35,19 @@ class RowsBefore:
         """
         names = self.last_key if follows and self.is_layered else ()
         label = sql.Identifier("t", self.label) if self.is_layered else None
-        there = [is_there(kept_as, side, side_columns, label)] if follows else []
+        part = sql.Identifier("t", self.part if self.is_layered else "tableoid")
+        there = [is_there(kept_as, side, side_columns, label, part=part)] if follows else []
         return sql.SQL(" AND ").join([self.table.matches("t", side, names), *there])
 
     @property
     def label(self) -> str:
         """The name of the column for the label of the step whose way back will have inserted the row again."""
         return self._free(GONE)
+
+    @property
+    def part(self) -> str:
+        """The name of the column for the partition in which the row is, NULL where it will be inserted again."""
+        return self._free(PART)
 
     @property
     def last_key(self) -> tuple[str, ...]:
@@ -98,6 +104,7 @@ class _Layer:
                 )
         below = self.below
         values[below.label] = row("t")(below.label) if below.is_layered else sql.SQL("CAST(NULL AS pg_catalog.text)")
+        values[below.part] = row("t")(below.part if below.is_layered else "tableoid")
         for name, last in zip(below.table.key, below.last_key, strict=True):
             values[last] = row("t")(last if below.is_layered else name)
         where: sql.Composable = sql.SQL("")
@@ -148,6 +155,7 @@ class _Layer:
             empty = sql.SQL("CAST(NULL AS {})").format(sql.SQL(column.type))
             values[name] = column.reverted(row("g")(stored)) if stored else empty
         values[self.below.label] = sql.Literal(label_of(self.entry.migration, self.entry.step))
+        values[self.below.part] = sql.SQL("CAST(NULL AS pg_catalog.oid)")
         for name, last in zip(self.below.table.key, self.below.last_key, strict=True):
             values[last] = values[name]
         return sql.SQL(" UNION ALL SELECT {} FROM {} AS g WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})").format(
