@@ -13,7 +13,7 @@ import pytest
 from pgrunbook.database import checksums, schema, step_log
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Expansion, Gate, SafeStep

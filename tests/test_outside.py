@@ -9,7 +9,7 @@ import pytest
 from conftest import do
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.plan.step import OUTSIDE
 from pgrunbook.safe_forms import outside as gate
 from pgrunbook.safe_forms.expander import Expander

@@ -13,7 +13,7 @@ import pytest
 from budget import sample
 from pgrunbook.database.catalog import Catalog
 from pgrunbook.database.catalog_reader import read
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.effects.statements import effects
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.step import Gate

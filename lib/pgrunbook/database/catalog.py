@@ -14,8 +14,9 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from pgrunbook.database.relations import Column, Index, Relation, TypeFact
 from pgrunbook.database.routines import RoutinePart, Routines
-from pgrunbook.sql.tree import Name, quoted
+from pgrunbook.sql.tree import Name
 
 SMALL_ROWS = 10_000
 SMALL_BYTES = 8 * 1024 * 1024
@@ -38,52 +39,6 @@ class Weight(Enum):
     NOTHING = "new or empty"
     SMALL = "small"
     BIG = "big, or of unknown size"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column; ``base`` is the internal name of its type below domains, ``modifiers`` the type's parameters.
-
-    ``type_name`` and ``base_name`` are the internal names, with their schemas, of the type and of that below domains.
-    ``number`` is the server's, and stays when the column is renamed; below 0 for one that a statement adds.
-    """
-
-    name: str
-    type: str
-    base: str
-    modifiers: tuple[int, ...] = ()
-    checked: bool = False
-    not_null: bool = False
-    default: str | None = None
-    identity: bool = False
-    generated: bool = False
-    collation: str | None = None
-    type_name: str = ""
-    base_name: str = ""
-    number: int = 0
-
-
-@dataclass(frozen=True)
-class Index:
-    """An index; "" in ``keys`` is an expression, ``uses`` are all columns that it depends on."""
-
-    schema: str
-    name: str
-    keys: tuple[str, ...]
-    uses: frozenset[str]
-    unique: bool = False
-    primary: bool = False
-    valid: bool = True
-    plain: bool = True
-    partial: bool = False
-    method: str = "btree"
-    bytes: int = 0
-    scans: int = 0
-
-    @property
-    def label(self) -> str:
-        """The name as SQL needs it."""
-        return f"{quoted(self.schema)}.{quoted(self.name)}" if self.schema else quoted(self.name)
 
 
 @dataclass(frozen=True)
@@ -128,7 +83,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Relation):
     """A relation (table, partition, view, materialized view, sequence ...) and what depends on it.
 
     ``rows_estimate`` is None where it is not known; ``reads`` and ``writes`` count since the statistics were reset.
@@ -136,11 +91,7 @@ class Table:
     that a statement makes.
     """
 
-    schema: str
-    name: str
-    standing: Standing
-    kind: str = "r"
-    persistence: str = "p"
+    standing: Standing = Standing.THERE
     rows_estimate: int | None = None
     table_bytes: int = 0
     columns: Mapping[str, Column] = field(default_factory=dict)
@@ -152,25 +103,17 @@ class Table:
     bound: str | None = None
     partition_key: str = ""
     of_type: str | None = None
-    owner: str = ""
     method: str | None = None
     tablespace: str | None = None
     sources: tuple[Source, ...] = ()
-    row_security: bool = False
     reads: int = 0
     writes: int = 0
     vacuumed_at: datetime | None = None
-    oid: int = 0
 
     @property
     def key(self) -> Key:
         """Schema and name."""
         return (self.schema, self.name)
-
-    @property
-    def label(self) -> str:
-        """The name as SQL needs it."""
-        return f"{quoted(self.schema)}.{quoted(self.name)}" if self.schema else quoted(self.name)
 
     @property
     def index_bytes(self) -> int:
@@ -199,24 +142,6 @@ class Table:
     def of_kind(self, *kinds: str) -> Iterator[Dependent]:
         """Yield the dependents of these kinds."""
         return (dependent for dependent in self.dependents if dependent.kind in kinds)
-
-
-@dataclass(frozen=True)
-class TypeFact:
-    """A type that statements name; ``base`` is the type below a domain, ``checked`` whether it has conditions.
-
-    ``oid`` is 0 for one that a statement makes; then ``labels`` are those of an enum.
-    """
-
-    kind: str
-    base: str
-    modifiers: tuple[int, ...]
-    checked: bool
-    valid_constraints: frozenset[str] = frozenset()
-    base_name: str = ""
-    collation: str | None = None
-    oid: int = 0
-    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -271,9 +196,9 @@ class Catalog:
             if (schema, name.name) in self.tables:
                 return self.tables[schema, name.name]
         if not self.connected:
-            return Table(name.schema or "", name.name, Standing.UNKNOWN)
+            return Table(0, name.schema or "", name.name, standing=Standing.UNKNOWN)
         schema = name.schema or next((s for s in self.search_path if s != "pg_catalog"), "public")
-        return Table(schema, name.name, Standing.MISSING)
+        return Table(0, schema, name.name, standing=Standing.MISSING)
 
     def type_named(self, schema: str | None, name: str) -> tuple[str, TypeFact | None]:
         """Return the schema of the type that a name means, and what is known of it; None where nothing is."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import psycopg
@@ -17,18 +17,16 @@ from pgrunbook.database import routines_reader
 from pgrunbook.database.catalog import (
     Catalog,
     CatalogConstraint,
-    Column,
     Dependent,
     Fallen,
-    Index,
     Source,
-    Standing,
     Table,
-    TypeFact,
     Use,
 )
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load, snapshot_cursor
+from pgrunbook.database.queries import rows as queried
+from pgrunbook.database.relations import Column, Index, Relation, columns_of, indexes_of, types_of
 from pgrunbook.database.routines import Routines
 from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.sql.dropped import Dropped, dropped
@@ -57,9 +55,6 @@ MOST_USES = 5_000
 # TRUNCATE ... CASCADE follows them all, DELETE only ON DELETE CASCADE.
 _TRUNCATE_FOLLOWS = "arcnd"
 _DELETE_FOLLOWS = "c"
-
-# How much of a type's modifier is the length of a value's header, where the modifier counts it.
-_HEADER = 4
 
 
 def read(conn: Connection, statements: Sequence[Statement]) -> Catalog:
@@ -96,21 +91,23 @@ def read_for(conn: Connection, nodes: Sequence[Any], *, sized: bool = True) -> C
         asked = {"names": json.dumps(wanted.names()), "path": path, **wanted.lists()}
         locked = [row.relation for row in fallen if row.relation is not None]
         relations = rows("relations", fallen=locked, sized=sized, **asked)
-        oids = {"oids": [relation.oid for relation in relations], "sized": sized}
-        parts = {name: rows(name, **oids) for name in ("columns", "indexes", "constraints", "dependents")}
+        touched = [relation.oid for relation in relations]
+        parts = {name: rows(name, oids=touched) for name in ("constraints", "dependents")}
+        columns, indexes = columns_of(conn, touched, locks=sized), indexes_of(conn, touched, locks=sized)
+        named = queried(conn, "relations", "functions", names=asked["functions"])
         catalog = Catalog(
             connected=True,
             major=session.major,
             role=session.role,
             time_zone=session.time_zone,
             search_path=tuple(session.search_path),
-            tables=_tables(relations, parts),
-            types={(row.schema, row.name): _type_fact(row) for row in rows("types", types=asked["types"])},
+            tables=_tables(relations, columns, indexes, parts),
+            types=types_of(conn, asked["types"]),
             binary_casts=frozenset((row.source, row.target) for row in rows("binary_casts")),
             fallen=_fallen(fallen),
             ordered_as={row.type: row.ordered_as for row in rows("orders")},
             routines=routines,
-            volatile_functions={row.name: row.volatile for row in rows("functions", functions=asked["functions"])},
+            volatile_functions={row["name"]: row["is_volatile"] for row in named},
         )
     uses = _uses(conn, queries["statement_statistics"]) if sized else None
     return catalog if uses is None else replace(catalog, uses=tuple(uses), uses_known=True)
@@ -208,7 +205,12 @@ def _created(nodes: Iterable[Any]) -> Iterator[Any]:
             yield from (inner for inner, _ in routine(text(node)).nodes)
 
 
-def _tables(relations: Sequence[Any], parts: dict[str, list[Any]]) -> dict[tuple[str, str], Table]:
+def _tables(
+    relations: Sequence[Any],
+    columns: Mapping[int, Mapping[str, Column]],
+    indexes: Mapping[int, Sequence[Index]],
+    parts: Mapping[str, Sequence[Any]],
+) -> dict[tuple[str, str], Table]:
     keys = {row.oid: (row.schema, row.name) for row in relations}
     of: dict[str, dict[int, list[Any]]] = {}
     for name, rows in parts.items():
@@ -217,15 +219,11 @@ def _tables(relations: Sequence[Any], parts: dict[str, list[Any]]) -> dict[tuple
             of[name][row.oid].append(row)
     return {
         (row.schema, row.name): Table(
-            schema=row.schema,
-            name=row.name,
-            standing=Standing.THERE,
-            kind=row.kind,
-            persistence=row.persistence,
+            **{each.name: getattr(row, each.name) for each in fields(Relation)},
             rows_estimate=_rows_estimate(row),
             table_bytes=row.table_bytes,
-            columns={c.name: _column(c) for c in of["columns"][row.oid]},
-            indexes=tuple(_index(i) for i in of["indexes"][row.oid]),
+            columns=columns[row.oid],
+            indexes=tuple(indexes[row.oid]),
             constraints=tuple(_constraint(c) for c in of["constraints"][row.oid]),
             dependents=tuple(Dependent(d.kind, d.name, tuple(d.columns), d.type) for d in of["dependents"][row.oid]),
             parents=tuple(keys[oid] for oid in row.parents if oid in keys),
@@ -233,15 +231,12 @@ def _tables(relations: Sequence[Any], parts: dict[str, list[Any]]) -> dict[tuple
             bound=row.bound,
             partition_key=row.partition_key,
             of_type=row.of_type,
-            owner=row.owner,
             method=row.method,
             tablespace=row.tablespace,
             sources=_sources(row.query),
-            row_security=row.row_security,
             reads=row.scans,
             writes=row.writes,
             vacuumed_at=row.vacuumed_at,
-            oid=row.oid,
         )
         for row in relations
     }
@@ -275,58 +270,6 @@ def _rows_estimate(row: Any) -> int | None:
     return live or max(1, pages * PAGE_BYTES // GUESSED_ROW_BYTES)
 
 
-def _column(row: Any) -> Column:
-    return Column(
-        name=row.name,
-        type=row.type,
-        base=row.base,
-        modifiers=_modifiers(row.base, row.modifier),
-        checked=row.checked,
-        not_null=row.not_null,
-        default=row.default_sql,
-        identity=row.identity,
-        generated=row.generated,
-        collation=row.collation,
-        type_name=row.type_name,
-        base_name=row.base_name,
-        number=row.number,
-    )
-
-
-def _modifiers(base: str, modifier: int) -> tuple[int, ...]:
-    """Return the parameters of the type, as (50,) for varchar(50); () where it has none."""
-    if modifier < 0:
-        return ()
-    match base:
-        case "varchar" | "bpchar" | "_varchar" | "_bpchar":
-            return (modifier - _HEADER,)
-        case "numeric" | "_numeric":
-            packed = modifier - _HEADER
-            return (packed >> 16 & 0xFFFF, ((packed & 0x7FF) ^ 1024) - 1024)
-        case "interval":
-            precision = modifier & 0xFFFF
-            return (modifier >> 16, *(() if precision == 0xFFFF else (precision,)))
-        case _:
-            return (modifier,)
-
-
-def _index(row: Any) -> Index:
-    return Index(
-        schema=row.schema,
-        name=row.name,
-        keys=tuple(row.keys),
-        uses=frozenset(row.uses),
-        unique=row.unique,
-        primary=row.primary,
-        valid=row.valid,
-        plain=row.plain,
-        partial=row.partial,
-        method=row.method,
-        bytes=row.bytes,
-        scans=row.scans,
-    )
-
-
 def _constraint(row: Any) -> CatalogConstraint:
     return CatalogConstraint(
         name=row.name,
@@ -339,19 +282,6 @@ def _constraint(row: Any) -> CatalogConstraint:
         on_delete=row.on_delete,
         index=row.index,
         oid=row.number,
-    )
-
-
-def _type_fact(row: Any) -> TypeFact:
-    return TypeFact(
-        row.kind,
-        row.base,
-        _modifiers(row.base, row.modifier),
-        row.checked,
-        frozenset(row.valid_constraints),
-        row.base_name,
-        row.collation,
-        row.oid,
     )
 
 

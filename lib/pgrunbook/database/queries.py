@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg.rows import TupleRow, tuple_row
+from psycopg.rows import TupleRow, dict_row, tuple_row
 
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, Connection
 from pgrunbook.errors import Blocked
@@ -69,6 +70,12 @@ def parse(text: str) -> Mapping[str, str]:
     if len(set(names)) < len(names):
         raise ValueError(f"a query's name comes twice: {', '.join(sorted(names))}")
     return MappingProxyType(dict(zip(names, (query.strip() for query in parts[2::3]), strict=True)))
+
+
+def rows(conn: Connection, module: str, query: str, **parameters: object) -> list[dict[str, Any]]:
+    """Return the rows of the named query of a module, each by the names of its columns."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(load(module)[query].encode(), parameters or None).fetchall()
 
 
 @contextmanager

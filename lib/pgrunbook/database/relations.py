@@ -1,46 +1,61 @@
-"""Catalog reads of safe forms: the relation behind a name, its columns, partitions, keys and indexes."""
+"""The model of a table: relations with their columns, keys and indexes, as the catalog has them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import psycopg
-from pglast import ast
 from psycopg import sql
-from psycopg.rows import dict_row
 
-from pgrunbook.database import routines_reader
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import load
-from pgrunbook.database.routines import Routines
-from pgrunbook.database.sqlstate import Meaning, meaning
-from pgrunbook.sql.outside import relations_read
-from pgrunbook.sql.tree import function_names
+from pgrunbook.database.queries import rows
+from pgrunbook.sql.tree import quoted
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation that exists; ``kind`` is pg_class.relkind."""
+    """A relation; ``kind`` is pg_class.relkind, ``persistence`` pg_class.relpersistence."""
 
     oid: int
     schema: str
     name: str
-    kind: str
+    kind: str = "r"
+    persistence: str = "p"
+    owner: str = ""
+    row_security: bool = False
+    forces_row_security: bool = False
     is_partition: bool = False
     is_populated: bool = True
     has_children: bool = False
     has_rules: bool = False
-    is_temporary: bool = False
     is_own: bool = True
 
     @property
     def is_partitioned(self) -> bool:
         """Whether it is a partitioned table."""
         return self.kind == "p"
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether it is a temporary table."""
+        return self.persistence == "t"
+
+    @property
+    def inherits_down(self) -> bool:
+        """Whether tables inherit from it without being its partitions."""
+        return self.has_children and not self.is_partitioned
+
+    @property
+    def label(self) -> str:
+        """The name as SQL needs it, in quotes only where they are needed."""
+        return f"{quoted(self.schema)}.{quoted(self.name)}" if self.schema else quoted(self.name)
+
+    @property
+    def word(self) -> str:
+        """The word for it in ALTER and DROP."""
+        words = {"v": "VIEW", "m": "MATERIALIZED VIEW", "S": "SEQUENCE", "f": "FOREIGN TABLE", "c": "TYPE"}
+        return "INDEX" if self.kind in "iI" else words.get(self.kind, "TABLE")
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -63,192 +78,219 @@ class Partition(Relation):
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``not_null_name`` is that of its NOT NULL constraint, None before PostgreSQL 18."""
+    """A column; ``table`` is its relation's name as SQL needs it, ``kind`` the relation's.
+
+    ``base`` is the internal name of its type below domains, ``modifiers`` the parameters of that (see ``modifiers``);
+    ``type_name`` and ``base_name`` are the internal names, with their schemas, of the type and of that below domains.
+    ``base_kind``, ``base_category`` and ``base_bytes`` are typtype, typcategory and typlen of that, ``send`` is the
+    function that gives its binary form; with ``has_own_form`` that may hold OIDs, which change when the type is made
+    anew.
+    ``own_collation`` is None where it is the type's. ``not_null_name`` is that of the NOT NULL constraint, None before
+    PostgreSQL 18. ``expression`` is the default, or generates it. ``sequence`` is the OID of an identity's.
+    ``number`` is the server's, and stays when the column is renamed; below 0 for one that a statement adds.
+    """
 
     name: str
     type: str
-    not_null: bool
-    not_null_name: str | None
-    not_null_valid: bool
-    proven_not_null: bool
-    is_generated: bool
+    base: str = ""
+    modifiers: tuple[int, ...] = ()
+    checked: bool = False
+    type_oid: int = 0
+    type_name: str = ""
+    base_name: str = ""
+    base_kind: str = "b"
+    base_category: str = ""
+    base_bytes: int = -1
+    has_own_form: bool = False
+    send: str | None = None
+    relation: int = 0
+    table: str = ""
+    kind: str = "r"
+    number: int = 0
+    is_last: bool = True
+    collation: str | None = None
+    own_collation: str | None = None
+    not_null: bool = False
+    not_null_name: str | None = None
+    not_null_valid: bool = False
+    proven_not_null: bool = False
+    expression: str | None = None
+    generated: str = ""
+    identity: str | None = None
+    storage: str = ""
+    storage_is_default: bool = True
+    compression: str = "default"
+    statistics: int = -1
+    options: tuple[str, ...] = ()
+    foreign_options: tuple[str, ...] = ()
+    is_inherited: bool = False
+    is_local: bool = True
+    sequence: int | None = None
+
+    @property
+    def sql(self) -> str:
+        """The name as SQL needs it."""
+        return quoted(self.name)
+
+    @property
+    def default(self) -> str | None:
+        """The default, None when it has none or is generated."""
+        return None if self.generated else self.expression
 
 
 @dataclass(frozen=True)
-class LoopKey:
-    """A unique key by whose order a loop goes through a table; types are those below domains, "" for no collation."""
+class TypeFact:
+    """A type that statements name; ``base`` is the type below a domain, ``checked`` whether it has conditions.
 
+    ``oid`` is 0 for one that a statement makes; then ``labels`` are those of an enum.
+    """
+
+    kind: str
+    base: str
+    modifiers: tuple[int, ...]
+    checked: bool
+    valid_constraints: frozenset[str] = frozenset()
+    base_name: str = ""
+    collation: str | None = None
+    oid: int = 0
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class UniqueKey:
+    """A unique index by which rows are told apart; types are those below domains, "" stands for no collation.
+
+    A loop can go through the rows by one that ``is_ordered``; ``operators`` are those for equality.
+    """
+
+    relation: int
     columns: tuple[str, ...]
     types: tuple[str, ...]
     collations: tuple[str, ...]
+    operators: tuple[str, ...]
+    is_ordered: bool
+    is_deferrable: bool
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index by its name."""
+    """An index; "" in ``keys`` is an expression, ``uses`` are all columns that it depends on.
 
-    oid: int
+    ``constraint_name`` is that of a key or an exclusion; ``plain`` is an index of all rows by columns alone.
+    """
+
     schema: str
     name: str
-    is_partitioned: bool
-    is_valid: bool
-    is_exclusion: bool
-    constraint_name: str | None
-    table_schema: str
-    table_name: str
-    is_partition: bool
-
-
-class Facts:
-    """The catalog of the database for which safe forms are chosen, read one fact at a time."""
-
-    def __init__(self, conn: Connection, rows_conn: Connection | None = None) -> None:
-        self.conn = conn
-        self._rows_conn = rows_conn
+    keys: tuple[str, ...]
+    uses: frozenset[str]
+    unique: bool = False
+    primary: bool = False
+    valid: bool = True
+    plain: bool = True
+    partial: bool = False
+    is_exclusion: bool = False
+    is_partitioned: bool = False
+    is_partition: bool = False
+    constraint_name: str | None = None
+    method: str = "btree"
+    definition: str = ""
+    bytes: int = 0
+    scans: int = 0
+    oid: int = 0
+    relation: int = 0
 
     @property
-    def rows_conn(self) -> Connection:
-        """The connection to the database whose rows count."""
-        return self._rows_conn or self.conn
+    def label(self) -> str:
+        """The name as SQL needs it."""
+        return f"{quoted(self.schema)}.{quoted(self.name)}" if self.schema else quoted(self.name)
 
-    @cached_property
-    def version(self) -> int:
-        """The major version of the server on which the plan is executed: a branch may have a newer one."""
-        both = (self.conn, self.rows_conn)
-        return min(conn.info.server_version // 10_000 for conn in both)
 
-    def relation(self, node: ast.RangeVar) -> Relation | None:
-        """Return the relation that a name in a statement means now, None where there is none."""
-        return self.named([node.schemaname, node.relname] if node.schemaname else [node.relname])
+# How much of a type's modifier is the length of a value's header, where the modifier counts it.
+_HEADER = 4
 
-    def named(self, parts: Iterable[str]) -> Relation | None:
-        """Return the relation of a name in parts, None where there is none."""
-        oid = self.relation_oid(parts)
-        return None if oid is None else self.relation_of(oid)
 
-    def relation_of(self, oid: int) -> Relation | None:
-        """Return the relation with an OID, None where there is none."""
-        found = self.rows("relation", oid=oid)
-        return Relation(**found[0]) if found else None
+def modifiers(base: str, modifier: int) -> tuple[int, ...]:
+    """Return the parameters of a type, as (50,) for varchar(50); () where it has none."""
+    if modifier < 0:
+        return ()
+    match base:
+        case "varchar" | "bpchar" | "_varchar" | "_bpchar":
+            return (modifier - _HEADER,)
+        case "numeric" | "_numeric":
+            packed = modifier - _HEADER
+            return (packed >> 16 & 0xFFFF, ((packed & 0x7FF) ^ 1024) - 1024)
+        case "interval":
+            precision = modifier & 0xFFFF
+            return (modifier >> 16, *(() if precision == 0xFFFF else (precision,)))
+        case _:
+            return (modifier,)
 
-    def index(self, parts: Iterable[str]) -> Index | None:
-        """Return the index of a name, None where there is none."""
-        found = self.rows("index", oid=self.relation_oid(parts))
-        return Index(**found[0]) if found else None
 
-    def partitions(self, table: Relation) -> list[Partition]:
-        """Return all tables below a partitioned table, parents first; [] for any other table."""
-        if not table.is_partitioned:
-            return []
-        rows = self.rows("partitions", oid=table.oid)
-        return [Partition(kind="r" if row["is_leaf"] else "p", is_partition=True, **row) for row in rows]
+def column(row: Mapping[str, Any]) -> Column:
+    """Return the column of a row of the query ``columns``."""
+    given = _frozen(row)
+    return Column(modifiers=modifiers(row["base"], given.pop("modifier")), **given)
 
-    def columns(self, table: Relation) -> dict[str, Column]:
-        """Return the columns of a table by name, in their order."""
-        return {row["name"]: Column(**row) for row in self.rows("columns", oid=table.oid)}
 
-    def loop_key(self, table: Relation) -> LoopKey | None:
-        """Return the best key by which a loop can go through a table, None where it has none."""
-        found = next((row for row in self.rows("keys", oid=table.oid) if row["is_ordered"]), None)
-        if found is None:
-            return None
-        return LoopKey(tuple(found["columns"]), tuple(found["types"]), tuple(found["collations"]))
+def types_of(
+    conn: Connection, names: Iterable[str] = (), oids: Iterable[int | None] = ()
+) -> dict[tuple[str, str], TypeFact]:
+    """Return the types of these names, in whatever schema, and OIDs, by schema and name."""
+    found = {}
+    for row in map(_frozen, rows(conn, "relations", "types", names=list(names), oids=list(oids))):
+        key = (row.pop("schema"), row.pop("name"))
+        parameters = modifiers(row["base"], row.pop("modifier"))
+        valid = frozenset(row.pop("valid_constraints"))
+        found[key] = TypeFact(modifiers=parameters, valid_constraints=valid, **row)
+    return found
 
-    def taken_names(self, schema: str) -> set[str]:
-        """Return the names of the relations and constraints in a schema."""
-        return {row["name"] for row in self.rows("taken_names", schema=sql.Identifier(schema).as_string(None))}
 
-    def constraint_names(self, schema: str) -> set[str]:
-        """Return the names of the constraints in a schema."""
-        return {row["name"] for row in self.rows("constraint_names", schema=sql.Identifier(schema).as_string(None))}
+def relation_of(conn: Connection, oid: int) -> Relation:
+    """Return the relation with an OID."""
+    return Relation(**rows(conn, "relations", "relation", oid=oid, name=None, path=[])[0])
 
-    def has_rows_beyond(self, table: Relation, limit: int) -> bool:
-        """Tell whether a table holds more rows than that; counts no further.
 
-        Where rows are counted on another database, a table that has another name there (renamed by the release)
-        counts as large; so does one whose rows this role may not see, or not all, and one that cannot be read now
-        (a materialized view without data, a foreign table whose server is away).
-        """
-        there = self.rows_conn
-        if self._rows_conn is not None and there.oid_of("regclass", table.sql) is None:
-            return True
-        query = sql.SQL(load("relations")["rows_up_to"])
-        try:
-            with there.transaction():
-                counted = there.execute(query.format(table=table.identifier, limit=sql.Literal(limit + 1))).fetchone()
-        except psycopg.Error as exc:
-            if meaning(exc) in (Meaning.NO_RIGHT, Meaning.REFUSED):
-                return True
-            raise
-        return counted is not None and int(str(counted[0])) > limit
+def columns_of(conn: Connection, oids: Iterable[int], *, locks: bool = True) -> dict[int, dict[str, Column]]:
+    """Return the columns of relations by OID and name, in their order.
 
-    def foreign_tables(self, node: Any) -> list[str]:
-        """Return the foreign tables that a statement reads or writes: by name, by a view's query or as partitions."""
-        names = relations_read(node)
-        if not names or not self.rows("foreign_table"):
-            return []
-        oids = [self.relation_oid(filter(None, [name.schemaname, name.relname])) for name in names]
-        refresh = isinstance(node, ast.RefreshMatViewStmt)
-        return [row["name"] for row in self.rows("foreign_tables", oids=oids, refresh=refresh)]
+    Without ``locks`` the expressions of generated columns are left out, and no table is locked.
 
-    def relation_oids(self) -> frozenset[int]:
-        """Return the relations that exist now."""
-        return frozenset(row["oid"] for row in self.rows("relation_oids"))
+    Locks: AccessShareLock on tables with generated columns.
+    """
+    found: dict[int, dict[str, Column]] = {oid: {} for oid in oids}
+    for row in rows(conn, "relations", "columns", oids=list(found), locks=locks):
+        found[row["relation"]][row["name"]] = column(row)
+    return found
 
-    def tables(self) -> dict[int, Relation]:
-        """Return the tables that exist now, by OID, each with its name and kind only."""
-        return {row["oid"]: Relation(**row) for row in self.rows("tables")}
 
-    def type_oids(self) -> frozenset[int]:
-        """Return the types and domains that somebody has made."""
-        return frozenset(row["oid"] for row in self.rows("type_oids"))
+def indexes_of(
+    conn: Connection, oids: Iterable[int] = (), indexes: Iterable[int | None] = (), *, locks: bool = True
+) -> dict[int, list[Index]]:
+    """Return the indexes of relations by the OID of these, and others by their own OIDs.
 
-    def volatile(self, node: Any) -> bool:
-        """Tell whether an expression may give another value for each row; True where a function is not known."""
-        called = function_names(node)
-        known = {row["name"]: row["is_volatile"] for row in self.rows("functions", names=sorted(called))}
-        return any(known.get(name, True) for name in called)
+    Without ``locks`` their definitions and sizes are left out, and no table is locked.
 
-    @contextmanager
-    def under(self, search_path: str | None) -> Iterator[None]:
-        """Resolve names by another search_path than the session's meanwhile; None leaves it as it is."""
-        if search_path is None:
-            yield
-            return
-        before = self.conn.search_path
-        if before is None:
-            with self.conn.transaction(force_rollback=True):
-                self.conn.execute("SELECT pg_catalog.set_config('search_path', %s, true)", [search_path])
-                yield
-            return
-        self.conn.search_path = search_path
-        try:
-            yield
-        finally:
-            self.conn.search_path = before
+    Locks: AccessShareLock on the tables and indexes.
+    """
+    found: dict[int, list[Index]] = {oid: [] for oid in oids}
+    for row in rows(conn, "relations", "indexes", oids=list(found), indexes=list(indexes), locks=locks):
+        index = Index(**{**_frozen(row), "uses": frozenset(row["uses"])})
+        found.setdefault(index.relation, []).append(index)
+    return found
 
-    def path(self) -> list[str]:
-        """Return the schemas in which names without one are looked for now, in order."""
-        with self.conn.as_target():
-            return [str(row["schema"]) for row in self.rows("path")]
 
-    def time_zone(self) -> str:
-        """Return the TimeZone of a session of the target now."""
-        return str(self.rows("time_zone")[0]["zone"])
+def keys_of(conn: Connection, oids: Iterable[int]) -> dict[int, list[UniqueKey]]:
+    """Return the keys of tables by the OID of these, the best first, [] where a table has none."""
+    found: dict[int, list[UniqueKey]] = {oid: [] for oid in oids}
+    for row in rows(conn, "relations", "keys", oids=list(found)):
+        found[row["relation"]].append(unique_key(row))
+    return found
 
-    def routines(self, node: Any, known: Routines) -> Routines:
-        """Return the routines that a statement may run, with those that are known already."""
-        return routines_reader.read(self.conn, [node], known)
 
-    def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
-        """Return the rows of a named query."""
-        with self.conn.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(load("relations")[query].encode(), parameters).fetchall()
+def unique_key(row: Mapping[str, Any]) -> UniqueKey:
+    """Return the key of a row of the query ``keys``."""
+    return UniqueKey(**_frozen(row))
 
-    def type_oid(self, name: str) -> int | None:
-        """Return the OID of the type that a text names, None where there is none."""
-        return self.conn.oid_of("regtype", name)
 
-    def relation_oid(self, parts: Iterable[str]) -> int | None:
-        """Return the OID of the relation of a name in parts, None where there is none."""
-        return self.conn.oid_of("regclass", sql.Identifier(*parts).as_string(None))
+def _frozen(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}

@@ -13,8 +13,8 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.queries import load
-from pgrunbook.database.relations import Facts
 from pgrunbook.database.sqlstate import Meaning, meaning
 
 COUNT_BELOW_BYTES = 256 * 1024 * 1024

@@ -19,7 +19,8 @@ from pglast import ast, enums
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.database.facts import Facts
+from pgrunbook.database.relations import Relation
 from pgrunbook.history import Migration
 from pgrunbook.plan.plan import Change
 from pgrunbook.plan.step import RANGE, Expansion, SafeStep

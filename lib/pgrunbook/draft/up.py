@@ -11,7 +11,8 @@ from pglast import ast
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.database.facts import Facts
+from pgrunbook.database.relations import Relation
 from pgrunbook.draft import release
 from pgrunbook.draft.refills import REFILL, Refills
 from pgrunbook.history import Migration

@@ -10,7 +10,7 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.database.catalog import CatalogConstraint, Column, Index, Standing, Table
+from pgrunbook.database.catalog import CatalogConstraint, Standing, Table
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.proofs import excludes_bound, fits_partition, proves_not_null
 from pgrunbook.effects.type_change import TypeChange, judge, kind_of
@@ -22,11 +22,11 @@ from pgrunbook.sql.lock_modes import (
     SHARE_ROW_EXCLUSIVE,
     SHARE_UPDATE_EXCLUSIVE,
 )
+from pgrunbook.sql.serial import SERIAL
 from pgrunbook.sql.tree import Name, constraint_kind, enum_name, functions_in, relation, strings, subcommand, type_word
 
 SEQUENCES_FOLLOW_FROM = 15  # a table's own sequences follow SET LOGGED and SET UNLOGGED
 NO_INHERIT_LOCKS_FROM = 18
-SERIAL = {"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"}
 
 _WEAKER = {
     "SetStatistics": SHARE_UPDATE_EXCLUSIVE, "SetOptions": SHARE_UPDATE_EXCLUSIVE,
@@ -99,16 +99,16 @@ def collect_index(found: fx.Found, node: Any) -> None:
         for cmd in node.cmds:
             found.locks.add((label, mode_of(cmd)))
             if subcommand(cmd) == "AttachPartition":
-                _attach_index(found, (known, found.catalog.index(relation(cmd.def_.name))))
+                _attach_index(found, name, relation(cmd.def_.name))
 
 
-def _attach_index(found: fx.Found, both: tuple[tuple[Table, Index] | None, tuple[Table, Index] | None]) -> None:
+def _attach_index(found: fx.Found, whole: Name, part: Name) -> None:
     """The tables of both indexes stay usable; the partition's index is locked as a whole."""
-    for one in both:
-        if one is not None:
-            found.lock(one[0], ACCESS_SHARE)
-    if both[1] is not None:
-        found.locks.add((both[1][1].label, ACCESS_EXCLUSIVE))
+    for name in (whole, part):
+        if known := found.catalog.index(name):
+            found.lock(known[0], ACCESS_SHARE)
+            if name == part:
+                found.locks.add((known[1].label, ACCESS_EXCLUSIVE))
 
 
 def is_volatile(found: fx.Found, expression: Any) -> bool:
@@ -374,7 +374,7 @@ def _cluster_on(found: fx.Found, table: Table, cmd: Any) -> None:
 
 
 def _set_expression(found: fx.Found, table: Table, cmd: Any) -> None:
-    column: Column | None = table.columns.get(cmd.name)
+    column = table.columns.get(cmd.name)
     if column is None or column.generated:
         found.rewrite(table)
 

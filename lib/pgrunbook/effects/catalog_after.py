@@ -9,7 +9,8 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Catalog, Index, Key, Standing, Table, TypeFact, Weight
+from pgrunbook.database.catalog import Catalog, Key, Standing, Table, Weight
+from pgrunbook.database.relations import Index, TypeFact
 from pgrunbook.effects.table_after import (
     OF_ALL_BELOW,
     altered,
@@ -136,7 +137,8 @@ def _moved(catalog: Catalog, moved: Mapping[Key, Key], labels: Mapping[str, str]
     for key, (schema, name) in moved.items():
         table = there.get(key) or catalog.at(key)
         indexes = tuple(replace(index, schema=schema) for index in table.indexes)
-        tables[schema, name] = replace(table, schema=schema, name=name, indexes=indexes)
+        columns = {each: replace(column, table=str(Name(schema, name))) for each, column in table.columns.items()}
+        tables[schema, name] = replace(table, schema=schema, name=name, indexes=indexes, columns=columns)
     return replace(catalog, tables=MappingProxyType(tables))
 
 
@@ -169,7 +171,7 @@ def _new(catalog: Catalog, name: Name, kind: str) -> Table:
     schema = name.schema
     if schema is None:
         schema = _home(catalog) if catalog.connected else ""
-    return Table(schema, name.name, Standing.NEW, kind=kind, rows_estimate=0)
+    return Table(0, schema, name.name, kind, standing=Standing.NEW, rows_estimate=0)
 
 
 def _filled(catalog: Catalog, table: Table, query: Any) -> Table:

@@ -13,7 +13,8 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.database.catalog import Catalog, Index, Standing, Table
+from pgrunbook.database.catalog import Catalog, Standing, Table
+from pgrunbook.database.relations import Index
 from pgrunbook.effects import alter_table, dml, drop
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.proofs import excludes_bound

@@ -6,20 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from pglast import ast
-
-from pgrunbook.database.catalog import Catalog, CatalogConstraint, Column, Dependent, Index, Standing, Table
-from pgrunbook.effects.alter_table import SERIAL
+from pgrunbook.database.catalog import Catalog, CatalogConstraint, Dependent, Standing, Table
+from pgrunbook.database.relations import Column, Index
 from pgrunbook.effects.type_change import kind_of
 from pgrunbook.sql.deparse import changed
+from pgrunbook.sql.serial import SERIAL, plain_type
 from pgrunbook.sql.tree import Name, columns_in, constraint_kind, relation, strings, subcommand, text, type_word
 
 _SUFFIX = {"PRIMARY": "pkey", "UNIQUE": "key", "FOREIGN": "fkey", "CHECK": "check", "EXCLUSION": "excl"}
 _KIND = {"PRIMARY": "p", "UNIQUE": "u", "FOREIGN": "f", "CHECK": "c", "EXCLUSION": "x", "NOTNULL": "n"}
-_SERIAL_TYPES = {"bigserial": "bigint", "serial8": "bigint", "serial": "integer", "serial4": "integer",
-                 "smallserial": "smallint", "serial2": "smallint"}  # fmt: skip
-_SERIAL_BASES = {"bigserial": "int8", "serial8": "int8", "serial": "int4", "serial4": "int4",
-                 "smallserial": "int2", "serial2": "int2"}  # fmt: skip
 # Subcommands that change the columns of all tables below as well, unless ONLY is written.
 OF_ALL_BELOW = {"AddColumn", "DropColumn", "AlterColumnType", "SetNotNull", "DropNotNull", "ColumnDefault"}
 
@@ -65,8 +60,9 @@ def with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
     if definition.typeName is None or definition.colname in table.columns:
         return table
     word = type_word(definition.typeName)
-    kind = kind_of(type_word(_plain_type(definition.typeName)), catalog)
+    kind = kind_of(type_word(plain_type(definition.typeName)), catalog)
     kinds = {constraint_kind(c): c for c in definition.constraints or ()}
+    given = kinds.get("DEFAULT") or kinds.get("GENERATED")
     column = Column(
         name=definition.colname,
         type=word.text,
@@ -76,14 +72,14 @@ def with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
         type_name=kind.name,
         base_name=kind.base_name,
         not_null=bool({"NOTNULL", "PRIMARY", "IDENTITY"} & kinds.keys()) or word.name in SERIAL,
-        default=text(kinds["DEFAULT"].raw_expr) if "DEFAULT" in kinds else None,
-        identity="IDENTITY" in kinds,
-        generated="GENERATED" in kinds,
+        expression=text(given.raw_expr) if given is not None else None,
+        identity="BY DEFAULT" if "IDENTITY" in kinds else None,
+        generated="s" if "GENERATED" in kinds else "",
     )
     table = _with_new(table, column)
     if word.name in SERIAL or column.identity:
         name = Name(table.schema or None, f"{table.name}_{column.name}_seq")
-        own = Dependent("sequence", str(name), (column.name,), _SERIAL_TYPES.get(word.name, word.text))
+        own = Dependent("sequence", str(name), (column.name,), SERIAL.get(word.name, word.text))
         table = replace(table, dependents=(*table.dependents, own))
     for constraint in kinds.values():
         if constraint_kind(constraint) in _KIND and constraint_kind(constraint) != "NOTNULL":
@@ -94,12 +90,6 @@ def with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
 def _with_new(table: Table, column: Column) -> Table:
     number = min(0, *(each.number for each in table.columns.values())) - 1 if table.columns else -1
     return replace(table, columns={**table.columns, column.name: replace(column, number=number)})
-
-
-def _plain_type(name: Any) -> Any:
-    """Return the type that a column of serial gets."""
-    known = _SERIAL_BASES.get(name.names[-1].sval)
-    return name if known is None else ast.TypeName(names=(ast.String(sval="pg_catalog"), ast.String(sval=known)))
 
 
 def with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple[str, ...] = ()) -> Table:
@@ -189,7 +179,7 @@ def _without_constraint(_catalog: Catalog, table: Table, cmd: Any) -> Table:
 
 
 def _default(_catalog: Catalog, table: Table, cmd: Any) -> Table:
-    return _changed_column(table, cmd.name, default=text(cmd.def_) if cmd.def_ is not None else None)
+    return _changed_column(table, cmd.name, expression=text(cmd.def_) if cmd.def_ is not None else None)
 
 
 def _attached(catalog: Catalog, table: Table, cmd: Any) -> Table:

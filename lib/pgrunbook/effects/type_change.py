@@ -17,7 +17,8 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Catalog, Column, Index
+from pgrunbook.database.catalog import Catalog
+from pgrunbook.database.relations import Column, Index
 from pgrunbook.sql.tree import TypeWord, type_word
 
 # The time zones in which an instant has been the same number as its local time at all times.

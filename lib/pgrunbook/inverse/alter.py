@@ -25,7 +25,7 @@ def rename(reader: Reader, way: Way, node: Any) -> None:
         over = reader.relation(node.relation)
         if over is not None:
             clause = f"RENAME CONSTRAINT {quoted(node.newname)} TO {quoted(node.subname)}"
-            way.add(f"ALTER {over.word} {over.sql} {clause}", "The old name is set again.")
+            way.add(f"ALTER {over.word} {over.label} {clause}", "The old name is set again.")
         return
     if kind == "DOMCONSTRAINT":
         thing = reader.thing(name_resolution.find(reader, "DOMAIN", node.object))
@@ -59,7 +59,7 @@ def _rename_column(reader: Reader, way: Way, node: Any, kind: str) -> None:
         word = "ATTRIBUTE" if kind == "ATTRIBUTE" else "COLUMN"
         cascade = " CASCADE" if kind == "ATTRIBUTE" and node.behavior.name == "DROP_CASCADE" else ""
         clause = f"RENAME {word} {quoted(node.newname)} TO {quoted(node.subname)}{cascade}"
-        way.add(f"ALTER {over.word} {over.sql} {clause}", "The old name is set again.")
+        way.add(f"ALTER {over.word} {over.label} {clause}", "The old name is set again.")
 
 
 def owner(reader: Reader, way: Way, node: Any) -> None:

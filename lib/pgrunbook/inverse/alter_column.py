@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pgrunbook.database.relations import Column
 from pgrunbook.inverse import column_type, columns
 from pgrunbook.inverse.alteration import Alteration, Phase
-from pgrunbook.inverse.reader import CLASSES, Address, Column
+from pgrunbook.inverse.reader import CLASSES, Address
 from pgrunbook.inverse.recreation import drop_and_recreate, recreate
 from pgrunbook.inverse.way import NoInverseError, Way, own_beside_inherited
 from pgrunbook.plan.declared import Declared
@@ -53,7 +54,7 @@ def drop(altered: Alteration, cmd: Any) -> None:
     for name in dict.fromkeys(other.name for other in drops):
         column = altered.column(name)
         if column is not None:
-            lost += [column, *(other for other in altered.below(name) if not other.local)]
+            lost += [column, *(other for other in altered.below(name) if not other.is_local)]
     if lost:
         way = altered.way(Phase.BACK)
         way.position = min(column.number for column in lost if column.relation == altered.relation.oid)
@@ -72,7 +73,7 @@ def _drop_attribute(altered: Alteration, column: Column, cmd: Any) -> None:
         raise NoInverseError(f"cannot be undone, because the attribute's values in {used['table']} are lost.")
     clause = f"ADD ATTRIBUTE {column.sql} {column.type}{column_type.collation(column)}{_cascade(cmd)}"
     altered.add(Phase.BACK, clause)
-    if not column.last:
+    if not column.is_last:
         why = f"attribute order of {altered.sql}: {column.sql} is added again as the last attribute"
         altered.way(Phase.BACK).differs.append(Declared("column order", altered.sql, why))
 
@@ -116,7 +117,7 @@ def _loosened(altered: Alteration, column: Column) -> Way | None:
     keys = [row for row in altered.constraints if row["type"] == "p" and row["relation"] == column.relation]
     is_key = any(column.number in row["columns"] for row in keys)
     identifies = is_key or "USING INDEX" in altered.whole.replica_identity
-    if identifies or column.identity or column.inherited or not column_type.is_valid(column, altered.reader.version):
+    if identifies or column.identity or column.is_inherited or not column_type.is_valid(column, altered.reader.version):
         return None
     way, row = Way(), _not_null(altered, column)
     if row is None:

@@ -104,7 +104,7 @@ def drop(altered: Alteration, cmd: Any) -> None:
     recreate(altered.reader, way, [(_CONSTRAINT, row["oid"], 0) for row in found])
     if altered.only and altered.relation.has_children:
         below = (oid for oid in altered.reader.family(altered.relation) if oid != altered.relation.oid)
-        way.differs += [own_beside_inherited("constraints", altered.reader.relation_at(oid).sql) for oid in below]
+        way.differs += [own_beside_inherited("constraints", altered.reader.relation_at(oid).label) for oid in below]
 
 
 def validate(altered: Alteration, cmd: Any) -> None:

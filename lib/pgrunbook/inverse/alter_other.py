@@ -161,7 +161,7 @@ def _empty_publication(reader: Reader, way: Way, node: Any, name: str) -> None:
         if part.pubtable is not None:
             relation = reader.relation(part.pubtable.relation)
             if relation is not None:
-                way.add(f"ALTER PUBLICATION {name} DROP TABLE {relation.sql}", "It is removed again.")
+                way.add(f"ALTER PUBLICATION {name} DROP TABLE {relation.label}", "It is removed again.")
         else:
             schema = quoted(part.name or reader.home)
             way.add(f"ALTER PUBLICATION {name} DROP TABLES IN SCHEMA {schema}", "It is removed again.")

@@ -42,7 +42,7 @@ def _set_options(altered: Alteration, cmd: Any) -> None:
 
 def _owner(altered: Alteration, _cmd: Any) -> None:
     way = altered.way(Phase.PROPERTIES)
-    way.add(f"{altered.alter} OWNER TO {altered.relation.owner}", "The old owner is set again.")
+    way.add(f"{altered.alter} OWNER TO {quoted(altered.relation.owner)}", "The old owner is set again.")
     sequences = [row["oid"] for row in altered.reader.rows("owned_sequences", oids=[altered.relation.oid])]
     for oid in [altered.relation.oid, *sequences]:
         grants.after_owner(altered.reader, way, (CLASSES["pg_class"], oid, 0))
@@ -77,7 +77,9 @@ def _replica_identity(altered: Alteration, _cmd: Any) -> None:
 
 def _row_security(altered: Alteration, cmd: Any) -> None:
     if subcommand(cmd).endswith("ForceRowSecurity"):
-        altered.add(Phase.PROPERTIES, f"{'' if altered.relation.forced else 'NO '}FORCE ROW LEVEL SECURITY")
+        altered.add(
+            Phase.PROPERTIES, f"{'' if altered.relation.forces_row_security else 'NO '}FORCE ROW LEVEL SECURITY"
+        )
     else:
         altered.add(Phase.PROPERTIES, f"{'ENABLE' if altered.relation.row_security else 'DISABLE'} ROW LEVEL SECURITY")
 

@@ -7,7 +7,8 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
-from pgrunbook.inverse.reader import Column, Reader, Relation, RelationOptions
+from pgrunbook.database.relations import Column, Relation
+from pgrunbook.inverse.reader import Reader, RelationOptions
 from pgrunbook.inverse.way import Way
 
 
@@ -34,12 +35,12 @@ class Alteration:
     @property
     def sql(self) -> str:
         """The relation's name."""
-        return self.relation.sql
+        return self.relation.label
 
     @property
     def alter(self) -> str:
         """The start of the statement, before a subcommand."""
-        return f"ALTER {self.relation.word} {self.relation.sql}"
+        return f"ALTER {self.relation.word} {self.relation.label}"
 
     @cached_property
     def family(self) -> list[int]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.inverse.reader import Column, Reader
+from pgrunbook.database.relations import Column
+from pgrunbook.inverse.reader import Reader
 from pgrunbook.sql.deparse import literal
 
 _WIDER = (
@@ -119,4 +120,4 @@ def _widths(type_: str) -> list[int]:
 
 def collation(column: Column) -> str:
     """Return the COLLATE clause of the old type."""
-    return f" COLLATE {column.collation}" if column.collation else ""
+    return f" COLLATE {column.own_collation}" if column.own_collation else ""

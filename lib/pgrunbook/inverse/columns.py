@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pgrunbook.inverse.reader import Column, Reader
+from pgrunbook.database.relations import Column
+from pgrunbook.inverse.reader import Reader
 from pgrunbook.inverse.way import Way
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Keep
@@ -44,7 +45,7 @@ def add(reader: Reader, way: Way, column: Column) -> None:
         way.add(f"ALTER TABLE {column.table} {clause}", "Its sequence is set again.")
     for statement in own_properties(column):
         way.add(statement, "Its properties are set again.")
-    if not column.last:
+    if not column.is_last:
         way.differs.append(moved_to_the_end(column))
 
 
@@ -56,8 +57,8 @@ def moved_to_the_end(column: Column) -> Declared:
 
 def keep(reader: Reader, column: Column) -> Keep:
     """Return what to capture so that a column's values can be reverted."""
-    row = reader.row("keys", oids=[column.relation], without=column.name)
-    return Keep("column", column.table, column.sql, tuple(row["key"]) if row else (), column.type)
+    key = reader.keys([column.relation], without=column.name)[column.relation]
+    return Keep("column", column.table, column.sql, key, column.type)
 
 
 def definition(reader: Reader, column: Column, *, identity: bool = True) -> str:
@@ -65,8 +66,8 @@ def definition(reader: Reader, column: Column, *, identity: bool = True) -> str:
     words = [column.sql, column.type]
     if column.foreign_options:
         words.append(f"OPTIONS ({', '.join(_option(option) for option in column.foreign_options)})")
-    if column.collation:
-        words.append(f"COLLATE {column.collation}")
+    if column.own_collation:
+        words.append(f"COLLATE {column.own_collation}")
     if column.generated:
         words.append(f"GENERATED ALWAYS AS ({column.expression}) {'STORED' if column.generated == 's' else 'VIRTUAL'}")
     elif identity and column.identity and column.sequence:
@@ -114,7 +115,7 @@ def statistics(column: Column) -> str:
     return _alter(column, f"SET STATISTICS {column.statistics}")
 
 
-def options(current: list[str], touched: list[str]) -> list[str]:
+def options(current: Sequence[str], touched: list[str]) -> list[str]:
     """Return the subcommands that bring back the touched ones of the ``current`` options ("name=value")."""
     there = dict(option.split("=", 1) for option in current)
     put = [f"{_option_name(name)} = {_value(there[name])}" for name in touched if name in there]
@@ -122,7 +123,7 @@ def options(current: list[str], touched: list[str]) -> list[str]:
     return [*([f"SET ({', '.join(put)})"] if put else []), *([f"RESET ({', '.join(gone)})"] if gone else [])]
 
 
-def foreign_options(current: list[str], touched: list[tuple[str, str]]) -> str:
+def foreign_options(current: Sequence[str], touched: list[tuple[str, str]]) -> str:
     """Return the OPTIONS clause that brings back the ``current`` options of a foreign object.
 
     ``touched`` are names and what the statement does with them: "set", "drop" or "add".

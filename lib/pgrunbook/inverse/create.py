@@ -57,7 +57,7 @@ def view(reader: Reader, way: Way, node: Any) -> None:
     before = [column.name for column in reader.columns([old.oid])]
     after = list(strings(node.aliases)) or reader.describe(text(node.query))
     if after is None or len(before) != len(after):
-        drop_and_recreate(reader, way, [address], f"DROP VIEW {old.sql}")
+        drop_and_recreate(reader, way, [address], f"DROP VIEW {old.label}")
         return
     for _, statement in statements_of(reader, "pg_class", [address]):
         way.add(statement.replace("CREATE VIEW ", "CREATE OR REPLACE VIEW ", 1), "The old view is created again.")
@@ -119,7 +119,7 @@ def trigger(reader: Reader, way: Way, node: Any) -> None:
     if over is None:
         return
     old = [row for row in reader.rows("triggers", oids=[over.oid]) if row["name"] == node.trigname]
-    drop = f"DROP TRIGGER {quoted(node.trigname)} ON {over.sql}"
+    drop = f"DROP TRIGGER {quoted(node.trigname)} ON {over.label}"
     if old and node.replace:
         drop_and_recreate(reader, way, [(CLASSES["pg_trigger"], old[0]["oid"], 0)], drop)
     else:
@@ -133,7 +133,7 @@ def rule(reader: Reader, way: Way, node: Any) -> None:
         return
     old = [row for row in reader.rows("rules", oid=over.oid) if row["name"] == node.rulename]
     if not (old and node.replace):
-        way.add(f"DROP RULE {quoted(node.rulename)} ON {over.sql}", "The rule is dropped.")
+        way.add(f"DROP RULE {quoted(node.rulename)} ON {over.label}", "The rule is dropped.")
         return
     for _, statement in statements_of(reader, "pg_rewrite", [(CLASSES["pg_rewrite"], old[0]["oid"], 0)]):
         way.add(statement, "The old rule is created again.")
@@ -143,7 +143,7 @@ def policy(reader: Reader, way: Way, node: Any) -> None:
     """CREATE POLICY."""
     over = reader.relation(node.table)
     if over is not None:
-        way.add(f"DROP POLICY {quoted(node.policy_name)} ON {over.sql}", "The policy is dropped.")
+        way.add(f"DROP POLICY {quoted(node.policy_name)} ON {over.label}", "The policy is dropped.")
 
 
 def alter_policy(reader: Reader, way: Way, node: Any) -> None:
@@ -151,7 +151,7 @@ def alter_policy(reader: Reader, way: Way, node: Any) -> None:
     over = reader.relation(node.table)
     for row in reader.rows("policies", oid=over.oid) if over else []:
         if over is not None and row["name"] == node.policy_name:
-            drop = f"DROP POLICY {quoted(row['name'])} ON {over.sql}"
+            drop = f"DROP POLICY {quoted(row['name'])} ON {over.label}"
             drop_and_recreate(reader, way, [(CLASSES["pg_policy"], row["oid"], 0)], drop)
 
 

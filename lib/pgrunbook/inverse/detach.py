@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from pgrunbook.database.relations import Column
 from pgrunbook.inverse.dependents import DependentSet
-from pgrunbook.inverse.reader import Address, CatalogObject, Column, Reader
+from pgrunbook.inverse.reader import Address, CatalogObject, Reader
 
 
 def link(table: str, parent: str, *, is_partition: bool) -> str:

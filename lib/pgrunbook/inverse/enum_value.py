@@ -11,9 +11,10 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+from pgrunbook.database.relations import Column
 from pgrunbook.inverse import columns, detach, grants
 from pgrunbook.inverse.dependents import dropped_with
-from pgrunbook.inverse.reader import CLASSES, Address, Column, Reader
+from pgrunbook.inverse.reader import CLASSES, Address, Reader
 from pgrunbook.inverse.recreation import comments_of, recreate, statements_of
 from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.sql.tree import quoted
@@ -56,12 +57,12 @@ def _convert(reader: Reader, way: Way, places: list[tuple[int, int]], value: str
     """Give columns the new type of the same name, those of a table at once; a child's default is set after it."""
     found = [c for c in reader.columns(sorted({oid for oid, _ in places})) if (c.relation, c.number) in places]
     with_default = {column.name for column in found if column.default is not None}
-    for name, of_table in groupby((c for c in found if not c.inherited), key=lambda column: column.table):
+    for name, of_table in groupby((c for c in found if not c.is_inherited), key=lambda column: column.table):
         clauses = [clause for c in of_table for clause in _clauses(c, had_default=c.name in with_default)]
         says = f"{name} is rewritten while others wait; a row with the value {value} would prevent it."
         way.add(f"ALTER TABLE {name} {', '.join(clauses)}", says)
     for column in found:
-        if column.inherited and column.name in with_default:
+        if column.is_inherited and column.name in with_default:
             way.add(columns.default(column), "Its own default is set again.")
 
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from pgrunbook.inverse.reader import Reader, Relation
+from pgrunbook.database.relations import Relation
+from pgrunbook.inverse.reader import Reader
 from pgrunbook.sql import default_names
 
 # The server shortens the longer one of table and columns until both fit.

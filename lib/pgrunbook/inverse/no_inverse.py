@@ -125,7 +125,7 @@ def cluster(reader: Reader, way: Way, node: Any) -> None:
     if relation is not None and node.indexname is not None:
         index = reader.whole(relation).clustered
         clause = f"CLUSTER ON {index}" if index else "SET WITHOUT CLUSTER"
-        way.add(f"ALTER {relation.word} {relation.sql} {clause}", "The old CLUSTER index is set again.")
+        way.add(f"ALTER {relation.word} {relation.label} {clause}", "The old CLUSTER index is set again.")
 
 
 def refresh(reader: Reader, way: Way, node: Any) -> None:
@@ -133,4 +133,4 @@ def refresh(reader: Reader, way: Way, node: Any) -> None:
     relation = reader.relation(node.relation)
     if relation is not None and relation.is_populated == bool(node.skipData):
         clause = "WITH DATA" if relation.is_populated else "WITH NO DATA"
-        way.add(f"REFRESH MATERIALIZED VIEW {relation.sql} {clause}", "It is populated, or empty, as before.")
+        way.add(f"REFRESH MATERIALIZED VIEW {relation.label} {clause}", "It is populated, or empty, as before.")

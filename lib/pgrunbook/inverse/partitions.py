@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pgrunbook.database.relations import Relation
 from pgrunbook.inverse.alteration import Alteration, Phase
-from pgrunbook.inverse.reader import Reader, Relation
+from pgrunbook.inverse.reader import Reader
 from pgrunbook.inverse.recreation import set_triggers
 from pgrunbook.inverse.way import Way, own_beside_inherited
 from pgrunbook.sql.deparse import literal
@@ -45,7 +46,7 @@ def attach(altered: Alteration, cmd: Any) -> None:
     if partition is None:
         return
     way = altered.way(Phase.AWAY)
-    way.add(f"ALTER TABLE {altered.sql} DETACH PARTITION {partition.sql}", "It is a separate table again.")
+    way.add(f"ALTER TABLE {altered.sql} DETACH PARTITION {partition.label}", "It is a separate table again.")
     for oid in altered.reader.family(partition):
         drop_new(altered.reader, way, altered.reader.relation_at(oid))
 
@@ -53,8 +54,8 @@ def attach(altered: Alteration, cmd: Any) -> None:
 def drop_new(reader: Reader, way: Way, table: Relation) -> None:
     """Add the step that drops indexes and constraints which the table does not have today."""
     names = [row["name"] for row in reader.rows("names_on", oid=table.oid)]
-    block = _DROP_NEW.replace("{table}", literal(table.sql)).replace("{names}", literal(names))
-    way.add(block, f"Indexes and constraints that ATTACH created on {table.sql} are dropped.")
+    block = _DROP_NEW.replace("{table}", literal(table.label)).replace("{names}", literal(names))
+    way.add(block, f"Indexes and constraints that ATTACH created on {table.label} are dropped.")
 
 
 def detach(altered: Alteration, cmd: Any) -> None:
@@ -64,7 +65,7 @@ def detach(altered: Alteration, cmd: Any) -> None:
     if partition is None or bound is None:
         return
     way = altered.way(Phase.BACK)
-    clause = f"ATTACH PARTITION {partition.sql} {bound}"
+    clause = f"ATTACH PARTITION {partition.label} {bound}"
     way.add(f"ALTER TABLE {altered.sql} {clause}", "It is a partition again.")
     if cmd.def_.concurrent:
         drop_new(altered.reader, way, partition)
@@ -75,7 +76,7 @@ def add_inherit(altered: Alteration, cmd: Any) -> None:
     """INHERIT: NO INHERIT."""
     parent = altered.reader.relation(cmd.def_)
     if parent is not None:
-        altered.add(Phase.AWAY, f"NO INHERIT {parent.sql}")
+        altered.add(Phase.AWAY, f"NO INHERIT {parent.label}")
 
 
 def drop_inherit(altered: Alteration, cmd: Any) -> None:
@@ -84,11 +85,11 @@ def drop_inherit(altered: Alteration, cmd: Any) -> None:
     if parent is None:
         return
     parents = altered.whole.parents
-    place = parents.index(parent.sql) if parent.sql in parents else len(parents)
+    place = parents.index(parent.label) if parent.label in parents else len(parents)
     after = parents[place + 1 :]
     way = altered.way(Phase.BACK)
     for name in after:
         way.add(f"{altered.alter} NO INHERIT {name}")
-    for name in [parent.sql, *after]:
+    for name in [parent.label, *after]:
         way.add(f"{altered.alter} INHERIT {name}", "It inherits again.")
     way.differs.append(own_beside_inherited("columns", altered.sql))

@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 from pgrunbook.database import routines_reader
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, Connection
 from pgrunbook.database.queries import SETTINGS, blocked_on_lock_timeout, load
+from pgrunbook.database.relations import Column, Relation, column, unique_key
 from pgrunbook.database.routines import RoutinePart
 from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.sql.deparse import literal
@@ -32,29 +33,6 @@ Question = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Relation:
-    """A relation; its texts are quoted as SQL needs them."""
-
-    oid: int
-    schema: str
-    name: str
-    sql: str
-    kind: str
-    persistence: str
-    owner: str
-    row_security: bool
-    forced: bool
-    has_children: bool
-    is_populated: bool
-
-    @property
-    def word(self) -> str:
-        """The word for it in ALTER and DROP."""
-        words = {"v": "VIEW", "m": "MATERIALIZED VIEW", "S": "SEQUENCE", "f": "FOREIGN TABLE", "c": "TYPE"}
-        return "INDEX" if self.kind in "iI" else words.get(self.kind, "TABLE")
-
-
-@dataclass(frozen=True)
 class RelationOptions:
     """The other properties of a relation that ALTER can change; see :class:`Relation`."""
 
@@ -68,40 +46,6 @@ class RelationOptions:
     of_type: str | None
     parents: list[str]
     foreign_options: list[str]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column; ``sql`` is its name as SQL needs it, ``table`` that of its relation."""
-
-    relation: int
-    table: str
-    kind: str
-    number: int
-    name: str
-    sql: str
-    type: str
-    type_oid: int
-    collation: str | None
-    not_null: bool
-    expression: str | None
-    generated: str
-    identity: str | None
-    storage: str
-    storage_is_default: bool
-    compression: str
-    statistics: int
-    options: list[str]
-    foreign_options: list[str]
-    inherited: bool
-    local: bool
-    last: bool
-    sequence: int | None
-
-    @property
-    def default(self) -> str | None:
-        """Its default, None when it has none or is generated."""
-        return None if self.generated else self.expression
 
 
 @dataclass(frozen=True)
@@ -158,7 +102,7 @@ class Reader:
 
     def __init__(self, conn: Connection, cursor: psycopg.Cursor[dict[str, Any]], session: dict[str, Any]) -> None:
         self.conn, self._cursor = conn, cursor
-        self._queries = load("inverse", self.version)
+        self._queries = {**load("relations"), **load("inverse", self.version)}
         self.path: list[str] = session["path"]
         self.home: str = session["home"] or "public"
         self.me: str = session["me"]
@@ -242,9 +186,18 @@ class Reader:
 
     def columns(self, oids: Iterable[int]) -> list[Column]:
         """Return the columns of relations, in order of relation and number."""
-        rows = self.rows("columns", oids=list(oids))
-        last = {row["relation"]: row["number"] for row in rows}
-        return [Column(**row, last=row["number"] == last[row["relation"]]) for row in rows]
+        order = list(oids)
+        query, parameters = columns_asked(order)
+        found = [column(row) for row in self.rows(query, **parameters)]
+        return sorted(found, key=lambda each: order.index(each.relation))
+
+    def keys(self, oids: Iterable[int], *, without: str = "") -> dict[int, tuple[str, ...]]:
+        """Return the columns that identify the rows of each table, () where none do; ``without`` is left out."""
+        found: dict[int, tuple[str, ...]] = dict.fromkeys(oids, ())
+        for key in map(unique_key, self.rows("keys", oids=list(found)) if found else []):
+            if not found[key.relation] and not key.is_deferrable and without not in key.columns:
+                found[key.relation] = key.columns
+        return found
 
     def things(self, addresses: Sequence[Address]) -> list[CatalogObject]:
         """Return these objects with their names, in the same order."""
@@ -315,6 +268,11 @@ class Reader:
         """Return the rows of several statements sent in one round trip; they must not have parameters."""
         self._cursor.execute(";\n".join(statements).encode())
         return [cursor.fetchall() for cursor in self._cursor.results()]
+
+
+def columns_asked(oids: Sequence[int]) -> Question:
+    """Return the query for the columns of relations."""
+    return "columns", {"oids": list(oids), "locks": True}
 
 
 def things(addresses: Sequence[Address]) -> list[Question]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+from pgrunbook.database.relations import Column, Relation
 from pgrunbook.inverse import columns, detach, grants
 from pgrunbook.inverse.dependents import DependentSet, dropped_with
-from pgrunbook.inverse.reader import CLASSES, Address, CatalogObject, Column, Question, Reader, Relation, things
+from pgrunbook.inverse.reader import CLASSES, Address, CatalogObject, Question, Reader, columns_asked, things
 from pgrunbook.inverse.way import NoInverseError, Way, own_beside_inherited
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import literal
+from pgrunbook.sql.tree import quoted
 
 PLAIN_ACCESS_METHOD, CHANGES_ACCESS_METHOD = "heap", 15
 _CLASS = CLASSES["pg_class"]
@@ -94,9 +96,9 @@ class _Recreation:
         kept = sorted(self.gone.kept)
         yield from self.reader.wholes(kept)
         if kept:
-            yield "keys", {"oids": kept, "without": ""}
+            yield "keys", {"oids": kept}
         if oids := self._with_columns():
-            yield "columns", {"oids": oids}
+            yield columns_asked(oids)
         for oid in self._sequences():
             yield "sequence", {"oid": oid}
         yield from grants.questions(self.granted)
@@ -129,8 +131,7 @@ class _Recreation:
     def _park_tables(self) -> None:
         oids = sorted(self.gone.kept)
         self.way.keeps += [
-            Keep("table", row["sql"], key=tuple(row["key"]))
-            for row in (self.reader.rows("keys", oids=oids, without="") if oids else [])
+            Keep("table", self.reader.relation_at(oid).label, key=key) for oid, key in self.reader.keys(oids).items()
         ]
         if oids and any(self.gone.catalogs[a] in ("pg_namespace", "pg_type") for a in self.leaders):
             reason = "it drops tables too; drop these by name before, so that they can be captured"
@@ -139,22 +140,22 @@ class _Recreation:
             relation = self.reader.relation_at(oid)
             whole = self.reader.whole(relation)
             if whole.of_type:
-                self.way.detaches.append(f"ALTER TABLE {relation.sql} NOT OF")
-                self.way.add(f"ALTER TABLE {relation.sql} OF {whole.of_type}", "The table is one of its type again.")
+                self.way.detaches.append(f"ALTER TABLE {relation.label} NOT OF")
+                self.way.add(f"ALTER TABLE {relation.label} OF {whole.of_type}", "The table is one of its type again.")
             if whole.access_method not in (None, PLAIN_ACCESS_METHOD) and self.reader.version >= CHANGES_ACCESS_METHOD:
                 clause = f"SET ACCESS METHOD {whole.access_method}"
-                self.way.add(f"ALTER TABLE {relation.sql} {clause}", "Its rows are stored as before.")
+                self.way.add(f"ALTER TABLE {relation.label} {clause}", "Its rows are stored as before.")
             for parent in whole.parents:
-                if parent in {self.reader.relation_at(other).sql for other in oids}:
+                if parent in {self.reader.relation_at(other).label for other in oids}:
                     continue
-                self.way.detaches.append(detach.link(relation.sql, parent, is_partition=bool(whole.bound)))
+                self.way.detaches.append(detach.link(relation.label, parent, is_partition=bool(whole.bound)))
                 if whole.bound:
-                    clause = f"ATTACH PARTITION {relation.sql} {whole.bound}"
+                    clause = f"ATTACH PARTITION {relation.label} {whole.bound}"
                     self.way.add(f"ALTER TABLE {parent} {clause}", "The table is a partition again.")
                     set_triggers(self.reader, self.way, relation)
                 else:
-                    self.way.add(f"ALTER TABLE {relation.sql} INHERIT {parent}", "The table inherits again.")
-                    self.way.differs.append(own_beside_inherited("columns", relation.sql))
+                    self.way.add(f"ALTER TABLE {relation.label} INHERIT {parent}", "The table inherits again.")
+                    self.way.differs.append(own_beside_inherited("columns", relation.label))
 
     def _travels(self, address: Address, catalog: str) -> bool:
         """Tell whether an object moves with its parked table."""
@@ -188,11 +189,11 @@ class _Recreation:
         if column.kind == "c":
             reason = f"attribute {column.sql} of type {column.table} is dropped with it"
             raise NoInverseError(f"cannot be undone, because {reason}.")
-        if column.inherited and any(c.name == column.name and not c.inherited for c in self.columns.values()):
+        if column.is_inherited and any(c.name == column.name and not c.is_inherited for c in self.columns.values()):
             self._inherited(column)
             return
         columns.add(self.reader, self.way, column)
-        if not column.last:
+        if not column.is_last:
             found = [thing for thing in self.things.values() if thing.type == "statistics object"]
             self.way.differs += [
                 Declared("column order", thing.identity, f"column order of statistics {thing.identity}")
@@ -201,14 +202,14 @@ class _Recreation:
 
     def _inherited(self, column: Column) -> None:
         """An inherited column is added with its parent's; bring back only what differs."""
-        parent = next(c for c in self.columns.values() if c.name == column.name and not c.inherited)
+        parent = next(c for c in self.columns.values() if c.name == column.name and not c.is_inherited)
         if column.default != parent.default:
             self.way.add(columns.default(column), "Its own default is set again.")
         for statement in columns.own_properties(column):
             self.way.add(statement, "Its properties are set again.")
         if column.not_null and not parent.not_null and self.reader.version < columns.NOT_NULL_IS_A_CONSTRAINT:
             self.way.add(f"ALTER TABLE ONLY {column.table} ALTER COLUMN {column.sql} SET NOT NULL")
-        if not column.last:
+        if not column.is_last:
             self.way.differs.append(columns.moved_to_the_end(column))
 
     def _make(self, address: Address, catalog: str) -> None:
@@ -255,7 +256,7 @@ class _Recreation:
                 self.way.add(f"ALTER SEQUENCE {row['sql']} OWNED BY {row['owned_by']}", "Its column owns it again.")
         for oid in sorted(self.gone.kept):
             relation = self.reader.relation_at(oid)
-            self.way.add(f"ALTER TABLE {relation.sql} OWNER TO {relation.owner}", "Its owner is set again.")
+            self.way.add(f"ALTER TABLE {relation.label} OWNER TO {quoted(relation.owner)}", "Its owner is set again.")
         grants.restore(self.reader, self.way, self.granted)
         for statement in comments_of(self.reader, self.said):
             self.way.add(statement, "Its comment or label is set again.")
@@ -344,4 +345,4 @@ def set_triggers(reader: Reader, way: Way, partition: Relation) -> None:
     words = {"D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
     for row in reader.rows("triggers", oids=[partition.oid]):
         if not row["internal"] and row["enabled"] in words:
-            way.add(f"ALTER TABLE {partition.sql} {words[row['enabled']]} TRIGGER {row['sql']}")
+            way.add(f"ALTER TABLE {partition.label} {words[row['enabled']]} TRIGGER {row['sql']}")

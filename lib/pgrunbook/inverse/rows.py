@@ -7,8 +7,9 @@ from typing import Any
 
 from pglast import ast
 
+from pgrunbook.database.relations import Relation
 from pgrunbook.inverse import columns
-from pgrunbook.inverse.reader import Reader, Relation
+from pgrunbook.inverse.reader import Reader
 from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Keep
@@ -33,8 +34,7 @@ def capture(reader: Reader, way: Way, nodes: Sequence[Any]) -> None:
                 if row["triggers"]:
                     why = f"what triggers of {row['sql']} wrote to other tables stays: {', '.join(row['triggers'])}"
                     way.differs.append(Declared("elsewhere", row["sql"], why))
-    for row in reader.rows("keys", oids=list(seen), without="") if seen else []:
-        way.keeps.append(Keep("rows", row["sql"], key=tuple(row["key"])))
+    way.keeps += [Keep("rows", seen[oid], key=key) for oid, key in reader.keys(seen).items()]
     way.of_rows = bool(seen)
     if any(isinstance(node, ast.TruncateStmt) and node.restart_seqs for node in nodes):
         _sequences(reader, way, list(seen))
@@ -53,7 +53,7 @@ def _written(reader: Reader, node: Any) -> Iterator[tuple[Relation, str]]:
         if relation is None:
             continue
         if relation.kind == "v":
-            reason = f"cannot be computed: {relation.sql} is a view, and the statement does not name its tables."
+            reason = f"cannot be computed: {relation.label} is a view, and the statement does not name its tables."
             raise NoInverseError(reason)
         yield relation, how
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.queries import load
-from pgrunbook.database.relations import Facts
 
 
 def column_sums(conn: Connection, tables: Iterable[TableName]) -> dict[TableName, dict[str, TableSum]]:

@@ -15,8 +15,9 @@ from pglast import ast, enums
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection, at_once
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.queries import load
-from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.database.relations import Relation, columns_of
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.deparse import parsed
@@ -321,16 +322,18 @@ class _Judge:
 
     def _defaults(self, table: Relation, *, numbers: bool = False) -> set[str]:
         """Return the columns with a volatile default; with ``numbers`` identity columns, too."""
-        numbers, rows = numbers or self.all_numbers, self.facts.rows("defaults", oid=table.oid)
-        found = {str(row["name"]) for row in rows if self._is_volatile(_value(row["value"]), set(), numbers=numbers)}
-        query = "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attidentity <> ''"
-        identity = self.facts.conn.execute(query, [table.oid]).fetchall() if numbers else []
-        return found | {str(name) for (name,) in identity}
+        numbers, found = numbers or self.all_numbers, columns_of(self.facts.conn, [table.oid])[table.oid].values()
+        return {
+            each.name
+            for each in found
+            if (each.expression and self._is_volatile(_value(each.expression), set(), numbers=numbers))
+            or (numbers and each.identity)
+        }
 
     def _generated(self, table: Relation, volatile: set[str]) -> set[str]:
         """Return the columns that are generated from volatile ones."""
-        rows = self.facts.rows("defaults", oid=table.oid)
-        return {str(row["name"]) for row in rows if volatile.intersection(column_names(_value(row["value"])))}
+        found = columns_of(self.facts.conn, [table.oid])[table.oid].values()
+        return {each.name for each in found if each.expression and volatile & {*column_names(_value(each.expression))}}
 
     def _tainted(self, node: Any) -> set[str]:
         """Return the columns that are known to be volatile, of the tables that a statement names."""

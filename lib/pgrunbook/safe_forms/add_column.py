@@ -28,13 +28,9 @@ from pgrunbook.sql.deparse import (
     parsed,
     printed,
 )
+from pgrunbook.sql.serial import SERIAL
 
 K = enums.ConstrType
-SERIAL = {
-    **dict.fromkeys(("serial", "serial4"), "integer"),
-    **dict.fromkeys(("bigserial", "serial8"), "bigint"),
-    **dict.fromkeys(("smallserial", "serial2"), "smallint"),
-}
 _ON_THE_TABLE = (K.CONSTR_CHECK, K.CONSTR_UNIQUE, K.CONSTR_PRIMARY, K.CONSTR_FOREIGN)
 _ATTRIBUTES = {
     K.CONSTR_ATTR_DEFERRABLE: {"deferrable": True},
@@ -43,7 +39,7 @@ _ATTRIBUTES = {
 
 
 @dataclass
-class Column:
+class ColumnDefinition:
     """A column definition in parts: those that stay with the column, and those that become the table's."""
 
     cmd: Any
@@ -66,9 +62,9 @@ class Column:
         return SERIAL.get(names[-1].sval, "") if len(names) == 1 else ""
 
 
-def taken_apart(cmd: Any) -> Column:
+def taken_apart(cmd: Any) -> ColumnDefinition:
     """Return a column definition in parts."""
-    column = Column(cmd)
+    column = ColumnDefinition(cmd)
     for constraint in cmd.def_.constraints or ():
         kind = constraint.contype
         if kind in _ATTRIBUTES and column.of_table:
@@ -88,14 +84,14 @@ def taken_apart(cmd: Any) -> Column:
     return column
 
 
-def differs_by_row(case: Case, column: Column) -> bool:
+def differs_by_row(case: Case, column: ColumnDefinition) -> bool:
     """Tell whether each row gets a value of its own, so that plain ADD COLUMN rewrites the table."""
     if column.serial or column.identity is not None:
         return True
     return column.default is not None and case.facts.volatile(column.default)
 
 
-def reads_rows(case: Case, column: Column) -> bool:
+def reads_rows(case: Case, column: ColumnDefinition) -> bool:
     """Tell whether adding the column reads or rewrites the whole table."""
     if differs_by_row(case, column):
         return True
@@ -103,14 +99,14 @@ def reads_rows(case: Case, column: Column) -> bool:
     return any(part.contype != K.CONSTR_FOREIGN or column.default is not None for part in column.of_table)
 
 
-def add(column: Column) -> str:
+def add(column: ColumnDefinition) -> str:
     """Return ADD COLUMN without the constraints that the table gets afterwards."""
     gone = [part for part in column.cmd.def_.constraints or () if part.contype in (*_ON_THE_TABLE, *_ATTRIBUTES)]
     kept = tuple(part for part in column.cmd.def_.constraints or () if part not in gone)
     return command(changed(column.cmd, def_=changed(column.cmd.def_, constraints=kept or None)))
 
 
-def fill(case: Case, table: Relation, column: Column, naming: Naming) -> Piece:
+def fill(case: Case, table: Relation, column: ColumnDefinition, naming: Naming) -> Piece:
     """Split a column with a volatile default: add it without, set the default for new rows, fill it in batches."""
     bare = changed(column.cmd.def_, constraints=tuple(column.kept) or None)
     if column.serial:
@@ -139,7 +135,7 @@ def fill(case: Case, table: Relation, column: Column, naming: Naming) -> Piece:
     return piece
 
 
-def _backfill(case: Case, table: Relation, column: Column, piece: Piece) -> list[SafeStep]:
+def _backfill(case: Case, table: Relation, column: ColumnDefinition, piece: Piece) -> list[SafeStep]:
     quoted = name(column.name)
     triggers = [row["name"] for row in case.facts.rows("triggers", oid=table.oid) if row["on_update"]]
     silenced = bool(triggers) and case.facts.rows("may_silence_triggers")[0]["may"]
@@ -153,7 +149,7 @@ def _backfill(case: Case, table: Relation, column: Column, piece: Piece) -> list
     return list(loop.steps(statement.format(""), says))
 
 
-def _default(table: Relation, column: Column, naming: Naming) -> tuple[str, list[str], list[SafeStep]]:
+def _default(table: Relation, column: ColumnDefinition, naming: Naming) -> tuple[str, list[str], list[SafeStep]]:
     """Return the default, the statements that create its sequence, and the steps that give it its final form."""
     if column.identity is not None:
         return _identity(table, column)
@@ -165,7 +161,7 @@ def _default(table: Relation, column: Column, naming: Naming) -> tuple[str, list
     return f"pg_catalog.nextval({literal(sequence)}::pg_catalog.regclass)", [made], []
 
 
-def _identity(table: Relation, column: Column) -> tuple[str, list[str], list[SafeStep]]:
+def _identity(table: Relation, column: ColumnDefinition) -> tuple[str, list[str], list[SafeStep]]:
     """Return the same for an identity column: until it is NOT NULL, our own sequence numbers the rows."""
     ours = name(table.schema, helper(table.schema, table.name, column.name, "identity"))
     owner, quoted = f"{table.sql}.{name(column.name)}", name(column.name)

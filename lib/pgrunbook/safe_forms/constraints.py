@@ -163,8 +163,7 @@ def adopt_key(case: Case, table: Relation, constraint: Any, naming: Naming) -> P
 
 def index_columns(case: Case, table: Relation, index: str) -> list[str]:
     """Return the key columns of a table's index, [] where it has none of that name."""
-    found = [row for row in case.facts.rows("indexes_of", oid=table.oid) if row["name"] == index]
-    return [part.name for row in found for part in parsed(row["definition"]).indexParams if part.name]
+    return [key for each in case.facts.indexes(table.oid) if each.name == index for key in each.keys if key]
 
 
 def validate(table: Relation, cmd: Any) -> Piece:

@@ -13,7 +13,7 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.routines import RoutinePart, Routines
 from pgrunbook.plan.step import Expansion, Gate, SafeStep
 from pgrunbook.safe_forms import code, gates, outside, row_security, transaction_bond, zoned_type

@@ -121,7 +121,7 @@ def _alter_command(case: Case, table: Relation, cmd: Any) -> Gate | None:
         return _rewrite("rewrite", _REWRITES[cmd.subtype])
     if cmd.subtype == A.AT_DropColumn:
         column = case.facts.columns(table).get(cmd.name)
-        return _loses(f"{table.name}.{cmd.name}", is_computed=column.is_generated) if column else None
+        return _loses(f"{table.name}.{cmd.name}", is_computed=bool(column.generated)) if column else None
     if cmd.subtype == A.AT_AddConstraint and cmd.def_.contype == K.CONSTR_EXCLUSION:
         return _no_index_beside("exclusion-constraint", "The index of an exclusion constraint")
     if cmd.subtype == A.AT_AddConstraint and cmd.def_.without_overlaps:
@@ -142,8 +142,8 @@ def _column(case: Case, table: Relation, cmd: Any) -> Gate | None:
             "or, from PostgreSQL 18 on, make it VIRTUAL.",
         )
     type_ = _type_name(cmd.def_.typeName)
-    domain = case.facts.rows("constrained_domain", type=case.facts.type_oid(type_)) if not column.serial else []
-    if domain and domain[0]["is_constrained"]:
+    fact = case.facts.type(type_) if not column.serial else None
+    if fact is not None and fact.kind == "d" and fact.checked:
         return Gate(
             id="constrained-domain",
             says=f"adding a column of domain {type_}, which has constraints, rewrites the table under the lock",

@@ -7,7 +7,8 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.database.relations import Facts, Index, Partition, Relation
+from pgrunbook.database.facts import Facts
+from pgrunbook.database.relations import Index, Partition, Relation
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import probes
@@ -183,7 +184,7 @@ class Reindex:
         table, indexes = _reindexed(case)
         if table is None or table.schema in ("pg_catalog", "pg_toast"):
             return False
-        return not any(index["is_exclusion"] for index in indexes)
+        return not any(index.is_exclusion for index in indexes)
 
     def __init__(self, case: Case) -> None:
         self.node = case.node
@@ -198,9 +199,9 @@ class Reindex:
         steps = [self._step(printed(node), f"Rebuild the indexes of {self.table.sql} beside the old ones.")]
         if self.node.kind == _REINDEX_TABLE:
             for index in self.indexes:
-                if not index["is_valid"]:
-                    full = name(index["schema"], index["name"])
-                    steps.append(self._step(f"REINDEX INDEX CONCURRENTLY {full}", f"Make {index['name']} valid."))
+                if not index.valid:
+                    full = name(index.schema, index.name)
+                    steps.append(self._step(f"REINDEX INDEX CONCURRENTLY {full}", f"Make {index.name} valid."))
         return tuple(steps)
 
     def cleanup(self) -> tuple[str, ...]:
@@ -246,9 +247,9 @@ def _there_already(facts: Facts, table: Relation, node: Any) -> dict[int, str]:
     """Return matching indexes that partitions have already, by table: PostgreSQL attaches such an index too."""
     wanted, found = _likeness(node), {}
     for partition in facts.partitions(table):
-        for row in facts.rows("indexes_of", oid=partition.oid):
-            if row["is_valid"] and not row["is_partition"] and wanted == _likeness(parsed(row["definition"])):
-                found[partition.oid] = str(row["name"])
+        for index in facts.indexes(partition.oid):
+            if index.valid and not index.is_partition and wanted == _likeness(parsed(index.definition)):
+                found[partition.oid] = index.name
                 break
     return found
 
@@ -259,7 +260,7 @@ def _likeness(node: Any) -> Any:
 
 
 def _is_leftover(index: Index, table: Relation) -> bool:
-    return not index.is_valid and (index.table_schema, index.table_name) == (table.schema, table.name)
+    return not index.valid and index.relation == table.oid
 
 
 def _named_indexes(case: Case) -> list[Index]:
@@ -268,16 +269,12 @@ def _named_indexes(case: Case) -> list[Index]:
     return [] if missing and not case.node.missing_ok else [index for index in found if index is not None]
 
 
-def _reindexed(case: Case) -> tuple[Relation | None, list[dict[str, Any]]]:
+def _reindexed(case: Case) -> tuple[Relation | None, list[Index]]:
     """Return the table whose indexes are rebuilt, and those indexes."""
     relation = case.node.relation
     if case.node.kind == _REINDEX_TABLE:
         table = case.facts.relation(relation)
-        return (table, case.facts.rows("indexes_of", oid=table.oid)) if table else (None, [])
+        return (table, case.facts.indexes(table.oid)) if table else (None, [])
     parts = [relation.schemaname, relation.relname] if relation.schemaname else [relation.relname]
     index = case.facts.index(parts)
-    if index is None:
-        return None, []
-    over = ast.RangeVar(schemaname=index.table_schema, relname=index.table_name)
-    found = [{"schema": index.schema, "name": index.name, "is_valid": index.is_valid}]
-    return case.facts.relation(over), [{**row, "is_exclusion": index.is_exclusion} for row in found]
+    return (None, []) if index is None else (case.facts.relation_of(index.relation), [index])

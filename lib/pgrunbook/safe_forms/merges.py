@@ -73,7 +73,7 @@ def _names_key(case: Case, where: Any) -> bool:
         return False
     named = set(_compared(where))
     tables = _tables(case, table)
-    keys = [set(key["columns"]) for each in tables[:1] for key in case.facts.rows("keys", oid=each.oid)]
+    keys = [set(key.columns) for each in tables[:1] for key in case.facts.keys(each.oid)]
     return len(tables) == 1 and any(key <= named for key in keys)
 
 

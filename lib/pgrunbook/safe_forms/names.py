@@ -7,7 +7,7 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.routines import DML
 from pgrunbook.plan.step import Gate
 from pgrunbook.sql.deparse import name

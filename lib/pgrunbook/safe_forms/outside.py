@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.plan.step import OUTSIDE, Gate
 from pgrunbook.sql.outside import reach
 from pgrunbook.sql.routines import bodies

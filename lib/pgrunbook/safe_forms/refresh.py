@@ -46,4 +46,4 @@ class Refresh:
 
 def can_be_concurrent(case: Case, oid: int) -> bool:
     """Tell whether a materialized view has a unique index that CONCURRENTLY can use."""
-    return any(row["is_plain_unique"] and row["is_valid"] for row in case.facts.rows("indexes_of", oid=oid))
+    return any(index.plain and index.unique and index.valid for index in case.facts.indexes(oid))

@@ -14,7 +14,7 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.database import visible_rows
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.visible_rows import VisibleRows
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import Expansion, Gate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pgrunbook.database.relations import LoopKey, Relation
+from pgrunbook.database.relations import Relation, UniqueKey
 from pgrunbook.database.row_tracker import RowTracker, tracker_name
 from pgrunbook.plan.step import Batches, SafeStep
 from pgrunbook.safe_forms.form import Case
@@ -15,7 +15,7 @@ class TrackedLoop:
     """The loop of one statement over one table."""
 
     table: Relation
-    key: LoopKey
+    key: UniqueKey
     batches: Batches
     tracker: RowTracker
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.sql.settings import ANY, Setting, is_call, settings
 from pgrunbook.sql.tree import walk
 

@@ -127,7 +127,7 @@ def _reasons_in_expressions(case: Case, table: Relation) -> Iterable[str]:
 def _reasons_in_table(case: Case, table: Relation) -> Iterable[str]:
     node, facts = case.node, case.facts
     is_update = isinstance(node, ast.UpdateStmt)
-    if table.has_children and node.relation.inh:
+    if table.inherits_down and node.relation.inh:
         yield "the table has child tables, and no key orders the rows of all of them"
     if table.has_rules:
         yield "the table has rules"
@@ -168,7 +168,7 @@ def _names_single_rows(case: Case, table: Relation) -> bool:
         return words[-1] in columns and (len(words) == 1 or words[-2] == _alias(case.node))
 
     given = set(_given_columns(case.node.whereClause, varies))
-    return any(set(key["columns"]) <= given for key in case.facts.rows("keys", oid=table.oid))
+    return any(set(key.columns) <= given for key in case.facts.keys(table.oid))
 
 
 def _given_columns(where: Any, varies: Callable[[Any], bool]) -> Iterable[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.effects import time_zone
 from pgrunbook.effects.zone_use import Columns, uses
 from pgrunbook.plan.step import Gate
@@ -28,13 +28,13 @@ class FactsTypes:
 
     def columns(self, name: ast.RangeVar) -> Columns:
         """Return the types of a relation's columns."""
-        oid = self.facts.relation_oid([part for part in (name.schemaname, name.relname) if part])
-        return {row["name"]: row["base"] for row in self.facts.rows("column_bases", oid=oid)}
+        relation = self.facts.relation(name)
+        return {each.name: each.base for each in self.facts.columns(relation).values()} if relation else {}
 
     def base(self, name: ast.TypeName) -> str:
         """Return the type that a name means."""
-        found = self.facts.rows("type_base", oid=self.facts.type_oid(text(name)))
-        return str(found[0]["base"]) if found else str(name.names[-1].sval)
+        fact = self.facts.type(text(name))
+        return fact.base if fact else str(name.names[-1].sval)
 
 
 def find(case: Case) -> Gate | None:

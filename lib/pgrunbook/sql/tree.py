@@ -17,7 +17,7 @@ from pgrunbook.sql.values_lists import shortened
 CASCADE = 1
 
 
-_PLAIN_NAME = re.compile("[a-z_][a-z0-9_$]*")
+_PLAIN_NAME = re.compile("[a-z_][a-z0-9_]*")
 _NOT_BARE = keywords.RESERVED_KEYWORDS | keywords.TYPE_FUNC_NAME_KEYWORDS | keywords.COL_NAME_KEYWORDS
 
 

@@ -23,14 +23,15 @@ from dataclasses import dataclass, replace
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.database.facts import Facts
+from pgrunbook.database.relations import Relation
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.tree import quoted, tree
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.followers import Followers, obstacle, trigger_name
 from pgrunbook.undo_data.row_notes import GONE, PART, function_name
-from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, keyed, keys_of, rows, table
+from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name, keyed, keys_of, rows, table
 
 VALUE, NEW = "pgrunbook_value", "pgrunbook_new"
 # The note that the value of a key has to be read again.
@@ -87,8 +88,8 @@ class ColumnCapture:
     """A column to capture, with its table as it is now, and its side table."""
 
     keep: Keep
-    table: Table
-    column: Column
+    table: CapturedTable
+    column: CapturedColumn
     changes_type: bool = False
 
     @property
@@ -97,7 +98,7 @@ class ColumnCapture:
         return sql.Identifier(SCHEMA, self.keep.kept_as)
 
     @property
-    def key(self) -> tuple[Column, ...]:
+    def key(self) -> tuple[CapturedColumn, ...]:
         """The columns of the key."""
         return self.table.named(self.table.key)
 
@@ -287,7 +288,7 @@ def column_capture(
         raise CannotCaptureError(f"{keep.table} is temporary")
     if found.is_filtered or (rows_conn is not None and _is_filtered(rows_conn, keep)):
         raise CannotCaptureError(f"row level security hides rows of {keep.table} from this session")
-    if relation is not None and relation.has_children and not found.is_partitioned:
+    if relation is not None and relation.inherits_down:
         raise CannotCaptureError(f"{keep.table} has child tables, and no unique key spans them")
     keys = [columns for columns in keys_of(conn, found.oid) if not {name, *without} & {*columns}]
     if not keys:
@@ -308,7 +309,7 @@ def hash_of_new(alias: str, name: str) -> sql.Composable:
     return sql.SQL("pg_catalog.sha256(pg_catalog.record_send(ROW({})))").format(sql.Identifier(alias, name))
 
 
-def is_large(conn: Connection, found: Table, rows_conn: Connection | None, batch_rows: int) -> bool:
+def is_large(conn: Connection, found: CapturedTable, rows_conn: Connection | None, batch_rows: int) -> bool:
     """Tell whether a table holds more rows than go into one batch."""
     relation: Relation | None = Facts(conn).named(found.name)
     return relation is None or Facts(conn, rows_conn).has_rows_beyond(relation, batch_rows)
@@ -325,7 +326,7 @@ def column_name(conn: Connection, keep: Keep) -> str:
     return place(conn, keep)[1]
 
 
-def place(conn: Connection, keep: Keep, *, must_be_there: bool = True) -> tuple[Table, str]:
+def place(conn: Connection, keep: Keep, *, must_be_there: bool = True) -> tuple[CapturedTable, str]:
     """Return the table of a captured column, as it is now, and the column's name as the catalog has it."""
     found = rows(conn, "column_named", table=keep.table, column=keep.column)
     if not found or (must_be_there and found[0]["name"] is None):

@@ -29,7 +29,8 @@ from pglast import ast, enums
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.database.facts import Facts
+from pgrunbook.database.relations import Relation
 from pgrunbook.errors import Refused
 from pgrunbook.plan.step import RANGE, Batches
 from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
@@ -39,7 +40,7 @@ from pgrunbook.undo_data.cascades import CannotCaptureError, reaches
 from pgrunbook.undo_data.followers import obstacle
 from pgrunbook.undo_data.registry import BATCH, Side, StepKey, add_side_tables, name_of
 from pgrunbook.undo_data.row_notes import label_of, labelled, returned
-from pgrunbook.undo_data.tables import Column, Table, foreign_keys, row, table
+from pgrunbook.undo_data.tables import CapturedColumn, CapturedTable, foreign_keys, row, table
 
 CHANGING = (ast.UpdateStmt, ast.DeleteStmt, ast.InsertStmt)
 ANYWHERE = StepKey("", "", "up", 0)
@@ -136,7 +137,7 @@ def rewrite(conn: Connection, statement: str, place: StepKey) -> CaptureRewrite:
     return CaptureRewrite(_before_and_after(node, side), (side,))
 
 
-def _target(conn: Connection, node: Any) -> Table:
+def _target(conn: Connection, node: Any) -> CapturedTable:
     """Return the table that a statement changes. Raises CannotCaptureError when its rows cannot be captured."""
     if isinstance(node, ast.TruncateStmt):
         raise RowsNotShownError("TRUNCATE would keep the table locked while all rows are copied; write DELETE instead")
@@ -167,7 +168,7 @@ def _not_because(node: Any, relation: Relation | None) -> str:
         return f"{relation.sql} is temporary"
     if relation.has_rules:
         return f"{relation.sql} has rules"
-    if relation.has_children and node.relation.inh and not isinstance(node, ast.InsertStmt):
+    if relation.inherits_down and node.relation.inh and not isinstance(node, ast.InsertStmt):
         return f"{relation.sql} has child tables, and no unique key spans them"
     return ""
 
@@ -185,7 +186,7 @@ def _shows_no_rows(node: Any) -> str:
     return ""
 
 
-def _assigned(conn: Connection, node: Any, target: Table) -> tuple[Column, ...]:
+def _assigned(conn: Connection, node: Any, target: CapturedTable) -> tuple[CapturedColumn, ...]:
     """Return the columns that an UPDATE may change: those it names, or all when a BEFORE trigger may change more."""
     names = {part.name for part in node.targetList}
     for name in sorted(names & set(target.columns)):
@@ -318,7 +319,13 @@ def _part(place: StepKey, whole: Side, reach: Any, via: str) -> Side:
 
 
 def _side(
-    place: StepKey, kind: Any, target: Table, columns: tuple[Column, ...], *, is_shared: bool = False, via: str = ""
+    place: StepKey,
+    kind: Any,
+    target: CapturedTable,
+    columns: tuple[CapturedColumn, ...],
+    *,
+    is_shared: bool = False,
+    via: str = "",
 ) -> Side:
     side = Side(name_of(place, kind, target.name, via), kind, target, columns, is_shared=is_shared)
     for name in side.own_names & {column.name for column in side.captured}:
@@ -334,7 +341,7 @@ def _ctes(node: Any) -> str:
     return printed(alone).removesuffix(" SELECT 1") + ", "
 
 
-def _qualified(node: Any, target: Table) -> Any:
+def _qualified(node: Any, target: CapturedTable) -> Any:
     relation = changed(node.relation, schemaname=target.name.schema, relname=target.name.name)
     return changed(node, relation=relation, withClause=None)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pglast import ast
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.database.facts import Facts
+from pgrunbook.database.relations import Relation
 from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql.classify import Policy
@@ -20,7 +21,7 @@ from pgrunbook.undo_data.capture_tables import locking
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import Site
 from pgrunbook.undo_data.parked_tables import park
-from pgrunbook.undo_data.tables import Table, table
+from pgrunbook.undo_data.tables import CapturedTable, table
 
 _ROWS = (*CHANGING, ast.TruncateStmt, ast.MergeStmt, ast.CopyStmt)
 
@@ -115,7 +116,7 @@ def _capturing_rows(
 
 def _whole(
     conn: Connection, step: SafeStep, statement: str, keeps: Sequence[Keep], is_beyond: Callable[[Relation, int], bool]
-) -> tuple[str, list[Table]]:
+) -> tuple[str, list[CapturedTable]]:
     """Return the SQL of a step, with the lock of its tables where only these can be captured, as a whole.
 
     And the tables of which rows are captured that stay.
@@ -134,7 +135,7 @@ def _whole(
     return step.sql, [side.table for side in sides if side.kind == "update"]
 
 
-def _names(tables: Iterable[Table]) -> tuple[str, ...]:
+def _names(tables: Iterable[CapturedTable]) -> tuple[str, ...]:
     return tuple(sorted({dotted_name(*one.name) for one in tables}))
 
 

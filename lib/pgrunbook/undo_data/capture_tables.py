@@ -19,7 +19,8 @@ from pglast.parser import split
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts, Relation
+from pgrunbook.database.facts import Facts
+from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import parsed, text
@@ -28,12 +29,11 @@ from pgrunbook.sql.tree import walk
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.followers import obstacle
 from pgrunbook.undo_data.registry import Side, StepKey, add_side_tables, name_of
-from pgrunbook.undo_data.tables import Table, foreign_keys, hash_of, key_name, row, rows, table
+from pgrunbook.undo_data.tables import CapturedTable, foreign_keys, hash_of, key_name, row, rows, table
 
 # Of these types equal values are the same: a key of another type may be written anew, as 1.0 and 1.00, and be equal.
 _EXACT = frozenset({
-    "bigint", "boolean", "bytea", "character varying", "date", "integer", "smallint", "text",
-    "timestamp with time zone", "timestamp without time zone", "uuid",
+    "int8", "bool", "bytea", "varchar", "date", "int4", "int2", "text", "timestamptz", "timestamp", "uuid",
 })  # fmt: skip
 # Others wait while so many rows are copied: about a second.
 MOST_ROWS = 50_000
@@ -99,7 +99,7 @@ def _obstacle(conn: Connection, relation: Relation, is_beyond: Callable[[Relatio
         return f"{relation.sql} is not a table"
     if relation.is_temporary:
         return f"{relation.sql} is temporary"
-    if relation.has_children and not relation.is_partitioned:
+    if relation.inherits_down:
         return f"{relation.sql} has child tables, and no unique key spans them"
     found = table(conn, relation.oid)
     if not found.key:
@@ -120,13 +120,13 @@ def _obstacle(conn: Connection, relation: Relation, is_beyond: Callable[[Relatio
 class _TableCapture:
     """A table, and its three side tables."""
 
-    def __init__(self, place: StepKey, captured: Table) -> None:
+    def __init__(self, place: StepKey, captured: CapturedTable) -> None:
         self.table = captured
         others = tuple(column for column in captured.plain if column.name not in captured.key)
         values = tuple(
             column
             for column in captured.plain
-            if not column.is_identity_always and not (column.name in captured.key and column.base_type in _EXACT)
+            if not column.is_identity_always and not (column.name in captured.key and column.is_one_of(*_EXACT))
         )
         self.deleted = Side(name_of(place, "delete", captured.name), "delete", captured, others)
         self.updated = Side(name_of(place, "update", captured.name), "update", captured, values)

@@ -11,7 +11,7 @@ from psycopg import sql
 from pgrunbook.database.connection import Connection
 from pgrunbook.undo_data.followers import obstacle
 from pgrunbook.undo_data.registry import BATCH, Side
-from pgrunbook.undo_data.tables import ForeignKey, Table, foreign_keys, key_name, row, table
+from pgrunbook.undo_data.tables import CapturedTable, ForeignKey, foreign_keys, key_name, row, table
 
 CASCADE, SET_NULL, SET_DEFAULT = "c", "n", "d"
 
@@ -25,8 +25,8 @@ class Reach:
     """A foreign key by which a DELETE reaches another table, parents first."""
 
     key: ForeignKey
-    parent: Table
-    child: Table
+    parent: CapturedTable
+    child: CapturedTable
     kind: Literal["delete", "update"]
 
     def capture(self, parent: Side, side: Side, gone: Side | None) -> sql.Composable:
@@ -56,13 +56,13 @@ class Reach:
         )
 
 
-def reaches(conn: Connection, origin: Table) -> list[Reach]:
+def reaches(conn: Connection, origin: CapturedTable) -> list[Reach]:
     """Return the foreign keys by which a DELETE reaches other tables, parents first; [] when it reaches none.
 
     Raises CannotCaptureError when what it does there cannot be captured.
     """
     found: list[Reach] = []
-    waiting: list[tuple[Table, tuple[int, ...]]] = [(origin, (origin.oid,))]
+    waiting: list[tuple[CapturedTable, tuple[int, ...]]] = [(origin, (origin.oid,))]
     while waiting:
         parent, path = waiting.pop(0)
         for reach in _from(conn, parent):
@@ -76,7 +76,7 @@ def reaches(conn: Connection, origin: Table) -> list[Reach]:
     return _parents_first(found)
 
 
-def _from(conn: Connection, parent: Table) -> Iterator[Reach]:
+def _from(conn: Connection, parent: CapturedTable) -> Iterator[Reach]:
     for key in foreign_keys(conn, parent.oid):
         if key.on_delete not in (CASCADE, SET_NULL, SET_DEFAULT):
             continue
@@ -87,7 +87,7 @@ def _from(conn: Connection, parent: Table) -> Iterator[Reach]:
         yield Reach(key, parent, child, "delete" if key.on_delete == CASCADE else "update")
 
 
-def _reason(key: ForeignKey, parent: Table, child: Table) -> str:
+def _reason(key: ForeignKey, parent: CapturedTable, child: CapturedTable) -> str:
     if key.on_delete == SET_DEFAULT:
         return f'where foreign key "{key.name}" uses SET DEFAULT'
     if not child.key:
@@ -115,14 +115,14 @@ def _parents_first(found: list[Reach]) -> list[Reach]:
     return ordered + [reach for reach in found if reach.kind == "update"]
 
 
-def _but(child: Table, gone: Side | None) -> sql.Composable:
+def _but(child: CapturedTable, gone: Side | None) -> sql.Composable:
     if gone is None:
         return sql.SQL("")
     found = sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS g WHERE {})")
     return found.format(gone.identifier, child.matches("c", "g"))
 
 
-def _value(parent: Table, name: str) -> sql.Composable:
+def _value(parent: CapturedTable, name: str) -> sql.Composable:
     """Return the value of a column of the parent, as it is in its side table."""
     stored = key_name(parent.key.index(name)) if name in parent.key else name
     return parent.columns[name].reverted(sql.Identifier("k", stored))

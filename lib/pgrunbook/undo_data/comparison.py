@@ -13,7 +13,7 @@ from pgrunbook.errors import Refused
 from pgrunbook.undo_data.registry import HASH, UndoEntry, refuse_purged
 from pgrunbook.undo_data.row_notes import GONE, are_at_work, is_there
 from pgrunbook.undo_data.rows_before import RowsBefore, rows_before
-from pgrunbook.undo_data.tables import Column, Table, foreign_keys, hash_of, key_name, row, rows, table
+from pgrunbook.undo_data.tables import CapturedColumn, CapturedTable, foreign_keys, hash_of, key_name, row, rows, table
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Comparison:
     later: Sequence[UndoEntry] = ()
 
     @property
-    def table(self) -> Table:
+    def table(self) -> CapturedTable:
         """The table of today."""
         return self.before.table
 
@@ -39,7 +39,7 @@ class Comparison:
         return self.before.source
 
     @cached_property
-    def columns(self) -> tuple[Column, ...]:
+    def columns(self) -> tuple[CapturedColumn, ...]:
         """The columns that are compared."""
         return self.table.named(self.entry.columns)
 
@@ -107,7 +107,7 @@ class Comparison:
             self.source, sql.SQL(" AND ").join(pairs), self._hash("o"), self.hash_before,
         )  # fmt: skip
 
-    def reverted(self, column: Column) -> sql.Composable:
+    def reverted(self, column: CapturedColumn) -> sql.Composable:
         """Return the captured value of a column."""
         return column.reverted(sql.Identifier("k", column.name))
 

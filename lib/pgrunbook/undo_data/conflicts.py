@@ -15,7 +15,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.undo_data.comparison import Comparison, compare
 from pgrunbook.undo_data.registry import ROWS, STATES, UndoEntry, entries_of_migration, find
 from pgrunbook.undo_data.row_notes import is_row
-from pgrunbook.undo_data.tables import Column, as_text, key_name, written_name
+from pgrunbook.undo_data.tables import CapturedColumn, as_text, key_name, written_name
 
 SAMPLES = 20
 # The most rows that an error shows, and the longest of its lines.
@@ -191,7 +191,7 @@ def _is_not_in(entry: UndoEntry, other: UndoEntry) -> sql.Composable:
     return sql.SQL("NOT EXISTS (SELECT FROM {} AS g WHERE {})").format(other.side, sql.SQL(" AND ").join(pairs))
 
 
-def _shown_columns(both: Comparison, stored: Sequence[tuple[Column, str]]) -> sql.Composable:
+def _shown_columns(both: Comparison, stored: Sequence[tuple[CapturedColumn, str]]) -> sql.Composable:
     keys = [sql.Identifier("k", key_name(number)) for number in range(len(both.entry.key))]
     before = [] if both.entry.kind == "insert" else [sql.Identifier("k", column.name) for column in both.columns]
     wrote = [sql.Identifier("k", name) for _, name in stored]

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from pgrunbook.database.row_tracker import is_ours
 from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, LOST, PART, is_unwatched, next_name
-from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name
+from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name
 
 _BODY = """
 #variable_conflict use_variable
@@ -179,12 +179,12 @@ class FollowerBody:
     """What the function needs to know of the side table ``kept_as`` and of the table; see :class:`Followers`."""
 
     kept_as: str
-    table: Table
+    table: CapturedTable
     is_old_seen: bool
-    watched: Column | None
+    watched: CapturedColumn | None
 
     @property
-    def key(self) -> tuple[Column, ...]:
+    def key(self) -> tuple[CapturedColumn, ...]:
         """The columns of the key."""
         return self.table.named(self.table.key)
 

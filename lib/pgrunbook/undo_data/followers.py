@@ -37,7 +37,7 @@ from pgrunbook.database.row_tracker import FIRST, LAST, truncate_triggers
 from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.follower_body import FollowerBody, has_key
 from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, PART, function_name, next_name
-from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name
+from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name
 
 # The numbers of the key's columns stay when their names change: the side table has them as its comment.
 _NUMBERS = """
@@ -75,7 +75,7 @@ BEGIN
 END
 """
 # Types of the application may be a key only when their text is the same under all settings.
-_STEADY = {"bigint", "boolean", "bytea", "integer", "numeric", "smallint", "uuid"}
+_STEADY = ("int8", "bool", "bytea", "int4", "numeric", "int2", "uuid")
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Followers:
     """
 
     kept_as: str
-    table: Table
+    table: CapturedTable
     is_old_seen: bool = False
-    watched: Column | None = None
+    watched: CapturedColumn | None = None
 
     @property
     def side(self) -> sql.Identifier:
@@ -97,7 +97,7 @@ class Followers:
         return sql.Identifier(SCHEMA, self.kept_as)
 
     @property
-    def key(self) -> tuple[Column, ...]:
+    def key(self) -> tuple[CapturedColumn, ...]:
         """The columns of the key."""
         return self.table.named(self.table.key)
 
@@ -195,12 +195,12 @@ def trigger_name(kept_as: str, *, of_all: bool = False) -> str:
     return f"{FIRST}_{kept_as}{'_all' if of_all else ''}"
 
 
-def unsteady(table: Table) -> list[str]:
+def unsteady(table: CapturedTable) -> list[str]:
     """Return the columns of a key whose text depends on settings, so that nobody can follow it; [] for none."""
-    return [c.name for c in table.named(table.key) if c.is_of_application and not (c.is_word or c.base_type in _STEADY)]
+    return [c.name for c in table.named(table.key) if c.is_of_application and not (c.is_word or c.is_one_of(*_STEADY))]
 
 
-def obstacle(table: Table) -> str:
+def obstacle(table: CapturedTable) -> str:
     """Return why triggers cannot follow the rows of a table that is our own, after its name; "" when they can."""
     if not table.is_own:
         return ""

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.schema import KEPT_SCHEMA
 from pgrunbook.errors import Broken
 from pgrunbook.plan.step import Expansion, Keep, SafeStep

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.plan.step import RANGE, Batches, SafeStep
 from pgrunbook.sql.deparse import text
@@ -22,7 +22,7 @@ from pgrunbook.undo_data.registry import UndoEntry, find
 from pgrunbook.undo_data.revert_columns import filling, writes
 from pgrunbook.undo_data.row_notes import GONE, are_at_work
 from pgrunbook.undo_data.silence import fires, may_silence
-from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, as_text, keyed, rows, table
+from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, Row, as_text, keyed, rows, table
 
 # So many rows that a migration itself inserts are compared with captured ones.
 _MOST_SEEDS = 10_000
@@ -125,7 +125,9 @@ def _told(entry: UndoEntry) -> str:
     return dotted_name(*entry.table, *(entry.columns if entry.kind == "column" else ()))
 
 
-def _column(branch: Connection, conn: Connection, found: Table, entry: UndoEntry, batch_rows: int) -> Reapplication:
+def _column(
+    branch: Connection, conn: Connection, found: CapturedTable, entry: UndoEntry, batch_rows: int
+) -> Reapplication:
     (name,) = entry.columns
     column = found.columns.get(name)
     value = _columns(conn, entry)[VALUE]
@@ -153,7 +155,7 @@ def _column(branch: Connection, conn: Connection, found: Table, entry: UndoEntry
 
 
 def _around_numbers(
-    branch: Connection, found: Table, column: Column
+    branch: Connection, found: CapturedTable, column: CapturedColumn
 ) -> tuple[tuple[SafeStep, ...], tuple[SafeStep, ...]]:
     """Return the steps around the values of a numbered column: no statement may give an ALWAYS identity other ones."""
     (default,) = rows(branch, "default_of", oid=found.oid, column=column.name)
@@ -180,7 +182,9 @@ def _around_numbers(
     return (generated[0],), (advance, generated[1])
 
 
-def _rows(branch: Connection, conn: Connection, found: Table, entry: UndoEntry, batch_rows: int) -> Reapplication:
+def _rows(
+    branch: Connection, conn: Connection, found: CapturedTable, entry: UndoEntry, batch_rows: int
+) -> Reapplication:
     """The parked table is read in batches by its own key, if it has one; rows of its partitions are included."""
     relation = Facts(conn).named(entry.there)
     if relation is None:
@@ -219,7 +223,9 @@ def _rows(branch: Connection, conn: Connection, found: Table, entry: UndoEntry, 
     return _given(entry, (whole, _advance(conn, found)), [entry.kept_as, *parts], ", and ".join(because))
 
 
-def _beaten(branch: Connection, conn: Connection, found: Table, old: Table, shared: Sequence[Column]) -> int:
+def _beaten(
+    branch: Connection, conn: Connection, found: CapturedTable, old: CapturedTable, shared: Sequence[CapturedColumn]
+) -> int:
     """Return how many captured rows do not come back because the migration's own row has their key.
 
     Looked at are the first rows of the table on the branch, which holds what the migration inserts.
@@ -242,7 +248,7 @@ def _texts(names: Sequence[str]) -> sql.Composable:
     return sql.SQL("CAST(ARRAY[{}] AS pg_catalog.text)").format(sql.SQL(", ").join(values))
 
 
-def _loop(of: Table, statement: str, key: tuple[str, ...], says: str, batch_rows: int) -> SafeStep:
+def _loop(of: CapturedTable, statement: str, key: tuple[str, ...], says: str, batch_rows: int) -> SafeStep:
     loop = Batches(
         schema=of.name.schema, table=of.name.name, alias="t", statement=statement, key=key,
         key_types=tuple(each.type for each in of.named(key)), rows=batch_rows,
@@ -250,7 +256,7 @@ def _loop(of: Table, statement: str, key: tuple[str, ...], says: str, batch_rows
     return SafeStep(loop.statement, says, quick=False, batches=loop)
 
 
-def _advance(conn: Connection, found: Table) -> SafeStep:
+def _advance(conn: Connection, found: CapturedTable) -> SafeStep:
     (query,) = rows(conn, "advancing", table=found.name.identifier().as_string(None))
     return SafeStep(query["sql"], "Its sequences continue after these rows.", own_transaction=False)
 
@@ -263,7 +269,7 @@ def _given(entry: UndoEntry, steps: tuple[SafeStep, ...], names: Sequence[str], 
     return Reapplication(tuple(replace(step, gives_back=tuple(names)) if step is whole else step for step in steps))
 
 
-def _is_taken(conn: Connection, old: Column, new: Column) -> bool:
+def _is_taken(conn: Connection, old: CapturedColumn, new: CapturedColumn) -> bool:
     """Tell whether a column takes all values: of its own type, of one with an implicit cast, or what is text for it.
 
     Values of a type of the application are captured as text.
@@ -276,7 +282,7 @@ def _is_taken(conn: Connection, old: Column, new: Column) -> bool:
     return bool(found["is_there"])
 
 
-def _fits(pairs: Iterable[tuple[Column, Column]], row: Row) -> sql.Composable:
+def _fits(pairs: Iterable[tuple[CapturedColumn, CapturedColumn]], row: Row) -> sql.Composable:
     """Return the condition that columns take the captured values as they are, neither cut nor rounded."""
     found = [
         sql.SQL("({0} IS NULL OR {0} OPERATOR(pg_catalog.=) CAST(CAST({0} AS {1}) AS {2}))").format(
@@ -305,6 +311,6 @@ def _is_partition(conn: Connection, entry: UndoEntry) -> bool:
     return relation is not None and relation.is_partition
 
 
-def _columns(conn: Connection, entry: UndoEntry) -> dict[str, Column]:
+def _columns(conn: Connection, entry: UndoEntry) -> dict[str, CapturedColumn]:
     (found,) = rows(conn, "oid_of", schema=SCHEMA, name=entry.kept_as)
     return table(conn, found["oid"]).columns

@@ -21,7 +21,7 @@ from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.followers import Followers
 from pgrunbook.undo_data.parked_names import place
 from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, PART, function_name, next_name
-from pgrunbook.undo_data.tables import SCHEMA, Column, Row, Table, hash_of, key_name, rows, written_name
+from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, Row, hash_of, key_name, rows, written_name
 
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 30_000
@@ -97,8 +97,8 @@ class Side:
 
     kept_as: str
     kind: Kind
-    table: Table
-    columns: tuple[Column, ...]
+    table: CapturedTable
+    columns: tuple[CapturedColumn, ...]
     part_of: str = ""
     is_shared: bool = False
 
@@ -108,7 +108,7 @@ class Side:
         return sql.Identifier(SCHEMA, self.kept_as)
 
     @property
-    def captured(self) -> tuple[Column, ...]:
+    def captured(self) -> tuple[CapturedColumn, ...]:
         """The columns whose old values are captured."""
         return () if self.kind == "insert" else self.columns
 

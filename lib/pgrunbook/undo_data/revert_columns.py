@@ -16,7 +16,7 @@ from pglast import ast
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.row_tracker import RowTracker, tracker_name
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import parsed, text
@@ -33,7 +33,7 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.followers import Followers
 from pgrunbook.undo_data.row_notes import GONE, are_at_work, is_there
-from pgrunbook.undo_data.tables import SCHEMA, Column, Table, keyed, rows
+from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, keyed, rows
 
 _PART = sql.Identifier("t", "tableoid")
 _NOT_CONSTANT = (ast.ColumnRef, ast.FuncCall, ast.SQLValueFunction, ast.SubLink, ast.ParamRef)
@@ -64,8 +64,8 @@ def revert_column(
 
 
 def filling(
-    conn: Connection, undo_conn: Connection, found: Table, keep: Keep, column: Column, condition: sql.Composable, *,
-    says: str, batch_rows: int | None,
+    conn: Connection, undo_conn: Connection, found: CapturedTable, keep: Keep, column: CapturedColumn,
+    condition: sql.Composable, *, says: str, batch_rows: int | None,
 ) -> tuple[SafeStep, ...]:  # fmt: skip
     """Return the steps that write captured values back, in batches or in one statement where ``batch_rows`` is None.
 
@@ -110,7 +110,7 @@ def tracker_cleanup(steps: Sequence[SafeStep]) -> tuple[str, ...]:
     )
 
 
-def keyed_as_captured(conn: Connection, found: Table, keep: Keep) -> Table:
+def keyed_as_captured(conn: Connection, found: CapturedTable, keep: Keep) -> CapturedTable:
     """Return a table with the key by which a column was captured, in that order."""
     there = keyed(conn, found, keep.key)
     if there is None:
@@ -119,7 +119,7 @@ def keyed_as_captured(conn: Connection, found: Table, keep: Keep) -> Table:
 
 
 def _update(
-    found: Table, keep: Keep, column: Column, condition: sql.Composable, side_columns: Collection[str]
+    found: CapturedTable, keep: Keep, column: CapturedColumn, condition: sql.Composable, side_columns: Collection[str]
 ) -> str:  # fmt: skip
     """Return the UPDATE that writes captured values back, with a placeholder for the range.
 
@@ -203,7 +203,7 @@ def _side_columns(conn: Connection, keep: Keep) -> set[str]:
     return {one["name"] for one in rows(conn, "side_columns", kept_as=side)}
 
 
-def _untouched(conn: Connection, found: Table, column: Column) -> sql.Composable:
+def _untouched(conn: Connection, found: CapturedTable, column: CapturedColumn) -> sql.Composable:
     """The condition that a row still has the value with which the column was added, as far as that is known."""
     (found_default,) = rows(conn, "default_of", oid=found.oid, column=column.name)
     if found_default["default_value"] is None:

@@ -12,7 +12,7 @@ from psycopg import sql
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.row_tracker import is_ours
 from pgrunbook.sql.deparse import text
-from pgrunbook.undo_data.tables import SCHEMA, Table, key_name, keyed, rows
+from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, rows
 
 # Who took the row away (a transaction, or the label of a step of ours), NULL where it is there; who moved it last.
 # Which version of a row will be deleted where it leaves its partition; which one it is in.
@@ -129,7 +129,7 @@ def label_of(migration: str, step: int | None = None) -> str:
     return f"{migration}:{'inserted' if step is None else step}"
 
 
-def labelled(conn: Connection, table: Table, label: str) -> list[str]:
+def labelled(conn: Connection, table: CapturedTable, label: str) -> list[str]:
     """Return the statements that note which captured rows have gone with the rows that a step has just deleted."""
     return [
         text(
@@ -141,7 +141,7 @@ def labelled(conn: Connection, table: Table, label: str) -> list[str]:
     ]
 
 
-def returned(conn: Connection, table: Table, label: str) -> list[str]:
+def returned(conn: Connection, table: CapturedTable, label: str) -> list[str]:
     """Return the statements that give what has gone with a step's rows to those that it has just inserted again."""
     found = []
     for one in rows(conn, "followers", oid=table.oid):

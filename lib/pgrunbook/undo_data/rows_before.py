@@ -16,14 +16,14 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.undo_data.capture_columns import NEW, VALUE, hash_of_new
 from pgrunbook.undo_data.registry import UndoEntry
 from pgrunbook.undo_data.row_notes import GONE, PART, is_there, label_of
-from pgrunbook.undo_data.tables import SCHEMA, Column, Table, key_name, row, rows, table, table_named
+from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name, row, rows, table, table_named
 
 
 @dataclass(frozen=True)
 class RowsBefore:
     """A table, and its rows as they will be; its columns, too, are those of that time."""
 
-    table: Table
+    table: CapturedTable
     source: sql.Composable
     is_layered: bool = False
 
@@ -76,7 +76,7 @@ def rows_before(conn: Connection, name: TableName, key: Sequence[str], later: Se
     return before
 
 
-def _side(conn: Connection, entry: UndoEntry) -> Mapping[str, Column]:
+def _side(conn: Connection, entry: UndoEntry) -> Mapping[str, CapturedColumn]:
     (found,) = rows(conn, "oid_of", schema=SCHEMA, name=entry.kept_as)
     return table(conn, found["oid"]).columns
 
@@ -87,7 +87,7 @@ class _Layer:
 
     below: RowsBefore
     entry: UndoEntry
-    side: Mapping[str, Column]
+    side: Mapping[str, CapturedColumn]
 
     def result(self) -> RowsBefore:
         """Return the rows after it."""
@@ -132,14 +132,14 @@ class _Layer:
         follows = GONE in self.side
         return keyed_.matches(self.entry.kept_as, "g", self.side, follows=follows)
 
-    def _column(self, name: str, now: Column | None) -> Column:
+    def _column(self, name: str, now: CapturedColumn | None) -> CapturedColumn:
         """The column of that time: a type of the application was captured as text."""
         then = self.side[VALUE]
         if now is not None and now.is_of_application:
             return now
         return replace(then, name=name)
 
-    def _value(self, name: str, then: Column) -> sql.Composable:
+    def _value(self, name: str, then: CapturedColumn) -> sql.Composable:
         value = then.reverted(row("g")(VALUE))
         if NEW not in self.side:
             return value
@@ -147,7 +147,7 @@ class _Layer:
         # Whoever has changed the value since the change of type is in conflict: no value equals NULL.
         return sql.SQL("CASE WHEN {} THEN {} END").format(is_same, value)
 
-    def _deleted(self, columns: Mapping[str, Column]) -> sql.Composable:
+    def _deleted(self, columns: Mapping[str, CapturedColumn]) -> sql.Composable:
         numbers = {name: key_name(number) for number, name in enumerate(self.entry.key)}
         values = {}
         for name, column in columns.items():

@@ -7,47 +7,68 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg import sql
-from psycopg.rows import dict_row
 
+from pgrunbook.database import queries
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import load
+from pgrunbook.database.relations import Column, Relation, UniqueKey, columns_of, relation_of
+from pgrunbook.database.relations import keys_of as keys_by_table
 from pgrunbook.errors import Broken
+from pgrunbook.sql.tree import quoted
 
 # Returns a column of a row by its name.
 Row = Callable[[str], sql.Composable]
 
 SCHEMA = "pgrunbook"
+_CATALOG = "pg_catalog."
 # Of a new value that is a text, only the first characters are captured, to show them; old values are whole.
 SHOWN_CHARS = 100
 
 # How a value is hashed. Types not named here are hashed in binary form: their own hash function may take different
 # values for equal, or use 32 of 64 bits only (see ``database.checksums``), and the text of some depends on settings
 # (TimeZone, extra_float_digits).
-_AS_IT_IS = {"boolean", "bytea", "date", "integer", "smallint", "uuid"}
-_BY_CODE_POINT = {"character varying", "name", "text"}
-_BY_OUTPUT = {"json", "jsonb", "xml"}
+_AS_IT_IS = ("bool", "bytea", "date", "int4", "int2", "uuid")
+_BY_CODE_POINT = ("varchar", "name", "text")
+_BY_OUTPUT = ("json", "jsonb", "xml")
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column; ``base_type`` is the type below its domains, ``send`` the function that gives the binary form.
+class CapturedColumn(Column):
+    """A column, and how its values are captured, hashed and shown."""
 
-    With ``has_own_form`` that type is the application's: its binary form may hold OIDs, which change when the type is
-    dropped and created again.
-    """
+    @property
+    def is_of_application(self) -> bool:
+        """Whether its type is not one of PostgreSQL's own."""
+        return not self.type_name.startswith(_CATALOG)
 
-    name: str
-    type: str
-    is_of_application: bool
-    catalog_type: str
-    base_type: str
-    is_small: bool
-    is_word: bool
-    has_own_form: bool
-    send: str | None
-    is_generated: bool
-    is_identity_always: bool
+    @property
+    def catalog_type(self) -> str:
+        """The name of a type of PostgreSQL's own, whatever search_path is set."""
+        return _CATALOG + quoted(self.type_name.removeprefix(_CATALOG))
+
+    @property
+    def is_small(self) -> bool:
+        """Whether its values take 16 bytes at most, or are numbers."""
+        return 1 <= self.base_bytes <= 16 or self.is_one_of("numeric")
+
+    @property
+    def is_word(self) -> bool:
+        """Whether its values are texts."""
+        return self.base_kind == "e" or self.base_category == "S"
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether it is computed from other columns."""
+        return bool(self.generated)
+
+    @property
+    def is_identity_always(self) -> bool:
+        """Whether only OVERRIDING SYSTEM VALUE gives it another value than that of its sequence."""
+        return self.identity == "ALWAYS"
+
+    def is_one_of(self, *types: str) -> bool:
+        """Tell whether its type below domains is one of these of PostgreSQL's own, by their internal names."""
+        return self.base_name.removeprefix(_CATALOG) in types and self.base_name.startswith(_CATALOG)
 
     @property
     def side_type(self) -> sql.SQL:
@@ -68,11 +89,11 @@ class Column:
 
     def hashed(self, value: sql.Composable) -> sql.Composable:
         """Return the form in which a value goes into the hash of its row."""
-        if self.base_type in _AS_IT_IS:
+        if self.is_one_of(*_AS_IT_IS):
             return value
-        if self.base_type in _BY_CODE_POINT:
+        if self.is_one_of(*_BY_CODE_POINT):
             return sql.SQL('{} COLLATE "C"').format(value)
-        if self.has_own_form or self.base_type in _BY_OUTPUT or self.send is None:
+        if self.has_own_form or self.is_one_of(*_BY_OUTPUT) or self.send is None:
             return sql.SQL('{} COLLATE "C"').format(as_text(value))
         return sql.SQL("{}({})").format(sql.SQL(self.send), value)
 
@@ -95,13 +116,11 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class CapturedTable:
     """A table with what decides how its rows are captured; ``key`` is () when it has no unique key."""
 
-    oid: int
-    name: TableName
-    is_partitioned: bool
-    columns: dict[str, Column]
+    relation: Relation
+    columns: dict[str, CapturedColumn]
     key: tuple[str, ...]
     operators: tuple[str, ...]
     is_key_deferrable: bool
@@ -109,15 +128,34 @@ class Table:
     references_itself: bool
     has_deferrable_key: bool
     is_filtered: bool
-    is_own: bool
     rows_estimate: float
+
+    @property
+    def oid(self) -> int:
+        """The table's OID."""
+        return self.relation.oid
+
+    @property
+    def name(self) -> TableName:
+        """The table's name."""
+        return TableName(self.relation.schema, self.relation.name)
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether it is a partitioned table."""
+        return self.relation.is_partitioned
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the session's role may do what only the table's owner may."""
+        return self.relation.is_own
 
     @property
     def source(self) -> sql.Composable:
         """The name for FROM: a partitioned table stands for its partitions, any other for its own rows."""
         return sql.SQL("{}" if self.is_partitioned else "ONLY {}").format(self.name.identifier())
 
-    def named(self, names: Iterable[str]) -> tuple[Column, ...]:
+    def named(self, names: Iterable[str]) -> tuple[CapturedColumn, ...]:
         """Return columns by their names. Raises Broken when one no longer exists."""
         wanted = list(names)
         missing = [name for name in wanted if name not in self.columns]
@@ -130,7 +168,7 @@ class Table:
         return tuple(self.columns[name] for name in wanted)
 
     @property
-    def plain(self) -> tuple[Column, ...]:
+    def plain(self) -> tuple[CapturedColumn, ...]:
         """The columns that a statement may give values: all that are not generated."""
         return tuple(column for column in self.columns.values() if not column.is_generated)
 
@@ -164,19 +202,17 @@ class ForeignKey:
     operators: tuple[str, ...]
 
 
-def table(conn: Connection, oid: int) -> Table:
+def table(conn: Connection, oid: int) -> CapturedTable:
     """Return a table by its oid, as the catalog has it now."""
-    (about,), (traits,) = rows(conn, "relation_of", oid=oid), rows(conn, "traits", oid=oid)
-    best = next(iter(_keys(conn, oid)), _NO_KEY)
-    return Table(
-        oid=oid,
-        name=TableName(about["schema"], about["name"]),
-        is_partitioned=about["is_partitioned"],
-        rows_estimate=about["rows_estimate"],
-        columns={one["name"]: Column(**one) for one in rows(conn, "columns", oid=oid)},
-        key=best.columns,
-        operators=best.operators,
-        is_key_deferrable=best.is_deferrable,
+    (traits,), best = rows(conn, "traits", oid=oid), next(iter(_keys(conn, oid)), None)
+    return CapturedTable(
+        relation=relation_of(conn, oid),
+        columns={
+            name: CapturedColumn(**vars(each)) for name, each in columns_of(conn, [oid], locks=False)[oid].items()
+        },
+        key=best.columns if best else (),
+        operators=best.operators if best else (),
+        is_key_deferrable=best is not None and best.is_deferrable,
         **traits,
     )
 
@@ -186,7 +222,9 @@ def keys_of(conn: Connection, oid: int) -> list[tuple[str, ...]]:
     return [one.columns for one in _keys(conn, oid)]
 
 
-def keyed(conn: Connection, found: Table, key: Sequence[str], *, in_index_order: bool = False) -> Table | None:
+def keyed(
+    conn: Connection, found: CapturedTable, key: Sequence[str], *, in_index_order: bool = False
+) -> CapturedTable | None:
     """Return a table with another key of its own, in this order or in that of its index; None when it has none."""
     for one in _keys(conn, found.oid):
         if sorted(one.columns) == sorted(key):
@@ -197,7 +235,7 @@ def keyed(conn: Connection, found: Table, key: Sequence[str], *, in_index_order:
     return None
 
 
-def table_named(conn: Connection, name: TableName, key: Sequence[str]) -> Table:
+def table_named(conn: Connection, name: TableName, key: Sequence[str]) -> CapturedTable:
     """Return a table by its name, with the key by which its rows were captured.
 
     Raises Broken when it does not exist, or has no unique index on these columns now.
@@ -235,7 +273,7 @@ def written_name(number: int) -> str:
     return f"pgrunbook_new_{number + 1}"
 
 
-def hash_of(columns: Sequence[Column], values: Sequence[sql.Composable]) -> sql.Composable:
+def hash_of(columns: Sequence[CapturedColumn], values: Sequence[sql.Composable]) -> sql.Composable:
     """Return the expression for the hash of values as one record (64 bits)."""
     forms = [column.hashed(value) for column, value in zip(columns, values, strict=True)]
     return sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(sql.SQL(", ").join(forms))
@@ -246,22 +284,10 @@ def as_text(value: sql.Composable) -> sql.Composable:
     return sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN pg_catalog.concat({0}) END").format(value)
 
 
-@dataclass(frozen=True)
-class _UniqueKey:
-    columns: tuple[str, ...]
-    operators: tuple[str, ...]
-    is_deferrable: bool
-
-
-_NO_KEY = _UniqueKey((), (), is_deferrable=False)
-
-
-def _keys(conn: Connection, oid: int) -> list[_UniqueKey]:
-    found = rows(conn, "keys", oid=oid)
-    return [_UniqueKey(tuple(one["columns"]), tuple(one["operators"]), one["is_deferrable"]) for one in found]
+def _keys(conn: Connection, oid: int) -> list[UniqueKey]:
+    return keys_by_table(conn, [oid])[oid]
 
 
 def rows(conn: Connection, query: str, **parameters: object) -> list[dict[str, Any]]:
     """Return the rows of a named query."""
-    with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(load("undo_data")[query].encode(), parameters or None).fetchall()
+    return queries.rows(conn, "undo_data", query, **parameters)

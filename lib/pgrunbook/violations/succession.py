@@ -9,8 +9,8 @@ from typing import Any
 from pglast import ast
 
 from pgrunbook.database.catalog import Table
-from pgrunbook.effects.alter_table import SERIAL
 from pgrunbook.effects.catalog_after import after, path_after
+from pgrunbook.sql.serial import SERIAL
 from pgrunbook.sql.settings import settings
 from pgrunbook.sql.tree import constraint_kind, dotted, object_kind, quoted, strings, subcommand, walk
 from pgrunbook.violations.world import ColumnValue, JudgedTable, UnclearError, World

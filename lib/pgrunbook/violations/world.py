@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pglast import ast
-from psycopg.rows import dict_row
 
-from pgrunbook.database.catalog import Catalog, Key, Standing, Table, TypeFact
+from pgrunbook.database.catalog import Catalog, Key, Standing, Table
 from pgrunbook.database.catalog_reader import read_for
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import load
-from pgrunbook.database.relations import Facts
+from pgrunbook.database.facts import Facts
+from pgrunbook.database.queries import rows
+from pgrunbook.database.relations import TypeFact
 from pgrunbook.sql.deparse import changed, expression, mapped
 from pgrunbook.sql.tree import Name, dotted, quoted, relation, strings
 
@@ -128,8 +128,7 @@ class World:
 
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a named query."""
-        with self._conn.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(load("violations")[query].encode(), parameters).fetchall()
+        return rows(self._conn, "violations", query, **parameters)
 
     def is_castable(self, source: str, target: str) -> bool:
         """Tell whether a value of one type becomes one of another without text between them."""
@@ -167,8 +166,8 @@ class World:
             for name, column in table.columns.items()
         }
         if table.oid not in self._keys:
-            best = next(iter(self.facts.rows("keys", oid=table.oid)), None)
-            self._keys[table.oid] = tuple(best["columns"]) if best else ()
+            best = next(iter(self.facts.keys(table.oid)), None)
+            self._keys[table.oid] = best.columns if best else ()
         return JudgedTable(table, was, columns, self._keys[table.oid], self.changed.get(table.oid, ""))
 
     def type_of(self, names: Any) -> tuple[Key | None, TypeFact | None]:

@@ -258,8 +258,14 @@ SELECT c.oid::bigint AS oid,
        c.relpages AS pages,
        CASE WHEN c.relkind IN ('r', 'm') AND %(sized)s THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS heap_bytes,
        CASE WHEN c.relkind IN ('r', 'm') AND %(sized)s THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END AS table_bytes,
-       c.relrowsecurity AS row_security,
        pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+       c.relrowsecurity AS row_security,
+       c.relforcerowsecurity AS forces_row_security,
+       c.relispartition AS is_partition,
+       c.relispopulated AS is_populated,
+       c.relhassubclass AS has_children,
+       c.relhasrules AS has_rules,
+       pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_own,
        (SELECT m.amname::text FROM pg_catalog.pg_am AS m WHERE m.oid = c.relam) AS method,
        (SELECT x.spcname::text
         FROM pg_catalog.pg_database AS b
@@ -287,95 +293,6 @@ LEFT JOIN pg_catalog.pg_stat_user_tables AS s ON s.relid = c.oid
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   AND n.nspname !~ '^pg_'
   AND n.nspname <> 'information_schema';
-
--- name: columns
--- a row is: a column of a touched relation, with its type below domains
-WITH RECURSIVE base AS (
-    SELECT a.attrelid,
-           a.attnum,
-           a.atttypid AS type,
-           a.atttypmod AS modifier,
-           false AS checked
-    FROM pg_catalog.pg_attribute AS a
-    WHERE a.attrelid = ANY (%(oids)s::oid[])
-      AND a.attnum > 0
-      AND NOT a.attisdropped
-    UNION ALL
-    SELECT b.attrelid,
-           b.attnum,
-           t.typbasetype,
-           t.typtypmod,
-           b.checked OR t.typnotnull OR EXISTS (SELECT
-                                                FROM pg_catalog.pg_constraint AS k
-                                                WHERE k.contypid = t.oid)
-    FROM base AS b
-    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
-    WHERE t.typtype = 'd'
-)
-SELECT a.attrelid::bigint AS oid,
-       a.attname::text AS name,
-       a.attnum::integer AS number,
-       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
-       t.typname::text AS base,
-       tn.nspname || '.' || t.typname AS base_name,
-       wn.nspname || '.' || w.typname AS type_name,
-       b.modifier,
-       b.checked,
-       a.attnotnull AS not_null,
-       -- Text with columns in it locks the table.
-       CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, 0)
-            WHEN %(sized)s THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END AS default_sql,
-       a.attidentity <> '' AS identity,
-       a.attgenerated <> '' AS generated,
-       (SELECT l.collname::text
-        FROM pg_catalog.pg_collation AS l
-        WHERE l.oid = a.attcollation
-          AND l.collname <> 'default') AS collation
-FROM base AS b
-JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
-JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
-JOIN pg_catalog.pg_attribute AS a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
-JOIN pg_catalog.pg_type AS w ON w.oid = a.atttypid
-JOIN pg_catalog.pg_namespace AS wn ON wn.oid = w.typnamespace
-LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-ORDER BY a.attrelid, a.attnum;
-
--- name: indexes
--- a row is: an index of a touched relation; "" stands for a key that is an expression
-SELECT i.indrelid::bigint AS oid,
-       n.nspname::text AS schema,
-       c.relname::text AS name,
-       ARRAY(SELECT coalesce(a.attname::text, '')
-             FROM pg_catalog.unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, place)
-             LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-             WHERE k.place <= i.indnkeyatts
-             ORDER BY k.place) AS keys,
-       ARRAY(SELECT a.attname::text
-             FROM pg_catalog.pg_attribute AS a
-             WHERE a.attrelid = i.indrelid
-               AND (a.attnum = ANY (i.indkey::smallint[])
-                    OR EXISTS (SELECT
-                               FROM pg_catalog.pg_depend AS d
-                               WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-                                 AND d.objid = i.indexrelid
-                                 AND d.refobjid = i.indrelid
-                                 AND d.refobjsubid = a.attnum))
-               AND a.attnum > 0) AS uses,
-       i.indisunique AS "unique",
-       i.indisprimary AS "primary",
-       i.indisvalid AS valid,
-       i.indexprs IS NULL AND i.indpred IS NULL AS plain,
-       i.indpred IS NOT NULL AS partial,
-       m.amname::text AS method,
-       CASE WHEN c.relkind = 'i' AND %(sized)s THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS bytes,
-       coalesce(s.idx_scan, 0) AS scans
-FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-LEFT JOIN pg_catalog.pg_stat_user_indexes AS s ON s.indexrelid = i.indexrelid
-WHERE i.indrelid = ANY (%(oids)s::oid[])
-ORDER BY i.indrelid, c.relname COLLATE "C";
 
 -- name: constraints
 -- a row is: a constraint of a touched relation, with the relation that a foreign key refers to
@@ -513,48 +430,6 @@ LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = found.root AND a.attnum =
 GROUP BY found.root, found.kind, found.name
 ORDER BY found.root, found.kind, found.name COLLATE "C";
 
--- name: types
--- a row is: a type by a name that the statements use, with its base type when it is a domain
-WITH RECURSIVE base AS (
-    SELECT t.oid AS root,
-           t.oid AS type,
-           -1 AS modifier,
-           false AS checked
-    FROM pg_catalog.pg_type AS t
-    WHERE t.typname = ANY (%(types)s::text[])
-    UNION ALL
-    SELECT b.root,
-           t.typbasetype,
-           t.typtypmod,
-           b.checked OR t.typnotnull OR EXISTS (SELECT
-                                                FROM pg_catalog.pg_constraint AS k
-                                                WHERE k.contypid = t.oid)
-    FROM base AS b
-    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
-    WHERE t.typtype = 'd'
-)
-SELECT rn.nspname::text AS schema,
-       r.typname::text AS name,
-       r.typtype::text AS kind,
-       t.typname::text AS base,
-       tn.nspname || '.' || t.typname AS base_name,
-       r.oid::bigint AS oid,
-       (SELECT l.collname::text
-        FROM pg_catalog.pg_collation AS l
-        WHERE l.oid = r.typcollation
-          AND l.collname <> 'default') AS collation,
-       b.modifier,
-       b.checked,
-       ARRAY(SELECT k.conname::text
-             FROM pg_catalog.pg_constraint AS k
-             WHERE k.contypid = r.oid
-               AND k.convalidated) AS valid_constraints
-FROM base AS b
-JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
-JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
-JOIN pg_catalog.pg_type AS r ON r.oid = b.root
-JOIN pg_catalog.pg_namespace AS rn ON rn.oid = r.typnamespace;
-
 -- name: binary_casts
 -- a row is: a pair of types between which PostgreSQL needs no conversion
 SELECT sn.nspname || '.' || s.typname AS source,
@@ -585,14 +460,6 @@ WHERE c.castmethod = 'b'
                     AND own.opcdefault
                     AND own.opcmethod = m.oid)
 ORDER BY t.typispreferred;
-
--- name: functions
--- a row is: a function by a name that the statements use, and whether one of that name is volatile
-SELECT p.proname::text AS name,
-       pg_catalog.bool_or(p.provolatile = 'v') AS volatile
-FROM pg_catalog.pg_proc AS p
-WHERE p.proname = ANY (%(functions)s::text[])
-GROUP BY p.proname;
 
 -- name: statement_statistics
 -- a row is: the schema in which pg_stat_statements is installed

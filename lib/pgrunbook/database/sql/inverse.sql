@@ -6,27 +6,6 @@ SELECT pg_catalog.current_schemas(true)::pg_catalog.text[] AS path,
        pg_catalog.current_setting('search_path') AS search_path,
        EXISTS (SELECT FROM pg_catalog.pg_default_acl) AS has_default_acls;
 
--- name: relation
--- a row is: the relation with a name
-SELECT c.oid,
-       n.nspname::text AS schema,
-       c.relname::text AS name,
-       pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS sql,
-       c.relkind::text AS kind,
-       c.relpersistence::text AS persistence,
-       pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)) AS owner,
-       c.relrowsecurity AS row_security,
-       c.relforcerowsecurity AS forced,
-       c.relhassubclass AS has_children,
-       c.relispopulated AS is_populated
-FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.oid = %(oid)s
-   OR c.relname = %(name)s
-      AND n.nspname = ANY (%(path)s::text[])
-ORDER BY pg_catalog.array_position(%(path)s::text[], n.nspname::text)
-LIMIT 1;
-
 -- name: relation_options
 -- a row is: the properties of a relation, except those of its columns, that ALTER can set
 SELECT coalesce(c.reloptions, '{}') AS options,
@@ -72,46 +51,6 @@ SELECT b.oid,
 FROM below AS b
 GROUP BY b.oid
 ORDER BY pg_catalog.max(b.depth), b.oid;
-
--- name: columns
--- a row is: a column of one of these relations, with every property that ALTER TABLE can set
-SELECT a.attrelid AS relation,
-       a.attrelid::pg_catalog.regclass::text AS table,
-       c.relkind::text AS kind,
-       a.attnum AS number,
-       a.attname::text AS name,
-       pg_catalog.quote_ident(a.attname) AS sql,
-       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
-       a.atttypid AS type_oid,
-       CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::pg_catalog.regcollation::text END AS collation,
-       a.attnotnull AS not_null,
-       pg_catalog.pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END) AS expression,
-       a.attgenerated::text AS generated,
-       CASE a.attidentity WHEN 'a' THEN 'ALWAYS' WHEN 'd' THEN 'BY DEFAULT' END AS identity,
-       CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END AS storage,
-       a.attstorage = t.typstorage AS storage_is_default,
-       CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE 'default' END AS compression,
-       coalesce(nullif(a.attstattarget, -1), -1)::integer AS statistics,
-       coalesce(a.attoptions, '{}') AS options,
-       coalesce(a.attfdwoptions, '{}') AS foreign_options,
-       a.attinhcount > 0 AS inherited,
-       a.attislocal AS local,
-       (SELECT q.objid
-        FROM pg_catalog.pg_depend AS q
-        WHERE q.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-          AND q.refobjid = a.attrelid
-          AND q.refobjsubid = a.attnum
-          AND q.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-          AND q.deptype = 'i'
-          AND a.attidentity <> '') AS sequence
-FROM pg_catalog.pg_attribute AS a
-JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
-JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-WHERE a.attrelid = ANY (%(oids)s::oid[])
-  AND a.attnum > 0
-  AND NOT a.attisdropped
-ORDER BY pg_catalog.array_position(%(oids)s::oid[], a.attrelid), a.attnum;
 
 -- name: constraints
 -- a row is: a constraint of one of these tables or domains
@@ -1342,33 +1281,6 @@ SELECT k.conname::text,
 FROM pg_catalog.pg_constraint AS k
 WHERE k.connamespace = (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(schema)s)
   AND k.conname LIKE %(like)s;
-
--- name: keys
--- a row is: a table, and the columns that identify its rows: those of its primary key, or else of a unique key
-SELECT c.oid::bigint AS oid,
-       c.oid::pg_catalog.regclass::text AS sql,
-       coalesce((SELECT ARRAY(SELECT a.attname::text
-                              FROM pg_catalog.unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (number, place)
-                              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
-                              WHERE k.place <= i.indnkeyatts
-                              ORDER BY k.place)
-                 FROM pg_catalog.pg_index AS i
-                 WHERE i.indrelid = c.oid
-                   AND i.indisunique
-                   AND i.indisvalid
-                   AND i.indimmediate
-                   AND i.indexprs IS NULL
-                   AND i.indpred IS NULL
-                   AND NOT EXISTS (SELECT
-                                   FROM pg_catalog.pg_attribute AS a
-                                   WHERE a.attrelid = i.indrelid
-                                     AND a.attnum = ANY (i.indkey::smallint[])
-                                     AND (NOT a.attnotnull OR a.attname = %(without)s))
-                 ORDER BY i.indisprimary DESC, i.indnatts, i.indexrelid
-                 LIMIT 1), '{}')::text[] AS key
-FROM pg_catalog.pg_class AS c
-WHERE c.oid = ANY (%(oids)s::oid[])
-ORDER BY pg_catalog.array_position(%(oids)s::oid[], c.oid);
 
 -- name: written_by
 -- a row is: a table whose rows change when those of a table are deleted, updated or truncated; below another that has them

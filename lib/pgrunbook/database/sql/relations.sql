@@ -1,18 +1,276 @@
 -- name: relation
--- a row is: a relation
+-- a row is: the relation of an OID, or the first of a name on a path
 SELECT c.oid::bigint AS oid,
        n.nspname::text AS schema,
        c.relname::text AS name,
        c.relkind::text AS kind,
+       c.relpersistence::text AS persistence,
+       pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+       c.relrowsecurity AS row_security,
+       c.relforcerowsecurity AS forces_row_security,
        c.relispartition AS is_partition,
        c.relispopulated AS is_populated,
-       c.relkind <> 'p' AND c.relhassubclass AS has_children,
+       c.relhassubclass AS has_children,
        c.relhasrules AS has_rules,
-       c.relpersistence = 't' AS is_temporary,
        pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_own
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.oid = %(oid)s::oid
+   OR c.relname = %(name)s
+      AND n.nspname = ANY (%(path)s::text[])
+ORDER BY pg_catalog.array_position(%(path)s::text[], n.nspname::text)
+LIMIT 1
+
+-- name: columns
+-- a row is: a column of these relations, with its type below domains, and every property that ALTER TABLE can set
+WITH RECURSIVE base AS (
+    SELECT a.attrelid,
+           a.attnum,
+           a.atttypid AS type,
+           a.atttypmod AS modifier,
+           false AS checked
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = ANY (%(oids)s::oid[])
+      AND a.attnum > 0
+      AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.attrelid,
+           b.attnum,
+           t.typbasetype,
+           t.typtypmod,
+           b.checked OR t.typnotnull OR EXISTS (SELECT
+                                                FROM pg_catalog.pg_constraint AS k
+                                                WHERE k.contypid = t.oid)
+    FROM base AS b
+    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
+    WHERE t.typtype = 'd'
+)
+SELECT a.attrelid::bigint AS relation,
+       c.relnamespace::pg_catalog.regnamespace::text || '.' || pg_catalog.quote_ident(c.relname) AS table,
+       c.relkind::text AS kind,
+       a.attnum::integer AS number,
+       a.attnum = max(a.attnum) OVER (PARTITION BY a.attrelid) AS is_last,
+       a.attname::text AS name,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       a.atttypid::bigint AS type_oid,
+       (SELECT n.nspname FROM pg_catalog.pg_namespace AS n WHERE n.oid = w.typnamespace) || '.' || w.typname AS type_name,
+       t.typname::text AS base,
+       (SELECT n.nspname FROM pg_catalog.pg_namespace AS n WHERE n.oid = t.typnamespace) || '.' || t.typname AS base_name,
+       t.typtype::text AS base_kind,
+       t.typcategory::text AS base_category,
+       t.typlen::integer AS base_bytes,
+       t.typtype = 'e' OR EXISTS (SELECT
+                                  FROM pg_catalog.pg_type AS part
+                                  WHERE part.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace
+                                    AND part.oid = ANY (t.typelem || ARRAY(SELECT f.atttypid
+                                                                           FROM pg_catalog.pg_attribute AS f
+                                                                           WHERE f.attrelid = nullif(t.typrelid, 0)
+                                                                             AND f.attnum > 0
+                                                                             AND NOT f.attisdropped))) AS has_own_form,
+       CASE WHEN t.typsend <> 0
+            THEN (SELECT p.pronamespace::pg_catalog.regnamespace::text || '.' || pg_catalog.quote_ident(p.proname)
+                  FROM pg_catalog.pg_proc AS p
+                  WHERE p.oid = t.typsend) END AS send,
+       b.modifier,
+       b.checked,
+       (SELECT l.collname::text
+        FROM pg_catalog.pg_collation AS l
+        WHERE l.oid = a.attcollation
+          AND l.collname <> 'default') AS collation,
+       CASE WHEN a.attcollation <> w.typcollation THEN a.attcollation::pg_catalog.regcollation::text END AS own_collation,
+       a.attnotnull AS not_null,
+       k.conname::text AS not_null_name,
+       coalesce(k.convalidated, a.attnotnull) AS not_null_valid,
+       EXISTS (SELECT
+               FROM pg_catalog.pg_constraint AS p
+               WHERE p.conrelid = a.attrelid
+                 AND p.contype = 'c'
+                 AND p.convalidated
+                 AND pg_catalog.pg_get_constraintdef(p.oid)
+                     = 'CHECK ((' || pg_catalog.quote_ident(a.attname) || ' IS NOT NULL))') AS proven_not_null,
+       -- The text of an expression with columns in it locks the table.
+       CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, 0)
+            WHEN %(locks)s THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END AS expression,
+       a.attgenerated::text AS generated,
+       CASE a.attidentity WHEN 'a' THEN 'ALWAYS' WHEN 'd' THEN 'BY DEFAULT' END AS identity,
+       CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END AS storage,
+       a.attstorage = w.typstorage AS storage_is_default,
+       CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE 'default' END AS compression,
+       coalesce(nullif(a.attstattarget, -1), -1)::integer AS statistics,
+       coalesce(a.attoptions, '{}') AS options,
+       coalesce(a.attfdwoptions, '{}') AS foreign_options,
+       a.attinhcount > 0 AS is_inherited,
+       a.attislocal AS is_local,
+       (SELECT q.objid::bigint
+        FROM pg_catalog.pg_depend AS q
+        WHERE q.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+          AND q.refobjid = a.attrelid
+          AND q.refobjsubid = a.attnum
+          AND q.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+          AND q.deptype = 'i'
+          AND a.attidentity <> '') AS sequence
+FROM base AS b
+JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+JOIN pg_catalog.pg_type AS w ON w.oid = a.atttypid
+LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+LEFT JOIN pg_catalog.pg_constraint AS k
+  ON k.conrelid = a.attrelid
+ AND k.contype = 'n'
+ AND k.conkey = ARRAY[a.attnum]
+ORDER BY a.attrelid, a.attnum
+
+-- name: indexes
+-- a row is: an index of these relations, or one of these indexes; "" stands for a key that is an expression
+SELECT i.indrelid::bigint AS relation,
+       i.indexrelid::bigint AS oid,
+       n.nspname::text AS schema,
+       c.relname::text AS name,
+       ARRAY(SELECT coalesce(a.attname::text, '')
+             FROM pg_catalog.unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, place)
+             LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+             WHERE k.place <= i.indnkeyatts
+             ORDER BY k.place) AS keys,
+       ARRAY(SELECT a.attname::text
+             FROM pg_catalog.pg_attribute AS a
+             WHERE a.attrelid = i.indrelid
+               AND (a.attnum = ANY (i.indkey::smallint[])
+                    OR EXISTS (SELECT
+                               FROM pg_catalog.pg_depend AS d
+                               WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                                 AND d.objid = i.indexrelid
+                                 AND d.refobjid = i.indrelid
+                                 AND d.refobjsubid = a.attnum))
+               AND a.attnum > 0) AS uses,
+       i.indisunique AS "unique",
+       i.indisprimary AS "primary",
+       i.indisvalid AS valid,
+       i.indexprs IS NULL AND i.indpred IS NULL AS plain,
+       i.indpred IS NOT NULL AS partial,
+       i.indisexclusion AS is_exclusion,
+       c.relkind = 'I' AS is_partitioned,
+       c.relispartition AS is_partition,
+       k.conname::text AS constraint_name,
+       m.amname::text AS method,
+       CASE WHEN %(locks)s THEN pg_catalog.pg_get_indexdef(i.indexrelid) ELSE '' END AS definition,
+       CASE WHEN c.relkind = 'i' AND %(locks)s THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS bytes,
+       coalesce(s.idx_scan, 0) AS scans
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_constraint AS k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
+LEFT JOIN pg_catalog.pg_stat_user_indexes AS s ON s.indexrelid = i.indexrelid
+WHERE i.indrelid = ANY (%(oids)s::oid[])
+   OR i.indexrelid = ANY (%(indexes)s::oid[])
+ORDER BY i.indrelid, c.relname COLLATE "C"
+
+-- name: types
+-- a row is: a type of one of these names or OIDs, with its base type when it is a domain
+WITH RECURSIVE base AS (
+    SELECT t.oid AS root,
+           t.oid AS type,
+           -1 AS modifier,
+           false AS checked
+    FROM pg_catalog.pg_type AS t
+    WHERE t.typname = ANY (%(names)s::text[])
+       OR t.oid = ANY (%(oids)s::oid[])
+    UNION ALL
+    SELECT b.root,
+           t.typbasetype,
+           t.typtypmod,
+           b.checked OR t.typnotnull OR EXISTS (SELECT
+                                                FROM pg_catalog.pg_constraint AS k
+                                                WHERE k.contypid = t.oid)
+    FROM base AS b
+    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
+    WHERE t.typtype = 'd'
+)
+SELECT rn.nspname::text AS schema,
+       r.typname::text AS name,
+       r.typtype::text AS kind,
+       t.typname::text AS base,
+       tn.nspname || '.' || t.typname AS base_name,
+       r.oid::bigint AS oid,
+       (SELECT l.collname::text
+        FROM pg_catalog.pg_collation AS l
+        WHERE l.oid = r.typcollation
+          AND l.collname <> 'default') AS collation,
+       b.modifier,
+       b.checked,
+       ARRAY(SELECT k.conname::text
+             FROM pg_catalog.pg_constraint AS k
+             WHERE k.contypid = r.oid
+               AND k.convalidated) AS valid_constraints
+FROM base AS b
+JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
+JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
+JOIN pg_catalog.pg_type AS r ON r.oid = b.root
+JOIN pg_catalog.pg_namespace AS rn ON rn.oid = r.typnamespace
+
+-- name: keys
+-- a row is: a unique index over columns that are NOT NULL, best first, those that are deferrable last; a loop goes through the rows by one that is ordered
+WITH RECURSIVE base AS (
+    SELECT a.attrelid,
+           a.attnum,
+           a.atttypid AS type,
+           a.atttypmod AS typmod
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = ANY (%(oids)s::oid[])
+      AND a.attnum > 0
+    UNION ALL
+    SELECT b.attrelid,
+           b.attnum,
+           t.typbasetype,
+           t.typtypmod
+    FROM base AS b
+    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
+    WHERE t.typtype = 'd'
+)
+SELECT i.indrelid::bigint AS relation,
+       pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
+       pg_catalog.array_agg(pg_catalog.format_type(b.type, b.typmod) ORDER BY u.place) AS types,
+       pg_catalog.array_agg(CASE WHEN a.attcollation <> 0 THEN a.attcollation::pg_catalog.regcollation::text ELSE '' END
+                            ORDER BY u.place) AS collations,
+       pg_catalog.array_agg('OPERATOR(' || pg_catalog.quote_ident(n.nspname) || '.' || o.oprname || ')'
+                            ORDER BY u.place) AS operators,
+       -- Else another order than that of the index counts, or code of the application decides what comes first.
+       bool_and(k.opcdefault
+                AND k.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace
+                AND u.sorts_by = a.attcollation
+                AND (t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace OR t.typtype = 'e')) AS is_ordered,
+       NOT i.indimmediate AS is_deferrable
+FROM pg_catalog.pg_index AS i
+CROSS JOIN LATERAL ROWS FROM (
+    pg_catalog.unnest(i.indkey::int2[]),
+    pg_catalog.unnest(i.indclass::oid[]),
+    pg_catalog.unnest(i.indcollation::oid[])
+) WITH ORDINALITY AS u (attnum, opclass, sorts_by, place)
+LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+LEFT JOIN (base AS b JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd')
+  ON b.attrelid = i.indrelid
+ AND b.attnum = u.attnum
+LEFT JOIN pg_catalog.pg_opclass AS k ON k.oid = u.opclass
+LEFT JOIN pg_catalog.pg_amop AS e
+  ON e.amopfamily = k.opcfamily
+ AND e.amoplefttype = k.opcintype
+ AND e.amoprighttype = k.opcintype
+ AND e.amopstrategy = 3
+LEFT JOIN pg_catalog.pg_operator AS o ON o.oid = e.amopopr
+LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
+WHERE i.indrelid = ANY (%(oids)s::oid[])
+  AND m.amname = 'btree'
+  AND i.indisunique
+  AND i.indisvalid
+  AND i.indpred IS NULL
+  AND i.indexprs IS NULL
+  AND u.place <= i.indnkeyatts
+GROUP BY i.indexrelid, i.indrelid, i.indisprimary, i.indimmediate
+HAVING bool_and(a.attnotnull)
+ORDER BY i.indrelid, i.indimmediate DESC, i.indisprimary DESC, count(*), i.indexrelid
 
 -- name: tables
 -- a row is: a table of the database
@@ -45,31 +303,6 @@ ORDER BY t.level,
          n.nspname,
          c.relname
 
--- name: columns
--- a row is: a column of a table, with the name of its NOT NULL constraint (from PostgreSQL 18 on)
-SELECT a.attname::text AS name,
-       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
-       a.attnotnull AS not_null,
-       k.conname::text AS not_null_name,
-       coalesce(k.convalidated, a.attnotnull) AS not_null_valid,
-       EXISTS (SELECT
-               FROM pg_catalog.pg_constraint AS p
-               WHERE p.conrelid = a.attrelid
-                 AND p.contype = 'c'
-                 AND p.convalidated
-                 AND pg_catalog.pg_get_constraintdef(p.oid)
-                     = 'CHECK ((' || pg_catalog.quote_ident(a.attname) || ' IS NOT NULL))') AS proven_not_null,
-       a.attgenerated <> '' AS is_generated
-FROM pg_catalog.pg_attribute AS a
-LEFT JOIN pg_catalog.pg_constraint AS k
-  ON k.conrelid = a.attrelid
- AND k.contype = 'n'
- AND k.conkey = ARRAY[a.attnum]
-WHERE a.attrelid = %(oid)s::oid
-  AND a.attnum > 0
-  AND NOT a.attisdropped
-ORDER BY a.attnum
-
 -- name: taken_names
 -- a row is: a name that no new relation or constraint of a schema should be given
 SELECT c.relname::text AS name
@@ -92,55 +325,6 @@ SELECT k.oid::bigint AS oid
 FROM pg_catalog.pg_constraint AS k
 WHERE k.conrelid = %(oid)s::oid
   AND k.conname = %(name)s
-
--- name: keys
--- a row is: a unique index over columns that are NOT NULL, best first; a loop goes through the rows by one that is ordered
-WITH RECURSIVE base AS (
-    SELECT a.attnum,
-           a.atttypid AS type,
-           a.atttypmod AS typmod
-    FROM pg_catalog.pg_attribute AS a
-    WHERE a.attrelid = %(oid)s::oid
-      AND a.attnum > 0
-    UNION ALL
-    SELECT b.attnum,
-           t.typbasetype,
-           t.typtypmod
-    FROM base AS b
-    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
-    WHERE t.typtype = 'd'
-)
-SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
-       pg_catalog.array_agg(pg_catalog.format_type(b.type, b.typmod) ORDER BY u.place) AS types,
-       pg_catalog.array_agg(CASE WHEN a.attcollation <> 0 THEN a.attcollation::pg_catalog.regcollation::text ELSE '' END
-                            ORDER BY u.place) AS collations,
-       -- Else another order than that of the index counts, or code of the application decides what comes first.
-       bool_and(k.opcdefault
-                AND k.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace
-                AND u.sorts_by = a.attcollation
-                AND (t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace OR t.typtype = 'e')) AS is_ordered
-FROM pg_catalog.pg_index AS i
-CROSS JOIN LATERAL ROWS FROM (
-    pg_catalog.unnest(i.indkey::int2[]),
-    pg_catalog.unnest(i.indclass::oid[]),
-    pg_catalog.unnest(i.indcollation::oid[])
-) WITH ORDINALITY AS u (attnum, opclass, sorts_by, place)
-LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
-LEFT JOIN (base AS b JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd') ON b.attnum = u.attnum
-LEFT JOIN pg_catalog.pg_opclass AS k ON k.oid = u.opclass
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
-WHERE i.indrelid = %(oid)s::oid
-  AND m.amname = 'btree'
-  AND i.indisunique
-  AND i.indisvalid
-  AND i.indimmediate
-  AND i.indpred IS NULL
-  AND i.indexprs IS NULL
-  AND u.place <= i.indnkeyatts
-GROUP BY i.indexrelid, i.indisprimary
-HAVING bool_and(a.attnotnull)
-ORDER BY i.indisprimary DESC, count(*), i.indexrelid
 
 -- name: unique_columns
 -- a row is: a column that takes part in a unique or exclusion index, or in the partition key
@@ -194,14 +378,6 @@ WHERE t.tgrelid = %(oid)s::oid
                        FROM pg_catalog.pg_proc AS p
                        WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
 
--- name: defaults
--- a row is: a column of a table that has a default
-SELECT a.attname::text AS name,
-       pg_catalog.pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END) AS value
-FROM pg_catalog.pg_attrdef AS d
-JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
-WHERE d.adrelid = %(oid)s::oid
-
 -- name: entangled
 -- a row is: a foreign key for which it matters that rows change together
 SELECT k.conname::text AS name,
@@ -226,41 +402,6 @@ GROUP BY p.proname
 -- a row is: how the rows of a table are counted, up to a limit; the name is put in
 SELECT count(*) AS rows
 FROM (SELECT FROM {table} LIMIT {limit}) AS found
-
--- name: index
--- a row is: an index by its name
-SELECT i.indexrelid::oid::bigint AS oid,
-       n.nspname::text AS schema,
-       c.relname::text AS name,
-       c.relkind = 'I' AS is_partitioned,
-       i.indisvalid AS is_valid,
-       i.indisexclusion AS is_exclusion,
-       k.conname::text AS constraint_name,
-       tn.nspname::text AS table_schema,
-       t.relname::text AS table_name,
-       c.relispartition AS is_partition
-FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_class AS t ON t.oid = i.indrelid
-JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.relnamespace
-LEFT JOIN pg_catalog.pg_constraint AS k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
-WHERE i.indexrelid = %(oid)s::oid
-
--- name: indexes_of
--- a row is: an index of a table
-SELECT c.relname::text AS name,
-       n.nspname::text AS schema,
-       i.indisvalid AS is_valid,
-       i.indisexclusion AS is_exclusion,
-       c.relispartition AS is_partition,
-       i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL AS is_plain_unique,
-       pg_catalog.pg_get_indexdef(i.indexrelid) AS definition
-FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE i.indrelid = %(oid)s::oid
-ORDER BY c.relname
 
 -- name: partitioning
 -- a row is: how a partitioned table is partitioned, and its default partition
@@ -329,28 +470,6 @@ JOIN pg_catalog.pg_class AS c ON c.oid IN (family.oid, i.indexrelid)
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'i')
 GROUP BY n.nspname, c.oid, c.relname, c.relkind, c.relfilenode
-
--- name: constrained_domain
--- a row is: whether a type is a domain that refuses values, or one over such a domain
-WITH RECURSIVE domain AS (
-    SELECT t.oid,
-           t.typbasetype,
-           t.typnotnull
-    FROM pg_catalog.pg_type AS t
-    WHERE t.oid = %(type)s::oid
-      AND t.typtype = 'd'
-    UNION
-    SELECT t.oid,
-           t.typbasetype,
-           t.typnotnull
-    FROM domain
-    JOIN pg_catalog.pg_type AS t ON t.oid = domain.typbasetype
-    WHERE t.typtype = 'd'
-)
-SELECT coalesce(pg_catalog.bool_or(
-           domain.typnotnull
-           OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.contypid = domain.oid)), false) AS is_constrained
-FROM domain
 
 -- name: may_silence_triggers
 -- a row is: whether this session may set session_replication_role
@@ -629,39 +748,6 @@ SELECT pg_catalog.row_security_active(%(oid)s::pg_catalog.oid) AS is_filtered,
             FROM pg_catalog.unnest(%(commands)s::text[]) AS w (command)
             JOIN mine AS k ON k.command IN ('*', w.command) AND NOT k.is_permissive
         ) AS x (condition)) AS conditions
-
--- name: column_bases
--- a row is: a column, with the internal name of its type below domains
-WITH RECURSIVE below AS (
-    SELECT a.attname::text AS name, a.attnum, a.atttypid AS type
-    FROM pg_catalog.pg_attribute a
-    WHERE a.attrelid = %(oid)s::pg_catalog.oid
-      AND a.attnum > 0
-      AND NOT a.attisdropped
-    UNION ALL
-    SELECT b.name, b.attnum, t.typbasetype
-    FROM below b
-    JOIN pg_catalog.pg_type t ON t.oid = b.type AND t.typtype = 'd'
-)
-SELECT b.name, t.typname::text AS base
-FROM below b
-JOIN pg_catalog.pg_type t ON t.oid = b.type AND t.typtype <> 'd'
-ORDER BY b.attnum
-
--- name: type_base
--- a row is: the internal name of a type, of that below it where it is a domain
-WITH RECURSIVE below AS (
-    SELECT t.oid, t.typname::text AS base, t.typtype, t.typbasetype
-    FROM pg_catalog.pg_type t
-    WHERE t.oid = %(oid)s::pg_catalog.oid
-    UNION ALL
-    SELECT t.oid, t.typname::text, t.typtype, t.typbasetype
-    FROM below b
-    JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype AND b.typtype = 'd'
-)
-SELECT b.base
-FROM below b
-WHERE b.typtype <> 'd'
 
 -- name: time_zone
 -- a row is: the TimeZone in force

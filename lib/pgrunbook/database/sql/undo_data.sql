@@ -25,83 +25,6 @@ CREATE TABLE IF NOT EXISTS pgrunbook.kept (
 -- a row is: whether the table of entries exists
 SELECT pg_catalog.to_regclass('pgrunbook.kept') IS NOT NULL
 
--- name: columns
--- a row is: a column of a table, and how its values are captured, sent and shown
-WITH RECURSIVE base AS (
-    SELECT a.attnum,
-           a.atttypid AS type
-    FROM pg_catalog.pg_attribute AS a
-    WHERE a.attrelid = %(oid)s::oid
-      AND a.attnum > 0
-      AND NOT a.attisdropped
-    UNION ALL
-    SELECT b.attnum,
-           t.typbasetype
-    FROM base AS b
-    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
-    WHERE t.typtype = 'd'
-)
-SELECT a.attname::text AS name,
-       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
-       t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace AS is_of_application,
-       pg_catalog.format('pg_catalog.%%I', t.typname) AS catalog_type,
-       b.type::pg_catalog.regtype::text AS base_type,
-       bt.typlen BETWEEN 1 AND 16 OR b.type = 'pg_catalog.numeric'::pg_catalog.regtype AS is_small,
-       bt.typtype = 'e' OR bt.typcategory = 'S' AS is_word,
-       bt.typtype = 'e' OR EXISTS (SELECT
-                                   FROM pg_catalog.pg_type AS part
-                                   WHERE part.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace
-                                     AND (part.typarray = bt.oid
-                                          OR part.oid IN (SELECT f.atttypid
-                                                          FROM pg_catalog.pg_attribute AS f
-                                                          WHERE f.attrelid = nullif(bt.typrelid, 0)
-                                                            AND f.attnum > 0
-                                                            AND NOT f.attisdropped))) AS has_own_form,
-       CASE WHEN bt.typsend <> 0
-            THEN (SELECT pg_catalog.format('%%I.%%I', n.nspname, p.proname)
-                  FROM pg_catalog.pg_proc AS p
-                  JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
-                  WHERE p.oid = bt.typsend) END AS send,
-       a.attgenerated <> '' AS is_generated,
-       a.attidentity = 'a' AS is_identity_always
-FROM base AS b
-JOIN pg_catalog.pg_type AS bt ON bt.oid = b.type AND bt.typtype <> 'd'
-JOIN pg_catalog.pg_attribute AS a ON a.attrelid = %(oid)s::oid AND a.attnum = b.attnum
-JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-ORDER BY a.attnum
-
--- name: keys
--- a row is: a unique index that identifies the rows of a table, best first, with its equality operators
-SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
-       pg_catalog.array_agg(pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place) AS operators,
-       NOT i.indimmediate AS is_deferrable
-FROM pg_catalog.pg_index AS i
-CROSS JOIN LATERAL ROWS FROM (
-    pg_catalog.unnest(i.indkey::int2[]),
-    pg_catalog.unnest(i.indclass::oid[])
-) WITH ORDINALITY AS u (attnum, opclass, place)
-LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
-JOIN pg_catalog.pg_opclass AS k ON k.oid = u.opclass
-JOIN pg_catalog.pg_amop AS e
-  ON e.amopfamily = k.opcfamily
- AND e.amoplefttype = k.opcintype
- AND e.amoprighttype = k.opcintype
- AND e.amopstrategy = 3
-JOIN pg_catalog.pg_operator AS o ON o.oid = e.amopopr
-JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
-WHERE i.indrelid = %(oid)s::oid
-  AND m.amname = 'btree'
-  AND i.indisunique
-  AND i.indisvalid
-  AND i.indpred IS NULL
-  AND i.indexprs IS NULL
-  AND u.place <= i.indnkeyatts
-GROUP BY i.indexrelid, i.indisprimary, i.indimmediate
-HAVING pg_catalog.bool_and(a.attnotnull)
-ORDER BY i.indimmediate DESC, i.indisprimary DESC, count(*), i.indexrelid
-
 -- name: traits
 -- a row is: what decides how the rows of a table are captured and reverted
 SELECT EXISTS (SELECT
@@ -125,9 +48,7 @@ SELECT EXISTS (SELECT
                WHERE i.indrelid = %(oid)s::oid
                  AND NOT i.indimmediate) AS has_deferrable_key,
        pg_catalog.row_security_active(%(oid)s::oid) AS is_filtered,
-       (SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE')
-        FROM pg_catalog.pg_class AS c
-        WHERE c.oid = %(oid)s::oid) AS is_own
+       (SELECT c.reltuples FROM pg_catalog.pg_class AS c WHERE c.oid = %(oid)s::oid) AS rows_estimate
 
 -- name: foreign_keys
 -- a row is: a foreign key from another table to this one, and what it does when a row is deleted or its key changes
@@ -158,16 +79,6 @@ WHERE k.contype = 'f'
                   WHERE p.oid = k.conparentid
                     AND p.confrelid = k.confrelid)
 ORDER BY k.conrelid, k.conname
-
--- name: relation_of
--- a row is: a table by its oid
-SELECT n.nspname::text AS schema,
-       c.relname::text AS name,
-       c.relkind = 'p' AS is_partitioned,
-       c.reltuples AS rows_estimate
-FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.oid = %(oid)s::oid
 
 -- name: oid_of
 -- a row is: the oid of a table by its schema and name

@@ -11,12 +11,13 @@ from pglast import ast
 
 from pgrunbook.database.catalog import Table
 from pgrunbook.display.prose import counted
-from pgrunbook.effects.alter_table import SERIAL, is_volatile
+from pgrunbook.effects.alter_table import is_volatile
 from pgrunbook.effects.result import Found
 from pgrunbook.effects.type_change import judge, kind_of
 from pgrunbook.review.column_usage import uses_of
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
+from pgrunbook.sql.serial import SERIAL
 from pgrunbook.sql.tree import constraint_kind, object_kind, quoted, subcommand, text, type_word
 
 
