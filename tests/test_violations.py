@@ -393,6 +393,26 @@ ORDERS: list[tuple[list[str], list[tuple[str, int | None, str]]]] = [
         [("column note of users", None, "unknown: users does not exist today")],
     ),
     (
+        ['SET search_path = "$user", app', "ALTER TABLE users ALTER email SET NOT NULL"],
+        [("NOT NULL of app.users.email", 1, "1 row holds NULL")],
+    ),
+    (
+        ["SELECT set_config('search_path', current_user, false)", "ALTER TABLE users ALTER age SET NOT NULL"],
+        [("column age of users", None, "unknown: search_path is set before it, so users may be another table")],
+    ),
+    (
+        ["ALTER DOMAIN app.given RENAME TO must", "ALTER TABLE app.users ADD COLUMN x app.must"],
+        [("type app.must of app.users.x", 4, "4 rows would get an invalid value of app.must")],
+    ),
+    (
+        ["CREATE DOMAIN app.must AS text NOT NULL", "ALTER TABLE app.users ADD COLUMN x app.must"],
+        [],
+    ),
+    (
+        ["CREATE INDEX k ON app.animal (legs)", "ALTER INDEX app.k RENAME TO l", "ALTER TABLE app.animal RENAME legs TO feet", "CREATE UNIQUE INDEX m ON app.animal (feet)", "ALTER TABLE app.animal ADD PRIMARY KEY USING INDEX m"],
+        [("NOT NULL of app.animal.feet", 1, "1 row holds NULL")],
+    ),
+    (
         ["DROP SCHEMA app CASCADE", "CREATE SCHEMA app", "ALTER TABLE app.users ALTER note SET NOT NULL"],
         [("column note of app.users", None, "unknown: app.users does not exist today")],
     ),
@@ -543,8 +563,8 @@ def test_definitions_that_somebody_locks_are_not_waited_for(home: Server, conn: 
     assert text == (
         "could not read the database within lock_timeout (2000 ms)\n"
         "Detail: ...\n"
-        "State: Nothing changed in the database.\n"
-        "Hint: Another session is changing the schema; wait until it has finished, then run this again."
+        "State: Nothing changed; the transaction that read is aborted.\n"
+        "Hint: Another session is changing the schema; wait until it is done, then run this again."
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import class_row
 
 from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
@@ -145,11 +145,9 @@ def progress(conn: Connection, pid: int) -> CommandProgress | None:
 
 def row(conn: Connection, name: str) -> dict[str, Any]:
     """Return the first row of a named query of ``activity.sql`` as a dict; {} when it has none."""
-    with conn.cursor(row_factory=dict_row) as cur:
-        return cur.execute(queries.load("activity")[name]).fetchone() or {}
+    return next(iter(rows(conn, name)), {})
 
 
 def rows(conn: Connection, name: str) -> list[dict[str, Any]]:
     """Return the rows of a named query of ``activity.sql`` as dicts."""
-    with conn.cursor(row_factory=dict_row) as cur:
-        return cur.execute(queries.load("activity")[name]).fetchall()
+    return queries.rows(conn, "activity", name)

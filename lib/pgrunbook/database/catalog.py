@@ -14,7 +14,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from pgrunbook.database.relations import Column, Index, Relation, TypeFact
+from pgrunbook.database.relations import CatalogConstraint, Column, Index, Relation, TypeFact
 from pgrunbook.database.routines import RoutinePart, Routines
 from pgrunbook.sql.tree import Name
 
@@ -39,25 +39,6 @@ class Weight(Enum):
     NOTHING = "new or empty"
     SMALL = "small"
     BIG = "big, or of unknown size"
-
-
-@dataclass(frozen=True)
-class CatalogConstraint:
-    """A constraint; ``kind`` as in pg_constraint (c, f, n, p, u, x), ``partner`` is what a foreign key refers to.
-
-    ``oid`` is 0 for one that a statement adds.
-    """
-
-    name: str
-    kind: str
-    columns: tuple[str, ...] = ()
-    valid: bool = True
-    definition: str = ""
-    partner: Key | None = None
-    partner_columns: tuple[str, ...] = ()
-    on_delete: str = "a"
-    index: str | None = None
-    oid: int = 0
 
 
 @dataclass(frozen=True)

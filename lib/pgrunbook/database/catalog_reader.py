@@ -16,7 +16,6 @@ from psycopg.rows import namedtuple_row
 from pgrunbook.database import routines_reader
 from pgrunbook.database.catalog import (
     Catalog,
-    CatalogConstraint,
     Dependent,
     Fallen,
     Source,
@@ -26,7 +25,7 @@ from pgrunbook.database.catalog import (
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.database.queries import rows as queried
-from pgrunbook.database.relations import Column, Index, Relation, columns_of, indexes_of, types_of
+from pgrunbook.database.relations import Relation, columns_of, constraints_of, indexes_of, types_of
 from pgrunbook.database.routines import Routines
 from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.sql.dropped import Dropped, dropped
@@ -92,8 +91,15 @@ def read_for(conn: Connection, nodes: Sequence[Any], *, sized: bool = True) -> C
         locked = [row.relation for row in fallen if row.relation is not None]
         relations = rows("relations", fallen=locked, sized=sized, **asked)
         touched = [relation.oid for relation in relations]
-        parts = {name: rows(name, oids=touched) for name in ("constraints", "dependents")}
-        columns, indexes = columns_of(conn, touched, locks=sized), indexes_of(conn, touched, locks=sized)
+        dependents: dict[int, list[Dependent]] = {oid: [] for oid in touched}
+        for each in rows("dependents", oids=touched):
+            dependents[each.oid].append(Dependent(each.kind, each.name, tuple(each.columns), each.type))
+        parts: dict[str, Mapping[int, Any]] = {
+            "columns": columns_of(conn, touched, locks=sized),
+            "indexes": indexes_of(conn, touched, locks=sized),
+            "constraints": constraints_of(conn, touched),
+            "dependents": dependents,
+        }
         named = queried(conn, "relations", "functions", names=asked["functions"])
         catalog = Catalog(
             connected=True,
@@ -101,7 +107,7 @@ def read_for(conn: Connection, nodes: Sequence[Any], *, sized: bool = True) -> C
             role=session.role,
             time_zone=session.time_zone,
             search_path=tuple(session.search_path),
-            tables=_tables(relations, columns, indexes, parts),
+            tables=_tables(relations, parts),
             types=types_of(conn, asked["types"]),
             binary_casts=frozenset((row.source, row.target) for row in rows("binary_casts")),
             fallen=_fallen(fallen),
@@ -205,27 +211,17 @@ def _created(nodes: Iterable[Any]) -> Iterator[Any]:
             yield from (inner for inner, _ in routine(text(node)).nodes)
 
 
-def _tables(
-    relations: Sequence[Any],
-    columns: Mapping[int, Mapping[str, Column]],
-    indexes: Mapping[int, Sequence[Index]],
-    parts: Mapping[str, Sequence[Any]],
-) -> dict[tuple[str, str], Table]:
+def _tables(relations: Sequence[Any], parts: Mapping[str, Mapping[int, Any]]) -> dict[tuple[str, str], Table]:
     keys = {row.oid: (row.schema, row.name) for row in relations}
-    of: dict[str, dict[int, list[Any]]] = {}
-    for name, rows in parts.items():
-        of[name] = defaultdict(list)
-        for row in rows:
-            of[name][row.oid].append(row)
     return {
         (row.schema, row.name): Table(
             **{each.name: getattr(row, each.name) for each in fields(Relation)},
             rows_estimate=_rows_estimate(row),
             table_bytes=row.table_bytes,
-            columns=columns[row.oid],
-            indexes=tuple(indexes[row.oid]),
-            constraints=tuple(_constraint(c) for c in of["constraints"][row.oid]),
-            dependents=tuple(Dependent(d.kind, d.name, tuple(d.columns), d.type) for d in of["dependents"][row.oid]),
+            columns=parts["columns"][row.oid],
+            indexes=tuple(parts["indexes"][row.oid]),
+            constraints=tuple(parts["constraints"][row.oid]),
+            dependents=tuple(parts["dependents"][row.oid]),
             parents=tuple(keys[oid] for oid in row.parents if oid in keys),
             children=tuple(keys[oid] for oid in row.children if oid in keys),
             bound=row.bound,
@@ -268,21 +264,6 @@ def _rows_estimate(row: Any) -> int | None:
         density = float(row.reltuples) / int(row.pages)
         return max(round(density * pages), live, 1)
     return live or max(1, pages * PAGE_BYTES // GUESSED_ROW_BYTES)
-
-
-def _constraint(row: Any) -> CatalogConstraint:
-    return CatalogConstraint(
-        name=row.name,
-        kind=row.kind,
-        columns=tuple(row.columns),
-        valid=row.valid,
-        definition=row.definition,
-        partner=(row.partner_schema, row.partner_name) if row.partner_name else None,
-        partner_columns=tuple(row.partner_columns),
-        on_delete=row.on_delete,
-        index=row.index,
-        oid=row.number,
-    )
 
 
 def _uses(conn: Connection, where: str) -> Iterator[Use] | None:

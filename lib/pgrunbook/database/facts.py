@@ -94,11 +94,11 @@ class Facts:
 
     def taken_names(self, schema: str) -> set[str]:
         """Return the names of the relations and constraints in a schema."""
-        return {row["name"] for row in self.rows("taken_names", schema=sql.Identifier(schema).as_string(None))}
+        return {row["name"] for row in self.rows("taken", schema=schema, like="%")}
 
     def constraint_names(self, schema: str) -> set[str]:
         """Return the names of the constraints in a schema."""
-        return {row["name"] for row in self.rows("constraint_names", schema=sql.Identifier(schema).as_string(None))}
+        return {row["name"] for row in self.rows("taken", schema=schema, like="%") if not row["is_relation"]}
 
     def has_rows_beyond(self, table: Relation, limit: int) -> bool:
         """Tell whether a table holds more rows than that; counts no further.

@@ -9,7 +9,6 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import dict_row
 
 from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
@@ -46,13 +45,13 @@ def leftovers(conn: Connection) -> list[Leftover]:
             r["table_name"],
             f"DROP INDEX CONCURRENTLY {r['name']}; then build it again.",
         )
-        for r in _rows(conn, "invalid_indexes")
+        for r in queries.rows(conn, "health", "invalid_indexes")
     ]
     found += [
         Leftover("constraint not validated", r["name"], r["table_name"], r["advice"])
-        for r in _rows(conn, "unvalidated_constraints")
+        for r in queries.rows(conn, "health", "unvalidated_constraints")
     ]
-    for row in _rows(conn, "owned_sequences"):
+    for row in queries.rows(conn, "health", "owned_sequences"):
         where = f"{row['table_name']}.{row['column_name']}"
         try:
             highest = _highest(conn, row)
@@ -78,7 +77,7 @@ def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int,
     ``leave_out`` is a table by its qualified name: the history table, which every migration changes.
     """
     counts: dict[str, tuple[int, bool]] = {}
-    for row in _rows(conn, "tables"):
+    for row in queries.rows(conn, "health", "tables"):
         if f"{row['schema_name']}.{row['relation']}" == leave_out:
             continue
         if row["rows_estimate"] >= COUNT_EXACTLY_BELOW_ROWS:
@@ -126,8 +125,3 @@ def _highest(conn: Connection, row: dict[str, Any]) -> int | None:
     )
     found = conn.execute(query).fetchone()
     return None if found is None or found[0] is None else int(str(found[0]))
-
-
-def _rows(conn: Connection, name: str) -> list[dict[str, Any]]:
-    with conn.cursor(row_factory=dict_row) as cur:
-        return cur.execute(queries.load("health")[name]).fetchall()

@@ -139,6 +139,38 @@ class Column:
 
 
 @dataclass(frozen=True)
+class CatalogConstraint:
+    """A constraint; ``kind`` as in pg_constraint (c, f, n, p, u, x), ``partner`` is what a foreign key refers to.
+
+    ``oid`` is 0 for one that a statement adds; ``numbers`` are those of its columns.
+    """
+
+    name: str
+    kind: str
+    columns: tuple[str, ...] = ()
+    valid: bool = True
+    definition: str = ""
+    partner: tuple[str, str] | None = None
+    partner_columns: tuple[str, ...] = ()
+    on_delete: str = "a"
+    index: str | None = None
+    oid: int = 0
+    relation: int = 0
+    numbers: tuple[int, ...] = ()
+    deferrable: bool = False
+    deferred: bool = False
+    enforced: bool = True
+    is_local: bool = True
+    is_inherited: bool = False
+    no_inherit: bool = False
+
+    @property
+    def sql(self) -> str:
+        """The name as SQL needs it."""
+        return quoted(self.name)
+
+
+@dataclass(frozen=True)
 class TypeFact:
     """A type that statements name; ``base`` is the type below a domain, ``checked`` whether it has conditions.
 
@@ -263,6 +295,11 @@ def columns_of(conn: Connection, oids: Iterable[int], *, locks: bool = True) -> 
     return found
 
 
+def index(row: Mapping[str, Any]) -> Index:
+    """Return the index of a row of the query ``indexes``."""
+    return Index(**{**_frozen(row), "uses": frozenset(row["uses"])})
+
+
 def indexes_of(
     conn: Connection, oids: Iterable[int] = (), indexes: Iterable[int | None] = (), *, locks: bool = True
 ) -> dict[int, list[Index]]:
@@ -274,8 +311,25 @@ def indexes_of(
     """
     found: dict[int, list[Index]] = {oid: [] for oid in oids}
     for row in rows(conn, "relations", "indexes", oids=list(found), indexes=list(indexes), locks=locks):
-        index = Index(**{**_frozen(row), "uses": frozenset(row["uses"])})
-        found.setdefault(index.relation, []).append(index)
+        found.setdefault(row["relation"], []).append(index(row))
+    return found
+
+
+def constraint(row: Mapping[str, Any]) -> CatalogConstraint:
+    """Return the constraint of a row of the query ``constraints``."""
+    given = _frozen(row)
+    partner = (given.pop("partner_schema"), given.pop("partner_name"))
+    return CatalogConstraint(partner=partner if partner[1] else None, **given)
+
+
+def constraints_of(conn: Connection, oids: Iterable[int]) -> dict[int, list[CatalogConstraint]]:
+    """Return the constraints of tables by the OID of these.
+
+    Locks: AccessShareLock on tables with a CHECK.
+    """
+    found: dict[int, list[CatalogConstraint]] = {oid: [] for oid in oids}
+    for row in rows(conn, "relations", "constraints", oids=list(found), types=[]):
+        found[row["relation"]].append(constraint(row))
     return found
 
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import dict_row
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
-from pgrunbook.database.queries import load
+from pgrunbook.database.queries import rows
 from pgrunbook.database.sqlstate import Meaning, meaning
 
 COUNT_BELOW_BYTES = 256 * 1024 * 1024
@@ -58,24 +57,22 @@ def filtered(
 
 
 def _estimate(conn: Connection, oid: int) -> int | None:
-    with conn.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(load("relations")["rows_estimate"].encode(), {"oid": oid}).fetchone()
-    return None if row is None or row["rows"] is None else int(row["rows"])
+    (row,) = rows(conn, "relations", "rows_estimate", oid=oid)
+    return None if row["rows"] is None else int(row["rows"])
 
 
 def _visible(conn: Connection, table: str, oid: int, commands: Sequence[str]) -> int | None:
     """Count the rows as a session of the role sees them; None where the table is large or the server refuses."""
     try:
-        with conn.transaction(force_rollback=True), conn.cursor(row_factory=dict_row) as cursor:
-            about = cursor.execute(load("relations")["policies"].encode(), {"oid": oid, "commands": list(commands)})
-            (facts,) = about.fetchall()
+        with conn.transaction(force_rollback=True):
+            (facts,) = rows(conn, "relations", "policies", oid=oid, commands=list(commands))
             if facts["bytes"] > COUNT_BELOW_BYTES or not facts["is_filtered"]:
                 return None
-            cursor.execute("SET LOCAL row_security = on")
+            conn.execute("SET LOCAL row_security = on")
             condition = " AND ".join(facts["conditions"]) or "true"
             query = sql.SQL("SELECT pg_catalog.count(*) AS rows FROM {} WHERE {}")
-            counted = cursor.execute(query.format(sql.SQL(table), sql.SQL(condition))).fetchone()
-            return None if counted is None else int(counted["rows"])
+            counted = conn.execute(query.format(sql.SQL(table), sql.SQL(condition))).fetchone()
+            return None if counted is None else int(str(counted[0]))
     except psycopg.Error as exc:
         if meaning(exc) is Meaning.LOST:
             raise

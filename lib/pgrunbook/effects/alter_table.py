@@ -10,7 +10,8 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.database.catalog import CatalogConstraint, Standing, Table
+from pgrunbook.database.catalog import Standing, Table
+from pgrunbook.database.relations import CatalogConstraint
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.proofs import excludes_bound, fits_partition, proves_not_null
 from pgrunbook.effects.type_change import TypeChange, judge, kind_of
@@ -79,8 +80,7 @@ def collect(found: fx.Found, node: Any) -> None:
     for member in members:
         found.lock(member, mode)
     for cmd in node.cmds:
-        handler = _HANDLERS.get(subcommand(cmd))
-        if handler is not None:
+        if handler := _HANDLERS.get(subcommand(cmd)):
             handler(found, table, cmd)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import CatalogConstraint, Table
+from pgrunbook.database.catalog import Table
+from pgrunbook.database.relations import CatalogConstraint
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.drop import with_partitions
 from pgrunbook.sql.lock_modes import ACCESS_SHARE, ROW_EXCLUSIVE, ROW_SHARE

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from pgrunbook.database.catalog import Catalog, CatalogConstraint, Dependent, Standing, Table
-from pgrunbook.database.relations import Column, Index
+from pgrunbook.database.catalog import Catalog, Dependent, Standing, Table
+from pgrunbook.database.relations import CatalogConstraint, Column, Index
 from pgrunbook.effects.type_change import kind_of
 from pgrunbook.sql.deparse import changed
 from pgrunbook.sql.serial import SERIAL, plain_type

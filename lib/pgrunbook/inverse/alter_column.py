@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrunbook.database.relations import Column
+from pgrunbook.database.relations import CatalogConstraint, Column
 from pgrunbook.inverse import column_type, columns
 from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.reader import CLASSES, Address
@@ -114,8 +114,8 @@ def change_type(altered: Alteration, cmd: Any) -> None:
 
 def _loosened(altered: Alteration, column: Column) -> Way | None:
     """Return what sets NOT NULL again after values were NULL for a moment, None where they may not be."""
-    keys = [row for row in altered.constraints if row["type"] == "p" and row["relation"] == column.relation]
-    is_key = any(column.number in row["columns"] for row in keys)
+    keys = [row for row in altered.constraints if row.kind == "p" and row.relation == column.relation]
+    is_key = any(column.number in row.numbers for row in keys)
     identifies = is_key or "USING INDEX" in altered.whole.replica_identity
     if identifies or column.identity or column.is_inherited or not column_type.is_valid(column, altered.reader.version):
         return None
@@ -123,7 +123,7 @@ def _loosened(altered: Alteration, column: Column) -> Way | None:
     if row is None:
         way.add(f"{altered.alter} ALTER COLUMN {column.sql} SET NOT NULL", "NOT NULL is set again.")
     else:
-        recreate(altered.reader, way, [(_CONSTRAINT, row["oid"], 0)])
+        recreate(altered.reader, way, [(_CONSTRAINT, row.oid, 0)])
     return way
 
 
@@ -218,10 +218,10 @@ def set_not_null(altered: Alteration, cmd: Any) -> None:
         nullable(altered, altered.way(Phase.NOT_NULL), cmd.name)
         return
     row = _not_null(altered, column)
-    if row and row["inherited"] and not row["local"]:
+    if row and row.is_inherited and not row.is_local:
         altered.way(Phase.NOT_NULL).differs.append(own_beside_inherited("constraints", column.table))
-    elif row and not row["valid"]:
-        clause = f"DROP CONSTRAINT {row['sql']}, ADD CONSTRAINT {row['sql']} {row['definition']}"
+    elif row and not row.valid:
+        clause = f"DROP CONSTRAINT {row.sql}, ADD CONSTRAINT {row.sql} {row.definition}"
         altered.add(Phase.NOT_NULL, clause)
 
 
@@ -248,12 +248,12 @@ def drop_not_null(altered: Alteration, cmd: Any) -> None:
     if row is None:
         altered.add(Phase.NOT_NULL, f"ALTER COLUMN {column.sql} SET NOT NULL")
     else:
-        recreate(altered.reader, altered.way(Phase.NOT_NULL), [(_CONSTRAINT, row["oid"], 0)])
+        recreate(altered.reader, altered.way(Phase.NOT_NULL), [(_CONSTRAINT, row.oid, 0)])
 
 
-def _not_null(altered: Alteration, column: Column) -> dict[str, Any] | None:
+def _not_null(altered: Alteration, column: Column) -> CatalogConstraint | None:
     for row in altered.constraints:
-        if row["type"] == "n" and row["relation"] == column.relation and row["columns"] == [column.number]:
+        if row.kind == "n" and row.relation == column.relation and row.numbers == (column.number,):
             return row
     return None
 

@@ -97,11 +97,11 @@ def _adds(altered: Alteration, name: str) -> bool:
 
 def drop(altered: Alteration, cmd: Any) -> None:
     """DROP CONSTRAINT: recreate it, with what depends on it and on its index."""
-    found = [row for row in altered.constraints if row["relation"] == altered.relation.oid and row["name"] == cmd.name]
+    found = [row for row in altered.constraints if row.relation == altered.relation.oid and row.name == cmd.name]
     if not found:
         return
     way = altered.way(Phase.BACK)
-    recreate(altered.reader, way, [(_CONSTRAINT, row["oid"], 0) for row in found])
+    recreate(altered.reader, way, [(_CONSTRAINT, row.oid, 0) for row in found])
     if altered.only and altered.relation.has_children:
         below = (oid for oid in altered.reader.family(altered.relation) if oid != altered.relation.oid)
         way.differs += [own_beside_inherited("constraints", altered.reader.relation_at(oid).label) for oid in below]
@@ -109,16 +109,16 @@ def drop(altered: Alteration, cmd: Any) -> None:
 
 def validate(altered: Alteration, cmd: Any) -> None:
     """VALIDATE CONSTRAINT: drop and add it NOT VALID, which reads no rows."""
-    found = [row for row in altered.constraints if row["name"] == cmd.name]
-    mine = [row for row in found if row["relation"] == altered.relation.oid and not row["valid"]]
+    found = [row for row in altered.constraints if row.name == cmd.name]
+    mine = [row for row in found if row.relation == altered.relation.oid and not row.valid]
     for row in mine:
-        if row["inherited"]:  # an inherited constraint cannot become NOT VALID again
-            why = f"constraint {altered.sql}.{row['sql']} stays valid"
+        if row.is_inherited:  # an inherited constraint cannot become NOT VALID again
+            why = f"constraint {altered.sql}.{row.sql} stays valid"
             altered.way(Phase.BACK).differs.append(Declared("validity", altered.sql, why))
             continue
-        clause = f"DROP CONSTRAINT {row['sql']}, ADD CONSTRAINT {row['sql']} {row['definition']}"
+        clause = f"DROP CONSTRAINT {row.sql}, ADD CONSTRAINT {row.sql} {row.definition}"
         altered.add(Phase.BACK, clause)
-        for statement in comments_of(altered.reader, [(_CONSTRAINT, row["oid"], 0)]):
+        for statement in comments_of(altered.reader, [(_CONSTRAINT, row.oid, 0)]):
             altered.way(Phase.PROPERTIES).add(statement)
 
 
@@ -126,17 +126,17 @@ def alter(altered: Alteration, cmd: Any) -> None:
     """ALTER CONSTRAINT: bring back deferrability, enforcement and inheritance."""
     name = cmd.def_.conname if hasattr(cmd.def_, "conname") else cmd.name
     for row in altered.constraints:
-        if row["relation"] != altered.relation.oid or row["name"] != name:
+        if row.relation != altered.relation.oid or row.name != name:
             continue
         words = []
-        if row["type"] == "f":
-            words.append("DEFERRABLE" if row["deferrable"] else "NOT DEFERRABLE")
-            if row["deferrable"]:
-                words.append("INITIALLY DEFERRED" if row["deferred"] else "INITIALLY IMMEDIATE")
-            if not row["enforced"]:
+        if row.kind == "f":
+            words.append("DEFERRABLE" if row.deferrable else "NOT DEFERRABLE")
+            if row.deferrable:
+                words.append("INITIALLY DEFERRED" if row.deferred else "INITIALLY IMMEDIATE")
+            if not row.enforced:
                 words.append("NOT ENFORCED")
             elif getattr(cmd.def_, "alterEnforceability", False):
                 words.append("ENFORCED")
-        elif row["type"] == "n":
-            words.append("NO INHERIT" if row["no_inherit"] else "INHERIT")
-        altered.add(Phase.PROPERTIES, f"ALTER CONSTRAINT {row['sql']} {' '.join(words)}")
+        elif row.kind == "n":
+            words.append("NO INHERIT" if row.no_inherit else "INHERIT")
+        altered.add(Phase.PROPERTIES, f"ALTER CONSTRAINT {row.sql} {' '.join(words)}")

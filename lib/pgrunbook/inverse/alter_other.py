@@ -6,6 +6,7 @@ from typing import Any
 
 from pglast import ast
 
+from pgrunbook.database.relations import CatalogConstraint
 from pgrunbook.inverse import columns, enum_value, name_resolution
 from pgrunbook.inverse.alter import named_thing
 from pgrunbook.inverse.naming import choose
@@ -47,7 +48,7 @@ def domain(reader: Reader, way: Way, node: Any) -> None:
     if row is None:
         return
     name, subtype = row["sql"], getattr(node.subtype, "value", node.subtype)
-    found = reader.rows("constraints", oids=[], types=[oid])
+    found = reader.constraints(types=[oid]) if oid else []
     match str(subtype):
         case "T":
             way.add(f"ALTER DOMAIN {name} " + (f"SET DEFAULT {row['default']}" if row["default"] else "DROP DEFAULT"))
@@ -59,10 +60,10 @@ def domain(reader: Reader, way: Way, node: Any) -> None:
             _domain_constraints(reader, way, node, name, found)
 
 
-def _domain_not_null(reader: Reader, way: Way, row: dict[str, Any], found: list[dict[str, Any]]) -> None:
-    named = [k for k in found if k["type"] == "n"]
+def _domain_not_null(reader: Reader, way: Way, row: dict[str, Any], found: list[CatalogConstraint]) -> None:
+    named = [k for k in found if k.kind == "n"]
     if row["not_null"] and named:
-        recreate(reader, way, [(CLASSES["pg_constraint"], named[0]["oid"], 0)])
+        recreate(reader, way, [(CLASSES["pg_constraint"], named[0].oid, 0)])
     else:
         way.add(f"ALTER DOMAIN {row['sql']} {'SET' if row['not_null'] else 'DROP'} NOT NULL")
 
@@ -77,14 +78,14 @@ def _domain_constraint(reader: Reader, way: Way, node: Any, row: dict[str, Any])
     way.add(f"ALTER DOMAIN {row['sql']} DROP CONSTRAINT {quoted(name)}", "The constraint is dropped.")
 
 
-def _domain_constraints(reader: Reader, way: Way, node: Any, name: str, found: list[dict[str, Any]]) -> None:
+def _domain_constraints(reader: Reader, way: Way, node: Any, name: str, found: list[CatalogConstraint]) -> None:
     """DROP CONSTRAINT: add it again; VALIDATE CONSTRAINT: drop it and add it NOT VALID."""
     for k in found:
-        if k["name"] != node.name or (str(getattr(node.subtype, "value", node.subtype)) == "V" and k["valid"]):
+        if k.name != node.name or (str(getattr(node.subtype, "value", node.subtype)) == "V" and k.valid):
             continue
         if str(getattr(node.subtype, "value", node.subtype)) == "V":
-            way.add(f"ALTER DOMAIN {name} DROP CONSTRAINT {k['sql']}")
-        address = (CLASSES["pg_constraint"], k["oid"], 0)
+            way.add(f"ALTER DOMAIN {name} DROP CONSTRAINT {k.sql}")
+        address = (CLASSES["pg_constraint"], k.oid, 0)
         for _, statement in statements_of(reader, "pg_constraint", [address]):
             way.add(statement, "The old constraint is added again.")
         for statement in comments_of(reader, [address]):

@@ -7,7 +7,7 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
-from pgrunbook.database.relations import Column, Relation
+from pgrunbook.database.relations import CatalogConstraint, Column, Relation
 from pgrunbook.inverse.reader import Reader, RelationOptions
 from pgrunbook.inverse.way import Way
 
@@ -61,9 +61,9 @@ class Alteration:
         return self.reader.whole(self.relation)
 
     @cached_property
-    def constraints(self) -> list[dict[str, Any]]:
+    def constraints(self) -> list[CatalogConstraint]:
         """The constraints of the family's tables."""
-        return self.reader.rows("constraints", oids=self.family, types=[])
+        return self.reader.constraints(self.family)
 
     def column(self, name: str) -> Column | None:
         """Return a column of the table itself."""

@@ -172,8 +172,8 @@ def is_there(reader: Reader, node: Any) -> bool:
     """Tell whether the type that CREATE TYPE makes, or the constraint that ALTER TABLE adds, is there already."""
     if isinstance(node, ast.AlterTableStmt):
         table = reader.relation(node.relation)
-        rows = reader.rows("constraints", oids=[table.oid], types=[]) if table else []
-        return node.cmds[0].def_.conname in [row["name"] for row in rows]
+        found = reader.constraints([table.oid]) if table else []
+        return node.cmds[0].def_.conname in [each.name for each in found]
     composite = isinstance(node, ast.CompositeTypeStmt)
     name = relation_name(reader, node.typevar) if composite else _made(reader, _type_name(node))
     return reader.address("type", [name]) is not None

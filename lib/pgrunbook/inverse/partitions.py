@@ -53,7 +53,8 @@ def attach(altered: Alteration, cmd: Any) -> None:
 
 def drop_new(reader: Reader, way: Way, table: Relation) -> None:
     """Add the step that drops indexes and constraints which the table does not have today."""
-    names = [row["name"] for row in reader.rows("names_on", oid=table.oid)]
+    there = {each.name for each in reader.constraints([table.oid])} | {each.name for each in reader.indexes(table.oid)}
+    names = sorted(there)
     block = _DROP_NEW.replace("{table}", literal(table.label)).replace("{names}", literal(names))
     way.add(block, f"Indexes and constraints that ATTACH created on {table.label} are dropped.")
 

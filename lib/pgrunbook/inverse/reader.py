@@ -16,7 +16,16 @@ from psycopg.rows import dict_row
 from pgrunbook.database import routines_reader
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, READ_STATEMENT_TIMEOUT_MS, Connection
 from pgrunbook.database.queries import SETTINGS, blocked_on_lock_timeout, load
-from pgrunbook.database.relations import Column, Relation, column, unique_key
+from pgrunbook.database.relations import (
+    CatalogConstraint,
+    Column,
+    Index,
+    Relation,
+    column,
+    constraint,
+    index,
+    unique_key,
+)
 from pgrunbook.database.routines import RoutinePart
 from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.sql.deparse import literal
@@ -190,6 +199,14 @@ class Reader:
         query, parameters = columns_asked(order)
         found = [column(row) for row in self.rows(query, **parameters)]
         return sorted(found, key=lambda each: order.index(each.relation))
+
+    def constraints(self, oids: Iterable[int] = (), *, types: Iterable[int] = ()) -> list[CatalogConstraint]:
+        """Return the constraints of tables and domains."""
+        return [constraint(row) for row in self.rows("constraints", oids=list(oids), types=list(types))]
+
+    def indexes(self, oid: int) -> list[Index]:
+        """Return the indexes of a table."""
+        return [index(row) for row in self.rows("indexes", oids=[oid], indexes=[], locks=True)]
 
     def keys(self, oids: Iterable[int], *, without: str = "") -> dict[int, tuple[str, ...]]:
         """Return the columns that identify the rows of each table, () where none do; ``without`` is left out."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Catalog, CatalogConstraint, Key, Standing, Table
+from pgrunbook.database.catalog import Catalog, Key, Standing, Table
+from pgrunbook.database.relations import CatalogConstraint
 from pgrunbook.effects.catalog_after import after, moves
 from pgrunbook.effects.drop import emptied
 from pgrunbook.errors import Refused

@@ -14,6 +14,7 @@ from pglast import ast
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
+from pgrunbook.database.relations import constraints_of
 from pgrunbook.database.routines import RoutinePart, Routines
 from pgrunbook.plan.step import Expansion, Gate, SafeStep
 from pgrunbook.safe_forms import code, gates, outside, row_security, transaction_bond, zoned_type
@@ -203,7 +204,8 @@ class Expander:
 def _is_there(facts: Facts, inner: Any) -> bool:
     """Tell whether the table has a constraint of that name already."""
     table = facts.relation(inner.relation)
-    return table is not None and bool(facts.rows("has_constraint", oid=table.oid, name=inner.cmds[0].def_.conname))
+    found = constraints_of(facts.conn, [table.oid])[table.oid] if table is not None else []
+    return any(constraint.name == inner.cmds[0].def_.conname for constraint in found)
 
 
 def _expansion(case: Case) -> Expansion:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pglast import ast
 
+from pgrunbook.database.catalog import Table
 from pgrunbook.sql.deparse import changed, expression, literal, parsed
 from pgrunbook.sql.deparse import name as identifier
 from pgrunbook.sql.tree import column_names, relation
@@ -67,7 +68,7 @@ def _within(world: World, parent: JudgedTable, child: JudgedTable, bound: Any, w
     where = [f"{world.sql(child, condition)} IS NOT TRUE"]
     names = column_names(condition)
     if parent.was.bound is not None:
-        above = world.facts.rows("partition_constraint", oid=parent.was.oid)[0]["condition"]
+        above = _bound(world, parent.was)
         where.append(f"{world.sql(child, _parsed(above))} IS NOT TRUE")
         names += [name for name in column_names(_parsed(above)) if name not in names]
     return row_demand(child, what, " OR ".join(where), names, words=_MISPLACED)
@@ -76,13 +77,18 @@ def _within(world: World, parent: JudgedTable, child: JudgedTable, bound: Any, w
 def _in_default(world: World, parent: JudgedTable, child: JudgedTable, what: str) -> RowDemand:
     if parent.was is None:
         raise UnclearError(restored(parent.now))
-    others = [row["condition"] for row in world.rows("partition_conditions", oid=parent.was.oid)]
+    others = [_bound(world, world.today.at(key)) for key in parent.was.children]
     if not others:
         return row_demand(child, what, "false", [])
     nodes = [_parsed(condition) for condition in others if condition]
     where = " OR ".join(f"{world.sql(child, node)} IS TRUE" for node in nodes)
     names = list(dict.fromkeys(name for node in nodes for name in column_names(node)))
     return row_demand(child, what, where, names, words=_MISPLACED)
+
+
+def _bound(world: World, partition: Table) -> str:
+    """Return the condition that a partition's bound puts on its rows, and those above it."""
+    return str(world.facts.rows("partition_constraint", oid=partition.oid)[0]["condition"] or "")
 
 
 def _parsed(condition: str) -> Any:

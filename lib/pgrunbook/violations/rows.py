@@ -12,9 +12,8 @@ from psycopg.rows import TupleRow, tuple_row
 
 from pgrunbook.database.checksums import STATEMENT_TIMEOUT_MS as STATEMENT_TIMEOUT_MS
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection, limit_locally
-from pgrunbook.database.queries import load
+from pgrunbook.database.queries import blocked_on_lock_timeout, load
 from pgrunbook.database.sqlstate import Meaning, is_of_statement, meaning
-from pgrunbook.errors import Blocked
 from pgrunbook.sql.tree import quoted
 
 SAMPLES = 5
@@ -82,15 +81,8 @@ class RowQueries:
     @contextmanager
     def names(self) -> Iterator[None]:
         """Read definitions. Raises Blocked when a lock prevents that."""
-        try:
-            with self.short():
-                yield
-        except psycopg.errors.LockNotAvailable as exc:
-            raise Blocked(
-                f"could not read the database within lock_timeout ({READ_LOCK_TIMEOUT_MS} ms)",
-                detail=str(exc).strip(),
-                hint="Another session is changing the schema; wait until it has finished, then run this again.",
-            ) from exc
+        with blocked_on_lock_timeout(READ_LOCK_TIMEOUT_MS), self.short():
+            yield
 
     def ask(self, wanted: RowDemand) -> RowDemandAnswer:
         """Return how many rows violate a demand, and which; an unknown answer is reported, not raised."""

@@ -294,33 +294,6 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   AND n.nspname !~ '^pg_'
   AND n.nspname <> 'information_schema';
 
--- name: constraints
--- a row is: a constraint of a touched relation, with the relation that a foreign key refers to
-SELECT k.conrelid::bigint AS oid,
-       k.oid::bigint AS number,
-       k.conname::text AS name,
-       k.contype::text AS kind,
-       ARRAY(SELECT a.attname::text
-             FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
-             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
-             ORDER BY u.place) AS columns,
-       k.convalidated AS valid,
-       pg_catalog.pg_get_constraintdef(k.oid) AS definition,
-       pn.nspname::text AS partner_schema,
-       p.relname::text AS partner_name,
-       ARRAY(SELECT a.attname::text
-             FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
-             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.attnum
-             ORDER BY u.place) AS partner_columns,
-       k.confdeltype::text AS on_delete,
-       ix.relname::text AS index
-FROM pg_catalog.pg_constraint AS k
-LEFT JOIN pg_catalog.pg_class AS p ON p.oid = k.confrelid
-LEFT JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace
-LEFT JOIN pg_catalog.pg_class AS ix ON ix.oid = k.conindid AND k.contype IN ('p', 'u', 'x')
-WHERE k.conrelid = ANY (%(oids)s::oid[])
-ORDER BY k.conrelid, k.conname COLLATE "C";
-
 -- name: dependents
 -- a row is: something that depends on a touched relation, or on one of its columns; views also through views
 WITH RECURSIVE seen AS (

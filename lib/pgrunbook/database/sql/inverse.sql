@@ -52,28 +52,6 @@ FROM below AS b
 GROUP BY b.oid
 ORDER BY pg_catalog.max(b.depth), b.oid;
 
--- name: constraints
--- a row is: a constraint of one of these tables or domains
-SELECT k.oid,
-       k.conrelid AS relation,
-       k.conrelid::pg_catalog.regclass::text AS table,
-       k.conname::text AS name,
-       pg_catalog.quote_ident(k.conname) AS sql,
-       k.contype::text AS type,
-       pg_catalog.pg_get_constraintdef(k.oid) AS definition,
-       k.convalidated AS valid,
-       k.condeferrable AS deferrable,
-       k.condeferred AS deferred,
-       k.conislocal AS local,
-       k.coninhcount > 0 OR k.conparentid <> 0 AS inherited,
-       k.connoinherit AS no_inherit,
-       coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::boolean, true) AS enforced,
-       coalesce(k.conkey, '{}')::integer[] AS columns,
-       pg_catalog.obj_description(k.oid, 'pg_constraint') AS comment
-FROM pg_catalog.pg_constraint AS k
-WHERE k.conrelid = ANY (%(oids)s::oid[])
-   OR k.contypid = ANY (%(types)s::oid[]);
-
 -- name: sequence
 -- a row is: a sequence, its options as SQL, and its current value
 SELECT c.oid,
@@ -1256,31 +1234,6 @@ SELECT o.polname::text AS name,
        o.oid::bigint AS oid
 FROM pg_catalog.pg_policy AS o
 WHERE o.polrelid = %(oid)s;
-
--- name: names_on
--- a row is: the name of an index or constraint of a table
-SELECT ic.relname::text AS name
-FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS ic ON ic.oid = i.indexrelid
-WHERE i.indrelid = %(oid)s
-UNION
-SELECT k.conname::text
-FROM pg_catalog.pg_constraint AS k
-WHERE k.conrelid = %(oid)s;
-
--- name: taken
--- a row is: a name that a new index or constraint beside a table cannot have; is_relation tells which of both
-SELECT c.relname::text AS name,
-       true AS is_relation
-FROM pg_catalog.pg_class AS c
-WHERE c.relnamespace = (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(schema)s)
-  AND c.relname LIKE %(like)s
-UNION ALL
-SELECT k.conname::text,
-       false
-FROM pg_catalog.pg_constraint AS k
-WHERE k.connamespace = (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(schema)s)
-  AND k.conname LIKE %(like)s;
 
 -- name: written_by
 -- a row is: a table whose rows change when those of a table are deleted, updated or truncated; below another that has them

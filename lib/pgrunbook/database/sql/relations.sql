@@ -166,6 +166,41 @@ WHERE i.indrelid = ANY (%(oids)s::oid[])
    OR i.indexrelid = ANY (%(indexes)s::oid[])
 ORDER BY i.indrelid, c.relname COLLATE "C"
 
+-- name: constraints
+-- a row is: a constraint of one of these tables or domains, with the relation that a foreign key refers to
+SELECT k.oid::bigint AS oid,
+       k.conrelid::bigint AS relation,
+       k.conname::text AS name,
+       k.contype::text AS kind,
+       ARRAY(SELECT a.attname::text
+             FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
+             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+             ORDER BY u.place) AS columns,
+       coalesce(k.conkey, '{}')::integer[] AS numbers,
+       k.convalidated AS valid,
+       pg_catalog.pg_get_constraintdef(k.oid) AS definition,
+       pn.nspname::text AS partner_schema,
+       p.relname::text AS partner_name,
+       ARRAY(SELECT a.attname::text
+             FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
+             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.attnum
+             ORDER BY u.place) AS partner_columns,
+       k.confdeltype::text AS on_delete,
+       ix.relname::text AS index,
+       k.condeferrable AS deferrable,
+       k.condeferred AS deferred,
+       coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::boolean, true) AS enforced,
+       k.conislocal AS is_local,
+       k.coninhcount > 0 OR k.conparentid <> 0 AS is_inherited,
+       k.connoinherit AS no_inherit
+FROM pg_catalog.pg_constraint AS k
+LEFT JOIN pg_catalog.pg_class AS p ON p.oid = k.confrelid
+LEFT JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace
+LEFT JOIN pg_catalog.pg_class AS ix ON ix.oid = k.conindid AND k.contype IN ('p', 'u', 'x')
+WHERE k.conrelid = ANY (%(oids)s::oid[])
+   OR k.contypid = ANY (%(types)s::oid[])
+ORDER BY k.conrelid, k.conname COLLATE "C"
+
 -- name: types
 -- a row is: a type of one of these names or OIDs, with its base type when it is a domain
 WITH RECURSIVE base AS (
@@ -303,28 +338,19 @@ ORDER BY t.level,
          n.nspname,
          c.relname
 
--- name: taken_names
--- a row is: a name that no new relation or constraint of a schema should be given
-SELECT c.relname::text AS name
+-- name: taken
+-- a row is: a name that a new index or constraint beside a table cannot have; is_relation tells which of both
+SELECT c.relname::text AS name,
+       true AS is_relation
 FROM pg_catalog.pg_class AS c
-WHERE c.relnamespace = %(schema)s::text::pg_catalog.regnamespace
-UNION
-SELECT k.conname::text
+WHERE c.relnamespace = (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(schema)s)
+  AND c.relname LIKE %(like)s
+UNION ALL
+SELECT k.conname::text,
+       false
 FROM pg_catalog.pg_constraint AS k
-WHERE k.connamespace = %(schema)s::text::pg_catalog.regnamespace
-
--- name: constraint_names
--- a row is: the name of a constraint in a schema
-SELECT k.conname::text AS name
-FROM pg_catalog.pg_constraint AS k
-WHERE k.connamespace = %(schema)s::text::pg_catalog.regnamespace
-
--- name: has_constraint
--- a row is: a constraint of that name on a table
-SELECT k.oid::bigint AS oid
-FROM pg_catalog.pg_constraint AS k
-WHERE k.conrelid = %(oid)s::oid
-  AND k.conname = %(name)s
+WHERE k.connamespace = (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(schema)s)
+  AND k.conname LIKE %(like)s
 
 -- name: unique_columns
 -- a row is: a column that takes part in a unique or exclusion index, or in the partition key

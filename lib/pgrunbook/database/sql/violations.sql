@@ -24,13 +24,6 @@ WHERE i.indrelid = %(oid)s::oid
   AND i.indisunique
 ORDER BY 1
 
--- name: partition_conditions
--- a row is: a partition of a table, and the condition that its bound puts on its rows
-SELECT i.inhrelid::bigint AS oid,
-       pg_catalog.pg_get_partition_constraintdef(i.inhrelid) AS condition
-FROM pg_catalog.pg_inherits AS i
-WHERE i.inhparent = %(oid)s::oid
-
 -- name: columns_of_domain
 -- a row is: a column, of a relation that holds rows, whose type is a domain or a domain over it
 WITH RECURSIVE domains (oid) AS (
