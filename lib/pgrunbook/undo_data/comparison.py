@@ -112,6 +112,33 @@ class Comparison:
         return column.reverted(sql.Identifier("k", column.name))
 
     @cached_property
+    def has_parents(self) -> sql.Composable:
+        """The condition that the rows of other tables exist to which the row will refer; the server checks it itself
+        where triggers fire. What is checked at the end of a transaction may refer to what comes later.
+        """
+        found: list[sql.Composable] = []
+        for key in rows(self.conn, "references_of", oid=self.table.oid):
+            values = [self._reverted_or_now(self.table.columns[name]) for name in key["columns"]]
+            pairs = [
+                sql.SQL("{} {} {}").format(sql.Identifier("f", to), sql.SQL(operator), value)
+                for to, operator, value in zip(key["referenced"], key["operators"], values, strict=True)
+            ]
+            empty = sql.SQL(" OR ").join([sql.SQL("{} IS NULL").format(value) for value in values])
+            found.append(
+                sql.SQL("({} OR EXISTS (SELECT FROM {} AS f WHERE {}))").format(
+                    empty, sql.SQL(key["parent"]), sql.SQL(" AND ").join(pairs)
+                )
+            )
+        return sql.SQL(" AND ").join(found) if found else sql.SQL("true")
+
+    def _reverted_or_now(self, column: Column) -> sql.Composable:
+        if column.name in self.entry.columns:
+            return self.reverted(column)
+        if self.entry.kind == "delete":
+            return column.reverted(sql.Identifier("k", key_name(self.entry.key.index(column.name))))
+        return sql.Identifier("t", column.name)
+
+    @cached_property
     def is_referred_to(self) -> sql.Composable:
         """The condition that a row of another table, or one that the step did not insert, refers to this row."""
         found: list[sql.Composable] = []

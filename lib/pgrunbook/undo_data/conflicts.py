@@ -33,10 +33,10 @@ Way = Literal["changed", "deleted", "made again", "referred to", "displaced"]
 class Conflict:
     """A row that cannot be reverted without a decision.
 
-    ``displaced`` is a deleted row whose unique value another row has now; ``referred to`` an inserted row to which
-    rows of another table refer. ``before``, ``wrote`` and ``now`` hold the captured columns as text, cut to 200
-    characters (100 for ``wrote``); None means that there was no row. Of a column that is missing in ``wrote``, only
-    the hash of the written value is captured.
+    ``displaced`` is a row whose unique value another row has now, or whose parent is gone; ``referred to`` an inserted
+    row to which rows of another table refer. ``before``, ``wrote`` and ``now`` hold the captured columns as text, cut
+    to 200 characters (100 for ``wrote``); None means that there was no row. Of a column that is missing in ``wrote``,
+    only the hash of the written value is captured.
     """
 
     table: TableName
@@ -151,9 +151,9 @@ def _condition(both: Comparison, is_over: bool) -> tuple[str, sql.Composable]:
     join, condition = "", sql.SQL("(NOT ({}) OR {})").format(both.is_untouched, both.is_referred_to)
     if entry.kind == "update":
         join = "LEFT"
-        condition = sql.SQL("CASE WHEN {} THEN NOT {} ELSE NOT ({}) AND {} END").format(
-            both.is_gone, both.is_back, both.is_untouched, differs
-        )
+        # Behind the revert, what nobody has changed and is not as before was refused by the server.
+        changed = differs if is_over else sql.SQL("NOT ({}) AND {}").format(both.is_untouched, differs)
+        condition = sql.SQL("CASE WHEN {} THEN NOT {} ELSE {} END").format(both.is_gone, both.is_back, changed)
     elif entry.kind == "delete":
         join = "LEFT" if is_over else ""
         condition = sql.SQL("({} OR {})").format(both.is_gone, differs)
@@ -201,7 +201,8 @@ def _shown_columns(both: Comparison, stored: Sequence[tuple[CapturedColumn, str]
         for value in (*keys, *before, *wrote, *now)
     ]
     is_referred_to = both.is_referred_to if both.entry.kind == "insert" else sql.SQL("false")
-    return sql.SQL(", ").join([*texts, both.is_gone, is_referred_to])
+    is_refused = both.is_untouched if both.entry.kind == "update" else sql.SQL("false")
+    return sql.SQL(", ").join([*texts, both.is_gone, is_referred_to, is_refused])
 
 
 def _conflict(both: Comparison, found: Sequence[Any], written: Sequence[str]) -> Conflict:
@@ -210,12 +211,14 @@ def _conflict(both: Comparison, found: Sequence[Any], written: Sequence[str]) ->
     before = None if entry.kind == "insert" else {name: next(values) for name in entry.columns}
     wrote = {name: next(values) for name in written}
     now: Values | None = {name: next(values) for name in entry.columns}
-    is_gone, is_referred_to = next(values), next(values)
+    is_gone, is_referred_to, is_refused = next(values), next(values), next(values)
     way: Way = "changed"
     if is_gone:
         way, now = "displaced" if entry.kind == "delete" else "deleted", None
     elif is_referred_to:
         way = "referred to"
+    elif is_refused:
+        way = "displaced"
     elif entry.kind == "delete":
         way = "made again"
     return Conflict(entry.table, way, key, before, None if entry.kind == "delete" else wrote, now)

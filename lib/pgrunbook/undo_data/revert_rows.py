@@ -11,11 +11,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+import psycopg
 from psycopg import sql
 
 from pgrunbook.database import connection
@@ -25,6 +26,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.errors import Refused
 from pgrunbook.undo_data.comparison import Comparison, compare
 from pgrunbook.undo_data.conflicts import Conflicts, conflicts, family, later, left_of
+from pgrunbook.undo_data.refused_rows import put_aside, revert_aside, revert_in_turn
 from pgrunbook.undo_data.registry import UndoEntry, mark, stop_following
 from pgrunbook.undo_data.row_notes import ARRIVED, label_of, labelled, returned
 from pgrunbook.undo_data.silence import silenced
@@ -132,6 +134,7 @@ class _Loop:
     lock_timeout_ms: int
     statement_timeout_ms: int
     fires_triggers: bool
+    refused: list[int] = field(default_factory=list)
 
     @property
     def conn(self) -> Connection:
@@ -177,14 +180,59 @@ class _Loop:
             if upto == 0:
                 return 0, 0, given
             after = max(0, upto - pages)
-            statements = list(self._statements(after, upto))
             with nullcontext() if self.fires_triggers else silenced(self.conn), self.conn.as_target():
-                given += sum(self.conn.execute(statement).rowcount for statement in statements)
+                more, after = self._reverted(after, upto)
+                given += more
             for statement in self._notes():
                 self.conn.execute(statement.encode())
             values = {"id": self.both.entry.id, "pages_left": after, "rows_given_back": given}
             self.conn.execute(load("undo_data")["write_revert"].encode(), values)
         return upto, after, given
+
+    def _reverted(self, after: int, upto: int) -> tuple[int, int]:
+        """Revert rows of these pages, or of all that are left; return how many, and the pages that are left then.
+
+        Where keys are checked at the end of a statement, rows of later batches may have what these rows need.
+        """
+        for first in (after, 0) if self.both.table.has_deferrable_key and not self.refused else (after,):
+            try:
+                with self.conn.transaction():
+                    return self._revert(self._span(first, upto)), first
+            except psycopg.IntegrityError as exc:
+                log.info("%s refuses rows of %s: %s", "the server", self.both.entry.table, exc.diag.message_primary)
+        self.refused.append(upto)
+        places = self.conn.execute(sql.SQL("SELECT k.ctid::pg_catalog.text FROM {}").format(self._span(after, upto)))
+        given, left = revert_in_turn(self.conn, lambda some: self._revert(_at(self.both, some)),
+                                     [str(place) for (place,) in places.fetchall()])  # fmt: skip
+        assigned = put_aside(self.conn, self.both.table, self.both.columns, self.both.entry.key)
+        if left and assigned and self.both.entry.kind == "update":
+            given += revert_aside(self.conn, lambda some: self._aside(assigned, some),
+                                  lambda some: self._revert(_at(self.both, some), is_checked=True), left)  # fmt: skip
+        return given, after
+
+    def _revert(self, pages: sql.Composable, *, is_checked: bool = False) -> int:
+        """Revert captured rows; ``is_checked`` where they were not changed by anybody else."""
+        given = sum(self.conn.execute(each).rowcount for each in self._statements(pages, is_checked=is_checked))
+        if self.both.table.has_deferrable_key:
+            self.conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        return given
+
+    def _aside(self, assigned: Sequence[sql.Composable], places: Sequence[str]) -> int:
+        """Set unique values of rows aside, one after the other; raise what a row that somebody has changed is."""
+        statement = sql.SQL("UPDATE {} AS t SET {} FROM {} WHERE {}{}")
+        condition = sql.SQL("") if self.overwrites else sql.SQL(" AND {}").format(self.both.is_untouched)
+        found = [
+            self.conn.execute(
+                statement.format(
+                    self.both.table.source, sql.SQL(", ").join(assigned), _at(self.both, [place]), self.both.matches,
+                    condition,
+                )
+            ).rowcount
+            for place in places
+        ]  # fmt: skip
+        if 0 in found:
+            raise psycopg.IntegrityError("somebody has changed one of the rows meanwhile")
+        return sum(found)
 
     def _notes(self) -> list[str]:
         """Return the statements that let what other steps have captured go and return with these rows."""
@@ -193,14 +241,17 @@ class _Loop:
             return labelled(self.conn, table, label_of(entry.migration))
         return returned(self.conn, table, label_of(entry.migration, entry.step)) if entry.kind == "delete" else []
 
-    def _statements(self, first: int, end: int) -> list[sql.Composed]:
-        """Compose the statements that revert the rows of some pages."""
-        pages = sql.SQL(
-            "(SELECT * FROM {} AS s WHERE s.ctid >= {}::pg_catalog.tid AND s.ctid < {}::pg_catalog.tid"
+    def _span(self, first: int, end: int) -> sql.Composed:
+        """Return some pages of the side table, what was changed last first."""
+        return sql.SQL(
+            "(SELECT s.ctid, s.* FROM {} AS s WHERE s.ctid >= {}::pg_catalog.tid AND s.ctid < {}::pg_catalog.tid"
             " ORDER BY s.ctid DESC OFFSET 0) AS k"
         ).format(self.both.entry.side, sql.Literal(f"({first},0)"), sql.Literal(f"({end},0)"))
+
+    def _statements(self, pages: sql.Composable, *, is_checked: bool) -> list[sql.Composed]:
+        """Compose the statements that revert the rows of some pages."""
         if self.both.entry.kind == "update":
-            return [self._update(pages, None if self.overwrites else self.both.is_untouched)]
+            return [self._update(pages, None if self.overwrites or is_checked else self.both.is_untouched)]
         if self.both.entry.kind == "insert":
             self.conn.execute(self._lock(pages))
             return [self._delete(pages)]
@@ -210,6 +261,8 @@ class _Loop:
 
     def _update(self, pages: sql.Composable, condition: sql.Composable | None) -> sql.Composed:
         columns = [column for column in self.both.columns if not column.is_identity_always]
+        if not self.fires_triggers:
+            condition = sql.SQL(" AND ").join([*filter(None, [condition]), self.both.has_parents])
         assigned = [sql.SQL("{} = {}").format(sql.Identifier(c.name), self.both.reverted(c)) for c in columns]
         return sql.SQL("UPDATE {} AS t SET {} FROM {} WHERE {}{}").format(
             self.both.table.source,
@@ -229,12 +282,13 @@ class _Loop:
         pairs = [*keys, *((column, both.reverted(column)) for column in both.columns)]
         return sql.SQL(
             "INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {pages}"
-            " WHERE NOT EXISTS (SELECT FROM {source} AS t WHERE {matches}){quietly}"
+            " WHERE {has_parents} AND NOT EXISTS (SELECT FROM {source} AS t WHERE {matches}){quietly}"
         ).format(
             table=table.name.identifier(),
             names=sql.SQL(", ").join(sql.Identifier(column.name) for column, _ in pairs),
             values=sql.SQL(", ").join(value for _, value in pairs),
             pages=pages,
+            has_parents=sql.SQL("true") if self.fires_triggers else both.has_parents,
             source=table.source,
             matches=both.matches,
             quietly=sql.SQL("" if table.has_deferrable_key else " ON CONFLICT DO NOTHING"),
@@ -269,3 +323,10 @@ class _Loop:
         found = self.conn.execute(query.format(self.both.entry.side, last)).fetchone()
         on_a_page = max(1, int(str(found[0])) // min(_PAGES_LOOKED_AT, max(1, self._pages()))) if found else 1
         return max(1, self.rows // on_a_page)
+
+
+def _at(both: Comparison, places: Sequence[str]) -> sql.Composed:
+    """Return the captured rows at some places of the side table."""
+    return sql.SQL("(SELECT s.ctid, s.* FROM {} AS s WHERE s.ctid = ANY ({}::pg_catalog.tid[]) OFFSET 0) AS k").format(
+        both.entry.side, sql.Literal([f"{place}" for place in places])
+    )

@@ -50,6 +50,42 @@ SELECT EXISTS (SELECT
        pg_catalog.row_security_active(%(oid)s::oid) AS is_filtered,
        (SELECT c.reltuples FROM pg_catalog.pg_class AS c WHERE c.oid = %(oid)s::oid) AS rows_estimate
 
+-- name: unique_columns_of
+-- a row is: a column of a unique index, each of whose rows is checked when it is written
+SELECT DISTINCT a.attname::text AS name,
+       NOT a.attnotnull AS is_nullable
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[])
+WHERE i.indrelid = %(oid)s::oid
+  AND i.indisunique
+  AND i.indimmediate
+
+-- name: references_of
+-- a row is: a foreign key to another table, checked with each statement, with the operators that compare its columns
+SELECT pg_catalog.format('%%I.%%I', max(home.nspname), max(parent.relname)) AS parent,
+       pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
+       pg_catalog.array_agg(b.attname::text ORDER BY u.place) AS referenced,
+       pg_catalog.array_agg(pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place) AS operators
+FROM pg_catalog.pg_constraint AS k
+JOIN pg_catalog.pg_class AS parent ON parent.oid = k.confrelid
+JOIN pg_catalog.pg_namespace AS home ON home.oid = parent.relnamespace
+CROSS JOIN LATERAL ROWS FROM (
+    pg_catalog.unnest(k.conkey),
+    pg_catalog.unnest(k.confkey),
+    pg_catalog.unnest(k.conpfeqop)
+) WITH ORDINALITY AS u (attnum, of_parent, operator, place)
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+JOIN pg_catalog.pg_attribute AS b ON b.attrelid = k.confrelid AND b.attnum = u.of_parent
+JOIN pg_catalog.pg_operator AS o ON o.oid = u.operator
+JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+WHERE k.contype = 'f'
+  AND k.conrelid = %(oid)s::oid
+  AND k.confrelid <> k.conrelid
+  AND k.conparentid = 0
+  AND NOT k.condeferrable
+  AND k.convalidated
+GROUP BY k.oid
+
 -- name: foreign_keys
 -- a row is: a foreign key from another table to this one, and what it does when a row is deleted or its key changes
 SELECT k.conname::text AS name,
