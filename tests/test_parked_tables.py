@@ -519,3 +519,23 @@ def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: 
         ("Orders x", "kept"),  # column n is no more
         *((name, "given back") for name in ("plain", "moods", "p", "p_1", "p_2", "p_2_low", "users")),
     }
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("sql", ["DROP TABLE by_mood_1", "DROP TABLE by_mood"])
+def test_a_partition_whose_key_has_a_type_of_the_application_comes_back(server: Server, sql: str) -> None:
+    """Its key and indexes were dropped with the type: they are there before ATTACH, which would make others."""
+    made = (
+        "CREATE TYPE mood AS ENUM ('sad', 'ok');"
+        "CREATE TABLE by_mood (id integer, m mood, x text, CHECK (m IS NOT NULL), PRIMARY KEY (m, id)) PARTITION BY LIST (m);"
+        "CREATE TABLE by_mood_1 PARTITION OF by_mood FOR VALUES IN ('sad');"
+        "CREATE TABLE by_mood_2 PARTITION OF by_mood FOR VALUES IN ('ok');"
+        "CREATE INDEX ON by_mood (m, x); CREATE UNIQUE INDEX ON by_mood_1 (x, m); INSERT INTO by_mood VALUES (1, 'sad'), (2, 'ok')"
+    )
+    with database(server, "by_mood", made) as conn:
+        before, rows = schema.snapshot(conn), checksums.checksums(conn)
+        way = Way(conn, sql)
+        way.there()
+        way.back()
+        assert checksums.checksums(conn) == rows
+        assert [line.line() for line in diff(before, schema.snapshot(conn))] == []

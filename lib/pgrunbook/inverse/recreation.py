@@ -64,12 +64,18 @@ class _Recreation:
         self.granted = [a for a in self.said if gone.leader(a) == a]
         reader.ahead(self._questions())
         self.things = {thing.address: thing for thing in reader.things(self._named())}
+        self.attaches: list[tuple[str, Relation, str]] = []
+        self.ahead_of_attach: list[Address] = []
         self.made = self._made()
         self.columns = self._columns()
 
     def write(self) -> None:
         """Write tables first, which are moved back; then each object; then owners, privileges and comments."""
         self._park_tables()
+        self.ahead_of_attach = [address for address in self.leaders if self._comes_with_its_partition(address)]
+        for address in self.ahead_of_attach:
+            self.way.add(self.made[address].pop(0), "It is created again, before ATTACH would make another one.")
+        self._attach()
         for address in self.leaders:
             catalog = self.gone.catalogs[address]
             if catalog == "pg_class" and address[2]:
@@ -150,12 +156,27 @@ class _Recreation:
                     continue
                 self.way.detaches.append(detach.link(relation.label, parent, is_partition=bool(whole.bound)))
                 if whole.bound:
-                    clause = f"ATTACH PARTITION {relation.label} {whole.bound}"
-                    self.way.add(f"ALTER TABLE {parent} {clause}", "The table is a partition again.")
-                    set_triggers(self.reader, self.way, relation)
+                    self.attaches.append((parent, relation, whole.bound))
                 else:
                     self.way.add(f"ALTER TABLE {relation.label} INHERIT {parent}", "The table inherits again.")
                     self.way.differs.append(own_beside_inherited("columns", relation.label))
+
+    def _attach(self) -> None:
+        for parent, relation, bound in self.attaches:
+            clause = f"ATTACH PARTITION {relation.label} {bound}"
+            self.way.add(f"ALTER TABLE {parent} {clause}", "The table is a partition again.")
+            set_triggers(self.reader, self.way, relation)
+
+    def _comes_with_its_partition(self, address: Address) -> bool:
+        """Tell whether ATTACH would make an object of its own on a parked partition in the place of this one."""
+        if not self._is_made(address) or not self.made.get(address):
+            return False
+        parts = {relation.oid for _, relation, _ in self.attaches}
+        kind = self._made_as(address)
+        return self.gone.of_table(address) in parts and (kind == INDEX or self._is_constraint(address, kind))
+
+    def _is_constraint(self, address: Address, kind: str) -> bool:
+        return kind in ("pg_constraint", WITHOUT_INDEX) and self.gone.places[address].kind != "f"
 
     def _travels(self, address: Address, catalog: str) -> bool:
         """Tell whether an object moves with its parked table."""
@@ -215,6 +236,8 @@ class _Recreation:
     def _make(self, address: Address, catalog: str) -> None:
         thing = self.things[address]
         statements = self.made.get(address)
+        if address in self.ahead_of_attach and not statements:
+            return
         if not statements and thing.type == "user mapping":
             raise NoInverseError(
                 f"has no way back: secret, because the options of {thing.type} {thing.identity} are lost."
