@@ -131,7 +131,7 @@ class Comparison:
             )
         return sql.SQL(" AND ").join(found) if found else sql.SQL("true")
 
-    def _reverted_or_now(self, column: Column) -> sql.Composable:
+    def _reverted_or_now(self, column: CapturedColumn) -> sql.Composable:
         if column.name in self.entry.columns:
             return self.reverted(column)
         if self.entry.kind == "delete":

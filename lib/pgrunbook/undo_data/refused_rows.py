@@ -15,11 +15,11 @@ import psycopg
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.undo_data.tables import Column, Table, rows
+from pgrunbook.undo_data.tables import CapturedColumn, CapturedTable, rows
 
 # Reverts the captured rows at these places of the side table (ctid); returns how many rows that were.
 Revert = Callable[[Sequence[str]], int]
-_NUMBERS = {"smallint", "integer", "bigint", "numeric"}
+_NUMBERS = ("int2", "int4", "int8", "numeric")
 
 
 def revert_in_turn(conn: Connection, revert: Revert, places: Sequence[str]) -> tuple[int, list[str]]:
@@ -54,7 +54,9 @@ def revert_aside(conn: Connection, aside: Revert, revert: Revert, places: Sequen
     return 0
 
 
-def put_aside(conn: Connection, table: Table, columns: Sequence[Column], key: Sequence[str]) -> list[sql.Composed]:
+def put_aside(
+    conn: Connection, table: CapturedTable, columns: Sequence[CapturedColumn], key: Sequence[str]
+) -> list[sql.Composed]:
     """Return the assignments that set unique values aside; [] where a column has a type without spare values."""
     found = []
     nullable = {one["name"]: one["is_nullable"] for one in rows(conn, "unique_columns_of", oid=table.oid)}
@@ -69,13 +71,13 @@ def put_aside(conn: Connection, table: Table, columns: Sequence[Column], key: Se
     return found
 
 
-def _spare(column: Column) -> str:
+def _spare(column: CapturedColumn) -> str:
     if column.is_word:
         return f"CAST(pg_catalog.md5(pg_catalog.random()::pg_catalog.text) AS {column.type})"
-    if column.base_type == "uuid":
+    if column.is_one_of("uuid"):
         return "pg_catalog.gen_random_uuid()"
     below = "(SELECT least(pg_catalog.min({name}), 0) OPERATOR(pg_catalog.-) 1 FROM {table} AS o)"
-    return below if column.base_type in _NUMBERS else ""
+    return below if column.is_one_of(*_NUMBERS) else ""
 
 
 def _halved(conn: Connection, revert: Revert, places: Sequence[str]) -> tuple[int, list[str]]:
