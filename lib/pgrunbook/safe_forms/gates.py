@@ -93,7 +93,7 @@ def _truncate(case: Case) -> Gate | None:
     there = [table for table in map(case.facts.relation, case.node.relations) if table is not None]
     if case.node.behavior == CASCADE:
         named = {table.oid for table in there}
-        along = case.facts.rows("truncated_along", oids=sorted(named))
+        along = case.facts.rows("reached_relations", oids=sorted(named), along=True, is_dml=False)
         there += filter(None, (case.facts.relation_of(row["oid"]) for row in along if row["oid"] not in named))
     lost = [table.sql for table in there if case.facts.has_rows_beyond(table, 0)]
     if not lost:

@@ -843,29 +843,6 @@ WHERE a.atttypid IN (SELECT oid FROM types)
   AND c.relkind IN ('r', 'm')
 ORDER BY 1
 
--- name: truncated_along
--- a row is: a table that TRUNCATE ... CASCADE empties with these
-WITH RECURSIVE emptied AS (
-    SELECT o.oid
-    FROM pg_catalog.unnest(%(oids)s::oid[]) AS o (oid)
-    UNION
-    SELECT next.oid
-    FROM emptied AS e
-    CROSS JOIN LATERAL (
-        SELECT k.conrelid AS oid
-        FROM pg_catalog.pg_constraint AS k
-        WHERE k.confrelid = e.oid
-          AND k.contype = 'f'
-        UNION
-        SELECT i.inhrelid
-        FROM pg_catalog.pg_inherits AS i
-        WHERE i.inhparent = e.oid
-    ) AS next
-)
-SELECT e.oid::bigint AS oid
-FROM emptied AS e
-ORDER BY 1
-
 -- name: view_tables
 -- a row is: a table that a view reads, itself or by other views
 WITH RECURSIVE reached AS (
@@ -941,3 +918,4 @@ WITH RECURSIVE reached AS (
 )
 SELECT r.oid::bigint AS oid
 FROM reached AS r
+ORDER BY 1
