@@ -86,8 +86,9 @@ class Column:
     function that gives its binary form; with ``has_own_form`` that may hold OIDs, which change when the type is made
     anew.
     ``own_collation`` is None where it is the type's. ``not_null_name`` is that of the NOT NULL constraint, None before
-    PostgreSQL 18. ``expression`` is the default, or generates it. ``sequence`` is the OID of an identity's.
-    ``number`` is the server's, and stays when the column is renamed; below 0 for one that a statement adds.
+    PostgreSQL 18; ``proven_not_null`` is whether a CHECK holds for a column without a valid one. ``expression`` is the
+    default, or generates it. ``sequence`` is the OID of an identity's. ``number`` is the server's, and stays when the
+    column is renamed; below 0 for one that a statement adds.
     """
 
     name: str

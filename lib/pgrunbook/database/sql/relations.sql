@@ -46,8 +46,10 @@ WITH RECURSIVE base AS (
     WHERE t.typtype = 'd'
 )
 SELECT a.attrelid::bigint AS relation,
-       c.relnamespace::pg_catalog.regnamespace::text || '.' || pg_catalog.quote_ident(c.relname) AS table,
-       c.relkind::text AS kind,
+       (SELECT c.relnamespace::pg_catalog.regnamespace::text || '.' || pg_catalog.quote_ident(c.relname)
+        FROM pg_catalog.pg_class AS c
+        WHERE c.oid = a.attrelid) AS table,
+       (SELECT c.relkind::text FROM pg_catalog.pg_class AS c WHERE c.oid = a.attrelid) AS kind,
        a.attnum::integer AS number,
        a.attnum = max(a.attnum) OVER (PARTITION BY a.attrelid) AS is_last,
        a.attname::text AS name,
@@ -81,16 +83,20 @@ SELECT a.attrelid::bigint AS relation,
        a.attnotnull AS not_null,
        k.conname::text AS not_null_name,
        coalesce(k.convalidated, a.attnotnull) AS not_null_valid,
-       EXISTS (SELECT
-               FROM pg_catalog.pg_constraint AS p
-               WHERE p.conrelid = a.attrelid
-                 AND p.contype = 'c'
-                 AND p.convalidated
-                 AND pg_catalog.pg_get_constraintdef(p.oid)
-                     = 'CHECK ((' || pg_catalog.quote_ident(a.attname) || ' IS NOT NULL))') AS proven_not_null,
+       NOT coalesce(k.convalidated, a.attnotnull)
+       AND EXISTS (SELECT
+                   FROM pg_catalog.pg_constraint AS p
+                   WHERE p.conrelid = a.attrelid
+                     AND p.contype = 'c'
+                     AND p.convalidated
+                     AND pg_catalog.pg_get_constraintdef(p.oid)
+                         = 'CHECK ((' || pg_catalog.quote_ident(a.attname) || ' IS NOT NULL))') AS proven_not_null,
        -- The text of an expression with columns in it locks the table.
-       CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, 0)
-            WHEN %(locks)s THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END AS expression,
+       (SELECT CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, 0)
+                    WHEN %(locks)s THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END
+        FROM pg_catalog.pg_attrdef AS d
+        WHERE d.adrelid = a.attrelid
+          AND d.adnum = a.attnum) AS expression,
        a.attgenerated::text AS generated,
        CASE a.attidentity WHEN 'a' THEN 'ALWAYS' WHEN 'd' THEN 'BY DEFAULT' END AS identity,
        CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END AS storage,
@@ -112,13 +118,16 @@ SELECT a.attrelid::bigint AS relation,
 FROM base AS b
 JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
-JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_type AS w ON w.oid = a.atttypid
-LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-LEFT JOIN pg_catalog.pg_constraint AS k
-  ON k.conrelid = a.attrelid
- AND k.contype = 'n'
- AND k.conkey = ARRAY[a.attnum]
+LEFT JOIN LATERAL (
+    SELECT n.conname,
+           n.convalidated
+    FROM pg_catalog.pg_constraint AS n
+    WHERE n.conrelid = a.attrelid
+      AND n.contype = 'n'
+      AND n.conkey = ARRAY[a.attnum]
+    LIMIT 1
+) AS k ON true
 ORDER BY a.attrelid, a.attnum
 
 -- name: indexes
