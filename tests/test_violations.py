@@ -545,11 +545,15 @@ def test_what_takes_too_long_is_not_counted(conn: Conn) -> None:
 
 @pytest.mark.first_case
 def test_a_table_that_somebody_locks_is_not_counted(home: Server, conn: Conn) -> None:
-    """Nobody waits longer than the lock timeout."""
+    """Nobody waits longer than the lock timeout, and for a table that is not asked nobody waits."""
     with home.connect("against") as other, other.transaction(force_rollback=True):
         other.execute("LOCK TABLE app.users IN ACCESS EXCLUSIVE MODE")
         (found,) = look(conn, "ALTER TABLE app.users ALTER note SET NOT NULL")
+    with home.connect("against") as other, other.transaction(force_rollback=True):
+        other.execute("LOCK TABLE app.orders IN ACCESS EXCLUSIVE MODE")
+        (of_its_parent,) = look(conn, "ALTER TABLE app.users ALTER note SET NOT NULL")
     assert (found.rows, found.says) == (None, "not counted: app.users was locked for 2 s")
+    assert of_its_parent.rows == 1
 
 
 @pytest.mark.first_case

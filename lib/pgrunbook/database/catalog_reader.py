@@ -97,7 +97,7 @@ def read_for(conn: Connection, nodes: Sequence[Any], *, sized: bool = True) -> C
         parts: dict[str, Mapping[int, Any]] = {
             "columns": columns_of(conn, touched, locks=sized),
             "indexes": indexes_of(conn, touched, locks=sized),
-            "constraints": constraints_of(conn, touched),
+            "constraints": constraints_of(conn, touched, locks=sized),
             "dependents": dependents,
         }
         named = queried(conn, "relations", "functions", names=asked["functions"])

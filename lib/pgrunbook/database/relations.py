@@ -323,13 +323,15 @@ def constraint(row: Mapping[str, Any]) -> CatalogConstraint:
     return CatalogConstraint(partner=partner if partner[1] else None, **given)
 
 
-def constraints_of(conn: Connection, oids: Iterable[int]) -> dict[int, list[CatalogConstraint]]:
+def constraints_of(conn: Connection, oids: Iterable[int], *, locks: bool = True) -> dict[int, list[CatalogConstraint]]:
     """Return the constraints of tables by the OID of these.
+
+    Without ``locks`` their definitions are left out, and no table is locked.
 
     Locks: AccessShareLock on tables with a CHECK.
     """
     found: dict[int, list[CatalogConstraint]] = {oid: [] for oid in oids}
-    for row in rows(conn, "relations", "constraints", oids=list(found), types=[]):
+    for row in rows(conn, "relations", "constraints", oids=list(found), types=[], locks=locks):
         found[row["relation"]].append(constraint(row))
     return found
 

@@ -202,7 +202,7 @@ class Reader:
 
     def constraints(self, oids: Iterable[int] = (), *, types: Iterable[int] = ()) -> list[CatalogConstraint]:
         """Return the constraints of tables and domains."""
-        return [constraint(row) for row in self.rows("constraints", oids=list(oids), types=list(types))]
+        return [constraint(row) for row in self.rows("constraints", oids=list(oids), types=list(types), locks=True)]
 
     def indexes(self, oid: int) -> list[Index]:
         """Return the indexes of a table."""

@@ -204,7 +204,7 @@ class Expander:
 def _is_there(facts: Facts, inner: Any) -> bool:
     """Tell whether the table has a constraint of that name already."""
     table = facts.relation(inner.relation)
-    found = constraints_of(facts.conn, [table.oid])[table.oid] if table is not None else []
+    found = constraints_of(facts.conn, [table.oid], locks=False)[table.oid] if table is not None else []
     return any(constraint.name == inner.cmds[0].def_.conname for constraint in found)
 
 

@@ -125,5 +125,7 @@ def _validated(world: World, table: JudgedTable, name: str) -> Iterator[RowDeman
         what = f"constraint {identifier(name)} of {table.label}"
         yield RowDemand(what, table.sql, unclear=f"unknown: {table.label} has no constraint {identifier(name)} today")
     elif not found.valid:
-        judged = constraints.from_today if found.oid else constraints.defined
-        yield from judged(world, table, found.definition, name)
+        if found.oid:
+            yield from constraints.from_today(world, table, world.definition_of(found), name)
+        else:
+            yield from constraints.defined(world, table, found.definition, name)

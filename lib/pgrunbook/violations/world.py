@@ -13,7 +13,7 @@ from pgrunbook.database.catalog_reader import read_for
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
 from pgrunbook.database.queries import rows
-from pgrunbook.database.relations import TypeFact
+from pgrunbook.database.relations import CatalogConstraint, TypeFact, constraints_of
 from pgrunbook.sql.deparse import changed, expression, mapped
 from pgrunbook.sql.tree import Name, dotted, quoted, relation, strings
 
@@ -129,6 +129,11 @@ class World:
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a named query."""
         return rows(self._conn, "violations", query, **parameters)
+
+    def definition_of(self, constraint: CatalogConstraint) -> str:
+        """Return the definition of a constraint of today."""
+        found = constraints_of(self._conn, [constraint.relation])[constraint.relation]
+        return next((each.definition for each in found if each.oid == constraint.oid), "")
 
     def is_castable(self, source: str, target: str) -> bool:
         """Tell whether a value of one type becomes one of another without text between them."""
