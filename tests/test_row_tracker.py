@@ -303,16 +303,23 @@ def test_batch_that_waits_for_a_move_does_the_row_once(server: Server, key: str,
         assert own.differing(conn) == []
 
 
+@pytest.mark.parametrize("place", ["within", "beyond"])
 @pytest.mark.parametrize("loop", [UPDATE, DELETE])
-def test_a_row_that_waits_for_its_new_partition_is_not_new(server: Server, loop: str) -> None:
-    """Who leaves the key that it waits for notes that later than it has noted its own move."""
+def test_a_row_that_waits_for_its_new_partition_is_not_new(server: Server, loop: str, place: str) -> None:
+    """Who leaves the key that it waits for notes that later than it has noted its own move.
+
+    The key may be within those of the start, or beyond the last.
+    """
     with (
         twins(server, "partitions", loop) as own, own.connect() as conn, own.connect() as first, own.connect() as third,
         own.connect() as mover, ThreadPoolExecutor(2) as beside,
     ):  # fmt: skip
+        if place == "beyond":
+            own.begin(conn)
         own.move(conn, 95, 995)
         own.move(conn, 96, 996)
-        own.begin(conn)
+        if place == "within":
+            own.begin(conn)
 
         def waits(one: psycopg.Connection[tuple[object, ...]]) -> bool:
             return conn.execute(f"SELECT FROM pg_locks WHERE pid = {one.info.backend_pid} AND NOT granted").rowcount > 0
@@ -469,3 +476,14 @@ def test_writers_at_work_see_each_row_done_once(server: Server, key: str, loop: 
             for one in working:
                 one.result(timeout=30)
         assert own.differing(conn) == []
+
+
+def test_no_loop_goes_by_a_deferrable_key(server: Server) -> None:
+    """A row may come to a key before another has left it: no note tells which of them has it."""
+    made = "CREATE TABLE t AS SELECT i AS k, i AS n FROM generate_series(1, 9) AS i; ALTER TABLE t ADD UNIQUE (k)"
+    with server.connect(server.database("late_key", made)) as conn:
+        (expansion,) = plan(conn, UPDATE, batch_rows=2)
+        assert any(step.batches for step in expansion.steps)
+        conn.execute("ALTER TABLE t DROP CONSTRAINT t_k_key; ALTER TABLE t ADD UNIQUE (k) DEFERRABLE")
+        (expansion,) = plan(conn, UPDATE, batch_rows=2)
+        assert not any(step.batches for step in expansion.steps)

@@ -89,8 +89,11 @@ class Facts:
         return [key for key in keys_of(self.conn, [oid])[oid] if not key.is_deferrable]
 
     def loop_key(self, table: Relation) -> UniqueKey | None:
-        """Return the best key by which a loop can go through a table, None where it has none."""
-        return next((key for key in self.keys(table.oid) if key.is_ordered), None)
+        """Return the best key by which a loop can go through a table, None where it has none.
+
+        A deferrable key does not tell rows apart: until COMMIT one may come to a key that another has not left yet.
+        """
+        return next((key for key in self.keys(table.oid) if key.is_ordered and not key.is_deferrable), None)
 
     def taken_names(self, schema: str) -> set[str]:
         """Return the names of the relations and constraints in a schema."""

@@ -52,7 +52,9 @@ DECLARE
     is_left boolean;
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        INSERT INTO {notes} (state, {columns}) SELECT {state_of_new}, {new};
+        INSERT INTO {notes} (state, {columns})
+        SELECT c.state, {new} FROM (SELECT {state_of_new} AS state) AS c
+        WHERE TG_ARGV[0] <> 'beyond' OR c.state <> 'skip';
         RETURN NULL;
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO {notes} (state, {columns}) VALUES ('skip', {old});
@@ -313,11 +315,15 @@ class RowTracker:
         changes = sql.SQL(
             "CAST({} AS pg_catalog.record) OPERATOR(pg_catalog.*<>) CAST({} AS pg_catalog.record)"
         ).format(old, new)
-        found: list[tuple[str, str, str, sql.Composable, str]] = [(FIRST, "come", "AFTER INSERT", new, "<=")]
+        found: list[tuple[str, str, str, sql.Composable, str]] = []
+        if not is_partitioned:
+            found.append((FIRST, "come", "AFTER INSERT", new, "<="))
         for where, operator in (("within", "<="), ("beyond", ">")):
             moves = sql.SQL("{} AND {}").format(changes, old)
             found.append((FIRST, f"moved_{where}", "AFTER UPDATE", moves, operator))
             found += [(LAST, f"moving_{where}", "BEFORE UPDATE", moves, operator)] if is_partitioned else []
+            # Where a row waited for its key, the one that left it is noted behind "moving".
+            found += [(FIRST, f"come_{where}", "AFTER INSERT", new, operator)] if is_partitioned else []
         return [*found, (FIRST, "gone_beyond", "AFTER DELETE", old, ">")]
 
     @property
