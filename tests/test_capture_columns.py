@@ -82,6 +82,9 @@ DROPS = [
     'ALTER TABLE app."T x" ALTER COLUMN n TYPE integer, ALTER COLUMN ts TYPE text[] USING \'{}\', DROP COLUMN pair',
     "DROP TYPE app.mood CASCADE",
     "DROP TYPE app.pair CASCADE",
+    "ALTER TABLE t DROP COLUMN id, ALTER COLUMN b SET NOT NULL, ADD PRIMARY KEY (b)",
+    "ALTER TABLE p DROP CONSTRAINT p_pkey, DROP COLUMN id, ADD CONSTRAINT p_pkey PRIMARY KEY (at)",
+    'ALTER TABLE app."T x" DROP CONSTRAINT "T x_pkey", DROP COLUMN "K 1", ADD PRIMARY KEY ("select", k2)',
 ]  # fmt: skip
 
 
@@ -97,9 +100,8 @@ def test_values_come_back_exactly(conn: Conn, sql: str, batch_rows: int) -> None
         plain = schema.snapshot(conn)
     way = Way(conn, sql, batch_rows)
     assert way.because == ""
-    assert [step.batches is not None for step in way.expansion.steps].count(True) == (
-        len(way.keeps) if batch_rows == 7 else 0
-    )
+    loops = len(way.keeps) if batch_rows == 7 and "PRIMARY KEY" not in sql else 0  # a new key: all at once
+    assert [step.batches is not None for step in way.expansion.steps].count(True) == loops
     way.there()
     assert schema.snapshot(conn) == plain
     assert {kept.state for kept in undo_data.list_entries(conn)} == {"kept"}

@@ -154,7 +154,7 @@ STRANGE = {
 @pytest.mark.parametrize("kind", STRANGE)
 def test_rows_of_another_roles_table_are_captured_without_triggers(own: Conn, server: Server, kind: str) -> None:
     """Who may update a table and does not own it has a way back, too; the plan tells what nobody can tell there."""
-    role = f"writer_{server.version}"
+    role = f"stranger_{server.version}"
     own.execute(
         f"CREATE TABLE head (id integer PRIMARY KEY); INSERT INTO head VALUES (1);"
         "CREATE TABLE strange (id integer PRIMARY KEY, a integer, head integer REFERENCES head ON DELETE SET NULL);"

@@ -73,6 +73,7 @@ class Way:
             if keep.kind == "table":
                 for step in undo_data.unpark(here, keep):
                     do(here, step, site, 1, self.run_id)
+        had_key = {keep for keep in self.keeps if keep.kind == "column" and undo_data.has_key(here, keep)}
         for step in self.undo.steps:
             found = [self.keeps[self.undo.keeps.index(step.fills)]] if step.fills else []
             for keep in found:
@@ -81,7 +82,9 @@ class Way:
             here.execute(step.sql.encode())
             between()
             for keep in found:
-                for fills in undo_data.revert_column(here, keep, rows_conn=None, batch_rows=self.batch_rows):
+                for fills in undo_data.revert_column(
+                    here, keep, rows_conn=None, batch_rows=self.batch_rows, had_key=keep in had_key
+                ):
                     do(here, fills, site, 1, self.run_id)
 
 

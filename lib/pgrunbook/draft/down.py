@@ -239,6 +239,7 @@ class _Writer:
         for keep in _parked(back):
             steps = undo_data.unpark(self.conn, keep)
             self.also(_pseudo(file, one.line, "ALTER TABLE", steps[0].sql), steps, execute=True)
+        had_key = {keep for keep in back.keeps if keep.kind == "column" and undo_data.has_key(self.conn, keep)}
         for step in back.steps:
             kept: list[Keep] = []
             for place in step.fills:
@@ -252,8 +253,9 @@ class _Writer:
             for place in step.fills:
                 keep = back.keeps[place]
                 found = undo_data.revert_column(
-                    self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows
-                )
+                    self.conn, keep, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows,
+                    had_key=keep in had_key,
+                )  # fmt: skip
                 self.also(_pseudo(file, one.line, "UPDATE", undo_data.writes(found).sql), found, execute=True)
             for keep, place in itertools.product(kept, step.fills):
                 was = back.keeps[place]

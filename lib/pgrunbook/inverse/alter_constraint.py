@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pgrunbook.database.relations import CatalogConstraint
 from pgrunbook.inverse import alter_column
 from pgrunbook.inverse.alter_column import nullable
 from pgrunbook.inverse.alteration import Alteration, Phase
@@ -13,7 +14,7 @@ from pgrunbook.inverse.recreation import comments_of, recreate
 from pgrunbook.inverse.way import own_beside_inherited
 from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.default_names import joined_columns
-from pgrunbook.sql.tree import column_names, constraint_kind, quoted, strings
+from pgrunbook.sql.tree import column_names, constraint_kind, quoted, strings, subcommand
 
 _CLASS, _CONSTRAINT = CLASSES["pg_class"], CLASSES["pg_constraint"]
 
@@ -85,10 +86,17 @@ def _chosen(altered: Alteration, node: Any, kind: str) -> str:
     part = "" if kind == "PRIMARY" else joined_columns(columns)
     is_index = kind not in ("CHECK", "FOREIGN")
     dropped = {cmd.name for cmd in altered.node.cmds if cmd.name and not cmd.def_}
+    dropped |= {row.name for row in altered.constraints if _goes_with_column(altered, row)}
     taken = altered.names_taken
     name = choose(altered.reader, relation.schema, relation.name, part, label, taken, dropped, is_index=is_index)
     altered.names_taken.add(name)
     return name
+
+
+def _goes_with_column(altered: Alteration, row: CatalogConstraint) -> bool:
+    """Tell whether a constraint of the table has a column that the same statement drops."""
+    drops = {cmd.name for cmd in altered.node.cmds if subcommand(cmd) == "DropColumn"}
+    return row.relation == altered.relation.oid and bool(drops & {*row.columns})
 
 
 def _adds(altered: Alteration, name: str) -> bool:
@@ -96,8 +104,9 @@ def _adds(altered: Alteration, name: str) -> bool:
 
 
 def drop(altered: Alteration, cmd: Any) -> None:
-    """DROP CONSTRAINT: recreate it, with what depends on it and on its index."""
+    """DROP CONSTRAINT: recreate it, with what depends on it and on its index, if no column of it is dropped, too."""
     found = [row for row in altered.constraints if row.relation == altered.relation.oid and row.name == cmd.name]
+    found = [row for row in found if not _goes_with_column(altered, row)]
     if not found:
         return
     way = altered.way(Phase.BACK)

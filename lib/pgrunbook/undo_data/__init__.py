@@ -21,6 +21,7 @@ from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_mi
 from pgrunbook.undo_data.revert_columns import (
     discard_changed,
     discard_reverted,
+    has_key,
     revert_column,
     tracker_cleanup,
     uncaptured,
@@ -53,6 +54,7 @@ __all__ = [
     "fires",
     "followed",
     "free_name",
+    "has_key",
     "is_changed_type",
     "list_entries",
     "mark_reverted",

@@ -27,11 +27,21 @@ from pgrunbook.database.facts import Facts
 from pgrunbook.database.relations import Relation
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import text
-from pgrunbook.sql.tree import quoted, tree
+from pgrunbook.sql.tree import constraint_kind, quoted, subcommand, tree
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.followers import Followers, obstacle, trigger_name
 from pgrunbook.undo_data.row_notes import GONE, PART, function_name
-from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name, keyed, keys_of, rows, table
+from pgrunbook.undo_data.tables import (
+    SCHEMA,
+    CapturedColumn,
+    CapturedTable,
+    key_name,
+    keyed,
+    keyed_without_index,
+    keys_of,
+    rows,
+    table,
+)
 
 VALUE, NEW = "pgrunbook_value", "pgrunbook_new"
 # The note that the value of a key has to be read again.
@@ -85,12 +95,16 @@ WHERE b.{gone} = {again} ON CONFLICT DO NOTHING""",
 
 @dataclass(frozen=True)
 class ColumnCapture:
-    """A column to capture, with its table as it is now, and its side table."""
+    """A column to capture, with its table as it is now, and its side table.
+
+    Of a key that is new with the statement, nothing can be captured before.
+    """
 
     keep: Keep
     table: CapturedTable
     column: CapturedColumn
     changes_type: bool = False
+    is_key_new: bool = False
 
     @property
     def side(self) -> sql.Identifier:
@@ -275,11 +289,13 @@ def column_capture(
     keep: Keep,
     *,
     changes_type: bool,
+    statement: str = "",
     without: Collection[str] = (),
     rows_conn: Connection | None = None,
 ) -> ColumnCapture:
     """Return a column to capture; the columns ``without`` change too, and cannot be part of the key.
 
+    A key that the ``statement`` itself adds will do.
     Raises CannotCaptureError when no key identifies its rows, or some are hidden.
     """
     found, name = place(conn, keep)
@@ -291,12 +307,23 @@ def column_capture(
     if relation is not None and relation.inherits_down:
         raise CannotCaptureError(f"{keep.table} has child tables, and no unique key spans them")
     keys = [columns for columns in keys_of(conn, found.oid) if not {name, *without} & {*columns}]
-    if not keys:
+    there = keyed(conn, found, keys[0]) if keys else _added_key(conn, found, statement, {name, *without})
+    if there is None:
         raise CannotCaptureError(f"{keep.table} has no unique key without this column")
-    found = keyed(conn, found, keys[0]) or found
+    found = there
     if obstacle(found):
         raise CannotCaptureError(f"{keep.table} {obstacle(found)}")
-    return ColumnCapture(replace(keep, key=keys[0]), found, found.columns[name], changes_type)
+    return ColumnCapture(replace(keep, key=found.key), found, found.columns[name], changes_type, not keys)
+
+
+def _added_key(conn: Connection, found: CapturedTable, statement: str, goes: Collection[str]) -> CapturedTable | None:
+    """Return a table with the primary key that a statement adds to it, of columns that stay; None without one."""
+    for cmd in getattr(tree(statement), "cmds", None) or () if statement else ():
+        if subcommand(cmd) == "AddConstraint" and constraint_kind(cmd.def_) == "PRIMARY" and cmd.def_.keys:
+            names = [part.sval for part in cmd.def_.keys]
+            if not {*names} & {*goes} and {*names} <= found.columns.keys():
+                return keyed_without_index(conn, found, names, is_deferrable=bool(cmd.def_.deferrable))
+    return None
 
 
 def record(*values: sql.Composable) -> sql.Composable:

@@ -33,17 +33,18 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.followers import Followers
 from pgrunbook.undo_data.row_notes import GONE, are_at_work, is_there
-from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, keyed, rows
+from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, keyed, keyed_without_index, rows
 
 _PART = sql.Identifier("t", "tableoid")
 _NOT_CONSTANT = (ast.ColumnRef, ast.FuncCall, ast.SQLValueFunction, ast.SubLink, ast.ParamRef)
 
 
 def revert_column(
-    conn: Connection, keep: Keep, *, rows_conn: Connection | None, batch_rows: int
+    conn: Connection, keep: Keep, *, rows_conn: Connection | None, batch_rows: int, had_key: bool = False
 ) -> tuple[SafeStep, ...]:
     """Return the step that writes the captured values of a column back.
 
+    With ``had_key``, the same way back has dropped the index of the captured key right before.
     Raises CannotCaptureError when the table has no unique index on the captured key any more, Refused when the
     values were purged.
     """
@@ -59,7 +60,11 @@ def revert_column(
             f"nobody knows which rows of {keep.table} are those of then: somebody has made the table anew, or switched"
             " triggers of pgrunbook off"
         )
-    steps = filling(conn, conn, found, keep, column, condition, says=says, batch_rows=batch_rows if loops else None)
+    size = batch_rows if loops else None
+    if had_key and keyed(conn, found, keep.key) is None:
+        steps = _watching(conn, found, keep, column, condition, says)
+    else:
+        steps = filling(conn, conn, found, keep, column, condition, says=says, batch_rows=size)
     return tuple(step if step.quick else replace(step, gives_back=(keep.kept_as,)) for step in steps)
 
 
@@ -95,6 +100,28 @@ def filling(
         SafeStep(tracker.removal(is_partitioned=found.is_partitioned),
                  f"The loop is done: its triggers on {keep.table}, and their notes, are dropped."),
     )  # fmt: skip
+
+
+def _watching(
+    conn: Connection, found: CapturedTable, keep: Keep, column: CapturedColumn, condition: sql.Composable, says: str
+) -> tuple[SafeStep, ...]:
+    """Return the step that writes captured values back by a key whose index has just been dropped.
+
+    Nobody writes meanwhile, and it is seen first that each row has a key of its own.
+    """
+    there = keyed_without_index(conn, found, keep.key)
+    if there is None:
+        raise CannotCaptureError(f"{keep.table} has no unique index on {', '.join(keep.key)} now")
+    names = sql.SQL(", ").join(sql.Identifier(name) for name in keep.key)
+    told = f"rows of {keep.table} have the same {', '.join(keep.key)}: nobody knows which captured values are theirs"
+    seen = sql.SQL(
+        "BEGIN IF EXISTS (SELECT FROM {} AS t GROUP BY {} HAVING pg_catalog.count(*) > 1)"
+        " THEN RAISE unique_violation USING MESSAGE = {}; END IF; END"
+    ).format(found.source, names, sql.Literal(told))
+    locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(found.source)
+    update = _update(there, keep, column, condition, _side_columns(conn, keep)).replace(RANGE, "true", 1)
+    whole = [text(locked), text(sql.SQL("DO {}").format(sql.Literal(text(seen)))), update]
+    return (SafeStep(";\n".join(whole), says, own_transaction=False, quick=False),)
 
 
 def writes(steps: Sequence[SafeStep]) -> SafeStep:
@@ -172,6 +199,11 @@ def discard_reverted(conn: Connection, keep: Keep, reverted: Keep) -> tuple[Safe
     )  # fmt: skip
     says = f"Of {keep.table}.{keep.column}, what nobody has written is computed again when the migration goes up again."
     return (SafeStep(text(discarded), says, own_transaction=False, quick=False),)
+
+
+def has_key(conn: Connection, keep: Keep) -> bool:
+    """Tell whether an index watches the key by which a column was captured."""
+    return keyed(conn, place(conn, keep, must_be_there=False)[0], keep.key) is not None
 
 
 def uncaptured(conn: Connection, keep: Keep) -> str:

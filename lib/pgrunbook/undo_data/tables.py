@@ -235,6 +235,20 @@ def keyed(
     return None
 
 
+def keyed_without_index(
+    conn: Connection, found: CapturedTable, key: Sequence[str], *, is_deferrable: bool = False
+) -> CapturedTable | None:
+    """Return a table with a key that no index watches, None where columns are missing or have no equality.
+
+    Whoever uses it has to see that no two rows have the same key: before, and while it is used.
+    """
+    by = {one["name"]: one["operator"] for one in rows(conn, "equality", oid=found.oid, columns=list(key))}
+    if not key or set(by) != set(key):
+        return None
+    operators = tuple(by[name] for name in key)
+    return replace(found, key=tuple(key), operators=operators, is_key_deferrable=is_deferrable)
+
+
 def table_named(conn: Connection, name: TableName, key: Sequence[str]) -> CapturedTable:
     """Return a table by its name, with the key by which its rows were captured.
 

@@ -25,6 +25,42 @@ CREATE TABLE IF NOT EXISTS pgrunbook.kept (
 -- a row is: whether the table of entries exists
 SELECT pg_catalog.to_regclass('pgrunbook.kept') IS NOT NULL
 
+-- name: equality
+-- a row is: a column of a table, and the operator that compares it in an index; a domain is compared as what it is of
+WITH RECURSIVE types AS (
+    SELECT a.attname,
+           a.atttypid AS oid
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = %(oid)s::oid
+      AND a.attname = ANY (%(columns)s::text[])
+      AND a.attnum > 0
+      AND NOT a.attisdropped
+    UNION ALL
+    SELECT t.attname,
+           b.typbasetype
+    FROM types AS t
+    JOIN pg_catalog.pg_type AS b ON b.oid = t.oid AND b.typtype = 'd'
+)
+SELECT t.attname::text AS name,
+       pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) AS operator
+FROM types AS t
+JOIN pg_catalog.pg_type AS b ON b.oid = t.oid
+JOIN pg_catalog.pg_opclass AS c
+  ON c.opcdefault
+ AND c.opcintype = CASE
+                       WHEN b.oid = 'pg_catalog.varchar'::pg_catalog.regtype THEN 'pg_catalog.text'::pg_catalog.regtype
+                       WHEN b.typtype = 'e' THEN 'pg_catalog.anyenum'::pg_catalog.regtype
+                       ELSE b.oid
+                   END
+JOIN pg_catalog.pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
+JOIN pg_catalog.pg_amop AS e
+  ON e.amopfamily = c.opcfamily
+ AND e.amoplefttype = c.opcintype
+ AND e.amoprighttype = c.opcintype
+ AND e.amopstrategy = 3
+JOIN pg_catalog.pg_operator AS o ON o.oid = e.amopopr
+JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+
 -- name: traits
 -- a row is: what decides how the rows of a table are captured and reverted
 SELECT EXISTS (SELECT
