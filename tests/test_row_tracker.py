@@ -480,10 +480,10 @@ def test_writers_at_work_see_each_row_done_once(server: Server, key: str, loop: 
 
 def test_no_loop_goes_by_a_deferrable_key(server: Server) -> None:
     """A row may come to a key before another has left it: no note tells which of them has it."""
-    made = "CREATE TABLE t AS SELECT i AS k, i AS n FROM generate_series(1, 9) AS i; ALTER TABLE t ADD UNIQUE (k)"
+    made = "CREATE TABLE t AS SELECT i AS k, i AS n FROM generate_series(1, 9) AS i; ALTER TABLE t ADD PRIMARY KEY (k)"
     with server.connect(server.database("late_key", made)) as conn:
         (expansion,) = plan(conn, UPDATE, batch_rows=2)
         assert any(step.batches for step in expansion.steps)
-        conn.execute("ALTER TABLE t DROP CONSTRAINT t_k_key; ALTER TABLE t ADD UNIQUE (k) DEFERRABLE")
+        conn.execute("ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ADD PRIMARY KEY (k) DEFERRABLE")
         (expansion,) = plan(conn, UPDATE, batch_rows=2)
         assert not any(step.batches for step in expansion.steps)

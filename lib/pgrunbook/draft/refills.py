@@ -143,7 +143,7 @@ class Refills:
             if _partitions(facts, node, one.entry):
                 return False  # rows need their partitions
             is_own = isinstance(node, _WRITES) and _is_on(facts, getattr(node, "relation", None), one.entry)
-            if is_own and (not number or (one.entry.kind == "table" and not one.is_of_same_text)):
+            if is_own and (not number or _comes_behind(node, one)):
                 return False
         return True
 
@@ -214,6 +214,13 @@ class Refills:
             one.is_back = True
         steps = tuple(replace(step, own_transaction=False) for step in (*before, *expansion.steps, *after))
         return replace(expansion, steps=steps)
+
+
+def _comes_behind(write: Any, one: _Waiting) -> bool:
+    """Tell whether what was captured comes back behind a statement that writes into its table, and not before it."""
+    if one.entry.kind == "table":
+        return not one.is_of_same_text
+    return isinstance(write, ast.UpdateStmt) and one.entry.columns[0] in {each.name for each in write.targetList}
 
 
 def _made_of_query(node: Any) -> Any | None:

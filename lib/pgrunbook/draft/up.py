@@ -95,7 +95,8 @@ class Drafter:
         self._take(step.statement, migration, expansion, undo)
         self._planner.join(run)
         self._backs.update((step.statement + place, Back()) for place in range(1, len(run)))
-        return is_rehearsed
+        # What stands for rows that come back is not executed: they would meet its own.
+        return is_rehearsed and bool(expansion.steps)
 
     def _end(self, migration: Migration) -> None:
         """Make the change of a migration, each written statement with its way back; what comes back has none."""
