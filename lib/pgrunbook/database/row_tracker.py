@@ -30,6 +30,8 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from pgrunbook.sql.own_code import do
+
 SCHEMA = "pgrunbook"
 # AFTER triggers of ours fire before those of the application, which may move another row to the key that was left;
 # BEFORE triggers fire after those of the application, which may change the key. Triggers fire in the order of names.
@@ -174,7 +176,7 @@ class RowTracker:
 
     def _clearance(self) -> str:
         body = f"DECLARE dropped text; BEGIN FOR dropped IN {self.cleanup()} LOOP EXECUTE dropped; END LOOP; END"
-        return sql.SQL("DO {}").format(sql.Literal(body)).as_string(None)
+        return do(sql.SQL(body)).as_string(None)
 
     def cleanup(self) -> str:
         """Return the query that finds the statements which drop triggers and notes."""
@@ -301,7 +303,7 @@ class RowTracker:
         )  # fmt: skip
         found = [
             sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self._function),
-            sql.SQL("DO {}").format(sql.Literal(created.as_string(None))),
+            do(created),
         ]
         for place, name, *_ in made:
             trigger = sql.Identifier(f"{place}_{self.name}_{name}")
@@ -373,7 +375,7 @@ def truncate_triggers(
             create=sql.Literal(created.as_string(None)), execute=sql.Literal(executes.as_string(None)),
             enable=sql.Literal(enables.as_string(None)),
         )  # fmt: skip
-        found.append(sql.SQL("DO {}").format(sql.Literal(parts.as_string(None))))
+        found.append(do(parts))
     return found
 
 

@@ -18,7 +18,7 @@ LETTERS = {
 }  # fmt: skip
 _AS_ROLE = """DO $undo$
 DECLARE
-    before text := pg_catalog.current_setting('role');
+    before pg_catalog.text := pg_catalog.current_setting('role');
 BEGIN
     SET LOCAL ROLE {role};
     {statement};

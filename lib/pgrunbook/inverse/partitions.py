@@ -14,7 +14,7 @@ from pgrunbook.sql.deparse import literal
 # ATTACH creates indexes and constraints on the partition, under names that the server chooses; DETACH leaves them.
 _DROP_NEW = """DO $undo$
 DECLARE
-    statement text;
+    statement pg_catalog.text;
 BEGIN
     FOR statement IN
         SELECT pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I',
@@ -22,13 +22,13 @@ BEGIN
         FROM pg_catalog.pg_constraint AS k
         WHERE k.conrelid = {table}::pg_catalog.regclass
           AND k.contype IN ('f', 'p', 'u', 'x', 'c')
-          AND k.conname <> ALL ({names}::text[])
+          AND k.conname <> ALL ({names}::pg_catalog.text[])
         UNION ALL
         SELECT pg_catalog.format('DROP INDEX IF EXISTS %s', i.indexrelid::pg_catalog.regclass)
         FROM pg_catalog.pg_index AS i
         JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
         WHERE i.indrelid = {table}::pg_catalog.regclass
-          AND c.relname <> ALL ({names}::text[])
+          AND c.relname <> ALL ({names}::pg_catalog.text[])
           AND NOT EXISTS (SELECT
                           FROM pg_catalog.pg_constraint AS k
                           WHERE k.conindid = i.indexrelid

@@ -35,6 +35,7 @@ from psycopg import sql
 
 from pgrunbook.database.row_tracker import FIRST, LAST, truncate_triggers
 from pgrunbook.sql.deparse import text
+from pgrunbook.sql.own_code import do
 from pgrunbook.undo_data.follower_body import FollowerBody, has_key
 from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, PART, function_name, next_name
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name
@@ -150,7 +151,7 @@ class Followers:
         )  # fmt: skip
         statements = [
             made,
-            sql.SQL("DO {}").format(sql.Literal(text(numbers))),
+            do(numbers),
             sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self.function),
         ]
         fires = {trigger_name(self.kept_as): "AFTER UPDATE OR DELETE"}
@@ -171,10 +172,10 @@ class Followers:
                 function=sql.Literal(self.function.as_string(None)), side=sql.Literal(self.side.as_string(None)),
                 table=sql.Literal(self._name.as_string(None)), trigger=sql.Literal(trigger_name(self.kept_as)),
             )  # fmt: skip
-            statements.append(sql.SQL("DO {}").format(sql.Literal(text(noted))))
+            statements.append(do(noted))
         if self.table.is_key_deferrable:
             dropped = sql.SQL(_NO_UNIQUE).format(sql.Literal(self.side.as_string(None)))
-            statements.append(sql.SQL("DO {}").format(sql.Literal(text(dropped))))
+            statements.append(do(dropped))
         return [text(statement) for statement in statements]
 
     @property

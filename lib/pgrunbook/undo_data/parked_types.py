@@ -45,7 +45,7 @@ def to_text(keep: Keep, there: TableName, types: Types) -> SafeStep:
         for column in types
     ]
     body = sql.SQL(
-        "DECLARE style text := pg_catalog.current_setting('DateStyle');"
+        "DECLARE style pg_catalog.text := pg_catalog.current_setting('DateStyle');"
         " BEGIN PERFORM pg_catalog.set_config('DateStyle', 'ISO, YMD', true);{}"
         " PERFORM pg_catalog.set_config('DateStyle', style, true); END"
     ).format(sql.SQL("").join(freed))
