@@ -68,6 +68,7 @@ numeric(10,2)[] numeric(12,2)[] timestamp[] timestamptz[]
 integer app.free_number oid bigint other.text regclass app.mood int4range
 app.pair
 """.replace("\n    ", " ").splitlines()]  # fmt: skip
+KNOWN_FROM = {"numeric(10,-2)": 15}  # the version that takes a type first
 USINGS = ["{c}", "({c})", "t.{c}", "{c}::{to}", "CAST({c} AS {to})", "{c}::text::{to}", "{c}::varchar",
           "{c}::varchar(3)::{to}",
           "coalesce({c}, NULL)", "upper({c}::text)::{to}", "{c} COLLATE \"C\"", "NULL", "{other}"]  # fmt: skip
@@ -104,7 +105,8 @@ def stage(server: Server) -> Iterator[Stage]:
             " JOIN pg_type AS t ON t.oid IN (k.castsource, k.casttarget) WHERE t.typtype <> 'p'"
         ).fetchall()
         types = dict.fromkeys([*itertools.chain(*GROUPS), *sorted(str(name) for (name,) in found)])
-        columns = {type_: f"c{number}" for number, type_ in enumerate(types)}
+        known = [type_ for type_ in types if KNOWN_FROM.get(type_, 0) <= server.version]
+        columns = {type_: f"c{number}" for number, type_ in enumerate(known)}
         conn.execute(f"CREATE TABLE t ({', '.join(f'{name} {type_}' for type_, name in columns.items())})".encode())
         yield Stage(conn, columns)
 
@@ -115,8 +117,9 @@ def pairs(stage: Stage) -> list[tuple[str, str]]:
         "SELECT format_type(castsource, NULL), format_type(casttarget, NULL) FROM pg_cast"
         " WHERE format_type(casttarget, NULL) <> '-' ORDER BY 1, 2"
     ).fetchall()
-    casts = [(str(a), str(b)) for a, b in found if str(a) in stage.columns and str(b) in stage.columns]
-    return list(dict.fromkeys([*casts, *(pair for group in GROUPS for pair in itertools.product(group, repeat=2))]))
+    casts = [(str(a), str(b)) for a, b in found]
+    alike = [pair for group in GROUPS for pair in itertools.product(group, repeat=2)]
+    return [(a, b) for a, b in dict.fromkeys([*casts, *alike]) if a in stage.columns and b in stage.columns]
 
 
 def misjudged(stage: Stage, statements: list[str]) -> tuple[int, list[str]]:
@@ -210,7 +213,7 @@ def test_every_index_that_is_built_again_is_told(stage: Stage, part: int) -> Non
     """Where the table stays as it is, an index goes on serving the other type, or is built anew."""
     conn, wrong, asked = stage.conn, [], 0
     conn.execute("SET TimeZone = 'UTC'")
-    types = list(itertools.chain(*GROUPS))
+    types = [type_ for type_ in itertools.chain(*GROUPS) if type_ in stage.columns]
     tables = {type_: f"k{number}" for number, type_ in enumerate(types)}
     with conn.transaction(force_rollback=True):
         for type_, table in tables.items():

@@ -405,6 +405,8 @@ FOLLOWED = {
 @pytest.mark.parametrize("write", FOLLOWED)
 def test_captured_rows_follow_theirs(conn: Conn, server: Server, write: str) -> None:
     """What was captured is reverted in the row of which it was captured, whatever its key is now, and in no other."""
+    if write == "merged" and conn.info.server_version < 150_000:
+        pytest.skip("MERGE is of PostgreSQL 15")
     conn.execute("DROP VIEW seen; UPDATE t SET c = id")
     assert do(conn, "UPDATE t SET c = 0 WHERE id < 10") == 9
     writes, keys = FOLLOWED[write]
