@@ -350,7 +350,7 @@ WITH RECURSIVE seen AS (
     UNION
     SELECT direct.root, 'trigger', t.tgname::text, direct.attnum
     FROM direct
-    JOIN pg_catalog.pg_trigger AS t ON t.oid = direct.objid AND NOT t.tgisinternal
+    JOIN pg_catalog.pg_trigger AS t ON t.oid = direct.objid AND t.tgconstrindid = 0
     WHERE direct.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
     UNION
     SELECT direct.root, 'policy', y.polname::text, direct.attnum

@@ -29,7 +29,7 @@ WITH RECURSIVE trusted AS (
     SELECT 'pg_catalog.pg_trigger'::pg_catalog.regclass AS classid,
            g.oid AS objid
     FROM tables AS t
-    JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid AND NOT g.tgisinternal
+    JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid AND g.tgconstrindid = 0
     JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
     WHERE t.oid IN (SELECT alien.oid FROM alien)
        OR p.proowner NOT IN (SELECT trusted.oid FROM trusted)

@@ -279,7 +279,7 @@ LEFT JOIN LATERAL (
     WHERE g.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
       AND k.oid = g.objid
     UNION ALL
-    SELECT t.tgrelid, '', 0, t.tgisinternal OR t.tgparentid <> 0
+    SELECT t.tgrelid, '', 0, t.tgconstrindid <> 0 OR t.tgparentid <> 0
     FROM pg_catalog.pg_trigger AS t
     WHERE g.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
       AND t.oid = g.objid
@@ -1210,7 +1210,7 @@ SELECT g.tgrelid AS relation,
        g.tgname::text AS name,
        pg_catalog.quote_ident(g.tgname) AS sql,
        g.tgenabled::text AS enabled,
-       g.tgisinternal AS internal,
+       g.tgconstrindid <> 0 AS internal,
        g.oid::bigint AS oid
 FROM pg_catalog.pg_trigger AS g
 WHERE g.tgrelid = ANY (%(oids)s::oid[])
@@ -1272,7 +1272,7 @@ SELECT r.below,
        ARRAY(SELECT pg_catalog.format('%%I', g.tgname)
              FROM pg_catalog.pg_trigger AS g
              WHERE g.tgrelid = r.oid
-               AND NOT g.tgisinternal
+               AND g.tgconstrindid = 0
                AND g.tgenabled <> 'D'
                AND g.tgfoid NOT IN (SELECT p.oid
                                     FROM pg_catalog.pg_proc AS p

@@ -188,7 +188,7 @@ WITH RECURSIVE us AS (
            pg_catalog.pg_describe_object('pg_catalog.pg_trigger'::regclass, g.oid, 0)
     FROM tables AS t
     JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid
-    WHERE NOT g.tgisinternal
+    WHERE g.tgconstrindid = 0
     UNION ALL
     SELECT 4,
            pg_catalog.pg_describe_object('pg_catalog.pg_rewrite'::regclass, w.oid, 0)

@@ -392,7 +392,7 @@ SELECT t.tgname::text AS name,
        t.tgtype & 16 <> 0 AS on_update,
        t.tgtype & 8 <> 0 AS on_delete
 FROM pg_catalog.pg_trigger AS t
-WHERE NOT t.tgisinternal
+WHERE t.tgconstrindid = 0
   AND t.tgenabled <> 'D'
   AND t.tgtype & 24 <> 0
   AND t.tgfoid NOT IN (SELECT p.oid
@@ -408,7 +408,7 @@ ORDER BY t.tgname
 SELECT t.tgname::text AS name
 FROM pg_catalog.pg_trigger AS t
 WHERE t.tgrelid = %(oid)s::oid
-  AND NOT t.tgisinternal
+  AND t.tgconstrindid = 0
   AND t.tgenabled <> 'D'
   AND t.tgfoid NOT IN (SELECT p.oid
                        FROM pg_catalog.pg_proc AS p

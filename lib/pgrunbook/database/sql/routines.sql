@@ -145,7 +145,7 @@ WITH RECURSIVE reached AS (
            t.tgfoid AS routine
     FROM reached AS r
     JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = r.oid
-    WHERE NOT t.tgisinternal
+    WHERE t.tgconstrindid = 0
       AND t.tgenabled <> 'D'
       AND t.tgfoid NOT IN (SELECT p.oid
                            FROM pg_catalog.pg_proc AS p

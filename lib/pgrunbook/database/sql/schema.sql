@@ -274,19 +274,14 @@ WHERE c.relnamespace = ANY (%(schemas)s::oid[])
 
 -- name: triggers
 -- a row is: a trigger of a table or view, without the internal ones of constraints
-WITH RECURSIVE made (oid) AS (
-    SELECT m.oid FROM pg_catalog.pg_trigger AS m WHERE NOT m.tgisinternal
-    UNION
-    -- Before PostgreSQL 15 those of partitions, which come with the partitioned table's, count as internal.
-    SELECT m.oid FROM made AS above JOIN pg_catalog.pg_trigger AS m ON m.tgparentid = above.oid
-)
 SELECT g.tgrelid::pg_catalog.regclass::text AS relation,
        g.tgname::text AS trigger_name,
        pg_catalog.pg_get_triggerdef(g.oid) AS definition,
        CASE g.tgenabled WHEN 'O' THEN 'ENABLE' WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END AS enabled
 FROM pg_catalog.pg_trigger AS g
 JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid
-WHERE g.oid IN (SELECT made.oid FROM made)
+-- Those of constraints have an index. PostgreSQL 14 calls internal also what partitions get from a partitioned table.
+WHERE g.tgconstrindid = 0
   -- Those of ours note what becomes of rows; they go, and are no part of the application's schema.
   AND g.tgfoid NOT IN (SELECT p.oid
                        FROM pg_catalog.pg_proc AS p

@@ -68,7 +68,7 @@ SELECT EXISTS (SELECT
                WHERE t.tgrelid IN (SELECT %(oid)s::oid
                                    UNION ALL
                                    SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS p)
-                 AND NOT t.tgisinternal
+                 AND t.tgconstrindid = 0
                  AND t.tgenabled <> 'D'
                  AND t.tgfoid NOT IN (SELECT p.oid
                                       FROM pg_catalog.pg_proc AS p
@@ -552,7 +552,7 @@ SELECT EXISTS (SELECT
                WHERE EXISTS (SELECT
                              FROM pg_catalog.pg_trigger AS t
                              WHERE t.tgrelid = c.oid
-                               AND NOT t.tgisinternal
+                               AND t.tgconstrindid = 0
                                AND t.tgenabled <> 'D'
                                AND t.tgfoid NOT IN (SELECT p.oid
                                                     FROM pg_catalog.pg_proc AS p
