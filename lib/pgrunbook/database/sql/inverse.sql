@@ -921,12 +921,28 @@ WITH type AS (
     WHERE t.oid = %(oid)s
        OR t.typelem = %(oid)s AND t.typcategory = 'A'
 ),
+uses AS NOT MATERIALIZED (
+    -- What the expression of a generated column needs, PostgreSQL 14 says of the column itself.
+    SELECT CASE WHEN v.oid IS NULL THEN d.classid ELSE 'pg_catalog.pg_attrdef'::pg_catalog.regclass END AS classid,
+           coalesce(v.oid, d.objid) AS objid,
+           CASE WHEN v.oid IS NULL THEN d.objsubid ELSE 0 END AS objsubid,
+           d.refclassid,
+           d.refobjid,
+           d.refobjsubid,
+           CASE WHEN v.oid IS NULL THEN d.deptype ELSE 'n' END AS deptype
+    FROM pg_catalog.pg_depend AS d
+    LEFT JOIN pg_catalog.pg_attrdef AS v
+      ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+     AND d.deptype = 'a'
+     AND v.adrelid = d.objid
+     AND v.adnum = d.objsubid
+),
 direct AS (
     SELECT d.classid,
            d.objid,
            d.objsubid,
            d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objsubid > 0 AND c.relkind IN ('r', 'p') AS is_column
-    FROM pg_catalog.pg_depend AS d
+    FROM uses AS d
     LEFT JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = d.objid
     WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
       AND d.refobjid IN (SELECT t.oid FROM type AS t)
@@ -940,7 +956,7 @@ found AS (
            d.objsubid,
            false
     FROM direct AS k
-    JOIN pg_catalog.pg_depend AS d
+    JOIN uses AS d
       ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
      AND d.refobjid = k.objid
      AND d.refobjsubid = k.objsubid
