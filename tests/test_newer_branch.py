@@ -32,6 +32,7 @@ COMMON = [line for line in (inverse_stage.EFFECTS / "cases.sql").read_text().spl
 NEWER = {
     "CREATE TABLE public.x (a text STORAGE EXTERNAL)": 16,
     "CREATE TABLE public.x (a int UNIQUE NULLS NOT DISTINCT)": 15,
+    "CREATE UNLOGGED SEQUENCE public.q": 15,
     "ALTER TABLE {table} ADD COLUMN v int GENERATED ALWAYS AS (1) VIRTUAL": 18,
     "GRANT MAINTAIN ON {table} TO runbook_reader": 17,
 }
@@ -94,6 +95,8 @@ CREATE TABLE public.x (a int); CREATE FUNCTION public.t() RETURNS trigger LANGUA
 CREATE TABLE public.x (a int); CREATE FUNCTION public.t() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER tt BEFORE UPDATE ON public.x FOR EACH ROW WHEN (OLD.a IS DISTINCT FROM NEW.a) EXECUTE FUNCTION public.t()
 CREATE COLLATION public.col (provider = libc, locale = 'C')
 CREATE SEQUENCE public.q AS integer
+CREATE UNLOGGED TABLE public.x (a serial, b integer GENERATED ALWAYS AS IDENTITY)
+CREATE TABLE public.x (a serial, b integer GENERATED ALWAYS AS IDENTITY); ALTER TABLE public.x SET UNLOGGED
 CREATE AGGREGATE public.ag(int) (SFUNC = int4pl, STYPE = int)
 CREATE TYPE public.r AS RANGE (subtype = float8)
 CREATE TEXT SEARCH CONFIGURATION public.cfg (COPY = pg_catalog.english)

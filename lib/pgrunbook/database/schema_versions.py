@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from pgrunbook.database.schema import Column, Definition, Relation, SchemaObject, Snapshot
+from pgrunbook.database.schema import Column, Definition, Relation, SchemaObject, Sequence, Snapshot
 
-NOT_NULL_SINCE, NAMED_IN_DOMAINS_SINCE, MAINTAIN_SINCE = 18, 17, 17
+NOT_NULL_SINCE, NAMED_IN_DOMAINS_SINCE, MAINTAIN_SINCE, UNLOGGED_SEQUENCES_SINCE = 18, 17, 17, 15
 _DOMAINS_CONSTRAINT = re.compile(r'CONSTRAINT (?:"(?:[^"]|"")+"|\S+) NOT NULL')
 _EXTENSIONS_VERSION = re.compile(r"VERSION '(?:[^']|'')*' ")
 # A grant's definition: its clauses, each with rights in the order of their names.
@@ -27,8 +27,8 @@ def are_of_one(a: Snapshot, b: Snapshot) -> bool:
 def comparable(a: Snapshot, b: Snapshot) -> tuple[Snapshot, Snapshot]:
     """Return two schemas without what differs between their servers' major versions by nature.
 
-    That are the names and the origin of NOT NULL constraints, the right MAINTAIN, the versions of extensions, and
-    the text of the queries of views.
+    That are the names and the origin of NOT NULL constraints, the right MAINTAIN, the versions of extensions,
+    the text of the queries of views, and whether a sequence is unlogged as its table is.
     """
     if are_of_one(a, b):
         return a, b
@@ -50,6 +50,8 @@ def _of_both(obj: SchemaObject, older: int) -> SchemaObject | None:
         return obj._replace(not_null_detail=None) if older < NOT_NULL_SINCE else obj
     if isinstance(obj, Relation):
         return obj._replace(query=obj.query and "")
+    if isinstance(obj, Sequence):
+        return obj._replace(unlogged=False) if older < UNLOGGED_SEQUENCES_SINCE else obj
     if not isinstance(obj, Definition):
         return obj
     if obj.kind == "extension":
