@@ -278,7 +278,9 @@ def test_a_parked_table_needs_nothing_of_the_application(conn: Conn, kind: str) 
     parked = [keep.kept_as for keep in way.keeps]
     with conn.transaction(force_rollback=True):
         there = _parked(conn, parked)
-        conn.execute("DROP SCHEMA lib CASCADE; DROP ACCESS METHOD stored; DROP ROLE friend, other_friend")
+        conn.execute("DROP SCHEMA lib CASCADE; DROP ROLE friend, other_friend")
+        if kind != "access method" or conn.info.server_version >= 150_000:  # 14 gives no table another access method
+            conn.execute("DROP ACCESS METHOD stored")
         assert _parked(conn, parked) == there
     way.back()
     assert checksums.checksums(conn) == rows

@@ -314,6 +314,7 @@ WITH RECURSIVE seen AS (
            nullif(d.refobjsubid, 0)::smallint AS attnum,
            d.classid,
            d.objid,
+           d.objsubid,
            d.deptype
     FROM pg_catalog.unnest(%(oids)s::oid[]) AS r (oid)
     JOIN pg_catalog.pg_depend AS d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = r.oid
@@ -322,6 +323,7 @@ WITH RECURSIVE seen AS (
            NULL,
            d.classid,
            d.objid,
+           d.objsubid,
            d.deptype
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_depend AS d ON d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.refobjid = c.reltype
@@ -376,9 +378,15 @@ WITH RECURSIVE seen AS (
     UNION
     SELECT direct.root, 'generated column', a.attname::text, direct.attnum
     FROM direct
-    JOIN pg_catalog.pg_attrdef AS f ON f.oid = direct.objid AND f.adrelid = direct.root AND f.adnum <> direct.attnum
-    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
-    WHERE direct.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+    -- What the expression of a generated column needs, PostgreSQL 14 says of the column itself.
+    LEFT JOIN pg_catalog.pg_attrdef AS f ON direct.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND f.oid = direct.objid
+    JOIN pg_catalog.pg_attribute AS a
+      ON a.attrelid = coalesce(f.adrelid, direct.objid)
+     AND a.attnum = coalesce(f.adnum, direct.objsubid)
+     AND a.attgenerated <> ''
+    WHERE a.attrelid = direct.root
+      AND a.attnum <> direct.attnum
+      AND direct.classid IN ('pg_catalog.pg_attrdef'::pg_catalog.regclass, 'pg_catalog.pg_class'::pg_catalog.regclass)
     UNION
     SELECT direct.root,
            'sequence',

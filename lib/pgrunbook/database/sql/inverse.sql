@@ -910,6 +910,7 @@ WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
   AND d.refobjid IN (SELECT t.oid FROM pg_catalog.pg_type AS t WHERE t.oid = %(oid)s OR t.typelem = %(oid)s)
   AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
   AND d.objsubid > 0
+  AND d.deptype = 'n'
   AND c.relkind IN ('r', 'p', 'm')
 LIMIT 1;
 
