@@ -375,6 +375,23 @@ def test_dependents_make_statements_fail_or_are_lost(past: Past) -> None:
     assert "foreign key orders_user on shop.orders" in told.loses
 
 
+def test_a_generated_column_is_told_with_those_that_it_is_made_of(past: Past) -> None:
+    """It hinders their change and their drop; PostgreSQL 14 drops it with them."""
+    with past.conn.transaction(force_rollback=True):
+        past.conn.execute("CREATE TABLE shop.made (a integer, b integer GENERATED ALWAYS AS (a * 2) STORED)")
+        drop, change = (f"ALTER TABLE shop.made {clause}" for clause in ("DROP COLUMN a", "ALTER COLUMN a TYPE bigint"))
+        catalog = read(past.conn, [_one(drop)])
+        assert "generated column b uses shop.made.a" in effects(tree(change), catalog).fails
+        told = effects(tree(drop), catalog)
+        try:
+            past.conn.execute(drop.encode())
+        except psycopg.errors.DependentObjectsStillExist:
+            assert "generated column b depends on shop.made.a" in told.fails
+        else:
+            assert "generated column b" in told.loses
+            assert not told.fails
+
+
 def test_statements_that_the_server_counts_are_read(past: Past) -> None:
     """A column that pg_stat_statements shows in use is refused; where the extension is not made, nobody knows."""
     drop = [_one("ALTER TABLE shop.users DROP COLUMN doc")]

@@ -26,7 +26,7 @@ from pgrunbook.sql.lock_modes import (
 from pgrunbook.sql.serial import SERIAL
 from pgrunbook.sql.tree import Name, constraint_kind, enum_name, functions_in, relation, strings, subcommand, type_word
 
-SEQUENCES_FOLLOW_FROM = 15  # a table's own sequences follow SET LOGGED and SET UNLOGGED
+SEQUENCES_FOLLOW_FROM = GENERATED_STOP_FROM = 15  # SET LOGGED of their table; the drop of a column they are made of
 NO_INHERIT_LOCKS_FROM = 18
 
 _WEAKER = {
@@ -171,7 +171,7 @@ def _drop_dependent(found: fx.Found, kind: str, name: str, of: str, *, cascade: 
     if kind == "sequence":
         found.locks.add((name, ACCESS_EXCLUSIVE))
         found.lose(f"sequence {name}")
-    elif kind == "statistics" or cascade:
+    elif cascade or kind == "statistics" or (kind == "generated column" and not found.is_from(GENERATED_STOP_FROM)):
         found.lose(f"{kind} {name}")
         if kind in ("view", "materialized view"):
             found.locks.add((name, ACCESS_EXCLUSIVE))
@@ -341,7 +341,7 @@ def _rewrite(found: fx.Found, table: Table, cmd: Any) -> None:
         for index in table.indexes:
             found.locks.add((index.label, ACCESS_EXCLUSIVE))
         follows = subcommand(cmd) in ("SetLogged", "SetUnLogged")
-        if follows and (found.catalog.major or SEQUENCES_FOLLOW_FROM) >= SEQUENCES_FOLLOW_FROM:
+        if follows and found.is_from(SEQUENCES_FOLLOW_FROM):
             lock_owned(found, table)
 
 

@@ -53,6 +53,10 @@ class Found:
         lists = (self.scans, self.rewrites, self.rebuilds, self.empties, self.loses, self.fails, self.unsure)
         return Effects(strongest(self.locks), *(tuple(found) for found in lists))
 
+    def is_from(self, major: int) -> bool:
+        """Tell whether the server is of this major version or a later one; where nobody knows, it is."""
+        return (self.catalog.major or major) >= major
+
     def lock(self, table: Table, mode: str) -> None:
         """Add a lock on a relation, unless it does not exist."""
         if table.standing is not Standing.MISSING:

@@ -156,7 +156,7 @@ def _vacuum(found: fx.Found, node: Any) -> None:
     for target in node.rels or ():
         table = _table(found, target.relation)
         mode = ACCESS_EXCLUSIVE if full else SHARE_UPDATE_EXCLUSIVE
-        is_newer = (found.catalog.major or VACUUM_FOLLOWS_HEIRS_FROM) >= VACUUM_FOLLOWS_HEIRS_FROM
+        is_newer = found.is_from(VACUUM_FOLLOWS_HEIRS_FROM)
         if table.kind == "p" or (is_newer and target.relation.inh):
             found.lock_family(table, mode)
         else:
@@ -307,7 +307,7 @@ def _comment(found: fx.Found, node: Any) -> None:
 
 def _grant(found: fx.Found, node: Any) -> None:
     """PostgreSQL 18 takes AccessShareLock on the relations; older versions take no lock."""
-    if (found.catalog.major or GRANT_LOCKS_FROM) >= GRANT_LOCKS_FROM:
+    if found.is_from(GRANT_LOCKS_FROM):
         for part in node.objects or ():
             if isinstance(part, ast.RangeVar):
                 found.lock(_table(found, part), ACCESS_SHARE)
