@@ -408,7 +408,7 @@ def test_only_what_was_shown_is_purged(project: Project) -> None:
     do(target, "CREATE TABLE a (id int PRIMARY KEY, n int, m int); INSERT INTO a VALUES (1, 2, 3)")
     assert run("release", accept="0001_a.sql:1,0002_b.sql:1")[1] == 0
     (number, _), *_ = rows(target, "SELECT id, migration FROM pgrunbook.kept ORDER BY id")
-    here = purge.begin(target="demo", ids=[number])
+    here = purge.begin(target="demo", ids=[number], force=True)
     purge.what_is_captured(here)
     purge.what_goes(here)
     with connect(target) as conn:

@@ -135,7 +135,7 @@ def test_what_nobody_needs_goes_and_the_rest_stays(target: Target) -> None:
 
 
 def test_what_is_still_needed_is_refused(target: Target) -> None:
-    """The whole text; by its number or with force it goes, and the verdict says what is left as a way back."""
+    """The whole text; only with force it goes, and the verdict says what is left as a way back."""
     one, other = keep(target), keep(target, step=2, days=None)
     with connect(target, purpose="test") as conn:
         until = undo_data_views.until(list_entries(conn)[1])
@@ -156,7 +156,11 @@ def test_what_is_still_needed_is_refused(target: Target) -> None:
     assert isinstance(error_of(lambda: up_to_the_drop(older_than_days=7)), Refused)
     up_to_the_drop(older_than_days=9)
 
-    here = up_to_the_drop(ids=[one])
+    refused = error_of(lambda: up_to_the_drop(ids=[one]))
+    assert isinstance(refused, Refused)
+    assert str(refused).endswith(f"pgrunbook undo-data purge --target demo --id {one} --force")
+    assert states(target) == {one: "kept", other: "kept"}
+    here = up_to_the_drop(ids=[one], force=True)
     purge.purge_it(here)
     assert f"0002_b only by: restore point {POINT}" in repr(purge.verdict(here))
     assert states(target) == {one: "purged", other: "kept"}

@@ -65,7 +65,7 @@ def what_is_captured(here: Session) -> Table:
 
 @checks.check
 def what_goes(here: Session) -> Table:
-    """Show what will be purged, and why. Raises Refused for an item that is still needed and was not named."""
+    """Show what will be purged, and why. Raises Refused for an item that is still needed, without force."""
     goes: dict[int, str] = here.facts["goes"]
     going = [item for item in here.facts["found"] if item.id in goes]
     rows = [
@@ -197,9 +197,8 @@ def _rows(here: Session, item: PurgeItem, goes: dict[int, str]) -> list[tuple[ob
 
 
 def _refused(here: Session, going: Sequence[PurgeItem]) -> list[PurgeItem]:
-    """Return the items that must not be purged: still needed, not named by number, and force is not set."""
-    given = here.parameters
-    return [item for item in going if item.is_needed and item.id not in given.ids and not given.force]
+    """Return the items that must not be purged: still needed, and force is not set."""
+    return [] if here.parameters.force else [item for item in going if item.is_needed]
 
 
 def _still_needed(here: Session, items: Sequence[PurgeItem]) -> Refused:
@@ -209,12 +208,14 @@ def _still_needed(here: Session, items: Sequence[PurgeItem]) -> Refused:
         for item in items[:5]
     )
     more = f"; and {len(items) - 5} more" if len(items) > 5 else ""
-    option = "--all" if here.parameters.everything else f"--older-than {here.parameters.older_than_days}"
+    given = here.parameters
+    options = [f"--id {number}" for number in given.ids] + ["--all"] * given.everything
+    options += [f"--older-than {given.older_than_days}"] * bool(given.older_than_days)
     return Refused(
         f"cannot purge undo data that is still needed: {_counted(len(items), verb=False)}",
         detail=listed + more,
         hint="Wait until their retention is over; or purge them all the same: "
-        f"pgrunbook undo-data purge --target {here.target.name} {option} --force",
+        f"pgrunbook undo-data purge --target {here.target.name} {' '.join([*options, '--force'])}",
     )
 
 
