@@ -92,6 +92,10 @@ def test_a_sequence_behind_its_column_is_found_with_the_way_out(target: Target) 
     do(target, left.advice.split(";")[0])
     assert found(target) == []
     do(target, 'INSERT INTO "A" DEFAULT VALUES')
+    do(target, 'ALTER SEQUENCE "A_id_seq" RESTART 100')  # beyond the column, and nothing given since
+    assert found(target) == []
+    do(target, 'ALTER SEQUENCE "A_id_seq" RESTART 8')
+    assert found(target) == [("sequence behind its column", '"A_id_seq"', '"A".id')]
 
 
 def test_a_sequence_that_cannot_be_looked_at_is_not_taken_for_well(target: Target) -> None:

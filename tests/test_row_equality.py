@@ -319,6 +319,12 @@ def test_a_sequence_that_did_not_come_as_far_is_told(project: Callable[..., Targ
         assert row_equality.sequences_behind(one, other) == []
         do(plain, "SELECT nextval('s'), nextval('down'), nextval('s'), nextval('down')")
         assert sorted(row_equality.sequences_behind(one, other)) == [
-            "sequence public.down stands at -1 after the plan, at -2 after the plain SQL",
-            "sequence public.s stands at 1 after the plan, at 2 after the plain SQL",
+            "sequence public.down gives -2 next after the plan, -3 after the plain SQL",
+            "sequence public.s gives 2 next after the plan, 3 after the plain SQL",
+        ]
+        do(safe, "ALTER SEQUENCE s RESTART 3; ALTER SEQUENCE down RESTART -9")  # given nothing since
+        assert row_equality.sequences_behind(one, other) == []
+        do(plain, "ALTER SEQUENCE s RESTART 100")
+        assert row_equality.sequences_behind(one, other) == [
+            "sequence public.s gives 3 next after the plan, 100 after the plain SQL"
         ]

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.sequences import next_number
 from pgrunbook.database.sqlstate import Meaning, meaning, said
 
 COUNT_EXACTLY_BELOW_ROWS = 2_000_000
@@ -55,15 +56,13 @@ def leftovers(conn: Connection) -> list[Leftover]:
         where = f"{row['table_name']}.{row['column_name']}"
         try:
             highest = _highest(conn, row)
+            following = next_number(conn, row["name"], row["last_value"], row["increment"])
         except psycopg.Error as exc:
             if meaning(exc) is Meaning.LOST:
                 raise
             found.append(_not_checked(row["name"], where, said(exc)))
             continue
-        if row["last_value"] is None:
-            found.append(_not_checked(row["name"], where, f"permission denied for sequence {row['name']}"))
-            continue
-        if highest is not None and row["increment"] > 0 and highest > row["last_value"]:
+        if highest is not None and row["increment"] > 0 and highest >= following:
             advice = f"SELECT setval({sql.quote(row['name'])}, {highest}); the next insert would fail or repeat a key."
             found.append(Leftover("sequence behind its column", row["name"], where, advice))
     return found

@@ -12,12 +12,12 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.database import checksums
+from pgrunbook.database import checksums, queries
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection, at_once
 from pgrunbook.database.facts import Facts
-from pgrunbook.database.queries import load
 from pgrunbook.database.relations import Relation, columns_of
+from pgrunbook.database.sequences import next_number
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.deparse import parsed
@@ -82,21 +82,22 @@ def sequences_behind(plain: Connection, safe: Connection) -> list[str]:
     """
     wanted, found = _sequences(plain), _sequences(safe)
     return [
-        f"sequence {name} stands at {found[name][0]} after the plan, at {last} after the plain SQL"
-        for name, (last, increment) in wanted.items()
-        if last is not None and name in found and ((found[name][0] or 0) - last) * increment < 0
+        f"sequence {name} gives {found[name][0]} next after the plan, {number} after the plain SQL"
+        for name, (number, increment) in wanted.items()
+        if name in found and (found[name][0] - number) * increment < 0
     ]
 
 
-def _sequences(conn: Connection) -> dict[str, tuple[int | None, int]]:
-    rows = conn.execute(load("row_equality")["sequences"]).fetchall()
-    return {str(name): (None if last is None else int(str(last)), int(str(by))) for name, last, by in rows}
+def _sequences(conn: Connection) -> dict[str, tuple[int, int]]:
+    return {
+        row["name"]: (next_number(conn, row["name"], row["last_value"], row["increment_by"]), row["increment_by"])
+        for row in queries.rows(conn, "row_equality", "sequences")
+    }
 
 
 def named(conn: Connection, labels: Iterable[str]) -> list[TableName]:
     """Return the tables that hold rows among these names, which are spelt as in SQL, in their order."""
-    rows = conn.execute(load("row_equality")["tables"], {"labels": list(labels)}).fetchall()
-    return [TableName(str(schema), str(name)) for schema, name in rows]
+    return [TableName(**row) for row in queries.rows(conn, "row_equality", "tables", labels=list(labels))]
 
 
 def volatile_values(

@@ -38,7 +38,7 @@ SELECT
     s.seqincrement AS increment,
     CASE
         WHEN pg_catalog.has_sequence_privilege(s.seqrelid, 'USAGE, SELECT')
-        THEN coalesce(pg_catalog.pg_sequence_last_value(s.seqrelid), s.seqstart - s.seqincrement)
+        THEN pg_catalog.pg_sequence_last_value(s.seqrelid)
     END AS last_value
 FROM pg_catalog.pg_sequence s
 JOIN pg_catalog.pg_depend d

@@ -19,9 +19,11 @@ WHERE n.nspname !~ '^pgrunbook(_kept_|$)'
       BETWEEN s.seqmin - least(s.seqincrement, 0) AND s.seqmax - greatest(s.seqincrement, 0)
 
 -- name: sequences
--- a row is: a sequence, its last value, and whether it ascends or descends
+-- a row is: a sequence that we may read, its last value, and whether it ascends or descends
 SELECT pg_catalog.format('%I.%I', s.schemaname, s.sequencename) AS name,
        s.last_value,
        s.increment_by
 FROM pg_catalog.pg_sequences AS s
 WHERE s.schemaname !~ '^pgrunbook(_kept_|$)'
+  AND (s.last_value IS NOT NULL
+       OR pg_catalog.has_sequence_privilege(pg_catalog.format('%I.%I', s.schemaname, s.sequencename), 'SELECT'))
