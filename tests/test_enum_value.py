@@ -112,3 +112,28 @@ def test_rollback_tells_the_rows_that_use_the_value(project: Callable[..., Targe
     do(target, "UPDATE t SET m = 'sad'")
     take_back(target)
     assert rows(target, "SELECT id, m::text, enum_range(m)::text FROM t") == [(1, "sad", "{sad}")]
+
+
+REPLACED = """CREATE TYPE mood2 AS ENUM ('draft', 'paid');
+ALTER TABLE o ALTER m TYPE mood2 USING (CASE m::text WHEN 'new' THEN 'draft' ELSE m::text END)::mood2;
+"""
+
+
+def test_rows_with_a_value_of_the_new_type_are_named_beside_reverted_ones(project: Callable[..., Target]) -> None:
+    """What another migration reverts in their table may change them, so they refuse nothing; the try does."""
+    target = project(folder={"0001_a.sql": REPLACED, "0002_b.sql": "DELETE FROM o WHERE id = 2"})
+    do(target, "CREATE TYPE mood AS ENUM ('new', 'paid'); CREATE TABLE o (id int PRIMARY KEY, m mood NOT NULL)")
+    do(target, "INSERT INTO o SELECT i, 'new' FROM generate_series(1, 4) AS i")
+    release(target)
+    do(target, "INSERT INTO o VALUES (7, 'draft'), (9, 'paid')")
+    (found,) = since(target).violations
+    assert (found.rows, found.at_least, found.samples) == (None, 0, ("id 7: m draft",))
+    assert (
+        found.says == "today 1 row cannot keep its value as public.mood; what is reverted of public.o may change that"
+    )
+    do(target, "DELETE FROM o WHERE id = 7")
+    take_back(target)
+    assert rows(target, "SELECT id, m::text FROM o ORDER BY id") == [
+        *((number, "new") for number in range(1, 5)),
+        (9, "paid"),
+    ]

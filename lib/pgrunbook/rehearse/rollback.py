@@ -212,7 +212,8 @@ def with_rows(
                         f"cannot take back {change.migration}: it fails with the target's rows",
                         detail=why(exc),
                         state="Nothing changed in the database: it was tried on a branch.",
-                        hint="Correct the rows or objects that the Detail line names, then run this again.",
+                        hint="Correct the rows or objects that the Detail line and what-about-new-rows.csv name,"
+                        " then run this again.",
                     ) from exc
         if on_conflict == "stop":
             _refuse_left([event for event in read(log.path) if event["event"] == ROWS_LEFT])
