@@ -311,3 +311,22 @@ def test_values_that_stay_as_they_are_are_not_captured(stage: Stage, clause: str
         undo = Inverter(stage.conn).inverse(statement)  # type: ignore[arg-type]
     assert not undo.because
     assert bool(undo.keeps) is is_kept
+
+
+def test_a_label_that_the_old_enum_has_not_is_null_until_the_captured_one_comes(stage: Stage) -> None:
+    """Also where NOT NULL has to wait for that, and on servers that cannot be asked which input is valid."""
+    with stage.conn.transaction(force_rollback=True):
+        stage.conn.execute("CREATE TYPE app.other AS ENUM ('it''s', 'ok')")
+        stage.conn.execute(
+            "CREATE TABLE e AS SELECT n AS id, m::app.mood AS m FROM (VALUES (1, 'sad'), (2, 'ok')) AS v (n, m)"
+        )
+        stage.conn.execute("ALTER TABLE e ADD PRIMARY KEY (id), ALTER m SET NOT NULL")
+        made = "CASE m::text WHEN 'sad' THEN 'it''s' ELSE m::text END"
+        change = f"ALTER TABLE e ALTER m TYPE app.other USING ({made})::app.other"
+        (statement,) = parse(change, "a.sql")
+        undo = Inverter(stage.conn).inverse(statement)  # type: ignore[arg-type]
+        stage.conn.execute(change.encode())
+        for step in undo.steps[:2]:
+            stage.conn.execute(step.sql.encode())
+        assert stage.conn.execute("SELECT m::text FROM e ORDER BY id").fetchall() == [(None,), ("ok",)]
+        assert undo.steps[2].sql.endswith("m SET NOT NULL")

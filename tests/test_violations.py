@@ -493,6 +493,18 @@ def test_a_table_is_shown_by_its_name_of_today(conn: Conn) -> None:
 
 def test_kept_values_decide_over_values_that_do_not_stay(home: Server, conn: Conn) -> None:
     """Rows whose old value is filled back lose nothing; those that have none are told."""
+    with conn.transaction(force_rollback=True):
+        conn.execute("CREATE TYPE app.mild AS ENUM ('it''s, ok', 'ok')")
+        listed = "mood::text = ANY ('{\"it''s, ok\",ok}'::text[])"  # as it is before PostgreSQL 16
+        statement = (
+            f"ALTER TABLE app.users ALTER mood TYPE app.mild USING CASE WHEN {listed} THEN mood::text::app.mild END"
+        )
+        assert look(conn, statement, kept={("app.users", "mood"): nothing})[0].says == "no row violates it"
+        (found,) = look(conn, statement, kept={("app.users", "mood"): lambda: "t.id > 1"})
+        assert (found.says, found.samples) == (
+            "2 rows cannot keep their value as app.mild",
+            ("id 2: mood glad", "id 4: mood sad"),
+        )
     if home.version < 16:
         pytest.skip("the way back is written so from PostgreSQL 16 on")
     valid = "CASE WHEN pg_catalog.pg_input_is_valid(note::text, 'character varying(5)') THEN note::text::varchar(5) END"

@@ -117,7 +117,7 @@ def _loosened(altered: Alteration, column: Column) -> Way | None:
     keys = [row for row in altered.constraints if row.kind == "p" and row.relation == column.relation]
     is_key = any(column.number in row.numbers for row in keys)
     identifies = is_key or "USING INDEX" in altered.whole.replica_identity
-    if identifies or column.identity or column.is_inherited or not column_type.is_valid(column, altered.reader.version):
+    if identifies or column.identity or column.is_inherited or not column_type.is_valid(altered.reader, column):
         return None
     way, row = Way(), _not_null(altered, column)
     if row is None:

@@ -47,18 +47,21 @@ def using(reader: Reader, how: str, column: Column, *, becomes_null: bool) -> st
     """
     if how == "by itself" or column.generated:
         return ""
-    valid = is_valid(column, reader.version) if becomes_null else ""
+    valid = is_valid(reader, column) if becomes_null else ""
     if valid:
         return f" USING CASE WHEN {valid} THEN {column.sql}::text::{column.type} END"
     middle = "::text" if how == "as text" else ""
     return f" USING {column.sql}{middle}::{column.type}"
 
 
-def is_valid(column: Column, version: int) -> str:
+def is_valid(reader: Reader, column: Column) -> str:
     """Return the condition that a value is one of the old type, as text; "" where that cannot be asked."""
     value = f"{column.sql}::text"
-    if version >= _TELLS_VALID_INPUT:
+    if reader.version >= _TELLS_VALID_INPUT:
         return f"pg_catalog.pg_input_is_valid({value}, {literal(column.type)})"
+    labels = [str(row["label"]) for row in reader.rows("labels_of_enum", oid=column.type_oid)]
+    if labels:
+        return f"{value} = ANY ({literal(labels)}::text[])"
     if column.type in _WORDS:
         return f"pg_catalog.lower(pg_catalog.btrim({value})) = ANY ({literal(_WORDS[column.type])}::text[])"
     if column.type in _PATTERNS:
