@@ -461,6 +461,16 @@ def test_truncate_that_restarts_sequences_sets_them_back(rare: Stage) -> None:
     ) in [step.sql for step in undo.steps]
 
 
+def test_a_sequence_that_was_restarted_and_gave_nothing_since_goes_back_to_where_it_was(rare: Stage) -> None:
+    """No catalog tells where: its start would repeat numbers."""
+    with rare.conn.transaction(force_rollback=True):
+        rare.conn.execute("ALTER SEQUENCE rare.numbers RESTART 70")
+        undo = inverse(rare.conn, "ALTER SEQUENCE rare.numbers RESTART")
+        rare.conn.execute("ALTER SEQUENCE rare.numbers RESTART")
+        rare.conn.execute(undo.steps[0].sql)
+        assert rare.conn.execute("SELECT nextval('rare.numbers')").fetchone() == (70,)
+
+
 LOSSY = {
     "ALTER TABLE rare.people ALTER COLUMN num TYPE bigint": (False, "bigint values may be invalid as integer"),
     "ALTER TABLE rare.things ALTER COLUMN note TYPE varchar": (False, ""),

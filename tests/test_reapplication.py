@@ -235,3 +235,15 @@ def test_numbers_come_back_and_go_on_after_the_highest(conn: Conn, column: str, 
     assert forward(conn, batch_rows) == []
     assert texts(conn, "t") == before
     assert value(conn, "INSERT INTO t (id) VALUES (12) RETURNING n") == 12
+
+
+@pytest.mark.parametrize(("by", "expected"), [("1 RESTART 100", 100), ("1 RESTART 9", 12), ("-1 RESTART -50", -50)])
+def test_a_sequence_is_never_set_back(conn: Conn, by: str, expected: int) -> None:
+    """One that was restarted and has given nothing since, and one that descends, stand where they stand."""
+    conn.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 11)")
+    conn.execute("ALTER TABLE t ADD COLUMN n serial")
+    Way(conn, "ALTER TABLE t DROP COLUMN n", site=DOWN).there()
+    conn.execute("ALTER TABLE t ADD COLUMN n serial")
+    conn.execute(f"ALTER SEQUENCE t_n_seq MINVALUE -99 INCREMENT {by}".encode())
+    assert forward(conn, 1_000) == []
+    assert value(conn, "SELECT nextval('t_n_seq')") == expected

@@ -22,7 +22,7 @@ _FIRES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALW
 def sequence(reader: Reader, way: Way, node: Any) -> None:
     """ALTER SEQUENCE: bring back all options, the owner, and the position if it is changed."""
     relation = reader.relation(node.sequence)
-    row = reader.row("sequence", oid=relation.oid) if relation else None
+    row = reader.sequence(relation.oid) if relation else None
     if row is None:
         return
     touched = {option.defname for option in node.options or ()}

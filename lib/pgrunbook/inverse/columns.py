@@ -169,7 +169,7 @@ def set_identity(reader: Reader, way: Way, column: Column) -> None:
 
 def position(way: Way, sequence: dict[str, object]) -> None:
     """Set a sequence to its position of today, unless it has given a number beyond that since: rows may have it."""
-    value = sequence["last_value"] if sequence["last_value"] is not None else sequence["start"]
+    value = sequence["last_value"] if sequence["last_value"] is not None else sequence["first"]
     called = "true" if sequence["last_value"] is not None else "false"
     before = "<" if int(str(sequence["increment"])) > 0 else ">"
     is_behind = f"NOT is_called OR last_value OPERATOR(pg_catalog.{before}) {value}"
@@ -180,7 +180,7 @@ def position(way: Way, sequence: dict[str, object]) -> None:
 
 
 def _sequence(reader: Reader, oid: int) -> dict[str, object]:
-    row = reader.row("sequence", oid=oid)
+    row = reader.sequence(oid)
     if row is None:
         raise AssertionError(f"no sequence {oid}")
     return row

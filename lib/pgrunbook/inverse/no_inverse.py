@@ -93,7 +93,7 @@ def _set_back(reader: Reader, way: Way, call: Any) -> None:
         sequence = reader.sequence_of(*map(str, words)) if None not in words else None
     if sequence is None:
         raise NoInverseError("cannot be computed: the sequence that setval() sets is not named.")
-    row = reader.row("sequence", oid=reader.relation_named(sequence))
+    row = reader.sequence(reader.relation_named(sequence))
     if row is not None:
         columns.position(way, row)
 

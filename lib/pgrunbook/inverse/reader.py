@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 from pglast import ast
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
@@ -136,6 +137,14 @@ class Reader:
         """Return the first row of a named query, None when there is none."""
         found = self.rows(query, **parameters)
         return found[0] if found else None
+
+    def sequence(self, oid: int) -> dict[str, Any] | None:
+        """Return a sequence; ``first`` is what it gives next while ``last_value`` is None, also after a restart."""
+        row = self.row("sequence", oid=oid)
+        if row and row["last_value"] is None and row["is_readable"]:
+            query = sql.SQL("SELECT last_value AS first FROM {}").format(sql.SQL(row["sql"]))
+            return {**row, **self._cursor.execute(query).fetchall()[0]}
+        return row and {**row, "first": row["start"]}
 
     def ahead(self, questions: Iterable[Question]) -> None:
         """Execute queries that will be needed in one round trip; ``rows`` then returns the stored answers."""

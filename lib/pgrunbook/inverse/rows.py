@@ -42,7 +42,7 @@ def capture(reader: Reader, way: Way, nodes: Sequence[Any]) -> None:
 
 def _sequences(reader: Reader, way: Way, oids: list[int]) -> None:
     for row in reader.rows("owned_sequences", oids=oids):
-        found = reader.row("sequence", oid=row["oid"])
+        found = reader.sequence(row["oid"])
         if found:
             columns.position(way, found)
 

@@ -64,6 +64,7 @@ SELECT c.oid,
        s.seqmin AS minimum,
        s.seqmax AS maximum,
        pg_catalog.pg_sequence_last_value(c.oid) AS last_value,
+       pg_catalog.has_sequence_privilege(c.oid, 'SELECT') AS is_readable,
        (SELECT d.refobjid::pg_catalog.regclass::text || '.' || pg_catalog.quote_ident(a.attname)
         FROM pg_catalog.pg_depend AS d
         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid

@@ -333,14 +333,15 @@ WHERE id = %(id)s
 SELECT pg_catalog.format(
     'DO %%L',
     pg_catalog.format(
-        'DECLARE owned record; highest bigint; stands bigint; BEGIN'
-        ' FOR owned IN SELECT a.attname, pg_catalog.pg_get_serial_sequence(%%L, a.attname) AS sequence'
-        ' FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %%L::pg_catalog.regclass AND a.attnum > 0'
-        ' AND NOT a.attisdropped LOOP'
-        ' CONTINUE WHEN owned.sequence IS NULL;'
-        ' EXECUTE pg_catalog.format(''SELECT max(%%%%I) FROM %%s'', owned.attname) INTO highest;'
-        ' EXECUTE pg_catalog.format(''SELECT CASE WHEN is_called THEN last_value END FROM %%%%s'', owned.sequence) INTO stands;'
-        ' IF highest > coalesce(stands, 0) THEN PERFORM pg_catalog.setval(owned.sequence, highest); END IF;'
+        'DECLARE owned record; highest bigint; stands bigint; called boolean; BEGIN'
+        ' FOR owned IN SELECT a.attname, q.seqrelid::pg_catalog.regclass AS sequence, q.seqincrement > 0 AS rises'
+        ' FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_sequence AS q'
+        ' ON q.seqrelid = pg_catalog.pg_get_serial_sequence(%%L, a.attname)::pg_catalog.regclass'
+        ' WHERE a.attrelid = %%L::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped LOOP'
+        ' EXECUTE pg_catalog.format(''SELECT %%%%s(%%%%I) FROM %%s'', CASE WHEN owned.rises THEN ''max'' ELSE ''min'' END, owned.attname) INTO highest;'
+        ' EXECUTE pg_catalog.format(''SELECT last_value, is_called FROM %%%%s'', owned.sequence) INTO stands, called;'
+        ' IF owned.rises AND highest > stands OR NOT owned.rises AND highest < stands OR highest = stands AND NOT called'
+        ' THEN PERFORM pg_catalog.setval(owned.sequence, highest); END IF;'
         ' END LOOP; END',
         %(table)s::text, %(table)s::text, %(table)s::text
     )
