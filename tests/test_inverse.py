@@ -461,13 +461,14 @@ def test_truncate_that_restarts_sequences_sets_them_back(rare: Stage) -> None:
     ) in [step.sql for step in undo.steps]
 
 
-def test_a_sequence_that_was_restarted_and_gave_nothing_since_goes_back_to_where_it_was(rare: Stage) -> None:
+@pytest.mark.parametrize("statement", ["ALTER SEQUENCE rare.numbers RESTART", "DROP SEQUENCE rare.numbers CASCADE"])
+def test_a_restarted_sequence_that_gave_nothing_since_goes_back_to_where_it_was(rare: Stage, statement: str) -> None:
     """No catalog tells where: its start would repeat numbers."""
     with rare.conn.transaction(force_rollback=True):
         rare.conn.execute("ALTER SEQUENCE rare.numbers RESTART 70")
-        undo = inverse(rare.conn, "ALTER SEQUENCE rare.numbers RESTART")
-        rare.conn.execute("ALTER SEQUENCE rare.numbers RESTART")
-        rare.conn.execute(undo.steps[0].sql)
+        undo = inverse(rare.conn, statement)
+        for sql in (statement, *(step.sql for step in undo.steps)):
+            rare.conn.execute(sql.encode())
         assert rare.conn.execute("SELECT nextval('rare.numbers')").fetchone() == (70,)
 
 

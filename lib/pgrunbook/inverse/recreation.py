@@ -274,7 +274,11 @@ class _Recreation:
 
     def _finish(self) -> None:
         for oid in self._sequences():
-            row = self.reader.row("sequence", oid=oid)
+            row = self.reader.sequence(oid)
+            is_new = (_CLASS, oid, 0) in self.leaders
+            if row and is_new and row["last_value"] is None and row["first"] != row["start"]:
+                goes_on = f"SELECT pg_catalog.setval({literal(row['sql'])}, {row['first']}, false)"
+                self.way.add(goes_on, "It goes on where it was restarted.")
             if row and row["owned_by"]:
                 self.way.add(f"ALTER SEQUENCE {row['sql']} OWNED BY {row['owned_by']}", "Its column owns it again.")
         for oid in sorted(self.gone.kept):
