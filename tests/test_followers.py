@@ -81,6 +81,45 @@ def test_a_row_takes_a_key_that_another_session_is_leaving(
     assert found == {n: n * 10 for n in range(1, 201) if n not in gone}
 
 
+# A type, a key, and an equal one that looks different.
+EQUAL = {
+    "numeric": ("1.0", "1.000"),
+    "float8": ("-0", "0"),
+    "interval": ("1 mon", "30 days"),
+    "jsonb": ('{"a": 1.0}', '{"a": 1.000}'),
+    "numeric[]": ("{1.0}", "{1.00}"),
+    "numrange": ("[1.0,2.0]", "[1,2.00]"),
+    "citext": ("a", "A"),
+}
+
+
+@pytest.mark.newest
+def test_a_key_that_is_written_again_as_an_equal_one_stays_that_of_its_row(own: Conn) -> None:
+    """Under its operator, the row that has the new key is the row itself."""
+    own.execute("CREATE EXTENSION IF NOT EXISTS citext")
+    ways = {}
+    for type_, (first, second) in EQUAL.items():
+        is_partitioned = type_ == "numeric[]"
+        own.execute(
+            f'CREATE TABLE "e {type_}" (f {type_}, part integer DEFAULT 1, u integer, a integer, PRIMARY KEY (f, part))'
+            f"{' PARTITION BY LIST (part)' if is_partitioned else ''}".encode()
+        )
+        if is_partitioned:
+            own.execute(f'CREATE TABLE e_1 PARTITION OF "e {type_}" FOR VALUES IN (1)'.encode())
+        own.execute(f"INSERT INTO \"e {type_}\" (f, u, a) VALUES ('{first}', 7, 8)".encode())
+        ways[type_] = Way(own, f'ALTER TABLE "e {type_}" DROP COLUMN a')
+        ways[type_].there()
+        with own.transaction():
+            step = StepKey("r", "m", "up", len(ways))
+            own.execute(capture_statement(own, f'UPDATE "e {type_}" SET u = 0', step).encode())
+        own.execute(f"UPDATE \"e {type_}\" SET f = '{second}'".encode())
+    for way in ways.values():
+        way.back()
+    give_back_migration(own, "m", "up", on_conflict="keep")
+    found = {type_: own.execute(f'SELECT u, a FROM "e {type_}"'.encode()).fetchone() for type_ in EQUAL}
+    assert found == dict.fromkeys(EQUAL, (7, 8))
+
+
 STOPS = {
     "DELETE": ("NULL", {150: 150}),
     "INSERT": ("NULL", {}),

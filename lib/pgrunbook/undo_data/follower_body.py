@@ -127,7 +127,9 @@ _IN_ORDER = """{between}IF goes THEN
         UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_old} AND k.{gone} IS NULL;
         RETURN NULL;
     END IF;
-    UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_new} AND k.{gone} IS NULL;
+    -- The new key may be equal to the old one and look different: -0 and 0, 1.0 and 1.00.
+    UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id()
+    WHERE {at_new} AND k.{gone} IS NULL AND NOT ({at_old});
     UPDATE {side} AS k SET {keys} = {new_row}, {arrived} = pg_catalog.pg_current_xact_id(){comes_to}
     WHERE {at_old} AND k.{gone} IS NULL;"""
 _DEFERRED = """is_ours := {old_is_ours};
