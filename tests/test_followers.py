@@ -120,6 +120,33 @@ def test_a_key_that_is_written_again_as_an_equal_one_stays_that_of_its_row(own: 
     assert found == dict.fromkeys(EQUAL, (7, 8))
 
 
+@pytest.mark.newest
+@pytest.mark.parametrize("name", ["00_again", "!", pytest.param("zzz", marks=pytest.mark.slow)])
+def test_a_trigger_of_the_application_changes_the_key_again(own: Conn, name: str) -> None:
+    """Whatever its name is: we see the first change before the second one, which may leave the partition."""
+    own.execute(
+        "CREATE TABLE whole (id integer PRIMARY KEY, n integer, a integer); INSERT INTO whole SELECT * FROM t;"
+        "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF pg_trigger_depth() = 1 THEN"
+        " IF TG_WHEN = ''BEFORE'' THEN NEW.id := NEW.id + 1000;"
+        " ELSIF TG_ARGV[0] = ''t'' THEN UPDATE t SET id = id + 1000 WHERE id = NEW.id;"
+        " ELSE UPDATE whole SET id = id + 1000 WHERE id = NEW.id; END IF; END IF; RETURN NEW; END'"
+    )
+    when = "BEFORE" if name == "zzz" else "AFTER"
+    for table in ("t", "whole"):
+        made = f'CREATE TRIGGER "{name}" {when} UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION again({table})'
+        own.execute(made.encode())
+        way = Way(own, f"ALTER TABLE {table} DROP COLUMN a")
+        way.there()
+        own.execute(f"UPDATE {table} SET id = id + 500 WHERE id BETWEEN 120 AND 130".encode())
+        own.execute(f'DROP TRIGGER "{name}" ON {table}'.encode())
+        way.back()
+        found = own.execute(f"SELECT id, n, a FROM {table}".encode()).fetchall()
+        assert {(id_, n, a) for id_, n, a in found if 120 <= n <= 130} == {
+            (n + 1500, n, n * 10) for n in range(120, 131)
+        }
+        assert [row for row in found if row[2] != row[1] * 10] == []
+
+
 STOPS = {
     "DELETE": ("NULL", {150: 150}),
     "INSERT": ("NULL", {}),

@@ -413,9 +413,7 @@ def test_triggers_that_somebody_switched_off_are_told(server: Server) -> None:
             own.run(conn)
     assert caught.value.lines() == [
         "cannot tell which rows of public.t were changed meanwhile",
-        'Detail: Somebody has switched trigger "0_pgrunbook_'
-        + own.batches.tracker
-        + '_come" off, and on again perhaps:'
+        'Detail: Somebody has switched trigger " pgrunbook_' + own.batches.tracker + '_come" off, and on again perhaps:'
         " rows that were inserted, or whose key changed meanwhile, may have been changed twice or not at all.",
         "State: Nothing changed in the last transaction; the batches before it are committed.",
         "Hint: Compare the rows with what you expect, or roll the migration back; then begin it again.",

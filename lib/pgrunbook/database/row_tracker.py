@@ -33,9 +33,10 @@ from psycopg import sql
 from pgrunbook.sql.own_code import do
 
 SCHEMA = "pgrunbook"
-# AFTER triggers of ours fire before those of the application, which may move another row to the key that was left;
-# BEFORE triggers fire after those of the application, which may change the key. Triggers fire in the order of names.
-FIRST, LAST = "0_pgrunbook", "zz_pgrunbook"
+# AFTER triggers of ours fire before those of the application, which may move another row to the key that was left,
+# or change the key again; BEFORE triggers fire after those of the application, which may change the key. Triggers fire
+# in the order of the bytes of their names: no name begins with less than a space, and few with more than a tilde.
+FIRST, LAST = " pgrunbook", "~pgrunbook"
 _LEFT = sql.SQL("(ARRAY['moving', 'todo']::pg_catalog.text[])")
 _NOTES = sql.SQL("(ARRAY['moving', 'todo', 'skip']::pg_catalog.text[])")
 # The version of a row whose transaction is not over is our own, or that of a savepoint below it: no other is visible.
