@@ -147,6 +147,25 @@ def test_a_trigger_of_the_application_changes_the_key_again(own: Conn, name: str
         assert [row for row in found if row[2] != row[1] * 10] == []
 
 
+@pytest.mark.newest
+@pytest.mark.parametrize("table", ["t", "whole"])
+def test_two_rows_that_a_step_deletes_have_one_key_in_turn(own: Conn, table: str) -> None:
+    """Between two batches the second one comes to the key of the first: it is back, and the first one is listed."""
+    own.execute("CREATE TABLE whole (id integer PRIMARY KEY, n integer, a integer); INSERT INTO whole SELECT * FROM t")
+    way = Way(own, f"ALTER TABLE {table} DROP COLUMN a")
+    way.there()
+    for batch in ("", f"UPDATE {table} SET id = 27 WHERE id = 30"):
+        with own.transaction():
+            own.execute((batch or "SELECT").encode())
+            own.execute(
+                capture_statement(own, f"DELETE FROM {table} WHERE id = 27", StepKey("r", "m", "up", 1)).encode()
+            )
+    found = give_back_migration(own, "m", "up", on_conflict="keep")
+    way.back()
+    assert own.execute(f"SELECT n, a FROM {table} WHERE id IN (27, 30)".encode()).fetchall() == [(30, 300)]
+    assert found.left
+
+
 STOPS = {
     "DELETE": ("NULL", {150: 150}),
     "INSERT": ("NULL", {}),

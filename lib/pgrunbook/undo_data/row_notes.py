@@ -130,11 +130,20 @@ def label_of(migration: str, step: int | None = None) -> str:
 
 
 def labelled(conn: Connection, table: CapturedTable, label: str) -> list[str]:
-    """Return the statements that note which captured rows have gone with the rows that a step has just deleted."""
+    """Return the statements that note which captured rows have gone with the rows that a step has just deleted.
+
+    And when: between two batches, another row may come to a key, and be deleted there too.
+    """
     return [
         text(
-            sql.SQL("UPDATE {} AS k SET {} = {} WHERE k.{} = pg_catalog.pg_current_xact_id()::pg_catalog.text").format(
-                sql.Identifier(SCHEMA, one["kept_as"]), sql.Identifier(GONE), sql.Literal(label), sql.Identifier(GONE)
+            sql.SQL(
+                "UPDATE {side} AS k SET {gone} = {label}, {arrived} = k.{gone}"
+                " WHERE k.{gone} = pg_catalog.pg_current_xact_id()::pg_catalog.text"
+            ).format(
+                side=sql.Identifier(SCHEMA, one["kept_as"]),
+                gone=sql.Identifier(GONE),
+                label=sql.Literal(label),
+                arrived=sql.Identifier(ARRIVED),
             )
         )
         for one in rows(conn, "followers", oid=table.oid)
@@ -142,7 +151,10 @@ def labelled(conn: Connection, table: CapturedTable, label: str) -> list[str]:
 
 
 def returned(conn: Connection, table: CapturedTable, label: str) -> list[str]:
-    """Return the statements that give what has gone with a step's rows to those that it has just inserted again."""
+    """Return the statements that give what has gone with a step's rows to those that it has just inserted again.
+
+    Of several rows that had one key in turn, the last one comes back first.
+    """
     found = []
     for one in rows(conn, "followers", oid=table.oid):
         there = keyed(conn, table, one["key"])
@@ -153,13 +165,16 @@ def returned(conn: Connection, table: CapturedTable, label: str) -> list[str]:
         found.append(
             text(
                 sql.SQL(
-                    "UPDATE {side} AS k SET {gone} = NULL{comes} FROM {table} AS t WHERE k.{gone} = {label}"
-                    " AND {matches} AND {ours}"
+                    "UPDATE {side} AS k SET {gone} = NULL{comes} FROM ("
+                    "SELECT DISTINCT ON (t.tableoid, t.ctid) g.ctid AS place, t.tableoid FROM {side} AS g, {table} AS t"
+                    " WHERE g.{gone} = {label} AND {matches} AND {ours} ORDER BY t.tableoid, t.ctid,"
+                    " CAST(pg_catalog.split_part(g.{arrived}, ' ', 1) AS pg_catalog.numeric) DESC NULLS LAST"
+                    ") AS t WHERE k.ctid = t.place"
                     " AND NOT EXISTS (SELECT FROM {side} AS o WHERE o.{gone} IS NULL AND {same})"
                 ).format(
                     side=sql.Identifier(SCHEMA, one["kept_as"]), gone=sql.Identifier(GONE), table=table.source,
-                    comes=comes, label=sql.Literal(label),
-                    matches=there.matches("t", "k"), ours=is_ours(sql.SQL("t.xmin")),
+                    comes=comes, label=sql.Literal(label), arrived=sql.Identifier(ARRIVED),
+                    matches=there.matches("t", "g"), ours=is_ours(sql.SQL("t.xmin")),
                     same=sql.SQL(" AND ").join(
                         sql.SQL("o.{0} = k.{0}").format(sql.Identifier(key_name(n))) for n in range(len(there.key))
                     ),
