@@ -13,8 +13,8 @@ from budget import sample
 from conftest import connect, do
 from pgrunbook.config.targets import Target
 from pgrunbook.plan.plan import Plan
-from pgrunbook.undo_data import StepKey, capture_statement, conflicts, list_entries
-from returning import execute, plan_of, prepared, rehearsed
+from pgrunbook.undo_data import StepKey, capture_statement, conflicts, list_entries, unclaimed
+from returning import ROLLBACK, execute, journal_of, plan_of, prepared, rehearsed, since
 from scenes import beside, gone, until
 from servers import Server, Servers
 from undo_data_stage import Conn, Way, database, give_back_migration
@@ -292,11 +292,12 @@ def test_rows_behind_a_detached_partition_are_not_those_of_then(own: Conn, case:
     attach = "ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (1000) TO (2000)"
     does, wanted = DETACHED[case]
     own.execute(f"ALTER TABLE t DETACH PARTITION t_2; {does.format(attach=attach)}".encode())
+    (entry,) = list_entries(own)
     if way == "column":
+        assert unclaimed(own, entry).samples == ("id 1500: a 15000",)
         dropped.back()
         empty: tuple[object, ...] = (None,)
     else:
-        (entry,) = list_entries(own)
         assert {row.key["id"] for row in conflicts(own, entry).samples} == {"1500"}
         give_back_migration(own, "m", "up", on_conflict="keep")
         empty = (0, None)
@@ -304,6 +305,24 @@ def test_rows_behind_a_detached_partition_are_not_those_of_then(own: Conn, case:
     assert {key: found[key] for key in wanted} == {key: (n, n * 10) for key, n in wanted.items()}
     assert {found[id_][1] for id_ in found if id_ >= 1000 and id_ not in wanted} <= {*empty}
     assert {id_ for id_, (n, a) in found.items() if id_ < 1000 and a != n * 10} == set()
+
+
+@pytest.mark.newest
+def test_rollback_tells_which_captured_values_go_to_nobody(project: Callable[..., Target]) -> None:
+    """Before, with their keys, and behind the step that reverts the others."""
+    target = project(folder={"0001_a.sql": "ALTER TABLE t DROP COLUMN a"})
+    do(target, f"{PARTITIONED}; INSERT INTO t VALUES (1500, 1500, 15000), (1501, 1501, 15010), (1502, 1502, NULL)")
+    execute(target, plan_of(target, rehearsed(target)), "20261122T165431Z-release-demo-7f3a")
+    do(
+        target,
+        "DELETE FROM t WHERE id = 150; ALTER TABLE t DETACH PARTITION t_2;"
+        "ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (1000) TO (2000)",
+    )
+    (shown,) = since(target).table("stop").rows
+    assert (shown[1], shown[3], shown[4].under) == ("public.t.a", "2 values", "id 1500: a 15000\nid 1501: a 15010")
+    plan, _ = prepared(target)
+    execute(target, plan, ROLLBACK)
+    assert "2 captured values of public.t.a go to nobody" in journal_of(target).read_text()
 
 
 @pytest.mark.newest

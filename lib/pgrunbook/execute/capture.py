@@ -56,16 +56,15 @@ class Capture:
             return step.batches
         return undo_data.capture_batches(self.conn, step.batches, self._place(change, step), keep_until=self._until())
 
-    def after(self, change: Change, step: Step) -> None:
-        """Record what a step has captured, and what it has reverted or reapplied to the last row."""
+    def after(self, change: Change, step: Step) -> list[str]:
+        """Record what a step has captured, and what it has reverted or reapplied; return what is to be told."""
         site = Site(change.migration, change.file_sha256, self.marks.plan.direction, step.statement)
         for keep in step.keeps:
             if keep.kind != "rows":
                 undo_data.add_entry(self.conn, self.marks.run_id, site, step.number, keep, keep_until=self._until())
         if step.batches is not None:
             self._check_keys(step, [])
-        if step.gives_back:
-            undo_data.mark_reverted(self.conn, step.gives_back)
+        return undo_data.mark_reverted(self.conn, step.gives_back) if step.gives_back else []
 
     @contextmanager
     def triggers(self, step: Step) -> Iterator[None]:

@@ -115,6 +115,10 @@ class EventLog:
         self.results.set(change, step, rows=rows, batches=batches)
         self._journal.note("batch", migration=change.migration, step=step.number, batch=batches, rows=rows)
 
+    def told(self, lines: Sequence[str]) -> None:
+        """Note what the operator is to know of the step at work."""
+        self._notices.extend(lines)
+
     def left(self, change: Change, step: Step, rows: int) -> None:
         """Write that rows were not reverted, because somebody has changed them since."""
         if rows:

@@ -257,7 +257,7 @@ class Execution:
                 statement_timeout_ms=step.statement_timeout_ms,
                 later_rows=self.later_batch_rows,
             )
-            self._keeper.after(change, step)
+            self._account.told(self._keeper.after(change, step))
             return done.rows
 
         return run
@@ -299,7 +299,7 @@ class Execution:
         else:
             counts = self._counts(statement)
             rows = sum(counts[: step.statements])
-        self._keeper.after(change, step)
+        self._account.told(self._keeper.after(change, step))
         return rows
 
     def _send(self, change: Change, step: Step, attempt: int, execute: Callable[[Step], int | None]) -> None:

@@ -23,7 +23,7 @@ from pgrunbook.record import door
 from pgrunbook.session.session import Session
 from pgrunbook.sql import secrets
 from pgrunbook.sql.tree import subcommand
-from pgrunbook.undo_data import MOST_LINES, Conflicts, OnConflict, UndoEntry, losses
+from pgrunbook.undo_data import MOST_LINES, Conflicts, OnConflict, UnclaimedValues, UndoEntry, losses
 from pgrunbook.undo_data.losses import Loss
 from pgrunbook.violations import violations
 from pgrunbook.violations.violations import Violation
@@ -47,6 +47,7 @@ class RollbackRowEffects:
     loses: tuple[CaptureGap, ...]
     rows: tuple[RowConflicts, ...]
     violations: tuple[Violation, ...]
+    unclaimed: tuple[tuple[str, UnclaimedValues], ...] = ()
 
     def facts(self) -> dict[str, object]:
         """Return the effects for the journal: names and numbers, no values."""
@@ -55,6 +56,7 @@ class RollbackRowEffects:
             "lost": {loss.what: loss.holds for loss in self.goes if not loss.kept_as},
             "not_kept": [f"{one.migration}: statement {one.statement}" for one in self.loses],
             "conflicts": {str(one.kept.table): one.found.rows if one.found else None for one in self.rows},
+            "unclaimed": {one.entry.kept_as: one.values for _, one in self.unclaimed},
             "against": {one.what: one.rows for one in self.violations},
         }
 
@@ -66,6 +68,9 @@ class RollbackRowEffects:
         ]  # fmt: skip
         for one in self.rows:
             rows.append((one.migration, undo_data_views.plain(one.kept), *_reverted(one, on_conflict)))
+        for migration, values in self.unclaimed:
+            rows.append((migration, values.what, "reverted, except these", _count(values.values, "values"),
+                         Cell(values.says, WARN, under="\n".join(values.samples), fold="which")))  # fmt: skip
         for loss in self.goes:
             if loss.kept_as:
                 says = Cell(f"kept: pgrunbook.{loss.kept_as}", GOOD)
@@ -143,6 +148,12 @@ def rows_since(conn: Connection, plan: Plan, loses: Sequence[CaptureGap]) -> Rol
         tuple(loses),
         tuple(_conflicts(conn, plan.changes)),
         tuple(in_the_way),
+        tuple(
+            (change.migration, values)
+            for change in plan.changes
+            for entry in _filled_entries(conn, change)
+            if (values := undo_data.unclaimed(conn, entry))
+        ),
     )
 
 
@@ -253,10 +264,12 @@ def _compared(conn: Connection, one: UndoEntry, before: Sequence[UndoEntry]) -> 
 
 def _filled(conn: Connection, change: Change) -> list[Keep]:
     """Return the columns whose captured values a change reverts."""
+    return [undo_data.as_keep(one) for one in _filled_entries(conn, change)]
+
+
+def _filled_entries(conn: Connection, change: Change) -> list[UndoEntry]:
     names = {name for step in change.steps for name in step.gives_back}
-    return [
-        undo_data.as_keep(one) for one in undo_data.list_entries(conn) if one.kept_as in names and one.kind == "column"
-    ]
+    return [one for one in undo_data.list_entries(conn) if one.kept_as in names and one.kind == "column"]
 
 
 def _reverted(one: RowConflicts, on_conflict: OnConflict) -> tuple[object, ...]:

@@ -29,6 +29,7 @@ from pgrunbook.undo_data.revert_columns import (
 )
 from pgrunbook.undo_data.revert_rows import OnConflict, revert
 from pgrunbook.undo_data.silence import check_foreign_keys, fires, may_silence, silenced
+from pgrunbook.undo_data.unclaimed import UnclaimedValues, unclaimed
 
 __all__ = [
     "MOST_LINES",
@@ -39,6 +40,7 @@ __all__ = [
     "Reapplication",
     "Site",
     "StepKey",
+    "UnclaimedValues",
     "UndoEntry",
     "add_entry",
     "as_keep",
@@ -68,6 +70,7 @@ __all__ = [
     "to_reapply",
     "tracker_cleanup",
     "uncaptured",
+    "unclaimed",
     "unpark",
     "with_capture",
     "writes",

@@ -19,6 +19,7 @@ from pgrunbook.undo_data.parked_names import PARKED, renames
 from pgrunbook.undo_data.registry import UndoEntry, create, find_named, refuse_purged, stop_following
 from pgrunbook.undo_data.row_notes import function_name
 from pgrunbook.undo_data.tables import SCHEMA, rows
+from pgrunbook.undo_data.unclaimed import unclaimed
 
 
 @dataclass(frozen=True)
@@ -82,20 +83,24 @@ def free_name(conn: Connection, kept_as: str) -> None:
         conn.execute(load("undo_data")["renamed"].encode(), {"id": place["id"], "kept_as": other})
 
 
-def mark_reverted(conn: Connection, names: Sequence[str]) -> None:
-    """Mark the entries of columns and tables as reverted, in the open transaction.
+def mark_reverted(conn: Connection, names: Sequence[str]) -> list[str]:
+    """Mark the entries of columns and tables as reverted, in the open transaction; return what is to be told.
 
     Raises Refused when one was purged.
     Locks: AccessExclusiveLock on the table of a column, for its triggers.
     """
+    told = []
     for entry in find_named(conn, names):
         refuse_purged(entry)
         given = entry.rows_estimate
         if entry.kind == "column":
+            left = unclaimed(conn, entry)
+            told += [left.says] if left else []
             stop_following(conn, entry.kept_as)
             (count,) = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(entry.side)).fetchone() or (0,)
-            given = int(str(count))
+            given = int(str(count)) - left.values
         conn.execute(load("undo_data")["mark_reverted"].encode(), {"id": entry.id, "rows": max(given, 0)})
+    return told
 
 
 def as_keep(entry: UndoEntry) -> Keep:

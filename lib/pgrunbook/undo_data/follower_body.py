@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from pgrunbook.database.row_tracker import is_ours
-from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, LOST, PART, is_unwatched, next_name
+from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, LOST, PART, UNKNOWN, is_unwatched, next_name
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name
 
 _BODY = """
@@ -85,7 +85,7 @@ END
 """
 # What was captured of rows of a partition that was detached meanwhile: nobody knows which rows these are.
 _UNWATCHED = """IF {is_unwatched} THEN
-        UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_old} AND k.{gone} IS NULL;
+        UPDATE {side} AS k SET {gone} = {unknown} WHERE {at_old} AND k.{gone} IS NULL;
     END IF;
     """
 _WATCHES = """IF TG_OP = 'UPDATE' THEN
@@ -157,7 +157,7 @@ _DEFERRED = """is_ours := {old_is_ours};
             IF EXISTS (SELECT FROM {side} AS k WHERE k.ctid = ANY (leaving) AND {is_version}) THEN
                 leaving := ARRAY(SELECT k.ctid FROM {side} AS k WHERE k.ctid = ANY (leaving) AND {is_version});
             ELSE
-                UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE k.ctid = ANY (leaving);
+                UPDATE {side} AS k SET {gone} = {unknown} WHERE k.ctid = ANY (leaving);
                 RETURN NEW;
             END IF;
         END IF;
@@ -202,6 +202,7 @@ class FollowerBody:
             "side": side, "named_side": sql.Literal(side.as_string(None)),
             "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
             "table": self.table.name.identifier(), "matches": self.table.matches("t", "k"), "lost": sql.Literal(LOST),
+            "unknown": sql.Literal(UNKNOWN),
             "count": sql.Literal(len(self.key)), "keys": sql.SQL("({})").format(sql.SQL(", ").join(keys)),
             "old": sql.SQL(", ").join(variables["old"]), "new": sql.SQL(", ").join(variables["new"]),
             "new_row": sql.SQL("ROW({})").format(sql.SQL(", ").join(variables["new"])),

@@ -19,6 +19,8 @@ from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, r
 GONE, ARRIVED, LEAVING, PART = "pgrunbook_gone", "pgrunbook_arrived", "pgrunbook_leaving", "pgrunbook_part"
 # The note of a side table whose rows cannot be told any more: the key of its table is gone.
 LOST = "lost"
+# Of a captured row: nobody knows which row it is of.
+UNKNOWN = "unknown"
 
 
 def function_name(kept_as: str) -> str:
