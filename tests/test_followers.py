@@ -116,8 +116,8 @@ def test_a_key_that_is_written_again_as_an_equal_one_stays_that_of_its_row(own: 
     for way in ways.values():
         way.back()
     give_back_migration(own, "m", "up", on_conflict="keep")
-    found = {type_: own.execute(f'SELECT u, a FROM "e {type_}"'.encode()).fetchone() for type_ in EQUAL}
-    assert found == dict.fromkeys(EQUAL, (7, 8))
+    found = {type_: own.execute(f'SELECT u, a FROM "e {type_}"'.encode()).fetchall() for type_ in EQUAL}
+    assert found == {type_: [(7, 8)] for type_ in EQUAL}
 
 
 @pytest.mark.newest
@@ -164,6 +164,37 @@ def test_two_rows_that_a_step_deletes_have_one_key_in_turn(own: Conn, table: str
     way.back()
     assert own.execute(f"SELECT n, a FROM {table} WHERE id IN (27, 30)".encode()).fetchall() == [(30, 300)]
     assert found.left
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("deferrable", ["", " DEFERRABLE"])
+def test_a_trigger_of_the_application_changes_rows_whose_change_we_have_not_seen(own: Conn, deferrable: str) -> None:
+    """Those behind it in the same statement: moved again, and again by the next trigger, or deleted."""
+    own.execute(
+        f"CREATE TABLE whole (id integer PRIMARY KEY{deferrable}, n integer, a integer);"
+        "INSERT INTO whole SELECT i, i, i * 10 FROM generate_series(1, 6) AS i;"
+        "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN"
+        " IF pg_trigger_depth() = 1 AND OLD.id = 1 THEN UPDATE whole SET id = id + 1000 WHERE id IN (103, 104);"
+        " DELETE FROM whole WHERE id = 105;"
+        " ELSIF pg_trigger_depth() = 2 AND NEW.id = 1103 THEN UPDATE whole SET id = 7 WHERE id = 1104; END IF;"
+        " RETURN NULL; END'; CREATE TRIGGER a AFTER UPDATE ON whole FOR EACH ROW EXECUTE FUNCTION again()".encode()
+    )
+    way = Way(own, "ALTER TABLE whole DROP COLUMN a")
+    way.there()
+    with own.transaction():
+        own.execute(capture_statement(own, "UPDATE whole SET n = -n", StepKey("r", "m", "up", 1)).encode())
+    own.execute("UPDATE whole SET id = id + 100; INSERT INTO whole (id, n) VALUES (105, 0), (104, 0), (103, 0)")
+    give_back_migration(own, "m", "up", on_conflict="keep")
+    way.back()
+    found = own.execute("SELECT id, n, a FROM whole ORDER BY n, id").fetchall()
+    assert found == [
+        *((id_, 0, None) for id_ in (103, 104, 105)),
+        (101, 1, 10),
+        (102, 2, 20),
+        (1103, 3, 30),
+        (7, 4, 40),
+        (106, 6, 60),
+    ]
 
 
 STOPS = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from pgrunbook.database.row_tracker import is_ours
-from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, LOST, PART, UNKNOWN, is_unwatched, next_name
+from pgrunbook.undo_data.row_notes import AHEAD, ARRIVED, GONE, LEAVING, LOST, PART, UNKNOWN, is_unwatched, next_name
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name
 
 _BODY = """
@@ -79,10 +79,27 @@ BEGIN
     ) THEN
         RETURN NEW;  -- This statement is the one that captures.
     END IF;
+    IF TG_WHEN = 'AFTER' THEN
+        {runs_ahead}
+    END IF;
     {moves}
     RETURN NEW;
 END
 """
+# A trigger of the application, which fires for one row of a statement, may change another one before we see what the
+# statement did to that one.
+_AHEAD = """IF TG_OP = 'UPDATE' THEN
+            this := pg_catalog.concat({ahead}, pg_catalog.pg_current_xact_id(), ' ', TG_RELID, NEW.ctid);
+            IF EXISTS (SELECT FROM {side} AS k WHERE k.{gone} = this) THEN
+                DELETE FROM {side} AS k WHERE k.{gone} = this RETURNING {keys_of_k} INTO {new};
+                goes := new_1 IS NULL;
+            END IF;
+        END IF;
+        IF pg_catalog.pg_trigger_depth() > 1 THEN
+            INSERT INTO {side} ({keys_alone}, {gone})
+            SELECT {new}, pg_catalog.concat({ahead}, pg_catalog.pg_current_xact_id(), ' ', TG_RELID, OLD.ctid)
+            WHERE {old_is_ours} AND NOT EXISTS (SELECT FROM {side} AS k WHERE {at_old} AND k.{gone} IS NULL);
+        END IF;"""
 # What was captured of rows of a partition that was detached meanwhile: nobody knows which rows these are.
 _UNWATCHED = """IF {is_unwatched} THEN
         UPDATE {side} AS k SET {gone} = {unknown} WHERE {at_old} AND k.{gone} IS NULL;
@@ -202,7 +219,8 @@ class FollowerBody:
             "side": side, "named_side": sql.Literal(side.as_string(None)),
             "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
             "table": self.table.name.identifier(), "matches": self.table.matches("t", "k"), "lost": sql.Literal(LOST),
-            "unknown": sql.Literal(UNKNOWN),
+            "unknown": sql.Literal(UNKNOWN), "ahead": sql.Literal(AHEAD), "keys_alone": sql.SQL(", ").join(keys),
+            "keys_of_k": sql.SQL(", ").join(sql.SQL("k.{}").format(key) for key in keys),
             "count": sql.Literal(len(self.key)), "keys": sql.SQL("({})").format(sql.SQL(", ").join(keys)),
             "old": sql.SQL(", ").join(variables["old"]), "new": sql.SQL(", ").join(variables["new"]),
             "new_row": sql.SQL("ROW({})").format(sql.SQL(", ").join(variables["new"])),
@@ -227,6 +245,7 @@ class FollowerBody:
             parts["old_value"], parts["new_value"] = (sql.Identifier(row, self.watched.name) for row in ("old", "new"))
         return sql.SQL(_BODY).format(
             behind=sql.SQL(_BEHIND if self.is_old_seen else ""), moves=self._moves(variables["new"], parts),
+            runs_ahead=sql.SQL(_AHEAD).format(**parts),
             watches=sql.SQL(_WATCHES if self.watched is not None else "").format(**parts), **parts,
         )  # fmt: skip
 

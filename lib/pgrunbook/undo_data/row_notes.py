@@ -21,6 +21,8 @@ GONE, ARRIVED, LEAVING, PART = "pgrunbook_gone", "pgrunbook_arrived", "pgrunbook
 LOST = "lost"
 # Of a captured row: nobody knows which row it is of.
 UNKNOWN = "unknown"
+# How the note begins that a row has left a key before we saw it come there, which has the key to which it went.
+AHEAD = "ahead "
 
 
 def function_name(kept_as: str) -> str:
@@ -113,7 +115,9 @@ def is_row(alias: str, columns: Collection[str]) -> sql.Composable:
     """Return the condition that a row of a side table is what was captured of a row, and not a note of ours."""
     if columns and GONE not in columns:
         return sql.SQL("true")
-    return sql.SQL("{} IS DISTINCT FROM {}").format(sql.Identifier(alias, GONE), sql.Literal(LOST))
+    return sql.SQL("({0} IS NULL OR {0} <> {1} AND NOT pg_catalog.starts_with({0}, {2}))").format(
+        sql.Identifier(alias, GONE), sql.Literal(LOST), sql.Literal(AHEAD)
+    )
 
 
 def are_at_work(conn: Connection, kept_as: str, oid: int) -> bool:
