@@ -333,7 +333,9 @@ WHERE id = %(id)s
 SELECT pg_catalog.format(
     'DO %%L',
     pg_catalog.format(
-        'DECLARE owned record; highest bigint; stands bigint; called boolean; BEGIN'
+        'DECLARE owned record; highest pg_catalog.int8; stands pg_catalog.int8; called pg_catalog.bool;'
+        ' path pg_catalog.text := pg_catalog.current_setting(''search_path'');'
+        ' BEGIN PERFORM pg_catalog.set_config(''search_path'', ''pg_catalog, pg_temp'', true);'
         ' FOR owned IN SELECT a.attname, q.seqrelid::pg_catalog.regclass AS sequence, q.seqincrement > 0 AS rises'
         ' FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_sequence AS q'
         ' ON q.seqrelid = pg_catalog.pg_get_serial_sequence(%%L, a.attname)::pg_catalog.regclass'
@@ -342,7 +344,7 @@ SELECT pg_catalog.format(
         ' EXECUTE pg_catalog.format(''SELECT last_value, is_called FROM %%%%s'', owned.sequence) INTO stands, called;'
         ' IF owned.rises AND highest > stands OR NOT owned.rises AND highest < stands OR highest = stands AND NOT called'
         ' THEN PERFORM pg_catalog.setval(owned.sequence, highest); END IF;'
-        ' END LOOP; END',
+        ' END LOOP; PERFORM pg_catalog.set_config(''search_path'', path, true); END',
         %(table)s::text, %(table)s::text, %(table)s::text
     )
 ) AS sql
