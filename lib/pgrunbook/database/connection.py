@@ -120,8 +120,8 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
         """
         try:
             return super().execute(*args, **options)
-        except psycopg.ProgrammingError:
-            if self.closed or self.info.transaction_status != TransactionStatus.ACTIVE:
+        except psycopg.ProgrammingError as exc:  # one of the driver, not of the server
+            if exc.sqlstate or self.closed or self.info.transaction_status != TransactionStatus.ACTIVE:
                 raise
         with self.lock:
             while isinstance(self.wait(copy_from(self.pgconn)), memoryview):
