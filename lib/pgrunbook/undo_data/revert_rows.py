@@ -180,7 +180,7 @@ class _Loop:
             if upto == 0:
                 return 0, 0, given
             after = max(0, upto - pages)
-            with nullcontext() if self.fires_triggers else silenced(self.conn), self.conn.as_target():
+            with nullcontext() if self.fires_triggers else silenced(self.conn):
                 more, after = self._reverted(after, upto)
                 given += more
             for statement in self._notes():
@@ -212,24 +212,26 @@ class _Loop:
 
     def _revert(self, pages: sql.Composable, *, is_checked: bool = False) -> int:
         """Revert captured rows; ``is_checked`` where they were not changed by anybody else."""
-        given = sum(self.conn.execute(each).rowcount for each in self._statements(pages, is_checked=is_checked))
-        if self.both.table.has_deferrable_key:
-            self.conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        statements = self._statements(pages, is_checked=is_checked)  # it asks, and not as the target
+        with self.conn.as_target():
+            given = sum(self.conn.execute(each).rowcount for each in statements)
+            if self.both.table.has_deferrable_key:
+                self.conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return given
 
     def _aside(self, assigned: Sequence[sql.Composable], places: Sequence[str]) -> int:
         """Set unique values of rows aside, one after the other; raise what a row that somebody has changed is."""
         statement = sql.SQL("UPDATE {} AS t SET {} FROM {} WHERE {}{}")
         condition = sql.SQL("") if self.overwrites else sql.SQL(" AND {}").format(self.both.is_untouched)
-        found = [
-            self.conn.execute(
-                statement.format(
-                    self.both.table.source, sql.SQL(", ").join(assigned), _at(self.both, [place]), self.both.matches,
-                    condition,
-                )
-            ).rowcount
+        updates = [
+            statement.format(
+                self.both.table.source, sql.SQL(", ").join(assigned), _at(self.both, [place]), self.both.matches,
+                condition,
+            )
             for place in places
         ]  # fmt: skip
+        with self.conn.as_target():
+            found = [self.conn.execute(each).rowcount for each in updates]
         if 0 in found:
             raise psycopg.IntegrityError("somebody has changed one of the rows meanwhile")
         return sum(found)
