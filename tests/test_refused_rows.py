@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from budget import sample
 from pgrunbook.database.checksums import TableName
-from pgrunbook.undo_data import StepKey, capture_statement, check_foreign_keys, entries_of_migration
+from pgrunbook.undo_data import StepKey, capture_statement, check_foreign_keys, entries_of_migration, list_entries
 from pgrunbook.undo_data.revert_rows import revert
 from servers import Server
 from undo_data_stage import Conn, database, give_back_migration
@@ -147,3 +148,16 @@ def test_rows_below_a_displaced_one_of_their_own_table_are_left(conn: Conn) -> N
     below = {3, 6, 7, 12, 13, 14, 15, *range(24, 32)}
     assert {int(str(id_)) for _, _, id_ in back(conn)} == below
     assert {int(str(id_)) for (id_,) in conn.execute("SELECT id FROM tree")} == {*range(1, 32), 100} - below
+
+
+def test_a_refused_row_is_an_error_where_nobody_has_decided(conn: Conn) -> None:
+    """Nothing of its batch is reverted, with the server's own error; what goes by two steps goes."""
+    do(conn, "UPDATE parent SET code = 'new' || id WHERE id < 10")
+    conn.execute("INSERT INTO parent VALUES (100, 'c7')")
+    before = conn.execute("SELECT * FROM parent ORDER BY id").fetchall()
+    (entry,) = list_entries(conn)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        revert(conn, entry, on_conflict="keep", leaves_refused=False)
+    assert conn.execute("SELECT * FROM parent ORDER BY id").fetchall() == before
+    conn.execute("DELETE FROM parent WHERE id = 100")
+    assert revert(conn, entry, on_conflict="keep", leaves_refused=False).rows == 9

@@ -106,7 +106,8 @@ def test_a_failing_migration_takes_back_only_what_this_run_applied(project: Proj
 @pytest.mark.slow
 def test_a_way_back_that_fails_says_what_is_in_the_database(project: Project) -> None:
     """Exit code 1, the state named from the database itself, and the same run goes on with taking back."""
-    target = project(folder={**THREE, "0002_b.down.sql": "TRUNCATE b; DROP TABLE b;"})
+    keyless = THREE["0002_b.sql"].replace(" PRIMARY KEY", "")  # no row of it can be captured
+    target = project(folder={**THREE, "0002_b.sql": keyless, "0002_b.down.sql": "TRUNCATE b; DROP TABLE b;"})
     do(target, "CREATE TABLE zero (id int); INSERT INTO zero VALUES (1)")
     made, code = run("release")
     assert (code, made.status, made.parts[-1].procedure, made.parts[-1].status) == (

@@ -101,7 +101,7 @@ class Capture:
                 on_batch=lambda rows, before=before: on_batch(before + rows),  # type: ignore[misc]
                 lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms,
                 later_rows=self.later_batch_rows,
-                fires_triggers=step.fires_triggers,
+                fires_triggers=step.fires_triggers, leaves_refused=self.on_conflict != "stop",
             )  # fmt: skip
             given += told.rows
             left += told.left.rows

@@ -308,6 +308,7 @@ class Observer:
 
     def _locks(self, group: _Group, number: int) -> tuple[HeldLock, ...]:
         modes: dict[int, set[str]] = {}
+        ended = group.steps[number].ended  # it is seen later that a wait is over, and no wait outlasts its step
         for (oid, mode), trace in group.traces.items():
             if trace.step <= number and trace.held:
                 modes.setdefault(oid, set()).add(mode)
@@ -316,7 +317,7 @@ class Observer:
                 object=group.before[oid].label,
                 mode=mode,
                 held_ms=round(sum(end - start for start, end in trace.held) * 1000, 3),
-                waited_ms=round(sum(end - start for start, end in trace.waits) * 1000, 3),
+                waited_ms=round(sum(max(0.0, min(end, ended) - start) for start, end in trace.waits) * 1000, 3),
                 from_ms=self._ms(trace.held[0][0]),
                 to_ms=self._ms(trace.held[-1][1]),
             )

@@ -4,7 +4,8 @@
 2. A row may wait for one behind it: the refused ones are tried again, until none of them goes any more.
 3. Rows that have each other's unique values go in two steps: these values are set aside, then reverted.
 
-What is refused then is in conflict: another row has its unique value, or the row that it refers to is gone.
+What is refused then is in conflict: another row has its unique value, or the row that it refers to is gone. It is
+left as it is where somebody has chosen how to decide conflicts, and else an error.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ def revert_in_turn(conn: Connection, revert: Revert, places: Sequence[str]) -> t
     return given, left
 
 
-def revert_aside(conn: Connection, aside: Revert, revert: Revert, places: Sequence[str]) -> int:
-    """Set the unique values of rows aside, then revert them: all of them, or else those that are not refused."""
+def revert_aside(conn: Connection, aside: Revert, revert: Revert, places: Sequence[str]) -> tuple[int, list[str]]:
+    """Set the unique values of rows aside, then revert them: all of them, or else those that are not refused.
+
+    Returns the number of rows, and the places of those refused.
+    """
     left = list(places)
     while len(left) > 1:
         refused: list[str] = []
@@ -47,11 +51,11 @@ def revert_aside(conn: Connection, aside: Revert, revert: Revert, places: Sequen
                 if refused:
                     raise psycopg.Rollback(both)
         except (psycopg.IntegrityError, psycopg.DataError):
-            return 0
+            break
         if not refused:
-            return given
+            return given, [place for place in places if place not in set(left)]
         left = [place for place in left if place not in set(refused)]
-    return 0
+    return 0, list(places)
 
 
 def put_aside(

@@ -70,6 +70,7 @@ def revert(
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     fires_triggers: bool = True,
+    leaves_refused: bool = True,
 ) -> RevertResult:
     """Revert the rows that one step changed; resume where an earlier call was interrupted.
 
@@ -78,7 +79,8 @@ def revert(
     them (a row that somebody has deleted stays deleted, an inserted one that others refer to stays), ``stop`` refuses
     to begin. Rows changed while it runs are overwritten by ``restore`` only. ``on_batch`` gets the number of rows so
     far, after each commit. The connection must be in autocommit mode. Without ``fires_triggers`` those of the
-    application are silent; then check the foreign keys behind it.
+    application are silent; then check the foreign keys behind it. Rows that the server refuses are left, and in what is
+    returned; without ``leaves_refused`` its error is raised.
 
     Raises Refused with the conflicts, before anything is changed; Broken when the table has changed; psycopg's
     errors unchanged: what was committed stays, and the same call resumes.
@@ -99,7 +101,9 @@ def revert(
         if thing.state != "given back":
             both = compare(conn, thing)
             overwrites, most = on_conflict == "restore", max(rows, later_rows)
-            loop = _Loop(both, overwrites, rows, most, lock_timeout_ms, statement_timeout_ms, fires_triggers)
+            loop = _Loop(
+                both, overwrites, rows, most, lock_timeout_ms, statement_timeout_ms, fires_triggers, leaves_refused
+            )
             count = loop.run(on_batch)
             left += left_of(conn, thing, reverted=count)
             with conn.transaction():
@@ -134,6 +138,7 @@ class _Loop:
     lock_timeout_ms: int
     statement_timeout_ms: int
     fires_triggers: bool
+    leaves_refused: bool
     refused: list[int] = field(default_factory=list)
 
     @property
@@ -200,14 +205,20 @@ class _Loop:
                     return self._revert(self._span(first, upto)), first
             except psycopg.IntegrityError as exc:
                 log.info("%s refuses rows of %s: %s", "the server", self.both.entry.table, exc.diag.message_primary)
+                refusal = exc
         self.refused.append(upto)
         places = self.conn.execute(sql.SQL("SELECT k.ctid::pg_catalog.text FROM {}").format(self._span(after, upto)))
         given, left = revert_in_turn(self.conn, lambda some: self._revert(_at(self.both, some)),
                                      [str(place) for (place,) in places.fetchall()])  # fmt: skip
         assigned = put_aside(self.conn, self.both.table, self.both.columns, self.both.entry.key)
         if left and assigned and self.both.entry.kind == "update":
-            given += revert_aside(self.conn, lambda some: self._aside(assigned, some),
-                                  lambda some: self._revert(_at(self.both, some), is_checked=True), left)  # fmt: skip
+            more, left = revert_aside(
+                self.conn, lambda some: self._aside(assigned, some),
+                lambda some: self._revert(_at(self.both, some), is_checked=True), left,
+            )  # fmt: skip
+            given += more
+        if left and not self.leaves_refused:
+            raise refusal
         return given, after
 
     def _revert(self, pages: sql.Composable, *, is_checked: bool = False) -> int:
@@ -263,7 +274,7 @@ class _Loop:
 
     def _update(self, pages: sql.Composable, condition: sql.Composable | None) -> sql.Composed:
         columns = [column for column in self.both.columns if not column.is_identity_always]
-        if not self.fires_triggers:
+        if not self.fires_triggers and self.leaves_refused:
             condition = sql.SQL(" AND ").join([*filter(None, [condition]), self.both.has_parents])
         assigned = [sql.SQL("{} = {}").format(sql.Identifier(c.name), self.both.reverted(c)) for c in columns]
         return sql.SQL("UPDATE {} AS t SET {} FROM {} WHERE {}{}").format(
@@ -290,7 +301,7 @@ class _Loop:
             names=sql.SQL(", ").join(sql.Identifier(column.name) for column, _ in pairs),
             values=sql.SQL(", ").join(value for _, value in pairs),
             pages=pages,
-            has_parents=sql.SQL("true") if self.fires_triggers else both.has_parents,
+            has_parents=both.has_parents if not self.fires_triggers and self.leaves_refused else sql.SQL("true"),
             source=table.source,
             matches=both.matches,
             quietly=sql.SQL("" if table.has_deferrable_key else " ON CONFLICT DO NOTHING"),
