@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pgrunbook.config.secret_patterns import names_a_secret
@@ -151,6 +151,10 @@ LISTS = st.sampled_from([
 ])  # fmt: skip
 
 
+QUOTED = ["(9, 'it''s')", "(9, 'it''s')", "(7, 'ghp_0123456789abcdef0123')", "(5, now())"]
+
+
+@example("INSERT INTO api_keys (id, value) VALUES {}; INSERT INTO t VALUES {}", [*QUOTED, *QUOTED[2:], QUOTED[2]])
 @given(LISTS, st.lists(SECRET_ROWS, min_size=1, max_size=8))
 def test_rows_that_are_left_out_hold_no_secret(text: str, rows: list[str]) -> None:
     """In a long text the search finds what it finds in a short one."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from psycopg import sql
+
 from pgrunbook.database.relations import Relation
 from pgrunbook.inverse.alteration import Alteration, Phase
 from pgrunbook.inverse.reader import Reader
 from pgrunbook.inverse.recreation import set_triggers
 from pgrunbook.inverse.way import Way, own_beside_inherited
 from pgrunbook.sql.deparse import literal
+from pgrunbook.sql.own_code import do
 
 # ATTACH creates indexes and constraints on the partition, under names that the server chooses; DETACH leaves them.
-_DROP_NEW = """DO $undo$
+_DROP_NEW = """
 DECLARE
     statement pg_catalog.text;
 BEGIN
@@ -37,7 +40,7 @@ BEGIN
         EXECUTE statement;
     END LOOP;
 END
-$undo$"""
+"""
 
 
 def attach(altered: Alteration, cmd: Any) -> None:
@@ -56,7 +59,9 @@ def drop_new(reader: Reader, way: Way, table: Relation) -> None:
     there = {each.name for each in reader.constraints([table.oid])} | {each.name for each in reader.indexes(table.oid)}
     names = sorted(there)
     block = _DROP_NEW.replace("{table}", literal(table.label)).replace("{names}", literal(names))
-    way.add(block, f"Indexes and constraints that ATTACH created on {table.label} are dropped.")
+    way.add(
+        do(sql.SQL(block)).as_string(None), f"Indexes and constraints that ATTACH created on {table.label} are dropped."
+    )
 
 
 def detach(altered: Alteration, cmd: Any) -> None:

@@ -41,6 +41,8 @@ _LONG_CHARS = 20_000
 _SHOWN_CHARS = 20_000
 # What the scanner misses at the end of a text that was cut off.
 _ENDS = ("", "'", '"', "*/", "''", "\\'")
+# A constant with one of these may be spelled in several ways.
+_SPELLED_TWICE = re.compile(r"['\\\x00-\x1f]")
 _PSQL = re.compile(r"^[ \t]*\\[\w!].*$", re.M)
 _TAG = re.compile(r"\$(?:[A-Za-z_]\w*)?\$")
 
@@ -77,6 +79,8 @@ def _stands_elsewhere(found: Sequence[SecretSpan], short: ShortText, text: str) 
     values = {span.value.casefold() for span in found}
     if not values:
         return False
+    if any(map(_SPELLED_TWICE.search, values)):
+        return True
     folded, there = text.casefold(), short.text.casefold()
     return any(folded.count(value) != there.count(value) for value in values)
 

@@ -20,6 +20,7 @@ from pgrunbook.database.facts import Facts
 from pgrunbook.database.row_tracker import RowTracker, tracker_name
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import parsed, text
+from pgrunbook.sql.own_code import do
 from pgrunbook.sql.tree import walk
 from pgrunbook.undo_data.capture_columns import (
     NEW,
@@ -120,7 +121,7 @@ def _watching(
     ).format(found.source, names, sql.Literal(told))
     locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(found.source)
     update = _update(there, keep, column, condition, _side_columns(conn, keep)).replace(RANGE, "true", 1)
-    whole = [text(locked), text(sql.SQL("DO {}").format(sql.Literal(text(seen)))), update]
+    whole = [text(locked), text(do(seen)), update]
     return (SafeStep(";\n".join(whole), says, own_transaction=False, quick=False),)
 
 
