@@ -278,7 +278,7 @@ def test_databases_are_cloned_where_the_file_system_can(site: Site, monkeypatch:
     assert found == ("clone" if can else "copy",) or site.server.installation.major < 18
 
 
-COPIES = "SELECT count(*) FROM pg_database WHERE datname ~ '^(plain|back|safe)_'"
+COPIES = "SELECT count(*) FROM pg_database WHERE datname ~ '^(plain|safe)_'"
 
 
 def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(project: Project) -> None:
@@ -286,20 +286,19 @@ def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(project: Pro
     for database in (project().database, "postgres"):
         target = Target(name="demo", server="main", database=database)
         asked = "SELECT pg_catalog.current_database()::text"
-        with data_branch.with_data(target, most_bytes=ENOUGH, back=True) as copy:
-            assert copy.back is not None
-            for branch in (copy.plain, copy.back, copy.safe):
+        with data_branch.with_data(target, most_bytes=ENOUGH, twin=True) as copy:
+            assert copy.twin is not None
+            for branch in (copy.plain, copy.safe):
                 with copy.in_place(branch) as there:
                     assert rows(there, asked) == [(database,)]
                     do(there, f"CREATE TABLE of_{branch.name.split()[0]} ()")
-            for branch in (copy.plain, copy.back, copy.safe):
+            do(copy.twin.safe, "CREATE TABLE of_back ()")
+            for branch in (copy.plain, copy.safe, copy.twin.safe):
                 made = "SELECT relname::text FROM pg_class WHERE relname ~ '^of_(plain|back|branch)$'"
                 assert rows(branch, made) == [(f"of_{branch.name.split()[0]}",)]
-            assert rows(copy.safe, asked) == [(database,)]
-            alone = copy.alone(copy.back)
-            assert rows(alone, asked) == [(database,)]
-            assert rows(alone, made) == [("of_back",)]
-            assert rows(alone, COPIES) == [(0,)]
+            for branch in (copy.safe, copy.twin.safe):
+                assert rows(branch, asked) == [(database,)]
+            assert rows(copy.twin.safe, COPIES) == [(0,)]
         with data_branch.with_data(target, most_bytes=ENOUGH, plain=False) as copy:
             assert copy.plain.database == copy.safe.database
             assert rows(copy.safe, COPIES) == [(0,)]
@@ -355,9 +354,9 @@ def test_what_is_unlogged_is_on_the_branch_too(
         positions = rows(target, POSITIONS)
         assert ("plain_num_seq", 300) in positions
         assert ("plain_id_seq", 399) in positions
-        with data_branch.with_data(target, most_bytes=ENOUGH, back=True) as copy:
-            assert copy.back is not None
-            for branch in (copy.safe, copy.plain, copy.back):
+        with data_branch.with_data(target, most_bytes=ENOUGH, twin=True) as copy:
+            assert copy.twin is not None
+            for branch in (copy.safe, copy.plain, copy.twin.safe):
                 assert sums(branch.as_superuser()) == sums(target)
                 assert rows(branch.as_superuser(), POSITIONS) == positions
                 assert rows(branch.as_superuser(), "TABLE counted") == [(0,)]

@@ -13,7 +13,7 @@ from conftest import connect, do
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.plan.plan import Change
-from pgrunbook.rehearse import up_down_up, with_data
+from pgrunbook.rehearse import way_back_trial, with_data
 from test_schema_only import safely
 
 Project = Callable[..., Target]
@@ -52,7 +52,7 @@ def proofs(project: Project, migrations: list[OrdinaryMigration], *, before: str
     with connect(target, purpose="test") as conn:
         pending = histories.read(conn, target).pending()
         ways = with_data.rehearse(target, pending, done, conn, most_bytes=ENOUGH)
-    return up_down_up.with_proofs(done.changes, ways.trial.ways_back)
+    return way_back_trial.with_proofs(done.changes, ways.trial.ways_back)
 
 
 def without_way_back(changes: tuple[Change, ...]) -> dict[str, str]:

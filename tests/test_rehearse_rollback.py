@@ -18,7 +18,7 @@ from pgrunbook.draft import build
 from pgrunbook.draft.down import GIVES_ROWS
 from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.plan.plan import Plan
-from pgrunbook.rehearse import rollback, up_down_up, with_data
+from pgrunbook.rehearse import rollback, way_back_trial, with_data
 from returning import RELEASE, ROLLBACK, everything, execute, plan_of, prepared, rehearsed, release, since, take_back
 from scenes import RUN, beside, error_of, gone, until
 
@@ -484,6 +484,6 @@ def test_a_down_script_that_touches_other_rows_is_found_with_the_targets_rows(pr
     assert (script.how, script.proven) == ("down script", False)
     assert script.says == "the rows differ after the way back: public.nodes: 9 rows before, 8 after"
     assert (computed.how, computed.proven) == ("computed", True)
-    (change,) = up_down_up.with_proofs(done.changes, ways.trial.ways_back)
+    (change,) = way_back_trial.with_proofs(done.changes, ways.trial.ways_back)
     assert (change.way_back, change.proof.proven) == ("computed", True)
     assert change.proof.told.endswith(f"equal, too; its down script does not lead back: {script.says}")

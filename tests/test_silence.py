@@ -12,7 +12,7 @@ from pgrunbook import history as histories
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.plan.plan import Plan
-from pgrunbook.rehearse import up_down_up, with_data
+from pgrunbook.rehearse import way_back_trial, with_data
 from returning import RELEASE, everything, execute, plan_of, rehearsed, take_back
 from servers import Server
 
@@ -80,7 +80,7 @@ def prepared(target: Target) -> Plan:
         pending = histories.read(conn, target).pending()
         ways = with_data.rehearse(target, pending, done, conn, most_bytes=10**9)
     plan = plan_of(target, done)
-    return plan.model_copy(update={"changes": up_down_up.with_proofs(plan.changes, ways.trial.ways_back)})
+    return plan.model_copy(update={"changes": way_back_trial.with_proofs(plan.changes, ways.trial.ways_back)})
 
 
 @pytest.mark.parametrize("batch_rows", [1_000, pytest.param(7, marks=pytest.mark.slow)])

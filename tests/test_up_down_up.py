@@ -11,7 +11,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.plan.plan import Change
-from pgrunbook.rehearse import up_down_up
+from pgrunbook.rehearse import way_back_trial
 from returning import RELEASE, everything, execute, plan_of, take_back
 from test_schema_only import safely
 from test_with_data import tried
@@ -46,7 +46,7 @@ def trials(
 def proven(target: Target, *, prefer: bool = False) -> dict[str, Change]:
     """Rehearse what is pending with rows; return the changes by the start of their names."""
     done, ways = tried(target, prefer_down_scripts=prefer)
-    changes = up_down_up.with_proofs(done.changes, ways.trial.ways_back)
+    changes = way_back_trial.with_proofs(done.changes, ways.trial.ways_back)
     return {change.migration.removesuffix("_m"): change for change in changes}
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from psycopg import sql
 
-from pgrunbook.branches import datadir, isolation, provenance
+from pgrunbook.branches import datadir, isolation, provenance, server_copy
 from pgrunbook.branches.binaries import Installation, state_folder
 from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER
 from pgrunbook.branches.server import Server
@@ -88,6 +88,18 @@ def new_server(postgres: Installation | None = None) -> Iterator[Server]:
             _remove(server)
 
 
+@contextmanager
+def twin_of(server: Server) -> Iterator[Server]:
+    """Give a running server with the same data as a branch, which is stopped meanwhile and started again."""
+    with new_server(server.installation) as twin:
+        server.stop()
+        server_copy.copy_stopped(server, twin)
+        twin.superuser, twin.database = server.superuser, server.database
+        for each in (server, twin):
+            each.launch(more=settings(each))
+        yield twin
+
+
 def start_empty(server: Server) -> None:
     """Start a new server with the data directory of a fresh cluster."""
     template = datadir.template(server.installation)
@@ -141,10 +153,15 @@ def _is_in_use(name: str) -> bool:
     return False
 
 
+def stop_at_once(server: Server) -> None:
+    """Stop a running server and end its sessions; nothing of it is kept, so it need not shut down cleanly."""
+    if server.pid() is not None:
+        server.run("pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w")
+
+
 def _remove(server: Server) -> None:
     try:
-        if server.pid() is not None:  # nothing of it is kept, so it need not shut down cleanly
-            server.run("pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w")
+        stop_at_once(server)
         server.destroy()
     except RunbookError as exc:
         log.warning('could not remove branch "%s"; the next rehearsal tries again: %s', server.name, exc.message)

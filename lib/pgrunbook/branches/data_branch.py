@@ -3,7 +3,8 @@
 1. A server of its own is created, in a folder of its own: from a base backup where the target is on an
    embedded server, else empty, with a dump of the target loaded into it. It archives nothing, replicates
    nothing, and does not wait for the disk: it is thrown away.
-2. Its database is copied there, so that two ways can be tried on the same data, side by side.
+2. Its database is copied there, so that two ways can be tried on the same data, side by side; and the server itself,
+   so that a third one can be tried at the same time.
 3. Whatever happens, the server is removed. When this process is killed, the next branch removes it:
    a living process holds the lock file of its branch.
 """
@@ -16,7 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from psycopg import sql
@@ -33,6 +34,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import address, connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load, snapshot_cursor
+from pgrunbook.display.prose import counted
 from pgrunbook.errors import Refused, RunbookError
 
 log = logging.getLogger(__name__)
@@ -49,18 +51,18 @@ LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
 class Copy:
     """A branch that holds the target's data: identical databases on a server of its own.
 
-    The plan is rehearsed on ``safe``, which has the source's name; the others have it ``in_place``. Ways back are
-    rehearsed on ``back``, None where it was not requested. Where ``plain`` was not, it is ``safe``. ``how`` is a phrase
-    for people.
+    The plan is rehearsed on ``safe``, which has the source's name; ``plain`` has it ``in_place``. Where ``plain`` was
+    not requested, it is ``safe``. ``twin`` is the same database on another server, None where it was not requested.
+    ``how`` is a phrase for people.
     """
 
     server: Server
     roles: Roles
     plain: BranchTarget
     safe: BranchTarget
-    back: BranchTarget | None
     how: str
     made_s: float
+    twin: Copy | None = None
 
     @contextmanager
     def in_place(self, branch: BranchTarget) -> Iterator[BranchTarget]:
@@ -77,21 +79,10 @@ class Copy:
         yield branch.model_copy(update={"database": name})
         self._rename((name, other), (aside, name))
 
-    def alone(self, branch: BranchTarget) -> BranchTarget:
-        """Drop the other databases, to which nobody may be connected, and give this one the source's name for good."""
-        name, own = str(self.safe.database), str(branch.database)
-        others = {str(each.database) for each in (self.plain, self.safe, self.back or self.safe)} - {own}
-        with self.server.connect(purpose="branch") as admin:
-            for other in others:
-                admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(other)))
-        if own != name:
-            self._rename((own, name))
-        return branch.model_copy(update={"database": name})
-
     def spare(self) -> str:
         """Copy the database that has the source's name, to which nobody may be connected; return the copy's name."""
         name = f"spare_{secrets.token_hex(3)}"
-        _copy(self.server, str(self.safe.database), [name], self.roles)
+        _copy(self.server, str(self.safe.database), name, self.roles)
         return name
 
     def drop_spare(self, name: str, *, instead: bool) -> None:
@@ -138,7 +129,7 @@ class _Source:
 
 
 @contextmanager
-def with_data(target: Target, *, most_bytes: int, plain: bool = True, back: bool = False) -> Iterator[Copy]:
+def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool = False) -> Iterator[Copy]:
     """Give a branch that holds the target's data as of now; it is removed afterwards, whatever happens.
 
     The lock of its server is held all the time: only ``Copy.server`` can stop or destroy it.
@@ -148,7 +139,7 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, back: bool
     Tablespaces are copied into the branch's own folder.
 
     Raises Refused when the database is larger than ``most_bytes``, or when the disk has no room for the copies
-    (one more with ``plain``, and with ``back``) and a fifth more; Unreachable when the data cannot be copied.
+    (one more with ``plain``, and with ``twin``) and a fifth more; Unreachable when the data cannot be copied.
     Locks: the dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s; a base
     backup takes none, but for the dump of unlogged tables.
     """
@@ -157,31 +148,37 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, back: bool
         own = installations.own(target, conn)
         backup = own is not None and source.is_most_of(target)
         postgres = own or installations.of_target(target, conn)
-    wanted = {"plain": plain, "back": back}
-    others = {kind: f"{kind}_{secrets.token_hex(3)}" for kind, is_wanted in wanted.items() if is_wanted}
-    _refuse_large(target, source, most_bytes, len(others))
+    _refuse_large(target, source, most_bytes, plain=plain, twin=twin)
     began = time.monotonic()
-    with branch_server.new_server(postgres) as server:
-        copy = _from_base_backup if backup else _from_dump
-        name = copy(server, target, source, found)
-        _copy(server, name, list(others.values()), found)
+    with branch_server.new_server(postgres) as server, ExitStack() as stack:
+        fill = _from_base_backup if backup else _from_dump
+        name = fill(server, target, source, found)
+        how = "base backup with WAL to now" if backup else "dump and restore"
+        beside = stack.enter_context(branch_server.twin_of(server)) if twin else None
+        database = f"plain_{secrets.token_hex(3)}" if plain else name
+        if plain:
+            _copy(server, name, database, found)
         options = address.given_options(target)
 
-        def of(kind: str, database: str) -> BranchTarget:
+        def of(on: Server, kind: str, database: str) -> BranchTarget:
             return branch_target(
-                target, f"{kind} of {target.name}", server.name, database,
-                role=found.session, superuser=server.superuser, options=options,
+                target, f"{kind} of {target.name}", on.name, database,
+                role=found.session, superuser=on.superuser, options=options,
             )  # fmt: skip
 
-        yield Copy(
+        made_s = time.monotonic() - began
+        copy = Copy(
             server,
             found,
-            plain=of("plain branch", others["plain"]) if plain else of("branch", name),
-            safe=of("branch", name),
-            back=of("back branch", others["back"]) if back else None,
-            how="base backup with WAL to now" if backup else "dump and restore",
-            made_s=time.monotonic() - began,
+            plain=of(server, "plain branch" if plain else "branch", database),
+            safe=of(server, "branch", name),
+            how=how,
+            made_s=made_s,
         )
+        if beside is not None:
+            other = of(beside, "back branch", name)
+            copy = replace(copy, twin=Copy(beside, found, plain=other, safe=other, how=how, made_s=made_s))
+        yield copy
 
 
 def compare_row_counts(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
@@ -205,7 +202,7 @@ def _look(conn: Connection) -> _Source:
     return found
 
 
-def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int) -> None:
+def _refuse_large(target: Target, source: _Source, most_bytes: int, *, plain: bool, twin: bool) -> None:
     if source.database_bytes > most_bytes:
         raise Refused(
             f'refused to copy the data of target "{target.name}": it is larger than allowed',
@@ -213,13 +210,13 @@ def _refuse_large(target: Target, source: _Source, most_bytes: int, others: int)
             hint=f"Allow more. {WITHOUT}",
         )
     first = source.server_bytes if source.is_most_of(target) else source.database_bytes
-    needed = int((first + others * source.database_bytes) * SPARE)
+    needed = int((first * (1 + twin) + plain * source.database_bytes) * SPARE)
     free = shutil.disk_usage(state_folder("servers")).free
     if free < needed:
+        copies = counted(1 + plain + twin, "copy", "copies")
         raise Refused(
             f'refused to copy the data of target "{target.name}": there is too little space on the disk',
-            detail=f"{paths.state_dir()} has {_mb(free)} left; "
-            f"{others + 1} {'copies' if others else 'copy'} and a fifth more need {_mb(needed)}.",
+            detail=f"{paths.state_dir()} has {_mb(free)} left; {copies} and a fifth more need {_mb(needed)}.",
             hint=f"Make space there, or name another folder in PGRUNBOOK_STATE. {WITHOUT}",
         )
 
@@ -287,20 +284,14 @@ def _locale(server: Server, encoding: str) -> sql.SQL:
     return sql.SQL("LC_COLLATE 'C' LC_CTYPE 'C'")
 
 
-def _copy(server: Server, name: str, others: Sequence[str], found: Roles) -> None:
-    """Copy the database, more than once at the same time. FILE_COPY does not write the copy into the WAL."""
+def _copy(server: Server, name: str, other: str, found: Roles) -> None:
+    """Copy the database. FILE_COPY does not write the copy into the WAL."""
     copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} {}")
-    with ExitStack() as stack:
-        sessions = {stack.enter_context(server.connect(purpose="branch")): other for other in others}
-
-        def make(admin: Connection) -> None:
-            other = sql.Identifier(sessions[admin])
-            connection.limit(admin, **LIMITS)
-            branch_server.share_blocks(admin)
-            admin.execute(copy.format(other, sql.Identifier(name), branch_server.file_copy(server)))
-            roles.apply_to_database(found, admin, sessions[admin])
-
-        connection.at_once(list(sessions), make)
+    with server.connect(purpose="branch") as admin:
+        connection.limit(admin, **LIMITS)
+        branch_server.share_blocks(admin)
+        admin.execute(copy.format(sql.Identifier(other), sql.Identifier(name), branch_server.file_copy(server)))
+        roles.apply_to_database(found, admin, other)
 
 
 def _rows(conn: Connection, table: str) -> int | None:

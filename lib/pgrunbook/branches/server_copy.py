@@ -1,4 +1,4 @@
-"""A copy of a running embedded server, file by file, for a branch: nothing of it passes through a connection."""
+"""A copy of an embedded server, file by file, for a branch: nothing of it passes through a connection."""
 
 from __future__ import annotations
 
@@ -65,6 +65,18 @@ def copy_running(there: Server, here: Server, tablespaces: Sequence[Sequence[str
         needed = [name for name in wal if str(first) <= name <= str(last) or name.endswith(".history")]
         _copy_all(here, [*_parts(there.data_dir / "pg_wal", needed, here.data_dir / "pg_wal")])
     here.do("tee", "data/backup_label", text=str(label))
+
+
+def copy_stopped(there: Server, here: Server) -> None:
+    """Make the data directory of ``here`` a copy of that of a server that was shut down, with its tablespaces.
+
+    Raises RunbookError where a file cannot be copied.
+    """
+    links = [path for path in (there.data_dir / "pg_tblspc").iterdir() if path.is_symlink()]
+    tablespaces = [(path.name, str(path.readlink())) for path in links]
+    wal = [path.name for path in (there.data_dir / "pg_wal").iterdir()]
+    files = [*_below(there.data_dir, here.data_dir), *_of_tablespaces(here, tablespaces, there.installation.major)]
+    _copy_all(here, [*files, *_parts(there.data_dir / "pg_wal", wal, here.data_dir / "pg_wal")])
 
 
 def _below(root: Path, to: Path) -> Iterator[_Files]:

@@ -41,7 +41,7 @@ from pgrunbook.execute.lock_requests import RETRIED, Patience
 from pgrunbook.execute.permit import Permit
 from pgrunbook.execute.results import StepResult, StepState
 from pgrunbook.history import History
-from pgrunbook.online.batches import BatchProgress, run_batches
+from pgrunbook.online.batches import BatchProgress, Haste, run_batches
 from pgrunbook.plan.hidden import revealed
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
@@ -53,7 +53,7 @@ from pgrunbook.sql.tree import tree
 class Execution:
     """A plan being executed on a target: its connection, its journal and the results so far.
 
-    ``later_batch_rows`` is for branches, where nobody waits: the batches after a loop's first have so many at least.
+    ``haste`` is for branches; where it is observed how long they take, rows are reverted without it.
     ``passes_over`` is for empty branches: it says of a statement's error that only the lack of rows is its cause.
     """
 
@@ -66,7 +66,7 @@ class Execution:
     permit: Permit
     on_change: Callable[[list[StepResult]], None] = lambda _: None
     observer: StepObserver | None = None
-    later_batch_rows: int = 0
+    haste: Haste | None = None
     passes_over: Callable[[str, psycopg.Error], bool] | None = None
     committed: list[str] = field(default_factory=list)
     _doing: str = ""
@@ -75,9 +75,8 @@ class Execution:
         self._account = EventLog(self.plan, self.journal, self.on_change, self.observer)
         self._results = self._account.results
         self._marks = Bookkeeping(self.conn, self.plan, self.run_id, self.history)
-        self._keeper = Capture(
-            self.conn, self._marks, self.target.keep_days, self.permit.on_conflict, self.later_batch_rows
-        )
+        later_rows = self.haste.rows if self.haste and not self.observer else 0
+        self._keeper = Capture(self.conn, self._marks, self.target.keep_days, self.permit.on_conflict, later_rows)
         self._cleanup = Cleanup(self.conn, self._account, self._marks, self._ask)
         self._pid = self.conn.info.backend_pid
         self.conn.add_notice_handler(self._account.notice)
@@ -255,7 +254,7 @@ class Execution:
                 on_batch=on_batch,
                 lock_timeout_ms=step.lock_timeout_ms,
                 statement_timeout_ms=step.statement_timeout_ms,
-                later_rows=self.later_batch_rows,
+                haste=self.haste,
             )
             self._account.told(self._keeper.after(change, step))
             return done.rows

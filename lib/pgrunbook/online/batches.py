@@ -53,6 +53,14 @@ class BatchProgress:
     started_at: str
 
 
+@dataclass(frozen=True)
+class Haste:
+    """On a branch, where nobody waits: batches have so many ``rows`` at least, but for those until ``after``."""
+
+    rows: int
+    after: int
+
+
 def run_batches(
     conn: Connection,
     batches: Batches,
@@ -61,12 +69,11 @@ def run_batches(
     on_batch: Callable[[BatchProgress], None] = lambda _: None,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
-    later_rows: int = 0,
+    haste: Haste | None = None,
 ) -> BatchProgress:
     """Execute the statement batch by batch, from the progress row ``resume_from`` on; return the final progress.
 
-    Batches after the first one have ``later_rows`` at least. ``on_batch`` is called after each commit. The connection
-    must be in autocommit mode, outside a transaction.
+    ``on_batch`` is called after each commit. The connection must be in autocommit mode, outside a transaction.
 
     Raises psycopg's errors unchanged (a lock timeout, a row that the server refuses): committed batches stay, the
     failed batch is aborted, and the same call continues after the last committed batch. Raises Broken where somebody
@@ -85,7 +92,8 @@ def run_batches(
                 elif before.is_done:
                     return before
                 else:
-                    rows = max(batches.rows, later_rows) if before.batches else batches.rows
+                    least = haste.rows if haste is not None and before.batches >= haste.after else 0
+                    rows = max(batches.rows, least)
                     after = _batch(conn, replace(batches, rows=rows), before)
                     _write(conn, after)
         except psycopg.errors.SerializationFailure as exc:

@@ -29,7 +29,7 @@ from pgrunbook.plan import plan as plans
 from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Change
 from pgrunbook.procedures import plan_views, rollback_views
-from pgrunbook.rehearse import schema_only, up_down_up, with_data
+from pgrunbook.rehearse import schema_only, way_back_trial, with_data
 from pgrunbook.review import safe_mode, server_parser
 from pgrunbook.review.hazards import Timeouts, Transactions
 from pgrunbook.review.hazards.design import design_rules
@@ -220,7 +220,7 @@ def rehearse(here: Session) -> Lanes | Card:
         here.target, pending, done, here.conn, most_bytes=given.most_mb * 1024 * 1024, per_second=given.load
     )
     seen = ways.trial
-    changes = up_down_up.with_proofs(with_data.with_estimates(done.changes, ways), seen.ways_back)
+    changes = way_back_trial.with_proofs(with_data.with_estimates(done.changes, ways), seen.ways_back)
     here.facts.update(changes=changes, rehearsed=f"with rows: {seen.branch}")
     here.run.keep("rehearsal.json", seen.text())
     here.journal("rehearsed", branch=seen.branch, made_s=seen.made_s, compared=seen.compared,

@@ -20,6 +20,7 @@ from pgrunbook.execute import permit
 from pgrunbook.execute.events import StepObserver
 from pgrunbook.execute.execution import Execution
 from pgrunbook.history import History
+from pgrunbook.online.batches import Haste
 from pgrunbook.plan.plan import Change, Direction, Plan
 from pgrunbook.record.journal import Journal
 from pgrunbook.undo_data import OnConflict
@@ -27,7 +28,6 @@ from pgrunbook.undo_data.parked_names import PARKED
 from pgrunbook.undo_data.tables import SCHEMA
 
 RUN_ID = "rehearsal"
-LARGE_BATCH_ROWS = 20_000
 
 
 def execute(
@@ -41,15 +41,15 @@ def execute(
     direction: Direction = "up",
     as_written: bool = False,
     again: bool = False,
-    hastens: bool = False,
+    haste: Haste | None = None,
     on_conflict: OnConflict = "stop",
     is_empty: bool = False,
 ) -> float:
     """Execute one change on a branch, exactly as migrate and rollback do; return how long it took, in ms.
 
     ``as_written`` says that its statements are those of the file, without safe forms. With ``again`` it is another
-    run, whose undo data is captured beside that of the first one. Where it ``hastens``, and is not measured, batches
-    after the first of a loop are large. Of a branch that ``is_empty``, statements are passed over that need rows.
+    run, whose undo data is captured beside that of the first one. With ``haste`` later batches of a loop are large.
+    Of a branch that ``is_empty``, statements are passed over that need rows.
 
     Raises Refused where ``conn`` does not lead to a branch, StatementFailed with the target's state.
     """
@@ -71,7 +71,7 @@ def execute(
             journal,
             permitted,
             observer=observer,
-            later_batch_rows=LARGE_BATCH_ROWS if hastens else 0,
+            haste=haste,
             passes_over=is_for_missing_rows if is_empty else None,
         ).run()
     except RunbookError as exc:

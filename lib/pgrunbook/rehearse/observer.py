@@ -9,6 +9,8 @@
 4. A relation that was rewritten has another file afterwards: within a transaction, the step's own session sees
    that; after a statement that runs alone, every session does.
 5. Only what is committed counts.
+6. Of a long loop, the first batches are measured, and later ones are larger, so that nobody waits for them: the
+   observer's clock goes on as if all had taken as long a row as the first.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Unreachable
+from pgrunbook.online.batches import Haste
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, MODES, covers
 from pgrunbook.sql.tree import quoted
@@ -156,13 +159,17 @@ class Observer:
     """Observes the steps that are executed on ``conn``, from a session of its own; a context manager.
 
     The thread that executes calls its methods. It never changes the state of ``conn``.
-    ``began`` is when it began, in seconds of ``time.monotonic``.
+    ``began`` is when it began, in seconds of ``time.monotonic``. ``haste`` is what loops are to be executed with.
 
     The next call raises Unreachable when its session is lost.
     """
 
+    haste = Haste(rows=20_000, after=25)
+
     def __init__(self, target: Target, conn: Connection) -> None:
         self.began = time.monotonic()
+        self._saved_s = 0.0  # by large batches
+        self._measured: tuple[float, int] | None = None  # seconds and rows of the batches before them
         self._target, self._conn, self._pid = target, conn, conn.info.backend_pid
         self._results: list[Observation] = []
         self._group: _Group | None = None
@@ -197,20 +204,30 @@ class Observer:
                 before = self._relations()
                 self._group = _Group(alone, before, dict(before))
             wal = self._wal()
-            self._group.steps.append(_Ran(step, attempt, time.monotonic(), wal))
+            self._group.steps.append(_Ran(step, attempt, self._now(), wal))
             self._group.is_running = True
+            self._measured = None
         self._active.set()
+
+    def batch(self, batches: int, rows: int) -> None:
+        """Called when a batch of a step is committed, with the numbers of batches and rows so far."""
+        if batches == self.haste.after and self._group is not None:
+            self._measured = (self._now() - self._group.steps[-1].began, rows)
 
     def ran(self, change: Change, step: Step, rows: int | None) -> None:  # noqa: ARG002 - as Execution calls it
         """Called right after a step ran, before its transaction is committed."""
-        ended = time.monotonic()
+        ended = self._now()
         with self._mutex:
             group = self._group
             if group is None:
                 return
+            ran = group.steps[-1]
+            if self._measured is not None and self._measured[1] and rows:
+                seconds, of_rows = self._measured
+                saved_s = max(0.0, seconds / of_rows * rows - (ended - ran.began))
+                self._saved_s, ended = self._saved_s + saved_s, ended + saved_s
             self._look()
             group.is_running = False
-            ran = group.steps[-1]
             ran.ended, ran.rows, ran.wal_bytes = ended, rows, self._wal() - ran.wal_before
             if group.alone:
                 writes = step.batches is not None or step.kind in MAKE_ROWS_DEAD
@@ -225,7 +242,7 @@ class Observer:
             self._active.clear()
             if group is None:
                 return
-            now = time.monotonic()
+            now = self._now()
             for trace in group.traces.values():
                 if trace.is_held:
                     trace.held[-1][1] = now
@@ -252,10 +269,13 @@ class Observer:
             self._over.wait(POLL_S)
 
     def _look(self) -> None:
-        asked = time.monotonic()
+        asked = self._now()
         found = self._ask("locks", {"pid": self._pid})
         if self._group is not None:
-            self._group.note(found, asked, time.monotonic())  # type: ignore[arg-type]
+            self._group.note(found, asked, self._now())  # type: ignore[arg-type]
+
+    def _now(self) -> float:
+        return time.monotonic() + self._saved_s
 
     def _wal(self) -> int:
         return int(str(self._ask("wal")[0][0]))

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from pgrunbook.rehearse.observer import HeldLock
-from pgrunbook.rehearse.up_down_up import WayBackTrial
+from pgrunbook.rehearse.way_back_trial import WayBackTrial
 
 
 class _Seen(BaseModel):

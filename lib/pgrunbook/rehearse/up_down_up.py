@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from psycopg import sql
+
 from pgrunbook import history as histories
 from pgrunbook import undo_data
-from pgrunbook.branches import data_branch
+from pgrunbook.branches import branch_server, data_branch
 from pgrunbook.branches.branch_target import BranchTarget
 from pgrunbook.branches.data_branch import Copy
 from pgrunbook.config.targets import Target
@@ -30,62 +33,64 @@ from pgrunbook.database.connection import Connection, at_once, connect
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.draft.down import DownDraft, silent
 from pgrunbook.errors import StatementFailed
-from pgrunbook.plan.declared import Declared
+from pgrunbook.online.batches import Haste
 from pgrunbook.plan.plan import Change, Direction, WayBack
-from pgrunbook.plan.way_back import Frozen, Proof
 from pgrunbook.record.journal import Journal
 from pgrunbook.rehearse import row_equality
 from pgrunbook.rehearse.branch_run import execute, journal, why
 from pgrunbook.rehearse.column_sums import column_sums, take_numbers
 from pgrunbook.rehearse.row_equality import VolatileRelease, VolatileValues
-from pgrunbook.rehearse.schema_only import Rehearsal, equal_schema, not_led_back
+from pgrunbook.rehearse.schema_only import Rehearsal
+from pgrunbook.rehearse.way_back_trial import WayBackTrial
 from pgrunbook.sql.tree import dotted_name
 
 # Checksums are read in so many parts by two sessions.
 PARTS = 16
+LARGE_BATCHES = Haste(rows=20_000, after=1)
 
 
-class WayBackTrial(Frozen):
-    """The result of taking a migration back with rows; ``tables`` were compared before and after; times in ms.
+@contextmanager
+def proving(
+    copy: Copy | None, proven: Rehearsal, tables: Sequence[str], *, waits: bool
+) -> Iterator[Callable[[], list[WayBackTrial]]]:
+    """Begin to take each migration up, down and up again on a copy that nobody else uses; without one do nothing.
 
-    ``leaves`` are the tables that differ after the way back; ``fires_triggers`` says whether those of the application
-    fire while rows are reverted.
+    It goes on in a thread while the body runs; where it ``waits``, only when what is yielded is called, which returns
+    the results as :func:`prove` does. When the body fails, its server is stopped.
     """
+    if copy is None or waits:
+        yield lambda: prove(copy, proven, tables) if copy else []
+        return
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(prove, copy, proven, tables)
+        try:
+            yield begun.result
+        except BaseException:
+            branch_server.stop_at_once(copy.server)
+            raise
 
-    migration: str
-    how: WayBack
-    proven: bool
-    says: str
-    up_ms: float = 0
-    down_ms: float = 0
-    tables: tuple[str, ...] = ()
-    differs: tuple[Declared, ...] = ()
-    leaves: tuple[str, ...] = ()
-    fires_triggers: bool = True
 
-
-def prove_all(
-    target: Target, copy: Copy, proven: Rehearsal, tables: Sequence[str], *, most_bytes: int
+def prove_rest(
+    target: Target, proven: Rehearsal, tables: Sequence[str], found: list[WayBackTrial], *, most_bytes: int
 ) -> tuple[WayBackTrial, ...]:
-    """Take each migration up, down and up again on ``copy.back``, and on further copies as long as one is left.
+    """Try the ways back that are left after ``found``, each time on a further copy, until one leads back.
 
     ``tables`` are compared where they are there, by their names in SQL. Returns a result for each way back that was
-    tried, until one leads back, () where ways back are not rehearsed. The other databases of ``copy`` are dropped.
+    tried, () where ways back are not rehearsed.
     """
-    if copy.back is None:
-        return ()
-    found = prove(copy, copy.alone(copy.back), proven, tables)
     while any(_next(proven, change, found) for change in proven.changes):
         with data_branch.with_data(target, most_bytes=most_bytes, plain=False) as another:
-            found += prove(another, another.safe, proven, tables, tried=found)
+            found = [*found, *prove(another, proven, tables, tried=found)]
     order = [change.migration for change in proven.changes]
     return tuple(sorted(found, key=lambda trial: order.index(trial.migration)))
 
 
 def prove(
-    copy: Copy, branch: BranchTarget, proven: Rehearsal, tables: Sequence[str], *, tried: Sequence[WayBackTrial] = ()
+    copy: Copy, proven: Rehearsal, tables: Sequence[str], *, tried: Sequence[WayBackTrial] = ()
 ) -> list[WayBackTrial]:
     """Take each migration up, down and up again by the first of its ways that was not ``tried``, or up only.
+
+    ``tables`` are compared where they are there, by their names in SQL.
 
     A doubt is one about this migration only as long as no earlier one has left a doubt in the same database; else, and
     after a way back that fails in the middle, the migrations that follow are left to another database.
@@ -93,7 +98,7 @@ def prove(
     Returns the results. Raises StatementFailed where the plan itself fails.
     """
     found: list[WayBackTrial] = []
-    with journal() as log, _Sessions(copy, branch, log) as work:
+    with journal() as log, _Sessions(copy, copy.safe, log) as work:
         for change in proven.changes:
             how = _next(proven, change, tried)
             if how is None:
@@ -114,42 +119,6 @@ def _next(proven: Rehearsal, change: Change, tried: Sequence[WayBackTrial]) -> W
     seen = {trial.how: trial.proven for trial in tried if trial.migration == change.migration}
     left = (how for how in proven.backs.get(change.migration, ()) if how not in seen)
     return None if any(seen.values()) else next(left, None)
-
-
-def with_proofs(changes: Sequence[Change], backs: Sequence[WayBackTrial]) -> tuple[Change, ...]:
-    """Return the changes with the results of taking each back with rows; a change without a way back stays as it is."""
-    found = []
-    for change in changes:
-        trials = [trial for trial in backs if trial.migration == change.migration]
-        found.append(_with_proof(change, trials) if trials and change.proof.proven else change)
-    return tuple(found)
-
-
-def _with_proof(change: Change, trials: Sequence[WayBackTrial]) -> Change:
-    """Return a change with the first of its ways back that leads back with rows, else with what each ends in."""
-    best = next((trial for trial in trials if trial.proven), None)
-    if best is None:
-        says = "; ".join(f"{trial.how}: {trial.says}" if len(trials) > 1 else trial.says for trial in trials)
-        taken = next((trial for trial in trials if trial.how == change.way_back), trials[0])
-        found = {"proven": False, "says": says, "leaves": taken.leaves}
-        return _silent(taken, change).to_go_back(change.way_back, change.proof.model_copy(update=found))
-    others = tuple(not_led_back(trial.how, trial.says) for trial in trials if trial is not best)
-    says = f"{equal_schema(best.how)}; {best.says}"
-    proof = Proof(proven=True, says=says, differs=best.differs, others=(*change.proof.others, *others))
-    return _silent(best, change).to_go_back(best.how, proof)
-
-
-def _silent(trial: WayBackTrial, change: Change) -> Change:
-    """Return a change whose way back silences triggers of the application, where the trial has done so."""
-    if trial.fires_triggers:
-        return change
-    written = [
-        one.model_copy(update={"back": one.back.model_copy(update={"fires_triggers": False})})
-        if one.back is not None and (one.back.of_rows or any(step.fills for step in one.back.steps))
-        else one
-        for one in change.statements
-    ]
-    return change.model_copy(update={"statements": tuple(written)})
 
 
 @dataclass
@@ -176,7 +145,9 @@ class _Sessions:
         self.known.clear()
         began = time.monotonic()
         history = histories.read(self.conn, self.branch)
-        execute(self.branch, self.conn, history, change, self.log, direction=direction, again=again, hastens=True)
+        execute(
+            self.branch, self.conn, history, change, self.log, direction=direction, again=again, haste=LARGE_BATCHES
+        )
         return round((time.monotonic() - began) * 1000, 1)
 
     def sums(
@@ -195,6 +166,12 @@ class _Sessions:
         for found in at_once((self.measure, self.beside), read):
             self.known.update((keys[table], summed) for table, summed in found)
         return {table: self.known[key] for table, key in keys.items()}
+
+    def vacuum(self, tables: Sequence[TableName]) -> None:
+        """Make the room of dead rows free again: what is executed next would be slowed down by them."""
+        if tables:
+            names = sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in tables)
+            self.measure.execute(sql.SQL("VACUUM (SKIP_LOCKED) {}").format(names))
 
     @contextmanager
     def spare(self) -> Iterator[Callable[[], None]]:
@@ -243,6 +220,7 @@ class _Trial:
             computed = {declared.object for declared in back.differs if declared.kind == "recomputed"}
             before = {table: each for table, each in before.items() if dotted_name(*table) not in computed}
             found = self._back(found, back.change, before, fires=fires)
+            self.work.vacuum([table for table in before if there.sums.get(table) != before[table]])
             again = self._again(change, there, volatile, fires=fires) if found.proven else []
             if not found.proven:
                 self.work.execute(change, again=True)

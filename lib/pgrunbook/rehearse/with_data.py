@@ -4,8 +4,8 @@
 2. The plain SQL is executed on one database, the plan on the other, each as migrate would, with an observer
    beside it, and with traffic where it is asked for.
 3. Both must end with the same rows in every table that was touched.
-4. On a third database each migration goes up, down and up again: after down the rows must be those from before
-   it, and at the end those of the plan.
+4. At the same time, but where there is traffic, each migration goes up, down and up again on a server of its own:
+   after down the rows must be those from before it, and at the end those of the plan.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pgrunbook.plan.plan import Change, Estimate, Step
 from pgrunbook.rehearse import branch_run, row_equality, up_down_up
 from pgrunbook.rehearse.branch_run import execute
 from pgrunbook.rehearse.observer import Observation, Observer
-from pgrunbook.rehearse.row_equality import VolatileValues
+from pgrunbook.rehearse.row_equality import Equality, VolatileValues
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.traffic import Traffic, traffic
 from pgrunbook.rehearse.trial import (
@@ -45,6 +45,7 @@ from pgrunbook.rehearse.trial import (
 from pgrunbook.sql.lock_modes import blocks
 
 SLOT_MS = 50.0
+WEAKER = ("AccessShareLock", "RowShareLock")  # than the lock of one who writes
 SPARED = "Nothing changed in the target: this was found on a branch."
 
 
@@ -77,26 +78,18 @@ def rehearse(
         up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations), proven.changes
     )
     touched = _tables(proven)
-    with data_branch.with_data(target, most_bytes=most_bytes, back=bool(proven.backs)) as copy:
+    with data_branch.with_data(target, most_bytes=most_bytes, twin=bool(proven.backs)) as copy:
         with connect(copy.safe.as_superuser(), purpose="counts rows") as branch:
             beside = data_branch.compare_row_counts(conn, branch, touched)
             _refuse_smaller(target, beside)
-        plain_rows, safe_rows = copy.plain.as_superuser(), copy.safe.as_superuser()
-        with connect(plain_rows, purpose="warms up") as a, connect(safe_rows, purpose="warms up") as b:
-            data_branch.compare_row_counts(a, b, touched)  # reads both: else the second run would find a warmer cache
-        leave = _changed_columns(proven)
-        loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
-        with shared_objects.reset_shared_objects(copy.server, copy.roles), copy.in_place(copy.plain) as branch:
-            one = _run(copy, branch, plain, loaded, leave, per_second, as_written=True)
-        volatile = _volatile_values(copy, plain, proven.changes, loaded if per_second else ())
-        with shared_objects.reset_shared_objects(copy.server, copy.roles):
-            other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
-        with connect(plain_rows, purpose="compares") as a, connect(safe_rows, purpose="compares") as b:
-            written = tuple(dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)]))
-            equality = row_equality.compare(a, b, row_equality.named(b, written), volatile)
-            behind = row_equality.sequences_behind(a, b)
-        _refuse_other_rows([*equality.differences, *behind])
-        backs = up_down_up.prove_all(target, copy, proven, written, most_bytes=most_bytes)
+        expected = [*_locked(proven), *_new_tables(proven)]
+        with up_down_up.proving(copy.twin, proven, expected, waits=per_second > 0) as ways_back:
+            one, other, equality = _both(copy, plain, proven, touched, per_second)
+            written = tuple(dict.fromkeys([*expected, *one.written(), *other.written()]))
+            with connect(copy.safe.as_superuser(), purpose="compares") as branch:
+                others = {*row_equality.named(branch, written)} - {*row_equality.named(branch, expected)}
+            tried = ways_back() if not others else []  # else again, with these
+    backs = up_down_up.prove_rest(target, proven, written, tried, most_bytes=most_bytes)
     trial = Trial(
         target=target.name,
         branch=copy.how,
@@ -110,6 +103,28 @@ def rehearse(
         safe_traffic=other.traffic,
     )
     return Ways(trial, other.by_step())
+
+
+def _both(
+    copy: Copy, plain: Sequence[Change], proven: Rehearsal, touched: Sequence[str], per_second: int
+) -> tuple[_Way, _Way, Equality]:
+    """Execute the plain SQL on one database and the plan on the other; return both, and the equality of their rows."""
+    plain_rows, safe_rows = copy.plain.as_superuser(), copy.safe.as_superuser()
+    with connect(plain_rows, purpose="warms up") as a, connect(safe_rows, purpose="warms up") as b:
+        data_branch.compare_row_counts(a, b, touched)  # reads both: else the second run would find a warmer cache
+    leave = _changed_columns(proven)
+    loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
+    with shared_objects.reset_shared_objects(copy.server, copy.roles), copy.in_place(copy.plain) as branch:
+        one = _run(copy, branch, plain, loaded, leave, per_second, as_written=True)
+    volatile = _volatile_values(copy, plain, proven.changes, loaded if per_second else ())
+    with shared_objects.reset_shared_objects(copy.server, copy.roles):
+        other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
+    with connect(plain_rows, purpose="compares") as a, connect(safe_rows, purpose="compares") as b:
+        written = dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)])
+        equality = row_equality.compare(a, b, row_equality.named(b, written), volatile)
+        behind = row_equality.sequences_behind(a, b)
+    _refuse_other_rows([*equality.differences, *behind])
+    return one, other, equality
 
 
 def with_estimates(changes: Sequence[Change], ways: Ways) -> tuple[Change, ...]:
@@ -153,8 +168,7 @@ class _Way:
 
     def written(self) -> list[str]:
         """Return the objects that were locked for writing, or more strongly."""
-        weaker = ("AccessShareLock", "RowShareLock")
-        return [lock.object for o in self.observed for lock in o.locks if lock.mode not in weaker]
+        return [lock.object for o in self.observed for lock in o.locks if lock.mode not in WEAKER]
 
 
 def _run(
@@ -175,7 +189,10 @@ def _run(
     ):
         history = histories.read(conn, branch)
         for change in changes:
-            execute(branch, conn, history, change, journal, observer, as_written=as_written)
+            execute(
+                branch, conn, history, change, journal, observer,
+                as_written=as_written, haste=None if per_second else observer.haste,
+            )  # fmt: skip
     return _Way(observer.results, _latency(measured, per_second) if measured is not None else None)
 
 
@@ -274,6 +291,11 @@ def _tables(proven: Rehearsal) -> list[str]:
     tables = {r.name for r in proven.before.of(Relation) if r.kind in ("table", "partitioned table", "partition")}
     locked = dict.fromkeys(lock.object for c in proven.changes for s in c.steps for lock in s.locks)
     return [name for name in locked if name in tables]
+
+
+def _locked(proven: Rehearsal) -> list[str]:
+    """Return the objects that the plan locks for writing, or more strongly, where there are no rows."""
+    return [lock.object for c in proven.changes for s in c.steps for lock in s.locks if lock.mode not in WEAKER]
 
 
 def _new_tables(proven: Rehearsal) -> list[str]:
