@@ -36,8 +36,8 @@ def test_every_row_is_changed_once(stage: Stage) -> None:
 def test_first_batch_is_the_plans_also_where_later_ones_are_larger(stage: Stage) -> None:
     """On a branch where nobody waits; after a stop the loop goes on with large ones."""
     told: list[BatchProgress] = []
-    done = run_batches(stage.conn, PLUS_ONE, resume_from="one", on_batch=told.append, haste=Haste(rows=100, after=1))
-    assert [progress.last_key for progress in told[:3]] == [("30",), ("130",), ("200",)]
+    done = run_batches(stage.conn, PLUS_ONE, resume_from="one", on_batch=told.append, haste=Haste(times=4, after=1))
+    assert [progress.last_key for progress in told[:3]] == [("30",), ("150",), ("200",)]
     assert (done.batches, done.rows) == (3, 199)
 
 

@@ -33,7 +33,7 @@ class Capture:
     marks: Bookkeeping
     keep_days: int
     on_conflict: OnConflict
-    later_batch_rows: int = 0
+    later_times: int = 1
 
     def before(self, change: Change, step: Step) -> None:
         """Prepare the names under which the step parks or captures, and read sequence positions again."""
@@ -100,7 +100,7 @@ class Capture:
                 self.conn, one, on_conflict="keep" if self.on_conflict == "stop" else self.on_conflict,
                 on_batch=lambda rows, before=before: on_batch(before + rows),  # type: ignore[misc]
                 lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms,
-                later_rows=self.later_batch_rows,
+                later_times=self.later_times,
                 fires_triggers=step.fires_triggers, leaves_refused=self.on_conflict != "stop",
             )  # fmt: skip
             given += told.rows

@@ -28,8 +28,8 @@ class StepObserver(Protocol):
     def begins(self, change: Change, step: Step, attempt: int) -> None:
         """Called right before a step is sent, inside its transaction where it has one."""
 
-    def batch(self, batches: int, rows: int) -> None:
-        """Called when a batch of a step is committed, with the numbers of batches and rows so far."""
+    def batch(self, batches: int) -> None:
+        """Called when a batch of a step is committed, with their number so far."""
 
     def ran(self, change: Change, step: Step, rows: int | None) -> None:
         """Called right after a step ran, before its transaction is committed."""
@@ -117,7 +117,7 @@ class EventLog:
         """Note that a batch of a step is committed."""
         self.results.set(change, step, rows=rows, batches=batches)
         if self._observer:
-            self._observer.batch(batches, rows)
+            self._observer.batch(batches)
         self._journal.note("batch", migration=change.migration, step=step.number, batch=batches, rows=rows)
 
     def told(self, lines: Sequence[str]) -> None:

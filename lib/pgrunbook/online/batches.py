@@ -55,9 +55,9 @@ class BatchProgress:
 
 @dataclass(frozen=True)
 class Haste:
-    """On a branch, where nobody waits: batches have so many ``rows`` at least, but for those until ``after``."""
+    """On a branch, where nobody waits: after so many batches of a loop, the later ones are so many times as large."""
 
-    rows: int
+    times: int
     after: int
 
 
@@ -92,8 +92,8 @@ def run_batches(
                 elif before.is_done:
                     return before
                 else:
-                    least = haste.rows if haste is not None and before.batches >= haste.after else 0
-                    rows = max(batches.rows, least)
+                    times = haste.times if haste is not None and before.batches >= haste.after else 1
+                    rows = batches.rows * times
                     after = _batch(conn, replace(batches, rows=rows), before)
                     _write(conn, after)
         except psycopg.errors.SerializationFailure as exc:

@@ -121,6 +121,20 @@ class _Ran:
 
 
 @dataclass
+class _Loop:
+    """A loop with large batches behind those that took ``measured_s``; the last one is half full on average."""
+
+    haste: Haste
+    measured_s: float
+    large: int = 0
+
+    @property
+    def would_take_s(self) -> float:
+        """How long it would have taken without haste."""
+        return self.measured_s * (1 + max(0.0, self.large - 0.5) * self.haste.times / self.haste.after)
+
+
+@dataclass
 class _Group:
     """The steps of one transaction, or one that runs alone, and what there was before."""
 
@@ -164,12 +178,12 @@ class Observer:
     The next call raises Unreachable when its session is lost.
     """
 
-    haste = Haste(rows=20_000, after=25)
+    haste = Haste(times=5, after=25)
 
     def __init__(self, target: Target, conn: Connection) -> None:
         self.began = time.monotonic()
         self._saved_s = 0.0  # by large batches
-        self._measured: tuple[float, int] | None = None  # seconds and rows of the batches before them
+        self._loop: _Loop | None = None
         self._target, self._conn, self._pid = target, conn, conn.info.backend_pid
         self._results: list[Observation] = []
         self._group: _Group | None = None
@@ -206,13 +220,15 @@ class Observer:
             wal = self._wal()
             self._group.steps.append(_Ran(step, attempt, self._now(), wal))
             self._group.is_running = True
-            self._measured = None
+            self._loop = None
         self._active.set()
 
-    def batch(self, batches: int, rows: int) -> None:
-        """Called when a batch of a step is committed, with the numbers of batches and rows so far."""
+    def batch(self, batches: int) -> None:
+        """Called when a batch of a step is committed, with their number so far."""
         if batches == self.haste.after and self._group is not None:
-            self._measured = (self._now() - self._group.steps[-1].began, rows)
+            self._loop = _Loop(self.haste, self._now() - self._group.steps[-1].began)
+        elif self._loop is not None:
+            self._loop.large = batches - self.haste.after
 
     def ran(self, change: Change, step: Step, rows: int | None) -> None:  # noqa: ARG002 - as Execution calls it
         """Called right after a step ran, before its transaction is committed."""
@@ -222,9 +238,8 @@ class Observer:
             if group is None:
                 return
             ran = group.steps[-1]
-            if self._measured is not None and self._measured[1] and rows:
-                seconds, of_rows = self._measured
-                saved_s = max(0.0, seconds / of_rows * rows - (ended - ran.began))
+            if self._loop is not None:
+                saved_s = max(0.0, self._loop.would_take_s - (ended - ran.began))
                 self._saved_s, ended = self._saved_s + saved_s, ended + saved_s
             self._look()
             group.is_running = False

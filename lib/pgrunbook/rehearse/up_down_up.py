@@ -46,7 +46,7 @@ from pgrunbook.sql.tree import dotted_name
 
 # Checksums are read in so many parts by two sessions.
 PARTS = 16
-LARGE_BATCHES = Haste(rows=20_000, after=1)
+LARGE_BATCHES = Haste(times=20, after=1)
 
 
 @contextmanager

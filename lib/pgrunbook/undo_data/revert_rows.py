@@ -65,7 +65,7 @@ def revert(
     *,
     on_conflict: OnConflict = "stop",
     rows: int = BATCH_ROWS,
-    later_rows: int = 0,
+    later_times: int = 1,
     on_batch: Callable[[int], None] = lambda _: None,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
@@ -74,7 +74,7 @@ def revert(
 ) -> RevertResult:
     """Revert the rows that one step changed; resume where an earlier call was interrupted.
 
-    A batch has ``rows``, after the first one ``later_rows`` at least.
+    A batch has ``rows``, after the first one ``later_times`` as many.
     ``on_conflict`` decides about rows that somebody has changed since: ``keep`` leaves them, ``restore`` overwrites
     them (a row that somebody has deleted stays deleted, an inserted one that others refer to stays), ``stop`` refuses
     to begin. Rows changed while it runs are overwritten by ``restore`` only. ``on_batch`` gets the number of rows so
@@ -100,11 +100,10 @@ def revert(
         count = thing.rows_given_back
         if thing.state != "given back":
             both = compare(conn, thing)
-            overwrites, most = on_conflict == "restore", max(rows, later_rows)
-            loop = _Loop(
-                both, overwrites, rows, most, lock_timeout_ms, statement_timeout_ms, fires_triggers, leaves_refused
-            )
-            count = loop.run(on_batch)
+            count = _Loop(
+                both, on_conflict == "restore", rows, later_times,
+                lock_timeout_ms, statement_timeout_ms, fires_triggers, leaves_refused,
+            ).run(on_batch)  # fmt: skip
             left += left_of(conn, thing, reverted=count)
             with conn.transaction():
                 connection.limit_locally(
@@ -134,7 +133,7 @@ class _Loop:
     both: Comparison
     overwrites: bool
     rows: int
-    later_rows: int
+    later_times: int
     lock_timeout_ms: int
     statement_timeout_ms: int
     fires_triggers: bool
@@ -153,7 +152,7 @@ class _Loop:
         first = pages = self._pages_per_batch()
         while True:
             before, after, given = self._batch(pages)
-            pages = first * (self.later_rows // self.rows)
+            pages = first * self.later_times
             if before:
                 on_batch(given)
             if not after:
