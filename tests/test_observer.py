@@ -260,3 +260,22 @@ def waited_for_ms(target: Target, least: int) -> Callable[[], bool]:
     """Tell whether somebody has waited so long for a lock."""
     query = f"SELECT FROM pg_locks WHERE NOT granted AND clock_timestamp() - waitstart > interval '{least} ms'"
     return lambda: bool(rows(target, query))
+
+
+def test_a_hastened_loop_takes_as_long_as_its_first_batches_would(stage: Stage) -> None:
+    """What comes behind it is later on the observer's clock, and a lock that was held all the while was held longer."""
+    change = stage.change("SELECT 1; SELECT 2")
+    first, second = change.steps
+    haste = stage.observer.haste
+    stage.observer.begins(change, first, 1)
+    stage.conn.execute("SELECT pg_sleep(0.1)")
+    stage.observer.batch(haste.after)
+    for large in range(1, 4):
+        stage.observer.batch(haste.after + large)
+    stage.observer.ran(change, first, 1)
+    stage.observer.committed(change, [first])
+    stage.send(change, second)
+    stage.observer.committed(change, [second])
+    loop, behind = stage.observer.results
+    assert loop.duration_ms >= 100 * (1 + 2.5 * haste.times / haste.after)
+    assert behind.started_ms >= loop.started_ms + loop.duration_ms

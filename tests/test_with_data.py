@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import checksums
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.plan.step import SafeStep
-from pgrunbook.rehearse import with_data
+from pgrunbook.rehearse import up_down_up, with_data
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.trial import Trial
 from pgrunbook.rehearse.with_data import Ways
@@ -263,6 +264,43 @@ def test_without_traffic_nothing_is_told_of_it(scene: Scene) -> None:
     """None, and not zeros: nobody looked."""
     _, ways = tried(scene("CREATE INDEX ON t (a)"))
     assert (ways.trial.plain_traffic, ways.trial.safe_traffic) == (None, None)
+
+
+@pytest.mark.slow
+def test_what_only_rows_show_to_be_written_is_compared_on_the_way_back_as_well(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is seen when the release runs; the ways back, which began before, are tried again with these tables."""
+    began, prove = [], up_down_up.prove
+    monkeypatch.setattr(up_down_up, "prove", lambda *a, **given: (began.append(a), prove(*a, **given))[1])
+    monkeypatch.setattr(with_data, "_locked", lambda _: [])
+    _, ways = tried(scene("UPDATE other SET told = 'x' WHERE id < 9"))
+    (trial,) = ways.trial.ways_back
+    assert (trial.proven, trial.tables) == (True, ('"public"."other"',))
+    assert len(began) == 2
+
+
+def test_an_interruption_stops_the_ways_back_at_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are tried on a server of their own, in a statement that would take hours; no server is left."""
+    target = scene("UPDATE t SET a = 1 WHERE pg_sleep(60) IS NOT NULL")
+    at_work = threading.Event()
+    monkeypatch.setattr(up_down_up._Sessions, "execute", _telling(up_down_up._Sessions.execute, at_work))
+
+    def interrupted(*_: object) -> None:
+        at_work.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(with_data, "_both", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tried(target)
+
+
+def _telling(method: Callable[..., float], event: threading.Event) -> Callable[..., float]:
+    def tell(*given: object, **named: object) -> float:
+        event.set()
+        return method(*given, **named)
+
+    return tell
 
 
 @pytest.mark.slow
