@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,28 @@ def test_what_somebody_wrote_is_a_conflict_once(project: Project, write: str) ->
     assert found == keys
 
 
+def test_a_conflict_names_the_statement_whose_change_it_is(project: Project) -> None:
+    """And the value that this one gives back: the statement before it is taken back after it."""
+    texts = (
+        "UPDATE k SET v = 'a'; UPDATE k SET v = 'b' WHERE id > 5;\nUPDATE k SET v = 'c' WHERE id > 10;",
+        "\nUPDATE k SET v = 'd' WHERE id > 15;",
+    )
+    target = project(folder={"0001_a.sql": texts[0], "0002_b.sql": texts[1]})
+    do(target, BASE)
+    release(target)
+    do(target, "UPDATE k SET v = 'mine' WHERE id IN (1, 6, 11, 16)")
+    found = [one.line() for each in since(target).rows if each.found is not None for one in each.found.samples]
+    assert found == [
+        f'"public"."k" (id {key}) changed since {place}: before v {before!r}; wrote v {wrote!r}; now v \'mine\''
+        for key, place, before, wrote in [
+            (16, "0002_b:2", "c", "d"),
+            (11, "0001_a:2", "b", "c"),
+            (6, "0001_a:1.2", "a", "b"),
+            (1, "0001_a:1", "v1", "a"),
+        ]
+    ]
+
+
 @pytest.mark.slow
 def test_a_row_that_was_changed_between_two_migrations_is_a_conflict_of_the_first(project: Project) -> None:
     """The second one captured what somebody had written: the first one would overwrite that."""
@@ -112,7 +135,7 @@ def test_a_row_that_was_changed_between_two_migrations_is_a_conflict_of_the_firs
 
 
 @pytest.mark.slow
-def test_a_row_behind_another_name_is_compared_on_the_branch(project: Project) -> None:
+def test_a_row_behind_another_name_is_compared_on_the_branch(project: Project, tmp_path: Path) -> None:
     """Before, nobody can compare it; on the branch its turn comes after the name is back."""
     target = project(folder={"0001_a.sql": UPDATED, "0002_b.sql": "ALTER TABLE k RENAME COLUMN v TO w;"})
     do(target, BASE)
@@ -121,11 +144,13 @@ def test_a_row_behind_another_name_is_compared_on_the_branch(project: Project) -
     assert [one.found for one in since(target).rows] == [None]
     plan, _ = prepared(target)
     with pytest.raises(Refused) as caught:
-        rollback.with_rows(target, plan.changes, most_bytes=10**9, on_conflict="stop")
+        rollback.with_rows(target, plan.changes, most_bytes=10**9, on_conflict="stop", folder=tmp_path)
     assert str(caught.value).splitlines() == [
         "somebody has changed 1 row that would be reverted",
-        "Detail: 0001_a: 1 row",
+        "Detail: 0001_a: 1 row. Each of them is in conflicts-on-branch-*.csv, with its values now and before.",
         "State: Nothing changed in the database: it was tried on a branch.",
         "Hint: Choose on_conflict: keep leaves these rows unchanged, restore overwrites them.",
     ]
-    rollback.with_rows(target, plan.changes, most_bytes=10**9, on_conflict="keep")
+    (listed,) = tmp_path.glob("conflicts-on-branch-*.csv")
+    assert "0001_a:1,public.k,id '3',changed,v,'v3','new','mine'," in listed.read_text()
+    rollback.with_rows(target, plan.changes, most_bytes=10**9, on_conflict="keep", folder=tmp_path)

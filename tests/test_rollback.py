@@ -203,8 +203,13 @@ def test_rows_in_conflict_wait_for_a_decision(project: Project) -> None:
     assert "'mine'" in lines[1]
     assert "-p on_conflict=keep" in lines[3]
     assert rows(target, "SELECT v FROM k ORDER BY n") == [("new",), ("mine",)]
+    listed = (made.folder / "conflicts.csv").read_text().splitlines()
+    assert [line.split(",", 1)[1] for line in listed[1:]] == [
+        "0001_a:1,public.k,n '2',changed,v,'b','new','mine',somebody has to decide"
+    ]
     made, code = run("rollback", on_conflict="restore")
     assert (code, made.status) == (0, Status.DONE)
+    assert (made.folder / "conflicts.csv").read_text().endswith("overwritten with the value before\n")
     assert rows(target, "SELECT v FROM k ORDER BY n") == [("a",), ("b",)]
 
 

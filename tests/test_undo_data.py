@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,8 +21,10 @@ from pgrunbook.undo_data import (
     StepKey,
     capture_batches,
     capture_statement,
+    conflict_file,
     conflicts,
     entries_of_migration,
+    left_file,
     list_entries,
     purge,
     revert,
@@ -242,8 +246,8 @@ def test_conflicts_are_told_with_all_values_before_anything_is_changed(conn: Con
     assert str(error.value) == (
         "somebody has changed 2 rows since 0001_data changed them\n"
         "Detail: \n"
-        "  \"public\".\"t\" (id 7) changed: before b 'b7', c '2'; wrote b 'new', c '3'; now b 'mine', c '3'\n"
-        "  \"public\".\"t\" (id 8) deleted: before b 'b8', c '3'; wrote b 'new', c '4'; now no row\n"
+        "  \"public\".\"t\" (id 7) changed since 0001_data: before b 'b7', c '2'; wrote b 'new', c '3'; now b 'mine', c '3'\n"
+        "  \"public\".\"t\" (id 8) deleted since 0001_data: before b 'b8', c '3'; wrote b 'new', c '4'; now no row\n"
         "State: Nothing changed in the database.\n"
         "Hint: Choose on_conflict: keep leaves these rows unchanged, restore overwrites them."
     )
@@ -267,6 +271,56 @@ def test_many_conflicts_are_counted_and_a_few_are_shown(conn: Conn) -> None:
     conn.execute("UPDATE t SET c = -1")
     found = conflicts(conn, list_entries(conn)[0], samples=3)
     assert (found.rows, len(found.samples)) == (200, 3)
+    streamed: list[str] = []
+    assert conflicts(conn, list_entries(conn)[0], samples=3, each=lambda one: streamed.append(one.line())) == found
+    assert len(set(streamed)) == 200
+
+
+# What a step does, what somebody writes since, and what the file says of it: before, wrote, now, what happens then.
+OUTCOMES = [
+    ("UPDATE t SET b = 'it''s' WHERE id = 7", "UPDATE t SET b = NULL WHERE id = 7", ["'b7'", "'it''s'", "NULL"], "overwritten with the value before", True),
+    ("UPDATE t SET b = NULL WHERE id = 7", "DELETE FROM t WHERE id = 7", ["'b7'", "NULL", "no row"], "stays deleted: only these columns of it were captured", True),
+    ("UPDATE t SET b = repeat('w', 20000) WHERE id = 7", "UPDATE t SET b = repeat('n', 20000) WHERE id = 7", ["'b7'", f"'{'w' * 100}'", f"'{'n' * 10_000}'..."], "overwritten with the value before", True),
+    ("UPDATE t SET b = '1' WHERE id = 7", "UPDATE t SET b = '=cmd()' WHERE id = 7", ["'b7'", "'1'", "'=cmd()'"], "overwritten with the value before", True),
+    ("DELETE FROM t WHERE id = 7", "INSERT INTO t VALUES (7, 7, 'mine', 2)", ["'b7'", "no row", "'mine'"], "overwritten with the values before", True),
+    ("INSERT INTO t VALUES (1007)", "UPDATE t SET b = 'mine' WHERE id = 1007", ["no row", "only its hash was captured", "'mine'"], "deleted, as it was inserted", True),
+    ("INSERT INTO t VALUES (1007)", "CREATE TABLE kid (t int REFERENCES t); INSERT INTO kid VALUES (1007)", ["no row", "only its hash was captured", "NULL"], "left as it is: rows of another table refer to it", False),
+    ("UPDATE t SET password = 'new' WHERE id = 7", "UPDATE t SET password = 'mine' WHERE id = 7", ["NULL", "'***'", "'***'"], "overwritten with the value before", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "since", "values", "outcome", "is_gone"), OUTCOMES)
+def test_each_conflict_is_in_a_file(
+    conn: Conn, tmp_path: Path, step: str, since: str, values: list[str], outcome: str, is_gone: bool
+) -> None:
+    """What the file says becomes so; and what is left then is in a file of its own."""
+    conn.execute("ALTER TABLE t ADD COLUMN password text")
+    do(conn, step)
+    conn.execute(since.encode())
+    (entry,) = list_entries(conn)
+    column = "password" if "password" in step else "b"
+    for decision, said in (("stop", "somebody has to decide"), ("keep", "left as it is"), ("restore", outcome)):
+        with conflict_file(tmp_path, decision) as into:
+            conflicts(conn, entry, each=into(entry))
+        found = [row for row in written(tmp_path / "conflicts.csv") if row["column"] == column]
+        assert [
+            [row["value before"], row["value it wrote"], row["value now"], row["what happens"]] for row in found
+        ] == [[*values, said]]
+        assert (found[0]["release"], found[0]["changed by"], found[0]["table"]) == ("run", "0001_data", "public.t")
+        assert found[0]["key"] in ("id '7'", "id '1007'")
+    revert(conn, entry, on_conflict="restore", left_rows=lambda part: left_file(tmp_path, part))
+    files = [path.name for path in tmp_path.iterdir()]
+    assert (files == ["conflicts.csv"]) == (is_gone and "deleted:" not in outcome)
+    with conflict_file(tmp_path, "restore") as into:
+        if is_gone and "deleted:" not in outcome:
+            conflicts(conn, entry, each=into(entry))
+    assert not (tmp_path / "conflicts.csv").exists()
+
+
+def written(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_deleted_row_that_was_made_again_is_a_conflict(conn: Conn) -> None:

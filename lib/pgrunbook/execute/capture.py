@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from pgrunbook import undo_data
 from pgrunbook.database.checksums import TableName
@@ -27,12 +28,16 @@ from pgrunbook.undo_data import OnConflict, Site, StepKey, UndoEntry
 
 @dataclass
 class Capture:
-    """Captures, reverts and reapplies for one execution, within the caller's transaction."""
+    """Captures, reverts and reapplies for one execution, within the caller's transaction.
+
+    What a revert leaves is written into files of ``folder``, that of the run.
+    """
 
     conn: Connection
     marks: Bookkeeping
     keep_days: int
     on_conflict: OnConflict
+    folder: Path
     later_times: int = 1
 
     def before(self, change: Change, step: Step) -> None:
@@ -102,6 +107,7 @@ class Capture:
                 lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms,
                 later_times=self.later_times,
                 fires_triggers=step.fires_triggers, leaves_refused=self.on_conflict != "stop",
+                left_rows=lambda part: undo_data.left_file(self.folder, part),
             )  # fmt: skip
             given += told.rows
             left += told.left.rows

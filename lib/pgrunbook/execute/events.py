@@ -11,6 +11,7 @@ from typing import Protocol
 import psycopg
 from psycopg.errors import Diagnostic
 
+from pgrunbook import undo_data
 from pgrunbook.database.lock_wait import Holder, LockWait
 from pgrunbook.database.locks import Watch
 from pgrunbook.execute.results import Results, StepResult, StepState, Stretch
@@ -129,7 +130,9 @@ class EventLog:
         if rows:
             self.event(ROWS_LEFT, change, step=step.number, rows=rows)
             they = "row was" if rows == 1 else "rows were"
-            self._notices.append(f"{rows:,} {they} changed by somebody since, and left unchanged.")
+            self._notices.append(
+                f"{rows:,} {they} changed by somebody since, and left unchanged: see {undo_data.LEFT_FILES}."
+            )
 
     def done(self, change: Change, group: Sequence[Step]) -> None:
         """Mark steps as done: the server has confirmed their commit."""

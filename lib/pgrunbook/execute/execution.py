@@ -76,7 +76,9 @@ class Execution:
         self._results = self._account.results
         self._marks = Bookkeeping(self.conn, self.plan, self.run_id, self.history)
         times = self.haste.times if self.haste and not self.observer else 1
-        self._keeper = Capture(self.conn, self._marks, self.target.keep_days, self.permit.on_conflict, times)
+        self._keeper = Capture(
+            self.conn, self._marks, self.target.keep_days, self.permit.on_conflict, self.journal.path.parent, times
+        )
         self._cleanup = Cleanup(self.conn, self._account, self._marks, self._ask)
         self._pid = self.conn.info.backend_pid
         self.conn.add_notice_handler(self._account.notice)

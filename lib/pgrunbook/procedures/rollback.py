@@ -8,6 +8,7 @@ from pgrunbook.config import regular_file
 from pgrunbook.database import step_log
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference
+from pgrunbook.display.prose import listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.draft import plan_sql, release
 from pgrunbook.draft.build import base
@@ -72,7 +73,8 @@ def what_about_new_rows(here: Session) -> Table:
     plan: Plan = here.facts["plan"]
     if here.facts.get("goes_on"):
         return Table(["migration"], [], empty="This rollback is resumed: the rows were checked when it began.")
-    found = rollback_views.rows_since(here.conn, plan, here.facts["loses"])
+    with undo_data.conflict_file(here.run.folder, here.parameters.on_conflict) as into:
+        found = rollback_views.rows_since(here.conn, plan, here.facts["loses"], into=into)
     here.journal("rows-since", **found.facts())
     table = here.keep_table("what-about-new-rows", found.table(here.parameters.on_conflict))
     try:
@@ -96,8 +98,9 @@ def try_it(here: Session) -> Card:
         why = "this rollback is resumed" if here.facts.get("goes_on") else why
         return Card("With the target's rows", [("tried", Cell(why, WARN if plan.changes else QUIET))])
     how, took_ms = rollback.with_rows(
-        here.target, plan.changes, most_bytes=given.most_mb * 1024 * 1024, on_conflict=given.on_conflict
-    )
+        here.target, plan.changes, most_bytes=given.most_mb * 1024 * 1024, on_conflict=given.on_conflict,
+        folder=here.run.folder,
+    )  # fmt: skip
     here.journal("tried-with-rows", branch=how, took_ms=round(took_ms, 1))
     facts: list[tuple[str, object]] = [
         ("branch", how),
@@ -185,12 +188,19 @@ def verdict(here: Session) -> Banner:
         ("taken back", ", ".join(back) or "nothing"),
         ("version before", here.facts["version_before"] or "(none)"),
         ("restore point", here.facts["restore_point"]),
+        *_left(here),
         *undo_data_views.triggers(here.conn),
     ]
     state = f"The database is at version {version}."
     return here.verdict(
         state, facts, then=f"pgrunbook run release --target {here.target.name}, when the migration is corrected"
     )
+
+
+def _left(here: Session) -> list[tuple[str, object]]:
+    """Return the fact of the verdict that names the files of rows that were left as they are; or none."""
+    files = sorted(file.name for file in here.run.folder.glob(undo_data.LEFT_FILES))
+    return [("rows left as they are", listed(files))] if files else []
 
 
 def _begun(here: Session) -> bool:

@@ -10,7 +10,7 @@ from pglast import ast
 
 from pgrunbook import undo_data
 from pgrunbook.database.connection import Connection
-from pgrunbook.display.prose import counted
+from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
 from pgrunbook.display.units import human
 from pgrunbook.draft.down import GIVES_ROWS, CaptureGap
@@ -89,7 +89,7 @@ class RollbackRowEffects:
         again = f"pgrunbook run rollback --target {here.target.name} {options}"
         violations.refuse(list(self.violations))
         if here.parameters.on_conflict == "stop":
-            self._refuse_conflicts(here, again)
+            self._refuse_conflicts(again)
         lost = [loss for loss in self.goes if not loss.kept_as and loss.holds != 0]
         unknown = [one for one in self.loses if not one.is_counted]
         if (lost or unknown) and not here.parameters.lose_rows:
@@ -105,16 +105,15 @@ class RollbackRowEffects:
                 hint=f"Keep a copy of it first; then: {again}-p lose_rows=true",
             )
 
-    def _refuse_conflicts(self, here: Session, again: str) -> None:
+    def _refuse_conflicts(self, again: str) -> None:
         found = [one for one in self.rows if one.found]
         if not found:
             return
         rows = sum(one.found.rows for one in found if one.found)
         whole = sum((one.found for one in found if one.found), Conflicts(0, ()))
-        here.keep_table("conflicts", Table(["row"], [(conflict.line(),) for conflict in whole.samples]))
-        elsewhere = f"\n  {len(whole.samples)} of them are in conflicts.csv, and in the table what-about-new-rows."
+        elsewhere = f"\n  Each of them is in {undo_data.FILE}, with its values now and before."
         raise Refused(
-            f"{counted(rows, 'row')} that {found[0].migration} changed "
+            f"{counted(rows, 'row')} that {listed([*dict.fromkeys(one.migration for one in found)])} changed "
             f"{'was' if rows == 1 else 'were'} changed by somebody since",
             detail=whole.lines() + (elsewhere if rows > MOST_LINES else ""),
             hint=f"Decide for all of them: {again}-p on_conflict=keep leaves these rows as they are, "
@@ -122,9 +121,12 @@ class RollbackRowEffects:
         )
 
 
-def rows_since(conn: Connection, plan: Plan, loses: Sequence[CaptureGap]) -> RollbackRowEffects:
+def rows_since(
+    conn: Connection, plan: Plan, loses: Sequence[CaptureGap], *, into: undo_data.Conflicting | None = None
+) -> RollbackRowEffects:
     """Check the rows of today: which are dropped, which somebody has changed since, which violate the old schema.
 
+    ``into`` returns, for an entry, what takes each of its conflicts.
     Locks: AccessShareLock on the tables.
     """
     written_statements = [
@@ -146,7 +148,7 @@ def rows_since(conn: Connection, plan: Plan, loses: Sequence[CaptureGap]) -> Rol
     return RollbackRowEffects(
         tuple(losses.losses(conn, plan.changes)),
         tuple(loses),
-        tuple(_conflicts(conn, plan.changes)),
+        tuple(_conflicts(conn, plan.changes, into)),
         tuple(in_the_way),
         tuple(
             (change.migration, values)
@@ -225,7 +227,9 @@ def _locks(change: Change, number: int) -> Cell:
     return Cell(f"{strong[0].mode}" if strong else "nobody waits", WARN if strong else GOOD, under=under, fold="locks")
 
 
-def _conflicts(conn: Connection, changes: Sequence[Change]) -> Iterator[RowConflicts]:
+def _conflicts(
+    conn: Connection, changes: Sequence[Change], into: undo_data.Conflicting | None
+) -> Iterator[RowConflicts]:
     """Yield the rows that the changes revert, each as it will be when its turn comes."""
     before: list[UndoEntry] = []
     reshaped: set[str] = set()
@@ -235,7 +239,7 @@ def _conflicts(conn: Connection, changes: Sequence[Change]) -> Iterator[RowConfl
         numbers = {number for step in change.steps for number in step.gives_rows}
         for one in kept:
             if one.kind in undo_data.ROWS and one.step in numbers and one.part_of is None:
-                found = None if one.table.name in reshaped else _compared(conn, one, before)
+                found = None if one.table.name in reshaped else _compared(conn, one, before, into)
                 yield RowConflicts(change.migration, one, undo_data_views.rows_of(conn, one), found)
         before += kept
 
@@ -254,10 +258,12 @@ def _reshaped(change: Change, kept: Sequence[UndoEntry]) -> set[str]:
     return found
 
 
-def _compared(conn: Connection, one: UndoEntry, before: Sequence[UndoEntry]) -> Conflicts | None:
+def _compared(
+    conn: Connection, one: UndoEntry, before: Sequence[UndoEntry], into: undo_data.Conflicting | None
+) -> Conflicts | None:
     """Compare; None where the table or its columns do not exist now."""
     try:
-        return undo_data.conflicts(conn, one, before=before)
+        return undo_data.conflicts(conn, one, before=before, each=into(one) if into else None)
     except Broken:
         return None
 
@@ -282,7 +288,8 @@ def _reverted(one: RowConflicts, on_conflict: OnConflict) -> tuple[object, ...]:
     decided = {"stop": "somebody has to decide", "keep": "these stay as they are", "restore": "these are overwritten"}
     changed = Cell(
         f"{one.found.rows:,} changed since: {decided[on_conflict]}", BAD if on_conflict == "stop" else WARN,
-        under="\n".join(conflict.line() for conflict in one.found.samples), fold="which",
+        under="\n".join([*(conflict.line() for conflict in one.found.samples), f"Each is in {undo_data.FILE}."]),
+        fold="which",
     )  # fmt: skip
     return ("reverted, except those changed since", held, changed)
 

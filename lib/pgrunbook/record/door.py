@@ -15,10 +15,13 @@ from html import escape, unescape
 from typing import Any
 from urllib.parse import quote, unquote
 
+from pgrunbook.config.secret_patterns import names_a_secret
 from pgrunbook.sql.secret_prose import MASK, may_hold_secrets
 
 # A shorter secret is masked where it stands as one, and not in every word that is spelled so.
 SHORTEST = 4
+# What is longer is not remembered with what it was masked to.
+_LONG_CHARS = 4_000
 # Facts of a journal that are names, which a secret may be spelled like; a sentence has blanks.
 PROSE = frozenset(("error", "notices", "says", "message", "detail", "blockers", "holders", "text"))
 MARKUP = frozenset(("text/html", "image/svg+xml"))
@@ -40,14 +43,18 @@ def learn(text: str) -> None:
                 _known.update(dict.fromkeys(_spellings(value)))
     if len(_known) == before:
         return  # a folder is read often: what was masked with these stays known
-    for cached in (_pattern, masked, masked_markup):
+    for cached in (_pattern, _masked, masked_markup):
         cached.cache_clear()
 
 
-@lru_cache(maxsize=8192)
 def masked(text: str) -> str:
     """Return a text without secrets: a statement, a message, a table as CSV."""
-    return masked_values(_masked_message(text))
+    return _masked(text) if len(text) <= _LONG_CHARS else masked_values(_masked_message(text))
+
+
+def masked_literal(name: str, literal: str) -> str:
+    """Return the value of a column without secrets: the name of the column may say that it is one."""
+    return f"'{MASK}'" if literal.startswith("'") and names_a_secret(name) else masked(literal)
 
 
 def masked_values(text: str) -> str:
@@ -110,6 +117,11 @@ def guard_logs() -> None:
 
     made.masks_secrets = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(made)
+
+
+@lru_cache(maxsize=8192)
+def _masked(text: str) -> str:
+    return masked_values(_masked_message(text))
 
 
 def _masked_message(text: str) -> str:

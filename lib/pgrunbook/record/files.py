@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from pgrunbook.errors import RecordFailed
 
@@ -20,13 +23,20 @@ def write_atomically(path: Path, text: str) -> None:
 
     Raises RecordFailed when the disk is full or the folder cannot be written.
     """
+    with replacement(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def replacement(path: Path) -> Iterator[TextIO]:
+    """Yield a file to write, which takes the place of ``path`` when the body ends; as :func:`write_atomically`."""
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as exc:
         raise _failed(path, exc) from exc
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)

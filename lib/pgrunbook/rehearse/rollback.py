@@ -9,8 +9,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from psycopg import sql
@@ -42,7 +44,7 @@ from pgrunbook.rehearse.volatile_texts import VolatileTexts
 from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
-from pgrunbook.undo_data import OnConflict
+from pgrunbook.undo_data import LEFT_FILES, OnConflict
 
 
 @dataclass(frozen=True)
@@ -191,9 +193,11 @@ def rehearse(
 
 
 def with_rows(
-    target: Target, changes: Sequence[Change], *, most_bytes: int, on_conflict: OnConflict
+    target: Target, changes: Sequence[Change], *, most_bytes: int, on_conflict: OnConflict, folder: Path
 ) -> tuple[str, float]:
     """Execute the changes on a branch with the target's rows; return which branch, and how long it took, in ms.
+
+    Rows about which somebody has to decide are listed in files of ``folder``, one for each side table.
 
     Raises Refused where no such branch may be made, a change fails with the target's rows, or somebody has changed
     rows that it would revert and nobody has decided about them: here each is compared when its turn comes.
@@ -216,16 +220,19 @@ def with_rows(
                         " then run this again.",
                     ) from exc
         if on_conflict == "stop":
-            _refuse_left([event for event in read(log.path) if event["event"] == ROWS_LEFT])
+            _refuse_left([event for event in read(log.path) if event["event"] == ROWS_LEFT], log.path.parent, folder)
         return copy.how, took_ms
 
 
-def _refuse_left(events: Sequence[Event]) -> None:
+def _refuse_left(events: Sequence[Event], branch: Path, folder: Path) -> None:
     if events:
+        for file in branch.glob(LEFT_FILES):
+            shutil.move(file, folder / file.name.replace("left", "on-branch"))
         rows = sum(event["rows"] for event in events)
         raise Refused(
             f"somebody has changed {counted(rows, 'row')} that would be reverted",
-            detail="; ".join(f"{event['migration']}: {counted(event['rows'], 'row')}" for event in events),
+            detail="; ".join(f"{event['migration']}: {counted(event['rows'], 'row')}" for event in events)
+            + f". Each of them is in {LEFT_FILES.replace('left', 'on-branch')}, with its values now and before.",
             state="Nothing changed in the database: it was tried on a branch.",
             hint="Choose on_conflict: keep leaves these rows unchanged, restore overwrites them.",
         )

@@ -23,7 +23,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks, sqlstate
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.display.show import BAD, GOOD, WARN, Banner, Card, Cell, Table, visible
+from pgrunbook.display.show import BAD, GOOD, WARN, Banner, Card, Cell, Table
 from pgrunbook.errors import (
     NOTHING_CHANGED,
     Interrupted,
@@ -31,7 +31,7 @@ from pgrunbook.errors import (
     RunbookError,
     WrongInput,
 )
-from pgrunbook.record import door
+from pgrunbook.record import door, table_file
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
 from pgrunbook.session import cells, outputs
@@ -91,7 +91,7 @@ class Session:
         writer = csv.writer(text)
         writer.writerow(table.headings)
         # A cell at a time: an apostrophe in one would be taken for the quote of another.
-        rows = ([_written(v) for v in row] for row in table.rows)
+        rows = ([table_file.cell(str(v.text if isinstance(v, Cell) else v)) for v in row] for row in table.rows)
         writer.writerows(rows)
         self.run.keep(f"{name}.csv", text.getvalue())
         return table
@@ -335,10 +335,3 @@ def _status_of(error: BaseException) -> Status:
 def stop_tone(level: str) -> str:
     """Return the tone in which a check's verdict is shown."""
     return {"ok": GOOD, "look": WARN, "stop": BAD}.get(level, WARN)
-
-
-def _written(value: object) -> str:
-    """Return a cell of a CSV file: masked, and nothing that a terminal or a spreadsheet would execute."""
-    text = visible(door.masked(str(value.text if isinstance(value, Cell) else value)))
-    is_formula = text[:1] in ("=", "@") or (text[:1] in ("+", "-") and text[1:2].isalpha())
-    return f"'{text}" if is_formula else text

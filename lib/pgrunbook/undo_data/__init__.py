@@ -13,6 +13,7 @@ from pgrunbook.undo_data.capture_columns import is_changed_type
 from pgrunbook.undo_data.capture_rows import capture_batches, capture_statement
 from pgrunbook.undo_data.capture_steps import with_capture
 from pgrunbook.undo_data.cascades import CannotCaptureError
+from pgrunbook.undo_data.conflict_file import FILE, LEFT_FILES, Conflicting, conflict_file, left_file
 from pgrunbook.undo_data.conflicts import MOST_LINES, Conflicts, conflicts, family
 from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mark_reverted
 from pgrunbook.undo_data.parked_tables import unpark
@@ -32,9 +33,12 @@ from pgrunbook.undo_data.silence import check_foreign_keys, fires, may_silence, 
 from pgrunbook.undo_data.unclaimed import UnclaimedValues, unclaimed
 
 __all__ = [
+    "FILE",
+    "LEFT_FILES",
     "MOST_LINES",
     "ROWS",
     "CannotCaptureError",
+    "Conflicting",
     "Conflicts",
     "OnConflict",
     "Reapplication",
@@ -48,6 +52,7 @@ __all__ = [
     "capture_statement",
     "captured_from",
     "check_foreign_keys",
+    "conflict_file",
     "conflicts",
     "discard_changed",
     "discard_reverted",
@@ -58,6 +63,7 @@ __all__ = [
     "free_name",
     "has_key",
     "is_changed_type",
+    "left_file",
     "list_entries",
     "mark_reverted",
     "may_silence",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from pgrunbook.database import connection
+from pgrunbook.database import connection, inverse_log
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
+from pgrunbook.display.prose import listed
 from pgrunbook.undo_data.comparison import Comparison, compare
 from pgrunbook.undo_data.registry import ROWS, STATES, UndoEntry, entries_of_migration, find
 from pgrunbook.undo_data.row_notes import is_row
@@ -24,6 +25,9 @@ LINE_CHARS = 200
 LOCK_TIMEOUT_MS = 2_000
 CHECK_TIMEOUT_MS = 3_600_000
 _SHOWN_CHARS = 200
+# Of a value, so many characters are read; rows at a time.
+VALUE_CHARS = 10_000
+_FETCHED_ROWS = 100
 
 Values = Mapping[str, str | None]
 Way = Literal["changed", "deleted", "made again", "referred to", "displaced"]
@@ -35,8 +39,9 @@ class Conflict:
 
     ``displaced`` is a row whose unique value another row has now, or whose parent is gone; ``referred to`` an inserted
     row to which rows of another table refer. ``before``, ``wrote`` and ``now`` hold the captured columns as text, cut
-    to 200 characters (100 for ``wrote``); None means that there was no row. Of a column that is missing in ``wrote``,
-    only the hash of the written value is captured.
+    to 10,000 characters (100 for ``wrote``); None means that there was no row. Of a column that is missing in
+    ``wrote``, only the hash of the written value is captured. ``by`` is the place of the statement that changed the
+    row, and would give back ``before``.
     """
 
     table: TableName
@@ -45,13 +50,18 @@ class Conflict:
     before: Values | None
     wrote: Values | None
     now: Values | None
+    by: str = ""
 
     def line(self) -> str:
-        """Return it as one line."""
-        key = ", ".join(f"{name} {value}" for name, value in self.key.items())
+        """Return it as one line; of a value 200 characters are shown."""
+        since = f" since {self.by}" if self.by else ""
+        key = ", ".join(f"{name} {value and value[:_SHOWN_CHARS]}" for name, value in self.key.items())
         parts = [f"{says} {_shown(values)}" for says, values in
                  (("before", self.before), ("wrote", self.wrote), ("now", self.now))]  # fmt: skip
-        return f"{self.table} ({key}) {self.way}: {'; '.join(parts)}"
+        return f"{self.table} ({key}) {self.way}{since}: {'; '.join(parts)}"
+
+
+EachConflict = Callable[[Conflict], None]
 
 
 @dataclass(frozen=True)
@@ -78,13 +88,15 @@ class Conflicts:
 
 
 def conflicts(
-    conn: Connection, entry: UndoEntry, *, samples: int = SAMPLES, before: Sequence[UndoEntry] = ()
-) -> Conflicts:
+    conn: Connection, entry: UndoEntry, *, samples: int = SAMPLES, before: Sequence[UndoEntry] = (),
+    each: EachConflict | None = None,
+) -> Conflicts:  # fmt: skip
     """Return the rows that somebody has changed, deleted or inserted again since, in all tables a DELETE reached.
 
     Of an UPDATE only the captured columns count. Judged is the moment at which the entry is taken back: after
     ``before``, in this order, and after the later steps of its migration and the later entries of its step. A row that
     is already as before the step is no conflict. Where the revert has begun, only rows that it has not reached count.
+    ``each`` gets every one, as they are read; only samples stay in memory.
 
     Raises Broken when the table or its columns no longer exist, Refused when row level security hides rows.
     Locks: AccessShareLock on the tables.
@@ -94,7 +106,7 @@ def conflicts(
     later = [*before, *entries_of_migration(conn, entry.migration, entry.direction, after=entry.step)]
     later += [one for one in same if one.part_of is None and one.id > (entry.part_of or entry.id)]
     for part in family(conn, entry):
-        found += _of_one(conn, part, samples=samples, later=later)
+        found += _of_one(conn, part, samples=samples, later=later, each=each)
     return found
 
 
@@ -114,17 +126,21 @@ def later(conn: Connection, entry: UndoEntry) -> list[UndoEntry]:
     ]
 
 
-def left_of(conn: Connection, entry: UndoEntry, *, reverted: int) -> Conflicts:
-    """Return the rows that the revert of one entry left unchanged; all are compared unless all were reverted."""
+def left_of(conn: Connection, entry: UndoEntry, *, reverted: int, each: EachConflict | None = None) -> Conflicts:
+    """Return the rows that the revert of one entry left unchanged; all are compared unless all were reverted.
+
+    ``each`` as for :func:`conflicts`.
+    """
     whole = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(entry.side)).fetchone()
     if whole == (reverted,):
         return Conflicts(0, ())
-    return _of_one(conn, entry, samples=SAMPLES, is_over=True)
+    return _of_one(conn, entry, samples=SAMPLES, is_over=True, each=each)
 
 
 def _of_one(
-    conn: Connection, entry: UndoEntry, *, samples: int, is_over: bool = False, later: Sequence[UndoEntry] = ()
-) -> Conflicts:
+    conn: Connection, entry: UndoEntry, *, samples: int, is_over: bool = False, later: Sequence[UndoEntry] = (),
+    each: EachConflict | None = None,
+) -> Conflicts:  # fmt: skip
     both = compare(conn, entry, later)
     join, condition = _condition(both, is_over)
     named = [(column, written_name(number)) for number, column in enumerate(both.columns)]
@@ -134,14 +150,37 @@ def _of_one(
     )
     with conn.transaction():
         connection.limit_locally(conn, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=CHECK_TIMEOUT_MS)
-        conn.execute("SET LOCAL DateStyle = ISO; SET LOCAL jit = off")
-        query = sql.SQL("SELECT {} {} LIMIT {}").format(_shown_columns(both, stored), source, sql.Literal(samples))
+        conn.execute("SET LOCAL DateStyle = ISO; SET LOCAL jit = off; SET LOCAL cursor_tuple_fraction = 1")
+        query = sql.SQL("SELECT {} {}").format(_shown_columns(both, stored), source)
+        written, by = [column.name for column, _ in stored], _place(conn, entry)
+        if each is not None:
+            rows, shown = 0, list[Conflict]()
+            for conflict in (_conflict(both, one, written, by) for one in _fetched(conn, query)):
+                each(conflict)
+                rows += 1
+                shown += [conflict] if len(shown) < samples else []
+            return Conflicts(rows, tuple(shown))
         cursor = conn.cursor(row_factory=tuple_row)
-        shown = [_conflict(both, one, [column.name for column, _ in stored]) for one in cursor.execute(query)]
+        first = cursor.execute(sql.SQL("{} LIMIT {}").format(query, sql.Literal(samples)))
+        shown = [_conflict(both, one, written, by) for one in first]
         if len(shown) < samples:
             return Conflicts(len(shown), tuple(shown))
         counted = cursor.execute(sql.SQL("SELECT pg_catalog.count(*) {}").format(source)).fetchone()
     return Conflicts(int(counted[0]) if counted else 0, tuple(shown))
+
+
+def _place(conn: Connection, entry: UndoEntry) -> str:
+    """Return the place of the statement that an entry is of, the migration where nobody has recorded it."""
+    ways = inverse_log.read(conn, entry.migration)
+    found = [str(way.place) for way in ways if way.run_id == entry.run_id and entry.step in way.steps]
+    return listed(found) if found else entry.migration
+
+
+def _fetched(conn: Connection, query: sql.Composed) -> Iterator[Sequence[Any]]:
+    """Yield the rows of a query, of which only a few are in memory at a time."""
+    with conn.cursor(name="pgrunbook_conflicts", row_factory=tuple_row) as cursor:
+        cursor.itersize = _FETCHED_ROWS
+        yield from cursor.execute(query)
 
 
 def _condition(both: Comparison, is_over: bool) -> tuple[str, sql.Composable]:
@@ -197,7 +236,7 @@ def _shown_columns(both: Comparison, stored: Sequence[tuple[CapturedColumn, str]
     wrote = [sql.Identifier("k", name) for _, name in stored]
     now = [sql.Identifier("t", column.name) for column in both.columns]
     texts = [
-        sql.SQL("pg_catalog.left({}, {})").format(as_text(value), sql.Literal(_SHOWN_CHARS))
+        sql.SQL("pg_catalog.left({}, {})").format(as_text(value), sql.Literal(VALUE_CHARS))
         for value in (*keys, *before, *wrote, *now)
     ]
     is_referred_to = both.is_referred_to if both.entry.kind == "insert" else sql.SQL("false")
@@ -205,7 +244,7 @@ def _shown_columns(both: Comparison, stored: Sequence[tuple[CapturedColumn, str]
     return sql.SQL(", ").join([*texts, both.is_gone, is_referred_to, is_refused])
 
 
-def _conflict(both: Comparison, found: Sequence[Any], written: Sequence[str]) -> Conflict:
+def _conflict(both: Comparison, found: Sequence[Any], written: Sequence[str], by: str) -> Conflict:
     entry, values = both.entry, iter(found)
     key = {name: next(values) for name in entry.key}
     before = None if entry.kind == "insert" else {name: next(values) for name in entry.columns}
@@ -221,7 +260,7 @@ def _conflict(both: Comparison, found: Sequence[Any], written: Sequence[str]) ->
         way = "displaced"
     elif entry.kind == "delete":
         way = "made again"
-    return Conflict(entry.table, way, key, before, None if entry.kind == "delete" else wrote, now)
+    return Conflict(entry.table, way, key, before, None if entry.kind == "delete" else wrote, now, by)
 
 
 def _shown(values: Values | None) -> str:
@@ -229,4 +268,6 @@ def _shown(values: Values | None) -> str:
         return "no row"
     if not values:
         return "(only its hash was captured)"
-    return ", ".join(f"{name} {'NULL' if value is None else value!r}" for name, value in values.items())
+    return ", ".join(
+        f"{name} {'NULL' if value is None else repr(value[:_SHOWN_CHARS])}" for name, value in values.items()
+    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,7 +25,7 @@ from pgrunbook.database.queries import load
 from pgrunbook.display.prose import counted
 from pgrunbook.errors import Refused
 from pgrunbook.undo_data.comparison import Comparison, compare
-from pgrunbook.undo_data.conflicts import Conflicts, conflicts, family, later, left_of
+from pgrunbook.undo_data.conflicts import Conflict, Conflicts, EachConflict, conflicts, family, later, left_of
 from pgrunbook.undo_data.refused_rows import put_aside, revert_aside, revert_in_turn
 from pgrunbook.undo_data.registry import UndoEntry, mark, stop_following
 from pgrunbook.undo_data.row_notes import ARRIVED, label_of, labelled, returned
@@ -51,6 +51,16 @@ _SETTINGS = "; ".join(
 log = logging.getLogger(__name__)
 
 
+LeftRows = Callable[[UndoEntry], AbstractContextManager[EachConflict]]
+
+
+def _untold(_: UndoEntry) -> AbstractContextManager[EachConflict]:
+    def ignored(_: Conflict) -> None:
+        """They are counted only."""
+
+    return nullcontext(ignored)
+
+
 @dataclass(frozen=True)
 class RevertResult:
     """How many rows were reverted, and those that were left unchanged."""
@@ -71,6 +81,7 @@ def revert(
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     fires_triggers: bool = True,
     leaves_refused: bool = True,
+    left_rows: LeftRows = _untold,
 ) -> RevertResult:
     """Revert the rows that one step changed; resume where an earlier call was interrupted.
 
@@ -80,7 +91,8 @@ def revert(
     to begin. Rows changed while it runs are overwritten by ``restore`` only. ``on_batch`` gets the number of rows so
     far, after each commit. The connection must be in autocommit mode. Without ``fires_triggers`` those of the
     application are silent; then check the foreign keys behind it. Rows that the server refuses are left, and in what is
-    returned; without ``leaves_refused`` its error is raised.
+    returned; without ``leaves_refused`` its error is raised. ``left_rows`` yields, for an entry, what takes each row
+    that was left.
 
     Raises Refused with the conflicts, before anything is changed; Broken when the table has changed; psycopg's
     errors unchanged: what was committed stays, and the same call resumes.
@@ -104,7 +116,8 @@ def revert(
                 both, on_conflict == "restore", rows, later_times,
                 lock_timeout_ms, statement_timeout_ms, fires_triggers, leaves_refused,
             ).run(on_batch)  # fmt: skip
-            left += left_of(conn, thing, reverted=count)
+            with left_rows(thing) as each:
+                left += left_of(conn, thing, reverted=count, each=each)
             with conn.transaction():
                 connection.limit_locally(
                     conn, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=statement_timeout_ms

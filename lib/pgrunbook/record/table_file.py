@@ -1,0 +1,42 @@
+"""Tables of a record as CSV: what a cell may hold, and a table that is written row by row."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pgrunbook.display.show import visible
+from pgrunbook.record import door
+from pgrunbook.record.files import replacement
+
+RowWriter = Callable[[Sequence[str]], None]
+
+
+@contextmanager
+def table_file(path: Path, headings: Sequence[str]) -> Iterator[RowWriter]:
+    """Yield what writes a row into a CSV file, which is there when all rows are, and only where there is one.
+
+    Raises RecordFailed as write_atomically does.
+    """
+    count = 0
+    with replacement(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(headings)
+
+        def write(row: Sequence[str]) -> None:
+            nonlocal count
+            count += 1
+            writer.writerow([cell(value) for value in row])
+
+        yield write
+    if not count:
+        path.unlink()
+
+
+def cell(value: str) -> str:
+    """Return a cell of a CSV file: masked, and nothing that a terminal or a spreadsheet would execute."""
+    text = visible(door.masked(value))
+    is_formula = text[:1] in ("=", "@") or (text[:1] in ("+", "-") and text[1:2].isalpha())
+    return f"'{text}" if is_formula else text
