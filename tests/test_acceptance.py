@@ -11,7 +11,7 @@ from conftest import do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.plan import plan as plans
-from pgrunbook.record.run import Status
+from pgrunbook.record.run import Run, Status
 from pgrunbook.runner import runbook
 from pgrunbook.session import acceptance
 
@@ -127,4 +127,19 @@ def test_a_migration_without_a_way_back_is_a_gate(project: Project) -> None:
     back, code = run("rollback")
     assert code == 3
     assert back.parts[0].says.startswith("cannot take back 0001_a: 0001_a:1: It cannot be undone")
+    assert (
+        refusal(back)[0]
+        == f"no gate of run {back.run_id} is to be accepted: its rollback was refused for something else"
+    )
+    assert refusal(back)[1].startswith(
+        "Detail: Cell what-goes-back: cannot take back 0001_a: 0001_a:1: It cannot be undone"
+    )
+    assert refusal(back)[3].startswith("Hint: pgrunbook run restore --target demo -p to=")
     assert run("prepare", accept="way-back:0009")[1] == 2
+
+
+def refusal(made: Run) -> list[str]:
+    """Return the lines of the error of an acceptance."""
+    with pytest.raises(WrongInput) as caught:
+        acceptance.accept(made.run_id, [])
+    return caught.value.lines()

@@ -23,8 +23,10 @@ from acting import (
 )
 from conftest import do, rows
 from pgrunbook.config.targets import Target
+from pgrunbook.errors import WrongInput
 from pgrunbook.record.run import Status
 from pgrunbook.runner import runbook
+from pgrunbook.session import acceptance
 
 Project = Callable[..., Target]
 
@@ -203,6 +205,13 @@ def test_rows_in_conflict_wait_for_a_decision(project: Project) -> None:
     assert "'mine'" in lines[1]
     assert "-p on_conflict=keep" in lines[3]
     assert rows(target, "SELECT v FROM k ORDER BY n") == [("new",), ("mine",)]
+    with pytest.raises(WrongInput) as nothing:
+        acceptance.accept(made.run_id, [])
+    assert nothing.value.lines()[1:] == [
+        f"Detail: Cell what-about-new-rows: {lines[0]}.",
+        "State: Nothing changed in the database or in the record.",
+        lines[3],
+    ]
     listed = (made.folder / "conflicts.csv").read_text().splitlines()
     assert [line.split(",", 1)[1] for line in listed[1:]] == [
         "0001_a:1,public.k,n '2',changed,v,'b','new','mine',somebody has to decide"

@@ -289,6 +289,7 @@ OUTCOMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(("step", "since", "values", "outcome", "is_gone"), OUTCOMES)
 def test_each_conflict_is_in_a_file(
     conn: Conn, tmp_path: Path, step: str, since: str, values: list[str], outcome: str, is_gone: bool

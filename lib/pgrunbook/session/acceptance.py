@@ -17,6 +17,8 @@ from pgrunbook.record.run import Run
 from pgrunbook.sql import places
 
 ACCEPTED = "gates-accepted"
+_ROLLBACK = "rollback-plan-frozen"
+_FILES = {"plan-frozen": "plan.json", _ROLLBACK: "rollback-plan.json"}
 
 
 def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -24,13 +26,14 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
 
     The run's journal records the gates and who accepted them. An acceptance counts for this very plan only.
 
-    Raises WrongInput for a run that does not exist or has no plan, or for a name that is no gate of it or fits two,
-    Refused for a gate that somebody else has accepted, and once the run has begun to execute its plan: nobody can
-    accept afterwards what has run.
+    Raises WrongInput for a run that does not exist or has no plan, or for a name that is no gate of it or fits two, and
+    where its rollback was refused for something else, Refused for a gate that somebody else has accepted, and once the
+    run has begun to execute its plan: nobody can accept afterwards what has run.
     """
     made = runs.find(run_id)
     made.refuse_changed()
     events = journal.read(made.journal.path)
+    _refuse_refused(made, events)
     path = _frozen_last(made, events)
     if not regular_file.is_there(path):
         raise WrongInput(
@@ -61,6 +64,25 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     chosen = named or [key for key in gates if key not in before]
     note(made, plan, [key for key in chosen if key not in before])
     return chosen, [key for key in gates if key not in {*before, *chosen}]
+
+
+def _refuse_refused(made: Run, events: Sequence[Mapping[str, Any]]) -> None:
+    """Raise WrongInput where the last thing that happened is that a rollback was refused, and it has no open gate."""
+    ended = {"procedure-started", "cell-ended", ACCEPTED}
+    last = next((e for e in reversed(events) if e["event"] in ended), None)
+    if last is None or last.get("procedure") != "rollback" or last.get("ok", True):
+        return
+    path = made.folder / _FILES[_ROLLBACK]
+    if any(e["event"] == _ROLLBACK for e in events) and regular_file.is_there(path) and left(made, plans.read(path)):
+        return
+    said = list(last["error"])
+    hint = next((line.removeprefix("Hint: ") for line in said[1:] if line.startswith("Hint: ")), "")
+    raise WrongInput(
+        f"no gate of run {made.run_id} is to be accepted: its rollback was refused for something else",
+        detail=f"Cell {last['cell']}: {said[0]}.",
+        state="Nothing changed in the database or in the record.",
+        hint=hint or f"See what it said: pgrunbook show {made.run_id}",
+    )
 
 
 def _refuse_unfrozen(made: Run, plan: Plan, events: Sequence[Mapping[str, Any]]) -> None:
@@ -110,8 +132,7 @@ def left(run: Run, plan: Plan, also: Sequence[str] = ()) -> list[OpenGate]:
 
 def _frozen_last(made: Run, events: Sequence[Mapping[str, Any]]) -> Path:
     """Return the file of the plan that a run has frozen last: of its release, or of its rollback."""
-    files = {"plan-frozen": "plan.json", "rollback-plan-frozen": "rollback-plan.json"}
-    frozen = [files[e["event"]] for e in events if e["event"] in files]
+    frozen = [_FILES[e["event"]] for e in events if e["event"] in _FILES]
     if not frozen:
         raise WrongInput(
             f"run {made.run_id} has no plan",
