@@ -94,6 +94,8 @@ class Cleanup:
         known = (StepState.DONE, StepState.DONE_BEFORE)
         there = [step for step in mine if self.account.results.of(change, step).state in known]
         loops = [step for step in mine if step.batches is not None]
+        if any(step.gives_back for step in there):
+            return  # what was captured is in its column again, and would go with it
         if not there or (
             loops and not (change.statements[number - 1].form == LOOP and self._is_unbegun(change, loops))
         ):

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
+from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database import step_log
 from pgrunbook.database.connection import Connection, connect
@@ -88,12 +89,23 @@ def explain(exc: BaseException, scene: AttemptEnd, conn: Connection) -> RunbookE
     if isinstance(exc, pg.QueryCanceled) and scene.step is not None:
         return _cancelled(exc, scene, scene.step, state)
     verb = {"record": "record", "commit": "commit"}.get(scene.doing, "run") if scene.step is None else "run"
+    said, places = " ".join(filter(None, [exc.diag.message_detail, exc.diag.context])), _captured(exc, scene, conn)
     return StatementFailed(
         f"could not {verb} {scene.where()}: {exc.diag.message_primary or one_line(exc)}",
-        detail=" ".join(filter(None, [exc.diag.message_detail, exc.diag.context])),
+        detail=" ".join([said, *(f"It may be a row in {place}." for place in places)]).strip(),
         state=state,
-        hint=exc.diag.message_hint or _after_refusal(exc, scene, state),
+        hint=undo_data.way_on(places, again(), target=scene.target.name)
+        if places
+        else exc.diag.message_hint or _after_refusal(exc, scene, state),
     )
+
+
+def _captured(exc: psycopg.Error, scene: AttemptEnd, conn: Connection) -> list[undo_data.CapturedPlace]:
+    """Return where captured rows lie that the server may have refused when they were reapplied; [] for none."""
+    is_up = scene.plan.direction == "up" and isinstance(exc, psycopg.IntegrityError)
+    if not is_up or conn.info.transaction_status != TransactionStatus.IDLE:
+        return []
+    return undo_data.captured_places(conn, scene.change.migration, exc.diag.message_detail or "")
 
 
 def gave_up(exc: psycopg.Error, scene: AttemptEnd, conn: Connection) -> Blocked:

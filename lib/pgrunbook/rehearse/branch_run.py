@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+
+from pgrunbook import undo_data
 from pgrunbook.branches import installations, isolation
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, connection
@@ -75,11 +78,14 @@ def execute(
             passes_over=is_for_missing_rows if is_empty else None,
         ).run()
     except RunbookError as exc:
+        places = _captured(conn, change, exc) if direction == "up" else []
+        told = [exc.detail, *(f"It may be a row in {one}." for one in places if f"{one}" not in exc.detail)]
         raise StatementFailed(
             f"the {'migration' if as_written else 'safe plan'} would fail: {exc.message}",
-            detail=exc.detail,
+            detail=" ".join(told).strip(),
             state="Nothing changed in the target: it failed in a rehearsal.",
-            hint=branch_hint(conn, f"{exc.message} {exc.detail}", _left_out(change))
+            hint=(undo_data.way_on(places, "prepare again") if places else "")
+            or branch_hint(conn, f"{exc.message} {exc.detail}", _left_out(change))
             or (
                 "Correct the migration, or the rows that it fails on."
                 if as_written
@@ -88,6 +94,14 @@ def execute(
         ) from exc
     connection.reset(conn)
     return (time.monotonic() - began) * 1000
+
+
+def _captured(conn: Connection, change: Change, exc: RunbookError) -> list[undo_data.CapturedPlace]:
+    """Return where captured rows lie that the server may have refused when they were reapplied; [] for none."""
+    if not isinstance(exc.__cause__, psycopg.IntegrityError):
+        return []
+    refused = exc.__cause__.diag.message_detail or ""
+    return undo_data.captured_places(conn, change.migration, refused, is_branch=True)
 
 
 def branch_hint(conn: Connection, told: str, left_out: Sequence[str]) -> str:

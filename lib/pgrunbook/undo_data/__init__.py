@@ -12,6 +12,7 @@ from __future__ import annotations
 from pgrunbook.undo_data.capture_columns import is_changed_type
 from pgrunbook.undo_data.capture_rows import capture_batches, capture_statement
 from pgrunbook.undo_data.capture_steps import with_capture
+from pgrunbook.undo_data.captured_places import CapturedPlace, captured_places, way_on
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.conflict_file import FILE, LEFT_FILES, Conflicting, conflict_file, left_file
 from pgrunbook.undo_data.conflicts import MOST_LINES, Conflicts, conflicts, family
@@ -38,6 +39,7 @@ __all__ = [
     "MOST_LINES",
     "ROWS",
     "CannotCaptureError",
+    "CapturedPlace",
     "Conflicting",
     "Conflicts",
     "OnConflict",
@@ -51,6 +53,7 @@ __all__ = [
     "capture_batches",
     "capture_statement",
     "captured_from",
+    "captured_places",
     "check_foreign_keys",
     "conflict_file",
     "conflicts",
@@ -78,6 +81,7 @@ __all__ = [
     "uncaptured",
     "unclaimed",
     "unpark",
+    "way_on",
     "with_capture",
     "writes",
 ]
