@@ -78,22 +78,29 @@ def execute(
             passes_over=is_for_missing_rows if is_empty else None,
         ).run()
     except RunbookError as exc:
-        places = _captured(conn, change, exc) if direction == "up" else []
-        told = [exc.detail, *(f"It may be a row in {one}." for one in places if f"{one}" not in exc.detail)]
-        raise StatementFailed(
-            f"the {'migration' if as_written else 'safe plan'} would fail: {exc.message}",
-            detail=" ".join(told).strip(),
-            state="Nothing changed in the target: it failed in a rehearsal.",
-            hint=(undo_data.way_on(places, "prepare again") if places else "")
-            or branch_hint(conn, f"{exc.message} {exc.detail}", _left_out(change))
-            or (
-                "Correct the migration, or the rows that it fails on."
-                if as_written
-                else "Switch the safe form off for the statement (safe_forms_off), or write the statement differently."
-            ),
-        ) from exc
+        raise _failed(conn, change, exc, direction, as_written=as_written) from exc
     connection.reset(conn)
     return (time.monotonic() - began) * 1000
+
+
+def _failed(
+    conn: Connection, change: Change, exc: RunbookError, direction: Direction, *, as_written: bool
+) -> StatementFailed:
+    """Return the error for what failed on a branch."""
+    places = _captured(conn, change, exc) if direction == "up" else []
+    told = [exc.detail, *(f"It may be a row in {one}." for one in places if f"{one}" not in exc.detail)]
+    return StatementFailed(
+        f"the {'migration' if as_written else 'safe plan'} would fail: {exc.message}",
+        detail=" ".join(told).strip(),
+        state="Nothing changed in the target: it failed in a rehearsal.",
+        hint=(undo_data.way_on(places, "prepare again") if places else "")
+        or branch_hint(conn, f"{exc.message} {exc.detail}", _left_out(change))
+        or (
+            "Correct the migration, or the rows that it fails on."
+            if as_written
+            else "Switch the safe form off for the statement (safe_forms_off), or write the statement differently."
+        ),
+    )
 
 
 def _captured(conn: Connection, change: Change, exc: RunbookError) -> list[undo_data.CapturedPlace]:
