@@ -10,10 +10,12 @@ import pytest
 
 import scenes
 from budget import sample
-from conftest import connect, do
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
+from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.plan import Plan
-from pgrunbook.undo_data import StepKey, capture_statement, conflicts, list_entries, unclaimed
+from pgrunbook.plan.step import RANGE, Batches
+from pgrunbook.undo_data import StepKey, capture_batches, capture_statement, conflicts, list_entries, unclaimed
 from returning import ROLLBACK, execute, journal_of, plan_of, prepared, rehearsed, since
 from scenes import beside, gone, until
 from servers import Server, Servers
@@ -295,24 +297,34 @@ def test_rows_of_another_roles_table_are_captured_without_triggers(own: Conn, se
         own.execute(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
-# What happens to the partition t_2 with the row 1500, and which rows get what was captured then.
+# What happens to the partition t_2 with the row 1500; which rows get what was captured then, of a column and of an
+# UPDATE; and of which key the column's values are told to go to nobody.
 DETACHED = {
-    "its key is used again elsewhere": ("CREATE TABLE t_3 PARTITION OF t FOR VALUES FROM (1000) TO (2000); INSERT INTO t VALUES (1500, -1)", {}),
-    "its key is used again, and moved": ("INSERT INTO t VALUES (1500, -1); UPDATE t SET id = 150000 WHERE id = 1500", {}),
-    "its key is used again in the default partition": ("INSERT INTO t VALUES (1500, -1)", {}),
-    "it is attached again": ("{attach}", {}),
-    "it is attached again with another row": ("DELETE FROM t_2; INSERT INTO t_2 (id, n) VALUES (1500, -1); {attach}", {}),
-    "it is attached again, and its row moved": ("DELETE FROM t_2; INSERT INTO t_2 (id, n) VALUES (1500, -1); {attach}; UPDATE t SET id = 5000 WHERE id = 1500", {}),
-    "it is dropped": ("DROP TABLE t_2; INSERT INTO t VALUES (1500, -1)", {}),
-    "others are attached": ("CREATE TABLE t_4 (LIKE t_2); INSERT INTO t_4 (id, n) VALUES (1500, -1); ALTER TABLE t ATTACH PARTITION t_4 FOR VALUES FROM (1000) TO (2000)", {}),
-    "others are attached, and a row comes": ("CREATE TABLE t_4 PARTITION OF t FOR VALUES FROM (1000) TO (2000); UPDATE t SET id = 1700 WHERE id = 150", {1700: 150}),
+    "its key is used again elsewhere": ("CREATE TABLE t_3 PARTITION OF t FOR VALUES FROM (1000) TO (2000); INSERT INTO t VALUES (1500, -1)", {}, {}, 1500),
+    "its key is used again, and moved": ("INSERT INTO t VALUES (1500, -1); UPDATE t SET id = 150000 WHERE id = 1500", {}, {}, 1500),
+    "its key is used again in the default partition": ("INSERT INTO t VALUES (1500, -1)", {}, {}, 1500),
+    "it is attached again": ("{attach}", {1500: 1500}, {1500: 1500}, None),
+    "it is attached again with another row": ("DELETE FROM t_2; INSERT INTO t_2 (id, n) VALUES (1500, -1); {attach}", {}, {}, 1500),
+    "it is attached again, and its row moved": ("DELETE FROM t_2; INSERT INTO t_2 (id, n) VALUES (1500, -1); {attach}; UPDATE t SET id = 5000 WHERE id = 1500", {}, {}, 1500),
+    "it is dropped": ("DROP TABLE t_2; INSERT INTO t VALUES (1500, -1)", {}, {}, 1500),
+    "others are attached": ("CREATE TABLE t_4 (LIKE t_2); INSERT INTO t_4 (id, n) VALUES (1500, -1); ALTER TABLE t ATTACH PARTITION t_4 FOR VALUES FROM (1000) TO (2000)", {}, {}, 1500),
+    "others are attached, and a row comes": ("CREATE TABLE t_4 PARTITION OF t FOR VALUES FROM (1000) TO (2000); UPDATE t SET id = 1700 WHERE id = 150", {1700: 150}, {1700: 150}, 1500),
+    "its row was written meanwhile": ("UPDATE t_2 SET n = -1; {attach}", {}, {}, 1500),
+    "its row was written meanwhile, then moved": ("UPDATE t_2 SET n = -1; {attach}; UPDATE t SET id = 5000 WHERE id = 1500", {}, {}, 1500),
+    "its row of then is moved": ("{attach}; UPDATE t SET id = 5000 WHERE id = 1500", {5000: 1500}, {}, None),
+    "its row of then is deleted, and its key used again": ("{attach}; DELETE FROM t WHERE id = 1500; INSERT INTO t VALUES (1500, -1)", {}, {}, None),
+    "twice, its row moved in between": ("{attach}; UPDATE t SET id = 1600 WHERE id = 1500; ALTER TABLE t DETACH PARTITION t_2; {attach}", {}, {}, 1600),
+    "two rows exchange their keys": ("INSERT INTO t_2 (id, n) VALUES (1501, -1); UPDATE t_2 SET id = id + 100; UPDATE t_2 SET id = CASE id WHEN 1600 THEN 1501 ELSE 1500 END; {attach}", {}, {}, 1500),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("way", ["column", pytest.param("rows", marks=pytest.mark.newest)])
 @pytest.mark.parametrize("case", sample([*DETACHED], 3))
 def test_rows_behind_a_detached_partition_are_not_those_of_then(own: Conn, case: str, way: str) -> None:
-    """No trigger sees it go or come: what was captured there is nobody's, and what is in the others comes back."""
+    """No trigger sees it go or come: but for rows that nobody has written since, what was captured there is nobody's.
+
+    What is in the others comes back.
+    """
     own.execute("INSERT INTO t VALUES (1500, 1500, 15000); ALTER TABLE t ADD u integer; UPDATE t SET u = a")
     dropped = Way(own, "ALTER TABLE t DROP COLUMN a")
     if way == "column":
@@ -321,21 +333,58 @@ def test_rows_behind_a_detached_partition_are_not_those_of_then(own: Conn, case:
         with own.transaction():
             own.execute(capture_statement(own, "UPDATE t SET a = 0", StepKey("r", "m", "up", 1)).encode())
     attach = "ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (1000) TO (2000)"
-    does, wanted = DETACHED[case]
-    own.execute(f"ALTER TABLE t DETACH PARTITION t_2; {does.format(attach=attach)}".encode())
+    does, of_column, of_rows, told = DETACHED[case]
+    wanted = of_column if way == "column" else of_rows
+    for statement in f"ALTER TABLE t DETACH PARTITION t_2; {does.format(attach=attach)}".split("; "):
+        own.execute(statement.encode())
     (entry,) = list_entries(own)
     if way == "column":
-        assert unclaimed(own, entry).samples == ("id 1500: a 15000",)
+        assert unclaimed(own, entry).samples == ((f"id {told}: a 15000",) if told else ())
         dropped.back()
         empty: tuple[object, ...] = (None,)
     else:
-        assert {row.key["id"] for row in conflicts(own, entry).samples} == {"1500"}
+        assert {row.key["id"] for row in conflicts(own, entry).samples} <= {"1500", "1600"}
+        assert bool(conflicts(own, entry)) == (1500 not in wanted)
         give_back_migration(own, "m", "up", on_conflict="keep")
         empty = (0, None)
     found = {id_: (n, a) for id_, n, a in own.execute("SELECT id, n, a FROM t")}
     assert {key: found[key] for key in wanted} == {key: (n, n * 10) for key, n in wanted.items()}
     assert {found[id_][1] for id_ in found if id_ >= 1000 and id_ not in wanted} <= {*empty}
     assert {id_ for id_, (n, a) in found.items() if id_ < 1000 and a != n * 10} == set()
+
+
+@pytest.mark.newest
+def test_rows_of_a_loop_behind_a_detached_partition_come_back(own: Conn) -> None:
+    """Each batch has written its rows, and what it captured of them; what somebody wrote meanwhile stays."""
+    own.execute("INSERT INTO t VALUES (1500, 1500, 15000), (1600, 1600, 16000)")
+    loop = Batches("public", "t", "t", f"UPDATE t SET a = 0 WHERE {RANGE}", ("id",), ("integer",), rows=30)
+    run_batches(own, capture_batches(own, loop, StepKey("r", "m", "up", 1)), resume_from="loop")
+    own.execute(
+        "ALTER TABLE t DETACH PARTITION t_2; UPDATE t_2 SET n = 5 WHERE id = 1600;"
+        "ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (1000) TO (2000)"
+    )
+    assert [one.key["id"] for one in conflicts(own, list_entries(own)[0]).samples] == ["1600"]
+    give_back_migration(own, "m", "up", on_conflict="keep")
+    assert own.execute("SELECT id, a FROM t WHERE a <> n * 10").fetchall() == [(1600, 0)]
+    assert own.execute("SELECT a FROM t WHERE id = 1500").fetchall() == [(15000,)]
+
+
+@pytest.mark.newest
+def test_rollback_tells_what_goes_to_nobody_behind_its_own_writes(project: Callable[..., Target]) -> None:
+    """Of two columns of a row, the second one is told before: behind the first, nobody knows the row any more."""
+    target = project(folder={"0001_a.sql": "ALTER TABLE t DROP COLUMN a, DROP COLUMN n"})
+    do(target, f"{PARTITIONED}; INSERT INTO t VALUES (1500, 1500, 15000)")
+    execute(target, plan_of(target, rehearsed(target)), "20261122T165431Z-release-demo-7f3a")
+    do(
+        target,
+        "ALTER TABLE t DETACH PARTITION t_2; ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (1000) TO (2000)",
+    )
+    (shown,) = since(target).table("stop").rows
+    plan, _ = prepared(target)
+    execute(target, plan, ROLLBACK)
+    assert f"1 captured value of {shown[1]} goes to nobody" in journal_of(target).read_text()
+    assert rows(target, "SELECT n, a FROM t WHERE id = 1500") == [(1500, None)]
+    assert rows(target, "SELECT count(*) FROM t WHERE a = n * 10") == [(200,)]
 
 
 @pytest.mark.newest
@@ -346,14 +395,15 @@ def test_rollback_tells_which_captured_values_go_to_nobody(project: Callable[...
     execute(target, plan_of(target, rehearsed(target)), "20261122T165431Z-release-demo-7f3a")
     do(
         target,
-        "DELETE FROM t WHERE id = 150; ALTER TABLE t DETACH PARTITION t_2;"
+        "DELETE FROM t WHERE id = 150; ALTER TABLE t DETACH PARTITION t_2; UPDATE t_2 SET n = n WHERE id <> 1501;"
         "ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (1000) TO (2000)",
     )
     (shown,) = since(target).table("stop").rows
-    assert (shown[1], shown[3], shown[4].under) == ("public.t.a", "2 values", "id 1500: a 15000\nid 1501: a 15010")
+    assert (shown[1], shown[3], shown[4].under) == ("public.t.a", "1 value", "id 1500: a 15000")
     plan, _ = prepared(target)
     execute(target, plan, ROLLBACK)
-    assert "2 captured values of public.t.a go to nobody" in journal_of(target).read_text()
+    assert "1 captured value of public.t.a goes to nobody" in journal_of(target).read_text()
+    assert rows(target, "SELECT a FROM t WHERE id >= 1000 ORDER BY id") == [(None,), (15010,), (None,)]
 
 
 @pytest.mark.newest

@@ -9,6 +9,7 @@ import pglast
 from pglast import ast
 
 from pgrunbook import undo_data
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
@@ -150,12 +151,7 @@ def rows_since(
         tuple(loses),
         tuple(_conflicts(conn, plan.changes, into)),
         tuple(in_the_way),
-        tuple(
-            (change.migration, values)
-            for change in plan.changes
-            for entry in _filled_entries(conn, change)
-            if (values := undo_data.unclaimed(conn, entry))
-        ),
+        tuple(_unclaimed(conn, plan.changes)),
     )
 
 
@@ -274,8 +270,24 @@ def _filled(conn: Connection, change: Change) -> list[Keep]:
 
 
 def _filled_entries(conn: Connection, change: Change) -> list[UndoEntry]:
-    names = {name for step in change.steps for name in step.gives_back}
-    return [one for one in undo_data.list_entries(conn) if one.kept_as in names and one.kind == "column"]
+    """Return the entries of columns whose captured values a change reverts, in this order."""
+    names = [name for step in change.steps for name in step.gives_back]
+    found = [one for one in undo_data.list_entries(conn) if one.kept_as in names and one.kind == "column"]
+    return sorted(found, key=lambda one: names.index(one.kept_as))
+
+
+def _unclaimed(conn: Connection, changes: Sequence[Change]) -> Iterator[tuple[str, UnclaimedValues]]:
+    """Yield the captured values that go to nobody, with their migration."""
+    written: set[TableName] = set()
+    for change in changes:
+        numbers = [number for step in change.steps for number in step.gives_rows]
+        kept = undo_data.entries_of_migration(conn, change.migration, "up", steps=numbers) if numbers else []
+        written |= {one.table for one in kept}
+        for entry in _filled_entries(conn, change):
+            values = undo_data.unclaimed(conn, entry, is_written=entry.table in written)
+            written.add(entry.table)
+            if values:
+                yield change.migration, values
 
 
 def _reverted(one: RowConflicts, on_conflict: OnConflict) -> tuple[object, ...]:

@@ -30,7 +30,7 @@ from pgrunbook.sql.deparse import text
 from pgrunbook.sql.tree import constraint_kind, quoted, subcommand, tree
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.followers import Followers, obstacle, trigger_name
-from pgrunbook.undo_data.row_notes import GONE, PART, function_name
+from pgrunbook.undo_data.row_notes import GONE, NEW, PART, function_name
 from pgrunbook.undo_data.tables import (
     SCHEMA,
     CapturedColumn,
@@ -43,7 +43,7 @@ from pgrunbook.undo_data.tables import (
     table,
 )
 
-VALUE, NEW = "pgrunbook_value", "pgrunbook_new"
+VALUE = "pgrunbook_value"
 # The note that the value of a key has to be read again.
 AGAIN = "again"
 _WRITING = """

@@ -10,8 +10,8 @@ from psycopg import sql
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
-from pgrunbook.undo_data.registry import HASH, UndoEntry, refuse_purged
-from pgrunbook.undo_data.row_notes import GONE, are_at_work, is_there
+from pgrunbook.undo_data.registry import UndoEntry, refuse_purged
+from pgrunbook.undo_data.row_notes import GONE, HASH, are_at_work, is_there
 from pgrunbook.undo_data.rows_before import RowsBefore, rows_before
 from pgrunbook.undo_data.tables import CapturedColumn, CapturedTable, foreign_keys, hash_of, key_name, row, rows, table
 

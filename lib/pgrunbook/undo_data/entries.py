@@ -94,7 +94,7 @@ def mark_reverted(conn: Connection, names: Sequence[str]) -> list[str]:
         refuse_purged(entry)
         given = entry.rows_estimate
         if entry.kind == "column":
-            left = unclaimed(conn, entry)
+            left = unclaimed(conn, entry, is_over=True)
             told += [left.says] if left else []
             stop_following(conn, entry.kept_as)
             (count,) = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(entry.side)).fetchone() or (0,)

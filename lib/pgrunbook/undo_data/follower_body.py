@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from pgrunbook.database.row_tracker import is_ours
-from pgrunbook.undo_data.row_notes import AHEAD, ARRIVED, GONE, LEAVING, LOST, PART, UNKNOWN, is_unwatched, next_name
+from pgrunbook.undo_data.row_notes import (
+    AHEAD,
+    ARRIVED,
+    GONE,
+    LEAVING,
+    LOST,
+    PART,
+    UNKNOWN,
+    is_of_then,
+    is_unwatched,
+    next_name,
+)
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name
 
 _BODY = """
@@ -100,8 +111,9 @@ _AHEAD = """IF TG_OP = 'UPDATE' THEN
             SELECT {new}, pg_catalog.concat({ahead}, pg_catalog.pg_current_xact_id(), ' ', TG_RELID, OLD.ctid)
             WHERE {old_is_ours} AND NOT EXISTS (SELECT FROM {side} AS k WHERE {at_old} AND k.{gone} IS NULL);
         END IF;"""
-# What was captured of rows of a partition that was detached meanwhile: nobody knows which rows these are.
-_UNWATCHED = """IF {is_unwatched} THEN
+# What was captured of rows of a partition that was detached meanwhile: nobody knows which rows these are, but for those
+# that were not written since the capture.
+_UNWATCHED = """IF {is_unwatched} AND NOT {is_of_then} THEN
         UPDATE {side} AS k SET {gone} = {unknown} WHERE {at_old} AND k.{gone} IS NULL;
     END IF;
     """
@@ -268,7 +280,11 @@ class FollowerBody:
             has_come=sql.SQL(" AND ").join(has_come), come_is_ours=is_ours(sql.SQL("t.xmin")), **parts,
         )  # fmt: skip
         is_noted = sql.SQL("TG_WHEN = 'AFTER' AND k.{} = leaves").format(sql.Identifier(LEAVING))
-        unwatched = sql.SQL(_UNWATCHED).format(is_unwatched=is_unwatched(self.kept_as), **parts)
+        unwatched = sql.SQL(_UNWATCHED).format(
+            is_unwatched=is_unwatched(self.kept_as),
+            is_of_then=is_of_then(self.kept_as, "k", (), sql.SQL("OLD.xmin")),
+            **parts,
+        )
         return sql.SQL(_LEAVES) + unwatched + moves.format(between=noted, is_noted=is_noted, comes_to=part, **parts)
 
 

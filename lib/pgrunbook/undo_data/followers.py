@@ -37,7 +37,7 @@ from pgrunbook.database.row_tracker import FIRST, LAST, truncate_triggers
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.own_code import do
 from pgrunbook.undo_data.follower_body import FollowerBody, has_key
-from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, PART, function_name, next_name
+from pgrunbook.undo_data.row_notes import ARRIVED, AS_OF, BY, GONE, LEAVING, PART, function_name, next_name
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name
 
 # The numbers of the key's columns stay when their names change: the side table has them as its comment.
@@ -51,13 +51,16 @@ BEGIN
     );
 END
 """
-# Noted once, and not again when the function is replaced: a partition that was detached meanwhile is told by it.
+# Noted once, and not again when the function is replaced: a partition that was detached meanwhile is told by it, and
+# by the snapshot which rows have not been written since. The lock for the triggers lets nobody write beside it.
 _WATCHES = """
 BEGIN
     IF obj_description(({function} || '()')::regprocedure, 'pg_proc') IS NULL THEN
         EXECUTE (
-            SELECT format('COMMENT ON FUNCTION %s() IS %L', {function}, array_prepend(
-                       {side}::regclass::oid::text, array_agg(concat(p.relid::oid, ':', g.oid))))
+            SELECT format('COMMENT ON FUNCTION %s() IS %L', {function}, ARRAY[
+                       {side}::regclass::oid::text, {by} || pg_current_xact_id(),
+                       {as_of} || translate(pg_current_snapshot()::text, ':', ' ')
+                   ] || array_agg(concat(p.relid::oid, ':', g.oid)))
             FROM pg_partition_tree({table}::regclass) AS p
             JOIN pg_trigger AS g ON g.tgrelid = p.relid AND g.tgname = {trigger}
         );
@@ -171,6 +174,7 @@ class Followers:
             noted = sql.SQL(_WATCHES).format(
                 function=sql.Literal(self.function.as_string(None)), side=sql.Literal(self.side.as_string(None)),
                 table=sql.Literal(self._name.as_string(None)), trigger=sql.Literal(trigger_name(self.kept_as)),
+                by=sql.Literal(BY), as_of=sql.Literal(AS_OF),
             )  # fmt: skip
             statements.append(do(noted))
         if self.table.is_key_deferrable:

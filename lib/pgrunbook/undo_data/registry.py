@@ -20,13 +20,12 @@ from pgrunbook.errors import Refused
 from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.followers import Followers
 from pgrunbook.undo_data.parked_names import place
-from pgrunbook.undo_data.row_notes import ARRIVED, GONE, LEAVING, PART, function_name, next_name
+from pgrunbook.undo_data.row_notes import ARRIVED, GONE, HASH, LEAVING, PART, function_name, next_name
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, Row, hash_of, key_name, rows, written_name
 
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 30_000
 BATCH = "pgrunbook_batch"
-HASH = "pgrunbook_hash"
 
 Kind = Literal["update", "delete", "insert", "column", "table"]
 State = Literal["kept", "giving back", "given back", "purged"]

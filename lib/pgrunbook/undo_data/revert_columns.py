@@ -23,7 +23,6 @@ from pgrunbook.sql.deparse import parsed, text
 from pgrunbook.sql.own_code import do
 from pgrunbook.sql.tree import walk
 from pgrunbook.undo_data.capture_columns import (
-    NEW,
     VALUE,
     hash_of_new,
     is_large,
@@ -33,10 +32,10 @@ from pgrunbook.undo_data.capture_columns import (
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.followers import Followers
-from pgrunbook.undo_data.row_notes import GONE, are_at_work, is_there
+from pgrunbook.undo_data.row_notes import GONE, NEW, are_at_work, is_there
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, keyed, keyed_without_index, rows
 
-_PART = sql.Identifier("t", "tableoid")
+_PART, _VERSION = sql.Identifier("t", "tableoid"), sql.Identifier("t", "xmin")
 _NOT_CONSTANT = (ast.ColumnRef, ast.FuncCall, ast.SQLValueFunction, ast.SubLink, ast.ParamRef)
 
 
@@ -160,7 +159,7 @@ def _update(
     ).format(
         table=found.source, name=sql.Identifier(column.name), value=value, side=sql.Identifier(SCHEMA, keep.kept_as),
         range=sql.SQL(RANGE), pairs=found.matches("t", "k"),
-        is_there=is_there(keep.kept_as, "k", side_columns, part=_PART),
+        is_there=is_there(keep.kept_as, "k", side_columns, part=_PART, version=_VERSION),
         now=record(sql.Identifier("t", column.name)), then=record(column.in_own_type(value)), condition=condition,
     )  # fmt: skip
     return text(statement)
@@ -179,7 +178,8 @@ def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(found.source)
     forgotten = sql.SQL("DELETE FROM {} AS k USING {} AS t WHERE {} AND {} AND {} IS DISTINCT FROM k.{}").format(
         sql.Identifier(SCHEMA, keep.kept_as), found.source, found.matches("t", "k"),
-        is_there(keep.kept_as, "k", _side_columns(conn, keep), part=_PART), hash_of_new("t", name), sql.Identifier(NEW),
+        is_there(keep.kept_as, "k", _side_columns(conn, keep), part=_PART, version=_VERSION),
+        hash_of_new("t", name), sql.Identifier(NEW),
     )  # fmt: skip
     says = "Rows that somebody has changed since keep their values."
     return (SafeStep(f"{text(locked)};\n{text(forgotten)}", says, own_transaction=False, quick=False),)
@@ -196,7 +196,7 @@ def discard_reverted(conn: Connection, keep: Keep, reverted: Keep) -> tuple[Safe
     discarded = sql.SQL("DELETE FROM {} AS n USING {} AS t, {} AS k WHERE {} AND {} AND {}").format(
         sql.Identifier(SCHEMA, keep.kept_as), found.source, sql.Identifier(SCHEMA, reverted.kept_as),
         is_.matches("t", "n"), was.matches("t", "k"),
-        is_there(reverted.kept_as, "k", _side_columns(conn, reverted), part=_PART),
+        is_there(reverted.kept_as, "k", _side_columns(conn, reverted), part=_PART, version=_VERSION),
     )  # fmt: skip
     says = f"Of {keep.table}.{keep.column}, what nobody has written is computed again when the migration goes up again."
     return (SafeStep(text(discarded), says, own_transaction=False, quick=False),)
@@ -221,7 +221,7 @@ def uncaptured(conn: Connection, keep: Keep) -> str:
         sql.SQL("NOT EXISTS (SELECT FROM {} AS k WHERE {} AND {} AND {})").format(
             sql.Identifier(SCHEMA, keep.kept_as),
             found.matches("t", "k"),
-            is_there(keep.kept_as, "k", _side_columns(conn, keep), part=_PART),
+            is_there(keep.kept_as, "k", _side_columns(conn, keep), part=_PART, version=_VERSION),
             changed if _has_new(conn, keep) else sql.SQL("true"),
         )
     )

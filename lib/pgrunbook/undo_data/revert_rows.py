@@ -175,7 +175,7 @@ class _Loop:
         """Revert rows whose key has changed meanwhile: what was captured of them has another place by then."""
         if self.both.entry.kind != "update" or ARRIVED not in self.both.side_columns:
             return 0
-        side = sql.SQL("(SELECT * FROM {} AS s WHERE s.{} IS NOT NULL) AS k").format(
+        side = sql.SQL("(SELECT s.xmin, s.* FROM {} AS s WHERE s.{} IS NOT NULL) AS k").format(
             self.both.entry.side, sql.Identifier(ARRIVED)
         )
         statement = self._update(side, self.both.is_untouched)
@@ -269,8 +269,8 @@ class _Loop:
     def _span(self, first: int, end: int) -> sql.Composed:
         """Return some pages of the side table, what was changed last first."""
         return sql.SQL(
-            "(SELECT s.ctid, s.* FROM {} AS s WHERE s.ctid >= {}::pg_catalog.tid AND s.ctid < {}::pg_catalog.tid"
-            " ORDER BY s.ctid DESC OFFSET 0) AS k"
+            "(SELECT s.ctid, s.xmin, s.* FROM {} AS s"
+            " WHERE s.ctid >= {}::pg_catalog.tid AND s.ctid < {}::pg_catalog.tid ORDER BY s.ctid DESC OFFSET 0) AS k"
         ).format(self.both.entry.side, sql.Literal(f"({first},0)"), sql.Literal(f"({end},0)"))
 
     def _statements(self, pages: sql.Composable, *, is_checked: bool) -> list[sql.Composed]:
@@ -352,6 +352,6 @@ class _Loop:
 
 def _at(both: Comparison, places: Sequence[str]) -> sql.Composed:
     """Return the captured rows at some places of the side table."""
-    return sql.SQL("(SELECT s.ctid, s.* FROM {} AS s WHERE s.ctid = ANY ({}::pg_catalog.tid[]) OFFSET 0) AS k").format(
-        both.entry.side, sql.Literal([f"{place}" for place in places])
-    )
+    return sql.SQL(
+        "(SELECT s.ctid, s.xmin, s.* FROM {} AS s WHERE s.ctid = ANY ({}::pg_catalog.tid[]) OFFSET 0) AS k"
+    ).format(both.entry.side, sql.Literal([f"{place}" for place in places]))

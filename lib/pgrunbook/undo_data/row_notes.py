@@ -17,12 +17,19 @@ from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, r
 # Who took the row away (a transaction, or the label of a step of ours), NULL where it is there; who moved it last.
 # Which version of a row will be deleted where it leaves its partition; which one it is in.
 GONE, ARRIVED, LEAVING, PART = "pgrunbook_gone", "pgrunbook_arrived", "pgrunbook_leaving", "pgrunbook_part"
+VERSION = "pgrunbook_version"
 # The note of a side table whose rows cannot be told any more: the key of its table is gone.
 LOST = "lost"
 # Of a captured row: nobody knows which row it is of.
 UNKNOWN = "unknown"
+# The hash of what a step wrote into a captured row, and that of a column with its new type.
+HASH, NEW = "pgrunbook_hash", "pgrunbook_new"
 # How the note begins that a row has left a key before we saw it come there, which has the key to which it went.
 AHEAD = "ahead "
+
+
+# How the notes of the capture begin beside the partitions that are watched: its snapshot, and its transaction.
+AS_OF, BY = "as of ", "by "
 
 
 def function_name(kept_as: str) -> str:
@@ -42,6 +49,26 @@ AS pg_catalog.text[])"""
 _IS_COPY = """
 coalesce(({watches})[1] <> CAST(CAST(pg_catalog.to_regclass({side}) AS pg_catalog.oid) AS pg_catalog.text), true)
 """.strip()
+# No transaction that the capture did not see has written this version of a row: it is the row of then, whatever
+# happened to its partition. The number of a version is of the last 2^32 transactions.
+_IS_OF_THEN = """
+coalesce(
+    pg_catalog.pg_visible_in_snapshot(
+        CAST(CAST(greatest(
+            {now} - (({now} - CAST(CAST({version} AS pg_catalog.text) AS pg_catalog.int8)) & 4294967295), 3
+        ) AS pg_catalog.text) AS pg_catalog.xid8),
+        (SELECT CAST(pg_catalog.translate(pg_catalog.substr(w.one, {length}), ' ', ':') AS pg_catalog.pg_snapshot)
+         FROM pg_catalog.unnest({watches}) AS w (one)
+         WHERE pg_catalog.starts_with(w.one, {as_of}))),
+    false)
+""".strip()
+_NOW = """
+CAST(CAST(pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) AS pg_catalog.text) AS pg_catalog.int8)
+""".strip()
+_IS_WRITTEN = """
+EXISTS (SELECT FROM pg_catalog.unnest({watches}) AS w (one)
+        WHERE w.one = pg_catalog.concat({by}, CAST({version} AS pg_catalog.text)))
+""".strip()
 _UNWATCHED = """
 SELECT CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid)
 FROM pg_catalog.unnest({watches}) AS w (one)
@@ -59,18 +86,41 @@ def is_unwatched(kept_as: str) -> sql.Composable:
     return found.format(which=which, watches=_watches(kept_as), is_copy=_is_copy(kept_as))
 
 
-def is_in_part(kept_as: str, alias: str, columns: Collection[str], part: sql.Composable) -> sql.Composable:
-    """Return the condition that a captured row is in this partition, and has been watched since the capture.
+def is_in_part(
+    kept_as: str, alias: str, columns: Collection[str], part: sql.Composable, version: sql.Composable | None
+) -> sql.Composable:
+    """Return the condition that a captured row is in this partition, and that it is known to be the row of then.
 
-    Behind what was detached, another row may have its key. ``part`` is NULL where the row is to be inserted again.
+    Behind what was detached, another row may have its key: then its partition has to have been watched since the
+    capture, or its ``version`` (the xmin) to be of that time. ``part`` is NULL where it is to be inserted again.
     """
     if PART not in columns:
         return sql.SQL("true")
-    found = "({is_copy} OR (coalesce({noted} = {part}, {noted} IS NOT NULL) AND {noted} <> ALL (ARRAY("
-    return sql.SQL(found + _UNWATCHED + "))))").format(
+    found = "({is_copy} OR (coalesce({noted} = {part}, {noted} IS NOT NULL) AND ({of_then} OR {noted} <> ALL (ARRAY("
+    return sql.SQL(found + _UNWATCHED + ")))))").format(
         is_copy=_is_copy(kept_as), noted=sql.Identifier(alias, PART), part=part,
+        of_then=sql.SQL("false") if version is None else is_of_then(kept_as, alias, columns, version),
         which=sql.SQL("pg_catalog.strpos(w.one, ':') > 0"), watches=_watches(kept_as),
     )  # fmt: skip
+
+
+def is_of_then(kept_as: str, alias: str, columns: Collection[str], version: sql.Composable) -> sql.Composable:
+    """Return the condition that nobody has written a row since the capture, by its ``version`` (the xmin).
+
+    The capture itself may have written it: an UPDATE, or a change of type.
+    """
+    watches = _watches(kept_as)
+    found = [
+        sql.SQL(_IS_OF_THEN).format(
+            now=sql.SQL(_NOW), version=version, watches=watches, length=len(AS_OF) + 1, as_of=sql.Literal(AS_OF)
+        )
+    ]
+    if HASH in columns:  # the statement that wrote the row wrote down what it captured, too
+        its = sql.SQL("{} = {}").format(version, sql.Identifier(alias, "xmin"))
+        found.append(sql.SQL("coalesce({}, false)").format(its))
+    elif NEW in columns:
+        found.append(sql.SQL(_IS_WRITTEN).format(version=version, watches=watches, by=sql.Literal(BY)))
+    return sql.SQL("({})").format(sql.SQL(" OR ").join(found))
 
 
 def _watches(kept_as: str) -> sql.Composable:
@@ -90,11 +140,12 @@ def is_there(
     label: sql.Composable | None = None,
     *,
     part: sql.Composable | None = None,
+    version: sql.Composable | None = None,
 ) -> sql.Composable:
     """Return the condition that a row of a side table (by its alias) is that of the row which has its key.
 
     ``columns`` are those of the side table; older versions made none of these. ``label`` is that of the step which
-    will have inserted the row again, ``part`` the partition in which the row is.
+    will have inserted the row again, ``part`` the partition in which the row is, ``version`` its xmin.
     """
     if columns and GONE not in columns:
         return sql.SQL("true")
@@ -107,7 +158,7 @@ def is_there(
         if label is None
         else sql.SQL("{} IS NOT DISTINCT FROM {}").format(gone, label)
     )
-    is_its = sql.SQL("true") if part is None else is_in_part(kept_as, alias, columns, part)
+    is_its = sql.SQL("true") if part is None else is_in_part(kept_as, alias, columns, part, version)
     return sql.SQL("({} AND {} AND {})").format(its, is_known, is_its)
 
 

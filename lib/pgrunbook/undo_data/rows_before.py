@@ -13,9 +13,9 @@ from psycopg import sql
 
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
-from pgrunbook.undo_data.capture_columns import NEW, VALUE, hash_of_new
+from pgrunbook.undo_data.capture_columns import VALUE, hash_of_new
 from pgrunbook.undo_data.registry import UndoEntry
-from pgrunbook.undo_data.row_notes import GONE, PART, is_there, label_of
+from pgrunbook.undo_data.row_notes import GONE, NEW, PART, VERSION, is_there, label_of
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name, row, rows, table, table_named
 
 
@@ -36,7 +36,8 @@ class RowsBefore:
         names = self.last_key if follows and self.is_layered else ()
         label = sql.Identifier("t", self.label) if self.is_layered else None
         part = sql.Identifier("t", self.part if self.is_layered else "tableoid")
-        there = [is_there(kept_as, side, side_columns, label, part=part)] if follows else []
+        version = sql.Identifier("t", self.version if self.is_layered else "xmin")
+        there = [is_there(kept_as, side, side_columns, label, part=part, version=version)] if follows else []
         return sql.SQL(" AND ").join([self.table.matches("t", side, names), *there])
 
     @property
@@ -48,6 +49,11 @@ class RowsBefore:
     def part(self) -> str:
         """The name of the column for the partition in which the row is, NULL where it will be inserted again."""
         return self._free(PART)
+
+    @property
+    def version(self) -> str:
+        """The name of the column for the xmin of the row, NULL where it will be inserted again."""
+        return self._free(VERSION)
 
     @property
     def last_key(self) -> tuple[str, ...]:
@@ -105,6 +111,10 @@ class _Layer:
         below = self.below
         values[below.label] = row("t")(below.label) if below.is_layered else sql.SQL("CAST(NULL AS pg_catalog.text)")
         values[below.part] = row("t")(below.part if below.is_layered else "tableoid")
+        # A row that it writes has another version then.
+        values[below.version] = sql.SQL("CASE WHEN NOT {} THEN {} END").format(
+            self._is_there, row("t")(below.version if below.is_layered else "xmin")
+        )
         for name, last in zip(below.table.key, below.last_key, strict=True):
             values[last] = row("t")(last if below.is_layered else name)
         where: sql.Composable = sql.SQL("")
@@ -156,6 +166,7 @@ class _Layer:
             values[name] = column.reverted(row("g")(stored)) if stored else empty
         values[self.below.label] = sql.Literal(label_of(self.entry.migration, self.entry.step))
         values[self.below.part] = sql.SQL("CAST(NULL AS pg_catalog.oid)")
+        values[self.below.version] = sql.SQL("CAST(NULL AS pg_catalog.xid)")
         for name, last in zip(self.below.table.key, self.below.last_key, strict=True):
             values[last] = values[name]
         return sql.SQL(" UNION ALL SELECT {} FROM {} AS g WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})").format(

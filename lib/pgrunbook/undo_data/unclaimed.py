@@ -1,10 +1,12 @@
 """Captured values of a column that go to nobody, because it cannot be told which row is theirs.
 
-Their partition was detached meanwhile, when no trigger saw what became of its rows, or the key of the table is gone.
+Their partition was detached meanwhile, when no trigger saw what became of its rows, and they were written since the
+capture; or the key of the table is gone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -12,10 +14,10 @@ from psycopg.rows import tuple_row
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.prose import counted
-from pgrunbook.undo_data.capture_columns import VALUE
+from pgrunbook.undo_data.capture_columns import VALUE, record
 from pgrunbook.undo_data.registry import UndoEntry
 from pgrunbook.undo_data.row_notes import GONE, PART, UNKNOWN, is_row, is_there
-from pgrunbook.undo_data.tables import as_text, key_name, rows
+from pgrunbook.undo_data.tables import as_text, key_name, keyed, rows, table
 
 SAMPLES = 20
 _SHOWN_CHARS = 200
@@ -43,14 +45,19 @@ class UnclaimedValues:
         return (
             f"{counted(self.values, 'captured value')} of {self.what} "
             f"{'goes' if self.values == 1 else 'go'} to nobody, and can be read in pgrunbook.{self.entry.kept_as}: "
-            "a partition was detached, or the key changed, so that nobody knows which rows are theirs."
+            "a partition was detached and its rows were written, or the key changed, so that nobody knows which rows"
+            " are theirs."
         )
 
 
-def unclaimed(conn: Connection, entry: UndoEntry) -> UnclaimedValues:
+def unclaimed(
+    conn: Connection, entry: UndoEntry, *, is_over: bool = False, is_written: bool = False
+) -> UnclaimedValues:
     """Return the captured values of a column that a revert gives to nobody, though nobody has deleted their row.
 
-    Ask before the revert ends, for it drops the triggers.
+    Ask before the revert ends, for it drops the triggers. When it ``is_over``, a row that has its value has got it.
+    Where the table ``is_written`` before by the same rollback, no row's version tells any more that it is that of then.
+    Locks: AccessShareLock on the table.
     """
     columns = {one["name"] for one in rows(conn, "side_columns", kept_as=entry.side.as_string(None))}
     if GONE not in columns:
@@ -58,10 +65,11 @@ def unclaimed(conn: Connection, entry: UndoEntry) -> UnclaimedValues:
     part = sql.Identifier("k", PART) if PART in columns else None
     gone, value = sql.Identifier("k", GONE), sql.Identifier("k", VALUE)
     source = sql.SQL(
-        "FROM {} AS k WHERE {} AND {} IS NOT NULL AND ({} = {} OR ({} IS NULL AND NOT {}))"
+        "FROM {} AS k WHERE {} AND {} IS NOT NULL AND ({} = {} OR ({} IS NULL AND NOT {} AND NOT {}))"
     ).format(
         entry.side, is_row("k", columns), value, gone, sql.Literal(UNKNOWN), gone,
         is_there(entry.kept_as, "k", columns, part=part),
+        sql.SQL("false") if is_written else _has_row(conn, entry, columns, is_over=is_over),
     )  # fmt: skip
     keys = [as_text(sql.Identifier("k", key_name(number))) for number in range(len(entry.key))]
     shown = sql.SQL(", ").join([*keys, sql.SQL("pg_catalog.left({}, {})").format(as_text(value), _SHOWN_CHARS)])
@@ -75,3 +83,18 @@ def unclaimed(conn: Connection, entry: UndoEntry) -> UnclaimedValues:
         for one in found
     ]
     return UnclaimedValues(entry, int(count), tuple(lines))
+
+
+def _has_row(conn: Connection, entry: UndoEntry, columns: Collection[str], *, is_over: bool) -> sql.Composable:
+    """Return the condition that the row of a captured value is known, though its partition was detached meanwhile."""
+    there = rows(conn, "oid_of", schema=entry.table.schema, name=entry.table.name)
+    found = keyed(conn, table(conn, there[0]["oid"]), entry.key) if there and PART in columns else None
+    if found is None:
+        return sql.SQL("false")
+    part, version = sql.Identifier("t", "tableoid"), sql.Identifier("t", "xmin")
+    its = is_there(entry.kept_as, "k", columns, part=part, version=version)
+    column = found.columns.get(entry.columns[0])
+    if is_over and column is not None:
+        now, then = sql.Identifier("t", column.name), column.reverted(sql.Identifier("k", VALUE))
+        its = sql.SQL("{} OPERATOR(pg_catalog.*=) {}").format(record(now), record(column.in_own_type(then)))
+    return sql.SQL("EXISTS (SELECT FROM {} AS t WHERE {} AND {})").format(found.source, found.matches("t", "k"), its)
