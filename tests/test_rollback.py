@@ -194,31 +194,38 @@ def test_rows_of_today_that_stand_against_it_are_listed_and_nothing_changes(proj
 def test_rows_in_conflict_wait_for_a_decision(project: Project) -> None:
     """stop lists them with both values and changes nothing; restore overwrites them."""
     target = project(folder={"0001_a.sql": "UPDATE k SET v = 'new';"})
-    do(target, "CREATE TABLE k (n int PRIMARY KEY, v text); INSERT INTO k VALUES (1, 'a'), (2, 'b')")
+    do(target, "CREATE TABLE k (n int PRIMARY KEY, v text); INSERT INTO k VALUES (1, 'a'), (2, 'b'), (3, 'c')")
     assert run("release")[1] == 0
-    do(target, "UPDATE k SET v = 'mine' WHERE n = 2")
+    do(target, "UPDATE k SET v = 'mine' WHERE n = 2; DELETE FROM k WHERE n = 3")
     made, code = run("rollback")
     assert (code, made.status) == (3, Status.REFUSED)
     lines = error(made).splitlines()
-    assert lines[0] == "1 row that 0001_a changed was changed by somebody since"
-    assert "'b'" in lines[1]
-    assert "'mine'" in lines[1]
-    assert "-p on_conflict=keep" in lines[3]
+    assert lines[0] == "2 rows that 0001_a changed were changed by somebody since"
+    assert lines[1:4] == [
+        "Detail: ",
+        "  \"public\".\"k\" (n 2) changed since 0001_a:1: before v 'b'; wrote v 'new'; now v 'mine'",
+        "  \"public\".\"k\" (n 3) deleted since 0001_a:1: before v 'c'; wrote v 'new'; now no row",
+    ]
+    assert "-p on_conflict=keep" in lines[5]
     assert rows(target, "SELECT v FROM k ORDER BY n") == [("new",), ("mine",)]
     with pytest.raises(WrongInput) as nothing:
         acceptance.accept(made.run_id, [])
     assert nothing.value.lines()[1:] == [
         f"Detail: Cell what-about-new-rows: {lines[0]}.",
         "State: Nothing changed in the database or in the record.",
-        lines[3],
+        lines[5],
     ]
     listed = (made.folder / "conflicts.csv").read_text().splitlines()
     assert [line.split(",", 1)[1] for line in listed[1:]] == [
-        "0001_a:1,public.k,n '2',changed,v,'b','new','mine',somebody has to decide"
+        "0001_a:1,public.k,n '2',changed,v,'b','new','mine',somebody has to decide",
+        "0001_a:1,public.k,n '3',deleted,v,'c','new',no row,somebody has to decide",
     ]
     made, code = run("rollback", on_conflict="restore")
     assert (code, made.status) == (0, Status.DONE)
-    assert (made.folder / "conflicts.csv").read_text().endswith("overwritten with the value before\n")
+    assert ",'mine',overwritten with the value before\n" in (made.folder / "conflicts.csv").read_text()
+    (left,) = made.folder.glob("conflicts-left-*.csv")
+    assert left.read_text().endswith("0001_a:1,public.k,n '3',deleted,v,'c','new',no row,stays deleted\n")
+    assert left.name in outputs(made, "verdict")
     assert rows(target, "SELECT v FROM k ORDER BY n") == [("a",), ("b",)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pgrunbook.plan.step import Batches
 from pgrunbook.procedures import undo_data_views
 from pgrunbook.undo_data import (
     StepKey,
+    UndoEntry,
     capture_batches,
     capture_statement,
     conflict_file,
@@ -30,6 +31,7 @@ from pgrunbook.undo_data import (
     revert,
 )
 from pgrunbook.undo_data.capture_rows import capture_obstacle
+from pgrunbook.undo_data.conflicts import EachConflict
 from pgrunbook.undo_data.size_estimate import size_estimate
 from servers import Server
 from undo_data_stage import give_back_migration
@@ -223,6 +225,35 @@ def test_cut_off_giving_back_goes_on(conn: Conn) -> None:
     conn.execute("UPDATE t SET b = 'b200' WHERE id = 200")
     assert state(conn, "t") == before
     assert revert(conn, kept).rows == 200
+
+
+@pytest.mark.newest
+def test_rows_left_by_a_revert_that_was_cut_off_are_all_in_its_file(conn: Conn, tmp_path: Path) -> None:
+    """Cut off between two batches, and while the file is written: the last try lists what all have left."""
+    loop(conn, "UPDATE t SET b = repeat(b, 300) WHERE pgrunbook_range")
+    conn.execute("UPDATE t SET b = 'mine' WHERE id IN (1, 100, 200)")
+    (kept,) = list_entries(conn)
+
+    def fail(rows: int) -> None:
+        raise KeyboardInterrupt(str(rows))
+
+    @contextmanager
+    def full(entry: UndoEntry) -> Iterator[EachConflict]:
+        with left_file(tmp_path, entry) as each:
+            yield lambda one: (each(one), fail(1))[0]
+
+    with pytest.raises(KeyboardInterrupt):
+        revert(conn, kept, on_conflict="keep", rows=1, on_batch=fail, left_rows=lambda part: left_file(tmp_path, part))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt):
+        revert(conn, list_entries(conn)[0], on_conflict="keep", left_rows=full)
+    assert list(tmp_path.iterdir()) == []
+    name = f"conflicts-left-{kept.kept_as}.csv"
+    (tmp_path / f".{name}.killed").write_text("half")
+    given = revert(conn, list_entries(conn)[0], on_conflict="keep", left_rows=lambda part: left_file(tmp_path, part))
+    assert (given.rows, given.left.rows) == (197, 3)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sorted(row["key"] for row in written(tmp_path / name)) == ["id '1'", "id '100'", "id '200'"]
 
 
 def test_later_change_of_another_column_is_no_conflict_and_stays(conn: Conn) -> None:

@@ -21,6 +21,8 @@ def table_file(path: Path, headings: Sequence[str]) -> Iterator[RowWriter]:
     Raises RecordFailed as write_atomically does.
     """
     count = 0
+    for half in path.parent.glob(f".{path.name}.*"):
+        half.unlink()  # its process was killed; whoever writes here has the folder for itself
     with replacement(path) as file:
         writer = csv.writer(file)
         writer.writerow(headings)
