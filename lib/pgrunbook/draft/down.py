@@ -246,7 +246,12 @@ class _Writer:
                 settled = undo_data.discard_changed(self.conn, back.keeps[place])
                 if settled:
                     self.also(_pseudo(file, one.line, "DELETE", settled[0].sql), settled, execute=True)
-            for statement in statements.parse(step.sql, file):
+            written = step.sql
+            for place in step.fills:
+                before_it, written = undo_data.converting(self.conn, back.keeps[place], written)
+                if before_it:
+                    self.also(_pseudo(file, one.line, "CREATE FUNCTION", before_it[0].sql), before_it, execute=True)
+            for statement in statements.parse(written, file):
                 there = Place(self.name, one.line)
                 also = [back.keeps[place] for place in step.fills]
                 kept += self.write(replace(statement, line=one.line, policy=step.policy, place=there), also)

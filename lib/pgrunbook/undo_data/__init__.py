@@ -17,10 +17,12 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.conflict_file import FILE, LEFT_FILES, Conflicting, conflict_file, left_file
 from pgrunbook.undo_data.conflicts import MOST_LINES, Conflicts, conflicts, family
 from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mark_reverted
+from pgrunbook.undo_data.key_values import is_own_key
 from pgrunbook.undo_data.parked_tables import unpark
 from pgrunbook.undo_data.reapplication import Reapplication, captured_from, reapply, still_captured, to_reapply
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, followed, list_entries, purge
 from pgrunbook.undo_data.revert_columns import (
+    converting,
     discard_changed,
     discard_reverted,
     has_key,
@@ -57,6 +59,7 @@ __all__ = [
     "check_foreign_keys",
     "conflict_file",
     "conflicts",
+    "converting",
     "discard_changed",
     "discard_reverted",
     "entries_of_migration",
@@ -66,6 +69,7 @@ __all__ = [
     "free_name",
     "has_key",
     "is_changed_type",
+    "is_own_key",
     "left_file",
     "list_entries",
     "mark_reverted",

@@ -30,6 +30,7 @@ from pgrunbook.sql.deparse import text
 from pgrunbook.sql.tree import constraint_kind, quoted, subcommand, tree
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.followers import Followers, obstacle, trigger_name
+from pgrunbook.undo_data.key_values import key_after
 from pgrunbook.undo_data.row_notes import GONE, NEW, PART, function_name
 from pgrunbook.undo_data.tables import (
     SCHEMA,
@@ -97,7 +98,8 @@ WHERE b.{gone} = {again} ON CONFLICT DO NOTHING""",
 class ColumnCapture:
     """A column to capture, with its table as it is now, and its side table.
 
-    Of a key that is new with the statement, nothing can be captured before.
+    Of a key that is new with the statement, nothing can be captured before. ``made`` is the new value of a key whose
+    type the statement changes; the table then has its key as it is after the statement.
     """
 
     keep: Keep
@@ -105,6 +107,7 @@ class ColumnCapture:
     column: CapturedColumn
     changes_type: bool = False
     is_key_new: bool = False
+    made: sql.Composable | None = None
 
     @property
     def side(self) -> sql.Identifier:
@@ -199,8 +202,23 @@ class ColumnCapture:
         ]
 
     def _copy(self) -> str:
+        if self.made is not None:
+            return self._copy_of_key(self.made)
         copied = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} AS t WHERE {} ON CONFLICT DO NOTHING").format(
             self.side, self._targets(), self._values("t"), self.table.source, sql.SQL(RANGE)
+        )
+        return text(copied)
+
+    def _copy_of_key(self, made: sql.Composable) -> str:
+        """Copy old keys beside new ones; no alias hides the name that the statement may give the table."""
+        key = [
+            column.captured(made if column.name == self.column.name else sql.Identifier(column.name))
+            for column in self.key
+        ]
+        part = [sql.SQL("tableoid")] if self.table.is_partitioned else []
+        values = sql.SQL(", ").join([*key, self.column.captured(sql.Identifier(self.column.name)), *part])
+        copied = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} WHERE {} ON CONFLICT DO NOTHING").format(
+            self.side, self._targets(), values, self.table.source, sql.SQL(RANGE)
         )
         return text(copied)
 
@@ -307,13 +325,22 @@ def column_capture(
     if relation is not None and relation.inherits_down:
         raise CannotCaptureError(f"{keep.table} has child tables, and no unique key spans them")
     keys = [columns for columns in keys_of(conn, found.oid) if not {name, *without} & {*columns}]
+    own = key_after(conn, found, name, statement, without) if changes_type and not keys else None
+    if own is not None:
+        after, made = own
+        _refuse_obstacle(after, keep)
+        return ColumnCapture(replace(keep, key=after.key), after, found.columns[name], changes_type=True, made=made)
     there = keyed(conn, found, keys[0]) if keys else _added_key(conn, found, statement, {name, *without})
     if there is None:
         raise CannotCaptureError(f"{keep.table} has no unique key without this column")
     found = there
+    _refuse_obstacle(found, keep)
+    return ColumnCapture(replace(keep, key=found.key), found, found.columns[name], changes_type, not keys)
+
+
+def _refuse_obstacle(found: CapturedTable, keep: Keep) -> None:
     if obstacle(found):
         raise CannotCaptureError(f"{keep.table} {obstacle(found)}")
-    return ColumnCapture(replace(keep, key=found.key), found, found.columns[name], changes_type, not keys)
 
 
 def _added_key(conn: Connection, found: CapturedTable, statement: str, goes: Collection[str]) -> CapturedTable | None:

@@ -159,7 +159,7 @@ def _capturing_columns(
         capture = column_capture(
             conn, keep, changes_type=changes, statement=expansion.statement.sql, without=others, rows_conn=rows_conn
         )
-        is_one = capture.is_key_new or (changes and site.direction == "down")
+        is_one = capture.is_key_new or capture.made is not None or (changes and site.direction == "down")
         found.append((capture, not is_one and is_large(conn, capture.table, rows_conn, batch_rows)))
     before = [step for capture, large in found if large for step in capture.before(batch_rows)]
     place = next((n for n, step in enumerate(expansion.steps) if _destroys(step, expansion)), None)

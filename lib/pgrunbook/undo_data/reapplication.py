@@ -18,6 +18,7 @@ from pgrunbook.sql.deparse import text
 from pgrunbook.sql.tree import dotted_name
 from pgrunbook.undo_data.capture_columns import VALUE, is_large
 from pgrunbook.undo_data.entries import as_keep
+from pgrunbook.undo_data.key_values import is_own_key
 from pgrunbook.undo_data.registry import UndoEntry, find
 from pgrunbook.undo_data.revert_columns import filling, writes
 from pgrunbook.undo_data.row_notes import GONE, are_at_work
@@ -137,6 +138,10 @@ def _column(
         return _left(entry, f"column {name} is generated")
     if keyed(branch, found, entry.key) is None:
         return _left(entry, f"{dotted_name(*entry.table)} has no unique index on {', '.join(entry.key)} now")
+    if is_own_key(as_keep(entry)):
+        waiting = still_captured(conn, [entry.migration])
+        is_empty = all(not values for other, values in waiting if other.id == entry.id)
+        return Reapplication() if is_empty else _left(entry, f"column {name} is the key by which rows are found")
     if not _is_taken(conn, value, column):
         return _left(entry, f"column {name} has type {column.type} now, and the values are {value.type}")
     there = rows(conn, "oid_of", schema=entry.table.schema, name=entry.table.name)

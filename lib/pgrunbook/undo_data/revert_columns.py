@@ -32,9 +32,11 @@ from pgrunbook.undo_data.capture_columns import (
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.followers import Followers
+from pgrunbook.undo_data.key_values import conversion_end, converted, discarded, is_own_key, same_row
 from pgrunbook.undo_data.row_notes import GONE, NEW, are_at_work, is_there
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, keyed, keyed_without_index, rows
 
+CHANGED_STAYS = "Rows that somebody has changed since keep their values."
 _PART, _VERSION = sql.Identifier("t", "tableoid"), sql.Identifier("t", "xmin")
 _NOT_CONSTANT = (ast.ColumnRef, ast.FuncCall, ast.SQLValueFunction, ast.SubLink, ast.ParamRef)
 
@@ -60,6 +62,8 @@ def revert_column(
             f"nobody knows which rows of {keep.table} are those of then: somebody has made the table anew, or switched"
             " triggers of pgrunbook off"
         )
+    if is_own_key(keep):
+        return (conversion_end(keep),)
     size = batch_rows if loops else None
     if had_key and keyed(conn, found, keep.key) is None:
         steps = _watching(conn, found, keep, column, condition, says)
@@ -176,13 +180,36 @@ def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     found, name = place(conn, keep)
     found = keyed_as_captured(conn, found, keep)
     locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(found.source)
+    if is_own_key(keep):
+        unchanged = _forgotten_keys(conn, found, keep, name)
+        return (SafeStep(f"{text(locked)};\n{unchanged}", CHANGED_STAYS, own_transaction=False, quick=False),)
     forgotten = sql.SQL("DELETE FROM {} AS k USING {} AS t WHERE {} AND {} AND {} IS DISTINCT FROM k.{}").format(
         sql.Identifier(SCHEMA, keep.kept_as), found.source, found.matches("t", "k"),
         is_there(keep.kept_as, "k", _side_columns(conn, keep), part=_PART, version=_VERSION),
         hash_of_new("t", name), sql.Identifier(NEW),
     )  # fmt: skip
-    says = "Rows that somebody has changed since keep their values."
-    return (SafeStep(f"{text(locked)};\n{text(forgotten)}", says, own_transaction=False, quick=False),)
+    return (SafeStep(f"{text(locked)};\n{text(forgotten)}", CHANGED_STAYS, own_transaction=False, quick=False),)
+
+
+def converting(conn: Connection, keep: Keep, statement: str) -> tuple[tuple[SafeStep, ...], str]:
+    """Return the steps before the statement that changes a column's type back, and that statement.
+
+    Where the column is the key by which its values are found, the statement itself gives each row its old one.
+    Raises CannotCaptureError when the table has no unique index on the captured key any more.
+    """
+    if not is_own_key(keep):
+        return (), statement
+    now = keyed_as_captured(conn, place(conn, keep)[0], keep)
+    made, asking = converted(now, keep, statement)
+    return (made,), asking
+
+
+def _forgotten_keys(conn: Connection, found: CapturedTable, keep: Keep, name: str) -> str:
+    is_its = sql.SQL("{} AND {} IS NOT DISTINCT FROM k.{}").format(
+        is_there(keep.kept_as, "k", _side_columns(conn, keep), part=_PART, version=_VERSION),
+        hash_of_new("t", name), sql.Identifier(NEW),
+    )  # fmt: skip
+    return discarded(found, keep, is_its)
 
 
 def discard_reverted(conn: Connection, keep: Keep, reverted: Keep) -> tuple[SafeStep, ...]:
@@ -191,15 +218,20 @@ def discard_reverted(conn: Connection, keep: Keep, reverted: Keep) -> tuple[Safe
     The others are computed again when the migration goes up again: their rows get what ``reverted`` holds. Run it in
     the transaction that changes the type back.
     """
+    says = f"Of {keep.table}.{keep.column}, what nobody has written is computed again when the migration goes up again."
+    if is_own_key(keep):
+        known = sql.SQL("DELETE FROM {} AS n USING {} AS k WHERE {}").format(
+            sql.Identifier(SCHEMA, keep.kept_as), sql.Identifier(SCHEMA, reverted.kept_as), same_row(keep, reverted)
+        )
+        return (SafeStep(text(known), says, own_transaction=False, quick=False),)
     found, _ = place(conn, keep)
     was, is_ = keyed_as_captured(conn, found, reverted), keyed_as_captured(conn, found, keep)
-    discarded = sql.SQL("DELETE FROM {} AS n USING {} AS t, {} AS k WHERE {} AND {} AND {}").format(
+    unwritten = sql.SQL("DELETE FROM {} AS n USING {} AS t, {} AS k WHERE {} AND {} AND {}").format(
         sql.Identifier(SCHEMA, keep.kept_as), found.source, sql.Identifier(SCHEMA, reverted.kept_as),
         is_.matches("t", "n"), was.matches("t", "k"),
         is_there(reverted.kept_as, "k", _side_columns(conn, reverted), part=_PART, version=_VERSION),
     )  # fmt: skip
-    says = f"Of {keep.table}.{keep.column}, what nobody has written is computed again when the migration goes up again."
-    return (SafeStep(text(discarded), says, own_transaction=False, quick=False),)
+    return (SafeStep(text(unwritten), says, own_transaction=False, quick=False),)
 
 
 def has_key(conn: Connection, keep: Keep) -> bool:

@@ -72,7 +72,7 @@ def _converted(world: World, table: JudgedTable, cmd: Any, what: str, word: str)
     made = f"CAST({expression(value)} AS {old})"
     read = dict.fromkeys([*columns_below(value), *([today] if today else [])])
     params = {each: f"pgrunbook_{number}" for number, each in enumerate(read)}
-    if today and _only_casts(using, cmd.name) and (missing is None or isinstance(using, ast.CaseExpr)):
+    if today and _only_casts(using, cmd.name) and (missing is None or _takes_captured(cmd)):
         is_other = _compared(world, table.types[today], old, via_text=_via_text(using))
         where, caught = is_other(made, f"t.{identifier(today)}"), is_other("made", params[today])
         words = _words(word, "cannot keep its value as", "cannot keep their value as")
@@ -89,8 +89,18 @@ def _converted(world: World, table: JudgedTable, cmd: Any, what: str, word: str)
 
 
 def _using(cmd: Any) -> Any:
-    """Return the expression of the old value: that of USING, or the column itself."""
+    """Return the expression of the old value: that of USING behind captured values, or the column itself."""
+    if isinstance(cmd.def_.raw_default, ast.CoalesceExpr) and _takes_captured(cmd):
+        return cmd.def_.raw_default.args[1]
     return cmd.def_.raw_default or ast.ColumnRef(fields=(ast.String(sval=cmd.name),), location=-1)
+
+
+def _takes_captured(cmd: Any) -> bool:
+    """Tell whether USING has the form that a way back has for captured values."""
+    using = cmd.def_.raw_default
+    if isinstance(using, ast.CoalesceExpr) and isinstance(using.args[0], ast.FuncCall):
+        return strings(using.args[0].funcname)[0] == "pgrunbook"
+    return isinstance(using, ast.CaseExpr)
 
 
 def _only_casts(node: Any, name: str) -> bool:

@@ -90,8 +90,10 @@ WITH RECURSIVE us AS (
     FROM objects AS o
     JOIN pg_catalog.pg_proc AS p ON o.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = o.objid
     WHERE o.nspname = 'pgrunbook'
-      AND p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16})$'
-      AND p.prorettype = 'pg_catalog.trigger'::regtype
+      AND (p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16})$'
+           AND p.prorettype = 'pg_catalog.trigger'::regtype
+           -- Only within the transaction that changes the type of a key back.
+           OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$')
 ), sequences AS (
     SELECT c.oid,
            c.relnamespace,
@@ -361,7 +363,8 @@ WHERE EXISTS (SELECT FROM pg_catalog.pg_namespace AS n WHERE n.nspname = pg_cata
                     AND (x.name IN (k.kept_as, k.kept_as || '.' || k.table_name)
                          OR pg_catalog.starts_with(x.name, 'write_')
                             AND (k.kept_as = pg_catalog.substr(x.name, 7)
-                                 OR pg_catalog.starts_with(k.kept_as, pg_catalog.substr(x.name, 7) || '_'))))
+                                 OR pg_catalog.starts_with(k.kept_as, pg_catalog.substr(x.name, 7) || '_'))
+                         OR pg_catalog.starts_with(x.name, 'old_') AND k.kept_as = pg_catalog.substr(x.name, 5)))
 ORDER BY x.name
 
 -- name: granted

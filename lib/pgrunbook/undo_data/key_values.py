@@ -1,0 +1,150 @@
+"""The captured values of a key whose type changes with loss: each row's old key is kept beside its new one.
+
+No other key tells the rows, so both are read from a row before the statement: the key as it is, and as the statement
+will make it. Two rows that become one key fail the statement itself, by the index of the key.
+
+On the way back the old keys come back with their type, in one rewrite: a function that finds the old key by the new
+one is asked by USING, and dropped again. No row has a value in between that another row has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import psycopg
+from pglast import ast
+from psycopg import sql
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.facts import Facts
+from pgrunbook.plan.step import Keep, SafeStep
+from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
+from pgrunbook.sql.tree import dotted_name, quoted, strings, subcommand, tree
+from pgrunbook.sql.tree import text as written
+from pgrunbook.undo_data.cascades import CannotCaptureError
+from pgrunbook.undo_data.row_notes import GONE
+from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, keys_of, table
+
+_FOUND = (
+    "CREATE FUNCTION {}({}) RETURNS {} LANGUAGE sql STABLE SET search_path = '' AS {}; REVOKE ALL ON FUNCTION {} FROM"
+    " PUBLIC"
+)
+
+
+def is_own_key(keep: Keep) -> bool:
+    """Tell whether a captured column is part of the key by which its values are found."""
+    return keep.kind == "column" and keep.column in map(quoted, keep.key)
+
+
+def key_after(
+    conn: Connection, found: CapturedTable, name: str, statement: str, goes: Collection[str]
+) -> tuple[CapturedTable, sql.Composable] | None:
+    """Return a table with the key that a statement gives another type, as it is then, and the key's new value.
+
+    None where ``name`` is in no key, or other columns of ``goes`` are in it, too. The statement is tried on ``conn``,
+    and aborted. Raises CannotCaptureError where its new values are others each time.
+    """
+    key = next((key for key in keys_of(conn, found.oid) if {*key} & {name, *goes} == {name}), None)
+    cmd = _change(tree(statement), quoted(name)) if key and statement else None
+    if key is None or cmd is None:
+        return None
+    if cmd.def_.raw_default is not None and Facts(conn).volatile(cmd.def_.raw_default):
+        raise CannotCaptureError(
+            f"the new values of {dotted_name(*found.name, name)}, its only key, are others each time"
+        )
+    try:
+        with conn.transaction(force_rollback=True):
+            with conn.as_target():
+                conn.execute(statement.encode())
+            after = keyed(conn, table(conn, found.oid), key)
+    except psycopg.Error as exc:
+        raise CannotCaptureError(f"the server says {exc.diag.message_primary}") from exc
+    if after is None:
+        return None
+    made = expression(_value(cmd))
+    return after, sql.SQL("CAST({} AS {})").format(sql.SQL(made), sql.SQL(after.columns[name].type))
+
+
+def converted(now: CapturedTable, keep: Keep, statement: str) -> tuple[SafeStep, str]:
+    """Return the step that makes the function, and the statement that changes the type of a key back by it.
+
+    ``now`` is the table with the key by which it was captured, before the statement.
+    """
+    node = tree(statement)
+    cmd = _change(node, keep.column)
+    key = now.named(now.key)
+    returns = written(cmd.def_.typeName)
+    pairs = [
+        sql.SQL("{} {} {}").format(
+            sql.SQL(f"${n + 1}"), sql.SQL(operator), column.reverted(sql.Identifier("k", key_name(n)))
+        )
+        for n, (column, operator) in enumerate(zip(key, now.operators, strict=True))
+    ]
+    body = sql.SQL("SELECT CAST(k.pgrunbook_value AS {}) FROM {} AS k WHERE {} AND k.{} IS NULL").format(
+        sql.SQL(returns), sql.Identifier(SCHEMA, keep.kept_as), sql.SQL(" AND ").join(pairs), sql.Identifier(GONE)
+    )
+    made = sql.SQL(_FOUND).format(
+        _function(keep), sql.SQL(", ").join(sql.SQL(column.type) for column in key), sql.SQL(returns),
+        sql.Literal(text(body)), _function(keep),
+    )  # fmt: skip
+    asked = sql.SQL("{}({})").format(_function(keep), sql.SQL(", ").join(sql.Identifier(c.name) for c in key))
+    other = expression(_cast(_value(cmd), cmd.def_.typeName))
+    using = parsed(f"SELECT coalesce({text(asked)}, {other})").targetList[0].val
+    cmds = tuple(
+        changed(one, def_=changed(one.def_, raw_default=using)) if one.name == cmd.name and one.subtype == cmd.subtype
+        else one
+        for one in node.cmds
+    )  # fmt: skip
+    says = f"The old {keep.column} of each row of {keep.table} is found by the new one."
+    return SafeStep(text(made), says, own_transaction=False), printed(changed(node, cmds=cmds))
+
+
+def conversion_end(keep: Keep) -> SafeStep:
+    """Return the step that drops the function: the values are there."""
+    says = f"The captured values of {keep.table}.{keep.column} are reverted."
+    dropped = sql.SQL("DROP FUNCTION {}").format(_function(keep))
+    return SafeStep(text(dropped), says, own_transaction=False, quick=False, gives_back=(keep.kept_as,))
+
+
+def discarded(now: CapturedTable, keep: Keep, is_unchanged: sql.Composable) -> str:
+    """Return the statement that discards captured values that no row of today gets back."""
+    return text(
+        sql.SQL("DELETE FROM {} AS k WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {} AND {})").format(
+            sql.Identifier(SCHEMA, keep.kept_as), now.source, now.matches("t", "k"), is_unchanged
+        )
+    )
+
+
+def same_row(keep: Keep, reverted: Keep) -> sql.Composable:
+    """Return the condition that a key captured on the way back (n) is the one that ``reverted`` (k) knows as new."""
+    by = {name: n for n, name in enumerate(reverted.key)}
+    pairs = [
+        sql.SQL("n.{} = k.{}").format(
+            sql.Identifier("pgrunbook_value" if quoted(name) == keep.column else key_name(n)),
+            sql.Identifier(key_name(by[name])),
+        )
+        for n, name in enumerate(keep.key)
+    ]
+    return sql.SQL(" AND ").join(pairs)
+
+
+def _function(keep: Keep) -> sql.Identifier:
+    return sql.Identifier(SCHEMA, f"old_{keep.kept_as}")
+
+
+def _change(node: Any, column: str) -> Any:
+    cmds = (cmd for cmd in getattr(node, "cmds", None) or () if subcommand(cmd) == "AlterColumnType")
+    return next((cmd for cmd in cmds if quoted(cmd.name) == column), None)
+
+
+def _value(cmd: Any) -> Any:
+    return cmd.def_.raw_default or ast.ColumnRef(fields=(ast.String(sval=cmd.name),), location=-1)
+
+
+def _cast(node: Any, type_name: Any) -> Any:
+    """Return a value in a type, which is not cut: the change of type refuses one that is too long."""
+    names = type_name.names
+    if strings(names)[-1] == "bpchar":  # char without a length is char(1)
+        names = (ast.String(sval="bpchar"),)
+    return ast.TypeCast(arg=node, typeName=changed(type_name, names=names, typmods=None), location=-1)
