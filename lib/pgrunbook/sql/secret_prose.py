@@ -82,6 +82,7 @@ _WORDS_ALONE = (
     # hashes of passwords: crypt(3), PHC strings, Django, LDAP
     re.compile(
         r"(?<![\w$])(?P<secret>(?:\$(?:2[abxy]?|1|5|6|7|y|gy|apr1|sha1|argon2\w*|scrypt|pbkdf2[\w-]*)\$"
+        r"(?!(?:function|procedure)+\$)"  # $1 at the end of a body as pg_get_functiondef quotes it
         r"|(?:pbkdf2_\w+|bcrypt_sha256|scrypt|argon2)\$)[\w./+=,$*-]{8,}|\{(?:SSHA|SHA|SMD5|CRYPT)\d*\}[\w+/=$.]{8,})"
     ),
     # beside the id of an AWS key its secret, which begins with nothing that tells
