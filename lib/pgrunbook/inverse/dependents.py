@@ -21,6 +21,8 @@ _RANKS = {
     "pg_trigger": 16, "pg_publication": 17, "pg_publication_rel": 18, "pg_publication_namespace": 18,
 }  # fmt: skip
 _LATE = 5
+# What an operator family holds, and CREATE EXTENSION makes with it.
+_OF_FAMILY = ("pg_amop", "pg_amproc")
 
 Rank = tuple[int, int, int]
 
@@ -134,6 +136,8 @@ class DependentSet:
             if kind == "i" and (whole := (*other[:2], 0)) in self.needs:
                 return whole
             if kind == "e" and other in self.needs:
+                return other
+            if kind == "a" and self.catalogs[address] in _OF_FAMILY and other in self.needs:
                 return other
         if address[0] == _CLASS and address[2] and (address[0], address[1], 0) in self.needs:
             return (address[0], address[1], 0)
