@@ -371,9 +371,9 @@ NO_WAY = {
     "ALTER INDEX rare.events_kind ATTACH PARTITION rare.people_age": "PostgreSQL cannot detach index people_age from rare.events_kind",
     "DO $$ BEGIN EXECUTE 'DROP TABLE ' || current_user; END $$": "nobody can know what a DO block did, because it puts its statements together when it runs",
     "DO $$ BEGIN IF EXISTS (SELECT FROM rare.people) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE",
-    "DO $$ BEGIN IF true THEN DROP TABLE rare.things; END IF; END $$": "what a DO block destroys is not captured",
+    "DO $$ BEGIN IF true THEN DROP TABLE rare.things; CREATE TABLE rare.b (); END IF; END $$": "what a DO block destroys is not captured",
     "DO LANGUAGE sql 'SELECT 1'": "nobody can know what a DO block did, because its code cannot be read",
-    "DO 'BEGIN CREATE TABLE a (); END'": "a DO block executes CREATE TABLE",
+    "DO 'BEGIN LOOP CREATE TABLE a (); END LOOP; END'": "a DO block executes CREATE TABLE",
     "IMPORT FOREIGN SCHEMA public FROM SERVER far INTO rare": "nobody can know which foreign tables it will create",
     "UPDATE rare.adults SET name = 'x'": "rare.adults is a view, and the statement does not name its tables",
 }

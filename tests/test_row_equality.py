@@ -115,6 +115,7 @@ t.at: UPDATE t SET at = now()
 t.at: UPDATE t SET at = CURRENT_TIMESTAMP, a = a + 1 WHERE id < 9
 t.at: UPDATE t SET at = clock_timestamp() - interval '1 day'
 t.at: UPDATE t SET at = LOCALTIMESTAMP
+t.at: DO 'BEGIN UPDATE t SET at = clock_timestamp();END'
 t.at + t.u: UPDATE t AS x SET (at, u) = (SELECT now(), gen_random_uuid())
 t.u: UPDATE t SET u = gen_random_uuid()
 t.b: UPDATE t SET b = random()::text
@@ -170,7 +171,7 @@ d: CREATE TRIGGER log AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION log(); DEL
 d: CREATE TRIGGER log AFTER TRUNCATE ON t FOR EACH STATEMENT EXECUTE FUNCTION log(); TRUNCATE t
 d: CREATE TRIGGER log AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION log(); UPDATE t SET a = 1; DROP TRIGGER log ON t
 n: CREATE TABLE n (at timestamptz); CREATE TRIGGER w AFTER UPDATE ON t EXECUTE FUNCTION into_n(); UPDATE t SET a = 1
-t: DO 'BEGIN UPDATE t SET at = clock_timestamp();END'
+t: DO 'BEGIN FOR i IN 1..2 LOOP UPDATE t SET at = clock_timestamp();END LOOP;END'
 t: SELECT stamp(3)
 t: CALL stamp_all()
 mv: UPDATE t SET a = a + 1; CREATE MATERIALIZED VIEW mv AS SELECT clock_timestamp() AS at

@@ -14,16 +14,16 @@ import psycopg
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.sqlstate import Meaning, meaning
-from pgrunbook.inverse import alter, alter_other, cluster_wide, create, drop, grants, no_inverse, rows
+from pgrunbook.inverse import alter, alter_other, cluster_wide, create, do_block, drop, grants, no_inverse, rows
 from pgrunbook.inverse.alter_table import alter_table
 from pgrunbook.inverse.no_inverse import because, nothing
 from pgrunbook.inverse.reader import Reader, reading
 from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import secrets
-from pgrunbook.sql.do_guard import conditional, guarded
+from pgrunbook.sql.do_branches import branches
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import text, tree
+from pgrunbook.sql.tree import tree
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Inverter:
         node = tree(statement.sql)
         try:
             with reading(self._conn) as reader:
-                _INVERSES.get(type(node).__name__, _unknown)(reader, way, node)
+                _inverse(reader, way, node)
         except NoInverseError as reason:
             return Undo(statement, (), because=_sentence(str(reason)))
         except psycopg.Error as exc:
@@ -72,17 +72,16 @@ def _unknown(_reader: Reader, _way: Way, node: Any) -> None:
 
 
 def _do(reader: Reader, way: Way, node: Any) -> None:
-    """DO: take the statement back that it guards, unless that finds its object there; of another block, the rows."""
-    inner, found = guarded(node), conditional(node)
-    if found is not None and not isinstance(found[1], no_inverse.CHANGES_ROWS):
-        if reader.is_true(text(found[0])):
-            _INVERSES.get(type(found[1]).__name__, _unknown)(reader, way, found[1])
-        if way.keeps:
-            raise NoInverseError("cannot be undone, because what a DO block destroys is not captured.")
-    elif inner is None:
+    """DO: take back the plain statements that it will execute; of another block, the rows."""
+    found = branches(node)
+    if found is None or all(isinstance(one.node, no_inverse.CHANGES_ROWS) for one in found):
         no_inverse.run(reader, way, node, "a DO block")
-    elif not create.is_there(reader, inner):
-        _INVERSES[type(inner).__name__](reader, way, inner)
+    else:
+        do_block.take_back(reader, way, found, _inverse)
+
+
+def _inverse(reader: Reader, way: Way, node: Any) -> None:
+    _INVERSES.get(type(node).__name__, _unknown)(reader, way, node)
 
 
 def _call(reader: Reader, way: Way, node: Any) -> None:

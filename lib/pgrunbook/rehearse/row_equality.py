@@ -21,7 +21,7 @@ from pgrunbook.database.sequences import next_number
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.deparse import parsed
-from pgrunbook.sql.do_guard import guarded
+from pgrunbook.sql.do_branches import unfolded
 from pgrunbook.sql.time_texts import is_moment
 from pgrunbook.sql.tree import column_names, function_names, trees, walk
 
@@ -133,7 +133,7 @@ class VolatileRelease:
         updated: Collection[str] = (),
         numbers: bool = False,
     ) -> None:
-        self._nodes = [node for sql in statements for each in trees(sql) for node in walk(each)]
+        self._nodes = [node for sql in statements for each in trees(sql) for node in walk(unfolded(each))]
         self._declared = {declared.object for declared in differs if declared.kind == "values"}
         self._updated, self._numbers = updated, numbers
         self._found = VolatileValues()
@@ -190,7 +190,7 @@ class _Judge:
             case ast.CreateTableAsStmt(into=ast.IntoClause(rel=relation)) | ast.RefreshMatViewStmt(relation=relation):
                 self._add(relation, lambda _: None)
             case ast.DoStmt() | ast.CallStmt():
-                self.found.elsewhere |= guarded(node) is None
+                self.found.elsewhere = True
             case ast.FuncCall():
                 self.found.elsewhere |= self._may_write(node)
 

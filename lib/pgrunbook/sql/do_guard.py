@@ -9,14 +9,10 @@ import pglast
 from pglast import ast, enums
 from pglast.parser import ParseError
 
-from pgrunbook.sql.tree import strings, walk
+from pgrunbook.sql.tree import strings
 
 _BLOCK = re.compile(
     r"\s*BEGIN\s+(?P<statement>.*?);\s*EXCEPTION\s+WHEN\s+duplicate_object\s+THEN\s+null\s*;\s*END\s*;?\s*",
-    re.IGNORECASE | re.DOTALL,
-)
-_CONDITION = re.compile(
-    r"\s*BEGIN\s+IF\s+(?P<condition>.*?)\s+THEN\s+(?P<statement>[^;]*);\s*END\s+IF\s*;\s*END\s*;?\s*",
     re.IGNORECASE | re.DOTALL,
 )
 _TYPES = (ast.CreateEnumStmt, ast.CompositeTypeStmt, ast.CreateRangeStmt, ast.CreateDomainStmt)
@@ -37,29 +33,11 @@ def guarded(node: Any) -> Any | None:
     return inner if isinstance(inner, _TYPES) or _adds_constraint(inner) else None
 
 
-def conditional(node: Any) -> tuple[Any, Any] | None:
-    """Return the query and the statement of a DO block that executes the one IF the other is true; else None.
-
-    The query reads catalogs only: its answer is the same on every copy of the schema.
-    """
-    found = _CONDITION.fullmatch(_body(node)) if isinstance(node, ast.DoStmt) and len(node.args) == 1 else None
-    if found is None:
-        return None
-    try:
-        (condition,), (statement,) = (
-            pglast.parse_sql(f"SELECT {found['condition']}"),
-            pglast.parse_sql(found["statement"]),
-        )
-    except (ParseError, ValueError):
-        return None
-    return (condition.stmt, statement.stmt) if all(map(_is_of_catalog, walk(condition.stmt))) else None
-
-
 def _body(node: Any) -> str:
     return "".join(strings((node.args[0].arg,)))
 
 
-def _is_of_catalog(part: Any) -> bool:
+def is_of_catalog(part: Any) -> bool:
     """Tell whether a part of a query reads no rows of the application, as its name shows."""
     if isinstance(part, ast.FuncCall):
         return len(part.funcname) == 1 or part.funcname[0].sval == "pg_catalog"

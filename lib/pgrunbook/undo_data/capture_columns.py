@@ -27,6 +27,7 @@ from pgrunbook.database.facts import Facts
 from pgrunbook.database.relations import Relation
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import text
+from pgrunbook.sql.do_branches import unfolded
 from pgrunbook.sql.tree import constraint_kind, quoted, subcommand, tree
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.followers import Followers, obstacle, trigger_name
@@ -371,7 +372,7 @@ def is_large(conn: Connection, found: CapturedTable, rows_conn: Connection | Non
 
 def is_changed_type(statement: str, keep: Keep) -> bool:
     """Tell whether a statement changes the type of a captured column."""
-    cmds = getattr(tree(statement), "cmds", None) or ()
+    cmds = [cmd for node in unfolded(tree(statement)) for cmd in getattr(node, "cmds", None) or ()]
     return any(cmd.subtype.name == "AT_AlterColumnType" and quoted(cmd.name) == keep.column for cmd in cmds)
 
 

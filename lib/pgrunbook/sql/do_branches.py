@@ -1,0 +1,169 @@
+"""A DO block that executes plain statements where they are needed: behind IF, or EXCEPTION for what is there already.
+
+What such a block does is known before, as its conditions read catalogs only. Of any other one (loops, variables,
+texts that are put together, other handlers) nothing is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import pglast
+from pglast import ast
+from pglast.parser import ParseError
+
+from pgrunbook.sql.do_guard import is_of_catalog
+from pgrunbook.sql.routines import text_statements
+from pgrunbook.sql.tree import text, trees, walk
+
+# Conditions of handlers, by the errors that say that an object is there already, or is not there.
+THERE = {
+    "duplicate_object", "duplicate_table", "duplicate_column", "duplicate_function", "duplicate_schema",
+    "duplicate_alias", "42710", "42P07", "42701", "42723", "42P06", "invalid_table_definition", "42P16",
+}  # fmt: skip
+MISSING = {
+    "undefined_object", "undefined_table", "undefined_column", "undefined_function", "invalid_schema_name",
+    "42704", "42P01", "42703", "42883", "3F000",
+}  # fmt: skip
+_RETURN, _RAISE = "PLpgSQL_stmt_return", "PLpgSQL_stmt_raise"
+_EXCEPTION_LEVEL = 21
+
+
+class _UnknownError(Exception):
+    """A part of a block whose effect cannot be told before."""
+
+
+@dataclass(frozen=True)
+class BranchStatement:
+    """A statement that a DO block executes where each of these queries has its answer.
+
+    ``handler`` is the number of the block whose handlers take it that an object is there, or is missing; 0 for none:
+    where one statement of it fails, none of it is done.
+    """
+
+    node: Any
+    conditions: tuple[tuple[Any, bool], ...] = ()
+    handler: int = 0
+
+
+def branches(node: Any) -> tuple[BranchStatement, ...] | None:
+    """Return the statements of a DO block that executes nothing else; None for any other statement."""
+    return _branches(text(node)) if isinstance(node, ast.DoStmt) else None
+
+
+def unfolded(node: Any) -> tuple[Any, ...]:
+    """Return the statements of a DO block that executes nothing else, any other statement itself."""
+    found = branches(node)
+    return (node,) if found is None else tuple(one.node for one in found)
+
+
+@lru_cache(maxsize=256)
+def _branches(sql: str) -> tuple[BranchStatement, ...] | None:
+    try:
+        (function,) = pglast.parse_plpgsql(sql)
+        if any("lineno" in next(iter(datum.values())) for datum in _declared(function["PLpgSQL_function"])):
+            return None
+        found = tuple(_Reader().read(function["PLpgSQL_function"]["action"]["PLpgSQL_stmt_block"]))
+    except (ParseError, ValueError, KeyError, _UnknownError):
+        return None
+    return found or None
+
+
+def _declared(function: Any) -> list[Any]:
+    ours = ("found", "sqlstate", "sqlerrm")
+    return [d for d in function.get("datums", ()) if next(iter(d.values())).get("refname") not in ours]
+
+
+class _Reader:
+    """Reads the tree of PL/pgSQL.
+
+    ``blocks`` counts those with handlers, ``depth`` the IFs around a statement; ``goes_on`` are the conditions under
+    which the block has not returned before.
+    """
+
+    def __init__(self) -> None:
+        self.blocks = self.depth = 0
+        self.goes_on: tuple[tuple[Any, bool], ...] = ()
+
+    def read(self, block: Any) -> Iterator[BranchStatement]:
+        """Yield the statements of the outermost block."""
+        for one in self.of_block(block, 0):
+            yield replace(one, conditions=(*self.goes_on, *one.conditions))
+
+    def of_block(self, block: Any, handler: int) -> Iterator[BranchStatement]:
+        """Yield the statements of a block."""
+        if "exceptions" in block:
+            if handler:
+                raise _UnknownError
+            self.blocks += 1
+            handler = self.blocks
+            for one in block["exceptions"]["PLpgSQL_exception_block"]["exc_list"]:
+                self._check_handler(one["PLpgSQL_exception"])
+        yield from self._of(block.get("body", ()), handler)
+
+    def _check_handler(self, exception: Any) -> None:
+        names = {one["PLpgSQL_condition"]["condname"] for one in exception["conditions"]}
+        if not names <= THERE | MISSING or list(self._of(exception.get("action", ()), 0)):
+            raise _UnknownError
+
+    def _of(self, statements: Sequence[Any], handler: int) -> Iterator[BranchStatement]:
+        for statement in statements:
+            ((word, inner),) = statement.items()
+            if word == "PLpgSQL_stmt_execsql" and not inner.get("into"):
+                yield from (BranchStatement(node, (), handler) for node in trees(_query(inner["sqlstmt"])))
+            elif word == "PLpgSQL_stmt_dynexecute" and not inner.get("into") and not inner.get("params"):
+                found = text_statements(_expression(inner["query"]).targetList[0].val)
+                if found is None:
+                    raise _UnknownError
+                yield from (BranchStatement(node, (), handler) for node in found)
+            elif word == "PLpgSQL_stmt_if":
+                yield from self._of_if(inner, handler)
+            elif word == "PLpgSQL_stmt_block":
+                yield from self.of_block(inner, handler)
+            elif not _is_nothing(word, inner):
+                raise _UnknownError
+
+    def _of_if(self, found: Any, handler: int) -> Iterator[BranchStatement]:
+        arms = [(found["cond"], found.get("then_body", ()))]
+        elsifs = (one["PLpgSQL_if_elsif"] for one in found.get("elsif_list", ()))
+        arms += [(one["cond"], one.get("stmts", ())) for one in elsifs]
+        before: tuple[tuple[Any, bool], ...] = ()
+        returns = _RETURN in (found.get("then_body") or [{}])[-1]
+        if returns:
+            if len(arms) > 1 or "else_body" in found or self.depth:
+                raise _UnknownError
+            arms = [(found["cond"], found["then_body"][:-1])]
+        for condition, body in arms:
+            asked = _expression(condition)
+            if not all(map(is_of_catalog, walk(asked))):
+                raise _UnknownError
+            yield from self._behind((*before, (asked, True)), body, handler)
+            before = (*before, (asked, False))
+        yield from self._behind(before, found.get("else_body", ()), handler)
+        if returns:
+            self.goes_on = (*self.goes_on, *before)
+
+    def _behind(
+        self, conditions: tuple[tuple[Any, bool], ...], body: Sequence[Any], handler: int
+    ) -> Iterator[BranchStatement]:
+        self.depth += 1
+        for one in self._of(body, handler):
+            yield replace(one, conditions=(*conditions, *one.conditions))
+        self.depth -= 1
+
+
+def _is_nothing(word: str, inner: Any) -> bool:
+    """Tell whether a statement only tells something, or is the RETURN that the parser adds at the end."""
+    return not inner if word == _RETURN else word == _RAISE and inner.get("elog_level", 0) < _EXCEPTION_LEVEL
+
+
+def _query(expression: Any) -> str:
+    return str(expression["PLpgSQL_expr"]["query"])
+
+
+def _expression(expression: Any) -> Any:
+    (found,) = trees(f"SELECT {_query(expression)}")
+    return found

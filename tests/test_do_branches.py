@@ -1,0 +1,116 @@
+"""DO blocks that execute plain statements where they are needed: each has the way back of what it has executed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from conftest import do
+from pgrunbook.config.targets import Target
+from pgrunbook.sql.do_branches import branches
+from pgrunbook.sql.tree import tree
+from returning import everything, execute, plan_of, rehearsed, take_back
+
+Project = Callable[..., Target]
+
+# ruff: noqa: E501 - one block on a line, whatever its length
+
+MADE = """
+CREATE TABLE t (id integer PRIMARY KEY, a text, was text, b integer);
+INSERT INTO t SELECT i, 'a' || i, 'was' || i, i FROM generate_series(1, 4) AS i;
+CREATE TABLE r (id integer PRIMARY KEY, t integer); INSERT INTO r VALUES (1, 1); CREATE TABLE gone (id integer PRIMARY KEY);
+INSERT INTO gone VALUES (7); CREATE PUBLICATION pub; CREATE TYPE there AS ENUM ('x'); CREATE TYPE mood AS ENUM ('ok');
+CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+"""
+NO = "NOT EXISTS (SELECT 1 FROM information_schema.columns WHERE table_name = 't' AND column_name = '{}')"
+TYPE = "(SELECT data_type FROM information_schema.columns WHERE table_name = 't' AND column_name = '{}') = '{}'"
+BLOCKS = {
+    "add_column": f"IF {NO.format('n')} THEN ALTER TABLE t ADD COLUMN n integer NOT NULL DEFAULT 4; RAISE NOTICE 'n'; END IF;",
+    "column_is_there": f"IF {NO.format('a')} THEN ALTER TABLE t ADD COLUMN a text; ELSE RAISE NOTICE 'there'; END IF;",
+    "filled": f"IF {NO.format('m')} THEN ALTER TABLE t ADD COLUMN m integer; UPDATE t SET m = b * 2; ALTER TABLE t ALTER COLUMN m SET NOT NULL; END IF;",
+    "caught_column": "ALTER TABLE t ADD COLUMN o uuid DEFAULT gen_random_uuid(); EXCEPTION WHEN duplicate_column THEN NULL;",
+    "caught_there": "ALTER TABLE t ADD COLUMN a integer; EXCEPTION WHEN duplicate_column THEN RAISE NOTICE 'there';",
+    "caught_type": "CREATE TYPE e AS ENUM ('x'); EXCEPTION WHEN duplicate_object THEN NULL;",
+    "caught_type_there": "CREATE TYPE there AS ENUM ('x'); EXCEPTION WHEN duplicate_object THEN NULL;",
+    "caught_key": "ALTER TABLE r ADD CONSTRAINT r_fk FOREIGN KEY (t) REFERENCES t (id); EXCEPTION WHEN duplicate_object THEN NULL;",
+    "caught_policy": "CREATE POLICY p ON t USING (true); EXCEPTION WHEN duplicate_object THEN NULL;",
+    "caught_trigger": "CREATE TRIGGER tr BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION f(); EXCEPTION WHEN duplicate_object THEN NULL;",
+    "caught_publication": "ALTER PUBLICATION pub ADD TABLE t; EXCEPTION WHEN duplicate_object THEN NULL;",
+    "caught_table": "CREATE TABLE r (x integer); EXCEPTION WHEN duplicate_table THEN NULL;",
+    "caught_drop": "DROP TRIGGER nowhere ON t; EXCEPTION WHEN undefined_object THEN NULL;",
+    "two_caught": "CREATE TYPE e2 AS ENUM ('x'); ALTER TABLE r ADD COLUMN id integer; EXCEPTION WHEN duplicate_object OR duplicate_column THEN NULL;",
+    "nested": "BEGIN CREATE TYPE e3 AS ENUM ('x'); EXCEPTION WHEN duplicate_object THEN NULL; END; BEGIN ALTER TABLE t ADD COLUMN k e3; EXCEPTION WHEN duplicate_column THEN NULL; END;",
+    "rename": f"IF NOT {NO.format('was')} THEN ALTER TABLE t RENAME COLUMN was TO is_; END IF;",
+    "drop_column": f"IF NOT {NO.format('is_')} THEN ALTER TABLE t DROP COLUMN is_; END IF;",
+    "cut": f"IF {TYPE.format('a', 'text')} THEN ALTER TABLE t ALTER COLUMN a TYPE varchar(1) USING left(a, 1); END IF;",
+    "drop_table": "IF to_regclass('gone') IS NOT NULL THEN DROP TABLE gone; END IF;",
+    "create": "IF to_regclass('x') IS NULL THEN CREATE TABLE x (id integer PRIMARY KEY); INSERT INTO x VALUES (1); END IF;",
+    "as_text": "IF to_regclass('y') IS NULL THEN EXECUTE 'CREATE TABLE y (id integer)'; END IF;",
+    "returned": "IF to_regtype('there') IS NOT NULL THEN RETURN; END IF; CREATE TYPE there AS ENUM ('y');",
+    "else_arm": "IF to_regtype('nowhere') IS NOT NULL THEN DROP TYPE nowhere; ELSIF to_regtype('there') IS NULL THEN CREATE TYPE there AS ENUM ('z'); ELSE CREATE TYPE nowhere AS ENUM ('z'); END IF;",
+    "enum_value": "IF NOT EXISTS (SELECT 1 FROM pg_enum AS e WHERE e.enumtypid = 'mood'::regtype AND e.enumlabel = 'sad') THEN ALTER TYPE mood ADD VALUE 'sad'; END IF;",
+}  # fmt: skip
+FEW = ("filled", "caught_there", "caught_policy", "cut", "returned")
+# What such a block does is not known before.
+OTHERS = {
+    "others": "ALTER TABLE t ADD COLUMN n integer; EXCEPTION WHEN OTHERS THEN NULL;",
+    "rows_asked": "IF EXISTS (SELECT 1 FROM t WHERE b > 3) THEN ALTER TABLE t ADD COLUMN n integer; END IF;",
+    "raised": "IF to_regtype('there') IS NULL THEN RAISE EXCEPTION 'no'; END IF; CREATE TYPE e AS ENUM ('x');",
+    "in_turn": "FOR i IN 1..2 LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; END LOOP;",
+    "put_together": "EXECUTE format('ALTER TABLE %I ADD COLUMN n integer', 't');",
+    "asked_first": "PERFORM 1 FROM pg_type WHERE typname = 'e'; IF NOT FOUND THEN CREATE TYPE e AS ENUM ('x'); END IF;",
+    "returns_within": "IF to_regtype('there') IS NULL THEN NULL; ELSE RETURN; END IF; CREATE TYPE e AS ENUM ('x');",
+}  # fmt: skip
+# Known, and it destroys what cannot be captured within a block.
+LOSES = {
+    "old_rows": f"IF {NO.format('n')} THEN ALTER TABLE t ADD COLUMN n integer; UPDATE t SET a = 'x'; END IF;",
+    "rows_of_a_table_that_is_there": "IF to_regclass('r') IS NULL THEN CREATE TABLE r (id integer); END IF; ALTER TABLE t ADD COLUMN n2 integer; INSERT INTO r VALUES (9);",
+    "condition_made_true": f"IF {NO.format('n3')} THEN ALTER TABLE t ADD COLUMN n3 integer; END IF; IF NOT {NO.format('n3')} THEN DELETE FROM r; END IF;",
+    "two_tables": "IF to_regclass('gone') IS NOT NULL THEN DROP TABLE gone; DROP TABLE r; END IF;",
+}  # fmt: skip
+
+
+def _block(body: str) -> str:
+    return f"DO $$ BEGIN {body} END $$;"
+
+
+def _there_and_back(project: Project, blocks: dict[str, str]) -> None:
+    target = project(folder={f"{n:04}_{name}.sql": _block(body) for n, (name, body) in enumerate(blocks.items(), 1)})
+    do(target, MADE)
+    before = everything(target)
+    done = rehearsed(target)
+    assert {c.migration: c.proof.says for c in done.changes if not c.proof.proven} == {}
+    execute(target, plan_of(target, done), "20261122T165431Z-release-demo-7f3a")
+    assert everything(target) != before
+    take_back(target)
+    found = everything(target)
+    assert found[1] == before[1]
+    if "drop_column" not in blocks:  # which comes back as the last one
+        assert found[0].fingerprint == before[0].fingerprint
+
+
+def test_a_block_is_taken_back(project: Project) -> None:
+    """One of each kind: what it makes and fills, what is there already, what it destroys, and what it leaves out."""
+    _there_and_back(project, {name: BLOCKS[name] for name in FEW})
+
+
+@pytest.mark.slow
+def test_blocks_of_each_kind_are_taken_back(project: Project) -> None:
+    """Each block that frameworks and teams write around a statement which may have been executed before."""
+    _there_and_back(project, BLOCKS)
+
+
+@pytest.mark.parametrize("body", OTHERS.values(), ids=OTHERS)
+def test_nothing_is_said_of_other_blocks(body: str) -> None:
+    """Loops, other handlers, answers that rows give: nobody knows before what they execute."""
+    assert branches(tree(_block(body))) is None
+
+
+def test_what_a_block_destroys_beside_objects_has_no_way_back(project: Project) -> None:
+    """Rows of old tables that it changes are told, also where a statement of it lets a condition hold."""
+    target = project(folder={f"{n:04}_{name}.sql": _block(body) for n, (name, body) in enumerate(LOSES.items(), 1)})
+    do(target, MADE)
+    told = {c.migration[5:]: c.proof.told for c in rehearsed(target).changes if not c.proof.proven}
+    assert list(told) == list(LOSES)
+    assert all("captured" in each for each in told.values()), told
