@@ -335,6 +335,8 @@ OF_ROWS = (
 )  # fmt: skip
 # What only speaks of secrets: it is kept as it is.
 NONE = (
+    "CREATE FUNCTION f(int, int) RETURNS bool LANGUAGE sql AS $function$SELECT $1 > $2$function$",
+    "CREATE PROCEDURE p(int) LANGUAGE sql AS $procedure$INSERT INTO t SELECT $1$procedure$",
     (
         "CREATE TABLE users (id int, password text NOT NULL, kind text DEFAULT 'password' CHECK (kind IN ('password', "
         "'oauth', 'token')))"

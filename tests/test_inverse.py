@@ -593,3 +593,15 @@ def test_extensions_come_and_go(rare: Stage) -> None:
         assert [d.line() for d in diff(before, schema.snapshot(rare.conn))] == []
         moved = inverse(rare.conn, "ALTER EXTENSION citext SET SCHEMA rare")
         assert [step.sql for step in moved.steps] == ["ALTER EXTENSION citext SET SCHEMA ext"]
+
+
+@pytest.mark.parametrize("name", ["btree_gist", "citext", "hstore", "pg_trgm"])
+def test_an_extension_that_adds_to_an_operator_family_comes_back(rare: Stage, name: str) -> None:
+    """What its script adds to a family, beside the classes, comes with CREATE EXTENSION."""
+    if not rare.conn.execute("SELECT FROM pg_available_extensions WHERE name = %s", [name]).fetchall():
+        pytest.skip(f"this server has no {name}")
+    with rare.conn.transaction(force_rollback=True):
+        rare.conn.execute(f"CREATE SCHEMA ext; CREATE EXTENSION {name} SCHEMA ext".encode())
+        undo = inverse(rare.conn, f"DROP EXTENSION {name}")
+        assert undo.because == ""
+        assert undo.steps[0].sql.startswith(f"CREATE EXTENSION {name}")
