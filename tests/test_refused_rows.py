@@ -9,7 +9,7 @@ import pytest
 
 from budget import sample
 from pgrunbook.database.checksums import TableName
-from pgrunbook.undo_data import StepKey, capture_statement, check_foreign_keys, entries_of_migration, list_entries
+from pgrunbook.undo_data import StepKey, capture_statement, check_keys, entries_of_migration, list_entries, silenced
 from pgrunbook.undo_data.revert_rows import revert
 from servers import Server
 from undo_data_stage import Conn, database, give_back_migration
@@ -68,9 +68,31 @@ def test_children_are_left_where_no_trigger_checks_them(conn: Conn) -> None:
     for entry in entries_of_migration(conn, "m", "up"):
         if entry.part_of is None:
             revert(conn, entry, on_conflict="keep", fires_triggers=False)
-    check_foreign_keys(conn, [TableName("public", "child"), TableName("public", "grandchild")])
+    check_keys(conn, [TableName("public", "child"), TableName("public", "grandchild")])
     assert conn.execute("SELECT id FROM child WHERE parent <> id").fetchall() == [(25,)]
     assert conn.execute("SELECT count(*) FROM grandchild").fetchall() == [(29,)]
+
+
+UNWATCHED = {
+    "PRIMARY KEY DEFERRABLE, up int": "INSERT INTO silent VALUES (1)",
+    "UNIQUE DEFERRABLE INITIALLY DEFERRED, up int": "UPDATE silent SET id = 1",
+    "PRIMARY KEY, up int REFERENCES silent ON DELETE CASCADE": "DELETE FROM silent WHERE id = 1",
+    "PRIMARY KEY, up int REFERENCES silent ON UPDATE CASCADE": "UPDATE silent SET id = 9 WHERE id = 1",
+}
+
+
+@pytest.mark.parametrize("columns", UNWATCHED)
+def test_what_no_trigger_watches_while_they_are_silent_is_found(conn: Conn, columns: str) -> None:
+    """A deferrable key that is there twice, and a row that refers to one of its own table, which is gone."""
+    conn.execute(f"CREATE TABLE silent (id int {columns}); INSERT INTO silent VALUES (1, NULL), (2, 1)".encode())
+    here = [TableName("public", "silent")]
+    check_keys(conn, here)
+    with conn.transaction(force_rollback=True):
+        with silenced(conn):
+            conn.execute(UNWATCHED[columns].encode())
+        with pytest.raises(psycopg.errors.IntegrityError, match="while rows came back"):
+            check_keys(conn, here)
+    conn.execute("DROP TABLE silent")
 
 
 def test_a_row_whose_old_value_another_row_has_is_left_and_told(conn: Conn) -> None:

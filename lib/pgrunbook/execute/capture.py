@@ -89,7 +89,7 @@ class Capture:
         if not step.gives_rows:
             relation = tree(step.batches.statement if step.batches else step.sql).relation
             tables.append(TableName(relation.schemaname, relation.relname))
-        undo_data.check_foreign_keys(self.conn, tables)
+        undo_data.check_keys(self.conn, tables)
 
     def revert_rows(self, change: Change, step: Step, on_batch: Callable[[int], None]) -> tuple[int, int]:
         """Revert the rows that steps of the migration have changed, the last step first.

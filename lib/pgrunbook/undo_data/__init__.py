@@ -32,7 +32,7 @@ from pgrunbook.undo_data.revert_columns import (
     writes,
 )
 from pgrunbook.undo_data.revert_rows import OnConflict, revert
-from pgrunbook.undo_data.silence import check_foreign_keys, fires, may_silence, silenced
+from pgrunbook.undo_data.silence import check_keys, fires, may_silence, silenced
 from pgrunbook.undo_data.unclaimed import UnclaimedValues, unclaimed
 
 __all__ = [
@@ -56,7 +56,7 @@ __all__ = [
     "capture_statement",
     "captured_from",
     "captured_places",
-    "check_foreign_keys",
+    "check_keys",
     "conflict_file",
     "conflicts",
     "converting",

@@ -1,4 +1,4 @@
-"""Triggers of the application that do not fire while captured rows come back; foreign keys are checked afterwards.
+"""Triggers of the application that do not fire while captured rows come back; keys are checked afterwards.
 
 A change of the schema fires no trigger, so its way back need not; a statement that changes rows does. prepare tries on
 the branch which of both ends equal. Triggers that are ENABLE ALWAYS, such as our own, fire in any case.
@@ -40,22 +40,24 @@ def fires(conn: Connection, tables: Collection[TableName]) -> bool:
 
 @contextmanager
 def silenced(conn: Connection) -> Iterator[None]:
-    """Silence triggers while the body writes rows in the open transaction; :func:`check_foreign_keys` afterwards."""
+    """Silence triggers while the body writes rows in the open transaction; :func:`check_keys` afterwards."""
     (was,) = conn.execute("SELECT pg_catalog.current_setting('session_replication_role')").fetchone() or ("origin",)
     conn.execute("SET LOCAL session_replication_role = replica")
     yield
     conn.execute("SELECT pg_catalog.set_config('session_replication_role', %s, true)", [was])
 
 
-def check_foreign_keys(conn: Connection, tables: Sequence[TableName]) -> None:
-    """Check all rows of the foreign keys of tables, and of those that refer to them.
+def check_keys(conn: Connection, tables: Sequence[TableName]) -> None:
+    """Check all rows of the foreign keys of tables, and of those that refer to them; and of deferrable keys.
 
-    Raises psycopg's ForeignKeyViolation where a key does not hold.
+    Triggers of PostgreSQL's own watch these, which were silent, too.
+    Raises psycopg's ForeignKeyViolation or UniqueViolation where one does not hold.
     Locks: AccessShareLock on the tables of the keys.
     """
     names = [table.identifier().as_string(None) for table in tables]
     for key in rows(conn, "keys_to_check", names=names):
-        body = "BEGIN IF EXISTS ({}) THEN RAISE foreign_key_violation USING MESSAGE = {}; END IF; END"
-        says = f"rows of {key['child']} violate foreign key {key['name']}: triggers were silent while rows came back"
-        block = sql.SQL(body).format(sql.SQL(key["query"]), sql.Literal(says))
+        body = "BEGIN IF EXISTS ({}) THEN RAISE {} USING MESSAGE = {}; END IF; END"
+        error = "foreign_key_violation" if key["kind"] == "foreign key" else "unique_violation"
+        says = f"rows of {key['child']} violate {key['kind']} {key['name']}: triggers were silent while rows came back"
+        block = sql.SQL(body).format(sql.SQL(key["query"]), sql.SQL(error), sql.Literal(says))
         conn.execute(sql.SQL("DO {}").format(sql.Literal(block.as_string(None))))

@@ -567,7 +567,7 @@ SELECT EXISTS (SELECT
                                AND r.ev_type <> '1')) AS fires
 
 -- name: keys_to_check
--- a row is: a foreign key of one of these tables, or to one, and a query that finds a row that violates it
+-- a row is: a foreign key of one of these tables, or to one, or a deferrable unique constraint, and a query that finds a row that violates it
 WITH RECURSIVE tables AS (
     SELECT pg_catalog.to_regclass(n.name)::oid AS oid
     FROM pg_catalog.unnest(%(names)s::text[]) AS n (name)
@@ -579,6 +579,7 @@ WITH RECURSIVE tables AS (
 )
 SELECT k.conname::text AS name,
        pg_catalog.format('%%I.%%I', home.nspname, child.relname) AS child,
+       'foreign key' AS kind,
        pg_catalog.format(
            'SELECT FROM %%s%%s AS c WHERE %%s AND NOT EXISTS (SELECT FROM %%s%%s AS p WHERE %%s)',
            CASE WHEN child.relkind = 'p' THEN '' ELSE 'ONLY ' END,
@@ -609,7 +610,31 @@ WHERE k.contype = 'f'
   AND k.convalidated
   AND (k.conrelid IN (SELECT t.oid FROM tables AS t) OR k.confrelid IN (SELECT t.oid FROM tables AS t))
 GROUP BY k.oid, k.conname, k.conrelid, k.confrelid, home.nspname, child.relname, child.relkind, parent.relkind
-ORDER BY home.nspname COLLATE "C", child.relname COLLATE "C", k.conname COLLATE "C"
+UNION ALL
+SELECT k.conname::text,
+       pg_catalog.format('%%I.%%I', home.nspname, c.relname),
+       'unique constraint',
+       pg_catalog.format(
+           'SELECT FROM %%s%%s WHERE %%s GROUP BY %%s HAVING pg_catalog.count(*) > 1',
+           CASE WHEN c.relkind = 'p' THEN '' ELSE 'ONLY ' END,
+           k.conrelid::pg_catalog.regclass,
+           pg_catalog.string_agg(
+               CASE WHEN (pg_catalog.to_jsonb(i) ->> 'indnullsnotdistinct')::boolean THEN 'true'
+                    ELSE pg_catalog.format('%%I IS NOT NULL', a.attname) END, ' AND '
+           ),
+           pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ')
+       )
+FROM pg_catalog.pg_constraint AS k
+JOIN pg_catalog.pg_index AS i ON i.indexrelid = k.conindid
+JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
+JOIN pg_catalog.pg_namespace AS home ON home.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey)
+WHERE k.contype IN ('p', 'u')
+  AND k.condeferrable
+  AND k.conparentid = 0
+  AND k.conrelid IN (SELECT t.oid FROM tables AS t)
+GROUP BY k.oid, k.conname, k.conrelid, home.nspname, c.relname, c.relkind
+ORDER BY 2, 1
 
 -- name: has_period_keys
 -- a row is: whether a foreign key has a PERIOD, which PostgreSQL knows from 18 on
