@@ -161,6 +161,8 @@ ORDER BY l.word, n.nspname, c.relname, l.objsubid, 2;
 
 -- name: relations
 -- a row is: a relation that is named, or that is affected with it: by partitioning, inheritance, foreign keys
+-- Each DISTINCT is for the planner only: it takes a recursion for ten times its input, and after a few of them the
+-- hash tables of a query without rows take megabytes, and tens of milliseconds.
 WITH RECURSIVE worn AS (
     SELECT t.oid,
            t.typarray
@@ -186,8 +188,9 @@ WITH RECURSIVE worn AS (
     WHERE n.nspname = ANY (%(schemas)s::text[])
     UNION
     SELECT a.attrelid
-    FROM worn AS t
-    JOIN pg_catalog.pg_attribute AS a ON a.atttypid IN (t.oid, t.typarray) AND NOT a.attisdropped
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.atttypid IN (SELECT worn.oid FROM worn UNION ALL SELECT worn.typarray FROM worn)
+      AND NOT a.attisdropped
     UNION
     SELECT r.prrelid
     FROM pg_catalog.pg_publication AS p
@@ -196,7 +199,7 @@ WITH RECURSIVE worn AS (
     UNION
     SELECT f.oid
     FROM pg_catalog.unnest(%(fallen)s::oid[]) AS f (oid)
-), seen AS (
+), typed AS (
     SELECT oid
     FROM named
     UNION
@@ -204,6 +207,9 @@ WITH RECURSIVE worn AS (
     FROM named
     JOIN pg_catalog.pg_type AS t ON t.typrelid = named.oid
     JOIN pg_catalog.pg_class AS c ON c.reloftype = t.oid
+), seen AS (
+    SELECT DISTINCT oid
+    FROM typed
     UNION
     SELECT d.refobjid
     FROM seen
@@ -212,25 +218,25 @@ WITH RECURSIVE worn AS (
     JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = w.oid
     WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
 ), whole AS (
-    SELECT coalesce(i.indrelid, seen.oid) AS oid
+    SELECT DISTINCT coalesce(i.indrelid, seen.oid) AS oid
     FROM seen
     LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = seen.oid
 ), below AS (
-    SELECT oid
+    SELECT DISTINCT oid
     FROM whole
     UNION
     SELECT h.inhrelid
     FROM below
     JOIN pg_catalog.pg_inherits AS h ON h.inhparent = below.oid
 ), family AS (
-    SELECT oid
+    SELECT DISTINCT oid
     FROM below
     UNION
     SELECT h.inhparent
     FROM family
     JOIN pg_catalog.pg_inherits AS h ON h.inhrelid = family.oid
 ), reached AS (
-    SELECT oid
+    SELECT DISTINCT oid
     FROM family
     UNION
     SELECT k.conrelid
@@ -238,7 +244,7 @@ WITH RECURSIVE worn AS (
     JOIN pg_catalog.pg_constraint AS k ON k.confrelid = reached.oid AND k.contype = 'f'
     WHERE k.confdeltype = ANY (%(cascades)s::"char"[])
 ), touched AS (
-    SELECT oid
+    SELECT DISTINCT oid
     FROM reached
     UNION
     SELECT k.confrelid
@@ -282,14 +288,27 @@ SELECT c.oid::bigint AS oid,
        ARRAY(SELECT h.inhrelid::bigint FROM pg_catalog.pg_inherits AS h WHERE h.inhparent = c.oid) AS children,
        pg_catalog.pg_get_expr(c.relpartbound, 0) AS bound,
        CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) ELSE '' END AS partition_key,
-       s.n_live_tup AS live_rows_estimate,
-       coalesce(s.seq_scan, 0) + coalesce(s.idx_scan, 0) AS scans,
-       coalesce(s.n_tup_ins, 0) + coalesce(s.n_tup_upd, 0) + coalesce(s.n_tup_del, 0) AS writes,
-       greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at
+       s.live_rows_estimate,
+       coalesce(s.seq_scans, 0) + coalesce(s.index_scans, 0) AS scans,
+       coalesce(s.writes, 0) AS writes,
+       s.vacuumed_at
 FROM touched
 JOIN pg_catalog.pg_class AS c ON c.oid = touched.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-LEFT JOIN pg_catalog.pg_stat_user_tables AS s ON s.relid = c.oid
+-- What pg_stat_user_tables tells, which looks at every table each time.
+LEFT JOIN LATERAL (
+    SELECT pg_catalog.pg_stat_get_live_tuples(c.oid) AS live_rows_estimate,
+           pg_catalog.pg_stat_get_numscans(c.oid) AS seq_scans,
+           (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_numscans(i.indexrelid))::bigint
+            FROM pg_catalog.pg_index AS i
+            WHERE i.indrelid = c.oid) AS index_scans,
+           pg_catalog.pg_stat_get_tuples_inserted(c.oid)
+           + pg_catalog.pg_stat_get_tuples_updated(c.oid)
+           + pg_catalog.pg_stat_get_tuples_deleted(c.oid) AS writes,
+           greatest(pg_catalog.pg_stat_get_last_vacuum_time(c.oid),
+                    pg_catalog.pg_stat_get_last_autovacuum_time(c.oid)) AS vacuumed_at
+    WHERE c.relkind IN ('r', 'm', 'p')
+) AS s ON true
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   AND n.nspname !~ '^pg_'
   AND n.nspname <> 'information_schema';
