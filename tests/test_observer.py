@@ -77,6 +77,12 @@ def the_lock(seen: Observation, name: str) -> HeldLock:
     return found
 
 
+def is_traced(observer: Observer) -> bool:
+    """Tell whether it has seen a lock that is still held: it looks every few milliseconds."""
+    group = observer._group
+    return group is not None and any(trace.is_held for trace in list(group.traces.values()))
+
+
 @pytest.fixture
 def stage(project: Callable[..., Target]) -> Iterator[Stage]:
     target = project(folder={"0001_a.sql": "SELECT 1"})
@@ -134,6 +140,7 @@ def test_a_statement_that_runs_alone_is_traced_while_it_runs(stage: Stage) -> No
     with session(stage.target, *snapshot) as old:
         with meanwhile(lambda: stage.run("CREATE INDEX CONCURRENTLY c ON orders (note)")) as seen:
             until(waits(stage.target))
+            until(lambda: is_traced(stage.observer))
             old.execute("ROLLBACK")
         (alone,) = seen.result()  # type: ignore[misc]
     assert locks(alone) == {("public.orders", "ShareUpdateExclusiveLock")}
