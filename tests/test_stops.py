@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -100,19 +101,29 @@ def test_a_stop_that_is_turned_into_another_error_is_one(project: Project, monke
     assert (code, made.status, made.parts[0].status) == (1, Status.INTERRUPTED, Status.INTERRUPTED)
 
 
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.001)  # the handler runs between two steps of Python
+
+
 class _Dying:
     def __del__(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.001)  # the handler runs between two steps of Python
+        _die()
 
 
-def _let_one_die() -> None:
-    dying = _Dying()
+class _Finalized:
+    def __init__(self) -> None:
+        weakref.finalize(self, _die)
+
+
+def _let_one_die(kind: Callable[[], object]) -> None:
+    dying = kind()
     del dying
     time.sleep(5)
 
 
-def test_a_signal_that_python_would_swallow_stops_all_the_same() -> None:
+@pytest.mark.parametrize("kind", [_Dying, _Finalized])
+def test_a_signal_that_python_would_swallow_stops_all_the_same(kind: Callable[[], object]) -> None:
     """An exception in a finalizer is ignored: the signal comes again, behind it."""
     with stops.listening(), stops.let_through(), pytest.raises(KeyboardInterrupt):
-        _let_one_die()
+        _let_one_die(kind)

@@ -16,8 +16,15 @@ from pgrunbook.errors import Interrupted
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AGAIN_S = 0.02
-# The callback by which an import lets go of its lock.
-IMPORT_LOCK = ("cb", "<frozen importlib._bootstrap>")
+# Callbacks that the collector calls, by module and function; the first is that by which an import lets go of its lock.
+SWALLOWING = {
+    ("importlib._bootstrap", "cb"),
+    ("_frozen_importlib", "cb"),
+    ("weakref", "remove"),
+    ("weakref", "__call__"),
+    ("_weakrefset", "_remove"),
+    ("logging", "_removeHandlerRef"),
+}
 
 
 class _Gate:
@@ -106,7 +113,8 @@ def _is_swallowing(frame: FrameType) -> bool:
     """Tell whether Python would ignore an exception here: under the collector, not under a line of the program."""
     each: FrameType | None = frame
     while each is not None:
-        if each.f_code.co_name == "__del__" or (each.f_code.co_name, each.f_code.co_filename) == IMPORT_LOCK:
+        name = each.f_code.co_name
+        if name == "__del__" or (each.f_globals.get("__name__"), name) in SWALLOWING:
             return True
         each = each.f_back
     return False
