@@ -28,6 +28,7 @@ from scenes import journal_of
 RELEASE = "20261122T165431Z-release-demo-7f3a"
 ROLLBACK = "20261122T170000Z-rollback-demo-1b2c"
 Everything = tuple[Snapshot, dict[TableName, TableSum]]
+WayBack = tuple[Plan, RollbackDraft]
 
 
 def rehearsed(target: Target, *, keep: bool = True) -> Rehearsal:
@@ -63,7 +64,7 @@ def execute(target: Target, plan: Plan, run_id: str, on_conflict: OnConflict = "
         Execution(plan, target, run_id, conn, history, journal, permit).run()
 
 
-def prepared(target: Target, names: Sequence[str] = (), *, only: Sequence[int] = ()) -> tuple[Plan, RollbackDraft]:
+def prepared(target: Target, names: Sequence[str] = (), *, only: Sequence[int] = ()) -> WayBack:
     """Plan and try on a branch the way back of migrations, newest first: of all that are applied, or of those named."""
     with connect(target, purpose="plans") as conn:
         history = histories.read(conn, target)
@@ -78,16 +79,18 @@ def prepared(target: Target, names: Sequence[str] = (), *, only: Sequence[int] =
     return plan, done
 
 
-def take_back(target: Target, *names: str, on_conflict: OnConflict = "stop") -> RollbackDraft:
-    """Take migrations back: all that are applied, or those named."""
-    plan, done = prepared(target, names)
+def take_back(
+    target: Target, *names: str, on_conflict: OnConflict = "stop", way: WayBack | None = None
+) -> RollbackDraft:
+    """Take migrations back: all that are applied, or those named; by the way that was prepared, or one prepared now."""
+    plan, done = way or prepared(target, names)
     execute(target, plan, ROLLBACK, on_conflict)
     return done
 
 
-def since(target: Target, *names: str) -> RollbackRowEffects:
-    """Return what a rollback would do to the rows of today."""
-    plan, done = prepared(target, names)
+def since(target: Target, *names: str, way: WayBack | None = None) -> RollbackRowEffects:
+    """Return what a rollback would do to the rows of today; by the way that was prepared, or one prepared now."""
+    plan, done = way or prepared(target, names)
     with connect(target, purpose="looks") as conn:
         return rows_since(conn, plan, done.loses)
 

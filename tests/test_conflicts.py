@@ -62,8 +62,9 @@ def test_two_migrations_that_change_the_same_rows_go_back_together(project: Proj
     before = everything(target)
     plan = release(target)
     assert [change.proof.proven for change in plan.changes] == [True, True], [c.proof.says for c in plan.changes]
-    assert [(str(one.kept.table), one.found.lines()) for one in since(target).rows if one.found] == []
-    take_back(target)
+    way = prepared(target)
+    assert [(str(one.kept.table), one.found.lines()) for one in since(target, way=way).rows if one.found] == []
+    take_back(target, way=way)
     after, there = everything(target)
     assert there == before[1]
     differs = [text for change in plan.changes for text in change.proof.differs]

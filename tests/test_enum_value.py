@@ -10,7 +10,7 @@ from conftest import do, rows
 from inverse_stage import Stage, inverse, make, there_and_back
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import checksums
-from returning import release, since, take_back
+from returning import prepared, release, since, take_back
 from servers import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
@@ -105,12 +105,13 @@ def test_rollback_tells_the_rows_that_use_the_value(project: Callable[..., Targe
     plan = release(target)
     assert plan.changes[0].proof.proven
     do(target, "UPDATE t SET m = 'new'")
-    found = since(target).violations
+    way = prepared(target)
+    found = since(target, way=way).violations
     assert [(one.what, one.rows, one.says) for one in found] == [
         ("type public.mood of public.t.m", 1, "1 row cannot become public.mood")
     ]
     do(target, "UPDATE t SET m = 'sad'")
-    take_back(target)
+    take_back(target, way=way)
     assert rows(target, "SELECT id, m::text, enum_range(m)::text FROM t") == [(1, "sad", "{sad}")]
 
 
@@ -126,13 +127,14 @@ def test_rows_with_a_value_of_the_new_type_are_named_beside_reverted_ones(projec
     do(target, "INSERT INTO o SELECT i, 'new' FROM generate_series(1, 4) AS i")
     release(target)
     do(target, "INSERT INTO o VALUES (7, 'draft'), (9, 'paid')")
-    (found,) = since(target).violations
+    way = prepared(target)
+    (found,) = since(target, way=way).violations
     assert (found.rows, found.at_least, found.samples) == (None, 0, ("id 7: m draft",))
     assert (
         found.says == "today 1 row cannot keep its value as public.mood; what is reverted of public.o may change that"
     )
     do(target, "DELETE FROM o WHERE id = 7")
-    take_back(target)
+    take_back(target, way=way)
     assert rows(target, "SELECT id, m::text FROM o ORDER BY id") == [
         *((number, "new") for number in range(1, 5)),
         (9, "paid"),

@@ -11,7 +11,7 @@ from conftest import do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.draft import missing_rows
 from pgrunbook.sql.classify import Policy
-from returning import plan_of, rehearsed, release, take_back
+from returning import RELEASE, execute, plan_of, rehearsed, take_back
 from servers import Server
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
@@ -54,7 +54,7 @@ def test_statements_that_need_rows_are_passed_over_there(project: Project) -> No
     assert all(words in line for words, line in zip(told, done.need_rows, strict=False))
     assert [change.proof.proven for change in done.changes] == [True, True]
     assert all(step.keeps for step in plan_of(target, done).changes[1].steps)
-    release(target)
+    execute(target, plan_of(target, done), RELEASE)
     assert rows(target, "SELECT id, person FROM orders ORDER BY id") == [(1, 1), (2, 2)]
     take_back(target)
     assert rows(target, "SELECT id, person, share::text FROM orders") == [(1, 1, "1")]
