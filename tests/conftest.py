@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from psycopg import sql
 
 import forks
@@ -34,9 +35,14 @@ NOT_NULL = "NOT NULL"  # a constraint of its own from PostgreSQL 18 on: such cas
 
 
 def pytest_configure() -> None:
-    """Heed Ctrl-C, which a shell turns off for what it starts in the background: tests send it to themselves."""
+    """Heed Ctrl-C, which a shell turns off for what it starts in the background: tests send it to themselves.
+
+    Property tests have no deadline.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("tests", deadline=None)  # how long an example takes on a busy machine proves nothing
+    settings.load_profile("tests")
 
 
 def pytest_collection_finish() -> None:
