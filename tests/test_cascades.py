@@ -153,6 +153,28 @@ def test_what_cannot_be_kept_below_is_told(conn: Conn, made: str, reason: str) -
     assert capture_obstacle(conn, "DELETE FROM shop") == reason
 
 
+TREES = {
+    "CASCADE": "DELETE FROM tree WHERE id IN (1, 4)",
+    "SET NULL": "DELETE FROM tree WHERE id IN (1, 4)",
+    "SET DEFAULT": "DELETE FROM tree WHERE id IN (2, 4)",
+    "CASCADE ON UPDATE SET NULL": "UPDATE tree SET id = id + 10 WHERE id = 1",
+}
+
+
+@pytest.mark.parametrize("action", TREES)
+def test_rows_that_refer_to_their_own_table_come_back(conn: Conn, action: str) -> None:
+    """What the key does to them no statement shows: the table is captured as a whole, and parents come back first."""
+    conn.execute(
+        f"CREATE TABLE tree (id int PRIMARY KEY, up int DEFAULT 1 REFERENCES tree ON DELETE {action})".encode()
+    )
+    conn.execute("INSERT INTO tree VALUES (1, NULL), (2, 1), (3, 2), (4, NULL), (5, 4), (6, 6)")
+    before = state(conn, "tree")
+    do(conn, f"LOCK TABLE tree IN SHARE ROW EXCLUSIVE MODE;\n{TREES[action]}")
+    assert state(conn, "tree") != before
+    back(conn)
+    assert state(conn, "tree") == before
+
+
 def test_key_that_others_follow_is_given_back_to_them_too(conn: Conn) -> None:
     """ON UPDATE CASCADE takes the references along, there and back; SET NULL would lose them, and cannot be kept."""
     conn.execute("CREATE TABLE follows (id integer PRIMARY KEY, code text REFERENCES shop (code) ON UPDATE CASCADE)")

@@ -605,3 +605,24 @@ def test_an_extension_that_adds_to_an_operator_family_comes_back(rare: Stage, na
         undo = inverse(rare.conn, f"DROP EXTENSION {name}")
         assert undo.because == ""
         assert undo.steps[0].sql.startswith(f"CREATE EXTENSION {name}")
+
+
+OF_SESSION = (
+    "INSERT INTO mine SELECT 1", "UPDATE mine SET id = 2", "DELETE FROM mine", "TRUNCATE mine", "CREATE INDEX ON mine (id)",
+    "ALTER TABLE mine ADD COLUMN a integer", "ALTER TABLE mine RENAME TO yours", "DROP TABLE mine", "DROP TABLE IF EXISTS mine",
+)  # fmt: skip
+
+
+def test_temporary_tables_need_no_way_back(rare: Stage) -> None:
+    """They go with the session; only where it is the same that takes the migration back, they would be in the way."""
+    with rare.conn.transaction(force_rollback=True):
+        for made in (
+            "CREATE TEMP TABLE mine (id integer)",
+            "CREATE TEMPORARY TABLE mine ON COMMIT DROP AS SELECT 1 AS id",
+        ):
+            assert [step.sql for step in inverse(rare.conn, made).steps] == ["DROP TABLE IF EXISTS pg_temp.mine"]
+        rare.conn.execute("CREATE TEMP TABLE mine (id integer)")
+        undos = [inverse(rare.conn, sql) for sql in OF_SESSION]
+        assert [(undo.because, undo.steps, undo.keeps) for undo in undos] == [("", (), ())] * len(OF_SESSION)
+        both = "WITH gone AS (DELETE FROM rare.people RETURNING 1) INSERT INTO mine SELECT * FROM gone"
+        assert inverse(rare.conn, both).keeps != ()

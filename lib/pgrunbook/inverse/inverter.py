@@ -14,7 +14,18 @@ import psycopg
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.sqlstate import Meaning, meaning
-from pgrunbook.inverse import alter, alter_other, cluster_wide, create, do_block, drop, grants, no_inverse, rows
+from pgrunbook.inverse import (
+    alter,
+    alter_other,
+    cluster_wide,
+    create,
+    do_block,
+    drop,
+    grants,
+    no_inverse,
+    rows,
+    temporary,
+)
 from pgrunbook.inverse.alter_table import alter_table
 from pgrunbook.inverse.no_inverse import because, nothing
 from pgrunbook.inverse.reader import Reader, reading
@@ -81,7 +92,8 @@ def _do(reader: Reader, way: Way, node: Any) -> None:
 
 
 def _inverse(reader: Reader, way: Way, node: Any) -> None:
-    _INVERSES.get(type(node).__name__, _unknown)(reader, way, node)
+    if not temporary.take_back(reader, way, node):
+        _INVERSES.get(type(node).__name__, _unknown)(reader, way, node)
 
 
 def _call(reader: Reader, way: Way, node: Any) -> None:

@@ -36,7 +36,7 @@ from pgrunbook.plan.step import RANGE, Batches
 from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
 from pgrunbook.sql.tree import apart, column_names, tree, walk
 from pgrunbook.undo_data import capture_tables
-from pgrunbook.undo_data.cascades import CannotCaptureError, reaches
+from pgrunbook.undo_data.cascades import CannotCaptureError, RowsNotShownError, reaches
 from pgrunbook.undo_data.followers import obstacle
 from pgrunbook.undo_data.registry import BATCH, Side, StepKey, add_side_tables, name_of
 from pgrunbook.undo_data.row_notes import label_of, labelled, returned
@@ -46,10 +46,6 @@ CHANGING = (ast.UpdateStmt, ast.DeleteStmt, ast.InsertStmt)
 ANYWHERE = StepKey("", "", "up", 0)
 _OLD, _NEW = "pgrunbook_old", "pgrunbook_new"
 _RETURNING_BOTH = 18
-
-
-class RowsNotShownError(CannotCaptureError):
-    """A statement has no form that shows the rows that it changes; the text says why, as of its parent."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +192,7 @@ def _assigned(conn: Connection, node: Any, target: CapturedTable) -> tuple[Captu
             )
     for key in foreign_keys(conn, target.oid):
         if key.on_update in ("n", "d") and names & set(key.referenced):
-            raise CannotCaptureError(f'foreign key "{key.name}" changes the rows that refer to it')
+            raise RowsNotShownError(f'foreign key "{key.name}" changes the rows that refer to it')
     if target.has_before_update:
         return tuple(column for column in target.plain if not column.is_identity_always)
     chosen = tuple(column for column in target.plain if column.name in names)

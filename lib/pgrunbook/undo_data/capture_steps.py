@@ -16,9 +16,9 @@ from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import dotted_name, tree
 from pgrunbook.undo_data.capture_columns import ColumnCapture, column_capture, column_name, is_changed_type, is_large
-from pgrunbook.undo_data.capture_rows import ANYWHERE, CHANGING, RowsNotShownError, rewrite
+from pgrunbook.undo_data.capture_rows import ANYWHERE, CHANGING, rewrite
 from pgrunbook.undo_data.capture_tables import locking
-from pgrunbook.undo_data.cascades import CannotCaptureError
+from pgrunbook.undo_data.cascades import CannotCaptureError, RowsNotShownError
 from pgrunbook.undo_data.entries import Site
 from pgrunbook.undo_data.parked_tables import park
 from pgrunbook.undo_data.tables import CapturedTable, table

@@ -26,7 +26,7 @@ from pgrunbook.plan.step import Keep
 from pgrunbook.sql.deparse import parsed, text
 from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.tree import walk
-from pgrunbook.undo_data.cascades import CannotCaptureError
+from pgrunbook.undo_data.cascades import SET_DEFAULT, SET_NULL, CannotCaptureError
 from pgrunbook.undo_data.followers import obstacle
 from pgrunbook.undo_data.registry import Side, StepKey, add_side_tables, name_of
 from pgrunbook.undo_data.tables import CapturedTable, foreign_keys, hash_of, key_name, row, rows, table
@@ -84,14 +84,23 @@ def begin(conn: Connection, step: str, place: StepKey, *, keep_until: datetime |
     oids = [relation.oid for named in found[0] if (relation := Facts(conn).relation(named)) is not None]
     captures = [_TableCapture(place, table(conn, oid)) for oid in oids]
     ordered = list(_parents_first(conn, captures))
-    # The last entry is reverted first: inserted rows go, children first; deleted rows come back, parents first.
-    sides = [each.deleted for each in reversed(ordered)]
-    sides += [each.updated for each in ordered if each.updated.columns]
-    sides += [each.inserted for each in ordered]
+    # The last entry is reverted first: inserted rows go, children first; deleted rows come back, parents first, behind
+    # changed ones, which may have their unique values, unless these refer to them.
+    deleted = [each.deleted for each in reversed(ordered)]
+    updated = [each.updated for each in ordered if each.updated.columns]
+    inserted = [each.inserted for each in ordered]
+    sides = [*updated, *deleted, *inserted] if _loses_parents(conn, ordered) else [*deleted, *updated, *inserted]
     add_side_tables(conn, place, sides, keep_until=keep_until)
     for each in ordered:
         conn.execute(each.copy())
     return ";\n".join([found[1], *(statement for each in ordered for statement in each.settle())])
+
+
+def _loses_parents(conn: Connection, captures: Sequence[_TableCapture]) -> bool:
+    """Tell whether a row that stays may lose the row that it refers to: a key sets NULL or a default."""
+    oids = {each.table.oid for each in captures}
+    keys = [key for oid in oids for key in foreign_keys(conn, oid) if key.oid in oids]
+    return any({key.on_delete, key.on_update} & {SET_NULL, SET_DEFAULT} for key in keys)
 
 
 def _obstacle(conn: Connection, relation: Relation, is_beyond: Callable[[Relation, int], bool]) -> str:

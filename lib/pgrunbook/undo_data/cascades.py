@@ -20,6 +20,10 @@ class CannotCaptureError(Exception):
     """A reason that follows "cannot be captured, because"."""
 
 
+class RowsNotShownError(CannotCaptureError):
+    """No form of a statement shows the rows that it changes, so that only whole tables can be captured."""
+
+
 @dataclass(frozen=True)
 class Reach:
     """A foreign key by which a DELETE reaches another table, parents first."""
@@ -59,7 +63,7 @@ class Reach:
 def reaches(conn: Connection, origin: CapturedTable) -> list[Reach]:
     """Return the foreign keys by which a DELETE reaches other tables, parents first; [] when it reaches none.
 
-    Raises CannotCaptureError when what it does there cannot be captured.
+    Raises CannotCaptureError when what it does there cannot be captured, RowsNotShownError when only all rows can be.
     """
     found: list[Reach] = []
     waiting: list[tuple[CapturedTable, tuple[int, ...]]] = [(origin, (origin.oid,))]
@@ -67,7 +71,7 @@ def reaches(conn: Connection, origin: CapturedTable) -> list[Reach]:
         parent, path = waiting.pop(0)
         for reach in _from(conn, parent):
             if reach.child.oid in path:
-                raise CannotCaptureError(f"it cascades in a circle, into {reach.child.name}")
+                raise RowsNotShownError(f"it cascades in a circle, into {reach.child.name}")
             if reach in found:
                 continue
             found.append(reach)
@@ -81,19 +85,23 @@ def _from(conn: Connection, parent: CapturedTable) -> Iterator[Reach]:
         if key.on_delete not in (CASCADE, SET_NULL, SET_DEFAULT):
             continue
         child = table(conn, key.oid)
-        reason = _reason(key, parent, child)
-        if reason:
+        if reason := _reason(child):
             raise CannotCaptureError(f"it cascades into {child.name}, {reason}")
+        if reason := _not_shown(key, parent, child):
+            raise RowsNotShownError(f"it cascades into {child.name}, {reason}")
         yield Reach(key, parent, child, "delete" if key.on_delete == CASCADE else "update")
 
 
-def _reason(key: ForeignKey, parent: CapturedTable, child: CapturedTable) -> str:
-    if key.on_delete == SET_DEFAULT:
-        return f'where foreign key "{key.name}" uses SET DEFAULT'
+def _reason(child: CapturedTable) -> str:
     if not child.key:
         return "which has no unique key that identifies its rows"
-    if child.is_filtered:
-        return "where row level security hides rows"
+    return "where row level security hides rows" if child.is_filtered else ""
+
+
+def _not_shown(key: ForeignKey, parent: CapturedTable, child: CapturedTable) -> str:
+    """Return why the rows that a DELETE reaches do not show what becomes of them, "" where they do."""
+    if key.on_delete == SET_DEFAULT:
+        return f'where foreign key "{key.name}" uses SET DEFAULT'
     if key.on_delete == SET_NULL and child.has_before_update:
         return "where a BEFORE UPDATE trigger may change more"
     if key.on_delete == SET_NULL and obstacle(child):
