@@ -330,3 +330,21 @@ def test_a_label_that_the_old_enum_has_not_is_null_until_the_captured_one_comes(
             stage.conn.execute(step.sql.encode())
         assert stage.conn.execute("SELECT m::text FROM e ORDER BY id").fetchall() == [(None,), ("ok",)]
         assert undo.steps[2].sql.endswith("m SET NOT NULL")
+
+
+def test_labels_in_an_array_that_the_old_enum_has_not_are_null_until_the_captured_ones_come(stage: Stage) -> None:
+    """An array, also an empty one, one with NULL and one of two dimensions, goes back where its labels are old ones."""
+    with stage.conn.transaction(force_rollback=True):
+        values = "(1, '{sad}'), (2, '{ok,NULL}'), (3, '{}'), (4, '{{ok},{sad}}'), (5, '{{ok},{ok}}')"
+        stage.conn.execute(
+            f"CREATE TABLE e AS SELECT n AS id, m::app.mood[] AS m FROM (VALUES {values}) AS v (n, m)".encode()
+        )
+        stage.conn.execute("ALTER TABLE e ADD PRIMARY KEY (id), ALTER m SET NOT NULL")
+        change = "ALTER TABLE e ALTER m TYPE text[] USING array_replace(m::text[], 'sad', 'it''s')"
+        (statement,) = parse(change, "a.sql")
+        undo = Inverter(stage.conn).inverse(statement)  # type: ignore[arg-type]
+        stage.conn.execute(change.encode())
+        for step in undo.steps[:2]:
+            stage.conn.execute(step.sql.encode())
+        found = stage.conn.execute("SELECT m::text FROM e ORDER BY id").fetchall()
+        assert found == [(None,), ("{ok,NULL}",), ("{}",), (None,), ("{{ok},{ok}}",)]

@@ -93,11 +93,14 @@ def change_type(altered: Alteration, cmd: Any) -> None:
     facts, named = altered.reader.row("converts", **converts), altered.reader.row("type_facts", oid=new)
     if facts is None:
         return
-    losses = column_type.losses(column, cmd, facts, _written(cmd, named))
+    new_name = _written(cmd, named)
+    losses = column_type.losses(column, cmd, facts, new_name)
     is_kept = bool(losses[0]) and column.kind in "rp" and not column.generated
-    loosened = _loosened(altered, column) if is_kept and column.not_null and facts["how"] != "by itself" else None
+    loosened = (
+        _loosened(altered, column, new_name) if is_kept and column.not_null and facts["how"] != "by itself" else None
+    )
     becomes_null = is_kept and (not column.not_null or loosened is not None)
-    using = column_type.using(altered.reader, facts["how"], column, becomes_null=becomes_null)
+    using = column_type.using(altered.reader, facts["how"], column, new_name, becomes_null=becomes_null)
     clause = f"ALTER COLUMN {column.sql} TYPE {column.type}{column_type.collation(column)}{using}"
     if column.default is not None or _sets_default(altered, cmd.name):
         clause = f"ALTER COLUMN {column.sql} DROP DEFAULT, {clause}"
@@ -112,12 +115,12 @@ def change_type(altered: Alteration, cmd: Any) -> None:
     _after_type(altered, cmd.name)
 
 
-def _loosened(altered: Alteration, column: Column) -> Way | None:
+def _loosened(altered: Alteration, column: Column, new: str) -> Way | None:
     """Return what sets NOT NULL again after values were NULL for a moment, None where they may not be."""
     keys = [row for row in altered.constraints if row.kind == "p" and row.relation == column.relation]
     is_key = any(column.number in row.numbers for row in keys)
     identifies = is_key or "USING INDEX" in altered.whole.replica_identity
-    if identifies or column.identity or column.is_inherited or not column_type.is_valid(altered.reader, column):
+    if identifies or column.identity or column.is_inherited or not column_type.is_valid(altered.reader, column, new):
         return None
     way, row = Way(), _not_null(altered, column)
     if row is None:

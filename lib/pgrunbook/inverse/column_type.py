@@ -39,7 +39,7 @@ _PATTERNS = {
 _NUMBERS = re.compile(r"\(([\d, ]+)\)")
 
 
-def using(reader: Reader, how: str, column: Column, *, becomes_null: bool) -> str:
+def using(reader: Reader, how: str, column: Column, new: str, *, becomes_null: bool) -> str:
     """Return the USING clause for the old type, "" when PostgreSQL converts the values itself.
 
     An explicit cast would cut a text that is too long; the implicit one refuses it. With ``becomes_null`` a value that
@@ -47,19 +47,22 @@ def using(reader: Reader, how: str, column: Column, *, becomes_null: bool) -> st
     """
     if how == "by itself" or column.generated:
         return ""
-    valid = is_valid(reader, column) if becomes_null else ""
+    valid = is_valid(reader, column, new) if becomes_null else ""
     if valid:
         return f" USING CASE WHEN {valid} THEN {column.sql}::text::{column.type} END"
     middle = "::text" if how == "as text" else ""
     return f" USING {column.sql}{middle}::{column.type}"
 
 
-def is_valid(reader: Reader, column: Column) -> str:
-    """Return the condition that a value is one of the old type, as text; "" where that cannot be asked."""
+def is_valid(reader: Reader, column: Column, new: str) -> str:
+    """Return the condition that a value of the type ``new`` is one of the old, as text; "" where that is not known."""
     value = f"{column.sql}::text"
     if reader.version >= _TELLS_VALID_INPUT:
         return f"pg_catalog.pg_input_is_valid({value}, {literal(column.type)})"
     labels = [str(row["label"]) for row in reader.rows("labels_of_enum", oid=column.type_oid)]
+    if labels and column.type.endswith("[]"):
+        known = f"pg_catalog.array_replace({column.sql}::text[], NULL, {literal(labels[0])})"
+        return f"{known} OPERATOR(pg_catalog.<@) {literal(labels)}::text[]" if new.endswith("[]") else ""
     if labels:
         return f"{value} = ANY ({literal(labels)}::text[])"
     if column.type in _WORDS:

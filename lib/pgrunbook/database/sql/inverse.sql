@@ -1305,10 +1305,10 @@ FROM pg_catalog.pg_statistic_ext AS x
 WHERE x.stxnamespace = (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(schema)s);
 
 -- name: labels_of_enum
--- a row is: a value of an enum
+-- a row is: a value of an enum, or of that of which a type is an array
 SELECT e.enumlabel::text AS label
 FROM pg_catalog.pg_enum AS e
-WHERE e.enumtypid = %(oid)s
+WHERE e.enumtypid IN (%(oid)s, (SELECT t.typelem FROM pg_catalog.pg_type AS t WHERE t.oid = %(oid)s))
 ORDER BY e.enumsortorder;
 
 -- name: shared_comment
