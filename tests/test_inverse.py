@@ -372,6 +372,8 @@ NO_WAY = {
     "DO $$ BEGIN EXECUTE 'DROP TABLE ' || current_user; END $$": "nobody can know what a DO block did, because it puts its statements together when it runs",
     "DO $$ BEGIN IF EXISTS (SELECT FROM rare.people) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE",
     "DO $$ BEGIN IF true THEN DROP TABLE rare.things; CREATE TABLE rare.b (); END IF; END $$": "what a DO block destroys is not captured",
+    "DO $$ BEGIN IF rare.adult(3) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE",
+    "DO $$ BEGIN IF adult(3) THEN CREATE TABLE a (); END IF; END $$": "nobody can know what adult() tells a DO block",
     "DO LANGUAGE sql 'SELECT 1'": "nobody can know what a DO block did, because its code cannot be read",
     "DO 'BEGIN LOOP CREATE TABLE a (); END LOOP; END'": "a DO block executes CREATE TABLE",
     "IMPORT FOREIGN SCHEMA public FROM SERVER far INTO rare": "nobody can know which foreign tables it will create",
