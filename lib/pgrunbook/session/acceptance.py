@@ -70,7 +70,7 @@ def _refuse_refused(made: Run, events: Sequence[Mapping[str, Any]]) -> None:
     """Raise WrongInput where the last thing that happened is that a rollback was refused, and it has no open gate."""
     ended = {"procedure-started", "cell-ended", ACCEPTED}
     last = next((e for e in reversed(events) if e["event"] in ended), None)
-    if last is None or last.get("procedure") != "rollback" or last.get("ok", True):
+    if last is None or last.get("procedure") != "rollback" or last.get("kind") != Refused.__name__:
         return
     path = made.folder / _FILES[_ROLLBACK]
     if any(e["event"] == _ROLLBACK for e in events) and regular_file.is_there(path) and left(made, plans.read(path)):

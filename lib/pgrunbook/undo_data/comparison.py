@@ -11,7 +11,7 @@ from psycopg import sql
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 from pgrunbook.undo_data.registry import UndoEntry, refuse_purged
-from pgrunbook.undo_data.row_notes import GONE, HASH, are_at_work, is_there
+from pgrunbook.undo_data.row_notes import GONE, HASH, UNKNOWN, are_at_work, is_there
 from pgrunbook.undo_data.rows_before import RowsBefore, rows_before
 from pgrunbook.undo_data.tables import CapturedColumn, CapturedTable, foreign_keys, hash_of, key_name, row, rows, table
 
@@ -86,6 +86,16 @@ class Comparison:
     def is_gone(self) -> sql.Composable:
         """The condition that the row does not exist; a column of the key is never NULL."""
         return sql.SQL("{} IS NULL").format(sql.Identifier("t", self.table.key[0]))
+
+    @property
+    def is_unidentified(self) -> sql.Composable:
+        """The condition that somebody has the key of a captured row, and nobody knows whether it is the same row."""
+        if self.entry.kind != "update" or GONE not in self.side_columns:
+            return sql.SQL("false")
+        gone = sql.Identifier("k", GONE)
+        return sql.SQL("(({} IS NULL OR {} = {}) AND EXISTS (SELECT FROM {} AS o WHERE {}))").format(
+            gone, gone, sql.Literal(UNKNOWN), self.source, self.table.matches("o", "k")
+        )
 
     @property
     def is_back(self) -> sql.Composable:

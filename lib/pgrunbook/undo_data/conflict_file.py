@@ -21,6 +21,7 @@ HEADINGS = (
 _DECIDED = {"stop": "somebody has to decide", "keep": "left as it is"}
 _OVERWRITTEN = {
     ("update", "changed"): "overwritten with the value before",
+    ("update", "not to be told"): "left as it is: nobody knows whether this is its row",
     ("update", "deleted"): "stays deleted: only these columns of it were captured",
     ("delete", "made again"): "overwritten with the values before",
     ("insert", "changed"): "deleted, as it was inserted",
@@ -28,6 +29,7 @@ _OVERWRITTEN = {
 }
 _IS_LEFT = {
     "deleted": "stays deleted",
+    "not to be told": "left as it is: nobody knows whether this is its row",
     "displaced": "left as it is: the server refuses the values before",
 }
 
@@ -64,6 +66,7 @@ def _write(write: RowWriter, one: Conflict, entry: UndoEntry, outcome: str) -> N
     about = (entry.run_id, one.by, f"{one.table.schema}.{one.table.name}", key, one.way)
     for name in one.before or one.now or one.wrote or {"": None}:
         values = [_value(each, name) for each in (one.before, one.wrote, one.now)]
+        values[2] = "not known" if one.way == "not to be told" else values[2]
         write((*about, name, *values, outcome))
 
 

@@ -30,13 +30,14 @@ VALUE_CHARS = 10_000
 _FETCHED_ROWS = 100
 
 Values = Mapping[str, str | None]
-Way = Literal["changed", "deleted", "made again", "referred to", "displaced"]
+Way = Literal["changed", "deleted", "made again", "referred to", "displaced", "not to be told"]
 
 
 @dataclass(frozen=True)
 class Conflict:
     """A row that cannot be reverted without a decision.
 
+    ``not to be told`` is a captured row of which nobody knows whether the row that has its key now is the same.
     ``displaced`` is a row whose unique value another row has now, or whose parent is gone; ``referred to`` an inserted
     row to which rows of another table refer. ``before``, ``wrote`` and ``now`` hold the captured columns as text, cut
     to 10,000 characters (100 for ``wrote``); None means that there was no row. Of a column that is missing in
@@ -58,6 +59,7 @@ class Conflict:
         key = ", ".join(f"{name} {value and value[:_SHOWN_CHARS]}" for name, value in self.key.items())
         parts = [f"{says} {_shown(values)}" for says, values in
                  (("before", self.before), ("wrote", self.wrote), ("now", self.now))]  # fmt: skip
+        parts[2] = "now not known" if self.way == "not to be told" else parts[2]
         return f"{self.table} ({key}) {self.way}{since}: {'; '.join(parts)}"
 
 
@@ -241,7 +243,7 @@ def _shown_columns(both: Comparison, stored: Sequence[tuple[CapturedColumn, str]
     ]
     is_referred_to = both.is_referred_to if both.entry.kind == "insert" else sql.SQL("false")
     is_refused = both.is_untouched if both.entry.kind == "update" else sql.SQL("false")
-    return sql.SQL(", ").join([*texts, both.is_gone, is_referred_to, is_refused])
+    return sql.SQL(", ").join([*texts, both.is_gone, is_referred_to, is_refused, both.is_unidentified])
 
 
 def _conflict(both: Comparison, found: Sequence[Any], written: Sequence[str], by: str) -> Conflict:
@@ -250,10 +252,11 @@ def _conflict(both: Comparison, found: Sequence[Any], written: Sequence[str], by
     before = None if entry.kind == "insert" else {name: next(values) for name in entry.columns}
     wrote = {name: next(values) for name in written}
     now: Values | None = {name: next(values) for name in entry.columns}
-    is_gone, is_referred_to, is_refused = next(values), next(values), next(values)
+    is_gone, is_referred_to, is_refused, is_unidentified = values
     way: Way = "changed"
     if is_gone:
         way, now = "displaced" if entry.kind == "delete" else "deleted", None
+        way = "not to be told" if is_unidentified else way
     elif is_referred_to:
         way = "referred to"
     elif is_refused:
