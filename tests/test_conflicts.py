@@ -115,6 +115,26 @@ def test_a_conflict_names_the_statement_whose_change_it_is(project: Project) -> 
     ]
 
 
+@pytest.mark.parametrize("kind", ["deleted by it", "deleted before it"])
+def test_a_row_that_was_made_again_is_a_conflict_of_the_step_that_deleted_it(project: Project, kind: str) -> None:
+    """And none of the step before; a row that somebody else deleted is one of its own."""
+    target = project(folder={"0001_a.sql": UPDATED})
+    do(target, f"{BASE} DELETE FROM child")
+    release(target)
+    if kind == "deleted before it":
+        do(target, "DELETE FROM k WHERE id = 7; INSERT INTO k VALUES (7, 'other', 7)")
+    assert target.migrations is not None
+    (target.migrations / "0002_b.sql").write_text("DELETE FROM k WHERE id > 5;")
+    release(target, run_id="20261122T165431Z-release-demo-8888")
+    do(target, "INSERT INTO k VALUES (7, 'mine', 7)")
+    found = [[(one.key["id"], one.way) for one in each.found.samples] for each in since(target).rows if each.found]
+    first = [("7", "deleted")] if kind == "deleted before it" else []
+    assert found == [[("7", "made again")], *([first] if first else [])]
+    take_back(target, on_conflict="restore")
+    value = "other" if first else "v7"
+    assert rows(target, "SELECT id, v FROM k WHERE v <> 'v' || id OR id = 7") == [(7, value)]
+
+
 @pytest.mark.slow
 def test_a_row_that_was_changed_between_two_migrations_is_a_conflict_of_the_first(project: Project) -> None:
     """The second one captured what somebody had written: the first one would overwrite that."""

@@ -15,7 +15,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.display.prose import listed
 from pgrunbook.undo_data.comparison import Comparison, compare
 from pgrunbook.undo_data.registry import ROWS, STATES, UndoEntry, entries_of_migration, find
-from pgrunbook.undo_data.row_notes import is_row
+from pgrunbook.undo_data.row_notes import GONE, is_row, label_of
 from pgrunbook.undo_data.tables import CapturedColumn, as_text, key_name, written_name
 
 SAMPLES = 20
@@ -202,8 +202,8 @@ def _condition(both: Comparison, is_over: bool) -> tuple[str, sql.Composable]:
         end = sql.Literal(f"({entry.pages_left},0)")
         condition = sql.SQL("{} AND k.ctid < {}::pg_catalog.tid").format(condition, end)
     elsewhere = [] if is_over else _deleted_with_it(both)
-    again = [one for one in both.later if one.kind == "update" and one.table == entry.table]
-    counts = [sql.SQL("(NOT {} OR {})").format(both.is_gone, _is_not_in(entry, one)) for one in again]
+    again = [one for one in both.later if one.kind in ("update", "delete") and one.table == entry.table]
+    counts = [sql.SQL("(NOT {} OR {})").format(both.is_gone, _is_not_told_by(both, one)) for one in again]
     return join, sql.SQL(" AND ").join(
         [is_row("k", both.side_columns), condition, *(_is_not_in(entry, one) for one in elsewhere), *counts]
     )
@@ -216,6 +216,17 @@ def _deleted_with_it(both: Comparison) -> list[UndoEntry]:
         return []
     whole = find(both.conn, ids=[entry.part_of], states=STATES)
     return [one for one in whole if one.kind == "delete" and one.table == entry.table]
+
+
+def _is_not_told_by(both: Comparison, other: UndoEntry) -> sql.Composable:
+    """The condition that a row which is not there is no conflict of a later step, which is taken back before.
+
+    Of rows that the other step has deleted, somebody has made those again that are not there.
+    """
+    if other.kind == "delete" and GONE in both.side_columns:
+        label = sql.Literal(label_of(other.migration, other.step))
+        return sql.SQL("{} IS DISTINCT FROM {}").format(sql.Identifier("k", GONE), label)
+    return _is_not_in(both.entry, other)
 
 
 def _is_not_in(entry: UndoEntry, other: UndoEntry) -> sql.Composable:
