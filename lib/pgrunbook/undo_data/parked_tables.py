@@ -31,6 +31,7 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.parked_names import Names
 from pgrunbook.undo_data.parked_types import Types
+from pgrunbook.undo_data.row_notes import rests
 from pgrunbook.undo_data.tables import rows
 
 CHANGES_ACCESS_METHOD = 150_000
@@ -44,7 +45,8 @@ def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps:
     others = [keep for keep in keeps if keep.kind != "table"]
     if others:
         raise CannotCaptureError(f"values of {others[0].table}.{others[0].column} would be dropped with a table")
-    statements, freed = list(detaches), []
+    freed: list[SafeStep] = []
+    statements = [*(rests(keep.table) for keep in keeps if _is_partition(conn, keep)), *detaches]
     with conn.transaction(force_rollback=True):  # what is left when these have run is what moves
         for detach in detaches:
             conn.execute(detach.encode())
@@ -65,6 +67,11 @@ def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps:
         explains="The table is parked in schema pgrunbook instead: a rollback moves it back with its rows.",
         steps=(step, *freed),
     )
+
+
+def _is_partition(conn: Connection, keep: Keep) -> bool:
+    query = "SELECT c.relispartition FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%s)"
+    return conn.execute(query, [keep.table]).fetchone() == (True,)
 
 
 def _stored_plainly(conn: Connection, keep: Keep) -> list[SafeStep]:

@@ -12,6 +12,7 @@ from psycopg import sql
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.row_tracker import is_ours
 from pgrunbook.sql.deparse import text
+from pgrunbook.sql.own_code import do
 from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, rows
 
 # Who took the row away (a transaction, or the label of a step of ours), NULL where it is there; who moved it last.
@@ -72,11 +73,40 @@ EXISTS (SELECT FROM pg_catalog.unnest({watches}) AS w (one)
 _UNWATCHED = """
 SELECT CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid)
 FROM pg_catalog.unnest({watches}) AS w (one)
-WHERE {which}
+WHERE {which} AND pg_catalog.split_part(w.one, ':', 2) <> '0'
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g
                   WHERE g.oid = CAST(pg_catalog.split_part(w.one, ':', 2) AS pg_catalog.oid)
                     AND g.tgrelid = CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid))
 """.strip()
+
+
+# A partition that we park is written by nobody: in the place of its trigger, the notes have 0 then.
+_RESTS = """
+DECLARE
+    noted record;
+BEGIN
+    FOR noted IN
+        SELECT DISTINCT g.tgfoid AS id
+        FROM pg_trigger AS g
+        JOIN pg_proc AS f ON f.oid = g.tgfoid
+        WHERE g.tgrelid = {table}::regclass
+          AND f.pronamespace = to_regnamespace({schema}) AND f.proname ~ '^write_kept_'
+          AND obj_description(f.oid, 'pg_proc') IS NOT NULL
+    LOOP
+        EXECUTE (
+            SELECT format('COMMENT ON FUNCTION %s IS %L', noted.id::regprocedure, array_agg(
+                CASE WHEN p.relid IS NULL THEN w.one ELSE concat(p.relid::oid, ':0') END ORDER BY w.number))
+            FROM unnest(obj_description(noted.id, 'pg_proc')::text[]) WITH ORDINALITY AS w (one, number)
+            LEFT JOIN pg_partition_tree({table}::regclass) AS p ON starts_with(w.one, concat(p.relid::oid, ':'))
+        );
+    END LOOP;
+END
+"""
+
+
+def rests(table: str) -> str:
+    """Return the statement that notes of a partition which is to be parked: it needs no trigger until it is back."""
+    return text(do(sql.SQL(_RESTS).format(table=sql.Literal(table), schema=sql.Literal(SCHEMA))))
 
 
 def is_unwatched(kept_as: str) -> sql.Composable:
