@@ -29,7 +29,8 @@ def take_back(reader: Reader, way: Way, node: Any) -> bool:
         name = f"pg_temp.{quoted(made.relname)}"
         way.add(f"DROP TABLE IF EXISTS {name}", f"{name} is dropped, where this session has it.")
         return True
-    return _is_of_session(reader, node)
+    has_any = any(schema.startswith("pg_temp_") for schema in reader.path)  # the server adds it where a session has it
+    return has_any and _is_of_session(reader, node)
 
 
 def _is_of_session(reader: Reader, node: Any) -> bool:
