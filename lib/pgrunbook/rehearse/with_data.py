@@ -43,6 +43,7 @@ from pgrunbook.rehearse.trial import (
     Trial,
 )  # fmt: skip
 from pgrunbook.sql.lock_modes import blocks
+from pgrunbook.undo_data.tables import SCHEMA
 
 SLOT_MS = 50.0
 WEAKER = ("AccessShareLock", "RowShareLock")  # than the lock of one who writes
@@ -294,8 +295,9 @@ def _tables(proven: Rehearsal) -> list[str]:
 
 
 def _locked(proven: Rehearsal) -> list[str]:
-    """Return the objects that the plan locks for writing, or more strongly, where there are no rows."""
-    return [lock.object for c in proven.changes for s in c.steps for lock in s.locks if lock.mode not in WEAKER]
+    """Return the objects that the plan locks for writing, or more strongly, where there are no rows; none of ours."""
+    locked = [lock.object for c in proven.changes for s in c.steps for lock in s.locks if lock.mode not in WEAKER]
+    return [name for name in locked if not name.startswith(f"{SCHEMA}.")]
 
 
 def _new_tables(proven: Rehearsal) -> list[str]:
