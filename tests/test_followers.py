@@ -390,6 +390,35 @@ def test_rollback_tells_what_goes_to_nobody_behind_its_own_writes(project: Calla
 
 
 @pytest.mark.newest
+@pytest.mark.parametrize(("before", "after", "given"), [
+    ("", "", [(1500, 15000), (1600, 16000)]),
+    ("{detach}; UPDATE t_2 SET id = id + 1 WHERE id = 1600; {attach}", "", [(1500, 15000), (1601, None)]),
+    ("", "{detach}; UPDATE t_2 SET id = id + 1 WHERE id = 1600; {attach}", [(1500, 15000), (1601, None)]),
+    ("", "{detach}; DELETE FROM t_2 WHERE id = 1600; INSERT INTO t_2 VALUES (1600, 1); {attach}", [(1500, 15000), (1600, None)]),
+])  # fmt: skip
+def test_a_partition_that_a_release_drops_gets_the_values_of_its_rows(
+    project: Callable[..., Target], before: str, after: str, given: list[tuple[int, int | None]]
+) -> None:
+    """It is parked meanwhile, and written by nobody; where it was detached besides, before or after, as ever."""
+    target = project(folder={"0001_a.sql": "ALTER TABLE t DROP COLUMN a"})
+    do(target, f"{PARTITIONED}; INSERT INTO t VALUES (1500, 1500, 15000), (1600, 1600, 16000)")
+    execute(target, plan_of(target, rehearsed(target)), "20261122T165431Z-release-demo-7f3a")
+    words = {
+        "detach": "ALTER TABLE t DETACH PARTITION t_2",
+        "attach": "ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (1000) TO (2000)",
+    }
+    if before:
+        do(target, before.format(**words))
+    (target.migrations / "0002_b.sql").write_text("DROP TABLE t_2")
+    execute(target, plan_of(target, rehearsed(target)), "20261122T165431Z-release-demo-7f3b")
+    execute(target, prepared(target, ["0002_b"])[0], ROLLBACK)
+    if after:
+        do(target, after.format(**words))
+    execute(target, prepared(target, ["0001_a"])[0], f"{ROLLBACK}2")
+    assert rows(target, "SELECT id, a FROM t WHERE id >= 1000 ORDER BY id") == given
+
+
+@pytest.mark.newest
 def test_rollback_tells_which_captured_values_go_to_nobody(project: Callable[..., Target]) -> None:
     """Before, with their keys, and behind the step that reverts the others."""
     target = project(folder={"0001_a.sql": "ALTER TABLE t DROP COLUMN a"})

@@ -33,7 +33,7 @@ from pgrunbook.sql import runs, statements
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import Place
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import text, tree
+from pgrunbook.sql.tree import subcommand, text, tree, trees
 from pgrunbook.undo_data import Site
 
 GIVES_ROWS = "GIVE ROWS BACK"
@@ -210,6 +210,12 @@ def _parked(back: Back) -> list[Keep]:
     return [keep for keep in back.keeps if keep.kind == "table"]
 
 
+def _attaches(back: Back) -> bool:
+    """Tell whether a partition is attached again."""
+    nodes = (node for step in back.steps for node in trees(step.sql) if isinstance(node, ast.AlterTableStmt))
+    return any(subcommand(cmd) == "AttachPartition" for node in nodes for cmd in node.cmds)
+
+
 def _capturing(undo: Undo, also: Sequence[Keep]) -> Undo:
     """Return an inverse that needs these columns captured too, if its statement changes their type."""
     there = {(keep.table, keep.column) for keep in undo.keeps}
@@ -267,7 +273,14 @@ class _Writer:
                 if (keep.table, keep.column) == (was.table, was.column):
                     left = undo_data.discard_reverted(self.conn, keep, was)
                     self.also(_pseudo(file, one.line, "DELETE", left[0].sql), left)
-        both = [each for each in (one, *before) if each.back.of_rows and each.steps]
+        for keep in _parked(back) if _attaches(back) else ():
+            watched = undo_data.watch_again(keep)
+            self.also(_pseudo(file, one.line, "DO", watched[0].sql), watched, execute=True)
+        self._revert_rows((one, *before), file)
+        self.differs += [each for taken in (one, *before) for each in followed(self.conn, taken.back.differs)]
+
+    def _revert_rows(self, taken: Sequence[DownStatement], file: str) -> None:
+        both = [each for each in taken if each.back.of_rows and each.steps]
         if both:
             what = "this statement has" if len(both) == 1 else "these statements have"
             texts = (line for each in both for line in each.sql.splitlines())
@@ -275,8 +288,7 @@ class _Writer:
             tables = tuple(dict.fromkeys(keep.table for each in both for keep in each.back.keeps))
             numbers = tuple(number for each in both for number in each.steps)
             gives = SafeStep(comment, "Revert the rows that nobody has changed since.", quick=False, gives_rows=numbers)
-            self.also(_pseudo(file, one.line, GIVES_ROWS, comment, tables), [gives])
-        self.differs += [each for taken in (one, *before) for each in followed(self.conn, taken.back.differs)]
+            self.also(_pseudo(file, taken[0].line, GIVES_ROWS, comment, tables), [gives])
 
     def write(self, statement: Statement, also: Sequence[Keep] = ()) -> list[Keep]:
         """Plan a statement in its safe form, capturing what it destroys; then execute it.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -32,7 +32,7 @@ from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection, at_once, connect
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.draft.down import DownDraft, silent
-from pgrunbook.errors import StatementFailed
+from pgrunbook.errors import RunbookError, StatementFailed
 from pgrunbook.online.batches import Haste
 from pgrunbook.plan.plan import Change, Direction, WayBack
 from pgrunbook.record.journal import Journal
@@ -66,7 +66,8 @@ def proving(
         try:
             yield begun.result
         except BaseException:
-            branch_server.stop_at_once(copy.server)
+            with suppress(RunbookError):  # it has ended meanwhile
+                branch_server.stop_at_once(copy.server)
             raise
 
 

@@ -18,7 +18,7 @@ from pgrunbook.undo_data.conflict_file import FILE, LEFT_FILES, Conflicting, con
 from pgrunbook.undo_data.conflicts import MOST_LINES, Conflicts, conflicts, family
 from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mark_reverted
 from pgrunbook.undo_data.key_values import is_own_key
-from pgrunbook.undo_data.parked_tables import unpark
+from pgrunbook.undo_data.parked_tables import unpark, watch_again
 from pgrunbook.undo_data.reapplication import Reapplication, captured_from, reapply, still_captured, to_reapply
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, followed, list_entries, purge
 from pgrunbook.undo_data.revert_columns import (
@@ -85,6 +85,7 @@ __all__ = [
     "uncaptured",
     "unclaimed",
     "unpark",
+    "watch_again",
     "way_on",
     "with_capture",
     "writes",

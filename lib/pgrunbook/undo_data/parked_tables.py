@@ -31,7 +31,7 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.parked_names import Names
 from pgrunbook.undo_data.parked_types import Types
-from pgrunbook.undo_data.row_notes import rests
+from pgrunbook.undo_data.row_notes import note_attached, note_parked
 from pgrunbook.undo_data.tables import rows
 
 CHANGES_ACCESS_METHOD = 150_000
@@ -46,7 +46,7 @@ def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps:
     if others:
         raise CannotCaptureError(f"values of {others[0].table}.{others[0].column} would be dropped with a table")
     freed: list[SafeStep] = []
-    statements = [*(rests(keep.table) for keep in keeps if _is_partition(conn, keep)), *detaches]
+    statements = [*(note_parked(keep.table) for keep in keeps if _is_partition(conn, keep)), *detaches]
     with conn.transaction(force_rollback=True):  # what is left when these have run is what moves
         for detach in detaches:
             conn.execute(detach.encode())
@@ -105,6 +105,12 @@ def unpark(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     says = f"Table {keep.table} comes back with its rows."
     moves = SafeStep(";\n".join(found), says, own_transaction=False, gives_back=(keep.kept_as,))
     return (*parked_types.from_text(conn, keep, there, types), moves)
+
+
+def watch_again(keep: Keep) -> tuple[SafeStep, ...]:
+    """Return the step behind the one that attaches a partition which was parked: its rows are watched again."""
+    says = f"What was captured of rows of {keep.table} follows them again."
+    return (SafeStep(note_attached(keep.table), says, own_transaction=False),)
 
 
 def _home(keep: Keep) -> TableName:

@@ -73,15 +73,19 @@ EXISTS (SELECT FROM pg_catalog.unnest({watches}) AS w (one)
 _UNWATCHED = """
 SELECT CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid)
 FROM pg_catalog.unnest({watches}) AS w (one)
-WHERE {which} AND pg_catalog.split_part(w.one, ':', 2) <> '0'
+WHERE {which}
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g
                   WHERE g.oid = CAST(pg_catalog.split_part(w.one, ':', 2) AS pg_catalog.oid)
                     AND g.tgrelid = CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid))
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c
+                  WHERE pg_catalog.split_part(w.one, ':', 2) = '0'
+                    AND c.oid = CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid)
+                    AND c.relnamespace = pg_catalog.to_regnamespace('pgrunbook'))
 """.strip()
 
 
-# A partition that we park is written by nobody: in the place of its trigger, the notes have 0 then.
-_RESTS = """
+# A partition that we park is written by nobody: in the place of its trigger, the notes have 0 until it is attached.
+_NOTE_PARTS = """
 DECLARE
     noted record;
 BEGIN
@@ -95,18 +99,38 @@ BEGIN
     LOOP
         EXECUTE (
             SELECT format('COMMENT ON FUNCTION %s IS %L', noted.id::regprocedure, array_agg(
-                CASE WHEN p.relid IS NULL THEN w.one ELSE concat(p.relid::oid, ':0') END ORDER BY w.number))
+                CASE WHEN {which} THEN concat(p.relid::oid, ':', {note}) ELSE w.one END ORDER BY w.number))
             FROM unnest(obj_description(noted.id, 'pg_proc')::text[]) WITH ORDINALITY AS w (one, number)
             LEFT JOIN pg_partition_tree({table}::regclass) AS p ON starts_with(w.one, concat(p.relid::oid, ':'))
         );
     END LOOP;
 END
 """
+_IS_WATCHED = (
+    "EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = p.relid AND w.one = concat(p.relid::oid, ':', g.oid))"
+)
+# No trigger has the number 1.
+_NEW_TRIGGER = (
+    "coalesce((SELECT max(g.oid) FROM pg_trigger AS g WHERE g.tgrelid = p.relid AND g.tgfoid = noted.id), 1::oid)"
+)
 
 
-def rests(table: str) -> str:
-    """Return the statement that notes of a partition which is to be parked: it needs no trigger until it is back."""
-    return text(do(sql.SQL(_RESTS).format(table=sql.Literal(table), schema=sql.Literal(SCHEMA))))
+def note_parked(table: str) -> str:
+    """Return the statement that notes of a partition which is to be parked, that it needs no trigger meanwhile.
+
+    One that was detached before, and attached again, stays unwatched.
+    """
+    return _note_parts(table, _IS_WATCHED, "0")
+
+
+def note_attached(table: str) -> str:
+    """Return the statement that notes the triggers of a partition which was parked, and is attached again."""
+    return _note_parts(table, "w.one = concat(p.relid::oid, ':0')", _NEW_TRIGGER)
+
+
+def _note_parts(table: str, which: str, note: str) -> str:
+    names = {"table": sql.Literal(table), "schema": sql.Literal(SCHEMA)}
+    return text(do(sql.SQL(_NOTE_PARTS).format(which=sql.SQL(which), note=sql.SQL(note), **names)))
 
 
 def is_unwatched(kept_as: str) -> sql.Composable:
