@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from psycopg import sql
 
-from pgrunbook.branches import datadir, isolation, provenance, server_copy
+from pgrunbook.branches import datadir, in_memory, isolation, provenance, server_copy
 from pgrunbook.branches.binaries import Installation, state_folder
 from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER
 from pgrunbook.branches.server import Server
@@ -68,10 +68,11 @@ def settings(server: Server) -> dict[str, str]:
 
 
 @contextmanager
-def new_server(postgres: Installation | None = None) -> Iterator[Server]:
+def new_server(postgres: Installation | None = None, *, data_bytes: int | None = None) -> Iterator[Server]:
     """Give a server that has folders and no data yet; its lock is held until it is removed.
 
-    From its start on it reaches nothing outside. It runs on that installation, or on the one of embedded servers.
+    From its start on it reaches nothing outside. It runs on that installation, or on the one of embedded servers. Where
+    the size of its data is known, these lie in memory if there is room.
     """
     clear_leftovers()
     server = Server(f"branch-{os.getpid()}-{secrets.token_hex(3)}")
@@ -82,6 +83,8 @@ def new_server(postgres: Installation | None = None) -> Iterator[Server]:
         try:
             server.make_folders(server.dir)
             isolation.isolate(server)
+            if data_bytes is not None:
+                in_memory.take(server, data_bytes)
             with provenance.branch(server):
                 yield server
         finally:
@@ -89,9 +92,9 @@ def new_server(postgres: Installation | None = None) -> Iterator[Server]:
 
 
 @contextmanager
-def twin_of(server: Server) -> Iterator[Server]:
+def twin_of(server: Server, *, data_bytes: int) -> Iterator[Server]:
     """Give a running server with the same data as a branch, which is stopped meanwhile and started again."""
-    with new_server(server.installation) as twin:
+    with new_server(server.installation, data_bytes=data_bytes) as twin:
         server.stop()
         server_copy.copy_stopped(server, twin)
         twin.superuser, twin.database = server.superuser, server.database
@@ -103,7 +106,8 @@ def twin_of(server: Server) -> Iterator[Server]:
 def start_empty(server: Server) -> None:
     """Start a new server with the data directory of a fresh cluster."""
     template = datadir.template(server.installation)
-    server.do("cp", "-a", os.path.relpath(template / "data", server.dir), "data")
+    server.do("mkdir", "-p", "-m", "700", "data")
+    server.do("cp", "-a", f"{os.path.relpath(template / 'data', server.dir)}/.", "data")
     server.launch(more=settings(server))
 
 

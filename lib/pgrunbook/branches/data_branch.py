@@ -150,11 +150,12 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool
         postgres = own or installations.of_target(target, conn)
     _refuse_large(target, source, most_bytes, plain=plain, twin=twin)
     began = time.monotonic()
-    with branch_server.new_server(postgres) as server, ExitStack() as stack:
+    data_bytes = source.server_bytes if backup else source.database_bytes
+    with branch_server.new_server(postgres, data_bytes=data_bytes) as server, ExitStack() as stack:
         fill = _from_base_backup if backup else _from_dump
         name = fill(server, target, source, found)
         how = "base backup with WAL to now" if backup else "dump and restore"
-        beside = stack.enter_context(branch_server.twin_of(server)) if twin else None
+        beside = stack.enter_context(branch_server.twin_of(server, data_bytes=data_bytes)) if twin else None
         database = f"plain_{secrets.token_hex(3)}" if plain else name
         if plain:
             _copy(server, name, database, found)

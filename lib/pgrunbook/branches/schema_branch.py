@@ -26,6 +26,9 @@ FILLED = (
     "SELECT n.nspname, c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n"
     " ON n.oid = c.relnamespace WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid"
 )
+# An empty file or two of each, and its rows in the catalog.
+RELATION_BYTES = 16 * 1024
+RELATIONS = "SELECT pg_catalog.count(*) * %s FROM pg_catalog.pg_class"
 # The database that is kept for the next branch.
 LOADED = "pgrunbook_schema"
 
@@ -138,10 +141,11 @@ def copy_schema(target: Target, *, ours: bool = False, keep: bool = False) -> It
         (encoding,) = source.execute("SELECT pg_catalog.getdatabaseencoding()").fetchone() or ("UTF8",)
         postgres = installations.of_target(target, source)
         dump_options = target_dump.options(postgres, source)
+        (size,) = source.execute(RELATIONS.encode(), [RELATION_BYTES]).fetchone() or ("0",)
         views = tuple(sql.Identifier(str(schema), str(name)) for schema, name in source.execute(FILLED).fetchall())
         ours_empty = [] if ours else source.execute(load("schema_branch")["own_schema"].encode()).fetchall()
         called = [] if ours else source.execute(load("schema_branch")["called"].encode()).fetchall()
-    with branch_server.new_server(postgres) as server:
+    with branch_server.new_server(postgres, data_bytes=int(str(size))) as server:
         with ThreadPoolExecutor(1) as pool:
             dumped = pool.submit(_dump, server, target, found, dump_options, ours=ours)
             branch_server.start_empty(server)  # meanwhile

@@ -135,6 +135,8 @@ class Server:
                 )
             if self.dir.exists():
                 log.info('removing server "%s"', self.name)
+                if self.data_dir.is_symlink():  # a branch in memory
+                    shutil.rmtree(self.data_dir.resolve().parent, ignore_errors=True)
                 gone = self.dir.with_name(f"{self.name}.gone")
                 shutil.rmtree(gone, ignore_errors=True)
                 self.dir.rename(gone)
@@ -347,7 +349,7 @@ class Server:
 
     def _started(self, last_word: list[str], timeout_s: int) -> subprocess.CompletedProcess[str]:
         if self.is_confined and confinement.is_there():
-            writable = (self.dir, self.socket_dir)
+            writable = (self.dir, self.data_dir.resolve(), self.socket_dir)
             environment, words = isolation.environment(self), shlex.split(last_word[1])
             return self._postmaster.start_confined(self.installation, words, writable, environment, timeout_s)
         options = ("-D", "data", "-l", "log/postgresql.log", "-w", "-t", str(timeout_s))

@@ -18,7 +18,7 @@ from typing import Literal
 from psycopg import sql
 
 from pgrunbook import history as histories
-from pgrunbook.branches import data_branch
+from pgrunbook.branches import data_branch, in_memory
 from pgrunbook.branches.schema_branch import copy_schema
 from pgrunbook.config.targets import Target
 from pgrunbook.database import inverse_log, schema_versions, step_log
@@ -141,6 +141,7 @@ def half_done(conn: Connection, migration: Migration) -> RollbackItem:
         return RollbackItem(migration, ends="begun", because=str(reason))
 
 
+@in_memory.else_on_disk
 def rehearse(
     target: Target, history: History, wanted: Sequence[RollbackItem], here: Snapshot, conn: Connection
 ) -> RollbackDraft:
@@ -192,6 +193,7 @@ def rehearse(
     return RollbackDraft(changes, loses, after[-1], unlike, is_exact)
 
 
+@in_memory.else_on_disk
 def with_rows(
     target: Target, changes: Sequence[Change], *, most_bytes: int, on_conflict: OnConflict, folder: Path
 ) -> tuple[str, float]:

@@ -24,6 +24,7 @@ from psycopg.pq import TransactionStatus
 
 from pgrunbook import history as histories
 from pgrunbook import undo_data
+from pgrunbook.branches import in_memory
 from pgrunbook.branches.schema_branch import SchemaCopy, copy_schema
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, health, schema_versions
@@ -85,6 +86,7 @@ class Rehearsal:
         return [diff(one, other) for one, other in pairwise([self.before, *self.after])]
 
 
+@in_memory.else_on_disk
 def rehearse(
     target: Target,
     history: History,

@@ -1,6 +1,6 @@
 """Up, down and up again with the target's rows, on a database of its own; used by the rehearsal of prepare.
 
-1. Before each migration, rows and checksums of the tables that the release touches are recorded; where triggers of
+1. Before each migration, rows and checksums of the tables that it touches are recorded; where triggers of
    the application may fire on the way back, those of every table.
 2. The migration goes up by the plan and down by its way back; then rows and checksums must be equal. Captured rows are
    reverted without the application's triggers, and where that is not equal, from the same state with them.
@@ -48,10 +48,12 @@ from pgrunbook.sql.tree import dotted_name
 PARTS = 16
 LARGE_BATCHES = Haste(times=20, after=1)
 
+TablesOf = Mapping[str, Sequence[str]]  # by migration
+
 
 @contextmanager
 def proving(
-    copy: Copy | None, proven: Rehearsal, tables: Sequence[str], *, waits: bool
+    copy: Copy | None, proven: Rehearsal, tables: TablesOf, *, waits: bool
 ) -> Iterator[Callable[[], list[WayBackTrial]]]:
     """Begin to take each migration up, down and up again on a copy that nobody else uses; without one do nothing.
 
@@ -72,12 +74,12 @@ def proving(
 
 
 def prove_rest(
-    target: Target, proven: Rehearsal, tables: Sequence[str], found: list[WayBackTrial], *, most_bytes: int
+    target: Target, proven: Rehearsal, tables: TablesOf, found: list[WayBackTrial], *, most_bytes: int
 ) -> tuple[WayBackTrial, ...]:
     """Try the ways back that are left after ``found``, each time on a further copy, until one leads back.
 
-    ``tables`` are compared where they are there, by their names in SQL. Returns a result for each way back that was
-    tried, () where ways back are not rehearsed.
+    ``tables`` of each migration are compared where they are there, by their names in SQL. Returns a result for each way
+    back that was tried, () where ways back are not rehearsed.
     """
     while any(_next(proven, change, found) for change in proven.changes):
         with data_branch.with_data(target, most_bytes=most_bytes, plain=False) as another:
@@ -86,12 +88,10 @@ def prove_rest(
     return tuple(sorted(found, key=lambda trial: order.index(trial.migration)))
 
 
-def prove(
-    copy: Copy, proven: Rehearsal, tables: Sequence[str], *, tried: Sequence[WayBackTrial] = ()
-) -> list[WayBackTrial]:
+def prove(copy: Copy, proven: Rehearsal, tables: TablesOf, *, tried: Sequence[WayBackTrial] = ()) -> list[WayBackTrial]:
     """Take each migration up, down and up again by the first of its ways that was not ``tried``, or up only.
 
-    ``tables`` are compared where they are there, by their names in SQL.
+    ``tables`` of each migration are compared where they are there, by their names in SQL.
 
     A doubt is one about this migration only as long as no earlier one has left a doubt in the same database; else, and
     after a way back that fails in the middle, the migrations that follow are left to another database.
@@ -105,12 +105,12 @@ def prove(
             if how is None:
                 work.execute(change)
                 continue
-            trial = _Trial(work, tables).of(change, how, proven.backs[change.migration][how])
+            trial = _Trial(work, tables[change.migration]).of(change, how, proven.backs[change.migration][how])
             is_doubted = any(not each.proven for each in found)
             if is_doubted and not trial.proven:
                 break
             found.append(trial)
-            if not trial.tables:
+            if not trial.proven and not trial.tables:
                 break
     return found
 

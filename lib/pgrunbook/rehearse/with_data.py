@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pgrunbook import history as histories
-from pgrunbook.branches import data_branch, shared_objects
+from pgrunbook.branches import data_branch, in_memory, shared_objects
 from pgrunbook.branches.branch_target import BranchTarget
 from pgrunbook.branches.data_branch import Copy
 from pgrunbook.branches.server import Server
@@ -58,6 +59,7 @@ class Ways:
     steps: Mapping[tuple[str, int], Observation]
 
 
+@in_memory.else_on_disk
 def rehearse(
     target: Target,
     migrations: Sequence[Migration],
@@ -80,16 +82,15 @@ def rehearse(
     )
     touched = _tables(proven)
     with data_branch.with_data(target, most_bytes=most_bytes, twin=bool(proven.backs)) as copy:
-        with connect(copy.safe.as_superuser(), purpose="counts rows") as branch:
-            beside = data_branch.compare_row_counts(conn, branch, touched)
-            _refuse_smaller(target, beside)
-        expected = [*_locked(proven), *_new_tables(proven)]
+        expected = _expected(proven)
         with up_down_up.proving(copy.twin, proven, expected, waits=per_second > 0) as ways_back:
+            with connect(copy.safe.as_superuser(), purpose="counts rows") as branch:
+                beside = data_branch.compare_row_counts(conn, branch, touched)
+                _refuse_smaller(target, beside)
             one, other, equality = _both(copy, plain, proven, touched, per_second)
-            written = tuple(dict.fromkeys([*expected, *one.written(), *other.written()]))
             with connect(copy.safe.as_superuser(), purpose="compares") as branch:
-                others = {*row_equality.named(branch, written)} - {*row_equality.named(branch, expected)}
-            tried = ways_back() if not others else []  # else again, with these
+                written = {name: _more(branch, tables, one, other, name) for name, tables in expected.items()}
+            tried = ways_back() if written == expected else []  # else again, with these
     backs = up_down_up.prove_rest(target, proven, written, tried, most_bytes=most_bytes)
     trial = Trial(
         target=target.name,
@@ -121,7 +122,7 @@ def _both(
     with shared_objects.reset_shared_objects(copy.server, copy.roles):
         other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
     with connect(plain_rows, purpose="compares") as a, connect(safe_rows, purpose="compares") as b:
-        written = dict.fromkeys([*one.written(), *other.written(), *_new_tables(proven)])
+        written = dict.fromkeys([*one.written(), *other.written(), *_new(proven.before, proven.end)])
         equality = row_equality.compare(a, b, row_equality.named(b, written), volatile)
         behind = row_equality.sequences_behind(a, b)
     _refuse_other_rows([*equality.differences, *behind])
@@ -167,9 +168,10 @@ class _Way:
     def by_step(self) -> dict[tuple[str, int], Observation]:
         return {(o.migration, o.step): o for o in self.observed}
 
-    def written(self) -> list[str]:
-        """Return the objects that were locked for writing, or more strongly."""
-        return [lock.object for o in self.observed for lock in o.locks if lock.mode not in WEAKER]
+    def written(self, migration: str | None = None) -> list[str]:
+        """Return the objects that were locked for writing, or more strongly, by one migration or by all."""
+        observed = (o for o in self.observed if migration in (None, o.migration))
+        return [lock.object for o in observed for lock in o.locks if lock.mode not in WEAKER]
 
 
 def _run(
@@ -294,15 +296,30 @@ def _tables(proven: Rehearsal) -> list[str]:
     return [name for name in locked if name in tables]
 
 
-def _locked(proven: Rehearsal) -> list[str]:
-    """Return the objects that the plan locks for writing, or more strongly, where there are no rows; none of ours."""
-    locked = [lock.object for c in proven.changes for s in c.steps for lock in s.locks if lock.mode not in WEAKER]
-    return [name for name in locked if not name.startswith(f"{SCHEMA}.")]
+def _expected(proven: Rehearsal) -> dict[str, list[str]]:
+    """Return the tables that each migration makes, or that it or a way back of it locks for writing, without rows."""
+    found = {}
+    for change, (before, after) in zip(proven.changes, pairwise([proven.before, *proven.after]), strict=True):
+        backs = (back.change for back in proven.backs.get(change.migration, {}).values())
+        steps = [step for each in (change, *backs) for step in each.steps]
+        locked = [lock.object for step in steps for lock in step.locks if lock.mode not in WEAKER]
+        ours = {name for name in locked if name.startswith(f"{SCHEMA}.")}
+        names = dict.fromkeys([*locked, *_new(before, after)])
+        found[change.migration] = [name for name in names if name not in ours]
+    return found
 
 
-def _new_tables(proven: Rehearsal) -> list[str]:
-    before = {r.name for r in proven.before.of(Relation)}
-    return [r.name for r in proven.end.of(Relation) if r.name not in before]
+def _more(branch: Connection, expected: list[str], one: _Way, other: _Way, migration: str) -> list[str]:
+    """Return the tables that a migration was expected to write, and others that it has written with rows."""
+    written = row_equality.named(branch, [*one.written(migration), *other.written(migration)])
+    others = {*written} - {*row_equality.named(branch, expected)}
+    return [*expected, *map(str, others)]
+
+
+def _new(one: Snapshot, other: Snapshot) -> list[str]:
+    """Return the relations that only the other schema has."""
+    before = {r.name for r in one.of(Relation)}
+    return [r.name for r in other.of(Relation) if r.name not in before]
 
 
 def _changed_columns(proven: Rehearsal) -> dict[str, set[str]]:
