@@ -74,7 +74,7 @@ def test_what_lies_there_without_its_server_is_removed(monkeypatch: pytest.Monke
     monkeypatch.setattr(in_memory, "ABANDONED_S", -1.0)
     with branch_server.new_server(data_bytes=1) as lost:
         branch_server.start_empty(lost)
-        branch_server.stop_at_once(lost)
+        lost.stop_at_once()
         place = place_of(lost)
         with branch_server.new_server(data_bytes=1):
             assert place.is_dir()

@@ -157,15 +157,9 @@ def _is_in_use(name: str) -> bool:
     return False
 
 
-def stop_at_once(server: Server) -> None:
-    """Stop a running server and end its sessions; nothing of it is kept, so it need not shut down cleanly."""
-    if server.pid() is not None:
-        server.run("pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w")
-
-
 def _remove(server: Server) -> None:
     try:
-        stop_at_once(server)
+        server.stop_at_once()
         server.destroy()
     except RunbookError as exc:
         log.warning('could not remove branch "%s"; the next rehearsal tries again: %s', server.name, exc.message)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -37,6 +39,20 @@ class Postmaster:
         if pid is not None and (self._listener() == pid or _lives_in(pid, self.data_dir)):
             return pid
         return None
+
+    def end(self, how: signal.Signals, timeout_s: int) -> bool:
+        """Tell the postmaster to end, and wait for it; return whether it has ended, or did not run.
+
+        As pg_ctl does, which looks ten times a second.
+        Source: https://www.postgresql.org/docs/current/server-shutdown.html
+        """
+        ends_at = time.monotonic() + timeout_s
+        if (pid := self.pid()) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, how)
+        while self.pid() is not None and time.monotonic() < ends_at:
+            time.sleep(0.005)
+        return self.pid() is None
 
     def serves(self, handle: int) -> bool:
         """Tell whether a connected unix socket leads to the postmaster of this data directory."""

@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import time
@@ -101,15 +102,18 @@ class Server:
         with self.lock():
             if self.pid() is not None:
                 log.info('stopping server "%s"', self.name)
-                done = self._pg_ctl("stop", "-D", "data", "-m", "fast", "-w", "-t", str(STOP_TIMEOUT_S))
-                if self.pid() is not None:
+                if not self._postmaster.end(signal.SIGINT, STOP_TIMEOUT_S):
                     raise Unreachable(
                         f'could not stop server "{self.name}" in {STOP_TIMEOUT_S} s',
-                        detail=last_lines(done.stderr),
+                        detail=last_lines(self.log_file.read_text(errors="replace")),
                         state="The server is still running, or stopping.",
                         hint=f"Read {self.log_file}, then stop it again.",
                     )
             return self.status()
+
+    def stop_at_once(self) -> None:
+        """Stop the server without writing what it holds (pg_ctl's mode immediate): its next start recovers that."""
+        self._postmaster.end(signal.SIGQUIT, STOP_TIMEOUT_S)
 
     def status(self) -> ServerStatus:
         """Tell what the server is doing now."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -23,7 +23,7 @@ from psycopg import sql
 
 from pgrunbook import history as histories
 from pgrunbook import undo_data
-from pgrunbook.branches import branch_server, data_branch
+from pgrunbook.branches import data_branch
 from pgrunbook.branches.branch_target import BranchTarget
 from pgrunbook.branches.data_branch import Copy
 from pgrunbook.config.targets import Target
@@ -32,7 +32,7 @@ from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection, at_once, connect
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.draft.down import DownDraft, silent
-from pgrunbook.errors import RunbookError, StatementFailed
+from pgrunbook.errors import StatementFailed
 from pgrunbook.online.batches import Haste
 from pgrunbook.plan.plan import Change, Direction, WayBack
 from pgrunbook.record.journal import Journal
@@ -68,8 +68,7 @@ def proving(
         try:
             yield begun.result
         except BaseException:
-            with suppress(RunbookError):  # it has ended meanwhile
-                branch_server.stop_at_once(copy.server)
+            copy.server.stop_at_once()
             raise
 
 
