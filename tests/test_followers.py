@@ -314,6 +314,11 @@ DETACHED = {
     "its row of then is moved": ("{attach}; UPDATE t SET id = 5000 WHERE id = 1500", {5000: 1500}, {}, None),
     "its row of then is deleted, and its key used again": ("{attach}; DELETE FROM t WHERE id = 1500; INSERT INTO t VALUES (1500, -1)", {}, {}, None),
     "twice, its row moved in between": ("{attach}; UPDATE t SET id = 1600 WHERE id = 1500; ALTER TABLE t DETACH PARTITION t_2; {attach}", {}, {}, 1600),
+    "its row comes to a new one, which is detached too": ("{new}; ALTER TABLE t DETACH PARTITION t_5; {attach_new}", {}, {}, 25000),
+    "its row comes to a new one, is written there, and comes back": ("{new}; ALTER TABLE t DETACH PARTITION t_5; UPDATE t_5 SET n = -1; {attach_new}", {}, {}, 25000),
+    "its row comes to a new one, where another has its key": ("{new}; ALTER TABLE t DETACH PARTITION t_5; DELETE FROM t_5; INSERT INTO t_5 (id, n) VALUES (25000, -1); {attach_new}", {}, {}, 25000),
+    "its row comes to a new one, where another has its key and moves": ("{new}; ALTER TABLE t DETACH PARTITION t_5; DELETE FROM t_5; INSERT INTO t_5 (id, n) VALUES (25000, -1); {attach_new}; UPDATE t SET id = 1500 WHERE id = 25000", {}, {}, 25000),
+    "its row comes to a new one": ("{new}", {25000: 1500}, {}, None),
     "two rows exchange their keys": ("INSERT INTO t_2 (id, n) VALUES (1501, -1); UPDATE t_2 SET id = id + 100; UPDATE t_2 SET id = CASE id WHEN 1600 THEN 1501 ELSE 1500 END; {attach}", {}, {}, 1500),
 }  # fmt: skip
 
@@ -335,7 +340,10 @@ def test_rows_behind_a_detached_partition_are_not_those_of_then(own: Conn, case:
     attach = "ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (1000) TO (2000)"
     does, of_column, of_rows, told = DETACHED[case]
     wanted = of_column if way == "column" else of_rows
-    for statement in f"ALTER TABLE t DETACH PARTITION t_2; {does.format(attach=attach)}".split("; "):
+    attach_new = "ALTER TABLE t ATTACH PARTITION t_5 FOR VALUES FROM (20000) TO (30000)"
+    new = f"{attach}; CREATE TABLE t_5 (LIKE t_2); {attach_new}; UPDATE t SET id = 25000 WHERE id = 1500"
+    does = does.format(attach=attach, attach_new=attach_new, new=new)
+    for statement in f"ALTER TABLE t DETACH PARTITION t_2; {does}".split("; "):
         own.execute(statement.encode())
     (entry,) = list_entries(own)
     if way == "column":
@@ -392,6 +400,7 @@ def test_rollback_tells_what_goes_to_nobody_behind_its_own_writes(project: Calla
 @pytest.mark.newest
 @pytest.mark.parametrize(("before", "after", "given"), [
     ("", "", [(1500, 15000), (1600, 16000)]),
+    ("ALTER TABLE t DETACH PARTITION t_2; CREATE TABLE t_3 (LIKE t_2); ALTER TABLE t_2 RENAME TO t_4; ALTER TABLE t_3 RENAME TO t_2; {attach}; UPDATE t SET id = 1700 WHERE id = 150", "", [(1700, 1500)]),
     ("{detach}; UPDATE t_2 SET id = id + 1 WHERE id = 1600; {attach}", "", [(1500, 15000), (1601, None)]),
     ("", "{detach}; UPDATE t_2 SET id = id + 1 WHERE id = 1600; {attach}", [(1500, 15000), (1601, None)]),
     ("", "{detach}; DELETE FROM t_2 WHERE id = 1600; INSERT INTO t_2 VALUES (1600, 1); {attach}", [(1500, 15000), (1600, None)]),

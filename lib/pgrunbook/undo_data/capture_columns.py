@@ -30,9 +30,9 @@ from pgrunbook.sql.deparse import text
 from pgrunbook.sql.do_branches import unfolded
 from pgrunbook.sql.tree import constraint_kind, quoted, subcommand, tree
 from pgrunbook.undo_data.cascades import CannotCaptureError
-from pgrunbook.undo_data.followers import Followers, obstacle, trigger_name
+from pgrunbook.undo_data.followers import Followers, obstacle
 from pgrunbook.undo_data.key_values import key_after
-from pgrunbook.undo_data.row_notes import GONE, NEW, PART, function_name
+from pgrunbook.undo_data.row_notes import GONE, NEW, PART, function_name, trigger_name
 from pgrunbook.undo_data.tables import (
     SCHEMA,
     CapturedColumn,

@@ -16,8 +16,10 @@ from pgrunbook.undo_data.row_notes import (
     LOST,
     PART,
     UNKNOWN,
+    WATCHED,
+    comes_to,
     is_of_then,
-    is_unwatched,
+    is_watched,
     next_name,
 )
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name
@@ -113,9 +115,8 @@ _AHEAD = """IF TG_OP = 'UPDATE' THEN
         END IF;"""
 # What was captured of rows of a partition that was detached meanwhile: nobody knows which rows these are, but for those
 # that were not written since the capture.
-_UNWATCHED = """IF {is_unwatched} AND NOT {is_of_then} THEN
-        UPDATE {side} AS k SET {gone} = {unknown} WHERE {at_old} AND k.{gone} IS NULL;
-    END IF;
+_UNWATCHED = """UPDATE {side} AS k SET {gone} = {unknown}
+    WHERE {at_old} AND k.{gone} IS NULL AND NOT {is_watched} AND NOT {is_of_then};
     """
 _WATCHES = """IF TG_OP = 'UPDATE' THEN
         IF CAST(ROW({old_value}) AS pg_catalog.record)
@@ -267,7 +268,8 @@ class FollowerBody:
         moves = sql.SQL(_DEFERRED if is_deferrable else _IN_ORDER)
         if not self.table.is_partitioned:
             return moves.format(between=sql.SQL(""), is_noted=sql.SQL("false"), comes_to=sql.SQL(""), **parts)
-        part = sql.SQL(", {} = CASE WHEN TG_OP = 'UPDATE' THEN TG_RELID ELSE went END").format(sql.Identifier(PART))
+        here = sql.SQL("CASE WHEN TG_OP = 'UPDATE' THEN TG_RELID ELSE went END")
+        comes = sql.SQL(", {}").format(comes_to(here, sql.SQL("TG_NAME")))
         names = [sql.Identifier(next_name(n)) for n in range(len(self.key))]
         has_come = [
             sql.SQL("{} {} {}").format(sql.Identifier("t", column.name), sql.SQL(operator), column.reverted(value))
@@ -281,11 +283,11 @@ class FollowerBody:
         )  # fmt: skip
         is_noted = sql.SQL("TG_WHEN = 'AFTER' AND k.{} = leaves").format(sql.Identifier(LEAVING))
         unwatched = sql.SQL(_UNWATCHED).format(
-            is_unwatched=is_unwatched(self.kept_as),
+            is_watched=is_watched(self.kept_as, "k", {WATCHED}),
             is_of_then=is_of_then(self.kept_as, "k", (), sql.SQL("OLD.xmin")),
             **parts,
         )
-        return sql.SQL(_LEAVES) + unwatched + moves.format(between=noted, is_noted=is_noted, comes_to=part, **parts)
+        return sql.SQL(_LEAVES) + unwatched + moves.format(between=noted, is_noted=is_noted, comes_to=comes, **parts)
 
 
 def has_key(values: Sequence[sql.Composable]) -> sql.Composable:

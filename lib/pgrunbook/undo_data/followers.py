@@ -33,11 +33,22 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from pgrunbook.database.row_tracker import FIRST, LAST, truncate_triggers
+from pgrunbook.database.row_tracker import LAST, truncate_triggers
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.own_code import do
 from pgrunbook.undo_data.follower_body import FollowerBody, has_key
-from pgrunbook.undo_data.row_notes import ARRIVED, AS_OF, BY, GONE, LEAVING, PART, function_name, next_name
+from pgrunbook.undo_data.row_notes import (
+    ARRIVED,
+    AS_OF,
+    BY,
+    GONE,
+    LEAVING,
+    PART,
+    WATCHED,
+    function_name,
+    next_name,
+    trigger_name,
+)
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name
 
 # The numbers of the key's columns stay when their names change: the side table has them as its comment.
@@ -116,7 +127,7 @@ class Followers:
         found = [sql.SQL("{} pg_catalog.text").format(sql.Identifier(name)) for name in (GONE, ARRIVED)]
         if self.table.is_partitioned:
             found.append(sql.SQL("{} pg_catalog.text").format(sql.Identifier(LEAVING)))
-            found.append(sql.SQL("{} pg_catalog.oid").format(sql.Identifier(PART)))
+            found += [sql.SQL("{} pg_catalog.oid").format(sql.Identifier(name)) for name in (PART, WATCHED)]
             found += [
                 sql.SQL("{} {}").format(sql.Identifier(next_name(n)), column.side_type)
                 for n, column in enumerate(self.key)
@@ -193,11 +204,6 @@ class Followers:
     def has_key(self, values: Sequence[sql.Composable]) -> sql.Composable:
         """Return the condition that a row of the side table has this key."""
         return has_key(values)
-
-
-def trigger_name(kept_as: str, *, of_all: bool = False) -> str:
-    """Return the name of the trigger for each row, or of that for TRUNCATE."""
-    return f"{FIRST}_{kept_as}{'_all' if of_all else ''}"
 
 
 def unsteady(table: CapturedTable) -> list[str]:

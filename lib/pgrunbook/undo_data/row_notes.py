@@ -10,7 +10,7 @@ from collections.abc import Collection
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.row_tracker import is_ours
+from pgrunbook.database.row_tracker import FIRST, is_ours
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.own_code import do
 from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, rows
@@ -19,6 +19,8 @@ from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, r
 # Which version of a row will be deleted where it leaves its partition; which one it is in.
 GONE, ARRIVED, LEAVING, PART = "pgrunbook_gone", "pgrunbook_arrived", "pgrunbook_leaving", "pgrunbook_part"
 VERSION = "pgrunbook_version"
+# The trigger that watches the partition to which it came since the capture; 0 while we park that partition.
+WATCHED = "pgrunbook_watched"
 # The note of a side table whose rows cannot be told any more: the key of its table is gone.
 LOST = "lost"
 # Of a captured row: nobody knows which row it is of.
@@ -36,6 +38,11 @@ AS_OF, BY = "as of ", "by "
 def function_name(kept_as: str) -> str:
     """Return the name of the trigger function of a side table."""
     return f"write_{kept_as}"
+
+
+def trigger_name(kept_as: str, *, of_all: bool = False) -> str:
+    """Return the name of the trigger for each row, or of that for TRUNCATE."""
+    return f"{FIRST}_{kept_as}{'_all' if of_all else ''}"
 
 
 def next_name(number: int) -> str:
@@ -70,17 +77,18 @@ _IS_WRITTEN = """
 EXISTS (SELECT FROM pg_catalog.unnest({watches}) AS w (one)
         WHERE w.one = pg_catalog.concat({by}, CAST({version} AS pg_catalog.text)))
 """.strip()
-_UNWATCHED = """
-SELECT CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid)
-FROM pg_catalog.unnest({watches}) AS w (one)
-WHERE {which}
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g
-                  WHERE g.oid = CAST(pg_catalog.split_part(w.one, ':', 2) AS pg_catalog.oid)
-                    AND g.tgrelid = CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid))
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c
-                  WHERE pg_catalog.split_part(w.one, ':', 2) = '0'
-                    AND c.oid = CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid)
-                    AND c.relnamespace = pg_catalog.to_regnamespace('pgrunbook'))
+_HAS_TRIGGER = """
+(EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.oid = {trigger} AND g.tgrelid = {part})
+ OR {trigger} = 0 AND EXISTS (SELECT FROM pg_catalog.pg_class AS c
+                              WHERE c.oid = {part} AND c.relnamespace = pg_catalog.to_regnamespace('pgrunbook')))
+""".strip()
+_WATCHED_PARTS = """
+SELECT n.part
+FROM (SELECT CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid) AS part,
+             CAST(pg_catalog.split_part(w.one, ':', 2) AS pg_catalog.oid) AS trigger
+      FROM pg_catalog.unnest({watches}) AS w (one)
+      WHERE pg_catalog.strpos(w.one, ':') > 0) AS n
+WHERE {has_trigger}
 """.strip()
 
 
@@ -90,7 +98,7 @@ DECLARE
     noted record;
 BEGIN
     FOR noted IN
-        SELECT DISTINCT g.tgfoid AS id
+        SELECT DISTINCT g.tgfoid AS id, format('%I.%I', {schema}, substr(f.proname, 7)) AS side
         FROM pg_trigger AS g
         JOIN pg_proc AS f ON f.oid = g.tgfoid
         WHERE g.tgrelid = {table}::regclass
@@ -103,6 +111,9 @@ BEGIN
             FROM unnest(obj_description(noted.id, 'pg_proc')::text[]) WITH ORDINALITY AS w (one, number)
             LEFT JOIN pg_partition_tree({table}::regclass) AS p ON starts_with(w.one, concat(p.relid::oid, ':'))
         );
+        IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = noted.side::regclass AND a.attname = {watched}) THEN
+            EXECUTE format({moved}, noted.side, noted.id, {table});
+        END IF;
     END LOOP;
 END
 """
@@ -113,6 +124,18 @@ _IS_WATCHED = (
 _NEW_TRIGGER = (
     "coalesce((SELECT max(g.oid) FROM pg_trigger AS g WHERE g.tgrelid = p.relid AND g.tgfoid = noted.id), 1::oid)"
 )
+# The same of rows that came to such a partition since the capture.
+_PARKED = """
+UPDATE %1$s AS k SET {watched} = 0
+FROM pg_partition_tree(%3$L::regclass) AS p
+WHERE k.{part} = p.relid AND EXISTS (SELECT FROM pg_trigger AS g WHERE g.oid = k.{watched} AND g.tgrelid = p.relid)
+"""
+_ATTACHED = """
+UPDATE %1$s AS k
+SET {watched} = coalesce((SELECT max(g.oid) FROM pg_trigger AS g WHERE g.tgrelid = p.relid AND g.tgfoid = %2$s), 1)
+FROM pg_partition_tree(%3$L::regclass) AS p
+WHERE k.{part} = p.relid AND k.{watched} = 0
+"""
 
 
 def note_parked(table: str) -> str:
@@ -120,24 +143,45 @@ def note_parked(table: str) -> str:
 
     One that was detached before, and attached again, stays unwatched.
     """
-    return _note_parts(table, _IS_WATCHED, "0")
+    return _note_parts(table, _IS_WATCHED, "0", _PARKED)
 
 
 def note_attached(table: str) -> str:
     """Return the statement that notes the triggers of a partition which was parked, and is attached again."""
-    return _note_parts(table, "w.one = concat(p.relid::oid, ':0')", _NEW_TRIGGER)
+    return _note_parts(table, "w.one = concat(p.relid::oid, ':0')", _NEW_TRIGGER, _ATTACHED)
 
 
-def _note_parts(table: str, which: str, note: str) -> str:
-    names = {"table": sql.Literal(table), "schema": sql.Literal(SCHEMA)}
-    return text(do(sql.SQL(_NOTE_PARTS).format(which=sql.SQL(which), note=sql.SQL(note), **names)))
+def _note_parts(table: str, which: str, note: str, moved: str) -> str:
+    names = {"table": sql.Literal(table), "schema": sql.Literal(SCHEMA), "watched": sql.Literal(WATCHED)}
+    rows_moved = sql.SQL(moved).format(watched=sql.Identifier(WATCHED), part=sql.Identifier(PART))
+    noted = sql.SQL(_NOTE_PARTS).format(
+        which=sql.SQL(which), note=sql.SQL(note), moved=sql.Literal(text(rows_moved)), **names
+    )
+    return text(do(noted))
 
 
-def is_unwatched(kept_as: str) -> sql.Composable:
-    """Return the condition, within a trigger, that its partition was detached since the capture."""
-    which = sql.SQL("pg_catalog.starts_with(w.one, pg_catalog.concat(TG_RELID, ':'))")
-    found = sql.SQL("(NOT {is_copy} AND EXISTS (" + _UNWATCHED + "))")
-    return found.format(which=which, watches=_watches(kept_as), is_copy=_is_copy(kept_as))
+def is_watched(kept_as: str, alias: str, columns: Collection[str]) -> sql.Composable:
+    """Return the condition that the partition of a captured row was not detached since the row is there."""
+    part, trigger = sql.Identifier(alias, PART), sql.Identifier(alias, WATCHED)
+    noted = sql.SQL(_WATCHED_PARTS).format(
+        watches=_watches(kept_as),
+        has_trigger=sql.SQL(_HAS_TRIGGER).format(part=sql.SQL("n.part"), trigger=sql.SQL("n.trigger")),
+    )
+    since_capture = sql.SQL("{} = ANY (ARRAY({}))").format(part, noted)
+    found = since_capture
+    if WATCHED in columns:
+        since_arrival = sql.SQL(_HAS_TRIGGER).format(part=part, trigger=trigger)
+        found = sql.SQL("CASE WHEN {} IS NULL THEN {} ELSE {} END").format(trigger, since_capture, since_arrival)
+    return sql.SQL("({} OR {})").format(_is_copy(kept_as), found)
+
+
+def comes_to(part: sql.Composable, trigger: sql.Composable) -> sql.Composable:
+    """Return what an UPDATE of a side table sets for a row that comes to a partition, which this trigger watches."""
+    found = (
+        "{} = {}, {} = (SELECT pg_catalog.max(g.oid) FROM pg_catalog.pg_trigger AS g"
+        " WHERE g.tgrelid = {} AND g.tgname = {})"
+    )
+    return sql.SQL(found).format(sql.Identifier(PART), part, sql.Identifier(WATCHED), part, trigger)
 
 
 def is_in_part(
@@ -150,11 +194,11 @@ def is_in_part(
     """
     if PART not in columns:
         return sql.SQL("true")
-    found = "({is_copy} OR (coalesce({noted} = {part}, {noted} IS NOT NULL) AND ({of_then} OR {noted} <> ALL (ARRAY("
-    return sql.SQL(found + _UNWATCHED + ")))))").format(
+    found = "({is_copy} OR (coalesce({noted} = {part}, {noted} IS NOT NULL) AND ({of_then} OR {is_watched})))"
+    return sql.SQL(found).format(
         is_copy=_is_copy(kept_as), noted=sql.Identifier(alias, PART), part=part,
         of_then=sql.SQL("false") if version is None else is_of_then(kept_as, alias, columns, version),
-        which=sql.SQL("pg_catalog.strpos(w.one, ':') > 0"), watches=_watches(kept_as),
+        is_watched=is_watched(kept_as, alias, columns),
     )  # fmt: skip
 
 
@@ -272,7 +316,11 @@ def returned(conn: Connection, table: CapturedTable, label: str) -> list[str]:
         if there is None:
             continue
         columns = {each["name"] for each in rows(conn, "side_columns", kept_as=f"{SCHEMA}.{one['kept_as']}")}
-        comes = sql.SQL(", {} = t.tableoid" if PART in columns else "").format(sql.Identifier(PART))
+        comes: sql.Composable = sql.SQL("")
+        if WATCHED in columns:
+            comes = sql.SQL(", {}").format(comes_to(sql.SQL("t.tableoid"), sql.Literal(trigger_name(one["kept_as"]))))
+        elif PART in columns:
+            comes = sql.SQL(", {} = t.tableoid").format(sql.Identifier(PART))
         found.append(
             text(
                 sql.SQL(
