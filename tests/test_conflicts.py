@@ -15,6 +15,7 @@ from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.errors import Refused
 from pgrunbook.rehearse import rollback
 from returning import everything, prepared, release, since, take_back
+from scenes import journal_of
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -91,6 +92,18 @@ def test_what_somebody_wrote_is_a_conflict_once(project: Project, write: str) ->
     do(target, text)
     found = [[one.key["id"] for one in each.found.samples] for each in since(target).rows if each.found is not None]
     assert found == keys
+
+
+def test_a_row_that_several_statements_have_changed_is_left_once(project: Project) -> None:
+    """It is counted once; the file of each statement has it with the value before that one."""
+    target = project(folder={"0001_a.sql": f"{UPDATED}\nUPDATE k SET v = 'newer', n = 0;"})
+    do(target, BASE)
+    release(target)
+    do(target, "UPDATE k SET v = 'mine' WHERE id IN (3, 5); DELETE FROM k WHERE id = 20")
+    take_back(target, on_conflict="keep")
+    (told,) = [line for line in journal_of(target).read_text().splitlines() if '"event":"rows-left"' in line]
+    assert '"rows":3}' in told
+    assert rows(target, "SELECT id, v FROM k WHERE v <> 'v' || id ORDER BY id") == [(3, "mine"), (5, "mine")]
 
 
 def test_a_conflict_names_the_statement_whose_change_it_is(project: Project) -> None:

@@ -98,7 +98,7 @@ class Capture:
         """
         kept = undo_data.entries_of_migration(self.conn, change.migration, "up", steps=step.gives_rows)
         mine = [one for one in kept if one.kind in undo_data.ROWS and one.part_of is None]
-        given = left = 0
+        given, left = 0, set[int]()
         for one in mine:
             before = given
             told = undo_data.revert(
@@ -107,12 +107,22 @@ class Capture:
                 lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms,
                 later_times=self.later_times,
                 fires_triggers=step.fires_triggers, leaves_refused=self.on_conflict != "stop",
-                left_rows=lambda part: undo_data.left_file(self.folder, part),
+                left_rows=lambda part: self._left_file(part, left),
             )  # fmt: skip
             given += told.rows
-            left += told.left.rows
         self._check_keys(step, mine)
-        return given, left
+        return given, len(left)
+
+    @contextmanager
+    def _left_file(self, part: UndoEntry, left: set[int]) -> Iterator[undo_data.EachConflict]:
+        """Yield what writes the rows that were left, and counts one that several statements have changed once."""
+        with undo_data.left_file(self.folder, part) as write:
+
+            def each(one: undo_data.Conflict) -> None:
+                left.add(hash((one.table, *one.key.items())))
+                write(one)
+
+            yield each
 
     def _read_inverse_again(self, change: Change, step: Step) -> None:
         written = change.statements[step.statement - 1]

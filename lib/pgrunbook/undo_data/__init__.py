@@ -15,7 +15,7 @@ from pgrunbook.undo_data.capture_steps import with_capture
 from pgrunbook.undo_data.captured_places import CapturedPlace, captured_places, way_on
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.conflict_file import FILE, LEFT_FILES, Conflicting, conflict_file, left_file
-from pgrunbook.undo_data.conflicts import MOST_LINES, Conflicts, conflicts, family
+from pgrunbook.undo_data.conflicts import MOST_LINES, Conflict, Conflicts, EachConflict, conflicts, family
 from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mark_reverted
 from pgrunbook.undo_data.key_values import is_own_key
 from pgrunbook.undo_data.parked_tables import unpark, watch_again
@@ -42,8 +42,10 @@ __all__ = [
     "ROWS",
     "CannotCaptureError",
     "CapturedPlace",
+    "Conflict",
     "Conflicting",
     "Conflicts",
+    "EachConflict",
     "OnConflict",
     "Reapplication",
     "Site",
