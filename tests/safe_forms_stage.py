@@ -66,6 +66,13 @@ INSERT INTO h0 SELECT i FROM generate_series(1, 200) AS i WHERE satisfies_hash_p
 CREATE TABLE public.two (a integer, b integer, c text) PARTITION BY RANGE (a, b)
 CREATE TABLE public.two_1 (a integer, b integer, c text)
 INSERT INTO two_1 SELECT 1 + i % 3, 50, 'c' FROM generate_series(1, 60) AS i
+CREATE TABLE public.d (a integer, b text) PARTITION BY RANGE (a, lower(b))
+CREATE TABLE public.d_rest PARTITION OF d DEFAULT
+CREATE TABLE public.d_5 PARTITION OF d FOR VALUES FROM (5, 'a') TO (5, 'x') PARTITION BY LIST (b)
+CREATE TABLE public.d_5_rest PARTITION OF d_5 DEFAULT
+CREATE TABLE public.d_5_n (a integer, b text)
+INSERT INTO d SELECT 5 + i % 2, 'r' || i FROM generate_series(1, 80) AS i
+INSERT INTO d_5_n SELECT 5, 'n' FROM generate_series(1, 40)
 CREATE INDEX twin ON p_2025 (v, lower(w), id)
 CREATE MATERIALIZED VIEW public.mv AS SELECT c, count(*) AS n FROM t GROUP BY c
 CREATE UNIQUE INDEX mv_c ON mv (c)

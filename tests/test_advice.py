@@ -154,3 +154,19 @@ def bare(server: Server) -> str:
     """Make an empty database."""
     server.make("advised_bare")
     return "advised_bare"
+
+
+def test_advice_for_a_partition_below_a_partition_proves_the_bounds_above_too(newest: Server) -> None:
+    """The server says that it reads neither the attached table nor the default partition beside it."""
+    attach = "ALTER TABLE low ATTACH PARTITION low_n FOR VALUES IN ('n')"
+    said: list[str] = []
+    with newest.connect(bare(newest)) as conn:
+        conn.add_notice_handler(lambda notice: said.append(str(notice.message_primary)))
+        conn.execute("CREATE TABLE log (a integer, b text) PARTITION BY RANGE (a, lower(b))")
+        conn.execute("CREATE TABLE low PARTITION OF log FOR VALUES FROM (5, 'a') TO (9, 'x') PARTITION BY LIST (b)")
+        conn.execute("CREATE TABLE low_rest PARTITION OF low DEFAULT; CREATE TABLE low_n (a integer, b text)")
+        _, hazard = raised(conn, script([("0.sql", attach)]), RULES["partition-is-read"])[0]
+        conn.execute("SET client_min_messages = debug1")
+        for statement in advised(hazard):
+            conn.execute(statement.encode())
+    assert sum("implied by existing constraints" in each for each in said) == 2

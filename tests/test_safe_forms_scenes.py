@@ -48,6 +48,7 @@ BAD = [
     ("INSERT INTO p SELECT * FROM p WHERE id = 90", "CREATE UNIQUE INDEX ON p (id, at, w)", psycopg.errors.UniqueViolation),
     ("INSERT INTO p_2027 VALUES (1, '2020-01-01')", "ALTER TABLE p ATTACH PARTITION p_2027 FOR VALUES FROM ('2027-01-01') TO (MAXVALUE)", psycopg.errors.CheckViolation),
     ("INSERT INTO q VALUES (1, 'a')", "ALTER TABLE q ATTACH PARTITION q_a FOR VALUES IN ('a')", psycopg.errors.CheckViolation),
+    ("INSERT INTO d VALUES (8, 'b')", "CREATE TABLE d_7 PARTITION OF d FOR VALUES FROM (7, 'a') TO (9, 'a')", psycopg.errors.CheckViolation),
     ("UPDATE t SET a = -1 WHERE id = 7", "ALTER TABLE t ADD COLUMN r float NOT NULL DEFAULT random() CHECK (a > 0)", psycopg.errors.CheckViolation),
 ]  # fmt: skip
 
@@ -58,6 +59,7 @@ LONG = [
     "ALTER TABLE t ALTER a SET NOT NULL, DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (a), ADD CHECK (c > 0)",
     "ALTER TABLE t ADD COLUMN r float NOT NULL DEFAULT random() * 0, ADD COLUMN i int GENERATED ALWAYS AS IDENTITY",
     "ALTER TABLE q ATTACH PARTITION q_a FOR VALUES IN ('a')",
+    "CREATE TABLE d_7 PARTITION OF d FOR VALUES FROM (7, 'a') TO (9, 'a')",
     "ALTER TABLE p DETACH PARTITION p_2025",
     "UPDATE t SET c = c + 1; DELETE FROM keyless WHERE a > 5; REFRESH MATERIALIZED VIEW mv; REINDEX TABLE t",
 ]

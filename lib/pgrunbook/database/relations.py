@@ -134,6 +134,14 @@ class Column:
         return quoted(self.name)
 
     @property
+    def compared_type(self) -> str:
+        """The type by which its values are compared, as SQL needs it: that below a domain."""
+        if self.type_name == self.base_name:
+            return self.type
+        base = ".".join(map(quoted, self.base_name.split(".", 1)))
+        return f"{base}({', '.join(map(str, self.modifiers))})" if self.modifiers else base
+
+    @property
     def default(self) -> str | None:
         """The default, None when it has none or is generated."""
         return None if self.generated else self.expression

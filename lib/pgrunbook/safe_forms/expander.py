@@ -22,7 +22,7 @@ from pgrunbook.safe_forms.alter_table import AlterTable
 from pgrunbook.safe_forms.form import Case, Form, Memory
 from pgrunbook.safe_forms.indexes import CreateIndex, DropIndex, Reindex
 from pgrunbook.safe_forms.names import Names
-from pgrunbook.safe_forms.partitions import AttachPartition, DetachPartition
+from pgrunbook.safe_forms.partitions import AttachPartition, CreatePartition, DetachPartition
 from pgrunbook.safe_forms.refresh import Refresh
 from pgrunbook.safe_forms.update_delete import UpdateDelete
 from pgrunbook.sql import runs
@@ -36,7 +36,8 @@ APART = "Set it for the session (SET without LOCAL), or move this statement into
 IN_CODE = "Write the statement itself into the migration: there it has a safe form."
 SEES_ALL = "Let a role run it that the policies do not filter."
 FORMS: tuple[type[Form], ...] = (
-    CreateIndex, DropIndex, Reindex, Refresh, AttachPartition, DetachPartition, AlterTable, UpdateDelete,
+    CreateIndex, DropIndex, Reindex, Refresh, AttachPartition, CreatePartition, DetachPartition, AlterTable,
+    UpdateDelete,
 )  # fmt: skip
 
 

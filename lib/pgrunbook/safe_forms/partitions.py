@@ -1,7 +1,8 @@
-"""Safe forms of ATTACH PARTITION (proven by a CHECK) and DETACH PARTITION (CONCURRENTLY)."""
+"""Safe forms of partitions that come (proven by a CHECK) and of DETACH PARTITION (CONCURRENTLY)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pglast
@@ -14,10 +15,38 @@ from pgrunbook.safe_forms import probes
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql import default_names
 from pgrunbook.sql.classify import Policy
-from pgrunbook.sql.deparse import alter_table, changed, command, expression, helper, literal, name, parsed
+from pgrunbook.sql.deparse import alter_table, changed, command, helper, literal, name
+from pgrunbook.sql.partition_bound import bound_condition
 from pgrunbook.sql.tree import column_names
 
-_INFINITE = ("minvalue", "maxvalue")
+
+@dataclass(frozen=True)
+class BoundCheck:
+    """A CHECK that proves the rows of a table before a partition comes, so that none is read under its lock."""
+
+    table: Relation
+    condition: str
+    helper: str
+
+    def steps(self) -> tuple[SafeStep, SafeStep]:
+        """Return the steps that add it and validate it."""
+        return (
+            SafeStep(
+                sql=alter_table(
+                    self.table.identifier, f"ADD CONSTRAINT {name(self.helper)} CHECK ({self.condition}) NOT VALID"
+                ),
+                says=f"Refuse rows in {self.table.sql} that would belong to another partition.",
+            ),
+            SafeStep(
+                sql=alter_table(self.table.identifier, f"VALIDATE CONSTRAINT {name(self.helper)}"),
+                says=f"Prove this for the existing rows of {self.table.sql}; reads and writes go on.",
+                quick=False,
+            ),
+        )
+
+    def drop(self) -> str:
+        """Return the statement that drops it."""
+        return alter_table(self.table.identifier, f"DROP CONSTRAINT {name(self.helper)}")
 
 
 class AttachPartition:
@@ -28,63 +57,96 @@ class AttachPartition:
 
     @classmethod
     def applies(cls, case: Case) -> bool:
-        """For two existing tables; not for a default partition, whose condition is not known in advance."""
+        """For two existing tables; not for bounds whose condition cannot be told, as those of a default partition."""
         cmd = _only_command(case, enums.AlterTableType.AT_AttachPartition)
-        if cmd is None or cmd.def_.bound is None or cmd.def_.bound.is_default:
+        if cmd is None or cmd.def_.bound is None:
             return False
         parent, child = case.facts.relation(case.node.relation), case.facts.relation(cmd.def_.name)
-        return parent is not None and parent.is_partitioned and child is not None and child.kind in "rp"
+        if parent is None or not parent.is_partitioned or child is None or child.kind not in "rp":
+            return False
+        # A collation in the bounds above does not survive as text: the server would not see the proof.
+        is_told = " COLLATE " not in _condition_above(case, parent)
+        return is_told and _condition(case, parent, cmd.def_.bound) is not None
 
     def __init__(self, case: Case) -> None:
         self.cmd = _only_command(case, enums.AlterTableType.AT_AttachPartition)
         parent, child = case.facts.relation(case.node.relation), case.facts.relation(self.cmd.def_.name)
-        if parent is None or child is None:
+        condition = _condition(case, parent, self.cmd.def_.bound) if parent is not None else None
+        if parent is None or child is None or condition is None:
             raise AssertionError("the form does not apply")
         self.parent, self.child = parent, child
-        row = case.facts.rows("partitioning", oid=parent.oid)[0]
-        types = {column.name: column.type for column in case.facts.columns(parent).values()}
-        condition = bound_condition(parent.sql, row["key"], types, self.cmd.def_.bound)
-        self.helper = helper(child.schema, child.name, "attach")
-        self.checks = [(child, condition)]
-        if row["default_oid"] is not None:
-            default = Relation(row["default_oid"], row["default_schema"], row["default_name"], "r")
-            self.checks.append((default, f"NOT ({condition})"))
+        name_ = helper(child.schema, child.name, "attach")
+        above = _condition_above(case, parent)
+        self.proofs = [BoundCheck(child, f"{above} AND ({condition})" if above else condition, name_)]
+        default = _default(case, parent)
+        if default is not None:
+            self.proofs.append(BoundCheck(default, f"NOT ({condition})", name_))
 
     def expand(self) -> tuple[SafeStep, ...]:
         """Return the steps: prove by a CHECK, attach, drop the CHECK."""
-        steps: list[SafeStep] = []
-        for table, condition in self.checks:
-            steps += [
-                SafeStep(
-                    sql=alter_table(
-                        table.identifier, f"ADD CONSTRAINT {name(self.helper)} CHECK ({condition}) NOT VALID"
-                    ),
-                    says=f"Refuse rows in {table.sql} that would belong to another partition.",
-                ),
-                SafeStep(
-                    sql=alter_table(table.identifier, f"VALIDATE CONSTRAINT {name(self.helper)}"),
-                    says=f"Prove this for the existing rows of {table.sql}; reads and writes go on.",
-                    quick=False,
-                ),
-            ]
         there = changed(self.cmd.def_.name, schemaname=self.child.schema, relname=self.child.name)
         attach = command(changed(self.cmd, def_=changed(self.cmd.def_, name=there)))
-        drops = [alter_table(t.identifier, f"DROP CONSTRAINT {name(self.helper)}") for t, _ in self.checks]
-        steps.append(
-            SafeStep(
-                sql=";\n".join([alter_table(self.parent.identifier, attach), *drops]),
-                says="Attach the partition; its rows are proven, so no row is read.",
-            )
+        drops = [proof.drop() for proof in self.proofs]
+        last = SafeStep(
+            sql=";\n".join([alter_table(self.parent.identifier, attach), *drops]),
+            says="Attach the partition; its rows are proven, so no row is read.",
         )
-        return tuple(steps)
+        return (*(step for proof in self.proofs for step in proof.steps()), last)
 
     def cleanup(self) -> tuple[str, ...]:
         """Drop the CHECKs."""
-        return tuple(probes.drop_constraint(table, self.helper) for table, _ in self.checks)
+        return tuple(probes.drop_constraint(proof.table, proof.helper) for proof in self.proofs)
 
     def explain(self) -> str:
         """Say why."""
         return "ATTACH PARTITION reads all rows, also of the default partition, under a lock; a valid CHECK avoids it."
+
+
+class CreatePartition:
+    """CREATE TABLE ... PARTITION OF beside a default partition -> first a validated CHECK on the default partition."""
+
+    name = "create-partition"
+    differs: tuple[Declared, ...] = ()
+
+    @classmethod
+    def applies(cls, case: Case) -> bool:
+        """Where the default partition has many rows, and the condition of the bounds can be told."""
+        node = _new_partition(case)
+        parent = case.facts.relation(node.inhRelations[0]) if node is not None else None
+        if parent is None or not parent.is_partitioned or case.facts.relation(node.relation) is not None:
+            return False
+        default = _default(case, parent)
+        if default is None or _condition(case, parent, node.partbound) is None:
+            return False
+        return case.facts.has_rows_beyond(default, case.batch_rows)
+
+    def __init__(self, case: Case) -> None:
+        node = _new_partition(case)
+        parent = case.facts.relation(node.inhRelations[0])
+        default = _default(case, parent) if parent is not None else None
+        if parent is None or default is None:
+            raise AssertionError("the form does not apply")
+        condition = _condition(case, parent, node.partbound)
+        self.statement = case.statement.sql
+        self.proof = BoundCheck(
+            default, f"NOT ({condition})", helper(default.schema, default.name, node.relation.relname)
+        )
+
+    def expand(self) -> tuple[SafeStep, ...]:
+        """Return the steps: prove by a CHECK, create, drop the CHECK."""
+        last = SafeStep(
+            sql=f"{self.statement};\n{self.proof.drop()}",
+            says=f"Create the partition; no row of {self.proof.table.sql} belongs to it, so none is read.",
+        )
+        return (*self.proof.steps(), last)
+
+    def cleanup(self) -> tuple[str, ...]:
+        """Drop the CHECK."""
+        return (probes.drop_constraint(self.proof.table, self.proof.helper),)
+
+    def explain(self) -> str:
+        """Say why."""
+        return "A new partition reads all rows of the default partition under a lock; a valid CHECK there avoids it."
 
 
 class DetachPartition:
@@ -149,72 +211,31 @@ def _only_command(case: Case, subtype: Any) -> Any:
     return node.cmds[0]
 
 
-def bound_condition(parent: str, key: str, types: dict[str, str], bound: Any) -> str:
-    """Return the condition that PostgreSQL derives from a partition's bounds, in its own words.
-
-    Equal in structure, or the server would not see that the CHECK proves it and would read the rows again.
-    """
-    spec = parsed(f"CREATE TABLE t (a int) PARTITION BY {key}").partspec
-    parts = [name(param.name) if param.name else f"({expression(param.expr)})" for param in spec.partParams]
-    casts = [types.get(param.name, "") if param.name else "" for param in spec.partParams]
-    if bound.strategy == "h":
-        # By name: the plan is made on a branch, where the parent has another OID.
-        whose = f"{literal(parent)}::pg_catalog.regclass::pg_catalog.oid"
-        of = ", ".join(parts)
-        return f"pg_catalog.satisfies_hash_partition({whose}, {bound.modulus}, {bound.remainder}, {of})"
-    if bound.strategy == "l":
-        return _list_condition(parts[0], casts[0], bound.listdatums)
-    lower = [_value(datum, cast) for datum, cast in zip(bound.lowerdatums, casts, strict=True)]
-    upper = [_value(datum, cast) for datum, cast in zip(bound.upperdatums, casts, strict=True)]
-    return _range_condition(parts, lower, upper)
+def _new_partition(case: Case) -> Any:
+    """Return what a statement creates, where it is a partition, else None."""
+    node = getattr(case.node, "base", case.node)
+    return node if isinstance(node, ast.CreateStmt) and node.partbound is not None else None
 
 
-def _list_condition(part: str, cast: str, datums: Any) -> str:
-    values = [_value(datum, cast) for datum in datums]
-    known = [value for value in values if value is not None]
-    if not known:
-        return f"{part} IS NULL"
-    test = f"{part} = {known[0]}" if len(known) == 1 else f"{part} = ANY (ARRAY[{', '.join(known)}])"
-    return f"{part} IS NULL OR {test}" if len(known) < len(values) else f"{part} IS NOT NULL AND {test}"
+def _condition(case: Case, parent: Relation, bound: Any) -> str | None:
+    """Return the condition of the bounds of a partition, None where it cannot be told."""
+    key = case.facts.rows("partitioning", oid=parent.oid)[0]["key"]
+    types = {column.name: column.compared_type for column in case.facts.columns(parent).values()}
+    return bound_condition(parent.sql, key, types, bound)
 
 
-def _range_condition(parts: list[str], lower: list[str | None], upper: list[str | None]) -> str:
-    conditions = [f"{part} IS NOT NULL" for part in parts]
-    same = 0
-    while same < len(parts) and lower[same] == upper[same] and lower[same] not in (None, *_INFINITE):
-        conditions.append(f"{parts[same]} = {lower[same]}")
-        same += 1
-    for bound, strict, loose, stop in ((lower, ">", ">=", "minvalue"), (upper, "<", "<=", "maxvalue")):
-        arms = _arms(parts[same:], bound[same:], strict, loose, stop)
-        if arms:
-            conditions.append("(" + " OR ".join(arms) + ")")
-    return " AND ".join(conditions)
+def _condition_above(case: Case, parent: Relation) -> str:
+    """Return the condition that the bounds of a table and of those above it put on its partitions, "" for none."""
+    text = case.facts.rows("partition_constraint", oid=parent.oid)[0]["condition"] or ""
+    for row in case.facts.rows("partition_ancestors", oid=parent.oid):
+        # By name: the plan is made on a branch, where a table above has another OID.
+        text = text.replace(f"'{row['oid']}'::oid", f"{literal(row['name'])}::pg_catalog.regclass::pg_catalog.oid")
+    return str(text)
 
 
-def _arms(parts: list[str], bound: list[str | None], strict: str, loose: str, stop: str) -> list[str]:
-    """Return the alternatives that put a key on the right side of a bound: equal so far, then beyond."""
-    arms: list[str] = []
-    for place, value in enumerate(bound):
-        if value in _INFINITE:
-            break
-        following = bound[place + 1] if place + 1 < len(bound) else None
-        # A lower bound includes its value, an upper bound does not, unless the next column is unbounded.
-        is_last = place + 1 == len(bound)
-        operator = loose if (is_last and stop == "minvalue") or following == stop else strict
-        equal = [f"{parts[i]} = {bound[i]}" for i in range(place)]
-        arms.append("(" + " AND ".join([*equal, f"{parts[place]} {operator} {value}"]) + ")")
-        if following in _INFINITE:
-            break
-    return arms
-
-
-def _value(datum: Any, cast: str) -> str | None:
-    """Return a bound as SQL, "minvalue" or "maxvalue", or None for NULL."""
-    if isinstance(datum, ast.PartitionRangeDatum):
-        datum = datum.value
-    if isinstance(datum, ast.ColumnRef) and datum.fields[-1].sval in _INFINITE:
-        return str(datum.fields[-1].sval)
-    if isinstance(datum, ast.A_Const) and datum.isnull:
+def _default(case: Case, parent: Relation) -> Relation | None:
+    """Return the default partition of a table, None where it has none."""
+    row = case.facts.rows("partitioning", oid=parent.oid)[0]
+    if row["default_oid"] is None:
         return None
-    text = expression(datum)
-    return f"CAST({text} AS {cast})" if cast else text
+    return Relation(row["default_oid"], row["default_schema"], row["default_name"], "r")

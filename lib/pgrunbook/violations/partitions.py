@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from pglast import ast
-
 from pgrunbook.database.catalog import Table
-from pgrunbook.sql.deparse import changed, expression, literal, parsed
-from pgrunbook.sql.deparse import name as identifier
+from pgrunbook.sql.deparse import changed, parsed
+from pgrunbook.sql.partition_bound import bound_condition
 from pgrunbook.sql.tree import column_names, relation
 from pgrunbook.violations.constraints import demand, from_today, index, row_demand
 from pgrunbook.violations.rows import RowDemand
@@ -17,7 +15,6 @@ from pgrunbook.violations.world import JudgedTable, UnclearError, World, restore
 
 _MISPLACED = ("row does not belong to it", "rows do not belong to it")
 _BELONGS = ("row in the default partition belongs to it", "rows in the default partition belong to it")
-_ENDS = ("minvalue", "maxvalue")
 
 
 def attached(world: World, parent: JudgedTable, node: Any, bound: Any) -> Iterator[RowDemand]:
@@ -97,52 +94,8 @@ def _parsed(condition: str) -> Any:
 
 def _condition(parent: JudgedTable, bound: Any) -> Any:
     """Return the condition that rows of a partition meet, in the parent's columns."""
-    spec = parsed(f"CREATE TABLE t (a int) PARTITION BY {parent.now.partition_key}").partspec
-    parts = [identifier(part.name) if part.name else f"({expression(part.expr)})" for part in spec.partParams]
-    casts = [parent.types.get(part.name or "", "") for part in spec.partParams]
-    if bound.strategy == "h":
-        table = f"{literal(parent.sql)}::pg_catalog.regclass::pg_catalog.oid"
-        text = f"pg_catalog.satisfies_hash_partition({table}, {bound.modulus}, {bound.remainder}, {', '.join(parts)})"
-    elif bound.strategy == "l":
-        text = _in_list(parts[0], casts[0], bound.listdatums)
-    else:
-        given = [f"{part} IS NOT NULL" for part in parts]
-        text = " AND ".join([*given, *_from(parts, casts, bound.lowerdatums), *_to(parts, casts, bound.upperdatums)])
-    return _parsed(text)
-
-
-def _in_list(part: str, cast: str, datums: Sequence[Any]) -> str:
-    known = [_constant(datum, cast) for datum in datums if not (isinstance(datum, ast.A_Const) and datum.isnull)]
-    arms = [f"{part} IN ({', '.join(known)})"] if known else []
-    return " OR ".join([*arms, *([f"{part} IS NULL"] if len(known) < len(datums) else [])])
-
-
-def _from(parts: Sequence[str], casts: Sequence[str], datums: Sequence[Any]) -> list[str]:
-    """A lower bound includes its value: columns after MINVALUE do not count, and MAXVALUE excludes the value."""
-    finite, end = _finite(datums)
-    return _row(parts, casts, datums[:finite], ">" if end == "maxvalue" else ">=")
-
-
-def _to(parts: Sequence[str], casts: Sequence[str], datums: Sequence[Any]) -> list[str]:
-    """An upper bound excludes its value, unless MAXVALUE follows."""
-    finite, end = _finite(datums)
-    return _row(parts, casts, datums[:finite], "<=" if end == "maxvalue" else "<")
-
-
-def _row(parts: Sequence[str], casts: Sequence[str], datums: Sequence[Any], operator: str) -> list[str]:
-    if not datums:
-        return []
-    values = [_constant(datum, cast) for datum, cast in zip(datums, casts, strict=False)]
-    return [f"({', '.join(parts[: len(values)])}) {operator} ({', '.join(values)})"]
-
-
-def _finite(datums: Sequence[Any]) -> tuple[int, str]:
-    for place, datum in enumerate(datums):
-        if isinstance(datum, ast.ColumnRef) and datum.fields[-1].sval in _ENDS:
-            return place, datum.fields[-1].sval
-    return len(datums), ""
-
-
-def _constant(datum: Any, cast: str) -> str:
-    text = expression(datum)
-    return f"CAST({text} AS {cast})" if cast else text
+    types = {name: column.compared_type for name, column in parent.was.columns.items()} if parent.was else {}
+    condition = bound_condition(parent.sql, parent.now.partition_key, types, bound)
+    if condition is None:
+        raise UnclearError(f"unknown: {parent.label} is partitioned by an operator class of its own")
+    return _parsed(condition)

@@ -454,6 +454,14 @@ WHERE p.partrelid = %(oid)s::oid
 -- a row is: the condition that a partition's bound puts on its rows
 SELECT pg_catalog.pg_get_partition_constraintdef(%(oid)s::oid) AS condition
 
+-- name: partition_ancestors
+-- a row is: a partitioned table of which this one is a partition, or a partition's partition
+SELECT c.oid::bigint AS oid,
+       pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name
+FROM pg_catalog.pg_partition_ancestors(%(oid)s::oid) AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.relid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+
 -- name: functions_with_words
 -- a row is: a function whose text has two words, or one of them where it is a trigger of the table
 SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '('

@@ -10,7 +10,8 @@ from pglast import ast
 from pgrunbook.database.catalog import Table
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, rule
-from pgrunbook.safe_forms.partitions import bound_condition
+from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.partition_bound import bound_condition
 from pgrunbook.sql.tree import quoted, relation, subcommand
 
 _SETUP = (
@@ -51,15 +52,14 @@ def _new(scene: Scene) -> Iterator[tuple[Table, Any, Table | None]]:
 
 def _way_out(scene: Scene, parent: Table, bound: Any, child: Table | None) -> str:
     """Return the statements that prove the bounds before, so that no row is read under the lock."""
-    if not parent.partition_key or bound.is_default:
+    condition, above = _condition(parent, bound), _conditions_above(scene, parent) if child is not None else []
+    if condition is None or None in above:
         return (
             "-- first a CHECK of the bounds, NOT VALID, then VALIDATE CONSTRAINT: it proves that no row has to be read"
         )
-    types = {column.name: column.type for column in parent.columns.values()}
-    condition = bound_condition(parent.label, parent.partition_key, types, bound)
     steps, last = [], []
     if child is not None:
-        steps += _proof(child, "fits", condition)
+        steps += _proof(child, "fits", " AND ".join([*map(str, above), f"({condition})"]) if above else condition)
         last.append(f"ALTER TABLE {child.label} DROP CONSTRAINT {quoted(f'{child.name}_fits')};")
         have = {index.keys for index in child.indexes}
         missing = [index.keys for index in parent.indexes if index.plain and index.keys not in have]
@@ -69,6 +69,20 @@ def _way_out(scene: Scene, parent: Table, bound: Any, child: Table | None) -> st
             steps += _proof(sibling, "others", f"NOT ({condition})")
             last.append(f"ALTER TABLE {sibling.label} DROP CONSTRAINT {quoted(f'{sibling.name}_others')};")
     return "\n".join([*steps, f"{scene.statement.sql};", *last])
+
+
+def _condition(parent: Table, bound: Any) -> str | None:
+    types = {column.name: column.compared_type for column in parent.columns.values()}
+    return bound_condition(parent.label, parent.partition_key, types, bound) if parent.partition_key else None
+
+
+def _conditions_above(scene: Scene, table: Table) -> list[str | None]:
+    """Return what the bounds of a table and of those above it demand of rows, outermost first."""
+    if not table.bound:
+        return []
+    (parent,) = (scene.catalog.at(key) for key in table.parents)
+    condition = _condition(parent, parsed(f"CREATE TABLE t PARTITION OF p {table.bound}").partbound)
+    return [*_conditions_above(scene, parent), condition and f"({condition})"]
 
 
 def _proof(table: Table, word: str, condition: str) -> list[str]:
