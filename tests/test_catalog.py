@@ -22,6 +22,7 @@ from pgrunbook.review.review import review
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, Lock
 from pgrunbook.sql.statements import parse
 from pgrunbook.sql.tree import Name, tree
+from servers import Server
 
 SETUP = """
 CREATE SCHEMA "Odd";
@@ -163,6 +164,105 @@ def test_what_changes_in_a_table_is_as_the_server_has_it_then(conn: Connection, 
         told = after(told, tree(statement.sql))
     conn.execute(sql.encode())
     assert _named(told) == _named(catalog_of(conn, touched))
+
+
+WEB = """
+CREATE SCHEMA other; CREATE ROLE weaver; GRANT CREATE ON SCHEMA public, other TO weaver; SET ROLE weaver;
+CREATE TYPE mood AS ENUM ('a'); CREATE DOMAIN pos AS int CHECK (VALUE > 0); CREATE DOMAIN other.far AS text;
+RESET ROLE;
+CREATE SEQUENCE numbers; CREATE FUNCTION one() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+CREATE TABLE a (id int PRIMARY KEY, code text UNIQUE, n int DEFAULT nextval('numbers'), m mood, ms mood[], p pos,
+                f other.far, g int DEFAULT one(), up int REFERENCES a, own serial, CHECK (n > one()), CHECK (g > 0));
+CREATE UNIQUE INDEX a_n ON a (n); CREATE INDEX a_one ON a ((n + one()));
+CREATE TABLE b (id int PRIMARY KEY REFERENCES a, code text REFERENCES a (code), n int REFERENCES a (n), m mood);
+CREATE TABLE other.c (id int PRIMARY KEY REFERENCES b ON DELETE CASCADE, code text REFERENCES a (code));
+CREATE TABLE kid (k int) INHERITS (a);
+CREATE TABLE par (id int PRIMARY KEY, x int REFERENCES a, y int, CHECK (x > 0)) PARTITION BY RANGE (id);
+CREATE TABLE par_1 PARTITION OF par FOR VALUES FROM (1) TO (9);
+CREATE INDEX par_y ON par (y); CREATE TABLE ref (p int REFERENCES par, q int REFERENCES a);
+CREATE VIEW v AS SELECT id, m FROM a; CREATE VIEW vv AS SELECT id FROM v; CREATE VIEW w AS SELECT code FROM b;
+CREATE MATERIALIZED VIEW mv AS SELECT n FROM a;
+"""
+TORN = """
+DROP TABLE a CASCADE
+DROP TABLE b CASCADE
+DROP TABLE a, b CASCADE
+DROP TABLE par CASCADE
+DROP TABLE kid
+DROP TABLE ref; DROP TABLE par_1
+DROP VIEW v CASCADE
+DROP VIEW vv, v
+DROP MATERIALIZED VIEW mv
+DROP SCHEMA other CASCADE
+DROP SCHEMA public CASCADE
+DROP TYPE mood CASCADE
+DROP DOMAIN pos CASCADE
+DROP DOMAIN other.far CASCADE
+DROP SEQUENCE numbers CASCADE
+DROP SEQUENCE a_own_seq CASCADE
+DROP FUNCTION one CASCADE
+DROP OWNED BY weaver CASCADE
+DROP INDEX a_n CASCADE
+DROP INDEX a_one
+ALTER TABLE a DROP CONSTRAINT a_pkey CASCADE
+ALTER TABLE a DROP CONSTRAINT a_code_key CASCADE
+ALTER TABLE a DROP CONSTRAINT a_g_check
+ALTER TABLE a DROP CONSTRAINT a_up_fkey
+ALTER TABLE b DROP CONSTRAINT b_pkey CASCADE
+ALTER TABLE par DROP CONSTRAINT par_pkey CASCADE
+ALTER TABLE par DROP CONSTRAINT par_x_fkey
+ALTER TABLE par DROP CONSTRAINT par_x_check
+ALTER TABLE ref DROP CONSTRAINT ref_p_fkey
+ALTER TABLE a DROP COLUMN id CASCADE
+ALTER TABLE a DROP COLUMN code CASCADE
+ALTER TABLE a DROP COLUMN n CASCADE
+ALTER TABLE a DROP COLUMN m CASCADE
+ALTER TABLE a DROP COLUMN own
+ALTER TABLE par DROP COLUMN x, ADD COLUMN z int
+ALTER TABLE a RENAME CONSTRAINT a_pkey TO pk; ALTER TABLE a DROP CONSTRAINT pk CASCADE
+ALTER TABLE a RENAME TO z; DROP TYPE mood CASCADE
+ALTER TABLE a RENAME m TO felt; DROP DOMAIN pos CASCADE; DROP TYPE mood CASCADE
+DROP INDEX par_y
+ALTER TABLE b RENAME TO y; ALTER TABLE y SET SCHEMA other; DROP SCHEMA other CASCADE
+CREATE TYPE new AS ENUM ('x'); ALTER TABLE b ADD o new, ADD os new[]; DROP TYPE new CASCADE
+ALTER TABLE b ADD CONSTRAINT more FOREIGN KEY (n) REFERENCES a; ALTER TABLE a DROP CONSTRAINT a_pkey CASCADE
+ALTER TABLE b ADD CONSTRAINT more FOREIGN KEY (n) REFERENCES a; ALTER TABLE a DROP COLUMN code CASCADE
+""".strip().split("\n")
+
+
+@pytest.mark.parametrize("torn", [TORN[::8], pytest.param(TORN, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_what_falls_with_a_drop_is_not_there_afterwards(newest: Server, torn: list[str]) -> None:
+    """Relations, columns, defaults, indexes and constraints are those that the server has left."""
+    names = "a, b, kid, par, par_1, ref, v, vv, w, mv, numbers, other.c, z, other.a, a_own_seq, other.y"
+    wrong = {}
+    with newest.connect(newest.database("web")) as conn, conn.transaction(force_rollback=True):
+        conn.execute(WEB)
+        for sql in torn:
+            told = catalog_of(conn, f"{sql}; SELECT FROM {names}")
+            for statement in parse(sql, "a.sql"):
+                told = after(told, tree(statement.sql))
+            with conn.transaction(force_rollback=True):
+                conn.execute(sql.encode())
+                there = catalog_of(conn, f"SELECT FROM {names}")
+            if _parts(told) != _parts(there):
+                wrong[sql] = (_parts(told) - _parts(there), _parts(there) - _parts(told))
+    assert wrong == {}
+
+
+def _parts(catalog: Catalog) -> set[tuple[str, str, object]]:
+    """Return what stands in a catalog, part by part."""
+    found: set[tuple[str, str, object]] = set()
+    for table in catalog.tables.values():
+        found |= {
+            (table.label, "table", None),
+            *((table.label, "column", (each.name, each.expression)) for each in table.columns.values()),
+            *((table.label, "index", each.name) for each in table.indexes),
+            *((table.label, "constraint", (c.name, c.partner_index)) for c in table.constraints if c.kind != "n"),
+            *((table.label, "above", key) for key in table.parents),
+            *((table.label, "below", key) for key in table.children),
+            *((table.label, d.kind, d.name) for d in table.of_kind("view", "materialized view", "sequence")),
+        }
+    return found
 
 
 def _named(catalog: Catalog) -> dict[str, object]:

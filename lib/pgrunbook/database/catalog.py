@@ -127,17 +127,18 @@ class Table(Relation):
 
 @dataclass(frozen=True)
 class Fallen:
-    """What falls with an object that is dropped, in the server's words, and the relation that is locked for it.
+    """What falls with an object that is dropped, in the server's words, and the OID of the relation locked for it.
 
-    ``hinders`` says that it falls with CASCADE only, and that the server refuses the DROP without. ``column`` is "" for
-    anything but a column.
+    ``hinders`` says that it falls with CASCADE only, and that the server refuses the DROP without. ``part`` is
+    "relation", "column", "default", "constraint" or "index", "" for anything else; ``name`` is that of the part.
     """
 
     says: str
-    relation: Key | None
+    relation: int | None
     mode: str
     hinders: bool
-    column: str = ""
+    part: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)

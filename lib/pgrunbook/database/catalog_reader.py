@@ -198,9 +198,8 @@ class _Wanted:
 def _fallen(rows: Sequence[Any]) -> dict[str, tuple[Fallen, ...]]:
     found: dict[str, list[Fallen]] = defaultdict(list)
     for row in rows:
-        key = None if row.relation is None else (row.schema, row.name)
         says = row.says if row.hinders or row.word.startswith("OWNED") else ""
-        found[row.word].append(Fallen(says, key, row.mode, row.hinders, row.column))
+        found[row.word].append(Fallen(says, row.relation, row.mode, row.hinders, row.part, row.part_name))
     return {word: tuple(each) for word, each in found.items()}
 
 

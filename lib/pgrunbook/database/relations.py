@@ -151,6 +151,7 @@ class Column:
 class CatalogConstraint:
     """A constraint; ``kind`` as in pg_constraint (c, f, n, p, u, x), ``partner`` is what a foreign key refers to.
 
+    ``partner_index`` is the unique index there on which a foreign key depends.
     ``oid`` is 0 for one that a statement adds; ``numbers`` are those of its columns.
     """
 
@@ -161,6 +162,7 @@ class CatalogConstraint:
     definition: str = ""
     partner: tuple[str, str] | None = None
     partner_columns: tuple[str, ...] = ()
+    partner_index: str | None = None
     on_delete: str = "a"
     index: str | None = None
     oid: int = 0

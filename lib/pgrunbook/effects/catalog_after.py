@@ -11,6 +11,7 @@ from pglast import ast
 
 from pgrunbook.database.catalog import Catalog, Key, Standing, Table, Weight
 from pgrunbook.database.relations import Index, TypeFact
+from pgrunbook.effects import cascade
 from pgrunbook.effects.table_after import (
     OF_ALL_BELOW,
     altered,
@@ -20,6 +21,7 @@ from pgrunbook.effects.table_after import (
     with_constraint,
 )
 from pgrunbook.effects.type_change import kind_of
+from pgrunbook.sql.dropped import dropped
 from pgrunbook.sql.settings import SEARCH_PATH, Setting, path_names
 from pgrunbook.sql.tree import (
     Name,
@@ -63,7 +65,7 @@ def after(catalog: Catalog, node: Any) -> Catalog:
             return _with_type(catalog, node)
         case ast.RenameStmt() | ast.AlterObjectSchemaStmt():
             return _renamed(catalog, node)
-        case ast.DropStmt():
+        case ast.DropStmt() | ast.DropOwnedStmt():
             return _dropped(catalog, node)
         case ast.AlterTableStmt() if object_kind(node.objtype) in ("TABLE", "FOREIGN_TABLE"):
             return _altered(catalog, node)
@@ -162,9 +164,8 @@ def _following(table: Table, moved: Mapping[Key, Key], labels: Mapping[str, str]
     )
 
 
-def _with(catalog: Catalog, *tables: Table, gone: tuple[Key, ...] = ()) -> Catalog:
-    kept = {key: table for key, table in catalog.tables.items() if key not in gone}
-    return replace(catalog, tables=MappingProxyType({**kept, **{table.key: table for table in tables}}))
+def _with(catalog: Catalog, *tables: Table) -> Catalog:
+    return replace(catalog, tables=MappingProxyType({**catalog.tables, **{table.key: table for table in tables}}))
 
 
 def _new(catalog: Catalog, name: Name, kind: str) -> Table:
@@ -236,6 +237,11 @@ def _renamed_part(catalog: Catalog, node: Any) -> Catalog:
     name = relation(node.relation)
     of_index = catalog.index(name) if object_kind(node.renameType) == "INDEX" else None
     table, old = (of_index[0], name.name) if of_index else (catalog.find(name), node.subname)
+    for other, key in catalog.references_to(table):
+        here = catalog.at(other.key)
+        keys = (replace(c, partner_index=node.newname) if c.name == key.name else c for c in here.constraints)
+        catalog = _with(catalog, replace(here, constraints=tuple(keys))) if key.partner_index == old else catalog
+    table = catalog.at(table.key)
     indexes = tuple(replace(i, name=node.newname) if i.name == old else i for i in table.indexes)
     constraints = tuple(
         replace(c, name=node.newname, index=c.index and node.newname) if c.name == old else c for c in table.constraints
@@ -285,30 +291,47 @@ def path_after(catalog: Catalog, setting: Setting, home: tuple[str, ...]) -> tup
 
 
 def _dropped(catalog: Catalog, node: Any) -> Catalog:
-    if object_kind(node.removeType) in _TYPES:
-        for entry in node.objects:
-            catalog = _moved_type(catalog, dotted(entry), None)
-    if object_kind(node.removeType) in ("TABLE", "VIEW", "MATVIEW", "FOREIGN_TABLE"):
-        return _with(catalog, gone=tuple(catalog.find(dotted(entry)).key for entry in node.objects))
-    if object_kind(node.removeType) == "SCHEMA":
-        schemas = {dotted(entry).name for entry in node.objects}
-        return _with(catalog, gone=tuple(key for key in catalog.tables if key[0] in schemas))
-    if object_kind(node.removeType) == "INDEX":
-        for entry in node.objects:
-            known = catalog.index(dotted(entry))
-            if known:
-                table, index = known
-                catalog = _with(catalog, replace(table, indexes=tuple(i for i in table.indexes if i is not index)))
+    if isinstance(node, ast.DropOwnedStmt):
+        return _without_fallen(catalog, node)
+    kind, names = object_kind(node.removeType), [dotted(entry) for entry in node.objects]
+    if kind in _RELATIONS:
+        catalog = cascade.without_relations(catalog, map(catalog.find, names))
+    if kind == "INDEX":
+        for table, index in filter(None, map(catalog.index, names)):
+            catalog = cascade.without_index(catalog, table, index.name)
+    catalog = _without_fallen(catalog, node)
+    if kind in _TYPES:
+        for name in names:
+            schema, _ = catalog.type_named(*name)
+            catalog = _moved_type(cascade.without_type(catalog, schema, name.name), name, None)
+    if kind == "SCHEMA":
+        schemas = {name.name for name in names}
+        tables = [table for key, table in catalog.tables.items() if key[0] in schemas]
+        catalog = cascade.without_relations(catalog, tables)
+        for key in [key for key in catalog.types if key[0] in schemas]:
+            catalog = _moved_type(cascade.without_type(catalog, *key), Name(*key), None)
     return catalog
+
+
+def _without_fallen(catalog: Catalog, node: Any) -> Catalog:
+    fallen = (one for word in dropped(node) for one in catalog.fallen.get(word.word, ()))
+    return cascade.without_fallen(catalog, fallen)
 
 
 def _altered(catalog: Catalog, node: Any) -> Catalog:
     table = catalog.find(relation(node.relation))
     if table.standing is Standing.MISSING:
         return catalog
-    below = catalog.below(table)[1:] if node.relation.inh else []
+    below = [each.key for each in catalog.below(table)[1:]] if node.relation.inh else []
     for cmd in node.cmds:
-        table = altered(catalog, table, cmd)
-        if subcommand(cmd) in OF_ALL_BELOW:
-            below = [altered_below(catalog, member, table, cmd) for member in below]
-    return _with(catalog, table, *below)
+        match subcommand(cmd):
+            case "DropColumn":
+                for key in (table.key, *below):
+                    catalog = cascade.without_column(catalog, catalog.at(key), cmd.name)
+            case "DropConstraint":
+                catalog = cascade.without_constraint(catalog, catalog.at(table.key), cmd.name)
+            case kind:
+                now = altered(catalog, catalog.at(table.key), cmd)
+                others = map(catalog.at, below if kind in OF_ALL_BELOW else ())
+                catalog = _with(catalog, now, *(altered_below(catalog, member, now, cmd) for member in others))
+    return catalog

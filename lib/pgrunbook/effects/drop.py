@@ -40,8 +40,8 @@ def fall(found: fx.Found, node: Any, *, cascade: bool) -> None:
     What an earlier statement has dropped is not there any more.
     """
     for one in (each for word in dropped(node) for each in found.catalog.fallen.get(word.word, ())):
-        table = None if one.relation is None else found.catalog.at(one.relation)
-        if table is not None and table.standing is Standing.MISSING:
+        table = None if one.relation is None else found.catalog.by_oid(one.relation)
+        if table is None and one.relation is not None:
             continue
         if one.hinders and not cascade:
             found.fails[f"{one.says} depends on it"] = None
@@ -49,7 +49,7 @@ def fall(found: fx.Found, node: Any, *, cascade: bool) -> None:
         if table is not None:
             found.locks.add((table.label, one.mode))
         if one.says:
-            found.lose(f"the values of column {table.label}.{one.column}" if table and one.column else one.says)
+            found.lose(f"the values of column {table.label}.{one.name}" if table and one.part == "column" else one.says)
 
 
 def _drop_named(found: fx.Found, kind: str, name: Name, *, cascade: bool) -> None:

@@ -16,11 +16,11 @@ from pgrunbook.sql.tree import Name, columns_in, constraint_kind, relation, stri
 _SUFFIX = {"PRIMARY": "pkey", "UNIQUE": "key", "FOREIGN": "fkey", "CHECK": "check", "EXCLUSION": "excl"}
 _KIND = {"PRIMARY": "p", "UNIQUE": "u", "FOREIGN": "f", "CHECK": "c", "EXCLUSION": "x", "NOTNULL": "n"}
 # Subcommands that change the columns of all tables below as well, unless ONLY is written.
-OF_ALL_BELOW = {"AddColumn", "DropColumn", "AlterColumnType", "SetNotNull", "DropNotNull", "ColumnDefault"}
+OF_ALL_BELOW = {"AddColumn", "AlterColumnType", "SetNotNull", "DropNotNull", "ColumnDefault"}
 
 
 def altered(catalog: Catalog, table: Table, cmd: Any) -> Table:
-    """Return a table as it will be after a subcommand of ALTER TABLE."""
+    """Return a table as it will be after a subcommand of ALTER TABLE; what falls by DROP is ``cascade``'s."""
     change = _CHANGES.get(subcommand(cmd))
     return table if change is None else change(catalog, table, cmd)
 
@@ -53,6 +53,22 @@ def renamed_column(table: Table, old: str, new: str) -> Table:
         constraints=tuple(replace(c, columns=names(c.columns)) for c in table.constraints),
         dependents=tuple(replace(d, columns=names(d.columns)) for d in table.dependents),
     )
+
+
+def dropped_column(table: Table, name: str) -> Table:
+    """Return a table as it will be without a column, and without the indexes and constraints that use it."""
+    return replace(
+        table,
+        columns={each: column for each, column in table.columns.items() if each != name},
+        indexes=tuple(index for index in table.indexes if name not in index.uses),
+        constraints=tuple(c for c in table.constraints if name not in c.columns),
+        dependents=tuple(d for d in table.dependents if name not in d.columns),
+    )
+
+
+def with_default(table: Table, name: str, default: str | None) -> Table:
+    """Return a table as it will be with another default of a column, None for none."""
+    return _changed_column(table, name, expression=default)
 
 
 def with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
@@ -111,6 +127,7 @@ def with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple[
     name = node.conname or node.indexname or f"{table.name}_{middle}{_SUFFIX.get(kind, 'not_null')}"
     if node.conname and any(constraint.name == name for constraint in table.constraints):
         return table
+    partner_columns = strings(node.pk_attrs) or (primary_key(partner) if partner else ())
     constraint = CatalogConstraint(
         name=name,
         kind=_KIND[kind],
@@ -118,7 +135,8 @@ def with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple[
         valid=not node.skip_validation,
         definition=_definition(node, kind),
         partner=partner.key if partner else None,
-        partner_columns=strings(node.pk_attrs) or (primary_key(partner) if partner else ()),
+        partner_columns=partner_columns,
+        partner_index=_unique_index(partner, partner_columns) if partner else None,
         on_delete=node.fk_del_action if kind == "FOREIGN" else "a",
         index=name if kind in ("PRIMARY", "UNIQUE", "EXCLUSION") else None,
     )
@@ -144,20 +162,16 @@ def primary_key(table: Table) -> tuple[str, ...]:
     return next((index.keys for index in table.indexes if index.primary), ())
 
 
+def _unique_index(table: Table, columns: Iterable[str]) -> str | None:
+    fit = [i for i in table.indexes if i.unique and i.plain and set(i.keys) == set(columns)]
+    return next((index.name for index in sorted(fit, key=lambda index: not index.primary)), None)
+
+
 def _changed_column(table: Table, name: str, **changes: Any) -> Table:
     column = table.columns.get(name)
     if column is None:
         return table
     return replace(table, columns={**table.columns, name: replace(column, **changes)})
-
-
-def _drop_column(_catalog: Catalog, table: Table, cmd: Any) -> Table:
-    return replace(
-        table,
-        columns={name: column for name, column in table.columns.items() if name != cmd.name},
-        indexes=tuple(index for index in table.indexes if cmd.name not in index.uses),
-        constraints=tuple(c for c in table.constraints if cmd.name not in c.columns),
-    )
 
 
 def _alter_type(catalog: Catalog, table: Table, cmd: Any) -> Table:
@@ -172,16 +186,6 @@ def _validated(_catalog: Catalog, table: Table, cmd: Any) -> Table:
     return replace(table, constraints=constraints)
 
 
-def _without_constraint(_catalog: Catalog, table: Table, cmd: Any) -> Table:
-    gone = [c for c in table.constraints if c.name == cmd.name]
-    kept = tuple(i for i in table.indexes if i.name not in {c.index for c in gone})
-    return replace(table, constraints=tuple(c for c in table.constraints if c not in gone), indexes=kept)
-
-
-def _default(_catalog: Catalog, table: Table, cmd: Any) -> Table:
-    return _changed_column(table, cmd.name, expression=text(cmd.def_) if cmd.def_ is not None else None)
-
-
 def _attached(catalog: Catalog, table: Table, cmd: Any) -> Table:
     return replace(table, children=(*table.children, catalog.find(relation(cmd.def_.name)).key))
 
@@ -193,14 +197,12 @@ def _detached(catalog: Catalog, table: Table, cmd: Any) -> Table:
 
 _CHANGES: dict[str, Callable[[Catalog, Table, Any], Table]] = {
     "AddColumn": lambda catalog, table, cmd: with_column(catalog, table, cmd.def_),
-    "DropColumn": _drop_column,
     "AlterColumnType": _alter_type,
     "SetNotNull": lambda _, table, cmd: _changed_column(table, cmd.name, not_null=True),
     "DropNotNull": lambda _, table, cmd: _changed_column(table, cmd.name, not_null=False),
     "AddConstraint": lambda catalog, table, cmd: with_constraint(catalog, table, cmd.def_),
     "ValidateConstraint": _validated,
-    "DropConstraint": _without_constraint,
-    "ColumnDefault": _default,
+    "ColumnDefault": lambda _, table, cmd: with_default(table, cmd.name, text(cmd.def_) if cmd.def_ else None),
     "AttachPartition": _attached,
     "DetachPartition": _detached,
 }

@@ -144,12 +144,13 @@ SELECT l.word,
                                'pg_catalog.pg_publication_rel'::pg_catalog.regclass)
             THEN 'ShareUpdateExclusiveLock'
             ELSE 'AccessExclusiveLock' END AS mode,
-       coalesce((SELECT a.attname::text
-                 FROM pg_catalog.pg_attribute AS a
-                 WHERE a.attrelid = l.objid
-                   AND a.attnum = l.objsubid
-                   AND l.objsubid > 0
-                   AND l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass), '') AS column,
+       CASE WHEN l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.objsubid > 0 THEN 'column'
+            WHEN l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.objid <> l.relation THEN 'index'
+            WHEN l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass THEN 'relation'
+            WHEN l.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass THEN 'default'
+            WHEN k.conrelid = l.relation THEN 'constraint'
+            ELSE '' END AS part,
+       coalesce(k.conname, a.attname, x.relname, '')::text AS part_name,
        EXISTS (SELECT
                FROM start AS s
                WHERE (s.word, s.classid, s.objid) = (l.word, l.classid, l.objid)
@@ -157,6 +158,16 @@ SELECT l.word,
 FROM locked AS l
 LEFT JOIN pg_catalog.pg_class AS c ON c.oid = l.relation AND c.relkind NOT IN ('c', 't')
 LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_constraint AS k
+    ON l.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND k.oid = l.objid
+LEFT JOIN pg_catalog.pg_attrdef AS f ON l.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND f.oid = l.objid
+LEFT JOIN pg_catalog.pg_class AS x
+    ON l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.objsubid = 0 AND x.oid = l.objid
+LEFT JOIN pg_catalog.pg_attribute AS a
+    ON (a.attrelid, a.attnum) = (f.adrelid, f.adnum)
+    OR l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+   AND l.objsubid > 0
+   AND (a.attrelid, a.attnum) = (l.objid, l.objsubid)
 ORDER BY l.word, n.nspname, c.relname, l.objsubid, 2;
 
 -- name: relations

@@ -196,7 +196,8 @@ SELECT k.oid::bigint AS oid,
              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.attnum
              ORDER BY u.place) AS partner_columns,
        k.confdeltype::text AS on_delete,
-       ix.relname::text AS index,
+       CASE WHEN k.contype <> 'f' THEN ix.relname END::text AS index,
+       CASE WHEN k.contype = 'f' THEN ix.relname END::text AS partner_index,
        k.condeferrable AS deferrable,
        k.condeferred AS deferred,
        coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::boolean, true) AS enforced,
@@ -206,7 +207,7 @@ SELECT k.oid::bigint AS oid,
 FROM pg_catalog.pg_constraint AS k
 LEFT JOIN pg_catalog.pg_class AS p ON p.oid = k.confrelid
 LEFT JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace
-LEFT JOIN pg_catalog.pg_class AS ix ON ix.oid = k.conindid AND k.contype IN ('p', 'u', 'x')
+LEFT JOIN pg_catalog.pg_class AS ix ON ix.oid = k.conindid AND k.contype IN ('p', 'u', 'x', 'f')
 WHERE k.conrelid = ANY (%(oids)s::oid[])
    OR k.contypid = ANY (%(types)s::oid[])
 ORDER BY k.conrelid, k.conname COLLATE "C"
