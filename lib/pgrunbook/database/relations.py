@@ -85,6 +85,7 @@ class Column:
     ``base_kind``, ``base_category`` and ``base_bytes`` are typtype, typcategory and typlen of that, ``send`` is the
     function that gives its binary form; with ``has_own_form`` that may hold OIDs, which change when the type is made
     anew.
+    ``type_oid`` is 0 for one that a statement gives.
     ``own_collation`` is None where it is the type's. ``not_null_name`` is that of the NOT NULL constraint, None before
     PostgreSQL 18; ``proven_not_null`` is whether a CHECK holds for a column without a valid one. ``expression`` is the
     default, or generates it. ``sequence`` is the OID of an identity's. ``number`` is the server's, and stays when the

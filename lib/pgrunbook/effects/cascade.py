@@ -90,16 +90,16 @@ def without_foreign_key(catalog: Catalog, table: Table, key: CatalogConstraint) 
     return _edited(catalog, table, is_gone)
 
 
-def without_fallen(catalog: Catalog, fallen: Iterable[Fallen]) -> Catalog:
-    """Return the catalog without what the database told that it falls with a dropped object."""
+def without_fallen(catalog: Catalog, fallen: Iterable[Fallen], *, cascade: bool) -> Catalog:
+    """Return the catalog without what the database told that it falls with a dropped object, and still hangs on it."""
     for one in fallen:
         table = catalog.by_oid(one.relation) if one.relation is not None else None
-        if table is None:
+        if table is None or (one.hinders and not cascade):
             continue
         match one.part:
             case "relation":
                 catalog = without_relations(catalog, [table])
-            case "column":
+            case "column" if one.name in table.columns and table.columns[one.name].type_oid:
                 catalog = without_column(catalog, table, one.name)
             case "constraint":
                 catalog = without_constraint(catalog, table, one.name)

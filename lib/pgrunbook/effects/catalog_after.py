@@ -24,6 +24,7 @@ from pgrunbook.effects.type_change import kind_of
 from pgrunbook.sql.dropped import dropped
 from pgrunbook.sql.settings import SEARCH_PATH, Setting, path_names
 from pgrunbook.sql.tree import (
+    CASCADE,
     Name,
     columns_in,
     constraint_kind,
@@ -303,7 +304,9 @@ def _dropped(catalog: Catalog, node: Any) -> Catalog:
     if kind in _TYPES:
         for name in names:
             schema, _ = catalog.type_named(*name)
-            catalog = _moved_type(cascade.without_type(catalog, schema, name.name), name, None)
+            if node.behavior == CASCADE:
+                catalog = cascade.without_type(catalog, schema, name.name)
+            catalog = _moved_type(catalog, name, None)
     if kind == "SCHEMA":
         schemas = {name.name for name in names}
         tables = [table for key, table in catalog.tables.items() if key[0] in schemas]
@@ -315,7 +318,7 @@ def _dropped(catalog: Catalog, node: Any) -> Catalog:
 
 def _without_fallen(catalog: Catalog, node: Any) -> Catalog:
     fallen = (one for word in dropped(node) for one in catalog.fallen.get(word.word, ()))
-    return cascade.without_fallen(catalog, fallen)
+    return cascade.without_fallen(catalog, fallen, cascade=node.behavior == CASCADE)
 
 
 def _altered(catalog: Catalog, node: Any) -> Catalog:

@@ -177,7 +177,13 @@ def _changed_column(table: Table, name: str, **changes: Any) -> Table:
 def _alter_type(catalog: Catalog, table: Table, cmd: Any) -> Table:
     word = type_word(cmd.def_.typeName)
     kind = kind_of(word, catalog)
-    changes = {"type": word.text, "base": kind.base, "modifiers": kind.modifiers, "checked": kind.checked}
+    changes = {
+        "type": word.text,
+        "base": kind.base,
+        "modifiers": kind.modifiers,
+        "checked": kind.checked,
+        "type_oid": 0,
+    }
     return _changed_column(table, cmd.name, **changes, type_name=kind.name, base_name=kind.base_name)
 
 

@@ -182,10 +182,11 @@ def drop_default(scene: Scene) -> Iterator[Note]:
 )
 def row_security(scene: Scene) -> Iterator[Note]:
     """Row level security is switched on, and no policy lets a row through."""
-    made_here = {s.node.table.relname for s in scene.scenes if isinstance(s.node, ast.CreatePolicyStmt)}
     for table, cmd in scene.altered():
-        has_policy = table.name in made_here or bool(list(table.of_kind("policy")))
-        if subcommand(cmd) == "EnableRowSecurity" and others_see(table) and not has_policy:
+        if subcommand(cmd) != "EnableRowSecurity" or not others_see(table):
+            continue
+        made_here = {s.node.table.relname for s in scene.scenes if isinstance(s.node, ast.CreatePolicyStmt)}
+        if table.name not in made_here and not list(table.of_kind("policy")):
             policy = f"CREATE POLICY every ON {table.label} USING (true);  -- in the same transaction, before"
             yield Note(
                 f"Every role but the owner of {table.label} sees no row of it, and can write none.",
