@@ -380,3 +380,32 @@ def test_code_that_a_statement_runs_is_reviewed(
     found = json.loads(run([file], target="demo", fail_on="warning", form="json")[0])
     told = {h["id"] for each in found for h in each["hazards"] if h["severity"] != "note"}
     assert ids <= told if ids else told <= {"drop-table-empty"}
+
+
+BAD_INPUT = {
+    "a byte that is not UTF-8": (b"-- caf\xe9", "line 2): invalid continuation byte"),
+    "a zero byte": (b"SELECT '\0'", "line 2: holds a zero byte"),
+    "a command of psql": (b"\\connect other", "Commands that begin with \\ are psql's own"),
+    "a command of psql behind a statement": (b"SELECT 1 \\gexec", "Commands that begin with \\ are psql's own"),
+    "rows for COPY": (b"COPY a FROM STDIN;\n1\n\\.", "line 2: COPY FROM STDIN cannot run from a migration file"),
+    "what a newer server knows": (b"ALTER TABLE a FROBNICATE", 'line 2: syntax error at or near "FROBNICATE"'),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INPUT)
+def test_what_cannot_be_read_is_one_error_with_file_and_line(tmp_path: Path, kind: str) -> None:
+    """It says what is wrong, where, and what to do."""
+    text, told = BAD_INPUT[kind]
+    file = tmp_path / "0001_a.sql"
+    file.write_bytes(b"CREATE TABLE a (id integer);\n" + text + b"\n;")
+    with pytest.raises(WrongInput) as caught:
+        run([file], target=None, fail_on="error", form="text")
+    assert told in str(caught.value)
+    assert "0001_a.sql" in str(caught.value)
+    assert "Hint: " in str(caught.value)
+
+
+def test_a_statement_of_many_megabytes_is_read(tmp_path: Path) -> None:
+    """It is neither refused nor shown."""
+    (file := tmp_path / "0001_a.sql").write_text(f"INSERT INTO a VALUES ('{'x' * 2_000_000}')")
+    assert run([file], target=None, fail_on="error", form="text", with_squawk=False) == ("1 statement: no hazards", 0)

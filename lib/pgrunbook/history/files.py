@@ -101,7 +101,7 @@ def read_migration(
     return Migration(
         name=name,
         path=path,
-        sql=_as_text(path, content),
+        sql=as_text(path, content),
         hash=hashlib.sha256(content).hexdigest(),
         ordinal=ordinal,
         when_ms=when_ms,
@@ -112,7 +112,7 @@ def read_migration(
 
 def read_text(path: Path, root: Path) -> str:
     """Return the file's exact text, line ends unchanged. Raises WrongInput when it is not UTF-8, or not to be read."""
-    return _as_text(path, read_bytes(path, root))
+    return as_text(path, read_bytes(path, root))
 
 
 def read_bytes(path: Path, root: Path) -> bytes:
@@ -144,7 +144,8 @@ def read_bytes(path: Path, root: Path) -> bytes:
         return file.read(MOST_BYTES)
 
 
-def _as_text(path: Path, content: bytes) -> str:
+def as_text(path: Path, content: bytes) -> str:
+    """Return what a file holds as text. Raises WrongInput when it is not UTF-8."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:

@@ -18,8 +18,8 @@ from pgrunbook.display.prose import counted
 from pgrunbook.effects.result import Effects
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import up_part
+from pgrunbook.history.files import as_text as text_of
 from pgrunbook.history.files import migration_name
-from pgrunbook.record import door
 from pgrunbook.review import baseline, hazards, squawk
 from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, design
 from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
@@ -295,8 +295,6 @@ def _at(read: Script, candidates: Sequence[int], finding: squawk.SquawkFinding) 
 def _text(path: Path) -> str:
     """Return a file's SQL for applying it; a file with marks also holds the way back."""
     try:
-        text = path.read_text(encoding="utf-8")
-        door.learn(text)
-        return up_part(path, text)
-    except (OSError, UnicodeDecodeError) as exc:
+        return up_part(path, text_of(path, path.read_bytes()))
+    except OSError as exc:
         raise WrongInput(f"could not read {path}", detail=str(exc)) from exc
