@@ -32,6 +32,7 @@ OF_ONE_TABLE, OF_TWO_TABLES = frozenset({"CONSTRAINT", "INDEX"}), "FK CONSTRAINT
 SESSIONS = 2
 SETTING = re.compile(r"^(?:SET |SELECT pg_catalog\.set_config\().*;\n", re.M)  # of a session, before all else
 KIND = re.compile(r"\n\n?--\n-- Name: .*; Type: ([A-Z ]+); Schema: ")
+QUOTE = re.compile(r"['\"$\\]")
 TABLE = re.compile(r"\n(?:ALTER TABLE (?:ONLY )?|CREATE (?:UNIQUE )?INDEX .*? ON (?:ONLY )?)(\S+)")
 # Tells psql that nothing but SQL follows, until the same word comes again; a server is sent SQL only.
 FOR_PSQL = re.compile(r"^\\restrict (\w+)\n", re.M)
@@ -69,7 +70,12 @@ def in_parts(branch: BranchTarget, dump: str) -> bool:
 
 
 def _kind(entry: str) -> str | None:
-    """Return what entries that two sessions may load have in common, None for others."""
+    """Return what entries that two sessions may load have in common, None for others.
+
+    One with a quote may have been cut within a text: it stays where it is, before what was cut from it.
+    """
+    if QUOTE.search(entry):
+        return None
     kind = found[1] if (found := KIND.match(entry)) else ""
     return OF_TWO_TABLES if kind == OF_TWO_TABLES else "" if kind in OF_ONE_TABLE else None
 
