@@ -50,16 +50,47 @@ BLOCKS = {
     "returned": "IF to_regtype('there') IS NOT NULL THEN RETURN; END IF; CREATE TYPE there AS ENUM ('y');",
     "else_arm": "IF to_regtype('nowhere') IS NOT NULL THEN DROP TYPE nowhere; ELSIF to_regtype('there') IS NULL THEN CREATE TYPE there AS ENUM ('z'); ELSE CREATE TYPE nowhere AS ENUM ('z'); END IF;",
     "enum_value": "IF NOT EXISTS (SELECT 1 FROM pg_enum AS e WHERE e.enumtypid = 'mood'::regtype AND e.enumlabel = 'sad') THEN ALTER TYPE mood ADD VALUE 'sad'; END IF;",
+    "put_together": "EXECUTE format('ALTER TABLE %I ADD COLUMN %I text DEFAULT %L', 't', 'Of %', 'it''s');",
+    "asked_first": "PERFORM 1 FROM pg_type WHERE typname = 'e5'; IF NOT FOUND THEN CREATE TYPE e5 AS ENUM ('x'); END IF;",
+    "asked_first_there": "PERFORM 1 FROM pg_type WHERE typname = 'there'; IF NOT FOUND THEN CREATE TYPE there AS ENUM ('x'); END IF;",
+    "in_turn": "FOR i IN 1..3 LOOP EXECUTE format('CREATE TABLE part_%s (id integer)', i); END LOOP;",
+    "each_of_an_array": "FOREACH v IN ARRAY ARRAY['t', 'r'] LOOP EXECUTE format('ALTER TABLE %I ADD COLUMN of_array text', v); END LOOP;",
+    "each_of_unnest": "FOR v IN SELECT unnest(ARRAY['t', 'r']) LOOP EXECUTE 'ALTER TABLE ' || quote_ident(v) || ' ADD of_unnest text'; END LOOP;",
+    "each_of_from": "FOR v IN SELECT x FROM unnest(ARRAY['t', 'r']) AS x LOOP EXECUTE 'ALTER TABLE ' || v || ' ADD of_from text'; END LOOP;",
+    "each_of_values": "FOR v IN VALUES ('t'), ('r') LOOP IF NOT EXISTS (SELECT 1 FROM information_schema.columns WHERE table_name = v AND column_name = 'b') THEN EXECUTE format('ALTER TABLE %I ADD b text', v); END IF; END LOOP;",
+    "counted": "SELECT count(*) INTO n FROM pg_class WHERE relname = 'z'; IF n = 0 THEN CREATE TABLE z (id integer); END IF;",
+    "counted_there": "SELECT count(*) INTO n FROM pg_class WHERE relname = 't'; IF n = 0 THEN CREATE TABLE t (id integer); END IF;",
+    "assigned": "v := 'assigned'; n := (SELECT count(*) FROM pg_class WHERE relname = v); IF n = 0 THEN EXECUTE format('CREATE TABLE %I (id integer)', v); END IF;",
+    "caught_in_turn": "FOREACH v IN ARRAY ARRAY['t', 'z2'] LOOP BEGIN EXECUTE format('CREATE TABLE %I (id integer)', v); EXCEPTION WHEN duplicate_table THEN NULL; END; END LOOP;",
 }  # fmt: skip
-FEW = ("filled", "caught_there", "caught_policy", "cut", "returned")
+FEW = (
+    "filled",
+    "caught_there",
+    "caught_policy",
+    "cut",
+    "returned",
+    "put_together",
+    "asked_first",
+    "each_of_values",
+    "counted",
+)
 # What such a block does is not known before.
 OTHERS = {
     "others": "ALTER TABLE t ADD COLUMN n integer; EXCEPTION WHEN OTHERS THEN NULL;",
     "rows_asked": "IF EXISTS (SELECT 1 FROM t WHERE b > 3) THEN ALTER TABLE t ADD COLUMN n integer; END IF;",
     "raised": "IF to_regtype('there') IS NULL THEN RAISE EXCEPTION 'no'; END IF; CREATE TYPE e AS ENUM ('x');",
-    "in_turn": "FOR i IN 1..2 LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; END LOOP;",
-    "put_together": "EXECUTE format('ALTER TABLE %I ADD COLUMN n integer', 't');",
-    "asked_first": "PERFORM 1 FROM pg_type WHERE typname = 'e'; IF NOT FOUND THEN CREATE TYPE e AS ENUM ('x'); END IF;",
+    "rows_in_turn": "FOR i IN SELECT b FROM t LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; END LOOP;",
+    "stops_in_between": "FOR i IN 1..2 LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; EXIT; END LOOP;",
+    "backwards": "FOR i IN REVERSE 2..1 LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; END LOOP;",
+    "put_together_of_rows": "EXECUTE format('ALTER TABLE %I ADD COLUMN n integer', (SELECT a FROM t LIMIT 1));",
+    "padded": "EXECUTE format('ALTER TABLE %5s ADD COLUMN n integer', 't');",
+    "writes_what_it_asks": "INSERT INTO r VALUES (9) RETURNING id INTO n; IF n = 9 THEN CREATE TYPE e AS ENUM ('x'); END IF;",
+    "asks_a_function_of_others": "SELECT g(oid) INTO n FROM pg_class; CREATE TYPE e AS ENUM ('x');",
+    "declares_in_a_loop": "FOR i IN 1..2 LOOP DECLARE w integer := 1; BEGIN CREATE TYPE e AS ENUM ('x'); END; END LOOP;",
+    "a_statement_with_a_variable": "FOR i IN 1..2 LOOP INSERT INTO r VALUES (i); END LOOP;",
+    "asks_rows_first": "PERFORM 1 FROM t WHERE b = 4; IF NOT FOUND THEN CREATE TYPE e AS ENUM ('x'); END IF;",
+    "does_what_it_asks": "PERFORM set_config('x.y', '1', false) FROM pg_type; CREATE TYPE e AS ENUM ('x');",
+    "found_is_another_statement's": "PERFORM 1 FROM pg_type; UPDATE t SET b = b; IF FOUND THEN CREATE TYPE e AS ENUM ('x'); END IF;",
     "returns_within": "IF to_regtype('there') IS NULL THEN NULL; ELSE RETURN; END IF; CREATE TYPE e AS ENUM ('x');",
 }  # fmt: skip
 # Known, and it destroys what cannot be captured within a block.
@@ -72,7 +103,7 @@ LOSES = {
 
 
 def _block(body: str) -> str:
-    return f"DO $$ BEGIN {body} END $$;"
+    return f"DO $$ DECLARE v text; n integer; BEGIN {body} END $$;"
 
 
 def _there_and_back(project: Project, blocks: dict[str, str]) -> None:

@@ -1,11 +1,12 @@
 """A DO block that executes plain statements where they are needed: behind IF, or EXCEPTION for what is there already.
 
-What such a block does is known before, as its conditions read catalogs only. Of any other one (loops, variables,
-texts that are put together, other handlers) nothing is said.
+What such a block does is known before, as its conditions read catalogs only; so are loops over constants, and texts
+that are put together of these. Of any other one (loops over rows, other handlers) nothing is said.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,7 +17,7 @@ from pglast import ast
 from pglast.parser import ParseError
 
 from pgrunbook.sql.do_guard import is_of_catalog
-from pgrunbook.sql.routines import text_statements
+from pgrunbook.sql.do_values import DoValues, UnknownValueError, constant
 from pgrunbook.sql.tree import text, trees, walk
 
 # Conditions of handlers, by the errors that say that an object is there already, or is not there.
@@ -28,12 +29,9 @@ MISSING = {
     "undefined_object", "undefined_table", "undefined_column", "undefined_function", "invalid_schema_name",
     "42704", "42P01", "42703", "42883", "3F000",
 }  # fmt: skip
+_DECLARE = re.compile(r"\bDECLARE\b", re.IGNORECASE)
 _RETURN, _RAISE = "PLpgSQL_stmt_return", "PLpgSQL_stmt_raise"
 _EXCEPTION_LEVEL = 21
-
-
-class _UnknownError(Exception):
-    """A part of a block whose effect cannot be told before."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +62,13 @@ def unfolded(node: Any) -> tuple[Any, ...]:
 def _branches(sql: str) -> tuple[BranchStatement, ...] | None:
     try:
         (function,) = pglast.parse_plpgsql(sql)
-        if any("lineno" in next(iter(datum.values())) for datum in _declared(function["PLpgSQL_function"])):
+        if len(_DECLARE.findall(sql)) > 1:  # what is declared within is made anew in each turn of a loop
             return None
-        found = tuple(_Reader().read(function["PLpgSQL_function"]["action"]["PLpgSQL_stmt_block"]))
-    except (ParseError, ValueError, KeyError, _UnknownError):
+        values = DoValues(function["PLpgSQL_function"].get("datums", ()))
+        found = tuple(_Reader(values).read(function["PLpgSQL_function"]["action"]["PLpgSQL_stmt_block"]))
+    except (ParseError, ValueError, KeyError, UnknownValueError):
         return None
     return found or None
-
-
-def _declared(function: Any) -> list[Any]:
-    ours = ("found", "sqlstate", "sqlerrm")
-    return [d for d in function.get("datums", ()) if next(iter(d.values())).get("refname") not in ours]
 
 
 class _Reader:
@@ -84,7 +78,8 @@ class _Reader:
     which the block has not returned before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, values: DoValues) -> None:
+        self.values = values
         self.blocks = self.depth = 0
         self.goes_on: tuple[tuple[Any, bool], ...] = ()
 
@@ -97,7 +92,7 @@ class _Reader:
         """Yield the statements of a block."""
         if "exceptions" in block:
             if handler:
-                raise _UnknownError
+                raise UnknownValueError
             self.blocks += 1
             handler = self.blocks
             for one in block["exceptions"]["PLpgSQL_exception_block"]["exc_list"]:
@@ -107,24 +102,50 @@ class _Reader:
     def _check_handler(self, exception: Any) -> None:
         names = {one["PLpgSQL_condition"]["condname"] for one in exception["conditions"]}
         if not names <= THERE | MISSING or list(self._of(exception.get("action", ()), 0)):
-            raise _UnknownError
+            raise UnknownValueError
 
     def _of(self, statements: Sequence[Any], handler: int) -> Iterator[BranchStatement]:
         for statement in statements:
             ((word, inner),) = statement.items()
-            if word == "PLpgSQL_stmt_execsql" and not inner.get("into"):
-                yield from (BranchStatement(node, (), handler) for node in trees(_query(inner["sqlstmt"])))
-            elif word == "PLpgSQL_stmt_dynexecute" and not inner.get("into") and not inner.get("params"):
-                found = text_statements(_expression(inner["query"]).targetList[0].val)
-                if found is None:
-                    raise _UnknownError
-                yield from (BranchStatement(node, (), handler) for node in found)
-            elif word == "PLpgSQL_stmt_if":
-                yield from self._of_if(inner, handler)
-            elif word == "PLpgSQL_stmt_block":
-                yield from self.of_block(inner, handler)
-            elif not _is_nothing(word, inner):
-                raise _UnknownError
+            match word:
+                case "PLpgSQL_stmt_execsql" if not inner.get("into"):
+                    for node in trees(_query(inner["sqlstmt"])):
+                        self.values.refuse_variables(node)
+                        yield BranchStatement(node, (), handler)
+                    self.values.forget_found()
+                case "PLpgSQL_stmt_dynexecute" if not inner.get("into") and not inner.get("params"):
+                    yield from (BranchStatement(node, (), handler) for node in self._text(inner["query"]))
+                case "PLpgSQL_stmt_if":
+                    yield from self._of_if(inner, handler)
+                    self.values.forget_found()
+                case "PLpgSQL_stmt_block":
+                    yield from self.of_block(inner, handler)
+                case "PLpgSQL_stmt_foreach_a" | "PLpgSQL_stmt_fori" | "PLpgSQL_stmt_fors":
+                    for _ in self.values.turns(word, inner):
+                        yield from self._of(inner.get("body", ()), handler)
+                case _ if not _is_nothing(word, inner):
+                    self._ask(word, inner, handler)
+
+    def _text(self, expression: Any) -> Sequence[Any]:
+        """Return the statements of a text that is put together of constants; it knows no variables."""
+        found = constant(self.values.value(expression))
+        if found is None:
+            raise UnknownValueError
+        return trees(found)
+
+    def _ask(self, word: str, inner: Any, handler: int) -> None:
+        """Read what a block asks before it does something."""
+        if handler or self.depth:
+            raise UnknownValueError
+        match word:
+            case "PLpgSQL_stmt_perform":
+                self.values.ask(_query(inner["expr"]))
+            case "PLpgSQL_stmt_assign":
+                self.values.set(inner["expr"])
+            case "PLpgSQL_stmt_execsql" if not inner.get("strict"):
+                self.values.select_into(_query(inner["sqlstmt"]), inner["target"])
+            case _:
+                raise UnknownValueError
 
     def _of_if(self, found: Any, handler: int) -> Iterator[BranchStatement]:
         arms = [(found["cond"], found.get("then_body", ()))]
@@ -134,12 +155,12 @@ class _Reader:
         returns = _RETURN in (found.get("then_body") or [{}])[-1]
         if returns:
             if len(arms) > 1 or "else_body" in found or self.depth:
-                raise _UnknownError
+                raise UnknownValueError
             arms = [(found["cond"], found["then_body"][:-1])]
         for condition, body in arms:
-            asked = _expression(condition)
+            asked = self.values.expression(condition)
             if not all(map(is_of_catalog, walk(asked))):
-                raise _UnknownError
+                raise UnknownValueError
             yield from self._behind((*before, (asked, True)), body, handler)
             before = (*before, (asked, False))
         yield from self._behind(before, found.get("else_body", ()), handler)
@@ -162,8 +183,3 @@ def _is_nothing(word: str, inner: Any) -> bool:
 
 def _query(expression: Any) -> str:
     return str(expression["PLpgSQL_expr"]["query"])
-
-
-def _expression(expression: Any) -> Any:
-    (found,) = trees(f"SELECT {_query(expression)}")
-    return found
