@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,12 @@ def test_no_environment_gets_into_the_record(monkeypatch: pytest.MonkeyPatch) ->
     assert len(list(made.folder.iterdir())) == 3
     assert not [path for path in made.folder.iterdir() if b"hunter2" in path.read_bytes()]
     assert set(json.loads((made.folder / "run.json").read_text())["parameters"]) == {"migrate"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_user_id_without_a_name_is_an_operator_too() -> None:
+    names = ("LOGNAME", "USER", "LNAME", "USERNAME")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    code = "import os, pwd; from pgrunbook.record import run; os.setuid(4294001); print(run.operator())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "user id 4294001\n"

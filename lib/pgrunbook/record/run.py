@@ -184,6 +184,14 @@ class Run:
         return self.status
 
 
+def operator() -> str:
+    """Return the name of the operating system's user; a container may run under an id that has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user id {os.getuid()}"
+
+
 def create(runbook: str, target: str, parameters: Mapping[str, Any], *, how: str) -> Run:
     """Create the folder of a new run and return the run.
 
@@ -205,7 +213,7 @@ def create(runbook: str, target: str, parameters: Mapping[str, Any], *, how: str
             hint="Make the outputs folder writable, or name another one in PGRUNBOOK_OUTPUTS.",
         ) from exc
     run = Run(folder, run_id, runbook, target, dict(parameters), how)
-    run.operator, run.machine, run.started_at = getpass.getuser(), socket.gethostname(), stamp(now)
+    run.operator, run.machine, run.started_at = operator(), socket.gethostname(), stamp(now)
     run.versions = {"pgrunbook": __version__, "python": platform.python_version()}
     run.save()
     return run

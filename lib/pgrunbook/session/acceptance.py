@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ def _refuse_again(made: Run, plan: Plan, keys: Sequence[str], events: Sequence[M
     told = [e for e in events if e["event"] == ACCEPTED and e.get("digest") == plan.digest]
     for key in keys:
         first = next(e for e in told if key in e["gates"])
-        if first.get("by") != getpass.getuser():
+        if first.get("by") != runs.operator():
             raise Refused(
                 f"gate {key} of run {made.run_id} is accepted already",
                 detail=f"{first.get('by')} accepted it at {first.get('at')}, for this very plan.",
@@ -115,7 +114,7 @@ def _refuse_again(made: Run, plan: Plan, keys: Sequence[str], events: Sequence[M
 def note(run: Run, plan: Plan, keys: Sequence[str]) -> None:
     """Write into the journal that somebody accepts gates of this very plan."""
     if keys:
-        run.journal.write(ACCEPTED, digest=plan.digest, gates=list(keys), by=getpass.getuser())
+        run.journal.write(ACCEPTED, digest=plan.digest, gates=list(keys), by=runs.operator())
 
 
 def accepted(plan: Plan, events: Sequence[Mapping[str, Any]]) -> set[str]:
