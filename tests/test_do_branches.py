@@ -59,6 +59,7 @@ BLOCKS = {
     "each_of_from": "FOR v IN SELECT x FROM unnest(ARRAY['t', 'r']) AS x LOOP EXECUTE 'ALTER TABLE ' || v || ' ADD of_from text'; END LOOP;",
     "each_of_values": "FOR v IN VALUES ('t'), ('r') LOOP IF NOT EXISTS (SELECT 1 FROM information_schema.columns WHERE table_name = v AND column_name = 'b') THEN EXECUTE format('ALTER TABLE %I ADD b text', v); END IF; END LOOP;",
     "counted": "SELECT count(*) INTO n FROM pg_class WHERE relname = 'z'; IF n = 0 THEN CREATE TABLE z (id integer); END IF;",
+    "rows_as_text": "FOREACH v IN ARRAY ARRAY['b'] LOOP EXECUTE format('UPDATE t SET %I = b + 10', v); END LOOP;",
     "counted_there": "SELECT count(*) INTO n FROM pg_class WHERE relname = 't'; IF n = 0 THEN CREATE TABLE t (id integer); END IF;",
     "assigned": "v := 'assigned'; n := (SELECT count(*) FROM pg_class WHERE relname = v); IF n = 0 THEN EXECUTE format('CREATE TABLE %I (id integer)', v); END IF;",
     "caught_in_turn": "FOREACH v IN ARRAY ARRAY['t', 'z2'] LOOP BEGIN EXECUTE format('CREATE TABLE %I (id integer)', v); EXCEPTION WHEN duplicate_table THEN NULL; END; END LOOP;",
@@ -73,6 +74,7 @@ FEW = (
     "asked_first",
     "each_of_values",
     "counted",
+    "rows_as_text",
 )
 # What such a block does is not known before.
 OTHERS = {

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pglast import ast, enums
 
+from pgrunbook.sql.do_branches import branches
 from pgrunbook.sql.routines import UNREADABLE, Block, analyzes, block, routine, text_statements, unreadable_because
 from pgrunbook.sql.settings import path_names, settings
 from pgrunbook.sql.side_effects import ACTING, OF_TEXT
@@ -254,7 +255,9 @@ def within(node: Any, routines: Routines) -> Iterator[RoutinePart]:
     """Yield the statements that stand in a statement itself: in DO, EXPLAIN ANALYZE, WITH, and a prepared one."""
     match node:
         case ast.DoStmt():
-            yield from _of_block(block(text(node)), "DO")
+            code, known = block(text(node)), branches(node)
+            yield from _of_block(code if known is None else replace(code, dynamic=False), "DO")
+            yield from (RoutinePart(one.node, "DO") for one in known or () if code.dynamic)
             return
         case ast.ExplainStmt() if analyzes(node):
             yield RoutinePart(node.query, "EXPLAIN ANALYZE")
