@@ -447,6 +447,18 @@ def test_rollback_tells_which_captured_values_go_to_nobody(project: Callable[...
 
 
 @pytest.mark.newest
+def test_rollback_tells_the_values_of_rows_whose_key_a_block_has_changed(project: Callable[..., Target]) -> None:
+    """Its table is captured as a whole, so nobody knows which row has come to which key."""
+    column = "ALTER TABLE k ALTER COLUMN a TYPE varchar(1) USING left(a, 1)"
+    target = project(folder={"0001_a.sql": column, "0002_b.sql": "DO $$ BEGIN UPDATE k SET id = id + 10; END $$"})
+    do(target, "CREATE TABLE k (id integer PRIMARY KEY, a text); INSERT INTO k VALUES (1, 'a1'), (2, 'a2')")
+    execute(target, plan_of(target, rehearsed(target)), "20261122T165431Z-release-demo-7f3a")
+    execute(target, prepared(target)[0], ROLLBACK)
+    assert "2 captured values of public.k.a go to nobody" in journal_of(target).read_text()
+    assert rows(target, "SELECT id FROM k ORDER BY id") == [(1,), (2,)]
+
+
+@pytest.mark.newest
 @pytest.mark.parametrize("ends", ["COMMIT", pytest.param("ROLLBACK", marks=pytest.mark.slow)])
 def test_a_revert_goes_on_behind_a_prepared_transaction(servers: Servers, server: Server, ends: str) -> None:
     """Which moves and deletes rows: the revert fails until they are free, then each row gets what is its own."""

@@ -16,7 +16,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.display.prose import counted
 from pgrunbook.undo_data.capture_columns import VALUE, record
 from pgrunbook.undo_data.registry import UndoEntry
-from pgrunbook.undo_data.row_notes import GONE, PART, UNKNOWN, is_row, is_there
+from pgrunbook.undo_data.row_notes import GONE, PART, UNKNOWN, is_row, is_there, label_of
 from pgrunbook.undo_data.tables import as_text, key_name, keyed, rows, table
 
 SAMPLES = 20
@@ -65,9 +65,9 @@ def unclaimed(
     part = sql.Identifier("k", PART) if PART in columns else None
     gone, value = sql.Identifier("k", GONE), sql.Identifier("k", VALUE)
     source = sql.SQL(
-        "FROM {} AS k WHERE {} AND {} IS NOT NULL AND ({} = {} OR ({} IS NULL AND NOT {} AND NOT {}))"
+        "FROM {} AS k WHERE {} AND {} IS NOT NULL AND ({} OR ({} IS NULL AND NOT {} AND NOT {}))"
     ).format(
-        entry.side, is_row("k", columns), value, gone, sql.Literal(UNKNOWN), gone,
+        entry.side, is_row("k", columns), value, _is_nobodys(gone), gone,
         is_there(entry.kept_as, "k", columns, part=part),
         sql.SQL("false") if is_written else _has_row(conn, entry, columns, is_over=is_over),
     )  # fmt: skip
@@ -83,6 +83,16 @@ def unclaimed(
         for one in found
     ]
     return UnclaimedValues(entry, int(count), tuple(lines))
+
+
+def _is_nobodys(gone: sql.Composable) -> sql.Composable:
+    """Return the condition that nobody knows the row: it went when we deleted what a migration had inserted.
+
+    What is inserted has no captured value: a statement whose table was captured as a whole has changed its key.
+    """
+    return sql.SQL("({0} = {1} OR pg_catalog.right({0}, {2}) = {3})").format(
+        gone, sql.Literal(UNKNOWN), sql.Literal(len(label_of(""))), sql.Literal(label_of(""))
+    )
 
 
 def _has_row(conn: Connection, entry: UndoEntry, columns: Collection[str], *, is_over: bool) -> sql.Composable:
