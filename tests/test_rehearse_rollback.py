@@ -251,7 +251,7 @@ def test_other_line_ends_are_no_edit_and_other_words_are(project: Project) -> No
 
 def test_what_is_not_kept_is_a_gate(project: Project) -> None:
     """Nobody knows what some code did: its migration's gate says that only the restore point leads back."""
-    code = "DO $$ BEGIN EXECUTE format('TRUNCATE %I', 'sessions'); END $$;"
+    code = "DO $$ BEGIN EXECUTE 'TRUNCATE ' || reverse('snoisses'); END $$;"
     target = project(folder={"0001_x.sql": code, "0002_y.sql": "ALTER TABLE nodes ADD COLUMN n int;"})
     do(target, SHOP)
     done = rehearsed(target)

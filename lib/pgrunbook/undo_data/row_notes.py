@@ -77,10 +77,13 @@ _IS_WRITTEN = """
 EXISTS (SELECT FROM pg_catalog.unnest({watches}) AS w (one)
         WHERE w.one = pg_catalog.concat({by}, CAST({version} AS pg_catalog.text)))
 """.strip()
+# What is put in names columns of tables with any alias but these.
 _HAS_TRIGGER = """
-(EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.oid = {trigger} AND g.tgrelid = {part})
- OR {trigger} = 0 AND EXISTS (SELECT FROM pg_catalog.pg_class AS c
-                              WHERE c.oid = {part} AND c.relnamespace = pg_catalog.to_regnamespace('pgrunbook')))
+(EXISTS (SELECT FROM pg_catalog.pg_trigger AS pgrunbook_g
+         WHERE pgrunbook_g.oid = {trigger} AND pgrunbook_g.tgrelid = {part})
+ OR {trigger} = 0 AND EXISTS (SELECT FROM pg_catalog.pg_class AS pgrunbook_c
+                              WHERE pgrunbook_c.oid = {part}
+                                AND pgrunbook_c.relnamespace = pg_catalog.to_regnamespace('pgrunbook')))
 """.strip()
 _WATCHED_PARTS = """
 SELECT n.part
