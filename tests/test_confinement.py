@@ -20,11 +20,12 @@ from servers import VERSIONS, Servers
 pytestmark = pytest.mark.skipif(not confinement.is_there(), reason="this kernel has no Landlock")
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=[(version, where) for version in VERSIONS for where in (None, 1)], ids=str)
 def branch(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Server]:
-    """A server of a branch."""
+    """A server of a branch, on the disk and in memory."""
     assert servers
-    with branch_server.new_server(for_target(Needs(request.param))) as server:
+    version, data_bytes = request.param
+    with branch_server.new_server(for_target(Needs(version)), data_bytes=data_bytes) as server:
         branch_server.start_empty(server)
         yield server
 

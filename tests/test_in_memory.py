@@ -85,6 +85,38 @@ def test_what_lies_there_without_its_server_is_removed(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("site")
+def test_a_link_that_somebody_has_put_there_is_not_followed() -> None:
+    """Neither where code on a branch has changed it, nor where somebody moved a server's data: nothing of it goes."""
+    elsewhere = paths.state_dir() / "elsewhere"
+    (elsewhere / "data").mkdir(parents=True)
+    (elsewhere / in_memory.OWNER).write_text("no server of ours")
+    with branch_server.new_server(data_bytes=1) as server, branch_server.new_server(data_bytes=1) as other:
+        for target in (elsewhere / "data", other.data_dir.readlink()):
+            server.data_dir.unlink()
+            server.data_dir.symlink_to(target)
+            assert in_memory.place_of(server.data_dir) is None
+        server.destroy()
+        assert not server.dir.exists()
+        assert other.data_dir.is_dir()
+    assert (elsewhere / "data").is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as another user")
+def test_what_another_user_has_planted_is_neither_read_nor_removed() -> None:
+    planted = in_memory.PLACE / "pgrunbook-00000000000000aa"
+    planted.mkdir(mode=0o700)
+    os.mkfifo(planted / in_memory.OWNER)
+    os.chown(planted, 4294001, 4294001)
+    try:
+        with branch_server.new_server(data_bytes=1) as server:
+            assert in_memory.place_of(server.data_dir) is not None
+        assert planted.is_dir()
+    finally:
+        (planted / in_memory.OWNER).unlink()
+        planted.rmdir()
+
+
+@pytest.mark.usefixtures("site")
 def test_a_rehearsal_that_fills_the_memory_begins_again_on_the_disk(small_memory: Path) -> None:
     lay: list[bool] = []
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import secrets
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -19,12 +21,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import psycopg
 
-from pgrunbook.branches.server import Server
 from pgrunbook.errors import WrongInput
+
+if TYPE_CHECKING:
+    from pgrunbook.branches.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +40,9 @@ COPIES = 4  # of the data, that a rehearsal makes on one server, rewritten table
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
 NO_SPACE = os.strerror(errno.ENOSPC)
+NAME = re.compile(r"pgrunbook-[0-9a-f]{16}")
 OWNER = "server"
+MOST_CHARS = 4096
 ABANDONED_S = 60.0
 
 P = ParamSpec("P")
@@ -50,13 +56,27 @@ def take(server: Server, data_bytes: int) -> None:
     """Give a server that has folders and no data yet a place in memory, if that many bytes of data fit there."""
     if _on_disk.is_set() or COPIES * data_bytes + WAL_BYTES > room_bytes():
         return
-    _clear_abandoned()
+    _clear_abandoned(server.dir.lstat().st_uid)
     folder = PLACE / f"pgrunbook-{secrets.token_hex(8)}"
     server.do("ln", "-s", str(folder / "data"), "data")
     server.do("mkdir", "-m", "700", str(folder))  # it fails where somebody has made it
     server.do("tee", f"{folder}/{OWNER}", text=str(server.dir))
     server.do("mkdir", "-m", "700", f"{folder}/data")
     _used.set()
+
+
+def place_of(data_dir: Path) -> Path | None:
+    """Return the folder in memory that holds the data of a server, None where they lie elsewhere.
+
+    Code on a branch may write into the folder of its server, and so put another link in the place of ours; what says
+    whose a folder in memory is lies out of its reach.
+    """
+    if not data_dir.is_symlink():
+        return None
+    folder = data_dir.readlink().parent
+    is_ours = data_dir.readlink().name == "data" and folder.parent == PLACE and NAME.fullmatch(folder.name)
+    uid = data_dir.lstat().st_uid
+    return folder if is_ours and _owner(folder, uid) == str(data_dir.parent) else None
 
 
 def room_bytes() -> int:
@@ -117,14 +137,24 @@ def _available_bytes() -> Iterator[int]:
             yield max(0, int(most) - int(Path(used).read_text()))
 
 
-def _clear_abandoned() -> None:
+def _owner(folder: Path, uid: int) -> str | None:
+    """Return the folder of the server whose data a folder in memory holds, None where it is none of that account's."""
+    try:
+        facts = folder.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_mode & 0o077 or facts.st_uid != uid:
+            return None
+        with (folder / OWNER).open(encoding="utf-8") as text:
+            return text.read(MOST_CHARS)
+    except (OSError, ValueError):
+        return None  # half made, or gone meanwhile
+
+
+def _clear_abandoned(uid: int) -> None:
     """Remove what servers have left whose folder was deleted by hand; others are removed with their server."""
     for folder in PLACE.glob("pgrunbook-*"):
-        try:
-            if time.time() - folder.lstat().st_mtime < ABANDONED_S or folder.is_symlink():
-                continue
-            data = Path((folder / OWNER).read_text(encoding="utf-8")) / "data"
-            if not data.is_symlink() or data.readlink() != folder / "data":
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue  # it is another user's, or gone meanwhile
+        owner = _owner(folder, uid)
+        if owner is None or not NAME.fullmatch(folder.name):
+            continue
+        is_old = time.time() - (folder / OWNER).stat().st_mtime > ABANDONED_S
+        if is_old and place_of(Path(owner) / "data") != folder:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from pgrunbook.branches import confinement, datadir, isolation
+from pgrunbook.branches import confinement, datadir, in_memory, isolation
 from pgrunbook.branches.binaries import Installation, installation, last_lines, run_as, run_checked, state_folder
 from pgrunbook.branches.branch_target import POSTGRES, BranchTarget
 from pgrunbook.branches.postmaster import Postmaster
@@ -102,10 +102,11 @@ class Server:
         with self.lock():
             if self.pid() is not None:
                 log.info('stopping server "%s"', self.name)
+                told_before = self.log_bytes()
                 if not self._postmaster.end(signal.SIGINT, STOP_TIMEOUT_S):
                     raise Unreachable(
                         f'could not stop server "{self.name}" in {STOP_TIMEOUT_S} s',
-                        detail=last_lines(self.log_file.read_text(errors="replace")),
+                        detail=last_lines(self.log_since(told_before)),
                         state="The server is still running, or stopping.",
                         hint=f"Read {self.log_file}, then stop it again.",
                     )
@@ -139,8 +140,8 @@ class Server:
                 )
             if self.dir.exists():
                 log.info('removing server "%s"', self.name)
-                if self.data_dir.is_symlink():  # a branch in memory
-                    shutil.rmtree(self.data_dir.resolve().parent, ignore_errors=True)
+                if place := in_memory.place_of(self.data_dir):
+                    shutil.rmtree(place, ignore_errors=True)
                 gone = self.dir.with_name(f"{self.name}.gone")
                 shutil.rmtree(gone, ignore_errors=True)
                 self.dir.rename(gone)
@@ -353,7 +354,8 @@ class Server:
 
     def _started(self, last_word: list[str], timeout_s: int) -> subprocess.CompletedProcess[str]:
         if self.is_confined and confinement.is_there():
-            writable = (self.dir, self.data_dir.resolve(), self.socket_dir)
+            place = in_memory.place_of(self.data_dir)
+            writable = (self.dir, self.socket_dir, *([place / "data"] if place else []))
             environment, words = isolation.environment(self), shlex.split(last_word[1])
             return self._postmaster.start_confined(self.installation, words, writable, environment, timeout_s)
         options = ("-D", "data", "-l", "log/postgresql.log", "-w", "-t", str(timeout_s))
