@@ -190,20 +190,26 @@ def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def is_at(target: Target, text: str) -> Callable[[], bool]:
-    """Tell whether an active session is at a statement that holds the text."""
-    query = "SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND strpos(query, %s) > 0"
+def is_at(target: Target, text: str, wait_event: str = "") -> Callable[[], bool]:
+    """Tell whether an active session is at a statement that holds the text, and waits for that event in it."""
+    query = (
+        "SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
+        " AND datname = current_database() AND strpos(query, %s) > 0 AND %s IN (wait_event, '')"
+    )
 
     def look() -> bool:
         with connect(target, purpose="looks") as conn:
-            return conn.execute(query, [text]).fetchone() is not None
+            return conn.execute(query, [text, wait_event]).fetchone() is not None
 
     return look
 
 
 def waits(target: Target, application: str = "migrate") -> Callable[[], bool]:
     """Tell whether a session of ours waits for a lock."""
-    query = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE %s"
+    query = (
+        "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE %s"
+        " AND datname = current_database()"
+    )
 
     def look() -> bool:
         with connect(target, purpose="looks") as conn:

@@ -199,7 +199,11 @@ def test_a_cancel_by_somebody_else_is_not_taken_for_the_timeout(project: Project
     target = project(folder={"0001_a.sql": "SELECT pg_sleep(60)"})
     with meanwhile(lambda: error_of(lambda: execute(target))) as running:
         until(is_at(target, "pg_sleep(60)"))
-        do(target, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'")
+        do(
+            target,
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+            " WHERE query = 'SELECT pg_sleep(60)' AND datname = current_database()",
+        )
         error = running.result()
     assert error.message == "step 1 of 0001_a (SELECT; 0001_a.sql, line 1) was cancelled in the server"
     assert error.hint == ("Somebody called pg_cancel_backend: find out who, then run this cell again.")
@@ -662,7 +666,7 @@ def test_a_commit_whose_answer_is_lost_is_looked_up_in_the_database(project: Pro
         }
     )
     with meanwhile(lambda: error_of(lambda: execute(target))) as running:
-        until(is_at(target, "COMMIT"))
+        until(is_at(target, "COMMIT", "PgSleep"))  # not one of the short ones before it
         kill(target)
         error = running.result()
     assert isinstance(error, Unreachable)

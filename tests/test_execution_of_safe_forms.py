@@ -61,6 +61,10 @@ ALTER TABLE orders ADD COLUMN token uuid NOT NULL DEFAULT gen_random_uuid();
 INSERT INTO log VALUES (2);
 """
 # What holds a step in its middle: a function that waits while somebody has the advisory lock 7.
+CANCEL_WAITING = (
+    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+    " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
 HOLDING = """
 CREATE FUNCTION held(n int) RETURNS boolean LANGUAGE plpgsql AS
     $$ BEGIN IF n = 250 THEN PERFORM pg_advisory_xact_lock_shared(7); END IF; RETURN true; END $$;
@@ -220,7 +224,7 @@ def test_a_commit_under_way_when_its_process_was_killed_is_not_done_beside(place
     )
     plan = safe_plan_of(target)
     with beside(target, plan) as process:
-        until(is_at(target, "COMMIT"))
+        until(is_at(target, "COMMIT", "PgSleep"))
         process.kill()
         execute(target, plan)
     assert rows(target, "SELECT n FROM log") == [(1,)]
@@ -490,7 +494,7 @@ def test_a_step_that_was_cancelled_keeps_what_was_made_before_it(place: Place) -
         meanwhile(lambda: error_of(lambda: execute(target, plan))) as it,
     ):
         until(waits(target))
-        do(target, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        do(target, CANCEL_WAITING)
         error = it.result()
     assert error.message.endswith("was cancelled in the server")  # type: ignore[attr-defined]
     assert rows(target, RECORD) == [(1, "done")]
@@ -535,7 +539,7 @@ def test_a_partition_that_is_half_detached_is_not_detached_twice(place: Place, e
     with session(target, "SELECT FROM parts"), meanwhile(lambda: error_of(lambda: execute(target, plan))) as running:
         if end == "cancelled":
             until(waits(target))
-            do(target, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+            do(target, CANCEL_WAITING)
         error = running.result()
     assert isinstance(error, Blocked if end == "lock timeout" else StatementFailed)
     assert rows(target, "SELECT inhdetachpending FROM pg_inherits") == [(True,)]
