@@ -16,8 +16,10 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.schema import snapshot
 from pgrunbook.draft import plan_sql
 from pgrunbook.errors import WrongInput
+from pgrunbook.history.files import read_migration
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Base, Plan
+from pgrunbook.sql import statements
 from scenes import execute, plan_of, steps_of
 
 BASE = Base(
@@ -84,6 +86,17 @@ def test_a_plan_is_read_back_as_it_was_frozen(tmp_path: Path) -> None:
     assert plans.read(path) == made()
 
 
+def test_a_long_text_is_in_memory_once(tmp_path: Path) -> None:
+    """The folder read twice, the statement parsed twice, and the plan that was frozen share one object."""
+    file, frozen = tmp_path / "0001_a.sql", tmp_path / "plan.json"
+    file.write_text("INSERT INTO a VALUES " + ",\n".join(f"({n}, '{n}')" for n in range(5_000)))
+    read = [read_migration(file, None, root=tmp_path, name="0001_a", ordinal=1, when_ms=None) for _ in range(2)]
+    frozen.write_text(made(read[0].sql).text(), encoding="utf-8")
+    (step,) = plans.read(frozen).changes[0].steps
+    parsed = statements.parse(read[1].sql, "another.sql")[0]
+    assert len({id(text) for text in (read[0].sql, read[1].sql, parsed.sql, step.sql)}) == 1
+
+
 def test_an_edited_plan_is_refused(tmp_path: Path) -> None:
     """One character of a statement is enough, and the digest cannot be left out."""
     path = tmp_path / "plan.json"
@@ -148,7 +161,7 @@ def test_psql_comes_to_the_same_schema_with_the_plans_sql(
     ours, clone = project(folder=folder), project(folder=folder, name="clone")
     plan = plan_of(ours)
     file = tmp_path / "plan.sql"
-    file.write_text(plan_sql.text(plan), encoding="utf-8")
+    file.write_text("".join(plan_sql.parts(plan)), encoding="utf-8")
     command = [str(site.server.program("psql")), "-X", "-q", "-h", str(site.server.socket_dir), "-U", "postgres"]
     done = subprocess.run(
         [*command, "-d", str(clone.database), "-f", str(file)], capture_output=True, text=True, check=False
@@ -162,7 +175,7 @@ def test_psql_comes_to_the_same_schema_with_the_plans_sql(
 
 def test_the_sql_says_which_plan_it_is_and_where_the_history_rows_belong() -> None:
     """A person can read it, and knows what psql alone would leave out."""
-    lines = plan_sql.text(made()).splitlines()
+    lines = "".join(plan_sql.parts(made())).splitlines()
     assert lines[0] == f"-- Plan {made().digest}"
     assert lines[1] == "-- Target demo, database zeitwork, from version (none)."
     assert "\\set ON_ERROR_STOP on" in lines

@@ -15,12 +15,16 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement: when it began, how long it took, and the processor time of its own processes."""
+    """One measurement: when it began, how long it took, and of its own processes the processor time and the memory.
+
+    ``peak_mb`` is the memory of the largest of them, at its peak.
+    """
 
     started_at: datetime
     took_s: float
     cpu_s: float = 0.0
     exit_code: int = 0
+    peak_mb: float = 0.0
 
 
 Samples = dict[str, list[Sample]]
@@ -52,7 +56,7 @@ def process(command: Sequence[str], *, cwd: Path | None = None, may_fail: bool =
             said.seek(0)
             text = said.read().decode(errors="replace").strip()
             raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}:\n{text[-3000:]}")
-    return Sample(started_at, took_s, used.ru_utime + used.ru_stime, child.returncode)
+    return Sample(started_at, took_s, used.ru_utime + used.ru_stime, child.returncode, used.ru_maxrss / 1000)
 
 
 def call(work: Callable[[], object]) -> Sample:

@@ -105,14 +105,17 @@ def waiting(site: Ground, count: int) -> Lines:
         parts = _parts(runs.folders()[-1])
         before, goal = BEFORE_S[scene.name], GOAL_S[scene.name]
         reached = "reached" if middle <= goal else "not reached"
+        peak_mb = max(sample.peak_mb for sample in samples)
         rows.append((scene.says, f"{middle:.1f}", f"{least:.1f} to {most:.1f}", parts, f"{before:g}",
-                     f"{goal:g}: {reached}"))  # fmt: skip
+                     f"{goal:g}: {reached}", f"{peak_mb:.0f}"))  # fmt: skip
     return [
         "## What people wait for",
         "",
         f"prepare with both rehearsals, a whole process, {count} times each; the last time in parts.",
         "",
-        *rounds.table(["", "median s", "range s", "make-it-safe and rehearse, s", "was s", "goal s"], rows),
+        *rounds.table(
+            ["", "median s", "range s", "make-it-safe and rehearse, s", "was s", "goal s", "memory MB"], rows
+        ),
     ]
 
 

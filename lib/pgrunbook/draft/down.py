@@ -37,6 +37,7 @@ from pgrunbook.sql.tree import subcommand, text, tree, trees
 from pgrunbook.undo_data import Site
 
 GIVES_ROWS = "GIVE ROWS BACK"
+SHOWN_LINES, SHOWN_WIDTH = 20, 200  # of a statement whose rows are reverted
 
 
 class NoWayError(Exception):
@@ -283,7 +284,7 @@ class _Writer:
         both = [each for each in taken if each.back.of_rows and each.steps]
         if both:
             what = "this statement has" if len(both) == 1 else "these statements have"
-            texts = (line for each in both for line in each.sql.splitlines())
+            texts = (line for each in both for line in _beginning(each.sql))
             comment = "-- " + "\n-- ".join([f"the rows that {what} changed are reverted:", *texts])
             tables = tuple(dict.fromkeys(keep.table for each in both for keep in each.back.keeps))
             numbers = tuple(number for each in both for number in each.steps)
@@ -330,6 +331,13 @@ class _Writer:
         change = expanded(self.name, self.file_sha256, "the migration itself", self.expansions, self.target)
         change = change.model_copy(update={"ends": ends, "takes_back": takes})
         return DownDraft(change, tuple(self.loses), self.declared)
+
+
+def _beginning(sql: str) -> list[str]:
+    """Return the first lines of a statement, each cut: it may have many megabytes, and nobody executes them here."""
+    lines = sql[: SHOWN_LINES * SHOWN_WIDTH].splitlines()
+    shown = [line if len(line) <= SHOWN_WIDTH else f"{line[:SHOWN_WIDTH]} ..." for line in lines[:SHOWN_LINES]]
+    return shown if len(sql) <= SHOWN_LINES * SHOWN_WIDTH and len(lines) <= SHOWN_LINES else [*shown, "..."]
 
 
 def _pseudo(file: str, line: int, kind: str, sql: str, objects: tuple[str, ...] = ()) -> Statement:

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pgrunbook.database.connection import RESET_SESSION
 from pgrunbook.plan.plan import Change, Direction, Plan, Step
 
 
-def text(plan: Plan) -> str:
-    """Return a plan as a psql script: the same steps under the same timeouts.
+def parts(plan: Plan) -> Iterator[str]:
+    """Yield the parts of a plan as a psql script: the same steps under the same timeouts.
 
     Comments stand for the rows of schema pgrunbook and of the history table.
     """
-    lines = [
-        f"-- Plan {plan.digest}",
-        f"-- Target {plan.target}, database {plan.base.database}, from version {plan.base.version or '(none)'}.",
-        "\\set ON_ERROR_STOP on",
-        "",
-    ]
+    yield f"-- Plan {plan.digest}\n"
+    yield f"-- Target {plan.target}, database {plan.base.database}, from version {plan.base.version or '(none)'}.\n"
+    yield "\\set ON_ERROR_STOP on\n"
     for change in plan.changes:
-        lines += ["-- *** stands for a secret, which the migrations folder holds."] if change.secrets else []
-        lines += [f"-- {plan.direction}: {change.migration}", *_psql(change, plan.direction), ""]
-    return "\n".join(lines)
+        yield "\n"
+        if change.secrets:
+            yield "-- *** stands for a secret, which the migrations folder holds.\n"
+        yield f"-- {plan.direction}: {change.migration}\n"
+        for line in _psql(change, plan.direction):
+            yield f"{line}\n"
 
 
-def _psql(change: Change, direction: Direction) -> list[str]:
-    lines: list[str] = []
+def _psql(change: Change, direction: Direction) -> Iterator[str]:
     row = "inserted into" if direction == "up" else "deleted from"
     segments = change.segments()
     for number, segment in enumerate(segments, 1):
         together = segment.kind == "together"
-        lines += ["BEGIN;"] if together else []
+        yield from ["BEGIN;"] if together else []
         for step in segment.steps:
-            lines += [*_said(change, step), *_limits(step, "LOCAL " if together else ""), f"{step.sql};"]
+            yield from [*_said(change, step), *_limits(step, "LOCAL " if together else ""), f"{step.sql};"]
         if number == len(segments):
-            lines.append(f"-- here the row of {change.migration} is {row} the history table")
-        lines += ["COMMIT;"] if together else []
-    end = "; ".join(RESET_SESSION) + ";  -- its settings do not reach the next migration"
-    return [*lines, end]
+            yield f"-- here the row of {change.migration} is {row} the history table"
+        yield from ["COMMIT;"] if together else []
+    yield "; ".join(RESET_SESSION) + ";  -- its settings do not reach the next migration"
 
 
 def _said(change: Change, step: Step) -> list[str]:

@@ -48,11 +48,12 @@ class Capture:
         if self._is_first(change, step):
             self._read_inverse_again(change, step)
 
-    def statement(self, change: Change, step: Step) -> str:
-        """Return what is executed for a step: its SQL, or that SQL with the capture of the rows that it changes."""
+    def capturing(self, change: Change, step: Step) -> bytes | None:
+        """Return a step's SQL with the capture of the rows that it changes, None for a step that captures none."""
         if not self._keeps_rows(step):
-            return step.sql
-        return undo_data.capture_statement(self.conn, step.sql, self._place(change, step), keep_until=self._until())
+            return None
+        place = self._place(change, step)
+        return undo_data.capture_statement(self.conn, step.sql, place, keep_until=self._until()).encode()
 
     def batches(self, change: Change, step: Step) -> Batches:
         """Return the loop of a step, with the capture of the rows that it changes where the step captures."""

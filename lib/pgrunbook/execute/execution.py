@@ -267,14 +267,14 @@ class Execution:
 
     def _execute_sql(self, step: Step) -> int | None:
         """Send a step's SQL; return the rows of its last statement, or of a whole run, None where it has none."""
-        counts = self._counts(step.sql)
+        counts = self._counts(step.sql.encode())
         rows = sum(counts) if step.statements > 1 else counts[-1]
         return rows if rows >= 0 else None
 
-    def _counts(self, sql: str) -> list[int]:
+    def _counts(self, sql: bytes) -> list[int]:
         """Send SQL as the target's session would; return the rows of each statement in it, -1 where it has none."""
         with self.conn.as_target():
-            cursor = self.conn.execute(sql.encode())
+            cursor = self.conn.execute(sql)
             counts = [cursor.rowcount]
             while cursor.nextset():
                 counts.append(cursor.rowcount)
@@ -293,12 +293,12 @@ class Execution:
 
     def _execute_kept(self, change: Change, step: Step) -> int | None:
         self._keeper.before(change, step)
-        statement = self._keeper.statement(change, step)
-        if statement == step.sql:
+        capturing = self._keeper.capturing(change, step)
+        if capturing is None:
             with self._keeper.triggers(step):
                 rows = self._execute_sql(step)
         else:
-            counts = self._counts(statement)
+            counts = self._counts(capturing)
             rows = sum(counts[: step.statements])
         self._account.told(self._keeper.after(change, step))
         return rows

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ def read_bytes(path: Path, root: Path) -> bytes:
 def as_text(path: Path, content: bytes) -> str:
     """Return what a file holds as text. Raises WrongInput when it is not UTF-8."""
     try:
-        text = content.decode("utf-8")
+        text = sys.intern(content.decode("utf-8"))  # a folder is read several times
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
         raise WrongInput(

@@ -10,7 +10,7 @@ from pathlib import Path
 from pglast.parser import ParseError, scan
 
 from pgrunbook.errors import WrongInput
-from pgrunbook.sql.values_lists import shortened
+from pgrunbook.sql.values_lists import lettered, shortened
 
 # By the tool that reads it.
 MARKS = {
@@ -106,7 +106,7 @@ def _comments(text: str, *, statements: bool = False) -> Iterator[tuple[int, str
     With ``statements`` also an empty text where a statement begins.
     """
     try:
-        tokens = scan(re.sub(r"[^\x00-\x7f]", "x", text))
+        tokens = scan(lettered(text))
     except ParseError:  # the file is refused by its line when it is parsed
         lines = enumerate(text.split("\n"), 1)
         yield from ((number, line.strip(), False) for number, line in lines if line.lstrip().startswith("--"))

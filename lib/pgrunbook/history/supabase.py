@@ -18,6 +18,7 @@ from pgrunbook.history.state import AppliedMigration, Migration
 from pgrunbook.history.table import Shape, Table, fetch_versions, near_table
 from pgrunbook.history.tool import Sign, Tool
 from pgrunbook.sql import secrets
+from pgrunbook.sql.values_lists import lettered
 
 KNOWN = "Supabase's (version, statements, name)"
 NAMES = FileNames(
@@ -127,7 +128,7 @@ def _name(row: dict[str, object]) -> str:
 
 def _statements(text: str) -> list[str]:
     """The statements as they stand in the file, with the comments above them; comments at its end are one, too."""
-    parts = split(re.sub(r"[^\x00-\x7f]", "x", text), only_slices=True)
+    parts = split(lettered(text), only_slices=True)
     edges = [0, *(part.stop for part in parts), len(text)]
     found = (text[start:end].strip().removeprefix(";").strip() for start, end in itertools.pairwise(edges))
     return [statement for statement in found if statement]

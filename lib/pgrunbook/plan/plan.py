@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +15,7 @@ from pgrunbook.config import regular_file
 from pgrunbook.errors import WrongInput
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Batches, Gate, Keep
-from pgrunbook.plan.way_back import Back, Frozen, Proof
+from pgrunbook.plan.way_back import Back, Frozen, Proof, SqlText
 from pgrunbook.sql import outside, places, runs
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import NamedPlace
@@ -67,7 +68,7 @@ class Step(Frozen):
 
     number: int
     statement: int
-    sql: str
+    sql: SqlText
     sha256: str
     file: str
     line: int
@@ -111,7 +112,7 @@ class WrittenStatement(Frozen):
     """
 
     number: int
-    sql: str
+    sql: SqlText
     sha256: str
     key: str
     file: str
@@ -317,7 +318,12 @@ class Plan(Frozen):
 
     def text(self) -> str:
         """Return the text of ``plan.json``: the digest and the plan."""
-        return json.dumps({"digest": self.digest, "plan": _sorted(_body(self))}, indent=1, ensure_ascii=False) + "\n"
+        return "".join(self.parts())
+
+    def parts(self) -> Iterator[str]:
+        """Yield the text of ``plan.json`` in parts: it may hold a file of many megabytes, several times."""
+        yield from _READABLE.iterencode({"digest": self.digest, "plan": _sorted(_body(self))})
+        yield "\n"
 
 
 def read(path: Path) -> Plan:
@@ -377,4 +383,5 @@ def _sorted(value: Any) -> Any:
     return [_sorted(inner) for inner in value] if isinstance(value, list) else value
 
 
+_READABLE = json.JSONEncoder(indent=1, ensure_ascii=False)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

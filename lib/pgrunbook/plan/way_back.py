@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Gate, Keep, SafeStep
@@ -20,6 +22,10 @@ LOST_AFTER_POINT = "a restore loses whatever was written after the restore point
 LOST_AFTER_BACKUP = "only a backup of yours or your provider's leads back, without what was written after it."
 
 
+# The text of a statement: one object wherever it is read, for it may have many megabytes.
+SqlText = Annotated[str, AfterValidator(sys.intern)]
+
+
 class Frozen(BaseModel):
     """A part of the plan: it refuses unknown fields, and never changes once it is made."""
 
@@ -29,7 +35,7 @@ class Frozen(BaseModel):
 class BackStep(Frozen):
     """A plain statement of an inverse, and which captured columns (by index in ``keeps``) are reverted after it."""
 
-    sql: str
+    sql: SqlText
     says: str
     policy: Policy
     done: str | None = None

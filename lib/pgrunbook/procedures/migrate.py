@@ -153,9 +153,9 @@ def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
         changes=release.unproven(here.target, here.conn, pending, off),
     )  # fmt: skip
     plan = hidden(plan)
-    here.run.keep("schema-before.json", now.to_json(), is_masked=True)
-    here.run.keep("plan.json", plan.text(), is_masked=True)
-    here.run.keep("plan.sql", plan_sql.text(plan), is_masked=True)
+    here.run.keep_masked("schema-before.json", now.to_json())
+    here.run.keep_masked("plan.json", plan.parts())
+    here.run.keep_masked("plan.sql", plan_sql.parts(plan))
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()))
     acceptance.note(here.run, plan, [plans.REHEARSAL])  # whoever runs migrate alone does without a rehearsal
     return plan

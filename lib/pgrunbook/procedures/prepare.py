@@ -180,7 +180,7 @@ def make_it_safe(here: Session) -> Table:
     pending = history.pending(out_of_order=given.out_of_order)
     now = snapshot(here.conn, leave_out=leave_out(history))
     here.facts["schema"] = now
-    here.run.keep("schema-before.json", now.to_json(), is_masked=True)
+    here.run.keep_masked("schema-before.json", now.to_json())
     off = places.reasons(history, given.safe_forms_off)
     places.resolved(history, given.accept)
     if not given.rehearse or not pending:
@@ -191,7 +191,7 @@ def make_it_safe(here: Session) -> Table:
                                prefer_down_scripts=given.prefer_down_scripts)  # fmt: skip
     _check_room(here, done.changes)
     here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
-    here.run.keep("schema-promised.json", done.end.to_json(), is_masked=True)
+    here.run.keep_masked("schema-promised.json", done.end.to_json())
     declared = [difference.line() for difference in done.declared]
     here.journal("proven-equal", fingerprint=done.end.fingerprint, unlike=done.unlike, declared=declared,
                  leaves=done.leaves)  # fmt: skip
@@ -288,8 +288,8 @@ def freeze_the_plan(here: Session) -> Card:
         changes=changes,
     )
     plan = here.facts["plan"] = hidden(plan)
-    here.run.keep("plan.json", plan.text(), is_masked=True)
-    here.run.keep("plan.sql", plan_sql.text(plan), is_masked=True)
+    here.run.keep_masked("plan.json", plan.parts())
+    here.run.keep_masked("plan.sql", plan_sql.parts(plan))
     here.journal("plan-frozen", digest=plan.digest, steps=len(plan.steps()), gates=[g.key for g in plan.gates()])
     accepted = places.resolved(history, here.parameters.accept)
     acceptance.note(here.run, plan, [*accepted, *([] if here.parameters.rehearse else [plans.REHEARSAL])])

@@ -134,7 +134,7 @@ def schema_as_before(here: Session) -> Table:
     if not plan.changes:
         return Table(headings, [], empty="Nothing was taken back.")
     now = snapshot(here.conn, leave_out=leave_out(history))
-    here.run.keep("schema-after-rollback.json", now.to_json(), is_masked=True)
+    here.run.keep_masked("schema-after-rollback.json", now.to_json())
     promised = here.run.folder / "schema-promised-rollback.json"
     expected, recorded = plan.changes[-1].schema_after, here.facts.get("recorded")
     equal, different = Cell("equal", GOOD), Cell("different", BAD)
@@ -227,7 +227,7 @@ def _make_plan(here: Session, wanted: list[rollback.RollbackItem]) -> None:
         done = rollback.rehearse(here.target, history, wanted, now, here.conn)
         changes, loses = release.with_locks(done.changes, here.conn), done.loses
         unlike = done.unlike
-        here.run.keep("schema-promised-rollback.json", done.end.to_json(), is_masked=True)
+        here.run.keep_masked("schema-promised-rollback.json", done.end.to_json())
         rehearsed = "down and up again on an empty branch"
         recorded = step_log.history_step(here.conn, wanted[-1].migration.name)
         is_whole = wanted[-1].ends == "history row" and done.is_exact
@@ -238,8 +238,8 @@ def _make_plan(here: Session, wanted: list[rollback.RollbackItem]) -> None:
     )  # fmt: skip
     plan = hidden(plan)
     here.facts.update(plan=plan, loses=loses)
-    here.run.keep("rollback-plan.json", plan.text(), is_masked=True)
-    here.run.keep("rollback-plan.sql", plan_sql.text(plan), is_masked=True)
+    here.run.keep_masked("rollback-plan.json", plan.parts())
+    here.run.keep_masked("rollback-plan.sql", plan_sql.parts(plan))
     here.journal(
         "rollback-plan-frozen", digest=plan.digest, migrations=[c.migration for c in changes],
         unlike=unlike,

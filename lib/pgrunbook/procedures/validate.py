@@ -58,7 +58,7 @@ def schema_as_promised(here: Session) -> Table:
     history = histories.read(here.conn, here.target)
     here.facts.update(history_table=history.qualified_table, applied=[entry.name for entry in history.applied()])
     now = snapshot(here.conn, leave_out=leave_out(history))
-    here.run.keep("schema-validated.json", now.to_json(), is_masked=True)
+    here.run.keep_masked("schema-validated.json", now.to_json())
     path = promise.folder / "schema-promised.json" if promise else None
     headings = ["object", "name", "change", "promised", "found"]
     if path is None or not regular_file.is_there(path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -16,7 +16,7 @@ RECORD_FAILED_HINT = (
 )
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, parts: str | Iterable[str]) -> None:
     """Write a file so that readers see the old text or the new one, never a part, whenever a crash comes.
 
     Only its owner can read it, whatever the umask: a record holds rows.
@@ -24,7 +24,7 @@ def write_atomically(path: Path, text: str) -> None:
     Raises RecordFailed when the disk is full or the folder cannot be written.
     """
     with replacement(path) as file:
-        file.write(text)
+        file.writelines([parts] if isinstance(parts, str) else parts)
 
 
 @contextmanager

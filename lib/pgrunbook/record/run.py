@@ -10,7 +10,7 @@ import platform
 import re
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -94,16 +94,15 @@ class Run:
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         write_atomically(self.folder / RUN_FILE, door.masked_json(text + "\n"))
 
-    def keep(self, name: str, text: str, *, is_masked: bool = False) -> Path:
-        """Write a piece of evidence (plan.json, a table as CSV) into the run folder; return its path.
+    def keep(self, name: str, text: str) -> Path:
+        """Write a piece of evidence (a table as CSV) into the run folder, without secrets; return its path."""
+        masked = door.masked_json(text) if name.endswith(".json") else door.masked(text)
+        return self.keep_masked(name, masked)
 
-        With ``is_masked`` whoever made it has masked its secrets: a plan, a snapshot of a schema.
-        """
-        path = self.folder / name
-        if not is_masked:
-            text = door.masked_json(text) if path.suffix == ".json" else door.masked(text)
-        write_atomically(path, text)
-        return path
+    def keep_masked(self, name: str, parts: str | Iterable[str]) -> Path:
+        """Write evidence whose secrets are masked (a plan, a snapshot of a schema) into the run folder."""
+        write_atomically(self.folder / name, parts)
+        return self.folder / name
 
     def hold(self) -> None:
         """Lock the run folder for this process, until it ends or calls :meth:`release`.

@@ -36,6 +36,8 @@ gc.freeze()
 gc.enable()
 kernelapp.launch_new_instance()
 """
+# glibc gives texts of many megabytes back at once only where its threshold stays: left alone, it grows with them.
+ENVIRONMENT = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_ARENA_MAX": "2"}
 
 
 class EarlyKernel:
@@ -72,7 +74,7 @@ class EarlyKernel:
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,  # Ctrl-C is for the runner, which interrupts the kernel itself
-            env={**os.environ, "JPY_PARENT_PID": str(os.getpid()), "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+            env={**os.environ, **ENVIRONMENT, "JPY_PARENT_PID": str(os.getpid())},
         )  # fmt: skip
 
     def manager(self) -> Any:

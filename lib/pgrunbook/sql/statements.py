@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,7 +18,7 @@ from pgrunbook.sql import classify, secrets
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import NamedPlace, Place, numbered
 from pgrunbook.sql.tree import trees
-from pgrunbook.sql.values_lists import ShortText, shortened
+from pgrunbook.sql.values_lists import ShortText, lettered, shortened
 
 BYTE_ORDER_MARK = "\ufeff"
 # At this line Drizzle cuts a file, with or without a semicolon before it.
@@ -89,14 +90,12 @@ def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
             detail="PostgreSQL would read the file up to there and ignore the rest.",
             hint="Remove it; save a file in UTF-16 as UTF-8.",
         )
-    # The scanner takes every character beyond ASCII for a letter. One letter for each keeps the positions, and
-    # avoids that the parser counts bytes for every position, which takes minutes in a file of a megabyte.
-    lettered = re.sub(r"[^\x00-\x7f]", "x", text)
-    short = shortened(lettered)
+    letters = lettered(text)
+    short = shortened(letters)
     try:
         slices = split(short.text, only_slices=True)
     except ParseError as exc:
-        raise _refused(text, lettered, shown, exc) from exc
+        raise _refused(text, letters, shown, exc) from exc
     found = [(_node(text, short, part, shown), *_bounds(short, part)) for part in slices]
     if is_one_transaction([node for node, _, _ in found]):
         found = found[1:-1]
@@ -157,11 +156,11 @@ def refusal(node: Any, file: str, line: int) -> WrongInput | None:
 
 def _is_open(chunk: str) -> bool:
     """Tell whether a part of a file ends in a statement without its semicolon, and can be read by itself."""
-    lettered = re.sub(r"[^\x00-\x7f]", "x", chunk)
+    letters = lettered(chunk)
     try:
-        split(lettered, only_slices=True)
+        split(letters, only_slices=True)
         tokens = [
-            token.name for token in scan(shortened(lettered).text) if token.name not in ("SQL_COMMENT", "C_COMMENT")
+            token.name for token in scan(shortened(letters).text) if token.name not in ("SQL_COMMENT", "C_COMMENT")
         ]
     except ParseError:
         return False
@@ -173,10 +172,10 @@ def line_of(sql: str, index: int) -> int:
     return sql.count("\n", 0, index) + 1
 
 
-def _refused(text: str, lettered: str, file: str, exc: ParseError) -> WrongInput:
+def _refused(text: str, letters: str, file: str, exc: ParseError) -> WrongInput:
     """Return the error of a text that the parser refuses, by its place in the whole text."""
     try:
-        split(lettered, only_slices=True)
+        split(letters, only_slices=True)
     except ParseError as whole:
         exc = whole
     return _unreadable(text, file, exc)
@@ -204,7 +203,7 @@ def _in_file(found: Sequence[tuple[Any, int, int]], text: str, file: str, migrat
         alone = classify.cannot_run_in_a_transaction(node)
         statements.append(
             Statement(
-                sql=text[start:end],
+                sql=sys.intern(text[start:end]),  # one object wherever it is read, for it may have many megabytes
                 file=file,
                 line=line,
                 kind=classify.kind(node),
@@ -240,8 +239,8 @@ def _label_is_needed(node: Any, statements: Sequence[Statement], number: int) ->
 
 def _strings(sql: str) -> list[str]:
     """The string constants of a statement as they stand there; bodies of functions are such constants."""
-    lettered = re.sub(r"[^\x00-\x7f]", "x", sql)
-    return [sql[t.start : t.end + 1].replace("''", "'") for t in scan(lettered) if t.name in ("SCONST", "USCONST")]
+    found = scan(lettered(sql))
+    return [sql[t.start : t.end + 1].replace("''", "'") for t in found if t.name in ("SCONST", "USCONST")]
 
 
 def _copy_from_stdin(file: str, line: int) -> WrongInput:

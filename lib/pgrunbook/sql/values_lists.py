@@ -8,6 +8,7 @@ Source: https://www.postgresql.org/docs/current/sql-syntax-lexical.html
 from __future__ import annotations
 
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pgrunbook.sql.literals import spelled
 from pgrunbook.sql.time_texts import NO_ZONE, is_moment, names_zone
 
 LONG_CHARS = 4_000
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 _LETTER = r"A-Za-z_\x80-\U0010ffff"
 _STRING = r"'(?:[^']++|'')*+'"
 _ESCAPED = r"'(?:[^'\\]++|''|\\.)*+'"
@@ -110,12 +112,20 @@ class ShortText:
         return self.parts[bisect_right(self.parts, place, key=lambda part: part[0]) - 1]
 
 
+def lettered(text: str) -> str:
+    """Return a text with one letter for each character beyond ASCII, which the scanner takes for letters anyway.
+
+    Positions stay, and the parser need not count bytes for every position, which takes minutes in a file of a megabyte.
+    """
+    return text if text.isascii() else _BEYOND_ASCII.sub("x", text)
+
+
 def shortened(sql: str) -> ShortText:
     """Return statements with each shape of a row of their long lists of VALUES once.
 
     Only what inserts or joins rows is shortened: a condition, which may be shown or executed, is whole.
     """
-    return ShortText(sql) if len(sql) <= LONG_CHARS else _shortened(sql)
+    return ShortText(sql) if len(sql) <= LONG_CHARS else _shortened(sys.intern(sql))  # the cache keeps no second copy
 
 
 @lru_cache(maxsize=8)
