@@ -111,7 +111,7 @@ def waiting(site: Ground, count: int) -> Lines:
     return [
         "## What people wait for",
         "",
-        f"prepare with both rehearsals, a whole process, {count} times each; make-it-safe and rehearse of the last time.",
+        f"prepare with both rehearsals, a whole process, {count} times each; its cells make-it-safe and rehearse.",
         "",
         *rounds.table(
             ["", "median s", "range s", "make-it-safe and rehearse, s", "was s", "goal s", "memory MB"], rows
