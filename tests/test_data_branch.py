@@ -69,7 +69,8 @@ def test_the_data_is_there_twice_and_equal_and_the_source_is_untouched(project: 
     target = project()
     do(target, RICH)
     before = sums(target)
-    with data_branch.with_data(target, most_bytes=ENOUGH) as copy:
+    with data_branch.with_data(target, most_bytes=ENOUGH) as made:
+        copy = made.doubled()
         assert (copy.safe.name, copy.plain.name) == ("branch of demo", "plain branch of demo")
         assert copy.how == "base backup with WAL to now"
         assert sums(copy.safe) == sums(copy.plain) == before
@@ -108,7 +109,8 @@ def test_a_prepared_transaction_does_not_stand_in_the_way(project: Project) -> N
     with connect(target, purpose="test") as conn:
         conn.execute("BEGIN; LOCK TABLE a; PREPARE TRANSACTION 'somebody''s'")
         try:
-            with data_branch.with_data(target, most_bytes=ENOUGH) as copy:
+            with data_branch.with_data(target, most_bytes=ENOUGH) as made:
+                copy = made.doubled()
                 do(copy.safe, "ALTER TABLE a ADD m int")
                 assert rows(copy.plain, "SELECT gid FROM pg_prepared_xacts") == []
         finally:
@@ -127,7 +129,8 @@ def test_the_branch_starts_sessions_with_the_settings_of_the_target(
     do(target, f"ALTER DATABASE {target.database} SET app.tenant = 'x''y'")
     with data_branch.with_data(
         target if way == "server" else by_address(target, monkeypatch), most_bytes=ENOUGH
-    ) as copy:
+    ) as made:
+        copy = made.doubled()
         for branch in (copy.safe, copy.plain):
             assert rows(branch, "SHOW search_path") == [('app, "$user", "Odd one"',)]
             assert rows(branch, "SHOW app.tenant") == [("x'y",)]
@@ -139,7 +142,8 @@ def test_a_dump_gives_the_same_data(project: Project, monkeypatch: pytest.Monkey
     target = project()
     do(target, RICH + "CREATE ROLE owner_of_p; ALTER TABLE p OWNER TO owner_of_p; CREATE TABLE pgrunbook.more ()")
     try:
-        with data_branch.with_data(by_address(target, monkeypatch), most_bytes=ENOUGH) as copy:
+        with data_branch.with_data(by_address(target, monkeypatch), most_bytes=ENOUGH) as made:
+            copy = made.doubled()
             assert copy.how == "dump and restore"
             assert (copy.safe.name, copy.safe.url_from) == ("branch of far", None)
             assert sums(copy.safe) == sums(copy.plain) == sums(target)
@@ -166,7 +170,8 @@ def test_a_database_may_have_any_name(
         reached = Target(name="far", url_from="ADDRESS", database=quoted_name)
     else:
         reached = target
-    with data_branch.with_data(reached, most_bytes=ENOUGH) as copy:
+    with data_branch.with_data(reached, most_bytes=ENOUGH) as made:
+        copy = made.doubled()
         assert copy.safe.database == quoted_name
         assert sums(copy.safe) == sums(copy.plain) == sums(target)
 
@@ -286,7 +291,8 @@ def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(project: Pro
     for database in (project().database, "postgres"):
         target = Target(name="demo", server="main", database=database)
         asked = "SELECT pg_catalog.current_database()::text"
-        with data_branch.with_data(target, most_bytes=ENOUGH, twin=True) as copy:
+        with data_branch.with_data(target, most_bytes=ENOUGH, twin=True) as made:
+            copy = made.doubled()
             assert copy.twin is not None
             for branch in (copy.plain, copy.safe):
                 with copy.in_place(branch) as there:
@@ -294,8 +300,8 @@ def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(project: Pro
                     do(there, f"CREATE TABLE of_{branch.name.split()[0]} ()")
             do(copy.twin.safe, "CREATE TABLE of_back ()")
             for branch in (copy.plain, copy.safe, copy.twin.safe):
-                made = "SELECT relname::text FROM pg_class WHERE relname ~ '^of_(plain|back|branch)$'"
-                assert rows(branch, made) == [(f"of_{branch.name.split()[0]}",)]
+                found = "SELECT relname::text FROM pg_class WHERE relname ~ '^of_(plain|back|branch)$'"
+                assert rows(branch, found) == [(f"of_{branch.name.split()[0]}",)]
             for branch in (copy.safe, copy.twin.safe):
                 assert rows(branch, asked) == [(database,)]
             assert rows(copy.twin.safe, COPIES) == [(0,)]
@@ -354,7 +360,8 @@ def test_what_is_unlogged_is_on_the_branch_too(
         positions = rows(target, POSITIONS)
         assert ("plain_num_seq", 300) in positions
         assert ("plain_id_seq", 399) in positions
-        with data_branch.with_data(target, most_bytes=ENOUGH, twin=True) as copy:
+        with data_branch.with_data(target, most_bytes=ENOUGH, twin=True) as made:
+            copy = made.doubled()
             assert copy.twin is not None
             for branch in (copy.safe, copy.plain, copy.twin.safe):
                 assert sums(branch.as_superuser()) == sums(target)

@@ -88,7 +88,7 @@ def new_server(postgres: Installation | None = None, *, data_bytes: int | None =
             with provenance.branch(server):
                 yield server
         finally:
-            _remove(server)
+            remove(server)
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def clear_leftovers() -> None:
         found = NAME.fullmatch(path.name)
         if found is None or _is_in_use(found[1]):
             continue
-        _remove(Server(found[1]))
+        remove(Server(found[1]))
         if path.suffix == ".gone":
             shutil.rmtree(path, ignore_errors=True)
 
@@ -157,7 +157,8 @@ def _is_in_use(name: str) -> bool:
     return False
 
 
-def _remove(server: Server) -> None:
+def remove(server: Server) -> None:
+    """Stop and destroy a branch, also one that is gone; where that fails, the next rehearsal does it."""
     try:
         server.stop_at_once()
         server.destroy()

@@ -3,8 +3,8 @@
 1. A server of its own is created, in a folder of its own: from a base backup where the target is on an
    embedded server, else empty, with a dump of the target loaded into it. It archives nothing, replicates
    nothing, and does not wait for the disk: it is thrown away.
-2. Its database is copied there, so that two ways can be tried on the same data, side by side; and the server itself,
-   so that a third one can be tried at the same time.
+2. The server itself is copied where a way is to be tried at the same time; and its database where two ways are tried
+   on the same data, side by side.
 3. Whatever happens, the server is removed. When this process is killed, the next branch removes it:
    a living process holds the lock file of its branch.
 """
@@ -49,11 +49,11 @@ LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
 
 @dataclass(frozen=True)
 class Copy:
-    """A branch that holds the target's data: identical databases on a server of its own.
+    """A branch that holds the target's data, on a server of its own.
 
-    The plan is rehearsed on ``safe``, which has the source's name; ``plain`` has it ``in_place``. Where ``plain`` was
-    not requested, it is ``safe``. ``twin`` is the same database on another server, None where it was not requested.
-    ``how`` is a phrase for people.
+    The plan is rehearsed on ``safe``, which has the source's name. ``plain`` is ``safe``, and of what :meth:`doubled`
+    returns an identical database beside it, which has that name ``in_place``. ``twin`` is the same database on another
+    server, None where it was not requested. ``how`` is a phrase for people.
     """
 
     server: Server
@@ -63,6 +63,17 @@ class Copy:
     how: str
     made_s: float
     twin: Copy | None = None
+
+    def doubled(self) -> Copy:
+        """Copy the database, to which nobody may be connected; the branch is removed with both."""
+        began, database = time.monotonic(), f"plain_{secrets.token_hex(3)}"
+        _copy(self.server, str(self.safe.database), database, self.roles)
+        plain = self.safe.model_copy(update={"database": database, "name": f"plain {self.safe.name}"})
+        return replace(self, plain=plain, made_s=self.made_s + time.monotonic() - began)
+
+    def remove(self) -> None:
+        """Remove the server now, and not at the end only; ``twin`` stays."""
+        branch_server.remove(self.server)
 
     @contextmanager
     def in_place(self, branch: BranchTarget) -> Iterator[BranchTarget]:
@@ -138,8 +149,9 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool
 
     Tablespaces are copied into the branch's own folder.
 
-    Raises Refused when the database is larger than ``most_bytes``, or when the disk has no room for the copies
-    (one more with ``plain``, and with ``twin``) and a fifth more; Unreachable when the data cannot be copied.
+    Raises Refused when the database is larger than ``most_bytes``, or when the disk has no room for the copies (one
+    more with ``plain``, which asks for :meth:`Copy.doubled`, and with ``twin``) and a fifth more; Unreachable when the
+    data cannot be copied.
     Locks: the dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s; a base
     backup takes none, but for the dump of unlogged tables.
     """
@@ -156,30 +168,17 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool
         name = fill(server, target, source, found)
         how = "base backup with WAL to now" if backup else "dump and restore"
         beside = stack.enter_context(branch_server.twin_of(server, data_bytes=data_bytes)) if twin else None
-        database = f"plain_{secrets.token_hex(3)}" if plain else name
-        if plain:
-            _copy(server, name, database, found)
-        options = address.given_options(target)
+        options, made_s = address.given_options(target), time.monotonic() - began
 
-        def of(on: Server, kind: str, database: str) -> BranchTarget:
-            return branch_target(
-                target, f"{kind} of {target.name}", on.name, database,
+        def of(on: Server, kind: str) -> Copy:
+            branch = branch_target(
+                target, f"{kind} of {target.name}", on.name, name,
                 role=found.session, superuser=on.superuser, options=options,
             )  # fmt: skip
+            return Copy(on, found, plain=branch, safe=branch, how=how, made_s=made_s)
 
-        made_s = time.monotonic() - began
-        copy = Copy(
-            server,
-            found,
-            plain=of(server, "plain branch" if plain else "branch", database),
-            safe=of(server, "branch", name),
-            how=how,
-            made_s=made_s,
-        )
-        if beside is not None:
-            other = of(beside, "back branch", name)
-            copy = replace(copy, twin=Copy(beside, found, plain=other, safe=other, how=how, made_s=made_s))
-        yield copy
+        copy = of(server, "branch")
+        yield copy if beside is None else replace(copy, twin=of(beside, "back branch"))
 
 
 def compare_row_counts(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:

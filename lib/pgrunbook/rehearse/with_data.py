@@ -1,6 +1,6 @@
 """The rehearsal with the target's rows: the plain SQL and the plan on two equal databases, observed; for prepare.
 
-1. A branch holds the target's data, twice; its number of rows is compared with the target.
+1. A branch holds the target's data, twice in the end; its number of rows is compared with the target.
 2. The plain SQL is executed on one database, the plan on the other, each as migrate would, with an observer
    beside it, and with traffic where it is asked for.
 3. Both must end with the same rows in every table that was touched.
@@ -81,15 +81,17 @@ def rehearse(
         up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations), proven.changes
     )
     touched = _tables(proven)
-    with data_branch.with_data(target, most_bytes=most_bytes, twin=bool(proven.backs)) as copy:
+    with data_branch.with_data(target, most_bytes=most_bytes, twin=bool(proven.backs)) as made:
         expected = _expected(proven)
-        with up_down_up.proving(copy.twin, proven, expected, waits=per_second > 0) as ways_back:
+        with up_down_up.proving(made.twin, proven, expected, waits=per_second > 0) as ways_back:
+            copy = made.doubled()
             with connect(copy.safe.as_superuser(), purpose="counts rows") as branch:
                 beside = data_branch.compare_row_counts(conn, branch, touched)
                 _refuse_smaller(target, beside)
             one, other, equality = _both(copy, plain, proven, touched, per_second)
             with connect(copy.safe.as_superuser(), purpose="compares") as branch:
                 written = {name: _more(branch, tables, one, other, name) for name, tables in expected.items()}
+            copy.remove()
             tried = ways_back() if written == expected else []  # else again, with these
     backs = up_down_up.prove_rest(target, proven, written, tried, most_bytes=most_bytes)
     trial = Trial(
