@@ -288,7 +288,15 @@ class _Writer:
             tables = tuple(dict.fromkeys(keep.table for each in both for keep in each.back.keeps))
             numbers = tuple(number for each in both for number in each.steps)
             gives = SafeStep(comment, "Revert the rows that nobody has changed since.", quick=False, gives_rows=numbers)
+            keeps = dict.fromkeys(keep for each in both for keep in each.back.keeps)
+            indexes = [found for keep in keeps if (found := undo_data.helper_index(self.conn, keep)) is not None]
+            self._write_each([made for made, _ in indexes], file, taken[0].line)
             self.also(_pseudo(file, taken[0].line, GIVES_ROWS, comment, tables), [gives])
+            self._write_each([dropped for _, dropped in indexes], file, taken[0].line)
+
+    def _write_each(self, texts: Iterable[str], file: str, line: int) -> None:
+        for statement in statements.parse(";\n".join(texts), file):
+            self.write(replace(statement, line=line, place=Place(self.name, line)))
 
     def write(self, statement: Statement, also: Sequence[Keep] = ()) -> list[Keep]:
         """Plan a statement in its safe form, capturing what it destroys; then execute it.

@@ -52,7 +52,9 @@ class Capture:
         """Return what is executed for a step: its SQL, or that SQL with the capture of the rows that it changes."""
         if not self._keeps_rows(step):
             return step.sql
-        return undo_data.capture_statement(self.conn, step.sql, self._place(change, step), keep_until=self._until())
+        return undo_data.capture_statement(
+            self.conn, step.sql, self._place(change, step), keep_until=self._until(), keeps=step.keeps
+        )
 
     def batches(self, change: Change, step: Step) -> Batches:
         """Return the loop of a step, with the capture of the rows that it changes where the step captures."""

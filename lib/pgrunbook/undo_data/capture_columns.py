@@ -31,6 +31,7 @@ from pgrunbook.sql.do_branches import unfolded
 from pgrunbook.sql.tree import constraint_kind, quoted, subcommand, tree
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.followers import Followers, obstacle
+from pgrunbook.undo_data.former_keys import formerly_keyed, see_apart
 from pgrunbook.undo_data.key_values import key_after
 from pgrunbook.undo_data.row_notes import GONE, NEW, PART, function_name, trigger_name
 from pgrunbook.undo_data.tables import (
@@ -142,7 +143,8 @@ class ColumnCapture:
         if is_large:
             return self._stop_writing()
         locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(self.table.source)
-        return [text(locked), *self._make(), self._copy().replace(RANGE, "true", 1)]
+        seen = [see_apart(self.table)] if self.table.is_key_former else []
+        return [text(locked), *seen, *self._make(), self._copy().replace(RANGE, "true", 1)]
 
     def epilogue(self) -> list[str]:
         """Return the statements that run after it, in its transaction."""
@@ -332,11 +334,14 @@ def column_capture(
         _refuse_obstacle(after, keep)
         return ColumnCapture(replace(keep, key=after.key), after, found.columns[name], changes_type=True, made=made)
     there = keyed(conn, found, keys[0]) if keys else _added_key(conn, found, statement, {name, *without})
-    if there is None:
+    is_key_new = not keys and there is not None
+    if there is None and not found.key and not {*keep.key} & {name, *without}:
+        there = formerly_keyed(conn, found, [keep])
+    if there is None or not there.key:
         raise CannotCaptureError(f"{keep.table} has no unique key without this column")
     found = there
     _refuse_obstacle(found, keep)
-    return ColumnCapture(replace(keep, key=found.key), found, found.columns[name], changes_type, not keys)
+    return ColumnCapture(replace(keep, key=found.key), found, found.columns[name], changes_type, is_key_new)
 
 
 def _refuse_obstacle(found: CapturedTable, keep: Keep) -> None:

@@ -20,7 +20,7 @@ from pgrunbook.undo_data.capture_columns import VALUE, is_large
 from pgrunbook.undo_data.entries import as_keep
 from pgrunbook.undo_data.key_values import is_own_key
 from pgrunbook.undo_data.registry import UndoEntry, find
-from pgrunbook.undo_data.revert_columns import filling, writes
+from pgrunbook.undo_data.revert_columns import are_inserts_watched, filling, writes
 from pgrunbook.undo_data.row_notes import GONE, are_at_work
 from pgrunbook.undo_data.silence import fires, may_silence
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, Row, as_text, keyed, rows, table
@@ -136,7 +136,7 @@ def _column(
         return _left(entry, f"column {name} does not exist")
     if column.is_generated:
         return _left(entry, f"column {name} is generated")
-    if keyed(branch, found, entry.key) is None:
+    if keyed(branch, found, entry.key) is None and not are_inserts_watched(conn, as_keep(entry)):
         return _left(entry, f"{dotted_name(*entry.table)} has no unique index on {', '.join(entry.key)} now")
     if is_own_key(as_keep(entry)):
         waiting = still_captured(conn, [entry.migration])

@@ -257,6 +257,15 @@ JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
 WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
   AND p.proname = %(function)s
 
+-- name: are_inserts_watched
+-- a row is: whether the triggers of a side table fire for INSERT, too, for no index watches its key
+SELECT pg_catalog.count(*) > 0 AS are_watched
+FROM pg_catalog.pg_trigger AS g
+JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+  AND p.proname = %(function)s
+  AND g.tgtype & 4 <> 0
+
 -- name: following
 -- a row is: a statement that drops a trigger by which captured values follow their rows, and their function at last
 SELECT pg_catalog.format('DROP TRIGGER %%I ON %%s', g.tgname, g.tgrelid::pg_catalog.regclass) AS statement
