@@ -271,7 +271,8 @@ class _Writer:
             for keep, place in itertools.product(kept, step.fills):
                 was = back.keeps[place]
                 if (keep.table, keep.column) == (was.table, was.column):
-                    left = undo_data.discard_reverted(self.conn, keep, was)
+                    with_it = [back.keeps[other] for other in step.fills]
+                    left = undo_data.discard_reverted(self.conn, keep, was, with_it=with_it)
                     self.also(_pseudo(file, one.line, "DELETE", left[0].sql), left)
         for keep in _parked(back) if _attaches(back) else ():
             watched = undo_data.watch_again(keep)

@@ -160,7 +160,7 @@ def _capturing_columns(
             conn, keep, changes_type=changes, statement=expansion.statement.sql, without=others, rows_conn=rows_conn
         )
         is_unwatched = capture.is_key_new or capture.table.is_key_former
-        is_one = is_unwatched or capture.made is not None or (changes and site.direction == "down")
+        is_one = is_unwatched or bool(capture.made) or (changes and site.direction == "down")
         found.append((capture, not is_one and is_large(conn, capture.table, rows_conn, batch_rows)))
     before = [step for capture, large in found if large for step in capture.before(batch_rows)]
     place = next((n for n, step in enumerate(expansion.steps) if _destroys(step, expansion)), None)

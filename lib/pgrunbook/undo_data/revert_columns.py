@@ -32,7 +32,7 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.followers import Followers
 from pgrunbook.undo_data.former_keys import see_apart
-from pgrunbook.undo_data.key_values import conversion_end, converted, discarded, is_own_key, same_row
+from pgrunbook.undo_data.key_values import conversion_end, converted, discarded, same_row
 from pgrunbook.undo_data.row_notes import GONE, NEW, are_at_work, function_name, is_there
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, keyed, keyed_without_index, rows
 
@@ -62,7 +62,7 @@ def revert_column(
             f"nobody knows which rows of {keep.table} are those of then: somebody has made the table anew, or switched"
             " triggers of pgrunbook off"
         )
-    if is_own_key(keep):
+    if keep.is_own_key:
         return (conversion_end(keep),)
     size = batch_rows if loops else None
     if had_key and keyed(conn, found, keep.key) is None:
@@ -179,7 +179,7 @@ def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     found, name = place(conn, keep)
     found = keyed_as_captured(conn, found, keep)
     locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(found.source)
-    if is_own_key(keep):
+    if keep.is_own_key:
         unchanged = _forgotten_keys(conn, found, keep, name)
         return (SafeStep(f"{text(locked)};\n{unchanged}", CHANGED_STAYS, own_transaction=False, quick=False),)
     forgotten = sql.SQL("DELETE FROM {} AS k USING {} AS t WHERE {} AND {} AND {} IS DISTINCT FROM k.{}").format(
@@ -196,7 +196,7 @@ def converting(conn: Connection, keep: Keep, statement: str) -> tuple[tuple[Safe
     Where the column is the key by which its values are found, the statement itself gives each row its old one.
     Raises CannotCaptureError when the table has no unique index on the captured key any more.
     """
-    if not is_own_key(keep):
+    if not keep.is_own_key:
         return (), statement
     now = keyed_as_captured(conn, place(conn, keep)[0], keep)
     made, asking = converted(now, keep, statement)
@@ -211,16 +211,20 @@ def _forgotten_keys(conn: Connection, found: CapturedTable, keep: Keep, name: st
     return discarded(found, keep, is_its)
 
 
-def discard_reverted(conn: Connection, keep: Keep, reverted: Keep) -> tuple[SafeStep, ...]:
+def discard_reverted(
+    conn: Connection, keep: Keep, reverted: Keep, *, with_it: Sequence[Keep] = ()
+) -> tuple[SafeStep, ...]:
     """Return the step that leaves of a column's values in ``keep`` those that somebody has written since the release.
 
     The others are computed again when the migration goes up again: their rows get what ``reverted`` holds. Run it in
-    the transaction that changes the type back.
+    the transaction that changes the type back. The columns ``with_it`` change their types in the same statement.
     """
     says = f"Of {keep.table}.{keep.column}, what nobody has written is computed again when the migration goes up again."
-    if is_own_key(keep):
+    if keep.is_own_key:
         known = sql.SQL("DELETE FROM {} AS n USING {} AS k WHERE {}").format(
-            sql.Identifier(SCHEMA, keep.kept_as), sql.Identifier(SCHEMA, reverted.kept_as), same_row(keep, reverted)
+            sql.Identifier(SCHEMA, keep.kept_as),
+            sql.Identifier(SCHEMA, reverted.kept_as),
+            same_row(keep, reverted, {one.column for one in with_it}),
         )
         return (SafeStep(text(known), says, own_transaction=False, quick=False),)
     found, _ = place(conn, keep)
