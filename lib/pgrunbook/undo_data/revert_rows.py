@@ -147,6 +147,7 @@ def _stop_at(found: Conflicts, migration: str) -> None:
 def _end(conn: Connection, thing: UndoEntry, *, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
     with conn.transaction():
         connection.limit_locally(conn, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=statement_timeout_ms)
+        found_rows(conn, "read_revert", id=thing.id)  # another session that reverts the same step ends it first
         stop_following(conn, thing.kept_as)
         mark(conn, [thing.id], "given back")
 
