@@ -73,6 +73,14 @@ CREATE INDEX things_size ON rare.things (size)
 CREATE COLLATION rare.posix (provider = libc, locale = 'POSIX')
 CREATE OPERATOR rare.<+> (LEFTARG = integer, RIGHTARG = integer, FUNCTION = int4pl, COMMUTATOR = OPERATOR(rare.<+>))
 CREATE CAST (rare.pair AS text) WITH INOUT AS ASSIGNMENT
+CREATE FUNCTION rare.falling(integer, integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT $2 - $1'
+CREATE OPERATOR CLASS rare.down FOR TYPE integer USING btree AS OPERATOR 1 >, OPERATOR 2 >=, OPERATOR 3 =, OPERATOR 4 <=, OPERATOR 5 <, FUNCTION 1 rare.falling(integer, integer)
+ALTER OPERATOR FAMILY rare.down USING btree ADD OPERATOR 1 > (integer, bigint), FUNCTION 1 btint48cmp(integer, bigint)
+COMMENT ON OPERATOR CLASS rare.down USING btree IS 'falling'
+ALTER OPERATOR CLASS rare.down USING btree OWNER TO runbook_reader
+CREATE OPERATOR CLASS rare.nearest FOR TYPE point USING gist AS STORAGE box, OPERATOR 15 <-> (point, point) FOR ORDER BY pg_catalog.float_ops, FUNCTION 8 (point, point) gist_point_distance(internal, point, smallint, oid, internal)
+CREATE OPERATOR CLASS rare.pairs DEFAULT FOR TYPE rare.pair USING hash AS STORAGE rare.pair
+CREATE INDEX things_down ON rare.things (id rare.down)
 CREATE TEXT SEARCH CONFIGURATION rare.words (PARSER = default)
 ALTER TEXT SEARCH CONFIGURATION rare.words ADD MAPPING FOR word, asciiword WITH simple
 CREATE TEXT SEARCH DICTIONARY rare.plain (TEMPLATE = simple, stopwords = 'english')

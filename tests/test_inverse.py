@@ -169,6 +169,12 @@ DROP SEQUENCE rare.numbers
 DROP SEQUENCE rare.people_num_seq CASCADE
 DROP COLLATION rare.posix
 DROP OPERATOR rare.<+> (integer, integer)
+DROP OPERATOR CLASS rare.down USING btree CASCADE
+DROP OPERATOR CLASS rare.nearest USING gist
+DROP OPERATOR CLASS rare.pairs USING hash
+DROP OPERATOR FAMILY rare.down USING btree CASCADE
+DROP OPERATOR FAMILY rare.nearest USING gist
+DROP FUNCTION rare.falling(integer, integer) CASCADE
 DROP CAST (rare.pair AS text)
 DROP TEXT SEARCH CONFIGURATION rare.words
 DROP TEXT SEARCH DICTIONARY rare.plain

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import do, rows
 from pgrunbook.config.targets import Target
-from returning import everything, plan_of, rehearsed, release, since, take_back
+from returning import ROLLBACK, everything, execute, plan_of, rehearsed, release, since, take_back
 
 Project = Callable[..., Target]
 
@@ -88,3 +88,21 @@ def test_keys_that_are_others_each_time_have_no_way_back(project: Project) -> No
     (change,) = plan_of(target, rehearsed(target)).changes
     assert not change.proof.proven
     assert "the new values of public.t.id, its only key, are others each time" in change.proof.told
+
+
+@pytest.mark.slow
+def test_values_found_by_a_key_that_went_back_behind_them_are_told_and_given_to_nobody(project: Project) -> None:
+    """What was written into a column of new keys is not that of the rows which have these as old keys."""
+    up = "ALTER TABLE t ALTER COLUMN id TYPE bigint USING 7 - id, ALTER COLUMN x TYPE integer USING length(x)"
+    target = project(folder={"0001_keys.sql": up})
+    do(target, "CREATE TABLE t (id integer PRIMARY KEY, x text); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 6) AS i")  # fmt: skip # noqa: E501
+    release(target)
+    do(target, "UPDATE t SET x = 99 WHERE id = 6")
+    take_back(target)
+    assert rows(target, "SELECT id, x FROM t ORDER BY id LIMIT 2") == [(1, "99"), (2, "x")]
+    do(target, "UPDATE t SET id = 60 WHERE id = 6")
+    done = rehearsed(target)
+    assert "stays captured" in str(done)
+    assert "the key got other values since (id)" in str(done)
+    execute(target, plan_of(target, done), f"{ROLLBACK}-again")
+    assert rows(target, "SELECT id, x FROM t WHERE x <> 1 ORDER BY id") == [(6, 2)]

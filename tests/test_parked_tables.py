@@ -213,6 +213,7 @@ TABLES = (
 LIB = """
 CREATE SCHEMA lib;
 CREATE FUNCTION lib.one() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+CREATE FUNCTION lib.twice(integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2';
 CREATE FUNCTION lib.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE FUNCTION lib.cmp(integer, integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT $2 - $1';
 CREATE OPERATOR CLASS lib.backwards FOR TYPE integer USING btree AS OPERATOR 1 >, OPERATOR 2 >=, OPERATOR 3 =, OPERATOR 4 <=, OPERATOR 5 <, FUNCTION 1 lib.cmp(integer, integer);
@@ -260,6 +261,11 @@ NEEDS = {
     "access method": "(a integer) USING stored",
     "roles": "a integer, b serial; GRANT SELECT, INSERT ON t TO friend WITH GRANT OPTION; GRANT UPDATE (a) ON t TO friend; GRANT USAGE ON SEQUENCE t_b_seq TO friend; GRANT SELECT ON t TO PUBLIC; CREATE POLICY p ON t TO friend; ALTER TABLE t OWNER TO friend; GRANT SELECT ON t TO other_friend",
     "partitions": "(a integer DEFAULT lib.one(), b lib.mood CHECK (b <> 'sad'), id integer) PARTITION BY RANGE (id); CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (2); CREATE TABLE t_2 PARTITION OF t DEFAULT PARTITION BY LIST (id); CREATE TABLE t_2_1 PARTITION OF t_2 DEFAULT; CREATE INDEX ON t ((a + lib.one())); ALTER TABLE t_1 ALTER a SET DEFAULT 7",
+    "partition key: type": "(a lib.mood, b integer DEFAULT lib.one(), PRIMARY KEY (a, b)) PARTITION BY LIST (a); CREATE TABLE t_1 PARTITION OF t FOR VALUES IN ('ok'); CREATE TABLE t_2 PARTITION OF t DEFAULT; CREATE INDEX t_b ON t (b); CREATE INDEX ON t_1 (b, a)",
+    "partition key: function": "(a integer, id serial, c integer REFERENCES lib.other) PARTITION BY RANGE (lib.twice(a)); CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (9); CREATE TABLE t_2 PARTITION OF t FOR VALUES FROM (9) TO (90) PARTITION BY LIST (a); CREATE TABLE t_2_1 PARTITION OF t_2 DEFAULT; CREATE TRIGGER t BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION lib.touch(); ALTER TABLE t_2_1 DISABLE TRIGGER t; CREATE STATISTICS st ON a, id FROM t; COMMENT ON COLUMN t.a IS 'x'; ALTER TABLE t ENABLE ROW LEVEL SECURITY, ALTER COLUMN a SET STATISTICS 7, REPLICA IDENTITY FULL",
+    "partition key: operator class": "(a integer NOT NULL, b text COLLATE \"C\" DEFAULT 'x', CONSTRAINT positive CHECK (a > 0)) PARTITION BY RANGE (a lib.backwards, b); CREATE TABLE t_1 PARTITION OF t DEFAULT",
+    "partition key: collation": "(a text) PARTITION BY LIST (a COLLATE lib.plain); CREATE TABLE t_1 PARTITION OF t DEFAULT",
+    "partition key below": "(a integer, b lib.mood) PARTITION BY LIST (a); CREATE TABLE t_1 PARTITION OF t DEFAULT PARTITION BY LIST (b); CREATE TABLE t_1_1 PARTITION OF t_1 DEFAULT; CREATE INDEX ON t (b); INSERT INTO t VALUES (3, 'ok')",
     "children": "(a integer DEFAULT lib.one(), b lib.mood); CREATE TABLE c (d integer DEFAULT lib.one()) INHERITS (t); INSERT INTO c VALUES (3, 'ok')",
 }
 
@@ -291,8 +297,9 @@ def test_a_parked_table_needs_nothing_of_the_application(conn: Conn, kind: str) 
 
 VALUES = {
     **dict.fromkeys(("default: constant of a type", "check: constant of a type", "check: order of a type", "types",
-                     "generated: type", "generated: column of a type", "key of a type"), "'ok'"),
-    **dict.fromkeys(("key of a domain", "collation", "index: collation"), "'é'"),
+                     "generated: type", "generated: column of a type", "key of a type",
+                     "partition key: type"), "'ok'"),
+    **dict.fromkeys(("key of a domain", "collation", "index: collation", "partition key: collation"), "'é'"),
 }  # fmt: skip
 
 
@@ -540,3 +547,32 @@ def test_a_partition_whose_key_has_a_type_of_the_application_comes_back(server: 
         way.back()
         assert checksums.checksums(conn) == rows
         assert [line.line() for line in diff(before, schema.snapshot(conn))] == []
+
+
+# What a partition key needs, and the statement that drops it behind the table.
+KEY_NEEDS = {
+    "(a lib.mood) PARTITION BY LIST (a)": ("'ok'", "DROP TYPE lib.thing, lib.mood"),
+    "(a integer) PARTITION BY RANGE (lib.twice(a))": ("1", "DROP FUNCTION lib.twice(integer)"),
+    "(a integer) PARTITION BY RANGE (a lib.backwards)": ("1", "DROP OPERATOR CLASS lib.backwards USING btree"),
+}
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("later", [False, True], ids=["same migration", "later migration"])
+@pytest.mark.parametrize("table", sample(list(KEY_NEEDS), 3))
+def test_what_a_partition_key_needs_can_be_dropped_behind_it(conn: Conn, table: str, later: bool) -> None:
+    """And both come back, the last first."""
+    value_, drop = KEY_NEEDS[table]
+    conn.execute(
+        f"{LIB}; CREATE TABLE t {table}; CREATE TABLE t_1 PARTITION OF t DEFAULT; INSERT INTO t VALUES ({value_})".encode()
+    )
+    before, rows = schema.snapshot(conn), checksums.checksums(conn)
+    ways = [Way(conn, "DROP TABLE t")]
+    ways[0].there()
+    ways.append(Way(conn, drop, site=Site("0002_x" if later else "0001_x", "a" * 64, "up", 2)))
+    ways[1].there()
+    assert [way.because for way in ways] == ["", ""]
+    for way in reversed(ways):
+        way.back()
+    assert checksums.checksums(conn) == rows
+    assert [d.line() for d in diff(before, schema.snapshot(conn))] == []

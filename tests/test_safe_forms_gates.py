@@ -140,6 +140,7 @@ PLAIN = [
     "UPDATE t SET c = 5 WHERE id = 7",
     "DELETE FROM t WHERE b = 'x' AND id IN (1, 2, 3)",
     "CREATE INDEX ON ONLY p (v)",
+    "ALTER TABLE ONLY p ADD CONSTRAINT p_at UNIQUE (at)",
     "CREATE INDEX IF NOT EXISTS t_b ON t (b)",
     "DROP INDEX t_b CASCADE",
     "ALTER TABLE q DETACH PARTITION q_rest",

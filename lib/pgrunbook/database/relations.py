@@ -355,6 +355,11 @@ def keys_of(conn: Connection, oids: Iterable[int]) -> dict[int, list[UniqueKey]]
     return found
 
 
+def foreign_partition_keys(conn: Connection, oids: Iterable[int]) -> dict[int, str]:
+    """Return, by OID, the partition keys as SQL of partitioned tables whose key needs objects of the application."""
+    return {row["relation"]: row["sql"] for row in rows(conn, "relations", "foreign_partition_keys", oids=list(oids))}
+
+
 def unique_key(row: Mapping[str, Any]) -> UniqueKey:
     """Return the key of a row of the query ``keys``."""
     return UniqueKey(**_frozen(row))

@@ -18,6 +18,7 @@ from pglast import ast
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.inverse_log import RecordedInverse
 from pgrunbook.draft import missing_rows
 from pgrunbook.draft.build import expanded
@@ -31,10 +32,12 @@ from pgrunbook.plan.way_back import Back, Undo
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import runs, statements
 from pgrunbook.sql.classify import Policy, Type
+from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.places import Place
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import subcommand, text, tree, trees
 from pgrunbook.undo_data import Site
+from pgrunbook.undo_data.row_notes import told_apart
 
 GIVES_ROWS = "GIVE ROWS BACK"
 SHOWN_LINES, SHOWN_WIDTH = 20, 200  # of a statement whose rows are reverted
@@ -133,6 +136,7 @@ def computed(
         with _writing(conn, target, name, file_sha256, rows_conn) as writer:
             if helpers:
                 writer.also(_pseudo(name, 1, "DROP", "-- what an interrupted statement has left behind"), helpers)
+            writer.tell_apart(takes)
             for run in _runs(ordered):
                 writer.take(*run)
         found = writer.planned(ends, tuple(sorted(one.number for one in takes)))
@@ -237,6 +241,19 @@ class _Writer:
         self.declared: tuple[Declared, ...] = ()
         self.number = 0
 
+    def tell_apart(self, takes: Sequence[DownStatement]) -> None:
+        """Plan what notes the rows of then behind partitions that were detached, before any of them is written."""
+        names = dict.fromkeys(keep.table for one in takes for keep in one.back.keeps if keep.kind != "table")
+        for name in names:
+            relation = Facts(self.conn).relation(parsed(f"TABLE {name}").fromClause[0])
+            if relation is None or not relation.is_partitioned:
+                continue
+            says = f"It is noted which rows of {name} are those of the capture, before any of them is written."
+            steps = [SafeStep(each, says, quick=False) for each in told_apart(self.conn, relation.oid)]
+            if steps:
+                about = _pseudo(f"way back of {takes[0].file}", takes[0].line, "UPDATE", steps[0].sql)
+                self.also(about, steps, execute=True)
+
     def take(self, one: DownStatement, *before: DownStatement) -> None:
         """Plan the way back of one statement: parked tables, then its steps with their refilled values, then rows.
 
@@ -272,7 +289,8 @@ class _Writer:
             for keep, place in itertools.product(kept, step.fills):
                 was = back.keeps[place]
                 if (keep.table, keep.column) == (was.table, was.column):
-                    left = undo_data.discard_reverted(self.conn, keep, was)
+                    with_it = [back.keeps[other] for other in step.fills]
+                    left = undo_data.discard_reverted(self.conn, keep, was, with_it=with_it)
                     self.also(_pseudo(file, one.line, "DELETE", left[0].sql), left)
         for keep in _parked(back) if _attaches(back) else ():
             watched = undo_data.watch_again(keep)
@@ -289,7 +307,15 @@ class _Writer:
             tables = tuple(dict.fromkeys(keep.table for each in both for keep in each.back.keeps))
             numbers = tuple(number for each in both for number in each.steps)
             gives = SafeStep(comment, "Revert the rows that nobody has changed since.", quick=False, gives_rows=numbers)
+            keeps = dict.fromkeys(keep for each in both for keep in each.back.keeps)
+            indexes = [found for keep in keeps if (found := undo_data.helper_index(self.conn, keep)) is not None]
+            self._write_each([made for made, _ in indexes], file, taken[0].line)
             self.also(_pseudo(file, taken[0].line, GIVES_ROWS, comment, tables), [gives])
+            self._write_each([dropped for _, dropped in indexes], file, taken[0].line)
+
+    def _write_each(self, texts: Iterable[str], file: str, line: int) -> None:
+        for statement in statements.parse(";\n".join(texts), file):
+            self.write(replace(statement, line=line, place=Place(self.name, line)))
 
     def write(self, statement: Statement, also: Sequence[Keep] = ()) -> list[Keep]:
         """Plan a statement in its safe form, capturing what it destroys; then execute it.

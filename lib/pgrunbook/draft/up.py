@@ -24,7 +24,7 @@ from pgrunbook.safe_forms import gates
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import subcommand, tree
-from pgrunbook.undo_data import Site
+from pgrunbook.undo_data import FormerKeys, Site
 from pgrunbook.undo_data.tables import table
 
 NOT_KEPT = "It cannot be undone, because what it destroys is not captured: keep = False."
@@ -60,6 +60,7 @@ class Drafter:
         self._began_with: dict[int, Relation] = {}
         self._backs: dict[int, Back] = {}
         self._columns: set[tuple[int, str]] = set()
+        self._former_keys = FormerKeys()
 
     def step(self, branch: Connection, change: Change, step: Step | None) -> bool:
         """Draft the statement that is executed next; without a step, the migration is at its end.
@@ -86,7 +87,7 @@ class Drafter:
         run, rest = whole[first : first + step.statements], whole[first:]
         for expansion in self._refills.before(branch, migration, rest):
             self._planner.put(expansion, new=True)
-        undo = self._without_own(branch, self._inverter.inverse(run[0]))
+        undo = self._with_former_keys(branch, self._without_own(branch, self._inverter.inverse(run[0])))
         expansion = self._refills.around(branch, migration, self._planner.expand(run[0]))
         self._planner.put(expansion)
         is_rehearsed = expansion.gate is None or expansion.gate.is_rehearsed
@@ -106,7 +107,7 @@ class Drafter:
             one.model_copy(update={"back": Back() if one.kind == REFILL else next(backs)}) for one in made.statements
         ]
         self.changes[migration.name] = made.model_copy(update={"statements": tuple(written)})
-        self._before, self._backs, self._columns = None, {}, set()
+        self._before, self._backs, self._columns, self._former_keys = None, {}, set(), FormerKeys()
 
     def _take(self, number: int, migration: Migration, expansion: Expansion, undo: Undo) -> None:
         """Record the way back of a statement, and replace its expansion by one that captures."""
@@ -143,6 +144,14 @@ class Drafter:
         assert branch is not None  # noqa: S101 - step() has set it
         versions = {c.info.server_version // 10_000 for c in (branch, self._conn)}
         return found.model_copy(update={"look_again": True}) if len(versions) > 1 and not undo.because else found
+
+    def _with_former_keys(self, branch: Connection, undo: Undo) -> Undo:
+        """Return the way back with the old keys of tables that have lost theirs; note those of today before."""
+        keeps = self._former_keys.named(branch, undo.keeps)
+        self._former_keys.note(branch, tree(undo.statement.sql))
+        by = dict(zip(undo.keeps, keeps, strict=True))
+        steps = (replace(step, fills=by[step.fills]) if step.fills else step for step in undo.steps)
+        return replace(undo, keeps=keeps, steps=tuple(steps))
 
     def _without_own(self, branch: Connection, undo: Undo) -> Undo:
         """Return the way back without rows of a table or column that the migration itself has created."""

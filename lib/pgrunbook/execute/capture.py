@@ -52,8 +52,9 @@ class Capture:
         """Return a step's SQL with the capture of the rows that it changes, None for a step that captures none."""
         if not self._keeps_rows(step):
             return None
-        place = self._place(change, step)
-        return undo_data.capture_statement(self.conn, step.sql, place, keep_until=self._until()).encode()
+        return undo_data.capture_statement(
+            self.conn, step.sql, self._place(change, step), keep_until=self._until(), keeps=step.keeps
+        ).encode()
 
     def batches(self, change: Change, step: Step) -> Batches:
         """Return the loop of a step, with the capture of the rows that it changes where the step captures."""

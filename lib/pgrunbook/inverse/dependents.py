@@ -43,6 +43,7 @@ class DependentSet:
 
     ``foreign`` are columns with a type or collation of the application. ``kept`` are the tables that are parked
     instead, parents first; ``apart`` are their parts that cannot move with them, for they need objects that stay.
+    Those ``replaced`` are made anew, without indexes and keys; ``detached`` are the partitions that are parked alone.
     """
 
     catalogs: dict[Address, str]
@@ -50,11 +51,13 @@ class DependentSet:
     places: dict[Address, ObjectParent]
     foreign: frozenset[Address] = frozenset()
     kept: tuple[int, ...] = ()
+    replaced: frozenset[int] = frozenset()
+    detached: frozenset[int] = frozenset()
     apart: set[Address] = field(default_factory=set)
 
-    def keep(self, tables: Sequence[int]) -> None:
+    def keep(self, tables: Sequence[int], replaced: Collection[int] = (), detached: Collection[int] = ()) -> None:
         """Park tables; what of them cannot move is ``apart``."""
-        self.kept = tuple(tables)
+        self.kept, self.replaced, self.detached = tuple(tables), frozenset(replaced), frozenset(detached)
         found = {a for a in self.needs if self._leans(a)}
         while found:
             self.apart |= {self._unit(address) for address in found}
@@ -62,6 +65,8 @@ class DependentSet:
 
     def is_below(self, address: Address, others: Collection[Address]) -> bool:
         """Tell whether an object of a partition belongs to one of its parent's among others, which drops it."""
+        if self.of_table(address) in self.detached:
+            return False
         return any(kind == "P" and self.leader(other) in others for other, kind in self.needs[address])
 
     def leader(self, address: Address) -> Address:
@@ -109,17 +114,31 @@ class DependentSet:
         """Tell whether a part of a parked table needs an object that stays, or a column whose type will change."""
         if not self._is_part(address):
             return False
+        if self.of_table(address) in self.replaced and self._is_left(address):
+            return True
         return any(
             other in self.foreign
             or (other[1] >= FIRST_OF_USERS and other[0] != _SCHEMA and kind in "anix" and not self._is_gone(other))
             for other, kind in self.needs[address]
         )
 
+    def _is_left(self, address: Address) -> bool:
+        """Tell whether a part of a table that is made anew is no property of a column: an index, a key, statistics."""
+        catalog = self.catalogs[address]
+        return catalog in ("pg_class", "pg_statistic_ext") or (
+            catalog == "pg_constraint" and self.places[address].kind != "c"
+        )
+
     def _is_gone(self, address: Address) -> bool:
         return address in self.needs or (*address[:2], 0) in self.needs
 
     def _follows(self, address: Address) -> bool:
-        return any(self.leader(other) in self.apart for other, _ in self.needs[address] if other in self.needs)
+        is_alone = self.of_table(address) in self.detached
+        return any(
+            self.leader(other) in self.apart
+            for other, kind in self.needs[address]
+            if other in self.needs and not (is_alone and kind in "PS")
+        )
 
     def _unit(self, address: Address) -> Address:
         """Return what has to be dropped for an object to go: a default by itself, an index with its constraint."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from pgrunbook.database.relations import Column
 from pgrunbook.inverse.dependents import DependentSet
@@ -14,6 +14,28 @@ def link(table: str, parent: str, *, is_partition: bool) -> str:
     if is_partition:
         return f"ALTER TABLE {parent} DETACH PARTITION {table}"
     return f"ALTER TABLE {table} NO INHERIT {parent}"
+
+
+def alone(reader: Reader, kept: Collection[int], replaced: Collection[int]) -> set[int]:
+    """Return the partitions among parked tables that cannot stay with their parent: one of both is made anew."""
+    labels = {reader.relation_at(oid).label: oid for oid in kept}
+    found = set()
+    for oid in kept:
+        whole = reader.whole(reader.relation_at(oid))
+        parents = {labels[parent] for parent in whole.parents if parent in labels}
+        if whole.bound and parents and {oid, *parents} & {*replaced}:
+            found.add(oid)
+    return found
+
+
+def below(reader: Reader, kept: Collection[int], parts: Collection[int]) -> set[int]:
+    """Return these parked tables with the partitions below them."""
+    found = {reader.relation_at(oid).label: oid for oid in parts}
+    left = [oid for oid in kept if oid not in parts]
+    while more := [oid for oid in left if {*reader.whole(reader.relation_at(oid)).parents} & {*found}]:
+        found |= {reader.relation_at(oid).label: oid for oid in more}
+        left = [oid for oid in left if oid not in more]
+    return {*found.values()}
 
 
 def drops(
@@ -42,6 +64,17 @@ def drops(
                     yield f"ALTER TABLE ONLY {column.table} ALTER COLUMN {column.sql} DROP DEFAULT"
         elif address in things:
             yield _drop(things[address], catalog)
+
+
+def keys_of_partitions(reader: Reader, gone: DependentSet) -> Iterator[str]:
+    """Yield the statements that drop the foreign keys that partitions which are parked alone had of their parents."""
+    found = [
+        address
+        for address, place in gone.places.items()
+        if gone.catalogs[address] == "pg_constraint" and place.kind == "f" and place.relation in gone.detached
+        and place.comes_along
+    ]  # fmt: skip
+    yield from (_drop(thing, "pg_constraint") for thing in reader.things(found))
 
 
 def _drop(thing: CatalogObject, catalog: str) -> str:

@@ -34,7 +34,9 @@ def recreate(reader: Reader, way: Way, addresses: Collection[Address], *, withou
     gone = dropped_with(reader, addresses)
     tables = {a[1] for a in gone.tables() if gone.leader(a) == a}
     in_order = [a[1] for a in addresses if a[1] in tables]
-    gone.keep(list(dict.fromkeys([*in_order, *sorted(tables)])))
+    kept = list(dict.fromkeys([*in_order, *sorted(tables)]))
+    replaced = {row["relation"] for row in reader.rows("foreign_partition_keys", oids=kept)} if kept else set()
+    gone.keep(kept, replaced, detach.alone(reader, kept, replaced) if replaced else ())
     _Recreation(reader, way, gone, set(without)).write()
 
 
@@ -72,9 +74,14 @@ class _Recreation:
     def write(self) -> None:
         """Write tables first, which are moved back; then each object; then owners, privileges and comments."""
         self._park_tables()
-        self.ahead_of_attach = [address for address in self.leaders if self._comes_with_its_partition(address)]
+        parts = {*self.gone.replaced, *(relation.oid for _, relation, _ in self.attaches)}
+        family = detach.below(self.reader, self.gone.kept, parts) if parts else parts
+        self.ahead_of_attach = [a for a in self.leaders if self._comes_with_its_partition(a, family)]
         for address in self.ahead_of_attach:
-            self.way.add(self.made[address].pop(0), "It is created again, before ATTACH would make another one.")
+            # Of a partition that is attached, the index follows its table; one below makes that of its parent valid.
+            for _ in self.made[address][: 1 if self.gone.of_table(address) in parts else None]:
+                self.way.add(self.made[address].pop(0), "It is created again, before ATTACH would make another one.")
+            self._tell_of_not_null(address, parts)
         self._attach()
         for address in self.leaders:
             catalog = self.gone.catalogs[address]
@@ -86,6 +93,7 @@ class _Recreation:
         if self.gone.kept:
             made = [a for a in self.leaders if self._is_made(a) or a in self.columns]
             self.way.detaches += detach.drops(self.reader, self.gone, made, self.things, self.columns)
+            self.way.detaches += detach.keys_of_partitions(self.reader, self.gone)
 
     def _is_made(self, address: Address) -> bool:
         """Tell whether an object is created by its own statement: no column, and not moved with a parked table."""
@@ -152,7 +160,7 @@ class _Recreation:
                 clause = f"SET ACCESS METHOD {whole.access_method}"
                 self.way.add(f"ALTER TABLE {relation.label} {clause}", "Its rows are stored as before.")
             for parent in whole.parents:
-                if parent in {self.reader.relation_at(other).label for other in oids}:
+                if oid not in self.gone.detached and parent in {self.reader.relation_at(o).label for o in oids}:
                     continue
                 self.way.detaches.append(detach.link(relation.label, parent, is_partition=bool(whole.bound)))
                 if whole.bound:
@@ -165,15 +173,22 @@ class _Recreation:
         for parent, relation, bound in self.attaches:
             clause = f"ATTACH PARTITION {relation.label} {bound}"
             self.way.add(f"ALTER TABLE {parent} {clause}", "The table is a partition again.")
-            set_triggers(self.reader, self.way, relation)
+            if relation.oid not in self.gone.detached:
+                set_triggers(self.reader, self.way, relation)
 
-    def _comes_with_its_partition(self, address: Address) -> bool:
+    def _tell_of_not_null(self, key: Address, parts: set[int]) -> None:
+        """ATTACH lets a partition only inherit NOT NULL again; a key that adopts an index below it does not."""
+        oid = self.gone.of_table(key)
+        is_key = self.gone.catalogs[key] == "pg_constraint" and self.gone.places[key].kind == "p"
+        if is_key and oid not in parts and self.reader.version >= columns.NOT_NULL_IS_A_CONSTRAINT:
+            self.way.differs.append(own_beside_inherited("NOT NULL constraints", self.reader.relation_at(oid).label))
+
+    def _comes_with_its_partition(self, address: Address, family: set[int]) -> bool:
         """Tell whether ATTACH would make an object of its own on a parked partition in the place of this one."""
         if not self._is_made(address) or not self.made.get(address):
             return False
-        parts = {relation.oid for _, relation, _ in self.attaches}
         kind = self._made_as(address)
-        return self.gone.of_table(address) in parts and (kind == INDEX or self._is_constraint(address, kind))
+        return self.gone.of_table(address) in family and (kind == INDEX or self._is_constraint(address, kind))
 
     def _is_constraint(self, address: Address, kind: str) -> bool:
         return kind in ("pg_constraint", WITHOUT_INDEX) and self.gone.places[address].kind != "f"
@@ -281,6 +296,8 @@ class _Recreation:
                 self.way.add(goes_on, "It goes on where it was restarted.")
             if row and row["owned_by"]:
                 self.way.add(f"ALTER SEQUENCE {row['sql']} OWNED BY {row['owned_by']}", "Its column owns it again.")
+        for oid in sorted(self.gone.detached):
+            set_triggers(self.reader, self.way, self.reader.relation_at(oid))
         for oid in sorted(self.gone.kept):
             relation = self.reader.relation_at(oid)
             self.way.add(f"ALTER TABLE {relation.label} OWNER TO {quoted(relation.owner)}", "Its owner is set again.")

@@ -8,6 +8,7 @@ from typing import Literal
 from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.statements import Statement
+from pgrunbook.sql.tree import quoted
 
 # The word in a batch's statement that is replaced by the batch's range of the key.
 RANGE = "pgrunbook_range"
@@ -57,6 +58,11 @@ class Keep:
     key: tuple[str, ...] = ()
     type: str = ""
     kept_as: str = ""
+
+    @property
+    def is_own_key(self) -> bool:
+        """Whether it is a column in the key by which its own values are found."""
+        return self.kind == "column" and self.column in map(quoted, self.key)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Gate, Keep, SafeStep
 from pgrunbook.sql.classify import Policy
+from pgrunbook.sql.deparse import changed, parsed, printed
 from pgrunbook.sql.statements import Statement
 
 IRREVERSIBLE_HOW = (
@@ -102,9 +103,32 @@ def of_undo(undo: Undo, keeps: Sequence[Keep]) -> Back:
         fills = (undo.keeps.index(step.fills),) if step.fills is not None else ()
         steps.append(BackStep(sql=step.sql, says=step.says, policy=step.policy, done=step.done, fills=fills))
     return Back(
-        steps=tuple(steps), because=undo.because, differs=undo.differs, keeps=tuple(keeps), of_rows=undo.of_rows,
-        lossy=undo.lossy, look_again=undo.of_position, position=undo.position,
+        steps=tuple(_keys_last(steps, keeps)), because=undo.because, differs=undo.differs, keeps=tuple(keeps),
+        of_rows=undo.of_rows, lossy=undo.lossy, look_again=undo.of_position, position=undo.position,
     )  # fmt: skip
+
+
+def _keys_last(steps: Sequence[BackStep], keeps: Sequence[Keep]) -> list[BackStep]:
+    """Return steps of which those that give a key its old type follow the columns that are found by the new one.
+
+    Of a key, all columns get their old types in one statement: each is found by all of the new ones.
+    """
+    mine = [step for step in steps if step.fills and keeps[step.fills[0]].is_own_key]
+    tables = {keeps[step.fills[0]].table for step in mine}
+    others = [step for step in steps if step.fills and step not in mine and keeps[step.fills[0]].table in tables]
+    if len(mine) == 1 and not others:
+        return list(steps)
+    found = [step for step in steps if step not in mine[1:] and step not in others]
+    if mine:
+        place = found.index(mine[0])
+        found[place : place + 1] = [*others, _merged(mine)]
+    return found
+
+
+def _merged(steps: Sequence[BackStep]) -> BackStep:
+    nodes = [parsed(step.sql) for step in steps]
+    whole = printed(changed(nodes[0], cmds=tuple(cmd for node in nodes for cmd in node.cmds)))
+    return steps[0].model_copy(update={"sql": whole, "fills": tuple(place for step in steps for place in step.fills)})
 
 
 def irreversible(reason: str, *, restore_point: bool) -> Gate:

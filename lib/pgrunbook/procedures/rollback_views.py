@@ -9,7 +9,6 @@ import pglast
 from pglast import ast
 
 from pgrunbook import undo_data
-from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
@@ -278,14 +277,9 @@ def _filled_entries(conn: Connection, change: Change) -> list[UndoEntry]:
 
 def _unclaimed(conn: Connection, changes: Sequence[Change]) -> Iterator[tuple[str, UnclaimedValues]]:
     """Yield the captured values that go to nobody, with their migration."""
-    written: set[TableName] = set()
     for change in changes:
-        numbers = [number for step in change.steps for number in step.gives_rows]
-        kept = undo_data.entries_of_migration(conn, change.migration, "up", steps=numbers) if numbers else []
-        written |= {one.table for one in kept}
         for entry in _filled_entries(conn, change):
-            values = undo_data.unclaimed(conn, entry, is_written=entry.table in written)
-            written.add(entry.table)
+            values = undo_data.unclaimed(conn, entry)
             if values:
                 yield change.migration, values
 

@@ -161,6 +161,8 @@ def _needs_form(case: Case, table: Relation, cmd: Any) -> bool:
             return not settled
         case A.AT_ValidateConstraint:
             return True
+        case A.AT_AddConstraint if _is_declared_only(case, table, cmd.def_):
+            return False
         case A.AT_AddConstraint:
             return _constraint_needs_form(cmd.def_) or _adopts_nullable(case, table, cmd.def_)
         case A.AT_AddColumn:
@@ -168,6 +170,12 @@ def _needs_form(case: Case, table: Relation, cmd: Any) -> bool:
                 return False
             return add_column.reads_rows(case, add_column.taken_apart(cmd))
     return False
+
+
+def _is_declared_only(case: Case, table: Relation, constraint: Any) -> bool:
+    """Tell whether a key is declared on a partitioned table ONLY: nothing is built."""
+    is_key = constraint.contype in (K.CONSTR_UNIQUE, K.CONSTR_PRIMARY)
+    return is_key and table.is_partitioned and not case.node.relation.inh
 
 
 def _adopts_nullable(case: Case, table: Relation, constraint: Any) -> bool:

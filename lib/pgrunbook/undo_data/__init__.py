@@ -17,7 +17,7 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.conflict_file import FILE, LEFT_FILES, Conflicting, conflict_file, left_file
 from pgrunbook.undo_data.conflicts import MOST_LINES, Conflict, Conflicts, EachConflict, conflicts, family
 from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mark_reverted
-from pgrunbook.undo_data.key_values import is_own_key
+from pgrunbook.undo_data.former_keys import FormerKeys, helper_index
 from pgrunbook.undo_data.parked_tables import unpark, watch_again
 from pgrunbook.undo_data.reapplication import Reapplication, captured_from, reapply, still_captured, to_reapply
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, followed, list_entries, purge
@@ -46,6 +46,7 @@ __all__ = [
     "Conflicting",
     "Conflicts",
     "EachConflict",
+    "FormerKeys",
     "OnConflict",
     "Reapplication",
     "Site",
@@ -70,8 +71,8 @@ __all__ = [
     "followed",
     "free_name",
     "has_key",
+    "helper_index",
     "is_changed_type",
-    "is_own_key",
     "left_file",
     "list_entries",
     "mark_reverted",

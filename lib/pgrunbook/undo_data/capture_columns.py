@@ -17,8 +17,8 @@ From then on until the values are reverted, reapplied or purged, triggers let th
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from psycopg import sql
 
@@ -31,6 +31,7 @@ from pgrunbook.sql.do_branches import unfolded
 from pgrunbook.sql.tree import constraint_kind, quoted, subcommand, tree
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.followers import Followers, obstacle
+from pgrunbook.undo_data.former_keys import formerly_keyed, see_apart
 from pgrunbook.undo_data.key_values import key_after
 from pgrunbook.undo_data.row_notes import GONE, NEW, PART, function_name, trigger_name
 from pgrunbook.undo_data.tables import (
@@ -99,8 +100,8 @@ WHERE b.{gone} = {again} ON CONFLICT DO NOTHING""",
 class ColumnCapture:
     """A column to capture, with its table as it is now, and its side table.
 
-    Of a key that is new with the statement, nothing can be captured before. ``made`` is the new value of a key whose
-    type the statement changes; the table then has its key as it is after the statement.
+    Of a key that is new with the statement, nothing can be captured before. ``made`` are the new values of a key whose
+    types the statement changes, by column; the table then has its key as it is after the statement.
     """
 
     keep: Keep
@@ -108,7 +109,7 @@ class ColumnCapture:
     column: CapturedColumn
     changes_type: bool = False
     is_key_new: bool = False
-    made: sql.Composable | None = None
+    made: Mapping[str, sql.Composable] = field(default_factory=dict)
 
     @property
     def side(self) -> sql.Identifier:
@@ -142,7 +143,8 @@ class ColumnCapture:
         if is_large:
             return self._stop_writing()
         locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(self.table.source)
-        return [text(locked), *self._make(), self._copy().replace(RANGE, "true", 1)]
+        seen = [see_apart(self.table)] if self.table.is_key_former else []
+        return [text(locked), *seen, *self._make(), self._copy().replace(RANGE, "true", 1)]
 
     def epilogue(self) -> list[str]:
         """Return the statements that run after it, in its transaction."""
@@ -203,19 +205,16 @@ class ColumnCapture:
         ]
 
     def _copy(self) -> str:
-        if self.made is not None:
-            return self._copy_of_key(self.made)
+        if self.made:
+            return self._copy_beside_new_key()
         copied = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} AS t WHERE {} ON CONFLICT DO NOTHING").format(
             self.side, self._targets(), self._values("t"), self.table.source, sql.SQL(RANGE)
         )
         return text(copied)
 
-    def _copy_of_key(self, made: sql.Composable) -> str:
-        """Copy old keys beside new ones; no alias hides the name that the statement may give the table."""
-        key = [
-            column.captured(made if column.name == self.column.name else sql.Identifier(column.name))
-            for column in self.key
-        ]
+    def _copy_beside_new_key(self) -> str:
+        """Copy old values beside new keys; no alias hides the name that the statement may give the table."""
+        key = [column.captured(self.made.get(column.name, sql.Identifier(column.name))) for column in self.key]
         part = [sql.SQL("tableoid")] if self.table.is_partitioned else []
         values = sql.SQL(", ").join([*key, self.column.captured(sql.Identifier(self.column.name)), *part])
         copied = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} WHERE {} ON CONFLICT DO NOTHING").format(
@@ -326,17 +325,20 @@ def column_capture(
     if relation is not None and relation.inherits_down:
         raise CannotCaptureError(f"{keep.table} has child tables, and no unique key spans them")
     keys = [columns for columns in keys_of(conn, found.oid) if not {name, *without} & {*columns}]
-    own = key_after(conn, found, name, statement, without) if changes_type and not keys else None
+    own = key_after(conn, found, statement, {name, *without}) if not keys else None
     if own is not None:
         after, made = own
         _refuse_obstacle(after, keep)
-        return ColumnCapture(replace(keep, key=after.key), after, found.columns[name], changes_type=True, made=made)
+        return ColumnCapture(replace(keep, key=after.key), after, found.columns[name], changes_type, made=made)
     there = keyed(conn, found, keys[0]) if keys else _added_key(conn, found, statement, {name, *without})
-    if there is None:
+    is_key_new = not keys and there is not None
+    if there is None and not found.key and not {*keep.key} & {name, *without}:
+        there = formerly_keyed(conn, found, [keep])
+    if there is None or not there.key:
         raise CannotCaptureError(f"{keep.table} has no unique key without this column")
     found = there
     _refuse_obstacle(found, keep)
-    return ColumnCapture(replace(keep, key=found.key), found, found.columns[name], changes_type, not keys)
+    return ColumnCapture(replace(keep, key=found.key), found, found.columns[name], changes_type, is_key_new)
 
 
 def _refuse_obstacle(found: CapturedTable, keep: Keep) -> None:

@@ -32,12 +32,13 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
 from pgrunbook.database.relations import Relation
 from pgrunbook.errors import Refused
-from pgrunbook.plan.step import RANGE, Batches
+from pgrunbook.plan.step import RANGE, Batches, Keep
 from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
 from pgrunbook.sql.tree import apart, column_names, tree, walk
 from pgrunbook.undo_data import capture_tables
 from pgrunbook.undo_data.cascades import CannotCaptureError, RowsNotShownError, reaches
 from pgrunbook.undo_data.followers import obstacle
+from pgrunbook.undo_data.former_keys import formerly_keyed, see_apart, watch
 from pgrunbook.undo_data.registry import BATCH, Side, StepKey, add_side_tables, name_of
 from pgrunbook.undo_data.row_notes import label_of, labelled, returned
 from pgrunbook.undo_data.tables import CapturedColumn, CapturedTable, foreign_keys, row, table
@@ -68,8 +69,12 @@ def capture_batches(
     return replace(batches, statement=capture_statement(conn, batches.statement, place, keep_until=keep_until))
 
 
-def capture_statement(conn: Connection, statement: str, place: StepKey, *, keep_until: datetime | None = None) -> str:
+def capture_statement(
+    conn: Connection, statement: str, place: StepKey, *, keep_until: datetime | None = None, keeps: Sequence[Keep] = ()
+) -> str:
     """Return the statement that captures the rows it changes, to execute instead; create its side tables.
+
+    ``keeps`` have the old key of a table that has none now; then writers are locked out.
 
     The first result reports the number of rows of the written statement. It may be several statements: execute them
     in one transaction, each with its own snapshot (READ COMMITTED).
@@ -79,7 +84,7 @@ def capture_statement(conn: Connection, statement: str, place: StepKey, *, keep_
     if capture_tables.locked(statement) is not None:
         return capture_tables.begin(conn, statement, place, keep_until=keep_until)
     try:
-        found = rewrite(conn, statement, place)
+        found = rewrite(conn, statement, place, keeps)
     except CannotCaptureError as exc:
         raise Refused(
             "cannot capture the rows that a statement changes",
@@ -87,8 +92,12 @@ def capture_statement(conn: Connection, statement: str, place: StepKey, *, keep_
             hint="Rewrite the statement so that its rows can be captured, or run it without capture: "
             "then only a restore brings the rows back.",
         ) from exc
+    former = [side.table for side in found.sides if side.table.is_key_former]
+    for each in (one for unwatched in former for one in watch(unwatched)):
+        conn.execute(each.encode())
     add_side_tables(conn, place, found.sides, keep_until=keep_until)
-    return "; ".join([found.sql, *noted(conn, place.migration, place.step, found.sides)])
+    after = [see_apart(one) for one in former if one.has_before_update]
+    return "; ".join([found.sql, *noted(conn, place.migration, place.step, found.sides), *after])
 
 
 def noted(conn: Connection, migration: str, step: int, sides: Sequence[Side]) -> list[str]:
@@ -108,14 +117,16 @@ def capture_obstacle(conn: Connection, statement: str) -> str | None:
     return None
 
 
-def rewrite(conn: Connection, statement: str, place: StepKey) -> CaptureRewrite:
+def rewrite(conn: Connection, statement: str, place: StepKey, keeps: Sequence[Keep] = ()) -> CaptureRewrite:
     """Return the form of a statement, or of the INSERTs of a run, that captures; nothing is created.
+
+    ``keeps`` as for :func:`capture_statement`.
 
     Raises CannotCaptureError if none exists, RowsNotShownError where its tables may be captured as a whole.
     """
     texts = apart(statement)
     node = tree(texts[0])
-    target = _target(conn, node)
+    target = _target(conn, node, keeps)
     if isinstance(node, ast.InsertStmt):
         side = _side(place, "insert", target, target.plain)
         return CaptureRewrite(_returning_each(texts, side, _alias(node)), (side,))
@@ -133,7 +144,7 @@ def rewrite(conn: Connection, statement: str, place: StepKey) -> CaptureRewrite:
     return CaptureRewrite(_before_and_after(node, side), (side,))
 
 
-def _target(conn: Connection, node: Any) -> CapturedTable:
+def _target(conn: Connection, node: Any, keeps: Sequence[Keep]) -> CapturedTable:
     """Return the table that a statement changes. Raises CannotCaptureError when its rows cannot be captured."""
     if isinstance(node, ast.TruncateStmt):
         raise RowsNotShownError("TRUNCATE would keep the table locked while all rows are copied; write DELETE instead")
@@ -146,6 +157,8 @@ def _target(conn: Connection, node: Any) -> CapturedTable:
     if hidden := _shows_no_rows(node):
         raise RowsNotShownError(hidden)
     found = table(conn, relation.oid)
+    if not found.key and not isinstance(node, ast.InsertStmt):
+        found = formerly_keyed(conn, found, keeps)
     if not found.key:
         raise CannotCaptureError(f"{found.name} has no unique key that identifies its rows")
     if isinstance(node, ast.UpdateStmt) and obstacle(found):
@@ -190,6 +203,9 @@ def _assigned(conn: Connection, node: Any, target: CapturedTable) -> tuple[Captu
             raise CannotCaptureError(
                 f'column "{name}" is GENERATED ALWAYS AS IDENTITY, and its old value cannot be set again'
             )
+    if target.is_key_former and names & {*target.key}:
+        column = min(names & {*target.key})
+        raise CannotCaptureError(f'{target.name} has no unique key, and column "{column}" of its old one is changed')
     for key in foreign_keys(conn, target.oid):
         if key.on_update in ("n", "d") and names & set(key.referenced):
             raise RowsNotShownError(f'foreign key "{key.name}" changes the rows that refer to it')

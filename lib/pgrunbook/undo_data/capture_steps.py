@@ -122,7 +122,7 @@ def _whole(
     And the tables of which rows are captured that stay.
     """
     try:
-        sides = rewrite(conn, statement, ANYWHERE).sides
+        sides = rewrite(conn, statement, ANYWHERE, keeps).sides
     except RowsNotShownError as reason:
         if step.batches or step.policy is not Policy.TOGETHER:
             raise
@@ -159,7 +159,8 @@ def _capturing_columns(
         capture = column_capture(
             conn, keep, changes_type=changes, statement=expansion.statement.sql, without=others, rows_conn=rows_conn
         )
-        is_one = capture.is_key_new or capture.made is not None or (changes and site.direction == "down")
+        is_unwatched = capture.is_key_new or capture.table.is_key_former
+        is_one = is_unwatched or bool(capture.made) or (changes and site.direction == "down")
         found.append((capture, not is_one and is_large(conn, capture.table, rows_conn, batch_rows)))
     before = [step for capture, large in found if large for step in capture.before(batch_rows)]
     place = next((n for n, step in enumerate(expansion.steps) if _destroys(step, expansion)), None)

@@ -126,17 +126,32 @@ class Comparison:
         """The condition that the rows of other tables exist to which the row will refer; the server checks it itself
         where triggers fire. What is checked at the end of a transaction may refer to what comes later.
         """
+        return self._has_parents(has_all=False)
+
+    @cached_property
+    def has_all_parents(self) -> sql.Composable:
+        """The condition that all rows exist to which the row will refer, also of its own table."""
+        return self._has_parents(has_all=True)
+
+    def _has_parents(self, *, has_all: bool) -> sql.Composable:
         found: list[sql.Composable] = []
-        for key in rows(self.conn, "references_of", oid=self.table.oid):
+        for key in rows(self.conn, "references_of", oid=self.table.oid, all=has_all):
             values = [self._reverted_or_now(self.table.columns[name]) for name in key["columns"]]
             pairs = [
                 sql.SQL("{} {} {}").format(sql.Identifier("f", to), sql.SQL(operator), value)
                 for to, operator, value in zip(key["referenced"], key["operators"], values, strict=True)
             ]
-            empty = sql.SQL(" OR ").join([sql.SQL("{} IS NULL").format(value) for value in values])
+            free = [sql.SQL("{} IS NULL").format(value) for value in values]
+            if key["is_own"]:
+                own = [self._reverted_or_now(self.table.columns[name]) for name in key["referenced"]]
+                same = [
+                    sql.SQL("{} {} {}").format(mine, sql.SQL(operator), value)
+                    for mine, operator, value in zip(own, key["operators"], values, strict=True)
+                ]
+                free.append(sql.SQL(" AND ").join(same))
             found.append(
                 sql.SQL("({} OR EXISTS (SELECT FROM {} AS f WHERE {}))").format(
-                    empty, sql.SQL(key["parent"]), sql.SQL(" AND ").join(pairs)
+                    sql.SQL(" OR ").join(free), sql.SQL(key["parent"]), sql.SQL(" AND ").join(pairs)
                 )
             )
         return sql.SQL(" AND ").join(found) if found else sql.SQL("true")

@@ -128,7 +128,7 @@ def later(conn: Connection, entry: UndoEntry) -> list[UndoEntry]:
     ]
 
 
-def left_of(conn: Connection, entry: UndoEntry, *, reverted: int, each: EachConflict | None = None) -> Conflicts:
+def left_of(conn: Connection, entry: UndoEntry, *, reverted: int | None, each: EachConflict | None = None) -> Conflicts:
     """Return the rows that the revert of one entry left unchanged; all are compared unless all were reverted.
 
     ``each`` as for :func:`conflicts`.

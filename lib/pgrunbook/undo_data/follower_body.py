@@ -49,7 +49,7 @@ BEGIN
     END IF;
     BEGIN
         {old_read};
-        IF TG_OP = 'UPDATE' THEN
+        IF TG_OP {reads_new} THEN
             {new_read};
         END IF;
     EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch OR data_exception THEN
@@ -72,7 +72,7 @@ BEGIN
                 RAISE undefined_column;
             END IF;
             {old_read_by_text};
-            IF TG_OP = 'UPDATE' THEN
+            IF TG_OP {reads_new} THEN
                 {new_read_by_text};
             END IF;
         EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch OR data_exception THEN
@@ -81,7 +81,7 @@ BEGIN
             RETURN NEW;
         END;
     END;
-    {watches}IF TG_OP = 'UPDATE' AND CAST(ROW({old}) AS pg_catalog.record)
+    {inserts}{watches}IF TG_OP = 'UPDATE' AND CAST(ROW({old}) AS pg_catalog.record)
         OPERATOR(pg_catalog.*=) CAST(ROW({new}) AS pg_catalog.record) THEN
         RETURN NEW;
     END IF;
@@ -123,6 +123,15 @@ _WATCHES = """IF TG_OP = 'UPDATE' THEN
             OPERATOR(pg_catalog.*<>) CAST(ROW({new_value}) AS pg_catalog.record) THEN
             UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_old} AND k.{gone} IS NULL;
         END IF;
+    END IF;
+    """
+# No index watches the key: another row may come to it. A row that changes its partition is no other.
+_INSERTS = """IF TG_OP = 'INSERT' THEN
+        UPDATE {side} AS k SET {gone} = {unknown}
+        WHERE {at_new} AND k.{gone} IS NULL
+          AND (k.{arrived} IS NULL
+               OR pg_catalog.split_part(k.{arrived}, ' ', 1) <> pg_catalog.pg_current_xact_id()::pg_catalog.text);
+        RETURN NULL;
     END IF;
     """
 # Whoever does not see the trigger does not see what was captured either.
@@ -259,6 +268,8 @@ class FollowerBody:
         return sql.SQL(_BODY).format(
             behind=sql.SQL(_BEHIND if self.is_old_seen else ""), moves=self._moves(variables["new"], parts),
             runs_ahead=sql.SQL(_AHEAD).format(**parts),
+            reads_new=sql.SQL("<> 'DELETE'" if self.table.is_key_former else "= 'UPDATE'"),
+            inserts=sql.SQL(_INSERTS if self.table.is_key_former else "").format(**parts),
             watches=sql.SQL(_WATCHES if self.watched is not None else "").format(**parts), **parts,
         )  # fmt: skip
 

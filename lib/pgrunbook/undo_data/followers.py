@@ -18,6 +18,9 @@ A row that changes its partition is deleted and inserted. BEFORE UPDATE knows bo
 what was captured of this row alone: its writer has locked it, so nobody has to wait. The deletion of that version of
 the row then moves what was captured, if the row has come to the new key.
 
+Where no index watches the key any more (``former_keys``), another row may be inserted with it: from then on nobody
+can tell whose the captured values are.
+
 Nobody's write fails: not when the key has another name or type by now. A transaction that began before the capture
 and keeps its snapshot cannot see what was captured; the server aborts it to be begun again (SQLSTATE 40001), as it
 does when a row was changed meanwhile.
@@ -168,7 +171,8 @@ class Followers:
             do(numbers),
             sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self.function),
         ]
-        fires = {trigger_name(self.kept_as): "AFTER UPDATE OR DELETE"}
+        inserts = "INSERT OR " if self.table.is_key_former else ""
+        fires = {trigger_name(self.kept_as): f"AFTER {inserts}UPDATE OR DELETE"}
         if self.table.is_partitioned:
             fires[f"{LAST}_{self.kept_as}"] = "BEFORE UPDATE"
         for name, event in fires.items():

@@ -9,7 +9,7 @@ one is asked by USING, and dropped again. No row has a value in between that ano
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import psycopg
@@ -32,27 +32,25 @@ _FOUND = (
 )
 
 
-def is_own_key(keep: Keep) -> bool:
-    """Tell whether a captured column is part of the key by which its values are found."""
-    return keep.kind == "column" and keep.column in map(quoted, keep.key)
-
-
 def key_after(
-    conn: Connection, found: CapturedTable, name: str, statement: str, goes: Collection[str]
-) -> tuple[CapturedTable, sql.Composable] | None:
-    """Return a table with the key that a statement gives another type, as it is then, and the key's new value.
+    conn: Connection, found: CapturedTable, statement: str, goes: Collection[str]
+) -> tuple[CapturedTable, Mapping[str, sql.Composable]] | None:
+    """Return a table with the key that a statement gives other types, as it is then, and the new values of the key.
 
-    None where ``name`` is in no key, or other columns of ``goes`` are in it, too. The statement is tried on ``conn``,
-    and aborted. Raises CannotCaptureError where its new values are others each time.
+    ``goes`` are the columns that the statement changes or drops; None where no key has all of its own changed only.
+    The statement is tried on ``conn``, and aborted. Raises CannotCaptureError where its new values are others each
+    time.
     """
-    key = next((key for key in keys_of(conn, found.oid) if {*key} & {name, *goes} == {name}), None)
-    cmd = _change(tree(statement), quoted(name)) if key and statement else None
-    if key is None or cmd is None:
+    node = tree(statement) if statement else None
+    cmds = {name: cmd for name in goes if (cmd := _change(node, quoted(name))) is not None}
+    key = next((key for key in keys_of(conn, found.oid) if {*key} & {*goes} <= cmds.keys()), None)
+    if key is None:
         return None
-    if cmd.def_.raw_default is not None and Facts(conn).volatile(cmd.def_.raw_default):
-        raise CannotCaptureError(
-            f"the new values of {dotted_name(*found.name, name)}, its only key, are others each time"
-        )
+    for name in key:
+        if name in cmds and cmds[name].def_.raw_default and Facts(conn).volatile(cmds[name].def_.raw_default):
+            raise CannotCaptureError(
+                f"the new values of {dotted_name(*found.name, name)}, its only key, are others each time"
+            )
     try:
         with conn.transaction(force_rollback=True):
             with conn.as_target():
@@ -62,8 +60,14 @@ def key_after(
         raise CannotCaptureError(f"the server says {exc.diag.message_primary}") from exc
     if after is None:
         return None
-    made = expression(_value(cmd))
-    return after, sql.SQL("CAST({} AS {})").format(sql.SQL(made), sql.SQL(after.columns[name].type))
+    made = {
+        name: sql.SQL("CAST({} AS {})").format(
+            sql.SQL(expression(_value(cmds[name]))), sql.SQL(after.columns[name].type)
+        )
+        for name in key
+        if name in cmds
+    }
+    return after, made
 
 
 def converted(now: CapturedTable, keep: Keep, statement: str) -> tuple[SafeStep, str]:
@@ -116,17 +120,21 @@ def discarded(now: CapturedTable, keep: Keep, is_unchanged: sql.Composable) -> s
     )
 
 
-def same_row(keep: Keep, reverted: Keep) -> sql.Composable:
-    """Return the condition that a key captured on the way back (n) is the one that ``reverted`` (k) knows as new."""
-    by = {name: n for n, name in enumerate(reverted.key)}
-    pairs = [
-        sql.SQL("n.{} = k.{}").format(
-            sql.Identifier("pgrunbook_value" if quoted(name) == keep.column else key_name(n)),
-            sql.Identifier(key_name(by[name])),
-        )
-        for n, name in enumerate(keep.key)
-    ]
-    return sql.SQL(" AND ").join(pairs)
+def same_row(keep: Keep, reverted: Keep, changed_with_it: Collection[str]) -> sql.Composable:
+    """Return the condition that a key captured on the way back (n) is the one that ``reverted`` (k) knows as new.
+
+    The columns ``changed_with_it`` have old values in the one, and new ones in the other.
+    """
+    by = {name: key_name(n) for n, name in enumerate(reverted.key)}
+    pairs = []
+    for n, name in enumerate(keep.key):
+        if quoted(name) == keep.column:
+            pairs += [("pgrunbook_value", by[name]), (key_name(n), "pgrunbook_value")]
+        elif quoted(name) not in changed_with_it:
+            pairs.append((key_name(n), by[name]))
+    return sql.SQL(" AND ").join(
+        sql.SQL("n.{} = k.{}").format(sql.Identifier(mine), sql.Identifier(its)) for mine, its in pairs
+    )
 
 
 def _function(keep: Keep) -> sql.Identifier:

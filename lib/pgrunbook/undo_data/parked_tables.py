@@ -22,6 +22,8 @@ from psycopg import sql
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
+from pgrunbook.database.queries import snapshot_cursor
+from pgrunbook.database.relations import Relation, foreign_partition_keys
 from pgrunbook.database.schema import KEPT_SCHEMA
 from pgrunbook.errors import Broken
 from pgrunbook.plan.step import Expansion, Keep, SafeStep
@@ -30,6 +32,7 @@ from pgrunbook.undo_data import parked_names, parked_types
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.parked_names import Names
+from pgrunbook.undo_data.parked_roots import replaced
 from pgrunbook.undo_data.parked_types import Types
 from pgrunbook.undo_data.row_notes import note_attached, note_parked
 from pgrunbook.undo_data.tables import rows
@@ -93,11 +96,13 @@ def unpark(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     refuse_purged_keep(conn, keep)
     home = _home(keep)
     there = parked_names.place(keep.kept_as, home.name)
-    names, types = _noted(conn, keep.kept_as, there)
+    names, types, key = _noted(conn, keep.kept_as, there)
     found = list(parked_names.moves_back(conn, keep.kept_as, home, names))
     if not found:
         where = there.identifier().as_string(None)
         raise Broken(f"cannot bring back table {keep.table}", detail=f"It was parked as {where}, which does not exist.")
+    if key:
+        found.insert(0, replaced(there, key))
     if there.schema == keep.kept_as:
         found.append(text(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(keep.kept_as))))
     else:  # what was said about the table is said again later, with all else that is its own
@@ -126,17 +131,29 @@ def _moved(conn: Connection, keep: Keep, types: Types) -> list[str]:
         raise CannotCaptureError(f"statistics {statistics} are in another schema than {keep.table}")
     freed = [one["statement"] for one in rows(conn, "rights_of_others", table=keep.table)]
     moves = [*freed, *parked_names.moves_there(conn, keep.table, keep.kept_as)]
-    notes = {"names": parked_names.names_of(conn, keep.table), "types": types}
+    notes: dict[str, object] = {"names": parked_names.names_of(conn, keep.table), "types": types}
     there = parked_names.place(keep.kept_as, "").identifier()
+    key = "" if relation is None else _partition_key(conn, relation)
     if not rows(conn, "is_mine", table=keep.table)[0]["is_mine"]:
         moves.append(text(sql.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(there)))
+    if key:
+        moves.append(replaced(parked_names.place(keep.kept_as, "")))
+        notes["key"] = key
     return [*moves, text(sql.SQL("COMMENT ON TABLE {} IS {}").format(there, json.dumps(notes)))]
 
 
-def _noted(conn: Connection, kept_as: str, there: TableName) -> tuple[Names, Types]:
-    """Return what was noted when a table was parked: the original names, and the types of its columns."""
+def _partition_key(conn: Connection, relation: Relation) -> str:
+    """Return the partition key of a table that cannot be parked with it, "" where there is none."""
+    if not relation.is_partitioned:
+        return ""
+    with snapshot_cursor(conn):  # so that it names everything in full
+        return foreign_partition_keys(conn, [relation.oid]).get(relation.oid, "")
+
+
+def _noted(conn: Connection, kept_as: str, there: TableName) -> tuple[Names, Types, str]:
+    """Return what was noted when a table was parked: the original names, the types of its columns, a partition key."""
     (found,) = rows(conn, "parked_notes", table=there.identifier().as_string(None), schema=kept_as)
     if kept_as.startswith(KEPT_SCHEMA):
-        return {}, json.loads(found["of_schema"] or "{}")
+        return {}, json.loads(found["of_schema"] or "{}"), ""
     notes = json.loads(found["of_table"] or "{}")
-    return notes.get("names", {}), notes.get("types", {})
+    return notes.get("names", {}), notes.get("types", {}), notes.get("key", "")

@@ -18,9 +18,8 @@ from pgrunbook.sql.deparse import text
 from pgrunbook.sql.tree import dotted_name
 from pgrunbook.undo_data.capture_columns import VALUE, is_large
 from pgrunbook.undo_data.entries import as_keep
-from pgrunbook.undo_data.key_values import is_own_key
-from pgrunbook.undo_data.registry import UndoEntry, find
-from pgrunbook.undo_data.revert_columns import filling, writes
+from pgrunbook.undo_data.registry import STATES, UndoEntry, find
+from pgrunbook.undo_data.revert_columns import are_inserts_watched, filling, writes
 from pgrunbook.undo_data.row_notes import GONE, are_at_work
 from pgrunbook.undo_data.silence import fires, may_silence
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, Row, as_text, keyed, rows, table
@@ -136,12 +135,16 @@ def _column(
         return _left(entry, f"column {name} does not exist")
     if column.is_generated:
         return _left(entry, f"column {name} is generated")
-    if keyed(branch, found, entry.key) is None:
+    if keyed(branch, found, entry.key) is None and not are_inserts_watched(conn, as_keep(entry)):
         return _left(entry, f"{dotted_name(*entry.table)} has no unique index on {', '.join(entry.key)} now")
-    if is_own_key(as_keep(entry)):
+    keys = "" if as_keep(entry).is_own_key else _changed_since(conn, entry)
+    if as_keep(entry).is_own_key or keys:
         waiting = still_captured(conn, [entry.migration])
         is_empty = all(not values for other, values in waiting if other.id == entry.id)
-        return Reapplication() if is_empty else _left(entry, f"column {name} is the key by which rows are found")
+        because = (
+            f"the key got other values since ({keys})" if keys else f"column {name} is the key by which rows are found"
+        )
+        return Reapplication() if is_empty else _left(entry, because)
     if not _is_taken(conn, value, column):
         return _left(entry, f"column {name} has type {column.type} now, and the values are {value.type}")
     there = rows(conn, "oid_of", schema=entry.table.schema, name=entry.table.name)
@@ -157,6 +160,13 @@ def _column(
     unfit = _unfit(conn, entry, "k", fits)
     because = f"{counted(unfit, 'value')} of {_told(entry)} {'does' if unfit == 1 else 'do'} not fit {column.type}"
     return _given(entry, steps, [entry.kept_as], because if unfit else "")
+
+
+def _changed_since(conn: Connection, entry: UndoEntry) -> str:
+    """Return the column of its key that a rollback has given its old type, and other values, behind the capture."""
+    later = [one for one in find(conn, states=STATES) if one.id > entry.id and one.direction == entry.direction]
+    keys = [one for one in later if one.table == entry.table and as_keep(one).is_own_key]
+    return next((one.columns[0] for one in keys if one.columns[0] in entry.key), "")
 
 
 def _around_numbers(

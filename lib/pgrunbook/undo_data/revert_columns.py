@@ -20,7 +20,6 @@ from pgrunbook.database.facts import Facts
 from pgrunbook.database.row_tracker import RowTracker, tracker_name
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import parsed, text
-from pgrunbook.sql.own_code import do
 from pgrunbook.sql.tree import walk
 from pgrunbook.undo_data.capture_columns import (
     VALUE,
@@ -32,8 +31,9 @@ from pgrunbook.undo_data.capture_columns import (
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.followers import Followers
-from pgrunbook.undo_data.key_values import conversion_end, converted, discarded, is_own_key, same_row
-from pgrunbook.undo_data.row_notes import GONE, NEW, are_at_work, is_there
+from pgrunbook.undo_data.former_keys import see_apart
+from pgrunbook.undo_data.key_values import conversion_end, converted, discarded, same_row
+from pgrunbook.undo_data.row_notes import GONE, NEW, are_at_work, function_name, is_there
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, keyed, keyed_without_index, rows
 
 CHANGED_STAYS = "Rows that somebody has changed since keep their values."
@@ -62,11 +62,11 @@ def revert_column(
             f"nobody knows which rows of {keep.table} are those of then: somebody has made the table anew, or switched"
             " triggers of pgrunbook off"
         )
-    if is_own_key(keep):
+    if keep.is_own_key:
         return (conversion_end(keep),)
     size = batch_rows if loops else None
     if had_key and keyed(conn, found, keep.key) is None:
-        steps = _watching(conn, found, keep, column, condition, says)
+        steps = _watching(conn, conn, found, keep, column, condition, says)
     else:
         steps = filling(conn, conn, found, keep, column, condition, says=says, batch_rows=size)
     return tuple(step if step.quick else replace(step, gives_back=(keep.kept_as,)) for step in steps)
@@ -83,6 +83,8 @@ def filling(
     are tracked.
     Raises CannotCaptureError as :func:`revert_column`.
     """
+    if keyed(conn, found, keep.key) is None and are_inserts_watched(undo_conn, keep):
+        return _watching(conn, undo_conn, found, keep, column, condition, says)
     keyed_ = keyed_as_captured(conn, found, keep)
     statement = _update(keyed_, keep, column, condition, _side_columns(undo_conn, keep))
     relation, facts = Facts(conn).named(found.name), Facts(conn)
@@ -107,24 +109,19 @@ def filling(
 
 
 def _watching(
-    conn: Connection, found: CapturedTable, keep: Keep, column: CapturedColumn, condition: sql.Composable, says: str
-) -> tuple[SafeStep, ...]:
-    """Return the step that writes captured values back by a key whose index has just been dropped.
+    conn: Connection, undo_conn: Connection, found: CapturedTable, keep: Keep, column: CapturedColumn,
+    condition: sql.Composable, says: str,
+) -> tuple[SafeStep, ...]:  # fmt: skip
+    """Return the step that writes captured values back by a key whose index has just been dropped, or was before.
 
     Nobody writes meanwhile, and it is seen first that each row has a key of its own.
     """
     there = keyed_without_index(conn, found, keep.key)
     if there is None:
         raise CannotCaptureError(f"{keep.table} has no unique index on {', '.join(keep.key)} now")
-    names = sql.SQL(", ").join(sql.Identifier(name) for name in keep.key)
-    told = f"rows of {keep.table} have the same {', '.join(keep.key)}: nobody knows which captured values are theirs"
-    seen = sql.SQL(
-        "BEGIN IF EXISTS (SELECT FROM {} AS t GROUP BY {} HAVING pg_catalog.count(*) > 1)"
-        " THEN RAISE unique_violation USING MESSAGE = {}; END IF; END"
-    ).format(found.source, names, sql.Literal(told))
     locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(found.source)
-    update = _update(there, keep, column, condition, _side_columns(conn, keep)).replace(RANGE, "true", 1)
-    whole = [text(locked), text(do(seen)), update]
+    update = _update(there, keep, column, condition, _side_columns(undo_conn, keep)).replace(RANGE, "true", 1)
+    whole = [text(locked), see_apart(there), update]
     return (SafeStep(";\n".join(whole), says, own_transaction=False, quick=False),)
 
 
@@ -144,6 +141,8 @@ def tracker_cleanup(steps: Sequence[SafeStep]) -> tuple[str, ...]:
 def keyed_as_captured(conn: Connection, found: CapturedTable, keep: Keep) -> CapturedTable:
     """Return a table with the key by which a column was captured, in that order."""
     there = keyed(conn, found, keep.key)
+    if there is None and are_inserts_watched(conn, keep):
+        there = keyed_without_index(conn, found, keep.key)
     if there is None:
         raise CannotCaptureError(f"{keep.table} has no unique index on {', '.join(keep.key)} now")
     return there
@@ -180,7 +179,7 @@ def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     found, name = place(conn, keep)
     found = keyed_as_captured(conn, found, keep)
     locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(found.source)
-    if is_own_key(keep):
+    if keep.is_own_key:
         unchanged = _forgotten_keys(conn, found, keep, name)
         return (SafeStep(f"{text(locked)};\n{unchanged}", CHANGED_STAYS, own_transaction=False, quick=False),)
     forgotten = sql.SQL("DELETE FROM {} AS k USING {} AS t WHERE {} AND {} AND {} IS DISTINCT FROM k.{}").format(
@@ -197,7 +196,7 @@ def converting(conn: Connection, keep: Keep, statement: str) -> tuple[tuple[Safe
     Where the column is the key by which its values are found, the statement itself gives each row its old one.
     Raises CannotCaptureError when the table has no unique index on the captured key any more.
     """
-    if not is_own_key(keep):
+    if not keep.is_own_key:
         return (), statement
     now = keyed_as_captured(conn, place(conn, keep)[0], keep)
     made, asking = converted(now, keep, statement)
@@ -212,20 +211,25 @@ def _forgotten_keys(conn: Connection, found: CapturedTable, keep: Keep, name: st
     return discarded(found, keep, is_its)
 
 
-def discard_reverted(conn: Connection, keep: Keep, reverted: Keep) -> tuple[SafeStep, ...]:
+def discard_reverted(
+    conn: Connection, keep: Keep, reverted: Keep, *, with_it: Sequence[Keep] = ()
+) -> tuple[SafeStep, ...]:
     """Return the step that leaves of a column's values in ``keep`` those that somebody has written since the release.
 
     The others are computed again when the migration goes up again: their rows get what ``reverted`` holds. Run it in
-    the transaction that changes the type back.
+    the transaction that changes the type back. The columns ``with_it`` change their types in the same statement.
     """
     says = f"Of {keep.table}.{keep.column}, what nobody has written is computed again when the migration goes up again."
-    if is_own_key(keep):
+    if keep.is_own_key:
         known = sql.SQL("DELETE FROM {} AS n USING {} AS k WHERE {}").format(
-            sql.Identifier(SCHEMA, keep.kept_as), sql.Identifier(SCHEMA, reverted.kept_as), same_row(keep, reverted)
+            sql.Identifier(SCHEMA, keep.kept_as),
+            sql.Identifier(SCHEMA, reverted.kept_as),
+            same_row(keep, reverted, {one.column for one in with_it}),
         )
         return (SafeStep(text(known), says, own_transaction=False, quick=False),)
     found, _ = place(conn, keep)
-    was, is_ = keyed_as_captured(conn, found, reverted), keyed_as_captured(conn, found, keep)
+    was = keyed_as_captured(conn, found, reverted)
+    is_ = was if keep.key == reverted.key else keyed_as_captured(conn, found, keep)
     unwritten = sql.SQL("DELETE FROM {} AS n USING {} AS t, {} AS k WHERE {} AND {} AND {}").format(
         sql.Identifier(SCHEMA, keep.kept_as), found.source, sql.Identifier(SCHEMA, reverted.kept_as),
         is_.matches("t", "n"), was.matches("t", "k"),
@@ -257,6 +261,11 @@ def uncaptured(conn: Connection, keep: Keep) -> str:
             changed if _has_new(conn, keep) else sql.SQL("true"),
         )
     )
+
+
+def are_inserts_watched(conn: Connection, keep: Keep) -> bool:
+    """Tell whether a column was captured by a key that no index watched even then, and triggers see who takes it."""
+    return bool(rows(conn, "are_inserts_watched", function=function_name(keep.kept_as))[0]["are_watched"])
 
 
 def _has_new(conn: Connection, keep: Keep) -> bool:

@@ -5,7 +5,8 @@
    taken over unique values from each other.
 3. Revert each batch in one transaction with the record of its progress. The statement that reverts a row also checks
    that it is unchanged: what somebody writes meanwhile stays.
-4. Revert the tables that a DELETE cascaded into after its own, parents first.
+4. Revert the tables that a DELETE cascaded into after its own, parents first; those that refer to each other in a
+   circle in rounds (``circles``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import psycopg
@@ -24,6 +26,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.display.prose import counted
 from pgrunbook.errors import Refused
+from pgrunbook.undo_data.circles import circle_of, insert_rest
 from pgrunbook.undo_data.comparison import Comparison, compare
 from pgrunbook.undo_data.conflicts import Conflict, Conflicts, EachConflict, conflicts, family, later, left_of
 from pgrunbook.undo_data.refused_rows import put_aside, revert_aside, revert_in_turn
@@ -90,9 +93,8 @@ def revert(
     them (a row that somebody has deleted stays deleted, an inserted one that others refer to stays), ``stop`` refuses
     to begin. Rows changed while it runs are overwritten by ``restore`` only. ``on_batch`` gets the number of rows so
     far, after each commit. The connection must be in autocommit mode. Without ``fires_triggers`` those of the
-    application are silent; then check the foreign keys behind it. Rows that the server refuses are left, and in what is
-    returned; without ``leaves_refused`` its error is raised. ``left_rows`` yields, for an entry, what takes each row
-    that was left.
+    application are silent; then check the foreign keys behind it. Rows that the server refuses are left and returned;
+    without ``leaves_refused`` its error is raised. ``left_rows`` yields, for an entry, what takes each row left.
 
     Raises Refused with the conflicts, before anything is changed; Broken when the table has changed; psycopg's
     errors unchanged: what was committed stays, and the same call resumes.
@@ -108,22 +110,25 @@ def revert(
     if on_conflict == "stop":
         _stop_at(conflicts(conn, entry), entry.migration)
     given, left = 0, Conflicts(0, ())
+    circle = circle_of(conn, entry)
+    loop = partial(
+        _Loop, overwrites=on_conflict == "restore", rows=rows, later_times=later_times, lock_timeout_ms=lock_timeout_ms,
+        statement_timeout_ms=statement_timeout_ms, fires_triggers=fires_triggers, leaves_refused=leaves_refused,
+        is_in_circle=bool(circle),
+    )  # fmt: skip
     for thing in family(conn, entry):
         count = thing.rows_given_back
         if thing.state != "given back":
-            both = compare(conn, thing)
-            count = _Loop(
-                both, on_conflict == "restore", rows, later_times,
-                lock_timeout_ms, statement_timeout_ms, fires_triggers, leaves_refused,
-            ).run(on_batch)  # fmt: skip
-            with left_rows(thing) as each:
-                left += left_of(conn, thing, reverted=count, each=each)
-            with conn.transaction():
-                connection.limit_locally(
-                    conn, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=statement_timeout_ms
-                )
-                stop_following(conn, thing.kept_as)
-                mark(conn, [thing.id], "given back")
+            count = loop(compare(conn, thing)).run(on_batch)
+            ends = [thing]
+            if circle:
+                ends = circle if all(one.state == "given back" for one in circle if one.id != thing.id) else []
+                rest = [loop(compare(conn, one)).insert_rest for one in ends]
+                count += insert_rest(conn, ends, rest, is_silent=not fires_triggers, leaves_refused=leaves_refused)
+            for one in ends:
+                with left_rows(one) as each:
+                    left += left_of(conn, one, reverted=None if circle else count, each=each)
+            _end(conn, thing, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=statement_timeout_ms)
             log.info("reverted %s rows of %s", count, thing.table)
         given += count
     return RevertResult(given, left)
@@ -139,6 +144,14 @@ def _stop_at(found: Conflicts, migration: str) -> None:
         )
 
 
+def _end(conn: Connection, thing: UndoEntry, *, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
+    with conn.transaction():
+        connection.limit_locally(conn, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=statement_timeout_ms)
+        found_rows(conn, "read_revert", id=thing.id)  # another session that reverts the same step ends it first
+        stop_following(conn, thing.kept_as)
+        mark(conn, [thing.id], "given back")
+
+
 @dataclass(frozen=True)
 class _Loop:
     """The loop over one side table."""
@@ -151,6 +164,7 @@ class _Loop:
     statement_timeout_ms: int
     fires_triggers: bool
     leaves_refused: bool
+    is_in_circle: bool = False
     refused: list[int] = field(default_factory=list)
 
     @property
@@ -170,6 +184,20 @@ class _Loop:
                 on_batch(given)
             if not after:
                 return given + self._moved()
+
+    def insert_rest(self, has_parents: bool) -> int:
+        """Insert captured rows that are not there, whose parents are there only or all; return how many."""
+        side = sql.SQL("{} AS k").format(self.both.entry.side)
+        with self.conn.transaction():
+            connection.limit_locally(
+                self.conn, lock_timeout_ms=self.lock_timeout_ms, statement_timeout_ms=WHOLE_TIMEOUT_MS
+            )
+            statement = self._insert(side, self.both.has_all_parents if has_parents else sql.SQL("true"))
+            with nullcontext() if self.fires_triggers else silenced(self.conn), self.conn.as_target():
+                given = self.conn.execute(statement).rowcount
+            for note in self._notes():
+                self.conn.execute(note.encode())
+        return given
 
     def _moved(self) -> int:
         """Revert rows whose key has changed meanwhile: what was captured of them has another place by then."""
@@ -282,7 +310,10 @@ class _Loop:
             return [self._delete(pages)]
         differs = sql.SQL("{} <> {}").format(self.both.hash_now, self.both.hash_before)
         overwriting = [self._update(pages, differs)] if self.overwrites and self.both.columns else []
-        return [*overwriting, self._insert(pages)]
+        if self.is_in_circle:
+            return [*overwriting, self._insert(pages, self.both.has_all_parents)]
+        is_checked = self.fires_triggers or not self.leaves_refused
+        return [*overwriting, self._insert(pages, sql.SQL("true") if is_checked else self.both.has_parents)]
 
     def _update(self, pages: sql.Composable, condition: sql.Composable | None) -> sql.Composed:
         columns = [column for column in self.both.columns if not column.is_identity_always]
@@ -297,7 +328,7 @@ class _Loop:
             sql.SQL(" AND {}").format(condition) if condition is not None else sql.SQL(""),
         )
 
-    def _insert(self, pages: sql.Composable) -> sql.Composed:
+    def _insert(self, pages: sql.Composable, has_parents: sql.Composable) -> sql.Composed:
         table, both = self.both.table, self.both
         keys = [
             (column, column.reverted(sql.Identifier("k", f"pgrunbook_key_{number + 1}")))
@@ -313,7 +344,7 @@ class _Loop:
             names=sql.SQL(", ").join(sql.Identifier(column.name) for column, _ in pairs),
             values=sql.SQL(", ").join(value for _, value in pairs),
             pages=pages,
-            has_parents=both.has_parents if not self.fires_triggers and self.leaves_refused else sql.SQL("true"),
+            has_parents=has_parents,
             source=table.source,
             matches=both.matches,
             quietly=sql.SQL("" if table.has_deferrable_key else " ON CONFLICT DO NOTHING"),

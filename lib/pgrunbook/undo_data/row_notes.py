@@ -14,6 +14,7 @@ from pgrunbook.database.row_tracker import FIRST, is_ours
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.own_code import do
 from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, rows
+from pgrunbook.undo_data.tables import table as table_at
 
 # Who took the row away (a transaction, or the label of a step of ours), NULL where it is there; who moved it last.
 # Which version of a row will be deleted where it leaves its partition; which one it is in.
@@ -306,6 +307,27 @@ def labelled(conn: Connection, table: CapturedTable, label: str) -> list[str]:
         )
         for one in rows(conn, "followers", oid=table.oid)
     ]
+
+
+def told_apart(conn: Connection, oid: int) -> list[str]:
+    """Return the statements that note which captured rows are those of then behind a partition that was detached.
+
+    Their version tells, which a rollback that writes them takes away; from then on triggers follow them again.
+    """
+    found = []
+    for one in rows(conn, "followers", oid=oid):
+        there = keyed(conn, table_at(conn, oid), one["key"])
+        columns = {each["name"] for each in rows(conn, "side_columns", kept_as=f"{SCHEMA}.{one['kept_as']}")}
+        if there is None or WATCHED not in columns:
+            continue
+        part, version = sql.Identifier("t", "tableoid"), sql.Identifier("t", "xmin")
+        noted = sql.SQL("UPDATE {} AS k SET {} FROM {} AS t WHERE NOT {} AND {} AND {}").format(
+            sql.Identifier(SCHEMA, one["kept_as"]), comes_to(part, sql.Literal(trigger_name(one["kept_as"]))),
+            there.source, is_watched(one["kept_as"], "k", columns), there.matches("t", "k"),
+            is_there(one["kept_as"], "k", columns, part=part, version=version),
+        )  # fmt: skip
+        found.append(text(noted))
+    return found
 
 
 def returned(conn: Connection, table: CapturedTable, label: str) -> list[str]:

@@ -111,10 +111,8 @@ class _Layer:
         below = self.below
         values[below.label] = row("t")(below.label) if below.is_layered else sql.SQL("CAST(NULL AS pg_catalog.text)")
         values[below.part] = row("t")(below.part if below.is_layered else "tableoid")
-        # A row that it writes has another version then.
-        values[below.version] = sql.SQL("CASE WHEN NOT {} THEN {} END").format(
-            self._is_there, row("t")(below.version if below.is_layered else "xmin")
-        )
+        # A rollback notes which rows are those of then before it writes them.
+        values[below.version] = row("t")(below.version if below.is_layered else "xmin")
         for name, last in zip(below.table.key, below.last_key, strict=True):
             values[last] = row("t")(last if below.is_layered else name)
         where: sql.Composable = sql.SQL("")

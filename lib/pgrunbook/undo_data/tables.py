@@ -117,7 +117,10 @@ class CapturedColumn(Column):
 
 @dataclass(frozen=True)
 class CapturedTable:
-    """A table with what decides how its rows are captured; ``key`` is () when it has no unique key."""
+    """A table with what decides how its rows are captured; ``key`` is () when it has no unique key.
+
+    Where ``is_key_former``, the table had that key before, and no index watches it.
+    """
 
     relation: Relation
     columns: dict[str, CapturedColumn]
@@ -129,6 +132,7 @@ class CapturedTable:
     has_deferrable_key: bool
     is_filtered: bool
     rows_estimate: float
+    is_key_former: bool = False
 
     @property
     def oid(self) -> int:

@@ -50,13 +50,10 @@ class UnclaimedValues:
         )
 
 
-def unclaimed(
-    conn: Connection, entry: UndoEntry, *, is_over: bool = False, is_written: bool = False
-) -> UnclaimedValues:
+def unclaimed(conn: Connection, entry: UndoEntry, *, is_over: bool = False) -> UnclaimedValues:
     """Return the captured values of a column that a revert gives to nobody, though nobody has deleted their row.
 
     Ask before the revert ends, for it drops the triggers. When it ``is_over``, a row that has its value has got it.
-    Where the table ``is_written`` before by the same rollback, no row's version tells any more that it is that of then.
     Locks: AccessShareLock on the table.
     """
     columns = {one["name"] for one in rows(conn, "side_columns", kept_as=entry.side.as_string(None))}
@@ -69,7 +66,7 @@ def unclaimed(
     ).format(
         entry.side, is_row("k", columns), value, _is_nobodys(gone), gone,
         is_there(entry.kept_as, "k", columns, part=part),
-        sql.SQL("false") if is_written else _has_row(conn, entry, columns, is_over=is_over),
+        _has_row(conn, entry, columns, is_over=is_over),
     )  # fmt: skip
     keys = [as_text(sql.Identifier("k", key_name(number))) for number in range(len(entry.key))]
     shown = sql.SQL(", ").join([*keys, sql.SQL("pg_catalog.left({}, {})").format(as_text(value), _SHOWN_CHARS)])

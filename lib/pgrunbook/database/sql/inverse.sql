@@ -988,7 +988,29 @@ WHERE v.oid IS NULL
 ORDER BY 1, 2, 3;
 
 -- name: make_rarities
--- a row is: a statement that creates a schema, extension, publication, event trigger, cast, operator, collation, conversion, language, access method, foreign server or text search object as it is
+-- a row is: a statement that creates a schema, extension, publication, event trigger, cast, operator, operator class or family, collation, conversion, language, access method, foreign server or text search object as it is
+WITH member AS (
+    -- What a class holds goes with it; what was added to a family goes with that.
+    SELECT d.refclassid AS class,
+           d.refobjid AS oid,
+           pg_catalog.format('OPERATOR %%s %%s%%s', o.amopstrategy, o.amopopr::pg_catalog.regoperator,
+                             ' FOR ORDER BY ' || (SELECT pg_catalog.format('%%I.%%I', fn.nspname, f.opfname)
+                                                  FROM pg_catalog.pg_opfamily AS f
+                                                  JOIN pg_catalog.pg_namespace AS fn ON fn.oid = f.opfnamespace
+                                                  WHERE f.oid = o.amopsortfamily)) AS sql
+    FROM pg_catalog.pg_amop AS o
+    JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_amop'::pg_catalog.regclass AND d.objid = o.oid
+    WHERE d.refclassid IN ('pg_catalog.pg_opclass'::pg_catalog.regclass, 'pg_catalog.pg_opfamily'::pg_catalog.regclass)
+      AND NOT (d.refclassid = 'pg_catalog.pg_opfamily'::pg_catalog.regclass AND d.refobjid <> o.amopfamily)
+    UNION ALL
+    SELECT d.refclassid,
+           d.refobjid,
+           pg_catalog.format('FUNCTION %%s (%%s, %%s) %%s', o.amprocnum, pg_catalog.format_type(o.amproclefttype, NULL),
+                             pg_catalog.format_type(o.amprocrighttype, NULL), o.amproc::pg_catalog.regprocedure)
+    FROM pg_catalog.pg_amproc AS o
+    JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_amproc'::pg_catalog.regclass AND d.objid = o.oid
+    WHERE d.refclassid IN ('pg_catalog.pg_opclass'::pg_catalog.regclass, 'pg_catalog.pg_opfamily'::pg_catalog.regclass)
+)
 SELECT r.class::oid::bigint AS class,
        r.oid::bigint AS oid,
        r.place,
@@ -1093,6 +1115,39 @@ FROM (
                                 'OPTIONS (' || (SELECT pg_catalog.string_agg(pg_catalog.format('%%I %%L', o.option_name, o.option_value), ', ')
                                                 FROM pg_catalog.pg_options_to_table(x.fdwoptions) AS o) || ')')
     FROM pg_catalog.pg_foreign_data_wrapper AS x
+    UNION ALL
+    SELECT 'pg_catalog.pg_opfamily'::pg_catalog.regclass, x.oid, p.place, p.sql
+    FROM pg_catalog.pg_opfamily AS x
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.opfnamespace
+    JOIN pg_catalog.pg_am AS m ON m.oid = x.opfmethod
+    CROSS JOIN LATERAL (
+        SELECT 1 AS place,
+               pg_catalog.format('CREATE OPERATOR FAMILY %%I.%%I USING %%I', n.nspname, x.opfname, m.amname) AS sql
+        UNION ALL
+        SELECT 2,
+               pg_catalog.format('ALTER OPERATOR FAMILY %%I.%%I USING %%I ADD %%s', n.nspname, x.opfname, m.amname, pg_catalog.string_agg(o.sql, ', ' ORDER BY o.sql))
+        FROM member AS o
+        WHERE o.class = 'pg_catalog.pg_opfamily'::pg_catalog.regclass
+          AND o.oid = x.oid
+        HAVING pg_catalog.count(*) > 0
+    ) AS p
+    UNION ALL
+    SELECT 'pg_catalog.pg_opclass'::pg_catalog.regclass, x.oid, 1,
+           pg_catalog.format('CREATE OPERATOR CLASS %%I.%%I%%s FOR TYPE %%s USING %%I FAMILY %%I.%%I AS %%s', n.nspname, x.opcname,
+                             CASE WHEN x.opcdefault THEN ' DEFAULT' ELSE '' END, pg_catalog.format_type(x.opcintype, NULL), m.amname, fn.nspname, f.opfname,
+                             pg_catalog.concat_ws(', ',
+                                                  -- A class without members has its own type as STORAGE: it needs one part.
+                                                  'STORAGE ' || pg_catalog.format_type(nullif(x.opckeytype, 0), NULL),
+                                                  coalesce((SELECT pg_catalog.string_agg(o.sql, ', ' ORDER BY o.sql)
+                                                            FROM member AS o
+                                                            WHERE o.class = 'pg_catalog.pg_opclass'::pg_catalog.regclass
+                                                              AND o.oid = x.oid),
+                                                           CASE x.opckeytype WHEN 0 THEN 'STORAGE ' || pg_catalog.format_type(x.opcintype, NULL) END)))
+    FROM pg_catalog.pg_opclass AS x
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.opcnamespace
+    JOIN pg_catalog.pg_am AS m ON m.oid = x.opcmethod
+    JOIN pg_catalog.pg_opfamily AS f ON f.oid = x.opcfamily
+    JOIN pg_catalog.pg_namespace AS fn ON fn.oid = f.opfnamespace
     UNION ALL
     SELECT 'pg_catalog.pg_foreign_server'::pg_catalog.regclass, x.oid, 1,
            pg_catalog.concat_ws(' ',

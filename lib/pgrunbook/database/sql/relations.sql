@@ -938,3 +938,32 @@ WITH RECURSIVE reached AS (
 SELECT r.oid::bigint AS oid
 FROM reached AS r
 ORDER BY 1
+
+-- name: foreign_partition_keys
+-- a row is: a partitioned table whose partition key needs something that is not PostgreSQL's own, and that key as SQL
+SELECT p.partrelid::bigint AS relation,
+       pg_catalog.pg_get_partkeydef(p.partrelid) AS sql
+FROM pg_catalog.pg_partitioned_table AS p
+WHERE p.partrelid = ANY (%(oids)s::oid[])
+  AND (EXISTS (SELECT
+               FROM pg_catalog.pg_depend AS d
+               WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                 AND d.objid = p.partrelid
+                 AND d.objsubid = 0
+                 AND d.refclassid IN ('pg_catalog.pg_proc'::pg_catalog.regclass,
+                                      'pg_catalog.pg_operator'::pg_catalog.regclass,
+                                      'pg_catalog.pg_opclass'::pg_catalog.regclass,
+                                      'pg_catalog.pg_collation'::pg_catalog.regclass)
+                 AND d.refobjid >= 16384)
+       OR EXISTS (SELECT
+                  FROM pg_catalog.pg_depend AS d
+                  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.objid AND a.attnum = d.objsubid
+                  JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+                  LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
+                  WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                    AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                    AND d.objid = p.partrelid
+                    AND d.refobjid = p.partrelid
+                    AND d.objsubid > 0
+                    AND d.refobjsubid = 0
+                    AND 'pg_catalog'::pg_catalog.regnamespace::oid <> ANY (ARRAY[t.typnamespace, l.collnamespace])))

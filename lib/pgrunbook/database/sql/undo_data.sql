@@ -97,8 +97,9 @@ WHERE i.indrelid = %(oid)s::oid
   AND i.indimmediate
 
 -- name: references_of
--- a row is: a foreign key to another table, checked with each statement, with the operators that compare its columns
+-- a row is: a foreign key, with the operators that compare its columns: all, or those to another table that are checked with each statement
 SELECT pg_catalog.format('%%I.%%I', max(home.nspname), max(parent.relname)) AS parent,
+       k.conrelid = k.confrelid AS is_own,
        pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
        pg_catalog.array_agg(b.attname::text ORDER BY u.place) AS referenced,
        pg_catalog.array_agg(pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place) AS operators
@@ -116,10 +117,8 @@ JOIN pg_catalog.pg_operator AS o ON o.oid = u.operator
 JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
 WHERE k.contype = 'f'
   AND k.conrelid = %(oid)s::oid
-  AND k.confrelid <> k.conrelid
   AND k.conparentid = 0
-  AND NOT k.condeferrable
-  AND k.convalidated
+  AND (%(all)s OR k.confrelid <> k.conrelid AND NOT k.condeferrable AND k.convalidated)
 GROUP BY k.oid
 
 -- name: foreign_keys
@@ -256,6 +255,15 @@ FROM pg_catalog.pg_trigger AS g
 JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
 WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
   AND p.proname = %(function)s
+
+-- name: are_inserts_watched
+-- a row is: whether the triggers of a side table fire for INSERT, too, for no index watches its key
+SELECT pg_catalog.count(*) > 0 AS are_watched
+FROM pg_catalog.pg_trigger AS g
+JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+  AND p.proname = %(function)s
+  AND g.tgtype & 4 <> 0
 
 -- name: following
 -- a row is: a statement that drops a trigger by which captured values follow their rows, and their function at last
