@@ -93,6 +93,8 @@ OTHERS = {
     "asks_rows_first": "PERFORM 1 FROM t WHERE b = 4; IF NOT FOUND THEN CREATE TYPE e AS ENUM ('x'); END IF;",
     "does_what_it_asks": "PERFORM set_config('x.y', '1', false) FROM pg_type; CREATE TYPE e AS ENUM ('x');",
     "found_is_another_statement's": "PERFORM 1 FROM pg_type; UPDATE t SET b = b; IF FOUND THEN CREATE TYPE e AS ENUM ('x'); END IF;",
+    "finds_names_elsewhere": "SET LOCAL search_path = app; IF to_regtype('there') IS NULL THEN CREATE TYPE there AS ENUM ('x'); END IF;",
+    "finds_names_elsewhere_by_a_function": "IF to_regtype('there') IS NULL THEN EXECUTE 'SELECT set_config(''search_path'', ''app'', true)'; CREATE TYPE there AS ENUM ('x'); END IF;",
     "returns_within": "IF to_regtype('there') IS NULL THEN NULL; ELSE RETURN; END IF; CREATE TYPE e AS ENUM ('x');",
 }  # fmt: skip
 # Known, and it destroys what cannot be captured within a block.

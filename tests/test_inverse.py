@@ -373,7 +373,8 @@ NO_WAY = {
     "DO $$ BEGIN IF EXISTS (SELECT FROM rare.people) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE",
     "DO $$ BEGIN IF true THEN DROP TABLE rare.things; CREATE TABLE rare.b (); END IF; END $$": "what a DO block destroys is not captured",
     "DO $$ BEGIN IF rare.adult(3) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE",
-    "DO $$ BEGIN IF adult(3) THEN CREATE TABLE a (); END IF; END $$": "nobody can know what adult() tells a DO block",
+    "DO $$ BEGIN IF adult(3) THEN CREATE TABLE a (); END IF; END $$": "nobody can know what a DO block did, because a function adult() is there that is not PostgreSQL's own",
+    "DO $$ BEGIN IF 1 <+> 2 = 3 THEN CREATE TABLE a (); END IF; END $$": "nobody can know what a DO block did, because an operator <+> is there that is not PostgreSQL's own",
     "DO LANGUAGE sql 'SELECT 1'": "nobody can know what a DO block did, because its code cannot be read",
     "DO 'BEGIN LOOP CREATE TABLE a (); END LOOP; END'": "a DO block executes CREATE TABLE",
     "IMPORT FOREIGN SCHEMA public FROM SERVER far INTO rare": "nobody can know which foreign tables it will create",
@@ -516,6 +517,18 @@ def test_a_text_too_long_stops_the_way_back(rare: Stage) -> None:
         rare.conn.execute("UPDATE rare.people SET \"Odd Col\" = 'longer than nine'")
         with pytest.raises(psycopg.errors.StringDataRightTruncation):
             rare.conn.execute(undo.steps[0].sql)
+
+
+def test_a_block_that_asks_a_table_of_somebody_has_no_way_back(rare: Stage) -> None:
+    """Its rows are others on a branch, whatever it is called; so is the catalog behind a schema that comes first."""
+    block = "DO $$ BEGIN IF EXISTS (SELECT FROM pg_marks) THEN CREATE TABLE a (); END IF; END $$"
+    with rare.conn.transaction(force_rollback=True):
+        rare.conn.execute("CREATE TABLE public.pg_marks (a integer)")
+        assert inverse(rare.conn, block).because.endswith("because pg_marks is public.pg_marks.")
+        rare.conn.execute("SET LOCAL search_path = rare, pg_catalog")
+        asks = "DO $$ BEGIN IF to_regclass('a') IS NULL THEN CREATE TABLE a (); END IF; END $$"
+        told = inverse(rare.conn, asks).because
+        assert told.endswith("because another schema comes before pg_catalog in its search_path.")
 
 
 def test_names_are_found_by_the_search_path_and_told_in_full(rare: Stage) -> None:

@@ -12,7 +12,10 @@ from psycopg.rows import namedtuple_row
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
-from pgrunbook.database.routines import Fired, Routine, Routines, named_functions, of_rule, operators, touched, within
+from pgrunbook.database.routines import Fired, Routine, Routines, of_rule, within
+from pgrunbook.sql.calls import named_functions, operators, touched
+from pgrunbook.sql.catalog_names import CatalogNames
+from pgrunbook.sql.do_branches import names_taken
 from pgrunbook.sql.tree import Name, tree
 
 
@@ -46,8 +49,15 @@ class _Reading:
         relations = {name for node in every for name, _ in touched(node)} - self._relations
         self._operators |= signs
         self._relations |= relations
+        self._others(every)
         names |= self._fired(relations) | self._signs(signs)
         return self._named(names - self._names)
+
+    def _others(self, nodes: list[Any]) -> None:
+        for taken in filter(_is_any, map(names_taken, nodes)):
+            parameters = {"functions": sorted(taken.functions), "operators": sorted(taken.operators)}
+            rows = {(row.kind, row.name) for row in self._rows("others", **parameters)}
+            self.routines = replace(self.routines, others=self.routines.others | rows)
 
     def _fired(self, relations: set[Name]) -> set[str]:
         if not relations:
@@ -97,6 +107,10 @@ class _Reading:
     def _rows(self, query: str, **parameters: object) -> list[Any]:
         with self._conn.cursor(row_factory=namedtuple_row) as cursor:
             return cursor.execute(load("routines")[query].encode(), parameters).fetchall()
+
+
+def _is_any(taken: CatalogNames) -> bool:
+    return bool(taken.functions or taken.operators)
 
 
 def _is_replaced(one: Routine, by: Routine) -> bool:

@@ -88,6 +88,7 @@ def _do(reader: Reader, way: Way, node: Any) -> None:
     if found is None or all(isinstance(one.node, no_inverse.CHANGES_ROWS) for one in found):
         no_inverse.run(reader, way, node, "a DO block")
     else:
+        do_block.refuse_names_of_others(reader, node)
         do_block.take_back(reader, way, found, _inverse)
 
 

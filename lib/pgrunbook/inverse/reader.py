@@ -30,6 +30,7 @@ from pgrunbook.database.relations import (
 from pgrunbook.database.routines import RoutinePart
 from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.sql.deparse import literal
+from pgrunbook.sql.do_branches import names_taken
 from pgrunbook.sql.tree import quoted, text
 
 _OWN = "BEGIN ISOLATION LEVEL REPEATABLE READ", "COMMIT"
@@ -155,6 +156,14 @@ class Reader:
     def parts(self, node: Any) -> list[RoutinePart]:
         """Return what runs within a statement, as deep as it calls."""
         return routines_reader.read(self.conn, [node]).parts(node, self.path)
+
+    def not_of_catalog(self, node: Any) -> str:
+        """Return why what a DO block takes for PostgreSQL's own may be somebody's, "" where it is PostgreSQL's."""
+        for name in sorted(names_taken(node).relations):
+            found = self.named(None, name)
+            if found is not None and found.schema not in ("pg_catalog", "information_schema"):
+                return f"{name} is {found.label}"
+        return routines_reader.read(self.conn, [node]).not_of_catalog(node, self.path)
 
     def relation(self, node: ast.RangeVar) -> Relation | None:
         """Return the relation that a name refers to."""

@@ -16,8 +16,10 @@ import pglast
 from pglast import ast
 from pglast.parser import ParseError
 
+from pgrunbook.sql.catalog_names import CatalogNames, catalog_names
 from pgrunbook.sql.do_guard import is_of_catalog
 from pgrunbook.sql.do_values import DoValues, UnknownValueError, constant
+from pgrunbook.sql.settings import settings
 from pgrunbook.sql.tree import text, trees, walk
 
 # Conditions of handlers, by the errors that say that an object is there already, or is not there.
@@ -49,7 +51,17 @@ class BranchStatement:
 
 def branches(node: Any) -> tuple[BranchStatement, ...] | None:
     """Return the statements of a DO block that executes nothing else; None for any other statement."""
-    return _branches(text(node)) if isinstance(node, ast.DoStmt) else None
+    found = _read(text(node)) if isinstance(node, ast.DoStmt) else None
+    return found[0] if found else None
+
+
+def names_taken(node: Any) -> CatalogNames:
+    """Return the names that :func:`branches` takes for PostgreSQL's own, which another schema's may hide or outdo.
+
+    Where one means something else, nothing is known of the block.
+    """
+    found = _read(text(node)) if isinstance(node, ast.DoStmt) else None
+    return found[1] if found else CatalogNames()
 
 
 def unfolded(node: Any) -> tuple[Any, ...]:
@@ -59,7 +71,7 @@ def unfolded(node: Any) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=256)
-def _branches(sql: str) -> tuple[BranchStatement, ...] | None:
+def _read(sql: str) -> tuple[tuple[BranchStatement, ...], CatalogNames] | None:
     try:
         (function,) = pglast.parse_plpgsql(sql)
         if len(_DECLARE.findall(sql)) > 1:  # what is declared within is made anew in each turn of a loop
@@ -68,7 +80,7 @@ def _branches(sql: str) -> tuple[BranchStatement, ...] | None:
         found = tuple(_Reader(values).read(function["PLpgSQL_function"]["action"]["PLpgSQL_stmt_block"]))
     except (ParseError, ValueError, KeyError, UnknownValueError):
         return None
-    return found or None
+    return (found, catalog_names(values.trusted)) if found else None
 
 
 class _Reader:
@@ -111,10 +123,13 @@ class _Reader:
                 case "PLpgSQL_stmt_execsql" if not inner.get("into"):
                     for node in trees(_query(inner["sqlstmt"])):
                         self.values.refuse_variables(node)
+                        _refuse_path(node)
                         yield BranchStatement(node, (), handler)
                     self.values.forget_found()
                 case "PLpgSQL_stmt_dynexecute" if not inner.get("into") and not inner.get("params"):
-                    yield from (BranchStatement(node, (), handler) for node in self._text(inner["query"]))
+                    for node in self._text(inner["query"]):
+                        _refuse_path(node)
+                        yield BranchStatement(node, (), handler)
                 case "PLpgSQL_stmt_if":
                     yield from self._of_if(inner, handler)
                     self.values.forget_found()
@@ -128,9 +143,11 @@ class _Reader:
 
     def _text(self, expression: Any) -> Sequence[Any]:
         """Return the statements of a text that is put together of constants; it knows no variables."""
-        found = constant(self.values.value(expression))
+        value = self.values.value(expression)
+        found = constant(value)
         if found is None:
             raise UnknownValueError
+        self.values.trusted.append(value)
         return trees(found)
 
     def _ask(self, word: str, inner: Any, handler: int) -> None:
@@ -161,6 +178,7 @@ class _Reader:
             asked = self.values.expression(condition)
             if not all(map(is_of_catalog, walk(asked))):
                 raise UnknownValueError
+            self.values.trusted.append(asked)
             yield from self._behind((*before, (asked, True)), body, handler)
             before = (*before, (asked, False))
         yield from self._behind(before, found.get("else_body", ()), handler)
@@ -179,6 +197,12 @@ class _Reader:
 def _is_nothing(word: str, inner: Any) -> bool:
     """Tell whether a statement only tells something, or is the RETURN that the parser adds at the end."""
     return not inner if word == _RETURN else word == _RAISE and inner.get("elog_level", 0) < _EXCEPTION_LEVEL
+
+
+def _refuse_path(node: Any) -> None:
+    """Raise UnknownValueError where names mean something else after a statement."""
+    if any(one.may_be_search_path for one in settings(node)):
+        raise UnknownValueError
 
 
 def _query(expression: Any) -> str:

@@ -41,6 +41,8 @@ class DoValues:
         """Read the declarations. Raises UnknownValueError for a type whose values may change when they are assigned."""
         self._values: dict[str, Any] = {}
         self._types: dict[str, str] = {}
+        # What was read as PostgreSQL's own: the names in it are to be resolved before it is believed.
+        self.trusted: list[Any] = []
         self._names = [next(iter(datum.values())).get("refname", "") for datum in datums]
         for kind, datum in (next(iter(datum.items())) for datum in datums):
             if "lineno" in datum and kind != "PLpgSQL_row":
@@ -62,6 +64,7 @@ class DoValues:
             raise UnknownValueError
         type_ = ast.TypeName(names=(ast.String(sval=self._types[name]),), typemod=-1)
         self._values[name] = ast.TypeCast(arg=value, typeName=type_)
+        self.trusted.append(self._values[name])
 
     def ask(self, query: str) -> None:
         """Note the query that says what FOUND is now."""
@@ -70,6 +73,7 @@ class DoValues:
         if not is_read_only(node):
             raise UnknownValueError
         self._values[_FOUND] = ast.SubLink(subLinkType=enums.SubLinkType.EXISTS_SUBLINK, subselect=node)
+        self.trusted.append(node)
 
     def forget_found(self) -> None:
         """Note that nobody knows what FOUND is now."""
@@ -154,7 +158,9 @@ class DoValues:
         else:
             fields = loop["var"].get("PLpgSQL_row", {}).get("fields", ())
             (node,) = trees(loop["query"]["PLpgSQL_expr"]["query"])
-            name, found = fields[0]["name"] if len(fields) == 1 else "", _rows(self.replaced(node))
+            node = self.replaced(node)
+            self.trusted.append(node)
+            name, found = fields[0]["name"] if len(fields) == 1 else "", _rows(node)
         if found is None or any(constant(one) is None for one in found):
             raise UnknownValueError
         return name, found

@@ -1373,15 +1373,6 @@ WHERE p.proname = ANY (%(names)s::text[])
 GROUP BY 1
 ORDER BY 1;
 
--- name: functions_of_others
--- a row is: the name of a function that is not PostgreSQL's own, and may read rows
-SELECT DISTINCT p.proname::text AS name
-FROM pg_catalog.pg_proc AS p
-WHERE p.proname = ANY (%(names)s::text[])
-  AND p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
-  AND p.pronamespace <> 'information_schema'::pg_catalog.regnamespace
-ORDER BY 1;
-
 -- name: indexes_of_partitions
 -- a row is: an index of a partition that an index of the partitioned table may take over, as its definition
 SELECT pg_catalog.pg_get_indexdef(i.indexrelid) AS definition,
