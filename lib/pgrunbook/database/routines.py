@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pglast import ast, enums
 
 from pgrunbook.sql.calls import DML, Call, calls, operators, run_nodes, touched
+from pgrunbook.sql.catalog_names import CatalogNames
 from pgrunbook.sql.do_branches import branches, names_taken
 from pgrunbook.sql.routines import UNREADABLE, Block, analyzes, block, routine, text_statements, unreadable_because
 from pgrunbook.sql.settings import path_names, settings
@@ -109,11 +110,10 @@ class Routines:
         ]
         return [each for name in found for each in self.of(Call(name, -1))]
 
-    def not_of_catalog(self, node: Any, path: Sequence[str] | None = None) -> str:
-        """Return why what a DO block takes for PostgreSQL's own may be somebody's, "" where it is PostgreSQL's."""
+    def not_of_catalog(self, taken: CatalogNames, path: Sequence[str] | None = None) -> str:
+        """Return why what has one of these names may not be PostgreSQL's own, "" where it is."""
         if path and "pg_catalog" in path and not all(_is_temporary(one) for one in path[: path.index("pg_catalog")]):
             return "another schema comes before pg_catalog in its search_path"
-        taken = names_taken(node)
         for name in sorted(taken.functions):
             if ("function", name) in self.others or self.named.get(name):
                 return f"a function {name}() is there that is not PostgreSQL's own"
@@ -212,7 +212,7 @@ def within(node: Any, routines: Routines, path: Sequence[str] | None = None) -> 
 def _of_do(node: Any, routines: Routines, path: Sequence[str] | None) -> Iterator[RoutinePart]:
     """Yield what a DO block holds; texts that it puts together are read where PostgreSQL's own functions do that."""
     code, known = block(text(node)), branches(node)
-    why = routines.not_of_catalog(node, path) if code.dynamic and known is not None else ""
+    why = routines.not_of_catalog(names_taken(node), path) if code.dynamic and known is not None else ""
     yield from _of_block(code if known is None else replace(code, dynamic=False), "DO")
     if why:
         yield RoutinePart(None, "DO", because=f"it puts its statements together when it runs, and {why}")

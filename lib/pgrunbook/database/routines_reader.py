@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,13 @@ def read(conn: Connection, nodes: Iterable[Any], known: Routines | None = None) 
     return replace(found.routines, is_read=True)
 
 
+def not_of_catalog(conn: Connection, taken: CatalogNames, path: Sequence[str]) -> str:
+    """Return why what has one of these names may not be PostgreSQL's own, "" where it is."""
+    found = _Reading(conn, Routines())
+    found.others(taken)
+    return found.routines.not_of_catalog(taken, path)
+
+
 class _Reading:
     def __init__(self, conn: Connection, known: Routines) -> None:
         self._conn, self.routines = conn, known
@@ -49,15 +56,18 @@ class _Reading:
         relations = {name for node in every for name, _ in touched(node)} - self._relations
         self._operators |= signs
         self._relations |= relations
-        self._others(every)
+        for node in every:
+            self.others(names_taken(node))
         names |= self._fired(relations) | self._signs(signs)
         return self._named(names - self._names)
 
-    def _others(self, nodes: list[Any]) -> None:
-        for taken in filter(_is_any, map(names_taken, nodes)):
-            parameters = {"functions": sorted(taken.functions), "operators": sorted(taken.operators)}
-            rows = {(row.kind, row.name) for row in self._rows("others", **parameters)}
-            self.routines = replace(self.routines, others=self.routines.others | rows)
+    def others(self, taken: CatalogNames) -> None:
+        """Read which of these names functions and operators have that are not PostgreSQL's own."""
+        if not taken.functions and not taken.operators:
+            return
+        parameters = {"functions": sorted(taken.functions), "operators": sorted(taken.operators)}
+        rows = {(row.kind, row.name) for row in self._rows("others", **parameters)}
+        self.routines = replace(self.routines, others=self.routines.others | rows)
 
     def _fired(self, relations: set[Name]) -> set[str]:
         if not relations:
@@ -107,10 +117,6 @@ class _Reading:
     def _rows(self, query: str, **parameters: object) -> list[Any]:
         with self._conn.cursor(row_factory=namedtuple_row) as cursor:
             return cursor.execute(load("routines")[query].encode(), parameters).fetchall()
-
-
-def _is_any(taken: CatalogNames) -> bool:
-    return bool(taken.functions or taken.operators)
 
 
 def _is_replaced(one: Routine, by: Routine) -> bool:

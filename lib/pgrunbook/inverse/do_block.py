@@ -11,19 +11,33 @@ from pglast import ast
 from pgrunbook.inverse import create, name_resolution, no_inverse
 from pgrunbook.inverse.reader import Reader
 from pgrunbook.inverse.way import NoInverseError, Way
+from pgrunbook.sql.catalog_names import CatalogNames, catalog_names
 from pgrunbook.sql.classify import kind
-from pgrunbook.sql.do_branches import BranchStatement
+from pgrunbook.sql.do_branches import BranchStatement, read_block
 from pgrunbook.sql.tree import object_kind, subcommand, text
 
 Inverse = Callable[[Reader, Way, Any], None]
 
 
-def refuse_names_of_others(reader: Reader, node: Any) -> None:
-    """Raise NoInverseError where a name that the reading of a block takes for PostgreSQL's own may be somebody's.
+def read(reader: Reader, node: Any) -> tuple[tuple[BranchStatement, ...] | None, str]:
+    """Return the statements of a block, None where these are not known, and then why.
 
-    On a branch, a function or table of the application may answer otherwise.
+    Raises NoInverseError where a name that the reading takes for PostgreSQL's own may be somebody's: on a branch, a
+    function or table of the application may answer otherwise.
     """
-    if why := reader.not_of_catalog(node):
+
+    def ask(query: Any) -> list[dict[str, Any]]:
+        _refuse_names_of_others(reader, catalog_names([query]))
+        return reader.catalog_rows(query)
+
+    reading = read_block(node, ask)
+    if reading.statements is not None:
+        _refuse_names_of_others(reader, reading.names)
+    return reading.statements, reading.because
+
+
+def _refuse_names_of_others(reader: Reader, taken: CatalogNames) -> None:
+    if why := reader.not_of_catalog(taken):
         raise NoInverseError(f"cannot be computed: nobody can know what a DO block did, because {why}.")
 
 

@@ -18,7 +18,7 @@ from pglast.parser import ParseError
 
 from pgrunbook.sql.catalog_names import CatalogNames, catalog_names
 from pgrunbook.sql.do_guard import is_of_catalog
-from pgrunbook.sql.do_values import DoValues, UnknownValueError, constant
+from pgrunbook.sql.do_values import Ask, DoValues, UnknownValueError, constant
 from pgrunbook.sql.settings import settings
 from pgrunbook.sql.tree import text, trees, walk
 
@@ -32,8 +32,28 @@ MISSING = {
     "42704", "42P01", "42703", "42883", "3F000",
 }  # fmt: skip
 _DECLARE = re.compile(r"\bDECLARE\b", re.IGNORECASE)
+_CONFLICT = "#variable_conflict"
 _RETURN, _RAISE = "PLpgSQL_stmt_return", "PLpgSQL_stmt_raise"
 _EXCEPTION_LEVEL = 21
+_STOPS = {
+    _RETURN: "it may return before its end",
+    _RAISE: "it may raise an error",
+    "PLpgSQL_stmt_assert": "it may raise an error",
+    "PLpgSQL_stmt_exit": "it may leave a loop, or a turn of it (EXIT, CONTINUE)",
+    "PLpgSQL_stmt_loop": "it loops until it leaves the loop",
+    "PLpgSQL_stmt_while": "it loops as long as something holds (WHILE)",
+    "PLpgSQL_stmt_forc": "it loops over rows of a cursor",
+    "PLpgSQL_stmt_dynfors": "it loops over rows of a text that it executes",
+    "PLpgSQL_stmt_dynexecute": "it takes values of a text that it executes",
+    "PLpgSQL_stmt_case": "it chooses by CASE",
+    "PLpgSQL_stmt_getdiag": "it asks what a statement has done (GET DIAGNOSTICS)",
+    "PLpgSQL_stmt_call": "it calls a procedure",
+    "PLpgSQL_stmt_commit": "it ends its transaction",
+    "PLpgSQL_stmt_rollback": "it ends its transaction",
+    "PLpgSQL_stmt_open": "it reads rows of a cursor",
+    "PLpgSQL_stmt_fetch": "it reads rows of a cursor",
+    "PLpgSQL_stmt_close": "it reads rows of a cursor",
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +69,21 @@ class BranchStatement:
     handler: int = 0
 
 
+@dataclass(frozen=True)
+class BlockReading:
+    """What a block was read as; with ``because`` (a clause) it could not be, and has no statements.
+
+    ``names`` are those that the reading takes for PostgreSQL's own.
+    """
+
+    statements: tuple[BranchStatement, ...] | None
+    names: CatalogNames
+    because: str = ""
+
+
 def branches(node: Any) -> tuple[BranchStatement, ...] | None:
     """Return the statements of a DO block that executes nothing else; None for any other statement."""
-    found = _read(text(node)) if isinstance(node, ast.DoStmt) else None
-    return found[0] if found else None
+    return read_block(node).statements
 
 
 def names_taken(node: Any) -> CatalogNames:
@@ -60,8 +91,17 @@ def names_taken(node: Any) -> CatalogNames:
 
     Where one means something else, nothing is known of the block.
     """
-    found = _read(text(node)) if isinstance(node, ast.DoStmt) else None
-    return found[1] if found else CatalogNames()
+    return read_block(node).names
+
+
+def read_block(node: Any, ask: Ask | None = None) -> BlockReading:
+    """Read a DO block; of any other statement nothing is known.
+
+    ``ask`` executes queries of catalogs over which a block loops; without it such a block is not known.
+    """
+    if not isinstance(node, ast.DoStmt):
+        return BlockReading(None, CatalogNames())
+    return _read(text(node)) if ask is None else _read_with(text(node), ask)
 
 
 def unfolded(node: Any) -> tuple[Any, ...]:
@@ -71,16 +111,29 @@ def unfolded(node: Any) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=256)
-def _read(sql: str) -> tuple[tuple[BranchStatement, ...], CatalogNames] | None:
+def _read(sql: str) -> BlockReading:
+    return _read_with(sql, None)
+
+
+def _read_with(sql: str, ask: Ask | None) -> BlockReading:
+    values: DoValues | None = None
     try:
         (function,) = pglast.parse_plpgsql(sql)
         if len(_DECLARE.findall(sql)) > 1:  # what is declared within is made anew in each turn of a loop
-            return None
-        values = DoValues(function["PLpgSQL_function"].get("datums", ()))
+            raise UnknownValueError("it declares variables in more than one place")
+        if _CONFLICT in sql:
+            raise UnknownValueError(f"it says what a name means ({_CONFLICT})")
+        values = DoValues(function["PLpgSQL_function"].get("datums", ()), ask)
         found = tuple(_Reader(values).read(function["PLpgSQL_function"]["action"]["PLpgSQL_stmt_block"]))
-    except (ParseError, ValueError, KeyError, UnknownValueError):
-        return None
-    return (found, catalog_names(values.trusted)) if found else None
+    except (ParseError, ValueError, KeyError):
+        found, because = None, "its code cannot be read"
+    except UnknownValueError as unknown:
+        found, because = None, str(unknown)
+    else:
+        because = ""
+    if not found and ask is None:
+        found = None
+    return BlockReading(found, catalog_names(values.trusted) if values else CatalogNames(), because)
 
 
 class _Reader:
@@ -104,7 +157,7 @@ class _Reader:
         """Yield the statements of a block."""
         if "exceptions" in block:
             if handler:
-                raise UnknownValueError
+                raise UnknownValueError("it handles errors within what handles errors")
             self.blocks += 1
             handler = self.blocks
             for one in block["exceptions"]["PLpgSQL_exception_block"]["exc_list"]:
@@ -113,8 +166,10 @@ class _Reader:
 
     def _check_handler(self, exception: Any) -> None:
         names = {one["PLpgSQL_condition"]["condname"] for one in exception["conditions"]}
-        if not names <= THERE | MISSING or list(self._of(exception.get("action", ()), 0)):
-            raise UnknownValueError
+        if not names <= THERE | MISSING:
+            raise UnknownValueError("it handles other errors than that something is there, or is missing")
+        if list(self._of(exception.get("action", ()), 0)):
+            raise UnknownValueError("it executes something where it handles an error")
 
     def _of(self, statements: Sequence[Any], handler: int) -> Iterator[BranchStatement]:
         for statement in statements:
@@ -122,14 +177,13 @@ class _Reader:
             match word:
                 case "PLpgSQL_stmt_execsql" if not inner.get("into"):
                     for node in trees(_query(inner["sqlstmt"])):
-                        self.values.refuse_variables(node)
                         _refuse_path(node)
-                        yield BranchStatement(node, (), handler)
+                        yield BranchStatement(self.values.filled(node), (), handler)
                     self.values.forget_found()
-                case "PLpgSQL_stmt_dynexecute" if not inner.get("into") and not inner.get("params"):
+                case "PLpgSQL_stmt_dynexecute" if not inner.get("into"):
                     for node in self._text(inner["query"]):
                         _refuse_path(node)
-                        yield BranchStatement(node, (), handler)
+                        yield BranchStatement(self.values.using(node, inner.get("params", ())), (), handler)
                 case "PLpgSQL_stmt_if":
                     yield from self._of_if(inner, handler)
                     self.values.forget_found()
@@ -146,14 +200,16 @@ class _Reader:
         value = self.values.value(expression)
         found = constant(value)
         if found is None:
-            raise UnknownValueError
+            raise UnknownValueError("it executes a text that it puts together of what nobody can tell")
         self.values.trusted.append(value)
         return trees(found)
 
     def _ask(self, word: str, inner: Any, handler: int) -> None:
         """Read what a block asks before it does something."""
+        if word in _STOPS:
+            raise UnknownValueError(_STOPS[word])
         if handler or self.depth:
-            raise UnknownValueError
+            raise UnknownValueError("it asks or assigns something within IF, or where it handles errors")
         match word:
             case "PLpgSQL_stmt_perform":
                 self.values.ask(_query(inner["expr"]))
@@ -162,7 +218,7 @@ class _Reader:
             case "PLpgSQL_stmt_execsql" if not inner.get("strict"):
                 self.values.select_into(_query(inner["sqlstmt"]), inner["target"])
             case _:
-                raise UnknownValueError
+                raise UnknownValueError(f"nobody can tell what its {word.removeprefix('PLpgSQL_stmt_')} does")
 
     def _of_if(self, found: Any, handler: int) -> Iterator[BranchStatement]:
         arms = [(found["cond"], found.get("then_body", ()))]
@@ -172,12 +228,12 @@ class _Reader:
         returns = _RETURN in (found.get("then_body") or [{}])[-1]
         if returns:
             if len(arms) > 1 or "else_body" in found or self.depth:
-                raise UnknownValueError
+                raise UnknownValueError(_STOPS[_RETURN])
             arms = [(found["cond"], found["then_body"][:-1])]
         for condition, body in arms:
             asked = self.values.expression(condition)
             if not all(map(is_of_catalog, walk(asked))):
-                raise UnknownValueError
+                raise UnknownValueError("a condition of it reads rows, or calls a function of the application")
             self.values.trusted.append(asked)
             yield from self._behind((*before, (asked, True)), body, handler)
             before = (*before, (asked, False))
@@ -202,7 +258,7 @@ def _is_nothing(word: str, inner: Any) -> bool:
 def _refuse_path(node: Any) -> None:
     """Raise UnknownValueError where names mean something else after a statement."""
     if any(one.may_be_search_path for one in settings(node)):
-        raise UnknownValueError
+        raise UnknownValueError("it sets search_path")
 
 
 def _query(expression: Any) -> str:
