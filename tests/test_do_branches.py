@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do
+from conftest import connect, do
+from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.sql.do_branches import read_block
 from pgrunbook.sql.tree import tree
@@ -184,6 +185,48 @@ def test_what_is_not_known_of_other_blocks_is_told(body: str, because: str) -> N
 def test_what_is_declared_may_be_why(code: str, because: str) -> None:
     """A type that changes what is assigned, a word about names, a text that does not parse."""
     assert read_block(tree(f"DO $$ {code} $$")).because == because
+
+
+# Blocks whose rows are captured as those of the statements in them; and what is captured where.
+CAPTURED = {
+    "DELETE FROM r WHERE id = 1; UPDATE t SET a = 'x' WHERE id < 3;": [("delete", "r"), ("update", "t")],
+    "FOREACH v IN ARRAY ARRAY['t', 'u'] LOOP EXECUTE format('UPDATE %I SET b = b + 10', v); END LOOP;": [("update", "t"), ("update", "u")],
+    "EXECUTE 'UPDATE t SET a = $1 WHERE id = $2' USING 'it''s', 2; INSERT INTO r VALUES (5);": [("update", "t"), ("insert", "r")],
+    "FOR i IN 5..5 LOOP UPDATE t SET id = id + i; END LOOP;": [("update", "t")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", CAPTURED)
+def test_rows_of_a_block_are_captured_as_those_of_its_statements(project: Project, body: str) -> None:
+    """No table is locked and copied as a whole; what triggers write to other tables is as with a statement alone."""
+    target = project(folder={"0001_m.sql": _block(body)})
+    do(target, MADE + "CREATE TABLE u AS TABLE t; ALTER TABLE u ADD PRIMARY KEY (id); CREATE TABLE log (says text);"
+       "CREATE FUNCTION notes() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (TG_OP); RETURN NEW; END';"
+       "CREATE TRIGGER notes AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION notes()")  # fmt: skip
+    plain = everything(target)[1]
+    plan = plan_of(target, rehearsed(target))
+    execute(target, plan, "20261122T165431Z-release-demo-7f3a")
+    with connect(target) as conn:
+        found = [(entry.kind, entry.table.name) for entry in undo_data.list_entries(conn)]
+    assert sorted(found) == sorted(CAPTURED[body])
+    assert not any("LOCK TABLE" in step.sql for change in plan.changes for step in change.steps)
+    done = everything(target)[1]
+    assert done != plain
+    take_back(target)
+    after = everything(target)[1]
+    assert {name.name for name in plain if plain[name] != after[name]} <= {"log"}
+
+
+def test_a_block_that_changes_rows_of_a_table_twice_is_captured_as_a_whole(project: Project) -> None:
+    """Two captures of a kind would be one."""
+    target = project(folder={"0001_m.sql": _block("UPDATE t SET a = 'x'; UPDATE t SET b = 7 WHERE a = 'x';")})
+    do(target, MADE)
+    before = everything(target)
+    plan = plan_of(target, rehearsed(target))
+    assert any("LOCK TABLE" in step.sql for change in plan.changes for step in change.steps)
+    execute(target, plan, "20261122T165431Z-release-demo-7f3a")
+    take_back(target)
+    assert everything(target) == before
 
 
 def test_what_a_block_destroys_beside_objects_has_no_way_back(project: Project) -> None:

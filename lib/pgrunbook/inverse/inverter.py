@@ -32,6 +32,7 @@ from pgrunbook.inverse.reader import Reader, reading
 from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import secrets
+from pgrunbook.sql.do_branches import changes_of_rows
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import tree
 
@@ -84,6 +85,9 @@ def _unknown(_reader: Reader, _way: Way, node: Any) -> None:
 def _do(reader: Reader, way: Way, node: Any) -> None:
     """DO: take back the plain statements that it will execute; of another block, the rows."""
     found, because = do_block.read(reader, node)
+    if written := changes_of_rows(node):
+        no_inverse.changes(reader, way, tuple(map(tree, written)))
+        return
     if found is not None and not (found and all(isinstance(one.node, no_inverse.CHANGES_ROWS) for one in found)):
         do_block.take_back(reader, way, found, _inverse)
         return

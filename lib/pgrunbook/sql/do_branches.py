@@ -7,20 +7,23 @@ that are put together of these. Of any other one (loops over rows, other handler
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pglast
 from pglast import ast
 from pglast.parser import ParseError
 
+from pgrunbook.errors import WrongInput
 from pgrunbook.sql.catalog_names import CatalogNames, catalog_names
+from pgrunbook.sql.deparse import printed
 from pgrunbook.sql.do_guard import is_of_catalog
 from pgrunbook.sql.do_values import Ask, DoValues, UnknownValueError, constant
 from pgrunbook.sql.settings import settings
-from pgrunbook.sql.tree import text, trees, walk
+from pgrunbook.sql.tree import apart, text, trees, walk
+from pgrunbook.sql.values_lists import LONG_CHARS
 
 # Conditions of handlers, by the errors that say that an object is there already, or is not there.
 THERE = {
@@ -33,6 +36,7 @@ MISSING = {
 }  # fmt: skip
 _DECLARE = re.compile(r"\bDECLARE\b", re.IGNORECASE)
 _CONFLICT = "#variable_conflict"
+_CHANGES = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt)
 _RETURN, _RAISE = "PLpgSQL_stmt_return", "PLpgSQL_stmt_raise"
 _EXCEPTION_LEVEL = 21
 _STOPS = {
@@ -61,12 +65,14 @@ class BranchStatement:
     """A statement that a DO block executes where each of these queries has its answer.
 
     ``handler`` is the number of the block whose handlers take it that an object is there, or is missing; 0 for none:
-    where one statement of it fails, none of it is done.
+    where one statement of it fails, none of it is done. ``sql`` is its whole text, to be executed; "" where it is not
+    to be had.
     """
 
     node: Any
     conditions: tuple[tuple[Any, bool], ...] = ()
     handler: int = 0
+    sql: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,14 @@ def read_block(node: Any, ask: Ask | None = None) -> BlockReading:
     if not isinstance(node, ast.DoStmt):
         return BlockReading(None, CatalogNames())
     return _read(text(node)) if ask is None else _read_with(text(node), ask)
+
+
+def changes_of_rows(node: Any) -> tuple[str, ...]:
+    """Return the texts of the UPDATEs, INSERTs and DELETEs that a DO block executes, () for one that does otherwise."""
+    found = branches(node) or ()
+    is_plain = all(isinstance(one.node, _CHANGES) and not one.conditions and not one.handler for one in found)
+    texts = tuple(one.sql for one in found)
+    return texts if is_plain and all(texts) else ()
 
 
 def unfolded(node: Any) -> tuple[Any, ...]:
@@ -176,14 +190,11 @@ class _Reader:
             ((word, inner),) = statement.items()
             match word:
                 case "PLpgSQL_stmt_execsql" if not inner.get("into"):
-                    for node in trees(_query(inner["sqlstmt"])):
-                        _refuse_path(node)
-                        yield BranchStatement(self.values.filled(node), (), handler)
+                    yield from self._each(_query(inner["sqlstmt"]), self.values.filled, handler)
                     self.values.forget_found()
                 case "PLpgSQL_stmt_dynexecute" if not inner.get("into"):
-                    for node in self._text(inner["query"]):
-                        _refuse_path(node)
-                        yield BranchStatement(self.values.using(node, inner.get("params", ())), (), handler)
+                    using = partial(self.values.using, given=inner.get("params", ()))
+                    yield from self._each(self._text(inner["query"]), using, handler)
                 case "PLpgSQL_stmt_if":
                     yield from self._of_if(inner, handler)
                     self.values.forget_found()
@@ -195,14 +206,21 @@ class _Reader:
                 case _ if not _is_nothing(word, inner):
                     self._ask(word, inner, handler)
 
-    def _text(self, expression: Any) -> Sequence[Any]:
-        """Return the statements of a text that is put together of constants; it knows no variables."""
+    def _each(self, source: str, filled: Callable[[Any], Any], handler: int) -> Iterator[BranchStatement]:
+        """Yield the statements of a text, with constants in the place of variables or parameters."""
+        for node, sql in zip(trees(source), apart(source), strict=True):
+            _refuse_path(node)
+            made = filled(node)
+            yield BranchStatement(made, (), handler, sql if made is node else _whole_text(made, sql))
+
+    def _text(self, expression: Any) -> str:
+        """Return a text that is put together of constants; its statements know no variables."""
         value = self.values.value(expression)
         found = constant(value)
         if found is None:
             raise UnknownValueError("it executes a text that it puts together of what nobody can tell")
         self.values.trusted.append(value)
-        return trees(found)
+        return found
 
     def _ask(self, word: str, inner: Any, handler: int) -> None:
         """Read what a block asks before it does something."""
@@ -253,6 +271,16 @@ class _Reader:
 def _is_nothing(word: str, inner: Any) -> bool:
     """Tell whether a statement only tells something, or is the RETURN that the parser adds at the end."""
     return not inner if word == _RETURN else word == _RAISE and inner.get("elog_level", 0) < _EXCEPTION_LEVEL
+
+
+def _whole_text(made: Any, sql: str) -> str:
+    """Return the text of a statement that was made of a text, "" where it may not say the same, or all of it."""
+    if len(sql) > LONG_CHARS:
+        return ""
+    try:
+        return printed(made)
+    except WrongInput:
+        return ""
 
 
 def _refuse_path(node: Any) -> None:

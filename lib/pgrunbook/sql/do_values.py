@@ -81,8 +81,7 @@ class DoValues:
         """Give a variable an expression; what it calls and reads has to be the catalog's."""
         if name not in self._types or not is_read_only(value):
             raise UnknownValueError(f"the value of {name} does not come from the catalogs alone")
-        type_ = ast.TypeName(names=(ast.String(sval=self._types[name]),), typemod=-1)
-        self._values[name] = ast.TypeCast(arg=value, typeName=type_)
+        self._values[name] = ast.TypeCast(arg=value, typeName=_type(self._types[name]))
         self.trusted.append(self._values[name])
 
     def ask(self, query: str) -> None:
@@ -150,10 +149,11 @@ class DoValues:
         if not isinstance(node, _TAKING):
             self.refuse_variables(node)
             return node
-        for name in self._used(node):
+        used = list(self._used(node))
+        for name in used:
             if name not in self._values or constant(self._values[name]) is None:
                 raise UnknownValueError(f"a statement of it takes the value of {name}, which nobody can tell")
-        return self.replaced(node)
+        return self.replaced(node) if used else node
 
     def using(self, node: Any, given: Sequence[Any]) -> Any:
         """Return a statement of EXECUTE with constants in the place of the parameters that USING gives."""
@@ -265,7 +265,11 @@ def _is_lasting(query: Any) -> bool:
 def cast(value: object, type_: str) -> Any:
     """Return a constant of a type."""
     given = _number(value) if isinstance(value, int) else ast.A_Const(isnull=False, val=ast.String(sval=str(value)))
-    return ast.TypeCast(arg=given, typeName=ast.TypeName(names=(ast.String(sval=type_),), typemod=-1))
+    return ast.TypeCast(arg=given, typeName=_type(type_))
+
+
+def _type(name: str) -> Any:
+    return ast.TypeName(names=(ast.String(sval=name),), setof=False, pct_type=False, typemod=-1)
 
 
 def _typed(value: Any) -> Any:
