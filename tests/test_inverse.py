@@ -374,6 +374,8 @@ NO_WAY = {
     "DO $$ BEGIN IF true THEN DROP TABLE rare.things; CREATE TABLE rare.b (); END IF; END $$": "what a DO block destroys is not captured",
     "DO $$ BEGIN IF rare.adult(3) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE: a condition of it reads rows, or calls a function of the application",
     "DO $$ BEGIN IF adult(3) THEN CREATE TABLE a (); END IF; END $$": "nobody can know what a DO block did, because a function adult() is there that is not PostgreSQL's own",
+    "DO $$ BEGIN IF '4'::rare.even IS NULL THEN CREATE TABLE a (); END IF; END $$": "nobody can know what a DO block did, because type rare.even is not PostgreSQL's own",
+    "DO $$ BEGIN IF 1 OPERATOR(rare.<+>) 2 = 3 THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE: a condition of it reads rows, or calls a function of the application",
     "DO $$ BEGIN IF 1 <+> 2 = 3 THEN CREATE TABLE a (); END IF; END $$": "nobody can know what a DO block did, because an operator <+> is there that is not PostgreSQL's own",
     "DO LANGUAGE sql 'SELECT 1'": "nobody can know what a DO block did, because its code cannot be read",
     "DO 'BEGIN LOOP CREATE TABLE a (); END LOOP; END'": "a DO block executes CREATE TABLE: it loops until it leaves the loop",

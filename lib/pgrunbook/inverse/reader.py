@@ -164,6 +164,11 @@ class Reader:
             found = self.named(None, name)
             if found is not None and found.schema not in ("pg_catalog", "information_schema"):
                 return f"{name} is {found.label}"
+        for name in sorted(taken.types):
+            fact = self.row("type_facts", oid=self.type(name) or 0)
+            # No code of somebody's runs where a value of an enum is read.
+            if fact is not None and fact["oid"] >= _FIRST_OWN_OID and fact["type"] != "e":
+                return f"type {name} is not PostgreSQL's own"
         return routines_reader.not_of_catalog(self.conn, taken, self.path)
 
     def relation(self, node: ast.RangeVar) -> Relation | None:
@@ -347,6 +352,7 @@ def _key(query: str, parameters: dict[str, Any]) -> str:
     return f"{query} {sorted(parameters.items())}"
 
 
+_FIRST_OWN_OID = 16_384
 # Types of the server's answers whose values are the same in another database.
 _CONSTANT_TYPES = {19: "name", 20: "int8", 23: "int4", 25: "text", 1043: "text"}
 # The OIDs of these catalogs are part of the server's source and never change.

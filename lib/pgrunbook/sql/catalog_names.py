@@ -1,4 +1,4 @@
-"""Names without a schema that a reading of code takes for PostgreSQL's own: only the server knows what they mean."""
+"""Names that a reading of code takes for PostgreSQL's own: only the server knows what they mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.sql.tree import relations_named, walk
+from pgrunbook.sql.tree import dotted_name, relations_named, strings, walk
 
 _RANGES = {enums.A_Expr_Kind.AEXPR_BETWEEN, enums.A_Expr_Kind.AEXPR_NOT_BETWEEN,
            enums.A_Expr_Kind.AEXPR_BETWEEN_SYM, enums.A_Expr_Kind.AEXPR_NOT_BETWEEN_SYM}  # fmt: skip
@@ -17,7 +17,7 @@ _BOUNDS = ("<", "<=", ">", ">=")
 
 @dataclass(frozen=True)
 class CatalogNames:
-    """What was called, compared, cast and read by names without a schema."""
+    """What was called, compared and read by names without a schema; and types, as in SQL, but those of pg_catalog."""
 
     functions: frozenset[str] = frozenset()
     operators: frozenset[str] = frozenset()
@@ -33,8 +33,8 @@ def catalog_names(nodes: Iterable[Any]) -> CatalogNames:
         match part:
             case ast.FuncCall(funcname=(ast.String(sval=name),)):
                 functions.add(name)
-            case ast.TypeName(names=(ast.String(sval=name),)):
-                types.add(name)
+            case ast.TypeName(names=names) if names and names[0].sval != "pg_catalog":
+                types.add(dotted_name(*strings(names)))
             case ast.SQLValueFunction() | ast.A_Const():
                 pass
             case _:
