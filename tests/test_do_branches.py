@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import do
+from conftest import connect, do
+from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
-from pgrunbook.sql.do_branches import branches
+from pgrunbook.sql.do_branches import read_block
 from pgrunbook.sql.tree import tree
 from returning import everything, execute, plan_of, rehearsed, take_back
 
@@ -62,6 +63,11 @@ BLOCKS = {
     "rows_as_text": "FOREACH v IN ARRAY ARRAY['b'] LOOP EXECUTE format('UPDATE t SET %I = b + 10', v); END LOOP;",
     "counted_there": "SELECT count(*) INTO n FROM pg_class WHERE relname = 't'; IF n = 0 THEN CREATE TABLE t (id integer); END IF;",
     "assigned": "v := 'assigned'; n := (SELECT count(*) FROM pg_class WHERE relname = v); IF n = 0 THEN EXECUTE format('CREATE TABLE %I (id integer)', v); END IF;",
+    "of_the_catalog": "FOR r IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename IN ('t', 'r') ORDER BY 1 LOOP EXECUTE format('ALTER TABLE %I ADD of_catalog text', r.tablename); END LOOP;",
+    "of_the_catalog_by_name": "FOR v IN SELECT column_name FROM information_schema.columns WHERE table_name = 'r' AND column_name <> 'id' LOOP EXECUTE 'ALTER TABLE r RENAME ' || quote_ident(v) || ' TO ' || quote_ident('old_' || v); END LOOP;",
+    "of_the_catalog_and_none": "FOR r IN SELECT tablename FROM pg_tables WHERE schemaname = 'nowhere' LOOP EXECUTE format('DROP TABLE %I', r.tablename); END LOOP;",
+    "with_a_variable": "CREATE TABLE made (n integer PRIMARY KEY); FOR i IN 1..3 LOOP INSERT INTO made VALUES (i); END LOOP;",
+    "with_parameters": "CREATE TABLE given (n integer PRIMARY KEY, a text); EXECUTE 'INSERT INTO given VALUES ($1, $2)' USING 7, 'seven';",
     "caught_in_turn": "FOREACH v IN ARRAY ARRAY['t', 'z2'] LOOP BEGIN EXECUTE format('CREATE TABLE %I (id integer)', v); EXCEPTION WHEN duplicate_table THEN NULL; END; END LOOP;",
 }  # fmt: skip
 FEW = (
@@ -75,25 +81,52 @@ FEW = (
     "each_of_values",
     "counted",
     "rows_as_text",
+    "of_the_catalog",
+    "with_a_variable",
+    "with_parameters",
 )
-# What such a block does is not known before.
+# What such a block does is not known before, and why.
 OTHERS = {
-    "others": "ALTER TABLE t ADD COLUMN n integer; EXCEPTION WHEN OTHERS THEN NULL;",
-    "rows_asked": "IF EXISTS (SELECT 1 FROM t WHERE b > 3) THEN ALTER TABLE t ADD COLUMN n integer; END IF;",
-    "raised": "IF to_regtype('there') IS NULL THEN RAISE EXCEPTION 'no'; END IF; CREATE TYPE e AS ENUM ('x');",
-    "rows_in_turn": "FOR i IN SELECT b FROM t LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; END LOOP;",
-    "stops_in_between": "FOR i IN 1..2 LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; EXIT; END LOOP;",
-    "backwards": "FOR i IN REVERSE 2..1 LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; END LOOP;",
-    "put_together_of_rows": "EXECUTE format('ALTER TABLE %I ADD COLUMN n integer', (SELECT a FROM t LIMIT 1));",
-    "padded": "EXECUTE format('ALTER TABLE %5s ADD COLUMN n integer', 't');",
-    "writes_what_it_asks": "INSERT INTO r VALUES (9) RETURNING id INTO n; IF n = 9 THEN CREATE TYPE e AS ENUM ('x'); END IF;",
-    "asks_a_function_of_others": "SELECT g(oid) INTO n FROM pg_class; CREATE TYPE e AS ENUM ('x');",
-    "declares_in_a_loop": "FOR i IN 1..2 LOOP DECLARE w integer := 1; BEGIN CREATE TYPE e AS ENUM ('x'); END; END LOOP;",
-    "a_statement_with_a_variable": "FOR i IN 1..2 LOOP INSERT INTO r VALUES (i); END LOOP;",
-    "asks_rows_first": "PERFORM 1 FROM t WHERE b = 4; IF NOT FOUND THEN CREATE TYPE e AS ENUM ('x'); END IF;",
-    "does_what_it_asks": "PERFORM set_config('x.y', '1', false) FROM pg_type; CREATE TYPE e AS ENUM ('x');",
-    "found_is_another_statement's": "PERFORM 1 FROM pg_type; UPDATE t SET b = b; IF FOUND THEN CREATE TYPE e AS ENUM ('x'); END IF;",
-    "returns_within": "IF to_regtype('there') IS NULL THEN NULL; ELSE RETURN; END IF; CREATE TYPE e AS ENUM ('x');",
+    "others": ("ALTER TABLE t ADD COLUMN n integer; EXCEPTION WHEN OTHERS THEN NULL;", "it handles other errors than that something is there, or is missing"),
+    "handler_works": ("CREATE TYPE e AS ENUM ('x'); EXCEPTION WHEN duplicate_object THEN DROP TYPE e;", "it executes something where it handles an error"),
+    "handler_within": ("BEGIN CREATE TYPE e AS ENUM ('x'); EXCEPTION WHEN duplicate_object THEN NULL; END; EXCEPTION WHEN duplicate_object THEN NULL;", "it handles errors within what handles errors"),
+    "rows_asked": ("IF EXISTS (SELECT 1 FROM t WHERE b > 3) THEN ALTER TABLE t ADD COLUMN n integer; END IF;", "a condition of it reads rows, or calls a function of the application"),
+    "function_asked": ("IF public.g() THEN ALTER TABLE t ADD COLUMN n integer; END IF;", "a condition of it reads rows, or calls a function of the application"),
+    "raised": ("IF to_regtype('there') IS NULL THEN RAISE EXCEPTION 'no'; END IF; CREATE TYPE e AS ENUM ('x');", "it may raise an error"),
+    "asserted": ("ASSERT to_regtype('there') IS NULL; CREATE TYPE e AS ENUM ('x');", "it may raise an error"),
+    "rows_in_turn": ("FOR v IN SELECT a FROM t LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; END LOOP;", "it loops over rows"),
+    "counted_by_the_server": ("FOR r IN SELECT relname FROM pg_class WHERE reltuples > 0 LOOP EXECUTE format('DROP TABLE %I', r.relname); END LOOP;", "it loops over rows"),
+    "statistics": ("FOR r IN SELECT relname FROM pg_stat_user_tables LOOP EXECUTE format('DROP TABLE %I', r.relname); END LOOP;", "it loops over rows"),
+    "catalog": ("FOR r IN SELECT relname FROM pg_class LOOP EXECUTE format('DROP TABLE %I', r.relname); END LOOP;", "it loops over rows of the catalogs"),
+    "cursor": ("FOR r IN EXECUTE 'SELECT 1' LOOP EXECUTE 'DROP TABLE gone'; END LOOP;", "it loops over rows of a text that it executes"),
+    "stops_in_between": ("FOR i IN 1..2 LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; EXIT; END LOOP;", "it may leave a loop, or a turn of it (EXIT, CONTINUE)"),
+    "skips": ("FOR i IN 1..2 LOOP CONTINUE WHEN i = 1; EXECUTE 'DROP TABLE IF EXISTS gone'; END LOOP;", "it may leave a loop, or a turn of it (EXIT, CONTINUE)"),
+    "without_end": ("LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; EXIT; END LOOP;", "it loops until it leaves the loop"),
+    "while": ("WHILE to_regclass('gone') IS NOT NULL LOOP DROP TABLE gone; END LOOP;", "it loops as long as something holds (WHILE)"),
+    "case": ("CASE WHEN to_regclass('gone') IS NOT NULL THEN DROP TABLE gone; ELSE NULL; END CASE;", "it chooses by CASE"),
+    "many_turns": ("FOR i IN 1..1001 LOOP EXECUTE format('CREATE TABLE x_%s ()', i); END LOOP;", "it loops more than 1,000 times"),
+    "backwards": ("FOR i IN REVERSE 2..1 LOOP EXECUTE 'DROP TABLE IF EXISTS gone'; END LOOP;", "it loops over numbers that are not constant, backwards, or by steps"),
+    "list_of_others": ("FOREACH v IN ARRAY ARRAY[current_schema()] LOOP EXECUTE 'DROP TABLE gone'; END LOOP;", "it loops over a list that is not constant"),
+    "put_together_of_rows": ("EXECUTE format('ALTER TABLE %I ADD COLUMN n integer', (SELECT a FROM t LIMIT 1));", "it executes a text that it puts together of what nobody can tell"),
+    "padded": ("EXECUTE format('ALTER TABLE %5s ADD COLUMN n integer', 't');", "it executes a text that it puts together of what nobody can tell"),
+    "parameters_of_rows": ("EXECUTE 'UPDATE t SET a = $1' USING (SELECT a FROM t LIMIT 1);", "it executes a text with values that nobody can tell (USING)"),
+    "text_into": ("EXECUTE 'SELECT 1' INTO n; CREATE TYPE e AS ENUM ('x');", "it takes values of a text that it executes"),
+    "writes_what_it_asks": ("INSERT INTO r VALUES (9) RETURNING id INTO n; IF n = 9 THEN CREATE TYPE e AS ENUM ('x'); END IF;", "it takes several values, or those of a statement that writes, into variables"),
+    "asks_a_function_of_others": ("SELECT g(oid) INTO n FROM pg_class; CREATE TYPE e AS ENUM ('x');", "the value of n does not come from the catalogs alone"),
+    "declares_in_a_loop": ("FOR i IN 1..2 LOOP DECLARE w integer := 1; BEGIN CREATE TYPE e AS ENUM ('x'); END; END LOOP;", "it declares variables in more than one place"),
+    "a_statement_with_a_computed_value": ("n := (SELECT count(*) FROM pg_class); INSERT INTO r VALUES (n);", "a statement of it takes the value of n, which nobody can tell"),
+    "no_value": ("EXECUTE 'ALTER TABLE t ADD n ' || v;", "nobody can tell the value of v"),
+    "asks_rows_first": ("PERFORM 1 FROM t WHERE b = 4; IF NOT FOUND THEN CREATE TYPE e AS ENUM ('x'); END IF;", "it asks more than the catalogs, or calls what may do more (PERFORM)"),
+    "does_what_it_asks": ("PERFORM set_config('x.y', '1', false) FROM pg_type; CREATE TYPE e AS ENUM ('x');", "it asks more than the catalogs, or calls what may do more (PERFORM)"),
+    "found_is_another_statement's": ("PERFORM 1 FROM pg_type; UPDATE t SET b = b; IF FOUND THEN CREATE TYPE e AS ENUM ('x'); END IF;", "nobody can tell the value of found"),
+    "finds_names_elsewhere": ("SET LOCAL search_path = app; IF to_regtype('there') IS NULL THEN CREATE TYPE there AS ENUM ('x'); END IF;", "it sets search_path"),
+    "finds_names_elsewhere_by_a_function": ("IF to_regtype('there') IS NULL THEN EXECUTE 'SELECT set_config(''search_path'', ''app'', true)'; CREATE TYPE there AS ENUM ('x'); END IF;", "it sets search_path"),
+    "returns_within": ("IF to_regtype('there') IS NULL THEN NULL; ELSE RETURN; END IF; CREATE TYPE e AS ENUM ('x');", "it may return before its end"),
+    "assigned_within": ("IF to_regtype('there') IS NULL THEN v := 'a'; ELSE v := 'b'; END IF; EXECUTE 'DROP TABLE ' || v;", "it asks or assigns something within IF, or where it handles errors"),
+    "part_assigned": ("r.x := 'a'; CREATE TYPE e AS ENUM ('x');", "it assigns a part of a variable"),
+    "called": ("CALL p(); CREATE TYPE e AS ENUM ('x');", "it calls a procedure"),
+    "what_was_done": ("UPDATE t SET b = 1; GET DIAGNOSTICS n = ROW_COUNT; CREATE TYPE e AS ENUM ('x');", "it asks what a statement has done (GET DIAGNOSTICS)"),
+    "commits": ("CREATE TYPE e AS ENUM ('x'); COMMIT;", "it ends its transaction"),
 }  # fmt: skip
 # Known, and it destroys what cannot be captured within a block.
 LOSES = {
@@ -105,7 +138,7 @@ LOSES = {
 
 
 def _block(body: str) -> str:
-    return f"DO $$ DECLARE v text; n integer; BEGIN {body} END $$;"
+    return f"DO $$ DECLARE v text; n integer; r record; BEGIN {body} END $$;"
 
 
 def _there_and_back(project: Project, blocks: dict[str, str]) -> None:
@@ -134,10 +167,66 @@ def test_blocks_of_each_kind_are_taken_back(project: Project) -> None:
     _there_and_back(project, BLOCKS)
 
 
-@pytest.mark.parametrize("body", OTHERS.values(), ids=OTHERS)
-def test_nothing_is_said_of_other_blocks(body: str) -> None:
-    """Loops, other handlers, answers that rows give: nobody knows before what they execute."""
-    assert branches(tree(_block(body))) is None
+@pytest.mark.parametrize(("body", "because"), OTHERS.values(), ids=OTHERS)
+def test_what_is_not_known_of_other_blocks_is_told(body: str, because: str) -> None:
+    """Loops over rows, other handlers, answers that rows give: nobody knows before what they execute, and why."""
+    found = read_block(tree(_block(body)))
+    assert (found.statements, found.because) == (None, because)
+
+
+@pytest.mark.parametrize(
+    ("code", "because"),
+    [
+        ("DECLARE x numeric; BEGIN DROP TABLE t; END", "nobody can tell the values of its variable x"),
+        ("#variable_conflict use_column\nBEGIN DROP TABLE t; END", "it says what a name means (#variable_conflict)"),
+        ("BEGIN DROP TABLE; END", "its code cannot be read"),
+    ],
+)
+def test_what_is_declared_may_be_why(code: str, because: str) -> None:
+    """A type that changes what is assigned, a word about names, a text that does not parse."""
+    assert read_block(tree(f"DO $$ {code} $$")).because == because
+
+
+# Blocks whose rows are captured as those of the statements in them; and what is captured where.
+CAPTURED = {
+    "DELETE FROM r WHERE id = 1; UPDATE t SET a = 'x' WHERE id < 3;": [("delete", "r"), ("update", "t")],
+    "FOREACH v IN ARRAY ARRAY['t', 'u'] LOOP EXECUTE format('UPDATE %I SET b = b + 10', v); END LOOP;": [("update", "t"), ("update", "u")],
+    "EXECUTE 'UPDATE t SET a = $1 WHERE id = $2' USING 'it''s', 2; INSERT INTO r VALUES (5);": [("update", "t"), ("insert", "r")],
+    "FOR i IN 5..5 LOOP UPDATE t SET id = id + i; END LOOP;": [("update", "t")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", CAPTURED)
+def test_rows_of_a_block_are_captured_as_those_of_its_statements(project: Project, body: str) -> None:
+    """No table is locked and copied as a whole; what triggers write to other tables is as with a statement alone."""
+    target = project(folder={"0001_m.sql": _block(body)})
+    do(target, MADE + "CREATE TABLE u AS TABLE t; ALTER TABLE u ADD PRIMARY KEY (id); CREATE TABLE log (says text);"
+       "CREATE FUNCTION notes() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (TG_OP); RETURN NEW; END';"
+       "CREATE TRIGGER notes AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION notes()")  # fmt: skip
+    plain = everything(target)[1]
+    plan = plan_of(target, rehearsed(target))
+    execute(target, plan, "20261122T165431Z-release-demo-7f3a")
+    with connect(target) as conn:
+        found = [(entry.kind, entry.table.name) for entry in undo_data.list_entries(conn)]
+    assert sorted(found) == sorted(CAPTURED[body])
+    assert not any("LOCK TABLE" in step.sql for change in plan.changes for step in change.steps)
+    done = everything(target)[1]
+    assert done != plain
+    take_back(target)
+    after = everything(target)[1]
+    assert {name.name for name in plain if plain[name] != after[name]} <= {"log"}
+
+
+def test_a_block_that_changes_rows_of_a_table_twice_is_captured_as_a_whole(project: Project) -> None:
+    """Two captures of a kind would be one."""
+    target = project(folder={"0001_m.sql": _block("UPDATE t SET a = 'x'; UPDATE t SET b = 7 WHERE a = 'x';")})
+    do(target, MADE)
+    before = everything(target)
+    plan = plan_of(target, rehearsed(target))
+    assert any("LOCK TABLE" in step.sql for change in plan.changes for step in change.steps)
+    execute(target, plan, "20261122T165431Z-release-demo-7f3a")
+    take_back(target)
+    assert everything(target) == before
 
 
 def test_what_a_block_destroys_beside_objects_has_no_way_back(project: Project) -> None:

@@ -28,7 +28,7 @@ from pgrunbook.record.journal import read
 from pgrunbook.record.run import Run, Status
 from pgrunbook.runner import runbook
 from pgrunbook.session import acceptance
-from secret_forms import MARK, REFUSED, RUN, STAGE, seen_in
+from secret_forms import FOREIGN, MARK, MISSED, NONE, REFUSED, RUN, STAGE, TEXTS, seen_in
 
 Project = Callable[..., Target]
 OURS = "SELECT tablename FROM pg_tables WHERE schemaname = 'pgrunbook'"
@@ -55,6 +55,24 @@ def stage(project: Project) -> Iterator[Callable[..., Target]]:
     yield make
     for target, role in roles:
         do(target, f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_many_texts_are_masked_as_each_of_them_is() -> None:
+    """Whatever stands beside one; and what may hold no secret is not looked at closely."""
+    spoilt = [text.format(role="r", database="d") for text in (*RUN, *REFUSED)] + [*TEXTS, *MISSED, *FOREIGN, *NONE]
+    plain = [f"value {n}" for n in range(2_000)]
+    mixed = [each for pair in zip(spoilt, plain, strict=False) for each in ("", *pair, "it's")]
+    assert door.masked_each(mixed) == [door.masked(each) for each in mixed]
+    assert not any(map(seen_in, door.masked_each(spoilt)[: len(RUN)]))
+    before = door._masked.cache_info().misses
+    assert door.masked_each(plain) == plain
+    assert door._masked.cache_info().misses == before
+
+
+def test_what_was_learned_is_masked_among_many_texts() -> None:
+    """Also where nothing in the text tells that it is one."""
+    door.learn(f"ALTER ROLE r PASSWORD '{MARK}'")
+    assert door.masked_each(["a", f"it is {MARK}", "b"]) == ["a", "it is ***", "b"]
 
 
 def accept_all(made: Run) -> None:

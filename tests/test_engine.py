@@ -259,6 +259,7 @@ def test_a_cell_that_swallows_the_interrupt_took_too_long_all_the_same(out: Path
     assert run(out, "1", swallows, "3", execution_timeout=1)
     assert record(out) == TRUE
     assert errors(out) == [("CellTimeout", "the cell did not end within 1 s")]
+    assert "start a new one where it was taken back" in out.read_text()
 
 
 def test_a_cell_that_answers_an_interrupt_with_another_error_was_stopped(out: Path) -> None:

@@ -14,6 +14,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Blocked, StatementFailed, Unreachable
 from pgrunbook.execute import failures
 from pgrunbook.execute.failures import AttemptEnd
+from pgrunbook.record import run as runs
 from scenes import execute, is_at, kill, meanwhile, plan_of, session, until
 
 Project = Callable[..., Target]
@@ -107,6 +108,35 @@ def test_the_state_is_what_the_database_shows(project: Project) -> None:
         assert failures.state_now(scene, conn) == (
             "0001_a is applied as a whole. Applied by this run before it: 0000_z."
         )
+
+
+@pytest.mark.parametrize(
+    ("takes_back", "applied", "then"),
+    [
+        ("rollback", ("0000_z",), "start a new run, when this one has taken back what it applied"),
+        ("rollback", (), "go on with this run: pgrunbook run --resume r"),
+        ("", ("0000_z",), "go on with this run: pgrunbook run --resume r"),
+    ],
+)
+def test_a_run_that_takes_back_what_it_applied_is_not_gone_on_with(
+    project: Project, monkeypatch: pytest.MonkeyPatch, takes_back: str, applied: tuple[str, ...], then: str
+) -> None:
+    """Each error after which the runner does that, and each of an obstacle from outside, after which it waits."""
+    monkeypatch.setenv(runs.RUNNER, "r")
+    monkeypatch.setenv(runs.TAKES_BACK, takes_back)
+    scene = scene_of(project(folder={"0001_a.sql": "CREATE INDEX CONCURRENTLY i ON t (a)"}), committed=applied)
+    with connect(scene.target) as conn:
+        refused = [
+            failures.explain(exc, scene, conn)
+            for exc in (psycopg.errors.UniqueViolation("twice"), psycopg.errors.QueryCanceled("cancelled"))
+        ]
+        passing = [
+            failures.gave_up(psycopg.errors.LockNotAvailable("no lock"), scene, conn),
+            failures.explain(KeyboardInterrupt(), scene, conn),
+        ]
+    passing.append(failures.explain(psycopg.OperationalError("cut"), scene, conn))
+    assert all(then in error.hint for error in refused)
+    assert all("o on with this run: pgrunbook run --resume r" in error.hint for error in passing)
 
 
 def test_the_servers_detail_context_and_hint_are_passed_on(project: Project) -> None:

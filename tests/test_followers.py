@@ -455,10 +455,22 @@ def test_rollback_tells_which_captured_values_go_to_nobody(project: Callable[...
 
 
 @pytest.mark.newest
+def test_values_follow_rows_whose_key_a_plain_block_has_changed(project: Callable[..., Target]) -> None:
+    """It is captured as its statement, so each value finds its row again."""
+    column = "ALTER TABLE k ALTER COLUMN a TYPE varchar(1) USING left(a, 1)"
+    target = project(folder={"0001_a.sql": column, "0002_b.sql": "DO $$ BEGIN UPDATE k SET id = id + 10; END $$"})
+    do(target, "CREATE TABLE k (id integer PRIMARY KEY, a text); INSERT INTO k VALUES (1, 'a1'), (2, 'a2')")
+    execute(target, plan_of(target, rehearsed(target)), "20261122T165431Z-release-demo-7f3a")
+    execute(target, prepared(target)[0], ROLLBACK)
+    assert rows(target, "SELECT id, a FROM k ORDER BY id") == [(1, "a1"), (2, "a2")]
+
+
+@pytest.mark.newest
 def test_rollback_tells_the_values_of_rows_whose_key_a_block_has_changed(project: Callable[..., Target]) -> None:
     """Its table is captured as a whole, so nobody knows which row has come to which key."""
     column = "ALTER TABLE k ALTER COLUMN a TYPE varchar(1) USING left(a, 1)"
-    target = project(folder={"0001_a.sql": column, "0002_b.sql": "DO $$ BEGIN UPDATE k SET id = id + 10; END $$"})
+    block = "DO $$ BEGIN PERFORM FROM k; UPDATE k SET id = id + 10; END $$"
+    target = project(folder={"0001_a.sql": column, "0002_b.sql": block})
     do(target, "CREATE TABLE k (id integer PRIMARY KEY, a text); INSERT INTO k VALUES (1, 'a1'), (2, 'a2')")
     execute(target, plan_of(target, rehearsed(target)), "20261122T165431Z-release-demo-7f3a")
     execute(target, prepared(target)[0], ROLLBACK)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pgrunbook.database import catalog_reader
-from pgrunbook.database.routines import Routines, calls
+from pgrunbook.database.routines import Routines
 from pgrunbook.review.hazards import Transactions
 from pgrunbook.review.review import review
 from pgrunbook.review.statement_scenes import script
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import statements
+from pgrunbook.sql.calls import calls
 from pgrunbook.sql.deparse import parsed
 from safe_forms_stage import Stage
 
@@ -225,6 +226,35 @@ def test_a_function_that_somebody_added_to_an_extension_is_judged(stage: Stage) 
         assert found_by_review(stage, "SELECT added()")
         for sql in ("SELECT ll_to_earth(1, 2)", "SELECT 'a'::citext = 'A'", "SELECT cube(1)"):
             assert not gates(stage, sql), sql
+
+
+# What an ordinary user plants, and a block that then executes another text; each is harmless without.
+PLANTED = {
+    "CREATE FUNCTION format(text, text) RETURNS text LANGUAGE sql AS 'SELECT $p$DROP TABLE t$p$::text'": "EXECUTE format('CREATE TABLE %s (a integer)', 'n');",
+    "CREATE FUNCTION concat(text, text) RETURNS text LANGUAGE sql AS 'SELECT $p$DROP TABLE t$p$::text'": "EXECUTE concat('CREATE TABLE n ', '(a integer)');",
+    "CREATE FUNCTION quote_ident(name) RETURNS text LANGUAGE sql AS 'SELECT $p$t; DROP TABLE t$p$::text'": "EXECUTE 'ANALYZE ' || quote_ident('t'::name);",
+    "CREATE FUNCTION quote_literal(name) RETURNS text LANGUAGE sql AS 'SELECT $p$1; DROP TABLE t$p$::text'": "EXECUTE 'SELECT ' || quote_literal('t'::name);",
+    "CREATE FUNCTION unnest(text[]) RETURNS SETOF text LANGUAGE sql AS 'SELECT $p$t; DROP TABLE t$p$::text'": "FOR v IN SELECT unnest(ARRAY['t', 'q']) LOOP EXECUTE 'ANALYZE ' || v; END LOOP;",
+    "CREATE FUNCTION joined(name, text) RETURNS text LANGUAGE sql AS 'SELECT $p$DROP TABLE t$p$::text'; CREATE OPERATOR || (FUNCTION = joined, LEFTARG = name, RIGHTARG = text)": "EXECUTE 'ANALYZE '::name || v;",
+    "CREATE OPERATOR || (FUNCTION = pg_catalog.btrim, LEFTARG = text, RIGHTARG = text)": "EXECUTE 'ANALYZE ' || v;",
+}  # fmt: skip
+
+
+@pytest.mark.newest
+def test_a_text_is_read_only_where_the_servers_own_functions_put_it_together(stage: Stage) -> None:
+    """Another function or operator of the name may match better, wherever it stands in the search path."""
+    for planted, body in PLANTED.items():
+        block = f"DO $$ DECLARE v text := 't'; BEGIN {body} END $$"
+        assert not gates(stage, block), block
+        with stage.conn.transaction(force_rollback=True):
+            stage.conn.execute("CREATE ROLE plants; GRANT CREATE ON SCHEMA public TO plants; SET ROLE plants")
+            stage.conn.execute(f"{planted}; RESET ROLE")
+            assert gates(stage, block), planted
+            assert found_by_review(stage, block), planted
+    block = "DO $$ DECLARE v text := 't'; BEGIN EXECUTE format('ANALYZE %I', v); END $$"
+    assert not gates(stage, block)
+    assert gates(stage, f"SET search_path = public, pg_catalog; {block}")
+    assert found_by_review(stage, f"SET search_path = public, pg_catalog; {block}")
 
 
 @pytest.mark.parametrize(("id_", "sql"), IN_FRONT)

@@ -375,13 +375,16 @@ NO_WAY = {
     "ALTER TYPE rare.reals SET (STORAGE = extended)": "PostgreSQL does not show the old properties of a base type",
     "ALTER USER MAPPING FOR PUBLIC SERVER far OPTIONS (ADD a 'b')": "its old options are not read",
     "ALTER INDEX rare.events_kind ATTACH PARTITION rare.people_age": "PostgreSQL cannot detach index people_age from rare.events_kind",
-    "DO $$ BEGIN EXECUTE 'DROP TABLE ' || current_user; END $$": "nobody can know what a DO block did, because it puts its statements together when it runs",
-    "DO $$ BEGIN IF EXISTS (SELECT FROM rare.people) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE",
+    "DO $$ BEGIN EXECUTE 'DROP TABLE ' || current_user; END $$": "nobody can know what a DO block did, because it puts its statements together when it runs: it executes a text that it puts together of what nobody can tell",
+    "DO $$ BEGIN IF EXISTS (SELECT FROM rare.people) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE: a condition of it reads rows, or calls a function of the application",
     "DO $$ BEGIN IF true THEN DROP TABLE rare.things; CREATE TABLE rare.b (); END IF; END $$": "what a DO block destroys is not captured",
-    "DO $$ BEGIN IF rare.adult(3) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE",
-    "DO $$ BEGIN IF adult(3) THEN CREATE TABLE a (); END IF; END $$": "nobody can know what adult() tells a DO block",
+    "DO $$ BEGIN IF rare.adult(3) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE: a condition of it reads rows, or calls a function of the application",
+    "DO $$ BEGIN IF adult(3) THEN CREATE TABLE a (); END IF; END $$": "nobody can know what a DO block did, because a function adult() is there that is not PostgreSQL's own",
+    "DO $$ BEGIN IF '4'::rare.even IS NULL THEN CREATE TABLE a (); END IF; END $$": "nobody can know what a DO block did, because type rare.even is not PostgreSQL's own",
+    "DO $$ BEGIN IF 1 OPERATOR(rare.<+>) 2 = 3 THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE: a condition of it reads rows, or calls a function of the application",
+    "DO $$ BEGIN IF 1 <+> 2 = 3 THEN CREATE TABLE a (); END IF; END $$": "nobody can know what a DO block did, because an operator <+> is there that is not PostgreSQL's own",
     "DO LANGUAGE sql 'SELECT 1'": "nobody can know what a DO block did, because its code cannot be read",
-    "DO 'BEGIN LOOP CREATE TABLE a (); END LOOP; END'": "a DO block executes CREATE TABLE",
+    "DO 'BEGIN LOOP CREATE TABLE a (); END LOOP; END'": "a DO block executes CREATE TABLE: it loops until it leaves the loop",
     "IMPORT FOREIGN SCHEMA public FROM SERVER far INTO rare": "nobody can know which foreign tables it will create",
     "UPDATE rare.adults SET name = 'x'": "rare.adults is a view, and the statement does not name its tables",
 }
@@ -522,6 +525,18 @@ def test_a_text_too_long_stops_the_way_back(rare: Stage) -> None:
         rare.conn.execute("UPDATE rare.people SET \"Odd Col\" = 'longer than nine'")
         with pytest.raises(psycopg.errors.StringDataRightTruncation):
             rare.conn.execute(undo.steps[0].sql)
+
+
+def test_a_block_that_asks_a_table_of_somebody_has_no_way_back(rare: Stage) -> None:
+    """Its rows are others on a branch, whatever it is called; so is the catalog behind a schema that comes first."""
+    block = "DO $$ BEGIN IF EXISTS (SELECT FROM pg_marks) THEN CREATE TABLE a (); END IF; END $$"
+    with rare.conn.transaction(force_rollback=True):
+        rare.conn.execute("CREATE TABLE public.pg_marks (a integer)")
+        assert inverse(rare.conn, block).because.endswith("because pg_marks is public.pg_marks.")
+        rare.conn.execute("SET LOCAL search_path = rare, pg_catalog")
+        asks = "DO $$ BEGIN IF to_regclass('a') IS NULL THEN CREATE TABLE a (); END IF; END $$"
+        told = inverse(rare.conn, asks).because
+        assert told.endswith("because another schema comes before pg_catalog in its search_path.")
 
 
 def test_names_are_found_by_the_search_path_and_told_in_full(rare: Stage) -> None:

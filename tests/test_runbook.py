@@ -93,6 +93,7 @@ def test_a_failing_migration_takes_back_only_what_this_run_applied(project: Proj
         ("rollback", Status.DONE),
     ]
     assert "division by zero" in error(made, 1)
+    assert "Hint: Correct the migration, and start a new run" in error(made, 1)
     assert rows(target, "SELECT to_regclass('a') IS NOT NULL, to_regclass('b')") == [(True, None)]
     assert rows(target, "SELECT version FROM schema_migrations") == [("0001_a",)]
     assert headless.next_step(made) == (
@@ -321,6 +322,10 @@ def test_a_release_that_ends_half_way_through_a_migration_is_taken_back(project:
         (None, None, 0)
     ]
     assert rows(target, "SELECT * FROM b") == [(0,)]
+    assert error(made, 1).splitlines()[-1] == (
+        "Hint: Correct what the server names, leave the file as it is, and start a new run, "
+        "when this one has taken back what it applied."
+    )
     assert "was taken back" in headless.next_step(made)
 
 

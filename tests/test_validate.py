@@ -85,6 +85,20 @@ def test_each_thing_that_is_not_as_promised_is_named(project: Project) -> None:
 
 
 @pytest.mark.slow
+def test_a_release_that_is_not_as_promised_is_taken_back_and_says_so(project: Project) -> None:
+    """Its error does not lead to a rollback that has been done by the time somebody reads it."""
+    target = project(folder={"0001_slow.sql": "UPDATE knob SET seconds = 0.06"}, critical_queries=QUERIES)
+    do(target, "CREATE TABLE knob (id int PRIMARY KEY, seconds float8); INSERT INTO knob VALUES (1, 0)")
+    made, code = run("release", with_data="false")
+    assert (code, made.status, made.parts[-1].procedure, made.parts[-1].status) == (
+        1, Status.FAILED, "rollback", Status.DONE
+    )  # fmt: skip
+    assert error(made, 2).splitlines()[-1] == (
+        "Hint: Correct what is named; then start a new run, when this one has taken back what it applied."
+    )
+
+
+@pytest.mark.slow
 def test_without_a_promise_nothing_is_said_to_be_kept(project: Project) -> None:
     """Validate alone looks, and says that it compared with nothing; a run of another target is wrong input."""
     project(folder=FOLDER)

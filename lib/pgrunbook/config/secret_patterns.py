@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 SECRET_NAME = re.compile(
     r"passw(or)?d|passphrase|passcode|\bpwd\b|_pwd\b|\bpwd_|\bpass\b|_pass\b|\bpw\b|_pw\b|secret|token|credential|\bdsn\b"
@@ -35,6 +36,7 @@ def may_name_a_secret(text: str) -> bool:
     return "u&" in folded or any(part in folded for part in _PARTS)
 
 
+@lru_cache(maxsize=4096)
 def names_a_secret(name: str) -> bool:
     """Tell whether what has this name holds a secret, as "api_key" and "password" do, and "password_changed_at" not."""
     folded = name.casefold()

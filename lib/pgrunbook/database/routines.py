@@ -12,29 +12,20 @@ from typing import Any, NamedTuple
 
 from pglast import ast, enums
 
-from pgrunbook.sql.do_branches import branches
+from pgrunbook.sql.calls import DML, Call, calls, operators, run_nodes, touched
+from pgrunbook.sql.catalog_names import CatalogNames
+from pgrunbook.sql.do_branches import branches, names_taken
 from pgrunbook.sql.routines import UNREADABLE, Block, analyzes, block, routine, text_statements, unreadable_because
 from pgrunbook.sql.settings import path_names, settings
 from pgrunbook.sql.side_effects import ACTING, OF_TEXT
-from pgrunbook.sql.tree import Name, options, relation, strings, text, walk
+from pgrunbook.sql.tree import Name, dotted, options, relation, text
 
-DML = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
 DEEPEST = 50
-# What these hold runs when somebody calls it by its name, or fires it: it is judged there. What others store (views,
-# defaults, checks, policies, rules, casts, operators) may run wherever nobody names it, and is judged at once.
-_ONLY_STORED = (ast.CreateFunctionStmt, ast.CreateTrigStmt, ast.PrepareStmt, ast.CommentStmt, ast.DoStmt)
 # The bits of pg_trigger.tgtype, which a CREATE TRIGGER holds as well.
 _RULE_EVENTS = {
     enums.CmdType.CMD_INSERT: "INSERT", enums.CmdType.CMD_UPDATE: "UPDATE", enums.CmdType.CMD_DELETE: "DELETE",
 }  # fmt: skip
 _EVENTS = {4: "INSERT", 8: "DELETE", 16: "UPDATE", 32: "TRUNCATE"}
-
-
-class Call(NamedTuple):
-    """A function that is called: its name and the number of its arguments; -1 where it is not called by arguments."""
-
-    name: Name
-    arguments: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +79,7 @@ class RoutinePart:
 class Routines:
     """The routines that statements may run, by the names that they are called by, and what runs them unnamed.
 
+    ``others`` are ("function", name) and ("operator", name): a name of PostgreSQL's own that somebody has given, too.
     ``is_read`` is false where no database was asked: what no statement has made is not known then.
     """
 
@@ -95,6 +87,7 @@ class Routines:
     fired: tuple[Fired, ...] = ()
     operators: Mapping[str, tuple[Name, ...]] = field(default_factory=dict)
     prepared: Mapping[str, Any] = field(default_factory=dict)
+    others: frozenset[tuple[str, str]] = frozenset()
     is_read: bool = False
 
     def of(self, called: Call, path: Sequence[str] | None = None) -> list[Routine]:
@@ -117,6 +110,18 @@ class Routines:
         ]
         return [each for name in found for each in self.of(Call(name, -1))]
 
+    def not_of_catalog(self, taken: CatalogNames, path: Sequence[str] | None = None) -> str:
+        """Return why what has one of these names may not be PostgreSQL's own, "" where it is."""
+        if path and "pg_catalog" in path and not all(_is_temporary(one) for one in path[: path.index("pg_catalog")]):
+            return "another schema comes before pg_catalog in its search_path"
+        for name in sorted(taken.functions):
+            if ("function", name) in self.others or self.named.get(name):
+                return f"a function {name}() is there that is not PostgreSQL's own"
+        for name in sorted(taken.operators):
+            if ("operator", name) in self.others:
+                return f"an operator {name} is there that is not PostgreSQL's own"
+        return ""
+
     def after(self, node: Any) -> Routines:
         """Return the routines as they are when a statement has made another, a trigger or a prepared statement."""
         match node:
@@ -126,11 +131,13 @@ class Routines:
                 return replace(self, named={**self.named, made.name: (*others, made)})
             case ast.CreateTrigStmt():
                 events = [event for bit, event in _EVENTS.items() if node.events & bit]
-                name = _name(node.funcname)
+                name = dotted(node.funcname)
                 fired = (Fired(relation(node.relation), event, name) for event in events)
                 return replace(self, fired=(*self.fired, *fired))
             case ast.PrepareStmt():
                 return replace(self, prepared={**self.prepared, node.name: node.query})
+            case ast.DefineStmt(kind=enums.ObjectType.OBJECT_OPERATOR):
+                return replace(self, others=self.others | {("operator", dotted(node.defnames).name)})
         return self
 
     def beside(self, nodes: Iterable[Any]) -> Routines:
@@ -144,6 +151,8 @@ class Routines:
                 made = _made(node)
                 every = dict.fromkeys((*found.named.get(made.name, ()), made))
                 found = replace(found, named={**found.named, made.name: tuple(every)})
+            elif isinstance(node, ast.DefineStmt):
+                found = found.after(node)
         return found
 
     def parts(self, node: Any, path: Sequence[str] | None = None) -> list[RoutinePart]:
@@ -167,97 +176,15 @@ def _is_in(schema: str, named: str | None, path: Sequence[str] | None = None) ->
     return schema == named if named else schema in (path or ())
 
 
-def calls(node: Any) -> list[Call]:
-    """Return the functions that a statement itself calls when it runs."""
-    found = [
-        Call(_name(part.funcname), -1 if part.func_variadic else len(part.args or ()))
-        for part in _run(node)
-        if isinstance(part, ast.FuncCall)
-    ]
-    return found + [Call(_name(words), -1) for words in _taken_in(node)]
+def _is_temporary(schema: str) -> bool:
+    return schema == "pg_temp" or schema.startswith("pg_temp_")
 
 
-def _taken_in(node: Any) -> Iterator[Any]:
-    """Yield the names of functions that a statement puts behind a cast, an operator, an aggregate, an event ..."""
-    match node:
-        case ast.DefineStmt():
-            given = (item.arg for item in node.definition or () if isinstance(item, ast.DefElem))
-            yield from (arg.names for arg in given if isinstance(arg, ast.TypeName))
-        case ast.CreateCastStmt() if node.func is not None:
-            yield node.func.objname
-        case ast.CreateEventTrigStmt():
-            yield node.funcname
-        case ast.AlterExtensionContentsStmt() if isinstance(node.object, ast.ObjectWithArgs):
-            yield node.object.objname  # as one of the extension's it would count as harmless from then on
-        case ast.CreateConversionStmt():
-            yield node.func_name
-        case ast.CreateOpClassStmt() | ast.AlterOpFamilyStmt():
-            yield from (item.name.objname for item in node.items if item.name is not None)
-
-
-def named_functions(node: Any) -> set[str]:
-    """Return the names of the functions that a statement calls, or that a trigger of it will."""
-    fires = {strings(node.funcname)[-1]} if isinstance(node, ast.CreateTrigStmt) else set()
-    return fires | {call.name.name for call in calls(node)}
-
-
-def operators(node: Any) -> set[str]:
-    """Return the operators in a statement, also those that everybody uses: somebody may have made one of the name."""
-    return {part.name[-1].sval for part in _run(node) if isinstance(part, ast.A_Expr)}
-
-
-def touched(node: Any) -> list[tuple[Name, str]]:
-    """Return the relations that a statement itself reads or writes when it runs, each with the event."""
-    written: dict[int, list[str]] = {}
-    match node:
-        case ast.TruncateStmt():
-            return [(relation(table), "TRUNCATE") for table in node.relations]
-        case ast.RefreshMatViewStmt():
-            return [(relation(node.relation), "REFRESH")]
-        case ast.CopyStmt() if node.relation is not None:
-            return [(relation(node.relation), "INSERT" if node.is_from else "READ")]
-        case ast.SelectStmt() | ast.CreateTableAsStmt() | ast.DeclareCursorStmt() | ast.CopyStmt():
-            pass
-        case _ if not isinstance(node, DML):
-            return []
-    for part in _run(node):
-        if isinstance(part, DML):
-            written[id(part.relation)] = _events(part)
-    own = {part.ctename for part in walk(node) if isinstance(part, ast.CommonTableExpr)}
-    found = [
-        (relation(part), event)
-        for part in _run(node)
-        if isinstance(part, ast.RangeVar) and (part.schemaname or part.relname not in own)
-        for event in written.get(id(part), ["READ"])
-    ]
-    return list(dict.fromkeys(found))
-
-
-def _events(node: Any) -> list[str]:
-    match node:
-        case ast.InsertStmt():
-            return ["INSERT", "UPDATE"] if node.onConflictClause is not None else ["INSERT"]
-        case ast.UpdateStmt():
-            return ["UPDATE"]
-        case ast.DeleteStmt():
-            return ["DELETE"]
-    return ["INSERT", "UPDATE", "DELETE"]
-
-
-def _run(node: Any) -> Iterator[Any]:
-    """Yield the nodes of a statement that run with it: not what it only stores for later."""
-    if isinstance(node, _ONLY_STORED) or (isinstance(node, ast.ExplainStmt) and not analyzes(node)):
-        return
-    yield from walk(node)
-
-
-def within(node: Any, routines: Routines) -> Iterator[RoutinePart]:
+def within(node: Any, routines: Routines, path: Sequence[str] | None = None) -> Iterator[RoutinePart]:
     """Yield the statements that stand in a statement itself: in DO, EXPLAIN ANALYZE, WITH, and a prepared one."""
     match node:
         case ast.DoStmt():
-            code, known = block(text(node)), branches(node)
-            yield from _of_block(code if known is None else replace(code, dynamic=False), "DO")
-            yield from (RoutinePart(one.node, "DO") for one in known or () if code.dynamic)
+            yield from _of_do(node, routines, path)
             return
         case ast.ExplainStmt() if analyzes(node):
             yield RoutinePart(node.query, "EXPLAIN ANALYZE")
@@ -268,18 +195,29 @@ def within(node: Any, routines: Routines) -> Iterator[RoutinePart]:
             yield RoutinePart(prepared, f"EXECUTE {node.name}", because=why)
             return
         case ast.CreateTableAsStmt() if isinstance(node.query, ast.ExecuteStmt):
-            yield from within(node.query, routines)
+            yield from within(node.query, routines, path)
             return
         case ast.CopyStmt() if isinstance(node.query, DML):
             yield RoutinePart(node.query, "COPY")
         case ast.RuleStmt():
             yield from (RoutinePart(action, f"rule {node.rulename}") for action in node.actions or ())
             return
-    for part in _run(node):
+    for part in run_nodes(node):
         if isinstance(part, ast.CommonTableExpr) and isinstance(part.ctequery, DML):
             yield RoutinePart(part.ctequery, f"WITH {part.ctename}")
         elif isinstance(part, ast.FuncCall) and part.funcname[-1].sval in OF_TEXT:
             yield from _of_text(part)
+
+
+def _of_do(node: Any, routines: Routines, path: Sequence[str] | None) -> Iterator[RoutinePart]:
+    """Yield what a DO block holds; texts that it puts together are read where PostgreSQL's own functions do that."""
+    code, known = block(text(node)), branches(node)
+    why = routines.not_of_catalog(names_taken(node), path) if code.dynamic and known is not None else ""
+    yield from _of_block(code if known is None else replace(code, dynamic=False), "DO")
+    if why:
+        yield RoutinePart(None, "DO", because=f"it puts its statements together when it runs, and {why}")
+    elif code.dynamic:
+        yield from (RoutinePart(one.node, "DO") for one in known or ())
 
 
 def _of_text(call: Any) -> Iterator[RoutinePart]:
@@ -306,7 +244,7 @@ def _parts(routines: Routines, node: Any, path: Sequence[str] | None) -> Iterato
     seen: set[Routine] = set()
     while waiting:
         at, where, path_here, depth = waiting.popleft()
-        found = [replace(part, within=_joined(where, part.within)) for part in within(at, routines)]
+        found = [replace(part, within=_joined(where, part.within)) for part in within(at, routines, path_here)]
         for called in calls(at):
             known = routines.of(called, path_here)
             found += _unknown(routines, called, where, is_call=isinstance(at, ast.CallStmt)) if not known else []
@@ -351,7 +289,7 @@ def _joined(where: str, inner: str) -> str:
 
 
 def _made(node: Any) -> Routine:
-    name = _name(node.funcname)
+    name = dotted(node.funcname)
     given = options(node.options)
     kinds = [parameter.mode for parameter in node.parameters or ()]
     taking = [p for p in node.parameters or () if p.mode.value not in "ot"]
@@ -382,8 +320,3 @@ def of_rule(node: Any) -> tuple[Routine, list[Fired]]:
     made = Routine("", label, "sql", f"CREATE FUNCTION r() RETURNS void LANGUAGE sql AS '{body}'")
     event = _RULE_EVENTS.get(node.event)
     return made, [Fired(named, event, Name(None, label))] if event and node.actions else []
-
-
-def _name(parts: Any) -> Name:
-    words = strings(parts)
-    return Name(words[-2] if len(words) > 1 else None, words[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,10 @@ from psycopg.rows import namedtuple_row
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
-from pgrunbook.database.routines import Fired, Routine, Routines, named_functions, of_rule, operators, touched, within
+from pgrunbook.database.routines import Fired, Routine, Routines, of_rule, within
+from pgrunbook.sql.calls import named_functions, operators, touched
+from pgrunbook.sql.catalog_names import CatalogNames
+from pgrunbook.sql.do_branches import names_taken
 from pgrunbook.sql.tree import Name, tree
 
 
@@ -26,6 +29,13 @@ def read(conn: Connection, nodes: Iterable[Any], known: Routines | None = None) 
     while waiting:
         waiting = found.read(waiting)
     return replace(found.routines, is_read=True)
+
+
+def not_of_catalog(conn: Connection, taken: CatalogNames, path: Sequence[str]) -> str:
+    """Return why what has one of these names may not be PostgreSQL's own, "" where it is."""
+    found = _Reading(conn, Routines())
+    found.others(taken)
+    return found.routines.not_of_catalog(taken, path)
 
 
 class _Reading:
@@ -46,8 +56,18 @@ class _Reading:
         relations = {name for node in every for name, _ in touched(node)} - self._relations
         self._operators |= signs
         self._relations |= relations
+        for node in every:
+            self.others(names_taken(node))
         names |= self._fired(relations) | self._signs(signs)
         return self._named(names - self._names)
+
+    def others(self, taken: CatalogNames) -> None:
+        """Read which of these names functions and operators have that are not PostgreSQL's own."""
+        if not taken.functions and not taken.operators:
+            return
+        parameters = {"functions": sorted(taken.functions), "operators": sorted(taken.operators)}
+        rows = {(row.kind, row.name) for row in self._rows("others", **parameters)}
+        self.routines = replace(self.routines, others=self.routines.others | rows)
 
     def _fired(self, relations: set[Name]) -> set[str]:
         if not relations:

@@ -55,22 +55,25 @@ def said(exc: psycopg.Error) -> str:
     return exc.diag.message_primary or " ".join(str(exc).split())
 
 
-def explained(exc: psycopg.Error, target: str, *, state: str, again: str) -> RunbookError:
-    """Return the error of ours for a statement of ours; ``again`` is how the operator goes on, as a clause."""
+def explained(exc: psycopg.Error, target: str, *, state: str, again: str, mended: str = "") -> RunbookError:
+    """Return the error of ours for a statement of ours; ``again`` is how the operator goes on, as a clause.
+
+    ``mended`` is how after an error that somebody corrects, where that is another way.
+    """
     facts = {"detail": exc.diag.message_detail or "", "state": state}
     match meaning(exc):
         case Meaning.LOST:
             hint = f"When the server answers again, {again}."
             return Unreachable(f'lost the connection to target "{target}": {said(exc)}', **facts, hint=hint)
         case Meaning.CUT_OFF:
-            hint = "Wait, or find who holds the lock (pg_blocking_pids); then run this cell again."
+            hint = f"Wait, or find who holds the lock (pg_blocking_pids); then {again}."
             return Blocked(f'could not read target "{target}" in time: {said(exc)}', **facts, hint=hint)
         case Meaning.NO_RIGHT:
             hint = "Let the owner GRANT it to the role of this target, or name another role."
             return Refused(f'the role of target "{target}" lacks a privilege: {said(exc)}', **facts, hint=hint)
         case Meaning.EXHAUSTED:
-            hint = f"Give the server what it lacks; then {again}."
+            hint = f"Give the server what it lacks; then {mended or again}."
             return StatementFailed(f'the server of target "{target}" could not go on: {said(exc)}', **facts, hint=hint)
         case Meaning.REFUSED:
-            hint = exc.diag.message_hint or "Read the server's log; then run this cell again."
+            hint = exc.diag.message_hint or f"Read the server's log; then {mended or again}."
             return StatementFailed(f'target "{target}" refused a statement of ours: {said(exc)}', **facts, hint=hint)

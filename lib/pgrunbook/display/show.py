@@ -193,7 +193,7 @@ def _bare(value: object) -> Any:
 
 def visible(text: str) -> str:
     """Return a text with its control characters and those that turn its direction as escapes."""
-    return text.translate(_UNSEEN)
+    return text if text.isascii() and text.isprintable() else text.translate(_UNSEEN)
 
 
 def _text(value: object) -> str:

@@ -288,7 +288,8 @@ def path_after(catalog: Catalog, setting: Setting, home: tuple[str, ...]) -> tup
         return None
     if setting.name != SEARCH_PATH or setting.value is None:
         return home
-    return ("pg_catalog", *(catalog.role if name == "$user" else name for name in path_names(setting.value)))
+    named = tuple(catalog.role if name == "$user" else name for name in path_names(setting.value))
+    return named if "pg_catalog" in named else ("pg_catalog", *named)
 
 
 def _dropped(catalog: Catalog, node: Any) -> Catalog:

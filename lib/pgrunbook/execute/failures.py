@@ -21,7 +21,7 @@ from pgrunbook.errors import Blocked, Broken, Interrupted, Refused, RunbookError
 from pgrunbook.history import History
 from pgrunbook.plan.hidden import check_key
 from pgrunbook.plan.plan import Change, Plan, Step
-from pgrunbook.record.run import again
+from pgrunbook.record.run import after_failure, again, go_on_command
 from pgrunbook.sql.classify import Policy
 
 GONE_WITHIN_S = 5.0
@@ -94,7 +94,7 @@ def explain(exc: BaseException, scene: AttemptEnd, conn: Connection) -> RunbookE
         f"could not {verb} {scene.where()}: {exc.diag.message_primary or one_line(exc)}",
         detail=" ".join([said, *(f"It may be a row in {place}." for place in places)]).strip(),
         state=state,
-        hint=undo_data.way_on(places, again(), target=scene.target.name)
+        hint=undo_data.way_on(places, _then(scene, state), target=scene.target.name)
         if places
         else exc.diag.message_hint or _after_refusal(exc, scene, state),
     )
@@ -139,7 +139,7 @@ def begun_elsewhere(migration: str, begun: MigrationProgress) -> Refused:
         f"{migration} was begun by run {begun.run_id}, and not finished",
         detail="The plan of that run has other steps. Those that are done: "
         f"{', '.join(str(n) for n, done in sorted(begun.steps.items()) if done) or 'none for certain'}.",
-        hint=f"Go on with that run: pgrunbook run --resume {begun.run_id}.",
+        hint=f"Go on with that run: {go_on_command(begun.run_id)}.",
     )
 
 
@@ -151,7 +151,7 @@ def refuse_unfinished(found: Sequence[UnfinishedMigration], texts: Mapping[str, 
             raise Refused(
                 f"{one.migration} was begun by run {one.run_id} from another text, and not finished",
                 detail=f"Steps of that text (sha256 {one.file_sha256[:16]}) are applied; these would be added to them.",
-                hint=f"Put the file back as it was, and go on with that run: pgrunbook run --resume {one.run_id}.",
+                hint=f"Put the file back as it was, and go on with that run: {go_on_command(one.run_id)}.",
             )
 
 
@@ -230,22 +230,27 @@ def _loops(conn: Connection, scene: AttemptEnd) -> list[str]:
 def _after_refusal(exc: psycopg.Error, scene: AttemptEnd, state: str) -> str:
     """Return the hint for a refused statement: it depends on the reason, and on what is applied of its migration."""
     if STAYS in state:
-        return f"Correct what the server names, leave the file as it is, and {again()}."
+        return f"Correct what the server names, leave the file as it is, and {_then(scene, state)}."
     # The rows were in the table before; they do not come from the migration itself.
     if isinstance(exc, psycopg.IntegrityError) and scene.step is not None and scene.step.policy is Policy.ALONE:
-        return _mend()
+        return _mend(scene, state)
     if isinstance(exc, psycopg.IntegrityError) and scene.step is not None and scene.step.form:
-        return _mend()
+        return _mend(scene, state)
     return "Correct the migration, and start a new run: its plan will have another digest."
+
+
+def _then(scene: AttemptEnd, state: str) -> str:
+    """Return how to go on after a failure that the runner takes back, where something is applied."""
+    return after_failure(applied=bool(scene.committed) or STAYS in state)
 
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _mend() -> str:
+def _mend(scene: AttemptEnd, state: str) -> str:
     return (
-        f"Correct the rows that the server names, leave the file as it is, and {again()}; "
+        f"Correct the rows that the server names, leave the file as it is, and {_then(scene, state)}; "
         "or correct the migration, and start a new run."
     )
 
@@ -256,7 +261,7 @@ def _cancelled(exc: pg.QueryCanceled, scene: AttemptEnd, step: Step, state: str)
             f"{scene.where()} was cancelled in the server",
             detail=f"{one_line(exc)}; it had run for {scene.ran_ms:.0f} ms.",
             state=state,
-            hint=f"Somebody called pg_cancel_backend: find out who, then {again()}.",
+            hint=f"Somebody called pg_cancel_backend: find out who, then {_then(scene, state)}.",
         )
     return StatementFailed(
         f"{scene.where()} did not end within its statement_timeout ({step.statement_timeout_ms} ms)",

@@ -96,9 +96,8 @@ def change_type(altered: Alteration, cmd: Any) -> None:
     new_name = _written(cmd, named)
     losses = column_type.losses(column, cmd, facts, new_name)
     is_kept = bool(losses[0]) and column.kind in "rp" and not column.generated
-    loosened = (
-        _loosened(altered, column, new_name) if is_kept and column.not_null and facts["how"] != "by itself" else None
-    )
+    may_refuse = column_type.refuses(facts["how"], column)
+    loosened = _loosened(altered, column, new_name) if is_kept and column.not_null and may_refuse else None
     becomes_null = is_kept and (not column.not_null or loosened is not None)
     using = column_type.using(altered.reader, facts["how"], column, new_name, becomes_null=becomes_null)
     clause = f"ALTER COLUMN {column.sql} TYPE {column.type}{column_type.collation(column)}{using}"

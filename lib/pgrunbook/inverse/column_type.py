@@ -36,6 +36,7 @@ _PATTERNS = {
     "date": r"^\s*\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])\s*$",
     "uuid": r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
 }
+_LENGTH = re.compile(r"character(?: varying)?\((\d+)\)")
 _NUMBERS = re.compile(r"\(([\d, ]+)\)")
 
 
@@ -45,13 +46,18 @@ def using(reader: Reader, how: str, column: Column, new: str, *, becomes_null: b
     An explicit cast would cut a text that is too long; the implicit one refuses it. With ``becomes_null`` a value that
     the old type does not allow is NULL until the captured one is written back.
     """
-    if how == "by itself" or column.generated:
+    if not refuses(how, column) or column.generated or (how == "by itself" and not becomes_null):
         return ""
     valid = is_valid(reader, column, new) if becomes_null else ""
     if valid:
         return f" USING CASE WHEN {valid} THEN {column.sql}::text::{column.type} END"
     middle = "::text" if how == "as text" else ""
     return f" USING {column.sql}{middle}::{column.type}"
+
+
+def refuses(how: str, column: Column) -> bool:
+    """Tell whether values may not become the old type: of a text, one that is too long."""
+    return how != "by itself" or _LENGTH.fullmatch(column.type) is not None
 
 
 def is_valid(reader: Reader, column: Column, new: str) -> str:
@@ -65,6 +71,8 @@ def is_valid(reader: Reader, column: Column, new: str) -> str:
         return f"{known} OPERATOR(pg_catalog.<@) {literal(labels)}::text[]" if new.endswith("[]") else ""
     if labels:
         return f"{value} = ANY ({literal(labels)}::text[])"
+    if length := _LENGTH.fullmatch(column.type):
+        return f"pg_catalog.char_length({value}) <= {length[1]}"
     if column.type in _WORDS:
         return f"pg_catalog.lower(pg_catalog.btrim({value})) = ANY ({literal(_WORDS[column.type])}::text[])"
     if column.type in _PATTERNS:

@@ -11,11 +11,34 @@ from pglast import ast
 from pgrunbook.inverse import create, name_resolution, no_inverse
 from pgrunbook.inverse.reader import Reader
 from pgrunbook.inverse.way import NoInverseError, Way
+from pgrunbook.sql.catalog_names import CatalogNames, catalog_names
 from pgrunbook.sql.classify import kind
-from pgrunbook.sql.do_branches import BranchStatement
-from pgrunbook.sql.tree import function_names, object_kind, subcommand, text
+from pgrunbook.sql.do_branches import BranchStatement, read_block
+from pgrunbook.sql.tree import object_kind, subcommand, text
 
 Inverse = Callable[[Reader, Way, Any], None]
+
+
+def read(reader: Reader, node: Any) -> tuple[tuple[BranchStatement, ...] | None, str]:
+    """Return the statements of a block, None where these are not known, and then why.
+
+    Raises NoInverseError where a name that the reading takes for PostgreSQL's own may be somebody's: on a branch, a
+    function or table of the application may answer otherwise.
+    """
+
+    def ask(query: Any) -> list[dict[str, Any]]:
+        _refuse_names_of_others(reader, catalog_names([query]))
+        return reader.catalog_rows(query)
+
+    reading = read_block(node, ask)
+    if reading.statements is not None:
+        _refuse_names_of_others(reader, reading.names)
+    return reading.statements, reading.because
+
+
+def _refuse_names_of_others(reader: Reader, taken: CatalogNames) -> None:
+    if why := reader.not_of_catalog(taken):
+        raise NoInverseError(f"cannot be computed: nobody can know what a DO block did, because {why}.")
 
 
 def take_back(reader: Reader, way: Way, found: Sequence[BranchStatement], inverse: Inverse) -> None:
@@ -24,7 +47,6 @@ def take_back(reader: Reader, way: Way, found: Sequence[BranchStatement], invers
     Each is computed from the catalog before the block; prepare proves that they lead back together.
     Raises NoInverseError where nobody can tell whether one is executed, or where rows or tables would be captured.
     """
-    _refuse_answers_of_rows(reader, found)
     runs = [one.node for each in _blocks(reader, found) for one in each]
     if not runs:
         return
@@ -43,13 +65,6 @@ def take_back(reader: Reader, way: Way, found: Sequence[BranchStatement], invers
             raise NoInverseError("cannot be undone, because what a DO block destroys is not captured.")
     for each in reversed(ways):
         way.follow(each)
-
-
-def _refuse_answers_of_rows(reader: Reader, found: Sequence[BranchStatement]) -> None:
-    """Refuse conditions that call a function of the application: on a branch, it may answer otherwise."""
-    names = {name for one in found for query, _ in one.conditions for name in function_names(query)}
-    for row in reader.rows("functions_of_others", names=sorted(names)) if names else ():
-        raise NoInverseError(f"cannot be computed: nobody can know what {row['name']}() tells a DO block.")
 
 
 def _blocks(reader: Reader, found: Sequence[BranchStatement]) -> list[list[BranchStatement]]:

@@ -32,7 +32,7 @@ from pgrunbook.inverse.reader import Reader, reading
 from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import secrets
-from pgrunbook.sql.do_branches import branches
+from pgrunbook.sql.do_branches import changes_of_rows
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import tree
 
@@ -84,11 +84,18 @@ def _unknown(_reader: Reader, _way: Way, node: Any) -> None:
 
 def _do(reader: Reader, way: Way, node: Any) -> None:
     """DO: take back the plain statements that it will execute; of another block, the rows."""
-    found = branches(node)
-    if found is None or all(isinstance(one.node, no_inverse.CHANGES_ROWS) for one in found):
-        no_inverse.run(reader, way, node, "a DO block")
-    else:
+    found, because = do_block.read(reader, node)
+    if written := changes_of_rows(node):
+        no_inverse.changes(reader, way, tuple(map(tree, written)))
+        return
+    if found is not None and not (found and all(isinstance(one.node, no_inverse.CHANGES_ROWS) for one in found)):
         do_block.take_back(reader, way, found, _inverse)
+        return
+    try:
+        no_inverse.run(reader, way, node, "a DO block")
+    except NoInverseError as exc:
+        said = str(exc).rstrip(".")
+        raise NoInverseError(f"{said}: {because}." if because and because not in said else f"{said}.") from None
 
 
 def _inverse(reader: Reader, way: Way, node: Any) -> None:

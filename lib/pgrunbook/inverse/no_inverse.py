@@ -70,8 +70,13 @@ def set_sequences_back(reader: Reader, way: Way, nodes: Iterable[Any]) -> None:
 
 def change(reader: Reader, way: Way, node: Any) -> None:
     """INSERT, UPDATE, DELETE, MERGE: revert the rows; what its functions did elsewhere stays."""
-    rows.change(reader, way, node)
-    called = {part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall)}
+    changes(reader, way, (node,))
+
+
+def changes(reader: Reader, way: Way, nodes: tuple[Any, ...]) -> None:
+    """Revert the rows of several such statements."""
+    rows.capture(reader, way, nodes)
+    called = {part.funcname[-1].sval for part in walk(nodes) if isinstance(part, ast.FuncCall)}
     unknown = _unknown(reader, called)
     way.differs += [Declared("elsewhere", name, f"what {name}() did elsewhere stays") for name in unknown]
 

@@ -29,7 +29,9 @@ from pgrunbook.database.relations import (
 )
 from pgrunbook.database.routines import RoutinePart
 from pgrunbook.database.sqlstate import Meaning, meaning
+from pgrunbook.sql.catalog_names import CatalogNames
 from pgrunbook.sql.deparse import literal
+from pgrunbook.sql.do_values import cast
 from pgrunbook.sql.tree import quoted, text
 
 _OWN = "BEGIN ISOLATION LEVEL REPEATABLE READ", "COMMIT"
@@ -156,6 +158,19 @@ class Reader:
         """Return what runs within a statement, as deep as it calls."""
         return routines_reader.read(self.conn, [node]).parts(node, self.path)
 
+    def not_of_catalog(self, taken: CatalogNames) -> str:
+        """Return why what has one of these names may not be PostgreSQL's own, "" where it is."""
+        for name in sorted(taken.relations):
+            found = self.named(None, name)
+            if found is not None and found.schema not in ("pg_catalog", "information_schema"):
+                return f"{name} is {found.label}"
+        for name in sorted(taken.types):
+            fact = self.row("type_facts", oid=self.type(name) or 0)
+            # No code of somebody's runs where a value of an enum is read.
+            if fact is not None and fact["oid"] >= _FIRST_OWN_OID and fact["type"] != "e":
+                return f"type {name} is not PostgreSQL's own"
+        return routines_reader.not_of_catalog(self.conn, taken, self.path)
+
     def relation(self, node: ast.RangeVar) -> Relation | None:
         """Return the relation that a name refers to."""
         return self.named(node.schemaname, node.relname)
@@ -281,6 +296,22 @@ class Reader:
         _, found, _ = self._at_once([_path(self._search_path), query, _path("")])
         return bool(found) and next(iter(found[0].values())) is True
 
+    def catalog_rows(self, query: Any) -> list[dict[str, Any]]:
+        """Return the rows of a query of the application that reads catalogs, with its values as constants in SQL.
+
+        A column whose values another database has otherwise (an OID) or that is NULL is left out.
+        """
+        self._cursor.execute(_path(self._search_path).encode())
+        self._cursor.execute(text(query).encode())
+        types = [_CONSTANT_TYPES.get(column.type_code, "") for column in self._cursor.description or ()]
+        found = [
+            {name: cast(value, type_) for (name, value), type_ in zip(row.items(), types, strict=True)
+             if type_ and value is not None}
+            for row in self._cursor.fetchall()
+        ]  # fmt: skip
+        self._cursor.execute(_path("").encode())
+        return found
+
     def _in_session(self, query: str, **parameters: object) -> dict[str, Any] | None:
         """Return the first row of a query that resolves a name with the session's search path."""
         asked = self._told(query, parameters)
@@ -321,6 +352,9 @@ def _key(query: str, parameters: dict[str, Any]) -> str:
     return f"{query} {sorted(parameters.items())}"
 
 
+_FIRST_OWN_OID = 16_384
+# Types of the server's answers whose values are the same in another database.
+_CONSTANT_TYPES = {19: "name", 20: "int8", 23: "int4", 25: "text", 1043: "text"}
 # The OIDs of these catalogs are part of the server's source and never change.
 CLASSES = {
     "pg_class": 1259, "pg_proc": 1255, "pg_type": 1247, "pg_namespace": 2615, "pg_constraint": 2606,

@@ -73,8 +73,10 @@ def what_about_new_rows(here: Session) -> Table:
     plan: Plan = here.facts["plan"]
     if here.facts.get("goes_on"):
         return Table(["migration"], [], empty="This rollback is resumed: the rows were checked when it began.")
-    with undo_data.conflict_file(here.run.folder, here.parameters.on_conflict) as into:
+    live = shared_steps.Live(here)
+    with undo_data.conflict_file(here.run.folder, here.parameters.on_conflict, on_row=live.count) as into:
         found = rollback_views.rows_since(here.conn, plan, here.facts["loses"], into=into)
+    live.close("All rows are compared:")
     here.journal("rows-since", **found.facts())
     table = here.keep_table("what-about-new-rows", found.table(here.parameters.on_conflict))
     try:

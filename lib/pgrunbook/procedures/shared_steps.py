@@ -40,6 +40,7 @@ TONES = {
 }
 COLOURS = {"running": "#2da44e", "waiting": "#cf222e", "looking": "#bf8700"}
 REDRAW_S = 0.2
+JOURNAL_S = 1.0
 ARCHIVED_WITHIN_S = 60.0
 
 
@@ -174,7 +175,7 @@ def execute(here: Session, direction: Direction) -> Table:
     checks.passed(here, *CELLS[direction])
     plan, history = here.facts["plan"], here.facts["history"]
     here.at_work()
-    live = _Live(here)
+    live = Live(here)
     with (
         locks.one_runner(here.target, here.run.run_id),
         connect(here.target, purpose=f"{here.procedure} {here.run.run_id}") as conn,
@@ -277,15 +278,27 @@ def timeline(results: list[StepResult]) -> Timeline:
     return Timeline(title, lanes, [(says, COLOURS[kind]) for kind, says in legend.items()])
 
 
-class _Live:
+class Live:
     """A display that is redrawn a few times a second, and replaced by the final table at the end."""
 
     def __init__(self, here: Session) -> None:
         self._here = here
         self._handle: Any = None
-        self._drawn_at = time.monotonic()
+        self._drawn_at = self._noted_at = time.monotonic()
+
+    def count(self, what: str, done: int) -> None:
+        """Show how many there are so far; in the journal once a second."""
+        now = time.monotonic()
+        if now - self._drawn_at < REDRAW_S:
+            return
+        self._drawn_at = now
+        self._draw(Table([], [], empty=f"{what}: {done:,} so far."))
+        if now - self._noted_at > JOURNAL_S:
+            self._noted_at = now
+            self._here.journal("count-progress", what=what, count=done)
 
     def redraw(self, results: list[StepResult]) -> None:
+        """Show the table of steps as it is now."""
         now = time.monotonic()
         if now - self._drawn_at < REDRAW_S:
             return
@@ -296,8 +309,13 @@ class _Live:
         """Keep the table where the step failed; else clear it, as the step returns the final one."""
         if failed:
             self._draw(table_of(results))
-        elif self._handle is not None:
-            self._draw(Table([], [], empty="Every step ended:"))
+        else:
+            self.close("Every step ended:")
+
+    def close(self, says: str) -> None:
+        """Put a sentence in the place of what was drawn, if anything was."""
+        if self._handle is not None:
+            self._draw(Table([], [], empty=says))
 
     def _draw(self, table: Table) -> None:
         from IPython import get_ipython

@@ -227,7 +227,7 @@ def verdict(here: Session) -> Banner:
             f"the database is not as promised: {problems[0]}",
             detail="; ".join(problems),
             state="Validate changed nothing; what is applied stays applied.",
-            hint=f"Correct what is named, or take back what was applied: {_way_back(here)}",
+            hint=f"Correct what is named{_then(here)}",
         )
     promised = here.facts["promise"] is not None and regular_file.is_there(
         here.facts["promise"].folder / "schema-promised.json"
@@ -252,6 +252,12 @@ def _promising_run(here: Session) -> Run | None:
             if run.target == here.target.name:
                 return run
     return None
+
+
+def _then(here: Session) -> str:
+    if runs.takes_back(applied=here.run.has_applied()):
+        return f"; then {runs.after_failure(applied=True)}."
+    return f", or take back what was applied: {_way_back(here)}"
 
 
 def _way_back(here: Session) -> str:

@@ -15,8 +15,7 @@ from html import escape, unescape
 from typing import Any
 from urllib.parse import quote, unquote
 
-from pgrunbook.config.secret_patterns import names_a_secret
-from pgrunbook.sql.secret_prose import MASK, may_hold_secrets
+from pgrunbook.sql.secret_prose import MASK, hints, may_hold_secrets
 
 # A shorter secret is masked where it stands as one, and not in every word that is spelled so.
 SHORTEST = 4
@@ -52,9 +51,20 @@ def masked(text: str) -> str:
     return _masked(text) if len(text) <= _LONG_CHARS else masked_values(_masked_message(text))
 
 
-def masked_literal(name: str, literal: str) -> str:
-    """Return the value of a column without secrets: the name of the column may say that it is one."""
-    return f"'{MASK}'" if literal.startswith("'") and names_a_secret(name) else masked(literal)
+def masked_each(texts: Sequence[str]) -> list[str]:
+    """Return each text as :func:`masked` does: many are looked through at once, and closer where one may hold some."""
+    joined, pattern = "\n".join(texts), _pattern()
+    if pattern is not None and pattern.search(joined):
+        return [masked(text) for text in texts]
+    found, at, looked = hints(joined), 0, []
+    spans = iter(found)
+    start, end = next(spans, (len(joined) + 1, len(joined) + 1))
+    for text in texts:
+        while end <= at:
+            start, end = next(spans, (len(joined) + 1, len(joined) + 1))
+        looked.append(masked(text) if start < at + len(text) else text)
+        at += len(text) + 1
+    return looked
 
 
 def masked_values(text: str) -> str:

@@ -26,6 +26,8 @@ from pgrunbook.record.journal import Journal
 
 RUN_FILE = "run.json"
 JOURNAL_FILE = "journal.jsonl"
+# Set beside it in a run which takes back what it has applied when it fails, as long as it has not begun that.
+TAKES_BACK = "PGRUNBOOK_TAKES_BACK"
 RUNNER = "PGRUNBOOK_RUNNER"  # set in the kernel by our runner: the id of the run whose folder it has locked
 HELD_FILE = ".held"
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{4}")
@@ -86,6 +88,11 @@ class Run:
         if self.how == "headless":
             return f"pgrunbook run --resume {self.run_id}"
         return "run the cell that refused again"
+
+    def has_applied(self, *, whole: bool = False) -> bool:
+        """Tell whether it has committed steps of a migration up, or with ``whole`` all of one."""
+        done = (event for event in journal.read(self.journal.path) if event["event"] == "committed")
+        return any(each.get("direction") == "up" and (each.get("whole_migration") or not whole) for each in done)
 
     def save(self) -> None:
         """Write ``run.json``, whole. Raises RecordFailed as write_atomically does."""
@@ -287,6 +294,28 @@ def again() -> str:
     """Return how to go on with the run of this process, as a hint says it: headless, or in the notebook by hand."""
     run_id = os.environ.get(RUNNER)
     return f"go on with this run: pgrunbook run --resume {run_id}" if run_id else "run this cell again"
+
+
+def go_on_command(run_id: str) -> str:
+    """Return the command that goes on with another run, also one begun by hand; its record may be elsewhere."""
+    try:
+        is_by_hand = load(paths.outputs_dir() / run_id).how == "by hand"
+    except WrongInput:
+        is_by_hand = False
+    return f"pgrunbook {'start' if is_by_hand else 'run'} --resume {run_id}"
+
+
+def after_failure(*, applied: bool) -> str:
+    """Return how to go on after an error that somebody corrects, of a run that has ``applied`` something or nothing.
+
+    Other than :func:`again`, which is for obstacles from outside: of these the runner takes nothing back.
+    """
+    return "start a new run, when this one has taken back what it applied" if takes_back(applied=applied) else again()
+
+
+def takes_back(*, applied: bool) -> bool:
+    """Tell whether the runner of this process will take back what its run has ``applied``, after a failure."""
+    return applied and bool(os.environ.get(TAKES_BACK))
 
 
 def stamp(moment: datetime | None = None) -> str:

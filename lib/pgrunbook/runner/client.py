@@ -231,6 +231,8 @@ def _close_loop() -> None:
 def _error(name: str, says: str) -> Any:
     state = "State: as the database says (schema pgrunbook, history table); an open transaction was aborted."
     hint = "Hint: go on at the first step that is not done: pgrunbook run --resume, or run this notebook again."
+    if name not in ("Stopped", "KernelDied"):  # a runbook may take back what it applied
+        hint = "Hint: see how the run ended: pgrunbook runs. Go on with it, or start a new one where it was taken back."
     return nbformat.v4.new_output("error", ename=name, evalue=says, traceback=[says, state, hint])
 
 

@@ -14,7 +14,7 @@ from pgrunbook.config import paths, targets
 from pgrunbook.errors import RecordFailed, RunbookError, WrongInput
 from pgrunbook.record import door, journal
 from pgrunbook.record import run as runs
-from pgrunbook.record.run import RUNNER, Part, Run, Status
+from pgrunbook.record.run import RUNNER, TAKES_BACK, Part, Run, Status
 from pgrunbook.runner import stops
 from pgrunbook.runner.kernel import EarlyKernel
 from pgrunbook.runner.progress import ProgressDisplay
@@ -122,13 +122,13 @@ def _run_stoppable(made: Run, on_failure: str | None, early: EarlyKernel | None)
 def _run_parts(made: Run, on_failure: str | None, progress: ProgressDisplay, early: EarlyKernel | None) -> Outcome:
     back = way_back(made, on_failure)
     if back is not None:  # broken off during its rollback: go on with that
-        _execute(made, back, progress, early)
+        _execute(made, back, progress, early, on_failure)
         failed = next(part for part in made.parts if part.status is not Status.DONE or part is back)
         return Outcome(Status.FAILED, 1, (failed.says,))
     for part in list(made.parts):
         if part.status is Status.DONE:
             continue
-        outcome = _execute(made, part, progress, early)
+        outcome = _execute(made, part, progress, early, on_failure)
         early = None
         if outcome.status is Status.DONE:
             continue
@@ -136,10 +136,10 @@ def _run_parts(made: Run, on_failure: str | None, progress: ProgressDisplay, ear
             on_failure
             and outcome.status is Status.FAILED
             and outcome.kind not in PASSING | {"WrongInput"}
-            and (_has_applied(made) or _half_done(made))
+            and (made.has_applied(whole=True) or _half_done(made))
         ):
             made.parts.append(Part(on_failure, f"{len(made.parts) + 1:02}-{on_failure}.ipynb"))
-            _execute(made, made.parts[-1], progress, None)
+            _execute(made, made.parts[-1], progress, None, on_failure)
         return outcome
     return Outcome(Status.DONE, 0)
 
@@ -164,7 +164,7 @@ def _next(made: Run, on_failure: str | None, outcome: Outcome) -> str:
             f"{', '.join(half)} is partly applied. Correct what failed, and go on: {resume}; or take back what was "
             f"done: pgrunbook run rollback --target {made.target} -p of_run={made.run_id}"
         )
-    if outcome.status is Status.FAILED and _has_applied(made):
+    if outcome.status is Status.FAILED and made.has_applied(whole=True):
         return f"Take back what it applied: pgrunbook run rollback --target {made.target} -p of_run={made.run_id}"
     return ""
 
@@ -209,7 +209,9 @@ def _server_version(made: Run) -> dict[str, str]:
     return {"server": str(met[-1]["server_version"])} if met else {}
 
 
-def _execute(made: Run, part: Part, progress: ProgressDisplay, early: EarlyKernel | None) -> Outcome:
+def _execute(
+    made: Run, part: Part, progress: ProgressDisplay, early: EarlyKernel | None, on_failure: str | None
+) -> Outcome:
     """Run one notebook through papermill and our engine; keep what an earlier attempt left."""
     kernel = early or EarlyKernel(f"pgrunbook.procedures.{part.procedure}")
     try:
@@ -219,7 +221,7 @@ def _execute(made: Run, part: Part, progress: ProgressDisplay, early: EarlyKerne
             made.save()
             made.journal.write("notebook-started", procedure=part.procedure, notebook=part.notebook)
         progress.procedure(part.procedure)
-        outcome = _papermill(made, part, kernel, progress)
+        outcome = _papermill(made, part, kernel, progress, on_failure)
     finally:
         kernel.end()
     with stops.held():
@@ -232,7 +234,9 @@ def _execute(made: Run, part: Part, progress: ProgressDisplay, early: EarlyKerne
     return outcome
 
 
-def _papermill(made: Run, part: Part, kernel: EarlyKernel, progress: ProgressDisplay) -> Outcome:
+def _papermill(
+    made: Run, part: Part, kernel: EarlyKernel, progress: ProgressDisplay, on_failure: str | None
+) -> Outcome:
     papermill = import_papermill()
     from papermill.exceptions import PapermillExecutionError
 
@@ -244,6 +248,7 @@ def _papermill(made: Run, part: Part, kernel: EarlyKernel, progress: ProgressDis
         "PGRUNBOOK_HOME": str(paths.project_dir()),
         "PGRUNBOOK_OUTPUTS": str(paths.outputs_dir()),
         RUNNER: made.run_id,
+        TAKES_BACK: on_failure if on_failure and part.procedure != on_failure else "",
     }
     manager = kernel.manager()
     first = f"import os; os.chdir({str(made.folder)!r}); os.environ.update({environment!r})"
@@ -294,11 +299,6 @@ def _keep_earlier(path: Path) -> None:
     while (kept := path.with_name(f"{path.stem}.attempt-{number}.ipynb")).exists():
         number += 1
     path.rename(kept)
-
-
-def _has_applied(made: Run) -> bool:
-    events = journal.read(made.journal.path)
-    return any(e["event"] == "committed" and e.get("whole_migration") and e.get("direction") == "up" for e in events)
 
 
 def _verdict(made: Run, procedure: str) -> str:

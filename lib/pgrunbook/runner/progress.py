@@ -13,6 +13,9 @@ from pgrunbook.record import journal
 from pgrunbook.record.run import Part, Status
 
 POLL_S = 0.3
+# What is shown of the journal, and in which cells.
+_FOLLOWED = ("step-started", "attempt-failed", "restore-progress", "count-progress")
+_CELLS = ("execute-plan", "take-back", "restore-to-branch", "what-about-new-rows")
 COLOURS = {Status.DONE: "green", Status.REFUSED: "yellow", Status.INTERRUPTED: "yellow"}
 
 
@@ -88,8 +91,8 @@ class ProgressDisplay:
     def _follow(self) -> None:
         while not self._over.wait(POLL_S):
             events = journal.read(self._journal)
-            steps = [e for e in events if e["event"] in ("step-started", "attempt-failed", "restore-progress")]
-            if steps and self._task is not None and self._cell in ("execute-plan", "take-back", "restore-to-branch"):
+            steps = [e for e in events if e["event"] in _FOLLOWED]
+            if steps and self._task is not None and self._cell in _CELLS:
                 self._bars.update(self._task, description=f"{self._cell}: {_described(steps[-1])}")
 
 
@@ -97,6 +100,8 @@ def _described(event: dict[str, Any]) -> str:
     if event["event"] == "restore-progress":
         of = f" of {event['of'] / 1024 / 1024:,.0f}" if event.get("of") else ""
         return f"{event['what']} {event['bytes'] / 1024 / 1024:,.0f}{of} MB"
+    if event["event"] == "count-progress":
+        return f"{event['what']}: {event['count']:,} so far"
     if event["event"] == "attempt-failed":
         return f"attempt {event['attempt']} of {event['of']} failed: {event['blockers'] or event['message']}"
     return f"{event['migration']} step {event['step']}, {event['kind']}, attempt {event['attempt']}"

@@ -8,8 +8,8 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.database.facts import Facts
-from pgrunbook.database.routines import DML
 from pgrunbook.plan.step import Gate
+from pgrunbook.sql.calls import DML
 from pgrunbook.sql.deparse import name
 from pgrunbook.sql.settings import Setting, path_names, settings
 from pgrunbook.sql.tree import CASCADE, Name, quoted, relation, strings

@@ -222,7 +222,11 @@ def step(function: Callable[[Session], View]) -> Callable[[Session], View]:
 
 def _explained(here: Session, exc: psycopg.Error) -> RunbookError:
     state = CHANGING if here.changing else NOTHING_CHANGED
-    return sqlstate.explained(exc, here.target.name, state=state, again=runs.again())
+    return sqlstate.explained(exc, here.target.name, state=state, again=runs.again(), mended=_mended(here))
+
+
+def _mended(here: Session) -> str:
+    return runs.after_failure(applied=here.run.has_applied())
 
 
 def _find_run(procedure: str, parameters: Parameters) -> Run:

@@ -7,18 +7,23 @@ that are put together of these. Of any other one (loops over rows, other handler
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pglast
 from pglast import ast
 from pglast.parser import ParseError
 
+from pgrunbook.errors import WrongInput
+from pgrunbook.sql.catalog_names import CatalogNames, catalog_names
+from pgrunbook.sql.deparse import printed
 from pgrunbook.sql.do_guard import is_of_catalog
-from pgrunbook.sql.do_values import DoValues, UnknownValueError, constant
-from pgrunbook.sql.tree import text, trees, walk
+from pgrunbook.sql.do_values import Ask, DoValues, UnknownValueError, constant
+from pgrunbook.sql.settings import settings
+from pgrunbook.sql.tree import apart, text, trees, walk
+from pgrunbook.sql.values_lists import LONG_CHARS
 
 # Conditions of handlers, by the errors that say that an object is there already, or is not there.
 THERE = {
@@ -30,8 +35,29 @@ MISSING = {
     "42704", "42P01", "42703", "42883", "3F000",
 }  # fmt: skip
 _DECLARE = re.compile(r"\bDECLARE\b", re.IGNORECASE)
+_CONFLICT = "#variable_conflict"
+_CHANGES = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt)
 _RETURN, _RAISE = "PLpgSQL_stmt_return", "PLpgSQL_stmt_raise"
 _EXCEPTION_LEVEL = 21
+_STOPS = {
+    _RETURN: "it may return before its end",
+    _RAISE: "it may raise an error",
+    "PLpgSQL_stmt_assert": "it may raise an error",
+    "PLpgSQL_stmt_exit": "it may leave a loop, or a turn of it (EXIT, CONTINUE)",
+    "PLpgSQL_stmt_loop": "it loops until it leaves the loop",
+    "PLpgSQL_stmt_while": "it loops as long as something holds (WHILE)",
+    "PLpgSQL_stmt_forc": "it loops over rows of a cursor",
+    "PLpgSQL_stmt_dynfors": "it loops over rows of a text that it executes",
+    "PLpgSQL_stmt_dynexecute": "it takes values of a text that it executes",
+    "PLpgSQL_stmt_case": "it chooses by CASE",
+    "PLpgSQL_stmt_getdiag": "it asks what a statement has done (GET DIAGNOSTICS)",
+    "PLpgSQL_stmt_call": "it calls a procedure",
+    "PLpgSQL_stmt_commit": "it ends its transaction",
+    "PLpgSQL_stmt_rollback": "it ends its transaction",
+    "PLpgSQL_stmt_open": "it reads rows of a cursor",
+    "PLpgSQL_stmt_fetch": "it reads rows of a cursor",
+    "PLpgSQL_stmt_close": "it reads rows of a cursor",
+}
 
 
 @dataclass(frozen=True)
@@ -39,17 +65,57 @@ class BranchStatement:
     """A statement that a DO block executes where each of these queries has its answer.
 
     ``handler`` is the number of the block whose handlers take it that an object is there, or is missing; 0 for none:
-    where one statement of it fails, none of it is done.
+    where one statement of it fails, none of it is done. ``sql`` is its whole text, to be executed; "" where it is not
+    to be had.
     """
 
     node: Any
     conditions: tuple[tuple[Any, bool], ...] = ()
     handler: int = 0
+    sql: str = ""
+
+
+@dataclass(frozen=True)
+class BlockReading:
+    """What a block was read as; with ``because`` (a clause) it could not be, and has no statements.
+
+    ``names`` are those that the reading takes for PostgreSQL's own.
+    """
+
+    statements: tuple[BranchStatement, ...] | None
+    names: CatalogNames
+    because: str = ""
 
 
 def branches(node: Any) -> tuple[BranchStatement, ...] | None:
     """Return the statements of a DO block that executes nothing else; None for any other statement."""
-    return _branches(text(node)) if isinstance(node, ast.DoStmt) else None
+    return read_block(node).statements
+
+
+def names_taken(node: Any) -> CatalogNames:
+    """Return the names that :func:`branches` takes for PostgreSQL's own, which another schema's may hide or outdo.
+
+    Where one means something else, nothing is known of the block.
+    """
+    return read_block(node).names
+
+
+def read_block(node: Any, ask: Ask | None = None) -> BlockReading:
+    """Read a DO block; of any other statement nothing is known.
+
+    ``ask`` executes queries of catalogs over which a block loops; without it such a block is not known.
+    """
+    if not isinstance(node, ast.DoStmt):
+        return BlockReading(None, CatalogNames())
+    return _read(text(node)) if ask is None else _read_with(text(node), ask)
+
+
+def changes_of_rows(node: Any) -> tuple[str, ...]:
+    """Return the texts of the UPDATEs, INSERTs and DELETEs that a DO block executes, () for one that does otherwise."""
+    found = branches(node) or ()
+    is_plain = all(isinstance(one.node, _CHANGES) and not one.conditions and not one.handler for one in found)
+    texts = tuple(one.sql for one in found)
+    return texts if is_plain and all(texts) else ()
 
 
 def unfolded(node: Any) -> tuple[Any, ...]:
@@ -59,16 +125,29 @@ def unfolded(node: Any) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=256)
-def _branches(sql: str) -> tuple[BranchStatement, ...] | None:
+def _read(sql: str) -> BlockReading:
+    return _read_with(sql, None)
+
+
+def _read_with(sql: str, ask: Ask | None) -> BlockReading:
+    values: DoValues | None = None
     try:
         (function,) = pglast.parse_plpgsql(sql)
         if len(_DECLARE.findall(sql)) > 1:  # what is declared within is made anew in each turn of a loop
-            return None
-        values = DoValues(function["PLpgSQL_function"].get("datums", ()))
+            raise UnknownValueError("it declares variables in more than one place")
+        if _CONFLICT in sql:
+            raise UnknownValueError(f"it says what a name means ({_CONFLICT})")
+        values = DoValues(function["PLpgSQL_function"].get("datums", ()), ask)
         found = tuple(_Reader(values).read(function["PLpgSQL_function"]["action"]["PLpgSQL_stmt_block"]))
-    except (ParseError, ValueError, KeyError, UnknownValueError):
-        return None
-    return found or None
+    except (ParseError, ValueError, KeyError):
+        found, because = None, "its code cannot be read"
+    except UnknownValueError as unknown:
+        found, because = None, str(unknown)
+    else:
+        because = ""
+    if not found and ask is None:
+        found = None
+    return BlockReading(found, catalog_names(values.trusted) if values else CatalogNames(), because)
 
 
 class _Reader:
@@ -92,7 +171,7 @@ class _Reader:
         """Yield the statements of a block."""
         if "exceptions" in block:
             if handler:
-                raise UnknownValueError
+                raise UnknownValueError("it handles errors within what handles errors")
             self.blocks += 1
             handler = self.blocks
             for one in block["exceptions"]["PLpgSQL_exception_block"]["exc_list"]:
@@ -101,20 +180,21 @@ class _Reader:
 
     def _check_handler(self, exception: Any) -> None:
         names = {one["PLpgSQL_condition"]["condname"] for one in exception["conditions"]}
-        if not names <= THERE | MISSING or list(self._of(exception.get("action", ()), 0)):
-            raise UnknownValueError
+        if not names <= THERE | MISSING:
+            raise UnknownValueError("it handles other errors than that something is there, or is missing")
+        if list(self._of(exception.get("action", ()), 0)):
+            raise UnknownValueError("it executes something where it handles an error")
 
     def _of(self, statements: Sequence[Any], handler: int) -> Iterator[BranchStatement]:
         for statement in statements:
             ((word, inner),) = statement.items()
             match word:
                 case "PLpgSQL_stmt_execsql" if not inner.get("into"):
-                    for node in trees(_query(inner["sqlstmt"])):
-                        self.values.refuse_variables(node)
-                        yield BranchStatement(node, (), handler)
+                    yield from self._each(_query(inner["sqlstmt"]), self.values.filled, handler)
                     self.values.forget_found()
-                case "PLpgSQL_stmt_dynexecute" if not inner.get("into") and not inner.get("params"):
-                    yield from (BranchStatement(node, (), handler) for node in self._text(inner["query"]))
+                case "PLpgSQL_stmt_dynexecute" if not inner.get("into"):
+                    using = partial(self.values.using, given=inner.get("params", ()))
+                    yield from self._each(self._text(inner["query"]), using, handler)
                 case "PLpgSQL_stmt_if":
                     yield from self._of_if(inner, handler)
                     self.values.forget_found()
@@ -126,17 +206,28 @@ class _Reader:
                 case _ if not _is_nothing(word, inner):
                     self._ask(word, inner, handler)
 
-    def _text(self, expression: Any) -> Sequence[Any]:
-        """Return the statements of a text that is put together of constants; it knows no variables."""
-        found = constant(self.values.value(expression))
+    def _each(self, source: str, filled: Callable[[Any], Any], handler: int) -> Iterator[BranchStatement]:
+        """Yield the statements of a text, with constants in the place of variables or parameters."""
+        for node, sql in zip(trees(source), apart(source), strict=True):
+            _refuse_path(node)
+            made = filled(node)
+            yield BranchStatement(made, (), handler, sql if made is node else _whole_text(made, sql))
+
+    def _text(self, expression: Any) -> str:
+        """Return a text that is put together of constants; its statements know no variables."""
+        value = self.values.value(expression)
+        found = constant(value)
         if found is None:
-            raise UnknownValueError
-        return trees(found)
+            raise UnknownValueError("it executes a text that it puts together of what nobody can tell")
+        self.values.trusted.append(value)
+        return found
 
     def _ask(self, word: str, inner: Any, handler: int) -> None:
         """Read what a block asks before it does something."""
+        if word in _STOPS:
+            raise UnknownValueError(_STOPS[word])
         if handler or self.depth:
-            raise UnknownValueError
+            raise UnknownValueError("it asks or assigns something within IF, or where it handles errors")
         match word:
             case "PLpgSQL_stmt_perform":
                 self.values.ask(_query(inner["expr"]))
@@ -145,7 +236,7 @@ class _Reader:
             case "PLpgSQL_stmt_execsql" if not inner.get("strict"):
                 self.values.select_into(_query(inner["sqlstmt"]), inner["target"])
             case _:
-                raise UnknownValueError
+                raise UnknownValueError(f"nobody can tell what its {word.removeprefix('PLpgSQL_stmt_')} does")
 
     def _of_if(self, found: Any, handler: int) -> Iterator[BranchStatement]:
         arms = [(found["cond"], found.get("then_body", ()))]
@@ -155,12 +246,13 @@ class _Reader:
         returns = _RETURN in (found.get("then_body") or [{}])[-1]
         if returns:
             if len(arms) > 1 or "else_body" in found or self.depth:
-                raise UnknownValueError
+                raise UnknownValueError(_STOPS[_RETURN])
             arms = [(found["cond"], found["then_body"][:-1])]
         for condition, body in arms:
             asked = self.values.expression(condition)
             if not all(map(is_of_catalog, walk(asked))):
-                raise UnknownValueError
+                raise UnknownValueError("a condition of it reads rows, or calls a function of the application")
+            self.values.trusted.append(asked)
             yield from self._behind((*before, (asked, True)), body, handler)
             before = (*before, (asked, False))
         yield from self._behind(before, found.get("else_body", ()), handler)
@@ -179,6 +271,22 @@ class _Reader:
 def _is_nothing(word: str, inner: Any) -> bool:
     """Tell whether a statement only tells something, or is the RETURN that the parser adds at the end."""
     return not inner if word == _RETURN else word == _RAISE and inner.get("elog_level", 0) < _EXCEPTION_LEVEL
+
+
+def _whole_text(made: Any, sql: str) -> str:
+    """Return the text of a statement that was made of a text, "" where it may not say the same, or all of it."""
+    if len(sql) > LONG_CHARS:
+        return ""
+    try:
+        return printed(made)
+    except WrongInput:
+        return ""
+
+
+def _refuse_path(node: Any) -> None:
+    """Raise UnknownValueError where names mean something else after a statement."""
+    if any(one.may_be_search_path for one in settings(node)):
+        raise UnknownValueError("it sets search_path")
 
 
 def _query(expression: Any) -> str:

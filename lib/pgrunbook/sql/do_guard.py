@@ -41,6 +41,8 @@ def is_of_catalog(part: Any) -> bool:
     """Tell whether a part of a query reads no rows of the application, as its name shows."""
     if isinstance(part, ast.FuncCall):
         return len(part.funcname) == 1 or part.funcname[0].sval == "pg_catalog"
+    if isinstance(part, ast.A_Expr):
+        return len(part.name or ()) < 2 or part.name[0].sval == "pg_catalog"
     if not isinstance(part, ast.RangeVar):
         return True
     return part.schemaname in ("pg_catalog", "information_schema") or (

@@ -6,14 +6,14 @@ A variable stands for the expression that it was given, which reads catalogs onl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pglast import ast, enums
 
 from pgrunbook.sql.deparse import mapped
 from pgrunbook.sql.do_guard import is_of_catalog
-from pgrunbook.sql.tree import quoted, trees, walk
+from pgrunbook.sql.tree import column_names, quoted, trees, walk
 
 MOST_TURNS = 1_000
 # Types whose values are the same in a variable as in an expression that is cast to them.
@@ -24,6 +24,12 @@ _READS = {
     "upper", "format_type", "pg_get_constraintdef", "pg_get_indexdef", "pg_get_expr", "current_schema",
     "current_database", "quote_ident", "quote_literal", "format", "concat", "unnest",
 }  # fmt: skip
+# What the server counts, or what is another thing on a branch.
+_COUNTED = ("pg_stat", "pg_locks", "pg_settings", "pg_prepared", "pg_replication", "pg_database", "pg_tablespace")
+_ESTIMATES = frozenset({
+    "reltuples", "relpages", "relallvisible", "relfrozenxid", "relminmxid", "last_value", "ordinal_position", "xmin",
+})  # fmt: skip
+_TAKING = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
 _FORMAT = re.compile(r"%(.?)", re.DOTALL)
 _ASSIGNMENT = re.compile(r"\s*(?P<name>\w+)\s*:?=\s*(?P<value>.*)", re.DOTALL)
 _FOUND = "found"
@@ -31,16 +37,28 @@ _NAME_BYTES = 64
 
 
 class UnknownValueError(Exception):
-    """A part of a block whose effect cannot be told before."""
+    """A part of a block whose effect cannot be told before; its text says why, as a clause."""
+
+
+# What the server answers to a query of its catalogs: for each row its columns, by name, as expressions.
+Ask = Callable[[Any], Sequence[Mapping[str, Any]]]
+_ROWS_READ = "it loops over rows"
 
 
 class DoValues:
-    """The variables of a block by their names, each with the expression that it has now; FOUND is one of them."""
+    """The variables of a block by their names, each with the expression that it has now; FOUND is one of them.
 
-    def __init__(self, datums: Sequence[Any]) -> None:
+    A record has one for each of its fields, under both names.
+    """
+
+    def __init__(self, datums: Sequence[Any], ask: Ask | None = None) -> None:
         """Read the declarations. Raises UnknownValueError for a type whose values may change when they are assigned."""
+        self._ask = ask
+        self._records: set[str] = set()
         self._values: dict[str, Any] = {}
         self._types: dict[str, str] = {}
+        # What was read as PostgreSQL's own: the names in it are to be resolved before it is believed.
+        self.trusted: list[Any] = []
         self._names = [next(iter(datum.values())).get("refname", "") for datum in datums]
         for kind, datum in (next(iter(datum.items())) for datum in datums):
             if "lineno" in datum and kind != "PLpgSQL_row":
@@ -48,10 +66,13 @@ class DoValues:
 
     def _declare(self, kind: str, datum: Any) -> None:
         name, given = datum["refname"], datum.get("default_val")
+        if kind == "PLpgSQL_rec" and given is None:
+            self._records.add(name)
+            return
         type_ = datum.get("datatype", {}).get("PLpgSQL_type", {}).get("typname", "").removeprefix("pg_catalog.")
         again = name in self._types and (given is not None or self._types[name] != type_)
         if kind != "PLpgSQL_var" or type_ not in _TYPES or again:
-            raise UnknownValueError
+            raise UnknownValueError(f"nobody can tell the values of its variable {name}")
         self._types[name] = type_
         if given is not None:
             self.assign(name, self.value(given))
@@ -59,17 +80,18 @@ class DoValues:
     def assign(self, name: str, value: Any) -> None:
         """Give a variable an expression; what it calls and reads has to be the catalog's."""
         if name not in self._types or not is_read_only(value):
-            raise UnknownValueError
-        type_ = ast.TypeName(names=(ast.String(sval=self._types[name]),), typemod=-1)
-        self._values[name] = ast.TypeCast(arg=value, typeName=type_)
+            raise UnknownValueError(f"the value of {name} does not come from the catalogs alone")
+        self._values[name] = ast.TypeCast(arg=value, typeName=_type(self._types[name]))
+        self.trusted.append(self._values[name])
 
     def ask(self, query: str) -> None:
         """Note the query that says what FOUND is now."""
         (node,) = trees(query)
         node = self.replaced(node)
         if not is_read_only(node):
-            raise UnknownValueError
+            raise UnknownValueError("it asks more than the catalogs, or calls what may do more (PERFORM)")
         self._values[_FOUND] = ast.SubLink(subLinkType=enums.SubLinkType.EXISTS_SUBLINK, subselect=node)
+        self.trusted.append(node)
 
     def forget_found(self) -> None:
         """Note that nobody knows what FOUND is now."""
@@ -80,7 +102,7 @@ class DoValues:
         fields = target.get("PLpgSQL_row", {}).get("fields", ())
         (node,) = trees(query)
         if not isinstance(node, ast.SelectStmt) or len(fields) != 1 or len(node.targetList or ()) != 1:
-            raise UnknownValueError
+            raise UnknownValueError("it takes several values, or those of a statement that writes, into variables")
         node = self.replaced(node)
         if node.limitCount is None:
             node.limitCount, node.limitOption = _number(1), enums.LimitOption.LIMIT_OPTION_COUNT
@@ -96,14 +118,14 @@ class DoValues:
         """Return such an expression itself."""
         node = self.expression(given)
         if node.fromClause or len(node.targetList) != 1:
-            raise UnknownValueError
+            raise UnknownValueError("it takes a value from rows")
         return node.targetList[0].val
 
     def set(self, given: Any) -> None:
         """Execute an assignment."""
         found = _ASSIGNMENT.fullmatch(given["PLpgSQL_expr"]["query"])
         if found is None:
-            raise UnknownValueError
+            raise UnknownValueError("it assigns a part of a variable")
         self.assign(found["name"].lower(), self.value({"PLpgSQL_expr": {"query": found["value"]}}))
 
     def replaced(self, node: Any) -> Any:
@@ -113,37 +135,98 @@ class DoValues:
             if not isinstance(part, ast.ColumnRef) or not isinstance(part.fields[0], ast.String):
                 return part
             name = part.fields[0].sval
-            if name == _FOUND or name in self._types:
-                if len(part.fields) > 1 or name not in self._values:
-                    raise UnknownValueError
+            if name == _FOUND or name in self._types.keys() | self._records:
+                name = ".".join(getattr(field, "sval", "*") for field in part.fields)
+                if name not in self._values:
+                    raise UnknownValueError(f"nobody can tell the value of {name}")
                 return self._values[name]
             return part
 
         return mapped(node, change)
 
-    def refuse_variables(self, node: Any) -> None:
-        """Raise UnknownValueError where a statement that is no text names a variable."""
+    def filled(self, node: Any) -> Any:
+        """Return a statement that changes rows with constants in the place of variables."""
+        if not isinstance(node, _TAKING):
+            self.refuse_variables(node)
+            return node
+        used = list(self._used(node))
+        for name in used:
+            if name not in self._values or constant(self._values[name]) is None:
+                raise UnknownValueError(f"a statement of it takes the value of {name}, which nobody can tell")
+        return self.replaced(node) if used else node
+
+    def using(self, node: Any, given: Sequence[Any]) -> Any:
+        """Return a statement of EXECUTE with constants in the place of the parameters that USING gives."""
+        values = [self.value(each) for each in given]
+        if any(constant(value) is None for value in values):
+            raise UnknownValueError("it executes a text with values that nobody can tell (USING)")
+        self.trusted += values
+        typed = [_typed(value) for value in values]
+
+        def change(part: Any) -> Any:
+            return typed[part.number - 1] if isinstance(part, ast.ParamRef) else part
+
+        return mapped(node, change) if typed else node
+
+    def _used(self, node: Any) -> Iterator[str]:
         for part in walk(node):
             if isinstance(part, ast.ColumnRef) and isinstance(part.fields[0], ast.String):
                 name = part.fields[0].sval
-                if name in self._types or name == _FOUND:
-                    raise UnknownValueError
+                if name == _FOUND or name in self._types.keys() | self._records:
+                    yield ".".join(getattr(field, "sval", "*") for field in part.fields)
+
+    def refuse_variables(self, node: Any) -> None:
+        """Raise UnknownValueError where a statement names a variable, which it does not take."""
+        for name in self._used(node):
+            raise UnknownValueError(f"a statement of it takes the value of {name}, which nobody can tell")
 
     def turns(self, word: str, loop: Any) -> Iterator[None]:
         """Give the variable of a loop its values in turn. Raises UnknownValueError where these are not constant."""
-        name, values = self._numbers(loop) if word == "PLpgSQL_stmt_fori" else self._list(word, loop)
-        if len(values) > MOST_TURNS:
-            raise UnknownValueError
-        for value in values:
-            self.assign(name, value)
-            yield
-        self._values.pop(name, None)
+        if word == "PLpgSQL_stmt_fors" and (rows := self._catalog_rows(loop)) is not None:
+            yield from self._turns_of(rows)
+        else:
+            name, values = self._numbers(loop) if word == "PLpgSQL_stmt_fori" else self._list(word, loop)
+            yield from self._turns_of([{name: value} for value in values])
         self.forget_found()
+
+    def _turns_of(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+        if len(rows) > MOST_TURNS:
+            raise UnknownValueError(f"it loops more than {MOST_TURNS:,} times")
+        for row in rows:
+            for name, value in row.items():
+                if "." in name:
+                    self._values[name] = value
+                else:
+                    self.assign(name, value)
+            yield
+        for name in rows[0] if rows else ():
+            self._values.pop(name, None)
+
+    def _catalog_rows(self, loop: Any) -> Sequence[Mapping[str, Any]] | None:
+        """Return the variables of each turn of a loop over catalogs, None for a loop over a list of constants."""
+        fields = loop["var"].get("PLpgSQL_row", {}).get("fields", ())
+        (node,) = trees(loop["query"]["PLpgSQL_expr"]["query"])
+        node = self.replaced(node)
+        if fields and _rows(node) is not None:
+            return None
+        if not isinstance(node, ast.SelectStmt) or not is_read_only(node) or not _is_lasting(node):
+            raise UnknownValueError(_ROWS_READ)
+        self.trusted.append(node)
+        if self._ask is None:
+            raise UnknownValueError("it loops over rows of the catalogs")
+        record = loop["var"].get("PLpgSQL_rec", {}).get("refname")
+        rows = [{name: row[name] for name in row if name not in _ESTIMATES} for row in self._ask(node)]
+        if record is not None:
+            return [{f"{record}.{name}": value for name, value in row.items()} for row in rows]
+        names = [field["name"] for field in fields]
+        if any(len(row) != len(names) for row in rows):
+            raise UnknownValueError("it loops over rows with more columns than variables, or fewer")
+        return [dict(zip(names, row.values(), strict=True)) for row in rows]
 
     def _numbers(self, loop: Any) -> tuple[str, Sequence[Any]]:
         ends = [constant(self.value(loop[end])) for end in ("lower", "upper")]
         if {"step", "reverse"} & {*loop} or not all(end is not None and end.isdecimal() for end in ends):
-            raise UnknownValueError
+            raise UnknownValueError("it loops over numbers that are not constant, backwards, or by steps")
         first, last = (int(end or 0) for end in ends)
         numbers = range(first, min(last, first + MOST_TURNS) + 1)
         return loop["var"]["PLpgSQL_var"]["refname"], [_number(number) for number in numbers]
@@ -154,9 +237,11 @@ class DoValues:
         else:
             fields = loop["var"].get("PLpgSQL_row", {}).get("fields", ())
             (node,) = trees(loop["query"]["PLpgSQL_expr"]["query"])
-            name, found = fields[0]["name"] if len(fields) == 1 else "", _rows(self.replaced(node))
+            node = self.replaced(node)
+            self.trusted.append(node)
+            name, found = fields[0]["name"] if len(fields) == 1 else "", _rows(node)
         if found is None or any(constant(one) is None for one in found):
-            raise UnknownValueError
+            raise UnknownValueError("it loops over a list that is not constant")
         return name, found
 
 
@@ -169,6 +254,28 @@ def is_read_only(node: Any) -> bool:
         or (isinstance(part, ast.FuncCall) and part.funcname[-1].sval not in _READS)
         for part in walk(node)
     )
+
+
+def _is_lasting(query: Any) -> bool:
+    """Tell whether a query of catalogs answers the same on a branch: it reads nothing that the server counts."""
+    read = {part.relname for part in walk(query) if isinstance(part, ast.RangeVar)}
+    return not any(name.startswith(_COUNTED) for name in read) and not {*column_names(query)} & _ESTIMATES
+
+
+def cast(value: object, type_: str) -> Any:
+    """Return a constant of a type."""
+    given = _number(value) if isinstance(value, int) else ast.A_Const(isnull=False, val=ast.String(sval=str(value)))
+    return ast.TypeCast(arg=given, typeName=_type(type_))
+
+
+def _type(name: str) -> Any:
+    return ast.TypeName(names=(ast.String(sval=name),), setof=False, pct_type=False, typemod=-1)
+
+
+def _typed(value: Any) -> Any:
+    """Return a constant with the type that a parameter of USING has."""
+    is_text = isinstance(value, ast.A_Const) and isinstance(value.val, ast.String)
+    return cast(value.val.sval, "text") if is_text else value
 
 
 def constant(node: Any) -> str | None:

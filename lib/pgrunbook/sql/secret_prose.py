@@ -123,6 +123,8 @@ _TELLING = (
     "recovery", "crypt", "hmac", "sign", "verif", "s3", "options", "execute", "log_in", "login", "log_on", "logon",
     "authent", "account", "_user", "_member", "user(", "member(", "failing row",
 )  # fmt: skip
+# A word alone, or as a string constant, names a secret at most: it gives no value of it.
+_ONE_WORD = re.compile(r"'?[\w.@/+-]*'?")
 # ... and the patterns of what is one by itself, or not to be seen in how it is spelled.
 # Of these, some are seen at the beginning or the end of a text only.
 _AT_ENDS = ("://", "-u")
@@ -148,7 +150,8 @@ def is_nothing(value: str) -> bool:
 def may_hold_secrets(text: str) -> bool:
     """Tell, fast, whether a text is worth a closer look."""
     low = text.lower()
-    return any(word in low for word in _TELLING) or next(_seen(text, low), None) is not None
+    told = any(word in low for word in _TELLING) and _ONE_WORD.fullmatch(text) is None
+    return told or next(_seen(text, low), None) is not None
 
 
 def hints(text: str) -> list[tuple[int, int]]:

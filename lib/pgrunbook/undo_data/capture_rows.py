@@ -28,12 +28,14 @@ from typing import Any
 from pglast import ast, enums
 from psycopg import sql
 
+from pgrunbook.database import routines_reader
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
 from pgrunbook.database.relations import Relation
 from pgrunbook.errors import Refused
 from pgrunbook.plan.step import RANGE, Batches, Keep
 from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
+from pgrunbook.sql.do_branches import changes_of_rows, names_taken
 from pgrunbook.sql.tree import apart, column_names, tree, walk
 from pgrunbook.undo_data import capture_tables
 from pgrunbook.undo_data.cascades import CannotCaptureError, RowsNotShownError, reaches
@@ -126,6 +128,8 @@ def rewrite(conn: Connection, statement: str, place: StepKey, keeps: Sequence[Ke
     """
     texts = apart(statement)
     node = tree(texts[0])
+    if isinstance(node, ast.DoStmt):
+        return _of_block(conn, node, place, keeps)
     target = _target(conn, node, keeps)
     if isinstance(node, ast.InsertStmt):
         side = _side(place, "insert", target, target.plain)
@@ -142,6 +146,17 @@ def rewrite(conn: Connection, statement: str, place: StepKey, keeps: Sequence[Ke
     if conn.info.server_version // 10_000 >= _RETURNING_BOTH:
         return CaptureRewrite(_returning(node, side, _OLD, _NEW), (side,))
     return CaptureRewrite(_before_and_after(node, side), (side,))
+
+
+def _of_block(conn: Connection, node: Any, place: StepKey, keeps: Sequence[Keep]) -> CaptureRewrite:
+    """Return the statements of a DO block that does nothing but change rows, each with its capture, instead of it."""
+    found = [rewrite(conn, text_, place, keeps) for text_ in changes_of_rows(node)]
+    sides = tuple(side for one in found for side in one.sides)
+    if not found or len({side.kept_as for side in sides}) < len(sides):
+        raise RowsNotShownError("only an UPDATE, DELETE or INSERT shows which rows it changes")
+    if why := routines_reader.not_of_catalog(conn, names_taken(node), Facts(conn).path()):
+        raise RowsNotShownError(why)
+    return CaptureRewrite("; ".join(one.sql for one in found), sides)
 
 
 def _target(conn: Connection, node: Any, keeps: Sequence[Keep]) -> CapturedTable:

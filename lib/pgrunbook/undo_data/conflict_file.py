@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
-from pgrunbook.record import door
+from pgrunbook.config.secret_patterns import names_a_secret
 from pgrunbook.record.table_file import RowWriter, table_file
+from pgrunbook.sql.secret_prose import MASK
+from pgrunbook.sql.tree import dotted_name
 from pgrunbook.undo_data.conflicts import VALUE_CHARS, Conflict, EachConflict, Values
 from pgrunbook.undo_data.registry import Kind, UndoEntry
 from pgrunbook.undo_data.revert_rows import OnConflict
@@ -37,15 +40,22 @@ Conflicting = Callable[[UndoEntry], EachConflict]
 
 
 @contextmanager
-def conflict_file(folder: Path, on_conflict: OnConflict) -> Iterator[Conflicting]:
+def conflict_file(
+    folder: Path, on_conflict: OnConflict, *, on_row: Callable[[str, int], None]
+) -> Iterator[Conflicting]:
     """Yield what returns, for an entry, what takes its conflicts before a rollback; they are written as they come.
 
-    Raises RecordFailed as ``table_file`` does.
+    ``on_row`` gets what is counted, and how many there are so far. Raises RecordFailed as ``table_file`` does.
     """
     with table_file(folder / FILE, HEADINGS) as write:
+        counted = count(1)
 
         def of(entry: UndoEntry) -> EachConflict:
-            return lambda one: _write(write, one, entry, _outcome(entry.kind, one, on_conflict))
+            def each(one: Conflict) -> None:
+                _write(write, one, entry, _outcome(entry.kind, one, on_conflict))
+                on_row(f"rows of {dotted_name(*one.table)} in conflict", next(counted))
+
+            return each
 
         yield of
 
@@ -81,4 +91,4 @@ def _value(values: Values | None, name: str) -> str:
     if value is None:
         return "NULL"
     quoted = value.replace("'", "''")
-    return door.masked_literal(name, f"'{quoted}'") + ("..." if len(value) >= VALUE_CHARS else "")
+    return f"'{MASK if names_a_secret(name) else quoted}'" + ("..." if len(value) >= VALUE_CHARS else "")

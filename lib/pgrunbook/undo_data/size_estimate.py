@@ -11,6 +11,8 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 from pgrunbook.plan.step import RANGE, Keep
 from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.do_branches import changes_of_rows
+from pgrunbook.sql.tree import tree
 from pgrunbook.undo_data.capture_columns import place
 from pgrunbook.undo_data.capture_rows import rewrite
 from pgrunbook.undo_data.cascades import CannotCaptureError
@@ -38,6 +40,9 @@ def size_estimate(conn: Connection, statement: str) -> SizeEstimate:
     Raises Refused when the rows cannot be captured.
     """
     whole = statement.replace(RANGE, "true", 1)
+    if parts := changes_of_rows(tree(whole)):
+        each = [size_estimate(conn, part) for part in parts]
+        return SizeEstimate(sum(one.rows_estimate for one in each), sum(one.bytes_estimate for one in each))
     try:
         sides = rewrite(conn, whole, _NOWHERE).sides
     except CannotCaptureError as exc:

@@ -158,23 +158,32 @@ WHERE t.oid = %(oid)s;
 
 -- name: converts
 -- a row is: how a value of one type is converted to the other: by itself (on assignment), by an explicit cast, or only as text; and whether it is stored alike in both
-WITH RECURSIVE below (place, oid, target) AS (
-    SELECT 0, %(source)s::oid, false
+WITH RECURSIVE below (place, oid, target, brackets) AS (
+    SELECT 0, %(source)s::oid, false, ''
     UNION ALL
-    SELECT 0, %(target)s::oid, true
+    SELECT 0, %(target)s::oid, true, ''
     UNION ALL
-    SELECT b.place + 1, n.oid, b.target
+    SELECT b.place + 1, n.oid, b.target, b.brackets || n.brackets
     FROM below AS b
-    CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END AS oid
+    CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END AS oid,
+                               CASE t.typtype WHEN 'd' THEN '' ELSE '[]' END AS brackets
                         FROM pg_catalog.pg_type AS t
                         WHERE t.oid = b.oid
                           AND (t.typtype = 'd' OR t.typelem <> 0 AND t.typlen = -1)
                         OFFSET 0) AS n
 ), bottom AS (
-    SELECT (SELECT b.oid FROM below AS b WHERE NOT b.target ORDER BY b.place DESC LIMIT 1) AS source,
-           (SELECT b.oid FROM below AS b WHERE b.target ORDER BY b.place DESC LIMIT 1) AS target
+    SELECT s.oid AS source,
+           t.oid AS target,
+           s.brackets AS source_brackets,
+           t.brackets AS target_brackets
+    FROM (SELECT b.oid, b.brackets FROM below AS b WHERE NOT b.target ORDER BY b.place DESC LIMIT 1) AS s
+    CROSS JOIN (SELECT b.oid, b.brackets FROM below AS b WHERE b.target ORDER BY b.place DESC LIMIT 1) AS t
 )
-SELECT CASE WHEN o.source = o.target
+SELECT CASE WHEN o.source_brackets <> o.target_brackets
+            THEN CASE WHEN o.target_brackets = '' AND y.typcategory = 'S' AND y.typtype = 'b' THEN 'by itself'
+                      WHEN o.source_brackets = '' AND x.typcategory = 'S' THEN 'by a cast'
+                      ELSE 'as text' END
+            WHEN o.source = o.target
                  OR y.typcategory = 'S' AND y.typtype = 'b'
                  OR EXISTS (SELECT
                             FROM pg_catalog.pg_cast AS x
@@ -192,10 +201,11 @@ SELECT CASE WHEN o.source = o.target
        (SELECT count(*) = 2
         FROM pg_catalog.pg_cast AS x
         WHERE x.castmethod = 'b'
+          AND o.source_brackets = o.target_brackets
           AND (x.castsource, x.casttarget) IN ((o.source, o.target), (o.target, o.source))) AS is_same_value,
-       x.typname::text AS source,
+       x.typname || CASE WHEN o.source_brackets <> o.target_brackets THEN o.source_brackets ELSE '' END AS source,
        x.typtype::text AS source_kind,
-       y.typname::text AS target,
+       y.typname || CASE WHEN o.source_brackets <> o.target_brackets THEN o.target_brackets ELSE '' END AS target,
        y.typtype::text AS target_kind
 FROM bottom AS o
 JOIN pg_catalog.pg_type AS x ON x.oid = o.source
@@ -1426,15 +1436,6 @@ WHERE p.proname = ANY (%(names)s::text[])
   AND (p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
        OR p.proname ~ '^(lo_|lowrite|query_to_|cursor_to_|pg_replication_|pg_logical_emit|pg_create_|pg_drop_)')
 GROUP BY 1
-ORDER BY 1;
-
--- name: functions_of_others
--- a row is: the name of a function that is not PostgreSQL's own, and may read rows
-SELECT DISTINCT p.proname::text AS name
-FROM pg_catalog.pg_proc AS p
-WHERE p.proname = ANY (%(names)s::text[])
-  AND p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
-  AND p.pronamespace <> 'information_schema'::pg_catalog.regnamespace
 ORDER BY 1;
 
 -- name: indexes_of_partitions

@@ -194,3 +194,26 @@ WHERE (n.nspname = t.schema
   AND w.ev_type <> '1'
   AND w.ev_enabled <> 'D'
 ORDER BY w.oid
+
+-- name: others
+-- a row is: a name that a function or operator has which is not PostgreSQL's own, nor an operator of an extension
+SELECT 'function' AS kind,
+       p.proname::text AS name
+FROM pg_catalog.pg_proc AS p
+WHERE p.proname = ANY (%(functions)s::text[])
+  AND p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
+  AND p.pronamespace <> 'information_schema'::pg_catalog.regnamespace
+UNION
+SELECT 'operator',
+       o.oprname::text
+FROM pg_catalog.pg_operator AS o
+JOIN pg_catalog.pg_roles AS r ON r.oid = o.oprowner
+WHERE o.oprname = ANY (%(operators)s::text[])
+  AND o.oprnamespace <> 'pg_catalog'::pg_catalog.regnamespace
+  AND NOT (r.rolsuper
+           AND EXISTS (SELECT
+                       FROM pg_catalog.pg_depend AS d
+                       WHERE d.classid = 'pg_catalog.pg_operator'::pg_catalog.regclass
+                         AND d.objid = o.oid
+                         AND d.deptype = 'e'))
+ORDER BY 1, 2
