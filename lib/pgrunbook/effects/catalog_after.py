@@ -21,7 +21,6 @@ from pgrunbook.effects.table_after import (
     with_constraint,
 )
 from pgrunbook.effects.type_change import kind_of
-from pgrunbook.sql.dropped import dropped
 from pgrunbook.sql.settings import SEARCH_PATH, Setting, path_names
 from pgrunbook.sql.tree import (
     CASCADE,
@@ -56,7 +55,8 @@ def after(catalog: Catalog, node: Any) -> Catalog:
         case ast.InsertStmt():
             table = catalog.find(relation(node.relation))
             if table.standing is Standing.NEW:
-                return _with(catalog, _filled(catalog, table, node.selectStmt))
+                filled = _filled(catalog, table, node.selectStmt)
+                return _with(catalog, _in_use(filled) if _copies(node.selectStmt) else filled)
             return catalog
         case ast.ViewStmt():
             return _with(catalog, _new(catalog, relation(node.view), "v"))
@@ -141,8 +141,22 @@ def _moved(catalog: Catalog, moved: Mapping[Key, Key], labels: Mapping[str, str]
         table = there.get(key) or catalog.at(key)
         indexes = tuple(replace(index, schema=schema) for index in table.indexes)
         columns = {each: replace(column, table=str(Name(schema, name))) for each, column in table.columns.items()}
-        tables[schema, name] = replace(table, schema=schema, name=name, indexes=indexes, columns=columns)
+        moved_to = replace(table, schema=schema, name=name, indexes=indexes, columns=columns)
+        tables[schema, name] = _in_use(moved_to)
     return replace(catalog, tables=MappingProxyType(tables))
+
+
+def _copies(query: Any) -> bool:
+    """Whether a query takes whole rows of a table, as for a copy that is to take its place."""
+    star = (part for target in getattr(query, "targetList", None) or () for part in getattr(target.val, "fields", ()))
+    return any(isinstance(part, ast.A_Star) for part in star)
+
+
+def _in_use(table: Table) -> Table:
+    """Return a filled new table as one that others use: a stand-in, or one that has got the name that they know."""
+    if table.standing is not Standing.NEW or table.rows_estimate == 0:
+        return table
+    return replace(table, standing=Standing.UNKNOWN if table.rows_estimate is None else Standing.THERE)
 
 
 def _following(table: Table, moved: Mapping[Key, Key], labels: Mapping[str, str]) -> Table:
@@ -177,15 +191,14 @@ def _new(catalog: Catalog, name: Name, kind: str) -> Table:
 
 
 def _filled(catalog: Catalog, table: Table, query: Any) -> Table:
-    """Return a new table filled from others: it counts as having the rows of the biggest source, and not as new."""
+    """Return a new table filled from others: it counts as having the rows of the biggest source."""
     sources = [catalog.find(name) for name in relations_in(query)]
     big = [source for source in sources if catalog.weight(source) is not Weight.NOTHING]
     if not big:
         return table
     counts = [catalog.rows_estimate(source) for source in big]
-    known = Standing.UNKNOWN if None in counts else Standing.THERE
-    rows = None if known is Standing.UNKNOWN else max(count or 0 for count in counts)
-    return replace(table, standing=known, rows_estimate=rows, table_bytes=max(source.table_bytes for source in big))
+    rows = None if None in counts else max(count or 0 for count in counts)
+    return replace(table, rows_estimate=rows, table_bytes=max(source.table_bytes for source in big))
 
 
 def _created(catalog: Catalog, node: Any) -> Table:
@@ -251,7 +264,7 @@ def _renamed_part(catalog: Catalog, node: Any) -> Catalog:
 
 
 def _home(catalog: Catalog) -> str:
-    return next((schema for schema in catalog.search_path if schema != "pg_catalog"), "public")
+    return next((schema for schema in catalog.search_path if not schema.startswith("pg_")), "public")
 
 
 def _with_type(catalog: Catalog, node: Any) -> Catalog:
@@ -293,14 +306,14 @@ def path_after(catalog: Catalog, setting: Setting, home: tuple[str, ...]) -> tup
 
 def _dropped(catalog: Catalog, node: Any) -> Catalog:
     if isinstance(node, ast.DropOwnedStmt):
-        return _without_fallen(catalog, node)
+        return cascade.without_fallen(catalog, node)
     kind, names = object_kind(node.removeType), [dotted(entry) for entry in node.objects]
     if kind in _RELATIONS:
         catalog = cascade.without_relations(catalog, map(catalog.find, names))
     if kind == "INDEX":
         for table, index in filter(None, map(catalog.index, names)):
             catalog = cascade.without_index(catalog, table, index.name)
-    catalog = _without_fallen(catalog, node)
+    catalog = cascade.without_fallen(catalog, node)
     if kind in _TYPES:
         for name in names:
             schema, _ = catalog.type_named(*name)
@@ -314,11 +327,6 @@ def _dropped(catalog: Catalog, node: Any) -> Catalog:
         for key in [key for key in catalog.types if key[0] in schemas]:
             catalog = _moved_type(cascade.without_type(catalog, *key), Name(*key), None)
     return catalog
-
-
-def _without_fallen(catalog: Catalog, node: Any) -> Catalog:
-    fallen = (one for word in dropped(node) for one in catalog.fallen.get(word.word, ()))
-    return cascade.without_fallen(catalog, fallen, cascade=node.behavior == CASCADE)
 
 
 def _altered(catalog: Catalog, node: Any) -> Catalog:

@@ -68,7 +68,7 @@ def dropped_column(table: Table, name: str) -> Table:
 
 def with_default(table: Table, name: str, default: str | None) -> Table:
     """Return a table as it will be with another default of a column, None for none."""
-    return _changed_column(table, name, expression=default)
+    return _changed_column(table, name, expression=default, expression_is_new=True)
 
 
 def with_column(catalog: Catalog, table: Table, definition: Any) -> Table:

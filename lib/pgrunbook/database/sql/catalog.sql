@@ -118,7 +118,7 @@ WITH RECURSIVE asked AS (
         WHEN 'pg_catalog.pg_class'::pg_catalog.regclass
             THEN ARRAY[coalesce((SELECT i.indrelid FROM pg_catalog.pg_index AS i WHERE i.indexrelid = n.objid), n.objid)]
         WHEN 'pg_catalog.pg_constraint'::pg_catalog.regclass
-            THEN (SELECT ARRAY[k.conrelid, k.confrelid] FROM pg_catalog.pg_constraint AS k WHERE k.oid = n.objid)
+            THEN (SELECT k.conrelid || pg_catalog.array_remove(ARRAY[k.confrelid], 0::oid) FROM pg_catalog.pg_constraint AS k WHERE k.oid = n.objid)
         WHEN 'pg_catalog.pg_attrdef'::pg_catalog.regclass
             THEN ARRAY[(SELECT f.adrelid FROM pg_catalog.pg_attrdef AS f WHERE f.oid = n.objid)]
         WHEN 'pg_catalog.pg_trigger'::pg_catalog.regclass

@@ -34,7 +34,8 @@ def bounded(table: Table, node: Any) -> bool:
     for limit in limits:
         if limit is not None and not (isinstance(limit, ast.A_Const) and getattr(limit.val, "ival", 0) > BATCH_AT_MOST):
             return True
-    keys = {index.keys[0] for index in table.indexes if index.unique and len(index.keys) == 1} or {"id", "uuid"}
+    known = {index.keys[0] for index in table.indexes if index.unique and len(index.keys) == 1}
+    keys = known or {"id", "uuid", "key", f"{table.name}_id", f"{table.name.removesuffix('s')}_id"}
     ranges: dict[str, set[str]] = {}
     for part in _conjuncts(node.whereClause):
         if isinstance(part, ast.CurrentOfExpr):
@@ -135,6 +136,8 @@ def writes_done_rows(scene: Scene) -> Iterator[Note]:
         if not isinstance(node, ast.UpdateStmt) or node.fromClause:
             continue
         table = scene.table(node.relation)
+        if bounded(table, node):
+            continue  # few rows: to write one for nothing costs nothing
         constants = [t for t in node.targetList if isinstance(t.val, ast.A_Const)]
         if constants and not {t.name for t in node.targetList} & columns_in(node.whereClause):
             target = constants[0]
