@@ -20,6 +20,7 @@ from pgrunbook.sql.tree import Name
 
 SMALL_ROWS = 10_000
 SMALL_BYTES = 8 * 1024 * 1024
+VIEW_BY_KEY = "view by key"
 
 Key = tuple[str, str]
 
@@ -45,7 +46,8 @@ class Weight(Enum):
 class Dependent:
     """A view, trigger, policy, publication ...; () in ``columns`` means the relation as a whole.
 
-    ``type`` is that of a sequence.
+    ``type`` is that of a sequence. A "view by key" stands only as long as the primary key, whose name ``type`` is: it
+    groups by that.
     """
 
     kind: str

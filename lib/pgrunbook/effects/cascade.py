@@ -13,10 +13,10 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from pgrunbook.database.catalog import Catalog, Dependent, Fallen, Key, Table
+from pgrunbook.database.catalog import VIEW_BY_KEY, Catalog, Dependent, Fallen, Key, Table
 from pgrunbook.database.relations import CatalogConstraint, Index
-from pgrunbook.effects.table_after import dropped_column, with_default
-from pgrunbook.sql.dropped import dropped
+from pgrunbook.effects.table_after import GENERATED, dropped_column, with_default
+from pgrunbook.sql.dropped import ROUTINES, dropped
 from pgrunbook.sql.tree import CASCADE
 
 _RELATIONS = ("view", "materialized view", "sequence")
@@ -44,7 +44,10 @@ def without_column(catalog: Catalog, table: Table, name: str) -> Catalog:
     there = catalog.at(table.key)
     used = (dependent for dependent in there.of_kind(*_RELATIONS) if name in dependent.columns)
     catalog = without_relations(catalog, _relations(catalog, used))
-    return _with(catalog, dropped_column(catalog.at(table.key), name))
+    catalog = _with(catalog, dropped_column(catalog.at(table.key), name))
+    for generated in [each.name for each in there.of_kind(GENERATED) if name in each.columns]:
+        catalog = without_column(catalog, catalog.at(table.key), generated)
+    return catalog
 
 
 def without_constraint(catalog: Catalog, table: Table, name: str) -> Catalog:
@@ -54,6 +57,8 @@ def without_constraint(catalog: Catalog, table: Table, name: str) -> Catalog:
         return catalog
     if constraint.kind == "f":
         return without_foreign_key(catalog, table, constraint)
+    by_key = (each for each in table.of_kind(VIEW_BY_KEY) if each.type == name)
+    catalog = without_relations(catalog, _relations(catalog, by_key))
     if constraint.index is not None:
         return without_index(catalog, table, constraint.index)
     return _edited(catalog, table, lambda one, each: each.name == name and (one.key == table.key or not each.is_local))
@@ -143,6 +148,20 @@ def without_fallen(catalog: Catalog, node: Any) -> Catalog:
                 catalog = without_index(catalog, table, one.name)
             case "default":
                 catalog = _with(catalog, with_default(table, one.name, None))
+    return _without_new_defaults(catalog, node) if node.behavior == CASCADE else catalog
+
+
+def _without_new_defaults(catalog: Catalog, node: Any) -> Catalog:
+    """Return the catalog without the defaults that statements have given, and that call what is dropped."""
+    names = [re.escape(word.name) for word in dropped(node) if word.kind in (*ROUTINES, "SEQUENCE")]
+    if not names:
+        return catalog
+    called = re.compile(rf"\b(?:{'|'.join(names)})\b")
+    for table in catalog.tables.values():
+        for column in table.columns.values():
+            is_new = column.expression_is_new or column.number < 0
+            if is_new and column.default is not None and called.search(column.default):
+                catalog = _with(catalog, with_default(catalog.at(table.key), column.name, None))
     return catalog
 
 
@@ -169,7 +188,9 @@ def _freed(table: Table, gone: Collection[Key], labels: Collection[str]) -> Tabl
     return replace(
         table,
         constraints=tuple(each for each in table.constraints if each.partner not in gone),
-        dependents=tuple(d for d in table.dependents if d.kind not in _RELATIONS or d.name not in labels),
+        dependents=tuple(
+            d for d in table.dependents if d.kind not in (*_RELATIONS, VIEW_BY_KEY) or d.name not in labels
+        ),
         parents=tuple(key for key in table.parents if key not in gone),
         children=tuple(key for key in table.children if key not in gone),
     )
