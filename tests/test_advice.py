@@ -170,3 +170,59 @@ def test_advice_for_a_partition_below_a_partition_proves_the_bounds_above_too(ne
         for statement in advised(hazard):
             conn.execute(statement.encode())
     assert sum("implied by existing constraints" in each for each in said) == 2
+
+
+# The columns, the key and the bounds of a partition that is attached; what the key compares by is part of the proof.
+ATTACHED = """
+b text | RANGE (b COLLATE "C") | FROM ('a') TO ('m')
+b text COLLATE "C" | RANGE (b COLLATE "POSIX") | FROM ('a') TO ('m')
+b text | LIST (b COLLATE "C") | IN ('a', NULL)
+b varchar(9) | LIST (b COLLATE "C") | IN ('a', 'm')
+b char(9) | LIST (b COLLATE "C") | IN ('a', 'b')
+b text | RANGE (lower(b) COLLATE "C") | FROM ('a') TO ('m')
+b ci | LIST (b COLLATE "C") | IN ('a', 'b')
+b text COLLATE other.mine | RANGE (b) | FROM ('a') TO ('m')
+b text | RANGE (b COLLATE other.mine) | FROM ('a') TO ('m')
+b mood | LIST (b) | IN ('sad')
+b uuid | HASH (b) | WITH (MODULUS 4, REMAINDER 1)
+b text | HASH (b) | WITH (MODULUS 4, REMAINDER 1)
+b text | LIST (b text_pattern_ops) | IN ('a')
+""".strip().split("\n")
+TYPES = """
+CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN ci AS text; CREATE SCHEMA other;
+CREATE COLLATION other.mine FROM "C";
+"""
+
+
+@pytest.mark.parametrize("where", ["alone", *(pytest.param(w, marks=pytest.mark.slow) for w in ("beside", "below"))])
+def test_advice_for_a_partition_is_a_proof_to_the_server_and_to_us(newest: Server, where: str) -> None:
+    """Alone, beside a default partition, below another: no row is read, and the advised file is not advised again."""
+    said: list[str] = []
+    rule = RULES["partition-is-read"]
+    wrong = {}
+    for case in ATTACHED:
+        columns, key, bound = case.split(" | ")
+        if where == "beside" and key.startswith("HASH"):
+            continue
+        attach = f"ALTER TABLE log ATTACH PARTITION n FOR VALUES {bound}"
+        columns = f"(a integer, {columns})"
+        made = f"{TYPES} CREATE TABLE log {columns} PARTITION BY {key}; CREATE TABLE n {columns};"
+        if where == "beside":
+            made += "CREATE TABLE rest PARTITION OF log DEFAULT;"
+        if where == "below":
+            made += f"CREATE TABLE low PARTITION OF log FOR VALUES {bound} PARTITION BY LIST (a);"
+            attach = "ALTER TABLE low ATTACH PARTITION n FOR VALUES IN (3)"
+        with newest.connect(bare(newest)) as conn:
+            conn.add_notice_handler(lambda notice: said.append(str(notice.message_primary)))
+            conn.execute(made.encode())
+            _, hazard = raised(conn, script([("0.sql", attach)]), rule)[0]
+            again = raised(conn, script([("advice.sql", hazard.way_out)]), rule)
+            said.clear()
+            conn.execute("SET client_min_messages = debug1")
+            for statement in advised(hazard):
+                conn.execute(statement.encode())
+        proven = sum("implied by existing constraints" in each for each in said)
+        known = not hazard.way_out.startswith("-- no CHECK is known")
+        if again or proven != (1 + (where == "beside")) * known:
+            wrong[case] = (proven, bool(again), hazard.way_out)
+    assert wrong == {}

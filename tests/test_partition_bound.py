@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pgrunbook.sql.deparse import parsed
-from pgrunbook.sql.partition_bound import bound_condition
+from pgrunbook.sql.partition_bound import bound_condition, proof
 from servers import Server
 
 # ruff: noqa: E501 - one case on a line, whatever its length
@@ -36,6 +36,14 @@ b varchar(9) | LIST (b) | IN (NULL)
 b varchar | LIST (b) | IN ('a', 'b', NULL)
 b char(4) | LIST (b) | IN ('a', 'b')
 b char(4) | RANGE (b) | FROM ('a') TO ('b')
+b char(9) | LIST (b COLLATE "C") | IN ('a', 'b')
+b char(9) | LIST (b COLLATE "C") | IN ('a')
+b char(9) | RANGE (b COLLATE "C") | FROM ('a') TO ('b')
+b char | LIST (b COLLATE "C") | IN ('a', 'b')
+b short | LIST (b COLLATE "C") | IN ('a', 'b')
+b padded | LIST (b COLLATE "C") | IN ('a', 'b')
+b name | LIST (b COLLATE "POSIX") | IN ('a', 'b')
+b char(9) | RANGE (b COLLATE "C") | FROM ('a') TO (MAXVALUE)
 b "char" | LIST (b) | IN ('a', 'b')
 b name | LIST (b) | IN ('a')
 b bytea | LIST (b) | IN ('\\x01')
@@ -87,6 +95,7 @@ def test_a_check_of_the_condition_proves_the_bounds(server: Server) -> None:
         conn.add_notice_handler(lambda notice: said.append(str(notice.message_primary)))
         conn.execute("CREATE SCHEMA bounds; SET search_path = bounds; CREATE TYPE mood AS ENUM ('sad', 'ok')")
         conn.execute("CREATE DOMAIN positive AS integer CHECK (VALUE > 0); CREATE DOMAIN short AS varchar(5)")
+        conn.execute("CREATE DOMAIN padded AS char(5)")
         unseen = [case for case in BOUNDS if _proofs(conn, said, *case.split(" | ")) != 3]
     assert unseen == []
 
@@ -114,3 +123,23 @@ def _proofs(conn: Any, said: list[str], columns: str, key: str, bounds: str) -> 
         conn.execute(f"CREATE TABLE x PARTITION OF s FOR VALUES {bounds}; DROP TABLE x")
         conn.execute(f"ALTER TABLE s ATTACH PARTITION y FOR VALUES {bounds}")
         return sum("implied by existing constraints" in each for each in said)
+
+
+def test_a_hash_is_told_only_where_a_check_proves_it(server: Server) -> None:
+    """Of values with a collation no CHECK does: the call in it has one, that of the bounds has none."""
+    said: list[str] = []
+    bound = parsed("CREATE TABLE x PARTITION OF s FOR VALUES WITH (MODULUS 4, REMAINDER 1)").partbound
+    with server.connect("postgres") as conn, conn.transaction(force_rollback=True):
+        conn.add_notice_handler(lambda notice: said.append(str(notice.message_primary)))
+        conn.execute("CREATE SCHEMA hashed; SET search_path = hashed; SET LOCAL client_min_messages = debug1")
+        conn.execute("CREATE DOMAIN d AS varchar(9); CREATE TYPE mood AS ENUM ('sad')")
+        for type_ in ("integer", "uuid", "mood", "text", "varchar(9)", "char(3)", "name", "d", "text[]"):
+            conn.execute(f"CREATE TABLE s (b {type_}) PARTITION BY HASH (b); CREATE TABLE y (LIKE s)".encode())
+            types = dict(conn.execute(BELOW_DOMAINS.encode()).fetchall())
+            told = proof("hashed.s", "HASH (b)", types, bound)  # type: ignore[arg-type]
+            always = bound_condition("hashed.s", "HASH (b)", {"b": "integer"}, bound)
+            conn.execute(f"ALTER TABLE y ADD CHECK ({always})".encode())
+            said.clear()
+            conn.execute("ALTER TABLE s ATTACH PARTITION y FOR VALUES WITH (MODULUS 4, REMAINDER 1)")
+            assert any("implied by existing constraints" in each for each in said) is (told is not None), type_
+            conn.execute("DROP TABLE s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pgrunbook.review.hazards.design import SQUAWK
 from pgrunbook.review.review import Finding, as_text, fails, review, run
 from pgrunbook.review.statement_scenes import script
 from pgrunbook.sql import statements
+from returning import rehearsed
 from servers import Server
 
 GUIDE = Path(__file__).parent / "guide"
@@ -409,3 +411,63 @@ def test_a_statement_of_many_megabytes_is_read(tmp_path: Path) -> None:
     """It is neither refused nor shown."""
     (file := tmp_path / "0001_a.sql").write_text(f"INSERT INTO a VALUES ('{'x' * 2_000_000}')")
     assert run([file], target=None, fail_on="error", form="text", with_squawk=False) == ("1 statement: no hazards", 0)
+
+
+LONG_NAME = "n" * 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sql", "filled"),
+    [
+        ("INSERT INTO a VALUES {}", lambda: ", ".join(f"({n}, '{'x' * 60}')" for n in range(270_000))),
+        ("INSERT INTO a VALUES ('{}')", lambda: "x" * 20_000_000),
+        ("/* {} */ SELECT 1", lambda: "x" * 20_000_000),
+        ("CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN {} END $$", lambda: "PERFORM 1;\n" * 1_800_000),
+    ],
+    ids=["rows", "text", "comment", "code"],
+)
+def test_a_statement_of_20_mb_is_judged(tmp_path: Path, sql: str, filled: Callable[[], str]) -> None:
+    """Like a short one, and in seconds."""
+    (file := tmp_path / "0001_a.sql").write_text(sql.format(filled()))
+    started_s = time.process_time()
+    assert run([file], target=None, fail_on="error", form="text", with_squawk=False) == ("1 statement: no hazards", 0)
+    assert time.process_time() - started_s < 30
+
+
+def test_a_name_of_200_characters_is_the_one_that_the_server_makes_of_it(tmp_path: Path) -> None:
+    """The server cuts it to 63 bytes: what is made by the one name is found by the other."""
+    made = f"CREATE TABLE {LONG_NAME} (id integer);\n"
+    (file := tmp_path / f"0001_{LONG_NAME}.sql").write_text(f"{made}CREATE INDEX ON {LONG_NAME[:63]} (id);\n")
+    text, code = run([file], target=None, fail_on="error", form="text", with_squawk=False)
+    assert (text, code) == ("2 statements: no hazards", 0)
+    file.write_text(f"{made}DROP INDEX {LONG_NAME};")
+    found = json.loads(run([file], target=None, fail_on="error", form="json", with_squawk=False)[0])
+    assert found[1]["locks"][0]["object"] == LONG_NAME[:63]
+
+
+@pytest.mark.slow
+def test_a_migration_with_names_of_200_characters_is_rehearsed(project: Callable[..., Target]) -> None:
+    """File, table, column, constraint and index: safe forms and ways back are made of the names that are left."""
+    sql = (
+        f"CREATE TABLE {LONG_NAME} (id integer PRIMARY KEY, {LONG_NAME} text);\n"
+        f"CREATE INDEX i_{LONG_NAME} ON {LONG_NAME} ({LONG_NAME});"
+    )
+    more = f"ALTER TABLE a ADD CONSTRAINT {LONG_NAME} CHECK (id > 0);\nCREATE INDEX k_{LONG_NAME} ON a (id);"
+    target = project(folder={f"0001_{LONG_NAME}.sql": more, f"0002_{LONG_NAME}.sql": sql})
+    with connect(target, purpose="test") as conn:
+        conn.execute("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a VALUES (1)")
+    done = rehearsed(target)
+    assert [change.proof.says for change in done.changes if not change.proof.proven] == []
+
+
+def test_two_files_of_one_number_are_reviewed_and_told(project: Callable[..., Target]) -> None:
+    """Both are judged; which of them is applied on the target is not known, and a note says why."""
+    target = project(folder={"0001_a.sql": "DROP TABLE a;", "0001_b.sql": "DROP TABLE b;"})
+    with connect(target, purpose="test") as conn:
+        conn.execute("CREATE TABLE a (id integer); CREATE TABLE b (id integer)")
+    assert target.migrations is not None
+    files = sorted(target.migrations.glob("*.sql"))
+    text, _ = run(files, target="demo", fail_on="error", form="text", with_squawk=False)
+    assert "drop-table: 2 x" in text
+    assert "Note: which files are applied on demo cannot be told: two migrations have the number 1" in text

@@ -20,6 +20,7 @@ from pgrunbook.sql.tree import Name
 
 SMALL_ROWS = 10_000
 SMALL_BYTES = 8 * 1024 * 1024
+VIEW_BY_KEY = "view by key"
 
 Key = tuple[str, str]
 
@@ -45,7 +46,8 @@ class Weight(Enum):
 class Dependent:
     """A view, trigger, policy, publication ...; () in ``columns`` means the relation as a whole.
 
-    ``type`` is that of a sequence.
+    ``type`` is that of a sequence. A "view by key" stands only as long as the primary key, whose name ``type`` is: it
+    groups by that.
     """
 
     kind: str
@@ -252,8 +254,6 @@ class Catalog:
     def rows_estimate(self, table: Table) -> int | None:
         """Return how many rows a table holds with its partitions, None where that is not known."""
         counts = [t.rows_estimate for t in self.below(table) if t.holds_rows_itself]
-        if table.standing is Standing.NEW:
-            return 0
         return None if any(count is None for count in counts) else sum(count or 0 for count in counts)
 
     def bytes(self, table: Table) -> int:
@@ -267,6 +267,14 @@ class Catalog:
     def labelled(self, label: str) -> Table | None:
         """Return the relation with that label, as effects name it; None where it is not known."""
         return self._by_label.get(label)
+
+    def indexed_by(self, label: str) -> Table | None:
+        """Return the table of the index with that label; None where it is not known."""
+        return self._by_index.get(label)
+
+    @cached_property
+    def _by_index(self) -> dict[str, Table]:
+        return {index.label: table for table in self.tables.values() for index in table.indexes}
 
     @cached_property
     def _incoming(self) -> dict[Key, list[tuple[Table, CatalogConstraint]]]:

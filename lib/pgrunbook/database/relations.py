@@ -88,8 +88,8 @@ class Column:
     ``type_oid`` is 0 for one that a statement gives.
     ``own_collation`` is None where it is the type's. ``not_null_name`` is that of the NOT NULL constraint, None before
     PostgreSQL 18; ``proven_not_null`` is whether a CHECK holds for a column without a valid one. ``expression`` is the
-    default, or generates it. ``sequence`` is the OID of an identity's. ``number`` is the server's, and stays when the
-    column is renamed; below 0 for one that a statement adds.
+    default, or generates it; ``expression_is_new`` says that a statement has set it. ``sequence`` is the OID of an
+    identity's. ``number`` is the server's, and stays when the column is renamed; below 0 for one that a statement adds.
     """
 
     name: str
@@ -117,6 +117,7 @@ class Column:
     not_null_valid: bool = False
     proven_not_null: bool = False
     expression: str | None = None
+    expression_is_new: bool = False
     generated: str = ""
     identity: str | None = None
     storage: str = ""

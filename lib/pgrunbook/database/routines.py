@@ -21,6 +21,8 @@ from pgrunbook.sql.side_effects import ACTING, OF_TEXT
 from pgrunbook.sql.tree import Name, dotted, options, relation, text
 
 DEEPEST = 50
+# None of these calls a function when it runs itself.
+_DEFINES = (ast.CreatePolicyStmt, ast.AlterPolicyStmt, ast.ViewStmt, ast.CreateStmt, ast.RuleStmt)
 # The bits of pg_trigger.tgtype, which a CREATE TRIGGER holds as well.
 _RULE_EVENTS = {
     enums.CmdType.CMD_INSERT: "INSERT", enums.CmdType.CMD_UPDATE: "UPDATE", enums.CmdType.CMD_DELETE: "DELETE",
@@ -247,7 +249,7 @@ def _parts(routines: Routines, node: Any, path: Sequence[str] | None) -> Iterato
         found = [replace(part, within=_joined(where, part.within)) for part in within(at, routines, path_here)]
         for called in calls(at):
             known = routines.of(called, path_here)
-            found += _unknown(routines, called, where, is_call=isinstance(at, ast.CallStmt)) if not known else []
+            found += _unknown(routines, called, where, at) if not known else []
             found += _entered(known, seen, where)
         for operator in operators(at) & routines.operators.keys():
             named = [r for name in routines.operators[operator] for r in routines.of(Call(name, -1))]
@@ -273,13 +275,13 @@ def _entered(found: Iterable[Routine], seen: set[Routine], where: str) -> list[R
     return parts
 
 
-def _unknown(routines: Routines, called: Call, where: str, *, is_call: bool) -> list[RoutinePart]:
+def _unknown(routines: Routines, called: Call, where: str, at: Any) -> list[RoutinePart]:
     """Judge a function that nobody made: of the system, of an extension, or in a database that was not asked."""
     name = called.name
     if name.name in ACTING:
         return [RoutinePart(None, where, because=f"{name}() {ACTING[name.name]}", calls=str(name))]
-    theirs = is_call or name.schema not in (None, "pg_catalog")  # the system has no procedures
-    if theirs and not routines.is_read:
+    theirs = isinstance(at, ast.CallStmt) or name.schema not in (None, "pg_catalog")  # the system has no procedures
+    if theirs and not routines.is_read and not isinstance(at, _DEFINES):
         return [RoutinePart(None, _joined(where, str(name)), because="no database was asked for its code")]
     return []
 

@@ -11,8 +11,8 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.database.catalog import Standing, Table
-from pgrunbook.database.relations import CatalogConstraint
 from pgrunbook.effects import result as fx
+from pgrunbook.effects.constraint_drop import drop_constraint, drop_constraint_of
 from pgrunbook.effects.proofs import excludes_bound, fits_partition, proves_not_null
 from pgrunbook.effects.type_change import TypeChange, judge, kind_of
 from pgrunbook.sql.lock_modes import (
@@ -161,7 +161,7 @@ def _drop_column(found: fx.Found, table: Table, cmd: Any) -> None:
                 found.locks.add((index.label, ACCESS_EXCLUSIVE))
     for constraint in table.constraints:
         if cmd.name in constraint.columns and constraint.kind != "n":
-            _drop_constraint_of(found, table, constraint, cascade=cascade)
+            drop_constraint_of(found, table, constraint, cascade=cascade)
     for dependent in table.dependents:
         if cmd.name in dependent.columns:
             _drop_dependent(found, dependent.kind, dependent.name, name, cascade=cascade)
@@ -177,23 +177,6 @@ def _drop_dependent(found: fx.Found, kind: str, name: str, of: str, *, cascade: 
             found.locks.add((name, ACCESS_EXCLUSIVE))
     else:
         found.fails[f"{kind} {name} depends on {of}"] = None
-
-
-def _drop_constraint_of(found: fx.Found, table: Table, constraint: CatalogConstraint, *, cascade: bool) -> None:
-    found.lose(f"constraint {constraint.name} on {table.label}")
-    if constraint.partner is not None:
-        found.lock(found.catalog.at(constraint.partner), ACCESS_EXCLUSIVE)
-    if constraint.kind in ("p", "u"):
-        for other, key in found.catalog.references_to(table):
-            if set(key.partner_columns) == set(constraint.columns):
-                if cascade:
-                    found.lose(f"foreign key {key.name} on {other.label}")
-                    found.lock(other, ACCESS_EXCLUSIVE)
-                else:
-                    found.fails[f"foreign key {key.name} of {other.label} depends on {constraint.name}"] = None
-        for index in table.indexes:
-            if index.name == constraint.index:
-                found.locks.add((index.label, ACCESS_EXCLUSIVE))
 
 
 def _alter_type(found: fx.Found, table: Table, cmd: Any) -> None:
@@ -277,18 +260,6 @@ def _add_key(found: fx.Found, table: Table, node: Any) -> None:
             f"whether the columns of index {node.indexname} are NOT NULL; if not, the whole table is read"
         )
         found.scan(table)
-
-
-def _drop_constraint(found: fx.Found, table: Table, cmd: Any) -> None:
-    for constraint in table.constraints:
-        if constraint.name == cmd.name:
-            _drop_constraint_of(found, table, constraint, cascade=cmd.behavior == 1)
-            return
-    if found.catalog.connected and cmd.missing_ok:
-        return
-    found.lose(f"constraint {cmd.name} on {table.label}")
-    if not found.catalog.connected:
-        found.cannot_know(f"whether {cmd.name} is a foreign key; if so, the other table is locked too")
 
 
 def _validate(found: fx.Found, table: Table, cmd: Any) -> None:
@@ -391,7 +362,7 @@ def lock_owned(found: fx.Found, table: Table) -> None:
 
 _HANDLERS = {
     "AddColumn": _add_column, "DropColumn": _drop_column, "AlterColumnType": _alter_type,
-    "SetNotNull": _set_not_null, "AddConstraint": _add_constraint, "DropConstraint": _drop_constraint,
+    "SetNotNull": _set_not_null, "AddConstraint": _add_constraint, "DropConstraint": drop_constraint,
     "ValidateConstraint": _validate, "AttachPartition": _attach, "DetachPartition": _detach,
     "AddInherit": _inherit, "DropInherit": _inherit, "SetLogged": _rewrite, "SetUnLogged": _rewrite,
     "SetTableSpace": _rewrite, "SetAccessMethod": _rewrite, "AddIdentity": _sequence, "SetIdentity": _sequence,

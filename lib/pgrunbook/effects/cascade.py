@@ -7,13 +7,17 @@ Source: https://www.postgresql.org/docs/current/ddl-depend.html
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
-from pgrunbook.database.catalog import Catalog, Dependent, Fallen, Key, Table
+from pgrunbook.database.catalog import VIEW_BY_KEY, Catalog, Dependent, Fallen, Key, Table
 from pgrunbook.database.relations import CatalogConstraint, Index
-from pgrunbook.effects.table_after import dropped_column, with_default
+from pgrunbook.effects.table_after import GENERATED, dropped_column, with_default
+from pgrunbook.sql.dropped import ROUTINES, dropped
+from pgrunbook.sql.tree import CASCADE
 
 _RELATIONS = ("view", "materialized view", "sequence")
 
@@ -40,7 +44,10 @@ def without_column(catalog: Catalog, table: Table, name: str) -> Catalog:
     there = catalog.at(table.key)
     used = (dependent for dependent in there.of_kind(*_RELATIONS) if name in dependent.columns)
     catalog = without_relations(catalog, _relations(catalog, used))
-    return _with(catalog, dropped_column(catalog.at(table.key), name))
+    catalog = _with(catalog, dropped_column(catalog.at(table.key), name))
+    for generated in [each.name for each in there.of_kind(GENERATED) if name in each.columns]:
+        catalog = without_column(catalog, catalog.at(table.key), generated)
+    return catalog
 
 
 def without_constraint(catalog: Catalog, table: Table, name: str) -> Catalog:
@@ -50,6 +57,8 @@ def without_constraint(catalog: Catalog, table: Table, name: str) -> Catalog:
         return catalog
     if constraint.kind == "f":
         return without_foreign_key(catalog, table, constraint)
+    by_key = (each for each in table.of_kind(VIEW_BY_KEY) if each.type == name)
+    catalog = without_relations(catalog, _relations(catalog, by_key))
     if constraint.index is not None:
         return without_index(catalog, table, constraint.index)
     return _edited(catalog, table, lambda one, each: each.name == name and (one.key == table.key or not each.is_local))
@@ -90,16 +99,48 @@ def without_foreign_key(catalog: Catalog, table: Table, key: CatalogConstraint) 
     return _edited(catalog, table, is_gone)
 
 
-def without_fallen(catalog: Catalog, fallen: Iterable[Fallen], *, cascade: bool) -> Catalog:
-    """Return the catalog without what the database told that it falls with a dropped object, and still hangs on it."""
-    for one in fallen:
+def fallen(catalog: Catalog, node: Any) -> list[Fallen]:
+    """Return what the database told that it falls with the objects that a statement drops, and still hangs on them."""
+    return [
+        each for word in dropped(node) for each in catalog.fallen.get(word.word, ()) if _hangs(catalog, each, word.name)
+    ]
+
+
+def _hangs(catalog: Catalog, one: Fallen, on: str) -> bool:
+    """Whether earlier statements have left in place what falls with an object of that name."""
+    if one.relation is None:
+        return True
+    table = catalog.by_oid(one.relation)
+    if table is None:
+        return False
+    new_types = {column.name for column in table.columns.values() if not column.type_oid}
+    match one.part:
+        case "column":
+            return one.name in table.columns and one.name not in new_types
+        case "constraint":
+            there = [each for each in table.constraints if each.name == one.name]
+            return any(new_types.isdisjoint(each.columns) for each in there)
+        case "index":
+            return any(each.name == one.name and new_types.isdisjoint(each.uses) for each in table.indexes)
+        case "default":
+            column = table.columns.get(one.name)
+            if column is None or column.expression is None:
+                return False
+            is_as_it_was = column.type_oid and not column.expression_is_new
+            return bool(is_as_it_was) or re.search(rf"\b{re.escape(on)}\b", column.expression) is not None
+    return True
+
+
+def without_fallen(catalog: Catalog, node: Any) -> Catalog:
+    """Return the catalog without what falls with the objects that a statement drops."""
+    for one in fallen(catalog, node):
         table = catalog.by_oid(one.relation) if one.relation is not None else None
-        if table is None or (one.hinders and not cascade):
+        if table is None or (one.hinders and node.behavior != CASCADE):
             continue
         match one.part:
             case "relation":
                 catalog = without_relations(catalog, [table])
-            case "column" if one.name in table.columns and table.columns[one.name].type_oid:
+            case "column":
                 catalog = without_column(catalog, table, one.name)
             case "constraint":
                 catalog = without_constraint(catalog, table, one.name)
@@ -107,6 +148,20 @@ def without_fallen(catalog: Catalog, fallen: Iterable[Fallen], *, cascade: bool)
                 catalog = without_index(catalog, table, one.name)
             case "default":
                 catalog = _with(catalog, with_default(table, one.name, None))
+    return _without_new_defaults(catalog, node) if node.behavior == CASCADE else catalog
+
+
+def _without_new_defaults(catalog: Catalog, node: Any) -> Catalog:
+    """Return the catalog without the defaults that statements have given, and that call what is dropped."""
+    names = [re.escape(word.name) for word in dropped(node) if word.kind in (*ROUTINES, "SEQUENCE")]
+    if not names:
+        return catalog
+    called = re.compile(rf"\b(?:{'|'.join(names)})\b")
+    for table in catalog.tables.values():
+        for column in table.columns.values():
+            is_new = column.expression_is_new or column.number < 0
+            if is_new and column.default is not None and called.search(column.default):
+                catalog = _with(catalog, with_default(catalog.at(table.key), column.name, None))
     return catalog
 
 
@@ -133,7 +188,9 @@ def _freed(table: Table, gone: Collection[Key], labels: Collection[str]) -> Tabl
     return replace(
         table,
         constraints=tuple(each for each in table.constraints if each.partner not in gone),
-        dependents=tuple(d for d in table.dependents if d.kind not in _RELATIONS or d.name not in labels),
+        dependents=tuple(
+            d for d in table.dependents if d.kind not in (*_RELATIONS, VIEW_BY_KEY) or d.name not in labels
+        ),
         parents=tuple(key for key in table.parents if key not in gone),
         children=tuple(key for key in table.children if key not in gone),
     )

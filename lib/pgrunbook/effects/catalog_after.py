@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 from pglast import ast
@@ -12,16 +11,25 @@ from pglast import ast
 from pgrunbook.database.catalog import Catalog, Key, Standing, Table, Weight
 from pgrunbook.database.relations import Index, TypeFact
 from pgrunbook.effects import cascade
+from pgrunbook.effects.new_relation import (
+    home,
+    new,
+    with_child,
+    with_created,
+    with_part,
+    with_sequence,
+    with_tables,
+    with_view,
+    without_child,
+)
+from pgrunbook.effects.renames import RELATIONS, TYPES, in_use, moved_type, renamed
 from pgrunbook.effects.table_after import (
     OF_ALL_BELOW,
     altered,
     altered_below,
-    renamed_column,
-    with_column,
-    with_constraint,
 )
 from pgrunbook.effects.type_change import kind_of
-from pgrunbook.sql.dropped import dropped
+from pgrunbook.sql.default_names import free_name, index_columns, joined_columns
 from pgrunbook.sql.settings import SEARCH_PATH, Setting, path_names
 from pgrunbook.sql.tree import (
     CASCADE,
@@ -30,17 +38,12 @@ from pgrunbook.sql.tree import (
     constraint_kind,
     dotted,
     object_kind,
-    quoted,
     relation,
     relations_in,
     strings,
     subcommand,
     type_word,
 )
-
-_RELATIONS = {"TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"}
-_TYPES = {"TYPE", "DOMAIN"}
-_NAMED_BY_LABEL = ("view", "materialized view", "sequence")
 
 
 def after(catalog: Catalog, node: Any) -> Catalog:
@@ -49,23 +52,21 @@ def after(catalog: Catalog, node: Any) -> Catalog:
         return replace(catalog, routines=catalog.routines.after(node))
     match node:
         case ast.CreateStmt() | ast.CreateForeignTableStmt():
-            return _with(catalog, _created(catalog, getattr(node, "base", node)))
-        case ast.CreateTableAsStmt():
-            kind = "m" if object_kind(node.objtype) == "MATVIEW" else "r"
-            return _with(catalog, _filled(catalog, _new(catalog, relation(node.into.rel), kind), node.query))
+            return with_created(catalog, getattr(node, "base", node))
         case ast.InsertStmt():
-            table = catalog.find(relation(node.relation))
-            if table.standing is Standing.NEW:
-                return _with(catalog, _filled(catalog, table, node.selectStmt))
-            return catalog
-        case ast.ViewStmt():
-            return _with(catalog, _new(catalog, relation(node.view), "v"))
+            return _inserted(catalog, node)
+        case ast.ViewStmt() | ast.CreateTableAsStmt() | ast.SelectStmt(intoClause=ast.IntoClause()):
+            return _queried(catalog, node)
+        case ast.CreateSeqStmt() | ast.AlterSeqStmt():
+            return with_sequence(catalog, node)
+        case ast.CreateSchemaStmt():
+            return _with_schema(catalog, node)
         case ast.IndexStmt():
             return _indexed(catalog, node)
         case ast.CreateEnumStmt() | ast.CreateRangeStmt() | ast.CreateDomainStmt() | ast.CompositeTypeStmt():
             return _with_type(catalog, node)
         case ast.RenameStmt() | ast.AlterObjectSchemaStmt():
-            return _renamed(catalog, node)
+            return renamed(catalog, node)
         case ast.DropStmt() | ast.DropOwnedStmt():
             return _dropped(catalog, node)
         case ast.AlterTableStmt() if object_kind(node.objtype) in ("TABLE", "FOREIGN_TABLE"):
@@ -73,185 +74,75 @@ def after(catalog: Catalog, node: Any) -> Catalog:
     return catalog
 
 
-def moves(catalog: Catalog, node: Any) -> dict[Key, Key]:
-    """Return the relations that a statement renames or moves to another schema, old key to new; {} for none.
-
-    SET SCHEMA moves a table with its own sequences, but without its partitions.
-
-    Source: https://www.postgresql.org/docs/current/sql-altertable.html, SET SCHEMA
-    """
-    match node:
-        case ast.RenameStmt() if object_kind(node.renameType) == "SCHEMA":
-            return {key: (node.newname, key[1]) for key in catalog.tables if _is_in(catalog, key, node.subname)}
-        case ast.RenameStmt() if object_kind(node.renameType) in _RELATIONS:
-            table = catalog.find(relation(node.relation))
-            return {} if table.standing is Standing.MISSING else {table.key: (table.schema, node.newname)}
-        case ast.AlterObjectSchemaStmt() if object_kind(node.objectType) in _RELATIONS:
-            table = catalog.find(relation(node.relation))
-            known = (catalog.labelled(dependent.name) for dependent in table.of_kind("sequence"))
-            together = [] if table.standing is Standing.MISSING else [table, *filter(None, known)]
-            return {member.key: (node.newschema, member.name) for member in together}
-    return {}
-
-
-def _renamed(catalog: Catalog, node: Any) -> Catalog:
-    """Return the catalog after ALTER ... RENAME TO or SET SCHEMA."""
-    kind = object_kind(node.renameType if isinstance(node, ast.RenameStmt) else node.objectType)
-    if kind in _TYPES:
-        old = dotted(node.object)
-        to = Name(old.schema, node.newname) if isinstance(node, ast.RenameStmt) else Name(node.newschema, old.name)
-        return _moved_type(catalog, old, to)
-    if kind == "COLUMN" and node.relation is not None:
-        return _renamed_column(catalog, node)
-    if kind == "TABCONSTRAINT" or (kind == "INDEX" and catalog.index(relation(node.relation))):
-        return _renamed_part(catalog, node)
-    moved = moves(catalog, node)
-    return _moved(catalog, moved, _labels(catalog, node, moved))
-
-
-def _is_in(catalog: Catalog, key: Key, schema: str) -> bool:
-    # In a catalog without a connection "" stands for the default schema.
-    return key[0] == schema or (key[0] == "" and schema in catalog.search_path)
-
-
-def _labels(catalog: Catalog, node: Any, moved: Mapping[Key, Key]) -> dict[str, str]:
-    """Return the new labels of moved tables and of objects that belong to them, by old label."""
-    found = {str(Name(*old)): str(Name(*new)) for old, new in moved.items()}
-    match node:
-        case ast.AlterObjectSchemaStmt() if moved:
-            table = catalog.find(relation(node.relation))
-            owned, old, new = table.of_kind("sequence"), table.schema, node.newschema
-        case ast.RenameStmt() if object_kind(node.renameType) == "SCHEMA":
-            everything = (d for table in catalog.tables.values() for d in table.of_kind(*_NAMED_BY_LABEL))
-            owned, old, new = everything, node.subname, node.newname
-        case _:
-            return found
-    prefix = quoted(old) + "."
-    names = {dependent.name for dependent in owned if dependent.name.startswith(prefix)}
-    return found | {name: f"{quoted(new)}.{name.removeprefix(prefix)}" for name in names}
-
-
-def _moved(catalog: Catalog, moved: Mapping[Key, Key], labels: Mapping[str, str]) -> Catalog:
-    """Return the catalog with new names, also in the references of other tables."""
-    if not moved and not labels:
+def _inserted(catalog: Catalog, node: Any) -> Catalog:
+    table = catalog.find(relation(node.relation))
+    if table.standing is not Standing.NEW:
         return catalog
-    there = {key: _following(table, moved, labels) for key, table in catalog.tables.items()}
-    tables = {key: table for key, table in there.items() if key not in moved}
-    for key, (schema, name) in moved.items():
-        table = there.get(key) or catalog.at(key)
-        indexes = tuple(replace(index, schema=schema) for index in table.indexes)
-        columns = {each: replace(column, table=str(Name(schema, name))) for each, column in table.columns.items()}
-        tables[schema, name] = replace(table, schema=schema, name=name, indexes=indexes, columns=columns)
-    return replace(catalog, tables=MappingProxyType(tables))
+    filled = _filled(catalog, table, node.selectStmt)
+    return with_tables(catalog, in_use(filled) if _copies(node.selectStmt) else filled)
 
 
-def _following(table: Table, moved: Mapping[Key, Key], labels: Mapping[str, str]) -> Table:
-    def new(keys: tuple[Key, ...]) -> tuple[Key, ...]:
-        return tuple(moved.get(key, key) for key in keys)
-
-    return replace(
-        table,
-        constraints=tuple(
-            replace(c, partner=moved[c.partner]) if c.partner is not None and c.partner in moved else c
-            for c in table.constraints
-        ),
-        dependents=tuple(
-            replace(d, name=labels[d.name]) if d.kind in _NAMED_BY_LABEL and d.name in labels else d
-            for d in table.dependents
-        ),
-        sources=tuple(replace(s, relation=moved.get(s.relation, s.relation)) for s in table.sources),
-        parents=new(table.parents),
-        children=new(table.children),
-    )
+def _queried(catalog: Catalog, node: Any) -> Catalog:
+    """Return the catalog after a view, a materialized view or a table is made by a query."""
+    if isinstance(node, ast.ViewStmt):
+        there = catalog.find(relation(node.view))
+        view = there if there.key in catalog.tables else new(catalog, relation(node.view), "v")
+        return with_view(catalog, view, node.query, node.aliases)
+    into, query = (node.intoClause, node) if isinstance(node, ast.SelectStmt) else (node.into, node.query)
+    is_view = isinstance(node, ast.CreateTableAsStmt) and object_kind(node.objtype) == "MATVIEW"
+    made = new(catalog, relation(into.rel), "m" if is_view else "r")
+    return with_view(catalog, _filled(catalog, made, query), query, into.colNames)
 
 
-def _with(catalog: Catalog, *tables: Table) -> Catalog:
-    return replace(catalog, tables=MappingProxyType({**catalog.tables, **{table.key: table for table in tables}}))
-
-
-def _new(catalog: Catalog, name: Name, kind: str) -> Table:
-    schema = name.schema
-    if schema is None:
-        schema = _home(catalog) if catalog.connected else ""
-    return Table(0, schema, name.name, kind, standing=Standing.NEW, rows_estimate=0)
+def _copies(query: Any) -> bool:
+    """Whether a query takes whole rows of a table, as for a copy that is to take its place."""
+    star = (part for target in getattr(query, "targetList", None) or () for part in getattr(target.val, "fields", ()))
+    return any(isinstance(part, ast.A_Star) for part in star)
 
 
 def _filled(catalog: Catalog, table: Table, query: Any) -> Table:
-    """Return a new table filled from others: it counts as having the rows of the biggest source, and not as new."""
+    """Return a new table filled from others: it counts as having the rows of the biggest source."""
     sources = [catalog.find(name) for name in relations_in(query)]
     big = [source for source in sources if catalog.weight(source) is not Weight.NOTHING]
     if not big:
         return table
     counts = [catalog.rows_estimate(source) for source in big]
-    known = Standing.UNKNOWN if None in counts else Standing.THERE
-    rows = None if known is Standing.UNKNOWN else max(count or 0 for count in counts)
-    return replace(table, standing=known, rows_estimate=rows, table_bytes=max(source.table_bytes for source in big))
-
-
-def _created(catalog: Catalog, node: Any) -> Table:
-    name = relation(node.relation)
-    table = _new(catalog, name, "p" if node.partspec else "r")
-    there = catalog.find(Name(table.schema or None, table.name))
-    if there.standing is Standing.THERE or (node.if_not_exists and there.standing is Standing.NEW):
-        return there  # what the database has is not made anew: the migration was applied, or fails
-    if node.if_not_exists and not catalog.connected:
-        table = replace(table, standing=Standing.UNKNOWN, rows_estimate=None)  # it may be there, with all its rows
-    for part in node.tableElts or ():
-        match part:
-            case ast.ColumnDef():
-                table = with_column(catalog, table, part)
-            case ast.Constraint():
-                table = with_constraint(catalog, table, part)
-            case ast.TableLikeClause():
-                source = catalog.find(relation(part.relation))
-                table = replace(table, columns={**table.columns, **source.columns})
-    return replace(table, parents=tuple(catalog.find(relation(p)).key for p in node.inhRelations or ()))
+    rows = None if None in counts else max(count or 0 for count in counts)
+    return replace(table, rows_estimate=rows, table_bytes=max(source.table_bytes for source in big))
 
 
 def _indexed(catalog: Catalog, node: Any) -> Catalog:
     table = catalog.find(relation(node.relation))
     keys = tuple(part.name or "" for part in node.indexParams)
-    name = node.idxname or f"{table.name}_{'_'.join(key or 'expr' for key in keys)}_idx"
+    taken = {index.name for each in catalog.tables.values() for index in each.indexes}
+    name = node.idxname or free_name(table.name, joined_columns(index_columns(node)), "idx", taken)
     if any(index.name == name for index in table.indexes) or table.standing is Standing.MISSING:
         return catalog
-    uses = frozenset(keys) - {""} | columns_in(node.indexParams) | columns_in(node.whereClause)
+    included = {part.name for part in node.indexIncludingParams or ()}
+    uses = frozenset(keys) - {""} | included | columns_in(node.indexParams) | columns_in(node.whereClause)
     plain = "" not in keys and node.whereClause is None
     index = Index(table.schema, name, keys, uses, node.unique, plain=plain, partial=node.whereClause is not None)
-    return _with(catalog, replace(table, indexes=(*table.indexes, index)))
+    catalog = with_tables(catalog, replace(table, indexes=(*table.indexes, index)))
+    return _with_parts(catalog, table.key, [index]) if node.relation.inh else catalog
 
 
-def _renamed_column(catalog: Catalog, node: Any) -> Catalog:
-    table = catalog.find(relation(node.relation))
-    if node.subname not in table.columns:
-        return catalog
-    below = {each.key: renamed_column(each, node.subname, node.newname) for each in catalog.below(table)}
-    for other, key in catalog.references_to(table):
-        names = tuple(node.newname if name == node.subname else name for name in key.partner_columns)
-        here = below.get(other.key, other)
-        keys = tuple(replace(c, partner_columns=names) if c.name == key.name else c for c in here.constraints)
-        below[other.key] = replace(here, constraints=keys)
-    return _with(catalog, *below.values())
+def _with_parts(catalog: Catalog, key: Key, indexes: Iterable[Index]) -> Catalog:
+    """Return the catalog with the parts that a partitioned table's indexes have on its partitions."""
+    table = catalog.at(key)
+    for child in table.children if table.kind == "p" else ():
+        for index in indexes:
+            catalog = with_tables(catalog, with_part(catalog, catalog.at(child), table, index))
+        catalog = _with_parts(catalog, child, indexes)
+    return catalog
 
 
-def _renamed_part(catalog: Catalog, node: Any) -> Catalog:
-    """Return the catalog after a constraint or an index is renamed: one that belongs to the other follows."""
-    name = relation(node.relation)
-    of_index = catalog.index(name) if object_kind(node.renameType) == "INDEX" else None
-    table, old = (of_index[0], name.name) if of_index else (catalog.find(name), node.subname)
-    for other, key in catalog.references_to(table):
-        here = catalog.at(other.key)
-        keys = (replace(c, partner_index=node.newname) if c.name == key.name else c for c in here.constraints)
-        catalog = _with(catalog, replace(here, constraints=tuple(keys))) if key.partner_index == old else catalog
-    table = catalog.at(table.key)
-    indexes = tuple(replace(i, name=node.newname) if i.name == old else i for i in table.indexes)
-    constraints = tuple(
-        replace(c, name=node.newname, index=c.index and node.newname) if c.name == old else c for c in table.constraints
-    )
-    return _with(catalog, replace(table, indexes=indexes, constraints=constraints))
-
-
-def _home(catalog: Catalog) -> str:
-    return next((schema for schema in catalog.search_path if schema != "pg_catalog"), "public")
+def _with_schema(catalog: Catalog, node: Any) -> Catalog:
+    """Return the catalog after CREATE SCHEMA with what is made in it."""
+    path, name = catalog.search_path, node.schemaname or ""
+    catalog = replace(catalog, search_path=(name, *path))
+    for element in node.schemaElts or ():
+        catalog = after(catalog, element)
+    return replace(catalog, search_path=path)
 
 
 def _with_type(catalog: Catalog, node: Any) -> Catalog:
@@ -267,19 +158,9 @@ def _with_type(catalog: Catalog, node: Any) -> Catalog:
             name = dotted(node.typeName)
             labels = strings(node.vals) if isinstance(node, ast.CreateEnumStmt) else None
             fact = TypeFact("r" if labels is None else "e", name.name, (), checked=False, labels=labels)
-    schema = name.schema or _home(catalog)
+    schema = name.schema or home(catalog)
     named = replace(fact, base_name=fact.base_name or f"{schema}.{name.name}")
     return replace(catalog, types={**catalog.types, (schema, name.name): named})
-
-
-def _moved_type(catalog: Catalog, old: Name, new: Name | None) -> Catalog:
-    """Return the catalog after a type gets another name; None when it is dropped."""
-    schema, fact = catalog.type_named(*old)
-    if fact is None:
-        return catalog
-    kept = {key: each for key, each in catalog.types.items() if key != (schema, old.name)}
-    added = {} if new is None else {(new.schema or schema, new.name): fact}
-    return replace(catalog, types={**kept, **added})
 
 
 def path_after(catalog: Catalog, setting: Setting, home: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -294,32 +175,27 @@ def path_after(catalog: Catalog, setting: Setting, home: tuple[str, ...]) -> tup
 
 def _dropped(catalog: Catalog, node: Any) -> Catalog:
     if isinstance(node, ast.DropOwnedStmt):
-        return _without_fallen(catalog, node)
+        return cascade.without_fallen(catalog, node)
     kind, names = object_kind(node.removeType), [dotted(entry) for entry in node.objects]
-    if kind in _RELATIONS:
+    if kind in RELATIONS:
         catalog = cascade.without_relations(catalog, map(catalog.find, names))
     if kind == "INDEX":
         for table, index in filter(None, map(catalog.index, names)):
             catalog = cascade.without_index(catalog, table, index.name)
-    catalog = _without_fallen(catalog, node)
-    if kind in _TYPES:
+    catalog = cascade.without_fallen(catalog, node)
+    if kind in TYPES:
         for name in names:
             schema, _ = catalog.type_named(*name)
             if node.behavior == CASCADE:
                 catalog = cascade.without_type(catalog, schema, name.name)
-            catalog = _moved_type(catalog, name, None)
+            catalog = moved_type(catalog, name, None)
     if kind == "SCHEMA":
         schemas = {name.name for name in names}
         tables = [table for key, table in catalog.tables.items() if key[0] in schemas]
         catalog = cascade.without_relations(catalog, tables)
         for key in [key for key in catalog.types if key[0] in schemas]:
-            catalog = _moved_type(cascade.without_type(catalog, *key), Name(*key), None)
+            catalog = moved_type(cascade.without_type(catalog, *key), Name(*key), None)
     return catalog
-
-
-def _without_fallen(catalog: Catalog, node: Any) -> Catalog:
-    fallen = (one for word in dropped(node) for one in catalog.fallen.get(word.word, ()))
-    return cascade.without_fallen(catalog, fallen, cascade=node.behavior == CASCADE)
 
 
 def _altered(catalog: Catalog, node: Any) -> Catalog:
@@ -334,8 +210,50 @@ def _altered(catalog: Catalog, node: Any) -> Catalog:
                     catalog = cascade.without_column(catalog, catalog.at(key), cmd.name)
             case "DropConstraint":
                 catalog = cascade.without_constraint(catalog, catalog.at(table.key), cmd.name)
+            case "AttachPartition":
+                catalog = with_child(catalog, table, catalog.find(relation(cmd.def_.name)))
+            case "DetachPartition" | "DetachPartitionFinalize":
+                catalog = without_child(catalog, table, catalog.find(relation(cmd.def_.name)))
+            case "AddInherit":
+                catalog = with_child(catalog, catalog.find(relation(cmd.def_)), table)
+            case "DropInherit":
+                catalog = without_child(catalog, catalog.find(relation(cmd.def_)), table)
+            case "AddConstraint":
+                catalog = _constrained(catalog, table.key, below, cmd)
             case kind:
                 now = altered(catalog, catalog.at(table.key), cmd)
                 others = map(catalog.at, below if kind in OF_ALL_BELOW else ())
-                catalog = _with(catalog, now, *(altered_below(catalog, member, now, cmd) for member in others))
+                catalog = with_tables(catalog, now, *(altered_below(catalog, member, now, cmd) for member in others))
+    return catalog
+
+
+def _constrained(catalog: Catalog, key: Key, below: Iterable[Key], cmd: Any) -> Catalog:
+    """Return the catalog after ADD CONSTRAINT: tables below get a CHECK, partitions foreign keys and indexes too."""
+    before, now = catalog.at(key), altered(catalog, catalog.at(key), cmd)
+    catalog = with_tables(catalog, now)
+    names = {each.name for each in before.constraints}
+    added = [each for each in now.constraints if each.name not in names]
+    kinds = ("c", "f") if now.kind == "p" else ("c",)
+    handed = tuple(
+        replace(each, is_inherited=True, is_local=False)
+        for each in added
+        if each.kind in kinds and not cmd.def_.is_no_inherit
+    )
+    for each in below:
+        child = catalog.at(each)
+        own = {constraint.name for constraint in child.constraints}
+        more = tuple(constraint for constraint in handed if constraint.name not in own)
+        not_null = [column for constraint in added if constraint.kind == "p" for column in constraint.columns]
+        columns = {name: replace(c, not_null=c.not_null or name in not_null) for name, c in child.columns.items()}
+        catalog = with_tables(catalog, replace(child, constraints=(*child.constraints, *more), columns=columns))
+    indexes = {index.name for index in before.indexes}
+    catalog = _with_parts(catalog, key, [index for index in now.indexes if index.name not in indexes])
+    if before.indexes and cmd.def_.indexname:  # an index that becomes a key gets its name
+        old, new_name = cmd.def_.indexname, cmd.def_.conname or cmd.def_.indexname
+        for other, reference in catalog.references_to(catalog.at(key)):
+            if reference.partner_index == old:
+                keys = (
+                    replace(c, partner_index=new_name) if c.name == reference.name else c for c in other.constraints
+                )
+                catalog = with_tables(catalog, replace(other, constraints=tuple(keys)))
     return catalog

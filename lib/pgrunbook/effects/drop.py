@@ -8,7 +8,7 @@ from typing import Any
 from pgrunbook.database.catalog import Catalog, Key, Standing, Table
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.alter_table import lock_owned
-from pgrunbook.sql.dropped import dropped
+from pgrunbook.effects.cascade import fallen
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE
 from pgrunbook.sql.tree import CASCADE, Name, dotted, object_kind, relation
 
@@ -39,10 +39,8 @@ def fall(found: fx.Found, node: Any, *, cascade: bool) -> None:
 
     What an earlier statement has dropped is not there any more.
     """
-    for one in (each for word in dropped(node) for each in found.catalog.fallen.get(word.word, ())):
+    for one in fallen(found.catalog, node):
         table = None if one.relation is None else found.catalog.by_oid(one.relation)
-        if table is None and one.relation is not None:
-            continue
         if one.hinders and not cascade:
             found.fails[f"{one.says} depends on it"] = None
             continue

@@ -35,7 +35,7 @@ def fits_partition(table: Table, bound: Any, parent: Table) -> bool:
     for constraint in table.constraints:
         if constraint.kind == "c" and constraint.valid and constraint.definition:
             constants = {value for part in _conjuncts(constraint.definition) for value in _constants(part)}
-            nulls = any(_is_not_null(part, None) for part in _conjuncts(constraint.definition))
+            nulls = _holds_nulls(bound) or any(_is_not_null(part, None) for part in _conjuncts(constraint.definition))
             known_not_null = all(table.columns[c].not_null for c in constraint.columns if c in table.columns)
             if wanted and wanted <= constants and (nulls or known_not_null) and parent.kind == "p":
                 return True
@@ -59,7 +59,15 @@ def excludes_bound(table: Table, bound: Any) -> bool:
     return False
 
 
+def _holds_nulls(bound: Any) -> bool:
+    """Whether a row with NULL in the key may be within the bounds."""
+    is_null = (getattr(part, "isnull", None) for part in bound.listdatums or ())
+    return bound.strategy == "h" or any(is_null)
+
+
 def _bound_constants(bound: Any) -> set[str]:
+    if bound.strategy == "h":
+        return {str(bound.modulus), str(bound.remainder)}
     datums = (*(bound.lowerdatums or ()), *(bound.upperdatums or ()), *(bound.listdatums or ()))
     return {value for part in datums for value in _constants(part)}
 
@@ -84,7 +92,7 @@ def _is_not_null(part: Any, column: str | None) -> bool:
     if not isinstance(part, ast.NullTest) or part.nulltesttype != enums.NullTestType.IS_NOT_NULL:
         return False
     named = isinstance(part.arg, ast.ColumnRef) and getattr(part.arg.fields[-1], "sval", None)
-    return bool(named) and column in (None, named)
+    return column is None or named == column
 
 
 def _constants(part: Any) -> Iterator[str]:

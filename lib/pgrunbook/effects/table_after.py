@@ -9,12 +9,24 @@ from typing import Any
 from pgrunbook.database.catalog import Catalog, Dependent, Standing, Table
 from pgrunbook.database.relations import CatalogConstraint, Column, Index
 from pgrunbook.effects.type_change import kind_of
+from pgrunbook.sql.default_names import free_name, joined_columns
 from pgrunbook.sql.deparse import changed
 from pgrunbook.sql.serial import SERIAL, plain_type
-from pgrunbook.sql.tree import Name, columns_in, constraint_kind, relation, strings, subcommand, text, type_word
+from pgrunbook.sql.tree import (
+    Name,
+    columns_in,
+    constraint_kind,
+    options,
+    relation,
+    strings,
+    subcommand,
+    text,
+    type_word,
+)
 
 _SUFFIX = {"PRIMARY": "pkey", "UNIQUE": "key", "FOREIGN": "fkey", "CHECK": "check", "EXCLUSION": "excl"}
 _KIND = {"PRIMARY": "p", "UNIQUE": "u", "FOREIGN": "f", "CHECK": "c", "EXCLUSION": "x", "NOTNULL": "n"}
+GENERATED = "generated column"
 # Subcommands that change the columns of all tables below as well, unless ONLY is written.
 OF_ALL_BELOW = {"AddColumn", "AlterColumnType", "SetNotNull", "DropNotNull", "ColumnDefault"}
 
@@ -26,13 +38,15 @@ def altered(catalog: Catalog, table: Table, cmd: Any) -> Table:
 
 
 def altered_below(catalog: Catalog, table: Table, above: Table, cmd: Any) -> Table:
-    """Return the same for a table below: from ``above``, as it is then, it gets a new column without constraints."""
+    """Return the same for a table below: from ``above``, as it is then, it gets a new column and its CHECK."""
     if subcommand(cmd) != "AddColumn":
         return altered(catalog, table, cmd)
     name = cmd.def_.colname
     if name in table.columns or name not in above.columns:
         return table
-    return _with_new(table, above.columns[name])
+    handed = [c for c in above.constraints if c.kind == "c" and c.columns == (name,) and not c.oid]
+    table = replace(table, constraints=(*table.constraints, *(replace(c, is_inherited=True) for c in handed)))
+    return with_new_column(table, above.columns[name])
 
 
 def renamed_column(table: Table, old: str, new: str) -> Table:
@@ -62,13 +76,15 @@ def dropped_column(table: Table, name: str) -> Table:
         columns={each: column for each, column in table.columns.items() if each != name},
         indexes=tuple(index for index in table.indexes if name not in index.uses),
         constraints=tuple(c for c in table.constraints if name not in c.columns),
-        dependents=tuple(d for d in table.dependents if name not in d.columns),
+        dependents=tuple(
+            d for d in table.dependents if name not in d.columns and (d.kind, d.name) != (GENERATED, name)
+        ),
     )
 
 
 def with_default(table: Table, name: str, default: str | None) -> Table:
     """Return a table as it will be with another default of a column, None for none."""
-    return _changed_column(table, name, expression=default)
+    return _changed_column(table, name, expression=default, expression_is_new=True)
 
 
 def with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
@@ -88,22 +104,31 @@ def with_column(catalog: Catalog, table: Table, definition: Any) -> Table:
         type_name=kind.name,
         base_name=kind.base_name,
         not_null=bool({"NOTNULL", "PRIMARY", "IDENTITY"} & kinds.keys()) or word.name in SERIAL,
-        expression=text(given.raw_expr) if given is not None else None,
-        identity="BY DEFAULT" if "IDENTITY" in kinds else None,
+        expression=text(given.raw_expr) if given is not None else _next_number(table, definition.colname, word.name),
+        identity=_IDENTITY[kinds["IDENTITY"].generated_when] if "IDENTITY" in kinds else None,
         generated="s" if "GENERATED" in kinds else "",
     )
-    table = _with_new(table, column)
+    table = with_new_column(table, column)
     if word.name in SERIAL or column.identity:
         name = Name(table.schema or None, f"{table.name}_{column.name}_seq")
         own = Dependent("sequence", str(name), (column.name,), SERIAL.get(word.name, word.text))
         table = replace(table, dependents=(*table.dependents, own))
+    if column.generated and given is not None:
+        sources = tuple(name for name in table.columns if name in columns_in(given.raw_expr))
+        table = replace(table, dependents=(*table.dependents, Dependent(GENERATED, column.name, sources)))
     for constraint in kinds.values():
         if constraint_kind(constraint) in _KIND and constraint_kind(constraint) != "NOTNULL":
             table = with_constraint(catalog, table, constraint, (definition.colname,))
     return table
 
 
-def _with_new(table: Table, column: Column) -> Table:
+def _next_number(table: Table, column: str, word: str) -> str | None:
+    name = Name(table.schema or None, f"{table.name}_{column}_seq")
+    return f"nextval('{name}'::regclass)" if word in SERIAL else None
+
+
+def with_new_column(table: Table, column: Column) -> Table:
+    """Return a table as it will be with another column, behind the others."""
     number = min(0, *(each.number for each in table.columns.values())) - 1 if table.columns else -1
     return replace(table, columns={**table.columns, column.name: replace(column, number=number)})
 
@@ -118,13 +143,19 @@ def with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple[
     if adopted is not None:
         columns = adopted.keys
     if kind == "CHECK":
-        columns = columns or tuple(sorted(columns_in(node.raw_expr)))
+        used = columns_in(node.raw_expr)
+        columns = tuple(name for name in table.columns if name in used) or tuple(sorted(used)) or columns
+    if kind == "EXCLUSION":
+        columns = tuple(_name_of(pair[0]) for pair in node.exclusions or ())
     partner = None
     if kind == "FOREIGN":
         itself = relation(node.pktable).name == table.name and table.standing is Standing.NEW
         partner = table if itself else catalog.find(relation(node.pktable))
-    middle = "_".join(columns) + "_" if kind != "PRIMARY" and columns else ""
-    name = node.conname or node.indexname or f"{table.name}_{middle}{_SUFFIX.get(kind, 'not_null')}"
+    middle = joined_columns((*columns, *strings(node.including))) if kind != "PRIMARY" else ""
+    if kind == "CHECK" and len(columns) > 1:
+        middle = ""
+    taken = {each.name for each in table.constraints} | {each.name for each in table.indexes}
+    name = node.conname or node.indexname or free_name(table.name, middle, _SUFFIX.get(kind, "not_null"), taken)
     if node.conname and any(constraint.name == name for constraint in table.constraints):
         return table
     partner_columns = strings(node.pk_attrs) or (primary_key(partner) if partner else ())
@@ -141,14 +172,20 @@ def with_constraint(catalog: Catalog, table: Table, node: Any, of_column: tuple[
         index=name if kind in ("PRIMARY", "UNIQUE", "EXCLUSION") else None,
     )
     table = replace(table, constraints=(*table.constraints, constraint))
-    if kind in ("PRIMARY", "UNIQUE"):
-        index = Index(table.schema, name, columns, frozenset(columns), unique=True, primary=kind == "PRIMARY")
+    if kind in ("PRIMARY", "UNIQUE", "EXCLUSION"):
+        uses = frozenset((*columns, *strings(node.including)))
+        index = Index(table.schema, name, columns, uses, unique=kind != "EXCLUSION", primary=kind == "PRIMARY")
         kept = tuple(each for each in table.indexes if each is not adopted)
         made = replace(adopted, name=name, primary=index.primary) if adopted else index
         table = replace(table, indexes=(*kept, made) if columns else kept)
-    if kind == "NOTNULL" and constraint.valid:
-        table = _changed_column(table, columns[0], not_null=True)
+    if (kind == "NOTNULL" and constraint.valid) or kind == "PRIMARY":
+        for column in columns:
+            table = _changed_column(table, column, not_null=True)
     return table
+
+
+def _name_of(element: Any) -> str:
+    return element.name or ""
 
 
 def _definition(node: Any, kind: str) -> str:
@@ -187,18 +224,38 @@ def _alter_type(catalog: Catalog, table: Table, cmd: Any) -> Table:
     return _changed_column(table, cmd.name, **changes, type_name=kind.name, base_name=kind.base_name)
 
 
+def _identity(table: Table, name: str, identity: str | None) -> Table:
+    """Return a table as it will be when a column's numbers come from a sequence, or come from it no more."""
+    column = table.columns.get(name)
+    if column is None:
+        return table
+    others = tuple(d for d in table.dependents if d.kind != "sequence" or name not in d.columns)
+    if identity is None and column.identity:
+        table = replace(table, dependents=others)
+    elif identity is not None and not column.identity:
+        own = Dependent("sequence", str(Name(table.schema or None, f"{table.name}_{name}_seq")), (name,), column.type)
+        table = replace(table, dependents=(*table.dependents, own))
+    return _changed_column(table, name, identity=identity)
+
+
+def _set_identity(_catalog: Catalog, table: Table, cmd: Any) -> Table:
+    column, given = table.columns.get(cmd.name), options(cmd.def_).get("generated")
+    if column is None or not column.identity or given is None:
+        return table
+    return _changed_column(table, cmd.name, identity=_IDENTITY[chr(given.ival)])
+
+
+def _without_expression(_catalog: Catalog, table: Table, cmd: Any) -> Table:
+    freed = tuple(d for d in table.dependents if (d.kind, d.name) != (GENERATED, cmd.name))
+    return _changed_column(replace(table, dependents=freed), cmd.name, expression=None, generated="")
+
+
+_IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
+
+
 def _validated(_catalog: Catalog, table: Table, cmd: Any) -> Table:
     constraints = tuple(replace(c, valid=True) if c.name == cmd.name else c for c in table.constraints)
     return replace(table, constraints=constraints)
-
-
-def _attached(catalog: Catalog, table: Table, cmd: Any) -> Table:
-    return replace(table, children=(*table.children, catalog.find(relation(cmd.def_.name)).key))
-
-
-def _detached(catalog: Catalog, table: Table, cmd: Any) -> Table:
-    gone = catalog.find(relation(cmd.def_.name)).key
-    return replace(table, children=tuple(key for key in table.children if key != gone))
 
 
 _CHANGES: dict[str, Callable[[Catalog, Table, Any], Table]] = {
@@ -209,6 +266,8 @@ _CHANGES: dict[str, Callable[[Catalog, Table, Any], Table]] = {
     "AddConstraint": lambda catalog, table, cmd: with_constraint(catalog, table, cmd.def_),
     "ValidateConstraint": _validated,
     "ColumnDefault": lambda _, table, cmd: with_default(table, cmd.name, text(cmd.def_) if cmd.def_ else None),
-    "AttachPartition": _attached,
-    "DetachPartition": _detached,
+    "AddIdentity": lambda _, table, cmd: _identity(table, cmd.name, _IDENTITY[cmd.def_.generated_when]),
+    "SetIdentity": _set_identity,
+    "DropIdentity": lambda _, table, cmd: _identity(table, cmd.name, None),
+    "DropExpression": _without_expression,
 }

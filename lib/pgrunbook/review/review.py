@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -94,7 +94,7 @@ def review(
         )
         for scene, own in hazards.find(scenes, design_rules=design_rules)
     ]
-    marks = [_marked(mark) for mark in read.marks]
+    marks = list(_marked(read.marks))
     order = {name: number for number, (name, _) in enumerate(read.texts)}
     return sorted([*marks, *found], key=lambda finding: (order[finding.file], finding.place.line, finding.place.nth))
 
@@ -246,15 +246,22 @@ def _block(finding: Finding) -> list[str]:
     return lines
 
 
-def _marked(mark: TransactionMark) -> Finding:
-    severity, effect = Severity.NOTE, "prepare leaves it out: a migration is one transaction anyway."
-    way_out = "-- it may stay where other tools need it"
-    if mark.refusal is not None:
-        severity, effect = Severity.ERROR, f"prepare refuses it: {mark.refusal.message}. {mark.refusal.detail}"
-        way_out = "-- take it out; what has to be committed before goes into a migration of its own"
-    hazard = Hazard("transaction-in-file", severity, "A file opens or ends a transaction itself.", effect, way_out,
-                    mark.file, mark.place.line)  # fmt: skip
-    return Finding(mark.file, mark.place, mark.sql, Type.COMPATIBLE, Effects(), (hazard,))
+def _marked(marks: Sequence[TransactionMark]) -> Iterator[Finding]:
+    """Yield what opens and ends transactions: an error where prepare refuses it, else one note on all of them."""
+    left_out = list(dict.fromkeys(mark.file for mark in marks if mark.refusal is None))
+    more = f", also in {counted(len(left_out) - 1, 'more file')}" if len(left_out) > 1 else ""
+    told = False
+    for mark in marks:
+        severity, effect = Severity.NOTE, f"prepare leaves it out{more}: a migration is one transaction anyway."
+        way_out = "-- it may stay where other tools need it"
+        if mark.refusal is not None:
+            severity, effect = Severity.ERROR, f"prepare refuses it: {mark.refusal.message}. {mark.refusal.detail}"
+            way_out = "-- take it out; what has to be committed before goes into a migration of its own"
+        hazard = Hazard("transaction-in-file", severity, "A file opens or ends a transaction itself.", effect, way_out,
+                        mark.file, mark.place.line)  # fmt: skip
+        hazards_ = () if told and mark.refusal is None else (hazard,)
+        told = told or mark.refusal is None
+        yield Finding(mark.file, mark.place, mark.sql, Type.COMPATIBLE, Effects(), hazards_)
 
 
 def _from_squawk(

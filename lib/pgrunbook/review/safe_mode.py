@@ -12,8 +12,9 @@ from pglast import ast
 
 from pgrunbook.database.catalog import Catalog, Key, Standing, Table
 from pgrunbook.database.relations import CatalogConstraint
-from pgrunbook.effects.catalog_after import after, moves
+from pgrunbook.effects.catalog_after import after
 from pgrunbook.effects.drop import emptied
+from pgrunbook.effects.renames import moves
 from pgrunbook.errors import Refused
 from pgrunbook.review.column_usage import uses_of
 from pgrunbook.sql.places import Place

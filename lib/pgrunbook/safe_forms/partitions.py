@@ -16,7 +16,7 @@ from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql import default_names
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import alter_table, changed, command, helper, literal, name
-from pgrunbook.sql.partition_bound import bound_condition
+from pgrunbook.sql.partition_bound import proof
 from pgrunbook.sql.tree import column_names
 
 
@@ -221,7 +221,7 @@ def _condition(case: Case, parent: Relation, bound: Any) -> str | None:
     """Return the condition of the bounds of a partition, None where it cannot be told."""
     key = case.facts.rows("partitioning", oid=parent.oid)[0]["key"]
     types = {column.name: column.compared_type for column in case.facts.columns(parent).values()}
-    return bound_condition(parent.sql, key, types, bound)
+    return proof(parent.sql, key, types, bound)
 
 
 def _condition_above(case: Case, parent: Relation) -> str:

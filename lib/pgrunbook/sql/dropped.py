@@ -8,8 +8,8 @@ from pglast import ast
 
 from pgrunbook.sql.tree import dotted, object_kind
 
-_ROUTINES = ("FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE")
-_KINDS = (*_ROUTINES, "TYPE", "DOMAIN", "SEQUENCE", "SCHEMA", "EXTENSION", "FOREIGN_SERVER", "FDW", "LANGUAGE",
+ROUTINES = ("FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE")
+_KINDS = (*ROUTINES, "TYPE", "DOMAIN", "SEQUENCE", "SCHEMA", "EXTENSION", "FOREIGN_SERVER", "FDW", "LANGUAGE",
           "COLLATION")  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def dropped(node: Any) -> list[Dropped]:
 def _object(kind: str, entry: Any) -> Dropped:
     schema, name = dotted(entry)
     args = None
-    if kind in _ROUTINES and not entry.args_unspecified:
+    if kind in ROUTINES and not entry.args_unspecified:
         args = [("_" if arg.arrayBounds else "") + arg.names[-1].sval for arg in entry.objargs or () if arg is not None]
     return Dropped(
         f"{kind} {schema or ''}.{name}({'*' if args is None else ', '.join(args)})", kind, schema, name, args

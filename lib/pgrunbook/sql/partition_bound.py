@@ -11,6 +11,8 @@ from pglast import ast
 from pgrunbook.sql.deparse import expression, literal, name, parsed
 from pgrunbook.sql.tree import quoted, strings
 
+_PADDED = ("character(", "pg_catalog.bpchar(", "bpchar(")
+_COLLATED = ("text", "char", "bpchar", "varchar", "name", "citext", "_text", "_varchar")
 _INFINITE = ("minvalue", "maxvalue")
 
 
@@ -24,8 +26,15 @@ class _Part:
 
     @property
     def compared(self) -> str:
-        """The part as it is compared."""
+        """The part as it is compared: with another collation a character(n) loses its length."""
+        if self.collation and self.cast.startswith(_PADDED):
+            return f"CAST({self.sql} AS pg_catalog.bpchar){self.collation}"
         return f"{self.sql}{self.collation}"
+
+    @property
+    def is_hashed_plainly(self) -> bool:
+        """Whether its values certainly have no collation, which a call in a CHECK would have and the bound has not."""
+        return bool(self.cast) and not self.cast.removeprefix("pg_catalog.").startswith(_COLLATED)
 
     def value(self, datum: Any) -> str | None:
         """Return a bound as SQL, "minvalue" or "maxvalue", or None for NULL."""
@@ -62,6 +71,14 @@ def bound_condition(parent: str, key: str, types: Mapping[str, str], bound: Any)
     lower = [part.value(datum) for part, datum in zip(parts, bound.lowerdatums, strict=True)]
     upper = [part.value(datum) for part, datum in zip(parts, bound.upperdatums, strict=True)]
     return _range_condition(parts, lower, upper)
+
+
+def proof(parent: str, key: str, types: Mapping[str, str], bound: Any) -> str | None:
+    """Return the condition whose CHECK proves the bounds; None where none is known, as for a hash of texts."""
+    params = parsed(f"CREATE TABLE t (a int) PARTITION BY {key}").partspec.partParams
+    if not bound.is_default and bound.strategy == "h" and not all(_part(p, types).is_hashed_plainly for p in params):
+        return None
+    return bound_condition(parent, key, types, bound)
 
 
 def _part(param: Any, types: Mapping[str, str]) -> _Part:

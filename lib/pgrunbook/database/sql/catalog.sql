@@ -118,7 +118,7 @@ WITH RECURSIVE asked AS (
         WHEN 'pg_catalog.pg_class'::pg_catalog.regclass
             THEN ARRAY[coalesce((SELECT i.indrelid FROM pg_catalog.pg_index AS i WHERE i.indexrelid = n.objid), n.objid)]
         WHEN 'pg_catalog.pg_constraint'::pg_catalog.regclass
-            THEN (SELECT ARRAY[k.conrelid, k.confrelid] FROM pg_catalog.pg_constraint AS k WHERE k.oid = n.objid)
+            THEN (SELECT k.conrelid || pg_catalog.array_remove(ARRAY[k.confrelid], 0::oid) FROM pg_catalog.pg_constraint AS k WHERE k.oid = n.objid)
         WHEN 'pg_catalog.pg_attrdef'::pg_catalog.regclass
             THEN ARRAY[(SELECT f.adrelid FROM pg_catalog.pg_attrdef AS f WHERE f.oid = n.objid)]
         WHEN 'pg_catalog.pg_trigger'::pg_catalog.regclass
@@ -427,6 +427,17 @@ WITH RECURSIVE seen AS (
     JOIN pg_catalog.pg_namespace AS n ON n.oid = s.relnamespace
     WHERE direct.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
       AND direct.deptype IN ('a', 'i')
+    UNION
+    SELECT k.conrelid,
+           'view by key',
+           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(v.relname),
+           NULL
+    FROM pg_catalog.pg_constraint AS k
+    JOIN pg_catalog.pg_depend AS d ON d.refclassid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND d.refobjid = k.oid
+    JOIN pg_catalog.pg_rewrite AS w ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND w.oid = d.objid
+    JOIN pg_catalog.pg_class AS v ON v.oid = w.ev_class
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = v.relnamespace
+    WHERE k.conrelid = ANY (%(oids)s::oid[])
 )
 SELECT found.root::bigint AS oid,
        found.kind,
@@ -435,7 +446,13 @@ SELECT found.root::bigint AS oid,
        coalesce((SELECT pg_catalog.format_type(q.seqtypid, NULL)
                  FROM pg_catalog.pg_sequence AS q
                  WHERE found.kind = 'sequence'
-                   AND q.seqrelid = found.name::pg_catalog.regclass), '') AS type
+                   AND q.seqrelid = found.name::pg_catalog.regclass),
+                (SELECT k.conname
+                 FROM pg_catalog.pg_constraint AS k
+                 WHERE found.kind = 'view by key'
+                   AND k.conrelid = found.root
+                   AND k.contype = 'p'),
+                '') AS type
 FROM found
 LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = found.root AND a.attnum = found.attnum
 GROUP BY found.root, found.kind, found.name

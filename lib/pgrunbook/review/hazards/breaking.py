@@ -7,6 +7,7 @@ from typing import Any
 
 from pglast import ast
 
+from pgrunbook.database.catalog import Table
 from pgrunbook.effects.type_change import judge
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.tree import CASCADE, Name, changed, dotted, object_kind, quoted, strings, subcommand, type_word
@@ -144,7 +145,11 @@ def _is_used(scene: Scene, kind: str, name: Name) -> bool:
 
 
 def made(node: Any) -> set[str]:
-    """Return the names of a view, routine, type or sequence that a statement makes."""
+    """Return the names of a view, routine, type or sequence that a statement makes, or gives to another."""
+    if isinstance(node, ast.RenameStmt):
+        return {node.newname} if node.subname is None else set()
+    if isinstance(node, ast.AlterEnumStmt | ast.AlterDomainStmt | ast.AlterTypeStmt):
+        return set()
     for field in ("view", "sequence", "into"):
         part = getattr(node, field, None)
         part = getattr(part, "rel", part)
@@ -164,13 +169,24 @@ def made(node: Any) -> set[str]:
 def drop_default(scene: Scene) -> Iterator[Note]:
     """A column that is NOT NULL loses its default."""
     dropped = [(t, c.name) for t, c in scene.altered() if subcommand(c) == "ColumnDefault" and c.def_ is None]
-    columns = [(t, n) for t, n in dropped if others_see(t) and n in t.columns and t.columns[n].not_null]
+    left = [(t, n) for t, n in dropped if others_see(t) and n in t.columns and t.columns[n].not_null]
+    columns = [(table, name) for table, name in left if not _gets_another(scene, table, name)]
     if columns:
         names = ", ".join(f"{table.label}.{quoted(name)}" for table, name in columns)
         yield Note(
             f"Every INSERT of running code that leaves out {names} fails.",
             "-- first release code that writes it",
         )
+
+
+def _gets_another(scene: Scene, table: Table, column: str) -> bool:
+    """Whether the same transaction gives the column a default again, as when its type is replaced."""
+    return any(
+        subcommand(cmd) == "ColumnDefault" and cmd.def_ is not None and cmd.name == column and altered.key == table.key
+        for other in scene.later
+        if scene.may_commit_with(other)
+        for altered, cmd in other.altered()
+    )
 
 
 @rule(

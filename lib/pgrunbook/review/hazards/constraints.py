@@ -79,6 +79,8 @@ def foreign_key_inline(scene: Scene) -> Iterator[Note]:
     for table, target, columns, node in added_keys(scene):
         if isinstance(scene.node, ast.AlterTableStmt) and subcommand(scene.node.cmds[0]) == "AddColumn":
             partner = scene.table(target)
+            if not others_see(partner):
+                continue  # nobody holds a lock on it
             column = quoted(columns[0])
             type_ = next(type_word(c.def_.typeName).text for _, c in scene.altered()
                          if subcommand(c) == "AddColumn" and c.def_.colname == columns[0])  # fmt: skip

@@ -11,7 +11,6 @@ from pglast import ast
 
 from pgrunbook.database.catalog import Table
 from pgrunbook.review.hazards import estimates
-from pgrunbook.review.hazards.rows import written
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
 from pgrunbook.sql.tree import columns_in, object_kind, quoted, relation, subcommand
 
@@ -41,7 +40,7 @@ def _source(node: Any) -> Any:
 )
 def insert_select(scene: Scene) -> Iterator[Note]:
     """A whole table is copied in one transaction."""
-    for node in written(scene):
+    for node in scene.written:
         if not isinstance(node, ast.InsertStmt) or _source(node) is None:
             continue
         query = node.selectStmt
@@ -65,7 +64,7 @@ def insert_select(scene: Scene) -> Iterator[Note]:
 )
 def loses_writes(scene: Scene) -> Iterator[Note]:
     """A table is copied to replace the original, which is written meanwhile."""
-    for node in written(scene):
+    for node in scene.written:
         source = _source(node) if isinstance(node, ast.InsertStmt) else None
         if source is None:
             continue
@@ -93,7 +92,7 @@ def _renames_table(scene: Scene) -> bool:
 )
 def by_position(scene: Scene) -> Iterator[Note]:
     """Rows are copied by the position of columns, not by their names."""
-    for node in written(scene):
+    for node in scene.written:
         source = _source(node) if isinstance(node, ast.InsertStmt) and not node.cols else None
         if source is not None and "*" in columns_in(node.selectStmt.targetList):
             new = relation(node.relation)

@@ -11,7 +11,7 @@ from pgrunbook.database.catalog import Table
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, rule
 from pgrunbook.sql.deparse import parsed
-from pgrunbook.sql.partition_bound import bound_condition
+from pgrunbook.sql.partition_bound import proof
 from pgrunbook.sql.tree import quoted, relation, subcommand
 
 _SETUP = (
@@ -54,9 +54,7 @@ def _way_out(scene: Scene, parent: Table, bound: Any, child: Table | None) -> st
     """Return the statements that prove the bounds before, so that no row is read under the lock."""
     condition, above = _condition(parent, bound), _conditions_above(scene, parent) if child is not None else []
     if condition is None or None in above:
-        return (
-            "-- first a CHECK of the bounds, NOT VALID, then VALIDATE CONSTRAINT: it proves that no row has to be read"
-        )
+        return "-- no CHECK is known that proves these bounds: attach it while it is small, or when readers can wait"
     steps, last = [], []
     if child is not None:
         steps += _proof(child, "fits", " AND ".join([*map(str, above), f"({condition})"]) if above else condition)
@@ -73,7 +71,7 @@ def _way_out(scene: Scene, parent: Table, bound: Any, child: Table | None) -> st
 
 def _condition(parent: Table, bound: Any) -> str | None:
     types = {column.name: column.compared_type for column in parent.columns.values()}
-    return bound_condition(parent.label, parent.partition_key, types, bound) if parent.partition_key else None
+    return proof(parent.label, parent.partition_key, types, bound) if parent.partition_key else None
 
 
 def _conditions_above(scene: Scene, table: Table) -> list[str | None]:

@@ -10,7 +10,6 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.review.hazards.columns import batches, kept_equal
-from pgrunbook.review.hazards.rows import written
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.deparse import mapped
 from pgrunbook.sql.routines import Block, analyzes, block
@@ -101,7 +100,7 @@ def without_end(scene: Scene) -> Iterator[Note]:
 )
 def without_order(scene: Scene) -> Iterator[Note]:
     """A batch is selected with LIMIT but without ORDER BY."""
-    for node in written(scene):
+    for node in scene.written:
         for part in walk(node):
             if isinstance(part, ast.SelectStmt) and part.limitCount is not None and not part.sortClause:
                 table = relation(node.relation)
@@ -121,7 +120,7 @@ def without_order(scene: Scene) -> Iterator[Note]:
 )
 def backfill_loses_writes(scene: Scene) -> Iterator[Note]:
     """A new column is filled from another column that keeps changing, and no trigger keeps the two equal."""
-    for node in written(scene):
+    for node in scene.written:
         if not isinstance(node, ast.UpdateStmt) or node.fromClause:
             continue
         table = scene.table(node.relation)
@@ -219,7 +218,7 @@ def acts_beyond(scene: Scene) -> Iterator[Note]:
 )
 def explain_writes(scene: Scene) -> Iterator[Note]:
     """EXPLAIN ANALYZE runs a statement that changes rows."""
-    if _analyzes(scene) and any(True for _ in written(scene)):
+    if _analyzes(scene) and scene.written:
         yield Note(
             "The rows are really changed: EXPLAIN ANALYZE executes the statement.",
             f"EXPLAIN {text(scene.node.query)};  -- ANALYZE on a branch",
@@ -234,7 +233,7 @@ def explain_writes(scene: Scene) -> Iterator[Note]:
 )
 def explain_runs(scene: Scene) -> Iterator[Note]:
     """EXPLAIN ANALYZE runs the query that it explains."""
-    if _analyzes(scene) and not any(True for _ in written(scene)):
+    if _analyzes(scene) and not scene.written:
         yield Note(
             "It takes as long as the query itself, and what the query's functions write is committed.",
             f"EXPLAIN {text(scene.node.query)};  -- or with SET LOCAL statement_timeout = '5s'",

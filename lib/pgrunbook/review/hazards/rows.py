@@ -21,20 +21,14 @@ _WIDE = {"int8", "bigint", "numeric", "float8", "float4", "text"}
 _FACTOR = 10
 
 
-def written(scene: Scene) -> Iterator[Any]:
-    """Yield every INSERT, UPDATE and DELETE of a statement, in WITH and in DO blocks too."""
-    for node in scene.nodes:
-        if isinstance(node, ast.SelectStmt | ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt):
-            yield from (p for p in walk(node) if isinstance(p, ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt))
-
-
 def bounded(table: Table, node: Any) -> bool:
     """Whether only few rows can match a condition: constants for a unique key, a key range, a LIMIT."""
     limits = [part.limitCount for part in walk(node) if isinstance(part, ast.SelectStmt)]
     for limit in limits:
         if limit is not None and not (isinstance(limit, ast.A_Const) and getattr(limit.val, "ival", 0) > BATCH_AT_MOST):
             return True
-    keys = {index.keys[0] for index in table.indexes if index.unique and len(index.keys) == 1} or {"id", "uuid"}
+    known = {index.keys[0] for index in table.indexes if index.unique and len(index.keys) == 1}
+    keys = known or {"id", "uuid", "key", f"{table.name}_id", f"{table.name.removesuffix('s')}_id"}
     ranges: dict[str, set[str]] = {}
     for part in _conjuncts(node.whereClause):
         if isinstance(part, ast.CurrentOfExpr):
@@ -71,7 +65,7 @@ def condition(node: Any) -> str:
 )
 def update_unbatched(scene: Scene) -> Iterator[Note]:
     """An UPDATE can change all rows in one transaction."""
-    for node in written(scene):
+    for node in scene.written:
         table = scene.table(node.relation)
         if not isinstance(node, ast.UpdateStmt) or bounded(table, node):
             continue
@@ -94,7 +88,7 @@ def update_unbatched(scene: Scene) -> Iterator[Note]:
 )
 def delete_unbatched(scene: Scene) -> Iterator[Note]:
     """A DELETE can delete all rows in one transaction."""
-    for node in written(scene):
+    for node in scene.written:
         table = scene.table(node.relation)
         if not isinstance(node, ast.DeleteStmt) or bounded(table, node) or is_history(table.name):
             continue
@@ -131,10 +125,12 @@ def _unindexed(table: Table, node: Any) -> str:
 )
 def writes_done_rows(scene: Scene) -> Iterator[Note]:
     """An UPDATE also writes rows that already have the new value."""
-    for node in written(scene):
+    for node in scene.written:
         if not isinstance(node, ast.UpdateStmt) or node.fromClause:
             continue
         table = scene.table(node.relation)
+        if bounded(table, node):
+            continue  # few rows: to write one for nothing costs nothing
         constants = [t for t in node.targetList if isinstance(t.val, ast.A_Const)]
         if constants and not {t.name for t in node.targetList} & columns_in(node.whereClause):
             target = constants[0]
@@ -163,7 +159,7 @@ def _only_others(node: Any, target: Any) -> str:
 )
 def leaves_nulls(scene: Scene) -> Iterator[Note]:
     """NULLs are filled, but nothing prevents new ones."""
-    for node in written(scene):
+    for node in scene.written:
         if not isinstance(node, ast.UpdateStmt):
             continue
         table = scene.table(node.relation)
@@ -208,7 +204,7 @@ def _default_set(scene: Scene, table: Table, column: str) -> bool:
 )
 def jsonb_set(scene: Scene) -> Iterator[Note]:
     """jsonb_set is applied to values that may be NULL or not an object."""
-    for node in written(scene):
+    for node in scene.written:
         calls = set(functions_in(getattr(node, "targetList", None))) if isinstance(node, ast.UpdateStmt) else set()
         if not calls & {"jsonb_set", "jsonb_insert", "jsonb_set_lax"}:
             continue
@@ -233,7 +229,7 @@ def jsonb_set(scene: Scene) -> Iterator[Note]:
 )
 def overflow(scene: Scene) -> Iterator[Note]:
     """A product may not fit into an integer, and then the whole statement fails."""
-    for node in written(scene):
+    for node in scene.written:
         if not isinstance(node, ast.UpdateStmt):
             continue
         table = scene.table(node.relation)
@@ -310,7 +306,7 @@ def is_history(name: str) -> bool:
 )
 def history(scene: Scene) -> Iterator[Note]:
     """The history table of a migration tool is changed by hand."""
-    for node in written(scene):
+    for node in scene.written:
         if is_history(node.relation.relname):
             name = relation(node.relation)
             yield Note(
@@ -329,7 +325,7 @@ def history(scene: Scene) -> Iterator[Note]:
 )
 def ties(scene: Scene) -> Iterator[Note]:
     """Duplicates are distinguished by a minimum or maximum that several of them can share, or that can be NULL."""
-    for node in written(scene):
+    for node in scene.written:
         if not isinstance(node, ast.DeleteStmt):
             continue
         for part in walk(node.whereClause):
@@ -354,7 +350,7 @@ def ties(scene: Scene) -> Iterator[Note]:
 )
 def now_without_zone(scene: Scene) -> Iterator[Note]:
     """now() is compared with a timestamp without time zone."""
-    for node in written(scene):
+    for node in scene.written:
         table = scene.table(node.relation)
         for part in walk(getattr(node, "whereClause", None)):
             if isinstance(part, ast.A_Expr) and {"now", "clock_timestamp"} & set(functions_in(part)):

@@ -16,7 +16,7 @@ from pgrunbook.effects.result import Effects
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import relation
+from pgrunbook.sql.tree import relation, walk
 
 
 class Severity(StrEnum):
@@ -100,6 +100,13 @@ class Scene:
     def nodes(self) -> list[Any]:
         """The statement's node and those of the statements inside it (a DO block's, EXPLAIN's)."""
         return [self.node, *bodies(self.node)]
+
+    @cached_property
+    def written(self) -> list[Any]:
+        """Every INSERT, UPDATE and DELETE of the statement, in WITH and in DO blocks too."""
+        kinds = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
+        whole = (node for node in self.nodes if isinstance(node, kinds))
+        return [part for node in whole for part in walk(node) if isinstance(part, kinds[1:4])]
 
     def table(self, name: Any) -> Table:
         """Return the relation that a RangeVar names."""

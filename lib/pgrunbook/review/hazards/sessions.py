@@ -8,6 +8,7 @@ from pglast import ast
 
 from pgrunbook.database.catalog import Weight
 from pgrunbook.display.prose import counted
+from pgrunbook.review.hazards.rows import bounded
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, rule
 from pgrunbook.sql.lock_modes import (
     ACCESS_EXCLUSIVE,
@@ -28,7 +29,7 @@ def _queued_locks(scene: Scene) -> list[Lock]:
     """Return the locks that block others' writes or reads while they are requested, on tables that others use."""
     found = []
     for lock in scene.effects.locks:
-        table = scene.catalog.labelled(lock.object)
+        table = scene.catalog.labelled(lock.object) or scene.catalog.indexed_by(lock.object)
         light = table is not None and scene.catalog.weight(table) is Weight.NOTHING
         if lock.mode in _QUEUE and not light:
             found.append(lock)
@@ -44,7 +45,7 @@ def _queued_locks(scene: Scene) -> list[Lock]:
 def without_timeout(scene: Scene) -> Iterator[Note]:
     """A strong lock is requested, and no short lock_timeout bounds the wait."""
     locks = _unbounded(scene)
-    if not locks or any(_unbounded(other) for other in scene.earlier):
+    if not locks or any(_unbounded(one) for other in scene.earlier for one in (other, *other.inner)):
         return  # the first stands for all: whoever runs the one file runs the others
     who = "readers and writers" if any(lock.mode == ACCESS_EXCLUSIVE for lock in locks) else "writers"
     names = ", ".join(dict.fromkeys(lock.object for lock in locks))
@@ -114,14 +115,16 @@ def _reported_before(scene: Scene) -> bool:
 
 def _is_slow(scene: Scene) -> bool:
     if isinstance(scene.node, ast.DoStmt):
-        return True
+        return any(part.in_loop or part.because for part in scene.parts) or any(map(_is_slow, scene.inner))
+    node = scene.node
+    if isinstance(node, ast.UpdateStmt | ast.DeleteStmt) and bounded(scene.table(node.relation), node):
+        return False
     for label in (*scene.effects.scans, *scene.effects.rewrites):
         table = scene.catalog.labelled(label)
         if table is None or scene.catalog.weight(table) is Weight.BIG:
-            return not isinstance(scene.node, ast.SelectStmt | ast.ExplainStmt)
-    return isinstance(scene.node, ast.UpdateStmt | ast.DeleteStmt) and scene.catalog.weight(
-        scene.table(scene.node.relation)
-    ) is Weight.BIG  # fmt: skip
+            return not isinstance(node, ast.SelectStmt | ast.ExplainStmt)
+    changes = isinstance(node, ast.UpdateStmt | ast.DeleteStmt)
+    return changes and scene.catalog.weight(scene.table(node.relation)) is Weight.BIG
 
 
 @rule(

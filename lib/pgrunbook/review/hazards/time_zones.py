@@ -58,7 +58,9 @@ def value_by_zone(scene: Scene) -> Iterator[Note]:
         use for _, cmd in scene.altered() if subcommand(cmd) == "AlterColumnType" for use in _of(scene, types, cmd)
     ]
     for use in found:
-        if use not in changed:
+        # What a new table's default gives to a column without a zone is a matter of design: timestamp-without-zone.
+        is_design = isinstance(scene.node, ast.CreateStmt) and use.new != time_zone.INSTANT
+        if use not in changed and not is_design:
             yield Note(_told(scene, use), _set_before(use, scene.catalog.time_zone))
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from pglast import ast, enums
 
+from pgrunbook.review.hazards.breaking import made
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.safe_forms.names import type_of
 from pgrunbook.sql import wide_statements
-from pgrunbook.sql.tree import object_kind, strings, walk
+from pgrunbook.sql.tree import object_kind, walk
 
 
 @rule(
@@ -31,13 +32,20 @@ def reaches_beyond(scene: Scene) -> Iterator[Note]:
 def _is_told(scene: Scene, node: Any) -> bool:
     """Tell whether another rule tells it, or the statements have made it themselves."""
     relation_ = getattr(node, "relation", None)
+    if isinstance(node, ast.RenameStmt) and _is_replaced(scene, node):
+        return True
     if relation_ is None:
         name = type_of(node)
-        made = (getattr(other.node, field, None) for other in scene.earlier for field in ("typeName", "domainname"))
-        return bool(name) and name[-1] in {strings(words)[-1] for words in made if isinstance(words, tuple)}
+        return bool(name) and any(name[-1] in made(other.node) for other in scene.earlier)
     if isinstance(node, ast.AlterObjectSchemaStmt):
         return True
     return object_kind(node.renameType) != "ATTRIBUTE" and not others_see(scene.table(relation_))
+
+
+def _is_replaced(scene: Scene, node: Any) -> bool:
+    """Whether the statements give the old name to another object, as for an enum that is made anew."""
+    _, old = wide_statements.renamed(node) or ("", "")
+    return any(old in made(other.node) for other in scene.later)
 
 
 @rule(

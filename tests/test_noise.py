@@ -1,0 +1,112 @@
+"""A hundred ordinary files of six tools: what the review says of them is what a reviewer stops at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from pgrunbook.database.catalog_reader import read
+from pgrunbook.review.hazards import Timeouts, Transactions
+from pgrunbook.review.review import Finding, review
+from pgrunbook.review.statement_scenes import script
+from servers import Server
+from test_advice import in_use
+
+FOLDER = Path(__file__).parent / "ordinary" / "folders"
+SCHEMA_AUTH = """
+CREATE SCHEMA auth; CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE AS 'SELECT NULL::uuid';
+"""
+
+# By tool: what is told of its folder as a whole, without a database.
+OF_THE_FOLDER = {
+    "prisma": "20240103000000_role_enum note transaction-in-file",
+    "drizzle": """
+        0001_old_style error foreign-key-validates
+        0001_old_style warning locks-held-to-the-end
+        0001_old_style warning lock-without-timeout
+        0001_old_style error index-not-concurrent
+        0001_old_style warning index-if-not-exists
+    """,  # CREATE TABLE IF NOT EXISTS proves nothing
+    "django": "0001_initial note transaction-in-file",
+    "rails": "",
+    "flyway": "V6__views warning lock-without-timeout",
+    "hand": """
+        001_auth warning lock-without-timeout
+        002_todos note value-depends-on-time-zone
+        004_column note transaction-in-file
+    """,
+}
+# What is told of each file by itself, on a database with big tables, but for "transaction-in-file".
+ON_A_DATABASE = {
+    "prisma": """
+        20240103000000_role_enum warning locks-held-to-the-end
+        20240103000000_role_enum error column-type-rewrites
+        20240107000000_settings_optional warning drop-default
+        20240114000000_status_drop_value warning locks-held-to-the-end
+        20240114000000_status_drop_value error column-type-rewrites
+        20240117000000_pk_swap error key-builds-index
+        20240117000000_pk_swap error drop-index-not-concurrent
+    """,
+    "drizzle": """
+        0005_enum_rewrite error column-type-rewrites
+        0005_enum_rewrite warning locks-held-to-the-end
+        0005_enum_rewrite error column-type-rewrites
+    """,
+    "django": "0002_book_summary warning drop-default",
+    "rails": "",
+    "flyway": "",
+    "hand": """
+        002_todos note value-depends-on-time-zone
+        005_index warning index-if-not-exists
+        016_two_step warning locks-held-to-the-end
+        016_two_step warning validate-with-add
+    """,
+}
+
+
+def files(tool: str) -> list[tuple[str, str]]:
+    """Return the files of a tool's folder: name and text."""
+    _, *parts = re.split(r"^-- file: (\S+)\n", (FOLDER / f"{tool}.sql").read_text(), flags=re.MULTILINE)
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def told(findings: Iterable[Finding]) -> list[str]:
+    """Return a line for each hazard: the migration, the severity and the rule."""
+    return [f"{re.split('[/.]', f.file)[0]} {h.severity} {h.id}" for f in findings for h in f.hazards]
+
+
+def lines(text: str) -> list[str]:
+    return [line.strip() for line in text.strip().split("\n") if line.strip()]
+
+
+@pytest.mark.parametrize("tool", OF_THE_FOLDER)
+def test_a_folder_of_ordinary_files_is_quiet(tool: str) -> None:
+    """What a file makes itself is nobody's yet, what it makes anew stays, one row is one row, a note is told once."""
+    assert told(review(files(tool))) == lines(OF_THE_FOLDER[tool])
+
+
+def test_there_are_a_hundred_of_them() -> None:
+    """One finding in nine files."""
+    assert sum(len(files(tool)) for tool in OF_THE_FOLDER) >= 100
+    assert sum(len(lines(text)) for text in OF_THE_FOLDER.values()) <= 11
+
+
+@pytest.mark.parametrize(
+    "tool", ["drizzle", *(pytest.param(t, marks=pytest.mark.slow) for t in ON_A_DATABASE if t != "drizzle")]
+)
+def test_each_file_is_judged_by_the_database_that_the_others_made(newest: Server, tool: str) -> None:
+    """Executed one after the other; each is judged before, with 50 million rows in every table."""
+    newest.make("noise")
+    found = []
+    with newest.connect("noise") as conn:
+        conn.execute(SCHEMA_AUTH.encode())
+        for name, text in files(tool):
+            read_ = script([(name, text)])
+            catalog = in_use(read(conn, read_.statements))  # type: ignore[arg-type]
+            found += review(read_, catalog, transactions=Transactions.FILE, timeouts=Timeouts(2_000, 60_000))
+            for statement in read_.statements:
+                conn.execute(statement.sql.encode())
+    assert [line for line in told(found) if "transaction-in-file" not in line] == lines(ON_A_DATABASE[tool])
