@@ -93,7 +93,7 @@ def migration_name(path: Path) -> str:
 
 
 def read_migration(
-    path: Path, down_path: Path | None, *, root: Path, name: str, ordinal: int, when_ms: int | None
+    path: Path, down_path: Path | None, *, root: Path, name: str, ordinal: int, when_ms: int | None = None
 ) -> Migration:
     """Return the migration in the file, with its down file if it exists. Raises as :func:`read_bytes` does."""
     content = read_bytes(path, root)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pgrunbook.history.state import AppliedMigration, Entry, Migration, State
@@ -120,6 +121,22 @@ class RowRules(ABC):
     def missing_note(self, row: AppliedMigration) -> str:
         """Return the note of a row without a migration."""
         return f"The history table says that it is applied, but it is not in the folder. {BRING_BACK}"
+
+
+class VersionRules(RowRules):
+    """The rules of a tool whose rows hold in ``column`` what ``version_of`` reads from a migration's path."""
+
+    def __init__(self, version_of: Callable[[Path], Any], column: str = "version") -> None:
+        self._version_of = version_of
+        self._column = column
+
+    def key(self, migration: Migration) -> Any:
+        """Return the version."""
+        return self._version_of(migration.path)
+
+    def row_key(self, row: AppliedMigration) -> Any:
+        """Return the version."""
+        return row.row[self._column]
 
 
 def compare(migrations: Sequence[Migration], rows: Sequence[AppliedMigration], rules: RowRules) -> tuple[Entry, ...]:
