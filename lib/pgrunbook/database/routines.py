@@ -79,7 +79,6 @@ class RoutinePart:
     node: Any
     within: str
     path: str | None = None
-    in_loop: bool = False
     because: str = ""
     calls: str = ""
 
@@ -294,8 +293,8 @@ def _of_text(call: Any) -> Iterator[RoutinePart]:
 
 
 def _of_block(code: Block, where: str, path: str | None = None) -> Iterator[RoutinePart]:
-    for inner, in_loop in code.nodes:
-        yield RoutinePart(inner, where, path, in_loop)
+    for inner, _ in code.nodes:
+        yield RoutinePart(inner, where, path)
     why = unreadable_because(code)
     if why:
         yield RoutinePart(None, where, path, because=why)

@@ -238,12 +238,12 @@ def name_of(place: StepKey, kind: Kind, table: TableName, via: str = "") -> str:
     return "kept_" + hashlib.sha256("\0".join(map(str, about)).encode()).hexdigest()[:16]
 
 
-def list_entries(conn: Connection, *, ids: Collection[int] | None = None) -> list[UndoEntry]:
+def list_entries(conn: Connection) -> list[UndoEntry]:
     """Return the entries that are not purged, newest first, each followed by those its DELETE cascaded into.
 
     ``bytes`` is the space it takes; ``keep_until`` is when :func:`purge` drops it, None for never.
     """
-    return find(conn, ids=ids, states=STATES[:-1])
+    return find(conn, states=STATES[:-1])
 
 
 def entries_of_migration(

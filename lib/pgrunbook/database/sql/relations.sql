@@ -244,11 +244,7 @@ SELECT rn.nspname::text AS schema,
         WHERE l.oid = r.typcollation
           AND l.collname <> 'default') AS collation,
        b.modifier,
-       b.checked,
-       ARRAY(SELECT k.conname::text
-             FROM pg_catalog.pg_constraint AS k
-             WHERE k.contypid = r.oid
-               AND k.convalidated) AS valid_constraints
+       b.checked
 FROM base AS b
 JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
 JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
