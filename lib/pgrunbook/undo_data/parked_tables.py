@@ -22,7 +22,6 @@ from psycopg import sql
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
-from pgrunbook.database.schema import KEPT_SCHEMA
 from pgrunbook.errors import Broken
 from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.sql.deparse import parsed, text
@@ -32,7 +31,7 @@ from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.parked_names import Names
 from pgrunbook.undo_data.parked_types import Types
 from pgrunbook.undo_data.row_notes import note_attached, note_parked
-from pgrunbook.undo_data.tables import rows
+from pgrunbook.undo_data.tables import SCHEMA, rows
 
 CHANGES_ACCESS_METHOD = 150_000
 
@@ -54,8 +53,7 @@ def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps:
             types = parked_types.types_of(conn, keep)
             statements += _moved(conn, keep, types)
             if types:
-                there = parked_names.place(keep.kept_as, _home(keep).name)
-                freed.append(parked_types.to_text(keep, there, types))
+                freed.append(parked_types.to_text(keep, TableName(SCHEMA, keep.kept_as), types))
             freed += _stored_plainly(conn, keep)
     names = ", ".join(keep.table for keep in keeps)
     own = expansion.steps[0]
@@ -79,7 +77,7 @@ def _stored_plainly(conn: Connection, keep: Keep) -> list[SafeStep]:
     (found,) = rows(conn, "access_method", table=keep.table)
     if found["is_plain"] or conn.info.server_version < CHANGES_ACCESS_METHOD:
         return []
-    there = parked_names.place(keep.kept_as, "").identifier()
+    there = sql.Identifier(SCHEMA, keep.kept_as)
     says = f"The parked table {keep.table} no longer needs access method {found['name']}."
     return [SafeStep(text(sql.SQL("ALTER TABLE {} SET ACCESS METHOD heap").format(there)), says, quick=False)]
 
@@ -91,17 +89,14 @@ def unpark(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     Locks: AccessExclusiveLock on the parked table.
     """
     refuse_purged_keep(conn, keep)
-    home = _home(keep)
-    there = parked_names.place(keep.kept_as, home.name)
-    names, types = _noted(conn, keep.kept_as, there)
+    home, there = _home(keep), TableName(SCHEMA, keep.kept_as)
+    names, types = _noted(conn, there)
     found = list(parked_names.moves_back(conn, keep.kept_as, home, names))
     if not found:
         where = there.identifier().as_string(None)
         raise Broken(f"cannot bring back table {keep.table}", detail=f"It was parked as {where}, which does not exist.")
-    if there.schema == keep.kept_as:
-        found.append(text(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(keep.kept_as))))
-    else:  # what was said about the table is said again later, with all else that is its own
-        found.append(text(sql.SQL("COMMENT ON TABLE {} IS NULL").format(home.identifier())))
+    # What was said about the table is said again later, with all else that is its own.
+    found.append(text(sql.SQL("COMMENT ON TABLE {} IS NULL").format(home.identifier())))
     says = f"Table {keep.table} comes back with its rows."
     moves = SafeStep(";\n".join(found), says, own_transaction=False, gives_back=(keep.kept_as,))
     return (*parked_types.from_text(conn, keep, there, types), moves)
@@ -127,16 +122,14 @@ def _moved(conn: Connection, keep: Keep, types: Types) -> list[str]:
     freed = [one["statement"] for one in rows(conn, "rights_of_others", table=keep.table)]
     moves = [*freed, *parked_names.moves_there(conn, keep.table, keep.kept_as)]
     notes = {"names": parked_names.names_of(conn, keep.table), "types": types}
-    there = parked_names.place(keep.kept_as, "").identifier()
+    there = sql.Identifier(SCHEMA, keep.kept_as)
     if not rows(conn, "is_mine", table=keep.table)[0]["is_mine"]:
         moves.append(text(sql.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(there)))
     return [*moves, text(sql.SQL("COMMENT ON TABLE {} IS {}").format(there, json.dumps(notes)))]
 
 
-def _noted(conn: Connection, kept_as: str, there: TableName) -> tuple[Names, Types]:
+def _noted(conn: Connection, there: TableName) -> tuple[Names, Types]:
     """Return what was noted when a table was parked: the original names, and the types of its columns."""
-    (found,) = rows(conn, "parked_notes", table=there.identifier().as_string(None), schema=kept_as)
-    if kept_as.startswith(KEPT_SCHEMA):
-        return {}, json.loads(found["of_schema"] or "{}")
-    notes = json.loads(found["of_table"] or "{}")
+    (found,) = rows(conn, "parked_notes", table=there.identifier().as_string(None))
+    notes = json.loads(found["notes"] or "{}")
     return notes.get("names", {}), notes.get("types", {})

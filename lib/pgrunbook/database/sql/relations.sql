@@ -468,7 +468,6 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
 JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
 WHERE l.lanname NOT IN ('internal', 'c')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgrunbook')
-  AND NOT pg_catalog.starts_with(n.nspname, 'pgrunbook_kept_')
   AND p.prosqlbody IS NULL
   AND p.prosrc ~* %(word)s
   AND (p.prosrc ~* %(other)s

@@ -12,7 +12,6 @@ SELECT ARRAY(SELECT n.oid
              FROM pg_catalog.pg_namespace AS n
              WHERE n.nspname !~ '^pg_'
                AND n.nspname <> 'information_schema'
-               AND n.nspname !~ '^pgrunbook_kept_'
                AND n.nspname <> ALL (%(leave_out)s::text[]))::text AS schemas,
        ARRAY(SELECT oid
              FROM named
@@ -896,7 +895,6 @@ WHERE (d.objoid >= 16384
   AND (c.oid IS NULL OR c.relnamespace = ANY (%(schemas)s::oid[]))
   AND (k.oid IS NULL OR k.connamespace = ANY (%(schemas)s::oid[]))
   AND coalesce(o.schema, CASE WHEN o.type = 'schema' THEN o.name END, '') <> ALL (%(left_schemas)s::text[])
-  AND coalesce(o.schema, CASE WHEN o.type = 'schema' THEN o.name END, '') !~ '^pgrunbook_kept_'
   AND NOT EXISTS (SELECT
                   FROM pg_catalog.pg_depend AS e
                   WHERE e.classid = d.classoid
