@@ -41,7 +41,7 @@ def create(case: Case) -> Expansion | None:
     case.memory.taken(table.schema).add(index)
     says = "CREATE INDEX blocks writers until the index is built; CONCURRENTLY does not."
     if not table.is_partitioned:
-        steps, made = [_build(table, index, node)], [(table, index)]
+        steps, made = [build(table, index, node)], [(table, index)]
     else:
         says += " A partitioned table does not support it: each partition's index is built, then attached."
         steps, made = _of_partitions(case, table, index, family(case.facts, table, columns, "idx", taken))
@@ -63,19 +63,19 @@ def _of_partitions(
     for partition, own in below:
         indexes[partition.oid] = name(partition.schema, own)
         if partition.oid not in there:
-            make = _build if partition.is_leaf else _declared
+            make = build if partition.is_leaf else _declared
             steps.append(make(partition, own, case.node))
             made.append((partition, own))
     return [*steps, *(attach(indexes[p.parent], p, own) for p, own in reversed(below))], made
 
 
-def _build(table: Relation, index: str, node: Any) -> SafeStep:
+def build(table: Relation, index: str, node: Any, what: str = "") -> SafeStep:
     """Return the step that builds an index on a table without children while writers go on."""
     relation = changed(node.relation, schemaname=table.schema, relname=table.name, inh=True)
     made = changed(node, relation=relation, idxname=index, concurrent=True, if_not_exists=False)
     return SafeStep(
         sql=printed(made),
-        says=f"Build {index} on {table.sql} while reads and writes go on.",
+        says=f"Build {what or index} on {table.sql} while reads and writes go on.",
         policy=Policy.ALONE,
         quick=False,
         done=probes.is_index_valid(table.schema, index),

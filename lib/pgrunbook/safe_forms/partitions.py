@@ -12,6 +12,7 @@ from pglast import ast, enums
 from pgrunbook.database.relations import Relation
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.safe_forms import probes
+from pgrunbook.safe_forms.constraints import not_valid, proof
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql import default_names
 from pgrunbook.sql.classify import Policy
@@ -30,18 +31,10 @@ class BoundCheck:
 
     def steps(self) -> tuple[SafeStep, SafeStep]:
         """Return the steps that add it and validate it."""
+        refuses = f"Refuse rows in {self.table.sql} that would belong to another partition."
         return (
-            SafeStep(
-                sql=alter_table(
-                    self.table.identifier, f"ADD CONSTRAINT {name(self.helper)} CHECK ({self.condition}) NOT VALID"
-                ),
-                says=f"Refuse rows in {self.table.sql} that would belong to another partition.",
-            ),
-            SafeStep(
-                sql=alter_table(self.table.identifier, f"VALIDATE CONSTRAINT {name(self.helper)}"),
-                says=f"Prove this for the existing rows of {self.table.sql}; reads and writes go on.",
-                quick=False,
-            ),
+            not_valid(self.table, self.helper, f"CHECK ({self.condition})", refuses),
+            proof(self.table, self.helper, f"Prove this for the existing rows of {self.table.sql}"),
         )
 
     def drop(self) -> str:
