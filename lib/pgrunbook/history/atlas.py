@@ -26,10 +26,8 @@ TABLE = "atlas_schema_revisions"
 NAMES = FileNames(
     pattern=re.compile(r"[^_]+(_.*)?\.sql"),
     form="TIMESTAMP_name.sql",
-    part="version",
     rule="Atlas' migrations are named TIMESTAMP_name.sql.",
     twice="Atlas cannot record both",
-    unused="a version of its own",
 )
 DIRECTIVE = re.compile(r"^-- *atlas:(?P<name>delimiter|checkpoint|txtar|import)\b.*$", re.M)
 IGNORED = re.compile(r"\A(--.*\n)*-- *atlas:sum +ignore\b", re.M)

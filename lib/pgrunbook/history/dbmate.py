@@ -20,10 +20,8 @@ DEFAULT_TABLE = "schema_migrations"
 NAMES = FileNames(
     pattern=re.compile(r"\d+.*\.sql", re.ASCII),  # migrationFileRegexp
     form="YYYYMMDDHHMMSS_name.sql",
-    part="version",
     rule="dbmate's migrations are named YYYYMMDDHHMMSS_name.sql; it ignores every other file.",
     twice="when one of them is applied, dbmate takes both for applied",
-    unused="a version of its own",
     almost=re.compile(r"\d.*\.sql", re.ASCII | re.IGNORECASE),
 )
 

@@ -20,10 +20,8 @@ UP, DOWN = "up.sql", "down.sql"
 NAMES = FileNames(
     pattern=re.compile(r"[0-9][0-9-]*_.*"),
     form=f"TIMESTAMP_name/{UP}",
-    part="version",
     rule="A migration of diesel is a folder TIMESTAMP_name with an up.sql.",
     twice="diesel cannot record both",
-    unused="a version of its own",
 )
 DATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]+_.*|00000000000000_diesel_initial_setup")
 

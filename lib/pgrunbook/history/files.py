@@ -33,10 +33,10 @@ class FileNames:
 
     pattern: re.Pattern[str]
     form: str
-    part: str
     rule: str
     twice: str
-    unused: str
+    part: str = "version"
+    unused: str = "a version of its own"
     almost: re.Pattern[str] | None = None
 
     def those_of(self, paths: Iterable[Path]) -> list[Path]:

@@ -20,10 +20,8 @@ from pgrunbook.history.tool import MICROSECONDS, Sign, Tool
 NAMES = FileNames(
     pattern=re.compile(r"V(?P<version>[0-9]+(?:[._][0-9]+)*)__.*\.sql|R__.*\.sql"),
     form="V1_2__description.sql",
-    part="version",
     rule="Flyway's migrations are named V1_2__description.sql, U1_2__description.sql and R__description.sql.",
     twice="Flyway refuses the folder",
-    unused="a version of its own",
     almost=re.compile(r"[VRB][\d._]*_.*\.sql", re.I),
 )
 UNDO = re.compile(r"U[0-9]+(?:[._][0-9]+)*__.*\.sql")

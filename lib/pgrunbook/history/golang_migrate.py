@@ -20,10 +20,8 @@ from pgrunbook.history.tool import Sign, Tool
 NAMES = FileNames(
     pattern=re.compile(r"(?P<version>[0-9]+)_(?P<title>.*)\.up\.sql"),  # source/parse.go
     form="VERSION_title.up.sql",
-    part="version",
     rule="golang-migrate's migrations are named VERSION_title.up.sql and VERSION_title.down.sql.",
     twice="golang-migrate refuses the folder",
-    unused="a version of its own",
 )
 DOWN = re.compile(r"([0-9]+)_.*\.down\.sql")
 LOCK_SALT = 1486364155

@@ -19,10 +19,8 @@ from pgrunbook.history.tool import Sign, Tool
 NAMES = FileNames(
     pattern=re.compile(r"(?P<version>[0-9]+)_.*\.sql"),
     form="NNN_name.sql",
-    part="version",
     rule="goose's migrations are named NNN_name.sql, with a number above 0 before the first underscore.",
     twice="goose refuses the folder",
-    unused="a version of its own",
     almost=re.compile(r"[0-9].*\.sql", re.I),
 )
 # The lines that internal/sqlparser/parser.go knows, and lines that are nearly these.

@@ -20,10 +20,8 @@ from pgrunbook.history.tool import MICROSECONDS, Sign, Tool
 NAMES = FileNames(
     pattern=re.compile(r"(?P<version>[0-9]+)_(?P<description>.*?)(\.up|\.down)?\.sql"),
     form="VERSION_description.sql",
-    part="version",
     rule="sqlx's migrations are named VERSION_description.sql; it refuses a folder where VERSION is no number.",
     twice="sqlx cannot record both",
-    unused="a version of its own",
     almost=re.compile(r"[^_]*_.*\.sql"),
 )
 LOCK_FACTOR = 0x3D32AD9E

@@ -21,10 +21,8 @@ from pgrunbook.sql import secrets
 NAMES = FileNames(
     pattern=re.compile(r"[0-9]+_.*\.sql"),
     form="TIMESTAMP_name.sql",
-    part="version",
     rule="Supabase's migrations are named TIMESTAMP_name.sql; its CLI skips every other file.",
     twice="Supabase cannot record both",
-    unused="a version of its own",
     almost=re.compile(r"[0-9].*\.sql", re.I),
 )
 # The first file of early versions, which the CLI skips (shouldSkip of pkg/migration/list.go).

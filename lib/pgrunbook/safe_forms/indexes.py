@@ -111,7 +111,7 @@ def drop(case: Case) -> Expansion | None:
             says=f"Drop {index.name}; readers and writers do not queue behind it.",
             policy=Policy.ALONE,
             quick=False,
-            done=probes.none_of(probes.is_index_there(index.schema, index.name)),
+            done=probes.none_of(probes.is_there(name(index.schema, index.name))),
         )
         for index in found
     )

@@ -123,14 +123,14 @@ def detach(case: Case) -> Expansion | None:
     columns = column_names(pglast.parse_sql(f"SELECT {text}")[0].stmt.targetList)
     taken = case.facts.constraint_names(child.schema)
     left = default_names.free_name(child.name, columns[0] if len(columns) == 1 else "", "check", taken)
-    finish = probes.finalize_detach(parent, child)
+    finish = probes.finalize_detach(parent.sql, child.sql)
     steps = (
         SafeStep(
             sql=alter_table(parent.identifier, f"DETACH PARTITION {child.sql} CONCURRENTLY"),
             says="Detach the partition without blocking readers and writers of the table.",
             policy=Policy.ALONE,
             quick=False,
-            done=probes.none_of(probes.is_partition(child)),
+            done=probes.none_of(probes.is_partition(child.sql)),
             leftovers=finish,
         ),
         SafeStep(
