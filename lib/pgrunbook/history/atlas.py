@@ -102,7 +102,7 @@ class Atlas(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return _AtlasRules(_version)
+        return _AtlasRules(_version, "Atlas refuses it (without --exec-order).")
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return Atlas' own row but for the hash; the time is in nanoseconds."""
@@ -135,8 +135,6 @@ class Atlas(Tool):
 
 
 class _AtlasRules(VersionRules):
-    tool_does_with_older = "Atlas refuses it (without --exec-order)."
-
     def pair(self, migrations: Sequence[Migration], rows: Sequence[AppliedMigration]) -> Pairing:
         """Pair by version, and all up to a baseline with its row."""
         pairing = super().pair(migrations, rows)

@@ -78,7 +78,9 @@ class Dbmate(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return _DbmateRules(_version)
+        return _DbmateRules(
+            _version, "dbmate applies it anyway (except with --strict), in another order than on a new database."
+        )
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return the version."""
@@ -86,8 +88,6 @@ class Dbmate(Tool):
 
 
 class _DbmateRules(VersionRules):
-    tool_does_with_older = "dbmate applies it anyway (except with --strict), in another order than on a new database."
-
     def is_older(self, row: AppliedMigration, migration: Migration) -> bool:
         return f"{row.name}_" < migration.path.name
 

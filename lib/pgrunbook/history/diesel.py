@@ -77,15 +77,13 @@ class Diesel(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return _DieselRules(lambda path: _version(path.parent))
+        return VersionRules(
+            lambda path: _version(path.parent), "diesel applies it anyway, in another order than on a new database."
+        )
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return the version."""
         return {"version": _version(migration.path.parent)}
-
-
-class _DieselRules(VersionRules):
-    tool_does_with_older = "diesel applies it anyway, in another order than on a new database."
 
 
 def _version(path: Path) -> str:

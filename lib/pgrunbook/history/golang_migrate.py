@@ -89,7 +89,7 @@ class GolangMigrate(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by number."""
-        return _NewestVersion(_version)
+        return _NewestVersion(_version, older="")
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return the version."""

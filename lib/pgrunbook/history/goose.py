@@ -80,7 +80,7 @@ class Goose(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return _GooseRules(_version, "version_id")
+        return VersionRules(_version, "goose refuses it (without --allow-missing).", "version_id", key="id")
 
     def prepare_table(self, history: History) -> list[sql.Composed]:
         """Return goose's own DDL, and its row for version 0."""
@@ -90,11 +90,6 @@ class Goose(Tool):
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return the version."""
         return {"version_id": _version(migration.path), "is_applied": True}
-
-
-class _GooseRules(VersionRules):
-    tool_does_with_older = "goose refuses it (without --allow-missing)."
-    primary_key = "id"
 
 
 def _version(path: Path) -> int:

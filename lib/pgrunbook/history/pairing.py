@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pgrunbook.history.state import AppliedMigration, Entry, Migration, State
 
@@ -58,9 +58,9 @@ class RowRules(ABC):
     newest version overrides ``pair``. The class attributes complete the notes.
     """
 
-    tool_does_with_older: ClassVar[str] = ""
-    renewal: ClassVar[str] = "Give it a new version"
-    primary_key: ClassVar[str] = "version"
+    tool_does_with_older: str = ""
+    renewal: str = "Give it a new version"
+    primary_key: str = "version"
 
     @abstractmethod
     def key(self, migration: Migration) -> Any:
@@ -124,11 +124,14 @@ class RowRules(ABC):
 
 
 class VersionRules(RowRules):
-    """The rules of a tool whose rows hold in ``column`` what ``version_of`` reads from a migration's path."""
+    """The rules of a tool whose rows hold in ``column`` what ``version_of`` reads from a migration's path.
 
-    def __init__(self, version_of: Callable[[Path], Any], column: str = "version") -> None:
-        self._version_of = version_of
-        self._column = column
+    ``older`` is what the tool does with an older migration, ``key`` the table's primary key if it is another column.
+    """
+
+    def __init__(self, version_of: Callable[[Path], Any], older: str, column: str = "version", key: str = "") -> None:
+        self._version_of, self._column, self.tool_does_with_older = version_of, column, older
+        self.primary_key = key or column
 
     def key(self, migration: Migration) -> Any:
         """Return the version."""

@@ -88,7 +88,7 @@ class Sqlx(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version and checksum."""
-        return _SqlxRules(_version)
+        return _SqlxRules(_version, "sqlx applies it anyway, in another order than on a new database.")
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return sqlx' own row; the time is in nanoseconds."""
@@ -106,8 +106,6 @@ class Sqlx(Tool):
 
 
 class _SqlxRules(VersionRules):
-    tool_does_with_older = "sqlx applies it anyway, in another order than on a new database."
-
     def applied(self, migration: Migration, row: AppliedMigration, match: str) -> tuple[State, str]:
         if row.hash == _checksum(migration).hex():
             return State.APPLIED, ""

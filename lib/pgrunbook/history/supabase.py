@@ -77,7 +77,7 @@ class Supabase(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return _SupabaseRules(_version)
+        return VersionRules(_version, "supabase db push refuses it (without --include-all).")
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return Supabase's own row."""
@@ -87,10 +87,6 @@ class Supabase(Tool):
             "name": migration.name[len(version) + 1 :],
             "statements": [secrets.masked(text) for text in _statements(migration.sql)],
         }
-
-
-class _SupabaseRules(VersionRules):
-    tool_does_with_older = "supabase db push refuses it (without --include-all)."
 
 
 def _version(path: Path) -> str:
