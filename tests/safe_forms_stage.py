@@ -17,9 +17,9 @@ from pgrunbook.database.facts import Facts
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Expansion, Gate, SafeStep
-from pgrunbook.safe_forms import gates
+from pgrunbook.safe_forms import expander, gates
 from pgrunbook.safe_forms.expander import BATCH_ROWS, Expander
-from pgrunbook.safe_forms.form import Case
+from pgrunbook.safe_forms.form import Case, Form
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import parsed
@@ -29,6 +29,17 @@ from servers import Server
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
 Conn = psycopg.Connection[tuple[Any, ...]]
+
+
+def change_form(monkeypatch: pytest.MonkeyPatch, form: Form, change: Callable[[Expansion], Expansion]) -> None:
+    """Let a safe form return something else: there is no honest way to make it err."""
+
+    def other(case: Case) -> Expansion | None:
+        found = form(case)
+        return found and change(found)
+
+    monkeypatch.setattr(expander, "FORMS", tuple(other if each is form else each for each in expander.FORMS))
+
 
 # The modes that let others read and write (https://www.postgresql.org/docs/current/explicit-locking.html).
 LETS_OTHERS_WRITE = {"AccessShareLock", "RowShareLock", "RowExclusiveLock", "ShareUpdateExclusiveLock"}

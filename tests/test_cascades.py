@@ -12,10 +12,10 @@ from pgrunbook.errors import Refused
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.undo_data import capture_batches, conflicts, list_entries
-from pgrunbook.undo_data.capture_rows import capture_obstacle
 from pgrunbook.undo_data.size_estimate import size_estimate
 from servers import Server
 from test_undo_data import PLACE, Conn, back, do, state, value
+from undo_data_stage import capture_obstacle
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 

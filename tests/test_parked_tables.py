@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import psycopg
@@ -16,8 +15,7 @@ from pgrunbook.database.checksums import TableName
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.errors import Broken, Refused
-from pgrunbook.plan.step import Keep
-from pgrunbook.undo_data import Site, registry
+from pgrunbook.undo_data import Site
 from pgrunbook.undo_data.reapplication import to_reapply
 from servers import Server
 from undo_data_stage import Conn, Way, database, do, texts, value
@@ -83,7 +81,6 @@ PARTS = """
 SELECT (SELECT count(*) FROM pg_class WHERE relname ~ '^parked_') + (SELECT count(*) FROM pg_type WHERE typname ~ '^_*parked_')
      + (SELECT count(*) FROM pg_constraint WHERE conname ~ '^parked_')
      + (SELECT count(*) FROM pg_statistic_ext WHERE stxname ~ '^parked_')
-     + (SELECT count(*) FROM pg_namespace WHERE nspname ~ '^pgrunbook_kept_')
 """
 
 DROPS = [
@@ -351,67 +348,6 @@ def test_an_owner_without_create_on_the_schema_of_a_table_can_park_it(conn: Conn
     way.back()
     assert texts(conn, "shut.t") == ["(1,1)"]
     conn.execute("RESET ROLE")
-
-
-OLDER = "pgrunbook_kept_0123456789abcdef"
-
-
-@pytest.fixture
-def older(conn: Conn) -> Keep:
-    """A table that an older version has parked, in a schema of its own with what it noted in a comment."""
-    registry.create(conn)
-    keep = Keep("table", "public.typed", key=("id",), kept_as=OLDER)
-    conn.execute("CREATE TABLE typed (id serial PRIMARY KEY, m app.mood DEFAULT 'ok', n integer)")
-    conn.execute("INSERT INTO typed (m) VALUES ('sad'), (NULL); CREATE STATISTICS typed_s ON id, n FROM typed")
-    return keep
-
-
-def test_what_an_older_version_has_parked_comes_back(conn: Conn, older: Keep) -> None:
-    """From its schema, which goes; with the types that its columns had."""
-    before, rows = schema.snapshot(conn), checksums.checksums(conn)
-    park_as_before(conn)
-    own_schema.refuse_foreign(conn)
-    (kept,) = undo_data.list_entries(conn)
-    assert kept.bytes > 0
-    for step in undo_data.unpark(conn, older):
-        do(conn, step, Site("0001_x", "a" * 64, "down", 1), 1)
-    assert checksums.checksums(conn) == rows
-    assert [d.line() for d in diff(before, schema.snapshot(conn))] == []
-    assert [one.state for one in undo_data.list_entries(conn)] == ["given back"]
-    assert not value(conn, PARTS)
-
-
-@pytest.mark.usefixtures("older")
-def test_what_an_older_version_has_parked_can_be_purged_and_reapplied(conn: Conn) -> None:
-    """Its schema goes with it, unless somebody has laid something beside it."""
-    park_as_before(conn)
-    (kept,) = undo_data.list_entries(conn)
-    conn.execute("CREATE TABLE typed (m app.mood, id integer)")
-    with conn.transaction(force_rollback=True):
-        for step in undo_data.reapply(conn, conn, kept, batch_rows=10).steps:
-            do(conn, step, Site("0001_x", "a" * 64, "up", 1), 1)
-        assert texts(conn, "typed") == ["(,2)", "(sad,1)"]
-    conn.execute(f"CREATE TABLE {OLDER}.beside (a integer)")
-    with conn.transaction(force_rollback=True), pytest.raises(Refused) as caught:
-        undo_data.purge(conn, [kept.id])
-    assert caught.value.detail == (
-        f"cannot drop schema {OLDER} because other objects depend on it: table {OLDER}.beside depends on schema {OLDER}"
-    )
-    conn.execute(f"DROP TABLE {OLDER}.beside")
-    assert undo_data.purge(conn, [kept.id]) == [OLDER]
-    assert not value(conn, PARTS)
-
-
-def park_as_before(conn: Conn) -> None:
-    """Park table typed as versions before 28 November 2026 did."""
-    notes = json.dumps({"m": ["app.mood", "'ok'::app.mood"]})
-    conn.execute(
-        f"CREATE SCHEMA {OLDER}; ALTER TABLE typed SET SCHEMA {OLDER}; ALTER STATISTICS typed_s SET SCHEMA {OLDER};"
-        f" COMMENT ON SCHEMA {OLDER} IS $${notes}$$;"
-        f" ALTER TABLE {OLDER}.typed ALTER m DROP DEFAULT, ALTER m TYPE text USING m::text;"
-        " INSERT INTO pgrunbook.kept (run_id, migration, direction, step, kind, table_schema, table_name, key_columns,"
-        f" columns, kept_as) VALUES ('r', '0001_x', 'down', 1, 'table', 'public', 'typed', '{{id}}', '{{}}', '{OLDER}')"
-    )
 
 
 CANNOT = {

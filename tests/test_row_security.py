@@ -16,8 +16,8 @@ from pgrunbook.plan.step import Expansion
 from pgrunbook.safe_forms import row_security
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import statements
-from pgrunbook.undo_data.capture_rows import capture_obstacle
 from servers import Server
+from undo_data_stage import capture_obstacle
 
 ROWS = 600
 STAGE = """

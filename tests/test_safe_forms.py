@@ -66,6 +66,7 @@ alter-table: ALTER TABLE p ADD PRIMARY KEY (id, at, w)
 alter-table: ALTER TABLE p ADD UNIQUE (at, w, id)
 alter-table: ALTER TABLE t ADD COLUMN n integer DEFAULT 5 CHECK (n > 0) REFERENCES u DEFERRABLE, ADD COLUMN o integer UNIQUE DEFERRABLE INITIALLY DEFERRED, DROP CONSTRAINT t_pkey
 alter-table: ALTER TABLE t ADD COLUMN n integer REFERENCES u, ADD COLUMN o text NOT NULL DEFAULT 'x', ADD UNIQUE (n, o)
+alter-table: ALTER TABLE t ADD COLUMN n integer UNIQUE NOT DEFERRABLE INITIALLY IMMEDIATE
 alter-table: ALTER TABLE t ADD COLUMN z integer, ADD FOREIGN KEY (z) REFERENCES t (a), ADD UNIQUE (a), DROP CONSTRAINT t_pkey
 alter-table: ALTER TABLE t ADD COLUMN r double precision NOT NULL DEFAULT random() * 0
 alter-table: ALTER TABLE t ADD COLUMN r text COLLATE "C" DEFAULT 'a' || (random() * 0)::text CHECK (r <> '')

@@ -136,6 +136,7 @@ PLAIN = [
     "ALTER TABLE t ADD COLUMN n timestamptz NOT NULL DEFAULT now()",
     "ALTER TABLE t ADD COLUMN IF NOT EXISTS a float DEFAULT random()",
     "ALTER TABLE t ADD CHECK (a > 0) NOT VALID",
+    "ALTER TABLE t ADD COLUMN n integer CHECK (n > 0) NOT ENFORCED",
     "ALTER TABLE u ALTER id SET NOT NULL",
     "UPDATE t SET c = 5 WHERE id = 7",
     "DELETE FROM t WHERE b = 'x' AND id IN (1, 2, 3)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -21,8 +22,9 @@ from pgrunbook.plan.plan import Plan
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.rehearse import schema_only
 from pgrunbook.rehearse.schema_only import Rehearsal
-from pgrunbook.safe_forms.alter_table import AlterTable
+from pgrunbook.safe_forms.alter_table import in_parts
 from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
+from safe_forms_stage import change_form
 from scenes import error_of, execute, plan_of, session
 
 Project = Callable[..., Target]
@@ -435,8 +437,8 @@ def test_a_partition_that_cannot_let_go_of_not_null_is_refused(project: Project)
 
 def smuggle(monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
     """Let our form do more than it says: there is no honest way to make it err."""
-    expand = AlterTable.expand
-    monkeypatch.setattr(AlterTable, "expand", lambda form: (*expand(form), SafeStep(statement, "One thing more.")))
+    more = SafeStep(statement, "One thing more.")
+    change_form(monkeypatch, in_parts, lambda found: replace(found, steps=(*found.steps, more)))
 
 
 def test_a_form_that_ends_elsewhere_is_found_and_refused(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,11 +30,10 @@ from pgrunbook.undo_data import (
     purge,
     revert,
 )
-from pgrunbook.undo_data.capture_rows import capture_obstacle
 from pgrunbook.undo_data.conflicts import EachConflict
 from pgrunbook.undo_data.size_estimate import size_estimate
 from servers import Server
-from undo_data_stage import give_back_migration
+from undo_data_stage import capture_obstacle, give_back_migration
 
 pytestmark = pytest.mark.every_version
 

@@ -17,13 +17,14 @@ from pgrunbook.branches.server import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import checksums
 from pgrunbook.errors import Refused, StatementFailed
-from pgrunbook.plan.step import SafeStep
+from pgrunbook.plan.step import Expansion
 from pgrunbook.rehearse import up_down_up, with_data
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.trial import Trial
 from pgrunbook.rehearse.with_data import Ways
-from pgrunbook.safe_forms.update_delete import UpdateDelete
+from pgrunbook.safe_forms.update_delete import in_batches
 from returning import release, take_back
+from safe_forms_stage import change_form
 from scenes import error_of, execute
 from test_schema_only import planned, safely
 
@@ -159,15 +160,14 @@ def test_rows_that_differ_at_the_end_are_refused_with_their_keys(scene: Scene, m
     """A mistake in our own form, which this test makes: the plan does not get out of the rehearsal."""
     target = scene("UPDATE t SET a = a + 1 WHERE id < 300")
     before = untouched(target)
-    expand = UpdateDelete.expand
 
-    def forgets(form: UpdateDelete) -> tuple[SafeStep, ...]:
-        begins, step, ends = expand(form)
+    def forgets(found: Expansion) -> Expansion:
+        begins, step, ends = found.steps
         assert step.batches is not None
         changed = replace(step.batches, statement=f"{step.batches.statement} AND id <> 7")
-        return begins, replace(step, batches=changed), ends
+        return replace(found, steps=(begins, replace(step, batches=changed), ends))
 
-    monkeypatch.setattr(UpdateDelete, "expand", forgets)
+    change_form(monkeypatch, in_batches, forgets)
     error = error_of(lambda: tried(target))
     assert isinstance(error, Refused)
     assert str(error) == (
@@ -272,9 +272,9 @@ def test_what_only_rows_show_to_be_written_is_compared_on_the_way_back_as_well(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is seen when the release runs; the ways back, which began before, are tried again with these tables."""
-    began, prove = [], up_down_up.prove
+    began, prove, expected = [], up_down_up.prove, with_data._expected
     monkeypatch.setattr(up_down_up, "prove", lambda *a, **given: (began.append(a), prove(*a, **given))[1])
-    monkeypatch.setattr(with_data, "_locked", lambda _: [])
+    monkeypatch.setattr(with_data, "_expected", lambda proven: {key: [] for key in expected(proven)})
     _, ways = tried(scene("UPDATE other SET told = 'x' WHERE id < 9"))
     (trial,) = ways.trial.ways_back
     assert (trial.proven, trial.tables) == (True, ('"public"."other"',))

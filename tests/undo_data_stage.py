@@ -18,9 +18,20 @@ from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql import statements
 from pgrunbook.sql.statements import Statement
 from pgrunbook.undo_data import Site, StepKey, capture_statement, revert_rows
+from pgrunbook.undo_data.capture_rows import ANYWHERE, rewrite
+from pgrunbook.undo_data.cascades import CannotCaptureError
 from servers import Server
 
 Conn = psycopg.Connection[tuple[Any, ...]]
+
+
+def capture_obstacle(conn: Connection, sql: str) -> str | None:
+    """Return the reason that follows "cannot be captured, because"; None when a statement's rows can be captured."""
+    try:
+        rewrite(conn, sql, ANYWHERE)
+    except CannotCaptureError as exc:
+        return str(exc)
+    return None
 
 
 def statement(sql: str) -> Statement:

@@ -30,14 +30,14 @@ RESTORED = "demo-restored"
 ACCEPTED = "0004_widen_memory_rename_ip:1,0004_widen_memory_rename_ip:2"
 
 
-def set_up(rows: int, target_name: str = TARGET) -> Run:
+def set_up(rows: int) -> Run:
     """Make the demo database anew, with its history and ``rows`` rows in the largest table; return the run.
 
     Raises WrongInput when the target is not on an embedded server: nothing else is ever dropped.
     """
-    target = targets.load(target_name)
+    target = targets.load(TARGET)
     if target.server is None or target.database is None:
-        raise WrongInput(f'target "{target_name}" is not on an embedded server, so the demo does not touch it')
+        raise WrongInput(f'target "{TARGET}" is not on an embedded server, so the demo does not touch it')
     run = runs.create(permit.SET_UP, target.name, {"rows": rows}, how="headless")
     run.hold()
     server = Server(target.server)

@@ -181,7 +181,7 @@ def _databases(admin: Connection) -> set[str]:
 def _dump(server: Server, target: Target, found: Roles, options: Sequence[str], *, ours: bool) -> str:
     """The address is in the environment: everybody on the machine can see a program's arguments."""
     command = [str(server.program("pg_dump")), "--schema-only", *options]
-    command += [] if ours else ["--exclude-schema=pgrunbook", "--exclude-schema=pgrunbook_kept_*"]
+    command += [] if ours else ["--exclude-schema=pgrunbook"]
     env = {**address.environment(target), **installations.client_environment(server.installation)}
     done = subprocess.run(command, env=env, capture_output=True, check=False)
     told = done.stderr.decode(errors="replace")

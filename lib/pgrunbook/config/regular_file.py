@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from pgrunbook.errors import WrongInput
 
 UNREADABLE_HINT = "Put the file back from a copy of the record; or start a new run."
@@ -59,3 +61,17 @@ def read_json(path: Path, kind: type[Json]) -> Json:
         detail = f"{path} holds {_KINDS[type(found)]}, not {_KINDS[kind]}."
         raise WrongInput(f"could not read {path.name}", detail=detail, hint=UNREADABLE_HINT)
     return found
+
+
+def read_model(path: Path, model: type[Json]) -> Json:
+    """Return what a JSON file of a record holds. Raises WrongInput as :func:`read_json`, and when it does not fit."""
+    try:
+        return TypeAdapter(model).validate_python(read_json(path, object))
+    except ValidationError as exc:
+        detail = f"{path} is not as we write it: {told(exc)}."
+        raise WrongInput(f"could not read {path.name}", detail=detail, hint=UNREADABLE_HINT) from exc
+
+
+def told(exc: ValidationError) -> str:
+    """Return what is wrong where, for a Detail."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())

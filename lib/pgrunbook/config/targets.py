@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from pgrunbook.config import paths
+from pgrunbook.config import paths, regular_file
 from pgrunbook.config.secret_patterns import SECRET_NAME, SECRET_VALUE
 from pgrunbook.errors import WrongInput
 
@@ -135,8 +135,7 @@ def _target(path: Path, name: str, options: object) -> Target:
     try:
         target = Target(name=name, **options)
     except ValidationError as exc:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
-        raise WrongInput(f'target "{name}" in {path} is not valid', detail=reasons) from exc
+        raise WrongInput(f'target "{name}" in {path} is not valid', detail=regular_file.told(exc)) from exc
     # Folders are relative to targets.toml, so that a run means the same from every working directory.
     if target.migrations is None:
         return target

@@ -149,10 +149,10 @@ def checksums(
         }
 
 
-def every_table(conn: Connection, *, leave_out: Collection[str] = OURS) -> list[TableName]:
+def every_table(conn: Connection) -> list[TableName]:
     """Return the tables that :func:`checksums` sums where none are named."""
     with snapshot_cursor(conn) as cursor:
-        return _every(cursor, leave_out)
+        return _every(cursor, OURS)
 
 
 def difference(

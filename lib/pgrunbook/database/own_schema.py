@@ -17,9 +17,9 @@ MOST_TOLD = 5
 
 
 def refuse_foreign(conn: Connection) -> None:
-    """Look at schema pgrunbook and the schemas of parked tables, in the catalog, once for each connection.
+    """Look at schema pgrunbook, in the catalog, once for each connection.
 
-    They are ours when a role owns them that ours is or was made a member of, or a superuser, when they hold what
+    It is ours when a role owns it that ours is or was made a member of, or a superuser, when it holds what
     we create and the registry names, and nothing beyond it, and when nobody else may write there.
 
     Once is enough: where this holds, only a role that we trust can change it. A missing schema is not remembered,

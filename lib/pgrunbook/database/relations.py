@@ -194,7 +194,6 @@ class TypeFact:
     base: str
     modifiers: tuple[int, ...]
     checked: bool
-    valid_constraints: frozenset[str] = frozenset()
     base_name: str = ""
     collation: str | None = None
     oid: int = 0
@@ -285,8 +284,7 @@ def types_of(
     for row in map(_frozen, rows(conn, "relations", "types", names=list(names), oids=list(oids))):
         key = (row.pop("schema"), row.pop("name"))
         parameters = modifiers(row["base"], row.pop("modifier"))
-        valid = frozenset(row.pop("valid_constraints"))
-        found[key] = TypeFact(modifiers=parameters, valid_constraints=valid, **row)
+        found[key] = TypeFact(modifiers=parameters, **row)
     return found
 
 

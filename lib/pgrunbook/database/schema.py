@@ -27,8 +27,6 @@ from pgrunbook.errors import Broken
 from pgrunbook.sql.secrets import told_apart
 
 OURS = ("pgrunbook",)
-# The prefix of the schemas that hold parked tables: they are left out wherever schema pgrunbook is.
-KEPT_SCHEMA = "pgrunbook_kept_"
 
 _FORMAT = 1
 

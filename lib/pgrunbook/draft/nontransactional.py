@@ -12,6 +12,7 @@ from pglast import ast
 from psycopg import sql
 
 from pgrunbook.database.queries import load
+from pgrunbook.safe_forms import probes
 
 
 def done(statement: str) -> str | None:
@@ -25,23 +26,23 @@ def done(statement: str) -> str | None:
         case ast.IndexStmt() if node.idxname:
             return _filled("index_is_valid", table=_regclass(node.relation), index=node.idxname)
         case ast.DropStmt() if node.concurrent:
-            return _filled("relation_is_gone", relation=_dotted(*(part.sval for part in node.objects[0])))
+            return probes.none_of(probes.is_there(_dotted(*(part.sval for part in node.objects[0]))))
         case ast.AlterEnumStmt() if node.newVal:
             return _filled("label_is_there", type=_dotted(*(n.sval for n in node.typeName)), label=node.newVal)
         case ast.AlterTableStmt():
-            return _filled("partition_is_gone", partition=_regclass(node.cmds[0].def_.name))
+            return probes.none_of(probes.is_partition(_regclass(node.cmds[0].def_.name)))
         case ast.CreatedbStmt():
             return _filled("database_is_there", name=node.dbname)
         case ast.DropdbStmt():
-            return f"SELECT NOT ({_filled('database_is_there', name=node.dbname)})"
+            return probes.none_of(_filled("database_is_there", name=node.dbname))
         case ast.CreateTableSpaceStmt():
             return _filled("tablespace_is_there", name=node.tablespacename)
         case ast.DropTableSpaceStmt():
-            return f"SELECT NOT ({_filled('tablespace_is_there', name=node.tablespacename)})"
+            return probes.none_of(_filled("tablespace_is_there", name=node.tablespacename))
         case ast.CreateSubscriptionStmt():
             return _filled("subscription_is_there", name=node.subname)
         case ast.DropSubscriptionStmt():
-            return f"SELECT NOT ({_filled('subscription_is_there', name=node.subname)})"
+            return probes.none_of(_filled("subscription_is_there", name=node.subname))
     return None
 
 
@@ -59,8 +60,7 @@ def leftovers(statement: str) -> str | None:
         case ast.IndexStmt() if node.concurrent and node.idxname:
             return _filled("invalid_index", table=_regclass(node.relation), index=node.idxname)
         case ast.AlterTableStmt():
-            partition = _regclass(node.cmds[0].def_.name)
-            return _filled("pending_detach", parent=_regclass(node.relation), partition=partition)
+            return probes.finalize_detach(_regclass(node.relation), _regclass(node.cmds[0].def_.name))
     return None
 
 

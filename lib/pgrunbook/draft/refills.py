@@ -258,22 +258,13 @@ def _parts(node: Any) -> tuple[list[str], list[str]]:
         column = add_column.taken_apart(cmd)
         is_filled = column.default is not None or column.identity is not None or bool(column.serial)
         later = [] if is_filled or column.not_null is None else [column.not_null]
-        gone = {id(part) for part in later}
-        on_column = [part for part in cmd.def_.constraints or () if id(part) not in gone and _stays(part)]
-        first.append(command(changed(cmd, def_=changed(cmd.def_, constraints=tuple(on_column) or None))))
+        first.append(add_column.add(column, without=later))
         constraints += [add_constraint(part) for part in column.of_table]
         for part in later:
             named = f"CONSTRAINT {name(part.conname)} " if part.conname else ""
             quoted = name(column.name)
             constraints.append(f"ADD {named}NOT NULL {quoted}" if named else f"ALTER COLUMN {quoted} SET NOT NULL")
     return first, [*constraints, *then]
-
-
-def _stays(part: Any) -> bool:
-    kinds = enums.ConstrType
-    return part.contype in (
-        kinds.CONSTR_NULL, kinds.CONSTR_NOTNULL, kinds.CONSTR_DEFAULT, kinds.CONSTR_IDENTITY, kinds.CONSTR_GENERATED,
-    )  # fmt: skip
 
 
 def _only_adds_columns(node: Any) -> bool:

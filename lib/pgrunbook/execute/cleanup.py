@@ -29,13 +29,13 @@ from pgrunbook.execute.events import EventLog
 from pgrunbook.execute.lock_requests import RETRIED
 from pgrunbook.execute.results import StepState
 from pgrunbook.plan.plan import Change, Step
-from pgrunbook.safe_forms.update_delete import UpdateDelete
+from pgrunbook.safe_forms.update_delete import BATCHES
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
 
 AGAIN_MS = 2_000
 # The safe form whose steps beside its loop are helpers, and no data.
-LOOP = UpdateDelete.name
+LOOP = BATCHES
 
 
 class _ChangedMoreError(Exception):

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from psycopg import sql
@@ -17,21 +16,18 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import marks
 from pgrunbook.history.files import FileNames, read_bytes, read_migration, read_text, sql_files
-from pgrunbook.history.pairing import Pairing, RowRules
+from pgrunbook.history.pairing import Pairing, RowRules, VersionRules
 from pgrunbook.history.state import AppliedMigration, Command, History, Migration, State, unfinished
 from pgrunbook.history.table import Shape, Table, fetch_rows, near_table
 from pgrunbook.history.tool import MICROSECONDS, Sign, Tool
 
 SUM = "atlas.sum"
 TABLE = "atlas_schema_revisions"
-KNOWN = "Atlas' (version, description, type, applied, total, executed_at, execution_time, error, ..., hash, ...)"
 NAMES = FileNames(
     pattern=re.compile(r"[^_]+(_.*)?\.sql"),
     form="TIMESTAMP_name.sql",
-    part="version",
     rule="Atlas' migrations are named TIMESTAMP_name.sql.",
     twice="Atlas cannot record both",
-    unused="a version of its own",
 )
 DIRECTIVE = re.compile(r"^-- *atlas:(?P<name>delimiter|checkpoint|txtar|import)\b.*$", re.M)
 IGNORED = re.compile(r"\A(--.*\n)*-- *atlas:sum +ignore\b", re.M)
@@ -55,6 +51,15 @@ class Atlas(Tool):
     shapes = (Shape(TABLE, "version description type applied total executed_at execution_time error hash"),)
     key = ("version",)
     way = "Apply it with atlas migrate apply."
+    known = "Atlas' (version, description, type, applied, total, executed_at, execution_time, error, ..., hash, ...)"
+    identity = "Atlas: rows known by their version"
+    ddl = (
+        "CREATE TABLE IF NOT EXISTS {table} (version character varying NOT NULL, description character varying"
+        " NOT NULL, type bigint NOT NULL DEFAULT 2, applied bigint NOT NULL DEFAULT 0, total bigint NOT NULL"
+        " DEFAULT 0, executed_at timestamptz NOT NULL, execution_time bigint NOT NULL, error text NULL, error_stmt"
+        " text NULL, hash character varying NOT NULL, partial_hashes jsonb NULL, operator_version character varying"
+        " NOT NULL, PRIMARY KEY (version))"
+    )
 
     def sign(self, folder: Path) -> Sign | None:
         """Look for atlas.sum; Atlas writes it beside the files of other tools, too."""
@@ -72,10 +77,7 @@ class Atlas(Tool):
         """Return the migrations by name. Raises WrongInput when they do not agree with atlas.sum."""
         paths = NAMES.those_of(sql_files(folder))
         NAMES.check(folder, paths, _version)
-        read = [
-            read_migration(path, None, root=folder, name=path.stem, ordinal=n, when_ms=None)
-            for n, path in enumerate(paths)
-        ]
+        read = [read_migration(path, None, root=folder, name=path.stem, ordinal=n) for n, path in enumerate(paths)]
         for migration in read:
             _expect_plain(migration)
         _expect_sum(folder, read)
@@ -84,11 +86,11 @@ class Atlas(Tool):
     def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
         """Return atlas_schema_revisions, in the schema of this name where nothing else is named."""
         shape = Shape(TABLE, self.shapes[0].columns, schema=TABLE)
-        return near_table(conn, target, shape, known=KNOWN, tool=self.name)
+        return near_table(conn, target, shape, known=self.known, tool=self.name)
 
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the rows by version, not those of Atlas itself. Raises Refused when one was not finished."""
-        columns = sql.SQL("version, description, type, applied, total, executed_at, error")
+        columns = sql.SQL("version, description, type, applied, total, error, executed_at, executed_at AS at")
         found = fetch_rows(conn, table, columns, sql.SQL('version COLLATE "C"'))
         rows = [row for row in found if not str(row["version"]).startswith(".")]
         for row in rows:
@@ -98,23 +100,9 @@ class Atlas(Tool):
                 )
         return [_applied(row) for row in rows]
 
-    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
-        """Return the one regime."""
-        return "Atlas: rows known by their version"
-
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return _AtlasRules()
-
-    def create_table(self, regime: str) -> sql.SQL:
-        """Return Atlas' own DDL."""
-        return sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {table} (version character varying NOT NULL, description character varying"
-            " NOT NULL, type bigint NOT NULL DEFAULT 2, applied bigint NOT NULL DEFAULT 0, total bigint NOT NULL"
-            " DEFAULT 0, executed_at timestamptz NOT NULL, execution_time bigint NOT NULL, error text NULL, error_stmt"
-            " text NULL, hash character varying NOT NULL, partial_hashes jsonb NULL, operator_version character varying"
-            " NOT NULL, PRIMARY KEY (version))"
-        )
+        return _AtlasRules(_version, "Atlas refuses it (without --exec-order).")
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return Atlas' own row but for the hash; the time is in nanoseconds."""
@@ -146,15 +134,7 @@ class Atlas(Tool):
         return [value]
 
 
-class _AtlasRules(RowRules):
-    tool_does_with_older = "Atlas refuses it (without --exec-order)."
-
-    def key(self, migration: Migration) -> str:
-        return _version(migration.path)
-
-    def row_key(self, row: AppliedMigration) -> str:
-        return str(row.row["version"])
-
+class _AtlasRules(VersionRules):
     def pair(self, migrations: Sequence[Migration], rows: Sequence[AppliedMigration]) -> Pairing:
         """Pair by version, and all up to a baseline with its row."""
         pairing = super().pair(migrations, rows)
@@ -210,6 +190,5 @@ def _expect_plain(migration: Migration) -> None:
 
 
 def _applied(row: dict[str, object]) -> AppliedMigration:
-    at = row["executed_at"]
     name = f"{row['version']}_{row['description']}" if row["description"] else str(row["version"])
-    return AppliedMigration(name, None, at if isinstance(at, datetime) else None, row)
+    return AppliedMigration.of(name, row)

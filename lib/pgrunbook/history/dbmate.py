@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from psycopg import sql
 
-from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.history.dbmate_sections import is_one, sections
-from pgrunbook.history.files import FileNames, read_bytes, read_migration, sql_files
-from pgrunbook.history.pairing import BRING_BACK, RowRules
+from pgrunbook.history.files import FileNames, read_bytes, sql_files
+from pgrunbook.history.pairing import BRING_BACK, RowRules, VersionRules
 from pgrunbook.history.state import AppliedMigration, Migration
-from pgrunbook.history.table import Shape, Table, fetch_versions, near_table
+from pgrunbook.history.table import Shape, Table, fetch_versions
 from pgrunbook.history.tool import Sign, Tool
 
 DEFAULT_TABLE = "schema_migrations"
-KNOWN = "dbmate's (version) of a type for text"
-TEXTS = "character varying, text"
 NAMES = FileNames(
     pattern=re.compile(r"\d+.*\.sql", re.ASCII),  # migrationFileRegexp
     form="YYYYMMDDHHMMSS_name.sql",
-    part="version",
     rule="dbmate's migrations are named YYYYMMDDHHMMSS_name.sql; it ignores every other file.",
     twice="when one of them is applied, dbmate takes both for applied",
-    unused="a version of its own",
     almost=re.compile(r"\d.*\.sql", re.ASCII | re.IGNORECASE),
 )
 
@@ -55,6 +49,10 @@ class Dbmate(Tool):
     shapes = (Shape(DEFAULT_TABLE, "version"),)
     key = ("version",)
     way = "Apply it with dbmate up."
+    known = "dbmate's (version) of a type for text"
+    types = "character varying, text"
+    identity = "dbmate: version is the number in the file's name"
+    ddl = "CREATE TABLE IF NOT EXISTS {table} (version varchar PRIMARY KEY)"
 
     def sign(self, folder: Path) -> Sign | None:
         """Look for a file with a version and "-- migrate:up"."""
@@ -63,51 +61,33 @@ class Dbmate(Tool):
                 return Sign(f'{path.name} has "-- migrate:up"', certain=True)
         return None
 
-    def up(self, path: Path, text: str) -> str:
-        """Return the section "-- migrate:up"."""
-        return sections(path, text)[0]
+    def sections(self, path: Path, text: str) -> tuple[str, str | None]:
+        """Return the sections "-- migrate:up" and "-- migrate:down"."""
+        return sections(path, text)
 
     def read_folder(self, folder: Path) -> list[Migration]:
         """Return the files by name, each cut into its two sections."""
         paths = sorted(NAMES.those_of(sql_files(folder)), key=lambda path: path.name)
         NAMES.check(folder, paths, _version)
-        return [_migration(path, ordinal) for ordinal, path in enumerate(paths)]
-
-    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
-        """Return schema_migrations."""
-        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name, types=TEXTS)
+        return [self._of_two_sections(path, folder, ordinal) for ordinal, path in enumerate(paths)]
 
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the rows by version, as bytes."""
-        rows = fetch_versions(conn, table, sql.SQL("version"), sql.SQL('version COLLATE "C"'), known=KNOWN)
+        rows = fetch_versions(conn, table, sql.SQL("version"), sql.SQL('version COLLATE "C"'), known=self.known)
         return [AppliedMigration(str(row["version"]), None, None, row) for row in rows]
-
-    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
-        """Return the one regime."""
-        return "dbmate: version is the number in the file's name"
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return _DbmateRules()
-
-    def create_table(self, regime: str) -> sql.SQL:
-        """Return dbmate's own DDL."""
-        return sql.SQL("CREATE TABLE IF NOT EXISTS {table} (version varchar PRIMARY KEY)")
+        return _DbmateRules(
+            _version, "dbmate applies it anyway (except with --strict), in another order than on a new database."
+        )
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return the version."""
         return {"version": _version(migration.path)}
 
 
-class _DbmateRules(RowRules):
-    tool_does_with_older = "dbmate applies it anyway (except with --strict), in another order than on a new database."
-
-    def key(self, migration: Migration) -> str:
-        return _version(migration.path)
-
-    def row_key(self, row: AppliedMigration) -> str | None:
-        return row.name
-
+class _DbmateRules(VersionRules):
     def is_older(self, row: AppliedMigration, migration: Migration) -> bool:
         return f"{row.name}_" < migration.path.name
 
@@ -121,9 +101,3 @@ class _DbmateRules(RowRules):
 def _version(path: Path) -> str:
     found = re.match(r"\d+", path.name, re.ASCII)
     return found.group() if found else ""
-
-
-def _migration(path: Path, ordinal: int) -> Migration:
-    whole = read_migration(path, None, root=path.parent, name=path.stem, ordinal=ordinal, when_ms=None)
-    up, down = sections(path, whole.sql)
-    return replace(whole, sql=up, down_sql=down, down_path=path if down else None, whole=whole.sql)

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from psycopg import sql
 
-from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.files import FileNames, read_migration
-from pgrunbook.history.pairing import RowRules
+from pgrunbook.history.pairing import RowRules, VersionRules
 from pgrunbook.history.state import AppliedMigration, Migration
-from pgrunbook.history.table import Shape, Table, fetch_versions, near_table
+from pgrunbook.history.table import Shape, Table, fetch_versions
 from pgrunbook.history.tool import Sign, Tool
 
 UP, DOWN = "up.sql", "down.sql"
-KNOWN = "diesel's (version, run_on)"
 NAMES = FileNames(
     pattern=re.compile(r"[0-9][0-9-]*_.*"),
     form=f"TIMESTAMP_name/{UP}",
-    part="version",
     rule="A migration of diesel is a folder TIMESTAMP_name with an up.sql.",
     twice="diesel cannot record both",
-    unused="a version of its own",
 )
 DATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]+_.*|00000000000000_diesel_initial_setup")
 
@@ -45,6 +40,12 @@ class Diesel(Tool):
     shapes = (Shape("__diesel_schema_migrations", "version run_on"),)
     key = ("version",)
     way = "Apply it with diesel migration run."
+    known = "diesel's (version, run_on)"
+    identity = "diesel: rows known by their version"
+    ddl = (
+        "CREATE TABLE IF NOT EXISTS {table} (version VARCHAR(50) PRIMARY KEY NOT NULL,"
+        " run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)"
+    )
     dependency = ("Cargo.toml", "diesel")
 
     def sign(self, folder: Path) -> Sign | None:
@@ -64,34 +65,20 @@ class Diesel(Tool):
                 )
         NAMES.check(folder, paths, _version)
         return [
-            read_migration(path / UP, path / DOWN, root=folder, name=path.name, ordinal=n, when_ms=None)
+            read_migration(path / UP, path / DOWN, root=folder, name=path.name, ordinal=n)
             for n, path in enumerate(sorted(paths, key=_version))
         ]
-
-    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
-        """Return __diesel_schema_migrations."""
-        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name)
 
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the rows by version."""
         columns = sql.SQL("version, run_on::timestamptz AS at")
-        return [
-            _applied(row) for row in fetch_versions(conn, table, columns, sql.SQL('version COLLATE "C"'), known=KNOWN)
-        ]
-
-    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
-        """Return the one regime."""
-        return "diesel: rows known by their version"
+        rows = fetch_versions(conn, table, columns, sql.SQL('version COLLATE "C"'), known=self.known)
+        return [AppliedMigration.of(str(row["version"]), row) for row in rows]
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return _DieselRules()
-
-    def create_table(self, regime: str) -> sql.SQL:
-        """Return diesel's own DDL."""
-        return sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {table} (version VARCHAR(50) PRIMARY KEY NOT NULL,"
-            " run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)"
+        return VersionRules(
+            lambda path: _version(path.parent), "diesel applies it anyway, in another order than on a new database."
         )
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
@@ -99,20 +86,5 @@ class Diesel(Tool):
         return {"version": _version(migration.path.parent)}
 
 
-class _DieselRules(RowRules):
-    tool_does_with_older = "diesel applies it anyway, in another order than on a new database."
-
-    def key(self, migration: Migration) -> str:
-        return _version(migration.path.parent)
-
-    def row_key(self, row: AppliedMigration) -> str:
-        return str(row.row["version"])
-
-
 def _version(path: Path) -> str:
     return path.name.split("_", 1)[0].replace("-", "")
-
-
-def _applied(row: dict[str, object]) -> AppliedMigration:
-    at = row.pop("at")
-    return AppliedMigration(str(row["version"]), None, at if isinstance(at, datetime) else None, row)

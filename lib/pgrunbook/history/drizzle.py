@@ -26,7 +26,6 @@ DEFAULT_TABLE = "__drizzle_migrations"
 # Drizzle knows the version of its table by the column "name" (drizzle-orm/up-migrations/utils.js).
 VERSION_0 = frozenset({"id", "hash", "created_at"})
 VERSION_1 = VERSION_0 | {"name", "applied_at"}
-KNOWN = "Drizzle's (id, hash, created_at) and (id, hash, created_at, name, applied_at)"
 COLUMNS_0 = sql.SQL("id, hash, created_at::bigint AS created_at")
 COLUMNS_1 = sql.SQL("id, hash, created_at::bigint AS created_at, name, applied_at")
 BY_ID = sql.SQL("id")  # the order in which they were applied
@@ -48,6 +47,7 @@ class Drizzle(Tool):
     name = "Drizzle"
     shapes = (Shape(DEFAULT_TABLE, "id hash created_at"),)
     way = "Apply it with drizzle-kit migrate."
+    known = "Drizzle's (id, hash, created_at) and (id, hash, created_at, name, applied_at)"
     key = ("id", "hash")
 
     def places(self, package: Path) -> list[Path]:
@@ -155,7 +155,7 @@ def _find_table(conn: Connection, target: Target, config: DrizzleConfig) -> Tabl
     table = the_one(
         tables_named(conn, names, schema=target.history_schema),
         _is_drizzle_table,
-        known=KNOWN,
+        known=Drizzle.known,
         preferred=expected if schema or name else "",
     )
     if table is None:

@@ -34,10 +34,10 @@ class FileNames:
 
     pattern: re.Pattern[str]
     form: str
-    part: str
     rule: str
     twice: str
-    unused: str
+    part: str = "version"
+    unused: str = "a version of its own"
     almost: re.Pattern[str] | None = None
 
     def those_of(self, paths: Iterable[Path]) -> list[Path]:
@@ -94,7 +94,7 @@ def migration_name(path: Path) -> str:
 
 
 def read_migration(
-    path: Path, down_path: Path | None, *, root: Path, name: str, ordinal: int, when_ms: int | None
+    path: Path, down_path: Path | None, *, root: Path, name: str, ordinal: int, when_ms: int | None = None
 ) -> Migration:
     """Return the migration in the file, with its down file if it exists. Raises as :func:`read_bytes` does."""
     content = read_bytes(path, root)

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from psycopg import sql
 
-from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.files import FileNames, read_migration, sql_files, sql_files_below
 from pgrunbook.history.flyway_rules import FlywayRules, checksum, description, key_of
 from pgrunbook.history.pairing import RowRules
 from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, unfinished
-from pgrunbook.history.table import Shape, Table, fetch_rows, near_table
+from pgrunbook.history.table import Shape, Table, fetch_rows
 from pgrunbook.history.tool import MICROSECONDS, Sign, Tool
 
-KNOWN = "Flyway's (installed_rank, version, description, type, script, checksum, installed_by, installed_on, ...)"
 NAMES = FileNames(
     pattern=re.compile(r"V(?P<version>[0-9]+(?:[._][0-9]+)*)__.*\.sql|R__.*\.sql"),
     form="V1_2__description.sql",
-    part="version",
     rule="Flyway's migrations are named V1_2__description.sql, U1_2__description.sql and R__description.sql.",
     twice="Flyway refuses the folder",
-    unused="a version of its own",
     almost=re.compile(r"[VRB][\d._]*_.*\.sql", re.I),
 )
 UNDO = re.compile(r"U[0-9]+(?:[._][0-9]+)*__.*\.sql")
@@ -49,6 +44,14 @@ class Flyway(Tool):
     shapes = (Shape("flyway_schema_history", "installed_rank version description type script checksum success"),)
     key = ("installed_rank",)
     way = "Apply it with flyway migrate."
+    known = "Flyway's (installed_rank, version, description, type, script, checksum, installed_by, installed_on, ...)"
+    identity = "Flyway: rows known by their version, repeatable migrations by their description"
+    ddl = (
+        "CREATE TABLE {table} (installed_rank INT NOT NULL, version VARCHAR(50), description VARCHAR(200) NOT NULL,"
+        " type VARCHAR(20) NOT NULL, script VARCHAR(1000) NOT NULL, checksum INTEGER,"
+        " installed_by VARCHAR(100) NOT NULL, installed_on TIMESTAMP NOT NULL DEFAULT now(),"
+        " execution_time INTEGER NOT NULL, success BOOLEAN NOT NULL, CONSTRAINT {pk} PRIMARY KEY (installed_rank))"
+    )
     programs = re.compile(r"[VRU].*__.*\.(java|kt|class)")
 
     def places(self, package: Path) -> list[Path]:
@@ -69,10 +72,6 @@ class Flyway(Tool):
         ordered = sorted(paths, key=lambda path: (path.name.startswith("R"), key_of(path.name)))
         return [_migration(path, undos.get(key_of(path.name)), folder, n) for n, path in enumerate(ordered)]
 
-    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
-        """Return flyway_schema_history."""
-        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name)
-
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the rows that count, by rank. Raises Refused when one failed."""
         columns = sql.SQL(
@@ -84,10 +83,6 @@ class Flyway(Tool):
                 raise unfinished(table.qualified, row["script"], self.name, '"flyway repair", which deletes its row')
         return [_applied(row) for row in _counting(found)]
 
-    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
-        """Return the one regime."""
-        return "Flyway: rows known by their version, repeatable migrations by their description"
-
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version and checksum."""
         return FlywayRules(rows)
@@ -97,15 +92,6 @@ class Flyway(Tool):
         index = sql.SQL("CREATE INDEX {} ON {} (success)")
         made = index.format(sql.Identifier(f"{history.table}_s_idx"), history.identifier)
         return [*super().prepare_table(history), made]
-
-    def create_table(self, regime: str) -> sql.SQL:
-        """Return Flyway's own DDL of the table."""
-        return sql.SQL(
-            "CREATE TABLE {table} (installed_rank INT NOT NULL, version VARCHAR(50), description VARCHAR(200) NOT NULL,"
-            " type VARCHAR(20) NOT NULL, script VARCHAR(1000) NOT NULL, checksum INTEGER,"
-            " installed_by VARCHAR(100) NOT NULL, installed_on TIMESTAMP NOT NULL DEFAULT now(),"
-            " execution_time INTEGER NOT NULL, success BOOLEAN NOT NULL, CONSTRAINT {pk} PRIMARY KEY (installed_rank))"
-        )
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return Flyway's own row but for rank and script; the time is in milliseconds."""
@@ -152,7 +138,7 @@ def _migration(path: Path, undo: Path | None, root: Path, ordinal: int) -> Migra
             detail="pgrunbook does not read it; what cannot run in a transaction runs outside of one anyway.",
             hint="Remove it where it only says executeInTransaction=false; else apply this migration with Flyway.",
         )
-    migration = read_migration(path, undo, root=root, name=path.stem, ordinal=ordinal, when_ms=None)
+    migration = read_migration(path, undo, root=root, name=path.stem, ordinal=ordinal)
     found = PLACEHOLDER.search(migration.sql)
     if found is not None:
         line = migration.sql.count("\n", 0, found.start()) + 1
@@ -165,10 +151,9 @@ def _migration(path: Path, undo: Path | None, root: Path, ordinal: int) -> Migra
 
 
 def _applied(row: dict[str, object]) -> AppliedMigration:
-    at = row.pop("at")
     name = str(row["script"]).rsplit("/", 1)[-1].removesuffix(".sql")
     known = None if row["checksum"] is None else str(row["checksum"])
-    return AppliedMigration(name, known, at if isinstance(at, datetime) else None, row)
+    return AppliedMigration.of(name, row, known)
 
 
 def _counting(found: Sequence[dict[str, object]]) -> list[dict[str, object]]:

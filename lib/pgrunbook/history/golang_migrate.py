@@ -9,23 +9,19 @@ from pathlib import Path
 
 from psycopg import sql
 
-from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.files import FileNames, read_migration, sql_files
-from pgrunbook.history.pairing import Pairing, RowRules
+from pgrunbook.history.pairing import Pairing, RowRules, VersionRules
 from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, unfinished
-from pgrunbook.history.table import Shape, Table, fetch_versions, near_table
+from pgrunbook.history.table import Shape, Table, fetch_versions
 from pgrunbook.history.tool import Sign, Tool
 
-KNOWN = "golang-migrate's (version, dirty)"
 NAMES = FileNames(
     pattern=re.compile(r"(?P<version>[0-9]+)_(?P<title>.*)\.up\.sql"),  # source/parse.go
     form="VERSION_title.up.sql",
-    part="version",
     rule="golang-migrate's migrations are named VERSION_title.up.sql and VERSION_title.down.sql.",
     twice="golang-migrate refuses the folder",
-    unused="a version of its own",
 )
 DOWN = re.compile(r"([0-9]+)_.*\.down\.sql")
 LOCK_SALT = 1486364155
@@ -46,6 +42,9 @@ class GolangMigrate(Tool):
     shapes = (Shape("schema_migrations", "version dirty"),)
     key = ("version",)
     way = "Apply it with migrate up."
+    known = "golang-migrate's (version, dirty)"
+    identity = "golang-migrate: one row with the newest version"
+    ddl = "CREATE TABLE IF NOT EXISTS {table} (version bigint not null primary key, dirty boolean not null)"
     dependency = ("go.mod", "")  # its program is mostly installed apart; sqlx is for Rust
 
     def sign(self, folder: Path) -> Sign | None:
@@ -66,19 +65,13 @@ class GolangMigrate(Tool):
                 hint="Bring its .up.sql back from git, or remove it from the folder.",
             )
         return [
-            read_migration(
-                path, downs.get(_version(path)), root=folder, name=path.name[: -len(".up.sql")], ordinal=n, when_ms=None
-            )
+            read_migration(path, downs.get(_version(path)), root=folder, name=path.name[: -len(".up.sql")], ordinal=n)
             for n, path in enumerate(ups)
         ]
 
-    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
-        """Return schema_migrations."""
-        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name)
-
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the one row, [] when nothing is applied. Raises Refused when it is dirty."""
-        rows = fetch_versions(conn, table, sql.SQL("version, dirty"), sql.SQL("version"), known=KNOWN)
+        rows = fetch_versions(conn, table, sql.SQL("version, dirty"), sql.SQL("version"), known=self.known)
         if len(rows) > 1:
             raise WrongInput(
                 f"{table.qualified} has {len(rows)} rows",
@@ -94,19 +87,9 @@ class GolangMigrate(Tool):
                 )  # fmt: skip
         return [AppliedMigration(str(row["version"]), None, None, row) for row in rows]
 
-    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
-        """Return the one regime."""
-        return "golang-migrate: one row with the newest version"
-
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by number."""
-        return _NewestVersion()
-
-    def create_table(self, regime: str) -> sql.SQL:
-        """Return golang-migrate's own DDL."""
-        return sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {table} (version bigint not null primary key, dirty boolean not null)"
-        )
+        return _NewestVersion(_version, older="")
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return the version."""
@@ -144,13 +127,7 @@ class GolangMigrate(Tool):
         return [zlib.crc32(text) * LOCK_SALT % 2**32 for text in joined]
 
 
-class _NewestVersion(RowRules):
-    def key(self, migration: Migration) -> int:
-        return _version(migration.path)
-
-    def row_key(self, row: AppliedMigration) -> int:
-        return int(str(row.row["version"]))
-
+class _NewestVersion(VersionRules):
     def pair(self, migrations: Sequence[Migration], rows: Sequence[AppliedMigration]) -> Pairing:
         """Pair the one row with every version up to it."""
         paired = {m.ordinal: (row, "version") for row in rows for m in migrations if self.key(m) <= self.row_key(row)}

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from psycopg import sql
 
-from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
-from pgrunbook.history.files import FileNames, read_bytes, read_migration, sql_files
+from pgrunbook.history.files import FileNames, read_bytes, sql_files
 from pgrunbook.history.pairing import RowRules
 from pgrunbook.history.state import AppliedMigration, History, Migration
-from pgrunbook.history.table import Shape, Table, fetch_rows, near_table
+from pgrunbook.history.table import Shape, Table, fetch_rows
 from pgrunbook.history.tool import Sign, Tool
 
-KNOWN = "node-pg-migrate's (id, name, run_on)"
 NAMES = FileNames(
     pattern=re.compile(r"[0-9]+.*\.sql"),
     form="NUMBER_name.sql",
@@ -49,6 +46,9 @@ class NodePgMigrate(Tool):
     shapes = (Shape("pgmigrations", "id name run_on"),)
     key = ("id",)
     way = "Apply it with node-pg-migrate up."
+    known = "node-pg-migrate's (id, name, run_on)"
+    identity = "node-pg-migrate: rows known by the file's name"
+    ddl = "CREATE TABLE {table} (id SERIAL PRIMARY KEY, name varchar(255) NOT NULL, run_on timestamp NOT NULL)"
     dependency = ("package.json", "node-pg-migrate")
     programs = re.compile(r"[0-9]+.*\.(js|ts|cjs|mjs|cts|mts)")
 
@@ -62,38 +62,32 @@ class NodePgMigrate(Tool):
         names = [path.name for path in numbered if not path.name.endswith((".up.sql", ".down.sql"))]
         return Sign(f"it has {names[0]}", certain=False) if names else None
 
-    def up(self, path: Path, text: str) -> str:
-        """Return the part that applies the migration."""
-        return _sections(text)[0]
+    def sections(self, path: Path, text: str) -> tuple[str, str | None]:
+        """Cut as node-pg-migrate does, whichever comes first."""
+        up, down = UP.search(text), DOWN.search(text)
+        starts = up.start() if up else 0
+        if down is None:
+            return _part(text, starts, None), None
+        return (
+            _part(text, starts, down.start() if down.start() > starts else None),
+            _part(text, down.start(), starts if up and starts > down.start() else None),
+        )
 
     def read_folder(self, folder: Path) -> list[Migration]:
         """Return the migrations by number, each cut into its two parts."""
         paths = sorted(NAMES.those_of(sql_files(folder)), key=_number)
         NAMES.check(folder, paths, _number)
-        return [_migration(path, folder, ordinal) for ordinal, path in enumerate(paths)]
-
-    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
-        """Return pgmigrations."""
-        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name)
+        return [self._of_two_sections(path, folder, ordinal) for ordinal, path in enumerate(paths)]
 
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the rows as they were applied."""
         columns = sql.SQL("id, name, run_on, run_on::timestamptz AS at")
-        return [_applied(row) for row in fetch_rows(conn, table, columns, sql.SQL("run_on, id"))]
-
-    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
-        """Return the one regime."""
-        return "node-pg-migrate: rows known by the file's name"
+        rows = fetch_rows(conn, table, columns, sql.SQL("run_on, id"))
+        return [AppliedMigration.of(str(row["name"]), row) for row in rows]
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by name."""
         return _NameRules()
-
-    def create_table(self, regime: str) -> sql.SQL:
-        """Return node-pg-migrate's own DDL."""
-        return sql.SQL(
-            "CREATE TABLE {table} (id SERIAL PRIMARY KEY, name varchar(255) NOT NULL, run_on timestamp NOT NULL)"
-        )
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return node-pg-migrate's own row."""
@@ -136,28 +130,5 @@ def _number(path: Path) -> int:
     return int(moment.timestamp()) * 1000 + int(digits[14:])
 
 
-def _migration(path: Path, root: Path, ordinal: int) -> Migration:
-    whole = read_migration(path, None, root=root, name=path.stem, ordinal=ordinal, when_ms=None)
-    up, down = _sections(whole.sql)
-    return replace(whole, sql=up, down_sql=down, down_path=path if down else None, whole=whole.sql)
-
-
-def _sections(text: str) -> tuple[str, str | None]:
-    """Split the file as node-pg-migrate does, whichever comes first; line numbers stay those of the file."""
-    up, down = UP.search(text), DOWN.search(text)
-    starts = up.start() if up else 0
-    if down is None:
-        return _part(text, starts, None), None
-    return (
-        _part(text, starts, down.start() if down.start() > starts else None),
-        _part(text, down.start(), starts if up and starts > down.start() else None),
-    )
-
-
 def _part(text: str, start: int, end: int | None) -> str:
     return "\n" * text.count("\n", 0, start) + text[start:end]
-
-
-def _applied(row: dict[str, object]) -> AppliedMigration:
-    at = row.pop("at")
-    return AppliedMigration(str(row["name"]), None, at if isinstance(at, datetime) else None, row)

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 from pgrunbook.history.state import AppliedMigration, Entry, Migration, State
 
@@ -57,9 +58,9 @@ class RowRules(ABC):
     newest version overrides ``pair``. The class attributes complete the notes.
     """
 
-    tool_does_with_older: ClassVar[str] = ""
-    renewal: ClassVar[str] = "Give it a new version"
-    primary_key: ClassVar[str] = "version"
+    tool_does_with_older: str = ""
+    renewal: str = "Give it a new version"
+    primary_key: str = "version"
 
     @abstractmethod
     def key(self, migration: Migration) -> Any:
@@ -120,6 +121,25 @@ class RowRules(ABC):
     def missing_note(self, row: AppliedMigration) -> str:
         """Return the note of a row without a migration."""
         return f"The history table says that it is applied, but it is not in the folder. {BRING_BACK}"
+
+
+class VersionRules(RowRules):
+    """The rules of a tool whose rows hold in ``column`` what ``version_of`` reads from a migration's path.
+
+    ``older`` is what the tool does with an older migration, ``key`` the table's primary key if it is another column.
+    """
+
+    def __init__(self, version_of: Callable[[Path], Any], older: str, column: str = "version", key: str = "") -> None:
+        self._version_of, self._column, self.tool_does_with_older = version_of, column, older
+        self.primary_key = key or column
+
+    def key(self, migration: Migration) -> Any:
+        """Return the version."""
+        return self._version_of(migration.path)
+
+    def row_key(self, row: AppliedMigration) -> Any:
+        """Return the version."""
+        return row.row[self._column]
 
 
 def compare(migrations: Sequence[Migration], rows: Sequence[AppliedMigration], rules: RowRules) -> tuple[Entry, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -32,7 +31,6 @@ from pgrunbook.history.tool import Sign, Tool
 DEFAULT_SCHEMA = "public"
 DEFAULT_TABLE = "schema_migrations"
 COLUMNS = frozenset({"version", "applied_at"})
-KNOWN = "(version, applied_at)"
 TIMES = frozenset({"timestamp with time zone", "timestamp without time zone"})
 INTEGERS = frozenset({"bigint", "integer", "smallint"})
 NAMES = FileNames(
@@ -64,6 +62,11 @@ class Plain(Tool):
     shapes = (Shape(DEFAULT_TABLE, "version applied_at"),)
     key = ("version", "applied_at")
     way = "Name its migrations folder."
+    known = "(version, applied_at)"
+    ddl = (
+        "CREATE TABLE IF NOT EXISTS {table} "
+        "(version text PRIMARY KEY, applied_at timestamp with time zone NOT NULL DEFAULT now())"
+    )
 
     def sign(self, folder: Path) -> Sign | None:
         """Look for a file with a number."""
@@ -86,9 +89,10 @@ class Plain(Tool):
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the rows by number, those without one last."""
         columns = sql.SQL("version::text AS version, applied_at, applied_at::timestamptz AS at")
-        rows = fetch_versions(conn, table, columns, sql.SQL("applied_at NULLS FIRST, version"), known=KNOWN)
+        rows = fetch_versions(conn, table, columns, sql.SQL("applied_at NULLS FIRST, version"), known=self.known)
         unnumbered = float("inf")
-        return sorted(map(_applied, rows), key=lambda row: unnumbered if (n := _number(row.name)) is None else n)
+        applied = [AppliedMigration.of(str(row["version"]), row) for row in rows]
+        return sorted(applied, key=lambda row: unnumbered if (n := _number(row.name)) is None else n)
 
     def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> VersionForm:
         """Return the form of the versions that the rows have."""
@@ -97,13 +101,6 @@ class Plain(Tool):
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by number."""
         return _PlainRules()
-
-    def create_table(self, regime: str) -> sql.SQL:
-        """Return the DDL of the table, with a primary key."""
-        return sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {table} "
-            "(version text PRIMARY KEY, applied_at timestamp with time zone NOT NULL DEFAULT now())"
-        )
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return the version, in the form that the table's rows have."""
@@ -143,7 +140,7 @@ def _version(migration: Migration, form: str) -> str | None:
 
 def _migration(path: Path, ordinal: int) -> Migration:
     down = path.with_name(f"{path.stem}.down.sql")
-    return read_migration(path, down, root=path.parent, name=path.stem, ordinal=ordinal, when_ms=None)
+    return read_migration(path, down, root=path.parent, name=path.stem, ordinal=ordinal)
 
 
 def _expect_no_undoing(paths: Sequence[Path]) -> None:
@@ -165,7 +162,7 @@ def _find_table(conn: Connection, target: Target) -> Table:
     if target.history_schema is None:
         # Other products have a table of this name in a schema of their own; only ours has applied_at.
         found = [table for table in found if table.schema == DEFAULT_SCHEMA or _is_plain_table(table)]
-    table = the_one(found, _is_plain_table, known=KNOWN)
+    table = the_one(found, _is_plain_table, known=Plain.known)
     if table is not None:
         return table
     usual = DEFAULT_SCHEMA if schema_exists(conn, DEFAULT_SCHEMA) else current_schema(conn)
@@ -175,11 +172,6 @@ def _find_table(conn: Connection, target: Target) -> Table:
 
 def _is_plain_table(table: Table) -> bool:
     return frozenset(table.columns) == COLUMNS and table.columns["applied_at"] in TIMES
-
-
-def _applied(row: dict[str, object]) -> AppliedMigration:
-    at = row.pop("at")
-    return AppliedMigration(str(row["version"]), None, at if isinstance(at, datetime) else None, row)
 
 
 def _digits(version: str | None) -> str | None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from psycopg import sql
 
-from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history.files import IN_FOLDER, read_migration, read_text
 from pgrunbook.history.pairing import RowRules
 from pgrunbook.history.state import AppliedMigration, History, Migration, State, unfinished
-from pgrunbook.history.table import Shape, Table, fetch_rows, near_table
+from pgrunbook.history.table import Shape, Table, fetch_rows
 from pgrunbook.history.tool import Sign, Tool
 
 LOCK_FILE = "migration_lock.toml"
-KNOWN = "Prisma's (id, checksum, finished_at, migration_name, logs, rolled_back_at, started_at, applied_steps_count)"
 PROVIDER = re.compile(r'^\s*provider\s*=\s*"(?P<name>[^"]*)"', re.M)
 ADVISORY_LOCK = 72707369
 
@@ -38,6 +35,16 @@ class Prisma(Tool):
     shapes = (Shape("_prisma_migrations", "id checksum finished_at migration_name rolled_back_at started_at"),)
     key = ("id",)
     way = "Apply it with prisma migrate deploy."
+    known = (
+        "Prisma's (id, checksum, finished_at, migration_name, logs, rolled_back_at, started_at, applied_steps_count)"
+    )
+    identity = "Prisma: rows known by the migration's name"
+    ddl = (
+        'CREATE TABLE IF NOT EXISTS {table} ("id" VARCHAR(36) PRIMARY KEY NOT NULL,'
+        ' "checksum" VARCHAR(64) NOT NULL, "finished_at" TIMESTAMPTZ, "migration_name" VARCHAR(255) NOT NULL,'
+        ' "logs" TEXT, "rolled_back_at" TIMESTAMPTZ, "started_at" TIMESTAMPTZ NOT NULL DEFAULT now(),'
+        ' "applied_steps_count" INTEGER NOT NULL DEFAULT 0)'
+    )
 
     def places(self, package: Path) -> list[Path]:
         """Return Prisma's default."""
@@ -61,19 +68,13 @@ class Prisma(Tool):
         if not names:
             raise WrongInput(f"{folder} holds no NAME/{IN_FOLDER}", hint="Correct migrations in targets.toml.")
         return [
-            read_migration(
-                folder / name / IN_FOLDER, folder / name / "down.sql", root=folder, name=name, ordinal=n, when_ms=None
-            )
+            read_migration(folder / name / IN_FOLDER, folder / name / "down.sql", root=folder, name=name, ordinal=n)
             for n, name in enumerate(names)
         ]
 
-    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
-        """Return _prisma_migrations."""
-        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name)
-
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the rows that count, as they began. Raises Refused when one was not finished."""
-        columns = sql.SQL("id, checksum, finished_at, migration_name, rolled_back_at")
+        columns = sql.SQL("id, checksum, finished_at, migration_name, rolled_back_at, finished_at AS at")
         rows = fetch_rows(conn, table, columns, sql.SQL("started_at, migration_name"))
         counting = [row for row in rows if row["rolled_back_at"] is None]
         for row in counting:
@@ -84,24 +85,11 @@ class Prisma(Tool):
                     f'"prisma migrate resolve --applied {name}" where it is complete, '
                     f'"prisma migrate resolve --rolled-back {name}" where nothing of it is there',
                 )  # fmt: skip
-        return [_applied(row) for row in counting]
-
-    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
-        """Return the one regime."""
-        return "Prisma: rows known by the migration's name"
+        return [AppliedMigration.of(str(row["migration_name"]), row, str(row["checksum"])) for row in counting]
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by name and checksum."""
         return _PrismaRules()
-
-    def create_table(self, regime: str) -> sql.SQL:
-        """Return Prisma's own DDL."""
-        return sql.SQL(
-            'CREATE TABLE IF NOT EXISTS {table} ("id" VARCHAR(36) PRIMARY KEY NOT NULL,'
-            ' "checksum" VARCHAR(64) NOT NULL, "finished_at" TIMESTAMPTZ, "migration_name" VARCHAR(255) NOT NULL,'
-            ' "logs" TEXT, "rolled_back_at" TIMESTAMPTZ, "started_at" TIMESTAMPTZ NOT NULL DEFAULT now(),'
-            ' "applied_steps_count" INTEGER NOT NULL DEFAULT 0)'
-        )
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return Prisma's own row, with a new id."""
@@ -143,10 +131,3 @@ class _PrismaRules(RowRules):
             "Recorded more than once: it may have run twice. Check what it did to the database, "
             f"then delete the row with id {row.row['id']}."
         )
-
-
-def _applied(row: dict[str, object]) -> AppliedMigration:
-    at = row["finished_at"]
-    return AppliedMigration(
-        str(row["migration_name"]), str(row["checksum"]), at if isinstance(at, datetime) else None, row
-    )

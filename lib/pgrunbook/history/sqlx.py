@@ -10,22 +10,18 @@ from pathlib import Path
 
 from psycopg import sql
 
-from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.history.files import FileNames, is_down, read_migration, sql_files
-from pgrunbook.history.pairing import RowRules
+from pgrunbook.history.pairing import RowRules, VersionRules
 from pgrunbook.history.state import AppliedMigration, History, Migration, State, unfinished
-from pgrunbook.history.table import Shape, Table, fetch_versions, near_table
+from pgrunbook.history.table import Shape, Table, fetch_versions
 from pgrunbook.history.tool import MICROSECONDS, Sign, Tool
 
-KNOWN = "sqlx's (version, description, installed_on, success, checksum, execution_time)"
 NAMES = FileNames(
     pattern=re.compile(r"(?P<version>[0-9]+)_(?P<description>.*?)(\.up|\.down)?\.sql"),
     form="VERSION_description.sql",
-    part="version",
     rule="sqlx's migrations are named VERSION_description.sql; it refuses a folder where VERSION is no number.",
     twice="sqlx cannot record both",
-    unused="a version of its own",
     almost=re.compile(r"[^_]*_.*\.sql"),
 )
 LOCK_FACTOR = 0x3D32AD9E
@@ -45,6 +41,13 @@ class Sqlx(Tool):
     shapes = (Shape("_sqlx_migrations", "version description installed_on success checksum execution_time"),)
     key = ("version",)
     way = "Apply it with sqlx migrate run."
+    known = "sqlx's (version, description, installed_on, success, checksum, execution_time)"
+    identity = "sqlx: rows known by their version"
+    ddl = (
+        "CREATE TABLE IF NOT EXISTS {table} (version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on"
+        " TIMESTAMPTZ NOT NULL DEFAULT now(), success BOOLEAN NOT NULL, checksum BYTEA NOT NULL,"
+        " execution_time BIGINT NOT NULL)"
+    )
     dependency = ("Cargo.toml", "sqlx")
 
     def sign(self, folder: Path) -> Sign | None:
@@ -66,19 +69,14 @@ class Sqlx(Tool):
                 root=folder,
                 name=path.stem.removesuffix(".up"),
                 ordinal=n,
-                when_ms=None,
             )
             for n, path in enumerate(ups)
         ]
 
-    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
-        """Return _sqlx_migrations."""
-        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name)
-
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the rows by version. Raises Refused when one was not finished."""
         columns = sql.SQL("version, description, installed_on, success, pg_catalog.encode(checksum, 'hex') AS checksum")
-        rows = fetch_versions(conn, table, columns, sql.SQL("version"), known=KNOWN)
+        rows = fetch_versions(conn, table, columns, sql.SQL("version"), known=self.known)
         for row in rows:
             if not row["success"]:
                 raise unfinished(
@@ -88,21 +86,9 @@ class Sqlx(Tool):
             AppliedMigration(f"{row['version']}_{row['description']}", str(row["checksum"]), None, row) for row in rows
         ]
 
-    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
-        """Return the one regime."""
-        return "sqlx: rows known by their version"
-
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version and checksum."""
-        return _SqlxRules()
-
-    def create_table(self, regime: str) -> sql.SQL:
-        """Return sqlx' own DDL."""
-        return sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {table} (version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on"
-            " TIMESTAMPTZ NOT NULL DEFAULT now(), success BOOLEAN NOT NULL, checksum BYTEA NOT NULL,"
-            " execution_time BIGINT NOT NULL)"
-        )
+        return _SqlxRules(_version, "sqlx applies it anyway, in another order than on a new database.")
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return sqlx' own row; the time is in nanoseconds."""
@@ -119,15 +105,7 @@ class Sqlx(Tool):
         return [LOCK_FACTOR * zlib.crc32(conn.info.dbname.encode())]
 
 
-class _SqlxRules(RowRules):
-    tool_does_with_older = "sqlx applies it anyway, in another order than on a new database."
-
-    def key(self, migration: Migration) -> int:
-        return _version(migration.path)
-
-    def row_key(self, row: AppliedMigration) -> int:
-        return int(str(row.row["version"]))
-
+class _SqlxRules(VersionRules):
     def applied(self, migration: Migration, row: AppliedMigration, match: str) -> tuple[State, str]:
         if row.hash == _checksum(migration).hex():
             return State.APPLIED, ""

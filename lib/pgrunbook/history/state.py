@@ -104,6 +104,12 @@ class AppliedMigration:
     applied_at: datetime | None
     row: dict[str, object]
 
+    @classmethod
+    def of(cls, name: str | None, row: dict[str, object], hash_: str | None = None) -> AppliedMigration:
+        """Return a row that was read with a column ``at`` for when it was applied."""
+        at = row.pop("at")
+        return cls(name, hash_, at if isinstance(at, datetime) else None, row)
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -10,24 +10,20 @@ from pathlib import Path
 from pglast.parser import split
 from psycopg import sql
 
-from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.history.files import FileNames, read_migration, sql_files
-from pgrunbook.history.pairing import RowRules
+from pgrunbook.history.pairing import RowRules, VersionRules
 from pgrunbook.history.state import AppliedMigration, Migration
-from pgrunbook.history.table import Shape, Table, fetch_versions, near_table
+from pgrunbook.history.table import Shape, Table, fetch_versions
 from pgrunbook.history.tool import Sign, Tool
 from pgrunbook.sql import secrets
 from pgrunbook.sql.values_lists import lettered
 
-KNOWN = "Supabase's (version, statements, name)"
 NAMES = FileNames(
     pattern=re.compile(r"[0-9]+_.*\.sql"),
     form="TIMESTAMP_name.sql",
-    part="version",
     rule="Supabase's migrations are named TIMESTAMP_name.sql; its CLI skips every other file.",
     twice="Supabase cannot record both",
-    unused="a version of its own",
     almost=re.compile(r"[0-9].*\.sql", re.I),
 )
 # The first file of early versions, which the CLI skips (shouldSkip of pkg/migration/list.go).
@@ -49,6 +45,9 @@ class Supabase(Tool):
     shapes = (Shape("schema_migrations", "version statements name", schema="supabase_migrations"),)
     key = ("version",)
     way = "Apply it with supabase db push."
+    known = "Supabase's (version, statements, name)"
+    identity = "Supabase: rows known by their version"
+    ddl = "CREATE TABLE IF NOT EXISTS {table} (version text NOT NULL PRIMARY KEY, statements text[], name text)"
 
     def places(self, package: Path) -> list[Path]:
         """Return Supabase's default."""
@@ -70,33 +69,16 @@ class Supabase(Tool):
         if old is not None and int(old["version"]) < OLD_UNTIL:
             paths = paths[1:]
         NAMES.check(folder, paths, _version)
-        return [
-            read_migration(path, None, root=folder, name=path.stem, ordinal=n, when_ms=None)
-            for n, path in enumerate(paths)
-        ]
-
-    def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
-        """Return supabase_migrations.schema_migrations."""
-        return near_table(conn, target, self.shapes[0], known=KNOWN, tool=self.name)
+        return [read_migration(path, None, root=folder, name=path.stem, ordinal=n) for n, path in enumerate(paths)]
 
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the rows by version."""
-        rows = fetch_versions(conn, table, sql.SQL("version, name"), sql.SQL('version COLLATE "C"'), known=KNOWN)
+        rows = fetch_versions(conn, table, sql.SQL("version, name"), sql.SQL('version COLLATE "C"'), known=self.known)
         return [AppliedMigration(_name(row), None, None, row) for row in rows]
-
-    def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
-        """Return the one regime."""
-        return "Supabase: rows known by their version"
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return _VersionRules()
-
-    def create_table(self, regime: str) -> sql.SQL:
-        """Return Supabase's own DDL, with the columns that it adds."""
-        return sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {table} (version text NOT NULL PRIMARY KEY, statements text[], name text)"
-        )
+        return VersionRules(_version, "supabase db push refuses it (without --include-all).")
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return Supabase's own row."""
@@ -106,16 +88,6 @@ class Supabase(Tool):
             "name": migration.name[len(version) + 1 :],
             "statements": [secrets.masked(text) for text in _statements(migration.sql)],
         }
-
-
-class _VersionRules(RowRules):
-    tool_does_with_older = "supabase db push refuses it (without --include-all)."
-
-    def key(self, migration: Migration) -> str:
-        return _version(migration.path)
-
-    def row_key(self, row: AppliedMigration) -> str:
-        return str(row.row["version"])
 
 
 def _version(path: Path) -> str:

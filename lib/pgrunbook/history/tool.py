@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, LiteralString
 
 from psycopg import sql
 
@@ -15,11 +15,11 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import foreign_parts, known_tables, marks
-from pgrunbook.history.files import is_down, sql_files
+from pgrunbook.history.files import is_down, read_migration, sql_files
 from pgrunbook.history.known_tables import KnownTable
 from pgrunbook.history.pairing import RowRules, compare
 from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State
-from pgrunbook.history.table import Shape, Table, schema_exists
+from pgrunbook.history.table import Shape, Table, near_table, schema_exists
 
 # How long the transaction that writes the row has taken, as an expression.
 MICROSECONDS = (
@@ -39,16 +39,22 @@ class Sign:
 class Tool(ABC):
     """A migration tool whose folder we read, and whose history table we read and write.
 
-    The abstract methods are the hooks. ``kind`` is the tool's name in targets.toml, ``name`` that for people;
-    ``shapes`` are those of its history table, ``key`` the columns that identify a row; ``way`` is how its team
-    applies migrations. ``programs`` are the names of migrations that are no SQL. ``dependency`` is a file of a
-    project, and how it names the tool ("" where the file alone tells).
+    The methods below are the hooks. ``kind`` is the tool's name in targets.toml, ``name`` that for people;
+    ``shapes`` are those of its history table, ``known`` are the columns of that for people, ``types`` those that they
+    may have ("" for any), ``key`` the columns that identify a row; ``identity`` tells how rows are known, ``ddl``
+    creates the table, with ``{table}`` for its name, ``{pk}`` for its key's. ``way`` is how the tool's team applies
+    migrations. ``programs`` are the names of migrations that are no SQL. ``dependency`` is a file of a project, and
+    how it names the tool ("" where the file alone tells).
     """
 
     kind: ClassVar[str]
     name: ClassVar[str]
     shapes: ClassVar[tuple[Shape, ...]]
+    known: ClassVar[str]
+    types: ClassVar[str] = ""
     key: ClassVar[tuple[str, ...]]
+    identity: ClassVar[str]
+    ddl: ClassVar[LiteralString]
     way: ClassVar[str]
     programs: ClassVar[re.Pattern[str] | None] = None
     dependency: ClassVar[tuple[str, str] | None] = None
@@ -121,7 +127,16 @@ class Tool(ABC):
 
     def up(self, path: Path, text: str) -> str:
         """Return the part of a file's text that applies the migration, on the file's own lines."""
-        return text
+        return self.sections(path, text)[0]
+
+    def sections(self, path: Path, text: str) -> tuple[str, str | None]:
+        """Return the parts of a file's text that apply the migration and undo it, on the file's own lines."""
+        return text, None
+
+    def _of_two_sections(self, path: Path, root: Path, ordinal: int) -> Migration:
+        whole = read_migration(path, None, root=root, name=path.stem, ordinal=ordinal)
+        up, down = self.sections(path, whole.sql)
+        return replace(whole, sql=up, down_sql=down, down_path=path if down else None, whole=whole.sql)
 
     def _own_table(
         self, conn: Connection, target: Target, folder: Path, why: str, others: Sequence[KnownTable]
@@ -181,17 +196,17 @@ class Tool(ABC):
 
     # -- the history table
 
-    @abstractmethod
     def find_table(self, conn: Connection, target: Target, folder: Path) -> Table:
         """Return the history table, or the one that the tool would create."""
+        return near_table(conn, target, self.shapes[0], known=self.known, tool=self.name, types=self.types)
 
     @abstractmethod
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
         """Return the rows of an existing table, in the order in which they were applied."""
 
-    @abstractmethod
     def regime(self, folder: Path, table: Table, rows: Sequence[AppliedMigration]) -> str:
         """Return how the tool identifies its rows: for people, and for hooks where versions of the tool differ."""
+        return self.identity
 
     @abstractmethod
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
@@ -199,9 +214,9 @@ class Tool(ABC):
 
     # -- what is written
 
-    @abstractmethod
     def create_table(self, regime: str) -> sql.SQL:
-        """Return the DDL of the history table, with ``{table}`` for its name, ``{pk}`` for its key's."""
+        """Return the DDL of the history table."""
+        return sql.SQL(self.ddl)
 
     @abstractmethod
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:

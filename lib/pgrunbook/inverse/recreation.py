@@ -26,18 +26,15 @@ _OWNERLESS = {
 }  # fmt: skip
 
 
-def recreate(reader: Reader, way: Way, addresses: Collection[Address], *, without: Collection[Address] = ()) -> None:
-    """Write the steps that recreate all that DROP ... CASCADE of these objects drops; tables are parked instead.
-
-    Objects in ``without`` exist by then, with all their parts.
-    """
+def recreate(reader: Reader, way: Way, addresses: Collection[Address]) -> None:
+    """Write the steps that recreate all that DROP ... CASCADE of these objects drops; tables are parked instead."""
     gone = dropped_with(reader, addresses)
     tables = {a[1] for a in gone.tables() if gone.leader(a) == a}
     in_order = [a[1] for a in addresses if a[1] in tables]
     kept = list(dict.fromkeys([*in_order, *sorted(tables)]))
     replaced = {row["relation"] for row in reader.rows("foreign_partition_keys", oids=kept)} if kept else set()
     gone.keep(kept, replaced, detach.alone(reader, kept, replaced) if replaced else ())
-    _Recreation(reader, way, gone, set(without)).write()
+    _Recreation(reader, way, gone).write()
 
 
 def drop_and_recreate(reader: Reader, way: Way, addresses: Sequence[Address], drop: str) -> None:
@@ -50,7 +47,7 @@ def drop_and_recreate(reader: Reader, way: Way, addresses: Sequence[Address], dr
     others = [a for a in gone.leaders() if a not in addresses]
     way.add(f"{drop} CASCADE" if others else drop, "It is dropped, to be recreated as it was.")
     piece = Way()
-    _Recreation(reader, piece, gone, set()).write()
+    _Recreation(reader, piece, gone).write()
     kept = [keep for keep in piece.keeps if keep.kind == "column"]
     if kept:
         raise NoInverseError(f"cannot be undone, because {kept[0].table}.{kept[0].column} would be dropped with it.")
@@ -58,9 +55,9 @@ def drop_and_recreate(reader: Reader, way: Way, addresses: Sequence[Address], dr
 
 
 class _Recreation:
-    def __init__(self, reader: Reader, way: Way, gone: DependentSet, without: set[Address]) -> None:
+    def __init__(self, reader: Reader, way: Way, gone: DependentSet) -> None:
         self.reader, self.way, self.gone = reader, way, gone
-        self.leaders = [a for a in gone.leaders() if a not in without]
+        self.leaders = gone.leaders()
         self.by_catalog = self._by_catalog()
         self.said = [a for a in gone.needs if self._has_comments(a)]
         self.granted = [a for a in self.said if gone.leader(a) == a]

@@ -48,8 +48,7 @@ class Keep:
     column; they are reverted after the step that says so. "rows": the rows that the statement changes.
     ``key`` names the columns that identify rows, unquoted; () where none do. ``type`` is that of the column:
     its values are captured as text, because the type may be dropped too. ``kept_as`` is the side table, or the name
-    of the parked table, in schema pgrunbook (of older versions: the schema in which it is parked), "" where that is
-    not known yet.
+    of the parked table, in schema pgrunbook, "" where that is not known yet.
     """
 
     kind: Literal["column", "table", "rows"]

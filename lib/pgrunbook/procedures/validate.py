@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import StrictBool, StrictFloat, StrictInt
 
 from pgrunbook import history as histories
 from pgrunbook import undo_data
@@ -18,6 +18,7 @@ from pgrunbook.errors import Broken, WrongInput
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Plan
+from pgrunbook.plan.way_back import Frozen
 from pgrunbook.procedures import undo_data_views
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
@@ -32,6 +33,13 @@ from pgrunbook.sql.classify import Type
 
 # Below this a ratio says nothing: a query that took 2 ms before and takes 5 ms now is not slow.
 SLOW_FROM_MS = 50.0
+
+
+class Measurements(Frozen):
+    """What prepare counted and timed: the rows of each table, and whether they were counted; each query's time."""
+
+    rows: dict[str, tuple[StrictInt, StrictBool]]
+    queries_ms: dict[str, StrictInt | StrictFloat | None]
 
 
 def begin(**given: object) -> Session:
@@ -59,9 +67,9 @@ def schema_as_promised(here: Session) -> Table:
     here.facts.update(history_table=history.qualified_table, applied=[entry.name for entry in history.applied()])
     now = snapshot(here.conn, leave_out=leave_out(history))
     here.run.keep_masked("schema-validated.json", now.to_json())
-    path = promise.folder / "schema-promised.json" if promise else None
+    path = _promised(here, "schema-promised.json")
     headings = ["object", "name", "change", "promised", "found"]
-    if path is None or not regular_file.is_there(path):
+    if path is None:
         here.journal("schema-not-compared", fingerprint=now.fingerprint)
         return Table(
             headings,
@@ -123,14 +131,14 @@ def nothing_left_behind(here: Session) -> Table:
 @heres.step
 def data_as_promised(here: Session) -> Table:
     """Compare the number of rows per table with those that prepare counted."""
-    before = _measured(here).get("rows", {})
+    before = _measured(here).rows
     plan = _plan(here.facts["promise"]) if here.facts["promise"] else None
     touched = {
         o.rpartition(".")[2] for _, s in (plan.steps() if plan else []) if s.type is Type.DATA for o in s.objects
     } | _written_on_the_branch(here)
     rows = []
     for table, (now, exact) in health.row_counts(here.conn, leave_out=here.facts["history_table"]).items():
-        then = before.get(table, [None, exact])[0]
+        then = before[table][0] if table in before else None
         change = None if then is None else now - then
         meant = table.rpartition(".")[2].strip('"') in touched
         rows.append((table, _number(then), _number(now) + ("" if exact else " (estimate)"), _changed(change, meant)))
@@ -174,7 +182,7 @@ def as_estimated(here: Session) -> Table:
 @heres.step
 def queries_as_fast(here: Session) -> Card | Picture:
     """Time the critical queries again; return a picture of before and after, or a sentence without them."""
-    before = _measured(here).get("queries_ms", {})
+    before = _measured(here).queries_ms
     timings = {n: health.time_query(here.conn, q) for n, q in here.target.critical_queries.items()}
     for name, timing in timings.items():
         was = before.get(name)
@@ -229,9 +237,7 @@ def verdict(here: Session) -> Banner:
             state="Validate changed nothing; what is applied stays applied.",
             hint=f"Correct what is named{_then(here)}",
         )
-    promised = here.facts["promise"] is not None and regular_file.is_there(
-        here.facts["promise"].folder / "schema-promised.json"
-    )
+    promised = _promised(here, "schema-promised.json")
     state = "The database is as promised." if promised else "No problem was found; but there was no promise to check."
     return here.verdict(state, undo_data_views.triggers(here.conn), then="nothing: the release is done")
 
@@ -275,10 +281,16 @@ def _events(run: Run, *names: str) -> list[dict[str, Any]]:
     return [e for e in journal.read(run.journal.path) if not names or e["event"] in names]
 
 
-def _measured(here: Session) -> dict[str, Any]:
+def _measured(here: Session) -> Measurements:
+    path = _promised(here, "measured-before.json")
+    return regular_file.read_model(path, Measurements) if path else Measurements(rows={}, queries_ms={})
+
+
+def _promised(here: Session, name: str) -> Path | None:
+    """Return a file of the run that is validated, None where it wrote none."""
     promise = here.facts["promise"]
-    path = promise.folder / "measured-before.json" if promise else None
-    return _measurements(path) if path and regular_file.is_there(path) else {}
+    path = promise.folder / name if promise else None
+    return path if path and regular_file.is_there(path) else None
 
 
 def _rows_of(ran: int | None, rehearsed: int | None) -> tuple[str, Cell]:
@@ -291,14 +303,8 @@ def _rows_of(ran: int | None, rehearsed: int | None) -> tuple[str, Cell]:
 
 def _trial(here: Session) -> Trial | None:
     """Return what the rehearsal with the target's rows saw, None where there was none."""
-    promise = here.facts["promise"]
-    path = promise.folder / "rehearsal.json" if promise else None
-    if path is None or not regular_file.is_there(path):
-        return None
-    try:
-        return Trial.model_validate_json(regular_file.read(path))
-    except ValidationError as exc:
-        raise _not_ours(path, " ".join(str(exc).split())[:300]) from exc
+    path = _promised(here, "rehearsal.json")
+    return regular_file.read_model(path, Trial) if path else None
 
 
 def _written_on_the_branch(here: Session) -> set[str]:
@@ -314,9 +320,8 @@ def _written_on_the_branch(here: Session) -> set[str]:
 
 def _known_before(here: Session) -> set[str]:
     """Return the names of indexes and constraints that were invalid before the run already."""
-    promise = here.facts["promise"]
-    path = promise.folder / "leftovers-before.json" if promise else None
-    return set(map(str, regular_file.read_json(path, list))) if path and regular_file.is_there(path) else set()
+    path = _promised(here, "leftovers-before.json")
+    return set(regular_file.read_model(path, list[str])) if path else set()
 
 
 def _left_on_purpose(here: Session) -> set[tuple[str, ...]]:
@@ -324,23 +329,6 @@ def _left_on_purpose(here: Session) -> set[tuple[str, ...]]:
     promise = here.facts["promise"]
     proven = _events(promise, "proven-equal") if promise else []
     return {tuple(left) for event in proven[:1] for left in event.get("leaves", [])}
-
-
-def _measurements(path: Path) -> dict[str, Any]:
-    """Return what prepare counted and timed: rows, and queries_ms. Raises WrongInput when it is not that."""
-    found: dict[str, Any] = regular_file.read_json(path, dict)
-    counts, times = found.get("rows"), found.get("queries_ms")
-    if not (isinstance(counts, dict) and all(isinstance(c, list) and len(c) == 2 for c in counts.values())):
-        raise _not_ours(path, "It has no rows as prepare writes them.")
-    if not all(type(count[0]) is int for count in counts.values()):
-        raise _not_ours(path, "A number of rows is no number.")
-    if not (isinstance(times, dict) and all(t is None or isinstance(t, int | float) for t in times.values())):
-        raise _not_ours(path, "It has no queries_ms as prepare writes them.")
-    return found
-
-
-def _not_ours(path: Path, detail: str) -> WrongInput:
-    return WrongInput(f"could not read {path.name}", detail=detail, hint=regular_file.UNREADABLE_HINT)
 
 
 def _number(value: int | None) -> str:

@@ -23,7 +23,6 @@ from types import TracebackType
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from pydantic import BaseModel, ConfigDict
 
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, connect
@@ -31,6 +30,7 @@ from pgrunbook.database.queries import load
 from pgrunbook.errors import Unreachable
 from pgrunbook.online.batches import Haste
 from pgrunbook.plan.plan import Change, Step
+from pgrunbook.plan.way_back import Frozen
 from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, MODES, covers
 from pgrunbook.sql.tree import quoted
 
@@ -40,11 +40,7 @@ NO_SNAPSHOT = ("SET", "LOCK")
 MAKE_ROWS_DEAD = ("UPDATE", "DELETE")
 
 
-class _Seen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class HeldLock(_Seen):
+class HeldLock(Frozen):
     """A lock on a relation that was there before, in milliseconds since the observer began.
 
     ``object`` and ``mode`` are spelt as in ``effects.Lock``. ``held_ms`` is shorter than from ``from_ms`` to
@@ -59,7 +55,7 @@ class HeldLock(_Seen):
     to_ms: float
 
 
-class Observation(_Seen):
+class Observation(Frozen):
     """The effects of a step, in the attempt that was committed.
 
     ``locks`` are those that no earlier step of its transaction held already, without the ones that a

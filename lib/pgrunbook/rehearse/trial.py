@@ -8,17 +8,12 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from pgrunbook.plan.way_back import Frozen
 from pgrunbook.rehearse.observer import HeldLock
 from pgrunbook.rehearse.way_back_trial import WayBackTrial
 
 
-class _Seen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TableRows(_Seen):
+class TableRows(Frozen):
     """The rows of a table in the target and on the branch, counted, or estimated where it is big."""
 
     table: str
@@ -26,7 +21,7 @@ class TableRows(_Seen):
     branch_rows: int
 
 
-class StatementRun(_Seen):
+class StatementRun(Frozen):
     """The effects of a statement, executed in one of the two ways; times in ms since the run of that way began."""
 
     started_ms: float
@@ -38,7 +33,7 @@ class StatementRun(_Seen):
     locks: tuple[HeldLock, ...]
 
 
-class StatementComparison(_Seen):
+class StatementComparison(Frozen):
     """A statement, executed as it is written and by the plan; None where steps of another statement do its work.
 
     The first of a run stands for all of it.
@@ -54,7 +49,7 @@ class StatementComparison(_Seen):
     safe: StatementRun | None
 
 
-class MigrationEnd(_Seen):
+class MigrationEnd(Frozen):
     """Whether a migration ends the same both ways; ``declared`` are the differences by nature.
 
     ``schema_changes`` say what it changes: columns, constraints and whether they are validated, indexes and so on.
@@ -67,7 +62,7 @@ class MigrationEnd(_Seen):
     declared: tuple[str, ...]
 
 
-class TrafficLatency(_Seen):
+class TrafficLatency(Frozen):
     """The latency of the traffic: ``slots`` are pairs of time and the slowest transaction then, in ms."""
 
     per_second: int
@@ -78,7 +73,7 @@ class TrafficLatency(_Seen):
     slots: tuple[tuple[float, float], ...]
 
 
-class Trial(_Seen):
+class Trial(Frozen):
     """The result of a rehearsal with the target's rows."""
 
     format: Literal[2] = 2

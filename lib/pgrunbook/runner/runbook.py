@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pgrunbook import __version__
-from pgrunbook.config import paths, targets
+from pgrunbook.config import paths, regular_file, targets
 from pgrunbook.config.secret_patterns import SECRET_NAME
 from pgrunbook.errors import Refused, RunbookError, WrongInput
 from pgrunbook.record import run as runs
@@ -49,8 +49,7 @@ def load(name: str) -> Book:
     try:
         book = Book.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as exc:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())
-        raise _unreadable(path, wrong) from exc
+        raise _unreadable(path, regular_file.told(exc)) from exc
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise _unreadable(path, " ".join(str(exc).split())[:400]) from exc
     unknown = [p for p in (*book.procedures, *filter(None, [book.on_failure])) if p not in parameters_of.OF]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,10 @@ _ON_THE_TABLE = (K.CONSTR_CHECK, K.CONSTR_UNIQUE, K.CONSTR_PRIMARY, K.CONSTR_FOR
 _ATTRIBUTES = {
     K.CONSTR_ATTR_DEFERRABLE: {"deferrable": True},
     K.CONSTR_ATTR_DEFERRED: {"deferrable": True, "initdeferred": True},
+    K.CONSTR_ATTR_NOT_DEFERRABLE: {},
+    K.CONSTR_ATTR_IMMEDIATE: {},
+    K.CONSTR_ATTR_ENFORCED: {},
+    K.CONSTR_ATTR_NOT_ENFORCED: {"is_enforced": False, "skip_validation": True},
 }
 
 
@@ -95,14 +100,15 @@ def reads_rows(case: Case, column: ColumnDefinition) -> bool:
     """Tell whether adding the column reads or rewrites the whole table."""
     if differs_by_row(case, column):
         return True
-    # A foreign key of a column that is NULL everywhere is not checked; everything else is.
-    return any(part.contype != K.CONSTR_FOREIGN or column.default is not None for part in column.of_table)
+    # A foreign key of a column that is NULL everywhere is not checked, nor what is NOT ENFORCED; everything else is.
+    checked = (part for part in column.of_table if not part.skip_validation)
+    return any(part.contype != K.CONSTR_FOREIGN or column.default is not None for part in checked)
 
 
-def add(column: ColumnDefinition) -> str:
-    """Return ADD COLUMN without the constraints that the table gets afterwards."""
-    gone = [part for part in column.cmd.def_.constraints or () if part.contype in (*_ON_THE_TABLE, *_ATTRIBUTES)]
-    kept = tuple(part for part in column.cmd.def_.constraints or () if part not in gone)
+def add(column: ColumnDefinition, without: Collection[Any] = ()) -> str:
+    """Return ADD COLUMN without the constraints that the table gets afterwards, nor those named."""
+    gone = {*_ON_THE_TABLE, *_ATTRIBUTES, *(part.contype for part in without)}
+    kept = tuple(part for part in column.cmd.def_.constraints or () if part.contype not in gone)
     return command(changed(column.cmd, def_=changed(column.cmd.def_, constraints=kept or None)))
 
 

@@ -17,8 +17,7 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.database.relations import Relation
-from pgrunbook.plan.declared import Declared
-from pgrunbook.plan.step import SafeStep
+from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.safe_forms import add_column, probes
 from pgrunbook.safe_forms.constraints import (
     Naming,
@@ -39,28 +38,37 @@ A, K = enums.AlterTableType, enums.ConstrType
 _ORDER = (K.CONSTR_NOTNULL, K.CONSTR_CHECK, K.CONSTR_PRIMARY, K.CONSTR_UNIQUE, K.CONSTR_FOREIGN)
 
 
-class AlterTable:
-    """ALTER TABLE -> steps of which none reads rows under a lock that blocks others."""
+def in_parts(case: Case) -> Expansion | None:
+    """ALTER TABLE -> steps of which none reads rows under a lock that blocks others.
 
-    name = "alter-table"
+    For constraints, NOT NULL, and columns that would rewrite or read the table. Cleanup drops helper objects and
+    half-built parts, last first.
+    """
+    node = case.node
+    if not isinstance(node, ast.AlterTableStmt) or node.objtype != enums.ObjectType.OBJECT_TABLE:
+        return None
+    table = case.facts.relation(node.relation)
+    if table is None or table.kind not in "rp" or table.is_temporary:
+        return None
+    if not any(_needs_form(case, table, cmd) for cmd in node.cmds):
+        return None
+    parts = _Parts(case, table)
+    pieces = [*parts.columns, *parts.pieces]
+    return Expansion(
+        case.statement,
+        "alter-table",
+        " ".join(piece.says for piece in pieces if piece.says),
+        tuple(parts.steps()),
+        cleanup=tuple(query for piece in reversed(pieces) for query in piece.cleanup),
+        differs=tuple(declared for piece in pieces for declared in piece.differs),
+    )
 
-    @classmethod
-    def applies(cls, case: Case) -> bool:
-        """For constraints, NOT NULL, and columns that would rewrite or read the table."""
-        node = case.node
-        if not isinstance(node, ast.AlterTableStmt) or node.objtype != enums.ObjectType.OBJECT_TABLE:
-            return False
-        table = case.facts.relation(node.relation)
-        if table is None or table.kind not in "rp" or table.is_temporary:
-            return False
-        return any(_needs_form(case, table, cmd) for cmd in node.cmds)
 
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        table = case.facts.relation(case.node.relation)
-        if table is None:
-            raise AssertionError("the form does not apply")
-        self.table = table
+class _Parts:
+    """The parts of an ALTER TABLE."""
+
+    def __init__(self, case: Case, table: Relation) -> None:
+        self.case, self.table = case, table
         self.only = not case.node.relation.inh
         dropped = {cmd.name for cmd in case.node.cmds if cmd.subtype == A.AT_DropConstraint}
         self.naming = Naming(case, table, dropped)
@@ -70,36 +78,16 @@ class AlterTable:
         self.adds_columns = False
         self._take_apart()
 
-    def expand(self) -> tuple[SafeStep, ...]:
+    def steps(self) -> list[SafeStep]:
         """Return the steps in the order that the module's docstring gives."""
         quick, steps = list(self.quick), []
         if self.adds_columns:
             steps += self._short(quick, self.columns, "Add the parts that change only the catalog")
             quick = []
-        for piece in self.columns:
-            steps += piece.last
-        for piece in self.pieces:
-            steps += piece.first
+        steps += [step for piece in self.columns for step in piece.last]
+        steps += [step for piece in self.pieces for step in piece.first]
         steps += self._short(quick, self.pieces, "Complete the change")
-        for piece in self.pieces:
-            steps += piece.last
-        return tuple(steps)
-
-    def cleanup(self) -> tuple[str, ...]:
-        """Drop helper objects and half-built parts, last first."""
-        return tuple(query for piece in reversed(self._all()) for query in piece.cleanup)
-
-    def explain(self) -> str:
-        """Say how each part is executed."""
-        return " ".join(piece.says for piece in self._all() if piece.says)
-
-    @property
-    def differs(self) -> tuple[Declared, ...]:
-        """The differences of all parts."""
-        return tuple(declared for piece in self._all() for declared in piece.differs)
-
-    def _all(self) -> list[Piece]:
-        return [*self.columns, *self.pieces]
+        return [*steps, *(step for piece in self.pieces for step in piece.last)]
 
     def _take_apart(self) -> None:
         constraints: list[Any] = []

@@ -13,10 +13,9 @@ from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import probes
 from pgrunbook.safe_forms.form import Case
-from pgrunbook.safe_forms.indexes import attach, family
+from pgrunbook.safe_forms.indexes import attach, build, family
 from pgrunbook.sql import default_names
-from pgrunbook.sql.classify import Policy
-from pgrunbook.sql.deparse import add_constraint, alter_table, changed, helper, name, parsed, printed
+from pgrunbook.sql.deparse import add_constraint, alter_table, changed, helper, name, parsed
 from pgrunbook.sql.tree import column_names
 
 # From this version on NOT NULL is a constraint that can be NOT VALID, and so can a partitioned table's foreign key.
@@ -59,23 +58,16 @@ class Naming:
 
     def constraint(self, columns: Sequence[str], label: str) -> str:
         """Choose the name of a constraint without an index."""
-        return self._taken(
-            default_names.free_name(
-                self.table.name, default_names.joined_columns(columns), label, self.constraints | self.new
-            )
-        )
+        return self._chosen(columns, label, self.constraints)
 
     def relation(self, columns: Sequence[str], label: str) -> str:
         """Choose the name of an index, a constraint with an index, or a sequence."""
-        return self._taken(
-            default_names.free_name(
-                self.table.name, default_names.joined_columns(columns), label, self.relations | self.new
-            )
-        )
+        return self._chosen(columns, label, self.relations)
 
-    def _taken(self, name_: str) -> str:
-        self.new.add(name_)
-        return name_
+    def _chosen(self, columns: Sequence[str], label: str, there: set[str]) -> str:
+        found = default_names.free_name(self.table.name, default_names.joined_columns(columns), label, there | self.new)
+        self.new.add(found)
+        return found
 
 
 def add_check(table: Relation, constraint: Any, naming: Naming, *, only: bool = False) -> Piece:
@@ -186,21 +178,25 @@ def _add(constraint: Any, **slots: Any) -> str:
 
 def _helper(piece: Piece, table: Relation, conname: str, definition: str, *, only: bool) -> None:
     """Add a step that creates a NOT VALID constraint before anything else."""
-    piece.first.append(
-        SafeStep(
-            sql=alter_table(table.identifier, f"ADD CONSTRAINT {name(conname)} {definition} NOT VALID", only=only),
-            says=f"Refuse new rows that violate {definition}.",
-        )
-    )
+    says = f"Refuse new rows that violate {definition}."
+    piece.first.append(not_valid(table, conname, definition, says, only=only))
     piece.cleanup.append(probes.drop_constraint(table, conname))
 
 
+def not_valid(table: Relation, conname: str, definition: str, says: str, *, only: bool = False) -> SafeStep:
+    """Return the step that adds a constraint without reading a row."""
+    added = f"ADD CONSTRAINT {name(conname)} {definition} NOT VALID"
+    return SafeStep(sql=alter_table(table.identifier, added, only=only), says=says)
+
+
+def proof(table: Relation, conname: str, says: str, *, only: bool = False) -> SafeStep:
+    """Return the step that validates a constraint while others work."""
+    validated = alter_table(table.identifier, f"VALIDATE CONSTRAINT {name(conname)}", only=only)
+    return SafeStep(sql=validated, says=f"{says}; reads and writes go on.", quick=False)
+
+
 def _validate(table: Relation, conname: str, *, only: bool = False) -> SafeStep:
-    return SafeStep(
-        sql=alter_table(table.identifier, f"VALIDATE CONSTRAINT {name(conname)}", only=only),
-        says=f"Prove {conname} for existing rows; reads and writes go on.",
-        quick=False,
-    )
+    return proof(table, conname, f"Prove {conname} for existing rows", only=only)
 
 
 def _short_step(table: Relation, piece: Piece) -> SafeStep:
@@ -218,14 +214,7 @@ def _build(table: Relation, constraint: Any, keys: tuple[str, ...], included: tu
         + (" NULLS NOT DISTINCT" if constraint.nulls_not_distinct else "")
     )
     node = changed(node, options=constraint.options, tableSpace=constraint.indexspace)
-    return SafeStep(
-        sql=printed(node),
-        says=f"Build the unique index {index} on {table.sql} while reads and writes go on.",
-        policy=Policy.ALONE,
-        quick=False,
-        done=probes.is_index_valid(table.schema, index),
-        leftovers=probes.drop_invalid_index(table.schema, index),
-    )
+    return build(table, index, node, f"the unique index {index}")
 
 
 def _using(constraint: Any, conname: str, index: str) -> str:

@@ -16,15 +16,23 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
 from pgrunbook.database.relations import constraints_of
 from pgrunbook.database.routines import RoutinePart, Routines
+from pgrunbook.errors import WrongInput
 from pgrunbook.plan.step import Expansion, Gate, SafeStep
-from pgrunbook.safe_forms import code, gates, outside, row_security, transaction_bond, zoned_type
-from pgrunbook.safe_forms.alter_table import AlterTable
+from pgrunbook.safe_forms import (
+    alter_table,
+    code,
+    gates,
+    indexes,
+    outside,
+    partitions,
+    refresh,
+    row_security,
+    transaction_bond,
+    update_delete,
+    zoned_type,
+)
 from pgrunbook.safe_forms.form import Case, Form, Memory
-from pgrunbook.safe_forms.indexes import CreateIndex, DropIndex, Reindex
 from pgrunbook.safe_forms.names import Names
-from pgrunbook.safe_forms.partitions import AttachPartition, CreatePartition, DetachPartition
-from pgrunbook.safe_forms.refresh import Refresh
-from pgrunbook.safe_forms.update_delete import UpdateDelete
 from pgrunbook.sql import runs
 from pgrunbook.sql.classify import Policy, kind
 from pgrunbook.sql.do_guard import guarded_constraint
@@ -35,9 +43,9 @@ BATCH_ROWS = 1_000
 APART = "Set it for the session (SET without LOCAL), or move this statement into a migration of its own."
 IN_CODE = "Write the statement itself into the migration: there it has a safe form."
 SEES_ALL = "Let a role run it that the policies do not filter."
-FORMS: tuple[type[Form], ...] = (
-    CreateIndex, DropIndex, Reindex, Refresh, AttachPartition, CreatePartition, DetachPartition, AlterTable,
-    UpdateDelete,
+FORMS: tuple[Form, ...] = (
+    indexes.create, indexes.drop, indexes.reindex, refresh.concurrently, partitions.attach, partitions.create,
+    partitions.detach, alter_table.in_parts, update_delete.in_batches,
 )  # fmt: skip
 
 
@@ -124,7 +132,7 @@ class Expander:
         if self._names.are_fresh(case.node):
             return None
         barrier = code.joined(gates.find(case), self._of_session(case, is_fresh=False))
-        if barrier is None and any(form.applies(case) for form in FORMS):
+        if barrier is None and _has_form(case):
             return gates.as_written(f"{kind(case.node)} runs as written, because it stands in code", IN_CODE)
         return barrier
 
@@ -140,7 +148,8 @@ class Expander:
             return found
         says = f"it runs as written, because row level security hides rows of {table} from this role, and batches"
         says += " would leave them out"
-        gate = None if found.form == UpdateDelete.name else gates.as_written(says, SEES_ALL)  # it has one of its own
+        # Batches have one of their own.
+        gate = None if found.form == update_delete.BATCHES else gates.as_written(says, SEES_ALL)
         return _as_written(found.statement, f"No safe form: {says}.", gate=gate)
 
     def _bound(self, found: Expansion) -> Expansion:
@@ -213,20 +222,20 @@ def _expansion(case: Case) -> Expansion:
     barrier = gates.find(case)
     if barrier is not None:
         return _as_written(case.statement, f"No safe form: {barrier.says}.", gate=barrier)
-    for form in FORMS:
-        if form.applies(case):
-            chosen = form(case)
-            return Expansion(
-                statement=case.statement,
-                form=chosen.name,
-                explains=chosen.explain(),
-                steps=chosen.expand(),
-                cleanup=chosen.cleanup(),
-                differs=chosen.differs,
-            )
-    return _as_written(
+    return _formed(case) or _as_written(
         case.statement, "It reads no rows under a lock that blocks others, or PostgreSQL has no other form of it."
     )
+
+
+def _formed(case: Case) -> Expansion | None:
+    return next((found for form in FORMS if (found := form(case)) is not None), None)
+
+
+def _has_form(case: Case) -> bool:
+    try:
+        return _formed(case) is not None
+    except WrongInput:  # it has one, which cannot be written down
+        return True
 
 
 def _as_written(statement: Statement, explains: str, *, off: str = "", gate: Gate | None = None) -> Expansion:

@@ -1,13 +1,13 @@
-"""The interface of safe forms: the case that one judges, its memory of earlier statements, and its verbs."""
+"""The interface of safe forms: the case that one judges, and its memory of earlier statements."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from pgrunbook.database.facts import Facts
-from pgrunbook.plan.declared import Declared
-from pgrunbook.plan.step import SafeStep
+from pgrunbook.plan.step import Expansion
 from pgrunbook.sql.statements import Statement
 
 
@@ -38,26 +38,6 @@ class Case:
     is_branch: bool = False
 
 
-class Form(Protocol):
-    """The verbs of a safe form; a form holds one case and changes nothing in the database."""
-
-    name: str
-
-    @classmethod
-    def applies(cls, case: Case) -> bool:
-        """Tell whether the form is for this statement, on this database."""
-
-    def __init__(self, case: Case) -> None: ...
-
-    def expand(self) -> tuple[SafeStep, ...]:
-        """Return the steps, in order."""
-
-    def cleanup(self) -> tuple[str, ...]:
-        """Return queries that yield the statements which drop helper objects."""
-
-    def explain(self) -> str:
-        """Say in a sentence or two what is executed and why."""
-
-    @property
-    def differs(self) -> tuple[Declared, ...]:
-        """Name the differences from the plain SQL that the form always makes."""
+# A safe form: what is executed in place of a statement on this database, None where the form is not for that. It
+# changes nothing in the database.
+Form = Callable[[Case], Expansion | None]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from pglast import ast, enums
 
 from pgrunbook.database.facts import Facts
 from pgrunbook.database.relations import Index, Partition, Relation
-from pgrunbook.plan.declared import Declared
-from pgrunbook.plan.step import SafeStep
+from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.safe_forms import probes
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql import default_names
@@ -19,202 +17,136 @@ from pgrunbook.sql.deparse import changed, name, option, parsed, printed
 from pgrunbook.sql.tree import is_on
 
 
-@dataclass(frozen=True)
-class IndexBuild:
-    """An index to be built on a table without children."""
-
-    table: Relation
-    index: str
-    node: Any
-
-    def step(self) -> SafeStep:
-        """Return the step that builds it while writers go on."""
-        relation = changed(self.node.relation, schemaname=self.table.schema, relname=self.table.name, inh=True)
-        node = changed(self.node, relation=relation, idxname=self.index, concurrent=True, if_not_exists=False)
-        return SafeStep(
-            sql=printed(node),
-            says=f"Build {self.index} on {self.table.sql} while reads and writes go on.",
-            policy=Policy.ALONE,
-            quick=False,
-            done=probes.is_index_valid(self.table.schema, self.index),
-            leftovers=probes.drop_invalid_index(self.table.schema, self.index),
-        )
-
-    def cleanup(self) -> str:
-        """Return the query that drops it."""
-        return probes.drop_index(self.table.schema, self.index)
-
-
-class CreateIndex:
+def create(case: Case) -> Expansion | None:
     """CREATE INDEX -> CONCURRENTLY; a partitioned table's index is declared, then built and attached by partition.
 
-    An index without a name gets its name here, so that the remains of a failed build are known by it.
+    An index without a name gets its name here, so that the remains of a failed build are known by it. Not for an index
+    that exists and is valid: IF NOT EXISTS skips that one, and so do we.
     """
+    node = case.node
+    if not isinstance(node, ast.IndexStmt) or (node.concurrent and node.idxname):
+        return None
+    table = case.facts.relation(node.relation)
+    if table is None or table.kind not in "rmp" or table.is_temporary:
+        return None
+    if table.is_partitioned and not node.relation.inh:
+        return None  # ON ONLY builds nothing
+    there = case.facts.index((table.schema, node.idxname)) if node.idxname else None
+    if there is not None and not _is_leftover(there, table):
+        return None
+    taken = case.facts.taken_names(table.schema) | case.memory.taken(table.schema)
+    columns = default_names.index_columns(node)
+    index = node.idxname or default_names.free_name(table.name, default_names.joined_columns(columns), "idx", taken)
+    taken.add(index)
+    case.memory.taken(table.schema).add(index)
+    says = "CREATE INDEX blocks writers until the index is built; CONCURRENTLY does not."
+    if not table.is_partitioned:
+        steps, made = [build(table, index, node)], [(table, index)]
+    else:
+        says += " A partitioned table does not support it: each partition's index is built, then attached."
+        steps, made = _of_partitions(case, table, index, family(case.facts, table, columns, "idx", taken))
+    # Parents first: they take their partitions' indexes along.
+    cleanup = tuple(probes.drop_index(each.schema, name_) for each, name_ in made)
+    return Expansion(case.statement, "create-index", says, tuple(steps), cleanup=cleanup)
 
-    name = "create-index"
-    differs: tuple[Declared, ...] = ()
 
-    @classmethod
-    def applies(cls, case: Case) -> bool:
-        """Not for an index that exists and is valid: IF NOT EXISTS skips that one, and so do we."""
-        node = case.node
-        if not isinstance(node, ast.IndexStmt) or (node.concurrent and node.idxname):
-            return False
-        table = case.facts.relation(node.relation)
-        if table is None or table.kind not in "rmp" or table.is_temporary:
-            return False
-        if table.is_partitioned and not node.relation.inh:
-            return False  # ON ONLY builds nothing
-        found = case.facts.index((table.schema, node.idxname)) if node.idxname else None
-        return found is None or _is_leftover(found, table)
+def _of_partitions(
+    case: Case, table: Relation, index: str, named: list[tuple[Partition, str]]
+) -> tuple[list[SafeStep], list[tuple[Relation, str]]]:
+    """Return the steps to declare, build and attach each index, and what they make."""
+    there = _there_already(case.facts, table, case.node)
+    below = [(partition, there.get(partition.oid, own)) for partition, own in named]
+    for partition, own in below:
+        case.memory.taken(partition.schema).add(own)
+    steps, made = [_declared(table, index, case.node)], [(table, index)]
+    indexes = {table.oid: name(table.schema, index)}
+    for partition, own in below:
+        indexes[partition.oid] = name(partition.schema, own)
+        if partition.oid not in there:
+            make = build if partition.is_leaf else _declared
+            steps.append(make(partition, own, case.node))
+            made.append((partition, own))
+    return [*steps, *(attach(indexes[p.parent], p, own) for p, own in reversed(below))], made
 
-    def __init__(self, case: Case) -> None:
-        self.node = case.node
-        table = case.facts.relation(case.node.relation)
-        if table is None:
-            raise AssertionError("the form does not apply")
-        self.table = table
-        taken = case.facts.taken_names(table.schema) | case.memory.taken(table.schema)
-        self.columns = default_names.index_columns(case.node)
-        self.index = case.node.idxname or default_names.free_name(
-            table.name, default_names.joined_columns(self.columns), "idx", taken
+
+def build(table: Relation, index: str, node: Any, what: str = "") -> SafeStep:
+    """Return the step that builds an index on a table without children while writers go on."""
+    relation = changed(node.relation, schemaname=table.schema, relname=table.name, inh=True)
+    made = changed(node, relation=relation, idxname=index, concurrent=True, if_not_exists=False)
+    return SafeStep(
+        sql=printed(made),
+        says=f"Build {what or index} on {table.sql} while reads and writes go on.",
+        policy=Policy.ALONE,
+        quick=False,
+        done=probes.is_index_valid(table.schema, index),
+        leftovers=probes.drop_invalid_index(table.schema, index),
+    )
+
+
+def _declared(table: Relation, index: str, node: Any) -> SafeStep:
+    relation = changed(node.relation, schemaname=table.schema, relname=table.name, inh=False)
+    return SafeStep(
+        sql=printed(changed(node, relation=relation, idxname=index, if_not_exists=False)),
+        says=f"Declare {index} on {table.sql}: nothing is built, and new partitions will get the index.",
+    )
+
+
+def drop(case: Case) -> Expansion | None:
+    """DROP INDEX -> CONCURRENTLY, one index at a time.
+
+    Not for CASCADE, nor for an index that is partitioned or belongs to a constraint. An index whose DROP was
+    interrupted is rebuilt; only rollback restores an index that is dropped.
+    """
+    node = case.node
+    if not isinstance(node, ast.DropStmt) or node.removeType != enums.ObjectType.OBJECT_INDEX:
+        return None
+    if node.concurrent or node.behavior == enums.DropBehavior.DROP_CASCADE:
+        return None
+    found = _named_indexes(case)
+    if not found or any(index.is_partitioned or index.is_partition or index.constraint_name for index in found):
+        return None
+    steps = tuple(
+        SafeStep(
+            sql=f"DROP INDEX CONCURRENTLY {name(index.schema, index.name)}",
+            says=f"Drop {index.name}; readers and writers do not queue behind it.",
+            policy=Policy.ALONE,
+            quick=False,
+            done=probes.none_of(probes.is_there(name(index.schema, index.name))),
         )
-        taken.add(self.index)
-        case.memory.taken(table.schema).add(self.index)
-        self.there = _there_already(case.facts, table, case.node)
-        self.family = [
-            (partition, self.there.get(partition.oid, index))
-            for partition, index in family(case.facts, table, self.columns, "idx", taken)
-        ]
-        for partition, index in self.family:
-            case.memory.taken(partition.schema).add(index)
-
-    def expand(self) -> tuple[SafeStep, ...]:
-        """Return one step; for a partitioned table the steps to declare, build and attach each index."""
-        if not self.table.is_partitioned:
-            return (IndexBuild(self.table, self.index, self.node).step(),)
-        steps = [self._on_parent(self.table, self.index)]
-        indexes = {self.table.oid: name(self.table.schema, self.index)}
-        for partition, index in self.family:
-            indexes[partition.oid] = name(partition.schema, index)
-            if partition.oid not in self.there:
-                built = IndexBuild(partition, index, self.node).step()
-                steps.append(built if partition.is_leaf else self._on_parent(partition, index))
-        steps += [attach(indexes[p.parent], p, index) for p, index in reversed(self.family)]
-        return tuple(steps)
-
-    def cleanup(self) -> tuple[str, ...]:
-        """Drop the indexes that exist: parents first, for they take their partitions' indexes along."""
-        tables = [(self.table, self.index), *(pair for pair in self.family if pair[0].oid not in self.there)]
-        return tuple(probes.drop_index(table.schema, index) for table, index in tables)
-
-    def explain(self) -> str:
-        """Say why."""
-        said = "CREATE INDEX blocks writers until the index is built; CONCURRENTLY does not."
-        if self.table.is_partitioned:
-            said += " A partitioned table does not support it: each partition's index is built, then attached."
-        return said
-
-    def _on_parent(self, table: Relation, index: str) -> SafeStep:
-        relation = changed(self.node.relation, schemaname=table.schema, relname=table.name, inh=False)
-        return SafeStep(
-            sql=printed(changed(self.node, relation=relation, idxname=index, if_not_exists=False)),
-            says=f"Declare {index} on {table.sql}: nothing is built, and new partitions will get the index.",
-        )
+        for index in found
+    )
+    cleanup = tuple(probes.rebuild_if_invalid(index.schema, index.name) for index in found)
+    says = "DROP INDEX locks the whole table, for readers too; CONCURRENTLY waits for them instead."
+    return Expansion(case.statement, "drop-index", says, steps, cleanup=cleanup)
 
 
-class DropIndex:
-    """DROP INDEX -> CONCURRENTLY, one index at a time."""
+def reindex(case: Case) -> Expansion | None:
+    """REINDEX of an index or a table -> CONCURRENTLY; the remains of an interrupted rebuild are dropped first.
 
-    name = "drop-index"
-    differs: tuple[Declared, ...] = ()
-
-    @classmethod
-    def applies(cls, case: Case) -> bool:
-        """Not for CASCADE, nor for an index that is partitioned or belongs to a constraint."""
-        node = case.node
-        if not isinstance(node, ast.DropStmt) or node.removeType != enums.ObjectType.OBJECT_INDEX:
-            return False
-        if node.concurrent or node.behavior == enums.DropBehavior.DROP_CASCADE:
-            return False
-        found = _named_indexes(case)
-        return bool(found) and not any(
-            index.is_partitioned or index.is_partition or index.constraint_name for index in found
-        )
-
-    def __init__(self, case: Case) -> None:
-        self.indexes = _named_indexes(case)
-
-    def expand(self) -> tuple[SafeStep, ...]:
-        """Return one step for each index that is there."""
-        return tuple(
-            SafeStep(
-                sql=f"DROP INDEX CONCURRENTLY {name(index.schema, index.name)}",
-                says=f"Drop {index.name}; readers and writers do not queue behind it.",
-                policy=Policy.ALONE,
-                quick=False,
-                done=probes.none_of(probes.is_index_there(index.schema, index.name)),
-            )
-            for index in self.indexes
-        )
-
-    def cleanup(self) -> tuple[str, ...]:
-        """Rebuild an index whose DROP was interrupted; only rollback restores an index that is dropped."""
-        return tuple(probes.rebuild_if_invalid(index.schema, index.name) for index in self.indexes)
-
-    def explain(self) -> str:
-        """Say why."""
-        return "DROP INDEX locks the whole table, for readers too; CONCURRENTLY waits for them instead."
-
-
-class Reindex:
-    """REINDEX -> CONCURRENTLY; the remains of an interrupted rebuild are dropped first."""
-
-    name = "reindex"
-    differs: tuple[Declared, ...] = ()
-
-    @classmethod
-    def applies(cls, case: Case) -> bool:
-        """For an index or a table; not for catalogs, nor for the index of an exclusion constraint."""
-        node = case.node
-        if not isinstance(node, ast.ReindexStmt) or is_on(node.params, "concurrently"):
-            return False
-        if node.kind not in (enums.ReindexObjectType.REINDEX_OBJECT_INDEX, _REINDEX_TABLE):
-            return False
-        table, indexes = _reindexed(case)
-        if table is None or table.schema in ("pg_catalog", "pg_toast"):
-            return False
-        return not any(index.is_exclusion for index in indexes)
-
-    def __init__(self, case: Case) -> None:
-        self.node = case.node
-        table, self.indexes = _reindexed(case)
-        if table is None:
-            raise AssertionError("the form does not apply")
-        self.table = table
-
-    def expand(self) -> tuple[SafeStep, ...]:
-        """Return one step, and one for each invalid index, which REINDEX TABLE CONCURRENTLY skips."""
-        node = changed(self.node, params=(*(self.node.params or ()), option("REINDEX (CONCURRENTLY) TABLE t")))
-        steps = [self._step(printed(node), f"Rebuild the indexes of {self.table.sql} beside the old ones.")]
-        if self.node.kind == _REINDEX_TABLE:
-            for index in self.indexes:
-                if not index.valid:
-                    full = name(index.schema, index.name)
-                    steps.append(self._step(f"REINDEX INDEX CONCURRENTLY {full}", f"Make {index.name} valid."))
-        return tuple(steps)
-
-    def cleanup(self) -> tuple[str, ...]:
-        """Drop the remains of the rebuild."""
-        return (probes.drop_reindex_leftovers(self.table),)
-
-    def explain(self) -> str:
-        """Say why."""
-        return "REINDEX blocks writers, and readers that would use the index; CONCURRENTLY does not."
-
-    def _step(self, text: str, says: str) -> SafeStep:
-        left = probes.drop_reindex_leftovers(self.table)
-        return SafeStep(sql=text, says=says, policy=Policy.ALONE, quick=False, leftovers=left)
+    Not for catalogs, nor for the index of an exclusion constraint. REINDEX TABLE CONCURRENTLY skips invalid indexes:
+    each gets a step of its own.
+    """
+    node = case.node
+    if not isinstance(node, ast.ReindexStmt) or is_on(node.params, "concurrently"):
+        return None
+    if node.kind not in (enums.ReindexObjectType.REINDEX_OBJECT_INDEX, _REINDEX_TABLE):
+        return None
+    table, indexes = _reindexed(case)
+    if table is None or table.schema in ("pg_catalog", "pg_toast") or any(index.is_exclusion for index in indexes):
+        return None
+    left = probes.drop_reindex_leftovers(table)
+    concurrent = changed(node, params=(*(node.params or ()), option("REINDEX (CONCURRENTLY) TABLE t")))
+    texts = [(printed(concurrent), f"Rebuild the indexes of {table.sql} beside the old ones.")]
+    texts += [
+        (f"REINDEX INDEX CONCURRENTLY {name(index.schema, index.name)}", f"Make {index.name} valid.")
+        for index in indexes
+        if node.kind == _REINDEX_TABLE and not index.valid
+    ]
+    steps = tuple(
+        SafeStep(sql=text, says=says, policy=Policy.ALONE, quick=False, leftovers=left) for text, says in texts
+    )
+    says = "REINDEX blocks writers, and readers that would use the index; CONCURRENTLY does not."
+    return Expansion(case.statement, "reindex", says, steps, cleanup=(left,))
 
 
 _REINDEX_TABLE = enums.ReindexObjectType.REINDEX_OBJECT_TABLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +10,13 @@ import pglast
 from pglast import ast, enums
 
 from pgrunbook.database.relations import Relation
-from pgrunbook.plan.declared import Declared
-from pgrunbook.plan.step import SafeStep
+from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.safe_forms import probes
+from pgrunbook.safe_forms.constraints import not_valid, proof
 from pgrunbook.safe_forms.form import Case
-from pgrunbook.sql import default_names
+from pgrunbook.sql import default_names, partition_bound
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import alter_table, changed, command, helper, literal, name
-from pgrunbook.sql.partition_bound import proof
 from pgrunbook.sql.tree import column_names
 
 
@@ -30,18 +30,10 @@ class BoundCheck:
 
     def steps(self) -> tuple[SafeStep, SafeStep]:
         """Return the steps that add it and validate it."""
+        refuses = f"Refuse rows in {self.table.sql} that would belong to another partition."
         return (
-            SafeStep(
-                sql=alter_table(
-                    self.table.identifier, f"ADD CONSTRAINT {name(self.helper)} CHECK ({self.condition}) NOT VALID"
-                ),
-                says=f"Refuse rows in {self.table.sql} that would belong to another partition.",
-            ),
-            SafeStep(
-                sql=alter_table(self.table.identifier, f"VALIDATE CONSTRAINT {name(self.helper)}"),
-                says=f"Prove this for the existing rows of {self.table.sql}; reads and writes go on.",
-                quick=False,
-            ),
+            not_valid(self.table, self.helper, f"CHECK ({self.condition})", refuses),
+            proof(self.table, self.helper, f"Prove this for the existing rows of {self.table.sql}"),
         )
 
     def drop(self) -> str:
@@ -49,159 +41,104 @@ class BoundCheck:
         return alter_table(self.table.identifier, f"DROP CONSTRAINT {name(self.helper)}")
 
 
-class AttachPartition:
-    """ATTACH PARTITION -> first a validated CHECK that implies the bounds; also on the default partition."""
+def attach(case: Case) -> Expansion | None:
+    """ATTACH PARTITION -> first a validated CHECK that implies the bounds; also on the default partition.
 
-    name = "attach-partition"
-    differs: tuple[Declared, ...] = ()
-
-    @classmethod
-    def applies(cls, case: Case) -> bool:
-        """For two existing tables; not for bounds whose condition cannot be told, as those of a default partition."""
-        cmd = _only_command(case, enums.AlterTableType.AT_AttachPartition)
-        if cmd is None or cmd.def_.bound is None:
-            return False
-        parent, child = case.facts.relation(case.node.relation), case.facts.relation(cmd.def_.name)
-        if parent is None or not parent.is_partitioned or child is None or child.kind not in "rp":
-            return False
-        # A collation in the bounds above does not survive as text: the server would not see the proof.
-        is_told = " COLLATE " not in _condition_above(case, parent)
-        return is_told and _condition(case, parent, cmd.def_.bound) is not None
-
-    def __init__(self, case: Case) -> None:
-        self.cmd = _only_command(case, enums.AlterTableType.AT_AttachPartition)
-        parent, child = case.facts.relation(case.node.relation), case.facts.relation(self.cmd.def_.name)
-        condition = _condition(case, parent, self.cmd.def_.bound) if parent is not None else None
-        if parent is None or child is None or condition is None:
-            raise AssertionError("the form does not apply")
-        self.parent, self.child = parent, child
-        name_ = helper(child.schema, child.name, "attach")
-        above = _condition_above(case, parent)
-        self.proofs = [BoundCheck(child, f"{above} AND ({condition})" if above else condition, name_)]
-        default = _default(case, parent)
-        if default is not None:
-            self.proofs.append(BoundCheck(default, f"NOT ({condition})", name_))
-
-    def expand(self) -> tuple[SafeStep, ...]:
-        """Return the steps: prove by a CHECK, attach, drop the CHECK."""
-        there = changed(self.cmd.def_.name, schemaname=self.child.schema, relname=self.child.name)
-        attach = command(changed(self.cmd, def_=changed(self.cmd.def_, name=there)))
-        drops = [proof.drop() for proof in self.proofs]
-        last = SafeStep(
-            sql=";\n".join([alter_table(self.parent.identifier, attach), *drops]),
-            says="Attach the partition; its rows are proven, so no row is read.",
-        )
-        return (*(step for proof in self.proofs for step in proof.steps()), last)
-
-    def cleanup(self) -> tuple[str, ...]:
-        """Drop the CHECKs."""
-        return tuple(probes.drop_constraint(proof.table, proof.helper) for proof in self.proofs)
-
-    def explain(self) -> str:
-        """Say why."""
-        return "ATTACH PARTITION reads all rows, also of the default partition, under a lock; a valid CHECK avoids it."
+    For two existing tables; not for bounds whose condition cannot be told, as those of a default partition.
+    """
+    cmd = _only_command(case, enums.AlterTableType.AT_AttachPartition)
+    if cmd is None or cmd.def_.bound is None:
+        return None
+    parent, child = case.facts.relation(case.node.relation), case.facts.relation(cmd.def_.name)
+    if parent is None or not parent.is_partitioned or child is None or child.kind not in "rp":
+        return None
+    above, condition = _condition_above(case, parent), _condition(case, parent, cmd.def_.bound)
+    # A collation in the bounds above does not survive as text: the server would not see the proof.
+    if " COLLATE " in above or condition is None:
+        return None
+    name_ = helper(child.schema, child.name, "attach")
+    proofs = [BoundCheck(child, f"{above} AND ({condition})" if above else condition, name_)]
+    default = _default(case, parent)
+    if default is not None:
+        proofs.append(BoundCheck(default, f"NOT ({condition})", name_))
+    there = changed(cmd.def_.name, schemaname=child.schema, relname=child.name)
+    statement = alter_table(parent.identifier, command(changed(cmd, def_=changed(cmd.def_, name=there))))
+    return _proven(
+        case,
+        "attach-partition",
+        "ATTACH PARTITION reads all rows, also of the default partition, under a lock; a valid CHECK avoids it.",
+        proofs,
+        statement,
+        "Attach the partition; its rows are proven, so no row is read.",
+    )
 
 
-class CreatePartition:
-    """CREATE TABLE ... PARTITION OF beside a default partition -> first a validated CHECK on the default partition."""
+def create(case: Case) -> Expansion | None:
+    """CREATE TABLE ... PARTITION OF beside a default partition -> first a validated CHECK on the default partition.
 
-    name = "create-partition"
-    differs: tuple[Declared, ...] = ()
-
-    @classmethod
-    def applies(cls, case: Case) -> bool:
-        """Where the default partition has many rows, and the condition of the bounds can be told."""
-        node = _new_partition(case)
-        parent = case.facts.relation(node.inhRelations[0]) if node is not None else None
-        if parent is None or not parent.is_partitioned or case.facts.relation(node.relation) is not None:
-            return False
-        default = _default(case, parent)
-        if default is None or _condition(case, parent, node.partbound) is None:
-            return False
-        return case.facts.has_rows_beyond(default, case.batch_rows)
-
-    def __init__(self, case: Case) -> None:
-        node = _new_partition(case)
-        parent = case.facts.relation(node.inhRelations[0])
-        default = _default(case, parent) if parent is not None else None
-        if parent is None or default is None:
-            raise AssertionError("the form does not apply")
-        condition = _condition(case, parent, node.partbound)
-        self.statement = case.statement.sql
-        self.proof = BoundCheck(
-            default, f"NOT ({condition})", helper(default.schema, default.name, node.relation.relname)
-        )
-
-    def expand(self) -> tuple[SafeStep, ...]:
-        """Return the steps: prove by a CHECK, create, drop the CHECK."""
-        last = SafeStep(
-            sql=f"{self.statement};\n{self.proof.drop()}",
-            says=f"Create the partition; no row of {self.proof.table.sql} belongs to it, so none is read.",
-        )
-        return (*self.proof.steps(), last)
-
-    def cleanup(self) -> tuple[str, ...]:
-        """Drop the CHECK."""
-        return (probes.drop_constraint(self.proof.table, self.proof.helper),)
-
-    def explain(self) -> str:
-        """Say why."""
-        return "A new partition reads all rows of the default partition under a lock; a valid CHECK there avoids it."
+    Where that has many rows, and the condition of the bounds can be told.
+    """
+    node = _new_partition(case)
+    parent = case.facts.relation(node.inhRelations[0]) if node is not None else None
+    if parent is None or not parent.is_partitioned or case.facts.relation(node.relation) is not None:
+        return None
+    default, condition = _default(case, parent), _condition(case, parent, node.partbound)
+    if default is None or condition is None or not case.facts.has_rows_beyond(default, case.batch_rows):
+        return None
+    name_ = helper(default.schema, default.name, node.relation.relname)
+    return _proven(
+        case,
+        "create-partition",
+        "A new partition reads all rows of the default partition under a lock; a valid CHECK there avoids it.",
+        [BoundCheck(default, f"NOT ({condition})", name_)],
+        case.statement.sql,
+        f"Create the partition; no row of {default.sql} belongs to it, so none is read.",
+    )
 
 
-class DetachPartition:
-    """DETACH PARTITION -> CONCURRENTLY; the CHECK that PostgreSQL leaves behind is dropped."""
+def _proven(case: Case, form: str, explains: str, proofs: Sequence[BoundCheck], statement: str, says: str) -> Expansion:
+    """Return the steps: prove by CHECKs, execute the statement and drop the CHECKs."""
+    last = SafeStep(sql=";\n".join([statement, *(proof.drop() for proof in proofs)]), says=says)
+    steps = (*(step for proof in proofs for step in proof.steps()), last)
+    cleanup = tuple(probes.drop_constraint(proof.table, proof.helper) for proof in proofs)
+    return Expansion(case.statement, form, explains, steps, cleanup=cleanup)
 
-    name = "detach-partition"
-    differs: tuple[Declared, ...] = ()
 
-    @classmethod
-    def applies(cls, case: Case) -> bool:
-        """Not with a default partition: PostgreSQL refuses CONCURRENTLY, and the plain form reads no rows."""
-        cmd = _only_command(case, enums.AlterTableType.AT_DetachPartition)
-        if cmd is None or cmd.def_.concurrent:
-            return False
-        parent, child = case.facts.relation(case.node.relation), case.facts.relation(cmd.def_.name)
-        if parent is None or child is None or not parent.is_partitioned or not child.is_partition:
-            return False
-        return case.facts.rows("partitioning", oid=parent.oid)[0]["default_oid"] is None
+def detach(case: Case) -> Expansion | None:
+    """DETACH PARTITION -> CONCURRENTLY; the CHECK that PostgreSQL leaves behind is dropped.
 
-    def __init__(self, case: Case) -> None:
-        cmd = _only_command(case, enums.AlterTableType.AT_DetachPartition)
-        parent, child = case.facts.relation(case.node.relation), case.facts.relation(cmd.def_.name)
-        if parent is None or child is None:
-            raise AssertionError("the form does not apply")
-        self.parent, self.child = parent, child
-        text = case.facts.rows("partition_constraint", oid=child.oid)[0]["condition"] or "true"
-        columns = column_names(pglast.parse_sql(f"SELECT {text}")[0].stmt.targetList)
-        taken = case.facts.constraint_names(child.schema)
-        self.left = default_names.free_name(child.name, columns[0] if len(columns) == 1 else "", "check", taken)
-
-    def expand(self) -> tuple[SafeStep, ...]:
-        """Return two steps."""
-        child = self.child
-        return (
-            SafeStep(
-                sql=alter_table(self.parent.identifier, f"DETACH PARTITION {child.sql} CONCURRENTLY"),
-                says="Detach the partition without blocking readers and writers of the table.",
-                policy=Policy.ALONE,
-                quick=False,
-                done=probes.none_of(probes.is_partition(child)),
-                leftovers=probes.finalize_detach(self.parent, child),
-            ),
-            SafeStep(
-                sql=alter_table(child.identifier, f"DROP CONSTRAINT IF EXISTS {name(self.left)}"),
-                says="Drop the CHECK that CONCURRENTLY leaves behind and the plain form does not.",
-            ),
-        )
-
-    def cleanup(self) -> tuple[str, ...]:
-        """Finish an interrupted detach: until then the partition cannot be attached again."""
-        return (probes.finalize_detach(self.parent, self.child),)
-
-    def explain(self) -> str:
-        """Say why."""
-        return "DETACH PARTITION locks the whole table, for readers too; CONCURRENTLY waits for them instead."
+    Not with a default partition: PostgreSQL refuses CONCURRENTLY, and the plain form reads no rows. Until an
+    interrupted detach is finished, the partition cannot be attached again.
+    """
+    cmd = _only_command(case, enums.AlterTableType.AT_DetachPartition)
+    if cmd is None or cmd.def_.concurrent:
+        return None
+    parent, child = case.facts.relation(case.node.relation), case.facts.relation(cmd.def_.name)
+    if parent is None or child is None or not parent.is_partitioned or not child.is_partition:
+        return None
+    if _default(case, parent) is not None:
+        return None
+    text = case.facts.rows("partition_constraint", oid=child.oid)[0]["condition"] or "true"
+    columns = column_names(pglast.parse_sql(f"SELECT {text}")[0].stmt.targetList)
+    taken = case.facts.constraint_names(child.schema)
+    left = default_names.free_name(child.name, columns[0] if len(columns) == 1 else "", "check", taken)
+    finish = probes.finalize_detach(parent.sql, child.sql)
+    steps = (
+        SafeStep(
+            sql=alter_table(parent.identifier, f"DETACH PARTITION {child.sql} CONCURRENTLY"),
+            says="Detach the partition without blocking readers and writers of the table.",
+            policy=Policy.ALONE,
+            quick=False,
+            done=probes.none_of(probes.is_partition(child.sql)),
+            leftovers=finish,
+        ),
+        SafeStep(
+            sql=alter_table(child.identifier, f"DROP CONSTRAINT IF EXISTS {name(left)}"),
+            says="Drop the CHECK that CONCURRENTLY leaves behind and the plain form does not.",
+        ),
+    )
+    says = "DETACH PARTITION locks the whole table, for readers too; CONCURRENTLY waits for them instead."
+    return Expansion(case.statement, "detach-partition", says, steps, cleanup=(finish,))
 
 
 def _only_command(case: Case, subtype: Any) -> Any:
@@ -221,7 +158,7 @@ def _condition(case: Case, parent: Relation, bound: Any) -> str | None:
     """Return the condition of the bounds of a partition, None where it cannot be told."""
     key = case.facts.rows("partitioning", oid=parent.oid)[0]["key"]
     types = {column.name: column.compared_type for column in case.facts.columns(parent).values()}
-    return proof(parent.sql, key, types, bound)
+    return partition_bound.proof(parent.sql, key, types, bound)
 
 
 def _condition_above(case: Case, parent: Relation) -> str:

@@ -22,14 +22,14 @@ def is_index_valid(schema: str, index: str) -> str:
     return _filled("is_index_valid", index=name(schema, index))
 
 
-def is_index_there(schema: str, index: str) -> str:
-    """Return the query for whether an index exists, valid or not."""
-    return _filled("is_relation_there", relation=name(schema, index))
+def is_there(relation: str) -> str:
+    """Return the query for whether a relation exists, by its name in SQL; an index valid or not."""
+    return _filled("is_relation_there", relation=relation)
 
 
-def is_partition(table: Relation) -> str:
-    """Return the query for whether a table is a partition."""
-    return _filled("is_partition", relation=table.sql)
+def is_partition(table: str) -> str:
+    """Return the query for whether a table is a partition, by its name in SQL."""
+    return _filled("is_partition", relation=table)
 
 
 def drop_index(schema: str, index: str) -> str:
@@ -73,9 +73,12 @@ def drop_reindex_leftovers(table: Relation) -> str:
     return _filled("drop_reindex_leftovers", relation=table.sql)
 
 
-def finalize_detach(parent: Relation, partition: Relation) -> str:
-    """Return the query for the statement that finishes an interrupted DETACH PARTITION CONCURRENTLY."""
-    return _filled("finalize_detach", parent=parent.sql, relation=partition.sql)
+def finalize_detach(parent: str, partition: str) -> str:
+    """Return the query for the statement that finishes an interrupted DETACH PARTITION CONCURRENTLY.
+
+    Source: https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-DETACH-PARTITION
+    """
+    return _filled("finalize_detach", parent=parent, relation=partition)
 
 
 def _filled(query: str, **values: str) -> str:

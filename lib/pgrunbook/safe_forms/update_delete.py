@@ -9,8 +9,7 @@ from pglast import ast, enums
 
 from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import counted
-from pgrunbook.plan.declared import Declared
-from pgrunbook.plan.step import RANGE, SafeStep
+from pgrunbook.plan.step import RANGE, Expansion
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.safe_forms.tracked_loop import TrackedLoop
 from pgrunbook.sql.deparse import changed, mapped, parsed, printed
@@ -20,52 +19,33 @@ V = enums.SQLValueFunctionOp
 # Each is the start of the transaction, which differs between batches: the start of the loop replaces it.
 _TIMES = {V.SVFOP_CURRENT_TIMESTAMP: "", V.SVFOP_LOCALTIMESTAMP: "::timestamp", V.SVFOP_CURRENT_DATE: "::date"}
 _TIME_FUNCTIONS = ("now", "transaction_timestamp")
+BATCHES = "batches"
 _SYSTEM_COLUMNS = {"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
 
 
-class UpdateDelete:
-    """UPDATE or DELETE -> a loop of short transactions, each over a range of the table's key."""
+def in_batches(case: Case) -> Expansion | None:
+    """UPDATE or DELETE -> a loop of short transactions, each over a range of the table's key.
 
-    name = "batches"
-    differs: tuple[Declared, ...] = ()
-
-    @classmethod
-    def applies(cls, case: Case) -> bool:
-        """For a table of more rows than one batch, and a statement that can be split."""
-        return is_unbounded(case) and whole_because(case) is None
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        table = case.facts.relation(case.node.relation)
-        if table is None:
-            raise AssertionError("the form does not apply")
-        self.table = table
-
-    def expand(self) -> tuple[SafeStep, ...]:
-        """Return a step that is a loop, between the steps that begin and end the tracking of the rows."""
-        node = mapped(self.case.node, _pinned)
-        relation = changed(node.relation, schemaname=self.table.schema, relname=self.table.name)
-        node = changed(node, relation=relation)
-        self.loop = TrackedLoop.over(
-            self.case,
-            self.table,
-            printed(changed(node, whereClause=_with_range(node.whereClause))),
-            alias=_alias(self.case.node),
-        )
-        size, by = counted(self.case.batch_rows, "row"), ", ".join(self.loop.batches.key)
-        says = f"{self.case.statement.kind} {size} at a time, by ranges of {by}; each batch is committed."
-        return self.loop.steps(printed(node), says)
-
-    def cleanup(self) -> tuple[str, ...]:
-        """Return the query for the tracker. Committed batches are data: only rollback reverts them, from undo data."""
-        return (self.loop.tracker.cleanup(),)
-
-    def explain(self) -> str:
-        """Say why."""
-        return (
-            "One statement for all rows keeps every row locked until the last row is done, and leaves as many dead "
-            "rows behind; the loop locks few rows at a time, and after a stop it goes on where it was."
-        )
+    For a table of more rows than one batch, and a statement that can be split. A step before the loop begins to track
+    the rows, and one behind it ends that. Committed batches are data: only rollback reverts them, from undo data.
+    """
+    table = case.facts.relation(case.node.relation) if is_unbounded(case) else None
+    if table is None or whole_because(case) is not None:
+        return None
+    node = mapped(case.node, _pinned)
+    node = changed(node, relation=changed(node.relation, schemaname=table.schema, relname=table.name))
+    statement = printed(changed(node, whereClause=_with_range(node.whereClause)))
+    loop = TrackedLoop.over(case, table, statement, alias=_alias(case.node))
+    size, by = counted(case.batch_rows, "row"), ", ".join(loop.batches.key)
+    says = f"{case.statement.kind} {size} at a time, by ranges of {by}; each batch is committed."
+    return Expansion(
+        case.statement,
+        BATCHES,
+        "One statement for all rows keeps every row locked until the last row is done, and leaves as many dead "
+        "rows behind; the loop locks few rows at a time, and after a stop it goes on where it was.",
+        loop.steps(printed(node), says),
+        cleanup=(loop.tracker.cleanup(),),
+    )
 
 
 def is_unbounded(case: Case) -> bool:

@@ -110,15 +110,6 @@ def noted(conn: Connection, migration: str, step: int, sides: Sequence[Side]) ->
     return [*gone, *(each for side in sides if side.kind == "insert" for each in returned(conn, side.table, inserts))]
 
 
-def capture_obstacle(conn: Connection, statement: str) -> str | None:
-    """Return the reason that follows "cannot be captured, because"; None when a statement's rows can be captured."""
-    try:
-        rewrite(conn, statement, ANYWHERE)
-    except CannotCaptureError as exc:
-        return str(exc)
-    return None
-
-
 def rewrite(conn: Connection, statement: str, place: StepKey, keeps: Sequence[Keep] = ()) -> CaptureRewrite:
     """Return the form of a statement, or of the INSERTs of a run, that captures; nothing is created.
 

@@ -18,7 +18,6 @@ from psycopg import sql
 
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.schema import KEPT_SCHEMA
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.tree import quoted
 from pgrunbook.undo_data.tables import SCHEMA, rows
@@ -30,11 +29,6 @@ _MOVING = ("TABLE", "STATISTICS")  # indexes and sequences move with their table
 
 # The last part of a generated name to the original name.
 Names = Mapping[str, str]
-
-
-def place(kept_as: str, name: str) -> TableName:
-    """Return where a table of that name is parked: older versions made a schema for each."""
-    return TableName(kept_as, name) if kept_as.startswith(KEPT_SCHEMA) else TableName(SCHEMA, kept_as)
 
 
 def parts_elsewhere(conn: Connection, table: str) -> list[str]:
@@ -67,8 +61,7 @@ def moves_there(conn: Connection, table: str, kept_as: str) -> list[str]:
 
 def moves_back(conn: Connection, kept_as: str, home: TableName, names: Names) -> Iterator[str]:
     """Yield the statements that move a parked table to its schema, where it and its parts get their names again."""
-    there = place(kept_as, home.name)
-    found = rows(conn, "parts_of_table", table=_quoted(*there))
+    found = rows(conn, "parts_of_table", table=_quoted(SCHEMA, kept_as))
     for one in found:
         if one["kind"] in _MOVING:
             yield _moved(one["kind"], one["schema"], one["name"], home.schema)

@@ -24,7 +24,6 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
 from pgrunbook.database.queries import snapshot_cursor
 from pgrunbook.database.relations import Relation, foreign_partition_keys
-from pgrunbook.database.schema import KEPT_SCHEMA
 from pgrunbook.errors import Broken
 from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.sql.deparse import parsed, text
@@ -35,7 +34,7 @@ from pgrunbook.undo_data.parked_names import Names
 from pgrunbook.undo_data.parked_roots import replaced
 from pgrunbook.undo_data.parked_types import Types
 from pgrunbook.undo_data.row_notes import note_attached, note_parked
-from pgrunbook.undo_data.tables import rows
+from pgrunbook.undo_data.tables import SCHEMA, rows
 
 CHANGES_ACCESS_METHOD = 150_000
 
@@ -57,8 +56,7 @@ def park(conn: Connection, expansion: Expansion, detaches: Sequence[str], keeps:
             types = parked_types.types_of(conn, keep)
             statements += _moved(conn, keep, types)
             if types:
-                there = parked_names.place(keep.kept_as, _home(keep).name)
-                freed.append(parked_types.to_text(keep, there, types))
+                freed.append(parked_types.to_text(keep, TableName(SCHEMA, keep.kept_as), types))
             freed += _stored_plainly(conn, keep)
     names = ", ".join(keep.table for keep in keeps)
     own = expansion.steps[0]
@@ -82,7 +80,7 @@ def _stored_plainly(conn: Connection, keep: Keep) -> list[SafeStep]:
     (found,) = rows(conn, "access_method", table=keep.table)
     if found["is_plain"] or conn.info.server_version < CHANGES_ACCESS_METHOD:
         return []
-    there = parked_names.place(keep.kept_as, "").identifier()
+    there = sql.Identifier(SCHEMA, keep.kept_as)
     says = f"The parked table {keep.table} no longer needs access method {found['name']}."
     return [SafeStep(text(sql.SQL("ALTER TABLE {} SET ACCESS METHOD heap").format(there)), says, quick=False)]
 
@@ -94,19 +92,16 @@ def unpark(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     Locks: AccessExclusiveLock on the parked table.
     """
     refuse_purged_keep(conn, keep)
-    home = _home(keep)
-    there = parked_names.place(keep.kept_as, home.name)
-    names, types, key = _noted(conn, keep.kept_as, there)
+    home, there = _home(keep), TableName(SCHEMA, keep.kept_as)
+    names, types, key = _noted(conn, there)
     found = list(parked_names.moves_back(conn, keep.kept_as, home, names))
     if not found:
         where = there.identifier().as_string(None)
         raise Broken(f"cannot bring back table {keep.table}", detail=f"It was parked as {where}, which does not exist.")
     if key:
         found.insert(0, replaced(there, key))
-    if there.schema == keep.kept_as:
-        found.append(text(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(keep.kept_as))))
-    else:  # what was said about the table is said again later, with all else that is its own
-        found.append(text(sql.SQL("COMMENT ON TABLE {} IS NULL").format(home.identifier())))
+    # What was said about the table is said again later, with all else that is its own.
+    found.append(text(sql.SQL("COMMENT ON TABLE {} IS NULL").format(home.identifier())))
     says = f"Table {keep.table} comes back with its rows."
     moves = SafeStep(";\n".join(found), says, own_transaction=False, gives_back=(keep.kept_as,))
     return (*parked_types.from_text(conn, keep, there, types), moves)
@@ -132,12 +127,12 @@ def _moved(conn: Connection, keep: Keep, types: Types) -> list[str]:
     freed = [one["statement"] for one in rows(conn, "rights_of_others", table=keep.table)]
     moves = [*freed, *parked_names.moves_there(conn, keep.table, keep.kept_as)]
     notes: dict[str, object] = {"names": parked_names.names_of(conn, keep.table), "types": types}
-    there = parked_names.place(keep.kept_as, "").identifier()
+    there = sql.Identifier(SCHEMA, keep.kept_as)
     key = "" if relation is None else _partition_key(conn, relation)
     if not rows(conn, "is_mine", table=keep.table)[0]["is_mine"]:
         moves.append(text(sql.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(there)))
     if key:
-        moves.append(replaced(parked_names.place(keep.kept_as, "")))
+        moves.append(replaced(TableName(SCHEMA, keep.kept_as)))
         notes["key"] = key
     return [*moves, text(sql.SQL("COMMENT ON TABLE {} IS {}").format(there, json.dumps(notes)))]
 
@@ -150,10 +145,8 @@ def _partition_key(conn: Connection, relation: Relation) -> str:
         return foreign_partition_keys(conn, [relation.oid]).get(relation.oid, "")
 
 
-def _noted(conn: Connection, kept_as: str, there: TableName) -> tuple[Names, Types, str]:
+def _noted(conn: Connection, there: TableName) -> tuple[Names, Types, str]:
     """Return what was noted when a table was parked: the original names, the types of its columns, a partition key."""
-    (found,) = rows(conn, "parked_notes", table=there.identifier().as_string(None), schema=kept_as)
-    if kept_as.startswith(KEPT_SCHEMA):
-        return {}, json.loads(found["of_schema"] or "{}"), ""
-    notes = json.loads(found["of_table"] or "{}")
+    (found,) = rows(conn, "parked_notes", table=there.identifier().as_string(None))
+    notes = json.loads(found["notes"] or "{}")
     return notes.get("names", {}), notes.get("types", {}), notes.get("key", "")

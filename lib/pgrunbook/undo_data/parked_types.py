@@ -20,7 +20,7 @@ from pgrunbook.plan.step import Keep, SafeStep
 from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.tables import as_text, rows, table
 
-# Column to its type, default and collation, as SQL; older versions noted no collation.
+# Column to its type, default and collation, as SQL.
 Types = Mapping[str, Sequence[str | None]]
 
 
@@ -59,11 +59,11 @@ def from_text(conn: Connection, keep: Keep, there: TableName, types: Types) -> l
     found = rows(conn, "column_named", table=where, column="")
     columns = table(conn, found[0]["oid"]).columns if found else {}
     parts: list[sql.Composable] = []
-    for column, (type_, default, *more) in types.items():
+    for column, (type_, default, collated) in types.items():
         if column not in columns or columns[column].is_of_application:
             continue  # its conversion to text had failed
         changed = sql.SQL("ALTER COLUMN {0} TYPE {1}{2} USING CAST(CAST({0} AS pg_catalog.text) AS {1})")
-        collation = sql.SQL(f" COLLATE {more[0]}" if more and more[0] else "")
+        collation = sql.SQL(f" COLLATE {collated}" if collated else "")
         parts.append(changed.format(sql.Identifier(column), sql.SQL(type_ or ""), collation))
         if default is not None:
             parts.append(sql.SQL("ALTER COLUMN {} SET DEFAULT {}").format(sql.Identifier(column), sql.SQL(default)))

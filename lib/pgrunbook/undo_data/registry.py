@@ -19,7 +19,6 @@ from pgrunbook.database.queries import load
 from pgrunbook.errors import Refused
 from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.followers import Followers
-from pgrunbook.undo_data.parked_names import place
 from pgrunbook.undo_data.row_notes import ARRIVED, GONE, HASH, LEAVING, PART, WATCHED, function_name, next_name
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, Row, hash_of, key_name, rows, written_name
 
@@ -78,7 +77,7 @@ class UndoEntry:
     @property
     def there(self) -> TableName:
         """The side table, or the parked table under the name that it has meanwhile."""
-        return place(self.kept_as, self.table.name) if self.kind == "table" else TableName(SCHEMA, self.kept_as)
+        return TableName(SCHEMA, self.kept_as)
 
     @property
     def side(self) -> sql.Identifier:
@@ -238,12 +237,12 @@ def name_of(place: StepKey, kind: Kind, table: TableName, via: str = "") -> str:
     return "kept_" + hashlib.sha256("\0".join(map(str, about)).encode()).hexdigest()[:16]
 
 
-def list_entries(conn: Connection, *, ids: Collection[int] | None = None) -> list[UndoEntry]:
+def list_entries(conn: Connection) -> list[UndoEntry]:
     """Return the entries that are not purged, newest first, each followed by those its DELETE cascaded into.
 
     ``bytes`` is the space it takes; ``keep_until`` is when :func:`purge` drops it, None for never.
     """
-    return find(conn, ids=ids, states=STATES[:-1])
+    return find(conn, states=STATES[:-1])
 
 
 def entries_of_migration(
@@ -267,7 +266,7 @@ def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: t
 
     Returns the names of the side tables and parked tables that were dropped, each in a transaction of its own.
 
-    Raises Refused when something else depends on a parked table, or is in its schema.
+    Raises Refused when something else depends on a parked table.
     Locks: AccessExclusiveLock on a side table, which nobody but pgrunbook reads.
     """
     if not exist(conn):
@@ -288,18 +287,16 @@ def purge(conn: Connection, ids: Collection[int] | None = None, *, older_than: t
 
 
 def _drop(conn: Connection, row: Mapping[str, Any]) -> None:
-    """Drop a side table, or a parked table and a schema of its own; never objects of somebody else."""
+    """Drop a side table or a parked table; never objects of somebody else."""
+    table = sql.Identifier(SCHEMA, row["kept_as"])
+    drop = sql.SQL("DROP TABLE IF EXISTS {}").format(table)
     if row["kind"] != "table":
         stop_following(conn, row["kept_as"])
-        conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, row["kept_as"])))
+        conn.execute(drop)
         return
-    there = place(row["kept_as"], row["table_name"])
-    table = there.identifier()
     try:
         with conn.transaction():
-            conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
-            if there.schema != SCHEMA:
-                conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(sql.Identifier(there.schema)))
+            conn.execute(drop)
     except psycopg.errors.DependentObjectsStillExist as exc:
         raise Refused(
             f"cannot drop the parked table {table.as_string(None)}",
@@ -353,7 +350,7 @@ def find(
 
 
 def find_named(conn: Connection, names: Collection[str]) -> list[UndoEntry]:
-    """Return the entries with these names of side tables, parked tables and schemas."""
+    """Return the entries with these names of side tables and parked tables."""
     if not names or not exist(conn):
         return []
     ids = [row["id"] for row in rows(conn, "ids_of", names=list(names))]

@@ -92,9 +92,7 @@ SELECT
     pg_catalog.to_char(a.last_failed_time AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS last_failed_utc,
     pg_catalog.current_setting('archive_command') IN ('', '(disabled)')
         AND coalesce(pg_catalog.current_setting('archive_library', true), '') = '' AS goes_nowhere,
-    coalesce(a.last_failed_time > coalesce(a.last_archived_time, '-infinity'), false) AS failing,
-    CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL
-         ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END AS current_wal
+    coalesce(a.last_failed_time > coalesce(a.last_archived_time, '-infinity'), false) AS failing
 FROM pg_catalog.pg_stat_archiver a
 
 -- name: vacuums

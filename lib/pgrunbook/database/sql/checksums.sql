@@ -8,7 +8,6 @@ WHERE c.relkind IN ('r', 'p')
   AND NOT c.relispartition
   AND n.nspname !~ '^pg_'
   AND n.nspname <> 'information_schema'
-  AND n.nspname !~ '^pgrunbook_kept_'
   AND n.nspname <> ALL (%(leave_out)s::text[])
   AND n.nspname || '.' || c.relname <> ALL (%(leave_out)s::text[])
   AND pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) <> ALL (%(leave_out)s::text[])

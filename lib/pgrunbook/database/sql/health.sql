@@ -61,5 +61,4 @@ FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r'
   AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgrunbook')
-  AND n.nspname !~ '^pgrunbook_kept_'
 ORDER BY 1, 2

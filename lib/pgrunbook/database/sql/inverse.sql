@@ -1249,10 +1249,9 @@ FROM pg_catalog.pg_available_extensions AS a
 WHERE a.name = %(name)s;
 
 -- name: publication
--- a row is: a publication's options, and whether it is FOR ALL TABLES
+-- a row is: a publication's options, and what is in it
 SELECT p.oid::bigint AS oid,
        pg_catalog.quote_ident(p.pubname) AS sql,
-       p.puballtables AS all_tables,
        pg_catalog.concat_ws(', ',
                             pg_catalog.format('publish = %%L', pg_catalog.concat_ws(', ',
                                                                                     CASE WHEN p.pubinsert THEN 'insert' END,
@@ -1273,7 +1272,6 @@ WHERE p.pubname = %(name)s;
 -- a row is: as publication gives; PostgreSQL 14 publishes no schemas
 SELECT p.oid::bigint AS oid,
        pg_catalog.quote_ident(p.pubname) AS sql,
-       p.puballtables AS all_tables,
        pg_catalog.concat_ws(', ',
                             pg_catalog.format('publish = %%L', pg_catalog.concat_ws(', ',
                                                                                     CASE WHEN p.pubinsert THEN 'insert' END,

@@ -18,30 +18,12 @@ WHERE i.indrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({table})
   AND c.relname OPERATOR(pg_catalog.=) {index}
   AND NOT (i.indisvalid AND i.indisready)
 
--- name: relation_is_gone
--- a row is: whether no relation has this name
-SELECT pg_catalog.to_regclass({relation}) IS NULL
-
 -- name: label_is_there
 -- a row is: whether an enum has a label
 SELECT EXISTS (SELECT
                FROM pg_catalog.pg_enum AS e
                WHERE e.enumtypid OPERATOR(pg_catalog.=) pg_catalog.to_regtype({type})
                  AND e.enumlabel OPERATOR(pg_catalog.=) {label})
-
--- name: partition_is_gone
--- a row is: whether a table is not a partition
-SELECT NOT EXISTS (SELECT
-                   FROM pg_catalog.pg_class AS c
-                   WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({partition})
-                     AND c.relispartition)
-
--- name: pending_detach
--- a row is: the statement that completes an interrupted DETACH PARTITION CONCURRENTLY
-SELECT pg_catalog.format('ALTER TABLE %s DETACH PARTITION %s FINALIZE', {parent}, {partition}) AS statement
-FROM pg_catalog.pg_inherits AS h
-WHERE h.inhrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({partition})
-  AND h.inhdetachpending
 
 -- name: database_is_there
 -- a row is: whether the server has a database

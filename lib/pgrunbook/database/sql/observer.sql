@@ -13,7 +13,6 @@ LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
 WHERE c.relkind IN ('r', 'p', 'm', 'v', 'S', 'f', 'i', 'I')
   AND n.nspname !~ '^pg_'
   AND n.nspname NOT IN ('information_schema', 'pgrunbook')
-  AND n.nspname !~ '^pgrunbook_kept_'
   AND (%(of)s::bigint[] IS NULL OR c.oid = ANY (%(of)s::bigint[]) OR i.indrelid = ANY (%(of)s::bigint[]))
 
 -- name: locks

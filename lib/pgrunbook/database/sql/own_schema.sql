@@ -1,10 +1,8 @@
 -- name: is_there
--- a row is: that schema pgrunbook or one of parked tables exists
+-- a row is: that schema pgrunbook exists
 SELECT 1
 FROM pg_catalog.pg_namespace AS n
-WHERE n.nspname = 'pgrunbook'
-   OR pg_catalog.starts_with(n.nspname::text, 'pgrunbook_kept_')
-LIMIT 1;
+WHERE n.nspname = 'pgrunbook';
 
 -- name: look
 -- a row is: whether schema pgrunbook exists, what in it is not ours, and whether the registry has to name some of it
@@ -41,7 +39,6 @@ WITH RECURSIVE us AS (
            n.nspacl
     FROM pg_catalog.pg_namespace AS n
     WHERE n.nspname = 'pgrunbook'
-       OR pg_catalog.starts_with(n.nspname::text, 'pgrunbook_kept_')
 ), expected AS (
     SELECT e.name,
            pg_catalog.string_to_array(pg_catalog.regexp_replace(e.columns, '\s+', ' ', 'g'), ', ') AS columns
@@ -63,8 +60,7 @@ WITH RECURSIVE us AS (
     ) AS e (name, columns)
 ), objects AS (
     -- By the index on pg_depend: pg_class and pg_proc have none on the schema alone.
-    SELECT n.nspname,
-           d.classid,
+    SELECT d.classid,
            d.objid
     FROM schemas AS n
     JOIN pg_catalog.pg_depend AS d
@@ -75,8 +71,7 @@ WITH RECURSIVE us AS (
     SELECT c.*
     FROM objects AS o
     JOIN pg_catalog.pg_class AS c ON o.classid = 'pg_catalog.pg_class'::regclass AND c.oid = o.objid
-    WHERE o.nspname = 'pgrunbook'
-      AND c.relkind = 'r'
+    WHERE c.relkind = 'r'
       AND (c.relname IN (SELECT expected.name FROM expected)
            OR c.relname ~ '^kept_[0-9a-f]{16}(_[0-9]+)?$'
            OR c.relname ~ '^moves_[0-9a-f]{16}$'
@@ -89,8 +84,7 @@ WITH RECURSIVE us AS (
            p.proacl
     FROM objects AS o
     JOIN pg_catalog.pg_proc AS p ON o.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = o.objid
-    WHERE o.nspname = 'pgrunbook'
-      AND (p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16})$'
+    WHERE (p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16})$'
            AND p.prorettype = 'pg_catalog.trigger'::regtype
            -- Only within the transaction that changes the type of a key back.
            OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$')
@@ -109,16 +103,13 @@ WITH RECURSIVE us AS (
        OR pg_catalog.starts_with(t.relname::text, 'moves_')
 ), parked AS (
     -- A parked table is its owner's, with what hangs on it; its sequences and statistics are in its schema too.
-    -- Older versions made a schema for each.
     SELECT o.classid,
            o.objid,
-           o.nspname,
            c.relname
     FROM objects AS o
     JOIN pg_catalog.pg_class AS c ON o.classid = 'pg_catalog.pg_class'::regclass AND c.oid = o.objid
     WHERE c.relkind IN ('r', 'p', 'f')
-      AND (o.nspname <> 'pgrunbook'
-           OR c.relname ~ '^parked_[0-9a-f]{16}(_[0-9]+)?$')
+      AND c.relname ~ '^parked_[0-9a-f]{16}(_[0-9]+)?$'
 ), with_parked AS (
     SELECT d.classid,
            d.objid
@@ -155,7 +146,7 @@ WITH RECURSIVE us AS (
     SELECT 'pg_catalog.pg_default_acl'::regclass, d.oid, 0, d.defaclnamespace, d.defaclacl,
            '{INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER,EXECUTE}'
     FROM pg_catalog.pg_default_acl AS d
-    JOIN schemas AS n ON n.oid = d.defaclnamespace AND n.nspname = 'pgrunbook'
+    JOIN schemas AS n ON n.oid = d.defaclnamespace
 ), foreign_objects AS (
     SELECT 0 AS place,
            pg_catalog.format('schema %I belongs to %I', n.nspname, pg_catalog.pg_get_userbyid(n.nspowner)) AS told
@@ -174,7 +165,6 @@ WITH RECURSIVE us AS (
     UNION ALL
     SELECT 2,
            pg_catalog.pg_describe_object(o.classid, o.objid, 0)
-           || CASE WHEN o.nspname <> 'pgrunbook' THEN pg_catalog.format(' in schema %I', o.nspname) ELSE '' END
     FROM objects AS o
     WHERE (o.classid, o.objid) NOT IN (SELECT p.classid, p.objid FROM parked AS p
                                        UNION ALL
@@ -246,9 +236,7 @@ WITH RECURSIVE us AS (
                   ('kept', '(kind = ANY (ARRAY[''update''::text, ''delete''::text, ''insert''::text,'
                            ' ''column''::text, ''table''::text]))'),
                   ('kept', '(state = ANY (ARRAY[''kept''::text, ''giving back''::text, ''given back''::text,'
-                           ' ''purged''::text]))'),
-                  ('kept', '(state = ANY (ARRAY[''kept''::text, ''giving back''::text, ''given back''::text,'
-                           ' ''let go''::text, ''purged''::text]))')  -- before 'purged' was the only word for it
+                           ' ''purged''::text]))')
               )
               ELSE true
           END
@@ -331,15 +319,11 @@ WITH RECURSIVE us AS (
                         AND (a.grantee = 0 OR pg_catalog.pg_has_role(r.oid, a.grantee, 'USAGE'))
                         AND pg_catalog.has_schema_privilege(r.oid, g.schema, 'USAGE')))
 )
-SELECT EXISTS (SELECT FROM schemas AS n WHERE n.nspname = 'pgrunbook') AS is_there,
+SELECT EXISTS (SELECT FROM schemas) AS is_there,
        (SELECT coalesce(pg_catalog.array_agg(DISTINCT (pg_catalog.to_char(f.place, '00') || f.told)), '{}')
         FROM foreign_objects AS f) AS told,
        (SELECT coalesce(pg_catalog.array_agg(x.name), '{}')
-        FROM (SELECT n.nspname::text FROM schemas AS n WHERE n.nspname <> 'pgrunbook'
-              UNION ALL
-              SELECT CASE p.nspname WHEN 'pgrunbook' THEN p.relname::text
-                          ELSE pg_catalog.format('%s.%s', p.nspname, p.relname) END
-              FROM parked AS p
+        FROM (SELECT p.relname::text FROM parked AS p
               UNION ALL
               SELECT t.relname::text FROM tables AS t WHERE pg_catalog.starts_with(t.relname::text, 'kept_')
               UNION ALL
@@ -348,19 +332,17 @@ SELECT EXISTS (SELECT FROM schemas AS n WHERE n.nspname = 'pgrunbook') AS is_the
        EXISTS (SELECT FROM tables AS t WHERE t.relname = 'kept') AS has_registry
 
 -- name: unnamed
--- a row is: a side table, a function, a schema or a parked table by its name, that no entry of the registry names
+-- a row is: a side table, a function or a parked table by its name, that no entry of the registry names
 SELECT x.name
 FROM pg_catalog.unnest(%(captured)s::text[]) AS x (name)
-WHERE EXISTS (SELECT FROM pg_catalog.pg_namespace AS n WHERE n.nspname = pg_catalog.split_part(x.name, '.', 1)
-              UNION ALL
-              SELECT FROM pg_catalog.pg_class AS c WHERE c.relname = x.name
+WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.relname = x.name
               UNION ALL
               SELECT FROM pg_catalog.pg_proc AS p WHERE p.proname = x.name)  -- nobody has purged it meanwhile
   AND NOT EXISTS (SELECT
                   FROM pgrunbook.kept AS k
                   WHERE k.state <> 'purged'
-                    AND (k.kind = 'table') = (x.name ~ '^(parked_|pgrunbook_kept_)')
-                    AND (x.name IN (k.kept_as, k.kept_as || '.' || k.table_name)
+                    AND (k.kind = 'table') = pg_catalog.starts_with(x.name, 'parked_')
+                    AND (x.name = k.kept_as
                          OR pg_catalog.starts_with(x.name, 'write_')
                             AND (k.kept_as = pg_catalog.substr(x.name, 7)
                                  OR pg_catalog.starts_with(k.kept_as, pg_catalog.substr(x.name, 7) || '_'))

@@ -244,11 +244,7 @@ SELECT rn.nspname::text AS schema,
         WHERE l.oid = r.typcollation
           AND l.collname <> 'default') AS collation,
        b.modifier,
-       b.checked,
-       ARRAY(SELECT k.conname::text
-             FROM pg_catalog.pg_constraint AS k
-             WHERE k.contypid = r.oid
-               AND k.convalidated) AS valid_constraints
+       b.checked
 FROM base AS b
 JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
 JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
@@ -472,7 +468,6 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
 JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
 WHERE l.lanname NOT IN ('internal', 'c')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgrunbook')
-  AND NOT pg_catalog.starts_with(n.nspname, 'pgrunbook_kept_')
   AND p.prosqlbody IS NULL
   AND p.prosrc ~* %(word)s
   AND (p.prosrc ~* %(other)s

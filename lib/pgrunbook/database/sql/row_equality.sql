@@ -14,7 +14,7 @@ SELECT pg_catalog.nextval(c.oid)
 FROM pg_catalog.pg_sequence AS s
 JOIN pg_catalog.pg_class AS c ON c.oid = s.seqrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname !~ '^pgrunbook(_kept_|$)'
+WHERE n.nspname <> 'pgrunbook'
   AND coalesce(pg_catalog.pg_sequence_last_value(c.oid), s.seqstart)
       BETWEEN s.seqmin - least(s.seqincrement, 0) AND s.seqmax - greatest(s.seqincrement, 0)
 
@@ -24,6 +24,6 @@ SELECT pg_catalog.format('%I.%I', s.schemaname, s.sequencename) AS name,
        s.last_value,
        s.increment_by
 FROM pg_catalog.pg_sequences AS s
-WHERE s.schemaname !~ '^pgrunbook(_kept_|$)'
+WHERE s.schemaname <> 'pgrunbook'
   AND (s.last_value IS NOT NULL
        OR pg_catalog.has_sequence_privilege(pg_catalog.format('%I.%I', s.schemaname, s.sequencename), 'SELECT'))

@@ -12,7 +12,6 @@ SELECT ARRAY(SELECT n.oid
              FROM pg_catalog.pg_namespace AS n
              WHERE n.nspname !~ '^pg_'
                AND n.nspname <> 'information_schema'
-               AND n.nspname !~ '^pgrunbook_kept_'
                AND n.nspname <> ALL (%(leave_out)s::text[]))::text AS schemas,
        ARRAY(SELECT oid
              FROM named
@@ -443,15 +442,13 @@ WHERE n.oid = ANY (%(schemas)s::oid[])
 
 -- name: rarities
 -- a row is: an extension, event trigger, cast, operator, operator class or family, collation, conversion, language, access method, foreign data object or text search object
-SELECT r.kind,
-       r.name,
+SELECT pg_catalog.replace(i.type, '-', ' ') AS kind,
+       i.identity AS name,
        r.owner,
        r.definition
 FROM (
     SELECT 'pg_catalog.pg_extension'::pg_catalog.regclass,
            x.oid,
-           'extension',
-           pg_catalog.quote_ident(x.extname),
            NULL::text,
            'VERSION ' || pg_catalog.quote_literal(x.extversion) || ' SCHEMA ' || pg_catalog.quote_ident(n.nspname)
     FROM pg_catalog.pg_extension AS x
@@ -460,8 +457,6 @@ FROM (
     UNION ALL
     SELECT 'pg_catalog.pg_event_trigger'::pg_catalog.regclass,
            x.oid,
-           'event trigger',
-           pg_catalog.quote_ident(x.evtname),
            pg_catalog.pg_get_userbyid(x.evtowner),
            pg_catalog.concat_ws(' ',
                                 'ON ' || x.evtevent,
@@ -472,8 +467,6 @@ FROM (
     UNION ALL
     SELECT 'pg_catalog.pg_cast'::pg_catalog.regclass,
            x.oid,
-           'cast',
-           '(' || pg_catalog.format_type(x.castsource, NULL) || ' AS ' || pg_catalog.format_type(x.casttarget, NULL) || ')',
            NULL,
            pg_catalog.concat_ws(' ',
                                 CASE x.castmethod WHEN 'f' THEN 'WITH FUNCTION ' || x.castfunc::pg_catalog.regprocedure WHEN 'i' THEN 'WITH INOUT' ELSE 'WITHOUT FUNCTION' END,
@@ -483,8 +476,6 @@ FROM (
     UNION ALL
     SELECT 'pg_catalog.pg_operator'::pg_catalog.regclass,
            x.oid,
-           'operator',
-           x.oid::pg_catalog.regoperator::text,
            pg_catalog.pg_get_userbyid(x.oprowner),
            pg_catalog.concat_ws(' ',
                                 'FUNCTION ' || x.oprcode::text,
@@ -499,8 +490,6 @@ FROM (
     UNION ALL
     SELECT 'pg_catalog.pg_opclass'::pg_catalog.regclass,
            x.oid,
-           'operator class',
-           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(x.opcname) || ' USING ' || am.amname,
            pg_catalog.pg_get_userbyid(x.opcowner),
            pg_catalog.concat_ws(' ',
                                 CASE WHEN x.opcdefault THEN 'DEFAULT' END,
@@ -508,15 +497,11 @@ FROM (
                                 'FAMILY ' || pg_catalog.quote_ident(f.opfname),
                                 'STORAGE ' || pg_catalog.format_type(nullif(x.opckeytype, 0), NULL))
     FROM pg_catalog.pg_opclass AS x
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.opcnamespace
-    JOIN pg_catalog.pg_am AS am ON am.oid = x.opcmethod
     JOIN pg_catalog.pg_opfamily AS f ON f.oid = x.opcfamily
-    WHERE n.oid = ANY (%(schemas)s::oid[])
+    WHERE x.opcnamespace = ANY (%(schemas)s::oid[])
     UNION ALL
     SELECT 'pg_catalog.pg_opfamily'::pg_catalog.regclass,
            x.oid,
-           'operator family',
-           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(x.opfname) || ' USING ' || am.amname,
            pg_catalog.pg_get_userbyid(x.opfowner),
            pg_catalog.concat_ws(', ',
                                 (SELECT pg_catalog.string_agg('OPERATOR ' || o.amopstrategy || ' ' || o.amopopr::pg_catalog.regoperator, ', '
@@ -528,14 +513,10 @@ FROM (
                                  FROM pg_catalog.pg_amproc AS o
                                  WHERE o.amprocfamily = x.oid))
     FROM pg_catalog.pg_opfamily AS x
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.opfnamespace
-    JOIN pg_catalog.pg_am AS am ON am.oid = x.opfmethod
-    WHERE n.oid = ANY (%(schemas)s::oid[])
+    WHERE x.opfnamespace = ANY (%(schemas)s::oid[])
     UNION ALL
     SELECT 'pg_catalog.pg_collation'::pg_catalog.regclass,
            x.oid,
-           'collation',
-           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(x.collname),
            pg_catalog.pg_get_userbyid(x.collowner),
            -- The locale's column has another name in 14, in 15 and 16, and from 17 on.
            pg_catalog.concat_ws(', ',
@@ -545,27 +526,21 @@ FROM (
                                 'RULES = ' || (j.told ->> 'collicurules'),
                                 'DETERMINISTIC = ' || x.collisdeterministic)
     FROM pg_catalog.pg_collation AS x
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.collnamespace
     CROSS JOIN LATERAL pg_catalog.to_jsonb(x) AS j (told)
-    WHERE n.oid = ANY (%(schemas)s::oid[])
+    WHERE x.collnamespace = ANY (%(schemas)s::oid[])
     UNION ALL
     SELECT 'pg_catalog.pg_conversion'::pg_catalog.regclass,
            x.oid,
-           'conversion',
-           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(x.conname),
            pg_catalog.pg_get_userbyid(x.conowner),
            pg_catalog.concat_ws(' ',
                                 CASE WHEN x.condefault THEN 'DEFAULT' END,
                                 'FOR ' || pg_catalog.pg_encoding_to_char(x.conforencoding) || ' TO ' || pg_catalog.pg_encoding_to_char(x.contoencoding),
                                 'FROM ' || x.conproc::text)
     FROM pg_catalog.pg_conversion AS x
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.connamespace
-    WHERE n.oid = ANY (%(schemas)s::oid[])
+    WHERE x.connamespace = ANY (%(schemas)s::oid[])
     UNION ALL
     SELECT 'pg_catalog.pg_language'::pg_catalog.regclass,
            x.oid,
-           'language',
-           pg_catalog.quote_ident(x.lanname),
            pg_catalog.pg_get_userbyid(x.lanowner),
            pg_catalog.concat_ws(' ', CASE WHEN x.lanpltrusted THEN 'TRUSTED' END, 'HANDLER ' || x.lanplcallfoid::pg_catalog.regprocedure)
     FROM pg_catalog.pg_language AS x
@@ -573,8 +548,6 @@ FROM (
     UNION ALL
     SELECT 'pg_catalog.pg_am'::pg_catalog.regclass,
            x.oid,
-           'access method',
-           pg_catalog.quote_ident(x.amname),
            NULL,
            'TYPE ' || x.amtype::text || ' HANDLER ' || x.amhandler::text
     FROM pg_catalog.pg_am AS x
@@ -582,8 +555,6 @@ FROM (
     UNION ALL
     SELECT 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass,
            x.oid,
-           'foreign data wrapper',
-           pg_catalog.quote_ident(x.fdwname),
            pg_catalog.pg_get_userbyid(x.fdwowner),
            pg_catalog.concat_ws(' ',
                                 'HANDLER ' || nullif(x.fdwhandler, 0)::pg_catalog.regproc::text,
@@ -594,8 +565,6 @@ FROM (
     UNION ALL
     SELECT 'pg_catalog.pg_foreign_server'::pg_catalog.regclass,
            x.oid,
-           'server',
-           pg_catalog.quote_ident(x.srvname),
            pg_catalog.pg_get_userbyid(x.srvowner),
            pg_catalog.concat_ws(' ',
                                 'TYPE ' || pg_catalog.quote_literal(x.srvtype),
@@ -609,8 +578,6 @@ FROM (
     -- The values of a user mapping's options are mostly passwords: they are masked before anybody sees them.
     SELECT 'pg_catalog.pg_user_mapping'::pg_catalog.regclass,
            x.umid,
-           'user mapping',
-           pg_catalog.quote_ident(x.srvname) || ' FOR ' || pg_catalog.quote_ident(x.usename),
            NULL,
            'OPTIONS (' || coalesce((SELECT pg_catalog.string_agg(pg_catalog.quote_ident(o.option_name) || ' ' || pg_catalog.quote_literal(o.option_value),
                                                           ', ' ORDER BY o.option_name COLLATE "C")
@@ -619,39 +586,28 @@ FROM (
     UNION ALL
     SELECT 'pg_catalog.pg_ts_parser'::pg_catalog.regclass,
            x.oid,
-           'text search parser',
-           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(x.prsname),
            NULL,
            pg_catalog.concat_ws(' ', x.prsstart, x.prstoken, x.prsend, x.prsheadline, x.prslextype)
     FROM pg_catalog.pg_ts_parser AS x
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.prsnamespace
-    WHERE n.oid = ANY (%(schemas)s::oid[])
+    WHERE x.prsnamespace = ANY (%(schemas)s::oid[])
     UNION ALL
     SELECT 'pg_catalog.pg_ts_template'::pg_catalog.regclass,
            x.oid,
-           'text search template',
-           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(x.tmplname),
            NULL,
            pg_catalog.concat_ws(' ', x.tmplinit, x.tmpllexize)
     FROM pg_catalog.pg_ts_template AS x
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.tmplnamespace
-    WHERE n.oid = ANY (%(schemas)s::oid[])
+    WHERE x.tmplnamespace = ANY (%(schemas)s::oid[])
     UNION ALL
     SELECT 'pg_catalog.pg_ts_dict'::pg_catalog.regclass,
            x.oid,
-           'text search dictionary',
-           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(x.dictname),
            pg_catalog.pg_get_userbyid(x.dictowner),
            pg_catalog.concat_ws(', ', 'TEMPLATE = ' || t.tmplname, x.dictinitoption)
     FROM pg_catalog.pg_ts_dict AS x
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.dictnamespace
     JOIN pg_catalog.pg_ts_template AS t ON t.oid = x.dicttemplate
-    WHERE n.oid = ANY (%(schemas)s::oid[])
+    WHERE x.dictnamespace = ANY (%(schemas)s::oid[])
     UNION ALL
     SELECT 'pg_catalog.pg_ts_config'::pg_catalog.regclass,
            x.oid,
-           'text search configuration',
-           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(x.cfgname),
            pg_catalog.pg_get_userbyid(x.cfgowner),
            pg_catalog.concat_ws(', ',
                                 'PARSER = ' || p.prsname,
@@ -659,10 +615,10 @@ FROM (
                                  FROM pg_catalog.pg_ts_config_map AS m
                                  WHERE m.mapcfg = x.oid))
     FROM pg_catalog.pg_ts_config AS x
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.cfgnamespace
     JOIN pg_catalog.pg_ts_parser AS p ON p.oid = x.cfgparser
-    WHERE n.oid = ANY (%(schemas)s::oid[])
-) AS r (catalog, oid, kind, name, owner, definition)
+    WHERE x.cfgnamespace = ANY (%(schemas)s::oid[])
+) AS r (catalog, oid, owner, definition)
+CROSS JOIN LATERAL pg_catalog.pg_identify_object(r.catalog, r.oid, 0) AS i
 WHERE NOT EXISTS (SELECT
                   FROM pg_catalog.pg_depend AS e
                   WHERE e.classid = r.catalog
@@ -896,7 +852,6 @@ WHERE (d.objoid >= 16384
   AND (c.oid IS NULL OR c.relnamespace = ANY (%(schemas)s::oid[]))
   AND (k.oid IS NULL OR k.connamespace = ANY (%(schemas)s::oid[]))
   AND coalesce(o.schema, CASE WHEN o.type = 'schema' THEN o.name END, '') <> ALL (%(left_schemas)s::text[])
-  AND coalesce(o.schema, CASE WHEN o.type = 'schema' THEN o.name END, '') !~ '^pgrunbook_kept_'
   AND NOT EXISTS (SELECT
                   FROM pg_catalog.pg_depend AS e
                   WHERE e.classid = d.classoid

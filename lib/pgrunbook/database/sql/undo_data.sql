@@ -196,10 +196,8 @@ SELECT k.id, k.part_of, k.run_id, k.migration, k.direction, k.step, k.kind, k.ta
        CASE WHEN k.kind = 'table' OR c.oid IS NULL THEN 0 ELSE greatest(c.reltuples, -1) END::bigint AS rows_estimate
 FROM pgrunbook.kept AS k
 LEFT JOIN pg_catalog.pg_class AS c
-  ON c.relnamespace = pg_catalog.to_regnamespace(CASE WHEN pg_catalog.starts_with(k.kept_as, 'pgrunbook_kept_')
-                                                      THEN k.kept_as ELSE 'pgrunbook' END)
- AND c.relname IN (k.kept_as, k.table_name)
- AND (c.relname = k.kept_as OR pg_catalog.starts_with(k.kept_as, 'pgrunbook_kept_'))
+  ON c.relnamespace = pg_catalog.to_regnamespace('pgrunbook')
+ AND c.relname = k.kept_as
 WHERE (%(ids)s::bigint[] IS NULL OR k.id = ANY (%(ids)s::bigint[]) OR k.part_of = ANY (%(ids)s::bigint[]))
   AND (%(migration)s::text IS NULL OR k.migration = %(migration)s AND k.direction = %(direction)s)
   AND (%(steps)s::int[] IS NULL OR k.step = ANY (%(steps)s::int[]))
@@ -216,7 +214,7 @@ WHERE id = ANY (%(ids)s::bigint[])
 
 -- name: due
 -- a row is: an entry to purge: by its id, its age, or because its time is over
-SELECT k.id, k.kept_as, k.kind, k.table_name
+SELECT k.id, k.kept_as, k.kind
 FROM pgrunbook.kept AS k
 WHERE k.state <> 'purged'
   AND CASE WHEN %(ids)s::bigint[] IS NOT NULL
@@ -395,7 +393,7 @@ SELECT (SELECT k.id FROM pgrunbook.kept AS k WHERE k.kept_as = %(kept_as)s) AS i
           AND c.relname = %(kept_as)s) AS table_oid
 
 -- name: ids_of
--- a row is: the id of an entry by its side table, parked table or schema
+-- a row is: the id of an entry by its side table or parked table
 SELECT k.id
 FROM pgrunbook.kept AS k
 WHERE k.kept_as = ANY (%(names)s::text[])
@@ -523,9 +521,8 @@ LEFT JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
 WHERE c.oid = pg_catalog.to_regclass(%(table)s)
 
 -- name: parked_notes
--- a row is: the comment on a parked table, and the one on the schema of its own that older versions made for it
-SELECT pg_catalog.obj_description(pg_catalog.to_regclass(%(table)s)::oid, 'pg_class') AS of_table,
-       pg_catalog.obj_description(pg_catalog.to_regnamespace(%(schema)s)::oid, 'pg_namespace') AS of_schema
+-- a row is: the comment on a parked table
+SELECT pg_catalog.obj_description(pg_catalog.to_regclass(%(table)s)::oid, 'pg_class') AS notes
 
 -- name: implicit_cast
 -- a row is: whether a column takes values of another type: there is an implicit cast, which does not round or pad
