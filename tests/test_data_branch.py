@@ -239,6 +239,19 @@ def test_a_disk_that_is_too_small_is_found_before_the_copy(project: Project, mon
     assert branches() == []
 
 
+def test_there_is_no_twin_where_the_disk_has_room_for_two_copies_only(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ways back are tried after the release then, on a further copy."""
+    target = project()
+    ((bytes_,),) = rows(target, "SELECT sum(pg_database_size(oid))::int8 FROM pg_database")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40, int(2.5 * bytes_)))
+    with data_branch.with_data(target, most_bytes=ENOUGH, twin=True) as copy:
+        assert copy.twin is None
+        assert branches() == [copy.server.name]
+
+
 @pytest.mark.slow
 def test_a_target_that_is_locked_cannot_be_dumped(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """pg_dump waits two seconds for its locks; then it is said what was in the way, and nothing is left."""

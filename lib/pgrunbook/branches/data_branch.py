@@ -53,7 +53,7 @@ class Copy:
 
     The plan is rehearsed on ``safe``, which has the source's name. ``plain`` is ``safe``, and of what :meth:`doubled`
     returns an identical database beside it, which has that name ``in_place``. ``twin`` is the same database on another
-    server, None where it was not requested. ``how`` is a phrase for people.
+    server, None where it was not requested or has no room. ``how`` is a phrase for people.
     """
 
     server: Server
@@ -149,9 +149,8 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool
 
     Tablespaces are copied into the branch's own folder.
 
-    Raises Refused when the database is larger than ``most_bytes``, or when the disk has no room for the copies (one
-    more with ``plain``, which asks for :meth:`Copy.doubled`, and with ``twin``) and a fifth more; Unreachable when the
-    data cannot be copied.
+    Raises Refused when the database is larger than ``most_bytes``, or when the disk has no room for the copy (two with
+    ``plain``, which asks for :meth:`Copy.doubled`) and a fifth more; Unreachable when the data cannot be copied.
     Locks: the dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s; a base
     backup takes none, but for the dump of unlogged tables.
     """
@@ -160,9 +159,10 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool
         own = installations.own(target, conn)
         backup = own is not None and source.is_most_of(target)
         postgres = own or installations.of_target(target, conn)
-    _refuse_large(target, source, most_bytes, plain=plain, twin=twin)
-    began = time.monotonic()
-    data_bytes = source.server_bytes if backup else source.database_bytes
+    began, data_bytes = time.monotonic(), source.server_bytes if backup else source.database_bytes
+    copies_bytes = data_bytes + plain * source.database_bytes
+    _refuse_large(target, source, most_bytes, copies_bytes, 1 + plain)
+    twin = twin and _free_bytes() >= (copies_bytes + data_bytes) * SPARE
     with branch_server.new_server(postgres, data_bytes=data_bytes) as server, ExitStack() as stack:
         fill = _from_base_backup if backup else _from_dump
         name = fill(server, target, source, found)
@@ -202,18 +202,20 @@ def _look(conn: Connection) -> _Source:
     return found
 
 
-def _refuse_large(target: Target, source: _Source, most_bytes: int, *, plain: bool, twin: bool) -> None:
+def _free_bytes() -> int:
+    return shutil.disk_usage(state_folder("servers")).free
+
+
+def _refuse_large(target: Target, source: _Source, most_bytes: int, copies_bytes: int, count: int) -> None:
     if source.database_bytes > most_bytes:
         raise Refused(
             f'refused to copy the data of target "{target.name}": it is larger than allowed',
             detail=f"Database {source.database} has {_mb(source.database_bytes)}; {_mb(most_bytes)} are allowed.",
             hint=f"Allow more. {WITHOUT}",
         )
-    first = source.server_bytes if source.is_most_of(target) else source.database_bytes
-    needed = int((first * (1 + twin) + plain * source.database_bytes) * SPARE)
-    free = shutil.disk_usage(state_folder("servers")).free
+    needed, free = int(copies_bytes * SPARE), _free_bytes()
     if free < needed:
-        copies = counted(1 + plain + twin, "copy", "copies")
+        copies = counted(count, "copy", "copies")
         raise Refused(
             f'refused to copy the data of target "{target.name}": there is too little space on the disk',
             detail=f"{paths.state_dir()} has {_mb(free)} left; {copies} and a fifth more need {_mb(needed)}.",
