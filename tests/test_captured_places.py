@@ -23,6 +23,7 @@ GONE = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("case", GONE)
 def test_a_captured_row_that_refers_to_what_is_gone_is_named(project: Project, case: str) -> None:
     """Where it lies, its key, and how to go on; when it is corrected there, the same release goes on."""
@@ -50,6 +51,7 @@ def test_a_captured_row_that_refers_to_what_is_gone_is_named(project: Project, c
     assert rows(target, f"SELECT id FROM {name}") == [(10,)]
 
 
+@pytest.mark.slow
 def test_a_value_that_came_back_is_not_said_to_be_undone(project: Project) -> None:
     """The constraint behind it is refused: what is there stays, and is said to stay; the same run goes on."""
     target = project(folder={"0001_a.sql": "ALTER TABLE k ADD COLUMN p int REFERENCES parent;"})

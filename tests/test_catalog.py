@@ -344,6 +344,7 @@ def test_statements_that_the_server_counted_tell_who_uses_a_column(conn: Connect
     assert sum(use.calls for use in uses_of(catalog, users, "email")) == 12
 
 
+@pytest.mark.slow
 def test_many_statements_on_many_tables_are_read_and_judged_soon(
     conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

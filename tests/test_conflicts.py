@@ -94,6 +94,7 @@ def test_what_somebody_wrote_is_a_conflict_once(project: Project, write: str) ->
     assert found == keys
 
 
+@pytest.mark.slow
 def test_a_row_that_several_statements_have_changed_is_left_once(project: Project) -> None:
     """It is counted once; the file of each statement has it with the value before that one."""
     target = project(folder={"0001_a.sql": f"{UPDATED}\nUPDATE k SET v = 'newer', n = 0;"})
@@ -128,6 +129,7 @@ def test_a_conflict_names_the_statement_whose_change_it_is(project: Project) -> 
     ]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("kind", ["deleted by it", "deleted before it"])
 def test_a_row_that_was_made_again_is_a_conflict_of_the_step_that_deleted_it(project: Project, kind: str) -> None:
     """And none of the step before; a row that somebody else deleted is one of its own."""

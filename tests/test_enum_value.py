@@ -120,6 +120,7 @@ ALTER TABLE o ALTER m TYPE mood2 USING (CASE m::text WHEN 'new' THEN 'draft' ELS
 """
 
 
+@pytest.mark.slow
 def test_rows_with_a_value_of_the_new_type_are_named_beside_reverted_ones(project: Callable[..., Target]) -> None:
     """What another migration reverts in their table may change them, so they refuse nothing; the try does."""
     target = project(folder={"0001_a.sql": REPLACED, "0002_b.sql": "DELETE FROM o WHERE id = 2"})

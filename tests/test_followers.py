@@ -95,6 +95,7 @@ EQUAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_a_key_that_is_written_again_as_an_equal_one_stays_that_of_its_row(own: Conn) -> None:
     """Under its operator, the row that has the new key is the row itself."""
@@ -405,6 +406,7 @@ def test_rollback_gives_every_value_to_rows_behind_a_partition_that_is_attached_
     assert rows(target, "SELECT count(*) FROM t WHERE a = n * 10 AND u = id AND v = id") == [(201,)]
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize(("before", "after", "given"), [
     ("", "", [(1500, 15000), (1600, 16000)]),
@@ -465,6 +467,7 @@ def test_values_follow_rows_whose_key_a_plain_block_has_changed(project: Callabl
     assert rows(target, "SELECT id, a FROM k ORDER BY id") == [(1, "a1"), (2, "a2")]
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_rollback_tells_the_values_of_rows_whose_key_a_block_has_changed(project: Callable[..., Target]) -> None:
     """Its table is captured as a whole, so nobody knows which row has come to which key."""

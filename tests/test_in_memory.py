@@ -116,6 +116,7 @@ def test_what_another_user_has_planted_is_neither_read_nor_removed() -> None:
         planted.rmdir()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("site")
 def test_a_rehearsal_that_fills_the_memory_begins_again_on_the_disk(small_memory: Path) -> None:
     lay: list[bool] = []

@@ -65,6 +65,7 @@ def test_old_keys_come_back(project: Project) -> None:
     assert everything(target) == before
 
 
+@pytest.mark.slow
 def test_a_key_that_was_never_old_is_named_where_it_cannot_go_back(project: Project) -> None:
     """Rows that were there get their keys, whatever the new ones are; a new row's key has to be one of the old type."""
     target = project(folder={"0001_keys.sql": "ALTER TABLE t ALTER COLUMN id TYPE text USING 'k' || id"})

@@ -66,6 +66,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "batch_rows"), RUNS)
 def test_rows_are_equal_at_each_stop(project: Project, case: str, batch_rows: int) -> None:
     """Before and after the rollback, and after the first and the second release; the schema, too."""

@@ -111,6 +111,7 @@ def test_a_run_has_an_end() -> None:
     assert grouped(";\n".join([long] * 3)) == [2, 1]
 
 
+@pytest.mark.slow
 def test_a_release_of_runs_goes_up_and_down(project: Project) -> None:
     """As many rows, triggers and captures as one by one; the plan shows a run as one, and takes it back as one."""
     written = [INSERT % number for number in range(600)]

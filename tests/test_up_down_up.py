@@ -165,6 +165,7 @@ def test_of_two_ways_back_the_teams_own_is_taken_where_it_leads_back(project: Pr
     assert after[1] == before[1]
 
 
+@pytest.mark.slow
 def test_a_down_script_can_be_preferred(project: Project) -> None:
     """Nothing is captured, it is tried alone, and what it loses is said."""
     (change,) = trials(

@@ -281,6 +281,7 @@ def test_what_only_rows_show_to_be_written_is_compared_on_the_way_back_as_well(
     assert len(began) == 2
 
 
+@pytest.mark.slow
 def test_an_interruption_stops_the_ways_back_at_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are tried on a server of their own, in a statement that would take hours; no server is left."""
     target = scene("UPDATE t SET a = 1 WHERE pg_sleep(60) IS NOT NULL")
@@ -409,6 +410,7 @@ def test_the_example_is_tried_with_its_rows(project: Project) -> None:
     assert all(step.estimate for change in with_data.with_estimates(done.changes, ways) for step in change.steps)
 
 
+@pytest.mark.slow
 def test_a_second_release_is_not_compared_by_captured_rows_of_ours(scene: Scene) -> None:
     """What was written since the first one comes back, from tables of ours that have other rows afterwards."""
     target = scene("CREATE TABLE n (id integer PRIMARY KEY, v text); ALTER TABLE t ADD COLUMN c text")
