@@ -164,7 +164,7 @@ def test_others_may_not_write_meanwhile_and_may_read(conn: Connection, server: S
     ("sql", "because"),
     [
         ("TRUNCATE keyless", 'write DELETE instead, and "public"."keyless" has no unique key that identifies its rows'),
-        ("DO $$ BEGIN EXECUTE 'DELETE FROM ' || reverse('sdnik'); END $$", "nobody can know what a DO block did, because it puts its statements together when it runs: it executes a text that it puts together of what nobody can tell"),
+        ("DO $$ BEGIN EXECUTE 'DELETE FROM ' || reverse('sdnik'); END $$", "nobody can know what a DO block did, because it puts its statements together when it runs (it executes a text that it puts together of what nobody can tell)"),
         ("CALL hidden('DELETE FROM kinds')", "nobody can know what a procedure did, because it puts its statements together when it runs"),
         ("DO $$ BEGIN LOOP CREATE TABLE n (a integer); END LOOP; END $$", "a DO block executes CREATE TABLE: it loops until it leaves the loop"),
         ("DO LANGUAGE sql $$ DELETE FROM kinds $$", "because its code cannot be read"),

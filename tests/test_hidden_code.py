@@ -228,6 +228,23 @@ def test_a_function_that_somebody_added_to_an_extension_is_judged(stage: Stage) 
             assert not gates(stage, sql), sql
 
 
+@pytest.mark.newest
+@pytest.mark.parametrize(
+    ("body", "because"),
+    [
+        ("FOR r IN SELECT tablename FROM pg_tables LOOP EXECUTE 'ANALYZE ' || r.tablename; END LOOP;", "it loops over rows of the catalogs"),
+        ("FOR r IN SELECT a FROM t LOOP EXECUTE 'ANALYZE ' || r.a; END LOOP;", "it loops over rows"),
+        ("EXECUTE 'ANALYZE ' || current_user;", "it executes a text that it puts together of what nobody can tell"),
+    ],
+)  # fmt: skip
+def test_the_gate_of_a_block_says_why_it_is_not_read(stage: Stage, body: str, because: str) -> None:
+    """Whoever is to accept it knows what to look for, or how to write it another way."""
+    (statement,) = statements.parse(f"DO $$ DECLARE r record; BEGIN {body} END $$", "m.sql")
+    gate = Expander(stage.conn, batch_rows=15).expand(statement).gate
+    assert gate is not None
+    assert f"it puts its statements together when it runs ({because})" in gate.says
+
+
 # What an ordinary user plants, and a block that then executes another text; each is harmless without.
 PLANTED = {
     "CREATE FUNCTION format(text, text) RETURNS text LANGUAGE sql AS 'SELECT $p$DROP TABLE t$p$::text'": "EXECUTE format('CREATE TABLE %s (a integer)', 'n');",

@@ -375,7 +375,7 @@ NO_WAY = {
     "ALTER TYPE rare.reals SET (STORAGE = extended)": "PostgreSQL does not show the old properties of a base type",
     "ALTER USER MAPPING FOR PUBLIC SERVER far OPTIONS (ADD a 'b')": "its old options are not read",
     "ALTER INDEX rare.events_kind ATTACH PARTITION rare.people_age": "PostgreSQL cannot detach index people_age from rare.events_kind",
-    "DO $$ BEGIN EXECUTE 'DROP TABLE ' || current_user; END $$": "nobody can know what a DO block did, because it puts its statements together when it runs: it executes a text that it puts together of what nobody can tell",
+    "DO $$ BEGIN EXECUTE 'DROP TABLE ' || current_user; END $$": "nobody can know what a DO block did, because it puts its statements together when it runs (it executes a text that it puts together of what nobody can tell)",
     "DO $$ BEGIN IF EXISTS (SELECT FROM rare.people) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE: a condition of it reads rows, or calls a function of the application",
     "DO $$ BEGIN IF true THEN DROP TABLE rare.things; CREATE TABLE rare.b (); END IF; END $$": "what a DO block destroys is not captured",
     "DO $$ BEGIN IF rare.adult(3) THEN CREATE TABLE a (); END IF; END $$": "a DO block executes CREATE TABLE: a condition of it reads rows, or calls a function of the application",

@@ -14,7 +14,7 @@ from pglast import ast, enums
 
 from pgrunbook.sql.calls import DML, Call, calls, operators, run_nodes, touched
 from pgrunbook.sql.catalog_names import CatalogNames
-from pgrunbook.sql.do_branches import branches, names_taken
+from pgrunbook.sql.do_branches import read_block
 from pgrunbook.sql.routines import UNREADABLE, Block, analyzes, block, routine, text_statements, unreadable_because
 from pgrunbook.sql.settings import path_names, settings
 from pgrunbook.sql.side_effects import ACTING, OF_TEXT
@@ -213,9 +213,12 @@ def within(node: Any, routines: Routines, path: Sequence[str] | None = None) -> 
 
 def _of_do(node: Any, routines: Routines, path: Sequence[str] | None) -> Iterator[RoutinePart]:
     """Yield what a DO block holds; texts that it puts together are read where PostgreSQL's own functions do that."""
-    code, known = block(text(node)), branches(node)
-    why = routines.not_of_catalog(names_taken(node), path) if code.dynamic and known is not None else ""
-    yield from _of_block(code if known is None else replace(code, dynamic=False), "DO")
+    code, reading = block(text(node)), read_block(node)
+    known = reading.statements
+    why = routines.not_of_catalog(reading.names, path) if code.dynamic and known is not None else ""
+    for part in _of_block(code if known is None else replace(code, dynamic=False), "DO"):
+        is_told = not part.because or not reading.because or not code.readable
+        yield part if is_told else replace(part, because=f"{part.because} ({reading.because})")
     if why:
         yield RoutinePart(None, "DO", because=f"it puts its statements together when it runs, and {why}")
     elif code.dynamic:
