@@ -158,23 +158,30 @@ WHERE t.oid = %(oid)s;
 
 -- name: converts
 -- a row is: how a value of one type is converted to the other: by itself (on assignment), by an explicit cast, or only as text; and whether it is stored alike in both
-WITH RECURSIVE below (place, oid, target) AS (
-    SELECT 0, %(source)s::oid, false
+WITH RECURSIVE below (place, oid, target, arrays) AS (
+    SELECT 0, %(source)s::oid, false, 0
     UNION ALL
-    SELECT 0, %(target)s::oid, true
+    SELECT 0, %(target)s::oid, true, 0
     UNION ALL
-    SELECT b.place + 1, n.oid, b.target
+    SELECT b.place + 1, n.oid, b.target, b.arrays + n.is_array
     FROM below AS b
-    CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END AS oid
+    CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END AS oid,
+                               CASE t.typtype WHEN 'd' THEN 0 ELSE 1 END AS is_array
                         FROM pg_catalog.pg_type AS t
                         WHERE t.oid = b.oid
                           AND (t.typtype = 'd' OR t.typelem <> 0 AND t.typlen = -1)
                         OFFSET 0) AS n
 ), bottom AS (
     SELECT (SELECT b.oid FROM below AS b WHERE NOT b.target ORDER BY b.place DESC LIMIT 1) AS source,
-           (SELECT b.oid FROM below AS b WHERE b.target ORDER BY b.place DESC LIMIT 1) AS target
+           (SELECT b.oid FROM below AS b WHERE b.target ORDER BY b.place DESC LIMIT 1) AS target,
+           (SELECT max(b.arrays) FROM below AS b WHERE NOT b.target) AS source_arrays,
+           (SELECT max(b.arrays) FROM below AS b WHERE b.target) AS target_arrays
 )
-SELECT CASE WHEN o.source = o.target
+SELECT CASE WHEN o.source_arrays <> o.target_arrays
+            THEN CASE WHEN o.target_arrays = 0 AND y.typcategory = 'S' AND y.typtype = 'b' THEN 'by itself'
+                      WHEN o.source_arrays = 0 AND x.typcategory = 'S' THEN 'by a cast'
+                      ELSE 'as text' END
+            WHEN o.source = o.target
                  OR y.typcategory = 'S' AND y.typtype = 'b'
                  OR EXISTS (SELECT
                             FROM pg_catalog.pg_cast AS x
@@ -189,13 +196,14 @@ SELECT CASE WHEN o.source = o.target
                               AND x.casttarget = o.target)
             THEN 'by a cast'
             ELSE 'as text' END AS how,
-       (SELECT count(*) = 2
+       (SELECT count(*) = 2 AND o.source_arrays = o.target_arrays
         FROM pg_catalog.pg_cast AS x
         WHERE x.castmethod = 'b'
           AND (x.castsource, x.casttarget) IN ((o.source, o.target), (o.target, o.source))) AS is_same_value,
-       x.typname::text AS source,
+       -- An array and no array are different types, whatever it is of.
+       x.typname || CASE WHEN o.source_arrays > o.target_arrays THEN '[]' ELSE '' END AS source,
        x.typtype::text AS source_kind,
-       y.typname::text AS target,
+       y.typname || CASE WHEN o.target_arrays > o.source_arrays THEN '[]' ELSE '' END AS target,
        y.typtype::text AS target_kind
 FROM bottom AS o
 JOIN pg_catalog.pg_type AS x ON x.oid = o.source
