@@ -108,6 +108,8 @@ def change_type(altered: Alteration, cmd: Any) -> None:
     way = altered.way(Phase.TYPES)
     if loosened is not None:
         nullable(altered, way, cmd.name)
+    if made := column_type.trial(column, using):
+        way.add(made, f"It tells which values of {column.sql} can be {column.type} again.")
     _with_losses(altered, way, column, losses, clause)
     if loosened is not None:
         way.follow(loosened)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -37,6 +38,20 @@ _PATTERNS = {
     "uuid": r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
 }
 _LENGTH = re.compile(r"character(?: varying)?\((\d+)\)")
+# Tried by assignment, which refuses a text that is too long. A variable of a domain may not be NULL before.
+_TRIED = """
+CREATE OR REPLACE FUNCTION {function}(text) RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = '' AS $function$
+BEGIN
+    DECLARE
+        made {type} := $1;
+    BEGIN
+        RETURN true;
+    END;
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END
+$function$
+""".strip()
 _NUMBERS = re.compile(r"\(([\d, ]+)\)")
 
 
@@ -61,23 +76,37 @@ def refuses(how: str, column: Column) -> bool:
 
 
 def is_valid(reader: Reader, column: Column, new: str) -> str:
-    """Return the condition that a value of the type ``new`` is one of the old, as text; "" where that is not known."""
+    """Return the condition that a value of the type ``new`` is one of the old, as text; see :func:`trial`."""
     value = f"{column.sql}::text"
     if reader.version >= _TELLS_VALID_INPUT:
         return f"pg_catalog.pg_input_is_valid({value}, {literal(column.type)})"
     labels = [str(row["label"]) for row in reader.rows("labels_of_enum", oid=column.type_oid)]
     if labels and column.type.endswith("[]"):
         known = f"pg_catalog.array_replace({column.sql}::text[], NULL, {literal(labels[0])})"
-        return f"{known} OPERATOR(pg_catalog.<@) {literal(labels)}::text[]" if new.endswith("[]") else ""
-    if labels:
+        if new.endswith("[]"):
+            return f"{known} OPERATOR(pg_catalog.<@) {literal(labels)}::text[]"
+    elif labels:
         return f"{value} = ANY ({literal(labels)}::text[])"
-    if length := _LENGTH.fullmatch(column.type):
-        return f"pg_catalog.char_length({value}) <= {length[1]}"
     if column.type in _WORDS:
         return f"pg_catalog.lower(pg_catalog.btrim({value})) = ANY ({literal(_WORDS[column.type])}::text[])"
     if column.type in _PATTERNS:
         return f"{value} ~* {literal(_PATTERNS[column.type])}"
-    return ""
+    return f"{_function(column)}({value})"
+
+
+def trial(column: Column, using: str) -> str:
+    """Return the statement that creates the function which a USING clause asks, "" where it asks none of ours.
+
+    It is the session's own. No expression tells for every type, with its domains and arrays, whether a text is one of
+    its values, before PostgreSQL 16.
+    """
+    function = _function(column)
+    return _TRIED.format(function=function, type=column.type) if f"{function}(" in using else ""
+
+
+def _function(column: Column) -> str:
+    about = "\0".join((column.table, column.name, column.type))
+    return f"pg_temp.pgrunbook_is_valid_{hashlib.sha256(about.encode()).hexdigest()[:16]}"
 
 
 def losses(column: Column, cmd: Any, facts: dict[str, Any], new: str) -> tuple[str, str]:

@@ -92,7 +92,14 @@ def _using(cmd: Any) -> Any:
     """Return the expression of the old value: that of USING behind captured values, or the column itself."""
     if isinstance(cmd.def_.raw_default, ast.CoalesceExpr) and _takes_captured(cmd):
         return cmd.def_.raw_default.args[1]
+    if isinstance(cmd.def_.raw_default, ast.CaseExpr) and _asks_function(cmd.def_.raw_default.args[0].expr):
+        return cmd.def_.raw_default.args[0].result
     return cmd.def_.raw_default or ast.ColumnRef(fields=(ast.String(sval=cmd.name),), location=-1)
+
+
+def _asks_function(node: Any) -> bool:
+    """Tell whether a function of the way back's session is asked for valid values; here an error tells the same."""
+    return isinstance(node, ast.FuncCall) and strings(node.funcname)[0] == "pg_temp"
 
 
 def _takes_captured(cmd: Any) -> bool:
