@@ -25,6 +25,7 @@ from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, CONFLICTS, ROW_EXCLUSIVE,
 from pgrunbook.sql.statements import Statement, parse
 from pgrunbook.sql.tree import tree
 from servers import WHEEL, Servers, known_to
+from test_advice import in_use
 
 pytestmark = pytest.mark.every_version
 
@@ -181,6 +182,48 @@ def _same_scans(statement: str, told: Effects, seen: Seen) -> None:
     partners = {lock.object for lock in told.locks} if "FOREIGN KEY" in statement or " TYPE " in statement else set()
     assert set(told.scans) <= seen.scanned
     assert seen.scanned - set(told.scans) <= partners
+
+
+@pytest.mark.parametrize("part", [CASES[7::60], pytest.param(CASES, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.newest
+def test_a_statement_alone_is_judged_as_among_others(past: Past, part: list[str]) -> None:
+    """What is read of the database for it alone is all that its effects need."""
+    other = {}
+    for line in part:
+        statement = known_to(past.major, line)
+        if statement is not None:
+            alone = effects(tree(statement), read(past.conn, parse(statement, "cases.sql")))  # type: ignore[arg-type]
+            among = effects(tree(statement), past.catalog)
+            if alone != among:
+                other[statement] = (alone, among)
+    assert other == {}
+
+
+# Rules that tell of rows read or written anew while others wait.
+OF_LONG_LOCKS = {
+    "column-type-rewrites", "index-not-concurrent", "set-not-null-scans", "check-validates", "add-column-rewrites",
+    "add-column-checks-rows", "foreign-key-validates", "key-builds-index", "partition-is-read", "table-rewritten",
+    "materialized-view-locked", "reindex-not-concurrent", "domain-constraint", "validate-with-add",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.newest
+def test_no_finding_tells_of_a_long_lock_where_there_is_none(past: Past) -> None:
+    """Where the server reads and writes no table anew, or lets others work meanwhile, no rule of long locks stops."""
+    catalog = in_use(past.catalog)
+    false = {}
+    for statement in cases(past.major):
+        seen = _run(past, statement)
+        waits = any(ROW_EXCLUSIVE in CONFLICTS[mode] for _, mode in seen.locks)
+        if waits and (seen.new_files or seen.new_index_files or seen.scanned):
+            continue
+        (found,) = review([("a.sql", statement)], catalog, transactions=Transactions.STATEMENT,
+                          timeouts=Timeouts(lock_ms=2_000), with_squawk=False)  # fmt: skip
+        told = {hazard.id for hazard in found.hazards if hazard.severity is not Severity.NOTE} & OF_LONG_LOCKS
+        if told:
+            false[statement] = told
+    assert false == {}
 
 
 @pytest.mark.slow

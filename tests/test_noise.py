@@ -110,3 +110,19 @@ def test_each_file_is_judged_by_the_database_that_the_others_made(newest: Server
             for statement in read_.statements:
                 conn.execute(statement.sql.encode())
     assert [line for line in told(found) if "transaction-in-file" not in line] == lines(ON_A_DATABASE[tool])
+
+
+def test_a_check_that_another_migration_has_added_may_be_the_proof() -> None:
+    """Validated, then NOT NULL, then dropped: alone, and without a database, such a file is no error."""
+    ((name, text),) = (file for file in files("rails") if "not_null_validate" in file[0])
+    assert not [line for line in told(review([(name, text)])) if " error " in line]
+    without = text.split(";")[1]
+    assert [line for line in told(review([("m.sql", without)])) if line == "m error set-not-null-scans"]
+
+
+def test_a_view_that_hinders_is_told_once() -> None:
+    """Of a table that the files make the catalog knows its views; else their texts are looked through."""
+    view = "CREATE VIEW v AS SELECT b FROM a; ALTER TABLE a ALTER COLUMN b TYPE bigint;"
+    for sql in (view, f"CREATE TABLE a (b integer); {view}"):
+        (hazard,) = (h for f in review([("m.sql", sql)]) for h in f.hazards if h.id == "change-under-dependents")
+        assert hazard.effect.count("It fails") == 1

@@ -495,3 +495,133 @@ ANALYZE (SKIP_LOCKED) shop.plain
 REINDEX (VERBOSE) INDEX shop.plain_a
 REINDEX (CONCURRENTLY false) TABLE shop.plain
 CLUSTER (VERBOSE) shop.plain USING plain_a
+-- defaults, casts, several subcommands, partitions of partitions
+ALTER TABLE shop.users ADD COLUMN n text DEFAULT lower('X'), ADD COLUMN o integer DEFAULT 1 + 2
+ALTER TABLE shop.users ADD COLUMN n date DEFAULT current_date
+ALTER TABLE shop.users ADD COLUMN n timestamptz DEFAULT statement_timestamp()
+ALTER TABLE shop.users ADD COLUMN n timestamptz DEFAULT timezone('UTC', now())
+ALTER TABLE shop.users ADD COLUMN n text DEFAULT current_user
+ALTER TABLE shop.users ADD COLUMN n double precision DEFAULT random()
+ALTER TABLE shop.users ADD COLUMN n bigint DEFAULT nextval('shop.counter')
+ALTER TABLE shop.users ADD COLUMN n jsonb DEFAULT '{}'::jsonb NOT NULL
+ALTER TABLE shop.users ADD COLUMN n text[] DEFAULT ARRAY['a', 'b']
+ALTER TABLE shop.users ADD COLUMN n text DEFAULT concat('a', 'b')
+ALTER TABLE shop.users ADD COLUMN n text DEFAULT md5('x')
+ALTER TABLE shop.users ADD COLUMN n text DEFAULT to_char(now(), 'YYYY')
+ALTER TABLE shop.users ADD COLUMN n uuid DEFAULT '00000000-0000-0000-0000-000000000000'
+ALTER TABLE shop.users ADD COLUMN n interval DEFAULT make_interval(days => 1)
+ALTER TABLE shop.users ADD COLUMN n integer DEFAULT coalesce(NULL, 3)
+ALTER TABLE shop.users ADD COLUMN n timestamptz DEFAULT now() + interval '1 day'
+ALTER TABLE shop.users ADD COLUMN n integer DEFAULT extract(year FROM clock_timestamp())
+ALTER TABLE shop.users ADD COLUMN n integer REFERENCES shop.orders (id) ON DELETE SET NULL
+ALTER TABLE shop.users ADD COLUMN n integer CONSTRAINT small CHECK (n < 9) DEFAULT 3
+ALTER TABLE ONLY shop.users ADD COLUMN n text
+ALTER TABLE shop.users ADD COLUMN n integer, DROP COLUMN memory CASCADE
+ALTER TABLE shop.users ALTER COLUMN age TYPE bigint, ALTER COLUMN name TYPE varchar
+ALTER TABLE shop.users ALTER COLUMN age TYPE integer USING age + 0
+ALTER TABLE shop.users ALTER COLUMN name TYPE text USING name
+ALTER TABLE shop.users ALTER COLUMN name TYPE text USING trim(name)
+ALTER TABLE shop.users ALTER COLUMN name TYPE varchar(400)
+ALTER TABLE shop.users ALTER COLUMN email TYPE varchar(400) COLLATE "C"
+ALTER TABLE shop.users ALTER COLUMN email TYPE char(50)
+ALTER TABLE shop.users ALTER COLUMN email SET DATA TYPE character varying(50)
+ALTER TABLE shop.users ALTER COLUMN amount TYPE numeric(14, 2)
+ALTER TABLE shop.users ALTER COLUMN amount TYPE integer
+ALTER TABLE shop.users ALTER COLUMN amount TYPE double precision
+ALTER TABLE shop.users ALTER COLUMN made TYPE timestamp(0)
+ALTER TABLE shop.users ALTER COLUMN made TYPE text
+ALTER TABLE shop.users ALTER COLUMN seen TYPE timestamptz(3)
+ALTER TABLE shop.users ALTER COLUMN seen TYPE timestamptz(6)
+ALTER TABLE shop.users ALTER COLUMN seen TYPE date
+ALTER TABLE shop.users ALTER COLUMN bits TYPE varbit
+ALTER TABLE shop.users ALTER COLUMN bits TYPE bit(8)
+ALTER TABLE shop.users ALTER COLUMN net TYPE text
+ALTER TABLE shop.users ALTER COLUMN tags TYPE varchar[]
+ALTER TABLE shop.users ALTER COLUMN tags TYPE varchar(5)[]
+ALTER TABLE shop.users ALTER COLUMN level TYPE shop.any_number
+ALTER TABLE shop.users ALTER COLUMN age TYPE smallint
+ALTER TABLE shop.users ALTER COLUMN span TYPE interval day
+ALTER TABLE shop.users ALTER COLUMN span TYPE text
+ALTER TABLE shop.plain ALTER COLUMN c TYPE json
+ALTER TABLE shop.plain ALTER COLUMN c TYPE text
+ALTER TABLE shop.plain ALTER COLUMN b TYPE bytea USING b::bytea
+ALTER TABLE shop.plain ALTER COLUMN b TYPE integer USING NULL
+ALTER TABLE shop.parent ALTER COLUMN a TYPE bigint
+ALTER TABLE shop.parent ALTER COLUMN b TYPE varchar
+ALTER TABLE shop.parent ALTER COLUMN a SET NOT NULL
+ALTER TABLE ONLY shop.parent ALTER COLUMN b SET DEFAULT 'x'
+ALTER TABLE shop.day ALTER COLUMN id SET NOT NULL
+ALTER TABLE shop.users ALTER COLUMN name SET DEFAULT 'x', ALTER COLUMN age SET STATISTICS 100
+ALTER TABLE shop.users ALTER COLUMN name RESET (n_distinct)
+ALTER TABLE shop.orders ADD CHECK (note IS NOT NULL) NOT VALID, ADD CHECK (total > 2) NOT VALID
+ALTER TABLE shop.orders ADD CHECK (total > 1) NOT VALID, ADD CHECK (total < 99)
+ALTER TABLE shop.orders ADD UNIQUE (total)
+ALTER TABLE shop.orders ADD UNIQUE (total, num) INCLUDE (note)
+ALTER TABLE shop.orders ADD CONSTRAINT f FOREIGN KEY (second_user) REFERENCES shop.persons
+ALTER TABLE shop.orders ADD CONSTRAINT f FOREIGN KEY (second_user) REFERENCES shop.persons NOT VALID
+ALTER TABLE shop.day ADD CHECK (id > 0)
+ALTER TABLE shop.day ADD CHECK (id > 0) NOT VALID
+ALTER TABLE shop.day ADD FOREIGN KEY (id) REFERENCES shop.persons
+ALTER TABLE shop.day ADD PRIMARY KEY (id, at)
+ALTER TABLE shop.day_1 ADD CHECK (id > 0)
+ALTER TABLE shop.parent ADD CHECK (a > 0)
+ALTER TABLE ONLY shop.parent ADD CHECK (a > 0) NO INHERIT
+ALTER TABLE shop.users VALIDATE CONSTRAINT known_there
+ALTER TABLE shop.orders VALIDATE CONSTRAINT note_check, VALIDATE CONSTRAINT orders_second
+ALTER TABLE shop.users ADD CONSTRAINT k UNIQUE USING INDEX users_known
+ALTER TABLE shop.orders DROP CONSTRAINT note_check, ADD CONSTRAINT note_check CHECK (note <> 'x') NOT VALID
+CREATE INDEX ON shop.plain (a) WHERE b = 'x'
+CREATE INDEX ON shop.plain USING gin (c)
+CREATE INDEX ON shop.plain USING hash (b)
+CREATE INDEX ON shop.plain USING brin (a)
+CREATE INDEX ON shop.plain (a DESC NULLS LAST) INCLUDE (b) WITH (fillfactor = 70)
+CREATE INDEX ON ONLY shop.day (at)
+CREATE INDEX ON shop.day_2 (at)
+ALTER INDEX shop.plain_a SET (fillfactor = 80)
+ALTER INDEX shop.users_lower ALTER COLUMN 1 SET STATISTICS 10
+ALTER INDEX shop.plain_a RENAME TO pa
+DROP INDEX shop.users_email, shop.plain_a
+DROP INDEX shop.totals_user
+DROP TABLE shop.log_3, shop.log_4
+DROP VIEW shop.chosen
+CREATE TABLE shop.new PARTITION OF shop.log FOR VALUES FROM ('2031-01-01') TO ('2032-01-01')
+CREATE TABLE shop.new (id integer PRIMARY KEY, u integer REFERENCES shop.users, CHECK (id > 0))
+CREATE TABLE shop.new AS SELECT * FROM shop.users
+CREATE TABLE shop.new (LIKE shop.day_1 INCLUDING INDEXES)
+CREATE TEMP TABLE t AS SELECT id FROM shop.users
+CREATE MATERIALIZED VIEW shop.new AS SELECT count(*) FROM shop.users WITH NO DATA
+CREATE OR REPLACE VIEW shop.rich AS SELECT id, memory, name FROM shop.users
+ALTER TABLE shop.light SET LOGGED, ADD COLUMN x integer
+ALTER TABLE shop.plain SET LOGGED
+ALTER TABLE shop.plain SET (autovacuum_enabled = false, toast_tuple_target = 4000)
+ALTER TABLE shop.items FORCE ROW LEVEL SECURITY
+ALTER TABLE shop.orders OWNER TO shop_owner
+ALTER SEQUENCE shop.orders_num_seq AS bigint
+ALTER SEQUENCE shop.orders_num_seq RESTART
+ALTER SEQUENCE shop.orders_num_seq MAXVALUE 100000
+ALTER TYPE shop.mood ADD VALUE 'x' BEFORE 'ok'
+ALTER DOMAIN shop.positive ADD CONSTRAINT c CHECK (VALUE < 5) NOT VALID
+ALTER DOMAIN shop.positive DROP CONSTRAINT below_million
+CREATE TRIGGER t AFTER UPDATE ON shop.plain FOR EACH STATEMENT EXECUTE FUNCTION shop.touch()
+CREATE TRIGGER t BEFORE INSERT ON shop.day FOR EACH ROW EXECUTE FUNCTION shop.touch()
+ALTER TABLE shop.items DISABLE TRIGGER ALL
+GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA shop TO shop_owner
+REVOKE SELECT ON shop.plain FROM PUBLIC
+LOCK TABLE shop.day IN SHARE ROW EXCLUSIVE MODE
+LOCK TABLE ONLY shop.parent IN EXCLUSIVE MODE
+TRUNCATE shop.items, shop.plain RESTART IDENTITY
+TRUNCATE shop.persons CASCADE
+UPDATE shop.users SET name = 'x' WHERE id = 3
+UPDATE shop.users SET name = 'x' WHERE id IN (1, 2, 3)
+UPDATE shop.users SET name = 'x' WHERE id BETWEEN 1 AND 5
+UPDATE shop.users SET name = 'x' WHERE email = 'user 3'
+DELETE FROM shop.orders WHERE id = 19
+DELETE FROM shop.plain WHERE a > 3
+INSERT INTO shop.plain (a, b) VALUES (101, 'x'), (102, 'y')
+INSERT INTO shop.plain (a) SELECT 200 + a FROM shop.plain
+INSERT INTO shop.plain (a) VALUES (1) ON CONFLICT DO NOTHING
+INSERT INTO shop.plain (a) VALUES (1) ON CONFLICT (a) DO UPDATE SET b = 'z'
+DO $$ BEGIN ALTER TABLE shop.plain ALTER COLUMN a TYPE bigint; END $$
+DO $$ BEGIN EXECUTE 'CREATE INDEX ON shop.plain (b)'; END $$
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_class WHERE relname = 'nope') THEN ALTER TABLE shop.plain ADD COLUMN z text; END IF; END $$
+SELECT setval('shop.counter', 1000)

@@ -38,8 +38,10 @@ from pgrunbook.sql.tree import (
     dotted,
     functions_in,
     object_kind,
+    options,
     relation,
     relations_named,
+    strings,
     text,
     tree,
     type_word,
@@ -138,8 +140,10 @@ class _Wanted:
         self.path_is_computed = False
         for node in nodes:
             inner = [part.node for part in routines.parts(node) if part.node is not None]
-            for each in (node, *inner):
+            for each in (node, *inner, *_created([node])):
                 self._add(each)
+            if isinstance(node, ast.CreateSeqStmt | ast.AlterSeqStmt):
+                self._add_owner(node)
             routines = routines.after(node).beside(inner)
 
     def names(self) -> list[dict[str, str | None]]:
@@ -178,6 +182,12 @@ class _Wanted:
                 self.schemas.add(node.subname)
             case ast.RenameStmt() | ast.AlterObjectSchemaStmt() if isinstance(node.object, tuple):
                 self.types.add(dotted(node.object).name)
+
+    def _add_owner(self, node: Any) -> None:
+        """Add the table to which a sequence will belong."""
+        owner = strings(node.options and options(node.options).get("owned_by"))
+        if len(owner) > 1:
+            self.relations[Name(owner[-3] if len(owner) > 2 else None, owner[-2])] = None
 
     def _add_dropped(self, kind: str, objects: Sequence[Any]) -> None:
         for entry in objects:

@@ -223,9 +223,7 @@ def _set_not_null(found: fx.Found, table: Table, cmd: Any) -> None:
     for member in found.catalog.below(table):
         column = member.columns.get(cmd.name)
         if (column is None or not column.not_null) and not proves_not_null(member, cmd.name):
-            found.scans[member.label] = None
-    if not table.holds_rows_itself:
-        found.scans.pop(table.label, None)
+            found.scan_alone(member)
 
 
 def _add_constraint(found: fx.Found, table: Table, cmd: Any) -> None:

@@ -208,6 +208,13 @@ WITH RECURSIVE worn AS (
     JOIN pg_catalog.pg_publication_rel AS r ON r.prpubid = p.oid
     WHERE p.pubname = ANY (%(publications)s::text[])
     UNION
+    SELECT x.stxrelid
+    FROM pg_catalog.json_to_recordset(%(names)s::json) AS t (schema text, name text)
+    JOIN pg_catalog.pg_statistic_ext AS x ON x.stxname = t.name
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = x.stxnamespace
+    WHERE n.nspname = t.schema
+       OR t.schema IS NULL AND n.nspname = ANY (%(path)s::text[])
+    UNION
     SELECT f.oid
     FROM pg_catalog.unnest(%(fallen)s::oid[]) AS f (oid)
 ), typed AS (
@@ -265,6 +272,11 @@ WITH RECURSIVE worn AS (
     SELECT k.conrelid
     FROM reached
     JOIN pg_catalog.pg_constraint AS k ON k.confrelid = reached.oid AND k.contype = 'f'
+    UNION
+    -- The default partition is locked when another one comes or goes.
+    SELECT p.partdefid
+    FROM family
+    JOIN pg_catalog.pg_partitioned_table AS p ON p.partrelid = family.oid
 )
 SELECT c.oid::bigint AS oid,
        n.nspname::text AS schema,

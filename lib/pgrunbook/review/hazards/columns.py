@@ -9,7 +9,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Table
+from pgrunbook.database.catalog import Standing, Table
 from pgrunbook.display.prose import counted
 from pgrunbook.effects.alter_table import is_volatile
 from pgrunbook.effects.result import Found
@@ -201,9 +201,10 @@ def under_dependents(scene: Scene) -> Iterator[Note]:
 
 
 def _views_before(scene: Scene) -> Iterator[str]:
-    """Yield the views that these files create over a column that changes."""
+    """Yield the views that these files create over a column that changes, of a table that nobody knows."""
     for table, cmd in scene.altered():
-        if subcommand(cmd) in ("AlterColumnType", "DropColumn"):
+        is_known = table.standing is not Standing.UNKNOWN
+        if subcommand(cmd) in ("AlterColumnType", "DropColumn") and not is_known:
             for other in scene.earlier:
                 if isinstance(other.node, ast.ViewStmt | ast.CreateTableAsStmt):
                     query = text(other.node.query)
@@ -311,10 +312,22 @@ def set_not_null(scene: Scene) -> Iterator[Note]:
         time = estimates.read_time(scene.catalog, table)
         effect = f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock)."
         if subcommand(cmd) == "SetNotNull" or adds:
-            yield Note(effect, not_null_steps(table, cmd.name if not adds else cmd.def_.keys[0].sval), table)
+            severity = Severity.NOTE if _may_be_proven(scene, table) else None
+            column = cmd.name if not adds else cmd.def_.keys[0].sval
+            yield Note(effect, not_null_steps(table, column), table, severity)
         elif adopted := _nullable_keys(table, cmd):
             steps = [not_null_steps(table, column) for column in adopted]
             yield Note(effect, "\n".join([*steps, f"{scene.statement.sql};"]), table)
+
+
+def _may_be_proven(scene: Scene, table: Table) -> bool:
+    """Whether a constraint is validated before that another migration has added, and that nobody knows here."""
+    named = {constraint.name for constraint in table.constraints}
+    return table.standing is Standing.UNKNOWN and any(
+        subcommand(cmd) == "ValidateConstraint" and altered.key == table.key and cmd.name not in named
+        for other in scene.earlier
+        for altered, cmd in other.altered()
+    )
 
 
 def _nullable_keys(table: Table, cmd: Any) -> list[str]:
