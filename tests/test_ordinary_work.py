@@ -13,7 +13,7 @@ from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
-from pgrunbook.errors import Refused, StatementFailed
+from pgrunbook.errors import Refused
 from pgrunbook.history.state import leave_out
 from pgrunbook.session import session as heres
 from pgrunbook.session.session import Session
@@ -121,14 +121,3 @@ def test_what_differs_each_time_is_told_from_another_schema(project: Project, sq
     with pytest.raises(Refused) as refused:
         rehearsed(target)
     assert refused.value.message == told
-
-
-def test_what_the_key_of_parked_partitions_needs_is_told_with_the_way_out(project: Project) -> None:
-    """PostgreSQL cannot change the type of such a column: nothing of the target changes, and keep = False lets it go."""
-    target = project(folder={"0001_m.sql": "DROP TABLE k;\nDROP TYPE mood;"})
-    do(target, "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE k (m mood) PARTITION BY LIST (m)")
-    with pytest.raises(StatementFailed) as failed:
-        rehearsed(target)
-    assert failed.value.message.endswith("cannot drop type mood because other objects depend on it")
-    assert failed.value.hint.startswith("The key of a parked table's partitions needs it. Purge the parked table")
-    assert rehearsed(target, keep=False).changes[0].statements[0].form == ""

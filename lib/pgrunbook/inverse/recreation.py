@@ -32,7 +32,9 @@ def recreate(reader: Reader, way: Way, addresses: Collection[Address]) -> None:
     tables = {a[1] for a in gone.tables() if gone.leader(a) == a}
     in_order = [a[1] for a in addresses if a[1] in tables]
     kept = list(dict.fromkeys([*in_order, *sorted(tables)]))
-    replaced = {row["relation"] for row in reader.rows("foreign_partition_keys", oids=kept)} if kept else set()
+    partitioned = [oid for oid in kept if gone.places[_CLASS, oid, 0].kind == "p"]
+    found = reader.rows("foreign_partition_keys", oids=partitioned) if partitioned else []
+    replaced = {row["relation"] for row in found}
     gone.keep(kept, replaced, detach.alone(reader, kept, replaced) if replaced else ())
     _Recreation(reader, way, gone).write()
 
