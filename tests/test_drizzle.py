@@ -571,6 +571,7 @@ def test_unknown_columns_are_refused(conn: Connection, tmp_path: Path, columns: 
     )
 
 
+@pytest.mark.slow
 def test_an_upgraded_table_and_a_journal_are_refused(drizzle: Path, conn: Connection, tmp_path: Path) -> None:
     """The folder is older than the database."""
     run_drizzle(drizzle, "1", conn, folder_of(tmp_path / "new", "1"))

@@ -324,6 +324,7 @@ DETACHED = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("way", ["column", pytest.param("rows", marks=pytest.mark.newest)])
 @pytest.mark.parametrize("case", sample([*DETACHED], 3))
 def test_rows_behind_a_detached_partition_are_not_those_of_then(own: Conn, case: str, way: str) -> None:
