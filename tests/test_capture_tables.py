@@ -84,6 +84,7 @@ CASES = {
 NARROWER = {"on conflict key", "truncate", "select with", "returning"}
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     "sql",
     [pytest.param(sql, id=name, marks=pytest.mark.slow if name in NARROWER else ()) for name, sql in CASES.items()],

@@ -23,6 +23,7 @@ GONE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("case", GONE)
 def test_a_captured_row_that_refers_to_what_is_gone_is_named(project: Project, case: str) -> None:

@@ -47,6 +47,7 @@ def conn(server: Server) -> Iterator[Conn]:
         yield conn
 
 
+@pytest.mark.first_case
 @pytest.mark.every_version
 @pytest.mark.parametrize(("how", "more"), sample(KINDS, 4))
 def test_rows_of_a_circle_come_back(conn: Conn, how: str, more: str) -> None:

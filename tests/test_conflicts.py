@@ -81,6 +81,7 @@ WRITES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", sample(list(WRITES), 4))
 def test_what_somebody_wrote_is_a_conflict_once(project: Project, write: str) -> None:
     """Where the second migration changed the row again, it is judged there."""
@@ -107,6 +108,7 @@ def test_a_row_that_several_statements_have_changed_is_left_once(project: Projec
     assert rows(target, "SELECT id, v FROM k WHERE v <> 'v' || id ORDER BY id") == [(3, "mine"), (5, "mine")]
 
 
+@pytest.mark.slow
 def test_a_conflict_names_the_statement_whose_change_it_is(project: Project) -> None:
     """And the value that this one gives back: the statement before it is taken back after it."""
     texts = (

@@ -219,6 +219,7 @@ def resumes_or_done(one: Run) -> None:
         resumes(one)
 
 
+@pytest.mark.slow
 def test_the_record_of_another_run_is_refused(made: Run) -> None:
     """Its journal, its run.json, and its plan."""
     other, _ = run("prepare", rehearse="false", keep="false")

@@ -299,6 +299,7 @@ def test_databases_are_cloned_where_the_file_system_can(site: Site, monkeypatch:
 COPIES = "SELECT count(*) FROM pg_database WHERE datname ~ '^(plain|safe)_'"
 
 
+@pytest.mark.slow
 def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(project: Project) -> None:
     """Also that of the database which every cluster has, where our own sessions are."""
     for database in (project().database, "postgres"):

@@ -156,6 +156,7 @@ def _there_and_back(project: Project, blocks: dict[str, str]) -> None:
         assert found[0].fingerprint == before[0].fingerprint
 
 
+@pytest.mark.slow
 def test_a_block_is_taken_back(project: Project) -> None:
     """One of each kind: what it makes and fills, what is there already, what it destroys, and what it leaves out."""
     _there_and_back(project, {name: BLOCKS[name] for name in FEW})
@@ -218,6 +219,7 @@ def test_rows_of_a_block_are_captured_as_those_of_its_statements(project: Projec
     assert {name.name for name in plain if plain[name] != after[name]} <= {"log"}
 
 
+@pytest.mark.slow
 def test_a_block_that_changes_rows_of_a_table_twice_is_captured_as_a_whole(project: Project) -> None:
     """Two captures of a kind would be one."""
     target = project(folder={"0001_m.sql": _block("UPDATE t SET a = 'x'; UPDATE t SET b = 7 WHERE a = 'x';")})

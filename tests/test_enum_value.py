@@ -95,6 +95,7 @@ def test_what_cannot_be_made_again_is_named(moods: Stage, type_: str, because: s
     assert undo.steps == ()
 
 
+@pytest.mark.slow
 def test_rollback_tells_the_rows_that_use_the_value(project: Callable[..., Target]) -> None:
     """Before anything changes; when they have another value, it takes the release back."""
     target = project(folder={"0001_m.sql": "ALTER TYPE mood ADD VALUE 'new'"})

@@ -188,6 +188,7 @@ def back(target: Target, count: int) -> None:
     execute(target, plan.model_copy(update={"changes": plan.changes[:count]}))
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("tool", FOLDERS)
 def test_released_rolled_back_and_released_again(project: Project, tool: str) -> None:
     """Each row is the tool's own, after each; and every migration has the name that the tool's users know."""

@@ -246,6 +246,7 @@ def test_columns_may_have_the_names_of_our_variables(own: Conn) -> None:
     assert own.execute("SELECT * FROM named").fetchall() == [(13, *[1] * len(names))]
 
 
+@pytest.mark.slow
 def test_plan_and_rollback_tell_the_locks_of_the_triggers(project: Callable[..., Target]) -> None:
     """The UPDATE locks writers out until its transaction ends; rollback drops the triggers, which nobody shares."""
     target = project(folder={"0001_a.sql": "UPDATE t SET a = 0;\nALTER TABLE t DROP COLUMN b"})
@@ -381,6 +382,7 @@ def test_rows_of_a_loop_behind_a_detached_partition_come_back(own: Conn) -> None
     assert own.execute("SELECT a FROM t WHERE id = 1500").fetchall() == [(15000,)]
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_rollback_gives_every_value_to_rows_behind_a_partition_that_is_attached_again(
     project: Callable[..., Target],
@@ -438,6 +440,7 @@ def test_a_partition_that_a_release_drops_gets_the_values_of_its_rows(
     assert rows(target, "SELECT id, a FROM t WHERE id >= 1000 ORDER BY id") == given
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_rollback_tells_which_captured_values_go_to_nobody(project: Callable[..., Target]) -> None:
     """Before, with their keys, and behind the step that reverts the others."""
@@ -457,6 +460,7 @@ def test_rollback_tells_which_captured_values_go_to_nobody(project: Callable[...
     assert rows(target, "SELECT a FROM t WHERE id >= 1000 ORDER BY id") == [(None,), (15010,), (None,)]
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_values_follow_rows_whose_key_a_plain_block_has_changed(project: Callable[..., Target]) -> None:
     """It is captured as its statement, so each value finds its row again."""

@@ -108,6 +108,7 @@ def target(project: Project) -> Target:
     return made
 
 
+@pytest.mark.slow
 def test_one_acceptance_is_for_one_statement(target: Target) -> None:
     """A name that fits gates of two migrations, or two of a line, is refused by prepare, and by accept."""
     both = f"migration.sql:1 names 3: {A}:1, {A}:1.2 and {B}:1"

@@ -223,6 +223,7 @@ def test_statements_of_one_migration_can_go_back_alone(project: Project) -> None
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(0,)]
 
 
+@pytest.mark.slow
 def test_other_line_ends_are_no_edit_and_other_words_are(project: Project) -> None:
     """As a checkout on another system has them, or an editor that writes a byte order mark."""
     text = "ALTER TABLE nodes ADD COLUMN n integer;\nINSERT INTO projects (name)\n  VALUES ('new');\n"

@@ -186,6 +186,7 @@ NEW_TABLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(
     ("made", "spelt"),
@@ -242,6 +243,7 @@ def test_a_table_that_was_renamed_by_the_release_counts_as_big(stage: Callable[.
     assert forms(on_a_branch(target)) == ["", ""]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @both_ways
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ def test_a_release_of_runs_goes_up_and_down(project: Project) -> None:
     assert rows(target, "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM u)") == [(0, 0)]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_captured_as_a_whole_shows_its_lock(project: Project) -> None:
     """The rows that it updates and inserts are captured once, and go back."""
     insert = f"{INSERT} ON CONFLICT (id) DO UPDATE SET a = excluded.a"

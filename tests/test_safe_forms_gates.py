@@ -426,6 +426,7 @@ def test_no_setting_switches_a_gate_off(stage: Stage, part: int) -> None:
     stay_gated(stage, [*names, "role", "session_authorization", "my.own"][part::PARTS])
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_no_setting_of_these_switches_a_gate_off(stage: Stage) -> None:
     """One setting of each kind: of names, of values, of triggers, of time, of rights, and of the application."""

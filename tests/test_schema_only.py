@@ -214,6 +214,7 @@ def test_a_migration_that_creates_a_role_can_be_rehearsed_again(project: Project
     assert first.end.fingerprint == second.end.fingerprint
 
 
+@pytest.mark.slow
 def test_what_a_migration_sets_does_not_reach_the_next_one(project: Project) -> None:
     """As in the real run, with and without a way back."""
     target = project(
