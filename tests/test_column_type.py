@@ -73,3 +73,19 @@ def test_arrays_and_texts_are_different_types(conn: Conn, old: str, new: str, va
     way.there()
     way.back()
     assert texts(conn, "t") == before
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("kind", ["DOMAIN {} AS text", "TYPE {} AS ENUM ('a')", "TYPE {} AS (a text)"])
+def test_a_type_may_have_any_name(conn: Conn, kind: str) -> None:
+    """Its owner may be anybody: nothing of the name is executed where its values are tried on the way back."""
+    name = '"o\'$function$; DROP TABLE t; -- $$ {0} %s ""x"'
+    value = "(a)" if kind.endswith("(a text)") else "a"
+    conn.execute(f"CREATE {kind.replace('{}', name)}; CREATE TABLE t (id integer PRIMARY KEY, b {name})".encode())
+    conn.execute(f"INSERT INTO t SELECT i, '{value}' FROM generate_series(1, 5) AS i".encode())
+    before = texts(conn, "t")
+    way = Way(conn, "ALTER TABLE t ALTER COLUMN b TYPE text USING 'is ' || b::text")
+    assert way.because == ""
+    way.there()
+    way.back()
+    assert texts(conn, "t") == before

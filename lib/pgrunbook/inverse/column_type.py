@@ -40,7 +40,6 @@ _PATTERNS = {
 _LENGTH = re.compile(r"character(?: varying)?\((\d+)\)")
 # Tried by assignment, which refuses a text that is too long. A variable of a domain may not be NULL before.
 _TRIED = """
-CREATE OR REPLACE FUNCTION {function}(text) RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = '' AS $function$
 BEGIN
     DECLARE
         made {type} := $1;
@@ -50,8 +49,7 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     RETURN false;
 END
-$function$
-""".strip()
+"""
 _NUMBERS = re.compile(r"\(([\d, ]+)\)")
 
 
@@ -101,7 +99,13 @@ def trial(column: Column, using: str) -> str:
     its values, before PostgreSQL 16.
     """
     function = _function(column)
-    return _TRIED.format(function=function, type=column.type) if f"{function}(" in using else ""
+    if f"{function}(" not in using:
+        return ""
+    body = literal(_TRIED.format(type=column.type))  # somebody may have given the type any name
+    return (
+        f"CREATE OR REPLACE FUNCTION {function}(text) RETURNS boolean LANGUAGE plpgsql STABLE"
+        f" SET search_path = '' AS {body}"
+    )
 
 
 def _function(column: Column) -> str:
