@@ -127,7 +127,24 @@ OTHERS = {
     "called": ("CALL p(); CREATE TYPE e AS ENUM ('x');", "it calls a procedure"),
     "what_was_done": ("UPDATE t SET b = 1; GET DIAGNOSTICS n = ROW_COUNT; CREATE TYPE e AS ENUM ('x');", "it asks what a statement has done (GET DIAGNOSTICS)"),
     "commits": ("CREATE TYPE e AS ENUM ('x'); COMMIT;", "it ends its transaction"),
+    "behind_a_label_of_a_loop": ("<<l>> FOR i IN 1..2 LOOP UPDATE t SET b = l.i; END LOOP;", "a statement of it takes the value of l.i, which nobody can tell"),
+    "behind_a_label_of_a_block": ("<<l>> BEGIN UPDATE t SET a = l.v; END;", "a statement of it takes the value of l.v, which nobody can tell"),
+    "behind_the_label_of_every_block": ("v := 'a'; UPDATE t SET a = inline_code_block.v;", "a statement of it takes the value of inline_code_block.v, which nobody can tell"),
+    "asked_behind_a_label": ("<<l>> BEGIN IF to_regtype(l.v) IS NULL THEN DROP TABLE gone; END IF; END;", "nobody can tell the value of l.v"),
+    "parameter_that_nothing_gives": ("EXECUTE 'UPDATE t SET a = $1 WHERE id = $2' USING 'x';", "a text that it executes takes $2, which USING does not give"),
+    "parameters_without_using": ("EXECUTE 'UPDATE t SET a = $1';", "a text that it executes takes $1, which USING does not give"),
+    "parameter_of_no_number": ("EXECUTE 'UPDATE t SET a = $0' USING 'x';", "a text that it executes takes $0, which USING does not give"),
 }  # fmt: skip
+# Words of PL/pgSQL, each with what it may have beside it: those that the cases above hold, and odder ones.
+WORDS = [
+    *BLOCKS.values(), *(body for body, _ in OTHERS.values()),
+    "EXECUTE '';", "EXECUTE NULL;", "EXECUTE v;", "EXECUTE format('%', 't');", "EXECUTE format('UPDATE %I SET a = %s', 't');", "EXECUTE format('UPDATE %2$I SET a = 1', 't', 'u');",
+    "FOR i IN 1..NULL LOOP NULL; END LOOP;", "FOR i IN n..9 LOOP UPDATE t SET b = i; END LOOP;", "FOR r IN SELECT * FROM (VALUES (1, 2)) AS w (p, q) LOOP UPDATE t SET b = r.p; END LOOP;",
+    "FOR r IN VALUES (1), (2) LOOP UPDATE t SET b = r.column1; END LOOP;", "FOREACH n IN ARRAY '{1,2}'::int[] LOOP UPDATE t SET b = n; END LOOP;", "FOREACH v SLICE 1 IN ARRAY ARRAY[['a']] LOOP NULL; END LOOP;",
+    "FOREACH v IN ARRAY ARRAY[]::text[] LOOP UPDATE t SET a = v; END LOOP;", "SELECT * INTO r FROM pg_class; UPDATE t SET a = r.relname;", "SELECT 1, 2 INTO n, v;", "SELECT 1 INTO STRICT n;",
+    "RAISE;", "RETURN;", "NULL;", "UPDATE t SET b = $1;", "UPDATE t SET (a, b) = (v, n);", "WITH w AS (UPDATE t SET b = n RETURNING 1) DELETE FROM r;", "MERGE INTO t USING r ON true WHEN MATCHED THEN UPDATE SET b = n;",
+    "TRUNCATE t;", "COPY t FROM '/nowhere';", "SET LOCAL app.x = 'y';", "OPEN c; FETCH c INTO n; CLOSE c;",
+]  # fmt: skip
 # Known, and it destroys what cannot be captured within a block.
 LOSES = {
     "old_rows": f"IF {NO.format('n')} THEN ALTER TABLE t ADD COLUMN n integer; UPDATE t SET a = 'x'; END IF;",
@@ -173,6 +190,20 @@ def test_what_is_not_known_of_other_blocks_is_told(body: str, because: str) -> N
     """Loops over rows, other handlers, answers that rows give: nobody knows before what they execute, and why."""
     found = read_block(tree(_block(body)))
     assert (found.statements, found.because) == (None, because)
+
+
+@pytest.mark.parametrize(
+    "around", ["{}", "IF n > 1 THEN {} END IF;", "FOR k IN 1..2 LOOP {} END LOOP;", "BEGIN {} END;"]
+)
+@pytest.mark.parametrize(
+    "declared",
+    ["v text; n integer; r record;", "n integer := 3; r t%ROWTYPE; v t.a%TYPE;", "c CURSOR FOR SELECT 1; n integer[];"],
+)
+def test_no_block_crashes_the_reading(around: str, declared: str) -> None:
+    """Whatever a block is made of, it is read, or there is a reason."""
+    for body in WORDS:
+        found = read_block(tree(f"DO $$ DECLARE {declared} BEGIN {around.format(body)} END $$"))
+        assert not found.because or found.statements is None
 
 
 @pytest.mark.parametrize(

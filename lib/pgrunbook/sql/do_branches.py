@@ -137,7 +137,8 @@ def _read_with(sql: str, ask: Ask | None) -> BlockReading:
             raise UnknownValueError("it declares variables in more than one place")
         if _CONFLICT in sql:
             raise UnknownValueError(f"it says what a name means ({_CONFLICT})")
-        values = DoValues(function["PLpgSQL_function"].get("datums", ()), ask)
+        labels = _labels(function["PLpgSQL_function"]["action"])
+        values = DoValues(function["PLpgSQL_function"].get("datums", ()), ask, labels)
         found = tuple(_Reader(values).read(function["PLpgSQL_function"]["action"]["PLpgSQL_stmt_block"]))
     except (ParseError, ValueError, KeyError):
         found, because = None, "its code cannot be read"
@@ -266,6 +267,14 @@ class _Reader:
         for one in self._of(body, handler):
             yield replace(one, conditions=(*conditions, *one.conditions))
         self.depth -= 1
+
+
+def _labels(part: Any) -> Iterator[str]:
+    """Yield the labels of blocks and loops: a variable may be named behind one."""
+    if isinstance(part, dict):
+        yield from (part["label"],) if "label" in part else ()
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _labels(inner)
 
 
 def _is_nothing(word: str, inner: Any) -> bool:

@@ -6,7 +6,7 @@ A variable stands for the expression that it was given, which reads catalogs onl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pglast import ast, enums
@@ -33,6 +33,7 @@ _TAKING = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.M
 _FORMAT = re.compile(r"%(.?)", re.DOTALL)
 _ASSIGNMENT = re.compile(r"\s*(?P<name>\w+)\s*:?=\s*(?P<value>.*)", re.DOTALL)
 _FOUND = "found"
+_OUTERMOST = "inline_code_block"  # the label that PL/pgSQL gives a DO block
 _NAME_BYTES = 64
 
 
@@ -48,12 +49,12 @@ _ROWS_READ = "it loops over rows"
 class DoValues:
     """The variables of a block by their names, each with the expression that it has now; FOUND is one of them.
 
-    A record has one for each of its fields, under both names.
+    A record has one for each of its fields, under both names. ``labels`` are those of blocks and loops.
     """
 
-    def __init__(self, datums: Sequence[Any], ask: Ask | None = None) -> None:
+    def __init__(self, datums: Sequence[Any], ask: Ask | None = None, labels: Iterable[str] = ()) -> None:
         """Read the declarations. Raises UnknownValueError for a type whose values may change when they are assigned."""
-        self._ask = ask
+        self._ask, self._labels = ask, {*labels, _OUTERMOST}
         self._records: set[str] = set()
         self._values: dict[str, Any] = {}
         self._types: dict[str, str] = {}
@@ -132,15 +133,12 @@ class DoValues:
         """Return a tree with values in the place of variables."""
 
         def change(part: Any) -> Any:
-            if not isinstance(part, ast.ColumnRef) or not isinstance(part.fields[0], ast.String):
+            if not isinstance(part, ast.ColumnRef):
                 return part
-            name = part.fields[0].sval
-            if name == _FOUND or name in self._types.keys() | self._records:
-                name = ".".join(getattr(field, "sval", "*") for field in part.fields)
-                if name not in self._values:
-                    raise UnknownValueError(f"nobody can tell the value of {name}")
-                return self._values[name]
-            return part
+            name = self._variable(part)
+            if name and name not in self._values:
+                raise UnknownValueError(f"nobody can tell the value of {name}")
+            return self._values[name] if name else part
 
         return mapped(node, change)
 
@@ -161,19 +159,28 @@ class DoValues:
         if any(constant(value) is None for value in values):
             raise UnknownValueError("it executes a text with values that nobody can tell (USING)")
         self.trusted += values
-        typed = [_typed(value) for value in values]
+        typed = dict(enumerate(map(_typed, values), 1))
 
         def change(part: Any) -> Any:
-            return typed[part.number - 1] if isinstance(part, ast.ParamRef) else part
+            if not isinstance(part, ast.ParamRef):
+                return part
+            if part.number not in typed:
+                raise UnknownValueError(f"a text that it executes takes ${part.number}, which USING does not give")
+            return typed[part.number]
 
-        return mapped(node, change) if typed else node
+        return mapped(node, change) if any(isinstance(part, ast.ParamRef) for part in walk(node)) else node
 
     def _used(self, node: Any) -> Iterator[str]:
         for part in walk(node):
-            if isinstance(part, ast.ColumnRef) and isinstance(part.fields[0], ast.String):
-                name = part.fields[0].sval
-                if name == _FOUND or name in self._types.keys() | self._records:
-                    yield ".".join(getattr(field, "sval", "*") for field in part.fields)
+            if isinstance(part, ast.ColumnRef) and (name := self._variable(part)):
+                yield name
+
+    def _variable(self, part: ast.ColumnRef) -> str:
+        """Return the name of the variable that a name may mean, also behind a label; "" for that of a column."""
+        first = getattr(part.fields[0], "sval", "")
+        if first == _FOUND or first in self._types.keys() | self._records | self._labels:
+            return ".".join(getattr(field, "sval", "*") for field in part.fields)
+        return ""
 
     def refuse_variables(self, node: Any) -> None:
         """Raise UnknownValueError where a statement names a variable, which it does not take."""
