@@ -32,6 +32,10 @@ TRIGGER = """
 CREATE FUNCTION seen() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER seen BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION seen()
 """
+TAKES_AWAY = """
+CREATE FUNCTION taken() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM a WHERE id = NEW.id; RETURN NULL; END';
+CREATE TRIGGER taken AFTER INSERT ON a FOR EACH ROW WHEN (NEW.id = 4) EXECUTE FUNCTION taken()
+"""
 KINDS = [
     (how, rows)
     for how in ("", "DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED")
@@ -75,3 +79,14 @@ def test_rows_that_need_each_other_behind_a_trigger_are_told(conn: Conn) -> None
     left = [undo_data.revert(conn, one, on_conflict="keep").left for one in kept]
     assert {(one.table.name, one.way, one.key["id"]) for some in left for one in some.samples} == NEED_EACH_OTHER
     assert texts(conn, "a") == ["(1,,)", "(2,,)", "(3,,)", "(4,1,4)"]
+
+
+@pytest.mark.newest
+def test_a_trigger_that_takes_rows_away_again_does_not_keep_the_revert_going(conn: Conn) -> None:
+    """Each round would insert them anew: they are told as rows that are not there, and the others are back."""
+    conn.execute(f"{MADE.format(how='DEFERRABLE')}; {TAKES_AWAY}".encode())
+    way = Way(conn, "DELETE FROM a WHERE id = 1")
+    way.there()
+    result = give_back_migration(conn, way.site.migration, "up")
+    assert texts(conn, "a") == ["(1,,)", "(2,,)", "(3,,)", "(5,2,)", "(6,1,5)"]
+    assert {(one.table.name, one.key["id"]) for one in result.left.samples} == {("a", "4"), ("b", "3"), ("c", "1")}

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 import psycopg
+from psycopg import sql
 
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
@@ -53,8 +54,8 @@ def insert_rest(
 
     Raises psycopg's IntegrityError where a row has no parent, unless rows that are refused are left.
     """
-    given = 0
-    while more := sum(insert(True) for insert in inserts):
+    given, most = 0, sum(_captured(conn, one) for one in circle)
+    while given < most and (more := sum(insert(True) for insert in inserts)):  # a trigger may take each away again
         given += more
     return given + _at_once(conn, [one.table for one in circle], inserts, is_silent, leaves_refused)
 
@@ -79,6 +80,11 @@ def _at_once(
             raise
         log.info("the server refuses rows that need each other: %s", exc.diag.message_primary)
         return 0
+
+
+def _captured(conn: Connection, entry: UndoEntry) -> int:
+    (found,) = conn.execute(sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(entry.side)).fetchone() or (0,)
+    return int(str(found))
 
 
 def _reached(below: dict[int, set[int]], oid: int) -> set[int]:
