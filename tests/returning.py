@@ -15,6 +15,7 @@ from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.draft import build
 from pgrunbook.draft import release as draft
 from pgrunbook.execute.execution import Execution
+from pgrunbook.execute.results import StepResult
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures.rollback_views import RollbackRowEffects, rows_since
@@ -56,12 +57,12 @@ def release(target: Target, *, run_id: str = RELEASE, keep: bool = True) -> Plan
     return plan
 
 
-def execute(target: Target, plan: Plan, run_id: str, on_conflict: OnConflict = "stop") -> None:
+def execute(target: Target, plan: Plan, run_id: str, on_conflict: OnConflict = "stop") -> list[StepResult]:
     """Execute a plan on a session of its own."""
     with connect(target, purpose=f"migrate {run_id}") as conn, locks.one_executor(conn):
         history = histories.read(conn, target)
         journal, permit = Journal(journal_of(target)), permitted(plan, run_id, conn, on_conflict)
-        Execution(plan, target, run_id, conn, history, journal, permit).run()
+        return Execution(plan, target, run_id, conn, history, journal, permit).run()
 
 
 def prepared(target: Target, names: Sequence[str] = (), *, only: Sequence[int] = ()) -> WayBack:

@@ -9,6 +9,7 @@ import pytest
 from conftest import connect, do
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection
 from pgrunbook.sql.do_branches import read_block
 from pgrunbook.sql.tree import tree
 from returning import everything, execute, plan_of, rehearsed, take_back
@@ -158,6 +159,12 @@ def _block(body: str) -> str:
     return f"DO $$ DECLARE v text; n integer; r record; BEGIN {body} END $$;"
 
 
+def contents(conn: Connection) -> dict[str, list[str]]:
+    """The rows of each table that a block may write."""
+    query = "SELECT pg_catalog.array_agg(x::text ORDER BY x::text) FROM {} AS x"
+    return {name: conn.execute(query.format(name).encode()).fetchall()[0][0] for name in ("t", "u", "r", "log")}
+
+
 def _there_and_back(project: Project, blocks: dict[str, str]) -> None:
     target = project(folder={f"{n:04}_{name}.sql": _block(body) for n, (name, body) in enumerate(blocks.items(), 1)})
     do(target, MADE)
@@ -237,9 +244,14 @@ def test_rows_of_a_block_are_captured_as_those_of_its_statements(project: Projec
        "CREATE FUNCTION notes() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (TG_OP); RETURN NEW; END';"
        "CREATE TRIGGER notes AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION notes()")  # fmt: skip
     plain = everything(target)[1]
+    with connect(target) as conn, conn.transaction(force_rollback=True):
+        conn.execute(_block(body).encode())
+        promised = contents(conn)
     plan = plan_of(target, rehearsed(target))
-    execute(target, plan, "20261122T165431Z-release-demo-7f3a")
+    results = execute(target, plan, "20261122T165431Z-release-demo-7f3a")
+    assert [result.rows for result in results] == [None]  # as of the block itself
     with connect(target) as conn:
+        assert contents(conn) == promised
         found = [(entry.kind, entry.table.name) for entry in undo_data.list_entries(conn)]
     assert sorted(found) == sorted(CAPTURED[body])
     assert not any("LOCK TABLE" in step.sql for change in plan.changes for step in change.steps)

@@ -299,7 +299,8 @@ class Execution:
                 rows = self._execute_sql(step)
         else:
             counts = self._counts(capturing)
-            rows = sum(counts[: step.statements])
+            # What a DO block changes is not told by the server either, and here by its first statement only.
+            rows = None if step.kind == "DO" else sum(counts[: step.statements])
         self._account.told(self._keeper.after(change, step))
         return rows
 
