@@ -259,6 +259,7 @@ def test_no_order_of_cells_executes_a_plan_whose_gates_are_open(
     assert scene.done == []
 
 
+@pytest.mark.slow
 @all_orders(MIGRATE, 4)
 def test_a_plan_is_executed_once_and_after_its_checks_only(
     prepared: tuple[Target, Any], opened: Callable[..., Scene], cells: Sequence[str], most: int

@@ -131,6 +131,7 @@ def test_a_conflict_names_the_statement_whose_change_it_is(project: Project) -> 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("kind", ["deleted by it", "deleted before it"])
 def test_a_row_that_was_made_again_is_a_conflict_of_the_step_that_deleted_it(project: Project, kind: str) -> None:

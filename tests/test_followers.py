@@ -409,6 +409,7 @@ def test_rollback_gives_every_value_to_rows_behind_a_partition_that_is_attached_
     assert rows(target, "SELECT count(*) FROM t WHERE a = n * 10 AND u = id AND v = id") == [(201,)]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize(("before", "after", "given"), [

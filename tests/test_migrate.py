@@ -218,6 +218,7 @@ def test_a_failing_statement_says_what_is_applied_and_how_to_take_it_back(projec
     assert rows(target, "SELECT to_regclass('b') IS NOT NULL, to_regclass('c')") == [(True, None)]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("before", sample(["SET search_path TO public;\n", ""], 2))
 def test_what_reaches_outside_runs_on_the_target_only_and_behind_its_gate(project: Project, before: str) -> None:

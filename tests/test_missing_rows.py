@@ -38,6 +38,7 @@ NEEDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_statements_that_need_rows_are_passed_over_there(project: Project) -> None:
     """They are named with the server's words; what follows in the file is rehearsed, there and back, and released."""
     sql = ";\n".join([f"{sql};\nDELETE FROM orders WHERE id <> 1" for sql, _ in NEEDS.values()])

@@ -402,6 +402,7 @@ def test_a_down_script_that_reaches_outside_is_a_gate_of_the_rollback(project: P
         shutil.rmtree(base)
 
 
+@pytest.mark.slow
 def test_only_what_was_shown_is_purged(project: Project) -> None:
     """An item that means something else by now needs another look, and one that was not chosen needs a permit."""
     target = project(folder={"0001_a.sql": "ALTER TABLE a DROP COLUMN n", "0002_b.sql": "ALTER TABLE a DROP COLUMN m"})

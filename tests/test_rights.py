@@ -129,6 +129,7 @@ def asked(conn: psycopg.Connection[tuple[object, ...]], query: str) -> list[tupl
     return conn.execute(query.encode()).fetchall()
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.every_version
 def test_a_role_of_the_pages_statements_can_do_everything(

@@ -159,6 +159,7 @@ def round_trip(project: Project, names: tuple[str, ...]) -> None:
     stop(3, {name: never if kind.changes_rows else released for name, kind in kinds.items()})
 
 
+@pytest.mark.slow
 def test_rows_are_equal_at_each_stop(project: Project) -> None:
     """One of each kind of change: columns, tables, rows that are shown and such that are not, types, triggers."""
     round_trip(project, FEW)

@@ -129,6 +129,7 @@ def test_our_own_schema_in_the_target_is_passed_over(project: Project) -> None:
     assert done.end.fingerprint == now(target).fingerprint
 
 
+@pytest.mark.slow
 def test_the_way_back_is_proven_or_not(project: Project) -> None:
     """Proven, another schema, failing, and none at all: each is said, and the rehearsal goes on.
 

@@ -53,6 +53,7 @@ def proven(target: Target, *, prefer: bool = False) -> dict[str, Change]:
     return {change.migration.removesuffix("_m"): change for change in changes}
 
 
+@pytest.mark.slow
 def test_numbers_of_sequences_and_values_that_differ_each_time_are_no_doubt(project: Project) -> None:
     """Rows that are inserted again have other numbers, also where other rows refer to them; all else is compared.
 
