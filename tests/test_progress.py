@@ -6,11 +6,14 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from pgrunbook.record.journal import Journal
 from pgrunbook.record.run import Part, Status
+from pgrunbook.runner import progress
 from pgrunbook.runner.progress import ProgressDisplay
 
 SAYS = ('could not apply "0001_[/red]"', "Detail: array [1:2] of [bold]", "Hint: Mend it.")
@@ -27,15 +30,38 @@ with ProgressDisplay("release on demo", Path("journal.jsonl")) as progress:
 
 
 def test_a_log_gets_plain_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """One for each procedure, then its error; no colours, no bars."""
-    with ProgressDisplay("release on demo", tmp_path / "journal.jsonl") as progress:
-        progress.procedure("migrate")
-        progress.cell({"id": "execute-plan"})
-        progress.ended(Part("migrate", "01-migrate.ipynb", Status.FAILED, says=SAYS[0]), SAYS)
-    first, *rest = capsys.readouterr().err.splitlines()
-    assert first.split()[:2] == ["migrate", "failed"]
-    assert SAYS[0] not in first, "an error's first line is told once, with the rest of it"
+    """One for each cell, one for each procedure, then its error; no colours, no bars."""
+    with ProgressDisplay("release on demo", tmp_path / "journal.jsonl") as shown:
+        shown.procedure("migrate")
+        shown.cell({"id": "is-it-still-so"})
+        shown.cell({"id": "execute-plan"})
+        shown.ended(Part("migrate", "01-migrate.ipynb", Status.FAILED, says=SAYS[0]), SAYS)
+    one, two, last, *rest = capsys.readouterr().err.splitlines()
+    assert [line.split()[:2] for line in (one, two)] == [["migrate", "is-it-still-so"], ["migrate", "execute-plan"]]
+    assert last.split()[:2] == ["migrate", "failed"]
+    assert SAYS[0] not in last, "an error's first line is told once, with the rest of it"
     assert rest == list(SAYS)
+
+
+def test_a_log_gets_a_line_of_a_long_cell_now_and_then(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what is done now, as the kernel has noted it in the journal; what was noted before is not told again."""
+    monkeypatch.setattr(progress, "POLL_S", 0.01)
+    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write("progress", procedure="prepare", says="of an earlier attempt")
+    told = ""
+    with ProgressDisplay("release on demo", journal.path) as shown:
+        shown.procedure("prepare")
+        shown.cell({"id": "rehearse"})
+        journal.note("progress", procedure="prepare", says="copying the data: 120 MB of 800 MB")
+        ends_at = time.monotonic() + 20
+        while "120 MB of" not in told and time.monotonic() < ends_at:
+            told += capsys.readouterr().err
+    assert told.split()[:2] == ["prepare", "rehearse"]
+    assert "copying the data: 120 MB of 800 MB" in told
+    assert "earlier" not in told
 
 
 def test_a_terminal_shows_errors_as_they_are(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ from pgrunbook.branches.recovery_target import Point, lsn_number, parse_point
 from pgrunbook.branches.server import Server, server_names
 from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config import paths
+from pgrunbook.display import progress
+from pgrunbook.display.progress import Stage
+from pgrunbook.display.units import human
 from pgrunbook.errors import Blocked, Broken, Refused, WrongInput
 
 
@@ -158,18 +161,20 @@ def test_a_restored_server_can_be_restored_from(past: Past, restored_to: Callabl
         Server("again").destroy()
 
 
-def test_progress_tells_bytes_up_to_the_point(past: Past) -> None:
-    """The copy and the replay end at their totals, so that a bar can be drawn."""
-    told: list[tuple[str, int, int | None]] = []
-    point = Point(lsn=past.lsn)
+def test_progress_tells_bytes_up_to_the_point(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replay ends at its total."""
+    told: list[str] = []
+    monkeypatch.setattr(Stage, "how_far", lambda stage, says: told.append(f"{stage.what}: {says}"))
     try:
-        restore(past.source, point, name="told", progress=lambda *step: told.append(step))
+        with progress.watched() as work:
+            restore(past.source, Point(lsn=past.lsn), name="told")
     finally:
         Server("told").destroy()
-    assert told[:2] == [("copy", 0, past.backup.bytes), ("copy", past.backup.bytes, past.backup.bytes)]
-    what, done, total = told[-1]
-    assert (what, total) == ("replay", lsn_number(past.lsn) - lsn_number(past.backup.start_lsn))
-    assert total == done
+    total = human(lsn_number(past.lsn) - lsn_number(past.backup.start_lsn))
+    assert told[-1] == f"replaying the WAL: {total} of {total}"
+    assert [what for what, _ in work.ended][-2:] == [
+        f"copying the base backup of {human(past.backup.bytes)}", "replaying the WAL",
+    ]  # fmt: skip
 
 
 def test_a_restore_never_goes_over_a_server(past: Past) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 
@@ -25,9 +24,8 @@ from acting import (
 from conftest import do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
-from pgrunbook.procedures import shared_steps
 from pgrunbook.record.run import Status
-from pgrunbook.runner import progress, runbook
+from pgrunbook.runner import runbook
 from pgrunbook.session import acceptance
 
 Project = Callable[..., Target]
@@ -191,18 +189,6 @@ def test_rows_of_today_that_stand_against_it_are_listed_and_nothing_changes(proj
     do(target, "DELETE FROM k WHERE n = 77")
     assert run("rollback")[1] == 0
     assert rows(target, "SELECT convalidated FROM pg_constraint WHERE conname = 'small'") == [(True,)]
-
-
-def test_what_is_counted_is_told_while_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the cell, and in the journal, which a headless run shows: no long look without a word."""
-    told: list[dict[str, object]] = []
-    monkeypatch.setattr(shared_steps, "REDRAW_S", -1.0)
-    monkeypatch.setattr(shared_steps, "JOURNAL_S", -1.0)
-    here = SimpleNamespace(journal=lambda event, **facts: told.append({"event": event, **facts}))
-    live = shared_steps.Live(here)  # type: ignore[arg-type]
-    live.count("rows of k in conflict", 12_000)
-    live.close("All rows are compared:")
-    assert [progress._described(event) for event in told] == ["rows of k in conflict: 12,000 so far"]
 
 
 def test_rows_in_conflict_wait_for_a_decision(project: Project) -> None:

@@ -14,9 +14,11 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -34,7 +36,9 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import address, connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load, snapshot_cursor
+from pgrunbook.display import progress
 from pgrunbook.display.prose import counted
+from pgrunbook.display.units import human
 from pgrunbook.errors import Refused, RunbookError
 
 log = logging.getLogger(__name__)
@@ -67,7 +71,8 @@ class Copy:
     def doubled(self) -> Copy:
         """Copy the database, to which nobody may be connected; the branch is removed with both."""
         began, database = time.monotonic(), f"plain_{secrets.token_hex(3)}"
-        _copy(self.server, str(self.safe.database), database, self.roles)
+        with progress.doing("copying the database on the branch"):
+            _copy(self.server, str(self.safe.database), database, self.roles)
         plain = self.safe.model_copy(update={"database": database, "name": f"plain {self.safe.name}"})
         return replace(self, plain=plain, made_s=self.made_s + time.monotonic() - began)
 
@@ -165,9 +170,11 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool
     twin = twin and _free_bytes() >= (copies_bytes + data_bytes) * SPARE
     with branch_server.new_server(postgres, data_bytes=data_bytes) as server, ExitStack() as stack:
         fill = _from_base_backup if backup else _from_dump
-        name = fill(server, target, source, found)
+        with progress.doing("copying the data"):
+            name = fill(server, target, source, found)
         how = "base backup with WAL to now" if backup else "dump and restore"
-        beside = stack.enter_context(branch_server.twin_of(server, data_bytes=data_bytes)) if twin else None
+        with progress.doing("copying the branch for the ways back") if twin else nullcontext():
+            beside = stack.enter_context(branch_server.twin_of(server, data_bytes=data_bytes)) if twin else None
         options, made_s = address.given_options(target), time.monotonic() - began
 
         def of(on: Server, kind: str) -> Copy:
@@ -269,7 +276,8 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
         )
         roles.apply_to_database(found, admin, name)
     target_dump.prepare(server, name, found.lacks)
-    data_dump.load(server, target, name, found)
+    with _size_told(server, name, source.database_bytes):
+        data_dump.load(server, target, name, found)
     isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
         connection.limit(conn, **LIMITS)
@@ -277,6 +285,26 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
         if tables:
             conn.execute(sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(tables)))
     return name
+
+
+@contextmanager
+def _size_told(server: Server, name: str, of_bytes: int) -> Iterator[None]:
+    """Tell once a second how large a database has grown, while the body loads it."""
+    stage, over = progress.current(), threading.Event()
+
+    def follow() -> None:
+        with server.connect(purpose="branch") as conn:
+            while not over.wait(1):
+                (size,) = conn.execute("SELECT pg_catalog.pg_database_size(%s)", [name]).fetchone() or (0,)
+                stage.how_far(f"{human(int(str(size)))} of {human(of_bytes)}")
+
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(follow)
+        try:
+            yield
+        finally:
+            over.set()
+    told.result()
 
 
 def _locale(server: Server, encoding: str) -> sql.SQL:

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import LiteralString, cast
@@ -20,6 +19,9 @@ from pgrunbook.branches.binaries import last_lines
 from pgrunbook.branches.recovery_target import Point, lsn_number
 from pgrunbook.branches.server import Server
 from pgrunbook.database.connection import Connection
+from pgrunbook.display import progress
+from pgrunbook.display.progress import Stage
+from pgrunbook.display.units import human
 from pgrunbook.errors import Broken, Refused, RunbookError, Unreachable, WrongInput
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,6 @@ ARCHIVE_TIMEOUT_S = 60
 RECORD_MAX_BYTES = 512
 REMOVED = "The new server was removed; its source was only read."
 
-Progress = Callable[[str, int, int | None], None]
 """Called with ``copy`` or ``replay``, the bytes done, and the bytes in all, or None where they are not known."""
 
 
@@ -68,7 +69,6 @@ def restore(
     *,
     name: str,
     backup: BaseBackup | None = None,
-    progress: Progress | None = None,
     timeout_s: int = 3600,
 ) -> Restored:
     """Restore the source's past into the new server ``name``, and start it; the source is only read.
@@ -86,7 +86,6 @@ def restore(
     Source: https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-PITR-RECOVERY
     """
     new = Server(name)
-    tell = progress or (lambda _what, _done, _total: None)
     with new.lock():
         _refuse_existing(new)
         running = _see_archived(source, point)
@@ -94,12 +93,12 @@ def restore(
         chosen = backup or _backup_before(source, point)
         _refuse_tablespaces(source, point, chosen)
         began = time.monotonic()
-        tell("copy", 0, chosen.bytes)
         try:
-            _copy(chosen, new)
-            tell("copy", chosen.bytes, chosen.bytes)
+            with progress.doing(f"copying the base backup of {human(chosen.bytes)}"):
+                _copy(chosen, new)
             copy_s = time.monotonic() - began
-            measures = _replay(source, point, chosen, new, tell, running=running, timeout_s=timeout_s)
+            with progress.doing("replaying the WAL") as stage:
+                measures = _replay(source, point, chosen, new, stage, running=running, timeout_s=timeout_s)
         except BaseException:
             _remove(new)
             raise
@@ -236,7 +235,7 @@ def _replay(
     point: Point,
     backup: BaseBackup,
     new: Server,
-    tell: Progress,
+    stage: Stage,
     *,
     running: bool,
     timeout_s: int,
@@ -246,7 +245,7 @@ def _replay(
         new.launch(timeout_s=timeout_s, more=_recovery_settings(source, point, running=running))
         with new.connect(purpose="restore") as conn:
             aim = point.lsn or point.at_lsn
-            _wait_paused(conn, backup, aim, tell, began + timeout_s)
+            _wait_paused(conn, backup, aim, stage, began + timeout_s)
             paused = time.monotonic()
             query = "SELECT pg_catalog.pg_last_wal_replay_lsn(), pg_catalog.pg_last_xact_replay_timestamp()"
             end_lsn, last_at = conn.execute(query).fetchone() or ("", None)
@@ -267,13 +266,13 @@ def _replay(
     )
 
 
-def _wait_paused(conn: Connection, backup: BaseBackup, aim: str | None, tell: Progress, ends_at: float) -> None:
+def _wait_paused(conn: Connection, backup: BaseBackup, aim: str | None, stage: Stage, ends_at: float) -> None:
     start = lsn_number(backup.start_lsn)
-    total = lsn_number(aim) - start if aim else None
+    of = f" of {human(lsn_number(aim) - start)}" if aim else ""
     query = "SELECT pg_catalog.pg_get_wal_replay_pause_state(), pg_catalog.pg_last_wal_replay_lsn()"
     while True:
         state, lsn = conn.execute(query).fetchone() or ("", None)
-        tell("replay", lsn_number(str(lsn)) - start if lsn else 0, total)
+        stage.how_far(f"{human(lsn_number(str(lsn)) - start if lsn else 0)}{of}")
         if state == "paused":
             return
         if time.monotonic() > ends_at:

@@ -20,6 +20,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import address, connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
+from pgrunbook.display import progress
 from pgrunbook.errors import Unreachable
 
 FILLED = (
@@ -73,7 +74,8 @@ class SchemaCopy:
                     self._take_kept(admin, name)
                     isolation.close(self.server, name)
                 else:
-                    self._load(admin, branch)
+                    with progress.doing("loading the schema into an empty branch"):
+                        self._load(admin, branch)
                     isolation.close(self.server, name)
                     if self.views:
                         _fill_views(branch, self.views)
@@ -146,7 +148,7 @@ def copy_schema(target: Target, *, ours: bool = False, keep: bool = False) -> It
         ours_empty = [] if ours else source.execute(load("schema_branch")["own_schema"].encode()).fetchall()
         called = [] if ours else source.execute(load("schema_branch")["called"].encode()).fetchall()
     with branch_server.new_server(postgres, data_bytes=int(str(size))) as server:
-        with ThreadPoolExecutor(1) as pool:
+        with progress.doing("reading the schema"), ThreadPoolExecutor(1) as pool:
             dumped = pool.submit(_dump, server, target, found, dump_options, ours=ours)
             branch_server.start_empty(server)  # meanwhile
         written = dumped.result()

@@ -13,6 +13,8 @@ from pgrunbook.branches.binaries import ServerAccount, last_lines, run_as
 from pgrunbook.branches.server import Server
 from pgrunbook.database import connection
 from pgrunbook.database.queries import load
+from pgrunbook.display import progress
+from pgrunbook.display.units import human
 from pgrunbook.errors import RunbookError
 
 AT_ONCE = 2
@@ -39,6 +41,7 @@ class _Files:
     folder: Path
     names: tuple[str, ...]
     to: Path
+    bytes: int
 
 
 def copy_running(there: Server, here: Server, tablespaces: Sequence[Sequence[str]]) -> None:
@@ -107,9 +110,9 @@ def _parts(folder: Path, names: Sequence[str], to: Path) -> Iterator[_Files]:
             part.append(name)
             size += facts.st_size
         if len(part) >= FILES_AT_ONCE or size >= BYTES_AT_ONCE:
-            yield _Files(folder, tuple(part), to)
+            yield _Files(folder, tuple(part), to, size)
             part, size = [], 0
-    yield _Files(folder, tuple(part), to)
+    yield _Files(folder, tuple(part), to, size)
 
 
 def _of_tablespaces(here: Server, tablespaces: Sequence[Sequence[str]], major: int) -> Iterator[_Files]:
@@ -124,8 +127,11 @@ def _of_tablespaces(here: Server, tablespaces: Sequence[Sequence[str]], major: i
 
 def _copy_all(here: Server, files: Sequence[_Files]) -> None:
     here.do("mkdir", "-p", *dict.fromkeys(str(part.to) for part in files))
+    stage, copied, total = progress.current(), 0, sum(part.bytes for part in files)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda part: _copy(here.installation.account, part), files))
+        for part, _ in zip(files, pool.map(lambda part: _copy(here.installation.account, part), files), strict=True):
+            copied += part.bytes
+            stage.how_far(f"{human(copied)} of {human(total)}")
 
 
 def _copy(account: ServerAccount | None, files: _Files) -> None:

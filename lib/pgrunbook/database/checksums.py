@@ -23,6 +23,7 @@ from psycopg.rows import TupleRow, tuple_row
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.database.schema import OURS
+from pgrunbook.display import progress
 from pgrunbook.errors import WrongInput
 
 STATEMENT_TIMEOUT_MS = 3_600_000
@@ -142,11 +143,12 @@ def checksums(
     with snapshot_cursor(conn, statement_timeout_ms=statement_timeout_ms) as cursor:
         if tables is None:
             tables = _every(cursor, leave_out)
-        passed_over = without or {}
-        return {
-            table.name: _sum(cursor, _without(table, passed_over.get(table.name, ())))
-            for table in _described(cursor, tables)
-        }
+        passed_over, described, stage = without or {}, _described(cursor, tables), progress.current()
+        found = {}
+        for number, table in enumerate(described, 1):
+            stage.how_far(f"rows of {table.name}, table {number} of {len(described)}")
+            found[table.name] = _sum(cursor, _without(table, passed_over.get(table.name, ())))
+        return found
 
 
 def every_table(conn: Connection) -> list[TableName]:

@@ -14,6 +14,8 @@ from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.sequences import next_number
 from pgrunbook.database.sqlstate import Meaning, meaning, said
+from pgrunbook.display import progress
+from pgrunbook.display.progress import Stage
 
 COUNT_EXACTLY_BELOW_ROWS = 2_000_000
 TIMES = 5
@@ -76,7 +78,15 @@ def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int,
     ``leave_out`` is a table by its qualified name: the history table, which every migration changes.
     """
     counts: dict[str, tuple[int, bool]] = {}
-    for row in queries.rows(conn, "health", "tables"):
+    with progress.doing("counting rows") as stage:
+        _count(conn, leave_out, counts, stage)
+    return counts
+
+
+def _count(conn: Connection, leave_out: str, counts: dict[str, tuple[int, bool]], stage: Stage) -> None:
+    tables = queries.rows(conn, "health", "tables")
+    for place, row in enumerate(tables, 1):
+        stage.how_far(f"{row['name']}, table {place} of {len(tables)}")
         if f"{row['schema_name']}.{row['relation']}" == leave_out:
             continue
         if row["rows_estimate"] >= COUNT_EXACTLY_BELOW_ROWS:
@@ -90,7 +100,6 @@ def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int,
             if meaning(exc) is Meaning.LOST:
                 raise
             counts[row["name"]] = (row["rows_estimate"], False)
-    return counts
 
 
 def time_query(conn: Connection, query: str) -> Timing:

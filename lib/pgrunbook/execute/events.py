@@ -14,6 +14,8 @@ from psycopg.errors import Diagnostic
 from pgrunbook import undo_data
 from pgrunbook.database.lock_wait import Holder, LockWait
 from pgrunbook.database.locks import Watch
+from pgrunbook.display import progress
+from pgrunbook.display.prose import counted
 from pgrunbook.execute.results import Results, StepResult, StepState, Stretch
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
@@ -56,6 +58,7 @@ class EventLog:
         self._plan, self._journal, self._observer = plan, journal, observer
         self._notices: list[str] = []
         self._noted_at = -math.inf
+        self._stage = progress.current()
 
     def event(self, event: str, change: Change, **facts: object) -> None:
         """Write an event about a migration, flushed to disk."""
@@ -72,6 +75,7 @@ class EventLog:
         self.event("step-started", change, step=step.number, **facts)
         self._notices.clear()
         self._noted_at = -math.inf
+        self._tell(change, step, f"attempt {attempt}" if attempt > 1 else "")
         if self._observer:
             self._observer.begins(change, step, attempt)
 
@@ -89,16 +93,17 @@ class EventLog:
             stretches=(*before.stretches, Stretch("running", start, end), *waits),
         )  # fmt: skip
 
-    def progress(self, change: Change, step: Step, progress: str) -> None:
+    def progress(self, change: Change, step: Step, says: str) -> None:
         """Show how far the server has come with a step that runs, and note it every 5 s at most.
 
         Called from the thread of the watch, while the main thread waits for the server's answer.
         """
-        self.results.set(change, step, progress=progress)
+        self.results.set(change, step, progress=says)
+        self._tell(change, step, says)
         now = time.monotonic()
         if now >= self._noted_at + NOTE_PROGRESS_S:
             self._noted_at = now
-            self._journal.note("step-progress", migration=change.migration, step=step.number, says=progress)
+            self._journal.note("step-progress", migration=change.migration, step=step.number, says=says)
 
     def ran(self, change: Change, step: Step, attempt: int, watch: Watch, rows: int | None) -> None:
         """Note that a step ran; flushed to disk with the event of its commit."""
@@ -117,6 +122,7 @@ class EventLog:
     def batch(self, change: Change, step: Step, batches: int, rows: int) -> None:
         """Note that a batch of a step is committed."""
         self.results.set(change, step, rows=rows, batches=batches)
+        self._tell(change, step, f"{counted(rows, 'row')} so far")
         if self._observer:
             self._observer.batch(batches)
         self._journal.note("batch", migration=change.migration, step=step.number, batch=batches, rows=rows)
@@ -147,15 +153,16 @@ class EventLog:
     def looking(self, change: Change, step: Step, holders: Sequence[Holder], left_ms: float) -> None:
         """Show the blockers while no lock is requested yet."""
         names = "; ".join(map(str, holders[:3]))
-        said = f"Waiting for blockers to end, {left_ms / 1000:.0f} s left: {names}."
-        self.results.set(change, step, state=StepState.LOOKING, blockers=said)
+        said = f"Waiting for blockers to end, {left_ms / 1000:.0f} s left"
+        self.results.set(change, step, state=StepState.LOOKING, blockers=f"{names}.", progress=said)
+        self._tell(change, step, f"{said}: {names}")
 
     def looked(self, change: Change, step: Step, look: LockWait, start: float) -> None:
         """Write how the wait before the lock request ended, where there were blockers."""
         end = "" if look.free else f"Not free within {look.waited_ms / 1000:.1f} s: "
         before = self.results.of(change, step)
         self.results.set(
-            change, step, state=StepState.WAITING, looked_ms=before.looked_ms + look.waited_ms,
+            change, step, state=StepState.WAITING, progress="", looked_ms=before.looked_ms + look.waited_ms,
             blockers=end + "; ".join(map(str, look.holders[:3])) + ".",
             stretches=(*before.stretches, Stretch("looking", start, time.monotonic())),
         )  # fmt: skip
@@ -176,10 +183,21 @@ class EventLog:
         log.info("%s attempt %s (%s of %s) failed: %s", change.migration, number, counted, self._plan.attempts,
                  exc.sqlstate)  # fmt: skip
 
+    def failed(self, change: Change, group: Sequence[Step], state: StepState) -> None:
+        """Set the state of what an error has ended: the step that ran, or the one that waited for blockers."""
+        for step in group:
+            if self.results.of(change, step).state in (StepState.RUNNING, StepState.LOOKING):
+                self.results.set(change, step, state=state, progress="")
+
     def aborted(self, change: Change) -> None:
         """Report to the observer that the attempt does not count."""
         if self._observer:
             self._observer.aborted(change)
+
+    def _tell(self, change: Change, step: Step, says: str) -> None:
+        """Tell how far the plan has come to who looks on: see ``display.progress``."""
+        of = f"{change.migration}, step {step.number} of {len(change.steps)}, {step.kind}"
+        self._stage.how_far(f"{of}: {says}" if says else of)
 
     def notice(self, diagnostic: Diagnostic) -> None:
         """Store a notice or warning of the server."""

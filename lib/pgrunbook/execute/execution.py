@@ -30,7 +30,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, locks, step_log
 from pgrunbook.database.connection import READ_LOCK_TIMEOUT_MS, Connection
 from pgrunbook.database.step_log import MigrationProgress
-from pgrunbook.errors import RecordFailed, RunbookError, StatementFailed
+from pgrunbook.errors import Interrupted, RecordFailed, RunbookError, StatementFailed
 from pgrunbook.execute import failures, lock_requests, preconditions
 from pgrunbook.execute.bookkeeping import RECORD_LIMITS, Bookkeeping
 from pgrunbook.execute.capture import Capture
@@ -376,8 +376,8 @@ class Execution:
                     undoes = failures.was_refused(exc) or scene.timed_out()
                     scene = replace(scene, left=self._cleanup.failed(change, scene.step, undoes=undoes))
                 error = failures.explain(exc, scene, self.conn)
-            if scene.step is not None:
-                self._results.set(change, scene.step, state=StepState.FAILED)
+            state = StepState.STOPPED if isinstance(error, Interrupted) else StepState.FAILED
+            self._account.failed(change, group, state)
             if not isinstance(exc, RecordFailed):
                 number = scene.step.number if scene.step else None
                 self._account.event("step-failed", change, step=number, error=error.lines(), kind=type(error).__name__)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pgrunbook.branches import recovery
-from pgrunbook.branches.recovery import Progress, Restored
+from pgrunbook.branches.recovery import Restored
 from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.server import Server
 from pgrunbook.execute.permit import Permit
 
 
-def restore(source: Server, point: Point, permit: Permit, *, name: str, progress: Progress) -> Restored:
+def restore(source: Server, point: Point, permit: Permit, *, name: str) -> Restored:
     """Restore the source's past into the new server ``name``; the source is only read.
 
     Raises Refused without a permit for the point, and what ``recovery.restore`` raises.
     """
     permit.check(str(point), None)
-    return recovery.restore(source, point, name=name, progress=progress)
+    return recovery.restore(source, point, name=name)

@@ -19,6 +19,7 @@ class StepState(StrEnum):
     DONE = "done"
     DONE_BEFORE = "done before"
     FAILED = "failed"
+    STOPPED = "stopped"
     UNDONE = "done and undone"
 
 

@@ -83,7 +83,7 @@ def take_restore_point(here: Session) -> Card:
     return shared_steps.take_restore_point(here, "up")
 
 
-@heres.step
+@heres.live_step
 def execute_plan(here: Session) -> Table:
     """Execute the plan, step by step, with a table that is redrawn as it goes.
 

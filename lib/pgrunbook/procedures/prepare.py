@@ -16,6 +16,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.database import catalog_reader, health, readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
+from pgrunbook.display import progress
 from pgrunbook.display.lock_chart import Lanes
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.draft import disk_space, plan_sql, release
@@ -70,7 +71,8 @@ def generate(here: Session) -> Table:
     """
     if not here.parameters.generate:
         return Table(["file", "what"], [], empty="Not asked for (generate = False): the folder is used as it is.")
-    before, after = generate_migrations(here.target)
+    with progress.doing("waiting for drizzle-kit"):
+        before, after = generate_migrations(here.target)
     rows = [
         (
             name,
@@ -146,7 +148,8 @@ def what_will_it_do(here: Session) -> Table:
     Raises Refused for what safe-migrations mode forbids, WrongInput for what cannot be parsed.
     """
     pending = here.facts["history"].pending(out_of_order=here.parameters.out_of_order)
-    found, refused = _judged(here, pending)
+    with progress.doing("judging the statements on this database"):
+        found, refused = _judged(here, pending)
     rows = [
         (
             name,

@@ -254,18 +254,6 @@ def _compared(
     return f"{found.missing:,}", f"{found.changed:,}", f"{found.new:,}", Cell(verdict, WARN, under=samples, fold="rows")
 
 
-class _Journaled:
-    """Writes the progress of a restore into the journal, once a second at most."""
-
-    def __init__(self, here: Session) -> None:
-        self._here, self._last = here, 0.0
-
-    def __call__(self, what: str, done: int, total: int | None) -> None:
-        if time.monotonic() - self._last > 1.0:
-            self._last = time.monotonic()
-            self._here.journal("restore-progress", what=what, bytes=done, of=total)
-
-
 def _source(here: Session) -> Server:
     if here.target.server is None:
         raise Refused(
@@ -283,7 +271,7 @@ def _restore(here: Session, point: Point) -> tuple[Restored, float]:
     name = here.parameters.name or _free_name(here)
     here.journal("restore-started", name=name, to=str(point))
     started = time.monotonic()
-    done = restoration.restore(_source(here), point, permitted, name=name, progress=_Journaled(here))
+    done = restoration.restore(_source(here), point, permitted, name=name)
     took_s = time.monotonic() - started
     here.journal("restored", name=name, to=str(point), backup=done.backup.id, recovery_time_s=round(took_s, 3),
                  **asdict(done.measures))  # fmt: skip

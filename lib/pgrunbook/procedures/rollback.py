@@ -8,6 +8,7 @@ from pgrunbook.config import regular_file
 from pgrunbook.database import step_log
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference
+from pgrunbook.display import progress
 from pgrunbook.display.prose import listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.draft import plan_sql, release
@@ -73,10 +74,11 @@ def what_about_new_rows(here: Session) -> Table:
     plan: Plan = here.facts["plan"]
     if here.facts.get("goes_on"):
         return Table(["migration"], [], empty="This rollback is resumed: the rows were checked when it began.")
-    live = shared_steps.Live(here)
-    with undo_data.conflict_file(here.run.folder, here.parameters.on_conflict, on_row=live.count) as into:
+    with (
+        progress.doing("comparing rows with those of then"),
+        undo_data.conflict_file(here.run.folder, here.parameters.on_conflict) as into,
+    ):
         found = rollback_views.rows_since(here.conn, plan, here.facts["loses"], into=into)
-    live.close("All rows are compared:")
     here.journal("rows-since", **found.facts())
     table = here.keep_table("what-about-new-rows", found.table(here.parameters.on_conflict))
     try:
@@ -117,7 +119,7 @@ def take_restore_point(here: Session) -> Card:
     return shared_steps.take_restore_point(here, "down")
 
 
-@heres.step
+@heres.live_step
 def take_back(here: Session) -> Table:
     """Execute the inverse steps, newest first; the last transaction of each migration removes its history row.
 

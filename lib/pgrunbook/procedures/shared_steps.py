@@ -13,6 +13,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import locks, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.step_log import RestorePoint
+from pgrunbook.display import progress
 from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Bar, Card, Cell, Table, Timeline
 from pgrunbook.errors import Refused, RunbookError
 from pgrunbook.execute import permit
@@ -36,11 +37,11 @@ TONES = {
     StepState.DONE: GOOD,
     StepState.DONE_BEFORE: QUIET,
     StepState.FAILED: BAD,
+    StepState.STOPPED: WARN,
     StepState.UNDONE: WARN,
 }
 COLOURS = {"running": "#2da44e", "waiting": "#cf222e", "looking": "#bf8700"}
 REDRAW_S = 0.2
-JOURNAL_S = 1.0
 ARCHIVED_WITHIN_S = 60.0
 
 
@@ -94,7 +95,8 @@ def take_restore_point(here: Session, direction: Direction) -> Card:
     _check_base_backup(here)
     step_log.create(here.conn)
     name, lsn, before = _restore_point(here, POINTS[direction], plan.base.version)
-    waited_s = archive.wait_archived(here.conn, lsn, ARCHIVED_WITHIN_S)
+    with progress.doing("waiting for the archive to hold the restore point"):
+        waited_s = archive.wait_archived(here.conn, lsn, ARCHIVED_WITHIN_S)
     here.facts["restore_point"] = name
     here.journal("restore-point-archived", name=name, lsn=lsn, waited_s=round(waited_s, 3))
     facts = [
@@ -162,7 +164,8 @@ def _check_base_backup(here: Session) -> None:
         return
     server = Server(here.target.server)
     if not backup.list_base_backups(server):
-        taken = backup.take_base_backup(server)
+        with progress.doing("taking a base backup, as there is none yet"):
+            taken = backup.take_base_backup(server)
         here.journal("base-backup-taken", id=taken.id, stop_lsn=taken.stop_lsn, bytes=taken.bytes)
 
 
@@ -177,6 +180,7 @@ def execute(here: Session, direction: Direction) -> Table:
     here.at_work()
     live = Live(here)
     with (
+        progress.doing("executing the plan"),
         locks.one_runner(here.target, here.run.run_id),
         connect(here.target, purpose=f"{here.procedure} {here.run.run_id}") as conn,
         locks.one_executor(conn),
@@ -252,7 +256,7 @@ def table_of(results: list[StepResult]) -> Table:
 
 
 def _progress(result: StepResult) -> str:
-    return f"{result.progress}." if result.progress and result.state is StepState.RUNNING else ""
+    return f"{result.progress}." if result.progress else ""
 
 
 def timeline(results: list[StepResult]) -> Timeline:
@@ -284,18 +288,7 @@ class Live:
     def __init__(self, here: Session) -> None:
         self._here = here
         self._handle: Any = None
-        self._drawn_at = self._noted_at = time.monotonic()
-
-    def count(self, what: str, done: int) -> None:
-        """Show how many there are so far; in the journal once a second."""
-        now = time.monotonic()
-        if now - self._drawn_at < REDRAW_S:
-            return
-        self._drawn_at = now
-        self._draw(Table([], [], empty=f"{what}: {done:,} so far."))
-        if now - self._noted_at > JOURNAL_S:
-            self._noted_at = now
-            self._here.journal("count-progress", what=what, count=done)
+        self._drawn_at = time.monotonic()
 
     def redraw(self, results: list[StepResult]) -> None:
         """Show the table of steps as it is now."""
@@ -309,13 +302,8 @@ class Live:
         """Keep the table where the step failed; else clear it, as the step returns the final one."""
         if failed:
             self._draw(table_of(results))
-        else:
-            self.close("Every step ended:")
-
-    def close(self, says: str) -> None:
-        """Put a sentence in the place of what was drawn, if anything was."""
-        if self._handle is not None:
-            self._draw(Table([], [], empty=says))
+        elif self._handle is not None:
+            self._draw(Table([], [], empty="Every step ended:"))
 
     def _draw(self, table: Table) -> None:
         from IPython import get_ipython

@@ -116,6 +116,24 @@ def read(path: Path) -> list[Event]:
     return found
 
 
+class Tail:
+    """The events that a journal gets from now on, for one who looks on while others write."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = path.stat().st_size if path.exists() else 0
+
+    def events(self) -> list[Event]:
+        """Return the events that were written since the last call; a line that is not whole yet comes with the next."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            whole = file.read().rpartition(b"\n")[0]
+        self._at += len(whole) + 1 if whole else 0
+        return [event for event in _events(whole) if event["event"] != "torn"]
+
+
 def _broken(path: Path, detail: str) -> WrongInput:
     return WrongInput(f"the journal in {path.parent} is not as we wrote it", detail=detail, hint=UNREADABLE_HINT)
 

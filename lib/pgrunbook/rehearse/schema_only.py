@@ -31,6 +31,7 @@ from pgrunbook.database import connection, health, schema_versions
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
+from pgrunbook.display import progress
 from pgrunbook.draft import down, missing_rows, release
 from pgrunbook.draft.build import up
 from pgrunbook.draft.down import DownDraft, NoWayError
@@ -112,11 +113,13 @@ def rehearse(
     ours = bool(undo_data.to_reapply(conn, list(parsed)))
     drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep, prefer_down_scripts=prefer_down_scripts)
     with copy_schema(target, ours=ours, keep=True) as schema:
-        plain = _plain(schema, history, up(target, migrations), here, drafter.step)
+        with progress.doing("executing the SQL as it is written, without rows"):
+            plain = _plain(schema, history, up(target, migrations), here, drafter.step)
         changes = release.with_locks([drafter.changes[m.name] for m in migrations], conn)
         proofs = _Proofs(schema, target, history, conn, {m.name: m for m in migrations}, plain)
         proofs.prefers_scripts = prefer_down_scripts
-        after, declared = proofs.of(changes)
+        with progress.doing("executing the plan up, down and up again, without rows"):
+            after, declared = proofs.of(changes)
     backs = {c.migration: found for c in changes if (found := proofs.found(c))}
     settled = tuple(map(proofs.settled, changes))
     done = replace(plain, after=after, changes=settled, declared=declared, backs=backs)
@@ -348,9 +351,11 @@ def _of(how: str, reason: str) -> str:
 def _apply(conn: Connection, change: Change, hook: _Hook) -> list[str]:
     left_out: list[str] = []
     passed_over: list[str] = []
+    stage = progress.current()
     for segment in change.segments():
         with conn.transaction() if segment.kind == "together" else nullcontext():
             for step in segment.steps:
+                stage.how_far(f"{change.migration}, step {step.number} of {len(change.steps)}, {step.kind}")
                 if hook(conn, change, step):
                     needs = _run(conn, change, step, left_out)
                     passed_over += [f"{change.statements[step.statement - 1].key}: {needs}"] if needs else []

@@ -30,6 +30,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection, at_once, connect
+from pgrunbook.display import progress
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.draft.down import DownDraft, silent
 from pgrunbook.errors import StatementFailed
@@ -98,7 +99,11 @@ def prove(copy: Copy, proven: Rehearsal, tables: TablesOf, *, tried: Sequence[Wa
     Returns the results. Raises StatementFailed where the plan itself fails.
     """
     found: list[WayBackTrial] = []
-    with journal() as log, _Sessions(copy, copy.safe, log) as work:
+    with (
+        progress.doing("taking each migration up, down and up again"),
+        journal() as log,
+        _Sessions(copy, copy.safe, log) as work,
+    ):
         for change in proven.changes:
             how = _next(proven, change, tried)
             if how is None:

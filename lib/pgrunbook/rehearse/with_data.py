@@ -23,6 +23,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Column, Relation, Snapshot
+from pgrunbook.display import progress
 from pgrunbook.display.prose import counted
 from pgrunbook.draft.build import LONG_TIMEOUT_MS, up
 from pgrunbook.draft.refills import as_rehearsed, has_refills
@@ -85,14 +86,18 @@ def rehearse(
         expected = _expected(proven)
         with up_down_up.proving(made.twin, proven, expected, waits=per_second > 0) as ways_back:
             copy = made.doubled()
-            with connect(copy.safe.as_superuser(), purpose="counts rows") as branch:
+            with (
+                progress.doing("counting rows here and there"),
+                connect(copy.safe.as_superuser(), purpose="counts rows") as branch,
+            ):
                 beside = data_branch.compare_row_counts(conn, branch, touched)
                 _refuse_smaller(target, beside)
             one, other, equality = _both(copy, plain, proven, touched, per_second)
             with connect(copy.safe.as_superuser(), purpose="compares") as branch:
                 written = {name: _more(branch, tables, one, other, name) for name, tables in expected.items()}
             copy.remove()
-            tried = ways_back() if written == expected else []  # else again, with these
+            with progress.doing("waiting for the ways back"):
+                tried = ways_back() if written == expected else []  # else again, with these
     backs = up_down_up.prove_rest(target, proven, written, tried, most_bytes=most_bytes)
     trial = Trial(
         target=target.name,
@@ -114,16 +119,28 @@ def _both(
 ) -> tuple[_Way, _Way, Equality]:
     """Execute the plain SQL on one database and the plan on the other; return both, and the equality of their rows."""
     plain_rows, safe_rows = copy.plain.as_superuser(), copy.safe.as_superuser()
-    with connect(plain_rows, purpose="warms up") as a, connect(safe_rows, purpose="warms up") as b:
+    with (
+        progress.doing("reading both copies once"),
+        connect(plain_rows, purpose="warms up") as a,
+        connect(safe_rows, purpose="warms up") as b,
+    ):
         data_branch.compare_row_counts(a, b, touched)  # reads both: else the second run would find a warmer cache
     leave = _changed_columns(proven)
     loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
-    with shared_objects.reset_shared_objects(copy.server, copy.roles), copy.in_place(copy.plain) as branch:
+    with (
+        shared_objects.reset_shared_objects(copy.server, copy.roles),
+        copy.in_place(copy.plain) as branch,
+        progress.doing("executing the SQL as it is written"),
+    ):
         one = _run(copy, branch, plain, loaded, leave, per_second, as_written=True)
     volatile = _volatile_values(copy, plain, proven.changes, loaded if per_second else ())
-    with shared_objects.reset_shared_objects(copy.server, copy.roles):
+    with shared_objects.reset_shared_objects(copy.server, copy.roles), progress.doing("executing the plan"):
         other = _run(copy, copy.safe, proven.changes, loaded, leave, per_second)
-    with connect(plain_rows, purpose="compares") as a, connect(safe_rows, purpose="compares") as b:
+    with (
+        progress.doing("comparing the rows"),
+        connect(plain_rows, purpose="compares") as a,
+        connect(safe_rows, purpose="compares") as b,
+    ):
         written = dict.fromkeys([*one.written(), *other.written(), *_new(proven.before, proven.end)])
         equality = row_equality.compare(a, b, row_equality.named(b, written), volatile)
         behind = row_equality.sequences_behind(a, b)

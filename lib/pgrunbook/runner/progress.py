@@ -1,4 +1,7 @@
-"""The progress of a run on the terminal: a bar per procedure, fed by cells and by the journal."""
+"""The progress of a run on the terminal: a bar per procedure; elsewhere a line per cell, and one per ten seconds.
+
+It is fed by the cells as they begin, and by what their steps note in the journal (``session.step_progress``).
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pgrunbook.record import journal
+from pgrunbook.record.journal import Tail
 from pgrunbook.record.run import Part, Status
 
 POLL_S = 0.3
-# What is shown of the journal, and in which cells.
-_FOLLOWED = ("step-started", "attempt-failed", "restore-progress", "count-progress")
-_CELLS = ("execute-plan", "take-back", "restore-to-branch", "what-about-new-rows")
+LINE_S = 10.0
+NOTED = "progress"
 COLOURS = {Status.DONE: "green", Status.REFUSED: "yellow", Status.INTERRUPTED: "yellow"}
 
 
@@ -23,11 +25,12 @@ class ProgressDisplay:
     """A live display on a terminal, plain lines elsewhere; all of it on stderr."""
 
     def __init__(self, title: str, journal_path: Path) -> None:
-        self._title, self._journal = title, journal_path
+        self._title, self._journal = title, Tail(journal_path)
         self._bars: Any = None
         self._task: Any = None
-        self._cell = ""
-        self._started_at = time.monotonic()
+        self._procedure = self._cell = self._says = ""
+        self._started_at = self._cell_at = self._line_at = time.monotonic()
+        self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -46,31 +49,34 @@ class ProgressDisplay:
             )
             self._bars = Bars(*columns, console=Console(stderr=True))
             self._bars.start()
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
+        self._thread.join()
         if self._bars is not None:
-            self._thread.join()
             self._bars.stop()
 
     def procedure(self, name: str) -> None:
         """A procedure begins."""
-        self._started_at, self._cell = time.monotonic(), ""
+        self._started_at = time.monotonic()
+        with self._lock:
+            self._procedure = name
         if self._bars is not None:
             self._task = self._bars.add_task("starting", name=name, total=None, status="", colour="default")
 
     def cell(self, cell: Any) -> None:
         """A code cell begins."""
-        self._cell = cell.get("id", "")
+        self._cell_ended(cell.get("id", ""))
         if self._bars is not None:
             self._bars.update(self._task, description=self._cell)
 
     def ended(self, part: Part, says: tuple[str, ...]) -> None:
         """The procedure ended; ``says`` is its error, line by line."""
+        self._cell_ended("")
         took_s = time.monotonic() - self._started_at
         if self._bars is not None:
             colour = COLOURS.get(part.status, "red")
@@ -79,29 +85,37 @@ class ProgressDisplay:
             )
         else:
             line = "" if says else part.says  # the error follows as a whole
-            sys.stderr.write(f"{part.procedure:9} {part.status:11} {took_s:6.1f} s  {line}".rstrip() + "\n")
+            _write(f"{part.procedure:9} {part.status:11} {took_s:6.1f} s  {line}")
         if says:
             text = "\n".join(says) + "\n"
             if self._bars is not None:
                 self._bars.console.print(text, markup=False, highlight=False)
             else:
-                sys.stderr.write(text)
-                sys.stderr.flush()
+                _write(text)
+
+    def _cell_ended(self, following: str) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if self._cell and self._bars is None:
+                _write(f"{self._procedure:9} {self._cell:24} {now - self._cell_at:6.1f} s")
+            self._cell, self._says = following, ""
+            self._cell_at = self._line_at = now
 
     def _follow(self) -> None:
         while not self._over.wait(POLL_S):
-            events = journal.read(self._journal)
-            steps = [e for e in events if e["event"] in _FOLLOWED]
-            if steps and self._task is not None and self._cell in _CELLS:
-                self._bars.update(self._task, description=f"{self._cell}: {_described(steps[-1])}")
+            noted = [event["says"] for event in self._journal.events() if event["event"] == NOTED]
+            with self._lock:
+                self._says = noted[-1] if noted else self._says
+                if not self._cell or not self._says:
+                    continue
+                now = time.monotonic()
+                if self._bars is not None:
+                    self._bars.update(self._task, description=f"{self._cell}: {self._says}")
+                elif now - self._line_at >= LINE_S:
+                    self._line_at = now
+                    _write(f"{self._procedure:9} {self._cell:24} {now - self._cell_at:6.1f} s  {self._says}")
 
 
-def _described(event: dict[str, Any]) -> str:
-    if event["event"] == "restore-progress":
-        of = f" of {event['of'] / 1024 / 1024:,.0f}" if event.get("of") else ""
-        return f"{event['what']} {event['bytes'] / 1024 / 1024:,.0f}{of} MB"
-    if event["event"] == "count-progress":
-        return f"{event['what']}: {event['count']:,} so far"
-    if event["event"] == "attempt-failed":
-        return f"attempt {event['attempt']} of {event['of']} failed: {event['blockers'] or event['message']}"
-    return f"{event['migration']} step {event['step']}, {event['kind']}, attempt {event['attempt']}"
+def _write(line: str) -> None:
+    sys.stderr.write(line.rstrip() + "\n")
+    sys.stderr.flush()

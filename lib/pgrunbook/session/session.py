@@ -34,7 +34,7 @@ from pgrunbook.errors import (
 from pgrunbook.record import door, table_file
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
-from pgrunbook.session import cells, outputs
+from pgrunbook.session import cells, outputs, step_progress
 from pgrunbook.session.facts import CellFacts
 from pgrunbook.session.parameters import Parameters, checked
 
@@ -208,14 +208,23 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
 
 
 def step(function: Callable[[Session], View]) -> Callable[[Session], View]:
-    """Make a function a step: errors of psycopg that nobody has explained become errors of ours."""
+    """Make a function a step: what it does is shown when it takes long, and psycopg's errors become errors of ours."""
+    return _step(function, draws=True)
 
+
+def live_step(function: Callable[[Session], View]) -> Callable[[Session], View]:
+    """Make a function a step that draws its progress itself."""
+    return _step(function, draws=False)
+
+
+def _step(function: Callable[[Session], View], *, draws: bool) -> Callable[[Session], View]:
     @wraps(function)
     def explained(here: Session) -> View:
-        try:
-            return function(here)
-        except psycopg.Error as exc:
-            raise _explained(here, exc) from exc
+        with step_progress.shown(here.run.journal, here.procedure, draws=draws):
+            try:
+                return function(here)
+            except psycopg.Error as exc:
+                raise _explained(here, exc) from exc
 
     return explained
 

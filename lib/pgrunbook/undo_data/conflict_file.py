@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from pgrunbook.config.secret_patterns import names_a_secret
+from pgrunbook.display import progress
 from pgrunbook.record.table_file import RowWriter, table_file
 from pgrunbook.sql.secret_prose import MASK
 from pgrunbook.sql.tree import dotted_name
@@ -40,20 +41,18 @@ Conflicting = Callable[[UndoEntry], EachConflict]
 
 
 @contextmanager
-def conflict_file(
-    folder: Path, on_conflict: OnConflict, *, on_row: Callable[[str, int], None]
-) -> Iterator[Conflicting]:
+def conflict_file(folder: Path, on_conflict: OnConflict) -> Iterator[Conflicting]:
     """Yield what returns, for an entry, what takes its conflicts before a rollback; they are written as they come.
 
-    ``on_row`` gets what is counted, and how many there are so far. Raises RecordFailed as ``table_file`` does.
+    Raises RecordFailed as ``table_file`` does.
     """
     with table_file(folder / FILE, HEADINGS) as write:
-        counted = count(1)
+        number, stage = count(1), progress.current()
 
         def of(entry: UndoEntry) -> EachConflict:
             def each(one: Conflict) -> None:
                 _write(write, one, entry, _outcome(entry.kind, one, on_conflict))
-                on_row(f"rows of {dotted_name(*one.table)} in conflict", next(counted))
+                stage.how_far(f"{next(number):,} in conflict, the last of {dotted_name(*one.table)}")
 
             return each
 
