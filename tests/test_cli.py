@@ -42,6 +42,12 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 Command = Callable[..., tuple[int, str, str]]
 
 
+def error_of_run(log: str) -> str:
+    """Return the error that the log of a run tells, behind the lines of its cells and its procedure."""
+    lines = log.partition("\nfailed: ")[0].splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("prepare ", "migrate ")))
+
+
 def in_form(text: str) -> list[str]:
     """Return the lines of an error, which must be one message, then Detail, State and Hint as far as they are there."""
     lines = text.strip().splitlines()
@@ -194,8 +200,7 @@ def test_a_folder_that_cannot_be_used_is_told(
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     found, _, err = command("run", "prepare", "--target", "demo")
     assert found == code
-    told = err.partition("\nfailed: ")[0].splitlines()[1:]
-    lines = in_form("\n".join(told))
+    lines = in_form(error_of_run(err))
     assert message in lines[0]
     assert "State: Nothing changed in the database." in lines
 
@@ -207,7 +212,7 @@ def test_a_history_table_that_nobody_knows_is_told(project: Project, command: Co
     code, _, err = command("run", "migrate", "--target", "demo")
     assert code == 2
     assert "surprise" in err
-    in_form("\n".join(err.partition("\nfailed: ")[0].splitlines()[1:]))
+    in_form(error_of_run(err))
 
 
 def test_a_target_that_does_not_answer_is_told(project: Project, command: Command) -> None:
@@ -215,7 +220,7 @@ def test_a_target_that_does_not_answer_is_told(project: Project, command: Comman
     project(folder=FOLDER, server="nothere")
     code, _, err = command("run", "prepare", "--target", "demo")
     assert code == 1
-    lines = in_form("\n".join(err.partition("\nfailed: ")[0].splitlines()[1:]))
+    lines = in_form(error_of_run(err))
     assert lines[0] == 'could not connect to target "demo"'
     assert "pgrunbook server start --name nothere" in lines[-1]
     assert "Go on with it: pgrunbook run --resume " in err

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from nbformat import NotebookNode
 
 from pgrunbook.record.journal import Journal
 from pgrunbook.record.run import Part, Status
@@ -20,11 +21,12 @@ SAYS = ('could not apply "0001_[/red]"', "Detail: array [1:2] of [bold]", "Hint:
 
 SHOW = f"""
 from pathlib import Path
+from nbformat import NotebookNode
 from pgrunbook.runner.progress import ProgressDisplay
 from pgrunbook.record.run import Part, Status
 with ProgressDisplay("release on demo", Path("journal.jsonl")) as progress:
     progress.procedure("migrate")
-    progress.cell({{"id": "execute-plan"}})
+    progress.cell(NotebookNode(id="execute-plan", metadata={{}}))
     progress.ended(Part("migrate", "01-migrate.ipynb", Status.FAILED, says={SAYS[0]!r}), {SAYS!r})
 """
 
@@ -33,8 +35,8 @@ def test_a_log_gets_plain_lines(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     """One for each cell, one for each procedure, then its error; no colours, no bars."""
     with ProgressDisplay("release on demo", tmp_path / "journal.jsonl") as shown:
         shown.procedure("migrate")
-        shown.cell({"id": "is-it-still-so"})
-        shown.cell({"id": "execute-plan"})
+        shown.cell(NotebookNode(id="is-it-still-so", metadata={}))
+        shown.cell(NotebookNode(id="execute-plan", metadata={}))
         shown.ended(Part("migrate", "01-migrate.ipynb", Status.FAILED, says=SAYS[0]), SAYS)
     one, two, last, *rest = capsys.readouterr().err.splitlines()
     assert [line.split()[:2] for line in (one, two)] == [["migrate", "is-it-still-so"], ["migrate", "execute-plan"]]
@@ -54,7 +56,7 @@ def test_a_log_gets_a_line_of_a_long_cell_now_and_then(
     told = ""
     with ProgressDisplay("release on demo", journal.path) as shown:
         shown.procedure("prepare")
-        shown.cell({"id": "rehearse"})
+        shown.cell(NotebookNode(id="rehearse", metadata={}))
         journal.note("progress", procedure="prepare", says="copying the data: 120 MB of 800 MB")
         ends_at = time.monotonic() + 20
         while "120 MB of" not in told and time.monotonic() < ends_at:

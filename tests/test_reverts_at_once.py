@@ -36,7 +36,7 @@ folder = Path(sys.argv[2])
 with Connection.connect(host=sys.argv[1], user="postgres", dbname="at_once", autocommit=True) as conn:
     (entry,) = list_entries(conn)
     if sys.argv[3] == "before":
-        with conflict_file(folder, "keep", on_row=lambda *_: None) as of:
+        with conflict_file(folder, "keep") as of:
             conflicts(conn, entry, each=of(entry))
     else:
         revert(conn, entry, on_conflict="keep", left_rows=lambda part: left_file(folder, part))
@@ -77,7 +77,7 @@ def test_a_kill_while_the_conflicts_are_written_leaves_no_half_file(
     assert not (tmp_path / name).exists()
     (entry,) = list_entries(conn)
     if moment == "before":
-        with conflict_file(tmp_path, "keep", on_row=lambda *_: None) as of:
+        with conflict_file(tmp_path, "keep") as of:
             assert undo_data.conflicts(conn, entry, each=of(entry)).rows == CHANGED
         assert entry.state == "kept"
     else:

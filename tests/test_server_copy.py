@@ -91,7 +91,7 @@ def test_a_file_that_is_replaced_meanwhile_is_copied_whole(tmp_path: Path) -> No
     try:
         until((folder / "map").exists)
         for _ in range(20):
-            _copy(None, _Files(folder, ("gone", "map"), to))
+            _copy(None, _Files(folder, ("gone", "map"), to, 0))
             assert (to / "map").read_text() == whole
     finally:
         stop.set()
@@ -101,6 +101,6 @@ def test_a_file_that_is_replaced_meanwhile_is_copied_whole(tmp_path: Path) -> No
 def test_a_file_that_cannot_be_copied_is_an_error(tmp_path: Path) -> None:
     """Where its folder is not there, a program says the same as of a file that is gone."""
     (tmp_path / "file").touch()
-    error = error_of(lambda: _copy(None, _Files(tmp_path, ("file",), tmp_path / "nowhere")))
+    error = error_of(lambda: _copy(None, _Files(tmp_path, ("file",), tmp_path / "nowhere", 0)))
     assert type(error) is RunbookError
     assert "nowhere" in error.detail

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgrunbook.display import progress
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
@@ -331,10 +332,9 @@ def test_each_conflict_is_in_a_file(
     (entry,) = list_entries(conn)
     column = "password" if "password" in step else "b"
     for decision, said in (("stop", "somebody has to decide"), ("keep", "left as it is"), ("restore", outcome)):
-        told: list[tuple[str, int]] = []
-        with conflict_file(tmp_path, decision, on_row=lambda *seen: told.append(seen)) as into:  # noqa: B023 - at once
+        with progress.doing("comparing rows") as stage, conflict_file(tmp_path, decision) as into:
             found_rows = conflicts(conn, entry, each=into(entry)).rows
-        assert told == [("rows of public.t in conflict", number) for number in range(1, found_rows + 1)]
+            assert str(stage) == f"comparing rows: {found_rows} in conflict, the last of public.t"
         found = [row for row in written(tmp_path / "conflicts.csv") if row["column"] == column]
         assert [
             [row["value before"], row["value it wrote"], row["value now"], row["what happens"]] for row in found
@@ -344,7 +344,7 @@ def test_each_conflict_is_in_a_file(
     revert(conn, entry, on_conflict="restore", left_rows=lambda part: left_file(tmp_path, part))
     files = [path.name for path in tmp_path.iterdir()]
     assert (files == ["conflicts.csv"]) == (is_gone and "deleted:" not in outcome)
-    with conflict_file(tmp_path, "restore", on_row=lambda *_: None) as into:
+    with conflict_file(tmp_path, "restore") as into:
         if is_gone and "deleted:" not in outcome:
             conflicts(conn, entry, each=into(entry))
     assert not (tmp_path / "conflicts.csv").exists()

@@ -70,7 +70,8 @@ class ProgressDisplay:
 
     def cell(self, cell: Any) -> None:
         """A code cell begins."""
-        self._cell_ended(cell.get("id", ""))
+        given = "injected-parameters" in cell.metadata.get("tags", ())
+        self._cell_ended("parameters" if given else cell.get("id", ""))
         if self._bars is not None:
             self._bars.update(self._task, description=self._cell)
 
