@@ -19,6 +19,7 @@ from psycopg import sql
 import forks
 from inverse_stage import rare, shop
 from pgrunbook.app import demo
+from pgrunbook.app.main import main
 from pgrunbook.branches import server as embedded
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
@@ -237,6 +238,22 @@ def conn(project: Callable[..., Target]) -> Iterator[Connection]:
     """A connection to a clone of the example."""
     with connect(project(), purpose="test") as connection:
         yield connection
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; return its exit code and what it wrote."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["pgrunbook", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return int(ended.value.code or 0), out, err
+
+    return call
 
 
 def write_folder(folder: Path, files: dict[str, str]) -> None:

@@ -13,7 +13,6 @@ import pytest
 from acting import has_begun, newest_run, pgrunbook, wait_until
 from conftest import ROOT, connect, do
 from pgrunbook import __version__, undo_data
-from pgrunbook.app.main import main
 from pgrunbook.config.targets import Target
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
@@ -21,22 +20,6 @@ from pgrunbook.record.run import Status
 Project = Callable[..., Target]
 FOLDER = {"0001_a.sql": "CREATE TABLE a (id int);"}
 FORM = ("Detail: ", "State: ", "Hint: ")
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command in this process; return its exit code and what it wrote."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["pgrunbook", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 Command = Callable[..., tuple[int, str, str]]

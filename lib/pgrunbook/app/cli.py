@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pgrunbook.app import cli_undo_data, terminal
+from pgrunbook.app import cli_drift, cli_undo_data, terminal
 from pgrunbook.errors import RunbookError, WrongInput
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ app = typer.Typer(
 servers = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL server.")
 app.add_typer(servers, name="server")
 app.add_typer(cli_undo_data.app, name="undo-data")
+app.command("drift")(cli_drift.drift)
 early_kernels: list[EarlyKernel] = []
 
 
@@ -127,9 +128,11 @@ def accept(
 
 @app.command()
 def schema(
-    file: Annotated[Literal["plan", "rehearsal"], typer.Argument(help="The file: plan.json or rehearsal.json.")],
+    file: Annotated[
+        Literal["plan", "rehearsal", "drift"], typer.Argument(help="plan.json, rehearsal.json, or what drift prints.")
+    ],
 ) -> None:
-    """Print the JSON Schema of a file that prepare writes into the run folder, for your own automation."""
+    """Print the JSON Schema of what is written for your own automation."""
     from pgrunbook.app import json_schema
 
     sys.stdout.write(json_schema.kept(file))

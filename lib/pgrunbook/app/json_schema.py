@@ -1,4 +1,4 @@
-"""JSON Schemas of ``plan.json`` and ``rehearsal.json``, for the automation of operators.
+"""JSON Schemas of ``plan.json``, ``rehearsal.json`` and of ``drift --json``, for the automation of operators.
 
 The package holds them as files that are made from the models; ``pgrunbook schema`` prints them.
 """
@@ -10,15 +10,21 @@ from importlib import resources
 from typing import Any, Literal
 
 from pgrunbook.plan.plan import Plan
+from pgrunbook.rehearse.drift import Drift
 from pgrunbook.rehearse.trial import Trial
 
-Name = Literal["plan", "rehearsal"]
+Name = Literal["plan", "rehearsal", "drift"]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def made(name: Name) -> str:
     """Return the schema of a file, made from the models now."""
-    schema = _plan() if name == "plan" else {"$schema": DIALECT, "title": "rehearsal.json", **_of(Trial)}
+    if name == "plan":
+        schema = _plan()
+    elif name == "rehearsal":
+        schema = {"$schema": DIALECT, "title": "rehearsal.json", **_of(Trial)}
+    else:
+        schema = {"$schema": DIALECT, "title": "pgrunbook drift --json", **_of(Drift)}
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -41,5 +47,5 @@ def _plan() -> dict[str, Any]:
     }
 
 
-def _of(model: type[Plan] | type[Trial]) -> dict[str, Any]:
+def _of(model: type[Plan] | type[Trial] | type[Drift]) -> dict[str, Any]:
     return {key: value for key, value in model.model_json_schema(mode="serialization").items() if key != "title"}

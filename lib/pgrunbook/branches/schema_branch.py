@@ -130,11 +130,14 @@ class SchemaCopy:
 
 
 @contextmanager
-def copy_schema(target: Target, *, ours: bool = False, keep: bool = False) -> Iterator[SchemaCopy]:
+def copy_schema(
+    target: Target, *, ours: bool = False, keep: bool = False, instead: Sequence[str] | None = None
+) -> Iterator[SchemaCopy]:
     """Read the target's schema and roles, and give a server of its own for its branches. Raises Unreachable.
 
     With ``ours`` it includes schema pgrunbook and the parked tables, without their rows; else the schema alone, which
-    the role may lack the right to create. ``keep`` it where more than one branch is made of it.
+    the role may lack the right to create. ``keep`` it where more than one branch is made of it. Statements that are
+    given ``instead`` stand for the schema, as for a branch that is empty; roles and rights of the database are there.
 
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
@@ -144,14 +147,17 @@ def copy_schema(target: Target, *, ours: bool = False, keep: bool = False) -> It
         postgres = installations.of_target(target, source)
         dump_options = target_dump.options(postgres, source)
         (size,) = source.execute(RELATIONS.encode(), [RELATION_BYTES]).fetchone() or ("0",)
-        views = tuple(sql.Identifier(str(schema), str(name)) for schema, name in source.execute(FILLED).fetchall())
+        filled = [] if instead is not None else source.execute(FILLED).fetchall()
+        views = tuple(sql.Identifier(str(schema), str(name)) for schema, name in filled)
         ours_empty = [] if ours else source.execute(load("schema_branch")["own_schema"].encode()).fetchall()
-        called = [] if ours else source.execute(load("schema_branch")["called"].encode()).fetchall()
+        called = (
+            [] if ours or instead is not None else source.execute(load("schema_branch")["called"].encode()).fetchall()
+        )
     with branch_server.new_server(postgres, data_bytes=int(str(size))) as server:
         with progress.doing("reading the schema"), ThreadPoolExecutor(1) as pool:
-            dumped = pool.submit(_dump, server, target, found, dump_options, ours=ours)
+            dumped = pool.submit(_dump, server, target, found, dump_options, ours=ours) if instead is None else None
             branch_server.start_empty(server)  # meanwhile
-        written = dumped.result()
+        written = dumped.result() if dumped else "\n".join(instead or ())
         # Triggers on tables that call functions of ours are in the dump, and what they call is not.
         stand_ins = ["CREATE SCHEMA pgrunbook;", *(str(made) for (made,) in called)] if called else []
         cleared = ["DROP SCHEMA pgrunbook CASCADE;"] if called else []

@@ -30,7 +30,7 @@ from pgrunbook.plan import plan as plans
 from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Change
 from pgrunbook.procedures import plan_views, rollback_views
-from pgrunbook.rehearse import schema_only, way_back_trial, with_data
+from pgrunbook.rehearse import drift, schema_only, way_back_trial, with_data
 from pgrunbook.review import safe_mode, server_parser
 from pgrunbook.review.hazards import Timeouts, Transactions
 from pgrunbook.review.hazards.design import design_rules
@@ -97,6 +97,7 @@ def is_it_safe_to_start(here: Session) -> Table:
         needs_restore_point=here.target.restore_points,
     )
     found.append(installations.check(here.target, here.conn, needed=here.parameters.rehearse))
+    found.append(drift.check(here.target, here.conn))
     rows = [(c.name, c.found, c.limit, Cell(c.level, heres.stop_tone(c.level)), c.advice) for c in found]
     table = here.keep_table("is-it-safe-to-start", Table(["check", "found", "limit", "verdict", "what to do"], rows))
     here.journal("checked", checks={c.name: c.level for c in found})

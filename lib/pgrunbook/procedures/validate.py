@@ -23,7 +23,7 @@ from pgrunbook.procedures import undo_data_views
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
-from pgrunbook.rehearse import schema_only
+from pgrunbook.rehearse import drift, schema_only
 from pgrunbook.rehearse.trial import Trial
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Validate
@@ -66,7 +66,8 @@ def schema_as_promised(here: Session) -> Table:
     history = histories.read(here.conn, here.target)
     here.facts.update(history_table=history.qualified_table, applied=[entry.name for entry in history.applied()])
     now = snapshot(here.conn, leave_out=leave_out(history))
-    here.run.keep_masked("schema-validated.json", now.to_json())
+    here.run.keep_masked(drift.VALIDATED, now.to_json())
+    here.journal("schema-validated", fingerprint=now.fingerprint, version=history.version())
     path = _promised(here, "schema-promised.json")
     headings = ["object", "name", "change", "promised", "found"]
     if path is None:

@@ -144,6 +144,18 @@ def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, 
 _Hook = Callable[[Connection, Change, Step | None], bool]
 
 
+def as_written(
+    schema: SchemaCopy, history: History, changes: Sequence[Change], hook: _Hook
+) -> tuple[Snapshot, list[str]]:
+    """Execute changes on a branch; return its schema, and what needs rows there. Raises StatementFailed."""
+    with schema.branch() as branch, connect(branch, purpose="rehearses") as conn:
+        _limit(conn)
+        for statement in histories.prepare_table(histories.read(conn, branch)):
+            conn.execute(statement)
+        need_rows = [one for change in changes for one in _apply(conn, change, hook)]
+        return snapshot(conn, leave_out=leave_out(history)), need_rows
+
+
 def _plain(schema: SchemaCopy, history: History, changes: Sequence[Change], here: Snapshot, hook: _Hook) -> Rehearsal:
     left = leave_out(history)
     with schema.branch() as branch, connect(branch, purpose="rehearses") as conn:
