@@ -20,6 +20,7 @@ from pgrunbook.errors import Broken, RunbookError, Unreachable
 Found = TypeVar("Found")
 
 CONNECT_TIMEOUT_S = 10
+APPLICATION = "pgrunbook"  # how the application_name of our sessions begins
 READ_LOCK_TIMEOUT_MS = 2_000
 READ_STATEMENT_TIMEOUT_MS = 30_000
 OPTIONS = (
@@ -211,7 +212,7 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
     """
     options, given = address.given_options(target), address.keywords(target)
     own = {
-        "application_name": f"pgrunbook {purpose}"[:63],
+        "application_name": f"{APPLICATION} {purpose}"[:63],
         "connect_timeout": CONNECT_TIMEOUT_S,
         "client_encoding": address.ENCODING,
         "options": f"{options} {OPTIONS}".strip(),
