@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pgrunbook.app import cli_drift, cli_undo_data, terminal
+from pgrunbook.app import cli_drift, cli_monitor, cli_undo_data, terminal
 from pgrunbook.errors import RunbookError, WrongInput
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ servers = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL server
 app.add_typer(servers, name="server")
 app.add_typer(cli_undo_data.app, name="undo-data")
 app.command("drift")(cli_drift.drift)
+app.command("monitor")(cli_monitor.monitor)
 early_kernels: list[EarlyKernel] = []
 
 

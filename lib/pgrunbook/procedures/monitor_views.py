@@ -1,0 +1,104 @@
+"""How a sample of a server is shown: what is urgent, who blocks whom, what is at work; in a terminal and a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pgrunbook.database.lock_tree import Node
+from pgrunbook.database.vitals import Concern, Sample, Urgency
+from pgrunbook.display.show import BAD, PLAIN, QUIET, WARN, Cell, Table
+from pgrunbook.display.units import human
+from pgrunbook.record import door
+
+TONES = {Urgency.NOW: BAD, Urgency.SOON: WARN, Urgency.KNOW: QUIET}
+WORDS = {Urgency.NOW: "now", Urgency.SOON: "soon", Urgency.KNOW: "to know"}
+QUERY_CHARS = 60
+
+
+def urgent(found: Sequence[Concern]) -> Table:
+    """Return what a person should know, the most urgent first, each with the one thing to do."""
+    rows = [
+        (Cell(WORDS[one.urgency], TONES[one.urgency]), one.what, door.masked(one.detail), one.todo) for one in found
+    ]
+    return Table(["", "what", "found", "what to do"], rows, empty="Nothing is urgent: nobody waits for a lock.")
+
+
+def tree(heads: Sequence[Node]) -> Table:
+    """Return the tree of those who wait, each below whom it waits for."""
+    rows = [row for head in heads for row in _branch(head)]
+    headings = ["session", "state", "open for", "waits for", "waited", "blocks", "query"]
+    return Table(headings, rows, title="Who blocks whom", empty="Nobody waits for a lock.")
+
+
+def _branch(head: Node) -> Iterator[tuple[object, ...]]:
+    for depth, node in head.walk():
+        one = node.session
+        mark = " (see above)" if node.is_told else " (a deadlock)" if node.is_cycle else ""
+        waits = f"{node.waits.mode} on {node.waits.object}" if node.waits else ""
+        yield (
+            Cell(f"{'    ' * depth}{one}{mark}", BAD if depth == 0 else PLAIN),
+            "hidden" if one.is_hidden else one.state,
+            seconds(one.xact_age_s),
+            waits,
+            seconds(node.waits.waited_s) if node.waits else "",
+            f"{node.blocks}" + (f" by {node.holds}" if node.holds else "") if node.blocks else "",
+            "" if one.is_hidden else query(one.query),
+        )
+
+
+def at_work(seen: Sample) -> Table:
+    """Return the commands whose progress the server reports."""
+    sessions = {session.pid: session for session in seen.sessions}
+    rows = [
+        (str(sessions.get(one["pid"], one["pid"])), one["command"], one["object"], one["phase"], _done(one))
+        for one in seen.commands
+    ]
+    return Table(["session", "command", "of", "phase", "done"], rows, title="At work", empty="No command at work.")
+
+
+def numbers(seen: Sample) -> Table:
+    """Return how the server stands: connections, lag, slots, archive, the tables with the most dead rows."""
+    rows: list[tuple[object, ...]] = []
+    if seen.connections:
+        rows.append(("connections", f"{seen.connections['used']} of {seen.connections['most']}"))
+    for one in seen.standbys:
+        lag = "hidden" if one["lag_bytes"] is None else f"{human(one['lag_bytes'])}, {one['lag_s'] or 0:.1f} s behind"
+        rows.append((f"standby {one['name']}", f"{one['state']}, {lag}"))
+    for one in seen.slots:
+        kept = human(one["kept_bytes"] or 0)
+        rows.append((f"slot {one['name']}", f"{'read' if one['active'] else 'not read'}, keeps {kept} of WAL"))
+    if seen.receiver:
+        lag_s = seen.receiver["lag_s"] or 0
+        rows.append(("this standby", f"{human(seen.receiver['lag_bytes'] or 0)}, {lag_s:.0f} s behind"))
+    if seen.archiver.get("archive_mode") not in (None, "off"):
+        rows.append(
+            ("archive", "failing" if seen.archiver["failing"] else f"up to {seen.archiver['last_archived_wal']}")
+        )
+    for table in [one for one in seen.tables if one["dead"]][:5]:
+        parts = f" in {table['parts']} partitions" if table["parts"] > 1 else ""
+        rows.append(
+            (table["name"], f"{table['dead']:,} dead rows, {table['live']:,} live{parts}, {human(table['bytes'])}")
+        )
+    return Table(["what", "now"], rows, title=f"Numbers, read in {seen.took_ms:.0f} ms")
+
+
+def _done(one: Mapping[str, Any]) -> str:
+    if one["unit"] == "bytes":
+        return human(one["done"]) + (f" of {human(one['total'])}" if one["total"] else "")
+    of = f" of {one['total']:,} {one['unit']} ({100 * one['done'] / one['total']:.0f} %)" if one["total"] else ""
+    return f"{one['done']:,}{of}"
+
+
+def query(text: str) -> str:
+    """Return the beginning of a query in one line, without secrets."""
+    return door.masked(" ".join(text.split()))[:QUERY_CHARS]
+
+
+def seconds(value: float | None) -> str:
+    """Return a time as a person reads it, "" for none."""
+    if value is None:
+        return ""
+    if value < 10:
+        return f"{value:.1f} s"
+    return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
