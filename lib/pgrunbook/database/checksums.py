@@ -157,6 +157,12 @@ def every_table(conn: Connection) -> list[TableName]:
         return _every(cursor, OURS)
 
 
+def column_types(conn: Connection, table: TableName) -> dict[str, str]:
+    """Return the type of each column, below its domains. Raises WrongInput when the table does not exist."""
+    with snapshot_cursor(conn) as cursor:
+        return _described(cursor, [table])[0].types
+
+
 def difference(
     conn_a: Connection,
     conn_b: Connection,

@@ -57,15 +57,15 @@ def leftovers(conn: Connection) -> list[Leftover]:
     for row in queries.rows(conn, "health", "owned_sequences"):
         where = f"{row['table_name']}.{row['column_name']}"
         try:
-            highest = _highest(conn, row)
+            furthest = _furthest(conn, row)
             following = next_number(conn, row["name"], row["last_value"], row["increment"])
         except psycopg.Error as exc:
             if meaning(exc) is Meaning.LOST:
                 raise
             found.append(_not_checked(row["name"], where, said(exc)))
             continue
-        if highest is not None and row["increment"] > 0 and highest >= following:
-            advice = f"SELECT setval({sql.quote(row['name'])}, {highest}); the next insert would fail or repeat a key."
+        if furthest is not None and (furthest - following) * row["increment"] >= 0:
+            advice = f"SELECT setval({sql.quote(row['name'])}, {furthest}); the next insert would fail or repeat a key."
             found.append(Leftover("sequence behind its column", row["name"], where, advice))
     return found
 
@@ -126,10 +126,11 @@ def _not_checked(name: str, where: str, why: str) -> Leftover:
     return Leftover("sequence not checked", name, where, f"It could not be compared with its column: {why}.")
 
 
-def _highest(conn: Connection, row: dict[str, Any]) -> int | None:
-    """The highest value in the column, None where it has no row. Raises as the server does."""
-    query = sql.SQL("SELECT max({})::bigint FROM {}").format(
-        sql.Identifier(row["column_name"]), sql.Identifier(row["schema_name"], row["relation"])
-    )
+def _furthest(conn: Connection, row: dict[str, Any]) -> int | None:
+    """The last value in the column in the sequence's direction, None where it has no row. Raises as the server does."""
+    query = sql.SQL("SELECT {}({})::bigint FROM {}").format(
+        sql.SQL("max" if row["increment"] > 0 else "min"),
+        sql.Identifier(row["column_name"]), sql.Identifier(row["schema_name"], row["relation"]),
+    )  # fmt: skip
     found = conn.execute(query).fetchone()
     return None if found is None or found[0] is None else int(str(found[0]))

@@ -10,6 +10,7 @@ from pathlib import Path
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import StatementFailed, WrongInput
 from pgrunbook.history import drizzle_config
+from pgrunbook.history.files import sql_files_below
 
 TIMEOUT_S = 300
 
@@ -74,7 +75,7 @@ def _scripts(file: Path) -> dict[str, str]:
 def _files(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): path.read_text(encoding="utf-8", errors="replace")
-        for path in sorted(folder.rglob("*.sql"))
+        for path in sql_files_below(folder)
     }
 
 

@@ -21,6 +21,8 @@ MOST_BYTES = 64_000_000
 _ONLY_FILES = "A migrations folder holds files, and links to files in it. Put the file itself there, or remove it."
 # The file of a migration that has a folder of its own, as those of Drizzle 1.0 do.
 IN_FOLDER = "migration.sql"
+# The folder of assertions, which may stand among the migrations.
+VERIFY = "verify"
 NUMBERED = re.compile(r"(?P<number>\d+)_.+\.sql", re.ASCII | re.IGNORECASE)
 
 
@@ -77,9 +79,9 @@ def sql_files(folder: Path) -> list[Path]:
 
 
 def sql_files_below(folder: Path) -> list[Path]:
-    """Return the SQL files in the folder and in the folders below it, hidden ones not."""
+    """Return the SQL files in the folder and in the folders below it, hidden ones and assertions not."""
     below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [*sql_files(folder), *(file for path in below for file in sql_files_below(path))]
+    return [*sql_files(folder), *(file for path in below if path.name != VERIFY for file in sql_files_below(path))]
 
 
 def is_down(path: Path) -> bool:

@@ -10,7 +10,7 @@ WHERE NOT (i.indisvalid AND i.indisready)
 ORDER BY 1
 
 -- name: unvalidated_constraints
--- a row is: a constraint that is NOT VALID: new rows obey it, old rows were never checked; not what stands for a part of it (before 18 VALIDATE leaves those of a foreign key to a partitioned table)
+-- a row is: a constraint that is NOT VALID: new rows obey it, old rows were never checked; not what stands for a part of it (before 18 VALIDATE leaves those of a foreign key to a partitioned table), nor what is NOT ENFORCED
 SELECT
     c.conname::text AS name,
     coalesce(nullif(c.conrelid, 0)::regclass::text, c.contypid::regtype::text) AS table_name,
@@ -24,11 +24,12 @@ FROM pg_catalog.pg_constraint c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
 WHERE NOT c.convalidated
   AND c.conparentid = 0
+  AND coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::boolean, true)
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 ORDER BY 2, 1
 
 -- name: owned_sequences
--- a row is: a sequence that feeds a column, and that column
+-- a row is: a sequence that feeds a column, as its own or by the column's default, and that column
 SELECT
     s.seqrelid::regclass::text AS name,
     a.attrelid::regclass::text AS table_name,
@@ -41,14 +42,27 @@ SELECT
         THEN pg_catalog.pg_sequence_last_value(s.seqrelid)
     END AS last_value
 FROM pg_catalog.pg_sequence s
-JOIN pg_catalog.pg_depend d
-    ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = s.seqrelid
-    AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
-JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+JOIN (
+    SELECT d.objid AS sequence, d.refobjid AS relation, d.refobjsubid AS place
+    FROM pg_catalog.pg_depend d
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass
+      AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
+    UNION
+    SELECT d.refobjid, f.adrelid, f.adnum
+    FROM pg_catalog.pg_attrdef f
+    JOIN pg_catalog.pg_depend d
+        ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
+        AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'n'
+) fed ON fed.sequence = s.seqrelid
+JOIN pg_catalog.pg_attribute a ON a.attrelid = fed.relation AND a.attnum = fed.place
 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname !~ '^pg_'
-ORDER BY 1
+  AND c.relkind IN ('r', 'p')
+  AND NOT c.relispartition
+  AND (a.atttypid IN (20, 21, 23, 1700) OR a.atttypid IN (
+      SELECT t.oid FROM pg_catalog.pg_type t WHERE t.typbasetype IN (20, 21, 23, 1700)))
+ORDER BY 1, 2, 5
 
 -- name: tables
 -- a row is: a table that holds rows of the application, with the planner's estimate of their number
