@@ -16,13 +16,13 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import vitals
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_tree import ServerSession
-from pgrunbook.database.vitals import Sample, Urgency, VitalLimits, concerns, sample
+from pgrunbook.database.vitals import Urgency, VitalLimits, Vitals, concerns, sample
 from servers import Server
 from test_lock_tree import opened, waiting
 
 Command = Callable[..., tuple[int, str, str]]
 AT_ONCE = VitalLimits(waited_s=0, idle_in_transaction_s=0, statement_s=0, prepared_s=0)
-NOTHING = Sample(datetime(2026, 1, 1, tzinfo=UTC), 1.0, (), {}, ())
+NOTHING = Vitals(datetime(2026, 1, 1, tzinfo=UTC), 1.0, (), {}, ())
 SESSION = ServerSession(
     7, datetime(2026, 1, 1, tzinfo=UTC), 0, "client backend", "web", "app", "shop", "", "active", "", 500.0, 400.0,
     400.0, False, "SELECT 1", False, "", "",

@@ -11,7 +11,7 @@ import typer
 from pgrunbook.errors import WrongInput
 
 if TYPE_CHECKING:
-    from pgrunbook.database.vitals import Sample
+    from pgrunbook.database.vitals import Vitals
 
 
 def monitor(
@@ -61,13 +61,13 @@ def _live() -> Any:
     return Live(auto_refresh=False, screen=False)
 
 
-def _drawn(seen: Sample, name: str) -> Any:
+def _drawn(seen: Vitals, name: str) -> Any:
     from rich.text import Text
 
     return Text(_text(seen, name), no_wrap=True, overflow="ellipsis")
 
 
-def _text(seen: Sample, name: str) -> str:
+def _text(seen: Vitals, name: str) -> str:
     from pgrunbook.database import vitals
     from pgrunbook.procedures import monitor_views
 
@@ -79,7 +79,7 @@ def _text(seen: Sample, name: str) -> str:
     return f"{name}, {seen.at:%Y-%m-%d %H:%M:%S}Z\n{body}\n\n"
 
 
-def _json(seen: Sample) -> str:
+def _json(seen: Vitals) -> str:
     import json
     from dataclasses import asdict
 

@@ -43,7 +43,7 @@ class VitalLimits:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Vitals:
     """A look at a server. ``unseen`` says which parts could not be read, and what others hide."""
 
     at: datetime
@@ -99,7 +99,7 @@ class Concern:
     todo: str
 
 
-def sample(conn: Connection) -> Sample:
+def sample(conn: Connection) -> Vitals:
     """Return a sample of the server; a part that cannot be read is empty, and said in ``unseen``.
 
     Raises psycopg's errors where the connection is lost. Locks: none.
@@ -115,7 +115,7 @@ def sample(conn: Connection) -> Sample:
     hidden = sum(session.is_hidden for session in sessions)
     if hidden:
         unseen.append(f"state and query of {counted(hidden, 'session')} of others: GRANT pg_monitor shows them")
-    found = Sample(
+    found = Vitals(
         at=datetime.now(UTC),
         took_ms=0.0,
         heads=lock_tree.tree_of(sessions, waiting),
@@ -142,7 +142,7 @@ def _part(conn: Connection, unseen: list[str], name: str, read: Callable[[], _T]
         return None
 
 
-def concerns(seen: Sample, limits: VitalLimits = VitalLimits()) -> list[Concern]:
+def concerns(seen: Vitals, limits: VitalLimits = VitalLimits()) -> list[Concern]:
     """Return what a person should know of a sample, the most urgent first."""
     found = [
         *_blocking(seen, limits),
@@ -172,7 +172,7 @@ def to_do(session: ServerSession) -> str:
     return "wait for its end, or cancel the statement: pgrunbook doctor"
 
 
-def _blocking(seen: Sample, limits: VitalLimits) -> Iterator[Concern]:
+def _blocking(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
     for head in seen.heads:
         below = [node for _, node in head.walk() if node.waits and node is not head]
         longest = max((node.waits.waited_s or 0.0 for node in below if node.waits), default=0.0)
@@ -201,7 +201,7 @@ def _doing(session: ServerSession) -> str:
     return f"{session.state or 'at work'}{since}{query}"
 
 
-def _old(seen: Sample, limits: VitalLimits) -> Iterator[Concern]:
+def _old(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
     heads = {head.session.key for head in seen.heads}
     for one in sorted(seen.sessions, key=lambda session: -(session.xact_age_s or 0.0)):
         if one.key in heads or one.is_ours:
@@ -215,7 +215,7 @@ def _old(seen: Sample, limits: VitalLimits) -> Iterator[Concern]:
             yield Concern(Urgency.SOON, "a long statement", f"{one}, {_doing(one)}", to_do(one))
 
 
-def _replication(seen: Sample, limits: VitalLimits) -> Iterator[Concern]:
+def _replication(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
     for one in seen.standbys:
         bytes_, seconds = one["lag_bytes"], one["lag_s"] or 0.0
         if bytes_ is None:
@@ -237,7 +237,7 @@ def _replication(seen: Sample, limits: VitalLimits) -> Iterator[Concern]:
             yield Concern(Urgency.SOON, "a slot keeps WAL", detail, todo)
 
 
-def _rest(seen: Sample, limits: VitalLimits) -> Iterator[Concern]:
+def _rest(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
     if seen.archiver.get("failing"):
         detail = f"{seen.archiver['last_failed_wal']} failed at {seen.archiver['last_failed_utc']} UTC"
         yield Concern(Urgency.SOON, "WAL is not archived", detail, "see the server's log: pg_wal grows until it works")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pgrunbook.database.lock_tree import Node
-from pgrunbook.database.vitals import Concern, Sample, Urgency
+from pgrunbook.database.vitals import Concern, Urgency, Vitals
 from pgrunbook.display.show import BAD, PLAIN, QUIET, WARN, Cell, Table
 from pgrunbook.display.units import human
 from pgrunbook.record import door
@@ -47,7 +47,7 @@ def _branch(head: Node) -> Iterator[tuple[object, ...]]:
         )
 
 
-def at_work(seen: Sample) -> Table:
+def at_work(seen: Vitals) -> Table:
     """Return the commands whose progress the server reports."""
     sessions = {session.pid: session for session in seen.sessions}
     rows = [
@@ -57,7 +57,7 @@ def at_work(seen: Sample) -> Table:
     return Table(["session", "command", "of", "phase", "done"], rows, title="At work", empty="No command at work.")
 
 
-def numbers(seen: Sample) -> Table:
+def numbers(seen: Vitals) -> Table:
     """Return how the server stands: connections, lag, slots, archive, the tables with the most dead rows."""
     rows: list[tuple[object, ...]] = []
     if seen.connections:
