@@ -16,7 +16,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import vitals
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_tree import ServerSession
-from pgrunbook.database.vitals import Urgency, VitalLimits, Vitals, concerns, sample
+from pgrunbook.database.vitals import Urgency, VitalLimits, Vitals, concerns, look
 from servers import Server
 from test_lock_tree import opened, waiting
 
@@ -41,20 +41,20 @@ def name(database: Callable[..., str]) -> str:
 
 
 @pytest.fixture
-def look(server: Server, name: str) -> Iterator[Connection]:
+def looking(server: Server, name: str) -> Iterator[Connection]:
     """A connection that looks."""
     with Connection.connect(host=server.socket_dir, user="postgres", dbname=name, autocommit=True) as conn:
         yield conn
 
 
-def test_who_blocks_whom_comes_first_with_the_one_thing_to_do(server: Server, name: str, look: Connection) -> None:
+def test_who_blocks_whom_comes_first_with_the_one_thing_to_do(server: Server, name: str, looking: Connection) -> None:
     """An idle transaction at the head; and one that stands in nobody's way is told behind it."""
     with (
         opened(server, name, "report", "SELECT FROM one"),
         opened(server, name, "forgotten", "SELECT FROM two"),
         waiting(server, name, "migration", "ALTER TABLE one ADD COLUMN a int"),
     ):
-        found = concerns(sample(look), AT_ONCE)
+        found = concerns(look(looking), AT_ONCE)
     first, *rest = found
     assert (first.urgency, first.what) == (Urgency.NOW, "blocks others")
     assert '("report" of postgres)' in first.detail
@@ -65,7 +65,7 @@ def test_who_blocks_whom_comes_first_with_the_one_thing_to_do(server: Server, na
     assert not any('"report"' in one.detail for one in rest), "it is told once"
 
 
-def test_a_statement_at_work_shows_how_far_it_is(server: Server, name: str, look: Connection) -> None:
+def test_a_statement_at_work_shows_how_far_it_is(server: Server, name: str, looking: Connection) -> None:
     """Also one that waits: its phase, its table by its quoted name."""
     with (
         opened(server, name, "writer", "DELETE FROM one WHERE id = 1"),
@@ -80,18 +80,18 @@ def test_a_statement_at_work_shows_how_far_it_is(server: Server, name: str, look
         thread.start()
         found: tuple[str, ...] = ()
         while thread.is_alive() and not found:
-            found = tuple(f"{one['command']} {one['object']}: {one['phase']}" for one in sample(look).commands)
+            found = tuple(f"{one['command']} {one['object']}: {one['phase']}" for one in look(looking).commands)
         builder.cancel_safe()
         thread.join()
     assert found[0].startswith("CREATE INDEX CONCURRENTLY public.one: ")
 
 
-def test_a_partitioned_table_is_one_table(server: Server, name: str, look: Connection) -> None:
+def test_a_partitioned_table_is_one_table(server: Server, name: str, looking: Connection) -> None:
     """Its partitions' rows are summed up, under its own quoted name."""
     with server.connect(name) as conn:
         conn.execute("ANALYZE one")
         conn.execute("ANALYZE two")
-    (one,) = [table for table in sample(look).tables if table["parts"] > 1]
+    (one,) = [table for table in look(looking).tables if table["parts"] > 1]
     assert (one["name"], one["live"], one["parts"]) == ('public."Odd ""t"" 🐘"', 199, 2)
     assert one["bytes"] > 0
 
@@ -106,7 +106,7 @@ def test_what_may_not_be_seen_is_said(server: Server, name: str) -> None:
                 opened(server, name, "report", "SELECT FROM one"),
                 Connection.connect(host=server.socket_dir, user="blind_sampler", dbname=name, autocommit=True) as blind,
             ):
-                seen = sample(blind)
+                seen = look(blind)
         finally:
             admin.execute("DROP ROLE blind_sampler")
     (told,) = [one for one in seen.unseen if "GRANT pg_monitor" in one]
@@ -114,7 +114,7 @@ def test_what_may_not_be_seen_is_said(server: Server, name: str) -> None:
     assert concerns(seen, AT_ONCE)[-1].urgency is Urgency.KNOW
 
 
-def test_a_part_that_cannot_be_read_leaves_the_others(look: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_cannot_be_read_leaves_the_others(looking: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """A timeout of one query is said, and the sample goes on; a lost connection is none that goes on."""
     asked = vitals.queries.rows
 
@@ -124,12 +124,12 @@ def test_a_part_that_cannot_be_read_leaves_the_others(look: Connection, monkeypa
         return asked(conn, file, name, **given)
 
     monkeypatch.setattr(vitals.queries, "rows", rows)
-    seen = sample(look)
+    seen = look(looking)
     assert seen.unseen == ("tables: division by zero",)
     assert seen.connections["used"] >= 1
-    look.close()
+    looking.close()
     with pytest.raises(psycopg.OperationalError):
-        sample(look)
+        look(looking)
 
 
 MADE = {

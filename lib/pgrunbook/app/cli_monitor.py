@@ -39,7 +39,7 @@ def monitor(
             if live:
                 live.start()
             while True:
-                seen = vitals.sample(conn)
+                seen = vitals.look(conn)
                 if live:
                     live.update(_drawn(seen, chosen.name), refresh=True)
                 else:
@@ -68,15 +68,9 @@ def _drawn(seen: Vitals, name: str) -> Any:
 
 
 def _text(seen: Vitals, name: str) -> str:
-    from pgrunbook.database import vitals
     from pgrunbook.procedures import monitor_views
 
-    parts = [monitor_views.urgent(vitals.concerns(seen))]
-    parts += [monitor_views.tree(seen.heads)] if seen.heads else []
-    parts += [monitor_views.at_work(seen)] if seen.commands else []
-    parts.append(monitor_views.numbers(seen))
-    body = "\n\n".join(map(repr, parts))
-    return f"{name}, {seen.at:%Y-%m-%d %H:%M:%S}Z\n{body}\n\n"
+    return f"{name}, {seen.at:%Y-%m-%d %H:%M:%S}Z\n{monitor_views.screen(seen)!r}\n\n"
 
 
 def _json(seen: Vitals) -> str:

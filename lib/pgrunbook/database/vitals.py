@@ -97,10 +97,16 @@ class Concern:
     what: str
     detail: str
     todo: str
+    of: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is known by at the next look: ages and numbers in ``detail`` differ each time."""
+        return self.what, self.of or self.detail
 
 
-def sample(conn: Connection) -> Vitals:
-    """Return a sample of the server; a part that cannot be read is empty, and said in ``unseen``.
+def look(conn: Connection) -> Vitals:
+    """Look at the server once; a part that cannot be read is empty, and said in ``unseen``.
 
     Raises psycopg's errors where the connection is lost. Locks: none.
     """
@@ -181,12 +187,18 @@ def _blocking(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
             detail = (
                 f"{counted(head.blocks + 1, 'session')} wait for each other: {listed([head.session, *_names(below)])}"
             )
-            yield Concern(Urgency.NOW, "a deadlock", detail, "wait: the server ends one of them after deadlock_timeout")
+            yield Concern(
+                Urgency.NOW,
+                "a deadlock",
+                detail,
+                "wait: the server ends one of them after deadlock_timeout",
+                head.session.key,
+            )
             continue
         objects = listed(list(dict.fromkeys(node.waits.object for node in below if node.waits)), 3)
         detail = f"{head.session}, {_doing(head.session)}: {counted(head.blocks, 'session')} wait for {objects}"
         detail += f", the longest for {longest:.1f} s"
-        yield Concern(urgency, "blocks others", detail, to_do(head.session))
+        yield Concern(urgency, "blocks others", detail, to_do(head.session), head.session.key)
 
 
 def _names(nodes: Sequence[Node]) -> Iterator[ServerSession]:
@@ -208,11 +220,11 @@ def _old(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
             continue
         age = one.xact_age_s or 0.0
         if one.gid and age >= limits.prepared_s:
-            yield Concern(Urgency.SOON, "a prepared transaction", f"{one}, for {age:.0f} s", to_do(one))
+            yield Concern(Urgency.SOON, "a prepared transaction", f"{one}, for {age:.0f} s", to_do(one), one.key)
         elif one.state.startswith("idle in transaction") and (one.state_age_s or 0.0) >= limits.idle_in_transaction_s:
-            yield Concern(Urgency.SOON, "idle in transaction", f"{one}, {_doing(one)}", to_do(one))
+            yield Concern(Urgency.SOON, "idle in transaction", f"{one}, {_doing(one)}", to_do(one), one.key)
         elif one.state == "active" and one.kind == "client" and (one.query_age_s or 0.0) >= limits.statement_s:
-            yield Concern(Urgency.SOON, "a long statement", f"{one}, {_doing(one)}", to_do(one))
+            yield Concern(Urgency.SOON, "a long statement", f"{one}, {_doing(one)}", to_do(one), one.key)
 
 
 def _replication(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
@@ -222,25 +234,31 @@ def _replication(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
             continue
         if bytes_ >= limits.lag_bytes or seconds >= limits.lag_s:
             detail = f"{one['name']} ({one['client']}) is {human(bytes_)} and {seconds:.0f} s behind"
-            yield Concern(Urgency.SOON, "a standby lags", detail, "slow down what writes much: batches, index builds")
+            yield Concern(
+                Urgency.SOON, "a standby lags", detail, "slow down what writes much: batches, index builds", one["name"]
+            )
     behind = seen.receiver.get("lag_bytes") or 0
     if seen.receiver.get("is_paused") or behind >= limits.lag_bytes:
         told = "replay is paused" if seen.receiver["is_paused"] else f"{human(behind)} are received and not replayed"
-        yield Concern(Urgency.SOON, "this standby lags", told, "pg_wal_replay_resume(), or see what blocks replay")
+        yield Concern(Urgency.SOON, "this standby lags", told, "pg_wal_replay_resume(), or see what blocks replay", "-")
     for one in seen.slots:
         if one["wal_status"] == "lost":
-            yield Concern(Urgency.SOON, "a slot is lost", f"{one['name']}: its WAL is gone", "its reader begins anew")
+            yield Concern(
+                Urgency.SOON, "a slot is lost", f"{one['name']}: its WAL is gone", "its reader begins anew", one["name"]
+            )
         elif (one["kept_bytes"] or 0) >= limits.kept_bytes:
             who = "its reader lags" if one["active"] else "nobody reads it"
             detail = f"{one['name']} keeps {human(one['kept_bytes'])} of WAL: {who}"
             todo = "see to its reader; one that nobody needs is dropped: pgrunbook doctor"
-            yield Concern(Urgency.SOON, "a slot keeps WAL", detail, todo)
+            yield Concern(Urgency.SOON, "a slot keeps WAL", detail, todo, one["name"])
 
 
 def _rest(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
     if seen.archiver.get("failing"):
         detail = f"{seen.archiver['last_failed_wal']} failed at {seen.archiver['last_failed_utc']} UTC"
-        yield Concern(Urgency.SOON, "WAL is not archived", detail, "see the server's log: pg_wal grows until it works")
+        yield Concern(
+            Urgency.SOON, "WAL is not archived", detail, "see the server's log: pg_wal grows until it works", "-"
+        )
     used, most = seen.connections.get("used"), seen.connections.get("most")
     if used is not None and most and used >= limits.connections * most:
         yield Concern(
@@ -249,4 +267,6 @@ def _rest(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
     for one in seen.tables:
         if one["dead"] >= max(10_000, limits.dead * one["live"]):
             detail = f"{one['name']}: {one['dead']:,} dead rows beside {one['live']:,}"
-            yield Concern(Urgency.KNOW, "dead rows", detail, "an old transaction may keep VACUUM from removing them")
+            yield Concern(
+                Urgency.KNOW, "dead rows", detail, "an old transaction may keep VACUUM from removing them", one["name"]
+            )

@@ -113,6 +113,19 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Tables one below the other, as one view."""
+
+    tables: Sequence[Table]
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(repr, self.tables))
+
+    def _repr_html_(self) -> str:
+        return "".join(table._repr_html_() for table in self.tables)
+
+
+@dataclass(frozen=True)
 class Banner:
     """The verdict of a procedure: one word, the state of the database in one sentence, what to do next."""
 
@@ -242,12 +255,12 @@ class Picture:
         return self.png
 
 
-def figure(width_in: float, height_in: float) -> tuple[Any, Any]:
-    """Return a matplotlib figure and its axes; matplotlib is imported only here, because that takes 0.8 s."""
+def figure(width_in: float, height_in: float, rows: int = 1) -> tuple[Any, Any]:
+    """Return a matplotlib figure and its axes, of several ``rows`` a list; only here matplotlib is imported (0.8 s)."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width_in, height_in), layout="constrained")
-    axes = made.subplots()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return made, axes
+    axes = list(made.subplots(rows, squeeze=False).flat)
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+    return made, axes if rows > 1 else axes[0]

@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pgrunbook.database import vitals
 from pgrunbook.database.lock_tree import Node
 from pgrunbook.database.vitals import Concern, Urgency, Vitals
-from pgrunbook.display.show import BAD, PLAIN, QUIET, WARN, Cell, Table
+from pgrunbook.display.show import BAD, PLAIN, QUIET, WARN, Cell, Stack, Table
 from pgrunbook.display.units import human
 from pgrunbook.record import door
 
 TONES = {Urgency.NOW: BAD, Urgency.SOON: WARN, Urgency.KNOW: QUIET}
 WORDS = {Urgency.NOW: "now", Urgency.SOON: "soon", Urgency.KNOW: "to know"}
 QUERY_CHARS = 60
+
+
+def screen(seen: Vitals) -> Stack:
+    """Return all of a look on one screen, the most urgent first."""
+    parts = [urgent(vitals.concerns(seen))]
+    parts += [tree(seen.heads)] if seen.heads else []
+    parts += [at_work(seen)] if seen.commands else []
+    return Stack([*parts, numbers(seen)])
 
 
 def urgent(found: Sequence[Concern]) -> Table:

@@ -26,6 +26,7 @@ from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Direction, Plan
 from pgrunbook.record import journal
 from pgrunbook.session import checks
+from pgrunbook.session.live_display import LiveDisplay
 from pgrunbook.session.session import Session
 from pgrunbook.sql import secrets
 
@@ -178,7 +179,7 @@ def execute(here: Session, direction: Direction) -> Table:
     checks.passed(here, *CELLS[direction])
     plan, history = here.facts["plan"], here.facts["history"]
     here.at_work()
-    live = Live(here)
+    live = Live()
     with (
         progress.doing("executing the plan"),
         locks.one_runner(here.target, here.run.run_id),
@@ -285,9 +286,8 @@ def timeline(results: list[StepResult]) -> Timeline:
 class Live:
     """A display that is redrawn a few times a second, and replaced by the final table at the end."""
 
-    def __init__(self, here: Session) -> None:
-        self._here = here
-        self._handle: Any = None
+    def __init__(self) -> None:
+        self._display = LiveDisplay()
         self._drawn_at = time.monotonic()
 
     def redraw(self, results: list[StepResult]) -> None:
@@ -296,22 +296,11 @@ class Live:
         if now - self._drawn_at < REDRAW_S:
             return
         self._drawn_at = now
-        self._draw(table_of(results))
+        self._display.draw(table_of(results))
 
     def finish(self, results: list[StepResult], *, failed: bool) -> None:
         """Keep the table where the step failed; else clear it, as the step returns the final one."""
         if failed:
-            self._draw(table_of(results))
-        elif self._handle is not None:
-            self._draw(Table([], [], empty="Every step ended:"))
-
-    def _draw(self, table: Table) -> None:
-        from IPython import get_ipython
-        from IPython.display import display
-
-        if get_ipython() is None:
-            return
-        if self._handle is None:
-            self._handle = display(table, display_id=True)
-        else:
-            self._handle.update(table)
+            self._display.draw(table_of(results))
+        elif self._display.is_drawn:
+            self._display.draw(Table([], [], empty="Every step ended:"))

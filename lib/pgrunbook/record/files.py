@@ -65,3 +65,17 @@ def _failed(path: Path, exc: OSError) -> RecordFailed:
         state="The database is as the last recorded step left it; a step that cannot be recorded is not run.",
         hint=RECORD_FAILED_HINT,
     )
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file that only we may read; what a crash leaves is whole lines. Raises RecordFailed."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(handle, f"{line}\n".encode())
+        finally:
+            os.close(handle)
+    except OSError as exc:
+        raise RecordFailed(
+            f"could not write {path.name}", detail=f"{path}: {exc.strerror or exc}.", hint=RECORD_FAILED_HINT
+        ) from exc

@@ -23,6 +23,7 @@ CELLS: dict[str, dict[str, str]] = {
     },
     "rollback": _ROLLBACK,
     "purge": dict.fromkeys(("found", "goes"), "what-is-captured"),
+    "monitor": dict.fromkeys(("samples", "concerns"), "watch"),
     "validate": {
         "problems": "set-up", "promise": "meet-the-target",
         **dict.fromkeys(("history_table", "applied"), "schema-as-promised"), "queries": "queries-as-fast",

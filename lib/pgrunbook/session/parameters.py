@@ -185,6 +185,13 @@ class Purge(Parameters):
         return given
 
 
+class Monitor(Parameters):
+    """The parameters of monitor: for how long to watch, and how often to look, in seconds."""
+
+    watch_s: float = Field(default=60.0, ge=0, le=86_400)
+    interval_s: float = Field(default=1.0, ge=0.2, le=3_600)
+
+
 OF: dict[str, type[Parameters]] = {
     "prepare": Prepare,
     "migrate": Migrate,
@@ -192,6 +199,7 @@ OF: dict[str, type[Parameters]] = {
     "rollback": Rollback,
     "restore": Restore,
     "purge": Purge,
+    "monitor": Monitor,
 }
 
 

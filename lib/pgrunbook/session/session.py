@@ -127,7 +127,7 @@ class Session:
     def verdict(self, state: str, facts: Sequence[tuple[str, object]], *, then: str) -> Banner:
         """Record the end of the procedure, and return the banner that says so."""
         self.journal("verdict", outcome=Status.DONE, says=state)
-        if not _headless():
+        if not is_headless():
             _note_part(self.run, self.procedure, Status.DONE, state)
             self.run.release()  # the next notebook of this run has a kernel of its own
         every = [*facts, ("record", self.run.folder.name), ("next", then)]
@@ -135,7 +135,7 @@ class Session:
 
     def note_error(self, error: BaseException) -> None:
         """Record a failed cell in run.json where no runner does it, and release the run folder."""
-        if _headless() or self._part_status() is Status.DONE:
+        if is_headless() or self._part_status() is Status.DONE:
             return
         _note_part(self.run, self.procedure, _status_of(error), str(error).partition("\n")[0])
         self.run.release()
@@ -146,7 +146,7 @@ class Session:
         Raises Blocked when another process holds the run folder now.
         """
         self.changing = True
-        if not _headless():
+        if not is_headless():
             self.run.hold()
             _note_part(self.run, self.procedure, Status.RUNNING)
 
@@ -192,7 +192,7 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
     target = targets.load(parameters.target)
     _end_earlier()
     run = _find_run(procedure, parameters)
-    if not _headless():
+    if not is_headless():
         run.hold()
         _note_part(run, procedure, Status.RUNNING)
     here = Session(procedure, run, target, parameters, CellFacts(procedure))
@@ -253,12 +253,13 @@ def _find_run(procedure: str, parameters: Parameters) -> Run:
     return runs.create(procedure, parameters.target, parameters.model_dump(mode="json"), how=_how())
 
 
-def _headless() -> bool:
+def is_headless() -> bool:
+    """Tell whether a runner executes this notebook, and nobody steps through it."""
     return RUNNER in os.environ
 
 
 def _how() -> str:
-    if _headless():
+    if is_headless():
         return "headless"
     return "papermill" if not _asks_can_be_answered() else "by hand"
 
@@ -334,7 +335,7 @@ def _end_earlier() -> None:
     while _begun:
         earlier = _begun.pop()
         earlier.close()
-        if not _headless() and earlier._part_status() is Status.RUNNING:
+        if not is_headless() and earlier._part_status() is Status.RUNNING:
             _note_part(earlier.run, earlier.procedure, Status.INTERRUPTED, "the set-up cell was run again")
         earlier.run.release()
 
