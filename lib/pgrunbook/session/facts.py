@@ -25,7 +25,8 @@ CELLS: dict[str, dict[str, str]] = {
     "purge": dict.fromkeys(("found", "goes"), "what-is-captured"),
     "validate": {
         "problems": "set-up", "promise": "meet-the-target",
-        **dict.fromkeys(("history_table", "applied"), "schema-as-promised"), "queries": "queries-as-fast",
+        **dict.fromkeys(("history_folder", "history_table", "applied"), "schema-as-promised"),
+        "queries": "queries-as-fast",
     },
     "restore": {
         "alive": "meet-the-target", "points": "what-can-be-restored", "point": "choose-the-point",
