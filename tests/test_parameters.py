@@ -10,12 +10,12 @@ from papermill.parameterize import parameterize_notebook
 
 from pgrunbook.errors import WrongInput
 from pgrunbook.runner import headless, runbook
-from pgrunbook.session.parameters import OF, Migrate, Parameters, Prepare, checked
+from pgrunbook.session.parameters import OF, Migrate, Parameters, Prepare, Validate, checked
 
 KNOWS = (
     "Hint: prepare knows: target, generate, rehearse, with_data, most_mb, load, keep, "
     "prefer_down_scripts, accept, allow_loss, "
-    "safe_forms_off, out_of_order, max_transaction_age_s."
+    "safe_forms_off, out_of_order, max_transaction_age_s, checksum_mb, check_timeout_s."
 )
 
 
@@ -81,6 +81,17 @@ def test_what_is_not_right_is_named(given: dict[str, object], detail: str) -> No
     assert told(given) == (
         f"the parameters of prepare are wrong\nDetail: {detail}\nState: Nothing changed in the database.\n{KNOWS}"
     )
+
+
+def test_a_box_of_the_checklist_is_taken_on_by_its_own_words() -> None:
+    """As JSON from the command line; any other box is refused, and so is nobody."""
+    given = {"target": "demo", "took_on": '{"documentation updated": "Ada"}'}
+    assert checked("validate", Validate, given, from_text=True).model_dump()["took_on"] == {
+        "documentation updated": "Ada"
+    }
+    for box, who in (("documentation", "Ada"), ("documentation updated", " ")):
+        with pytest.raises(WrongInput, match=r"took_on\.documentation"):
+            checked("validate", Validate, {"target": "demo", "took_on": {box: who}})
 
 
 @pytest.mark.parametrize("digest", ["", "0123456789ab", "0123456789abc", "f" * 64])

@@ -41,8 +41,8 @@ CELLS: dict[str, tuple[Callable[[Session], object], ...]] = {
     ),
     "validate": (
         validate.meet_the_target, validate.schema_as_promised, validate.nothing_left_behind,
-        validate.data_as_promised, validate.as_estimated, validate.queries_as_fast, validate.checklist,
-        validate.verdict,
+        validate.data_as_promised, validate.assertions_hold, validate.as_estimated, validate.statistics_at_hand,
+        validate.queries_as_fast, validate.sizes_as_measured, validate.checklist, validate.verdict,
     ),
     "rollback": (
         rollback.meet_the_target, rollback.what_goes_back, rollback.what_about_new_rows, rollback.try_it,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 
 from acting import cells, completed, error, events, go_on_with, outputs, run
-from conftest import do
+from conftest import do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Status
 
@@ -18,6 +19,19 @@ FOLDER = {
     "0001_a.down.sql": "DROP TABLE a;",
 }
 QUERIES = {"the slow one": "SELECT pg_sleep(seconds) FROM knob"}
+VERIFY = {
+    "verify/no_ones.sql": "-- No ones.\nSELECT id, a, 'password=hunter2' AS note FROM filled WHERE a = 1",
+    "verify/none.sql": "SELECT FROM filled WHERE a > 1",
+    "verify/writes.sql": "SELECT touch()",
+}
+BROKEN = """
+CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (p int REFERENCES parent); INSERT INTO parent VALUES (1);
+CREATE TABLE quiet (id int PRIMARY KEY, v text); INSERT INTO quiet VALUES (1, 'a'), (2, 'b');
+CREATE TABLE still (id int); CREATE TABLE looked (id int, v int); CREATE INDEX looked_v ON looked (v);
+INSERT INTO looked SELECT i, i FROM generate_series(1, 5000) i; ANALYZE looked;
+CREATE FUNCTION touch() RETURNS int LANGUAGE sql AS 'UPDATE quiet SET v = v RETURNING 1';
+SET session_replication_role = replica; INSERT INTO child VALUES (7);
+"""
 
 
 @pytest.mark.slow
@@ -48,7 +62,10 @@ def test_a_database_as_promised_is_shown_as_such(project: Project) -> None:
 
 def test_each_thing_that_is_not_as_promised_is_named(project: Project) -> None:
     """An object changed by hand, an invalid index, a sequence behind and a slower query: all in one error."""
-    target = project(folder={**FOLDER, "0002_fill.sql": "UPDATE filled SET a = 1;"}, critical_queries=QUERIES)
+    queries = {**QUERIES, "by v": "SELECT id FROM looked WHERE v = 7", "writes": "UPDATE looked SET v = 0 WHERE v = 9"}
+    folder = {**FOLDER, "0002_fill.sql": "UPDATE filled SET a = 1;", **VERIFY}
+    target = project(folder=folder, critical_queries=queries)
+    do(target, BROKEN)
     do(target, "CREATE TABLE knob (seconds float8); INSERT INTO knob VALUES (0); CREATE TABLE twice (id int); "
        "INSERT INTO twice VALUES (1), (1); CREATE TABLE filled (id int PRIMARY KEY, a int); "
        "INSERT INTO filled VALUES (1), (2), (3)")  # fmt: skip
@@ -62,7 +79,11 @@ def test_each_thing_that_is_not_as_promised_is_named(project: Project) -> None:
     with pytest.raises(Exception, match="could not create unique index"):
         do(target, "CREATE UNIQUE INDEX CONCURRENTLY twice_key ON twice (id)")
 
-    made, code = go_on_with(made, "validate")
+    do(target, "UPDATE quiet SET v = 'c' WHERE id = 2; UPDATE looked SET v = 7; ANALYZE looked;"
+       "SET session_replication_role = replica; INSERT INTO child VALUES (8)")  # fmt: skip
+
+    took_on = {"documentation updated": "Ada", "performance impact assessed": "Grace"}
+    made, code = go_on_with(made, "validate", others_write=False, analyze=True, took_on=took_on)
     assert (code, made.status) == (1, Status.FAILED)
     states = cells(made)
     assert states.pop("verdict") == "failed"
@@ -81,6 +102,32 @@ def test_each_thing_that_is_not_as_promised_is_named(project: Project) -> None:
     row = next(line for line in columns if line.startswith("0002_fill")).split()
     assert row[-8:] == ["3", "4", "measured", "on", "3", "of", "3", "rows"], row
     assert "rows rehearsed" in columns[0]
+
+    assert "orphans: 2 by child_p_fkey of public.child" in lines[1]
+    assert 'assertion "verify/no_ones.sql": 4 rows; ' in lines[1]
+    assert 'assertion "verify/writes.sql": refused: cannot execute UPDATE in a read-only transaction' in lines[1]
+    assert "the rows of public.quiet changed, and no data statement says so" in lines[1]
+    assert "public.still" not in lines[1]
+    assert "2: (7), (8); correct them" in outputs(made, "nothing-left-behind")
+    values = {line.split("  ")[0]: line for line in outputs(made, "data-as-promised").splitlines()}
+    assert values["public.still"].endswith("the same")
+    assert "changed (not by the plan: traffic?)" in values["public.quiet"]
+    held = outputs(made, "assertions-hold")
+    assert re.search(r"verify/none.sql +holds +no row", held)
+    kept = (made.folder / "assertion-verify-no_ones.csv").read_text()
+    assert kept.splitlines()[:2] == ["id,a,note", "1,1,password=***"]
+    assert re.search(r"public.quiet +id, v +analyzed now", outputs(made, "statistics-at-hand"))
+    compared = outputs(made, "queries-as-fast")
+    assert re.search(r"by v .* another plan ", compared)
+    assert re.search(r"writes +- +- ", compared)
+    assert re.search(r"public.looked +0\.\d", outputs(made, "sizes-as-measured"))
+    assert "Sizes that changed: public.looked: " in outputs(made, "sizes-as-measured")
+    boxes = outputs(made, "checklist")
+    assert re.search(r"documentation updated +open +Ada", boxes)
+    assert re.search(r"performance impact assessed +evidence +critical queries timed before and after +Grace", boxes)
+    assert re.search(r"monitoring alerts configured +open +nobody: name who, in took_on", boxes)
+    assert "none" not in boxes
+    assert rows(target, "SELECT v FROM quiet ORDER BY id") == [("a",), ("c",)]
     assert not events(made, "verdict") or events(made, "verdict")[-1]["procedure"] == "migrate"
 
 

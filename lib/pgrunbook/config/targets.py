@@ -33,6 +33,7 @@ class Target(BaseModel):
     ``lock_patience_ms`` is how long in all a step waits for old transactions in its way to end before it requests
     its lock anyway; ``lock_timeout_ms`` then bounds how long it waits for the lock.
     ``keep_days`` is how long the undo data of a migration is kept at least.
+    With ``time_writes`` a critical query that writes is executed, and aborted; else it is only planned.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +58,7 @@ class Target(BaseModel):
     safe_migrations: Annotated[bool, Field(strict=True)] = False
     design_rules: Words = ()
     critical_queries: dict[str, str] = {}
+    time_writes: Annotated[bool, Field(strict=True)] = False
 
     def conninfo(self) -> dict[str, str]:
         """Return libpq's keywords for this target; a URL from the environment is under ``conninfo``.

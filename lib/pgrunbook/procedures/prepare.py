@@ -7,13 +7,13 @@ import itertools
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from pgrunbook import history as histories
 from pgrunbook.branches import installations
 from pgrunbook.branches.server import Server
-from pgrunbook.database import catalog_reader, health, readiness, step_log
+from pgrunbook.database import catalog_reader, health, measurements, readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
 from pgrunbook.display import progress
@@ -29,7 +29,7 @@ from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Change
-from pgrunbook.procedures import plan_views, rollback_views
+from pgrunbook.procedures import measured_views, plan_views, rollback_views
 from pgrunbook.rehearse import drift, schema_only, way_back_trial, with_data
 from pgrunbook.review import safe_mode, server_parser
 from pgrunbook.review.hazards import Timeouts, Transactions
@@ -250,21 +250,17 @@ def prove_the_way_back(here: Session) -> Table:
 
 @heres.step
 def measure_before(here: Session) -> Table:
-    """Count rows and time the critical queries as they are now; validate compares with this."""
-    counts = health.row_counts(here.conn, leave_out=here.facts["history"].qualified_table)
-    timings = {name: health.time_query(here.conn, query) for name, query in here.target.critical_queries.items()}
-    measured = {
-        "rows": {table: list(count) for table, count in counts.items()},
-        "queries_ms": {name: timing.median_ms for name, timing in timings.items()},
-    }
+    """Count and sum rows, time queries, find rows that break the schema, as it is now; validate compares with it."""
+    given = here.parameters
+    measured = measurements.take(
+        here.conn, here.target.critical_queries, leave_out=here.facts["history"].qualified_table,
+        checksum_bytes=given.checksum_mb * 1024 * 1024, check_timeout_ms=given.check_timeout_s * 1000,
+        time_writes=here.target.time_writes,
+    )  # fmt: skip
     left = [leftover.name for leftover in health.leftovers(here.conn)]
     here.run.keep("leftovers-before.json", json.dumps(left, ensure_ascii=False) + "\n")
-    here.run.keep("measured-before.json", json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
-    rows: list[tuple[object, ...]] = [
-        (t, f"{n:,}" + ("" if exact else " (estimate)")) for t, (n, exact) in counts.items()
-    ]
-    rows += [(f"query: {n}", Cell(t.error, WARN) if t.error else f"{t.median_ms:,.1f} ms") for n, t in timings.items()]
-    return here.keep_table("measured-before", Table(["table or query", "now"], rows))
+    here.run.keep("measured-before.json", json.dumps(asdict(measured), indent=1, ensure_ascii=False) + "\n")
+    return here.keep_table("measured-before", measured_views.before(measured))
 
 
 @heres.step

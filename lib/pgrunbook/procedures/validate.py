@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from pydantic import StrictBool, StrictFloat, StrictInt
+import re
 
 from pgrunbook import history as histories
 from pgrunbook import undo_data
 from pgrunbook.config import regular_file
-from pgrunbook.database import health
+from pgrunbook.database import (
+    assertions,
+    connection,
+    health,
+    integrity,
+    measurements,
+    queries,
+    query_plans,
+)
+from pgrunbook.database.measurements import HEAVIEST
 from pgrunbook.database.schema import Snapshot, snapshot
+from pgrunbook.display import progress
 from pgrunbook.display.prose import counted
-from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
-from pgrunbook.errors import Broken, WrongInput
+from pgrunbook.display.show import BAD, GOOD, PLAIN, WARN, Banner, Card, Cell, Picture, Table
+from pgrunbook.errors import Broken
+from pgrunbook.history import verify_folder
 from pgrunbook.history.state import leave_out
-from pgrunbook.plan import plan as plans
-from pgrunbook.plan.plan import Plan
-from pgrunbook.plan.way_back import Frozen
-from pgrunbook.procedures import undo_data_views
-from pgrunbook.record import journal
+from pgrunbook.procedures import measured_views, query_views, undo_data_views
+from pgrunbook.procedures import promise as promises
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
 from pgrunbook.rehearse import drift, schema_only
-from pgrunbook.rehearse.trial import Trial
 from pgrunbook.session import session as heres
-from pgrunbook.session.parameters import Validate
+from pgrunbook.session.parameters import BOXES, Box, Validate
 from pgrunbook.session.session import Session
 from pgrunbook.sql import secrets
 from pgrunbook.sql.classify import Type
 
-# Below this a ratio says nothing: a query that took 2 ms before and takes 5 ms now is not slow.
-SLOW_FROM_MS = 50.0
-
-
-class Measurements(Frozen):
-    """What prepare counted and timed: the rows of each table, and whether they were counted; each query's time."""
-
-    rows: dict[str, tuple[StrictInt, StrictBool]]
-    queries_ms: dict[str, StrictInt | StrictFloat | None]
+ANALYZE_TIMEOUT_MS = 600_000
 
 
 def begin(**given: object) -> Session:
@@ -52,7 +48,7 @@ def begin(**given: object) -> Session:
 @heres.step
 def meet_the_target(here: Session) -> Card:
     """Show the server and database of the target, and the run that it is compared with. Raises Unreachable."""
-    promise = _promising_run(here)
+    promise = promises.promising_run(here)
     here.facts["promise"] = promise
     card = here.meet_the_target()
     run = promise.run_id if promise else Cell("no run on this target made a plan", WARN)
@@ -64,11 +60,12 @@ def schema_as_promised(here: Session) -> Table:
     """Compare the schema with the one that the rehearsal ended in; show differences by object."""
     promise = here.facts["promise"]
     history = histories.read(here.conn, here.target)
-    here.facts.update(history_table=history.qualified_table, applied=[entry.name for entry in history.applied()])
+    applied = [entry.name for entry in history.applied()]
+    here.facts.update(history_folder=history.folder, history_table=history.qualified_table, applied=applied)
     now = snapshot(here.conn, leave_out=leave_out(history))
     here.run.keep_masked(drift.VALIDATED, now.to_json())
     here.journal("schema-validated", fingerprint=now.fingerprint, version=history.version())
-    path = _promised(here, "schema-promised.json")
+    path = promises.promised(here, "schema-promised.json")
     headings = ["object", "name", "change", "promised", "found"]
     if path is None:
         here.journal("schema-not-compared", fingerprint=now.fingerprint)
@@ -78,10 +75,10 @@ def schema_as_promised(here: Session) -> Table:
             empty="Not compared: there was no rehearsal, and so no promised schema.",
         )
     promised = Snapshot.from_json(regular_file.read(path))
-    unlike: list[tuple[str, str]] = next((e["unlike"] for e in _events(promise, "proven-equal")), [])
+    unlike: list[tuple[str, str]] = next((e["unlike"] for e in promises.events(promise, "proven-equal")), [])
     found = schema_only.unexpected(promised, now, unlike)
     left = [m.name for m in history.pending()]
-    planned = _plan(promise)
+    planned = promises.plan_of(promise)
     unknown = [key for change in planned.changes for key in change.schema_unknown_by()] if planned else []
     tone = WARN if unknown else BAD
     rows: list[tuple[object, ...]] = [
@@ -104,12 +101,13 @@ def schema_as_promised(here: Session) -> Table:
 
 @heres.step
 def nothing_left_behind(here: Session) -> Table:
-    """Show invalid indexes, constraints not validated, sequences behind their column, and what was not reapplied.
+    """Show invalid indexes, constraints not validated, sequences behind, what was not reapplied, and broken promises.
 
-    What was there before is no problem, nor what the migrations leave so on purpose.
+    These are rows that reference nothing, keys that stand twice, rows against a constraint that is NOT VALID. What
+    was there before is no problem, nor what the migrations leave so on purpose.
     """
     found = health.leftovers(here.conn)
-    before, meant = _known_before(here), _left_on_purpose(here)
+    before, meant = promises.known_before(here), promises.left_on_purpose(here)
     rows: list[tuple[object, ...]] = []
     for left in found:
         why = "was there before" if left.name in before else ""
@@ -118,43 +116,72 @@ def nothing_left_behind(here: Session) -> Table:
         rows.append((Cell(left.kind, WARN if why else BAD), left.name, left.where, why or left.advice))
         if not why:
             here.facts["problems"].append(f"{left.kind}: {left.name}")
+    breaches = integrity.breaches(here.conn, check_timeout_ms=here.parameters.check_timeout_s * 1000)
+    for breach in breaches:
+        known = promises.measured(here).breaches.get(breach.key, 0)
+        rows.append(measured_views.breach(breach, known))
+        if measured_views.is_new(breach, known):
+            here.facts["problems"].append(f"{breach.kind}: {breach.rows:,} by {breach.name} of {breach.table}")
     captured = undo_data.still_captured(here.conn, here.facts["applied"])
     rows += [undo_data_views.not_reapplied(kept, holds) for kept, holds in captured]
     here.journal("leftovers", found=[f"{left.kind}: {left.name}" for left in found],
-                 captured={kept.kept_as: holds for kept, holds in captured})  # fmt: skip
-    return Table(
+                 captured={kept.kept_as: holds for kept, holds in captured},
+                 breaches={breach.key: breach.rows for breach in breaches})  # fmt: skip
+    return here.keep_table("nothing-left-behind", Table(
         ["what", "name", "of", "what to do"],
         rows,
-        empty="Nothing: indexes valid, constraints validated, sequences ahead.",
-    )
+        empty="Nothing: indexes valid, constraints validated and kept, sequences ahead.",
+    ))  # fmt: skip
 
 
 @heres.step
 def data_as_promised(here: Session) -> Table:
-    """Compare the number of rows per table with those that prepare counted."""
-    before = _measured(here).rows
-    plan = _plan(here.facts["promise"]) if here.facts["promise"] else None
+    """Compare the rows of each table, and their checksum where prepare took one, with those before.
+
+    A table that no data statement explains is a problem where nobody else writes meanwhile.
+    """
+    before = promises.measured(here)
+    plan = promises.plan_of(here.facts["promise"]) if here.facts["promise"] else None
     touched = {
         o.rpartition(".")[2] for _, s in (plan.steps() if plan else []) if s.type is Type.DATA for o in s.objects
-    } | _written_on_the_branch(here)
-    rows = []
-    for table, (now, exact) in health.row_counts(here.conn, leave_out=here.facts["history_table"]).items():
-        then = before[table][0] if table in before else None
-        change = None if then is None else now - then
-        meant = table.rpartition(".")[2].strip('"') in touched
-        rows.append((table, _number(then), _number(now) + ("" if exact else " (estimate)"), _changed(change, meant)))
-    gone = [table for table in before if table not in {row[0] for row in rows}]
-    rows += [(table, _number(before[table][0]), "-", Cell("gone", WARN)) for table in gone]
-    return here.keep_table("data-as-promised", Table(["table", "rows before", "rows now", "change"], rows))
+    } | promises.written_on_the_branch(here)
+    counts = health.row_counts(here.conn, leave_out=here.facts["history_table"])
+    kept_sums = {name: was for name, was in before.sums.items() if measured_views.bare(name) not in touched}
+    compared = measured_views.compared(before, counts, measurements.sums_again(here.conn, kept_sums), touched)
+    unexplained = [table.name for table in compared if table.unexplained]
+    if not here.parameters.others_write:
+        here.facts["problems"] += [f"the rows of {name} changed, and no data statement says so" for name in unexplained]
+    here.journal("rows-compared", summed=sorted(kept_sums), unexplained=unexplained)
+    return here.keep_table("data-as-promised", measured_views.rows(compared))
+
+
+@heres.step
+def assertions_hold(here: Session) -> Table:
+    """Run the operator's assertions, ``verify/*.sql`` beside the migrations: none of them may return a row."""
+    given = verify_folder.assertions(here.facts["history_folder"])
+    results = []
+    with progress.doing("checking assertions") as stage:
+        for place, one in enumerate(given, 1):
+            stage.how_far(f"{one.name}, {place} of {len(given)}")
+            results.append(assertions.check(here.conn, one, timeout_ms=here.parameters.check_timeout_s * 1000))
+    for result in results:
+        if not result.holds:
+            here.facts["problems"].append(f'assertion "{result.name}": {measured_views.told(result)}')
+        if result.first:
+            file = "assertion-" + re.sub(r"\W+", "-", result.name.removesuffix(".sql"))
+            here.keep_table(file, Table(result.columns, result.first))
+    here.facts["assertions"] = len(results)
+    here.journal("assertions-checked", rows={r.name: r.rows for r in results}, why={r.name: r.why for r in results})
+    return here.keep_table("assertions", measured_views.assertions(results))
 
 
 @heres.step
 def as_estimated(here: Session) -> Table:
     """Show for each step the time and the rows expected, the basis of the estimate, and what it took and changed."""
     promise = here.facts["promise"]
-    plan = _plan(promise) if promise else None
-    took = {(e["migration"], e["step"]): e for e in _events(promise, "step-ran")} if promise else {}
-    trial = _trial(here)
+    plan = promises.plan_of(promise) if promise else None
+    took = {(e["migration"], e["step"]): e for e in promises.events(promise, "step-ran")} if promise else {}
+    trial = promises.trial(here)
     rehearsed = {(s.migration, s.statement): s.safe.rows for s in trial.statements if s.safe} if trial else {}
     rows = []
     for change, step in plan.steps() if plan else []:
@@ -181,50 +208,77 @@ def as_estimated(here: Session) -> Table:
 
 
 @heres.step
+def statistics_at_hand(here: Session) -> Table:
+    """Show tables of which the planner knows nothing; with ``analyze`` their statistics are made now.
+
+    Locks: ShareUpdateExclusiveLock on one table after the other, with ``analyze``.
+    """
+    rows = []
+    for table in queries.rows(here.conn, "query_plans", "without_statistics"):
+        advice: object = Cell(f"ANALYZE {table['name']};", WARN)
+        if here.parameters.analyze:
+            with progress.doing(f"ANALYZE {table['name']}"), connection.transaction(
+                here.conn, lock_timeout_ms=here.target.lock_timeout_ms, statement_timeout_ms=ANALYZE_TIMEOUT_MS
+            ):  # fmt: skip
+                here.conn.execute(f"ANALYZE {table['name']}".encode())
+            advice = Cell("analyzed now", GOOD)
+        rows.append((table["name"], ", ".join(table["columns"]), advice))
+    here.journal("statistics", missing=[row[0] for row in rows], analyzed=here.parameters.analyze)
+    headings = ["table", "columns without statistics", "what to do"]
+    title = "The planner guesses until autovacuum gets there; queries may be slow meanwhile." if rows else ""
+    return here.keep_table("statistics", Table(headings, rows, title=title, empty="The planner knows every table."))
+
+
+@heres.step
 def queries_as_fast(here: Session) -> Card | Picture:
-    """Time the critical queries again; return a picture of before and after, or a sentence without them."""
-    before = _measured(here).queries_ms
-    timings = {n: health.time_query(here.conn, q) for n, q in here.target.critical_queries.items()}
-    for name, timing in timings.items():
-        was = before.get(name)
-        if timing.error and was is not None:
-            here.facts["problems"].append(f'query "{name}" fails: {timing.error}')
-        elif was and timing.median_ms and timing.median_ms > max(SLOW_FROM_MS, was * here.parameters.max_slowdown):
-            here.facts["problems"].append(f'query "{name}" takes {timing.median_ms:.0f} ms, before {was:.0f} ms')
-    here.journal("queries-timed", ms={n: t.median_ms for n, t in timings.items()}, before=before)
-    if not timings:
-        return Card("Critical queries", [("timed", "none: the target names no critical_queries")])
-    here.facts["queries"] = {n: (before.get(n), t.median_ms) for n, t in timings.items()}
-    return _bars(here.facts["queries"], here.parameters.max_slowdown)
+    """Time the critical queries again, else ask for those that took most time; show plans and times, before and now.
+
+    A query that takes more than ``max_slowdown`` times as long, and more than 50 ms, is a problem.
+    """
+    before, given = promises.measured(here), here.target.critical_queries
+    with progress.doing("timing the critical queries"):
+        now = {n: query_plans.measured(here.conn, q, time_writes=here.target.time_writes) for n, q in given.items()}
+    found = [query_views.of_critical(name, before, timing) for name, timing in now.items()]
+    why = ""
+    if not given:
+        heavy, why = query_plans.heaviest(here.conn, most=HEAVIEST, ids=list(before.heaviest) or None)
+        found = [query_views.of_heavy(was, heavy[key]) for key, was in before.heaviest.items() if key in heavy]
+    limit = here.parameters.max_slowdown
+    here.facts["problems"] += [problem for query in found for problem in query.problems(limit)]
+    here.journal("queries-timed", ms={q.name: q.now_ms for q in found}, before={q.name: q.before_ms for q in found},
+                 other_plans=[q.name for q in found if q.has_other_plan])  # fmt: skip
+    if not found:
+        told = [("timed", "none: the target names no critical_queries")]
+        return Card("Critical queries", [*told, ("pg_stat_statements", why or "was not asked before the change")])
+    here.facts["queries"] = {query.name: (query.before_ms, query.now_ms) for query in found}
+    here.show(here.keep_table("queries-as-fast", query_views.table(found, limit)))
+    return query_views.bars(here.facts["queries"], limit)
+
+
+@heres.step
+def sizes_as_measured(here: Session) -> Table | Picture:
+    """Show the size of each table and its indexes, before and now; return a picture where one changed."""
+    before, now = promises.measured(here).sizes, measurements.sizes(here.conn)
+    table = here.keep_table("sizes", query_views.sizes(before, now))
+    changed = query_views.resized(before, now)
+    if not changed:
+        return table
+    here.show(table)
+    return query_views.size_bars(before, now, changed)
 
 
 @heres.step
 def checklist(here: Session) -> Table:
-    """Show the guide's seven boxes, each with the evidence that this run has for it, where it has any."""
+    """Show the guide's seven boxes: what this run proves of each, or that it is open, and who took it on."""
     promise = here.facts["promise"]
-    plan = _plan(promise) if promise else None
-    names = {e["event"] for e in _events(promise)} if promise else set()
-    proven: list[str] = next((e["proven"] for e in _events(promise, "ways-back")), []) if promise else []
-    one_way = [c.migration for c in plan.changes if c.migration not in proven] if plan else []
-    back = f"there and back: {', '.join(proven)}" + (f"; no way back: {', '.join(one_way)}" if one_way else "")
-    rehearsed = plan.rehearsed if plan and "proven-equal" in names else ""
-    written = [s.type for change in plan.changes for s in change.statements] if plan else []
-    counts = {t: written.count(t) for t in Type}
-    impact = ", ".join(f"{n} {t}" for t, n in counts.items() if n)
-    evidence = [
-        ("schema changes reviewed by team", ""),
-        ("migration tested in development branch", rehearsed),
-        ("rollback script prepared and tested", back if proven else ""),
-        (
-            "performance impact assessed",
-            "critical queries timed before and after" if here.facts.get("queries") else "",
-        ),
-        ("monitoring alerts configured", ""),
-        ("documentation updated", ""),
-        ("customer impact evaluated", f"statements: {impact}" if impact else ""),
-    ]
-    rows = [(box, Cell("evidence", GOOD) if proof else Cell("none", QUIET), proof) for box, proof in evidence]
-    return here.keep_table("checklist", Table(["box", "", "what proves it"], rows))
+    proofs = _proofs(here, promise) if promise else {}
+    rows = []
+    for box in BOXES:
+        proof, who = proofs.get(box, ""), here.parameters.took_on.get(box, "")
+        rows.append((box, Cell("evidence", GOOD) if proof else Cell("open", WARN), proof, who or (
+            "" if proof else Cell("nobody: name who, in took_on", WARN))))  # fmt: skip
+    here.journal("checklist", open=[row[0] for row in rows if not row[2]], took_on=here.parameters.took_on)
+    return here.keep_table("checklist", Table(["box", "", "what proves it", "who took it on"], rows))
 
 
 @heres.step
@@ -238,27 +292,9 @@ def verdict(here: Session) -> Banner:
             state="Validate changed nothing; what is applied stays applied.",
             hint=f"Correct what is named{_then(here)}",
         )
-    promised = _promised(here, "schema-promised.json")
+    promised = promises.promised(here, "schema-promised.json")
     state = "The database is as promised." if promised else "No problem was found; but there was no promise to check."
     return here.verdict(state, undo_data_views.triggers(here.conn), then="nothing: the release is done")
-
-
-def _promising_run(here: Session) -> Run | None:
-    """Return the named run, else this one when it has a plan, else the last run on this target that has a plan."""
-    if here.parameters.of_run:
-        run = runs.find(here.parameters.of_run)
-        if run.target != here.target.name:
-            raise WrongInput(f"run {run.run_id} is of target {run.target}, not of {here.target.name}")
-        return run
-    for folder in (here.run.folder, *reversed(runs.folders())):
-        if regular_file.is_there(folder / "plan.json"):
-            try:
-                run = runs.load(folder)
-            except WrongInput:
-                continue  # a folder that cannot be read holds no promise; `pgrunbook runs` reports it
-            if run.target == here.target.name:
-                return run
-    return None
 
 
 def _then(here: Session) -> str:
@@ -273,96 +309,29 @@ def _way_back(here: Session) -> str:
     return f"pgrunbook run rollback --target {here.target.name}{of_run}"
 
 
-def _plan(run: Run) -> Plan | None:
-    path = run.folder / "plan.json"
-    return plans.read(path) if regular_file.is_there(path) else None
-
-
-def _events(run: Run, *names: str) -> list[dict[str, Any]]:
-    return [e for e in journal.read(run.journal.path) if not names or e["event"] in names]
-
-
-def _measured(here: Session) -> Measurements:
-    path = _promised(here, "measured-before.json")
-    return regular_file.read_model(path, Measurements) if path else Measurements(rows={}, queries_ms={})
-
-
-def _promised(here: Session, name: str) -> Path | None:
-    """Return a file of the run that is validated, None where it wrote none."""
-    promise = here.facts["promise"]
-    path = promise.folder / name if promise else None
-    return path if path and regular_file.is_there(path) else None
-
-
 def _rows_of(ran: int | None, rehearsed: int | None) -> tuple[str, Cell]:
     """Return how many rows a step changed in the rehearsal and on the target, which stands out where it differs."""
     if ran is None:
         return "-", Cell("-")
     differs = rehearsed is not None and ran != rehearsed
-    return _number(rehearsed), Cell(_number(ran), WARN if differs else PLAIN)
+    return measured_views.number(rehearsed), Cell(measured_views.number(ran), WARN if differs else PLAIN)
 
 
-def _trial(here: Session) -> Trial | None:
-    """Return what the rehearsal with the target's rows saw, None where there was none."""
-    path = _promised(here, "rehearsal.json")
-    return regular_file.read_model(path, Trial) if path else None
-
-
-def _written_on_the_branch(here: Session) -> set[str]:
-    """Return the names of tables whose rows the plan wrote in the rehearsal, also by cascades and triggers."""
-    seen = _trial(here)
-    found = set()
-    for statement in seen.statements if seen else ():
-        wrote = "AccessExclusiveLock" if statement.sql.upper().startswith("TRUNCATE") else "RowExclusiveLock"
-        locks = statement.safe.locks if statement.safe else ()
-        found |= {lock.object.rpartition(".")[2].strip('"') for lock in locks if lock.mode == wrote}
-    return found
-
-
-def _known_before(here: Session) -> set[str]:
-    """Return the names of indexes and constraints that were invalid before the run already."""
-    path = _promised(here, "leftovers-before.json")
-    return set(regular_file.read_model(path, list[str])) if path else set()
-
-
-def _left_on_purpose(here: Session) -> set[tuple[str, ...]]:
-    """Return what the plain SQL left behind in the rehearsal: kind, name and table of each."""
-    promise = here.facts["promise"]
-    proven = _events(promise, "proven-equal") if promise else []
-    return {tuple(left) for event in proven[:1] for left in event.get("leaves", [])}
-
-
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
-def _changed(change: int | None, meant: bool) -> Cell:
-    if change is None:
-        return Cell("new table" if not meant else "not counted before", QUIET)
-    if not change:
-        return Cell("0", QUIET)
-    return Cell(
-        f"{change:+,}" + (" (a data statement)" if meant else " (not by the plan: traffic?)"),
-        GOOD if meant else WARN,
-    )
-
-
-def _bars(queries: dict[str, tuple[float | None, float | None]], max_slowdown: float) -> Picture:
-    names = list(queries)
-    picture, axes = figure(8, 1.2 + 0.6 * len(names))
-    before = [queries[n][0] or 0 for n in names]
-    axes.barh([p + 0.2 for p in range(len(names))], before, 0.36, label="before", color="#8c959f")
-    now = [queries[n][1] or 0 for n in names]
-    axes.barh([p - 0.2 for p in range(len(names))], now, 0.36, label="now", color="#2da44e")
-    for place, was in enumerate(before):
-        limit = max(SLOW_FROM_MS, was * max_slowdown)
-        axes.plot([limit, limit], [place - 0.4, place + 0.4], color="#cf222e", label="" if place else "limit")
-    axes.set_yticks(list(range(len(names))), names)
-    axes.set_xlabel("median of 5 runs, ms")
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    numbers = "; ".join(f"{n}: {_ms(was)} before, {_ms(is_now)} now" for n, (was, is_now) in queries.items())
-    return Picture.of(picture, f"Critical queries: {numbers}")
-
-
-def _ms(value: float | None) -> str:
-    return "not timed" if value is None else f"{value:.1f} ms"
+def _proofs(here: Session, promise: Run) -> dict[Box, str]:
+    """Return what this run proves of each box of the guide's checklist, "" for nothing."""
+    plan = promises.plan_of(promise)
+    seen = {event["event"]: event for event in promises.events(promise)}
+    proven = seen.get("ways-back", {}).get("proven", [])
+    one_way = [c.migration for c in plan.changes if c.migration not in proven] if plan else []
+    back = f"there and back: {', '.join(proven)}" + (f"; no way back: {', '.join(one_way)}" if one_way else "")
+    written = [s.type for change in plan.changes for s in change.statements] if plan else []
+    impact = ", ".join(f"{written.count(t)} {t}" for t in Type if t in written)
+    timed = here.facts.get("queries")
+    approved = next((e["approved"] for e in promises.events(promise) if e.get("approved")), "")
+    return {
+        "schema changes reviewed by team": f"the plan was approved by its digest, {approved[:16]}" if approved else "",
+        "migration tested in development branch": plan.rehearsed if plan and "proven-equal" in seen else "",
+        "rollback script prepared and tested": back if proven else "",
+        "performance impact assessed": "critical queries timed before and after" if timed else "",
+        "customer impact evaluated": f"statements: {impact}" if impact else "",
+    }

@@ -26,7 +26,8 @@ CELLS: dict[str, dict[str, str]] = {
     "monitor": dict.fromkeys(("samples", "concerns"), "watch"),
     "validate": {
         "problems": "set-up", "promise": "meet-the-target",
-        **dict.fromkeys(("history_table", "applied"), "schema-as-promised"), "queries": "queries-as-fast",
+        **dict.fromkeys(("history_folder", "history_table", "applied"), "schema-as-promised"),
+        "queries": "queries-as-fast",
     },
     "restore": {
         "alive": "meet-the-target", "points": "what-can-be-restored", "point": "choose-the-point",

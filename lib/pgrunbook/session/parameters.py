@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -78,6 +78,14 @@ Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbered)]
 Places = Annotated[tuple[Place, ...], BeforeValidator(_listed)]
 Digest = Annotated[str, AfterValidator(_digest)]
 Reasons = Annotated[dict[Place, Word], BeforeValidator(_mapped)]
+# The boxes of the migration checklist.
+Box = Literal[
+    "schema changes reviewed by team", "migration tested in development branch", "rollback script prepared and tested",
+    "performance impact assessed", "monitoring alerts configured", "documentation updated",
+    "customer impact evaluated",
+]  # fmt: skip
+BOXES: tuple[Box, ...] = get_args(Box)
+TakenOn = Annotated[dict[Box, Word], BeforeValidator(_mapped)]
 
 
 class Parameters(BaseModel):
@@ -95,7 +103,8 @@ class Prepare(Parameters):
     statement) that the operator accepts, ``safe_forms_off`` statements to run as they are written, with the reason.
     The rehearsal is ``with_data`` up to ``most_mb``, under ``load`` transactions a second. With ``keep`` the plan
     captures what a migration destroys, so that rollback can revert it. A down script is taken where it leads back, and
-    in any case with ``prefer_down_scripts``; nothing is captured for its migration then.
+    in any case with ``prefer_down_scripts``; nothing is captured for its migration then. The smallest tables, up
+    to ``checksum_mb`` together, are summed; each check of rows against the schema takes ``check_timeout_s`` at most.
     """
 
     generate: bool = False
@@ -110,6 +119,8 @@ class Prepare(Parameters):
     safe_forms_off: Reasons = {}
     out_of_order: bool = False
     max_transaction_age_s: int = Field(default=300, ge=1, le=86_400)
+    checksum_mb: int = Field(default=1_000, ge=0)
+    check_timeout_s: int = Field(default=30, ge=1, le=3_600)
 
 
 class Migrate(Parameters):
@@ -126,10 +137,19 @@ class Migrate(Parameters):
 
 
 class Validate(Parameters):
-    """The parameters of validate."""
+    """The parameters of validate.
+
+    Where nobody ``others_write``, rows that no data statement explains are a problem. With ``analyze`` statistics that
+    are missing are made. ``took_on`` names who has taken on a box of the checklist. Each check of rows against the
+    schema, and each assertion, takes ``check_timeout_s`` at most.
+    """
 
     of_run: str = ""
     max_slowdown: float = Field(default=2.0, ge=1.0, le=1000.0)
+    others_write: bool = True
+    analyze: bool = False
+    check_timeout_s: int = Field(default=30, ge=1, le=3_600)
+    took_on: TakenOn = {}
 
 
 class Rollback(Parameters):
