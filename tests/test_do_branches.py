@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import connect, do
+from conftest import connect, do, rows
 from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.sql.do_branches import read_block
 from pgrunbook.sql.tree import tree
+from pgrunbook.undo_data import StepKey
+from pgrunbook.undo_data.capture_rows import rewrite
+from pgrunbook.undo_data.cascades import RowsNotShownError
 from returning import everything, execute, plan_of, rehearsed, take_back
 
 Project = Callable[..., Target]
@@ -260,6 +263,22 @@ def test_rows_of_a_block_are_captured_as_those_of_its_statements(project: Projec
     take_back(target)
     after = everything(target)[1]
     assert {name.name for name in plain if plain[name] != after[name]} <= {"log"}
+
+
+def test_a_name_that_may_be_a_column_is_not_read_as_that_of_a_variable(project: Project) -> None:
+    """Where the database lets columns come first, nobody knows what a block did; and its rows are those of psql."""
+    target = project(folder={"0001_m.sql": "DO $$ BEGIN FOR n IN 7..7 LOOP UPDATE r SET t = n; END LOOP; END $$"})
+    do(target, MADE + "ALTER TABLE r ADD COLUMN n integer DEFAULT 5;"
+       "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET plpgsql.variable_conflict = Use_Column', current_database()); END $$")  # fmt: skip
+    done = rehearsed(target)
+    assert "plpgsql.variable_conflict is use_column: n may be a column" in done.changes[0].proof.told
+    execute(target, plan_of(target, done), "20261122T165431Z-release-demo-7f3a")
+    assert rows(target, "SELECT id, t FROM r") == [(1, 5)]
+    with connect(target) as conn:
+        place = StepKey("run", "0002_m", "up", 1)
+        assert rewrite(conn, _block("UPDATE r SET t = t + 1;"), place).sides
+        with pytest.raises(RowsNotShownError, match="use_column: n may be"):
+            rewrite(conn, "DO $$ DECLARE n integer := 7; BEGIN UPDATE r SET t = n; END $$", place)
 
 
 @pytest.mark.slow

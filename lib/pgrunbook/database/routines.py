@@ -81,7 +81,8 @@ class RoutinePart:
 class Routines:
     """The routines that statements may run, by the names that they are called by, and what runs them unnamed.
 
-    ``others`` are ("function", name) and ("operator", name): a name of PostgreSQL's own that somebody has given, too.
+    ``others`` are ("function", name) and ("operator", name): a name of PostgreSQL's own that somebody has given, too;
+    and ("setting", plpgsql.variable_conflict) where a name is that of a column before it is that of a variable.
     ``is_read`` is false where no database was asked: what no statement has made is not known then.
     """
 
@@ -116,6 +117,9 @@ class Routines:
         """Return why what has one of these names may not be PostgreSQL's own, "" where it is."""
         if path and "pg_catalog" in path and not all(_is_temporary(one) for one in path[: path.index("pg_catalog")]):
             return "another schema comes before pg_catalog in its search_path"
+        for name in sorted(taken.variables):
+            if any(kind == "setting" for kind, _ in self.others):
+                return f"plpgsql.variable_conflict is use_column: {name} may be a column"
         for name in sorted(taken.functions):
             if ("function", name) in self.others or self.named.get(name):
                 return f"a function {name}() is there that is not PostgreSQL's own"

@@ -63,9 +63,12 @@ class _Reading:
 
     def others(self, taken: CatalogNames) -> None:
         """Read which of these names functions and operators have that are not PostgreSQL's own."""
-        if not taken.functions and not taken.operators:
+        if not (taken.functions or taken.operators or taken.variables):
             return
-        parameters = {"functions": sorted(taken.functions), "operators": sorted(taken.operators)}
+        parameters = {
+            "functions": sorted(taken.functions), "operators": sorted(taken.operators),
+            "has_variables": bool(taken.variables),
+        }  # fmt: skip
         rows = {(row.kind, row.name) for row in self._rows("others", **parameters)}
         self.routines = replace(self.routines, others=self.routines.others | rows)
 

@@ -17,12 +17,16 @@ _BOUNDS = ("<", "<=", ">", ">=")
 
 @dataclass(frozen=True)
 class CatalogNames:
-    """What was called, compared and read by names without a schema; and types, as in SQL, but those of pg_catalog."""
+    """What was called, compared and read by names without a schema; and types, as in SQL, but those of pg_catalog.
+
+    ``variables`` are those of PL/pgSQL whose value was put in their place.
+    """
 
     functions: frozenset[str] = frozenset()
     operators: frozenset[str] = frozenset()
     types: frozenset[str] = frozenset()
     relations: frozenset[str] = frozenset()
+    variables: frozenset[str] = frozenset()
 
 
 def catalog_names(nodes: Iterable[Any]) -> CatalogNames:

@@ -148,7 +148,9 @@ def _read_with(sql: str, ask: Ask | None) -> BlockReading:
         because = ""
     if not found and ask is None:
         found = None
-    return BlockReading(found, catalog_names(values.trusted) if values else CatalogNames(), because)
+    if values is None:
+        return BlockReading(found, CatalogNames(), because)
+    return BlockReading(found, replace(catalog_names(values.trusted), variables=frozenset(values.named)), because)
 
 
 class _Reader:

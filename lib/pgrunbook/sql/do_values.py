@@ -60,6 +60,8 @@ class DoValues:
         self._types: dict[str, str] = {}
         # What was read as PostgreSQL's own: the names in it are to be resolved before it is believed.
         self.trusted: list[Any] = []
+        # Names that were read as those of variables; where the server takes columns first, they may be these.
+        self.named: set[str] = set()
         self._names = [next(iter(datum.values())).get("refname", "") for datum in datums]
         for kind, datum in (next(iter(datum.items())) for datum in datums):
             if "lineno" in datum and kind != "PLpgSQL_row":
@@ -138,6 +140,7 @@ class DoValues:
             name = self._variable(part)
             if name and name not in self._values:
                 raise UnknownValueError(f"nobody can tell the value of {name}")
+            self.named |= {name} if name else set()
             return self._values[name] if name else part
 
         return mapped(node, change)

@@ -196,7 +196,8 @@ WHERE (n.nspname = t.schema
 ORDER BY w.oid
 
 -- name: others
--- a row is: a name that a function or operator has which is not PostgreSQL's own, nor an operator of an extension
+-- a row is: a name that a function or operator has which is not PostgreSQL's own, nor an operator of an extension; or
+-- the setting by which the name of a variable of PL/pgSQL may be that of a column
 SELECT 'function' AS kind,
        p.proname::text AS name
 FROM pg_catalog.pg_proc AS p
@@ -216,4 +217,9 @@ WHERE o.oprname = ANY (%(operators)s::text[])
                        WHERE d.classid = 'pg_catalog.pg_operator'::pg_catalog.regclass
                          AND d.objid = o.oid
                          AND d.deptype = 'e'))
+UNION
+SELECT 'setting',
+       'plpgsql.variable_conflict'
+WHERE %(has_variables)s
+  AND pg_catalog.lower(pg_catalog.current_setting('plpgsql.variable_conflict', true)) = 'use_column'
 ORDER BY 1, 2
