@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pgrunbook.app import cli_drift, cli_monitor, cli_undo_data, terminal
+from pgrunbook.app import cli_doctor, cli_drift, cli_monitor, cli_undo_data, terminal
 from pgrunbook.errors import RunbookError, WrongInput
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ app.add_typer(servers, name="server")
 app.add_typer(cli_undo_data.app, name="undo-data")
 app.command("drift")(cli_drift.drift)
 app.command("monitor")(cli_monitor.monitor)
+app.command("doctor")(cli_doctor.doctor)
 early_kernels: list[EarlyKernel] = []
 
 

@@ -23,6 +23,7 @@ CELLS: dict[str, dict[str, str]] = {
     },
     "rollback": _ROLLBACK,
     "purge": dict.fromkeys(("found", "goes"), "what-is-captured"),
+    "troubleshoot": {"found": "what-is-wrong", "seen": "what-is-wrong", "done": "set-up"},
     "monitor": dict.fromkeys(("samples", "concerns"), "watch"),
     "validate": {
         "problems": "set-up", "promise": "meet-the-target",

@@ -212,6 +212,19 @@ class Monitor(Parameters):
     interval_s: float = Field(default=1.0, ge=0.2, le=3_600)
 
 
+class Troubleshoot(Parameters):
+    """The parameters of troubleshoot: what a person has chosen in its tables.
+
+    ``end_session`` is the key of one session, and ``how`` it is ended; ``remove`` are the keys of leftovers, and
+    ``analyze`` tables whose statistics are made anew. Without any it only looks.
+    """
+
+    end_session: str = ""
+    how: Literal["cancel", "terminate", "rollback prepared", "commit prepared"] = "cancel"
+    remove: Names = ()
+    analyze: Names = ()
+
+
 OF: dict[str, type[Parameters]] = {
     "prepare": Prepare,
     "migrate": Migrate,
@@ -220,6 +233,7 @@ OF: dict[str, type[Parameters]] = {
     "restore": Restore,
     "purge": Purge,
     "monitor": Monitor,
+    "troubleshoot": Troubleshoot,
 }
 
 

@@ -69,3 +69,19 @@ WHERE NOT w.granted
   AND w.pid IS NOT NULL
   AND w.pid <> pg_catalog.pg_backend_pid()
 ORDER BY w.waitstart, w.pid
+
+-- name: cancel
+-- a row is: whether the server took the request to cancel the statement of that session, and of no later one
+SELECT pg_catalog.pg_cancel_backend(a.pid) AS taken
+FROM pg_catalog.pg_stat_activity AS a
+WHERE a.pid = %(pid)s
+  AND a.backend_start = %(backend_start)s
+  AND a.backend_type IN ('client backend', 'autovacuum worker')
+
+-- name: terminate
+-- a row is: whether the server took the request to end that session, and no later one
+SELECT pg_catalog.pg_terminate_backend(a.pid) AS taken
+FROM pg_catalog.pg_stat_activity AS a
+WHERE a.pid = %(pid)s
+  AND a.backend_start = %(backend_start)s
+  AND a.backend_type IN ('client backend', 'autovacuum worker')

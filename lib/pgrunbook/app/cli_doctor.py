@@ -1,0 +1,69 @@
+"""The command ``pgrunbook doctor``: what is wrong with a database, and what to do; read only."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pgrunbook.errors import RunbookError, WrongInput
+
+NOT_LOOKED, FOUND = 1, 3
+
+
+def doctor(
+    target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Name what is wrong: who is stuck, history conflicts, leftovers of crashed changes, missing statistics.
+
+    What it names is done by a recorded run of troubleshoot, in which a person chooses it. Exit codes: 0 nothing found,
+    1 it could not look, 2 wrong use, 3 something was found.
+    """
+    import json
+    from dataclasses import asdict
+
+    import psycopg
+
+    from pgrunbook.config import targets
+    from pgrunbook.database import leftovers, sqlstate, vitals
+    from pgrunbook.database.connection import connect
+    from pgrunbook.procedures import diagnosis, monitor_views
+    from pgrunbook.record import door
+
+    if not target:
+        raise WrongInput(
+            "a target must be named",
+            detail="targets.toml declares the targets.",
+            hint="For example: pgrunbook doctor --target demo",
+        )
+    chosen = targets.load(target)
+    try:
+        with connect(chosen, purpose="doctor") as conn:
+            seen = vitals.look(conn)
+            found = diagnosis.diagnose(chosen, conn, seen)
+            remnants = leftovers.remnants(conn)
+    except RunbookError as exc:
+        sys.stderr.write("\n".join(exc.lines()) + "\n")
+        sys.exit(NOT_LOOKED)
+    except psycopg.Error as exc:
+        sys.stderr.write(f"could not look at target {chosen.name}: {sqlstate.said(exc)}\n")
+        sys.exit(NOT_LOOKED)
+    if as_json:
+        told = json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=1)
+        sys.stdout.write(door.masked_json(told).rstrip() + "\n")
+    else:
+        parts = [diagnosis.table(found)]
+        parts += [monitor_views.tree(seen.heads)] if seen.heads else []
+        sessions = diagnosis.in_the_way(seen)
+        parts += [diagnosis.sessions(sessions)] if sessions else []
+        parts += [diagnosis.remnants(remnants)] if remnants else []
+        sys.stdout.write("\n\n".join(map(repr, parts)) + "\n")
+        if found:
+            run = f"pgrunbook run troubleshoot --target {chosen.name}"
+            sys.stdout.write(
+                f"\nTo act: {run} -p end_session=KEY -p how=terminate, or -p remove=KEY, -p analyze=TABLE\n"
+            )
+    if found:
+        sys.exit(FOUND)

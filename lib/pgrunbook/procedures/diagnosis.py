@@ -1,0 +1,129 @@
+"""What is wrong with a database, by section, the most urgent first; troubleshoot and ``pgrunbook doctor`` show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pgrunbook import history as histories
+from pgrunbook.config.targets import Target
+from pgrunbook.database import leftovers, queries, step_log, vitals
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.leftovers import Remnant
+from pgrunbook.database.lock_tree import ServerSession
+from pgrunbook.database.vitals import Urgency, Vitals
+from pgrunbook.display.prose import counted
+from pgrunbook.display.show import BAD, QUIET, WARN, Cell, Table
+from pgrunbook.errors import RunbookError
+from pgrunbook.procedures import monitor_views
+from pgrunbook.record import door
+
+Section = Literal["stuck", "history", "leftovers", "slow"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong: in which section of troubleshoot, what it is, why it matters, and what to do."""
+
+    section: Section
+    what: str
+    why: str
+    todo: str
+    is_urgent: bool = False
+
+
+def diagnose(target: Target, conn: Connection, seen: Vitals) -> list[Finding]:
+    """Return all that is wrong, section by section."""
+    return [*_stuck(seen), *_history(target, conn), *_leftovers(leftovers.remnants(conn)), *_slow(conn)]
+
+
+def table(found: Sequence[Finding]) -> Table:
+    """Return the findings as a table, the most urgent first within the sections."""
+    rows = [
+        (one.section, Cell(door.masked(one.what), BAD if one.is_urgent else WARN), door.masked(one.why), one.todo)
+        for one in found
+    ]
+    return Table(["section", "what", "why it matters", "what to do"], rows, empty="Nothing is wrong.")
+
+
+def sessions(found: Sequence[ServerSession]) -> Table:
+    """Return sessions that stand in the way, with the key by which one is chosen, and what it would lose."""
+    rows = [
+        (
+            one.key, str(one), "hidden" if one.is_hidden else one.state, monitor_views.seconds(one.xact_age_s),
+            _loses(one), "" if one.is_hidden else monitor_views.query(one.query),
+        )
+        for one in found
+    ]  # fmt: skip
+    headings = ["key", "session", "state", "open for", "what it would lose", "query"]
+    return Table(headings, rows, title="Whom a person may choose, the gentlest way first: wait, cancel, terminate",
+                 empty="Nobody stands in the way.")  # fmt: skip
+
+
+def remnants(found: Sequence[Remnant]) -> Table:
+    """Return leftovers with the key by which one is chosen, and what removes it."""
+    rows = [
+        (
+            one.key, one.where, one.why, Cell(one.loses, QUIET if one.loses == "nothing" else WARN),
+            one.busy or one.statement or "nothing of ours: see why",
+        )
+        for one in found
+    ]  # fmt: skip
+    return Table(["key", "of", "why", "what goes with it", "what removes it"], rows, empty="Nothing is left behind.")
+
+
+def in_the_way(seen: Vitals) -> list[ServerSession]:
+    """Return the sessions that block others or keep a transaction open, those that block most first."""
+    heads = [head.session for head in seen.heads]
+    idle = [one for one in seen.sessions if one.state.startswith("idle in transaction") or one.gid]
+    idle.sort(key=lambda one: -(one.xact_age_s or 0.0))
+    return list(dict.fromkeys([*heads, *idle]))
+
+
+def _loses(one: ServerSession) -> str:
+    if one.gid:
+        return "what it has written, if it is rolled back; its coordinator knows whether it was to be committed"
+    if one.is_hidden:
+        return "not known: what it does is hidden"
+    if one.state == "idle":
+        return "nothing"
+    return "what it has written in this transaction" if one.has_written else "nothing that is written: it has only read"
+
+
+def _stuck(seen: Vitals) -> Iterator[Finding]:
+    for one in vitals.concerns(seen):
+        if one.urgency is not Urgency.KNOW or one.what == "not seen":
+            yield Finding("stuck", one.what, one.detail, one.todo, is_urgent=one.urgency is Urgency.NOW)
+
+
+def _history(target: Target, conn: Connection) -> Iterator[Finding]:
+    for direction in ("up", "down"):
+        for begun in step_log.unfinished(conn, direction):
+            what = f"{begun.migration} is half {'applied' if direction == 'up' else 'taken back'}"
+            todo = f"pgrunbook run --resume {begun.run_id}, or pgrunbook run rollback --target {target.name}"
+            yield Finding("history", what, "the schema is between two versions", todo, is_urgent=True)
+    if target.migrations is None:
+        return
+    try:
+        history = histories.read(conn, target)
+    except RunbookError as exc:
+        yield Finding("history", exc.message, exc.detail, exc.hint)
+        return
+    for entry in history.problems():
+        yield Finding("history", f"{entry.name} is {entry.state.replace('_', ' ')}", entry.note, "see section history")
+
+
+def _leftovers(found: Sequence[Remnant]) -> Iterator[Finding]:
+    for one in found:
+        if not one.busy:
+            yield Finding("leftovers", one.key, one.why, one.statement or "see section leftovers")
+
+
+def _slow(conn: Connection) -> Iterator[Finding]:
+    missing = [str(row["name"]) for row in queries.rows(conn, "query_plans", "without_statistics")]
+    for name in missing[:20]:
+        yield Finding("slow", f"{name} has no statistics", "the planner guesses its rows", f"ANALYZE {name}")
+    if len(missing) > 20:
+        more = counted(len(missing) - 20, "table")
+        yield Finding("slow", f"{more} more without statistics", "the planner guesses their rows", "ANALYZE")

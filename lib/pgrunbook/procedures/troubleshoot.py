@@ -1,0 +1,159 @@
+"""Troubleshoot: from a symptom to what helps. The steps of notebooks/troubleshoot.ipynb, in order."""
+
+from __future__ import annotations
+
+from pgrunbook import history as histories
+from pgrunbook.database import connection, leftovers, vitals
+from pgrunbook.database.connection import connect
+from pgrunbook.display import progress
+from pgrunbook.display.prose import counted, listed
+from pgrunbook.display.show import BAD, GOOD, QUIET, Banner, Card, Cell, Stack, Table
+from pgrunbook.errors import WrongInput
+from pgrunbook.execute import removal, session_end
+from pgrunbook.history import State
+from pgrunbook.procedures import diagnosis, monitor_views
+from pgrunbook.session import session as heres
+from pgrunbook.session.parameters import Troubleshoot
+from pgrunbook.session.session import Session
+
+ANALYZE_TIMEOUT_MS, LOCK_TIMEOUT_MS = 3_600_000, 2_000
+
+
+def begin(**given: object) -> Session:
+    """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
+    here = heres.begin("troubleshoot", Troubleshoot, given)
+    here.facts["done"] = []
+    return here
+
+
+@heres.step
+def meet_the_target(here: Session) -> Card:
+    """Show the server and database of the target. Raises Unreachable."""
+    return here.meet_the_target()
+
+
+@heres.step
+def what_is_wrong(here: Session) -> Table:
+    """Show all that is wrong, the most urgent first, each with its section and the one thing to do."""
+    seen = here.facts["seen"] = vitals.look(here.conn)
+    found = here.facts["found"] = diagnosis.diagnose(here.target, here.conn, seen)
+    here.journal("diagnosed", found=[[one.section, one.what] for one in found])
+    return here.keep_table("what-is-wrong", diagnosis.table(found))
+
+
+@heres.step
+def stuck(here: Session) -> Stack:
+    """Show who blocks whom, and each session in the way with what it would lose and the key that chooses it."""
+    seen = vitals.look(here.conn)
+    return Stack([monitor_views.tree(seen.heads), diagnosis.sessions(diagnosis.in_the_way(seen))])
+
+
+@heres.step
+def end_session(here: Session) -> Card:
+    """Cancel or terminate the session that a person has chosen, and no other one; record who did it.
+
+    Raises WrongInput where it is gone, Refused for what nobody should end, StatementFailed where the server refuses it.
+    """
+    key, how = here.parameters.end_session, here.parameters.how
+    if not key:
+        return Card("End a session", [("chosen", "none: end_session names nobody")])
+    chosen = session_end.chosen(here.conn, key)
+    session_end.refuse(chosen, how)
+    here.at_work()
+    facts = {"key": key, "how": how, "session": str(chosen), "by": here.run.operator}
+    here.journal("session-end-meant", **facts, state=chosen.state, query=monitor_views.query(chosen.query))
+    became = session_end.end(here.conn, chosen, how)
+    here.journal("session-ended", **facts, became=became)
+    here.facts["done"].append(f"{how} {chosen}: {became}")
+    return Card("End a session", [("session", str(chosen)), ("how", how), ("by", here.run.operator),
+                                  ("became", Cell(became, GOOD))])  # fmt: skip
+
+
+@heres.step
+def history(here: Session) -> Table:
+    """Show what does not fit between folder and history table, and how each is settled."""
+    if here.target.migrations is None:
+        return Table([], [], empty="The target names no migrations folder.")
+    found = histories.read(here.conn, here.target)
+    rows = [
+        (entry.name, Cell(entry.state.replace("_", " "), BAD), entry.note)
+        for entry in found.problems()
+        if entry.state is not State.PENDING
+    ]
+    empty = f"Folder and {found.qualified_table} fit together."
+    return here.keep_table("history", Table(["migration", "state", "how it is settled"], rows, empty=empty))
+
+
+@heres.step
+def left_behind(here: Session) -> Table:
+    """Show what crashed changes left behind, ours and others', with the key that chooses each, and what removes it."""
+    return here.keep_table("left-behind", diagnosis.remnants(leftovers.remnants(here.conn)))
+
+
+@heres.step
+def remove_leftovers(here: Session) -> Table:
+    """Remove the leftovers that a person has chosen, one statement each, after a look whether it is still one.
+
+    Raises WrongInput for one that is gone, Refused for one that somebody works on, StatementFailed.
+    """
+    keys = here.parameters.remove
+    if not keys:
+        return Table([], [], empty="None chosen: remove names nothing.")
+    chosen = [removal.chosen(here.conn, key) for key in keys]
+    here.at_work()
+    rows = []
+    with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
+        for one in chosen:
+            here.journal("removal-meant", key=one.key, statement=one.statement, by=here.run.operator)
+            with progress.doing(f"removing {one.key}"):
+                removal.remove(conn, one)
+            here.journal("removed", key=one.key)
+            here.facts["done"].append(f"removed {one.key}")
+            rows.append((one.key, one.statement, Cell("done", GOOD)))
+    return here.keep_table("removed", Table(["leftover", "statement", ""], rows))
+
+
+@heres.step
+def slow(here: Session) -> Table:
+    """Show tables of which the planner knows nothing, and those with many dead rows."""
+    rows = [(one.what, one.why, one.todo) for one in here.facts["found"] if one.section == "slow"]
+    dead = [one for one in vitals.concerns(here.facts["seen"]) if one.what == "dead rows"]
+    rows += [(one.detail, one.todo, "VACUUM of its table, when the oldest transaction has ended") for one in dead]
+    return here.keep_table("slow", Table(["what", "why it matters", "what to do"], rows, empty="Nothing found."))
+
+
+@heres.step
+def analyze_tables(here: Session) -> Table:
+    """ANALYZE the tables that a person has chosen: it reads a sample of each, and blocks no reader or writer.
+
+    Raises WrongInput for a table that is not there. Locks: ShareUpdateExclusiveLock, with a lock timeout of 2 s.
+    """
+    names = here.parameters.analyze
+    if not names:
+        return Table([], [], empty="None chosen: analyze names nothing.")
+    known = [here.conn.execute("SELECT pg_catalog.to_regclass(%s)::text", [name]).fetchone() for name in names]
+    unknown = [name for name, found in zip(names, known, strict=True) if found in (None, (None,))]
+    if unknown:
+        raise WrongInput(f"there is no table {listed(unknown)}", hint="Spell it as the table above does.")
+    here.at_work()
+    rows = []
+    with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
+        connection.limit(conn, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=ANALYZE_TIMEOUT_MS)
+        for (name,) in (found for found in known if found):
+            with progress.doing(f"ANALYZE {name}"):
+                conn.execute(f"ANALYZE {name}".encode())
+            here.journal("analyzed", table=str(name), by=here.run.operator)
+            here.facts["done"].append(f"ANALYZE {name}")
+            rows.append((name, Cell("done", GOOD)))
+    return Table(["table", ""], rows)
+
+
+@heres.step
+def verdict(here: Session) -> Banner:
+    """Say what was done, what is still wrong, and what to do first."""
+    done: list[str] = here.facts["done"]
+    left = diagnosis.diagnose(here.target, here.conn, vitals.look(here.conn)) if done else here.facts["found"]
+    urgent = next((one for one in left if one.is_urgent), next(iter(left), None))
+    state = f"Done: {'; '.join(done)}." if done else "Nothing changed in the database: it was only looked at."
+    facts = [("still wrong", Cell(counted(len(left), "thing"), BAD if left else QUIET))]
+    return here.verdict(state, facts, then=urgent.todo if urgent else "nothing: nothing is wrong")
