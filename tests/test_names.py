@@ -27,7 +27,8 @@ LIBRARY = sorted((ROOT / "lib" / "pgrunbook").rglob("*.py"))
 SKELETON = ["**Purpose.**", "**When to use.**", "**What it changes.**", "**Parameters.**", "**Steps.**"]
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.Try, ast.With)
 CHANGES_STATE = {
-    "take_restore_point", "execute_plan", "take_back", "restore_to_branch", "purge_it", "statistics_at_hand", "end_session", "remove_leftovers", "analyze_tables",
+    "take_restore_point", "execute_plan", "take_back", "restore_to_branch", "purge_it", "statistics_at_hand",
+    "end_session", "remove_leftovers", "analyze_tables",
 }  # fmt: skip
 LONGEST_CELL = 8
 

@@ -23,7 +23,7 @@ Section = Literal["stuck", "history", "leftovers", "slow"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Symptom:
     """Something wrong: in which section of troubleshoot, what it is, why it matters, and what to do."""
 
     section: Section
@@ -33,12 +33,12 @@ class Finding:
     is_urgent: bool = False
 
 
-def diagnose(target: Target, conn: Connection, seen: Vitals) -> list[Finding]:
+def diagnose(target: Target, conn: Connection, seen: Vitals) -> list[Symptom]:
     """Return all that is wrong, section by section."""
     return [*_stuck(seen), *_history(target, conn), *_leftovers(leftovers.remnants(conn)), *_slow(conn)]
 
 
-def table(found: Sequence[Finding]) -> Table:
+def table(found: Sequence[Symptom]) -> Table:
     """Return the findings as a table, the most urgent first within the sections."""
     rows = [
         (one.section, Cell(door.masked(one.what), BAD if one.is_urgent else WARN), door.masked(one.why), one.todo)
@@ -91,39 +91,39 @@ def _loses(one: ServerSession) -> str:
     return "what it has written in this transaction" if one.has_written else "nothing that is written: it has only read"
 
 
-def _stuck(seen: Vitals) -> Iterator[Finding]:
+def _stuck(seen: Vitals) -> Iterator[Symptom]:
     for one in vitals.concerns(seen):
         if one.urgency is not Urgency.KNOW or one.what == "not seen":
-            yield Finding("stuck", one.what, one.detail, one.todo, is_urgent=one.urgency is Urgency.NOW)
+            yield Symptom("stuck", one.what, one.detail, one.todo, is_urgent=one.urgency is Urgency.NOW)
 
 
-def _history(target: Target, conn: Connection) -> Iterator[Finding]:
+def _history(target: Target, conn: Connection) -> Iterator[Symptom]:
     for direction in ("up", "down"):
         for begun in step_log.unfinished(conn, direction):
             what = f"{begun.migration} is half {'applied' if direction == 'up' else 'taken back'}"
             todo = f"pgrunbook run --resume {begun.run_id}, or pgrunbook run rollback --target {target.name}"
-            yield Finding("history", what, "the schema is between two versions", todo, is_urgent=True)
+            yield Symptom("history", what, "the schema is between two versions", todo, is_urgent=True)
     if target.migrations is None:
         return
     try:
         history = histories.read(conn, target)
     except RunbookError as exc:
-        yield Finding("history", exc.message, exc.detail, exc.hint)
+        yield Symptom("history", exc.message, exc.detail, exc.hint)
         return
     for entry in history.problems():
-        yield Finding("history", f"{entry.name} is {entry.state.replace('_', ' ')}", entry.note, "see section history")
+        yield Symptom("history", f"{entry.name} is {entry.state.replace('_', ' ')}", entry.note, "see section history")
 
 
-def _leftovers(found: Sequence[Remnant]) -> Iterator[Finding]:
+def _leftovers(found: Sequence[Remnant]) -> Iterator[Symptom]:
     for one in found:
         if not one.busy:
-            yield Finding("leftovers", one.key, one.why, one.statement or "see section leftovers")
+            yield Symptom("leftovers", one.key, one.why, one.statement or "see section leftovers")
 
 
-def _slow(conn: Connection) -> Iterator[Finding]:
+def _slow(conn: Connection) -> Iterator[Symptom]:
     missing = [str(row["name"]) for row in queries.rows(conn, "query_plans", "without_statistics")]
     for name in missing[:20]:
-        yield Finding("slow", f"{name} has no statistics", "the planner guesses its rows", f"ANALYZE {name}")
+        yield Symptom("slow", f"{name} has no statistics", "the planner guesses its rows", f"ANALYZE {name}")
     if len(missing) > 20:
         more = counted(len(missing) - 20, "table")
-        yield Finding("slow", f"{more} more without statistics", "the planner guesses their rows", "ANALYZE")
+        yield Symptom("slow", f"{more} more without statistics", "the planner guesses their rows", "ANALYZE")

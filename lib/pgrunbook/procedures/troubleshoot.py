@@ -8,9 +8,8 @@ from pgrunbook.database.connection import connect
 from pgrunbook.display import progress
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, Banner, Card, Cell, Stack, Table
-from pgrunbook.errors import WrongInput
+from pgrunbook.errors import RunbookError, WrongInput
 from pgrunbook.execute import removal, session_end
-from pgrunbook.history import State
 from pgrunbook.procedures import diagnosis, monitor_views
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Troubleshoot
@@ -74,14 +73,14 @@ def history(here: Session) -> Table:
     """Show what does not fit between folder and history table, and how each is settled."""
     if here.target.migrations is None:
         return Table([], [], empty="The target names no migrations folder.")
-    found = histories.read(here.conn, here.target)
-    rows = [
-        (entry.name, Cell(entry.state.replace("_", " "), BAD), entry.note)
-        for entry in found.problems()
-        if entry.state is not State.PENDING
-    ]
+    headings = ["migration", "state", "how it is settled"]
+    try:
+        found = histories.read(here.conn, here.target)
+    except RunbookError as exc:
+        return here.keep_table("history", Table(headings, [("-", Cell(exc.message, BAD), f"{exc.detail} {exc.hint}")]))
+    rows = [(entry.name, Cell(entry.state.replace("_", " "), BAD), entry.note) for entry in found.problems()]
     empty = f"Folder and {found.qualified_table} fit together."
-    return here.keep_table("history", Table(["migration", "state", "how it is settled"], rows, empty=empty))
+    return here.keep_table("history", Table(headings, rows, empty=empty))
 
 
 @heres.step

@@ -1,0 +1,184 @@
+"""What crashed changes leave behind: each kind is found, explained, and removed by its own statement."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+
+from pgrunbook.database import leftovers
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.leftovers import Remnant, remnants
+from pgrunbook.errors import Refused, StatementFailed, WrongInput
+from pgrunbook.execute import removal
+from servers import Server, Servers
+from test_lock_tree import opened
+
+ODD = 'public."Odd ""t"" 🐘"'
+
+
+@pytest.fixture
+def name(database: Callable[..., str]) -> str:
+    """A database with a table of an odd name whose values are there twice."""
+    return database(f"CREATE TABLE {ODD} (id int, b text)", f"INSERT INTO {ODD} VALUES (1, 'a'), (1, 'b')")
+
+
+@pytest.fixture
+def conn(server: Server, name: str) -> Iterator[Connection]:
+    """A connection to it."""
+    with Connection.connect(host=server.socket_dir, user="postgres", dbname=name, autocommit=True) as found:
+        yield found
+
+
+def of(conn: Connection, kind: str) -> list[Remnant]:
+    """Return the leftovers of a kind."""
+    return [one for one in remnants(conn) if one.kind == kind]
+
+
+def test_a_database_in_order_has_none(conn: Connection) -> None:
+    """Also with an index, a constraint, a sequence that are as they should be."""
+    conn.execute("CREATE TABLE fine (id serial PRIMARY KEY, b text CHECK (b <> ''))")
+    assert remnants(conn) == []
+
+
+def test_an_index_that_failed_to_build_is_removed_without_blocking(conn: Connection) -> None:
+    """Of CREATE INDEX CONCURRENTLY and of REINDEX CONCURRENTLY; one of a constraint is built anew."""
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        conn.execute(f'CREATE UNIQUE INDEX CONCURRENTLY "odd i" ON {ODD} (id)')
+    conn.execute(f"CREATE INDEX fine ON {ODD} (b)")
+    conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'fine'::regclass")
+    conn.execute("ALTER INDEX fine RENAME TO fine_ccnew1")
+    conn.execute("CREATE TABLE keyed (id int PRIMARY KEY)")
+    conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'keyed_pkey'::regclass")
+    found = {one.name: one for one in of(conn, "invalid index")}
+    assert {name: one.statement for name, one in found.items()} == {
+        'public."odd i"': 'DROP INDEX CONCURRENTLY public."odd i"',
+        "public.fine_ccnew1": "DROP INDEX CONCURRENTLY public.fine_ccnew1",
+        "public.keyed_pkey": "REINDEX INDEX CONCURRENTLY public.keyed_pkey",
+    }
+    assert found["public.fine_ccnew1"].why.startswith("a REINDEX CONCURRENTLY was cut off")
+    assert found['public."odd i"'].where == ODD
+    for one in found.values():
+        removal.remove(conn, removal.chosen(conn, one.key))
+    assert remnants(conn) == []
+
+
+def test_an_index_of_a_partitioned_table_says_what_it_lacks(conn: Connection) -> None:
+    """It is not dropped: it is valid when each partition has its part."""
+    conn.execute("CREATE TABLE p (id int) PARTITION BY RANGE (id)")
+    conn.execute("CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (1) TO (9)")
+    conn.execute("CREATE INDEX whole ON ONLY p (id)")
+    (one,) = of(conn, "invalid index")
+    assert (one.name, one.statement) == ("public.whole", "")
+    with pytest.raises(Refused, match="refused to remove invalid index: "):
+        removal.chosen(conn, one.key)
+
+
+def test_what_somebody_works_on_is_no_leftover(server: Server, name: str, conn: Connection) -> None:
+    """An index that is being built: found with who builds it, and not removed."""
+    builder = psycopg.connect(host=server.socket_dir, user="postgres", dbname=name, autocommit=True)
+
+    def build() -> None:
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            builder.execute(f"CREATE INDEX CONCURRENTLY slow ON {ODD} (b)")
+
+    with opened(server, name, "writer", f"DELETE FROM {ODD} WHERE b = 'a'"):
+        thread = threading.Thread(target=build)
+        thread.start()
+        found: list[Remnant] = []
+        while thread.is_alive() and not found:
+            found = of(conn, "invalid index")
+        assert found[0].busy == f"process {builder.info.backend_pid} builds it"
+        with pytest.raises(Refused, match="refused to remove"):
+            removal.chosen(conn, found[0].key)
+        builder.cancel_safe()
+        thread.join()
+    builder.close()
+    assert not of(conn, "invalid index")[0].busy
+
+
+def test_a_partition_that_is_half_detached_is_finished(server: Server, conn: Connection, name: str) -> None:
+    """Its rows are seen by nobody through the parent; FINALIZE ends it."""
+    conn.execute("CREATE TABLE p (id int) PARTITION BY RANGE (id)")
+    conn.execute('CREATE TABLE "p 1" PARTITION OF p FOR VALUES FROM (1) TO (9)')
+    conn.execute("SET statement_timeout = '300ms'")
+    with opened(server, name, "reader", "SELECT FROM p"), pytest.raises(psycopg.errors.QueryCanceled):
+        conn.execute('ALTER TABLE p DETACH PARTITION "p 1" CONCURRENTLY')
+    conn.execute("RESET statement_timeout")
+    (one,) = of(conn, "partition half detached")
+    assert one.statement == 'ALTER TABLE public.p DETACH PARTITION public."p 1" FINALIZE'
+    removal.remove(conn, one)
+    assert remnants(conn) == []
+
+
+def test_constraints_and_sequences_are_mended(conn: Connection) -> None:
+    """VALIDATE, and a number ahead of the rows; a constraint that rows violate says so and stays."""
+    conn.execute("CREATE TABLE s (id serial, b int)")
+    conn.execute("INSERT INTO s VALUES (50, 1)")
+    conn.execute(
+        "ALTER TABLE s ADD CONSTRAINT good CHECK (b > 0) NOT VALID, ADD CONSTRAINT bad CHECK (b > 5) NOT VALID"
+    )
+    keys = {one.name: one.key for one in remnants(conn)}
+    assert set(keys) == {"good", "bad", "s_id_seq"}
+    for name in ("good", "s_id_seq"):
+        removal.remove(conn, removal.chosen(conn, keys[name]))
+    with pytest.raises(StatementFailed, match="could not remove constraint not validated: bad") as failed:
+        removal.remove(conn, removal.chosen(conn, keys["bad"]))
+    assert "is violated by some row" in failed.value.detail
+    assert [one.name for one in remnants(conn)] == ["bad"]
+    assert conn.execute("SELECT nextval('s_id_seq')").fetchone() == (51,)
+    with pytest.raises(WrongInput, match="there is no leftover"):
+        removal.chosen(conn, keys["good"])
+
+
+def test_a_lock_that_is_not_to_be_had_is_not_waited_for(
+    server: Server, name: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A moment, and the leftover is there as before."""
+    monkeypatch.setattr(removal, "LOCK_TIMEOUT_MS", 100)
+    conn.execute(f"ALTER TABLE {ODD} ADD CONSTRAINT good CHECK (id > 0) NOT VALID")
+    (one,) = remnants(conn)
+    with opened(server, name, "owner", f"LOCK {ODD}"), pytest.raises(StatementFailed) as failed:
+        removal.remove(conn, one)
+    assert "canceling statement due to lock timeout" in failed.value.detail
+    assert remnants(conn) == [one]
+
+
+def test_slots_and_prepared_transactions(server: Server, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot that nobody reads, and a transaction that was prepared and forgotten; each says what goes with it."""
+    other = servers.get(server.version, max_prepared_transactions="2", wal_level="logical")
+    name = other.database("left_behind", "CREATE TABLE t (id int)")
+    with Connection.connect(host=other.socket_dir, user="postgres", dbname=name, autocommit=True) as conn:
+        conn.execute("SELECT pg_create_physical_replication_slot('odd_slot', true)")
+        conn.execute("BEGIN")
+        conn.execute("INSERT INTO t VALUES (1)")
+        conn.execute("PREPARE TRANSACTION 'it''s'")
+        assert not of(conn, "prepared transaction"), "it is young"
+        monkeypatch.setattr(leftovers, "LONG_PREPARED_S", 0.0)
+        found = {one.kind: one for one in remnants(conn)}
+        assert found["prepared transaction"].name == "it's"
+        assert "COMMIT PREPARED keeps it" in found["prepared transaction"].loses
+        assert found["replication slot"].loses == "its reader has to begin anew"
+        for one in found.values():
+            removal.remove(conn, one)
+        assert remnants(conn) == []
+
+
+def test_what_other_tools_make_is_told_and_left_to_them(conn: Connection) -> None:
+    """Each with the tool's own way out."""
+    conn.execute("CREATE SCHEMA repack")
+    conn.execute("CREATE TABLE repack.log_16384 (id int)")
+    conn.execute("CREATE TABLE pgosc_st_books_1a2b3c (id int)")
+    conn.execute(f'ALTER TABLE {ODD} ADD COLUMN "_pgroll_new_b" text, ADD COLUMN __reshape_0000 int')
+    found = of(conn, "of another tool")
+    assert [(one.name, one.statement) for one in found] == [
+        ("table public.pgosc_st_books_1a2b3c", ""),
+        ("table repack.log_16384", ""),
+        ("column _pgroll_new_b", ""),
+        ("column __reshape_0000", ""),
+    ]
+    assert "pgroll rollback, or pgroll complete" in found[2].why
+    with pytest.raises(Refused, match="refused to remove"):
+        removal.chosen(conn, found[0].key)

@@ -1,0 +1,84 @@
+"""notebooks/troubleshoot.ipynb and ``pgrunbook doctor``: from a symptom to what helps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from acting import completed, error, events, outputs, run
+from conftest import connect, do, rows
+from pgrunbook.config.targets import Target
+from pgrunbook.database import lock_tree
+from pgrunbook.record.run import Status
+
+Project = Callable[..., Target]
+Command = Callable[..., tuple[int, str, str]]
+
+
+def test_doctor_names_what_is_wrong_and_changes_nothing(project: Project, command: Command) -> None:
+    """A history that does not fit, an invalid index, a table without statistics; exit code 0 when all is well."""
+    target = project(folder={"0001_a.sql": "SELECT 1;"})
+    assert command("doctor", "--target", "demo") == (0, "Nothing is wrong.\n", "")
+    do(target, "CREATE TABLE t (id int); INSERT INTO t VALUES (1), (1); "
+       "CREATE TABLE schema_migrations (version text PRIMARY KEY)")  # fmt: skip
+    with connect(target) as conn, pytest.raises(psycopg.errors.UniqueViolation):
+        conn.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON t (id)")
+    code, out, err = command("doctor", "--target", "demo", "--json")
+    found = json.loads(out)
+    assert (code, err) == (3, "")
+    told = [(one["section"], one["what"]) for one in found]
+    assert ("leftovers", "invalid index: public.broken") in told
+    assert ("slow", "public.t has no statistics") in told
+    assert any(section == "history" for section, _ in told)
+    assert all(one["todo"] and one["why"] for one in found)
+    code, out, _ = command("doctor", "--target", "demo")
+    assert code == 3
+    assert "DROP INDEX CONCURRENTLY public.broken" in out
+    assert "pgrunbook run troubleshoot --target demo -p end_session=KEY" in out
+    assert command("doctor")[0] == 2
+    assert rows(target, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(1,)]
+
+
+def test_what_a_person_chose_is_done_and_recorded(project: Project) -> None:
+    """One session ended, one leftover removed, one table analyzed; each with who did it, and nothing else."""
+    target = project(folder={"0001_a.sql": "SELECT 1;"})
+    do(target, 'CREATE TABLE "Odd t" (id int); INSERT INTO "Odd t" VALUES (1), (1)')
+    with connect(target) as conn:
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            conn.execute('CREATE UNIQUE INDEX CONCURRENTLY "odd i" ON "Odd t" (id)')
+        idle = psycopg.connect(**target.conninfo(), application_name="forgotten")
+        other = psycopg.connect(**target.conninfo(), application_name="innocent")
+        idle.execute("SELECT FROM \"Odd t\" WHERE 'secret' = 'password=hunter2'")
+        other.execute("SELECT 1")
+        keys = {one.application: one.key for one in lock_tree.sessions(conn)}
+    made, code = run(
+        "troubleshoot", end_session=keys["forgotten"], how="terminate", remove='["invalid index: public.\\"odd i\\""]',
+        analyze='["public.\\"Odd t\\""]',
+    )  # fmt: skip
+    assert (code, made.status, completed(made)) == (0, Status.DONE, True), error(made)
+    assert "ended" in outputs(made, "end-session")
+    with pytest.raises(psycopg.OperationalError):
+        idle.execute("SELECT 1")
+    other.execute("SELECT 1")
+    other.close()
+    assert rows(target, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
+    assert rows(target, "SELECT count(*) > 0 FROM pg_stats WHERE tablename = 'Odd t'") == [(True,)]
+    meant, ended = events(made, "session-end-meant")[0], events(made, "session-ended")[0]
+    assert (meant["key"], meant["by"], ended["became"]) == (keys["forgotten"], made.operator, "ended")
+    assert "hunter2" not in json.dumps(meant)
+    assert [e["key"] for e in events(made, "removed")] == ['invalid index: public."odd i"']
+    assert made.parts[-1].says.startswith("Done: terminate process ")
+
+
+@pytest.mark.slow
+def test_a_choice_that_is_gone_is_refused_before_anything_is_done(project: Project) -> None:
+    """Exit code 2, and what was chosen beside it is not done."""
+    target = project(folder={"0001_a.sql": "SELECT 1;"})
+    do(target, "CREATE TABLE t (id int); ALTER TABLE t ADD CONSTRAINT c CHECK (id > 0) NOT VALID")
+    made, code = run("troubleshoot", remove="constraint not validated: c,invalid index: public.gone")
+    assert code == 2
+    assert error(made).splitlines()[0] == 'there is no leftover "invalid index: public.gone"'
+    assert rows(target, "SELECT convalidated FROM pg_constraint WHERE conname = 'c'") == [(False,)]
