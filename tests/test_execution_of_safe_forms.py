@@ -18,7 +18,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait, locks
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
-from pgrunbook.errors import Blocked, Refused, StatementFailed, Unreachable
+from pgrunbook.errors import Blocked, Interrupted, Refused, StatementFailed, Unreachable
 from pgrunbook.execute import lock_requests
 from pgrunbook.execute.execution import Execution
 from pgrunbook.execute.results import StepResult, StepState
@@ -739,6 +739,23 @@ def test_nobody_queues_behind_us_while_a_reader_is_in_the_way(place: Place, case
     (looked,) = events(target, "looked")
     assert (looked["free"], looked["step"]) == (True, 1)
     assert f"process {pid}" in str(looked["holders"])
+
+
+def test_a_step_that_is_stopped_while_it_waits_says_stopped(place: Place) -> None:
+    """And no more how long it would have waited; who was in the way stays."""
+    target = place("ALTER TABLE orders ADD COLUMN note text", lock_patience_ms=600_000)
+    seen: list[Execution] = []
+
+    def is_looking() -> bool:
+        return bool(seen and seen[0].results[0].state is StepState.LOOKING and " s left" in seen[0].results[0].progress)
+
+    with old_reader(target) as pid, interrupted_when(is_looking):
+        error = error_of(lambda: execute(target, safe_plan_of(target), seen=seen.append))
+    assert isinstance(error, Interrupted)
+    (row, *_) = shared_steps.table_of(seen[0].results).rows
+    assert str(row[3]) == "stopped"
+    assert f"process {pid}" in str(row[-1])
+    assert " left" not in str(row[-1])
 
 
 def test_a_reader_who_stays_ends_it_in_counted_attempts(place: Place) -> None:
