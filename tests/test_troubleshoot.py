@@ -42,6 +42,20 @@ def test_doctor_names_what_is_wrong_and_changes_nothing(project: Project, comman
     assert rows(target, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(1,)]
 
 
+def test_doctor_looks_while_every_table_is_locked(project: Project, command: Command) -> None:
+    """At three in the morning it is asked for just then: it waits for nobody, and says what it could not see."""
+    target = project(folder={"0001_a.sql": "SELECT 1;"})
+    do(target, "CREATE TABLE t (id serial, b int); INSERT INTO t (b) VALUES (1); CREATE TABLE u (id int)")
+    do(target, "ALTER TABLE t ADD CONSTRAINT c CHECK (b > 0) NOT VALID")
+    with psycopg.connect(**target.conninfo(), application_name="holder") as holder:
+        holder.execute("LOCK t, u")
+        code, out, err = command("doctor", "--target", "demo")
+    assert (code, err) == (3, "")
+    assert "constraint not validated: c" in out
+    assert "sequence not checked: public.t_id_seq" in out
+    assert '"holder"' in out, "it is idle in its transaction"
+
+
 def test_what_a_person_chose_is_done_and_recorded(project: Project) -> None:
     """One session ended, one leftover removed, one table analyzed; each with who did it, and nothing else."""
     target = project(folder={"0001_a.sql": "SELECT 1;"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def doctor(
     import psycopg
 
     from pgrunbook.config import targets
-    from pgrunbook.database import leftovers, sqlstate, vitals
+    from pgrunbook.database import sqlstate, vitals
     from pgrunbook.database.connection import connect
     from pgrunbook.procedures import diagnosis, monitor_views
     from pgrunbook.record import door
@@ -43,7 +44,6 @@ def doctor(
         with connect(chosen, purpose="doctor") as conn:
             seen = vitals.look(conn)
             found = diagnosis.diagnose(chosen, conn, seen)
-            remnants = leftovers.remnants(conn)
     except RunbookError as exc:
         sys.stderr.write("\n".join(exc.lines()) + "\n")
         sys.exit(NOT_LOOKED)
@@ -51,15 +51,15 @@ def doctor(
         sys.stderr.write(f"could not look at target {chosen.name}: {sqlstate.said(exc)}\n")
         sys.exit(NOT_LOOKED)
     if as_json:
-        told = json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=1)
-        sys.stdout.write(door.masked_json(told).rstrip() + "\n")
+        listed = json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=1)
+        sys.stdout.write(door.masked_json(listed).rstrip() + "\n")
     else:
-        parts = [diagnosis.table(found)]
-        parts += [monitor_views.tree(seen.heads)] if seen.heads else []
+        told = [(one.section.upper(), f"{one.what}: {one.why}", one.todo) for one in found]
+        parts = [monitor_views.told(told, shutil.get_terminal_size().columns) or "Nothing is wrong."]
+        parts += [repr(monitor_views.tree(seen.heads))] if seen.heads else []
         sessions = diagnosis.in_the_way(seen)
-        parts += [diagnosis.sessions(sessions)] if sessions else []
-        parts += [diagnosis.remnants(remnants)] if remnants else []
-        sys.stdout.write("\n\n".join(map(repr, parts)) + "\n")
+        parts += [repr(diagnosis.sessions(sessions))] if sessions else []
+        sys.stdout.write("\n\n".join(parts) + "\n")
         if found:
             run = f"pgrunbook run troubleshoot --target {chosen.name}"
             sys.stdout.write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,9 +69,16 @@ def _drawn(seen: Vitals, name: str) -> Any:
 
 
 def _text(seen: Vitals, name: str) -> str:
+    from pgrunbook.database import vitals
     from pgrunbook.procedures import monitor_views
 
-    return f"{name}, {seen.at:%Y-%m-%d %H:%M:%S}Z\n{monitor_views.screen(seen)!r}\n\n"
+    found = [(monitor_views.WORDS[one.urgency].upper(), f"{one.what}: {one.detail}", one.todo)
+             for one in vitals.concerns(seen)]  # fmt: skip
+    head = (
+        monitor_views.told(found, shutil.get_terminal_size().columns) or "Nothing is urgent: nobody waits for a lock."
+    )
+    parts = [f"{name}, {seen.at:%Y-%m-%d %H:%M:%S}Z\n{head}", *map(repr, monitor_views.below(seen))]
+    return "\n\n".join(parts) + "\n\n"
 
 
 def _json(seen: Vitals) -> str:

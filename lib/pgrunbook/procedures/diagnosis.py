@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import psycopg
 
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
@@ -12,6 +14,7 @@ from pgrunbook.database import leftovers, queries, step_log, vitals
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.leftovers import Remnant
 from pgrunbook.database.lock_tree import ServerSession
+from pgrunbook.database.sqlstate import Meaning, meaning, said
 from pgrunbook.database.vitals import Urgency, Vitals
 from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, QUIET, WARN, Cell, Table
@@ -34,8 +37,25 @@ class Symptom:
 
 
 def diagnose(target: Target, conn: Connection, seen: Vitals) -> list[Symptom]:
-    """Return all that is wrong, section by section."""
-    return [*_stuck(seen), *_history(target, conn), *_leftovers(leftovers.remnants(conn)), *_slow(conn)]
+    """Return all that is wrong, section by section; a section that cannot be looked at says why, and others go on.
+
+    Raises psycopg's errors where the connection is lost.
+    """
+    found = list(_stuck(seen))
+    looks: dict[Section, Callable[[], Iterator[Symptom]]] = {
+        "history": lambda: _history(target, conn),
+        "leftovers": lambda: _leftovers(leftovers.remnants(conn)),
+        "slow": lambda: _slow(conn),
+    }
+    for section, look in looks.items():
+        try:
+            found += look()
+        except psycopg.Error as exc:
+            if meaning(exc) is Meaning.LOST or conn.closed:
+                raise
+            what, why = f"section {section} could not be looked at", said(exc)
+            found.append(Symptom(section, what, why, "see section stuck, then look again"))
+    return found
 
 
 def table(found: Sequence[Symptom]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,10 +20,25 @@ QUERY_CHARS = 60
 
 def screen(seen: Vitals) -> Stack:
     """Return all of a look on one screen, the most urgent first."""
-    parts = [urgent(vitals.concerns(seen))]
-    parts += [tree(seen.heads)] if seen.heads else []
+    return Stack([urgent(vitals.concerns(seen)), *below(seen)])
+
+
+def below(seen: Vitals) -> list[Table]:
+    """Return what stands below what is urgent: the tree of those who wait, what is at work, how the server stands."""
+    parts = [tree(seen.heads)] if seen.heads else []
     parts += [at_work(seen)] if seen.commands else []
-    return Stack([*parts, numbers(seen)])
+    return [*parts, numbers(seen)]
+
+
+def told(found: Sequence[tuple[str, str, str]], width: int) -> str:
+    """Return what is wrong for a terminal: a mark, what it is, and below it what to do; nothing is cut off."""
+    indent = " " * (max((len(mark) for mark, _, _ in found), default=0) + 2)
+    lines = []
+    for mark, what, todo in found:
+        first, *rest = textwrap.wrap(door.masked(what), max(40, width - len(indent))) or [""]
+        then = textwrap.wrap(f"-> {todo}", max(40, width - len(indent)), subsequent_indent="   ")
+        lines += [f"{mark:<{len(indent)}}{first}", *(f"{indent}{line}" for line in (*rest, *then))]
+    return "\n".join(lines)
 
 
 def urgent(found: Sequence[Concern]) -> Table:

@@ -97,7 +97,7 @@ class ProgressDisplay:
     def _cell_ended(self, following: str) -> None:
         with self._lock:
             now = time.monotonic()
-            if self._cell and self._bars is None:
+            if self._cell not in ("", "parameters") and self._bars is None:
                 _write(f"{self._procedure:9} {self._cell:24} {now - self._cell_at:6.1f} s")
             self._cell, self._says = following, ""
             self._cell_at = self._line_at = now

@@ -6,7 +6,8 @@ SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
        c.relname ~ '_cc(new|old)[0-9]*$' AS is_of_reindex,
        k.conname IS NOT NULL AS is_of_constraint,
        n.nspname = 'pg_toast' AS is_of_toast,
-       pg_catalog.pg_relation_size(c.oid) AS bytes,
+       -- As VACUUM and ANALYZE have noted it: to measure it would wait for who holds the index.
+       c.relpages * pg_catalog.current_setting('block_size')::bigint AS bytes,
        coalesce((SELECT pg_catalog.string_agg(p.pid::text, ', ') FROM pg_catalog.pg_stat_progress_create_index AS p
                  WHERE p.relid IN (i.indrelid, o.indrelid) OR p.index_relid = i.indexrelid), '') AS built_by
 FROM pg_catalog.pg_index AS i
