@@ -178,6 +178,7 @@ def test_the_command_looks_once_or_until_its_time_is_over(project: Callable[...,
     assert "Nothing is urgent: nobody waits for a lock." in out
     code, out, _ = command("monitor", "--target", "demo", "--json", "--interval", "0.2", "--for", "0.5")
     looks = [json.loads(line) for line in out.splitlines()]
-    assert (code, len(looks)) == (0, 3)
+    assert code == 0
+    assert 2 <= len(looks) <= 3, "as many as there is time for"
     assert {"at", "waiting", "connections", "concerns"} <= set(looks[0])
     assert command("monitor")[0] == 2

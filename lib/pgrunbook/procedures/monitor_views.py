@@ -16,6 +16,7 @@ from pgrunbook.record import door
 TONES = {Urgency.NOW: BAD, Urgency.SOON: WARN, Urgency.KNOW: QUIET}
 WORDS = {Urgency.NOW: "now", Urgency.SOON: "soon", Urgency.KNOW: "to know"}
 QUERY_CHARS = 60
+INDENT, BELOW = "\u00a0" * 3, "\u2514\u00a0"  # a page keeps these spaces
 
 
 def screen(seen: Vitals) -> Stack:
@@ -62,7 +63,7 @@ def _branch(head: Node) -> Iterator[tuple[object, ...]]:
         mark = " (see above)" if node.is_told else " (a deadlock)" if node.is_cycle else ""
         waits = f"{node.waits.mode} on {node.waits.object}" if node.waits else ""
         yield (
-            Cell(f"{'    ' * depth}{one}{mark}", BAD if depth == 0 else PLAIN),
+            Cell(f"{INDENT * (depth - 1)}{BELOW if depth else ''}{one}{mark}", BAD if depth == 0 else PLAIN),
             "hidden" if one.is_hidden else one.state,
             seconds(one.xact_age_s),
             waits,
