@@ -103,7 +103,9 @@ class TableDifference:
 
 
 @dataclass(frozen=True)
-class _Table:
+class SummedTable:
+    """A table to sum: the types of its columns below domains, and the columns of its primary key in order."""
+
     name: TableName
     partitioned: bool
     is_populated: bool
@@ -111,6 +113,7 @@ class _Table:
     key: tuple[str, ...]
 
     def source(self) -> sql.Composable:
+        """Return SQL for its rows."""
         if not self.is_populated:  # the server refuses to read it; whether it is populated is part of the schema
             columns = [
                 sql.SQL("CAST(NULL AS {}) AS {}").format(sql.SQL(type_), sql.Identifier(name))
@@ -143,11 +146,11 @@ def checksums(
     with snapshot_cursor(conn, statement_timeout_ms=statement_timeout_ms) as cursor:
         if tables is None:
             tables = _every(cursor, leave_out)
-        passed_over, described, stage = without or {}, _described(cursor, tables), progress.current()
+        passed_over, found_tables, stage = without or {}, described(cursor, tables), progress.current()
         found = {}
-        for number, table in enumerate(described, 1):
-            stage.how_far(f"rows of {table.name}, table {number} of {len(described)}")
-            found[table.name] = _sum(cursor, _without(table, passed_over.get(table.name, ())))
+        for number, table in enumerate(found_tables, 1):
+            stage.how_far(f"rows of {table.name}, table {number} of {len(found_tables)}")
+            found[table.name] = _sum(cursor, leaving_out(table, passed_over.get(table.name, ())))
         return found
 
 
@@ -160,7 +163,7 @@ def every_table(conn: Connection) -> list[TableName]:
 def column_types(conn: Connection, table: TableName) -> dict[str, str]:
     """Return the type of each column, below its domains. Raises WrongInput when the table does not exist."""
     with snapshot_cursor(conn) as cursor:
-        return _described(cursor, [table])[0].types
+        return described(cursor, [table])[0].types
 
 
 def difference(
@@ -190,7 +193,7 @@ def difference(
         snapshot_cursor(conn_a, statement_timeout_ms=statement_timeout_ms) as cursor_a,
         snapshot_cursor(conn_b, statement_timeout_ms=statement_timeout_ms) as cursor_b,
     ):
-        (a,), (b,) = _described(cursor_a, [table]), _described(cursor_b, [table])
+        (a,), (b,) = described(cursor_a, [table]), described(cursor_b, [table])
         apart = tuple(sorted(a.types.keys() ^ b.types.keys()))
         shared = {name: type_ for name, type_ in a.types.items() if name in b.types}
         if apart and not (shared and shared_columns):
@@ -217,15 +220,16 @@ def _every(cursor: psycopg.Cursor[TupleRow], leave_out: Collection[str]) -> list
     return [TableName(*row) for row in cursor.fetchall()]
 
 
-def _described(cursor: psycopg.Cursor[TupleRow], tables: Collection[TableName]) -> list[_Table]:
+def described(cursor: psycopg.Cursor[TupleRow], tables: Collection[TableName]) -> list[SummedTable]:
+    """Return the tables with their columns. Raises WrongInput when one does not exist."""
     wanted = json.dumps([{"schema": table.schema, "name": table.name} for table in tables])
     found = []
     cursor.execute(load("checksums")["columns"], {"tables": wanted})
     for (schema, name, partitioned, populated), rows in groupby(cursor.fetchall(), key=itemgetter(0, 1, 2, 3)):
         columns = [row[4:] for row in rows if row[4] is not None]
-        key = sorted((place, column) for column, _, place in columns if place is not None)
+        key = tuple(column for _, column in sorted((place, name) for name, _, place in columns if place is not None))
         types = {column: type_ for column, type_, _ in columns}
-        found.append(_Table(TableName(schema, name), partitioned, populated, types, tuple(column for _, column in key)))
+        found.append(SummedTable(TableName(schema, name), partitioned, populated, types, key))
     missing = set(tables) - {table.name for table in found}
     if missing:
         raise WrongInput(
@@ -235,36 +239,41 @@ def _described(cursor: psycopg.Cursor[TupleRow], tables: Collection[TableName]) 
     return found
 
 
-def _without(table: _Table, columns: Collection[str]) -> _Table:
+def leaving_out(table: SummedTable, columns: Collection[str]) -> SummedTable:
+    """Return the table without these columns."""
     return replace(table, types={name: type_ for name, type_ in table.types.items() if name not in columns})
 
 
-def _sum(cursor: psycopg.Cursor[TupleRow], table: _Table) -> TableSum:
+def _sum(cursor: psycopg.Cursor[TupleRow], table: SummedTable) -> TableSum:
     query = sql.SQL("SELECT pg_catalog.count(*), coalesce(pg_catalog.sum({}), 0)::text FROM {} AS t")
-    cursor.execute(query.format(_hash(table.types), table.source()))
+    cursor.execute(query.format(row_hash(table.types), table.source()))
     rows, checksum = cursor.fetchone() or (0, "0")
     return TableSum(rows, checksum)
 
 
 def _bucket_sums(
-    cursor: psycopg.Cursor[TupleRow], table: _Table, types: dict[str, str], key: tuple[str, ...]
+    cursor: psycopg.Cursor[TupleRow], table: SummedTable, types: dict[str, str], key: tuple[str, ...]
 ) -> dict[int, tuple[int, str]]:
-    query = sql.SQL("SELECT {} AS bucket, pg_catalog.count(*), pg_catalog.sum({})::text FROM {} AS t GROUP BY bucket")
-    cursor.execute(query.format(_bucket(types, key), _hash(types), table.source()))
+    # Hashed below the grouping, which takes a quarter less time than within it.
+    query = sql.SQL(
+        "SELECT bucket, pg_catalog.count(*), pg_catalog.sum(hash)::text"
+        " FROM (SELECT {} AS bucket, {} AS hash FROM {} AS t OFFSET 0) AS hashed GROUP BY bucket"
+    )
+    cursor.execute(query.format(_bucket(types, key), row_hash(types), table.source()))
     return {bucket: (rows, checksum) for bucket, rows, checksum in cursor.fetchall()}
 
 
 def _rows(
-    conn: Connection, table: _Table, types: dict[str, str], key: tuple[str, ...], buckets: list[int]
+    conn: Connection, table: SummedTable, types: dict[str, str], key: tuple[str, ...], buckets: list[int]
 ) -> psycopg.ServerCursor[TupleRow]:
     """Open a stream of (hash of key, text of key, hash of row), in the order of the first."""
     query = sql.SQL(
         "SELECT {key_hash} AS key_hash, {key_text}, {row_hash} FROM {source} AS t"
         " WHERE {bucket} = ANY (%s::bigint[]) ORDER BY key_hash"
     ).format(
-        key_hash=_hash(_only(types, key)),
+        key_hash=row_hash(_only(types, key)),
         key_text=_text(types, key),
-        row_hash=_hash(types),
+        row_hash=row_hash(types),
         source=table.source(),
         bucket=_bucket(types, key),
     )
@@ -278,10 +287,10 @@ def _only(types: dict[str, str], key: tuple[str, ...]) -> dict[str, str]:
 
 
 def _bucket(types: dict[str, str], key: tuple[str, ...]) -> sql.Composable:
-    return sql.SQL("({} & {})").format(_hash(_only(types, key)), sql.Literal(_BUCKETS - 1))
+    return sql.SQL("({} & {})").format(row_hash(_only(types, key)), sql.Literal(_BUCKETS - 1))
 
 
-def _hash(types: dict[str, str]) -> sql.Composable:
+def row_hash(types: dict[str, str]) -> sql.Composable:
     """Hash the columns as one record, and that once more.
 
     The hash of a record is linear in those of its values (31 h1 + h2): in a sum over rows, values that two rows

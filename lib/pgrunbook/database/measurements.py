@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import psycopg
 from pydantic import StrictBool, StrictFloat, StrictInt
 
-from pgrunbook.database import checksums, health, integrity, query_plans
+from pgrunbook.database import checksums, health, integrity, query_plans, range_sums
 from pgrunbook.database import queries as named_queries
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
@@ -92,7 +92,10 @@ def take(
 def sums(
     conn: Connection, tables: Mapping[str, TableName], without: Mapping[str, set[str]] | None = None
 ) -> dict[str, RowSum]:
-    """Return the checksum of each table, in a snapshot of its own; what may not be read, or is locked, is left out."""
+    """Return the checksum of each table, without one snapshot over all.
+
+    What may not be read, or is locked, is left out.
+    """
     found = {}
     with progress.doing("summing rows") as stage:
         for place, (name, table) in enumerate(tables.items(), 1):
@@ -100,7 +103,7 @@ def sums(
             left_out = (without or {}).get(name, set())
             try:
                 columns = checksums.column_types(conn, table)
-                summed = checksums.checksums(conn, [table], without={table: left_out})[table]
+                summed = range_sums.bounded_sum(conn, table, without=left_out)
             except (Blocked, WrongInput):  # locked, or gone meanwhile
                 continue
             except psycopg.Error as exc:
