@@ -12,7 +12,7 @@ from conftest import do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import is_declared
-from pgrunbook.errors import Refused
+from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.rehearse import rollback
 from returning import everything, prepared, release, since, take_back
 from scenes import journal_of
@@ -231,3 +231,24 @@ def test_rows_whose_type_is_another_now_are_compared_when_it_is_their_turn(proje
     after = everything(target)
     assert after[1] == before[1]
     assert [d.line() for d in diff(before[0], after[0])] == []
+
+
+@pytest.mark.slow
+def test_a_row_whose_old_value_somebody_has_now_is_told_before_and_how_to_leave_it(
+    project: Project, tmp_path: Path
+) -> None:
+    """Nobody has changed the row itself: the branch with rows says so, and the server where there was no branch."""
+    target = project(folder={"0001_a.sql": "UPDATE k SET v = 'new' || id WHERE id < 3;"})
+    do(target, BASE + "CREATE UNIQUE INDEX k_v ON k (v)")
+    release(target)
+    do(target, "INSERT INTO k VALUES (30, 'v2', 0)")
+    way = prepared(target)
+    leave = "or roll back with -p on_conflict=keep, which leaves the rows whose old values the server refuses."
+    with pytest.raises(Refused) as refused:
+        rollback.with_rows(target, way[0].changes, most_bytes=2**30, on_conflict="stop", folder=tmp_path)
+    assert refused.value.hint.endswith(leave)
+    with pytest.raises(StatementFailed) as failed:
+        take_back(target, way=way)
+    assert failed.value.hint.endswith(leave)
+    take_back(target, on_conflict="keep", way=way)
+    assert rows(target, "SELECT id, v FROM k WHERE v <> 'v' || id ORDER BY id") == [(2, "new2"), (30, "v2")]
