@@ -12,7 +12,7 @@ from conftest import do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import is_declared
-from pgrunbook.errors import Refused
+from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.rehearse import rollback
 from returning import everything, prepared, release, since, take_back
 from scenes import journal_of
@@ -193,3 +193,62 @@ def test_a_row_behind_another_name_is_compared_on_the_branch(project: Project, t
     (listed,) = tmp_path.glob("conflicts-on-branch-*.csv")
     assert "0001_a:1,public.k,id '3',changed,v,'v3','new','mine'," in listed.read_text()
     rollback.with_rows(target, plan.changes, most_bytes=10**9, on_conflict="keep", folder=tmp_path)
+
+
+TYPED = """
+CREATE TYPE state AS ENUM ('open', 'shut'); CREATE TYPE kind AS ENUM ('a', 'b'); CREATE TYPE swapped AS ENUM ('a', 'b');
+CREATE DOMAIN many AS integer; CREATE TYPE pair AS (p integer, q text);
+CREATE TABLE replaced (id integer PRIMARY KEY, s state); INSERT INTO replaced VALUES (1, 'open'), (2, 'shut');
+CREATE TABLE keyed (k kind PRIMARY KEY, n integer); INSERT INTO keyed VALUES ('a', 1), ('b', 2);
+CREATE TABLE swaps (id integer PRIMARY KEY, s swapped); INSERT INTO swaps VALUES (1, 'a'), (2, 'b');
+CREATE TABLE bounded (id integer PRIMARY KEY, n many); INSERT INTO bounded VALUES (1, 1), (2, 20);
+CREATE TABLE composed (id integer PRIMARY KEY, c pair); INSERT INTO composed VALUES (1, '(1,x)'), (2, NULL);
+CREATE TABLE plain (id integer PRIMARY KEY, n integer); INSERT INTO plain VALUES (1, 1), (2, 2);
+"""
+# Rows are changed, then the type of their column becomes another, which cannot have the values before, or another text.
+TYPES_CHANGED = {
+    "0001_a.sql": "UPDATE replaced SET s = 'open' WHERE s = 'shut';\nALTER TYPE state RENAME TO state_old;\nCREATE TYPE state AS ENUM ('open', 'ajar');\nALTER TABLE replaced ALTER s TYPE state USING s::text::state;\nDROP TYPE state_old;",
+    "0002_b.sql": "UPDATE keyed SET n = 5;\nINSERT INTO swaps VALUES (3, 'b');\nALTER TYPE kind RENAME VALUE 'a' TO 'aa';",
+    "0003_c.sql": "UPDATE swaps SET s = 'b' WHERE id = 1;\nDELETE FROM bounded WHERE id = 1;\nUPDATE composed SET c.q = 'y';\nUPDATE plain SET n = 5;",
+    "0004_d.sql": "ALTER TYPE swapped RENAME VALUE 'a' TO 'c';\nALTER TYPE swapped RENAME VALUE 'b' TO 'a';\nALTER TYPE swapped RENAME VALUE 'c' TO 'b';",
+    "0005_e.sql": "ALTER DOMAIN many ADD CHECK (VALUE > 9);\nALTER TYPE pair ADD ATTRIBUTE r integer;",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_rows_whose_type_is_another_now_are_compared_when_it_is_their_turn(project: Project) -> None:
+    """No value of then is read as one of today, and nobody has changed what only has another text; plain ones are."""
+    target = project(folder=TYPES_CHANGED)
+    do(target, TYPED)
+    before = everything(target)
+    release(target)
+    do(target, "UPDATE plain SET n = 6 WHERE id = 2")
+    way = prepared(target)
+    found = {str(one.kept.table).split('"')[3]: one.found and one.found.rows for one in since(target, way=way).rows}
+    assert found == {"plain": 1, "composed": None, "bounded": None, "swaps": None, "keyed": None, "replaced": None}
+    do(target, "UPDATE plain SET n = 5 WHERE id = 2")
+    take_back(target, way=way)  # on_conflict = stop
+    after = everything(target)
+    assert after[1] == before[1]
+    assert [d.line() for d in diff(before[0], after[0])] == []
+
+
+@pytest.mark.slow
+def test_a_row_whose_old_value_somebody_has_now_is_told_before_and_how_to_leave_it(
+    project: Project, tmp_path: Path
+) -> None:
+    """Nobody has changed the row itself: the branch with rows says so, and the server where there was no branch."""
+    target = project(folder={"0001_a.sql": "UPDATE k SET v = 'new' || id WHERE id < 3;"})
+    do(target, BASE + "CREATE UNIQUE INDEX k_v ON k (v)")
+    release(target)
+    do(target, "INSERT INTO k VALUES (30, 'v2', 0)")
+    way = prepared(target)
+    leave = "or roll back with -p on_conflict=keep, which leaves the rows whose old values the server refuses."
+    with pytest.raises(Refused) as refused:
+        rollback.with_rows(target, way[0].changes, most_bytes=2**30, on_conflict="stop", folder=tmp_path)
+    assert refused.value.hint.endswith(leave)
+    with pytest.raises(StatementFailed) as failed:
+        take_back(target, way=way)
+    assert failed.value.hint.endswith(leave)
+    take_back(target, on_conflict="keep", way=way)
+    assert rows(target, "SELECT id, v FROM k WHERE v <> 'v' || id ORDER BY id") == [(2, "new2"), (30, "v2")]

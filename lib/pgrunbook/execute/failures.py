@@ -231,6 +231,8 @@ def _after_refusal(exc: psycopg.Error, scene: AttemptEnd, state: str) -> str:
     """Return the hint for a refused statement: it depends on the reason, and on what is applied of its migration."""
     if STAYS in state:
         return f"Correct what the server names, leave the file as it is, and {_then(scene, state)}."
+    if isinstance(exc, psycopg.IntegrityError) and scene.step is not None and scene.step.gives_rows:
+        return f"Correct the rows that the server names, and {_then(scene, state)}; or {undo_data.LEAVE_REFUSED}."
     # The rows were in the table before; they do not come from the migration itself.
     if isinstance(exc, psycopg.IntegrityError) and scene.step is not None and scene.step.policy is Policy.ALONE:
         return _mend(scene, state)

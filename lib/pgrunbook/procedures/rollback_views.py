@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pglast
-from pglast import ast
+from pglast import ast, enums
 
 from pgrunbook import undo_data
 from pgrunbook.database.connection import Connection
@@ -25,6 +26,7 @@ from pgrunbook.sql import secrets
 from pgrunbook.sql.tree import subcommand
 from pgrunbook.undo_data import MOST_LINES, Conflicts, OnConflict, UnclaimedValues, UndoEntry, losses
 from pgrunbook.undo_data.losses import Loss
+from pgrunbook.undo_data.tables import table_named
 from pgrunbook.violations import violations
 from pgrunbook.violations.violations import Violation
 
@@ -228,13 +230,16 @@ def _conflicts(
     """Yield the rows that the changes revert, each as it will be when its turn comes."""
     before: list[UndoEntry] = []
     reshaped: set[str] = set()
+    retyped: set[str] = set()
     for change in changes:
         kept = undo_data.entries_of_migration(conn, change.migration, "up")
         reshaped |= _reshaped(change, kept)
+        retyped |= _retyped(change)
         numbers = {number for step in change.steps for number in step.gives_rows}
         for one in kept:
             if one.kind in undo_data.ROWS and one.step in numbers and one.part_of is None:
-                found = None if one.table.name in reshaped else _compared(conn, one, before, into)
+                is_other = one.table.name in reshaped or (retyped & {"", one.table.name} and _has_own_types(conn, one))
+                found = None if is_other else _compared(conn, one, before, into)
                 yield RowConflicts(change.migration, one, undo_data_views.rows_of(conn, one), found)
         before += kept
 
@@ -243,7 +248,7 @@ def _reshaped(change: Change, kept: Sequence[UndoEntry]) -> set[str]:
     """Return the tables of which it gives a column another type or name, so that rows cannot be compared before."""
     captured = {(one.table.name, *one.columns) for one in kept if one.kind == "column"}
     found: set[str] = set()
-    for node in [pglast.parse_sql(written.sql)[0].stmt for written in change.statements if written.sql[:2] != "--"]:
+    for node in _nodes(change):
         if isinstance(node, ast.RenameStmt) and node.relation is not None:
             found |= {node.relation.relname, *([] if node.subname else [node.newname])}
         if isinstance(node, ast.AlterTableStmt):
@@ -251,6 +256,31 @@ def _reshaped(change: Change, kept: Sequence[UndoEntry]) -> set[str]:
             if any((node.relation.relname, name) not in captured for name in retyped):
                 found.add(node.relation.relname)
     return found
+
+
+def _retyped(change: Change) -> set[str]:
+    """Return the tables of which it gives a column another type, with "" where it changes a type itself."""
+    found: set[str] = set()
+    for node in _nodes(change):
+        match node:
+            case ast.AlterEnumStmt() | ast.AlterDomainStmt() | ast.AlterTableStmt(objtype=enums.ObjectType.OBJECT_TYPE):
+                found.add("")
+            case ast.AlterTableStmt() if any(subcommand(cmd) == "AlterColumnType" for cmd in node.cmds):
+                found.add(node.relation.relname)
+    return found
+
+
+def _nodes(change: Change) -> list[Any]:
+    return [pglast.parse_sql(written.sql)[0].stmt for written in change.statements if written.sql[:2] != "--"]
+
+
+def _has_own_types(conn: Connection, one: UndoEntry) -> bool:
+    """Tell whether a column of an entry has a type of the application: its text may mean another value by then."""
+    try:
+        columns = table_named(conn, one.table, one.key).columns
+    except Broken:
+        return True
+    return any(columns[name].is_of_application for name in (*one.key, *one.columns) if name in columns)
 
 
 def _compared(
@@ -287,7 +317,7 @@ def _unclaimed(conn: Connection, changes: Sequence[Change]) -> Iterator[tuple[st
 def _reverted(one: RowConflicts, on_conflict: OnConflict) -> tuple[object, ...]:
     held = f"{one.rows} {'row' if one.rows.rpartition(' ')[2] == '1' else 'rows'}"
     if one.found is None:
-        says = "their table or column has another shape now: compared on the branch, and again when they are reverted"
+        says = "their table, column or type is another now: compared on the branch, and again when they are reverted"
         return ("reverted", held, Cell(says, WARN))
     if not one.found:
         return ("reverted", held, Cell("nobody has changed them since", GOOD))

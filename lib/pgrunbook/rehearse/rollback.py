@@ -44,7 +44,7 @@ from pgrunbook.rehearse.volatile_texts import VolatileTexts
 from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
-from pgrunbook.undo_data import LEFT_FILES, OnConflict
+from pgrunbook.undo_data import LEAVE_REFUSED, LEFT_FILES, OnConflict
 
 
 @dataclass(frozen=True)
@@ -214,12 +214,14 @@ def with_rows(
                         copy.safe, conn, own, change, log, direction="down", on_conflict=on_conflict
                     )
                 except StatementFailed as exc:
+                    refuses = on_conflict == "stop" and any(step.gives_rows for step in change.steps)
+                    leaves = f"; or {LEAVE_REFUSED}" if refuses else ""
                     raise Refused(
                         f"cannot take back {change.migration}: it fails with the target's rows",
                         detail=why(exc),
                         state="Nothing changed in the database: it was tried on a branch.",
                         hint="Correct the rows or objects that the Detail line and what-about-new-rows.csv name,"
-                        " then run this again.",
+                        f" then run this again{leaves}.",
                     ) from exc
         if on_conflict == "stop":
             _refuse_left([event for event in read(log.path) if event["event"] == ROWS_LEFT], log.path.parent, folder)

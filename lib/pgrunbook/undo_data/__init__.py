@@ -31,12 +31,13 @@ from pgrunbook.undo_data.revert_columns import (
     uncaptured,
     writes,
 )
-from pgrunbook.undo_data.revert_rows import OnConflict, revert
+from pgrunbook.undo_data.revert_rows import LEAVE_REFUSED, OnConflict, revert
 from pgrunbook.undo_data.silence import check_keys, fires, may_silence, silenced
 from pgrunbook.undo_data.unclaimed import UnclaimedValues, unclaimed
 
 __all__ = [
     "FILE",
+    "LEAVE_REFUSED",
     "LEFT_FILES",
     "MOST_LINES",
     "ROWS",

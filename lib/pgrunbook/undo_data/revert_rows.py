@@ -41,6 +41,8 @@ STATEMENT_TIMEOUT_MS = 30_000
 WHOLE_TIMEOUT_MS = 3_600_000
 
 OnConflict = Literal["keep", "restore", "stop"]
+# How to go on, as a clause, where the server refuses rows as they were before.
+LEAVE_REFUSED = "roll back with -p on_conflict=keep, which leaves the rows whose old values the server refuses"
 
 _PAGES_LOOKED_AT = 10
 # Rows are found by their key, whatever the planner expects of a side table without statistics.
