@@ -11,7 +11,8 @@ import pytest
 from acting import completed, error, events, outputs, run
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
-from pgrunbook.database import lock_tree
+from pgrunbook.database import lock_tree, locks, step_log, vitals
+from pgrunbook.procedures import diagnosis
 from pgrunbook.record.run import Status
 
 Project = Callable[..., Target]
@@ -85,6 +86,25 @@ def test_what_a_person_chose_is_done_and_recorded(project: Project) -> None:
     assert "hunter2" not in json.dumps(meant)
     assert [e["key"] for e in events(made, "removed")] == ['invalid index: public."odd i"']
     assert made.parts[-1].says.startswith("Done: terminate process ")
+
+
+def test_a_migration_that_is_half_applied_is_told_unless_a_run_is_at_work_on_it(project: Project) -> None:
+    """Which run began it, and how it goes on."""
+    target = project(folder={"0001_a.sql": "SELECT 1;"})
+    with connect(target) as conn:
+        step_log.create(conn)
+        conn.execute(
+            "INSERT INTO pgrunbook.step (run_id, migration, direction, step, state, kind, sha256, file_sha256, "
+            "plan_digest, started_at) VALUES ('r', '0001_a', 'up', 1, 'intended', 'VACUUM', 'x', 'y', 'z', now())"
+        )
+
+        def told() -> list[str]:
+            found = diagnosis.diagnose(target, conn, vitals.look(conn))
+            return [f"{one.what} -> {one.todo}" for one in found if one.section == "history"]
+
+        assert told() == ["0001_a is half applied -> pgrunbook run --resume r, or pgrunbook run rollback --target demo"]
+        with locks.one_runner(target, "r"):
+            assert told() == []
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import psycopg
 
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database import leftovers, queries, step_log, vitals
+from pgrunbook.database import leftovers, locks, queries, step_log, vitals
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.leftovers import Remnant
 from pgrunbook.database.lock_tree import ServerSession
@@ -118,7 +118,8 @@ def _stuck(seen: Vitals) -> Iterator[Symptom]:
 
 
 def _history(target: Target, conn: Connection) -> Iterator[Symptom]:
-    for direction in ("up", "down"):
+    at_work = locks.run_in_progress(conn)  # then it is no wonder that something is half done
+    for direction in ("up", "down") if not at_work else ():
         for begun in step_log.unfinished(conn, direction):
             what = f"{begun.migration} is half {'applied' if direction == 'up' else 'taken back'}"
             todo = f"pgrunbook run --resume {begun.run_id}, or pgrunbook run rollback --target {target.name}"
