@@ -95,7 +95,7 @@ def test_a_migration_that_is_half_applied_is_told_unless_a_run_is_at_work_on_it(
         step_log.create(conn)
         conn.execute(
             "INSERT INTO pgrunbook.step (run_id, migration, direction, step, state, kind, sha256, file_sha256, "
-            "plan_digest, started_at) VALUES ('r', '0001_a', 'up', 1, 'intended', 'VACUUM', 'x', 'y', 'z', now())"
+            "plan_digest, started_at) VALUES ('r', '0001_a', 'up', 1, 'done', 'VACUUM', 'x', 'y', 'z', now())"
         )
 
         def told() -> list[str]:
