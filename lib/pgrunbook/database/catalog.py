@@ -191,6 +191,11 @@ class Catalog:
                 return one, self.types[one, name]
         return schema or "pg_catalog", None
 
+    def of_type(self, name: Name) -> list[Table]:
+        """Return the tables that are made of a composite type."""
+        labels = [str(name), *(f"{schema}.{name}" for schema in self.search_path)]
+        return [table for table in self.tables.values() if table.of_type in labels]
+
     def parts(self, node: Any) -> list[RoutinePart]:
         """Return what runs within a statement: in DO, in the functions that it calls, in triggers."""
         return self.routines.parts(node, self.search_path if self.connected else None)
@@ -217,6 +222,10 @@ class Catalog:
                 found[child.key] = child
                 waiting.extend(child.children)
         return list(found.values())
+
+    def with_partitions(self, table: Table) -> list[Table]:
+        """Return a table with its partitions, but not with what inherits from it, which keys and indexes stop at."""
+        return self.below(table) if table.kind == "p" else [table]
 
     def family(self, table: Table) -> list[Table]:
         """Return a table with all below and above it, itself first."""

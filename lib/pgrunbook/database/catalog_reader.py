@@ -176,7 +176,7 @@ class _Wanted:
                 self._add_dropped(object_kind(node.removeType), node.objects)
             case ast.AlterDomainStmt():
                 self.types.add(dotted(node.typeName).name)
-            case ast.CommentStmt() if isinstance(node.object, tuple):
+            case ast.CommentStmt() | ast.AlterExtensionContentsStmt() if isinstance(node.object, tuple):
                 self._add_commented(object_kind(node.objtype), node.object)
             case ast.RenameStmt() if object_kind(node.renameType) == "SCHEMA":
                 self.schemas.add(node.subname)

@@ -187,7 +187,8 @@ class CatalogConstraint:
 class TypeFact:
     """A type that statements name; ``base`` is the type below a domain, ``checked`` whether it has conditions.
 
-    ``oid`` is 0 for one that a statement makes; then ``labels`` are those of an enum.
+    ``oid`` is 0 for one that a statement makes; then ``labels`` are those of an enum. ``domains`` are the OIDs of a
+    domain and of those over it.
     """
 
     kind: str
@@ -198,6 +199,7 @@ class TypeFact:
     collation: str | None = None
     oid: int = 0
     labels: tuple[str, ...] | None = None
+    domains: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ Source: https://www.postgresql.org/docs/current/sql-altertable.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
-from pglast import ast, enums
+from pglast import enums
 
 from pgrunbook.database.catalog import Standing, Table
 from pgrunbook.effects import result as fx
@@ -20,6 +21,7 @@ from pgrunbook.sql.lock_modes import (
     ACCESS_SHARE,
     MODES,
     ROW_SHARE,
+    SHARE,
     SHARE_ROW_EXCLUSIVE,
     SHARE_UPDATE_EXCLUSIVE,
 )
@@ -27,7 +29,7 @@ from pgrunbook.sql.serial import SERIAL
 from pgrunbook.sql.tree import Name, constraint_kind, enum_name, functions_in, relation, strings, subcommand, type_word
 
 SEQUENCES_FOLLOW_FROM = GENERATED_STOP_FROM = 15  # SET LOGGED of their table; the drop of a column they are made of
-NO_INHERIT_LOCKS_FROM = 18
+CONSTRAINTS_LOCK_ALL_FROM = 18  # each new constraint locks what inherits, whether it is for that or not
 
 _WEAKER = {
     "SetStatistics": SHARE_UPDATE_EXCLUSIVE, "SetOptions": SHARE_UPDATE_EXCLUSIVE,
@@ -39,6 +41,9 @@ _WEAKER = {
     "EnableTrigUser": SHARE_ROW_EXCLUSIVE, "DisableTrig": SHARE_ROW_EXCLUSIVE,
     "DisableTrigAll": SHARE_ROW_EXCLUSIVE, "DisableTrigUser": SHARE_ROW_EXCLUSIVE,
 }  # fmt: skip
+_TRIGGERS = {word for word in _WEAKER if "Trig" in word}
+_OF_STORAGE = {"SetLogged", "SetUnLogged", "SetTableSpace", "SetAccessMethod"}
+_ALONE = {"UNIQUE", "EXCLUSION", "FOREIGN"}  # what inherits does not get these
 _RECURSE = {
     "AddColumn", "DropColumn", "AlterColumnType", "SetNotNull", "DropNotNull", "AddConstraint", "DropConstraint",
     "ValidateConstraint", "ColumnDefault", "SetStorage", "SetCompression", "SetStatistics", "SetExpression",
@@ -75,19 +80,53 @@ def collect(found: fx.Found, node: Any) -> None:
     if table.standing is Standing.MISSING and node.missing_ok:
         return
     mode = max((mode_of(cmd) for cmd in node.cmds), key=MODES.index)
-    recurses = node.relation.inh and any(_recurses(cmd, found.catalog.major) for cmd in node.cmds)
-    members = found.catalog.below(table) if recurses else [table]
-    for member in members:
-        found.lock(member, mode)
+    found.lock(table, mode)
     for cmd in node.cmds:
-        if handler := _HANDLERS.get(subcommand(cmd)):
-            handler(found, table, cmd)
+        _lock_below(found, table, cmd, mode, inh=bool(node.relation.inh))
+    collect_commands(found, table, node.cmds, inh=bool(node.relation.inh))
 
 
-def _recurses(cmd: Any, major: int | None) -> bool:
-    """Whether a subcommand is for the tables below, too; a CHECK with NO INHERIT locks them only in newer versions."""
-    stays = subcommand(cmd) == "AddConstraint" and constraint_kind(cmd.def_) == "CHECK" and cmd.def_.is_no_inherit
-    return subcommand(cmd) in _RECURSE and not (stays and (major or NO_INHERIT_LOCKS_FROM) < NO_INHERIT_LOCKS_FROM)
+def collect_commands(found: fx.Found, table: Table, cmds: Sequence[Any], *, inh: bool = True) -> None:
+    """Collect what subcommands do beside the locks on their table."""
+    dropped = {cmd.name for cmd in cmds if subcommand(cmd) == "DropConstraint"}
+    for cmd in cmds:
+        reached = table if _goes_below(table, cmd, inh=inh) else replace(table, children=())
+        if subcommand(cmd) == "SetNotNull":
+            _set_not_null(found, reached, cmd.name, without=dropped)
+        elif handler := _HANDLERS.get(subcommand(cmd)):
+            handler(found, reached, cmd)
+
+
+def _lock_below(found: fx.Found, table: Table, cmd: Any, mode: str, *, inh: bool) -> None:
+    """Collect the locks on the tables below; ONLY locks those next to it which inherit what is dropped."""
+    word, recurses = subcommand(cmd), inh
+    kind = constraint_kind(cmd.def_) if word == "AddConstraint" else ""
+    if not found.is_from(CONSTRAINTS_LOCK_ALL_FROM):
+        recurses = inh and not (kind == "CHECK" and cmd.def_.is_no_inherit)
+        recurses = recurses and (table.kind == "p" or kind not in _ALONE)
+        if kind in ("UNIQUE", "EXCLUSION"):
+            mode = SHARE
+    if word in _TRIGGERS and table.kind != "p":
+        return
+    if recurses and word in _RECURSE | _TRIGGERS:
+        for member in found.catalog.below(table)[1:]:
+            found.lock(member, mode)
+    elif word in ("DropColumn", "DropConstraint") or (
+        word == "DropNotNull" and found.is_from(CONSTRAINTS_LOCK_ALL_FROM)
+    ):
+        for key in table.children:
+            found.lock(found.catalog.at(key), mode)
+
+
+def _goes_below(table: Table, cmd: Any, *, inh: bool) -> bool:
+    """Whether a subcommand reads or changes the rows of the tables below, too."""
+    word = subcommand(cmd)
+    if word in _OF_STORAGE:
+        return False
+    if word != "AddConstraint":
+        return inh or word not in _RECURSE
+    kind = constraint_kind(cmd.def_)
+    return inh and (table.kind == "p" or not (kind in _ALONE or cmd.def_.is_no_inherit))
 
 
 def collect_index(found: fx.Found, node: Any) -> None:
@@ -124,26 +163,38 @@ def is_volatile(found: fx.Found, expression: Any) -> bool:
     return False
 
 
+def fills_each_row(found: fx.Found, definition: Any) -> bool:
+    """Whether a new column has another value in each row, or one to be checked, so that its table is rewritten."""
+    kinds = {constraint_kind(c): c for c in definition.constraints or ()}
+    word = type_word(definition.typeName)
+    is_stored = "GENERATED" in kinds and kinds["GENERATED"].generated_kind != "v"
+    if is_stored or "IDENTITY" in kinds or word.name in SERIAL:
+        return True
+    is_checked = kind_of(word, found.catalog).checked and not word.array
+    return is_checked or ("DEFAULT" in kinds and is_volatile(found, kinds["DEFAULT"].raw_expr))
+
+
+def computes_not_null(kinds: Mapping[str, Any]) -> bool:
+    """Whether a new column is computed whenever it is read, and must not be NULL."""
+    return "NOTNULL" in kinds and "GENERATED" in kinds and kinds["GENERATED"].generated_kind == "v"
+
+
 def _add_column(found: fx.Found, table: Table, cmd: Any) -> None:
     definition = cmd.def_
     if cmd.missing_ok and definition.colname in table.columns:
         return
-    word = type_word(definition.typeName)
     kinds = {constraint_kind(c): c for c in definition.constraints or ()}
     default = kinds["DEFAULT"].raw_expr if "DEFAULT" in kinds else None
-    generated = kinds.get("GENERATED")
-    stored = generated is not None and generated.generated_kind != "v"
-    filled = word.name in SERIAL or "IDENTITY" in kinds or stored
-    if filled or kind_of(word, found.catalog).checked or (default is not None and is_volatile(found, default)):
+    if fills_each_row(found, definition):
         found.rewrite(table)
-    if "CHECK" in kinds or {"UNIQUE", "PRIMARY"} & kinds.keys():
+    if {"CHECK", "UNIQUE", "PRIMARY"} & kinds.keys() or computes_not_null(kinds):
         found.scan(table)
     if "FOREIGN" in kinds:
         found.lock_family(found.catalog.find(relation(kinds["FOREIGN"].pktable)), SHARE_ROW_EXCLUSIVE)
         if default is not None:
             found.scan(table)
-    needs = {"NOTNULL", "PRIMARY"} & kinds.keys()
-    if needs and default is None and not filled and generated is None:
+    filled = type_word(definition.typeName).name in SERIAL or {"IDENTITY", "GENERATED"} & kinds.keys()
+    if {"NOTNULL", "PRIMARY"} & kinds.keys() and default is None and not filled:
         found.fails[f"{table.label} must hold no row: {definition.colname} is NOT NULL and has no default"] = None
         found.scan(table)
 
@@ -219,10 +270,10 @@ def _follow_type(found: fx.Found, table: Table, column: str, change: TypeChange)
                 found.scan(other)
 
 
-def _set_not_null(found: fx.Found, table: Table, cmd: Any) -> None:
+def _set_not_null(found: fx.Found, table: Table, name: str, *, without: Set[str] = frozenset()) -> None:
     for member in found.catalog.below(table):
-        column = member.columns.get(cmd.name)
-        if (column is None or not column.not_null) and not proves_not_null(member, cmd.name):
+        column = member.columns.get(name)
+        if (column is None or not column.not_null) and not proves_not_null(member, name, without=without):
             found.scan_alone(member)
 
 
@@ -233,27 +284,24 @@ def _add_constraint(found: fx.Found, table: Table, cmd: Any) -> None:
             found.lock_family(found.catalog.find(relation(node.pktable)), SHARE_ROW_EXCLUSIVE)
             if not node.skip_validation:
                 found.scan(table)
-        case "CHECK" if not node.skip_validation and node.is_no_inherit:
-            found.scan_alone(table)
         case "CHECK" if not node.skip_validation:
             found.scan(table)
         case "NOTNULL" if not node.skip_validation:
-            name = strings(node.keys)[0]
-            _set_not_null(found, table, ast.AlterTableCmd(name=name))
+            _set_not_null(found, table, strings(node.keys)[0])
         case "PRIMARY" | "UNIQUE" | "EXCLUSION":
             _add_key(found, table, node)
 
 
 def _add_key(found: fx.Found, table: Table, node: Any) -> None:
+    is_primary = constraint_kind(node) == "PRIMARY"
+    known = found.catalog.index(Name(None, node.indexname)) if node.indexname else None
     if node.indexname is None:
-        found.scan(table)
+        found.scan(table if table.kind == "p" else replace(table, children=()))
+    if not is_primary:
         return
-    if constraint_kind(node) != "PRIMARY":
-        return
-    known = found.catalog.index(Name(None, node.indexname))
-    for key in known[1].keys if known else ():
-        _set_not_null(found, table, ast.AlterTableCmd(name=key))
-    if known is None:
+    for key in strings(node.keys or ()) if node.indexname is None else known[1].keys if known else ():
+        _set_not_null(found, table, key)
+    if node.indexname is not None and known is None:
         found.cannot_know(
             f"whether the columns of index {node.indexname} are NOT NULL; if not, the whole table is read"
         )
@@ -360,7 +408,7 @@ def lock_owned(found: fx.Found, table: Table) -> None:
 
 _HANDLERS = {
     "AddColumn": _add_column, "DropColumn": _drop_column, "AlterColumnType": _alter_type,
-    "SetNotNull": _set_not_null, "AddConstraint": _add_constraint, "DropConstraint": drop_constraint,
+    "AddConstraint": _add_constraint, "DropConstraint": drop_constraint,
     "ValidateConstraint": _validate, "AttachPartition": _attach, "DetachPartition": _detach,
     "AddInherit": _inherit, "DropInherit": _inherit, "SetLogged": _rewrite, "SetUnLogged": _rewrite,
     "SetTableSpace": _rewrite, "SetAccessMethod": _rewrite, "AddIdentity": _sequence, "SetIdentity": _sequence,

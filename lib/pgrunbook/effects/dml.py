@@ -10,7 +10,6 @@ from pglast import ast
 from pgrunbook.database.catalog import Table
 from pgrunbook.database.relations import CatalogConstraint
 from pgrunbook.effects import result as fx
-from pgrunbook.effects.drop import with_partitions
 from pgrunbook.sql.lock_modes import ACCESS_SHARE, ROW_EXCLUSIVE, ROW_SHARE
 from pgrunbook.sql.tree import functions_in, relation, relations_named, strings, walk
 
@@ -139,7 +138,7 @@ def _follow_delete(found: fx.Found, table: Table) -> None:
     seen = {member.key for member in waiting}
     while waiting:
         for other, key in found.catalog.references_to(waiting.pop()):
-            members = with_partitions(found.catalog, other)
+            members = found.catalog.with_partitions(other)
             for member in members:
                 found.lock(member, ROW_EXCLUSIVE if _writes_there(key) else ROW_SHARE)
             if key.on_delete == "c":

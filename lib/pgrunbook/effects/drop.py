@@ -72,14 +72,16 @@ def drop_relation(found: fx.Found, table: Table, *, cascade: bool, gone: Set[Key
         if member.kind in ("r", "p"):
             found.lose(f"table {member.label} with its rows")
         for key in member.foreign_keys():
-            if key.partner is not None:
-                found.lock(found.catalog.at(key.partner), ACCESS_EXCLUSIVE)
+            if key.partner is not None and not key.is_inherited:  # a partition's triggers are on its side alone
+                found.lock_family(found.catalog.at(key.partner), ACCESS_EXCLUSIVE)
         for other, key in found.catalog.references_to(member):
             if other.key not in gone:
                 _drop_incoming(found, member, other, key.name, cascade=cascade)
         _drop_dependents(found, member, {found.catalog.at(key).label for key in gone}, cascade=cascade)
-    for parent in table.parents:
-        found.lock(found.catalog.at(parent), ACCESS_EXCLUSIVE)
+    for parent in map(found.catalog.at, table.parents):
+        if parent.kind == "p":
+            found.lock(parent, ACCESS_EXCLUSIVE)
+    _drop_incoming_of_whole(found, table, gone, cascade=cascade)
     for sibling in found.catalog.siblings(table):
         found.lock(sibling, ACCESS_EXCLUSIVE)
     if table.kind in ("v", "m", "S"):
@@ -98,10 +100,19 @@ def _drop_dependents(found: fx.Found, table: Table, gone: Set[str], *, cascade: 
             found.fails[f"{dependent.kind} {dependent.name} depends on {table.label}"] = None
 
 
+def _drop_incoming_of_whole(found: fx.Found, table: Table, gone: Set[Key], *, cascade: bool) -> None:
+    """With a partition the foreign keys go that refer to the whole table, of which none is for a part alone."""
+    for whole in found.catalog.family(table)[len(found.catalog.below(table)) :]:
+        for other, key in found.catalog.references_to(whole) if whole.kind == "p" else ():
+            if other.key not in gone:
+                _drop_incoming(found, table, other, key.name, cascade=cascade)
+                found.lock_family(whole, ACCESS_EXCLUSIVE)
+
+
 def _drop_incoming(found: fx.Found, table: Table, other: Table, name: str, *, cascade: bool) -> None:
     if cascade:
         found.lose(f"foreign key {name} on {other.label}")
-        found.lock(other, ACCESS_EXCLUSIVE)
+        found.lock_family(other, ACCESS_EXCLUSIVE)
     else:
         found.fails[f"foreign key {name} of {other.label} depends on {table.label}"] = None
 
@@ -174,12 +185,7 @@ def emptied(catalog: Catalog, node: Any) -> list[Table]:
     waiting = list(found.values()) if node.behavior == CASCADE else []
     while waiting:
         for other, _ in catalog.references_to(waiting.pop()):
-            new = {member.key: member for member in with_partitions(catalog, other) if member.key not in found}
+            new = {member.key: member for member in catalog.with_partitions(other) if member.key not in found}
             found |= new
             waiting += new.values()
     return list(found.values())
-
-
-def with_partitions(catalog: Catalog, table: Table) -> list[Table]:
-    """Return a table with its partitions, but not its inheriting tables, as foreign keys are followed."""
-    return catalog.below(table) if table.kind == "p" else [table]

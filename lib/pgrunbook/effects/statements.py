@@ -37,12 +37,13 @@ from pgrunbook.sql.tree import (
     object_kind,
     options,
     relation,
-    relations_in,
+    relations_named,
     tree,
     walk,
 )
 
 GRANT_LOCKS_FROM = 18
+_OF_INDEX = ("p", "u", "x")  # constraints that are named as their indexes
 VACUUM_FOLLOWS_HEIRS_FROM = 18  # VACUUM and ANALYZE of a table process those that inherit from it, too
 
 
@@ -56,7 +57,7 @@ def effects(node: Any, catalog: Catalog) -> Effects:
 def collect(found: fx.Found, node: Any) -> None:
     """Collect the effects of a statement, and of what runs inside it."""
     _collect(found, node)
-    for part in found.catalog.parts(node):
+    for part in found.catalog.parts(node) if not isinstance(node, ast.RuleStmt) else ():
         if part.node is not None:
             _collect(found, part.node)
         if part.because:
@@ -91,6 +92,7 @@ def _has_like(table: Table, node: Any) -> bool:
         (index.keys, index.method, index.unique) == (keys, node.accessMethod, bool(node.unique))
         and index.plain
         and index.valid
+        and not index.is_partition
         for index in table.indexes
     )
 
@@ -98,19 +100,14 @@ def _has_like(table: Table, node: Any) -> bool:
 def _create_index(found: fx.Found, node: Any) -> None:
     table = _table(found, node.relation)
     mode = SHARE_UPDATE_EXCLUSIVE if node.concurrent else SHARE
+    members = found.catalog.with_partitions(table) if node.relation.inh else [table]
+    for member in members:
+        found.lock(member, mode)
     if node.if_not_exists and node.idxname and found.catalog.index(Name(table.schema or None, node.idxname)):
-        found.lock(table, mode)
         return
-    if node.relation.inh:
-        found.lock_family(table, mode)
-        found.scan(table)
-        for member in found.catalog.below(table)[1:]:
-            if _has_like(member, node):
-                found.scans.pop(member.label, None)
-    else:
-        found.lock(table, mode)
-        if table.kind != "p":
-            found.scan(table)
+    for member in members:
+        if member is table or not _has_like(member, node):
+            found.scan_alone(member)
 
 
 def _reindex(found: fx.Found, node: Any) -> None:
@@ -126,7 +123,7 @@ def _reindex(found: fx.Found, node: Any) -> None:
         return
     table = known[0] if known and is_index else _table(found, node.relation)
     chosen = (known[1],) if known and is_index else None
-    for member in found.catalog.below(table) if chosen is None else [table]:
+    for member in found.catalog.with_partitions(table) if chosen is None else [table]:
         found.lock(member, SHARE_UPDATE_EXCLUSIVE if concurrent else SHARE)
         _rebuild(found, member, chosen or member.indexes, _index_mode(concurrent=concurrent))
 
@@ -139,7 +136,7 @@ def _rebuild(found: fx.Found, table: Table, indexes: tuple[Index, ...], mode: st
     for index in indexes:
         found.locks.add((index.label, mode))
         found.rebuilds[index.label] = None
-        found.scan(table)
+        found.scan_alone(table)
 
 
 def _cluster(found: fx.Found, node: Any) -> None:
@@ -175,10 +172,13 @@ def _rename(found: fx.Found, node: Any) -> None:
         _alter_type(found, node)
     elif kind == "INDEX" or (node.relation is not None and found.catalog.index(relation(node.relation))):
         known = found.catalog.index(relation(node.relation))
+        if known is None and found.catalog.connected and node.missing_ok:
+            return
         found.locks.add((known[1].label if known else str(relation(node.relation)), SHARE_UPDATE_EXCLUSIVE))
     elif node.relation is not None:
         table = _table(found, node.relation)
-        recurses = kind in ("COLUMN", "TABCONSTRAINT", "TRIGGER") and node.relation.inh
+        is_key = any(each.name == node.subname and each.kind in _OF_INDEX for each in table.constraints)
+        recurses = kind in ("COLUMN", "TABCONSTRAINT", "TRIGGER") and node.relation.inh and not is_key
         (found.lock_family if recurses else found.lock)(table, ACCESS_EXCLUSIVE)
 
 
@@ -194,11 +194,9 @@ def _create_table(found: fx.Found, node: Any) -> None:
         table = _table(found, parent)
         found.lock(table, ACCESS_EXCLUSIVE if node.partbound else SHARE_UPDATE_EXCLUSIVE)
         if node.partbound:
-            for sibling in (found.catalog.at(key) for key in table.children):
-                if sibling.bound == "DEFAULT":
-                    found.lock(sibling, ACCESS_EXCLUSIVE)
-                    if not excludes_bound(sibling, node.partbound):
-                        found.scan(sibling)
+            _new_partition(found, table, node.partbound)
+    if node.if_not_exists and _table(found, node.relation).standing is Standing.THERE:
+        return
     own = relation(node.relation)
     for part in walk(node):
         if isinstance(part, ast.TableLikeClause):
@@ -207,17 +205,61 @@ def _create_table(found: fx.Found, node: Any) -> None:
             found.lock_family(_table(found, part.pktable), SHARE_ROW_EXCLUSIVE)
 
 
+def _new_partition(found: fx.Found, table: Table, bound: Any) -> None:
+    """Collect the locks on what foreign keys connect with a table that gets a partition, and on its default one."""
+    for key in table.foreign_keys():
+        if key.partner is not None:
+            found.lock_family(found.catalog.at(key.partner), SHARE_ROW_EXCLUSIVE)
+    for other, _ in found.catalog.references_to(table):
+        found.lock(other, SHARE_ROW_EXCLUSIVE)
+    for sibling in (found.catalog.at(key) for key in table.children):
+        if sibling.bound == "DEFAULT":
+            found.lock(sibling, ACCESS_EXCLUSIVE)
+            if not excludes_bound(sibling, bound):
+                found.scan(sibling)
+
+
 def _create_trigger(found: fx.Found, node: Any) -> None:
-    found.lock_family(_table(found, node.relation), SHARE_ROW_EXCLUSIVE)
+    table = _table(found, node.relation)
+    for member in found.catalog.with_partitions(table) if node.row else [table]:
+        found.lock(member, SHARE_ROW_EXCLUSIVE)
     if node.constrrel is not None:
         found.lock(_table(found, node.constrrel), ACCESS_SHARE)
 
 
-def _exclusively(attribute: str) -> Callable[[fx.Found, Any], None]:
-    def collect_lock(found: fx.Found, node: Any) -> None:
-        found.lock(_table(found, getattr(node, attribute)), ACCESS_EXCLUSIVE)
+def _create_rule(found: fx.Found, node: Any) -> None:
+    """Collect the locks on what a rule's condition and actions name, which are parsed and not run."""
+    found.lock(_table(found, node.relation), ACCESS_EXCLUSIVE)
+    scans = dict(found.scans)
+    dml.parse(found, node.whereClause)
+    for action in node.actions or ():
+        _collect(found, action)
+    found.scans = scans
 
-    return collect_lock
+
+def _create_foreign_table(found: fx.Found, node: Any) -> None:
+    _create_table(found, node.base)
+
+
+def _depend(found: fx.Found, node: Any) -> None:
+    """Collect the lock of ALTER ... DEPENDS ON EXTENSION."""
+    if object_kind(node.objectType) in ("MATVIEW", "TRIGGER"):
+        found.lock(_table(found, node.relation), ACCESS_EXCLUSIVE if node.object is None else ACCESS_SHARE)
+    elif known := found.catalog.index(relation(node.relation)) if node.relation is not None else None:
+        found.locks.add((known[1].label, ACCESS_EXCLUSIVE))
+
+
+def _extension_contents(found: fx.Found, node: Any) -> None:
+    if object_kind(node.objtype) in ("TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"):
+        found.lock(found.catalog.find(dotted(node.object)), SHARE_UPDATE_EXCLUSIVE)
+
+
+def _move_all(found: fx.Found, node: Any) -> None:
+    """ALTER TABLE ALL IN TABLESPACE locks all that it moves, and then writes one after the other anew."""
+    found.cannot_know(
+        f"which relations lie in tablespace {node.orig_tablespacename}: each is locked (AccessExclusiveLock)"
+        " and written anew, until all of them are"
+    )
 
 
 def _create_view(found: fx.Found, node: Any) -> None:
@@ -259,11 +301,10 @@ def _prepare(found: fx.Found, node: Any) -> None:
 
 
 def _alter_type(found: fx.Found, node: Any) -> None:
-    """Collect the tables of a composite type, which CASCADE changes with it."""
-    name = str(relation(node.relation))
-    for table in found.catalog.tables.values():
-        if table.of_type is not None and table.of_type in (name, *(f"{s}.{name}" for s in found.catalog.search_path)):
-            found.lock_family(table, ACCESS_EXCLUSIVE)
+    """Collect what CASCADE changes in the tables of a composite type."""
+    for table in found.catalog.of_type(relation(node.relation)):
+        found.lock_family(table, ACCESS_EXCLUSIVE)
+        alter_table.collect_commands(found, table, getattr(node, "cmds", None) or ())
 
 
 def _refresh(found: fx.Found, node: Any) -> None:
@@ -283,8 +324,10 @@ def _create_statistics(found: fx.Found, node: Any) -> None:
 
 
 def _publication(found: fx.Found, node: Any) -> None:
-    for name in relations_in(node):
-        found.lock_family(found.catalog.find(name), SHARE_UPDATE_EXCLUSIVE)
+    """Collect the locks on the tables that are published; partitions are published with the whole."""
+    for named in relations_named(node):
+        table = found.catalog.find(relation(named))
+        (found.lock_family if named.inh and table.kind != "p" else found.lock)(table, SHARE_UPDATE_EXCLUSIVE)
     if isinstance(node, ast.AlterPublicationStmt) and node.action == enums.AlterPublicationAction.AP_SetObjects:
         for table in found.catalog.tables.values():
             if any(dependent.name == node.pubname for dependent in table.of_kind("publication")):
@@ -329,8 +372,11 @@ def _alter_domain(found: fx.Found, node: Any) -> None:
     name = dotted(node.typeName)
     if not found.catalog.connected:
         found.cannot_know(f"which tables use domain {name}; they are locked and read")
+    _, fact = found.catalog.type_named(name.schema, name.name)
+    domains = fact.domains if fact is not None else ()
     for table in found.catalog.tables.values():
-        if table.holds_rows_itself and any(_of_domain(c.type, name) for c in table.columns.values()):
+        columns = table.columns.values() if table.holds_rows_itself else ()
+        if any(c.type_oid in domains if c.type_oid else _of_domain(c.type, name) for c in columns):
             found.lock(table, SHARE)
             found.scan(table)
 
@@ -361,7 +407,7 @@ def _copy(found: fx.Found, node: Any) -> None:
     if node.relation is not None:
         found.lock(_table(found, node.relation), ROW_EXCLUSIVE if node.is_from else ACCESS_SHARE)
         if not node.is_from:
-            found.scan(_table(found, node.relation))
+            found.scan_alone(_table(found, node.relation))
     else:
         dml.read(found, node.query)
 
@@ -386,7 +432,9 @@ _HANDLERS: dict[str, Callable[[fx.Found, Any], None]] = {
     "AlterTableStmt": _alter_table, "IndexStmt": _create_index, "ReindexStmt": _reindex, "ClusterStmt": _cluster,
     "VacuumStmt": _vacuum, "RenameStmt": _rename, "AlterObjectSchemaStmt": _set_schema, "CreateStmt": _create_table,
     "CreateTrigStmt": _create_trigger, "CreatePolicyStmt": _policy, "AlterPolicyStmt": _policy,
-    "RuleStmt": _exclusively("relation"), "ViewStmt": _create_view,
+    "RuleStmt": _create_rule, "CreateForeignTableStmt": _create_foreign_table,
+    "AlterObjectDependsStmt": _depend, "AlterExtensionContentsStmt": _extension_contents,
+    "AlterTableMoveAllStmt": _move_all, "ViewStmt": _create_view,
     "CreateTableAsStmt": _create_as, "RefreshMatViewStmt": _refresh, "CreateStatsStmt": _create_statistics,
     "CreatePublicationStmt": _publication, "AlterPublicationStmt": _publication, "CommentStmt": _comment,
     "GrantStmt": _grant, "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence, "AlterDomainStmt": _alter_domain,

@@ -108,6 +108,7 @@ def judge(column: Column | None, cmd: Any, catalog: Catalog) -> TypeChange:
     steps = _steps(cmd.name, definition.raw_default, new, catalog)
     rewrites = steps is None or _any_converts(old, steps, catalog)
     collation = definition.collClause.collname[-1].sval if definition.collClause else new.collation
+    collation = None if collation == "default" else collation
     reindexes = collation != column.collation or not _same_order(old, new, catalog)
     return TypeChange(cmd.name, column.type, word.text, rewrites, True, reindexes, new.is_generic)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.sql.tree import is_on, options
+from pgrunbook.sql.tree import is_on, options, walk
 
 
 class Type(StrEnum):
@@ -206,7 +206,7 @@ def _changes_rows(node: Any) -> bool:
         return bool(node.is_from)
     if not isinstance(node, ast.SelectStmt):
         return False
-    return any(isinstance(part, dml) or _is_foreign_call(part) for part in _walk(node))
+    return any(isinstance(part, dml) or _is_foreign_call(part) for part in walk(node))
 
 
 def _is_foreign_call(part: Any) -> bool:
@@ -227,16 +227,6 @@ def _detaches_concurrently(node: Any) -> bool:
     return any(isinstance(cmd.def_, ast.PartitionCmd) and bool(cmd.def_.concurrent) for cmd in node.cmds)
 
 
-def _walk(node: Any) -> Iterator[Any]:
-    if isinstance(node, ast.Node):
-        yield node
-        for slot in node:
-            yield from _walk(getattr(node, slot))
-    elif isinstance(node, tuple):
-        for part in node:
-            yield from _walk(part)
-
-
 def objects(node: Any) -> Iterator[str]:
     """Yield the objects that a statement names, each once: relations, or what a DROP drops."""
     seen: set[str] = set()
@@ -246,7 +236,7 @@ def objects(node: Any) -> Iterator[str]:
     elif isinstance(node, ast.AlterEnumStmt | ast.CreateEnumStmt):
         named = [_dotted(node.typeName)]
     else:
-        named = [_relation(part) for part in _walk(node) if isinstance(part, ast.RangeVar)]
+        named = [_relation(part) for part in walk(node) if isinstance(part, ast.RangeVar)]
     for name in named:
         if name and name not in seen:
             seen.add(name)

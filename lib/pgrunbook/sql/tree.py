@@ -80,14 +80,19 @@ def text(node: Any) -> str:
 
 
 def walk(node: Any) -> Iterator[Any]:
-    """Yield a node and every node below it, outermost first."""
-    if isinstance(node, ast.Node):
-        yield node
-        for slot in node:
-            yield from walk(getattr(node, slot))
-    elif isinstance(node, tuple):
-        for part in node:
-            yield from walk(part)
+    """Yield a node and every node below it, outermost first, as deep as they lie."""
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, ast.Node):
+            yield part
+            waiting.extend(below for slot in reversed([*part]) if _holds_nodes(below := getattr(part, slot)))
+        elif isinstance(part, tuple):
+            waiting.extend(reversed(part))
+
+
+def _holds_nodes(value: Any) -> bool:
+    return isinstance(value, ast.Node | tuple)
 
 
 @lru_cache(maxsize=65_536)

@@ -273,6 +273,12 @@ WITH RECURSIVE worn AS (
     FROM reached
     JOIN pg_catalog.pg_constraint AS k ON k.confrelid = reached.oid AND k.contype = 'f'
     UNION
+    -- With a partition goes a foreign key to the whole table, which is one to each other partition as well.
+    SELECT part.confrelid
+    FROM family
+    JOIN pg_catalog.pg_constraint AS k ON k.confrelid = family.oid AND k.contype = 'f'
+    JOIN pg_catalog.pg_constraint AS part ON part.conrelid = k.conrelid AND part.contype = 'f' AND part.conparentid <> 0
+    UNION
     -- The default partition is locked when another one comes or goes.
     SELECT p.partdefid
     FROM family

@@ -244,7 +244,17 @@ SELECT rn.nspname::text AS schema,
         WHERE l.oid = r.typcollation
           AND l.collname <> 'default') AS collation,
        b.modifier,
-       b.checked
+       b.checked,
+       ARRAY(WITH RECURSIVE above AS (
+                 SELECT r.oid
+                 UNION
+                 SELECT d.oid
+                 FROM above
+                 JOIN pg_catalog.pg_type AS d ON d.typbasetype = above.oid
+             )
+             SELECT above.oid::bigint
+             FROM above
+             WHERE r.typtype = 'd') AS domains
 FROM base AS b
 JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
 JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace

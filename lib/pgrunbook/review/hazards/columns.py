@@ -11,9 +11,9 @@ from pglast import ast
 
 from pgrunbook.database.catalog import Standing, Table
 from pgrunbook.display.prose import counted
-from pgrunbook.effects.alter_table import is_volatile
+from pgrunbook.effects.alter_table import computes_not_null, fills_each_row
 from pgrunbook.effects.result import Found
-from pgrunbook.effects.type_change import judge, kind_of
+from pgrunbook.effects.type_change import judge
 from pgrunbook.review.column_usage import uses_of
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
@@ -66,10 +66,7 @@ def add_rewrites(scene: Scene) -> Iterator[Note]:
     for table, definition, kinds in _added(scene):
         default = kinds["DEFAULT"].raw_expr if "DEFAULT" in kinds else None
         word = type_word(definition.typeName)
-        stored = "GENERATED" in kinds and kinds["GENERATED"].generated_kind != "v"
-        volatile = default is not None and is_volatile(Found(scene.catalog), default)
-        checked = kind_of(word, scene.catalog).checked
-        if not (volatile or stored or checked or "IDENTITY" in kinds or word.name in SERIAL):
+        if not fills_each_row(Found(scene.catalog), definition):
             continue
         column = quoted(definition.colname)
         value = text(default) if default is not None else "..."
@@ -129,6 +126,16 @@ def add_checks(scene: Scene) -> Iterator[Note]:
                     f"ALTER TABLE {table.label} ADD COLUMN {column} {type_word(definition.typeName).text};\n{then}",
                     table,
                 )
+        if computes_not_null(kinds):
+            name, column = quoted(f"{definition.colname}_not_null"), quoted(definition.colname)
+            yield Note(
+                f"Readers and writers of {table.label} wait {estimates.read_time(scene.catalog, table)}.",
+                f"ALTER TABLE {table.label} ADD COLUMN {column} {type_word(definition.typeName).text}"
+                f" GENERATED ALWAYS AS ({text(kinds['GENERATED'].raw_expr)}) VIRTUAL;\n"
+                f"ALTER TABLE {table.label} ADD CONSTRAINT {name} NOT NULL {column} NOT VALID;\n"
+                f"ALTER TABLE {table.label} VALIDATE CONSTRAINT {name};  -- in a transaction of its own",
+                table,
+            )
 
 
 @rule(
@@ -150,10 +157,11 @@ def type_rewrites(scene: Scene) -> Iterator[Note]:
         old, new = quoted(cmd.name), quoted(f"{cmd.name}_new")
         using = cmd.def_.raw_default
         value = f"{old}::{change.new}" if using is None else text(using)
+        own = f"ALTER TABLE {table.label} NOT OF;  -- a table of a type gets no column\n" if table.of_type else ""
         yield Note(
             f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock), the disk needs room for a second"
             f" copy, and the column's statistics are lost.{perhaps}",
-            f"ALTER TABLE {table.label} ADD COLUMN {new} {change.new};\n"
+            f"{own}ALTER TABLE {table.label} ADD COLUMN {new} {change.new};\n"
             f"-- a trigger that writes {new} from {old} and {old} from {new}, before the first batch\n"
             + batches(table, f"{new} = {value}", f"{new} IS DISTINCT FROM {value}")
             + f"\n-- on {new}: constraints NOT VALID, then VALIDATE; indexes CONCURRENTLY\n"

@@ -172,7 +172,7 @@ def key_builds_index(scene: Scene) -> Iterator[Note]:
     """A primary key, unique or exclusion constraint builds its index while readers and writers wait."""
     for table, cmd in scene.altered():
         kind = constraint_kind(cmd.def_) if subcommand(cmd) == "AddConstraint" else ""
-        if kind not in ("PRIMARY", "UNIQUE", "EXCLUSION") or cmd.def_.indexname:
+        if kind not in ("PRIMARY", "UNIQUE", "EXCLUSION") or cmd.def_.indexname or not scene.effects.scans:
             continue
         columns = ", ".join(map(quoted, strings(cmd.def_.keys)))
         name = quoted(cmd.def_.conname or f"{table.name}_{'pkey' if kind == 'PRIMARY' else 'key'}")

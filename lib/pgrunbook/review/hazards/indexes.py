@@ -9,6 +9,7 @@ from typing import Any
 
 from pglast import ast
 
+from pgrunbook.database.catalog import Standing
 from pgrunbook.display.prose import counted
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
@@ -29,11 +30,11 @@ def not_concurrent(scene: Scene) -> Iterator[Note]:
     if not isinstance(node, ast.IndexStmt) or node.concurrent:
         return
     table = scene.table(node.relation)
-    if not node.relation.inh and table.kind == "p":
+    if not scene.effects.scans:  # it is there, or its partitions have it
         return
     time = estimates.index_time(scene.catalog, table)
     effect = f"Every INSERT, UPDATE and DELETE on {table.label} waits {time} (ShareLock)."
-    if table.kind == "p" or table.children:
+    if table.kind == "p":
         name = quoted(node.idxname) if node.idxname else "the index"
         steps = [_on_only(scene), *(f"CREATE INDEX CONCURRENTLY ... ON {'.'.join(map(quoted, c))} ...; ALTER INDEX"
                                     f" {name} ATTACH PARTITION ...;" for c in table.children)]  # fmt: skip
@@ -175,6 +176,8 @@ def reindex(scene: Scene) -> Iterator[Note]:
     word = ("INDEX", "TABLE", "SCHEMA", "SYSTEM", "DATABASE")[node.kind]
     known = scene.catalog.index(relation(node.relation)) if node.relation and word == "INDEX" else None
     table = known[0] if known else scene.table(node.relation) if node.relation and word == "TABLE" else None
+    if table is not None and table.standing is Standing.THERE and not scene.effects.rebuilds:
+        return
     time = estimates.index_time(scene.catalog, table) if table else "for as long as the rebuild takes"
     way = f"REINDEX {word} CONCURRENTLY {what};  -- then drop INVALID indexes whose names end in _ccnew or _ccold"
     if word == "SYSTEM":

@@ -16,7 +16,7 @@ from pgrunbook.effects.result import Effects
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import relation, walk
+from pgrunbook.sql.tree import object_kind, relation, walk
 
 
 class Severity(StrEnum):
@@ -134,10 +134,12 @@ class Scene:
         return self.statement.policy is Policy.ALONE and not isinstance(self.node, ast.AlterEnumStmt)
 
     def altered(self) -> Iterator[tuple[Table, Any]]:
-        """Yield each subcommand of ALTER TABLE with its table; nothing for other statements."""
+        """Yield each subcommand of ALTER TABLE with its table, of ALTER TYPE with those of the type; none of others."""
         if isinstance(self.node, ast.AlterTableStmt):
-            for cmd in self.node.cmds:
-                yield self.table(self.node.relation), cmd
+            is_type = object_kind(self.node.objtype) == "TYPE"
+            named = relation(self.node.relation)
+            for table in self.catalog.of_type(named) if is_type else [self.catalog.find(named)]:
+                yield from ((table, cmd) for cmd in self.node.cmds)
 
 
 @dataclass(frozen=True)
