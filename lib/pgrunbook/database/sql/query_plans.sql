@@ -29,7 +29,7 @@ WHERE c.relkind IN ('r', 'm')
   AND c.relpersistence <> 't'
   AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgrunbook')
   AND NOT pg_catalog.row_security_active(c.oid)
-  AND pg_catalog.pg_relation_size(c.oid) > 0
+  AND (c.relpages > 0 OR pg_catalog.pg_stat_get_live_tuples(c.oid) > 0)
   AND pg_catalog.cardinality(x.columns) > 0
 ORDER BY c.oid::regclass::text
 
