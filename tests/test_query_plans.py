@@ -9,8 +9,10 @@ import pytest
 
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
-from pgrunbook.database import queries
+from pgrunbook.database import connection, query_plans
+from pgrunbook.database.connection import Connection
 from pgrunbook.database.query_plans import MeasuredQuery, heaviest, measured
+from scenes import session
 from servers import Server, Servers
 
 Project = Callable[..., Target]
@@ -80,11 +82,27 @@ def test_tables_without_statistics_are_found_until_they_are_analyzed(target: Tar
     do(target, 'CREATE TABLE "N w" (n int, m int); INSERT INTO "N w" VALUES (1, 2); CREATE TABLE empty (n int);'
        "ALTER TABLE a ALTER COLUMN n TYPE bigint; ALTER TABLE seen ALTER n SET STATISTICS 0;"
        "INSERT INTO seen VALUES (1)")  # fmt: skip
-    with connect(target) as conn:
-        found = [(r["name"], r["columns"]) for r in queries.rows(conn, "query_plans", "without_statistics")]
-        assert found == [('"N w"', ["n", "m"]), ("a", ["n"])]
-        conn.execute('ANALYZE "N w", a')
-        assert queries.rows(conn, "query_plans", "without_statistics") == []
+    with connection.connect(target) as conn:
+        found = query_plans.without_statistics(conn)
+        assert found == {'public."N w"': ["n", "m"], "public.a": ["n"]}
+        with session(target, "LOCK TABLE a"):
+            why = {"public.a": "canceling statement due to lock timeout"}
+            assert query_plans.analyze(conn, list(found), lock_timeout_ms=50) == why
+        assert query_plans.analyze(conn, ["public.a"], lock_timeout_ms=50) == {}
+        assert query_plans.without_statistics(conn) == {}
+
+
+def test_a_table_of_somebody_else_is_not_told_to_be_analyzed(target: Target) -> None:
+    """The server passes over it with a warning."""
+    told = 'permission denied to analyze "seen", skipping it'
+    do(target, "CREATE ROLE looker LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker;"
+       "INSERT INTO seen VALUES (1)")  # fmt: skip
+    try:
+        with Connection.connect(**{**target.conninfo(), "user": "looker"}, autocommit=True) as conn:
+            assert query_plans.without_statistics(conn) == {"seen": ["n"]}
+            assert query_plans.analyze(conn, ["seen"], lock_timeout_ms=50) == {"seen": told}
+    finally:
+        do(target, "DROP OWNED BY looker; DROP ROLE looker")
 
 
 def test_without_the_extension_it_says_so(target: Target) -> None:

@@ -19,6 +19,7 @@ import peers as all_peers
 import planning
 import rounds
 import schema_500
+import sums
 import traffic
 import waiting
 from ground import ROOT, Ground, ground, state, temporary, version
@@ -74,6 +75,7 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
     sections: dict[str, Callable[[], Lines]] = {
         "50 migrations": lambda: fifty_migrations(site, plain, asked.rounds),
         "snapshot": lambda: schema(site, asked.rounds * 2),
+        "checksums": lambda: sums.sums(site, asked.rounds),
         "prepare of many migrations": lambda: planning.prepare(site, asked.demos),
         "ways back of many migrations": lambda: inverses.inverses(site, min(asked.rounds, WAYS_BACK_ROUNDS)),
         "what people wait for": lambda: waiting.waiting(site, asked.keeps),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,13 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from pgrunbook.database import health, queries
-from pgrunbook.database.connection import Connection
+from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.sqlstate import Meaning, meaning, said
+from pgrunbook.display import progress
 from pgrunbook.sql.tree import trees, walk
 
 GENERIC_PLAN_SINCE = 160_000
+ANALYZE_TIMEOUT_MS = 600_000
 _WRITES = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
 # What the server counts of all users; ours and its own are no queries of the application.
 _HEAVIEST = """
@@ -121,6 +123,42 @@ def heaviest(conn: Connection, *, most: int, ids: list[str] | None = None) -> tu
         )
         for row in told
     }, "" if told else "it has seen no query of the application"  # fmt: skip
+
+
+def without_statistics(conn: Connection) -> dict[str, list[str]]:
+    """Return the tables with rows and their columns of which the planner knows nothing, as far as we may read them."""
+    return {row["name"]: row["columns"] for row in queries.rows(conn, "query_plans", "without_statistics")}
+
+
+def analyze(conn: Connection, tables: Sequence[str], *, lock_timeout_ms: int) -> dict[str, str]:
+    """ANALYZE the tables, named as SQL does; return those of which there are still none, and why.
+
+    The server passes over a table of another owner with a mere warning.
+
+    Locks: ShareUpdateExclusiveLock on one table after the other.
+    """
+    refused: dict[str, str] = {}
+    warned: list[str] = []
+
+    def note(warning: psycopg.errors.Diagnostic) -> None:
+        warned.append(warning.message_primary or "")
+
+    conn.add_notice_handler(note)
+    with progress.doing("making statistics") as stage:
+        for place, table in enumerate(tables, 1):
+            stage.how_far(f"{table}, table {place} of {len(tables)}")
+            warned.clear()
+            try:
+                with transaction(conn, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=ANALYZE_TIMEOUT_MS):
+                    conn.execute(sql.SQL("ANALYZE {}").format(sql.SQL(table)))
+            except psycopg.Error as exc:
+                if meaning(exc) is Meaning.LOST:
+                    raise
+                warned.append(said(exc))
+            if warned:
+                refused[table] = "; ".join(warned)
+    conn.remove_notice_handler(note)
+    return refused
 
 
 def _writes(query: str) -> bool:

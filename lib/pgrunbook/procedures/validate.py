@@ -9,11 +9,9 @@ from pgrunbook import undo_data
 from pgrunbook.config import regular_file
 from pgrunbook.database import (
     assertions,
-    connection,
     health,
     integrity,
     measurements,
-    queries,
     query_plans,
 )
 from pgrunbook.database.measurements import HEAVIEST
@@ -34,8 +32,6 @@ from pgrunbook.session.parameters import BOXES, Box, Validate
 from pgrunbook.session.session import Session
 from pgrunbook.sql import secrets
 from pgrunbook.sql.classify import Type
-
-ANALYZE_TIMEOUT_MS = 600_000
 
 
 def begin(**given: object) -> Session:
@@ -213,17 +209,18 @@ def statistics_at_hand(here: Session) -> Table:
 
     Locks: ShareUpdateExclusiveLock on one table after the other, with ``analyze``.
     """
+    missing = query_plans.without_statistics(here.conn)
+    refused = {}
+    if here.parameters.analyze:
+        refused = query_plans.analyze(here.conn, list(missing), lock_timeout_ms=here.target.lock_timeout_ms)
     rows = []
-    for table in queries.rows(here.conn, "query_plans", "without_statistics"):
-        advice: object = Cell(f"ANALYZE {table['name']};", WARN)
+    for table, columns in missing.items():
+        advice: object = Cell(f"ANALYZE {table};", WARN)
         if here.parameters.analyze:
-            with progress.doing(f"ANALYZE {table['name']}"), connection.transaction(
-                here.conn, lock_timeout_ms=here.target.lock_timeout_ms, statement_timeout_ms=ANALYZE_TIMEOUT_MS
-            ):  # fmt: skip
-                here.conn.execute(f"ANALYZE {table['name']}".encode())
-            advice = Cell("analyzed now", GOOD)
-        rows.append((table["name"], ", ".join(table["columns"]), advice))
-    here.journal("statistics", missing=[row[0] for row in rows], analyzed=here.parameters.analyze)
+            advice = Cell(f"not analyzed: {refused[table]}", WARN) if table in refused else Cell("analyzed now", GOOD)
+        rows.append((table, ", ".join(columns), advice))
+    here.journal("statistics", missing=sorted(missing), analyzed=sorted(missing.keys() - refused.keys())
+                 if here.parameters.analyze else [])  # fmt: skip
     headings = ["table", "columns without statistics", "what to do"]
     title = "The planner guesses until autovacuum gets there; queries may be slow meanwhile." if rows else ""
     return here.keep_table("statistics", Table(headings, rows, title=title, empty="The planner knows every table."))
