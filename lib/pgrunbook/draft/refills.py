@@ -142,6 +142,8 @@ class Refills:
         for number, node in enumerate(nodes):
             if _partitions(facts, node, one.entry):
                 return False  # rows need their partitions
+            if _retypes(facts, node, one.entry):
+                return False  # the column takes the values before, too, and the change of type would change them
             is_own = isinstance(node, _WRITES) and _is_on(facts, getattr(node, "relation", None), one.entry)
             if is_own and (not number or _comes_behind(node, one)):
                 return False
@@ -281,6 +283,14 @@ def _is_on(facts: Facts, node: Any, entry: UndoEntry) -> bool:
     found = facts.relation(node)
     written = relation(node)
     return entry.table == (found.schema, found.name) if found is not None else written.name == entry.table.name
+
+
+def _retypes(facts: Facts, node: Any, entry: UndoEntry) -> bool:
+    """Tell whether a statement gives the entry's column another type."""
+    if entry.kind != "column" or not isinstance(node, ast.AlterTableStmt):
+        return False
+    retyped = {cmd.name for cmd in node.cmds if subcommand(cmd) == "AlterColumnType"}
+    return bool(retyped & {*entry.columns}) and _is_on(facts, node.relation, entry)
 
 
 def _partitions(facts: Facts, node: Any, entry: UndoEntry) -> bool:
