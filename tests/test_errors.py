@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from pgrunbook import errors
-from pgrunbook.errors import RunbookError
+from pgrunbook.errors import Refused, RunbookError
+from pgrunbook.history.state import unfinished
 
 EXIT_CODES = {
     errors.WrongInput: 2,
@@ -37,6 +42,29 @@ def test_an_error_tells_message_detail_state_and_hint(kind: type[RunbookError]) 
     assert (error.message, error.detail, error.state, error.hint) == (
         "could not do it", "Because.", "It is as it was.", "Do that.",
     )  # fmt: skip
+
+
+def test_an_error_names_the_section_of_troubleshoot_that_helps() -> None:
+    """By its kind, or its own; each is a cell of that notebook. The record has the error itself."""
+    cells = {
+        cell["id"]
+        for cell in json.loads((Path(__file__).parents[1] / "notebooks" / "troubleshoot.ipynb").read_text())["cells"]
+    }
+    house = Path(errors.__file__).parent
+    named = {
+        name
+        for path in house.rglob("*.py")
+        for name in re.findall(r'\bsection(?:: str)? ?= ?"([\w-]+)"', path.read_text())
+    }
+    assert {"stuck", "history", "left-behind"} <= named <= cells
+    see = "See: section stuck of notebook troubleshoot, or pgrunbook doctor."
+    for kind in (errors.Blocked, errors.TargetBusy):
+        assert kind("it waits").shown()[-1] == kind("it waits")._render_traceback_()[-1] == see
+        assert see not in str(kind("it waits"))
+    assert errors.StatementFailed("refused").section == "left-behind"
+    assert Refused("unfit", section="history").shown()[-1].startswith("See: section history of")
+    assert Refused("unfit").shown() == Refused("unfit").lines()
+    assert unfinished("flyway_schema_history", "V1", "Flyway", "repair").section == "history"
 
 
 def test_what_there_is_nothing_to_say_about_is_left_out() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from pgrunbook.database import leftovers
+from pgrunbook.database import leftovers, locks
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.leftovers import Remnant, remnants
 from pgrunbook.errors import Refused, StatementFailed, WrongInput
@@ -113,6 +113,89 @@ def test_a_partition_that_is_half_detached_is_finished(server: Server, conn: Con
     assert remnants(conn) == []
 
 
+def test_a_part_of_an_index_is_built_anew(conn: Connection) -> None:
+    """It cannot be dropped: the index of the parent needs it."""
+    conn.execute("CREATE TABLE p (id int) PARTITION BY RANGE (id)")
+    conn.execute("CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (1) TO (9)")
+    conn.execute("CREATE INDEX whole ON p (id)")
+    conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'p1_id_idx'::regclass")
+    (one,) = remnants(conn)
+    assert one.statement == "REINDEX INDEX CONCURRENTLY public.p1_id_idx"
+    removal.remove(conn, one)
+    assert remnants(conn) == []
+
+
+@pytest.mark.every_version
+def test_what_a_reindex_of_a_table_left_goes_also_beside_toast(server: Server, name: str, conn: Connection) -> None:
+    """Cut off while it waits for an old transaction, it leaves an index for each that it was to build."""
+    conn.execute(f"CREATE INDEX fine ON {ODD} (b)")
+    conn.execute("SET lock_timeout = '100ms'")
+    with (
+        opened(server, name, "old", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+               f"LOCK {ODD} IN ROW EXCLUSIVE MODE"),
+        pytest.raises(psycopg.errors.LockNotAvailable),
+    ):  # fmt: skip
+        conn.execute(f"REINDEX TABLE CONCURRENTLY {ODD}")
+    found = of(conn, "invalid index")
+    assert sorted(one.name.partition(".")[0] for one in found) == ["pg_toast", "public"]
+    for one in found:
+        removal.remove(conn, removal.chosen(conn, one.key))
+    assert remnants(conn) == []
+
+
+@pytest.mark.every_version
+def test_temporary_tables_of_sessions_that_live_are_none(server: Server, name: str, conn: Connection) -> None:
+    """Of others as of ours, however many have come and gone before."""
+    for gone in range(3):
+        with opened(server, name, f"gone {gone}", "CREATE TEMP TABLE mine (id int)"):
+            pass
+    with opened(server, name, "a", "SELECT 1"), opened(server, name, "b", "CREATE TEMP TABLE mine (id int)"):
+        conn.execute("CREATE TEMP TABLE mine (id int)")
+        assert remnants(conn) == []
+
+
+def test_two_of_one_name_are_told_apart(conn: Connection) -> None:
+    """A constraint's name is one of its table only: the other one stays as it is."""
+    for table in ("a", "b"):
+        conn.execute(f"CREATE TABLE {table} (n int)")
+        conn.execute(f"ALTER TABLE {table} ADD CONSTRAINT c CHECK (n > 0) NOT VALID")
+    first, second = remnants(conn)
+    removal.remove(conn, removal.chosen(conn, second.key))
+    assert remnants(conn) == [first]
+
+
+def test_helpers_of_a_run_that_is_over_are_removed(conn: Connection) -> None:
+    """By our names, each of its kind; what has another name is somebody's. While a run is at work none is."""
+    helper = "pgrunbook_0123456789ab"
+    conn.execute(f"ALTER TABLE {ODD} ADD CONSTRAINT {helper} CHECK (id IS NOT NULL)")
+    conn.execute(f"CREATE INDEX {helper} ON {ODD} (id)")
+    conn.execute(
+        f"CREATE TRIGGER {helper} BEFORE UPDATE ON {ODD} FOR EACH ROW EXECUTE FUNCTION"
+        " suppress_redundant_updates_trigger()"
+    )
+    conn.execute(f"CREATE INDEX pgrunbook_of_mine ON {ODD} (id)")
+    found = of(conn, "helper of a run")
+    assert [one.name.split()[0] for one in found] == ["constraint", "index", "trigger"]
+    key, value = locks.LOCK_KEY
+    with psycopg.connect(conn.info.dsn, autocommit=True) as run:
+        run.execute("SELECT pg_advisory_lock(%s, %s)", [key, value])
+        assert all(one.busy for one in of(conn, "helper of a run"))
+        with pytest.raises(Refused, match="refused to remove helper of a run"):
+            removal.chosen(conn, found[0].key)
+    for one in found:
+        removal.remove(conn, removal.chosen(conn, one.key))
+    assert remnants(conn) == []
+
+
+def test_what_another_tool_works_with_is_no_leftover(server: Server, name: str, conn: Connection) -> None:
+    """Its session says who it is."""
+    conn.execute("CREATE SCHEMA repack")
+    conn.execute("CREATE TABLE repack.log_16384 (id int)")
+    assert not of(conn, "of another tool")[0].busy
+    with opened(server, name, "pg_repack", "SELECT 1"):
+        assert of(conn, "of another tool")[0].busy
+
+
 def test_constraints_and_sequences_are_mended(conn: Connection) -> None:
     """VALIDATE, and a number ahead of the rows; a constraint that rows violate says so and stays."""
     conn.execute("CREATE TABLE s (id serial, b int)")
@@ -124,7 +207,7 @@ def test_constraints_and_sequences_are_mended(conn: Connection) -> None:
     assert set(keys) == {"good", "bad", "s_id_seq"}
     for name in ("good", "s_id_seq"):
         removal.remove(conn, removal.chosen(conn, keys[name]))
-    with pytest.raises(StatementFailed, match="could not remove constraint not validated: bad") as failed:
+    with pytest.raises(StatementFailed, match="could not remove constraint not validated: bad of s") as failed:
         removal.remove(conn, removal.chosen(conn, keys["bad"]))
     assert "is violated by some row" in failed.value.detail
     assert [one.name for one in remnants(conn)] == ["bad"]

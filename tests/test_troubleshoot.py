@@ -108,11 +108,37 @@ def test_a_migration_that_is_half_applied_is_told_unless_a_run_is_at_work_on_it(
 
 
 @pytest.mark.slow
+def test_a_history_is_repaired_as_a_person_chose(project: Project, command: Command) -> None:
+    """Shown as SQL and tried in one run, done in the next, with who did it; doctor finds no conflict then."""
+    target = project(folder={"0001_a.sql": "SELECT 1;"})
+    do(target, "CREATE TABLE schema_migrations (version text, applied_at timestamptz); "
+       "INSERT INTO schema_migrations VALUES ('0001_a', now()), ('0001_a', NULL)")  # fmt: skip
+    code, out, _ = command("doctor", "--target", "demo")
+    assert code == 3
+    assert "-p repair=delete duplicates: 0001_a" in " ".join(out.split())
+    made, code = run("troubleshoot")
+    assert (code, completed(made)) == (0, True), error(made)
+    shown = (made.folder / "repairs.csv").read_text()
+    assert "ORDER BY ctid DESC LIMIT 1" in shown
+    assert "yes: it was tried, and aborted" in shown
+    assert rows(target, "SELECT count(*) FROM schema_migrations") == [(2,)]
+    made, code = run("troubleshoot", repair="delete duplicates: 0001_a")
+    assert (code, completed(made)) == (0, True), error(made)
+    assert rows(target, "SELECT applied_at IS NULL FROM schema_migrations") == [(False,)]
+    meant, repaired = events(made, "repair-meant")[0], events(made, "repaired")[0]
+    assert (meant["key"], meant["by"]) == ("delete duplicates: 0001_a", made.operator)
+    assert repaired["sql"].startswith('DELETE FROM "public"."schema_migrations"')
+    assert [one["section"] for one in json.loads(command("doctor", "--target", "demo", "--json")[1] or "[]")] == [
+        "slow"
+    ]
+
+
+@pytest.mark.slow
 def test_a_choice_that_is_gone_is_refused_before_anything_is_done(project: Project) -> None:
     """Exit code 2, and what was chosen beside it is not done."""
     target = project(folder={"0001_a.sql": "SELECT 1;"})
     do(target, "CREATE TABLE t (id int); ALTER TABLE t ADD CONSTRAINT c CHECK (id > 0) NOT VALID")
-    made, code = run("troubleshoot", remove="constraint not validated: c,invalid index: public.gone")
+    made, code = run("troubleshoot", remove="constraint not validated: c of public.t,invalid index: public.gone")
     assert code == 2
     assert error(made).splitlines()[0] == 'there is no leftover "invalid index: public.gone"'
     assert rows(target, "SELECT convalidated FROM pg_constraint WHERE conname = 'c'") == [(False,)]

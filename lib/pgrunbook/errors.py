@@ -19,13 +19,18 @@ class RunbookError(Exception):
     Its texts may hold what somebody else wrote (a server's message, a name): control characters are shown as
     escapes, a line after the first is indented, for none of it may pass for a line of ours, and length is bounded.
 
-    ``str()`` gives all lines, as STYLE.md shows them; ``exit_code`` is what the command line ends with.
+    ``str()`` gives all lines, as STYLE.md shows them; ``exit_code`` is what the command line ends with. ``section`` is
+    the cell of notebook troubleshoot that helps, "" where none does; a kind has its own, unless one is given.
     """
 
     exit_code = 1
+    section: str = ""
 
-    def __init__(self, message: str, *, detail: str = "", state: str = NOTHING_CHANGED, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, detail: str = "", state: str = NOTHING_CHANGED, hint: str = "", section: str = ""
+    ) -> None:
         super().__init__(_bounded(message))
+        self.section = section or self.section
         self.message = _bounded(message)
         self.detail = _bounded(detail)
         self.state = state
@@ -37,12 +42,18 @@ class RunbookError(Exception):
         found = [self.message, *(f"{label}: {text}" for label, text in parts if text)]
         return [re.sub(r"\n(?=\S)", "\n  ", line) for line in found]
 
+    def shown(self) -> list[str]:
+        """The lines, and the section of troubleshoot that helps: for who has the error before them."""
+        if not self.section:
+            return self.lines()
+        return [*self.lines(), f"See: section {self.section} of notebook troubleshoot, or pgrunbook doctor."]
+
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in a notebook instead of a traceback."""
-        first, *others = self.lines()
+        first, *others = self.shown()
         return [f"\x1b[31m{first}\x1b[0m", *others]
 
 
@@ -70,6 +81,8 @@ class Unreachable(RunbookError):
 class Blocked(RunbookError):
     """Another session or process holds what is needed: wait, or talk to its owner, then run it again."""
 
+    section: str = "stuck"
+
 
 class TargetBusy(Blocked):
     """Somebody else is at work on this target, or in this run: wait until that has ended."""
@@ -79,6 +92,8 @@ class TargetBusy(Blocked):
 
 class StatementFailed(RunbookError):
     """The server refused a statement: the operator has to correct the migration."""
+
+    section: str = "left-behind"
 
 
 class Broken(RunbookError):

@@ -50,7 +50,7 @@ def drift(
             else:
                 found = drifts.against_validated(chosen, conn)
     except RunbookError as exc:
-        sys.stderr.write("\n".join(exc.lines()) + "\n")
+        sys.stderr.write("\n".join(exc.shown()) + "\n")
         sys.exit(NOT_COMPARED)
     _write(found, as_json=as_json)
     if found.differs:

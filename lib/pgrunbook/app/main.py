@@ -55,5 +55,5 @@ def _main() -> None:
 def _say(error: RunbookError) -> NoReturn:
     from pgrunbook.record import door
 
-    sys.stderr.write(f"{door.masked(str(error))}\n")
+    sys.stderr.write(door.masked("\n".join(error.shown())) + "\n")
     sys.exit(error.exit_code)

@@ -12,19 +12,21 @@ from typing import Any, Literal
 
 from psycopg import sql
 
-from pgrunbook.database import health, queries
+from pgrunbook.database import health, locks, queries, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.units import human
 
 Kind = Literal[
     "invalid index", "constraint not validated", "sequence behind its column", "sequence not checked",
     "partition half detached", "prepared transaction", "replication slot", "temporary table", "of another tool",
+    "helper of a run",
 ]  # fmt: skip
 _TOOLS = {
     "pg_repack": "Run DROP EXTENSION pg_repack CASCADE; CREATE EXTENSION pg_repack; that is its own way to clean up.",
     "pg_osc": "Where no pg-online-schema-change works, drop the trigger first, then its tables.",
     "pgroll": "Run pgroll rollback, or pgroll complete: a migration of it is not finished.",
     "reshape": "Run reshape abort, or reshape complete: a migration of it is not finished.",
+    "gh-ost": "It is a copy, or the rows from before the swap: look at it before it is dropped.",
 }
 LONG_PREPARED_S = 60.0
 
@@ -47,8 +49,9 @@ class Remnant:
 
     @property
     def key(self) -> str:
-        """What names it: its kind and its name."""
-        return f"{self.kind}: {self.name}"
+        """What names it and nothing else: its kind and its name, and its table where names are of one table only."""
+        of_table = self.kind in ("constraint not validated", "of another tool", "helper of a run") and self.where
+        return f"{self.kind}: {self.name}" + (f" of {self.where}" if of_table else "")
 
 
 def remnants(conn: Connection) -> list[Remnant]:
@@ -85,9 +88,11 @@ def remnants(conn: Connection) -> list[Remnant]:
             Remnant(
                 "of another tool", f"{row['kind']} {row['name']}", row["where_"],
                 f"{row['tool']} makes it for the time of its change. {_TOOLS[row['tool']]}",
+                busy=f"process {row['worked_on_by']} works with it" if row["worked_on_by"] else "",
             )
             for row in queries.rows(conn, "leftovers", "of_tools")
         ),
+        *_helpers(conn),
     ]  # fmt: skip
 
 
@@ -110,9 +115,30 @@ def _remedy(row: Mapping[str, Any]) -> str:
     """Return what mends an index without a lock that blocks others; one of a constraint is built anew."""
     if row["is_partitioned"]:
         return ""
-    if row["is_of_constraint"] or (row["is_of_toast"] and not row["is_of_reindex"]):
+    if row["is_of_constraint"] or row["is_part"] or (row["is_of_toast"] and not row["is_of_reindex"]):
         return f"REINDEX INDEX CONCURRENTLY {row['name']}"
     return f"DROP INDEX CONCURRENTLY {row['name']}"
+
+
+def _helpers(conn: Connection) -> Iterator[Remnant]:
+    """Yield what a safe form of ours has left: a run takes its helpers away, unless it was cut off."""
+    rows = queries.rows(conn, "leftovers", "helpers")
+    if not rows:
+        return
+    run = locks.run_in_progress(conn)
+    half = next((one for way in ("up", "down") for one in step_log.unfinished(conn, way)), None)
+    for row in rows:
+        why, statement = "a safe form of a run that is over has left it: nothing needs it", row["statement"]
+        if half is not None:
+            why = (
+                f"{half.migration} is half done and may need it: pgrunbook run --resume {half.run_id}, or roll it back"
+            )
+        elif not statement:
+            why = "a safe form has left it, with values of rows: compare it with the column it stands for, then drop it"
+        yield Remnant(
+            "helper of a run", f"{row['kind']} {row['name']}", row["table_name"], why,
+            statement="" if half else statement, busy=f"{run} executes a run" if run else "",
+        )  # fmt: skip
 
 
 def _unvalidated(conn: Connection) -> Iterator[Remnant]:

@@ -199,6 +199,7 @@ def unfinished(table: str, name: object, tool: str, way: str) -> Refused:
         detail=f"{tool} began it, and what it left in the database is not known.",
         state="Nothing changed in the database.",
         hint=f"Finish or undo by hand what it left, then say so: {way}.",
+        section="history",
     )
 
 

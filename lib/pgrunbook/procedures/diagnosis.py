@@ -17,8 +17,10 @@ from pgrunbook.database.lock_tree import ServerSession
 from pgrunbook.database.sqlstate import Meaning, meaning, said
 from pgrunbook.database.vitals import Urgency, Vitals
 from pgrunbook.display.prose import counted
-from pgrunbook.display.show import BAD, QUIET, WARN, Cell, Table
+from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
 from pgrunbook.errors import RunbookError
+from pgrunbook.history import repair
+from pgrunbook.history.repair import HistoryRepair
 from pgrunbook.procedures import monitor_views
 from pgrunbook.record import door
 
@@ -93,6 +95,20 @@ def remnants(found: Sequence[Remnant]) -> Table:
     return Table(["key", "of", "why", "what goes with it", "what removes it"], rows, empty="Nothing is left behind.")
 
 
+def repairs(conn: Connection, target: Target, found: Sequence[HistoryRepair]) -> Table:
+    """Return repairs of the history with the key by which one is chosen, its SQL, and whether it mends it.
+
+    Locks: as ``repair.why_not``.
+    """
+    rows = []
+    for one in found:
+        why_not = repair.why_not(conn, target, one)
+        mends = Cell(f"no: {why_not}", BAD) if why_not else Cell("yes: it was tried, and aborted", GOOD)
+        rows.append((one.key, repair.shown(conn, one), mends, one.costs))
+    headings = ["key", "SQL", "mends the history", "what it does not do"]
+    return Table(headings, rows, title="Repairs, each tried in a transaction that was aborted")
+
+
 def in_the_way(seen: Vitals) -> list[ServerSession]:
     """Return the sessions that block others or keep a transaction open, those that block most first."""
     heads = [head.session for head in seen.heads]
@@ -131,8 +147,10 @@ def _history(target: Target, conn: Connection) -> Iterator[Symptom]:
     except RunbookError as exc:
         yield Symptom("history", exc.message, exc.detail, exc.hint)
         return
+    mends = {one.migration: f"troubleshoot, cell history: -p repair={one.key}" for one in repair.repairs(history)}
     for entry in history.problems():
-        yield Symptom("history", f"{entry.name} is {entry.state.replace('_', ' ')}", entry.note, "see section history")
+        what = f"{entry.name} is {entry.state.replace('_', ' ')}"
+        yield Symptom("history", what, entry.note, mends.get(entry.name, "as it says: no row of the history mends it"))
 
 
 def _leftovers(found: Sequence[Remnant]) -> Iterator[Symptom]:

@@ -137,6 +137,7 @@ def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:
             f"the migrations folder and {history.qualified_table} do not fit together",
             detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in problems),
             hint="Open prepare.ipynb: it shows every migration and its way out.",
+            section="history",
         )
     pending = history.pending(out_of_order=here.parameters.out_of_order)
     if here.target.safe_migrations:

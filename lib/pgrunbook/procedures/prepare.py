@@ -132,6 +132,7 @@ def what_is_pending(here: Session) -> Table:
             f"the migrations folder and {history.qualified_table} do not fit together",
             detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in problems),
             hint="Nothing is applied until this is settled; the note of each migration says how.",
+            section="history",
         )
     pending = {m.name: m.fingerprint for m in history.pending(out_of_order=here.parameters.out_of_order)}
     for name, begun in step_log.of_plan(here.conn, pending, "up").items():

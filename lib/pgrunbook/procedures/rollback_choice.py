@@ -25,6 +25,7 @@ def to_take_back(here: Session, history: History) -> list[RollbackItem]:
             f"the migrations folder and {history.qualified_table} do not fit together",
             detail=" ".join(f"{e.name} is {e.state.replace('_', ' ')}: {e.note}" for e in stops),
             hint="A rollback is computed from the text that was applied: settle this first.",
+            section="history",
         )
     applied = list(reversed(history.applied()))
     half = _half(here, history)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pgrunbook import history as histories
-from pgrunbook.database import connection, leftovers, vitals
+from pgrunbook.database import connection, leftovers, locks, vitals
 from pgrunbook.database.connection import connect
 from pgrunbook.display import progress
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, Banner, Card, Cell, Stack, Table
 from pgrunbook.errors import RunbookError, WrongInput
 from pgrunbook.execute import removal, session_end
+from pgrunbook.history import repair
 from pgrunbook.procedures import diagnosis, monitor_views
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Troubleshoot
@@ -69,18 +70,47 @@ def end_session(here: Session) -> Card:
 
 
 @heres.step
-def history(here: Session) -> Table:
-    """Show what does not fit between folder and history table, and how each is settled."""
+def history(here: Session) -> Stack:
+    """Show what does not fit between folder and history table, and each repair as SQL, tried in an aborted transaction.
+
+    Locks: ShareRowExclusiveLock on the history table, for a moment; readers go on.
+    """
     if here.target.migrations is None:
-        return Table([], [], empty="The target names no migrations folder.")
+        return Stack([Table([], [], empty="The target names no migrations folder.")])
     headings = ["migration", "state", "how it is settled"]
     try:
         found = histories.read(here.conn, here.target)
     except RunbookError as exc:
-        return here.keep_table("history", Table(headings, [("-", Cell(exc.message, BAD), f"{exc.detail} {exc.hint}")]))
+        rows = [("-", Cell(exc.message, BAD), f"{exc.detail} {exc.hint}")]
+        return Stack([here.keep_table("history", Table(headings, rows))])
     rows = [(entry.name, Cell(entry.state.replace("_", " "), BAD), entry.note) for entry in found.problems()]
     empty = f"Folder and {found.qualified_table} fit together."
-    return here.keep_table("history", Table(headings, rows, empty=empty))
+    table = here.keep_table("history", Table(headings, rows, empty=empty))
+    offered = diagnosis.repairs(here.conn, here.target, repair.repairs(found))
+    return Stack([table, here.keep_table("repairs", offered)] if offered.rows else [table])
+
+
+@heres.step
+def repair_history(here: Session) -> Table:
+    """Do the repairs of the history that a person has chosen, each in one transaction, with a copy of the rows before.
+
+    Raises WrongInput for one that is none, Broken for one that would not mend it, Blocked, TargetBusy, StatementFailed.
+    Locks: ShareRowExclusiveLock on the history table.
+    """
+    keys = here.parameters.repair
+    if not keys:
+        return Table([], [], empty="None chosen: repair names nothing.")
+    here.at_work()
+    rows = []
+    with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
+        locks.wait_for_others(conn, here.target)
+        for key in keys:
+            here.journal("repair-meant", key=key, by=here.run.operator)
+            done = repair.carry_out(conn, here.target, key, run_id=here.run.run_id)
+            here.journal("repaired", key=key, sql=repair.shown(conn, done))
+            here.facts["done"].append(f"repaired the history ({key})")
+            rows.append((key, Cell("done", GOOD), "pgrunbook.history_copy has its rows from before"))
+    return here.keep_table("repaired", Table(["repair", "", "way back"], rows))
 
 
 @heres.step

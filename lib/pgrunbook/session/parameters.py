@@ -215,12 +215,14 @@ class Monitor(Parameters):
 class Troubleshoot(Parameters):
     """The parameters of troubleshoot: what a person has chosen in its tables.
 
-    ``end_session`` is the key of one session, and ``how`` it is ended; ``remove`` are the keys of leftovers, and
-    ``analyze`` tables whose statistics are made anew. Without any it only looks.
+    ``end_session`` is the key of one session, and ``how`` it is ended; ``repair`` are the keys of repairs of the
+    history, ``remove`` those of leftovers, and ``analyze`` tables whose statistics are made anew. Without any it only
+    looks.
     """
 
     end_session: str = ""
     how: Literal["cancel", "terminate", "rollback prepared", "commit prepared"] = "cancel"
+    repair: Names = ()
     remove: Names = ()
     analyze: Names = ()
 

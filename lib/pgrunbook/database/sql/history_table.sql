@@ -73,3 +73,18 @@ WITH RECURSIVE trusted AS (
 SELECT pg_catalog.pg_describe_object(p.classid, p.objid, 0) AS part
 FROM parts AS p
 ORDER BY part
+
+-- name: create_copy
+-- a row is: nothing; creates the table of the rows from before a repair, where it is missing
+CREATE TABLE IF NOT EXISTS pgrunbook.history_copy (
+    run_id text NOT NULL,
+    history_table text NOT NULL,
+    repair text NOT NULL,
+    rows jsonb NOT NULL,
+    copied_at timestamptz NOT NULL
+)
+
+-- name: copy
+-- a row is: nothing; keeps the rows of a history table as they are before a repair
+INSERT INTO pgrunbook.history_copy (run_id, history_table, repair, rows, copied_at)
+VALUES (%(run)s, %(name)s, %(repair)s, %(rows)s, pg_catalog.clock_timestamp())

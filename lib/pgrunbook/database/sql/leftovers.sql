@@ -5,6 +5,7 @@ SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
        c.relkind = 'I' AS is_partitioned,
        c.relname ~ '_cc(new|old)[0-9]*$' AS is_of_reindex,
        k.conname IS NOT NULL AS is_of_constraint,
+       h.inhrelid IS NOT NULL AS is_part,
        n.nspname = 'pg_toast' AS is_of_toast,
        -- As VACUUM and ANALYZE have noted it: to measure it would wait for who holds the index.
        c.relpages * pg_catalog.current_setting('block_size')::bigint AS bytes,
@@ -32,6 +33,16 @@ JOIN pg_catalog.pg_namespace AS cn ON cn.oid = c.relnamespace
 JOIN pg_catalog.pg_class AS p ON p.oid = h.inhparent
 JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace
 WHERE h.inhdetachpending
+  AND NOT EXISTS (
+      SELECT
+      FROM pg_catalog.pg_locks AS l
+      JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+      WHERE l.pid <> pg_catalog.pg_backend_pid()
+        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+        AND l.relation IN (c.oid, p.oid)
+        AND l.mode IN ('ShareUpdateExclusiveLock', 'AccessExclusiveLock')
+        AND a.backend_type = 'client backend'
+  )
 ORDER BY 1
 
 -- name: prepared
@@ -43,7 +54,7 @@ WHERE p.database = pg_catalog.current_database()
 ORDER BY p.prepared
 
 -- name: slots
--- a row is: a replication slot that nobody reads
+-- a row is: a replication slot that nobody reads, of this database or of the whole server; not one that is synchronized from a primary
 SELECT s.slot_name::text AS name, s.slot_type AS where_,
        coalesce(pg_catalog.pg_wal_lsn_diff(
            CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
@@ -51,21 +62,31 @@ SELECT s.slot_name::text AS name, s.slot_type AS where_,
 FROM pg_catalog.pg_replication_slots AS s
 WHERE NOT s.active
   AND NOT s.temporary
+  AND (s.database IS NULL OR s.database = pg_catalog.current_database())
+  AND NOT coalesce((pg_catalog.to_jsonb(s) ->> 'synced')::boolean, false)
 ORDER BY 1
 
 -- name: temporary
--- a row is: a temporary table whose session is gone
+-- a row is: a temporary table whose session is gone; before 16 the server does not tell the number of a session, and so only where no other is connected
 SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, '' AS where_
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname ~ '^pg_temp_[0-9]+$'
   AND c.relkind IN ('r', 'p')
-  AND pg_catalog.substr(n.nspname, 9)::int NOT IN (SELECT pg_catalog.pg_stat_get_backend_idset())
+  AND n.oid <> pg_catalog.pg_my_temp_schema()
+  AND CASE
+      WHEN pg_catalog.current_setting('server_version_num')::int >= 160000
+      THEN pg_catalog.substr(n.nspname, 9)::int NOT IN (SELECT pg_catalog.pg_stat_get_backend_idset())
+      ELSE NOT EXISTS (
+          SELECT FROM pg_catalog.pg_stat_activity AS a
+          WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid())
+  END
 ORDER BY 1
 
 -- name: of_tools
 -- a row is: something that another tool makes for the time of its change, by the tool and the kind of object
-SELECT 'pg_repack' AS tool, 'trigger' AS kind, g.tgname::text AS name,
+WITH found AS (
+SELECT 'pg_repack' AS tool, 'trigger' AS kind, pg_catalog.format('%I', g.tgname) AS name,
        pg_catalog.format('%I.%I', n.nspname, c.relname) AS where_
 FROM pg_catalog.pg_trigger AS g
 JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid
@@ -82,7 +103,7 @@ FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relname ~ '^pgosc_(st|at|op)_' AND c.relkind = 'r'
 UNION ALL
-SELECT 'pg_osc', 'trigger', g.tgname::text, pg_catalog.format('%I.%I', n.nspname, c.relname)
+SELECT 'pg_osc', 'trigger', pg_catalog.format('%I', g.tgname), pg_catalog.format('%I.%I', n.nspname, c.relname)
 FROM pg_catalog.pg_trigger AS g
 JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -99,4 +120,59 @@ FROM pg_catalog.pg_attribute AS a
 JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE a.attname ~ '^__reshape_' AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
+UNION ALL
+SELECT 'gh-ost', 'table', pg_catalog.format('%I.%I', n.nspname, c.relname), ''
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relname ~ '^_.+_(gho|ghc|del)$' AND c.relkind = 'r'
+)
+SELECT f.*,
+       coalesce((
+           SELECT pg_catalog.string_agg(a.pid::text, ', ' ORDER BY a.pid)
+           FROM pg_catalog.pg_stat_activity AS a
+           WHERE a.datname = pg_catalog.current_database()
+             AND a.pid <> pg_catalog.pg_backend_pid()
+             AND a.backend_type = 'client backend'
+             AND (a.application_name ~* pg_catalog.replace(f.tool, '-', '-?')
+                  OR a.query ~ CASE f.tool WHEN 'pg_repack' THEN '\mrepack\.' WHEN 'pg_osc' THEN 'pgosc_'
+                                           WHEN 'pgroll' THEN '_pgroll_' WHEN 'reshape' THEN '__reshape_'
+                                           ELSE '_gh[oc]\M' END)
+       ), '') AS worked_on_by
+FROM found AS f
 ORDER BY 1, 2, 3, 4
+
+-- name: helpers
+-- a row is: a helper object of a safe form of ours, by its name
+SELECT 'constraint' AS kind,
+       pg_catalog.format('%I', k.conname) AS name,
+       k.conrelid::regclass::text AS table_name,
+       pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname) AS statement
+FROM pg_catalog.pg_constraint AS k
+WHERE k.conname ~ '^pgrunbook_[0-9a-f]{12}$' AND k.conrelid <> 0 AND k.coninhcount = 0
+UNION ALL
+SELECT 'index',
+       c.oid::regclass::text,
+       i.indrelid::regclass::text,
+       pg_catalog.format('DROP INDEX CONCURRENTLY %s', c.oid::regclass)
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+WHERE c.relname ~ '^pgrunbook_[0-9a-f]{12}$' AND i.indisvalid AND c.relkind = 'i'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.conindid = c.oid)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid)
+UNION ALL
+SELECT 'trigger',
+       pg_catalog.format('%I', t.tgname),
+       t.tgrelid::regclass::text,
+       pg_catalog.format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass)
+FROM pg_catalog.pg_trigger AS t
+WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgname ~ '^pgrunbook_[0-9a-f]{12}$'
+UNION ALL
+SELECT 'column',
+       pg_catalog.format('%I', a.attname),
+       a.attrelid::regclass::text,
+       ''
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE a.attname ~ '^pgrunbook_[0-9a-f]{12}$' AND NOT a.attisdropped AND n.nspname <> 'pgrunbook'
+ORDER BY 1, 3, 2

@@ -53,6 +53,8 @@ WITH RECURSIVE us AS (
         ('way_back', 'migration text, statement integer, run_id text, file_sha256 text, plan_digest text, file text,
                       line integer, sql text, steps integer[], undo text[], back jsonb, schema_before text,
                       taken_back_by text, written_at timestamp with time zone'),
+        ('history_copy', 'run_id text, history_table text, repair text, rows jsonb,
+                          copied_at timestamp with time zone'),
         ('kept', 'id bigint, part_of bigint, run_id text, migration text, direction text, step integer, kind text,
                   table_schema text, table_name text, key_columns text[], columns text[], kept_as text,
                   made_at timestamp with time zone, keep_until timestamp with time zone, state text,
