@@ -290,6 +290,8 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         return "{ " + ", ".join(f'"{k}" = {_toml(v)}' for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
     return str(value) if isinstance(value, int | float) else '"' + str(value) + '"'
 
 

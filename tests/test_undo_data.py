@@ -13,8 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgrunbook.database import control
 from pgrunbook.display import progress
-from pgrunbook.errors import Broken, Refused
+from pgrunbook.errors import Broken, Interrupted, Refused
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches
 from pgrunbook.procedures import undo_data_views
@@ -225,6 +226,21 @@ def test_cut_off_giving_back_goes_on(conn: Conn) -> None:
     conn.execute("UPDATE t SET b = 'b200' WHERE id = 200")
     assert state(conn, "t") == before
     assert revert(conn, kept).rows == 200
+
+
+@pytest.mark.newest
+def test_giving_back_obeys_the_control_row_and_goes_on(conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An abort that is asked for meanwhile ends it between two batches; when it is over the rest follows."""
+    monkeypatch.setattr(control, "LOOK_S", 0.0)
+    before = state(conn, "t")
+    loop(conn, "UPDATE t SET b = repeat(b, 300) WHERE pgrunbook_range")
+    kept = list_entries(conn)[0]
+    with pytest.raises(Interrupted, match="the run was aborted"):
+        revert(conn, kept, rows=1, on_batch=lambda _: control.ask(conn, control.Command.ABORT, "a test"))
+    assert 0 < list_entries(conn)[0].rows_given_back < 200
+    conn.execute("DELETE FROM pgrunbook.control")
+    assert back(conn) == (200, 0)
+    assert state(conn, "t") == before
 
 
 @pytest.mark.newest

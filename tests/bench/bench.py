@@ -22,6 +22,7 @@ import schema_500
 import sums
 import traffic
 import waiting
+import watching
 from ground import ROOT, Ground, ground, state, temporary, version
 
 from pgrunbook.record import journal
@@ -58,6 +59,7 @@ def main() -> None:
             f'[bench]\nserver = "main"\ndatabase = "bench"\nmigrations = "{plain}"\n'
             + planning.section(folder)
             + waiting.section(folder)
+            + watching.section(folder)
         )
         with ground(folder, targets) as site:
             parts = on_one_server(site, plain, asked)
@@ -81,6 +83,7 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
         "what people wait for": lambda: waiting.waiting(site, asked.keeps),
         "keeping": lambda: keeping.keep(site, asked.keeps, KEPT_ROWS),
         "writing": lambda: keeping.write(site, asked.keeps, KEPT_ROWS),
+        "a look of the monitor": lambda: watching.watching(site),
         "traffic": lambda: traffic.traffic(site),
     }
     parts = []

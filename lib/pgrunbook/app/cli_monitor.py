@@ -12,20 +12,26 @@ import typer
 from pgrunbook.errors import WrongInput
 
 if TYPE_CHECKING:
+    from pgrunbook.app.metrics import Metrics
     from pgrunbook.database.vitals import Vitals
+
+MOST_EVENTS = 5
 
 
 def monitor(
     target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
-    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Look once; thresholds are told, and do nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each look.")] = False,
     interval: Annotated[float, typer.Option(min=0.2, max=3600, help="Seconds between two looks.")] = 1.0,
     last: Annotated[float, typer.Option("--for", min=0, help="Stop after so many seconds; 0: at Ctrl-C.")] = 0.0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Serve /metrics for Prometheus there.")] = 0,
+    metrics_address: Annotated[str, typer.Option(help="The address to serve it on.")] = "127.0.0.1",
 ) -> None:
-    """Show who blocks whom and what to do, old transactions, commands at work, lag, connections; read only."""
+    """Show who blocks whom and what to do, old transactions, commands at work, lag, connections; obey thresholds."""
+    import psycopg
+
     from pgrunbook.config import targets
-    from pgrunbook.database import vitals
-    from pgrunbook.database.connection import connect
+    from pgrunbook.database import sqlstate
 
     if not target:
         raise WrongInput(
@@ -33,27 +39,60 @@ def monitor(
             detail="targets.toml declares the targets.",
             hint="For example: pgrunbook monitor --target demo",
         )
-    chosen, ends_at = targets.load(target), time.monotonic() + last
+    chosen = targets.load(target)
+    metrics = _metrics(chosen.name, metrics_port, metrics_address)
+    try:
+        _monitor(chosen, metrics, once=once, as_json=as_json, interval=interval, last=last)
+    except KeyboardInterrupt:
+        return
+    except psycopg.Error as exc:
+        again = f"start it again: pgrunbook monitor --target {target}"
+        raise sqlstate.explained(exc, target, state="It was only looked at.", again=again) from exc
+    finally:
+        if metrics:
+            metrics.close()
+
+
+def _monitor(chosen: Any, metrics: Metrics | None, *, once: bool, as_json: bool, interval: float, last: float) -> None:
+    from pgrunbook.database.connection import connect
+    from pgrunbook.session.watch import ServerWatch
+
+    events: list[dict[str, Any]] = []
+    watch = ServerWatch(chosen, lambda event, **facts: events.append({"event": event, **facts}), acts=not once)
     live = _live() if not (once or as_json) and sys.stdout.isatty() else None
     try:
         with connect(chosen, purpose="monitors") as conn:
             if live:
                 live.start()
+            due = time.monotonic()
+            ends_at = due + last
             while True:
-                seen = vitals.look(conn)
+                seen = watch.look(conn)
+                events[:] = [one for one in events if one["event"] != "concern"][-MOST_EVENTS:]
+                if metrics:
+                    metrics.set(seen)
                 if live:
-                    live.update(_drawn(seen, chosen.name), refresh=True)
+                    live.update(_drawn(seen, chosen.name, events), refresh=True)
                 else:
-                    sys.stdout.write(_json(seen) if as_json else _text(seen, chosen.name))
+                    sys.stdout.write(_json(seen, events) if as_json else _text(seen, chosen.name, events))
                     sys.stdout.flush()
-                if once or (last and time.monotonic() + interval > ends_at):
+                    events.clear()  # they are told; on a terminal they stay
+                due = max(due + interval, time.monotonic())
+                if once or (last and due > ends_at):
                     return
-                time.sleep(interval)
-    except KeyboardInterrupt:
-        return
+                time.sleep(max(0.0, due - time.monotonic()))
     finally:
         if live:
             live.stop()
+        watch.close()
+
+
+def _metrics(target: str, port: int, address: str) -> Metrics | None:
+    if not port:
+        return None
+    from pgrunbook.app.metrics import Metrics
+
+    return Metrics(target, port, address)
 
 
 def _live() -> Any:
@@ -62,15 +101,16 @@ def _live() -> Any:
     return Live(auto_refresh=False, screen=False)
 
 
-def _drawn(seen: Vitals, name: str) -> Any:
+def _drawn(seen: Vitals, name: str, events: list[dict[str, Any]]) -> Any:
     from rich.text import Text
 
-    return Text(_text(seen, name), no_wrap=True, overflow="ellipsis")
+    return Text(_text(seen, name, events), no_wrap=True, overflow="ellipsis")
 
 
-def _text(seen: Vitals, name: str) -> str:
+def _text(seen: Vitals, name: str, events: list[dict[str, Any]]) -> str:
     from pgrunbook.database import vitals
     from pgrunbook.procedures import monitor_views
+    from pgrunbook.record import door
 
     found = [(monitor_views.WORDS[one.urgency].upper(), f"{one.what}: {one.detail}", one.todo)
              for one in vitals.concerns(seen)]  # fmt: skip
@@ -78,16 +118,22 @@ def _text(seen: Vitals, name: str) -> str:
         monitor_views.told(found, shutil.get_terminal_size().columns) or "Nothing is urgent: nobody waits for a lock."
     )
     parts = [f"{name}, {seen.at:%Y-%m-%d %H:%M:%S}Z\n{head}", *map(repr, monitor_views.below(seen))]
+    parts += ["\n".join(door.masked(_event(one)) for one in events)] if events else []
     return "\n\n".join(parts) + "\n\n"
 
 
-def _json(seen: Vitals) -> str:
+def _event(one: dict[str, Any]) -> str:
+    facts = {name: value for name, value in one.items() if name != "event"}
+    return f"{one['event']}: " + ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def _json(seen: Vitals, events: list[dict[str, Any]]) -> str:
     import json
     from dataclasses import asdict
 
     from pgrunbook.database import vitals
     from pgrunbook.record import door
 
-    told = {**seen.numbers(), "concerns": [{**asdict(one), "urgency": one.urgency.name.lower()}
-                                           for one in vitals.concerns(seen)]}  # fmt: skip
+    found = [{**asdict(one), "urgency": one.urgency.name.lower()} for one in vitals.concerns(seen)]
+    told = {**seen.numbers(), "concerns": found, "events": events}
     return json.dumps(json.loads(door.masked_json(json.dumps(told))), ensure_ascii=False) + "\n"

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pgrunbook.config import paths, regular_file
 from pgrunbook.config.secret_patterns import SECRET_NAME, SECRET_VALUE
@@ -18,7 +18,27 @@ HistoryKind = Literal[
     "prisma", "sqlx", "supabase",
 ]  # fmt: skip
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000, strict=True)]
-Words = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+OneOrMore = BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)
+Words = Annotated[tuple[str, ...], OneOrMore]
+LookNumber = Literal[
+    "waiting", "longest_wait_s", "active", "longest_statement_s", "idle_in_transaction", "longest_idle_s",
+    "connections", "lag_bytes", "kept_bytes", "dead_rows",
+]  # fmt: skip
+Action = Literal["warn", "webhook", "pause", "abort"]
+
+
+class Threshold(BaseModel):
+    """A number of a look at the server (``database.vitals``), and what is done while it is above a limit.
+
+    It fires when the number has been above for ``for_s`` seconds; a number that cannot be seen is not above.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: LookNumber
+    above: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    for_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    does: Annotated[tuple[Action, ...], OneOrMore] = ("warn",)
 
 
 class Target(BaseModel):
@@ -33,6 +53,8 @@ class Target(BaseModel):
     ``lock_patience_ms`` is how long in all a step waits for old transactions in its way to end before it requests
     its lock anyway; ``lock_timeout_ms`` then bounds how long it waits for the lock.
     ``keep_days`` is how long the undo data of a migration is kept at least.
+    ``thresholds`` are what monitor acts on; ``webhook_from`` names the environment variable that holds the address of
+    a chat's webhook.
     With ``time_writes`` a critical query that writes is executed, and aborted; else it is only planned.
     """
 
@@ -59,6 +81,31 @@ class Target(BaseModel):
     design_rules: Words = ()
     critical_queries: dict[str, str] = {}
     time_writes: Annotated[bool, Field(strict=True)] = False
+    thresholds: tuple[Threshold, ...] = ()
+    webhook_from: str | None = None
+
+    @model_validator(mode="after")
+    def _knows_its_webhook(self) -> Target:
+        if self.webhook_from is None and any("webhook" in one.does for one in self.thresholds):
+            raise ValueError("a threshold calls a webhook, and webhook_from names no environment variable")
+        return self
+
+    def webhook(self) -> str | None:
+        """Return the address that a threshold calls, None where none does.
+
+        Raises WrongInput when the environment variable is not set, or holds no address of the web.
+        """
+        if not any("webhook" in one.does for one in self.thresholds):
+            return None
+        url = os.environ.get(self.webhook_from or "", "")
+        if not url.startswith(("https://", "http://")):
+            lacks = "holds no http(s) address" if url else "is not set"
+            raise WrongInput(
+                f'could not find the webhook of target "{self.name}"',
+                detail=f"The environment variable {self.webhook_from} {lacks}.",
+                hint='Set it for this process, or take "webhook" out of the target\'s thresholds.',
+            )
+        return url
 
     def conninfo(self) -> dict[str, str]:
         """Return libpq's keywords for this target; a URL from the environment is under ``conninfo``.

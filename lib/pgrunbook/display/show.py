@@ -114,9 +114,9 @@ class Card:
 
 @dataclass(frozen=True)
 class Stack:
-    """Tables one below the other, as one view."""
+    """Tables and timelines one below the other, as one view."""
 
-    tables: Sequence[Table]
+    tables: Sequence[Table | Timeline]
 
     def __repr__(self) -> str:
         return "\n\n".join(map(repr, self.tables))

@@ -12,6 +12,7 @@ import psycopg
 from psycopg.errors import Diagnostic
 
 from pgrunbook import undo_data
+from pgrunbook.database.control import Order
 from pgrunbook.database.lock_wait import Holder, LockWait
 from pgrunbook.database.locks import Watch
 from pgrunbook.display import progress
@@ -126,6 +127,10 @@ class EventLog:
         if self._observer:
             self._observer.batch(batches)
         self._journal.note("batch", migration=change.migration, step=step.number, batch=batches, rows=rows)
+
+    def paused(self, change: Change, step: Step, order: Order) -> None:
+        """Write that the batches of a step pause, and who asks for it."""
+        self.event("batches-paused", change, step=step.number, by=order.asked_by, reason=order.reason)
 
     def told(self, lines: Sequence[str]) -> None:
         """Note what the operator is to know of the step at work."""

@@ -174,7 +174,7 @@ class Execution:
 
         def attempt(number: int, patience: Patience) -> None:
             self._look(change, group, patience)
-            limits = [_limits(step, patience) for step in group]
+            limits = [patience.limits(step) for step in group]
             with connection.transaction(self.conn, **(limits[0] if limits else RECORD_LIMITS)):
                 for place, step in enumerate(group):
                     if place:
@@ -204,7 +204,7 @@ class Execution:
             progress.clear()
             self._look(change, [step], patience)
             cleared = self._cleanup.clear(change, step, step.lock_timeout_ms)
-            connection.limit(self.conn, **_limits(step, patience))
+            connection.limit(self.conn, **patience.limits(step))
             if (intended_before or number > 1 or cleared) and self._cleanup.is_done(step):
                 self._account.event("step-found-done", change, step=step.number)
                 self._results.set(change, step, state=StepState.DONE_BEFORE)
@@ -257,6 +257,7 @@ class Execution:
                 lock_timeout_ms=step.lock_timeout_ms,
                 statement_timeout_ms=step.statement_timeout_ms,
                 haste=self.haste,
+                on_pause=lambda order: self._account.paused(change, step, order),
             )
             self._account.told(self._keeper.after(change, step))
             return done.rows
@@ -394,7 +395,3 @@ class Execution:
             committed=self.committed, backend_pid=self._pid,
             batches=result.batches if result else 0, rows=(result.rows or 0) if result else 0,
         )  # fmt: skip
-
-
-def _limits(step: Step, patience: Patience) -> dict[str, int]:
-    return {"lock_timeout_ms": patience.lock_timeout_ms(step), "statement_timeout_ms": step.statement_timeout_ms}

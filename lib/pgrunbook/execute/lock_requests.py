@@ -138,6 +138,10 @@ class Patience:
             return step.lock_timeout_ms
         return int(min(step.lock_timeout_ms, SHORTEST_LOCK_TIMEOUT_MS * 2 ** (self.attempt - 1)))
 
+    def limits(self, step: Step) -> dict[str, int]:
+        """Return the timeouts of a step now."""
+        return {"lock_timeout_ms": self.lock_timeout_ms(step), "statement_timeout_ms": step.statement_timeout_ms}
+
     def again_in_s(self, *, counts: bool) -> float | None:
         """Return the pause before the next attempt, None where no attempt is left.
 

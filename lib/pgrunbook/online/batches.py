@@ -9,6 +9,7 @@
    each row that was there at the start is changed once, and no other.
 4. A row that moved to another partition while a batch waited for it makes the batch fail (SQLSTATE 40001): it is
    aborted and executed again.
+5. Between two batches the loop obeys the control row (``database.control``): it pauses, or ends.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from psycopg.rows import dict_row
 
 from pgrunbook.database import own_schema, step_log
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.control import Obedience, Order
 from pgrunbook.database.queries import load
 from pgrunbook.database.row_tracker import RowTracker
 from pgrunbook.errors import Broken
@@ -70,19 +72,22 @@ def run_batches(
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     haste: Haste | None = None,
+    on_pause: Callable[[Order], None] = lambda _: None,
 ) -> BatchProgress:
     """Execute the statement batch by batch, from the progress row ``resume_from`` on; return the final progress.
 
-    ``on_batch`` is called after each commit. The connection must be in autocommit mode, outside a transaction.
+    ``on_batch`` is called after each commit, ``on_pause`` when somebody asks the loop to pause. The connection must be
+    in autocommit mode, outside a transaction.
 
     Raises psycopg's errors unchanged (a lock timeout, a row that the server refuses): committed batches stay, the
     failed batch is aborted, and the same call continues after the last committed batch. Raises Broken where somebody
-    has switched the tracker's triggers off.
+    has switched the tracker's triggers off, Interrupted and Blocked as ``database.control``.
     Locks: RowExclusiveLock on the table, and the rows of one batch.
     """
     step_log.create(conn)
-    attempt = 1
+    attempt, obedience = 1, Obedience(conn, on_pause)
     while True:
+        obedience.now()
         try:
             with conn.transaction():
                 _set_locally(conn, lock_timeout_ms, statement_timeout_ms)

@@ -8,7 +8,7 @@ from pgrunbook.database import readiness
 from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.display.prose import counted
-from pgrunbook.display.show import GOOD, WARN, Banner, Card, Cell, Table, Timeline
+from pgrunbook.display.show import GOOD, WARN, Banner, Card, Cell, Stack, Table
 from pgrunbook.draft import plan_sql, release
 from pgrunbook.draft.build import base
 from pgrunbook.errors import Refused
@@ -19,11 +19,12 @@ from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Plan
-from pgrunbook.procedures import shared_steps
+from pgrunbook.procedures import monitor_views, shared_steps
 from pgrunbook.session import acceptance, checks
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Migrate
 from pgrunbook.session.session import Session
+from pgrunbook.session.watch import kept_samples
 
 UNPREPARED = "not rehearsed: migrate was run without prepare"
 
@@ -93,9 +94,11 @@ def execute_plan(here: Session) -> Table:
 
 
 @heres.step
-def what_it_took(here: Session) -> Timeline:
-    """Draw when each step ran, waited and was tried again."""
-    return shared_steps.timeline(here.facts["results"])
+def what_it_took(here: Session) -> Stack:
+    """Draw when each step ran, waited and was tried again; below it how the server stood, where the run is observed."""
+    samples = kept_samples(here.run.folder)
+    drawn = shared_steps.timeline(here.facts["results"])
+    return Stack([drawn, *([monitor_views.over_time(samples)] if samples else [])])
 
 
 @heres.step

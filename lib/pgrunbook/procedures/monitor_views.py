@@ -9,6 +9,7 @@ from typing import Any
 from pgrunbook.database import vitals
 from pgrunbook.database.lock_tree import Node
 from pgrunbook.database.vitals import Concern, Urgency, Vitals
+from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, PLAIN, QUIET, WARN, Cell, Stack, Table
 from pgrunbook.display.units import human
 from pgrunbook.record import door
@@ -16,6 +17,12 @@ from pgrunbook.record import door
 TONES = {Urgency.NOW: BAD, Urgency.SOON: WARN, Urgency.KNOW: QUIET}
 WORDS = {Urgency.NOW: "now", Urgency.SOON: "soon", Urgency.KNOW: "to know"}
 QUERY_CHARS = 60
+# What is drawn of the samples: one picture each, with its unit.
+DRAWN = {
+    "waiting": "sessions that wait for a lock", "longest_wait_s": "the longest wait, s",
+    "longest_idle_s": "the longest idle transaction, s", "connections": "client connections",
+    "lag_bytes": "the standby furthest behind, bytes",
+}  # fmt: skip
 INDENT, BELOW = "\u00a0" * 3, "\u2514\u00a0"  # a page keeps these spaces
 
 
@@ -107,6 +114,17 @@ def numbers(seen: Vitals) -> Table:
             (table["name"], f"{table['dead']:,} dead rows, {table['live']:,} live{parts}, {human(table['bytes'])}")
         )
     return Table(["what", "now"], rows, title=f"Numbers, read in {seen.took_ms:.0f} ms")
+
+
+def over_time(samples: Sequence[Mapping[str, Any]]) -> Table:
+    """Return how the server stood beside a run: each number that was ever above zero, at the first look and at most."""
+    rows = []
+    for name, told in DRAWN.items():
+        most = max(samples, key=lambda sample: sample[name] or 0)
+        if most[name]:
+            rows.append((told, f"{samples[0][name] or 0:,.10g}", f"{most[name]:,.10g}", f"{most['at'][11:19]}Z"))
+    title = f"The server meanwhile, in {counted(len(samples), 'look')}"
+    return Table(["what", "at first", "at most", "when"], rows, title=title, empty="Nothing waited, idled or lagged.")
 
 
 def _done(one: Mapping[str, Any]) -> str:

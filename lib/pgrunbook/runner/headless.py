@@ -15,7 +15,7 @@ from pgrunbook.errors import RecordFailed, RunbookError, WrongInput
 from pgrunbook.record import door, journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, TAKES_BACK, Part, Run, Status
-from pgrunbook.runner import stops
+from pgrunbook.runner import observation, stops
 from pgrunbook.runner.kernel import EarlyKernel
 from pgrunbook.runner.progress import ProgressDisplay
 
@@ -52,11 +52,15 @@ def next_step(made: Run) -> str:
     return str(ended[-1]["next"]) if ended else ""
 
 
-def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None) -> int:
-    """Run the procedures that are not done; after a failure, the one that takes back what was applied."""
+def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None, *, observe: bool = False) -> int:
+    """Run the procedures that are not done; after a failure, the one that takes back what was applied.
+
+    With ``observe`` a monitor looks on meanwhile.
+    """
     door.guard_logs()
     try:
-        outcome = _run_stoppable(made, on_failure, early)
+        with observation.observed(made, observe=observe):
+            outcome = _run_stoppable(made, on_failure, early)
         made.status, made.ended_at = outcome.status, runs.stamp()
         made.versions |= _server_version(made)
         made.save()

@@ -21,13 +21,14 @@ from pgrunbook.session import parameters as parameters_of
 
 
 class Book(BaseModel):
-    """A runbook as its YAML file has it."""
+    """A runbook as its YAML file has it; with ``observe`` monitor runs beside it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     procedures: tuple[str, ...] = Field(min_length=1)
     on_failure: str | None = None
+    observe: bool = False
 
 
 def load(name: str) -> Book:
@@ -95,14 +96,16 @@ def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | N
     """
     book = load(name)
     parameters = typed(book, target, given)
-    targets.load(target)
+    chosen = targets.load(target)
+    if book.observe:
+        chosen.webhook()
     with stops.held():
         made = runs.create(name, target, parameters, how="headless")
         made.parts = [Part(p, f"{n:02}-{p}.ipynb") for n, p in enumerate(book.procedures, 1)]
         made.hold()
         made.save()
         made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
-        return made, headless.go_on(made, book.on_failure, early)
+        return made, headless.go_on(made, book.on_failure, early, observe=book.observe)
 
 
 def resume(run_id: str, early: EarlyKernel | None = None) -> tuple[Run, int]:
@@ -125,7 +128,7 @@ def resume(run_id: str, early: EarlyKernel | None = None) -> tuple[Run, int]:
         except RunbookError:
             broken.release()
             raise
-        return broken, headless.go_on(broken, book.on_failure, early)
+        return broken, headless.go_on(broken, book.on_failure, early, observe=book.observe)
 
 
 def _refuse_to_go_on(broken: Run, book: Book) -> None:

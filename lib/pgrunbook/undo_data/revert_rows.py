@@ -23,6 +23,7 @@ from psycopg import sql
 
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.control import Obedience
 from pgrunbook.database.queries import load
 from pgrunbook.display.prose import counted
 from pgrunbook.errors import Refused
@@ -174,12 +175,14 @@ class _Loop:
         return self.both.conn
 
     def run(self, on_batch: Callable[[int], None]) -> int:
-        """Revert everything; return the number of rows."""
+        """Revert everything; return the number of rows. Raises Interrupted, Blocked as ``database.control``."""
         entry = self.both.entry
         if entry.pages_left is None:
             self.conn.execute(load("undo_data")["begin_revert"].encode(), {"id": entry.id, "pages": self._pages()})
         first = pages = self._pages_per_batch()
+        obedience = Obedience(self.conn)
         while True:
+            obedience.now()
             before, after, given = self._batch(pages)
             pages = first * self.later_times
             if before:

@@ -55,6 +55,8 @@ WITH RECURSIVE us AS (
                       taken_back_by text, written_at timestamp with time zone'),
         ('history_copy', 'run_id text, history_table text, repair text, rows jsonb,
                           copied_at timestamp with time zone'),
+        ('control', 'name text, command text, reason text, asked_by text, asked_at timestamp with time zone,
+                     until timestamp with time zone'),
         ('kept', 'id bigint, part_of bigint, run_id text, migration text, direction text, step integer, kind text,
                   table_schema text, table_name text, key_columns text[], columns text[], kept_as text,
                   made_at timestamp with time zone, keep_until timestamp with time zone, state text,
@@ -234,6 +236,7 @@ WITH RECURSIVE us AS (
               WHEN 'c' THEN (t.relname::text, pg_catalog.pg_get_expr(k.conbin, k.conrelid)) NOT IN (
                   ('step', '(direction = ANY (ARRAY[''up''::text, ''down''::text]))'),
                   ('step', '(state = ANY (ARRAY[''intended''::text, ''done''::text, ''taken back''::text]))'),
+                  ('control', '(command = ANY (ARRAY[''pause''::text, ''abort''::text]))'),
                   ('kept', '(direction = ANY (ARRAY[''up''::text, ''down''::text]))'),
                   ('kept', '(kind = ANY (ARRAY[''update''::text, ''delete''::text, ''insert''::text,'
                            ' ''column''::text, ''table''::text]))'),

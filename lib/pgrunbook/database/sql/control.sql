@@ -1,0 +1,41 @@
+-- name: is_there
+-- a row is: whether the table of commands exists
+SELECT pg_catalog.to_regclass('pgrunbook.control') IS NOT NULL
+
+-- name: create
+-- a row is: nothing; creates the table of commands to those who are at work
+CREATE TABLE IF NOT EXISTS pgrunbook.control (
+    name text PRIMARY KEY,
+    command text NOT NULL CHECK (command IN ('pause', 'abort')),
+    reason text NOT NULL,
+    asked_by text NOT NULL,
+    asked_at timestamptz NOT NULL,
+    until timestamptz NOT NULL
+)
+
+-- name: ask
+-- a row is: nothing; gives a command, or renews it; an abort that holds still is not weakened to a pause
+INSERT INTO pgrunbook.control AS c (name, command, reason, asked_by, asked_at, until)
+VALUES ('batches', %(command)s, %(reason)s, session_user, pg_catalog.clock_timestamp(),
+        pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %(lease_s)s))
+ON CONFLICT (name) DO UPDATE
+SET command = excluded.command, reason = excluded.reason, asked_by = excluded.asked_by, asked_at = excluded.asked_at,
+    until = excluded.until
+WHERE c.command <> 'abort'
+   OR excluded.command = 'abort'
+   OR c.until < pg_catalog.clock_timestamp()
+
+-- name: withdraw
+-- a row is: nothing; ends a pause that holds
+UPDATE pgrunbook.control
+SET until = pg_catalog.clock_timestamp()
+WHERE name = 'batches'
+  AND command = 'pause'
+  AND until > pg_catalog.clock_timestamp()
+
+-- name: standing
+-- a row is: the command that holds now
+SELECT c.command, c.reason, c.asked_by
+FROM pgrunbook.control AS c
+WHERE c.name = 'batches'
+  AND c.until > pg_catalog.clock_timestamp()
