@@ -61,8 +61,9 @@ def test_a_query_for_older_servers_stands_for_the_one_of_its_name() -> None:
 @pytest.fixture(scope="module")
 def ours(server: Server) -> str:
     """A database with our own tables."""
-    steps, undo_data = queries.load("step_log"), queries.load("undo_data")
-    return server.database("our_own_tables", steps["create_schema"], steps["create"], undo_data["create"])
+    steps, made = queries.load("step_log"), [queries.load(name)["create"] for name in ("undo_data", "control")]
+    copies = queries.load("history_table")["create_copy"]
+    return server.database("our_own_tables", steps["create_schema"], steps["create"], *made, copies)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -24,7 +24,7 @@ CELLS: dict[str, dict[str, str]] = {
     "rollback": _ROLLBACK,
     "purge": dict.fromkeys(("found", "goes"), "what-is-captured"),
     "troubleshoot": {"found": "what-is-wrong", "seen": "what-is-wrong", "done": "set-up"},
-    "monitor": dict.fromkeys(("samples", "concerns"), "watch"),
+    "monitor": dict.fromkeys(("samples", "concerns", "given"), "watch"),
     "validate": {
         "problems": "set-up", "promise": "meet-the-target",
         **dict.fromkeys(("history_folder", "history_table", "applied"), "schema-as-promised"),
