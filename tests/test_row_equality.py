@@ -286,6 +286,9 @@ def test_xml_is_compared_as_it_is_written(server: Server) -> None:
         assert told.endswith("0 missing, 1 other, 0 new (1)")
 
 
+NUMBERED = ("serial", "bigint GENERATED ALWAYS AS IDENTITY", "int DEFAULT nextval('d_id_seq')")
+
+
 @pytest.mark.parametrize(
     ("release", "apart"),
     [
@@ -293,6 +296,7 @@ def test_xml_is_compared_as_it_is_written(server: Server) -> None:
         ("INSERT INTO d (a, at, u) SELECT a, NULL, NULL FROM t", "UPDATE d SET id = 200 - id"),
         ("CREATE TABLE n (a int, i int GENERATED ALWAYS AS IDENTITY); INSERT INTO n SELECT a FROM t",
          "UPDATE n SET i = DEFAULT"),
+        *((f"ALTER TABLE keyless ADD COLUMN n {words}", "UPDATE keyless SET n = DEFAULT") for words in NUMBERED),
         ("CREATE SEQUENCE s; INSERT INTO keyless SELECT nextval('s') FROM t UNION ALL SELECT 99",
          "UPDATE keyless SET a = 98 WHERE a = 99"),
     ],

@@ -1,7 +1,6 @@
 """The equality of rows after the plain SQL and after the safe plan, on two databases that began alike; for prepare.
 
-Values that differ between two runs of the same SQL (``now()``, ``gen_random_uuid()``) cannot be compared: their
-columns are left out, and named.
+Values that differ between two runs of the same SQL (now()) cannot be compared: their columns are left out, and named.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.plan.declared import Declared
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.do_branches import unfolded
+from pgrunbook.sql.serial import is_numbered
 from pgrunbook.sql.time_texts import is_moment
 from pgrunbook.sql.tree import column_names, function_names, trees, walk
 
@@ -309,7 +309,7 @@ class _Judge:
         for cmd in node.cmds:
             if cmd.subtype == A.AT_AddColumn:
                 name = cmd.def_.colname
-                if name in self.declared or self._is_volatile(cmd.def_.constraints, set()):
+                if name in self.declared or is_numbered(cmd.def_) or self._is_volatile(cmd.def_.constraints, set()):
                     found.add(name)
             elif self._is_changed(node, cmd):
                 found.add(cmd.name)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pglast import ast
+from pglast import ast, enums
+
+from pgrunbook.sql.tree import function_names
 
 SERIAL = {
     **dict.fromkeys(("serial", "serial4"), "integer"),
@@ -22,3 +24,10 @@ def plain_type(node: Any) -> Any:
         if known is None
         else ast.TypeName(names=(ast.String(sval="pg_catalog"), ast.String(sval=_INTERNAL[known])))
     )
+
+
+def is_numbered(column: Any) -> bool:
+    """Tell whether the definition of a column gives numbers of a sequence to rows as they lie."""
+    constraints = column.constraints or ()
+    is_identity = any(one.contype == enums.ConstrType.CONSTR_IDENTITY for one in constraints)
+    return is_identity or column.typeName.names[-1].sval in SERIAL or "nextval" in function_names(constraints)
