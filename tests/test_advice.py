@@ -194,6 +194,7 @@ CREATE COLLATION other.mine FROM "C";
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["alone", *(pytest.param(w, marks=pytest.mark.slow) for w in ("beside", "below"))])
 def test_advice_for_a_partition_is_a_proof_to_the_server_and_to_us(newest: Server, where: str) -> None:
     """Alone, beside a default partition, below another: no row is read, and the advised file is not advised again."""

@@ -354,6 +354,7 @@ def test_undo_data_is_purged_after_its_checks_and_once(
     assert (PURGE in scene.done) == force
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, pytest.param(4, marks=LONG)])
 def test_a_server_is_restored_after_its_point_was_chosen_and_once(
     project: Project, opened: Callable[..., Scene], site: Site, monkeypatch: pytest.MonkeyPatch, most: int

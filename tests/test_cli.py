@@ -32,7 +32,7 @@ def error_of_run(log: str) -> str:
 
 
 def in_form(text: str) -> list[str]:
-    """Return the lines of an error, which must be one message, then Detail, State, Hint and See as far as they are there."""
+    """Return the lines of an error: one message, then Detail, State, Hint and See as far as they are there."""
     lines = text.strip().splitlines()
     assert not lines[0].startswith(FORM)
     labels = [line.partition(" ")[0] for line in lines[1:]]

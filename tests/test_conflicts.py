@@ -52,6 +52,7 @@ SECOND = {
 QUICK = ("update of both columns",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "second", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in SECOND]
 )

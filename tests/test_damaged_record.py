@@ -159,6 +159,7 @@ def test_a_damaged_file_is_an_error_of_four_lines(made: Run, kept: Path, name: s
 KINDS = ("missing", "folder", "fifo", "loop", "dangling", "elsewhere", "empty", "half")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("name", sample(FILES, 3))
 def test_a_file_of_another_kind_is_an_error_of_four_lines(made: Run, kept: Path, name: str) -> None:

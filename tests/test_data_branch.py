@@ -352,6 +352,7 @@ SELECT c.relname, pg_sequence_last_value(c.oid) FROM pg_class AS c WHERE c.relki
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "programs", [None, *(pytest.param(path, marks=pytest.mark.slow, id=path.parent.name) for path in DEBIAN)]
 )

@@ -108,7 +108,7 @@ def test_what_the_migrations_need_and_nobody_wrote_down_is_taken_as_given(applie
     assert "schema app: no migration makes it, and they need it" in found.passed_over
 
 
-@pytest.mark.every_version
+@pytest.mark.newest
 def test_an_ordinary_role_without_a_right_on_any_table_is_told_as_much(
     server: Server, database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_nothing_is_put_on_it_while_it_is_held(server: Server, database: Callabl
                 other.execute(statement)
 
 
+@pytest.mark.slow
 def test_a_release_runs_nothing_of_a_history_table_made_before_it(project: Callable[..., Target]) -> None:
     """By an ordinary user who may create a schema."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a (id int PRIMARY KEY);"})

@@ -361,6 +361,7 @@ def test_a_session_of_another_procedure_permits_nothing(accepted: Run, target: T
     assert is_untouched(target)
 
 
+@pytest.mark.slow
 def test_a_rollback_asks_the_database_again(project: Project) -> None:
     """Its plan was made for the schema of then; whoever changes it meanwhile is not overrun."""
     target = project(folder={"0001_b.sql": FOLDER["0002_b.sql"]})

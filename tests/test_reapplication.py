@@ -126,6 +126,7 @@ def forward(conn: Conn, batch_rows: int = 1_000) -> list[str]:
     return left
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_values_of_every_type_go_there_and_back_and_there(conn: Conn) -> None:
     """A column of each type of the catalog, and of each kind that an application makes; its array, too."""

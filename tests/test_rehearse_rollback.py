@@ -112,6 +112,7 @@ GUIDE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("kind", GUIDE)
 def test_statements_of_the_guide_come_back_with_rows_written_in_between(project: Project, kind: str) -> None:
@@ -400,6 +401,7 @@ def test_tables_of_every_shape_come_back(project: Project, shape: str, batch_row
     assert [d for d in diff(before, after) if not is_declared(d, plan.changes[0].proof.differs)] == []
 
 
+@pytest.mark.slow
 def test_a_value_that_the_old_type_cannot_hold_stops_it_before_anything_changes(project: Project) -> None:
     """It is listed with its key; without it the type goes back."""
     target = project(folder={"0001_x.sql": "ALTER TABLE instances ALTER COLUMN memory TYPE bigint;"})

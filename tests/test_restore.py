@@ -48,6 +48,7 @@ def restored() -> Iterator[Callable[..., tuple[Run, int]]]:
 Restore = Callable[..., tuple[Run, int]]
 
 
+@pytest.mark.slow
 def test_a_database_comes_back_at_a_restore_point_an_lsn_and_a_time(
     project: Callable[..., Target], restored: Restore
 ) -> None:

@@ -47,6 +47,7 @@ THREE = {
 }
 
 
+@pytest.mark.slow
 def test_a_release_prepares_migrates_and_validates(project: Project) -> None:
     """One run, three notebooks, one folder: what was frozen is what was executed and what was proven."""
     target = project()
